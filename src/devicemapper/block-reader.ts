@@ -1,0 +1,255 @@
+/**
+ * Reads metadata blocks, many at a time: the only place in this room that touches a file descriptor.
+ *
+ * A walk knows which blocks it needs next, so it asks for a *window* of them at once. The window is sorted, neighbours are read
+ * in one go (bridging small gaps is cheaper than another request), and every block's checksum and own block number are verified
+ * before anyone sees it: a block that was freed and used again is intact in itself, only its place gives it away.
+ *
+ * Devices are read with O_DIRECT: the pool writes through dm-bufio, around the page cache, and keeps the device open, so that
+ * buffered reads would return what was true minutes ago. O_DIRECT wants page-aligned memory, and WebAssembly.Memory is the one
+ * page-aligned allocation that plain Node offers.
+ */
+import { constants, read } from 'node:fs'
+import { open, readFile, type FileHandle } from 'node:fs/promises'
+import { DeltamapperError } from '../errors.ts'
+import { impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
+
+/** The types for it live in the DOM library, of which nothing else is wanted here. */
+declare const WebAssembly: {
+  Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer }
+}
+
+/** Blocks a single read request may span: 256 KiB, the point from which larger requests no longer gain. */
+const MAX_RUN_BLOCKS = 64
+/** Unwanted blocks worth reading to save a request; the kernel's own tools bridge as many. */
+const MAX_BRIDGED_BLOCKS = 8
+/** The most blocks a caller may ask for in one window. */
+export const WINDOW_BLOCKS = 256
+/** Room in a window for wanted and bridged blocks: 2 MiB. */
+const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
+
+/** What reading has cost so far; for logs, metrics and tests. */
+export interface ReadStatistics {
+  /** Metadata blocks asked for and verified (B-tree nodes, superblocks). */
+  nodesRead: number
+  /** Bytes transferred, bridged gaps included. */
+  bytesRead: number
+  /** Read requests issued to the kernel. */
+  readCalls: number
+}
+
+/** Verified blocks, side by side in page-aligned memory. */
+export class BlockWindow {
+  readonly bytes: Buffer
+  readonly words: Uint32Array
+  /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
+  readonly slots = new Uint32Array(WINDOW_BLOCKS)
+
+  constructor() {
+    const pages = (WINDOW_SLOTS * METADATA_BLOCK_SIZE) / 65536
+    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages })
+    this.bytes = Buffer.from(memory.buffer)
+    this.words = new Uint32Array(memory.buffer)
+  }
+
+  /** The i-th requested block, as bytes. */
+  block(i: number): Buffer {
+    const start = this.slots[i] * METADATA_BLOCK_SIZE
+    return this.bytes.subarray(start, start + METADATA_BLOCK_SIZE)
+  }
+}
+
+/** Windows are few and large: whoever has decoded one hands it back for the next reader. */
+const spareWindows: BlockWindow[] = []
+
+export class BlockReader {
+  readonly path: string
+  /** Whole metadata blocks that the file or device holds. */
+  readonly blocks: number
+  /** A device may be written by its pool while it is read; a file may not. */
+  readonly isDevice: boolean
+  readonly statistics: ReadStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0 }
+  readonly #file: FileHandle
+
+  private constructor(path: string, file: FileHandle, blocks: number, isDevice: boolean) {
+    this.path = path
+    this.#file = file
+    this.blocks = blocks
+    this.isDevice = isDevice
+  }
+
+  /**
+   * Opens a metadata file or block device for reading.
+   *
+   * @param direct read around the page cache; always so for devices, on request for files
+   * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device
+   */
+  static async open(path: string, { direct = false }: { direct?: boolean } = {}): Promise<BlockReader> {
+    let file: FileHandle
+    try {
+      // O_NONBLOCK: opening a FIFO by mistake must fail below, not wait for a writer for ever.
+      file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    } catch (cause) {
+      throw cannotOpen(path, cause)
+    }
+    try {
+      const status = await file.stat()
+      const isDevice = status.isBlockDevice()
+      if (!isDevice && !status.isFile()) {
+        throw new DeltamapperError(
+          'DM_READ_FAILED',
+          `${path} is neither a file nor a block device`,
+          "name the pool's metadata device, or a copy of it"
+        )
+      }
+      if (isDevice || direct) {
+        await file.close()
+        file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
+      }
+      const size = isDevice ? await deviceSizeBytes(status.rdev) : status.size
+      return new BlockReader(path, file, Math.floor(size / METADATA_BLOCK_SIZE), isDevice)
+    } catch (cause) {
+      await file.close().catch(() => undefined)
+      throw cause instanceof DeltamapperError ? cause : cannotOpen(path, cause)
+    }
+  }
+
+  /**
+   * Reads and verifies blocks, hands them to `use`, and returns what that returns. The window is only valid inside `use`.
+   *
+   * @param blocks block numbers, `count` of them (at most WINDOW_BLOCKS), in any order; the same one may stand there twice
+   * @param salt which kind of block each must be
+   * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
+   */
+  async read<T>(
+    blocks: ArrayLike<number>,
+    count: number,
+    salt: number,
+    use: (window: BlockWindow) => T,
+    signal?: AbortSignal
+  ): Promise<T> {
+    signal?.throwIfAborted()
+    const window = spareWindows.pop() ?? new BlockWindow()
+    try {
+      await this.#fill(window, blocks, count)
+      signal?.throwIfAborted()
+      for (let i = 0; i < count; i++) this.#verify(window.block(i), blocks[i], salt)
+      return use(window)
+    } finally {
+      spareWindows.push(window)
+    }
+  }
+
+  /** One block, unverified: for superblocks, whose kind is not known before they are read. A copy that the caller may keep. */
+  async readRaw(block: number): Promise<Buffer> {
+    const window = spareWindows.pop() ?? new BlockWindow()
+    try {
+      await this.#fill(window, [block], 1)
+      return Buffer.from(window.block(0))
+    } finally {
+      spareWindows.push(window)
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close()
+  }
+
+  #verify(block: Buffer, blockNumber: number, salt: number): void {
+    if (impliedSalt(block) !== salt) throw damaged(this.path, blockNumber, 'its checksum is wrong')
+    const own = block.readUInt32LE(8) + block.readUInt32LE(12) * 2 ** 32
+    if (own !== blockNumber) throw damaged(this.path, blockNumber, `it says that it is block ${own}`)
+  }
+
+  /** Brings the blocks into the window, in as few requests as their neighbourhood allows; all requests are under way at once. */
+  async #fill(window: BlockWindow, blocks: ArrayLike<number>, count: number): Promise<void> {
+    const order = new Uint32Array(count)
+    for (let i = 0; i < count; i++) {
+      if (!(blocks[i] < this.blocks)) {
+        throw damaged(this.path, blocks[i], `it lies beyond the end of the metadata (${this.blocks} blocks)`)
+      }
+      order[i] = i
+    }
+    order.sort((a, b) => blocks[a] - blocks[b])
+
+    const reads: Promise<void>[] = []
+    let used = 0
+    for (let i = 0; i < count;) {
+      const first = blocks[order[i]]
+      const firstSlot = used
+      let last = first
+      for (; i < count; i++) {
+        const block = blocks[order[i]]
+        const gap = block - last - 1
+        const length = block - first + 1
+        // A gap may be bridged only while every block still wanted keeps its slot.
+        const fits = firstSlot + length + (count - i - 1) <= WINDOW_SLOTS
+        if (block > last && (gap > MAX_BRIDGED_BLOCKS || length > MAX_RUN_BLOCKS || !fits)) break
+        if (block > last || length === 1) this.statistics.nodesRead++
+        window.slots[order[i]] = firstSlot + length - 1
+        last = block
+      }
+      const length = last - first + 1
+      used = firstSlot + length
+      reads.push(this.#readRun(window, firstSlot, first, length))
+    }
+    if (reads.length === 1) return reads[0]
+    // Every request has to be back before the window may be used or given away, also when one of them failed.
+    const failed = (await Promise.allSettled(reads)).find((result) => result.status === 'rejected')
+    if (failed) throw failed.reason
+  }
+
+  #readRun(window: BlockWindow, slot: number, firstBlock: number, length: number): Promise<void> {
+    const bytes = length * METADATA_BLOCK_SIZE
+    this.statistics.readCalls++
+    this.statistics.bytesRead += bytes
+    return new Promise((resolve, reject) => {
+      const start = slot * METADATA_BLOCK_SIZE
+      read(this.#file.fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, (error, bytesRead) => {
+        if (!error && bytesRead === bytes) resolve()
+        else {
+          const why = error ? error.message : `only ${bytesRead} of ${bytes} bytes came back`
+          reject(
+            new DeltamapperError(
+              'DM_READ_FAILED',
+              `blocks ${firstBlock} to ${firstBlock + length - 1} of ${this.path} could not be read: ${why}`,
+              'look into the kernel log for errors of the device below',
+              { cause: error }
+            )
+          )
+        }
+      })
+    })
+  }
+}
+
+/** The error for a block that cannot be what the kernel wrote there. */
+export function damaged(path: string, block: number, what: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_METADATA_DAMAGED',
+    `metadata block ${block} of ${path} is damaged: ${what}`,
+    'take a full backup, and run thin_check (era_check) on the metadata'
+  )
+}
+
+function cannotOpen(path: string, cause: unknown): DeltamapperError {
+  const { code, message } = cause as NodeJS.ErrnoException
+  const remedy =
+    code === 'ENOENT'
+      ? 'check the path; the metadata device of a pool exists only while the pool is active'
+      : code === 'EACCES' || code === 'EPERM'
+        ? 'run as root, or give this user read access to it'
+        : code === 'EINVAL'
+          ? 'the file system below does not take O_DIRECT: read the file without it'
+          : 'check the path and the device'
+  return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
+}
+
+/** Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size. */
+async function deviceSizeBytes(rdev: number): Promise<number> {
+  // Linux dev_t as glibc lays it out (sys/sysmacros.h): 12 + 20 bits of minor around 12 bits of major.
+  const major = Math.floor(rdev / 256) & 0xfff
+  const minor = (rdev & 0xff) | ((Math.floor(rdev / 2 ** 20) & 0xfff) << 8)
+  const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
+  return Number(sectors) * 512
+}

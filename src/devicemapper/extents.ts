@@ -1,0 +1,91 @@
+/**
+ * Extents: what the world outside sees. Blocks become byte ranges here, and nowhere else.
+ *
+ * Extents travel in batches of two parallel arrays rather than one object each: a stream may hold 100 million of them.
+ */
+
+/**
+ * Extents in ascending order: extent `i` covers bytes `[offsets[i], offsets[i] + sizes[i])`, for `0 <= i < count`.
+ * Values are exact integers (anything beyond 2^53 is refused earlier). The arrays belong to the producer and are reused: a batch is
+ * valid until the next one is asked for.
+ */
+export interface ExtentBatch {
+  count: number
+  readonly offsets: Float64Array
+  readonly sizes: Float64Array
+}
+
+/** An answer of whichever source: the target's size, and everything allocated or changed in it. */
+export interface ExtentStream {
+  /** Size of the (target) snapshot in bytes; constant for the stream. */
+  readonly capacityBytes: number
+  /** Ascending, never overlapping, never touching, none empty. Ends only when complete; throws DeltamapperError otherwise. */
+  readonly batches: AsyncIterable<ExtentBatch>
+}
+
+/**
+ * Turns ascending block numbers into merged extents, clamped to the volume's size.
+ *
+ * The last block of a volume whose size is no multiple of the block size reaches beyond its end; the extent does not.
+ */
+export class ExtentBuilder {
+  readonly #blockBytes: number
+  readonly #sizeBytes: number
+  #offsets = new Float64Array(1024)
+  #sizes = new Float64Array(1024)
+  #count = 0
+  /** The run that may still grow: blocks [#begin, #end). */
+  #begin = 0
+  #end = 0
+
+  /**
+   * @param blockBytes size of a block in bytes
+   * @param sizeBytes size of the volume in bytes; blocks from there on must not be added
+   */
+  constructor(blockBytes: number, sizeBytes: number) {
+    this.#blockBytes = blockBytes
+    this.#sizeBytes = sizeBytes
+  }
+
+  /** Adds a block above all those added before. */
+  add(block: number): void {
+    if (block !== this.#end || this.#begin === this.#end) {
+      this.#closeRun()
+      this.#begin = block
+    }
+    this.#end = block + 1
+  }
+
+  /** Everything that can no longer grow, or undefined when there is nothing. */
+  take(): ExtentBatch | undefined {
+    if (this.#count === 0) return undefined
+    const batch = { count: this.#count, offsets: this.#offsets, sizes: this.#sizes }
+    this.#count = 0
+    return batch
+  }
+
+  /** The rest, after the last block. */
+  takeLast(): ExtentBatch | undefined {
+    this.#closeRun()
+    this.#begin = this.#end
+    return this.take()
+  }
+
+  #closeRun(): void {
+    if (this.#begin === this.#end) return
+    const i = this.#count++
+    if (i === this.#offsets.length) this.#grow()
+    const offset = this.#begin * this.#blockBytes
+    this.#offsets[i] = offset
+    this.#sizes[i] = Math.min(this.#end * this.#blockBytes, this.#sizeBytes) - offset
+  }
+
+  /** Bounded by the caller: it takes a batch after each window of blocks it has compared. */
+  #grow(): void {
+    const [offsets, sizes] = [this.#offsets, this.#sizes]
+    this.#offsets = new Float64Array(2 * offsets.length)
+    this.#sizes = new Float64Array(2 * sizes.length)
+    this.#offsets.set(offsets)
+    this.#sizes.set(sizes)
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * How far a walk has come into one mapping tree: what it has read but not yet used, and what it knows of but has not read.
+ *
+ *      depth 0   ────────────────────────────────────────● root's children not yet followed
+ *      depth 1            ─────────────────●─────●─────●
+ *      depth 2     ─●──●──●──●                                each ● a subtree that is still to be read
+ *      mappings   ▪▪▪▪                                        virtual block → data block
+ *                 └──────────────────────────────────────────▶ virtual block number
+ *
+ * One queue for each depth. What stands in a deeper queue lies wholly before what stands in a shallower one, so the tree's order
+ * is: the mappings, then the deepest queue, and so on up. Depth is counted from the top of the taller of the trees that are walked
+ * together, so that a subtree they share stands at the same depth in both.
+ */
+import { damaged, type BlockReader } from '../block-reader.ts'
+import { blockAt, keyAt, type KeyRange, MAX_DEPTH, nodeShape, U64_SIZE } from '../btree.ts'
+
+/** Subtrees still to be read, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`, for `head <= i < tail`. */
+export class SubtreeQueue {
+  blocks = new Float64Array(256)
+  lows = new Float64Array(256)
+  highs = new Float64Array(256)
+  head = 0
+  tail = 0
+  /** Subtrees before this index have already been compared with the other tree's. */
+  compared = 0
+
+  push(block: number, low: number, high: number): void {
+    if (this.tail === this.blocks.length) this.#makeRoom()
+    const i = this.tail++
+    this.blocks[i] = block
+    this.lows[i] = low
+    this.highs[i] = high
+  }
+
+  #makeRoom(): void {
+    const room = 2 * (this.tail - this.head) > this.blocks.length ? 2 * this.blocks.length : this.blocks.length
+    const moved = (from: Float64Array) => {
+      const to = new Float64Array(room)
+      to.set(from.subarray(this.head, this.tail))
+      return to
+    }
+    this.blocks = moved(this.blocks)
+    this.lows = moved(this.lows)
+    this.highs = moved(this.highs)
+    this.tail -= this.head
+    this.compared = Math.max(0, this.compared - this.head)
+    this.head = 0
+  }
+}
+
+/** Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, for `head <= i < tail`. */
+export class MappingQueue {
+  keys = new Float64Array(512)
+  data = new Float64Array(512)
+  head = 0
+  tail = 0
+
+  /** Makes room for `count` more after `tail`. */
+  reserve(count: number): void {
+    if (this.head === this.tail) this.head = this.tail = 0
+    if (this.tail + count <= this.keys.length) return
+    const used = this.tail - this.head
+    const room = Math.max(2 * (used + count), this.keys.length)
+    const moved = (from: Float64Array) => {
+      const to = new Float64Array(room)
+      to.set(from.subarray(this.head, this.tail))
+      return to
+    }
+    this.keys = moved(this.keys)
+    this.data = moved(this.data)
+    this.head = 0
+    this.tail = used
+  }
+
+  /** The first index whose key is not below `bound`. */
+  indexOf(bound: number): number {
+    let below = this.head
+    let above = this.tail
+    if (below === above || this.keys[above - 1] < bound) return above
+    while (below < above) {
+      const middle = (below + above) >>> 1
+      if (this.keys[middle] < bound) below = middle + 1
+      else above = middle
+    }
+    return below
+  }
+}
+
+export class Frontier {
+  readonly mappings = new MappingQueue()
+  readonly queues: SubtreeQueue[] = [new SubtreeQueue()]
+  readonly #reader: BlockReader
+  readonly #range: KeyRange
+  #leafDepth: number | undefined
+
+  /** @param range virtual blocks that matter: `low` inclusive, `high` exclusive; nothing else is read */
+  constructor(reader: BlockReader, range: KeyRange) {
+    this.#reader = reader
+    this.#range = range
+  }
+
+  /** The depth at which this tree's leaves are, or as deep as it is known yet. */
+  get deepest(): number {
+    return this.#leafDepth ?? this.queues.length - 1
+  }
+
+  /** Whether the tree's root turned out to be a leaf. */
+  get isLeafOnly(): boolean {
+    return this.#leafDepth === 0
+  }
+
+  queue(depth: number): SubtreeQueue {
+    while (this.queues.length <= depth) this.queues.push(new SubtreeQueue())
+    return this.queues[depth]
+  }
+
+  /** Puts the whole tree `levels` deeper: the other tree is taller by as much. Before anything was read below the root. */
+  lower(levels: number): void {
+    for (let i = 0; i < levels; i++) this.queues.unshift(new SubtreeQueue())
+    if (this.#leafDepth !== undefined) this.#leafDepth += levels
+  }
+
+  /**
+   * The lowest key about which depth `depth` does not know everything yet: it is still hidden in a subtree further up. Infinity when
+   * nothing is.
+   */
+  horizon(depth: number): number {
+    for (let above = Math.min(depth, this.queues.length) - 1; above >= 0; above--) {
+      const queue = this.queues[above]
+      if (queue.head < queue.tail) return queue.lows[queue.head]
+    }
+    return Infinity
+  }
+
+  /** The lowest key whose mapping is not known yet. */
+  get mappingHorizon(): number {
+    return this.horizon(this.queues.length)
+  }
+
+  /** Takes in a node that was read: its children go to the next depth, a leaf's mappings to the mappings. */
+  accept(words: Uint32Array, slot: number, block: number, range: KeyRange, depth: number): void {
+    const node = nodeShape(words, slot, range, U64_SIZE, this.#reader, block)
+    const { low: first, high: end } = this.#range
+    if (node.isLeaf) {
+      if ((this.#leafDepth ??= depth) !== depth) throw this.#uneven(block)
+      const { mappings } = this
+      mappings.reserve(node.entries)
+      const { keys, data } = mappings
+      let to = mappings.tail
+      for (let i = 0, k = node.keys, v = node.values; i < node.entries; i++, k += 2, v += 2) {
+        const key = words[k] + words[k + 1] * 2 ** 32
+        if (key < first) continue
+        if (key >= end) break
+        keys[to] = key
+        // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time); the time says nothing about the content.
+        data[to++] = words[v + 1] * 256 + (words[v] >>> 24)
+      }
+      mappings.tail = to
+    } else {
+      if (depth >= MAX_DEPTH || depth >= (this.#leafDepth ?? MAX_DEPTH)) throw this.#uneven(block)
+      const children = this.queue(depth + 1)
+      for (let i = 0; i < node.entries; i++) {
+        const low = keyAt(words, node, i)
+        const high = i + 1 < node.entries ? keyAt(words, node, i + 1) : range.high
+        if (high > first && low < end) children.push(blockAt(words, node, i), low, high)
+      }
+    }
+  }
+
+  #uneven(block: number) {
+    return damaged(this.#reader.path, block, 'it stands at a depth where its tree cannot have such a node')
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * The superblock of dm-thin metadata: block 0, and the one copy of it that a held metadata snapshot is.
+ *
+ * Field offsets: struct thin_disk_superblock, drivers/md/dm-thin-metadata.c. Everything little endian.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import { damaged } from '../block-reader.ts'
+import { checksumSalt, impliedSalt } from '../checksum.ts'
+
+const THIN_MAGIC = 27022010n
+const ERA_MAGIC = 2126579579n
+const SECTOR_SIZE = 512
+/** Data blocks are 64 KiB to 1 GiB, in steps of 64 KiB; here in sectors. */
+const MIN_DATA_BLOCK = 128
+const MAX_DATA_BLOCK = 2097152
+const NEEDS_CHECK = 1
+
+export interface ThinSuperblock {
+  /** The pool found an error it could not repair; its metadata is what the last good commit left. */
+  needsCheck: boolean
+  /** The pool's clock: one more with every snapshot taken. */
+  time: number
+  /** User space's transaction id: LVM's, or whoever drives the pool. Exact up to 2^64, hence a bigint. */
+  transactionId: bigint
+  /** Block of the held metadata snapshot; 0 when none is held. */
+  heldRoot: number
+  /** Root of the tree: device id → root of that device's mapping tree. */
+  mappingRoot: number
+  /** Root of the tree: device id → device details. */
+  detailsRoot: number
+  /** The pool's block size in sectors of 512 bytes, and in bytes. */
+  dataBlockSectors: number
+  dataBlockBytes: number
+  /** Size of the metadata device in metadata blocks, as the pool was last told. */
+  metadataBlocks: number
+}
+
+/**
+ * Decodes a superblock.
+ *
+ * @param block its 4096 bytes
+ * @param blockNumber where it was read: 0, or the held root
+ * @throws DM_METADATA_FOREIGN when this was never thin metadata; DM_METADATA_DAMAGED; DM_METADATA_UNSUPPORTED
+ */
+export function parseThinSuperblock(block: Buffer, blockNumber: number, path: string): ThinSuperblock {
+  const salt = impliedSalt(block)
+  const magic = block.readBigUInt64LE(32)
+  if (salt !== checksumSalt.thinSuperblock) {
+    if (magic !== THIN_MAGIC && blockNumber === 0) throw foreign(path, salt, magic)
+    throw damaged(path, blockNumber, 'its checksum is not that of a thin superblock')
+  }
+  if (magic !== THIN_MAGIC) throw damaged(path, blockNumber, `its magic number is ${magic} where ${THIN_MAGIC} is due`)
+  const own = block.readBigUInt64LE(8)
+  if (own !== BigInt(blockNumber)) throw damaged(path, blockNumber, `it says that it is block ${own}`)
+
+  const incompatible = block.readUInt32LE(360)
+  if (incompatible !== 0) {
+    throw new DeltamapperError(
+      'DM_METADATA_UNSUPPORTED',
+      `${path} uses thin metadata features (incompat flags 0x${incompatible.toString(16)}) that this version does not know`,
+      'update deltamapper'
+    )
+  }
+  const dataBlockSectors = block.readUInt32LE(336)
+  if (
+    dataBlockSectors < MIN_DATA_BLOCK ||
+    dataBlockSectors > MAX_DATA_BLOCK ||
+    dataBlockSectors % MIN_DATA_BLOCK !== 0
+  ) {
+    throw damaged(path, blockNumber, `its data block size of ${dataBlockSectors} sectors is impossible`)
+  }
+  return {
+    needsCheck: (block.readUInt32LE(4) & NEEDS_CHECK) !== 0,
+    time: block.readUInt32LE(44),
+    transactionId: block.readBigUInt64LE(48),
+    heldRoot: Number(block.readBigUInt64LE(56)),
+    mappingRoot: Number(block.readBigUInt64LE(320)),
+    detailsRoot: Number(block.readBigUInt64LE(328)),
+    dataBlockSectors,
+    dataBlockBytes: dataBlockSectors * SECTOR_SIZE,
+    metadataBlocks: Number(block.readBigUInt64LE(344))
+  }
+}
+
+function foreign(path: string, salt: number, magic: bigint): DeltamapperError {
+  const what =
+    salt === checksumSalt.eraSuperblock || magic === ERA_MAGIC
+      ? 'holds dm-era metadata, not dm-thin metadata'
+      : salt === checksumSalt.cacheSuperblock
+        ? 'holds dm-cache metadata, not dm-thin metadata'
+        : 'holds no dm-thin metadata: block 0 is no superblock'
+  return new DeltamapperError(
+    'DM_METADATA_FOREIGN',
+    `${path} ${what}`,
+    "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
+  )
+}

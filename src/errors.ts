@@ -1,0 +1,99 @@
+/**
+ * Every way deltamapper says no, in one place: a stable code, the gRPC status it travels as, and what it means.
+ *
+ * A code, once published, keeps its meaning for good and is never reused. `docs/errors.md` explains each one, and a test holds
+ * the two together. Which situation takes which gRPC status follows the error table of the CSI specification
+ * (SnapshotMetadata service, csi.proto) and, where that is silent, what backup software can act on: FAILED_PRECONDITION always
+ * means "take a full backup instead".
+ */
+
+/** gRPC status names; their numbers are fixed by the gRPC specification (statuscodes.md). */
+export type StatusName =
+  | 'CANCELLED'
+  | 'INVALID_ARGUMENT'
+  | 'DEADLINE_EXCEEDED'
+  | 'NOT_FOUND'
+  | 'FAILED_PRECONDITION'
+  | 'ABORTED'
+  | 'OUT_OF_RANGE'
+  | 'UNIMPLEMENTED'
+  | 'INTERNAL'
+  | 'UNAVAILABLE'
+  | 'DATA_LOSS'
+
+/** What each code means, in the words that `docs/errors.md` and `deltamapper` use. */
+export const errorRegistry = {
+  DM_ARGUMENT_MISSING: { status: 'INVALID_ARGUMENT', summary: 'a required field is empty' },
+  DM_ARGUMENT_INVALID: { status: 'INVALID_ARGUMENT', summary: 'a field holds a value that can never be right' },
+  DM_HANDLE_INVALID: {
+    status: 'INVALID_ARGUMENT',
+    summary: 'a snapshot handle is too long or not of the form SOURCE/NAME'
+  },
+  DM_OFFSET_OUT_OF_RANGE: { status: 'OUT_OF_RANGE', summary: 'starting_offset is negative or beyond the volume' },
+  DM_SNAPSHOT_NOT_FOUND: { status: 'NOT_FOUND', summary: 'no such snapshot' },
+  DM_POOLS_DIFFER: { status: 'INVALID_ARGUMENT', summary: 'base and target are in different pools' },
+  DM_VOLUMES_DIFFER: { status: 'INVALID_ARGUMENT', summary: 'base and target are snapshots of different volumes' },
+  DM_ORDER_REVERSED: { status: 'INVALID_ARGUMENT', summary: 'the base was taken after the target' },
+  DM_BASE_LOST: { status: 'FAILED_PRECONDITION', summary: 'the base snapshot no longer exists in the pool' },
+  DM_SNAPSHOT_CHANGED: {
+    status: 'ABORTED',
+    summary: 'a snapshot was written to, trimmed or removed while it was read'
+  },
+  DM_METADATA_DAMAGED: { status: 'DATA_LOSS', summary: 'a metadata block is damaged' },
+  DM_METADATA_FOREIGN: { status: 'FAILED_PRECONDITION', summary: 'the file or device holds no dm-thin metadata' },
+  DM_METADATA_UNSUPPORTED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the metadata needs features this version does not know'
+  },
+  DM_DEVICE_NOT_FOUND: { status: 'NOT_FOUND', summary: 'the pool has no thin device with this id' },
+  DM_READ_FAILED: { status: 'UNAVAILABLE', summary: 'the metadata could not be opened or read' },
+  DM_RECORDED_POOL_INVALID: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'a recorded pool is incomplete or contradicts itself'
+  },
+  DM_CONFIG_INVALID: { status: 'FAILED_PRECONDITION', summary: 'the configuration cannot be used' },
+  DM_SOCKET_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is listening on this socket' },
+  DM_CANCELLED: { status: 'CANCELLED', summary: 'the caller went away' },
+  DM_DEADLINE_EXCEEDED: {
+    status: 'DEADLINE_EXCEEDED',
+    summary: "the caller's time was up before the answer was complete"
+  },
+  DM_SHUTTING_DOWN: { status: 'UNAVAILABLE', summary: 'the agent is stopping' },
+  DM_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'nothing answers at the endpoint' },
+  DM_ANSWER_INVALID: { status: 'INTERNAL', summary: 'a server sent an answer that breaks the CSI rules' },
+  DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
+} as const satisfies Record<string, { status: StatusName; summary: string }>
+
+export type ErrorCode = keyof typeof errorRegistry
+
+/**
+ * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
+ * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
+ */
+export class DeltamapperError extends Error {
+  readonly code: ErrorCode
+  readonly remedy: string
+
+  constructor(code: ErrorCode, message: string, remedy: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'DeltamapperError'
+    this.code = code
+    this.remedy = remedy
+  }
+
+  get status(): StatusName {
+    return errorRegistry[this.code].status
+  }
+
+  /** One line for a person: `DM_CODE: what is wrong; what to do`. */
+  get line(): string {
+    return `${this.code}: ${this.message}; ${this.remedy}`
+  }
+}
+
+/** Any thrown value as a DeltamapperError: what is not one already is a defect. */
+export function asDeltamapperError(thrown: unknown): DeltamapperError {
+  if (thrown instanceof DeltamapperError) return thrown
+  const what = thrown instanceof Error ? thrown.message : String(thrown)
+  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it', { cause: thrown })
+}
