@@ -24,8 +24,8 @@ const MAX_RUN_BLOCKS = 64
 /** Unwanted blocks worth reading to save a request; the kernel's own tools bridge as many. */
 const MAX_BRIDGED_BLOCKS = 8
 /** The most blocks a caller may ask for in one window. */
-export const WINDOW_BLOCKS = 256
-/** Room in a window for wanted and bridged blocks: 2 MiB. */
+export const WINDOW_BLOCKS = 128
+/** Room in a window for wanted and bridged blocks: 1 MiB. */
 const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
 
 /** What reading has cost so far; for logs, metrics and tests. */
@@ -115,28 +115,36 @@ export class BlockReader {
   }
 
   /**
-   * Reads and verifies blocks, hands them to `use`, and returns what that returns. The window is only valid inside `use`.
+   * Reads and verifies blocks. Whoever asked hands the window back with `release` once its content has been used.
    *
    * @param blocks block numbers, `count` of them (at most WINDOW_BLOCKS), in any order; the same one may stand there twice
    * @param salt which kind of block each must be
    * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
    */
-  async read<T>(
-    blocks: ArrayLike<number>,
-    count: number,
-    salt: number,
-    use: (window: BlockWindow) => T,
-    signal?: AbortSignal
-  ): Promise<T> {
-    signal?.throwIfAborted()
+  async load(blocks: ArrayLike<number>, count: number, salt: number): Promise<BlockWindow> {
     const window = spareWindows.pop() ?? new BlockWindow()
     try {
       await this.#fill(window, blocks, count)
-      signal?.throwIfAborted()
       for (let i = 0; i < count; i++) this.#verify(window.block(i), blocks[i], salt)
+      return window
+    } catch (error) {
+      this.release(window)
+      throw error
+    }
+  }
+
+  release(window: BlockWindow): void {
+    spareWindows.push(window)
+  }
+
+  /** Reads and verifies one block, hands it to `use`, and returns what that returns. The window is only valid inside `use`. */
+  async read<T>(block: number, salt: number, use: (window: BlockWindow) => T, signal?: AbortSignal): Promise<T> {
+    signal?.throwIfAborted()
+    const window = await this.load([block], 1, salt)
+    try {
       return use(window)
     } finally {
-      spareWindows.push(window)
+      this.release(window)
     }
   }
 

@@ -136,8 +136,7 @@ async function descend<T>(
   let range = ALL_KEYS
   for (let depth = 0; depth < MAX_DEPTH; depth++) {
     const result = await reader.read(
-      [block],
-      1,
+      block,
       checksumSalt.btreeNode,
       (window): { found: T | undefined } | undefined => {
         const { words } = window
@@ -211,8 +210,7 @@ export async function heightBelow(
   let { high } = range
   for (let height = 0; height < MAX_DEPTH; height++) {
     const isLeaf = await reader.read(
-      [block],
-      1,
+      block,
       checksumSalt.btreeNode,
       (window) => {
         const { words } = window
@@ -250,13 +248,15 @@ export async function* entries<T>(
     if (depth === MAX_DEPTH) throw damaged(reader.path, root, `the tree below it is deeper than ${MAX_DEPTH} levels`)
     for (let start = 0; start < siblings.length; start += WINDOW_BLOCKS) {
       const wanted = siblings.slice(start, start + WINDOW_BLOCKS)
-      const content = await reader.read(
-        wanted.map(({ block }) => block),
-        wanted.length,
-        checksumSalt.btreeNode,
-        (window) => wanted.map(({ block, range }, i) => decode(window, window.slots[i], block, range)),
-        signal
-      )
+      signal?.throwIfAborted()
+      const blocks = wanted.map(({ block }) => block)
+      const window = await reader.load(blocks, wanted.length, checksumSalt.btreeNode)
+      let content
+      try {
+        content = wanted.map(({ block, range }, i) => decode(window, window.slots[i], block, range))
+      } finally {
+        reader.release(window)
+      }
       for (const { children, values } of content) {
         if (children.length > 0) yield* below(children, depth + 1)
         yield* values

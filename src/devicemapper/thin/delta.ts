@@ -15,15 +15,16 @@
  *
  * `allocated` is the same walk with no base: everything differs from nothing.
  */
-import type { BlockReader } from '../block-reader.ts'
-import { WINDOW_BLOCKS } from '../block-reader.ts'
-import { ALL_KEYS, heightBelow, type KeyRange, U64_SIZE } from '../btree.ts'
+import { type BlockReader, type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
+import { ALL_KEYS, heightBelow, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import { Frontier, type SubtreeQueue } from './frontier.ts'
 
 /** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to WINDOW_BLOCKS. */
 const FIRST_WINDOW = 16
+/** Windows of leaves under way while another is compared: the device and the processor both have work. */
+const WINDOWS_AHEAD = 3
 /** Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least. */
 const EXPECTED_CHILDREN = 64
 
@@ -50,21 +51,26 @@ export interface MappingDelta {
 /** Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. */
 export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch> {
   const walk = new CoWalk(delta)
-  await walk.openRoots()
-  do {
+  try {
+    await walk.openRoots()
+    do {
+      walk.compare()
+      const batch = walk.extents.take()
+      if (batch) yield batch
+    } while (await walk.advance())
     walk.compare()
-    const batch = walk.extents.take()
-    if (batch) yield batch
-  } while (await walk.advance())
-  walk.compare()
-  const last = walk.extents.takeLast()
-  if (last) yield last
+    const last = walk.extents.takeLast()
+    if (last) yield last
+  } finally {
+    await walk.end()
+  }
 }
 
-/** One subtree of the window about to be read. */
-interface Wanted {
-  side: Frontier
-  range: KeyRange
+/** Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will be. */
+interface Reading {
+  sides: Frontier[]
+  depth: number
+  window: Promise<BlockWindow>
 }
 
 class CoWalk {
@@ -72,7 +78,8 @@ class CoWalk {
   readonly #delta: MappingDelta
   readonly #base: Frontier
   readonly #target: Frontier
-  readonly #wantedBlocks = new Float64Array(WINDOW_BLOCKS)
+  /** Windows of leaves under way, the next one first. */
+  readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
 
   constructor(delta: MappingDelta) {
@@ -85,25 +92,21 @@ class CoWalk {
 
   /** Reads the two roots and finds out which tree is taller, so that from here on equal depth means equal height. */
   async openRoots(): Promise<void> {
-    const { baseRoot, targetRoot, baseEndBlock } = this.#delta
-    if (this.#delta.firstBlock * this.#delta.blockBytes >= this.#delta.sizeBytes) return
+    const { baseRoot, targetRoot, baseEndBlock, firstBlock, blockBytes, sizeBytes } = this.#delta
+    if (firstBlock * blockBytes >= sizeBytes) return
     if (baseRoot === targetRoot && baseEndBlock === Infinity) return
-    const sides = baseRoot === undefined ? [this.#target] : [this.#base, this.#target]
-    const roots = baseRoot === undefined ? [targetRoot] : [baseRoot, targetRoot]
-    await this.#read(
-      roots,
-      sides.map((side) => ({ side, range: ALL_KEYS })),
-      0
-    )
-    // Two roots with a child in common are of one height. Nothing is left to share with a tree that is just a leaf.
-    if (sides.length === 1 || this.#base.isLeafOnly || this.#target.isLeafOnly) return
-    const [baseQueue, targetQueue] = sides.map((side) => side.queue(1))
+    const [base, target] = [this.#base, this.#target]
+    if (baseRoot !== undefined) base.queue(0).push(baseRoot, ALL_KEYS.low, ALL_KEYS.high)
+    target.queue(0).push(targetRoot, ALL_KEYS.low, ALL_KEYS.high)
+    await this.#accept(this.#startReading(0, Infinity, 2))
+
+    const [baseQueue, targetQueue] = [base.queue(1), target.queue(1)]
+    // A tree that is just a leaf, or not there, has no subtrees to share. Two roots with a child in common are of one height.
     if (baseQueue.tail === 0 || targetQueue.tail === 0) return
-    if (queuedBlocks(baseQueue).isDisjointFrom(queuedBlocks(targetQueue))) {
-      const taller = (await this.#height(targetQueue)) - (await this.#height(baseQueue))
-      if (taller > 0) this.#base.lower(taller)
-      else this.#target.lower(-taller)
-    }
+    if (!queuedBlocks(baseQueue).isDisjointFrom(queuedBlocks(targetQueue))) return
+    const taller = (await this.#heightOfFirst(targetQueue)) - (await this.#heightOfFirst(baseQueue))
+    if (taller > 0) base.lower(taller)
+    else target.lower(-taller)
   }
 
   /** Compares everything that is known of both trees by now. */
@@ -139,15 +142,29 @@ class CoWalk {
     target.head = t
   }
 
-  /** Reads the next window of leaves. False when both trees are at their end. */
+  /** Takes in the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at their end. */
   async advance(): Promise<boolean> {
-    const advanced = await this.#advance(Math.max(this.#base.deepest, this.#target.deepest), this.#leavesAtOnce)
-    this.#leavesAtOnce = Math.min(2 * this.#leavesAtOnce, WINDOW_BLOCKS)
-    return advanced
+    const leafDepth = this.#base.leafDepth ?? this.#target.leafDepth
+    const depth = leafDepth ?? Math.max(this.#base.queues.length, this.#target.queues.length) - 1
+    while (this.#ahead.length < (leafDepth === undefined ? 1 : WINDOWS_AHEAD)) {
+      const reading = await this.#read(depth, this.#leavesAtOnce)
+      if (!reading) break
+      this.#ahead.push(reading)
+      this.#leavesAtOnce = Math.min(2 * this.#leavesAtOnce, WINDOW_BLOCKS)
+    }
+    const next = this.#ahead.shift()
+    if (!next) return false
+    await this.#accept(next)
+    return true
   }
 
-  /** Reads up to `wanted` subtrees of one depth, lowest keys first, opening the depths above as far as that takes. */
-  async #advance(depth: number, wanted: number): Promise<boolean> {
+  /** Waits for what is still being read, so that the file may be closed. */
+  async end(): Promise<void> {
+    for (const { window } of this.#ahead) await window.then((each) => this.#delta.reader.release(each), ignore)
+  }
+
+  /** Starts to read up to `wanted` subtrees of one depth, lowest keys first, having opened the depths above as far as that takes. */
+  async #read(depth: number, wanted: number): Promise<Reading | undefined> {
     for (;;) {
       const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
       this.#dropShared(base, target)
@@ -155,12 +172,13 @@ class CoWalk {
       const bound = Math.min(this.#base.horizon(depth), this.#target.horizon(depth))
       const ready = countBelow(base, bound, wanted) + countBelow(target, bound, wanted)
       if (ready < wanted && depth > 0) {
-        const more = Math.ceil((wanted - ready) / EXPECTED_CHILDREN)
-        if (await this.#advance(depth - 1, more)) continue
+        const above = await this.#read(depth - 1, Math.ceil((wanted - ready) / EXPECTED_CHILDREN))
+        if (above) {
+          await this.#accept(above)
+          continue
+        }
       }
-      if (ready === 0) return false
-      await this.#readLowest(base, target, bound, Math.min(ready, wanted), depth)
-      return true
+      return ready === 0 ? undefined : this.#startReading(depth, bound, Math.min(ready, wanted))
     }
   }
 
@@ -168,7 +186,7 @@ class CoWalk {
   #dropShared(base: SubtreeQueue, target: SubtreeQueue): void {
     if (base.compared === base.tail && target.compared === target.tail) return
     const { baseEndBlock } = this.#delta
-    let [b, t] = [base.head, target.head]
+    let [b, t] = [base.asked, target.asked]
     let [keptB, keptT] = [b, t]
     while (b < base.tail || t < target.tail) {
       const baseLow = b < base.tail ? base.lows[b] : Infinity
@@ -183,58 +201,56 @@ class CoWalk {
     target.tail = target.compared = keptT
   }
 
-  /** Reads the `count` lowest subtrees of both queues that lie below `bound`. */
-  async #readLowest(
-    base: SubtreeQueue,
-    target: SubtreeQueue,
-    bound: number,
-    count: number,
-    depth: number
-  ): Promise<void> {
-    const wanted: Wanted[] = []
-    while (wanted.length < count) {
-      const baseLow = base.head < base.tail && base.highs[base.head] <= bound ? base.lows[base.head] : Infinity
-      const targetLow =
-        target.head < target.tail && target.highs[target.head] <= bound ? target.lows[target.head] : Infinity
+  /** Starts to read the `count` lowest subtrees of both queues of a depth that lie below `bound`. */
+  #startReading(depth: number, bound: number, count: number): Reading {
+    const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
+    const sides: Frontier[] = []
+    const blocks: number[] = []
+    while (sides.length < count) {
+      const baseLow = nextLow(base, bound)
+      const targetLow = nextLow(target, bound)
+      if (baseLow === Infinity && targetLow === Infinity) break
       const [side, queue] = baseLow <= targetLow ? [this.#base, base] : [this.#target, target]
-      const i = queue.head++
-      this.#wantedBlocks[wanted.length] = queue.blocks[i]
-      wanted.push({ side, range: { low: queue.lows[i], high: queue.highs[i] } })
+      sides.push(side)
+      blocks.push(queue.blocks[queue.asked++])
     }
-    await this.#read(this.#wantedBlocks, wanted, depth)
+    const window = this.#delta.reader.load(blocks, blocks.length, checksumSalt.btreeNode)
+    // Whoever waits for the window hears of a failure; until someone does, it is nobody's unhandled rejection.
+    window.catch(ignore)
+    return { sides, depth, window }
   }
 
-  async #read(blocks: ArrayLike<number>, wanted: Wanted[], depth: number): Promise<void> {
+  async #accept({ sides, depth, window: loading }: Reading): Promise<void> {
     const { reader, signal } = this.#delta
-    await reader.read(
-      blocks,
-      wanted.length,
-      checksumSalt.btreeNode,
-      ({ words, slots }) => {
-        for (let i = 0; i < wanted.length; i++) {
-          wanted[i].side.accept(words, slots[i], blocks[i], wanted[i].range, depth)
-        }
-      },
-      signal
-    )
+    const window = await loading
+    try {
+      signal?.throwIfAborted()
+      for (let i = 0; i < sides.length; i++) sides[i].accept(window.words, window.slots[i], depth)
+    } finally {
+      reader.release(window)
+    }
   }
 
-  async #height(queue: SubtreeQueue): Promise<number> {
+  async #heightOfFirst({ head, blocks, lows, highs }: SubtreeQueue): Promise<number> {
     const { reader, signal } = this.#delta
-    const i = queue.head
-    return heightBelow(reader, queue.blocks[i], { low: queue.lows[i], high: queue.highs[i] }, U64_SIZE, signal)
+    return heightBelow(reader, blocks[head], { low: lows[head], high: highs[head] }, U64_SIZE, signal)
   }
 }
 
-function queuedBlocks(queue: SubtreeQueue): Set<number> {
-  return new Set(queue.blocks.subarray(queue.head, queue.tail))
+function queuedBlocks({ blocks, head, tail }: SubtreeQueue): Set<number> {
+  return new Set(blocks.subarray(head, tail))
 }
 
-/** How many subtrees at the head of the queue lie wholly below `bound`; counts no further than `most`. */
-function countBelow(queue: SubtreeQueue, bound: number, most: number): number {
-  let i = queue.head
-  while (i < queue.tail && i - queue.head < most && queue.highs[i] <= bound) i++
-  return i - queue.head
+/** How many subtrees that wait lie wholly below `bound`; counts no further than `most`. */
+function countBelow({ highs, asked, tail }: SubtreeQueue, bound: number, most: number): number {
+  let i = asked
+  while (i < tail && i - asked < most && highs[i] <= bound) i++
+  return i - asked
+}
+
+/** The lowest key of the next subtree that waits, if that lies wholly below `bound`; else Infinity. */
+function nextLow({ lows, highs, asked, tail }: SubtreeQueue, bound: number): number {
+  return asked < tail && highs[asked] <= bound ? lows[asked] : Infinity
 }
 
 function keep(queue: SubtreeQueue, from: number, to: number): void {
@@ -242,3 +258,5 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.lows[to] = queue.lows[from]
   queue.highs[to] = queue.highs[from]
 }
+
+function ignore(): void {}

@@ -14,12 +14,16 @@
 import { damaged, type BlockReader } from '../block-reader.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, nodeShape, U64_SIZE } from '../btree.ts'
 
-/** Subtrees still to be read, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`, for `head <= i < tail`. */
+/**
+ * Subtrees not yet taken in, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`. Those of `head <= i < asked` are
+ * being read, those of `asked <= i < tail` still wait for that.
+ */
 export class SubtreeQueue {
   blocks = new Float64Array(256)
   lows = new Float64Array(256)
   highs = new Float64Array(256)
   head = 0
+  asked = 0
   tail = 0
   /** Subtrees before this index have already been compared with the other tree's. */
   compared = 0
@@ -43,6 +47,7 @@ export class SubtreeQueue {
     this.lows = moved(this.lows)
     this.highs = moved(this.highs)
     this.tail -= this.head
+    this.asked -= this.head
     this.compared = Math.max(0, this.compared - this.head)
     this.head = 0
   }
@@ -99,14 +104,9 @@ export class Frontier {
     this.#range = range
   }
 
-  /** The depth at which this tree's leaves are, or as deep as it is known yet. */
-  get deepest(): number {
-    return this.#leafDepth ?? this.queues.length - 1
-  }
-
-  /** Whether the tree's root turned out to be a leaf. */
-  get isLeafOnly(): boolean {
-    return this.#leafDepth === 0
+  /** The depth at which this tree's leaves are; undefined until the first one was read. */
+  get leafDepth(): number | undefined {
+    return this.#leafDepth
   }
 
   queue(depth: number): SubtreeQueue {
@@ -137,8 +137,12 @@ export class Frontier {
     return this.horizon(this.queues.length)
   }
 
-  /** Takes in a node that was read: its children go to the next depth, a leaf's mappings to the mappings. */
-  accept(words: Uint32Array, slot: number, block: number, range: KeyRange, depth: number): void {
+  /** Takes in the node at the head of the queue of `depth`, which was read: its children go to the next depth, a leaf's mappings to the mappings. */
+  accept(words: Uint32Array, slot: number, depth: number): void {
+    const queue = this.queues[depth]
+    const at = queue.head++
+    const block = queue.blocks[at]
+    const range = { low: queue.lows[at], high: queue.highs[at] }
     const node = nodeShape(words, slot, range, U64_SIZE, this.#reader, block)
     const { low: first, high: end } = this.#range
     if (node.isLeaf) {

@@ -1,0 +1,101 @@
+/**
+ * `npm test`: everything, from a bare checkout, on the machine's own Node (20 or newer): installs what is missing, checks types,
+ * lint and format, runs the tests that any machine can run, then those that need a real device-mapper inside the kernel lab.
+ *
+ *   node scripts/test.mjs [--no-lab] [FILE…]     FILEs: only these test files, no checks
+ *
+ * The last line is `N passed, N failed[, N skipped]`; the exit status is 0 only if nothing failed. Where CI is set, the lab must run.
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { ensureDependencies, ensureLab, projectFolder, projectNode } from './setup.mjs'
+
+const bin = join(projectFolder, 'node_modules/.bin')
+const options = process.argv.slice(2)
+const withLab = !options.includes('--no-lab')
+const files = options.filter((each) => !each.startsWith('--'))
+const total = { passed: 0, failed: 0, skipped: 0 }
+const started = Date.now()
+
+await ensureDependencies()
+if (files.length === 0) await check()
+await tests('host', files.filter((each) => !isKernelTest(each)))
+await kernelTests()
+console.log(`\nin ${Math.round((Date.now() - started) / 1000)} s`)
+console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ''}`)
+process.exitCode = total.failed === 0 ? 0 : 1
+
+async function check() {
+  console.log('# types, lint, format')
+  const status = await run('npm', ['run', '--silent', 'check'], (line) => console.log(line))
+  count(status === 0, 'npm run check')
+}
+
+async function tests(where, chosen) {
+  if (files.length > 0 && chosen.length === 0) return
+  console.log(`# tests on this machine`)
+  await tap(where, [join(bin, 'ava'), '--tap', ...chosen])
+}
+
+async function kernelTests() {
+  const all = readdirSync(join(projectFolder, 'test/kernel'))
+    .filter((each) => each.endsWith('.test.ts'))
+    .map((each) => `test/kernel/${each}`)
+  const chosen = files.length > 0 ? files.filter(isKernelTest) : all
+  if (!withLab || chosen.length === 0) return
+  const lab = await ensureLab()
+  if (lab.unavailable !== undefined) {
+    console.log(`# kernel lab: ${lab.unavailable}`)
+    if (process.env.CI) count(false, 'the kernel lab is required where CI is set')
+    else total.skipped += chosen.length
+    return
+  }
+  for (const file of chosen) {
+    console.log(`# ${file} in the kernel lab`)
+    await tap(file, ['test/lab/run.ts', file])
+  }
+}
+
+/** Runs something that prints TAP, shows it, and counts its results. */
+async function tap(name, args) {
+  const seen = { passed: 0, failed: 0 }
+  const status = await run(projectNode, args, (line) => {
+    console.log(line)
+    // Indented lines belong to a result that has been counted.
+    const result = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
+    if (!result) return
+    if (/# (SKIP|TODO)\b/i.test(result[2] ?? '')) total.skipped++
+    else if (result[1]) seen.failed++
+    else seen.passed++
+  })
+  total.passed += seen.passed
+  total.failed += seen.failed
+  if (status !== 0 && seen.failed === 0) count(false, `${name}: ended with status ${status}`)
+  else if (seen.passed + seen.failed === 0) count(false, `${name}: no test ran`)
+}
+
+function count(ok, name) {
+  console.log(`${ok ? 'ok' : 'not ok'} - ${name}`)
+  total[ok ? 'passed' : 'failed']++
+}
+
+function isKernelTest(file) {
+  return file.includes('test/kernel/')
+}
+
+function run(program, args, onLine) {
+  return new Promise((resolve, reject) => {
+    const env = { ...process.env, PATH: `${bin}:${process.env.PATH}` }
+    const child = spawn(program, args, { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'inherit'] })
+    const lines = createInterface({ input: child.stdout })
+    lines.on('line', onLine)
+    const shown = once(lines, 'close')
+    child.on('error', reject)
+    child.on('exit', (status, signal) => {
+      shown.then(() => resolve(status ?? signal), reject)
+    })
+  })
+}

@@ -1,0 +1,84 @@
+/**
+ * The agent's configuration: a YAML (or JSON) file, overruled by the command line. What is wrong with it is said at start, by field;
+ * an agent that runs differently from what was written would be found out during a restore.
+ */
+import { readFile } from 'node:fs/promises'
+import { availableParallelism } from 'node:os'
+import { parse } from 'yaml'
+import { z } from 'zod'
+import { DeltamapperError } from '../errors.ts'
+import { isHandleName } from './handle.ts'
+
+/** Where the agent listens unless it is told otherwise. */
+export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'
+
+/** The file's fields; every one may be left out. Unknown ones are refused: a misspelt option must not pass for its default. */
+export const agentConfig = z.strictObject({
+  /** Addresses, `unix:///path.sock`. */
+  listen: z.array(z.string()).min(1).default([DEFAULT_LISTEN]),
+  /** Permissions of a unix socket, as in chmod(1), octal. */
+  socketMode: z
+    .string()
+    .regex(/^0?[0-7]{3}$/, 'is no file mode such as "0660"')
+    .default('0600')
+    .transform((mode) => parseInt(mode, 8)),
+  /** Group of a unix socket, by name or number. */
+  socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional(),
+  /** What GetPluginInfo answers: behind a CSI driver, that driver's name. */
+  driverName: z.string().default('deltamapper.local'),
+  /** Recorded pools to serve: name → folder. */
+  recorded: z
+    .record(z.string().refine(isHandleName, 'is no source name: letters, digits and + _ . - only'), z.string().min(1))
+    .default({}),
+  /** Threads that walk metadata. */
+  walkers: z
+    .int()
+    .min(1)
+    .max(64)
+    .default(Math.max(1, Math.min(4, availableParallelism() - 1))),
+  logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+  /** How long streams under way may go on after SIGTERM. Kubernetes kills after 30 seconds unless told otherwise. */
+  drainSeconds: z.number().min(0).max(3600).default(20)
+})
+
+export type AgentConfig = z.infer<typeof agentConfig>
+
+/** What the command line says; it goes before the file. */
+export interface AgentOptions {
+  configFile?: string
+  listen?: string[]
+  recorded?: Record<string, string>
+}
+
+/** @throws DM_CONFIG_INVALID naming file and field */
+export async function loadConfig({ configFile, listen, recorded }: AgentOptions): Promise<AgentConfig> {
+  const where = configFile ?? 'the command line'
+  let content: unknown = {}
+  if (configFile !== undefined) {
+    try {
+      content = parse(await readFile(configFile, 'utf8')) ?? {}
+    } catch (cause) {
+      throw invalid(where, (cause as Error).message, cause)
+    }
+  }
+  if (typeof content !== 'object' || Array.isArray(content)) throw invalid(where, 'it is no mapping of fields')
+  const fields = content as Record<string, unknown>
+  const merged = agentConfig.safeParse({
+    ...fields,
+    ...(listen?.length ? { listen } : {}),
+    ...(recorded && Object.keys(recorded).length > 0
+      ? { recorded: { ...(fields['recorded'] as object | undefined), ...recorded } }
+      : {})
+  })
+  if (!merged.success) throw invalid(where, z.prettifyError(merged.error))
+  return merged.data
+}
+
+function invalid(where: string, what: string, cause?: unknown): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CONFIG_INVALID',
+    `the configuration in ${where} cannot be used: ${what.replaceAll(/\s+/g, ' ').trim()}`,
+    'docs/operations.md lists the fields',
+    { cause }
+  )
+}

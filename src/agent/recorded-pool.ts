@@ -1,0 +1,68 @@
+/**
+ * A recorded pool: a folder with the metadata image of a pool that once was, and `pool.json`, which says what thin metadata does not:
+ * names, sizes, and which volume each snapshot is of. For demonstrations, tests, support and forensics.
+ */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { DeltamapperError } from '../errors.ts'
+import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
+import { isHandleName } from './handle.ts'
+import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
+
+const name = z.string().refine(isHandleName, 'is no name: letters, digits and + _ . - only')
+const thinId = z
+  .int()
+  .min(0)
+  .max(MAX_DEVICES - 1)
+const sizeBytes = z.int().min(0)
+
+/** `pool.json`, format 1. Sizes in bytes. Fields beyond these are for people (a description, the SHA-256 of a snapshot's content). */
+export const poolDescription = z.object({
+  format: z.literal(1),
+  data_block_size_bytes: z.int().min(1),
+  volumes: z.array(z.object({ name })),
+  snapshots: z.array(z.object({ name, volume: name, thin_id: thinId, size_bytes: sizeBytes }))
+})
+
+/**
+ * Loads a recorded pool's description. Its metadata image is opened anew for every question.
+ *
+ * @param source the name by which its snapshots are asked for
+ * @throws DM_RECORDED_POOL_INVALID
+ */
+export async function loadRecordedPool(source: string, folder: string): Promise<SnapshotSource> {
+  const file = join(folder, 'pool.json')
+  let content: unknown
+  try {
+    content = JSON.parse(await readFile(file, 'utf8'))
+  } catch (cause) {
+    throw invalid(file, (cause as Error).message, cause)
+  }
+  const description = poolDescription.safeParse(content)
+  if (!description.success) throw invalid(file, z.prettifyError(description.error).replaceAll(/\s+/g, ' '))
+
+  const volumes = new Set(description.data.volumes.map((volume) => volume.name))
+  const snapshots = new Map<string, Snapshot>()
+  for (const { name, volume, thin_id, size_bytes } of description.data.snapshots) {
+    if (snapshots.has(name)) throw invalid(file, `two snapshots are called ${name}`)
+    if (!volumes.has(volume)) throw invalid(file, `snapshot ${name} is of volume ${volume}, which is not listed`)
+    snapshots.set(name, {
+      handle: `${source}/${name}`,
+      volume: `${source}/${volume}`,
+      thinId: thin_id,
+      sizeBytes: size_bytes,
+      metadataPath: join(folder, 'metadata.img')
+    })
+  }
+  return { snapshot: async (name) => snapshots.get(name) }
+}
+
+function invalid(file: string, what: string, cause?: unknown): DeltamapperError {
+  return new DeltamapperError(
+    'DM_RECORDED_POOL_INVALID',
+    `${file} does not describe a recorded pool: ${what}`,
+    'see "Recorded pools" in docs/operations.md for its form',
+    { cause }
+  )
+}

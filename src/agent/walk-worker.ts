@@ -1,0 +1,87 @@
+/**
+ * A walker thread: walks as many trees at once as it is asked to, and hands out their messages as far as they are wanted.
+ *
+ * A thread of its own keeps the event loop that serves gRPC and health free of checksums and encoding. Walks are asynchronous, so
+ * one thread serves many; a walk whose client is slow holds nothing but its place in the tree.
+ */
+import { parentPort } from 'node:worker_threads'
+import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { walkMessages, type WalkRequest, type WalkStatistics } from './walk.ts'
+
+/** What the main thread says. Each walk goes by an id of the main thread's choice. */
+export type ToWalker =
+  | { kind: 'start'; id: number; request: WalkRequest; credit: number }
+  /** One more message may be sent. */
+  | { kind: 'credit'; id: number }
+  | { kind: 'cancel'; id: number; error: PortableError }
+
+/** What the walker says. `end` and `error` are the last word on a walk. */
+export type FromWalker =
+  | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: WalkStatistics }
+  | { kind: 'end'; id: number; statistics: WalkStatistics }
+  | { kind: 'error'; id: number; error: PortableError; statistics: WalkStatistics }
+
+/** A DeltamapperError between threads; structured cloning would lose its class. */
+export interface PortableError {
+  code: ErrorCode
+  message: string
+  remedy: string
+  stack: string | undefined
+}
+
+export function toPortable(error: DeltamapperError): PortableError {
+  const { code, message, remedy, cause } = error
+  return { code, message, remedy, stack: cause instanceof Error ? cause.stack : error.stack }
+}
+
+export function fromPortable({ code, message, remedy, stack }: PortableError): DeltamapperError {
+  const error = new DeltamapperError(code, message, remedy)
+  if (stack !== undefined) error.stack = stack
+  return error
+}
+
+interface Walk {
+  credit: number
+  cancel: AbortController
+  /** Wakes the walk when it waits for credit. */
+  wake: () => void
+}
+
+if (parentPort) serve(parentPort)
+
+function serve(port: NonNullable<typeof parentPort>): void {
+  const walks = new Map<number, Walk>()
+  const say = (message: FromWalker, transfer: ArrayBuffer[] = []) => {
+    port.postMessage(message, transfer)
+  }
+
+  port.on('message', (message: ToWalker) => {
+    if (message.kind === 'start') void run(message.id, message.request, message.credit)
+    const walk = walks.get(message.id)
+    // A walk that has just ended may still be spoken to.
+    if (!walk) return
+    if (message.kind === 'credit') walk.credit++
+    if (message.kind === 'cancel') walk.cancel.abort(fromPortable(message.error))
+    walk.wake()
+  })
+
+  async function run(id: number, request: WalkRequest, credit: number): Promise<void> {
+    const walk: Walk = { credit, cancel: new AbortController(), wake: () => undefined }
+    walks.set(id, walk)
+    const { signal } = walk.cancel
+    const statistics: WalkStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
+    try {
+      for await (const message of walkMessages(request, statistics, signal)) {
+        while (walk.credit === 0 && !signal.aborted) await new Promise<void>((resolve) => (walk.wake = resolve))
+        signal.throwIfAborted()
+        walk.credit--
+        say({ kind: 'message', id, message, statistics }, [message.buffer])
+      }
+      say({ kind: 'end', id, statistics })
+    } catch (thrown) {
+      say({ kind: 'error', id, error: toPortable(asDeltamapperError(thrown)), statistics })
+    } finally {
+      walks.delete(id)
+    }
+  }
+}

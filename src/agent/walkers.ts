@@ -1,0 +1,136 @@
+/**
+ * The walker threads, seen from the main thread: starts walks on the least busy one, passes their messages on no faster than they
+ * are taken, and replaces a thread that dies.
+ */
+import { extname } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { asDeltamapperError, DeltamapperError } from '../errors.ts'
+import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
+import type { WalkRequest, WalkStatistics } from './walk.ts'
+import { fromPortable, type FromWalker, toPortable, type ToWalker } from './walk-worker.ts'
+
+/** Messages a walk may be ahead of its client: one on its way out while the next is made. */
+const MESSAGES_AHEAD = 2
+
+/** One walk as the main thread sees it. */
+interface Walk {
+  /** Messages that have arrived and were not taken yet; at most MESSAGES_AHEAD. */
+  arrived: Uint8Array[]
+  statistics: WalkStatistics
+  /** How it ended: undefined while it goes on. */
+  outcome: 'complete' | DeltamapperError | undefined
+  /** Wakes the one who waits for the next message. */
+  wake: () => void
+}
+
+interface Thread {
+  worker: Worker
+  walks: Map<number, Walk>
+}
+
+export class Walkers {
+  readonly #threads: Thread[] = []
+  #nextId = 0
+  #closed = false
+
+  /** @param count threads to run; walks take turns in each */
+  constructor(count: number) {
+    for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
+  }
+
+  /** Walks that have not ended yet. */
+  get active(): number {
+    return this.#threads.reduce((sum, { walks }) => sum + walks.size, 0)
+  }
+
+  /** A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so. */
+  walk(request: WalkRequest, signal: AbortSignal): EncodedStream {
+    const walk: Walk = {
+      arrived: [],
+      statistics: { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 },
+      outcome: undefined,
+      wake: () => undefined
+    }
+    return {
+      capacityBytes: request.target.sizeBytes,
+      messages: this.#messages(request, walk, signal),
+      statistics: () => ({ ...walk.statistics })
+    }
+  }
+
+  async *#messages(request: WalkRequest, walk: Walk, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    signal.throwIfAborted()
+    const id = this.#nextId++
+    const thread = this.#threads.reduce((least, other) => (other.walks.size < least.walks.size ? other : least))
+    const cancel = () => {
+      say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(signal.reason)) })
+      walk.wake()
+    }
+    thread.walks.set(id, walk)
+    signal.addEventListener('abort', cancel)
+    try {
+      say(thread, { kind: 'start', id, request, credit: MESSAGES_AHEAD })
+      for (;;) {
+        signal.throwIfAborted()
+        const message = walk.arrived.shift()
+        if (message) {
+          say(thread, { kind: 'credit', id })
+          yield message
+        } else if (walk.outcome === 'complete') return
+        else if (walk.outcome) throw walk.outcome
+        else await new Promise<void>((resolve) => (walk.wake = resolve))
+      }
+    } finally {
+      signal.removeEventListener('abort', cancel)
+      if (!walk.outcome) {
+        const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done')
+        say(thread, { kind: 'cancel', id, error: toPortable(gone) })
+      }
+    }
+  }
+
+  /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
+  async close(): Promise<void> {
+    this.#closed = true
+    await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
+  }
+
+  #startThread(index: number): Thread {
+    // The sources run as .ts, the published package as .js.
+    const file = new URL(`./walk-worker${extname(import.meta.filename)}`, import.meta.url)
+    const worker = new Worker(file, { name: `walker-${index}` })
+    const thread: Thread = { worker, walks: new Map() }
+    worker.on('message', (message: FromWalker) => {
+      const walk = thread.walks.get(message.id)
+      if (!walk) return
+      walk.statistics = message.statistics
+      if (message.kind === 'message') walk.arrived.push(message.message)
+      else end(thread, message.id, message.kind === 'end' ? 'complete' : fromPortable(message.error))
+      walk.wake()
+    })
+    let failure: unknown
+    worker.on('error', (error) => (failure = error))
+    worker.on('exit', () => {
+      const error = this.#closed
+        ? new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
+        : asDeltamapperError(failure ?? new Error('a walker thread ended'))
+      for (const id of [...thread.walks.keys()]) end(thread, id, error)
+      if (!this.#closed) this.#threads[index] = this.#startThread(index)
+    })
+    // An idle walker must not keep the process alive.
+    worker.unref()
+    return thread
+  }
+}
+
+function say({ worker }: Thread, message: ToWalker): void {
+  worker.postMessage(message)
+}
+
+function end(thread: Thread, id: number, outcome: 'complete' | DeltamapperError): void {
+  const walk = thread.walks.get(id)
+  if (!walk) return
+  thread.walks.delete(id)
+  walk.outcome = outcome
+  walk.wake()
+}
