@@ -3,12 +3,12 @@
  */
 import { pino, type Logger } from 'pino'
 import { asDeltamapperError } from '../errors.ts'
+import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
 import { snapshotMetadataBackend } from './backend.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
 import { loadRecordedPool } from './recorded-pool.ts'
 import type { SnapshotSource } from './snapshot-source.ts'
-import { version } from './version.ts'
 import { Walkers } from './walkers.ts'
 
 export interface Agent {
@@ -27,18 +27,17 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   const sources = new Map<string, SnapshotSource>()
   for (const [name, folder] of Object.entries(config.recorded)) sources.set(name, await loadRecordedPool(name, folder))
 
-  const walkers = new Walkers(config.walkers)
+  const walkers = new Walkers(config.walkers, { direct: config.directReads })
   try {
     const server = await startServer({
       listen: config.listen,
       socketMode: config.socketMode,
-      socketGroup: config.socketGroup,
+      ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
       backend: snapshotMetadataBackend(sources, walkers),
-      identity: { driverName: config.driverName, version },
-      isReady: () => true,
+      identity: { driverName: config.driverName },
       logger
     })
-    logger.info({ addresses: server.addresses, sources: [...sources.keys()], version }, 'listening')
+    logger.info({ addresses: server.addresses, sources: [...sources.keys()], version: packageVersion() }, 'listening')
     return {
       addresses: server.addresses,
       async stop() {

@@ -30,6 +30,8 @@ export const agentConfig = z.strictObject({
   recorded: z
     .record(z.string().refine(isHandleName, 'is no source name: letters, digits and + _ . - only'), z.string().min(1))
     .default({}),
+  /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
+  directReads: z.boolean().default(false),
   /** Threads that walk metadata. */
   walkers: z
     .int()

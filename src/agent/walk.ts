@@ -19,6 +19,8 @@ export interface WalkRequest {
   startingOffset: number
   /** The most extents in a message; 0 for as many as are good. */
   maxResults: number
+  /** Read an image around the page cache, as a device is. */
+  direct: boolean
 }
 
 /** What a walk has cost, for the log and the metrics. */
@@ -36,11 +38,11 @@ export interface WalkStatistics {
  * @throws what reading metadata throws, and the refusals of `relation`
  */
 export async function* walkMessages(
-  { base, target, startingOffset, maxResults }: WalkRequest,
+  { base, target, startingOffset, maxResults, direct }: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const metadata = await openPoolMetadata(target.metadataPath)
+  const metadata = await openPoolMetadata(target.metadataPath, { direct })
   try {
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
     let flushed = 0

@@ -24,8 +24,10 @@ interface Walk {
 }
 
 interface Thread {
+  index: number
   worker: Worker
   walks: Map<number, Walk>
+  dead: boolean
 }
 
 export class Walkers {
@@ -33,8 +35,14 @@ export class Walkers {
   #nextId = 0
   #closed = false
 
-  /** @param count threads to run; walks take turns in each */
-  constructor(count: number) {
+  readonly #direct: boolean
+
+  /**
+   * @param count threads to run; walks take turns in each
+   * @param direct read images around the page cache, as devices are
+   */
+  constructor(count: number, { direct = false }: { direct?: boolean } = {}) {
+    this.#direct = direct
     for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
   }
 
@@ -44,7 +52,7 @@ export class Walkers {
   }
 
   /** A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so. */
-  walk(request: WalkRequest, signal: AbortSignal): EncodedStream {
+  walk(request: Omit<WalkRequest, 'direct'>, signal: AbortSignal): EncodedStream {
     const walk: Walk = {
       arrived: [],
       statistics: { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 },
@@ -53,15 +61,16 @@ export class Walkers {
     }
     return {
       capacityBytes: request.target.sizeBytes,
-      messages: this.#messages(request, walk, signal),
+      messages: this.#messages({ ...request, direct: this.#direct }, walk, signal),
       statistics: () => ({ ...walk.statistics })
     }
   }
 
   async *#messages(request: WalkRequest, walk: Walk, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     signal.throwIfAborted()
+    if (this.#closed) throw shuttingDown()
     const id = this.#nextId++
-    const thread = this.#threads.reduce((least, other) => (other.walks.size < least.walks.size ? other : least))
+    const thread = this.#leastBusy()
     const cancel = () => {
       say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(signal.reason)) })
       walk.wake()
@@ -95,11 +104,18 @@ export class Walkers {
     await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
   }
 
+  #leastBusy(): Thread {
+    const least = this.#threads.reduce((one, other) => (other.walks.size < one.walks.size ? other : one))
+    if (!least.dead) return least
+    // Replaced when it is needed, not when it died: a thread that cannot even start must not be started for ever.
+    return (this.#threads[this.#threads.indexOf(least)] = this.#startThread(least.index))
+  }
+
   #startThread(index: number): Thread {
     // The sources run as .ts, the published package as .js.
     const file = new URL(`./walk-worker${extname(import.meta.filename)}`, import.meta.url)
     const worker = new Worker(file, { name: `walker-${index}` })
-    const thread: Thread = { worker, walks: new Map() }
+    const thread: Thread = { index, worker, walks: new Map(), dead: false }
     worker.on('message', (message: FromWalker) => {
       const walk = thread.walks.get(message.id)
       if (!walk) return
@@ -108,19 +124,23 @@ export class Walkers {
       else end(thread, message.id, message.kind === 'end' ? 'complete' : fromPortable(message.error))
       walk.wake()
     })
-    let failure: unknown
-    worker.on('error', (error) => (failure = error))
+    let failure: Error | undefined
+    worker.on('error', (error: Error) => {
+      failure = error
+    })
     worker.on('exit', () => {
-      const error = this.#closed
-        ? new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
-        : asDeltamapperError(failure ?? new Error('a walker thread ended'))
+      thread.dead = true
+      const error = this.#closed ? shuttingDown() : asDeltamapperError(failure ?? new Error('a walker thread ended'))
       for (const id of [...thread.walks.keys()]) end(thread, id, error)
-      if (!this.#closed) this.#threads[index] = this.#startThread(index)
     })
     // An idle walker must not keep the process alive.
     worker.unref()
     return thread
   }
+}
+
+function shuttingDown(): DeltamapperError {
+  return new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
 }
 
 function say({ worker }: Thread, message: ToWalker): void {
