@@ -35,6 +35,10 @@ export const errorRegistry = {
   DM_VOLUMES_DIFFER: { status: 'INVALID_ARGUMENT', summary: 'base and target are snapshots of different volumes' },
   DM_ORDER_REVERSED: { status: 'INVALID_ARGUMENT', summary: 'the base was taken after the target' },
   DM_BASE_LOST: { status: 'FAILED_PRECONDITION', summary: 'the base snapshot no longer exists in the pool' },
+  DM_BASE_CHANGED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base was written to, trimmed or replaced since it was served or taken'
+  },
   DM_SNAPSHOT_CHANGED: {
     status: 'ABORTED',
     summary: 'a snapshot was written to, trimmed or removed while it was read'
@@ -61,6 +65,15 @@ export const errorRegistry = {
   DM_SHUTTING_DOWN: { status: 'UNAVAILABLE', summary: 'the agent is stopping' },
   DM_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'nothing answers at the endpoint' },
   DM_ANSWER_INVALID: { status: 'INTERNAL', summary: 'a server sent an answer that breaks the CSI rules' },
+  DM_NOT_TRACKED: { status: 'FAILED_PRECONDITION', summary: 'changed blocks cannot be told for this snapshot' },
+  DM_SERVER_FAILED: { status: 'INTERNAL', summary: 'a server of another make ended the call with an error of its own' },
+  DM_LIBDEVMAPPER_MISSING: { status: 'FAILED_PRECONDITION', summary: 'libdevmapper is not installed, or too old' },
+  DM_CONTROL_MISSING: { status: 'FAILED_PRECONDITION', summary: "the kernel's device-mapper cannot be reached" },
+  DM_PERMISSION: { status: 'FAILED_PRECONDITION', summary: 'this process may not use device-mapper' },
+  DM_NO_SUCH_DEVICE: { status: 'NOT_FOUND', summary: 'no such device-mapper device' },
+  DM_DEVICE_BUSY: { status: 'UNAVAILABLE', summary: 'a device-mapper device, or what was asked of it, is in use' },
+  DM_CALL_FAILED: { status: 'FAILED_PRECONDITION', summary: 'the kernel or libdevmapper refused a call' },
+  DM_CALL_STUCK: { status: 'UNAVAILABLE', summary: 'a device-mapper call has not come back from the kernel in time' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>
 

@@ -27,10 +27,12 @@ const MAX_BRIDGED_BLOCKS = 8
 export const WINDOW_BLOCKS = 128
 /** Room in a window for wanted and bridged blocks: 1 MiB. */
 const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
+/** Windows kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
+const MAX_SPARE_WINDOWS = 16
 
 /** What reading has cost so far; for logs, metrics and tests. */
 export interface ReadStatistics {
-  /** Metadata blocks asked for and verified (B-tree nodes, superblocks). */
+  /** Metadata blocks asked for (B-tree nodes, superblocks); one that stands in a window twice counts once. */
   nodesRead: number
   /** Bytes transferred, bridged gaps included. */
   bytesRead: number
@@ -134,7 +136,7 @@ export class BlockReader {
   }
 
   release(window: BlockWindow): void {
-    spareWindows.push(window)
+    if (spareWindows.length < MAX_SPARE_WINDOWS) spareWindows.push(window)
   }
 
   /** Reads and verifies one block, hands it to `use`, and returns what that returns. The window is only valid inside `use`. */
@@ -155,7 +157,7 @@ export class BlockReader {
       await this.#fill(window, [block], 1)
       return Buffer.from(window.block(0))
     } finally {
-      spareWindows.push(window)
+      this.release(window)
     }
   }
 
@@ -183,6 +185,7 @@ export class BlockReader {
     const reads: Promise<void>[] = []
     let used = 0
     for (let i = 0; i < count;) {
+      const start = i
       const first = blocks[order[i]]
       const firstSlot = used
       let last = first
@@ -193,7 +196,7 @@ export class BlockReader {
         // A gap may be bridged only while every block still wanted keeps its slot.
         const fits = firstSlot + length + (count - i - 1) <= WINDOW_SLOTS
         if (block > last && (gap > MAX_BRIDGED_BLOCKS || length > MAX_RUN_BLOCKS || !fits)) break
-        if (block > last || length === 1) this.statistics.nodesRead++
+        if (block > last || i === start) this.statistics.nodesRead++
         window.slots[order[i]] = firstSlot + length - 1
         last = block
       }

@@ -76,7 +76,10 @@ export function nodeShape(
   if (maxEntries * (U64_SIZE + size) > METADATA_BLOCK_SIZE - HEADER_BYTES || entries > maxEntries) {
     throw damaged(reader.path, block, `it claims ${entries} of ${maxEntries} entries, which cannot fit`)
   }
-  if (entries === 0 && !isLeaf) throw damaged(reader.path, block, 'it is an internal node without children')
+  // Only a root may be empty: that of a tree without entries. Elsewhere it would hide what was lost.
+  const isRoot = low === ALL_KEYS.low && high === ALL_KEYS.high
+  if (entries === 0 && !(isLeaf && isRoot))
+    throw damaged(reader.path, block, 'it is empty, and no root of an empty tree')
 
   const keys = base + KEYS_WORD
   let previous = low - 1

@@ -56,6 +56,13 @@ export class ExtentBuilder {
     this.#end = block + 1
   }
 
+  /** Adds the blocks `[begin, end)`, all above those added before. */
+  addRun(begin: number, end: number): void {
+    if (begin >= end) return
+    this.add(begin)
+    this.#end = end
+  }
+
   /** Everything that can no longer grow, or undefined when there is nothing. */
   take(): ExtentBatch | undefined {
     if (this.#count === 0) return undefined

@@ -10,12 +10,13 @@
  *
  * 1. *Drop what is shared.* A subtree that stands in both queues of a depth is removed from both, unread.
  * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would have shown
- *    up there: its whole range lies below the other's horizon at that depth.
+ *    up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that spans half of a sparse
+ *    volume would have to wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
  * `allocated` is the same walk with no base: everything differs from nothing.
  */
-import { type BlockReader, type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
+import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
 import { ALL_KEYS, heightBelow, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
@@ -38,13 +39,23 @@ export interface MappingDelta {
   blockBytes: number
   /** Size of the target in bytes: extents end there. */
   sizeBytes: number
-  /** First data block of interest. */
+  /** First data block of interest; Infinity for none. */
   firstBlock: number
   /**
    * From this block on the base has nothing that a backup of it could hold, so that everything mapped counts as changed, even where
    * both trees agree (a volume that shrank and grew again). Infinity when the base is as large as the target.
    */
   baseEndBlock: number
+  /**
+   * The pool's time at which the base became a snapshot: a mapping of that time or later shows that it was written to since, and ends the
+   * walk with DM_BASE_CHANGED. Infinity where the base need not be a snapshot.
+   */
+  baseTakenAt: number
+  /**
+   * Data blocks from 0 on that an external origin provides wherever the target maps nothing: all of them count as allocated. 0 without
+   * one. Two snapshots with the same origin differ only where their trees do.
+   */
+  originBlocks: number
   signal?: AbortSignal | undefined
 }
 
@@ -81,13 +92,18 @@ class CoWalk {
   /** Windows of leaves under way, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
+  /** Both trees have been put level: equal depth means equal height. */
+  #level = false
 
   constructor(delta: MappingDelta) {
     this.#delta = delta
-    const range = { low: delta.firstBlock, high: Math.ceil(delta.sizeBytes / delta.blockBytes) }
-    this.#base = new Frontier(delta.reader, range)
+    const end = Math.ceil(delta.sizeBytes / delta.blockBytes)
+    const originEnd = Math.min(delta.originBlocks, end)
+    const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
+    this.#base = new Frontier(delta.reader, range, delta.baseTakenAt)
     this.#target = new Frontier(delta.reader, range)
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
+    this.extents.addRun(delta.firstBlock, originEnd)
   }
 
   /** Reads the two roots and finds out which tree is taller, so that from here on equal depth means equal height. */
@@ -103,6 +119,7 @@ class CoWalk {
     const [baseQueue, targetQueue] = [base.queue(1), target.queue(1)]
     // A tree that is just a leaf, or not there, has no subtrees to share. Two roots with a child in common are of one height.
     if (baseQueue.tail === 0 || targetQueue.tail === 0) return
+    this.#level = true
     if (!queuedBlocks(baseQueue).isDisjointFrom(queuedBlocks(targetQueue))) return
     const taller = (await this.#heightOfFirst(targetQueue)) - (await this.#heightOfFirst(baseQueue))
     if (taller > 0) base.lower(taller)
@@ -144,9 +161,10 @@ class CoWalk {
 
   /** Takes in the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at their end. */
   async advance(): Promise<boolean> {
-    const leafDepth = this.#base.leafDepth ?? this.#target.leafDepth
-    const depth = leafDepth ?? Math.max(this.#base.queues.length, this.#target.queues.length) - 1
-    while (this.#ahead.length < (leafDepth === undefined ? 1 : WINDOWS_AHEAD)) {
+    // The leaves of the taller tree. Those of a tree that was not put level with it are shallower, and read on the way there.
+    const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
+    const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
+    while (this.#ahead.length < (atLeaves ? WINDOWS_AHEAD : 1)) {
       const reading = await this.#read(depth, this.#leavesAtOnce)
       if (!reading) break
       this.#ahead.push(reading)
@@ -168,7 +186,7 @@ class CoWalk {
     for (;;) {
       const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
       this.#dropShared(base, target)
-      // Rule 2: what reaches beyond this bound might still turn out to be shared.
+      // Rule 2: what begins beyond this bound might still turn out to be shared.
       const bound = Math.min(this.#base.horizon(depth), this.#target.horizon(depth))
       const ready = countBelow(base, bound, wanted) + countBelow(target, bound, wanted)
       if (ready < wanted && depth > 0) {
@@ -201,7 +219,7 @@ class CoWalk {
     target.tail = target.compared = keptT
   }
 
-  /** Starts to read the `count` lowest subtrees of both queues of a depth that lie below `bound`. */
+  /** Starts to read the `count` lowest subtrees of both queues of a depth that begin below `bound`. */
   #startReading(depth: number, bound: number, count: number): Reading {
     const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
     const sides: Frontier[] = []
@@ -229,6 +247,11 @@ class CoWalk {
     } finally {
       reader.release(window)
     }
+    const [baseLeaves, targetLeaves] = [this.#base.leafDepth, this.#target.leafDepth]
+    if (this.#level && baseLeaves !== undefined && targetLeaves !== undefined && baseLeaves !== targetLeaves) {
+      const { baseRoot, targetRoot } = this.#delta
+      throw damaged(reader.path, targetRoot, `the trees below it and below block ${baseRoot} have leaves at odd depths`)
+    }
   }
 
   async #heightOfFirst({ head, blocks, lows, highs }: SubtreeQueue): Promise<number> {
@@ -241,16 +264,16 @@ function queuedBlocks({ blocks, head, tail }: SubtreeQueue): Set<number> {
   return new Set(blocks.subarray(head, tail))
 }
 
-/** How many subtrees that wait lie wholly below `bound`; counts no further than `most`. */
-function countBelow({ highs, asked, tail }: SubtreeQueue, bound: number, most: number): number {
+/** How many subtrees that wait begin below `bound`; counts no further than `most`. */
+function countBelow({ lows, asked, tail }: SubtreeQueue, bound: number, most: number): number {
   let i = asked
-  while (i < tail && i - asked < most && highs[i] <= bound) i++
+  while (i < tail && i - asked < most && lows[i] < bound) i++
   return i - asked
 }
 
-/** The lowest key of the next subtree that waits, if that lies wholly below `bound`; else Infinity. */
-function nextLow({ lows, highs, asked, tail }: SubtreeQueue, bound: number): number {
-  return asked < tail && highs[asked] <= bound ? lows[asked] : Infinity
+/** The lowest key of the next subtree that waits, if that is below `bound`; else Infinity. */
+function nextLow({ lows, asked, tail }: SubtreeQueue, bound: number): number {
+  return asked < tail && lows[asked] < bound ? lows[asked] : Infinity
 }
 
 function keep(queue: SubtreeQueue, from: number, to: number): void {

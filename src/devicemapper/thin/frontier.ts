@@ -11,6 +11,7 @@
  * is: the mappings, then the deepest queue, and so on up. Depth is counted from the top of the taller of the trees that are walked
  * together, so that a subtree they share stands at the same depth in both.
  */
+import { DeltamapperError } from '../../errors.ts'
 import { damaged, type BlockReader } from '../block-reader.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, nodeShape, U64_SIZE } from '../btree.ts'
 
@@ -96,12 +97,18 @@ export class Frontier {
   readonly queues: SubtreeQueue[] = [new SubtreeQueue()]
   readonly #reader: BlockReader
   readonly #range: KeyRange
+  readonly #takenAt: number
   #leafDepth: number | undefined
 
-  /** @param range virtual blocks that matter: `low` inclusive, `high` exclusive; nothing else is read */
-  constructor(reader: BlockReader, range: KeyRange) {
+  /**
+   * @param range virtual blocks that matter: `low` inclusive, `high` exclusive; nothing else is read
+   * @param takenAt the pool's time at which this tree should have become read-only: a mapping of that time or later is refused.
+   *   Infinity for a tree that may have been written to at any time
+   */
+  constructor(reader: BlockReader, range: KeyRange, takenAt = Infinity) {
     this.#reader = reader
     this.#range = range
+    this.#takenAt = takenAt
   }
 
   /** The depth at which this tree's leaves are; undefined until the first one was read. */
@@ -150,13 +157,16 @@ export class Frontier {
       const { mappings } = this
       mappings.reserve(node.entries)
       const { keys, data } = mappings
+      const takenAt = this.#takenAt
       let to = mappings.tail
       for (let i = 0, k = node.keys, v = node.values; i < node.entries; i++, k += 2, v += 2) {
         const key = words[k] + words[k + 1] * 2 ** 32
         if (key < first) continue
         if (key >= end) break
+        // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
+        // device: what a snapshot got from its origin is older than itself.
+        if ((words[v] & 0xffffff) >= takenAt) throw writtenTo(key)
         keys[to] = key
-        // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time); the time says nothing about the content.
         data[to++] = words[v + 1] * 256 + (words[v] >>> 24)
       }
       mappings.tail = to
@@ -174,4 +184,12 @@ export class Frontier {
   #uneven(block: number) {
     return damaged(this.#reader.path, block, 'it stands at a depth where its tree cannot have such a node')
   }
+}
+
+function writtenTo(block: number): DeltamapperError {
+  return new DeltamapperError(
+    'DM_BASE_CHANGED',
+    `the base was written to after it was taken (its data block ${block}, for one)`,
+    'take a full backup, and keep snapshots that are backed up read-only'
+  )
 }

@@ -9,11 +9,14 @@
 import { DeltamapperError } from '../../errors.ts'
 import { BlockReader, damaged, type ReadStatistics } from '../block-reader.ts'
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
-import { METADATA_BLOCK_SIZE } from '../checksum.ts'
+import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import { changedExtents } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
 import { parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
+
+/** How often to look again at metadata that changed meanwhile, before giving up. */
+const MOST_LOOKS = 100
 
 /** Which state of the pool is looked at. */
 export type MetadataView = 'live' | 'metadata-snapshot'
@@ -25,6 +28,18 @@ export interface ThinDevice {
   details: DeviceDetails
 }
 
+/**
+ * What stays the same about a snapshot as long as nobody writes to it or trims it. Every change moves the root to another block; a later
+ * one may move it back, but hardly with the same content, which its checksum stands for.
+ */
+export interface Fingerprint {
+  creationTime: number
+  mappedBlocks: number
+  root: number
+  /** The checksum that the root node carries, unsigned. */
+  rootChecksum: number
+}
+
 export interface AllocatedQuestion {
   /** Thin device id, 0 to 2^24 - 1. */
   deviceId: number
@@ -32,6 +47,8 @@ export interface AllocatedQuestion {
   sizeBytes?: number | undefined
   /** Extents that end at or before this byte are left out; it is rounded down to a data block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
+  /** Size in bytes of the external origin that shows wherever the device maps nothing; all of it counts as allocated. */
+  externalOriginBytes?: number | undefined
   signal?: AbortSignal | undefined
 }
 
@@ -40,6 +57,10 @@ export interface DeltaQuestion {
   targetId: number
   /** Size of the base in bytes; by default as large as the target. */
   baseSizeBytes?: number | undefined
+  /** Whether the base is known to be a snapshot, which nobody should have written to: then a block written to since is found out. */
+  baseIsSnapshot?: boolean | undefined
+  /** Given: the blocks that the external origin provides count as changed, whatever the trees say of them. */
+  externalOriginBytes?: number | undefined
   /** Size of the target in bytes; by default up to the end of its highest mapping. */
   sizeBytes?: number | undefined
   startingOffset?: number | undefined
@@ -67,10 +88,10 @@ export async function openPoolMetadata(
         "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
       )
     }
-    const live = parseThinSuperblock(await reader.readRaw(0), 0, path)
-    if (liveRoot || live.heldRoot === 0) return new PoolMetadata(reader, live, 'live', live.heldRoot)
-    const held = parseThinSuperblock(await reader.readRaw(live.heldRoot), live.heldRoot, path)
-    return new PoolMetadata(reader, held, 'metadata-snapshot', live.heldRoot)
+    const { superblock } = await readSuperblock(reader, 0)
+    const view = liveRoot || superblock.heldRoot === 0 ? 'live' : 'metadata-snapshot'
+    const seen = view === 'live' ? superblock : (await readSuperblock(reader, superblock.heldRoot)).superblock
+    return new PoolMetadata(reader, seen, view, superblock.heldRoot)
   } catch (error) {
     await reader.close()
     throw error
@@ -118,7 +139,7 @@ export class PoolMetadata {
         `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`
       )
     }
-    const device = await findDevice(this.#reader, this.superblock, id, signal)
+    const device = await this.#settled((superblock) => findDevice(this.#reader, superblock, id, signal))
     if (!device) {
       throw new DeltamapperError(
         'DM_DEVICE_NOT_FOUND',
@@ -132,13 +153,32 @@ export class PoolMetadata {
     return device
   }
 
+  /** @param device as this view knows it; its root is read once more */
+  async fingerprint({ root, details }: ThinDevice, signal?: AbortSignal): Promise<Fingerprint> {
+    const rootChecksum = await this.#reader.read(
+      root,
+      checksumSalt.btreeNode,
+      ({ words, slots }) => words[(slots[0] * METADATA_BLOCK_SIZE) / 4],
+      signal
+    )
+    return { creationTime: details.creationTime, mappedBlocks: details.mappedBlocks, root, rootChecksum }
+  }
+
   async deviceDetails(id: number): Promise<DeviceDetails> {
     return (await this.device(id)).details
   }
 
-  /** All devices of the view, by ascending id; a few blocks in memory however many there are. */
+  /**
+   * All devices of the view, by ascending id. A few blocks in memory however many there are; from the live root of a device, which may
+   * change under a longer look, they are all read before the first is handed out.
+   */
   async *devices(signal?: AbortSignal): AsyncGenerator<ThinDevice> {
-    const { mappingRoot, detailsRoot } = this.superblock
+    if (this.#reader.isDevice)
+      yield* await this.#settled((superblock) => Array.fromAsync(this.#listed(superblock, signal)))
+    else yield* this.#listed(this.superblock, signal)
+  }
+
+  async *#listed({ mappingRoot, detailsRoot }: ThinSuperblock, signal?: AbortSignal): AsyncGenerator<ThinDevice> {
     const roots = entries(this.#reader, mappingRoot, U64_SIZE, u64, signal)
     for await (const { key: id, value: details } of entries(
       this.#reader,
@@ -148,7 +188,7 @@ export class PoolMetadata {
       signal
     )) {
       const next = await roots.next()
-      if (next.done || next.value.key !== id) throw this.#inconsistent(id)
+      if (next.done || next.value.key !== id) throw this.#inconsistent(next.done ? id : Math.min(id, next.value.key))
       yield { id, root: next.value.value, details }
     }
     const rest = await roots.next()
@@ -164,18 +204,20 @@ export class PoolMetadata {
    * What changed between two devices of the pool: every block that is mapped elsewhere, newly mapped or no longer mapped, and
    * everything the target maps beyond the base's size.
    */
-  async delta({ baseId, targetId, baseSizeBytes, ...rest }: DeltaQuestion): Promise<ExtentStream> {
-    return this.#answer(await this.device(baseId, rest.signal), { deviceId: targetId, ...rest }, baseSizeBytes)
+  async delta({ baseId, targetId, baseSizeBytes, baseIsSnapshot, ...rest }: DeltaQuestion): Promise<ExtentStream> {
+    const base = await this.device(baseId, rest.signal)
+    const takenAt = baseIsSnapshot ? base.details.creationTime : Infinity
+    return this.#answer({ device: base, sizeBytes: baseSizeBytes, takenAt }, { deviceId: targetId, ...rest })
   }
 
   async #answer(
-    base: ThinDevice | undefined,
-    { deviceId, sizeBytes, startingOffset = 0, signal }: AllocatedQuestion,
-    baseSizeBytes?: number
+    base: { device: ThinDevice; sizeBytes: number | undefined; takenAt: number } | undefined,
+    { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, signal }: AllocatedQuestion
   ): Promise<ExtentStream> {
     const target = await this.device(deviceId, signal)
+    for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
     const capacityBytes = sizeBytes ?? (await this.mappedEnd(target, signal))
-    if (startingOffset < 0 || startingOffset > capacityBytes) {
+    if (!(startingOffset >= 0 && startingOffset <= capacityBytes)) {
       throw new DeltamapperError(
         'DM_OFFSET_OUT_OF_RANGE',
         `starting offset ${startingOffset} is outside the volume of ${capacityBytes} bytes`,
@@ -185,73 +227,125 @@ export class PoolMetadata {
     const { dataBlockBytes } = this.superblock
     const extents = changedExtents({
       reader: this.#reader,
-      baseRoot: base?.root,
+      baseRoot: base?.device.root,
       targetRoot: target.root,
       blockBytes: dataBlockBytes,
       sizeBytes: capacityBytes,
-      firstBlock: Math.floor(startingOffset / dataBlockBytes),
+      // At the very end nothing is left, not even of a last block that the end cuts in two.
+      firstBlock: startingOffset < capacityBytes ? Math.floor(startingOffset / dataBlockBytes) : Infinity,
       // Only what lies beyond a *smaller* base is missing from every backup of it.
       baseEndBlock:
-        baseSizeBytes !== undefined && baseSizeBytes < capacityBytes
-          ? Math.floor(baseSizeBytes / dataBlockBytes)
+        base?.sizeBytes !== undefined && base.sizeBytes < capacityBytes
+          ? Math.floor(base.sizeBytes / dataBlockBytes)
           : Infinity,
+      baseTakenAt: base?.takenAt ?? Infinity,
+      originBlocks: Math.ceil(externalOriginBytes / dataBlockBytes),
       signal
     })
-    const devices = base ? [base, target] : [target]
-    return { capacityBytes, batches: this.#reader.isDevice ? this.#validated(extents, devices) : extents }
+    const devices = base ? [base.device, target] : [target]
+    return { capacityBytes, batches: this.#reader.isDevice ? this.#validated(extents, devices, signal) : extents }
   }
 
-  /** Where the device's highest mapping ends, in bytes: the best guess at a size that thin metadata does not hold. */
-  async mappedEnd({ root }: ThinDevice, signal?: AbortSignal): Promise<number> {
+  /**
+   * Where the device's highest mapping ends, in bytes: the best guess at a size that thin metadata does not hold.
+   *
+   * @throws DM_METADATA_UNSUPPORTED when that is beyond 2^53, where byte offsets would no longer be exact
+   */
+  async mappedEnd({ id, root }: ThinDevice, signal?: AbortSignal): Promise<number> {
     const highest = await highestKey(this.#reader, root, U64_SIZE, signal)
-    return highest === undefined ? 0 : (highest + 1) * this.superblock.dataBlockBytes
+    const end = highest === undefined ? 0 : (highest + 1) * this.superblock.dataBlockBytes
+    if (end > Number.MAX_SAFE_INTEGER) {
+      throw new DeltamapperError(
+        'DM_METADATA_UNSUPPORTED',
+        `thin device ${id} of ${this.path} maps bytes beyond 2^53`,
+        'give its size, if it is smaller than that'
+      )
+    }
+    return end
   }
 
   /** Lets a batch pass only after the devices it speaks of were found unchanged. */
-  async *#validated(extents: AsyncGenerator<ExtentBatch>, devices: ThinDevice[]): AsyncGenerator<ExtentBatch> {
+  async *#validated(
+    extents: AsyncGenerator<ExtentBatch>,
+    devices: ThinDevice[],
+    signal: AbortSignal | undefined
+  ): AsyncGenerator<ExtentBatch> {
+    const pinned = await this.#fingerprints(devices)
+    const checkUnchanged = async () => {
+      signal?.throwIfAborted()
+      const now = await this.#fingerprints(devices)
+      const changed = devices.findIndex((_, i) => !sameFingerprint(now[i], pinned[i]))
+      if (changed >= 0) throw this.#changed(devices[changed])
+    }
     try {
       for await (const batch of extents) {
-        await this.#checkUnchanged(devices)
+        await checkUnchanged()
         yield batch
       }
     } catch (error) {
       // A node that was freed and is being overwritten looks damaged. Only if the snapshots are still the same, it is.
-      if (error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED') await this.#checkUnchanged(devices)
+      if (isDamage(error)) await checkUnchanged()
       throw error
     }
-    await this.#checkUnchanged(devices)
+    await checkUnchanged()
   }
 
-  /** @throws DM_SNAPSHOT_CHANGED unless each device is still the one that was asked about, with the tree it had then */
-  async #checkUnchanged(devices: ThinDevice[]): Promise<void> {
-    const now = await this.#currentSuperblock()
-    for (const { id, root, details } of devices) {
-      const found = await findDevice(this.#reader, now, id)
-      if (
-        found?.root !== root ||
-        found.details.creationTime !== details.creationTime ||
-        found.details.mappedBlocks !== details.mappedBlocks
-      ) {
-        throw new DeltamapperError(
-          'DM_SNAPSHOT_CHANGED',
-          `thin device ${id} of ${this.path} was written to, trimmed or removed while it was read`,
-          'ask again; if it happens again, take the snapshot read-only'
-        )
+  /** What the devices look like now. @throws DM_SNAPSHOT_CHANGED when one is gone, or has another root than it was handed out with */
+  async #fingerprints(devices: ThinDevice[]): Promise<Fingerprint[]> {
+    return this.#settled(async (superblock) => {
+      const fingerprints: Fingerprint[] = []
+      for (const device of devices) {
+        const found = await findDevice(this.#reader, superblock, device.id)
+        if (found?.root !== device.root) throw this.#changed(device)
+        fingerprints.push(await this.fingerprint(found))
       }
-    }
+      return fingerprints
+    })
   }
 
-  async #currentSuperblock(): Promise<ThinSuperblock> {
-    const live = parseThinSuperblock(await this.#reader.readRaw(0), 0, this.path)
-    if (this.view === 'live') return live
-    if (live.heldRoot !== this.heldRoot) {
-      throw new DeltamapperError(
-        'DM_SNAPSHOT_CHANGED',
-        `the metadata snapshot in ${this.path} was released while it was read`,
-        'ask again'
+  /**
+   * A look that no commit has disturbed. Blocks that one commit has freed may be overwritten once the next is under way, and then still
+   * be intact and in their place; so the superblock has to be the same before and after. A look at a file needs no second one.
+   */
+  async #settled<T>(look: (superblock: ThinSuperblock) => Promise<T>): Promise<T> {
+    if (!this.#reader.isDevice) return look(this.superblock)
+    for (let attempt = 0; attempt < MOST_LOOKS; attempt++) {
+      const before = await readSuperblock(this.#reader, 0)
+      const seen = this.view === 'live' ? before.superblock : this.#held(before.superblock)
+      const looked = await look(seen).then(
+        (value) => ({ value }),
+        (error: unknown) => ({ error })
       )
+      const after = await readSuperblock(this.#reader, 0)
+      const undisturbed =
+        this.view === 'live' ? before.block.equals(after.block) : after.superblock.heldRoot === this.heldRoot
+      if (!undisturbed) continue
+      if ('error' in looked) throw looked.error
+      return looked.value
     }
-    return parseThinSuperblock(await this.#reader.readRaw(this.heldRoot), this.heldRoot, this.path)
+    throw new DeltamapperError(
+      'DM_READ_FAILED',
+      `the pool in ${this.path} commits faster than its metadata can be read`,
+      'ask again when it is less busy'
+    )
+  }
+
+  /** The metadata snapshot's own superblock, provided it is still held. */
+  #held({ heldRoot }: ThinSuperblock): ThinSuperblock {
+    if (heldRoot === this.heldRoot) return this.superblock
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `the metadata snapshot in ${this.path} was released while it was read`,
+      'ask again'
+    )
+  }
+
+  #changed({ id }: ThinDevice): DeltamapperError {
+    return new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `thin device ${id} of ${this.path} was written to, trimmed or removed while it was read`,
+      'ask again; if it happens again, take the snapshot read-only'
+    )
   }
 
   #inconsistent(id: number): DeltamapperError {
@@ -261,6 +355,39 @@ export class PoolMetadata {
       `thin device ${id} is in only one of the tree below it and that of the device details below block ${this.superblock.detailsRoot}`
     )
   }
+}
+
+function checkSize(bytes: number | undefined): void {
+  if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
+  throw new DeltamapperError('DM_ARGUMENT_INVALID', `${bytes} is no size`, 'give a whole number of bytes below 2^53')
+}
+
+export function sameFingerprint(one: Fingerprint, other: Fingerprint): boolean {
+  return (
+    one.creationTime === other.creationTime &&
+    one.mappedBlocks === other.mappedBlocks &&
+    one.root === other.root &&
+    one.rootChecksum === other.rootChecksum
+  )
+}
+
+/** Reads a superblock; on a device as often as it takes to catch it between two writes. */
+async function readSuperblock(
+  reader: BlockReader,
+  block: number
+): Promise<{ block: Buffer; superblock: ThinSuperblock }> {
+  for (let attempt = 1; ; attempt++) {
+    const content = await reader.readRaw(block)
+    try {
+      return { block: content, superblock: parseThinSuperblock(content, block, reader.path) }
+    } catch (error) {
+      if (!isDamage(error) || !reader.isDevice || attempt === MOST_LOOKS) throw error
+    }
+  }
+}
+
+function isDamage(error: unknown): boolean {
+  return error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED'
 }
 
 async function findDevice(
