@@ -46,6 +46,8 @@ export class BlockWindow {
   readonly words: Uint32Array
   /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
   readonly slots = new Uint32Array(WINDOW_BLOCKS)
+  /** What each slot's checksum covers; made once, because making a view costs as much as a quarter of the checksum. */
+  readonly #covered: Buffer[] = []
 
   constructor() {
     const pages = (WINDOW_SLOTS * METADATA_BLOCK_SIZE) / 65536
@@ -58,6 +60,19 @@ export class BlockWindow {
   block(i: number): Buffer {
     const start = this.slots[i] * METADATA_BLOCK_SIZE
     return this.bytes.subarray(start, start + METADATA_BLOCK_SIZE)
+  }
+
+  /** Index in `words` of the i-th requested block's first word. */
+  firstWord(i: number): number {
+    return (this.slots[i] * METADATA_BLOCK_SIZE) / 4
+  }
+
+  /** The kind of block, by its checksum, that the i-th requested one is (see checksum.ts). */
+  salt(i: number): number {
+    const slot = this.slots[i]
+    const start = slot * METADATA_BLOCK_SIZE
+    this.#covered[slot] ??= this.bytes.subarray(start + 4, start + METADATA_BLOCK_SIZE)
+    return impliedSalt(this.words[this.firstWord(i)], this.#covered[slot])
   }
 }
 
@@ -127,7 +142,7 @@ export class BlockReader {
     const window = spareWindows.pop() ?? new BlockWindow()
     try {
       await this.#fill(window, blocks, count)
-      for (let i = 0; i < count; i++) this.#verify(window.block(i), blocks[i], salt)
+      for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
       return window
     } catch (error) {
       this.release(window)
@@ -165,10 +180,11 @@ export class BlockReader {
     await this.#file.close()
   }
 
-  #verify(block: Buffer, blockNumber: number, salt: number): void {
-    if (impliedSalt(block) !== salt) throw damaged(this.path, blockNumber, 'its checksum is wrong')
-    const own = block.readUInt32LE(8) + block.readUInt32LE(12) * 2 ** 32
-    if (own !== blockNumber) throw damaged(this.path, blockNumber, `it says that it is block ${own}`)
+  #verify(window: BlockWindow, i: number, block: number, salt: number): void {
+    if (window.salt(i) !== salt) throw damaged(this.path, block, 'its checksum is wrong')
+    const first = window.firstWord(i)
+    const own = window.words[first + 2] + window.words[first + 3] * 2 ** 32
+    if (own !== block) throw damaged(this.path, block, `it says that it is block ${own}`)
   }
 
   /** Brings the blocks into the window, in as few requests as their neighbourhood allows; all requests are under way at once. */

@@ -18,7 +18,12 @@ export const checksumSalt = {
   btreeNode: 121107
 } as const
 
-/** The salt that would make the block's stored checksum right, unsigned. `block` holds exactly METADATA_BLOCK_SIZE bytes. */
-export function impliedSalt(block: Buffer): number {
-  return (crc32c(block.subarray(4)) ^ 0xffffffff ^ block.readInt32LE(0)) >>> 0
+/**
+ * The salt that would make a block's stored checksum right, unsigned.
+ *
+ * @param stored the block's first word
+ * @param covered the rest of the block: bytes 4 to 4095
+ */
+export function impliedSalt(stored: number, covered: Buffer): number {
+  return (crc32c(covered) ^ 0xffffffff ^ stored) >>> 0
 }

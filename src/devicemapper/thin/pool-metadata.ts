@@ -158,7 +158,7 @@ export class PoolMetadata {
     const rootChecksum = await this.#reader.read(
       root,
       checksumSalt.btreeNode,
-      ({ words, slots }) => words[(slots[0] * METADATA_BLOCK_SIZE) / 4],
+      (window) => window.words[window.firstWord(0)],
       signal
     )
     return { creationTime: details.creationTime, mappedBlocks: details.mappedBlocks, root, rootChecksum }

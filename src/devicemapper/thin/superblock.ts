@@ -43,7 +43,7 @@ export interface ThinSuperblock {
  * @throws DM_METADATA_FOREIGN when this was never thin metadata; DM_METADATA_DAMAGED; DM_METADATA_UNSUPPORTED
  */
 export function parseThinSuperblock(block: Buffer, blockNumber: number, path: string): ThinSuperblock {
-  const salt = impliedSalt(block)
+  const salt = impliedSalt(block.readUInt32LE(0), block.subarray(4))
   const magic = block.readBigUInt64LE(32)
   if (salt !== checksumSalt.thinSuperblock) {
     if (magic !== THIN_MAGIC && blockNumber === 0) throw foreign(path, salt, magic)
