@@ -1,0 +1,210 @@
+/**
+ * A client of csi.v1.SnapshotMetadata: deltamapper's own agent, or any other CSI driver's socket.
+ *
+ * It trusts the server with nothing: each message is decoded strictly and held against the rules of the stream (stream-rules.ts)
+ * before any of it is handed on, and a stream that ended other than OK throws.
+ */
+import { Client, credentials, type ClientReadableStream, type MethodDefinition, type ServiceError } from '@grpc/grpc-js'
+import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
+import { DeltamapperError } from '../errors.ts'
+import { parseAddress, type Address } from './address.ts'
+import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
+import { getMetadataAllocated, getMetadataDelta } from './protos.ts'
+import { fromStatus } from './status.ts'
+import { StreamRules } from './stream-rules.ts'
+
+/** What both calls take. */
+export interface CallOptions {
+  /** Bytes; extents that end at or before it are left out. To resume: the end of the last extent received. Default 0. */
+  readonly startingOffset?: number | bigint
+  /** The most extents in a message; 0, the default, leaves it to the server. */
+  readonly maxResults?: number
+  /** Ends the call and makes whatever waits for it throw DM_CANCELLED (or the signal's reason, if that is a DeltamapperError). */
+  readonly signal?: AbortSignal
+  /** Milliseconds until the whole answer must be there; else DM_DEADLINE_EXCEEDED. No limit unless given. */
+  readonly deadlineMs?: number
+}
+
+export interface SnapshotMetadataClient {
+  /**
+   * What is allocated in a snapshot. Resolves with the first message. Its `batches` can be iterated once; leaving the loop early ends the
+   * call, and so does the signal or `close`. Extents may touch: they come as the server cut them.
+   *
+   * @throws the server's error; DM_UNREACHABLE when nothing answers; DM_ANSWER_INVALID when the answer breaks the rules
+   */
+  allocated(request: { readonly snapshotId: string } & CallOptions): Promise<ExtentStream>
+  /** What changed from the base to the target; otherwise as `allocated`. */
+  delta(
+    request: { readonly baseSnapshotId: string; readonly targetSnapshotId: string } & CallOptions
+  ): Promise<ExtentStream>
+  /** Ends every call and closes the connection. */
+  close(): void
+}
+
+export interface ConnectOptions {
+  /** Larger messages are refused. Default 4 MiB, gRPC's own and the CSI sidecar's limit. */
+  readonly maximumMessageBytes?: number
+}
+
+/**
+ * A client for the server at `address` (see address.ts). Connects with the first call, and again after a loss.
+ *
+ * @throws DM_CONFIG_INVALID for an address that is none
+ */
+export function connect(
+  address: string,
+  { maximumMessageBytes = 4 * 1024 * 1024 }: ConnectOptions = {}
+): SnapshotMetadataClient {
+  const parsed = parseAddress(address)
+  const client = new Client(grpcTarget(parsed), credentials.createInsecure(), {
+    'grpc.max_receive_message_length': maximumMessageBytes,
+    // The default window of 64 KiB would make the server wait for us in the middle of each message.
+    'grpc-node.flow_control_window': flowControlWindowBytes,
+    // A call that fails says so at once: whoever called decides whether to call again, and from where.
+    'grpc.enable_retries': 0,
+    // How long a call may fail because an earlier one did, without trying again.
+    'grpc.initial_reconnect_backoff_ms': 100,
+    'grpc.max_reconnect_backoff_ms': 1000,
+    'grpc.use_local_subchannel_pool': 1,
+    'grpc.enable_http_proxy': 0,
+    'grpc.enable_channelz': 0
+  })
+  const closing = new AbortController()
+  const withClosing = (signal: AbortSignal | undefined) =>
+    signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal])
+  return {
+    async allocated({ snapshotId, signal, ...options }) {
+      const request = { snapshotId, ...requestNumbers(options) }
+      return call(client, parsed, getMetadataAllocated, request, withClosing(signal), options.deadlineMs)
+    },
+    async delta({ baseSnapshotId, targetSnapshotId, signal, ...options }) {
+      const request = { baseSnapshotId, targetSnapshotId, ...requestNumbers(options) }
+      return call(client, parsed, getMetadataDelta, request, withClosing(signal), options.deadlineMs)
+    },
+    close() {
+      // grpc-js lets calls go on over a closed client.
+      closing.abort(
+        new DeltamapperError('DM_CANCELLED', 'the client was closed before the answer was complete', 'call again')
+      )
+      client.close()
+    }
+  }
+}
+
+const flowControlWindowBytes = 1024 * 1024
+
+function grpcTarget(address: Address): string {
+  if (address.kind === 'unix') return `unix:${address.path}`
+  return address.host === '::1' ? `ipv6:[::1]:${address.port}` : `ipv4:${address.host}:${address.port}`
+}
+
+/** The numbers as the wire takes them. What the server would refuse goes through: it is the server's to say so. */
+function requestNumbers({ startingOffset = 0, maxResults = 0 }: CallOptions) {
+  const isInt64 =
+    typeof startingOffset === 'number'
+      ? Number.isSafeInteger(startingOffset)
+      : BigInt.asIntN(64, startingOffset) === startingOffset
+  if (!isInt64) throw unsendable('starting offset', startingOffset)
+  if ((maxResults | 0) !== maxResults) throw unsendable('number of results', maxResults)
+  return { startingOffset: BigInt(startingOffset), maxResults }
+}
+
+function unsendable(what: string, value: number | bigint): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', `${value} cannot be sent as a ${what}`, 'give a smaller integer')
+}
+
+async function call<Request extends { startingOffset: bigint; maxResults: number }>(
+  client: Client,
+  address: Address,
+  method: MethodDefinition<Request, Uint8Array>,
+  request: Request,
+  signal: AbortSignal,
+  deadlineMs: number | undefined
+): Promise<ExtentStream> {
+  if (signal.aborted) throw cancelled(signal)
+  const stream = client.makeServerStreamRequest(
+    method.path,
+    method.requestSerialize,
+    method.responseDeserialize,
+    request,
+    deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
+  )
+  const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
+  const messages = decoded(stream, rules, address, signal)
+  const first = await messages.next()
+  if (first.done) {
+    throw new DeltamapperError(
+      'DM_ANSWER_INVALID',
+      `${address.text} ended the answer without a message, so the capacity is not known`,
+      'if the server is not deltamapper, that may be its way to say that nothing was found: ask it by other means'
+    )
+  }
+  let iterated = false
+  return {
+    capacityBytes: first.value.capacityBytes,
+    batches: {
+      [Symbol.asyncIterator]() {
+        if (iterated) throw new TypeError('an answer can be read once')
+        iterated = true
+        return batches(first.value, messages)
+      }
+    }
+  }
+}
+
+/** The messages as batches, without empty ones. Ends the call when left early. */
+async function* batches(
+  first: BlockMetadataMessage,
+  rest: AsyncGenerator<BlockMetadataMessage, void>
+): AsyncGenerator<ExtentBatch, void> {
+  try {
+    if (first.count > 0) yield first
+    for await (const message of rest) if (message.count > 0) yield message
+  } finally {
+    await rest.return()
+  }
+}
+
+/**
+ * Decodes and checks one message after the other into the same memory. grpc-js holds up to 16 messages more, and the server waits once
+ * those and the flow control window are full.
+ */
+async function* decoded(
+  stream: ClientReadableStream<Uint8Array>,
+  rules: StreamRules,
+  address: Address,
+  signal: AbortSignal
+): AsyncGenerator<BlockMetadataMessage, void> {
+  const message = new BlockMetadataMessage()
+  const cancel = () => stream.cancel()
+  signal.addEventListener('abort', cancel, { once: true })
+  // A cancelled stream reports its end as an error, to nobody once the loop below has been left.
+  stream.on('error', () => undefined)
+  try {
+    for await (const bytes of stream) {
+      // Messages that were here before the cancellation.
+      if (signal.aborted) throw cancelled(signal)
+      decodeBlockMetadata(bytes as Uint8Array, message)
+      rules.check(message)
+      yield message
+    }
+  } catch (error) {
+    if (error instanceof DeltamapperError) throw error
+    if (signal.aborted) throw cancelled(signal)
+    if (isServiceError(error)) throw fromStatus(error, address.text)
+    throw error
+  } finally {
+    signal.removeEventListener('abort', cancel)
+    stream.cancel()
+  }
+}
+
+function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && typeof (error as Partial<ServiceError>).code === 'number'
+}
+
+function cancelled(signal: AbortSignal): DeltamapperError {
+  return signal.reason instanceof DeltamapperError
+    ? signal.reason
+    : new DeltamapperError('DM_CANCELLED', 'the call was cancelled before the answer was complete', 'call again')
+}

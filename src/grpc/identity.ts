@@ -1,0 +1,83 @@
+/**
+ * The csi.v1.Identity service: under which CSI driver's name this server answers, and that it serves snapshot metadata and nothing else.
+ *
+ * The name is that of the driver whose snapshots are served: the sidecar compares it with that of the snapshot, and Kubernetes names the
+ * SnapshotMetadataService object after it. (CSI spec, "Identity Service RPC".)
+ */
+import { findPackageJSON } from 'node:module'
+import { readFileSync } from 'node:fs'
+import type { sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js'
+import { status as grpcStatus } from '@grpc/grpc-js'
+import { asDeltamapperError, DeltamapperError } from '../errors.ts'
+import { identityService } from './protos.ts'
+import { toStatus } from './status.ts'
+
+export interface IdentityOptions {
+  /** Name of the CSI driver whose snapshots are served. */
+  readonly driverName: string
+  /** Default: the version in package.json. */
+  readonly vendorVersion?: string
+  /** False while starting; throws when something is so wrong that waiting does not help. */
+  readonly isReady: () => boolean | Promise<boolean>
+}
+
+type Handler<Response> = (call: ServerUnaryCall<object, Response>, respond: sendUnaryData<Response>) => void
+
+export class IdentityService {
+  static readonly definition = identityService
+
+  readonly implementation: {
+    GetPluginInfo: Handler<object>
+    GetPluginCapabilities: Handler<object>
+    Probe: Handler<object>
+  }
+
+  constructor({ driverName, vendorVersion = packageVersion(), isReady }: IdentityOptions) {
+    checkDriverName(driverName)
+    this.implementation = {
+      GetPluginInfo: (_call, respond) => respond(null, { name: driverName, vendor_version: vendorVersion }),
+      GetPluginCapabilities: (_call, respond) =>
+        respond(null, { capabilities: [{ service: { type: 'SNAPSHOT_METADATA_SERVICE' } }] }),
+      Probe: (_call, respond) => {
+        void probe(isReady).then(
+          (ready) => respond(null, { ready: { value: ready } }),
+          // What CSI calls unhealthy has this one status, whatever the reason. The sidecar gives up on it.
+          (error: unknown) =>
+            respond({ ...toStatus(asDeltamapperError(error)), code: grpcStatus.FAILED_PRECONDITION }, null)
+        )
+      }
+    }
+  }
+}
+
+async function probe(isReady: IdentityOptions['isReady']): Promise<boolean> {
+  return isReady()
+}
+
+/**
+ * Throws DM_CONFIG_INVALID unless `name` can be a CSI driver's: at most 63 characters, letters, digits, dots and dashes, the first
+ * and the last a letter or digit.
+ */
+export function checkDriverName(name: string): void {
+  if (!/^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$/.test(name)) {
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      `${JSON.stringify(name)} is no CSI driver name`,
+      'give the name of the driver whose snapshots are served: at most 63 letters, digits, dots and dashes, a letter first and last'
+    )
+  }
+}
+
+/** Whether the name also satisfies the conformance tests of CSI, which are stricter than the specification: a letter first and last. */
+export function isPortableDriverName(name: string): boolean {
+  return /^[A-Za-z](?:.*[A-Za-z])?$/.test(name)
+}
+
+/** The version of this package: sources and the built package lie at different depths below their package.json. */
+export function packageVersion(): string {
+  const path = findPackageJSON(import.meta.url)
+  if (path === undefined) {
+    throw new DeltamapperError('DM_CONFIG_INVALID', 'the package has lost its package.json', 'install it again')
+  }
+  return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version
+}

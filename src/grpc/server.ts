@@ -1,0 +1,245 @@
+/**
+ * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets.
+ *
+ * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
+ * than configured (unix-socket.ts).
+ */
+import { createServer, type AddressInfo, type Server as NetServer, type Socket } from 'node:net'
+import { once } from 'node:events'
+import { Server, ServerCredentials } from '@grpc/grpc-js'
+import { loadSync } from '@grpc/proto-loader'
+import { ReflectionService } from '@grpc/reflection'
+import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
+import type { Logger } from 'pino'
+import { DeltamapperError } from '../errors.ts'
+import { formatTcp, parseListenAddress, type Address } from './address.ts'
+import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
+import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
+import { SnapshotMetadataService, type SnapshotMetadataBackend } from './snapshot-metadata.ts'
+import { listenOnUnixSocket } from './unix-socket.ts'
+
+export interface ServerOptions {
+  /** Addresses to listen on, see address.ts. At least one. */
+  readonly listen: readonly string[]
+  readonly backend: SnapshotMetadataBackend
+  readonly identity: Omit<IdentityOptions, 'isReady'>
+  readonly logger: Logger
+  /** Permission bits of the sockets, 0600 unless given. */
+  readonly socketMode?: number
+  /** Group of the sockets, a number or a name. */
+  readonly socketGroup?: number | string
+  /** Whether calls can be answered: what Probe and the health service say. Always, unless given. */
+  readonly isReady?: () => boolean | Promise<boolean>
+  /** Permits `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to. */
+  readonly allowLoopbackTcp?: boolean
+}
+
+export interface RunningServer {
+  /** Where it listens, in the order of `listen`, with the real port where 0 was asked for. */
+  readonly addresses: readonly string[]
+  /**
+   * Stops accepting connections and removes the sockets; says NOT_SERVING; refuses new streams; lets running ones finish for `graceMs`
+   * milliseconds and ends the rest with DM_SHUTTING_DOWN. Resolves once everything is closed, at most about two seconds after that.
+   */
+  drain(graceMs: number): Promise<void>
+}
+
+/** A listener of either kind. */
+interface Listener {
+  readonly address: string
+  close(): void
+}
+
+/** No request comes near: two ids of 128 bytes and 4 KiB of secrets. */
+const maximumRequestBytes = 64 * 1024
+
+/** Per connection. The sidecar sends all its clients' calls over one. */
+const maximumConcurrentStreams = 256
+
+/** Sidecar, router, health probes and a few people: far fewer. A client that opens connections without end is cut off. */
+const maximumConnections = 256
+
+/** How often the health service asks `isReady`. */
+const readinessIntervalMs = 1000
+
+/** How long a drain waits for the last bytes, statuses among them, to reach clients that read them. */
+const farewellMs = 500
+
+/** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { listen, backend, identity, logger, socketMode, socketGroup, isReady = () => true } = options
+  if (listen.length === 0) {
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      'there is no address to listen on',
+      'give one, as in unix:///run/deltamapper/csi.sock'
+    )
+  }
+  const addresses = listen.map((text) =>
+    parseListenAddress(text, { allowLoopbackTcp: options.allowLoopbackTcp ?? false })
+  )
+  let draining = false
+  const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
+  const snapshotMetadataService = new SnapshotMetadataService(backend, logger)
+  const health = new HealthImplementation()
+  if (!isPortableDriverName(identity.driverName)) {
+    logger.warn(
+      { driverName: identity.driverName },
+      'a driver name should begin and end with a letter: CSI conformance tests insist'
+    )
+  }
+
+  // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
+  // a pager) is merely slow and must not lose its stream.
+  const server = new Server({
+    'grpc.max_receive_message_length': maximumRequestBytes,
+    'grpc.max_concurrent_streams': maximumConcurrentStreams,
+    'grpc.enable_channelz': 0
+  })
+  server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
+  server.addService(IdentityService.definition, identityService.implementation)
+  health.addToServer(server)
+  new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath) }).addToServer(server)
+
+  const readiness = watchReadiness(isReady, (ready) => announce(health, ready), logger)
+  await readiness.first
+
+  const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
+  const connections = new Connections()
+  const listeners: Listener[] = []
+  try {
+    for (const address of addresses) {
+      const netServer = createServer({ noDelay: true }, (socket) => {
+        connections.add(socket)
+        injector.injectConnection(socket)
+      })
+      netServer.maxConnections = maximumConnections
+      listeners.push(await startListener(netServer, address, { socketMode, socketGroup }))
+      // Out of file descriptors, for one: the connection is lost, the listener goes on.
+      netServer.on('error', (error) =>
+        logger.error({ err: error, address: address.text }, 'a connection was not accepted')
+      )
+    }
+  } catch (error) {
+    readiness.stop()
+    for (const listener of listeners) listener.close()
+    server.forceShutdown()
+    throw error
+  }
+
+  let drained: Promise<void> | undefined
+  const drain = async (graceMs: number) => {
+    draining = true
+    readiness.stop()
+    for (const listener of listeners) listener.close()
+    announce(health, false)
+    await snapshotMetadataService.drain(graceMs)
+    // Tells every client that no further call will be answered here; connections close once their streams have ended.
+    server.tryShutdown(() => undefined)
+    await connections.closed(farewellMs)
+    //
+  }
+  return {
+    addresses: listeners.map(({ address }) => address),
+    drain: (graceMs) => (drained ??= drain(graceMs))
+  }
+}
+
+async function startListener(
+  netServer: NetServer,
+  address: Address,
+  { socketMode, socketGroup }: { socketMode: number | undefined; socketGroup: number | string | undefined }
+): Promise<Listener> {
+  if (address.kind === 'unix') {
+    const listener = await listenOnUnixSocket(netServer, address.path, {
+      ...(socketMode !== undefined && { mode: socketMode }),
+      ...(socketGroup !== undefined && { group: socketGroup })
+    })
+    return { address: address.text, close: () => listener.close() }
+  }
+  netServer.listen(address.port, address.host)
+  try {
+    await once(netServer, 'listening')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw code === 'EADDRINUSE'
+      ? new DeltamapperError(
+          'DM_SOCKET_IN_USE',
+          `another process is listening on ${address.text}`,
+          'choose another port'
+        )
+      : new DeltamapperError(
+          'DM_CONFIG_INVALID',
+          `cannot listen on ${address.text} (${code})`,
+          'choose another address'
+        )
+  }
+  const { port } = netServer.address() as AddressInfo
+  return { address: formatTcp(address.host, port), close: () => netServer.close() }
+}
+
+/** The connections that are open: grpc-js can neither tell when they have closed nor close what does not by itself. */
+class Connections {
+  readonly #sockets = new Set<Socket>()
+  #onEmpty: (() => void) | undefined
+
+  add(socket: Socket): void {
+    this.#sockets.add(socket)
+    socket.once('close', () => {
+      this.#sockets.delete(socket)
+      if (this.#sockets.size === 0) this.#onEmpty?.()
+    })
+  }
+
+  /** Resolves when all have closed, or after `withinMs`. */
+  async closed(withinMs: number): Promise<void> {
+    if (this.#sockets.size === 0) return
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, withinMs)
+      this.#onEmpty = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+    })
+  }
+
+  destroy(): void {
+    for (const socket of this.#sockets) socket.destroy()
+  }
+}
+
+/** The empty name stands for the server as a whole (gRPC health checking protocol). */
+function announce(health: HealthImplementation, ready: boolean): void {
+  for (const service of ['', snapshotMetadataName, identityName])
+    health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
+}
+
+/** Tells `onChange` at once and whenever `isReady` changes its mind. What throws is not ready. */
+function watchReadiness(
+  isReady: () => boolean | Promise<boolean>,
+  onChange: (ready: boolean) => void,
+  logger: Logger
+): { first: Promise<void>; stop: () => void } {
+  let last: boolean | undefined
+  let timer: NodeJS.Timeout | undefined
+  let stopped = false
+  const look = async () => {
+    let ready = false
+    try {
+      ready = await isReady()
+    } catch (error) {
+      if (last !== false) logger.error({ err: error }, 'not ready')
+    }
+    if (stopped) return
+    if (ready !== last) onChange(ready)
+    last = ready
+    timer = setTimeout(() => void look(), readinessIntervalMs).unref()
+  }
+  return {
+    first: look(),
+    stop: () => {
+      stopped = true
+      clearTimeout(timer)
+    }
+  }
+}

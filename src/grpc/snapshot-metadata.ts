@@ -1,0 +1,329 @@
+/**
+ * The csi.v1.SnapshotMetadata service: checks a request, asks the backend, and passes its messages on at the client's pace.
+ *
+ * A stream ends OK only when the backend's messages have ended by themselves and every one has been written. Everything else ends
+ * with the status of a DeltamapperError: a bad request before the backend sees it, an error of the backend, the caller gone, its deadline
+ * passed, the agent stopping. A message is written only once the connection has taken the one before, and no further one is asked for until
+ * then, so the slowest client costs the memory of two messages and no more.
+ *
+ * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
+ */
+import type { ServerWritableStream } from '@grpc/grpc-js'
+import type { Logger } from 'pino'
+import { asDeltamapperError, DeltamapperError } from '../errors.ts'
+import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
+import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
+import { toStatus } from './status.ts'
+
+/** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
+export interface EncodedStream {
+  /** Size of the (target) snapshot in bytes, the same as in the messages. */
+  readonly capacityBytes: number
+  /**
+   * At least one message. It ends when the answer is complete and throws a DeltamapperError when it cannot be completed. Closed early
+   * (`return()`) when the call ends otherwise.
+   */
+  readonly messages: AsyncIterable<Uint8Array>
+  /** What the answer has cost so far, for the log line at the end of the call: nodes read and the like. */
+  readonly statistics?: () => Record<string, number>
+}
+
+/**
+ * Where the answers come from. Requests come with every field checked that can be checked without knowing the snapshots: ids are of 1 to
+ * 128 bytes, `startingOffset` and `maxResults` are 0 or more. Beyond the capacity is the backend's to refuse (DM_OFFSET_OUT_OF_RANGE); equal to it
+ * means a complete, empty answer. When `signal` aborts, its reason is a DeltamapperError, and the backend stops at once.
+ */
+export interface SnapshotMetadataBackend {
+  allocated(request: AllocatedRequest, signal: AbortSignal): Promise<EncodedStream>
+  delta(request: DeltaRequest, signal: AbortSignal): Promise<EncodedStream>
+}
+
+/** CSI's limit for any string field. */
+const maximumIdBytes = 128
+
+/** setTimeout takes no longer delay, in milliseconds: about 25 days. */
+const longestTimer = 2 ** 31 - 1
+
+type Call<Request> = ServerWritableStream<Request, Uint8Array>
+
+export class SnapshotMetadataService {
+  static readonly definition = snapshotMetadataService
+
+  readonly implementation = {
+    GetMetadataAllocated: (call: Call<AllocatedRequest>) => {
+      this.#begin(call, 'GetMetadataAllocated', checkAllocated, (signal) =>
+        this.#backend.allocated(call.request, signal)
+      )
+    },
+    GetMetadataDelta: (call: Call<DeltaRequest>) => {
+      this.#begin(call, 'GetMetadataDelta', checkDelta, (signal) => this.#backend.delta(call.request, signal))
+    }
+  }
+
+  readonly #backend: SnapshotMetadataBackend
+  readonly #logger: Logger
+  readonly #running = new Map<Promise<void>, AbortController>()
+  #stopping = false
+
+  constructor(backend: SnapshotMetadataBackend, logger: Logger) {
+    this.#backend = backend
+    this.#logger = logger
+  }
+
+  /** Calls that have begun and not yet ended. */
+  get running(): number {
+    return this.#running.size
+  }
+
+  /**
+   * Refuses new calls from now on, lets running ones finish for `graceMs`, then ends the rest with DM_SHUTTING_DOWN. Resolves when
+   * the last one has ended, or a second after it was told to, should its backend not listen.
+   */
+  async drain(graceMs: number): Promise<void> {
+    this.#stopping = true
+    await this.#settled(graceMs)
+    for (const controller of this.#running.values()) controller.abort(shuttingDown())
+    await this.#settled(1000)
+  }
+
+  async #settled(withinMs: number): Promise<void> {
+    if (this.#running.size === 0) return
+    let timer: NodeJS.Timeout | undefined
+    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, withinMs)))
+    await Promise.race([Promise.all(this.#running.keys()), patience])
+    clearTimeout(timer)
+  }
+
+  #begin<Request extends AllocatedRequest | DeltaRequest>(
+    call: Call<Request>,
+    method: string,
+    check: (request: Request) => void,
+    ask: (signal: AbortSignal) => Promise<EncodedStream>
+  ): void {
+    const controller = new AbortController()
+    const run = this.#run(call, method, controller, async (signal) => {
+      if (this.#stopping) throw shuttingDown()
+      check(call.request)
+      return ask(signal)
+    }).finally(() => this.#running.delete(run))
+    this.#running.set(run, controller)
+  }
+
+  /** Runs one call from its request to its status and its log line. Never rejects. */
+  async #run<Request extends AllocatedRequest | DeltaRequest>(
+    call: Call<Request>,
+    method: string,
+    controller: AbortController,
+    answer: (signal: AbortSignal) => Promise<EncodedStream>
+  ): Promise<void> {
+    const { signal } = controller
+    const begin = performance.now()
+    const elapsed = () => Math.round((performance.now() - begin) * 100) / 100
+    const sent: Sent = { messages: 0, bytes: 0, firstMessageMs: undefined, elapsed }
+    const stopWatching = watch(call, controller)
+    let stream: EncodedStream | undefined
+    let failure: DeltamapperError | undefined
+    let released: Promise<unknown> | undefined
+    try {
+      const answering = answer(signal)
+      try {
+        stream = await unlessAborted(answering, signal)
+      } catch (error) {
+        // A backend that answers although the call is over already must still be told to stop.
+        released = answering.then(
+          ({ messages }) => messages[Symbol.asyncIterator]().return?.(),
+          () => undefined
+        )
+        throw error
+      }
+      const iterator = stream.messages[Symbol.asyncIterator]()
+      try {
+        await passOn(call, iterator, stream.capacityBytes, sent, signal)
+      } catch (error) {
+        released = iterator.return?.()
+        throw error
+      }
+      call.end()
+    } catch (error) {
+      failure = asDeltamapperError(error)
+      // A cancelled call can no longer be told anything.
+      if (!call.cancelled) call.emit('error', toStatus(failure))
+    } finally {
+      stopWatching()
+    }
+    try {
+      this.#log(call.request, method, sent, failure, stream?.statistics)
+      await released
+    } catch (error) {
+      // The call has ended already: this one belongs to the backend's tidying up.
+      this.#logger.error({ err: error, method }, 'an answer could not be closed')
+    }
+  }
+
+  #log(
+    request: AllocatedRequest | DeltaRequest,
+    method: string,
+    sent: Sent,
+    failure: DeltamapperError | undefined,
+    statistics: EncodedStream['statistics']
+  ): void {
+    const fields = {
+      method,
+      ...('snapshotId' in request
+        ? { snapshotId: shorten(request.snapshotId) }
+        : {
+            baseSnapshotId: shorten(request.baseSnapshotId),
+            targetSnapshotId: shorten(request.targetSnapshotId)
+          }),
+      startingOffset: String(request.startingOffset),
+      maxResults: request.maxResults,
+      status: failure?.status ?? 'OK',
+      ...(failure && { code: failure.code, reason: failure.line }),
+      messages: sent.messages,
+      bytes: sent.bytes,
+      durationMs: sent.elapsed(),
+      ...(sent.firstMessageMs !== undefined && { firstMessageMs: sent.firstMessageMs }),
+      ...(statistics && { statistics: statistics() })
+    }
+    if (failure === undefined) this.#logger.info(fields, 'call')
+    else if (failure.status === 'INTERNAL' || failure.status === 'DATA_LOSS') {
+      this.#logger.error({ ...fields, err: failure.cause ?? failure }, 'call')
+    } else this.#logger.info(fields, 'call')
+  }
+}
+
+/** What has been sent of an answer, for the log. */
+interface Sent {
+  messages: number
+  bytes: number
+  firstMessageMs: number | undefined
+  elapsed(): number
+}
+
+/**
+ * Passes the messages on one by one, and sends an empty one where there was none: a client learns the capacity from messages only.
+ * While the connection takes one message the backend may make the next, but that one is not written before.
+ */
+async function passOn(
+  call: Call<unknown>,
+  iterator: AsyncIterator<Uint8Array>,
+  capacityBytes: number,
+  sent: Sent,
+  signal: AbortSignal
+): Promise<void> {
+  let writing: Promise<void> = Promise.resolve()
+  for (;;) {
+    const next = await unlessAborted(iterator.next(), signal)
+    await unlessAborted(writing, signal)
+    if (next.done && sent.messages > 0) return
+    const message = next.done ? new BlockMetadataEncoder(capacityBytes, 1).finish() : next.value
+    if (message.length > maximumMessageBytes) {
+      throw new DeltamapperError(
+        'DM_INTERNAL',
+        `a message of ${message.length} bytes was made, and ${maximumMessageBytes} are allowed`,
+        'report it with the log lines around it'
+      )
+    }
+    writing = write(call, message)
+    // Nobody awaits it when the backend fails first.
+    writing.catch(() => undefined)
+    sent.messages++
+    sent.bytes += message.length
+    sent.firstMessageMs ??= sent.elapsed()
+  }
+}
+
+/** Resolves when the connection has taken the message: HTTP/2 flow control lets it go no faster than the client reads. */
+function write(call: Call<unknown>, message: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    // A write can only fail because the stream is gone.
+    call.write(message, (error: Error | null | undefined) => (error ? reject(cancelled()) : resolve()))
+  })
+}
+
+/** Aborts `controller` when the caller goes away or its deadline passes. Returns a function that ends the watch. */
+function watch(call: Call<unknown>, controller: AbortController): () => void {
+  const deadline = Number(call.getDeadline())
+  // grpc-js has a timer of its own, but a client that does not read keeps it from ending the call.
+  const timer = Number.isFinite(deadline)
+    ? setTimeout(() => controller.abort(deadlineExceeded()), Math.min(Math.max(deadline - Date.now(), 0), longestTimer))
+    : undefined
+  call.on('cancelled', () => controller.abort(Date.now() >= deadline ? deadlineExceeded() : cancelled()))
+  return () => clearTimeout(timer)
+}
+
+/** Settles as `promise` does, or rejects with the signal's reason as soon as it aborts. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason as DeltamapperError)
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}
+
+function checkAllocated(request: AllocatedRequest): void {
+  checkId('snapshot_id', request.snapshotId)
+  checkNumbers(request)
+}
+
+function checkDelta(request: DeltaRequest): void {
+  checkId('base_snapshot_id', request.baseSnapshotId)
+  checkId('target_snapshot_id', request.targetSnapshotId)
+  checkNumbers(request)
+}
+
+function checkId(field: string, id: string): void {
+  if (id === '') {
+    throw new DeltamapperError('DM_ARGUMENT_MISSING', `${field} is empty`, 'name a snapshot')
+  }
+  const length = Buffer.byteLength(id)
+  if (length > maximumIdBytes) {
+    throw new DeltamapperError(
+      'DM_HANDLE_INVALID',
+      `${field} is ${length} bytes long, and CSI allows ${maximumIdBytes}`,
+      'give the snapshot handle as the CSI driver made it'
+    )
+  }
+}
+
+function checkNumbers({ startingOffset, maxResults }: AllocatedRequest | DeltaRequest): void {
+  if (maxResults < 0) {
+    throw new DeltamapperError(
+      'DM_ARGUMENT_INVALID',
+      `max_results is ${maxResults}`,
+      'give the most extents a message may hold, or 0 to leave it to the server'
+    )
+  }
+  if (startingOffset < 0n) {
+    throw new DeltamapperError(
+      'DM_OFFSET_OUT_OF_RANGE',
+      `starting_offset is ${startingOffset}`,
+      'give 0, or the end of the last extent received'
+    )
+  }
+}
+
+function shorten(id: string): string {
+  return id.length <= maximumIdBytes ? id : `${id.slice(0, maximumIdBytes)}…`
+}
+
+function cancelled(): DeltamapperError {
+  return new DeltamapperError('DM_CANCELLED', 'the caller ended the call', 'call again')
+}
+
+function deadlineExceeded(): DeltamapperError {
+  return new DeltamapperError(
+    'DM_DEADLINE_EXCEEDED',
+    "the call's deadline passed before the answer was complete",
+    'allow more time, or resume from the end of the last extent received'
+  )
+}
+
+function shuttingDown(): DeltamapperError {
+  return new DeltamapperError(
+    'DM_SHUTTING_DOWN',
+    'the agent is stopping',
+    'call again once it is back, from the end of the last extent received'
+  )
+}

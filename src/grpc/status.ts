@@ -1,0 +1,80 @@
+/**
+ * DeltamapperError to gRPC status and back.
+ *
+ * On the wire an error is its status code and one line of text: what is wrong and what to do (`DeltamapperError.line`). The details of the
+ * status stay empty, as CSI demands, so the line itself carries the DM_ code, and our client takes it apart again.
+ * (CSI spec, "Error Scheme": status.message is human readable, status.details is empty, UNKNOWN says nothing to anyone.)
+ */
+import { status as grpcStatus } from '@grpc/grpc-js'
+import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
+
+/** What grpc-js ends a call with. `details` is its name for status.message. */
+export interface WireStatus {
+  readonly code: number
+  readonly details: string
+}
+
+/**
+ * gRPC implementations limit all trailers together to as little as 8 KiB, and escaping takes up to 9 bytes a character. No text of ours comes
+ * near; one that quotes something foreign might.
+ */
+const maximumTextLength = 800
+
+/** Any thrown value as the status that ends a call. What is no DeltamapperError is a defect and says INTERNAL, never UNKNOWN. */
+export function toStatus(thrown: unknown): WireStatus {
+  const error = asDeltamapperError(thrown)
+  return { code: grpcStatus[error.status], details: oneLine(error.line) }
+}
+
+/** The status a call to `address` ended with as a DeltamapperError, with the server's words and, as far as we have it, its status. */
+export function fromStatus({ code, details }: WireStatus, address: string): DeltamapperError {
+  const text = oneLine(details)
+  const statusName = grpcStatus[code] ?? `status ${code}`
+  const ours = /^(DM_[A-Z_]+): (.*); (.*)$/.exec(text)
+  if (ours) {
+    const [, dmCode, message, remedy] = ours as unknown as [string, string, string, string]
+    if (isErrorCode(dmCode) && errorRegistry[dmCode].status === statusName) {
+      return new DeltamapperError(dmCode, message, remedy)
+    }
+  }
+  // Either grpc-js itself speaks, or a server that is not ours.
+  if (statusName === 'UNAVAILABLE') return unreachable(text, address)
+  const [dmCode, remedy] = foreignStatus[statusName as StatusName] ?? [
+    'DM_SERVER_FAILED',
+    'look into the log of the server'
+  ]
+  return new DeltamapperError(dmCode, `${address} answered ${statusName}: ${text || 'no reason given'}`, remedy)
+}
+
+/** What the statuses of other CSI servers mean in our terms (CSI spec, error table of SnapshotMetadata). */
+const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
+  CANCELLED: ['DM_CANCELLED', 'call again if it was not you who cancelled'],
+  INVALID_ARGUMENT: ['DM_ARGUMENT_INVALID', 'correct the request'],
+  DEADLINE_EXCEEDED: ['DM_DEADLINE_EXCEEDED', 'allow more time, or resume from the end of the last extent received'],
+  NOT_FOUND: ['DM_SNAPSHOT_NOT_FOUND', 'check the snapshot ids'],
+  FAILED_PRECONDITION: ['DM_NOT_TRACKED', 'take a full backup instead'],
+  ABORTED: ['DM_SNAPSHOT_CHANGED', 'call again'],
+  OUT_OF_RANGE: ['DM_OFFSET_OUT_OF_RANGE', 'give a starting offset within the volume'],
+  DATA_LOSS: ['DM_METADATA_DAMAGED', 'take a full backup and have the storage checked']
+}
+
+function unreachable(text: string, address: string): DeltamapperError {
+  const remedy = text.includes('EACCES')
+    ? 'run as a user or group that may open the socket'
+    : `start the agent there (deltamapper agent --listen ${address}), or correct the address`
+  return new DeltamapperError('DM_UNREACHABLE', `${address} does not answer (${text || 'no reason given'})`, remedy)
+}
+
+function isErrorCode(code: string): code is ErrorCode {
+  return Object.hasOwn(errorRegistry, code)
+}
+
+/**
+ * Fit for a header, a log line and a terminal: well-formed (grpc-js fails on half a surrogate pair), without control characters (texts quote
+ * ids and file names that others chose), and bounded.
+ */
+function oneLine(text: string): string {
+  // eslint-disable-next-line no-control-regex -- to remove them is the point
+  const line = text.replaceAll(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, ' ').toWellFormed()
+  return line.length <= maximumTextLength ? line : `${line.slice(0, maximumTextLength - 1).toWellFormed()}…`
+}
