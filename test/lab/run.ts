@@ -1,0 +1,107 @@
+/**
+ * The command line of the kernel lab: runs one script or test file in a fresh kernel and passes its output and exit status on.
+ */
+import { parseArgs } from 'node:util'
+import { relative, resolve } from 'node:path'
+import { existsSync } from 'node:fs'
+import { LabFailure, LabUnavailable, projectFolder, startLab } from './boot.ts'
+
+const help = `Usage: node test/lab/run.ts [OPTIONS] FILE [ARGS…]
+
+Boots a real Linux kernel with device-mapper (user-mode Linux: no root, no VM) and runs FILE in it as root.
+  FILE.test.ts    with ava, as TAP; ARGS are more options for ava
+  FILE.ts, .mjs   with the checkout's own Node
+  any other       as a bash script
+
+Inside, the host's files are there under their own paths, /dev/ubda is an empty disk, dmsetup, lvm, thin_delta and the like
+are on the PATH, and TMPDIR is in memory. Exit status: that of FILE; 3 when this machine cannot run a lab; 4 when the
+kernel died or its time was up (its messages are kept in .cache/lab-logs/).
+
+Options:
+  --disk SIZE     size of /dev/ubda, such as 512M or 8G (sparse; default 2G)
+  --memory MB     memory of the kernel in MiB (default 1024)
+  --timeout S     kill the kernel after S seconds (default 120)
+  --help          this text
+`
+
+/** The command that runs a file inside the lab, by the kind of file it is. */
+export function commandFor(file: string, args: readonly string[]): string[] {
+  const bin = resolve(projectFolder, 'node_modules/.bin')
+  if (file.endsWith('.test.ts')) {
+    const test = relative(projectFolder, resolve(file))
+    return [`${bin}/node`, `${bin}/ava`, '--config', 'ava.lab.config.js', '--tap', test, ...args]
+  }
+  if (/\.(ts|mjs|js)$/.test(file)) return [`${bin}/node`, resolve(file), ...args]
+  return ['bash', resolve(file), ...args]
+}
+
+/** Bytes from a number with an optional K, M, G or T (powers of 1024). */
+export function parseSize(text: string): number {
+  const match = /^([0-9]{1,15})([KMGT]?)(?:i?B)?$/i.exec(text)
+  const bytes = match === null ? NaN : Number(match[1]) * 1024 ** ' KMGT'.indexOf((match[2] || ' ').toUpperCase())
+  if (!Number.isSafeInteger(bytes) || bytes <= 0) throw new UsageError(`--disk wants a size such as 2G, not ${text}`)
+  return bytes
+}
+
+class UsageError extends Error {}
+
+function wholeNumber(option: string, text: string): number {
+  if (!/^[1-9][0-9]{0,6}$/.test(text)) throw new UsageError(`${option} wants a whole number above 0, not ${text}`)
+  return Number(text)
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  // Options end at FILE: what follows belongs to it.
+  let fileAt = 0
+  while (argv[fileAt]?.startsWith('-')) {
+    fileAt += ['--disk', '--memory', '--timeout'].includes(argv[fileAt] ?? '') ? 2 : 1
+  }
+  let options
+  try {
+    options = parseArgs({
+      args: argv.slice(0, fileAt),
+      options: {
+        disk: { type: 'string' },
+        memory: { type: 'string' },
+        timeout: { type: 'string' },
+        help: { type: 'boolean', short: 'h' }
+      }
+    }).values
+  } catch (error) {
+    throw new UsageError((error as Error).message)
+  }
+  if (options.help) {
+    process.stdout.write(help)
+    return 0
+  }
+  const file = argv[fileAt]
+  if (file === undefined) throw new UsageError('no FILE given')
+  if (!existsSync(file)) throw new UsageError(`${file} does not exist`)
+  const lab = await startLab({
+    command: commandFor(file, argv.slice(fileAt + 1)),
+    folder: file.endsWith('.test.ts') ? projectFolder : process.cwd(),
+    ...(options.disk !== undefined && { diskBytes: parseSize(options.disk) }),
+    ...(options.memory !== undefined && { memoryMiB: wholeNumber('--memory', options.memory) }),
+    ...(options.timeout !== undefined && { timeoutSeconds: wholeNumber('--timeout', options.timeout) }),
+    onOutput: (stream, chunk) => process[stream].write(chunk)
+  })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => lab.kill())
+  const result = await lab.result
+  if (result.consoleLog !== undefined)
+    console.error(`lab: exit status ${result.status}; kernel messages: ${result.consoleLog}`)
+  return result.status
+}
+
+if (import.meta.main) {
+  try {
+    process.exitCode = await main(process.argv.slice(2))
+  } catch (error) {
+    if (error instanceof UsageError) {
+      console.error(`lab: ${error.message}\n\n${help}`)
+      process.exitCode = 2
+    } else if (error instanceof LabUnavailable || error instanceof LabFailure) {
+      console.error(`lab: ${error.message}`)
+      process.exitCode = error instanceof LabUnavailable ? 3 : 4
+    } else throw error
+  }
+}
