@@ -1,0 +1,53 @@
+#!/usr/bin/env node
+/**
+ * The `deltamapper` command, in a checkout and in the published package alike: a checkout runs the TypeScript sources, the package (which
+ * ships none, since Node strips no types below node_modules) what was compiled from them.
+ *
+ * This file must be readable for every Node there is: it is what says that a newer one is needed.
+ */
+import { spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+const oldestNode = 24
+const sources = new URL('../src/cli/main.ts', import.meta.url)
+const checkoutNode = fileURLToPath(new URL('../node_modules/node/bin/node', import.meta.url))
+const isCheckout = existsSync(sources)
+
+// Metadata is read through the thread pool, a window of requests at once. Its size is fixed by the first one who uses it.
+process.env.UV_THREADPOOL_SIZE ??= '16'
+
+if (Number.parseInt(process.versions.node, 10) >= oldestNode) {
+  const { main } = await import(isCheckout ? sources.href : '../dist/src/cli/main.js')
+  await main(process.argv.slice(2))
+} else if (isCheckout && existsSync(checkoutNode)) {
+  runWith(checkoutNode)
+} else {
+  const remedy = isCheckout
+    ? 'run `node scripts/setup.mjs`, which brings one for this checkout'
+    : 'install it from https://nodejs.org'
+  console.error(
+    `deltamapper: it needs Node.js ${oldestNode} or later, and this is ${process.version}; ${remedy} (DM_CONFIG_INVALID)`
+  )
+  process.exitCode = 1
+}
+
+/** Runs this very command with another Node, and ends as that ends. */
+function runWith(node) {
+  const child = spawn(node, process.argv.slice(1), { stdio: 'inherit' })
+  // A terminal sends Ctrl-C to both processes by itself; a second one would end the child at once.
+  process.on('SIGINT', () => process.stdin.isTTY || child.kill('SIGINT'))
+  process.on('SIGTERM', () => child.kill('SIGTERM'))
+  process.on('SIGHUP', () => child.kill('SIGHUP'))
+  child.on('error', (error) => {
+    console.error(
+      `deltamapper: ${node} cannot be run: ${error.message}; run \`node scripts/setup.mjs\` (DM_CONFIG_INVALID)`
+    )
+    process.exitCode = 1
+  })
+  child.on('exit', (status, signal) => {
+    if (signal === null) process.exit(status)
+    for (const each of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.removeAllListeners(each)
+    process.kill(process.pid, signal)
+  })
+}

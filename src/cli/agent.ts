@@ -1,0 +1,55 @@
+/**
+ * `deltamapper agent`: serves csi.v1.SnapshotMetadata on this node.
+ */
+import type { Command } from 'commander'
+import { address, DEFAULT_ENDPOINT } from './endpoint.ts'
+import { recordedPool } from './option-values.ts'
+
+interface AgentCommandOptions {
+  config?: string
+  listen?: string[]
+  recorded?: Record<string, string>
+}
+
+export function addAgentCommand(program: Command): void {
+  program
+    .command('agent')
+    .summary("serve this node's snapshots to backup software (CSI SnapshotMetadata over gRPC)")
+    .description(
+      'Answers csi.v1.SnapshotMetadata: which blocks of a snapshot are allocated, and which changed since another one. ' +
+        'Runs in the foreground until SIGTERM or SIGINT, then lets running answers finish. Its log goes to stdout, one JSON ' +
+        'object to a line.'
+    )
+    .option('--config <file>', 'configuration, YAML or JSON; what stands on the command line goes before it')
+    .option(
+      '--listen <address>',
+      `where to listen, as in unix:///run/x.sock; may be repeated (default: ${DEFAULT_ENDPOINT})`,
+      (text, others: string[] = []) => [...others, address(text)]
+    )
+    .option(
+      '--recorded <name=dir>',
+      'serve the recorded pool in this folder; its snapshots are NAME/SNAPSHOT; may be repeated',
+      recordedPool
+    )
+    .addHelpText(
+      'after',
+      `
+Exit status:
+  0  stopped by SIGTERM or SIGINT
+  1  it could not start, or not go on: stderr says why, and what to do
+  2  the command line is wrong
+
+Examples:
+  deltamapper agent --config /etc/deltamapper/agent.yaml
+  deltamapper agent --listen unix:///tmp/agent.sock --recorded demo=/srv/recorded-pool
+  deltamapper allocated demo/snap-1 --endpoint unix:///tmp/agent.sock     (in another terminal)`
+    )
+    .action(async ({ config, listen, recorded }: AgentCommandOptions) => {
+      const { runAgent } = await import('../agent/agent.ts')
+      await runAgent({
+        ...(config === undefined ? {} : { configFile: config }),
+        ...(listen === undefined ? {} : { listen }),
+        ...(recorded === undefined ? {} : { recorded })
+      })
+    })
+}

@@ -1,0 +1,28 @@
+/**
+ * `deltamapper allocated TARGET`: what a full backup has to copy.
+ */
+import type { Command } from 'commander'
+import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
+import type { ExtentsOptions } from './show-extents.ts'
+
+export function addAllocatedCommand(program: Command): void {
+  const command = program
+    .command('allocated')
+    .summary('what a snapshot has allocated: the extents of a full backup')
+    .description(
+      'Lists the byte ranges of snapshot TARGET that are allocated, without reading the volume. ' +
+        'A full backup copies these; everything else reads as zeros.'
+    )
+    .argument('<TARGET>', 'a snapshot handle, SOURCE/NAME; with --metadata a thin device id')
+  addExtentsOptions(command, false)
+    .addHelpText(
+      'after',
+      `${extentsHelp}
+
+Examples:
+  deltamapper allocated vg0/data-monday
+  deltamapper allocated demo/snap-1 --endpoint unix:///tmp/agent.sock -o json
+  deltamapper allocated 3 --metadata /dev/mapper/vg0-pool_tmeta --size 20GiB -o map`
+    )
+    .action(async (target: string, options: ExtentsOptions) => answerExtents({ target }, options))
+}

@@ -1,0 +1,30 @@
+/**
+ * `deltamapper delta BASE TARGET`: what an incremental backup has to copy.
+ */
+import type { Command } from 'commander'
+import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
+import type { ExtentsOptions } from './show-extents.ts'
+
+export function addDeltaCommand(program: Command): void {
+  const command = program
+    .command('delta')
+    .summary('what changed from one snapshot to another: the extents of an incremental backup')
+    .description(
+      'Lists the byte ranges in which snapshot TARGET differs from snapshot BASE of the same volume, without reading the volume. ' +
+        'What was discarded in between is listed too: it reads as zeros now. An incremental backup copies these ranges onto ' +
+        'a copy of BASE.'
+    )
+    .argument('<BASE>', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
+    .argument('<TARGET>', 'the newer snapshot')
+  addExtentsOptions(command, true)
+    .addHelpText(
+      'after',
+      `${extentsHelp}
+
+Examples:
+  deltamapper delta vg0/data-monday vg0/data-tuesday
+  deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
+  deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map`
+    )
+    .action(async (base: string, target: string, options: ExtentsOptions) => answerExtents({ base, target }, options))
+}

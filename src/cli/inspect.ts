@@ -1,0 +1,44 @@
+/**
+ * `deltamapper inspect FILE-OR-DEVICE`: what a thin pool's metadata says of the pool and of its devices.
+ */
+import { type Command, Option } from 'commander'
+import type { InspectOptions } from './show-inspection.ts'
+
+export function addInspectCommand(program: Command): void {
+  program
+    .command('inspect')
+    .summary("what a thin pool's metadata says of the pool and its devices")
+    .description(
+      "Shows the superblock of a thin pool's metadata, the metadata snapshot that may be held and how " +
+        'old it is, and all thin devices with what they map, when they were created, and whose snapshot they are as far as ' +
+        'that can be told. Reads only.'
+    )
+    .argument(
+      '<METADATA-FILE-OR-DEVICE>',
+      "the pool's metadata device (LVM: /dev/mapper/VG-POOL_tmeta), or a copy of it"
+    )
+    .option('--live-root', 'list the devices of the live pool even where a metadata snapshot is held')
+    .addOption(new Option('-o, --output <format>', 'how to show it').choices(['table', 'json']).default('table'))
+    .addHelpText(
+      'after',
+      `
+Times are readings of the pool's clock, which counts the snapshots taken. Sizes
+are in bytes; a block that several devices map counts in each of them.
+
+Exit status:
+  0    all of it is shown
+  1    it is not: stderr says why, and what to do
+  2    the command line is wrong
+  130  interrupted (Ctrl-C)
+  141  whoever read the output stopped reading
+
+Examples:
+  deltamapper inspect /dev/mapper/vg0-pool_tmeta
+  deltamapper inspect metadata.img --live-root
+  deltamapper inspect metadata.img -o json | jq '.devices[] | select(.mapped_blocks > 1000) | .id'`
+    )
+    .action(async (path: string, options: InspectOptions) => {
+      const { showInspection } = await import('./show-inspection.ts')
+      await showInspection(path, options)
+    })
+}

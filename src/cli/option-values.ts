@@ -1,0 +1,53 @@
+/**
+ * Values on the command line, strictly: a number that is understood by half would be a wrong answer to a question nobody asked.
+ */
+import { InvalidArgumentError } from 'commander'
+
+const suffixes: Record<string, number> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
+const MAX_INT32 = 2 ** 31 - 1
+/** setTimeout counts in milliseconds of 31 bits. */
+const MAX_TIMEOUT_SECONDS = Math.floor(MAX_INT32 / 1000)
+
+/** A byte count from 0 to 2^53 - 1: decimal digits, optionally followed by KiB, MiB, GiB or TiB. */
+export function byteCount(text: string): number {
+  const [, digits, suffix] = /^(0|[1-9]\d*)((?:[KMGT]iB)?)$/.exec(text) ?? []
+  if (digits === undefined) throw invalid('A byte count is a whole number, as in 65536 or 64KiB (MiB, GiB, TiB).')
+  const bytes = BigInt(digits) * BigInt(suffixes[suffix])
+  if (bytes > Number.MAX_SAFE_INTEGER) throw invalid('It is beyond 2^53 - 1 bytes, more than any volume has.')
+  return Number(bytes)
+}
+
+/** A count from 0 to 2^31 - 1, as the protocol has it. */
+export function count(text: string): number {
+  if (!/^(0|[1-9]\d*)$/.test(text) || Number(text) > MAX_INT32) {
+    throw invalid(`It is a whole number from 0 to ${MAX_INT32}.`)
+  }
+  return Number(text)
+}
+
+/** Seconds above 0, with decimal places if need be. */
+export function seconds(text: string): number {
+  const value = Number(text)
+  if (!/^\d+(\.\d+)?$/.test(text) || value === 0 || value > MAX_TIMEOUT_SECONDS) {
+    throw invalid(`It is a number of seconds above 0, at most ${MAX_TIMEOUT_SECONDS}.`)
+  }
+  return value
+}
+
+/** The digits of a thin device id, or undefined for anything else. Whether the pool has one of that number is the pool's to say. */
+export function thinDeviceId(text: string): number | undefined {
+  const id = Number(text)
+  return /^(0|[1-9]\d*)$/.test(text) && id < 2 ** 24 ? id : undefined
+}
+
+/** `NAME=DIR`, collected into a record. */
+export function recordedPool(text: string, previous: Record<string, string> = {}): Record<string, string> {
+  const [, name, folder] = /^([^=]+)=(.+)$/s.exec(text) ?? []
+  if (name === undefined) throw invalid('It is NAME=DIR: the name before the slash of its handles, and its folder.')
+  if (Object.hasOwn(previous, name)) throw invalid(`There is a recorded pool ${name} already.`)
+  return { ...previous, [name]: folder }
+}
+
+function invalid(why: string): InvalidArgumentError {
+  return new InvalidArgumentError(why)
+}

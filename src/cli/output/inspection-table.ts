@@ -1,0 +1,81 @@
+/**
+ * An inspection as text for people: the pool, then a line for each device.
+ */
+import type { Inspection } from '../show-inspection.ts'
+import { oneLine } from '../failure.ts'
+import type { Origin } from '../origins.ts'
+import { describeAge, type PoolViews } from '../pool-views.ts'
+import { counted, humanSize } from '../quantities.ts'
+import type { TextOutput } from './text-output.ts'
+
+const METADATA_BLOCK_BYTES = 4096
+const SECTOR_BYTES = 512
+/** Possible origins that are named; JSON has more of them. */
+const NAMED_ORIGINS = 4
+
+/** Heading and width of each column; the last one is as wide as it needs to be. */
+const columns: [string, number][] = [
+  ['ID', 8],
+  ['MAPPED BLOCKS', 15],
+  ['MAPPED', 12],
+  ['TRANSACTION', 13],
+  ['CREATED', 9],
+  ['SNAPSHOTTED', 13],
+  ['SAME AS', 10]
+]
+
+export async function writeInspectionTable({ views, devices }: Inspection, output: TextOutput): Promise<void> {
+  for (const [name, value] of poolFacts(views)) output.text(`${name.padEnd(18)}${value}\n`)
+
+  output.text(`\n${row(columns.map(([heading]) => heading))}  SNAPSHOT OF\n`)
+  const blockBytes = views.live.dataBlockBytes
+  let count = 0
+  for await (const { id, details, origin, twin } of devices) {
+    const { mappedBlocks, transactionId, creationTime, snapshottedTime } = details
+    const mapped = humanSize(mappedBlocks * blockBytes)
+    const cells = [id, mappedBlocks, mapped, transactionId, creationTime, snapshottedTime, twin ?? '-']
+    output.text(`${row(cells.map(String))}  ${describeOrigin(origin)}\n`)
+    count++
+    if (output.isFull) await output.flush()
+  }
+  output.text(`${counted(count, 'device')}; complete\n`)
+  await output.flush()
+}
+
+function poolFacts(views: PoolViews): [string, string][] {
+  const { metadata, live, held } = views
+  const metadataBytes = humanSize(live.metadataBlocks * METADATA_BLOCK_BYTES)
+  return [
+    ['metadata', oneLine(metadata.path)],
+    ['metadata size', `${counted(live.metadataBlocks, 'block')} of 4 KiB (${metadataBytes})`],
+    ['data block size', `${humanSize(live.dataBlockBytes)} (${live.dataBlockBytes / SECTOR_BYTES} sectors)`],
+    ['pool time', `${live.time} (snapshots taken so far)`],
+    ['transaction', String(live.transactionId)],
+    ['needs check', live.needsCheck ? 'yes: the pool found an error; run thin_check, then thin_repair' : 'no'],
+    ['root blocks', `mappings ${live.mappingRoot}, device details ${live.detailsRoot}`],
+    ['metadata snapshot', held ? `held at block ${live.heldRoot}, ${describeAge(live, held)}` : 'none held'],
+    [
+      'devices below',
+      metadata.view === 'live' ? 'of the live pool' : 'of the metadata snapshot (--live-root: of the live pool)'
+    ]
+  ]
+}
+
+function row(cells: string[]): string {
+  return cells.map((cell, i) => cell.padStart(columns[i][1])).join('')
+}
+
+function describeOrigin({ certainty, devices, more }: Origin): string {
+  const names =
+    devices.slice(0, NAMED_ORIGINS).join(', ') + (more || devices.length > NAMED_ORIGINS ? ' or others' : '')
+  switch (certainty) {
+    case 'certain':
+      return devices.length === 0 ? 'none: created empty' : names
+    case 'likely':
+      return `${names} (likely)`
+    case 'possible':
+      return `${devices.length > 1 ? 'one of ' : ''}${names} (possibly)`
+    case 'unknown':
+      return 'unknown: created empty, or its origin is gone'
+  }
+}

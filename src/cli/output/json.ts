@@ -1,0 +1,29 @@
+/**
+ * An answer as one JSON object, with the field names of csi.v1. It is closed only when the answer is complete: what is cut off does not
+ * parse.
+ */
+import type { ExtentStream } from '../../devicemapper/extents.ts'
+import type { TextOutput } from './text-output.ts'
+
+const FIRST_OFFSET = Buffer.from('{"byte_offset":')
+const NEXT_OFFSET = Buffer.from(',{"byte_offset":')
+const SIZE = Buffer.from(',"size_bytes":')
+const END = Buffer.from('}')
+
+export async function writeJson({ capacityBytes, batches }: ExtentStream, output: TextOutput): Promise<void> {
+  output.text(`{"block_metadata_type":"VARIABLE_LENGTH","volume_capacity_bytes":${capacityBytes},"block_metadata":[`)
+  let before = FIRST_OFFSET
+  for await (const { count, offsets, sizes } of batches) {
+    for (let i = 0; i < count; i++) {
+      output.bytes(before)
+      output.integer(offsets[i])
+      output.bytes(SIZE)
+      output.integer(sizes[i])
+      output.bytes(END)
+      before = NEXT_OFFSET
+      if (output.isFull) await output.flush()
+    }
+  }
+  output.text(']}\n')
+  await output.flush()
+}

@@ -1,0 +1,20 @@
+/**
+ * What an answer amounts to, in the words that end a table and a map.
+ */
+import { counted, humanSize, percentage } from '../quantities.ts'
+
+/** What the extents of an answer say of the volume. */
+export type Subject = 'allocated' | 'changed'
+
+export interface Totals {
+  extents: number
+  /** Sum of their sizes. */
+  bytes: number
+}
+
+/** One line. It is the last, and says so: what is cut off lacks it. */
+export function summary({ extents, bytes }: Totals, capacityBytes: number, subject: Subject): string {
+  const volume = `${capacityBytes} bytes (${humanSize(capacityBytes)})`
+  const part = percentage(bytes, capacityBytes)
+  return `${counted(extents, 'extent')}, ${bytes} bytes (${humanSize(bytes)}) ${subject} of ${volume}: ${part}; complete`
+}

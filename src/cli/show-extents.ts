@@ -1,0 +1,42 @@
+/**
+ * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout.
+ */
+import { type AnswerOptions, type Question, withAnswer } from './answer.ts'
+import { interruptible } from './interruption.ts'
+import { writeJson } from './output/json.ts'
+import { mapStyle, writeMap } from './output/map.ts'
+import { writeNdjson } from './output/ndjson.ts'
+import { withProgress } from './output/progress.ts'
+import { writeTable } from './output/table.ts'
+import { TextOutput } from './output/text-output.ts'
+import type { Subject } from './output/totals.ts'
+
+export interface ExtentsOptions extends AnswerOptions {
+  /** Seconds. */
+  timeout?: number
+  output: 'table' | 'json' | 'ndjson' | 'map'
+}
+
+/** Asks, and shows the answer. Resolves when it is complete and written. */
+export async function showExtents(question: Question, options: ExtentsOptions): Promise<void> {
+  const { stdout, stderr } = process
+  const subject: Subject = question.base === undefined ? 'allocated' : 'changed'
+  await interruptible(options.timeout, async (signal) => {
+    const remark = (text: string) => stderr.write(`deltamapper: ${text}\n`)
+    await withAnswer(question, options, signal, remark, async (answer) => {
+      const output = new TextOutput(stdout, signal)
+      // On the terminal where the extents go by, a bar would only be in their way.
+      const shown = stdout.isTTY && options.output !== 'map' ? answer : withProgress(answer, stderr)
+      switch (options.output) {
+        case 'table':
+          return writeTable(shown, output, subject)
+        case 'json':
+          return writeJson(shown, output)
+        case 'ndjson':
+          return writeNdjson(shown, output)
+        case 'map':
+          return writeMap(shown, output, subject, mapStyle(stdout.isTTY ? stdout.columns : undefined, process.env))
+      }
+    })
+  })
+}

@@ -1,0 +1,67 @@
+/**
+ * Runs `deltamapper` as a person would: a process of its own, seen from the outside only.
+ */
+import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
+
+export const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
+
+/** Tests of a file run all at once; processes should not. */
+const MOST_AT_ONCE = 4
+let running = 0
+const waiting: (() => void)[] = []
+
+export interface CommandResult {
+  /** Exit status, or null when a signal ended it. */
+  status: number | null
+  stdout: string
+  stderr: string
+}
+
+export interface CommandOptions {
+  env?: NodeJS.ProcessEnv
+  /** Options for node itself. */
+  nodeOptions?: string[]
+  /** Another command than this checkout's. */
+  path?: string
+}
+
+/** Runs it to its end. */
+export async function runCommand(args: string[], options: CommandOptions = {}): Promise<CommandResult> {
+  while (running >= MOST_AT_ONCE) await new Promise<void>((resolve) => waiting.push(resolve))
+  running++
+  try {
+    const child = startCommand(args, options)
+    let stdout = ''
+    let stderr = ''
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+    const [status] = (await once(child, 'close')) as [number | null]
+    return { status, stdout, stderr }
+  } finally {
+    running--
+    waiting.shift()?.()
+  }
+}
+
+export function startCommand(
+  args: string[],
+  { env = {}, nodeOptions = [], path = command }: CommandOptions = {}
+): ChildProcessByStdio<null, Readable, Readable> {
+  return spawn(process.execPath, [...nodeOptions, path, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, DELTAMAPPER_ENDPOINT: '', ...env }
+  })
+}
+
+/** Whether a failure was told as promised: one line of ours, with a code, last on stderr, and no stack trace anywhere. */
+export function complaint({ stderr }: CommandResult): string {
+  const lines = stderr.trimEnd().split('\n')
+  const last = lines.at(-1) ?? ''
+  if (!/^deltamapper: .+; .+ \(DM_[A-Z_]+\)$/.test(last))
+    throw new Error(`stderr does not end with a complaint: ${stderr}`)
+  if (lines.some((line) => !line.startsWith('deltamapper: '))) throw new Error(`stderr has other lines: ${stderr}`)
+  return last
+}
