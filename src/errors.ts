@@ -74,6 +74,20 @@ export const errorRegistry = {
   DM_DEVICE_BUSY: { status: 'UNAVAILABLE', summary: 'a device-mapper device, or what was asked of it, is in use' },
   DM_CALL_FAILED: { status: 'FAILED_PRECONDITION', summary: 'the kernel or libdevmapper refused a call' },
   DM_CALL_STUCK: { status: 'UNAVAILABLE', summary: 'a device-mapper call has not come back from the kernel in time' },
+  DM_STATUS_UNKNOWN: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the kernel describes a target in words this version does not know'
+  },
+  DM_CATALOG_DAMAGED: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog is damaged" },
+  DM_CATALOG_NEWER: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog was written by a newer version" },
+  DM_CATALOG_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is using the catalog' },
+  DM_CATALOG_UNAVAILABLE: { status: 'UNAVAILABLE', summary: 'the catalog could not be read or written' },
+  DM_CATALOG_DISAGREES: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the catalog and the kernel disagree about a pool'
+  },
+  DM_LVM_FAILED: { status: 'UNAVAILABLE', summary: 'LVM gave no usable answer, or none in time' },
+  DM_POOL_INACTIVE: { status: 'FAILED_PRECONDITION', summary: 'the thin pool is not active on this node' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>
 

@@ -15,26 +15,15 @@ export function snapshotMetadataBackend(
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal) {
       const target = await resolve(snapshotId)
+      checkExternalOrigin(undefined, target)
       return walk(undefined, target, startingOffset, maxResults, signal)
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal) {
-      const base = await resolve(baseSnapshotId)
-      const target = await resolve(targetSnapshotId)
-      if (base.metadataPath !== target.metadataPath) {
-        throw new DeltamapperError(
-          'DM_POOLS_DIFFER',
-          `${base.handle} and ${target.handle} are in different pools`,
-          'compare snapshots of one volume'
-        )
-      }
-      if (base.volume !== target.volume) {
-        throw new DeltamapperError(
-          'DM_VOLUMES_DIFFER',
-          `${base.handle} is a snapshot of ${base.volume}, ${target.handle} of ${target.volume}`,
-          'compare snapshots of one volume'
-        )
-      }
+      // Together: a source that has to ask somebody answers both from one report.
+      const [base, target] = await Promise.all([resolve(baseSnapshotId), resolve(targetSnapshotId)])
+      checkRelated(base, target)
+      checkExternalOrigin(base, target)
       return walk(base, target, startingOffset, maxResults, signal)
     }
   }
@@ -67,5 +56,55 @@ export function snapshotMetadataBackend(
       )
     }
     return walkers.walk({ base, target, startingOffset: Number(startingOffset), maxResults }, signal)
+  }
+}
+
+/**
+ * Refuses a mix-up of handles. Block numbers within one pool compare exactly whatever they are of, so this protects the caller, not
+ * the answer: what is not known passes.
+ *
+ * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER
+ */
+function checkRelated(base: Snapshot, target: Snapshot): void {
+  const remedy = 'compare snapshots of one volume'
+  if (base.metadataPath !== target.metadataPath) {
+    throw new DeltamapperError('DM_POOLS_DIFFER', `${base.handle} and ${target.handle} are in different pools`, remedy)
+  }
+  if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return
+  // A snapshot and the volume it was taken of are related, even when that volume is itself a snapshot of another.
+  if (base.volume === target.identity || target.volume === base.identity) return
+  const ofWhat = ({ volume, volumeName }: Snapshot) => volumeName ?? volume
+  throw new DeltamapperError(
+    'DM_VOLUMES_DIFFER',
+    `${base.handle} is a snapshot of ${ofWhat(base)}, ${target.handle} of ${ofWhat(target)}`,
+    remedy
+  )
+}
+
+/**
+ * Where a snapshot maps nothing, its external origin shows through. Compared with a base over the same origin that cancels out, as
+ * far as the base reaches; everything else would be under-reported.
+ *
+ * @throws DM_NOT_TRACKED
+ */
+function checkExternalOrigin(base: Snapshot | undefined, target: Snapshot): void {
+  const refuse = (what: string): never => {
+    throw new DeltamapperError(
+      'DM_NOT_TRACKED',
+      what,
+      'back up every block, or copy what is outside of the pool into a thin volume'
+    )
+  }
+  const origin = target.externalOrigin
+  if (base && origin?.identity !== base.externalOrigin?.identity) {
+    refuse(
+      `${base.handle} and ${target.handle} do not have the same external origin, which shows where they map nothing`
+    )
+  }
+  if (!origin) return
+  const shown = `the external origin of ${target.handle} shows where it maps nothing`
+  if (!base) refuse(`${shown}, so what it maps is not all it holds`)
+  else if (base.sizeBytes < Math.min(target.sizeBytes, origin.sizeBytes ?? Infinity)) {
+    refuse(`${shown}, and shows more of itself since ${base.handle}, which is smaller`)
   }
 }

@@ -63,17 +63,21 @@ export async function loadConfig({ configFile, listen, recorded }: AgentOptions)
       throw invalid(where, (cause as Error).message, cause)
     }
   }
-  if (typeof content !== 'object' || Array.isArray(content)) throw invalid(where, 'it is no mapping of fields')
+  if (!isMapping(content)) throw invalid(where, 'it is no mapping of fields')
   const fields = content as Record<string, unknown>
   const merged = agentConfig.safeParse({
     ...fields,
     ...(listen?.length ? { listen } : {}),
-    ...(recorded && Object.keys(recorded).length > 0
+    ...(recorded && Object.keys(recorded).length > 0 && isMapping(fields['recorded'] ?? {})
       ? { recorded: { ...(fields['recorded'] as object | undefined), ...recorded } }
       : {})
   })
   if (!merged.success) throw invalid(where, z.prettifyError(merged.error))
   return merged.data
+}
+
+function isMapping(content: unknown): boolean {
+  return typeof content === 'object' && content !== null && !Array.isArray(content)
 }
 
 function invalid(where: string, what: string, cause?: unknown): DeltamapperError {

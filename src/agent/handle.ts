@@ -29,9 +29,14 @@ export function parseHandle(handle: string): Handle {
   }
   const [source, name, ...rest] = handle.split('/')
   if (name === undefined || rest.length > 0 || !isHandleName(source) || !isHandleName(name)) {
-    throw invalid(`${JSON.stringify(handle)} is no snapshot handle`)
+    throw invalid(`${printable(handle)} is no snapshot handle`)
   }
   return { source, name }
+}
+
+/** In quotes and pure ASCII: JSON alone leaves characters as they are that steer terminals or reverse the direction of text. */
+function printable(text: string): string {
+  return JSON.stringify(text).replaceAll(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 
 function invalid(what: string): DeltamapperError {

@@ -6,14 +6,31 @@
 export interface Snapshot {
   /** `SOURCE/NAME`, for messages. */
   handle: string
-  /** What it is a snapshot of; two snapshots of different volumes are never compared. */
-  volume: string
+  /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
+  identity?: string
+  /**
+   * The identity of what it is a snapshot of; two snapshots that are known to be of different volumes are never compared. Left out
+   * when it is not known: LVM forgets origins that are removed, device-mapper never knew.
+   */
+  volume?: string
+  /** What messages call that volume; its identity by default. */
+  volumeName?: string
   /** The thin device id in its pool. */
   thinId: number
   /** Size in bytes, exact. Thin metadata does not hold it. */
   sizeBytes: number
   /** The metadata device or image of its pool; two snapshots with different ones are of different pools. */
   metadataPath: string
+  /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
+  live?: boolean
+  /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */
+  transactionId?: bigint
+  /** A device outside of the pool that shows through where the snapshot maps nothing: there, unmapped does not mean zeros. */
+  externalOrigin?: {
+    identity: string
+    /** Left out when it is not known. */
+    sizeBytes?: number
+  }
 }
 
 /** Answers for one name before the slash of a handle. */

@@ -6,17 +6,18 @@
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
-import { walkMessages, type WalkRequest, type WalkStatistics } from './walk.ts'
+import { type SeenDevices, walkMessages, type WalkRequest, type WalkStatistics } from './walk.ts'
 
 /** What the main thread says. Each walk goes by an id of the main thread's choice. */
 export type ToWalker =
-  | { kind: 'start'; id: number; request: WalkRequest; credit: number }
-  /** One more message may be sent. */
-  | { kind: 'credit'; id: number }
+  | { kind: 'start'; id: number; request: WalkRequest }
+  /** So many more messages may be sent. */
+  | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
 
-/** What the walker says. `end` and `error` are the last word on a walk. */
+/** What the walker says, `seen` first. `end` and `error` are the last word on a walk. */
 export type FromWalker =
+  | { kind: 'seen'; id: number; devices: SeenDevices }
   | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: WalkStatistics }
   | { kind: 'end'; id: number; statistics: WalkStatistics }
   | { kind: 'error'; id: number; error: PortableError; statistics: WalkStatistics }
@@ -56,22 +57,25 @@ function serve(port: NonNullable<typeof parentPort>): void {
   }
 
   port.on('message', (message: ToWalker) => {
-    if (message.kind === 'start') void run(message.id, message.request, message.credit)
+    if (message.kind === 'start') void run(message.id, message.request)
     const walk = walks.get(message.id)
     // A walk that has just ended may still be spoken to.
     if (!walk) return
-    if (message.kind === 'credit') walk.credit++
+    if (message.kind === 'credit') walk.credit += message.messages
     if (message.kind === 'cancel') walk.cancel.abort(fromPortable(message.error))
     walk.wake()
   })
 
-  async function run(id: number, request: WalkRequest, credit: number): Promise<void> {
-    const walk: Walk = { credit, cancel: new AbortController(), wake: () => undefined }
+  async function run(id: number, request: WalkRequest): Promise<void> {
+    const walk: Walk = { credit: 0, cancel: new AbortController(), wake: () => undefined }
     walks.set(id, walk)
     const { signal } = walk.cancel
     const statistics: WalkStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
     try {
-      for await (const message of walkMessages(request, statistics, signal)) {
+      const onSeen = (devices: SeenDevices) => {
+        say({ kind: 'seen', id, devices })
+      }
+      for await (const message of walkMessages(request, statistics, signal, onSeen)) {
         while (walk.credit === 0 && !signal.aborted) await new Promise<void>((resolve) => (walk.wake = resolve))
         signal.throwIfAborted()
         walk.credit--

@@ -4,7 +4,12 @@
  */
 import { DeltamapperError } from '../errors.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
-import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../devicemapper/thin/pool-metadata.ts'
+import {
+  type Fingerprint,
+  openPoolMetadata,
+  type PoolMetadata,
+  type ThinDevice
+} from '../devicemapper/thin/pool-metadata.ts'
 import { BlockMetadataEncoder } from '../grpc/block-metadata.ts'
 import type { Snapshot } from './snapshot-source.ts'
 
@@ -23,6 +28,20 @@ export interface WalkRequest {
   direct: boolean
 }
 
+/** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
+export interface SeenDevice {
+  snapshot: Snapshot
+  /** The pool's transaction id when the device was created. */
+  transactionId: bigint
+  fingerprint: Fingerprint
+}
+
+/** What a walk is about, told before its first message. */
+export interface SeenDevices {
+  base?: SeenDevice | undefined
+  target: SeenDevice
+}
+
 /** What a walk has cost, for the log and the metrics. */
 export interface WalkStatistics {
   nodesRead: number
@@ -35,18 +54,20 @@ export interface WalkStatistics {
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
  * @param statistics kept up to date while the walk goes on
- * @throws what reading metadata throws, and the refusals of `relation`
+ * @param onSeen told of the devices before the first message
+ * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED
  */
 export async function* walkMessages(
   { base, target, startingOffset, maxResults, direct }: WalkRequest,
   statistics: WalkStatistics,
-  signal: AbortSignal
+  signal: AbortSignal,
+  onSeen: (seen: SeenDevices) => void = () => undefined
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const metadata = await openPoolMetadata(target.metadataPath, { direct })
+  const metadata = await openPoolMetadata(target.metadataPath, { direct, liveRoot: target.live ?? false })
   try {
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
     let flushed = 0
-    const { batches } = await answer(metadata, base, target, startingOffset, signal)
+    const { batches } = await answer(metadata, base, target, startingOffset, signal, onSeen)
     for await (const { count, offsets, sizes } of batches) {
       statistics.extents += count
       for (let i = 0; i < count; i++) {
@@ -74,45 +95,69 @@ async function answer(
   base: Snapshot | undefined,
   target: Snapshot,
   startingOffset: number,
-  signal: AbortSignal
+  signal: AbortSignal,
+  onSeen: (seen: SeenDevices) => void
 ): Promise<ExtentStream> {
   const targetDevice = await find(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
-  const question = { sizeBytes: target.sizeBytes, startingOffset, signal }
-  if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
-
-  const baseDevice = await find(metadata, base, 'DM_BASE_LOST', signal)
+  const baseDevice = base && (await find(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
-  if (baseDevice.details.creationTime > targetDevice.details.creationTime) {
+  if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
     throw new DeltamapperError(
       'DM_ORDER_REVERSED',
       `base ${base.handle} was taken after target ${target.handle}`,
       'ask the other way round'
     )
   }
+  onSeen({
+    base: base && baseDevice && (await seen(metadata, base, baseDevice)),
+    target: await seen(metadata, target, targetDevice)
+  })
+  const question = { sizeBytes: target.sizeBytes, startingOffset, signal }
+  if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
   return metadata.delta({
     baseId: base.thinId,
     targetId: target.thinId,
     baseSizeBytes: base.sizeBytes,
+    // Of a volume every mapping is as young as itself; only what is known to be a snapshot can be told to have been written to.
+    baseIsSnapshot: base.live === true && base.volume !== undefined,
     ...question
   })
+}
+
+async function seen(metadata: PoolMetadata, snapshot: Snapshot, device: ThinDevice): Promise<SeenDevice> {
+  return {
+    snapshot,
+    transactionId: device.details.transactionId,
+    fingerprint: await metadata.fingerprint(device)
+  }
 }
 
 /** The snapshot's device, under the code that its loss means for the caller. */
 async function find(
   metadata: PoolMetadata,
-  { handle, thinId }: Snapshot,
+  { handle, thinId, transactionId }: Snapshot,
   lost: 'DM_SNAPSHOT_NOT_FOUND' | 'DM_BASE_LOST',
   signal: AbortSignal
 ): Promise<ThinDevice> {
+  const gone = (what: string, cause?: unknown) =>
+    new DeltamapperError(
+      lost,
+      `snapshot ${handle} is no longer in its pool (${what})`,
+      'take a full backup of a snapshot that exists',
+      { cause }
+    )
+  let device: ThinDevice
   try {
-    return await metadata.device(thinId, signal)
+    device = await metadata.device(thinId, signal)
   } catch (error) {
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_NOT_FOUND') throw error
-    throw new DeltamapperError(
-      lost,
-      `snapshot ${handle} is no longer in its pool (no thin device ${thinId})`,
-      'take a full backup of a snapshot that exists',
-      { cause: error }
+    throw gone(`no thin device ${thinId}`, error)
+  }
+  // LVM gives the highest device id out again: the same id with another transaction id is another snapshot.
+  if (transactionId !== undefined && device.details.transactionId !== transactionId) {
+    throw gone(
+      `thin device ${thinId} is of transaction ${device.details.transactionId}, the snapshot of ${transactionId}`
     )
   }
+  return device
 }

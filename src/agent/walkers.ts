@@ -6,7 +6,7 @@ import { extname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
-import type { WalkRequest, WalkStatistics } from './walk.ts'
+import type { SeenDevices, WalkRequest, WalkStatistics } from './walk.ts'
 import { fromPortable, type FromWalker, toPortable, type ToWalker } from './walk-worker.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
@@ -17,6 +17,8 @@ interface Walk {
   /** Messages that have arrived and were not taken yet; at most MESSAGES_AHEAD. */
   arrived: Uint8Array[]
   statistics: WalkStatistics
+  /** What it is about, as soon as it has been found. */
+  seen: SeenDevices | undefined
   /** How it ended: undefined while it goes on. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the one who waits for the next message. */
@@ -51,22 +53,36 @@ export class Walkers {
     return this.#threads.reduce((sum, { walks }) => sum + walks.size, 0)
   }
 
-  /** A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so. */
-  walk(request: Omit<WalkRequest, 'direct'>, signal: AbortSignal): EncodedStream {
+  /**
+   * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so.
+   *
+   * @param onSeen told which devices it is about; no message arrives before this has resolved, and none if it rejects
+   */
+  walk(
+    request: Omit<WalkRequest, 'direct'>,
+    signal: AbortSignal,
+    onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined
+  ): EncodedStream {
     const walk: Walk = {
       arrived: [],
       statistics: { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 },
+      seen: undefined,
       outcome: undefined,
       wake: () => undefined
     }
     return {
       capacityBytes: request.target.sizeBytes,
-      messages: this.#messages({ ...request, direct: this.#direct }, walk, signal),
+      messages: this.#messages({ ...request, direct: this.#direct }, walk, signal, onSeen),
       statistics: () => ({ ...walk.statistics })
     }
   }
 
-  async *#messages(request: WalkRequest, walk: Walk, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+  async *#messages(
+    request: WalkRequest,
+    walk: Walk,
+    signal: AbortSignal,
+    onSeen: (seen: SeenDevices) => Promise<void>
+  ): AsyncGenerator<Uint8Array> {
     signal.throwIfAborted()
     if (this.#closed) throw shuttingDown()
     const id = this.#nextId++
@@ -78,12 +94,17 @@ export class Walkers {
     thread.walks.set(id, walk)
     signal.addEventListener('abort', cancel)
     try {
-      say(thread, { kind: 'start', id, request, credit: MESSAGES_AHEAD })
+      say(thread, { kind: 'start', id, request })
       for (;;) {
         signal.throwIfAborted()
+        if (walk.seen) {
+          await onSeen(walk.seen)
+          walk.seen = undefined
+          say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
+        }
         const message = walk.arrived.shift()
         if (message) {
-          say(thread, { kind: 'credit', id })
+          say(thread, { kind: 'credit', id, messages: 1 })
           yield message
         } else if (walk.outcome === 'complete') return
         else if (walk.outcome) throw walk.outcome
@@ -119,9 +140,11 @@ export class Walkers {
     worker.on('message', (message: FromWalker) => {
       const walk = thread.walks.get(message.id)
       if (!walk) return
-      walk.statistics = message.statistics
+      if (message.kind === 'seen') walk.seen = message.devices
+      else walk.statistics = message.statistics
       if (message.kind === 'message') walk.arrived.push(message.message)
-      else end(thread, message.id, message.kind === 'end' ? 'complete' : fromPortable(message.error))
+      else if (message.kind === 'end') end(thread, message.id, 'complete')
+      else if (message.kind === 'error') end(thread, message.id, fromPortable(message.error))
       walk.wake()
     })
     let failure: Error | undefined

@@ -210,15 +210,16 @@ export async function heightBelow(
   signal?: AbortSignal
 ): Promise<number> {
   let block = root
-  let { high } = range
+  let { low, high } = range
   for (let height = 0; height < MAX_DEPTH; height++) {
     const isLeaf = await reader.read(
       block,
       checksumSalt.btreeNode,
       (window) => {
         const { words } = window
-        const node = nodeShape(words, window.slots[0], { low: range.low, high }, valueSize, reader, block)
+        const node = nodeShape(words, window.slots[0], { low, high }, valueSize, reader, block)
         if (node.isLeaf) return true
+        low = keyAt(words, node, 0)
         if (node.entries > 1) high = keyAt(words, node, 1)
         block = blockAt(words, node, 0)
         return false

@@ -221,6 +221,7 @@ class CoWalk {
 
   /** Starts to read the `count` lowest subtrees of both queues of a depth that begin below `bound`. */
   #startReading(depth: number, bound: number, count: number): Reading {
+    this.#delta.signal?.throwIfAborted()
     const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
     const sides: Frontier[] = []
     const blocks: number[] = []

@@ -153,15 +153,9 @@ export class PoolMetadata {
     return device
   }
 
-  /** @param device as this view knows it; its root is read once more */
-  async fingerprint({ root, details }: ThinDevice, signal?: AbortSignal): Promise<Fingerprint> {
-    const rootChecksum = await this.#reader.read(
-      root,
-      checksumSalt.btreeNode,
-      (window) => window.words[window.firstWord(0)],
-      signal
-    )
-    return { creationTime: details.creationTime, mappedBlocks: details.mappedBlocks, root, rootChecksum }
+  /** What the device is to be known again by. @throws DM_SNAPSHOT_CHANGED when it is no longer as it was handed out */
+  async fingerprint(device: ThinDevice): Promise<Fingerprint> {
+    return (await this.#fingerprints([device]))[0]
   }
 
   async deviceDetails(id: number): Promise<DeviceDetails> {
@@ -297,7 +291,13 @@ export class PoolMetadata {
       for (const device of devices) {
         const found = await findDevice(this.#reader, superblock, device.id)
         if (found?.root !== device.root) throw this.#changed(device)
-        fingerprints.push(await this.fingerprint(found))
+        const rootChecksum = await this.#reader.read(
+          found.root,
+          checksumSalt.btreeNode,
+          (window) => window.words[window.firstWord(0)]
+        )
+        const { creationTime, mappedBlocks } = found.details
+        fingerprints.push({ creationTime, mappedBlocks, root: found.root, rootChecksum })
       }
       return fingerprints
     })

@@ -1,0 +1,49 @@
+/**
+ * What can be asked of the catalog, by name: the worker thread's side of `Catalog`.
+ */
+import { type CatalogDatabase } from './database.ts'
+import * as leases from './lease-records.ts'
+import { compareLineage, type Lineage, type LineageFacts } from './lineage.ts'
+import * as pools from './owned-pools.ts'
+import * as served from './served-targets.ts'
+
+/** Arguments and results cross between threads by structured cloning. */
+export function catalogCalls(database: CatalogDatabase) {
+  type Rest<F> = F extends (database: CatalogDatabase, ...rest: infer A) => infer R ? (...rest: A) => R : never
+  const on = <A extends unknown[], R>(call: (database: CatalogDatabase, ...rest: A) => R) =>
+    ((...rest: A) => call(database, ...rest)) as Rest<typeof call>
+  return {
+    remember: on(served.remember),
+    findServed: on(served.findServed),
+    forgetServed: on(served.forgetServed),
+    lineage: on(lineage),
+    view: on(pools.catalogView),
+    findThin: on(pools.findThin),
+    findThinByName: on(pools.findThinByName),
+    begin: on(pools.begin),
+    complete: on(pools.complete),
+    rollBack: on(pools.rollBack),
+    adoptThin: on(pools.adoptThin),
+    forgetThin: on(pools.forgetThin),
+    acceptTransactionId: on(pools.acceptTransactionId),
+    beginLease: on(leases.beginLease),
+    confirmLease: on(leases.confirmLease),
+    beginRelease: on(leases.beginRelease),
+    clearLease: on(leases.clearLease),
+    findLease: on(leases.findLease),
+    listLeases: on(leases.listLeases),
+    statistics: () => database.statistics()
+  }
+}
+
+export type CatalogCalls = ReturnType<typeof catalogCalls>
+export type CallName = keyof CatalogCalls
+
+/** Owned thins are known by their id, which is their identity; others from when they were served. */
+function lineage(database: CatalogDatabase, one: string, other: string): Lineage {
+  const facts = (identity: string): LineageFacts[] => {
+    const thin = pools.findThin(database, identity)
+    return thin === undefined ? served.servedWithIdentity(database, identity) : [thin]
+  }
+  return compareLineage(facts(one), facts(other))
+}

@@ -1,0 +1,126 @@
+/**
+ * One run of the catalog's thread, seen from the main thread: calls go out at once and are answered in order, and if the thread ends or
+ * does not answer in time, whatever was still unanswered fails.
+ */
+import { extname } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { DeltamapperError } from '../../errors.ts'
+import type { CallName } from './calls.ts'
+import type { Opening } from './database.ts'
+import { fromPortable, type FromCatalog, type Start, type ToCatalog } from './messages.ts'
+
+interface Pending {
+  resolve: (result: unknown) => void
+  reject: (error: DeltamapperError) => void
+}
+
+/** The catalog needs little; what needs more than this is a defect, and ends the thread instead of the agent. MiB. */
+const HEAP_MIB = 256
+
+export class CatalogThread {
+  /** What opening found; rejects as opening failed. */
+  readonly opening: Promise<Opening>
+  /** Resolves when the thread is gone, and the file free. */
+  readonly gone: Promise<void>
+  /** No more calls: it has ended, failed, or is being closed. */
+  ended = false
+  readonly #path: string
+  readonly #deadlineMs: number
+  readonly #worker: Worker
+  readonly #pending: Pending[] = []
+  #timer: NodeJS.Timeout | undefined
+  #failure: DeltamapperError | undefined
+
+  constructor(start: Start, deadlineMs: number) {
+    this.#path = start.path
+    this.#deadlineMs = deadlineMs
+    // The sources run as .ts, the published package as .js.
+    const file = new URL(`./catalog-worker${extname(import.meta.filename)}`, import.meta.url)
+    this.#worker = new Worker(file, {
+      name: 'catalog',
+      workerData: start,
+      resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
+    })
+    this.#worker.on('message', (message: FromCatalog) => this.#answered(message))
+    this.#worker.on('error', (error) => {
+      this.#failure ??= this.#unavailable(`its thread failed: ${error.message}`, error)
+    })
+    this.gone = new Promise((resolve) => {
+      this.#worker.on('exit', () => {
+        this.#end(this.#failure ?? this.#unavailable('its thread ended'))
+        resolve()
+      })
+    })
+    this.opening = this.#expect() as Promise<Opening>
+    // Whoever makes the first call learns why opening failed.
+    this.opening.catch(() => undefined)
+  }
+
+  /** @throws what the call throws; DM_CATALOG_UNAVAILABLE when the thread ended or took too long, done or not */
+  async call(call: CallName | 'close', args: unknown[]): Promise<unknown> {
+    const answer = this.#expect()
+    if (call === 'close') this.ended = true
+    try {
+      this.#worker.postMessage({ call, args } as ToCatalog)
+    } catch (cause) {
+      // Nothing was sent, so nothing will be answered; the order would be off by one.
+      this.#pending.pop()
+      throw cause
+    }
+    return answer
+  }
+
+  /** Ends the thread, which takes as long as the call it is at. */
+  terminate(): void {
+    void this.#worker.terminate()
+  }
+
+  #expect(): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      this.#pending.push({ resolve, reject })
+      if (this.#pending.length === 1) this.#startClock()
+    })
+  }
+
+  #answered(message: FromCatalog): void {
+    const { resolve, reject } = this.#pending.shift()!
+    this.#startClock()
+    if ('error' in message) {
+      const error = fromPortable(message.error)
+      if (message.last) this.#failure = error
+      reject(error)
+    } else resolve(message.result)
+    if (message.last) this.#end(this.#failure ?? this.#unavailable('it was closed'))
+  }
+
+  /** The oldest call has the deadline; those behind it are not late, they wait. */
+  #startClock(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    if (this.#pending.length === 0) {
+      // An idle catalog must not keep the process alive, a call under way must.
+      this.#worker.unref()
+      return
+    }
+    this.#worker.ref()
+    this.#timer = setTimeout(() => {
+      this.#end(this.#unavailable(`it has not answered for ${this.#deadlineMs / 1000} seconds`))
+      this.terminate()
+    }, this.#deadlineMs)
+  }
+
+  #end(error: DeltamapperError): void {
+    this.ended = true
+    clearTimeout(this.#timer)
+    for (const { reject } of this.#pending.splice(0)) reject(error)
+  }
+
+  #unavailable(what: string, cause?: unknown): DeltamapperError {
+    return new DeltamapperError(
+      'DM_CATALOG_UNAVAILABLE',
+      `the catalog ${this.#path} cannot be used: ${what}; whether it took what it was last told is not known`,
+      'ask again; if it stays so, look into the kernel log for what is wrong with its disk',
+      { cause }
+    )
+  }
+}

@@ -1,0 +1,187 @@
+/**
+ * The catalog: what the agent has to remember beyond its own life. A SQLite database in a thread of its own, because everything that is
+ * written to it waits for the disk.
+ *
+ * - What was served as target (fingerprint.ts, served-targets.ts), so that a base that is no longer what it was is refused.
+ * - The pools, volumes and snapshots that the agent has made on plain device-mapper (owned-pools.ts), and what it was about to do to them
+ *   when it was killed (reconcile.ts).
+ * - Which metadata snapshots are held by us (lease.ts, lease-records.ts).
+ *
+ * A call that resolves is on disk. One that rejects with DM_CATALOG_UNAVAILABLE may be or not; the next call opens the database again.
+ * Calls are carried out and answered in the order in which they are made. Times are milliseconds since 1970.
+ */
+import { resolve } from 'node:path'
+import { DeltamapperError } from '../../errors.ts'
+import type { CallName, CatalogCalls } from './calls.ts'
+import { CatalogThread } from './catalog-thread.ts'
+import type { Opening } from './database.ts'
+import type { ServedTarget } from './fingerprint.ts'
+import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
+import type { LeaseRecord } from './lease.ts'
+import type { Lineage } from './lineage.ts'
+import type { ServedRecord } from './served-targets.ts'
+
+export interface CatalogOptions {
+  /** How long one call may take, in milliseconds; 30,000 by default. Then it fails, and so does what waits behind it. */
+  deadlineMs?: number
+  /** How long to wait for another process to let go of the file, in milliseconds; 3,000 by default. */
+  lockWaitMs?: number
+}
+
+/**
+ * Opens the catalog, and makes it where there is none: the file with permissions 0600, its folder with 0700.
+ *
+ * @param path on a local file system, and not on a volume whose device the agent suspends
+ * @throws DM_CATALOG_IN_USE, DM_CATALOG_DAMAGED, DM_CATALOG_NEWER, DM_CATALOG_UNAVAILABLE
+ */
+export async function openCatalog(path: string, options: CatalogOptions = {}): Promise<Catalog> {
+  const catalog = new Catalog(resolve(path), options)
+  await catalog.opening()
+  return catalog
+}
+
+export class Catalog {
+  readonly path: string
+  readonly #options: CatalogOptions
+  #thread: CatalogThread | undefined
+  #closed = false
+
+  constructor(path: string, options: CatalogOptions) {
+    this.path = path
+    this.#options = options
+  }
+
+  /** What opening it found and did. */
+  async opening(): Promise<Opening> {
+    return (await this.#running()).opening
+  }
+
+  // What was served
+
+  /** Records that a target is about to be served; to be awaited before the first message leaves. See served-targets.ts. */
+  async remember(target: ServedTarget, at = Date.now()): Promise<'new' | 'known' | 'changed'> {
+    return this.#call('remember', target, at)
+  }
+
+  /** Everything served under this handle, or with this identity under another: for `checkBase`. */
+  async findServed(snapshot: { handle: string; identity: string }): Promise<ServedRecord[]> {
+    return this.#call('findServed', snapshot)
+  }
+
+  /** Forgets what was last served before a time, and the oldest beyond a number. Returns how many; to be repeated until 0. */
+  async forgetServed(limits: { before: number; keep: number }): Promise<number> {
+    return this.#call('forgetServed', limits)
+  }
+
+  /** How two snapshots are related, by their identities. */
+  async lineage(one: string, other: string): Promise<Lineage> {
+    return this.#call('lineage', one, other)
+  }
+
+  // Owned pools
+
+  /** All pools, volumes and snapshots the agent has made, and what is under way: for `reconcile`. */
+  async view(): Promise<CatalogView> {
+    return this.#call('view')
+  }
+
+  async findThin(id: string): Promise<OwnedThin | undefined> {
+    return this.#call('findThin', id)
+  }
+
+  async findThinByName(pool: string, name: string): Promise<OwnedThin | undefined> {
+    return this.#call('findThinByName', pool, name)
+  }
+
+  /**
+   * Writes down what is about to be done to a pool; the kernel may be told once this has resolved.
+   *
+   * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_CATALOG_DISAGREES, DM_ARGUMENT_INVALID
+   */
+  async begin(intent: NewIntent, at = Date.now()): Promise<Intent> {
+    return this.#call('begin', intent, at)
+  }
+
+  /** Makes the pool's intent a fact. @param creation needed for what was created: its creation time, from its device details */
+  async complete(pool: string, creation?: { creationTime: number | undefined }): Promise<void> {
+    await this.#call('complete', pool, creation)
+  }
+
+  /** Forgets the pool's intent: the kernel refused, or has not done it. */
+  async rollBack(pool: string): Promise<void> {
+    await this.#call('rollBack', pool)
+  }
+
+  /** Takes a thin device that only the kernel has into the books, on somebody's word. */
+  async adoptThin(thin: Parameters<CatalogCalls['adoptThin']>[0], at = Date.now()): Promise<OwnedThin> {
+    return this.#call('adoptThin', thin, at)
+  }
+
+  /** Strikes a thin that only the catalog has off the books, on somebody's word. */
+  async forgetThin(id: string): Promise<void> {
+    await this.#call('forgetThin', id)
+  }
+
+  /** Takes the kernel's transaction id for right, and ends an intent that contradicts it, on somebody's word. */
+  async acceptTransactionId(pool: string, transactionId: bigint): Promise<void> {
+    await this.#call('acceptTransactionId', pool, transactionId)
+  }
+
+  // Leases
+
+  /** Records that a metadata snapshot is about to be reserved; the message may be sent once this has resolved. */
+  async beginLease(lease: { device: string; purpose: string; factsBefore: string }, at = Date.now()): Promise<void> {
+    await this.#call('beginLease', lease, at)
+  }
+
+  /** Records which metadata snapshot it is. */
+  async confirmLease(device: string, held: { heldRoot: number; factsHeld: string }): Promise<void> {
+    await this.#call('confirmLease', device, held)
+  }
+
+  /** Records that it is about to be released; the message may be sent once this has resolved. */
+  async beginRelease(device: string): Promise<void> {
+    await this.#call('beginRelease', device)
+  }
+
+  /** Forgets the lease. */
+  async clearLease(device: string): Promise<void> {
+    await this.#call('clearLease', device)
+  }
+
+  async findLease(device: string): Promise<LeaseRecord | undefined> {
+    return this.#call('findLease', device)
+  }
+
+  async leases(): Promise<LeaseRecord[]> {
+    return this.#call('listLeases')
+  }
+
+  // The catalog itself
+
+  /** Bytes of the file, and rows by table. */
+  async statistics(): Promise<{ bytes: number; rows: Record<string, number> }> {
+    return this.#call('statistics')
+  }
+
+  /** Waits for the calls under way, and closes the file. Further calls fail with DM_SHUTTING_DOWN. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    const thread = this.#thread
+    if (thread === undefined) return
+    if (!thread.ended) await thread.call('close', []).catch(() => undefined)
+    await thread.gone
+  }
+
+  async #call<K extends CallName>(call: K, ...args: Parameters<CatalogCalls[K]>): Promise<ReturnType<CatalogCalls[K]>> {
+    const thread = await this.#running()
+    return (await thread.call(call, args)) as ReturnType<CatalogCalls[K]>
+  }
+
+  /** The thread at work, or a new one after the last has ended. */
+  async #running(): Promise<CatalogThread> {
+    throw new Error('see below')
+  }
+}
+void DeltamapperError

@@ -1,0 +1,372 @@
+/**
+ * The catalog's file: a SQLite database that one process uses, checked when it is opened, and on disk before anyone is told so.
+ *
+ * Runs in the catalog's worker thread, because every write waits for the disk.
+ *
+ * **When a write is done.** The transaction is committed to the write-ahead log and synced (synchronous=FULL); then the log is copied
+ * into the database, that is synced, and the log is emptied (a TRUNCATE checkpoint). Only then does the call return. The second half
+ * is not needed for durability, but for noticing damage: SQLite ends reading a log at the first frame whose checksum is wrong, and
+ * takes the transactions from there on for never committed. A flipped byte would silently undo what was promised. So what has been
+ * promised is never in the log alone.
+ *
+ * **When a file is accepted.** Only after SQLite's own integrity_check; application id; the schema's number, which is in two places;
+ * the schema's text, which must be that of a new catalog; the checksum of every row, and the number of rows and sum of checksums
+ * of each table. A file that fails is not written to, but for what SQLite completes from its log.
+ *
+ * **One process.** The database is opened in SQLite's exclusive locking mode, which also does without shared memory. The kernel
+ * releases the lock when the process dies, however it dies. The lock is a POSIX one, lost when *any* descriptor of the file is closed
+ * by its process: so nothing but SQLite opens the file, here or anywhere in the agent.
+ */
+import {
+  chmodSync,
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  type Stats,
+  statSync
+} from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import { randomUUID } from 'node:crypto'
+import { DatabaseSync, type StatementSync } from 'node:sqlite'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { leasesTable } from './lease-records.ts'
+import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
+import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
+import { servedTable } from './served-targets.ts'
+import { contents, damagedCatalog, type Statements } from './table.ts'
+
+export interface DatabaseOptions {
+  /** How long to wait for another process to let go of the file, in milliseconds; 3,000 by default. */
+  lockWaitMs?: number | undefined
+  /** The steps of the schema, for tests of the steps themselves. */
+  steps?: readonly Migration[] | undefined
+}
+
+/** What opening found and did. */
+export interface Opening {
+  readonly created: boolean
+  /** The schema it had, and has now. */
+  readonly schemaBefore: number
+  readonly schema: number
+}
+
+/** Every table whose rows are counted. */
+const tables = [servedTable, poolsTable, thinsTable, intentsTable, leasesTable]
+/** Pages are read from the disk once, when all are checked; the cache is large enough to keep them. KiB. */
+const CACHE_KIB = 65_536
+
+/** SQLite's primary result codes (sqlite.org/rescode.html) that are told apart. */
+const sqliteCode = { error: 1, busy: 5, corrupt: 11, constraint: 19, misuse: 21, notADatabase: 26 }
+
+export class CatalogDatabase implements Statements {
+  readonly path: string
+  readonly opening: Opening
+  readonly #database: DatabaseSync
+  readonly #statements: Map<string, StatementSync>
+  #closed = false
+
+  constructor(path: string, database: DatabaseSync, statements: Map<string, StatementSync>, opening: Opening) {
+    this.path = path
+    this.#database = database
+    this.#statements = statements
+    this.opening = opening
+  }
+
+  statement(sql: string): StatementSync {
+    return prepared(this.#database, this.#statements, sql)
+  }
+
+  /**
+   * Runs the action in a transaction; on disk when this returns. What the action throws undoes it.
+   *
+   * @throws DM_CATALOG_UNAVAILABLE; if that comes from the disk, the transaction may or may not be there when it is opened next
+   */
+  write<T>(action: () => T): T {
+    return commit(this.#database, action)
+  }
+
+  /** Bytes of the file, and rows by table. */
+  statistics(): { bytes: number; rows: Record<string, number> } {
+    const rows = contents.find(this, {}).map(({ name, rowCount }) => [name, rowCount] as const)
+    return { bytes: statSync(this.path).size, rows: Object.fromEntries(rows) }
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#statements.clear()
+    this.#database.close()
+  }
+}
+
+/**
+ * Opens a catalog, or makes a new one where there is none.
+ *
+ * @throws DM_CATALOG_IN_USE, DM_CATALOG_DAMAGED, DM_CATALOG_NEWER, DM_CATALOG_UNAVAILABLE
+ */
+export function openDatabase(file: string, { lockWaitMs = 3000, steps = migrations }: DatabaseOptions = {}): CatalogDatabase {
+  const path = resolve(file)
+  let database: DatabaseSync | undefined
+  try {
+    const created = !exists(path)
+    if (created) create(path, steps)
+    database = connect(path, lockWaitMs)
+    const statements = new Map<string, StatementSync>()
+    const opened = { path, statement: (sql: string) => prepared(database!, statements, sql) }
+    checkPages(opened)
+    const schemaBefore = migrate(database, opened, steps)
+    checkContent(database, opened, steps)
+    checkpoint(database)
+    // From here on the lock is ours, so whatever an interrupted creation has left is of no use to anyone.
+    for (const each of readdirSync(dirname(path))) {
+      if (each.startsWith(`${basename(path)}.new-`)) rmSync(join(dirname(path), each), { force: true })
+    }
+    return new CatalogDatabase(path, database, statements, { created, schemaBefore, schema: steps.length })
+  } catch (error) {
+    // Closing copies what the log holds into the database, which is what opening it again would do.
+    database?.close()
+    throw catalogError(path, error)
+  }
+}
+
+/** Whether there is a catalog. An empty file, or a log without its database, is what is left of one. */
+function exists(path: string): boolean {
+  const file = stat(path)
+  if (file === undefined) {
+    const log = stat(`${path}-wal`)
+    if (log !== undefined && log.size > 0) throw damagedCatalog(path, `there is only its log, ${path}-wal`)
+    return false
+  }
+  if (!file.isFile()) throw damagedCatalog(path, 'it is not a file')
+  if (file.size === 0) throw damagedCatalog(path, 'it is empty')
+  return true
+}
+
+/**
+ * Makes an empty catalog, complete or not at all: under another name, synced, and only then linked to its own. If another process
+ * was faster, its catalog stays.
+ */
+function create(path: string, steps: readonly Migration[]): void {
+  const folder = dirname(path)
+  const topmostMade = mkdirSync(folder, { recursive: true, mode: 0o700 })
+  const draft = `${path}.new-${randomUUID()}`
+  try {
+    closeSync(openSync(draft, 'wx', 0o600))
+    const database = connect(draft, 0)
+    try {
+      const statements = new Map<string, StatementSync>()
+      migrate(database, { path, statement: (sql) => prepared(database, statements, sql) }, steps)
+    } finally {
+      database.close()
+    }
+    linkSync(draft, path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    // Another process has made it, or has cleared the drafts after making it.
+    if ((code !== 'EEXIST' && code !== 'ENOENT') || stat(path) === undefined) throw error
+  } finally {
+    rmSync(draft, { force: true })
+  }
+  for (let each = folder; ; each = dirname(each)) {
+    syncFolder(each)
+    if (topmostMade === undefined || each === dirname(topmostMade)) return
+  }
+}
+
+/** Opens the file and takes its lock. What is no catalog is refused before anything of it is touched. */
+function connect(path: string, lockWaitMs: number): DatabaseSync {
+  const database = new DatabaseSync(path, { timeout: lockWaitMs, enableForeignKeyConstraints: true })
+  try {
+    // The locking mode comes first: the log's index is then in memory of our own, and never in a shared file.
+    database.exec('PRAGMA locking_mode = EXCLUSIVE')
+    const application = pragma(database, 'application_id')
+    if (application !== APPLICATION_ID && !isEmpty(database)) {
+      throw damagedCatalog(path, `its application id is ${application}, not ${APPLICATION_ID}`)
+    }
+    const mode = database.prepare('PRAGMA journal_mode = WAL').get()?.['journal_mode']
+    if (mode !== 'wal') throw damagedCatalog(path, `it cannot have a write-ahead log (journal mode ${String(mode)})`)
+    database.exec(`
+      PRAGMA synchronous = FULL;
+      PRAGMA wal_autocheckpoint = 0;
+      PRAGMA mmap_size = 0;
+      PRAGMA cache_size = -${CACHE_KIB};
+      PRAGMA cell_size_check = ON;
+      PRAGMA trusted_schema = OFF;
+      PRAGMA temp_store = MEMORY;
+    `)
+    // Whoever only reads would not hold the lock.
+    database.exec('BEGIN EXCLUSIVE; COMMIT')
+    for (const each of [path, `${path}-wal`]) {
+      const file = stat(each)
+      if (file !== undefined && (file.mode & 0o777) !== 0o600) chmodSync(each, 0o600)
+    }
+    return database
+  } catch (error) {
+    database.close()
+    throw error
+  }
+}
+
+/** SQLite's own check of every page and index. */
+function checkPages(database: Statements): void {
+  const [result] = database.statement('PRAGMA integrity_check(1)').all()
+  const verdict = String(result?.['integrity_check'])
+  if (verdict !== 'ok') throw damagedCatalog(database.path, verdict)
+}
+
+/** Brings the schema up to the newest step. @returns the schema it had */
+function migrate(database: DatabaseSync, statements: Statements, steps: readonly Migration[]): number {
+  const schema = pragma(database, 'user_version')
+  if (!isEmpty(database)) {
+    // Of the two places that hold the schema's number, the one with a checksum is believed.
+    const own = catalogTable.find(statements, {})
+    if (own.length !== 1 || own[0].schema !== schema) {
+      throw damagedCatalog(statements.path, `it says both that its schema is ${own[0]?.schema} and ${schema}`)
+    }
+  }
+  if (schema > steps.length) {
+    throw new DeltamapperError(
+      'DM_CATALOG_NEWER',
+      `the catalog ${statements.path} has schema ${schema}, this version knows schemas up to ${steps.length}`,
+      'use the version of deltamapper that wrote it, or a newer one'
+    )
+  }
+  for (let from = schema; from < steps.length; from++) {
+    commit(database, () => {
+      applyMigration(database, statements, from, steps[from])
+    })
+  }
+  return schema
+}
+
+/** Every row, and that they are all there. */
+function checkContent(database: DatabaseSync, statements: Statements, steps: readonly Migration[]): void {
+  const shape = (of: DatabaseSync) =>
+    JSON.stringify(of.prepare('SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name').all())
+  const fresh = new DatabaseSync(':memory:')
+  try {
+    for (const { sql } of steps) fresh.exec(sql)
+    if (shape(fresh) !== shape(database)) throw damagedCatalog(statements.path, 'its tables are not those of a catalog')
+  } finally {
+    fresh.close()
+  }
+  contents.verify(statements)
+  const counted = contents.find(statements, {}).map(({ name }) => name)
+  const expected = steps.flatMap(({ adds }) => adds)
+  if (counted.join() !== [...expected].sort().join()) {
+    throw damagedCatalog(statements.path, `it counts the rows of ${counted.join(', ')}, not of ${expected.join(', ')}`)
+  }
+  for (const table of tables) if (expected.includes(table.name)) table.verify(statements)
+  if (statements.statement('PRAGMA foreign_key_check').all().length > 0) {
+    throw damagedCatalog(statements.path, 'a row refers to one that is not there')
+  }
+}
+
+function commit<T>(database: DatabaseSync, action: () => T): T {
+  database.exec('BEGIN IMMEDIATE')
+  let result: T
+  try {
+    result = action()
+    database.exec('COMMIT')
+  } catch (error) {
+    // Some errors have already undone the transaction.
+    if (database.isTransaction) database.exec('ROLLBACK')
+    throw error
+  }
+  checkpoint(database)
+  return result
+}
+
+/** Copies the log into the database and empties it, synced in that order. Costs nothing when the log is empty. */
+function checkpoint(database: DatabaseSync): void {
+  const result = database.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get()
+  if (result?.['busy'] !== 0) throw new Error('the write-ahead log could not be emptied')
+}
+
+function prepared(database: DatabaseSync, statements: Map<string, StatementSync>, sql: string): StatementSync {
+  let statement = statements.get(sql)
+  if (statement === undefined) statements.set(sql, (statement = database.prepare(sql)))
+  return statement
+}
+
+function pragma(database: DatabaseSync, name: 'user_version' | 'application_id'): number {
+  return Number(database.prepare(`PRAGMA ${name}`).get()?.[name])
+}
+
+function isEmpty(database: DatabaseSync): boolean {
+  return database.prepare('SELECT 1 FROM sqlite_schema').get() === undefined
+}
+
+function stat(path: string): Stats | undefined {
+  return statSync(path, { throwIfNoEntry: false })
+}
+
+function syncFolder(path: string): void {
+  const folder = openSync(path, 'r')
+  try {
+    fsyncSync(folder)
+  } finally {
+    closeSync(folder)
+  }
+}
+
+/** What SQLite or the file system threw, as one of the catalog's own errors. */
+export function catalogError(path: string, error: unknown): DeltamapperError {
+  if (error instanceof DeltamapperError) return error
+  const { message, code, errcode } = error as NodeJS.ErrnoException & { errcode?: number }
+  if (code !== 'ERR_SQLITE_ERROR' || errcode === undefined) {
+    // Numbers beyond 2^53, which no catalog of ours holds.
+    if (code === 'ERR_OUT_OF_RANGE') return damagedCatalog(path, message, error)
+    return new DeltamapperError(
+      'DM_CATALOG_UNAVAILABLE',
+      `the catalog ${path} cannot be used: ${message}`,
+      'see that its folder is on a local file system that is writable',
+      { cause: error }
+    )
+  }
+  switch (errcode & 0xff) {
+    case sqliteCode.busy: {
+      const holder = lockHolder(path)
+      return new DeltamapperError(
+        'DM_CATALOG_IN_USE',
+        `the catalog ${path} is in use by another process${holder === undefined ? '' : ` (${holder})`}`,
+        'stop the other agent, or give this one a catalog of its own',
+        { cause: error }
+      )
+    }
+    // Our own statements are right: a table that lacks what they ask for is a damaged one.
+    case sqliteCode.error:
+    case sqliteCode.corrupt:
+    case sqliteCode.notADatabase:
+      return damagedCatalog(path, message, error)
+    case sqliteCode.constraint:
+    case sqliteCode.misuse:
+      return asDeltamapperError(error)
+    default:
+      return new DeltamapperError(
+        'DM_CATALOG_UNAVAILABLE',
+        `the catalog ${path} cannot be read or written: ${message}`,
+        'see that its file system is writable and has space, and look into the kernel log',
+        { cause: error }
+      )
+  }
+}
+
+/** Who holds a lock on the file, from /proc/locks; undefined where that is not to be seen (another container's process shows as 0). */
+function lockHolder(path: string): string | undefined {
+  try {
+    const { ino } = statSync(path)
+    const holder = readFileSync('/proc/locks', 'utf8')
+      .split('\n')
+      .map((line) => line.split(/\s+/))
+      .find((words) => words[5]?.split(':')[2] === String(ino))?.[4]
+    return Number(holder) > 0 ? `process ${holder}` : undefined
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * The catalog's schema, as the steps that lead to it. Forward only: a step that was published is never changed, later ones are added.
+ *
+ * Each step is one transaction, with the number of the schema in it twice: as `user_version`, which any SQLite tool shows, and in the
+ * row of `catalog`, which has a checksum. A step that changes rows of an existing table also has to renew their checksums and the
+ * table's entry in `contents`: it reads and writes them through a `Table` of its own that describes them as they were.
+ */
+import { randomUUID } from 'node:crypto'
+import type { DatabaseSync } from 'node:sqlite'
+import { contents, type Statements, Table } from './table.ts'
+
+/** "dltm": tells our databases from others. */
+export const APPLICATION_ID = 0x646c746d
+
+export interface Migration {
+  readonly sql: string
+  /** Tables that this step creates and whose rows are counted. */
+  readonly adds: readonly string[]
+}
+
+/** The one row about the catalog itself. `id` is random: one catalog is not another. */
+export const catalogTable = new Table(
+  'catalog',
+  { one: 'count', id: 'text', schema: 'count', createdAt: 'count' } as const,
+  ['one'],
+  { counted: false }
+)
+
+const first: Migration = {
+  adds: ['served', 'pools', 'thins', 'intents', 'leases'],
+  sql: `
+    CREATE TABLE catalog (
+      one INTEGER PRIMARY KEY CHECK (one = 1),
+      id TEXT NOT NULL,
+      schema INTEGER NOT NULL,
+      created_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT;
+
+    CREATE TABLE contents (
+      name TEXT PRIMARY KEY,
+      row_count INTEGER NOT NULL,
+      digest INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE served (
+      handle TEXT NOT NULL,
+      identity TEXT NOT NULL,
+      variant INTEGER NOT NULL CHECK (variant IN (0, 1)),
+      pool TEXT NOT NULL,
+      volume TEXT,
+      thin_id INTEGER NOT NULL,
+      creation_time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      root INTEGER NOT NULL,
+      root_checksum INTEGER NOT NULL,
+      mapped_blocks INTEGER NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      first_served_at INTEGER NOT NULL,
+      last_served_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL,
+      PRIMARY KEY (handle, identity, variant)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX served_by_identity ON served (identity);
+    CREATE INDEX served_by_age ON served (last_served_at);
+
+    CREATE TABLE pools (
+      name TEXT PRIMARY KEY,
+      dm_name TEXT NOT NULL UNIQUE,
+      data_device TEXT NOT NULL,
+      metadata_device TEXT NOT NULL,
+      data_block_sectors INTEGER NOT NULL,
+      low_water_blocks INTEGER NOT NULL,
+      features TEXT NOT NULL,
+      transaction_id TEXT NOT NULL,
+      created_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE thins (
+      id TEXT PRIMARY KEY,
+      pool TEXT NOT NULL REFERENCES pools (name),
+      name TEXT NOT NULL,
+      kind TEXT NOT NULL CHECK (kind IN ('volume', 'snapshot')),
+      thin_id INTEGER NOT NULL,
+      dm_name TEXT NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      volume TEXT NOT NULL,
+      origin TEXT,
+      creation_time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      created_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL,
+      UNIQUE (pool, name),
+      UNIQUE (pool, thin_id)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE intents (
+      pool TEXT PRIMARY KEY REFERENCES pools (name),
+      kind TEXT NOT NULL,
+      thin TEXT,
+      name TEXT,
+      thin_id INTEGER,
+      dm_name TEXT,
+      size_bytes INTEGER,
+      origin TEXT,
+      suspends TEXT,
+      transaction_id TEXT,
+      started_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE leases (
+      device TEXT PRIMARY KEY,
+      state TEXT NOT NULL CHECK (state IN ('reserving', 'held', 'releasing')),
+      purpose TEXT NOT NULL,
+      facts_before TEXT NOT NULL,
+      held_root INTEGER,
+      facts_held TEXT,
+      taken_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+  `
+}
+
+/** Step n leads from schema n to schema n + 1. */
+export const migrations: readonly Migration[] = [first]
+
+/**
+ * Takes one step, inside a transaction of the caller's.
+ *
+ * @param from the schema that the database has; 0 for an empty one
+ */
+export function applyMigration(database: DatabaseSync & object, statements: Statements, from: number, step: Migration): void {
+  database.exec(step.sql)
+  if (from === 0) {
+    database.exec(`PRAGMA application_id = ${APPLICATION_ID}`)
+    catalogTable.insert(statements, { one: 1, id: randomUUID(), schema: 1, createdAt: Date.now() })
+  } else {
+    const [row] = catalogTable.find(statements, {})
+    catalogTable.update(statements, row, { schema: from + 1 })
+  }
+  for (const name of step.adds) contents.insert(statements, { name, rowCount: 0, digest: 0 })
+  database.exec(`PRAGMA user_version = ${from + 1}`)
+}

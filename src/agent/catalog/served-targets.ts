@@ -1,0 +1,138 @@
+/**
+ * The record of what was served as target, and when.
+ *
+ * Durable before the first message of the answer leaves: a client may keep what it received even if the answer never ends, resume
+ * it in a second call, and come back with the snapshot as base. A record made at the end would miss what happened in between.
+ *
+ * A client knows only the handle. So for each handle and identity the *first* fingerprint is kept for good, and a second one if it
+ * ever differs: two records that differ cannot both match, so the snapshot is never taken for an unchanged base again.
+ */
+import type { CatalogDatabase } from './database.ts'
+import type { ServedTarget } from './fingerprint.ts'
+import { type RowOf, Table } from './table.ts'
+
+export const servedTable = new Table(
+  'served',
+  {
+    handle: 'text',
+    identity: 'text',
+    variant: 'count',
+    pool: 'text',
+    volume: 'text?',
+    thinId: 'count',
+    creationTime: 'count',
+    transactionId: 'u64',
+    root: 'count',
+    rootChecksum: 'count',
+    mappedBlocks: 'count',
+    sizeBytes: 'count',
+    firstServedAt: 'count',
+    lastServedAt: 'count'
+  } as const,
+  ['handle', 'identity', 'variant']
+)
+
+/** A served target with the times, in milliseconds since 1970, when it was first and last served; the last to within an hour. */
+export interface ServedRecord extends ServedTarget {
+  readonly firstServedAt: number
+  readonly lastServedAt: number
+}
+
+type ServedRow = RowOf<typeof servedTable>
+
+/** Serving the same target again writes only this often: the time is for retention, which counts in days. Milliseconds. */
+const LAST_SERVED_RESOLUTION = 3_600_000
+/** Rows that one call of `forgetServed` removes at most, so that nothing waits long behind it. */
+const MOST_FORGOTTEN = 10_000
+
+/** What a record says beside its times. */
+const fields = [
+  'pool',
+  'volume',
+  'thinId',
+  'creationTime',
+  'transactionId',
+  'root',
+  'rootChecksum',
+  'mappedBlocks',
+  'sizeBytes'
+] as const satisfies (keyof ServedTarget)[]
+
+/**
+ * Records that a target is about to be served.
+ *
+ * @returns 'new'; 'known' when it was served before and is the same; 'changed' when it was served before and was different
+ */
+export function remember(database: CatalogDatabase, target: ServedTarget, at: number): 'new' | 'known' | 'changed' {
+  const { handle, identity } = target
+  return database.write(() => {
+    const records = servedTable.find(database, { handle, identity })
+    const known = records.some((each) => fields.every((field) => each[field] === target[field]))
+    if (!known && records.length < 2) {
+      const { pool, volume, thinId, creationTime, transactionId, root, rootChecksum, mappedBlocks, sizeBytes } = target
+      servedTable.insert(database, {
+        handle,
+        identity,
+        variant: records.length,
+        ...{ pool, volume, thinId, creationTime, transactionId, root, rootChecksum, mappedBlocks, sizeBytes },
+        firstServedAt: at,
+        lastServedAt: at
+      })
+    }
+    // Records that differ are forgotten together or not at all, so they share their last time.
+    for (const each of records) {
+      const stale = at - each.lastServedAt >= LAST_SERVED_RESOLUTION
+      if (stale || (!known && records.length < 2)) servedTable.update(database, each, { lastServedAt: at })
+    }
+    return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
+  })
+}
+
+/** Everything served under this handle, or with this identity under another. */
+export function findServed(
+  database: CatalogDatabase,
+  { handle, identity }: { handle: string; identity: string }
+): ServedRecord[] {
+  const byHandle = servedTable.find(database, { handle })
+  const byIdentity = servedTable.find(database, { identity })
+  return [...byHandle, ...byIdentity.filter((each) => each.handle !== handle)].map(record)
+}
+
+/**
+ * Forgets what was last served before a time, and the oldest beyond a number. What is forgotten is unknown afterwards: as base it is
+ * answered on its mappings' evidence alone. At most 10,000 records a call, and a few more to keep together what belongs together.
+ *
+ * @param before milliseconds since 1970
+ * @returns how many records were removed; call again while it is not 0
+ */
+export function forgetServed(
+  database: CatalogDatabase,
+  { before, keep }: { before: number; keep: number }
+): number {
+  return database.write(() => {
+    const [lastKept] = servedTable.select(database, 'ORDER BY last_served_at DESC LIMIT 1 OFFSET ?', Math.max(0, keep - 1))
+    // What was served at the very same time as the last one kept stays, so that records that differ are not torn apart.
+    const limit = Math.max(before, keep === 0 ? Number.MAX_SAFE_INTEGER : (lastKept?.lastServedAt ?? 0))
+    const oldest = servedTable.select(
+      database,
+      'WHERE last_served_at < ? ORDER BY last_served_at LIMIT ?',
+      limit,
+      MOST_FORGOTTEN
+    )
+    const last = oldest.at(-1)
+    if (last === undefined) return 0
+    const doomed =
+      oldest.length < MOST_FORGOTTEN ? oldest : servedTable.select(database, 'WHERE last_served_at <= ?', last.lastServedAt)
+    servedTable.delete(database, doomed)
+    return doomed.length
+  })
+}
+
+/** Everything that was ever served with this identity, for lineage. */
+export function servedWithIdentity(database: CatalogDatabase, identity: string): ServedRecord[] {
+  return servedTable.find(database, { identity }).map(record)
+}
+
+function record({ variant: _variant, ...rest }: ServedRow): ServedRecord {
+  return rest
+}

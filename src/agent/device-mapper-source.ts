@@ -1,0 +1,122 @@
+/**
+ * Snapshots of a thin pool that is run with dmsetup, without LVM: `POOL/NAME`, both device-mapper names, told from tables alone.
+ *
+ *   POOL   0 131072 thin-pool 254:0 254:1 128 0 0        → the metadata device, 254:0
+ *   NAME   0 32768 thin 254:2 7                          → pool 254:2, device id 7, 32768 sectors
+ *
+ * A device that is not active has no table, and thin metadata holds no sizes: what `thin-ID` (a bare device id) is called, how large
+ * it is and what it is a snapshot of, only whoever made it knows.
+ */
+import type { DeviceNumber } from '../../native/device-mapper.ts'
+import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
+import { DeltamapperError } from '../errors.ts'
+import { type DeviceMapperPort, findPoolDevice, parseDeviceNumber } from './pool-device.ts'
+import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
+
+const SECTOR_SIZE = 512
+
+/**
+ * Answers for the thin devices of a pool.
+ *
+ * `snapshot()` throws DM_POOL_INACTIVE; DM_NOT_TRACKED for devices that are not thin, and for ids whose size nobody knows; and what
+ * device-mapper calls throw.
+ *
+ * @param pool device-mapper name of the device that has the thin-pool target
+ */
+export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort): SnapshotSource {
+  return {
+    async snapshot(name) {
+      const poolDevice = await findPoolDevice(deviceMapper, pool)
+      if (!poolDevice) {
+        throw new DeltamapperError(
+          'DM_POOL_INACTIVE',
+          `there is no active thin pool ${pool} here`,
+          'create it (`dmsetup create`) with its metadata and data devices, or check the handle'
+        )
+      }
+      const handle = `${pool}/${name}`
+      const device = await findThinDevice(deviceMapper, handle, name)
+      const namedId = thinIdOf(name)
+      if (!device) {
+        if (namedId === undefined) return undefined
+        throw sizeUnknown(handle, namedId)
+      }
+      if (!isSame(device.pool, poolDevice)) return undefined
+      if (namedId !== undefined && namedId !== device.thinId) throw ambiguous(handle, name, namedId, device.thinId)
+      return {
+        handle,
+        thinId: device.thinId,
+        sizeBytes: device.sizeBytes,
+        metadataPath: poolDevice.metadataPath,
+        live: true,
+        ...(device.externalOrigin !== undefined && { externalOrigin: { identity: device.externalOrigin } })
+      } satisfies Snapshot
+    }
+  }
+}
+
+interface ThinTable {
+  pool: DeviceNumber
+  thinId: number
+  sizeBytes: number
+  /** `MAJOR:MINOR` of the device that shows through where nothing is mapped. */
+  externalOrigin: string | undefined
+}
+
+/** What an active device of this name is; undefined when there is none. */
+async function findThinDevice(
+  deviceMapper: DeviceMapperPort,
+  handle: string,
+  name: string
+): Promise<ThinTable | undefined> {
+  const info = await deviceMapper.info(name)
+  if (!info?.hasLiveTable) return undefined
+  const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  if (row?.targetType !== 'thin' || more.length > 0) {
+    throw new DeltamapperError(
+      'DM_NOT_TRACKED',
+      `${handle}: device-mapper device ${name} is not thin (its table is of ${row?.targetType ?? 'no target'})`,
+      'take a full backup; only thin devices of the pool can be tracked'
+    )
+  }
+  // thin <pool device> <device id> [<external origin device>]
+  const [pool, id, externalOrigin] = row.params.split(' ')
+  const thinId = Number(id)
+  const sizeBytes = row.lengthSectors * SECTOR_SIZE
+  if (!/^\d+$/.test(id ?? '') || thinId >= MAX_DEVICES || !Number.isSafeInteger(sizeBytes)) {
+    throw new DeltamapperError(
+      'DM_CALL_FAILED',
+      `the kernel's table of ${name} makes no sense: ${row.lengthSectors} sectors, thin ${row.params}`,
+      'report it, with the output of `dmsetup table`'
+    )
+  }
+  return { pool: parseDeviceNumber(pool), thinId, sizeBytes, externalOrigin: externalOrigin || undefined }
+}
+
+/** The id that a name of the form `thin-ID` stands for. */
+function thinIdOf(name: string): number | undefined {
+  const id = /^thin-(0|[1-9]\d{0,7})$/.exec(name)?.[1]
+  return id !== undefined && Number(id) < MAX_DEVICES ? Number(id) : undefined
+}
+
+function isSame(a: DeviceNumber, b: DeviceNumber): boolean {
+  return a.major === b.major && a.minor === b.minor
+}
+
+function sizeUnknown(handle: string, thinId: number): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `${handle}: no device of this name is active, and the size of thin device ${thinId} is known nowhere else`,
+    'activate it (`dmsetup create NAME --readonly --table "0 SECTORS thin POOL ID"`) and ask for it by name, ' +
+      'or let the agent own the pool: its catalog keeps sizes'
+  )
+}
+
+/** `dmsetup create thin-3` can make a device of any id: then the name means two things, and one of them would be a wrong backup. */
+function ambiguous(handle: string, name: string, namedId: number, thinId: number): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `${handle} could be thin device ${namedId}, or the active device ${name}, which is thin device ${thinId}`,
+    `give that device another name (dmsetup rename ${name} …)`
+  )
+}

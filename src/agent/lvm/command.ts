@@ -1,0 +1,130 @@
+/**
+ * Runs one LVM command: no shell, a deadline, bounded output, and an end that is certain.
+ *
+ * LVM blocks where a disk or a lock does, and callers that merely stop waiting leave processes behind that pile up. So the command
+ * gets a process group of its own (it may be `nsenter … lvm`, which is two processes), and the group is killed when its time is up.
+ * A process that hangs in the kernel survives even that; `gone` says when it is really over, so that nobody starts the next one.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { constants } from 'node:os'
+import { DeltamapperError } from '../../errors.ts'
+
+/** How much of stderr is kept, in bytes. */
+const MAX_STDERR_BYTES = 16384
+
+export interface CommandLimits {
+  /** The command is killed after this many milliseconds. */
+  deadlineMs: number
+  /** The command is killed once it has written more than this to stdout. */
+  maxOutputBytes: number
+}
+
+export interface CommandResult {
+  /** Exit status; 128 + its number when a signal ended the command, as in a shell. */
+  exitCode: number
+  stdout: string
+  /** The first 16 KiB of stderr. */
+  stderr: string
+}
+
+export interface RunningCommand {
+  /** The process group; undefined when the command could not be started. */
+  readonly pid: number | undefined
+  /** Whatever its exit status. Rejects with DM_LVM_FAILED: cannot be started, not done in time, too much output. */
+  readonly result: Promise<CommandResult>
+  /** Resolves when no process of it is left. */
+  readonly gone: Promise<void>
+}
+
+/** What LVM had to say, on one line: its messages are indented, and often several. */
+export function oneLine(stderr: string): string {
+  const lines = stderr.split('\n').map((line) => line.trim())
+  const said = lines.filter((line) => line !== '').join('; ')
+  return said.length > 500 ? `${said.slice(0, 500)} …` : said
+}
+
+/** A command line for people: what would be typed into a shell. */
+export function describeCommand(words: readonly string[]): string {
+  return words.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`)).join(' ')
+}
+
+/**
+ * @param words the program (found through PATH) and its arguments
+ * @param described what errors call it
+ */
+export function startCommand(
+  words: readonly string[],
+  { deadlineMs, maxOutputBytes }: CommandLimits,
+  described: string = describeCommand(words)
+): RunningCommand {
+  const [program = '', ...args] = words
+  const child = spawn(program, args, {
+    detached: true,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    // LVM's messages are in the language of the locale, and some versions write numbers as it does.
+    env: { ...process.env, LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' }
+  })
+  const gone = new Promise<void>((resolve) => child.once('close', () => resolve()))
+  const result = collect(child, described, deadlineMs, maxOutputBytes)
+  return { pid: child.pid, result, gone }
+}
+
+function collect(child: ChildProcess, described: string, deadlineMs: number, limit: number): Promise<CommandResult> {
+  const stdout: Buffer[] = []
+  const stderr: Buffer[] = []
+  let stdoutBytes = 0
+  let stderrBytes = 0
+  return new Promise((resolve, reject) => {
+    const giveUp = (what: string, remedy: string, cause?: unknown) => {
+      clearTimeout(timer)
+      killGroup(child)
+      // What still comes is read and dropped: a full pipe would keep a process that is not killed yet.
+      stdout.length = 0
+      limit = Infinity
+      const said = oneLine(Buffer.concat(stderr).toString())
+      reject(new DeltamapperError('DM_LVM_FAILED', `${what}${said && `: ${said}`}`, remedy, { cause }))
+    }
+    const timer = setTimeout(() => {
+      giveUp(
+        `\`${described}\` was not done after ${(deadlineMs / 1000).toFixed(1)} s and was killed`,
+        'find out which disk or lock it waits for; ask again'
+      )
+    }, deadlineMs)
+    child.stdout!.on('data', (chunk: Buffer) => {
+      if (limit === Infinity) return
+      stdoutBytes += chunk.length
+      if (stdoutBytes > limit) {
+        giveUp(`\`${described}\` wrote more than ${limit} bytes`, 'raise the limit if the volume group is that large')
+      } else stdout.push(chunk)
+    })
+    child.stderr!.on('data', (chunk: Buffer) => {
+      stderr.push(chunk.subarray(0, Math.max(0, MAX_STDERR_BYTES - stderrBytes)))
+      stderrBytes += chunk.length
+    })
+    child.once('error', (cause) => {
+      giveUp(
+        `\`${described}\` could not be started (${cause.message})`,
+        "install lvm2, or configure the command line that reaches the host's",
+        cause
+      )
+    })
+    child.once('close', (code, signal) => {
+      clearTimeout(timer)
+      resolve({
+        exitCode: code ?? 128 + (signal === null ? 0 : constants.signals[signal]),
+        stdout: Buffer.concat(stdout).toString(),
+        stderr: Buffer.concat(stderr).toString()
+      })
+    })
+  })
+}
+
+function killGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch (error) {
+    // Over in the same moment.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}

@@ -1,0 +1,167 @@
+/**
+ * Asks LVM what it knows of a volume group.
+ *
+ * - With `--readonly`: LVM then reads its metadata from disk without a lock and without a word to the kernel. So it waits neither
+ *   for an lvcreate that is under way (it holds the group's lock) nor for a hanging device-mapper device, needs no lock directory
+ *   shared with the host, and cannot change anything. What that loses is what the kernel knows: activity, open state, a pool's
+ *   health. device-mapper tells those better: LVM calls a pool inactive when only its thin volumes are active. An uncommitted change
+ *   is not seen, a half-written one fails LVM's own checksum.
+ * - The whole group at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
+ *   whoever asks, gets onto a command line.
+ * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
+ *   already under way is not shared, because a snapshot taken since then would be missing from it.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import { type CommandResult, describeCommand, oneLine, type RunningCommand, startCommand } from './command.ts'
+import {
+  type LogicalVolume,
+  logicalVolumeFields,
+  parseLogicalVolumes,
+  parseVolumeGroups,
+  type VolumeGroup,
+  volumeGroupFields
+} from './parse.ts'
+
+export interface LvmOptions {
+  /**
+   * The words that start LVM; a subcommand and its options are put after them. `['lvm']` by default (found through PATH); a host's
+   * LVM is reached with `['nsenter', '-m', '-u', '-i', '-n', '-p', '-t', '1', '/sbin/lvm']` or `['chroot', '/host', '/sbin/lvm']`.
+   */
+  command?: readonly string[]
+  /** How long an answer may take, waiting for its turn included, in milliseconds; 20,000 by default. */
+  deadlineMs?: number
+  /** The longest report that is accepted, in bytes; 64 MiB (some 50,000 volumes) by default. */
+  maxOutputBytes?: number
+  /** The dialect of the reports: `json`, the default, is spoken by every version; `json_std` by 2.03.17 and later. */
+  format?: 'json' | 'json_std'
+}
+
+/** A command that waits for its turn, or has had it. */
+interface Question {
+  /** What errors call it: the command as a person would type it, without our options. */
+  readonly described: string
+  readonly answer: Promise<CommandResult>
+  start(): RunningCommand
+}
+
+export class LvmReporter {
+  readonly #command: readonly string[]
+  readonly #deadlineMs: number
+  readonly #maxOutputBytes: number
+  readonly #format: string
+  /** Waiting for their turn, in order, by their words. */
+  readonly #waiting = new Map<string, Question>()
+  #running: { described: string; pid: number | undefined } | undefined
+
+  constructor({ command = ['lvm'], deadlineMs = 20_000, maxOutputBytes = 2 ** 26, format = 'json' }: LvmOptions = {}) {
+    if (command.length === 0) {
+      throw new DeltamapperError('DM_CONFIG_INVALID', 'the command line of LVM is empty', 'name a program, such as lvm')
+    }
+    this.#command = command
+    this.#deadlineMs = deadlineMs
+    this.#maxOutputBytes = maxOutputBytes
+    this.#format = format
+  }
+
+  /**
+   * All logical volumes of a group, hidden ones included; undefined when LVM sees no such group.
+   *
+   * @throws DM_LVM_FAILED
+   */
+  async logicalVolumes(volumeGroup: string): Promise<LogicalVolume[] | undefined> {
+    checkVolumeGroupName(volumeGroup)
+    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup])
+    return report === undefined ? undefined : parseLogicalVolumes(report)
+  }
+
+  /** All volume groups that LVM sees. @throws DM_LVM_FAILED */
+  async volumeGroups(): Promise<VolumeGroup[]> {
+    const report = await this.#ask('vgs', this.#options(volumeGroupFields))
+    return parseVolumeGroups(report ?? '')
+  }
+
+  #options(fields: readonly string[]): string[] {
+    const units = ['--units', 'b', '--nosuffix']
+    return ['--readonly', '--reportformat', this.#format, ...units, '--options', fields.join(',')]
+  }
+
+  /** The report; undefined when what it is about does not exist. */
+  async #ask(subcommand: string, options: readonly string[], names: readonly string[] = []): Promise<string | undefined> {
+    const key = [subcommand, ...names].join(' ')
+    const question = this.#waiting.get(key) ?? this.#enqueue(key, [subcommand, ...options, '--', ...names])
+    this.#next()
+    const { exitCode, stdout, stderr } = await question.answer
+    if (exitCode === 0) return stdout
+    // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells which.
+    if (exitCode === 5 && /^\s*Volume group ".*" not found$/m.test(stderr)) return undefined
+    throw exitError(question.described, exitCode, stderr)
+  }
+
+  #enqueue(key: string, words: readonly string[]): Question {
+    const { promise, resolve, reject } = Promise.withResolvers<CommandResult>()
+    const described = describeCommand([...this.#command, ...key.split(' ')])
+    const deadline = performance.now() + this.#deadlineMs
+    const timer = setTimeout(() => {
+      this.#waiting.delete(key)
+      reject(busyError(described, this.#running))
+    }, this.#deadlineMs)
+    const question: Question = {
+      described,
+      answer: promise,
+      start: () => {
+        clearTimeout(timer)
+        const limits = { deadlineMs: Math.max(1, deadline - performance.now()), maxOutputBytes: this.#maxOutputBytes }
+        const command = startCommand([...this.#command, ...words], limits, described)
+        command.result.then(resolve, reject)
+        return command
+      }
+    }
+    this.#waiting.set(key, question)
+    return question
+  }
+
+  #next(): void {
+    if (this.#running) return
+    const [first] = this.#waiting
+    if (!first) return
+    const [key, question] = first
+    this.#waiting.delete(key)
+    const { pid, gone } = question.start()
+    this.#running = { described: question.described, pid }
+    void gone.then(() => {
+      this.#running = undefined
+      this.#next()
+    })
+  }
+}
+
+/** Throws DM_ARGUMENT_INVALID for what can be no volume group's name (lvm(8), VALID NAMES), or would be taken for an option. */
+export function checkVolumeGroupName(name: string): void {
+  if (!/^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}$/.test(name) || name === '.' || name === '..') {
+    throw new DeltamapperError(
+      'DM_ARGUMENT_INVALID',
+      `${JSON.stringify(name.slice(0, 200))} cannot be the name of a volume group`,
+      'use 1 to 127 letters, digits and + _ . -, not beginning with -'
+    )
+  }
+}
+
+function exitError(described: string, exitCode: number, stderr: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_LVM_FAILED',
+    `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
+    exitCode === 3 ? 'this LVM does not know an option; update it' : 'put right what LVM complains of, and ask again'
+  )
+}
+
+function busyError(
+  described: string,
+  running: { described: string; pid: number | undefined } | undefined
+): DeltamapperError {
+  const before = running && `\`${running.described}\` (process group ${running.pid ?? 'unknown'})`
+  return new DeltamapperError(
+    'DM_LVM_FAILED',
+    `\`${described}\` has not had its turn in time: ${before ?? 'another LVM command'} has not ended`,
+    'find out which disk or lock that one waits for; ask again'
+  )
+}

@@ -1,0 +1,79 @@
+/**
+ * Snapshots of a volume group: `VG/LV`, whether active or not. Only their pool must be active, and activating it is up to whoever
+ * runs the node: nothing of LVM's is changed here.
+ *
+ * LVM says what a volume is (its metadata on disk); device-mapper says where the pool's metadata is. Between those two, and before
+ * the metadata is read, the volume can be removed and its thin id given to another. The transaction id tells them apart: LVM and
+ * the pool's metadata both hold the one under which the volume was created.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import { type DeviceMapperPort, findPoolDevice } from '../pool-device.ts'
+import type { Snapshot, SnapshotSource } from '../snapshot-source.ts'
+import type { LogicalVolume } from './parse.ts'
+import { checkVolumeGroupName, type LvmReporter } from './report.ts'
+import { byName, fullName, thinVolume } from './volume.ts'
+
+export interface VolumeGroupSourceOptions {
+  lvm: Pick<LvmReporter, 'logicalVolumes'>
+  deviceMapper: DeviceMapperPort
+}
+
+/**
+ * Answers for the volumes of a group.
+ *
+ * `snapshot()` throws DM_NOT_TRACKED for what is not thin, DM_POOL_INACTIVE, DM_LVM_FAILED, and what device-mapper calls throw.
+ */
+export function volumeGroupSource(volumeGroup: string, { lvm, deviceMapper }: VolumeGroupSourceOptions): SnapshotSource {
+  checkVolumeGroupName(volumeGroup)
+  return {
+    async snapshot(name) {
+      const volumes = await lvm.logicalVolumes(volumeGroup)
+      if (!volumes) {
+        throw new DeltamapperError(
+          'DM_SNAPSHOT_NOT_FOUND',
+          `LVM sees no volume group ${volumeGroup} here, so no ${volumeGroup}/${name}`,
+          'check the handle, and that `vgs` lists the group where the agent runs'
+        )
+      }
+      const named = byName(volumes)
+      const lv = named.get(name)
+      if (!lv) return undefined
+      const { pool, thinId, transactionId, origin, externalOrigin } = thinVolume(lv, named)
+      return {
+        handle: fullName(lv),
+        identity: lv.uuid,
+        ...(origin && { volume: origin.uuid, volumeName: fullName(origin) }),
+        thinId,
+        sizeBytes: lv.sizeBytes,
+        transactionId,
+        metadataPath: await metadataPath(deviceMapper, pool),
+        live: true,
+        ...(externalOrigin && {
+          externalOrigin: { identity: externalOrigin.uuid, sizeBytes: externalOrigin.sizeBytes }
+        })
+      } satisfies Snapshot
+    }
+  }
+}
+
+/** The node of an active pool's metadata device. */
+async function metadataPath(deviceMapper: DeviceMapperPort, pool: LogicalVolume): Promise<string> {
+  const device = await findPoolDevice(deviceMapper, { uuid: thinPoolUuid(pool) })
+  if (!device) {
+    throw new DeltamapperError(
+      'DM_POOL_INACTIVE',
+      `the thin pool ${fullName(pool)} is not active here`,
+      `activate it: lvchange -ay -K ${fullName(pool)}`
+    )
+  }
+  return device.metadataPath
+}
+
+/**
+ * The device-mapper UUID of a pool's thin-pool target (build_dm_uuid, lib/misc/lvm-string.c). It is the same where the target is a
+ * device of its own below one for the volume (VG-POOL-tpool), and where it is the volume's (VG-POOL): LVM does that with pools
+ * that it has not put a volume into.
+ */
+export function thinPoolUuid({ vgUuid, uuid }: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
+  return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}-tpool`
+}
