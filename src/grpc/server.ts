@@ -137,7 +137,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     // Tells every client that no further call will be answered here; connections close once their streams have ended.
     server.tryShutdown(() => undefined)
     await connections.closed(farewellMs)
-    //
+    connections.destroy()
   }
   return {
     addresses: listeners.map(({ address }) => address),

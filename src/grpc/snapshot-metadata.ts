@@ -41,7 +41,7 @@ export interface SnapshotMetadataBackend {
 /** CSI's limit for any string field. */
 const maximumIdBytes = 128
 
-/** setTimeout takes no longer delay, in milliseconds: about 25 days. */
+/** setTimeout takes no longer delay, in milliseconds: about 25 days. Whoever waits longer waits without a timer. */
 const longestTimer = 2 ** 31 - 1
 
 type Call<Request> = ServerWritableStream<Request, Uint8Array>
@@ -244,10 +244,9 @@ function write(call: Call<unknown>, message: Uint8Array): Promise<void> {
 /** Aborts `controller` when the caller goes away or its deadline passes. Returns a function that ends the watch. */
 function watch(call: Call<unknown>, controller: AbortController): () => void {
   const deadline = Number(call.getDeadline())
+  const delay = Math.max(deadline - Date.now(), 0)
   // grpc-js has a timer of its own, but a client that does not read keeps it from ending the call.
-  const timer = Number.isFinite(deadline)
-    ? setTimeout(() => controller.abort(deadlineExceeded()), Math.min(Math.max(deadline - Date.now(), 0), longestTimer))
-    : undefined
+  const timer = delay <= longestTimer ? setTimeout(() => controller.abort(deadlineExceeded()), delay) : undefined
   call.on('cancelled', () => controller.abort(Date.now() >= deadline ? deadlineExceeded() : cancelled()))
   return () => clearTimeout(timer)
 }
