@@ -108,7 +108,7 @@ async function download(work: string): Promise<void> {
     options.push('-o', `Dir::State::Lists=${work}/lists`)
     await mkdir(join(work, 'lists', 'partial'), { recursive: true })
     try {
-      await run('apt-get', [...options, 'update', '-q'], work)
+      await run('apt-get', [...options, '-o', 'APT::Update::Error-Mode=any', 'update', '-q'], work)
       await downloadWith(options, work)
     } catch (again) {
       throw new LabUnavailable(`the kernel lab's Debian packages could not be fetched: ${(again as Error).message}`)
