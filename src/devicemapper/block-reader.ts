@@ -43,6 +43,7 @@ export interface ReadStatistics {
 /** Verified blocks, side by side in page-aligned memory. */
 export class BlockWindow {
   readonly bytes: Buffer
+  /** The same memory, 4 bytes at a time. */
   readonly words: Uint32Array
   /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
   readonly slots = new Uint32Array(WINDOW_BLOCKS)

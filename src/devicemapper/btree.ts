@@ -17,7 +17,6 @@
 import { damaged, type BlockReader, type BlockWindow, WINDOW_BLOCKS } from './block-reader.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
 
-const WORDS_PER_BLOCK = METADATA_BLOCK_SIZE / 4
 const HEADER_BYTES = 32
 const KEYS_WORD = HEADER_BYTES / 4
 const INTERNAL_NODE = 1
@@ -48,20 +47,21 @@ export const ALL_KEYS: KeyRange = { low: 0, high: Infinity }
 /**
  * Checks a node and says where its content lies.
  *
- * @param slot the node's place in the window, in blocks
+ * @param i which of the requested blocks it is
  * @param range what its parent says of its keys
  * @param valueSize bytes per value of this tree's leaves (a multiple of 4)
  * @throws DM_METADATA_DAMAGED naming the block
  */
 export function nodeShape(
-  words: Uint32Array,
-  slot: number,
-  { low, high }: KeyRange,
+  window: BlockWindow,
+  i: number,
+  range: KeyRange,
   valueSize: number,
   reader: BlockReader,
   block: number
 ): NodeShape {
-  const base = slot * WORDS_PER_BLOCK
+  const { words } = window
+  const base = window.firstWord(i)
   const flags = words[base + 1]
   const entries = words[base + 4]
   const maxEntries = words[base + 5]
@@ -77,13 +77,24 @@ export function nodeShape(
     throw damaged(reader.path, block, `it claims ${entries} of ${maxEntries} entries, which cannot fit`)
   }
   // Only a root may be empty: that of a tree without entries. Elsewhere it would hide what was lost.
-  const isRoot = low === ALL_KEYS.low && high === ALL_KEYS.high
+  const isRoot = range.low === ALL_KEYS.low && range.high === ALL_KEYS.high
   if (entries === 0 && !(isLeaf && isRoot))
     throw damaged(reader.path, block, 'it is empty, and no root of an empty tree')
 
-  const keys = base + KEYS_WORD
+  const node = { isLeaf, entries, keys: base + KEYS_WORD, values: base + KEYS_WORD + 2 * maxEntries }
+  if (entries > 0) checkKeys(words, node, range, reader, block)
+  return node
+}
+
+function checkKeys(
+  words: Uint32Array,
+  node: NodeShape,
+  { low, high }: KeyRange,
+  reader: BlockReader,
+  block: number
+): void {
   let previous = low - 1
-  for (let word = keys, end = keys + 2 * entries; word < end; word += 2) {
+  for (let word = node.keys, end = word + 2 * node.entries; word < end; word += 2) {
     const key = words[word] + words[word + 1] * 2 ** 32
     if (key <= previous) {
       throw damaged(reader.path, block, `its key ${key} is out of order or below its parent's ${low}`)
@@ -94,7 +105,6 @@ export function nodeShape(
   if (previous >= high || previous > Number.MAX_SAFE_INTEGER) {
     throw damaged(reader.path, block, `its key ${previous} is beyond what its parent allows (${high})`)
   }
-  return { isLeaf, entries, keys, values: keys + 2 * maxEntries }
 }
 
 /** The i-th key, exact. */
@@ -143,7 +153,7 @@ async function descend<T>(
       checksumSalt.btreeNode,
       (window): { found: T | undefined } | undefined => {
         const { words } = window
-        const node = nodeShape(words, window.slots[0], range, valueSize, reader, block)
+        const node = nodeShape(window, 0, range, valueSize, reader, block)
         const i = pick(words, node)
         if (i < 0) return { found: undefined }
         if (node.isLeaf) return { found: use(window, node, i) }
@@ -217,7 +227,7 @@ export async function heightBelow(
       checksumSalt.btreeNode,
       (window) => {
         const { words } = window
-        const node = nodeShape(words, window.slots[0], { low, high }, valueSize, reader, block)
+        const node = nodeShape(window, 0, { low, high }, valueSize, reader, block)
         if (node.isLeaf) return true
         low = keyAt(words, node, 0)
         if (node.entries > 1) high = keyAt(words, node, 1)
@@ -257,7 +267,7 @@ export async function* entries<T>(
       const window = await reader.load(blocks, wanted.length, checksumSalt.btreeNode)
       let content
       try {
-        content = wanted.map(({ block, range }, i) => decode(window, window.slots[i], block, range))
+        content = wanted.map(({ block, range }, i) => decode(window, i, block, range))
       } finally {
         reader.release(window)
       }
@@ -268,9 +278,9 @@ export async function* entries<T>(
     }
   }
 
-  function decode(window: BlockWindow, slot: number, block: number, range: KeyRange) {
+  function decode(window: BlockWindow, at: number, block: number, range: KeyRange) {
     const { words, bytes } = window
-    const node = nodeShape(words, slot, range, valueSize, reader, block)
+    const node = nodeShape(window, at, range, valueSize, reader, block)
     const children: { block: number; range: KeyRange }[] = []
     const values: { key: number; value: T }[] = []
     for (let i = 0; i < node.entries; i++) {

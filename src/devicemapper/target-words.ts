@@ -37,7 +37,7 @@ export class TargetWords {
   /** One of the given words, as the value that stands for it. Throws DM_STATUS_UNKNOWN for any other. */
   choice<T>(choices: Readonly<Record<string, T>>): T {
     const word = this.word()
-    return Object.hasOwn(choices, word) ? (choices[word] as T) : this.#refuse(word)
+    return Object.hasOwn(choices, word) ? choices[word] : this.#refuse(word)
   }
 
   /** A whole number below 2^53. */
@@ -66,7 +66,7 @@ export class TargetWords {
     const word = this.word()
     const [used, total, ...more] = word.split('/').map((part) => (/^[0-9]{1,16}$/.test(part) ? Number(part) : NaN))
     const whole = Number.isSafeInteger(used) && Number.isSafeInteger(total) && more.length === 0
-    return whole && used! <= total! ? { used: used!, total: total! } : this.#refuse(word)
+    return whole && used <= total ? { used: used, total: total } : this.#refuse(word)
   }
 
   /** `major:minor`. */
@@ -90,7 +90,7 @@ export class TargetWords {
   #refuse(word: string): never {
     throw new DeltamapperError(
       'DM_STATUS_UNKNOWN',
-      `${this.#what} is not understood at ${JSON.stringify(word)}: ${JSON.stringify(this.#line.slice(0, 200))}`,
+      `${this.#what} is not understood at ${JSON.stringify(word.slice(0, 50))}: ${JSON.stringify(this.#line.slice(0, 200))}`,
       'update deltamapper, and report this line with the version of the kernel'
     )
   }

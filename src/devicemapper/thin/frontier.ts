@@ -12,8 +12,8 @@
  * together, so that a subtree they share stands at the same depth in both.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { damaged, type BlockReader } from '../block-reader.ts'
-import { blockAt, keyAt, type KeyRange, MAX_DEPTH, nodeShape, U64_SIZE } from '../btree.ts'
+import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
+import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
 /**
  * Subtrees not yet taken in, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`. Those of `head <= i < asked` are
@@ -144,41 +144,51 @@ export class Frontier {
     return this.horizon(this.queues.length)
   }
 
-  /** Takes in the node at the head of the queue of `depth`, which was read: its children go to the next depth, a leaf's mappings to the mappings. */
-  accept(words: Uint32Array, slot: number, depth: number): void {
+  /**
+   * Takes in the node at the head of the queue of `depth`, which was read as the window's i-th. An internal node's children go to the next depth; a leaf is
+   * returned, for its mappings to be added as far as they matter.
+   */
+  take(window: BlockWindow, i: number, depth: number): NodeShape | undefined {
+    const { words } = window
     const queue = this.queues[depth]
     const at = queue.head++
     const block = queue.blocks[at]
     const range = { low: queue.lows[at], high: queue.highs[at] }
-    const node = nodeShape(words, slot, range, U64_SIZE, this.#reader, block)
-    const { low: first, high: end } = this.#range
+    const node = nodeShape(window, i, range, U64_SIZE, this.#reader, block)
     if (node.isLeaf) {
       if ((this.#leafDepth ??= depth) !== depth) throw this.#uneven(block)
-      const { mappings } = this
-      mappings.reserve(node.entries)
-      const { keys, data } = mappings
-      const takenAt = this.#takenAt
-      let to = mappings.tail
-      for (let i = 0, k = node.keys, v = node.values; i < node.entries; i++, k += 2, v += 2) {
-        const key = words[k] + words[k + 1] * 2 ** 32
-        if (key < first) continue
-        if (key >= end) break
-        // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
-        // device: what a snapshot got from its origin is older than itself.
-        if ((words[v] & 0xffffff) >= takenAt) throw writtenTo(key)
-        keys[to] = key
-        data[to++] = words[v + 1] * 256 + (words[v] >>> 24)
-      }
-      mappings.tail = to
-    } else {
-      if (depth >= MAX_DEPTH || depth >= (this.#leafDepth ?? MAX_DEPTH)) throw this.#uneven(block)
-      const children = this.queue(depth + 1)
-      for (let i = 0; i < node.entries; i++) {
-        const low = keyAt(words, node, i)
-        const high = i + 1 < node.entries ? keyAt(words, node, i + 1) : range.high
-        if (high > first && low < end) children.push(blockAt(words, node, i), low, high)
-      }
+      return node
     }
+    if (depth >= MAX_DEPTH || depth >= (this.#leafDepth ?? MAX_DEPTH)) throw this.#uneven(block)
+    const { low: first, high: end } = this.#range
+    const children = this.queue(depth + 1)
+    for (let child = 0; child < node.entries; child++) {
+      const low = keyAt(words, node, child)
+      const high = child + 1 < node.entries ? keyAt(words, node, child + 1) : range.high
+      if (high > first && low < end) children.push(blockAt(words, node, child), low, high)
+    }
+    return undefined
+  }
+
+  /** Adds a leaf's entries `[from, to)` to the mappings, which they follow. @throws DM_BASE_CHANGED */
+  addMappings(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
+    const { low: first, high: end } = this.#range
+    const { mappings } = this
+    mappings.reserve(to - from)
+    const { keys, data } = mappings
+    const takenAt = this.#takenAt
+    let tail = mappings.tail
+    for (let i = from, k = leaf.keys + 2 * from, v = leaf.values + 2 * from; i < to; i++, k += 2, v += 2) {
+      const key = words[k] + words[k + 1] * 2 ** 32
+      if (key < first) continue
+      if (key >= end) break
+      // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
+      // device: what a snapshot got from its origin is older than itself.
+      if ((words[v] & 0xffffff) >= takenAt) throw writtenTo(key)
+      keys[tail] = key
+      data[tail++] = words[v + 1] * 256 + (words[v] >>> 24)
+    }
+    mappings.tail = tail
   }
 
   #uneven(block: number) {

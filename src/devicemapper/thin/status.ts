@@ -99,7 +99,7 @@ export function parsePoolStatus(line: string): PoolStatus {
 
 /** Reads the status of a `thin` target. Throws DM_STATUS_UNKNOWN. */
 export function parseThinStatus(line: string): ThinStatus {
-  // A lone dash is a thin target that has not been opened yet: it has no numbers so far.
+  // A lone dash is a target without a device of the pool's: it has no numbers.
   if (line.trim() === '-') return { state: 'unknown' }
   const unusual = parseUnusual(line)
   if (unusual !== undefined) return unusual
