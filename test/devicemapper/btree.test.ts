@@ -168,7 +168,10 @@ const internal = (keys: number[], values: number[], rest: Node = {}): Node => ({
 /** The nodes as blocks 1, 2, 3…: block 1 is the root. */
 async function treeOfNodes(t: ExecutionContext, nodes: readonly Node[]): Promise<BlockReader> {
   const bytes = Buffer.alloc((nodes.length + 1) * BLOCK_BYTES)
-  for (const [index, { flags = 2, valueSize = 8, maxEntries = 252, keys = [], values = [], ...rest }] of nodes.entries()) {
+  for (const [
+    index,
+    { flags = 2, valueSize = 8, maxEntries = 252, keys = [], values = [], ...rest }
+  ] of nodes.entries()) {
     const block = bytes.subarray((index + 1) * BLOCK_BYTES, (index + 2) * BLOCK_BYTES)
     block.writeUInt32LE(flags, 4)
     block.writeUInt32LE(index + 1, 8)
@@ -205,7 +208,12 @@ const damages: [name: string, nodes: Node[], block: number, says: RegExp][] = [
   ['the last key there is', [leaf([2n ** 64n - 1n])], 1, /is beyond/],
   ['keys that rounding makes equal', [leaf([2n ** 53n, 2n ** 53n + 1n])], 1, /damaged/],
   ['a key below what its parent says', [internal([5], [2]), leaf([4, 6])], 2, /below its parent's 5/],
-  ['a key that is its right neighbour’s', [internal([0, 9], [2, 2]), leaf([3, 9])], 2, /(9 is beyond|below its parent's)/],
+  [
+    'a key that is its right neighbour’s',
+    [internal([0, 9], [2, 2]), leaf([3, 9])],
+    2,
+    /(9 is beyond|below its parent's)/
+  ],
   ['a child that is not there', [internal([0], [2])], 2, /beyond the end/],
   ['a child beyond 2^53', [internal([0], [Number.MAX_SAFE_INTEGER])], Number.MAX_SAFE_INTEGER, /beyond the end/],
   ['a child that is the superblock', [internal([0], [0])], 0, /checksum is wrong/],

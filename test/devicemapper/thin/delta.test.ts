@@ -145,7 +145,7 @@ test('whatever happened between two devices, exactly what differs is said', asyn
       const pool = await Pool.write(t, randomModel(new Random(seed), flavour))
       const ids = [...pool.model.devices.keys()]
       const [baseId, targetId] = [base === null ? undefined : ids[base % ids.length], ids[target % ids.length]]
-      const blocks = 1 + Math.max(0, ...pool.model.device(targetId).tree.entries().map(([key]) => key))
+      const blocks = 1 + Math.max(0, ...[...pool.model.device(targetId).tree.entries()].map(([key]) => key))
       const at = (place: number | null, otherwise: number) => (place === null ? otherwise : Math.floor(place * blocks))
       const delta = pool.question(baseId, targetId, {
         sizeBytes: Math.floor(size * blocks * pool.model.blockSizeBytes),
@@ -470,19 +470,19 @@ test('what an external origin provides is there, mapped or not', async (t) => {
   ])
 })
 
-test('two trees that cannot both be what they claim are damage', async (t) => {
-  // The target's first path is as long as the base's, and all its other ones are a level shorter.
+test('trees that share a node but not its height are damage', async (t) => {
   const model = newModel()
   model.createThin(1)
   for (let block = 0; block < 100; block++) model.write(1, block)
-  model.createThin(2)
-  for (let block = 0; block < 100; block++) model.write(2, block)
+  model.createSnapshot(2, 1)
+  model.write(2, 99)
+  // What is left of the target's own nodes is one leaf, a level higher than it was; all the others are shared, and not read.
   const pool = await Pool.write(t, model, (image) => {
-    const node = (block: number) => new NodeFields(blockOf(image.bytes, block))
-    const root = image.mappingRoot(2)
-    rewrite(root, 'node', 'all but the first child skip a level', (bytes) => {
-      const fields = new NodeFields(bytes)
-      for (let i = 1; i < fields.entries; i++) fields.setValue(i, node(Number(fields.value(i))).value(0))
+    const node = (block: number | bigint) => new NodeFields(blockOf(image.bytes, Number(block)))
+    rewrite(image.mappingRoot(2), 'node', 'the last child skips a level', (bytes) => {
+      const root = new NodeFields(bytes)
+      const last = node(root.value(root.entries - 1))
+      root.setValue(root.entries - 1, last.value(last.entries - 1))
     }).apply(image.bytes)
   })
   for (const [baseId, targetId] of [
@@ -491,5 +491,6 @@ test('two trees that cannot both be what they claim are damage', async (t) => {
   ]) {
     const error = await t.throwsAsync<DeltamapperError>(pool.ask(baseId, targetId), { instanceOf: DeltamapperError })
     t.is(error?.code, 'DM_METADATA_DAMAGED')
+    t.regex(error?.message ?? '', /leaves at odd depths/)
   }
 })

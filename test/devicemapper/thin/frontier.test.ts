@@ -61,9 +61,10 @@ async function makeTree(
 async function open(frontier: Frontier, reader: BlockReader, depth: number): Promise<void> {
   const queue = frontier.queue(depth)
   queue.asked = queue.head + 1
-  await reader.read(queue.blocks[queue.head], checksumSalt.btreeNode, (window) =>
-    frontier.accept(window.words, window.slots[0], depth)
-  )
+  await reader.read(queue.blocks[queue.head], checksumSalt.btreeNode, ({ words, slots }) => {
+    const leaf = frontier.take(words, slots[0], depth)
+    if (leaf) frontier.addMappings(words, leaf, 0, leaf.entries)
+  })
 }
 
 function known({ mappings: { keys, data, head, tail } }: Frontier): [number, number][] {
@@ -72,7 +73,7 @@ function known({ mappings: { keys, data, head, tail } }: Frontier): [number, num
 
 /** Opens all there is, deepest first: the order of keys. */
 async function openAll(frontier: Frontier, reader: BlockReader): Promise<void> {
-  for (let depth = frontier.queues.length - 1; depth >= 0; ) {
+  for (let depth = frontier.queues.length - 1; depth >= 0;) {
     const { head, tail } = frontier.queue(depth)
     if (head === tail) depth--
     else {
@@ -129,7 +130,10 @@ test('a queue that is moved to make room keeps what is being read and what was c
   queue.compared = 256
   queue.push(256, 256, 257)
   t.deepEqual([queue.head, queue.asked, queue.compared, queue.tail], [0, 10, 56, 57])
-  t.deepEqual([...queue.blocks.subarray(0, 57)], Array.from({ length: 57 }, (_, i) => 200 + i))
+  t.deepEqual(
+    [...queue.blocks.subarray(0, 57)],
+    Array.from({ length: 57 }, (_, i) => 200 + i)
+  )
 })
 
 test('a queue of mappings keeps them in order and finds a bound', (t) => {
@@ -138,29 +142,33 @@ test('a queue of mappings keeps them in order and finds a bound', (t) => {
     take: fc.nat({ max: 300 })
   })
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 20 }), fc.array(fc.double({ min: 0, max: 1, noNaN: true })), (steps, at) => {
-      const queue = new MappingQueue()
-      const expected: number[] = []
-      let key = 0
-      for (const { gaps, take } of steps) {
-        queue.reserve(gaps.length)
-        for (const gap of gaps) {
-          key += gap
-          queue.keys[queue.tail] = key
-          queue.data[queue.tail++] = key * 2
-          expected.push(key)
+    fc.property(
+      fc.array(step, { maxLength: 20 }),
+      fc.array(fc.double({ min: 0, max: 1, noNaN: true })),
+      (steps, at) => {
+        const queue = new MappingQueue()
+        const expected: number[] = []
+        let key = 0
+        for (const { gaps, take } of steps) {
+          queue.reserve(gaps.length)
+          for (const gap of gaps) {
+            key += gap
+            queue.keys[queue.tail] = key
+            queue.data[queue.tail++] = key * 2
+            expected.push(key)
+          }
+          t.deepEqual([...queue.keys.subarray(queue.head, queue.tail)], expected)
+          t.true(queue.data.subarray(queue.head, queue.tail).every((data, i) => data === 2 * expected[i]))
+          for (const bound of [0, ...at.map((place) => Math.floor(place * key)), key, key + 1, Infinity]) {
+            const below = expected.findIndex((each) => each >= bound)
+            t.is(queue.indexOf(bound) - queue.head, below < 0 ? expected.length : below)
+          }
+          const taken = Math.min(take, expected.length)
+          expected.splice(0, taken)
+          queue.head += taken
         }
-        t.deepEqual([...queue.keys.subarray(queue.head, queue.tail)], expected)
-        t.true(queue.data.subarray(queue.head, queue.tail).every((data, i) => data === 2 * expected[i]))
-        for (const bound of [0, ...at.map((place) => Math.floor(place * key)), key, key + 1, Infinity]) {
-          const below = expected.findIndex((each) => each >= bound)
-          t.is(queue.indexOf(bound) - queue.head, below < 0 ? expected.length : below)
-        }
-        const taken = Math.min(take, expected.length)
-        expected.splice(0, taken)
-        queue.head += taken
       }
-    })
+    )
   )
 })
 
@@ -174,6 +182,22 @@ test('a tree that is opened in order gives all its mappings in order', async (t)
     t.is(frontier.leafDepth, tree.height - 1)
     t.is(frontier.mappingHorizon, Infinity)
   }
+})
+
+test('of a leaf, only the entries that matter are added', async (t) => {
+  const tree = await makeTree(t, 6)
+  const frontier = frontierOf(tree, { low: 3, high: 15 })
+  frontier.queue(0).asked = 1
+  await tree.reader.read(tree.root, checksumSalt.btreeNode, ({ words, slots }) => {
+    const leaf = frontier.take(words, slots[0], 0)
+    t.is(leaf?.entries, 6)
+    if (!leaf) return
+    t.deepEqual(known(frontier), [])
+    frontier.addMappings(words, leaf, 0, 2)
+    frontier.addMappings(words, leaf, 2, 2)
+    frontier.addMappings(words, leaf, 4, 6)
+  })
+  t.deepEqual(known(frontier), [tree.mappings[1], tree.mappings[4]])
 })
 
 test('the horizon is the lowest key not known yet, at each depth', async (t) => {

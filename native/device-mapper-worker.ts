@@ -1,0 +1,27 @@
+/**
+ * The helper process: carries out device-mapper calls for its parent, one at a time, and blocks as long as the kernel does.
+ *
+ * It is a process and not a thread because a call that the kernel does not return from cannot be cancelled: a thread would keep
+ * its whole process from ever ending. It holds no state that matters; its parent may kill it at any moment.
+ */
+import { CallFailed, type HelperConfiguration, type Reply, type Request } from './call.ts'
+import { Libdevmapper } from './libdevmapper.ts'
+
+const configuration = JSON.parse(process.argv[2] ?? '') as HelperConfiguration
+let library: Libdevmapper | undefined
+
+function answer({ id, call }: Request): Reply {
+  try {
+    library ??= new Libdevmapper(configuration)
+    return { id, ...library.perform(call) }
+  } catch (error) {
+    if (error instanceof CallFailed) return { id, failure: error.failure, notices: [] }
+    throw error
+  }
+}
+
+process.on('message', (request: Request) => process.send?.(answer(request)))
+// The parent is gone, whichever way. Signals meant for it (Ctrl-C in a terminal) are not for us to act on: it decides.
+process.on('disconnect', () => process.exit(0))
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
+process.send?.('ready')

@@ -1,0 +1,155 @@
+/**
+ * One helper process, seen from its parent: it is asked one thing at a time, and given up when its time is up.
+ *
+ * A process that waits in the kernel uninterruptibly does not die of SIGKILL until the kernel lets go of it. Giving it up means:
+ * kill it, expect nothing of it any more, and learn later (`onGone`) that it is really gone.
+ */
+import { fork, type ChildProcess } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { HelperConfiguration, Reply, Request } from './call.ts'
+
+/** Starting is Node's own start-up and nothing that could hang; a busy machine may need long for it. */
+const startDeadlineMs = 30_000
+const keptOutputBytes = 2000
+
+export type Ending =
+  | { readonly how: 'answered'; readonly reply: Reply }
+  /** The deadline passed; the process was given up and stays until the kernel lets it go. */
+  | { readonly how: 'stuck'; readonly afterMs: number }
+  /** The process ended by itself or was killed by someone else. */
+  | { readonly how: 'died'; readonly why: string }
+
+export interface HelperEvents {
+  /** The call at hand has been running for `patienceMs`. */
+  onSlow: () => void
+  /** The process has ended, for whichever reason. */
+  onGone: () => void
+}
+
+export class HelperProcess {
+  readonly #child: ChildProcess
+  readonly #events: HelperEvents
+  readonly #patienceMs: number
+  #ready = false
+  #gone = false
+  #givenUp = false
+  #slow = false
+  #output = ''
+  #current: { request: Request; deadlineMs: number; settle: (ending: Ending) => void } | undefined
+  #timers: NodeJS.Timeout[] = []
+
+  constructor(configuration: HelperConfiguration, patienceMs: number, events: HelperEvents) {
+    this.#events = events
+    this.#patienceMs = patienceMs
+    const extension = import.meta.url.slice(import.meta.url.lastIndexOf('.'))
+    const program = fileURLToPath(new URL(`./device-mapper-worker${extension}`, import.meta.url))
+    this.#child = fork(program, [JSON.stringify(configuration)], {
+      // The parent's own options (an inspector's port, a test runner's hooks) are not for the helper.
+      execArgv: ['--max-old-space-size=64'],
+      env: helperEnvironment(),
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc']
+    })
+    this.#child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
+      this.#output = (this.#output + chunk).slice(-keptOutputBytes)
+    })
+    this.#child.on('message', (message: 'ready' | Reply) => {
+      if (message === 'ready') {
+        this.#ready = true
+        if (this.#current !== undefined) this.#startClock()
+      } else if (message.id === this.#current?.request.id) this.#settle({ how: 'answered', reply: message })
+    })
+    this.#child.on('error', (error) => this.#end(error.message))
+    this.#child.on('exit', (code, signal) => this.#end(signal ?? `exit status ${code}`))
+    this.#keepParentAlive(false)
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
+  get idle(): boolean {
+    return this.#current === undefined && !this.#gone && !this.#givenUp
+  }
+
+  /** It is at a call, and has been for longer than the others should wait. */
+  get slow(): boolean {
+    return this.#slow
+  }
+
+  /** Asks for one call. Never rejects. The deadline, in milliseconds, counts from when the process can begin. */
+  run(request: Request, deadlineMs: number): Promise<Ending> {
+    return new Promise((settle) => {
+      this.#current = { request, deadlineMs, settle }
+      this.#keepParentAlive(true)
+      this.#child.send(request, (error) => {
+        if (error !== null) this.#end(error.message)
+      })
+      if (this.#ready) this.#startClock()
+      else this.#timers.push(setTimeout(() => this.#giveUp(startDeadlineMs), startDeadlineMs))
+    })
+  }
+
+  /** Lets an idle process end. */
+  dismiss(): void {
+    if (this.#child.connected) this.#child.disconnect()
+  }
+
+  #startClock(): void {
+    this.#stopClock()
+    const { deadlineMs } = this.#current!
+    this.#timers.push(
+      setTimeout(() => this.#giveUp(deadlineMs), deadlineMs),
+      setTimeout(() => {
+        this.#slow = true
+        this.#events.onSlow()
+      }, this.#patienceMs)
+    )
+  }
+
+  #stopClock(): void {
+    for (const timer of this.#timers) clearTimeout(timer)
+    this.#timers = []
+  }
+
+  #giveUp(afterMs: number): void {
+    this.#givenUp = true
+    this.#child.kill('SIGKILL')
+    this.#settle({ how: 'stuck', afterMs })
+  }
+
+  #end(why: string): void {
+    if (this.#gone) return
+    this.#gone = true
+    const last = this.#output
+      .trim()
+      .split('\n')
+      .find((line) => /error/i.test(line))
+    this.#settle({ how: 'died', why: last === undefined ? why : `${why}: ${last.trim()}` })
+    this.#events.onGone()
+  }
+
+  #settle(ending: Ending): void {
+    this.#stopClock()
+    this.#slow = false
+    const settle = this.#current?.settle
+    this.#current = undefined
+    this.#keepParentAlive(false)
+    settle?.(ending)
+  }
+
+  /** Only a call under way is a reason for the parent to stay. */
+  #keepParentAlive(alive: boolean): void {
+    const stderr = this.#child.stderr as (NodeJS.ReadableStream & { ref(): void; unref(): void }) | null
+    for (const handle of [this.#child, this.#child.channel, stderr]) {
+      if (alive) handle?.ref()
+      else handle?.unref()
+    }
+  }
+}
+
+/** The library's messages are told apart by their English words; its debugging switches would abort the process or reword them. */
+function helperEnvironment(): NodeJS.ProcessEnv {
+  const { DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS, ...environment } = process.env
+  void [DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS]
+  return { ...environment, LC_ALL: 'C' }
+}
