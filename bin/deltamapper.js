@@ -7,6 +7,7 @@
  */
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import module from 'node:module'
 import { fileURLToPath } from 'node:url'
 
 const oldestNode = 24
@@ -18,6 +19,8 @@ const isCheckout = existsSync(sources)
 process.env.UV_THREADPOOL_SIZE ??= '16'
 
 if (Number.parseInt(process.versions.node, 10) >= oldestNode) {
+  // Halves the time that a command takes to start: types need not be stripped again each time.
+  if (isCheckout) module.enableCompileCache(fileURLToPath(new URL('../.cache/compiled', import.meta.url)))
   const { main } = await import(isCheckout ? sources.href : '../dist/src/cli/main.js')
   await main(process.argv.slice(2))
 } else if (isCheckout && existsSync(checkoutNode)) {

@@ -1,6 +1,8 @@
 /**
  * `npm run demo`: backs up every snapshot of a thin pool that a real kernel recorded, incrementally, through the agent, and proves each
  * restored one by the SHA-256 that the kernel's own reading gave. Needs neither root nor device-mapper.
+ *
+ *   node demo/demo.ts [FOLDER]      on another recorded pool, with its data image
  */
 import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -43,7 +45,7 @@ const columnWidths = [9, 12, 11, 9, 9, 10]
 const begin = performance.now()
 const work = await mkdtemp(join(tmpdir(), 'deltamapper-demo-'))
 try {
-  const folder = await unpackRecordedPool()
+  const folder = process.argv[2] ?? (await unpackRecordedPool())
   const pool = await readPoolDescription(folder)
   const address = `unix://${work}/agent.sock`
   introduce(pool)

@@ -88,6 +88,7 @@ export const errorRegistry = {
   },
   DM_LVM_FAILED: { status: 'UNAVAILABLE', summary: 'LVM gave no usable answer, or none in time' },
   DM_POOL_INACTIVE: { status: 'FAILED_PRECONDITION', summary: 'the thin pool is not active on this node' },
+  DM_OUTPUT_FAILED: { status: 'INTERNAL', summary: 'the answer could not be written out' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>
 

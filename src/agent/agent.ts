@@ -5,10 +5,16 @@ import { pino, type Logger } from 'pino'
 import { asDeltamapperError } from '../errors.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
+import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from './backend.ts'
+import { openCatalog } from './catalog/catalog.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
+import { LvmReporter } from './lvm/report.ts'
 import { loadRecordedPool } from './recorded-pool.ts'
+import { checkAndRemember } from './served-target.ts'
 import type { SnapshotSource } from './snapshot-source.ts'
+import { Sources } from './sources.ts'
+import type { SeenDevices } from './walk.ts'
 import { Walkers } from './walkers.ts'
 
 export interface Agent {
@@ -21,35 +27,50 @@ export interface Agent {
 /**
  * Starts an agent in this process.
  *
- * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID
+ * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog throws
  */
 export async function startAgent(config: AgentConfig, logger: Logger): Promise<Agent> {
-  const sources = new Map<string, SnapshotSource>()
-  for (const [name, folder] of Object.entries(config.recorded)) sources.set(name, await loadRecordedPool(name, folder))
+  // What was started last is stopped first.
+  await using started = new AsyncDisposableStack()
+  const recorded = new Map<string, SnapshotSource>()
+  for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
 
   const walkers = new Walkers(config.walkers, { direct: config.directReads })
-  try {
-    const server = await startServer({
-      listen: config.listen,
-      socketMode: config.socketMode,
-      ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-      backend: snapshotMetadataBackend(sources, walkers),
-      identity: { driverName: config.driverName },
-      logger
-    })
-    logger.info({ addresses: server.addresses, sources: [...sources.keys()], version: packageVersion() }, 'listening')
-    return {
-      addresses: server.addresses,
-      async stop() {
-        logger.info({ streams: walkers.active }, 'stopping')
-        await server.drain(config.drainSeconds * 1000)
-        await walkers.close()
-        logger.info('stopped')
+  started.defer(() => walkers.close())
+
+  let sources = new Sources(recorded)
+  let onSeen: ((seen: SeenDevices) => Promise<void>) | undefined
+  if (config.live ?? recorded.size === 0) {
+    const catalog = await openCatalog(config.catalog)
+    started.defer(() => catalog.close())
+    const deviceMapper = new DeviceMapper({
+      onNotice: (notice) => {
+        logger.warn(notice, 'device-mapper had something to say')
       }
+    })
+    started.defer(() => deviceMapper.close())
+    sources = new Sources(recorded, { deviceMapper, lvm: new LvmReporter({ command: config.lvmCommand }) })
+    onSeen = (seen) => checkAndRemember(catalog, seen, logger)
+  }
+
+  const server = await startServer({
+    listen: config.listen,
+    socketMode: config.socketMode,
+    ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
+    backend: snapshotMetadataBackend(sources, walkers, onSeen),
+    identity: { driverName: config.driverName },
+    logger
+  })
+  logger.info({ addresses: server.addresses, serving: sources.description, version: packageVersion() }, 'listening')
+  const running = started.move()
+  return {
+    addresses: server.addresses,
+    async stop() {
+      logger.info({ streams: walkers.active }, 'stopping')
+      await server.drain(config.drainSeconds * 1000)
+      await running.disposeAsync()
+      logger.info('stopped')
     }
-  } catch (error) {
-    await walkers.close()
-    throw error
   }
 }
 

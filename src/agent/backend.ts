@@ -4,13 +4,16 @@
 import { DeltamapperError } from '../errors.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../grpc/snapshot-metadata.ts'
 import { parseHandle } from './handle.ts'
-import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
+import type { Snapshot } from './snapshot-source.ts'
+import type { Sources } from './sources.ts'
+import type { SeenDevices } from './walk.ts'
 import type { Walkers } from './walkers.ts'
 
-/** @param sources by the name before the slash of their handles */
+/** @param onSeen checks and remembers the devices of live pools before the first message about them leaves */
 export function snapshotMetadataBackend(
-  sources: ReadonlyMap<string, SnapshotSource>,
-  walkers: Walkers
+  sources: Sources,
+  walkers: Walkers,
+  onSeen?: (seen: SeenDevices) => Promise<void>
 ): SnapshotMetadataBackend {
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal) {
@@ -30,12 +33,13 @@ export function snapshotMetadataBackend(
 
   async function resolve(handle: string): Promise<Snapshot> {
     const { source, name } = parseHandle(handle)
-    const snapshot = await sources.get(source)?.snapshot(name)
+    const found = await sources.find(source)
+    const snapshot = await found?.snapshot(name)
     if (!snapshot) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_NOT_FOUND',
-        sources.has(source) ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
-        `check the handle; this agent serves ${[...sources.keys()].join(', ') || 'no source'}`
+        found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
+        `check the handle; ${sources.description}`
       )
     }
     return snapshot
@@ -55,7 +59,11 @@ export function snapshotMetadataBackend(
         'resume at the end of the last extent received, or at 0'
       )
     }
-    return walkers.walk({ base, target, startingOffset: Number(startingOffset), maxResults }, signal)
+    return walkers.walk(
+      { base, target, startingOffset: Number(startingOffset), maxResults },
+      signal,
+      target.live ? onSeen : undefined
+    )
   }
 }
 

@@ -28,8 +28,16 @@ export const agentConfig = z.strictObject({
   driverName: z.string().default('deltamapper.local'),
   /** Recorded pools to serve: name → folder. */
   recorded: z
-    .record(z.string().refine(isHandleName, 'is no source name: letters, digits and + _ . - only'), z.string().min(1))
+    .record(z.string().refine(isHandleName), z.string().min(1), {
+      error: ({ code }) => (code === 'invalid_key' ? 'is no source name: letters, digits and + _ . - only' : undefined)
+    })
     .default({}),
+  /** Serve this node's thin pools as well: device-mapper's and LVM's. By default where no recorded pools are given. */
+  live: z.boolean().optional(),
+  /** The words that start LVM, a subcommand comes after them; another host's through nsenter or chroot. */
+  lvmCommand: z.array(z.string().min(1)).min(1).default(['lvm']),
+  /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
+  catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
   /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
   directReads: z.boolean().default(false),
   /** Threads that walk metadata. */

@@ -7,10 +7,10 @@
  * A device that is not active has no table, and thin metadata holds no sizes: what `thin-ID` (a bare device id) is called, how large
  * it is and what it is a snapshot of, only whoever made it knows.
  */
-import type { DeviceNumber } from '../../native/device-mapper.ts'
 import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
+import { parseThinTable, type ThinTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
-import { type DeviceMapperPort, findPoolDevice, parseDeviceNumber } from './pool-device.ts'
+import { type DeviceMapperPort, findPoolDevice } from './pool-device.ts'
 import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
 
 const SECTOR_SIZE = 512
@@ -41,26 +41,19 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         if (namedId === undefined) return undefined
         throw sizeUnknown(handle, namedId)
       }
-      if (!isSame(device.pool, poolDevice)) return undefined
-      if (namedId !== undefined && namedId !== device.thinId) throw ambiguous(handle, name, namedId, device.thinId)
+      const { deviceId, sizeBytes, externalOrigin } = device
+      if (device.poolDevice.major !== poolDevice.major || device.poolDevice.minor !== poolDevice.minor) return undefined
+      if (namedId !== undefined && namedId !== deviceId) throw ambiguous(handle, name, namedId, deviceId)
       return {
         handle,
-        thinId: device.thinId,
-        sizeBytes: device.sizeBytes,
+        thinId: deviceId,
+        sizeBytes,
         metadataPath: poolDevice.metadataPath,
         live: true,
-        ...(device.externalOrigin !== undefined && { externalOrigin: { identity: device.externalOrigin } })
+        ...(externalOrigin && { externalOrigin: { identity: `${externalOrigin.major}:${externalOrigin.minor}` } })
       } satisfies Snapshot
     }
   }
-}
-
-interface ThinTable {
-  pool: DeviceNumber
-  thinId: number
-  sizeBytes: number
-  /** `MAJOR:MINOR` of the device that shows through where nothing is mapped. */
-  externalOrigin: string | undefined
 }
 
 /** What an active device of this name is; undefined when there is none. */
@@ -68,7 +61,7 @@ async function findThinDevice(
   deviceMapper: DeviceMapperPort,
   handle: string,
   name: string
-): Promise<ThinTable | undefined> {
+): Promise<(ThinTable & { sizeBytes: number }) | undefined> {
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
   const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
@@ -79,28 +72,29 @@ async function findThinDevice(
       'take a full backup; only thin devices of the pool can be tracked'
     )
   }
-  // thin <pool device> <device id> [<external origin device>]
-  const [pool, id, externalOrigin] = row.params.split(' ')
-  const thinId = Number(id)
-  const sizeBytes = row.lengthSectors * SECTOR_SIZE
-  if (!/^\d+$/.test(id ?? '') || thinId >= MAX_DEVICES || !Number.isSafeInteger(sizeBytes)) {
+  const table = parseThinTable(row.params)
+  if (!table) {
     throw new DeltamapperError(
-      'DM_CALL_FAILED',
-      `the kernel's table of ${name} makes no sense: ${row.lengthSectors} sectors, thin ${row.params}`,
-      'report it, with the output of `dmsetup table`'
+      'DM_READ_FAILED',
+      `${handle} is in a pool that has failed`,
+      'find out why in the kernel log; `thin_check` and `thin_repair` are for its metadata'
     )
   }
-  return { pool: parseDeviceNumber(pool), thinId, sizeBytes, externalOrigin: externalOrigin || undefined }
+  const sizeBytes = row.lengthSectors * SECTOR_SIZE
+  if (!Number.isSafeInteger(sizeBytes)) {
+    throw new DeltamapperError(
+      'DM_NOT_TRACKED',
+      `${handle} has ${row.lengthSectors} sectors, more than can be told exactly in bytes`,
+      'take a full backup'
+    )
+  }
+  return { ...table, sizeBytes }
 }
 
 /** The id that a name of the form `thin-ID` stands for. */
 function thinIdOf(name: string): number | undefined {
   const id = /^thin-(0|[1-9]\d{0,7})$/.exec(name)?.[1]
   return id !== undefined && Number(id) < MAX_DEVICES ? Number(id) : undefined
-}
-
-function isSame(a: DeviceNumber, b: DeviceNumber): boolean {
-  return a.major === b.major && a.minor === b.minor
 }
 
 function sizeUnknown(handle: string, thinId: number): DeltamapperError {

@@ -6,6 +6,7 @@
 import { readFile } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber, DeviceReference } from '../../native/device-mapper.ts'
 import { nodeName } from '../../native/device.ts'
+import { parsePoolTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 
 /** What is asked of device-mapper: nothing that changes anything. */
@@ -37,22 +38,8 @@ export async function findPoolDevice(
       'name the device that has the thin-pool target (`dmsetup table --target thin-pool` lists them)'
     )
   }
-  // thin-pool <metadata device> <data device> <block size> … (Documentation/admin-guide/device-mapper/thin-provisioning.rst)
-  const metadata = parseDeviceNumber(row.params.split(' ')[0])
-  return { ...number, name: info.name, metadataPath: await devicePath(deviceMapper, metadata) }
-}
-
-/** A device as tables name it, `MAJOR:MINOR`. */
-export function parseDeviceNumber(word: string | undefined): DeviceNumber {
-  const [, major, minor] = /^(\d+):(\d+)$/.exec(word ?? '') ?? []
-  if (major === undefined || minor === undefined) {
-    throw new DeltamapperError(
-      'DM_CALL_FAILED',
-      `the kernel names a device ${JSON.stringify(word)} in a table, which is not MAJOR:MINOR`,
-      'report it, with the output of `dmsetup table`'
-    )
-  }
-  return { major: Number(major), minor: Number(minor) }
+  const { metadataDevice } = parsePoolTable(row.params)
+  return { ...number, name: info.name, metadataPath: await devicePath(deviceMapper, metadataDevice) }
 }
 
 /** Where a block device's node is. By its name for device-mapper's own: their numbers are used again as soon as they are free. */

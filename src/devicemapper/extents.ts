@@ -19,7 +19,10 @@ export interface ExtentBatch {
 export interface ExtentStream {
   /** Size of the (target) snapshot in bytes; constant for the stream. */
   readonly capacityBytes: number
-  /** Ascending, never overlapping, never touching, none empty. Ends only when complete; throws DeltamapperError otherwise. */
+  /**
+   * Ascending, never overlapping, none empty; from our own walks, which merge, never touching either. Ends only when complete; throws
+   * DeltamapperError otherwise.
+   */
   readonly batches: AsyncIterable<ExtentBatch>
 }
 

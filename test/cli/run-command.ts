@@ -56,6 +56,18 @@ export function startCommand(
   })
 }
 
+/** How a started command ends and what it says on stderr, also when nobody takes its stdout. */
+export async function outcome(child: ReturnType<typeof startCommand>): Promise<CommandResult> {
+  let stderr = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const [[status]] = (await Promise.all([once(child, 'exit'), once(child.stderr, 'close')])) as [
+    [number | null],
+    unknown
+  ]
+  child.stdout.destroy()
+  return { status, stdout: '', stderr }
+}
+
 /** Whether a failure was told as promised: one line of ours, with a code, last on stderr, and no stack trace anywhere. */
 export function complaint({ stderr }: CommandResult): string {
   const lines = stderr.trimEnd().split('\n')

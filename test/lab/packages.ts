@@ -27,6 +27,8 @@ const packages = [
   'thin-provisioning-tools',
   'libdevmapper1.02.1',
   'libdevmapper-event1.02.1',
+  // device nodes and events as on a real host: one test starts a udevd of its own
+  'udev',
   // ext4 and block devices
   'e2fsprogs',
   'libext2fs2t64|libext2fs2',
@@ -41,7 +43,14 @@ const packages = [
   'liblzma5',
   'libreadline8t64|libreadline8',
   'libssl3t64|libssl3',
-  'libtinfo6'
+  'libtinfo6',
+  'libkmod2',
+  'libblkid1',
+  'libacl1',
+  'libcap2',
+  'libselinux1',
+  'libpcre2-8-0',
+  'libzstd1'
 ]
 
 export const projectFolder = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')

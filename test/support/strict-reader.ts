@@ -60,17 +60,20 @@ export class StrictReader {
 
   /**
    * Where both devices refer to one block under one key. A reader that compares them need not look below: whatever is there is the same for
-   * both.
+   * both. What only stands below such a place in either of them is not met, and so not a place that they share.
    */
   sharedPlaces(oneId: number, otherId: number, end: number): Set<string> {
-    const [one, other] = [oneId, otherId].map((id) => this.#places(this.#deviceRoot(id), BigInt(end)))
-    return one.intersection(other)
+    const [one, other] = [oneId, otherId].map((id) => this.#deviceRoot(id))
+    const anywhere = this.#places(one, end).intersection(this.#places(other, end))
+    return this.#places(one, end, anywhere).intersection(this.#places(other, end, anywhere))
   }
 
-  #places(root: bigint, end: bigint): Set<string> {
+  #places(root: bigint, end: number, unexamined: ReadonlySet<string> = new Set()): Set<string> {
     const places = new Set<string>()
     const below = (block: bigint, low: bigint, high: bigint, depth: number): void => {
-      places.add(placeOf(block, low))
+      const place = placeOf(block, low)
+      places.add(place)
+      if (unexamined.has(place)) return
       let node: StrictNode
       try {
         node = this.#node(block, 8, low, high, depth)
@@ -79,7 +82,7 @@ export class StrictReader {
       }
       if (node.leaf || depth === MOST_LEVELS) return
       for (const [index, key] of node.keys.entries()) {
-        if (key < end) below(node.values[index], key, node.ends[index], depth + 1)
+        if (key < BigInt(end)) below(node.values[index], key, node.ends[index], depth + 1)
       }
     }
     below(root, 0n, ALL, 0)

@@ -1,7 +1,7 @@
 /**
  * What can be asked of the catalog, by name: the worker thread's side of `Catalog`.
  */
-import { type CatalogDatabase } from './database.ts'
+import type { CatalogDatabase } from './database.ts'
 import * as leases from './lease-records.ts'
 import { compareLineage, type Lineage, type LineageFacts } from './lineage.ts'
 import * as pools from './owned-pools.ts'
@@ -9,9 +9,10 @@ import * as served from './served-targets.ts'
 
 /** Arguments and results cross between threads by structured cloning. */
 export function catalogCalls(database: CatalogDatabase) {
-  type Rest<F> = F extends (database: CatalogDatabase, ...rest: infer A) => infer R ? (...rest: A) => R : never
-  const on = <A extends unknown[], R>(call: (database: CatalogDatabase, ...rest: A) => R) =>
-    ((...rest: A) => call(database, ...rest)) as Rest<typeof call>
+  const on =
+    <A extends unknown[], R>(call: (database: CatalogDatabase, ...rest: A) => R) =>
+    (...rest: A): R =>
+      call(database, ...rest)
   return {
     remember: on(served.remember),
     findServed: on(served.findServed),

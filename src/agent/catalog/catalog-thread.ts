@@ -22,8 +22,10 @@ export class CatalogThread {
   readonly opening: Promise<Opening>
   /** Resolves when the thread is gone, and the file free. */
   readonly gone: Promise<void>
-  /** No more calls: it has ended, failed, or is being closed. */
+  /** It takes no more calls: it has ended, failed, or is being closed. */
   ended = false
+  /** It was given up while at a call, and is not gone yet. */
+  stuck = false
   readonly #path: string
   readonly #deadlineMs: number
   readonly #worker: Worker
@@ -39,15 +41,18 @@ export class CatalogThread {
     this.#worker = new Worker(file, {
       name: 'catalog',
       workerData: start,
+      // The process's own options (how its input is to be read, a test runner's hooks) are not for the thread.
+      execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
     })
     this.#worker.on('message', (message: FromCatalog) => this.#answered(message))
-    this.#worker.on('error', (error) => {
+    this.#worker.on('error', (error: Error) => {
       this.#failure ??= this.#unavailable(`its thread failed: ${error.message}`, error)
     })
     this.gone = new Promise((resolve) => {
       this.#worker.on('exit', () => {
         this.#end(this.#failure ?? this.#unavailable('its thread ended'))
+        this.stuck = false
         resolve()
       })
     })
@@ -58,21 +63,10 @@ export class CatalogThread {
 
   /** @throws what the call throws; DM_CATALOG_UNAVAILABLE when the thread ended or took too long, done or not */
   async call(call: CallName | 'close', args: unknown[]): Promise<unknown> {
-    const answer = this.#expect()
+    // What cannot be sent throws here, and no answer to it is expected.
+    this.#worker.postMessage({ call, args } satisfies ToCatalog)
     if (call === 'close') this.ended = true
-    try {
-      this.#worker.postMessage({ call, args } as ToCatalog)
-    } catch (cause) {
-      // Nothing was sent, so nothing will be answered; the order would be off by one.
-      this.#pending.pop()
-      throw cause
-    }
-    return answer
-  }
-
-  /** Ends the thread, which takes as long as the call it is at. */
-  terminate(): void {
-    void this.#worker.terminate()
+    return this.#expect()
   }
 
   #expect(): Promise<unknown> {
@@ -83,7 +77,10 @@ export class CatalogThread {
   }
 
   #answered(message: FromCatalog): void {
-    const { resolve, reject } = this.#pending.shift()!
+    const oldest = this.#pending.shift()
+    // Given up already.
+    if (oldest === undefined) return
+    const { resolve, reject } = oldest
     this.#startClock()
     if ('error' in message) {
       const error = fromPortable(message.error)
@@ -98,14 +95,17 @@ export class CatalogThread {
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (this.#pending.length === 0) {
-      // An idle catalog must not keep the process alive, a call under way must.
-      this.#worker.unref()
+      // An idle catalog must not keep the process alive; a call under way must, and so must the end of one being closed.
+      if (!this.ended) this.#worker.unref()
       return
     }
     this.#worker.ref()
     this.#timer = setTimeout(() => {
+      this.stuck = true
       this.#end(this.#unavailable(`it has not answered for ${this.#deadlineMs / 1000} seconds`))
-      this.terminate()
+      // A call that waits for the disk ends when the disk lets it.
+      void this.#worker.terminate()
+      this.#worker.unref()
     }, this.#deadlineMs)
   }
 

@@ -38,7 +38,8 @@ function serve(port: NonNullable<typeof parentPort>): void {
       } else say({ result: calls[call](...args), last: false })
     } catch (thrown) {
       const error = catalogError(path, thrown)
-      const broken = (thrown as NodeJS.ErrnoException).code === 'ERR_SQLITE_ERROR' || error.code.startsWith('DM_CATALOG_UN')
+      const raw = (thrown as NodeJS.ErrnoException).code === 'ERR_SQLITE_ERROR'
+      const broken = raw || error.code === 'DM_CATALOG_UNAVAILABLE' || error.code === 'DM_CATALOG_DAMAGED'
       if (broken) closeQuietly(database)
       say({ error: toPortable(error), last: broken })
     }

@@ -53,7 +53,7 @@ export class Catalog {
 
   /** What opening it found and did. */
   async opening(): Promise<Opening> {
-    return (await this.#running()).opening
+    return this.#running().opening
   }
 
   // What was served
@@ -171,17 +171,29 @@ export class Catalog {
     const thread = this.#thread
     if (thread === undefined) return
     if (!thread.ended) await thread.call('close', []).catch(() => undefined)
-    await thread.gone
+    if (!thread.stuck) await thread.gone
   }
 
   async #call<K extends CallName>(call: K, ...args: Parameters<CatalogCalls[K]>): Promise<ReturnType<CatalogCalls[K]>> {
-    const thread = await this.#running()
-    return (await thread.call(call, args)) as ReturnType<CatalogCalls[K]>
+    return (await this.#running().call(call, args)) as ReturnType<CatalogCalls[K]>
   }
 
   /** The thread at work, or a new one after the last has ended. */
-  async #running(): Promise<CatalogThread> {
-    throw new Error('see below')
+  #running(): CatalogThread {
+    if (this.#closed) {
+      throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
+    }
+    if (this.#thread?.stuck) {
+      throw new DeltamapperError(
+        'DM_CATALOG_UNAVAILABLE',
+        `the catalog ${this.path} cannot be used: a call to it has not come back from its disk`,
+        'look into the kernel log for what is wrong with the disk'
+      )
+    }
+    if (this.#thread === undefined || this.#thread.ended) {
+      const { deadlineMs = 30_000, lockWaitMs } = this.#options
+      this.#thread = new CatalogThread({ path: this.path, lockWaitMs }, deadlineMs)
+    }
+    return this.#thread
   }
 }
-void DeltamapperError

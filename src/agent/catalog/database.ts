@@ -109,7 +109,10 @@ export class CatalogDatabase implements Statements {
  *
  * @throws DM_CATALOG_IN_USE, DM_CATALOG_DAMAGED, DM_CATALOG_NEWER, DM_CATALOG_UNAVAILABLE
  */
-export function openDatabase(file: string, { lockWaitMs = 3000, steps = migrations }: DatabaseOptions = {}): CatalogDatabase {
+export function openDatabase(
+  file: string,
+  { lockWaitMs = 3000, steps = migrations }: DatabaseOptions = {}
+): CatalogDatabase {
   const path = resolve(file)
   let database: DatabaseSync | undefined
   try {
@@ -285,7 +288,13 @@ function commit<T>(database: DatabaseSync, action: () => T): T {
 /** Copies the log into the database and empties it, synced in that order. Costs nothing when the log is empty. */
 function checkpoint(database: DatabaseSync): void {
   const result = database.prepare('PRAGMA wal_checkpoint(TRUNCATE)').get()
-  if (result?.['busy'] !== 0) throw new Error('the write-ahead log could not be emptied')
+  if (result?.['busy'] !== 0) {
+    throw unavailable(
+      database.location() ?? '',
+      'its write-ahead log could not be emptied',
+      'stop what else has it open'
+    )
+  }
 }
 
 function prepared(database: DatabaseSync, statements: Map<string, StatementSync>, sql: string): StatementSync {
@@ -318,16 +327,12 @@ function syncFolder(path: string): void {
 /** What SQLite or the file system threw, as one of the catalog's own errors. */
 export function catalogError(path: string, error: unknown): DeltamapperError {
   if (error instanceof DeltamapperError) return error
-  const { message, code, errcode } = error as NodeJS.ErrnoException & { errcode?: number }
+  const { message, code, syscall, errcode } = error as NodeJS.ErrnoException & { errcode?: number }
   if (code !== 'ERR_SQLITE_ERROR' || errcode === undefined) {
-    // Numbers beyond 2^53, which no catalog of ours holds.
+    // A number beyond 2^53, which no catalog of ours holds.
     if (code === 'ERR_OUT_OF_RANGE') return damagedCatalog(path, message, error)
-    return new DeltamapperError(
-      'DM_CATALOG_UNAVAILABLE',
-      `the catalog ${path} cannot be used: ${message}`,
-      'see that its folder is on a local file system that is writable',
-      { cause: error }
-    )
+    if (syscall === undefined) return asDeltamapperError(error)
+    return unavailable(path, message, 'see that its folder is on a local file system that is writable', error)
   }
   switch (errcode & 0xff) {
     case sqliteCode.busy: {
@@ -348,13 +353,24 @@ export function catalogError(path: string, error: unknown): DeltamapperError {
     case sqliteCode.misuse:
       return asDeltamapperError(error)
     default:
-      return new DeltamapperError(
-        'DM_CATALOG_UNAVAILABLE',
-        `the catalog ${path} cannot be read or written: ${message}`,
+      return unavailable(
+        path,
+        message,
         'see that its file system is writable and has space, and look into the kernel log',
-        { cause: error }
+        error
       )
   }
+}
+
+function unavailable(path: string, what: string, remedy: string, cause?: unknown): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CATALOG_UNAVAILABLE',
+    `the catalog ${path} cannot be read or written: ${what}`,
+    remedy,
+    {
+      cause
+    }
+  )
 }
 
 /** Who holds a lock on the file, from /proc/locks; undefined where that is not to be seen (another container's process shows as 0). */

@@ -51,7 +51,10 @@ export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): 
     return { relation: 'changed', what: `it was trimmed from ${recorded.mappedBlocks} to ${now.mappedBlocks} blocks` }
   }
   if (recorded.mappedBlocks < now.mappedBlocks) {
-    return { relation: 'changed', what: `it was written to: ${recorded.mappedBlocks} blocks became ${now.mappedBlocks}` }
+    return {
+      relation: 'changed',
+      what: `it was written to: ${recorded.mappedBlocks} blocks became ${now.mappedBlocks}`
+    }
   }
   if (recorded.root !== now.root || recorded.rootChecksum !== now.rootChecksum) {
     return { relation: 'changed', what: `it was written to or trimmed: its mappings are not those it had` }

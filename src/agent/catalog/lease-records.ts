@@ -52,7 +52,11 @@ export function beginLease(
 }
 
 /** Records where the metadata snapshot lies and what it holds. From now on it can be told to be ours. */
-export function confirmLease(database: CatalogDatabase, device: string, held: { heldRoot: number; factsHeld: string }): void {
+export function confirmLease(
+  database: CatalogDatabase,
+  device: string,
+  held: { heldRoot: number; factsHeld: string }
+): void {
   move(database, device, 'reserving', { state: 'held', heldRoot: held.heldRoot, factsHeld: held.factsHeld })
 }
 

@@ -69,7 +69,10 @@ export function poolFacts(superblock: {
 /** Decides whose a held metadata snapshot is, from the record and what is there. */
 export function leaseVerdict(record: LeaseRecord | undefined, { heldRoot, facts }: HeldSlot): LeaseVerdict {
   if (heldRoot === 0) {
-    return verdict('none', record === undefined ? 'none is held' : `none is held; the record (${record.state}) is out of date`)
+    return verdict(
+      'none',
+      record === undefined ? 'none is held' : `none is held; the record (${record.state}) is out of date`
+    )
   }
   if (record === undefined) return verdict('foreign', 'there is no record of it')
   switch (record.state) {
@@ -79,7 +82,8 @@ export function leaseVerdict(record: LeaseRecord | undefined, { heldRoot, facts 
       if (!matches(record, { heldRoot, facts })) return verdict('foreign', 'it is not the one that was being released')
       return ambiguous('a crash came while it was being released, or somebody else took it afterwards')
     case 'held':
-      if (!matches(record, { heldRoot, facts })) return verdict('foreign', 'it is not the one that the record describes')
+      if (!matches(record, { heldRoot, facts }))
+        return verdict('foreign', 'it is not the one that the record describes')
       if (facts === undefined) return ambiguous('it is where ours was, but its content cannot be read')
       return { whose: 'ours', ambiguous: false, record: 'keep', because: 'block and content are those of the record' }
   }

@@ -3,7 +3,6 @@
  */
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import type { CallName } from './calls.ts'
-import type { Opening } from './database.ts'
 
 /** What the thread is started with. */
 export interface Start {
@@ -12,14 +11,13 @@ export interface Start {
 }
 
 /** Calls are answered in the order in which they were made. `close` is the last. */
-export type ToCatalog = { call: CallName; args: unknown[] } | { call: 'close'; args: [] }
+export interface ToCatalog {
+  call: CallName | 'close'
+  args: unknown[]
+}
 
 /** The first answer is about opening: its result is an `Opening`. After one with `last`, the thread ends. */
-export type FromCatalog =
-  | { result: unknown; last: boolean }
-  | { error: PortableError; last: boolean }
-
-export type OpeningAnswer = Opening
+export type FromCatalog = { result: unknown; last: boolean } | { error: PortableError; last: boolean }
 
 /** A DeltamapperError between threads; structured cloning would lose its class. */
 export interface PortableError {

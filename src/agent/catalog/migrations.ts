@@ -18,7 +18,10 @@ export interface Migration {
   readonly adds: readonly string[]
 }
 
-/** The one row about the catalog itself. `id` is random: one catalog is not another. */
+/**
+ * The one row about the catalog itself. `id` is random: one catalog is not another. This table stays as it is in every schema, so that an
+ * older version can read that a catalog is newer.
+ */
 export const catalogTable = new Table(
   'catalog',
   { one: 'count', id: 'text', schema: 'count', createdAt: 'count' } as const,
@@ -132,7 +135,12 @@ export const migrations: readonly Migration[] = [first]
  *
  * @param from the schema that the database has; 0 for an empty one
  */
-export function applyMigration(database: DatabaseSync & object, statements: Statements, from: number, step: Migration): void {
+export function applyMigration(
+  database: DatabaseSync & object,
+  statements: Statements,
+  from: number,
+  step: Migration
+): void {
   database.exec(step.sql)
   if (from === 0) {
     database.exec(`PRAGMA application_id = ${APPLICATION_ID}`)

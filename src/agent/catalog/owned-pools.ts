@@ -58,7 +58,7 @@ export interface OwnedThin {
   readonly createdAt: number
 }
 
-interface NewThin {
+export interface NewThin {
   readonly pool: string
   readonly name: string
   readonly thinId: number
@@ -90,7 +90,7 @@ export type NewIntent =
   | Without<Extract<Intent, { kind: 'create-volume' | 'create-snapshot' }>, 'thin'>
   | Extract<Intent, { kind: 'delete-pool' | 'delete-thin' | 'resize-thin' }>
 
-/** Everything the catalog knows of owned pools. */
+/** Everything the catalog knows of owned pools; thins in the order of their ids. */
 export interface CatalogView {
   readonly pools: readonly OwnedPool[]
   readonly thins: readonly OwnedThin[]
@@ -184,7 +184,11 @@ export function begin(database: CatalogDatabase, intent: NewIntent, at: number):
  *
  * @param creationTime of the thin that was created, from its device details; for those two intents only
  */
-export function complete(database: CatalogDatabase, pool: string, { creationTime }: { creationTime?: number | undefined } = {}): void {
+export function complete(
+  database: CatalogDatabase,
+  pool: string,
+  { creationTime }: { creationTime?: number | undefined } = {}
+): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, pool)
     intentsTable.delete(database, [row])
@@ -283,7 +287,7 @@ export function acceptTransactionId(database: CatalogDatabase, pool: string, tra
 export function catalogView(database: CatalogDatabase): CatalogView {
   return {
     pools: poolsTable.find(database, {}),
-    thins: thinsTable.find(database, {}).map(thinOf),
+    thins: thinsTable.select(database, 'ORDER BY pool, thin_id').map(thinOf),
     intents: intentsTable.find(database, {}).map(intentOf)
   }
 }
@@ -373,7 +377,8 @@ function moveTransaction(database: CatalogDatabase, pool: string, transactionId:
 
 function refuseWhilePending(database: CatalogDatabase, pool: string): void {
   const pending = intentsTable.get(database, { pool })
-  if (pending !== undefined) throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
+  if (pending !== undefined)
+    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
 }
 
 function pendingIntent(database: CatalogDatabase, pool: string): { row: IntentRow; intent: Intent } {

@@ -129,14 +129,16 @@ interface Books {
   readonly intent: Intent | undefined
 }
 
-/** What becomes of an intent. Where it is undecided, `thinId` (if it is about one) is left out of the comparison. */
+/** What becomes of an intent. */
 interface Decision {
   readonly steps: readonly Step[]
   readonly findings: readonly Finding[]
   /** What the pool's transaction id has to be afterwards; undefined where a finding already says that it is wrong. */
   readonly transactionId: bigint | undefined
-  /** The thin that the intent speaks for. */
+  /** The thin that the intent (or the finding about it) speaks for, left out of the comparison. */
   readonly thinId: number | undefined
+  /** The thin whose size becomes this one. */
+  readonly resized?: { readonly id: string; readonly sizeBytes: number }
 }
 
 function reconcilePool(books: Books, active: KernelPool | undefined, devices: readonly KernelDevice[]): Reconciliation {
@@ -163,7 +165,9 @@ function reconcilePool(books: Books, active: KernelPool | undefined, devices: re
     })
   }
   for (const thin of thins) {
-    if (thin.thinId !== decision.thinId) findings.push(...compareThin(pool, thin, active.thins, devices))
+    if (thin.thinId === decision.thinId) continue
+    const settled = thin.id === decision.resized?.id ? { ...thin, sizeBytes: decision.resized.sizeBytes } : thin
+    findings.push(...compareThin(pool, settled, active.thins, devices))
   }
   for (const [thinId, { transactionId }] of active.thins) {
     if (thinId === decision.thinId || thins.some((each) => each.thinId === thinId)) continue
@@ -232,7 +236,8 @@ function settle(
       const thin = thins.find((each) => each.id === intent.thin)
       const device = devices.find((each) => each.thinId === thin?.thinId)
       // Not active, it has no size but the catalog's, and the larger one leaves nothing out.
-      const done = device === undefined ? intent.sizeBytes > (thin?.sizeBytes ?? 0) : device.sizeBytes === intent.sizeBytes
+      const done =
+        device === undefined ? intent.sizeBytes > (thin?.sizeBytes ?? 0) : device.sizeBytes === intent.sizeBytes
       const because = `${intent.kind} of ${pool.name}/${thin?.name} to ${intent.sizeBytes} bytes was begun, and it ${
         device === undefined ? 'is not active' : `has ${device.sizeBytes} bytes`
       }`
@@ -242,12 +247,10 @@ function settle(
             ? { step: 'complete', pool: pool.name, creationTime: undefined, because }
             : { step: 'roll-back', pool: pool.name, because }
         ],
-        findings:
-          thin === undefined || device === undefined || done || device.sizeBytes === thin.sizeBytes
-            ? []
-            : [sizeDiffers(pool, thin, device)],
+        findings: [],
         transactionId: pool.transactionId,
-        thinId: undefined
+        thinId: undefined,
+        ...(done ? { resized: { id: intent.thin, sizeBytes: intent.sizeBytes } } : {})
       }
     }
   }
@@ -310,22 +313,22 @@ function compareThin(
         pool: pool.name,
         thinId: thin.thinId,
         what: `thin device ${thin.thinId} of pool ${pool.name} is not the ${thin.kind} ${thin.name} that it was: it was created at ${there.creationTime}/${there.transactionId}, not at ${thin.creationTime}/${thin.transactionId}`,
-        remedy: '`deltamapper volume forget` strikes the old one off, `deltamapper volume adopt` gives the new one a name'
+        remedy:
+          '`deltamapper volume forget` strikes the old one off, `deltamapper volume adopt` gives the new one a name'
       }
     ]
   }
   const device = devices.find((each) => each.thinId === thin.thinId)
-  return device === undefined || device.sizeBytes === thin.sizeBytes ? [] : [sizeDiffers(pool, thin, device)]
-}
-
-function sizeDiffers(pool: OwnedPool, thin: OwnedThin, device: KernelDevice): Finding {
-  return {
-    kind: 'size-differs',
-    pool: pool.name,
-    thinId: thin.thinId,
-    what: `${thin.kind} ${pool.name}/${thin.name} has ${thin.sizeBytes} bytes in the catalog, and its device ${device.dmName} has ${device.sizeBytes}`,
-    remedy: '`deltamapper volume resize` to the size that is right sets both'
-  }
+  if (device === undefined || device.sizeBytes === thin.sizeBytes) return []
+  return [
+    {
+      kind: 'size-differs',
+      pool: pool.name,
+      thinId: thin.thinId,
+      what: `${thin.kind} ${pool.name}/${thin.name} has ${thin.sizeBytes} bytes in the catalog, and its device ${device.dmName} has ${device.sizeBytes}`,
+      remedy: '`deltamapper volume resize` to the size that is right sets both'
+    }
+  ]
 }
 
 function inactive(pool: OwnedPool): Finding {

@@ -8,7 +8,7 @@
  * ever differs: two records that differ cannot both match, so the snapshot is never taken for an unchanged base again.
  */
 import type { CatalogDatabase } from './database.ts'
-import type { ServedTarget } from './fingerprint.ts'
+import { compareFingerprints, type ServedTarget } from './fingerprint.ts'
 import { type RowOf, Table } from './table.ts'
 
 export const servedTable = new Table(
@@ -45,19 +45,6 @@ const LAST_SERVED_RESOLUTION = 3_600_000
 /** Rows that one call of `forgetServed` removes at most, so that nothing waits long behind it. */
 const MOST_FORGOTTEN = 10_000
 
-/** What a record says beside its times. */
-const fields = [
-  'pool',
-  'volume',
-  'thinId',
-  'creationTime',
-  'transactionId',
-  'root',
-  'rootChecksum',
-  'mappedBlocks',
-  'sizeBytes'
-] as const satisfies (keyof ServedTarget)[]
-
 /**
  * Records that a target is about to be served.
  *
@@ -67,22 +54,26 @@ export function remember(database: CatalogDatabase, target: ServedTarget, at: nu
   const { handle, identity } = target
   return database.write(() => {
     const records = servedTable.find(database, { handle, identity })
-    const known = records.some((each) => fields.every((field) => each[field] === target[field]))
-    if (!known && records.length < 2) {
+    const known = records.some((each) => compareFingerprints(each, target).relation === 'same')
+    const added = !known && records.length < 2
+    if (added) {
       const { pool, volume, thinId, creationTime, transactionId, root, rootChecksum, mappedBlocks, sizeBytes } = target
       servedTable.insert(database, {
-        handle,
-        identity,
+        ...{ handle, identity, pool, volume, thinId, creationTime, transactionId },
+        ...{ root, rootChecksum, mappedBlocks, sizeBytes },
         variant: records.length,
-        ...{ pool, volume, thinId, creationTime, transactionId, root, rootChecksum, mappedBlocks, sizeBytes },
         firstServedAt: at,
         lastServedAt: at
       })
     }
-    // Records that differ are forgotten together or not at all, so they share their last time.
     for (const each of records) {
-      const stale = at - each.lastServedAt >= LAST_SERVED_RESOLUTION
-      if (stale || (!known && records.length < 2)) servedTable.update(database, each, { lastServedAt: at })
+      // Records that differ are forgotten together or not at all, so they share their last time.
+      const outOfDate = added || at - each.lastServedAt >= LAST_SERVED_RESOLUTION
+      // Which volume it was of is best known early: LVM forgets it when the origin is merged or removed.
+      const same = compareFingerprints(each, target).relation === 'same'
+      const volume = each.volume ?? (same ? target.volume : undefined)
+      if (!outOfDate && volume === each.volume) continue
+      servedTable.update(database, each, { volume, lastServedAt: outOfDate ? at : each.lastServedAt })
     }
     return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
   })
@@ -105,12 +96,13 @@ export function findServed(
  * @param before milliseconds since 1970
  * @returns how many records were removed; call again while it is not 0
  */
-export function forgetServed(
-  database: CatalogDatabase,
-  { before, keep }: { before: number; keep: number }
-): number {
+export function forgetServed(database: CatalogDatabase, { before, keep }: { before: number; keep: number }): number {
   return database.write(() => {
-    const [lastKept] = servedTable.select(database, 'ORDER BY last_served_at DESC LIMIT 1 OFFSET ?', Math.max(0, keep - 1))
+    const [lastKept] = servedTable.select(
+      database,
+      'ORDER BY last_served_at DESC LIMIT 1 OFFSET ?',
+      Math.max(0, keep - 1)
+    )
     // What was served at the very same time as the last one kept stays, so that records that differ are not torn apart.
     const limit = Math.max(before, keep === 0 ? Number.MAX_SAFE_INTEGER : (lastKept?.lastServedAt ?? 0))
     const oldest = servedTable.select(
@@ -122,7 +114,9 @@ export function forgetServed(
     const last = oldest.at(-1)
     if (last === undefined) return 0
     const doomed =
-      oldest.length < MOST_FORGOTTEN ? oldest : servedTable.select(database, 'WHERE last_served_at <= ?', last.lastServedAt)
+      oldest.length < MOST_FORGOTTEN
+        ? oldest
+        : servedTable.select(database, 'WHERE last_served_at <= ?', last.lastServedAt)
     servedTable.delete(database, doomed)
     return doomed.length
   })

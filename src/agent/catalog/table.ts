@@ -161,14 +161,14 @@ export class Table<C extends Columns> {
     return [...values, this.#checksum(values)]
   }
 
-  #read(database: Statements, stored: Record<string, SQLOutputValue>): Row<C> {
+  #read(database: Statements, raw: Record<string, SQLOutputValue>): Row<C> {
     const names = this.#columns.map(([name]) => snakeCase(name))
-    if (this.#checksum(names.map((each) => stored[each])) !== stored['checksum']) {
+    if (this.#checksum(names.map((each) => raw[each])) !== raw['checksum']) {
       throw damagedCatalog(database.path, `a row of its table ${this.name} does not have its checksum`)
     }
     const row: Record<string, unknown> = {}
     for (const [name, kind] of this.#columns) {
-      const value = stored[snakeCase(name)]
+      const value = raw[snakeCase(name)]
       row[name] = value === null ? undefined : kind.startsWith('u64') ? BigInt(value as string) : value
     }
     return row as Row<C>
@@ -176,7 +176,9 @@ export class Table<C extends Columns> {
 
   /** JSON tells a number from a text and from null, so no two different rows have the same form. */
   #checksum(values: readonly unknown[]): number {
-    return crc32(JSON.stringify([this.name, ...values], (_, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value)))
+    return crc32(
+      JSON.stringify([this.name, ...values], (_, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value))
+    )
   }
 }
 
@@ -202,7 +204,10 @@ function fits(kind: ColumnKind, value: unknown): boolean {
   if (kind.startsWith('u64')) return typeof value === 'bigint' && value >= 0n && value < U64_END
   // SQLite would replace what is not well-formed, and ends some texts at a NUL.
   return (
-    typeof value === 'string' && value.isWellFormed() && !value.includes('\0') && Buffer.byteLength(value) <= LONGEST_TEXT
+    typeof value === 'string' &&
+    value.isWellFormed() &&
+    !value.includes('\0') &&
+    Buffer.byteLength(value) <= LONGEST_TEXT
   )
 }
 

@@ -86,7 +86,11 @@ export class LvmReporter {
   }
 
   /** The report; undefined when what it is about does not exist. */
-  async #ask(subcommand: string, options: readonly string[], names: readonly string[] = []): Promise<string | undefined> {
+  async #ask(
+    subcommand: string,
+    options: readonly string[],
+    names: readonly string[] = []
+  ): Promise<string | undefined> {
     const key = [subcommand, ...names].join(' ')
     const question = this.#waiting.get(key) ?? this.#enqueue(key, [subcommand, ...options, '--', ...names])
     this.#next()

@@ -23,7 +23,10 @@ export interface VolumeGroupSourceOptions {
  *
  * `snapshot()` throws DM_NOT_TRACKED for what is not thin, DM_POOL_INACTIVE, DM_LVM_FAILED, and what device-mapper calls throw.
  */
-export function volumeGroupSource(volumeGroup: string, { lvm, deviceMapper }: VolumeGroupSourceOptions): SnapshotSource {
+export function volumeGroupSource(
+  volumeGroup: string,
+  { lvm, deviceMapper }: VolumeGroupSourceOptions
+): SnapshotSource {
   checkVolumeGroupName(volumeGroup)
   return {
     async snapshot(name) {

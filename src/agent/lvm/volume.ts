@@ -115,7 +115,7 @@ function poolOf(lv: LogicalVolume, volumes: VolumesByName): LogicalVolume {
 function origins(lv: LogicalVolume, volumes: VolumesByName): Pick<ThinVolume, 'origin' | 'externalOrigin'> {
   let origin: LogicalVolume | undefined
   const seen = new Set<LogicalVolume>()
-  for (let each = lv; each.origin !== undefined; ) {
+  for (let each = lv; each.origin !== undefined;) {
     const next = volumes.get(each.origin)
     if (!next || next.uuid !== each.originUuid) {
       throw contradiction(`the origin of ${fullName(each)}, ${each.origin} (${each.originUuid}), is not in the report`)

@@ -108,7 +108,7 @@ export function written(stream: Writable, content: string | Uint8Array, signal?:
 function outputError(error: NodeJS.ErrnoException): Error {
   if (error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED') return new OutputClosed()
   return new DeltamapperError(
-    'DM_INTERNAL',
+    'DM_OUTPUT_FAILED',
     `the output cannot be written: ${error.message}`,
     'make room for it, or send it elsewhere',
     { cause: error }

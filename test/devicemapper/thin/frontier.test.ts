@@ -61,9 +61,9 @@ async function makeTree(
 async function open(frontier: Frontier, reader: BlockReader, depth: number): Promise<void> {
   const queue = frontier.queue(depth)
   queue.asked = queue.head + 1
-  await reader.read(queue.blocks[queue.head], checksumSalt.btreeNode, ({ words, slots }) => {
-    const leaf = frontier.take(words, slots[0], depth)
-    if (leaf) frontier.addMappings(words, leaf, 0, leaf.entries)
+  await reader.read(queue.blocks[queue.head], checksumSalt.btreeNode, (window) => {
+    const leaf = frontier.take(window, 0, depth)
+    if (leaf) frontier.addMappings(window.words, leaf, 0, leaf.entries)
   })
 }
 
@@ -188,14 +188,14 @@ test('of a leaf, only the entries that matter are added', async (t) => {
   const tree = await makeTree(t, 6)
   const frontier = frontierOf(tree, { low: 3, high: 15 })
   frontier.queue(0).asked = 1
-  await tree.reader.read(tree.root, checksumSalt.btreeNode, ({ words, slots }) => {
-    const leaf = frontier.take(words, slots[0], 0)
+  await tree.reader.read(tree.root, checksumSalt.btreeNode, (window) => {
+    const leaf = frontier.take(window, 0, 0)
     t.is(leaf?.entries, 6)
     if (!leaf) return
     t.deepEqual(known(frontier), [])
-    frontier.addMappings(words, leaf, 0, 2)
-    frontier.addMappings(words, leaf, 2, 2)
-    frontier.addMappings(words, leaf, 4, 6)
+    frontier.addMappings(window.words, leaf, 0, 2)
+    frontier.addMappings(window.words, leaf, 2, 2)
+    frontier.addMappings(window.words, leaf, 4, 6)
   })
   t.deepEqual(known(frontier), [tree.mappings[1], tree.mappings[4]])
 })

@@ -1,0 +1,116 @@
+/**
+ * A recorded pool whose one volume is as fragmented as can be: every other block mapped, so that each mapping is an extent of its own.
+ * For measuring streams, not truth: it is written from leaf to root in one pass, straight to disk, however many extents are wanted.
+ */
+import { crc32c } from '@node-rs/crc32'
+import { mkdir, open, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { projectFolder } from '../scripts/setup.mjs'
+
+const BLOCK = 4096
+const ENTRIES = 252
+const NODE_SALT = 121107
+const SUPERBLOCK_SALT = 160774
+const BLOCK_BYTES = 65536
+
+/** The folder of the pool with one snapshot, `volume`, of `extents` extents; made once and kept in the cache. */
+export async function fragmentedPool(extents: number): Promise<string> {
+  const folder = join(projectFolder, '.cache/bench', `fragmented-${extents}`)
+  if (await stat(join(folder, 'pool.json')).catch(() => undefined)) return folder
+  const unfinished = `${folder}.unfinished`
+  await rm(unfinished, { recursive: true, force: true })
+  await mkdir(unfinished, { recursive: true })
+  await writeMetadata(join(unfinished, 'metadata.img'), extents)
+  const snapshot = { name: 'volume', volume: 'volume', thin_id: 1, size_bytes: 2 * extents * BLOCK_BYTES }
+  const description = {
+    format: 1,
+    data_block_size_bytes: BLOCK_BYTES,
+    volumes: [{ name: 'volume' }],
+    snapshots: [snapshot]
+  }
+  await writeFile(join(unfinished, 'pool.json'), JSON.stringify(description))
+  await rename(unfinished, folder)
+  return folder
+}
+
+async function writeMetadata(path: string, extents: number): Promise<void> {
+  const file = await open(path, 'w')
+  const buffer = Buffer.alloc(256 * BLOCK)
+  let next = 1
+  let filled = 0
+  const flush = async () => {
+    await file.write(buffer, 0, filled * BLOCK, (next - filled) * BLOCK)
+    filled = 0
+  }
+  /** Writes one node and returns its block number. */
+  const node = async (leaf: boolean, valueSize: number, entries: number, fill: (block: Buffer) => void) => {
+    if (filled === 256) await flush()
+    const block = buffer.subarray(filled * BLOCK, (filled + 1) * BLOCK).fill(0)
+    block.writeUInt32LE(leaf ? 2 : 1, 4)
+    block.writeUInt32LE(next, 8)
+    block.writeUInt32LE(entries, 16)
+    block.writeUInt32LE(valueSize === 8 ? ENTRIES : 126, 20)
+    block.writeUInt32LE(valueSize, 24)
+    fill(block)
+    seal(block, NODE_SALT)
+    filled++
+    return next++
+  }
+  let level: { key: number; block: number }[] = []
+  for (let done = 0; done < extents; done += ENTRIES) {
+    const count = Math.min(ENTRIES, extents - done)
+    const block = await node(true, 8, count, (bytes) => {
+      for (let i = 0; i < count; i++) {
+        writeU64(bytes, 32 + 8 * i, 2 * (done + i))
+        // The mapping is data block << 24, at time 0.
+        bytes.writeUInt32LE(((done + i) % 256) * 2 ** 24, 32 + 8 * ENTRIES + 8 * i)
+        bytes.writeUInt32LE(Math.floor((done + i) / 256), 36 + 8 * ENTRIES + 8 * i)
+      }
+    })
+    level.push({ key: 2 * done, block })
+  }
+  while (level.length > 1) {
+    const above: typeof level = []
+    for (let start = 0; start < level.length; start += ENTRIES) {
+      const children = level.slice(start, start + ENTRIES)
+      const block = await node(false, 8, children.length, (bytes) => {
+        children.forEach((child, i) => {
+          writeU64(bytes, 32 + 8 * i, child.key)
+          writeU64(bytes, 32 + 8 * ENTRIES + 8 * i, child.block)
+        })
+      })
+      above.push({ key: children[0].key, block })
+    }
+    level = above
+  }
+  const device = 1
+  const mappingRoot = await node(true, 8, 1, (bytes) => {
+    writeU64(bytes, 32, device)
+    writeU64(bytes, 32 + 8 * ENTRIES, level[0].block)
+  })
+  const detailsRoot = await node(true, 24, 1, (bytes) => {
+    writeU64(bytes, 32, device)
+    writeU64(bytes, 32 + 8 * 126, extents)
+  })
+  await flush()
+  const superblock = Buffer.alloc(BLOCK)
+  writeU64(superblock, 32, 27022010)
+  superblock.writeUInt32LE(2, 40)
+  writeU64(superblock, 320, mappingRoot)
+  writeU64(superblock, 328, detailsRoot)
+  superblock.writeUInt32LE(BLOCK_BYTES / 512, 336)
+  superblock.writeUInt32LE(8, 340)
+  writeU64(superblock, 344, next)
+  seal(superblock, SUPERBLOCK_SALT)
+  await file.write(superblock, 0, BLOCK, 0)
+  await file.close()
+}
+
+function seal(block: Buffer, salt: number): void {
+  block.writeUInt32LE((crc32c(block.subarray(4)) ^ 0xffffffff ^ salt) >>> 0, 0)
+}
+
+function writeU64(block: Buffer, at: number, value: number): void {
+  block.writeUInt32LE(value % 2 ** 32, at)
+  block.writeUInt32LE(Math.floor(value / 2 ** 32), at + 4)
+}

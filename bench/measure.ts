@@ -1,0 +1,60 @@
+/**
+ * Timing and memory, the same way for everyone: medians of several runs, taken in turn so that a slow moment of the machine hits both
+ * sides of a comparison.
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+
+/** The middle one; of an even number, the lower of the two. */
+export function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.ceil(values.length / 2) - 1]
+}
+
+/** One run of a program, from before it was started until it was gone. */
+export interface ProcessRun {
+  milliseconds: number
+  /** Peak resident memory in MiB, as the kernel last told before the process ended. */
+  peakMiB: number
+  /** MiB that it had the kernel read from the disk. */
+  readMiB: number
+}
+
+/** Runs a program whose output does not matter; throws unless it ends with status 0. */
+export async function timeProcess(
+  program: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv
+): Promise<ProcessRun> {
+  const began = performance.now()
+  const child = spawn(program, args, { env, stdio: ['ignore', 'ignore', 'inherit'] })
+  const run = { milliseconds: 0, peakMiB: 0, readMiB: 0 }
+  const look = () => {
+    if (child.pid === undefined) return
+    run.peakMiB = Math.max(run.peakMiB, peakMemoryMiB(child.pid))
+    run.readMiB = Math.max(run.readMiB, bytesFromDisk(child.pid) / 2 ** 20)
+  }
+  const timer = setInterval(look, 10)
+  const [status] = (await once(child, 'exit')) as [number | null]
+  run.milliseconds = performance.now() - began
+  clearInterval(timer)
+  if (status !== 0) throw new Error(`${program} ended with status ${status}`)
+  return run
+}
+
+/** Peak resident memory of a process in MiB (proc(5), VmHWM); 0 when it is gone. */
+export function peakMemoryMiB(pid: number): number {
+  return Number(/^VmHWM:\s+([0-9]+) kB$/m.exec(readProc(pid, 'status'))?.[1] ?? 0) / 1024
+}
+
+function bytesFromDisk(pid: number): number {
+  return Number(/^read_bytes: ([0-9]+)$/m.exec(readProc(pid, 'io'))?.[1] ?? 0)
+}
+
+function readProc(pid: number, file: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8')
+  } catch {
+    return ''
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * What the catalog is told of a snapshot before the first message about it leaves, and what it is asked about a base.
+ *
+ * A base that was served once must still be what it was then: a backup holds what it held. What was never served may have been trimmed
+ * without a trace; that is said in the log, and answered.
+ */
+import type { Logger } from 'pino'
+import { DeltamapperError } from '../errors.ts'
+import type { Catalog } from './catalog/catalog.ts'
+import { checkBase, type ServedTarget } from './catalog/fingerprint.ts'
+import type { SeenDevice, SeenDevices } from './walk.ts'
+
+/**
+ * Checks a walk's base against the catalog, and records its target there, durably.
+ *
+ * @throws DM_BASE_CHANGED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what the catalog throws
+ */
+export async function checkAndRemember(catalog: Catalog, { base, target }: SeenDevices, logger: Logger): Promise<void> {
+  const served = servedTarget(target)
+  if (base) {
+    const now = servedTarget(base)
+    if (checkBase(await catalog.findServed(now), now) === 'unrecorded') {
+      logger.warn(
+        { base: now.handle },
+        'the base was never served here: nothing proves that it was not trimmed since it was taken'
+      )
+    }
+    await checkLineage(catalog, now, served)
+  }
+  await catalog.remember(served)
+}
+
+async function checkLineage(catalog: Catalog, base: ServedTarget, target: ServedTarget): Promise<void> {
+  if (base.identity === target.identity) return
+  const relation = await catalog.lineage(base.identity, target.identity)
+  if (relation === 'different-volumes') {
+    throw new DeltamapperError(
+      'DM_VOLUMES_DIFFER',
+      `${base.handle} and ${target.handle} were taken of different volumes, the catalog says`,
+      'compare snapshots of one volume'
+    )
+  }
+  if (relation === 'after') {
+    throw new DeltamapperError(
+      'DM_ORDER_REVERSED',
+      `base ${base.handle} was taken after target ${target.handle}, the catalog says`,
+      'ask the other way round'
+    )
+  }
+}
+
+/** A snapshot without an identity of its own is told by its place in its pool and the pool's clock at its creation. */
+function servedTarget({ snapshot, transactionId, fingerprint }: SeenDevice): ServedTarget {
+  const { handle, identity, metadataPath, thinId, volume, sizeBytes } = snapshot
+  return {
+    ...fingerprint,
+    handle,
+    identity: identity ?? `${metadataPath} thin ${thinId} created at ${fingerprint.creationTime}`,
+    pool: metadataPath,
+    volume,
+    thinId,
+    transactionId,
+    sizeBytes
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * A catalog's content to try things on, and a way to look at all of it.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { ExecutionContext } from 'ava'
+import type { Catalog } from '../../../src/agent/catalog/catalog.ts'
+import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
+import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
+import type { ServedTarget } from '../../../src/agent/catalog/fingerprint.ts'
+import type { CatalogView, OwnedPool } from '../../../src/agent/catalog/owned-pools.ts'
+import type { LeaseRecord } from '../../../src/agent/catalog/lease.ts'
+import { servedTable, type ServedRecord } from '../../../src/agent/catalog/served-targets.ts'
+
+/** A folder for one test, removed when it is over. */
+export function testFolder(t: ExecutionContext): string {
+  const folder = mkdtempSync(join(tmpdir(), 'deltamapper-catalog-'))
+  t.teardown(() => {
+    rmSync(folder, { recursive: true, force: true })
+  })
+  return folder
+}
+
+/** A snapshot as it is when it is served. The largest numbers that can occur are among its defaults. */
+export function servedTarget(changes: Partial<ServedTarget> = {}): ServedTarget {
+  return {
+    handle: 'vg/snap-1',
+    identity: 'lvm:Ab3dEf-0000-1111-2222-3333-4444-555566',
+    pool: 'lvm:pool',
+    volume: 'lvm:volume',
+    thinId: 2 ** 24 - 1,
+    creationTime: 2 ** 32 - 1,
+    transactionId: 2n ** 64n - 1n,
+    root: 4_161_599,
+    rootChecksum: 2 ** 32 - 1,
+    mappedBlocks: 2 ** 40 - 1,
+    sizeBytes: Number.MAX_SAFE_INTEGER,
+    ...changes
+  }
+}
+
+export function newPool(name: string, changes: Partial<OwnedPool> = {}): Omit<OwnedPool, 'createdAt'> {
+  return {
+    name,
+    dmName: `${name}-pool`,
+    dataDevice: '/dev/disk/by-id/data',
+    metadataDevice: '/dev/disk/by-id/metadata',
+    dataBlockSectors: 128,
+    lowWaterBlocks: 1000,
+    features: 'skip_block_zeroing error_if_no_space',
+    transactionId: 0n,
+    ...changes
+  }
+}
+
+export interface CatalogContent {
+  view: CatalogView
+  leases: LeaseRecord[]
+  served: ServedRecord[]
+}
+
+/** Everything a catalog answers, with the names of thins in place of their ids, which are random. */
+export async function contentOf(catalog: Catalog, handles: readonly string[]): Promise<unknown> {
+  const served: ServedRecord[] = []
+  for (const handle of handles) served.push(...(await catalog.findServed({ handle, identity: '' })))
+  return withoutRandomIds({ view: await catalog.view(), leases: await catalog.leases(), served })
+}
+
+/** The same, straight from the database. */
+export function contentOfDatabase(database: CatalogDatabase): CatalogContent & { byIdentity: ServedRecord[] } {
+  const calls = catalogCalls(database)
+  const rows = servedTable.find(database, {})
+  return {
+    view: calls.view(),
+    leases: calls.listLeases(),
+    served: [...new Set(rows.map(({ handle }) => handle))].flatMap((handle) =>
+      calls.findServed({ handle, identity: '' })
+    ),
+    byIdentity: [...new Set(rows.map(({ identity }) => identity))].flatMap((identity) =>
+      calls.findServed({ handle: '', identity })
+    )
+  }
+}
+
+function withoutRandomIds(content: CatalogContent): unknown {
+  const names = new Map(content.view.thins.map(({ id, pool, name }) => [id, `${pool}/${name}`]))
+  return JSON.parse(
+    JSON.stringify(content, (_, value: unknown) => {
+      if (typeof value === 'bigint') return `${value}n`
+      return typeof value === 'string' && value.startsWith('thin:') ? (names.get(value) ?? 'gone') : value
+    })
+  )
+}
+
+/** Fills a database with some of everything: what was served, two pools, something under way, a lease. */
+export function fill(database: CatalogDatabase, targets = 20): void {
+  const calls = catalogCalls(database)
+  for (let i = 0; i < targets; i++) {
+    calls.remember(
+      servedTarget({ handle: `vg/s${i}`, identity: `lvm:${i}`, creationTime: i, root: 100 + i }),
+      1_000_000 + i
+    )
+  }
+  calls.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', root: 9 }), 2_000_000)
+  for (const name of ['a', 'b']) {
+    calls.begin({ kind: 'create-pool', pool: newPool(name) }, 1)
+    calls.complete(name)
+  }
+  calls.begin(
+    { kind: 'create-volume', pool: 'a', name: 'v', thinId: 0, dmName: 'a-v', sizeBytes: 2 ** 40, transactionId: 0n },
+    2
+  )
+  calls.complete('a', { creationTime: 0 })
+  const origin = calls.findThinByName('a', 'v')!.id
+  for (const [index, name] of ['s1', 's2', 's3'].entries()) {
+    const transactionId = BigInt(index + 1)
+    calls.begin(
+      {
+        kind: 'create-snapshot',
+        ...{ pool: 'a', name, thinId: index + 1, dmName: `a-${name}`, sizeBytes: 2 ** 40, transactionId },
+        origin,
+        suspends: 'a-v'
+      },
+      3
+    )
+    if (name !== 's3') calls.complete('a', { creationTime: index + 1 })
+  }
+  calls.beginLease({ device: 'dm:pool', purpose: 'thin_delta', factsBefore: 'thin-pool time 5' }, 4)
+  calls.confirmLease('dm:pool', { heldRoot: 77, factsHeld: 'thin-pool time 5' })
+}

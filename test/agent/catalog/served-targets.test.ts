@@ -1,0 +1,179 @@
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import fc from 'fast-check'
+import { type CatalogDatabase, openDatabase } from '../../../src/agent/catalog/database.ts'
+import { checkBase, type ServedTarget } from '../../../src/agent/catalog/fingerprint.ts'
+import { findServed, forgetServed, remember, servedTable } from '../../../src/agent/catalog/served-targets.ts'
+import { servedTarget, testFolder } from './examples.ts'
+
+const hour = 3_600_000
+
+function openIn(t: ExecutionContext): CatalogDatabase {
+  const database = openDatabase(join(testFolder(t), 'catalog.db'))
+  t.teardown(() => {
+    database.close()
+  })
+  return database
+}
+
+test('what was remembered is found, exactly, by handle and by identity', (t) => {
+  const database = openIn(t)
+  const target = servedTarget()
+  t.is(remember(database, target, 1000), 'new')
+  const record = { ...target, firstServedAt: 1000, lastServedAt: 1000 }
+  const { handle, identity } = target
+  t.deepEqual(findServed(database, { handle, identity }), [record])
+  t.deepEqual(findServed(database, { handle, identity: 'another' }), [record])
+  t.deepEqual(findServed(database, { handle: 'another/one', identity }), [record])
+  t.deepEqual(findServed(database, { handle: 'another/one', identity: 'another' }), [])
+})
+
+test('a target that is served again and again writes no more than once an hour', (t) => {
+  const database = openIn(t)
+  remember(database, servedTarget(), 0)
+  for (const [at, last] of [
+    [hour - 1, 0],
+    [hour, hour],
+    [hour + 5, hour],
+    [3 * hour, 3 * hour]
+  ] as const) {
+    t.is(remember(database, servedTarget(), at), 'known')
+    t.like(findServed(database, servedTarget()), [{ firstServedAt: 0, lastServedAt: last }])
+  }
+})
+
+test('a target that was served differently is never taken for an unchanged base again', (t) => {
+  const database = openIn(t)
+  const states = [1, 2, 3].map((root) => servedTarget({ root }))
+  t.is(remember(database, states[0], 0), 'new')
+  t.is(checkBase(findServed(database, states[0]), states[0]), 'unchanged')
+  for (const each of [states[1], states[2], states[0], states[1]]) t.is(remember(database, each, 5), 'changed')
+  for (const now of states) t.throws(() => checkBase(findServed(database, now), now), { code: 'DM_BASE_CHANGED' })
+  // However often: two records are proof enough.
+  t.is(servedTable.find(database, {}).length, 2)
+})
+
+test('a handle that named one snapshot and then another names no base', (t) => {
+  const database = openIn(t)
+  const [old, young] = [servedTarget({ identity: 'lvm:old' }), servedTarget({ identity: 'lvm:young' })]
+  t.is(remember(database, old, 0), 'new')
+  t.is(remember(database, young, 1), 'new')
+  t.throws(() => checkBase(findServed(database, young), young), {
+    code: 'DM_BASE_CHANGED',
+    message: /another snapshot/
+  })
+})
+
+test('the volume is learned when a source knows it, and kept when it no longer does', (t) => {
+  const database = openIn(t)
+  remember(database, servedTarget({ volume: undefined }), 0)
+  t.is(remember(database, servedTarget({ volume: 'v' }), 1), 'known')
+  t.is(remember(database, servedTarget({ volume: undefined }), 2), 'known')
+  t.like(findServed(database, servedTarget()), [{ volume: 'v' }])
+})
+
+test('what cannot be kept exactly is refused, and nothing of it is kept', (t) => {
+  const database = openIn(t)
+  for (const change of [
+    { sizeBytes: 2 ** 53 },
+    { sizeBytes: -1 },
+    { mappedBlocks: 0.5 },
+    { transactionId: 2n ** 64n },
+    { transactionId: -1n },
+    { handle: 'a\0b' },
+    { handle: 'a/\ud800' },
+    { identity: 'x'.repeat(5000) },
+    { pool: undefined as unknown as string },
+    { root: '7' as unknown as number }
+  ]) {
+    t.throws(
+      () => remember(database, servedTarget(change), 0),
+      { code: 'DM_ARGUMENT_INVALID' },
+      JSON.stringify(Object.keys(change))
+    )
+  }
+  t.deepEqual(servedTable.find(database, {}), [])
+  t.notThrows(() => {
+    servedTable.verify(database)
+  })
+})
+
+test('hostile handles are only ever compared', (t) => {
+  const database = openIn(t)
+  remember(database, servedTarget(), 0)
+  for (const handle of ["' OR 1=1 --", '%', '*', 'vg/snap-1\0', '\ud800', 'vg/SNAP-1', 'vg/snap-1 ']) {
+    t.deepEqual(findServed(database, { handle, identity: handle }), [])
+  }
+})
+
+test('retention forgets what is too old, and the oldest of too many', (t) => {
+  const database = openIn(t)
+  for (let i = 0; i < 10; i++) remember(database, servedTarget({ handle: `vg/${i}`, identity: `${i}` }), i * 100)
+  const left = () => servedTable.find(database, {}).map(({ lastServedAt }) => lastServedAt)
+  t.is(forgetServed(database, { before: 300, keep: 100 }), 3)
+  t.is(forgetServed(database, { before: 300, keep: 100 }), 0)
+  t.deepEqual(left(), [300, 400, 500, 600, 700, 800, 900])
+  t.is(forgetServed(database, { before: 0, keep: 2 }), 5)
+  t.deepEqual(left(), [800, 900])
+  t.is(forgetServed(database, { before: 850, keep: 2 }), 1)
+  t.is(forgetServed(database, { before: 0, keep: 0 }), 1)
+  t.deepEqual(left(), [])
+})
+
+const someTarget: fc.Arbitrary<ServedTarget> = fc
+  .record({ handle: fc.constantFrom('a', 'b', 'c'), identity: fc.constantFrom('1', '2'), root: fc.nat(3) })
+  .map(servedTarget)
+
+test('retention never makes an unchanged base of a changed one', (t) => {
+  const database = openIn(t)
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(someTarget, fc.nat(10)), { maxLength: 12 }),
+      fc.nat(10),
+      fc.nat(12),
+      (history, before, keep) => {
+        database.write(() => {
+          servedTable.delete(database, servedTable.find(database, {}))
+        })
+        for (const [target, at] of history) remember(database, target, at * hour)
+        const differing = new Set<string>()
+        for (const [{ handle, identity, root }] of history) {
+          const other = history.some(
+            ([each]) => each.handle === handle && each.identity === identity && each.root !== root
+          )
+          if (other) differing.add(`${handle} ${identity}`)
+        }
+        while (forgetServed(database, { before: before * hour, keep }) > 0);
+        for (const [target] of history) {
+          if (!differing.has(`${target.handle} ${target.identity}`)) continue
+          const recorded = findServed(database, target).filter(({ handle }) => handle === target.handle)
+          let verdict = 'refused'
+          try {
+            verdict = checkBase(recorded, target)
+          } catch {
+            // Refused.
+          }
+          // Forgotten altogether, or still refused.
+          t.not(verdict, 'unchanged')
+        }
+      }
+    ),
+    { numRuns: 60 }
+  )
+})
+
+test('many are forgotten in bounded steps', (t) => {
+  const database = openIn(t)
+  database.write(() => {
+    for (let i = 0; i < 10_500; i++) {
+      servedTable.insert(database, {
+        ...servedTarget({ handle: `vg/${i}`, identity: `${i}` }),
+        ...{ variant: 0, firstServedAt: i, lastServedAt: i }
+      })
+    }
+  })
+  t.is(forgetServed(database, { before: 0, keep: 100 }), 10_000)
+  t.is(forgetServed(database, { before: 0, keep: 100 }), 400)
+  t.is(forgetServed(database, { before: 0, keep: 100 }), 0)
+  servedTable.verify(database)
+})

@@ -1,0 +1,130 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { DeltamapperError } from '../../../src/errors.ts'
+import { describeCommand, oneLine, startCommand } from '../../../src/agent/lvm/command.ts'
+import { testFolder } from '../../support/test-folder.ts'
+
+const folder = await testFolder(test)
+const limits = { deadlineMs: 20_000, maxOutputBytes: 2 ** 20 }
+const bash = (script: string, ...args: string[]) => ['bash', '-c', script, 'bash', ...args]
+
+async function failure(promise: Promise<unknown>): Promise<DeltamapperError> {
+  const error: unknown = await promise.then(
+    (result) => new Error(`it succeeded: ${JSON.stringify(result)}`),
+    (thrown: unknown) => thrown
+  )
+  if (error instanceof DeltamapperError) return error
+  throw error
+}
+
+/** Whether a process runs: one that is over but not yet waited for does not. */
+function runs(pid: number): boolean {
+  return existsSync(`/proc/${pid}/stat`) && !/^\d+ \(.*\) Z/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+}
+
+test('what a command says, and how it ends', async (t) => {
+  const { result, gone } = startCommand(bash('echo out; echo err >&2; exit 5'), limits)
+  t.deepEqual(await result, { exitCode: 5, stdout: 'out\n', stderr: 'err\n' })
+  await gone
+  t.is((await startCommand(bash('kill -TERM $$'), limits).result).exitCode, 143)
+})
+
+test('words reach the program as they are: no shell', async (t) => {
+  const words = ['$(touch x)', 'a;b', '`id`', "'", '*', '', 'two words', '> /dev/null']
+  const { stdout } = await startCommand(['printf', '%s\\n', ...words], limits).result
+  t.deepEqual(stdout.split('\n').slice(0, -1), words)
+})
+
+test('messages and numbers are not in the language of the locale', async (t) => {
+  const { stdout } = await startCommand(bash('echo "$LC_ALL $PATH"'), limits).result
+  t.is(stdout, `C ${process.env.PATH}\n`)
+})
+
+test('there is nothing to read on its standard input', async (t) => {
+  t.is((await startCommand(['cat'], limits).result).stdout, '')
+})
+
+test('at the deadline the whole process group is killed', async (t) => {
+  const pids = join(folder, 'pids')
+  const started = performance.now()
+  const script = 'sleep 60 & echo $$ $! >"$1"; echo before >&2; wait'
+  const { result, gone } = startCommand(bash(script, pids), { ...limits, deadlineMs: 500 })
+  const error = await failure(result)
+  t.true(performance.now() - started < 5000)
+  t.is(error.code, 'DM_LVM_FAILED')
+  t.is(error.status, 'UNAVAILABLE')
+  t.regex(error.line, /was not done after 0\.5 s and was killed: before; find out/)
+  await gone
+  const [parent, child] = readFileSync(pids, 'utf8').split(' ').map(Number)
+  t.true(parent > 1 && child > 1)
+  for (const pid of [parent, child]) {
+    for (let tries = 0; runs(pid) && tries < 100; tries++) await sleep(20)
+    t.false(runs(pid))
+  }
+})
+
+test('a program that ignores SIGTERM is killed as well', async (t) => {
+  const { result, gone } = startCommand(bash('trap "" TERM INT HUP; while :; do sleep 0.05; done'), {
+    ...limits,
+    deadlineMs: 300
+  })
+  await failure(result)
+  await gone
+  t.pass()
+})
+
+test('it is gone only when nobody holds its output any more', async (t) => {
+  // A process that leaves the group stands for one that hangs in the kernel: killing the group does not end it.
+  const started = performance.now()
+  const { result, gone } = startCommand(['setsid', '--fork', 'sleep', '1.5'], { ...limits, deadlineMs: 300 })
+  await failure(result)
+  t.true(performance.now() - started < 1200)
+  await gone
+  t.true(performance.now() - started > 1400)
+})
+
+test('output without end is cut off', async (t) => {
+  const started = performance.now()
+  const { result, gone } = startCommand(['yes'], limits)
+  const error = await failure(result)
+  t.regex(error.line, /DM_LVM_FAILED: `yes` wrote more than 1048576 bytes/)
+  await gone
+  t.true(performance.now() - started < 10_000)
+})
+
+test('of stderr, a part is kept', async (t) => {
+  const { result } = startCommand(bash('yes complaint | head -n 100000 >&2; exit 5'), limits)
+  const { exitCode, stderr } = await result
+  t.is(exitCode, 5)
+  t.is(stderr.length, 16384)
+  t.true(oneLine(stderr).length < 510)
+  t.is(
+    oneLine('  Volume group "x" not found\n\n  Cannot process volume group x\n'),
+    ['Volume group "x" not found', 'Cannot process volume group x'].join('; ')
+  )
+})
+
+test('a program that is not there, or cannot be started', async (t) => {
+  for (const program of [join(folder, 'lvm'), 'no-such-lvm-anywhere', folder]) {
+    const { pid, result, gone } = startCommand([program, 'lvs'], limits)
+    t.is(pid, undefined)
+    const error = await failure(result)
+    t.is(error.code, 'DM_LVM_FAILED')
+    t.regex(error.line, /could not be started \(.*(ENOENT|EACCES)\); install lvm2/)
+    await gone
+  }
+})
+
+test('a command line for people can be typed', async (t) => {
+  const words = ['printf', '%s|', 'a b', "it's", '', '$HOME', 'x=1']
+  const { stdout } = await startCommand(bash(describeCommand(words)), limits).result
+  t.is(
+    stdout,
+    words
+      .slice(2)
+      .map((word) => `${word}|`)
+      .join('')
+  )
+})

@@ -1,0 +1,172 @@
+/**
+ * How LVM is asked, with programs that stand for it: what they are given, how many run, and what becomes of their answers. The real
+ * one is asked in test/kernel/lvm.test.ts.
+ */
+import { chmodSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { DeltamapperError } from '../../../src/errors.ts'
+import { LvmReporter } from '../../../src/agent/lvm/report.ts'
+import { recordedReports } from '../../support/recorded-lvm.ts'
+import { testFolder } from '../../support/test-folder.ts'
+
+const folder = await testFolder(test)
+const [{ text: volumes }] = recordedReports('volumes')
+const [{ text: groups }] = recordedReports('group')
+
+let count = 0
+/** A program that does what a bash script says; `$log` is a file for it to write to, `$report` an LVM report to print. */
+function program(script: string, report = volumes): { path: string; log: () => string[]; report: string } {
+  const path = join(folder, `lvm-${count++}`)
+  writeFileSync(`${path}.report`, report)
+  writeFileSync(`${path}.log`, '')
+  writeFileSync(path, `#!/bin/bash\nlog=${path}.log; report=${path}.report\n${script}\n`)
+  chmodSync(path, 0o755)
+  return {
+    path,
+    log: () => readFileSync(`${path}.log`, 'utf8').split('\n').slice(0, -1),
+    report: `${path}.report`
+  }
+}
+
+async function failure(promise: Promise<unknown>): Promise<DeltamapperError> {
+  const error: unknown = await promise.then(
+    (result) => new Error(`it succeeded: ${JSON.stringify(result)}`),
+    (thrown: unknown) => thrown
+  )
+  if (error instanceof DeltamapperError) return error
+  throw error
+}
+
+test('LVM is asked for a whole group, read-only, in bytes', async (t) => {
+  const { path, log } = program('printf "%s\\n" "$@" >"$log"; cat "$report"')
+  const found = await new LvmReporter({ command: [path] }).logicalVolumes('my-vg')
+  t.true(found!.some(({ name }) => name === 'monday'))
+  const words = log()
+  t.is(words[0], 'lvs')
+  for (const word of ['--all', '--readonly', '--nosuffix']) t.true(words.includes(word), word)
+  t.is(words[words.indexOf('--units') + 1], 'b')
+  t.is(words[words.indexOf('--reportformat') + 1], 'json')
+  t.regex(words[words.indexOf('--options') + 1], /(^|,)thin_id(,|$)/)
+  t.deepEqual(words.slice(-2), ['--', 'my-vg'])
+})
+
+test('volume groups, in the other dialect', async (t) => {
+  const standard = recordedReports('group').find(({ dialect }) => dialect === 'json_std')!.text
+  const { path, log } = program('printf "%s\\n" "$@" >"$log"; cat "$report"', standard)
+  const [group] = await new LvmReporter({ command: [path], format: 'json_std' }).volumeGroups()
+  t.is(group.name, 'my-vg')
+  t.is(log()[0], 'vgs')
+  t.is(log()[log().indexOf('--reportformat') + 1], 'json_std')
+})
+
+test('the command line can be several words', async (t) => {
+  const { path, log } = program('printf "%s\\n" "$LC_ALL" "$@" >"$log"; cat "$report"')
+  await new LvmReporter({ command: ['env', 'A=two words', path, '--first'] }).logicalVolumes('my-vg')
+  t.deepEqual(log().slice(0, 3), ['C', '--first', 'lvs'])
+  t.throws(() => new LvmReporter({ command: [] }), { instanceOf: DeltamapperError })
+})
+
+test('a group that is not there is no failure; what else exit status 5 means is one', async (t) => {
+  const missing = program(`echo '  Volume group "my-vg" not found' >&2; echo '  Cannot process' >&2; exit 5`)
+  t.is(await new LvmReporter({ command: [missing.path] }).logicalVolumes('my-vg'), undefined)
+
+  const exported = program('echo "  Volume group my-vg is exported" >&2; exit 5')
+  const error = await failure(new LvmReporter({ command: [exported.path] }).logicalVolumes('my-vg'))
+  t.is(error.code, 'DM_LVM_FAILED')
+  t.regex(error.line, /lvs my-vg` ended with exit status 5: Volume group my-vg is exported; put right/)
+
+  const old = program('echo "  Invalid argument for --reportformat: json_std" >&2; exit 3')
+  t.regex(
+    (await failure(new LvmReporter({ command: [old.path] }).logicalVolumes('v'))).line,
+    /status 3.*; this LVM does/
+  )
+  const silent = program('kill -KILL $$')
+  t.regex((await failure(new LvmReporter({ command: [silent.path] }).logicalVolumes('v'))).line, /status 137: without/)
+})
+
+test('warnings beside a good report do no harm, and a spoilt report is refused', async (t) => {
+  const warning = program('echo "  WARNING: VG my-vg is missing PV" >&2; cat "$report"')
+  t.true((await new LvmReporter({ command: [warning.path] }).logicalVolumes('my-vg'))!.length > 25)
+  const spoilt = program('echo "  WARNING: on stdout"; cat "$report"')
+  t.is((await failure(new LvmReporter({ command: [spoilt.path] }).logicalVolumes('my-vg'))).code, 'DM_LVM_FAILED')
+})
+
+test('hostile names never reach a command line', async (t) => {
+  const { path, log } = program('echo run >>"$log"; cat "$report"')
+  const reporter = new LvmReporter({ command: [path] })
+  const names = ['', '.', '..', '-a', '--config=x', 'a/b', '../..', 'a b', 'a;b', '$(id)', '@tag', 'ä', 'a\0', 'a\n']
+  for (const name of [...names, 'a'.repeat(128)]) {
+    t.is((await failure(reporter.logicalVolumes(name))).code, 'DM_ARGUMENT_INVALID', JSON.stringify(name))
+  }
+  t.deepEqual(log(), [])
+  for (const name of ['a', 'a'.repeat(127), '+_.-', '.a']) await reporter.logicalVolumes(name)
+  t.is(log().length, 4)
+})
+
+test('one command at a time, in the order in which they were asked for', async (t) => {
+  const { path, log } = program(
+    'echo "start ${@: -1}" >>"$log"; sleep 0.1; echo "end ${@: -1}" >>"$log"; cat "$report"'
+  )
+  const reporter = new LvmReporter({ command: [path] })
+  const names = ['a', 'b', 'c', 'd']
+  await Promise.all(names.map((name) => reporter.logicalVolumes(name)))
+  t.deepEqual(
+    log(),
+    names.flatMap((name) => [`start ${name}`, `end ${name}`])
+  )
+})
+
+test('who asks the same shares an answer that has not begun, and never one that has', async (t) => {
+  const { path, log, report } = program('echo run >>"$log"; cat "$report"; sleep 0.4', '{"report":[{"lv":[]}]}')
+  const reporter = new LvmReporter({ command: [path] })
+  const first = reporter.logicalVolumes('my-vg')
+  while (log().length === 0) await sleep(10)
+  await sleep(100)
+  // What the first one reads is read; now a snapshot is taken.
+  copyFileSync(`${path}.report`, `${path}.old`)
+  writeFileSync(report, volumes)
+  const rest = Array.from({ length: 20 }, () => reporter.logicalVolumes('my-vg'))
+  t.deepEqual(await first, [])
+  for (const each of await Promise.all(rest)) t.true(each!.some(({ name }) => name === 'monday'))
+  t.is(log().length, 2)
+})
+
+test('a slow LVM is given up in time, and the next question is asked', async (t) => {
+  const { path, log } = program('echo run >>"$log"; [ "$1" = vgs ] && exec cat "$report"; sleep 60', groups)
+  const reporter = new LvmReporter({ command: [path], deadlineMs: 800 })
+  const started = performance.now()
+  const slow = failure(reporter.logicalVolumes('my-vg'))
+  await sleep(200)
+  const next = reporter.volumeGroups()
+  t.regex((await slow).line, /lvs my-vg` was not done after 0\.8 s and was killed/)
+  t.true(performance.now() - started < 3000)
+  t.is((await next).length, 1)
+  t.is(log().length, 2)
+})
+
+test('behind an LVM that cannot be killed nothing is started, and nobody waits for long', async (t) => {
+  // It leaves its process group, as good as a process that hangs in the kernel.
+  const { path, log } = program(
+    'echo run >>"$log"; [ "$1" = vgs ] && exec cat "$report"; exec setsid --fork sleep 2.5',
+    groups
+  )
+  const reporter = new LvmReporter({ command: [path], deadlineMs: 500 })
+  const started = performance.now()
+  await failure(reporter.logicalVolumes('my-vg'))
+  const errors = await Promise.all([1, 2, 3].map(() => failure(reporter.volumeGroups())))
+  t.true(performance.now() - started < 2000)
+  for (const error of errors) t.regex(error.line, /vgs` has not had its turn.*lvs my-vg` \(process group \d+\)/)
+  t.deepEqual(log(), ['run'])
+  while (performance.now() - started < 2800) await sleep(50)
+  t.is((await reporter.volumeGroups()).length, 1)
+  t.deepEqual(log(), ['run', 'run'])
+})
+
+test('a missing LVM is said so, every time', async (t) => {
+  const reporter = new LvmReporter({ command: [join(folder, 'none')] })
+  for (let times = 0; times < 3; times++) {
+    t.regex((await failure(reporter.logicalVolumes('my-vg'))).line, /could not be started.*install lvm2/)
+  }
+})

@@ -1,0 +1,101 @@
+/**
+ * The package that `npm pack` makes, installed where nothing of this checkout is: it must do what the checkout does.
+ */
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import test from 'ava'
+import { startAgentProcess } from '../demo/agent-process.ts'
+import { type CommandResult, runCommand } from './cli/run-command.ts'
+import { readPoolDescription, unpackRecordedPool } from './fixtures/recorded-pool.ts'
+
+const project = fileURLToPath(new URL('..', import.meta.url))
+const run = promisify(execFile)
+const recorded = await unpackRecordedPool()
+const pool = await readPoolDescription(recorded)
+const metadata = join(recorded, 'metadata.img')
+const [base, target] = pool.snapshots.filter((each) => each.volume === pool.volumes[0].name)
+// Short, since a socket is put there as well.
+const folder = await mkdtemp(join(tmpdir(), 'dm-'))
+const packageFolder = join(folder, 'app/node_modules/deltamapper')
+/** The command as a shell finds it. */
+const installed = join(folder, 'app/node_modules/.bin/deltamapper')
+/** Where `#!/usr/bin/env node` is to find the Node that runs this test. */
+const path = `${dirname(process.execPath)}:${process.env['PATH']}`
+
+test.before(async (t) => {
+  t.timeout(240_000)
+  await run('npm', ['pack', '--pack-destination', folder], { cwd: project })
+  const [tarball] = (await readdir(folder)).filter((name) => name.endsWith('.tgz'))
+  await mkdir(join(folder, 'app'))
+  await writeFile(join(folder, 'app/package.json'), '{"private":true}')
+  const options = ['--omit=dev', '--prefer-offline', '--no-audit', '--no-fund']
+  await run('npm', ['install', ...options, join(folder, tarball)], { cwd: join(folder, 'app') })
+})
+test.after.always(() => rm(folder, { recursive: true }))
+
+const installedCommand = (args: string[]) => runCommand(args, { path: installed })
+
+function same(asked: CommandResult, expected: CommandResult): boolean {
+  return asked.status === expected.status && asked.stdout === expected.stdout && asked.stderr === expected.stderr
+}
+
+test('it ships no TypeScript sources, and no tests', async (t) => {
+  const files = await readdir(packageFolder, { recursive: true })
+  t.true(files.includes('bin/deltamapper.js'))
+  t.true(files.includes('dist/src/cli/main.js'))
+  t.deepEqual(
+    files.filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts')),
+    []
+  )
+  t.deepEqual(
+    files.filter((name) => /^(test|demo|bench|scripts|src)(\/|$)/.test(name)),
+    []
+  )
+})
+
+test('the command is found as a shell would find it', async (t) => {
+  const { stdout } = await run(installed, ['--version'], { env: { ...process.env, PATH: path } })
+  t.is(stdout, (await runCommand(['--version'])).stdout)
+})
+
+test('it answers from metadata what the checkout answers', async (t) => {
+  const ids = [String(base.thin_id), String(target.thin_id)]
+  for (const args of [
+    ['delta', ...ids, '--metadata', metadata, '-o', 'json'],
+    ['allocated', ids[1], '--metadata', metadata, '-o', 'map'],
+    ['inspect', metadata],
+    ['inspect', join(recorded, 'pool.json')],
+    ['delta', '--help'],
+    ['delta', ids[0]]
+  ]) {
+    const [asked, expected] = await Promise.all([installedCommand(args), runCommand(args)])
+    t.true(same(asked, expected), `${args.join(' ')}: ${JSON.stringify(asked)}`)
+  }
+})
+
+test('its agent answers, worker threads included, what the checkout answers', async (t) => {
+  const address = `unix://${folder}/agent.sock`
+  const agent = await startAgentProcess(address, { name: 'demo', folder: recorded }, installed)
+  try {
+    const question = ['delta', `demo/${base.name}`, `demo/${target.name}`]
+    const asked = await installedCommand([...question, '--endpoint', address, '-o', 'ndjson'])
+    const ids = [String(base.thin_id), String(target.thin_id)]
+    const sizes = ['--size', String(target.size_bytes), '--base-size', String(base.size_bytes)]
+    const expected = await runCommand(['delta', ...ids, '--metadata', metadata, ...sizes, '-o', 'ndjson'])
+    t.is(asked.status, 0)
+    t.true(asked.stdout.split('\n').length > 5)
+    t.is(asked.stdout, expected.stdout)
+  } finally {
+    t.is(await agent.stop(), 0)
+  }
+})
+
+test('in a checkout, npx finds the command', async (t) => {
+  const env = { ...process.env, PATH: path, npm_config_cache: join(folder, 'npm'), npm_config_update_notifier: 'false' }
+  const { stdout } = await run('npx', ['deltamapper', '--version'], { cwd: project, env })
+  t.is(stdout, (await runCommand(['--version'])).stdout)
+})
