@@ -11,11 +11,10 @@ import { openCatalog } from './catalog/catalog.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
 import { LvmReporter } from './lvm/report.ts'
 import { loadRecordedPool } from './recorded-pool.ts'
-import { checkAndRemember } from './served-target.ts'
+import { catalogKnowledge } from './served-target.ts'
 import type { SnapshotSource } from './snapshot-source.ts'
 import { Sources } from './sources.ts'
-import type { SeenDevices } from './walk.ts'
-import { Walkers } from './walkers.ts'
+import { type DeviceKnowledge, Walkers } from './walkers.ts'
 
 export interface Agent {
   /** Where it listens, as clients would write it. */
@@ -39,7 +38,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   started.defer(() => walkers.close())
 
   let sources = new Sources(recorded)
-  let onSeen: ((seen: SeenDevices) => Promise<void>) | undefined
+  let knowledge: DeviceKnowledge | undefined
   if (config.live ?? recorded.size === 0) {
     const catalog = await openCatalog(config.catalog)
     started.defer(() => catalog.close())
@@ -50,14 +49,14 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     })
     started.defer(() => deviceMapper.close())
     sources = new Sources(recorded, { deviceMapper, lvm: new LvmReporter({ command: config.lvmCommand }) })
-    onSeen = (seen) => checkAndRemember(catalog, seen, logger)
+    knowledge = catalogKnowledge(catalog, logger)
   }
 
   const server = await startServer({
     listen: config.listen,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: snapshotMetadataBackend(sources, walkers, onSeen),
+    backend: snapshotMetadataBackend(sources, walkers, knowledge),
     identity: { driverName: config.driverName },
     logger
   })

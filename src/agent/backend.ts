@@ -6,14 +6,13 @@ import type { EncodedStream, SnapshotMetadataBackend } from '../grpc/snapshot-me
 import { parseHandle } from './handle.ts'
 import type { Snapshot } from './snapshot-source.ts'
 import type { Sources } from './sources.ts'
-import type { SeenDevices } from './walk.ts'
-import type { Walkers } from './walkers.ts'
+import type { DeviceKnowledge, Walkers } from './walkers.ts'
 
-/** @param onSeen checks and remembers the devices of live pools before the first message about them leaves */
+/** @param knowledge what is known of the devices of live pools */
 export function snapshotMetadataBackend(
   sources: Sources,
   walkers: Walkers,
-  onSeen?: (seen: SeenDevices) => Promise<void>
+  knowledge?: DeviceKnowledge
 ): SnapshotMetadataBackend {
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal) {
@@ -62,7 +61,7 @@ export function snapshotMetadataBackend(
     return walkers.walk(
       { base, target, startingOffset: Number(startingOffset), maxResults },
       signal,
-      target.live ? onSeen : undefined
+      target.live ? knowledge : undefined
     )
   }
 }

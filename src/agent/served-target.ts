@@ -8,15 +8,34 @@ import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
 import { checkBase, type ServedTarget } from './catalog/fingerprint.ts'
-import type { SeenDevice, SeenDevices } from './walk.ts'
+import type { KnownDevices, SeenDevice, SeenDevices } from './walk.ts'
+import type { DeviceKnowledge } from './walkers.ts'
+
+/** What the catalog knows of the devices that walks are about. */
+export function catalogKnowledge(catalog: Catalog, logger: Logger): DeviceKnowledge {
+  return {
+    check: (seen) => checkAndRemember(catalog, seen, logger),
+    rememberPristine(device) {
+      // It saves reading the tree again, and nothing depends on it.
+      catalog.markPristine(servedTarget(device)).catch((error: unknown) => {
+        logger.warn({ err: error }, 'could not record that a snapshot was never written to')
+      })
+    }
+  }
+}
 
 /**
  * Checks a walk's base against the catalog, and records its target there, durably.
  *
  * @throws DM_BASE_CHANGED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what the catalog throws
  */
-export async function checkAndRemember(catalog: Catalog, { base, target }: SeenDevices, logger: Logger): Promise<void> {
+async function checkAndRemember(
+  catalog: Catalog,
+  { base, target }: SeenDevices,
+  logger: Logger
+): Promise<KnownDevices> {
   const served = servedTarget(target)
+  let baseIsPristine = false
   if (base) {
     const now = servedTarget(base)
     if (checkBase(await catalog.findServed(now), now) === 'unrecorded') {
@@ -26,8 +45,10 @@ export async function checkAndRemember(catalog: Catalog, { base, target }: SeenD
       )
     }
     await checkLineage(catalog, now, served)
+    baseIsPristine = await catalog.isPristine(now)
   }
   await catalog.remember(served)
+  return { baseIsPristine }
 }
 
 async function checkLineage(catalog: Catalog, base: ServedTarget, target: ServedTarget): Promise<void> {

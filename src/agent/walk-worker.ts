@@ -6,11 +6,20 @@
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
-import { type SeenDevices, walkMessages, type WalkRequest, type WalkStatistics } from './walk.ts'
+import {
+  type KnownDevices,
+  type SeenDevice,
+  type SeenDevices,
+  walkMessages,
+  type WalkRequest,
+  type WalkStatistics
+} from './walk.ts'
 
 /** What the main thread says. Each walk goes by an id of the main thread's choice. */
 export type ToWalker =
   | { kind: 'start'; id: number; request: WalkRequest }
+  /** The answer to `seen`: the walk may go on. */
+  | { kind: 'known'; id: number; devices: KnownDevices }
   /** So many more messages may be sent. */
   | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
@@ -18,6 +27,7 @@ export type ToWalker =
 /** What the walker says, `seen` first. `end` and `error` are the last word on a walk. */
 export type FromWalker =
   | { kind: 'seen'; id: number; devices: SeenDevices }
+  | { kind: 'pristine'; id: number; device: SeenDevice }
   | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: WalkStatistics }
   | { kind: 'end'; id: number; statistics: WalkStatistics }
   | { kind: 'error'; id: number; error: PortableError; statistics: WalkStatistics }
@@ -42,9 +52,10 @@ export function fromPortable({ code, message, remedy, stack }: PortableError): D
 }
 
 interface Walk {
+  known: KnownDevices | undefined
   credit: number
   cancel: AbortController
-  /** Wakes the walk when it waits for credit. */
+  /** Wakes the walk when it waits for word from the main thread. */
   wake: () => void
 }
 
@@ -61,22 +72,30 @@ function serve(port: NonNullable<typeof parentPort>): void {
     const walk = walks.get(message.id)
     // A walk that has just ended may still be spoken to.
     if (!walk) return
+    if (message.kind === 'known') walk.known = message.devices
     if (message.kind === 'credit') walk.credit += message.messages
     if (message.kind === 'cancel') walk.cancel.abort(fromPortable(message.error))
     walk.wake()
   })
 
   async function run(id: number, request: WalkRequest): Promise<void> {
-    const walk: Walk = { credit: 0, cancel: new AbortController(), wake: () => undefined }
+    const walk: Walk = { known: undefined, credit: 0, cancel: new AbortController(), wake: () => undefined }
     walks.set(id, walk)
     const { signal } = walk.cancel
     const statistics: WalkStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
     try {
-      const onSeen = (devices: SeenDevices) => {
+      const woken = () => new Promise<void>((resolve) => (walk.wake = resolve))
+      const onSeen = async (devices: SeenDevices): Promise<KnownDevices> => {
         say({ kind: 'seen', id, devices })
+        while (!walk.known && !signal.aborted) await woken()
+        signal.throwIfAborted()
+        return walk.known ?? { baseIsPristine: false }
       }
-      for await (const message of walkMessages(request, statistics, signal, onSeen)) {
-        while (walk.credit === 0 && !signal.aborted) await new Promise<void>((resolve) => (walk.wake = resolve))
+      const onPristine = (device: SeenDevice) => {
+        say({ kind: 'pristine', id, device })
+      }
+      for await (const message of walkMessages(request, statistics, signal, onSeen, onPristine)) {
+        while (walk.credit === 0 && !signal.aborted) await woken()
         signal.throwIfAborted()
         walk.credit--
         say({ kind: 'message', id, message, statistics }, [message.buffer])

@@ -3,9 +3,9 @@
  * into encoded messages. Runs in a walker thread; knows nothing of threads itself.
  */
 import { DeltamapperError } from '../errors.ts'
-import type { ExtentStream } from '../devicemapper/extents.ts'
 import {
   type Fingerprint,
+  type MappingStream,
   openPoolMetadata,
   type PoolMetadata,
   type ThinDevice
@@ -42,6 +42,15 @@ export interface SeenDevices {
   target: SeenDevice
 }
 
+/** What is known of those devices beside the metadata: the answer to SeenDevices. */
+export interface KnownDevices {
+  /** The base, as it is, is known never to have been written to since it was taken. */
+  baseIsPristine: boolean
+}
+
+/** What a walk has found out about a device's whole tree: that it was never written to since it was taken. */
+export type OnPristine = (device: SeenDevice) => void
+
 /** What a walk has cost, for the log and the metrics. */
 export interface WalkStatistics {
   nodesRead: number
@@ -54,20 +63,29 @@ export interface WalkStatistics {
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
  * @param statistics kept up to date while the walk goes on
- * @param onSeen told of the devices before the first message
+ * @param onSeen told of the devices before the first message, which waits for what is known of them
+ * @param onPristine told which of them were found never to have been written to
  * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED
  */
 export async function* walkMessages(
   { base, target, startingOffset, maxResults, direct }: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal,
-  onSeen: (seen: SeenDevices) => void = () => undefined
+  onSeen: (seen: SeenDevices) => Promise<KnownDevices> = async () => ({ baseIsPristine: false }),
+  onPristine: OnPristine = () => undefined
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const metadata = await openPoolMetadata(target.metadataPath, { direct, liveRoot: target.live ?? false })
   try {
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
     let flushed = 0
-    const { batches } = await answer(metadata, base, target, startingOffset, signal, onSeen)
+    const seen = await find(metadata, base, target, signal)
+    const { baseIsPristine } = await onSeen(seen)
+    const live = target.live ?? false
+    if (live && seen.base && !baseIsPristine) {
+      await checkPristine(metadata, seen.base, signal)
+      onPristine(seen.base)
+    }
+    const { batches, isPristine } = await answer(metadata, base, target, startingOffset, signal)
     for await (const { count, offsets, sizes } of batches) {
       statistics.extents += count
       for (let i = 0; i < count; i++) {
@@ -84,22 +102,23 @@ export async function* walkMessages(
       }
     }
     if (encoder.count > 0 || flushed === 0) yield encoder.finish()
+    // What the target shares with its base is as old as that one's, which is pristine; the rest has just been looked at.
+    if (live && startingOffset === 0 && isPristine()) onPristine(seen.target)
   } finally {
     Object.assign(statistics, metadata.statistics)
     await metadata.close()
   }
 }
 
-async function answer(
+/** @throws DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_ORDER_REVERSED */
+async function find(
   metadata: PoolMetadata,
   base: Snapshot | undefined,
   target: Snapshot,
-  startingOffset: number,
-  signal: AbortSignal,
-  onSeen: (seen: SeenDevices) => void
-): Promise<ExtentStream> {
-  const targetDevice = await find(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
-  const baseDevice = base && (await find(metadata, base, 'DM_BASE_LOST', signal))
+  signal: AbortSignal
+): Promise<SeenDevices> {
+  const targetDevice = await findDevice(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
+  const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
   if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
     throw new DeltamapperError(
@@ -108,18 +127,40 @@ async function answer(
       'ask the other way round'
     )
   }
-  onSeen({
+  return {
     base: base && baseDevice && (await seen(metadata, base, baseDevice)),
     target: await seen(metadata, target, targetDevice)
-  })
+  }
+}
+
+/**
+ * A block of its own that a snapshot has can be overwritten in place without a trace, between a backup of it and now.
+ *
+ * @throws DM_BASE_CHANGED
+ */
+async function checkPristine(metadata: PoolMetadata, { snapshot }: SeenDevice, signal: AbortSignal): Promise<void> {
+  if (await metadata.isPristine(snapshot.thinId, signal)) return
+  throw new DeltamapperError(
+    'DM_BASE_CHANGED',
+    `${snapshot.handle} has blocks of its own, which could be overwritten without a trace: it was written to, or is no snapshot`,
+    'take a full backup of a snapshot, and keep it read-only'
+  )
+}
+
+async function answer(
+  metadata: PoolMetadata,
+  base: Snapshot | undefined,
+  target: Snapshot,
+  startingOffset: number,
+  signal: AbortSignal
+): Promise<MappingStream> {
   const question = { sizeBytes: target.sizeBytes, startingOffset, signal }
   if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
   return metadata.delta({
     baseId: base.thinId,
     targetId: target.thinId,
     baseSizeBytes: base.sizeBytes,
-    // Of a volume every mapping is as young as itself; only what is known to be a snapshot can be told to have been written to.
-    baseIsSnapshot: base.live === true && base.volume !== undefined,
+    baseIsSnapshot: base.live ?? false,
     ...question
   })
 }
@@ -133,7 +174,7 @@ async function seen(metadata: PoolMetadata, snapshot: Snapshot, device: ThinDevi
 }
 
 /** The snapshot's device, under the code that its loss means for the caller. */
-async function find(
+async function findDevice(
   metadata: PoolMetadata,
   { handle, thinId, transactionId }: Snapshot,
   lost: 'DM_SNAPSHOT_NOT_FOUND' | 'DM_BASE_LOST',

@@ -6,7 +6,7 @@ import { extname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
-import type { SeenDevices, WalkRequest, WalkStatistics } from './walk.ts'
+import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest, WalkStatistics } from './walk.ts'
 import { fromPortable, type FromWalker, toPortable, type ToWalker } from './walk-worker.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
@@ -19,10 +19,26 @@ interface Walk {
   statistics: WalkStatistics
   /** What it is about, as soon as it has been found. */
   seen: SeenDevices | undefined
+  /** What it has found never to have been written to, not yet passed on. */
+  pristine: SeenDevice[]
   /** How it ended: undefined while it goes on. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the one who waits for the next message. */
   wake: () => void
+}
+
+/** What is known of live pools beside their metadata, and what is to be remembered of them. */
+export interface DeviceKnowledge {
+  /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
+  check(seen: SeenDevices): Promise<KnownDevices>
+  /** Told of a device that was found never to have been written to since it was taken. */
+  rememberPristine(device: SeenDevice): void
+}
+
+/** Images in files cannot be written to meanwhile: nothing has to be known of them. */
+const nothingToKnow: DeviceKnowledge = {
+  check: async () => ({ baseIsPristine: true }),
+  rememberPristine: () => undefined
 }
 
 interface Thread {
@@ -55,24 +71,23 @@ export class Walkers {
 
   /**
    * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so.
-   *
-   * @param onSeen told which devices it is about; no message arrives before this has resolved, and none if it rejects
    */
   walk(
     request: Omit<WalkRequest, 'direct'>,
     signal: AbortSignal,
-    onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined
+    knowledge: DeviceKnowledge = nothingToKnow
   ): EncodedStream {
     const walk: Walk = {
       arrived: [],
       statistics: { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 },
       seen: undefined,
+      pristine: [],
       outcome: undefined,
       wake: () => undefined
     }
     return {
       capacityBytes: request.target.sizeBytes,
-      messages: this.#messages({ ...request, direct: this.#direct }, walk, signal, onSeen),
+      messages: this.#messages({ ...request, direct: this.#direct }, walk, signal, knowledge),
       statistics: () => ({ ...walk.statistics })
     }
   }
@@ -81,7 +96,7 @@ export class Walkers {
     request: WalkRequest,
     walk: Walk,
     signal: AbortSignal,
-    onSeen: (seen: SeenDevices) => Promise<void>
+    knowledge: DeviceKnowledge
   ): AsyncGenerator<Uint8Array> {
     signal.throwIfAborted()
     if (this.#closed) throw shuttingDown()
@@ -98,10 +113,12 @@ export class Walkers {
       for (;;) {
         signal.throwIfAborted()
         if (walk.seen) {
-          await onSeen(walk.seen)
+          const devices = await knowledge.check(walk.seen)
           walk.seen = undefined
+          say(thread, { kind: 'known', id, devices })
           say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
         }
+        for (const device of walk.pristine.splice(0)) knowledge.rememberPristine(device)
         const message = walk.arrived.shift()
         if (message) {
           say(thread, { kind: 'credit', id, messages: 1 })
@@ -141,6 +158,7 @@ export class Walkers {
       const walk = thread.walks.get(message.id)
       if (!walk) return
       if (message.kind === 'seen') walk.seen = message.devices
+      else if (message.kind === 'pristine') walk.pristine.push(message.device)
       else walk.statistics = message.statistics
       if (message.kind === 'message') walk.arrived.push(message.message)
       else if (message.kind === 'end') end(thread, message.id, 'complete')

@@ -5,6 +5,7 @@ import type { ExecutionContext } from 'ava'
 
 import { snapshotMetadataBackend } from '../../src/agent/backend.ts'
 import { Sources } from '../../src/agent/sources.ts'
+import type { SeenDevices } from '../../src/agent/walk.ts'
 import { loadRecordedPool } from '../../src/agent/recorded-pool.ts'
 import type { Snapshot, SnapshotSource } from '../../src/agent/snapshot-source.ts'
 import { Walkers } from '../../src/agent/walkers.ts'
@@ -133,7 +134,7 @@ test('what is not found is told with what there is', async (t) => {
   t.regex(error?.remedy ?? '', /serves sample, twin/)
   const bare = snapshotMetadataBackend(new Sources(new Map()), walkers)
   const none = await refused(t, ask(bare, { target: 'x/y' }), 'DM_SNAPSHOT_NOT_FOUND', /no source x/)
-  t.regex(none?.remedy ?? '', /serves no source/)
+  t.regex(none?.remedy ?? '', /serves nothing/)
 })
 
 test('from the end on there is nothing, and one byte before it is in range', async (t) => {
@@ -145,17 +146,19 @@ test('from the end on there is nothing, and one byte before it is in range', asy
 })
 
 /** A backend over a source that hands out these changes of the snapshots `mon` (the base) and `wed`. */
-async function related(base: Partial<Snapshot>, target: Partial<Snapshot>) {
+async function related(
+  base: Partial<Snapshot>,
+  target: Partial<Snapshot>,
+  onSeen?: (seen: SeenDevices) => Promise<void>
+) {
   const pool = await sample
   const snapshots = new Map<string, Snapshot>([
     ['base', { ...pool.snapshot('mon'), handle: 's/base', ...base }],
     ['target', { ...pool.snapshot('wed'), handle: 's/target', ...target }]
   ])
   for (const snapshot of snapshots.values()) if (snapshot.volume === '') delete snapshot.volume
-  return snapshotMetadataBackend(
-    new Sources(new Map([['s', { snapshot: async (name: string) => snapshots.get(name) }]])),
-    walkers
-  )
+  const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
+  return snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, onSeen)
 }
 
 const compare = { base: 's/base', target: 's/target' }
@@ -208,6 +211,24 @@ test('what an external origin shows is never left out: such answers are refused'
   ] as const) {
     await refused(t, ask(await related(base, target), compare), 'DM_NOT_TRACKED', says)
   }
+})
+
+test('of a live pool the devices are shown before the first message, and may be refused', async (t) => {
+  const seen: SeenDevices[] = []
+  const remember = async (devices: SeenDevices) => void seen.push(devices)
+  const right = await (await sample).extents('mon', 'wed')
+  t.deepEqual(await extentsOf(await ask(await related({}, {}, remember), compare)), right)
+  t.deepEqual(seen, [], 'a recorded pool does not change: there is nothing to remember')
+
+  t.deepEqual(await extentsOf(await ask(await related({ live: true }, { live: true }, remember), compare)), right)
+  t.deepEqual(
+    seen.map(({ base, target }) => [base?.snapshot.handle, target.snapshot.handle]),
+    [['s/base', 's/target']]
+  )
+
+  const refusal = new DeltamapperError('DM_BASE_CHANGED', 'not what it was', 'take a full backup')
+  const backend = await related({ live: true }, { live: true }, () => Promise.reject(refusal))
+  await t.throwsAsync(ask(backend, compare).then(extentsOf), { is: refusal })
 })
 
 test('what a source throws passes through', async (t) => {

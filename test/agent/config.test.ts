@@ -24,6 +24,8 @@ test('without a file and without options everything has its default', async (t) 
     socketMode: 0o600,
     driverName: 'deltamapper.local',
     recorded: {},
+    lvmCommand: ['lvm'],
+    catalog: '/var/lib/deltamapper/catalog.sqlite',
     directReads: false,
     logLevel: 'info',
     drainSeconds: 20
@@ -43,6 +45,9 @@ const everything = {
   socketGroup: 'backup',
   driverName: 'local.csi.example.org',
   recorded: { demo: '/srv/demo', 'two.2': 'relative/folder' },
+  live: false,
+  lvmCommand: ['nsenter', '-t', '1', '-m', 'lvm'],
+  catalog: '/tmp/catalog.sqlite',
   directReads: true,
   walkers: 3,
   logLevel: 'debug',
@@ -58,6 +63,9 @@ driverName: local.csi.example.org
 recorded:
   demo: /srv/demo
   two.2: relative/folder
+live: false
+lvmCommand: [nsenter, -t, '1', -m, lvm]
+catalog: /tmp/catalog.sqlite
 directReads: true
 walkers: 3
 logLevel: debug
@@ -123,6 +131,11 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['a time that is none', 'drainSeconds: soon', /drainSeconds/],
   ['a time that never ends', 'drainSeconds: .inf', /drainSeconds/],
   ['reads that are neither', 'directReads: "yes"', /directReads/],
+  ['a node that is neither', 'live: 1', /live/],
+  ['no command for LVM', 'lvmCommand: []', /lvmCommand/],
+  ['a command line for LVM', 'lvmCommand: sudo lvm', /lvmCommand/],
+  ['an empty word in it', 'lvmCommand: [lvm, ""]', /lvmCommand/],
+  ['no catalog', 'catalog: ""', /catalog/],
   ['a list', '- a\n- b', /no mapping of fields/],
   ['a text', 'hello', /no mapping of fields/],
   ['a number', '5', /no mapping of fields/],

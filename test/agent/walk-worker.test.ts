@@ -42,10 +42,11 @@ class Thread {
     this.worker.postMessage(message)
   }
 
-  async hears(kind: FromWalker['kind'], id: number): Promise<FromWalker> {
+  /** Waits until it has said this so often, and gives back the last time. */
+  async hears(kind: FromWalker['kind'], id: number, times = 1): Promise<FromWalker> {
     for (;;) {
-      const found = this.said.find((each) => each.kind === kind && each.id === id)
-      if (found) return found
+      const found = this.said.filter((each) => each.kind === kind && each.id === id)
+      if (found.length >= times) return found[found.length - 1]
       await once(this.worker, 'message')
     }
   }
@@ -70,10 +71,12 @@ test('a walk says what it is about, then a message for each credit, then that it
   t.is(thread.said.length, 1, 'no message without credit')
 
   thread.say({ kind: 'credit', id: 7, messages: 3 })
+  await thread.hears('message', 7, 3)
   await quiet()
   t.is(thread.count('message', 7), 3)
   thread.say({ kind: 'credit', id: 7, messages: 1 })
   thread.say({ kind: 'credit', id: 7, messages: 1 })
+  await thread.hears('message', 7, 5)
   await quiet()
   t.is(thread.count('message', 7), 5)
   t.is(thread.count('end', 7), 0)

@@ -9,11 +9,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from '../../src/agent/backend.ts'
-import { Sources } from '../../src/agent/sources.ts'
 import { deviceMapperSource } from '../../src/agent/device-mapper-source.ts'
 import { LvmReporter } from '../../src/agent/lvm/report.ts'
 import { volumeGroupSource } from '../../src/agent/lvm/source.ts'
-import type { Snapshot, SnapshotSource } from '../../src/agent/snapshot-source.ts'
+import type { Snapshot } from '../../src/agent/snapshot-source.ts'
+import { Sources } from '../../src/agent/sources.ts'
 import { Walkers } from '../../src/agent/walkers.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import type { DeviceDetails } from '../../src/devicemapper/thin/device-details.ts'
@@ -52,10 +52,8 @@ prepareLvm()
 const reporter = new LvmReporter()
 const deviceMapper = new DeviceMapper()
 const walkers = new Walkers(1)
-const sources = new Map<string, SnapshotSource>(
-  [group, 'gone-vg'].map((name) => [name, volumeGroupSource(name, { lvm: reporter, deviceMapper })])
-)
-const backend = snapshotMetadataBackend(new Sources(sources), walkers)
+const source = volumeGroupSource(group, { lvm: reporter, deviceMapper })
+const backend = snapshotMetadataBackend(new Sources(new Map(), { deviceMapper, lvm: reporter }), walkers)
 // Neither walkers nor device-mapper's helper keep a process alive on their own.
 const alive = setInterval(() => undefined, 1000)
 test.after.always(async () => {
@@ -65,7 +63,7 @@ test.after.always(async () => {
 })
 
 async function find(name: string): Promise<Snapshot> {
-  const snapshot = await sources.get(group)!.snapshot(name)
+  const snapshot = await source.snapshot(name)
   if (!snapshot) throw new Error(`${group}/${name} was not found`)
   return snapshot
 }
@@ -263,9 +261,10 @@ test('hostile handles find nothing, and no shell', async (t) => {
   for (const name of missing) {
     t.is((await failure(allocated(`${group}/${name}`))).code, 'DM_SNAPSHOT_NOT_FOUND', name)
   }
-  for (const handle of ['gone-vg/monday', 'unknown-vg/monday', '--help/monday']) {
+  for (const handle of ['gone-vg/monday', 'my--vg-po--ol/monday', `${group}-po/monday`]) {
     t.is((await failure(allocated(handle))).code, 'DM_SNAPSHOT_NOT_FOUND', handle)
   }
+  t.is((await failure(allocated('--help/monday'))).status, 'INVALID_ARGUMENT')
   t.false(existsSync('/run/hacked'))
 })
 
@@ -382,7 +381,7 @@ test('reports in the middle of changes are never of a snapshot that is not that 
   let [seen, gone, asked] = [0, 0, 0]
   while (!over) {
     asked++
-    const found = await sources.get(group)!.snapshot('turn')
+    const found = await source.snapshot('turn')
     if (!found) continue
     const details = await detailsOf(found).catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
@@ -484,8 +483,8 @@ test('a pool without LVM, by its tables alone', async (t) => {
   snapshot(8)
   writeBlocks(volume, 2, 1, 'b')
   snapshot(9)
-  sources.set('raw-pool', deviceMapperSource('raw-pool', deviceMapper))
-  t.deepEqual(await sources.get('raw-pool')!.snapshot('raw-8'), {
+  const rawPool = deviceMapperSource('raw-pool', deviceMapper)
+  t.deepEqual(await rawPool.snapshot('raw-8'), {
     handle: 'raw-pool/raw-8',
     thinId: 8,
     sizeBytes,
@@ -508,7 +507,8 @@ test('a pool without LVM, by its tables alone', async (t) => {
   ]
   for (const [handle, code] of codes) t.true((await failure(allocated(handle))).code === code, handle)
   for (const name of ['raw-9', 'raw-8', 'raw-volume', 'raw-pool']) removeDevice(name)
-  t.is((await failure(allocated('raw-pool/raw-8'))).code, 'DM_POOL_INACTIVE')
+  t.is((await failure(rawPool.snapshot('raw-8'))).code, 'DM_POOL_INACTIVE')
+  t.is((await failure(allocated('raw-pool/raw-8'))).code, 'DM_SNAPSHOT_NOT_FOUND')
 
   // Metadata on a device that is not device-mapper's own.
   run('losetup', ['--detach-all'])
@@ -516,7 +516,7 @@ test('a pool without LVM, by its tables alone', async (t) => {
   createDevice('raw-pool', thinPoolTable({ ...table, metadataDevice: file }))
   sendMessage('raw-pool', 'create_thin 1')
   createDevice('raw-1', thinTable('raw-pool', 1, mebibyte))
-  t.is((await sources.get('raw-pool')!.snapshot('raw-1'))?.metadataPath, file)
+  t.is((await rawPool.snapshot('raw-1'))?.metadataPath, file)
   t.deepEqual(await allocated('raw-pool/raw-1'), [])
   for (const name of ['raw-1', 'raw-pool', 'raw-data', 'raw-metadata']) removeDevice(name)
 })

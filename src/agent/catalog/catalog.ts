@@ -73,6 +73,16 @@ export class Catalog {
     return this.#call('forgetServed', limits)
   }
 
+  /** Records that a snapshot, as it is now, was never written to. See pristine.ts. */
+  async markPristine(snapshot: ServedTarget, at = Date.now()): Promise<void> {
+    await this.#call('markPristine', snapshot, at)
+  }
+
+  /** Whether a snapshot, as it is now, is known never to have been written to. */
+  async isPristine(snapshot: ServedTarget): Promise<boolean> {
+    return this.#call('isPristine', snapshot)
+  }
+
   /** How two snapshots are related, by their identities. */
   async lineage(one: string, other: string): Promise<Lineage> {
     return this.#call('lineage', one, other)

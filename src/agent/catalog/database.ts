@@ -37,6 +37,7 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import { leasesTable } from './lease-records.ts'
 import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
+import { pristineTable } from './pristine.ts'
 import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './table.ts'
 
@@ -56,7 +57,7 @@ export interface Opening {
 }
 
 /** Every table whose rows are counted. */
-const tables = [servedTable, poolsTable, thinsTable, intentsTable, leasesTable]
+const tables = [servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable]
 /** Pages are read from the disk once, when all are checked; the cache is large enough to keep them. KiB. */
 const CACHE_KIB = 65_536
 

@@ -30,7 +30,7 @@ export const catalogTable = new Table(
 )
 
 const first: Migration = {
-  adds: ['served', 'pools', 'thins', 'intents', 'leases'],
+  adds: ['served', 'pristine', 'pools', 'thins', 'intents', 'leases'],
   sql: `
     CREATE TABLE catalog (
       one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -67,6 +67,17 @@ const first: Migration = {
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX served_by_identity ON served (identity);
     CREATE INDEX served_by_age ON served (last_served_at);
+
+    CREATE TABLE pristine (
+      identity TEXT PRIMARY KEY,
+      creation_time INTEGER NOT NULL,
+      root INTEGER NOT NULL,
+      root_checksum INTEGER NOT NULL,
+      mapped_blocks INTEGER NOT NULL,
+      found_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX pristine_by_age ON pristine (found_at);
 
     CREATE TABLE pools (
       name TEXT PRIMARY KEY,

@@ -58,15 +58,24 @@ export function startCommand(
   described: string = describeCommand(words)
 ): RunningCommand {
   const [program = '', ...args] = words
-  const child = spawn(program, args, {
-    detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    // LVM's messages are in the language of the locale, and some versions write numbers as it does.
-    env: { ...process.env, LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' }
+  let child: ChildProcess
+  try {
+    child = spawn(program, args, {
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      // LVM's messages are in the language of the locale, and some versions write numbers as it does.
+      env: { ...process.env, LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' }
+    })
+  } catch (error) {
+    // Some failures (no memory, a NUL in a word) are thrown, others arrive as an event.
+    return { pid: undefined, result: Promise.reject(startError(described, error as Error)), gone: Promise.resolve() }
+  }
+  const gone = new Promise<void>((resolve) => {
+    child.once('close', () => resolve())
+    // Without a process (and without its pipes, when descriptors have run out) there may be no other event.
+    child.once('error', () => child.pid === undefined && resolve())
   })
-  const gone = new Promise<void>((resolve) => child.once('close', () => resolve()))
-  const result = collect(child, described, deadlineMs, maxOutputBytes)
-  return { pid: child.pid, result, gone }
+  return { pid: child.pid, result: collect(child, described, deadlineMs, maxOutputBytes), gone }
 }
 
 function collect(child: ChildProcess, described: string, deadlineMs: number, limit: number): Promise<CommandResult> {
@@ -75,14 +84,14 @@ function collect(child: ChildProcess, described: string, deadlineMs: number, lim
   let stdoutBytes = 0
   let stderrBytes = 0
   return new Promise((resolve, reject) => {
-    const giveUp = (what: string, remedy: string, cause?: unknown) => {
+    const giveUp = (what: string, remedy: string) => {
       clearTimeout(timer)
       killGroup(child)
       // What still comes is read and dropped: a full pipe would keep a process that is not killed yet.
       stdout.length = 0
       limit = Infinity
       const said = oneLine(Buffer.concat(stderr).toString())
-      reject(new DeltamapperError('DM_LVM_FAILED', `${what}${said && `: ${said}`}`, remedy, { cause }))
+      reject(new DeltamapperError('DM_LVM_FAILED', `${what}${said && `: ${said}`}`, remedy))
     }
     const timer = setTimeout(() => {
       giveUp(
@@ -90,23 +99,20 @@ function collect(child: ChildProcess, described: string, deadlineMs: number, lim
         'find out which disk or lock it waits for; ask again'
       )
     }, deadlineMs)
-    child.stdout!.on('data', (chunk: Buffer) => {
+    child.stdout?.on('data', (chunk: Buffer) => {
       if (limit === Infinity) return
       stdoutBytes += chunk.length
       if (stdoutBytes > limit) {
         giveUp(`\`${described}\` wrote more than ${limit} bytes`, 'raise the limit if the volume group is that large')
       } else stdout.push(chunk)
     })
-    child.stderr!.on('data', (chunk: Buffer) => {
-      stderr.push(chunk.subarray(0, Math.max(0, MAX_STDERR_BYTES - stderrBytes)))
+    child.stderr?.on('data', (chunk: Buffer) => {
+      if (stderrBytes < MAX_STDERR_BYTES) stderr.push(chunk.subarray(0, MAX_STDERR_BYTES - stderrBytes))
       stderrBytes += chunk.length
     })
     child.once('error', (cause) => {
-      giveUp(
-        `\`${described}\` could not be started (${cause.message})`,
-        "install lvm2, or configure the command line that reaches the host's",
-        cause
-      )
+      clearTimeout(timer)
+      reject(startError(described, cause))
     })
     child.once('close', (code, signal) => {
       clearTimeout(timer)
@@ -119,12 +125,20 @@ function collect(child: ChildProcess, described: string, deadlineMs: number, lim
   })
 }
 
+function startError(described: string, cause: Error): DeltamapperError {
+  return new DeltamapperError(
+    'DM_LVM_FAILED',
+    `\`${described}\` could not be started (${cause.message})`,
+    "install lvm2, or configure the command line that reaches the host's",
+    { cause }
+  )
+}
+
 function killGroup({ pid }: ChildProcess): void {
   if (pid === undefined) return
   try {
     process.kill(-pid, 'SIGKILL')
-  } catch (error) {
-    // Over in the same moment.
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  } catch {
+    // Over in the same moment, or another user's (`sudo lvm`): then it ends when LVM does, and nothing is started before.
   }
 }

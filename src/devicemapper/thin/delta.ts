@@ -16,6 +16,7 @@
  *
  * `allocated` is the same walk with no base: everything differs from nothing.
  */
+import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
 import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
@@ -51,6 +52,8 @@ export interface MappingDelta {
    * walk with DM_BASE_CHANGED. Infinity where the base need not be a snapshot.
    */
   baseTakenAt: number
+  /** The same for the target, where it is only noted: see `changedExtents`. */
+  targetTakenAt: number
   /**
    * Data blocks from 0 on that an external origin provides wherever the target maps nothing: all of them count as allocated. 0 without
    * one. Two snapshots with the same origin differ only where their trees do.
@@ -59,8 +62,12 @@ export interface MappingDelta {
   signal?: AbortSignal | undefined
 }
 
-/** Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. */
-export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch> {
+/**
+ * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it.
+ *
+ * @returns whether, of the target's mappings that differ from the base's, none was written after it became a snapshot
+ */
+export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch, boolean> {
   const walk = new CoWalk(delta)
   try {
     await walk.openRoots()
@@ -72,6 +79,7 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
     walk.compare()
     const last = walk.extents.takeLast()
     if (last) yield last
+    return walk.targetIsPristine
   } finally {
     await walk.end()
   }
@@ -101,7 +109,7 @@ class CoWalk {
     const originEnd = Math.min(delta.originBlocks, end)
     const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
     this.#base = new Frontier(delta.reader, range, delta.baseTakenAt)
-    this.#target = new Frontier(delta.reader, range)
+    this.#target = new Frontier(delta.reader, range, delta.targetTakenAt)
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
@@ -126,9 +134,21 @@ class CoWalk {
     else target.lower(-taller)
   }
 
-  /** Compares everything that is known of both trees by now. */
+  get targetIsPristine(): boolean {
+    return this.#target.writtenBlock === undefined
+  }
+
+  /** Compares everything that is known of both trees by now. @throws DM_BASE_CHANGED */
   compare(): void {
     const { extents } = this
+    const { writtenBlock } = this.#base
+    if (writtenBlock !== undefined) {
+      throw new DeltamapperError(
+        'DM_BASE_CHANGED',
+        `the base was written to after it was taken (its data block ${writtenBlock}, for one)`,
+        'take a full backup, and keep snapshots that are backed up read-only'
+      )
+    }
     const { baseEndBlock } = this.#delta
     const base = this.#base.mappings
     const target = this.#target.mappings

@@ -11,7 +11,6 @@
  * is: the mappings, then the deepest queue, and so on up. Depth is counted from the top of the taller of the trees that are walked
  * together, so that a subtree they share stands at the same depth in both.
  */
-import { DeltamapperError } from '../../errors.ts'
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
@@ -94,6 +93,8 @@ export class MappingQueue {
 
 export class Frontier {
   readonly mappings = new MappingQueue()
+  /** A virtual block that was written to after this tree became a snapshot's, of those added; undefined when there is none. */
+  writtenBlock: number | undefined
   readonly queues: SubtreeQueue[] = [new SubtreeQueue()]
   readonly #reader: BlockReader
   readonly #range: KeyRange
@@ -102,8 +103,8 @@ export class Frontier {
 
   /**
    * @param range virtual blocks that matter: `low` inclusive, `high` exclusive; nothing else is read
-   * @param takenAt the pool's time at which this tree should have become read-only: a mapping of that time or later is refused.
-   *   Infinity for a tree that may have been written to at any time
+   * @param takenAt the pool's time at which this tree became a snapshot's: a mapping of that time or later was written by whoever wrote
+   *   to the snapshot. Infinity where that does not matter
    */
   constructor(reader: BlockReader, range: KeyRange, takenAt = Infinity) {
     this.#reader = reader
@@ -170,7 +171,7 @@ export class Frontier {
     return undefined
   }
 
-  /** Adds a leaf's entries `[from, to)` to the mappings, which they follow. @throws DM_BASE_CHANGED */
+  /** Adds a leaf's entries `[from, to)` to the mappings, which they follow. */
   addMappings(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
     const { low: first, high: end } = this.#range
     const { mappings } = this
@@ -184,7 +185,7 @@ export class Frontier {
       if (key >= end) break
       // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
       // device: what a snapshot got from its origin is older than itself.
-      if ((words[v] & 0xffffff) >= takenAt) throw writtenTo(key)
+      if ((words[v] & 0xffffff) >= takenAt) this.writtenBlock ??= key
       keys[tail] = key
       data[tail++] = words[v + 1] * 256 + (words[v] >>> 24)
     }
@@ -194,12 +195,4 @@ export class Frontier {
   #uneven(block: number) {
     return damaged(this.#reader.path, block, 'it stands at a depth where its tree cannot have such a node')
   }
-}
-
-function writtenTo(block: number): DeltamapperError {
-  return new DeltamapperError(
-    'DM_BASE_CHANGED',
-    `the base was written to after it was taken (its data block ${block}, for one)`,
-    'take a full backup, and keep snapshots that are backed up read-only'
-  )
 }

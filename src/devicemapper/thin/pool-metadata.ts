@@ -40,6 +40,16 @@ export interface Fingerprint {
   rootChecksum: number
 }
 
+/** An answer, and what was learned about its target on the way. */
+export interface MappingStream extends ExtentStream {
+  readonly batches: AsyncGenerator<ExtentBatch>
+  /**
+   * Once `batches` has ended: whether the target was never written to since it was taken, as far as it was looked at (from the starting
+   * offset on, and only where it differs from the base). Only a snapshot can be pristine: a volume's mappings are all its own.
+   */
+  readonly isPristine: () => boolean
+}
+
 export interface AllocatedQuestion {
   /** Thin device id, 0 to 2^24 - 1. */
   deviceId: number
@@ -190,7 +200,7 @@ export class PoolMetadata {
   }
 
   /** Everything the device maps. @throws DM_DEVICE_NOT_FOUND, DM_OFFSET_OUT_OF_RANGE, and what reading metadata throws */
-  async allocated(question: AllocatedQuestion): Promise<ExtentStream> {
+  async allocated(question: AllocatedQuestion): Promise<MappingStream> {
     return this.#answer(undefined, question)
   }
 
@@ -198,7 +208,7 @@ export class PoolMetadata {
    * What changed between two devices of the pool: every block that is mapped elsewhere, newly mapped or no longer mapped, and
    * everything the target maps beyond the base's size.
    */
-  async delta({ baseId, targetId, baseSizeBytes, baseIsSnapshot, ...rest }: DeltaQuestion): Promise<ExtentStream> {
+  async delta({ baseId, targetId, baseSizeBytes, baseIsSnapshot, ...rest }: DeltaQuestion): Promise<MappingStream> {
     const base = await this.device(baseId, rest.signal)
     const takenAt = baseIsSnapshot ? base.details.creationTime : Infinity
     return this.#answer({ device: base, sizeBytes: baseSizeBytes, takenAt }, { deviceId: targetId, ...rest })
@@ -207,7 +217,7 @@ export class PoolMetadata {
   async #answer(
     base: { device: ThinDevice; sizeBytes: number | undefined; takenAt: number } | undefined,
     { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, signal }: AllocatedQuestion
-  ): Promise<ExtentStream> {
+  ): Promise<MappingStream> {
     const target = await this.device(deviceId, signal)
     for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
     const capacityBytes = sizeBytes ?? (await this.mappedEnd(target, signal))
@@ -233,11 +243,31 @@ export class PoolMetadata {
           ? Math.floor(base.sizeBytes / dataBlockBytes)
           : Infinity,
       baseTakenAt: base?.takenAt ?? Infinity,
+      targetTakenAt: target.details.creationTime,
       originBlocks: Math.ceil(externalOriginBytes / dataBlockBytes),
       signal
     })
     const devices = base ? [base.device, target] : [target]
-    return { capacityBytes, batches: this.#reader.isDevice ? this.#validated(extents, devices, signal) : extents }
+    const batches = this.#reader.isDevice ? this.#validated(extents, devices, signal) : extents
+    let pristine = false
+    return {
+      capacityBytes,
+      batches: (async function* () {
+        pristine = yield* batches
+      })(),
+      isPristine: () => pristine
+    }
+  }
+
+  /**
+   * Whether a device is a snapshot that was never written to, so that every later write or trim moves its root. Reads its whole tree.
+   *
+   * @throws what `allocated` throws
+   */
+  async isPristine(deviceId: number, signal?: AbortSignal): Promise<boolean> {
+    const { batches, isPristine } = await this.allocated({ deviceId, signal })
+    while (!(await batches.next()).done) signal?.throwIfAborted()
+    return isPristine()
   }
 
   /**
@@ -260,10 +290,10 @@ export class PoolMetadata {
 
   /** Lets a batch pass only after the devices it speaks of were found unchanged. */
   async *#validated(
-    extents: AsyncGenerator<ExtentBatch>,
+    extents: AsyncGenerator<ExtentBatch, boolean>,
     devices: ThinDevice[],
     signal: AbortSignal | undefined
-  ): AsyncGenerator<ExtentBatch> {
+  ): AsyncGenerator<ExtentBatch, boolean> {
     const pinned = await this.#fingerprints(devices)
     const checkUnchanged = async () => {
       signal?.throwIfAborted()
@@ -272,16 +302,19 @@ export class PoolMetadata {
       if (changed >= 0) throw this.#changed(devices[changed])
     }
     try {
-      for await (const batch of extents) {
+      for (;;) {
+        const next = await extents.next()
         await checkUnchanged()
-        yield batch
+        if (next.done) return next.value
+        yield next.value
       }
     } catch (error) {
       // A node that was freed and is being overwritten looks damaged. Only if the snapshots are still the same, it is.
       if (isDamage(error)) await checkUnchanged()
       throw error
+    } finally {
+      await extents.return(false)
     }
-    await checkUnchanged()
   }
 
   /** What the devices look like now. @throws DM_SNAPSHOT_CHANGED when one is gone, or has another root than it was handed out with */

@@ -115,6 +115,9 @@ test('a program that is not there, or cannot be started', async (t) => {
     t.regex(error.line, /could not be started \(.*(ENOENT|EACCES)\); install lvm2/)
     await gone
   }
+  const { result, gone } = startCommand(['lvm', 'a\0b'], limits)
+  t.regex((await failure(result)).line, /^DM_LVM_FAILED: .*could not be started/)
+  await gone
 })
 
 test('a command line for people can be typed', async (t) => {

@@ -365,6 +365,36 @@ test('a snapshot that was written to shows it, when it is known to be one', asyn
   await refused(t, () => ask(true), 'DM_BASE_CHANGED')
 })
 
+test('only a snapshot that was never written to is pristine', async (t) => {
+  const model = newModel()
+  model.createThin(1)
+  for (let at = 0; at < 40; at++) model.write(1, at)
+  for (const id of [2, 3, 4]) model.createSnapshot(id, 1)
+  model.createSnapshot(5, 3)
+  model.write(3, 39)
+  model.createSnapshot(6, 3)
+  model.discard(4, 7)
+  model.createThin(7)
+  model.createSnapshot(8, 7)
+  model.createThin(9)
+  model.write(9, 0)
+  const metadata = await open(t, await write(model))
+  for (const [id, pristine, why] of [
+    [1, false, 'a volume'],
+    [2, true, 'a snapshot'],
+    [3, false, 'a snapshot that was written to'],
+    [4, true, 'a snapshot that was trimmed: that leaves no trace'],
+    [5, true, 'a snapshot of a snapshot, taken before that was written to'],
+    [6, true, 'a snapshot of a snapshot that was written to'],
+    [8, true, 'a snapshot of nothing'],
+    [9, false, 'a young volume']
+  ] as const) {
+    t.is(await metadata.isPristine(id), pristine, why)
+  }
+  const reason = new DeltamapperError('DM_CANCELLED', 'gone', 'nothing')
+  await t.throwsAsync(metadata.isPristine(2, AbortSignal.abort(reason)), { is: reason })
+})
+
 test('an external origin is part of what is allocated', async (t) => {
   const model = newModel()
   model.createThin(1)

@@ -1,0 +1,463 @@
+/**
+ * The XML of the device-mapper tools, read as it comes: any number of bytes in, a few kilobytes in memory.
+ *
+ * What is XML and what is not is for saxes to say. It takes apart some 50 MB/s though, less than half of what thin_delta writes, and all
+ * but a handful of a document's tags look alike: `<same begin="12" length="3"/>`. So each dialect names those, to the byte, and they are
+ * read here, without the library: the *quick* way, ten times faster. What is not exactly one of them goes to saxes, the *plain* way: first
+ * and last tags, attributes in another order, comments. Both ways end in the same methods of the dialect, so they accept the same
+ * documents, refuse the same ones at the same place, and give the same answer (the tests compare them).
+ *
+ *     bytes ─▶ XmlReader ─┬─ looks like one of the patterns? ─▶ dialect.matched(pattern, numbers)
+ *                         └─ no: up to the next ">" ─▶ saxes ─▶ dialect.opened(element), dialect.closed()
+ *
+ * Beyond what XML forbids, everything is refused that none of the tools writes and that could change what the rest means: a DTD (and with
+ * it entities of its own), processing instructions, CDATA sections, text between the tags, an encoding other than UTF-8, markup of more
+ * than 16 KiB. A comment is passed over, as is an attribute that nobody knows.
+ */
+import { SaxesParser } from 'saxes'
+import { DeltamapperError } from '../errors.ts'
+
+/** Whatever yields bytes: a file, a pipe, a response. Chunks may end anywhere. */
+export type ByteStream = AsyncIterable<Uint8Array>
+
+export interface XmlOptions {
+  /** What messages call the document: a path, say. */
+  name?: string | undefined
+  /** False to have saxes read every tag: slower, and for comparison only. */
+  quick?: boolean | undefined
+}
+
+/** Blocks in XML lie below this: what a data block's number has room for in thin metadata. */
+export const MAX_BLOCKS = 2 ** 40
+
+/** The longest markup: a tag, or what stands between two. The tools' own have some hundred bytes. */
+const MAX_MARKUP_BYTES = 16 * 1024
+/** Bytes looked at in one go. */
+const PIECE_BYTES = 64 * 1024
+/** More digits than any number here has, and few enough for a double to be exact. */
+const MAX_DIGITS = 15
+const MAX_NUMBERS = 4
+
+const [TAB, NEWLINE, RETURN, SPACE, ZERO, LESS, GREATER] = [0x09, 0x0a, 0x0d, 0x20, 0x30, 0x3c, 0x3e]
+
+/** Where in a document: both count from 1, the column in bytes. */
+export interface XmlPosition {
+  line: number
+  column: number
+}
+
+/** The document is not what it should be. `position` is where the markup begins that shows it. */
+export class XmlInvalid extends DeltamapperError {
+  readonly position: XmlPosition
+
+  constructor(name: string, position: XmlPosition, what: string) {
+    super(
+      'DM_XML_INVALID',
+      `${name}, line ${position.line}, column ${position.column}: ${what}`,
+      'have the tool write it again, look at its exit status, and pass its output on unchanged'
+    )
+    this.position = position
+  }
+}
+
+/** What a dialect has against a document. The reader knows where it stands, and makes an XmlInvalid of it. */
+class XmlFault extends Error {}
+
+/** @throws what ends the reading: the document is wrong here, and `what` says how */
+export function refuse(what: string): never {
+  throw new XmlFault(what)
+}
+
+/**
+ * Lets blocks `[begin, begin + length)` pass if they are some, come at or after `next`, and end at or before `most`.
+ *
+ * @returns their end
+ */
+export function checkedEnd(begin: number, length: number, next: number, most: number): number {
+  const end = begin + length
+  if (begin >= next && length > 0 && end <= most) return end
+  if (length <= 0) refuse(`the run that begins at block ${begin} holds no block`)
+  if (end > most) refuse(`blocks ${begin} to ${end - 1} are beyond 2^${Math.log2(most)}`)
+  refuse(`block ${begin} comes after block ${next - 1}: runs have to ascend, and must not overlap`)
+}
+
+/** An opening tag. */
+export class XmlElement {
+  readonly name: string
+  readonly #attributes: Record<string, string>
+
+  constructor(name: string, attributes: Record<string, string>) {
+    this.name = name
+    this.#attributes = attributes
+  }
+
+  has(attribute: string): boolean {
+    return this.#attributes[attribute] !== undefined
+  }
+
+  text(attribute: string): string {
+    return this.#attributes[attribute] ?? refuse(`<${this.name}> lacks its attribute ${attribute}`)
+  }
+
+  /** A whole number from 0 to `most`, in the one way to write it: digits, without a leading zero. */
+  number(attribute: string, most: number): number {
+    const text = this.text(attribute)
+    const value = Number(text)
+    if (!/^(0|[1-9][0-9]{0,15})$/.test(text) || value > most) throw this.#noNumber(attribute, String(most))
+    return value
+  }
+
+  /** The same up to 2^64 - 1. */
+  bigint(attribute: string): bigint {
+    const text = this.text(attribute)
+    if (!/^(0|[1-9][0-9]{0,19})$/.test(text) || BigInt(text) >= 2n ** 64n) throw this.#noNumber(attribute, '2^64 - 1')
+    return BigInt(text)
+  }
+
+  optionalNumber(attribute: string, most: number): number | undefined {
+    return this.has(attribute) ? this.number(attribute, most) : undefined
+  }
+
+  #noNumber(attribute: string, most: string): Error {
+    const value = JSON.stringify(this.text(attribute).slice(0, 40))
+    return new XmlFault(`${attribute} of <${this.name}> is ${value}, which is no whole number from 0 to ${most}`)
+  }
+}
+
+/**
+ * One kind of document: the order of its elements, and what it means. The methods take what was read, in order, and throw (`refuse`)
+ * where it is wrong. They collect what was said in a batch; when that is `full`, the reader stops until it was taken.
+ */
+export interface Dialect<Header, Batch> {
+  /**
+   * Tags as the tools write them by the million, to the byte: `<same begin="#" length="#"/>`, where # is a number. Elements without
+   * content; opening and closing tags without attributes, of elements that hold none of their kind.
+   */
+  readonly patterns: readonly string[]
+  /** A tag that looks like `patterns[pattern]`; the numbers are below 10^15, and valid during the call. */
+  matched(pattern: number, numbers: Float64Array): void
+  /** An opening tag, or one without content (then `closed` follows). */
+  opened(element: XmlElement): void
+  /** A closing tag; it closes what was opened last. */
+  closed(): void
+  /** What the document says before it comes to the point; undefined until then. */
+  readonly header: Header | undefined
+  /** What is there to be taken; undefined when there is nothing. */
+  readonly waiting: Batch | undefined
+  /** It has been taken, and its memory may be used again. */
+  taken(): void
+  /** Whether nothing more may be read until it was taken. */
+  readonly full: boolean
+  /** Whether all that belongs to a document has been there: the root element is closed. */
+  readonly complete: boolean
+}
+
+/** A document that is being read. */
+export interface XmlDocument<Header, Batch> {
+  readonly header: Header
+  /** Ends only where the document has ended well: nothing that was handed out until then is known to be all. Throws XmlInvalid. */
+  readonly batches: AsyncIterable<Batch>
+}
+
+/**
+ * Reads a document. Resolves once its header has been there; whoever does not go through the batches then leaves the stream open.
+ *
+ * @throws XmlInvalid; whatever the stream throws
+ */
+export async function openXml<Header, Batch>(
+  bytes: ByteStream,
+  dialect: Dialect<Header, Batch>,
+  options?: XmlOptions
+): Promise<XmlDocument<Header, Batch>> {
+  const steps = readSteps(bytes, dialect, options)
+  while (dialect.header === undefined) await steps.next()
+  return { header: dialect.header, batches: takeBatches(steps, dialect) }
+}
+
+async function* takeBatches<Batch>(
+  steps: AsyncGenerator<void, void>,
+  dialect: Dialect<unknown, Batch>
+): AsyncGenerator<Batch> {
+  try {
+    do {
+      for (let batch = dialect.waiting; batch !== undefined; batch = dialect.waiting) {
+        yield batch
+        dialect.taken()
+      }
+    } while (!(await steps.next()).done)
+  } finally {
+    await steps.return()
+  }
+}
+
+/** Stops after each piece, and wherever the dialect is full. */
+async function* readSteps(
+  bytes: ByteStream,
+  dialect: Dialect<unknown, unknown>,
+  { name = 'the XML', quick = true }: XmlOptions = {}
+): AsyncGenerator<void, void> {
+  const reader = new XmlReader(dialect, name, quick)
+  for await (const chunk of bytes) {
+    for (let from = 0; from < chunk.length; from += PIECE_BYTES) {
+      reader.feed(chunk.subarray(from, from + PIECE_BYTES))
+      while (!reader.advance()) yield
+      yield
+    }
+  }
+  reader.end()
+}
+
+/** A pattern, ready to be compared. */
+interface Pattern {
+  index: number
+  /** The bytes of the tag, NUMBER for each number. */
+  bytes: Uint8Array
+  /** The element that it opens or closes; neither for one without content. */
+  opens: string | undefined
+  closes: string | undefined
+}
+
+/** Stands for a number in a pattern, and behind the last byte of the buffer: no document holds it, and nothing matches it. */
+const NUMBER = 0
+
+class XmlReader {
+  readonly #dialect: Dialect<unknown, unknown>
+  readonly #name: string
+  readonly #saxes: SaxesParser
+  readonly #decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+  /** Patterns by their first byte after "<". */
+  readonly #patterns: (Pattern[] | undefined)[] = new Array<undefined>(256).fill(undefined)
+  readonly #numbers = new Float64Array(MAX_NUMBERS)
+
+  /** What is still to be read: bytes [#at, #end), and a 0 behind them. */
+  readonly #buffer = new Uint8Array(MAX_MARKUP_BYTES + PIECE_BYTES + 1)
+  #at = 0
+  #end = 0
+  /** The line at #at, and where in the buffer it begins (or how far before). */
+  #line = 1
+  #lineStart = 0
+
+  /** Bytes of markup that saxes has got without its end, and where it begins. */
+  #pending = 0
+  #pendingFrom: XmlPosition = { line: 1, column: 1 }
+  /** An element that was opened the quick way, so that saxes has not heard of it. */
+  #untold: string | undefined
+  /** Whether what saxes says of a tag is known already. */
+  #telling = false
+  /** Whether saxes has just come to the end of a tag or comment. */
+  #settled = false
+  #begun = false
+
+  constructor(dialect: Dialect<unknown, unknown>, name: string, quick: boolean) {
+    this.#dialect = dialect
+    this.#name = name
+    this.#saxes = this.#parser()
+    if (!quick) return
+    for (const [index, text] of dialect.patterns.entries()) {
+      const pattern = compile(text, index)
+      const first = pattern.bytes[1]
+      this.#patterns[first] = [...(this.#patterns[first] ?? []), pattern]
+    }
+  }
+
+  /** Takes the next bytes, at most PIECE_BYTES; all that came before must have been read as far as possible. */
+  feed(piece: Uint8Array): void {
+    const rest = this.#end - this.#at
+    this.#buffer.copyWithin(0, this.#at, this.#end)
+    this.#buffer.set(piece, rest)
+    this.#lineStart -= this.#at
+    this.#at = 0
+    this.#end = rest + piece.length
+    this.#buffer[this.#end] = NUMBER
+  }
+
+  /** Reads on. False when the dialect is full, true when more bytes are needed. @throws XmlInvalid */
+  advance(): boolean {
+    return this.#placed(() => {
+      const dialect = this.#dialect
+      for (;;) {
+        if (dialect.full) return false
+        const between = this.#begun && this.#pending === 0
+        if (between) {
+          this.#skipSpace()
+          if (this.#at === this.#end) return true
+          if (this.#quick()) continue
+        }
+        if (!this.#plain()) return true
+      }
+    })
+  }
+
+  /** There are no more bytes. @throws XmlInvalid unless the document is complete */
+  end(): void {
+    this.#placed(() => {
+      if (this.#pending === 0) this.#skipSpace()
+      if (this.#pending > 0 || this.#at < this.#end) refuse('it ends in the middle of this')
+      if (!this.#begun) refuse('it is empty')
+      if (!this.#dialect.complete) refuse('it ends too early')
+      this.#saxes.close()
+    })
+  }
+
+  /** XML's white space between two tags. */
+  #skipSpace(): void {
+    const buffer = this.#buffer
+    let at = this.#at
+    for (;;) {
+      const byte = buffer[at]
+      if (byte === NEWLINE) {
+        this.#line++
+        this.#lineStart = at + 1
+      } else if (byte !== SPACE && byte !== TAB && byte !== RETURN) break
+      at++
+    }
+    this.#at = at
+  }
+
+  /** Reads one tag if it looks like a pattern. */
+  #quick(): boolean {
+    if (this.#buffer[this.#at] !== LESS) return false
+    const patterns = this.#patterns[this.#buffer[this.#at + 1]]
+    if (patterns === undefined) return false
+    for (let i = 0; i < patterns.length; i++) {
+      const pattern = patterns[i]
+      const end = this.#match(pattern.bytes)
+      if (end < 0) continue
+      if (pattern.closes !== undefined) {
+        // Closed for saxes too, if it was told.
+        if (this.#untold !== pattern.closes) return false
+        this.#untold = undefined
+      }
+      this.#dialect.matched(pattern.index, this.#numbers)
+      if (pattern.opens !== undefined) this.#untold = pattern.opens
+      this.#at = end
+      return true
+    }
+    return false
+  }
+
+  /** Where the tag at #at ends if it looks like this, its numbers put down; else -1. The 0 behind the last byte matches nothing. */
+  #match(pattern: Uint8Array): number {
+    const buffer = this.#buffer
+    let at = this.#at
+    let found = 0
+    for (let i = 0; i < pattern.length; i++) {
+      const expected = pattern[i]
+      if (expected !== NUMBER) {
+        if (buffer[at] !== expected) return -1
+        at++
+        continue
+      }
+      let value = buffer[at] - ZERO
+      if (value >>> 0 > 9) return -1
+      const start = at++
+      if (value !== 0) {
+        let digit = buffer[at] - ZERO
+        // Nine digits are a 32-bit integer, with which it goes faster.
+        while (digit >>> 0 <= 9 && at - start < 9) {
+          value = (Math.imul(value, 10) + digit) | 0
+          digit = buffer[++at] - ZERO
+        }
+        while (digit >>> 0 <= 9) {
+          value = value * 10 + digit
+          digit = buffer[++at] - ZERO
+        }
+        if (at - start > MAX_DIGITS) return -1
+      }
+      this.#numbers[found++] = value
+    }
+    return at
+  }
+
+  /** Has saxes read up to the next ">", where there is one. */
+  #plain(): boolean {
+    const found = this.#buffer.indexOf(GREATER, this.#at)
+    const whole = found >= 0 && found < this.#end
+    const length = (whole ? found + 1 : this.#end) - this.#at
+    if (this.#pending + length > MAX_MARKUP_BYTES) refuse(`this goes on for more than ${MAX_MARKUP_BYTES / 1024} KiB`)
+    if (!whole) return false
+    if (this.#untold !== undefined) this.#tell(`<${this.#untold}>`)
+    this.#untold = undefined
+    this.#settled = false
+    this.#saxes.write(this.#decode(this.#buffer.subarray(this.#at, found + 1)))
+    this.#begun = true
+    if (!this.#settled && this.#pending === 0) this.#pendingFrom = this.#position()
+    this.#pending = this.#settled ? 0 : this.#pending + length
+    for (let i = this.#at; i <= found; i++) {
+      if (this.#buffer[i] !== NEWLINE) continue
+      this.#line++
+      this.#lineStart = i + 1
+    }
+    this.#at = found + 1
+    return true
+  }
+
+  /** Lets saxes know of a tag that was read without it. */
+  #tell(tag: string): void {
+    this.#telling = true
+    this.#saxes.write(tag)
+    this.#telling = false
+  }
+
+  #decode(bytes: Uint8Array): string {
+    try {
+      return this.#decoder.decode(bytes)
+    } catch {
+      return refuse('this is no UTF-8')
+    }
+  }
+
+  #parser(): SaxesParser {
+    // XML 1.1 has other white space; what declares itself as that is read as 1.0.
+    const saxes = new SaxesParser({ position: false, defaultXMLVersion: '1.0', forceXMLVersion: true })
+    saxes.on('error', ({ message }) => refuse(`this is not well-formed XML: ${message.replace(/\.$/, '')}`))
+    saxes.on('xmldecl', ({ encoding }) => {
+      if (encoding !== undefined && !/^(utf-8|us-ascii)$/i.test(encoding))
+        refuse(`its encoding is ${encoding}, not UTF-8`)
+      this.#settled = true
+    })
+    saxes.on('doctype', () => refuse('it has a document type declaration, which no tool writes'))
+    saxes.on('processinginstruction', () => refuse('this is a processing instruction, which no tool writes'))
+    saxes.on('cdata', () => refuse('this is a CDATA section, which no tool writes'))
+    saxes.on('comment', () => {
+      this.#settled = true
+    })
+    saxes.on('text', (text) => {
+      if (/[^ \t\r\n]/.test(text)) refuse(`${JSON.stringify(text.trim().slice(0, 40))} stands between the tags`)
+    })
+    saxes.on('opentag', ({ name, attributes }) => {
+      this.#settled = true
+      if (!this.#telling) this.#dialect.opened(new XmlElement(name, attributes))
+    })
+    saxes.on('closetag', () => {
+      this.#settled = true
+      this.#dialect.closed()
+    })
+    return saxes
+  }
+
+  /** Runs `read`, and adds to what it has against the document where that is. */
+  #placed<T>(read: () => T): T {
+    try {
+      return read()
+    } catch (error) {
+      if (!(error instanceof XmlFault)) throw error
+      throw new XmlInvalid(this.#name, this.#pending > 0 ? this.#pendingFrom : this.#position(), error.message)
+    }
+  }
+
+  #position(): XmlPosition {
+    return { line: this.#line, column: this.#at - this.#lineStart + 1 }
+  }
+}
+
+function compile(text: string, index: number): Pattern {
+  const bytes = new TextEncoder().encode(text).map((byte) => (byte === 0x23 ? NUMBER : byte))
+  const [, slash, name] = /^<(\/?)([a-z_]+)/.exec(text) ?? []
+  return {
+    index,
+    bytes,
+    opens: slash === '' && !text.endsWith('/>') ? name : undefined,
+    closes: slash === '/' ? name : undefined
+  }
+}
