@@ -148,7 +148,7 @@ export class HelperProcess {
 }
 
 /** The library's messages are told apart by their English words; its debugging switches would abort the process or reword them. */
-function helperEnvironment(): NodeJS.ProcessEnv {
+export function helperEnvironment(): NodeJS.ProcessEnv {
   const { DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS, ...environment } = process.env
   void [DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS]
   return { ...environment, LC_ALL: 'C' }

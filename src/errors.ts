@@ -55,6 +55,7 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'a recorded pool is incomplete or contradicts itself'
   },
+  DM_XML_INVALID: { status: 'INVALID_ARGUMENT', summary: "what should be a tool's XML is torn, changed or another's" },
   DM_CONFIG_INVALID: { status: 'FAILED_PRECONDITION', summary: 'the configuration cannot be used' },
   DM_SOCKET_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is listening on this socket' },
   DM_CANCELLED: { status: 'CANCELLED', summary: 'the caller went away' },
@@ -88,6 +89,11 @@ export const errorRegistry = {
   },
   DM_LVM_FAILED: { status: 'UNAVAILABLE', summary: 'LVM gave no usable answer, or none in time' },
   DM_POOL_INACTIVE: { status: 'FAILED_PRECONDITION', summary: 'the thin pool is not active on this node' },
+  DM_LEASE_REFUSED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool is in no state to hold a metadata snapshot'
+  },
+  DM_LEASE_LOST: { status: 'ABORTED', summary: 'a metadata snapshot was released before its user was done' },
   DM_OUTPUT_FAILED: { status: 'INTERNAL', summary: 'the answer could not be written out' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>

@@ -38,6 +38,18 @@ export const agentConfig = z.strictObject({
   lvmCommand: z.array(z.string().min(1)).min(1).default(['lvm']),
   /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
+  /** Metadata snapshots, for what cannot do without them. */
+  lease: z
+    .strictObject({
+      /** None is taken of a pool with less free metadata: whichever is less, this many percent or this many blocks of 4 KiB. */
+      freePercent: z.number().min(0).max(100).default(25),
+      freeBlocks: z.int().min(0).default(1024),
+      /** How long one may be held. */
+      holdSeconds: z.number().min(1).max(86_400).default(600),
+      /** How long to wait for somebody else's to be released. */
+      waitSeconds: z.number().min(0).max(3600).default(30)
+    })
+    .prefault({}),
   /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
   directReads: z.boolean().default(false),
   /** Threads that walk metadata. */

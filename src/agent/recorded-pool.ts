@@ -51,6 +51,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       handle: `${source}/${name}`,
       volume: `${source}/${volume}`,
       thinId: thin_id,
+      blockBytes: description.data.data_block_size_bytes,
       sizeBytes: size_bytes,
       metadataPath: join(folder, 'metadata.img')
     })

@@ -19,6 +19,8 @@ export interface Snapshot {
   thinId: number
   /** Size in bytes, exact. Thin metadata does not hold it. */
   sizeBytes: number
+  /** The pool's data block size in bytes, where the source says; the metadata must agree. */
+  blockBytes?: number
   /** The metadata device or image of its pool; two snapshots with different ones are of different pools. */
   metadataPath: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */

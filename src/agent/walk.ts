@@ -76,6 +76,7 @@ export async function* walkMessages(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const metadata = await openPoolMetadata(target.metadataPath, { direct, liveRoot: target.live ?? false })
   try {
+    checkBlockSize(metadata, target)
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
     let flushed = 0
     const seen = await find(metadata, base, target, signal)
@@ -108,6 +109,19 @@ export async function* walkMessages(
     Object.assign(statistics, metadata.statistics)
     await metadata.close()
   }
+}
+
+/** @throws DM_RECORDED_POOL_INVALID when the description and the image are not of one pool */
+function checkBlockSize(
+  { path, superblock: { dataBlockBytes } }: PoolMetadata,
+  { handle, blockBytes }: Snapshot
+): void {
+  if (blockBytes === undefined || blockBytes === dataBlockBytes) return
+  throw new DeltamapperError(
+    'DM_RECORDED_POOL_INVALID',
+    `${path} has data blocks of ${dataBlockBytes} bytes, where the description of ${handle} says ${blockBytes}`,
+    'put the description and the image of one pool together'
+  )
 }
 
 /** @throws DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_ORDER_REVERSED */

@@ -11,6 +11,8 @@ import { fromPortable, type FromWalker, toPortable, type ToWalker } from './walk
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
+/** A thread that died is replaced after this long, or at once when there is no other. Milliseconds. */
+const RESTART_AFTER_MS = 1000
 
 /** One walk as the main thread sees it. */
 interface Walk {
@@ -45,7 +47,8 @@ interface Thread {
   index: number
   worker: Worker
   walks: Map<number, Walk>
-  dead: boolean
+  /** When it ended, by performance.now(). */
+  diedAt: number | undefined
 }
 
 export class Walkers {
@@ -143,17 +146,21 @@ export class Walkers {
   }
 
   #leastBusy(): Thread {
-    const least = this.#threads.reduce((one, other) => (other.walks.size < one.walks.size ? other : one))
-    if (!least.dead) return least
-    // Replaced when it is needed, not when it died: a thread that cannot even start must not be started for ever.
-    return (this.#threads[this.#threads.indexOf(least)] = this.#startThread(least.index))
+    const now = performance.now()
+    // A dead thread is replaced when it is needed, and not again at once: one that cannot even start must not be started for ever, nor
+    // be given the walks that others can do.
+    const usable = this.#threads.filter(({ diedAt }) => diedAt === undefined || now - diedAt > RESTART_AFTER_MS)
+    const choice = usable.length > 0 ? usable : this.#threads
+    const least = choice.reduce((one, other) => (other.walks.size < one.walks.size ? other : one))
+    if (least.diedAt === undefined) return least
+    return (this.#threads[least.index] = this.#startThread(least.index))
   }
 
   #startThread(index: number): Thread {
     // The sources run as .ts, the published package as .js.
     const file = new URL(`./walk-worker${extname(import.meta.filename)}`, import.meta.url)
     const worker = new Worker(file, { name: `walker-${index}` })
-    const thread: Thread = { index, worker, walks: new Map(), dead: false }
+    const thread: Thread = { index, worker, walks: new Map(), diedAt: undefined }
     worker.on('message', (message: FromWalker) => {
       const walk = thread.walks.get(message.id)
       if (!walk) return
@@ -170,7 +177,7 @@ export class Walkers {
       failure = error
     })
     worker.on('exit', () => {
-      thread.dead = true
+      thread.diedAt = performance.now()
       const error = this.#closed ? shuttingDown() : asDeltamapperError(failure ?? new Error('a walker thread ended'))
       for (const id of [...thread.walks.keys()]) end(thread, id, error)
     })

@@ -13,7 +13,8 @@ export function addAllocatedCommand(program: Command): void {
       'Lists the byte ranges of snapshot TARGET that are allocated, without reading the volume. ' +
         'A full backup copies these; everything else reads as zeros.'
     )
-    .argument('<TARGET>', 'a snapshot handle, SOURCE/NAME; with --metadata a thin device id')
+    .usage('[options] <TARGET>\n       deltamapper allocated [options] --xml <file> [TARGET]')
+    .argument('[TARGET]', 'a snapshot handle, SOURCE/NAME; with --metadata or --xml a thin device id')
   addExtentsOptions(command, false)
     .addHelpText(
       'after',
@@ -22,7 +23,10 @@ export function addAllocatedCommand(program: Command): void {
 Examples:
   deltamapper allocated vg0/data-monday
   deltamapper allocated demo/snap-1 --endpoint unix:///tmp/agent.sock -o json
-  deltamapper allocated 3 --metadata /dev/mapper/vg0-pool_tmeta --size 20GiB -o map`
+  deltamapper allocated 3 --metadata /dev/mapper/vg0-pool_tmeta --size 20GiB -o map
+  deltamapper allocated 3 --xml pool.xml --size 20GiB`
     )
-    .action(async (target: string, options: ExtentsOptions) => answerExtents({ target }, options))
+    .action(async (target: string | undefined, options: ExtentsOptions) =>
+      answerExtents({ ask: 'allocated', target }, options)
+    )
 }

@@ -1,17 +1,27 @@
 /**
- * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, or a pool's metadata straight from a file or
- * device. Either way it is an ExtentStream, and what follows need not know.
+ * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata straight from a file or
+ * device, or what a tool has printed of it. Either way it is an ExtentStream, and what follows need not know.
  */
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import { endpointAddress } from './endpoint.ts'
 import { UsageError } from './failure.ts'
-import { thinDeviceId } from './option-values.ts'
+import { deviceId } from './option-values.ts'
 import { describeView, openViews } from './pool-views.ts'
 import { humanSize } from './quantities.ts'
 
-/** Snapshot handles for an endpoint, thin device ids for metadata. Without a base: what the target has allocated. */
+/**
+ * What the target has allocated, or what changed since the base. They are named by snapshot handles for an endpoint, and by thin device ids
+ * for metadata. XML may name them itself.
+ */
 export interface Question {
-  base?: string
+  ask: 'allocated' | 'delta'
+  base?: string | undefined
+  target?: string | undefined
+}
+
+/** A question that names everything it is about. */
+interface NamedQuestion {
+  base: string | undefined
   target: string
 }
 
@@ -19,6 +29,7 @@ export interface Question {
 export interface AnswerOptions {
   endpoint?: string
   metadata?: string
+  xml?: string
   size?: number
   baseSize?: number
   liveRoot?: boolean
@@ -41,12 +52,27 @@ export async function withAnswer(
   remark: Remark,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
-  if (options.metadata === undefined) await fromEndpoint(question, options, signal, use)
-  else await fromMetadata(options.metadata, question, options, signal, remark, use)
+  if (options.xml !== undefined) {
+    const { answerFromXml } = await import('./xml-answer.ts')
+    return answerFromXml(options.xml, question, options, signal, remark, use)
+  }
+  const named = namedQuestion(question)
+  if (options.metadata !== undefined) return fromMetadata(options.metadata, named, options, signal, remark, use)
+  return fromEndpoint(named, options, signal, use)
+}
+
+function namedQuestion({ ask, base, target }: Question): NamedQuestion {
+  const missing = ask === 'delta' && base === undefined ? 'BASE' : target === undefined ? 'TARGET' : undefined
+  if (missing === undefined && target !== undefined) return { base, target }
+  throw new UsageError(
+    `missing required argument '${missing}'`,
+    `see \`deltamapper ${ask} --help\`; only --xml goes without`,
+    'DM_ARGUMENT_MISSING'
+  )
 }
 
 async function fromEndpoint(
-  { base, target }: Question,
+  { base, target }: NamedQuestion,
   { endpoint, size, baseSize, liveRoot, startingOffset = 0, maxResults = 0 }: AnswerOptions,
   signal: AbortSignal,
   use: (answer: ExtentStream) => Promise<void>
@@ -54,8 +80,9 @@ async function fromEndpoint(
   const stray = Object.entries({ '--size': size, '--base-size': baseSize, '--live-root': liveRoot })
   for (const [option, value] of stray) {
     if (value !== undefined) {
+      const where = option === '--live-root' ? '--metadata' : '--metadata and --xml'
       throw new UsageError(
-        `${option} goes with --metadata only: an endpoint knows its snapshots`,
+        `${option} goes with ${where} only: an endpoint knows its snapshots`,
         `leave it out, or name the metadata with --metadata FILE`
       )
     }
@@ -78,14 +105,14 @@ async function fromEndpoint(
 
 async function fromMetadata(
   path: string,
-  { base, target }: Question,
+  { base, target }: NamedQuestion,
   { size, baseSize, liveRoot = false, startingOffset = 0 }: AnswerOptions,
   signal: AbortSignal,
   remark: Remark,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
-  const targetId = deviceId(target)
-  const baseId = base === undefined ? undefined : deviceId(base)
+  const targetId = deviceId(target, '--metadata')
+  const baseId = base === undefined ? undefined : deviceId(base, '--metadata')
   const views = await openViews(path, liveRoot)
   try {
     const { metadata } = views
@@ -107,15 +134,4 @@ async function fromMetadata(
   } finally {
     await views.close()
   }
-}
-
-function deviceId(text: string): number {
-  const id = thinDeviceId(text)
-  if (id === undefined) {
-    throw new UsageError(
-      `${JSON.stringify(text)} is no thin device id`,
-      'with --metadata, snapshots go by the id in their pool, a whole number from 0 to 16777215 (deltamapper inspect lists them)'
-    )
-  }
-  return id
 }

@@ -14,8 +14,9 @@ export function addDeltaCommand(program: Command): void {
         'What was discarded in between is listed too: it reads as zeros now. An incremental backup copies these ranges onto ' +
         'a copy of BASE.'
     )
-    .argument('<BASE>', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
-    .argument('<TARGET>', 'the newer snapshot')
+    .usage('[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>')
+    .argument('[BASE]', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
+    .argument('[TARGET]', 'the newer snapshot')
   addExtentsOptions(command, true)
     .addHelpText(
       'after',
@@ -24,7 +25,10 @@ export function addDeltaCommand(program: Command): void {
 Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
-  deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map`
+  deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
+  thin_delta -m --thin1 3 --thin2 7 /dev/mapper/vg0-pool_tmeta | deltamapper delta --xml - --size 20GiB`
     )
-    .action(async (base: string, target: string, options: ExtentsOptions) => answerExtents({ base, target }, options))
+    .action(async (base: string | undefined, target: string | undefined, options: ExtentsOptions) =>
+      answerExtents({ ask: 'delta', base, target }, options)
+    )
 }

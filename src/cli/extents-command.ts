@@ -2,6 +2,7 @@
  * What `allocated` and `delta` have in common: where to ask, what to leave out, how to show it.
  */
 import { type Command, Option } from 'commander'
+import type { Question } from './answer.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from './endpoint.ts'
 import { byteCount, count, seconds } from './option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
@@ -13,15 +14,25 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
       new Option(
         '--endpoint <address>',
         `ask the agent, or any CSI SnapshotMetadata server, at this socket (default: $${ENDPOINT_VARIABLE}, else ${DEFAULT_ENDPOINT})`
-      ).conflicts('metadata')
+      ).conflicts(['metadata', 'xml'])
+    )
+    .addOption(
+      new Option(
+        '--metadata <file>',
+        "read a thin pool's metadata from this device or file instead; ids are thin device ids"
+      ).conflicts('xml')
     )
     .option(
-      '--metadata <file>',
-      "read a thin pool's metadata from this device or file instead; ids are thin device ids"
+      '--xml <file>',
+      `take what ${baseToo ? 'thin_delta' : 'thin_dump'} has printed of a pool, in this file or (-) on standard input`
     )
-    .option('--size <bytes>', 'with --metadata: size of TARGET (default: the end of its highest mapping)', byteCount)
+    .option('--size <bytes>', 'with --metadata or --xml: size of TARGET (default: where its mappings end)', byteCount)
   if (baseToo) {
-    command.option('--base-size <bytes>', 'with --metadata: size of BASE (default: as large as TARGET)', byteCount)
+    command.option(
+      '--base-size <bytes>',
+      'with --metadata or --xml: size of BASE (default: as large as TARGET)',
+      byteCount
+    )
   }
   return command
     .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
@@ -54,10 +65,7 @@ Exit status:
   141  whoever read the output stopped reading`
 
 /** Answers the question. What that takes is loaded only now: help and usage errors need none of it. */
-export async function answerExtents(
-  question: { base?: string; target: string },
-  options: ExtentsOptions
-): Promise<void> {
+export async function answerExtents(question: Question, options: ExtentsOptions): Promise<void> {
   const { showExtents } = await import('./show-extents.ts')
   await showExtents(question, options)
 }

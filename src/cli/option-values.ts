@@ -2,6 +2,7 @@
  * Values on the command line, strictly: a number that is understood by half would be a wrong answer to a question nobody asked.
  */
 import { InvalidArgumentError } from 'commander'
+import { UsageError } from './failure.ts'
 
 const suffixes: Record<string, number> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
 const MAX_INT32 = 2 ** 31 - 1
@@ -34,10 +35,14 @@ export function seconds(text: string): number {
   return value
 }
 
-/** The digits of a thin device id, or undefined for anything else. Whether the pool has one of that number is the pool's to say. */
-export function thinDeviceId(text: string): number | undefined {
+/** A thin device id. Whether the pool has one of that number is the pool's to say. @throws UsageError */
+export function deviceId(text: string, option: '--metadata' | '--xml'): number {
   const id = Number(text)
-  return /^(0|[1-9]\d*)$/.test(text) && id < 2 ** 24 ? id : undefined
+  if (/^(0|[1-9]\d*)$/.test(text) && id < 2 ** 24) return id
+  throw new UsageError(
+    `${JSON.stringify(text)} is no thin device id`,
+    `with ${option}, snapshots go by the id in their pool, a whole number from 0 to 16777215 (deltamapper inspect lists them)`
+  )
 }
 
 /** `NAME=DIR`, collected into a record. */

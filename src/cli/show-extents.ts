@@ -20,7 +20,7 @@ export interface ExtentsOptions extends AnswerOptions {
 /** Asks, and shows the answer. Resolves when it is complete and written. */
 export async function showExtents(question: Question, options: ExtentsOptions): Promise<void> {
   const { stdout, stderr } = process
-  const subject: Subject = question.base === undefined ? 'allocated' : 'changed'
+  const subject: Subject = question.ask === 'allocated' ? 'allocated' : 'changed'
   await interruptible(options.timeout, async (signal) => {
     const remark = (text: string) => stderr.write(`deltamapper: ${text}\n`)
     await withAnswer(question, options, signal, remark, async (answer) => {

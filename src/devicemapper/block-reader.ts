@@ -24,8 +24,8 @@ const MAX_RUN_BLOCKS = 64
 /** Unwanted blocks worth reading to save a request; the kernel's own tools bridge as many. */
 const MAX_BRIDGED_BLOCKS = 8
 /** The most blocks a caller may ask for in one window. */
-export const WINDOW_BLOCKS = 128
-/** Room in a window for wanted and bridged blocks: 1 MiB. */
+export const WINDOW_BLOCKS = 64
+/** Room in a window for wanted and bridged blocks: 512 KiB. */
 const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
 /** Windows kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
 const MAX_SPARE_WINDOWS = 16

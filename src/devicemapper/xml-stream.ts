@@ -50,22 +50,27 @@ export interface XmlPosition {
 export class XmlInvalid extends DeltamapperError {
   readonly position: XmlPosition
 
-  constructor(name: string, position: XmlPosition, what: string) {
-    super(
-      'DM_XML_INVALID',
-      `${name}, line ${position.line}, column ${position.column}: ${what}`,
-      'have the tool write it again, look at its exit status, and pass its output on unchanged'
-    )
+  constructor(name: string, position: XmlPosition, what: string, remedy = WRITE_AGAIN) {
+    super('DM_XML_INVALID', `${name}, line ${position.line}, column ${position.column}: ${what}`, remedy)
     this.position = position
   }
 }
 
-/** What a dialect has against a document. The reader knows where it stands, and makes an XmlInvalid of it. */
-class XmlFault extends Error {}
+const WRITE_AGAIN = 'have the tool write it again, look at its exit status, and pass its output on unchanged'
 
-/** @throws what ends the reading: the document is wrong here, and `what` says how */
-export function refuse(what: string): never {
-  throw new XmlFault(what)
+/** What a dialect has against a document. The reader knows where it stands, and makes an XmlInvalid of it. */
+class XmlFault extends Error {
+  readonly remedy: string | undefined
+
+  constructor(what: string, remedy?: string) {
+    super(what)
+    this.remedy = remedy
+  }
+}
+
+/** @throws what ends the reading: the document is wrong here, `what` says how, and `remedy` what to do where that is not the usual */
+export function refuse(what: string, remedy?: string): never {
+  throw new XmlFault(what, remedy)
 }
 
 /**
@@ -207,30 +212,34 @@ async function* readSteps(
   reader.end()
 }
 
-/** A pattern, ready to be compared. */
+/**
+ * A pattern, ready to be compared four bytes at a time: for each stretch of text its length, then its bytes as 32-bit integers, the last of
+ * which may cover bytes before the stretch, so a mask for it comes first where the length is no multiple of four. Between two stretches is
+ * a number.
+ */
 interface Pattern {
   index: number
-  /** The bytes of the tag, NUMBER for each number. */
-  bytes: Uint8Array
+  program: Int32Array
   /** The element that it opens or closes; neither for one without content. */
   opens: string | undefined
   closes: string | undefined
 }
 
-/** Stands for a number in a pattern, and behind the last byte of the buffer: no document holds it, and nothing matches it. */
-const NUMBER = 0
+/** How saxes is set up: names are names, also with a colon in them. */
+type PlainNames = { position: false; xmlns?: false; defaultXMLVersion: '1.0'; forceXMLVersion: true }
 
 class XmlReader {
   readonly #dialect: Dialect<unknown, unknown>
   readonly #name: string
-  readonly #saxes: SaxesParser
+  readonly #saxes: SaxesParser<PlainNames>
   readonly #decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
   /** Patterns by their first byte after "<". */
   readonly #patterns: (Pattern[] | undefined)[] = new Array<undefined>(256).fill(undefined)
   readonly #numbers = new Float64Array(MAX_NUMBERS)
 
   /** What is still to be read: bytes [#at, #end), and a 0 behind them. */
-  readonly #buffer = new Uint8Array(MAX_MARKUP_BYTES + PIECE_BYTES + 1)
+  readonly #buffer = new Uint8Array(MAX_MARKUP_BYTES + PIECE_BYTES + 4)
+  readonly #view = new DataView(this.#buffer.buffer)
   #at = 0
   #end = 0
   /** The line at #at, and where in the buffer it begins (or how far before). */
@@ -255,7 +264,7 @@ class XmlReader {
     if (!quick) return
     for (const [index, text] of dialect.patterns.entries()) {
       const pattern = compile(text, index)
-      const first = pattern.bytes[1]
+      const first = text.charCodeAt(1)
       this.#patterns[first] = [...(this.#patterns[first] ?? []), pattern]
     }
   }
@@ -268,7 +277,7 @@ class XmlReader {
     this.#lineStart -= this.#at
     this.#at = 0
     this.#end = rest + piece.length
-    this.#buffer[this.#end] = NUMBER
+    this.#buffer[this.#end] = 0
   }
 
   /** Reads on. False when the dialect is full, true when more bytes are needed. @throws XmlInvalid */
@@ -321,7 +330,7 @@ class XmlReader {
     if (patterns === undefined) return false
     for (let i = 0; i < patterns.length; i++) {
       const pattern = patterns[i]
-      const end = this.#match(pattern.bytes)
+      const end = this.#match(pattern.program)
       if (end < 0) continue
       if (pattern.closes !== undefined) {
         // Closed for saxes too, if it was told.
@@ -337,17 +346,20 @@ class XmlReader {
   }
 
   /** Where the tag at #at ends if it looks like this, its numbers put down; else -1. The 0 behind the last byte matches nothing. */
-  #match(pattern: Uint8Array): number {
+  #match(program: Int32Array): number {
     const buffer = this.#buffer
+    const view = this.#view
     let at = this.#at
     let found = 0
-    for (let i = 0; i < pattern.length; i++) {
-      const expected = pattern[i]
-      if (expected !== NUMBER) {
-        if (buffer[at] !== expected) return -1
-        at++
-        continue
+    for (let i = 0; ;) {
+      const length = program[i++]
+      const end = at + length
+      for (; at + 4 <= end; at += 4) if (view.getInt32(at, true) !== program[i++]) return -1
+      if (at < end) {
+        if ((view.getInt32(end - 4, true) & program[i++]) !== program[i++]) return -1
+        at = end
       }
+      if (i === program.length) return at
       let value = buffer[at] - ZERO
       if (value >>> 0 > 9) return -1
       const start = at++
@@ -366,7 +378,6 @@ class XmlReader {
       }
       this.#numbers[found++] = value
     }
-    return at
   }
 
   /** Has saxes read up to the next ">", where there is one. */
@@ -407,9 +418,9 @@ class XmlReader {
     }
   }
 
-  #parser(): SaxesParser {
+  #parser(): SaxesParser<PlainNames> {
     // XML 1.1 has other white space; what declares itself as that is read as 1.0.
-    const saxes = new SaxesParser({ position: false, defaultXMLVersion: '1.0', forceXMLVersion: true })
+    const saxes = new SaxesParser<PlainNames>({ position: false, defaultXMLVersion: '1.0', forceXMLVersion: true })
     saxes.on('error', ({ message }) => refuse(`this is not well-formed XML: ${message.replace(/\.$/, '')}`))
     saxes.on('xmldecl', ({ encoding }) => {
       if (encoding !== undefined && !/^(utf-8|us-ascii)$/i.test(encoding))
@@ -442,7 +453,8 @@ class XmlReader {
       return read()
     } catch (error) {
       if (!(error instanceof XmlFault)) throw error
-      throw new XmlInvalid(this.#name, this.#pending > 0 ? this.#pendingFrom : this.#position(), error.message)
+      const position = this.#pending > 0 ? this.#pendingFrom : this.#position()
+      throw new XmlInvalid(this.#name, position, error.message, error.remedy)
     }
   }
 
@@ -452,11 +464,22 @@ class XmlReader {
 }
 
 function compile(text: string, index: number): Pattern {
-  const bytes = new TextEncoder().encode(text).map((byte) => (byte === 0x23 ? NUMBER : byte))
+  const program: number[] = []
+  for (const stretch of text.split('#')) {
+    const bytes = Buffer.from(stretch)
+    const whole = bytes.length - (bytes.length % 4)
+    program.push(bytes.length)
+    for (let at = 0; at < whole; at += 4) program.push(bytes.readInt32LE(at))
+    if (whole === bytes.length) continue
+    // The rest as the upper bytes of an integer, which lie at the higher addresses.
+    const shift = 8 * (4 - (bytes.length - whole))
+    const rest = bytes.readUIntLE(whole, bytes.length - whole)
+    program.push(-1 << shift, rest << shift)
+  }
   const [, slash, name] = /^<(\/?)([a-z_]+)/.exec(text) ?? []
   return {
     index,
-    bytes,
+    program: Int32Array.from(program),
     opens: slash === '' && !text.endsWith('/>') ? name : undefined,
     closes: slash === '/' ? name : undefined
   }

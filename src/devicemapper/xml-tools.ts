@@ -20,5 +20,5 @@ export function mistaken(element: XmlElement, expected: XmlTool): never {
   const { name } = element
   const writer = name === 'superblock' && element.has('current_era') ? 'era_dump' : writers[name]
   if (writer === undefined || writer === expected) refuse(`<${name}> is not where ${expected} writes it`)
-  refuse(`this is what ${writer} prints, and what ${expected} prints is needed`)
+  refuse(`this is what ${writer} prints, and what ${expected} prints is needed`, `give the output of ${expected}`)
 }

@@ -1,5 +1,6 @@
 /**
- * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets.
+ * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets; there, where it is asked
+ * for, deltamapper.v1.Admin as well.
  *
  * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
  * than configured (unix-socket.ts).
@@ -12,6 +13,7 @@ import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
+import { type AdminBackend, adminName, adminPackage, AdminService } from './admin.ts'
 import { formatTcp, parseListenAddress, type Address } from './address.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
@@ -22,6 +24,8 @@ export interface ServerOptions {
   /** Addresses to listen on, see address.ts. At least one. */
   readonly listen: readonly string[]
   readonly backend: SnapshotMetadataBackend
+  /** Given: the Admin service too, on unix sockets only. Whoever may connect to one may then do all that it offers. */
+  readonly admin?: AdminBackend | undefined
   readonly identity: Omit<IdentityOptions, 'isReady'>
   readonly logger: Logger
   /** Permission bits of the sockets, 0600 unless given. */
@@ -89,26 +93,37 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     )
   }
 
-  // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
-  // a pager) is merely slow and must not lose its stream.
-  const server = new Server({
-    'grpc.max_receive_message_length': maximumRequestBytes,
-    'grpc.max_concurrent_streams': maximumConcurrentStreams,
-    'grpc.enable_channelz': 0
-  })
-  server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
-  server.addService(IdentityService.definition, identityService.implementation)
-  health.addToServer(server)
-  new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath) }).addToServer(server)
+  const adminService = options.admin && new AdminService(options.admin, logger)
+  const names = ['', snapshotMetadataName, identityName, ...(adminService ? [adminName] : [])]
+  const makeServer = (admin: AdminService | undefined) => {
+    // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
+    // a pager) is merely slow and must not lose its stream.
+    const server = new Server({
+      'grpc.max_receive_message_length': maximumRequestBytes,
+      'grpc.max_concurrent_streams': maximumConcurrentStreams,
+      'grpc.enable_channelz': 0
+    })
+    server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
+    server.addService(IdentityService.definition, identityService.implementation)
+    if (admin) server.addService(AdminService.definition, admin.implementation)
+    health.addToServer(server)
+    new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...(admin && adminPackage) }).addToServer(server)
+    return server
+  }
+  // What is not there cannot be called: TCP gets a server of its own.
+  const unixServer = makeServer(adminService)
+  const tcpServer = adminService && addresses.some(({ kind }) => kind === 'tcp') ? makeServer(undefined) : unixServer
+  const servers = [...new Set([unixServer, tcpServer])]
 
-  const readiness = watchReadiness(isReady, (ready) => announce(health, ready), logger)
+  const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)
   await readiness.first
 
-  const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
   const connections = new Connections()
   const listeners: Listener[] = []
   try {
     for (const address of addresses) {
+      const server = address.kind === 'unix' ? unixServer : tcpServer
+      const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
       const netServer = createServer({ noDelay: true }, (socket) => {
         connections.add(socket)
         injector.injectConnection(socket)
@@ -123,7 +138,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   } catch (error) {
     readiness.stop()
     for (const listener of listeners) listener.close()
-    server.forceShutdown()
+    for (const server of servers) server.forceShutdown()
     throw error
   }
 
@@ -132,10 +147,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     draining = true
     readiness.stop()
     for (const listener of listeners) listener.close()
-    announce(health, false)
-    await snapshotMetadataService.drain(graceMs)
+    announce(health, names, false)
+    await Promise.all([snapshotMetadataService.drain(graceMs), adminService?.drain(graceMs)])
     // Tells every client that no further call will be answered here; connections close once their streams have ended.
-    server.tryShutdown(() => undefined)
+    for (const server of servers) server.tryShutdown(() => undefined)
     await connections.closed(farewellMs)
     connections.destroy()
   }
@@ -209,9 +224,8 @@ class Connections {
 }
 
 /** The empty name stands for the server as a whole (gRPC health checking protocol). */
-function announce(health: HealthImplementation, ready: boolean): void {
-  for (const service of ['', snapshotMetadataName, identityName])
-    health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
+function announce(health: HealthImplementation, names: readonly string[], ready: boolean): void {
+  for (const service of names) health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
 }
 
 /** Tells `onChange` at once and whenever `isReady` changes its mind. What throws is not ready. */

@@ -149,7 +149,7 @@ test('from the end on there is nothing, and one byte before it is in range', asy
 async function related(
   base: Partial<Snapshot>,
   target: Partial<Snapshot>,
-  onSeen?: (seen: SeenDevices) => Promise<void>
+  onSeen: (seen: SeenDevices) => void = () => undefined
 ) {
   const pool = await sample
   const snapshots = new Map<string, Snapshot>([
@@ -158,7 +158,13 @@ async function related(
   ])
   for (const snapshot of snapshots.values()) if (snapshot.volume === '') delete snapshot.volume
   const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
-  return snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, onSeen)
+  return snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, {
+    async check(seen) {
+      onSeen(seen)
+      return { baseIsPristine: true }
+    },
+    rememberPristine: () => undefined
+  })
 }
 
 const compare = { base: 's/base', target: 's/target' }
@@ -215,7 +221,7 @@ test('what an external origin shows is never left out: such answers are refused'
 
 test('of a live pool the devices are shown before the first message, and may be refused', async (t) => {
   const seen: SeenDevices[] = []
-  const remember = async (devices: SeenDevices) => void seen.push(devices)
+  const remember = (devices: SeenDevices) => void seen.push(devices)
   const right = await (await sample).extents('mon', 'wed')
   t.deepEqual(await extentsOf(await ask(await related({}, {}, remember), compare)), right)
   t.deepEqual(seen, [], 'a recorded pool does not change: there is nothing to remember')
@@ -227,7 +233,9 @@ test('of a live pool the devices are shown before the first message, and may be 
   )
 
   const refusal = new DeltamapperError('DM_BASE_CHANGED', 'not what it was', 'take a full backup')
-  const backend = await related({ live: true }, { live: true }, () => Promise.reject(refusal))
+  const backend = await related({ live: true }, { live: true }, () => {
+    throw refusal
+  })
   await t.throwsAsync(ask(backend, compare).then(extentsOf), { is: refusal })
 })
 

@@ -26,6 +26,7 @@ test('without a file and without options everything has its default', async (t) 
     recorded: {},
     lvmCommand: ['lvm'],
     catalog: '/var/lib/deltamapper/catalog.sqlite',
+    lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
     directReads: false,
     logLevel: 'info',
     drainSeconds: 20
@@ -48,6 +49,7 @@ const everything = {
   live: false,
   lvmCommand: ['nsenter', '-t', '1', '-m', 'lvm'],
   catalog: '/tmp/catalog.sqlite',
+  lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 },
   directReads: true,
   walkers: 3,
   logLevel: 'debug',
@@ -66,6 +68,7 @@ recorded:
 live: false
 lvmCommand: [nsenter, -t, '1', -m, lvm]
 catalog: /tmp/catalog.sqlite
+lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 }
 directReads: true
 walkers: 3
 logLevel: debug

@@ -36,6 +36,7 @@ test('each snapshot is found by its name, with all that is known of it', async (
     handle: 'demo/tue',
     volume: 'demo/data',
     thinId: 2 ** 24 - 1,
+    blockBytes: 65536,
     sizeBytes: Number.MAX_SAFE_INTEGER,
     metadataPath: join(path, 'metadata.img')
   })
@@ -58,6 +59,7 @@ test('what is there for people is no mistake', async (t) => {
     'handle',
     'volume',
     'thinId',
+    'blockBytes',
     'sizeBytes',
     'metadataPath'
   ])

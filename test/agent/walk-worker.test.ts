@@ -51,6 +51,12 @@ class Thread {
     }
   }
 
+  /** Says that nothing is known of the walk's devices, and lets it send so many messages. */
+  allow(id: number, messages: number): void {
+    this.say({ kind: 'known', id, devices: { baseIsPristine: false } })
+    this.say({ kind: 'credit', id, messages })
+  }
+
   count(kind: FromWalker['kind'], id: number): number {
     return this.said.filter((each) => each.kind === kind && each.id === id).length
   }
@@ -70,7 +76,10 @@ test('a walk says what it is about, then a message for each credit, then that it
   await quiet()
   t.is(thread.said.length, 1, 'no message without credit')
 
-  thread.say({ kind: 'credit', id: 7, messages: 3 })
+  thread.say({ kind: 'credit', id: 7, messages: 1 })
+  await quiet()
+  t.is(thread.said.length, 1, 'nor before it is known what is known of the devices')
+  thread.allow(7, 2)
   await thread.hears('message', 7, 3)
   await quiet()
   t.is(thread.count('message', 7), 3)
@@ -101,7 +110,7 @@ test('a walk that is cancelled ends with the reason, whenever that is', async (t
   await thread.hears('seen', 2)
   thread.say({ kind: 'cancel', id: 2, error: reason })
   thread.say({ kind: 'start', id: 3, request: await request(10) })
-  thread.say({ kind: 'credit', id: 3, messages: 1000 })
+  thread.allow(3, 1000)
   await thread.hears('message', 3)
   thread.say({ kind: 'cancel', id: 3, error: reason })
   for (const id of [1, 2, 3]) {
@@ -119,7 +128,7 @@ test('what concerns a walk that has ended, or never was, is ignored', async (t) 
   thread.say({ kind: 'credit', id: 99, messages: 1 })
   thread.say({ kind: 'cancel', id: 99, error: reason })
   thread.say({ kind: 'start', id: 1, request: await request(0) })
-  thread.say({ kind: 'credit', id: 1, messages: 1000 })
+  thread.allow(1, 1000)
   await thread.hears('end', 1)
   const { length } = thread.said
   thread.say({ kind: 'credit', id: 1, messages: 1 })
@@ -135,7 +144,7 @@ test('whatever is thrown in a walk becomes its error, and the thread goes on', a
   // A defect: no such request is ever made.
   thread.say({ kind: 'start', id: 2, request: { ...good, target: undefined as never } })
   thread.say({ kind: 'start', id: 3, request: good })
-  thread.say({ kind: 'credit', id: 3, messages: 1000 })
+  thread.allow(3, 1000)
   const [one, two] = [await thread.hears('error', 1), await thread.hears('error', 2)]
   t.is(one.kind === 'error' && one.error.code, 'DM_READ_FAILED')
   t.is(two.kind === 'error' && two.error.code, 'DM_INTERNAL')

@@ -26,7 +26,10 @@ function start(request: Asked, more: { signal?: AbortSignal; onSeen?: (seen: See
     { base: undefined, startingOffset: 0, maxResults: 0, direct: false, ...request },
     statistics,
     more.signal ?? new AbortController().signal,
-    more.onSeen
+    async (devices) => {
+      more.onSeen?.(devices)
+      return { baseIsPristine: true }
+    }
   )
   return { messages, statistics }
 }
@@ -221,4 +224,9 @@ test('of a smaller base nothing beyond it counts as known', async (t) => {
   t.true(base.sizeBytes < target.sizeBytes)
   t.true(covered(all) > 0)
   t.is(covered(extents), covered(all))
+})
+
+test('a description and an image of two pools are found out', async (t) => {
+  const target = { ...(await sample).snapshot('wed'), blockBytes: 2 * KIB_64 }
+  await refused(t, { target }, 'DM_RECORDED_POOL_INVALID', /has data blocks of 65536 bytes, where .* says 131072/)
 })

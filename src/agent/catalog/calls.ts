@@ -33,6 +33,7 @@ export function catalogCalls(database: CatalogDatabase) {
     beginLease: on(leases.beginLease),
     confirmLease: on(leases.confirmLease),
     beginRelease: on(leases.beginRelease),
+    keepLease: on(leases.keepLease),
     clearLease: on(leases.clearLease),
     findLease: on(leases.findLease),
     listLeases: on(leases.listLeases),

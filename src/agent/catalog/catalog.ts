@@ -154,6 +154,11 @@ export class Catalog {
     await this.#call('beginRelease', device)
   }
 
+  /** Records that the kernel refused to release it. */
+  async keepLease(device: string): Promise<void> {
+    await this.#call('keepLease', device)
+  }
+
   /** Forgets the lease. */
   async clearLease(device: string): Promise<void> {
     await this.#call('clearLease', device)

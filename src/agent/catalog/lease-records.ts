@@ -4,8 +4,8 @@
  *
  *     beginLease ─▶ reserve_metadata_snap ─▶ confirmLease ─▶ … ─▶ beginRelease ─▶ release_metadata_snap ─▶ clearLease
  *
- * When the reservation is refused, `clearLease` takes the record back. When it is unknown whether the message was carried out, the
- * record stays, and `leaseVerdict` decides.
+ * When the kernel refuses to reserve, `clearLease` takes the record back; when it refuses to release, `keepLease`. When it is unknown
+ * whether the message was carried out, the record stays, and `leaseVerdict` decides.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
@@ -63,6 +63,11 @@ export function confirmLease(
 /** Records that the metadata snapshot is about to be released. */
 export function beginRelease(database: CatalogDatabase, device: string): void {
   move(database, device, 'held', { state: 'releasing' })
+}
+
+/** Records that the kernel refused to release it: it is held as before. */
+export function keepLease(database: CatalogDatabase, device: string): void {
+  move(database, device, 'releasing', { state: 'held' })
 }
 
 /** Forgets the lease: it was released, never came to be, or turned out to be somebody else's. */

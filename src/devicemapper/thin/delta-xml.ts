@@ -16,8 +16,20 @@
  * The data addresses of --verbose are read over and never handed out: 1.0.0 to 1.3.3 print wrong ones for runs whose virtual blocks
  * follow one another while their data blocks do not.
  */
-import { type ByteStream, type Dialect, MAX_BLOCKS, readXml, refuse, type XmlElement, type XmlOptions } from '../xml-stream.ts'
-import { identify, poolHeader, type PoolXmlHeader } from './pool-xml.ts'
+import {
+  type ByteStream,
+  checkedEnd,
+  type Dialect,
+  MAX_BLOCKS,
+  openXml,
+  refuse,
+  type XmlDocument,
+  type XmlElement,
+  type XmlOptions
+} from '../xml-stream.ts'
+import { mistaken } from '../xml-tools.ts'
+import { MAX_DEVICES } from './device-details.ts'
+import { poolHeader, type PoolXmlHeader } from './pool-xml.ts'
 
 /** What became of a run, by the numbers that batches have for it. */
 export const deltaKinds = ['same', 'different', 'left_only', 'right_only'] as const
@@ -40,46 +52,25 @@ export interface DeltaRunBatch {
   readonly lengths: Float64Array
 }
 
-export interface DeltaXml {
-  readonly header: DeltaXmlHeader
-  /** Ends only where the document has ended well; throws XmlInvalid otherwise. */
-  readonly batches: AsyncIterable<DeltaRunBatch>
-}
+export type DeltaXml = XmlDocument<DeltaXmlHeader, DeltaRunBatch>
 
 /**
- * Reads thin_delta's XML, plain or verbose. Resolves once the header has been there; whoever then does not go through the batches leaves
- * the stream open.
+ * Reads thin_delta's XML, plain or verbose, as `openXml` does.
  *
  * @throws XmlInvalid; whatever the stream throws
  */
 export async function readDeltaXml(bytes: ByteStream, options?: XmlOptions): Promise<DeltaXml> {
-  const dialect = new DeltaDialect()
-  const steps = readXml(bytes, dialect, options)
-  while (dialect.header === undefined) await steps.next()
-  return { header: dialect.header, batches: batchesOf(steps, dialect) }
-}
-
-async function* batchesOf(steps: AsyncGenerator<void, void>, dialect: DeltaDialect): AsyncGenerator<DeltaRunBatch> {
-  try {
-    do {
-      if (dialect.batch.count > 0) yield dialect.batch
-      dialect.batch.count = 0
-    } while (!(await steps.next()).done)
-  } finally {
-    await steps.return()
-  }
+  return openXml(bytes, new DeltaDialect(), options)
 }
 
 const BATCH_RUNS = 4096
-/** Thin device ids are below this. */
-const MAX_DEVICES = 2 ** 24
-/** In `patterns`: where those begin that open and close a list of ranges, and the two forms of a range. */
-const [OPENS, CLOSES, RANGE, DIFFERENT_RANGE] = [deltaKinds.length, 2 * deltaKinds.length, 12, 13]
 const DIFFERENT = deltaKinds.indexOf('different')
+/** Where in `patterns` lists of ranges are opened, where they are closed, and the two forms of a range. */
+const [OPENS, CLOSES, RANGE, DIFFERENT_RANGE] = [4, 8, 12, 13]
 
-type Place = 'outside' | 'superblock' | 'diff' | 'list' | 'run' | 'range' | 'after'
+type Place = 'outside' | 'superblock' | 'diff' | 'list' | 'run' | 'range'
 
-class DeltaDialect implements Dialect {
+class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
   readonly patterns = [
     ...deltaKinds.map((kind) => `<${kind} begin="#" length="#"/>`),
     ...deltaKinds.map((kind) => `<${kind}>`),
@@ -88,7 +79,7 @@ class DeltaDialect implements Dialect {
     '<range begin="#" left_data_begin="#" right_data_begin="#" length="#"/>'
   ]
   header: DeltaXmlHeader | undefined
-  readonly batch = {
+  readonly #batch = {
     count: 0,
     kinds: new Uint8Array(BATCH_RUNS),
     begins: new Float64Array(BATCH_RUNS),
@@ -96,14 +87,22 @@ class DeltaDialect implements Dialect {
   }
   #place: Place = 'outside'
   #pool: PoolXmlHeader | undefined
-  /** Of the list that is open, and whether it has a range. */
+  /** Of the list that is open: what its ranges are, and whether there was one. */
   #kind = 0
   #ranges = false
   /** The first block that may follow. */
   #next = 0
 
+  get waiting(): DeltaRunBatch | undefined {
+    return this.#batch.count > 0 ? this.#batch : undefined
+  }
+
+  taken(): void {
+    this.#batch.count = 0
+  }
+
   get full(): boolean {
-    return this.batch.count === BATCH_RUNS
+    return this.#batch.count === BATCH_RUNS
   }
 
   get complete(): boolean {
@@ -116,32 +115,32 @@ class DeltaDialect implements Dialect {
       this.#run(pattern, numbers[0], numbers[1])
     } else if (pattern < CLOSES) this.#open(pattern - OPENS)
     else if (pattern < RANGE) this.#close()
-    else if (pattern === RANGE) this.#range(false, numbers[0], numbers[1], 0, numbers[2])
+    else if (pattern < DIFFERENT_RANGE) this.#range(false, numbers[0], numbers[1], 0, numbers[2])
     else this.#range(true, numbers[0], numbers[1], numbers[2], numbers[3])
   }
 
   opened(element: XmlElement): void {
     const { name } = element
     const kind = deltaKinds.indexOf(name as DeltaKind)
-    if (this.#place === 'outside' && this.#pool === undefined) {
-      if (name !== 'superblock' || !element.has('data_block_size')) identify(element, "thin_delta's")
-      this.#pool = poolHeader(element)
+    const begin = () => element.number('begin', MAX_BLOCKS)
+    const length = () => element.number('length', MAX_BLOCKS)
+    if (this.#pool === undefined) {
+      this.#pool = poolHeader(element, 'thin_delta')
       this.#place = 'superblock'
-    } else if (this.#place === 'superblock' && name === 'diff' && this.header === undefined) {
-      this.header = { ...(this.#pool as PoolXmlHeader), left: side(element, 'left'), right: side(element, 'right') }
+    } else if (this.header === undefined) {
+      if (name !== 'diff') mistaken(element, 'thin_delta')
+      this.header = { ...this.#pool, left: side(element, 'left'), right: side(element, 'right') }
       this.#place = 'diff'
-    } else if (this.#place === 'superblock' && this.header === undefined) identify(element, "thin_delta's")
-    else if (this.#place === 'diff' && kind >= 0) {
+    } else if (this.#place === 'diff' && kind >= 0) {
       if (!element.has('begin') && !element.has('length')) this.#open(kind)
       else {
-        this.#run(kind, element.number('begin', MAX_BLOCKS), element.number('length', MAX_BLOCKS))
+        this.#run(kind, begin(), length())
         this.#place = 'run'
       }
     } else if (this.#place === 'list' && name === 'range') {
-      const two = this.#kind === DIFFERENT
-      const data = element.number(two ? 'left_data_begin' : 'data_begin', MAX_BLOCKS)
-      const other = two ? element.number('right_data_begin', MAX_BLOCKS) : 0
-      this.#range(two, element.number('begin', MAX_BLOCKS), data, other, element.number('length', MAX_BLOCKS))
+      const data = (attribute: string) => element.number(attribute, MAX_BLOCKS)
+      if (this.#kind !== DIFFERENT) this.#range(false, begin(), data('data_begin'), 0, length())
+      else this.#range(true, begin(), data('left_data_begin'), data('right_data_begin'), length())
       this.#place = 'range'
     } else this.#misplaced(name)
   }
@@ -160,7 +159,8 @@ class DeltaDialect implements Dialect {
       case 'diff':
         this.#place = 'superblock'
         break
-      default:
+      case 'superblock':
+      case 'outside':
         if (this.header === undefined) refuse('<superblock> holds no <diff>')
         this.#place = 'outside'
     }
@@ -180,17 +180,15 @@ class DeltaDialect implements Dialect {
 
   #range(two: boolean, begin: number, data: number, otherData: number, length: number): void {
     if (this.#place !== 'list') this.#misplaced('range')
-    if (two !== (this.#kind === DIFFERENT)) refuse(`a range of <${deltaKinds[this.#kind]}> has not these attributes`)
-    if (data > MAX_BLOCKS || otherData > MAX_BLOCKS) refuse(`data blocks beyond 2^40`)
+    if (two !== (this.#kind === DIFFERENT)) refuse(`a range of <${deltaKinds[this.#kind]}> has other attributes`)
+    if (data + length > MAX_BLOCKS || otherData + length > MAX_BLOCKS) refuse('its data blocks are beyond 2^40')
     this.#ranges = true
     this.#run(this.#kind, begin, length)
   }
 
   #run(kind: number, begin: number, length: number): void {
-    const end = begin + length
-    if (begin < this.#next || length === 0 || end > MAX_BLOCKS) refuse(badRun(begin, length, this.#next))
-    this.#next = end
-    const { batch } = this
+    this.#next = checkedEnd(begin, length, this.#next, MAX_BLOCKS)
+    const batch = this.#batch
     const i = batch.count++
     batch.kinds[i] = kind
     batch.begins[i] = begin
@@ -198,7 +196,15 @@ class DeltaDialect implements Dialect {
   }
 
   #misplaced(name: string): never {
-    const where = this.#place === 'outside' ? 'outside of everything' : `in ${this.#place}`
-    refuse(`<${name}> does not belong here, ${where}`)
+    refuse(`<${name}> does not belong here`)
   }
+}
+
+/** `left` or `left_root`, and the like: exactly one of the two. */
+function side(element: XmlElement, name: 'left' | 'right'): DeltaSide {
+  const deviceId = element.optionalNumber(name, MAX_DEVICES - 1)
+  const root = element.optionalNumber(`${name}_root`, MAX_BLOCKS)
+  if (deviceId !== undefined && root === undefined) return { deviceId }
+  if (deviceId === undefined && root !== undefined) return { root }
+  return refuse(`<diff> says not what its ${name} side is: either ${name} or ${name}_root does`)
 }

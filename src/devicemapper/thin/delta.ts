@@ -271,8 +271,12 @@ class CoWalk {
         // In order of keys, a leaf of one tree is mostly followed by the other tree's leaf of the same range.
         const other = sides[i + 1] === side ? undefined : sides[i + 1]
         const twin = other?.take(window, ++i, depth)
-        if (other && twin) this.#addDifferences(window.words, side, leaf, other, twin)
-        else side.addMappings(window.words, leaf, 0, leaf.entries)
+        if (other && twin && this.#mayDrop(window.words, leaf)) {
+          this.#addDifferences(window.words, side, leaf, other, twin)
+        } else {
+          side.addMappings(window.words, leaf, 0, leaf.entries)
+          if (other && twin) other.addMappings(window.words, twin, 0, twin.entries)
+        }
       }
     } finally {
       reader.release(window)
@@ -284,37 +288,49 @@ class CoWalk {
     }
   }
 
+  /** Whether all of a leaf's mappings lie where what both trees have is no change. */
+  #mayDrop(words: Uint32Array, leaf: NodeShape): boolean {
+    return leaf.entries > 0 && keyAt(words, leaf, leaf.entries - 1) < this.#delta.baseEndBlock
+  }
+
   /**
    * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves that differ differ in an entry or two, and
    * comparing words in place costs a fraction of taking all of them in.
    */
   #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
-    const { baseEndBlock } = this.#delta
-    // Entries from here on have not been added, and are not known to be in both.
-    let oneFrom = 0
-    let otherFrom = 0
+    const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
+    const [otherKeys, otherValues, otherEntries] = [otherLeaf.keys, otherLeaf.values, otherLeaf.entries]
     let i = 0
     let j = 0
-    while (i < oneLeaf.entries && j < otherLeaf.entries) {
-      const k = oneLeaf.keys + 2 * i
-      const l = otherLeaf.keys + 2 * j
-      if (words[k] === words[l] && words[k + 1] === words[l + 1]) {
-        const v = oneLeaf.values + 2 * i
-        const w = otherLeaf.values + 2 * j
-        const same = words[v] === words[w] && words[v + 1] === words[w + 1]
-        if (same && words[k] + words[k + 1] * 2 ** 32 < baseEndBlock) {
-          if (oneFrom < i) one.addMappings(words, oneLeaf, oneFrom, i)
-          if (otherFrom < j) other.addMappings(words, otherLeaf, otherFrom, j)
-          oneFrom = i + 1
-          otherFrom = j + 1
-        }
-        i++
-        j++
-      } else if (keyAt(words, oneLeaf, i) < keyAt(words, otherLeaf, j)) i++
-      else j++
+    while (i < oneEntries && j < otherEntries) {
+      // Entries under the same keys: first those that are the same in both, which are dropped, then those with other values.
+      const alike = Math.min(oneEntries - i, otherEntries - j)
+      const keysApart = otherKeys + 2 * j - (oneKeys + 2 * i)
+      const valuesApart = otherValues + 2 * j - (oneValues + 2 * i)
+      let n = 0
+      let k = oneKeys + 2 * i
+      let v = oneValues + 2 * i
+      const sameKey = () => n < alike && words[k] === words[k + keysApart] && words[k + 1] === words[k + 1 + keysApart]
+      const sameValue = () => words[v] === words[v + valuesApart] && words[v + 1] === words[v + 1 + valuesApart]
+      for (; sameKey() && sameValue(); n++, k += 2, v += 2);
+      const same = n
+      for (; sameKey() && !sameValue(); n++, k += 2, v += 2);
+      one.addMappings(words, oneLeaf, i + same, i + n)
+      other.addMappings(words, otherLeaf, j + same, j + n)
+      i += n
+      j += n
+      if (n > 0) continue
+
+      // Entries that only one of them has.
+      const [oneKey, otherKey] = [keyAt(words, oneLeaf, i), keyAt(words, otherLeaf, j)]
+      const [from, fromOther] = [i, j]
+      while (i < oneEntries && keyAt(words, oneLeaf, i) < otherKey) i++
+      while (j < otherEntries && keyAt(words, otherLeaf, j) < oneKey) j++
+      one.addMappings(words, oneLeaf, from, i)
+      other.addMappings(words, otherLeaf, fromOther, j)
     }
-    if (oneFrom < oneLeaf.entries) one.addMappings(words, oneLeaf, oneFrom, oneLeaf.entries)
-    if (otherFrom < otherLeaf.entries) other.addMappings(words, otherLeaf, otherFrom, otherLeaf.entries)
+    one.addMappings(words, oneLeaf, i, oneEntries)
+    other.addMappings(words, otherLeaf, j, otherEntries)
   }
 
   async #heightOfFirst({ head, blocks, lows, highs }: SubtreeQueue): Promise<number> {

@@ -98,10 +98,10 @@ export async function openPoolMetadata(
         "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
       )
     }
-    const { superblock } = await readSuperblock(reader, 0)
-    const view = liveRoot || superblock.heldRoot === 0 ? 'live' : 'metadata-snapshot'
-    const seen = view === 'live' ? superblock : (await readSuperblock(reader, superblock.heldRoot)).superblock
-    return new PoolMetadata(reader, seen, view, superblock.heldRoot)
+    const live = await readSuperblock(reader, 0)
+    const { heldRoot } = live.superblock
+    if (liveRoot || heldRoot === 0) return new PoolMetadata(reader, live, 'live', heldRoot)
+    return new PoolMetadata(reader, await readSuperblock(reader, heldRoot), 'metadata-snapshot', heldRoot)
   } catch (error) {
     await reader.close()
     throw error
@@ -115,9 +115,12 @@ export class PoolMetadata {
   /** Block of the metadata snapshot that was held at opening; 0 for none. */
   readonly heldRoot: number
   readonly #reader: BlockReader
+  /** The view's superblock as it was read. */
+  readonly #block: Buffer
 
-  constructor(reader: BlockReader, superblock: ThinSuperblock, view: MetadataView, heldRoot: number) {
+  constructor(reader: BlockReader, { block, superblock }: ReadSuperblock, view: MetadataView, heldRoot: number) {
     this.#reader = reader
+    this.#block = block
     this.superblock = superblock
     this.view = view
     this.heldRoot = heldRoot
@@ -344,14 +347,15 @@ export class PoolMetadata {
     if (!this.#reader.isDevice) return look(this.superblock)
     for (let attempt = 0; attempt < MOST_LOOKS; attempt++) {
       const before = await readSuperblock(this.#reader, 0)
-      const seen = this.view === 'live' ? before.superblock : this.#held(before.superblock)
+      if (this.view === 'metadata-snapshot') await this.#checkHeld(before)
+      const seen = this.view === 'live' ? before.superblock : this.superblock
       const looked = await look(seen).then(
         (value) => ({ value }),
         (error: unknown) => ({ error })
       )
       const after = await readSuperblock(this.#reader, 0)
-      const undisturbed =
-        this.view === 'live' ? before.block.equals(after.block) : after.superblock.heldRoot === this.heldRoot
+      if (this.view === 'metadata-snapshot') await this.#checkHeld(after)
+      const undisturbed = this.view === 'metadata-snapshot' || before.block.equals(after.block)
       if (!undisturbed) continue
       if ('error' in looked) throw looked.error
       return looked.value
@@ -363,9 +367,9 @@ export class PoolMetadata {
     )
   }
 
-  /** The metadata snapshot's own superblock, provided it is still held. */
-  #held({ heldRoot }: ThinSuperblock): ThinSuperblock {
-    if (heldRoot === this.heldRoot) return this.superblock
+  /** A metadata snapshot does not change as long as it is held; another one may have taken its block. @throws DM_SNAPSHOT_CHANGED */
+  async #checkHeld({ superblock: { heldRoot } }: ReadSuperblock): Promise<void> {
+    if (heldRoot === this.heldRoot && (await this.#reader.readRaw(heldRoot)).equals(this.#block)) return
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `the metadata snapshot in ${this.path} was released while it was read`,
@@ -404,11 +408,13 @@ export function sameFingerprint(one: Fingerprint, other: Fingerprint): boolean {
   )
 }
 
+interface ReadSuperblock {
+  block: Buffer
+  superblock: ThinSuperblock
+}
+
 /** Reads a superblock; on a device as often as it takes to catch it between two writes. */
-async function readSuperblock(
-  reader: BlockReader,
-  block: number
-): Promise<{ block: Buffer; superblock: ThinSuperblock }> {
+async function readSuperblock(reader: BlockReader, block: number): Promise<ReadSuperblock> {
   for (let attempt = 1; ; attempt++) {
     const content = await reader.readRaw(block)
     try {

@@ -8,6 +8,7 @@ import {
   clearLease,
   confirmLease,
   findLease,
+  keepLease,
   listLeases
 } from '../../../src/agent/catalog/lease-records.ts'
 import { testFolder } from './examples.ts'
@@ -41,6 +42,10 @@ test('a lease is recorded around both messages, and every record survives reopen
   beginRelease(database, 'dm:pool')
   reopen()
   t.like(leaseVerdict(findLease(database, 'dm:pool'), slot), { whose: 'foreign', ambiguous: true })
+
+  keepLease(database, 'dm:pool')
+  reopen()
+  t.like(leaseVerdict(findLease(database, 'dm:pool'), slot), { whose: 'ours' })
 
   clearLease(database, 'dm:pool')
   reopen()
@@ -93,6 +98,12 @@ test('steps out of order are a defect, and change nothing', (t) => {
   t.throws(
     () => {
       confirmLease(database, 'dm:pool', held)
+    },
+    { code: 'DM_INTERNAL' }
+  )
+  t.throws(
+    () => {
+      keepLease(database, 'dm:pool')
     },
     { code: 'DM_INTERNAL' }
   )

@@ -1,0 +1,103 @@
+/**
+ * The process that holds one pool's metadata snapshot for the agent: it sends both messages, and when the agent is gone, however that
+ * happened, it releases what it has reserved and ends.
+ *
+ * Only whoever reserved a metadata snapshot knows for certain that it is theirs. Were that the agent itself, its death at the wrong
+ * moment would leave one that nobody may release (see catalog/lease.ts), growing the pool's metadata until a person comes. So the
+ * messages are sent from here, where there is little to go wrong, and a kill of the agent does not reach (a process group of its own,
+ * deaf to signals that end processes politely). What remains for the records in the catalog is the death of both at once: a power cut,
+ * a whole container killed.
+ *
+ * While it lives, it listens on an abstract socket named after the pool, which the kernel closes with it: an agent that has just
+ * been started can tell that its predecessor's lease is still being dealt with, and there are never two keepers of a pool.
+ */
+import { createServer } from 'node:net'
+import { CallFailed } from '../../native/call.ts'
+import { Libdevmapper } from '../../native/libdevmapper.ts'
+import { asDeltamapperError } from '../errors.ts'
+import { type KeeperAnswer, type KeeperQuestion, type KeeperStart, RELEASE, RESERVE } from './lease-keeper.ts'
+import { readSlot } from './pool-slot.ts'
+
+const { pool, metadataPath, socket } = JSON.parse(process.argv[2] ?? '') as KeeperStart
+/** The metadata snapshot that is ours: where it lies, and what is in it. */
+let ours: { heldRoot: number; facts: string } | undefined
+let library: Libdevmapper | undefined
+let work = Promise.resolve()
+
+function send(text: string): void {
+  library ??= new Libdevmapper({ devDirectory: '/dev', udevTimeoutMs: 5000 })
+  library.perform({ call: 'message', device: pool, sector: 0, text })
+}
+
+async function reserve(): Promise<KeeperAnswer> {
+  send(RESERVE)
+  try {
+    const { heldRoot, facts, held } = await readSlot(metadataPath)
+    if (facts === undefined || held === undefined) throw new Error(`it is not at block ${heldRoot} any more`)
+    ours = { heldRoot, facts }
+    return { answer: 'reserved', heldRoot, facts, held }
+  } catch (thrown) {
+    // Not knowing what it looks like, nobody could release it later. Now, we can.
+    try {
+      send(RELEASE)
+    } catch {
+      // It is ours, and stays: the agent takes our end for not knowing, which is the truth.
+      process.exit(1)
+    }
+    const { code, message, remedy } = asDeltamapperError(thrown)
+    return { answer: 'given-back', code, message, remedy }
+  }
+}
+
+async function release(): Promise<KeeperAnswer> {
+  if (ours === undefined) return { answer: 'released' }
+  const now = await readSlot(metadataPath)
+  if (now.heldRoot !== ours.heldRoot || now.facts !== ours.facts) {
+    ours = undefined
+    return { answer: 'not-ours', heldRoot: now.heldRoot }
+  }
+  send(RELEASE)
+  ours = undefined
+  return { answer: 'released' }
+}
+
+async function answer(question: KeeperQuestion): Promise<KeeperAnswer> {
+  try {
+    switch (question.ask) {
+      case 'reserve':
+        return await reserve()
+      case 'release':
+        return await release()
+      case 'adopt':
+        ours = { heldRoot: question.heldRoot, facts: question.facts }
+        return { answer: 'adopted' }
+    }
+  } catch (thrown) {
+    if (thrown instanceof CallFailed) return { answer: 'refused', failure: thrown.failure }
+    const { code, message, remedy } = asDeltamapperError(thrown)
+    return { answer: 'failed', code, message, remedy }
+  }
+}
+
+function say(message: KeeperAnswer | 'ready' | 'occupied'): void {
+  // The agent may have gone meanwhile; `disconnect` follows.
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+}
+
+process.on('message', (question: KeeperQuestion) => {
+  work = work.then(async () => say(await answer(question)))
+})
+process.on('disconnect', () => {
+  work = work.then(async () => {
+    await answer({ ask: 'release' })
+    process.exit(0)
+  })
+})
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
+
+const server = createServer((connection) => connection.destroy())
+server.on('error', () => {
+  say('occupied')
+  process.disconnect()
+})
+server.listen(`\0${socket}`, () => say('ready'))

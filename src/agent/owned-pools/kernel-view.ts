@@ -1,0 +1,123 @@
+/**
+ * What the kernel has of our own pools, for `reconcile`: which pools are active, what is in their metadata, which thin devices there are.
+ *
+ * A device that has the name of one of our pools and not its UUID is somebody else's: it is left out, as if it were not there.
+ */
+import type { DeviceInfo, DeviceMapper, TableRow } from '../../../native/device-mapper.ts'
+import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import { parsePoolStatus } from '../../devicemapper/thin/status.ts'
+import { parseThinTable } from '../../devicemapper/thin/table.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { OwnedPool } from '../catalog/owned-pools.ts'
+import type { KernelDevice, KernelPool, KernelView } from '../catalog/reconcile.ts'
+import { findPoolDevice } from '../pool-device.ts'
+import { poolUuid } from './naming.ts'
+
+export type SurveyPort = Pick<DeviceMapper, 'list' | 'info' | 'table' | 'status'>
+
+/** A device-mapper device, with the one row that thin pools and thin devices have; undefined where there is no table, or a longer one. */
+export interface SurveyedDevice {
+  readonly info: DeviceInfo
+  readonly row: TableRow | undefined
+}
+
+const SECTOR_BYTES = 512
+
+/** Every device-mapper device of the node. Those that go away meanwhile are left out. */
+export async function surveyDevices(deviceMapper: SurveyPort): Promise<SurveyedDevice[]> {
+  const devices: SurveyedDevice[] = []
+  for (const { name } of await deviceMapper.list()) {
+    const info = await deviceMapper.info(name)
+    if (!info) continue
+    const rows = info.hasLiveTable ? await deviceMapper.table(name).catch(noneIfGone) : []
+    devices.push({ info, row: rows.length === 1 ? rows[0] : undefined })
+  }
+  return devices
+}
+
+/** Looks at the pools given. @throws what device-mapper calls throw */
+export async function readKernelView(
+  deviceMapper: SurveyPort,
+  pools: readonly OwnedPool[],
+  survey: readonly SurveyedDevice[]
+): Promise<KernelView> {
+  const active: KernelPool[] = []
+  for (const pool of pools) {
+    const device = survey.find(({ info }) => info.uuid === poolUuid(pool))
+    if (device?.row?.targetType === 'thin-pool') active.push(await readPool(deviceMapper, pool, device.info))
+  }
+  const devices = thinDevices(survey).flatMap((device) => {
+    const pool = pools.find((each) => poolUuid(each) === device.poolUuid)
+    return pool ? { ...device, pool: pool.dmName } : []
+  })
+  return { pools: active, devices }
+}
+
+/** An active thin device. */
+export interface ThinDevice extends Omit<KernelDevice, 'pool'> {
+  readonly info: DeviceInfo
+  /** Empty when its pool has none. */
+  readonly poolUuid: string
+}
+
+/** The active thin devices, of whatever pool, LVM's excepted. */
+export function thinDevices(survey: readonly SurveyedDevice[]): ThinDevice[] {
+  return survey.flatMap(({ info, row }) => {
+    if (row?.targetType !== 'thin' || isLvm(info)) return []
+    const table = parseThinTable(row.params)
+    const pool = survey.find(
+      ({ info: { major, minor } }) => major === table?.poolDevice.major && minor === table.poolDevice.minor
+    )
+    if (!table || !pool) return []
+    return {
+      dmName: info.name,
+      poolUuid: pool.info.uuid,
+      thinId: table.deviceId,
+      sizeBytes: row.lengthSectors * SECTOR_BYTES,
+      suspended: info.suspended,
+      info
+    }
+  })
+}
+
+/** Active thin pools that are neither LVM's nor among those given. */
+export function otherPools(survey: readonly SurveyedDevice[], pools: readonly OwnedPool[]): KernelPool[] {
+  const ours = new Set(pools.map(poolUuid))
+  return survey
+    .filter(({ info, row }) => row?.targetType === 'thin-pool' && !isLvm(info) && !ours.has(info.uuid))
+    .map(({ info }) => ({ dmName: info.name, transactionId: 0n, thins: undefined }))
+}
+
+export function isLvm({ uuid }: Pick<DeviceInfo, 'uuid'>): boolean {
+  return uuid.startsWith('LVM-')
+}
+
+async function readPool(deviceMapper: SurveyPort, { dmName }: OwnedPool, info: DeviceInfo): Promise<KernelPool> {
+  const [row] = await deviceMapper.status({ uuid: info.uuid })
+  const status = row && parsePoolStatus(row.params)
+  if (status?.state !== 'working') return { dmName, transactionId: 0n, thins: undefined }
+  return { dmName, transactionId: status.transactionId, thins: await readThins(deviceMapper, info) }
+}
+
+async function readThins(deviceMapper: SurveyPort, { uuid }: DeviceInfo): Promise<KernelPool['thins']> {
+  try {
+    const pool = await findPoolDevice(deviceMapper, { uuid })
+    if (!pool) return undefined
+    const metadata = await openPoolMetadata(pool.metadataPath, { liveRoot: true })
+    try {
+      const thins = new Map<number, { creationTime: number; transactionId: bigint; mappedBlocks: number }>()
+      for await (const { id, details } of metadata.devices()) thins.set(id, details)
+      return thins
+    } finally {
+      await metadata.close()
+    }
+  } catch (error) {
+    if (error instanceof DeltamapperError) return undefined
+    throw error
+  }
+}
+
+function noneIfGone(error: unknown): readonly TableRow[] {
+  if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
+  throw error
+}

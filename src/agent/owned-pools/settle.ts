@@ -1,0 +1,127 @@
+/**
+ * Brings the catalog and the kernel together for one pool: what an agent that died has left half done is undone or finished, by the
+ * rules of `reconcile`; every other difference is handed back for a person to decide.
+ *
+ * The same path is taken after every change, because to see in the kernel that it was made is what makes it a fact.
+ */
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { ThinPool } from '../../devicemapper/thin/pool.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { CatalogView, OwnedPool } from '../catalog/owned-pools.ts'
+import { type Finding, reconcile, type Step } from '../catalog/reconcile.ts'
+import { readKernelView, type SurveyedDevice, surveyDevices } from './kernel-view.ts'
+import { poolUuid, thinUuid } from './naming.ts'
+
+export interface Settlement {
+  /** What was done, and why, for the log and for people. */
+  readonly settled: readonly string[]
+  readonly findings: readonly Finding[]
+}
+
+/**
+ * Settles one pool. Nothing else may be under way in it.
+ *
+ * @throws what the catalog and device-mapper calls throw: then it is not settled, and can be tried again
+ */
+export async function settlePool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Settlement> {
+  const view = viewOf(await catalog.view(), name)
+  const [pool] = view.pools
+  if (pool === undefined) return { settled: [], findings: [] }
+
+  const settled = await freeDevices(deviceMapper, view, await surveyDevices(deviceMapper))
+  const survey = await surveyDevices(deviceMapper)
+  const { steps, findings } = reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+  for (const step of steps) {
+    await carryOut(catalog, deviceMapper, pool, step)
+    settled.push(step.because)
+  }
+  return { settled, findings: [...findings, ...impostor(pool, survey)] }
+}
+
+/** What concerns one pool. */
+function viewOf({ pools, thins, intents }: CatalogView, name: string): CatalogView {
+  return {
+    pools: pools.filter((each) => each.name === name),
+    thins: thins.filter((each) => each.pool === name),
+    intents: intents.filter((each) => each.pool === name)
+  }
+}
+
+/**
+ * Takes what a call that was cut short has left on our devices: suspended, everything that uses one waits; with a table that was loaded
+ * and never put in place, or with none at all, it is in the way of the next attempt.
+ */
+async function freeDevices(
+  deviceMapper: DeviceMapper,
+  { pools, thins, intents }: CatalogView,
+  survey: readonly SurveyedDevice[]
+): Promise<string[]> {
+  const created = intents.flatMap((intent) => ('thin' in intent ? [{ id: intent.thin }] : []))
+  const ours = new Set([...pools.map(poolUuid), ...[...thins, ...created].map(thinUuid)])
+  const done: string[] = []
+  for (const { info } of survey) {
+    if (!ours.has(info.uuid)) continue
+    const reference = { uuid: info.uuid }
+    if (!info.hasLiveTable) {
+      await deviceMapper.remove(reference, { retry: true })
+      done.push(`${info.name} was made and got no table: it is removed`)
+      continue
+    }
+    if (info.hasInactiveTable) {
+      await deviceMapper.clear(reference)
+      done.push(`${info.name} had a table loaded that was never put in place: it is dropped`)
+    }
+    if (info.suspended) {
+      await deviceMapper.resume(reference)
+      done.push(`${info.name} was suspended: it is resumed`)
+    }
+  }
+  for (const intent of intents) {
+    if (intent.kind !== 'create-snapshot' || intent.suspends === undefined) continue
+    // A suspend whose caller has died may be waiting for I/O in flight, and does not show yet. Resuming waits for it, and undoes it.
+    const device = survey.find(({ info }) => ours.has(info.uuid) && info.name === intent.suspends)
+    if (device && !device.info.suspended) await deviceMapper.resume({ uuid: device.info.uuid })
+  }
+  return done
+}
+
+async function carryOut(catalog: Catalog, deviceMapper: DeviceMapper, pool: OwnedPool, step: Step): Promise<void> {
+  switch (step.step) {
+    case 'resume':
+      // Done by freeDevices, for whatever reason it is suspended.
+      return
+    case 'set-transaction-id':
+      return new ThinPool(deviceMapper, poolUuid(pool)).setTransactionId(step.from, step.to)
+    case 'complete':
+      return catalog.complete(pool.name, { creationTime: step.creationTime })
+    case 'roll-back':
+      return catalog.rollBack(pool.name)
+  }
+}
+
+/** Somebody else's device that has the name of our pool. */
+function impostor(pool: OwnedPool, survey: readonly SurveyedDevice[]): Finding[] {
+  const device = survey.find(({ info }) => info.name === pool.dmName)
+  if (!device || device.info.uuid === poolUuid(pool)) return []
+  return [
+    {
+      kind: 'pool-inactive',
+      pool: pool.name,
+      thinId: undefined,
+      what: `there is a device ${pool.dmName}, which is not the pool ${pool.name} of this agent`,
+      remedy: `rename or remove it (\`dmsetup rename ${pool.dmName} …\`) before the pool is activated`
+    }
+  ]
+}
+
+/** What cannot be compared at all, as a finding. */
+export function unsettled(pool: string, error: DeltamapperError): Finding {
+  return {
+    kind: 'pool-unreadable',
+    pool,
+    thinId: undefined,
+    what: `pool ${pool} could not be compared with the kernel: ${error.message}`,
+    remedy: error.remedy
+  }
+}

@@ -1,0 +1,253 @@
+/**
+ * What thin_dump prints, as mappings of each device.
+ *
+ *     <superblock uuid="" time="15" transaction="19" flags="0" version="2" data_block_size="128" nr_data_blocks="1024">
+ *       <def name="357">                                                                     1.x: what devices share
+ *         <range_mapping origin_begin="163" data_begin="218" length="4" time="0"/>
+ *       </def>
+ *       <device dev_id="1" mapped_blocks="5" transaction="2" creation_time="1" snap_time="1">
+ *         <single_mapping origin_block="0" data_block="67" time="0"/>
+ *         <ref name="357"/>
+ *       </device>
+ *     </superblock>
+ *
+ * A device also says how many blocks it maps. That is held against what is there, because some dumps lack mappings without looking torn:
+ * those made with --skip-mappings, and those that 0.9 --repair makes of damaged metadata.
+ */
+import {
+  type ByteStream,
+  checkedEnd,
+  type Dialect,
+  MAX_BLOCKS,
+  openXml,
+  refuse,
+  type XmlDocument,
+  type XmlElement,
+  type XmlOptions
+} from '../xml-stream.ts'
+import { mistaken } from '../xml-tools.ts'
+import { type DeviceDetails, MAX_DEVICES } from './device-details.ts'
+import { poolHeader, type PoolXmlHeader } from './pool-xml.ts'
+import { type MappingRun, SHARED_BYTES, SharedMappings } from './shared-mappings.ts'
+
+export interface DumpedDevice {
+  readonly id: number
+  readonly details: DeviceDetails
+}
+
+/**
+ * Mappings of one device, in data blocks: virtual blocks from `begins[i]` on to data blocks from `dataBegins[i]` on. They ascend and do not
+ * overlap. Valid until the next batch is asked for.
+ */
+export interface MappingBatch {
+  readonly device: DumpedDevice
+  /** This is the last batch of the device, and all that it maps has been there. Devices without mappings have one empty batch. */
+  readonly last: boolean
+  readonly count: number
+  readonly begins: Float64Array
+  readonly dataBegins: Float64Array
+  readonly lengths: Float64Array
+  /** The pool's clock when the block was mapped. */
+  readonly times: Uint32Array
+}
+
+/** Devices by ascending id. */
+export type DumpXml = XmlDocument<PoolXmlHeader, MappingBatch>
+
+/**
+ * Reads thin_dump's XML, as `openXml` does.
+ *
+ * @throws XmlInvalid; whatever the stream throws
+ */
+export async function readDumpXml(
+  bytes: ByteStream,
+  { sharedBytes = SHARED_BYTES, ...options }: XmlOptions & { sharedBytes?: number } = {}
+): Promise<DumpXml> {
+  return openXml(bytes, new DumpDialect(sharedBytes), options)
+}
+
+const BATCH_RUNS = 4096
+const MAX_UINT32 = 2 ** 32 - 1
+/** A mapping's time has 24 bits. */
+const MAX_TIME = 2 ** 24 - 1
+
+type Place = 'outside' | 'superblock' | 'def' | 'device' | 'leaf'
+
+class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
+  readonly patterns = [
+    '<single_mapping origin_block="#" data_block="#" time="#"/>',
+    '<range_mapping origin_begin="#" data_begin="#" length="#" time="#"/>',
+    '<ref name="#"/>'
+  ]
+  header: PoolXmlHeader | undefined
+  readonly #batch = {
+    device: undefined as DumpedDevice | undefined,
+    last: false,
+    count: 0,
+    begins: new Float64Array(BATCH_RUNS),
+    dataBegins: new Float64Array(BATCH_RUNS),
+    lengths: new Float64Array(BATCH_RUNS),
+    times: new Uint32Array(BATCH_RUNS)
+  }
+  #place: Place = 'outside'
+  /** The header, before it is known whether thin_dump wrote it. */
+  #pool: PoolXmlHeader | undefined
+  /** Where an element without content stands. */
+  #around: 'def' | 'device' = 'device'
+  /** The first block that may follow in this list or device, and how many were mapped so far. */
+  #next = 0
+  #mapped = 0
+  /** The device that came last: ids ascend. */
+  #lastId = -1
+  readonly #shared: SharedMappings
+  /** What a reference stands for, as far as it has not found room in the batch yet. */
+  #referred: Generator<MappingRun, void> | undefined
+
+  constructor(sharedBytes: number) {
+    this.#shared = new SharedMappings(sharedBytes)
+  }
+
+  get waiting(): MappingBatch | undefined {
+    const { device, last, count } = this.#batch
+    return device !== undefined && (last || count > 0) ? (this.#batch as MappingBatch) : undefined
+  }
+
+  taken(): void {
+    const batch = this.#batch
+    batch.count = 0
+    if (batch.last) batch.device = undefined
+    batch.last = false
+    this.#copyReferred()
+  }
+
+  get full(): boolean {
+    return this.#batch.last || this.#batch.count === BATCH_RUNS || this.#referred !== undefined
+  }
+
+  get complete(): boolean {
+    return this.#place === 'outside' && this.header !== undefined
+  }
+
+  matched(pattern: number, numbers: Float64Array): void {
+    if (this.#place !== 'device' && this.#place !== 'def')
+      this.#misplaced(['single_mapping', 'range_mapping', 'ref'][pattern])
+    if (pattern === 0) this.#map(numbers[0], numbers[1], 1, numbers[2])
+    else if (pattern === 1) this.#map(numbers[0], numbers[1], numbers[2], numbers[3])
+    else this.#refer(String(numbers[0]))
+  }
+
+  opened(element: XmlElement): void {
+    const { name } = element
+    const block = (attribute: string) => element.number(attribute, MAX_BLOCKS)
+    if (this.#pool === undefined) {
+      this.#pool = poolHeader(element, 'thin_dump')
+      this.#place = 'superblock'
+    } else if (this.#place === 'superblock') {
+      if (name !== 'device' && name !== 'def') mistaken(element, 'thin_dump')
+      this.header = this.#pool
+      if (name === 'device') this.#openDevice(element)
+      else this.#shared.begin(element.text('name'))
+      this.#next = 0
+      this.#place = name
+    } else if (this.#place === 'def' || this.#place === 'device') {
+      this.#around = this.#place
+      if (name === 'single_mapping') this.#map(block('origin_block'), block('data_block'), 1, block('time'))
+      else if (name === 'range_mapping')
+        this.#map(block('origin_begin'), block('data_begin'), block('length'), block('time'))
+      else if (name === 'ref') this.#refer(element.text('name'))
+      else this.#misplaced(name)
+      this.#place = 'leaf'
+    } else this.#misplaced(name)
+  }
+
+  closed(): void {
+    switch (this.#place) {
+      case 'leaf':
+        this.#place = this.#around
+        break
+      case 'def':
+        this.#shared.end()
+        this.#place = 'superblock'
+        break
+      case 'device':
+        this.#closeDevice()
+        this.#place = 'superblock'
+        break
+      case 'superblock':
+      case 'outside':
+        this.header = this.#pool
+        this.#place = 'outside'
+    }
+  }
+
+  #openDevice(element: XmlElement): void {
+    const id = element.number('dev_id', MAX_DEVICES - 1)
+    if (id <= this.#lastId) refuse(`device ${id} comes after device ${this.#lastId}`)
+    this.#lastId = id
+    this.#mapped = 0
+    this.#batch.device = {
+      id,
+      details: {
+        mappedBlocks: element.number('mapped_blocks', MAX_BLOCKS),
+        transactionId: element.bigint('transaction'),
+        creationTime: element.number('creation_time', MAX_UINT32),
+        snapshottedTime: element.number('snap_time', MAX_UINT32)
+      }
+    }
+  }
+
+  #closeDevice(): void {
+    const { id, details } = this.#batch.device as DumpedDevice
+    if (details.mappedBlocks !== this.#mapped) {
+      refuse(
+        `device ${id} is said to map ${details.mappedBlocks} blocks, and ${this.#mapped} are there`,
+        'make the dump without --skip-mappings; if it was made with --repair, mappings are lost, so take a full backup'
+      )
+    }
+    this.#batch.last = true
+  }
+
+  #map(begin: number, data: number, length: number, time: number): void {
+    this.#next = checkedEnd(begin, length, this.#next, MAX_BLOCKS)
+    if (data + length > MAX_BLOCKS) refuse(`data blocks ${data} to ${data + length - 1} are beyond 2^40`)
+    if (time > MAX_TIME) refuse(`time ${time} has more than 24 bits`)
+    if (this.#place === 'def') {
+      this.#shared.add(begin, data, length, time)
+      return
+    }
+    this.#mapped += length
+    const batch = this.#batch
+    const i = batch.count++
+    batch.begins[i] = begin
+    batch.dataBegins[i] = data
+    batch.lengths[i] = length
+    batch.times[i] = time
+  }
+
+  /**
+   * Everything a reference stands for, as if it stood there. A list holds no references, and fits into a device only once. That it fits
+   * shows with its first run, now: the others follow from there.
+   */
+  #refer(name: string): void {
+    if (this.#place !== 'device') refuse('<ref> belongs into a device only')
+    this.#referred = this.#shared.runs(name)
+    this.#copyReferred()
+  }
+
+  #copyReferred(): void {
+    if (this.#referred === undefined) return
+    while (this.#batch.count < BATCH_RUNS) {
+      const next = this.#referred.next()
+      if (next.done === true) {
+        this.#referred = undefined
+        return
+      }
+      const { begin, data, length, time } = next.value
+      this.#map(begin, data, length, time)
+    }
+  }
+
+  #misplaced(name: string): never {
+    refuse(`<${name}> does not belong here`)
+  }
+}

@@ -1,0 +1,421 @@
+/**
+ * One thin pool on plain device-mapper, driven: created, grown, activated and deactivated, and the volumes and snapshots in it.
+ * (Documentation/admin-guide/device-mapper/thin-provisioning.rst; drivers/md/dm-thin.c where that says less.)
+ *
+ * - Every device is addressed by a UUID of ours, never by its name or number. So nothing here can reach a device of anybody else's,
+ *   whatever that is called, and LVM's (UUIDs `LVM-…`) least of all; it does not put its hands on devices without its own UUIDs either.
+ * - A metadata device whose first block is zero is formatted by the kernel, any other is taken for what it says it is. So what a new
+ *   pool is put on must be blank, and what a pool is activated on must be the metadata that it left.
+ * - A new table is loaded beside the live one and put in place by a resume, which suspends for as long as that takes. Whoever is
+ *   killed in between leaves a device that works, be it with the old table.
+ * - An active origin has to be suspended while a snapshot of it is taken, or what the snapshot holds is not of one moment ("NOT
+ *   enforced"). It is resumed on every way out.
+ */
+import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { ClaimedDevice, sizeOf } from '../block-device.ts'
+import { parsePoolStatus, type PoolStatus } from './status.ts'
+import { openPoolMetadata } from './pool-metadata.ts'
+import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } from './table.ts'
+
+const SECTOR_BYTES = 512
+/** The least that the kernel's documentation recommends for metadata, in bytes. */
+const LEAST_METADATA_BYTES = 2 * 2 ** 20
+/** Suspending waits for the I/O in flight, and a mounted file system first writes out what it holds. Milliseconds. */
+const SUSPEND_DEADLINE_MS = 60_000
+/** Formatting the metadata of a large pool writes a bitmap for all its blocks. Milliseconds. */
+const CREATE_DEADLINE_MS = 60_000
+const RESUME_ATTEMPTS = 3
+
+export type PoolPort = Pick<
+  DeviceMapper,
+  'info' | 'table' | 'status' | 'message' | 'create' | 'reload' | 'clear' | 'suspend' | 'resume' | 'remove'
+>
+
+/** What a pool is made of. */
+export interface PoolPlan {
+  /** What device-mapper calls it. */
+  readonly name: string
+  readonly uuid: string
+  /** Absolute paths of block devices; the pool takes all of each. */
+  readonly metadataDevice: string
+  readonly dataDevice: string
+  /** In sectors of 512 bytes: 128 to 2097152, a multiple of 128. */
+  readonly blockSectors: number
+  /** At this many free data blocks the kernel raises an event. */
+  readonly lowWaterBlocks: number
+  readonly features: PoolFeatures
+}
+
+/** A thin device as it is to be activated. */
+export interface ThinPlan {
+  readonly name: string
+  readonly uuid: string
+  readonly thinId: number
+  /** A multiple of 512. */
+  readonly sizeBytes: number
+  readonly readOnly: boolean
+}
+
+/**
+ * Checks that a pool can be made like this, without changing anything.
+ *
+ * @throws DM_ARGUMENT_INVALID for sizes and names that cannot be; DM_DEVICE_BUSY when a device or name is in use; DM_DEVICE_NOT_BLANK when
+ *   a device holds something; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what device-mapper calls throw
+ */
+export async function checkNewPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<void> {
+  for (const reference of [plan.name, { uuid: plan.uuid }]) await refuseExisting(deviceMapper, reference)
+  await using devices = await claimDevices(deviceMapper, plan)
+  const { metadata, data } = devices
+  if (metadata.sizeBytes < LEAST_METADATA_BYTES) {
+    throw invalid(
+      `the metadata device ${metadata.path} has ${metadata.sizeBytes} bytes`,
+      `give it ${LEAST_METADATA_BYTES} at least; 48 for each data block are plenty`
+    )
+  }
+  for (const device of [metadata, data]) {
+    const content = await device.content()
+    if (content === undefined || (device === metadata && (await isFreshPool(device.path)))) continue
+    throw new DeltamapperError(
+      'DM_DEVICE_NOT_BLANK',
+      `${device.path} holds ${content}, which the pool would overwrite`,
+      `if nothing on it is needed any more, \`wipefs --all ${device.path}\` and \`dd if=/dev/zero of=${device.path} bs=4096 count=1 conv=fsync\``
+    )
+  }
+}
+
+/**
+ * Makes a pool of two blank devices, and activates it.
+ *
+ * @throws what checkNewPool throws
+ */
+export async function createPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<ThinPool> {
+  await checkNewPool(deviceMapper, plan)
+  const metadata = await ClaimedDevice.open(plan.metadataDevice, { writable: true })
+  try {
+    await metadata.zeroStart(4096)
+  } finally {
+    await metadata.close()
+  }
+  return startPool(deviceMapper, plan)
+}
+
+/**
+ * Activates a pool that was made before. It takes all of its devices: where they have grown, so has the pool.
+ *
+ * @param transactionIds what the pool may be at; anything else is another pool, or was changed by somebody
+ * @throws DM_CATALOG_DISAGREES when the metadata is not what this pool left; DM_METADATA_FOREIGN, DM_METADATA_DAMAGED; DM_DEVICE_BUSY when a
+ *   device or name is in use; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what device-mapper calls throw
+ */
+export async function activatePool(
+  deviceMapper: PoolPort,
+  plan: PoolPlan,
+  transactionIds: readonly bigint[]
+): Promise<ThinPool> {
+  for (const reference of [plan.name, { uuid: plan.uuid }]) await refuseExisting(deviceMapper, reference)
+  const devices = await claimDevices(deviceMapper, plan)
+  await devices[Symbol.asyncDispose]()
+  const metadata = await openPoolMetadata(plan.metadataDevice, { liveRoot: true })
+  try {
+    const { transactionId, dataBlockSectors } = metadata.superblock
+    if (dataBlockSectors !== plan.blockSectors) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `the metadata on ${plan.metadataDevice} is of a pool with blocks of ${dataBlockSectors} sectors, and ${plan.name} has ${plan.blockSectors}`,
+        'check that the devices are those of this pool'
+      )
+    }
+    if (!transactionIds.includes(transactionId)) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `the metadata on ${plan.metadataDevice} is at transaction ${transactionId}, and pool ${plan.name} was left at ${transactionIds.join(' or ')}`,
+        'check that the devices are those of this pool, and that nobody else has changed it'
+      )
+    }
+  } finally {
+    await metadata.close()
+  }
+  return startPool(deviceMapper, plan)
+}
+
+/**
+ * Makes what a pool was on blank again, as far as a new pool wants it: the first MiB of both devices.
+ *
+ * @throws DM_DEVICE_BUSY while the pool or something else uses them; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED
+ */
+export async function wipePool(deviceMapper: PoolPort, plan: PoolPlan): Promise<void> {
+  await using devices = await claimDevices(deviceMapper, plan, { writable: true })
+  await devices.metadata.zeroStart(2 ** 20)
+  await devices.data.zeroStart(2 ** 20)
+}
+
+/** A pool of ours that is active. Whether it still is shows with the next call: DM_NO_SUCH_DEVICE. */
+export class ThinPool {
+  readonly #deviceMapper: PoolPort
+  readonly #reference: { readonly uuid: string }
+
+  constructor(deviceMapper: PoolPort, uuid: string) {
+    this.#deviceMapper = deviceMapper
+    this.#reference = { uuid }
+  }
+
+  /** Its device; undefined when it is not active. */
+  async info(): Promise<DeviceInfo | undefined> {
+    const info = await this.#deviceMapper.info(this.#reference)
+    return info?.hasLiveTable ? info : undefined
+  }
+
+  /** @throws DM_NO_SUCH_DEVICE, DM_STATUS_UNKNOWN, DM_CALL_STUCK */
+  async status(): Promise<PoolStatus> {
+    const [row] = await this.#deviceMapper.status(this.#reference)
+    return row === undefined ? { state: 'unknown' } : parsePoolStatus(row.params)
+  }
+
+  /**
+   * Refuses what the kernel would refuse with a bare error number: every message to a pool that has failed or takes no changes.
+   *
+   * @throws DM_POOL_READ_ONLY
+   */
+  async refuseUnlessChangeable(): Promise<void> {
+    const status = await this.status()
+    if (status.state === 'working' && status.mode !== 'read-only') return
+    const refuse = (what: string, remedy: string): never => {
+      throw new DeltamapperError('DM_POOL_READ_ONLY', `the pool takes no changes: ${what}`, remedy)
+    }
+    if (status.state !== 'working') {
+      refuse('it has failed', 'find out why in the kernel log; `thin_check` and `thin_repair` are for its metadata')
+    } else if (status.needsCheck) {
+      refuse('its metadata needs a check', 'deactivate it, run `thin_check --clear-needs-check-flag`, and activate it')
+    } else {
+      refuse(
+        `it is read-only, with ${status.usedMetadataBlocks} of ${status.totalMetadataBlocks} metadata blocks in use`,
+        'enlarge its metadata device and grow the pool; the kernel log says what else may be wrong'
+      )
+    }
+  }
+
+  /** Creates an empty thin device. On disk when this resolves, unless the pool has turned read-only. */
+  async createThin(thinId: number): Promise<void> {
+    await this.#message(`create_thin ${thinId}`)
+  }
+
+  /**
+   * Takes a snapshot of a thin device.
+   *
+   * @param activeOrigin the origin's device where it is active. It is suspended meanwhile, and a file system on it frozen.
+   */
+  async createSnapshot(thinId: number, originId: number, activeOrigin?: DeviceReference): Promise<void> {
+    const message = () => this.#message(`create_snap ${thinId} ${originId}`)
+    if (activeOrigin === undefined) return message()
+    try {
+      await this.#deviceMapper.suspend(activeOrigin, { deadlineMs: SUSPEND_DEADLINE_MS })
+      await message()
+    } finally {
+      // Even where suspending has failed: a call that was given up may still take effect. Resuming waits for it.
+      await this.#resume(activeOrigin)
+    }
+  }
+
+  /** Deletes a thin device. @throws DM_DEVICE_BUSY while it is active */
+  async deleteThin(thinId: number): Promise<void> {
+    await this.#message(`delete ${thinId}`)
+  }
+
+  /** Moves the pool's transaction id, if it is `from`. */
+  async setTransactionId(from: bigint, to: bigint): Promise<void> {
+    await this.#message(`set_transaction_id ${from} ${to}`)
+  }
+
+  /** Makes a device of a thin device. @throws DM_DEVICE_BUSY when the name or UUID is taken */
+  async activateThin({ name, uuid, thinId, sizeBytes, readOnly }: ThinPlan): Promise<DeviceInfo> {
+    const table = [await this.#thinRow(thinId, sizeBytes)]
+    return this.#deviceMapper.create(name, { uuid, table, readOnly })
+  }
+
+  /** Gives an active thin device another size. @param sizeBytes a multiple of 512 */
+  async resizeThin(device: DeviceReference, sizeBytes: number): Promise<void> {
+    const info = await this.#deviceMapper.info(device)
+    const [row] = await this.#deviceMapper.table(device)
+    if (row?.targetType !== 'thin' || !info) throw defect('the thin device has no table')
+    await this.#replaceTable(device, row, { ...row, lengthSectors: sizeBytes / SECTOR_BYTES }, info.readOnly)
+  }
+
+  /** Removes the device of a thin device. @throws DM_DEVICE_BUSY while it is open */
+  async deactivateThin(device: DeviceReference): Promise<void> {
+    await this.#deviceMapper.remove(device, { retry: true })
+  }
+
+  /**
+   * Lets the pool take all of its devices, after they have grown.
+   *
+   * @returns whether there was anything to take
+   * @throws DM_ARGUMENT_INVALID when the data device has become smaller
+   */
+  async grow(): Promise<boolean> {
+    const [row] = await this.#deviceMapper.table(this.#reference)
+    if (row?.targetType !== 'thin-pool') throw defect('the pool has no table')
+    const { metadataDevice, dataDevice, blockSectors } = parsePoolTable(row.params)
+    const lengthSectors = wholeBlocks((await sizeOf(dataDevice)) / SECTOR_BYTES, blockSectors)
+    if (lengthSectors < row.lengthSectors) {
+      throw invalid(
+        `the data device has become smaller: ${lengthSectors * SECTOR_BYTES} bytes, where the pool has ${row.lengthSectors * SECTOR_BYTES}`,
+        'give it back its size: a pool cannot shrink, and what lies beyond the end is out of reach'
+      )
+    }
+    const status = await this.status()
+    const metadataBlocks = Math.floor((await sizeOf(metadataDevice)) / 4096)
+    if (lengthSectors === row.lengthSectors && status.state === 'working') {
+      if (metadataBlocks <= status.totalMetadataBlocks) return false
+    }
+    await this.#replaceTable(this.#reference, row, { ...row, lengthSectors }, false)
+    return true
+  }
+
+  /** Removes the pool's device; what is on its disks stays. @throws DM_DEVICE_BUSY while thin devices are active */
+  async deactivate(): Promise<void> {
+    await this.#deviceMapper.remove(this.#reference, { retry: true })
+  }
+
+  async #thinRow(deviceId: number, sizeBytes: number): Promise<TableRow> {
+    const poolDevice = await this.#deviceMapper.info(this.#reference)
+    if (!poolDevice) {
+      throw new DeltamapperError('DM_POOL_INACTIVE', 'the pool is not active', 'activate it first')
+    }
+    const params = formatThinTable({ poolDevice, deviceId, externalOrigin: undefined })
+    return { startSector: 0, lengthSectors: sizeBytes / SECTOR_BYTES, targetType: 'thin', params }
+  }
+
+  async #message(text: string): Promise<void> {
+    await this.#deviceMapper.message(this.#reference, text)
+  }
+
+  /** Loads a table and puts it in place. After a failure the device works on with the old one. */
+  async #replaceTable(device: DeviceReference, old: TableRow, replacement: TableRow, readOnly: boolean): Promise<void> {
+    await this.#deviceMapper.reload(device, [replacement], { readOnly })
+    try {
+      await this.#deviceMapper.resume(device, { deadlineMs: SUSPEND_DEADLINE_MS })
+    } catch (error) {
+      // The kernel looks at a pool's new sizes only when it resumes, and a device whose new table it does not take stays suspended.
+      await this.#deviceMapper.reload(device, [old], { readOnly })
+      await this.#resume(device)
+      throw error
+    }
+  }
+
+  async #resume(device: DeviceReference): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#deviceMapper.resume(device)
+        return
+      } catch (cause) {
+        if (attempt < RESUME_ATTEMPTS) continue
+        const info = await this.#deviceMapper.info(device).catch(() => undefined)
+        const name = info?.name ?? 'the device'
+        throw new DeltamapperError(
+          'DM_CALL_STUCK',
+          `${name} was suspended and could not be resumed: ${(cause as Error).message}`,
+          `\`dmsetup resume ${name}\`: until then, whatever uses it waits`,
+          { cause }
+        )
+      }
+    }
+  }
+}
+
+async function startPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<ThinPool> {
+  const devices = await claimDevices(deviceMapper, plan)
+  const { metadata, data } = devices
+  await devices[Symbol.asyncDispose]()
+  const { blockSectors, lowWaterBlocks, features } = plan
+  const params = formatPoolTable({
+    metadataDevice: metadata.number,
+    dataDevice: data.number,
+    blockSectors,
+    lowWaterBlocks,
+    features
+  })
+  const lengthSectors = wholeBlocks(data.sizeBytes / SECTOR_BYTES, blockSectors)
+  const table = [{ startSector: 0, lengthSectors, targetType: 'thin-pool', params }]
+  await deviceMapper.create(plan.name, { uuid: plan.uuid, table, deadlineMs: CREATE_DEADLINE_MS })
+  return new ThinPool(deviceMapper, plan.uuid)
+}
+
+interface ClaimedDevices extends AsyncDisposable {
+  readonly metadata: ClaimedDevice
+  readonly data: ClaimedDevice
+}
+
+/** Both devices of a pool, after a check that nobody uses them and that they can be a pool's. */
+async function claimDevices(
+  deviceMapper: PoolPort,
+  { metadataDevice, dataDevice, blockSectors, lowWaterBlocks, features }: PoolPlan,
+  options: { writable?: boolean } = {}
+): Promise<ClaimedDevices> {
+  await using claimed = new AsyncDisposableStack()
+  const metadata = claimed.use(await ClaimedDevice.open(metadataDevice, options))
+  const data = claimed.use(
+    await ClaimedDevice.open(dataDevice, options).catch((error: unknown) => {
+      if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
+      throw new DeltamapperError(error.code, error.message, `${error.remedy}; it cannot be the metadata device as well`)
+    })
+  )
+  // Throws for a block size or low-water mark that cannot be.
+  formatPoolTable({ metadataDevice: metadata.number, dataDevice: data.number, blockSectors, lowWaterBlocks, features })
+  if (wholeBlocks(data.sizeBytes / SECTOR_BYTES, blockSectors) === 0) {
+    throw invalid(
+      `the data device ${data.path} has ${data.sizeBytes} bytes, less than one block of ${blockSectors * SECTOR_BYTES}`,
+      'take a larger device or smaller blocks'
+    )
+  }
+  for (const device of [metadata, data]) {
+    const below = await deviceMapper.info(device.number)
+    if (!below?.uuid.startsWith('LVM-')) continue
+    throw new DeltamapperError(
+      'DM_DEVICE_BUSY',
+      `${device.path} (${below.name}) is a volume of LVM's`,
+      "leave LVM's pools to LVM: they are served as they are; take a disk or partition of its own"
+    )
+  }
+  const stack = claimed.move()
+  return { metadata, data, [Symbol.asyncDispose]: () => stack.disposeAsync() }
+}
+
+async function refuseExisting(deviceMapper: PoolPort, reference: DeviceReference): Promise<void> {
+  const info = await deviceMapper.info(reference)
+  if (!info) return
+  throw new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `there already is a device-mapper device ${info.name}`,
+    info.hasLiveTable ? 'choose another name, or remove it if it is yours' : `\`dmsetup remove ${info.name}\`: it is empty`
+  )
+}
+
+/** Whether a metadata device holds a pool that was only just formatted: nothing ever was in it, and nothing is lost with it. */
+async function isFreshPool(path: string): Promise<boolean> {
+  try {
+    const metadata = await openPoolMetadata(path, { liveRoot: true })
+    try {
+      const { transactionId, time, heldRoot } = metadata.superblock
+      if (transactionId !== 0n || time !== 0 || heldRoot !== 0) return false
+      for await (const _ of metadata.devices()) return false
+      return true
+    } finally {
+      await metadata.close()
+    }
+  } catch (error) {
+    if (error instanceof DeltamapperError) return false
+    throw error
+  }
+}
+
+function wholeBlocks(sectors: number, blockSectors: number): number {
+  return Math.floor(sectors / blockSectors) * blockSectors
+}
+
+function invalid(what: string, remedy: string): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
+}
+
+function defect(what: string): DeltamapperError {
+  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
+}

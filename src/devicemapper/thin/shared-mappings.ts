@@ -1,0 +1,125 @@
+/**
+ * Mappings that several devices share: thin_dump 1.x prints each such list once, with a name, before the devices, which then refer to it.
+ * They have to be remembered until the end, because any device may do so: packed, each number as its difference from what the one before
+ * makes likely, seven bits to a byte. That takes about six bytes for a run, and no more than it was given room for.
+ */
+import { refuse } from '../xml-stream.ts'
+
+/** Memory for packed mappings: some ten million runs. */
+export const SHARED_BYTES = 64 * 2 ** 20
+/** What a list takes beside its runs: its name and place in a map. */
+const LIST_BYTES = 200
+/** Four numbers of up to 2^41, seven bits to a byte. */
+const MOST_RUN_BYTES = 4 * 6
+
+/** A run of mappings: virtual blocks `[begin, begin + length)` to data blocks from `data` on. */
+export interface MappingRun {
+  begin: number
+  data: number
+  length: number
+  time: number
+}
+
+export class SharedMappings {
+  readonly #lists = new Map<string, { from: number; to: number }>()
+  readonly #most: number
+  #bytes = Buffer.alloc(4096)
+  #used = 0
+  #open: { name: string; from: number } | undefined
+  readonly #last = { end: 0, dataEnd: 0, time: 0 }
+
+  /** @param most bytes of memory to take */
+  constructor(most: number) {
+    this.#most = most
+  }
+
+  begin(name: string): void {
+    if (this.#lists.has(name)) refuse(`${JSON.stringify(name.slice(0, 40))} is defined a second time`)
+    this.#open = { name, from: this.#used }
+    this.#restart()
+  }
+
+  /** Adds a run to the list that was begun; runs ascend. */
+  add(begin: number, data: number, length: number, time: number): void {
+    if (this.#used + MOST_RUN_BYTES > this.#bytes.length) this.#grow()
+    this.#put(begin - this.#last.end)
+    this.#put(zigzag(data - this.#last.dataEnd))
+    this.#put(length)
+    this.#put(zigzag(time - this.#last.time))
+    this.#last.end = begin + length
+    this.#last.dataEnd = data + length
+    this.#last.time = time
+  }
+
+  end(): void {
+    if (this.#open === undefined) return
+    this.#lists.set(this.#open.name, { from: this.#open.from, to: this.#used })
+    this.#open = undefined
+    this.#checkRoom(0)
+  }
+
+  /** The runs of a list, in order; the same object each time. */
+  *runs(name: string): Generator<MappingRun, void> {
+    const { from, to } = this.#lists.get(name) ?? refuse(`${JSON.stringify(name.slice(0, 40))} is not defined`)
+    const run = { begin: 0, data: 0, length: 0, time: 0 }
+    let [end, dataEnd] = [0, 0]
+    let at = from
+    const bytes = this.#bytes
+    const next = () => {
+      let value = 0
+      for (let scale = 1; ; scale *= 128) {
+        const byte = bytes[at++]
+        value += (byte & 127) * scale
+        if (byte < 128) return value
+      }
+    }
+    while (at < to) {
+      run.begin = end + next()
+      run.data = dataEnd + unzigzag(next())
+      run.length = next()
+      run.time += unzigzag(next())
+      end = run.begin + run.length
+      dataEnd = run.data + run.length
+      yield run
+    }
+  }
+
+  #restart(): void {
+    this.#last.end = 0
+    this.#last.dataEnd = 0
+    this.#last.time = 0
+  }
+
+  #put(value: number): void {
+    let rest = value
+    while (rest >= 128) {
+      this.#bytes[this.#used++] = (rest % 128) | 128
+      rest = Math.floor(rest / 128)
+    }
+    this.#bytes[this.#used++] = rest
+  }
+
+  #grow(): void {
+    this.#checkRoom(MOST_RUN_BYTES)
+    const bytes = Buffer.alloc(Math.min(2 * this.#bytes.length, this.#most))
+    this.#bytes.copy(bytes, 0, 0, this.#used)
+    this.#bytes = bytes
+  }
+
+  #checkRoom(more: number): void {
+    if (this.#used + more + this.#lists.size * LIST_BYTES <= this.#most) return
+    refuse(
+      `the mappings that devices share take more than ${this.#most / 2 ** 20} MiB of memory`,
+      'print one device alone (thin_dump --dev-id), which then shares nothing'
+    )
+  }
+}
+
+/** Integers of both signs as those from 0 up, small ones small. */
+function zigzag(value: number): number {
+  return value < 0 ? -2 * value - 1 : 2 * value
+}
+
+function unzigzag(value: number): number {
+  return value % 2 === 1 ? -(value + 1) / 2 : value / 2
+}

@@ -1,0 +1,123 @@
+/**
+ * Somebody else who uses the pool: a thread that writes to devices, flushes, and has snapshots made and removed, until it is told to
+ * stop. Every flush and every snapshot makes the pool commit.
+ */
+import { once } from 'node:events'
+import { closeSync, constants, fsyncSync, openSync, writeSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { Random } from '../support/random.ts'
+import { alignedBuffer, run, sectorBytes } from './dmsetup.ts'
+
+/** A device and how much of it is written to, in bytes. */
+export interface WrittenDevice {
+  readonly path: string
+  readonly sizeBytes: number
+}
+
+interface WriterOptions {
+  readonly seed: number
+  /** Always written to. */
+  readonly own: WrittenDevice
+  /** Commands that are run in turns, forever; what the first of them does, the last has undone. */
+  readonly commands: readonly (readonly string[])[]
+  /** Milliseconds between two of them. */
+  readonly commandsApart: number
+}
+
+/** Devices to write to beside its own; an answer comes once no others are open any more. */
+type Order = readonly WrittenDevice[]
+
+export interface WriterCounts {
+  writes: number
+  flushes: number
+  commands: number
+}
+
+type Answer = { kind: 'obeyed'; counts: WriterCounts } | { kind: 'failed'; why: string }
+
+const MOST_BYTES = 131072
+
+export class BackgroundWriter {
+  readonly #worker: Worker
+  counts: WriterCounts = { writes: 0, flushes: 0, commands: 0 }
+
+  constructor(options: WriterOptions) {
+    this.#worker = new Worker(new URL(import.meta.url), { workerData: options })
+    this.#worker.unref()
+  }
+
+  /** Writes to these devices as well from now on, and to no others but its own. */
+  async writeTo(devices: Order): Promise<void> {
+    this.#worker.postMessage(devices)
+    const [answer] = (await once(this.#worker, 'message')) as [Answer]
+    if (answer.kind === 'failed') throw new Error(`the background writer failed: ${answer.why}`)
+    this.counts = answer.counts
+  }
+
+  /** Resolves when nothing of it is open any more, and no command under way. */
+  async stop(): Promise<void> {
+    this.#worker.postMessage('stop')
+    await once(this.#worker, 'exit')
+  }
+}
+
+if (!isMainThread && parentPort) await work(parentPort, workerData as WriterOptions)
+
+async function work(port: NonNullable<typeof parentPort>, options: WriterOptions): Promise<void> {
+  const random = new Random(options.seed)
+  const counts: WriterCounts = { writes: 0, flushes: 0, commands: 0 }
+  const buffer = alignedBuffer(MOST_BYTES)
+  let order: Order | 'stop' | undefined
+  port.on('message', (message: Order | 'stop') => (order = message))
+  const open = ({ path, sizeBytes }: WrittenDevice) => ({
+    file: openSync(path, constants.O_RDWR | constants.O_DIRECT),
+    sizeBytes
+  })
+  const own = open(options.own)
+  let others: { file: number; sizeBytes: number }[] = []
+  const closeOthers = () => {
+    for (const { file } of others) closeSync(file)
+    others = []
+  }
+  let command = 0
+  let nextCommandAt = performance.now() + options.commandsApart
+  try {
+    for (;;) {
+      if (order !== undefined) {
+        closeOthers()
+        if (order === 'stop') break
+        others = order.map(open)
+        order = undefined
+        port.postMessage({ kind: 'obeyed', counts: { ...counts } } satisfies Answer)
+      }
+      const { file, sizeBytes } = random.pick([own, ...others])
+      const size = sectorBytes * random.integer(1, Math.min(MOST_BYTES, sizeBytes) / sectorBytes)
+      const offset = sectorBytes * random.integer(0, (sizeBytes - size) / sectorBytes)
+      buffer.fill(random.integer(1, 255), 0, size)
+      writeSync(file, buffer, 0, size, offset)
+      counts.writes++
+      if (random.chance(0.1)) {
+        fsyncSync(file)
+        counts.flushes++
+      }
+      if (performance.now() >= nextCommandAt && options.commands.length > 0) {
+        const [program = '', ...words] = options.commands[command++ % options.commands.length]
+        run(program, words)
+        counts.commands++
+        nextCommandAt = performance.now() + options.commandsApart
+      }
+      await sleep(2)
+    }
+    for (; command % Math.max(1, options.commands.length) !== 0; command++) {
+      const [program = '', ...words] = options.commands[command % options.commands.length]
+      run(program, words)
+    }
+  } catch (error) {
+    port.postMessage({ kind: 'failed', why: String(error) } satisfies Answer)
+  } finally {
+    closeOthers()
+    closeSync(own.file)
+    port.close()
+  }
+}
