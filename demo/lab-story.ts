@@ -42,8 +42,12 @@ const [bold, dim, green, red, plain] = style.colour
   ? ['\u001b[1m', '\u001b[2m', '\u001b[32m', '\u001b[31m', '\u001b[0m']
   : ['', '', '', '', '']
 
+const columnWidths = [8, 11, 11, 9, 7, 9, 11, 9]
+
 /** What was not as it should be. */
 const problems: string[] = []
+/** The snapshots that there are, or were. */
+const taken = new Set<string>()
 
 let agent: AgentProcess
 let client: SnapshotMetadataClient
@@ -90,6 +94,8 @@ try {
   problem(error instanceof Error ? error.message : String(error))
 }
 conclude()
+// Where the story broke off, a workload may be running still: it ends with the kernel.
+process.exit()
 
 async function lvmStory(): Promise<void> {
   chapter('A shop on LVM, open all week')
@@ -313,8 +319,6 @@ async function backUp(stage: Stage, snapshot: string, base: string | undefined, 
   say(`    ${dim}${description}${plain}`)
   return { snapshot, base, answer, backup }
 }
-
-const taken = new Set<string>()
 
 /** Takes a snapshot, with a note in it that says which. */
 function takeSnapshot(stage: Stage, name: string): void {
@@ -549,8 +553,6 @@ function heading(): void {
   say()
   say(`  ${dim}${'snapshot'.padEnd(11)}${'backup'.padEnd(8)}${cells}${plain}`)
 }
-
-const columnWidths = [8, 11, 11, 9, 7, 9, 11, 9]
 
 function row(cells: readonly string[]): string {
   return cells.map((cell, i) => cell.padStart(columnWidths[i])).join('')

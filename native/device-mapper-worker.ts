@@ -20,7 +20,13 @@ function answer({ id, call }: Request): Reply {
   }
 }
 
-process.on('message', (request: Request) => process.send?.(answer(request)))
+const parent = Number(process.argv[3])
+process.on('message', (request: Request) => {
+  // What was asked before the parent died arrives before the news of it does. Whoever comes after the parent has looked at the devices,
+  // and does not expect them to be suspended from the grave.
+  if (process.ppid !== parent) process.exit(0)
+  process.send?.(answer(request))
+})
 // The parent is gone, whichever way. Signals meant for it (Ctrl-C in a terminal) are not for us to act on: it decides.
 process.on('disconnect', () => process.exit(0))
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)

@@ -43,7 +43,7 @@ export class HelperProcess {
     this.#patienceMs = patienceMs
     const extension = import.meta.url.slice(import.meta.url.lastIndexOf('.'))
     const program = fileURLToPath(new URL(`./device-mapper-worker${extension}`, import.meta.url))
-    this.#child = fork(program, [JSON.stringify(configuration)], {
+    this.#child = fork(program, [JSON.stringify(configuration), String(process.pid)], {
       // The parent's own options (an inspector's port, a test runner's hooks) are not for the helper.
       execArgv: ['--max-old-space-size=64'],
       env: helperEnvironment(),

@@ -94,6 +94,14 @@ export const errorRegistry = {
     summary: 'the pool is in no state to hold a metadata snapshot'
   },
   DM_LEASE_LOST: { status: 'ABORTED', summary: 'a metadata snapshot was released before its user was done' },
+  DM_POOL_READ_ONLY: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the thin pool takes no changes: it is out of metadata space, needs a check, or has failed'
+  },
+  DM_DEVICE_NOT_BLANK: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'a device holds something that would be overwritten'
+  },
   DM_OUTPUT_FAILED: { status: 'INTERNAL', summary: 'the answer could not be written out' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>

@@ -1,6 +1,7 @@
 /**
  * The agent's life: configuration in, sources loaded, walkers started, server listening; on SIGTERM everything in reverse.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { asDeltamapperError } from '../errors.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -10,11 +11,16 @@ import { snapshotMetadataBackend } from './backend.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
 import { LvmReporter } from './lvm/report.ts'
+import { OwnedPools } from './owned-pools/owned-pools.ts'
+import { leaseOptions, MetadataSnapshotLeases } from './metadata-snapshot-lease.ts'
 import { loadRecordedPool } from './recorded-pool.ts'
 import { catalogKnowledge } from './served-target.ts'
 import type { SnapshotSource } from './snapshot-source.ts'
 import { Sources } from './sources.ts'
 import { type DeviceKnowledge, Walkers } from './walkers.ts'
+
+/** How long a start waits for leases that were left behind, in milliseconds. */
+const RECOVERY_MS = 5000
 
 export interface Agent {
   /** Where it listens, as clients would write it. */
@@ -39,6 +45,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
 
   let sources = new Sources(recorded)
   let knowledge: DeviceKnowledge | undefined
+  let ownedPools: OwnedPools | undefined
   if (config.live ?? recorded.size === 0) {
     const catalog = await openCatalog(config.catalog)
     started.defer(() => catalog.close())
@@ -48,7 +55,19 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       }
     })
     started.defer(() => deviceMapper.close())
-    sources = new Sources(recorded, { deviceMapper, lvm: new LvmReporter({ command: config.lvmCommand }) })
+    const leases = new MetadataSnapshotLeases(catalog, deviceMapper, leaseOptions(config.lease), logger)
+    started.defer(() => leases.close())
+    // What an agent before this one has left behind grows the pool's metadata. A pool that hangs is looked after later.
+    await Promise.race([leases.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
+    const lvm = new LvmReporter({ command: config.lvmCommand })
+    const owned = new OwnedPools({
+      ...{ catalog, deviceMapper, logger },
+      takenBy: async (name) => (recorded.has(name) ? 'a recorded pool' : await groupOfThisName(lvm, name))
+    })
+    ownedPools = owned
+    started.defer(() => owned.close())
+    await owned.start()
+    sources = new Sources(recorded, { deviceMapper, lvm, ownedPools })
     knowledge = catalogKnowledge(catalog, logger)
   }
 
@@ -57,6 +76,8 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
     backend: snapshotMetadataBackend(sources, walkers, knowledge),
+    // Whoever may connect may give orders: by default only where that is the agent's own user.
+    admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? ownedPools : undefined,
     identity: { driverName: config.driverName },
     logger
   })
@@ -71,6 +92,12 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       logger.info('stopped')
     }
   }
+}
+
+/** A pool of the same name would answer in place of the group. Without LVM there is none. */
+async function groupOfThisName(lvm: LvmReporter, name: string): Promise<string | undefined> {
+  const groups = await lvm.volumeGroups().catch(() => [])
+  return groups.some((each) => each.name === name) ? 'a volume group of LVM' : undefined
 }
 
 /** Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Logs are JSON lines on stdout. */

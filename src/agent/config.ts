@@ -24,6 +24,8 @@ export const agentConfig = z.strictObject({
     .transform((mode) => parseInt(mode, 8)),
   /** Group of a unix socket, by name or number. */
   socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional(),
+  /** Take orders about pools of the agent's own (`deltamapper pool`). By default where socketMode lets nobody but the owner connect. */
+  admin: z.boolean().optional(),
   /** What GetPluginInfo answers: behind a CSI driver, that driver's name. */
   driverName: z.string().default('deltamapper.local'),
   /** Recorded pools to serve: name → folder. */

@@ -15,10 +15,11 @@ import { createServer } from 'node:net'
 import { CallFailed } from '../../native/call.ts'
 import { Libdevmapper } from '../../native/libdevmapper.ts'
 import { asDeltamapperError } from '../errors.ts'
+import { removeNote, writeNote } from './keeper-note.ts'
 import { type KeeperAnswer, type KeeperQuestion, type KeeperStart, RELEASE, RESERVE } from './lease-keeper.ts'
 import { readSlot } from './pool-slot.ts'
 
-const { pool, metadataPath, socket } = JSON.parse(process.argv[2] ?? '') as KeeperStart
+const { pool, metadataPath, socket, note, takenAt } = JSON.parse(process.argv[2] ?? '') as KeeperStart
 /** The metadata snapshot that is ours: where it lies, and what is in it. */
 let ours: { heldRoot: number; facts: string } | undefined
 let library: Libdevmapper | undefined
@@ -87,11 +88,19 @@ function say(message: KeeperAnswer | 'ready' | 'occupied'): void {
 process.on('message', (question: KeeperQuestion) => {
   work = work.then(async () => say(await answer(question)))
 })
+/** The agent is gone. What cannot be noted is not released: then the record still proves to the next agent that it is ours. */
+async function releaseOnOurOwn(): Promise<void> {
+  if (ours === undefined) return
+  await writeNote(note, takenAt)
+  const { answer: outcome } = await answer({ ask: 'release' })
+  if (outcome === 'refused' || outcome === 'failed') await removeNote(note)
+}
+
 process.on('disconnect', () => {
-  work = work.then(async () => {
-    await answer({ ask: 'release' })
-    process.exit(0)
-  })
+  work = work.then(releaseOnOurOwn).then(
+    () => process.exit(0),
+    () => process.exit(1)
+  )
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 

@@ -24,6 +24,8 @@ import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from './catalog/lease.ts'
+import type { AgentConfig } from './config.ts'
+import { notePath, removeNote, withNote } from './keeper-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from './pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
@@ -41,6 +43,20 @@ export interface LeaseOptions {
   readonly retryMs?: number
   /** How long a message to the pool may take, in milliseconds. */
   readonly deadlineMs?: number
+}
+
+/** The options that a configuration file sets. */
+export function leaseOptions({
+  freePercent,
+  freeBlocks,
+  holdSeconds,
+  waitSeconds
+}: AgentConfig['lease']): LeaseOptions {
+  return {
+    headroom: { percent: freePercent, blocks: freeBlocks },
+    holdMs: holdSeconds * 1000,
+    waitMs: waitSeconds * 1000
+  }
 }
 
 export interface AcquireOptions {
@@ -81,7 +97,7 @@ export interface HeldLease {
 
 export type LeaseCatalog = Pick<
   Catalog,
-  'beginLease' | 'confirmLease' | 'beginRelease' | 'keepLease' | 'clearLease' | 'findLease' | 'leases'
+  'path' | 'beginLease' | 'confirmLease' | 'beginRelease' | 'keepLease' | 'clearLease' | 'findLease' | 'leases'
 >
 
 export type LeaseDeviceMapper = Pick<DeviceMapper, 'info' | 'table' | 'status'>
@@ -299,17 +315,18 @@ export class MetadataSnapshotLeases {
   ): Promise<MetadataSnapshotLease | InTheWay> {
     const begunAt = performance.now()
     const { live } = await readSlot(pool.metadataPath)
-    const keeper = await LeaseKeeper.start(slot.key, pool.metadataPath, this.#options.deadlineMs)
+    const takenAt = Date.now()
+    const keeper = await this.#startKeeper(slot.key, takenAt, pool)
     let lease: Lease
     try {
-      await this.#catalog.beginLease({ device: slot.key, purpose, factsBefore: poolFacts(live) })
+      await this.#catalog.beginLease({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)
       const { heldRoot, facts, held } = await keeper.reserve().catch(async (error: unknown) => {
         // Reserved or not: that is for the record to say.
         if (!(error instanceof KeeperLost)) await this.#catalog.clearLease(slot.key)
         throw error
       })
       await this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })
-      const [takenAt, users] = [Date.now(), new Set<User>()]
+      const users = new Set<User>()
       const endsAt = takenAt + this.#options.holdMs
       lease = {
         ...{ pool, keeper, heldRoot, facts, held, users, begunAt, takenAt, endsAt },
@@ -383,19 +400,19 @@ export class MetadataSnapshotLeases {
     key: string,
     pool: PoolDevice,
     keeper: LeaseKeeper,
-    held: { heldRoot: number; facts: string }
+    held: { heldRoot: number; facts: string; takenAt: number }
   ): Promise<Settlement> {
     let begun = false
     try {
       if (!keeper.alive) {
         // It has died, and left the metadata snapshot behind.
-        keeper = await LeaseKeeper.start(key, pool.metadataPath, this.#options.deadlineMs)
+        keeper = await this.#startKeeper(key, held.takenAt, pool)
         await keeper.adopt(held.heldRoot, held.facts)
       }
       await this.#catalog.beginRelease(key)
       begun = true
       const outcome = await keeper.release()
-      await this.#catalog.clearLease(key)
+      await this.#clear(key)
       if (outcome === 'not-ours') {
         this.#logger.warn({ pool: pool.name }, 'somebody else has released our metadata snapshot')
       }
@@ -417,6 +434,16 @@ export class MetadataSnapshotLeases {
     } finally {
       await keeper.end()
     }
+  }
+
+  async #startKeeper(device: string, takenAt: number, { metadataPath }: PoolDevice): Promise<LeaseKeeper> {
+    return LeaseKeeper.start({ device, takenAt }, metadataPath, this.#catalog.path, this.#options.deadlineMs)
+  }
+
+  /** Forgets a lease, and then what a keeper has noted about it. */
+  async #clear(device: string): Promise<void> {
+    await this.#catalog.clearLease(device)
+    await removeNote(notePath(this.#catalog.path, device))
   }
 
   /** Ends a lease when its time is up, the metadata is, or the slot has another's. */
@@ -503,20 +530,20 @@ export class MetadataSnapshotLeases {
       if (status.state !== 'working') return keep('the pool has failed')
       const heldRoot = status.heldRoot ?? 0
       const facts = heldRoot === 0 ? undefined : (await readSlot(pool.metadataPath)).facts
-      const verdict = leaseVerdict(record, { heldRoot, facts })
+      const verdict = leaseVerdict(await withNote(record, this.#catalog.path), { heldRoot, facts })
       if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
         if (status.mode !== 'read-write' && status.mode !== 'out-of-data-space') {
           return keep('it is ours, and the pool is read-only')
         }
-        const keeper = await LeaseKeeper.start(key, pool.metadataPath, this.#options.deadlineMs)
-        const held = { heldRoot: record.heldRoot, facts: record.factsHeld }
+        const held = { heldRoot: record.heldRoot, facts: record.factsHeld, takenAt: record.takenAt }
+        const keeper = await this.#startKeeper(key, held.takenAt, pool)
         await keeper.adopt(held.heldRoot, held.facts)
         const settlement = await this.#giveBack(key, pool, keeper, held)
         if (settlement.settled) log('info', verdict.because, 'released a metadata snapshot that was left behind')
         return settlement
       }
       if (verdict.record === 'clear') {
-        await this.#catalog.clearLease(key)
+        await this.#clear(key)
         log('info', verdict.because, 'forgot a metadata snapshot that is not ours any more')
         return { settled: true }
       }

@@ -1,6 +1,6 @@
 /**
- * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a thin pool that
- * device-mapper has under this name, else the volume group of this name.
+ * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own,
+ * else a thin pool that device-mapper has under this name, else the volume group of this name.
  */
 import type { DeviceMapper } from '../../native/device-mapper.ts'
 import { deviceMapperSource } from './device-mapper-source.ts'
@@ -12,6 +12,8 @@ import type { SnapshotSource } from './snapshot-source.ts'
 export interface LiveNode {
   deviceMapper: DeviceMapper
   lvm: LvmReporter
+  /** The pools that the agent itself has made. */
+  ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
 }
 
 export class Sources {
@@ -28,7 +30,9 @@ export class Sources {
   async find(name: string): Promise<SnapshotSource | undefined> {
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded
-    const { deviceMapper, lvm } = this.#node
+    const { deviceMapper, lvm, ownedPools } = this.#node
+    const owned = ownedPools?.source(name)
+    if (owned) return owned
     if (await isThinPool(deviceMapper, name)) return deviceMapperSource(name, deviceMapper)
     return volumeGroupSource(name, { lvm, deviceMapper })
   }

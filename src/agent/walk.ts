@@ -63,7 +63,7 @@ export interface WalkStatistics {
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
  * @param statistics kept up to date while the walk goes on
- * @param onSeen told of the devices before the first message, which waits for what is known of them
+ * @param onSeen told of a live pool's devices before the first message, which waits for what is known of them
  * @param onPristine told which of them were found never to have been written to
  * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED
  */
@@ -79,12 +79,15 @@ export async function* walkMessages(
     checkBlockSize(metadata, target)
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
     let flushed = 0
-    const seen = await find(metadata, base, target, signal)
-    const { baseIsPristine } = await onSeen(seen)
-    const live = target.live ?? false
-    if (live && seen.base && !baseIsPristine) {
-      await checkPristine(metadata, seen.base, signal)
-      onPristine(seen.base)
+    const devices = await find(metadata, base, target, signal)
+    // What is in a file does not change: nobody has to know anything about it.
+    const seen = target.live ? await see(metadata, devices) : undefined
+    if (seen) {
+      const { baseIsPristine } = await onSeen(seen)
+      if (seen.base && !baseIsPristine) {
+        await checkPristine(metadata, seen.base, signal)
+        onPristine(seen.base)
+      }
     }
     const { batches, isPristine } = await answer(metadata, base, target, startingOffset, signal)
     for await (const { count, offsets, sizes } of batches) {
@@ -104,11 +107,22 @@ export async function* walkMessages(
     }
     if (encoder.count > 0 || flushed === 0) yield encoder.finish()
     // What the target shares with its base is as old as that one's, which is pristine; the rest has just been looked at.
-    if (live && startingOffset === 0 && isPristine()) onPristine(seen.target)
+    if (seen && startingOffset === 0 && isPristine()) onPristine(seen.target)
   } finally {
     Object.assign(statistics, metadata.statistics)
     await metadata.close()
   }
+}
+
+/** A snapshot and its device. */
+interface FoundDevice {
+  snapshot: Snapshot
+  device: ThinDevice
+}
+
+interface FoundDevices {
+  base: FoundDevice | undefined
+  target: FoundDevice
 }
 
 /** @throws DM_RECORDED_POOL_INVALID when the description and the image are not of one pool */
@@ -130,7 +144,7 @@ async function find(
   base: Snapshot | undefined,
   target: Snapshot,
   signal: AbortSignal
-): Promise<SeenDevices> {
+): Promise<FoundDevices> {
   const targetDevice = await findDevice(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
   const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
@@ -142,9 +156,19 @@ async function find(
     )
   }
   return {
-    base: base && baseDevice && (await seen(metadata, base, baseDevice)),
-    target: await seen(metadata, target, targetDevice)
+    base: base && baseDevice && { snapshot: base, device: baseDevice },
+    target: { snapshot: target, device: targetDevice }
   }
+}
+
+/** @throws DM_SNAPSHOT_CHANGED */
+async function see(metadata: PoolMetadata, { base, target }: FoundDevices): Promise<SeenDevices> {
+  const look = async ({ snapshot, device }: FoundDevice): Promise<SeenDevice> => ({
+    snapshot,
+    transactionId: device.details.transactionId,
+    fingerprint: await metadata.fingerprint(device)
+  })
+  return { base: base && (await look(base)), target: await look(target) }
 }
 
 /**
@@ -177,14 +201,6 @@ async function answer(
     baseIsSnapshot: base.live ?? false,
     ...question
   })
-}
-
-async function seen(metadata: PoolMetadata, snapshot: Snapshot, device: ThinDevice): Promise<SeenDevice> {
-  return {
-    snapshot,
-    transactionId: device.details.transactionId,
-    fingerprint: await metadata.fingerprint(device)
-  }
 }
 
 /** The snapshot's device, under the code that its loss means for the caller. */

@@ -113,13 +113,13 @@ export class Walkers {
     signal.addEventListener('abort', cancel)
     try {
       say(thread, { kind: 'start', id, request })
+      say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
       for (;;) {
         signal.throwIfAborted()
         if (walk.seen) {
           const devices = await knowledge.check(walk.seen)
           walk.seen = undefined
           say(thread, { kind: 'known', id, devices })
-          say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
         }
         for (const device of walk.pristine.splice(0)) knowledge.rememberPristine(device)
         const message = walk.arrived.shift()

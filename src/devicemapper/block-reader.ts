@@ -8,8 +8,13 @@
  * Devices are read with O_DIRECT: the pool writes through dm-bufio, around the page cache, and keeps the device open, so that
  * buffered reads would return what was true minutes ago. O_DIRECT wants page-aligned memory, and WebAssembly.Memory is the one
  * page-aligned allocation that plain Node offers.
+ *
+ * A file that is read through the page cache is read in place, synchronously: what is in memory already is copied in less time than it
+ * takes to ask another thread for it. It holds up whatever else this thread has to do, so that is walker threads' and tools' work; every
+ * few windows the event loop has its turn.
  */
-import { constants, read } from 'node:fs'
+import { constants, read, readSync } from 'node:fs'
+import { setImmediate } from 'node:timers/promises'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { DeltamapperError } from '../errors.ts'
 import { impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
@@ -24,11 +29,14 @@ const MAX_RUN_BLOCKS = 64
 /** Unwanted blocks worth reading to save a request; the kernel's own tools bridge as many. */
 const MAX_BRIDGED_BLOCKS = 8
 /** The most blocks a caller may ask for in one window. */
-export const WINDOW_BLOCKS = 64
-/** Room in a window for wanted and bridged blocks: 512 KiB. */
+export const WINDOW_BLOCKS = 128
+/** Room in a window for wanted and bridged blocks: 1 MiB. */
 const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
 /** Windows kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
 const MAX_SPARE_WINDOWS = 16
+
+/** So many loads from the page cache are followed by a turn of the event loop, for messages, signals and timers. */
+const LOADS_PER_TURN = 8
 
 /** What reading has cost so far; for logs, metrics and tests. */
 export interface ReadStatistics {
@@ -88,12 +96,16 @@ export class BlockReader {
   readonly isDevice: boolean
   readonly statistics: ReadStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0 }
   readonly #file: FileHandle
+  /** Around the page cache: requests take time, and many should be under way at once. */
+  readonly isDirect: boolean
+  #loads = 0
 
-  private constructor(path: string, file: FileHandle, blocks: number, isDevice: boolean) {
+  private constructor(path: string, file: FileHandle, blocks: number, isDevice: boolean, direct: boolean) {
     this.path = path
     this.#file = file
     this.blocks = blocks
     this.isDevice = isDevice
+    this.isDirect = direct
   }
 
   /**
@@ -125,7 +137,7 @@ export class BlockReader {
         file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
       }
       const size = isDevice ? await deviceSizeBytes(status.rdev) : status.size
-      return new BlockReader(path, file, Math.floor(size / METADATA_BLOCK_SIZE), isDevice)
+      return new BlockReader(path, file, Math.floor(size / METADATA_BLOCK_SIZE), isDevice, isDevice || direct)
     } catch (cause) {
       await file.close().catch(() => undefined)
       throw cause instanceof DeltamapperError ? cause : cannotOpen(path, cause)
@@ -188,7 +200,10 @@ export class BlockReader {
     if (own !== block) throw damaged(this.path, block, `it says that it is block ${own}`)
   }
 
-  /** Brings the blocks into the window, in as few requests as their neighbourhood allows; all requests are under way at once. */
+  /**
+   * Brings the blocks into the window, in as few requests as their neighbourhood allows. Requests around the page cache are all under
+   * way at once.
+   */
   async #fill(window: BlockWindow, blocks: ArrayLike<number>, count: number): Promise<void> {
     const order = new Uint32Array(count)
     for (let i = 0; i < count; i++) {
@@ -219,7 +234,12 @@ export class BlockReader {
       }
       const length = last - first + 1
       used = firstSlot + length
-      reads.push(this.#readRun(window, firstSlot, first, length))
+      if (this.isDirect) reads.push(this.#readDirect(window, firstSlot, first, length))
+      else this.#readCached(window, firstSlot, first, length)
+    }
+    if (!this.isDirect) {
+      if (++this.#loads % LOADS_PER_TURN === 0) await setImmediate()
+      return
     }
     if (reads.length === 1) return reads[0]
     // Every request has to be back before the window may be used or given away, also when one of them failed.
@@ -227,27 +247,44 @@ export class BlockReader {
     if (failed) throw failed.reason
   }
 
-  #readRun(window: BlockWindow, slot: number, firstBlock: number, length: number): Promise<void> {
+  #readDirect(window: BlockWindow, slot: number, firstBlock: number, length: number): Promise<void> {
+    const { start, bytes } = this.#request(slot, length)
+    return new Promise((resolve, reject) => {
+      read(this.#file.fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, (error, bytesRead) => {
+        if (!error && bytesRead === bytes) resolve()
+        else reject(this.#undelivered(firstBlock, length, error ?? bytesRead))
+      })
+    })
+  }
+
+  #readCached(window: BlockWindow, slot: number, firstBlock: number, length: number): void {
+    const { start, bytes } = this.#request(slot, length)
+    let read: number
+    try {
+      read = readSync(this.#file.fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE)
+    } catch (error) {
+      throw this.#undelivered(firstBlock, length, error as Error)
+    }
+    if (read !== bytes) throw this.#undelivered(firstBlock, length, read)
+  }
+
+  #request(slot: number, length: number): { start: number; bytes: number } {
     const bytes = length * METADATA_BLOCK_SIZE
     this.statistics.readCalls++
     this.statistics.bytesRead += bytes
-    return new Promise((resolve, reject) => {
-      const start = slot * METADATA_BLOCK_SIZE
-      read(this.#file.fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, (error, bytesRead) => {
-        if (!error && bytesRead === bytes) resolve()
-        else {
-          const why = error ? error.message : `only ${bytesRead} of ${bytes} bytes came back`
-          reject(
-            new DeltamapperError(
-              'DM_READ_FAILED',
-              `blocks ${firstBlock} to ${firstBlock + length - 1} of ${this.path} could not be read: ${why}`,
-              'look into the kernel log for errors of the device below',
-              { cause: error }
-            )
-          )
-        }
-      })
-    })
+    return { start: slot * METADATA_BLOCK_SIZE, bytes }
+  }
+
+  #undelivered(firstBlock: number, length: number, outcome: Error | number): DeltamapperError {
+    const last = firstBlock + length - 1
+    const bytes = length * METADATA_BLOCK_SIZE
+    const why = typeof outcome === 'number' ? `only ${outcome} of ${bytes} bytes came back` : outcome.message
+    return new DeltamapperError(
+      'DM_READ_FAILED',
+      `blocks ${firstBlock} to ${last} of ${this.path} could not be read: ${why}`,
+      'look into the kernel log for errors of the device below',
+      { cause: outcome }
+    )
   }
 }
 

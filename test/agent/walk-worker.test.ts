@@ -65,7 +65,8 @@ class Thread {
 const quiet = () => new Promise((resolve) => setTimeout(resolve, 60))
 
 async function request(maxResults: number) {
-  return { target: (await big).snapshot('big'), startingOffset: 0, maxResults, direct: false }
+  const target = { ...(await big).snapshot('big'), live: true }
+  return { target, startingOffset: 0, maxResults, direct: false }
 }
 
 test('a walk says what it is about, then a message for each credit, then that it has ended', async (t) => {

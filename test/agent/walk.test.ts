@@ -119,16 +119,17 @@ test('a walk costs nothing before it is asked for, and nothing more once it is l
   t.deepEqual(statistics, cost)
 })
 
-test('the devices are told before the first message, as the metadata has them', async (t) => {
+test('the devices of a live pool are told before the first message, as the metadata has them', async (t) => {
   const pool = await sample
-  const [base, target] = [pool.snapshot('mon'), pool.snapshot('wed')]
+  const live = (name: string) => ({ ...pool.snapshot(name), live: true })
+  const [base, target] = [live('mon'), live('wed')]
   const seen: SeenDevices[] = []
   const { messages } = start({ base, target }, { onSeen: (devices) => seen.push(devices) })
   await messages.next()
   t.is(seen.length, 1)
   await Array.fromAsync(messages)
   t.is(seen.length, 1)
-  const metadata = await openPoolMetadata(pool.metadataPath)
+  const metadata = await openPoolMetadata(pool.metadataPath, { liveRoot: true })
   t.teardown(() => metadata.close())
   for (const [device, snapshot] of [
     [seen[0].base, base],

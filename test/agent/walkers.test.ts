@@ -198,7 +198,8 @@ test.serial('the devices are told before any message, and whoever is told may re
   const watched = await Watched.start(t, 1)
   const pool = await sample
   const { signal } = new AbortController()
-  const request = { base: pool.snapshot('mon'), target: pool.snapshot('tue'), maxResults: 5 }
+  const live = (name: string) => ({ ...pool.snapshot(name), live: true })
+  const request = { base: live('mon'), target: live('tue'), maxResults: 5 }
   const events: string[] = []
   const { messages } = watched.walk(request, signal, {
     async check({ base, target }) {
@@ -206,7 +207,7 @@ test.serial('the devices are told before any message, and whoever is told may re
       events.push(`${base?.snapshot.handle} ${target.snapshot.handle} ${typeof target.fingerprint.rootChecksum}`)
       return { baseIsPristine: true }
     },
-    rememberPristine: () => t.fail('images in files are not looked at for that')
+    rememberPristine: () => undefined
   })
   await messages.next()
   events.push('message')

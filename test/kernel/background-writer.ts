@@ -40,25 +40,44 @@ const MOST_BYTES = 131072
 
 export class BackgroundWriter {
   readonly #worker: Worker
+  readonly #gone: Promise<unknown>
+  #failure: string | undefined
+  #wake: () => void = () => undefined
+  #obeyed = 0
   counts: WriterCounts = { writes: 0, flushes: 0, commands: 0 }
 
   constructor(options: WriterOptions) {
     this.#worker = new Worker(new URL(import.meta.url), { workerData: options })
     this.#worker.unref()
+    this.#worker.on('message', (answer: Answer) => {
+      if (answer.kind === 'failed') this.#failure = answer.why
+      else {
+        this.counts = answer.counts
+        this.#obeyed++
+      }
+      this.#wake()
+    })
+    this.#worker.on('error', (error) => {
+      this.#failure = String(error)
+      this.#wake()
+    })
+    this.#gone = once(this.#worker, 'exit')
   }
 
   /** Writes to these devices as well from now on, and to no others but its own. */
   async writeTo(devices: Order): Promise<void> {
+    const obeyed = this.#obeyed
     this.#worker.postMessage(devices)
-    const [answer] = (await once(this.#worker, 'message')) as [Answer]
-    if (answer.kind === 'failed') throw new Error(`the background writer failed: ${answer.why}`)
-    this.counts = answer.counts
+    while (this.#obeyed === obeyed && this.#failure === undefined) {
+      await new Promise<void>((resolve) => (this.#wake = resolve))
+    }
+    if (this.#failure !== undefined) throw new Error(`the background writer failed: ${this.#failure}`)
   }
 
   /** Resolves when nothing of it is open any more, and no command under way. */
   async stop(): Promise<void> {
     this.#worker.postMessage('stop')
-    await once(this.#worker, 'exit')
+    await this.#gone
   }
 }
 

@@ -40,10 +40,7 @@ export async function fragmentedPool(name: string, offsetBytes: number, extents:
   await restore(metadata, [...snapshots.values()], dataBlocks)
   const features = ['skip_block_zeroing', 'no_discard_passdown']
   const dataBytes = dataBlocks * blockBytes
-  createDevice(
-    name,
-    thinPoolTable({ metadataDevice: metadata, dataDevice: data, dataBytes, blockBytes, features })
-  )
+  createDevice(name, thinPoolTable({ metadataDevice: metadata, dataDevice: data, dataBytes, blockBytes, features }))
   for (const [snapshot, { thinId }] of snapshots) {
     createDevice(snapshot, thinTable(name, thinId, blocks * blockBytes), '--readonly')
   }

@@ -22,7 +22,8 @@ export class DeviceReader {
 
   /** At most 64 KiB, whole sectors; valid until the next call. */
   read(offset: number, size: number): Uint8Array {
-    if (offset % sectorBytes !== 0 || size % sectorBytes !== 0) throw new Error(`${size} bytes at ${offset} cut a sector`)
+    if (offset % sectorBytes !== 0 || size % sectorBytes !== 0)
+      throw new Error(`${size} bytes at ${offset} cut a sector`)
     if (readSync(this.#file, this.#buffer, 0, size, offset) !== size) {
       throw new Error(`the device ends before ${size} bytes at ${offset}`)
     }

@@ -25,7 +25,7 @@ import { Frontier, type SubtreeQueue } from './frontier.ts'
 
 /** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to WINDOW_BLOCKS. */
 const FIRST_WINDOW = 16
-/** Windows of leaves under way while another is compared: the device and the processor both have work. */
+/** Windows of leaves under way while another is compared, where reading takes time: the device and the processor both have work. */
 const WINDOWS_AHEAD = 3
 /** Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least. */
 const EXPECTED_CHILDREN = 64
@@ -184,7 +184,7 @@ class CoWalk {
     // The leaves of the taller tree. Those of a tree that was not put level with it are shallower, and read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
-    while (this.#ahead.length < (atLeaves ? WINDOWS_AHEAD : 1)) {
+    while (this.#ahead.length < (atLeaves && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
       const reading = await this.#read(depth, this.#leavesAtOnce)
       if (!reading) break
       this.#ahead.push(reading)

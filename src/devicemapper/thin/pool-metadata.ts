@@ -435,9 +435,11 @@ async function findDevice(
   id: number,
   signal?: AbortSignal
 ): Promise<ThinDevice | undefined> {
-  const details = await lookup(reader, detailsRoot, id, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal)
+  const [details, root] = await Promise.all([
+    lookup(reader, detailsRoot, id, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal),
+    lookup(reader, mappingRoot, id, U64_SIZE, u64, signal)
+  ])
   if (!details) return undefined
-  const root = await lookup(reader, mappingRoot, id, U64_SIZE, u64, signal)
   if (root === undefined) {
     throw damaged(reader.path, mappingRoot, `the tree below it lacks thin device ${id}, which the device details name`)
   }

@@ -58,12 +58,15 @@ export interface ThinPlan {
 }
 
 /**
- * Checks that a pool can be made like this, without changing anything.
+ * Checks that a pool can be made like this, without changing anything. Sizes in bytes.
  *
  * @throws DM_ARGUMENT_INVALID for sizes and names that cannot be; DM_DEVICE_BUSY when a device or name is in use; DM_DEVICE_NOT_BLANK when
  *   a device holds something; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what device-mapper calls throw
  */
-export async function checkNewPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<void> {
+export async function checkNewPool(
+  deviceMapper: PoolPort,
+  plan: PoolPlan
+): Promise<{ metadataBytes: number; dataBytes: number }> {
   for (const reference of [plan.name, { uuid: plan.uuid }]) await refuseExisting(deviceMapper, reference)
   await using devices = await claimDevices(deviceMapper, plan)
   const { metadata, data } = devices
@@ -82,6 +85,7 @@ export async function checkNewPool(deviceMapper: PoolPort, plan: PoolPlan): Prom
       `if nothing on it is needed any more, \`wipefs --all ${device.path}\` and \`dd if=/dev/zero of=${device.path} bs=4096 count=1 conv=fsync\``
     )
   }
+  return { metadataBytes: metadata.sizeBytes, dataBytes: data.sizeBytes }
 }
 
 /**
@@ -386,7 +390,9 @@ async function refuseExisting(deviceMapper: PoolPort, reference: DeviceReference
   throw new DeltamapperError(
     'DM_DEVICE_BUSY',
     `there already is a device-mapper device ${info.name}`,
-    info.hasLiveTable ? 'choose another name, or remove it if it is yours' : `\`dmsetup remove ${info.name}\`: it is empty`
+    info.hasLiveTable
+      ? 'choose another name, or remove it if it is yours'
+      : `\`dmsetup remove ${info.name}\`: it is empty`
   )
 }
 

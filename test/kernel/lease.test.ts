@@ -1,0 +1,482 @@
+/**
+ * Leases of the metadata snapshots of real pools: shared, bounded, refused, and released however their holder ends. Runs inside the
+ * kernel lab: node test/lab/run.ts test/kernel/lease.test.ts
+ *
+ * The holder is killed DELTAMAPPER_KILLS times (10 unless given) in each of three ways.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readdirSync, readFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test, { type ExecutionContext } from 'ava'
+import { pino } from 'pino'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { startAgent } from '../../src/agent/agent.ts'
+import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
+import { agentConfig } from '../../src/agent/config.ts'
+import { keeperAtWork } from '../../src/agent/lease-keeper.ts'
+import { type LeaseOptions, MetadataSnapshotLeases } from '../../src/agent/metadata-snapshot-lease.ts'
+import { readSlot } from '../../src/agent/pool-slot.ts'
+import { parsePoolStatus, type PoolNumbers } from '../../src/devicemapper/thin/status.ts'
+import { DeltamapperError } from '../../src/errors.ts'
+import { Random } from '../support/random.ts'
+import { createDevice, createLinear, sendMessage, thinPoolTable, thinTable, zeroStart } from './dmsetup.ts'
+
+const mebibyte = 2 ** 20
+const blockBytes = 65536
+const kills = Number(process.env.DELTAMAPPER_KILLS ?? 10)
+const folder = mkdtempSync(join(tmpdir(), 'lease-'))
+// Many processes are started here, and none of them has to compile what another one has.
+process.env.NODE_COMPILE_CACHE ??= join(folder, 'compiled')
+const deviceMapper = new DeviceMapper()
+// device-mapper's helper keeps no process alive on its own.
+const alive = setInterval(() => undefined, 1000)
+test.after.always(async () => {
+  clearInterval(alive)
+  await deviceMapper.close()
+})
+
+let used = 0
+let pools = 0
+interface Pool {
+  name: string
+  meta: string
+  metadataPath: string
+  thin: string
+}
+
+/** A pool with a thin volume and a snapshot of it, on a part of the disk that nothing else uses. */
+function makePool(t: ExecutionContext, { metaMiB = 4, dataMiB = 8 } = {}): Pool {
+  const name = `pool-${pools++}`
+  const meta = createLinear(`${name}-meta`, '/dev/ubda', used * mebibyte, metaMiB * mebibyte)
+  const data = createLinear(`${name}-data`, '/dev/ubda', (used + metaMiB) * mebibyte, dataMiB * mebibyte)
+  used += metaMiB + dataMiB
+  zeroStart(meta)
+  const pool = { metadataDevice: meta, dataDevice: data, dataBytes: dataMiB * mebibyte, blockBytes }
+  createDevice(name, thinPoolTable({ ...pool, features: ['skip_block_zeroing', 'error_if_no_space'] }))
+  sendMessage(name, 'create_thin 0')
+  const thin = createDevice(`${name}-thin`, thinTable(name, 0, dataMiB * mebibyte))
+  write(thin, 0, 8)
+  t.teardown(async () => {
+    for (const each of [`${name}-thin`, name, `${name}-data`, `${name}-meta`]) {
+      if (await deviceMapper.info(each)) await deviceMapper.remove(each, { retry: true })
+    }
+  })
+  return { name, meta: `${name}-meta`, metadataPath: meta, thin }
+}
+
+function write(device: string, firstBlock: number, count: number): void {
+  const blocks = ['bs=64k', `seek=${firstBlock}`, `count=${count}`]
+  execFileSync('dd', ['if=/dev/urandom', `of=${device}`, ...blocks, 'oflag=direct', 'status=none'])
+}
+
+async function status(pool: string, flush = false): Promise<PoolNumbers> {
+  const [row] = await deviceMapper.status(pool, { flush })
+  const parsed = parsePoolStatus(row?.params ?? '')
+  if (parsed.state !== 'working') throw new Error(`${pool} is ${parsed.state}`)
+  return parsed
+}
+
+const heldRoot = async (pool: string) => (await status(pool)).heldRoot
+
+interface Holder {
+  leases: MetadataSnapshotLeases
+  catalog: Catalog
+  log: Record<string, unknown>[]
+  close(): Promise<void>
+}
+
+let catalogs = 0
+const newCatalog = () => join(folder, `catalog-${catalogs++}.sqlite`)
+
+async function holder(t: ExecutionContext, options: Partial<LeaseOptions> = {}, path = newCatalog()): Promise<Holder> {
+  const log: Record<string, unknown>[] = []
+  const logger = pino({ level: 'debug' }, { write: (line: string) => log.push(JSON.parse(line) as (typeof log)[0]) })
+  const catalog = await openCatalog(path)
+  const leases = new MetadataSnapshotLeases(
+    catalog,
+    deviceMapper,
+    { headroom: { percent: 25, blocks: 1024 }, holdMs: 60_000, waitMs: 0, watchMs: 50, retryMs: 100, ...options },
+    logger
+  )
+  const close = async () => {
+    await leases.close()
+    await catalog.close()
+  }
+  t.teardown(close)
+  return { leases, catalog, log, close }
+}
+
+async function failure(promise: Promise<unknown>): Promise<DeltamapperError> {
+  const thrown: unknown = await promise.then(
+    (result) => new Error(`it succeeded: ${JSON.stringify(result)}`),
+    (error: unknown) => error
+  )
+  if (thrown instanceof DeltamapperError) return thrown
+  throw thrown
+}
+
+function lost(t: ExecutionContext, { reason }: AbortSignal, says: RegExp): void {
+  t.true(reason instanceof DeltamapperError)
+  const { code, message } = reason as DeltamapperError
+  t.is(code, 'DM_LEASE_LOST')
+  t.regex(message, says)
+}
+
+async function until(condition: () => boolean | Promise<boolean>, what: string, withinMs = 10_000): Promise<void> {
+  const deadline = performance.now() + withinMs
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`after ${withinMs} ms, not yet: ${what}`)
+    await sleep(10)
+  }
+}
+
+test('one lease, many users: the slot is free when the last has left', async (t) => {
+  const pool = makePool(t)
+  const { leases, catalog } = await holder(t)
+  const users = await Promise.all(['a', 'b', 'c'].map((purpose) => leases.acquire(pool.name, { purpose })))
+  const [first, ...others] = users
+  t.is(await heldRoot(pool.name), first.heldRoot)
+  t.is((await readSlot(pool.metadataPath)).held?.time, first.held.time)
+  for (const each of others) t.is(each.heldRoot, first.heldRoot)
+  t.like(await catalog.findLease(`dm-name:${pool.name}`), { state: 'held', heldRoot: first.heldRoot })
+  t.deepEqual(
+    leases.current.map(({ device, purposes }) => [device, purposes]),
+    [[`dm-name:${pool.name}`, ['a', 'b', 'c']]]
+  )
+  for (const each of [first, first, users[1]]) await each.release()
+  t.is(await heldRoot(pool.name), first.heldRoot)
+  await users[2]?.release()
+  t.is(await heldRoot(pool.name), undefined)
+  t.deepEqual(await catalog.leases(), [])
+  t.deepEqual(leases.current, [])
+  t.false(await keeperAtWork(`dm-name:${pool.name}`))
+  for (const { signal } of users) t.false(signal.aborted)
+})
+
+test('who needs a newer one waits for it, and others do not join before', async (t) => {
+  const pool = makePool(t)
+  const { leases } = await holder(t, { waitMs: 10_000 })
+  const old = await leases.acquire(pool.name, { purpose: 'old' })
+  sendMessage(pool.name, 'create_snap 1 0')
+  const suffices = ({ time }: { time: number }) => time > old.held.time
+  const newer = leases.acquire(pool.name, { purpose: 'newer', suffices })
+  await sleep(50)
+  // It would do for this one, but then it would never end for the other.
+  const third = leases.acquire(pool.name, { purpose: 'third' })
+  await sleep(300)
+  t.is(await heldRoot(pool.name), old.heldRoot)
+  await old.release()
+  const [one, other] = await Promise.all([newer, third])
+  t.is(one.held.time, old.held.time + 1)
+  t.is(one.heldRoot, other.heldRoot)
+  await Promise.all([one.release(), other.release()])
+  t.is(await heldRoot(pool.name), undefined)
+})
+
+test('somebody else holds the slot: waited for, named, and never touched', async (t) => {
+  const pool = makePool(t)
+  const { leases, catalog } = await holder(t)
+  sendMessage(pool.name, 'reserve_metadata_snap')
+  const foreign = await heldRoot(pool.name)
+  sendMessage(pool.name, 'create_snap 1 0')
+  const error = await failure(leases.acquire(pool.name, { purpose: 'me', waitMs: 300 }))
+  t.is(error.code, 'DM_DEVICE_BUSY')
+  t.is(error.status, 'UNAVAILABLE')
+  t.regex(
+    error.message,
+    new RegExp(`somebody else has reserved it \\(block ${foreign}, 1 snapshots? and 0 transactions`)
+  )
+  t.regex(error.remedy, new RegExp(`dmsetup message ${pool.name} 0 release_metadata_snap`))
+  t.is(await heldRoot(pool.name), foreign)
+  t.deepEqual(await catalog.leases(), [])
+
+  const waiting = leases.acquire(pool.name, { purpose: 'patient', waitMs: 10_000 })
+  await sleep(300)
+  sendMessage(pool.name, 'release_metadata_snap')
+  await using lease = await waiting
+  t.is(await heldRoot(pool.name), lease.heldRoot)
+})
+
+test('a caller who goes away leaves nothing behind, waiting or holding', async (t) => {
+  const pool = makePool(t)
+  const { leases } = await holder(t)
+  const gone = new AbortController()
+  const lease = await leases.acquire(pool.name, { purpose: 'me', signal: gone.signal })
+  gone.abort(new DeltamapperError('DM_CANCELLED', 'the caller went away', 'nothing'))
+  t.like(lease.signal.reason, { code: 'DM_CANCELLED' })
+  await lease.release()
+  t.is(await heldRoot(pool.name), undefined)
+
+  sendMessage(pool.name, 'reserve_metadata_snap')
+  const impatient = AbortSignal.timeout(200)
+  await t.throwsAsync(leases.acquire(pool.name, { purpose: 'me', waitMs: 60_000, signal: impatient }), {
+    name: 'TimeoutError'
+  })
+  sendMessage(pool.name, 'release_metadata_snap')
+  await t.throwsAsync(leases.acquire(pool.name, { purpose: 'me', signal: AbortSignal.abort(new Error('gone')) }), {
+    message: 'gone'
+  })
+  // However early in the reservation.
+  for (const afterMs of [0, 1, 5, 20, 50, 80, 100, 120, 150]) {
+    const left = new AbortController()
+    const acquiring = leases.acquire(pool.name, { purpose: 'me', signal: left.signal, waitMs: 10_000 })
+    setTimeout(() => left.abort(), afterMs)
+    await acquiring.then(
+      async (each) => each.release(),
+      () => undefined
+    )
+    t.is(await heldRoot(pool.name), undefined, `after ${afterMs} ms`)
+  }
+})
+
+test('its time is up: users are told, and the slot is free whether or not they listen', async (t) => {
+  const pool = makePool(t)
+  const { leases, log } = await holder(t, { holdMs: 500 })
+  const lease = await leases.acquire(pool.name, { purpose: 'slow' })
+  await once(lease.signal, 'abort')
+  lost(t, lease.signal, /was given back: it was held for 0\.5 s/)
+  await until(async () => (await heldRoot(pool.name)) === undefined, 'the slot is free')
+  await lease.release()
+  t.true(log.some(({ msg }) => msg === 'a metadata snapshot is given back before its users are done'))
+  // In the second half of its time nobody joins.
+  await using old = await leases.acquire(pool.name, { purpose: 'old' })
+  await sleep(300)
+  await using young = await leases.acquire(pool.name, { purpose: 'young', waitMs: 10_000 })
+  t.true(old.signal.aborted)
+  t.not(young, old)
+})
+
+test('somebody else releases it: users are told, and what is there afterwards is not touched', async (t) => {
+  const pool = makePool(t)
+  const { leases, catalog } = await holder(t)
+  const lease = await leases.acquire(pool.name, { purpose: 'me' })
+  sendMessage(pool.name, 'release_metadata_snap')
+  await once(lease.signal, 'abort')
+  lost(t, lease.signal, /somebody else has released it/)
+  await until(async () => (await catalog.leases()).length === 0, 'the record is cleared')
+
+  // Too quick for the eye: only what is in the slot tells.
+  const slow = await holder(t, { watchMs: 60_000 })
+  const second = await slow.leases.acquire(pool.name, { purpose: 'me' })
+  sendMessage(pool.name, 'release_metadata_snap')
+  sendMessage(pool.name, 'create_snap 7 0')
+  sendMessage(pool.name, 'reserve_metadata_snap')
+  const foreign = await heldRoot(pool.name)
+  await second.release()
+  t.is(await heldRoot(pool.name), foreign)
+  t.deepEqual(await slow.catalog.leases(), [])
+  sendMessage(pool.name, 'release_metadata_snap')
+})
+
+test('too little free metadata: refused; too little while it is held: given back', async (t) => {
+  const pool = makePool(t, { dataMiB: 32 })
+  // (Blocks that the last transaction has freed count as used until the next.)
+  const { usedMetadataBlocks, totalMetadataBlocks } = await status(pool.name, true)
+  const free = totalMetadataBlocks - usedMetadataBlocks
+  const tight = await holder(t, { headroom: { percent: 100, blocks: free + 1 } })
+  const error = await failure(tight.leases.acquire(pool.name, { purpose: 'me' }))
+  t.is(error.code, 'DM_LEASE_REFUSED')
+  t.regex(error.message, new RegExp(`${free} of its ${totalMetadataBlocks} metadata blocks are free`))
+  t.is(await heldRoot(pool.name), undefined)
+  t.deepEqual(await tight.catalog.leases(), [])
+
+  const wide = await holder(t, { headroom: { percent: 100, blocks: free } })
+  const lease = await wide.leases.acquire(pool.name, { purpose: 'me' })
+  let given = false
+  lease.signal.addEventListener('abort', () => (given = true))
+  // Snapshots of ever newer trees fill the metadata.
+  for (let id = 1; id < 2000 && !given; id++) {
+    sendMessage(pool.name, `create_snap ${id} 0`)
+    write(pool.thin, id % 200, 1)
+    await sleep(0)
+  }
+  lost(t, lease.signal, /metadata blocks are free/)
+  await until(async () => (await heldRoot(pool.name)) === undefined, 'the slot is free')
+})
+
+/** What a pool says of itself, and what the refusal says. */
+async function refused(t: ExecutionContext, { leases, catalog }: Holder, pool: Pool, says: RegExp): Promise<void> {
+  const error = await failure(leases.acquire(pool.name, { purpose: 'me' }))
+  t.is(error.code, 'DM_LEASE_REFUSED')
+  t.regex(error.message, says)
+  t.deepEqual(await catalog.leases(), [])
+}
+
+/** Puts another target in the place of a pool's metadata device. */
+async function swapMetadata({ meta }: Pool, targetType: string, params: string): Promise<void> {
+  const lengthSectors = (4 * mebibyte) / 512
+  await deviceMapper.reload(meta, [{ startSector: 0, lengthSectors, targetType, params }])
+  await deviceMapper.suspend(meta, { lockfs: false, flush: false })
+  await deviceMapper.resume(meta)
+}
+
+test('pools that are full, need a check, have failed or are no pools: refused', async (t) => {
+  const pool = makePool(t, { dataMiB: 2 })
+  const own = await holder(t)
+  await t.throwsAsync(own.leases.acquire(`${pool.name}-thin`, { purpose: 'me' }), { code: 'DM_NOT_TRACKED' })
+  await t.throwsAsync(own.leases.acquire('nosuch', { purpose: 'me' }), { code: 'DM_POOL_INACTIVE' })
+
+  sendMessage(pool.name, 'create_snap 1 0')
+  t.throws(() => {
+    write(pool.thin, 0, 32)
+  })
+  t.is((await status(pool.name)).mode, 'out-of-data-space')
+  await refused(t, own, pool, /is out of data space/)
+  sendMessage(pool.name, 'delete 1')
+  await until(async () => (await status(pool.name, true)).mode === 'read-write', 'there is space again')
+
+  // Held when the metadata fails: what cannot be released now is released when the pool takes messages again.
+  const lease = await own.leases.acquire(pool.name, { purpose: 'me' })
+  const [{ params }] = await deviceMapper.table(pool.meta)
+  await swapMetadata(pool, 'flakey', `${params} 0 100 1 error_writes`)
+  t.throws(() => sendMessage(pool.name, 'create_thin 9'))
+  t.like(await status(pool.name), { mode: 'read-only', needsCheck: true })
+  await lease.release()
+  t.is(await heldRoot(pool.name), lease.heldRoot)
+  t.like(await own.catalog.findLease(`dm-name:${pool.name}`), { state: 'held' })
+  t.like(await failure(own.leases.acquire(pool.name, { purpose: 'me' })), { code: 'DM_LEASE_REFUSED' })
+  await own.close()
+
+  const other = await holder(t)
+  await refused(t, other, pool, /its metadata needs to be checked/)
+  await swapMetadata(pool, 'error', '')
+  await deviceMapper.message(pool.name, 'create_thin 9').catch(() => undefined)
+  const failed = async () => parsePoolStatus((await deviceMapper.status(pool.name))[0]?.params ?? '').state === 'failed'
+  try {
+    await deviceMapper.reload(pool.name, await deviceMapper.table(pool.name))
+    await deviceMapper.resume(pool.name)
+  } catch {
+    // Its metadata cannot be read.
+  }
+  if (await failed()) await refused(t, other, pool, /has failed/)
+  else t.log('the pool did not get as far as to fail')
+})
+
+class HolderProcess {
+  readonly child: ChildProcess
+  readonly said: string[] = []
+  readonly exit: Promise<unknown>
+  stderr = ''
+
+  constructor(catalog: string, pool: string, mostHeldMs: number, seed: number) {
+    const program = new URL('lease-holder.ts', import.meta.url).pathname
+    const words = [program, catalog, pool, String(mostHeldMs), String(seed)]
+    this.child = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'pipe'] })
+    this.exit = once(this.child, 'exit')
+    createInterface(this.child.stdout!).on('line', (line) => this.said.push(line))
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.stderr += text))
+  }
+
+  async says(what: string, times = 1): Promise<void> {
+    await until(
+      () => {
+        if (this.child.exitCode !== null && !this.said.includes(what)) throw new Error(`it ended: ${this.stderr}`)
+        return this.said.filter((each) => each === what).length >= times
+      },
+      `the holder says ${what}`,
+      30_000
+    )
+  }
+
+  /** The processes that it has started. */
+  get children(): number[] {
+    return readdirSync('/proc')
+      .filter((each) => /^\d+$/.test(each))
+      .map(Number)
+      .filter((pid) => {
+        try {
+          return Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ')[1]) === this.child.pid
+        } catch {
+          return false
+        }
+      })
+  }
+}
+
+test('SIGTERM: the slot is free when the process has ended', async (t) => {
+  const pool = makePool(t)
+  const path = newCatalog()
+  const holding = new HolderProcess(path, pool.name, 60_000, 1)
+  await holding.says('held')
+  t.not(await heldRoot(pool.name), undefined)
+  holding.child.kill('SIGTERM')
+  await holding.exit
+  t.deepEqual([holding.child.exitCode, holding.child.signalCode], [0, null], holding.stderr)
+  t.is(await heldRoot(pool.name), undefined)
+  const catalog = await openCatalog(path)
+  t.deepEqual(await catalog.leases(), [])
+  await catalog.close()
+})
+
+/** An agent's start and end, as after a crash. Returns what it has logged. */
+async function startAndStop(catalog: string): Promise<Record<string, unknown>[]> {
+  const log: Record<string, unknown>[] = []
+  const logger = pino({ level: 'debug' }, { write: (line: string) => log.push(JSON.parse(line) as (typeof log)[0]) })
+  const listen = [`unix://${join(folder, `agent-${catalogs++}.sock`)}`]
+  const config = agentConfig.parse({ listen, catalog, live: true, walkers: 1, drainSeconds: 0, lvmCommand: ['true'] })
+  const agent = await startAgent(config, logger)
+  await agent.stop()
+  return log
+}
+
+async function recorded(path: string): Promise<string | undefined> {
+  const catalog = await openCatalog(path)
+  const [record] = await catalog.leases()
+  await catalog.close()
+  return record?.state
+}
+
+/** `alone`: the agent is killed, its keeper not. `together`: both at once. `foreign`: somebody else comes before the restart. */
+for (const [index, how] of (['alone', 'together', 'foreign'] as const).entries()) {
+  test(`killed ${how} at ${kills} moments: no lease of ours is left, and no foreign one touched`, async (t) => {
+    t.timeout(60_000 + kills * 30_000)
+    const pool = makePool(t)
+    const path = newCatalog()
+    const random = new Random(1000 + index)
+    const outcomes: Record<string, number> = {}
+    let nextId = 1
+    for (let kill = 0; kill < kills; kill++) {
+      const holding = new HolderProcess(path, pool.name, random.pick([0, 5, 50]), kill)
+      await holding.says('held', random.integer(0, 3))
+      await sleep(random.integer(0, 300))
+      const doomed = how === 'alone' ? [] : holding.children
+      for (const pid of [...doomed, holding.child.pid ?? 0]) process.kill(pid, 'SIGKILL')
+      await holding.exit
+      await until(async () => !(await keeperAtWork(`dm-name:${pool.name}`)), 'the keeper has ended')
+      const left = await heldRoot(pool.name)
+      if (how === 'alone') t.is(left, undefined, `round ${kill}`)
+      if (how === 'foreign' && left === undefined) {
+        // In a pool that has changed, and in one that has not.
+        if (random.chance(0.5)) sendMessage(pool.name, `create_snap ${nextId++} 0`)
+        sendMessage(pool.name, 'reserve_metadata_snap')
+      }
+      const before = { state: await recorded(path), root: await heldRoot(pool.name) }
+      const log = await startAndStop(path)
+      const after = { state: await recorded(path), root: await heldRoot(pool.name) }
+      const ours = left !== undefined && before.root === left
+      const outcome = `${before.state ?? 'no record'}, slot ${before.root === undefined ? 'empty' : ours ? 'ours' : 'foreign'}`
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + 1
+      const shown = `round ${kill}: ${outcome}: ${JSON.stringify(log)}`
+      if (before.root === undefined || (ours && before.state === 'held')) {
+        t.deepEqual(after, { state: undefined, root: undefined }, shown)
+      } else {
+        // Somebody else's, or what nothing proves to be ours.
+        t.is(after.root, before.root, shown)
+        if (after.state !== undefined) {
+          t.true(
+            log.some(({ msg }) => msg === 'a metadata snapshot on record is left as it is'),
+            shown
+          )
+        }
+        sendMessage(pool.name, 'release_metadata_snap')
+        await startAndStop(path)
+        t.is(await recorded(path), undefined)
+      }
+    }
+    t.log(JSON.stringify(outcomes))
+  })
+}
