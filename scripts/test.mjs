@@ -55,7 +55,7 @@ async function kernelTests() {
   }
   for (const file of chosen) {
     console.log(`# ${file} in the kernel lab`)
-    await tap(file, ['test/lab/run.ts', file])
+    await tap(file, ['test/lab/run.ts', '--timeout', '600', file])
   }
 }
 

@@ -73,7 +73,7 @@ test.after.always(async () => {
  * Words to start a program with in a mount namespace of its own, where everything that is a shell only notes that it was started.
  */
 function withoutShells(): string[] {
-  const shell = join(folder, 'own-busybox')
+  const shell = join(folder, 'busybox')
   copyFileSync(run('bash', ['-c', 'type -P busybox']).trim(), shell)
   const trap = join(folder, 'trap')
   writeFileSync(trap, `#!${shell} sh\necho "$0 $*" >>${shellsSeen}\nexit 1\n`)

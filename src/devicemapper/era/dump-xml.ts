@@ -186,6 +186,7 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
   #openArray(): void {
     if (this.#arrayRead) refuse('there are two era arrays')
     this.#arrayRead = true
+    this.#way = undefined
     this.#begin = this.#end = this.#next = 0
     this.#batch.section = this.#place = 'era_array'
     this.#batch.era = undefined
