@@ -22,7 +22,10 @@ const started = Date.now()
 
 await ensureDependencies()
 if (files.length === 0) await check()
-await tests('host', files.filter((each) => !isKernelTest(each)))
+await tests(
+  'host',
+  files.filter((each) => !isKernelTest(each))
+)
 await kernelTests()
 console.log(`\nin ${Math.round((Date.now() - started) / 1000)} s`)
 console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ''}`)
