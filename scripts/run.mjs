@@ -27,8 +27,9 @@ const child = spawn(projectNode, [join(projectFolder, file), ...args], {
   stdio: 'inherit',
   env: { ...process.env, PATH: path }
 })
-// Ctrl-C reaches the child as well, which knows what to do; this process only waits for it.
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal))
+// Ctrl-C reaches the child by itself, which knows what to do; this process only waits for it.
+process.on('SIGINT', () => undefined)
+process.on('SIGTERM', () => child.kill('SIGTERM'))
 child.on('exit', (status, signal) => {
   process.exitCode = status ?? (signal ? 128 : 1)
 })

@@ -1,18 +1,26 @@
 /**
- * What the commands that give an agent orders have in common: where it is, what is shown, and handles taken apart.
+ * What the commands that give an agent orders have in common: where the agent is, how its answer is shown, and handles taken apart.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from './endpoint.ts'
-import type { AdminOptions } from './admin-calls.ts'
+import type { AdminClient } from '../grpc/admin-client.ts'
+import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, endpointAddress } from './endpoint.ts'
+import { written } from './output/text-output.ts'
+
+export interface AdminOptions {
+  endpoint?: string
+  output: 'table' | 'json'
+}
 
 /** Adds the options of all of them. */
 export function addAdminOptions(command: Command): Command {
   return command
     .option(
       '--endpoint <address>',
-      `the unix socket of the agent that drives the pools (default: $${ENDPOINT_VARIABLE}, else ${DEFAULT_ENDPOINT})`
+      `the unix socket of the agent that has the pools (default: $${ENDPOINT_VARIABLE}, else ${DEFAULT_ENDPOINT})`
     )
-    .addOption(new Option('-o, --output <format>', 'how to show it').choices(['table', 'json']).default('table'))
+    .addOption(
+      new Option('-o, --output <format>', 'how to show the answer').choices(['table', 'json']).default('table')
+    )
 }
 
 /** What all of them say of themselves below their options. */
@@ -29,18 +37,40 @@ export interface HandleArgument {
   name: string
 }
 
-/** POOL/NAME. What may be a name is the agent's to say. */
+/** POOL/NAME. What may be a name is for the agent to say. */
 export function handle(text: string): HandleArgument {
   const [, pool, name] = /^([^/]+)\/([^/]+)$/.exec(text) ?? []
   if (pool === undefined) throw new InvalidArgumentError('It is POOL/NAME, as in tank/documents.')
   return { pool, name }
 }
 
-/** Gives an order. What that takes is loaded only now: help and usage errors need none of it. */
-export async function order(
-  options: AdminOptions,
-  give: (calls: typeof import('./admin-calls.ts')) => Promise<void>
+/**
+ * Gives an order, and shows the answer. The agent carries out what it has begun, whatever becomes of this process.
+ *
+ * @throws what the agent answers; DM_UNREACHABLE; UsageError
+ */
+export async function order<T>(
+  { endpoint, output }: AdminOptions,
+  give: (agent: AdminClient) => Promise<T>,
+  table: (answer: T) => string
 ): Promise<void> {
-  void options
-  await give(await import('./admin-calls.ts'))
+  const address = endpointAddress(endpoint)
+  // Loaded only now: help and usage errors need none of it.
+  const { connectAdmin } = await import('../grpc/admin-client.ts')
+  const agent = connectAdmin(address)
+  try {
+    const answer = await give(agent)
+    await written(process.stdout, output === 'json' ? `${JSON.stringify(forJson(answer))}\n` : table(answer))
+  } finally {
+    agent.close()
+  }
+}
+
+/** Field names as in the protocol; 64-bit ids as strings, because most parsers round numbers beyond 2^53. */
+function forJson(value: unknown): unknown {
+  if (typeof value === 'bigint') return String(value)
+  if (Array.isArray(value)) return value.map(forJson)
+  if (typeof value !== 'object' || value === null) return value
+  const snakeCase = (key: string) => key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+  return Object.fromEntries(Object.entries(value).map(([key, each]) => [snakeCase(key), forJson(each)]))
 }

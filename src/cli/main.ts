@@ -8,7 +8,10 @@ import { addDeltaCommand } from './delta.ts'
 import { describeFailure, UsageError } from './failure.ts'
 import { addInspectCommand } from './inspect.ts'
 import { written } from './output/text-output.ts'
+import { addPoolCommand } from './pool.ts'
+import { addSnapshotCommand } from './snapshot.ts'
 import { packageVersion } from './version.ts'
+import { addVolumeCommand } from './volume.ts'
 
 /** Runs one command; ends the process unless it went well. */
 export async function main(args: readonly string[]): Promise<void> {
@@ -40,6 +43,9 @@ async function run(args: readonly string[]): Promise<void> {
   addAllocatedCommand(program)
   addDeltaCommand(program)
   addInspectCommand(program)
+  addPoolCommand(program)
+  addVolumeCommand(program)
+  addSnapshotCommand(program)
   program.addHelpText(
     'after',
     `
@@ -64,11 +70,13 @@ Examples:
 
 /** What Commander has against the command line, in our form. */
 function usageError({ code, message }: CommanderError, program: Command, args: readonly string[]): UsageError {
-  if (code === 'commander.help') {
-    return new UsageError('no command was given', '`deltamapper --help` lists them', 'DM_ARGUMENT_MISSING')
-  }
   const command = program.commands.find((each) => each.name() === args[0])
+  const subcommand = command?.commands.find((each) => each.name() === args[1])
+  const words = ['deltamapper', command?.name(), subcommand?.name(), '--help'].filter((word) => word !== undefined)
+  const help = `\`${words.join(' ')}\``
+  if (code === 'commander.help') {
+    return new UsageError('no command was given', `${help} lists them`, 'DM_ARGUMENT_MISSING')
+  }
   const what = message.replace(/^error: /, '').replace(/\.?\s*$/, '')
-  const remedy = `see \`deltamapper ${command ? `${command.name()} ` : ''}--help\``
-  return new UsageError(what, remedy, code.startsWith('commander.missing') ? 'DM_ARGUMENT_MISSING' : undefined)
+  return new UsageError(what, `see ${help}`, code.startsWith('commander.missing') ? 'DM_ARGUMENT_MISSING' : undefined)
 }

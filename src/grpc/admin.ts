@@ -158,7 +158,10 @@ export function adminMethod<M extends AdminMethod>(name: M): MethodDefinition<Ad
 export class AdminService {
   static readonly definition = adminService
 
-  readonly implementation: Record<string, (call: ServerUnaryCall<object, object>, respond: sendUnaryData<object>) => void>
+  readonly implementation: Record<
+    string,
+    (call: ServerUnaryCall<object, object>, respond: sendUnaryData<object>) => void
+  >
   readonly #logger: Logger
   readonly #running = new Set<Promise<void>>()
   #stopping = false
@@ -254,7 +257,11 @@ function fromWire(value: unknown, beyond: (digits: string) => number, key = ''):
 }
 
 function refuseCount(digits: string): never {
-  throw new DeltamapperError('DM_ANSWER_INVALID', `the answer has a count of ${digits}, beyond 2^53`, 'update deltamapper')
+  throw new DeltamapperError(
+    'DM_ANSWER_INVALID',
+    `the answer has a count of ${digits}, beyond 2^53`,
+    'update deltamapper'
+  )
 }
 
 const enumValues: ReadonlySet<string> = new Set(

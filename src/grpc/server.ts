@@ -107,7 +107,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     server.addService(IdentityService.definition, identityService.implementation)
     if (admin) server.addService(AdminService.definition, admin.implementation)
     health.addToServer(server)
-    new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...(admin && adminPackage) }).addToServer(server)
+    new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...(admin && adminPackage) }).addToServer(
+      server
+    )
     return server
   }
   // What is not there cannot be called: TCP gets a server of its own.

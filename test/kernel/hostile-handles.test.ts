@@ -31,6 +31,9 @@ const folder = mkdtempSync(join(tmpdir(), 'hostile-'))
 /** What a shell would leave behind if one were started. */
 const hacked = '/run/hacked'
 const shellsSeen = join(folder, 'shells')
+writeFileSync(shellsSeen, '')
+/** Words that start a program where it finds no shell. */
+const prefix = withoutShells()
 
 let raw: RawPool
 let agent: LiveAgent
@@ -61,7 +64,7 @@ test.before(async () => {
   createSnapshot('hostile', 'second', 'second-mon')
   createThick('hostile', 'thick', 4)
 
-  agent = await LiveAgent.start({ prefix: withoutShells() })
+  agent = await LiveAgent.start({ prefix })
   client = agent.client()
 })
 test.after.always(async () => {
@@ -104,10 +107,12 @@ async function answered(base: string, target: string): Promise<Extent[]> {
 }
 
 test('the trap catches a shell, by whatever path it is called', (t) => {
-  const [program = '', ...words] = withoutShells()
-  for (const shell of ['sh', '/bin/sh', 'bash']) {
-    t.throws(() => execFileSync(program, [...words, shell, '-c', `touch ${hacked}`], { stdio: 'ignore' }))
-    t.regex(readFileSync(shellsSeen, 'utf8'), /sh -c touch/)
+  const [program = '', ...words] = prefix
+  const attempts = ['sh', '/bin/sh', 'bash'].map((shell) => `execFileSync('${shell}', ['-c', 'touch ${hacked}'])`)
+  for (const attempt of [...attempts, `execSync('touch ${hacked}')`]) {
+    const script = `const { execFileSync, execSync } = require('node:child_process'); ${attempt}`
+    t.throws(() => execFileSync(program, [...words, process.execPath, '-e', script], { stdio: 'ignore' }))
+    t.regex(readFileSync(shellsSeen, 'utf8'), /sh -c touch/, attempt)
     writeFileSync(shellsSeen, '')
   }
   t.false(existsSync(hacked))
@@ -235,7 +240,8 @@ test('snapshots that do not belong together', async (t) => {
 })
 
 test('a handle, a device and a thin id that now are of another snapshot', async (t) => {
-  // With dmsetup: the same name and id, another origin state.
+  // With dmsetup: the same name, the same id, and it was taken of another state.
+  await client.allocated({ snapshotId: 'raw/docs-mon' })
   raw.remove('docs-mon')
   t.is((await failure(answered('raw/docs-mon', 'raw/docs-tue'))).code, 'DM_SNAPSHOT_NOT_FOUND')
   raw.snapshot('docs', 'docs-mon', 1)

@@ -347,10 +347,7 @@ export class OwnedPools implements AdminBackend {
       await this.#refuseInactive(pool)
       const { details, mappedEnd } = await this.#look(pool, thinId)
       const active = (await this.#thinDevices(pool)).find((each) => each.thinId === thinId)
-      if (
-        sizeBytes <= mappedEnd - pool.dataBlockSectors * SECTOR_BYTES ||
-        (active && active.sizeBytes !== sizeBytes)
-      ) {
+      if (sizeBytes <= mappedEnd - pool.dataBlockSectors * SECTOR_BYTES || (active && active.sizeBytes !== sizeBytes)) {
         throw invalid(
           `${sizeBytes} bytes cannot be the size of thin device ${thinId}: it ${
             active ? `is active as ${active.dmName} with ${active.sizeBytes}` : `maps blocks up to byte ${mappedEnd}`
