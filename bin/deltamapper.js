@@ -15,8 +15,9 @@ const sources = new URL('../src/cli/main.ts', import.meta.url)
 const checkoutNode = fileURLToPath(new URL('../node_modules/node/bin/node', import.meta.url))
 const isCheckout = existsSync(sources)
 
-// Metadata is read through the thread pool, a window of requests at once. Its size is fixed by the first one who uses it.
-process.env.UV_THREADPOOL_SIZE ??= '16'
+// Metadata is read through the thread pool, a window of requests at once, and a device that hangs keeps the threads that wait for it:
+// there have to be some left for other devices (src/devicemapper/device-reads.ts). Its size is fixed by the first one who uses it.
+process.env.UV_THREADPOOL_SIZE ??= '128'
 
 if (Number.parseInt(process.versions.node, 10) >= oldestNode) {
   // Halves the time that a command takes to start: types need not be stripped again each time. Threads and child processes only

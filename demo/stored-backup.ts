@@ -78,35 +78,32 @@ async function copy(
   }
 }
 
-/** Reads a device or file from beginning to end, which is what a backup takes without changed block tracking. Returns its size. */
-export async function readAll(path: string): Promise<number> {
-  await using file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
-  const buffer = alignedBuffer(PIECE_BYTES)
-  for (let offset = 0; ;) {
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, offset)
-    if (bytesRead === 0) return offset
-    offset += bytesRead
-  }
+export interface Comparison {
+  /** How long reading the first one took, from beginning to end. */
+  readMs: number
+  /** The first byte that differs, or that only one of them has; undefined when they are the same. */
+  differsAt: number | undefined
 }
 
-/** Where two devices or files differ first, or where the shorter one ends; undefined when they are the same, byte for byte. */
-export async function firstDifference(one: string, other: string): Promise<number | undefined> {
+/** Compares two devices or files byte by byte. */
+export async function compare(one: string, other: string): Promise<Comparison> {
   await using a = await open(one, constants.O_RDONLY | constants.O_DIRECT)
   await using b = await open(other, constants.O_RDONLY | constants.O_DIRECT)
   const [bufferA, bufferB] = [alignedBuffer(PIECE_BYTES), alignedBuffer(PIECE_BYTES)]
+  let readMs = 0
   for (let offset = 0; ;) {
-    const [{ bytesRead: readA }, { bytesRead: readB }] = await Promise.all([
-      a.read(bufferA, 0, PIECE_BYTES, offset),
-      b.read(bufferB, 0, PIECE_BYTES, offset)
-    ])
+    const begin = performance.now()
+    const { bytesRead: readA } = await a.read(bufferA, 0, PIECE_BYTES, offset)
+    readMs += performance.now() - begin
+    const { bytesRead: readB } = await b.read(bufferB, 0, PIECE_BYTES, offset)
     const common = Math.min(readA, readB)
     if (Buffer.compare(bufferA.subarray(0, common), bufferB.subarray(0, common)) !== 0) {
       let at = 0
       while (bufferA[at] === bufferB[at]) at++
-      return offset + at
+      return { readMs, differsAt: offset + at }
     }
-    if (readA !== readB) return offset + common
-    if (readA === 0) return undefined
+    if (readA !== readB) return { readMs, differsAt: offset + common }
+    if (readA === 0) return { readMs, differsAt: undefined }
     offset += common
   }
 }

@@ -2,7 +2,7 @@
  * A shop that never closes: writes into a file system, on and on, while everything else happens around it. It changes records of a
  * database here and there, appends to a journal, receives and deletes mail, and makes every round durable before the next.
  *
- *   node demo/workload.ts FOLDER MEBIBYTES      until its parent disconnects; sends `Progress` after every round
+ *   node demo/workload.ts FOLDER MEBIBYTES      until its parent sends a message; sends `Progress` after every round
  *
  * Every record of the database carries a checksum: whoever reads it back from a restored snapshot can tell a whole record from a torn
  * one.
@@ -22,7 +22,7 @@ export interface Progress {
 const RECORD_BYTES = 4096
 const RECORDS_A_ROUND = 6
 const MAILS_KEPT = 60
-const PAUSE_MS = 20
+const PAUSE_MS = 40
 const databaseName = 'orders.db'
 
 /** Content that does not compress, and is cheap to make. */
@@ -68,7 +68,9 @@ async function work(folder: string, databaseMebibytes: number): Promise<void> {
   }
   await database.datasync()
 
-  for (let round = 1; process.connected; round++) {
+  let isOpen = true
+  for (const event of ['message', 'disconnect']) process.once(event, () => (isOpen = false))
+  for (let round = 1; isOpen; round++) {
     for (let i = 0; i < RECORDS_A_ROUND; i++) {
       // Some customers order all the time, and many hardly ever.
       const number = Math.floor(records * Math.random() ** 3)
@@ -86,12 +88,12 @@ async function work(folder: string, databaseMebibytes: number): Promise<void> {
     }
     await database.datasync()
     await journal.datasync()
-    // The parent may be gone by now.
-    if (process.connected) process.send?.(progress)
+    process.send?.(progress)
     await sleep(PAUSE_MS)
   }
   await database.close()
   await journal.close()
+  process.disconnect()
 }
 
 if (import.meta.main) await work(process.argv[2] ?? '', Number(process.argv[3]))

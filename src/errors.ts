@@ -89,6 +89,7 @@ export const errorRegistry = {
   },
   DM_LVM_FAILED: { status: 'UNAVAILABLE', summary: 'LVM gave no usable answer, or none in time' },
   DM_POOL_INACTIVE: { status: 'FAILED_PRECONDITION', summary: 'the thin pool is not active on this node' },
+  DM_POOL_FAILED: { status: 'UNAVAILABLE', summary: 'the thin pool has failed' },
   DM_LEASE_REFUSED: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool is in no state to hold a metadata snapshot'

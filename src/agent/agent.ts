@@ -40,7 +40,10 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   const recorded = new Map<string, SnapshotSource>()
   for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
 
-  const walkers = new Walkers(config.walkers, { direct: config.directReads })
+  const walkers = new Walkers(config.walkers, {
+    direct: config.directReads,
+    readDeadlineMs: config.readDeadlineSeconds * 1000
+  })
   started.defer(() => walkers.close())
 
   let sources = new Sources(recorded)

@@ -54,6 +54,8 @@ export const agentConfig = z.strictObject({
     .prefault({}),
   /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
   directReads: z.boolean().default(false),
+  /** How long a metadata device may take to answer one read; what it keeps waiting for longer ends with DM_READ_FAILED. */
+  readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
   /** Threads that walk metadata. */
   walkers: z
     .int()

@@ -75,9 +75,9 @@ async function findThinDevice(
   const table = parseThinTable(row.params)
   if (!table) {
     throw new DeltamapperError(
-      'DM_READ_FAILED',
+      'DM_POOL_FAILED',
       `${handle} is in a pool that has failed`,
-      'find out why in the kernel log; `thin_check` and `thin_repair` are for its metadata'
+      'find out why in the kernel log, deactivate the pool, and repair it (`thin_check`, `thin_repair`)'
     )
   }
   const sizeBytes = row.lengthSectors * SECTOR_SIZE

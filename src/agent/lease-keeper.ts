@@ -90,8 +90,9 @@ export async function keeperAtWork(key: string): Promise<boolean> {
     return await new Promise((resolve, reject) => {
       connection.once('connect', () => resolve(true))
       connection.once('error', ({ code }: NodeJS.ErrnoException) => {
-        // Full: somebody has been asking in vain for a long time, so it is there.
-        if (code === 'ECONNREFUSED' || code === 'EAGAIN') resolve(code === 'EAGAIN')
+        // Refused: nobody listens. Full, or reset: it is there, or was a moment ago; whoever asks, asks again.
+        if (code === 'ECONNREFUSED') resolve(false)
+        else if (code === 'EAGAIN' || code === 'ECONNRESET') resolve(true)
         else reject(new KeeperLost(`whether another process holds ${key} cannot be told (${code})`))
       })
     })

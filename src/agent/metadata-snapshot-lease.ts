@@ -292,12 +292,10 @@ export class MetadataSnapshotLeases {
     }
 
     const record = await this.#catalog.findLease(slot.key)
-    if (record !== undefined) {
-      const settlement = await this.#settle(slot, record)
-      if (!settlement.settled) return this.#unsettled(pool, settlement.why)
-    }
+    const settlement = record && (await this.#settle(slot, record))
     const status = await this.#status(pool)
     checkHolds(pool.name, status, this.#options.headroom)
+    if (settlement?.settled === false) return this.#unsettled(pool, settlement.why)
     if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath))
     if (await keeperAtWork(slot.key)) return this.#unsettled(pool, 'another process is at work on it')
     return this.#take(slot, pool, purpose, stop)

@@ -26,6 +26,8 @@ export interface WalkRequest {
   maxResults: number
   /** Read an image around the page cache, as a device is. */
   direct: boolean
+  /** How long one request to a metadata device may take, in milliseconds. */
+  readDeadlineMs?: number | undefined
 }
 
 /** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
@@ -68,13 +70,14 @@ export interface WalkStatistics {
  * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED
  */
 export async function* walkMessages(
-  { base, target, startingOffset, maxResults, direct }: WalkRequest,
+  { base, target, startingOffset, maxResults, direct, readDeadlineMs }: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal,
   onSeen: (seen: SeenDevices) => Promise<KnownDevices> = async () => ({ baseIsPristine: false }),
   onPristine: OnPristine = () => undefined
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const metadata = await openPoolMetadata(target.metadataPath, { direct, liveRoot: target.live ?? false })
+  const liveRoot = target.live ?? false
+  const metadata = await openPoolMetadata(target.metadataPath, { liveRoot, direct, deadlineMs: readDeadlineMs })
   try {
     checkBlockSize(metadata, target)
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)

@@ -56,14 +56,15 @@ export class Walkers {
   #nextId = 0
   #closed = false
 
-  readonly #direct: boolean
+  readonly #reading: Pick<WalkRequest, 'direct' | 'readDeadlineMs'>
 
   /**
    * @param count threads to run; walks take turns in each
    * @param direct read images around the page cache, as devices are
+   * @param readDeadlineMs how long one request to a metadata device may take
    */
-  constructor(count: number, { direct = false }: { direct?: boolean } = {}) {
-    this.#direct = direct
+  constructor(count: number, { direct = false, readDeadlineMs }: { direct?: boolean; readDeadlineMs?: number } = {}) {
+    this.#reading = { direct, readDeadlineMs }
     for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
   }
 
@@ -76,7 +77,7 @@ export class Walkers {
    * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so.
    */
   walk(
-    request: Omit<WalkRequest, 'direct'>,
+    request: Omit<WalkRequest, 'direct' | 'readDeadlineMs'>,
     signal: AbortSignal,
     knowledge: DeviceKnowledge = nothingToKnow
   ): EncodedStream {
@@ -90,7 +91,7 @@ export class Walkers {
     }
     return {
       capacityBytes: request.target.sizeBytes,
-      messages: this.#messages({ ...request, direct: this.#direct }, walk, signal, knowledge),
+      messages: this.#messages({ ...request, ...this.#reading }, walk, signal, knowledge),
       statistics: () => ({ ...walk.statistics })
     }
   }

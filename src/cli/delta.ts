@@ -26,7 +26,7 @@ Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
   deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
-  thin_delta -m --thin1 3 --thin2 7 /dev/mapper/vg0-pool_tmeta | deltamapper delta --xml - --size 20GiB`
+  thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB`
     )
     .action(async (base: string | undefined, target: string | undefined, options: ExtentsOptions) =>
       answerExtents({ ask: 'delta', base, target }, options)

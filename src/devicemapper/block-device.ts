@@ -167,7 +167,7 @@ function alignedBuffer(bytes: number): Buffer {
 }
 
 function cannotClaim(path: string, cause: unknown): DeltamapperError {
-  const { code } = cause as NodeJS.ErrnoException
+  const { code = 'unknown' } = cause as NodeJS.ErrnoException
   switch (code) {
     case 'ENOENT':
     case 'ENOTDIR':
@@ -185,7 +185,7 @@ function cannotClaim(path: string, cause: unknown): DeltamapperError {
     default:
       return new DeltamapperError(
         'DM_READ_FAILED',
-        `${path} cannot be opened (${code ?? String(cause)})`,
+        `${path} cannot be opened (${code === 'unknown' ? String(cause) : code})`,
         'look into the kernel log for what is wrong with the device',
         { cause }
       )

@@ -13,11 +13,12 @@
  * takes to ask another thread for it. It holds up whatever else this thread has to do, so that is walker threads' and tools' work; every
  * few windows the event loop has its turn.
  */
-import { constants, read, readSync } from 'node:fs'
+import { constants, readSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { DeltamapperError } from '../errors.ts'
 import { impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
+import { DeviceReads, Unanswered } from './device-reads.ts'
 
 /** The types for it live in the DOM library, of which nothing else is wanted here. */
 declare const WebAssembly: {
@@ -32,8 +33,14 @@ const MAX_BRIDGED_BLOCKS = 8
 export const WINDOW_BLOCKS = 128
 /** Room in a window for wanted and bridged blocks: 1 MiB. */
 const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
+const WINDOW_BYTES = WINDOW_SLOTS * METADATA_BLOCK_SIZE
+/** Windows allocated together: each WebAssembly.Memory, however small, takes 10 GB of addresses, and processes may have a limit to those. */
+const WINDOWS_ALLOCATED = 8
 /** Windows kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
 const MAX_SPARE_WINDOWS = 16
+
+/** How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take to give up. */
+const READ_DEADLINE_MS = 30_000
 
 /** So many loads from the page cache are followed by a turn of the event loop, for messages, signals and timers. */
 const LOADS_PER_TURN = 8
@@ -55,14 +62,15 @@ export class BlockWindow {
   readonly words: Uint32Array
   /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
   readonly slots = new Uint32Array(WINDOW_BLOCKS)
+  /** A request was given up while the kernel had it: it may come back and write into this memory at any time. */
+  isLost = false
   /** What each slot's checksum covers; made once, because making a view costs as much as a quarter of the checksum. */
   readonly #covered: Buffer[] = []
 
-  constructor() {
-    const pages = (WINDOW_SLOTS * METADATA_BLOCK_SIZE) / 65536
-    const memory = new WebAssembly.Memory({ initial: pages, maximum: pages })
-    this.bytes = Buffer.from(memory.buffer)
-    this.words = new Uint32Array(memory.buffer)
+  /** @param memory page-aligned, of WINDOW_BYTES */
+  constructor(memory: Buffer) {
+    this.bytes = memory
+    this.words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4)
   }
 
   /** The i-th requested block, as bytes. */
@@ -87,6 +95,37 @@ export class BlockWindow {
 
 /** Windows are few and large: whoever has decoded one hands it back for the next reader. */
 const spareWindows: BlockWindow[] = []
+/** Memory for windows that have not been needed yet. */
+let freshMemory: Buffer[] = []
+
+function takeWindow(): BlockWindow {
+  const spare = spareWindows.pop()
+  if (spare) return spare
+  if (freshMemory.length === 0) {
+    const pages = (WINDOWS_ALLOCATED * WINDOW_BYTES) / 65536
+    const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })
+    freshMemory = Array.from({ length: WINDOWS_ALLOCATED }, (_, i) =>
+      Buffer.from(buffer, i * WINDOW_BYTES, WINDOW_BYTES)
+    )
+  }
+  return new BlockWindow(freshMemory.pop()!)
+}
+
+/** How metadata is read. */
+export interface ReadOptions {
+  /** Read around the page cache; always so for devices, on request for files. */
+  direct?: boolean | undefined
+  /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
+  deadlineMs?: number | undefined
+}
+
+/** What opening found out. */
+interface Opened {
+  blocks: number
+  isDevice: boolean
+  requests: DeviceReads | undefined
+  deadlineMs: number
+}
 
 export class BlockReader {
   readonly path: string
@@ -98,23 +137,30 @@ export class BlockReader {
   readonly #file: FileHandle
   /** Around the page cache: requests take time, and many should be under way at once. */
   readonly isDirect: boolean
+  /** Undefined where reads go through the page cache. */
+  readonly #requests: DeviceReads | undefined
+  readonly #deadlineMs: number
   #loads = 0
 
-  private constructor(path: string, file: FileHandle, blocks: number, isDevice: boolean, direct: boolean) {
+  private constructor(path: string, file: FileHandle, { blocks, isDevice, requests, deadlineMs }: Opened) {
     this.path = path
     this.#file = file
     this.blocks = blocks
     this.isDevice = isDevice
-    this.isDirect = direct
+    this.isDirect = requests !== undefined
+    this.#requests = requests
+    this.#deadlineMs = deadlineMs
   }
 
   /**
    * Opens a metadata file or block device for reading.
    *
-   * @param direct read around the page cache; always so for devices, on request for files
    * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device
    */
-  static async open(path: string, { direct = false }: { direct?: boolean } = {}): Promise<BlockReader> {
+  static async open(
+    path: string,
+    { direct = false, deadlineMs = READ_DEADLINE_MS }: ReadOptions = {}
+  ): Promise<BlockReader> {
     let file: FileHandle
     try {
       // O_NONBLOCK: opening a FIFO by mistake must fail below, not wait for a writer for ever.
@@ -137,7 +183,15 @@ export class BlockReader {
         file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
       }
       const size = isDevice ? await deviceSizeBytes(status.rdev) : status.size
-      return new BlockReader(path, file, Math.floor(size / METADATA_BLOCK_SIZE), isDevice, isDevice || direct)
+      const { rdev, dev, ino } = status
+      const requests =
+        isDevice || direct ? DeviceReads.join(isDevice ? `device ${rdev}` : `file ${dev}:${ino}`) : undefined
+      return new BlockReader(path, file, {
+        blocks: Math.floor(size / METADATA_BLOCK_SIZE),
+        isDevice,
+        requests,
+        deadlineMs
+      })
     } catch (cause) {
       await file.close().catch(() => undefined)
       throw cause instanceof DeltamapperError ? cause : cannotOpen(path, cause)
@@ -152,7 +206,7 @@ export class BlockReader {
    * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
    */
   async load(blocks: ArrayLike<number>, count: number, salt: number): Promise<BlockWindow> {
-    const window = spareWindows.pop() ?? new BlockWindow()
+    const window = takeWindow()
     try {
       await this.#fill(window, blocks, count)
       for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
@@ -164,7 +218,7 @@ export class BlockReader {
   }
 
   release(window: BlockWindow): void {
-    if (spareWindows.length < MAX_SPARE_WINDOWS) spareWindows.push(window)
+    if (!window.isLost && spareWindows.length < MAX_SPARE_WINDOWS) spareWindows.push(window)
   }
 
   /** Reads and verifies one block, hands it to `use`, and returns what that returns. The window is only valid inside `use`. */
@@ -180,7 +234,7 @@ export class BlockReader {
 
   /** One block, unverified: for superblocks, whose kind is not known before they are read. A copy that the caller may keep. */
   async readRaw(block: number): Promise<Buffer> {
-    const window = spareWindows.pop() ?? new BlockWindow()
+    const window = takeWindow()
     try {
       await this.#fill(window, [block], 1)
       return Buffer.from(window.block(0))
@@ -190,6 +244,7 @@ export class BlockReader {
   }
 
   async close(): Promise<void> {
+    this.#requests?.leave()
     await this.#file.close()
   }
 
@@ -234,7 +289,7 @@ export class BlockReader {
       }
       const length = last - first + 1
       used = firstSlot + length
-      if (this.isDirect) reads.push(this.#readDirect(window, firstSlot, first, length))
+      if (this.#requests) reads.push(this.#readDirect(this.#requests, window, firstSlot, first, length))
       else this.#readCached(window, firstSlot, first, length)
     }
     if (!this.isDirect) {
@@ -247,14 +302,23 @@ export class BlockReader {
     if (failed) throw failed.reason
   }
 
-  #readDirect(window: BlockWindow, slot: number, firstBlock: number, length: number): Promise<void> {
+  async #readDirect(
+    requests: DeviceReads,
+    window: BlockWindow,
+    slot: number,
+    firstBlock: number,
+    length: number
+  ): Promise<void> {
     const { start, bytes } = this.#request(slot, length)
-    return new Promise((resolve, reject) => {
-      read(this.#file.fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, (error, bytesRead) => {
-        if (!error && bytesRead === bytes) resolve()
-        else reject(this.#undelivered(firstBlock, length, error ?? bytesRead))
-      })
-    })
+    const { fd } = this.#file
+    let read: number
+    try {
+      read = await requests.read(fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, this.#deadlineMs)
+    } catch (error) {
+      if (error instanceof Unanswered && error.sent) window.isLost = true
+      throw this.#undelivered(firstBlock, length, error as Error)
+    }
+    if (read !== bytes) throw this.#undelivered(firstBlock, length, read)
   }
 
   #readCached(window: BlockWindow, slot: number, firstBlock: number, length: number): void {
@@ -282,7 +346,9 @@ export class BlockReader {
     return new DeltamapperError(
       'DM_READ_FAILED',
       `blocks ${firstBlock} to ${last} of ${this.path} could not be read: ${why}`,
-      'look into the kernel log for errors of the device below',
+      outcome instanceof Unanswered
+        ? 'see what the device below waits for (suspended? a dead path?); ask again'
+        : 'look into the kernel log for errors of the device below',
       { cause: outcome }
     )
   }

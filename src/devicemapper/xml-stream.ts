@@ -83,7 +83,7 @@ export function checkedEnd(begin: number, length: number, next: number, most: nu
   if (begin >= next && length > 0 && end <= most) return end
   if (length <= 0) refuse(`the run that begins at block ${begin} holds no block`)
   if (end > most) refuse(`blocks ${begin} to ${end - 1} are beyond 2^${Math.log2(most)}`)
-  refuse(`block ${begin} comes after block ${next - 1}: runs have to ascend, and must not overlap`)
+  refuse(`block ${begin} comes when block ${next - 1} has been: runs have to ascend, and must not overlap`)
 }
 
 /** An opening tag. */

@@ -15,10 +15,10 @@ const writers: Partial<Record<string, XmlTool>> = {
   era_array: 'era_dump'
 }
 
-/** The element is not one that `expected` begins with: says whose it is. */
-export function mistaken(element: XmlElement, expected: XmlTool): never {
-  const { name } = element
-  const writer = name === 'superblock' && element.has('current_era') ? 'era_dump' : writers[name]
+/** An element that `expected` does not write there: says whose it is. `root` is the element itself where it is the root. */
+export function mistaken(name: string, expected: XmlTool, root?: XmlElement): never {
+  const ofPool = root?.has('data_block_size') ? 'thin_delta or thin_dump' : undefined
+  const writer = root?.has('current_era') ? 'era_dump' : (ofPool ?? writers[name])
   if (writer === undefined || writer === expected) refuse(`<${name}> is not where ${expected} writes it`)
   refuse(`this is what ${writer} prints, and what ${expected} prints is needed`, `give the output of ${expected}`)
 }

@@ -151,8 +151,8 @@ export const adminService: ServiceDefinition = Object.fromEntries(
 
 /** The definition of a method. */
 export function adminMethod<M extends AdminMethod>(name: M): MethodDefinition<AdminCalls[M][0], AdminCalls[M][1]> {
-  const definition = adminService[`${name[0].toUpperCase()}${name.slice(1)}`]
-  return definition as unknown as MethodDefinition<AdminCalls[M][0], AdminCalls[M][1]>
+  const definition: unknown = adminService[`${name[0].toUpperCase()}${name.slice(1)}`]
+  return definition as MethodDefinition<AdminCalls[M][0], AdminCalls[M][1]>
 }
 
 export class AdminService {

@@ -28,6 +28,7 @@ test('without a file and without options everything has its default', async (t) 
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
     directReads: false,
+    readDeadlineSeconds: 30,
     logLevel: 'info',
     drainSeconds: 20
   })
@@ -51,6 +52,7 @@ const everything = {
   catalog: '/tmp/catalog.sqlite',
   lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 },
   directReads: true,
+  readDeadlineSeconds: 5,
   walkers: 3,
   logLevel: 'debug',
   drainSeconds: 0.5
@@ -70,6 +72,7 @@ lvmCommand: [nsenter, -t, '1', -m, lvm]
 catalog: /tmp/catalog.sqlite
 lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 }
 directReads: true
+readDeadlineSeconds: 5
 walkers: 3
 logLevel: debug
 drainSeconds: 0.5
@@ -134,6 +137,7 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['a time that is none', 'drainSeconds: soon', /drainSeconds/],
   ['a time that never ends', 'drainSeconds: .inf', /drainSeconds/],
   ['reads that are neither', 'directReads: "yes"', /directReads/],
+  ['reads without end', 'readDeadlineSeconds: 0', /readDeadlineSeconds/],
   ['a node that is neither', 'live: 1', /live/],
   ['no command for LVM', 'lvmCommand: []', /lvmCommand/],
   ['a command line for LVM', 'lvmCommand: sudo lvm', /lvmCommand/],

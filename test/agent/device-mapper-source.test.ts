@@ -93,7 +93,7 @@ test('tables that make no sense, a failed pool, a size beyond counting', async (
     [row(`${poolNumber} 16777216`), 'DM_STATUS_UNKNOWN'],
     [row(`${poolNumber}`), 'DM_STATUS_UNKNOWN'],
     [row(`/dev/dm-2 3`), 'DM_STATUS_UNKNOWN'],
-    [row('Fail'), 'DM_READ_FAILED'],
+    [row('Fail'), 'DM_POOL_FAILED'],
     [row(`${poolNumber} 3`, 'thin', 2 ** 45), 'DM_NOT_TRACKED']
   ]
   for (const [table, code] of codes) {

@@ -66,7 +66,7 @@ const wrongUsage: [string, string[], RegExp][] = [
   ['an id that is negative', ['delta', '1', ...metadata, '--', '-2'], /"-2" is no thin device id/],
   ['an id beyond 24 bits', ['allocated', '16777216', ...metadata], /is no thin device id/],
   ['an id with a leading zero', ['allocated', '010', ...metadata], /is no thin device id/],
-  ['a size for an endpoint', ['allocated', 'a/b', '--size', '1GiB'], /--size goes with --metadata only/],
+  ['a size for an endpoint', ['allocated', 'a/b', '--size', '1GiB'], /--size goes with --metadata and --xml only/],
   ['a live root for an endpoint', ['allocated', 'a/b', '--live-root'], /--live-root goes with --metadata only/],
   ['an endpoint that is none', ['allocated', 'a/b', '--endpoint', 'localhost'], /"localhost" is no address/],
   ['an agent that listens nowhere', ['agent', '--listen', 'here'], /"here" is no address/],

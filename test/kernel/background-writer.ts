@@ -96,7 +96,11 @@ async function work(port: NonNullable<typeof parentPort>, options: WriterOptions
   const own = open(options.own)
   let others: { file: number; sizeBytes: number }[] = []
   const closeOthers = () => {
-    for (const { file } of others) closeSync(file)
+    for (const { file } of others) {
+      // What it has mapped is to be in the pool's metadata, should the device be compared next.
+      fsyncSync(file)
+      closeSync(file)
+    }
     others = []
   }
   let command = 0

@@ -178,7 +178,7 @@ class Workload {
 
     type Action = readonly [what: string, weight: number, among: readonly Thin[], act: (thin: Thin) => Promise<unknown>]
     const actions: readonly Action[] = [
-      ['back up', 30, this.#thins, () => this.#backUp()],
+      ['back up', 34, this.#thins, () => this.#backUp()],
       ['write', 20, unmounted, (thin) => this.#write(thin)],
       ['discard', 6, unmounted, (thin) => this.#discard(thin)],
       ['use files', 8, mounted, (thin) => this.#useFiles(thin)],
@@ -190,13 +190,13 @@ class Workload {
       ['remove a volume', volumes.length > 2 ? 1.5 * managed : 0, unmounted, (thin) => this.#remove(thin)],
       ['create a volume', volumes.length < MOST_VOLUMES ? 2 * managed : 0, volumes, () => this.#createVolume()],
       ['restore', volumes.length < MOST_VOLUMES && !full ? 3 * managed : 0, snapshots, (thin) => this.#restore(thin)],
-      ['replace', 2.5 * managed, snapshots, (thin) => this.#replace(thin)],
+      ['replace', 2 * managed, snapshots, (thin) => this.#replace(thin)],
       ['rename', 1.5 * managed, snapshots, (thin) => this.#rename(thin)],
-      ['exchange names', 1 * managed, snapshots, (thin) => this.#exchangeNames(thin)],
+      ['exchange names', 0.7 * managed, snapshots, (thin) => this.#exchangeNames(thin)],
       ['resize', 5 * managed, unmounted, (thin) => this.#resize(thin)],
       ['resize a snapshot', 1 * managed, snapshots, (thin) => this.#resize(thin)],
-      ['write to a snapshot', 3, snapshots, (thin) => this.#write(thin)],
-      ['discard in a snapshot', 3, snapshots, (thin) => this.#discard(thin)],
+      ['write to a snapshot', 2, snapshots, (thin) => this.#write(thin)],
+      ['discard in a snapshot', 2, snapshots, (thin) => this.#discard(thin)],
       ['merge', this.#pool.merge ? 3 : 0, this.#mergeable(), (thin) => this.#merge(thin)]
     ]
     const possible = actions.filter(([, weight, among]) => weight > 0 && among.length > 0)
@@ -407,7 +407,7 @@ class Workload {
     const target = chosen ?? random.pick(random.chance(0.9) && this.#snapshots.length > 0 ? this.#snapshots : comparable)
     const stray = chosen === undefined && random.chance(0.04)
     const [targetHandle, targetThin] = stray ? this.#strayHandle(false) : [this.#handle(target), target]
-    const base = random.chance(0.8) ? this.#chooseBase(target) : undefined
+    const base = this.#chooseBase(target)
     const [baseHandle, baseThin] = this.#baseHandle(base)
 
     const pair = [target, baseThin]
@@ -449,15 +449,19 @@ class Workload {
     }
   }
 
-  /** Mostly one that ought to do, of those kept. */
+  /** Mostly a backup that ought to do as base; sometimes any, or none at all. */
   #chooseBase(target: Thin): Backup | undefined {
-    if (this.#backups.length === 0) return undefined
+    const random = this.#random
+    const dice = random.fraction()
+    if (dice < 0.12 || this.#backups.length === 0) return undefined
+    if (dice < 0.3) return random.pick(this.#backups)
     const fitting = this.#backups.filter(({ device, version, handle }) => {
-      const named = this.#thins.find((each) => each.device === device)
-      if (named === undefined || this.#handle(named) !== handle) return false
-      return device.isSnapshot && !device.written && device.version === version && device.serial < target.device.serial
+      const base = this.#thins.find((each) => each.device === device)
+      if (base === undefined || this.#handle(base) !== handle || device.version !== version) return false
+      return expectedRefusals({ base, baseHandle: handle, target }, this.#records).length === 0
     })
-    return this.#random.pick(fitting.length > 0 && this.#random.chance(0.65) ? fitting : this.#backups)
+    if (fitting.length > 0) return random.pick(fitting)
+    return random.chance(0.3) ? random.pick(this.#backups) : undefined
   }
 
   /** How the base of a backup is asked for: as it was then, mostly; and what goes by that handle now. */

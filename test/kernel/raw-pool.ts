@@ -10,6 +10,7 @@ import {
   createLinear,
   removeDevice,
   run,
+  sectorBytes,
   sendMessage,
   thinPoolTable,
   thinTable,
@@ -26,6 +27,7 @@ export interface RawThin {
   /** Size in blocks. */
   readonly blocks: number
   readonly content: Content
+  readonly isSnapshot?: boolean
 }
 
 export interface RawPoolOptions {
@@ -37,6 +39,8 @@ export interface RawPoolOptions {
   dataBytes: number
   disk?: string
   features?: readonly string[]
+  /** Data goes nowhere: writes cost next to nothing, and nothing can be read back. */
+  withoutData?: boolean
 }
 
 export class RawPool {
@@ -52,18 +56,20 @@ export class RawPool {
 
   /** Makes the parts and activates the pool. @param fresh formats it; else what is there is taken */
   constructor(options: RawPoolOptions, { fresh = true }: { fresh?: boolean } = {}) {
-    const { name, offsetBytes, metadataBytes, dataBytes, disk = '/dev/ubda' } = options
+    const { name, offsetBytes, metadataBytes, dataBytes, disk = '/dev/ubda', withoutData = false } = options
     this.#options = options
     this.name = name
     this.metadata = createLinear(`${name}-metadata`, disk, offsetBytes, metadataBytes)
-    this.data = createLinear(`${name}-data`, disk, offsetBytes + metadataBytes, dataBytes)
+    this.data = withoutData
+      ? createDevice(`${name}-data`, `0 ${dataBytes / sectorBytes} zero`)
+      : createLinear(`${name}-data`, disk, offsetBytes + metadataBytes, dataBytes)
     if (fresh) zeroStart(this.metadata)
     createDevice(name, this.table())
   }
 
-  /** The pool's table, or one with other features. */
-  table(features = this.#options.features ?? ['no_discard_passdown']): string {
-    const { dataBytes } = this.#options
+  /** The pool's table, with the size that it has or another one. */
+  table(dataBytes = this.#options.dataBytes): string {
+    const { features = ['no_discard_passdown', 'error_if_no_space'] } = this.#options
     return thinPoolTable({
       metadataDevice: this.metadata,
       dataDevice: this.data,
@@ -99,7 +105,7 @@ export class RawPool {
     } finally {
       if (isActive) run('dmsetup', ['resume', origin])
     }
-    this.thins.set(name, { thinId, blocks, content: new Map(content) })
+    this.thins.set(name, { thinId, blocks, content: new Map(content), isSnapshot: true })
     this.activate(name, { readOnly: true })
   }
 
@@ -122,20 +128,34 @@ export class RawPool {
     this.thins.delete(name)
   }
 
-  /** Deactivates everything, the pool itself included. */
-  close(): void {
+  /** Deactivates everything but the devices below the pool. */
+  deactivateAll(): void {
     for (const name of [...this.#files.keys()]) this.deactivate(name)
-    for (const each of [this.name, `${this.name}-data`, `${this.name}-metadata`]) removeDevice(each)
+    removeDevice(this.name)
   }
 
-  /** Overwrites whole blocks, each with its own write's number, past the page cache. */
+  /** Activates the pool and all its devices: volumes to be written, snapshots not. */
+  activateAll(): void {
+    createDevice(this.name, this.table())
+    for (const [name, { isSnapshot = false }] of this.thins) this.activate(name, { readOnly: isSnapshot })
+  }
+
+  /** Deactivates everything, what is below the pool included. */
+  close(): void {
+    this.deactivateAll()
+    for (const each of [`${this.name}-data`, `${this.name}-metadata`]) removeDevice(each)
+  }
+
+  /** Overwrites whole blocks, each with its own write's number, past the page cache. @throws what the device says */
   write(name: string, firstBlock: number, count = 1): void {
     const { content } = this.thin(name)
     const file = this.#file(name)
+    // (A part of a block has it mapped as well as the whole does.)
+    const bytes = this.#options.withoutData ? 4096 : blockBytes
     for (let block = firstBlock; block < firstBlock + count; block++) {
       const write = ++this.#writes
       fill(this.#buffer, write)
-      writeSync(file, this.#buffer, 0, blockBytes, block * blockBytes)
+      writeSync(file, this.#buffer, 0, bytes, block * blockBytes)
       content.set(block, write)
     }
   }

@@ -48,7 +48,7 @@ export type CallName = keyof CatalogCalls
 function lineage(database: CatalogDatabase, one: string, other: string): Lineage {
   const facts = (identity: string): LineageFacts[] => {
     const thin = pools.findThin(database, identity)
-    return thin === undefined ? served.servedWithIdentity(database, identity) : [thin]
+    return thin === undefined ? served.servedWithIdentity(database, identity) : [{ ...thin, identity }]
   }
   return compareLineage(facts(one), facts(other))
 }

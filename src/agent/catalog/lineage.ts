@@ -7,6 +7,8 @@
 
 /** What is on record of one snapshot. */
 export interface LineageFacts {
+  /** What it goes by, and is called as a volume by what was taken of it. */
+  readonly identity: string
   readonly pool: string
   /** Key of the volume it is a snapshot of; undefined where that was not known. */
   readonly volume: string | undefined
@@ -31,7 +33,10 @@ export type Lineage =
 export function compareLineage(one: readonly LineageFacts[], other: readonly LineageFacts[]): Lineage {
   const [first, second] = [agreed(one), agreed(other)]
   if (first?.volume === undefined || second?.volume === undefined) return 'unknown'
-  if (first.volume !== second.volume) return 'different-volumes'
+  // What was taken of a snapshot belongs to that one, which belongs to a volume of its own.
+  const related =
+    first.volume === second.volume || first.volume === second.identity || second.volume === first.identity
+  if (!related) return 'different-volumes'
   // Clocks of different pools have nothing to do with each other.
   if (first.pool !== second.pool || first.creationTime === second.creationTime) return 'same-volume'
   return first.creationTime < second.creationTime ? 'before' : 'after'

@@ -133,13 +133,13 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     const { name } = element
     const block = (attribute: string) => element.number(attribute, MAX_ERA_BLOCKS)
     if (this.header === undefined) {
-      if (name !== 'superblock' || element.has('data_block_size')) mistaken(element, 'era_dump')
+      if (name !== 'superblock' || element.has('data_block_size')) mistaken(name, 'era_dump', element)
       this.header = dumpHeader(element)
       this.#place = 'superblock'
     } else if (this.#place === 'superblock') {
       if (name === 'writeset') this.#openWriteset(element)
       else if (name === 'era_array') this.#openArray()
-      else mistaken(element, 'era_dump')
+      else mistaken(name, 'era_dump')
     } else if (this.#place === 'writeset' || this.#place === 'era_array') {
       const around = this.#place
       if (name === 'bit') this.#bit(block('block'), truth(element.text('value')))
@@ -253,6 +253,7 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
   }
 
   #misplaced(name: string): never {
+    if (this.#place === 'superblock' || this.header === undefined) mistaken(name, 'era_dump')
     refuse(`<${name}> does not belong here`)
   }
 }

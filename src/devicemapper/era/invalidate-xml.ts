@@ -71,7 +71,7 @@ class InvalidateDialect implements Dialect<object, BlockRunBatch> {
   }
 
   matched(pattern: number, numbers: Float64Array): void {
-    if (this.#place !== 'blocks') refuse(`<${pattern === 0 ? 'block' : 'range'}> does not belong here`)
+    if (this.#place !== 'blocks') this.#misplaced(pattern === 0 ? 'block' : 'range')
     this.#add(numbers[0], pattern === 0 ? numbers[0] + 1 : numbers[1])
   }
 
@@ -79,14 +79,14 @@ class InvalidateDialect implements Dialect<object, BlockRunBatch> {
     const { name } = element
     const block = (attribute: string) => element.number(attribute, MAX_ERA_BLOCKS)
     if (this.header === undefined) {
-      if (name !== 'blocks') mistaken(element, 'era_invalidate')
+      if (name !== 'blocks') mistaken(name, 'era_invalidate', element)
       this.header = {}
       this.#place = 'blocks'
     } else if (this.#place === 'blocks' && (name === 'block' || name === 'range')) {
       if (name === 'block') this.#add(block('block'), block('block') + 1)
       else this.#add(block('begin'), block('end'))
       this.#place = 'leaf'
-    } else refuse(`<${name}> does not belong here`)
+    } else this.#misplaced(name)
   }
 
   closed(): void {
@@ -99,5 +99,10 @@ class InvalidateDialect implements Dialect<object, BlockRunBatch> {
     const i = batch.count++
     batch.begins[i] = begin
     batch.lengths[i] = end - begin
+  }
+
+  #misplaced(name: string): never {
+    if (this.header === undefined) mistaken(name, 'era_invalidate')
+    refuse(`<${name}> does not belong here`)
   }
 }

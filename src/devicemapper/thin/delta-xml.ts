@@ -128,7 +128,7 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
       this.#pool = poolHeader(element, 'thin_delta')
       this.#place = 'superblock'
     } else if (this.header === undefined) {
-      if (name !== 'diff') mistaken(element, 'thin_delta')
+      if (name !== 'diff') mistaken(name, 'thin_delta')
       this.header = { ...this.#pool, left: side(element, 'left'), right: side(element, 'right') }
       this.#place = 'diff'
     } else if (this.#place === 'diff' && kind >= 0) {
@@ -196,6 +196,7 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
   }
 
   #misplaced(name: string): never {
+    if (this.header === undefined) mistaken(name, 'thin_delta')
     refuse(`<${name}> does not belong here`)
   }
 }

@@ -143,7 +143,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
       this.#pool = poolHeader(element, 'thin_dump')
       this.#place = 'superblock'
     } else if (this.#place === 'superblock') {
-      if (name !== 'device' && name !== 'def') mistaken(element, 'thin_dump')
+      if (name !== 'device' && name !== 'def') mistaken(name, 'thin_dump')
       this.header = this.#pool
       if (name === 'device') this.#openDevice(element)
       else this.#shared.begin(element.text('name'))
@@ -201,7 +201,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
     if (details.mappedBlocks !== this.#mapped) {
       refuse(
         `device ${id} is said to map ${details.mappedBlocks} blocks, and ${this.#mapped} are there`,
-        'make the dump without --skip-mappings; if it was made with --repair, mappings are lost, so take a full backup'
+        'dump it without --skip-mappings; if thin_check finds the metadata damaged, take a full backup instead'
       )
     }
     this.#batch.last = true
@@ -248,6 +248,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
   }
 
   #misplaced(name: string): never {
+    if (this.#place === 'superblock' || this.#pool === undefined) mistaken(name, 'thin_dump')
     refuse(`<${name}> does not belong here`)
   }
 }

@@ -7,7 +7,7 @@
  * changes, and its nodes cannot be reused before a commit that no longer refers to it, so what was read until then was right.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { BlockReader, damaged, type ReadStatistics } from '../block-reader.ts'
+import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
@@ -82,14 +82,13 @@ export interface DeltaQuestion {
  *
  * @param path a metadata device, or a file that holds a copy of one
  * @param liveRoot look at the live root even where a metadata snapshot is held
- * @param direct read a file with O_DIRECT; devices always are
  * @throws DM_READ_FAILED, DM_METADATA_FOREIGN, DM_METADATA_DAMAGED, DM_METADATA_UNSUPPORTED
  */
 export async function openPoolMetadata(
   path: string,
-  { liveRoot = false, direct = false }: { liveRoot?: boolean; direct?: boolean } = {}
+  { liveRoot = false, ...reading }: { liveRoot?: boolean } & ReadOptions = {}
 ): Promise<PoolMetadata> {
-  const reader = await BlockReader.open(path, { direct })
+  const reader = await BlockReader.open(path, reading)
   try {
     if (reader.blocks === 0) {
       throw new DeltamapperError(

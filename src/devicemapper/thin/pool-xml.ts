@@ -29,7 +29,7 @@ export interface PoolXmlHeader {
 
 /** Reads the attributes of `<superblock>`, as `tool` writes them. */
 export function poolHeader(element: XmlElement, tool: XmlTool): PoolXmlHeader {
-  if (element.name !== 'superblock' || element.has('current_era')) mistaken(element, tool)
+  if (element.name !== 'superblock' || element.has('current_era')) mistaken(element.name, tool, element)
   const dataBlockSectors = element.number('data_block_size', MAX_DATA_BLOCK)
   if (dataBlockSectors < MIN_DATA_BLOCK || dataBlockSectors % MIN_DATA_BLOCK !== 0) {
     refuse(`a data block size of ${dataBlockSectors} sectors is impossible`)

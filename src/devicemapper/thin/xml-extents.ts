@@ -22,13 +22,14 @@ export interface XmlSizes {
  * What thin_delta says has changed: what differs, what is mapped in one of the two only, and what is the same where the base had ended.
  * thin_delta does not know how large the volumes are: what it says of blocks beyond the target's end is left out.
  *
- * @throws DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid
+ * @throws DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid
  */
 export function changedExtentsOf(
   batches: AsyncIterable<DeltaRunBatch>,
   { dataBlockBytes }: DeltaXml['header'],
   { baseSizeBytes, ...sizes }: XmlSizes
 ): ExtentStream {
+  checkSize(baseSizeBytes)
   // Only what lies beyond a *smaller* base is missing from every backup of it.
   const shrunk = baseSizeBytes !== undefined && baseSizeBytes < sizes.sizeBytes
   const baseEnd = shrunk ? Math.floor(baseSizeBytes / dataBlockBytes) : Infinity
@@ -43,7 +44,7 @@ export function changedExtentsOf(
 /**
  * What thin_dump says that one device maps.
  *
- * @throws DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid, and DM_DEVICE_NOT_FOUND at the end when the device was not there
+ * @throws DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid, and DM_DEVICE_NOT_FOUND at the end when the device was not there
  */
 export function allocatedExtentsOf(
   batches: AsyncIterable<MappingBatch>,
@@ -82,6 +83,7 @@ function extentStream<Batch>(
   { sizeBytes, startingOffset = 0 }: XmlSizes,
   read: (batch: Batch, add: (begin: number, end: number) => void) => void
 ): ExtentStream {
+  checkSize(sizeBytes)
   if (!(startingOffset >= 0 && startingOffset <= sizeBytes)) {
     throw new DeltamapperError(
       'DM_OFFSET_OUT_OF_RANGE',
@@ -120,4 +122,9 @@ export function endBytes(endBlock: number, blockBytes: number): number {
     'the XML tells of bytes beyond 2^53',
     'give the size of the target, if it is smaller than that'
   )
+}
+
+function checkSize(bytes: number | undefined): void {
+  if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
+  throw new DeltamapperError('DM_ARGUMENT_INVALID', `${bytes} is no size`, 'give a whole number of bytes below 2^53')
 }

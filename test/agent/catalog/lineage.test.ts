@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { compareLineage, type Lineage, type LineageFacts } from '../../../src/agent/catalog/lineage.ts'
 
 const facts = (changes: Partial<LineageFacts> = {}): LineageFacts => ({
+  identity: 's',
   pool: 'p',
   volume: 'v',
   creationTime: 5,
@@ -15,6 +16,9 @@ for (const [what, one, other, expected] of [
   ['the same moment', [facts()], [facts()], 'same-volume'],
   ['clocks of different pools', [facts()], [facts({ pool: 'q', creationTime: 9 })], 'same-volume'],
   ['different volumes', [facts()], [facts({ volume: 'w' })], 'different-volumes'],
+  ['a snapshot of a snapshot', [facts()], [facts({ identity: 'r', volume: 's', creationTime: 6 })], 'before'],
+  ['its origin', [facts({ identity: 'r', volume: 's', creationTime: 6 })], [facts()], 'after'],
+  ['snapshots of different snapshots', [facts({ volume: 'r' })], [facts({ volume: 't' })], 'different-volumes'],
   ['no record', [], [facts()], 'unknown'],
   ['a record that knows no volume', [facts({ volume: undefined })], [facts()], 'unknown'],
   ['one record that knows', [facts({ volume: undefined }), facts()], [facts({ creationTime: 6 })], 'before'],
@@ -29,6 +33,7 @@ for (const [what, one, other, expected] of [
 test('asked the other way round, it says the same the other way round', (t) => {
   const records = fc.array(
     fc.record({
+      identity: fc.constantFrom('s', 'v'),
       pool: fc.constantFrom('p', 'q'),
       volume: fc.constantFrom('v', 'w', undefined),
       creationTime: fc.nat(2)

@@ -1,0 +1,62 @@
+/**
+ * The node and its block devices, as `systeminformation` tells them (node-worker.ts), within a deadline.
+ */
+import { availableParallelism, hostname, machine, release, totalmem } from 'node:os'
+import { extname } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { DeltamapperError } from '../../errors.ts'
+import type { BlockDevice, NodeFacts } from '../../grpc/inventory.ts'
+import type { NodeAnswer, NodeQuestion, SystemFacts } from './node-worker.ts'
+import { probe, SingleLook } from './probe.ts'
+
+export class NodeInventory {
+  readonly #system = new SingleLook(async () => (await ask('system')).system)
+  readonly #devices = new SingleLook(async () => (await ask('devices')).devices)
+
+  async node(deadlineMs: number): Promise<NodeFacts> {
+    const { value, problem } = await probe<SystemFacts>('the operating system', deadlineMs, () => this.#system.take())
+    return {
+      hostname: hostname(),
+      operatingSystem: value?.operatingSystem ?? '',
+      kernel: release(),
+      architecture: machine(),
+      virtualization: value?.virtualization ?? '',
+      memoryBytes: totalmem(),
+      processors: availableParallelism(),
+      ...(problem && { problem })
+    }
+  }
+
+  /** @param suspended devices that whoever opens them waits for: then it is better not to let anybody look at all devices */
+  async blockDevices(
+    deadlineMs: number,
+    suspended: readonly string[]
+  ): Promise<{ devices: BlockDevice[]; problem?: NodeFacts['problem'] }> {
+    const { value, problem } = await probe('the list of block devices (lsblk)', deadlineMs, async () => {
+      if (suspended.length === 0) return this.#devices.take()
+      throw new DeltamapperError(
+        'DM_DEVICE_BUSY',
+        `block devices were not listed, because ${suspended.join(', ')} is suspended, and lsblk might wait for it`,
+        'ask again once it is resumed'
+      )
+    })
+    return { devices: value ?? [], ...(problem && { problem }) }
+  }
+}
+
+async function ask<Q extends NodeQuestion>(question: Q): Promise<Extract<NodeAnswer, { of: Q }>> {
+  const file = new URL(`./node-worker${extname(import.meta.filename)}`, import.meta.url)
+  const worker = new Worker(file, { name: 'node inventory', execArgv: [] })
+  // A program that never ends must not keep this process.
+  worker.unref()
+  try {
+    return await new Promise((resolve, reject) => {
+      worker.on('message', resolve)
+      worker.on('error', reject)
+      worker.on('exit', (code) => reject(new Error(`the thread that asks for ${question} ended with ${code}`)))
+      worker.postMessage(question)
+    })
+  } finally {
+    void worker.terminate()
+  }
+}

@@ -1,0 +1,45 @@
+/**
+ * Asks `systeminformation` for what the node is and which block devices it has, in a thread of its own: it runs programs, and waits
+ * for some of them without letting go of its thread.
+ */
+import { parentPort } from 'node:worker_threads'
+import si from 'systeminformation'
+import type { BlockDevice } from '../../grpc/inventory.ts'
+
+/** What comes back: what the questions were, answered. */
+export type NodeAnswer =
+  { readonly of: 'system'; readonly system: SystemFacts } | { readonly of: 'devices'; readonly devices: BlockDevice[] }
+
+export interface SystemFacts {
+  readonly operatingSystem: string
+  readonly virtualization: string
+}
+
+export type NodeQuestion = NodeAnswer['of']
+
+async function system(): Promise<SystemFacts> {
+  const [os, machine] = await Promise.all([si.osInfo(), si.system()])
+  const operatingSystem = [os.distro, os.release].filter((each) => each && each !== 'unknown').join(' ')
+  // In a container that says so, the container; else the machine's maker, if it is a virtual one.
+  const container = /container/i.test(machine.model) ? machine.model : ''
+  return { operatingSystem, virtualization: container || (machine.virtual ? machine.virtualHost || 'virtual' : '') }
+}
+
+async function devices(): Promise<BlockDevice[]> {
+  return (await si.blockDevices()).map(({ name, device, type, size, fsType, mount, model }) => ({
+    path: device || `/dev/${name}`,
+    type,
+    sizeBytes: size,
+    fileSystem: fsType,
+    mountedAt: mount,
+    model: model.trim()
+  }))
+}
+
+parentPort?.on('message', (question: NodeQuestion) => {
+  void (async () => {
+    const answer: NodeAnswer =
+      question === 'system' ? { of: question, system: await system() } : { of: question, devices: await devices() }
+    parentPort?.postMessage(answer)
+  })()
+})

@@ -1,0 +1,126 @@
+/**
+ * Reads around the page cache, and what a device that does not answer may cost.
+ *
+ * Node reads in threads that the whole process shares (UV_THREADPOOL_SIZE of them), and a request to a device that hangs (suspended,
+ * behind a dead path) keeps its thread for as long as the device hangs: nothing takes it back, not even SIGKILL. Other devices are to be
+ * read meanwhile. So, at each device:
+ *
+ * - no more than REQUESTS_AT_ONCE of this JavaScript thread's requests are under way;
+ * - none is sent while one of them has been under way for longer than PATIENCE_MS, so that asking again and again costs nothing;
+ * - what is not back after its deadline, the wait for its turn included, fails. Its place is free when the kernel gives it back.
+ */
+import { read } from 'node:fs'
+
+const REQUESTS_AT_ONCE = 16
+const PATIENCE_MS = 1000
+
+/** A request that was not answered in time. */
+export class Unanswered extends Error {
+  /** It was sent: the kernel may still write into its buffer. */
+  readonly sent: boolean
+
+  constructor(afterMs: number, sent: boolean) {
+    super(`there was no answer for ${afterMs / 1000} s`)
+    this.name = 'Unanswered'
+    this.sent = sent
+  }
+}
+
+/** fs.read, or whatever takes its place in tests. */
+export type ReadCall = (
+  file: number,
+  into: Uint8Array,
+  start: number,
+  bytes: number,
+  position: number,
+  done: (error: Error | null, bytesRead: number) => void
+) => void
+
+interface Request {
+  send(): void
+}
+
+const devices = new Map<string, DeviceReads>()
+
+/** The requests of this JavaScript thread to one device. */
+export class DeviceReads {
+  readonly #key: string
+  readonly #read: ReadCall
+  readonly #waiting: Request[] = []
+  /** When each request under way was sent (performance.now()), the oldest first. */
+  readonly #underWay = new Set<{ sentAt: number }>()
+  #users = 0
+
+  private constructor(key: string, read: ReadCall) {
+    this.#key = key
+    this.#read = read
+  }
+
+  /** Whoever opens the device; to be ended with `leave`. @param key the same for everyone who reads from this device */
+  static join(key: string, readCall: ReadCall = read): DeviceReads {
+    let device = devices.get(key)
+    if (device === undefined) devices.set(key, (device = new DeviceReads(key, readCall)))
+    device.#users++
+    return device
+  }
+
+  leave(): void {
+    this.#users--
+    this.#forgetIfUnused()
+  }
+
+  /**
+   * Reads into a buffer, which belongs to the kernel until this has settled (and beyond that, see Unanswered.sent).
+   *
+   * @returns how many bytes came back
+   * @throws Unanswered; what fs.read throws
+   */
+  read(
+    file: number,
+    into: Uint8Array,
+    start: number,
+    bytes: number,
+    position: number,
+    deadlineMs: number
+  ): Promise<number> {
+    return new Promise((resolve, reject) => {
+      let sent = false
+      const request: Request = {
+        send: () => {
+          sent = true
+          const since = { sentAt: performance.now() }
+          this.#underWay.add(since)
+          this.#read(file, into, start, bytes, position, (error, bytesRead) => {
+            clearTimeout(timer)
+            this.#underWay.delete(since)
+            if (error) reject(error)
+            else resolve(bytesRead)
+            this.#sendNext()
+            this.#forgetIfUnused()
+          })
+        }
+      }
+      const timer = setTimeout(() => {
+        if (!sent) this.#waiting.splice(this.#waiting.indexOf(request), 1)
+        reject(new Unanswered(deadlineMs, sent))
+      }, deadlineMs)
+      this.#waiting.push(request)
+      this.#sendNext()
+    })
+  }
+
+  #sendNext(): void {
+    while (this.#waiting.length > 0 && this.#mayBeAsked()) this.#waiting.shift()?.send()
+  }
+
+  #mayBeAsked(): boolean {
+    if (this.#underWay.size >= REQUESTS_AT_ONCE) return false
+    const [oldest] = this.#underWay
+    return oldest === undefined || performance.now() - oldest.sentAt < PATIENCE_MS
+  }
+
+  /** A device that still owes an answer is known for as long as it does. */
+  #forgetIfUnused(): void {
+    if (this.#users === 0 && this.#underWay.size === 0) devices.delete(this.#key)
+  }
+}

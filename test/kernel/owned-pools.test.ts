@@ -1,0 +1,855 @@
+/**
+ * Pools of the agent's own, from the command line down to the kernel: their whole life, what is refused, what is said when somebody else
+ * has had their hands in it, and what is left when the agent is killed at any moment. Runs inside the kernel lab:
+ * node test/lab/run.ts test/kernel/owned-pools.test.ts
+ *
+ * LAB_COUNT kills (10 unless given), at moments that follow from LAB_SEED.
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test, { type ExecutionContext } from 'ava'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
+import { parsePoolStatus } from '../../src/devicemapper/thin/status.ts'
+import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
+import type { Volume } from '../../src/grpc/admin.ts'
+import { type AdminClient, connectAdmin } from '../../src/grpc/admin-client.ts'
+import { complaint, runCommand } from '../cli/run-command.ts'
+import { collectExtents } from '../support/collect-extents.ts'
+import type { Extent } from '../support/expected.ts'
+import {
+  createDevice,
+  createLinear,
+  deviceBytes,
+  reloadDevice,
+  removeDevice,
+  run,
+  sendMessage,
+  thinTable,
+  zeroStart
+} from './dmsetup.ts'
+import { labRun } from './lab-run.ts'
+import { LiveAgent } from './live-agent.ts'
+
+const mebibyte = 2 ** 20
+const block = 65536
+const folder = mkdtempSync(join(tmpdir(), 'owned-'))
+// Many processes are started here, and none of them has to compile what another one has.
+process.env.NODE_COMPILE_CACHE ??= join(folder, 'compiled')
+const deviceMapper = new DeviceMapper()
+// device-mapper's helper keeps no process alive on its own.
+const alive = setInterval(() => undefined, 1000)
+test.after.always(async () => {
+  clearInterval(alive)
+  await deviceMapper.close()
+})
+
+let used = 0
+let disks = 0
+
+/** A blank part of the lab's disk that nothing else uses, as a block device of its own that can grow to `room`. */
+function blankDisk(name: string, mebibytes: number, room = mebibytes): string {
+  const path = createLinear(`${name}-${disks++}`, '/dev/ubda', used * mebibyte, mebibytes * mebibyte)
+  used += room
+  zeroStart(path)
+  return path
+}
+
+/** Two of them, for a pool. */
+function blankDisks(dataMebibytes = 64, room = dataMebibytes): { data: string; metadata: string } {
+  return { data: blankDisk('data', dataMebibytes, room), metadata: blankDisk('metadata', 4) }
+}
+
+/** Makes one of them larger, within its room. */
+async function growDisk(path: string, mebibytes: number): Promise<void> {
+  const [table] = await deviceMapper.table(nameOf(path))
+  reloadDevice(nameOf(path), `0 ${(mebibytes * mebibyte) / 512} linear ${table?.params}`)
+}
+
+function nameOf(path: string): string {
+  return path.slice('/dev/mapper/'.length)
+}
+
+/** An agent with a catalog that outlives it, and what is needed to ask it. */
+class Agent {
+  live: LiveAgent
+  client: AdminClient
+  readonly #catalog: string
+
+  private constructor(live: LiveAgent, catalog: string) {
+    this.live = live
+    this.client = connectAdmin(live.address)
+    this.#catalog = catalog
+  }
+
+  static async start(t: ExecutionContext): Promise<Agent> {
+    const catalog = join(mkdtempSync(join(folder, 'catalog-')), 'catalog.sqlite')
+    const agent = new Agent(await Agent.#launch(catalog), catalog)
+    t.teardown(() => agent.kill())
+    return agent
+  }
+
+  static #launch(catalog: string): Promise<LiveAgent> {
+    return LiveAgent.start({ config: { catalog, walkers: 1, drainSeconds: 1, lvmCommand: ['false'] } })
+  }
+
+  async kill(): Promise<void> {
+    this.client.close()
+    await this.live.kill()
+  }
+
+  /** After it was killed or stopped. */
+  async startAgain(): Promise<void> {
+    this.client.close()
+    this.live = await Agent.#launch(this.#catalog)
+    this.client = connectAdmin(this.live.address)
+  }
+
+  /** A command that is to succeed; its answer as JSON. */
+  async command(...words: string[]): Promise<unknown> {
+    const result = await runCommand([...words, '--endpoint', this.live.address, '-o', 'json'])
+    if (result.status !== 0 || result.stderr !== '') throw new Error(`${words.join(' ')}: ${result.stderr}`)
+    return JSON.parse(result.stdout)
+  }
+
+  /** A command that is to fail; what it complains of. */
+  async complaint(...words: string[]): Promise<string> {
+    const result = await runCommand([...words, '--endpoint', this.live.address])
+    if (result.status !== 1 || result.stdout !== '')
+      throw new Error(`${words.join(' ')} did not fail: ${result.stdout}`)
+    return complaint(result)
+  }
+
+  /** What changed, and what is allocated: offset and size of each extent. */
+  async delta(base: string, target: string): Promise<Extent[]> {
+    return collectExtents(await this.live.client().delta({ baseSnapshotId: base, targetSnapshotId: target }))
+  }
+
+  async allocated(handle: string): Promise<Extent[]> {
+    return collectExtents(await this.live.client().allocated({ snapshotId: handle }))
+  }
+}
+
+async function failure(promise: Promise<unknown>): Promise<DeltamapperError> {
+  const error: unknown = await promise.then(
+    (result) =>
+      new Error(
+        `it succeeded: ${JSON.stringify(result, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))}`
+      ),
+    (thrown: unknown) => thrown
+  )
+  if (error instanceof DeltamapperError) return error
+  throw error
+}
+
+function write(device: string, firstBlock: number, count: number): void {
+  const blocks = ['bs=64k', `seek=${firstBlock}`, `count=${count}`]
+  run('dd', ['if=/dev/urandom', `of=${device}`, ...blocks, 'oflag=direct', 'conv=notrunc', 'status=none'])
+}
+
+/** Names of all device-mapper devices but the disks. */
+async function devices(): Promise<string[]> {
+  const names = (await deviceMapper.list()).map(({ name }) => name)
+  return names.filter((name) => !/^(data|metadata)-\d+$/.test(name)).sort()
+}
+
+/** The blocks in which two devices differ. */
+function differingBlocks(one: string, other: string): number[] {
+  const files = [one, other].map((path) => openSync(path, 'r'))
+  const [buffers, differing] = [[Buffer.alloc(block), Buffer.alloc(block)], [] as number[]]
+  for (let at = 0; at < deviceBytes(one); at += block) {
+    files.forEach((file, i) => readSync(file, buffers[i], 0, block, at))
+    if (!buffers[0].equals(buffers[1])) differing.push(at / block)
+  }
+  files.forEach((file) => closeSync(file))
+  return differing
+}
+
+function blocksOf(extents: readonly Extent[]): number[] {
+  return extents.flatMap(([offset, size]) => Array.from({ length: size / block }, (_, i) => offset / block + i))
+}
+
+test('the life of a pool, from the command line', async (t) => {
+  const agent = await Agent.start(t)
+  const { data, metadata } = blankDisks(64, 128)
+  const pool = (await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)) as Record<
+    string,
+    unknown
+  >
+  t.like(pool, {
+    name: 'tank',
+    state: 'read-write',
+    block_bytes: block,
+    when_full: 'error',
+    volumes: 0,
+    transaction_id: '0'
+  })
+  t.like(pool['usage'], { data_used_bytes: 0, data_total_bytes: 64 * mebibyte, metadata_total_bytes: 4 * mebibyte })
+  const [table] = await deviceMapper.table('tank')
+  t.regex(table?.params ?? '', / 128 52 1 error_if_no_space$/)
+  t.regex((await deviceMapper.info('tank'))?.uuid ?? '', /^DELTAMAPPER-pool-tank$/)
+
+  const created = (await agent.command('volume', 'create', 'tank/my-docs', '--size', '32MiB')) as Record<
+    string,
+    unknown
+  >
+  t.like(created, { pool: 'tank', name: 'my-docs', kind: 'volume', thin_id: 0, size_bytes: 32 * mebibyte })
+  t.deepEqual(created['device'], { path: '/dev/mapper/tank-my--docs', read_only: false, open_count: 0 })
+  const device = '/dev/mapper/tank-my--docs'
+
+  // A file system in use, snapshots of it, and what is in them.
+  run('mkfs.ext4', ['-q', device])
+  const mount = join(folder, 'mount')
+  mkdirSync(mount)
+  run('mount', ['-t', 'ext4', device, mount])
+  writeFileSync(join(mount, 'first'), Buffer.alloc(3 * mebibyte, 'first'))
+  const monday = (await agent.command('snapshot', 'create', 'tank/my-docs', 'monday')) as Record<string, unknown>
+  t.like(monday, { kind: 'snapshot', origin: 'my-docs', volume: 'my-docs', thin_id: 1, size_bytes: 32 * mebibyte })
+  t.is(monday['device'], undefined)
+  t.false((await deviceMapper.info('tank-my--docs'))?.suspended)
+  writeFileSync(join(mount, 'second'), Buffer.alloc(2 * mebibyte, 'second'))
+  await agent.command('snapshot', 'create', 'tank/my-docs', 'tuesday')
+  writeFileSync(join(mount, 'third'), Buffer.alloc(mebibyte, 'third'))
+
+  const changed = blocksOf(await agent.delta('tank/monday', 'tank/tuesday'))
+  t.true(changed.length >= 32)
+  t.true(blocksOf(await agent.allocated('tank/tuesday')).length >= changed.length)
+
+  // Read-only, clean, each of its own moment; and what differs between them is in the answer.
+  for (const name of ['monday', 'tuesday']) {
+    const path = `/dev/mapper/tank-${name}`
+    t.like(await agent.command('snapshot', 'activate', `tank/${name}`), { device: { path, read_only: true } })
+    const mounted = join(folder, name)
+    mkdirSync(mounted)
+    run('mount', ['-t', 'ext4', '-o', 'ro', path, mounted])
+    t.is(readFileSync(join(mounted, 'first')).length, 3 * mebibyte)
+    t.throws(() => readFileSync(join(mounted, name === 'monday' ? 'second' : 'third')), { code: 'ENOENT' })
+    t.regex(await agent.complaint('snapshot', 'deactivate', `tank/${name}`), /is in use .*DM_DEVICE_BUSY/)
+    run('umount', [mounted])
+    run('e2fsck', ['-fn', path])
+  }
+  const differing = differingBlocks('/dev/mapper/tank-monday', '/dev/mapper/tank-tuesday')
+  t.true(differing.length > 0)
+  t.deepEqual(
+    differing.filter((each) => !changed.includes(each)),
+    []
+  )
+  t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed, 'active or not')
+
+  // Larger: the volume, with its file system in use, and the pool below it.
+  t.like(await agent.command('volume', 'grow', 'tank/my-docs', '--size', '48MiB'), { size_bytes: 48 * mebibyte })
+  t.is(deviceBytes(device), 48 * mebibyte)
+  run('resize2fs', [device])
+  await agent.command('snapshot', 'create', 'tank/my-docs', 'wednesday')
+  t.like((await agent.command('snapshot', 'list', 'tank')), {
+    snapshots: [{ size_bytes: 32 * mebibyte }, { size_bytes: 32 * mebibyte }, { size_bytes: 48 * mebibyte }]
+  })
+  t.true((await agent.delta('tank/tuesday', 'tank/wednesday')).length > 0)
+  await growDisk(data, 128)
+  t.like(((await agent.command('pool', 'grow', 'tank')) as Record<string, object>)['usage'], {
+    data_total_bytes: 128 * mebibyte
+  })
+  t.is(readFileSync(join(mount, 'third')).length, mebibyte)
+
+  // Out of use, with nothing lost, and into use again by another agent.
+  t.regex(await agent.complaint('pool', 'deactivate', 'tank'), /3 active volumes and snapshots .*--with-volumes/)
+  t.regex(await agent.complaint('pool', 'deactivate', 'tank', '--with-volumes'), /tank-my--docs is in use/)
+  t.regex(await agent.complaint('volume', 'delete', 'tank/my-docs'), /is in use/)
+  run('umount', [mount])
+  t.like(await agent.command('pool', 'deactivate', 'tank', '--with-volumes'), { state: 'inactive' })
+  t.deepEqual(await devices(), [])
+  t.is(await agent.live.stop(), 0)
+  await agent.startAgain()
+  t.deepEqual(await devices(), [], 'nothing is activated at start')
+  t.regex(await agent.complaint('volume', 'activate', 'tank/my-docs'), /pool activate tank.*DM_POOL_INACTIVE/)
+  t.regex((await failure(agent.delta('tank/monday', 'tank/tuesday'))).line, /^DM_POOL_INACTIVE.*pool activate tank/)
+  t.like(await agent.command('pool', 'activate', 'tank', '--with-volumes'), {
+    state: 'read-write',
+    volumes: 1,
+    snapshots: 3
+  })
+  t.deepEqual(await devices(), ['tank', 'tank-my--docs'])
+  t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed)
+  run('mount', ['-t', 'ext4', device, mount])
+  t.is(readFileSync(join(mount, 'third')).length, mebibyte)
+  run('umount', [mount])
+  const listing = await runCommand(['pool', 'list', '--endpoint', agent.live.address])
+  t.regex(listing.stdout, /^tank +read-write +[\d.]+ % +128 MiB .*\n1 pool; complete\n$/m)
+
+  // And to its end.
+  t.deepEqual(await agent.command('pool', 'check'), { settled: [], findings: [] })
+  t.regex(await agent.complaint('pool', 'remove', 'tank'), /4 volumes and snapshots/)
+  t.deepEqual(await agent.command('volume', 'delete', 'tank/my-docs'), { deleted: 'tank/my-docs' })
+  t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed, 'snapshots outlive their volume')
+  t.regex((await failure(agent.allocated('tank/my-docs'))).line, /^DM_SNAPSHOT_NOT_FOUND/)
+  for (const name of ['monday', 'tuesday', 'wednesday']) await agent.command('snapshot', 'delete', `tank/${name}`)
+  t.is(parsePoolStatus((await deviceMapper.status('tank'))[0]?.params ?? '').state, 'working')
+  t.deepEqual(await agent.command('pool', 'remove', 'tank'), { removed: 'tank' })
+  t.deepEqual(await devices(), [])
+  t.regex(
+    await agent.complaint('pool', 'create', 'tank', '--data', data, '--metadata', metadata),
+    /holds a thin pool's metadata.*DM_DEVICE_NOT_BLANK/,
+    'what is removed stays on the disks'
+  )
+  zeroStart(metadata)
+  zeroStart(data)
+  await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)
+  await agent.command('pool', 'remove', 'tank', '--wipe')
+  await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)
+  await agent.command('pool', 'remove', 'tank', '--wipe')
+})
+
+test('what cannot become a pool is refused, and left alone', async (t) => {
+  const agent = await Agent.start(t)
+  const { client } = agent
+  const { data, metadata } = blankDisks()
+  const plan = { name: 'no', metadataDevice: metadata, dataDevice: data, blockBytes: block, whenFull: 'error' as const }
+  const refused = async (changes: Partial<typeof plan>, code: ErrorCode, words: RegExp) => {
+    const error = await failure(client.createPool({ ...plan, ...changes }))
+    t.is(error.code, code, error.line)
+    t.regex(error.line, words)
+  }
+
+  const fileSystem = blankDisk('data', 16)
+  run('mkfs.ext4', ['-q', fileSystem])
+  await refused({ metadataDevice: fileSystem }, 'DM_DEVICE_NOT_BLANK', /holds an ext2, ext3 or ext4 file system/)
+  await refused({ dataDevice: fileSystem }, 'DM_DEVICE_NOT_BLANK', /holds an ext2, ext3 or ext4 file system/)
+  const mount = join(folder, 'in-use')
+  mkdirSync(mount)
+  run('mount', ['-t', 'ext4', fileSystem, mount])
+  await refused({ dataDevice: fileSystem }, 'DM_DEVICE_BUSY', /is in use: mounted/)
+  run('umount', [mount])
+  const further = blankDisk('data', 16)
+  run('bash', ['-c', `printf _BHRfS_M | dd of=${further} bs=1 seek=65600 conv=notrunc,fsync status=none`])
+  await refused({ dataDevice: further }, 'DM_DEVICE_NOT_BLANK', /btrfs/)
+  await refused({ dataDevice: '/dev/ubda' }, 'DM_DEVICE_BUSY', /is in use/)
+  await refused({ dataDevice: metadata }, 'DM_DEVICE_BUSY', /cannot be the metadata device as well/)
+  await refused({ dataDevice: '/dev/nothing' }, 'DM_NO_SUCH_DEVICE', /no \/dev\/nothing/)
+  await refused({ dataDevice: '/etc/passwd' }, 'DM_ARGUMENT_INVALID', /is no block device/)
+  await refused({ dataDevice: '/dev/null' }, 'DM_ARGUMENT_INVALID', /is no block device/)
+  await refused({ dataDevice: '../dev/ubda' }, 'DM_ARGUMENT_INVALID', /no absolute path/)
+  await refused({ dataDevice: '' }, 'DM_ARGUMENT_INVALID', /no absolute path/)
+  await refused({ metadataDevice: blankDisk('metadata', 1) }, 'DM_ARGUMENT_INVALID', /1048576 bytes/)
+  for (const blockBytes of [512, 65536 + 512, 3 * 512 * 100, 2 ** 31, 65537, 0, -65536, 2 ** 60]) {
+    await refused({ blockBytes }, 'DM_ARGUMENT_INVALID', /sectors|block_bytes/)
+  }
+  await refused({ blockBytes: 128 * mebibyte }, 'DM_ARGUMENT_INVALID', /less than one block/)
+  for (const name of ['a/b', '..', 'a b', 'x'.repeat(64), 'ü', 'a\n', 'control', '-\0']) {
+    await refused({ name }, 'DM_ARGUMENT_INVALID', /cannot be the name/)
+  }
+  await refused({ name: '' }, 'DM_ARGUMENT_MISSING', /no name/)
+  createDevice('somebody', '0 8 zero')
+  await refused({ name: 'somebody' }, 'DM_DEVICE_BUSY', /already is a device-mapper device somebody/)
+  removeDevice('somebody')
+
+  // LVM's, as far as device-mapper knows.
+  const uuid = `LVM-${'A'.repeat(32)}${'b'.repeat(32)}`
+  createDevice('group-volume', `0 ${(16 * mebibyte) / 512} linear ${blankDisk('data', 16)} 0`, '--uuid', uuid)
+  await refused({ dataDevice: '/dev/mapper/group-volume' }, 'DM_DEVICE_BUSY', /is a volume of LVM's/)
+  removeDevice('group-volume')
+
+  t.deepEqual((await client.listPools({})).pools, [])
+  t.deepEqual(await devices(), [])
+
+  // A pool that was only just formatted is as good as nothing; one that was used is not.
+  await client.createPool({ ...plan, name: 'yes' })
+  await refused({}, 'DM_DEVICE_BUSY', /is in use/)
+  await refused({ name: 'yes' }, 'DM_DEVICE_BUSY', /the name yes is taken/)
+  await client.removePool({ pool: 'yes', wipe: false })
+  await client.createPool({ ...plan, name: 'yes' })
+
+  const volume = (changes: object) =>
+    failure(client.createVolume({ pool: 'yes', name: 'v', sizeBytes: mebibyte, inactive: false, ...changes }))
+  for (const sizeBytes of [0, -512, 1000, 2 ** 60, 2 ** 53])
+    t.is((await volume({ sizeBytes })).code, 'DM_ARGUMENT_INVALID')
+  for (const name of ['a/b', '.', 'x'.repeat(65), 'v w']) t.is((await volume({ name })).code, 'DM_ARGUMENT_INVALID')
+  t.is((await volume({ pool: 'nowhere' })).code, 'DM_NO_SUCH_DEVICE')
+  t.is((await volume({ pool: '' })).code, 'DM_NO_SUCH_DEVICE')
+  await client.createVolume({ pool: 'yes', name: 'v', sizeBytes: mebibyte, inactive: false })
+  t.regex((await volume({})).line, /DM_DEVICE_BUSY: .*yes-v/)
+  await client.deactivateVolume({ pool: 'yes', name: 'v' })
+  t.regex((await volume({})).line, /DM_DEVICE_BUSY: pool yes already has a v/)
+  await client.createSnapshot({ pool: 'yes', origin: 'v', name: 's' })
+  const snapshot = (origin: string, name: string) => failure(client.createSnapshot({ pool: 'yes', origin, name }))
+  t.is((await snapshot('v', 's')).code, 'DM_DEVICE_BUSY')
+  t.is((await snapshot('v', 'v')).code, 'DM_DEVICE_BUSY')
+  t.is((await snapshot('w', 't')).code, 'DM_NO_SUCH_DEVICE')
+  t.regex((await failure(client.deleteVolume({ pool: 'yes', name: 's' }))).line, /is a snapshot, no volume/)
+  t.regex((await failure(client.deleteSnapshot({ pool: 'yes', name: 'v' }))).line, /is a volume, no snapshot/)
+  const grow = (name: string, sizeBytes: number) => failure(client.growVolume({ pool: 'yes', name, sizeBytes }))
+  t.regex((await grow('v', mebibyte / 2)).line, /cannot shrink/)
+  t.is((await grow('s', 2 * mebibyte)).code, 'DM_ARGUMENT_INVALID')
+  createDevice('yes-t', '0 8 zero')
+  t.regex((await snapshot('v', 't')).line, /already is a device-mapper device yes-t/)
+  removeDevice('yes-t')
+
+  // On the wrong devices, a pool is not activated.
+  await client.deactivatePool({ pool: 'yes', withVolumes: false })
+  const behind = nameOf(metadata)
+  const [table] = await deviceMapper.table(behind)
+  reloadDevice(behind, `0 ${table.lengthSectors} linear /dev/ubda ${2048 * 2000}`)
+  t.is((await failure(client.activatePool({ pool: 'yes', withVolumes: false }))).code, 'DM_METADATA_FOREIGN')
+  reloadDevice(behind, `0 ${table.lengthSectors} ${table.targetType} ${table.params}`)
+  createDevice('yes', '0 8 zero')
+  t.regex(
+    (await failure(client.activatePool({ pool: 'yes', withVolumes: false }))).line,
+    /already is a device-mapper device yes/
+  )
+  t.deepEqual((await client.getPool({ pool: 'yes' })).state, 'inactive')
+  t.deepEqual((await client.reconcile({ pool: 'yes' })).findings.map(({ what }) => what).length, 2)
+  removeDevice('yes')
+  await client.activatePool({ pool: 'yes', withVolumes: true })
+  t.deepEqual(await devices(), ['yes', 'yes-v'])
+  await client.deleteVolume({ pool: 'yes', name: 'v' })
+  await client.deleteSnapshot({ pool: 'yes', name: 's' })
+  await client.removePool({ pool: 'yes', wipe: false })
+  t.deepEqual(await devices(), [])
+})
+
+test('a pool that fills up is warned of, says that it is full, and goes on once it has grown', async (t) => {
+  const agent = await Agent.start(t)
+  const { client } = agent
+  const { data, metadata } = blankDisks(4, 32)
+  await client.createPool({
+    ...{ name: 'small', metadataDevice: metadata, dataDevice: data },
+    ...{ blockBytes: block, whenFull: 'error', lowWaterBytes: mebibyte }
+  })
+  const { device } = await client.createVolume({ pool: 'small', name: 'v', sizeBytes: 8 * mebibyte, inactive: false })
+  write(device!.path, 0, 60)
+  t.throws(() => write(device!.path, 60, 20), { message: /No space left|Input\/output error/ })
+  const pool = await until(
+    () => client.getPool({ pool: 'small' }),
+    ({ state }) => state === 'out-of-data-space'
+  )
+  t.regex(pool.problem, /enlarge its data device/)
+  t.regex(
+    (await runCommand(['pool', 'list', '--endpoint', agent.live.address])).stdout,
+    /^small +out-of-data-space +100 % /m
+  )
+  // Messages are still taken.
+  await client.createSnapshot({ pool: 'small', origin: 'v', name: 's' })
+  t.is((await agent.allocated('small/s')).length, 1)
+  await until(
+    () => Promise.resolve(agent.live.log.filter(({ pool }) => pool === 'small').map(({ msg }) => String(msg))),
+    (lines) =>
+      ['out-of-data-space', '100 % of its data space', 'low-water mark'].every((each) =>
+        lines.some((line) => line.includes(each))
+      )
+  )
+  await growDisk(data, 32)
+  t.is((await client.growPool({ pool: 'small' })).state, 'read-write')
+  write(device!.path, 60, 20)
+  t.is((await client.growPool({ pool: 'small' })).usage?.dataTotalBytes, 32 * mebibyte, 'once more changes nothing')
+  await client.deactivatePool({ pool: 'small', withVolumes: true })
+})
+
+test('metadata that cannot be written makes for a pool that takes no changes, and says so', async (t) => {
+  const agent = await Agent.start(t)
+  const { client } = agent
+  const { data, metadata } = blankDisks(16)
+  await client.createPool({
+    name: 'ro',
+    metadataDevice: metadata,
+    dataDevice: data,
+    blockBytes: block,
+    whenFull: 'error'
+  })
+  const { device } = await client.createVolume({ pool: 'ro', name: 'v', sizeBytes: 8 * mebibyte, inactive: false })
+  write(device!.path, 0, 4)
+  await client.createSnapshot({ pool: 'ro', origin: 'v', name: 's' })
+  const behind = nameOf(metadata)
+  const [table] = await deviceMapper.table(behind)
+  const words = table.params.split(' ')
+  reloadDevice(behind, `0 ${table.lengthSectors} flakey ${words.join(' ')} 0 60 1 error_writes`)
+  // The kernel says yes, and finds out when it commits.
+  const error = await failure(client.createVolume({ pool: 'ro', name: 'w', sizeBytes: mebibyte, inactive: true }))
+  t.true(['DM_CATALOG_DISAGREES', 'DM_CALL_FAILED'].includes(error.code), error.line)
+  t.is((await client.getPool({ pool: 'ro' })).state, 'read-only')
+  t.is((await failure(client.createSnapshot({ pool: 'ro', origin: 'v', name: 'x' }))).code, 'DM_POOL_READ_ONLY')
+  t.is((await agent.allocated('ro/s')).length, 1, 'reading goes on')
+  reloadDevice(behind, `0 ${table.lengthSectors} ${table.targetType} ${table.params}`)
+  await client.deactivatePool({ pool: 'ro', withVolumes: true })
+  run('thin_check', ['--clear-needs-check-flag', metadata])
+  t.is((await client.activatePool({ pool: 'ro', withVolumes: true })).state, 'read-write')
+  t.deepEqual(await client.reconcile({ pool: 'ro' }), { settled: [], findings: [] })
+  await client.createVolume({ pool: 'ro', name: 'w', sizeBytes: mebibyte, inactive: true })
+  t.deepEqual(
+    (await client.listVolumes({ pool: 'ro' })).volumes.map(({ name }) => name),
+    ['v', 'w']
+  )
+  await client.deactivatePool({ pool: 'ro', withVolumes: true })
+})
+
+test('what somebody else has done to a pool is told, and settled on a word', async (t) => {
+  const agent = await Agent.start(t)
+  const { client } = agent
+  const { data, metadata } = blankDisks(16)
+  await client.createPool({
+    name: 'shared',
+    metadataDevice: metadata,
+    dataDevice: data,
+    blockBytes: block,
+    whenFull: 'queue'
+  })
+  await client.createVolume({ pool: 'shared', name: 'v', sizeBytes: 8 * mebibyte, inactive: true })
+  await client.createSnapshot({ pool: 'shared', origin: 'v', name: 's' })
+  const kinds = async () =>
+    (await client.reconcile({ pool: 'shared' })).findings.map(({ kind, thinId }) => [kind, thinId])
+  t.deepEqual(await kinds(), [])
+
+  sendMessage('shared', 'create_snap 9 0')
+  sendMessage('shared', 'delete 1')
+  sendMessage('shared', 'set_transaction_id 2 5')
+  t.deepEqual(await kinds(), [
+    ['transaction-differs', undefined],
+    ['thin-missing', 1],
+    ['thin-unknown', 9]
+  ])
+  t.regex((await failure(agent.allocated('shared/s'))).line, /^DM_SNAPSHOT_NOT_FOUND/)
+  t.is(
+    (await failure(client.createVolume({ pool: 'shared', name: 'w', sizeBytes: 512, inactive: true }))).code,
+    'DM_CATALOG_DISAGREES'
+  )
+  t.is((await failure(client.deleteSnapshot({ pool: 'shared', name: 's' }))).code, 'DM_CATALOG_DISAGREES')
+  const page = await runCommand(['pool', 'check', 'shared', '--endpoint', agent.live.address])
+  t.regex(page.stdout, /is at transaction 5, where the catalog has 2.*\n {4}find out who.*pool accept/)
+  t.regex(page.stdout, /3 findings; complete\n$/)
+
+  t.like(await agent.command('pool', 'accept', 'shared'), { transaction_id: '5' })
+  t.regex(await agent.complaint('volume', 'forget', 'shared/v'), /is in the pool, as thin device 0/)
+  await agent.command('volume', 'forget', 'shared/s')
+  t.like(await agent.command('volume', 'adopt', 'shared/found', '--thin-id', '9', '--size', '8MiB', '--origin', 'v'), {
+    ...{ kind: 'snapshot', thin_id: 9, origin: 'v', transaction_id: '2' }
+  })
+  t.regex(
+    await agent.complaint('volume', 'adopt', 'shared/again', '--thin-id', '9', '--size', '8MiB'),
+    /already in use/
+  )
+  t.regex(
+    await agent.complaint('volume', 'adopt', 'shared/x', '--thin-id', '77', '--size', '8MiB'),
+    /DM_DEVICE_NOT_FOUND/
+  )
+  t.deepEqual(await kinds(), [])
+  t.deepEqual(await agent.allocated('shared/found'), [])
+
+  // A device of another size, or of another name: neither is backed up or snapshotted by mistake.
+  await client.activateVolume({ pool: 'shared', name: 'v', writable: false })
+  write('/dev/mapper/shared-v', 100, 4)
+  await client.deactivateVolume({ pool: 'shared', name: 'v' })
+  createDevice('by-hand', thinTable('shared', 0, 16 * mebibyte))
+  t.deepEqual(await kinds(), [['size-differs', 0]])
+  t.regex((await failure(client.createSnapshot({ pool: 'shared', origin: 'v', name: 'x' }))).line, /active as by-hand/)
+  t.is((await failure(client.deactivatePool({ pool: 'shared', withVolumes: true }))).code, 'DM_DEVICE_BUSY')
+  removeDevice('by-hand')
+  createDevice('by-hand', thinTable('shared', 0, 8 * mebibyte))
+  t.deepEqual(await kinds(), [])
+  t.regex((await failure(client.createSnapshot({ pool: 'shared', origin: 'v', name: 'x' }))).line, /active as by-hand/)
+  removeDevice('by-hand')
+
+  // Too small for what it maps.
+  sendMessage('shared', 'create_snap 20 0')
+  t.regex(
+    await agent.complaint('volume', 'adopt', 'shared/y', '--thin-id', '20', '--size', '6MiB'),
+    /maps blocks up to byte 6815744/
+  )
+  t.regex((await failure(client.removePool({ pool: 'shared', wipe: true }))).line, /2 volumes and snapshots/)
+  await client.deleteVolume({ pool: 'shared', name: 'v' })
+  await client.deleteSnapshot({ pool: 'shared', name: 'found' })
+  t.regex(
+    (await failure(client.removePool({ pool: 'shared', wipe: true }))).line,
+    /1 thin devices that the catalog does not know/
+  )
+  t.deepEqual(await client.removePool({ pool: 'shared', wipe: false }), {})
+})
+
+test('a pool whose devices are lost can be forgotten', async (t) => {
+  const agent = await Agent.start(t)
+  const { client } = agent
+  const { data, metadata } = blankDisks(16)
+  await client.createPool({
+    name: 'lost',
+    metadataDevice: metadata,
+    dataDevice: data,
+    blockBytes: block,
+    whenFull: 'error'
+  })
+  await client.createVolume({ pool: 'lost', name: 'v', sizeBytes: 8 * mebibyte, inactive: true })
+  await client.deactivatePool({ pool: 'lost', withVolumes: true })
+  removeDevice(nameOf(metadata))
+  t.is((await failure(client.activatePool({ pool: 'lost', withVolumes: false }))).code, 'DM_NO_SUCH_DEVICE')
+  t.is((await failure(client.forgetThin({ pool: 'lost', name: 'v', unseen: false }))).code, 'DM_POOL_INACTIVE')
+  await client.forgetThin({ pool: 'lost', name: 'v', unseen: true })
+  await client.removePool({ pool: 'lost', wipe: false })
+  t.deepEqual((await client.listPools({})).pools, [])
+})
+
+test('a snapshot of a volume that is being written to is of one moment', async (t) => {
+  const agent = await Agent.start(t)
+  const { client } = agent
+  const { data, metadata } = blankDisks(128)
+  await client.createPool({
+    name: 'busy',
+    metadataDevice: metadata,
+    dataDevice: data,
+    blockBytes: block,
+    whenFull: 'error'
+  })
+  const { device } = await client.createVolume({ pool: 'busy', name: 'v', sizeBytes: 16 * mebibyte, inactive: false })
+  // Writes 1, 2, 3 … to the first and then to the last block: at any moment, the first is never behind the last, nor two ahead.
+  const writer = spawn(process.execPath, ['-e', writeInOrder, device!.path, String(16 * mebibyte - block)], {
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  t.teardown(() => writer.kill('SIGKILL'))
+  await once(writer.stdout, 'data')
+  const names = ['a', 'b', 'c', 'd', 'e', 'f']
+  for (const name of names) {
+    await client.createSnapshot({ pool: 'busy', origin: 'v', name })
+    await sleep(50)
+  }
+  writer.kill('SIGKILL')
+  await once(writer, 'close')
+  let before = 0
+  for (const name of names) {
+    const { device: activated } = await client.activateVolume({ pool: 'busy', name, writable: false })
+    const [first, last] = [0, 16 * mebibyte - block].map((at) => readNumber(activated!.path, at))
+    t.true(first === last || first === last + 1, `${name}: ${first} and ${last}`)
+    t.true(first > before, `${name}: the writer went on after the snapshot before`)
+    before = first
+  }
+  await client.deactivatePool({ pool: 'busy', withVolumes: true })
+})
+
+const writeInOrder = `
+const { openSync, writeSync, constants } = require('node:fs')
+const file = openSync(process.argv[1], constants.O_WRONLY | constants.O_DIRECT)
+const buffer = Buffer.from(new WebAssembly.Memory({ initial: 1 }).buffer)
+process.stdout.write('begun')
+for (let i = 1; ; i++) {
+  buffer.writeUInt32LE(i)
+  for (const at of [0, Number(process.argv[2])]) writeSync(file, buffer, 0, buffer.length, at)
+}`
+
+function readNumber(path: string, at: number): number {
+  const file = openSync(path, 'r')
+  try {
+    const buffer = Buffer.alloc(4)
+    readSync(file, buffer, 0, 4, at)
+    return buffer.readUInt32LE()
+  } finally {
+    closeSync(file)
+  }
+}
+
+async function until<T>(look: () => Promise<T>, good: (seen: T) => boolean): Promise<T> {
+  for (const deadline = performance.now() + 30_000; ; await sleep(200)) {
+    const seen = await look()
+    if (good(seen)) return seen
+    if (performance.now() > deadline) throw new Error(`still not so after 30 s: ${JSON.stringify(seen)}`)
+  }
+}
+
+/** Something that changes pools: begun, and then the agent is killed. */
+interface Operation {
+  what: string
+  begin(client: AdminClient): Promise<unknown>
+}
+
+/** What the catalog has, as text: two states are compared whole. */
+async function books(client: AdminClient): Promise<string[]> {
+  const { pools } = await client.listPools({})
+  const { volumes } = await client.listVolumes({ pool: '' })
+  const { snapshots } = await client.listSnapshots({ pool: '' })
+  const thins = [...volumes, ...snapshots].map(({ pool, name, sizeBytes }) => `${pool}/${name} ${sizeBytes}`)
+  return [...pools.map(({ name }) => name), ...thins].sort()
+}
+
+/** What the kernel has of a pool against what the catalog says, and whether anything is left as no device should be. */
+async function disagreements(client: AdminClient): Promise<string[]> {
+  const found: string[] = []
+  const { settled, findings } = await client.reconcile({ pool: '' })
+  found.push(...settled.map((each) => `settled late: ${each}`), ...findings.map(({ what }) => what))
+  for (const { name, uuid } of await owned()) {
+    const info = await deviceMapper.info(name)
+    if (info?.suspended) found.push(`${name} (${uuid}) is suspended`)
+    if (!info?.hasLiveTable || info.hasInactiveTable) found.push(`${name} (${uuid}) is half made`)
+  }
+  for (const pool of (await client.listPools({})).pools) {
+    if (pool.state === 'inactive') continue
+    if (pool.state !== 'read-write') found.push(`${pool.name} is ${pool.state}: ${pool.problem}`)
+    if (pool.underWay !== '') found.push(`${pool.name} is in the middle of ${pool.underWay}`)
+    if (pool.usage?.transactionId !== pool.transactionId) found.push(`${pool.name} is at another transaction`)
+    const metadata = await openPoolMetadata(pool.metadataDevice, { liveRoot: true })
+    const kernel: string[] = []
+    for await (const { id, details } of metadata.devices()) kernel.push(thinKey(id, details))
+    await metadata.close()
+    const { volumes } = await client.listVolumes({ pool: pool.name })
+    const { snapshots } = await client.listSnapshots({ pool: pool.name })
+    const catalog = [...volumes, ...snapshots].map((each) => thinKey(each.thinId, each))
+    if (kernel.sort().join() !== catalog.sort().join())
+      found.push(`${pool.name}: ${kernel.join()} and ${catalog.join()}`)
+  }
+  return found
+}
+
+function thinKey(id: number, { creationTime, transactionId }: { creationTime: number; transactionId: bigint }): string {
+  return `${id} created at ${creationTime}/${transactionId}`
+}
+
+/** Our own devices. */
+async function owned(): Promise<{ name: string; uuid: string }[]> {
+  const infos = await Promise.all((await deviceMapper.list()).map(({ name }) => deviceMapper.info(name)))
+  return infos.flatMap((info) => (info?.uuid.startsWith('DELTAMAPPER-') ? [{ name: info.name, uuid: info.uuid }] : []))
+}
+
+const { random, count: kills, again } = labRun(10)
+
+test(`killed ${kills} times at any moment, the agent leaves nothing that does not agree (${again})`, async (t) => {
+  t.timeout(60_000 + kills * 30_000)
+  const agent = await Agent.start(t)
+  const disks = blankDisks(256, 512)
+  const spare = blankDisks(16)
+  const asPool = { blockBytes: block, whenFull: 'error' as const }
+  await agent.client.createPool({ name: 'p', metadataDevice: disks.metadata, dataDevice: disks.data, ...asPool })
+  await agent.client.createVolume({ pool: 'p', name: 'v', sizeBytes: 32 * mebibyte, inactive: false })
+  // The volume is in use all the time: were it left suspended, the writer would stop.
+  const writer = spawn(process.execPath, ['-e', writeInOrder, '/dev/mapper/p-v', String(16 * mebibyte)], {
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  t.teardown(() => writer.kill('SIGKILL'))
+  await once(writer.stdout, 'data')
+
+  let made = 0
+  let dataMebibytes = 256
+  const durations = new Map<string, number>()
+  const outcomes = new Map<string, number>()
+  const settled: string[] = []
+  for (let round = 0; round < kills; round++) {
+    const { client } = agent
+    const before = await books(client)
+    const operation = await chooseOperation(client)
+    const context = `kill ${round}, ${operation.what}, ${again}`
+
+    const begun = performance.now()
+    const ended = operation.begin(client).then(
+      () => 'done',
+      (error: unknown) => (error as DeltamapperError).code
+    )
+    const usual = durations.get(operation.what.split(' ')[0]) ?? 400
+    const outcome = await Promise.race([ended, sleep(random.fraction() * usual * 1.2).then(() => 'killed')])
+    if (outcome !== 'killed') durations.set(operation.what.split(' ')[0], performance.now() - begun)
+    if (outcome !== 'killed' && outcome !== 'done') t.fail(`${context}: it failed: ${outcome}`)
+    outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1)
+
+    // Some supervisors kill the helper along with it.
+    const helpers = random.chance(0.5) ? agent.live.children().map((each) => Number(each.split(' ')[0])) : []
+    agent.live.child.kill('SIGKILL')
+    for (const pid of helpers) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch {
+        // It has gone with its parent.
+      }
+    }
+    await agent.kill()
+    await ended
+    await agent.startAgain()
+
+    for (const { because } of agent.live.log) if (typeof because === 'string') settled.push(because)
+    t.deepEqual(await disagreements(agent.client), [], context)
+    const after = await books(agent.client)
+    const difference = [...before, ...after].filter((each) => before.includes(each) !== after.includes(each))
+    // A size is two entries: the old and the new.
+    t.true(difference.length <= (operation.what.startsWith('grow') ? 2 : 1), `${context}: ${difference.join()}`)
+    if (outcome === 'done') t.is(difference.length > 0, operation.changesBooks, context)
+
+    const written = readNumber('/dev/mapper/p-v', 0)
+    await until(
+      () => Promise.resolve(readNumber('/dev/mapper/p-v', 0)),
+      (now) => now !== written
+    )
+    // The next delta is right: whatever of the two is not the same is in it.
+    const { snapshots } = await agent.client.listSnapshots({ pool: 'p' })
+    if (snapshots.length >= 2) {
+      const [base, target] = snapshots.slice(-2).map(({ name }) => `p/${name}`)
+      t.deepEqual(blocksOf(await agent.delta(base, target)), [0, 256], context)
+    }
+  }
+  const told = [...outcomes].map(([outcome, count]) => `${count} ${outcome}`)
+  t.log(`${told.join(', ')}; ${settled.length} things settled at start, the last of them: ${settled.at(-1)}`)
+  writer.kill('SIGKILL')
+  await agent.client.deactivatePool({ pool: 'p', withVolumes: true }).catch(() => undefined)
+
+  async function chooseOperation(client: AdminClient): Promise<Operation & { changesBooks: boolean }> {
+    const { snapshots } = await client.listSnapshots({ pool: 'p' })
+    const { volumes } = await client.listVolumes({ pool: 'p' })
+    const others = volumes.filter(({ name }) => name !== 'v')
+    const pools = (await client.listPools({})).pools.map(({ name }) => name)
+    const name = `t${made++}`
+    const operations: (Operation & { changesBooks: boolean })[] = [
+      {
+        what: `snapshot ${name}`,
+        changesBooks: true,
+        begin: (to) => to.createSnapshot({ pool: 'p', origin: 'v', name })
+      },
+      {
+        what: `volume ${name}`,
+        changesBooks: true,
+        begin: (to) => to.createVolume({ pool: 'p', name, sizeBytes: mebibyte, inactive: random.chance(0.5) })
+      },
+      {
+        what: 'grow the volume',
+        changesBooks: true,
+        begin: async (to) => {
+          const [{ sizeBytes }] = volumes.filter((each) => each.name === 'v')
+          return to.growVolume({ pool: 'p', name: 'v', sizeBytes: sizeBytes + mebibyte })
+        }
+      },
+      {
+        what: 'enlarge the pool',
+        changesBooks: false,
+        begin: async (to) => {
+          dataMebibytes = Math.min(dataMebibytes + 4, 512)
+          await growDisk(disks.data, dataMebibytes)
+          return to.growPool({ pool: 'p' })
+        }
+      }
+    ]
+    if (snapshots.length > 2) {
+      const gone = random.pick(snapshots).name
+      operations.push({
+        what: `delete ${gone}`,
+        changesBooks: true,
+        begin: (to) => to.deleteSnapshot({ pool: 'p', name: gone })
+      })
+    }
+    if (others.length > 0) {
+      const other: Volume = random.pick(others)
+      operations.push({
+        what: `delete ${other.name}`,
+        changesBooks: true,
+        begin: (to) => to.deleteVolume({ pool: 'p', name: other.name })
+      })
+      const at = { pool: 'p', name: other.name }
+      operations.push({
+        what: `switch ${other.name}`,
+        changesBooks: false,
+        begin: (to) => (other.device ? to.deactivateVolume(at) : to.activateVolume({ ...at, writable: false }))
+      })
+    }
+    operations.push(
+      pools.includes('q')
+        ? { what: 'remove q', changesBooks: true, begin: (to) => to.removePool({ pool: 'q', wipe: true }) }
+        : {
+            what: 'create q',
+            changesBooks: true,
+            begin: (to) =>
+              to.createPool({ name: 'q', metadataDevice: spare.metadata, dataDevice: spare.data, ...asPool })
+          }
+    )
+    return random.pick(operations)
+  }
+})
