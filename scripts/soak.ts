@@ -19,6 +19,7 @@ import { BLOCK_BYTES } from '../test/support/metadata-image.ts'
 import { Random } from '../test/support/random.ts'
 import { restoredPool, tallPool, writtenPool } from '../test/support/random-pool.ts'
 import type { TestPool } from '../test/support/random-pool.ts'
+import { flood } from '../test/support/xml-flood.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -85,6 +86,17 @@ const sections: readonly Section[] = [
         const { damages, verdicts } = await tryDamages(new Random(seedOf(number)), folder)
         yield [`damaged pool, seed ${seedOf(number)}: ${damages} damages, ${JSON.stringify(verdicts)}`, nothing]
       }
+    }
+  },
+  {
+    name: 'xml',
+    // Once.
+    share: 0,
+    run: async function* () {
+      const { bytes, extents, seconds, earlyMiB, lateMiB, peakMiB } = await flood(10e9)
+      const memory = `${earlyMiB.toFixed(0)} MiB of memory at first, ${lateMiB.toFixed(0)} MiB at the end, ${peakMiB.toFixed(0)} MiB at most`
+      if (lateMiB > earlyMiB + 48 || peakMiB > 200) throw new Error(`memory grows while XML is read: ${memory}`)
+      yield [`${figure(bytes / 1e6)} MB of XML, ${figure(extents)} extents, ${seconds.toFixed(0)} s: ${memory}`, nothing]
     }
   }
 ]

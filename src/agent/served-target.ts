@@ -71,7 +71,7 @@ async function checkLineage(catalog: Catalog, base: ServedTarget, target: Served
 }
 
 /** A snapshot without an identity of its own is told by its place in its pool and the pool's clock at its creation. */
-function servedTarget({ snapshot, transactionId, fingerprint }: SeenDevice): ServedTarget {
+export function servedTarget({ snapshot, transactionId, fingerprint }: SeenDevice): ServedTarget {
   const { handle, identity, metadataPath, thinId, volume, sizeBytes } = snapshot
   return {
     ...fingerprint,

@@ -185,7 +185,7 @@ const examine: MethodDefinition<object, Examination> = {
 const maximumMessageBytes = 64 * 1024 * 1024
 
 export class InventoryService {
-  static readonly definition: ServiceDefinition = { Examine: examine } as unknown as ServiceDefinition
+  static readonly definition: ServiceDefinition = { Examine: examine }
 
   readonly implementation: {
     Examine: (call: ServerUnaryCall<object, Examination>, respond: sendUnaryData<Examination>) => void

@@ -17,7 +17,8 @@ export async function collectBlocks(
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) {
       const [first, end] = [offsets[i] / blockBytes, (offsets[i] + sizes[i]) / blockBytes]
-      if (!Number.isInteger(first) || !Number.isInteger(end)) throw new Error(`${sizes[i]} bytes at ${offsets[i]} cut a block`)
+      if (!Number.isInteger(first) || !Number.isInteger(end))
+        throw new Error(`${sizes[i]} bytes at ${offsets[i]} cut a block`)
       map.fill(1, first, end)
     }
     await pause()

@@ -8,10 +8,9 @@ import { chmodSync, copyFileSync, existsSync, mkdtempSync, readFileSync, realpat
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
-import { DeltamapperError } from '../../src/errors.ts'
 import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { framed, rawCall } from '../grpc/plain-client.ts'
-import type { Extent } from '../support/expected.ts'
+import { answerTo, failure } from './ask.ts'
 import { run } from './dmsetup.ts'
 import { LiveAgent } from './live-agent.ts'
 import {
@@ -88,23 +87,7 @@ function withoutShells(): string[] {
   return ['busybox', 'unshare', '-m', shell, 'sh', '-c', `${mounts.join(' && ')} && exec "$@"`, 'without-shells']
 }
 
-async function failure(answer: Promise<unknown>): Promise<DeltamapperError> {
-  const thrown: unknown = await answer.then(
-    () => new Error('it was answered'),
-    (error: unknown) => error
-  )
-  if (thrown instanceof DeltamapperError) return thrown
-  throw thrown
-}
-
-async function answered(base: string, target: string): Promise<Extent[]> {
-  const extents: Extent[] = []
-  const { batches } = await client.delta({ baseSnapshotId: base, targetSnapshotId: target })
-  for await (const { count, offsets, sizes } of batches) {
-    for (let i = 0; i < count; i++) extents.push([offsets[i], sizes[i]])
-  }
-  return extents
-}
+const answered = (base: string, target: string) => answerTo(client, { base, target })
 
 test('the trap catches a shell, by whatever path it is called', (t) => {
   const [program = '', ...words] = prefix

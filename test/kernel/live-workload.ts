@@ -8,7 +8,17 @@
  * what changed begins with an earlier backup, cut or filled up to the snapshot's size; the extents of the answer are read from
  * the snapshot's device and laid over it, and the result is compared with the whole device.
  */
-import { closeSync, constants, fsyncSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+  writeSync
+} from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
@@ -16,9 +26,26 @@ import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { Random } from '../support/random.ts'
 import { parseThinDelta } from '../support/thin-tools.ts'
 import { BackgroundWriter } from './background-writer.ts'
-import { alignedBuffer, createDevice, createLinear, run, sectorBytes, sendMessage, thinPoolTable, thinTable, zeroStart } from './dmsetup.ts'
+import {
+  alignedBuffer,
+  createDevice,
+  createLinear,
+  run,
+  sectorBytes,
+  sendMessage,
+  thinPoolTable,
+  thinTable,
+  zeroStart
+} from './dmsetup.ts'
 import { DmsetupPool } from './dmsetup-workload-pool.ts'
-import { expectedRefusals, type NamedThin, type PoolDevice, type Refusal, type ServedRecord, type Stranger } from './expected-refusals.ts'
+import {
+  expectedRefusals,
+  type NamedThin,
+  type PoolDevice,
+  type Refusal,
+  type ServedRecord,
+  type Stranger
+} from './expected-refusals.ts'
 import { LiveAgent } from './live-agent.ts'
 import { LvmPool } from './lvm-workload-pool.ts'
 import { DeviceReader, type Extent, VolumeContent } from './volume-content.ts'
@@ -369,7 +396,9 @@ class Workload {
     for (let i = 0; i < created; i++) {
       const size = random.integer(1, 400_000)
       this.#fillBuffer(size)
-      writeFileSync(join(mountedAt, `file${++this.#names}`), this.#buffer.subarray(0, size), { flush: random.chance(0.5) })
+      writeFileSync(join(mountedAt, `file${++this.#names}`), this.#buffer.subarray(0, size), {
+        flush: random.chance(0.5)
+      })
     }
     this.#say(`${removed.length} files removed, ${created} created on ${name}`)
   }
@@ -404,17 +433,22 @@ class Workload {
   async #backUp(chosen?: Thin): Promise<void> {
     const random = this.#random
     const comparable = this.#thins.filter((each) => each.mountedAt === undefined)
-    const target = chosen ?? random.pick(random.chance(0.9) && this.#snapshots.length > 0 ? this.#snapshots : comparable)
+    const target =
+      chosen ?? random.pick(random.chance(0.9) && this.#snapshots.length > 0 ? this.#snapshots : comparable)
     const stray = chosen === undefined && random.chance(0.04)
     const [targetHandle, targetThin] = stray ? this.#strayHandle(false) : [this.#handle(target), target]
     const base = this.#chooseBase(target)
     const [baseHandle, baseThin] = this.#baseHandle(base)
 
     const pair = [target, baseThin]
-    const written = this.#thins.filter((each) => each.isVolume && !each.mountedAt && !pair.includes(each) && !each.merging)
+    const written = this.#thins.filter(
+      (each) => each.isVolume && !each.mountedAt && !pair.includes(each) && !each.merging
+    )
     const beside = random.chance(0.7) ? written : []
     for (const { device } of beside) touched(device)
-    await this.#background.writeTo(beside.map(({ name, sizeBytes }) => ({ path: this.#pool.volumePath(name), sizeBytes })))
+    await this.#background.writeTo(
+      beside.map(({ name, sizeBytes }) => ({ path: this.#pool.volumePath(name), sizeBytes }))
+    )
     try {
       const what = `${baseHandle === undefined ? 'all' : `from ${baseHandle}`} to ${targetHandle}`
       const expected = expectedRefusals(
@@ -519,7 +553,15 @@ class Workload {
   }
 
   #recordTarget(handle: string, { identity, device, sizeBytes, originIdentity }: Thin, certain: boolean): void {
-    const record = { handle, identity, serial: device.serial, version: device.version, sizeBytes, originIdentity, certain }
+    const record = {
+      handle,
+      identity,
+      serial: device.serial,
+      version: device.version,
+      sizeBytes,
+      originIdentity,
+      certain
+    }
     const same = (each: ServedRecord) =>
       Object.entries(record).every(([field, value]) => each[field as keyof ServedRecord] === value)
     if (!this.#records.some(same)) this.#records.push(record)
@@ -539,7 +581,8 @@ class Workload {
     const content = await this.#pool.withDevice(target.name, (path) => {
       const device = new DeviceReader(path)
       try {
-        const before = base === undefined ? VolumeContent.zeros(target.sizeBytes) : base.content.resized(target.sizeBytes)
+        const before =
+          base === undefined ? VolumeContent.zeros(target.sizeBytes) : base.content.resized(target.sizeBytes)
         const restored = before.patched(answer.extents, device)
         const difference = restored.firstDifference(device)
         if (difference !== undefined) {
@@ -577,13 +620,15 @@ class Workload {
     }
     const said = JSON.stringify(extents)
     if (again instanceof DeltamapperError) throw new Error(`${what}: with a metadata snapshot held: ${again.line}`)
-    if (JSON.stringify(again.extents) !== said) throw new Error(`${what}: another answer while a metadata snapshot is held`)
+    if (JSON.stringify(again.extents) !== said)
+      throw new Error(`${what}: another answer while a metadata snapshot is held`)
 
     // It does not know sizes: what no backup of a smaller base holds is changed as well.
     const baseEnd = base.sizeBytes < target.sizeBytes ? Math.floor(base.sizeBytes / blockBytes) : Infinity
     const changed: number[] = []
     for (const { kind, begin, length } of parseThinDelta(xml, base.thinId, target.thinId)) {
-      for (let block = begin; block < begin + length; block++) if (kind !== 'same' || block >= baseEnd) changed.push(block)
+      for (let block = begin; block < begin + length; block++)
+        if (kind !== 'same' || block >= baseEnd) changed.push(block)
     }
     const expected = JSON.stringify(asExtents(changed, target.sizeBytes))
     if (said !== expected) throw new Error(`${what}: the agent says ${said}, thin_delta ${expected}`)

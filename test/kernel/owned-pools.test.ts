@@ -628,9 +628,14 @@ const { openSync, writeSync, constants } = require('node:fs')
 const file = openSync(process.argv[1], constants.O_WRONLY | constants.O_DIRECT)
 const buffer = Buffer.from(new WebAssembly.Memory({ initial: 1 }).buffer)
 process.stdout.write('begun')
+const pause = new Int32Array(new SharedArrayBuffer(4))
 for (let i = 1; ; i++) {
   buffer.writeUInt32LE(i)
-  for (const at of [0, Number(process.argv[2])]) writeSync(file, buffer, 0, buffer.length, at)
+  for (const at of [0, Number(process.argv[2])]) {
+    writeSync(file, buffer, 0, buffer.length, at)
+    // The lab has one processor.
+    Atomics.wait(pause, 0, 0, 2)
+  }
 }`
 
 function readNumber(path: string, at: number): number {

@@ -170,10 +170,11 @@ async function rage(port: NonNullable<typeof parentPort>, options: StormOptions)
   }
 
   try {
+    for (const slot of slots) await create(slot)
     while (!stopping) {
       const slot = random.pick(slots)
       const dice = random.fraction()
-      if (dice < 0.45) {
+      if (dice < 0.4) {
         const from = random.integer(0, blocks - 1)
         for (let i = random.integer(1, 12); i > 0; i--) {
           const block = random.chance(0.5) ? random.integer(0, blocks - 1) : (from + i) % blocks
@@ -183,7 +184,7 @@ async function rage(port: NonNullable<typeof parentPort>, options: StormOptions)
         }
         fsyncSync(volume)
         counts.flushes++
-      } else if (dice < 0.7) {
+      } else if (dice < 0.6) {
         const id = nextPassing++
         await tell(`create_snap ${id} ${random.chance(0.8) ? volumeId : random.pick(stable)}`)
         counts.snapshots++
@@ -192,7 +193,7 @@ async function rage(port: NonNullable<typeof parentPort>, options: StormOptions)
           await tell(`delete ${passing.shift()}`)
           counts.deletions++
         }
-      } else if (dice < 0.72) {
+      } else if (dice < 0.63) {
         await tell(held ? 'release_metadata_snap' : 'reserve_metadata_snap')
         held = !held
         if (held) counts.reservations++

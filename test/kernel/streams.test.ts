@@ -9,13 +9,13 @@ import { Client, credentials, type MethodDefinition } from '@grpc/grpc-js'
 import test from 'ava'
 import { openDatabase } from '../../src/agent/catalog/database.ts'
 import { listLeases } from '../../src/agent/catalog/lease-records.ts'
-import type { ExtentStream } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from '../../src/grpc/block-metadata.ts'
 import type { CallOptions, SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { getMetadataAllocated, getMetadataDelta } from '../../src/grpc/protos.ts'
 import type { Extent } from '../support/expected.ts'
 import type { Random } from '../support/random.ts'
+import { AnswerCheck, ask, type Question } from './ask.ts'
 import { alignedBuffer, run } from './dmsetup.ts'
 import { fragmentedPool, type FragmentedPool } from './fragmented-pool.ts'
 import { labRun } from './lab-run.ts'
@@ -34,9 +34,7 @@ const SMALL_WINDOW = 65_535
 const { random, count: streams, again } = labRun(64)
 const catalog = '/run/tmp/streams-catalog'
 
-interface Question {
-  base?: string
-  target: string
+interface AnsweredQuestion extends Question {
   /** The complete answer from offset 0, from what was done to the pool. */
   extents: readonly Extent[]
   sizeBytes: number
@@ -51,7 +49,7 @@ const counts = new Map<string, number>()
 const counted = (what: string) => counts.set(what, (counts.get(what) ?? 0) + 1)
 
 let agent: LiveAgent
-let questions: Question[]
+let questions: AnsweredQuestion[]
 let quiet: Usage
 
 test.before(async () => {
@@ -65,7 +63,7 @@ test.after.always(async () => {
 })
 
 /** Every snapshot, and every pair in order, of some that were taken one after the other. */
-function* pairs(source: string, snapshots: ReadonlyMap<string, RawThin>): Generator<Question> {
+function* pairs(source: string, snapshots: ReadonlyMap<string, RawThin>): Generator<AnsweredQuestion> {
   const names = [...snapshots.keys()]
   for (const [index, name] of names.entries()) {
     const [handle, target] = [`${source}/${name}`, snapshots.get(name)!]
@@ -78,12 +76,12 @@ function* pairs(source: string, snapshots: ReadonlyMap<string, RawThin>): Genera
   }
 }
 
-function questionsOf({ name, snapshots }: FragmentedPool): Question[] {
+function questionsOf({ name, snapshots }: FragmentedPool): AnsweredQuestion[] {
   return [...pairs(name, snapshots)]
 }
 
 /** The other pool is LVM's, its snapshots are not active: each call has to ask LVM what they are. */
-function lvmQuestions(): Question[] {
+function lvmQuestions(): AnsweredQuestion[] {
   createGroup('streams', '/dev/loop0')
   createPool('streams', 'pool', 64)
   const volume = createThin('streams', 'pool', 'volume', 64)
@@ -103,12 +101,6 @@ function lvmQuestions(): Question[] {
   }
   closeSync(file)
   return [...pairs('streams', snapshots)]
-}
-
-function ask(client: SnapshotMetadataClient, { base, target }: Question, options: CallOptions): Promise<ExtentStream> {
-  return base === undefined
-    ? client.allocated({ snapshotId: target, ...options })
-    : client.delta({ baseSnapshotId: base, targetSnapshotId: target, ...options })
 }
 
 /** The messages of an answer as grpc-js alone takes them: over a connection of its own, with little room for what is not read. */
@@ -138,55 +130,6 @@ function streamOf<R>(client: Client, method: MethodDefinition<R, Uint8Array>, re
   return client.makeServerStreamRequest(method.path, method.requestSerialize, method.responseDeserialize, request)
 }
 
-/** Holds what arrives against the answer as it has to be, from a starting offset on. */
-class Comparison {
-  readonly #extents: readonly Extent[]
-  readonly #first: number
-  #next: number
-
-  constructor(extents: readonly Extent[], offset: number) {
-    this.#extents = extents
-    this.#first = this.#next = firstFrom(extents, offset)
-    this.#cut = Math.floor(offset / blockBytes) * blockBytes
-  }
-
-  readonly #cut: number
-
-  get received(): number {
-    return this.#next - this.#first
-  }
-
-  /** @throws where an extent is not the one that is due */
-  take(offset: number, size: number): void {
-    const due = this.#extents.at(this.#next)
-    if (due === undefined) throw new Error(`extent ${offset}+${size} follows the last one that is due`)
-    const from = Math.max(due[0], this.#cut)
-    const end = due[0] + due[1]
-    if (offset !== from || offset + size !== end) {
-      throw new Error(`extent ${offset}+${size} came where ${from}+${end - from} is due`)
-    }
-    this.#next++
-  }
-
-  /** @throws where something is missing */
-  end(): void {
-    const missing = this.#extents.length - this.#next
-    if (missing > 0) throw new Error(`an answer that ended OK lacks its last ${missing} extents`)
-  }
-}
-
-/** Index of the first extent that ends behind an offset. */
-function firstFrom(extents: readonly Extent[], offset: number): number {
-  let [low, high] = [0, extents.length]
-  while (low < high) {
-    const middle = (low + high) >>> 1
-    const [start, size] = extents[middle]
-    if (start + size <= offset) low = middle + 1
-    else high = middle
-  }
-  return low
-}
-
 /** One stream, whatever becomes of it. @throws when anything is not as it should be */
 async function stream(own: Random, shared: SnapshotMetadataClient): Promise<void> {
   const question = own.pick(questions)
@@ -204,7 +147,7 @@ async function stream(own: Random, shared: SnapshotMetadataClient): Promise<void
     signal: cancel.signal,
     ...(fate === 'deadline' && { deadlineMs: DEADLINE_MS })
   }
-  const comparison = new Comparison(question.extents, startingOffset)
+  const check = new AnswerCheck(question.extents, startingOffset)
   const end = fate === 'cancelled' ? () => cancel.abort() : fate === 'disconnected' ? () => client.close() : undefined
   const timer = end && setTimeout(end, own.integer(0, 1500))
   const leaveAfter = own.integer(0, 20)
@@ -216,7 +159,7 @@ async function stream(own: Random, shared: SnapshotMetadataClient): Promise<void
     if (capacityBytes !== question.sizeBytes) throw new Error(`the capacity is said to be ${capacityBytes} bytes`)
     for await (const { count, offsets, sizes } of answer?.batches ?? stinted(question, options)) {
       if (maxResults > 0 && count > maxResults) throw new Error(`a message has ${count} extents`)
-      for (let i = 0; i < count; i++) comparison.take(offsets[i], sizes[i])
+      for (let i = 0; i < count; i++) check.take(offsets[i], sizes[i])
       batchesSeen++
       if (fate === 'slow') await sleep(own.integer(0, 30))
       // Long enough for all that the connection holds to fill up.
@@ -226,15 +169,15 @@ async function stream(own: Random, shared: SnapshotMetadataClient): Promise<void
         return
       }
     }
-    comparison.end()
+    check.end()
     counted(`${fate}: complete`)
   } catch (error) {
     if (!(error instanceof DeltamapperError) || error.code !== expectedCode(fate)) {
       const { base, target } = question
       const what = `${fate}: ${base ?? 'all'} to ${target} from ${startingOffset}, ${maxResults} at once`
-      throw new Error(`${what}, after ${comparison.received} extents`, { cause: error })
+      throw new Error(`${what}, after ${check.received} extents`, { cause: error })
     }
-    counted(`${fate}: ${error.code}${comparison.received > 0 ? ' on the way' : ''}`)
+    counted(`${fate}: ${error.code}${check.received > 0 ? ' on the way' : ''}`)
   } finally {
     clearTimeout(timer)
     if (client !== shared) client.close()
@@ -250,11 +193,11 @@ function expectedCode(fate: Fate): string | undefined {
 async function askQuietly(some = questions): Promise<void> {
   const client = agent.client()
   for (const question of some) {
-    const comparison = new Comparison(question.extents, 0)
+    const check = new AnswerCheck(question.extents, 0)
     for await (const { count, offsets, sizes } of (await ask(client, question, {})).batches) {
-      for (let i = 0; i < count; i++) comparison.take(offsets[i], sizes[i])
+      for (let i = 0; i < count; i++) check.take(offsets[i], sizes[i])
     }
-    comparison.end()
+    check.end()
   }
   client.close()
 }

@@ -5,7 +5,7 @@ import { availableParallelism, hostname, machine, release, totalmem } from 'node
 import { extname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { DeltamapperError } from '../../errors.ts'
-import type { BlockDevice, NodeFacts } from '../../grpc/inventory.ts'
+import type { Examination, NodeFacts } from '../../grpc/inventory.ts'
 import type { NodeAnswer, NodeQuestion, SystemFacts } from './node-worker.ts'
 import { probe, SingleLook } from './probe.ts'
 
@@ -28,10 +28,7 @@ export class NodeInventory {
   }
 
   /** @param suspended devices that whoever opens them waits for: then it is better not to let anybody look at all devices */
-  async blockDevices(
-    deadlineMs: number,
-    suspended: readonly string[]
-  ): Promise<{ devices: BlockDevice[]; problem?: NodeFacts['problem'] }> {
+  async blockDevices(deadlineMs: number, suspended: readonly string[]): Promise<Examination['blockDevices']> {
     const { value, problem } = await probe('the list of block devices (lsblk)', deadlineMs, async () => {
       if (suspended.length === 0) return this.#devices.take()
       throw new DeltamapperError(
