@@ -96,7 +96,10 @@ const sections: readonly Section[] = [
       const { bytes, extents, seconds, earlyMiB, lateMiB, peakMiB } = await flood(10e9)
       const memory = `${earlyMiB.toFixed(0)} MiB of memory at first, ${lateMiB.toFixed(0)} MiB at the end, ${peakMiB.toFixed(0)} MiB at most`
       if (lateMiB > earlyMiB + 48 || peakMiB > 200) throw new Error(`memory grows while XML is read: ${memory}`)
-      yield [`${figure(bytes / 1e6)} MB of XML, ${figure(extents)} extents, ${seconds.toFixed(0)} s: ${memory}`, nothing]
+      yield [
+        `${figure(bytes / 1e6)} MB of XML, ${figure(extents)} extents, ${seconds.toFixed(0)} s: ${memory}`,
+        nothing
+      ]
     }
   }
 ]

@@ -1,0 +1,368 @@
+/**
+ * What follows from what was found on a node: what stands in the way, what soon will, and what is worth knowing, each with the way
+ * out. Facts in, findings out; nothing is looked at here.
+ */
+import type {
+  CatalogFacts,
+  DeviceMapperFacts,
+  Examination,
+  Finding,
+  LvmFacts,
+  MetadataSnapshotFacts,
+  PoolFacts,
+  Problem,
+  Severity,
+  VolumeGroupFacts
+} from '../../grpc/inventory.ts'
+
+/** What findings are made of. */
+export type ExaminationFacts = Omit<Examination, 'findings'>
+
+/** The oldest kernel whose status lines and ioctls are understood. */
+const OLDEST_KERNEL = [3, 19] as const
+/** From how much of a pool that is used on it is worth a warning, in percent. */
+const NEARLY_FULL = 80
+/** Names that one finding lists. */
+const MOST_NAMED = 5
+
+const order: Record<Severity, number> = { problem: 0, warning: 1, note: 2 }
+
+/** The worst first, otherwise in the order in which the parts depend on each other. */
+export function findings(facts: ExaminationFacts): Finding[] {
+  const found = [
+    ...aboutKernel(facts),
+    ...(facts.live ? aboutDeviceMapper(facts.deviceMapper) : []),
+    ...(facts.live ? aboutLvm(facts.lvm) : []),
+    ...aboutCatalog(facts.catalog),
+    ...facts.pools.flatMap(aboutPool),
+    ...(facts.live ? aboutHavingPools(facts) : [recordedOnly(facts)]),
+    ...aboutNode(facts)
+  ]
+  return found.sort((one, other) => order[one.severity] - order[other.severity])
+}
+
+function finding(severity: Severity, kind: string, about: string, what: string, remedy: string, command = ''): Finding {
+  return { severity, kind, about, what, remedy, command }
+}
+
+/** A part that could not be looked at. */
+function failed(severity: Severity, kind: string, about: string, { message, remedy }: Problem): Finding {
+  return finding(severity, kind, about, message, remedy)
+}
+
+function aboutKernel({ node: { kernel } }: ExaminationFacts): Finding[] {
+  const [major = 0, minor = 0] = kernel.split('.').map((each) => parseInt(each, 10))
+  const [oldestMajor, oldestMinor] = OLDEST_KERNEL
+  if (Number.isNaN(major) || major > oldestMajor || (major === oldestMajor && minor >= oldestMinor)) return []
+  return [
+    finding(
+      'problem',
+      'kernel-old',
+      'kernel',
+      `Linux ${kernel} is older than ${OLDEST_KERNEL.join('.')}, from which on thin pools are understood`,
+      'run a newer kernel'
+    )
+  ]
+}
+
+function aboutDeviceMapper({ problem, suspended, targets }: DeviceMapperFacts): Finding[] {
+  if (problem) return [failed('problem', 'device-mapper-unusable', 'device-mapper', problem)]
+  const found = suspended.map((name) =>
+    finding(
+      'warning',
+      'device-suspended',
+      name,
+      `${name} is suspended: whatever uses it waits`,
+      'that is normal for the moment in which a snapshot is taken; if it lasts, find out who suspended it, and resume it',
+      `dmsetup resume ${name}`
+    )
+  )
+  if (!targets.some(({ name }) => name === 'thin-pool')) {
+    found.push(
+      finding(
+        'note',
+        'thin-target-not-loaded',
+        'kernel',
+        'the kernel has not loaded its thin-pool target',
+        'nothing is to be done if there are no thin pools: it is loaded with the first one',
+        'modprobe dm-thin-pool'
+      )
+    )
+  }
+  return found
+}
+
+function aboutLvm({ problem, inUse, command, groups }: LvmFacts): Finding[] {
+  if (problem && inUse) return [failed('problem', 'lvm-silent', 'LVM', problem)]
+  if (problem) {
+    return [
+      finding(
+        'note',
+        'lvm-silent',
+        'LVM',
+        `LVM does not answer (${problem.message}), and no device of its is active`,
+        `nothing is to be done if this node has no volume groups; else install lvm2, or set \`lvmCommand\` (now ${command})`
+      )
+    ]
+  }
+  return groups.flatMap(aboutGroup)
+}
+
+function aboutGroup({ name, problem, missingDisks, untracked }: VolumeGroupFacts): Finding[] {
+  const found: Finding[] = []
+  if (problem) found.push(failed('problem', 'group-unreadable', name, problem))
+  if (missingDisks > 0) {
+    found.push(
+      finding(
+        'warning',
+        'group-partial',
+        name,
+        `${missingDisks} of the disks of volume group ${name} ${missingDisks === 1 ? 'is' : 'are'} missing`,
+        'find the disks; `pvs` and `vgs -o +vg_missing_pv_count` show which'
+      )
+    )
+  }
+  if (untracked.length > 0) {
+    found.push(
+      finding(
+        'note',
+        'volumes-untracked',
+        name,
+        `${listed(untracked)} ${untracked.length === 1 ? 'is' : 'are'} in no thin pool: changed blocks cannot be told`,
+        'back them up in full, or move what is to be tracked into a thin pool (lvconvert --type thin)'
+      )
+    )
+  }
+  return found
+}
+
+function aboutCatalog({ problem, disagreements, consulted, path }: CatalogFacts): Finding[] {
+  const found = disagreements.map(({ kind, pool, what, remedy }) =>
+    finding(
+      kind === 'thin-unknown' || kind === 'intent-waits' ? 'warning' : 'problem',
+      `catalog-${kind}`,
+      pool,
+      what,
+      remedy
+    )
+  )
+  if (problem) found.unshift(failed('problem', 'catalog-unusable', path, problem))
+  else if (!consulted && path !== '') {
+    found.push(
+      finding(
+        'note',
+        'catalog-not-consulted',
+        path,
+        'the catalog was not looked into: which snapshots can serve as base, and whose metadata snapshots are, is not known',
+        'ask the agent: it has the catalog open'
+      )
+    )
+  }
+  return found
+}
+
+function aboutPool(pool: PoolFacts): Finding[] {
+  return [
+    ...aboutState(pool),
+    ...aboutFullness(pool),
+    ...(pool.problem ? [failed('problem', 'pool-unreadable', pool.name, pool.problem)] : []),
+    ...(pool.metadataSnapshot ? aboutMetadataSnapshot(pool, pool.metadataSnapshot) : []),
+    ...aboutThins(pool)
+  ]
+}
+
+function aboutState({ name, kind, state, needsCheck, thins }: PoolFacts): Finding[] {
+  const repair =
+    'find out why in the kernel log; `thin_check` and `thin_repair` (LVM: lvconvert --repair) are for its metadata'
+  switch (state) {
+    case 'inactive': {
+      const command = kind === 'own' ? `deltamapper pool activate ${name}` : `lvchange -ay -K ${name}`
+      const what = `pool ${name} is not active: its ${thins.length} volumes and snapshots cannot be served`
+      return [
+        finding('problem', 'pool-inactive', name, what, 'activate it; the agent activates nothing by itself', command)
+      ]
+    }
+    case 'failed':
+      return [finding('problem', 'pool-failed', name, `pool ${name} has failed`, repair)]
+    case 'read-only': {
+      const why = needsCheck ? 'its metadata needs to be checked' : 'its metadata is full, or it was made read-only'
+      return [
+        finding(
+          'problem',
+          needsCheck ? 'pool-needs-check' : 'pool-read-only',
+          name,
+          `pool ${name} is read-only: ${why}; what is in it can be read, and no snapshot can be taken`,
+          needsCheck ? repair : 'extend its metadata (LVM: lvextend --poolmetadatasize)'
+        )
+      ]
+    }
+    case 'out-of-data-space':
+      return [
+        finding(
+          'problem',
+          'pool-full',
+          name,
+          `pool ${name} is out of data space: writes to it fail or wait`,
+          'extend its data (LVM: lvextend), or delete or trim what is in it'
+        )
+      ]
+    case 'unknown':
+      return [
+        finding(
+          'warning',
+          'pool-state-unknown',
+          name,
+          `the state of pool ${name} is not known`,
+          'look into the kernel log'
+        )
+      ]
+    case 'read-write':
+      if (!needsCheck) return []
+      return [finding('problem', 'pool-needs-check', name, `the metadata of pool ${name} needs to be checked`, repair)]
+  }
+}
+
+function aboutFullness({ name, state, usage }: PoolFacts): Finding[] {
+  if (usage === undefined || state === 'out-of-data-space') return []
+  const percent = (used: number, total: number) => (total === 0 ? 0 : Math.floor((100 * used) / total))
+  const data = percent(usage.dataUsedBytes, usage.dataTotalBytes)
+  const metadata = percent(usage.metadataUsedBytes, usage.metadataTotalBytes)
+  const found: Finding[] = []
+  if (metadata >= NEARLY_FULL) {
+    found.push(
+      finding(
+        'warning',
+        'metadata-nearly-full',
+        name,
+        `${metadata} % of the metadata of pool ${name} is used; without any, it takes no writes and may need a repair`,
+        'extend its metadata (LVM: lvextend --poolmetadatasize)'
+      )
+    )
+  }
+  if (data >= NEARLY_FULL) {
+    found.push(
+      finding(
+        'warning',
+        'data-nearly-full',
+        name,
+        `${data} % of the data of pool ${name} is used`,
+        'extend its data (LVM: lvextend), or delete or trim what is in it'
+      )
+    )
+  }
+  return found
+}
+
+function aboutMetadataSnapshot({ name, deviceName }: PoolFacts, snapshot: MetadataSnapshotFacts): Finding[] {
+  const { block, whose, ambiguous, because, users, snapshotsSince } = snapshot
+  const age = snapshotsSince === undefined ? '' : `, ${snapshotsSince} of the pool's snapshots old`
+  const held = `pool ${name} holds a metadata snapshot (block ${block}${age})`
+  const release = `dmsetup message ${deviceName} 0 release_metadata_snap`
+  if (whose === 'ours' && users.length > 0) {
+    return [
+      finding(
+        'note',
+        'metadata-snapshot-ours',
+        name,
+        `${held}: it is ours, for ${users.join(', ')}`,
+        'nothing is to be done: it is released when its users are done, or when its time is up'
+      )
+    ]
+  }
+  if (whose === 'ours') {
+    return [
+      finding(
+        'warning',
+        'metadata-snapshot-left-behind',
+        name,
+        `${held}: it is ours, and nobody uses it (${because})`,
+        'the agent tries to release it from time to time; its log says why it could not'
+      )
+    ]
+  }
+  const whoseIsIt =
+    whose === 'unknown' ? because : ambiguous ? `nothing proves that it is ours, but it may be (${because})` : because
+  return [
+    finding(
+      'warning',
+      ambiguous ? 'metadata-snapshot-ambiguous' : `metadata-snapshot-${whose}`,
+      name,
+      `${held}: ${whoseIsIt}. Held, it makes metadata grow, and keeps discarded data`,
+      'find the tool that took it (thin_delta, thin_dump, a backup); only if none runs any more, release it',
+      release
+    )
+  ]
+}
+
+function aboutThins({ name, thins, unnamedDevices = 0, kind }: PoolFacts): Finding[] {
+  const found: Finding[] = []
+  const changed = thins.filter(({ asBase }) => asBase === 'changed').map(({ handle }) => handle)
+  if (changed.length > 0) {
+    found.push(
+      finding(
+        'warning',
+        'base-changed',
+        name,
+        `${listed(changed)} cannot serve as base any more: written to, trimmed, resized or replaced since`,
+        'the next backup has to be a full one; keep snapshots that are backed up read-only, and fstrim away from them'
+      )
+    )
+  }
+  const strange = thins.filter(({ asBase, because }) => asBase === 'not-trackable' && because !== '')
+  for (const { handle, because } of strange.slice(0, MOST_NAMED)) {
+    found.push(finding('note', 'thin-not-trackable', handle, `${handle}: ${because}`, 'back it up in full'))
+  }
+  if (unnamedDevices > 0) {
+    const what = `${unnamedDevices} thin device${unnamedDevices === 1 ? '' : 's'} of pool ${name}`
+    found.push(
+      finding(
+        'note',
+        'thins-unnamed',
+        name,
+        kind === 'plain'
+          ? `${what} ${unnamedDevices === 1 ? 'is' : 'are'} not active: without a device, size and name are known nowhere`
+          : `${what} ${unnamedDevices === 1 ? 'has' : 'have'} no name here`,
+        kind === 'plain'
+          ? 'activate what is to be served (dmsetup create … --readonly)'
+          : '`deltamapper inspect` lists what is in the metadata'
+      )
+    )
+  }
+  return found
+}
+
+function aboutHavingPools({ pools, deviceMapper, lvm }: ExaminationFacts): Finding[] {
+  if (pools.length > 0 || deviceMapper.problem || (lvm.problem && lvm.inUse)) return []
+  return [
+    finding(
+      'note',
+      'no-pools',
+      'pools',
+      'there is no thin pool on this node',
+      'make one: lvcreate --type thin-pool, dmsetup create, or `deltamapper pool create`'
+    )
+  ]
+}
+
+function recordedOnly({ recordedPools }: ExaminationFacts): Finding {
+  return finding(
+    'note',
+    'recorded-only',
+    'agent',
+    `this agent serves recorded pools only (${listed(recordedPools.map(({ name }) => name))}): the node's own were not looked at`,
+    'set `live: true` in its configuration to serve both'
+  )
+}
+
+function aboutNode({ node, blockDevices }: ExaminationFacts): Finding[] {
+  return [
+    ...(node.problem ? [failed('note', 'node-unknown', 'node', node.problem)] : []),
+    ...(blockDevices.problem ? [failed('note', 'block-devices-unknown', 'block devices', blockDevices.problem)] : [])
+  ]
+}
+
+/** A few names, and how many more there are. */
+function listed(names: readonly string[]): string {
+  if (names.length <= MOST_NAMED) return names.join(', ')
+  return `${names.slice(0, MOST_NAMED - 1).join(', ')} and ${names.length - MOST_NAMED + 1} more`
+}

@@ -1,0 +1,167 @@
+/**
+ * The inventory of a node: everything that matters to whether its snapshots can be served, looked at once, each part within a deadline
+ * and none in the way of another.
+ *
+ * The agent gives it over its socket, with what its catalog knows. The command line can make one by itself, without a catalog.
+ */
+import { stat } from 'node:fs/promises'
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import type { CatalogFacts, DeviceMapperFacts, Examination, InventoryBackend } from '../../grpc/inventory.ts'
+import { packageVersion } from '../../grpc/identity.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import { reconcile } from '../catalog/reconcile.ts'
+import type { MetadataSnapshotLeases } from '../metadata-snapshot-lease.ts'
+import { isLvm, readKernelView, type SurveyedDevice, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { type ExaminationFacts, findings } from './findings.ts'
+import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
+import { NodeInventory } from './node-facts.ts'
+import { type AgentKnowledge, lookAtPools } from './pool-facts.ts'
+import { probe, SingleLook } from './probe.ts'
+
+export interface InventoryOptions {
+  /** Left out: only recorded pools are served, and the node's own are not looked at. */
+  readonly live?: LiveInventory | undefined
+  readonly recordedPools: readonly { readonly name: string; readonly folder: string }[]
+  /** How long each part may take, in milliseconds; 8,000 by default. Some parts follow each other. */
+  readonly deadlineMs?: number
+}
+
+export interface LiveInventory {
+  readonly deviceMapper: Pick<DeviceMapper, 'versions' | 'targets' | 'list' | 'info' | 'table' | 'status'>
+  readonly lvm: LvmPort
+  readonly lvmCommand: readonly string[]
+  /** Where the agent's catalog is. */
+  readonly catalogPath: string
+  /** What only the agent has. */
+  readonly agent?: { readonly catalog: Catalog; readonly leases: MetadataSnapshotLeases } | undefined
+}
+
+const nothingInUse: LvmNode = { facts: { command: '', inUse: false, groups: [] }, volumes: [] }
+const noCatalog: CatalogFacts = { path: '', consulted: false, rows: [], leases: [], disagreements: [] }
+const noDeviceMapper: DeviceMapperFacts = {
+  ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
+}
+
+export class Inventory implements InventoryBackend {
+  readonly #options: InventoryOptions
+  readonly #node = new NodeInventory()
+  /** Whoever asks while a look is under way gets what that finds: one look asks enough of the node. */
+  readonly #look = new SingleLook(() => this.#examine())
+
+  constructor(options: InventoryOptions) {
+    this.#options = options
+  }
+
+  /** Looks at the node. Never rejects: what could not be found out is among the findings. */
+  async examine(): Promise<Examination> {
+    return this.#look.take()
+  }
+
+  async #examine(): Promise<Examination> {
+    const { live, recordedPools, deadlineMs = 8000 } = this.#options
+    const [takenAtMs, begin] = [Date.now(), performance.now()]
+    const node = this.#node.node(deadlineMs)
+    const looked = live === undefined ? undefined : await lookAtLive(live, deadlineMs)
+    const suspended = looked?.deviceMapper.suspended ?? []
+    const facts: ExaminationFacts = {
+      version: packageVersion(),
+      seenBy: live === undefined || live.agent ? 'agent' : 'command',
+      takenAtMs,
+      // Filled in last: spreading keeps the order of the fields.
+      tookMs: 0,
+      live: live !== undefined,
+      node: await node,
+      deviceMapper: looked?.deviceMapper ?? noDeviceMapper,
+      blockDevices: await this.#node.blockDevices(deadlineMs, suspended),
+      lvm: looked?.lvm ?? nothingInUse.facts,
+      catalog: looked?.catalog ?? noCatalog,
+      recordedPools: recordedPools.map(({ name, folder }) => ({ name, folder })),
+      pools: looked?.pools ?? []
+    }
+    return { ...facts, tookMs: Math.round(performance.now() - begin), findings: findings(facts) }
+  }
+}
+
+type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools'>
+
+async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
+  const { deviceMapper, lvm, lvmCommand } = live
+  const { value: survey = [], ...surveyed } = await probe('device-mapper', deadlineMs, () =>
+    surveyDevices(deviceMapper)
+  )
+  const inUse = survey.some(({ info }) => isLvm(info))
+  const [facts, lvmNode, catalog] = await Promise.all([
+    lookAtDeviceMapper(live, survey, surveyed.problem, deadlineMs),
+    lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),
+    lookAtCatalog(live, survey, deadlineMs)
+  ])
+  const { volumes } = lvmNode
+  const pools = await lookAtPools({ deviceMapper, survey, volumes, knowledge: catalog.knowledge, deadlineMs })
+  return { deviceMapper: facts, lvm: lvmNode.facts, catalog: catalog.facts, pools }
+}
+
+async function lookAtDeviceMapper(
+  { deviceMapper }: LiveInventory,
+  survey: readonly SurveyedDevice[],
+  surveyProblem: DeviceMapperFacts['problem'],
+  deadlineMs: number
+): Promise<DeviceMapperFacts> {
+  const { value, problem = surveyProblem } = await probe('device-mapper', deadlineMs, async () => ({
+    versions: await deviceMapper.versions(),
+    targets: await deviceMapper.targets()
+  }))
+  return {
+    libraryVersion: value?.versions.library ?? '',
+    driverVersion: value?.versions.driver ?? '',
+    targets: (value?.targets ?? [])
+      .map(({ name, version }) => ({ name, version: version.join('.') }))
+      .sort((one, other) => (one.name < other.name ? -1 : 1)),
+    devices: survey.length,
+    suspended: survey.filter(({ info }) => info.suspended).map(({ info }) => info.name),
+    ...(problem && { problem })
+  }
+}
+
+async function lookAtCatalog(
+  { agent, catalogPath, deviceMapper }: LiveInventory,
+  survey: readonly SurveyedDevice[],
+  deadlineMs: number
+): Promise<{ facts: CatalogFacts; knowledge: AgentKnowledge | undefined }> {
+  if (agent === undefined) {
+    // Only its size: whoever else opened the file would take the agent's lock away (see catalog/database.ts).
+    const size = await stat(catalogPath).then(
+      (found) => ({ sizeBytes: found.size }),
+      () => ({})
+    )
+    return { facts: { ...noCatalog, path: catalogPath, ...size }, knowledge: undefined }
+  }
+  const { catalog, leases } = agent
+  const { value, problem } = await probe(`the catalog ${catalog.path}`, deadlineMs, async () => {
+    const [view, records, statistics] = [await catalog.view(), await catalog.leases(), await catalog.statistics()]
+    return { view, records, statistics }
+  })
+  if (problem) return { facts: { ...noCatalog, path: catalog.path, problem }, knowledge: undefined }
+
+  const { view, records, statistics } = value
+  const held = leases.current
+  const compared = await probe("the agent's own pools", deadlineMs, async () =>
+    reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+  )
+  // Pools that are not active are told by their state, those of others are none of the catalog's business.
+  const disagreements = compared.value?.findings.filter(
+    ({ kind }) => kind !== 'pool-unknown' && kind !== 'pool-inactive'
+  )
+  const facts = {
+    path: catalog.path,
+    consulted: true,
+    sizeBytes: statistics.bytes,
+    rows: Object.entries(statistics.rows).map(([table, rows]) => ({ table, rows })),
+    leases: records.map(({ device, state, purpose, takenAt }) => ({
+      ...{ device, state, purpose, takenAtMs: takenAt },
+      users: [...(held.find((each) => each.device === device)?.purposes ?? [])]
+    })),
+    disagreements: (disagreements ?? []).map(({ kind, pool, what, remedy }) => ({ kind, pool, what, remedy })),
+    ...(compared.problem && { problem: compared.problem })
+  }
+  return { facts, knowledge: { catalog, view, records, held } }
+}

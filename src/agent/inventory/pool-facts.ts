@@ -1,0 +1,347 @@
+/**
+ * The thin pools of the node, whoever made them: what state they are in, what is in them, which snapshots can serve as base, and whose the
+ * metadata snapshot is that they hold.
+ *
+ * Names come from those who give them: LVM's report, our catalog, device-mapper's tables. What a pool's metadata holds comes from its
+ * live root, read without reserving anything.
+ */
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
+import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
+import { parsePoolTable, parseThinTable } from '../../devicemapper/thin/table.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../../grpc/inventory.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
+import type { CatalogView } from '../catalog/owned-pools.ts'
+import { withNote } from '../keeper-note.ts'
+import type { LogicalVolume } from '../lvm/parse.ts'
+import { thinPoolUuid } from '../lvm/source.ts'
+import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
+import type { HeldLease } from '../metadata-snapshot-lease.ts'
+import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
+import { poolUuid, thinUuid } from '../owned-pools/naming.ts'
+import { findPoolDevice } from '../pool-device.ts'
+import { poolKey, readSlot } from '../pool-slot.ts'
+import { servedTarget } from '../served-target.ts'
+import type { Snapshot } from '../snapshot-source.ts'
+import { type BaseVerdict, judgeBase, neverServed, unknownBase } from './base-verdict.ts'
+import { splitLvmName } from './lvm-facts.ts'
+import { probe, toProblem } from './probe.ts'
+
+const SECTOR_BYTES = 512
+const METADATA_BLOCK_BYTES = 4096
+const OWN_POOL = 'DELTAMAPPER-pool-'
+
+export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
+
+/** What only the agent has, because it has the catalog open. */
+export interface AgentKnowledge {
+  readonly catalog: Pick<Catalog, 'findServed' | 'path'>
+  readonly view: CatalogView
+  readonly records: readonly LeaseRecord[]
+  readonly held: readonly HeldLease[]
+}
+
+/** A thin volume or snapshot, as whoever named it knows it. */
+interface NamedThin {
+  readonly handle: string
+  readonly kind: ThinFacts['kind']
+  readonly thinId: number
+  readonly sizeBytes: number
+  readonly active: boolean
+  readonly identity?: string
+  readonly volume?: string
+  /** What its device details must say. */
+  readonly transactionId?: bigint
+  /** Why it cannot be served at all. */
+  readonly refused?: string
+}
+
+/** A pool, as whoever named it knows it. */
+interface NamedPool {
+  readonly name: string
+  readonly kind: PoolFacts['kind']
+  readonly device: SurveyedDevice | undefined
+  readonly thins: readonly NamedThin[]
+}
+
+export interface PoolsLook {
+  readonly deviceMapper: PoolsPort
+  readonly survey: readonly SurveyedDevice[]
+  readonly volumes: readonly VolumesByName[]
+  readonly knowledge: AgentKnowledge | undefined
+  readonly deadlineMs: number
+}
+
+/** Every pool of the node, by name. Never rejects: what is wrong with one is its own problem. */
+export async function lookAtPools(look: PoolsLook): Promise<PoolFacts[]> {
+  const pools = await Promise.all(namedPools(look).map((pool) => lookAtPool(look, pool)))
+  return pools.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0))
+}
+
+function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
+  const byUuid = new Map(survey.flatMap((each) => (each.info.uuid === '' ? [] : [[each.info.uuid, each] as const])))
+  const pools: NamedPool[] = []
+  for (const group of volumes) {
+    for (const lv of group.values()) {
+      if (volumeKind(lv, group) !== 'thin pool') continue
+      const thins = [...group.values()].filter((each) => each.thinId !== undefined && each.poolLv === lv.name)
+      pools.push({
+        name: fullName(lv),
+        kind: 'lvm',
+        device: byUuid.get(thinPoolUuid(lv)),
+        thins: thins.map((each) => lvmThin(each, group, byUuid.has(lvmUuid(each))))
+      })
+    }
+  }
+  for (const pool of knowledge?.view.pools ?? []) {
+    const thins = knowledge?.view.thins.filter((each) => each.pool === pool.name) ?? []
+    pools.push({
+      name: pool.name,
+      kind: 'own',
+      device: byUuid.get(poolUuid(pool)),
+      thins: thins.map(({ name, kind, thinId, sizeBytes, id, volume, transactionId, ...rest }) => ({
+        ...{ handle: `${pool.name}/${name}`, kind, thinId, sizeBytes, identity: id, transactionId },
+        ...(kind === 'snapshot' && { volume }),
+        active: byUuid.has(thinUuid({ id, ...rest }))
+      }))
+    })
+  }
+  const known = new Set(pools.map(({ device }) => device))
+  for (const device of survey) {
+    if (device.row?.targetType !== 'thin-pool' || known.has(device)) continue
+    pools.push(unnamedPool(device, survey))
+  }
+  return pools
+}
+
+function lvmThin(lv: LogicalVolume, group: VolumesByName, active: boolean): NamedThin {
+  const common = { handle: fullName(lv), thinId: lv.thinId ?? 0, sizeBytes: lv.sizeBytes, active, identity: lv.uuid }
+  try {
+    const { origin, transactionId } = thinVolume(lv, group)
+    const kind = origin === undefined ? 'unknown' : 'snapshot'
+    return { ...common, kind, transactionId, ...(origin && { volume: origin.uuid }) }
+  } catch (error) {
+    return { ...common, kind: 'unknown', refused: toProblem(error).message }
+  }
+}
+
+function lvmUuid({ vgUuid, uuid }: LogicalVolume): string {
+  return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}`
+}
+
+/** A pool that nobody has told us the name of: device-mapper's own, and those of its active devices. */
+function unnamedPool(device: SurveyedDevice, survey: readonly SurveyedDevice[]): NamedPool {
+  const { info } = device
+  const kind = isLvm(info) ? 'lvm' : info.uuid.startsWith(OWN_POOL) ? 'own' : 'plain'
+  const { group, volume } = splitLvmName(info.name)
+  const name = kind === 'lvm' ? `${group}/${volume}` : kind === 'own' ? info.uuid.slice(OWN_POOL.length) : info.name
+  const handle = (thin: string) => {
+    if (kind === 'plain') return `${info.name}/${thin}`
+    const split = splitLvmName(thin)
+    return `${split.group}/${split.volume}`
+  }
+  const thins = survey.flatMap(({ info: thin, row }): NamedThin[] => {
+    const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
+    if (!row || table?.poolDevice.major !== info.major || table.poolDevice.minor !== info.minor) return []
+    return [
+      {
+        handle: handle(thin.name),
+        kind: 'unknown',
+        thinId: table.deviceId,
+        sizeBytes: row.lengthSectors * SECTOR_BYTES,
+        active: true
+      }
+    ]
+  })
+  return { name, kind, device, thins }
+}
+
+async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedPool): Promise<PoolFacts> {
+  const empty: Omit<PoolFacts, 'thins'> = {
+    ...{ name, kind, deviceName: '', state: 'inactive', needsCheck: false, metadataDevice: '' },
+    ...{ whenFull: '', discards: '', transactionId: '' }
+  }
+  const unknown = (because: string) => thins.map((thin) => thinFacts(thin, undefined, 0, unknownBase(because)))
+  if (device?.row?.targetType !== 'thin-pool') return { ...empty, thins: unknown('its pool is not active') }
+
+  const { deviceMapper, deadlineMs } = look
+  const { info, row } = device
+  const active = { ...empty, deviceName: info.name }
+  const number = { major: info.major, minor: info.minor }
+  const { value: status, problem } = await probe(`the pool ${name}`, deadlineMs, async () => {
+    const [line] = await deviceMapper.status(number, { deadlineMs })
+    return parsePoolStatus(line?.params ?? '')
+  })
+  const table = await probe(`the table of ${name}`, deadlineMs, async () => ({
+    ...parsePoolTable(row.params),
+    metadataPath: (await findPoolDevice(deviceMapper, number))?.metadataPath ?? ''
+  }))
+  const first = problem ?? table.problem
+  if (!table.value) {
+    return { ...active, state: 'unknown', thins: unknown('its pool did not answer'), ...(first && { problem: first }) }
+  }
+  const { metadataPath, blockSectors } = table.value
+  const inside = await probe(`the metadata of ${name} on ${metadataPath}`, deadlineMs, () =>
+    lookInside(look, metadataPath, thins, poolKey(info), status)
+  )
+  return {
+    ...active,
+    ...(status === undefined ? { state: 'unknown' } : numbers(status, blockSectors * SECTOR_BYTES)),
+    metadataDevice: metadataPath,
+    ...(inside.value ?? { thins: unknown('the metadata of its pool could not be read') }),
+    ...withProblem(first ?? inside.problem)
+  }
+}
+
+function withProblem(problem: Problem | undefined): { problem?: Problem } {
+  return problem === undefined ? {} : { problem }
+}
+
+function numbers(status: PoolStatus, blockBytes: number): Partial<PoolFacts> & Pick<PoolFacts, 'state'> {
+  if (status.state !== 'working') return { state: status.state }
+  const usage = {
+    blockBytes,
+    dataUsedBytes: status.usedDataBlocks * blockBytes,
+    dataTotalBytes: status.totalDataBlocks * blockBytes,
+    metadataUsedBytes: status.usedMetadataBlocks * METADATA_BLOCK_BYTES,
+    metadataTotalBytes: status.totalMetadataBlocks * METADATA_BLOCK_BYTES
+  }
+  return {
+    state: status.mode,
+    needsCheck: status.needsCheck ?? false,
+    whenFull: status.whenFull,
+    discards: status.discards,
+    transactionId: String(status.transactionId),
+    // Beyond 2^53 they would not be exact.
+    ...(Object.values(usage).every(Number.isSafeInteger) && { usage })
+  }
+}
+
+type Inside = Pick<PoolFacts, 'thins'> & Partial<Pick<PoolFacts, 'devices' | 'unnamedDevices' | 'metadataSnapshot'>>
+
+async function lookInside(
+  look: PoolsLook,
+  metadataPath: string,
+  thins: readonly NamedThin[],
+  key: string,
+  status: PoolStatus | undefined
+): Promise<Inside> {
+  const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, deadlineMs: look.deadlineMs })
+  try {
+    const devices = new Map<number, ThinDevice>()
+    for await (const device of metadata.devices()) devices.set(device.id, device)
+    const { dataBlockBytes } = metadata.superblock
+    const facts: ThinFacts[] = []
+    // Half of the time is for these: the rest of the answer must not be lost over a thousand snapshots.
+    const until = performance.now() + look.deadlineMs / 2
+    for (const thin of thins) {
+      const device = devices.get(thin.thinId)
+      const verdict =
+        performance.now() < until
+          ? await judge(look.knowledge, metadata, thin, device)
+          : unknownBase('there was no time to look at it among so many')
+      facts.push(thinFacts(thin, device, dataBlockBytes, verdict))
+    }
+    const named = new Set(thins.map(({ thinId }) => thinId))
+    const heldRoot = status?.state === 'working' ? status.heldRoot : metadata.heldRoot || undefined
+    return {
+      thins: facts,
+      devices: devices.size,
+      unnamedDevices: [...devices.keys()].filter((id) => !named.has(id)).length,
+      ...(heldRoot !== undefined && {
+        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, metadataPath)
+      })
+    }
+  } finally {
+    await metadata.close()
+  }
+}
+
+function thinFacts(
+  { handle, kind, thinId, active, sizeBytes }: NamedThin,
+  device: ThinDevice | undefined,
+  blockBytes: number,
+  { asBase, because }: BaseVerdict
+): ThinFacts {
+  const mappedBytes = device === undefined ? NaN : device.details.mappedBlocks * blockBytes
+  return {
+    ...{ handle, kind, thinId, active, sizeBytes },
+    ...(Number.isSafeInteger(mappedBytes) && { mappedBytes }),
+    ...{ asBase, because }
+  }
+}
+
+async function judge(
+  knowledge: AgentKnowledge | undefined,
+  metadata: PoolMetadata,
+  thin: NamedThin,
+  device: ThinDevice | undefined
+): Promise<BaseVerdict> {
+  const { handle, thinId, sizeBytes, identity, volume, refused } = thin
+  if (refused !== undefined) return { asBase: 'not-trackable', because: refused }
+  if (device === undefined) {
+    return { asBase: 'not-trackable', because: `thin device ${thinId} is not in the pool's metadata` }
+  }
+  const { transactionId } = device.details
+  if (thin.transactionId !== undefined && thin.transactionId !== transactionId) {
+    return {
+      asBase: 'not-trackable',
+      because: `thin device ${thinId} was created at transaction ${transactionId}, and it at ${thin.transactionId}: they are not the same`
+    }
+  }
+  if (knowledge === undefined)
+    return unknownBase('whether it is what it was when it was served, only the agent can tell')
+  const snapshot: Snapshot = {
+    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, live: true },
+    ...(identity !== undefined && { identity }),
+    ...(volume !== undefined && { volume })
+  }
+  const { creationTime, mappedBlocks } = device.details
+  const unread = { creationTime, mappedBlocks, root: device.root, rootChecksum: 0 }
+  const recorded = await knowledge.catalog.findServed(servedTarget({ snapshot, transactionId, fingerprint: unread }))
+  if (recorded.length === 0) return neverServed
+  try {
+    const fingerprint = await metadata.fingerprint(device)
+    return judgeBase(recorded, servedTarget({ snapshot, transactionId, fingerprint }))
+  } catch (error) {
+    if (!(error instanceof DeltamapperError) || error.code !== 'DM_SNAPSHOT_CHANGED') throw error
+    return { asBase: 'changed', because: 'it is being written to or trimmed at this moment' }
+  }
+}
+
+async function whoseSnapshot(
+  knowledge: AgentKnowledge | undefined,
+  key: string,
+  block: number,
+  metadataPath: string
+): Promise<MetadataSnapshotFacts> {
+  const { heldRoot, facts, live, held } = await readSlot(metadataPath)
+  const age =
+    held === undefined || heldRoot !== block
+      ? {}
+      : {
+          snapshotsSince: live.time - held.time,
+          transactionsSince: String(live.transactionId - held.transactionId)
+        }
+  if (knowledge === undefined) {
+    return {
+      block,
+      whose: 'unknown',
+      ambiguous: false,
+      because: "only the agent's catalog can tell",
+      users: [],
+      ...age
+    }
+  }
+  const lease = knowledge.held.find(({ device }) => device === key)
+  if (lease !== undefined) {
+    return { block, whose: 'ours', ambiguous: false, because: 'it is in use', users: [...lease.purposes], ...age }
+  }
+  const record = knowledge.records.find(({ device }) => device === key)
+  const shown = { heldRoot: block, facts: heldRoot === block ? facts : undefined }
+  const verdict = leaseVerdict(record && (await withNote(record, knowledge.catalog.path)), shown)
+  const whose = verdict.whose === 'ours' ? 'ours' : 'foreign'
+  return { block, whose, ambiguous: verdict.ambiguous, because: verdict.because, users: [], ...age }
+}
