@@ -9,6 +9,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
+import type { StormReport } from '../test/kernel/storm.ts'
+import type { WorkloadReport } from '../test/kernel/live-workload.ts'
+import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
@@ -27,6 +30,12 @@ const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --section NAME  this section only
   --pool I        this pool of each section only: the number that a failure prints
 `
+
+/** Steps through which a live pool is taken, of either kind. */
+const WORKLOAD_STEPS = 2000
+/** Walks through the storm: straight through the metadata, and through an agent. */
+const STORM_WALKS = 9000
+const STORM_AGENT_WALKS = 1000
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
@@ -101,8 +110,52 @@ const sections: readonly Section[] = [
         nothing
       ]
     }
+  },
+  ...(['dmsetup', 'lvm'] as const).map((pool): Section => ({
+    name: `workload-${pool}`,
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const words = ['--pool', pool, '--seed', String(seedOf(number)), '--steps', String(WORKLOAD_STEPS)]
+      const report = await inLab<WorkloadReport>('test/kernel/live-workload.ts', words)
+      const { steps, full, incremental, agreedWithThinDelta, refused } = report
+      yield [
+        `${figure(steps)} steps, seed ${seedOf(number)}: ${figure(full)} full and ${figure(incremental)} incremental backups ` +
+          `restored and identical, ${figure(agreedWithThinDelta)} answers as thin_delta's, refused ${JSON.stringify(refused)}`,
+        nothing
+      ]
+    }
+  })),
+  {
+    name: 'storm',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const counts = ['--walks', String(STORM_WALKS), '--agent', String(STORM_AGENT_WALKS)]
+      const report = await inLab<StormReport>('test/kernel/storm.ts', ['--seed', String(seedOf(number)), ...counts])
+      const { walks, agentWalks, ofStable, ofOthers, whileHeld, ended, storm, commitsPerWalk } = report
+      yield [
+        `${figure(walks)} walks and ${figure(agentWalks)} through an agent, seed ${seedOf(number)}: right ${figure(ofStable)} of ` +
+          `snapshots left alone, ${figure(ofOthers)} of others, ${figure(whileHeld)} while a metadata snapshot was held; ended with ` +
+          `an error ${JSON.stringify(ended)}; ${commitsPerWalk} commits a walk, the storm ${JSON.stringify(storm)}`,
+        nothing
+      ]
+    }
   }
 ]
+
+/** Runs a script of the kernel lab that ends with its report, as JSON. */
+async function inLab<Report>(script: string, words: readonly string[]): Promise<Report> {
+  let output = ''
+  const { status } = await runInLab({
+    command: [process.execPath, join(projectFolder, script), ...words],
+    timeoutSeconds: 6 * 3600,
+    onOutput: (stream, chunk) => {
+      process[stream === 'stdout' ? 'stdout' : 'stderr'].write(chunk)
+      if (stream === 'stdout') output += chunk.toString()
+    }
+  })
+  if (status !== 0) throw new LabFailure(`${script} ${words.join(' ')} ended with status ${status}`)
+  return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Report
+}
 
 async function tryDamages(random: Random, folder: string) {
   const trial = await DamageTrial.begin(smallPool(random), join(folder, 'damage.img'))

@@ -10,6 +10,8 @@ import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from './backend.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
+import { Inventory, type LiveInventory } from './inventory/inventory.ts'
+import { logInventory } from './inventory/log.ts'
 import { LvmReporter } from './lvm/report.ts'
 import { OwnedPools } from './owned-pools/owned-pools.ts'
 import { leaseOptions, MetadataSnapshotLeases } from './metadata-snapshot-lease.ts'
@@ -49,6 +51,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   let sources = new Sources(recorded)
   let knowledge: DeviceKnowledge | undefined
   let ownedPools: OwnedPools | undefined
+  let liveInventory: LiveInventory | undefined
   if (config.live ?? recorded.size === 0) {
     const catalog = await openCatalog(config.catalog)
     started.defer(() => catalog.close())
@@ -72,7 +75,13 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     await owned.start()
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools })
     knowledge = catalogKnowledge(catalog, logger)
+    const { lvmCommand, catalog: catalogPath } = config
+    liveInventory = { deviceMapper, lvm, lvmCommand, catalogPath, agent: { catalog, leases } }
   }
+
+  const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({ name, folder }))
+  const inventory = new Inventory({ live: liveInventory, recordedPools })
+  started.defer(() => inventory.close())
 
   const server = await startServer({
     listen: config.listen,
@@ -81,14 +90,20 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     backend: snapshotMetadataBackend(sources, walkers, knowledge),
     // Whoever may connect may give orders: by default only where that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? ownedPools : undefined,
+    inventory,
     identity: { driverName: config.driverName },
     logger
   })
   logger.info({ addresses: server.addresses, serving: sources.description, version: packageVersion() }, 'listening')
+  const stopping = new AbortController()
+  void inventory.examine().then((examination) => {
+    if (!stopping.signal.aborted) logInventory(examination, logger)
+  })
   const running = started.move()
   return {
     addresses: server.addresses,
     async stop() {
+      stopping.abort()
       logger.info({ streams: walkers.active }, 'stopping')
       await server.drain(config.drainSeconds * 1000)
       await running.disposeAsync()

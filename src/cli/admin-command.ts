@@ -67,7 +67,7 @@ export async function order<T>(
 }
 
 /** Field names as in the protocol; 64-bit ids as strings, because most parsers round numbers beyond 2^53. */
-function forJson(value: unknown): unknown {
+export function forJson(value: unknown): unknown {
   if (typeof value === 'bigint') return String(value)
   if (Array.isArray(value)) return value.map(forJson)
   if (typeof value !== 'object' || value === null) return value

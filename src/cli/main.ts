@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander'
 import { addAgentCommand } from './agent.ts'
 import { addAllocatedCommand } from './allocated.ts'
 import { addDeltaCommand } from './delta.ts'
+import { addDoctorCommand } from './doctor.ts'
 import { describeFailure, UsageError } from './failure.ts'
 import { addInspectCommand } from './inspect.ts'
 import { written } from './output/text-output.ts'
@@ -43,6 +44,7 @@ async function run(args: readonly string[]): Promise<void> {
   addAllocatedCommand(program)
   addDeltaCommand(program)
   addInspectCommand(program)
+  addDoctorCommand(program)
   addPoolCommand(program)
   addVolumeCommand(program)
   addSnapshotCommand(program)
@@ -57,7 +59,8 @@ Examples:
   deltamapper agent --listen unix:///tmp/agent.sock --recorded demo=/srv/recorded-pool
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock
   deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
-  deltamapper inspect /dev/mapper/vg0-pool_tmeta`
+  deltamapper inspect /dev/mapper/vg0-pool_tmeta
+  deltamapper doctor`
   )
   try {
     await program.parseAsync(args, { from: 'user' })

@@ -1,6 +1,6 @@
 /**
  * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets; there, where it is asked
- * for, deltamapper.v1.Admin as well.
+ * for, deltamapper.v1.Admin and Inventory as well.
  *
  * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
  * than configured (unix-socket.ts).
@@ -16,6 +16,7 @@ import { DeltamapperError } from '../errors.ts'
 import { type AdminBackend, adminName, adminPackage, AdminService } from './admin.ts'
 import { formatTcp, parseListenAddress, type Address } from './address.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
+import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
 import { SnapshotMetadataService, type SnapshotMetadataBackend } from './snapshot-metadata.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
@@ -26,6 +27,8 @@ export interface ServerOptions {
   readonly backend: SnapshotMetadataBackend
   /** Given: the Admin service too, on unix sockets only. Whoever may connect to one may then do all that it offers. */
   readonly admin?: AdminBackend | undefined
+  /** Given: the Inventory service too, on unix sockets only. */
+  readonly inventory?: InventoryBackend | undefined
   readonly identity: Omit<IdentityOptions, 'isReady'>
   readonly logger: Logger
   /** Permission bits of the sockets, 0600 unless given. */
@@ -94,8 +97,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
 
   const adminService = options.admin && new AdminService(options.admin, logger)
-  const names = ['', snapshotMetadataName, identityName, ...(adminService ? [adminName] : [])]
-  const makeServer = (admin: AdminService | undefined) => {
+  const inventoryService = options.inventory && new InventoryService(options.inventory, logger)
+  const names = [
+    ...['', snapshotMetadataName, identityName],
+    ...(adminService ? [adminName] : []),
+    ...(inventoryService ? [inventoryName] : [])
+  ]
+  const makeServer = (admin: AdminService | undefined, inventory: InventoryService | undefined) => {
     // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
     // a pager) is merely slow and must not lose its stream.
     const server = new Server({
@@ -106,15 +114,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
     server.addService(IdentityService.definition, identityService.implementation)
     if (admin) server.addService(AdminService.definition, admin.implementation)
+    if (inventory) server.addService(InventoryService.definition, inventory.implementation)
     health.addToServer(server)
-    new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...(admin && adminPackage) }).addToServer(
-      server
-    )
+    const own = { ...(admin && adminPackage), ...(inventory && inventoryPackage) }
+    new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...own }).addToServer(server)
     return server
   }
   // What is not there cannot be called: TCP gets a server of its own.
-  const unixServer = makeServer(adminService)
-  const tcpServer = adminService && addresses.some(({ kind }) => kind === 'tcp') ? makeServer(undefined) : unixServer
+  const unixServer = makeServer(adminService, inventoryService)
+  const hasTcp = addresses.some(({ kind }) => kind === 'tcp')
+  const tcpServer = hasTcp && (adminService || inventoryService) ? makeServer(undefined, undefined) : unixServer
   const servers = [...new Set([unixServer, tcpServer])]
 
   const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)

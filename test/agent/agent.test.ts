@@ -461,10 +461,9 @@ test.serial('in this process: a start that fails and a stop leave neither thread
   t.true((await collect(await ask(client, { target: 'sample/mon' }))).length > 0)
   client.close()
   await agent.stop()
-  t.deepEqual(
-    threads.map(({ threadId }) => threadId),
-    [-1, -1, -1, -1]
-  )
+  // (Beside the walkers there is one that looks at the node.)
+  t.true(threads.length >= 4)
+  t.deepEqual([...new Set(threads.map(({ threadId }) => threadId))], [-1])
   t.false(existsSync(socket))
   const gone = connectSocket(socket)
   t.like(await once(gone, 'error').then(([reason]) => reason as Error), { code: 'ENOENT' })

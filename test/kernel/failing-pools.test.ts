@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
 import { type PoolStatus, parsePoolStatus } from '../../src/devicemapper/thin/status.ts'
+import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { PlainClient } from '../grpc/plain-client.ts'
 import type { Extent } from '../support/expected.ts'
 import { answerTo, failure } from './ask.ts'
@@ -72,6 +73,15 @@ function readMetadata({ metadata }: RawPool): Uint8Array {
 
 function statusOf({ name }: RawPool): PoolStatus {
   return parsePoolStatus(run('dmsetup', ['status', name]).trim().split(' ').slice(3).join(' '))
+}
+
+/** Does what may fail or not. */
+function attempt(action: () => void): void {
+  try {
+    action()
+  } catch {
+    // Either is fine.
+  }
 }
 
 async function until(condition: () => boolean, what: string): Promise<void> {
@@ -170,7 +180,7 @@ test('metadata that cannot be written: read-only and to be checked, and answered
   const good = tableOf('worn-metadata')
   swap('worn-metadata', good.replace(/linear (\S+) (\d+)/, 'flakey $1 $2 0 3600 1 error_writes'))
   // They reach the data device, but the pool cannot note where: at its next commit, within a second or when asked for its status.
-  await Promise.allSettled([Promise.try(() => pool.write('worn-volume', 60, 4))])
+  attempt(() => pool.write('worn-volume', 60, 4))
   t.like(statusOf(pool), { mode: 'read-only', needsCheck: true })
   t.deepEqual(...(await answers(pool, 'worn-1', 'worn-2')))
   repair(pool, good)
@@ -312,6 +322,30 @@ test('a pool that hangs: its streams end in time, nobody else is delayed', async
   agent = next
   t.deepEqual(...(await answers(pool, 'hung-1', 'hung-2')))
   pool.close()
+})
+
+test('a device-mapper call that hangs delays nobody', async (t) => {
+  const place = 9 * 64 * mebibyte
+  const metadataDevice = createLinear('tank-m', '/dev/ubda', place, 4 * mebibyte)
+  const dataDevice = createLinear('tank-d', '/dev/ubda', place + 4 * mebibyte, 16 * mebibyte)
+  const admin = connectAdmin(agent.address)
+  t.teardown(() => admin.close())
+  await admin.createPool({ name: 'tank', metadataDevice, dataDevice, blockBytes, whenFull: 'error' })
+  await admin.createVolume({ pool: 'tank', name: 'docs', sizeBytes: 8 * mebibyte, inactive: false })
+  const health = new PlainClient(t, agent.address.replace('unix://', ''))
+  const usual = await usualTimes(health)
+  run('dmsetup', ['suspend', '--nolockfs', '--noflush', 'tank-m'])
+  const stuck = admin.createSnapshot({ pool: 'tank', origin: 'docs', name: 'monday' })
+  let done = false
+  void stuck.finally(() => (done = true))
+  await sleep(500)
+  const meanwhile = await usualTimes(health)
+  t.log({ usual, meanwhile })
+  t.false(done)
+  t.true(meanwhile.answer < 2 * usual.answer + 200)
+  t.true(meanwhile.health < 2 * usual.health + 100)
+  run('dmsetup', ['resume', 'tank-m'])
+  t.is((await stuck).name, 'monday')
 })
 
 test('in the end nothing of all that is left in the agent', async (t) => {

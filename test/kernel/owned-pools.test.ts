@@ -1,29 +1,19 @@
 /**
- * Pools of the agent's own, from the command line down to the kernel: their whole life, what is refused, what is said when somebody else
- * has had their hands in it, and what is left when the agent is killed at any moment. Runs inside the kernel lab:
- * node test/lab/run.ts test/kernel/owned-pools.test.ts
- *
- * LAB_COUNT kills (10 unless given), at moments that follow from LAB_SEED.
+ * Pools of the agent's own, from the command line down to the kernel: their whole life, what is refused, and what is said when somebody
+ * else has had their hands in it. Runs inside the kernel lab: node test/lab/run.ts test/kernel/owned-pools.test.ts
  */
-import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import test, { type ExecutionContext } from 'ava'
+import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
-import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { parsePoolStatus } from '../../src/devicemapper/thin/status.ts'
-import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
-import type { Volume } from '../../src/grpc/admin.ts'
-import { type AdminClient, connectAdmin } from '../../src/grpc/admin-client.ts'
-import { complaint, runCommand } from '../cli/run-command.ts'
-import { collectExtents } from '../support/collect-extents.ts'
-import type { Extent } from '../support/expected.ts'
+import type { ErrorCode } from '../../src/errors.ts'
+import { runCommand } from '../cli/run-command.ts'
 import {
   createDevice,
-  createLinear,
   deviceBytes,
   reloadDevice,
   removeDevice,
@@ -32,11 +22,22 @@ import {
   thinTable,
   zeroStart
 } from './dmsetup.ts'
-import { labRun } from './lab-run.ts'
-import { LiveAgent } from './live-agent.ts'
+import {
+  blankDisk,
+  blankDisks,
+  blockBytes,
+  blocksOf,
+  devicesBesideDisks,
+  failure,
+  growDisk,
+  mebibyte,
+  nameOf,
+  OwnedAgent,
+  readWritten,
+  startOrderedWriter,
+  until
+} from './owned-agent.ts'
 
-const mebibyte = 2 ** 20
-const block = 65536
 const folder = mkdtempSync(join(tmpdir(), 'owned-'))
 // Many processes are started here, and none of them has to compile what another one has.
 process.env.NODE_COMPILE_CACHE ??= join(folder, 'compiled')
@@ -48,133 +49,26 @@ test.after.always(async () => {
   await deviceMapper.close()
 })
 
-let used = 0
-let disks = 0
-
-/** A blank part of the lab's disk that nothing else uses, as a block device of its own that can grow to `room`. */
-function blankDisk(name: string, mebibytes: number, room = mebibytes): string {
-  const path = createLinear(`${name}-${disks++}`, '/dev/ubda', used * mebibyte, mebibytes * mebibyte)
-  used += room
-  zeroStart(path)
-  return path
-}
-
-/** Two of them, for a pool. */
-function blankDisks(dataMebibytes = 64, room = dataMebibytes): { data: string; metadata: string } {
-  return { data: blankDisk('data', dataMebibytes, room), metadata: blankDisk('metadata', 4) }
-}
-
-/** Makes one of them larger, within its room. */
-async function growDisk(path: string, mebibytes: number): Promise<void> {
-  const [table] = await deviceMapper.table(nameOf(path))
-  reloadDevice(nameOf(path), `0 ${(mebibytes * mebibyte) / 512} linear ${table?.params}`)
-}
-
-function nameOf(path: string): string {
-  return path.slice('/dev/mapper/'.length)
-}
-
-/** An agent with a catalog that outlives it, and what is needed to ask it. */
-class Agent {
-  live: LiveAgent
-  client: AdminClient
-  readonly #catalog: string
-
-  private constructor(live: LiveAgent, catalog: string) {
-    this.live = live
-    this.client = connectAdmin(live.address)
-    this.#catalog = catalog
-  }
-
-  static async start(t: ExecutionContext): Promise<Agent> {
-    const catalog = join(mkdtempSync(join(folder, 'catalog-')), 'catalog.sqlite')
-    const agent = new Agent(await Agent.#launch(catalog), catalog)
-    t.teardown(() => agent.kill())
-    return agent
-  }
-
-  static #launch(catalog: string): Promise<LiveAgent> {
-    return LiveAgent.start({ config: { catalog, walkers: 1, drainSeconds: 1, lvmCommand: ['false'] } })
-  }
-
-  async kill(): Promise<void> {
-    this.client.close()
-    await this.live.kill()
-  }
-
-  /** After it was killed or stopped. */
-  async startAgain(): Promise<void> {
-    this.client.close()
-    this.live = await Agent.#launch(this.#catalog)
-    this.client = connectAdmin(this.live.address)
-  }
-
-  /** A command that is to succeed; its answer as JSON. */
-  async command(...words: string[]): Promise<unknown> {
-    const result = await runCommand([...words, '--endpoint', this.live.address, '-o', 'json'])
-    if (result.status !== 0 || result.stderr !== '') throw new Error(`${words.join(' ')}: ${result.stderr}`)
-    return JSON.parse(result.stdout)
-  }
-
-  /** A command that is to fail; what it complains of. */
-  async complaint(...words: string[]): Promise<string> {
-    const result = await runCommand([...words, '--endpoint', this.live.address])
-    if (result.status !== 1 || result.stdout !== '')
-      throw new Error(`${words.join(' ')} did not fail: ${result.stdout}`)
-    return complaint(result)
-  }
-
-  /** What changed, and what is allocated: offset and size of each extent. */
-  async delta(base: string, target: string): Promise<Extent[]> {
-    return collectExtents(await this.live.client().delta({ baseSnapshotId: base, targetSnapshotId: target }))
-  }
-
-  async allocated(handle: string): Promise<Extent[]> {
-    return collectExtents(await this.live.client().allocated({ snapshotId: handle }))
-  }
-}
-
-async function failure(promise: Promise<unknown>): Promise<DeltamapperError> {
-  const error: unknown = await promise.then(
-    (result) =>
-      new Error(
-        `it succeeded: ${JSON.stringify(result, (_, value: unknown) => (typeof value === 'bigint' ? String(value) : value))}`
-      ),
-    (thrown: unknown) => thrown
-  )
-  if (error instanceof DeltamapperError) return error
-  throw error
-}
-
 function write(device: string, firstBlock: number, count: number): void {
   const blocks = ['bs=64k', `seek=${firstBlock}`, `count=${count}`]
   run('dd', ['if=/dev/urandom', `of=${device}`, ...blocks, 'oflag=direct', 'conv=notrunc', 'status=none'])
 }
 
-/** Names of all device-mapper devices but the disks. */
-async function devices(): Promise<string[]> {
-  const names = (await deviceMapper.list()).map(({ name }) => name)
-  return names.filter((name) => !/^(data|metadata)-\d+$/.test(name)).sort()
-}
-
 /** The blocks in which two devices differ. */
 function differingBlocks(one: string, other: string): number[] {
   const files = [one, other].map((path) => openSync(path, 'r'))
-  const [buffers, differing] = [[Buffer.alloc(block), Buffer.alloc(block)], [] as number[]]
-  for (let at = 0; at < deviceBytes(one); at += block) {
-    files.forEach((file, i) => readSync(file, buffers[i], 0, block, at))
-    if (!buffers[0].equals(buffers[1])) differing.push(at / block)
+  const buffers = [Buffer.alloc(blockBytes), Buffer.alloc(blockBytes)]
+  const differing: number[] = []
+  for (let at = 0; at < deviceBytes(one); at += blockBytes) {
+    files.forEach((file, i) => readSync(file, buffers[i], 0, blockBytes, at))
+    if (!buffers[0].equals(buffers[1])) differing.push(at / blockBytes)
   }
   files.forEach((file) => closeSync(file))
   return differing
 }
 
-function blocksOf(extents: readonly Extent[]): number[] {
-  return extents.flatMap(([offset, size]) => Array.from({ length: size / block }, (_, i) => offset / block + i))
-}
-
 test('the life of a pool, from the command line', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { data, metadata } = blankDisks(64, 128)
   const pool = (await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)) as Record<
     string,
@@ -183,7 +77,7 @@ test('the life of a pool, from the command line', async (t) => {
   t.like(pool, {
     name: 'tank',
     state: 'read-write',
-    block_bytes: block,
+    block_bytes: blockBytes,
     when_full: 'error',
     volumes: 0,
     transaction_id: '0'
@@ -245,11 +139,11 @@ test('the life of a pool, from the command line', async (t) => {
   t.is(deviceBytes(device), 48 * mebibyte)
   run('resize2fs', [device])
   await agent.command('snapshot', 'create', 'tank/my-docs', 'wednesday')
-  t.like((await agent.command('snapshot', 'list', 'tank')), {
+  t.like(await agent.command('snapshot', 'list', 'tank'), {
     snapshots: [{ size_bytes: 32 * mebibyte }, { size_bytes: 32 * mebibyte }, { size_bytes: 48 * mebibyte }]
   })
   t.true((await agent.delta('tank/tuesday', 'tank/wednesday')).length > 0)
-  await growDisk(data, 128)
+  await growDisk(deviceMapper, data, 128)
   t.like(((await agent.command('pool', 'grow', 'tank')) as Record<string, object>)['usage'], {
     data_total_bytes: 128 * mebibyte
   })
@@ -261,10 +155,10 @@ test('the life of a pool, from the command line', async (t) => {
   t.regex(await agent.complaint('volume', 'delete', 'tank/my-docs'), /is in use/)
   run('umount', [mount])
   t.like(await agent.command('pool', 'deactivate', 'tank', '--with-volumes'), { state: 'inactive' })
-  t.deepEqual(await devices(), [])
+  t.deepEqual(await devicesBesideDisks(deviceMapper), [])
   t.is(await agent.live.stop(), 0)
   await agent.startAgain()
-  t.deepEqual(await devices(), [], 'nothing is activated at start')
+  t.deepEqual(await devicesBesideDisks(deviceMapper), [], 'nothing is activated at start')
   t.regex(await agent.complaint('volume', 'activate', 'tank/my-docs'), /pool activate tank.*DM_POOL_INACTIVE/)
   t.regex((await failure(agent.delta('tank/monday', 'tank/tuesday'))).line, /^DM_POOL_INACTIVE.*pool activate tank/)
   t.like(await agent.command('pool', 'activate', 'tank', '--with-volumes'), {
@@ -272,7 +166,7 @@ test('the life of a pool, from the command line', async (t) => {
     volumes: 1,
     snapshots: 3
   })
-  t.deepEqual(await devices(), ['tank', 'tank-my--docs'])
+  t.deepEqual(await devicesBesideDisks(deviceMapper), ['tank', 'tank-my--docs'])
   t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed)
   run('mount', ['-t', 'ext4', device, mount])
   t.is(readFileSync(join(mount, 'third')).length, mebibyte)
@@ -289,7 +183,7 @@ test('the life of a pool, from the command line', async (t) => {
   for (const name of ['monday', 'tuesday', 'wednesday']) await agent.command('snapshot', 'delete', `tank/${name}`)
   t.is(parsePoolStatus((await deviceMapper.status('tank'))[0]?.params ?? '').state, 'working')
   t.deepEqual(await agent.command('pool', 'remove', 'tank'), { removed: 'tank' })
-  t.deepEqual(await devices(), [])
+  t.deepEqual(await devicesBesideDisks(deviceMapper), [])
   t.regex(
     await agent.complaint('pool', 'create', 'tank', '--data', data, '--metadata', metadata),
     /holds a thin pool's metadata.*DM_DEVICE_NOT_BLANK/,
@@ -304,10 +198,16 @@ test('the life of a pool, from the command line', async (t) => {
 })
 
 test('what cannot become a pool is refused, and left alone', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { client } = agent
-  const { data, metadata } = blankDisks()
-  const plan = { name: 'no', metadataDevice: metadata, dataDevice: data, blockBytes: block, whenFull: 'error' as const }
+  const { data, metadata } = blankDisks(64)
+  const plan = {
+    name: 'no',
+    metadataDevice: metadata,
+    dataDevice: data,
+    blockBytes: blockBytes,
+    whenFull: 'error' as const
+  }
   const refused = async (changes: Partial<typeof plan>, code: ErrorCode, words: RegExp) => {
     const error = await failure(client.createPool({ ...plan, ...changes }))
     t.is(error.code, code, error.line)
@@ -353,7 +253,7 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
   removeDevice('group-volume')
 
   t.deepEqual((await client.listPools({})).pools, [])
-  t.deepEqual(await devices(), [])
+  t.deepEqual(await devicesBesideDisks(deviceMapper), [])
 
   // A pool that was only just formatted is as good as nothing; one that was used is not.
   await client.createPool({ ...plan, name: 'yes' })
@@ -403,20 +303,20 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
   t.deepEqual((await client.reconcile({ pool: 'yes' })).findings.map(({ what }) => what).length, 2)
   removeDevice('yes')
   await client.activatePool({ pool: 'yes', withVolumes: true })
-  t.deepEqual(await devices(), ['yes', 'yes-v'])
+  t.deepEqual(await devicesBesideDisks(deviceMapper), ['yes', 'yes-v'])
   await client.deleteVolume({ pool: 'yes', name: 'v' })
   await client.deleteSnapshot({ pool: 'yes', name: 's' })
   await client.removePool({ pool: 'yes', wipe: false })
-  t.deepEqual(await devices(), [])
+  t.deepEqual(await devicesBesideDisks(deviceMapper), [])
 })
 
 test('a pool that fills up is warned of, says that it is full, and goes on once it has grown', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(4, 32)
   await client.createPool({
     ...{ name: 'small', metadataDevice: metadata, dataDevice: data },
-    ...{ blockBytes: block, whenFull: 'error', lowWaterBytes: mebibyte }
+    ...{ blockBytes: blockBytes, whenFull: 'error', lowWaterBytes: mebibyte }
   })
   const { device } = await client.createVolume({ pool: 'small', name: 'v', sizeBytes: 8 * mebibyte, inactive: false })
   write(device!.path, 0, 60)
@@ -440,7 +340,7 @@ test('a pool that fills up is warned of, says that it is full, and goes on once 
         lines.some((line) => line.includes(each))
       )
   )
-  await growDisk(data, 32)
+  await growDisk(deviceMapper, data, 32)
   t.is((await client.growPool({ pool: 'small' })).state, 'read-write')
   write(device!.path, 60, 20)
   t.is((await client.growPool({ pool: 'small' })).usage?.dataTotalBytes, 32 * mebibyte, 'once more changes nothing')
@@ -448,14 +348,14 @@ test('a pool that fills up is warned of, says that it is full, and goes on once 
 })
 
 test('metadata that cannot be written makes for a pool that takes no changes, and says so', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
     name: 'ro',
     metadataDevice: metadata,
     dataDevice: data,
-    blockBytes: block,
+    blockBytes: blockBytes,
     whenFull: 'error'
   })
   const { device } = await client.createVolume({ pool: 'ro', name: 'v', sizeBytes: 8 * mebibyte, inactive: false })
@@ -485,14 +385,14 @@ test('metadata that cannot be written makes for a pool that takes no changes, an
 })
 
 test('what somebody else has done to a pool is told, and settled on a word', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
     name: 'shared',
     metadataDevice: metadata,
     dataDevice: data,
-    blockBytes: block,
+    blockBytes: blockBytes,
     whenFull: 'queue'
   })
   await client.createVolume({ pool: 'shared', name: 'v', sizeBytes: 8 * mebibyte, inactive: true })
@@ -567,14 +467,14 @@ test('what somebody else has done to a pool is told, and settled on a word', asy
 })
 
 test('a pool whose devices are lost can be forgotten', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
     name: 'lost',
     metadataDevice: metadata,
     dataDevice: data,
-    blockBytes: block,
+    blockBytes: blockBytes,
     whenFull: 'error'
   })
   await client.createVolume({ pool: 'lost', name: 'v', sizeBytes: 8 * mebibyte, inactive: true })
@@ -588,23 +488,18 @@ test('a pool whose devices are lost can be forgotten', async (t) => {
 })
 
 test('a snapshot of a volume that is being written to is of one moment', async (t) => {
-  const agent = await Agent.start(t)
+  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(128)
   await client.createPool({
     name: 'busy',
     metadataDevice: metadata,
     dataDevice: data,
-    blockBytes: block,
+    blockBytes: blockBytes,
     whenFull: 'error'
   })
   const { device } = await client.createVolume({ pool: 'busy', name: 'v', sizeBytes: 16 * mebibyte, inactive: false })
-  // Writes 1, 2, 3 … to the first and then to the last block: at any moment, the first is never behind the last, nor two ahead.
-  const writer = spawn(process.execPath, ['-e', writeInOrder, device!.path, String(16 * mebibyte - block)], {
-    stdio: ['ignore', 'pipe', 'inherit']
-  })
-  t.teardown(() => writer.kill('SIGKILL'))
-  await once(writer.stdout, 'data')
+  const writer = await startOrderedWriter(t, device!.path, 16 * mebibyte - blockBytes)
   const names = ['a', 'b', 'c', 'd', 'e', 'f']
   for (const name of names) {
     await client.createSnapshot({ pool: 'busy', origin: 'v', name })
@@ -615,246 +510,10 @@ test('a snapshot of a volume that is being written to is of one moment', async (
   let before = 0
   for (const name of names) {
     const { device: activated } = await client.activateVolume({ pool: 'busy', name, writable: false })
-    const [first, last] = [0, 16 * mebibyte - block].map((at) => readNumber(activated!.path, at))
+    const [first, last] = [0, 16 * mebibyte - blockBytes].map((at) => readWritten(activated!.path, at))
     t.true(first === last || first === last + 1, `${name}: ${first} and ${last}`)
     t.true(first > before, `${name}: the writer went on after the snapshot before`)
     before = first
   }
   await client.deactivatePool({ pool: 'busy', withVolumes: true })
-})
-
-const writeInOrder = `
-const { openSync, writeSync, constants } = require('node:fs')
-const file = openSync(process.argv[1], constants.O_WRONLY | constants.O_DIRECT)
-const buffer = Buffer.from(new WebAssembly.Memory({ initial: 1 }).buffer)
-process.stdout.write('begun')
-const pause = new Int32Array(new SharedArrayBuffer(4))
-for (let i = 1; ; i++) {
-  buffer.writeUInt32LE(i)
-  for (const at of [0, Number(process.argv[2])]) {
-    writeSync(file, buffer, 0, buffer.length, at)
-    // The lab has one processor.
-    Atomics.wait(pause, 0, 0, 2)
-  }
-}`
-
-function readNumber(path: string, at: number): number {
-  const file = openSync(path, 'r')
-  try {
-    const buffer = Buffer.alloc(4)
-    readSync(file, buffer, 0, 4, at)
-    return buffer.readUInt32LE()
-  } finally {
-    closeSync(file)
-  }
-}
-
-async function until<T>(look: () => Promise<T>, good: (seen: T) => boolean): Promise<T> {
-  for (const deadline = performance.now() + 30_000; ; await sleep(200)) {
-    const seen = await look()
-    if (good(seen)) return seen
-    if (performance.now() > deadline) throw new Error(`still not so after 30 s: ${JSON.stringify(seen)}`)
-  }
-}
-
-/** Something that changes pools: begun, and then the agent is killed. */
-interface Operation {
-  what: string
-  begin(client: AdminClient): Promise<unknown>
-}
-
-/** What the catalog has, as text: two states are compared whole. */
-async function books(client: AdminClient): Promise<string[]> {
-  const { pools } = await client.listPools({})
-  const { volumes } = await client.listVolumes({ pool: '' })
-  const { snapshots } = await client.listSnapshots({ pool: '' })
-  const thins = [...volumes, ...snapshots].map(({ pool, name, sizeBytes }) => `${pool}/${name} ${sizeBytes}`)
-  return [...pools.map(({ name }) => name), ...thins].sort()
-}
-
-/** What the kernel has of a pool against what the catalog says, and whether anything is left as no device should be. */
-async function disagreements(client: AdminClient): Promise<string[]> {
-  const found: string[] = []
-  const { settled, findings } = await client.reconcile({ pool: '' })
-  found.push(...settled.map((each) => `settled late: ${each}`), ...findings.map(({ what }) => what))
-  for (const { name, uuid } of await owned()) {
-    const info = await deviceMapper.info(name)
-    if (info?.suspended) found.push(`${name} (${uuid}) is suspended`)
-    if (!info?.hasLiveTable || info.hasInactiveTable) found.push(`${name} (${uuid}) is half made`)
-  }
-  for (const pool of (await client.listPools({})).pools) {
-    if (pool.state === 'inactive') continue
-    if (pool.state !== 'read-write') found.push(`${pool.name} is ${pool.state}: ${pool.problem}`)
-    if (pool.underWay !== '') found.push(`${pool.name} is in the middle of ${pool.underWay}`)
-    if (pool.usage?.transactionId !== pool.transactionId) found.push(`${pool.name} is at another transaction`)
-    const metadata = await openPoolMetadata(pool.metadataDevice, { liveRoot: true })
-    const kernel: string[] = []
-    for await (const { id, details } of metadata.devices()) kernel.push(thinKey(id, details))
-    await metadata.close()
-    const { volumes } = await client.listVolumes({ pool: pool.name })
-    const { snapshots } = await client.listSnapshots({ pool: pool.name })
-    const catalog = [...volumes, ...snapshots].map((each) => thinKey(each.thinId, each))
-    if (kernel.sort().join() !== catalog.sort().join())
-      found.push(`${pool.name}: ${kernel.join()} and ${catalog.join()}`)
-  }
-  return found
-}
-
-function thinKey(id: number, { creationTime, transactionId }: { creationTime: number; transactionId: bigint }): string {
-  return `${id} created at ${creationTime}/${transactionId}`
-}
-
-/** Our own devices. */
-async function owned(): Promise<{ name: string; uuid: string }[]> {
-  const infos = await Promise.all((await deviceMapper.list()).map(({ name }) => deviceMapper.info(name)))
-  return infos.flatMap((info) => (info?.uuid.startsWith('DELTAMAPPER-') ? [{ name: info.name, uuid: info.uuid }] : []))
-}
-
-const { random, count: kills, again } = labRun(10)
-
-test(`killed ${kills} times at any moment, the agent leaves nothing that does not agree (${again})`, async (t) => {
-  t.timeout(60_000 + kills * 30_000)
-  const agent = await Agent.start(t)
-  const disks = blankDisks(256, 512)
-  const spare = blankDisks(16)
-  const asPool = { blockBytes: block, whenFull: 'error' as const }
-  await agent.client.createPool({ name: 'p', metadataDevice: disks.metadata, dataDevice: disks.data, ...asPool })
-  await agent.client.createVolume({ pool: 'p', name: 'v', sizeBytes: 32 * mebibyte, inactive: false })
-  // The volume is in use all the time: were it left suspended, the writer would stop.
-  const writer = spawn(process.execPath, ['-e', writeInOrder, '/dev/mapper/p-v', String(16 * mebibyte)], {
-    stdio: ['ignore', 'pipe', 'inherit']
-  })
-  t.teardown(() => writer.kill('SIGKILL'))
-  await once(writer.stdout, 'data')
-
-  let made = 0
-  let dataMebibytes = 256
-  const durations = new Map<string, number>()
-  const outcomes = new Map<string, number>()
-  const settled: string[] = []
-  for (let round = 0; round < kills; round++) {
-    const { client } = agent
-    const before = await books(client)
-    const operation = await chooseOperation(client)
-    const context = `kill ${round}, ${operation.what}, ${again}`
-
-    const begun = performance.now()
-    const ended = operation.begin(client).then(
-      () => 'done',
-      (error: unknown) => (error as DeltamapperError).code
-    )
-    const usual = durations.get(operation.what.split(' ')[0]) ?? 400
-    const outcome = await Promise.race([ended, sleep(random.fraction() * usual * 1.2).then(() => 'killed')])
-    if (outcome !== 'killed') durations.set(operation.what.split(' ')[0], performance.now() - begun)
-    if (outcome !== 'killed' && outcome !== 'done') t.fail(`${context}: it failed: ${outcome}`)
-    outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1)
-
-    // Some supervisors kill the helper along with it.
-    const helpers = random.chance(0.5) ? agent.live.children().map((each) => Number(each.split(' ')[0])) : []
-    agent.live.child.kill('SIGKILL')
-    for (const pid of helpers) {
-      try {
-        process.kill(pid, 'SIGKILL')
-      } catch {
-        // It has gone with its parent.
-      }
-    }
-    await agent.kill()
-    await ended
-    await agent.startAgain()
-
-    for (const { because } of agent.live.log) if (typeof because === 'string') settled.push(because)
-    t.deepEqual(await disagreements(agent.client), [], context)
-    const after = await books(agent.client)
-    const difference = [...before, ...after].filter((each) => before.includes(each) !== after.includes(each))
-    // A size is two entries: the old and the new.
-    t.true(difference.length <= (operation.what.startsWith('grow') ? 2 : 1), `${context}: ${difference.join()}`)
-    if (outcome === 'done') t.is(difference.length > 0, operation.changesBooks, context)
-
-    const written = readNumber('/dev/mapper/p-v', 0)
-    await until(
-      () => Promise.resolve(readNumber('/dev/mapper/p-v', 0)),
-      (now) => now !== written
-    )
-    // The next delta is right: whatever of the two is not the same is in it.
-    const { snapshots } = await agent.client.listSnapshots({ pool: 'p' })
-    if (snapshots.length >= 2) {
-      const [base, target] = snapshots.slice(-2).map(({ name }) => `p/${name}`)
-      t.deepEqual(blocksOf(await agent.delta(base, target)), [0, 256], context)
-    }
-  }
-  const told = [...outcomes].map(([outcome, count]) => `${count} ${outcome}`)
-  t.log(`${told.join(', ')}; ${settled.length} things settled at start, the last of them: ${settled.at(-1)}`)
-  writer.kill('SIGKILL')
-  await agent.client.deactivatePool({ pool: 'p', withVolumes: true }).catch(() => undefined)
-
-  async function chooseOperation(client: AdminClient): Promise<Operation & { changesBooks: boolean }> {
-    const { snapshots } = await client.listSnapshots({ pool: 'p' })
-    const { volumes } = await client.listVolumes({ pool: 'p' })
-    const others = volumes.filter(({ name }) => name !== 'v')
-    const pools = (await client.listPools({})).pools.map(({ name }) => name)
-    const name = `t${made++}`
-    const operations: (Operation & { changesBooks: boolean })[] = [
-      {
-        what: `snapshot ${name}`,
-        changesBooks: true,
-        begin: (to) => to.createSnapshot({ pool: 'p', origin: 'v', name })
-      },
-      {
-        what: `volume ${name}`,
-        changesBooks: true,
-        begin: (to) => to.createVolume({ pool: 'p', name, sizeBytes: mebibyte, inactive: random.chance(0.5) })
-      },
-      {
-        what: 'grow the volume',
-        changesBooks: true,
-        begin: async (to) => {
-          const [{ sizeBytes }] = volumes.filter((each) => each.name === 'v')
-          return to.growVolume({ pool: 'p', name: 'v', sizeBytes: sizeBytes + mebibyte })
-        }
-      },
-      {
-        what: 'enlarge the pool',
-        changesBooks: false,
-        begin: async (to) => {
-          dataMebibytes = Math.min(dataMebibytes + 4, 512)
-          await growDisk(disks.data, dataMebibytes)
-          return to.growPool({ pool: 'p' })
-        }
-      }
-    ]
-    if (snapshots.length > 2) {
-      const gone = random.pick(snapshots).name
-      operations.push({
-        what: `delete ${gone}`,
-        changesBooks: true,
-        begin: (to) => to.deleteSnapshot({ pool: 'p', name: gone })
-      })
-    }
-    if (others.length > 0) {
-      const other: Volume = random.pick(others)
-      operations.push({
-        what: `delete ${other.name}`,
-        changesBooks: true,
-        begin: (to) => to.deleteVolume({ pool: 'p', name: other.name })
-      })
-      const at = { pool: 'p', name: other.name }
-      operations.push({
-        what: `switch ${other.name}`,
-        changesBooks: false,
-        begin: (to) => (other.device ? to.deactivateVolume(at) : to.activateVolume({ ...at, writable: false }))
-      })
-    }
-    operations.push(
-      pools.includes('q')
-        ? { what: 'remove q', changesBooks: true, begin: (to) => to.removePool({ pool: 'q', wipe: true }) }
-        : {
-            what: 'create q',
-            changesBooks: true,
-            begin: (to) =>
-              to.createPool({ name: 'q', metadataDevice: spare.metadata, dataDevice: spare.data, ...asPool })
-          }
-    )
-    return random.pick(operations)
-  }
 })

@@ -34,8 +34,7 @@ export function compareLineage(one: readonly LineageFacts[], other: readonly Lin
   const [first, second] = [agreed(one), agreed(other)]
   if (first?.volume === undefined || second?.volume === undefined) return 'unknown'
   // What was taken of a snapshot belongs to that one, which belongs to a volume of its own.
-  const related =
-    first.volume === second.volume || first.volume === second.identity || second.volume === first.identity
+  const related = first.volume === second.volume || first.volume === second.identity || second.volume === first.identity
   if (!related) return 'different-volumes'
   // Clocks of different pools have nothing to do with each other.
   if (first.pool !== second.pool || first.creationTime === second.creationTime) return 'same-volume'

@@ -326,7 +326,8 @@ function compareThin(
       pool: pool.name,
       thinId: thin.thinId,
       what: `${thin.kind} ${pool.name}/${thin.name} has ${thin.sizeBytes} bytes in the catalog, and its device ${device.dmName} has ${device.sizeBytes}`,
-      remedy: '`deltamapper volume resize` to the size that is right sets both'
+      remedy:
+        '`deltamapper volume grow` to the larger size sets both; deactivated and activated, it has the size in the catalog'
     }
   ]
 }
@@ -337,7 +338,7 @@ function inactive(pool: OwnedPool): Finding {
     pool: pool.name,
     thinId: undefined,
     what: `pool ${pool.name} is in the catalog, but ${pool.dmName} is not active`,
-    remedy: '`deltamapper pool activate` activates it; `deltamapper pool delete` forgets it once it is empty'
+    remedy: '`deltamapper pool activate` activates it; `deltamapper pool remove` forgets it once it is empty'
   }
 }
 

@@ -57,6 +57,11 @@ export class Inventory implements InventoryBackend {
     return this.#look.take()
   }
 
+  /** Ends what is under way, as far as it can be ended; device-mapper's calls end with device-mapper. */
+  async close(): Promise<void> {
+    await this.#node.close()
+  }
+
   async #examine(): Promise<Examination> {
     const { live, recordedPools, deadlineMs = 8000 } = this.#options
     const [takenAtMs, begin] = [Date.now(), performance.now()]

@@ -3,15 +3,20 @@
  */
 import { availableParallelism, hostname, machine, release, totalmem } from 'node:os'
 import { extname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { DeltamapperError } from '../../errors.ts'
 import type { Examination, NodeFacts } from '../../grpc/inventory.ts'
 import type { NodeAnswer, NodeQuestion, SystemFacts } from './node-worker.ts'
 import { probe, SingleLook } from './probe.ts'
 
+const FAREWELL_MS = 1000
+
 export class NodeInventory {
-  readonly #system = new SingleLook(async () => (await ask('system')).system)
-  readonly #devices = new SingleLook(async () => (await ask('devices')).devices)
+  readonly #system = new SingleLook(async () => (await this.#ask('system')).system)
+  readonly #devices = new SingleLook(async () => (await this.#ask('devices')).devices)
+  readonly #workers = new Set<Worker>()
+  #closed = false
 
   async node(deadlineMs: number): Promise<NodeFacts> {
     const { value, problem } = await probe<SystemFacts>('the operating system', deadlineMs, () => this.#system.take())
@@ -39,21 +44,31 @@ export class NodeInventory {
     })
     return { devices: value ?? [], ...(problem && { problem }) }
   }
-}
 
-async function ask<Q extends NodeQuestion>(question: Q): Promise<Extract<NodeAnswer, { of: Q }>> {
-  const file = new URL(`./node-worker${extname(import.meta.filename)}`, import.meta.url)
-  const worker = new Worker(file, { name: 'node inventory', execArgv: [] })
-  // A program that never ends must not keep this process.
-  worker.unref()
-  try {
-    return await new Promise((resolve, reject) => {
-      worker.on('message', resolve)
-      worker.on('error', reject)
-      worker.on('exit', (code) => reject(new Error(`the thread that asks for ${question} ended with ${code}`)))
-      worker.postMessage(question)
-    })
-  } finally {
-    void worker.terminate()
+  /** Ends what is under way, or stops waiting for it after a second: a thread that waits for a program is not to be ended. */
+  async close(): Promise<void> {
+    this.#closed = true
+    const ended = Promise.all([...this.#workers].map((each) => each.terminate()))
+    await Promise.race([ended, sleep(FAREWELL_MS, undefined, { ref: false })])
+  }
+
+  async #ask<Q extends NodeQuestion>(question: Q): Promise<Extract<NodeAnswer, { of: Q }>> {
+    if (this.#closed) throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again later')
+    const file = new URL(`./node-worker${extname(import.meta.filename)}`, import.meta.url)
+    const worker = new Worker(file, { name: 'node inventory', execArgv: [] })
+    // A program that never ends must not keep this process.
+    worker.unref()
+    this.#workers.add(worker)
+    worker.on('exit', () => this.#workers.delete(worker))
+    try {
+      return await new Promise((resolve, reject) => {
+        worker.on('message', resolve)
+        worker.on('error', reject)
+        worker.on('exit', (code) => reject(new Error(`the thread that asks for ${question} ended with ${code}`)))
+        worker.postMessage(question)
+      })
+    } finally {
+      void worker.terminate()
+    }
   }
 }

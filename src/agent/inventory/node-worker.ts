@@ -26,7 +26,10 @@ async function system(): Promise<SystemFacts> {
 }
 
 async function devices(): Promise<BlockDevice[]> {
-  return (await si.blockDevices()).map(({ name, device, type, size, fsType, mount, model }) => ({
+  const listed = await si.blockDevices()
+  // What has no size is a device of which nothing has been made yet.
+  const inUse = listed.filter(({ size }) => size > 0)
+  return inUse.map(({ name, device, type, size, fsType, mount, model }) => ({
     path: device || `/dev/${name}`,
     type,
     sizeBytes: size,

@@ -211,7 +211,7 @@ export class OwnedPools implements AdminBackend {
     return this.#describePool(pool, view)
   }
 
-  async listPools(): Promise<{ pools: Pool[] }> {
+  async listPools(_request: object = {}): Promise<{ pools: Pool[] }> {
     const view = await this.#catalog.view()
     const pools: Pool[] = []
     for (const pool of view.pools) pools.push(await this.#describePool(pool, view))

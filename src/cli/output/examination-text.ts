@@ -1,0 +1,184 @@
+/**
+ * An examination of a node as text for people: what there is, in a few lines and tables; then what was found, the worst first, each with
+ * the way out.
+ */
+import type { Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
+import { oneLine } from '../failure.ts'
+import { counted, humanSize, percentage } from '../quantities.ts'
+import type { SeenExamination } from '../show-examination.ts'
+import { columns, facts } from './columns.ts'
+
+/** Rows of a table, and names in a line; JSON has all of them. */
+const MOST_ROWS = 40
+const MOST_NAMES = 6
+const USUAL_WIDTH = 100
+
+export interface TextStyle {
+  /** Characters in a line. */
+  width: number
+  /** Whether escape sequences may be used. */
+  colour: boolean
+}
+
+/** The style for a stream. */
+export function textStyle(
+  { isTTY, columns }: { isTTY?: boolean; columns?: number },
+  environment: NodeJS.ProcessEnv
+): TextStyle {
+  if (!isTTY) return { width: USUAL_WIDTH, colour: false }
+  // See https://no-color.org
+  const colour = !environment['NO_COLOR'] && environment['TERM'] !== 'dumb'
+  return { width: Math.min(120, Math.max(40, columns ?? 80)), colour }
+}
+
+export function examinationText({ endpoint, examination }: SeenExamination, style: TextStyle): string {
+  const parts = [
+    heading(endpoint, examination),
+    facts(nodeFacts(examination)),
+    pools(examination.pools),
+    snapshots(examination.pools),
+    findingsText(examination.findings, style),
+    `${tally(examination.findings)}\n`
+  ]
+  return parts.filter((each) => each !== '').join('\n')
+}
+
+function heading(endpoint: string | undefined, { version, node }: Examination): string {
+  const { hostname, operatingSystem, kernel, architecture, virtualization, processors, memoryBytes } = node
+  const system = [operatingSystem, `Linux ${kernel}`, architecture, virtualization].filter((each) => each !== '')
+  const machine = `${counted(processors, 'processor')}, ${humanSize(memoryBytes)} of memory`
+  const who =
+    endpoint === undefined ? 'as this command sees it, without an agent' : `as the agent at ${endpoint} sees it`
+  return oneLines([`${hostname}: ${system.join(', ')}; ${machine}`, `${who} (deltamapper ${version})`])
+}
+
+function nodeFacts({ deviceMapper, lvm, catalog, blockDevices, recordedPools, live }: Examination): [string, string][] {
+  const lines: [string, string][] = []
+  if (live) {
+    const { libraryVersion, driverVersion, devices, targets, problem } = deviceMapper
+    const thin = targets.filter(({ name }) => name.startsWith('thin')).map(({ name, version }) => `${name} ${version}`)
+    const versions = `library ${libraryVersion}, kernel ${driverVersion}, ${counted(devices, 'device')}`
+    lines.push(['device-mapper', problem ? 'not usable' : [versions, ...thin].join(', ')])
+    const groups = lvm.groups.map(({ name, sizeBytes }) => `${name} (${humanSize(sizeBytes)})`)
+    lines.push(['LVM', lvm.problem ? 'no answer' : groups.length === 0 ? 'no volume groups' : some(groups)])
+    lines.push(['catalog', catalogLine(catalog)])
+  }
+  if (recordedPools.length > 0) lines.push(['recorded pools', some(recordedPools.map(({ name }) => name))])
+  const disks = blockDevices.devices.map(({ path, type, sizeBytes }) => `${path} (${type}, ${humanSize(sizeBytes)})`)
+  lines.push(['block devices', blockDevices.problem ? 'not known' : disks.length === 0 ? 'none' : some(disks)])
+  return lines
+}
+
+function catalogLine({ path, consulted, sizeBytes, rows, problem }: Examination['catalog']): string {
+  if (problem && !consulted) return `${path}, not usable`
+  const size = sizeBytes === undefined ? (consulted ? '' : ', not there') : `, ${humanSize(sizeBytes)}`
+  if (!consulted) return `${path}${size}, not looked into`
+  const counts = rows.filter(({ rows }) => rows > 0).map(({ table, rows }) => `${rows} ${table}`)
+  return `${path}${size}: ${counts.length === 0 ? 'empty' : counts.join(', ')}`
+}
+
+function pools(pools: readonly PoolFacts[]): string {
+  if (pools.length === 0) return ''
+  const rows = pools
+    .slice(0, MOST_ROWS)
+    .map(({ name, kind, state, usage, thins, metadataSnapshot }) => [
+      name,
+      kind,
+      state,
+      usage ? `${percentage(usage.dataUsedBytes, usage.dataTotalBytes)} of ${humanSize(usage.dataTotalBytes)}` : '-',
+      usage
+        ? `${percentage(usage.metadataUsedBytes, usage.metadataTotalBytes)} of ${humanSize(usage.metadataTotalBytes)}`
+        : '-',
+      String(thins.length),
+      metadataSnapshot
+        ? `${metadataSnapshot.whose}${metadataSnapshot.ambiguous ? ', perhaps ours' : ''}`
+        : state === 'inactive' || state === 'failed'
+          ? '-'
+          : 'none'
+    ])
+  const heads = [
+    ...([['POOL'], ['KIND'], ['STATE'], ['DATA', 'right'], ['METADATA', 'right']] as const),
+    ...([['VOLUMES', 'right'], ['METADATA SNAPSHOT']] as const)
+  ]
+  return columns(heads, rows) + andMore(pools.length)
+}
+
+/** What could be asked for as base: snapshots, and whatever was served before. */
+function snapshots(pools: readonly PoolFacts[]): string {
+  const bases = pools
+    .flatMap(({ thins }) => thins)
+    .filter(({ kind, asBase }) => kind === 'snapshot' || asBase === 'unchanged' || asBase === 'changed')
+  if (bases.length === 0) return ''
+  const rows = bases
+    .slice(0, MOST_ROWS)
+    .map(({ handle, sizeBytes, mappedBytes, asBase }) => [
+      handle,
+      humanSize(sizeBytes),
+      mappedBytes === undefined ? '-' : humanSize(mappedBytes),
+      words[asBase]
+    ])
+  const heads = [['SNAPSHOT'], ['SIZE', 'right'], ['MAPPED', 'right'], ['AS BASE']] as const
+  return columns(heads, rows) + andMore(bases.length)
+}
+
+const words: Record<ThinFacts['asBase'], string> = {
+  unchanged: 'yes, unchanged since it was served',
+  'never-served': 'if it was never written to: it was not served yet',
+  changed: 'no, changed since it was served',
+  'not-trackable': 'no, it cannot be tracked',
+  unknown: 'not known'
+}
+
+function findingsText(findings: readonly Finding[], style: TextStyle): string {
+  return findings.map((each) => findingText(each, style)).join('')
+}
+
+const colours: Record<Severity, string> = { problem: '\u001b[31m', warning: '\u001b[33m', note: '\u001b[2m' }
+const MARK_WIDTH = 'warning  '.length
+
+function findingText({ severity, what, remedy, command }: Finding, { width, colour }: TextStyle): string {
+  const mark = severity.padEnd(MARK_WIDTH)
+  const indent = ' '.repeat(MARK_WIDTH)
+  const [first, ...more] = wrapped(what, width - MARK_WIDTH)
+  const lines = [
+    (colour ? `${colours[severity]}${mark}\u001b[0m` : mark) + first,
+    ...more.map((line) => indent + line),
+    ...wrapped(`→ ${remedy}`, width - MARK_WIDTH - 2).map((line, i) => `${indent}${i === 0 ? '' : '  '}${line}`),
+    // Not wrapped: it is there to be copied.
+    ...(command === '' ? [] : [`${indent}  $ ${oneLine(command)}`])
+  ]
+  return `${lines.join('\n')}\n`
+}
+
+/** Lines of at most so many characters, broken between words; a longer word stays whole. */
+export function wrapped(text: string, width: number): string[] {
+  const lines: string[] = []
+  for (const word of oneLine(text).split(/ +/)) {
+    const last = lines.at(-1)
+    if (last !== undefined && last.length + 1 + word.length <= width) lines[lines.length - 1] = `${last} ${word}`
+    else lines.push(word)
+  }
+  return lines
+}
+
+function tally(findings: readonly Finding[]): string {
+  const counts = (['problem', 'warning', 'note'] as const).map(
+    (severity) => [severity, findings.filter((each) => each.severity === severity).length] as const
+  )
+  const told = counts.filter(([, count]) => count > 0).map(([severity, count]) => counted(count, severity))
+  const verdict = counts[0][1] > 0 ? 'something stands in the way' : 'nothing stands in the way'
+  return told.length === 0 ? verdict : `${verdict}: ${told.join(', ')}`
+}
+
+function some(names: readonly string[]): string {
+  if (names.length <= MOST_NAMES) return names.join(', ')
+  return `${names.slice(0, MOST_NAMES).join(', ')} and ${names.length - MOST_NAMES} more`
+}
+
+function andMore(count: number): string {
+  return count > MOST_ROWS ? `and ${count - MOST_ROWS} more (-o json lists all)\n` : ''
+}
+
+function oneLines(lines: readonly string[]): string {
+  return lines.map((line) => `${oneLine(line)}\n`).join('')
+}

@@ -1,0 +1,85 @@
+/**
+ * A backend of the Admin service for the tests: keeps what it is asked, answers with the largest numbers that there are, and fails on
+ * request.
+ */
+import { DeltamapperError } from '../../src/errors.ts'
+import type { AdminBackend, AdminMethod, Pool, Volume } from '../../src/grpc/admin.ts'
+
+export const fullPool: Pool = {
+  name: 'tank',
+  deviceName: 'tank',
+  metadataDevice: '/dev/disk/by-id/m',
+  dataDevice: '/dev/disk/by-id/d',
+  blockBytes: 65536,
+  lowWaterBytes: 2 ** 30,
+  whenFull: 'queue',
+  state: 'out-of-data-space',
+  problem: 'it is full',
+  transactionId: 2n ** 64n - 1n,
+  usage: {
+    dataUsedBytes: Number.MAX_SAFE_INTEGER,
+    dataTotalBytes: Number.MAX_SAFE_INTEGER,
+    metadataUsedBytes: 4096,
+    metadataTotalBytes: 17_045_913_600,
+    transactionId: 2n ** 64n - 2n,
+    heldMetadataSnapshot: 4_161_599,
+    needsCheck: true
+  },
+  volumes: 1,
+  snapshots: 2 ** 24 - 2,
+  underWay: 'create-snapshot',
+  createdAtMs: 1_800_000_000_000
+}
+
+export const inactivePool: Pool = {
+  ...{ name: 'spare', deviceName: 'spare', metadataDevice: '/dev/m', dataDevice: '/dev/d' },
+  ...{ blockBytes: 2 ** 30, lowWaterBytes: 0, whenFull: 'error', state: 'inactive', problem: '' },
+  ...{ transactionId: 0n, volumes: 0, snapshots: 0, underWay: '', createdAtMs: 1 }
+}
+
+export const snapshot: Volume = {
+  ...{ pool: 'tank', name: 'monday', kind: 'snapshot', id: 'thin:2', thinId: 2 ** 24 - 1 },
+  ...{ sizeBytes: 2 ** 53 - 512, volume: 'documents', volumeId: 'thin:1', origin: 'documents' },
+  ...{ creationTime: 2 ** 32 - 1, transactionId: 2n ** 63n, createdAtMs: 1_800_000_000_000, mappedBytes: 0 }
+}
+
+export const volume: Volume = {
+  ...snapshot,
+  ...{ name: 'documents', kind: 'volume', id: 'thin:1', thinId: 0, origin: '' },
+  device: { path: '/dev/mapper/tank-documents', readOnly: false, openCount: 3 }
+}
+
+/** What `calls` has of each call. */
+export type RecordedCall = [method: AdminMethod, request: object]
+
+export function recordingBackend(): { backend: AdminBackend; calls: RecordedCall[]; hold: { until?: Promise<void> } } {
+  const calls: RecordedCall[] = []
+  const hold: { until?: Promise<void> } = {}
+  const answers = {
+    ...{ createPool: fullPool, activatePool: inactivePool, deactivatePool: inactivePool, growPool: fullPool },
+    ...{ removePool: {}, getPool: fullPool, acceptKernel: fullPool, listPools: { pools: [fullPool, inactivePool] } },
+    ...{ createVolume: volume, growVolume: volume, activateVolume: volume, deactivateVolume: snapshot },
+    ...{ deleteVolume: {}, listVolumes: { volumes: [volume] }, createSnapshot: snapshot, deleteSnapshot: {} },
+    ...{ listSnapshots: { snapshots: [] }, adoptThin: volume, forgetThin: {} },
+    reconcile: {
+      settled: ['it was begun, and carried out'],
+      findings: [
+        { kind: 'thin-unknown', pool: 'tank', thinId: 0, what: 'there is one', remedy: 'adopt it' },
+        { kind: 'pool-inactive', pool: 'tank', what: 'it is not', remedy: 'activate it' }
+      ]
+    }
+  }
+  const backend = Object.fromEntries(
+    Object.entries(answers).map(([method, answer]) => [
+      method,
+      async (request: { pool?: string }) => {
+        calls.push([method as AdminMethod, request])
+        await hold.until
+        if (request.pool === 'busy') throw new DeltamapperError('DM_DEVICE_BUSY', 'busy is in use', 'wait')
+        if (request.pool === 'defect') throw new TypeError('undefined is no pool')
+        return answer
+      }
+    ])
+  )
+  return { backend: backend as unknown as AdminBackend, calls, hold }
+}
