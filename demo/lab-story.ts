@@ -318,7 +318,8 @@ async function backUp(stage: Stage, snapshot: string, base: string | undefined, 
     duration(answer.ms),
     String(answer.nodes),
     duration(copyMs),
-    duration(readMs),
+    // (Where they differ, it was not read to its end.)
+    differsAt === undefined ? duration(readMs) : '-',
     String(writes)
   ])
   say(`${cells}  ${verdict(differsAt === undefined, 'identical', `DIFFERENT at byte ${differsAt}`)}`)

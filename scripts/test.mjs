@@ -17,6 +17,19 @@ const bin = join(projectFolder, 'node_modules/.bin')
 const options = process.argv.slice(2)
 const withLab = !options.includes('--no-lab')
 const files = options.filter((each) => !each.startsWith('--'))
+/** Kernel tests that are being worked on, and run by hand only: node test/lab/run.ts test/kernel/NAME.test.ts */
+const inTheMaking = new Set(
+  [
+    'agent-kills',
+    'between-looks',
+    'doctor',
+    'host-instructions',
+    'lease',
+    'owned-pools',
+    'owned-pools-killed',
+    'storm'
+  ].map((each) => `test/kernel/${each}.test.ts`)
+)
 const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
 
@@ -47,8 +60,10 @@ async function kernelTests() {
   const all = readdirSync(join(projectFolder, 'test/kernel'))
     .filter((each) => each.endsWith('.test.ts'))
     .map((each) => `test/kernel/${each}`)
+    .filter((each) => !inTheMaking.has(each))
   const chosen = files.length > 0 ? files.filter(isKernelTest) : all
   if (!withLab || chosen.length === 0) return
+  if (files.length === 0) console.log(`# in the making, not run: ${[...inTheMaking].join(' ')}`)
   const lab = await ensureLab()
   if (lab.unavailable !== undefined) {
     console.log(`# kernel lab: ${lab.unavailable}`)

@@ -61,7 +61,32 @@ export function snapshotMetadataBackend(
     return walkers.walk(
       { base, target, startingOffset: Number(startingOffset), maxResults },
       signal,
-      target.live ? knowledge : undefined
+      target.live && knowledge ? stillNamed(base ? [base, target] : [target], knowledge) : undefined
+    )
+  }
+
+  /**
+   * A name can go to another device, and a thin id to another snapshot, before the metadata is looked at. So what has nothing to be told
+   * by but its name is looked up again when the metadata has been: a device that is still there held its id all the time.
+   */
+  function stillNamed(snapshots: Snapshot[], known: DeviceKnowledge): DeviceKnowledge {
+    return {
+      async check(seen) {
+        await Promise.all(snapshots.filter(({ transactionId }) => transactionId === undefined).map(checkStillNamed))
+        return known.check(seen)
+      },
+      rememberPristine: (device) => known.rememberPristine(device)
+    }
+  }
+
+  /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_CHANGED */
+  async function checkStillNamed({ handle, thinId, sizeBytes, metadataPath }: Snapshot): Promise<void> {
+    const now = await resolve(handle)
+    if (now.thinId === thinId && now.sizeBytes === sizeBytes && now.metadataPath === metadataPath) return
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `${handle} was replaced or resized while it was looked at`,
+      'ask again'
     )
   }
 }

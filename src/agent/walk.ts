@@ -92,7 +92,7 @@ export async function* walkMessages(
         onPristine(seen.base)
       }
     }
-    const { batches, isPristine } = await answer(metadata, base, target, startingOffset, signal)
+    const { batches, isPristine } = await answer(metadata, base, target, seen, startingOffset, signal)
     for await (const { count, offsets, sizes } of batches) {
       statistics.extents += count
       for (let i = 0; i < count; i++) {
@@ -179,8 +179,12 @@ async function see(metadata: PoolMetadata, { base, target }: FoundDevices): Prom
  *
  * @throws DM_BASE_CHANGED
  */
-async function checkPristine(metadata: PoolMetadata, { snapshot }: SeenDevice, signal: AbortSignal): Promise<void> {
-  if (await metadata.isPristine(snapshot.thinId, signal)) return
+async function checkPristine(
+  metadata: PoolMetadata,
+  { snapshot, fingerprint }: SeenDevice,
+  signal: AbortSignal
+): Promise<void> {
+  if (await metadata.isPristine(snapshot.thinId, signal, fingerprint)) return
   throw new DeltamapperError(
     'DM_BASE_CHANGED',
     `${snapshot.handle} has blocks of its own, which could be overwritten without a trace: it was written to, or is no snapshot`,
@@ -188,20 +192,24 @@ async function checkPristine(metadata: PoolMetadata, { snapshot }: SeenDevice, s
   )
 }
 
+/** @param seen what the devices were when they were checked, which the answer has to be about */
 async function answer(
   metadata: PoolMetadata,
   base: Snapshot | undefined,
   target: Snapshot,
+  seen: SeenDevices | undefined,
   startingOffset: number,
   signal: AbortSignal
 ): Promise<MappingStream> {
-  const question = { sizeBytes: target.sizeBytes, startingOffset, signal }
+  const { fingerprint } = seen?.target ?? {}
+  const question = { sizeBytes: target.sizeBytes, startingOffset, fingerprint, signal }
   if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
   return metadata.delta({
     baseId: base.thinId,
     targetId: target.thinId,
     baseSizeBytes: base.sizeBytes,
     baseIsSnapshot: base.live ?? false,
+    baseFingerprint: seen?.base?.fingerprint,
     ...question
   })
 }

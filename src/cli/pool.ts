@@ -69,7 +69,7 @@ Examples:
 
 Examples:
   deltamapper pool create tank --data /dev/sdb --metadata /dev/sdc
-  deltamapper pool create tank --data /dev/disk/by-id/a --metadata /dev/disk/by-id/b --block-size 256KiB --low-water 20GiB`
+  deltamapper pool create tank --data /dev/sdb --metadata /dev/sdc --block-size 256KiB`
     )
     .action(async (name: string, { data, metadata, blockSize, lowWater, whenFull, ...options }: CreateOptions) => {
       const request = {

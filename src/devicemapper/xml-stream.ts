@@ -1,5 +1,5 @@
 /**
- * The XML of the device-mapper tools, read as it comes: any number of bytes in, a few kilobytes in memory.
+ * The XML of the device-mapper tools, read as it comes: any number of bytes in, some hundred kilobytes in memory.
  *
  * What is XML and what is not is for saxes to say. It takes apart some 50 MB/s though, less than half of what thin_delta writes, and all
  * but a handful of a document's tags look alike: `<same begin="12" length="3"/>`. So each dialect names those, to the byte, and they are

@@ -5,7 +5,7 @@
  */
 import { execFileSync } from 'node:child_process'
 import test, { type ExecutionContext } from 'ava'
-import type { AsBase, Examination, Finding, PoolFacts } from '../../src/grpc/inventory.ts'
+import { type AsBase, askInventory, type Examination, type Finding, type PoolFacts } from '../../src/grpc/inventory.ts'
 import { runCommand } from '../cli/run-command.ts'
 import { answerTo } from './ask.ts'
 import { run, sectorBytes, sendMessage } from './dmsetup.ts'
@@ -58,16 +58,18 @@ test.after.always(async () => {
   if (agent.child.exitCode === null) await agent.kill()
 })
 
-interface Seen {
-  examination: Examination & { endpoint: string | null }
-  status: number | null
-  stderr: string
-}
+type Seen = Examination
 
 /** What the command prints as JSON, by the names of our own objects. */
-async function doctor(...options: string[]): Promise<Seen> {
-  const { status, stdout, stderr } = await runCommand(['doctor', '-o', 'json', ...options], { env: process.env })
-  return { examination: camelCase(JSON.parse(stdout)) as Seen['examination'], status, stderr }
+async function doctor(
+  options: readonly string[],
+  env: NodeJS.ProcessEnv = {}
+): Promise<Seen & { endpoint: string | null; status: number | null; stderr: string }> {
+  const { status, stdout, stderr } = await runCommand(['doctor', '-o', 'json', ...options], {
+    env: { ...process.env, ...env }
+  })
+  const printed = camelCase(JSON.parse(stdout)) as Examination & { endpoint: string | null }
+  return { ...printed, status, stderr }
 }
 
 function camelCase(value: unknown): unknown {
@@ -77,28 +79,29 @@ function camelCase(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([key, each]) => [name(key), camelCase(each)]))
 }
 
-const asked = () => doctor('--endpoint', agent.address)
+/** The same, without the command. */
+const asked = () => askInventory(agent.address, { deadlineMs: 90_000 })
 
-function pool({ examination }: Seen, name: string): PoolFacts {
-  const found = examination.pools.find((each) => each.name === name)
-  if (!found) throw new Error(`no pool ${name} in ${JSON.stringify(examination.pools.map((each) => each.name))}`)
+function pool({ pools }: Seen, name: string): PoolFacts {
+  const found = pools.find((each) => each.name === name)
+  if (!found) throw new Error(`no pool ${name} in ${JSON.stringify(pools.map((each) => each.name))}`)
   return found
 }
 
-function bases({ examination }: Seen): Record<string, AsBase> {
-  const thins = examination.pools.flatMap(({ thins }) => thins)
+function bases({ pools }: Seen): Record<string, AsBase> {
+  const thins = pools.flatMap(({ thins }) => thins)
   return Object.fromEntries(thins.map(({ handle, asBase }) => [handle, asBase]))
 }
 
-function finding({ examination }: Seen, kind: string, about?: string): Finding | undefined {
-  return examination.findings.find((each) => each.kind === kind && (about === undefined || each.about === about))
+function finding({ findings }: Seen, kind: string, about?: string): Finding | undefined {
+  return findings.find((each) => each.kind === kind && (about === undefined || each.about === about))
 }
 
 test.serial('what there is, and what stands in the way', async (t) => {
-  const seen = await asked()
-  const { deviceMapper, lvm: lvmFacts, blockDevices, catalog, node } = seen.examination
-  t.is(seen.examination.endpoint, agent.address)
-  t.is(seen.examination.seenBy, 'agent')
+  const seen = await doctor(['--endpoint', agent.address])
+  const { deviceMapper, lvm: lvmFacts, blockDevices, catalog, node } = seen
+  t.is(seen.endpoint, agent.address)
+  t.is(seen.seenBy, 'agent')
   t.regex(deviceMapper.libraryVersion, /^1\.02\./)
   t.deepEqual(
     deviceMapper.targets.filter(({ name }) => /^thin/.test(name)).map(({ name }) => name),
@@ -112,7 +115,7 @@ test.serial('what there is, and what stands in the way', async (t) => {
   )
   t.true(lvmFacts.inUse && catalog.consulted)
   t.deepEqual(
-    seen.examination.pools.map(({ name, kind, state, thins }) => [name, kind, state, thins.length]),
+    seen.pools.map(({ name, kind, state, thins }) => [name, kind, state, thins.length]),
     [
       ['plain', 'plain', 'read-write', 2],
       ['vg-0/cold', 'lvm', 'inactive', 1],
@@ -174,15 +177,15 @@ test.serial('which snapshots can serve as base', async (t) => {
 })
 
 test.serial('without an agent it looks by itself, and says what it cannot know', async (t) => {
-  const own = await doctor('--local')
-  t.deepEqual([own.examination.endpoint, own.examination.seenBy], [null, 'command'])
+  const own = await doctor(['--local'])
+  t.deepEqual([own.endpoint, own.seenBy], [null, 'command'])
   t.deepEqual(
-    own.examination.pools.map(({ name }) => name),
+    own.pools.map(({ name }) => name),
     ['plain', 'vg-0/cold', 'vg-0/pool']
   )
   t.true(Object.values(bases(own)).every((each) => each === 'unknown'))
   t.is(finding(own, 'agent-silent'), undefined)
-  const silent = await doctor('--endpoint', 'unix:///run/tmp/nobody.sock')
+  const silent = await doctor(['--endpoint', 'unix:///run/tmp/nobody.sock'])
   t.like(finding(silent, 'agent-silent'), { severity: 'problem', about: 'unix:///run/tmp/nobody.sock' })
   t.is(silent.status, 1)
 })
@@ -203,7 +206,7 @@ test.serial('a held metadata snapshot, and whose', async (t) => {
     about: 'plain',
     command: 'dmsetup message plain 0 release_metadata_snap'
   })
-  t.is(pool(await doctor('--local'), 'plain').metadataSnapshot?.whose, 'unknown')
+  t.is(pool(await doctor(['--local']), 'plain').metadataSnapshot?.whose, 'unknown')
   // Nothing that is offered is done.
   t.regex(run('dmsetup', ['status', '--noflush', 'plain']), /^0 \d+ thin-pool 0 \d+\/\d+ \d+\/\d+ \d+ rw /)
   sendMessage('plain', 'release_metadata_snap')
@@ -267,9 +270,9 @@ test.serial('full, read-only and failed pools, and suspended devices', async (t)
   run('dmsetup', ['suspend', 'origin'])
   try {
     const waiting = await asked()
-    t.deepEqual(waiting.examination.deviceMapper.suspended, ['origin'])
+    t.deepEqual(waiting.deviceMapper.suspended, ['origin'])
     t.like(finding(waiting, 'device-suspended'), { severity: 'warning', command: 'dmsetup resume origin' })
-    t.like(waiting.examination.blockDevices.problem, { code: 'DM_DEVICE_BUSY' })
+    t.like(waiting.blockDevices.problem, { code: 'DM_DEVICE_BUSY' })
   } finally {
     run('dmsetup', ['resume', 'origin'])
   }
@@ -281,8 +284,8 @@ test.serial('a metadata device that hangs keeps nothing else away', async (t) =>
     const seen = await asked()
     t.truthy(pool(seen, 'plain').problem)
     t.is(pool(seen, 'vg-0/pool').problem, undefined)
-    t.true(seen.examination.tookMs < 40_000)
-    t.log(`${seen.examination.tookMs} ms; ${JSON.stringify(pool(seen, 'plain').problem)}`)
+    t.true(seen.tookMs < 40_000)
+    t.log(`${seen.tookMs} ms; ${JSON.stringify(pool(seen, 'plain').problem)}`)
   } finally {
     run('dmsetup', ['resume', 'plain-metadata'])
   }
@@ -291,10 +294,7 @@ test.serial('a metadata device that hangs keeps nothing else away', async (t) =>
 })
 
 test.serial('LVM that does not answer is one problem among others', async (t) => {
-  const { status, stdout } = await runCommand(['doctor', '--local', '-o', 'json'], {
-    env: { ...process.env, PATH: '/nowhere' }
-  })
-  const seen = { examination: camelCase(JSON.parse(stdout)) as Seen['examination'], status, stderr: '' }
+  const seen = await doctor(['--local'], { PATH: '/nowhere' })
   t.like(finding(seen, 'lvm-silent'), { severity: 'problem' })
   t.like(pool(seen, 'vg-0/pool'), { kind: 'lvm', state: 'read-write' })
   t.is(pool(seen, 'plain').problem, undefined)

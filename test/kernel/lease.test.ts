@@ -2,7 +2,6 @@
  * Leases of the metadata snapshots of real pools: shared, bounded, refused, and released however their holder ends. Runs inside the
  * kernel lab: node test/lab/run.ts test/kernel/lease.test.ts
  *
- * The holder is killed DELTAMAPPER_KILLS times (10 unless given), at moments that DELTAMAPPER_SEED chooses.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -22,12 +21,11 @@ import { type LeaseOptions, MetadataSnapshotLeases } from '../../src/agent/metad
 import { readSlot } from '../../src/agent/pool-slot.ts'
 import { parsePoolStatus, type PoolNumbers } from '../../src/devicemapper/thin/status.ts'
 import { DeltamapperError } from '../../src/errors.ts'
-import { Random } from '../support/random.ts'
 import { createDevice, createLinear, sendMessage, thinPoolTable, thinTable, zeroStart } from './dmsetup.ts'
+import { labRun } from './lab-run.ts'
 
 const mebibyte = 2 ** 20
 const blockBytes = 65536
-const kills = Number(process.env.DELTAMAPPER_KILLS ?? 10)
 const folder = mkdtempSync(join(tmpdir(), 'lease-'))
 // Many processes are started here, and none of them has to compile what another one has.
 process.env.NODE_COMPILE_CACHE ??= join(folder, 'compiled')
@@ -86,7 +84,7 @@ interface Holder {
   leases: MetadataSnapshotLeases
   catalog: Catalog
   log: Record<string, unknown>[]
-  close(): Promise<void>
+  close: () => Promise<void>
 }
 
 let catalogs = 0
@@ -455,11 +453,11 @@ function killAll(pids: readonly (number | undefined)[]): void {
  * `alone`: the agent is killed, its keeper not. `together`: both at once. `foreign`: the agent alone, and somebody else takes the slot
  * before the next start.
  */
-test(`killed at ${kills} moments: no lease of ours is left, and no foreign one touched`, async (t) => {
+test('killed at any moment: no lease of ours is left, and no foreign one touched', async (t) => {
+  const { random, count: kills, again } = labRun(10)
   t.timeout(60_000 + kills * 60_000)
   const pool = makePool(t)
   const path = newCatalog()
-  const random = new Random(Number(process.env.DELTAMAPPER_SEED ?? 1))
   const outcomes: Record<string, number> = {}
   let nextId = 1
   for (let kill = 0; kill < kills; kill++) {
@@ -485,7 +483,7 @@ test(`killed at ${kills} moments: no lease of ours is left, and no foreign one t
     const whose = how === 'foreign' ? 'foreign' : before.root === undefined ? 'empty' : 'ours'
     const outcome = `${how}: ${before.state ?? 'no record'}, ${whose}`
     outcomes[outcome] = (outcomes[outcome] ?? 0) + 1
-    const shown = `round ${kill}: ${outcome}: ${JSON.stringify(log)}`
+    const shown = `${again}, round ${kill}: ${outcome}: ${JSON.stringify(log)}`
     if (whose === 'empty' || (whose === 'ours' && before.state === 'held')) {
       t.deepEqual(after, { state: undefined, root: undefined }, shown)
       continue

@@ -165,19 +165,25 @@ function aboutPool(pool: PoolFacts): Finding[] {
   return [
     ...aboutState(pool),
     ...aboutFullness(pool),
-    ...(pool.problem ? [failed('problem', 'pool-unreadable', pool.name, pool.problem)] : []),
+    ...unreadable(pool),
     ...(pool.metadataSnapshot ? aboutMetadataSnapshot(pool, pool.metadataSnapshot) : []),
     ...aboutThins(pool)
   ]
 }
 
-function aboutState({ name, kind, state, needsCheck, thins }: PoolFacts): Finding[] {
+/** Of a failed pool, that is no news. */
+function unreadable({ name, state, problem }: PoolFacts): Finding[] {
+  if (problem === undefined || state === 'failed') return []
+  return [finding('problem', 'pool-unreadable', name, `pool ${name}: ${problem.message}`, problem.remedy)]
+}
+
+function aboutState({ name, kind, state, needsCheck }: PoolFacts): Finding[] {
   const repair =
     'find out why in the kernel log; `thin_check` and `thin_repair` (LVM: lvconvert --repair) are for its metadata'
   switch (state) {
     case 'inactive': {
       const command = kind === 'own' ? `deltamapper pool activate ${name}` : `lvchange -ay -K ${name}`
-      const what = `pool ${name} is not active: its ${thins.length} volumes and snapshots cannot be served`
+      const what = `pool ${name} is not active: what is in it cannot be served`
       return [
         finding('problem', 'pool-inactive', name, what, 'activate it; the agent activates nothing by itself', command)
       ]

@@ -16,10 +16,14 @@ export class NodeInventory {
   readonly #system = new SingleLook(async () => (await this.#ask('system')).system)
   readonly #devices = new SingleLook(async () => (await this.#ask('devices')).devices)
   readonly #workers = new Set<Worker>()
+  #known: SystemFacts | undefined
   #closed = false
 
   async node(deadlineMs: number): Promise<NodeFacts> {
-    const { value, problem } = await probe<SystemFacts>('the operating system', deadlineMs, () => this.#system.take())
+    // That does not change under a running process.
+    const { value, problem } = await probe('the operating system', deadlineMs, async () => {
+      return (this.#known ??= await this.#system.take())
+    })
     return {
       hostname: hostname(),
       operatingSystem: value?.operatingSystem ?? '',

@@ -25,12 +25,16 @@ async function system(): Promise<SystemFacts> {
   return { operatingSystem, virtualization: container || (machine.virtual ? machine.virtualHost || 'virtual' : '') }
 }
 
+/** What lsblk calls devices of device-mapper. */
+const mapped: ReadonlySet<string> = new Set(['dm', 'lvm', 'crypt', 'mpath'])
+
 async function devices(): Promise<BlockDevice[]> {
   const listed = await si.blockDevices()
   // What has no size is a device of which nothing has been made yet.
   const inUse = listed.filter(({ size }) => size > 0)
   return inUse.map(({ name, device, type, size, fsType, mount, model }) => ({
-    path: device || `/dev/${name}`,
+    // lsblk knows devices of device-mapper by their names, which is not what they are called under /dev.
+    path: mapped.has(type) ? `/dev/mapper/${name}` : device || `/dev/${name}`,
     type,
     sizeBytes: size,
     fileSystem: fsType,

@@ -20,7 +20,11 @@ export function thinUuid(thin: Pick<OwnedThin, 'id'>): string {
   return `DELTAMAPPER-${thin.id.replace(':', '-')}`
 }
 
-/** POOL-NAME, with dashes inside of either doubled, so that no two are alike. @throws DM_ARGUMENT_INVALID when that is too long */
+/**
+ * POOL-NAME, with the dashes of either doubled. No two are alike: the one odd run of dashes ends where NAME begins, which is with no dash.
+ *
+ * @throws DM_ARGUMENT_INVALID when that is too long
+ */
 export function thinDeviceName(pool: string, name: string): string {
   const device = [pool, name].map((each) => each.replaceAll('-', '--')).join('-')
   checkName(device)
@@ -40,10 +44,10 @@ export function checkThinName(name: string): void {
 
 function check(what: string, name: string, most: number): void {
   if (name === '') throw new DeltamapperError('DM_ARGUMENT_MISSING', `the ${what} has no name`, 'give it one')
-  if (isHandleName(name) && name.length <= most) return
+  if (isHandleName(name) && name.length <= most && !name.startsWith('-')) return
   throw new DeltamapperError(
     'DM_ARGUMENT_INVALID',
     `${JSON.stringify(name.slice(0, 200))} cannot be the name of a ${what}`,
-    `use 1 to ${most} letters, digits and + _ . -`
+    `use 1 to ${most} letters, digits and + _ . -, and no dash to begin with`
   )
 }

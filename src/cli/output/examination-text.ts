@@ -2,7 +2,7 @@
  * An examination of a node as text for people: what there is, in a few lines and tables; then what was found, the worst first, each with
  * the way out.
  */
-import type { Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
+import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
 import { oneLine } from '../failure.ts'
 import { counted, humanSize, percentage } from '../quantities.ts'
 import type { SeenExamination } from '../show-examination.ts'
@@ -64,9 +64,17 @@ function nodeFacts({ deviceMapper, lvm, catalog, blockDevices, recordedPools, li
     lines.push(['catalog', catalogLine(catalog)])
   }
   if (recordedPools.length > 0) lines.push(['recorded pools', some(recordedPools.map(({ name }) => name))])
-  const disks = blockDevices.devices.map(({ path, type, sizeBytes }) => `${path} (${type}, ${humanSize(sizeBytes)})`)
-  lines.push(['block devices', blockDevices.problem ? 'not known' : disks.length === 0 ? 'none' : some(disks)])
+  lines.push(['block devices', blockDevices.problem ? 'not known' : disks(blockDevices.devices)])
   return lines
+}
+
+/** Disks by name; what is made of them by number. */
+function disks(devices: readonly BlockDevice[]): string {
+  const whole = devices.filter(({ type }) => type === 'disk')
+  const named = whole.map(({ path, sizeBytes }) => `${path} (${humanSize(sizeBytes)})`)
+  const others = devices.length - whole.length
+  const list = named.length === 0 ? 'no disks' : some(named)
+  return others === 0 ? list : `${list}; ${counted(others, 'other')}`
 }
 
 function catalogLine({ path, consulted, sizeBytes, rows, problem }: Examination['catalog']): string {

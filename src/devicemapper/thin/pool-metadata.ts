@@ -59,6 +59,8 @@ export interface AllocatedQuestion {
   startingOffset?: number | undefined
   /** Size in bytes of the external origin that shows wherever the device maps nothing; all of it counts as allocated. */
   externalOriginBytes?: number | undefined
+  /** What the device was found to be before; on a live pool it has to be that still. */
+  fingerprint?: Fingerprint | undefined
   signal?: AbortSignal | undefined
 }
 
@@ -69,6 +71,9 @@ export interface DeltaQuestion {
   baseSizeBytes?: number | undefined
   /** Whether the base is known to be a snapshot, which nobody should have written to: then a block written to since is found out. */
   baseIsSnapshot?: boolean | undefined
+  /** What base and target were found to be before; on a live pool they have to be that still. */
+  baseFingerprint?: Fingerprint | undefined
+  fingerprint?: Fingerprint | undefined
   /** Given: the blocks that the external origin provides count as changed, whatever the trees say of them. */
   externalOriginBytes?: number | undefined
   /** Size of the target in bytes; by default up to the end of its highest mapping. */
@@ -210,15 +215,30 @@ export class PoolMetadata {
    * What changed between two devices of the pool: every block that is mapped elsewhere, newly mapped or no longer mapped, and
    * everything the target maps beyond the base's size.
    */
-  async delta({ baseId, targetId, baseSizeBytes, baseIsSnapshot, ...rest }: DeltaQuestion): Promise<MappingStream> {
-    const base = await this.device(baseId, rest.signal)
-    const takenAt = baseIsSnapshot ? base.details.creationTime : Infinity
-    return this.#answer({ device: base, sizeBytes: baseSizeBytes, takenAt }, { deviceId: targetId, ...rest })
+  async delta({
+    baseId,
+    targetId,
+    baseSizeBytes,
+    baseIsSnapshot,
+    baseFingerprint,
+    ...rest
+  }: DeltaQuestion): Promise<MappingStream> {
+    const device = await this.device(baseId, rest.signal)
+    const takenAt = baseIsSnapshot ? device.details.creationTime : Infinity
+    const base = { device, sizeBytes: baseSizeBytes, takenAt, fingerprint: baseFingerprint }
+    return this.#answer(base, { deviceId: targetId, ...rest })
   }
 
   async #answer(
-    base: { device: ThinDevice; sizeBytes: number | undefined; takenAt: number } | undefined,
-    { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, signal }: AllocatedQuestion
+    base:
+      | {
+          device: ThinDevice
+          sizeBytes: number | undefined
+          takenAt: number
+          fingerprint: Fingerprint | undefined
+        }
+      | undefined,
+    { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, fingerprint, signal }: AllocatedQuestion
   ): Promise<MappingStream> {
     const target = await this.device(deviceId, signal)
     for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
@@ -249,8 +269,8 @@ export class PoolMetadata {
       originBlocks: Math.ceil(externalOriginBytes / dataBlockBytes),
       signal
     })
-    const devices = base ? [base.device, target] : [target]
-    const batches = this.#reader.isDevice ? this.#validated(extents, devices, signal) : extents
+    const pinned = [...(base ? [base] : []), { device: target, fingerprint }]
+    const batches = this.#reader.isDevice ? this.#validated(extents, pinned, signal) : extents
     let pristine = false
     return {
       capacityBytes,
@@ -264,10 +284,13 @@ export class PoolMetadata {
   /**
    * Whether a device is a snapshot that was never written to, so that every later write or trim moves its root. Reads its whole tree.
    *
+   * @param fingerprint what it was found to be before; on a live pool it has to be that still
    * @throws what `allocated` throws
    */
-  async isPristine(deviceId: number, signal?: AbortSignal): Promise<boolean> {
-    const { batches, isPristine } = await this.allocated({ deviceId, signal })
+  async isPristine(deviceId: number, signal?: AbortSignal, fingerprint?: Fingerprint): Promise<boolean> {
+    // Whatever its size: a tree that may change is not asked for its end first.
+    const sizeBytes = Number.MAX_SAFE_INTEGER
+    const { batches, isPristine } = await this.allocated({ deviceId, sizeBytes, fingerprint, signal })
     while (!(await batches.next()).done) signal?.throwIfAborted()
     return isPristine()
   }
@@ -290,17 +313,22 @@ export class PoolMetadata {
     return end
   }
 
-  /** Lets a batch pass only after the devices it speaks of were found unchanged. */
+  /**
+   * Lets a batch pass only after the devices it speaks of were found unchanged: since the walk began, or since before, where they have a
+   * fingerprint from then.
+   */
   async *#validated(
     extents: AsyncGenerator<ExtentBatch, boolean>,
-    devices: ThinDevice[],
+    pinned: { device: ThinDevice; fingerprint?: Fingerprint | undefined }[],
     signal: AbortSignal | undefined
   ): AsyncGenerator<ExtentBatch, boolean> {
-    const pinned = await this.#fingerprints(devices)
+    const devices = pinned.map(({ device }) => device)
+    const found = await this.#fingerprints(devices)
+    const expected = pinned.map(({ fingerprint }, i) => fingerprint ?? found[i])
     const checkUnchanged = async () => {
       signal?.throwIfAborted()
       const now = await this.#fingerprints(devices)
-      const changed = devices.findIndex((_, i) => !sameFingerprint(now[i], pinned[i]))
+      const changed = devices.findIndex((_, i) => !sameFingerprint(now[i], expected[i]))
       if (changed >= 0) throw this.#changed(devices[changed])
     }
     try {
