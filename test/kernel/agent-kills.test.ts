@@ -34,7 +34,8 @@ const MOST_SNAPSHOTS = 6
 const LONGEST_LIFE = 900
 
 import { appendFileSync } from 'node:fs'
-const T0=performance.now(); const say=(w:string)=>appendFileSync('/tmp/probe/ak.log', `${Math.round(performance.now()-T0)} ${w}\n`)
+const T0 = performance.now()
+const say = (w: string) => appendFileSync('/tmp/probe/ak.log', `${Math.round(performance.now() - T0)} ${w}\n`)
 const { random, count: kills, again } = labRun(10)
 const catalog = join('/run/mnt/agent', 'catalog.sqlite')
 const holder = fileURLToPath(new URL('lease-holder.ts', import.meta.url))
@@ -271,11 +272,16 @@ test('killed at any moment', async (t) => {
   for (let kill = 1; kill <= kills; kill++) {
     const own = random.fork()
     try {
- say(`kill ${kill}`);
-      if (own.chance(0.2)) {say('lease');await leaveLease()}
-      say('catalog');const lease = checkCatalog()
+      say(`kill ${kill}`)
+      if (own.chance(0.2)) {
+        say('lease')
+        await leaveLease()
+      }
+      say('catalog')
+      const lease = checkCatalog()
       if (lease !== undefined) leasesLeft.set(lease, (leasesLeft.get(lease) ?? 0) + 1)
-      say('tamper?');const tampered = own.chance(0.2) && promised.size > 0 ? await tamper() : undefined
+      say('tamper?')
+      const tampered = own.chance(0.2) && promised.size > 0 ? await tamper() : undefined
       if (own.chance(0.3)) {
         // While it starts, or just after.
         agent = LiveAgent.launch({ config: { catalog } })
@@ -284,7 +290,9 @@ test('killed at any moment', async (t) => {
         startsKilled++
         checkCatalog()
       }
-      say('start');agent = await startAgent();say('started')
+      say('start')
+      agent = await startAgent()
+      say('started')
       admin = connectAdmin(agent.address)
       // Killed within one of the two messages, it cannot be told from somebody else's, and is left to a person.
       if (lease === 'reserving' || lease === 'releasing') releaseByHand('raw')
@@ -299,7 +307,9 @@ test('killed at any moment', async (t) => {
         raw.remove(tampered)
         client.close()
       }
-      say('check');await checkAgent();say('checked')
+      say('check')
+      await checkAgent()
+      say('checked')
 
       let over = false
       const isOver = () => over
@@ -308,14 +318,19 @@ test('killed at any moment', async (t) => {
       const moment = own.integer(0, LONGEST_LIFE)
       for (const end = performance.now() + moment; performance.now() < end; await sleep(own.integer(0, 200))) {
         // (What stands still while a snapshot is taken here is this process, not the agent.)
-        writeAndSnapshot(raw);say('snapped')
+        writeAndSnapshot(raw)
+        say('snapped')
       }
       over = true
-      say('kill');await agent.kill();say('killed')
+      say('kill')
+      await agent.kill()
+      say('killed')
       admin.close()
-      await ordering;say('ordering over')
+      await ordering
+      say('ordering over')
       answers += (await Promise.all(asking)).reduce((sum, each) => sum + each, 0)
-      say('asking over');for (let look = 0; helpers().length > 0; look++) {
+      say('asking over')
+      for (let look = 0; helpers().length > 0; look++) {
         if (look === 100) t.deepEqual(helpers(), [])
         await sleep(20)
       }
