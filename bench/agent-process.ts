@@ -5,7 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { projectFolder, projectNode } from '../scripts/setup.mjs'
 
@@ -31,13 +31,11 @@ export async function startAgentProcess(config: Record<string, unknown>): Promis
   const address = `unix://${folder}/agent.sock`
   const file = join(folder, 'agent.yaml')
   await writeFile(file, JSON.stringify({ ...config, listen: [address] }))
-  const child: ChildProcess = spawn(
-    projectNode,
-    [join(projectFolder, 'bin/deltamapper.js'), 'agent', '--config', file],
-    {
-      stdio: ['ignore', 'pipe', 'inherit']
-    }
-  )
+  // By its own first line, which says how Node is to be started.
+  const child: ChildProcess = spawn(join(projectFolder, 'bin/deltamapper.js'), ['agent', '--config', file], {
+    env: { ...process.env, PATH: `${dirname(projectNode)}:${process.env['PATH']}` },
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
   if (!child.stdout || child.pid === undefined) throw new Error('the agent could not be started')
   const waiting: {
     wants: (line: Record<string, unknown>) => boolean

@@ -20,14 +20,15 @@ export interface ProcessRun {
   readMiB: number
 }
 
-/** Runs a program whose output does not matter; throws unless it ends with status 0. */
+/** Runs a program whose output does not matter; throws unless it ends with status 0. @param stderr ignored where it only makes remarks */
 export async function timeProcess(
   program: string,
   args: readonly string[],
-  env: NodeJS.ProcessEnv
+  env: NodeJS.ProcessEnv,
+  stderr: 'inherit' | 'ignore' = 'inherit'
 ): Promise<ProcessRun> {
   const began = performance.now()
-  const child = spawn(program, args, { env, stdio: ['ignore', 'ignore', 'inherit'] })
+  const child = spawn(program, args, { env, stdio: ['ignore', 'ignore', stderr] })
   const run = { milliseconds: 0, peakMiB: 0, readMiB: 0 }
   const look = () => {
     if (child.pid === undefined) return

@@ -2,7 +2,9 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load] [--no-write]
+ *
+ * --pool-load: only what a pool feels, which takes the place of that section.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -12,12 +14,15 @@ import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
+import { measurePoolLoad, poolLoadHeading } from './pool-load.ts'
 import { measureStream, type StreamFigures } from './stream.ts'
+import { measureXml, renderXml } from './xml.ts'
 
 const { values } = parseArgs({
   options: {
     runs: { type: 'string', default: '7' },
     extents: { type: 'string', default: '20000000' },
+    'pool-load': { type: 'boolean', default: false },
     'no-write': { type: 'boolean', default: false }
   }
 })
@@ -26,21 +31,36 @@ const runs = Number(values.runs)
 const lab = await ensureLab()
 if ('unavailable' in lab && lab.unavailable !== undefined)
   throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
-const folder = await kernelGrownPool()
-const deltas = await measureDeltas(
-  folder,
-  [
-    { title: 'identical', base: 'base', target: 'identical' },
-    { title: '1 % changed, clustered', base: 'base', target: 'clustered' },
-    { title: '1 % changed, scattered', base: 'base', target: 'scattered' },
-    { title: 'everything changed', base: 'base', target: 'rewritten' }
-  ],
-  runs
-)
-const stream = await measureStream(Number(values.extents), runs)
-const page = render(deltas, stream)
-console.log(page)
-if (!values['no-write']) await writeFile(join(projectFolder, 'docs/benchmarks.md'), page)
+const file = join(projectFolder, 'docs/benchmarks.md')
+if (values['pool-load']) {
+  const section = await measurePoolLoad(runs)
+  console.log(section)
+  const page = readFileSync(file, 'utf8')
+  const before = page.includes(poolLoadHeading) ? page.slice(0, page.indexOf(poolLoadHeading)) : `${page}\n`
+  if (!values['no-write']) await writeFile(file, before + section)
+} else {
+  const page = await measureAll()
+  console.log(page)
+  if (!values['no-write']) await writeFile(file, page)
+}
+
+/** The whole page; what a pool feels comes last. */
+async function measureAll(): Promise<string> {
+  const folder = await kernelGrownPool()
+  const deltas = await measureDeltas(
+    folder,
+    [
+      { title: 'identical', base: 'base', target: 'identical' },
+      { title: '1 % changed, clustered', base: 'base', target: 'clustered' },
+      { title: '1 % changed, scattered', base: 'base', target: 'scattered' },
+      { title: 'everything changed', base: 'base', target: 'rewritten' }
+    ],
+    runs
+  )
+  const stream = await measureStream(Number(values.extents), runs)
+  const xml = renderXml(await measureXml(runs))
+  return `${render(deltas, stream)}\n${xml}\n${await measurePoolLoad(runs)}`
+}
 
 function render(figures: readonly DeltaFigures[], streamed: StreamFigures): string {
   return `# Benchmarks
@@ -52,7 +72,7 @@ machines differ; what is compared was measured in turn, in one run, so the ratio
 
 One pool of 4.2 million mappings (64 KiB blocks, 320 GB of volume), grown by a real kernel, its snapshots compared in pairs. \`thin_delta\` is
 Debian 12's (0.9.0), which reads with O_DIRECT; the call counts from dialling the socket to the last extent decoded and checked by the
-client. *Warm*: the image is in the page cache. *Direct*: read with O_DIRECT, as devices are; here the disk sets the pace.
+client, of an agent that has been asked before (its very first call is told below). *Warm*: the image is in the page cache. *Direct*: read with O_DIRECT, as devices are; here the disk sets the pace.
 
 | change | extents | thin_delta | call, warm | times faster | call, direct | times faster |
 |---|--:|--:|--:|--:|--:|--:|

@@ -57,6 +57,36 @@ export async function measureXml(runs: number): Promise<XmlFigures[]> {
   return figures
 }
 
+/** The section of docs/benchmarks.md. */
+export function renderXml(figures: readonly XmlFigures[]): string {
+  const whole = (value: number) => value.toFixed(0)
+  const millions = (things: number, bytes: number, rate: number) => ((things / bytes) * rate).toFixed(1)
+  const rows = figures.map(({ title, bytes, runs, extents, tool, reader, saxes, piped }) => {
+    const times = (reader.toExtents / tool.writing).toFixed(1)
+    const cells = [
+      title,
+      `${whole(bytes / 1e6)} MB`,
+      whole(tool.writing),
+      `${whole(reader.toRuns)} (${millions(runs, bytes, reader.toRuns)})`,
+      `${whole(reader.toExtents)} (${millions(extents, bytes, reader.toExtents)})`,
+      `**${times}**`,
+      whole(saxes),
+      `${whole(piped)} of ${whole(tool.whole)}`
+    ]
+    return `| ${cells.join(' | ')} |`
+  })
+  return `## XML: how fast it is read, beside how fast the tool writes it
+
+Two devices of ${(MAPPINGS / 1e6).toFixed(0)} million mappings, no two of them adjacent, every other one different: nothing but tags and numbers goes by. MB/s, of the
+fastest run each, because whatever else the machine does only makes a run slower; in parentheses, millions of runs or extents a second.
+*Writes*: once it has begun to. *Piped*: \`thin_delta … | deltamapper delta --xml -\` from start to end, beside what the tool alone takes.
+
+| | XML | the tool writes | read to runs | read to extents | times as fast as it is written | saxes alone | piped |
+|---|--:|--:|--:|--:|--:|--:|--:|
+${rows.join('\n')}
+`
+}
+
 async function measureOne(title: string, tool: ThinTool, args: string[], runs: number): Promise<XmlFigures> {
   const chunks: Buffer[] = []
   await drain(tool, args, (chunk) => chunks.push(chunk))

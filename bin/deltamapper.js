@@ -1,7 +1,10 @@
-#!/usr/bin/env node
+#!/usr/bin/env -S node --max-semi-space-size=1
 /**
  * The `deltamapper` command, in a checkout and in the published package alike: a checkout runs the TypeScript sources, the package (which
  * ships none, since Node strips no types below node_modules) what was compiled from them.
+ *
+ * The flag above keeps V8's young generation small. Each message of a stream is garbage as soon as it is sent; the buffers lie outside of V8's
+ * heap, and are freed when the young generation is collected: with its usual size an agent takes 60 MiB more on a long stream, and is no faster.
  *
  * This file must be readable for every Node there is: it is what says that a newer one is needed.
  */
@@ -11,6 +14,7 @@ import module from 'node:module'
 import { fileURLToPath } from 'node:url'
 
 const oldestNode = 24
+const smallYoungGeneration = '--max-semi-space-size=1'
 const sources = new URL('../src/cli/main.ts', import.meta.url)
 const checkoutNode = fileURLToPath(new URL('../node_modules/node/bin/node', import.meta.url))
 const isCheckout = existsSync(sources)
@@ -42,7 +46,7 @@ if (Number.parseInt(process.versions.node, 10) >= oldestNode) {
 
 /** Runs this very command with another Node, and ends as that ends. */
 function runWith(node) {
-  const child = spawn(node, process.argv.slice(1), { stdio: 'inherit' })
+  const child = spawn(node, [smallYoungGeneration, ...process.argv.slice(1)], { stdio: 'inherit' })
   // A terminal sends Ctrl-C to both processes by itself; a second one would end the child at once.
   process.on('SIGINT', () => process.stdin.isTTY || child.kill('SIGINT'))
   process.on('SIGTERM', () => child.kill('SIGTERM'))

@@ -119,9 +119,9 @@ async function lvmStory(): Promise<void> {
   await shop.writes(300)
   steps.push(await backUp(stage, 'tuesday', 'monday', "a day's orders, all over the database"))
 
-  writeNoise(join(folder, 'film.mkv'), 64)
+  writeNoise(join(folder, 'film.mkv'), 48)
   await shop.writes(100)
-  steps.push(await backUp(stage, 'wednesday', 'tuesday', 'a film is delivered: 64 MiB in one place'))
+  steps.push(await backUp(stage, 'wednesday', 'tuesday', 'a film is delivered: 48 MiB in one place'))
 
   // What LVM's default permission invites to.
   lvm('lvchange', '--permission', 'rw', 'vg0/wednesday')
@@ -146,16 +146,16 @@ async function lvmStory(): Promise<void> {
   await shop.writes(100)
   steps.push(await backUp(stage, 'friday', 'thursday', 'the film and old pictures are deleted, and trimmed: zeros now'))
 
-  lvm('lvextend', '--size', '2560m', 'vg0/shop')
+  lvm('lvextend', '--size', '1280m', 'vg0/shop')
   run('resize2fs', ['/dev/vg0/shop'])
-  writeNoise(join(folder, 'archive.tar'), 32)
+  writeNoise(join(folder, 'archive.tar'), 24)
   await shop.writes(200)
-  steps.push(await backUp(stage, 'saturday', 'friday', 'the volume has grown to 2.5 GiB, mounted as it is'))
+  steps.push(await backUp(stage, 'saturday', 'friday', 'the volume has grown to 1.25 GiB, mounted as it is'))
 
   await agent.kill()
   client.close()
   await startAgent()
-  writeNoise(join(folder, 'pictures', 'poster.raw'), 24)
+  writeNoise(join(folder, 'pictures', 'poster.raw'), 12)
   await shop.writes(300)
   steps.push(await backUp(stage, 'sunday', 'saturday', 'the agent was killed (SIGKILL) and started again; a poster'))
   compareTotals(steps)
@@ -178,13 +178,13 @@ async function lvmStory(): Promise<void> {
 
 async function dmsetupStory(): Promise<void> {
   chapter('The same on a pool that is run with dmsetup alone')
-  const metadata = createLinear('depot-metadata', disk, 10 * gibibyte, 16 * mebibyte)
+  const metadata = createLinear('depot-metadata', disk, 7 * gibibyte, 16 * mebibyte)
   const dataBytes = 512 * mebibyte
-  const data = createLinear('depot-data', disk, 10 * gibibyte + 16 * mebibyte, dataBytes)
+  const data = createLinear('depot-data', disk, 7 * gibibyte + 16 * mebibyte, dataBytes)
   zeroStart(metadata)
   createDevice('depot', thinPoolTable({ metadataDevice: metadata, dataDevice: data, dataBytes, blockBytes }))
   sendMessage('depot', 'create_thin 0')
-  const sizeBytes = gibibyte
+  const sizeBytes = 512 * mebibyte
   const volume = createDevice('depot-volume', thinTable('depot', 0, sizeBytes))
   const folder = await mountNew(volume, 'depot')
   const thinIds = new Map<string, number>()
@@ -215,9 +215,9 @@ async function dmsetupStory(): Promise<void> {
   const steps: Step[] = []
   await shop.writes(100)
   steps.push(await backUp(stage, 'morning', undefined, 'a database and mail'))
-  writeNoise(join(folder, 'delivery'), 32)
+  writeNoise(join(folder, 'delivery'), 24)
   await shop.writes(200)
-  steps.push(await backUp(stage, 'noon', 'morning', 'a delivery of 32 MiB'))
+  steps.push(await backUp(stage, 'noon', 'morning', 'a delivery of 24 MiB'))
   await rm(join(folder, 'delivery'))
   trim(folder)
   await shop.writes(200)
@@ -258,19 +258,19 @@ async function dmsetupStory(): Promise<void> {
 /** A volume group, a pool, a volume with a file system in which the shop has opened, and another volume for backups. */
 async function openOnLvm(): Promise<Stage> {
   // The end of the disk is for the second story.
-  lvm('pvcreate', '--setphysicalvolumesize', '9g', disk)
+  lvm('pvcreate', '--setphysicalvolumesize', '6g', disk)
   createGroup('vg0', disk)
-  const pool = ['--size', '3g', '--poolmetadatasize', '32m', '--chunksize', '64k']
+  const pool = ['--size', '2g', '--poolmetadatasize', '16m', '--chunksize', '64k']
   lvm('lvcreate', '--type', 'thin-pool', ...pool, '--name', 'pool', 'vg0')
-  lvm('lvcreate', '--type', 'thin', '--virtualsize', '2g', '--thinpool', 'pool', '--name', 'shop', 'vg0')
-  lvm('lvcreate', '--size', '4g', '--name', 'store', 'vg0')
+  lvm('lvcreate', '--type', 'thin', '--virtualsize', '1g', '--thinpool', 'pool', '--name', 'shop', 'vg0')
+  lvm('lvcreate', '--size', '3g', '--name', 'store', 'vg0')
   await mountNew('/dev/vg0/store', 'store')
   const folder = await mountNew('/dev/vg0/shop', 'shop')
   await mkdir(join(folder, 'pictures'))
-  for (let number = 1; number <= 24; number++) writeNoise(join(folder, 'pictures', `${number}.raw`), 4)
-  const shop = await openShop(folder, 128)
-  say(`  pool      vg0/pool, 3 GiB, with blocks of ${humanSize(blockBytes)}`)
-  say('  volume    vg0/shop, 2 GiB, thin; ext4, mounted')
+  for (let number = 1; number <= 12; number++) writeNoise(join(folder, 'pictures', `${number}.raw`), 4)
+  const shop = await openShop(folder, 64)
+  say(`  pool      vg0/pool, 2 GiB, with blocks of ${humanSize(blockBytes)}`)
+  say('  volume    vg0/shop, 1 GiB, thin; ext4, mounted')
   say('  workload  a process that changes records all over a database, appends to a journal, gets and deletes mail,')
   say('            and makes it all durable, again and again')
   say(`  agent     process ${agent.pid}, at ${address}`)

@@ -22,7 +22,7 @@ export interface Progress {
 const RECORD_BYTES = 4096
 const RECORDS_A_ROUND = 6
 const MAILS_KEPT = 60
-const PAUSE_MS = 40
+const PAUSE_MS = 50
 const databaseName = 'orders.db'
 
 /** Content that does not compress, and is cheap to make. */

@@ -12,7 +12,9 @@ import { parseArgs } from 'node:util'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
+import { killKernels } from '../test/lab/kernel-kills.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
+import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import { DamageTrial, smallPool } from '../test/support/damage-trial.ts'
@@ -23,6 +25,7 @@ import { Random } from '../test/support/random.ts'
 import { restoredPool, tallPool, writtenPool } from '../test/support/random-pool.ts'
 import type { TestPool } from '../test/support/random-pool.ts'
 import { flood } from '../test/support/xml-flood.ts'
+import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -33,13 +36,25 @@ const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
 
 /** Steps through which a live pool is taken, of either kind. */
 const WORKLOAD_STEPS = 2000
-/** Walks through the storm: straight through the metadata, and through an agent. */
-const STORM_WALKS = 9000
-const STORM_AGENT_WALKS = 1000
+/** Storms, each in a kernel of its own, and walks through each: straight through the metadata, and through an agent. */
+const STORMS = 4
+const STORM_WALKS = 2250
+const STORM_AGENT_WALKS = 250
+
+/** Streams asked for, 32 of them at a time. */
+const STREAMS = 320
+/** Random moments at which the agent is killed, and the whole kernel. */
+const AGENT_KILLS = 200
+const KERNEL_KILLS = 30
+/** Of whoever holds metadata snapshots, and of an agent that changes pools of its own. */
+const LEASE_KILLS = 100
+const OWNED_POOLS_KILLS = 50
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
   readonly pools: number
+  /** For the last line: what was done, where that is not pools and pairs. */
+  readonly done?: string
 }
 
 interface Section {
@@ -98,7 +113,17 @@ const sections: readonly Section[] = [
     }
   },
   {
-    name: 'xml',
+    name: 'xml-spoiled',
+    share: 0.5,
+    run: async function* (numbers, seedOf) {
+      for (const number of numbers) {
+        const { refused, accepted } = await trySpoiledDocuments(seedOf(number))
+        yield [`seed ${seedOf(number)}: ${refused} documents refused, ${accepted} accepted`, nothing]
+      }
+    }
+  },
+  {
+    name: 'xml-flood',
     // Once.
     share: 0,
     run: async function* () {
@@ -118,10 +143,11 @@ const sections: readonly Section[] = [
       const words = ['--pool', pool, '--seed', String(seedOf(number)), '--steps', String(WORKLOAD_STEPS)]
       const report = await inLab<WorkloadReport>('test/kernel/live-workload.ts', words)
       const { steps, full, incremental, agreedWithThinDelta, refused } = report
+      const done = `${figure(steps)} steps on ${pool === 'lvm' ? 'an LVM' : 'a raw'} pool with ${figure(full + incremental)} restores`
       yield [
-        `${figure(steps)} steps, seed ${seedOf(number)}: ${figure(full)} full and ${figure(incremental)} incremental backups ` +
+        `seed ${seedOf(number)}: ${figure(full)} full and ${figure(incremental)} incremental backups ` +
           `restored and identical, ${figure(agreedWithThinDelta)} answers as thin_delta's, refused ${JSON.stringify(refused)}`,
-        nothing
+        { ...nothing, done }
       ]
     }
   })),
@@ -130,31 +156,104 @@ const sections: readonly Section[] = [
     share: 0,
     run: async function* ([number = 0], seedOf) {
       const counts = ['--walks', String(STORM_WALKS), '--agent', String(STORM_AGENT_WALKS)]
-      const report = await inLab<StormReport>('test/kernel/storm.ts', ['--seed', String(seedOf(number)), ...counts])
-      const { walks, agentWalks, ofStable, ofOthers, whileHeld, ended, storm, commitsPerWalk } = report
+      const said: string[] = []
+      let all = 0
+      for (let seed = seedOf(number); seed < seedOf(number) + STORMS; seed++) {
+        const report = await inLab<StormReport>('test/kernel/storm.ts', ['--seed', String(seed), ...counts])
+        const { walks, agentWalks, ofStable, ofOthers, whileHeld, ended, storm, commitsPerWalk } = report
+        all += walks + agentWalks
+        said.push(
+          `${figure(walks)} walks and ${figure(agentWalks)} through an agent, seed ${seed}: right ${figure(ofStable)} of ` +
+            `snapshots left alone, ${figure(ofOthers)} of others, ${figure(whileHeld)} while a metadata snapshot was held; ended with ` +
+            `an error ${JSON.stringify(ended)}; ${commitsPerWalk} commits a walk, the storm ${JSON.stringify(storm)}`
+        )
+        console.log(`storm: ${figure(all)} walks, 0 wrong answers`)
+      }
+      yield [said.join('\n'), { ...nothing, done: `${figure(all)} walks through a storm` }]
+    }
+  },
+  {
+    name: 'streams',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('streams', STREAMS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(STREAMS)} streams, 32 at once` }]
+    }
+  },
+  {
+    name: 'agent-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      // In several kernels, so that what went well is known early.
+      const said: string[] = []
+      for (let killed = 0; killed < AGENT_KILLS; killed += AGENT_KILLS / 4) {
+        said.push(await testInLab('agent-kills', AGENT_KILLS / 4, seedOf(number) + killed))
+        console.log(`agent-kills: ${killed + AGENT_KILLS / 4} of ${AGENT_KILLS}`)
+      }
+      yield [said.join('; '), { ...nothing, done: `${figure(AGENT_KILLS)} kills of the agent` }]
+    }
+  },
+  {
+    name: 'kernel-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const report = await killKernels(seedOf(number), KERNEL_KILLS, (line) => console.log(line))
+      const { kills, whileStarting, answers, leasesLeft, ambiguous } = report
       yield [
-        `${figure(walks)} walks and ${figure(agentWalks)} through an agent, seed ${seedOf(number)}: right ${figure(ofStable)} of ` +
-          `snapshots left alone, ${figure(ofOthers)} of others, ${figure(whileHeld)} while a metadata snapshot was held; ended with ` +
-          `an error ${JSON.stringify(ended)}; ${commitsPerWalk} commits a walk, the storm ${JSON.stringify(storm)}`,
-        nothing
+        `seed ${seedOf(number)}: ${whileStarting} while the agent started, ${figure(answers)} answers right afterwards; leases left ` +
+          `behind, by what was on record: ${JSON.stringify(leasesLeft)}, ${ambiguous} of them left to a person`,
+        { ...nothing, done: `${kills} kills of the kernel` }
       ]
+    }
+  },
+  {
+    name: 'lease-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('lease', LEASE_KILLS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(LEASE_KILLS)} kills of a lease's holder` }]
+    }
+  },
+  {
+    name: 'owned-pools-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('owned-pools-killed', OWNED_POOLS_KILLS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(OWNED_POOLS_KILLS)} kills while pools of our own were changed` }]
     }
   }
 ]
 
+/** Runs a kernel test with a full count. @returns what it logged */
+async function testInLab(name: string, count: number, seed: number): Promise<string> {
+  const file = join(projectFolder, `test/kernel/${name}.test.ts`)
+  const environment = { LAB_SEED: String(seed), LAB_COUNT: String(count) }
+  const output = await showLab(commandFor(file, []), environment)
+  // ava's TAP has what a test logs in comments behind its result.
+  const logged = output.match(/^# {3}.*$/gm) ?? []
+  return `seed ${seed}: ${logged.map((line) => line.slice(4)).join('; ')}`
+}
+
 /** Runs a script of the kernel lab that ends with its report, as JSON. */
 async function inLab<Report>(script: string, words: readonly string[]): Promise<Report> {
+  const output = await showLab([process.execPath, join(projectFolder, script), ...words])
+  return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Report
+}
+
+/** Runs a command in the kernel lab and shows what it prints. @returns its stdout @throws LabFailure unless it succeeds */
+async function showLab(command: readonly string[], environment: Readonly<Record<string, string>> = {}) {
   let output = ''
   const { status } = await runInLab({
-    command: [process.execPath, join(projectFolder, script), ...words],
+    command,
+    environment: { ...labVariables({}), ...environment },
     timeoutSeconds: 6 * 3600,
     onOutput: (stream, chunk) => {
-      process[stream === 'stdout' ? 'stdout' : 'stderr'].write(chunk)
+      process[stream].write(chunk)
       if (stream === 'stdout') output += chunk.toString()
     }
   })
-  if (status !== 0) throw new LabFailure(`${script} ${words.join(' ')} ended with status ${status}`)
-  return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Report
+  if (status !== 0) throw new LabFailure(`${command.join(' ')} ended with status ${status}`)
+  return output
 }
 
 async function tryDamages(random: Random, folder: string) {
@@ -179,6 +278,7 @@ async function soak(seed: number, pools: number, onlySection?: string, onlyPool?
   const folder = await mkdtemp(join(tmpdir(), 'deltamapper-soak-'))
   let total = nothing
   const summary: string[] = []
+  const claims: string[] = []
   try {
     for (const [index, { name, share, run }] of sections.entries()) {
       if (onlySection !== undefined && onlySection !== name) continue
@@ -192,6 +292,7 @@ async function soak(seed: number, pools: number, onlySection?: string, onlyPool?
       try {
         for await (const [what, one] of run(numbers, seedOf, folder)) {
           outcome = { pools: outcome.pools + one.pools, ...added(outcome, one) }
+          if (one.done !== undefined) claims.push(one.done)
           const figures = one.pairs > 0 ? `: ${figure(one.pairs)} pairs, ${figure(one.answers)} answers` : ''
           console.log(`${name} ${++done}/${numbers.length}: ${what}${figures}`)
         }
@@ -219,7 +320,8 @@ async function soak(seed: number, pools: number, onlySection?: string, onlyPool?
     await rm(folder, { recursive: true })
   }
   for (const line of summary) console.log(line)
-  console.log(`soak: ${figure(total.pools)} pools, ${figure(total.pairs)} pairs, 0 disagreements, seed ${seed}`)
+  if (total.pools > 0) claims.unshift(`${figure(total.pools)} pools, ${figure(total.pairs)} pairs`)
+  console.log(`soak: ${claims.join('; ') || 'no answers compared'}, 0 wrong answers, seed ${seed}`)
   return true
 }
 

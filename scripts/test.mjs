@@ -9,6 +9,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { ensureDependencies, ensureLab, projectFolder, projectNode } from './setup.mjs'
@@ -17,19 +18,8 @@ const bin = join(projectFolder, 'node_modules/.bin')
 const options = process.argv.slice(2)
 const withLab = !options.includes('--no-lab')
 const files = options.filter((each) => !each.startsWith('--'))
-/** Kernel tests that are being worked on, and run by hand only: node test/lab/run.ts test/kernel/NAME.test.ts */
-const inTheMaking = new Set(
-  [
-    'agent-kills',
-    'between-looks',
-    'doctor',
-    'host-instructions',
-    'lease',
-    'owned-pools',
-    'owned-pools-killed',
-    'storm'
-  ].map((each) => `test/kernel/${each}.test.ts`)
-)
+/** A lab has one processor; each takes 1 GiB of memory. */
+const labsAtOnce = Math.min(4, availableParallelism())
 const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
 
@@ -60,10 +50,8 @@ async function kernelTests() {
   const all = readdirSync(join(projectFolder, 'test/kernel'))
     .filter((each) => each.endsWith('.test.ts'))
     .map((each) => `test/kernel/${each}`)
-    .filter((each) => !inTheMaking.has(each))
   const chosen = files.length > 0 ? files.filter(isKernelTest) : all
   if (!withLab || chosen.length === 0) return
-  if (files.length === 0) console.log(`# in the making, not run: ${[...inTheMaking].join(' ')}`)
   const lab = await ensureLab()
   if (lab.unavailable !== undefined) {
     console.log(`# kernel lab: ${lab.unavailable}`)
@@ -71,17 +59,27 @@ async function kernelTests() {
     else total.skipped += chosen.length
     return
   }
-  for (const file of chosen) {
-    console.log(`# ${file} in the kernel lab`)
-    await tap(file, ['test/lab/run.ts', '--timeout', '600', file])
+  console.log(
+    `# ${chosen.length} files in the kernel lab, ${labsAtOnce} at once; what each has to say comes when it is done`
+  )
+  const waiting = [...chosen]
+  const oneAfterTheOther = async () => {
+    for (let file; (file = waiting.shift()) !== undefined;) {
+      const lines = []
+      const began = Date.now()
+      await tap(file, ['test/lab/run.ts', '--timeout', '600', file], (line) => lines.push(line))
+      console.log(`# ${file} in the kernel lab: ${Math.round((Date.now() - began) / 1000)} s`)
+      for (const line of lines) console.log(line)
+    }
   }
+  await Promise.all(Array.from({ length: labsAtOnce }, oneAfterTheOther))
 }
 
 /** Runs something that prints TAP, shows it, and counts its results. */
-async function tap(name, args) {
+async function tap(name, args, show = (line) => console.log(line)) {
   const seen = { passed: 0, failed: 0 }
   const status = await run(projectNode, args, (line) => {
-    console.log(line)
+    show(line)
     // Indented lines belong to a result that has been counted.
     const result = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
     if (!result) return

@@ -44,10 +44,17 @@ export const errorRegistry = {
     summary: 'a snapshot was written to, trimmed or removed while it was read'
   },
   DM_METADATA_DAMAGED: { status: 'DATA_LOSS', summary: 'a metadata block is damaged' },
-  DM_METADATA_FOREIGN: { status: 'FAILED_PRECONDITION', summary: 'the file or device holds no dm-thin metadata' },
+  DM_METADATA_FOREIGN: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the file or device holds no metadata of the kind that was asked about'
+  },
   DM_METADATA_UNSUPPORTED: {
     status: 'FAILED_PRECONDITION',
     summary: 'the metadata needs features this version does not know'
+  },
+  DM_ERA_NOT_REACHED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the metadata knows nothing of the era that was asked about yet, or not any more'
   },
   DM_DEVICE_NOT_FOUND: { status: 'NOT_FOUND', summary: 'the pool has no thin device with this id' },
   DM_READ_FAILED: { status: 'UNAVAILABLE', summary: 'the metadata could not be opened or read' },
@@ -56,6 +63,13 @@ export const errorRegistry = {
     summary: 'a recorded pool is incomplete or contradicts itself'
   },
   DM_XML_INVALID: { status: 'INVALID_ARGUMENT', summary: "what should be a tool's XML is torn, changed or another's" },
+  DM_TOOL_MISSING: { status: 'FAILED_PRECONDITION', summary: 'a tool that the engine needs cannot be started' },
+  DM_TOOL_UNFIT: { status: 'FAILED_PRECONDITION', summary: 'this version of a tool answers wrongly, or is not known' },
+  DM_TOOL_FAILED: { status: 'INTERNAL', summary: 'a tool ended with an error, or printed what it should not' },
+  DM_ENGINES_DISAGREE: {
+    status: 'INTERNAL',
+    summary: "our own reading of the metadata and the tools' do not agree"
+  },
   DM_CONFIG_INVALID: { status: 'FAILED_PRECONDITION', summary: 'the configuration cannot be used' },
   DM_SOCKET_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is listening on this socket' },
   DM_CANCELLED: { status: 'CANCELLED', summary: 'the caller went away' },
@@ -63,7 +77,7 @@ export const errorRegistry = {
     status: 'DEADLINE_EXCEEDED',
     summary: "the caller's time was up before the answer was complete"
   },
-  DM_SHUTTING_DOWN: { status: 'UNAVAILABLE', summary: 'the agent is stopping' },
+  DM_SHUTTING_DOWN: { status: 'UNAVAILABLE', summary: 'the agent or router is stopping' },
   DM_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'nothing answers at the endpoint' },
   DM_ANSWER_INVALID: { status: 'INTERNAL', summary: 'a server sent an answer that breaks the CSI rules' },
   DM_NOT_TRACKED: { status: 'FAILED_PRECONDITION', summary: 'changed blocks cannot be told for this snapshot' },
@@ -79,6 +93,11 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the kernel describes a target in words this version does not know'
   },
+  DM_NODE_UNKNOWN: { status: 'UNAVAILABLE', summary: 'the router knows no agent for the node of a snapshot' },
+  DM_NODE_AMBIGUOUS: { status: 'FAILED_PRECONDITION', summary: 'several nodes have a snapshot of this name' },
+  DM_NODES_DIFFER: { status: 'INVALID_ARGUMENT', summary: 'base and target are on different nodes' },
+  DM_AGENT_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'the router does not reach an agent, or has lost it' },
+  DM_ROUTER_BUSY: { status: 'UNAVAILABLE', summary: 'the router has as many answers under way as it may have' },
   DM_CATALOG_DAMAGED: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog is damaged" },
   DM_CATALOG_NEWER: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog was written by a newer version" },
   DM_CATALOG_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is using the catalog' },

@@ -3,12 +3,14 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
-import { asDeltamapperError } from '../errors.ts'
+import { stopSignal } from '../stop-signal.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
+import { Certificates } from '../grpc/tls.ts'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from './backend.ts'
 import { openCatalog } from './catalog/catalog.ts'
+import { keepForgetting } from './catalog/retention.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
 import { Inventory, type LiveInventory } from './inventory/inventory.ts'
 import { logInventory } from './inventory/log.ts'
@@ -19,6 +21,7 @@ import { loadRecordedPool } from './recorded-pool.ts'
 import { catalogKnowledge } from './served-target.ts'
 import type { SnapshotSource } from './snapshot-source.ts'
 import { Sources } from './sources.ts'
+import { ToolEngine } from './tool-engine.ts'
 import { type DeviceKnowledge, Walkers } from './walkers.ts'
 
 /** How long a start waits for leases that were left behind, in milliseconds. */
@@ -34,24 +37,21 @@ export interface Agent {
 /**
  * Starts an agent in this process.
  *
- * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog throws
+ * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog and checking the tools throws
  */
 export async function startAgent(config: AgentConfig, logger: Logger): Promise<Agent> {
   // What was started last is stopped first.
   await using started = new AsyncDisposableStack()
+  // The very last: a thread that waits for a device that hangs keeps the process, and what another agent needs has to be free by then.
+  const last = started.use(new AsyncDisposableStack())
   const recorded = new Map<string, SnapshotSource>()
   for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
-
-  const walkers = new Walkers(config.walkers, {
-    direct: config.directReads,
-    readDeadlineMs: config.readDeadlineSeconds * 1000
-  })
-  started.defer(() => walkers.close())
 
   let sources = new Sources(recorded)
   let knowledge: DeviceKnowledge | undefined
   let ownedPools: OwnedPools | undefined
   let liveInventory: LiveInventory | undefined
+  let leases: MetadataSnapshotLeases | undefined
   if (config.live ?? recorded.size === 0) {
     const catalog = await openCatalog(config.catalog)
     started.defer(() => catalog.close())
@@ -61,10 +61,10 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       }
     })
     started.defer(() => deviceMapper.close())
-    const leases = new MetadataSnapshotLeases(catalog, deviceMapper, leaseOptions(config.lease), logger)
-    started.defer(() => leases.close())
+    const held = (leases = new MetadataSnapshotLeases(catalog, deviceMapper, leaseOptions(config.lease), logger))
+    started.defer(() => held.close())
     // What an agent before this one has left behind grows the pool's metadata. A pool that hangs is looked after later.
-    await Promise.race([leases.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
+    await Promise.race([held.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
     const lvm = new LvmReporter({ command: config.lvmCommand })
     const owned = new OwnedPools({
       ...{ catalog, deviceMapper, logger },
@@ -75,16 +75,32 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     await owned.start()
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools })
     knowledge = catalogKnowledge(catalog, logger)
+    started.defer(keepForgetting(catalog, logger))
     const { lvmCommand, catalog: catalogPath } = config
     liveInventory = { deviceMapper, lvm, lvmCommand, catalogPath, agent: { catalog, leases } }
   }
+
+  const { engine, toolCommand } = config
+  const tools = engine === 'native' ? undefined : await ToolEngine.start(engine, toolCommand, leases, logger)
+  const walkers = new Walkers(config.walkers, {
+    direct: config.directReads,
+    readDeadlineMs: config.readDeadlineSeconds * 1000,
+    readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
+    tools
+  })
+  last.defer(() => walkers.close())
 
   const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({ name, folder }))
   const inventory = new Inventory({ live: liveInventory, recordedPools })
   started.defer(() => inventory.close())
 
+  const certificates = config.tls && (await Certificates.load(config.tls, logger))
+  started.defer(() => certificates?.close())
+
   const server = await startServer({
     listen: config.listen,
+    tls: certificates && config.tls && { certificates, clientName: config.tls.clientName },
+    allowLoopbackTcp: config.allowLoopbackTcp,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
     backend: snapshotMetadataBackend(sources, walkers, knowledge),
@@ -118,20 +134,16 @@ async function groupOfThisName(lvm: LvmReporter, name: string): Promise<string |
   return groups.some((each) => each.name === name) ? 'a volume group of LVM' : undefined
 }
 
-/** Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Logs are JSON lines on stdout. */
+/**
+ * Runs an agent until SIGTERM or SIGINT; asked to stop while it starts, it stops once it has started. A second signal ends it at once.
+ * Logs are JSON lines on stdout.
+ */
 export async function runAgent(options: AgentOptions): Promise<void> {
+  const asked = stopSignal()
   const config = await loadConfig(options)
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-agent' } })
   const agent = await startAgent(config, logger)
-  await new Promise<void>((resolve, reject) => {
-    const stop = (signal: NodeJS.Signals) => {
-      logger.info({ signal }, 'asked to stop')
-      for (const each of signals) process.removeListener(each, stop)
-      agent.stop().then(resolve, (error: unknown) => {
-        reject(asDeltamapperError(error))
-      })
-    }
-    const signals: NodeJS.Signals[] = ['SIGTERM', 'SIGINT']
-    for (const each of signals) process.on(each, stop)
-  })
+  const signal = await asked
+  logger.info({ signal }, 'asked to stop')
+  await agent.stop()
 }

@@ -2,11 +2,10 @@
  * The agent's configuration: a YAML (or JSON) file, overruled by the command line. What is wrong with it is said at start, by field;
  * an agent that runs differently from what was written would be found out during a restore.
  */
-import { readFile } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
-import { parse } from 'yaml'
 import { z } from 'zod'
-import { DeltamapperError } from '../errors.ts'
+import { invalidConfig, isMapping, readConfigFile } from '../config-file.ts'
+import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { isHandleName } from './handle.ts'
 
 /** Where the agent listens unless it is told otherwise. */
@@ -14,8 +13,20 @@ export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'
 
 /** The file's fields; every one may be left out. Unknown ones are refused: a misspelt option must not pass for its default. */
 export const agentConfig = z.strictObject({
-  /** Addresses, `unix:///path.sock`. */
+  /** Addresses, `unix:///path.sock` or, with `tls`, `tcp://HOST:PORT`. */
   listen: z.array(z.string()).min(1).default([DEFAULT_LISTEN]),
+  /** Mutual TLS for all `tcp://` addresses: PEM files, read again when they change. */
+  tls: z
+    .strictObject({
+      certificate: z.string().min(1),
+      key: z.string().min(1),
+      ca: z.string().min(1),
+      /** The DNS name that a client's certificate has to carry: the router's. */
+      clientName: z.string().min(1)
+    })
+    .optional(),
+  /** Listen on tcp://127.0.0.1 and [::1] without TLS, where every user of this machine can connect. For tests. */
+  allowLoopbackTcp: z.boolean().default(false),
   /** Permissions of a unix socket, as in chmod(1), octal. */
   socketMode: z
     .string()
@@ -52,10 +63,16 @@ export const agentConfig = z.strictObject({
       waitSeconds: z.number().min(0).max(3600).default(30)
     })
     .prefault({}),
+  /** Who reads the metadata: `native` ourselves, `tools` thin_delta and thin_dump, `both` ourselves, held against the tools. */
+  engine: z.enum(engines).default('native'),
+  /** Words that go before a tool's name, where it is another host's (nsenter, chroot) or in another folder (env PATH=…). */
+  toolCommand: z.array(z.string().min(1)).default([]),
   /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
   directReads: z.boolean().default(false),
   /** How long a metadata device may take to answer one read; what it keeps waiting for longer ends with DM_READ_FAILED. */
   readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
+  /** No faster than so many MiB a second is any one metadata device read, so that its pool serves others first. As fast as it goes by default. */
+  readMebibytesPerSecond: z.number().min(0.1).optional(),
   /** Threads that walk metadata. */
   walkers: z
     .int()
@@ -74,41 +91,20 @@ export interface AgentOptions {
   configFile?: string
   listen?: string[]
   recorded?: Record<string, string>
+  engine?: Engine
 }
 
 /** @throws DM_CONFIG_INVALID naming file and field */
-export async function loadConfig({ configFile, listen, recorded }: AgentOptions): Promise<AgentConfig> {
-  const where = configFile ?? 'the command line'
-  let content: unknown = {}
-  if (configFile !== undefined) {
-    try {
-      content = parse(await readFile(configFile, 'utf8')) ?? {}
-    } catch (cause) {
-      throw invalid(where, (cause as Error).message, cause)
-    }
-  }
-  if (!isMapping(content)) throw invalid(where, 'it is no mapping of fields')
-  const fields = content as Record<string, unknown>
+export async function loadConfig({ configFile, listen, recorded, engine }: AgentOptions): Promise<AgentConfig> {
+  const fields = await readConfigFile(configFile)
   const merged = agentConfig.safeParse({
     ...fields,
     ...(listen?.length ? { listen } : {}),
+    ...(engine === undefined ? {} : { engine }),
     ...(recorded && Object.keys(recorded).length > 0 && isMapping(fields['recorded'] ?? {})
       ? { recorded: { ...(fields['recorded'] as object | undefined), ...recorded } }
       : {})
   })
-  if (!merged.success) throw invalid(where, z.prettifyError(merged.error))
+  if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
   return merged.data
-}
-
-function isMapping(content: unknown): boolean {
-  return typeof content === 'object' && content !== null && !Array.isArray(content)
-}
-
-function invalid(where: string, what: string, cause?: unknown): DeltamapperError {
-  return new DeltamapperError(
-    'DM_CONFIG_INVALID',
-    `the configuration in ${where} cannot be used: ${what.replaceAll(/\s+/g, ' ').trim()}`,
-    'docs/operations.md lists the fields',
-    { cause }
-  )
 }

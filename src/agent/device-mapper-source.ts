@@ -50,6 +50,7 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         sizeBytes,
         metadataPath: poolDevice.metadataPath,
         live: true,
+        pool,
         ...(externalOrigin && { externalOrigin: { identity: `${externalOrigin.major}:${externalOrigin.minor}` } })
       } satisfies Snapshot
     }

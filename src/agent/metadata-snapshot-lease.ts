@@ -298,19 +298,21 @@ export class MetadataSnapshotLeases {
     if (settlement?.settled === false) return this.#unsettled(pool, settlement.why)
     if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath))
     if (await keeperAtWork(slot.key)) return this.#unsettled(pool, 'another process is at work on it')
-    return this.#take(slot, pool, purpose, stop)
+    try {
+      return await this.#take(slot, pool, purpose, stop)
+    } catch (error) {
+      // Somebody was quicker; who, shows at the next look.
+      if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
+      return { who: error.message, remedy: error.remedy }
+    }
   }
 
   #unsettled(pool: PoolDevice, why: string): InTheWay {
     return { who: why, remedy: `ask again; \`deltamapper doctor\` shows what is in the slot of ${pool.name}` }
   }
 
-  async #take(
-    slot: Slot,
-    pool: PoolDevice,
-    purpose: string,
-    stop: AbortSignal
-  ): Promise<MetadataSnapshotLease | InTheWay> {
+  /** @throws DM_DEVICE_BUSY when somebody else takes it at the same time; then, and whenever it throws, it is not held, or settled later */
+  async #take(slot: Slot, pool: PoolDevice, purpose: string, stop: AbortSignal): Promise<MetadataSnapshotLease> {
     const begunAt = performance.now()
     const { live } = await readSlot(pool.metadataPath)
     const takenAt = Date.now()
@@ -334,10 +336,6 @@ export class MetadataSnapshotLeases {
       // What it holds, it releases.
       await keeper.end()
       this.#tryAgainLater()
-      // Somebody was quicker; who, shows at the next look.
-      if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_BUSY') {
-        return { who: error.message, remedy: error.remedy }
-      }
       throw error
     }
     slot.lease = lease

@@ -2,6 +2,8 @@
  * What the agent needs to know of a snapshot before its metadata is opened, and where it asks for that.
  */
 
+import type { DeviceReference } from '../../native/device.ts'
+
 /** A snapshot as a source knows it. */
 export interface Snapshot {
   /** `SOURCE/NAME`, for messages. */
@@ -25,6 +27,8 @@ export interface Snapshot {
   metadataPath: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean
+  /** The device that has the thin-pool target, where the pool is in use. */
+  pool?: DeviceReference
   /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */
   transactionId?: bigint
   /** A device outside of the pool that shows through where the snapshot maps nothing: there, unmapped does not mean zeros. */

@@ -6,6 +6,8 @@
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import type { CheckOutcome } from '../devicemapper/tools/cross-check.ts'
+import type { EngineReport, ToolSupport } from './engine-walk.ts'
 import {
   type KnownDevices,
   type SeenDevice,
@@ -20,6 +22,9 @@ export type ToWalker =
   | { kind: 'start'; id: number; request: WalkRequest }
   /** The answer to `seen`: the walk may go on. */
   | { kind: 'known'; id: number; devices: KnownDevices }
+  /** A metadata snapshot is held for the tools, or it is not (any more). */
+  | { kind: 'held'; id: number; heldRoot: number }
+  | { kind: 'not-held'; id: number; error: PortableError }
   /** So many more messages may be sent. */
   | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
@@ -28,6 +33,7 @@ export type ToWalker =
 export type FromWalker =
   | { kind: 'seen'; id: number; devices: SeenDevices }
   | { kind: 'pristine'; id: number; device: SeenDevice }
+  | { kind: 'checked'; id: number; report: PortableReport }
   | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: WalkStatistics }
   | { kind: 'end'; id: number; statistics: WalkStatistics }
   | { kind: 'error'; id: number; error: PortableError; statistics: WalkStatistics }
@@ -51,10 +57,30 @@ export function fromPortable({ code, message, remedy, stack }: PortableError): D
   return error
 }
 
+/** An EngineReport between threads. */
+export interface PortableReport {
+  beyondBase: number
+  outcome: Exclude<CheckOutcome, { check: 'unchecked' }> | { check: 'unchecked'; why: PortableError }
+}
+
+function toPortableReport({ outcome, beyondBase }: EngineReport): PortableReport {
+  return { beyondBase, outcome: outcome.check === 'unchecked' ? { ...outcome, why: toPortable(outcome.why) } : outcome }
+}
+
+export function fromPortableReport({ outcome, beyondBase }: PortableReport): EngineReport {
+  return {
+    beyondBase,
+    outcome: outcome.check === 'unchecked' ? { ...outcome, why: fromPortable(outcome.why) } : outcome
+  }
+}
+
 interface Walk {
   known: KnownDevices | undefined
   credit: number
   cancel: AbortController
+  /** The block of the metadata snapshot that the tools may read, and what ends them. */
+  heldRoot: PromiseWithResolvers<number>
+  tools: AbortController
   /** Wakes the walk when it waits for word from the main thread. */
   wake: () => void
 }
@@ -74,14 +100,37 @@ function serve(port: NonNullable<typeof parentPort>): void {
     if (!walk) return
     if (message.kind === 'known') walk.known = message.devices
     if (message.kind === 'credit') walk.credit += message.messages
-    if (message.kind === 'cancel') walk.cancel.abort(fromPortable(message.error))
+    if (message.kind === 'held') walk.heldRoot.resolve(message.heldRoot)
+    if (message.kind === 'not-held') endTools(walk, fromPortable(message.error))
+    if (message.kind === 'cancel') {
+      const error = fromPortable(message.error)
+      walk.cancel.abort(error)
+      endTools(walk, error)
+    }
     walk.wake()
   })
 
   async function run(id: number, request: WalkRequest): Promise<void> {
-    const walk: Walk = { known: undefined, credit: 0, cancel: new AbortController(), wake: () => undefined }
+    const walk: Walk = {
+      known: undefined,
+      credit: 0,
+      cancel: new AbortController(),
+      heldRoot: Promise.withResolvers(),
+      tools: new AbortController(),
+      wake: () => undefined
+    }
     walks.set(id, walk)
+    // Nobody may be waiting for it.
+    walk.heldRoot.promise.catch(() => undefined)
     const { signal } = walk.cancel
+    const support: ToolSupport = {
+      heldRoot: () => walk.heldRoot.promise,
+      signal: walk.tools.signal,
+      report: (report) => {
+        // Nobody wants to know whether an answer that nobody wants could be checked.
+        if (!signal.aborted) say({ kind: 'checked', id, report: toPortableReport(report) })
+      }
+    }
     const statistics: WalkStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
     try {
       const woken = () => new Promise<void>((resolve) => (walk.wake = resolve))
@@ -94,7 +143,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
       const onPristine = (device: SeenDevice) => {
         say({ kind: 'pristine', id, device })
       }
-      for await (const message of walkMessages(request, statistics, signal, onSeen, onPristine)) {
+      for await (const message of walkMessages(request, statistics, signal, onSeen, onPristine, support)) {
         while (walk.credit === 0 && !signal.aborted) await woken()
         signal.throwIfAborted()
         walk.credit--
@@ -107,4 +156,9 @@ function serve(port: NonNullable<typeof parentPort>): void {
       walks.delete(id)
     }
   }
+}
+
+function endTools({ heldRoot, tools }: Walk, why: DeltamapperError): void {
+  heldRoot.reject(why)
+  tools.abort(why)
 }

@@ -10,6 +10,7 @@ import {
   type PoolMetadata,
   type ThinDevice
 } from '../devicemapper/thin/pool-metadata.ts'
+import { engineAnswer, type EngineQuestion, type ToolsRequested, type ToolSupport } from './engine-walk.ts'
 import { BlockMetadataEncoder } from '../grpc/block-metadata.ts'
 import type { Snapshot } from './snapshot-source.ts'
 
@@ -28,6 +29,10 @@ export interface WalkRequest {
   direct: boolean
   /** How long one request to a metadata device may take, in milliseconds. */
   readDeadlineMs?: number | undefined
+  /** What one walker thread may read of a metadata device, in bytes a second; undefined for as fast as it goes. */
+  readBytesPerSecond?: number | undefined
+  /** Left out: our own reading is all there is. */
+  tools?: ToolsRequested | undefined
 }
 
 /** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
@@ -67,17 +72,22 @@ export interface WalkStatistics {
  * @param statistics kept up to date while the walk goes on
  * @param onSeen told of a live pool's devices before the first message, which waits for what is known of them
  * @param onPristine told which of them were found never to have been written to
- * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED
+ * @param support needed where the tools have a part in it
+ * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED; what the tools throw
  */
 export async function* walkMessages(
-  { base, target, startingOffset, maxResults, direct, readDeadlineMs }: WalkRequest,
+  { base, target, startingOffset, maxResults, direct, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal,
   onSeen: (seen: SeenDevices) => Promise<KnownDevices> = async () => ({ baseIsPristine: false }),
-  onPristine: OnPristine = () => undefined
+  onPristine: OnPristine = () => undefined,
+  support?: ToolSupport
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const liveRoot = target.live ?? false
-  const metadata = await openPoolMetadata(target.metadataPath, { liveRoot, direct, deadlineMs: readDeadlineMs })
+  const metadata = await openPoolMetadata(target.metadataPath, {
+    ...{ liveRoot, direct },
+    ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
+  })
   try {
     checkBlockSize(metadata, target)
     const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
@@ -92,7 +102,11 @@ export async function* walkMessages(
         onPristine(seen.base)
       }
     }
-    const { batches, isPristine } = await answer(metadata, base, target, seen, startingOffset, signal)
+    const native = () => answer(metadata, base, target, seen, startingOffset, signal)
+    const { batches, isPristine } =
+      tools && support
+        ? await engineAnswer(tools, metadata, liveRoot, asked(devices, seen, startingOffset), support, native)
+        : await native()
     for await (const { count, offsets, sizes } of batches) {
       statistics.extents += count
       for (let i = 0; i < count; i++) {
@@ -152,11 +166,18 @@ async function find(
   const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
   if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
-    throw new DeltamapperError(
-      'DM_ORDER_REVERSED',
-      `base ${base.handle} was taken after target ${target.handle}`,
-      'ask the other way round'
-    )
+    const isItsVolume = base.volume !== undefined && base.volume === target.identity
+    throw isItsVolume
+      ? new DeltamapperError(
+          'DM_ORDER_REVERSED',
+          `target ${target.handle} is the volume that base ${base.handle} was taken of, and goes on being written to`,
+          'take another snapshot of it, and ask for that'
+        )
+      : new DeltamapperError(
+          'DM_ORDER_REVERSED',
+          `base ${base.handle} was taken after target ${target.handle}`,
+          'ask the other way round'
+        )
   }
   return {
     base: base && baseDevice && { snapshot: base, device: baseDevice },
@@ -212,6 +233,14 @@ async function answer(
     baseFingerprint: seen?.base?.fingerprint,
     ...question
   })
+}
+
+/** The same question, as the tools' engine takes it. */
+function asked({ base, target }: FoundDevices, seen: SeenDevices | undefined, startingOffset: number): EngineQuestion {
+  const device = ({ snapshot, device }: FoundDevice, as: SeenDevice | undefined) => {
+    return { device, sizeBytes: snapshot.sizeBytes, fingerprint: as?.fingerprint }
+  }
+  return { base: base && device(base, seen?.base), target: device(target, seen?.target), startingOffset }
 }
 
 /** The snapshot's device, under the code that its loss means for the caller. */

@@ -3,16 +3,21 @@
  * are taken, and replaces a thread that dies.
  */
 import { extname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
 import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest, WalkStatistics } from './walk.ts'
-import { fromPortable, type FromWalker, toPortable, type ToWalker } from './walk-worker.ts'
+import type { EngineReport } from './engine-walk.ts'
+import type { ToolEngine } from './tool-engine.ts'
+import { fromPortable, fromPortableReport, type FromWalker, toPortable, type ToWalker } from './walk-worker.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
 /** A thread that died is replaced after this long, or at once when there is no other. Milliseconds. */
 const RESTART_AFTER_MS = 1000
+/** At the end, walks with tools have so long to end them. Milliseconds. */
+const END_WITHIN_MS = 1000
 
 /** One walk as the main thread sees it. */
 interface Walk {
@@ -23,6 +28,8 @@ interface Walk {
   seen: SeenDevices | undefined
   /** What it has found never to have been written to, not yet passed on. */
   pristine: SeenDevice[]
+  /** Told what became of its check with the tools. */
+  report: (report: EngineReport) => void
   /** How it ended: undefined while it goes on. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the one who waits for the next message. */
@@ -43,6 +50,9 @@ const nothingToKnow: DeviceKnowledge = {
   rememberPristine: () => undefined
 }
 
+/** What holds for every walk. */
+type Reading = 'direct' | 'readDeadlineMs' | 'readBytesPerSecond' | 'tools'
+
 interface Thread {
   index: number
   worker: Worker
@@ -56,15 +66,36 @@ export class Walkers {
   #nextId = 0
   #closed = false
 
-  readonly #reading: Pick<WalkRequest, 'direct' | 'readDeadlineMs'>
+  readonly #reading: Pick<WalkRequest, Reading>
+  readonly #tools: ToolEngine | undefined
 
   /**
    * @param count threads to run; walks take turns in each
    * @param direct read images around the page cache, as devices are
    * @param readDeadlineMs how long one request to a metadata device may take
+   * @param readBytesPerSecond what all threads together may read of one metadata device
+   * @param tools where they have a part in answers
    */
-  constructor(count: number, { direct = false, readDeadlineMs }: { direct?: boolean; readDeadlineMs?: number } = {}) {
-    this.#reading = { direct, readDeadlineMs }
+  constructor(
+    count: number,
+    {
+      direct = false,
+      readDeadlineMs,
+      readBytesPerSecond,
+      tools
+    }: {
+      direct?: boolean
+      readDeadlineMs?: number
+      readBytesPerSecond?: number | undefined
+      tools?: ToolEngine | undefined
+    } = {}
+  ) {
+    this.#reading = {
+      ...{ direct, readDeadlineMs, tools: tools?.requested },
+      // Threads do not know of each other: each has its share.
+      readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
+    }
+    this.#tools = tools
     for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
   }
 
@@ -77,7 +108,7 @@ export class Walkers {
    * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so.
    */
   walk(
-    request: Omit<WalkRequest, 'direct' | 'readDeadlineMs'>,
+    request: Omit<WalkRequest, Reading>,
     signal: AbortSignal,
     knowledge: DeviceKnowledge = nothingToKnow
   ): EncodedStream {
@@ -86,6 +117,7 @@ export class Walkers {
       statistics: { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 },
       seen: undefined,
       pristine: [],
+      report: (report) => this.#tools?.report(request, report),
       outcome: undefined,
       wake: () => undefined
     }
@@ -110,6 +142,7 @@ export class Walkers {
       say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(signal.reason)) })
       walk.wake()
     }
+    const over = new AbortController()
     thread.walks.set(id, walk)
     signal.addEventListener('abort', cancel)
     try {
@@ -118,9 +151,12 @@ export class Walkers {
       for (;;) {
         signal.throwIfAborted()
         if (walk.seen) {
-          const devices = await knowledge.check(walk.seen)
+          const { seen } = walk
+          const devices = await knowledge.check(seen)
           walk.seen = undefined
           say(thread, { kind: 'known', id, devices })
+          // Only the tools wait for it.
+          if (this.#tools) void this.#hold(this.#tools, thread, id, seen, over.signal)
         }
         for (const device of walk.pristine.splice(0)) knowledge.rememberPristine(device)
         const message = walk.arrived.shift()
@@ -133,6 +169,8 @@ export class Walkers {
       }
     } finally {
       signal.removeEventListener('abort', cancel)
+      // A metadata snapshot that is held for it is given back.
+      over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'nothing is to be done'))
       if (!walk.outcome) {
         const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done')
         say(thread, { kind: 'cancel', id, error: toPortable(gone) })
@@ -140,10 +178,36 @@ export class Walkers {
     }
   }
 
+  /** Holds a metadata snapshot for the tools until the signal says that the walk is over. Never rejects: the walk learns why there is none. */
+  async #hold(tools: ToolEngine, thread: Thread, id: number, seen: SeenDevices, over: AbortSignal): Promise<void> {
+    const notHeld = (reason: unknown) => {
+      say(thread, { kind: 'not-held', id, error: toPortable(asDeltamapperError(reason)) })
+    }
+    try {
+      const { heldRoot, signal } = await tools.hold(seen, over)
+      signal.addEventListener('abort', () => {
+        notHeld(signal.reason)
+      })
+      say(thread, { kind: 'held', id, heldRoot })
+    } catch (error) {
+      notHeld(error)
+    }
+  }
+
   /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
   async close(): Promise<void> {
     this.#closed = true
+    if (this.#tools) await this.#endWalks()
     await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
+  }
+
+  /** A thread ends the tools that it has started: it is to hear that it should before it is gone itself. */
+  async #endWalks(): Promise<void> {
+    for (const thread of this.#threads) {
+      for (const id of thread.walks.keys()) say(thread, { kind: 'cancel', id, error: toPortable(shuttingDown()) })
+    }
+    const deadline = performance.now() + END_WITHIN_MS
+    while (this.active > 0 && performance.now() < deadline) await sleep(10)
   }
 
   #leastBusy(): Thread {
@@ -167,6 +231,7 @@ export class Walkers {
       if (!walk) return
       if (message.kind === 'seen') walk.seen = message.devices
       else if (message.kind === 'pristine') walk.pristine.push(message.device)
+      else if (message.kind === 'checked') walk.report(fromPortableReport(message.report))
       else walk.statistics = message.statistics
       if (message.kind === 'message') walk.arrived.push(message.message)
       else if (message.kind === 'end') end(thread, message.id, 'complete')

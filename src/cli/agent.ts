@@ -1,14 +1,16 @@
 /**
  * `deltamapper agent`: serves csi.v1.SnapshotMetadata on this node.
  */
-import type { Command } from 'commander'
-import { address, DEFAULT_ENDPOINT } from './endpoint.ts'
+import { type Command, Option } from 'commander'
+import { type Engine, engines } from '../devicemapper/tools/engine.ts'
+import { DEFAULT_ENDPOINT, listenAddress } from './endpoint.ts'
 import { recordedPool } from './option-values.ts'
 
 interface AgentCommandOptions {
   config?: string
   listen?: string[]
   recorded?: Record<string, string>
+  engine?: Engine
 }
 
 export function addAgentCommand(program: Command): void {
@@ -23,13 +25,19 @@ export function addAgentCommand(program: Command): void {
     .option('--config <file>', 'configuration, YAML or JSON; what stands on the command line goes before it')
     .option(
       '--listen <address>',
-      `where to listen, as in unix:///run/x.sock; may be repeated (default: ${DEFAULT_ENDPOINT})`,
-      (text, others: string[] = []) => [...others, address(text)]
+      `where to listen, as in unix:///run/x.sock or, with tls in the configuration, tcp://0.0.0.0:50051; may be repeated (default: ${DEFAULT_ENDPOINT})`,
+      (text, others: string[] = []) => [...others, listenAddress(text)]
     )
     .option(
       '--recorded <name=dir>',
       'serve the recorded pool in this folder; its snapshots are NAME/SNAPSHOT; may be repeated',
       recordedPool
+    )
+    .addOption(
+      new Option(
+        '--engine <engine>',
+        'who reads the metadata: native, tools (thin_delta and thin_dump), or both (native, checked with the tools)'
+      ).choices(engines)
     )
     .addHelpText(
       'after',
@@ -44,12 +52,13 @@ Examples:
   deltamapper agent --listen unix:///tmp/agent.sock --recorded demo=/srv/recorded-pool
   deltamapper allocated demo/snap-1 --endpoint unix:///tmp/agent.sock     (in another terminal)`
     )
-    .action(async ({ config, listen, recorded }: AgentCommandOptions) => {
+    .action(async ({ config, listen, recorded, engine }: AgentCommandOptions) => {
       const { runAgent } = await import('../agent/agent.ts')
       await runAgent({
         ...(config === undefined ? {} : { configFile: config }),
         ...(listen === undefined ? {} : { listen }),
-        ...(recorded === undefined ? {} : { recorded })
+        ...(recorded === undefined ? {} : { recorded }),
+        ...(engine === undefined ? {} : { engine })
       })
     })
 }

@@ -3,6 +3,8 @@
  * device, or what a tool has printed of it. Either way it is an ExtentStream, and what follows need not know.
  */
 import type { ExtentStream } from '../devicemapper/extents.ts'
+import type { MappingStream, PoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
+import type { Engine } from '../devicemapper/tools/engine.ts'
 import { endpointAddress } from './endpoint.ts'
 import { UsageError } from './failure.ts'
 import { deviceId } from './option-values.ts'
@@ -30,9 +32,12 @@ export interface AnswerOptions {
   endpoint?: string
   metadata?: string
   xml?: string
+  /** An era: of an era device, what was written to since. */
+  since?: number
   size?: number
   baseSize?: number
   liveRoot?: boolean
+  engine?: Engine
   startingOffset?: number
   maxResults?: number
 }
@@ -52,35 +57,46 @@ export async function withAnswer(
   remark: Remark,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
+  if (options.since !== undefined) {
+    const { answerSince } = await import('./era-answer.ts')
+    return answerSince(options.since, question, options, signal, remark, use)
+  }
   if (options.xml !== undefined) {
     const { answerFromXml } = await import('./xml-answer.ts')
     return answerFromXml(options.xml, question, options, signal, remark, use)
   }
-  const named = namedQuestion(question)
+  const named = namedQuestion(question, options)
   if (options.metadata !== undefined) return fromMetadata(options.metadata, named, options, signal, remark, use)
   return fromEndpoint(named, options, signal, use)
 }
 
-function namedQuestion({ ask, base, target }: Question): NamedQuestion {
+function namedQuestion({ ask, base, target }: Question, { metadata }: AnswerOptions): NamedQuestion {
   const missing = ask === 'delta' && base === undefined ? 'BASE' : target === undefined ? 'TARGET' : undefined
   if (missing === undefined && target !== undefined) return { base, target }
   throw new UsageError(
     `missing required argument '${missing}'`,
-    `see \`deltamapper ${ask} --help\`; only --xml goes without`,
+    ask === 'delta' && metadata !== undefined
+      ? "name two thin devices, BASE and TARGET; or, where it is an era device's metadata, an era with --since"
+      : `see \`deltamapper ${ask} --help\`; only --xml goes without`,
     'DM_ARGUMENT_MISSING'
   )
 }
 
 async function fromEndpoint(
   { base, target }: NamedQuestion,
-  { endpoint, size, baseSize, liveRoot, startingOffset = 0, maxResults = 0 }: AnswerOptions,
+  { endpoint, size, baseSize, liveRoot, engine, startingOffset = 0, maxResults = 0 }: AnswerOptions,
   signal: AbortSignal,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
-  const stray = Object.entries({ '--size': size, '--base-size': baseSize, '--live-root': liveRoot })
+  const stray = Object.entries({
+    '--size': size,
+    '--base-size': baseSize,
+    '--live-root': liveRoot,
+    '--engine': engine
+  })
   for (const [option, value] of stray) {
     if (value !== undefined) {
-      const where = option === '--live-root' ? '--metadata' : '--metadata and --xml'
+      const where = option === '--live-root' || option === '--engine' ? '--metadata' : '--metadata and --xml'
       throw new UsageError(
         `${option} goes with ${where} only: an endpoint knows its snapshots`,
         `leave it out, or name the metadata with --metadata FILE`
@@ -106,7 +122,7 @@ async function fromEndpoint(
 async function fromMetadata(
   path: string,
   { base, target }: NamedQuestion,
-  { size, baseSize, liveRoot = false, startingOffset = 0 }: AnswerOptions,
+  { size, baseSize, liveRoot = false, engine = 'native', startingOffset = 0 }: AnswerOptions,
   signal: AbortSignal,
   remark: Remark,
   use: (answer: ExtentStream) => Promise<void>
@@ -125,13 +141,32 @@ async function fromMetadata(
     if (baseId !== undefined && baseSize === undefined) {
       remark(`size of base ${baseId}: that of target ${targetId}; --base-size says otherwise`)
     }
-    const question = { sizeBytes, startingOffset, signal }
-    await use(
-      baseId === undefined
-        ? await metadata.allocated({ deviceId: targetId, ...question })
-        : await metadata.delta({ baseId, targetId, baseSizeBytes: baseSize, ...question })
-    )
+    const question = { baseId, targetId, baseSizeBytes: baseSize, sizeBytes, startingOffset, signal }
+    if (engine === 'native') return await use(await nativeAnswer(metadata, question))
+    const { answerWithTools } = await import('./tool-engine.ts')
+    await use(await answerWithTools(engine, metadata, question, remark))
   } finally {
     await views.close()
   }
+}
+
+/** A question about a pool's metadata. Sizes and offset in bytes. */
+export interface MetadataQuestion {
+  readonly baseId: number | undefined
+  readonly targetId: number
+  /** By default as large as the target. */
+  readonly baseSizeBytes: number | undefined
+  readonly sizeBytes: number
+  readonly startingOffset: number
+  readonly signal: AbortSignal
+}
+
+/** What our own reading of the metadata says. */
+export async function nativeAnswer(
+  metadata: PoolMetadata,
+  { baseId, targetId, baseSizeBytes, ...question }: MetadataQuestion
+): Promise<MappingStream> {
+  return baseId === undefined
+    ? metadata.allocated({ deviceId: targetId, ...question })
+    : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
 }

@@ -2,6 +2,7 @@
  * What `allocated` and `delta` have in common: where to ask, what to leave out, how to show it.
  */
 import { type Command, Option } from 'commander'
+import { engines } from '../devicemapper/tools/engine.ts'
 import type { Question } from './answer.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from './endpoint.ts'
 import { byteCount, count, seconds } from './option-values.ts'
@@ -19,7 +20,7 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
     .addOption(
       new Option(
         '--metadata <file>',
-        "read a thin pool's metadata from this device or file instead; ids are thin device ids"
+        `read a thin pool's metadata${baseToo ? " (with --since: an era device's)" : ''} from this device or file instead; ids are thin device ids`
       ).conflicts('xml')
     )
     .option(
@@ -36,6 +37,12 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
   }
   return command
     .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
+    .addOption(
+      new Option(
+        '--engine <engine>',
+        'with --metadata: read it natively, with the tools (thin_delta, thin_dump), or both: natively, checked with the tools (default: native)'
+      ).choices(engines)
+    )
     .option('--starting-offset <bytes>', 'leave out what ends at or before this offset; to resume', byteCount)
     .option('--max-results <count>', 'most extents in a message of the endpoint; the answer is the same', count)
     .option('--timeout <seconds>', 'give up when the answer is not complete by then', seconds)

@@ -1,5 +1,5 @@
 /**
- * `deltamapper inspect FILE-OR-DEVICE`: what a thin pool's metadata says of the pool and of its devices.
+ * `deltamapper inspect FILE-OR-DEVICE`: what the metadata of a thin pool, or of an era device, says of it.
  */
 import { type Command, Option } from 'commander'
 import type { InspectOptions } from './show-inspection.ts'
@@ -7,16 +7,14 @@ import type { InspectOptions } from './show-inspection.ts'
 export function addInspectCommand(program: Command): void {
   program
     .command('inspect')
-    .summary("what a thin pool's metadata says of the pool and its devices")
+    .summary("what a thin pool's metadata says of the pool and its devices, or an era device's of its eras")
     .description(
       "Shows the superblock of a thin pool's metadata, the metadata snapshot that may be held and how " +
         'old it is, and all thin devices with what they map, when they were created, and whose snapshot they are as far as ' +
-        'that can be told. Reads only.'
+        'that can be told. Of the metadata of an era device: which era it is in, the metadata snapshot, and the eras not yet ' +
+        'digested. Reads only.'
     )
-    .argument(
-      '<METADATA-FILE-OR-DEVICE>',
-      "the pool's metadata device (LVM: /dev/mapper/VG-POOL_tmeta), or a copy of it"
-    )
+    .argument('<METADATA-FILE-OR-DEVICE>', 'the metadata device (LVM: /dev/mapper/VG-POOL_tmeta), or a copy of it')
     .option('--live-root', 'list the devices of the live pool even where a metadata snapshot is held')
     .addOption(new Option('-o, --output <format>', 'how to show it').choices(['table', 'json']).default('table'))
     .addHelpText(

@@ -10,6 +10,7 @@ import { describeFailure, UsageError } from './failure.ts'
 import { addInspectCommand } from './inspect.ts'
 import { written } from './output/text-output.ts'
 import { addPoolCommand } from './pool.ts'
+import { addRouterCommand } from './router.ts'
 import { addSnapshotCommand } from './snapshot.ts'
 import { packageVersion } from './version.ts'
 import { addVolumeCommand } from './volume.ts'
@@ -41,6 +42,7 @@ async function run(args: readonly string[]): Promise<void> {
     .configureOutput({ writeOut: (text) => (help += text), writeErr: () => undefined })
     .exitOverride()
   addAgentCommand(program)
+  addRouterCommand(program)
   addAllocatedCommand(program)
   addDeltaCommand(program)
   addInspectCommand(program)

@@ -26,6 +26,14 @@ export function count(text: string): number {
   return Number(text)
 }
 
+/** An era of dm-era: 32 bits. */
+export function era(text: string): number {
+  if (!/^(0|[1-9]\d*)$/.test(text) || Number(text) >= 2 ** 32) {
+    throw invalid('An era is a whole number, as `dmsetup status` and `deltamapper inspect` show it.')
+  }
+  return Number(text)
+}
+
 /** Seconds above 0, with decimal places if need be. */
 export function seconds(text: string): number {
   const value = Number(text)

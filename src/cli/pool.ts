@@ -99,7 +99,8 @@ Examples:
       .command('show')
       .summary('everything about one pool')
       .description(
-        'Shows how full pool NAME is, what state it is in, what it stands on, and who holds its metadata snapshot.'
+        'Shows how full pool NAME is, what state it is in, what it stands on, and whether its metadata snapshot is held (whose it is, ' +
+          '`deltamapper doctor` tells).'
       )
       .argument('<NAME>', 'the pool')
   )

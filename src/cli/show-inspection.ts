@@ -1,6 +1,8 @@
 /**
- * Looks into a thin pool's metadata and shows what is there: the one path of `inspect`, from the file to stdout.
+ * Looks into metadata and shows what is there: the one path of `inspect`, from the file to stdout. Here for thin pools; era devices have
+ * show-era-inspection.ts.
  */
+import { readMetadataKind } from '../devicemapper/metadata-kind.ts'
 import type { ThinDevice } from '../devicemapper/thin/pool-metadata.ts'
 import { interruptible } from './interruption.ts'
 import { type Origin, Origins } from './origins.ts'
@@ -34,11 +36,16 @@ export interface InspectedDevice extends ThinDevice {
 /** @throws what reading metadata throws */
 export async function showInspection(path: string, { liveRoot = false, output }: InspectOptions): Promise<void> {
   await interruptible(undefined, async (signal) => {
+    const text = new TextOutput(process.stdout, signal)
+    if ((await readMetadataKind(path)) === 'dm-era') {
+      const { showEraInspection } = await import('./show-era-inspection.ts')
+      return showEraInspection(path, liveRoot, output, text, signal)
+    }
     const views = await openViews(path, liveRoot)
     try {
       const inspection = { views, devices: inspectedDevices(views, signal) }
       const write = output === 'json' ? writeInspectionJson : writeInspectionTable
-      await write(inspection, new TextOutput(process.stdout, signal))
+      await write(inspection, text)
     } finally {
       await views.close()
     }

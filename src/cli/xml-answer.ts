@@ -39,6 +39,9 @@ export async function answerFromXml(
   if (options.liveRoot) {
     throw new UsageError('--live-root goes with --metadata only', 'leave it out: the XML is of one state of the pool')
   }
+  if (options.engine !== undefined) {
+    throw new UsageError('--engine goes with --metadata only', 'leave it out: the XML is what a tool has found')
+  }
   const input = await openXmlInput(path, signal)
   try {
     const answer = question.ask === 'delta' ? deltaFromXml : allocatedFromXml

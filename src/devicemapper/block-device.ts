@@ -7,6 +7,7 @@
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
@@ -19,6 +20,12 @@ const SECTOR_BYTES = 512
 const BLANK_BYTES = 4096
 /** How much of a device is looked at, in bytes: the last signature below ends before. */
 const LOOK_BYTES = 131072
+/**
+ * How long a device may seem to be in use that is not, in milliseconds. A process that this one starts has, for a moment, everything
+ * open that this one has: what was claimed and let go meanwhile is still claimed then. udev looks at devices in the same way.
+ */
+const SETTLE_MS = 2000
+const SETTLE_INTERVAL_MS = 50
 
 /** Magic bytes at their offset. Below BLANK_BYTES they only give a name to what is refused anyway. */
 const signatures: readonly { readonly at: number; readonly bytes: Buffer; readonly what: string }[] = [
@@ -77,13 +84,12 @@ export class ClaimedDevice {
     }
     // Looked at before it is opened exclusively: O_EXCL means nothing on other files.
     await refuseUnlessBlockDevice(path)
-    let file: FileHandle
-    try {
-      const access = writable ? constants.O_RDWR : constants.O_RDONLY
-      file = await open(path, access | constants.O_EXCL | constants.O_DIRECT)
-    } catch (cause) {
-      throw cannotClaim(path, cause)
-    }
+    const access = writable ? constants.O_RDWR : constants.O_RDONLY
+    const file = await onceFree(() =>
+      open(path, access | constants.O_EXCL | constants.O_DIRECT).catch((cause: unknown) => {
+        throw cannotClaim(path, cause)
+      })
+    )
     try {
       const number = decodeDeviceNumber((await file.stat()).rdev)
       return new ClaimedDevice(path, file, number, await sizeOf(number))
@@ -134,6 +140,18 @@ export class ClaimedDevice {
         'look into the kernel log for what is wrong with the device',
         { cause }
       )
+    }
+  }
+}
+
+/** Does what takes a device that nobody else has, and tries again for a while where it seems that somebody has it. */
+export async function onceFree<T>(take: () => Promise<T>): Promise<T> {
+  for (const deadline = performance.now() + SETTLE_MS; ; await sleep(SETTLE_INTERVAL_MS)) {
+    try {
+      return await take()
+    } catch (error) {
+      const busy = error instanceof DeltamapperError && error.code === 'DM_DEVICE_BUSY'
+      if (!busy || performance.now() > deadline) throw error
     }
   }
 }

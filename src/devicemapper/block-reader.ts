@@ -17,8 +17,8 @@ import { constants, readSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { DeltamapperError } from '../errors.ts'
-import { impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
-import { DeviceReads, Unanswered } from './device-reads.ts'
+import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
+import { DeviceReads, type ReadTerms, Unanswered } from './device-reads.ts'
 
 /** The types for it live in the DOM library, of which nothing else is wanted here. */
 declare const WebAssembly: {
@@ -117,6 +117,8 @@ export interface ReadOptions {
   direct?: boolean | undefined
   /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
   deadlineMs?: number | undefined
+  /** No faster than so many bytes a second around the page cache, together with all that this thread reads from there. */
+  bytesPerSecond?: number | undefined
 }
 
 /** What opening found out. */
@@ -124,7 +126,7 @@ interface Opened {
   blocks: number
   isDevice: boolean
   requests: DeviceReads | undefined
-  deadlineMs: number
+  terms: ReadTerms
 }
 
 export class BlockReader {
@@ -139,17 +141,17 @@ export class BlockReader {
   readonly isDirect: boolean
   /** Undefined where reads go through the page cache. */
   readonly #requests: DeviceReads | undefined
-  readonly #deadlineMs: number
+  readonly #terms: ReadTerms
   #loads = 0
 
-  private constructor(path: string, file: FileHandle, { blocks, isDevice, requests, deadlineMs }: Opened) {
+  private constructor(path: string, file: FileHandle, { blocks, isDevice, requests, terms }: Opened) {
     this.path = path
     this.#file = file
     this.blocks = blocks
     this.isDevice = isDevice
     this.isDirect = requests !== undefined
     this.#requests = requests
-    this.#deadlineMs = deadlineMs
+    this.#terms = terms
   }
 
   /**
@@ -159,7 +161,7 @@ export class BlockReader {
    */
   static async open(
     path: string,
-    { direct = false, deadlineMs = READ_DEADLINE_MS }: ReadOptions = {}
+    { direct = false, deadlineMs = READ_DEADLINE_MS, bytesPerSecond }: ReadOptions = {}
   ): Promise<BlockReader> {
     let file: FileHandle
     try {
@@ -190,7 +192,7 @@ export class BlockReader {
         blocks: Math.floor(size / METADATA_BLOCK_SIZE),
         isDevice,
         requests,
-        deadlineMs
+        terms: { deadlineMs, bytesPerSecond }
       })
     } catch (cause) {
       await file.close().catch(() => undefined)
@@ -250,8 +252,8 @@ export class BlockReader {
 
   #verify(window: BlockWindow, i: number, block: number, salt: number): void {
     if (window.salt(i) !== salt) throw damaged(this.path, block, 'its checksum is wrong')
-    const first = window.firstWord(i)
-    const own = window.words[first + 2] + window.words[first + 3] * 2 ** 32
+    const word = window.firstWord(i) + ownNumberWord(salt)
+    const own = window.words[word] + window.words[word + 1] * 2 ** 32
     if (own !== block) throw damaged(this.path, block, `it says that it is block ${own}`)
   }
 
@@ -313,7 +315,7 @@ export class BlockReader {
     const { fd } = this.#file
     let read: number
     try {
-      read = await requests.read(fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, this.#deadlineMs)
+      read = await requests.read(fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, this.#terms)
     } catch (error) {
       if (error instanceof Unanswered && error.sent) window.isLost = true
       throw this.#undelivered(firstBlock, length, error as Error)
@@ -352,6 +354,11 @@ export class BlockReader {
       { cause: outcome }
     )
   }
+}
+
+/** Where a block keeps its own number, in words: after checksum and flags, but for array blocks, after all else in their header. */
+function ownNumberWord(salt: number): number {
+  return salt === checksumSalt.arrayBlock ? 4 : 2
 }
 
 /** The error for a block that cannot be what the kernel wrote there. */

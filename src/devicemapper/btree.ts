@@ -142,7 +142,7 @@ async function descend<T>(
   root: number,
   valueSize: number,
   pick: (words: Uint32Array, node: NodeShape) => number,
-  use: (window: BlockWindow, node: NodeShape, i: number) => T,
+  use: (window: BlockWindow, node: NodeShape, i: number, range: KeyRange, block: number) => T,
   signal?: AbortSignal
 ): Promise<T | undefined> {
   let block = root
@@ -156,7 +156,7 @@ async function descend<T>(
         const node = nodeShape(window, 0, range, valueSize, reader, block)
         const i = pick(words, node)
         if (i < 0) return { found: undefined }
-        if (node.isLeaf) return { found: use(window, node, i) }
+        if (node.isLeaf) return { found: use(window, node, i, range, block) }
         range = { low: keyAt(words, node, i), high: i + 1 < node.entries ? keyAt(words, node, i + 1) : range.high }
         block = blockAt(words, node, i)
         return undefined
@@ -190,6 +190,38 @@ export async function lookup<T>(
       return node.isLeaf && i >= 0 && keyAt(words, node, i) !== key ? -1 : i
     },
     (window, node, i) => use(window.bytes, node.values * 4 + i * valueSize),
+    signal
+  )
+}
+
+/** A leaf as `leafOf` finds it. */
+export interface FoundLeaf {
+  readonly window: BlockWindow
+  readonly node: NodeShape
+  /** The keys that stand in this leaf or nowhere. */
+  readonly range: KeyRange
+  readonly block: number
+}
+
+/**
+ * The leaf in which `key` stands if it is there at all, or undefined when it is below all keys.
+ *
+ * @param use takes from the leaf what is wanted while it is in memory
+ */
+export async function leafOf<T>(
+  reader: BlockReader,
+  root: number,
+  key: number,
+  valueSize: number,
+  use: (leaf: FoundLeaf) => T,
+  signal?: AbortSignal
+): Promise<T | undefined> {
+  return descend(
+    reader,
+    root,
+    valueSize,
+    (words, node) => lowerBound(words, node, key),
+    (window, node, _i, range, block) => use({ window, node, range, block }),
     signal
   )
 }

@@ -15,7 +15,8 @@ export const checksumSalt = {
   thinSuperblock: 160774,
   eraSuperblock: 146538381,
   cacheSuperblock: 9031977,
-  btreeNode: 121107
+  btreeNode: 121107,
+  arrayBlock: 595846735
 } as const
 
 /**

@@ -8,11 +8,24 @@
  * - no more than REQUESTS_AT_ONCE of this JavaScript thread's requests are under way;
  * - none is sent while one of them has been under way for longer than PATIENCE_MS, so that asking again and again costs nothing;
  * - what is not back after its deadline, the wait for its turn included, fails. Its place is free when the kernel gives it back.
+ *
+ * Whoever wants a pool to serve others first sets a pace: requests are then sent no faster than so many bytes a second.
  */
 import { read } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 const REQUESTS_AT_ONCE = 16
 const PATIENCE_MS = 1000
+/** Timers are no finer than that; what would have to wait for less is sent, and counts all the same. Milliseconds. */
+const SHORTEST_PAUSE_MS = 1
+
+/** How a device is read. */
+export interface ReadTerms {
+  /** How long an answer may take, the wait for its turn included, in milliseconds. */
+  deadlineMs: number
+  /** The pace of all that this JavaScript thread reads from the device; undefined for as fast as it goes. */
+  bytesPerSecond?: number | undefined
+}
 
 /** A request that was not answered in time. */
 export class Unanswered extends Error {
@@ -49,6 +62,8 @@ export class DeviceReads {
   readonly #waiting: Request[] = []
   /** When each request under way was sent (performance.now()), the oldest first. */
   readonly #underWay = new Set<{ sentAt: number }>()
+  /** When what has been sent is paid for, at the pace that was asked for: by performance.now(). */
+  #paidUntil = 0
   #users = 0
 
   private constructor(key: string, read: ReadCall) {
@@ -70,19 +85,21 @@ export class DeviceReads {
   }
 
   /**
-   * Reads into a buffer, which belongs to the kernel until this has settled (and beyond that, see Unanswered.sent).
+   * Reads into a buffer when the pace allows it. The buffer belongs to the kernel until this has settled (and beyond that, see Unanswered.sent).
    *
    * @returns how many bytes came back
    * @throws Unanswered; what fs.read throws
    */
-  read(
+  async read(
     file: number,
     into: Uint8Array,
     start: number,
     bytes: number,
     position: number,
-    deadlineMs: number
+    { deadlineMs, bytesPerSecond }: ReadTerms
   ): Promise<number> {
+    const pauseMs = bytesPerSecond === undefined ? 0 : this.#pause(bytes, bytesPerSecond)
+    if (pauseMs >= SHORTEST_PAUSE_MS) await sleep(pauseMs)
     return new Promise((resolve, reject) => {
       let sent = false
       const request: Request = {
@@ -107,6 +124,14 @@ export class DeviceReads {
       this.#waiting.push(request)
       this.#sendNext()
     })
+  }
+
+  /** Puts a request on the bill. @returns how long it has to wait for those before, in milliseconds */
+  #pause(bytes: number, bytesPerSecond: number): number {
+    const now = performance.now()
+    const begin = Math.max(now, this.#paidUntil)
+    this.#paidUntil = begin + (bytes / bytesPerSecond) * 1000
+    return begin - now
   }
 
   #sendNext(): void {

@@ -1,17 +1,22 @@
 /**
  * Where a server listens and a client connects: `unix:///absolute/path.sock` (also `unix:/absolute/path.sock`, or the bare path), or
- * `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`.
+ * `tcp://HOST:PORT`, HOST being a name, an IPv4 address, or an IPv6 address in brackets.
  *
- * Nothing here encrypts or authenticates: a unix socket is guarded by its mode, loopback by nothing at all. So TCP to anywhere else is
- * refused, and to listen even on loopback must be asked for.
+ * A unix socket is guarded by its mode. TCP is guarded by mutual TLS (tls.ts) or refused; without it there is only this machine's
+ * loopback, 127.0.0.1 and ::1, and to listen even there must be asked for, since every user of the machine can connect.
  */
+import { isIPv4, isIPv6 } from 'node:net'
 import { DeltamapperError } from '../errors.ts'
 
 export type Address =
   | { readonly kind: 'unix'; readonly path: string; readonly text: string }
-  | { readonly kind: 'tcp'; readonly host: '127.0.0.1' | '::1'; readonly port: number; readonly text: string }
+  | { readonly kind: 'tcp'; readonly host: string; readonly port: number; readonly text: string }
 
-/** Throws DM_CONFIG_INVALID for anything that is not one of the forms above. `port` 0 stands for any free port. */
+/**
+ * Takes an address apart; whether it may be used is for the two functions below to say. `port` 0 stands for any free port.
+ *
+ * @throws DM_CONFIG_INVALID for anything that is not one of the forms above
+ */
 export function parseAddress(text: string): Address {
   const path = /^(?:unix:\/\/(?=\/)|unix:(?!\/\/))?(\/.*)$/s.exec(text)?.[1]
   if (path !== undefined) {
@@ -30,31 +35,45 @@ export function parseAddress(text: string): Address {
     )
   }
   const tcp = /^tcp:\/\/(?:\[([^\]]*)\]|([^:]*)):(\d{1,5})$/.exec(text)
-  if (tcp === null) {
+  const host = tcp?.[1] ?? tcp?.[2]
+  if (tcp === null || host === undefined || !(tcp[1] === undefined ? isIPv4(host) || isHostName(host) : isIPv6(host))) {
     throw invalid(
       `${JSON.stringify(text)} is no address`,
-      'write it as in unix:///run/deltamapper/csi.sock; tcp://127.0.0.1:PORT and tcp://[::1]:PORT serve for tests'
+      'write it as in unix:///run/deltamapper/csi.sock or tcp://10.0.0.7:50051'
     )
   }
-  const host = tcp[1] ?? tcp[2]
   const port = Number(tcp[3])
-  if (host !== '127.0.0.1' && host !== '::1') {
-    throw invalid(
-      `${JSON.stringify(text)} is not this machine's loopback: over a network TCP needs mutual TLS, which deltamapper does not offer yet`,
-      'use a unix socket'
-    )
-  }
   if (port > 65535) throw invalid(`${port} is no TCP port`, 'give one of 1 to 65535')
   return { kind: 'tcp', host, port, text: formatTcp(host, port) }
 }
 
-/** As `parseAddress`, for a server: loopback TCP only where it is allowed, since every user of the machine can connect to it. */
-export function parseListenAddress(text: string, { allowLoopbackTcp = false } = {}): Address {
-  const address = parseAddress(text)
-  if (address.kind === 'tcp' && !allowLoopbackTcp) {
+/**
+ * As `parseAddress`, for a server. With `tls`, every TCP listener is a TLS listener; `allowLoopbackTcp` concerns those without.
+ *
+ * @throws DM_CONFIG_INVALID also for TCP that would be open to more than it may be
+ */
+export function parseListenAddress(text: string, { tls = false, allowLoopbackTcp = false } = {}): Address {
+  const address = parseConnectAddress(text, { tls })
+  if (address.kind === 'tcp' && !tls && !allowLoopbackTcp) {
     throw invalid(
-      `${address.text} would be open to every user of this machine: TCP needs mutual TLS, which deltamapper does not offer yet`,
-      'listen on a unix socket, or allow loopback TCP explicitly for a test'
+      `${address.text} would be open to every user of this machine: TCP needs mutual TLS`,
+      'configure tls, listen on a unix socket, or allow loopback TCP explicitly for a test'
+    )
+  }
+  return address
+}
+
+/**
+ * As `parseAddress`, for a client.
+ *
+ * @throws DM_CONFIG_INVALID also for TCP to another machine without TLS
+ */
+export function parseConnectAddress(text: string, { tls = false } = {}): Address {
+  const address = parseAddress(text)
+  if (address.kind === 'tcp' && !tls && address.host !== '127.0.0.1' && address.host !== '::1') {
+    throw invalid(
+      `${address.text} is not this machine's loopback: over a network TCP needs mutual TLS`,
+      'configure tls, or use a unix socket'
     )
   }
   return address
@@ -62,6 +81,15 @@ export function parseListenAddress(text: string, { allowLoopbackTcp = false } = 
 
 export function formatTcp(host: string, port: number): string {
   return host.includes(':') ? `tcp://[${host}]:${port}` : `tcp://${host}:${port}`
+}
+
+/** RFC 1123: labels of letters, digits and dashes. What looks like an IPv4 address and is none is no name either. */
+function isHostName(host: string): boolean {
+  return (
+    host.length <= 253 &&
+    /^(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/i.test(host) &&
+    !/(?:^|\.)\d+$/.test(host)
+  )
 }
 
 function invalid(what: string, remedy: string): DeltamapperError {

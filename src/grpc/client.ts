@@ -4,14 +4,23 @@
  * It trusts the server with nothing: each message is decoded strictly and held against the rules of the stream (stream-rules.ts)
  * before any of it is handed on, and a stream that ended other than OK throws.
  */
-import { Client, credentials, type ClientReadableStream, type MethodDefinition, type ServiceError } from '@grpc/grpc-js'
+import { isIPv4, isIPv6 } from 'node:net'
+import {
+  type ChannelOptions,
+  Client,
+  credentials,
+  type ClientReadableStream,
+  type MethodDefinition,
+  type ServiceError
+} from '@grpc/grpc-js'
 import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
-import { parseAddress, type Address } from './address.ts'
+import { parseConnectAddress, type Address } from './address.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './protos.ts'
 import { fromStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
+import { tlsChannel, type TlsMaterial } from './tls.ts'
 
 /** What both calls take. */
 export interface CallOptions {
@@ -44,6 +53,13 @@ export interface SnapshotMetadataClient {
 export interface ConnectOptions {
   /** Larger messages are refused. Default 4 MiB, gRPC's own and the CSI sidecar's limit. */
   readonly maximumMessageBytes?: number
+  /** Mutual TLS, for `tcp://` addresses: with a server that carries `serverName` in its certificate. */
+  readonly tls?: ClientTls | undefined
+}
+
+export interface ClientTls {
+  readonly material: TlsMaterial
+  readonly serverName: string
 }
 
 /**
@@ -53,22 +69,10 @@ export interface ConnectOptions {
  */
 export function connect(
   address: string,
-  { maximumMessageBytes = 4 * 1024 * 1024 }: ConnectOptions = {}
+  { maximumMessageBytes = 4 * 1024 * 1024, tls }: ConnectOptions = {}
 ): SnapshotMetadataClient {
-  const parsed = parseAddress(address)
-  const client = new Client(grpcTarget(parsed), credentials.createInsecure(), {
-    'grpc.max_receive_message_length': maximumMessageBytes,
-    // The default window of 64 KiB would make the server wait for us in the middle of each message.
-    'grpc-node.flow_control_window': flowControlWindowBytes,
-    // A call that fails says so at once: whoever called decides whether to call again, and from where.
-    'grpc.enable_retries': 0,
-    // How long a call may fail because an earlier one did, without trying again.
-    'grpc.initial_reconnect_backoff_ms': 100,
-    'grpc.max_reconnect_backoff_ms': 1000,
-    'grpc.use_local_subchannel_pool': 1,
-    'grpc.enable_http_proxy': 0,
-    'grpc.enable_channelz': 0
-  })
+  const parsed = parseConnectAddress(address, { tls: tls !== undefined })
+  const client = openChannel(parsed, tls, { 'grpc.max_receive_message_length': maximumMessageBytes })
   const closing = new AbortController()
   const withClosing = (signal: AbortSignal | undefined) =>
     signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal])
@@ -93,9 +97,33 @@ export function connect(
 
 const flowControlWindowBytes = 1024 * 1024
 
+/** A channel of its own, never shared. It connects with the first call, and again after a loss. */
+export function openChannel(address: Address, tls: ClientTls | undefined, options: ChannelOptions): Client {
+  const { credentials: channelCredentials, options: tlsOptions } =
+    address.kind === 'tcp' && tls
+      ? tlsChannel(tls.material, tls.serverName)
+      : { credentials: credentials.createInsecure(), options: {} }
+  return new Client(grpcTarget(address), channelCredentials, {
+    // The default window of 64 KiB would make the server wait for us in the middle of each message.
+    'grpc-node.flow_control_window': flowControlWindowBytes,
+    // A call that fails says so at once: whoever called decides whether to call again, and from where.
+    'grpc.enable_retries': 0,
+    // How long a call may fail because an earlier one did, without trying again.
+    'grpc.initial_reconnect_backoff_ms': 100,
+    'grpc.max_reconnect_backoff_ms': 1000,
+    'grpc.use_local_subchannel_pool': 1,
+    'grpc.enable_http_proxy': 0,
+    'grpc.enable_channelz': 0,
+    ...tlsOptions,
+    ...options
+  })
+}
+
 function grpcTarget(address: Address): string {
   if (address.kind === 'unix') return `unix:${address.path}`
-  return address.host === '::1' ? `ipv6:[::1]:${address.port}` : `ipv4:${address.host}:${address.port}`
+  const { host, port } = address
+  if (isIPv6(host)) return `ipv6:[${host}]:${port}`
+  return isIPv4(host) ? `ipv4:${host}:${port}` : `dns:${host}:${port}`
 }
 
 /** The numbers as the wire takes them. What the server would refuse goes through: it is the server's to say so. */

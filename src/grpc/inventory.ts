@@ -9,7 +9,7 @@ import type { sendUnaryData, ServerUnaryCall, ServiceDefinition } from '@grpc/gr
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader'
 import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
-import { parseAddress } from './address.ts'
+import { parseConnectAddress } from './address.ts'
 import { fromStatus, toStatus } from './status.ts'
 
 export interface Problem {
@@ -175,11 +175,7 @@ export const inventoryPackage: PackageDefinition = loadSync('deltamapper/v1/inve
 
 const loaded = inventoryPackage[inventoryName] as unknown as Record<string, MethodDefinition<object, object>>
 
-const examine: MethodDefinition<object, Examination> = {
-  ...loaded['Examine'],
-  responseSerialize: (examination) => loaded['Examine'].responseSerialize(examination),
-  responseDeserialize: (bytes) => fromWire(loaded['Examine'].responseDeserialize(bytes)) as Examination
-}
+const examine = loaded['Examine']
 
 /** Lists of many thousand snapshots come in one message. */
 const maximumMessageBytes = 64 * 1024 * 1024
@@ -188,7 +184,7 @@ export class InventoryService {
   static readonly definition: ServiceDefinition = { Examine: examine }
 
   readonly implementation: {
-    Examine: (call: ServerUnaryCall<object, Examination>, respond: sendUnaryData<Examination>) => void
+    Examine: (call: ServerUnaryCall<object, object>, respond: sendUnaryData<object>) => void
   }
 
   constructor(backend: InventoryBackend, logger: Logger) {
@@ -225,7 +221,7 @@ export async function askInventory(
   address: string,
   { deadlineMs, signal }: { deadlineMs: number; signal?: AbortSignal }
 ): Promise<Examination> {
-  const parsed = parseAddress(address)
+  const parsed = parseConnectAddress(address)
   if (parsed.kind !== 'unix') {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -241,7 +237,7 @@ export async function askInventory(
     'grpc.enable_channelz': 0
   })
   try {
-    return await new Promise((resolve, reject) => {
+    const answer = await new Promise<object>((resolve, reject) => {
       const call = client.makeUnaryRequest(
         examine.path,
         examine.requestSerialize,
@@ -259,6 +255,7 @@ export async function askInventory(
       signal?.addEventListener('abort', cancel, { once: true })
       if (signal?.aborted) cancel()
     })
+    return fromWire(answer) as Examination
   } finally {
     client.close()
   }

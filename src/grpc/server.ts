@@ -1,13 +1,13 @@
 /**
- * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets; there, where it is asked
- * for, deltamapper.v1.Admin and Inventory as well.
+ * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets and over mutual TLS; on unix
+ * sockets, where it is asked for, deltamapper.v1.Admin and Inventory as well.
  *
  * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
  * than configured (unix-socket.ts).
  */
 import { createServer, type AddressInfo, type Server as NetServer, type Socket } from 'node:net'
 import { once } from 'node:events'
-import { Server, ServerCredentials } from '@grpc/grpc-js'
+import { type ChannelOptions, Server, ServerCredentials } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
@@ -19,6 +19,7 @@ import { IdentityService, isPortableDriverName, type IdentityOptions } from './i
 import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
 import { SnapshotMetadataService, type SnapshotMetadataBackend } from './snapshot-metadata.ts'
+import { type Certificates, createTlsServer } from './tls.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
 
 export interface ServerOptions {
@@ -37,7 +38,9 @@ export interface ServerOptions {
   readonly socketGroup?: number | string
   /** Whether calls can be answered: what Probe and the health service say. Always, unless given. */
   readonly isReady?: () => boolean | Promise<boolean>
-  /** Permits `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to. */
+  /** Makes every `tcp://` address a TLS one, for clients whose certificate carries `clientName` only. */
+  readonly tls?: { readonly certificates: Certificates; readonly clientName: string } | undefined
+  /** Permits, without TLS, `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to. */
   readonly allowLoopbackTcp?: boolean
 }
 
@@ -66,6 +69,9 @@ const maximumConcurrentStreams = 256
 /** Sidecar, router, health probes and a few people: far fewer. A client that opens connections without end is cut off. */
 const maximumConnections = 256
 
+/** A machine that is gone says nothing: over a network, whoever does not answer a ping in time is taken for gone. */
+const networkKeepalive = { 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_timeout_ms': 20_000 }
+
 /** How often the health service asks `isReady`. */
 const readinessIntervalMs = 1000
 
@@ -74,7 +80,7 @@ const farewellMs = 500
 
 /** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { listen, backend, identity, logger, socketMode, socketGroup, isReady = () => true } = options
+  const { listen, backend, identity, logger, socketMode, socketGroup, tls, isReady = () => true } = options
   if (listen.length === 0) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -83,7 +89,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     )
   }
   const addresses = listen.map((text) =>
-    parseListenAddress(text, { allowLoopbackTcp: options.allowLoopbackTcp ?? false })
+    parseListenAddress(text, { tls: tls !== undefined, allowLoopbackTcp: options.allowLoopbackTcp ?? false })
   )
   let draining = false
   const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
@@ -103,10 +109,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ...(adminService ? [adminName] : []),
     ...(inventoryService ? [inventoryName] : [])
   ]
-  const makeServer = (admin: AdminService | undefined, inventory: InventoryService | undefined) => {
-    // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
-    // a pager) is merely slow and must not lose its stream.
+  const makeServer = (keepalive: ChannelOptions, admin?: AdminService, inventory?: InventoryService) => {
     const server = new Server({
+      ...keepalive,
       'grpc.max_receive_message_length': maximumRequestBytes,
       'grpc.max_concurrent_streams': maximumConcurrentStreams,
       'grpc.enable_channelz': 0
@@ -120,11 +125,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...own }).addToServer(server)
     return server
   }
+  // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
+  // a pager) is merely slow and must not lose its stream.
+  const unixServer = makeServer({}, adminService, inventoryService)
   // What is not there cannot be called: TCP gets a server of its own.
-  const unixServer = makeServer(adminService, inventoryService)
-  const hasTcp = addresses.some(({ kind }) => kind === 'tcp')
-  const tcpServer = hasTcp && (adminService || inventoryService) ? makeServer(undefined, undefined) : unixServer
-  const servers = [...new Set([unixServer, tcpServer])]
+  const tcpServer = addresses.some(({ kind }) => kind === 'tcp') ? makeServer(networkKeepalive) : undefined
+  const servers = tcpServer ? [unixServer, tcpServer] : [unixServer]
 
   const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)
   await readiness.first
@@ -133,12 +139,15 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const listeners: Listener[] = []
   try {
     for (const address of addresses) {
-      const server = address.kind === 'unix' ? unixServer : tcpServer
+      const server = address.kind === 'tcp' && tcpServer ? tcpServer : unixServer
+      // What grpc-js gets is decrypted already: its own TLS neither looks at names nor says who was refused.
       const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
-      const netServer = createServer({ noDelay: true }, (socket) => {
-        connections.add(socket)
-        injector.injectConnection(socket)
-      })
+      const serve = (socket: Socket) => injector.injectConnection(socket)
+      const netServer =
+        address.kind === 'tcp' && tls
+          ? createTlsServer(tls.certificates, tls.clientName, serve, logger)
+          : createServer({ noDelay: true }, serve)
+      netServer.prependListener('connection', (socket: Socket) => connections.add(socket))
       netServer.maxConnections = maximumConnections
       listeners.push(await startListener(netServer, address, { socketMode, socketGroup }))
       // Out of file descriptors, for one: the connection is lost, the listener goes on.

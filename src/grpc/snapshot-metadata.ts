@@ -17,13 +17,18 @@ import { toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
 export interface EncodedStream {
-  /** Size of the (target) snapshot in bytes, the same as in the messages. */
-  readonly capacityBytes: number
+  /**
+   * Size of the (target) snapshot in bytes, the same as in the messages. Left out by whoever only passes messages on: without one, there
+   * is no answer then.
+   */
+  readonly capacityBytes?: number
   /**
    * At least one message. It ends when the answer is complete and throws a DeltamapperError when it cannot be completed. Closed early
    * (`return()`) when the call ends otherwise.
    */
   readonly messages: AsyncIterable<Uint8Array>
+  /** Which node's answer it is, where it is not our own; for the log line. */
+  readonly node?: string
   /** What the answer has cost so far, for the log line at the end of the call: nodes read and the like. */
   readonly statistics?: () => Record<string, number>
 }
@@ -31,11 +36,12 @@ export interface EncodedStream {
 /**
  * Where the answers come from. Requests come with every field checked that can be checked without knowing the snapshots: ids are of 1 to
  * 128 bytes, `startingOffset` and `maxResults` are 0 or more. Beyond the capacity is the backend's to refuse (DM_OFFSET_OUT_OF_RANGE); equal to it
- * means a complete, empty answer. When `signal` aborts, its reason is a DeltamapperError, and the backend stops at once.
+ * means a complete, empty answer. When `signal` aborts, its reason is a DeltamapperError, and the backend stops at once. That includes the
+ * call's `deadline` (milliseconds since 1970, Infinity for none), which is there to be passed on.
  */
 export interface SnapshotMetadataBackend {
-  allocated(request: AllocatedRequest, signal: AbortSignal): Promise<EncodedStream>
-  delta(request: DeltaRequest, signal: AbortSignal): Promise<EncodedStream>
+  allocated(request: AllocatedRequest, signal: AbortSignal, deadline?: number): Promise<EncodedStream>
+  delta(request: DeltaRequest, signal: AbortSignal, deadline?: number): Promise<EncodedStream>
 }
 
 /** CSI's limit for any string field. */
@@ -52,11 +58,13 @@ export class SnapshotMetadataService {
   readonly implementation = {
     GetMetadataAllocated: (call: Call<AllocatedRequest>) => {
       this.#begin(call, 'GetMetadataAllocated', checkAllocated, (signal) =>
-        this.#backend.allocated(call.request, signal)
+        this.#backend.allocated(call.request, signal, Number(call.getDeadline()))
       )
     },
     GetMetadataDelta: (call: Call<DeltaRequest>) => {
-      this.#begin(call, 'GetMetadataDelta', checkDelta, (signal) => this.#backend.delta(call.request, signal))
+      this.#begin(call, 'GetMetadataDelta', checkDelta, (signal) =>
+        this.#backend.delta(call.request, signal, Number(call.getDeadline()))
+      )
     }
   }
 
@@ -152,7 +160,7 @@ export class SnapshotMetadataService {
       stopWatching()
     }
     try {
-      this.#log(call.request, method, sent, failure, stream?.statistics)
+      this.#log(call.request, method, sent, failure, stream)
       await released
     } catch (error) {
       // The call has ended already: this one belongs to the backend's tidying up.
@@ -165,7 +173,7 @@ export class SnapshotMetadataService {
     method: string,
     sent: Sent,
     failure: DeltamapperError | undefined,
-    statistics: EncodedStream['statistics']
+    stream: EncodedStream | undefined
   ): void {
     const fields = {
       method,
@@ -183,7 +191,8 @@ export class SnapshotMetadataService {
       bytes: sent.bytes,
       durationMs: sent.elapsed(),
       ...(sent.firstMessageMs !== undefined && { firstMessageMs: sent.firstMessageMs }),
-      ...(statistics && { statistics: statistics() })
+      ...(stream?.node !== undefined && { node: stream.node }),
+      ...(stream?.statistics && { statistics: stream.statistics() })
     }
     if (failure === undefined) this.#logger.info(fields, 'call')
     else if (failure.status === 'INTERNAL' || failure.status === 'DATA_LOSS') {
@@ -207,7 +216,7 @@ interface Sent {
 async function passOn(
   call: Call<unknown>,
   iterator: AsyncIterator<Uint8Array>,
-  capacityBytes: number,
+  capacityBytes: number | undefined,
   sent: Sent,
   signal: AbortSignal
 ): Promise<void> {
@@ -216,7 +225,7 @@ async function passOn(
     const next = await unlessAborted(iterator.next(), signal)
     await unlessAborted(writing, signal)
     if (next.done && sent.messages > 0) return
-    const message = next.done ? new BlockMetadataEncoder(capacityBytes, 1).finish() : next.value
+    const message = next.done ? emptyMessage(capacityBytes) : next.value
     if (message.length > maximumMessageBytes) {
       throw new DeltamapperError(
         'DM_INTERNAL',
@@ -231,6 +240,15 @@ async function passOn(
     sent.bytes += message.length
     sent.firstMessageMs ??= sent.elapsed()
   }
+}
+
+function emptyMessage(capacityBytes: number | undefined): Uint8Array {
+  if (capacityBytes !== undefined) return new BlockMetadataEncoder(capacityBytes, 1).finish()
+  throw new DeltamapperError(
+    'DM_ANSWER_INVALID',
+    'the agent ended its answer without a message, so the capacity is not known',
+    'report it with the log lines around it'
+  )
 }
 
 /** Resolves when the connection has taken the message: HTTP/2 flow control lets it go no faster than the client reads. */
@@ -322,7 +340,7 @@ function deadlineExceeded(): DeltamapperError {
 function shuttingDown(): DeltamapperError {
   return new DeltamapperError(
     'DM_SHUTTING_DOWN',
-    'the agent is stopping',
+    'the server is stopping',
     'call again once it is back, from the end of the last extent received'
   )
 }

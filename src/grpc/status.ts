@@ -5,13 +5,26 @@
  * status stay empty, as CSI demands, so the line itself carries the DM_ code, and our client takes it apart again.
  * (CSI spec, "Error Scheme": status.message is human readable, status.details is empty, UNKNOWN says nothing to anyone.)
  */
-import { status as grpcStatus } from '@grpc/grpc-js'
+import { type Metadata, status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
 
 /** What grpc-js ends a call with. `details` is its name for status.message. */
 export interface WireStatus {
   readonly code: number
   readonly details: string
+  /** Trailing metadata, where there is any. */
+  readonly metadata?: Metadata
+}
+
+/** How a call ended that was passed on: as an error of ours for the log, and word for word for the caller. */
+export class RelayedStatus extends DeltamapperError {
+  readonly wire: WireStatus
+
+  constructor(wire: WireStatus, address: string) {
+    const { code, message, remedy } = fromStatus(wire, address)
+    super(code, message, remedy)
+    this.wire = wire
+  }
 }
 
 /**
@@ -23,6 +36,7 @@ const maximumTextLength = 800
 /** Any thrown value as the status that ends a call. What is no DeltamapperError is a defect and says INTERNAL, never UNKNOWN. */
 export function toStatus(thrown: unknown): WireStatus {
   const error = asDeltamapperError(thrown)
+  if (error instanceof RelayedStatus) return error.wire
   return { code: grpcStatus[error.status], details: oneLine(error.line) }
 }
 

@@ -1,15 +1,16 @@
 /**
  * A real agent: a process of its own behind a unix socket, asked by our client and by nobody else.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { open, readFile, stat, writeFile } from 'node:fs/promises'
 import { connect as connectSocket } from 'node:net'
 import { basename, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import type { Worker } from 'node:worker_threads'
 
 import test from 'ava'
@@ -390,6 +391,21 @@ test('SIGTERM does not wait for ever: what has not ended in time is told so, and
   // Whether its last words come through or only its end: never an OK.
   t.is(error?.status, 'UNAVAILABLE', error?.message)
   t.true(agent.said('stopped'))
+})
+
+test('asked to stop while it starts, it does so once it has started, and ends 0', async (t) => {
+  const config = join(folder, 'slow.json')
+  await promisify(execFile)('mkfifo', [config])
+  const args = [command, 'agent', '--config', config, '--recorded', `sample=${(await sample).folder}`]
+  const child = spawn(process.execPath, args, { stdio: 'ignore' })
+  t.teardown(() => child.kill('SIGKILL'))
+  const exit = once(child, 'exit')
+  // It can be opened once the agent has opened it.
+  const file = await open(config, 'w')
+  child.kill('SIGTERM')
+  await file.writeFile(JSON.stringify({ listen: [`unix://${join(folder, 'slow.sock')}`] }))
+  await file.close()
+  t.deepEqual(await exit, [0, null])
 })
 
 test('a second signal ends it at once', async (t) => {

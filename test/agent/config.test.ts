@@ -21,12 +21,15 @@ test('without a file and without options everything has its default', async (t) 
   t.true(Number.isInteger(walkers) && walkers >= 1 && walkers <= 4)
   t.deepEqual(rest, {
     listen: [DEFAULT_LISTEN],
+    allowLoopbackTcp: false,
     socketMode: 0o600,
     driverName: 'deltamapper.local',
     recorded: {},
     lvmCommand: ['lvm'],
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
+    engine: 'native',
+    toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
     logLevel: 'info',
@@ -43,6 +46,8 @@ test('an empty file is as good as none', async (t) => {
 
 const everything = {
   listen: ['unix:///run/a.sock', 'unix:///run/b.sock'],
+  tls: { certificate: '/certs/tls.crt', key: '/certs/tls.key', ca: '/certs/ca.crt', clientName: 'router.deltamapper' },
+  allowLoopbackTcp: true,
   socketMode: '0660',
   socketGroup: 'backup',
   driverName: 'local.csi.example.org',
@@ -51,8 +56,11 @@ const everything = {
   lvmCommand: ['nsenter', '-t', '1', '-m', 'lvm'],
   catalog: '/tmp/catalog.sqlite',
   lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 },
+  engine: 'both',
+  toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
   readDeadlineSeconds: 5,
+  readMebibytesPerSecond: 40,
   walkers: 3,
   logLevel: 'debug',
   drainSeconds: 0.5
@@ -61,6 +69,12 @@ const everything = {
 test('every field can be set, in YAML and in JSON', async (t) => {
   const yaml = `
 listen: [unix:///run/a.sock, 'unix:///run/b.sock']
+tls:
+  certificate: /certs/tls.crt
+  key: /certs/tls.key
+  ca: /certs/ca.crt
+  clientName: router.deltamapper
+allowLoopbackTcp: true
 socketMode: '0660'
 socketGroup: backup
 driverName: local.csi.example.org
@@ -71,8 +85,11 @@ live: false
 lvmCommand: [nsenter, -t, '1', -m, lvm]
 catalog: /tmp/catalog.sqlite
 lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 }
+engine: both
+toolCommand: [env, PATH=/opt/tools]
 directReads: true
 readDeadlineSeconds: 5
+readMebibytesPerSecond: 40
 walkers: 3
 logLevel: debug
 drainSeconds: 0.5
@@ -81,6 +98,7 @@ drainSeconds: 0.5
     t.deepEqual(await loadConfig({ configFile: await configFile(content) }), {
       ...everything,
       socketMode: 0o660,
+      engine: 'both',
       logLevel: 'debug'
     })
   }
@@ -103,14 +121,17 @@ test('the command line goes before the file, field by field', async (t) => {
   const config = await loadConfig({
     configFile: path,
     listen: ['unix:///tmp/mine.sock'],
-    recorded: { demo: '/tmp/demo', more: '/tmp/more' }
+    recorded: { demo: '/tmp/demo', more: '/tmp/more' },
+    engine: 'tools'
   })
+  t.is(config.engine, 'tools')
   t.deepEqual(config.listen, ['unix:///tmp/mine.sock'])
   t.deepEqual(config.recorded, { demo: '/tmp/demo', 'two.2': 'relative/folder', more: '/tmp/more' })
   t.is(config.driverName, everything.driverName)
   const same = await loadConfig({ configFile: path, listen: [], recorded: {} })
   t.deepEqual(same.listen, everything.listen)
   t.deepEqual(same.recorded, everything.recorded)
+  t.is(same.engine, 'both')
   t.deepEqual((await loadConfig({ recorded: { a: 'b' } })).recorded, { a: 'b' })
 })
 
@@ -118,6 +139,7 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['a misspelt field', 'socketmode: "0600"', /Unrecognized key: "socketmode"/],
   ['a field of a newer version', 'lvm: true\nwalkers: 2', /Unrecognized key/],
   ['no address', 'listen: []', /listen/],
+  ['TLS by halves', 'tls: { certificate: a, key: b, ca: c }', /clientName/],
   ['an address instead of a list', 'listen: unix:///run/a.sock', /listen/],
   ['a mode that YAML takes for a number', 'socketMode: 0660', /expected string.* socketMode/],
   ['a mode that is no octal number', 'socketMode: "0680"', /is no file mode such as "0660".* socketMode/],
@@ -136,8 +158,11 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['a negative time', 'drainSeconds: -1', /drainSeconds/],
   ['a time that is none', 'drainSeconds: soon', /drainSeconds/],
   ['a time that never ends', 'drainSeconds: .inf', /drainSeconds/],
+  ['an engine that is none', 'engine: thin_delta', /engine/],
+  ['a command line for the tools', 'toolCommand: sudo', /toolCommand/],
   ['reads that are neither', 'directReads: "yes"', /directReads/],
   ['reads without end', 'readDeadlineSeconds: 0', /readDeadlineSeconds/],
+  ['no reads at all', 'readMebibytesPerSecond: 0', /readMebibytesPerSecond/],
   ['a node that is neither', 'live: 1', /live/],
   ['no command for LVM', 'lvmCommand: []', /lvmCommand/],
   ['a command line for LVM', 'lvmCommand: sudo lvm', /lvmCommand/],

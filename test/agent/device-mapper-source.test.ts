@@ -45,7 +45,8 @@ test('an active thin device', async (t) => {
     thinId: 2,
     sizeBytes: 64 * mebibyte,
     metadataPath: '/dev/mapper/my--vg-po--ol_tmeta',
-    live: true
+    live: true,
+    pool
   })
 })
 

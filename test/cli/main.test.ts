@@ -15,12 +15,13 @@ test('the help names every command, the exit status and examples', async (t) => 
   const { status, stdout, stderr } = await runCommand(['--help'])
   t.is(status, 0)
   t.is(stderr, '')
-  for (const name of ['agent', 'allocated', 'delta', 'inspect']) t.regex(stdout, new RegExp(`^  ${name} `, 'm'))
+  for (const name of ['agent', 'router', 'allocated', 'delta', 'inspect'])
+    t.regex(stdout, new RegExp(`^  ${name} `, 'm'))
   t.regex(stdout, /Exit status/)
   t.regex(stdout, /Examples:\n {2}deltamapper /)
 })
 
-for (const name of ['agent', 'allocated', 'delta', 'inspect']) {
+for (const name of ['agent', 'router', 'allocated', 'delta', 'inspect']) {
   test(`the help of ${name} tells its options, exit status and two examples or more`, async (t) => {
     const { status, stdout, stderr } = await runCommand([name, '--help'])
     t.is(status, 0)

@@ -48,11 +48,12 @@ test('no bit of a block can change unnoticed', (t) => {
 })
 
 test('the salts are those of the kernel, and differ', (t) => {
-  // THIN_SUPERBLOCK_CSUM_SEED, SUPERBLOCK_CSUM_XOR (dm-era, dm-cache) and BTREE_CSUM_XOR below drivers/md/.
+  // THIN_SUPERBLOCK_CSUM_SEED, SUPERBLOCK_CSUM_XOR (dm-era, dm-cache), BTREE_CSUM_XOR and dm-array.c's CSUM_XOR below drivers/md/.
   t.deepEqual(checksumSalt, {
     thinSuperblock: 160774,
     eraSuperblock: 146538381,
     cacheSuperblock: 9031977,
-    btreeNode: 121107
+    btreeNode: 121107,
+    arrayBlock: 595846735
   })
 })

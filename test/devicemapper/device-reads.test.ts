@@ -24,7 +24,7 @@ class HangingDevice {
 }
 
 function request(reads: DeviceReads, position: number, deadlineMs = 60_000): Promise<number> {
-  return reads.read(3, buffer, 0, 4096, position, deadlineMs)
+  return reads.read(3, buffer, 0, 4096, position, { deadlineMs })
 }
 
 test('so many at once, the rest in order as others come back', async (t) => {
@@ -96,4 +96,22 @@ test('whoever opens a device that still owes an answer finds it so; once it has 
   const fresh = DeviceReads.join('owes', device.read)
   t.not(fresh, reads)
   fresh.leave()
+})
+
+test('a pace is kept, and only at the device it is for', async (t) => {
+  const immediate: ReadCall = (_file, _into, _start, bytes, _position, done) => {
+    done(null, bytes)
+  }
+  const [slow, fast] = ['slow', 'fast'].map((key) => DeviceReads.join(key, immediate))
+  const mebibyte = 2 ** 20
+  const terms = { deadlineMs: 1, bytesPerSecond: 4 * mebibyte }
+  const began = performance.now()
+  // The wait is no part of the deadline: nobody hangs.
+  const all = Array.from({ length: 5 }, (_, i) => slow.read(3, buffer, 0, mebibyte / 4, i, terms))
+  t.is(await fast.read(3, buffer, 0, mebibyte, 0, terms), mebibyte)
+  t.deepEqual(await Promise.all(all), Array<number>(5).fill(mebibyte / 4))
+  // The first one goes at once, four quarters of a MiB at 4 MiB/s before the last one has its turn.
+  t.true(performance.now() - began > 240)
+  slow.leave()
+  fast.leave()
 })

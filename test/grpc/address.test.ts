@@ -1,6 +1,6 @@
 import test from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'
-import { parseAddress, parseListenAddress } from '../../src/grpc/address.ts'
+import { parseAddress, parseConnectAddress, parseListenAddress } from '../../src/grpc/address.ts'
 
 const accepted: [string, object][] = [
   ['unix:///run/a/csi.sock', { kind: 'unix', path: '/run/a/csi.sock', text: 'unix:///run/a/csi.sock' }],
@@ -11,7 +11,12 @@ const accepted: [string, object][] = [
     { kind: 'unix', path: '/run/with space/a:b.sock', text: 'unix:///run/with space/a:b.sock' }
   ],
   ['tcp://127.0.0.1:50051', { kind: 'tcp', host: '127.0.0.1', port: 50051, text: 'tcp://127.0.0.1:50051' }],
-  ['tcp://[::1]:0', { kind: 'tcp', host: '::1', port: 0, text: 'tcp://[::1]:0' }]
+  ['tcp://[::1]:0', { kind: 'tcp', host: '::1', port: 0, text: 'tcp://[::1]:0' }],
+  ['tcp://0.0.0.0:50051', { kind: 'tcp', host: '0.0.0.0', port: 50051, text: 'tcp://0.0.0.0:50051' }],
+  [
+    'tcp://node-1.example.org:1',
+    { kind: 'tcp', host: 'node-1.example.org', port: 1, text: 'tcp://node-1.example.org:1' }
+  ]
 ]
 
 for (const [text, address] of accepted) {
@@ -32,11 +37,12 @@ const refused: [string, RegExp][] = [
   ['http://127.0.0.1:80', /no address/],
   ['tcp://127.0.0.1', /no address/],
   ['tcp://127.0.0.1:65536', /no TCP port/],
-  ['tcp://0.0.0.0:50051', /mutual TLS/],
-  ['tcp://:50051', /mutual TLS/],
-  ['tcp://[::]:50051', /mutual TLS/],
-  ['tcp://node-1:50051', /mutual TLS/],
-  ['tcp://localhost:50051', /mutual TLS/]
+  ['tcp://:50051', /no address/],
+  ['tcp://[]:50051', /no address/],
+  ['tcp://[10.0.0.1]:50051', /no address/],
+  ['tcp://10.0.0.256:50051', /no address/],
+  ['tcp://-node:50051', /no address/],
+  ['tcp://node/1:50051', /no address/]
 ]
 
 for (const [text, reason] of refused) {
@@ -47,11 +53,21 @@ for (const [text, reason] of refused) {
   })
 }
 
-test('a server listens on loopback TCP only where that is allowed', (t) => {
+test('a server listens on TCP with TLS, or on loopback where that is allowed', (t) => {
   const error = t.throws(() => parseListenAddress('tcp://127.0.0.1:1'), { instanceOf: DeltamapperError })
   t.is(error.code, 'DM_CONFIG_INVALID')
   t.regex(error.message, /mutual TLS/)
   t.is(parseListenAddress('tcp://127.0.0.1:1', { allowLoopbackTcp: true }).kind, 'tcp')
   t.throws(() => parseListenAddress('tcp://0.0.0.0:1', { allowLoopbackTcp: true }), { message: /mutual TLS/ })
+  t.is(parseListenAddress('tcp://0.0.0.0:1', { tls: true }).kind, 'tcp')
   t.is(parseListenAddress('/run/a.sock').kind, 'unix')
+})
+
+test('a client connects over TCP with TLS, or to loopback', (t) => {
+  t.is(parseConnectAddress('tcp://127.0.0.1:1').kind, 'tcp')
+  t.is(parseConnectAddress('tcp://[::1]:1').kind, 'tcp')
+  t.is(parseConnectAddress('tcp://node-1:1', { tls: true }).kind, 'tcp')
+  for (const text of ['tcp://node-1:1', 'tcp://localhost:1', 'tcp://10.0.0.7:1', 'tcp://[::]:1']) {
+    t.throws(() => parseConnectAddress(text), { instanceOf: DeltamapperError, message: /mutual TLS/ })
+  }
 })

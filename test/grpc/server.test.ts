@@ -205,7 +205,7 @@ test('what outlasts the grace ends with UNAVAILABLE', async (t) => {
   t.true(elapsed >= 195 && elapsed < 1500, `${elapsed} ms`)
   for (const { code, details } of await Promise.all(endings)) {
     t.is(code, status.UNAVAILABLE)
-    t.regex(details, /^DM_SHUTTING_DOWN: the agent is stopping; /)
+    t.regex(details, /^DM_SHUTTING_DOWN: the server is stopping; /)
   }
   t.is(backend.open, 0)
   t.is(log.filter(({ code }) => code === 'DM_SHUTTING_DOWN').length, 2)

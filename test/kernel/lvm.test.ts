@@ -160,6 +160,10 @@ test('snapshots that are not active are compared as well as those that are', asy
     [100, 102]
   ])
   t.is((await failure(delta('wednesday', 'monday'))).code, 'DM_ORDER_REVERSED')
+  // The volume goes on: what it is now, nobody could restore.
+  const error = await failure(delta('monday', 'data'))
+  t.is(error.code, 'DM_ORDER_REVERSED')
+  t.regex(error.message, /^target my-vg\/data is the volume that base my-vg\/monday was taken of/)
   // Nothing was activated for it.
   t.deepEqual(await active(), names)
 })
@@ -489,7 +493,8 @@ test('a pool without LVM, by its tables alone', async (t) => {
     thinId: 8,
     sizeBytes,
     metadataPath: '/dev/mapper/raw-metadata',
-    live: true
+    live: true,
+    pool: 'raw-pool'
   })
   const question = {
     baseSnapshotId: 'raw-pool/raw-8',

@@ -65,11 +65,10 @@ export class OwnedAgent {
     this.#catalog = catalog
   }
 
-  static async start(t: ExecutionContext): Promise<OwnedAgent> {
+  /** Whoever starts it ends it. */
+  static async start(): Promise<OwnedAgent> {
     const catalog = join(mkdtempSync(join(tmpdir(), 'owned-')), 'catalog.sqlite')
-    const agent = new OwnedAgent(await OwnedAgent.#launch(catalog), catalog)
-    t.teardown(() => agent.kill())
-    return agent
+    return new OwnedAgent(await OwnedAgent.#launch(catalog), catalog)
   }
 
   static #launch(catalog: string): Promise<LiveAgent> {

@@ -2,8 +2,11 @@
  * Agents that are killed while they change pools of their own: whatever the moment, the next one brings catalog and kernel together.
  * Runs inside the kernel lab: node test/lab/run.ts test/kernel/owned-pools-killed.test.ts
  *
- * - At every call to the kernel and to the catalog, one after the other: just before it, and just after.
- * - A real process at LAB_COUNT random moments (10 unless given), which follow from LAB_SEED.
+ * - At the calls to the kernel and to the catalog that change something, just before them and just after: LAB_COUNT of them in each
+ *   operation (1 unless given), every one if there are not so many.
+ * - A real process at LAB_COUNT random moments (3 unless given).
+ *
+ * Which they are, follows from LAB_SEED.
  */
 import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -30,8 +33,6 @@ import {
   until
 } from './owned-agent.ts'
 
-// Many processes are started here, and none of them has to compile what another one has.
-process.env.NODE_COMPILE_CACHE ??= mkdtempSync(join(tmpdir(), 'compiled-'))
 const deviceMapper = new DeviceMapper()
 // device-mapper's helper keeps no process alive on its own.
 const alive = setInterval(() => undefined, 1000)
@@ -101,26 +102,37 @@ const changing = new Set([
   ...['begin', 'complete', 'rollBack', 'acceptTransactionId', 'adoptThin', 'forgetThin']
 ])
 
+/** At which of the changing calls, from 1. */
+interface Moment {
+  call: number
+  when: 'before' | 'after'
+}
+
+/** At none. */
+const never: Moment = { call: 0, when: 'before' }
+
 /** Stands for a process that dies at one of its calls: neither that one nor any after it ever returns. */
 class Mortal {
   readonly death: Promise<'died'>
-  readonly #at: number
-  readonly #when: 'before' | 'after'
+  readonly #moment: Moment
   readonly #never = new Promise<never>(() => undefined)
   #die: () => void
   #dead = false
   #calls = 0
 
-  /** @param at which of the changing calls, from 1; undefined for none */
-  constructor(at: number, when: 'before' | 'after') {
+  constructor(moment: Moment) {
     const { promise, resolve } = Promise.withResolvers<'died'>()
     this.death = promise
     this.#die = () => {
       this.#dead = true
       resolve('died')
     }
-    this.#at = at
-    this.#when = when
+    this.#moment = moment
+  }
+
+  /** Calls so far that change something. */
+  get calls(): number {
+    return this.#calls
   }
 
   /** The same object, whose calls are this process's. */
@@ -136,8 +148,8 @@ class Mortal {
 
   async #call(name: string, perform: () => unknown): Promise<unknown> {
     if (this.#dead) return this.#never
-    const last = changing.has(name) && ++this.#calls === this.#at
-    if (last && this.#when === 'before') {
+    const last = changing.has(name) && ++this.#calls === this.#moment.call
+    if (last && this.#moment.when === 'before') {
       this.#die()
       return this.#never
     }
@@ -153,7 +165,9 @@ class Mortal {
 
 const silent = pino({ level: 'silent' })
 
-test('whichever call is its last, a process leaves nothing that does not agree', async (t) => {
+const deaths = labRun(1)
+
+test(`whichever call is its last, a process leaves nothing that does not agree (${deaths.again})`, async (t) => {
   t.timeout(600_000)
   const path = join(mkdtempSync(join(tmpdir(), 'mortal-')), 'catalog.sqlite')
   let catalog: Catalog = await openCatalog(path)
@@ -182,10 +196,10 @@ test('whichever call is its last, a process leaves nothing that does not agree',
   const v = { pool: 'mp', name: 'v' }
   let made = 0
   let dataMebibytes = 64
-  const first = await start()
-  await first.createPool(p)
-  await first.createVolume({ ...v, sizeBytes: 8 * mebibyte, inactive: false })
-  await first.close()
+  let living = await start()
+  t.teardown(() => living.close())
+  await living.createPool(p)
+  await living.createVolume({ ...v, sizeBytes: 8 * mebibyte, inactive: false })
 
   const other = { pool: 'mp', name: '' }
   const without = async (pools: OwnedPools) => {
@@ -257,50 +271,51 @@ test('whichever call is its last, a process leaves nothing that does not agree',
       (pools) => pools.deleteVolume(other)
     ]
   }
-  const died: Record<string, number> = {}
-  for (const [what, [prepare, die]] of Object.entries(operations)) {
-    died[what] = 0
-    let outcome: unknown = 'died'
-    for (let at = 1; outcome === 'died'; at++) {
-      for (const when of ['before', 'after'] as const) {
-        const context = `${what}, ${when} call ${at}`
-        const living = await start()
-        await prepare(living)
-        const before = await books(living)
-        await living.close()
+  /** Has one process prepare, another one die of it, and a third one come after. Resolves with the calls of the second. */
+  const live = async (what: string, moment: Moment): Promise<number> => {
+    const context = `${what}, ${moment.when} call ${moment.call}, ${deaths.again}`
+    const [prepare, die] = operations[what]
+    await prepare(living)
+    const before = await books(living)
+    await living.close()
 
-        const mortal = new Mortal(at, when)
-        const dying = await start(mortal)
-        outcome = await Promise.race([die(dying).then(() => 'done'), mortal.death])
-        await catalog.close()
-        catalog = await openCatalog(path)
-        const next = await start()
-        t.deepEqual(await disagreements(next), [], context)
-        const after = await books(next)
-        const difference = [...before, ...after].filter((each) => before.includes(each) !== after.includes(each))
-        t.true(difference.length <= (what.startsWith('grow') ? 2 : 1), `${context}: ${difference.join()}`)
-        await next.close()
-        if (outcome !== 'died') break
-        died[what]++
-      }
-      t.true(at < 50, what)
-    }
-    t.is(outcome, 'done', what)
-    t.true(died[what] >= 2, what)
+    const mortal = new Mortal(moment)
+    const dying = await start(mortal)
+    const outcome = await Promise.race([die(dying).then(() => 'done'), mortal.death])
+    t.is(outcome, moment === never ? 'done' : 'died', context)
+    await catalog.close()
+    catalog = await openCatalog(path)
+    living = await start()
+    t.deepEqual(await disagreements(living), [], context)
+    const after = await books(living)
+    const difference = [...before, ...after].filter((each) => before.includes(each) !== after.includes(each))
+    t.true(difference.length <= (what.startsWith('grow') ? 2 : 1), `${context}: ${difference.join()}`)
+    return mortal.calls
   }
-  t.log(`died ${Object.values(died).reduce((sum, each) => sum + each)} times: ${JSON.stringify(died)}`)
-  const last = await start()
-  await without(last)
-  t.is((await last.growPool({ pool: 'mp' })).usage?.dataTotalBytes, dataMebibytes * mebibyte)
-  await last.deactivatePool({ pool: 'mp', withVolumes: true })
-  await last.close()
+  const died: Record<string, string> = {}
+  for (const what of Object.keys(operations)) {
+    const calls = await live(what, never)
+    t.true(calls > 0, what)
+    const moments = Array.from({ length: calls }, (_, i) => i + 1).flatMap((call): Moment[] => [
+      { call, when: 'before' },
+      { call, when: 'after' }
+    ])
+    const chosen = deaths.random.shuffle(moments).slice(0, deaths.count)
+    for (const moment of chosen) await live(what, moment)
+    died[what] = `${chosen.length} of ${moments.length}`
+  }
+  t.log(`died at ${JSON.stringify(died)}`)
+  await without(living)
+  t.is((await living.growPool({ pool: 'mp' })).usage?.dataTotalBytes, dataMebibytes * mebibyte)
+  await living.deactivatePool({ pool: 'mp', withVolumes: true })
 })
 
-const { random, count: kills, again } = labRun(10)
+const { random, count: kills, again } = labRun(3)
 
 test(`killed ${kills} times at any moment, the agent leaves nothing that does not agree (${again})`, async (t) => {
   t.timeout(60_000 + kills * 30_000)
-  const agent = await OwnedAgent.start(t)
+  const agent = await OwnedAgent.start()
+  t.teardown(() => agent.kill())
   const disks = blankDisks(256, 512)
   const spare = blankDisks(16)
   const asPool = { blockBytes: blockBytes, whenFull: 'error' as const }

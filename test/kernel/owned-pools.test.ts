@@ -39,13 +39,16 @@ import {
 } from './owned-agent.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'owned-'))
-// Many processes are started here, and none of them has to compile what another one has.
-process.env.NODE_COMPILE_CACHE ??= join(folder, 'compiled')
 const deviceMapper = new DeviceMapper()
 // device-mapper's helper keeps no process alive on its own.
 const alive = setInterval(() => undefined, 1000)
+let agent: OwnedAgent
+test.before(async () => {
+  agent = await OwnedAgent.start()
+})
 test.after.always(async () => {
   clearInterval(alive)
+  await agent.kill()
   await deviceMapper.close()
 })
 
@@ -54,12 +57,17 @@ function write(device: string, firstBlock: number, count: number): void {
   run('dd', ['if=/dev/urandom', `of=${device}`, ...blocks, 'oflag=direct', 'conv=notrunc', 'status=none'])
 }
 
+async function isListed(pool: string): Promise<boolean> {
+  return (await agent.client.listPools({})).pools.some(({ name }) => name === pool)
+}
+
 /** The blocks in which two devices differ. */
 function differingBlocks(one: string, other: string): number[] {
   const files = [one, other].map((path) => openSync(path, 'r'))
   const buffers = [Buffer.alloc(blockBytes), Buffer.alloc(blockBytes)]
   const differing: number[] = []
-  for (let at = 0; at < deviceBytes(one); at += blockBytes) {
+  const sizeBytes = deviceBytes(one)
+  for (let at = 0; at < sizeBytes; at += blockBytes) {
     files.forEach((file, i) => readSync(file, buffers[i], 0, blockBytes, at))
     if (!buffers[0].equals(buffers[1])) differing.push(at / blockBytes)
   }
@@ -68,12 +76,9 @@ function differingBlocks(one: string, other: string): number[] {
 }
 
 test('the life of a pool, from the command line', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { data, metadata } = blankDisks(64, 128)
-  const pool = (await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)) as Record<
-    string,
-    unknown
-  >
+  const make = ['pool', 'create', 'tank', '--data', data, '--metadata', metadata]
+  const pool = (await agent.command(...make)) as Record<string, unknown>
   t.like(pool, {
     name: 'tank',
     state: 'read-write',
@@ -87,13 +92,14 @@ test('the life of a pool, from the command line', async (t) => {
   t.regex(table?.params ?? '', / 128 52 1 error_if_no_space$/)
   t.regex((await deviceMapper.info('tank'))?.uuid ?? '', /^DELTAMAPPER-pool-tank$/)
 
-  const created = (await agent.command('volume', 'create', 'tank/my-docs', '--size', '32MiB')) as Record<
-    string,
-    unknown
-  >
+  const create = ['volume', 'create', 'tank/my-docs', '--size', '32MiB']
+  const created = (await agent.command(...create)) as Record<string, unknown>
   t.like(created, { pool: 'tank', name: 'my-docs', kind: 'volume', thin_id: 0, size_bytes: 32 * mebibyte })
   t.deepEqual(created['device'], { path: '/dev/mapper/tank-my--docs', read_only: false, open_count: 0 })
   const device = '/dev/mapper/tank-my--docs'
+  const docs = { pool: 'tank', name: 'my-docs' }
+  // What the other commands ask for is in test/cli; from here on the agent is asked directly, which takes less time.
+  const { client } = agent
 
   // A file system in use, snapshots of it, and what is in them.
   run('mkfs.ext4', ['-q', device])
@@ -106,7 +112,7 @@ test('the life of a pool, from the command line', async (t) => {
   t.is(monday['device'], undefined)
   t.false((await deviceMapper.info('tank-my--docs'))?.suspended)
   writeFileSync(join(mount, 'second'), Buffer.alloc(2 * mebibyte, 'second'))
-  await agent.command('snapshot', 'create', 'tank/my-docs', 'tuesday')
+  await client.createSnapshot({ pool: 'tank', origin: 'my-docs', name: 'tuesday' })
   writeFileSync(join(mount, 'third'), Buffer.alloc(mebibyte, 'third'))
 
   const changed = blocksOf(await agent.delta('tank/monday', 'tank/tuesday'))
@@ -116,13 +122,14 @@ test('the life of a pool, from the command line', async (t) => {
   // Read-only, clean, each of its own moment; and what differs between them is in the answer.
   for (const name of ['monday', 'tuesday']) {
     const path = `/dev/mapper/tank-${name}`
-    t.like(await agent.command('snapshot', 'activate', `tank/${name}`), { device: { path, read_only: true } })
+    const activated = await client.activateVolume({ pool: 'tank', name, writable: false })
+    t.like(activated, { device: { path, readOnly: true } })
     const mounted = join(folder, name)
     mkdirSync(mounted)
     run('mount', ['-t', 'ext4', '-o', 'ro', path, mounted])
     t.is(readFileSync(join(mounted, 'first')).length, 3 * mebibyte)
     t.throws(() => readFileSync(join(mounted, name === 'monday' ? 'second' : 'third')), { code: 'ENOENT' })
-    t.regex(await agent.complaint('snapshot', 'deactivate', `tank/${name}`), /is in use .*DM_DEVICE_BUSY/)
+    t.regex((await failure(client.deactivateVolume({ pool: 'tank', name }))).line, /^DM_DEVICE_BUSY: .*is in use/)
     run('umount', [mounted])
     run('e2fsck', ['-fn', path])
   }
@@ -135,37 +142,36 @@ test('the life of a pool, from the command line', async (t) => {
   t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed, 'active or not')
 
   // Larger: the volume, with its file system in use, and the pool below it.
-  t.like(await agent.command('volume', 'grow', 'tank/my-docs', '--size', '48MiB'), { size_bytes: 48 * mebibyte })
+  t.is((await client.growVolume({ ...docs, sizeBytes: 48 * mebibyte })).sizeBytes, 48 * mebibyte)
   t.is(deviceBytes(device), 48 * mebibyte)
   run('resize2fs', [device])
-  await agent.command('snapshot', 'create', 'tank/my-docs', 'wednesday')
-  t.like(await agent.command('snapshot', 'list', 'tank'), {
-    snapshots: [{ size_bytes: 32 * mebibyte }, { size_bytes: 32 * mebibyte }, { size_bytes: 48 * mebibyte }]
-  })
+  await client.createSnapshot({ pool: 'tank', origin: 'my-docs', name: 'wednesday' })
+  const { snapshots } = await client.listSnapshots({ pool: 'tank' })
+  t.deepEqual(
+    snapshots.map(({ sizeBytes }) => sizeBytes),
+    [32, 32, 48].map((each) => each * mebibyte)
+  )
   t.true((await agent.delta('tank/tuesday', 'tank/wednesday')).length > 0)
   await growDisk(deviceMapper, data, 128)
-  t.like(((await agent.command('pool', 'grow', 'tank')) as Record<string, object>)['usage'], {
-    data_total_bytes: 128 * mebibyte
-  })
+  t.is((await client.growPool({ pool: 'tank' })).usage?.dataTotalBytes, 128 * mebibyte)
   t.is(readFileSync(join(mount, 'third')).length, mebibyte)
 
   // Out of use, with nothing lost, and into use again by another agent.
   t.regex(await agent.complaint('pool', 'deactivate', 'tank'), /3 active volumes and snapshots .*--with-volumes/)
-  t.regex(await agent.complaint('pool', 'deactivate', 'tank', '--with-volumes'), /tank-my--docs is in use/)
-  t.regex(await agent.complaint('volume', 'delete', 'tank/my-docs'), /is in use/)
+  const all = { pool: 'tank', withVolumes: true }
+  t.regex((await failure(client.deactivatePool(all))).line, /tank-my--docs is in use/)
+  t.regex((await failure(client.deleteVolume(docs))).line, /is in use/)
   run('umount', [mount])
-  t.like(await agent.command('pool', 'deactivate', 'tank', '--with-volumes'), { state: 'inactive' })
+  t.is((await client.deactivatePool(all)).state, 'inactive')
   t.deepEqual(await devicesBesideDisks(deviceMapper), [])
   t.is(await agent.live.stop(), 0)
   await agent.startAgain()
   t.deepEqual(await devicesBesideDisks(deviceMapper), [], 'nothing is activated at start')
-  t.regex(await agent.complaint('volume', 'activate', 'tank/my-docs'), /pool activate tank.*DM_POOL_INACTIVE/)
-  t.regex((await failure(agent.delta('tank/monday', 'tank/tuesday'))).line, /^DM_POOL_INACTIVE.*pool activate tank/)
-  t.like(await agent.command('pool', 'activate', 'tank', '--with-volumes'), {
-    state: 'read-write',
-    volumes: 1,
-    snapshots: 3
-  })
+  const again = agent.client
+  const inactive = /^DM_POOL_INACTIVE: .*pool activate tank/
+  t.regex((await failure(again.activateVolume({ ...docs, writable: false }))).line, inactive)
+  t.regex((await failure(agent.delta('tank/monday', 'tank/tuesday'))).line, inactive)
+  t.like(await again.activatePool(all), { state: 'read-write', volumes: 1, snapshots: 3 })
   t.deepEqual(await devicesBesideDisks(deviceMapper), ['tank', 'tank-my--docs'])
   t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed)
   run('mount', ['-t', 'ext4', device, mount])
@@ -175,30 +181,31 @@ test('the life of a pool, from the command line', async (t) => {
   t.regex(listing.stdout, /^tank +read-write +[\d.]+ % +128 MiB .*\n1 pool; complete\n$/m)
 
   // And to its end.
-  t.deepEqual(await agent.command('pool', 'check'), { settled: [], findings: [] })
-  t.regex(await agent.complaint('pool', 'remove', 'tank'), /4 volumes and snapshots/)
+  t.deepEqual(await again.reconcile({ pool: '' }), { settled: [], findings: [] })
+  t.regex((await failure(again.removePool({ pool: 'tank', wipe: false }))).line, /4 volumes and snapshots/)
   t.deepEqual(await agent.command('volume', 'delete', 'tank/my-docs'), { deleted: 'tank/my-docs' })
   t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed, 'snapshots outlive their volume')
   t.regex((await failure(agent.allocated('tank/my-docs'))).line, /^DM_SNAPSHOT_NOT_FOUND/)
-  for (const name of ['monday', 'tuesday', 'wednesday']) await agent.command('snapshot', 'delete', `tank/${name}`)
+  for (const name of ['monday', 'tuesday', 'wednesday']) await again.deleteSnapshot({ pool: 'tank', name })
   t.is(parsePoolStatus((await deviceMapper.status('tank'))[0]?.params ?? '').state, 'working')
   t.deepEqual(await agent.command('pool', 'remove', 'tank'), { removed: 'tank' })
   t.deepEqual(await devicesBesideDisks(deviceMapper), [])
   t.regex(
-    await agent.complaint('pool', 'create', 'tank', '--data', data, '--metadata', metadata),
+    await agent.complaint(...make),
     /holds a thin pool's metadata.*DM_DEVICE_NOT_BLANK/,
     'what is removed stays on the disks'
   )
   zeroStart(metadata)
   zeroStart(data)
-  await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)
-  await agent.command('pool', 'remove', 'tank', '--wipe')
-  await agent.command('pool', 'create', 'tank', '--data', data, '--metadata', metadata)
-  await agent.command('pool', 'remove', 'tank', '--wipe')
+  // Wiped, they are as good as new.
+  const plan = { name: 'tank', metadataDevice: metadata, dataDevice: data, blockBytes, whenFull: 'error' as const }
+  for (let round = 0; round < 2; round++) {
+    await again.createPool(plan)
+    await again.removePool({ pool: 'tank', wipe: true })
+  }
 })
 
 test('what cannot become a pool is refused, and left alone', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(64)
   const plan = {
@@ -252,7 +259,7 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
   await refused({ dataDevice: '/dev/mapper/group-volume' }, 'DM_DEVICE_BUSY', /is a volume of LVM's/)
   removeDevice('group-volume')
 
-  t.deepEqual((await client.listPools({})).pools, [])
+  t.false(await isListed('no'))
   t.deepEqual(await devicesBesideDisks(deviceMapper), [])
 
   // A pool that was only just formatted is as good as nothing; one that was used is not.
@@ -311,7 +318,6 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
 })
 
 test('a pool that fills up is warned of, says that it is full, and goes on once it has grown', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(4, 32)
   await client.createPool({
@@ -348,7 +354,6 @@ test('a pool that fills up is warned of, says that it is full, and goes on once 
 })
 
 test('metadata that cannot be written makes for a pool that takes no changes, and says so', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
@@ -385,7 +390,6 @@ test('metadata that cannot be written makes for a pool that takes no changes, an
 })
 
 test('what somebody else has done to a pool is told, and settled on a word', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
@@ -420,19 +424,16 @@ test('what somebody else has done to a pool is told, and settled on a word', asy
   t.regex(page.stdout, /3 findings; complete\n$/)
 
   t.like(await agent.command('pool', 'accept', 'shared'), { transaction_id: '5' })
-  t.regex(await agent.complaint('volume', 'forget', 'shared/v'), /is in the pool, as thin device 0/)
-  await agent.command('volume', 'forget', 'shared/s')
+  const forget = { pool: 'shared', unseen: false }
+  t.regex((await failure(client.forgetThin({ ...forget, name: 'v' }))).line, /is in the pool, as thin device 0/)
+  await client.forgetThin({ ...forget, name: 's' })
   t.like(await agent.command('volume', 'adopt', 'shared/found', '--thin-id', '9', '--size', '8MiB', '--origin', 'v'), {
     ...{ kind: 'snapshot', thin_id: 9, origin: 'v', transaction_id: '2' }
   })
-  t.regex(
-    await agent.complaint('volume', 'adopt', 'shared/again', '--thin-id', '9', '--size', '8MiB'),
-    /already in use/
-  )
-  t.regex(
-    await agent.complaint('volume', 'adopt', 'shared/x', '--thin-id', '77', '--size', '8MiB'),
-    /DM_DEVICE_NOT_FOUND/
-  )
+  const refusedToAdopt = async (thinId: number, sizeBytes: number) =>
+    (await failure(client.adoptThin({ pool: 'shared', name: 'x', thinId, sizeBytes, origin: '' }))).line
+  t.regex(await refusedToAdopt(9, 8 * mebibyte), /already in use/)
+  t.regex(await refusedToAdopt(77, 8 * mebibyte), /^DM_DEVICE_NOT_FOUND/)
   t.deepEqual(await kinds(), [])
   t.deepEqual(await agent.allocated('shared/found'), [])
 
@@ -442,6 +443,8 @@ test('what somebody else has done to a pool is told, and settled on a word', asy
   await client.deactivateVolume({ pool: 'shared', name: 'v' })
   createDevice('by-hand', thinTable('shared', 0, 16 * mebibyte))
   t.deepEqual(await kinds(), [['size-differs', 0]])
+  const grown = client.growVolume({ pool: 'shared', name: 'v', sizeBytes: 16 * mebibyte })
+  t.regex((await failure(grown)).line, /active as by-hand/)
   t.regex((await failure(client.createSnapshot({ pool: 'shared', origin: 'v', name: 'x' }))).line, /active as by-hand/)
   t.is((await failure(client.deactivatePool({ pool: 'shared', withVolumes: true }))).code, 'DM_DEVICE_BUSY')
   removeDevice('by-hand')
@@ -452,10 +455,7 @@ test('what somebody else has done to a pool is told, and settled on a word', asy
 
   // Too small for what it maps.
   sendMessage('shared', 'create_snap 20 0')
-  t.regex(
-    await agent.complaint('volume', 'adopt', 'shared/y', '--thin-id', '20', '--size', '6MiB'),
-    /maps blocks up to byte 6815744/
-  )
+  t.regex(await refusedToAdopt(20, 6 * mebibyte), /maps blocks up to byte 6815744/)
   t.regex((await failure(client.removePool({ pool: 'shared', wipe: true }))).line, /2 volumes and snapshots/)
   await client.deleteVolume({ pool: 'shared', name: 'v' })
   await client.deleteSnapshot({ pool: 'shared', name: 'found' })
@@ -467,7 +467,6 @@ test('what somebody else has done to a pool is told, and settled on a word', asy
 })
 
 test('a pool whose devices are lost can be forgotten', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
@@ -484,11 +483,36 @@ test('a pool whose devices are lost can be forgotten', async (t) => {
   t.is((await failure(client.forgetThin({ pool: 'lost', name: 'v', unseen: false }))).code, 'DM_POOL_INACTIVE')
   await client.forgetThin({ pool: 'lost', name: 'v', unseen: true })
   await client.removePool({ pool: 'lost', wipe: false })
-  t.deepEqual((await client.listPools({})).pools, [])
+  t.false(await isListed('lost'))
+})
+
+test('a pool whose metadata device hangs keeps nothing else waiting, the start of an agent included', async (t) => {
+  const disks = { stuck: blankDisks(16), well: blankDisks(16) }
+  for (const [name, { data, metadata }] of Object.entries(disks)) {
+    await agent.client.createPool({
+      ...{ name, metadataDevice: metadata, dataDevice: data },
+      ...{ blockBytes, whenFull: 'error' }
+    })
+    await agent.client.createVolume({ pool: name, name: 'v', sizeBytes: mebibyte, inactive: true })
+  }
+  const behind = nameOf(disks.stuck.metadata)
+  run('dmsetup', ['suspend', '--nolockfs', '--noflush', behind])
+  try {
+    await agent.kill()
+    await agent.startAgain()
+    await agent.client.createSnapshot({ pool: 'well', origin: 'v', name: 's' })
+    t.deepEqual(await agent.allocated('well/s'), [])
+    const { volumes } = await agent.client.listVolumes({ pool: '' })
+    const mapped = (name: string) => volumes.find(({ pool }) => pool === name)?.mappedBytes
+    t.deepEqual([mapped('stuck'), mapped('well')], [undefined, 0])
+  } finally {
+    run('dmsetup', ['resume', behind])
+  }
+  t.deepEqual(await agent.client.reconcile({ pool: 'stuck' }), { settled: [], findings: [] })
+  for (const pool of Object.keys(disks)) await agent.client.deactivatePool({ pool, withVolumes: true })
 })
 
 test('a snapshot of a volume that is being written to is of one moment', async (t) => {
-  const agent = await OwnedAgent.start(t)
   const { client } = agent
   const { data, metadata } = blankDisks(128)
   await client.createPool({

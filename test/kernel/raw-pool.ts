@@ -41,6 +41,8 @@ export interface RawPoolOptions {
   features?: readonly string[]
   /** Data goes nowhere: writes cost next to nothing, and nothing can be read back. */
   withoutData?: boolean
+  /** Writes are counted from here on, where the pool holds some of an earlier process. */
+  writesBefore?: number
 }
 
 export class RawPool {
@@ -52,12 +54,13 @@ export class RawPool {
   readonly #options: RawPoolOptions
   readonly #files = new Map<string, number>()
   readonly #buffer = alignedBuffer(blockBytes)
-  #writes = 0
+  #writes: number
 
   /** Makes the parts and activates the pool. @param fresh formats it; else what is there is taken */
   constructor(options: RawPoolOptions, { fresh = true }: { fresh?: boolean } = {}) {
     const { name, offsetBytes, metadataBytes, dataBytes, disk = '/dev/ubda', withoutData = false } = options
     this.#options = options
+    this.#writes = options.writesBefore ?? 0
     this.name = name
     this.metadata = createLinear(`${name}-metadata`, disk, offsetBytes, metadataBytes)
     this.data = withoutData

@@ -61,7 +61,8 @@ export class Storm {
   readonly #gone: Promise<unknown>
   #pings = 0
   #ponged = 0
-  #wake: () => void = () => undefined
+  /** Whoever waits for news; several walks do at once. */
+  #waiting: (() => void)[] = []
   #failure: string | undefined
   counts: StormCounts = { writes: 0, flushes: 0, discards: 0, snapshots: 0, deletions: 0, reservations: 0 }
   /** Whether somebody held a metadata snapshot when it was last asked. */
@@ -87,14 +88,23 @@ export class Storm {
     })
   }
 
+  #wake(): void {
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
   /** Resolves once everything that the storm began before now has been told. */
   async settle(): Promise<void> {
     const ping = ++this.#pings
     this.#worker.postMessage({ ping } satisfies ToStorm)
     while (this.#ponged < ping && this.#failure === undefined) {
-      await new Promise<void>((resolve) => (this.#wake = resolve))
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
     }
     if (this.#failure !== undefined) throw new Error(`the storm failed: ${this.#failure}`)
+  }
+
+  /** Ends it in the middle of whatever it does. */
+  async abandon(): Promise<void> {
+    await this.#worker.terminate()
   }
 
   /** Everything of its own is gone when this resolves. */
@@ -152,7 +162,8 @@ async function rage(port: NonNullable<typeof parentPort>, options: StormOptions)
     await happens(slot, { kind: 'deleted' }, async () => {
       closeSync(file)
       living.delete(slot)
-      await deviceMapper.remove(name)
+      // (Between fork and exec, a process that is just being started has a copy of every open file of this one's.)
+      await deviceMapper.remove(name, { retry: true })
       await tell(`delete ${slot}`)
       counts.deletions++
     })
@@ -204,7 +215,7 @@ async function rage(port: NonNullable<typeof parentPort>, options: StormOptions)
       } else if (dice < 0.93) await touch(slot, 'discarded')
       else if (dice < 0.96) await touch(slot, 'written')
       // Walks get their turn, and what is done is seen in all its stages.
-      await sleep(random.integer(0, 3))
+      await sleep(random.integer(0, 8))
     }
     for (const slot of [...living.keys()]) await remove(slot)
     for (const id of passing) await tell(`delete ${id}`)

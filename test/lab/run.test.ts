@@ -5,7 +5,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { projectFolder } from './packages.ts'
-import { commandFor, parseSize } from './run.ts'
+import { commandFor, labVariables, parseSize } from './run.ts'
 
 test('sizes', (t) => {
   t.is(parseSize('4096'), 4096)
@@ -25,6 +25,13 @@ test('what runs a file follows from its name', (t) => {
   ])
   t.deepEqual(commandFor('/a/b.ts', ['c']), [`${bin}/node`, '/a/b.ts', 'c'])
   t.deepEqual(commandFor('/a/b.sh', []), ['bash', '/a/b.sh'])
+})
+
+test('of the environment, what is meant for the lab is passed on', (t) => {
+  t.deepEqual(labVariables({ LAB_SEED: '7', HOME: '/root', NODE_OPTIONS: '--inspect' }), {
+    NODE_COMPILE_CACHE: `${projectFolder}/.cache/compiled`,
+    LAB_SEED: '7'
+  })
 })
 
 for (const [words, message] of [

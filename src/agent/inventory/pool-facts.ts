@@ -174,24 +174,26 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     const [line] = await deviceMapper.status(number, { deadlineMs })
     return parsePoolStatus(line?.params ?? '')
   })
-  const table = await probe(`the table of ${name}`, deadlineMs, async () => ({
-    ...parsePoolTable(row.params),
-    metadataPath: (await findPoolDevice(deviceMapper, number))?.metadataPath ?? ''
-  }))
-  const first = problem ?? table.problem
-  if (!table.value) {
-    return { ...active, state: 'unknown', thins: unknown('its pool did not answer'), ...(first && { problem: first }) }
+  const table = await probe(`the table of ${name}`, deadlineMs, async () => parsePoolTable(row.params))
+  const known = {
+    ...active,
+    ...(status === undefined ? { state: 'unknown' as const } : numbers(status, table.value?.blockSectors))
   }
-  const { metadataPath, blockSectors } = table.value
-  const inside = await probe(`the metadata of ${name} on ${metadataPath}`, deadlineMs, () =>
-    lookInside(look, metadataPath, thins, poolKey(info), status)
+  const path = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
+    return (await findPoolDevice(deviceMapper, number))?.metadataPath ?? ''
+  })
+  if (path.problem) {
+    const first = problem ?? table.problem ?? path.problem
+    return { ...known, thins: unknown('the metadata of its pool could not be found'), problem: first }
+  }
+  const inside = await probe(`the metadata of ${name} on ${path.value}`, deadlineMs, () =>
+    lookInside(look, path.value, thins, poolKey(info), status)
   )
   return {
-    ...active,
-    ...(status === undefined ? { state: 'unknown' } : numbers(status, blockSectors * SECTOR_BYTES)),
-    metadataDevice: metadataPath,
+    ...known,
+    metadataDevice: path.value,
     ...(inside.value ?? { thins: unknown('the metadata of its pool could not be read') }),
-    ...withProblem(first ?? inside.problem)
+    ...withProblem(problem ?? table.problem ?? inside.problem)
   }
 }
 
@@ -199,8 +201,10 @@ function withProblem(problem: Problem | undefined): { problem?: Problem } {
   return problem === undefined ? {} : { problem }
 }
 
-function numbers(status: PoolStatus, blockBytes: number): Partial<PoolFacts> & Pick<PoolFacts, 'state'> {
+/** @param blockSectors undefined where the table is not understood: then there are no sizes */
+function numbers(status: PoolStatus, blockSectors: number | undefined): Partial<PoolFacts> & Pick<PoolFacts, 'state'> {
   if (status.state !== 'working') return { state: status.state }
+  const blockBytes = (blockSectors ?? NaN) * SECTOR_BYTES
   const usage = {
     blockBytes,
     dataUsedBytes: status.usedDataBlocks * blockBytes,

@@ -51,6 +51,7 @@ export function volumeGroupSource(
         transactionId,
         metadataPath: await metadataPath(deviceMapper, pool),
         live: true,
+        pool: { uuid: thinPoolUuid(pool) },
         ...(externalOrigin && {
           externalOrigin: { identity: externalOrigin.uuid, sizeBytes: externalOrigin.sizeBytes }
         })

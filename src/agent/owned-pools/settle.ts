@@ -16,6 +16,8 @@ import { poolUuid, thinUuid } from './naming.ts'
 export interface Settlement {
   /** What was done, and why, for the log and for people. */
   readonly settled: readonly string[]
+  /** Those of them that are not done, and were forgotten. */
+  readonly undone: readonly string[]
   readonly findings: readonly Finding[]
 }
 
@@ -27,7 +29,7 @@ export interface Settlement {
 export async function settlePool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Settlement> {
   const view = viewOf(await catalog.view(), name)
   const [pool] = view.pools
-  if (pool === undefined) return { settled: [], findings: [] }
+  if (pool === undefined) return { settled: [], undone: [], findings: [] }
 
   const settled = await freeDevices(deviceMapper, view, await surveyDevices(deviceMapper))
   const survey = await surveyDevices(deviceMapper)
@@ -36,7 +38,8 @@ export async function settlePool(catalog: Catalog, deviceMapper: DeviceMapper, n
     await carryOut(catalog, deviceMapper, pool, step)
     settled.push(step.because)
   }
-  return { settled, findings: [...findings, ...impostor(pool, survey)] }
+  const undone = steps.filter(({ step }) => step === 'roll-back').map(({ because }) => because)
+  return { settled, undone, findings: [...findings, ...impostor(pool, survey)] }
 }
 
 /** What concerns one pool. */

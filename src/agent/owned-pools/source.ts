@@ -42,7 +42,8 @@ export function ownedPoolSource(
         ...(thin.kind === 'snapshot' && { volume: thin.volume, volumeName: await volumeName(thin.volume) }),
         ...{ thinId, sizeBytes, transactionId },
         metadataPath: device.metadataPath,
-        live: true
+        live: true,
+        pool: { uuid: poolUuid({ name: pool }) }
       } satisfies Snapshot
     }
   }

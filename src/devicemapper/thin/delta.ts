@@ -300,21 +300,27 @@ class CoWalk {
   #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
     const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
     const [otherKeys, otherValues, otherEntries] = [otherLeaf.keys, otherLeaf.values, otherLeaf.entries]
+    // Without gaps, what follows the same key has the same keys.
+    const dense = isDense(words, oneLeaf) && isDense(words, otherLeaf)
     let i = 0
     let j = 0
     while (i < oneEntries && j < otherEntries) {
       // Entries under the same keys: first those that are the same in both, which are dropped, then those with other values.
-      const alike = Math.min(oneEntries - i, otherEntries - j)
       const keysApart = otherKeys + 2 * j - (oneKeys + 2 * i)
       const valuesApart = otherValues + 2 * j - (oneValues + 2 * i)
-      let n = 0
-      let k = oneKeys + 2 * i
+      let alike = Math.min(oneEntries - i, otherEntries - j)
+      if (!dense || keyAt(words, oneLeaf, i) !== keyAt(words, otherLeaf, j)) {
+        const end = oneKeys + 2 * (i + alike)
+        let k = oneKeys + 2 * i
+        while (k < end && words[k] === words[k + keysApart] && words[k + 1] === words[k + 1 + keysApart]) k += 2
+        alike = (k - oneKeys) / 2 - i
+      }
+      const end = oneValues + 2 * (i + alike)
       let v = oneValues + 2 * i
-      const sameKey = () => n < alike && words[k] === words[k + keysApart] && words[k + 1] === words[k + 1 + keysApart]
-      const sameValue = () => words[v] === words[v + valuesApart] && words[v + 1] === words[v + 1 + valuesApart]
-      for (; sameKey() && sameValue(); n++, k += 2, v += 2);
-      const same = n
-      for (; sameKey() && !sameValue(); n++, k += 2, v += 2);
+      while (v < end && words[v] === words[v + valuesApart] && words[v + 1] === words[v + 1 + valuesApart]) v += 2
+      const same = (v - oneValues) / 2 - i
+      while (v < end && (words[v] !== words[v + valuesApart] || words[v + 1] !== words[v + 1 + valuesApart])) v += 2
+      const n = (v - oneValues) / 2 - i
       one.addMappings(words, oneLeaf, i + same, i + n)
       other.addMappings(words, otherLeaf, j + same, j + n)
       i += n
@@ -337,6 +343,12 @@ class CoWalk {
     const { reader, signal } = this.#delta
     return heightBelow(reader, blocks[head], { low: lows[head], high: highs[head] }, U64_SIZE, signal)
   }
+}
+
+/** Whether a leaf, whose keys ascend, has every key from its first to its last. */
+function isDense(words: Uint32Array, leaf: NodeShape): boolean {
+  const { entries } = leaf
+  return entries > 0 && keyAt(words, leaf, entries - 1) - keyAt(words, leaf, 0) === entries - 1
 }
 
 function queuedBlocks({ blocks, head, tail }: SubtreeQueue): Set<number> {

@@ -40,6 +40,12 @@ export interface Fingerprint {
   rootChecksum: number
 }
 
+/** A device, and what it was found to be before, if anybody looked. */
+export interface PinnedDevice {
+  readonly device: ThinDevice
+  readonly fingerprint?: Fingerprint | undefined
+}
+
 /** An answer, and what was learned about its target on the way. */
 export interface MappingStream extends ExtentStream {
   readonly batches: AsyncGenerator<ExtentBatch>
@@ -206,7 +212,11 @@ export class PoolMetadata {
     if (!rest.done) throw this.#inconsistent(rest.value.key)
   }
 
-  /** Everything the device maps. @throws DM_DEVICE_NOT_FOUND, DM_OFFSET_OUT_OF_RANGE, and what reading metadata throws */
+  /**
+   * Everything the device maps.
+   *
+   * @throws DM_DEVICE_NOT_FOUND, or DM_SNAPSHOT_CHANGED where it was seen before; DM_OFFSET_OUT_OF_RANGE, and what reading metadata throws
+   */
   async allocated(question: AllocatedQuestion): Promise<MappingStream> {
     return this.#answer(undefined, question)
   }
@@ -223,7 +233,7 @@ export class PoolMetadata {
     baseFingerprint,
     ...rest
   }: DeltaQuestion): Promise<MappingStream> {
-    const device = await this.device(baseId, rest.signal)
+    const device = await this.#deviceAsSeen(baseId, baseFingerprint, rest.signal)
     const takenAt = baseIsSnapshot ? device.details.creationTime : Infinity
     const base = { device, sizeBytes: baseSizeBytes, takenAt, fingerprint: baseFingerprint }
     return this.#answer(base, { deviceId: targetId, ...rest })
@@ -240,7 +250,7 @@ export class PoolMetadata {
       | undefined,
     { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, fingerprint, signal }: AllocatedQuestion
   ): Promise<MappingStream> {
-    const target = await this.device(deviceId, signal)
+    const target = await this.#deviceAsSeen(deviceId, fingerprint, signal)
     for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
     const capacityBytes = sizeBytes ?? (await this.mappedEnd(target, signal))
     if (!(startingOffset >= 0 && startingOffset <= capacityBytes)) {
@@ -270,7 +280,7 @@ export class PoolMetadata {
       signal
     })
     const pinned = [...(base ? [base] : []), { device: target, fingerprint }]
-    const batches = this.#reader.isDevice ? this.#validated(extents, pinned, signal) : extents
+    const batches = this.whileUnchanged(extents, pinned, signal)
     let pristine = false
     return {
       capacityBytes,
@@ -314,12 +324,22 @@ export class PoolMetadata {
   }
 
   /**
-   * Lets a batch pass only after the devices it speaks of were found unchanged: since the walk began, or since before, where they have a
-   * fingerprint from then.
+   * Lets a batch pass, whoever made it, only after the devices it speaks of were found unchanged: since the walk began, or since before,
+   * where they have a fingerprint from then. A file does not change.
+   *
+   * @throws DM_SNAPSHOT_CHANGED, and what `extents` throws
    */
+  whileUnchanged(
+    extents: AsyncGenerator<ExtentBatch, boolean>,
+    pinned: readonly PinnedDevice[],
+    signal: AbortSignal | undefined
+  ): AsyncGenerator<ExtentBatch, boolean> {
+    return this.#reader.isDevice ? this.#validated(extents, pinned, signal) : extents
+  }
+
   async *#validated(
     extents: AsyncGenerator<ExtentBatch, boolean>,
-    pinned: { device: ThinDevice; fingerprint?: Fingerprint | undefined }[],
+    pinned: readonly PinnedDevice[],
     signal: AbortSignal | undefined
   ): AsyncGenerator<ExtentBatch, boolean> {
     const devices = pinned.map(({ device }) => device)
@@ -404,7 +424,17 @@ export class PoolMetadata {
     )
   }
 
-  #changed({ id }: ThinDevice): DeltamapperError {
+  /** A device that has been seen before (it has a fingerprint from then) and is gone was removed meanwhile. */
+  async #deviceAsSeen(id: number, fingerprint: Fingerprint | undefined, signal?: AbortSignal): Promise<ThinDevice> {
+    try {
+      return await this.device(id, signal)
+    } catch (error) {
+      const isGone = error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND'
+      throw isGone && fingerprint ? this.#changed({ id }) : error
+    }
+  }
+
+  #changed({ id }: Pick<ThinDevice, 'id'>): DeltamapperError {
     return new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `thin device ${id} of ${this.path} was written to, trimmed or removed while it was read`,

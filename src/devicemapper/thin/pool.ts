@@ -13,7 +13,7 @@
  */
 import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { ClaimedDevice, sizeOf } from '../block-device.ts'
+import { ClaimedDevice, onceFree, sizeOf } from '../block-device.ts'
 import { parsePoolStatus, type PoolStatus } from './status.ts'
 import { openPoolMetadata } from './pool-metadata.ts'
 import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } from './table.ts'
@@ -340,7 +340,7 @@ async function startPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<ThinPo
   })
   const lengthSectors = wholeBlocks(data.sizeBytes / SECTOR_BYTES, blockSectors)
   const table = [{ startSector: 0, lengthSectors, targetType: 'thin-pool', params }]
-  await deviceMapper.create(plan.name, { uuid: plan.uuid, table, deadlineMs: CREATE_DEADLINE_MS })
+  await onceFree(() => deviceMapper.create(plan.name, { uuid: plan.uuid, table, deadlineMs: CREATE_DEADLINE_MS }))
   return new ThinPool(deviceMapper, plan.uuid)
 }
 

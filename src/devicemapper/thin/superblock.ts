@@ -6,9 +6,8 @@
 import { DeltamapperError } from '../../errors.ts'
 import { damaged } from '../block-reader.ts'
 import { checksumSalt, impliedSalt } from '../checksum.ts'
+import { metadataKind, THIN_MAGIC } from '../metadata-kind.ts'
 
-const THIN_MAGIC = 27022010n
-const ERA_MAGIC = 2126579579n
 const SECTOR_SIZE = 512
 /** Data blocks are 64 KiB to 1 GiB, in steps of 64 KiB; here in sectors. */
 const MIN_DATA_BLOCK = 128
@@ -46,7 +45,7 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
   const salt = impliedSalt(block.readUInt32LE(0), block.subarray(4))
   const magic = block.readBigUInt64LE(32)
   if (salt !== checksumSalt.thinSuperblock) {
-    if (magic !== THIN_MAGIC && blockNumber === 0) throw foreign(path, salt, magic)
+    if (magic !== THIN_MAGIC && blockNumber === 0) throw foreign(path, block)
     throw damaged(path, blockNumber, 'its checksum is not that of a thin superblock')
   }
   if (magic !== THIN_MAGIC) throw damaged(path, blockNumber, `its magic number is ${magic} where ${THIN_MAGIC} is due`)
@@ -82,16 +81,17 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
   }
 }
 
-function foreign(path: string, salt: number, magic: bigint): DeltamapperError {
+function foreign(path: string, block: Buffer): DeltamapperError {
+  const kind = metadataKind(block)
   const what =
-    salt === checksumSalt.eraSuperblock || magic === ERA_MAGIC
-      ? 'holds dm-era metadata, not dm-thin metadata'
-      : salt === checksumSalt.cacheSuperblock
-        ? 'holds dm-cache metadata, not dm-thin metadata'
-        : 'holds no dm-thin metadata: block 0 is no superblock'
+    kind === undefined
+      ? 'holds no dm-thin metadata: block 0 is no superblock'
+      : `holds ${kind} metadata, not dm-thin metadata`
   return new DeltamapperError(
     'DM_METADATA_FOREIGN',
     `${path} ${what}`,
-    "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
+    kind === 'dm-era'
+      ? 'ask what was written since an era: `deltamapper delta --metadata FILE --since ERA`'
+      : "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
   )
 }

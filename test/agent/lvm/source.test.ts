@@ -46,7 +46,8 @@ test('a snapshot, active or not', async (t) => {
     sizeBytes: 64 * mebibyte,
     transactionId: 1n,
     metadataPath: '/dev/mapper/my--vg-po--ol_tmeta',
-    live: true
+    live: true,
+    pool: { uuid: thinPoolUuid(row('po-ol')) }
   })
   t.deepEqual(await find('tue.sd+ay_'), {
     ...(await find('monday')),

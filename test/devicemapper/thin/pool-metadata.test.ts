@@ -429,6 +429,29 @@ test('a fingerprint is the same until something happens to the device', async (t
   }
 })
 
+test('a device that was seen and is gone was removed meanwhile', async (t) => {
+  const model = newModel()
+  for (const id of [1, 2]) {
+    model.createThin(id)
+    model.write(id, 3)
+  }
+  const fingerprintOf = async (id: number) => {
+    const metadata = await open(t, await write(model))
+    return metadata.fingerprint(await metadata.device(id))
+  }
+  const [fingerprint, baseFingerprint] = [await fingerprintOf(2), await fingerprintOf(2)]
+  model.delete(2)
+  const metadata = await open(t, await write(model))
+  for (const ask of [
+    () => metadata.allocated({ deviceId: 2, fingerprint }),
+    () => metadata.isPristine(2, undefined, fingerprint),
+    () => metadata.delta({ baseId: 1, targetId: 2, fingerprint }),
+    () => metadata.delta({ baseId: 2, targetId: 1, baseFingerprint })
+  ]) {
+    await refused(t, ask, 'DM_SNAPSHOT_CHANGED')
+  }
+})
+
 test('an image of any size that can be none leaves no file open', async (t) => {
   const image = await readFile(await write(heldModel()))
   const spoilt = (change: (bytes: Buffer) => void) => {

@@ -1,0 +1,39 @@
+/**
+ * What was served is remembered for as long as somebody may come back for it as a base, and not for ever.
+ *
+ * A forgotten base is not answered wrongly: it has to be pristine all the same (see pristine.ts), only that nothing proves any more that it was
+ * not trimmed, which the log says. So the limits are far beyond any chain of backups; they keep the file from growing for ever.
+ */
+import type { Logger } from 'pino'
+import type { Catalog } from './catalog.ts'
+
+const DAY_MS = 86_400_000
+
+/** Two years after it was last served, and at most a million (some 300 MB). */
+export const retention = { keptMs: 730 * DAY_MS, keep: 1_000_000 } as const
+
+/** Forgets what is too old. @param now milliseconds since 1970 @returns how many records are gone @throws what the catalog throws */
+export async function forgetOld(catalog: Catalog, now = Date.now()): Promise<number> {
+  const limits = { before: now - retention.keptMs, keep: retention.keep }
+  let forgotten = 0
+  for (let some; (some = await catalog.forgetServed(limits)) > 0; forgotten += some);
+  return forgotten
+}
+
+/** Does so now and once a day. @returns what ends it */
+export function keepForgetting(catalog: Catalog, logger: Logger): () => void {
+  const forget = () => {
+    forgetOld(catalog).then(
+      (forgotten) => {
+        if (forgotten > 0) logger.info({ forgotten }, 'forgot what was served long ago')
+      },
+      (error: unknown) => logger.warn({ err: error }, 'could not forget what was served long ago')
+    )
+  }
+  forget()
+  const timer = setInterval(forget, DAY_MS)
+  timer.unref()
+  return () => {
+    clearInterval(timer)
+  }
+}

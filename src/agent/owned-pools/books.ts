@@ -1,0 +1,156 @@
+/**
+ * The catalog as the book of our own pools, and how a change goes into it: the intent onto disk, then the kernel, then `settlePool`, which
+ * looks at what the kernel has and makes the intent a fact or forgets it. So there is nothing that only a crash would run.
+ *
+ * Everything here is for whoever has the pool's turn (turns.ts).
+ */
+import type { Logger } from 'pino'
+import { DeviceMapperError, type DeviceMapper } from '../../../native/device-mapper.ts'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { CatalogView, NewIntent, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
+import type { Finding } from '../catalog/reconcile.ts'
+import { invalid } from './request-checks.ts'
+import { settlePool, type Settlement, unsettled } from './settle.ts'
+
+/** A pool of ours, with what the catalog has of it. */
+export interface Entry {
+  readonly pool: OwnedPool
+  /** Of this pool only. */
+  readonly view: CatalogView
+}
+
+export class PoolBooks {
+  readonly #catalog: Catalog
+  readonly #deviceMapper: DeviceMapper
+  readonly #logger: Logger
+
+  constructor(catalog: Catalog, deviceMapper: DeviceMapper, logger: Logger) {
+    this.#catalog = catalog
+    this.#deviceMapper = deviceMapper
+    this.#logger = logger
+  }
+
+  /** @throws DM_NO_SUCH_DEVICE */
+  async entry(name: string): Promise<Entry> {
+    const { pools, thins, intents } = await this.#catalog.view()
+    const pool = pools.find((each) => each.name === name)
+    if (!pool) {
+      throw new DeltamapperError(
+        'DM_NO_SUCH_DEVICE',
+        name === '' ? 'no pool was named' : `${JSON.stringify(name.slice(0, 200))} is no pool that this agent has made`,
+        '`deltamapper pool list` lists those that are'
+      )
+    }
+    const ofPool = <T extends { pool: string }>(rows: readonly T[]) => rows.filter((each) => each.pool === name)
+    return { pool, view: { pools: [pool], thins: ofPool(thins), intents: ofPool(intents) } }
+  }
+
+  /** The same, after what was left unfinished has been settled, if it could be. */
+  async triedEntry(name: string): Promise<Entry & { findings: readonly Finding[] }> {
+    const entry = await this.entry(name)
+    if (entry.view.intents.length === 0) return { ...entry, findings: [] }
+    const settlement = await this.settle(name)
+    this.report(settlement)
+    return { ...(await this.entry(name)), findings: settlement.findings }
+  }
+
+  /** The same, for what must not come on top of something unfinished. @throws DM_CATALOG_DISAGREES */
+  async settledEntry(name: string): Promise<Entry> {
+    const { pool, view, findings } = await this.triedEntry(name)
+    if (view.intents.length > 0) throw unfinished(name, findings)
+    return { pool, view }
+  }
+
+  /** @throws DM_NO_SUCH_DEVICE; DM_ARGUMENT_INVALID when it is not of this kind */
+  async thin(pool: string, name: string, kind?: OwnedThin['kind']): Promise<OwnedThin> {
+    const thin = await this.#catalog.findThinByName(pool, name)
+    if (!thin) {
+      throw new DeltamapperError(
+        'DM_NO_SUCH_DEVICE',
+        `pool ${pool} has no volume or snapshot ${JSON.stringify(name.slice(0, 200))}`,
+        '`deltamapper volume list` and `deltamapper snapshot list` list those there are'
+      )
+    }
+    if (kind === undefined || thin.kind === kind) return thin
+    throw invalid(`${pool}/${name} is a ${thin.kind}, no ${kind}`, `see \`deltamapper ${thin.kind} --help\``)
+  }
+
+  /**
+   * Makes one change: writes down what is about to be done, does it, and looks whether it is.
+   *
+   * @param decide what the kernel either does or refuses: refused, nothing has happened
+   * @param rest what belongs to it all the same
+   * @throws DM_CATALOG_DISAGREES when it cannot be seen to be done
+   */
+  async change(
+    pool: string,
+    intent: NewIntent,
+    decide: () => Promise<void>,
+    rest: () => Promise<void> = () => Promise.resolve()
+  ): Promise<void> {
+    await this.#catalog.begin(intent)
+    let failure: unknown
+    try {
+      await decide()
+    } catch (error) {
+      if (isRefusal(error)) {
+        await this.#catalog.rollBack(pool)
+        throw error
+      }
+      failure = error
+    }
+    if (failure === undefined) await rest().catch((error: unknown) => (failure = error))
+    const settlement = await this.settle(pool)
+    if (failure !== undefined) {
+      // Settled or not, the caller has to know that it did not go as it should.
+      this.report(settlement)
+      throw failure as Error
+    }
+    const [undone] = settlement.undone
+    if (undone !== undefined) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `the kernel took it, and it is not done: ${undone}`,
+        `look into the kernel log, and at \`deltamapper pool check ${pool}\``
+      )
+    }
+    const { intents } = await this.#catalog.view()
+    if (!intents.some((each) => each.pool === pool)) return
+    throw unfinished(pool, settlement.findings)
+  }
+
+  /** Settles a pool; what keeps it from being settled becomes a finding. */
+  async settle(name: string): Promise<Settlement> {
+    try {
+      return await settlePool(this.#catalog, this.#deviceMapper, name)
+    } catch (error) {
+      const known = asDeltamapperError(error)
+      if (known.code === 'DM_INTERNAL') this.#logger.error({ err: known.cause ?? known, pool: name }, 'not settled')
+      return { settled: [], undone: [], findings: [unsettled(name, known)] }
+    }
+  }
+
+  /** Says in the log what was settled, and what could not be. */
+  report({ settled, findings }: Settlement): void {
+    for (const because of settled) this.#logger.warn({ because }, 'settled what was left unfinished')
+    for (const { kind, pool, thinId, what, remedy } of findings) {
+      this.#logger.warn({ kind, pool, thinId, remedy }, what)
+    }
+  }
+}
+
+function unfinished(pool: string, findings: readonly Finding[]): DeltamapperError {
+  const [first] = findings
+  return new DeltamapperError(
+    'DM_CATALOG_DISAGREES',
+    first?.what ?? `what was begun in pool ${pool} is not finished`,
+    first?.remedy ?? `\`deltamapper pool check ${pool}\` shows what disagrees`
+  )
+}
+
+/** Whether the kernel has said no to what would have made the change: then it is not made, and will not be. */
+function isRefusal(error: unknown): boolean {
+  if (!(error instanceof DeviceMapperError)) return false
+  return error.errno !== undefined && (error.call === 'message' || error.call === 'suspend')
+}

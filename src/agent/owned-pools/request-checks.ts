@@ -1,0 +1,24 @@
+/**
+ * What is refused of a request before anything is looked at. (Names: naming.ts.)
+ */
+import { DeltamapperError } from '../../errors.ts'
+
+export const SECTOR_BYTES = 512
+
+/** Of a volume. @throws DM_ARGUMENT_INVALID */
+export function checkSize(bytes: number): void {
+  checkCount('size_bytes', bytes, SECTOR_BYTES)
+}
+
+/** @throws DM_ARGUMENT_INVALID for what is no whole number of bytes below 2^53, not above 0, or no multiple of `unit` */
+export function checkCount(field: string, bytes: number, unit = 1): void {
+  if (Number.isSafeInteger(bytes) && bytes > 0 && bytes % unit === 0) return
+  throw invalid(
+    `${field} is ${bytes}`,
+    `give a whole number of bytes above 0 and below 2^53${unit > 1 ? `, a multiple of ${unit}` : ''}`
+  )
+}
+
+export function invalid(what: string, remedy: string): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
+}

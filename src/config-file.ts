@@ -1,0 +1,33 @@
+/**
+ * A configuration file of agent or router: YAML or JSON, a mapping of fields. What is wrong with it is said with the file's name.
+ */
+import { readFile } from 'node:fs/promises'
+import { parse } from 'yaml'
+import { DeltamapperError } from './errors.ts'
+
+/** The fields, unchecked; none without a file. @throws DM_CONFIG_INVALID */
+export async function readConfigFile(file: string | undefined): Promise<Record<string, unknown>> {
+  if (file === undefined) return {}
+  let content: unknown
+  try {
+    content = parse(await readFile(file, 'utf8')) ?? {}
+  } catch (cause) {
+    throw invalidConfig(file, (cause as Error).message, cause)
+  }
+  if (!isMapping(content)) throw invalidConfig(file, 'it is no mapping of fields')
+  return content as Record<string, unknown>
+}
+
+export function isMapping(content: unknown): boolean {
+  return typeof content === 'object' && content !== null && !Array.isArray(content)
+}
+
+/** @param file undefined for the command line */
+export function invalidConfig(file: string | undefined, what: string, cause?: unknown): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CONFIG_INVALID',
+    `the configuration in ${file ?? 'the command line'} cannot be used: ${what.replaceAll(/\s+/g, ' ').trim()}`,
+    'docs/operations.md lists the fields',
+    { cause }
+  )
+}

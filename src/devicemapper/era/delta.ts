@@ -1,0 +1,258 @@
+/**
+ * Which blocks were written to in some eras, in order: the bitsets of those eras and the era array, read side by side.
+ *
+ *      blocks       0                 130304              260608
+ *      writeset 7   ├────┼────┼────┼────┼────┼────┼────┼────┼──      a bitset block has 32576 bits
+ *      writeset 8   ├────┼────┼────┼────┼────┼────┼────┼────┼──
+ *      era array    ├┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼──      an array block has 1018 eras, one 32nd of that
+ *                   └──── stretch ────┘
+ *
+ * One stretch of the device at a time is put together as a bitmap, which leaves as extents. Memory is that of a stretch and a few windows of
+ * blocks, however large the device is; and of 2 KiB at most for each writeset.
+ */
+import { arrayBlockCapacity, arrayElements, ArrayIndex } from '../array.ts'
+import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
+import { checksumSalt } from '../checksum.ts'
+import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
+import type { Writeset } from './writeset.ts'
+
+const BITS_PER_WORD = 64
+/** Bits in a full block of a bitset: 32576. */
+const BITSET_BLOCK_BITS = arrayBlockCapacity(8) * BITS_PER_WORD
+/** Eras in a full block of the era array: 1018. */
+const ERA_BLOCK_BLOCKS = arrayBlockCapacity(4)
+/** A stretch, in bitset blocks: with the era array as many as fill one window of its blocks; without it, a longer one reads more at once. */
+const STRETCH_WITH_ARRAY = (WINDOW_BLOCKS * ERA_BLOCK_BLOCKS) / BITSET_BLOCK_BITS
+const STRETCH_OF_BITSETS = 16
+/** Windows under way while another is taken in, where reading takes time: the device and the processor both have work. */
+const WINDOWS_AHEAD = 3
+
+export interface WrittenBlocks {
+  reader: BlockReader
+  /** The eras' own bitsets. */
+  writesets: readonly Writeset[]
+  /** The era array, unless the bitsets are known to have all that is asked for. */
+  eraArray: EraArray | undefined
+  /** Size of a block in bytes. */
+  blockBytes: number
+  /** Size of the volume in bytes: extents end there. */
+  sizeBytes: number
+  /** First block of interest; Infinity for none. */
+  firstBlock: number
+  /** From this block on everything counts as written to: nobody can have a copy of it. Infinity where that is not so. */
+  baseEndBlock: number
+  signal?: AbortSignal | undefined
+}
+
+export interface EraArray {
+  readonly root: number
+  /** Blocks that it has an era for. */
+  readonly blocks: number
+  /** Blocks of this era and later ones count. Above 0: era 0 stands for never. */
+  readonly sinceEra: number
+  /** The newest era that can stand in it; a later one is damage. */
+  readonly newestEra: number
+}
+
+/** Yields what was written to, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. */
+export async function* writtenExtents(written: WrittenBlocks): AsyncGenerator<ExtentBatch> {
+  const { blockBytes, sizeBytes, firstBlock, baseEndBlock } = written
+  const extents = new ExtentBuilder(blockBytes, sizeBytes)
+  const sizeBlocks = Math.ceil(sizeBytes / blockBytes)
+  const end = Math.min(sizeBlocks, baseEndBlock)
+  const reading = new StretchReading(written, firstBlock, end)
+  try {
+    for (let stretch; (stretch = await reading.next()) !== undefined;) {
+      const { bitmap, begin, low, high } = stretch
+      addRuns(extents, bitmap, begin, low, high)
+      bitmap.fill(0)
+      const batch = extents.take()
+      if (batch) yield batch
+    }
+    extents.addRun(Math.max(firstBlock, end), sizeBlocks)
+    const last = extents.takeLast()
+    if (last) yield last
+  } finally {
+    await reading.end()
+  }
+}
+
+/** A stretch that is complete. Bit `i` of the bitmap is block `begin + i`; of interest are the blocks `[low, high)`. */
+interface Stretch {
+  readonly bitmap: Uint32Array
+  readonly begin: number
+  readonly low: number
+  readonly high: number
+}
+
+/** Blocks to be read together, in ascending order of what they tell of. All are of one stretch. */
+interface Load {
+  readonly stretch: Omit<Stretch, 'bitmap'>
+  readonly blocks: number[]
+  /** The array each block is of, and which of that array's blocks it is. */
+  readonly arrays: ArrayIndex[]
+  readonly indexes: number[]
+  /** Nothing more of this stretch comes after it. */
+  isLast: boolean
+}
+
+class StretchReading {
+  readonly #written: WrittenBlocks
+  readonly #bitsets: readonly { readonly writeset: Writeset; readonly index: ArrayIndex }[]
+  readonly #eras: ArrayIndex | undefined
+  readonly #stretchBlocks: number
+  readonly #bitmap: Uint32Array
+  readonly #loads: AsyncGenerator<Load>
+  /** Windows under way, the next one first. */
+  readonly #ahead: { readonly load: Load; readonly window: Promise<BlockWindow> }[] = []
+
+  /** @param first the first block of interest; `end` the first that is of none any more */
+  constructor(written: WrittenBlocks, first: number, end: number) {
+    const { reader, writesets, eraArray } = written
+    this.#written = written
+    this.#bitsets = writesets.map((writeset) => {
+      const shape = { root: writeset.root, length: Math.ceil(writeset.bits / BITS_PER_WORD), valueSize: 8 } as const
+      return { writeset, index: new ArrayIndex(reader, shape) }
+    })
+    if (eraArray) {
+      this.#eras = new ArrayIndex(reader, { root: eraArray.root, length: eraArray.blocks, valueSize: 4 })
+    }
+    this.#stretchBlocks = (eraArray ? STRETCH_WITH_ARRAY : STRETCH_OF_BITSETS) * BITSET_BLOCK_BITS
+    this.#bitmap = new Uint32Array(this.#stretchBlocks / 32)
+    this.#loads = this.#plan(first, end)
+  }
+
+  /** The next stretch of which anything was read. Its bitmap has to be all zero again before the next is asked for. */
+  async next(): Promise<Stretch | undefined> {
+    for (;;) {
+      const { reader, signal } = this.#written
+      while (this.#ahead.length < (reader.isDirect ? WINDOWS_AHEAD : 1)) {
+        signal?.throwIfAborted()
+        const planned = await this.#loads.next()
+        if (planned.done) break
+        const load = planned.value
+        const window = reader.load(load.blocks, load.blocks.length, checksumSalt.arrayBlock)
+        // Whoever waits for the window hears of a failure; until someone does, it is nobody's unhandled rejection.
+        window.catch(ignore)
+        this.#ahead.push({ load, window })
+      }
+      const next = this.#ahead.shift()
+      if (!next) return undefined
+      const window = await next.window
+      try {
+        this.#takeIn(window, next.load)
+      } finally {
+        reader.release(window)
+      }
+      if (next.load.isLast) return { bitmap: this.#bitmap, ...next.load.stretch }
+    }
+  }
+
+  /** Waits for what is still being read, so that the file may be closed. */
+  async end(): Promise<void> {
+    for (const { window } of this.#ahead) await window.then((each) => this.#written.reader.release(each), ignore)
+  }
+
+  async *#plan(first: number, end: number): AsyncGenerator<Load> {
+    const length = this.#stretchBlocks
+    for (let begin = Math.floor(first / length) * length; begin < end; begin += length) {
+      const stretch = { begin, low: Math.max(begin, first), high: Math.min(begin + length, end) }
+      let load: Load | undefined
+      for (const { array, from, to } of this.#wantedFor(stretch)) {
+        for (let index = from; index < to; index++) {
+          if (load?.blocks.length === WINDOW_BLOCKS) {
+            yield load
+            load = undefined
+          }
+          load ??= { stretch, blocks: [], arrays: [], indexes: [], isLast: false }
+          // (Mostly known, and waiting for what is known would take longer than all else that is done here.)
+          load.blocks.push(array.known(index) ?? (await array.blockOf(index, this.#written.signal)))
+          load.arrays.push(array)
+          load.indexes.push(index)
+        }
+      }
+      if (load) yield Object.assign(load, { isLast: true })
+    }
+  }
+
+  /** Which blocks `[from, to)` of each array tell of a stretch. */
+  #wantedFor({ low, high }: Omit<Stretch, 'bitmap'>): { array: ArrayIndex; from: number; to: number }[] {
+    const part = (array: ArrayIndex, length: number, blockLength: number) => ({
+      array,
+      from: Math.floor(low / blockLength),
+      to: Math.ceil(Math.min(high, length) / blockLength)
+    })
+    const wanted = this.#bitsets.map(({ writeset, index }) => part(index, writeset.bits, BITSET_BLOCK_BITS))
+    const { eraArray } = this.#written
+    if (this.#eras && eraArray) wanted.push(part(this.#eras, eraArray.blocks, ERA_BLOCK_BLOCKS))
+    return wanted
+  }
+
+  #takeIn(window: BlockWindow, { stretch, blocks, arrays, indexes }: Load): void {
+    const { reader, eraArray } = this.#written
+    for (let i = 0; i < blocks.length; i++) {
+      const { shape } = arrays[i]
+      const word = arrayElements(window, i, shape, indexes[i], reader, blocks[i])
+      const elements = Math.min(
+        arrayBlockCapacity(shape.valueSize),
+        shape.length - indexes[i] * arrayBlockCapacity(shape.valueSize)
+      )
+      if (shape.valueSize === 8) {
+        this.#addBits(window.words, word, 2 * elements, (indexes[i] * BITSET_BLOCK_BITS - stretch.begin) / 32)
+      } else if (eraArray) {
+        this.#addEras(window.words, word, elements, indexes[i] * ERA_BLOCK_BLOCKS - stretch.begin, eraArray, blocks[i])
+      }
+    }
+  }
+
+  #addBits(words: Uint32Array, from: number, count: number, to: number): void {
+    const bitmap = this.#bitmap
+    for (let i = 0; i < count; i++) bitmap[to + i] |= words[from + i]
+  }
+
+  #addEras(words: Uint32Array, from: number, count: number, to: number, eras: EraArray, block: number): void {
+    const bitmap = this.#bitmap
+    const { sinceEra, newestEra } = eras
+    for (let i = 0; i < count; i++) {
+      const era = words[from + i]
+      if (era < sinceEra) continue
+      if (era > newestEra) {
+        throw damaged(
+          this.#written.reader.path,
+          block,
+          `it has an entry of era ${era}, and ${newestEra} is the newest that it can have`
+        )
+      }
+      const bit = to + i
+      bitmap[bit >>> 5] |= 1 << (bit & 31)
+    }
+  }
+}
+
+/** Adds the runs of ones to the extents, as far as they lie in blocks `[low, high)`. */
+function addRuns(extents: ExtentBuilder, bitmap: Uint32Array, begin: number, low: number, high: number): void {
+  /** Where the run that has not ended yet began; -1 for none. */
+  let run = -1
+  const words = Math.ceil((high - begin) / 32)
+  for (let w = Math.floor((low - begin) / 32); w < words; w++) {
+    const word = bitmap[w]
+    const first = begin + 32 * w
+    if (word === 0 && run < 0) continue
+    if (word === 0xffffffff && run >= 0) continue
+    let bit = 0
+    while (bit < 32) {
+      // The next bit that is unlike those of the run, or of the gap.
+      const rest = (run < 0 ? word : ~word) >>> bit
+      if (rest === 0) break
+      bit += 31 - Math.clz32(rest & -rest)
+      if (run < 0) run = first + bit
+      else {
+        extents.addRun(Math.max(run, low), Math.min(first + bit, high))
+        run = -1
+      }
+    }
+  }
+  if (run >= 0) extents.addRun(Math.max(run, low), Math.min(begin + 32 * words, high))
+}
+
+function ignore(): void {}

@@ -1,0 +1,397 @@
+/**
+ * An era device's metadata, opened for questions: which eras there are, and which blocks were written to since one of them.
+ *
+ * The answers come from one *view*: the metadata snapshot that someone has taken, or the live root. A file does not change. A device does,
+ * for as long as its era device is active:
+ *
+ * - A metadata snapshot stays as it is until it is dropped, which is looked for before each batch leaves. It holds the writes of all eras
+ *   that were over when it was taken, for taking one ends an era.
+ * - The live root changes with every first write to a block, and nothing in it counts the changes: superblocks of two moments may be equal
+ *   byte for byte and lead to different trees. So it is read only while the device is claimed for us, which nobody has active then.
+ *
+ * A write is in the metadata, committed, before the data is written (dm-era-target.c, process_deferred_bios). The in-core bitmap of the
+ * kernel never knows of more than the metadata.
+ */
+import { resolve } from 'node:path'
+import { DeltamapperError } from '../../errors.ts'
+import { ArrayIndex } from '../array.ts'
+import { ClaimedDevice } from '../block-device.ts'
+import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
+import { entries } from '../btree.ts'
+import { METADATA_BLOCK_SIZE } from '../checksum.ts'
+import type { ExtentBatch, ExtentStream } from '../extents.ts'
+import { writtenExtents } from './delta.ts'
+import { type EraSuperblock, parseEraSuperblock } from './superblock.ts'
+import { parseWriteset, type Writeset, WRITESET_SIZE } from './writeset.ts'
+
+/** How often to look again at metadata that changed meanwhile, before giving up. */
+const MOST_LOOKS = 100
+
+/** Which state of the device is looked at. */
+export type MetadataView = 'live' | 'metadata-snapshot'
+
+export interface WrittenQuestion {
+  /** Blocks written to in this era or a later one; 0 to `lastEra`. As eras count from 1, 0 asks for whatever was written to. */
+  sinceEra: number
+  /** Size of the device in bytes, at most that of all its blocks, which it is by default. */
+  sizeBytes?: number | undefined
+  /** Size in bytes that the device had in the era; by default as large as now. Everything beyond counts as written to. */
+  baseSizeBytes?: number | undefined
+  /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
+  startingOffset?: number | undefined
+  signal?: AbortSignal | undefined
+}
+
+/**
+ * Opens an era device's metadata.
+ *
+ * @param path a metadata device, or a file that holds a copy of one
+ * @param liveRoot look at the live root even where there is a metadata snapshot
+ * @throws DM_READ_FAILED, DM_METADATA_FOREIGN, DM_METADATA_DAMAGED, DM_METADATA_UNSUPPORTED
+ */
+export async function openEraMetadata(
+  path: string,
+  { liveRoot = false, ...reading }: { liveRoot?: boolean } & ReadOptions = {}
+): Promise<EraMetadata> {
+  const reader = await BlockReader.open(path, reading)
+  try {
+    if (reader.blocks === 0) {
+      throw new DeltamapperError(
+        'DM_METADATA_FOREIGN',
+        `${path} holds no dm-era metadata: it is smaller than one block of ${METADATA_BLOCK_SIZE} bytes`,
+        "name an era device's metadata device, or a copy of it"
+      )
+    }
+    for (let attempt = 1; ; attempt++) {
+      const live = await readSuperblock(reader, 0)
+      if (liveRoot || live.superblock.metadataSnapshot === 0) return new EraMetadata(reader, live, live)
+      try {
+        return new EraMetadata(reader, live, await readSnapshot(reader, live.superblock))
+      } catch (error) {
+        // It may have been dropped in between; then the superblock says so.
+        const mayBeGone = reader.isDevice && isDamage(error) && attempt < MOST_LOOKS
+        if (!mayBeGone || (await reader.readRaw(0)).equals(live.block)) throw error
+      }
+    }
+  } catch (error) {
+    await reader.close()
+    throw error
+  }
+}
+
+export class EraMetadata {
+  /** The superblock of the view: the live one, or the copy of it that the metadata snapshot is. */
+  readonly superblock: EraSuperblock
+  /** The live superblock as it was at opening. */
+  readonly live: EraSuperblock
+  readonly view: MetadataView
+  readonly #reader: BlockReader
+  /** The view's superblock as it was read. */
+  readonly #block: Buffer
+
+  constructor(reader: BlockReader, live: ReadSuperblock, seen: ReadSuperblock) {
+    this.#reader = reader
+    this.#block = seen.block
+    this.live = live.superblock
+    this.superblock = seen.superblock
+    this.view = seen === live ? 'live' : 'metadata-snapshot'
+  }
+
+  get path(): string {
+    return this.#reader.path
+  }
+
+  /** What reading has cost since opening. */
+  get statistics(): Readonly<ReadStatistics> {
+    return this.#reader.statistics
+  }
+
+  /** Size of the device in bytes, up to the end of its last block: that it is a part of one is not in the metadata. */
+  get sizeBytes(): number {
+    return this.superblock.blocks * this.superblock.blockBytes
+  }
+
+  /** The last era whose writes this view knows. A metadata snapshot is taken between two eras, and its current one has not begun there. */
+  get lastEra(): number {
+    return lastEraOf(this.superblock, this.view)
+  }
+
+  async close(): Promise<void> {
+    await this.#reader.close()
+  }
+
+  /**
+   * The writesets that are not yet digested, by ascending era; that of the current era is the last, in the live view.
+   *
+   * @throws DM_METADATA_DAMAGED, DM_READ_FAILED; DM_SNAPSHOT_CHANGED when the metadata snapshot was dropped
+   */
+  async writesets(signal?: AbortSignal): Promise<Writeset[]> {
+    if (!this.#reader.isDevice) return this.#writesets(this.superblock, signal)
+    if (this.view === 'metadata-snapshot') {
+      return this.#whileHeld(() => this.#writesets(this.superblock, signal))
+    }
+    // Good enough to be looked at. What blocks are reported from is read under a claim.
+    for (let attempt = 0; attempt < MOST_LOOKS; attempt++) {
+      const before = await readSuperblock(this.#reader, 0)
+      const looked = await this.#writesets(before.superblock, signal).then(
+        (value) => ({ value }),
+        (error: unknown) => ({ error })
+      )
+      if (!before.block.equals(await this.#reader.readRaw(0))) continue
+      if ('error' in looked) throw looked.error
+      return looked.value
+    }
+    throw new DeltamapperError(
+      'DM_READ_FAILED',
+      `the era device of ${this.path} commits faster than its metadata can be read`,
+      'take a metadata snapshot (`dmsetup message DEVICE 0 take_metadata_snap`), or ask again when it is less busy'
+    )
+  }
+
+  /**
+   * Every block that was written to in an era or later, as far as this view knows.
+   *
+   * @throws DM_ERA_NOT_REACHED; DM_OFFSET_OUT_OF_RANGE; DM_ARGUMENT_INVALID; DM_DEVICE_BUSY for the live root of an active device's metadata;
+   *   and what reading metadata throws
+   */
+  async written(question: WrittenQuestion): Promise<ExtentStream> {
+    const { sinceEra, startingOffset = 0, baseSizeBytes, signal } = question
+    const { blockBytes, blocks } = this.superblock
+    if (!Number.isInteger(sinceEra) || sinceEra < 0) {
+      throw new DeltamapperError('DM_ARGUMENT_INVALID', `${sinceEra} is no era`, 'eras are whole numbers, from 1 on')
+    }
+    if (sinceEra > this.lastEra) throw this.#notReached(sinceEra)
+    for (const size of [question.sizeBytes, baseSizeBytes]) checkSize(size)
+    const capacityBytes = question.sizeBytes ?? this.sizeBytes
+    if (!Number.isSafeInteger(this.sizeBytes)) {
+      throw new DeltamapperError(
+        'DM_METADATA_UNSUPPORTED',
+        `${this.path} is of a device with bytes beyond 2^53`,
+        'back it up by other means'
+      )
+    }
+    if (capacityBytes > this.sizeBytes) {
+      throw new DeltamapperError(
+        'DM_ARGUMENT_INVALID',
+        `the device in ${this.path} has ${blocks} blocks of ${blockBytes} bytes, and ${capacityBytes} bytes are more than they hold`,
+        'give the size that the device had when the metadata was as it is here'
+      )
+    }
+    if (!(startingOffset >= 0 && startingOffset <= capacityBytes)) {
+      throw new DeltamapperError(
+        'DM_OFFSET_OUT_OF_RANGE',
+        `starting offset ${startingOffset} is outside the volume of ${capacityBytes} bytes`,
+        'resume at the end of the last extent received, or at 0'
+      )
+    }
+    const batches = this.#undisturbed(async function* (this: EraMetadata) {
+      const writesets = await this.#writesets(this.superblock, signal)
+      // Also where nothing else of it is read: how large the device is stands nowhere but here and in the superblock.
+      const eras = { root: this.superblock.eraArrayRoot, length: blocks, valueSize: 4 } as const
+      await new ArrayIndex(this.#reader, eras).checkLength(signal)
+      yield* writtenExtents({
+        reader: this.#reader,
+        ...this.#sources(writesets, sinceEra),
+        blockBytes,
+        sizeBytes: capacityBytes,
+        // At the very end nothing is left, not even of a last block that the end cuts in two.
+        firstBlock: startingOffset < capacityBytes ? Math.floor(startingOffset / blockBytes) : Infinity,
+        baseEndBlock:
+          baseSizeBytes !== undefined && baseSizeBytes < capacityBytes
+            ? Math.floor(baseSizeBytes / blockBytes)
+            : Infinity,
+        signal
+      })
+    }, signal)
+    return { capacityBytes, batches }
+  }
+
+  /**
+   * Where the eras asked for are to be found. The kernel digests writesets in order, and one at a time: the array has all eras before the
+   * oldest writeset, and of that one as much as is digested, but nothing of any later era. So what the writesets have, the array need not be
+   * asked for.
+   */
+  #sources(writesets: readonly Writeset[], sinceEra: number) {
+    const oldest = writesets.at(0)?.era
+    const { eraArrayRoot: root, blocks, currentEra, currentWriteset } = this.superblock
+    const newestEra =
+      oldest === undefined ? this.lastEra : oldest === currentEra && currentWriteset ? oldest - 1 : oldest
+    return {
+      writesets: writesets.filter(({ era }) => era >= sinceEra),
+      eraArray:
+        oldest !== undefined && oldest <= sinceEra
+          ? undefined
+          : { root, blocks, sinceEra: Math.max(sinceEra, 1), newestEra }
+    }
+  }
+
+  /**
+   * @throws DM_METADATA_DAMAGED also where an era is missing: what is digested is digested in order, so that the writesets there are follow
+   *   each other up to now. A gap is what a crash leaves on kernels before 5.12, and the writes of that era are lost.
+   */
+  async #writesets(superblock: EraSuperblock, signal?: AbortSignal): Promise<Writeset[]> {
+    const { writesetTreeRoot: root, currentWriteset } = superblock
+    const { path } = this.#reader
+    const found: Writeset[] = []
+    for await (const { key: era, value } of entries(this.#reader, root, WRITESET_SIZE, parseWriteset, signal)) {
+      const before = found.at(-1)?.era
+      if (before !== undefined && era !== before + 1) throw damaged(path, root, lacks(before + 1, era))
+      if (value.bits === 0 || value.root === 0)
+        throw damaged(path, root, `the writeset of era ${era} is of no blocks at all`)
+      found.push({ era, ...value })
+    }
+    if (found.length > 0) {
+      const due = currentWriteset ? currentWriteset.era - 1 : lastEraOf(superblock, this.view)
+      const { era } = found[found.length - 1]
+      if (era > due) throw damaged(path, root, `it has a writeset of era ${era}, and ${due} is the last that is over`)
+      if (era < due) throw damaged(path, root, lacks(era + 1, due + 1))
+    }
+    if (currentWriteset) found.push(currentWriteset)
+    return found
+  }
+
+  /** Lets extents pass only as long as what they are read from cannot have changed. */
+  async *#undisturbed(
+    read: (this: EraMetadata) => AsyncGenerator<ExtentBatch>,
+    signal: AbortSignal | undefined
+  ): AsyncGenerator<ExtentBatch> {
+    signal?.throwIfAborted()
+    if (!this.#reader.isDevice) {
+      yield* read.call(this)
+    } else if (this.view === 'live') {
+      const claim = await this.#claim()
+      try {
+        await this.#checkUnchanged()
+        yield* read.call(this)
+      } finally {
+        await claim.close()
+      }
+    } else {
+      const extents = read.call(this)
+      try {
+        for (;;) {
+          const next = await this.#whileHeld(() => extents.next())
+          if (next.done) return
+          yield next.value
+        }
+      } finally {
+        await extents.return(undefined)
+      }
+    }
+  }
+
+  /** What was read, if the metadata snapshot is still there now. A block that was freed and is being overwritten looks damaged. */
+  async #whileHeld<T>(read: () => Promise<T>): Promise<T> {
+    const outcome = await read().then(
+      (value) => ({ value }),
+      (error: unknown) => ({ error })
+    )
+    if ('value' in outcome || isDamage(outcome.error)) await this.#checkHeld()
+    if ('error' in outcome) throw outcome.error
+    return outcome.value
+  }
+
+  /** A metadata snapshot does not change as long as it is held; another one may have taken its block. @throws DM_SNAPSHOT_CHANGED */
+  async #checkHeld(): Promise<void> {
+    const { metadataSnapshot } = (await readSuperblock(this.#reader, 0)).superblock
+    const held = this.live.metadataSnapshot
+    if (metadataSnapshot === held && (await this.#reader.readRaw(held)).equals(this.#block)) return
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `the metadata snapshot in ${this.path} was dropped while it was read`,
+      'ask again'
+    )
+  }
+
+  /** @throws DM_DEVICE_BUSY */
+  async #claim(): Promise<ClaimedDevice> {
+    try {
+      return await ClaimedDevice.open(resolve(this.path))
+    } catch (error) {
+      if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
+      throw new DeltamapperError(
+        'DM_DEVICE_BUSY',
+        `${this.path} is in use, so that its live root changes while it is read`,
+        this.live.metadataSnapshot === 0
+          ? 'take a metadata snapshot (`dmsetup message DEVICE 0 take_metadata_snap`) and ask again; drop it afterwards'
+          : 'leave out --live-root: there is a metadata snapshot',
+        { cause: error }
+      )
+    }
+  }
+
+  async #checkUnchanged(): Promise<void> {
+    if ((await this.#reader.readRaw(0)).equals(this.#block)) return
+    throw new DeltamapperError('DM_SNAPSHOT_CHANGED', `${this.path} has changed since it was opened`, 'ask again')
+  }
+
+  #notReached(sinceEra: number): DeltamapperError {
+    const { lastEra } = this
+    const live = this.live.currentEra
+    if (this.view === 'metadata-snapshot' && sinceEra <= live) {
+      return new DeltamapperError(
+        'DM_ERA_NOT_REACHED',
+        `the metadata snapshot in ${this.path} knows the writes up to era ${lastEra} only, and none of era ${sinceEra}`,
+        'drop it and take a new one; --live-root reads the metadata as it is now, where nobody is changing it'
+      )
+    }
+    return new DeltamapperError(
+      'DM_ERA_NOT_REACHED',
+      `era ${sinceEra} has not begun in ${this.path}, where era ${live} is the current one`,
+      'take a full backup if the era was read off this device: its metadata is not what it was then'
+    )
+  }
+}
+
+function lastEraOf({ currentEra }: EraSuperblock, view: MetadataView): number {
+  return view === 'live' ? currentEra : currentEra - 1
+}
+
+function lacks(first: number, next: number): string {
+  const eras = next - first > 1 ? `eras ${first} to ${next - 1}` : `era ${first}`
+  return `it lacks the writeset of ${eras}, so that what was written to then is not known`
+}
+
+function checkSize(bytes: number | undefined): void {
+  if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
+  throw new DeltamapperError('DM_ARGUMENT_INVALID', `${bytes} is no size`, 'give a whole number of bytes below 2^53')
+}
+
+interface ReadSuperblock {
+  block: Buffer
+  superblock: EraSuperblock
+}
+
+/** Reads a superblock; on a device as often as it takes to catch it between two writes. */
+async function readSuperblock(reader: BlockReader, block: number): Promise<ReadSuperblock> {
+  for (let attempt = 1; ; attempt++) {
+    const content = await reader.readRaw(block)
+    try {
+      return { block: content, superblock: parseEraSuperblock(content, block, reader.path) }
+    } catch (error) {
+      if (!isDamage(error) || !reader.isDevice || attempt === MOST_LOOKS) throw error
+    }
+  }
+}
+
+async function readSnapshot(reader: BlockReader, live: EraSuperblock): Promise<ReadSuperblock> {
+  const block = live.metadataSnapshot
+  const snapshot = await readSuperblock(reader, block)
+  const { currentEra, blockSectors } = snapshot.superblock
+  if (currentEra === 0 || currentEra > live.currentEra) {
+    throw damaged(
+      reader.path,
+      block,
+      `a metadata snapshot of era ${currentEra} cannot be, where ${live.currentEra} is the current one`
+    )
+  }
+  if (blockSectors !== live.blockSectors) {
+    throw damaged(reader.path, block, `its block size is ${blockSectors} sectors, that of block 0 ${live.blockSectors}`)
+  }
+  // What it has for the current writeset is a stale pointer: nothing keeps what it leads to (struct superblock_disk).
+  return { ...snapshot, superblock: { ...snapshot.superblock, currentWriteset: undefined } }
+}
+
+function isDamage(error: unknown): boolean {
+  return error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED'
+}

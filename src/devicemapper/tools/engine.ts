@@ -1,0 +1,6 @@
+/**
+ * The engines there are: `native` is our own reading of the metadata, `tools` is thin_delta and thin_dump, `both` is our own, held against
+ * theirs.
+ */
+export const engines = ['native', 'tools', 'both'] as const
+export type Engine = (typeof engines)[number]

@@ -1,0 +1,59 @@
+/**
+ * The router's connections to agents: one to each address, opened with the first call and again after a loss, shared by all calls.
+ */
+import type { Client } from '@grpc/grpc-js'
+import { parseConnectAddress } from './address.ts'
+import { openChannel } from './client.ts'
+import type { Certificates } from './tls.ts'
+
+/** A machine that is gone says nothing. Pings go out while calls are under way, and a call without an answer to one ends. */
+const keepalive = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 10_000 }
+
+/** gRPC's own limit, and the CSI sidecar's. Agents stay far below. */
+const maximumMessageBytes = 4 * 1024 * 1024
+
+/**
+ * Without a call for so long, a connection is closed, in milliseconds. That is also how those with old certificates end: to close
+ * one ends the calls that are under way over it.
+ */
+const idleMs = 60_000
+
+export class AgentChannels {
+  readonly #tls: { readonly certificates: Certificates; readonly agentName: string } | undefined
+  readonly #channels = new Map<string, Client>()
+  /** With certificates that are no longer ours. Few: certificates are renewed once in weeks. */
+  readonly #retired = new Set<Client>()
+  readonly #stopListening: (() => void) | undefined
+
+  /** @param tls for agents at `tcp://` addresses, whose certificates have to carry `agentName` */
+  constructor(tls?: { readonly certificates: Certificates; readonly agentName: string }) {
+    this.#tls = tls
+    // New certificates, new connections; calls under way go on over the old ones.
+    this.#stopListening = tls?.certificates.onChange(() => {
+      for (const channel of this.#channels.values()) this.#retired.add(channel)
+      this.#channels.clear()
+    })
+  }
+
+  to(address: string): Client {
+    let channel = this.#channels.get(address)
+    if (channel === undefined) {
+      const tls = this.#tls && { material: this.#tls.certificates.material, serverName: this.#tls.agentName }
+      channel = openChannel(parseConnectAddress(address, { tls: tls !== undefined }), tls, {
+        ...keepalive,
+        'grpc.client_idle_timeout_ms': idleMs,
+        'grpc.max_receive_message_length': maximumMessageBytes
+      })
+      this.#channels.set(address, channel)
+    }
+    return channel
+  }
+
+  /** Ends the calls that are still under way. */
+  close(): void {
+    this.#stopListening?.()
+    for (const channel of [...this.#channels.values(), ...this.#retired]) channel.close()
+    this.#channels.clear()
+    this.#retired.clear()
+  }
+}

@@ -1,0 +1,209 @@
+/**
+ * Mutual TLS between routers and agents: certificates from files, read again when they change, and peers told by a name.
+ *
+ * Either side has a certificate of the same private authority, and that alone proves little: an agent's certificate must not do to ask
+ * other agents. So each side also demands a certain DNS name among the subject alternative names of the other's. It is a name that is
+ * configured, not the one that was dialled: pods are dialled by address, and share one certificate.
+ *
+ * TLS 1.3 only, since both ends are ours. No session is resumed: who connects is looked at anew each time, so that an expired certificate or a
+ * removed authority counts from the next connection on.
+ */
+import { constants, X509Certificate } from 'node:crypto'
+import { readFile } from 'node:fs/promises'
+import { createServer, createSecureContext, type Server, type TLSSocket } from 'node:tls'
+import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js'
+import type { Logger } from 'pino'
+import { DeltamapperError } from '../errors.ts'
+
+/** Paths of PEM files. */
+export interface TlsFiles {
+  /** Our certificate, and after it any intermediate ones. */
+  readonly certificate: string
+  readonly key: string
+  /** The authorities that the other side's certificate has to come from; these and no others. */
+  readonly ca: string
+}
+
+/** What was in the files. */
+export interface TlsMaterial {
+  readonly cert: Buffer
+  readonly key: Buffer
+  readonly ca: Buffer
+}
+
+/**
+ * How often files are looked at, in milliseconds. By their content: Kubernetes swaps a link above them, which file watches miss. Its kubelet
+ * itself takes about a minute to bring a new secret.
+ */
+const LOOK_EVERY_MS = 10_000
+
+/** A connection that has not shown a certificate by then is closed, in milliseconds. */
+const HANDSHAKE_MS = 10_000
+
+/** Certificate, key and authorities as the files had them when they last went together. */
+export class Certificates {
+  readonly #files: TlsFiles
+  readonly #logger: Logger
+  readonly #listeners = new Set<(material: TlsMaterial) => void>()
+  #material: TlsMaterial
+  #timer: NodeJS.Timeout | undefined
+  #complaint: string | undefined
+  #closed = false
+
+  private constructor(files: TlsFiles, material: TlsMaterial, logger: Logger, lookEveryMs: number) {
+    this.#files = files
+    this.#material = material
+    this.#logger = logger
+    this.#wait(lookEveryMs)
+  }
+
+  /** @throws DM_CONFIG_INVALID when a file cannot be read, holds something else, or the key is not the certificate's */
+  static async load(files: TlsFiles, logger: Logger, lookEveryMs = LOOK_EVERY_MS): Promise<Certificates> {
+    const material = await readMaterial(files)
+    warnOfExpiry(material, files, logger)
+    return new Certificates(files, material, logger, lookEveryMs)
+  }
+
+  get material(): TlsMaterial {
+    return this.#material
+  }
+
+  /** Calls `listener` whenever there is new material. Returns what ends that. */
+  onChange(listener: (material: TlsMaterial) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  close(): void {
+    this.#closed = true
+    clearTimeout(this.#timer)
+    this.#listeners.clear()
+  }
+
+  #wait(lookEveryMs: number): void {
+    this.#timer = setTimeout(() => {
+      void this.#look().finally(() => {
+        if (!this.#closed) this.#wait(lookEveryMs)
+      })
+    }, lookEveryMs).unref()
+  }
+
+  /** Files are replaced one by one: what does not go together yet is left for the next look, and said once. */
+  async #look(): Promise<void> {
+    let material: TlsMaterial
+    try {
+      material = await readMaterial(this.#files)
+    } catch (error) {
+      const { message } = error as Error
+      if (message !== this.#complaint) {
+        this.#logger.warn({ reason: message }, 'new certificates cannot be used; the old ones stay in use')
+      }
+      this.#complaint = message
+      return
+    }
+    this.#complaint = undefined
+    const { cert, key, ca } = this.#material
+    if (this.#closed || (material.cert.equals(cert) && material.key.equals(key) && material.ca.equals(ca))) return
+    this.#material = material
+    this.#logger.info({ validTo: new X509Certificate(material.cert).validTo }, 'certificates were read again')
+    warnOfExpiry(material, this.#files, this.#logger)
+    for (const listener of this.#listeners) listener(material)
+  }
+}
+
+/**
+ * A listener that lets in clients with `clientName` in their certificate. What `onConnection` gets has shown one.
+ * Certificates that change count from the next connection on; those that are open stay.
+ */
+export function createTlsServer(
+  certificates: Certificates,
+  clientName: string,
+  onConnection: (socket: TLSSocket) => void,
+  logger: Logger
+): Server {
+  const settings = {
+    requestCert: true,
+    rejectUnauthorized: true,
+    minVersion: 'TLSv1.3',
+    secureOptions: constants.SSL_OP_NO_TICKET
+  } as const
+  const server = createServer({
+    ...certificates.material,
+    ...settings,
+    ALPNProtocols: ['h2'],
+    handshakeTimeout: HANDSHAKE_MS,
+    noDelay: true
+  })
+  const refused = (remoteAddress: string | undefined, reason: string) =>
+    logger.warn({ remoteAddress, reason }, 'a client was refused')
+  server.on('secureConnection', (socket) => {
+    socket.on('error', () => undefined)
+    const certificate = socket.getPeerX509Certificate()
+    if (certificate === undefined || !carriesName(certificate, clientName)) {
+      refused(socket.remoteAddress, `its certificate does not carry the name ${clientName}`)
+      socket.destroy()
+    } else if (socket.alpnProtocol !== 'h2') {
+      refused(socket.remoteAddress, 'it does not speak HTTP/2')
+      socket.destroy()
+    } else onConnection(socket)
+  })
+  // Of a certificate that was refused, the error says no more than that the connection has ended.
+  server.on('tlsClientError', (error, socket) =>
+    refused(socket.remoteAddress, String(socket.authorizationError ?? error.message))
+  )
+  const stopListening = certificates.onChange((material) => server.setSecureContext({ ...material, ...settings }))
+  server.on('close', stopListening)
+  return server
+}
+
+/** For a channel to a server with `serverName` in its certificate, at whatever address it is. */
+export function tlsChannel(
+  material: TlsMaterial,
+  serverName: string
+): { credentials: ChannelCredentials; options: ChannelOptions } {
+  return {
+    credentials: credentials.createFromSecureContext(createSecureContext({ ...material, minVersion: 'TLSv1.3' }), {
+      checkServerIdentity: (_host, { raw }) =>
+        carriesName(new X509Certificate(raw), serverName)
+          ? undefined
+          : new Error(`its certificate does not carry the name ${serverName}`)
+    }),
+    options: { 'grpc.ssl_target_name_override': serverName, 'grpc.default_authority': serverName }
+  }
+}
+
+/** As a DNS name among the subject alternative names, word for word: no wildcards, and not the common name. */
+function carriesName(certificate: X509Certificate, name: string): boolean {
+  return certificate.checkHost(name, { subject: 'never', wildcards: false }) !== undefined
+}
+
+async function readMaterial({ certificate, key, ca }: TlsFiles): Promise<TlsMaterial> {
+  let reading = certificate
+  try {
+    const material = { cert: await readFile(certificate), key: Buffer.alloc(0), ca: Buffer.alloc(0) }
+    void new X509Certificate(material.cert)
+    reading = ca
+    material.ca = await readFile(ca)
+    void new X509Certificate(material.ca)
+    reading = key
+    material.key = await readFile(key)
+    createSecureContext(material)
+    return material
+  } catch (cause) {
+    // Node's words name the file, or what OpenSSL has against its content; never the content.
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      `${reading} cannot be used for TLS: ${(cause as Error).message}`,
+      'give PEM files: a certificate, the key that belongs to it, and the certificates of the authorities',
+      { cause }
+    )
+  }
+}
+
+/** It may be renewed while we run, so that it is no reason not to start. */
+function warnOfExpiry({ cert }: TlsMaterial, { certificate }: TlsFiles, logger: Logger): void {
+  const { validTo, validToDate } = new X509Certificate(cert)
+  if (validToDate.getTime() < Date.now()) {
+    logger.error({ certificate, validTo }, 'our certificate has expired: nobody will talk to us until it is renewed')
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * The router's configuration: a YAML (or JSON) file, overruled by the command line. As with the agent's, what is wrong is said at start.
+ */
+import { z } from 'zod'
+import { invalidConfig, readConfigFile } from '../config-file.ts'
+import type { DeltamapperError } from '../errors.ts'
+import { parseConnectAddress } from '../grpc/address.ts'
+import { checkDriverName } from '../grpc/identity.ts'
+import { handlePattern } from './handle-patterns.ts'
+
+/** Where the router listens unless it is told otherwise. */
+export const DEFAULT_LISTEN = 'unix:///run/deltamapper/router.sock'
+
+/** The file's fields. Unknown ones are refused: a misspelt option must not pass for its default. */
+export const routerConfig = z
+  .strictObject({
+    /** Addresses of unix sockets: the CSI sidecar is beside the router. */
+    listen: z
+      .array(z.string().regex(/^(unix:|\/)/, 'is no unix socket; the router listens on nothing else'))
+      .min(1)
+      .default([DEFAULT_LISTEN]),
+    /** Permissions of the socket, as in chmod(1), octal. */
+    socketMode: z
+      .string()
+      .regex(/^0?[0-7]{3}$/, 'is no file mode such as "0660"')
+      .default('0600')
+      .transform((mode) => parseInt(mode, 8)),
+    /** Group of the socket, by name or number. */
+    socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional(),
+    /** What GetPluginInfo answers: the name of the CSI driver whose snapshots are served. */
+    driverName: z.string().superRefine(valid(checkDriverName)),
+    /** Mutual TLS with agents at `tcp://` addresses: PEM files, read again when they change. */
+    tls: z
+      .strictObject({
+        certificate: z.string().min(1),
+        key: z.string().min(1),
+        ca: z.string().min(1),
+        /** The DNS name that an agent's certificate has to carry. */
+        agentName: z.string().min(1)
+      })
+      .optional(),
+    /** Permit agents at tcp://127.0.0.1 and [::1] without TLS. For tests. */
+    allowLoopbackTcp: z.boolean().default(false),
+    /** Nodes and handles, as far as nothing but this file says them. */
+    static: z.strictObject({
+      /** Node → address of its agent. */
+      nodes: z.record(z.string().min(1), z.string()).refine((nodes) => Object.keys(nodes).length > 0, 'has no node'),
+      /** What handles say; see handle-patterns.ts. */
+      handles: z
+        .array(
+          z
+            .strictObject({ pattern: z.string().min(1), node: z.string().min(1).optional() })
+            .superRefine(valid(({ pattern, node }) => handlePattern(pattern, node)))
+        )
+        .default([])
+    }),
+    /** How long an agent may be tried to be reached before a call ends with DM_AGENT_UNREACHABLE. */
+    connectSeconds: z.number().min(0.1).max(60).default(5),
+    /** Answers under way at the same time. */
+    maxStreams: z.int().min(1).max(10_000).default(256),
+    logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+    /** How long streams under way may go on after SIGTERM. */
+    drainSeconds: z.number().min(0).max(3600).default(20)
+  })
+  .superRefine(({ static: { nodes, handles }, tls, allowLoopbackTcp }, context) => {
+    const complain = (path: (string | number)[], message: string) =>
+      context.addIssue({ code: 'custom', path: ['static', ...path], message })
+    for (const [node, text] of Object.entries(nodes)) {
+      try {
+        const { kind } = parseConnectAddress(text, { tls: tls !== undefined })
+        if (kind === 'tcp' && !tls && !allowLoopbackTcp) complain(['nodes', node], 'needs tls, or allowLoopbackTcp')
+      } catch (error) {
+        complain(['nodes', node], (error as DeltamapperError).message)
+      }
+    }
+    for (const [index, { node }] of handles.entries()) {
+      if (node !== undefined && !Object.hasOwn(nodes, node))
+        complain(['handles', index, 'node'], 'is none of the nodes')
+    }
+  })
+
+export type RouterConfig = z.infer<typeof routerConfig>
+
+/** What the command line says; it goes before the file. */
+export interface RouterOptions {
+  configFile?: string
+  listen?: string[]
+}
+
+/** @throws DM_CONFIG_INVALID naming file and field */
+export async function loadConfig({ configFile, listen }: RouterOptions): Promise<RouterConfig> {
+  const fields = await readConfigFile(configFile)
+  const merged = routerConfig.safeParse({ ...fields, ...(listen?.length ? { listen } : {}) })
+  if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  return merged.data
+}
+
+/** What a check throws, as an issue of the field. */
+function valid<T>(check: (value: T) => unknown): (value: T, context: z.RefinementCtx) => void {
+  return (value, context) => {
+    try {
+      check(value)
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message })
+    }
+  }
+}

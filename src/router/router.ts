@@ -1,0 +1,76 @@
+/**
+ * The router's life: configuration in, server listening; on SIGTERM the reverse. Agents are looked for when they are needed, so that it does
+ * not matter which starts first. It keeps nothing: any number of routers may run.
+ */
+import { pino, type Logger } from 'pino'
+import { AgentChannels } from '../grpc/agent-channels.ts'
+import { packageVersion } from '../grpc/identity.ts'
+import { hasSnapshot, routerBackend } from '../grpc/router.ts'
+import { startServer } from '../grpc/server.ts'
+import { Certificates } from '../grpc/tls.ts'
+import { stopSignal } from '../stop-signal.ts'
+import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
+import { handlePattern, readHandle } from './handle-patterns.ts'
+import { Locator } from './locator.ts'
+
+export interface Router {
+  /** Where it listens, as clients would write it. */
+  readonly addresses: readonly string[]
+  /** Lets streams finish for a while, ends the rest, and releases everything. */
+  stop(): Promise<void>
+}
+
+/**
+ * Starts a router in this process.
+ *
+ * @throws DM_CONFIG_INVALID, DM_SOCKET_IN_USE
+ */
+export async function startRouter(config: RouterConfig, logger: Logger): Promise<Router> {
+  await using started = new AsyncDisposableStack()
+  const certificates = config.tls && (await Certificates.load(config.tls, logger))
+  started.defer(() => certificates?.close())
+  const channels = new AgentChannels(certificates && config.tls && { certificates, agentName: config.tls.agentName })
+  started.defer(() => channels.close())
+
+  const connectMs = config.connectSeconds * 1000
+  const patterns = config.static.handles.map(({ pattern, node }) => handlePattern(pattern, node))
+  const locator = new Locator({
+    read: (snapshotId) => readHandle(snapshotId, patterns),
+    nodes: new Map(Object.entries(config.static.nodes)),
+    ask: (place, signal) => hasSnapshot(channels.to(place.address), place, signal, connectMs)
+  })
+  const server = await startServer({
+    listen: config.listen,
+    socketMode: config.socketMode,
+    ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
+    backend: routerBackend(locator, channels, { connectMs, maxStreams: config.maxStreams }),
+    identity: { driverName: config.driverName },
+    logger
+  })
+  const nodes = Object.keys(config.static.nodes).length
+  logger.info({ addresses: server.addresses, nodes, version: packageVersion() }, 'listening')
+  const running = started.move()
+  return {
+    addresses: server.addresses,
+    async stop() {
+      logger.info('stopping')
+      await server.drain(config.drainSeconds * 1000)
+      await running.disposeAsync()
+      logger.info('stopped')
+    }
+  }
+}
+
+/**
+ * Runs a router until SIGTERM or SIGINT; asked to stop while it starts, it stops once it has started. A second signal ends it at once.
+ * Logs are JSON lines on stdout.
+ */
+export async function runRouter(options: RouterOptions): Promise<void> {
+  const asked = stopSignal()
+  const config = await loadConfig(options)
+  const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-router' } })
+  const router = await startRouter(config, logger)
+  const signal = await asked
+  logger.info({ signal }, 'asked to stop')
+  await router.stop()
+}

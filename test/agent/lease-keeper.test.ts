@@ -1,0 +1,93 @@
+/**
+ * The keeper of a lease as a process: what it is started for, how it ends, that there is one at a time. What it does to a pool:
+ * test/kernel/lease.test.ts.
+ */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test, { type ExecutionContext } from 'ava'
+import { keeperAtWork, KeeperLost, LeaseKeeper } from '../../src/agent/lease-keeper.ts'
+
+let keys = 0
+
+/** A key that no other test, and no other run, has. */
+const newKey = () => `dm-name:no-such-pool-${process.pid}-${keys++}`
+
+async function startKeeper(t: ExecutionContext, device: string): Promise<LeaseKeeper> {
+  const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
+  const keeper = await LeaseKeeper.start({ device, takenAt: 1 }, '/nowhere', join(folder, 'catalog'), 30_000)
+  t.teardown(async () => {
+    await keeper.end()
+    rmSync(folder, { recursive: true })
+  })
+  return keeper
+}
+
+test('at work from its start to its end, in a group of its own', async (t) => {
+  const key = newKey()
+  t.false(await keeperAtWork(key))
+  const keeper = await startKeeper(t, key)
+  t.true(await keeperAtWork(key))
+  t.false(await keeperAtWork(newKey()))
+  const fields = readFileSync(`/proc/${keeper.pid}/stat`, 'utf8').split(') ')[1].split(' ')
+  t.is(Number(fields[1]), process.pid)
+  t.is(Number(fields[2]), keeper.pid!)
+  await keeper.end()
+  t.false(await keeperAtWork(key))
+  t.false(keeper.alive)
+  await t.throwsAsync(keeper.reserve(), { instanceOf: KeeperLost })
+})
+
+test('one keeper for each pool', async (t) => {
+  const key = newKey()
+  const keeper = await startKeeper(t, key)
+  await t.throwsAsync(startKeeper(t, key), { code: 'DM_DEVICE_BUSY' })
+  t.true(keeper.alive)
+  await keeper.end()
+  await startKeeper(t, key)
+})
+
+test('politely asked to end, it stays; killed, that is known', async (t) => {
+  const key = newKey()
+  const keeper = await startKeeper(t, key)
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.kill(keeper.pid!, signal)
+  await sleep(100)
+  t.true(await keeperAtWork(key))
+  const answer = keeper.adopt(1, 'facts')
+  await t.notThrowsAsync(answer)
+  process.kill(keeper.pid!, 'SIGKILL')
+  for (let round = 0; keeper.alive && round < 500; round++) await sleep(10)
+  t.false(keeper.alive)
+  await t.throwsAsync(keeper.release(), { instanceOf: KeeperLost, message: /ended \(SIGKILL\)/ })
+  t.false(await keeperAtWork(key))
+})
+
+test('what it is not able to do, it says, and is none the worse for it', async (t) => {
+  const keeper = await startKeeper(t, newKey())
+  // There is no such pool here, or no device-mapper at all.
+  const error = await t.throwsAsync(keeper.reserve())
+  t.regex(
+    (error as { code?: string }).code ?? '',
+    /^DM_(NO_SUCH_DEVICE|CONTROL_MISSING|LIBDEVMAPPER_MISSING|PERMISSION)$/
+  )
+  t.is(await keeper.release(), 'released')
+  await keeper.adopt(7, 'facts')
+  await t.throwsAsync(keeper.release(), { code: 'DM_READ_FAILED' })
+})
+
+test('an answer that does not come in time is given up, and so is the keeper', async (t) => {
+  const key = newKey()
+  const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
+  t.teardown(() => {
+    rmSync(folder, { recursive: true })
+  })
+  const keeper = await LeaseKeeper.start({ device: key, takenAt: 1 }, '/nowhere', join(folder, 'catalog'), 1)
+  process.kill(keeper.pid!, 'SIGSTOP')
+  const error = await t.throwsAsync(keeper.adopt(1, 'facts'), { instanceOf: KeeperLost })
+  t.like(error, { code: 'DM_CALL_STUCK' })
+  t.false(keeper.alive)
+  process.kill(keeper.pid!, 'SIGCONT')
+  for (let round = 0; (await keeperAtWork(key)) && round < 500; round++) await sleep(10)
+  t.false(await keeperAtWork(key))
+})

@@ -1,0 +1,26 @@
+/**
+ * A slice of the kills of a whole kernel; `npm run soak -- --section kernel-kills` goes the whole way.
+ */
+import test from 'ava'
+import { LabUnavailable } from './boot.ts'
+import { killKernels } from './kernel-kills.ts'
+import { ensureLab } from './packages.ts'
+
+const unavailable = await ensureLab().then(
+  () => undefined,
+  (error: unknown) => {
+    if (error instanceof LabUnavailable) return error.message
+    throw error
+  }
+)
+const labTest = unavailable === undefined ? test : test.skip
+
+labTest(
+  'whenever a kernel is killed, the next one finds no lease of ours, and the catalog as it has to be',
+  async (t) => {
+    t.timeout(10 * 60_000)
+    const report = await killKernels(Number(process.env.LAB_SEED ?? 1), Number(process.env.LAB_COUNT ?? 1))
+    t.log(JSON.stringify(report))
+    t.true(report.answers > 0)
+  }
+)

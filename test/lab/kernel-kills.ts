@@ -1,0 +1,119 @@
+/**
+ * Kills a whole kernel, again and again, at random moments: what its lives find on the disk is checked inside (test/kernel/kernel-life.ts),
+ * from here it is only started and killed, as a power cut would.
+ */
+import { mkdtemp, open, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type LifeChecked, readJournal } from '../kernel/kernel-life-journal.ts'
+import { Random } from '../support/random.ts'
+import { projectFolder, startLab } from './boot.ts'
+import { labVariables } from './run.ts'
+
+const DISK_BYTES = 256 * 2 ** 20
+/** How long after it was up, or was at work, a kernel is killed at most, in milliseconds. */
+const LONGEST_MOMENT = 5000
+/** A life that has not come so far by then has failed. Seconds. */
+const PATIENCE_S = 180
+
+export interface KernelKillsReport {
+  kills: number
+  /** Killed while the agent started, or soon after. */
+  whileStarting: number
+  /** Answers after a start that were right. */
+  answers: number
+  /** Leases that a kill left behind, and what the catalog had on record of them. */
+  leasesLeft: Record<string, number>
+  /** Of those, how many could not be told from somebody else's. */
+  ambiguous: number
+}
+
+/** @throws what a life says is wrong; LabUnavailable where this machine cannot run a lab */
+export async function killKernels(
+  seed: number,
+  kills: number,
+  onProgress: (line: string) => void = () => undefined
+): Promise<KernelKillsReport> {
+  const random = new Random(seed)
+  const folder = await mkdtemp(join(tmpdir(), 'kernel-kills-'))
+  const disk = join(folder, 'disk')
+  const journal = join(folder, 'journal')
+  const file = await open(disk, 'w')
+  await file.truncate(DISK_BYTES)
+  await file.close()
+  let whileStarting = 0
+  try {
+    for (let life = 0; life <= kills; life++) {
+      const last = life === kills
+      // (The first one has to set everything up.)
+      const early = !last && life > 0 && random.chance(0.3)
+      const moment = random.integer(0, LONGEST_MOMENT)
+      try {
+        await live({ disk, journal, seed, life, last }, early ? 'up' : 'busy', moment)
+      } catch (error) {
+        throw new Error(`life ${life} of seed ${seed}, ${kills} kills: ${(error as Error).message}`, { cause: error })
+      }
+      if (early) whileStarting++
+      if (!last) onProgress(`kernel killed ${life + 1} times, ${moment} ms after it was ${early ? 'up' : 'busy'}`)
+    }
+    const checked = readJournal(journal).filter((entry): entry is LifeChecked => entry.kind === 'checked')
+    const leasesLeft: Record<string, number> = {}
+    for (const { lease, heldBefore } of checked) {
+      if (!heldBefore) continue
+      leasesLeft[lease] = (leasesLeft[lease] ?? 0) + 1
+    }
+    return {
+      ...{ kills, whileStarting, leasesLeft },
+      answers: checked.reduce((sum, { answers }) => sum + answers, 0),
+      ambiguous: checked.filter(({ ambiguous }) => ambiguous).length
+    }
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+}
+
+interface LifeOptions {
+  disk: string
+  journal: string
+  seed: number
+  life: number
+  /** This one ends by itself. */
+  last: boolean
+}
+
+/** One life, killed some milliseconds after it has said a word. @throws when it ends before that */
+async function live({ disk, journal, seed, life, last }: LifeOptions, word: string, moment: number): Promise<void> {
+  let said = ''
+  let complaint = ''
+  const hears = Promise.withResolvers<void>()
+  const script = join(projectFolder, 'test/kernel/kernel-life.ts')
+  const words = ['--journal', journal, '--seed', String(seed), '--life', String(life), ...(last ? ['--last'] : [])]
+  const lab = await startLab({
+    command: [process.execPath, script, ...words],
+    disk,
+    environment: labVariables(process.env),
+    timeoutSeconds: PATIENCE_S,
+    onOutput: (stream, chunk) => {
+      if (stream === 'stderr') complaint += chunk.toString()
+      else said += chunk.toString()
+      if (said.split('\n').includes(word)) hears.resolve()
+    }
+  })
+  const ended = lab.result.then(({ status }) => {
+    if (!last || status !== 0) throw new Error(`it ended by itself (${status}): ${complaint.trim()}`)
+  })
+  await Promise.race([ended, hears.promise])
+  if (!last) await Promise.race([ended, sleep(moment)])
+  if (last) return ended
+  lab.kill()
+  // That it was killed is what it is to say; whatever else it says is a failure of its own.
+  await lab.result.then(
+    ({ status }) => {
+      throw new Error(`it ended by itself (${status}): ${complaint.trim()}`)
+    },
+    (error: unknown) => {
+      if (!/\(killed\)/.test((error as Error).message)) throw error
+    }
+  )
+}
