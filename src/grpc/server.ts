@@ -76,7 +76,7 @@ const networkKeepalive = { 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_tim
 const readinessIntervalMs = 1000
 
 /** How long a drain waits for the last bytes, statuses among them, to reach clients that read them. */
-const farewellMs = 500
+const farewellMs = 3000
 
 /** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {

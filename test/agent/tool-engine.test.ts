@@ -199,7 +199,7 @@ for (const engine of ['tools', 'both']) {
     const read = failure(delta(client, 'mon', 'tue'))
     await running()
     await agent.stop()
-    t.is((await read).status, 'UNAVAILABLE')
+    t.like(await read, { status: 'UNAVAILABLE' })
     await ended()
   })
 }

@@ -58,7 +58,7 @@ class Watched {
   /** Resolves once no walk is under way. */
   async idle(t: ExecutionContext): Promise<void> {
     for (let waited = 0; this.walkers.active > 0; waited += 5) {
-      if (waited > 5000) return t.fail(`${this.walkers.active} walks have not ended`)
+      if (waited > 30_000) return t.fail(`${this.walkers.active} walks have not ended`)
       await setTimeout(5)
     }
   }
@@ -136,7 +136,7 @@ test.serial('a walk runs no further ahead of who takes its messages than two, an
     const { value } = (await messages.next()) as { value: Uint8Array }
     extents.push(...decode(value).extents)
     if (taken % 5 !== 0) continue
-    for (let waited = 0; (arrivals.get(0) ?? 0) < taken + 2 && waited < 5000; waited += 5) await setTimeout(5)
+    for (let waited = 0; (arrivals.get(0) ?? 0) < taken + 2 && waited < 30_000; waited += 5) await setTimeout(5)
     await setTimeout(40)
     t.is(arrivals.get(0), taken + 2)
   }

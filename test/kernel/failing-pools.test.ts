@@ -85,8 +85,8 @@ function attempt(action: () => void): void {
 }
 
 async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = performance.now() + 10_000; !condition(); await sleep(20)) {
-    if (performance.now() > deadline) throw new Error(`still not so after 10 s: ${what}`)
+  for (const deadline = performance.now() + 30_000; !condition(); await sleep(20)) {
+    if (performance.now() > deadline) throw new Error(`still not so after 30 s: ${what}`)
   }
 }
 
@@ -286,8 +286,8 @@ test('a pool that is slow is answered slowly, and delays nobody', async (t) => {
   await sleep(300)
   const meanwhile = await usualTimes(health)
   t.log({ usual, meanwhile })
-  t.true(meanwhile.answer < 2 * usual.answer + 200)
-  t.true(meanwhile.health < 2 * usual.health + 100)
+  t.true(meanwhile.answer < 2 * usual.answer + 600)
+  t.true(meanwhile.health < 2 * usual.health + 600)
   const due = expectedDelta(pool.thin('slow-1'), pool.thin('slow-2'))
   for (const answer of await Promise.all(slow)) t.deepEqual(answer, due)
   t.true(performance.now() - asked > 1000)
@@ -306,8 +306,8 @@ test('a pool that hangs: its streams end in time, nobody else is delayed', async
   await sleep(500)
   const meanwhile = await usualTimes(health)
   t.log({ usual, meanwhile })
-  t.true(meanwhile.answer < 2 * usual.answer + 200)
-  t.true(meanwhile.health < 2 * usual.health + 100)
+  t.true(meanwhile.answer < 2 * usual.answer + 600)
+  t.true(meanwhile.health < 2 * usual.health + 600)
   t.deepEqual(new Set(await Promise.all(stuck)), new Set(['DM_READ_FAILED']))
 
   // A thread that waits for it keeps the process. But what another agent needs is free.
@@ -346,8 +346,8 @@ test('a device-mapper call that hangs delays nobody', async (t) => {
   const meanwhile = await usualTimes(health)
   t.log({ usual, meanwhile })
   t.false(done)
-  t.true(meanwhile.answer < 2 * usual.answer + 200)
-  t.true(meanwhile.health < 2 * usual.health + 100)
+  t.true(meanwhile.answer < 2 * usual.answer + 600)
+  t.true(meanwhile.health < 2 * usual.health + 600)
   run('dmsetup', ['resume', 'tank-m'])
   t.is((await stuck).name, 'monday')
 })

