@@ -53,7 +53,7 @@ async function checkAndRemember(
 
 async function checkLineage(catalog: Catalog, base: ServedTarget, target: ServedTarget): Promise<void> {
   if (base.identity === target.identity) return
-  const relation = await catalog.lineage(base.identity, target.identity)
+  const relation = await catalog.lineage(base, target)
   if (relation === 'different-volumes') {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',

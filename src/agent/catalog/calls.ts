@@ -3,7 +3,7 @@
  */
 import type { CatalogDatabase } from './database.ts'
 import * as leases from './lease-records.ts'
-import { compareLineage, type Lineage, type LineageFacts } from './lineage.ts'
+import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import * as pools from './owned-pools.ts'
 import * as pristine from './pristine.ts'
 import * as served from './served-targets.ts'
@@ -44,11 +44,15 @@ export function catalogCalls(database: CatalogDatabase) {
 export type CatalogCalls = ReturnType<typeof catalogCalls>
 export type CallName = keyof CatalogCalls
 
-/** Owned thins are known by their id, which is their identity; others from when they were served. */
-function lineage(database: CatalogDatabase, one: string, other: string): Lineage {
-  const facts = (identity: string): LineageFacts[] => {
+/**
+ * Owned thins are known by their id, which is their identity; others from when they were served. What was served before a merge put
+ * another device in its place (LVM keeps the volume's UUID, lvconvert --merge) has another creation time, and says nothing of this one.
+ */
+function lineage(database: CatalogDatabase, one: LineageMember, other: LineageMember): Lineage {
+  const facts = ({ identity, creationTime }: LineageMember): LineageFacts[] => {
     const thin = pools.findThin(database, identity)
-    return thin === undefined ? served.servedWithIdentity(database, identity) : [{ ...thin, identity }]
+    if (thin !== undefined) return [{ ...thin, identity }]
+    return served.servedWithIdentity(database, identity).filter((each) => each.creationTime === creationTime)
   }
   return compareLineage(facts(one), facts(other))
 }

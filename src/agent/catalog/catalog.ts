@@ -18,7 +18,7 @@ import type { Opening } from './database.ts'
 import type { ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
-import type { Lineage } from './lineage.ts'
+import type { Lineage, LineageMember } from './lineage.ts'
 import type { ServedRecord } from './served-targets.ts'
 
 export interface CatalogOptions {
@@ -83,8 +83,8 @@ export class Catalog {
     return this.#call('isPristine', snapshot)
   }
 
-  /** How two snapshots are related, by their identities. */
-  async lineage(one: string, other: string): Promise<Lineage> {
+  /** How two snapshots are related, by what is on record of them. */
+  async lineage(one: LineageMember, other: LineageMember): Promise<Lineage> {
     return this.#call('lineage', one, other)
   }
 

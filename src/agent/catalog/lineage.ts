@@ -5,15 +5,19 @@
  * the changes of another laid over it is of no use to anyone. What is not known for sure is `unknown`, and answered.
  */
 
-/** What is on record of one snapshot. */
-export interface LineageFacts {
+/** Of which snapshot something is to be known. */
+export interface LineageMember {
   /** What it goes by, and is called as a volume by what was taken of it. */
   readonly identity: string
+  /** The clock of its pool when it was taken. */
+  readonly creationTime: number
+}
+
+/** What is on record of one snapshot. */
+export interface LineageFacts extends LineageMember {
   readonly pool: string
   /** Key of the volume it is a snapshot of; undefined where that was not known. */
   readonly volume: string | undefined
-  /** The clock of its pool when it was taken. */
-  readonly creationTime: number
 }
 
 export type Lineage =

@@ -27,7 +27,7 @@ test('from nothing to a refused base, across threads and runs', async (t) => {
   t.true((await catalog.opening()).created)
   const target = servedTarget()
   t.is(await catalog.remember(target, 5), 'new')
-  t.is(await catalog.lineage(target.identity, 'none'), 'unknown')
+  t.is(await catalog.lineage(target, { identity: 'none', creationTime: 0 }), 'unknown')
   await catalog.close()
 
   catalog = await openCatalog(path)
@@ -96,6 +96,17 @@ test('what cannot be sent fails by itself, and nothing behind it', async (t) => 
   await catalog.close()
 })
 
+test('lineage: what a volume was before another device took its place is forgotten', async (t) => {
+  const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
+  const volume = servedTarget({ handle: 'vg/vol', identity: 'lvm:vol', creationTime: 5 })
+  const snapshot = servedTarget({ handle: 'vg/snap', identity: 'lvm:snap', creationTime: 9 })
+  for (const each of [volume, snapshot]) await catalog.remember(each)
+  t.is(await catalog.lineage(snapshot, volume), 'after')
+  // lvconvert --merge: a snapshot that was taken later goes by the volume's UUID.
+  t.is(await catalog.lineage(snapshot, { ...volume, creationTime: 12 }), 'unknown')
+  await catalog.close()
+})
+
 test('owned pools and leases, by name', async (t) => {
   const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
   await catalog.begin({ kind: 'create-pool', pool: newPool('a') })
@@ -108,7 +119,10 @@ test('owned pools and leases, by name', async (t) => {
   const v = await catalog.findThinByName('a', 'v')
   t.deepEqual(await catalog.findThin(v?.id ?? ''), v)
   const adopted = await catalog.adoptThin({ ...volume, name: 'w', thinId: 1, creationTime: 4, origin: v?.id })
-  t.is(await catalog.lineage(v?.id ?? '', adopted.id), 'before')
+  t.is(
+    await catalog.lineage({ identity: v?.id ?? '', creationTime: 3 }, { identity: adopted.id, creationTime: 4 }),
+    'before'
+  )
   await catalog.forgetThin(adopted.id)
   await catalog.acceptTransactionId('a', 9n)
   t.like(await catalog.view(), { pools: [{ name: 'a', transactionId: 9n }], thins: [v], intents: [] })

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
+import type { OwnedThin } from '../../../src/agent/catalog/owned-pools.ts'
 import { newPool, testFolder } from './examples.ts'
 
 function open(t: ExecutionContext) {
@@ -103,9 +104,10 @@ test('a snapshot of a snapshot is of the same volume, also after both are gone',
 test('lineage of owned snapshots', (t) => {
   const catalog = open(t)
   const { v, s } = catalog.example()
-  t.is(catalog.lineage(v.id, s.id), 'before')
-  t.is(catalog.lineage(s.id, v.id), 'after')
-  t.is(catalog.lineage(s.id, 'thin:none'), 'unknown')
+  const member = ({ id, creationTime }: OwnedThin) => ({ identity: id, creationTime })
+  t.is(catalog.lineage(member(v), member(s)), 'before')
+  t.is(catalog.lineage(member(s), member(v)), 'after')
+  t.is(catalog.lineage(member(s), { identity: 'thin:none', creationTime: 0 }), 'unknown')
 })
 
 test('what is rolled back was never there', (t) => {
