@@ -122,6 +122,19 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'a device holds something that would be overwritten'
   },
+  DM_ERA_INACTIVE: { status: 'FAILED_PRECONDITION', summary: 'the tracked volume is not active on this node' },
+  DM_ERA_HISTORY_LOST: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'writes to a tracked volume may have gone unseen, or its metadata is not what it was'
+  },
+  DM_KERNEL_LOSSY: {
+    status: 'FAILED_PRECONDITION',
+    summary: "this kernel's dm-era loses an era's writes in a crash"
+  },
+  DM_SNAPSHOT_TOO_SLOW: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'a tracked volume was resumed before its snapshot was done'
+  },
   DM_OUTPUT_FAILED: { status: 'INTERNAL', summary: 'the answer could not be written out' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>
