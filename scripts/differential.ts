@@ -22,6 +22,7 @@ import { kernelPools } from '../test/support/kernel-pool.ts'
 import { restoredPool, type TestPool, writtenPool } from '../test/support/random-pool.ts'
 import { type TestedVersion, toolCommands, toolVersions } from '../test/support/tool-commands.ts'
 import type { ToolCommand } from '../src/devicemapper/tools/tool.ts'
+import { figure, wholeNumber } from './figures.ts'
 
 const usage = `usage: differential [--seed S] [--pools N] [--devices N] [--out FOLDER] [--again FOLDER]
   --seed S         another seed, other pools (default 1)
@@ -117,15 +118,6 @@ function describe({ pairs, answers, extents, sameBeyondBase }: typeof noTally): 
     `${figure(pairs)} pairs, ${figure(answers)} answers, ${figure(extents)} extents, ` +
     `expected of thin_delta: ${figure(sameBeyondBase)} blocks beyond a shrunk base called the same`
   )
-}
-
-function figure(value: number): string {
-  return value.toLocaleString('en-US')
-}
-
-function wholeNumber(text: string): number {
-  if (!/^[0-9]{1,6}$/.test(text)) throw new Error(`${text} is no number for this`)
-  return Number(text)
 }
 
 try {

@@ -17,7 +17,7 @@ import { LabUnavailable } from '../test/lab/packages.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
-import { DamageTrial, smallPool } from '../test/support/damage-trial.ts'
+import { beginPoolTrial, smallPool } from '../test/support/pool-damage.ts'
 import { kernelPools } from '../test/support/kernel-pool.ts'
 import { flipByte, nodeDamages } from '../test/support/metadata-damage.ts'
 import { BLOCK_BYTES } from '../test/support/metadata-image.ts'
@@ -26,6 +26,7 @@ import { restoredPool, tallPool, writtenPool } from '../test/support/random-pool
 import type { TestPool } from '../test/support/random-pool.ts'
 import { flood } from '../test/support/xml-flood.ts'
 import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
+import { figure, wholeNumber } from './figures.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -257,7 +258,7 @@ async function showLab(command: readonly string[], environment: Readonly<Record<
 }
 
 async function tryDamages(random: Random, folder: string) {
-  const trial = await DamageTrial.begin(smallPool(random), join(folder, 'damage.img'))
+  const trial = await beginPoolTrial(smallPool(random), join(folder, 'damage.img'))
   let damages = 0
   const expectNone = (faults: readonly string[]) => {
     damages++
@@ -326,15 +327,6 @@ async function soak(seed: number, pools: number, onlySection?: string, onlyPool?
 }
 
 /** With commas between thousands. */
-function figure(value: number): string {
-  return value.toLocaleString('en-US')
-}
-
-function wholeNumber(text: string): number {
-  if (!/^[0-9]{1,6}$/.test(text)) throw new Error(`${text} is no number for this`)
-  return Number(text)
-}
-
 try {
   const { values } = parseArgs({
     options: {

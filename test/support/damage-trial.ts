@@ -1,5 +1,5 @@
 /**
- * Damages a pool in one place at a time, asks again, and judges the answers.
+ * Damages a metadata image in one place at a time, asks again, and judges the answers.
  *
  * Accepted are: a DeltamapperError, the very same answer as before the damage (a walk need not come by there), and, for damage that leaves
  * everything a question concerns in perfect order, the answer that this other image must give. Anything else is a wrong answer, a crash or
@@ -11,12 +11,7 @@ import { writeFile } from 'node:fs/promises'
 import { DeltamapperError } from '../../src/errors.ts'
 import { blockOf } from './metadata-damage.ts'
 import type { Damage } from './metadata-damage.ts'
-import { BLOCK_BYTES, writeMetadataImage } from './metadata-image.ts'
-import type { MetadataImage } from './metadata-image.ts'
-import { PoolModel } from './pool-model.ts'
-import { askAll, strictAnswer } from './questions.ts'
-import type { Answer, Question } from './questions.ts'
-import { Random } from './random.ts'
+import { BLOCK_BYTES } from './metadata-image.ts'
 
 /** How often each kind of answer came, over all trials. */
 export interface Verdicts {
@@ -25,51 +20,44 @@ export interface Verdicts {
   otherImage: number
 }
 
-/** A pool of about fifty metadata blocks: three compared devices with shared and own nodes, and trees of several levels everywhere. */
-export function smallPool(random: Random): MetadataImage {
-  const shape = { leafEntries: 6, internalEntries: 6, split: 'anywhere' } as const
-  const model = new PoolModel({ random, shape })
-  model.createThin(1)
-  for (let write = 0; write < 40; write++) model.write(1, random.integer(0, 60))
-  model.createSnapshot(2, 1)
-  for (let write = 0; write < 5; write++) model.write(1, random.integer(0, 60))
-  for (let discard = 0; discard < 3; discard++) model.discard(1, random.integer(0, 60))
-  model.createSnapshot(3, 1)
-  for (let write = 0; write < 50; write++) model.write(3, random.integer(0, 260))
-  for (let id = 20; id < 50; id += 5) model.createSnapshot(id, random.integer(1, 3))
-  model.holdMetadataSnapshot()
-  const options = { random, placement: 'scattered', topLevelShape: shape, detailsShape: shape } as const
-  return writeMetadataImage(model, options)
+/** What was said to a question, or thrown. */
+export type Answer = { readonly text: string } | { readonly thrown: unknown }
+
+/** How a kind of metadata is asked. */
+export interface Examination<Question> {
+  readonly questions: readonly Question[]
+  /** Opens the image at `path` and asks: an answer to each question. */
+  readonly askAll: (path: string, questions: readonly Question[]) => Promise<Answer[]>
+  /**
+   * The right answer, from the image's bytes.
+   *
+   * @throws Error that says what is wrong with what this question concerns, or that its answer is not exact
+   */
+  readonly strictAnswer: (image: Buffer, question: Question) => string
 }
 
-const ENOUGH_BYTES = 2 ** 40
-
-/** With the default size, which looks for the highest mapping, and with one that holds everything. */
-const questions: readonly Question[] = [
-  { ask: 'devices' },
-  { ask: 'allocated', deviceId: 1 },
-  { ask: 'allocated', deviceId: 3, sizeBytes: ENOUGH_BYTES },
-  { ask: 'delta', baseId: 1, targetId: 2, sizeBytes: ENOUGH_BYTES },
-  { ask: 'delta', baseId: 2, targetId: 1 },
-  { ask: 'delta', baseId: 2, targetId: 3 },
-  { ask: 'delta', baseId: 3, targetId: 1, sizeBytes: ENOUGH_BYTES }
-]
-
-export class DamageTrial {
-  readonly image: MetadataImage
+export class DamageTrial<Image extends { readonly bytes: Buffer }, Question> {
+  readonly image: Image
   readonly path: string
   readonly verdicts: Verdicts = { same: 0, refused: 0, otherImage: 0 }
+  readonly #examination: Examination<Question>
   readonly #before: readonly string[]
   readonly #file: number
 
-  private constructor(image: MetadataImage, path: string, before: readonly string[]) {
+  private constructor(image: Image, path: string, examination: Examination<Question>, before: readonly string[]) {
     this.image = image
     this.path = path
+    this.#examination = examination
     this.#before = before
     this.#file = openSync(path, 'r+')
   }
 
-  static async begin(image: MetadataImage, path: string): Promise<DamageTrial> {
+  static async begin<Image extends { readonly bytes: Buffer }, Question>(
+    image: Image,
+    path: string,
+    examination: Examination<Question>
+  ): Promise<DamageTrial<Image, Question>> {
+    const { questions, askAll, strictAnswer } = examination
     await writeFile(path, image.bytes)
     const answers = await askAll(path, questions)
     const before = answers.map((answer, index) => {
@@ -78,7 +66,7 @@ export class DamageTrial {
       if (answer.text !== right) throw new Error(`undamaged: ${answer.text} for ${right}`)
       return answer.text
     })
-    return new DamageTrial(image, path, before)
+    return new DamageTrial(image, path, examination, before)
   }
 
   /**
@@ -92,7 +80,7 @@ export class DamageTrial {
     const at = damage.block * BLOCK_BYTES
     try {
       writeSync(this.#file, blockOf(bytes, damage.block), 0, BLOCK_BYTES, at)
-      const answers = await askAll(this.path, questions)
+      const answers = await this.#askAll()
       return this.#faults(answers, bytes, damage.name, (error) => !mustName || names(error, damage.block))
     } finally {
       writeSync(this.#file, blockOf(this.image.bytes, damage.block), 0, BLOCK_BYTES, at)
@@ -104,7 +92,7 @@ export class DamageTrial {
     const bytes = this.image.bytes.subarray(0, length)
     await writeFile(this.path, bytes)
     try {
-      return this.#faults(await askAll(this.path, questions), bytes, `cut off after ${length} bytes`, () => true)
+      return this.#faults(await this.#askAll(), bytes, `cut off after ${length} bytes`, () => true)
     } finally {
       await writeFile(this.path, this.image.bytes)
     }
@@ -114,11 +102,15 @@ export class DamageTrial {
     closeSync(this.#file)
   }
 
+  async #askAll(): Promise<Answer[]> {
+    return this.#examination.askAll(this.path, this.#examination.questions)
+  }
+
   #faults(answers: Answer[], image: Buffer, name: string, acceptable: (error: DeltamapperError) => boolean): string[] {
     const faults: string[] = []
     for (const [index, answer] of answers.entries()) {
       const fault = this.#fault(answer, index, image, acceptable)
-      if (fault !== undefined) faults.push(`${name}: ${JSON.stringify(questions[index])}: ${fault}`)
+      if (fault !== undefined) faults.push(`${name}: ${JSON.stringify(this.#examination.questions[index])}: ${fault}`)
     }
     return faults
   }
@@ -145,7 +137,7 @@ export class DamageTrial {
     }
     let right: string
     try {
-      right = strictAnswer(image, questions[index])
+      right = this.#examination.strictAnswer(image, this.#examination.questions[index])
     } catch (error) {
       return `answered ${answer.text}, although ${(error as Error).message}`
     }

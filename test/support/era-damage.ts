@@ -1,12 +1,9 @@
 /**
- * Damages era metadata in one place at a time, asks again, and judges the answers, as damage-trial.ts does for pools.
+ * What era metadata is asked while it is damaged, and everything that can be wrong with it.
  */
-import { closeSync, openSync, writeSync } from 'node:fs'
-import { writeFile } from 'node:fs/promises'
-
 import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
-import { DeltamapperError } from '../../src/errors.ts'
 import { collectExtents } from './collect-extents.ts'
+import { type Answer, DamageTrial } from './damage-trial.ts'
 import { eraField, type EraImage, sealEraBlock, writeEraImage } from './era-image.ts'
 import { EraModel, extentsOfBlocks } from './era-model.ts'
 import { blockOf, type Damage, NodeFields } from './metadata-damage.ts'
@@ -56,113 +53,25 @@ const questions: readonly Question[] = [
   { liveRoot: true, sinceEra: 8 }
 ]
 
-export class EraDamageTrial {
-  readonly image: EraImage
-  readonly verdicts = { same: 0, refused: 0, otherImage: 0 }
-  readonly #path: string
-  readonly #file: number
-  readonly #before: readonly string[]
-
-  private constructor(image: EraImage, path: string, before: readonly string[]) {
-    this.image = image
-    this.#path = path
-    this.#before = before
-    this.#file = openSync(path, 'r+')
-  }
-
-  static async begin(image: EraImage, path: string): Promise<EraDamageTrial> {
-    await writeFile(path, image.bytes)
-    const before: string[] = []
-    for (const question of questions) {
-      const answer = await ask(path, question)
-      if ('thrown' in answer) throw answer.thrown
-      const right = strictAnswer(image.bytes, question)
-      if (answer.text !== right) throw new Error(`undamaged: ${answer.text} for ${right}`)
-      before.push(answer.text)
-    }
-    return new EraDamageTrial(image, path, before)
-  }
-
-  /**
-   * One damage, all questions. Gives back what is wrong with the answers, or an empty list.
-   *
-   * @param mustName for damage that checksums give away: an error has to name the block
-   */
-  async of(damage: Damage, mustName = false): Promise<string[]> {
-    const bytes = Buffer.from(this.image.bytes)
-    damage.apply(bytes)
-    const at = damage.block * BLOCK_BYTES
-    try {
-      writeSync(this.#file, blockOf(bytes, damage.block), 0, BLOCK_BYTES, at)
-      return await this.#faults(bytes, damage.name, mustName ? damage.block : undefined)
-    } finally {
-      writeSync(this.#file, blockOf(this.image.bytes, damage.block), 0, BLOCK_BYTES, at)
-    }
-  }
-
-  /** The file cut off after so many bytes. */
-  async ofLength(length: number): Promise<string[]> {
-    const bytes = this.image.bytes.subarray(0, length)
-    await writeFile(this.#path, bytes)
-    try {
-      return await this.#faults(bytes, `cut off after ${length} bytes`)
-    } finally {
-      await writeFile(this.#path, this.image.bytes)
-    }
-  }
-
-  end(): void {
-    closeSync(this.#file)
-  }
-
-  async #faults(bytes: Buffer, name: string, mustName?: number): Promise<string[]> {
-    const faults: string[] = []
-    for (const [i, question] of questions.entries()) {
-      const fault = this.#fault(await ask(this.#path, question), i, bytes, mustName)
-      if (fault !== undefined) faults.push(`${name}: ${JSON.stringify(question)}: ${fault}`)
-    }
-    return faults
-  }
-
-  #fault(answer: Answer, i: number, bytes: Buffer, mustName: number | undefined): string | undefined {
-    if ('thrown' in answer) {
-      const { thrown } = answer
-      if (!(thrown instanceof DeltamapperError) || thrown.code === 'DM_INTERNAL') return `threw ${String(thrown)}`
-      if (mustName !== undefined && !new RegExp(`\\bblock ${mustName}\\b`).test(thrown.message)) {
-        return `does not name block ${mustName}: ${thrown.line}`
-      }
-      this.verdicts.refused++
-      return undefined
-    }
-    if (answer.text === this.#before[i]) {
-      this.verdicts.same++
-      return undefined
-    }
-    let right: string
-    try {
-      right = strictAnswer(bytes, questions[i])
-    } catch (error) {
-      return `answered ${answer.text}, although: ${(error as Error).message}`
-    }
-    if (answer.text !== right) return `answered ${answer.text} for ${right}`
-    this.verdicts.otherImage++
-    return undefined
-  }
+/** @param path where the image is written, damaged, and asked */
+export async function beginEraTrial(image: EraImage, path: string): Promise<DamageTrial<EraImage, Question>> {
+  return DamageTrial.begin(image, path, { questions, askAll, strictAnswer })
 }
 
-type Answer = { readonly text: string } | { readonly thrown: unknown }
+/** What is thrown is an answer too; so is no answer at all within the time. */
+async function askAll(path: string, asked: readonly Question[]): Promise<Answer[]> {
+  const answers: Answer[] = []
+  for (const question of asked) answers.push(await ask(path, question).catch((thrown: unknown) => ({ thrown })))
+  return answers
+}
 
 async function ask(path: string, { liveRoot, sinceEra }: Question): Promise<Answer> {
+  const metadata = await openEraMetadata(path, { liveRoot })
   try {
-    const metadata = await openEraMetadata(path, { liveRoot })
-    try {
-      const signal = AbortSignal.timeout(20_000)
-      return { text: JSON.stringify(await collectExtents(await metadata.written({ sinceEra, signal }))) }
-    } finally {
-      await metadata.close()
-    }
-  } catch (thrown) {
-    return { thrown }
+    const signal = AbortSignal.timeout(20_000)
+    return { text: JSON.stringify(await collectExtents(await metadata.written({ sinceEra, signal }))) }
+  } finally {
+    await metadata.close()
   }
 }
 

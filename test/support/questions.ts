@@ -4,6 +4,7 @@
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import type { PoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { collectExtents } from './collect-extents.ts'
+import type { Answer } from './damage-trial.ts'
 import { compareMappings, expectedAllocated, expectedDelta } from './expected.ts'
 import type { Extent } from './expected.ts'
 import { StrictReader } from './strict-reader.ts'
@@ -12,8 +13,6 @@ export type Question =
   | { readonly ask: 'devices' }
   | { readonly ask: 'allocated'; readonly deviceId: number; readonly sizeBytes?: number }
   | { readonly ask: 'delta'; readonly baseId: number; readonly targetId: number; readonly sizeBytes?: number }
-
-export type Answer = { readonly text: string } | { readonly thrown: unknown }
 
 /** Opens the image and asks. What is thrown is an answer too; so is no answer at all within the time. */
 export async function askAll(path: string, questions: readonly Question[], secondsEach = 10): Promise<Answer[]> {

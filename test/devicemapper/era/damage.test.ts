@@ -9,7 +9,7 @@ import test from 'ava'
 
 import { openEraMetadata } from '../../../src/devicemapper/era/era-metadata.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
-import { EraDamageTrial, eraDamages, smallEraDevice } from '../../support/era-damage.ts'
+import { beginEraTrial, eraDamages, smallEraDevice } from '../../support/era-damage.ts'
 import { flipByte } from '../../support/metadata-damage.ts'
 import { BLOCK_BYTES } from '../../support/metadata-image.ts'
 import { Random } from '../../support/random.ts'
@@ -22,7 +22,7 @@ const SAMPLED_BYTES = 3
 
 test('a flipped byte is an error that names its block, or changes nothing', async (t) => {
   const random = new Random(5000)
-  const trial = await EraDamageTrial.begin(smallEraDevice(random), join(folder, 'flips.img'))
+  const trial = await beginEraTrial(smallEraDevice(random), join(folder, 'flips.img'))
   for (const [block, kind] of trial.image.kinds) {
     const isSuperblock = kind === 'superblock' || kind === 'metadata snapshot'
     // The header, a few of it where there are many such blocks, and anything behind it.
@@ -41,7 +41,7 @@ test('a flipped byte is an error that names its block, or changes nothing', asyn
 
 test('wrong structures with right checksums', async (t) => {
   const random = new Random(5100)
-  const trial = await EraDamageTrial.begin(smallEraDevice(random), join(folder, 'structures.img'))
+  const trial = await beginEraTrial(smallEraDevice(random), join(folder, 'structures.img'))
   let damages = 0
   for (const [block, kind] of trial.image.kinds) {
     for (const damage of eraDamages(trial.image, block, random)) {
@@ -57,7 +57,7 @@ test('wrong structures with right checksums', async (t) => {
 })
 
 test('a file cut off anywhere', async (t) => {
-  const trial = await EraDamageTrial.begin(smallEraDevice(new Random(5200)), join(folder, 'short.img'))
+  const trial = await beginEraTrial(smallEraDevice(new Random(5200)), join(folder, 'short.img'))
   for (let block = 0; block * BLOCK_BYTES < trial.image.bytes.length; block += 2) {
     for (const more of [0, 4095]) t.deepEqual(await trial.ofLength(block * BLOCK_BYTES + more), [])
   }

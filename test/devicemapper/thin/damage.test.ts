@@ -11,7 +11,7 @@ import test from 'ava'
 
 import { DeltamapperError } from '../../../src/errors.ts'
 import { openPoolMetadata } from '../../../src/devicemapper/thin/pool-metadata.ts'
-import { DamageTrial, smallPool } from '../../support/damage-trial.ts'
+import { beginPoolTrial, smallPool } from '../../support/pool-damage.ts'
 import { flipByte, nodeDamages, superblockDamages } from '../../support/metadata-damage.ts'
 import { BLOCK_BYTES, blankSuperblock } from '../../support/metadata-image.ts'
 import { Random } from '../../support/random.ts'
@@ -23,7 +23,7 @@ const SAMPLED_BYTES = 12
 
 test('a flipped byte is an error that names its block, or changes nothing', async (t) => {
   const random = new Random(4000)
-  const trial = await DamageTrial.begin(smallPool(random), join(folder, 'flips.img'))
+  const trial = await beginPoolTrial(smallPool(random), join(folder, 'flips.img'))
   for (const block of trial.image.reachable()) {
     const header = Array.from({ length: HEADER_BYTES }, (_, offset) => offset)
     const sampled = Array.from({ length: SAMPLED_BYTES }, () => random.integer(HEADER_BYTES, BLOCK_BYTES - 1))
@@ -39,7 +39,7 @@ test('a flipped byte is an error that names its block, or changes nothing', asyn
 
 test('a flipped byte in a block that nothing refers to changes nothing', async (t) => {
   const random = new Random(4100)
-  const trial = await DamageTrial.begin(smallPool(random), join(folder, 'unreached.img'))
+  const trial = await beginPoolTrial(smallPool(random), join(folder, 'unreached.img'))
   const reachable = trial.image.reachable()
   const others = [...trial.image.kinds.keys()].filter((block) => !reachable.has(block))
   t.true(others.length > 0)
@@ -50,7 +50,7 @@ test('a flipped byte in a block that nothing refers to changes nothing', async (
 
 test('wrong structures with right checksums: nodes', async (t) => {
   const random = new Random(4200)
-  const trial = await DamageTrial.begin(smallPool(random), join(folder, 'nodes.img'))
+  const trial = await beginPoolTrial(smallPool(random), join(folder, 'nodes.img'))
   const superblocks = new Set([0, trial.image.superblock()])
   let damages = 0
   for (const block of trial.image.reachable().difference(superblocks)) {
@@ -68,7 +68,7 @@ test('wrong structures with right checksums: nodes', async (t) => {
 
 test('wrong structures with right checksums: superblocks', async (t) => {
   const random = new Random(4300)
-  const trial = await DamageTrial.begin(smallPool(random), join(folder, 'superblocks.img'))
+  const trial = await beginPoolTrial(smallPool(random), join(folder, 'superblocks.img'))
   for (const block of [0, trial.image.superblock()]) {
     for (const damage of superblockDamages(trial.image, block, random)) t.deepEqual(await trial.of(damage), [])
   }
@@ -77,7 +77,7 @@ test('wrong structures with right checksums: superblocks', async (t) => {
 })
 
 test('a file cut off anywhere', async (t) => {
-  const trial = await DamageTrial.begin(smallPool(new Random(4400)), join(folder, 'short.img'))
+  const trial = await beginPoolTrial(smallPool(new Random(4400)), join(folder, 'short.img'))
   for (let block = 0; block * BLOCK_BYTES < trial.image.bytes.length; block++) {
     for (const more of [0, 1, 511, 4095]) t.deepEqual(await trial.ofLength(block * BLOCK_BYTES + more), [])
   }
