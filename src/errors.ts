@@ -13,6 +13,7 @@ export type StatusName =
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
   | 'NOT_FOUND'
+  | 'PERMISSION_DENIED'
   | 'FAILED_PRECONDITION'
   | 'ABORTED'
   | 'OUT_OF_RANGE'
@@ -56,6 +57,10 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the metadata knows nothing of the era that was asked about yet, or not any more'
   },
+  DM_HISTORY_BROKEN: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'what was written between two snapshots of an era volume is not known'
+  },
   DM_DEVICE_NOT_FOUND: { status: 'NOT_FOUND', summary: 'the pool has no thin device with this id' },
   DM_READ_FAILED: { status: 'UNAVAILABLE', summary: 'the metadata could not be opened or read' },
   DM_RECORDED_POOL_INVALID: {
@@ -95,8 +100,26 @@ export const errorRegistry = {
   },
   DM_NODE_UNKNOWN: { status: 'UNAVAILABLE', summary: 'the router knows no agent for the node of a snapshot' },
   DM_NODE_AMBIGUOUS: { status: 'FAILED_PRECONDITION', summary: 'several nodes have a snapshot of this name' },
+  DM_HANDLE_AMBIGUOUS: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'several sources of an agent have a snapshot of this name'
+  },
+  DM_SNAPSHOT_NOT_READY: { status: 'UNAVAILABLE', summary: 'the CSI driver has not finished the snapshot' },
+  DM_CLUSTER_UNREACHABLE: {
+    status: 'UNAVAILABLE',
+    summary: 'the Kubernetes API does not answer, and what is known of it does not do'
+  },
+  DM_ACCESS_DENIED: { status: 'PERMISSION_DENIED', summary: 'the Kubernetes API or a server does not let us' },
+  DM_CLUSTER_SETUP: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the cluster lacks something, or has it in an unusable form'
+  },
   DM_NODES_DIFFER: { status: 'INVALID_ARGUMENT', summary: 'base and target are on different nodes' },
   DM_AGENT_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'the router does not reach an agent, or has lost it' },
+  DM_TOO_MANY_STREAMS: {
+    status: 'UNAVAILABLE',
+    summary: 'as many answers are under way as one client, or all together, may have'
+  },
   DM_ROUTER_BUSY: { status: 'UNAVAILABLE', summary: 'the router has as many answers under way as it may have' },
   DM_CATALOG_DAMAGED: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog is damaged" },
   DM_CATALOG_NEWER: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog was written by a newer version" },

@@ -2,6 +2,9 @@
  * Our own snapshot handles, `SOURCE/NAME`: where a snapshot is (a recorded pool, a pool, a volume group, an era volume) and what it
  * is called there. What a CSI driver calls its snapshots goes through that driver's resolver instead.
  *
+ * A driver may know the name of a logical volume and not its group: `*` for SOURCE stands for whichever has a snapshot of that name, and
+ * has it alone.
+ *
  * A handle comes from whoever can reach the socket. It is taken apart here, by a pattern that leaves no room for paths, shells or
  * control characters, and is only ever used as a key afterwards.
  */
@@ -11,6 +14,9 @@ import { DeltamapperError } from '../errors.ts'
 const MAX_HANDLE_BYTES = 128
 /** What LVM allows in names; `.` and `..` are excepted below. */
 const NAME = /^[A-Za-z0-9+_.-]+$/
+
+/** As SOURCE: whichever has it. */
+export const ANY_SOURCE = '*'
 
 export interface Handle {
   source: string
@@ -28,10 +34,14 @@ export function parseHandle(handle: string): Handle {
     throw invalid(`a snapshot handle of ${Buffer.byteLength(handle)} bytes is longer than ${MAX_HANDLE_BYTES}`)
   }
   const [source, name, ...rest] = handle.split('/')
-  if (name === undefined || rest.length > 0 || !isHandleName(source) || !isHandleName(name)) {
+  if (name === undefined || rest.length > 0 || !isSource(source) || !isHandleName(name)) {
     throw invalid(`${printable(handle)} is no snapshot handle`)
   }
   return { source, name }
+}
+
+function isSource(source: string): boolean {
+  return source === ANY_SOURCE || isHandleName(source)
 }
 
 /** In quotes and pure ASCII: JSON alone leaves characters as they are that steer terminals or reverse the direction of text. */

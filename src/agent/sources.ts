@@ -1,17 +1,20 @@
 /**
  * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own,
- * else a thin pool that device-mapper has under this name, else the volume group of this name.
+ * else a thin pool that device-mapper has under this name, else the volume group of this name. For `*` it is whichever recorded pool or
+ * volume group has the snapshot, if only one does.
  */
-import type { DeviceMapper } from '../../native/device-mapper.ts'
 import { deviceMapperSource } from './device-mapper-source.ts'
+import { DeltamapperError } from '../errors.ts'
+import { ANY_SOURCE } from './handle.ts'
 import type { LvmReporter } from './lvm/report.ts'
 import { volumeGroupSource } from './lvm/source.ts'
-import type { SnapshotSource } from './snapshot-source.ts'
+import type { DeviceMapperPort } from './pool-device.ts'
+import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
 
 /** What is needed to look at this node's own pools. */
 export interface LiveNode {
-  deviceMapper: DeviceMapper
-  lvm: LvmReporter
+  deviceMapper: DeviceMapperPort
+  lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
   /** The pools that the agent itself has made. */
   ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
 }
@@ -28,6 +31,7 @@ export class Sources {
 
   /** The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked. */
   async find(name: string): Promise<SnapshotSource | undefined> {
+    if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded
     const { deviceMapper, lvm, ownedPools } = this.#node
@@ -35,6 +39,29 @@ export class Sources {
     if (owned) return owned
     if (await isThinPool(deviceMapper, name)) return deviceMapperSource(name, deviceMapper)
     return volumeGroupSource(name, { lvm, deviceMapper })
+  }
+
+  /** @throws DM_HANDLE_AMBIGUOUS, DM_LVM_FAILED, and what the source throws that has it */
+  async #wherever(name: string): Promise<Snapshot | undefined> {
+    const found: { source: string; snapshot: () => Promise<Snapshot | undefined> }[] = []
+    for (const [source, recorded] of this.#recorded) {
+      if (await recorded.snapshot(name)) found.push({ source, snapshot: () => recorded.snapshot(name) })
+    }
+    if (this.#node) {
+      const { lvm, deviceMapper } = this.#node
+      for (const volume of await lvm.allLogicalVolumes()) {
+        if (volume.name !== name || volume.hidden) continue
+        const group = volumeGroupSource(volume.vgName, { lvm, deviceMapper })
+        found.push({ source: volume.vgName, snapshot: () => group.snapshot(name) })
+      }
+    }
+    const [only, another] = found
+    if (another === undefined) return only?.snapshot()
+    throw new DeltamapperError(
+      'DM_HANDLE_AMBIGUOUS',
+      `${found.map(({ source }) => source).join(' and ')} each have a volume ${name}`,
+      'rename one of them, or ask for it by the name of its volume group'
+    )
   }
 
   /** What a person may be told about where to look. */
@@ -45,7 +72,7 @@ export class Sources {
   }
 }
 
-async function isThinPool(deviceMapper: DeviceMapper, name: string): Promise<boolean> {
+async function isThinPool(deviceMapper: DeviceMapperPort, name: string): Promise<boolean> {
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return false
   const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })

@@ -1,11 +1,11 @@
 /**
  * What a snapshot handle says by itself, told by configured patterns: its node, and what the agent there calls the snapshot.
  *
- * A pattern is a regular expression for the whole handle. Its named groups `vg` and `lv` make the agent's handle, VG/LV; without
- * them the agent gets the handle as it is. The group `node`, or a fixed node beside the pattern, says the node; without either the
+ * A pattern is a regular expression for the whole handle. Its named groups `vg` and `lv` make the agent's handle, VG/LV; with `lv` alone
+ * it is whichever volume group has it; without them the agent gets the handle as it is. The group `node`, or a fixed node beside the pattern, says the node; without either the
  * agents are asked. The first pattern that matches counts.
  */
-import { isHandleName } from '../agent/handle.ts'
+import { ANY_SOURCE, isHandleName } from '../agent/handle.ts'
 
 export interface HandlePattern {
   readonly pattern: RegExp
@@ -25,8 +25,7 @@ export function handlePattern(source: string, node?: string): HandlePattern {
   const groups = [...source.matchAll(/\(\?<([A-Za-z_]\w*)>/g)].map(([, name]) => name)
   const unknown = groups.find((name) => !['node', 'vg', 'lv'].includes(name))
   if (unknown !== undefined) throw new SyntaxError(`the group ${unknown} is none of node, vg and lv`)
-  if (groups.includes('vg') !== groups.includes('lv'))
-    throw new SyntaxError('it has one of the groups vg and lv, not both')
+  if (groups.includes('vg') && !groups.includes('lv')) throw new SyntaxError('it has the group vg, and not lv')
   if (node !== undefined && groups.includes('node'))
     throw new SyntaxError('it has the group node and a fixed node as well')
   return { pattern, node }
@@ -38,8 +37,8 @@ export function readHandle(handle: string, patterns: readonly HandlePattern[]): 
     if (match === null) continue
     const { vg, lv, node: named } = match.groups ?? {}
     // Parts that no agent would take, such as a second slash, would make another handle than the one that was meant.
-    if (vg !== undefined && lv !== undefined && !(isHandleName(vg) && isHandleName(lv))) continue
-    return { node: node ?? named, handle: vg === undefined || lv === undefined ? handle : `${vg}/${lv}` }
+    if (lv !== undefined && !(isHandleName(lv) && (vg === undefined || isHandleName(vg)))) continue
+    return { node: node ?? named, handle: lv === undefined ? handle : `${vg ?? ANY_SOURCE}/${lv}` }
   }
   return { node: undefined, handle }
 }

@@ -14,6 +14,7 @@ test('a handle is two names around a slash', (t) => {
     ['.../.hidden', '...', '.hidden'],
     ['+/_', '+', '_'],
     ['__proto__/constructor', '__proto__', 'constructor'],
+    ['*/snap-1', '*', 'snap-1'],
     [`${named(64)}/${named(63)}`, named(64), named(63)]
   ]) {
     t.deepEqual(parseHandle(handle), { source, name })
@@ -58,7 +59,9 @@ const hostile: [name: string, handle: string][] = [
   ['half an emoji', 'vg/\ud83d'],
   ['a byte order mark', '\ufeffvg/a'],
   ['another separator', 'vg:a'],
-  ['a glob', 'vg/*']
+  ['a glob', 'vg/*'],
+  ['a glob among others', 'v*/a'],
+  ['globs', '**/a']
 ]
 
 for (const [name, handle] of hostile) {
@@ -102,7 +105,7 @@ test('whatever the text, it is taken apart exactly or refused', (t) => {
         return
       }
       t.is(`${parsed.source}/${parsed.name}`, handle)
-      for (const part of [parsed.source, parsed.name]) {
+      for (const part of parsed.source === '*' ? [parsed.name] : [parsed.source, parsed.name]) {
         t.true(isHandleName(part))
         t.regex(part, /^[A-Za-z0-9+_.-]+$/)
         t.false(part === '.' || part === '..')

@@ -5,7 +5,8 @@ const patterns = [
   handlePattern('(?<node>node-\\d):(?<vg>[^/]+)/(?<lv>.+)'),
   handlePattern('(?<vg>archive)/(?<lv>.+)', 'node-9'),
   handlePattern('(?<node>[a-z]+)!.*'),
-  handlePattern('plain-.*', 'node-2')
+  handlePattern('plain-.*', 'node-2'),
+  handlePattern('of-(?<node>[^:]+):(?<lv>.+)')
 ]
 
 const read: [handle: string, node: string | undefined, agentHandle: string][] = [
@@ -13,6 +14,9 @@ const read: [handle: string, node: string | undefined, agentHandle: string][] = 
   ['archive/old', 'node-9', 'archive/old'],
   ['there!vg0/x', 'there', 'there!vg0/x'],
   ['plain-7', 'node-2', 'plain-7'],
+  // Nothing says the volume group.
+  ['of-node-3:snap', 'node-3', '*/snap'],
+  ['of-node-3:a/b', undefined, 'of-node-3:a/b'],
   // Nothing says the node.
   ['vg0/snap', undefined, 'vg0/snap'],
   // The whole handle has to match, line breaks included.
@@ -32,7 +36,7 @@ for (const [handle, node, agentHandle] of read) {
 const refused: [string, string | undefined, RegExp][] = [
   ['(', undefined, /regular expression/i],
   ['(?<volume>.*)', undefined, /group volume/],
-  ['(?<vg>.*)', undefined, /not both/],
+  ['(?<vg>.*)', undefined, /not lv/],
   ['(?<node>.*)', 'node-1', /fixed node/]
 ]
 for (const [source, node, reason] of refused) {

@@ -74,6 +74,11 @@ export class LvmReporter {
     return report === undefined ? undefined : parseLogicalVolumes(report)
   }
 
+  /** All logical volumes of all groups that LVM sees, hidden ones included. @throws DM_LVM_FAILED */
+  async allLogicalVolumes(): Promise<LogicalVolume[]> {
+    return parseLogicalVolumes((await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)])) ?? '')
+  }
+
   /** All volume groups that LVM sees. @throws DM_LVM_FAILED */
   async volumeGroups(): Promise<VolumeGroup[]> {
     const report = await this.#ask('vgs', this.#options(volumeGroupFields))

@@ -1,0 +1,46 @@
+/**
+ * Objects of the Kubernetes API as they come: JSON, of which nothing but the metadata is promised. What is read of them is asked for by
+ * path, and is a string, or not there.
+ */
+
+export interface KubernetesObject {
+  readonly apiVersion?: string
+  readonly kind?: string
+  readonly metadata: {
+    readonly name: string
+    readonly namespace?: string
+    readonly uid?: string
+    readonly resourceVersion?: string
+    /** RFC 3339, in whole seconds. */
+    readonly creationTimestamp?: string
+    readonly labels?: Readonly<Record<string, string>>
+  }
+}
+
+/** What stands at a path; undefined where the path ends early. */
+export function fieldOf(object: unknown, ...path: readonly (string | number)[]): unknown {
+  let value = object
+  for (const step of path) {
+    if (typeof value !== 'object' || value === null || !Object.hasOwn(value, step)) return undefined
+    value = (value as Record<string | number, unknown>)[step]
+  }
+  return value
+}
+
+/** The string at a path; undefined where there is none, or an empty one, which Kubernetes does not tell apart. */
+export function textOf(object: unknown, ...path: readonly (string | number)[]): string | undefined {
+  const value = fieldOf(object, ...path)
+  return typeof value === 'string' && value !== '' ? value : undefined
+}
+
+/** The list at a path; empty where there is none. */
+export function listOf(object: unknown, ...path: readonly (string | number)[]): readonly unknown[] {
+  const value = fieldOf(object, ...path)
+  return Array.isArray(value) ? value : []
+}
+
+/** When the API server made it, in milliseconds since 1970; the server knows whole seconds. */
+export function createdAt({ metadata }: KubernetesObject): number | undefined {
+  const ms = Date.parse(metadata.creationTimestamp ?? '')
+  return Number.isNaN(ms) ? undefined : ms
+}

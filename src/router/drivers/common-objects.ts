@@ -1,0 +1,99 @@
+/**
+ * What Kubernetes' own objects say of a snapshot, where its driver has none: the VolumeSnapshotContents that bind its handle, and the
+ * PersistentVolume that it was taken of.
+ *
+ * A handle may have several contents. The one that came with the snapshot names the volume; those that were imported by handle (backup software
+ * does that) do not, and their times are those of the import.
+ */
+import { fieldOf, type KubernetesObject, listOf, textOf } from '../../kubernetes/object.ts'
+import { ambiguous, type Find, type Resource } from './driver.ts'
+
+/** Put on by external-snapshotter where snapshots are taken by the node they are on (--enable-distributed-snapshotting). */
+const managedBy = 'snapshot.storage.kubernetes.io/managed-by'
+
+/** Keys of these do not say where in a region or zone a node is. */
+const wideTopology = /(^|[./])(zone|region)$/
+
+/** What `snapshotFacts` looks at. */
+export function commonResources(driverName: string): { contents: Resource; volumes: Resource } {
+  return {
+    contents: {
+      path: '/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents',
+      keys: (object) =>
+        textOf(object, 'spec', 'driver') === driverName
+          ? given(textOf(object, 'status', 'snapshotHandle') ?? textOf(object, 'spec', 'source', 'snapshotHandle'))
+          : []
+    },
+    volumes: {
+      path: '/api/v1/persistentvolumes',
+      keys: (object) =>
+        textOf(object, 'spec', 'csi', 'driver') === driverName
+          ? given(textOf(object, 'spec', 'csi', 'volumeHandle'))
+          : []
+    }
+  }
+}
+
+export interface SnapshotFacts {
+  /** The handle of the volume that it is a snapshot of. */
+  readonly volume?: string | undefined
+  /** The node that objects name, if any do. */
+  readonly node?: string | undefined
+  /** The `volumeAttributes` of the volume. */
+  readonly attributes: Readonly<Record<string, string>>
+  /** As the driver said, in milliseconds since 1970. */
+  readonly createdAt?: number | undefined
+}
+
+/** @throws DM_NODE_AMBIGUOUS where objects contradict each other */
+export function snapshotFacts(handle: string, find: Find): SnapshotFacts {
+  const contents = find('contents', handle)
+  const own = contents.filter((content) => textOf(content, 'spec', 'source', 'volumeHandle') !== undefined)
+  const volume = agreed(handle, 'volume', own, (content) => textOf(content, 'spec', 'source', 'volumeHandle'))
+  const volumes = volume === undefined ? [] : find('volumes', volume)
+  const node = agreed(handle, 'node', [...contents, ...volumes], (object) =>
+    'csi' in ((fieldOf(object, 'spec') as object | undefined) ?? {})
+      ? nodeOf(object)
+      : object.metadata.labels?.[managedBy]
+  )
+  const attributes = (fieldOf(volumes[0], 'spec', 'csi', 'volumeAttributes') ?? {}) as Record<string, string>
+  // Nanoseconds since 1970: more than a double holds exactly, by less than a microsecond.
+  const [nanoseconds] = own.map((content) => fieldOf(content, 'status', 'creationTime'))
+  return { volume, node, attributes, createdAt: typeof nanoseconds === 'number' ? nanoseconds / 1e6 : undefined }
+}
+
+/** The one node that a PersistentVolume can be used on; undefined where it does not come down to one. */
+function nodeOf(volume: KubernetesObject): string | undefined {
+  const terms = listOf(volume, 'spec', 'nodeAffinity', 'required', 'nodeSelectorTerms')
+  // Terms are alternatives; within one, everything has to be met.
+  if (terms.length !== 1) return undefined
+  const wanted = [...listOf(terms[0], 'matchExpressions'), ...listOf(terms[0], 'matchFields')].flatMap((expression) => {
+    const values = listOf(expression, 'values')
+    const narrow = textOf(expression, 'operator') === 'In' && !wideTopology.test(textOf(expression, 'key') ?? '')
+    return narrow && values.length === 1 ? values : []
+  })
+  const [node, ...others] = new Set(wanted)
+  return typeof node === 'string' && others.length === 0 ? node : undefined
+}
+
+/** What all objects say that say anything. */
+function agreed(
+  handle: string,
+  what: string,
+  objects: readonly KubernetesObject[],
+  say: (object: KubernetesObject) => string | undefined
+): string | undefined {
+  const said = new Map<string, string>()
+  for (const object of objects) {
+    const value = say(object)
+    if (value !== undefined && !said.has(value)) said.set(value, object.metadata.name)
+  }
+  if (said.size > 1) {
+    throw ambiguous(handle, [...said].map(([value, name]) => `${what} ${value} (${name})`).join(' and '))
+  }
+  return [...said.keys()][0]
+}
+
+function given(text: string | undefined): readonly string[] {
+  return text === undefined ? [] : [text]
+}

@@ -1,0 +1,107 @@
+/**
+ * What a CSI driver's snapshot handle means, told from objects of the cluster: a driver names the resources that it needs, and looks up a
+ * handle in them. It asks nobody: it is a function of the objects.
+ */
+import { ANY_SOURCE, isHandleName } from '../../agent/handle.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { KubernetesObject } from '../../kubernetes/object.ts'
+
+/** A resource of the Kubernetes API, and how its objects are looked up. */
+export interface Resource {
+  /** Path of the list, as in `/apis/GROUP/VERSION/PLURAL`. */
+  readonly path: string
+  /** What an object can be found by; empty for one that does not matter. */
+  keys(object: KubernetesObject): readonly string[]
+}
+
+/** What is known of a snapshot. */
+export interface Located {
+  /** Undefined: nothing says it. */
+  readonly node?: string | undefined
+  /** What its node's agent calls it, VG/LV; `*` for a group that nothing says. */
+  readonly handle: string
+  /** What names the volume that it is a snapshot of, comparable among the snapshots of one driver. */
+  readonly origin?: string | undefined
+  /** When it was taken, in milliseconds since 1970, as exactly as the cluster knows. */
+  readonly createdAt?: number | undefined
+}
+
+/** The objects of one of the driver's resources that have a key. */
+export type Find = (resource: string, key: string) => readonly KubernetesObject[]
+
+export interface Driver {
+  /** By the names that `locate` uses. */
+  readonly resources: Readonly<Record<string, Resource>>
+  /**
+   * @throws DM_HANDLE_INVALID for what is no handle of this driver; DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_NODE_AMBIGUOUS; DM_NOT_TRACKED
+   * where the objects already say that it is not thin
+   */
+  locate(handle: string, find: Find): Located
+}
+
+/** For resources whose objects are looked up by name. */
+export const byName = ({ metadata }: KubernetesObject): readonly string[] => [metadata.name]
+
+/** The one object that a look-up may find. @throws DM_SNAPSHOT_NOT_FOUND, DM_NODE_AMBIGUOUS */
+export function single(objects: readonly KubernetesObject[], kind: string, handle: string): KubernetesObject {
+  const [object, another] = objects
+  if (object === undefined) throw notFound(`there is no ${kind} for the snapshot ${printable(handle)}`)
+  if (another === undefined) return object
+  throw ambiguous(handle, objects.map(({ metadata }) => `${kind} ${metadata.name}`).join(' and '))
+}
+
+/** VG/LV for the agent, of parts that come from objects and handles. @throws DM_HANDLE_INVALID */
+export function agentHandle(volumeGroup: string, logicalVolume: string, handle: string): string {
+  // Parts that no agent would take, such as a slash, would make another handle than the one that was meant.
+  if ((volumeGroup === anyGroup || isHandleName(volumeGroup)) && isHandleName(logicalVolume)) {
+    return `${volumeGroup}/${logicalVolume}`
+  }
+  throw malformed(handle, 'a logical volume cannot be called that')
+}
+
+/** Stands for a volume group that only the node knows. */
+export const anyGroup = ANY_SOURCE
+
+export function notFound(what: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_SNAPSHOT_NOT_FOUND',
+    what,
+    'check the handle; if the snapshot has been deleted, take a full backup'
+  )
+}
+
+export function notReady(handle: string, state: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_SNAPSHOT_NOT_READY',
+    `the snapshot ${printable(handle)} is not ready: ${state}`,
+    'ask again once its VolumeSnapshot is ready to use; if that does not come, see the log of the CSI driver'
+  )
+}
+
+export function notThin(handle: string, why: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `the snapshot ${printable(handle)} is not thin: ${why}`,
+    'back up every block; changes are known of thin snapshots only'
+  )
+}
+
+export function ambiguous(handle: string, claims: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NODE_AMBIGUOUS',
+    `the snapshot ${printable(handle)} is claimed more than once: by ${claims}`,
+    'find out which one is stale, and delete it'
+  )
+}
+
+export function malformed(handle: string, why: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_HANDLE_INVALID',
+    `${printable(handle)} is no snapshot handle of this driver: ${why}`,
+    'give the snapshotHandle of the VolumeSnapshotContent'
+  )
+}
+
+export function printable(text: string): string {
+  return JSON.stringify(text).replaceAll(/[^ -~]/g, '?')
+}

@@ -1,0 +1,21 @@
+/**
+ * Any driver whose handles say which logical volume a snapshot is: patterns take volume group and logical volume out of them, and Kubernetes'
+ * own objects tell the node where the patterns do not.
+ */
+import { type HandlePattern, readHandle } from '../handle-patterns.ts'
+import { commonResources, snapshotFacts } from './common-objects.ts'
+import { ambiguous, type Driver } from './driver.ts'
+
+export function generic(driverName: string, patterns: readonly HandlePattern[]): Driver {
+  return {
+    resources: commonResources(driverName),
+    locate(handle, find) {
+      const read = readHandle(handle, patterns)
+      const { volume, node, createdAt } = snapshotFacts(handle, find)
+      if (read.node !== undefined && node !== undefined && read.node !== node) {
+        throw ambiguous(handle, `node ${read.node} (its handle) and node ${node} (its volume)`)
+      }
+      return { node: read.node ?? node, handle: read.handle, origin: volume, createdAt }
+    }
+  }
+}

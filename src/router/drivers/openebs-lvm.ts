@@ -1,0 +1,54 @@
+/**
+ * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves names that begin with
+ * "snapshot", so the logical volume is called SNAPSHOT without that prefix.
+ * (openebs/lvm-localpv: pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
+ */
+import { createdAt, textOf } from '../../kubernetes/object.ts'
+import {
+  agentHandle,
+  byName,
+  type Driver,
+  malformed,
+  notFound,
+  notReady,
+  notThin,
+  printable,
+  single
+} from './driver.ts'
+
+/** @param namespace where the driver keeps its objects; all namespaces unless given */
+export function openebsLvm(namespace?: string): Driver {
+  const scope = namespace === undefined ? '' : `/namespaces/${namespace}`
+  return {
+    resources: {
+      lvmSnapshots: { path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`, keys: byName }
+    },
+    locate(handle, find) {
+      const [volume, snapshot, ...rest] = handle.split('@')
+      if (!volume || !snapshot || rest.length > 0) throw malformed(handle, 'it is not of the form VOLUME@SNAPSHOT')
+      const object = single(find('lvmSnapshots', snapshot), 'LVMSnapshot', handle)
+      const of = object.metadata.labels?.['openebs.io/persistent-volume']
+      if (of !== undefined && of !== volume) {
+        throw notFound(`the LVMSnapshot ${printable(snapshot)} is of volume ${of}, not of ${printable(volume)}`)
+      }
+      const state = textOf(object, 'status', 'state')
+      if (state !== 'Ready') throw notReady(handle, `its LVMSnapshot is in state ${state ?? 'unknown'}`)
+      // Given a size, LVM makes a copy-on-write snapshot outside of the pool, of a thin volume as well.
+      const size = textOf(object, 'spec', 'snapSize')
+      if (size !== undefined) {
+        throw notThin(
+          handle,
+          `it was made with a size of its own, ${size} bytes, by a thick volume or by snapSize in its VolumeSnapshotClass`
+        )
+      }
+      const group = textOf(object, 'spec', 'volGroup')
+      if (group === undefined) throw notReady(handle, 'its LVMSnapshot names no volume group')
+      return {
+        node: textOf(object, 'spec', 'ownerNodeID'),
+        handle: agentHandle(group, snapshot.replace(/^snapshot-/, ''), handle),
+        origin: volume,
+        createdAt: createdAt(object)
+      }
+    }
+  }
+}

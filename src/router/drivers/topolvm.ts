@@ -1,0 +1,37 @@
+/**
+ * TopoLVM, and OpenShift's LVMS, which contains it. A handle is the `status.volumeID` of a LogicalVolume, which is what the node calls the
+ * logical volume. The volume group is known to the node only (its device class is looked up in lvmd's configuration there).
+ * (topolvm/topolvm: api/v1/logicalvolume_types.go, internal/driver/internal/k8s/logicalvolume_service.go)
+ */
+import { createdAt, textOf } from '../../kubernetes/object.ts'
+import { agentHandle, anyGroup, type Driver, notFound, printable, single } from './driver.ts'
+
+/** The name it went by until 2022, and still does where it is installed with USE_LEGACY; so does the group of its resources. */
+export const legacyTopolvm = 'topolvm.cybozu.com'
+
+export function topolvm(driverName: string): Driver {
+  const group = driverName === legacyTopolvm ? legacyTopolvm : 'topolvm.io'
+  return {
+    resources: {
+      logicalVolumes: {
+        path: `/apis/${group}/v1/logicalvolumes`,
+        // There is none before the node has made the logical volume.
+        keys: (object) => [textOf(object, 'status', 'volumeID')].filter((id) => id !== undefined)
+      }
+    },
+    locate(handle, find) {
+      const object = single(find('logicalVolumes', handle), 'LogicalVolume', handle)
+      const source = textOf(object, 'spec', 'source')
+      // Volumes are LogicalVolumes as well; those that were restored or cloned have a source, and are writable.
+      if (source === undefined || textOf(object, 'spec', 'accessType') === 'rw') {
+        throw notFound(`${printable(handle)} is the volume ${object.metadata.name}, not a snapshot`)
+      }
+      return {
+        node: textOf(object, 'spec', 'nodeName'),
+        handle: agentHandle(anyGroup, handle, handle),
+        origin: source,
+        createdAt: createdAt(object)
+      }
+    }
+  }
+}
