@@ -3,6 +3,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
+import type { z } from 'zod'
 import { DeltamapperError } from './errors.ts'
 
 /** The fields, unchecked; none without a file. @throws DM_CONFIG_INVALID */
@@ -30,4 +31,15 @@ export function invalidConfig(file: string | undefined, what: string, cause?: un
     'docs/operations.md lists the fields',
     { cause }
   )
+}
+
+/** What a check of a field throws, as an issue of the field. */
+export function valid<T>(check: (value: T) => unknown): (value: T, context: z.RefinementCtx) => void {
+  return (value, context) => {
+    try {
+      check(value)
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message })
+    }
+  }
 }

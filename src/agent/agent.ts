@@ -7,6 +7,7 @@ import { stopSignal } from '../stop-signal.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
+import { startMonitoring } from '../monitoring/monitoring.ts'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from './backend.ts'
 import { openCatalog } from './catalog/catalog.ts'
@@ -15,6 +16,7 @@ import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
 import { Inventory, type LiveInventory } from './inventory/inventory.ts'
 import { logInventory } from './inventory/log.ts'
 import { LvmReporter } from './lvm/report.ts'
+import { AgentMetrics } from './metrics.ts'
 import { OwnedPools } from './owned-pools/owned-pools.ts'
 import { leaseOptions, MetadataSnapshotLeases } from './metadata-snapshot-lease.ts'
 import { loadRecordedPool } from './recorded-pool.ts'
@@ -44,6 +46,13 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   await using started = new AsyncDisposableStack()
   // The very last: a thread that waits for a device that hangs keeps the process, and what another agent needs has to be free by then.
   const last = started.use(new AsyncDisposableStack())
+
+  const certificates = config.tls && (await Certificates.load(config.tls, logger))
+  started.defer(() => certificates?.close())
+  const monitoring = await startMonitoring({ role: 'agent', listen: config.monitoring, certificates, logger })
+  started.defer(() => monitoring.close())
+  const metrics = new AgentMetrics(monitoring.registry)
+
   const recorded = new Map<string, SnapshotSource>()
   for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
 
@@ -61,7 +70,13 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       }
     })
     started.defer(() => deviceMapper.close())
-    const held = (leases = new MetadataSnapshotLeases(catalog, deviceMapper, leaseOptions(config.lease), logger))
+    const onEnd = metrics.watchLeases(() => leases?.current.length ?? 0)
+    const held = (leases = new MetadataSnapshotLeases(
+      catalog,
+      deviceMapper,
+      { ...leaseOptions(config.lease), onEnd },
+      logger
+    ))
     started.defer(() => held.close())
     // What an agent before this one has left behind grows the pool's metadata. A pool that hangs is looked after later.
     await Promise.race([held.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
@@ -77,6 +92,12 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     knowledge = catalogKnowledge(catalog, logger)
     started.defer(keepForgetting(catalog, logger))
     const { lvmCommand, catalog: catalogPath } = config
+    metrics.watchCatalog(catalog.path)
+    metrics.watchPools(deviceMapper)
+    monitoring.readiness.add('catalog', async () => {
+      await catalog.leases()
+      return undefined
+    })
     liveInventory = { deviceMapper, lvm, lvmCommand, catalogPath, agent: { catalog, leases } }
   }
 
@@ -86,16 +107,19 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     direct: config.directReads,
     readDeadlineMs: config.readDeadlineSeconds * 1000,
     readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
-    tools
+    tools,
+    onEnd: metrics.walkEnded
+  })
+  metrics.watchWalkers(walkers)
+  monitoring.readiness.add('walkers', () => {
+    walkers.revive()
+    return walkers.alive > 0 ? undefined : 'no walker thread stays alive; see the log, restart the agent'
   })
   last.defer(() => walkers.close())
 
   const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({ name, folder }))
   const inventory = new Inventory({ live: liveInventory, recordedPools })
   started.defer(() => inventory.close())
-
-  const certificates = config.tls && (await Certificates.load(config.tls, logger))
-  started.defer(() => certificates?.close())
 
   const server = await startServer({
     listen: config.listen,
@@ -108,9 +132,18 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? ownedPools : undefined,
     inventory,
     identity: { driverName: config.driverName },
+    observer: monitoring.observer,
+    limits: { maxStreams: config.maxStreams, maxStreamsPerClient: config.maxStreamsPerClient },
     logger
   })
-  logger.info({ addresses: server.addresses, serving: sources.description, version: packageVersion() }, 'listening')
+  monitoring.runs()
+  logger.info(
+    {
+      ...{ addresses: server.addresses, monitoring: monitoring.address },
+      ...{ serving: sources.description, version: packageVersion() }
+    },
+    'listening'
+  )
   const stopping = new AbortController()
   void inventory.examine().then((examination) => {
     if (!stopping.signal.aborted) logInventory(examination, logger)
@@ -120,6 +153,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     addresses: server.addresses,
     async stop() {
       stopping.abort()
+      monitoring.stops()
       logger.info({ streams: walkers.active }, 'stopping')
       await server.drain(config.drainSeconds * 1000)
       await running.disposeAsync()

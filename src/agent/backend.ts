@@ -15,18 +15,18 @@ export function snapshotMetadataBackend(
   knowledge?: DeviceKnowledge
 ): SnapshotMetadataBackend {
   return {
-    async allocated({ snapshotId, startingOffset, maxResults }, signal) {
+    async allocated({ snapshotId, startingOffset, maxResults }, signal, call) {
       const target = await resolve(snapshotId)
       checkExternalOrigin(undefined, target)
-      return walk(undefined, target, startingOffset, maxResults, signal)
+      return walk(undefined, target, startingOffset, maxResults, signal, call?.client)
     },
 
-    async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal) {
+    async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       // Together: a source that has to ask somebody answers both from one report.
       const [base, target] = await Promise.all([resolve(baseSnapshotId), resolve(targetSnapshotId)])
       checkRelated(base, target)
       checkExternalOrigin(base, target)
-      return walk(base, target, startingOffset, maxResults, signal)
+      return walk(base, target, startingOffset, maxResults, signal, call?.client)
     }
   }
 
@@ -49,7 +49,8 @@ export function snapshotMetadataBackend(
     target: Snapshot,
     startingOffset: bigint,
     maxResults: number,
-    signal: AbortSignal
+    signal: AbortSignal,
+    client: string | undefined
   ): EncodedStream {
     if (startingOffset < 0n || startingOffset > target.sizeBytes) {
       throw new DeltamapperError(
@@ -61,7 +62,8 @@ export function snapshotMetadataBackend(
     return walkers.walk(
       { base, target, startingOffset: Number(startingOffset), maxResults },
       signal,
-      target.live && knowledge ? stillNamed(base ? [base, target] : [target], knowledge) : undefined
+      target.live && knowledge ? stillNamed(base ? [base, target] : [target], knowledge) : undefined,
+      client
     )
   }
 

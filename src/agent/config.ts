@@ -4,8 +4,9 @@
  */
 import { availableParallelism } from 'node:os'
 import { z } from 'zod'
-import { invalidConfig, isMapping, readConfigFile } from '../config-file.ts'
+import { invalidConfig, isMapping, readConfigFile, valid } from '../config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
+import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { isHandleName } from './handle.ts'
 
 /** Where the agent listens unless it is told otherwise. */
@@ -79,6 +80,11 @@ export const agentConfig = z.strictObject({
     .min(1)
     .max(64)
     .default(Math.max(1, Math.min(4, availableParallelism() - 1))),
+  /** Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. */
+  maxStreams: z.int().min(1).max(10_000).default(512),
+  maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
+  /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
+  monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
   /** How long streams under way may go on after SIGTERM. Kubernetes kills after 30 seconds unless told otherwise. */
   drainSeconds: z.number().min(0).max(3600).default(20)
@@ -92,15 +98,23 @@ export interface AgentOptions {
   listen?: string[]
   recorded?: Record<string, string>
   engine?: Engine
+  monitoring?: string
 }
 
 /** @throws DM_CONFIG_INVALID naming file and field */
-export async function loadConfig({ configFile, listen, recorded, engine }: AgentOptions): Promise<AgentConfig> {
+export async function loadConfig({
+  configFile,
+  listen,
+  recorded,
+  engine,
+  monitoring
+}: AgentOptions): Promise<AgentConfig> {
   const fields = await readConfigFile(configFile)
   const merged = agentConfig.safeParse({
     ...fields,
     ...(listen?.length ? { listen } : {}),
     ...(engine === undefined ? {} : { engine }),
+    ...(monitoring === undefined ? {} : { monitoring }),
     ...(recorded && Object.keys(recorded).length > 0 && isMapping(fields['recorded'] ?? {})
       ? { recorded: { ...(fields['recorded'] as object | undefined), ...recorded } }
       : {})

@@ -43,6 +43,8 @@ export interface LeaseOptions {
   readonly retryMs?: number
   /** How long a message to the pool may take, in milliseconds. */
   readonly deadlineMs?: number
+  /** Told of each lease that has ended: how long it was held, in milliseconds, and whether it still had users. */
+  readonly onEnd?: (heldMs: number, lost: boolean) => void
 }
 
 /** The options that a configuration file sets. */
@@ -167,7 +169,7 @@ export class MetadataSnapshotLeases {
   constructor(catalog: LeaseCatalog, deviceMapper: LeaseDeviceMapper, options: LeaseOptions, logger: Logger) {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
-    this.#options = { watchMs: 1000, retryMs: 30_000, deadlineMs: 10_000, ...options }
+    this.#options = { watchMs: 1000, retryMs: 30_000, deadlineMs: 10_000, onEnd: () => undefined, ...options }
     this.#logger = logger
   }
 
@@ -374,6 +376,7 @@ export class MetadataSnapshotLeases {
     if (lease.ended) return
     lease.ended = true
     for (const timer of lease.timers) clearTimeout(timer)
+    this.#options.onEnd(Date.now() - lease.takenAt, lease.users.size > 0)
     for (const { controller } of lease.users) controller.abort(why)
     if (why !== undefined) {
       const { pool, takenAt } = lease

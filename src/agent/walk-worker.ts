@@ -2,7 +2,8 @@
  * A walker thread: walks as many trees at once as it is asked to, and hands out their messages as far as they are wanted.
  *
  * A thread of its own keeps the event loop that serves gRPC and health free of checksums and encoding. Walks are asynchronous, so
- * one thread serves many; a walk whose client is slow holds nothing but its place in the tree.
+ * one thread serves many; a walk whose client is slow holds nothing but its place in the tree. Whose walk goes on is for clients to
+ * take turns in (walk-turns.ts).
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
@@ -16,10 +17,11 @@ import {
   type WalkRequest,
   type WalkStatistics
 } from './walk.ts'
+import { WalkTurns } from './walk-turns.ts'
 
 /** What the main thread says. Each walk goes by an id of the main thread's choice. */
 export type ToWalker =
-  | { kind: 'start'; id: number; request: WalkRequest }
+  | { kind: 'start'; id: number; request: WalkRequest; client?: string }
   /** The answer to `seen`: the walk may go on. */
   | { kind: 'known'; id: number; devices: KnownDevices }
   /** A metadata snapshot is held for the tools, or it is not (any more). */
@@ -34,9 +36,19 @@ export type FromWalker =
   | { kind: 'seen'; id: number; devices: SeenDevices }
   | { kind: 'pristine'; id: number; device: SeenDevice }
   | { kind: 'checked'; id: number; report: PortableReport }
-  | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: WalkStatistics }
-  | { kind: 'end'; id: number; statistics: WalkStatistics }
-  | { kind: 'error'; id: number; error: PortableError; statistics: WalkStatistics }
+  | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: TimedStatistics }
+  | { kind: 'end'; id: number; statistics: TimedStatistics }
+  | { kind: 'error'; id: number; error: PortableError; statistics: TimedStatistics }
+
+/** What a walk has cost, its time included. */
+export interface TimedStatistics extends WalkStatistics {
+  /** How long it took, in milliseconds, without waiting for its client or for its turn. */
+  walkMs: number
+}
+
+export function noStatistics(): TimedStatistics {
+  return { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, walkMs: 0 }
+}
 
 /** A DeltamapperError between threads; structured cloning would lose its class. */
 export interface PortableError {
@@ -89,12 +101,13 @@ if (parentPort) serve(parentPort)
 
 function serve(port: NonNullable<typeof parentPort>): void {
   const walks = new Map<number, Walk>()
+  const turns = new WalkTurns()
   const say = (message: FromWalker, transfer: ArrayBuffer[] = []) => {
     port.postMessage(message, transfer)
   }
 
   port.on('message', (message: ToWalker) => {
-    if (message.kind === 'start') void run(message.id, message.request)
+    if (message.kind === 'start') void run(message.id, message.request, message.client)
     const walk = walks.get(message.id)
     // A walk that has just ended may still be spoken to.
     if (!walk) return
@@ -110,7 +123,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
     walk.wake()
   })
 
-  async function run(id: number, request: WalkRequest): Promise<void> {
+  async function run(id: number, request: WalkRequest, client = ''): Promise<void> {
     const walk: Walk = {
       known: undefined,
       credit: 0,
@@ -131,7 +144,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
         if (!signal.aborted) say({ kind: 'checked', id, report: toPortableReport(report) })
       }
     }
-    const statistics: WalkStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
+    const statistics = noStatistics()
     try {
       const woken = () => new Promise<void>((resolve) => (walk.wake = resolve))
       const onSeen = async (devices: SeenDevices): Promise<KnownDevices> => {
@@ -143,7 +156,8 @@ function serve(port: NonNullable<typeof parentPort>): void {
       const onPristine = (device: SeenDevice) => {
         say({ kind: 'pristine', id, device })
       }
-      for await (const message of walkMessages(request, statistics, signal, onSeen, onPristine, support)) {
+      const messages = walkMessages(request, statistics, signal, onSeen, onPristine, support)
+      for await (const message of inTurn(messages, turns, client, statistics, signal)) {
         while (walk.credit === 0 && !signal.aborted) await woken()
         signal.throwIfAborted()
         walk.credit--
@@ -155,6 +169,34 @@ function serve(port: NonNullable<typeof parentPort>): void {
     } finally {
       walks.delete(id)
     }
+  }
+}
+
+/** The messages, each made when it is the client's turn. */
+async function* inTurn(
+  messages: AsyncGenerator<Uint8Array<ArrayBuffer>>,
+  turns: WalkTurns,
+  client: string,
+  statistics: TimedStatistics,
+  signal: AbortSignal
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  try {
+    for (;;) {
+      const turn = await turns.take(client, signal)
+      const began = performance.now()
+      let next: IteratorResult<Uint8Array<ArrayBuffer>>
+      try {
+        signal.throwIfAborted()
+        next = await messages.next()
+      } finally {
+        statistics.walkMs += performance.now() - began
+        turn.end()
+      }
+      if (next.done) return
+      yield next.value
+    }
+  } finally {
+    await messages.return(undefined)
   }
 }
 

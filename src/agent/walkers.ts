@@ -7,10 +7,18 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
-import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest, WalkStatistics } from './walk.ts'
+import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest } from './walk.ts'
 import type { EngineReport } from './engine-walk.ts'
 import type { ToolEngine } from './tool-engine.ts'
-import { fromPortable, fromPortableReport, type FromWalker, toPortable, type ToWalker } from './walk-worker.ts'
+import {
+  fromPortable,
+  fromPortableReport,
+  type FromWalker,
+  noStatistics,
+  toPortable,
+  type ToWalker,
+  type TimedStatistics
+} from './walk-worker.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
@@ -19,11 +27,15 @@ const RESTART_AFTER_MS = 1000
 /** At the end, walks with tools have so long to end them. Milliseconds. */
 const END_WITHIN_MS = 1000
 
+/** What is asked: everything that is allocated, or what changed. */
+export type WalkKind = 'allocated' | 'delta'
+
 /** One walk as the main thread sees it. */
 interface Walk {
+  kind: WalkKind
   /** Messages that have arrived and were not taken yet; at most MESSAGES_AHEAD. */
   arrived: Uint8Array[]
-  statistics: WalkStatistics
+  statistics: TimedStatistics
   /** What it is about, as soon as it has been found. */
   seen: SeenDevices | undefined
   /** What it has found never to have been written to, not yet passed on. */
@@ -53,6 +65,19 @@ const nothingToKnow: DeviceKnowledge = {
 /** What holds for every walk. */
 type Reading = 'direct' | 'readDeadlineMs' | 'readBytesPerSecond' | 'tools'
 
+export interface WalkersOptions {
+  /** Read images around the page cache, as devices are. */
+  direct?: boolean
+  /** How long one request to a metadata device may take, in milliseconds. */
+  readDeadlineMs?: number
+  /** What all threads together may read of one metadata device. */
+  readBytesPerSecond?: number | undefined
+  /** Where the tools have a part in answers. */
+  tools?: ToolEngine | undefined
+  /** Told of each walk that has ended, however it did. */
+  onEnd?: (kind: WalkKind, statistics: TimedStatistics) => void
+}
+
 interface Thread {
   index: number
   worker: Worker
@@ -68,34 +93,19 @@ export class Walkers {
 
   readonly #reading: Pick<WalkRequest, Reading>
   readonly #tools: ToolEngine | undefined
+  readonly #onEnd: NonNullable<WalkersOptions['onEnd']>
+  readonly #ended: Record<WalkKind, TimedStatistics> = { allocated: noStatistics(), delta: noStatistics() }
 
-  /**
-   * @param count threads to run; walks take turns in each
-   * @param direct read images around the page cache, as devices are
-   * @param readDeadlineMs how long one request to a metadata device may take
-   * @param readBytesPerSecond what all threads together may read of one metadata device
-   * @param tools where they have a part in answers
-   */
-  constructor(
-    count: number,
-    {
-      direct = false,
-      readDeadlineMs,
-      readBytesPerSecond,
-      tools
-    }: {
-      direct?: boolean
-      readDeadlineMs?: number
-      readBytesPerSecond?: number | undefined
-      tools?: ToolEngine | undefined
-    } = {}
-  ) {
+  /** @param count threads to run; walks take turns in each */
+  constructor(count: number, options: WalkersOptions = {}) {
+    const { direct = false, readDeadlineMs, readBytesPerSecond, tools, onEnd = () => undefined } = options
     this.#reading = {
       ...{ direct, readDeadlineMs, tools: tools?.requested },
       // Threads do not know of each other: each has its share.
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
     this.#tools = tools
+    this.#onEnd = onEnd
     for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
   }
 
@@ -104,17 +114,43 @@ export class Walkers {
     return this.#threads.reduce((sum, { walks }) => sum + walks.size, 0)
   }
 
+  /** What all walks have cost since the start, those under way included. */
+  get totals(): Record<WalkKind, TimedStatistics> {
+    const totals = { allocated: { ...this.#ended.allocated }, delta: { ...this.#ended.delta } }
+    for (const { walks } of this.#threads) {
+      for (const { kind, statistics } of walks.values()) add(totals[kind], statistics)
+    }
+    return totals
+  }
+
+  /** Threads that run. */
+  get alive(): number {
+    return this.#threads.filter(({ diedAt }) => diedAt === undefined).length
+  }
+
+  /** Replaces threads that have died, as the next walk would. */
+  revive(): void {
+    if (this.#closed) return
+    const now = performance.now()
+    for (const { index, diedAt } of this.#threads) {
+      if (diedAt !== undefined && now - diedAt > RESTART_AFTER_MS) this.#threads[index] = this.#startThread(index)
+    }
+  }
+
   /**
-   * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so.
+   * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so. Walks of the
+   * same client share what a thread has for each client.
    */
   walk(
     request: Omit<WalkRequest, Reading>,
     signal: AbortSignal,
-    knowledge: DeviceKnowledge = nothingToKnow
+    knowledge: DeviceKnowledge = nothingToKnow,
+    client = ''
   ): EncodedStream {
     const walk: Walk = {
+      kind: request.base ? 'delta' : 'allocated',
       arrived: [],
-      statistics: { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 },
+      statistics: noStatistics(),
       seen: undefined,
       pristine: [],
       report: (report) => this.#tools?.report(request, report),
@@ -123,8 +159,8 @@ export class Walkers {
     }
     return {
       capacityBytes: request.target.sizeBytes,
-      messages: this.#messages({ ...request, ...this.#reading }, walk, signal, knowledge),
-      statistics: () => ({ ...walk.statistics })
+      messages: this.#messages({ ...request, ...this.#reading }, walk, signal, knowledge, client),
+      statistics: () => ({ ...walk.statistics, walkMs: Math.round(walk.statistics.walkMs * 100) / 100 })
     }
   }
 
@@ -132,7 +168,8 @@ export class Walkers {
     request: WalkRequest,
     walk: Walk,
     signal: AbortSignal,
-    knowledge: DeviceKnowledge
+    knowledge: DeviceKnowledge,
+    client: string
   ): AsyncGenerator<Uint8Array> {
     signal.throwIfAborted()
     if (this.#closed) throw shuttingDown()
@@ -146,7 +183,7 @@ export class Walkers {
     thread.walks.set(id, walk)
     signal.addEventListener('abort', cancel)
     try {
-      say(thread, { kind: 'start', id, request })
+      say(thread, { kind: 'start', id, request, client })
       say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
       for (;;) {
         signal.throwIfAborted()
@@ -234,8 +271,8 @@ export class Walkers {
       else if (message.kind === 'checked') walk.report(fromPortableReport(message.report))
       else walk.statistics = message.statistics
       if (message.kind === 'message') walk.arrived.push(message.message)
-      else if (message.kind === 'end') end(thread, message.id, 'complete')
-      else if (message.kind === 'error') end(thread, message.id, fromPortable(message.error))
+      else if (message.kind === 'end') this.#end(thread, message.id, 'complete')
+      else if (message.kind === 'error') this.#end(thread, message.id, fromPortable(message.error))
       walk.wake()
     })
     let failure: Error | undefined
@@ -245,11 +282,21 @@ export class Walkers {
     worker.on('exit', () => {
       thread.diedAt = performance.now()
       const error = this.#closed ? shuttingDown() : asDeltamapperError(failure ?? new Error('a walker thread ended'))
-      for (const id of [...thread.walks.keys()]) end(thread, id, error)
+      for (const id of [...thread.walks.keys()]) this.#end(thread, id, error)
     })
     // An idle walker must not keep the process alive.
     worker.unref()
     return thread
+  }
+
+  #end(thread: Thread, id: number, outcome: 'complete' | DeltamapperError): void {
+    const walk = thread.walks.get(id)
+    if (!walk) return
+    thread.walks.delete(id)
+    walk.outcome = outcome
+    add(this.#ended[walk.kind], walk.statistics)
+    this.#onEnd(walk.kind, walk.statistics)
+    walk.wake()
   }
 }
 
@@ -261,10 +308,6 @@ function say({ worker }: Thread, message: ToWalker): void {
   worker.postMessage(message)
 }
 
-function end(thread: Thread, id: number, outcome: 'complete' | DeltamapperError): void {
-  const walk = thread.walks.get(id)
-  if (!walk) return
-  thread.walks.delete(id)
-  walk.outcome = outcome
-  walk.wake()
+function add(sum: TimedStatistics, more: TimedStatistics): void {
+  for (const key of Object.keys(sum) as (keyof TimedStatistics)[]) sum[key] += more[key]
 }

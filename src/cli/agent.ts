@@ -11,6 +11,7 @@ interface AgentCommandOptions {
   listen?: string[]
   recorded?: Record<string, string>
   engine?: Engine
+  monitoring?: string
 }
 
 export function addAgentCommand(program: Command): void {
@@ -39,6 +40,10 @@ export function addAgentCommand(program: Command): void {
         'who reads the metadata: native, tools (thin_delta and thin_dump), or both (native, checked with the tools)'
       ).choices(engines)
     )
+    .option(
+      '--monitoring <address>',
+      'where to serve /metrics, /healthz and /readyz over plain HTTP, as in tcp://127.0.0.1:8081 (default: nowhere)'
+    )
     .addHelpText(
       'after',
       `
@@ -52,13 +57,14 @@ Examples:
   deltamapper agent --listen unix:///tmp/agent.sock --recorded demo=/srv/recorded-pool
   deltamapper allocated demo/snap-1 --endpoint unix:///tmp/agent.sock     (in another terminal)`
     )
-    .action(async ({ config, listen, recorded, engine }: AgentCommandOptions) => {
+    .action(async ({ config, listen, recorded, engine, monitoring }: AgentCommandOptions) => {
       const { runAgent } = await import('../agent/agent.ts')
       await runAgent({
         ...(config === undefined ? {} : { configFile: config }),
         ...(listen === undefined ? {} : { listen }),
         ...(recorded === undefined ? {} : { recorded }),
-        ...(engine === undefined ? {} : { engine })
+        ...(engine === undefined ? {} : { engine }),
+        ...(monitoring === undefined ? {} : { monitoring })
       })
     })
 }

@@ -20,6 +20,10 @@ export function addRouterCommand(program: Command): void {
       'unix socket to listen on; may be repeated (default: unix:///run/deltamapper/router.sock)',
       (text, others: string[] = []) => [...others, listenAddress(text)]
     )
+    .option(
+      '--monitoring <address>',
+      'where to serve /metrics, /healthz and /readyz over plain HTTP, as in tcp://127.0.0.1:8081 (default: nowhere)'
+    )
     .addHelpText(
       'after',
       `
@@ -53,11 +57,12 @@ Examples:
   deltamapper router --config router.yaml --listen unix:///tmp/router.sock
   deltamapper allocated node-1:vg0/snap --endpoint unix:///tmp/router.sock    (in another terminal)`
     )
-    .action(async ({ config, listen }: { config?: string; listen?: string[] }) => {
+    .action(async ({ config, listen, monitoring }: { config?: string; listen?: string[]; monitoring?: string }) => {
       const { runRouter } = await import('../router/router.ts')
       await runRouter({
         ...(config === undefined ? {} : { configFile: config }),
-        ...(listen === undefined ? {} : { listen })
+        ...(listen === undefined ? {} : { listen }),
+        ...(monitoring === undefined ? {} : { monitoring })
       })
     })
 }

@@ -12,6 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type Client,
   connectivityState,
+  Metadata,
   type MethodDefinition,
   type ServiceError,
   status as grpcStatus,
@@ -19,6 +20,7 @@ import {
 } from '@grpc/grpc-js'
 import { DeltamapperError, type ErrorCode } from '../errors.ts'
 import type { AgentChannels } from './agent-channels.ts'
+import { type CallContext, onwardMetadata } from './call-context.ts'
 import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from './protos.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from './snapshot-metadata.ts'
 import { RelayedStatus, type WireStatus } from './status.ts'
@@ -31,14 +33,18 @@ export interface Place {
   readonly handle: string
 }
 
-/** Finds the nodes that snapshots are on. Throws a DeltamapperError where that cannot be told for certain. */
+/**
+ * Finds the nodes that snapshots are on. Throws a DeltamapperError where that cannot be told for certain. `call` is for whoever has to be asked
+ * for it.
+ */
 export interface SnapshotLocator {
-  target(snapshotId: string, signal: AbortSignal): Promise<Place>
+  target(snapshotId: string, signal: AbortSignal, call?: CallContext): Promise<Place>
   /** Base and target on the same node. */
   pair(
     baseSnapshotId: string,
     targetSnapshotId: string,
-    signal: AbortSignal
+    signal: AbortSignal,
+    call?: CallContext
   ): Promise<{ target: Place; baseHandle: string }>
 }
 
@@ -47,6 +53,8 @@ export interface RouterLimits {
   readonly connectMs: number
   /** Calls under way at the same time; more are refused with DM_ROUTER_BUSY. */
   readonly maxStreams: number
+  /** Told of each try to have a call answered by an agent. */
+  readonly onTry?: (node: string) => void
 }
 
 /** Between two tries, in milliseconds: doubled each time, up to the longest. */
@@ -55,21 +63,21 @@ const [shortestPauseMs, longestPauseMs] = [50, 1000]
 export function routerBackend(
   locator: SnapshotLocator,
   channels: AgentChannels,
-  { connectMs, maxStreams }: RouterLimits
+  { connectMs, maxStreams, onTry }: RouterLimits
 ): SnapshotMetadataBackend {
   let running = 0
   return {
-    allocated: (request, signal, deadline) =>
+    allocated: (request, signal, call) =>
       counted(async () => {
-        const place = await locator.target(request.snapshotId, signal)
-        return passedOn(getMetadataAllocated, { ...request, snapshotId: place.handle }, place, signal, deadline)
+        const place = await locator.target(request.snapshotId, signal, call)
+        return passedOn(getMetadataAllocated, { ...request, snapshotId: place.handle }, place, signal, call)
       }),
-    delta: (request, signal, deadline) =>
+    delta: (request, signal, call) =>
       counted(async () => {
         const { baseSnapshotId, targetSnapshotId } = request
-        const { target, baseHandle } = await locator.pair(baseSnapshotId, targetSnapshotId, signal)
+        const { target, baseHandle } = await locator.pair(baseSnapshotId, targetSnapshotId, signal, call)
         const asked = { ...request, baseSnapshotId: baseHandle, targetSnapshotId: target.handle }
-        return passedOn(getMetadataDelta, asked, target, signal, deadline)
+        return passedOn(getMetadataDelta, asked, target, signal, call)
       })
   }
 
@@ -97,17 +105,19 @@ export function routerBackend(
     request: Request,
     place: Place,
     signal: AbortSignal,
-    deadline = Infinity
+    call?: CallContext
   ): EncodedStream {
+    const deadline = call?.deadline ?? Infinity
     let tries = 0
     async function* messages(): AsyncGenerator<Uint8Array, void> {
       const giveUp = Date.now() + connectMs
       for (let pause = shortestPauseMs; ; pause = Math.min(2 * pause, longestPauseMs)) {
         tries++
+        onTry?.(place.node)
         let begun = false
         try {
           const client = channels.to(place.address)
-          for await (const message of answer(client, method, request, place, { signal, deadline, giveUp })) {
+          for await (const message of answer(client, method, request, place, { signal, deadline, giveUp, call })) {
             begun = true
             yield message
           }
@@ -133,12 +143,13 @@ export async function hasSnapshot(
   client: Client,
   place: Place,
   signal: AbortSignal,
-  connectMs: number
+  connectMs: number,
+  call?: CallContext
 ): Promise<boolean | undefined> {
   const deadline = Date.now() + connectMs
   const request = { snapshotId: place.handle, startingOffset: 2n ** 63n - 1n, maxResults: 0 }
   try {
-    const messages = answer(client, getMetadataAllocated, request, place, { signal, deadline, giveUp: deadline })
+    const messages = answer(client, getMetadataAllocated, request, place, { signal, deadline, giveUp: deadline, call })
     await messages.next()
     await messages.return()
     return undefined
@@ -160,6 +171,7 @@ interface TryOptions {
   readonly deadline: number
   /** When to stop waiting for the connection, in milliseconds since 1970. */
   readonly giveUp: number
+  readonly call?: CallContext | undefined
 }
 
 /** One try. Throws RelayedStatus with what the agent said, or DM_AGENT_UNREACHABLE. */
@@ -168,7 +180,7 @@ async function* answer<Request>(
   { path, requestSerialize }: MethodDefinition<Request, Uint8Array>,
   request: Request,
   place: Place,
-  { signal, deadline, giveUp }: TryOptions
+  { signal, deadline, giveUp, call }: TryOptions
 ): AsyncGenerator<Uint8Array, void> {
   signal.throwIfAborted()
   const stream = client.makeServerStreamRequest(
@@ -176,6 +188,7 @@ async function* answer<Request>(
     requestSerialize,
     (message: Buffer) => message,
     request,
+    call ? onwardMetadata(call) : new Metadata(),
     deadline === Infinity ? {} : { deadline }
   )
   const cancel = () => stream.cancel()

@@ -18,7 +18,12 @@ import { formatTcp, parseListenAddress, type Address } from './address.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
-import { SnapshotMetadataService, type SnapshotMetadataBackend } from './snapshot-metadata.ts'
+import {
+  type CallObserver,
+  SnapshotMetadataService,
+  type SnapshotMetadataBackend,
+  type StreamLimits
+} from './snapshot-metadata.ts'
 import { type Certificates, createTlsServer } from './tls.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
 
@@ -42,6 +47,17 @@ export interface ServerOptions {
   readonly tls?: { readonly certificates: Certificates; readonly clientName: string } | undefined
   /** Permits, without TLS, `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to. */
   readonly allowLoopbackTcp?: boolean
+  readonly observer?: ServerObserver | undefined
+  /** Of calls to SnapshotMetadata; without limit unless given. */
+  readonly limits?: StreamLimits | undefined
+}
+
+/** Whoever counts. */
+export interface ServerObserver {
+  /** Told of calls to SnapshotMetadata. */
+  readonly calls: CallObserver
+  /** A client was refused for its certificate, or for not showing one in time. */
+  readonly clientRefused: () => void
 }
 
 export interface RunningServer {
@@ -80,7 +96,7 @@ const farewellMs = 3000
 
 /** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { listen, backend, identity, logger, socketMode, socketGroup, tls, isReady = () => true } = options
+  const { listen, backend, identity, logger, socketMode, socketGroup, tls, observer, isReady = () => true } = options
   if (listen.length === 0) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -93,7 +109,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   )
   let draining = false
   const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
-  const snapshotMetadataService = new SnapshotMetadataService(backend, logger)
+  const snapshotMetadataService = new SnapshotMetadataService(backend, logger, {
+    ...options.limits,
+    observer: observer?.calls
+  })
   const health = new HealthImplementation()
   if (!isPortableDriverName(identity.driverName)) {
     logger.warn(
@@ -136,16 +155,20 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await readiness.first
 
   const connections = new Connections()
+  let unixConnections = 0
   const listeners: Listener[] = []
   try {
     for (const address of addresses) {
       const server = address.kind === 'tcp' && tcpServer ? tcpServer : unixServer
       // What grpc-js gets is decrypted already: its own TLS neither looks at names nor says who was refused.
       const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
-      const serve = (socket: Socket) => injector.injectConnection(socket)
+      const serve = (socket: Socket) => {
+        if (address.kind === 'unix') nameConnection(socket, ++unixConnections)
+        injector.injectConnection(socket)
+      }
       const netServer =
         address.kind === 'tcp' && tls
-          ? createTlsServer(tls.certificates, tls.clientName, serve, logger)
+          ? createTlsServer(tls.certificates, tls.clientName, serve, logger, () => observer?.clientRefused())
           : createServer({ noDelay: true }, serve)
       netServer.prependListener('connection', (socket: Socket) => connections.add(socket))
       netServer.maxConnections = maximumConnections
@@ -211,6 +234,11 @@ async function startListener(
   }
   const { port } = netServer.address() as AddressInfo
   return { address: formatTcp(address.host, port), close: () => netServer.close() }
+}
+
+/** A connection to a unix socket comes from no address. With a number in its place, calls of the same one can be told from others (`getPeer`). */
+function nameConnection(socket: Socket, number: number): void {
+  Object.defineProperty(socket, 'remoteAddress', { value: `unix-${number}` })
 }
 
 /** The connections that are open: grpc-js can neither tell when they have closed nor close what does not by itself. */

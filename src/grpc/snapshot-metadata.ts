@@ -10,10 +10,11 @@
  */
 import type { ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
-import { asDeltamapperError, DeltamapperError } from '../errors.ts'
+import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
+import { type CallContext, callContext } from './call-context.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
-import { toStatus } from './status.ts'
+import { nameOfStatus, toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
 export interface EncodedStream {
@@ -37,12 +38,49 @@ export interface EncodedStream {
  * Where the answers come from. Requests come with every field checked that can be checked without knowing the snapshots: ids are of 1 to
  * 128 bytes, `startingOffset` and `maxResults` are 0 or more. Beyond the capacity is the backend's to refuse (DM_OFFSET_OUT_OF_RANGE); equal to it
  * means a complete, empty answer. When `signal` aborts, its reason is a DeltamapperError, and the backend stops at once. That includes the
- * call's `deadline` (milliseconds since 1970, Infinity for none), which is there to be passed on.
+ * call's deadline, which `call` has to be passed on.
  */
 export interface SnapshotMetadataBackend {
-  allocated(request: AllocatedRequest, signal: AbortSignal, deadline?: number): Promise<EncodedStream>
-  delta(request: DeltaRequest, signal: AbortSignal, deadline?: number): Promise<EncodedStream>
+  allocated(request: AllocatedRequest, signal: AbortSignal, call?: CallContext): Promise<EncodedStream>
+  delta(request: DeltaRequest, signal: AbortSignal, call?: CallContext): Promise<EncodedStream>
 }
+
+export type MethodName = keyof typeof snapshotMetadataService
+
+/** Told of what becomes of calls, for whoever counts. */
+export interface CallObserver {
+  begun(): void
+  /** A message has been written. */
+  sent(method: MethodName, bytes: number): void
+  ended(call: EndedCall): void
+}
+
+export interface EndedCall {
+  readonly method: MethodName
+  /** gRPC's name of the status that the caller gets. */
+  readonly status: string
+  /** Undefined where all went well. */
+  readonly error: ErrorCode | undefined
+  readonly durationMs: number
+  /** Undefined where there was none. */
+  readonly firstMessageMs: number | undefined
+  /** Whose answer it is, where that is known and not our own. */
+  readonly node: string | undefined
+}
+
+/** What a service takes on. */
+export interface StreamLimits {
+  /** Calls under way at the same time. */
+  readonly maxStreams?: number | undefined
+  /** Those of one client among them: nobody can take them all. */
+  readonly maxStreamsPerClient?: number | undefined
+}
+
+export interface SnapshotMetadataOptions extends StreamLimits {
+  readonly observer?: CallObserver | undefined
+}
+
+const nobody: CallObserver = { begun: () => undefined, sent: () => undefined, ended: () => undefined }
 
 /** CSI's limit for any string field. */
 const maximumIdBytes = 128
@@ -57,25 +95,34 @@ export class SnapshotMetadataService {
 
   readonly implementation = {
     GetMetadataAllocated: (call: Call<AllocatedRequest>) => {
-      this.#begin(call, 'GetMetadataAllocated', checkAllocated, (signal) =>
-        this.#backend.allocated(call.request, signal, Number(call.getDeadline()))
+      this.#begin(call, 'GetMetadataAllocated', checkAllocated, (signal, context) =>
+        this.#backend.allocated(call.request, signal, context)
       )
     },
     GetMetadataDelta: (call: Call<DeltaRequest>) => {
-      this.#begin(call, 'GetMetadataDelta', checkDelta, (signal) =>
-        this.#backend.delta(call.request, signal, Number(call.getDeadline()))
+      this.#begin(call, 'GetMetadataDelta', checkDelta, (signal, context) =>
+        this.#backend.delta(call.request, signal, context)
       )
     }
   }
 
   readonly #backend: SnapshotMetadataBackend
   readonly #logger: Logger
+  readonly #observer: CallObserver
+  readonly #limits: { readonly all: number; readonly perClient: number }
   readonly #running = new Map<Promise<void>, AbortController>()
+  readonly #clients = new Map<string, number>()
   #stopping = false
 
-  constructor(backend: SnapshotMetadataBackend, logger: Logger) {
+  constructor(
+    backend: SnapshotMetadataBackend,
+    logger: Logger,
+    { observer = nobody, maxStreams = Infinity, maxStreamsPerClient = Infinity }: SnapshotMetadataOptions = {}
+  ) {
     this.#backend = backend
     this.#logger = logger
+    this.#observer = observer
+    this.#limits = { all: maxStreams, perClient: maxStreamsPerClient }
   }
 
   /** Calls that have begun and not yet ended. */
@@ -104,30 +151,46 @@ export class SnapshotMetadataService {
 
   #begin<Request extends AllocatedRequest | DeltaRequest>(
     call: Call<Request>,
-    method: string,
+    method: MethodName,
     check: (request: Request) => void,
-    ask: (signal: AbortSignal) => Promise<EncodedStream>
+    ask: (signal: AbortSignal, context: CallContext) => Promise<EncodedStream>
   ): void {
     const controller = new AbortController()
-    const run = this.#run(call, method, controller, async (signal) => {
+    const context = callContext(call)
+    const { client } = context
+    const [all, ofClient] = [this.#running.size, this.#clients.get(client) ?? 0]
+    const run = this.#run(call, context, method, controller, async (signal) => {
       if (this.#stopping) throw shuttingDown()
+      if (all >= this.#limits.all) throw tooMany('maxStreams', `${all} answers are under way`)
+      if (ofClient >= this.#limits.perClient) {
+        throw tooMany('maxStreamsPerClient', `this client has ${ofClient} answers under way`)
+      }
       check(call.request)
-      return ask(signal)
-    }).finally(() => this.#running.delete(run))
+      return ask(signal, context)
+    }).finally(() => {
+      this.#running.delete(run)
+      const left = (this.#clients.get(client) ?? 1) - 1
+      if (left > 0) this.#clients.set(client, left)
+      else this.#clients.delete(client)
+    })
     this.#running.set(run, controller)
+    this.#clients.set(client, ofClient + 1)
   }
 
   /** Runs one call from its request to its status and its log line. Never rejects. */
   async #run<Request extends AllocatedRequest | DeltaRequest>(
     call: Call<Request>,
-    method: string,
+    context: CallContext,
+    method: MethodName,
     controller: AbortController,
     answer: (signal: AbortSignal) => Promise<EncodedStream>
   ): Promise<void> {
     const { signal } = controller
     const begin = performance.now()
     const elapsed = () => Math.round((performance.now() - begin) * 100) / 100
-    const sent: Sent = { messages: 0, bytes: 0, firstMessageMs: undefined, elapsed }
+    const count = (bytes: number) => this.#observer.sent(method, bytes)
+    const sent: Sent = { messages: 0, bytes: 0, firstMessageMs: undefined, elapsed, count }
+    this.#observer.begun()
     const stopWatching = watch(call, controller)
     let stream: EncodedStream | undefined
     let failure: DeltamapperError | undefined
@@ -160,22 +223,32 @@ export class SnapshotMetadataService {
       stopWatching()
     }
     try {
-      this.#log(call.request, method, sent, failure, stream)
+      this.#tell(call.request, context, method, sent, failure, stream)
       await released
     } catch (error) {
       // The call has ended already: this one belongs to the backend's tidying up.
-      this.#logger.error({ err: error, method }, 'an answer could not be closed')
+      const { requestId } = context
+      this.#logger.error({ err: error, requestId, method }, 'an answer could not be closed')
     }
   }
 
-  #log(
+  /** Tells log and observer how a call has ended. */
+  #tell(
     request: AllocatedRequest | DeltaRequest,
-    method: string,
+    { requestId, client }: CallContext,
+    method: MethodName,
     sent: Sent,
     failure: DeltamapperError | undefined,
     stream: EncodedStream | undefined
   ): void {
+    const durationMs = sent.elapsed()
+    this.#observer.ended({
+      ...{ method, durationMs, firstMessageMs: sent.firstMessageMs, error: failure?.code, node: stream?.node },
+      status: failure === undefined ? 'OK' : nameOfStatus(toStatus(failure).code)
+    })
     const fields = {
+      requestId,
+      client,
       method,
       ...('snapshotId' in request
         ? { snapshotId: shorten(request.snapshotId) }
@@ -189,7 +262,7 @@ export class SnapshotMetadataService {
       ...(failure && { code: failure.code, reason: failure.line }),
       messages: sent.messages,
       bytes: sent.bytes,
-      durationMs: sent.elapsed(),
+      durationMs,
       ...(sent.firstMessageMs !== undefined && { firstMessageMs: sent.firstMessageMs }),
       ...(stream?.node !== undefined && { node: stream.node }),
       ...(stream?.statistics && { statistics: stream.statistics() })
@@ -207,6 +280,8 @@ interface Sent {
   bytes: number
   firstMessageMs: number | undefined
   elapsed(): number
+  /** Tells whoever counts of a message. */
+  count(bytes: number): void
 }
 
 /**
@@ -238,6 +313,7 @@ async function passOn(
     writing.catch(() => undefined)
     sent.messages++
     sent.bytes += message.length
+    sent.count(message.length)
     sent.firstMessageMs ??= sent.elapsed()
   }
 }
@@ -334,6 +410,14 @@ function deadlineExceeded(): DeltamapperError {
     'DM_DEADLINE_EXCEEDED',
     "the call's deadline passed before the answer was complete",
     'allow more time, or resume from the end of the last extent received'
+  )
+}
+
+function tooMany(limit: string, what: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_TOO_MANY_STREAMS',
+    `${what}, and no more are allowed`,
+    `call again when one has ended, or allow more (${limit})`
   )
 }
 

@@ -40,6 +40,11 @@ export function toStatus(thrown: unknown): WireStatus {
   return { code: grpcStatus[error.status], details: oneLine(error.line) }
 }
 
+/** gRPC's name of a code; a code that gRPC does not know counts as UNKNOWN. */
+export function nameOfStatus(code: number): string {
+  return grpcStatus[code] ?? 'UNKNOWN'
+}
+
 /** The status a call to `address` ended with as a DeltamapperError, with the server's words and, as far as we have it, its status. */
 export function fromStatus({ code, details }: WireStatus, address: string): DeltamapperError {
   const text = oneLine(details)

@@ -68,6 +68,11 @@ export class Certificates {
     return this.#material
   }
 
+  /** When our certificate expires, in milliseconds since 1970. */
+  get expiresAt(): number {
+    return new X509Certificate(this.#material.cert).validToDate.getTime()
+  }
+
   /** Calls `listener` whenever there is new material. Returns what ends that. */
   onChange(listener: (material: TlsMaterial) => void): () => void {
     this.#listeners.add(listener)
@@ -113,13 +118,14 @@ export class Certificates {
 
 /**
  * A listener that lets in clients with `clientName` in their certificate. What `onConnection` gets has shown one.
- * Certificates that change count from the next connection on; those that are open stay.
+ * Certificates that change count from the next connection on; those that are open stay. `onRefused` is told of everybody else.
  */
 export function createTlsServer(
   certificates: Certificates,
   clientName: string,
   onConnection: (socket: TLSSocket) => void,
-  logger: Logger
+  logger: Logger,
+  onRefused: () => void = () => undefined
 ): Server {
   const settings = {
     requestCert: true,
@@ -134,8 +140,10 @@ export function createTlsServer(
     handshakeTimeout: HANDSHAKE_MS,
     noDelay: true
   })
-  const refused = (remoteAddress: string | undefined, reason: string) =>
+  const refused = (remoteAddress: string | undefined, reason: string) => {
     logger.warn({ remoteAddress, reason }, 'a client was refused')
+    onRefused()
+  }
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined)
     const certificate = socket.getPeerX509Certificate()

@@ -2,10 +2,11 @@
  * The router's configuration: a YAML (or JSON) file, overruled by the command line. As with the agent's, what is wrong is said at start.
  */
 import { z } from 'zod'
-import { invalidConfig, readConfigFile } from '../config-file.ts'
+import { invalidConfig, readConfigFile, valid } from '../config-file.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
+import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { handlePattern } from './handle-patterns.ts'
 
 /** Where the router listens unless it is told otherwise. */
@@ -56,8 +57,11 @@ export const routerConfig = z
     }),
     /** How long an agent may be tried to be reached before a call ends with DM_AGENT_UNREACHABLE. */
     connectSeconds: z.number().min(0.1).max(60).default(5),
-    /** Answers under way at the same time. */
+    /** Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. */
     maxStreams: z.int().min(1).max(10_000).default(256),
+    maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
+    /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
+    monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
     logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
     /** How long streams under way may go on after SIGTERM. */
     drainSeconds: z.number().min(0).max(3600).default(20)
@@ -85,23 +89,17 @@ export type RouterConfig = z.infer<typeof routerConfig>
 export interface RouterOptions {
   configFile?: string
   listen?: string[]
+  monitoring?: string
 }
 
 /** @throws DM_CONFIG_INVALID naming file and field */
-export async function loadConfig({ configFile, listen }: RouterOptions): Promise<RouterConfig> {
+export async function loadConfig({ configFile, listen, monitoring }: RouterOptions): Promise<RouterConfig> {
   const fields = await readConfigFile(configFile)
-  const merged = routerConfig.safeParse({ ...fields, ...(listen?.length ? { listen } : {}) })
+  const merged = routerConfig.safeParse({
+    ...fields,
+    ...(listen?.length ? { listen } : {}),
+    ...(monitoring === undefined ? {} : { monitoring })
+  })
   if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
   return merged.data
-}
-
-/** What a check throws, as an issue of the field. */
-function valid<T>(check: (value: T) => unknown): (value: T, context: z.RefinementCtx) => void {
-  return (value, context) => {
-    try {
-      check(value)
-    } catch (error) {
-      context.addIssue({ code: 'custom', message: (error as Error).message })
-    }
-  }
 }

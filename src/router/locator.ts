@@ -5,6 +5,7 @@
  * said yes or no, and one of them yes.
  */
 import { DeltamapperError } from '../errors.ts'
+import type { CallContext } from '../grpc/call-context.ts'
 import type { Place, SnapshotLocator } from '../grpc/router.ts'
 import type { ReadHandle } from './handle-patterns.ts'
 
@@ -14,7 +15,7 @@ export interface LocatorSources {
   /** Node → its agent's address. */
   readonly nodes: ReadonlyMap<string, string>
   /** Whether the agent there has the snapshot; undefined when it does not say. */
-  readonly ask: (place: Place, signal: AbortSignal) => Promise<boolean | undefined>
+  readonly ask: (place: Place, signal: AbortSignal, call?: CallContext) => Promise<boolean | undefined>
 }
 
 export class Locator implements SnapshotLocator {
@@ -25,10 +26,10 @@ export class Locator implements SnapshotLocator {
   }
 
   /** @throws DM_NODE_UNKNOWN, DM_SNAPSHOT_NOT_FOUND, DM_NODE_AMBIGUOUS, DM_AGENT_UNREACHABLE */
-  async target(snapshotId: string, signal: AbortSignal): Promise<Place> {
+  async target(snapshotId: string, signal: AbortSignal, call?: CallContext): Promise<Place> {
     const { node, handle } = this.#sources.read(snapshotId)
     if (node !== undefined) return this.#known(node, handle)
-    const { having, silent } = await this.#askAll(handle, signal)
+    const { having, silent } = await this.#askAll(handle, signal, call)
     if (having.length > 1) {
       throw new DeltamapperError(
         'DM_NODE_AMBIGUOUS',
@@ -59,15 +60,16 @@ export class Locator implements SnapshotLocator {
   async pair(
     baseSnapshotId: string,
     targetSnapshotId: string,
-    signal: AbortSignal
+    signal: AbortSignal,
+    call?: CallContext
   ): Promise<{ target: Place; baseHandle: string }> {
-    const target = await this.target(targetSnapshotId, signal)
+    const target = await this.target(targetSnapshotId, signal, call)
     const base = this.#sources.read(baseSnapshotId)
     if (base.node !== undefined) {
       if (base.node !== target.node) throw nodesDiffer(base.node, target.node)
     } else {
       // It is the target's node that counts. What is not there may have been removed, which its agent knows better.
-      const { having } = await this.#askAll(base.handle, signal)
+      const { having } = await this.#askAll(base.handle, signal, call)
       if (having.length > 0 && !having.some(({ node }) => node === target.node)) {
         throw nodesDiffer(having[0].node, target.node)
       }
@@ -85,9 +87,13 @@ export class Locator implements SnapshotLocator {
     )
   }
 
-  async #askAll(handle: string, signal: AbortSignal): Promise<{ having: Place[]; silent: Place[] }> {
+  async #askAll(
+    handle: string,
+    signal: AbortSignal,
+    call: CallContext | undefined
+  ): Promise<{ having: Place[]; silent: Place[] }> {
     const places = [...this.#sources.nodes].map(([node, address]) => ({ node, address, handle }))
-    const answers = await Promise.all(places.map((place) => this.#sources.ask(place, signal)))
+    const answers = await Promise.all(places.map((place) => this.#sources.ask(place, signal, call)))
     return {
       having: places.filter((_place, i) => answers[i] === true),
       silent: places.filter((_place, i) => answers[i] === undefined)

@@ -8,10 +8,12 @@ import { packageVersion } from '../grpc/identity.ts'
 import { hasSnapshot, routerBackend } from '../grpc/router.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
+import { startMonitoring } from '../monitoring/monitoring.ts'
 import { stopSignal } from '../stop-signal.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
 import { handlePattern, readHandle } from './handle-patterns.ts'
 import { Locator } from './locator.ts'
+import { routerMetrics } from './metrics.ts'
 
 export interface Router {
   /** Where it listens, as clients would write it. */
@@ -29,30 +31,39 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   await using started = new AsyncDisposableStack()
   const certificates = config.tls && (await Certificates.load(config.tls, logger))
   started.defer(() => certificates?.close())
+  const monitoring = await startMonitoring({ role: 'router', listen: config.monitoring, certificates, logger })
+  started.defer(() => monitoring.close())
+
   const channels = new AgentChannels(certificates && config.tls && { certificates, agentName: config.tls.agentName })
   started.defer(() => channels.close())
 
   const connectMs = config.connectSeconds * 1000
   const patterns = config.static.handles.map(({ pattern, node }) => handlePattern(pattern, node))
+  const addresses = new Map(Object.entries(config.static.nodes))
+  const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, () => addresses.size)
   const locator = new Locator({
     read: (snapshotId) => readHandle(snapshotId, patterns),
-    nodes: new Map(Object.entries(config.static.nodes)),
-    ask: (place, signal) => hasSnapshot(channels.to(place.address), place, signal, connectMs)
+    nodes: addresses,
+    ask: (place, signal, call) => hasSnapshot(channels.to(place.address), place, signal, connectMs, call)
   })
   const server = await startServer({
     listen: config.listen,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: routerBackend(locator, channels, { connectMs, maxStreams: config.maxStreams }),
+    backend: routerBackend(locator, channels, { connectMs, maxStreams: config.maxStreams, onTry: metrics.tried }),
     identity: { driverName: config.driverName },
+    observer: { ...monitoring.observer, calls: metrics.calls },
+    limits: { maxStreamsPerClient: config.maxStreamsPerClient },
     logger
   })
-  const nodes = Object.keys(config.static.nodes).length
-  logger.info({ addresses: server.addresses, nodes, version: packageVersion() }, 'listening')
+  monitoring.runs()
+  const listening = { addresses: server.addresses, monitoring: monitoring.address, nodes: addresses.size }
+  logger.info({ ...listening, version: packageVersion() }, 'listening')
   const running = started.move()
   return {
     addresses: server.addresses,
     async stop() {
+      monitoring.stops()
       logger.info('stopping')
       await server.drain(config.drainSeconds * 1000)
       await running.disposeAsync()

@@ -32,6 +32,8 @@ test('without a file and without options everything has its default', async (t) 
     toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
+    maxStreams: 512,
+    maxStreamsPerClient: 256,
     logLevel: 'info',
     drainSeconds: 20
   })
@@ -62,6 +64,9 @@ const everything = {
   readDeadlineSeconds: 5,
   readMebibytesPerSecond: 40,
   walkers: 3,
+  maxStreams: 40,
+  maxStreamsPerClient: 7,
+  monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
   drainSeconds: 0.5
 }
@@ -91,6 +96,9 @@ directReads: true
 readDeadlineSeconds: 5
 readMebibytesPerSecond: 40
 walkers: 3
+maxStreams: 40
+maxStreamsPerClient: 7
+monitoring: tcp://127.0.0.1:8081
 logLevel: debug
 drainSeconds: 0.5
 `

@@ -25,6 +25,7 @@ test('a driver and a node are enough', async (t) => {
     static: { nodes: { a: 'unix:///run/a.sock' }, handles: [] },
     connectSeconds: 5,
     maxStreams: 256,
+    maxStreamsPerClient: 256,
     logLevel: 'info',
     drainSeconds: 20
   })
@@ -63,6 +64,7 @@ const wrong: [string, object | string, RegExp][] = [
     { ...least, static: { ...least.static, handles: [{ pattern: '.*', node: 'b' }] } },
     /none of the nodes.*static\.handles\[0\]\.node/
   ],
+  ['monitoring on a unix socket', { ...least, monitoring: 'unix:///run/x.sock' }, /TCP address|monitoring/],
   ['TLS by halves', { ...least, tls: { certificate: 'a' } }, /agentName/],
   ['no mapping', '[]', /no mapping of fields/]
 ]

@@ -1,0 +1,162 @@
+/**
+ * What only an agent has to count: what its walks cost, the metadata snapshots that it holds, how full the pools are, its catalog.
+ *
+ * Nothing is counted for each extent or node: totals are taken from the walks' own statistics when somebody asks.
+ */
+import { stat } from 'node:fs/promises'
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import type { SurveyPort } from './owned-pools/kernel-view.ts'
+import { FullnessLooks, type PoolFullness } from './pool-fullness.ts'
+import type { TimedStatistics } from './walk-worker.ts'
+import type { Walkers, WalkKind } from './walkers.ts'
+
+/** A walk of little takes milliseconds; of all of a large pool, minutes. */
+const WALK_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300]
+/** Up to `lease.holdSeconds`, 600 by default. */
+const LEASE_SECONDS = [0.1, 1, 10, 60, 300, 600, 1800]
+/** Pools that are shown: each is six time series. */
+const MAXIMUM_POOLS = 64
+
+const methods: Record<WalkKind, string> = { allocated: 'GetMetadataAllocated', delta: 'GetMetadataDelta' }
+
+export class AgentMetrics {
+  readonly #registers: [Registry]
+  readonly #walkSeconds: Histogram<'method'>
+
+  constructor(registry: Registry) {
+    this.#registers = [registry]
+    this.#walkSeconds = new Histogram({
+      name: 'deltamapper_walk_seconds',
+      help: 'How long walks took, without waiting for their clients',
+      labelNames: ['method'],
+      buckets: WALK_SECONDS,
+      registers: this.#registers
+    })
+  }
+
+  /** To be told of each walk that has ended. */
+  readonly walkEnded = (kind: WalkKind, { walkMs }: TimedStatistics): void => {
+    this.#walkSeconds.observe({ method: methods[kind] }, walkMs / 1000)
+  }
+
+  watchWalkers(walkers: Pick<Walkers, 'totals' | 'active' | 'alive'>): void {
+    const registers = this.#registers
+    new Counter({
+      ...{ name: 'deltamapper_extents_total', help: 'Extents found by walks', labelNames: ['method'], registers },
+      collect() {
+        const { allocated, delta } = walkers.totals
+        this.reset()
+        this.inc({ method: methods.allocated }, allocated.extents)
+        this.inc({ method: methods.delta }, delta.extents)
+      }
+    })
+    const total = (name: string, help: string, of: (statistics: TimedStatistics) => number) =>
+      new Counter({
+        ...{ name, help, registers },
+        collect() {
+          const { allocated, delta } = walkers.totals
+          this.reset()
+          this.inc(of(allocated) + of(delta))
+        }
+      })
+    total('deltamapper_metadata_nodes_read_total', 'Metadata blocks read and verified', (each) => each.nodesRead)
+    total('deltamapper_metadata_read_bytes_total', 'Bytes of metadata read', (each) => each.bytesRead)
+    total('deltamapper_metadata_reads_total', 'Read requests to metadata', (each) => each.readCalls)
+    this.#gauge('deltamapper_walks_running', 'Walks that have begun and not ended', () => walkers.active)
+    this.#gauge('deltamapper_walkers', 'Walker threads that are alive', () => walkers.alive)
+  }
+
+  /** @returns to be told of each metadata snapshot that was held, in milliseconds, and whether it was lost before its users were done */
+  watchLeases(held: () => number): (heldMs: number, lost: boolean) => void {
+    this.#gauge('deltamapper_leases_held', 'Metadata snapshots held now', held)
+    const seconds = new Histogram({
+      name: 'deltamapper_lease_held_seconds',
+      help: 'How long metadata snapshots were held; lost: ended before their users were done',
+      labelNames: ['outcome'],
+      buckets: LEASE_SECONDS,
+      registers: this.#registers
+    })
+    return (heldMs, lost) => seconds.observe({ outcome: lost ? 'lost' : 'released' }, heldMs / 1000)
+  }
+
+  /** @param path of the database */
+  watchCatalog(path: string): void {
+    new Gauge({
+      name: 'deltamapper_catalog_bytes',
+      help: 'Size of the catalog with its write-ahead log',
+      registers: this.#registers,
+      async collect() {
+        const sizes = await Promise.all(
+          [path, `${path}-wal`].map((file) =>
+            stat(file)
+              .then(({ size }) => size)
+              .catch(() => 0)
+          )
+        )
+        this.set(sizes[0] + sizes[1])
+      }
+    })
+  }
+
+  watchPools(deviceMapper: SurveyPort): void {
+    const looks = new FullnessLooks(deviceMapper)
+    const registers = this.#registers
+    const perPool = (name: string, help: string, of: (usage: NonNullable<PoolFullness['usage']>) => number) =>
+      new Gauge({
+        ...{ name, help, labelNames: ['pool'], registers },
+        async collect() {
+          const seen = await looks.latest()
+          this.reset()
+          for (const { name: pool, usage } of shown(seen?.pools)) if (usage) this.set({ pool }, of(usage))
+        }
+      })
+    perPool('deltamapper_pool_data_bytes', "Size of a thin pool's data space", (each) => each.dataBytes)
+    perPool('deltamapper_pool_data_used_bytes', 'What of it is used', (each) => each.dataUsedBytes)
+    perPool('deltamapper_pool_metadata_bytes', "Size of a thin pool's metadata space", (each) => each.metadataBytes)
+    perPool('deltamapper_pool_metadata_used_bytes', 'What of it is used', (each) => each.metadataUsedBytes)
+    perPool('deltamapper_pool_needs_check', '1: the pool wants its metadata to be checked', (each) =>
+      Number(each.needsCheck)
+    )
+    new Gauge({
+      name: 'deltamapper_pool_state',
+      help: '1 for the state a thin pool is in',
+      labelNames: ['pool', 'state'],
+      registers,
+      async collect() {
+        const seen = await looks.latest()
+        this.reset()
+        for (const { name: pool, state } of shown(seen?.pools)) this.set({ pool, state }, 1)
+      }
+    })
+    new Gauge({
+      name: 'deltamapper_pools_left_out',
+      help: `Active thin pools beyond the first ${MAXIMUM_POOLS}, which are not shown`,
+      registers,
+      async collect() {
+        const seen = await looks.latest()
+        this.set(Math.max(0, (seen?.pools.length ?? 0) - MAXIMUM_POOLS))
+      }
+    })
+    new Gauge({
+      name: 'deltamapper_pools_looked_at_timestamp_seconds',
+      help: 'Unix time of the last look at the pools that has succeeded',
+      registers,
+      async collect() {
+        this.set(((await looks.latest())?.at ?? 0) / 1000)
+      }
+    })
+  }
+
+  #gauge(name: string, help: string, value: () => number): void {
+    new Gauge({
+      ...{ name, help, registers: this.#registers },
+      collect() {
+        this.set(value())
+      }
+    })
+  }
+}
+
+function shown(pools: readonly PoolFullness[] = []): readonly PoolFullness[] {
+  return pools.slice(0, MAXIMUM_POOLS)
+}

@@ -1,0 +1,121 @@
+/**
+ * Who goes on when more walks want to than a thread can serve well: clients take turns, however many walks each of them has.
+ *
+ * A turn is the making of one message. A few are under way at a time, so that one walk computes while others wait for their reads, and every
+ * client has an equal share of them, at least one: a client with a single walk never stands behind the hundreds of another. Among
+ * the walks of one client, who has waited longest is next.
+ *
+ * A walk that waits for a device, or has nothing to say for long, must not keep others from theirs: while somebody waits, a turn that
+ * takes too long no longer counts. So this bounds nobody's answer in time; it only says who comes first.
+ */
+
+/** Turns at a time in one thread. */
+const AT_ONCE = 4
+/** After so long, a turn no longer counts, in milliseconds. */
+const OVERDUE_MS = 50
+
+/** To be ended, once. */
+export interface Turn {
+  end(): void
+}
+
+interface CountedTurn extends Turn {
+  readonly client: string
+  readonly since: number
+}
+
+interface Waiting {
+  readonly grant: (turn: Turn) => void
+}
+
+const noTurn: Turn = { end: () => undefined }
+
+export class WalkTurns {
+  readonly #atOnce: number
+  readonly #overdueMs: number
+  /** Turns under way that count. */
+  readonly #counted = new Set<CountedTurn>()
+  /** By client; who is next among them is first. */
+  readonly #waiting = new Map<string, Waiting[]>()
+  #timer: NodeJS.Timeout | undefined
+
+  constructor({ atOnce = AT_ONCE, overdueMs = OVERDUE_MS } = {}) {
+    this.#atOnce = atOnce
+    this.#overdueMs = overdueMs
+  }
+
+  /** A turn, at once or when it is this client's. When the signal aborts first, there is no need to wait any longer: a turn that is none. */
+  take(client: string, signal: AbortSignal): Turn | Promise<Turn> {
+    if (signal.aborted) return noTurn
+    if (!this.#waiting.has(client) && this.#mayBegin(client)) return this.#begin(client)
+    return new Promise((resolve) => {
+      const leave = () => {
+        this.#leave(client, waiting)
+        resolve(noTurn)
+      }
+      const waiting: Waiting = {
+        grant(turn) {
+          signal.removeEventListener('abort', leave)
+          resolve(turn)
+        }
+      }
+      signal.addEventListener('abort', leave, { once: true })
+      const others = this.#waiting.get(client)
+      if (others) others.push(waiting)
+      else this.#waiting.set(client, [waiting])
+      this.#timer ??= setTimeout(() => this.#forgetOverdue(), this.#overdueMs)
+    })
+  }
+
+  #mayBegin(client: string): boolean {
+    let own = 0
+    const clients = new Set(this.#waiting.keys()).add(client)
+    for (const turn of this.#counted) {
+      clients.add(turn.client)
+      if (turn.client === client) own++
+    }
+    if (own === 0) return true
+    return this.#counted.size < this.#atOnce && own < Math.floor(this.#atOnce / clients.size)
+  }
+
+  #begin(client: string): Turn {
+    const turn: CountedTurn = {
+      client,
+      since: performance.now(),
+      end: () => {
+        if (this.#counted.delete(turn) && this.#waiting.size > 0) this.#next()
+      }
+    }
+    this.#counted.add(turn)
+    return turn
+  }
+
+  /** Gives out the turns that are free. A client that gets one goes to the end of the line. */
+  #next(): void {
+    for (const [client, queue] of [...this.#waiting]) {
+      if (!this.#mayBegin(client)) continue
+      this.#waiting.delete(client)
+      const waiting = queue.shift()
+      if (queue.length > 0) this.#waiting.set(client, queue)
+      waiting?.grant(this.#begin(client))
+    }
+    if (this.#waiting.size > 0) return
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  #leave(client: string, waiting: Waiting): void {
+    const rest = this.#waiting.get(client)?.filter((each) => each !== waiting) ?? []
+    if (rest.length > 0) this.#waiting.set(client, rest)
+    else this.#waiting.delete(client)
+    this.#next()
+  }
+
+  #forgetOverdue(): void {
+    this.#timer = undefined
+    const before = performance.now() - this.#overdueMs
+    for (const turn of this.#counted) if (turn.since <= before) this.#counted.delete(turn)
+    this.#next()
+    if (this.#waiting.size > 0) this.#timer ??= setTimeout(() => this.#forgetOverdue(), this.#overdueMs)
+  }
+}

@@ -1,0 +1,45 @@
+/**
+ * What a call brings along beside its request: who makes it, by when it has to be answered, and the id that it goes by in every log on its way.
+ *
+ * The id is made where a call enters, at the router, and travels to the agent in the metadata `x-request-id`. A caller may bring one
+ * of its own; it ends up in log lines, so that it has to be short and plain, and nothing is done with it but that.
+ */
+import { randomUUID } from 'node:crypto'
+import { Metadata } from '@grpc/grpc-js'
+
+export interface CallContext {
+  /** Milliseconds since 1970; Infinity for none. */
+  readonly deadline: number
+  /** 1 to 64 characters of A-Z a-z 0-9 . _ : - */
+  readonly requestId: string
+  /** Who calls, as far as connections tell: the IP address; of a unix socket, one of its connections. */
+  readonly client: string
+}
+
+/** What is needed of grpc-js's calls. */
+interface IncomingCall {
+  readonly metadata: Metadata
+  getPeer(): string
+  getDeadline(): Date | number
+}
+
+const requestIdKey = 'x-request-id'
+const requestIdForm = /^[A-Za-z0-9._:-]{1,64}$/
+
+export function callContext(call: IncomingCall): CallContext {
+  const [brought] = call.metadata.get(requestIdKey)
+  const requestId = typeof brought === 'string' && requestIdForm.test(brought) ? brought : randomUUID()
+  return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()) }
+}
+
+/** The metadata that carries the id on. Nothing else that came with the call goes along: tokens and the like are not the next one's business. */
+export function onwardMetadata({ requestId }: Pick<CallContext, 'requestId'>): Metadata {
+  const metadata = new Metadata()
+  metadata.set(requestIdKey, requestId)
+  return metadata
+}
+
+/** One client may have any number of connections from any number of ports. */
+function withoutPort(peer: string): string {
+  return peer.replace(/:\d+$/, '')
+}

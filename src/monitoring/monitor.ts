@@ -1,0 +1,107 @@
+/**
+ * What monitoring asks of agent and router, over plain HTTP on a port of its own: `/metrics` (Prometheus), `/healthz` (the process answers)
+ * and `/readyz` (it can do its work, and if not, why).
+ *
+ * Whoever can connect can read it: numbers, pool and node names; never a handle. Nothing can be changed by it. So it is off unless it is
+ * configured, and behind a firewall or network policy when it listens on more than loopback.
+ */
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Logger } from 'pino'
+import { collectDefaultMetrics, type Registry } from 'prom-client'
+import { formatTcp, parseAddress } from '../grpc/address.ts'
+import { DeltamapperError } from '../errors.ts'
+import type { Readiness } from './readiness.ts'
+
+export interface Monitor {
+  /** Where it listens, `tcp://HOST:PORT`, with the real port where 0 was asked for. */
+  readonly address: string
+  close(): void
+}
+
+/** What belongs to it. */
+export interface Monitored {
+  readonly metrics: Registry
+  readonly readiness: Readiness
+}
+
+/** A few scrapers and probes. */
+const MAXIMUM_CONNECTIONS = 32
+/** For a request to arrive as a whole, in milliseconds. */
+const REQUEST_MS = 5000
+
+/**
+ * Listens at `tcp://HOST:PORT`.
+ *
+ * @throws DM_CONFIG_INVALID, DM_SOCKET_IN_USE
+ */
+export async function startMonitor(text: string, monitored: Monitored, logger: Logger): Promise<Monitor> {
+  const address = checkMonitorAddress(text)
+  const server = createServer({ requestTimeout: REQUEST_MS, headersTimeout: REQUEST_MS }, (request, response) => {
+    answer(request, response, monitored).catch((error: unknown) => {
+      logger.error({ err: error }, 'a request of monitoring could not be answered')
+      if (!response.headersSent) response.writeHead(500)
+      response.end()
+    })
+  })
+  server.maxConnections = MAXIMUM_CONNECTIONS
+  server.listen(address.port, address.host)
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw code === 'EADDRINUSE'
+      ? new DeltamapperError(
+          'DM_SOCKET_IN_USE',
+          `another process is listening on ${address.text}`,
+          'choose another port for monitoring'
+        )
+      : new DeltamapperError('DM_CONFIG_INVALID', `cannot listen on ${address.text} (${code})`, 'correct `monitoring`')
+  }
+  // Node's own: memory, event loop, file descriptors.
+  collectDefaultMetrics({ register: monitored.metrics })
+  server.on('error', (error) => logger.error({ err: error }, 'a connection of monitoring was not accepted'))
+  const { port } = server.address() as AddressInfo
+  return {
+    address: formatTcp(address.host, port),
+    close() {
+      server.close()
+      server.closeAllConnections()
+    }
+  }
+}
+
+/** @throws DM_CONFIG_INVALID */
+export function checkMonitorAddress(text: string): { host: string; port: number; text: string } {
+  const address = parseAddress(text)
+  if (address.kind === 'tcp') return address
+  throw new DeltamapperError(
+    'DM_CONFIG_INVALID',
+    `monitoring cannot listen on ${address.text}`,
+    'give a TCP address, as in tcp://127.0.0.1:8081'
+  )
+}
+
+async function answer(
+  { method, url = '' }: IncomingMessage,
+  response: ServerResponse,
+  { metrics, readiness }: Monitored
+): Promise<void> {
+  const say = (status: number, text: string, type = 'text/plain; charset=utf-8') => {
+    response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
+    response.end(method === 'HEAD' ? undefined : text)
+  }
+  if (method !== 'GET' && method !== 'HEAD') {
+    response.setHeader('allow', 'GET, HEAD')
+    return say(405, 'only GET and HEAD\n')
+  }
+  const [path] = url.split('?')
+  if (path === '/healthz') return say(200, 'ok\n')
+  if (path === '/readyz') {
+    const problems = await readiness.problems()
+    return problems.length === 0 ? say(200, 'ready\n') : say(503, `${problems.join('\n')}\n`)
+  }
+  if (path === '/metrics') return say(200, await metrics.metrics(), metrics.contentType)
+  say(404, '/metrics, /healthz and /readyz are here\n')
+}
