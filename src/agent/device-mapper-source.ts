@@ -66,10 +66,12 @@ async function findThinDevice(
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
   const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
-  if (row?.targetType !== 'thin' || more.length > 0) {
+  // Just being made or removed: its table is not live yet, or not any more (DM_TABLE_STATUS reports no target then).
+  if (!row) return undefined
+  if (row.targetType !== 'thin' || more.length > 0) {
     throw new DeltamapperError(
       'DM_NOT_TRACKED',
-      `${handle}: device-mapper device ${name} is not thin (its table is of ${row?.targetType ?? 'no target'})`,
+      `${handle}: device-mapper device ${name} is not thin (its table is of ${row.targetType})`,
       'take a full backup; only thin devices of the pool can be tracked'
     )
   }

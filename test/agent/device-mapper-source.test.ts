@@ -60,6 +60,8 @@ test('what is not of this pool, or not there, is not found', async (t) => {
   t.is(await source().snapshot('my--vg-far'), undefined)
   t.is(await source().snapshot('my--vg-gone'), undefined)
   t.is(await source(withDevice('empty', undefined)).snapshot('empty'), undefined)
+  // Between its creation and its first table's turn.
+  t.is(await source(withDevice('fresh', [])).snapshot('fresh'), undefined)
 })
 
 test('what is not thin is refused', async (t) => {

@@ -34,7 +34,7 @@ test('calls share a channel; new certificates make a new one, and calls under wa
   }
   const before = channels.to(address)
   t.is(channels.to(address), before)
-  const underWay = ask('slow')
+  const underWay = ask('gated')
   const messages = underWay[Symbol.asyncIterator]()
   t.false((await messages.next()).done)
 
@@ -45,6 +45,7 @@ test('calls share a channel; new certificates make a new one, and calls under wa
   let answered = 0
   for await (const message of ask('some')) answered += (message as Buffer).length
   t.true(answered > 0)
+  agent.backend.letGo()
   let more = 0
   while (!(await messages.next()).done) more++
   t.true(more > 0)

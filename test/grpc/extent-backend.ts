@@ -44,8 +44,8 @@ const behaviours = {
   hanging: () => [],
   /** Never says anything, and does not listen. */
   stubborn: () => [],
-  /** Takes half a second for its second message. */
-  slow: () => some
+  /** Waits for `letGo()` before its second message. */
+  gated: () => some
 }
 
 type Name = keyof typeof behaviours
@@ -58,6 +58,11 @@ export class ExtentBackend implements SnapshotMetadataBackend {
   open = 0
   /** Why answers were aborted, in order. */
   readonly reasons: DeltamapperError[] = []
+  readonly #gate = Promise.withResolvers<void>()
+
+  letGo(): void {
+    this.#gate.resolve()
+  }
 
   async allocated(request: AllocatedRequest, signal: AbortSignal): Promise<EncodedStream> {
     return this.#answer(request.snapshotId, request, signal)
@@ -102,13 +107,13 @@ export class ExtentBackend implements SnapshotMetadataBackend {
       if (name === 'hanging') {
         await new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason as Error)))
       }
-      const perMessage = { damaged: 100, defective: 100, slow: 250 }[name as string] ?? 0
+      const perMessage = { damaged: 100, defective: 100, gated: 250 }[name as string] ?? 0
       const encoder = new BlockMetadataEncoder(capacity, maxResults > 0 ? maxResults : perMessage)
       let sent = 0
       for (const [offset, size] of behaviours[name]()) {
         if (offset + size <= Number(startingOffset)) continue
         if (!encoder.add(offset, size)) continue
-        if (name === 'slow' && sent > 0) await new Promise((resolve) => setTimeout(resolve, 500))
+        if (name === 'gated' && sent > 0) await this.#gate.promise
         yield encoder.finish()
         sent++
         this.asked++

@@ -148,14 +148,14 @@ for (const version of ['v1', 'v1alpha'] as const) {
 }
 
 test('a drain removes the socket at once, says NOT_SERVING, refuses new streams and lets running ones finish', async (t) => {
-  const { server, path } = await testServer(t)
+  const { server, path, backend } = await testServer(t)
   const client = new PlainClient(t, path)
   await client.unary('Identity', 'Probe')
   const watch = client.stream<{ status: string }>('Health', 'watch', { service: '' })
   watch.on('error', () => undefined)
   const health: string[] = []
   watch.on('data', (message: { status: string }) => health.push(message.status))
-  const running = outcome(client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'slow' }))
+  const running = outcome(client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'gated' }))
   await eventually(() => health.length === 1)
 
   const begin = performance.now()
@@ -169,6 +169,7 @@ test('a drain removes the socket at once, says NOT_SERVING, refuses new streams 
   t.regex(late.details, /^DM_SHUTTING_DOWN: /)
   t.deepEqual<object, object>(await client.unary('Identity', 'Probe'), { ready: { value: false } })
 
+  backend.letGo()
   const { code, messages } = await running
   t.is(code, status.OK)
   t.is(messages.flatMap(({ block_metadata: list }) => list).length, some.length)
@@ -177,9 +178,9 @@ test('a drain removes the socket at once, says NOT_SERVING, refuses new streams 
 })
 
 test('a successor may listen while the predecessor drains', async (t) => {
-  const { server, path } = await testServer(t)
+  const { server, path, backend } = await testServer(t)
   const old = new PlainClient(t, path)
-  const running = outcome(old.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'slow' }))
+  const running = outcome(old.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'gated' }))
   await old.unary('Identity', 'Probe')
   const drained = server.drain(60_000)
   await testServer(t, { listen: [path] })
@@ -187,6 +188,7 @@ test('a successor may listen while the predecessor drains', async (t) => {
     (await new PlainClient(t, path, { 'grpc.use_local_subchannel_pool': 1 }).allocated({ snapshot_id: 'some' })).code,
     0
   )
+  backend.letGo()
   t.is((await running).code, status.OK)
   await drained
   t.true(existsSync(path), 'the socket is the successor’s')
