@@ -1,0 +1,265 @@
+/**
+ * The Kubernetes API over its own client library: who we are and where the server is (kubeconfig, or a pod's service account), requests for
+ * JSON as it is, and watches. What goes wrong has our codes.
+ *
+ * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and leave them as they are in
+ * watches.
+ */
+import { HttpMethod, IsomorphicFetchHttpLibrary, KubeConfig, RequestContext, Watch } from '@kubernetes/client-node'
+import { DeltamapperError } from '../errors.ts'
+import { fieldOf, type KubernetesObject, textOf } from './object.ts'
+
+/** How long a request may take, in milliseconds. Watches go on for as long as something comes. */
+const REQUEST_MS = 10_000
+
+/** Objects in a page of a list; what the library's own informers and kubectl ask for. */
+const PAGE = 500
+
+/** The server ends a watch after so many seconds, with a bookmark shortly before, and the library gives up one that is silent for 30. */
+const WATCH_SECONDS = 25
+
+export interface ApiOptions {
+  /** A kubeconfig file. Unless given: the environment variable KUBECONFIG, ~/.kube/config, or the service account of the pod, whichever is there. */
+  readonly kubeconfig?: string | undefined
+  /** A context of it other than the current one. */
+  readonly context?: string | undefined
+}
+
+export interface List {
+  readonly items: readonly KubernetesObject[]
+  readonly resourceVersion: string
+}
+
+export type WatchEvent =
+  | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
+  | { readonly type: 'BOOKMARK'; readonly object: { readonly metadata: { readonly resourceVersion: string } } }
+
+/** What was asked to go on from is too old for the server: it has to be listed again. */
+export class TooOld extends Error {}
+
+export class KubernetesApi {
+  readonly #config: KubeConfig
+  readonly #server: string
+
+  /** Connects to nothing yet. @throws DM_CONFIG_INVALID where there is no cluster to be found, or the file is none */
+  constructor({ kubeconfig, context }: ApiOptions = {}) {
+    this.#config = new KubeConfig()
+    try {
+      if (kubeconfig === undefined) this.#config.loadFromDefault()
+      else this.#config.loadFromFile(kubeconfig)
+      if (context !== undefined) {
+        if (this.#config.getContextObject(context) === null) throw new Error(`it has no context ${context}`)
+        this.#config.setCurrentContext(context)
+      }
+      const cluster = this.#config.getCurrentCluster()
+      if (cluster === null) throw new Error('it names no cluster as the current one')
+      this.#server = cluster.server.replace(/\/+$/, '')
+    } catch (cause) {
+      throw new DeltamapperError(
+        'DM_CONFIG_INVALID',
+        `${kubeconfig ?? 'the kubeconfig in use'} cannot be used: ${(cause as Error).message}`,
+        'name a kubeconfig file and, if need be, one of its contexts',
+        { cause }
+      )
+    }
+  }
+
+  /** The API server's address, for messages. */
+  get server(): string {
+    return this.#server
+  }
+
+  /** One object; undefined when there is none. @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
+  async get(path: string, signal?: AbortSignal): Promise<KubernetesObject | undefined> {
+    const { status, body } = await this.#request(HttpMethod.GET, path, { signal })
+    if (status === 404) return undefined
+    return answered(status, body, 'read', path) as KubernetesObject
+  }
+
+  /** Posts an object, and returns what became of it. @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
+  async create(path: string, object: object, signal?: AbortSignal): Promise<unknown> {
+    const { status, body } = await this.#request(HttpMethod.POST, path, { signal, object })
+    return answered(status, body, 'create', path)
+  }
+
+  /** All objects, of one moment. @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
+  async list(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<List> {
+    const items: KubernetesObject[] = []
+    let next: string | undefined
+    for (;;) {
+      const page = { ...query, limit: String(PAGE), ...(next !== undefined && { continue: next }) }
+      const { status, body } = await this.#request(HttpMethod.GET, path, { signal, query: page })
+      const list = answered(status, body, 'list', path)
+      const resourceVersion = textOf(list, 'metadata', 'resourceVersion')
+      const more = fieldOf(list, 'items') ?? []
+      if (!Array.isArray(more) || resourceVersion === undefined) throw strange(path)
+      items.push(...(more as KubernetesObject[]))
+      next = textOf(list, 'metadata', 'continue')
+      if (next === undefined) return { items, resourceVersion }
+    }
+  }
+
+  /**
+   * Hands on what happens after a resource version, until the server ends the watch, which it does about every half minute. Calls `onOpen` once
+   * the server has agreed to tell.
+   *
+   * @throws TooOld; DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what `onEvent` throws
+   */
+  async watch(
+    path: string,
+    query: Record<string, string>,
+    resourceVersion: string,
+    onEvent: (event: WatchEvent) => void,
+    signal: AbortSignal,
+    onOpen: () => void = () => undefined
+  ): Promise<void> {
+    signal.throwIfAborted()
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const controller = new AbortController()
+    const onAbort = () => controller.abort()
+    signal.addEventListener('abort', onAbort, { once: true })
+    const parameters = { ...query, resourceVersion, allowWatchBookmarks: 'true', timeoutSeconds: String(WATCH_SECONDS) }
+    // The library swallows what its callback throws.
+    const take = (type: string, object: unknown) => {
+      if (controller.signal.aborted) return
+      try {
+        if (type === 'ERROR') throw refusal(Number(fieldOf(object, 'code')), object, 'watch', path)
+        if (textOf(object, 'metadata', 'resourceVersion') === undefined) throw strange(path)
+        onEvent({ type, object } as WatchEvent)
+      } catch (error) {
+        reject(error)
+        controller.abort()
+      }
+    }
+    let open = true
+    const ended = (error: unknown) => {
+      open = false
+      if (!error || (error as Error).name === 'TimeoutError') return resolve()
+      const status = (error as { statusCode?: number }).statusCode
+      reject(
+        status === undefined
+          ? this.#unreachable(error)
+          : refusal(status, { message: (error as Error).message }, 'watch', path)
+      )
+    }
+    try {
+      const request = await new Watch(this.#config).watch(path, parameters, take, ended)
+      if (controller.signal.aborted) request.abort()
+      else if (open) onOpen()
+      controller.signal.addEventListener('abort', () => request.abort(), { once: true })
+      await Promise.race([promise, aborted(controller.signal)])
+      // Aborted by an error of our own, that is what it was.
+      if (controller.signal.aborted && !signal.aborted) await promise
+    } catch (error) {
+      signal.throwIfAborted()
+      if (error instanceof TooOld || error instanceof DeltamapperError) throw error
+      throw this.#unreachable(error)
+    } finally {
+      promise.catch(() => undefined)
+      signal.removeEventListener('abort', onAbort)
+      controller.abort()
+    }
+    signal.throwIfAborted()
+  }
+
+  async #request(
+    method: HttpMethod,
+    path: string,
+    options: { signal?: AbortSignal | undefined; query?: Record<string, string>; object?: object }
+  ): Promise<{ status: number; body: unknown }> {
+    const { signal, query = {}, object } = options
+    const url = new URL(this.#server + path)
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value)
+    const timeout = AbortSignal.timeout(REQUEST_MS)
+    const request = new RequestContext(url.toString(), method)
+    request.setHeaderParam('Accept', 'application/json')
+    request.setHeaderParam('User-Agent', 'deltamapper')
+    if (object !== undefined) {
+      request.setHeaderParam('Content-Type', 'application/json')
+      request.setBody(JSON.stringify(object))
+    }
+    request.setSignal(signal === undefined ? timeout : AbortSignal.any([signal, timeout]))
+    try {
+      await this.#config.applySecurityAuthentication(request)
+      const response = await new IsomorphicFetchHttpLibrary().send(request).toPromise()
+      return { status: response.httpStatusCode, body: parsed(await response.body.text()) }
+    } catch (error) {
+      signal?.throwIfAborted()
+      throw this.#unreachable(timeout.aborted ? new Error(`no answer within ${REQUEST_MS / 1000} seconds`) : error)
+    }
+  }
+
+  #unreachable(error: unknown): DeltamapperError {
+    const { message, cause } = error as Error
+    const why = cause instanceof Error ? cause.message || (cause as NodeJS.ErrnoException).code : message
+    return new DeltamapperError(
+      'DM_CLUSTER_UNREACHABLE',
+      `the Kubernetes API at ${this.#server} does not answer (${why})`,
+      'see whether it runs, and can be reached from here',
+      { cause: error }
+    )
+  }
+}
+
+/** The body of an answer that is one. */
+function answered(status: number, body: unknown, verb: string, path: string): unknown {
+  if (status < 200 || status > 299) throw refusal(status, body, verb, path)
+  if (typeof body !== 'object' || body === null) throw strange(path)
+  return body
+}
+
+/** What a status other than success means (Kubernetes API conventions, "HTTP Status codes"). */
+function refusal(status: number, body: unknown, verb: string, path: string): Error {
+  const said = textOf(body, 'message') ?? `HTTP status ${status}`
+  if (status === 410) return new TooOld(said)
+  if (status === 401 || status === 403) {
+    return new DeltamapperError(
+      'DM_ACCESS_DENIED',
+      `the Kubernetes API does not let us ${verb} ${path}: ${said}`,
+      'give the service account or user a role with that permission'
+    )
+  }
+  if (status === 404) {
+    return new DeltamapperError(
+      'DM_CLUSTER_SETUP',
+      `the Kubernetes API has no ${path}`,
+      'install what it belongs to (the CSI driver, the snapshot CRDs), or correct the name'
+    )
+  }
+  if (status >= 400 && status < 500 && status !== 408 && status !== 429) {
+    return new DeltamapperError(
+      'DM_CLUSTER_SETUP',
+      `the Kubernetes API refused to ${verb} ${path}: ${said}`,
+      'put right what it complains of'
+    )
+  }
+  return new DeltamapperError(
+    'DM_CLUSTER_UNREACHABLE',
+    `the Kubernetes API could not ${verb} ${path}: ${said}`,
+    'ask again; if it stays, see the log of the API server'
+  )
+}
+
+function strange(path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CLUSTER_UNREACHABLE',
+    `what answers for the Kubernetes API at ${path} does not speak it`,
+    'see what is between here and the API server'
+  )
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    // A proxy's page, say. The status tells.
+    return undefined
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve()
+    else signal.addEventListener('abort', () => resolve(), { once: true })
+  })
+}

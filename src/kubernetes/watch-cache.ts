@@ -1,0 +1,228 @@
+/**
+ * The objects of one resource, kept up to date by list and watch, and found by keys.
+ *
+ * - The server may forget how it came from an old state to the present one (410 Gone): then everything is listed again, and replaces what
+ *   there was at once. Bookmarks keep that rare for resources that hardly change.
+ * - While the server does not answer, what was known stays, and gets older; `asOf` says how old. Whoever does not find something here asks
+ *   for a `refresh` before saying that it does not exist.
+ * - It is tried again for ever, at growing intervals, some of it by chance, so that many routers do not come back at the same moment.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
+import { type KubernetesApi, TooOld } from './api.ts'
+import type { KubernetesObject } from './object.ts'
+
+/** Between two tries, in milliseconds: doubled each time, up to the longest. */
+const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [200, 10_000]
+
+/** Lists on request begin at least so many milliseconds after the one before: it takes one answer to tell any number that ask for nothing. */
+const REFRESH_EVERY_MS = 1000
+
+export interface CacheOptions {
+  /** Path of the list. */
+  readonly path: string
+  readonly query?: Record<string, string>
+  /** What an object is found by. */
+  keys(object: KubernetesObject): readonly string[]
+  readonly logger: Logger
+}
+
+export class WatchCache {
+  readonly #api: KubernetesApi
+  readonly #options: CacheOptions
+  readonly #closing = new AbortController()
+  readonly #listeners = new Set<() => void>()
+  #objects = new Map<string, KubernetesObject>()
+  #byKey = new Map<string, Set<KubernetesObject>>()
+  #resourceVersion: string | undefined
+  #asOf: number | undefined
+  #failure: DeltamapperError | undefined
+  #listedAt = -Infinity
+  /** Ends the watch or the pause that is under way, for a list to begin. */
+  #wake = new AbortController()
+  /** Waiting for the next list to begin and end. */
+  #waiting: PromiseWithResolvers<void>[] = []
+
+  constructor(api: KubernetesApi, options: CacheOptions) {
+    this.#api = api
+    this.#options = options
+    void this.#run()
+  }
+
+  close(): void {
+    this.#closing.abort()
+    this.#wake.abort()
+    this.#listeners.clear()
+  }
+
+  /** The time at which what is here was the whole truth for certain, in milliseconds since 1970; undefined before the first list. */
+  get asOf(): number | undefined {
+    return this.#asOf
+  }
+
+  /** Why it is not up to date, while that is so. */
+  get failure(): DeltamapperError | undefined {
+    return this.#failure
+  }
+
+  find(key: string): readonly KubernetesObject[] {
+    return [...(this.#byKey.get(key) ?? [])]
+  }
+
+  all(): Iterable<KubernetesObject> {
+    return this.#objects.values()
+  }
+
+  /** Calls `listener` after each change. Returns what ends that. */
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  /** Resolves once everything has been listed anew since now. @throws what kept it from being listed, or the signal's reason */
+  async refresh(signal: AbortSignal): Promise<void> {
+    const waiting = Promise.withResolvers<void>()
+    this.#waiting.push(waiting)
+    this.#wake.abort()
+    const onAbort = () => waiting.reject(signal.reason as Error)
+    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
+    try {
+      await waiting.promise
+    } finally {
+      signal.removeEventListener('abort', onAbort)
+    }
+  }
+
+  async #run(): Promise<void> {
+    let pause = SHORTEST_PAUSE_MS
+    while (!this.#closing.signal.aborted) {
+      const listing = this.#resourceVersion === undefined || this.#waiting.length > 0
+      try {
+        await (listing ? this.#list() : this.#watch(this.#wakeable()))
+        pause = SHORTEST_PAUSE_MS
+        this.#recovered()
+      } catch (error) {
+        if (this.#closing.signal.aborted) break
+        if (!listing && this.#waiting.length > 0) continue
+        if (error instanceof TooOld) {
+          this.#resourceVersion = undefined
+          // A server that says so of what it has just listed would be asked without end.
+          if (Date.now() - this.#listedAt > pause) continue
+        } else this.#failed(asDeltamapperError(error))
+        await sleep(pause * (0.5 + Math.random()), undefined, { signal: this.#wakeable() }).catch(() => undefined)
+        pause = Math.min(2 * pause, LONGEST_PAUSE_MS)
+      }
+    }
+    for (const waiting of this.#waiting) waiting.reject(new Error('the cache was closed'))
+  }
+
+  /** Aborted when somebody asks for a list, or the cache is closed. */
+  #wakeable(): AbortSignal {
+    this.#wake = new AbortController()
+    if (this.#waiting.length > 0) this.#wake.abort()
+    return AbortSignal.any([this.#wake.signal, this.#closing.signal])
+  }
+
+  /** Replaces everything. What is asked for from now on is not answered by it. */
+  async #list(): Promise<void> {
+    const early = this.#listedAt + REFRESH_EVERY_MS - Date.now()
+    if (early > 0) await sleep(early, undefined, { signal: this.#closing.signal })
+    const waiting = this.#waiting
+    this.#waiting = []
+    this.#listedAt = Date.now()
+    const begun = this.#listedAt
+    const { path, query = {} } = this.#options
+    try {
+      const { items, resourceVersion } = await this.#api.list(path, query, this.#closing.signal)
+      this.#objects = new Map()
+      this.#byKey = new Map()
+      for (const object of items) this.#put(object)
+      this.#resourceVersion = resourceVersion
+      this.#asOf = begun
+      for (const { resolve } of waiting) resolve()
+      this.#changed()
+    } catch (error) {
+      for (const { reject } of waiting) reject(error)
+      throw error
+    }
+  }
+
+  async #watch(signal: AbortSignal): Promise<void> {
+    const { path, query = {} } = this.#options
+    let begun = Date.now()
+    await this.#api.watch(
+      path,
+      query,
+      this.#resourceVersion!,
+      ({ type, object }) => {
+        this.#asOf = begun = Date.now()
+        this.#resourceVersion = object.metadata.resourceVersion!
+        if (type === 'BOOKMARK') return
+        this.#remove(object)
+        if (type !== 'DELETED') this.#put(object)
+        this.#changed()
+      },
+      signal,
+      () => this.#recovered()
+    )
+    // The server has ended it, and had nothing to say before.
+    this.#asOf = begun
+  }
+
+  #put(object: KubernetesObject): void {
+    const slim = withoutHistory(object)
+    this.#objects.set(idOf(object), slim)
+    for (const key of this.#options.keys(slim)) {
+      const objects = this.#byKey.get(key)
+      if (objects) objects.add(slim)
+      else this.#byKey.set(key, new Set([slim]))
+    }
+  }
+
+  #remove(object: KubernetesObject): void {
+    const known = this.#objects.get(idOf(object))
+    if (known === undefined) return
+    this.#objects.delete(idOf(object))
+    for (const key of this.#options.keys(known)) {
+      const objects = this.#byKey.get(key)
+      objects?.delete(known)
+      if (objects?.size === 0) this.#byKey.delete(key)
+    }
+  }
+
+  #changed(): void {
+    for (const listener of this.#listeners) listener()
+  }
+
+  #failed(failure: DeltamapperError): void {
+    if (this.#failure?.message !== failure.message) {
+      const { path, logger } = this.#options
+      const ageSeconds = this.#asOf === undefined ? undefined : Math.round((Date.now() - this.#asOf) / 1000)
+      logger.warn(
+        { path, code: failure.code, reason: failure.message, objects: this.#objects.size, ageSeconds },
+        this.#asOf === undefined ? 'cannot be listed yet' : 'is no longer kept up to date; what is known stays in use'
+      )
+    }
+    this.#failure = failure
+  }
+
+  #recovered(): void {
+    if (this.#failure === undefined) return
+    this.#failure = undefined
+    const { path, logger } = this.#options
+    logger.info({ path, objects: this.#objects.size }, 'is kept up to date again')
+  }
+}
+
+function idOf({ metadata: { namespace = '', name } }: KubernetesObject): string {
+  return `${namespace}/${name}`
+}
+
+/** Who set which field, and what tools have noted down for themselves, is often more than half of an object. */
+function withoutHistory(object: KubernetesObject): KubernetesObject {
+  const { name, namespace, uid, resourceVersion, creationTimestamp, labels } = object.metadata
+  const metadata = { name, namespace, uid, resourceVersion, creationTimestamp, labels }
+  return { ...object, metadata: JSON.parse(JSON.stringify(metadata)) as KubernetesObject['metadata'] }
+}
