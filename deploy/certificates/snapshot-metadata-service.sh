@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Prints the object by which backup software finds a driver's snapshot metadata, with the authority's certificate in it.
+#
+#   deploy/certificates/snapshot-metadata-service.sh [OPTIONS] DRIVER CSI-DRIVER-NAME | kubectl apply -f -
+#
+# as in `snapshot-metadata-service.sh topolvm topolvm.io`.
+#
+#   --authority FILE    the authority's certificate (default: ca.crt of the secret NAME-router-DRIVER-tls, asked for with kubectl)
+#   --namespace NAME    default: deltamapper
+#   --name NAME         what all names begin with; Helm's release (default: deltamapper)
+#   --port N            of the router's Service (default: 6443)
+#
+# Nobody else keeps the certificate in that object up to date: when the authority is replaced, run this again.
+set -euo pipefail
+
+fail() {
+  echo "snapshot-metadata-service.sh: $*" >&2
+  exit 2
+}
+
+authority='' namespace=deltamapper name=deltamapper port=6443
+words=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --authority | --namespace | --name | --port)
+      [ $# -ge 2 ] || fail "$1 wants a value"
+      printf -v "${1#--}" %s "$2"
+      shift 2
+      ;;
+    --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" && exit ;;
+    -*) fail "there is no option $1" ;;
+    *) words+=("$1") && shift ;;
+  esac
+done
+[ ${#words[@]} -eq 2 ] || fail 'give the driver and the name that it has in CSI, as in: topolvm topolvm.io'
+driver=${words[0]} csi_name=${words[1]} service=$name-router-${words[0]}
+
+if [ -n "$authority" ]; then
+  certificate=$(base64 -w 0 "$authority")
+else
+  certificate=$(kubectl get secret "$service-tls" --namespace "$namespace" --output 'jsonpath={.data.ca\.crt}')
+  [ -n "$certificate" ] || fail "the secret $service-tls in $namespace has no ca.crt: give the authority's certificate with --authority"
+fi
+
+cat <<OBJECT
+apiVersion: cbt.storage.k8s.io/v1beta1
+kind: SnapshotMetadataService
+metadata:
+  name: $csi_name
+  labels:
+    app.kubernetes.io/name: deltamapper
+    app.kubernetes.io/instance: $name
+    app.kubernetes.io/component: router
+    csi-driver: $driver
+spec:
+  address: $service.$namespace.svc:$port
+  audience: $csi_name
+  caCert: $certificate
+OBJECT

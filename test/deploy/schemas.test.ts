@@ -1,0 +1,117 @@
+/**
+ * Manifests are what Kubernetes takes: held to the types that are generated from its OpenAPI description (and from cert-manager's and the
+ * Prometheus operator's), by the compiler, which also finds fields that do not exist, and by their schemas, which also know patterns.
+ */
+import { readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import test from 'ava'
+import ts from 'typescript'
+import { z } from 'zod'
+import { type Manifest, nameOf, objectsOf, type Spec } from './objects.ts'
+import { project, toolTest } from './tools.ts'
+import { renderVariants } from './variants.ts'
+
+/** The module that has the types of an API version. */
+function moduleOf(apiVersion: string): string {
+  if (apiVersion.startsWith('cert-manager.io/')) return `@kubernetes-models/cert-manager/${apiVersion}`
+  if (apiVersion.startsWith('monitoring.coreos.com/')) return `@kubernetes-models/prometheus-operator/${apiVersion}`
+  return `kubernetes-models/${apiVersion}`
+}
+
+/** The one kind that nobody has published types of. (kubernetes-csi/external-snapshot-metadata, client/config/crd) */
+const snapshotMetadataService = z.strictObject({
+  apiVersion: z.literal('cbt.storage.k8s.io/v1beta1'),
+  kind: z.literal('SnapshotMetadataService'),
+  metadata: z.strictObject({ name: z.string(), labels: z.record(z.string(), z.string()).optional() }),
+  spec: z.strictObject({
+    address: z.string().regex(/^[a-z0-9.-]+:\d+$/),
+    audience: z.string().min(1),
+    caCert: z.base64().min(1)
+  })
+})
+
+interface Model {
+  validate(): void
+}
+
+/** Throws an Error that says what is wrong. */
+async function validate(object: Manifest): Promise<void> {
+  if (object.apiVersion === 'cbt.storage.k8s.io/v1beta1') {
+    snapshotMetadataService.parse(object)
+    return
+  }
+  const models = (await import(moduleOf(object.apiVersion))) as Record<string, new (data: unknown) => Model>
+  const Kind = models[object.kind]
+  if (Kind === undefined) throw new Error(`${object.apiVersion} has no ${object.kind}`)
+  new Kind(object).validate()
+}
+
+/** What the compiler says of objects that are written down as constants of their types. */
+function compilerErrors(objects: readonly Manifest[]): string[] {
+  const lines = objects.map(
+    (object, index) =>
+      `const object${index}: import('${moduleOf(object.apiVersion)}').I${object.kind} = ${JSON.stringify(object)}; void object${index}`
+  )
+  const name = join(project, 'test/deploy/written-down.ts')
+  const options: ts.CompilerOptions = {
+    ...{ strict: true, noEmit: true, skipLibCheck: true, types: [] },
+    ...{ module: ts.ModuleKind.NodeNext, target: ts.ScriptTarget.ES2024 }
+  }
+  const host = ts.createCompilerHost(options)
+  const files = ts.createCompilerHost(options)
+  const text = lines.join('\n')
+  host.getSourceFile = (file, ...rest) =>
+    file === name ? ts.createSourceFile(file, text, ts.ScriptTarget.ES2024) : files.getSourceFile(file, ...rest)
+  host.fileExists = (file) => file === name || files.fileExists(file)
+  host.readFile = (file) => (file === name ? text : files.readFile(file))
+  return ts.getPreEmitDiagnostics(ts.createProgram([name], options, host)).map(({ messageText, start = 0 }) => {
+    const object = objects[text.slice(0, start).split('\n').length - 1]
+    return `${object === undefined ? '' : nameOf(object)}: ${ts.flattenDiagnosticMessageText(messageText, ' ')}`
+  })
+}
+
+const typed = (objects: readonly Manifest[]) => objects.filter(({ kind }) => kind !== 'SnapshotMetadataService')
+
+test('the checks find what is wrong', async (t) => {
+  const good: Manifest = {
+    apiVersion: 'policy/v1',
+    kind: 'PodDisruptionBudget',
+    metadata: { name: 'good' },
+    spec: { maxUnavailable: 1 } as unknown as Spec
+  }
+  await t.notThrowsAsync(() => validate(good))
+  const bad = { ...good, spec: { maxUnavailable: [1] } as unknown as Spec }
+  await t.throwsAsync(() => validate(bad), { message: /maxUnavailable/ })
+  const misspelt = { ...good, spec: { maxUnavailabel: 1 } as unknown as Spec }
+  t.deepEqual(compilerErrors([good]), [])
+  const [error, ...others] = compilerErrors([good, misspelt])
+  t.regex(error ?? '', /PodDisruptionBudget\/good.*maxUnavailabel/)
+  t.deepEqual(others, [])
+})
+
+toolTest('whatever the chart renders is what Kubernetes takes', async (t) => {
+  t.timeout(120_000)
+  const variants = await renderVariants()
+  for (const { name, objects } of variants) {
+    for (const object of objects) await t.notThrowsAsync(() => validate(object), `${name}: ${nameOf(object)}`)
+  }
+  t.deepEqual(compilerErrors(typed(variants.flatMap(({ objects }) => objects))), [])
+})
+
+test('and so is every plain manifest', async (t) => {
+  t.timeout(60_000)
+  const folders = ['deploy/base', 'deploy/observability', 'deploy/overlays']
+  const objects: Manifest[] = []
+  for (const folder of folders) {
+    for (const file of await readdir(join(project, folder), { recursive: true })) {
+      if (!file.endsWith('.yaml')) continue
+      const parsed = objectsOf(await readFile(join(project, folder, file), 'utf8'))
+      objects.push(
+        ...parsed.filter(({ apiVersion, kind }) => apiVersion !== undefined && !/^Kustomization$/.test(kind))
+      )
+    }
+  }
+  t.true(objects.length > 30)
+  for (const object of objects) await t.notThrowsAsync(() => validate(object), nameOf(object))
+  t.deepEqual(compilerErrors(typed(objects)), [])
+})
