@@ -90,11 +90,12 @@ async function work(port: NonNullable<typeof parentPort>, options: WriterOptions
   let order: Order | 'stop' | undefined
   port.on('message', (message: Order | 'stop') => (order = message))
   const open = ({ path, sizeBytes }: WrittenDevice) => ({
+    path,
     file: openSync(path, constants.O_RDWR | constants.O_DIRECT),
     sizeBytes
   })
   const own = open(options.own)
-  let others: { file: number; sizeBytes: number }[] = []
+  let others: ReturnType<typeof open>[] = []
   const closeOthers = () => {
     for (const { file } of others) {
       // What it has mapped is to be in the pool's metadata, should the device be compared next.
@@ -114,11 +115,18 @@ async function work(port: NonNullable<typeof parentPort>, options: WriterOptions
         order = undefined
         port.postMessage({ kind: 'obeyed', counts: { ...counts } } satisfies Answer)
       }
-      const { file, sizeBytes } = random.pick([own, ...others])
+      const { path, file, sizeBytes } = random.pick([own, ...others])
       const size = sectorBytes * random.integer(1, Math.min(MOST_BYTES, sizeBytes) / sectorBytes)
       const offset = sectorBytes * random.integer(0, (sizeBytes - size) / sectorBytes)
       buffer.fill(random.integer(1, 255), 0, size)
-      writeSync(file, buffer, 0, size, offset)
+      try {
+        writeSync(file, buffer, 0, size, offset)
+      } catch (error) {
+        const devices = `${run('blockdev', ['--getsize64', path]).trim()} bytes; ${run('dmsetup', ['status', '--noflush'])}`
+        throw new Error(`${size} bytes at ${offset} of ${path}, ${sizeBytes} bytes, in fact ${devices}`, {
+          cause: error
+        })
+      }
       counts.writes++
       if (random.chance(0.1)) {
         fsyncSync(file)
@@ -137,7 +145,10 @@ async function work(port: NonNullable<typeof parentPort>, options: WriterOptions
       run(program, words)
     }
   } catch (error) {
-    port.postMessage({ kind: 'failed', why: String(error) } satisfies Answer)
+    port.postMessage({
+      kind: 'failed',
+      why: error instanceof Error ? `${error.message} ${String(error.cause ?? '')}` : String(error)
+    } satisfies Answer)
   } finally {
     closeOthers()
     closeSync(own.file)
