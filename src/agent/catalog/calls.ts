@@ -2,6 +2,8 @@
  * What can be asked of the catalog, by name: the worker thread's side of `Catalog`.
  */
 import type { CatalogDatabase } from './database.ts'
+import * as eraHistory from './era-snapshots.ts'
+import * as era from './era-volumes.ts'
 import * as leases from './lease-records.ts'
 import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import * as pools from './owned-pools.ts'
@@ -37,6 +39,24 @@ export function catalogCalls(database: CatalogDatabase) {
     clearLease: on(leases.clearLease),
     findLease: on(leases.findLease),
     listLeases: on(leases.listLeases),
+    beginEra: on(era.beginEra),
+    completeEra: on(era.completeEra),
+    rollBackEra: on(era.rollBackEra),
+    sawEraVolume: on(era.sawEraVolume),
+    breakEraLine: on(era.breakEraLine),
+    eraView: on(era.eraView),
+    findEraVolume: on(era.findEraVolume),
+    beginEraHistory: on(eraHistory.beginEraHistory),
+    stageEraWrites: on(eraHistory.stageEraWrites),
+    recordEraSnapshot: on(eraHistory.recordEraSnapshot),
+    eraSnapshots: on(eraHistory.eraSnapshots),
+    findEraSnapshot: on(eraHistory.findEraSnapshot),
+    deleteEraSnapshot: on(eraHistory.deleteEraSnapshot),
+    leastEraSize: on(eraHistory.leastEraSize),
+    eraWrites: on(eraHistory.eraWrites),
+    forgetEraSnapshots: on(eraHistory.forgetEraSnapshots),
+    compactEraHistory: on(eraHistory.compactEraHistory),
+    eraHistoryFacts: on(eraHistory.eraHistoryFacts),
     statistics: () => database.statistics()
   }
 }

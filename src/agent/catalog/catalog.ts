@@ -5,6 +5,7 @@
  * - What was served as target (fingerprint.ts, served-targets.ts), so that a base that is no longer what it was is refused.
  * - The pools, volumes and snapshots that the agent has made on plain device-mapper (owned-pools.ts), and what it was about to do to them
  *   when it was killed (reconcile.ts).
+ * - Era volumes, their snapshots, and what was written between those (era-volumes.ts, era-snapshots.ts).
  * - Which metadata snapshots are held by us (lease.ts, lease-records.ts).
  *
  * A call that resolves is on disk. One that rejects with DM_CATALOG_UNAVAILABLE may be or not; the next call opens the database again.
@@ -15,11 +16,21 @@ import { DeltamapperError } from '../../errors.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
 import { CatalogThread } from './catalog-thread.ts'
 import type { Opening } from './database.ts'
+import type {
+  EraHistoryFacts,
+  EraSnapshot,
+  HistoryPage,
+  HistoryPlace,
+  LastBoundary,
+  TakenSnapshot
+} from './era-snapshots.ts'
+import type { EraIntent, EraVolume, NewEraIntent, SeenOfEraVolume } from './era-volumes.ts'
 import type { ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
 import type { ServedRecord } from './served-targets.ts'
+import type { WrittenChunk } from '../era/written-chunks.ts'
 
 export interface CatalogOptions {
   /** How long one call may take, in milliseconds; 30,000 by default. Then it fails, and so does what waits behind it. */
@@ -135,6 +146,108 @@ export class Catalog {
   /** Takes the kernel's transaction id for right, and ends an intent that contradicts it, on somebody's word. */
   async acceptTransactionId(pool: string, transactionId: bigint): Promise<void> {
     await this.#call('acceptTransactionId', pool, transactionId)
+  }
+
+  // Era volumes and their history
+
+  /**
+   * Writes down what is about to be done to an era volume; the kernel may be told once this has resolved.
+   *
+   * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_ARGUMENT_INVALID
+   */
+  async beginEra(intent: NewEraIntent, at = Date.now()): Promise<EraIntent> {
+    return this.#call('beginEra', intent, at)
+  }
+
+  /** Makes the volume's intent a fact; that of a snapshot, `recordEraSnapshot` does. */
+  async completeEra(volume: string): Promise<void> {
+    await this.#call('completeEra', volume)
+  }
+
+  /** Forgets the volume's intent: the kernel refused, or has not done it. */
+  async rollBackEra(volume: string): Promise<void> {
+    await this.#call('rollBackEra', volume)
+  }
+
+  /** Remembers what was seen of a volume. */
+  async sawEraVolume(volume: string, seen: SeenOfEraVolume): Promise<void> {
+    await this.#call('sawEraVolume', volume, seen)
+  }
+
+  /** Voids the volume's history from its last snapshot on; a new line begins. */
+  async breakEraLine(
+    volume: string,
+    because: string,
+    now: { newestEra: number; fewestBlocks: number }
+  ): Promise<EraVolume> {
+    return this.#call('breakEraLine', volume, because, now)
+  }
+
+  async eraView(): Promise<{ volumes: readonly EraVolume[]; intents: readonly EraIntent[] }> {
+    return this.#call('eraView')
+  }
+
+  async findEraVolume(name: string): Promise<EraVolume | undefined> {
+    return this.#call('findEraVolume', name)
+  }
+
+  /** Where the next snapshot's history begins; clears what an interrupted one has left. */
+  async beginEraHistory(volume: string): Promise<LastBoundary> {
+    return this.#call('beginEraHistory', volume)
+  }
+
+  /** Stores a part of the next snapshot's bitmap. */
+  async stageEraWrites(volume: string, chunks: readonly WrittenChunk[]): Promise<void> {
+    await this.#call('stageEraWrites', volume, chunks)
+  }
+
+  /** Records a snapshot with the bitmap that was stored for it, and ends the volume's intent. */
+  async recordEraSnapshot(
+    volume: string,
+    taken: TakenSnapshot,
+    since: LastBoundary,
+    exact: boolean
+  ): Promise<EraSnapshot> {
+    return this.#call('recordEraSnapshot', volume, taken, since, exact)
+  }
+
+  /** The snapshots of a volume, by its name, or of all; those whose data are gone as well. */
+  async eraSnapshots(volume?: string): Promise<readonly EraSnapshot[]> {
+    return this.#call('eraSnapshots', volume)
+  }
+
+  async findEraSnapshot(volume: string, name: string): Promise<EraSnapshot | undefined> {
+    return this.#call('findEraSnapshot', volume, name)
+  }
+
+  /** Records that a snapshot's data are gone. */
+  async deleteEraSnapshot(volume: string, name: string, at = Date.now()): Promise<void> {
+    await this.#call('deleteEraSnapshot', volume, name, at)
+  }
+
+  /** The least size that a volume had from one snapshot to a later one, by their ids. */
+  async leastEraSize(base: string, target: string): Promise<number | undefined> {
+    return this.#call('leastEraSize', base, target)
+  }
+
+  /** Some of what was written between two snapshots, by their ids; undefined when one is forgotten. */
+  async eraWrites(base: string, target: string, after: HistoryPlace): Promise<HistoryPage | undefined> {
+    return this.#call('eraWrites', base, target, after)
+  }
+
+  /** Forgets snapshots taken before a time, and beyond a number for each volume. Returns how many. */
+  async forgetEraSnapshots(limits: { before: number; keep: number }): Promise<number> {
+    return this.#call('forgetEraSnapshots', limits)
+  }
+
+  /** Puts bitmaps of forgotten snapshots together; to be repeated until it returns 0. */
+  async compactEraHistory(): Promise<number> {
+    return this.#call('compactEraHistory')
+  }
+
+  /** How much history there is of each volume. */
+  async eraHistoryFacts(): Promise<readonly EraHistoryFacts[]> {
+    return this.#call('eraHistoryFacts')
   }
 
   // Leases

@@ -34,6 +34,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { eraIntentsTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
 import { leasesTable } from './lease-records.ts'
 import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
@@ -57,7 +58,10 @@ export interface Opening {
 }
 
 /** Every table whose rows are counted. */
-const tables = [servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable]
+const tables = [
+  ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
+  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraWritesTable]
+]
 /** Pages are read from the disk once, when all are checked; the cache is large enough to keep them. KiB. */
 const CACHE_KIB = 65_536
 

@@ -138,8 +138,82 @@ const first: Migration = {
   `
 }
 
+/** Era volumes, their snapshots, and what was written between those. */
+const second: Migration = {
+  adds: ['era_volumes', 'era_intents', 'era_snapshots', 'era_writes'],
+  sql: `
+    CREATE TABLE era_volumes (
+      name TEXT PRIMARY KEY,
+      id TEXT NOT NULL UNIQUE,
+      dm_name TEXT NOT NULL UNIQUE,
+      data_device TEXT NOT NULL,
+      data_identity TEXT NOT NULL,
+      metadata_device TEXT NOT NULL,
+      metadata_identity TEXT NOT NULL,
+      block_sectors INTEGER NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      line TEXT NOT NULL,
+      line_because TEXT NOT NULL,
+      newest_era INTEGER NOT NULL,
+      fewest_blocks INTEGER NOT NULL,
+      guard_checked_at INTEGER NOT NULL,
+      lower_seen TEXT NOT NULL,
+      allow_lossy_kernel INTEGER NOT NULL CHECK (allow_lossy_kernel IN (0, 1)),
+      snapshot_by TEXT NOT NULL,
+      boundary_era INTEGER,
+      least_bytes INTEGER NOT NULL,
+      open_exact INTEGER NOT NULL CHECK (open_exact IN (0, 1)),
+      last_seq INTEGER NOT NULL,
+      created_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE era_intents (
+      volume TEXT PRIMARY KEY REFERENCES era_volumes (name),
+      kind TEXT NOT NULL CHECK (kind IN ('attach', 'detach', 'grow', 'snapshot')),
+      size_bytes INTEGER,
+      snapshot TEXT,
+      token TEXT,
+      started_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE era_snapshots (
+      id TEXT PRIMARY KEY,
+      volume TEXT NOT NULL REFERENCES era_volumes (id),
+      seq INTEGER NOT NULL,
+      name TEXT NOT NULL,
+      line TEXT NOT NULL,
+      line_because TEXT NOT NULL,
+      boundary_era INTEGER NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      least_bytes INTEGER NOT NULL,
+      exact INTEGER NOT NULL CHECK (exact IN (0, 1)),
+      taken_at INTEGER NOT NULL,
+      suspended_ms INTEGER NOT NULL,
+      lower TEXT NOT NULL,
+      removed_at INTEGER,
+      checksum INTEGER NOT NULL,
+      UNIQUE (volume, seq),
+      UNIQUE (volume, name)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE era_writes (
+      volume TEXT NOT NULL REFERENCES era_volumes (id),
+      chunk INTEGER NOT NULL,
+      seq INTEGER NOT NULL,
+      line TEXT NOT NULL,
+      blocks INTEGER NOT NULL,
+      bytes BLOB NOT NULL,
+      checksum INTEGER NOT NULL,
+      PRIMARY KEY (volume, chunk, seq)
+    ) STRICT;
+    CREATE INDEX era_writes_by_boundary ON era_writes (volume, seq, line);
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first]
+export const migrations: readonly Migration[] = [first, second]
 
 /**
  * Takes one step, inside a transaction of the caller's.

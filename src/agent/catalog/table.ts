@@ -16,13 +16,13 @@ import { DeltamapperError } from '../../errors.ts'
 
 /**
  * What a column holds. `count`: a whole number of at least 0 that a double holds exactly. `u64`: 64 bits unsigned, a bigint, kept as
- * decimal text because SQLite's integers are signed. With `?`, it may be absent (undefined, NULL).
+ * decimal text because SQLite's integers are signed. `bytes`: a Uint8Array. With `?`, it may be absent (undefined, NULL).
  */
-export type ColumnKind = 'text' | 'count' | 'u64' | 'text?' | 'count?' | 'u64?'
+export type ColumnKind = 'text' | 'count' | 'u64' | 'bytes' | 'text?' | 'count?' | 'u64?'
 /** By the names the program uses; the database's are the same `in_snake_case`. */
 export type Columns = Readonly<Record<string, ColumnKind>>
 
-type Plain<K> = K extends 'text' ? string : K extends 'count' ? number : bigint
+type Plain<K> = K extends 'text' ? string : K extends 'count' ? number : K extends 'bytes' ? Uint8Array : bigint
 export type Value<K extends ColumnKind> = K extends `${infer P}?` ? Plain<P> | undefined : Plain<K>
 export type Row<C extends Columns> = { readonly [N in keyof C]: Value<C[N]> }
 
@@ -38,6 +38,8 @@ export interface Statements {
 
 /** Bytes of the longest text that is kept: paths have at most 4096. */
 const LONGEST_TEXT = 4096
+/** Bytes of the largest value that is kept: more has to be put into several rows. */
+const MOST_BYTES = 2 ** 20
 /** Sums of checksums are kept modulo this, so that a double holds them exactly. */
 const DIGEST_MODULUS = 2 ** 48
 const U64_END = 2n ** 64n
@@ -92,6 +94,12 @@ export class Table<C extends Columns> {
   select(database: Statements, rest: string, ...values: SQLInputValue[]): Row<C>[] {
     const rows = database.statement(`${this.#select} ${rest}`).all(...values)
     return rows.map((each) => this.#read(database, each))
+  }
+
+  /** The same one by one, for rows that are large. Whoever stops early ends the reading. */
+  *each(database: Statements, rest: string, ...values: SQLInputValue[]): Generator<Row<C>> {
+    for (const each of database.statement(`${this.#select} ${rest}`).iterate(...values))
+      yield this.#read(database, each)
   }
 
   /** @throws DM_ARGUMENT_INVALID for a value its column cannot hold exactly */
@@ -174,11 +182,16 @@ export class Table<C extends Columns> {
     return row as Row<C>
   }
 
-  /** JSON tells a number from a text and from null, so no two different rows have the same form. */
+  /** JSON tells a number from a text and from null, so no two different rows have the same form; bytes are in it by their own checksum. */
   #checksum(values: readonly unknown[]): number {
-    return crc32(
-      JSON.stringify([this.name, ...values], (_, value: unknown) => (typeof value === 'bigint' ? `${value}n` : value))
+    const spelt = values.map((value) =>
+      typeof value === 'bigint'
+        ? `${value}n`
+        : value instanceof Uint8Array
+          ? { length: value.length, checksum: crc32(value) }
+          : value
     )
+    return crc32(JSON.stringify([this.name, ...spelt]))
   }
 }
 
@@ -202,6 +215,7 @@ function fits(kind: ColumnKind, value: unknown): boolean {
   if (value === undefined) return kind.endsWith('?')
   if (kind.startsWith('count')) return Number.isSafeInteger(value) && (value as number) >= 0
   if (kind.startsWith('u64')) return typeof value === 'bigint' && value >= 0n && value < U64_END
+  if (kind === 'bytes') return value instanceof Uint8Array && value.length <= MOST_BYTES
   // SQLite would replace what is not well-formed, and ends some texts at a NUL.
   return (
     typeof value === 'string' &&

@@ -7,10 +7,13 @@ import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
 import type { Catalog } from '../../../src/agent/catalog/catalog.ts'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
+import { ChunkWriter, type WrittenChunk } from '../../../src/agent/era/written-chunks.ts'
 import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
 import type { ServedTarget } from '../../../src/agent/catalog/fingerprint.ts'
 import type { CatalogView, OwnedPool } from '../../../src/agent/catalog/owned-pools.ts'
 import type { LeaseRecord } from '../../../src/agent/catalog/lease.ts'
+import type { EraHistoryFacts, EraSnapshot, HistoryPage } from '../../../src/agent/catalog/era-snapshots.ts'
+import type { EraVolume, eraView } from '../../../src/agent/catalog/era-volumes.ts'
 import { servedTable, type ServedRecord } from '../../../src/agent/catalog/served-targets.ts'
 
 /** A folder for one test, removed when it is over. */
@@ -54,10 +57,47 @@ export function newPool(name: string, changes: Partial<OwnedPool> = {}): Omit<Ow
   }
 }
 
+export function eraVolume(name: string, changes: Partial<EraVolume> = {}): Omit<EraVolume, 'createdAt'> {
+  return {
+    id: `era:${name}`,
+    name,
+    dmName: `${name}-era`,
+    dataDevice: '/dev/disk/by-id/lower',
+    dataIdentity: 'wwid:naa.5000',
+    metadataDevice: '/dev/disk/by-id/era-metadata',
+    metadataIdentity: 'partuuid:11-22',
+    blockSectors: 128,
+    sizeBytes: 2 ** 44,
+    line: `line of ${name}`,
+    lineBecause: 'attached',
+    newestEra: 1,
+    fewestBlocks: 2 ** 28,
+    guardCheckedAt: 5,
+    lowerSeen: '{}',
+    allowLossyKernel: false,
+    snapshotBy: '{"kind":"lvm"}',
+    ...changes
+  }
+}
+
+/** A bitmap of these blocks. */
+export function chunksOf(...runs: readonly (readonly [begin: number, end: number])[]): WrittenChunk[] {
+  const writer = new ChunkWriter()
+  for (const [begin, end] of runs) writer.addRun(begin, end)
+  return writer.takeLast()
+}
+
 export interface CatalogContent {
   view: CatalogView
   leases: LeaseRecord[]
   served: ServedRecord[]
+  era: {
+    view: ReturnType<typeof eraView>
+    snapshots: EraSnapshot[]
+    facts: EraHistoryFacts[]
+    /** What was written between each snapshot and every later one of its line. */
+    written: { least: number | undefined; page: HistoryPage | undefined }[]
+  }
 }
 
 /** Everything a catalog answers, with the names of thins in place of their ids, which are random. */
@@ -74,6 +114,7 @@ export function contentOfDatabase(database: CatalogDatabase): CatalogContent & {
   return {
     view: calls.view(),
     leases: calls.listLeases(),
+    era: eraContent(database),
     served: [...new Set(rows.map(({ handle }) => handle))].flatMap((handle) =>
       calls.findServed({ handle, identity: '' })
     ),
@@ -83,7 +124,26 @@ export function contentOfDatabase(database: CatalogDatabase): CatalogContent & {
   }
 }
 
-function withoutRandomIds(content: CatalogContent): unknown {
+function eraContent(database: CatalogDatabase): CatalogContent['era'] {
+  const calls = catalogCalls(database)
+  const snapshots = calls.eraSnapshots()
+  const pairs = snapshots.flatMap((base) =>
+    snapshots
+      .filter(({ volume, line, seq }) => volume === base.volume && line === base.line && seq > base.seq)
+      .map((target) => [base.id, target.id] as const)
+  )
+  return {
+    view: calls.eraView(),
+    snapshots,
+    facts: calls.eraHistoryFacts(),
+    written: pairs.map(([base, target]) => ({
+      least: calls.leastEraSize(base, target),
+      page: calls.eraWrites(base, target, { chunk: 0, seq: 0 })
+    }))
+  }
+}
+
+function withoutRandomIds(content: Omit<CatalogContent, 'era'>): unknown {
   const names = new Map(content.view.thins.map(({ id, pool, name }) => [id, `${pool}/${name}`]))
   return JSON.parse(
     JSON.stringify(content, (_, value: unknown) => {
@@ -128,4 +188,25 @@ export function fill(database: CatalogDatabase, targets = 20): void {
   }
   calls.beginLease({ device: 'dm:pool', purpose: 'thin_delta', factsBefore: 'thin-pool time 5' }, 4)
   calls.confirmLease('dm:pool', { heldRoot: 77, factsHeld: 'thin-pool time 5' })
+  fillEra(database)
+}
+
+/** An era volume with five snapshots in two lines, and one that was interrupted. */
+function fillEra(database: CatalogDatabase): void {
+  const calls = catalogCalls(database)
+  calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)
+  calls.completeEra('e')
+  for (let i = 1; i <= 5; i++) {
+    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, fewestBlocks: 2 ** 28 })
+    calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
+    const since = calls.beginEraHistory('e')
+    if (since.boundaryEra !== undefined) {
+      const blocks = Array.from({ length: 1500 }, (_, n) => [n * 37 * i, n * 37 * i + 1] as const)
+      calls.stageEraWrites('e', chunksOf(...blocks, [2 ** 24, 2 ** 24 + i * 100_000]))
+    }
+    const taken = { boundaryEra: 10 + i, sizeBytes: 2 ** 44, takenAt: i, suspendedMs: 12, lower: `{"lv":"s${i}"}` }
+    calls.recordEraSnapshot('e', { name: `s${i}`, ...taken }, since, i !== 3)
+  }
+  calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: 'next', token: 'token 6' }, 6)
+  calls.stageEraWrites('e', chunksOf([0, 1]))
 }

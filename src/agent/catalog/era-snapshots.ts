@@ -1,0 +1,421 @@
+/**
+ * The history of era volumes: their snapshots, and what was written between each and the one before.
+ *
+ * dm-era knows of each block only when it was last written to, so that what was written between two snapshots can be told exactly at the second
+ * one's time and never again. So it is stored then, as a bitmap (era/written-chunks.ts), and the answer for any pair is the union of the
+ * bitmaps of all boundaries after the base, up to and with the target:
+ *
+ *      boundary     1 ──────────── 2 ──────────── 3 ──────────── 4
+ *      bitmap       –      │       b2     │       b3     │       b4          what was written between 2 and 4: b3 ∪ b4
+ *
+ * A snapshot whose data were removed stays on record, as the base of what comes after; how long, retention says. When it is forgotten, its
+ * boundary is no longer asked for, and its bitmap is still part of what was written between its neighbours: it counts with the next
+ * boundary, and compaction puts the two together. *Bitmaps only ever move to later boundaries.* So whoever reads a range in the order of
+ * chunk and boundary, piece by piece, misses nothing that is moved meanwhile, as long as both ends of the range are still there.
+ */
+import { randomUUID } from 'node:crypto'
+import { DeltamapperError } from '../../errors.ts'
+import { ChunkUnion, type WrittenChunk } from '../era/written-chunks.ts'
+import type { CatalogDatabase } from './database.ts'
+import {
+  eraIntentsTable,
+  eraSnapshotsTable,
+  type EraVolumeRow,
+  eraVolumeRow,
+  eraVolumesTable,
+  eraWritesTable
+} from './era-tables.ts'
+import type { RowOf } from './table.ts'
+
+/** A snapshot of an era volume, for as long as it can be asked about. */
+export interface EraSnapshot {
+  /** Given by the catalog; never used again. */
+  readonly id: string
+  /** `id` of its volume. */
+  readonly volume: string
+  readonly name: string
+  /** Snapshots of different lines cannot be compared: what was written between them is not known. */
+  readonly line: string
+  /** Why its line began, in words. */
+  readonly lineBecause: string
+  /** Counts up in a volume, from 1 on, in the order in which snapshots were taken. */
+  readonly seq: number
+  /** The first era after the snapshot: the writes of all eras before are in it. */
+  readonly boundaryEra: number
+  /** Size of the volume in bytes when it was taken. */
+  readonly sizeBytes: number
+  /** Whether its bitmap has nothing but what was written since the one before: false where it may have more. */
+  readonly exact: boolean
+  /** Milliseconds since 1970, between suspend and resume; and how long that took. */
+  readonly takenAt: number
+  readonly suspendedMs: number
+  /** What the lower snapshot is, in a form of whoever took it. */
+  readonly lower: string
+  /** Since when its data are gone; undefined while they are not known to be. Milliseconds since 1970. */
+  readonly removedAt: number | undefined
+}
+
+/** What is known of a snapshot when it has been taken. */
+export type TakenSnapshot = Pick<
+  EraSnapshot,
+  'name' | 'boundaryEra' | 'sizeBytes' | 'takenAt' | 'suspendedMs' | 'lower'
+>
+
+/** Where a volume's history goes on from. */
+export interface LastBoundary {
+  readonly line: string
+  /** The first era after the last boundary; undefined before the first of a line. */
+  readonly boundaryEra: number | undefined
+}
+
+/** A place in the order in which bitmaps are read. */
+export interface HistoryPlace {
+  readonly chunk: number
+  readonly seq: number
+}
+
+export interface HistoryPage {
+  readonly chunks: readonly (WrittenChunk & HistoryPlace)[]
+  /** Nothing comes after these. */
+  readonly last: boolean
+}
+
+/** What doctor shows of a volume's history. */
+export interface EraHistoryFacts {
+  readonly volume: string
+  readonly line: string
+  readonly lineBecause: string
+  /** Snapshots on record; how many of them have lost their data; how many bitmaps may have more than was written. */
+  readonly snapshots: number
+  readonly removed: number
+  readonly supersets: number
+  /** Earlier histories of which there still are snapshots, that cannot be compared with those of the present one. */
+  readonly earlierLines: number
+  /** When the oldest and newest were taken; milliseconds since 1970. */
+  readonly oldestTakenAt: number | undefined
+  readonly newestTakenAt: number | undefined
+  /** Bitmaps, and their size in bytes. */
+  readonly bitmaps: number
+  readonly bytes: number
+}
+
+type SnapshotRow = RowOf<typeof eraSnapshotsTable>
+
+/** A page is full with so many bytes of bitmaps. */
+const PAGE_BYTES = 2 ** 20
+/** Rows that are removed at once: 132 KB each at most. */
+const ROWS_AT_ONCE = 32
+
+/** Where the next snapshot of a volume goes on from. Clears what an interrupted one has left. */
+export function beginEraHistory(database: CatalogDatabase, volume: string): LastBoundary {
+  return database.write(() => {
+    const tracked = eraVolumeRow(database, volume)
+    clearStagedWrites(database, tracked)
+    const { line, boundaryEra } = tracked
+    return { line, boundaryEra }
+  })
+}
+
+/** Stores a part of the next snapshot's bitmap. It counts for nothing before that is recorded. */
+export function stageEraWrites(database: CatalogDatabase, volume: string, chunks: readonly WrittenChunk[]): void {
+  database.write(() => {
+    const { id, line, lastSeq } = eraVolumeRow(database, volume)
+    for (const { chunk, blocks, bytes } of chunks) {
+      eraWritesTable.insert(database, { volume: id, chunk, seq: lastSeq + 1, line, blocks, bytes })
+    }
+  })
+}
+
+/**
+ * Records a snapshot together with the bitmap that was stored for it, and ends the volume's intent.
+ *
+ * @param since what `beginEraHistory` said: the history must not have moved on meanwhile
+ * @param exact whether the bitmap has nothing but what was written between the two boundaries
+ * @throws DM_HISTORY_BROKEN when the era of the boundary lies before the last one's; DM_INTERNAL
+ */
+export function recordEraSnapshot(
+  database: CatalogDatabase,
+  volume: string,
+  taken: TakenSnapshot,
+  since: LastBoundary,
+  exact: boolean
+): EraSnapshot {
+  return database.write(() => {
+    const tracked = eraVolumeRow(database, volume)
+    const pending = eraIntentsTable.get(database, { volume })
+    if (pending?.kind !== 'snapshot' || pending.snapshot !== taken.name) {
+      throw defect(`${volume}/${taken.name} is to be recorded, while ${pending?.kind ?? 'nothing'} is under way`)
+    }
+    if (tracked.line !== since.line || tracked.boundaryEra !== since.boundaryEra) {
+      throw defect(`the history of ${volume} has moved on while ${taken.name} was recorded`)
+    }
+    const isFirst = tracked.boundaryEra === undefined
+    if (tracked.boundaryEra !== undefined && taken.boundaryEra < tracked.boundaryEra) {
+      throw new DeltamapperError(
+        'DM_HISTORY_BROKEN',
+        `era volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
+        'take a full backup; `deltamapper doctor` shows what is wrong with the volume'
+      )
+    }
+    const replaced = eraSnapshotsTable.get(database, { volume: tracked.id, name: taken.name })
+    if (replaced !== undefined) {
+      if (replaced.removedAt === undefined) throw defect(`there already is a snapshot ${volume}/${taken.name}`)
+      forget(database, replaced)
+    }
+    // What was just forgotten may have been the last one.
+    const { id, line, lineBecause, lastSeq, leastBytes, openExact } = eraVolumeRow(database, volume)
+    const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = taken
+    const row: SnapshotRow = {
+      ...{ id: `era-snapshot:${randomUUID()}`, volume: id, seq: lastSeq + 1, name, line, lineBecause },
+      ...{ boundaryEra, sizeBytes, takenAt, suspendedMs, lower, removedAt: undefined },
+      leastBytes: isFirst ? sizeBytes : Math.min(leastBytes, sizeBytes),
+      exact: isFirst || (exact && openExact === 1) ? 1 : 0
+    }
+    eraSnapshotsTable.insert(database, row)
+    eraVolumesTable.update(database, eraVolumeRow(database, volume), {
+      ...{ boundaryEra, leastBytes: sizeBytes, openExact: 1, lastSeq: lastSeq + 1 }
+    })
+    eraIntentsTable.delete(database, [pending])
+    return snapshotOf(row)
+  })
+}
+
+/** The snapshots of a volume, or of all, in the order in which they were taken; those without data as well. @param volume its name */
+export function eraSnapshots(database: CatalogDatabase, volume?: string): EraSnapshot[] {
+  const id = volume === undefined ? undefined : eraVolumeRow(database, volume).id
+  const rows =
+    id === undefined
+      ? eraSnapshotsTable.select(database, 'ORDER BY volume, seq')
+      : eraSnapshotsTable.select(database, 'WHERE volume = ? ORDER BY seq', id)
+  return rows.map(snapshotOf)
+}
+
+/** @param volume its name */
+export function findEraSnapshot(database: CatalogDatabase, volume: string, name: string): EraSnapshot | undefined {
+  const tracked = eraVolumesTable.get(database, { name: volume })
+  const row = tracked && eraSnapshotsTable.get(database, { volume: tracked.id, name })
+  return row && snapshotOf(row)
+}
+
+/** Records that a snapshot's data are gone. It can still be asked about, and its name may be used again. */
+export function deleteEraSnapshot(database: CatalogDatabase, volume: string, name: string, at: number): void {
+  database.write(() => {
+    const row = eraSnapshotsTable.get(database, { volume: eraVolumeRow(database, volume).id, name })
+    if (row !== undefined && row.removedAt === undefined) eraSnapshotsTable.update(database, row, { removedAt: at })
+  })
+}
+
+/**
+ * The least size in bytes that a volume had from one of its snapshots to a later one of the same line, both included; undefined when
+ * either is no longer on record.
+ */
+export function leastEraSize(database: CatalogDatabase, base: string, target: string): number | undefined {
+  const ends = rangeOf(database, base, target)
+  if (ends === undefined) return undefined
+  const { volume, from, to } = ends
+  const between = eraSnapshotsTable.select(
+    database,
+    'WHERE volume = ? AND seq > ? AND seq <= ?',
+    volume,
+    from.seq,
+    to.seq
+  )
+  return Math.min(from.sizeBytes, ...between.map(({ leastBytes }) => leastBytes))
+}
+
+/**
+ * Bitmaps of the boundaries after the base, up to and with the target, by chunk and boundary.
+ *
+ * @param after the place of the last one that was read; `seq` 0 for none of a chunk
+ * @returns undefined when either snapshot is no longer on record: what was read before then still counts, and there is no more
+ * @throws DM_CATALOG_DAMAGED
+ */
+export function eraWrites(
+  database: CatalogDatabase,
+  base: string,
+  target: string,
+  after: HistoryPlace
+): HistoryPage | undefined {
+  const ends = rangeOf(database, base, target)
+  if (ends === undefined) return undefined
+  const { volume, from, to } = ends
+  const chunks: (WrittenChunk & HistoryPlace)[] = []
+  let bytes = 0
+  const rows = eraWritesTable.each(
+    database,
+    'WHERE volume = ? AND (chunk, seq) > (?, ?) AND seq > ? AND seq <= ? ORDER BY chunk, seq',
+    ...[volume, after.chunk, after.seq, from.seq, to.seq]
+  )
+  for (const { chunk, seq, blocks, bytes: bitmap } of rows) {
+    chunks.push({ chunk, seq, blocks, bytes: bitmap })
+    bytes += bitmap.length
+    if (bytes >= PAGE_BYTES) return { chunks, last: false }
+  }
+  return { chunks, last: true }
+}
+
+/**
+ * Forgets snapshots taken before a time, and beyond a number for each volume: first those without data, then the oldest. What was
+ * forgotten cannot be asked about; what was written between its neighbours stays known.
+ *
+ * @returns how many
+ */
+export function forgetEraSnapshots(
+  database: CatalogDatabase,
+  { before, keep }: { before: number; keep: number }
+): number {
+  return database.write(() => {
+    let forgotten = 0
+    for (const { id } of eraVolumesTable.find(database, {})) {
+      const all = eraSnapshotsTable.select(database, 'WHERE volume = ? ORDER BY seq', id)
+      const doomed = new Set(all.filter(({ takenAt }) => takenAt < before))
+      const expendable = [...all.filter(isRemoved), ...all.filter((each) => !isRemoved(each))]
+      for (const each of expendable) if (all.length - doomed.size > keep) doomed.add(each)
+      for (const each of doomed) forget(database, each)
+      forgotten += doomed.size
+    }
+    return forgotten
+  })
+}
+
+/**
+ * Puts bitmaps of forgotten boundaries together with the next one's, and removes what no pair of snapshots needs any more; a few at a time.
+ *
+ * @returns how many bitmaps are gone; call again while it is not 0
+ */
+export function compactEraHistory(database: CatalogDatabase): number {
+  return database.write(() => {
+    let gone = 0
+    for (const volume of eraVolumesTable.find(database, {})) {
+      gone += compact(database, volume, ROWS_AT_ONCE - gone)
+      if (gone >= ROWS_AT_ONCE) break
+    }
+    return gone
+  })
+}
+
+/** The history of each volume, by name. */
+export function eraHistoryFacts(database: CatalogDatabase): EraHistoryFacts[] {
+  return eraVolumesTable.find(database, {}).map(({ id, name, line, lineBecause }) => {
+    const snapshots = eraSnapshotsTable.select(database, 'WHERE volume = ? ORDER BY seq', id)
+    const sums = 'SELECT COUNT(*) AS bitmaps, TOTAL(LENGTH(bytes)) AS bytes FROM era_writes WHERE volume = ?'
+    const { bitmaps, bytes } = database.statement(sums).get(id) as { bitmaps: number; bytes: number }
+    return {
+      ...{ volume: name, line, lineBecause, bitmaps, bytes },
+      snapshots: snapshots.length,
+      removed: snapshots.filter(isRemoved).length,
+      supersets: snapshots.filter(({ exact }) => exact === 0).length,
+      earlierLines: new Set(snapshots.map((each) => each.line)).difference(new Set([line])).size,
+      oldestTakenAt: snapshots.at(0)?.takenAt,
+      newestTakenAt: snapshots.at(-1)?.takenAt
+    }
+  })
+}
+
+/** Removes all of a volume's history, in a transaction of the caller's. */
+export function forgetVolumeHistory(database: CatalogDatabase, volume: string): void {
+  while (deleteWrites(database, ROWS_AT_ONCE, 'volume = ?', volume) > 0);
+  eraSnapshotsTable.delete(database, eraSnapshotsTable.find(database, { volume }))
+}
+
+/** Removes what was stored for a snapshot that was not recorded, in a transaction of the caller's. */
+export function clearStagedWrites(database: CatalogDatabase, { id, lastSeq }: EraVolumeRow): void {
+  while (deleteWrites(database, ROWS_AT_ONCE, 'volume = ? AND seq > ?', id, lastSeq) > 0);
+}
+
+/** What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come. */
+function forget(database: CatalogDatabase, row: SnapshotRow): void {
+  eraSnapshotsTable.delete(database, [row])
+  const { volume, line, seq, leastBytes, exact } = row
+  const rest = eraSnapshotsTable.select(database, 'WHERE volume = ? AND line = ? ORDER BY seq', volume, line)
+  const next = rest.find((each) => each.seq > seq)
+  const tracked = eraVolumesTable.get(database, { id: volume })
+  if (tracked === undefined) throw defect(`there is no volume ${volume} of snapshot ${row.name}`)
+  const isNewest = next === undefined && tracked.line === line
+  if (rest.length === 0 && isNewest) {
+    // Nothing is left to be a base: the next one is the first.
+    eraVolumesTable.update(database, tracked, { boundaryEra: undefined, leastBytes: tracked.sizeBytes, openExact: 1 })
+  } else if (rest.at(0) !== next) {
+    // Something before it is left, which what comes after is compared with.
+    if (next !== undefined) {
+      eraSnapshotsTable.update(database, next, {
+        leastBytes: Math.min(next.leastBytes, leastBytes),
+        exact: Math.min(next.exact, exact)
+      })
+    } else if (isNewest) {
+      eraVolumesTable.update(database, tracked, {
+        leastBytes: Math.min(tracked.leastBytes, leastBytes),
+        openExact: Math.min(tracked.openExact, exact)
+      })
+    }
+  }
+}
+
+function compact(database: CatalogDatabase, volume: EraVolumeRow, most: number): number {
+  const snapshots = eraSnapshotsTable.select(database, 'WHERE volume = ? ORDER BY seq', volume.id)
+  const recorded = database.statement('SELECT DISTINCT line, seq FROM era_writes WHERE volume = ? AND seq <= ?')
+  let gone = 0
+  for (const each of recorded.all(volume.id, volume.lastSeq)) {
+    if (gone >= most) break
+    const { line, seq } = each as { line: string; seq: number }
+    const ofLine = snapshots.filter((snapshot) => snapshot.line === line)
+    const isNeeded = ofLine.length > 0 && ofLine[0].seq < seq
+    const next = ofLine.find((snapshot) => snapshot.seq >= seq)
+    const isAwaited = next === undefined && line === volume.line
+    if (!isNeeded || (next === undefined && !isAwaited)) {
+      gone += deleteWrites(database, most - gone, 'volume = ? AND seq = ?', volume.id, seq)
+    } else if (next !== undefined && next.seq !== seq) {
+      gone += mergeWrites(database, volume.id, seq, next.seq, most - gone)
+    }
+  }
+  return gone
+}
+
+/** @returns how many */
+function deleteWrites(database: CatalogDatabase, most: number, where: string, ...values: (string | number)[]): number {
+  const rows = eraWritesTable.select(database, `WHERE ${where} LIMIT ?`, ...values, most)
+  eraWritesTable.delete(database, rows)
+  return rows.length
+}
+
+/** Moves bitmaps of one boundary to a later one. @returns how many */
+function mergeWrites(database: CatalogDatabase, volume: string, seq: number, into: number, most: number): number {
+  const rows = eraWritesTable.select(database, 'WHERE volume = ? AND seq = ? LIMIT ?', volume, seq, most)
+  for (const row of rows) {
+    eraWritesTable.delete(database, [row])
+    const other = eraWritesTable.get(database, { volume, chunk: row.chunk, seq: into })
+    if (other === undefined) {
+      eraWritesTable.insert(database, { ...row, seq: into })
+      continue
+    }
+    using union = new ChunkUnion(row.chunk)
+    union.add(row)
+    union.add(other)
+    const { blocks, bytes } = union.toChunk()
+    eraWritesTable.update(database, other, { blocks, bytes })
+  }
+  return rows.length
+}
+
+/** Two snapshots as they are on record now; undefined when either is not. @throws DM_INTERNAL for what no one may ask */
+function rangeOf(database: CatalogDatabase, base: string, target: string) {
+  const from = eraSnapshotsTable.get(database, { id: base })
+  const to = eraSnapshotsTable.get(database, { id: target })
+  if (from === undefined || to === undefined) return undefined
+  if (from.volume !== to.volume || from.line !== to.line || from.seq > to.seq) {
+    throw defect(`${from.name} and ${to.name} were to be compared, of different lines or in reverse`)
+  }
+  return { volume: from.volume, from, to }
+}
+
+function isRemoved({ removedAt }: SnapshotRow): boolean {
+  return removedAt !== undefined
+}
+
+function snapshotOf({ leastBytes: _least, exact, ...snapshot }: SnapshotRow): EraSnapshot {
+  return { ...snapshot, exact: exact === 1 }
+}
+
+function defect(what: string): DeltamapperError {
+  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
+}
