@@ -147,7 +147,7 @@ async function work(port: NonNullable<typeof parentPort>, options: WriterOptions
   } catch (error) {
     port.postMessage({
       kind: 'failed',
-      why: error instanceof Error ? `${error.message} ${String(error.cause ?? '')}` : String(error)
+      why: error instanceof Error ? [error.message, error.cause].map(String).join('; ') : String(error)
     } satisfies Answer)
   } finally {
     closeOthers()
