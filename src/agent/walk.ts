@@ -166,18 +166,14 @@ async function find(
   const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
   if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
-    const isItsVolume = base.volume !== undefined && base.volume === target.identity
-    throw isItsVolume
-      ? new DeltamapperError(
-          'DM_ORDER_REVERSED',
-          `target ${target.handle} is the volume that base ${base.handle} was taken of, and goes on being written to`,
-          'take another snapshot of it, and ask for that'
-        )
-      : new DeltamapperError(
-          'DM_ORDER_REVERSED',
-          `base ${base.handle} was taken after target ${target.handle}`,
-          'ask the other way round'
-        )
+    const [what, remedy] =
+      base.volume !== undefined && base.volume === target.identity
+        ? [
+            `target ${target.handle} is the volume that base ${base.handle} was taken of, and goes on being written to`,
+            'take another snapshot of it, and ask for that'
+          ]
+        : [`base ${base.handle} was taken after target ${target.handle}`, 'ask the other way round']
+    throw new DeltamapperError('DM_ORDER_REVERSED', what, remedy)
   }
   return {
     base: base && baseDevice && { snapshot: base, device: baseDevice },
