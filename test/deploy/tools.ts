@@ -37,7 +37,7 @@ export function runTool(
 ): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = execFile(path, args, { cwd, env, maxBuffer: 2 ** 24 }, (error, stdout, stderr) => {
-      if (error !== null && typeof error.code !== 'number') reject(error)
+      if (error !== null && typeof error.code !== 'number') reject(new Error(error.message, { cause: error }))
       else resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr })
     })
     child.stdin?.on('error', () => undefined).end(input ?? '')

@@ -87,6 +87,9 @@ export const promtool = (): Program => withLibraries('promtool')
 export const shellcheck = (): Program => withLibraries('shellcheck')
 export const systemdAnalyze = (): Program => withLibraries('systemd-analyze')
 
+/** The units that come with systemd. */
+export const systemUnits = (): string => join(folder, 'lib/systemd/system')
+
 /** Ruby with its standard library, which is not where it was built for. */
 export function ruby(): Program {
   const { path, env } = withLibraries('ruby3.1')

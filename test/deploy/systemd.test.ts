@@ -1,0 +1,105 @@
+/**
+ * The units for hosts without Kubernetes: systemd itself finds nothing wrong with them, they start commands that there are, and their
+ * example configurations are ones that these take.
+ */
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import test from 'ava'
+import { parse } from 'yaml'
+import { agentConfig } from '../../src/agent/config.ts'
+import { routerConfig } from '../../src/router/config.ts'
+import { runCommand } from '../cli/run-command.ts'
+import { systemdAnalyze, systemUnits } from '../lab/deploy-tools.ts'
+import { project, runTool, toolTest } from './tools.ts'
+
+const folder = join(project, 'deploy/systemd')
+const units = (await readdir(folder)).filter((name) => name.endsWith('.service'))
+
+/** The settings of a unit; of one that is given more than once, all. */
+async function settings(unit: string): Promise<Map<string, string[]>> {
+  const found = new Map<string, string[]>()
+  for (const line of (await readFile(join(folder, unit), 'utf8')).split('\n')) {
+    const [, name, value] = /^(\w+)=(.*)$/.exec(line) ?? []
+    if (name !== undefined && value !== undefined) found.set(name, [...(found.get(name) ?? []), value])
+  }
+  return found
+}
+
+toolTest('systemd finds nothing wrong with the units', async (t) => {
+  t.true(units.includes('deltamapper-agent.service') && units.includes('deltamapper-router.service'))
+  // A root of their own, where what they start is installed.
+  const root = await mkdtemp(join(tmpdir(), 'units-'))
+  t.teardown(() => rm(root, { recursive: true }))
+  const place = join(root, 'etc/systemd/system')
+  await cp(systemUnits(), place, { recursive: true, verbatimSymlinks: true })
+  for (const each of ['usr/bin', 'bin', 'sbin', 'usr/sbin']) await mkdir(join(root, each), { recursive: true })
+  for (const each of ['usr/bin/deltamapper', 'sbin/dmsetup', 'usr/bin/node']) {
+    await writeFile(join(root, each), '#!/bin/sh\n', { mode: 0o755 })
+  }
+  for (const unit of units) await cp(join(folder, unit), join(place, unit))
+  for (const unit of units) {
+    const { status, stderr } = await runTool(systemdAnalyze(), [
+      'verify',
+      '--man=no',
+      `--root=${root}`,
+      `/etc/systemd/system/${unit}`
+    ])
+    // (Targets of a system that is not there.)
+    const said = stderr
+      .split('\n')
+      .filter(
+        (line) => line !== '' && !/Unit \S+ not found|Failed to (open|determine) .*(cgroup|supported)/i.test(line)
+      )
+    t.deepEqual(said, [], unit)
+    t.is(status, 0, `${unit}: ${stderr}`)
+  }
+})
+
+toolTest('the router is shut in as far as systemd can, the agent as far as device-mapper allows', async (t) => {
+  const exposure = async (unit: string) => {
+    const { stdout, stderr } = await runTool(systemdAnalyze(), [
+      'security',
+      '--offline=true',
+      '--no-pager',
+      join(folder, unit)
+    ])
+    const [, figure] = /Overall exposure level for \S+: ([\d.]+)/.exec(stdout) ?? []
+    if (figure === undefined) throw new Error(`${stdout}${stderr}`)
+    return Number(figure)
+  }
+  t.true((await exposure('deltamapper-router.service')) < 2)
+  t.true((await exposure('deltamapper-agent.service')) < 6)
+})
+
+test('agent and router are started with a configuration that they take', async (t) => {
+  const configurations = { agent: agentConfig, router: routerConfig }
+  for (const [name, schema] of Object.entries(configurations)) {
+    const [start] = (await settings(`deltamapper-${name}.service`)).get('ExecStart') ?? []
+    const [program = '', command, option, file = ''] = start?.split(' ') ?? []
+    t.deepEqual([basename(program), command, option], ['deltamapper', name, '--config'])
+    t.regex((await runCommand([name, '--help'])).stdout, /--config <file>/)
+    t.truthy(schema.parse(parse(await readFile(join(folder, basename(file)), 'utf8'))))
+  }
+})
+
+test('sockets and catalog are in folders that systemd makes', async (t) => {
+  for (const name of ['agent', 'router']) {
+    const unit = await settings(`deltamapper-${name}.service`)
+    const configuration = parse(await readFile(join(folder, `${name}.yaml`), 'utf8')) as { listen: string[] }
+    const [socket = ''] = configuration.listen
+    t.true(socket.startsWith(`unix:///run/${unit.get('RuntimeDirectory')?.[0]}/`), socket)
+  }
+  const agent = await settings('deltamapper-agent.service')
+  t.true(agentConfig.parse({}).catalog.startsWith(`/var/lib/${agent.get('StateDirectory')?.[0]}/`))
+})
+
+test('systemd waits for longer than streams are drained', async (t) => {
+  for (const [name, { drainSeconds }] of Object.entries({
+    agent: agentConfig.parse({}),
+    router: routerConfig.parse(parse(await readFile(join(folder, 'router.yaml'), 'utf8')))
+  })) {
+    const [seconds] = (await settings(`deltamapper-${name}.service`)).get('TimeoutStopSec') ?? []
+    t.true(Number(seconds) > drainSeconds + 5)
+  }
+})
