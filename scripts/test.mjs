@@ -20,6 +20,8 @@ const withLab = !options.includes('--no-lab')
 const files = options.filter((each) => !each.startsWith('--'))
 /** A lab has one processor; each takes 1 GiB of memory. */
 const labsAtOnce = Math.min(4, availableParallelism())
+/** Whoever prints nothing for so long hangs: a process that something keeps from ending, say. */
+const QUIET_MS = 10 * 60_000
 const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
 
@@ -106,11 +108,19 @@ function run(program, args, onLine) {
   return new Promise((resolve, reject) => {
     const env = { ...process.env, PATH: `${bin}:${process.env.PATH}` }
     const child = spawn(program, args, { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'inherit'] })
+    const hung = setTimeout(() => {
+      console.log(`# nothing for ${QUIET_MS / 60_000} minutes, and so ended: ${program} ${args.join(' ')}`)
+      child.kill()
+    }, QUIET_MS)
     const lines = createInterface({ input: child.stdout })
-    lines.on('line', onLine)
+    lines.on('line', (line) => {
+      hung.refresh()
+      onLine(line)
+    })
     const shown = once(lines, 'close')
     child.on('error', reject)
     child.on('exit', (status, signal) => {
+      clearTimeout(hung)
       shown.then(() => resolve(status ?? signal), reject)
     })
   })
