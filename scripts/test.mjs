@@ -12,6 +12,7 @@ import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { clearTimeout, setTimeout } from 'node:timers'
 import { ensureDependencies, ensureLab, projectFolder, projectNode } from './setup.mjs'
 
 const bin = join(projectFolder, 'node_modules/.bin')
