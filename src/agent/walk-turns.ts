@@ -1,9 +1,9 @@
 /**
  * Who goes on when more walks want to than a thread can serve well: clients take turns, however many walks each of them has.
  *
- * A turn is the making of one message. A few are under way at a time, so that one walk computes while others wait for their reads, and every
- * client has an equal share of them, at least one: a client with a single walk never stands behind the hundreds of another. Among
- * the walks of one client, who has waited longest is next.
+ * A turn is one message: the making of it, in a walker thread, or its passing on, in the main thread. A few are under way at a time, so that
+ * one walk computes while others wait for their reads, and every client has an equal share of them, at least one: a client with a
+ * single walk never stands behind the hundreds of another. Among the walks of one client, who has waited longest is next.
  *
  * A walk that waits for a device, or has nothing to say for long, must not keep others from theirs: while somebody waits, a turn that
  * takes too long no longer counts. So this bounds nobody's answer in time; it only says who comes first.
@@ -14,7 +14,7 @@ const AT_ONCE = 4
 /** After so long, a turn no longer counts, in milliseconds. */
 const OVERDUE_MS = 50
 
-/** To be ended, once. */
+/** To be ended, once. It is over when the thread has looked after what else came in: nobody is next who has not been heard. */
 export interface Turn {
   end(): void
 }
@@ -63,7 +63,7 @@ export class WalkTurns {
       const others = this.#waiting.get(client)
       if (others) others.push(waiting)
       else this.#waiting.set(client, [waiting])
-      this.#timer ??= setTimeout(() => this.#forgetOverdue(), this.#overdueMs)
+      this.#timer ??= setTimeout(() => this.#forgetOverdue(), this.#overdueMs).unref()
     })
   }
 
@@ -82,12 +82,14 @@ export class WalkTurns {
     const turn: CountedTurn = {
       client,
       since: performance.now(),
-      end: () => {
-        if (this.#counted.delete(turn) && this.#waiting.size > 0) this.#next()
-      }
+      end: () => setImmediate(() => this.#over(turn))
     }
     this.#counted.add(turn)
     return turn
+  }
+
+  #over(turn: CountedTurn): void {
+    if (this.#counted.delete(turn) && this.#waiting.size > 0) this.#next()
   }
 
   /** Gives out the turns that are free. A client that gets one goes to the end of the line. */
@@ -116,6 +118,6 @@ export class WalkTurns {
     const before = performance.now() - this.#overdueMs
     for (const turn of this.#counted) if (turn.since <= before) this.#counted.delete(turn)
     this.#next()
-    if (this.#waiting.size > 0) this.#timer ??= setTimeout(() => this.#forgetOverdue(), this.#overdueMs)
+    if (this.#waiting.size > 0) this.#timer ??= setTimeout(() => this.#forgetOverdue(), this.#overdueMs).unref()
   }
 }

@@ -8,6 +8,7 @@ import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
 import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest } from './walk.ts'
+import { WalkTurns } from './walk-turns.ts'
 import type { EngineReport } from './engine-walk.ts'
 import type { ToolEngine } from './tool-engine.ts'
 import {
@@ -22,6 +23,8 @@ import {
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
+/** Messages that are passed on before connections are looked after again, which is when whoever has little to say gets its next one. */
+const PASSED_AT_ONCE = 8
 /** A thread that died is replaced after this long, or at once when there is no other. Milliseconds. */
 const RESTART_AFTER_MS = 1000
 /** At the end, walks with tools have so long to end them. Milliseconds. */
@@ -94,6 +97,7 @@ export class Walkers {
   readonly #reading: Pick<WalkRequest, Reading>
   readonly #tools: ToolEngine | undefined
   readonly #onEnd: NonNullable<WalkersOptions['onEnd']>
+  readonly #turns = new WalkTurns({ atOnce: PASSED_AT_ONCE })
   readonly #ended: Record<WalkKind, TimedStatistics> = { allocated: noStatistics(), delta: noStatistics() }
 
   /** @param count threads to run; walks take turns in each */
@@ -196,10 +200,12 @@ export class Walkers {
           if (this.#tools) void this.#hold(this.#tools, thread, id, seen, over.signal)
         }
         for (const device of walk.pristine.splice(0)) knowledge.rememberPristine(device)
-        const message = walk.arrived.shift()
-        if (message) {
+        if (walk.arrived.length > 0) {
+          const turn = await this.#turns.take(client, signal)
+          turn.end()
+          signal.throwIfAborted()
           say(thread, { kind: 'credit', id, messages: 1 })
-          yield message
+          yield walk.arrived.shift()!
         } else if (walk.outcome === 'complete') return
         else if (walk.outcome) throw walk.outcome
         else await new Promise<void>((resolve) => (walk.wake = resolve))

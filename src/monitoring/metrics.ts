@@ -5,7 +5,7 @@
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { ServerObserver } from '../grpc/server.ts'
-import type { CallObserver } from '../grpc/snapshot-metadata.ts'
+import type { CallObserver, MethodName } from '../grpc/snapshot-metadata.ts'
 import type { Certificates } from '../grpc/tls.ts'
 import type { Readiness } from './readiness.ts'
 
@@ -88,12 +88,15 @@ function countCalls(registry: Registry): CallObserver {
     ...{ labelNames, registers }
   })
   // Looked up once: a call may have millions of messages.
+  const counters = (method: MethodName) => {
+    const found = { messages: messages.labels(method), bytes: bytes.labels(method) }
+    found.messages.inc(0)
+    found.bytes.inc(0)
+    return found
+  }
   const sent = {
-    GetMetadataAllocated: {
-      messages: messages.labels('GetMetadataAllocated'),
-      bytes: bytes.labels('GetMetadataAllocated')
-    },
-    GetMetadataDelta: { messages: messages.labels('GetMetadataDelta'), bytes: bytes.labels('GetMetadataDelta') }
+    GetMetadataAllocated: counters('GetMetadataAllocated'),
+    GetMetadataDelta: counters('GetMetadataDelta')
   }
   return {
     begun: () => running.inc(),

@@ -46,11 +46,15 @@ class Watched {
     return watched
   }
 
-  walk(request: Asked, signal = new AbortController().signal, ...onSeen: Parameters<Walkers['walk']>[2][]) {
+  walk(
+    request: Asked,
+    signal = new AbortController().signal,
+    ...more: [onSeen?: Parameters<Walkers['walk']>[2], client?: string]
+  ) {
     const { messages, statistics, capacityBytes } = this.walkers.walk(
       { base: undefined, startingOffset: 0, maxResults: 0, ...request },
       signal,
-      ...onSeen
+      ...more
     )
     return { messages: messages[Symbol.asyncIterator](), statistics, capacityBytes }
   }
@@ -151,6 +155,73 @@ test.serial('a walk runs no further ahead of who takes its messages than two, an
   t.deepEqual(extents, await pool.extents(undefined, 'big'))
   t.is(statistics?.().extents, EXTENTS)
   await watched.idle(t)
+})
+
+test.serial('a client with many walks leaves their share to others', async (t) => {
+  const watched = await Watched.start(t, 1)
+  const pool = await big
+  const request = { target: pool.snapshot('big'), maxResults: 100 }
+  const controller = new AbortController()
+  const greedy = Array.from(
+    { length: 60 },
+    () => watched.walk(request, controller.signal, undefined, 'greedy').messages
+  )
+  let taken = 0
+  const all = greedy.map(async (messages) => {
+    // For ever: who has come to the end begins anew.
+    for (let walk = messages; !controller.signal.aborted;) {
+      const { done } = await walk.next()
+      if (done) walk = watched.walk(request, controller.signal, undefined, 'greedy').messages
+      else taken++
+    }
+  })
+  while (taken < 1000) await setTimeout(5)
+  taken = 0
+  const { messages } = watched.walk(request, undefined, undefined, 'modest')
+  let own = 0
+  while (!(await messages.next()).done) own++
+  t.is(own, EXTENTS / 100)
+  // Were all walks alike, it would be sixty times as many.
+  t.true(taken < 20 * own, `${taken} messages of others, ${own} of its own`)
+  controller.abort(new DeltamapperError('DM_CANCELLED', 'enough', 'nothing'))
+  await Promise.allSettled(all)
+  await watched.idle(t)
+})
+
+test.serial('what walks have cost is counted, while they go on and when they have ended', async (t) => {
+  const watched = await Watched.start(t, 2)
+  const pool = await sample
+  const bigger = (await big).snapshot('big')
+  const { messages, statistics } = watched.walk({ target: bigger, maxResults: 100 })
+  await messages.next()
+  await setTimeout(20)
+  const { allocated } = watched.walkers.totals
+  t.true(allocated.nodesRead > 0 && allocated.extents > 0 && allocated.bytesRead >= 4096)
+  await rest(messages)
+  const changed = watched.walk({ base: pool.snapshot('mon'), target: pool.snapshot('wed') })
+  const found = (await rest(changed.messages)).length
+  await watched.idle(t)
+  const { totals } = watched.walkers
+  t.is(totals.allocated.extents, EXTENTS)
+  t.is(totals.allocated.nodesRead, statistics!().nodesRead)
+  t.true(totals.delta.extents >= found)
+  t.true(totals.allocated.walkMs > 0 && totals.delta.walkMs > 0)
+})
+
+test.serial('threads that have died are alive again once they are looked after', async (t) => {
+  const watched = await Watched.start(t, 2)
+  t.is(watched.walkers.alive, 2)
+  await watched.threads[0].terminate()
+  await watched.threads[1].terminate()
+  while (watched.walkers.alive > 0) await setTimeout(5)
+  watched.walkers.revive()
+  t.is(watched.walkers.alive, 0, 'not at once')
+  while (watched.walkers.alive < 2) {
+    await setTimeout(50)
+    watched.walkers.revive()
+  }
+  await setImmediate()
+  t.is(watched.threads.length, 4)
 })
 
 test.serial('a walk that is left ends in its thread as well', async (t) => {
