@@ -21,8 +21,8 @@ const idleMs = 60_000
 export class AgentChannels {
   readonly #tls: { readonly certificates: Certificates; readonly agentName: string } | undefined
   readonly #channels = new Map<string, Client>()
-  /** With certificates that are no longer ours. Few: certificates are renewed once in weeks. */
-  readonly #retired = new Set<Client>()
+  /** No longer to be used, by reason of their certificates or their addresses. Calls under way hold them; once idle, they are gone. */
+  readonly #retired = new Set<WeakRef<Client>>()
   readonly #stopListening: (() => void) | undefined
 
   /** @param tls for agents at `tcp://` addresses, whose certificates have to carry `agentName` */
@@ -30,9 +30,18 @@ export class AgentChannels {
     this.#tls = tls
     // New certificates, new connections; calls under way go on over the old ones.
     this.#stopListening = tls?.certificates.onChange(() => {
-      for (const channel of this.#channels.values()) this.#retired.add(channel)
-      this.#channels.clear()
+      this.retain(new Set())
     })
+  }
+
+  /** Leaves the connections to all other addresses to the calls under way over them. */
+  retain(addresses: ReadonlySet<string>): void {
+    for (const [address, channel] of this.#channels) {
+      if (addresses.has(address)) continue
+      this.#channels.delete(address)
+      this.#retired.add(new WeakRef(channel))
+    }
+    for (const retired of this.#retired) if (retired.deref() === undefined) this.#retired.delete(retired)
   }
 
   to(address: string): Client {
@@ -52,7 +61,8 @@ export class AgentChannels {
   /** Ends the calls that are still under way. */
   close(): void {
     this.#stopListening?.()
-    for (const channel of [...this.#channels.values(), ...this.#retired]) channel.close()
+    for (const channel of this.#channels.values()) channel.close()
+    for (const retired of this.#retired) retired.deref()?.close()
     this.#channels.clear()
     this.#retired.clear()
   }

@@ -28,9 +28,12 @@ import { RelayedStatus, type WireStatus } from './status.ts'
 /** Where to ask, and by which handle. */
 export interface Place {
   readonly node: string
+  /** Where its agent is now. */
   readonly address: string
   /** What the node's agent calls the snapshot. */
   readonly handle: string
+  /** How old the knowledge is that it is there, where that is not kept up to date. For the log. */
+  readonly ageSeconds?: number | undefined
 }
 
 /**
@@ -129,7 +132,11 @@ export function routerBackend(
         await pausing(pause, signal)
       }
     }
-    return { messages: messages(), node: place.node, statistics: () => ({ tries }) }
+    return {
+      messages: messages(),
+      node: place.node,
+      statistics: () => ({ tries, ...(place.ageSeconds !== undefined && { placeAgeSeconds: place.ageSeconds }) })
+    }
   }
 }
 

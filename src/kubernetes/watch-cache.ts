@@ -24,7 +24,7 @@ export interface CacheOptions {
   readonly path: string
   readonly query?: Record<string, string>
   /** What an object is found by. */
-  keys(object: KubernetesObject): readonly string[]
+  readonly keys: (object: KubernetesObject) => readonly string[]
   readonly logger: Logger
 }
 

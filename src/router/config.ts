@@ -7,10 +7,23 @@ import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
+import { driverKinds, kindsByName } from './drivers/kinds.ts'
 import { handlePattern } from './handle-patterns.ts'
 
 /** Where the router listens unless it is told otherwise. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/router.sock'
+
+/** What handles say; see handle-patterns.ts. */
+const handles = z
+  .array(
+    z
+      .strictObject({ pattern: z.string().min(1), node: z.string().min(1).optional() })
+      .superRefine(valid(({ pattern, node }) => handlePattern(pattern, node)))
+  )
+  .default([])
+
+/** A name that goes into a path of the Kubernetes API (RFC 1123 label). */
+const objectName = z.string().regex(/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/, 'is no name of Kubernetes')
 
 /** The file's fields. Unknown ones are refused: a misspelt option must not pass for its default. */
 export const routerConfig = z
@@ -43,18 +56,33 @@ export const routerConfig = z
     /** Permit agents at tcp://127.0.0.1 and [::1] without TLS. For tests. */
     allowLoopbackTcp: z.boolean().default(false),
     /** Nodes and handles, as far as nothing but this file says them. */
-    static: z.strictObject({
-      /** Node → address of its agent. */
-      nodes: z.record(z.string().min(1), z.string()).refine((nodes) => Object.keys(nodes).length > 0, 'has no node'),
-      /** What handles say; see handle-patterns.ts. */
-      handles: z
-        .array(
-          z
-            .strictObject({ pattern: z.string().min(1), node: z.string().min(1).optional() })
-            .superRefine(valid(({ pattern, node }) => handlePattern(pattern, node)))
-        )
-        .default([])
-    }),
+    static: z
+      .strictObject({
+        /** Node → address of its agent. */
+        nodes: z.record(z.string().min(1), z.string()).refine((nodes) => Object.keys(nodes).length > 0, 'has no node'),
+        handles
+      })
+      .optional(),
+    /** Nodes and handles as a cluster has them: its agents' EndpointSlices, and the objects of the CSI driver. */
+    kubernetes: z
+      .strictObject({
+        /** How the driver's handles are to be understood; by default what its name says. */
+        driver: z.enum(driverKinds).optional(),
+        /** The namespace that the driver keeps its own objects in; all unless given. Of `openebs-lvm` only. */
+        driverNamespace: objectName.optional(),
+        /** The agents' Service. */
+        agents: z.strictObject({
+          namespace: objectName,
+          service: objectName.default('deltamapper-agent'),
+          /** The name of its port. */
+          port: z.string().min(1).default('grpc')
+        }),
+        /** What handles say, of the driver `generic`. */
+        handles,
+        /** A kubeconfig file; by default the service account of the pod, or what kubectl would take. */
+        kubeconfig: z.string().min(1).optional()
+      })
+      .optional(),
     /** How long an agent may be tried to be reached before a call ends with DM_AGENT_UNREACHABLE. */
     connectSeconds: z.number().min(0.1).max(60).default(5),
     /** Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. */
@@ -66,9 +94,25 @@ export const routerConfig = z
     /** How long streams under way may go on after SIGTERM. */
     drainSeconds: z.number().min(0).max(3600).default(20)
   })
-  .superRefine(({ static: { nodes, handles }, tls, allowLoopbackTcp }, context) => {
-    const complain = (path: (string | number)[], message: string) =>
-      context.addIssue({ code: 'custom', path: ['static', ...path], message })
+  .superRefine((config, context) => {
+    const { static: fixed, kubernetes, driverName, tls, allowLoopbackTcp } = config
+    const issue = (path: (string | number)[], message: string) => context.addIssue({ code: 'custom', path, message })
+    if ((fixed === undefined) === (kubernetes === undefined)) {
+      issue([fixed ? 'kubernetes' : 'static'], 'nodes are told by either static or kubernetes: give one of them')
+    }
+    if (kubernetes !== undefined) {
+      const kind = kubernetes.driver ?? kindsByName[driverName]
+      if (kind === undefined) issue(['kubernetes', 'driver'], `does not follow from ${driverName}: give it`)
+      if (kind !== 'generic' && kubernetes.handles.length > 0) {
+        issue(['kubernetes', 'handles'], 'are for the driver generic; this one has handles of its own')
+      }
+      if (kind !== 'openebs-lvm' && kubernetes.driverNamespace !== undefined) {
+        issue(['kubernetes', 'driverNamespace'], 'is for openebs-lvm; this driver keeps nothing in a namespace')
+      }
+      if (!tls && !allowLoopbackTcp) issue(['tls'], 'is needed: the agents of a cluster are asked over mutual TLS')
+    }
+    const { nodes, handles } = fixed ?? { nodes: {}, handles: [] }
+    const complain = (path: (string | number)[], message: string) => issue(['static', ...path], message)
     for (const [node, text] of Object.entries(nodes)) {
       try {
         const { kind } = parseConnectAddress(text, { tls: tls !== undefined })

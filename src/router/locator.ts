@@ -1,19 +1,26 @@
 /**
- * On which node a snapshot is: by what its handle says, else by asking all agents.
+ * On which node a snapshot is: by what its handle or the cluster says, else by asking all agents. And whether two can be compared at all.
  *
  * A wrong node would give a wrong answer where two nodes use the same names, as volume groups do. So asking counts only when every agent has
  * said yes or no, and one of them yes.
+ *
+ * The CSI sidecar passes the base's handle on as it gets it: that base and target are of one volume, and in this order, is checked here as far
+ * as objects of the cluster tell, and by the agent as far as its pool tells. What nobody knows is answered: within a pool, any two
+ * snapshots compare exactly.
  */
 import { DeltamapperError } from '../errors.ts'
 import type { CallContext } from '../grpc/call-context.ts'
 import type { Place, SnapshotLocator } from '../grpc/router.ts'
-import type { ReadHandle } from './handle-patterns.ts'
+import type { Agents } from './agents.ts'
+import type { Located } from './drivers/driver.ts'
 
 export interface LocatorSources {
-  /** What a handle says by itself. */
-  readonly read: (snapshotId: string) => ReadHandle
-  /** Node → its agent's address. */
-  readonly nodes: ReadonlyMap<string, string>
+  /** What is known of a snapshot without asking agents. */
+  readonly locate: (
+    snapshotId: string,
+    signal: AbortSignal
+  ) => Promise<Located & { readonly ageSeconds?: number | undefined }>
+  readonly agents: Agents
   /** Whether the agent there has the snapshot; undefined when it does not say. */
   readonly ask: (place: Place, signal: AbortSignal, call?: CallContext) => Promise<boolean | undefined>
 }
@@ -25,10 +32,45 @@ export class Locator implements SnapshotLocator {
     this.#sources = sources
   }
 
-  /** @throws DM_NODE_UNKNOWN, DM_SNAPSHOT_NOT_FOUND, DM_NODE_AMBIGUOUS, DM_AGENT_UNREACHABLE */
+  /** @throws DM_NODE_UNKNOWN, DM_SNAPSHOT_NOT_FOUND, DM_NODE_AMBIGUOUS, DM_AGENT_UNREACHABLE; what `locate` throws */
   async target(snapshotId: string, signal: AbortSignal, call?: CallContext): Promise<Place> {
-    const { node, handle } = this.#sources.read(snapshotId)
-    if (node !== undefined) return this.#known(node, handle)
+    return this.#place(await this.#sources.locate(snapshotId, signal), signal, call)
+  }
+
+  /** @throws as `target`, and DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_NODES_DIFFER */
+  async pair(
+    baseSnapshotId: string,
+    targetSnapshotId: string,
+    signal: AbortSignal,
+    call?: CallContext
+  ): Promise<{ target: Place; baseHandle: string }> {
+    const [base, located] = await Promise.all([
+      this.#sources.locate(baseSnapshotId, signal),
+      this.#sources.locate(targetSnapshotId, signal)
+    ])
+    if (baseSnapshotId !== targetSnapshotId) checkRelated(baseSnapshotId, base, targetSnapshotId, located)
+    if (base.node !== undefined && located.node !== undefined && base.node !== located.node) {
+      throw nodesDiffer(base.node, located.node)
+    }
+    const target = await this.#place(located, signal, call)
+    if (base.node !== undefined) {
+      if (base.node !== target.node) throw nodesDiffer(base.node, target.node)
+    } else {
+      // It is the target's node that counts. What is not there may have been removed, which its agent knows better.
+      const { having } = await this.#askAll(base.handle, signal, call)
+      if (having.length > 0 && !having.some(({ node }) => node === target.node)) {
+        throw nodesDiffer(having[0].node, target.node)
+      }
+    }
+    return { target, baseHandle: base.handle }
+  }
+
+  async #place(
+    { node, handle, ageSeconds }: Located & { readonly ageSeconds?: number | undefined },
+    signal: AbortSignal,
+    call: CallContext | undefined
+  ): Promise<Place> {
+    if (node !== undefined) return this.#known({ node, handle, ageSeconds }, signal)
     const { having, silent } = await this.#askAll(handle, signal, call)
     if (having.length > 1) {
       throw new DeltamapperError(
@@ -56,35 +98,35 @@ export class Locator implements SnapshotLocator {
     return place
   }
 
-  /** @throws as `target`, and DM_NODES_DIFFER */
-  async pair(
-    baseSnapshotId: string,
-    targetSnapshotId: string,
-    signal: AbortSignal,
-    call?: CallContext
-  ): Promise<{ target: Place; baseHandle: string }> {
-    const target = await this.target(targetSnapshotId, signal, call)
-    const base = this.#sources.read(baseSnapshotId)
-    if (base.node !== undefined) {
-      if (base.node !== target.node) throw nodesDiffer(base.node, target.node)
-    } else {
-      // It is the target's node that counts. What is not there may have been removed, which its agent knows better.
-      const { having } = await this.#askAll(base.handle, signal, call)
-      if (having.length > 0 && !having.some(({ node }) => node === target.node)) {
-        throw nodesDiffer(having[0].node, target.node)
-      }
+  async #known(found: Omit<Place, 'address'>, signal: AbortSignal): Promise<Place> {
+    const { node } = found
+    const { agents } = this.#sources
+    if ((await agents.awaited(node, signal)) !== undefined) return this.#placeAt(found)
+    if (agents.nodes().includes(node)) {
+      throw new DeltamapperError(
+        'DM_AGENT_UNREACHABLE',
+        `the agent of node ${printable(node)} is not there at the moment`,
+        'see whether its pod runs and is ready'
+      )
     }
-    return { target, baseHandle: base.handle }
-  }
-
-  #known(node: string, handle: string): Place {
-    const address = this.#sources.nodes.get(node)
-    if (address !== undefined) return { node, address, handle }
     throw new DeltamapperError(
       'DM_NODE_UNKNOWN',
       `no agent is known for the node ${printable(node)}`,
-      'add it to the nodes of the router, or correct the pattern'
+      'see that an agent runs there; without Kubernetes, add it to the nodes of the router, or correct the pattern'
     )
+  }
+
+  /** A place whose address is looked up anew each time: a pod that is replaced comes back at another. */
+  #placeAt(found: Omit<Place, 'address'>): Place {
+    const { agents } = this.#sources
+    const { node } = found
+    let last = agents.address(node) ?? ''
+    return {
+      ...found,
+      get address() {
+        return (last = agents.address(node) ?? last)
+      }
+    }
   }
 
   async #askAll(
@@ -92,13 +134,38 @@ export class Locator implements SnapshotLocator {
     signal: AbortSignal,
     call: CallContext | undefined
   ): Promise<{ having: Place[]; silent: Place[] }> {
-    const places = [...this.#sources.nodes].map(([node, address]) => ({ node, address, handle }))
-    const answers = await Promise.all(places.map((place) => this.#sources.ask(place, signal, call)))
+    const { agents, ask } = this.#sources
+    const places = agents.nodes().map((node) => this.#placeAt({ node, handle }))
+    const answers = await Promise.all(
+      places.map(async (place) => (agents.address(place.node) === undefined ? undefined : ask(place, signal, call)))
+    )
     return {
       having: places.filter((_place, i) => answers[i] === true),
       silent: places.filter((_place, i) => answers[i] === undefined)
     }
   }
+}
+
+/** Refuses a mix-up of handles. @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */
+function checkRelated(baseId: string, base: Located, targetId: string, target: Located): void {
+  if (base.origin !== undefined && target.origin !== undefined && base.origin !== target.origin) {
+    throw new DeltamapperError(
+      'DM_VOLUMES_DIFFER',
+      `${printable(baseId)} is a snapshot of ${printable(base.origin)}, ${printable(targetId)} of ${printable(target.origin)}`,
+      'compare snapshots of one volume'
+    )
+  }
+  if (base.createdAt !== undefined && target.createdAt !== undefined && base.createdAt > target.createdAt) {
+    throw new DeltamapperError(
+      'DM_ORDER_REVERSED',
+      `the base ${printable(baseId)} was taken at ${time(base.createdAt)}, after the target, ${time(target.createdAt)}`,
+      'name the older snapshot as the base'
+    )
+  }
+}
+
+function time(ms: number): string {
+  return new Date(ms).toISOString()
 }
 
 function nodesDiffer(base: string, target: string): DeltamapperError {

@@ -10,9 +10,11 @@ import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
 import { stopSignal } from '../stop-signal.ts'
+import { kindsByName, makeDriver } from './drivers/kinds.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
+import { type Agents, fixedAgents } from './agents.ts'
 import { handlePattern, readHandle } from './handle-patterns.ts'
-import { Locator } from './locator.ts'
+import { Locator, type LocatorSources } from './locator.ts'
 import { routerMetrics } from './metrics.ts'
 
 export interface Router {
@@ -38,12 +40,14 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   started.defer(() => channels.close())
 
   const connectMs = config.connectSeconds * 1000
-  const patterns = config.static.handles.map(({ pattern, node }) => handlePattern(pattern, node))
-  const addresses = new Map(Object.entries(config.static.nodes))
-  const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, () => addresses.size)
+  const { locate, agents, isReady } = config.kubernetes
+    ? await fromCluster(config, config.kubernetes, (addresses) => channels.retain(addresses), started, logger)
+    : fromFile(config)
+  const reachable = () => agents.nodes().filter((node) => agents.address(node) !== undefined).length
+  const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, reachable)
   const locator = new Locator({
-    read: (snapshotId) => readHandle(snapshotId, patterns),
-    nodes: addresses,
+    locate,
+    agents,
     ask: (place, signal, call) => hasSnapshot(channels.to(place.address), place, signal, connectMs, call)
   })
   const server = await startServer({
@@ -54,10 +58,11 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     identity: { driverName: config.driverName },
     observer: { ...monitoring.observer, calls: metrics.calls },
     limits: { maxStreamsPerClient: config.maxStreamsPerClient },
+    isReady,
     logger
   })
   monitoring.runs()
-  const listening = { addresses: server.addresses, monitoring: monitoring.address, nodes: addresses.size }
+  const listening = { addresses: server.addresses, monitoring: monitoring.address, nodes: reachable() }
   logger.info({ ...listening, version: packageVersion() }, 'listening')
   const running = started.move()
   return {
@@ -69,6 +74,54 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
       await running.disposeAsync()
       logger.info('stopped')
     }
+  }
+}
+
+interface Knowledge extends Pick<LocatorSources, 'locate' | 'agents'> {
+  readonly agents: Agents
+  readonly isReady: () => boolean
+}
+
+/** Nodes and handles as the configuration has them. */
+function fromFile({ static: { nodes, handles } = { nodes: {}, handles: [] } }: RouterConfig): Knowledge {
+  const patterns = handles.map(({ pattern, node }) => handlePattern(pattern, node))
+  return {
+    locate: async (snapshotId) => readHandle(snapshotId, patterns),
+    agents: fixedAgents(new Map(Object.entries(nodes))),
+    isReady: () => true
+  }
+}
+
+/** Nodes and handles as the cluster has them. Until it has been heard of once, Probe says "not yet", and the sidecar waits. */
+async function fromCluster(
+  { driverName, connectSeconds }: RouterConfig,
+  { driver: kind, driverNamespace, handles, agents, kubeconfig }: NonNullable<RouterConfig['kubernetes']>,
+  onChange: (addresses: ReadonlySet<string>) => void,
+  started: AsyncDisposableStack,
+  logger: Logger
+): Promise<Knowledge> {
+  // The client library takes longer to load than everything else.
+  const [{ KubernetesApi }, { Cluster }] = await Promise.all([
+    import('../kubernetes/api.ts'),
+    import('./kubernetes/cluster.ts')
+  ])
+  const patterns = handles.map(({ pattern, node }) => handlePattern(pattern, node))
+  const cluster = new Cluster(new KubernetesApi({ kubeconfig }), {
+    driver: makeDriver(kind ?? kindsByName[driverName] ?? 'generic', {
+      driverName,
+      namespace: driverNamespace,
+      patterns
+    }),
+    ...agents,
+    waitMs: connectSeconds * 1000,
+    onChange,
+    logger
+  })
+  started.defer(() => cluster.close())
+  return {
+    locate: (snapshotId, signal) => cluster.locate(snapshotId, signal),
+    agents: cluster.agents,
+    isReady: () => cluster.isKnown
   }
 }
 

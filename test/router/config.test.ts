@@ -49,6 +49,30 @@ test('agents over a network, with TLS; what handles say', async (t) => {
   t.deepEqual<unknown, unknown>([loaded.tls, loaded.static], [tls, config.static])
 })
 
+const cluster = { driverName: 'topolvm.io', tls, kubernetes: { agents: { namespace: 'deltamapper' } } }
+
+test('a cluster: a driver that is known by its name, and where the agents are', async (t) => {
+  const loaded = await loadConfig({ configFile: await configFile(cluster) })
+  t.is(loaded.static, undefined)
+  t.deepEqual<unknown, unknown>(loaded.kubernetes, {
+    agents: { namespace: 'deltamapper', service: 'deltamapper-agent', port: 'grpc' },
+    handles: []
+  })
+})
+
+test('a cluster: a driver of another name, with patterns', async (t) => {
+  const kubernetes = {
+    driver: 'generic',
+    agents: { namespace: 'backup', service: 'agents', port: 'dm' },
+    handles: [{ pattern: '(?<lv>.*)' }],
+    kubeconfig: '/etc/kubeconfig'
+  }
+  const loaded = await loadConfig({ configFile: await configFile({ driverName: 'a.example.org', tls, kubernetes }) })
+  t.deepEqual<unknown, unknown>(loaded.kubernetes, kubernetes)
+})
+
+const inCluster = (more: object) => ({ ...cluster, kubernetes: { ...cluster.kubernetes, ...more } })
+
 const wrong: [string, object | string, RegExp][] = [
   ['nothing', '', /driverName/],
   ['a misspelt field', { ...least, maxStream: 3 }, /maxStream/],
@@ -65,6 +89,15 @@ const wrong: [string, object | string, RegExp][] = [
     /none of the nodes.*static\.handles\[0\]\.node/
   ],
   ['monitoring on a unix socket', { ...least, monitoring: 'unix:///run/x.sock' }, /TCP address|monitoring/],
+  ['neither nodes nor a cluster', { driverName: 'a.example.org' }, /either static or kubernetes/],
+  ['nodes and a cluster', { ...cluster, static: least.static }, /either static or kubernetes/],
+  ['a cluster without TLS', { ...cluster, tls: undefined }, /mutual TLS.*tls/],
+  ['a driver nobody knows', { ...cluster, driverName: 'a.example.org' }, /give it.*kubernetes\.driver/],
+  ['a kind that is none', inCluster({ driver: 'zfs' }), /kubernetes\.driver/],
+  ['patterns for a driver with handles of its own', inCluster({ handles: [{ pattern: '.*' }] }), /generic/],
+  ['a namespace for a driver that needs none', inCluster({ driverNamespace: 'x' }), /driverNamespace/],
+  ['agents nowhere', { ...cluster, kubernetes: {} }, /kubernetes\.agents/],
+  ['a namespace that is a path', inCluster({ agents: { namespace: '../x' } }), /no name of Kubernetes/],
   ['TLS by halves', { ...least, tls: { certificate: 'a' } }, /agentName/],
   ['no mapping', '[]', /no mapping of fields/]
 ]

@@ -1,5 +1,7 @@
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
+import { fixedAgents } from '../../src/router/agents.ts'
+import type { Located } from '../../src/router/drivers/driver.ts'
 import { Locator } from '../../src/router/locator.ts'
 import { handlePattern, readHandle } from '../../src/router/handle-patterns.ts'
 
@@ -12,11 +14,11 @@ const patterns = [handlePattern('(?<node>[a-z]):(?<vg>\\w+)/(?<lv>\\w+)')]
 const { signal } = new AbortController()
 
 /** Which nodes have a snapshot, for each handle; those in `silent` do not say. */
-function locator(having: Record<string, string>, silent = '') {
+function locator(having: Record<string, string>, silent = '', known: Record<string, Located> = {}) {
   const asked: string[] = []
   const made = new Locator({
-    read: (snapshotId) => readHandle(snapshotId, patterns),
-    nodes,
+    locate: async (snapshotId) => known[snapshotId] ?? readHandle(snapshotId, patterns),
+    agents: fixedAgents(nodes),
     ask: async ({ node, handle }) => {
       asked.push(`${node} ${handle}`)
       return silent.includes(node) ? undefined : (having[handle] ?? '').includes(node)
@@ -32,7 +34,7 @@ async function fails(t: ExecutionContext, promise: Promise<unknown>, code: Error
 
 test('what the handle says is not asked for', async (t) => {
   const { made, asked } = locator({})
-  t.deepEqual(await made.target('b:vg/x', signal), { node: 'b', address: 'tcp://b:1', handle: 'vg/x' })
+  t.like(await made.target('b:vg/x', signal), { node: 'b', address: 'tcp://b:1', handle: 'vg/x' })
   const { target, baseHandle } = await made.pair('b:vg/w', 'b:vg/x', signal)
   t.deepEqual([target.node, target.handle, baseHandle], ['b', 'vg/x', 'vg/w'])
   await fails(t, made.target('z:vg/x', signal), 'DM_NODE_UNKNOWN', /"z"/)
@@ -42,7 +44,7 @@ test('what the handle says is not asked for', async (t) => {
 
 test('else every agent is asked, and exactly one has to have it', async (t) => {
   const { made, asked } = locator({ 'vg/one': 'b', 'vg/two': 'ac' })
-  t.deepEqual(await made.target('vg/one', signal), { node: 'b', address: 'tcp://b:1', handle: 'vg/one' })
+  t.like(await made.target('vg/one', signal), { node: 'b', address: 'tcp://b:1', handle: 'vg/one' })
   t.deepEqual(asked, ['a vg/one', 'b vg/one', 'c vg/one'])
   await fails(t, made.target('vg/two', signal), 'DM_NODE_AMBIGUOUS', /a, c all have/)
   await fails(t, made.target('vg/none', signal), 'DM_SNAPSHOT_NOT_FOUND', /"vg\/none"/)
@@ -62,4 +64,70 @@ test('a base that has to be asked for is looked for where the target is', async 
   await fails(t, made.pair('vg/far', 'vg/target', signal), 'DM_NODES_DIFFER', /"a".*"b"/)
   await fails(t, made.pair('a:vg/base', 'vg/target', signal), 'DM_NODES_DIFFER', /"a".*"b"/)
   t.is((await made.pair('vg/gone', 'vg/target', signal)).target.node, 'b', 'its agent says what became of it')
+})
+
+const [early, late] = [Date.parse('2026-05-04T21:00:00Z'), Date.parse('2026-05-05T21:00:00Z')]
+const known: Record<string, Located> = {
+  monday: { node: 'a', handle: 'vg/mon', origin: 'data', createdAt: early },
+  tuesday: { node: 'a', handle: 'vg/tue', origin: 'data', createdAt: late },
+  'same-time': { node: 'a', handle: 'vg/same', origin: 'data', createdAt: early },
+  timeless: { node: 'a', handle: 'vg/timeless', origin: 'data' },
+  foreign: { node: 'a', handle: 'vg/foreign', origin: 'mail', createdAt: late },
+  'foreign-elsewhere': { node: 'b', handle: 'vg/foreign', origin: 'mail', createdAt: early },
+  unknown: { node: 'a', handle: 'vg/unknown' }
+}
+
+test('what is known to be of different volumes is refused, wherever it is', async (t) => {
+  const { made, asked } = locator({}, '', known)
+  for (const base of ['foreign', 'foreign-elsewhere']) {
+    await fails(t, made.pair(base, 'tuesday', signal), 'DM_VOLUMES_DIFFER', /"foreign.*of "mail", "tuesday" of "data"/)
+  }
+  t.deepEqual(asked, [], 'nobody had to be asked')
+})
+
+test('what is known to be reversed in time is refused', async (t) => {
+  const { made } = locator({}, '', known)
+  const words = /"tuesday" was taken at 2026-05-05T21:00:00.000Z, after the target, 2026-05-04T21:00:00.000Z/
+  await fails(t, made.pair('tuesday', 'monday', signal), 'DM_ORDER_REVERSED', words)
+  t.is((await made.pair('monday', 'tuesday', signal)).baseHandle, 'vg/mon')
+})
+
+test('what is not known for certain is answered', async (t) => {
+  const { made } = locator({}, '', known)
+  for (const [base, target] of [
+    ['same-time', 'monday'],
+    ['monday', 'same-time'],
+    ['tuesday', 'timeless'],
+    ['timeless', 'monday'],
+    ['unknown', 'monday'],
+    ['foreign', 'unknown'],
+    ['tuesday', 'tuesday']
+  ]) {
+    t.is((await made.pair(base, target, signal)).target.handle, known[target].handle, `${base} ${target}`)
+  }
+})
+
+test('an agent that moves is asked where it is now', async (t) => {
+  const addresses = new Map([['a', 'tcp://10.0.0.1:1']])
+  const made = new Locator({
+    locate: async () => ({ node: 'a', handle: 'vg/x', ageSeconds: 7 }),
+    agents: fixedAgents(addresses),
+    ask: async () => undefined
+  })
+  const place = await made.target('x', signal)
+  t.deepEqual([place.address, place.ageSeconds], ['tcp://10.0.0.1:1', 7])
+  addresses.set('a', 'tcp://10.0.0.2:1')
+  t.is(place.address, 'tcp://10.0.0.2:1')
+  addresses.delete('a')
+  t.is(place.address, 'tcp://10.0.0.2:1', 'where it was last')
+})
+
+test('a node whose agent is being replaced has not said that it has nothing', async (t) => {
+  const made = new Locator({
+    locate: async (handle) => ({ handle, ...(handle === 'on-a' && { node: 'a' }) }),
+    agents: { ...fixedAgents(new Map([['b', 'tcp://b:1']])), nodes: () => ['a', 'b'] },
+    ask: async () => false
+  })
+  await fails(t, made.target('vg/x', signal), 'DM_AGENT_UNREACHABLE', /a did not answer/)
+  await fails(t, made.target('on-a', signal), 'DM_AGENT_UNREACHABLE', /"a" is not there at the moment/)
 })

@@ -11,7 +11,7 @@ export interface Resource {
   /** Path of the list, as in `/apis/GROUP/VERSION/PLURAL`. */
   readonly path: string
   /** What an object can be found by; empty for one that does not matter. */
-  keys(object: KubernetesObject): readonly string[]
+  readonly keys: (object: KubernetesObject) => readonly string[]
 }
 
 /** What is known of a snapshot. */

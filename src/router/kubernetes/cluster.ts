@@ -1,0 +1,137 @@
+/**
+ * What a router knows of its cluster: the driver's objects, for what handles mean, and the agents' EndpointSlices.
+ *
+ * What is found is answered from what is known, however old: a snapshot does not move. What is not found may be too young to be known here, and
+ * is looked for once more after everything has been listed anew. Where that cannot be, nothing is said of it.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { KubernetesApi } from '../../kubernetes/api.ts'
+import { WatchCache } from '../../kubernetes/watch-cache.ts'
+import type { Driver, Find, Located } from '../drivers/driver.ts'
+import { AgentEndpoints, type EndpointOptions } from './agent-endpoints.ts'
+
+export interface ClusterOptions extends EndpointOptions {
+  readonly driver: Driver
+  /** The agents' Service. */
+  readonly namespace: string
+  readonly service: string
+  readonly logger: Logger
+}
+
+/** Located, and how old the knowledge is where it is not kept up to date. */
+export interface LocatedInCluster extends Located {
+  readonly ageSeconds?: number | undefined
+}
+
+export class Cluster {
+  readonly agents: AgentEndpoints
+  readonly #driver: Driver
+  readonly #objects: ReadonlyMap<string, WatchCache>
+  readonly #slices: WatchCache
+  readonly #waitMs: number
+  readonly #find: Find
+
+  constructor(api: KubernetesApi, { driver, namespace, service, logger, ...endpoints }: ClusterOptions) {
+    this.#driver = driver
+    this.#waitMs = endpoints.waitMs
+    this.#objects = new Map(
+      Object.entries(driver.resources).map(([name, { path, keys }]) => [
+        name,
+        new WatchCache(api, { path, keys, logger })
+      ])
+    )
+    this.#slices = new WatchCache(api, {
+      path: endpointSlicePath(namespace),
+      query: { labelSelector: `kubernetes.io/service-name=${service}` },
+      keys: () => [],
+      logger
+    })
+    this.agents = new AgentEndpoints(this.#slices, endpoints)
+    this.#find = (resource, key) => this.#objects.get(resource)?.find(key) ?? []
+  }
+
+  /** Whether everything has been listed once. It stays so when the API server goes away. */
+  get isKnown(): boolean {
+    return this.#caches.every(({ asOf }) => asOf !== undefined)
+  }
+
+  /** @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what the driver throws */
+  async locate(handle: string, signal: AbortSignal): Promise<LocatedInCluster> {
+    await this.#known(signal)
+    let located: Located | undefined
+    let refusal: DeltamapperError | undefined
+    try {
+      located = this.#driver.locate(handle, this.#find)
+      if (located.node !== undefined) return { ...located, ageSeconds: this.#staleSeconds }
+    } catch (error) {
+      refusal = asDeltamapperError(error)
+      if (refusal.code === 'DM_HANDLE_INVALID') throw refusal
+    }
+    try {
+      const patience = AbortSignal.any([signal, AbortSignal.timeout(this.#waitMs)])
+      await Promise.all([...this.#objects.values()].map((cache) => cache.refresh(patience)))
+    } catch (error) {
+      signal.throwIfAborted()
+      // The agents can be asked; what objects say is a short cut, where they say anything.
+      if (located !== undefined) return { ...located, ageSeconds: this.#staleSeconds }
+      throw notUpToDate(refusal, error, this.#staleSeconds)
+    }
+    return this.#driver.locate(handle, this.#find)
+  }
+
+  close(): void {
+    for (const cache of this.#caches) cache.close()
+  }
+
+  get #caches(): WatchCache[] {
+    return [...this.#objects.values(), this.#slices]
+  }
+
+  /** The age of the oldest of what is known, where that is not kept up to date. */
+  get #staleSeconds(): number | undefined {
+    const stale = this.#caches.filter(({ failure }) => failure !== undefined)
+    const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? 0))
+    return stale.length === 0 ? undefined : Math.round((Date.now() - oldest) / 1000)
+  }
+
+  /** A router that has just started waits a moment for the API server's answers. */
+  async #known(signal: AbortSignal): Promise<void> {
+    const giveUp = Date.now() + this.#waitMs
+    while (!this.isKnown) {
+      if (Date.now() >= giveUp) {
+        const [missing] = this.#caches.filter(({ asOf }) => asOf === undefined)
+        throw (
+          missing?.failure ??
+          new DeltamapperError(
+            'DM_CLUSTER_UNREACHABLE',
+            'the router has just started and has not heard from the Kubernetes API yet',
+            'ask again in a moment'
+          )
+        )
+      }
+      await sleep(20, undefined, { signal }).catch(() => undefined)
+      signal.throwIfAborted()
+    }
+  }
+}
+
+export function endpointSlicePath(namespace: string): string {
+  return `/apis/discovery.k8s.io/v1/namespaces/${namespace}/endpointslices`
+}
+
+function notUpToDate(
+  refusal: DeltamapperError | undefined,
+  error: unknown,
+  ageSeconds: number | undefined
+): DeltamapperError {
+  const why = error instanceof DeltamapperError ? error.message : 'the Kubernetes API does not answer in time'
+  const age = ageSeconds === undefined ? '' : `, as known ${ageSeconds} seconds ago`
+  return new DeltamapperError(
+    'DM_CLUSTER_UNREACHABLE',
+    `${refusal?.message ?? 'nothing is known of the snapshot'}${age}, and whether that is still so cannot be seen: ${why}`,
+    'ask again when the Kubernetes API answers',
+    { cause: error }
+  )
+}
