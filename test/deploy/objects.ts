@@ -46,7 +46,8 @@ export interface PodSpec {
 export interface Spec {
   selector: Labels | { matchLabels: Labels }
   template: { metadata: { labels: Labels; annotations: Labels }; spec: PodSpec }
-  ports: { port: number; targetPort: string }[]
+  clusterIP?: string
+  ports: { name: string; port: number; targetPort: string }[]
   podSelector: { matchLabels: Labels }
   ingress: { ports: { port: string }[]; from?: { podSelector: { matchLabels: Labels } }[] }[]
   podMetricsEndpoints: { port: string }[]

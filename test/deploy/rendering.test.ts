@@ -96,7 +96,7 @@ toolTest('values that the chart does not know are refused', async (t) => {
   for (const [value, said] of [
     ['agent.logLvel=debug', /logLvel/],
     ['agent.lvm=sudo', /agent\.lvm/],
-    ['drivers.topolvm.resolver=zfs', /resolver/],
+    ['drivers.topolvm.kind=zfs', /kind/],
     ['drivers.mine.enabled=true', /driverName/],
     ['router.replicas=0', /replicas/],
     ['snapshotMetadataService.authority=nonsense', /authority/]

@@ -49,8 +49,8 @@ const variants: Readonly<Record<string, readonly string[]>> = {
     'fullnameOverride=cbt',
     'drivers.mine.enabled=true',
     'drivers.mine.driverName=lvm.example.org',
-    'drivers.mine.resolver=generic',
-    'drivers.mine.config.kubernetes.patterns[0].pattern=(?<vg>[^/]+)/(?<lv>.+)'
+    'drivers.mine.kind=generic',
+    'drivers.mine.config.kubernetes.handles[0].pattern=(?<vg>[^/]+)/(?<lv>.+)'
   ]
 }
 

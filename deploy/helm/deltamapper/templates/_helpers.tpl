@@ -52,10 +52,12 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{/* A router's configuration, of `.driver` (an entry of `drivers`): what the chart sets, router.config over it, the driver's own config over both. */}}
 {{- define "deltamapper.routerConfig" -}}
 {{- $tls := dict "certificate" "/etc/deltamapper/tls/tls.crt" "key" "/etc/deltamapper/tls/tls.key" "ca" "/etc/deltamapper/tls/ca.crt" "agentName" .root.Values.certificates.agentName -}}
+{{- $agents := dict "namespace" .root.Release.Namespace "service" (printf "%s-agent" (include "deltamapper.name" .root)) "port" "grpc" -}}
 {{- $ours := dict
     "driverName" .driver.driverName
     "listen" (list "unix:///run/deltamapper/csi.sock")
     "tls" $tls
+    "kubernetes" (dict "driver" .driver.kind "agents" $agents)
     "monitoring" "tcp://0.0.0.0:8081"
     "logLevel" .root.Values.router.logLevel
 -}}
@@ -76,18 +78,18 @@ name: {{ include "deltamapper.name" . }}-authority
 {{ include "deltamapper.name" .root }}-router-{{ .id }}.{{ .root.Release.Namespace }}.svc
 {{- end -}}
 
-{{/* Rules for the objects that `.driver`'s resolver reads: a list, or nothing. Those of Kubernetes and of snapshots are in rbac.yaml. */}}
+{{/* Rules for the objects that `.driver`'s router reads: a list, or nothing. Those of Kubernetes and of snapshots are in rbac.yaml. */}}
 {{- define "deltamapper.driverObjects" -}}
-{{- $resolver := .driver.resolver -}}
-{{- if eq $resolver "topolvm" -}}
+{{- $kind := .driver.kind -}}
+{{- if eq $kind "topolvm" -}}
 - apiGroups: [{{ ternary "topolvm.cybozu.com" "topolvm.io" (eq .driver.driverName "topolvm.cybozu.com") }}]
   resources: [logicalvolumes]
   verbs: [get, list, watch]
-{{- else if eq $resolver "openebs-lvm" -}}
+{{- else if eq $kind "openebs-lvm" -}}
 - apiGroups: [local.openebs.io]
   resources: [lvmsnapshots]
   verbs: [get, list, watch]
-{{- else if eq $resolver "deckhouse" -}}
+{{- else if eq $kind "deckhouse" -}}
 - apiGroups: [storage.deckhouse.io]
   resources: [lvmlogicalvolumesnapshots]
   verbs: [get, list, watch]
