@@ -3,16 +3,20 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
+import { DeltamapperError } from '../errors.ts'
 import { stopSignal } from '../stop-signal.ts'
+import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
 import { DeviceMapper } from '../../native/device-mapper.ts'
+import { administration } from './administration.ts'
 import { snapshotMetadataBackend } from './backend.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import { keepForgetting } from './catalog/retention.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
+import { EraVolumes } from './era/era-volumes.ts'
 import { Inventory, type LiveInventory } from './inventory/inventory.ts'
 import { logInventory } from './inventory/log.ts'
 import { LvmReporter } from './lvm/report.ts'
@@ -59,6 +63,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   let sources = new Sources(recorded)
   let knowledge: DeviceKnowledge | undefined
   let ownedPools: OwnedPools | undefined
+  let admin: AdminBackend | undefined
   let liveInventory: LiveInventory | undefined
   let leases: MetadataSnapshotLeases | undefined
   if (config.live ?? recorded.size === 0) {
@@ -81,13 +86,27 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     // What an agent before this one has left behind grows the pool's metadata. A pool that hangs is looked after later.
     await Promise.race([held.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
     const lvm = new LvmReporter({ command: config.lvmCommand })
-    const owned = new OwnedPools({
+    const takenByOthers = async (name: string) =>
+      recorded.has(name) ? 'a recorded pool' : await groupOfThisName(lvm, name)
+    const owned: OwnedPools = new OwnedPools({
       ...{ catalog, deviceMapper, logger },
-      takenBy: async (name) => (recorded.has(name) ? 'a recorded pool' : await groupOfThisName(lvm, name))
+      takenBy: async (name) => ((await tracked.has(name)) ? 'a tracked volume' : takenByOthers(name))
     })
-    ownedPools = owned
     started.defer(() => owned.close())
-    await owned.start()
+    const tracked: EraVolumes = new EraVolumes({
+      ...{ catalog, deviceMapper, logger, lvmCommand: config.lvmCommand },
+      recorder: {
+        record: () => {
+          throw new DeltamapperError('DM_INTERNAL', 'snapshots of tracked volumes are not recorded yet', 'wait for it')
+        }
+      },
+      ...{ commands: config.era.snapshotCommands, deadlineMs: config.era.deadlineSeconds * 1000 },
+      takenBy: async (name) => (owned.source(name) ? 'a pool of this agent' : takenByOthers(name))
+    })
+    started.defer(() => tracked.close())
+    await Promise.all([owned.start(), tracked.start()])
+    ownedPools = owned
+    admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools })
     knowledge = catalogKnowledge(catalog, logger)
     started.defer(keepForgetting(catalog, logger))
@@ -129,7 +148,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
     backend: snapshotMetadataBackend(sources, walkers, knowledge),
     // Whoever may connect may give orders: by default only where that is the agent's own user.
-    admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? ownedPools : undefined,
+    admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? admin : undefined,
     inventory,
     identity: { driverName: config.driverName },
     observer: monitoring.observer,

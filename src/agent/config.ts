@@ -64,6 +64,20 @@ export const agentConfig = z.strictObject({
       waitSeconds: z.number().min(0).max(3600).default(30)
     })
     .prefault({}),
+  /** Volumes that dm-era tracks (`deltamapper era`). */
+  era: z
+    .strictObject({
+      /** How long a volume may be suspended for a snapshot, unless whoever asks for it says so. Everything that writes to it waits. */
+      deadlineSeconds: z.number().min(1).max(600).default(30),
+      /** By the volume's name: how its snapshots are taken, where not by LVM. Volume, snapshot and data device come after these words. */
+      snapshotCommands: z
+        .record(
+          z.string().refine(isHandleName),
+          z.strictObject({ take: z.array(z.string().min(1)).min(1), remove: z.array(z.string().min(1)).min(1) })
+        )
+        .default({})
+    })
+    .prefault({}),
   /** Who reads the metadata: `native` ourselves, `tools` thin_delta and thin_dump, `both` ourselves, held against the tools. */
   engine: z.enum(engines).default('native'),
   /** Words that go before a tool's name, where it is another host's (nsenter, chroot) or in another folder (env PATH=…). */

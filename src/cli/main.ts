@@ -6,6 +6,7 @@ import { addAgentCommand } from './agent.ts'
 import { addAllocatedCommand } from './allocated.ts'
 import { addDeltaCommand } from './delta.ts'
 import { addDoctorCommand } from './doctor.ts'
+import { addEraCommand } from './era.ts'
 import { describeFailure, UsageError } from './failure.ts'
 import { addInspectCommand } from './inspect.ts'
 import { written } from './output/text-output.ts'
@@ -50,6 +51,7 @@ async function run(args: readonly string[]): Promise<void> {
   addPoolCommand(program)
   addVolumeCommand(program)
   addSnapshotCommand(program)
+  addEraCommand(program)
   program.addHelpText(
     'after',
     `

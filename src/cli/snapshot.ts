@@ -1,17 +1,21 @@
 /**
- * `deltamapper snapshot …`: snapshots in pools of the agent's own.
+ * `deltamapper snapshot …`: snapshots in pools of the agent's own, and of volumes that dm-era tracks.
  */
 import type { Command } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { UsageError } from './failure.ts'
+import { seconds } from './option-values.ts'
+import { eraSnapshotFacts, eraSnapshotsTable } from './output/era-tables.ts'
 import { volumeFacts, volumesTable } from './output/pool-tables.ts'
 
 export function addSnapshotCommand(program: Command): void {
   const snapshot = program
     .command('snapshot')
-    .summary('take and delete snapshots in pools of our own')
+    .summary('take and delete snapshots in pools of our own, and of tracked volumes')
     .description(
       'Snapshots of the volumes that the agent has made (`deltamapper volume`). They take no space until the volume is written to, and ' +
-        'need no block device to be backed up: `deltamapper allocated POOL/NAME` and `deltamapper delta` work on them as they are.'
+        'need no block device to be backed up: `deltamapper allocated POOL/NAME` and `deltamapper delta` work on them as they are. And ' +
+        'snapshots of volumes that dm-era tracks (`deltamapper era`), which LVM or a configured command takes of the device below.'
     )
     .addHelpText(
       'after',
@@ -24,7 +28,8 @@ Exit status:
 Examples:
   deltamapper snapshot create tank/documents monday
   deltamapper allocated tank/monday
-  deltamapper snapshot activate tank/monday`
+  deltamapper snapshot activate tank/monday
+  deltamapper snapshot create srv monday`
     )
 
   addAdminOptions(
@@ -32,11 +37,16 @@ Examples:
       .command('create')
       .summary('take a snapshot')
       .description(
-        'Takes a snapshot of a volume (or of a snapshot), as POOL/NAME. A file system that is mounted is frozen for the moment that it ' +
-          'takes, so that what the snapshot holds is of one moment, and needs no repair.'
+        'Takes a snapshot of a volume (or of a snapshot), as POOL/NAME, or of a tracked volume. A file system that is mounted is frozen for ' +
+          'the moment that it takes, so that what the snapshot holds is of one moment, and needs no repair.'
       )
-      .argument('<POOL/VOLUME>', 'what to take it of', handle)
+      .argument('<POOL/VOLUME|VOLUME>', 'what to take it of: without a slash, a tracked volume')
       .argument('<NAME>', 'what the snapshot is to be called')
+      .option(
+        '--deadline <seconds>',
+        'how long a tracked volume may be suspended for it (default: as configured)',
+        seconds
+      )
   )
     .addHelpText(
       'after',
@@ -44,27 +54,48 @@ Examples:
 
 Examples:
   deltamapper snapshot create tank/documents monday
-  deltamapper snapshot create tank/documents "$(date +%F)" -o json`
+  deltamapper snapshot create tank/documents "$(date +%F)" -o json
+  deltamapper snapshot create srv monday --deadline 10`
     )
-    .action(async ({ pool, name: origin }: HandleArgument, name: string, options: AdminOptions) => {
+    .action(async (of: string, name: string, { deadline, ...options }: AdminOptions & { deadline?: number }) => {
+      if (!of.includes('/')) {
+        const deadlineMs = (deadline ?? 0) * 1000
+        await order(options, (agent) => agent.createEraSnapshot({ volume: of, name, deadlineMs }), eraSnapshotFacts)
+        return
+      }
+      const { pool, name: origin } = handle(of)
+      if (deadline !== undefined) {
+        throw new UsageError('--deadline is for tracked volumes', 'leave it out: a snapshot in a pool takes a moment')
+      }
       await order(options, (agent) => agent.createSnapshot({ pool, origin, name }), volumeFacts)
     })
 
   addAdminOptions(
     snapshot
       .command('list')
-      .summary('the snapshots of a pool, or of all')
-      .description('Lists the snapshots of a pool, or of all pools.')
-      .argument('[POOL]', 'one pool; all of them if left out')
+      .summary('the snapshots of a pool or tracked volume, or of all')
+      .description(
+        'Lists the snapshots of a pool or of a tracked volume; without one, those of all pools, or of all tracked volumes.'
+      )
+      .argument('[POOL|VOLUME]', 'one pool or tracked volume')
+      .option('--tracked', 'of tracked volumes, in place of pools')
   )
     .addHelpText(
       'after',
-      `${adminHelp}\n\nExamples:\n  deltamapper snapshot list\n  deltamapper snapshot list tank -o json`
+      `${adminHelp}\n\nExamples:\n  deltamapper snapshot list\n  deltamapper snapshot list tank -o json\n  deltamapper snapshot list srv --tracked`
     )
-    .action(async (pool: string | undefined, options: AdminOptions) => {
+    .action(async (of: string | undefined, { tracked = false, ...options }: AdminOptions & { tracked?: boolean }) => {
+      if (tracked) {
+        await order(
+          options,
+          (agent) => agent.listEraSnapshots({ volume: of ?? '' }),
+          ({ snapshots }) => eraSnapshotsTable(snapshots)
+        )
+        return
+      }
       await order(
         options,
-        (agent) => agent.listSnapshots({ pool: pool ?? '' }),
+        (agent) => agent.listSnapshots({ pool: of ?? '' }),
         ({ snapshots }) => volumesTable(snapshots, 'snapshot')
       )
     })
@@ -116,9 +147,10 @@ Examples:
       .command('delete')
       .summary('delete a snapshot')
       .description(
-        'Deletes a snapshot that nobody uses. Keep the newest one that was backed up: without it, the next backup is a full one.'
+        'Deletes a snapshot that nobody uses. Keep the newest one that was backed up: without it, the next backup is a full one. (That of a ' +
+          'tracked volume can be the base of the next backup even when it is deleted.)'
       )
-      .argument('<POOL/NAME>', 'the snapshot', handle)
+      .argument('<POOL/NAME>', 'the snapshot; or VOLUME/NAME, of a tracked volume', handle)
   )
     .addHelpText(
       'after',

@@ -1,5 +1,5 @@
 /**
- * deltamapper.v1.Admin: the pools that an agent makes and drives itself. Unary calls between plain objects; what they mean stands in
+ * deltamapper.v1.Admin: the pools that an agent makes and drives itself, and the volumes that it has dm-era track. Unary calls between plain objects; what they mean stands in
  * protos/deltamapper/v1/admin.proto.
  *
  * 64-bit fields cross as strings and become what they are counted in: byte counts and times are numbers, refused beyond 2^53;
@@ -72,8 +72,90 @@ export interface ReconcileFinding {
   remedy: string
 }
 
+/** A volume whose writes dm-era tracks. */
+export interface EraVolume {
+  name: string
+  deviceName: string
+  dataDevice: string
+  metadataDevice: string
+  blockBytes: number
+  sizeBytes: number
+  active: boolean
+  suspended: boolean
+  /** What is wrong with it; empty where nothing is known to be. */
+  problem: string
+  /** Left out where the kernel cannot be asked. */
+  usage?: EraUsage
+  /** Of the data device; left out while the volume is not active. More than `sizeBytes`: the volume can grow. */
+  dataBytes?: number
+  line: string
+  lineBecause: string
+  guardCheckedAtMs: number
+  snapshots: number
+  underWay: string
+  createdAtMs: number
+}
+
+export interface EraUsage {
+  currentEra: number
+  metadataUsedBytes: number
+  metadataTotalBytes: number
+  /** Metadata block. */
+  heldMetadataSnapshot?: number
+  openCount: number
+}
+
+/** A snapshot of a tracked volume. */
+export interface EraSnapshot {
+  volume: string
+  name: string
+  id: string
+  line: string
+  /** The first era after it. */
+  boundaryEra: number
+  sizeBytes: number
+  /** What was taken below, in words. */
+  lower: string
+  /** Whether what was written since the one before is known exactly, or may be more. */
+  exact: boolean
+  suspendedMs: number
+  takenAtMs: number
+  /** Left out while it has not been deleted. */
+  removedAtMs?: number
+}
+
 /** A request and its response, method by method. */
-export interface AdminCalls {
+export interface AdminCalls extends PoolCalls, EraCalls {}
+
+/** What is about volumes that dm-era tracks. */
+export interface EraCalls {
+  attachEra: [
+    {
+      name: string
+      dataDevice: string
+      metadataDevice: string
+      blockBytes: number
+      snapshotSize: string
+      allowLossyKernel: boolean
+    },
+    EraVolume
+  ]
+  detachEra: [{ volume: string }, object]
+  activateEra: [{ volume: string; startOver: boolean }, EraVolume]
+  deactivateEra: [{ volume: string }, EraVolume]
+  growEra: [{ volume: string }, EraVolume]
+  listEra: [{ volume: string }, { volumes: EraVolume[] }]
+  createEraSnapshot: [{ volume: string; name: string; deadlineMs: number }, EraSnapshot]
+  beginSnapshot: [
+    { volume: string; name: string; deadlineMs: number },
+    { token: string; boundaryEra: number; deadlineMs: number }
+  ]
+  endSnapshot: [{ token: string; reference: string; abandon: boolean }, { snapshot?: EraSnapshot }]
+  listEraSnapshots: [{ volume: string }, { snapshots: EraSnapshot[] }]
+}
+
+/** What is about pools of the agent's own. */
+export interface PoolCalls {
   createPool: [
     {
       name: string
@@ -108,14 +190,18 @@ export interface AdminCalls {
 
 export type AdminMethod = keyof AdminCalls
 
+type Answering<Calls extends { [M in keyof Calls]: [unknown, unknown] }> = {
+  [M in keyof Calls]: (request: Calls[M][0]) => Promise<Calls[M][1]>
+}
+
 /**
  * What answers. Fields come as they stand on the wire: left out, a text is empty and a flag is false; a count that is not below 2^53 is
  * NaN. Methods throw DeltamapperErrors,
  * and carry through what they have begun.
  */
-export type AdminBackend = {
-  [M in AdminMethod]: (request: AdminCalls[M][0]) => Promise<AdminCalls[M][1]>
-}
+export type AdminBackend = PoolBackend & EraBackend
+export type PoolBackend = Answering<PoolCalls>
+export type EraBackend = Answering<EraCalls>
 
 export const adminName = 'deltamapper.v1.Admin'
 
@@ -132,7 +218,9 @@ type Loaded = Record<string, MethodDefinition<object, object>>
 const loaded = adminPackage[adminName] as unknown as Loaded
 
 /** `createPool` for `CreatePool`. */
-const methodNames = Object.keys(loaded).map((name) => `${name[0].toLowerCase()}${name.slice(1)}` as AdminMethod)
+export const adminMethods: readonly AdminMethod[] = Object.keys(loaded).map(
+  (name) => `${name[0].toLowerCase()}${name.slice(1)}` as AdminMethod
+)
 
 /** The methods with our objects in place of protobuf's. */
 export const adminService: ServiceDefinition = Object.fromEntries(
@@ -169,7 +257,7 @@ export class AdminService {
   constructor(backend: AdminBackend, logger: Logger) {
     this.#logger = logger
     this.implementation = Object.fromEntries(
-      methodNames.map((name) => [
+      adminMethods.map((name) => [
         name,
         ({ request }: ServerUnaryCall<object, object>, respond: sendUnaryData<object>) => {
           const run = this.#run(name, request, () => backend[name](request as never)).then((result) => {

@@ -28,6 +28,7 @@ test('without a file and without options everything has its default', async (t) 
     lvmCommand: ['lvm'],
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
+    era: { deadlineSeconds: 30, snapshotCommands: {} },
     engine: 'native',
     toolCommand: [],
     directReads: false,
@@ -58,6 +59,10 @@ const everything = {
   lvmCommand: ['nsenter', '-t', '1', '-m', 'lvm'],
   catalog: '/tmp/catalog.sqlite',
   lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 },
+  era: {
+    deadlineSeconds: 5,
+    snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
+  },
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
@@ -90,6 +95,9 @@ live: false
 lvmCommand: [nsenter, -t, '1', -m, lvm]
 catalog: /tmp/catalog.sqlite
 lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 }
+era:
+  deadlineSeconds: 5
+  snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
 engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true

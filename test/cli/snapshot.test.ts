@@ -13,7 +13,9 @@ test('the help of each command teaches it', async (t) => {
 const wrongUsage: [string, string[], RegExp][] = [
   ['no command', [], /no command was given; `deltamapper snapshot --help`/],
   ['no name', ['create', 'tank/documents'], /missing required argument 'NAME'/],
-  ['a volume without its pool', ['create', 'documents', 'monday'], /It is POOL\/NAME/],
+  ['too many slashes', ['create', 'tank/documents/x', 'monday'], /It is POOL\/NAME/],
+  ['a deadline in a pool', ['create', 'tank/documents', 'monday', '--deadline', '5'], /is for tracked volumes/],
+  ['a deadline that is none', ['create', 'srv', 'monday', '--deadline', '0'], /number of seconds above 0/],
   ['a snapshot without its pool', ['delete', 'monday'], /It is POOL\/NAME/]
 ]
 for (const [what, args, expected] of wrongUsage) {
@@ -29,7 +31,15 @@ test('what is asked for is what the agent is asked', async (t) => {
   const at = { pool: 'tank', name: 'monday' }
   const asked: [string[], string, object][] = [
     [['create', 'tank/documents', 'monday'], 'createSnapshot', { ...at, origin: 'documents' }],
+    [['create', 'srv', 'monday'], 'createEraSnapshot', { volume: 'srv', name: 'monday', deadlineMs: 0 }],
+    [
+      ['create', 'srv', 'monday', '--deadline', '2.5'],
+      'createEraSnapshot',
+      { volume: 'srv', name: 'monday', deadlineMs: 2500 }
+    ],
     [['list'], 'listSnapshots', { pool: '' }],
+    [['list', '--tracked'], 'listEraSnapshots', { volume: '' }],
+    [['list', 'srv', '--tracked'], 'listEraSnapshots', { volume: 'srv' }],
     [['activate', 'tank/monday'], 'activateVolume', { ...at, writable: false }],
     [['activate', 'tank/monday', '--writable'], 'activateVolume', { ...at, writable: true }],
     [['deactivate', 'tank/monday'], 'deactivateVolume', at],
@@ -52,5 +62,10 @@ test('answers as tables', async (t) => {
     (await order('snapshot', 'list', 'tank')).stdout,
     'SNAPSHOT  SIZE  MAPPED  SNAPSHOT OF  CREATED  DEVICE\n0 snapshots; complete\n'
   )
+  const taken = (await order('snapshot', 'create', 'srv', 'monday')).stdout
+  t.regex(taken, /^snapshot +srv\/monday$/m)
+  t.regex(taken, /^is +LVM's vg0\/monday$/m)
+  t.regex(taken, /^suspended for +812 ms$/m)
+  t.regex((await order('snapshot', 'list', '--tracked')).stdout, /^srv\/monday .* 812 ms +exact .*\n1 snapshot of/m)
   t.is((await order('snapshot', 'delete', 'tank/monday')).stdout, 'snapshot tank/monday is deleted\n')
 })

@@ -3,7 +3,7 @@
  * request.
  */
 import { DeltamapperError } from '../../src/errors.ts'
-import type { AdminBackend, AdminMethod, Pool, Volume } from '../../src/grpc/admin.ts'
+import type { AdminBackend, AdminMethod, EraSnapshot, EraVolume, Pool, Volume } from '../../src/grpc/admin.ts'
 
 export const fullPool: Pool = {
   name: 'tank',
@@ -49,6 +49,32 @@ export const volume: Volume = {
   device: { path: '/dev/mapper/tank-documents', readOnly: false, openCount: 3 }
 }
 
+export const eraVolume: EraVolume = {
+  ...{ name: 'srv', deviceName: 'srv', dataDevice: '/dev/vg0/srv', metadataDevice: '/dev/vg0/srv_era' },
+  ...{ blockBytes: 2 ** 30, sizeBytes: 2 ** 53 - 512, active: true, suspended: false, problem: 'it is full' },
+  usage: {
+    currentEra: 2 ** 32 - 1,
+    metadataUsedBytes: 4096,
+    metadataTotalBytes: 17_045_913_600,
+    heldMetadataSnapshot: 4_161_599,
+    openCount: 1
+  },
+  ...{ dataBytes: Number.MAX_SAFE_INTEGER, line: 'b5c2', lineBecause: 'attached', guardCheckedAtMs: 1_800_000_000_000 },
+  ...{ snapshots: 60, underWay: 'snapshot', createdAtMs: 1_800_000_000_000 }
+}
+
+export const inactiveEraVolume: EraVolume = {
+  ...{ name: 'db', deviceName: 'db', dataDevice: '/dev/sdb1', metadataDevice: '/dev/sdb2', blockBytes: 65536 },
+  ...{ sizeBytes: 2 ** 40, active: false, suspended: false, problem: '', line: 'a', lineBecause: 'a discard' },
+  ...{ guardCheckedAtMs: 1, snapshots: 0, underWay: '', createdAtMs: 1 }
+}
+
+export const eraSnapshot: EraSnapshot = {
+  ...{ volume: 'srv', name: 'monday', id: 'era-snapshot:1', line: 'b5c2', boundaryEra: 2 ** 32 - 1 },
+  ...{ sizeBytes: 2 ** 53 - 512, lower: "LVM's vg0/monday", exact: true, suspendedMs: 812 },
+  takenAtMs: 1_800_000_000_000
+}
+
 /** What `calls` has of each call. */
 export type RecordedCall = [method: AdminMethod, request: object]
 
@@ -61,6 +87,11 @@ export function recordingBackend(): { backend: AdminBackend; calls: RecordedCall
     ...{ createVolume: volume, growVolume: volume, activateVolume: volume, deactivateVolume: snapshot },
     ...{ deleteVolume: {}, listVolumes: { volumes: [volume] }, createSnapshot: snapshot, deleteSnapshot: {} },
     ...{ listSnapshots: { snapshots: [] }, adoptThin: volume, forgetThin: {} },
+    ...{ attachEra: eraVolume, detachEra: {}, activateEra: eraVolume, deactivateEra: inactiveEraVolume },
+    ...{ growEra: eraVolume, listEra: { volumes: [eraVolume, inactiveEraVolume] }, createEraSnapshot: eraSnapshot },
+    beginSnapshot: { token: 'b5c2', boundaryEra: 7, deadlineMs: 30_000 },
+    endSnapshot: { snapshot: { ...eraSnapshot, removedAtMs: 1_800_000_000_001, exact: false } },
+    listEraSnapshots: { snapshots: [eraSnapshot] },
     reconcile: {
       settled: ['it was begun, and carried out'],
       findings: [

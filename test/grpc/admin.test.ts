@@ -42,7 +42,7 @@ test('every method of the service is answered by the backend method of its name'
   const { path } = await testServer(t, { admin: backend })
   const call = plainCall(t, `unix:${path}`)
   const methods = Object.keys(adminService)
-  t.is(methods.length, 20)
+  t.is(methods.length, 30)
   for (const method of methods) await call(method, {})
   t.deepEqual(
     calls.map(([method]) => method),

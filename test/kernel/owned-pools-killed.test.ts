@@ -19,7 +19,7 @@ import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { OwnedPools } from '../../src/agent/owned-pools/owned-pools.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import type { DeltamapperError } from '../../src/errors.ts'
-import type { AdminBackend, Volume } from '../../src/grpc/admin.ts'
+import type { PoolBackend, Volume } from '../../src/grpc/admin.ts'
 import { labRun } from './lab-run.ts'
 import {
   blankDisks,
@@ -44,11 +44,11 @@ test.after.always(async () => {
 /** Something that changes pools: begun, and then the agent is killed. */
 interface Operation {
   what: string
-  begin(client: AdminBackend): Promise<unknown>
+  begin(client: PoolBackend): Promise<unknown>
 }
 
 /** What the catalog has, as text: two states are compared whole. */
-async function books(client: AdminBackend): Promise<string[]> {
+async function books(client: PoolBackend): Promise<string[]> {
   const { pools } = await client.listPools({})
   const { volumes } = await client.listVolumes({ pool: '' })
   const { snapshots } = await client.listSnapshots({ pool: '' })
@@ -57,7 +57,7 @@ async function books(client: AdminBackend): Promise<string[]> {
 }
 
 /** What the kernel has of a pool against what the catalog says, and whether anything is left as no device should be. */
-async function disagreements(client: AdminBackend): Promise<string[]> {
+async function disagreements(client: PoolBackend): Promise<string[]> {
   const found: string[] = []
   const { settled, findings } = await client.reconcile({ pool: '' })
   // Out of use is a state like any other.
@@ -385,7 +385,7 @@ test(`killed ${kills} times at any moment, the agent leaves nothing that does no
   writer.kill('SIGKILL')
   await agent.client.deactivatePool({ pool: 'p', withVolumes: true }).catch(() => undefined)
 
-  async function chooseOperation(client: AdminBackend): Promise<Operation & { changesBooks: boolean }> {
+  async function chooseOperation(client: PoolBackend): Promise<Operation & { changesBooks: boolean }> {
     const { snapshots } = await client.listSnapshots({ pool: 'p' })
     const { volumes } = await client.listVolumes({ pool: 'p' })
     const others = volumes.filter(({ name }) => name !== 'v')

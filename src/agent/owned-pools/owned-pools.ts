@@ -10,7 +10,7 @@ import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/pool.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { AdminBackend, AdminCalls, Pool, Volume } from '../../grpc/admin.ts'
+import type { Pool, PoolBackend, PoolCalls, Volume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
@@ -43,9 +43,9 @@ export interface OwnedPoolsOptions {
   readonly watchIntervalMs?: number
 }
 
-type Request<M extends keyof AdminCalls> = AdminCalls[M][0]
+type Request<M extends keyof PoolCalls> = PoolCalls[M][0]
 
-export class OwnedPools implements AdminBackend {
+export class OwnedPools implements PoolBackend {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
@@ -257,7 +257,7 @@ export class OwnedPools implements AdminBackend {
 
   // What disagrees
 
-  async reconcile({ pool: name }: Request<'reconcile'>): Promise<AdminCalls['reconcile'][1]> {
+  async reconcile({ pool: name }: Request<'reconcile'>): Promise<PoolCalls['reconcile'][1]> {
     const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#books.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []

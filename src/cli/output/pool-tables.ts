@@ -5,6 +5,7 @@ import type { AdminCalls, Pool, Volume } from '../../grpc/admin.ts'
 import { oneLine } from '../failure.ts'
 import { counted, exactSize, humanSize, percentage } from '../quantities.ts'
 import { columns, facts } from './columns.ts'
+import { moment } from './moment.ts'
 
 export function poolsTable(pools: readonly Pool[]): string {
   const rows = pools.map(({ name, state, usage, volumes, snapshots, metadataDevice, dataDevice }) => [
@@ -108,9 +109,4 @@ function describeDevice({ device }: Volume): string {
 function transaction({ transactionId, usage }: Pool): string {
   if (usage === undefined || usage.transactionId === transactionId) return String(transactionId)
   return `${transactionId} in the catalog, ${usage.transactionId} in the kernel`
-}
-
-/** Coordinated Universal Time, to the second. */
-function moment(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, 19).replace('T', ' ')}Z`
 }

@@ -1,0 +1,416 @@
+/**
+ * A tracked volume's life in the kernel: taken in, activated, deactivated, grown, let go; and what a death in the middle of any of these has
+ * left, finished or undone.
+ *
+ * Everything here is for whoever has the volume's turn.
+ */
+import { randomUUID } from 'node:crypto'
+import { release } from 'node:os'
+import type { Logger } from 'pino'
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { ClaimedDevice } from '../../devicemapper/block-device.ts'
+import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { losesEras } from '../../devicemapper/era/kernel.ts'
+import { formatEraTable } from '../../devicemapper/era/table.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
+import { deviceIdentity } from './device-identity.ts'
+import { eraUuid, guardName, guardUuid } from './era-devices.ts'
+import { continued, type EraGuard } from './guard.ts'
+import type { LowerSnapshots } from './lower-snapshot.ts'
+import { dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
+import { Watchdog } from './watchdog.ts'
+
+const SECTOR_BYTES = 512
+/** Metadata per tracked block, in bytes: an era and some bits, twice because a metadata snapshot may be held. And what it takes at least. */
+const METADATA_BYTES_PER_BLOCK = 10
+const LEAST_METADATA_BYTES = 2 ** 20
+/** The kernel has fewer blocks than this (valid_nr_blocks). */
+const MAX_BLOCKS = 2 ** 31
+/** How long a volume is suspended at most while it grows, in milliseconds. */
+const GROW_DEADLINE_MS = 30_000
+
+export interface AttachRequest {
+  readonly name: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  readonly snapshotBy: string
+  readonly allowLossyKernel: boolean
+}
+
+export type AttachmentCatalog = Pick<
+  Catalog,
+  'beginEra' | 'completeEra' | 'rollBackEra' | 'sawEraVolume' | 'breakEraLine' | 'findEraVolume' | 'eraView'
+>
+
+export class Attachment {
+  readonly #catalog: AttachmentCatalog
+  readonly #deviceMapper: DeviceMapper
+  readonly #guard: EraGuard
+  readonly #lower: LowerSnapshots
+  readonly #logger: Logger
+
+  constructor(
+    catalog: AttachmentCatalog,
+    deviceMapper: DeviceMapper,
+    guard: EraGuard,
+    lower: LowerSnapshots,
+    logger: Logger
+  ) {
+    this.#catalog = catalog
+    this.#deviceMapper = deviceMapper
+    this.#guard = guard
+    this.#lower = lower
+    this.#logger = logger
+  }
+
+  /**
+   * Begins to track a device.
+   *
+   * @throws DM_KERNEL_LOSSY; DM_DEVICE_BUSY when somebody uses a device or name; DM_DEVICE_NOT_BLANK; DM_ARGUMENT_INVALID for a block size or
+   *   metadata device that will not do; and what device-mapper calls and the catalog throw
+   */
+  async attach(request: AttachRequest): Promise<void> {
+    const { name, dataDevice, metadataDevice, snapshotBy, allowLossyKernel } = request
+    refuseLossyKernel(allowLossyKernel)
+    const blockSectors = request.blockBytes / SECTOR_BYTES
+    for (const each of [name, guardName({ dmName: name })]) await this.#refuseTaken(each)
+    const { data, metadata } = await this.#claimFree(dataDevice, metadataDevice)
+    const blocks = Math.ceil(data.sizeBytes / request.blockBytes)
+    // Throws for a block size that cannot be.
+    formatEraTable({ metadataDevice: metadata.number, originDevice: data.number, blockSectors })
+    if (blocks >= MAX_BLOCKS) {
+      throw invalid(`${dataDevice} would have ${blocks} blocks of ${request.blockBytes} bytes`, 'take larger blocks')
+    }
+    const wanted = metadataBytes(blocks)
+    if (metadata.sizeBytes < wanted) {
+      throw invalid(
+        `${metadataDevice} has ${metadata.sizeBytes} bytes, and ${blocks} blocks take ${wanted}`,
+        'take a larger metadata device, or larger blocks: a full one fails writes'
+      )
+    }
+    const id = `era:${randomUUID()}`
+    const volume = {
+      ...{ id, name, dmName: name, dataDevice, dataIdentity: data.identity },
+      ...{ metadataDevice, metadataIdentity: metadata.identity, blockSectors, sizeBytes: data.sizeBytes },
+      ...{ line: randomUUID(), lineBecause: 'attached', newestEra: 0, fewestBlocks: 0 },
+      ...{ guardCheckedAt: Date.now(), lowerSeen: '', allowLossyKernel, snapshotBy }
+    }
+    await this.#catalog.beginEra({ kind: 'attach', volume })
+    try {
+      const tracked = new TrackedDevice(this.#deviceMapper, { ...volume, createdAt: 0 })
+      await tracked.blankMetadata()
+      await tracked.putUp(data.number, metadata.number)
+    } catch (error) {
+      await this.settle(name)
+      throw error
+    }
+    await this.settle(name)
+    await this.#guard.check(name)
+  }
+
+  /**
+   * Makes the devices of a volume. Nothing where they are there and as they have to be.
+   *
+   * @param startOver give up on a history whose metadata is not what it was: it is formatted anew
+   * @throws DM_ERA_HISTORY_LOST when the metadata is not what it was; DM_KERNEL_LOSSY, DM_DEVICE_BUSY, DM_CATALOG_DISAGREES
+   */
+  async activate(volume: EraVolume, startOver: boolean): Promise<void> {
+    const { name, metadataDevice, dmName } = volume
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    if (await tracked.info()) {
+      await this.#guard.check(name)
+      return
+    }
+    refuseLossyKernel(volume.allowLossyKernel)
+    // What a call that was cut short has left: nothing stands on it.
+    await tracked.takeDown()
+    for (const each of [dmName, guardName(volume)]) await this.#refuseTaken(each)
+    const data = await tracked.checkData()
+    const metadata = await tracked.checkMetadata()
+    const beside = await tracked.writtenBeside(data.number, parseLowerSeen(volume.lowerSeen))
+    const superblock = await superblockOf(metadataDevice).catch((error: unknown) => {
+      if (error instanceof DeltamapperError && error.code !== 'DM_READ_FAILED') return error
+      throw error
+    })
+    const seen = superblock instanceof DeltamapperError ? superblock : continued(volume, superblock, metadataDevice)
+    if (seen instanceof DeltamapperError) {
+      if (!startOver) {
+        throw new DeltamapperError(
+          'DM_ERA_HISTORY_LOST',
+          `the metadata of ${name} is not what it was: ${seen.message}`,
+          `if it is gone for good, \`deltamapper era activate ${name} --start-over\` formats ${metadataDevice} anew; then take a full backup`
+        )
+      }
+      await tracked.blankMetadata()
+    }
+    const because = seen instanceof DeltamapperError ? seen.message : beside
+    // Before anything can be written through the devices, and on disk before a snapshot could be taken of the old line.
+    if (because !== undefined) {
+      const now = superblock instanceof DeltamapperError || seen instanceof DeltamapperError ? undefined : superblock
+      await this.#catalog.breakEraLine(name, because, {
+        newestEra: now?.currentEra ?? 0,
+        fewestBlocks: now?.blocks ?? 0
+      })
+      this.#logger.warn({ volume: name, because }, 'the history of a tracked volume is void')
+    }
+    await tracked.putUp(data.number, metadata)
+    // The counters of these devices begin anew.
+    await this.#catalog.sawEraVolume(name, {
+      lowerSeen: JSON.stringify(await tracked.seenActive(await tracked.active()))
+    })
+    await this.#guard.check(name)
+  }
+
+  /** Takes the devices away, and remembers what is below. Nothing where there are none. @throws DM_DEVICE_BUSY while somebody uses it */
+  async deactivate(volume: EraVolume): Promise<void> {
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    const active = await tracked.info()
+    // What they have seen counts, even though they go.
+    const checked = active && (await this.#lastLook(volume.name))
+    await tracked.takeDown()
+    if (!checked) return
+    const seen = await tracked.seenInactive(checked.devices.dataDevice)
+    const { currentEra, blocks } = await superblockOf(volume.metadataDevice)
+    await this.#catalog.sawEraVolume(volume.name, {
+      lowerSeen: JSON.stringify(seen),
+      newestEra: Math.max(currentEra, checked.volume.newestEra),
+      fewestBlocks: Math.min(blocks, checked.volume.fewestBlocks)
+    })
+  }
+
+  /** Ends the tracking: the data device is what it was before, the history is forgotten. @throws DM_DEVICE_BUSY while somebody uses it */
+  async detach(volume: EraVolume): Promise<void> {
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    const info = await tracked.info()
+    if (info && info.openCount > 0) await tracked.takeDown()
+    await this.#catalog.beginEra({ kind: 'detach', volume: volume.name })
+    await this.settle(volume.name)
+  }
+
+  /**
+   * Lets a volume take the whole of its data device, after that has grown.
+   *
+   * @throws DM_ARGUMENT_INVALID when it has not; DM_ERA_INACTIVE, and what device-mapper calls throw
+   */
+  async grow(volume: EraVolume): Promise<void> {
+    const { name } = volume
+    const { devices } = await this.#guard.check(name)
+    const sizeBytes = await dataBytes(devices)
+    if (sizeBytes <= volume.sizeBytes) {
+      throw invalid(
+        `${volume.dataDevice} has ${sizeBytes} bytes, and ${name} has ${volume.sizeBytes}`,
+        sizeBytes === volume.sizeBytes ? 'enlarge that device first' : 'a tracked volume cannot shrink'
+      )
+    }
+    const blocks = Math.ceil(sizeBytes / (volume.blockSectors * SECTOR_BYTES))
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    const status = await tracked.status()
+    const metadataTotal = status.state === 'working' ? status.totalMetadataBlocks * 4096 : 0
+    if (blocks >= MAX_BLOCKS || metadataTotal < metadataBytes(blocks)) {
+      throw invalid(
+        `${volume.metadataDevice} has ${metadataTotal} bytes, and ${blocks} blocks take ${metadataBytes(blocks)}`,
+        'attach the volume anew, with a larger metadata device or larger blocks'
+      )
+    }
+    await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
+    let failure: unknown
+    try {
+      await this.#enlarge(volume, sizeBytes / SECTOR_BYTES)
+    } catch (error) {
+      failure = error
+    }
+    await this.settle(name)
+    if (failure !== undefined) throw failure as Error
+    await this.#guard.check(name)
+  }
+
+  /**
+   * Finishes or undoes what was begun with a volume and is still in the catalog.
+   *
+   * @returns what was done, in words; undefined when nothing was under way
+   */
+  async settle(name: string): Promise<string | undefined> {
+    const { volumes, intents } = await this.#catalog.eraView()
+    const volume = volumes.find((each) => each.name === name)
+    const intent = intents.find((each) => each.volume === name)
+    if (!volume || !intent) return undefined
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    switch (intent.kind) {
+      case 'attach':
+        return this.#settleAttach(volume, tracked)
+      case 'detach':
+        await tracked.takeDown()
+        await this.#catalog.completeEra(name)
+        return `${name} was to be detached: it is`
+      case 'grow':
+        return this.#settleGrow(volume, tracked, intent)
+      case 'snapshot': {
+        await this.#free(tracked)
+        const left = await this.#lower.unfinished(volume, intent.snapshot, intent.token, await this.ownDevices())
+        await left?.remove().catch((error: unknown) => {
+          // No snapshot of ours refers to it: it costs space, no more.
+          this.#logger.warn(
+            { volume: name, snapshot: intent.snapshot, err: error },
+            'what was taken could not be removed'
+          )
+        })
+        await this.#catalog.rollBackEra(name)
+        return `snapshot ${name}/${intent.snapshot} was not finished: it is given up`
+      }
+    }
+  }
+
+  /** The devices of all volumes, as far as they are active. */
+  async ownDevices() {
+    const { volumes } = await this.#catalog.eraView()
+    const uuids = volumes.flatMap((each) => [eraUuid(each), guardUuid(each)])
+    const infos = await Promise.all(uuids.map((uuid) => this.#deviceMapper.info({ uuid })))
+    return infos.filter((info) => info !== undefined)
+  }
+
+  async #settleAttach(volume: EraVolume, tracked: TrackedDevice): Promise<string> {
+    const { name } = volume
+    const complete = await tracked.active().then(
+      (devices) => !devices.era.suspended,
+      () => false
+    )
+    if (complete) {
+      const devices = await tracked.active()
+      await refuseDiscards(devices.guard)
+      await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(await tracked.seenActive(devices)) })
+      await this.#catalog.completeEra(name)
+      return `${name} was to be attached: it is`
+    }
+    await tracked.takeDown()
+    // It was blank before, and nothing is lost with it. Where it cannot be blanked, the next attach says what it holds.
+    await tracked.blankMetadata().catch(() => undefined)
+    await this.#catalog.rollBackEra(name)
+    return `${name} was to be attached, and is not`
+  }
+
+  async #settleGrow(
+    volume: EraVolume,
+    tracked: TrackedDevice,
+    { sizeBytes }: Extract<EraIntent, { kind: 'grow' }>
+  ): Promise<string> {
+    const { name } = volume
+    await this.#free(tracked)
+    const devices = await tracked.active().catch((error: unknown) => {
+      if (error instanceof DeltamapperError && error.code === 'DM_ERA_INACTIVE') return undefined
+      throw error
+    })
+    if (devices?.sizeBytes === sizeBytes) {
+      await this.#catalog.completeEra(name)
+      return `${name} was to grow to ${sizeBytes} bytes: it has`
+    }
+    await this.#catalog.rollBackEra(name)
+    return `${name} was to grow to ${sizeBytes} bytes, and has not`
+  }
+
+  /** A look whose findings count, and keep nobody. Undefined where there is nothing to look at that could be understood. */
+  async #lastLook(name: string) {
+    try {
+      return await this.#guard.check(name)
+    } catch (error) {
+      const code = error instanceof DeltamapperError ? error.code : undefined
+      if (code === 'DM_ERA_INACTIVE' || code === 'DM_CATALOG_DISAGREES') return undefined
+      // It is in the catalog by now: from here on, it is another line.
+      if (code === 'DM_ERA_HISTORY_LOST') return this.#guard.check(name)
+      throw error
+    }
+  }
+
+  /** Takes what a suspension that was cut short has left on the devices: the watchdog may have died as well. */
+  async #free(tracked: TrackedDevice): Promise<void> {
+    const guard = await this.#deviceMapper.info(tracked.guard)
+    if (guard?.suspended) await this.#deviceMapper.resume(tracked.guard)
+    if (guard?.hasLiveTable) await refuseDiscards(guard)
+    const era = await this.#deviceMapper.info(tracked.era)
+    // Even where it does not show as suspended: it may be about to be, by a call whose caller has died.
+    if (era?.hasLiveTable) await this.#deviceMapper.resume(tracked.era)
+  }
+
+  async #enlarge(volume: EraVolume, lengthSectors: number): Promise<void> {
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    const { table, dataDevice, guard } = await tracked.active()
+    const watchdog = await Watchdog.start({ device: tracked.era, guard: tracked.guard, deadlineMs: GROW_DEADLINE_MS })
+    try {
+      const row = { startSector: 0, lengthSectors }
+      await watchdog.suspend()
+      await this.#deviceMapper.suspend(tracked.guard)
+      const linear = { ...row, targetType: 'linear', params: `${dataDevice.major}:${dataDevice.minor} 0` }
+      await this.#deviceMapper.reload(tracked.guard, [linear])
+      await this.#deviceMapper.resume(tracked.guard)
+      // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
+      await refuseDiscards(guard)
+      await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
+      const { ms, held } = await watchdog.resume()
+      this.#logger.info(
+        { volume: volume.name, sizeBytes: lengthSectors * SECTOR_BYTES, suspendedMs: Math.round(ms) },
+        'grown'
+      )
+      if (held) return
+      throw new DeltamapperError(
+        'DM_SNAPSHOT_TOO_SLOW',
+        `${volume.name} was resumed before it had grown`,
+        'ask again; find out what took so long'
+      )
+    } finally {
+      await watchdog.resume().catch(() => undefined)
+      await watchdog.end()
+    }
+  }
+
+  async #refuseTaken(dmName: string): Promise<void> {
+    if (!(await this.#deviceMapper.info(dmName))) return
+    throw new DeltamapperError(
+      'DM_DEVICE_BUSY',
+      `there already is a device-mapper device ${dmName}`,
+      'choose another name, or remove that device if it is yours'
+    )
+  }
+
+  /** Both devices of a new volume. @throws DM_DEVICE_BUSY, DM_DEVICE_NOT_BLANK, DM_ARGUMENT_INVALID */
+  async #claimFree(dataPath: string, metadataPath: string) {
+    await using data = await ClaimedDevice.open(dataPath)
+    await using metadata = await ClaimedDevice.open(metadataPath).catch((error: unknown) => {
+      if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
+      throw new DeltamapperError(error.code, error.message, `${error.remedy}; it cannot be the data device as well`)
+    })
+    const content = await metadata.content()
+    if (content !== undefined) {
+      throw new DeltamapperError(
+        'DM_DEVICE_NOT_BLANK',
+        `${metadataPath} holds ${content}, which era metadata would overwrite`,
+        `if nothing on it is needed any more, \`wipefs --all ${metadataPath}\` and \`dd if=/dev/zero of=${metadataPath} bs=4096 count=1 conv=fsync\``
+      )
+    }
+    const describe = async (device: ClaimedDevice) => ({
+      number: device.number,
+      sizeBytes: device.sizeBytes,
+      identity: await deviceIdentity(this.#deviceMapper, device.path, device.number)
+    })
+    return { data: await describe(data), metadata: await describe(metadata) }
+  }
+}
+
+/** Bytes of metadata that so many blocks take at most. */
+export function metadataBytes(blocks: number): number {
+  return LEAST_METADATA_BYTES + METADATA_BYTES_PER_BLOCK * blocks
+}
+
+function refuseLossyKernel(allowed: boolean): void {
+  if (allowed || !losesEras(release())) return
+  throw new DeltamapperError(
+    'DM_KERNEL_LOSSY',
+    `Linux ${release()} forgets what was written in the current era when it crashes, and nothing shows it`,
+    'update to Linux 5.12 or later; where your kernel has the dm-era fixes of March 2021, attach with --allow-lossy-kernel'
+  )
+}
+
+function invalid(what: string, remedy: string): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
+}

@@ -1,0 +1,194 @@
+/**
+ * The boundary between two eras at which a snapshot is taken:
+ *
+ *     check ─▶ intent ─▶ watchdog suspends (file system frozen, era N archived) ─▶ check ─▶ lower snapshot ─▶ resume (era N + 1 begins)
+ *                                                                                             ─▶ record, which makes the intent a fact
+ *
+ * What was written in era N and before is in the snapshot, what is written from N + 1 on is not: no write is in flight while the device is
+ * suspended. Whatever fails, the device is resumed first; what was taken of no certain moment is removed, and nothing is recorded.
+ *
+ * Everything here is for whoever has the volume's turn.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Logger } from 'pino'
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
+import { eraUuid, guardUuid } from './era-devices.ts'
+import type { EraGuard } from './guard.ts'
+import type { Lower } from './lower-snapshot.ts'
+import { type OwnPlace, refuseOwnPlace } from './own-place.ts'
+import { superblockOf } from './tracked-device.ts'
+import { Watchdog } from './watchdog.ts'
+
+/** What was taken, between suspend and resume. */
+export interface TakenEraSnapshot {
+  /** As it is in the catalog; its line is the snapshot's. */
+  readonly volume: EraVolume
+  readonly name: string
+  /** The first era after the snapshot. */
+  readonly boundaryEra: number
+  /** Size of the era device then, in bytes. */
+  readonly sizeBytes: number
+  /** Milliseconds since 1970. */
+  readonly takenAt: number
+  readonly suspendedMs: number
+  /** JSON of a `Lower`. */
+  readonly lower: string
+}
+
+/** Who makes a boundary part of the volume's history. */
+export interface EraHistoryRecorder {
+  /** Durable when it resolves; it has completed the volume's intent then. */
+  record(taken: TakenEraSnapshot): Promise<EraSnapshot>
+}
+
+export interface BoundaryParts {
+  readonly catalog: Pick<Catalog, 'beginEra' | 'rollBackEra'>
+  readonly deviceMapper: DeviceMapper
+  readonly guard: EraGuard
+  readonly recorder: EraHistoryRecorder
+  readonly logger: Logger
+  /** What must not lie on a volume that is suspended. */
+  readonly places: () => Promise<readonly OwnPlace[]>
+}
+
+export class Boundary {
+  readonly volume: EraVolume
+  readonly name: string
+  /** Names this boundary: in its intent, and on what is made for it. */
+  readonly token: string
+  /** The first era after it. */
+  readonly boundaryEra: number
+  readonly #parts: BoundaryParts
+  readonly #watchdog: Watchdog
+  readonly #metadataPath: string
+  readonly #sizeBytes: number
+  readonly #takenAt: number
+  #ended = false
+
+  private constructor(parts: BoundaryParts, token: string, name: string, watchdog: Watchdog, at: SuspendedAt) {
+    this.#parts = parts
+    this.token = token
+    this.name = name
+    this.#watchdog = watchdog
+    this.volume = at.volume
+    this.boundaryEra = at.era + 1
+    this.#metadataPath = at.metadataPath
+    this.#sizeBytes = at.sizeBytes
+    this.#takenAt = Date.now()
+  }
+
+  /**
+   * Suspends a volume for a snapshot.
+   *
+   * @param prepare what is to be found out before that
+   * @param deadlineMs after so many milliseconds the volume is resumed, whatever has become of the snapshot
+   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws; then nothing is suspended, and nothing under way
+   */
+  static async begin<T>(
+    parts: BoundaryParts,
+    volumeName: string,
+    name: string,
+    deadlineMs: number,
+    prepare: (checked: Awaited<ReturnType<EraGuard['check']>>, token: string) => Promise<T>
+  ): Promise<{ boundary: Boundary; prepared: T }> {
+    const { catalog, guard, logger } = parts
+    const checked = await guard.check(volumeName)
+    const { volume, devices, metadataPath } = checked
+    if (devices.era.suspended) {
+      throw new DeltamapperError(
+        'DM_DEVICE_BUSY',
+        `${volumeName} is suspended already, by somebody else`,
+        `find out by whom; \`dmsetup resume ${devices.era.name}\` if by nobody that is still there`
+      )
+    }
+    await refuseOwnPlace(devices.era, volumeName, await parts.places())
+    const token = randomUUID()
+    const prepared = await prepare(checked, token)
+    await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
+    let watchdog: Watchdog | undefined
+    try {
+      watchdog = await Watchdog.start({
+        device: { uuid: eraUuid(volume) },
+        guard: { uuid: guardUuid(volume) },
+        deadlineMs
+      })
+      const ms = await watchdog.suspend()
+      logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
+      // Again: until now, writes and discards went on.
+      const { superblock } = await guard.check(volumeName)
+      if (superblock.currentWriteset !== undefined) {
+        throw new DeltamapperError(
+          'DM_SNAPSHOT_TOO_SLOW',
+          `${volumeName} was resumed by somebody else while a snapshot was to be taken`,
+          'find out by whom, and take it again'
+        )
+      }
+      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes }
+      return { boundary: new Boundary(parts, token, name, watchdog, at), prepared }
+    } catch (error) {
+      await watchdog?.resume().catch(() => undefined)
+      await watchdog?.end()
+      await catalog.rollBackEra(volumeName)
+      throw error
+    }
+  }
+
+  /**
+   * Ends the suspension and records the snapshot that was taken in it.
+   *
+   * @throws DM_SNAPSHOT_TOO_SLOW when it had ended before; what recording throws. Then nothing is recorded
+   */
+  async complete(lower: Lower): Promise<EraSnapshot> {
+    const { logger, recorder } = this.#parts
+    const { name, boundaryEra, volume } = this
+    // Had anybody resumed it, the next era would have begun.
+    const { currentEra } = await superblockOf(this.#metadataPath)
+    const { ms, held } = await this.#watchdog.resume()
+    const suspendedMs = Math.round(ms)
+    if (!held || currentEra + 1 !== boundaryEra) {
+      throw new DeltamapperError(
+        'DM_SNAPSHOT_TOO_SLOW',
+        `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it is of no certain moment`,
+        'remove what was taken of it, and take another; find out what took so long, or give it a later deadline'
+      )
+    }
+    logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
+    const snapshot = await recorder.record({
+      ...{ volume, name, boundaryEra, suspendedMs, sizeBytes: this.#sizeBytes, takenAt: this.#takenAt },
+      lower: JSON.stringify(lower)
+    })
+    this.#ended = true
+    await this.#watchdog.end()
+    return snapshot
+  }
+
+  /** Ends the suspension without a snapshot, once; nothing after `complete` has succeeded. */
+  async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+    if (this.#ended) return
+    this.#ended = true
+    const { catalog, logger } = this.#parts
+    const { volume, name } = this
+    await this.#watchdog.resume().catch((error: unknown) => {
+      logger.error({ volume: volume.name, what: asDeltamapperError(error).line }, 'not known to be resumed')
+    })
+    await this.#watchdog.end()
+    await remove()
+    await catalog.rollBackEra(volume.name)
+    logger.warn({ volume: volume.name, snapshot: name }, 'snapshot given up')
+  }
+}
+
+interface SuspendedAt {
+  readonly volume: EraVolume
+  readonly era: number
+  readonly metadataPath: string
+  readonly sizeBytes: number
+}
+
+function rounded(ms: number): number {
+  return Math.round(ms * 10) / 10
+}

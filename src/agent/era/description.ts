@@ -1,0 +1,83 @@
+/**
+ * Tracked volumes and their snapshots, as they are shown: what the catalog has of them, with what the kernel says now. What the kernel does
+ * not tell is left out, and nothing fails for it.
+ */
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { asDeltamapperError } from '../../errors.ts'
+import type * as admin from '../../grpc/admin.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
+import type { Lower } from './lower-snapshot.ts'
+import { dataBytes, parseLowerSeen, TrackedDevice } from './tracked-device.ts'
+
+const SECTOR_BYTES = 512
+const METADATA_BLOCK_BYTES = 4096
+/** Above this part of its metadata in use, a volume is said to be in trouble: a full metadata device fails writes. Percent. */
+const FULL_PERCENT = 80
+
+/** @param snapshots of all volumes */
+export async function describeEraVolume(
+  deviceMapper: DeviceMapper,
+  volume: EraVolume,
+  intents: readonly EraIntent[],
+  snapshots: readonly EraSnapshot[]
+): Promise<admin.EraVolume> {
+  const { name, dmName, dataDevice, metadataDevice, blockSectors, sizeBytes, line, lineBecause } = volume
+  const described: admin.EraVolume = {
+    ...{ name, deviceName: dmName, dataDevice, metadataDevice, blockBytes: blockSectors * SECTOR_BYTES, sizeBytes },
+    ...{ active: false, suspended: false, problem: '', line, lineBecause },
+    guardCheckedAtMs: volume.guardCheckedAt,
+    snapshots: snapshots.filter((each) => each.volume === volume.id && each.removedAt === undefined).length,
+    underWay: intents.find((each) => each.volume === name)?.kind ?? '',
+    createdAtMs: volume.createdAt
+  }
+  const tracked = new TrackedDevice(deviceMapper, volume)
+  try {
+    const info = await tracked.info()
+    if (!info) return described
+    Object.assign(described, { active: true, suspended: info.suspended })
+    const devices = await tracked.active()
+    described.dataBytes = await dataBytes(devices)
+    const problem = await tracked.discardsSeen(devices, parseLowerSeen(volume.lowerSeen))
+    if (problem !== undefined) described.problem = problem
+    // A suspended device does not answer.
+    if (info.suspended) return described
+    const status = await tracked.status()
+    if (status.state === 'unknown') return { ...described, problem: 'the kernel could not tell its state' }
+    const { currentEra, usedMetadataBlocks: used, totalMetadataBlocks: total, metadataSnapshot } = status
+    described.usage = {
+      currentEra,
+      metadataUsedBytes: used * METADATA_BLOCK_BYTES,
+      metadataTotalBytes: total * METADATA_BLOCK_BYTES,
+      ...(metadataSnapshot === undefined ? {} : { heldMetadataSnapshot: metadataSnapshot }),
+      openCount: info.openCount
+    }
+    if (used * 100 > total * FULL_PERCENT && described.problem === '') {
+      described.problem = `its metadata is ${Math.round((used / total) * 100)} % full, and when it is full writes fail`
+    }
+  } catch (error) {
+    described.problem = asDeltamapperError(error).message
+  }
+  return described
+}
+
+export function describeEraSnapshot(volume: string, snapshot: EraSnapshot): admin.EraSnapshot {
+  const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
+  return {
+    ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs },
+    lower: lowerInWords(JSON.parse(snapshot.lower) as Lower),
+    takenAtMs: takenAt,
+    ...(removedAt === undefined ? {} : { removedAtMs: removedAt })
+  }
+}
+
+function lowerInWords(lower: Lower): string {
+  switch (lower.kind) {
+    case 'lvm':
+      return `LVM's ${lower.volume}`
+    case 'command':
+      return `taken by the configured command as ${lower.name}`
+    case 'driver':
+      return lower.reference
+  }
+}

@@ -1,0 +1,319 @@
+/**
+ * The volumes that dm-era tracks for us: attached, activated, grown, snapshotted, detached, on the word of whoever calls the Admin service.
+ *
+ *     call ─▶ the volume's turn ─▶ settle what was left unfinished ─▶ attachment.ts · boundary.ts ─▶ the volume as it is now
+ *
+ * One change at a time in each volume. A suspension that a driver has asked for (BeginSnapshot) keeps the turn until it ends, which it does
+ * at its deadline at the latest. Nothing is activated at start: that is a person's word, or a unit's that runs `deltamapper era activate`.
+ */
+import type { Logger } from 'pino'
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { EraBackend, EraCalls, EraSnapshot, EraVolume as ShownEraVolume } from '../../grpc/admin.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
+import { checkPoolName, checkThinName } from '../owned-pools/naming.ts'
+import { checkCount } from '../owned-pools/request-checks.ts'
+import { Turns } from '../owned-pools/turns.ts'
+import { Attachment } from './attachment.ts'
+import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary.ts'
+import { describeEraSnapshot, describeEraVolume } from './description.ts'
+import { EraGuard, noSuchVolume } from './guard.ts'
+import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './lower-snapshot.ts'
+import { ownPlaces } from './own-place.ts'
+
+/** Blocks are a multiple of this, in bytes. */
+const BLOCK_UNIT = 4096
+/** The longest suspension that can be asked for, in milliseconds. */
+const MAX_DEADLINE_MS = 600_000
+/** What is left of a suspension's time to resume in, in milliseconds: a lower snapshot has to be done before. */
+const RESUME_MARGIN_MS = 500
+
+export interface EraVolumesOptions {
+  readonly catalog: Catalog
+  readonly deviceMapper: DeviceMapper
+  readonly recorder: EraHistoryRecorder
+  readonly logger: Logger
+  /** The words that start LVM. */
+  readonly lvmCommand: readonly string[]
+  /** How lower snapshots are taken where it is not by LVM, by the volume's name. */
+  readonly commands?: Readonly<Record<string, SnapshotCommands>>
+  /** How long a volume may be suspended, in milliseconds, unless a caller says so. */
+  readonly deadlineMs: number
+  /** What else answers to a name before the slash of a handle, in words; undefined when nothing does. */
+  readonly takenBy?: (name: string) => Promise<string | undefined>
+}
+
+type Request<M extends keyof EraCalls> = EraCalls[M][0]
+
+/** A suspension that a driver has asked for. */
+interface Session {
+  readonly boundary: Boundary
+  /** Ends the turn that it keeps. */
+  readonly over: () => void
+  readonly timer: NodeJS.Timeout
+}
+
+export class EraVolumes implements EraBackend {
+  readonly #options: EraVolumesOptions
+  readonly #catalog: Catalog
+  readonly #deviceMapper: DeviceMapper
+  readonly #logger: Logger
+  readonly #lower: LowerSnapshots
+  readonly #attachment: Attachment
+  readonly #parts: BoundaryParts
+  readonly #turns = new Turns()
+  readonly #sessions = new Map<string, Session>()
+  #closing = false
+
+  constructor(options: EraVolumesOptions) {
+    const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {} } = options
+    this.#options = options
+    this.#catalog = catalog
+    this.#deviceMapper = deviceMapper
+    this.#logger = logger
+    const guard = new EraGuard(catalog, deviceMapper, logger)
+    this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
+    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, logger)
+    const places = () => ownPlaces(catalog.path)
+    this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
+  }
+
+  /** Settles what the last agent left unfinished. What cannot be settled is said, and tried again with the next change. */
+  async start(): Promise<void> {
+    const { intents } = await this.#catalog.eraView()
+    await Promise.all(
+      intents.map(async ({ volume }) => {
+        try {
+          await this.#turns.take(volume, () => this.#settle(volume))
+        } catch (error) {
+          const { code, message } = asDeltamapperError(error)
+          this.#logger.error({ volume, code, what: message }, 'not settled')
+        }
+      })
+    )
+  }
+
+  /** Ends suspensions that are under way, and waits for everything else that is. */
+  async close(): Promise<void> {
+    this.#closing = true
+    for (const token of [...this.#sessions.keys()]) await this.#expire(token)
+    await this.#turns.close()
+  }
+
+  /** Whether a name before the slash of a handle is a tracked volume's. */
+  async has(name: string): Promise<boolean> {
+    return (await this.#catalog.findEraVolume(name)) !== undefined
+  }
+
+  async attachEra(request: Request<'attachEra'>): Promise<ShownEraVolume> {
+    const { name, blockBytes, snapshotSize } = request
+    checkPoolName(name)
+    checkCount('block_bytes', blockBytes, BLOCK_UNIT)
+    const snapshotBy = formatSnapshotBy(snapshotSize)
+    // One after the other, whatever their names: two may be given the same devices.
+    await this.#turns.take('', () =>
+      this.#turns.take(name, async () => {
+        await this.#settle(name)
+        const takenBy = (await this.has(name))
+          ? 'a volume that is tracked already'
+          : await this.#options.takenBy?.(name)
+        if (takenBy !== undefined) {
+          throw new DeltamapperError(
+            'DM_DEVICE_BUSY',
+            `the name ${name} is taken: ${takenBy} answers to it`,
+            'choose another name'
+          )
+        }
+        await this.#attachment.attach({ ...request, snapshotBy })
+      })
+    )
+    return this.#shown(name)
+  }
+
+  async detachEra({ volume }: Request<'detachEra'>): Promise<object> {
+    await this.#inTurn(volume, (tracked) => this.#attachment.detach(tracked))
+    return {}
+  }
+
+  async activateEra({ volume, startOver }: Request<'activateEra'>): Promise<ShownEraVolume> {
+    await this.#inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
+    return this.#shown(volume)
+  }
+
+  async deactivateEra({ volume }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+    await this.#inTurn(volume, (tracked) => this.#attachment.deactivate(tracked))
+    return this.#shown(volume)
+  }
+
+  async growEra({ volume }: Request<'growEra'>): Promise<ShownEraVolume> {
+    await this.#inTurn(volume, (tracked) => this.#attachment.grow(tracked))
+    return this.#shown(volume)
+  }
+
+  async listEra({ volume }: Request<'listEra'>): Promise<{ volumes: ShownEraVolume[] }> {
+    const { volumes, intents } = await this.#catalog.eraView()
+    const wanted = volumes.filter((each) => volume === '' || each.name === volume)
+    if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
+    const snapshots = await this.#catalog.eraSnapshots()
+    return {
+      volumes: await Promise.all(wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots)))
+    }
+  }
+
+  async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
+    checkThinName(name)
+    const deadline = this.#deadline(deadlineMs)
+    const recorded = await this.#inTurn(volume, async () => {
+      const begun = performance.now()
+      const { boundary, prepared } = await Boundary.begin(
+        this.#parts,
+        volume,
+        name,
+        deadline,
+        async (checked, token) => {
+          const ours = await this.#attachment.ownDevices()
+          return this.#lower.prepare(checked.volume, checked.devices.dataDevice, ours, name, token)
+        }
+      )
+      try {
+        await prepared.take(Math.max(1, deadline - RESUME_MARGIN_MS))
+        this.#logger.debug(
+          { volume, snapshot: name, ms: Math.round(performance.now() - begun) },
+          'lower snapshot taken'
+        )
+        return await boundary.complete(prepared.lower)
+      } catch (error) {
+        await boundary.abandon(async () => {
+          await prepared.remove().catch((failure: unknown) => {
+            this.#logger.warn({ volume, snapshot: name, err: failure }, 'what was taken could not be removed')
+          })
+        })
+        throw error
+      }
+    })
+    return describeEraSnapshot(volume, recorded)
+  }
+
+  async beginSnapshot({ volume, name, deadlineMs }: Request<'beginSnapshot'>): Promise<EraCalls['beginSnapshot'][1]> {
+    checkThinName(name)
+    const deadline = this.#deadline(deadlineMs)
+    const begun = Promise.withResolvers<Boundary>()
+    // The turn goes on after this call has been answered.
+    void this.#inTurn(volume, async () => {
+      const { boundary } = await Boundary.begin(this.#parts, volume, name, deadline, () => Promise.resolve())
+      const over = Promise.withResolvers<undefined>()
+      const { token } = boundary
+      const timer = setTimeout(() => void this.#expire(token), deadline)
+      this.#sessions.set(token, { boundary, timer, over: () => over.resolve(undefined) })
+      begun.resolve(boundary)
+      if (this.#closing) await this.#expire(token)
+      await over.promise
+    }).catch((error: unknown) => begun.reject(error as Error))
+    const { token, boundaryEra } = await begun.promise
+    return { token, boundaryEra, deadlineMs: deadline }
+  }
+
+  async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
+    const session = this.#takeSession(token)
+    if (!session) {
+      throw new DeltamapperError(
+        'DM_SNAPSHOT_TOO_SLOW',
+        'there is no such suspension any more: its deadline has passed, or the agent was restarted',
+        'remove what was taken, and begin again; give BeginSnapshot a later deadline if it has to be that long'
+      )
+    }
+    const { boundary } = session
+    try {
+      if (abandon) {
+        await boundary.abandon()
+        return {}
+      }
+      const lower: Lower = { kind: 'driver', reference: reference.slice(0, 1000) }
+      return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower)) }
+    } finally {
+      await boundary.abandon()
+      session.over()
+    }
+  }
+
+  async listEraSnapshots({ volume }: Request<'listEraSnapshots'>): Promise<{ snapshots: EraSnapshot[] }> {
+    const { volumes } = await this.#catalog.eraView()
+    const names = new Map(volumes.map(({ id, name }) => [id, name]))
+    if (volume !== '' && !volumes.some(({ name }) => name === volume)) throw noSuchVolume(volume)
+    const snapshots = await this.#catalog.eraSnapshots(volume === '' ? undefined : volume)
+    const there = snapshots.filter(({ removedAt }) => removedAt === undefined)
+    return { snapshots: there.map((each) => describeEraSnapshot(names.get(each.volume) ?? '', each)) }
+  }
+
+  /** Removes what was taken below, unless a driver has; what is known of the snapshot stays, as the base of later ones. */
+  async deleteSnapshot(volume: string, name: string): Promise<void> {
+    await this.#inTurn(volume, async (tracked) => {
+      const snapshot = await this.#snapshot(volume, name)
+      const ours = await this.#attachment.ownDevices()
+      const lower = JSON.parse(snapshot.lower) as Lower
+      await (await this.#lower.recorded(lower, tracked, ours))?.remove()
+      await this.#catalog.deleteEraSnapshot(volume, name)
+    })
+  }
+
+  async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
+    const snapshot = await this.#catalog.findEraSnapshot(volume, name)
+    if (snapshot && snapshot.removedAt === undefined) return snapshot
+    throw new DeltamapperError(
+      'DM_NO_SUCH_DEVICE',
+      `${volume} has no snapshot ${JSON.stringify(name.slice(0, 200))}`,
+      '`deltamapper snapshot list` lists those there are'
+    )
+  }
+
+  /** Does something to a volume when it is its turn, after what was left unfinished has been settled. */
+  async #inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
+    if (!(await this.has(name))) throw noSuchVolume(name)
+    return this.#turns.take(name, async () => {
+      await this.#settle(name)
+      const volume = await this.#catalog.findEraVolume(name)
+      if (!volume) throw noSuchVolume(name)
+      return work(volume)
+    })
+  }
+
+  async #settle(name: string): Promise<void> {
+    const because = await this.#attachment.settle(name)
+    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+  }
+
+  async #shown(name: string): Promise<ShownEraVolume> {
+    const [volume] = (await this.listEra({ volume: name })).volumes
+    if (volume) return volume
+    throw noSuchVolume(name)
+  }
+
+  #deadline(asked: number): number {
+    if (asked === 0) return this.#options.deadlineMs
+    checkCount('deadline_ms', asked)
+    if (asked <= MAX_DEADLINE_MS) return asked
+    throw new DeltamapperError(
+      'DM_ARGUMENT_INVALID',
+      `a volume cannot be suspended for ${asked} ms`,
+      `give at most ${MAX_DEADLINE_MS}: everything that writes to it waits`
+    )
+  }
+
+  #takeSession(token: string): Session | undefined {
+    const session = this.#sessions.get(token)
+    this.#sessions.delete(token)
+    clearTimeout(session?.timer)
+    return session
+  }
+
+  async #expire(token: string): Promise<void> {
+    const session = this.#takeSession(token)
+    if (!session) return
+    await session.boundary.abandon().catch((error: unknown) => {
+      this.#logger.error({ what: asDeltamapperError(error).line }, 'a suspension was not ended in order')
+    })
+    session.over()
+  }
+}

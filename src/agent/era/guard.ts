@@ -1,0 +1,122 @@
+/**
+ * Whether the writes to a tracked volume are still all seen: the look that every boundary and every answer from live metadata begins with.
+ *
+ * What is looked at:
+ *
+ * - both devices are there, with the tables that they had;
+ * - neither lets discards through, and none has gone through the guard since it was last looked at (the kernel counts them, so that a limit
+ *   that was open for a moment only does not go unnoticed);
+ * - the metadata is in the era that was seen last, or a later one;
+ * - no snapshot is being merged into the data device, which writes to it from below.
+ *
+ * Whatever is not so voids the history from the last look on: a new line begins in the catalog before anybody is told.
+ */
+import type { Logger } from 'pino'
+import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
+import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { continuedHistory, type EraHistory } from '../../devicemapper/era/history.ts'
+import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
+import { type ActiveDevices, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
+
+export type GuardCatalog = Pick<Catalog, 'findEraVolume' | 'sawEraVolume' | 'breakEraLine'>
+
+export interface GuardedVolume {
+  /** As it is in the catalog now. */
+  readonly volume: EraVolume
+  readonly devices: ActiveDevices
+  readonly device: DeviceInfo
+  readonly metadataPath: string
+  /** The live superblock. */
+  readonly superblock: EraSuperblock
+}
+
+export class EraGuard {
+  readonly #catalog: GuardCatalog
+  readonly #deviceMapper: DeviceMapper
+  readonly #logger: Logger
+
+  constructor(catalog: GuardCatalog, deviceMapper: DeviceMapper, logger: Logger) {
+    this.#catalog = catalog
+    this.#deviceMapper = deviceMapper
+    this.#logger = logger
+  }
+
+  /**
+   * Looks at an active volume, suspended or not, and remembers what was seen.
+   *
+   * @throws DM_ERA_HISTORY_LOST after a new line was begun; DM_ERA_INACTIVE, DM_NO_SUCH_DEVICE, DM_CATALOG_DISAGREES, and what reading
+   *   metadata and device-mapper calls throw
+   */
+  async check(name: string): Promise<GuardedVolume> {
+    const volume = await this.#catalog.findEraVolume(name)
+    if (!volume) throw noSuchVolume(name)
+    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    const devices = await tracked.active()
+    const metadataPath = await tracked.metadataPath(devices.table)
+    const superblock = await superblockOf(metadataPath)
+    const because =
+      (await tracked.discardsSeen(devices, parseLowerSeen(volume.lowerSeen))) ?? (await this.#merging(devices, volume))
+    const history = continued(volume, superblock, metadataPath)
+    const lowerSeen = JSON.stringify(await tracked.seenActive(devices))
+    const guardCheckedAt = Date.now()
+    if (because !== undefined || history instanceof DeltamapperError) {
+      // (The limit first: until it is closed, the new line would be void as well.)
+      await refuseDiscards(devices.guard)
+      const why = because ?? (history as DeltamapperError).message
+      await this.breakLine(volume, why, superblock)
+      await this.#catalog.sawEraVolume(name, { lowerSeen, guardCheckedAt })
+      throw historyLost(name, why)
+    }
+    const { newestEra, fewestBlocks } = history
+    await this.#catalog.sawEraVolume(name, { newestEra, fewestBlocks, lowerSeen, guardCheckedAt })
+    const seen = { ...volume, newestEra, fewestBlocks, lowerSeen, guardCheckedAt }
+    return { volume: seen, devices, device: devices.era, metadataPath, superblock }
+  }
+
+  /** Begins a new line: nothing that was recorded before can be the base of anything recorded from now on. */
+  async breakLine(volume: EraVolume, because: string, superblock: EraSuperblock): Promise<EraVolume> {
+    this.#logger.warn({ volume: volume.name, because, line: volume.line }, 'the history of a tracked volume is void')
+    return this.#catalog.breakEraLine(volume.name, because, {
+      newestEra: superblock.currentEra,
+      fewestBlocks: superblock.blocks
+    })
+  }
+
+  async #merging({ dataDevice }: ActiveDevices, { dataDevice: path }: EraVolume): Promise<string | undefined> {
+    if (!(await this.#deviceMapper.info(dataDevice))) return undefined
+    const rows = await this.#deviceMapper.table(dataDevice)
+    if (!rows.some(({ targetType }) => targetType === 'snapshot-merge')) return undefined
+    return `a snapshot is being merged into ${path}`
+  }
+}
+
+/** What is to be remembered of the metadata after this look, or why it is not what it was. */
+export function continued(volume: EraVolume, superblock: EraSuperblock, path: string): EraHistory | DeltamapperError {
+  const { blockSectors, newestEra, fewestBlocks } = volume
+  const seen = newestEra === 0 ? undefined : { blockSectors, newestEra, fewestBlocks }
+  try {
+    return continuedHistory(seen, superblock, path)
+  } catch (error) {
+    if (error instanceof DeltamapperError) return error
+    throw error
+  }
+}
+
+export function noSuchVolume(name: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NO_SUCH_DEVICE',
+    name === '' ? 'no volume was named' : `${JSON.stringify(name.slice(0, 200))} is no volume that this agent tracks`,
+    '`deltamapper era status` lists those that are'
+  )
+}
+
+export function historyLost(name: string, because: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_ERA_HISTORY_LOST',
+    `the history of ${name} is void: ${because}`,
+    'take a new snapshot, and a full backup of it; older pairs of snapshots can still be compared'
+  )
+}

@@ -1,0 +1,265 @@
+/**
+ * The snapshot of what is below a tracked volume, taken while that is suspended: by LVM where the data device is one of its volumes, or by a
+ * command that was configured.
+ *
+ * LVM looks at every block device before it does anything, and asks a suspended era device for its status, which hangs for as long as that is
+ * suspended. So it is told to leave the devices of tracked volumes alone, by all the names that they have, in front of whatever filter it
+ * has of its own. What was made for one snapshot carries its token as a tag: nothing else is ever removed.
+ */
+import { readdir, readlink } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
+import { nodeName } from '../../../native/device.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
+import { describeCommand, oneLine, startCommand } from '../lvm/command.ts'
+
+/** The longest output that is kept of a command, in bytes. */
+const MAX_OUTPUT_BYTES = 65_536
+/** How long it may take to remove one, in milliseconds. */
+const REMOVE_DEADLINE_MS = 60_000
+/** How large a copy-on-write snapshot is to be, unless something else is asked for. */
+export const DEFAULT_SIZE = '20%ORIGIN'
+
+/** How a volume's lower snapshots are taken; `snapshotBy` of its record. */
+export interface SnapshotBy {
+  /** For LVM, of a volume that is in no thin pool: a size as `lvcreate --size` takes it, or as `--extents` does where there is a `%`. */
+  readonly size?: string
+}
+
+/** What configuration says of one volume. */
+export interface SnapshotCommands {
+  /** The words of a command that takes a snapshot; after them come the volume's name, the snapshot's, and the data device. */
+  readonly take: readonly string[]
+  /** The same for one that removes it. */
+  readonly remove: readonly string[]
+}
+
+/** What a snapshot is, for people and to remove it again; `lower` of its record. */
+export type Lower =
+  | { readonly kind: 'lvm'; readonly volume: string; readonly token: string }
+  | { readonly kind: 'command'; readonly name: string }
+  | { readonly kind: 'driver'; readonly reference: string }
+
+export interface LowerSnapshot {
+  readonly lower: Lower
+  /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED; then there may be one all the same */
+  take(deadlineMs: number): Promise<void>
+  /** Removes it, or what there is of it; nothing where there is nothing. @throws the same */
+  remove(): Promise<void>
+}
+
+export class LowerSnapshots {
+  readonly #deviceMapper: DeviceMapper
+  readonly #lvmCommand: readonly string[]
+  readonly #commands: Readonly<Record<string, SnapshotCommands>>
+
+  /** @param commands by the volume's name */
+  constructor(
+    deviceMapper: DeviceMapper,
+    lvmCommand: readonly string[],
+    commands: Readonly<Record<string, SnapshotCommands>>
+  ) {
+    this.#deviceMapper = deviceMapper
+    this.#lvmCommand = lvmCommand
+    this.#commands = commands
+  }
+
+  /**
+   * Prepares a snapshot: what can be found out is found out before anything is suspended.
+   *
+   * @param dataDevice what the volume stands on
+   * @param ours the devices of all tracked volumes
+   * @throws DM_CONFIG_INVALID when nothing says how; DM_LVM_FAILED
+   */
+  async prepare(
+    { name: volumeName, dataDevice: dataPath, snapshotBy }: EraVolume,
+    dataDevice: DeviceNumber,
+    ours: readonly DeviceInfo[],
+    snapshot: string,
+    token: string
+  ): Promise<LowerSnapshot> {
+    const commands = Object.hasOwn(this.#commands, volumeName) ? this.#commands[volumeName] : undefined
+    if (commands) return commandSnapshot(commands, [volumeName, snapshot, dataPath])
+    const info = await this.#deviceMapper.info(dataDevice)
+    const lv = info && lvmNames(info)
+    if (!lv) {
+      throw new DeltamapperError(
+        'DM_CONFIG_INVALID',
+        `${dataPath} is no volume of LVM's, and nothing says how a snapshot of it is taken`,
+        `configure era.${volumeName}.snapshot, or have your driver take it between BeginSnapshot and EndSnapshot`
+      )
+    }
+    return this.#lvmSnapshot(lv, await this.#filter(ours), snapshot, token, parseSnapshotBy(snapshotBy))
+  }
+
+  /** What a record says of a snapshot, so that it can be removed. Undefined where that is somebody else's to do. */
+  async recorded(
+    lower: Lower,
+    { name, dataDevice }: EraVolume,
+    ours: readonly DeviceInfo[]
+  ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
+    switch (lower.kind) {
+      case 'driver':
+        return undefined
+      case 'command': {
+        const commands = Object.hasOwn(this.#commands, name) ? this.#commands[name] : undefined
+        return commands && commandSnapshot(commands, [name, lower.name, dataDevice])
+      }
+      case 'lvm': {
+        const filter = await this.#filter(ours)
+        return { remove: () => this.#removeTagged(lower.token, filter) }
+      }
+    }
+  }
+
+  /** What an agent that died may have left of a snapshot that it was taking. */
+  async unfinished(
+    volume: EraVolume,
+    snapshot: string,
+    token: string,
+    ours: readonly DeviceInfo[]
+  ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
+    const isCommand = Object.hasOwn(this.#commands, volume.name)
+    const lower: Lower = isCommand ? { kind: 'command', name: snapshot } : { kind: 'lvm', volume: '', token }
+    return this.recorded(lower, volume, ours)
+  }
+
+  async #lvmSnapshot(
+    { vg, lv }: { vg: string; lv: string },
+    filter: string,
+    snapshot: string,
+    token: string,
+    { size }: SnapshotBy
+  ): Promise<LowerSnapshot> {
+    const report = ['lvs', '--config', filter, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
+    const isThin = (await this.#lvm(report, REMOVE_DEADLINE_MS)).split('\n').some((line) => line.trim() === 'thin')
+    const wanted = size ?? DEFAULT_SIZE
+    const room = isThin ? [] : [wanted.includes('%') ? '--extents' : '--size', wanted]
+    const words = ['lvcreate', '--config', filter, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
+    return {
+      lower: { kind: 'lvm', volume: `${vg}/${snapshot}`, token },
+      take: async (deadlineMs) => {
+        await this.#lvm([...words, '--name', snapshot, `${vg}/${lv}`], deadlineMs)
+      },
+      remove: () => this.#removeTagged(token, filter)
+    }
+  }
+
+  async #removeTagged(token: string, filter: string): Promise<void> {
+    await this.#lvm(
+      ['lvremove', '--config', filter, '--yes', '--select', `lv_tags=${tagOf(token)}`],
+      REMOVE_DEADLINE_MS
+    )
+  }
+
+  async #lvm(words: readonly string[], deadlineMs: number): Promise<string> {
+    return runCommand(
+      [...this.#lvmCommand, ...words],
+      `${this.#lvmCommand[0]} ${words[0]}`,
+      deadlineMs,
+      'DM_LVM_FAILED'
+    )
+  }
+
+  /** `--config` for LVM: the devices of tracked volumes are none of its. */
+  async #filter(ours: readonly DeviceInfo[]): Promise<string> {
+    const rejected = await Promise.all(ours.map(aliases))
+    const own = await this.#ownFilter()
+    const patterns = [...rejected.flat().map((path) => `"r|^${escaped(path)}$|"`), ...own]
+    return `devices { global_filter=[ ${patterns.join(', ')} ] }`
+  }
+
+  /** What lvm.conf has in `global_filter`, word by word: ours comes in its place. */
+  async #ownFilter(): Promise<string[]> {
+    const words = [...this.#lvmCommand, 'lvmconfig', 'devices/global_filter']
+    // It fails where none is set.
+    const { result } = startCommand(words, { deadlineMs: REMOVE_DEADLINE_MS, maxOutputBytes: MAX_OUTPUT_BYTES })
+    const { exitCode, stdout } = await result
+    if (exitCode !== 0) return []
+    return stdout.slice(stdout.indexOf('=')).match(/"(?:[^"\\]|\\.)*"/g) ?? []
+  }
+}
+
+/** @throws DM_ARGUMENT_INVALID for a size that LVM would not take */
+export function formatSnapshotBy(size: string): string {
+  if (size === '') return ''
+  if (!/^\d{1,15}(\.\d{1,3})?[bBsSkKmMgGtTpPeE]?$/.test(size) && !/^\d{1,3}%(ORIGIN|FREE|VG)$/.test(size)) {
+    throw new DeltamapperError(
+      'DM_ARGUMENT_INVALID',
+      `${JSON.stringify(size.slice(0, 50))} is no size for a snapshot`,
+      'give one that LVM knows, such as 10g or 20%ORIGIN'
+    )
+  }
+  return JSON.stringify({ size } satisfies SnapshotBy)
+}
+
+function parseSnapshotBy(text: string): SnapshotBy {
+  return text === '' ? {} : (JSON.parse(text) as SnapshotBy)
+}
+
+/** Volume group and volume of a device of LVM's; undefined for any other, and for what is only a part of a volume. */
+export function lvmNames({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): { vg: string; lv: string } | undefined {
+  // LVM- and two UUIDs of 32 characters; a part of a volume has a suffix.
+  if (!/^LVM-[A-Za-z0-9]{64}$/.test(uuid)) return undefined
+  const [, vg, lv] = /^((?:[^-]|--)+)-((?:[^-]|--)+)$/.exec(name) ?? []
+  if (vg === undefined || lv === undefined) return undefined
+  return { vg: vg.replaceAll('--', '-'), lv: lv.replaceAll('--', '-') }
+}
+
+function tagOf(token: string): string {
+  return `deltamapper_${token}`
+}
+
+function commandSnapshot({ take, remove }: SnapshotCommands, words: readonly [string, string, string]): LowerSnapshot {
+  const run = async (command: readonly string[], deadlineMs: number) => {
+    const all = [...command, ...words]
+    await runCommand(all, describeCommand(all), deadlineMs, 'DM_TOOL_FAILED')
+  }
+  return {
+    lower: { kind: 'command', name: words[1] },
+    take: (deadlineMs) => run(take, deadlineMs),
+    remove: () => run(remove, REMOVE_DEADLINE_MS)
+  }
+}
+
+/** Waits until nothing of the command is left: killed, it may still be at work until the device has been resumed. */
+async function runCommand(
+  words: readonly string[],
+  described: string,
+  deadlineMs: number,
+  code: 'DM_LVM_FAILED' | 'DM_TOOL_FAILED'
+): Promise<string> {
+  const running = startCommand(words, { deadlineMs, maxOutputBytes: MAX_OUTPUT_BYTES }, described)
+  const { exitCode, stdout, stderr } = await running.result.catch((cause: unknown) => {
+    if (code === 'DM_LVM_FAILED' || !(cause instanceof DeltamapperError)) throw cause
+    throw new DeltamapperError(code, cause.message, cause.remedy, { cause })
+  })
+  if (exitCode === 0) return stdout
+  throw new DeltamapperError(
+    code,
+    `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
+    'put right what it complains of, and ask again'
+  )
+}
+
+/** All names that a device has under /dev. */
+async function aliases({ name, minor }: DeviceInfo): Promise<string[]> {
+  const paths = [`/dev/mapper/${nodeName(name)}`, `/dev/dm-${minor}`]
+  const folders = await readdir('/dev/disk').catch(() => [])
+  for (const folder of folders) {
+    for (const each of await readdir(join('/dev/disk', folder)).catch(() => [])) {
+      const path = join('/dev/disk', folder, each)
+      const target = await readlink(path).catch(() => '')
+      if (basename(target) === `dm-${minor}`) paths.push(path)
+    }
+  }
+  return paths
+}
+
+/** A path as LVM's patterns have it (libdm/regex), between bars, inside of a quoted string. */
+function escaped(path: string): string {
+  return path.replaceAll(/[.*+?^$()[\]{}|\\"]/g, (character) =>
+    character === '|' || character === '"' ? '.' : `\\\\${character}`
+  )
+}

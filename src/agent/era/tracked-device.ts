@@ -1,0 +1,318 @@
+/**
+ * A tracked volume in the kernel: two devices over the one that it was before.
+ *
+ *     /dev/mapper/NAME          era      marks what is written to
+ *       │        └ metadata device
+ *     NAME-guard                linear   its discard limit is 0, so that none reaches what is above or below
+ *       │
+ *     the data device                    claimed by the guard: nobody can mount it beside us
+ *
+ * dm-era marks only the first block of a discard (era_map), and the limit of an era device itself is open again after each table that it
+ * gets. The guard's is closed before anything stands on it, and it gets another table only while the era device is suspended.
+ *
+ * Table changes are suspend, load, resume: the target reads its metadata at the load. Of a suspended era device nothing is asked but what
+ * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
+ */
+import { createHash } from 'node:crypto'
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
+import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
+import { nodeName } from '../../../native/device.ts'
+import { ClaimedDevice, onceFree, sizeOf } from '../../devicemapper/block-device.ts'
+import { blockCounters, bootId, deviceInstance, discardLimit, refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
+import { type EraStatus, parseEraStatus } from '../../devicemapper/era/status.ts'
+import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
+import { type EraTable, formatEraTable, parseEraTable } from '../../devicemapper/era/table.ts'
+import { TargetWords } from '../../devicemapper/target-words.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
+import { deviceIdentity } from './device-identity.ts'
+import { eraUuid, guardName, guardUuid } from './era-devices.ts'
+
+const SECTOR_BYTES = 512
+/** Formatting a large device's metadata takes its time. */
+const CREATE_DEADLINE_MS = 60_000
+/** How much of the data device is remembered when it is let go, in bytes: file systems change this when they are mounted. */
+const HEAD_BYTES = 131_072
+
+/** Both devices, with their tables as they have to be. */
+export interface ActiveDevices {
+  readonly era: DeviceInfo
+  readonly guard: DeviceInfo
+  readonly table: EraTable
+  readonly dataDevice: DeviceNumber
+  /** Of the era device, in bytes. */
+  readonly sizeBytes: number
+}
+
+export class TrackedDevice {
+  readonly volume: EraVolume
+  readonly #deviceMapper: DeviceMapper
+
+  constructor(deviceMapper: DeviceMapper, volume: EraVolume) {
+    this.#deviceMapper = deviceMapper
+    this.volume = volume
+  }
+
+  get era(): { readonly uuid: string } {
+    return { uuid: eraUuid(this.volume) }
+  }
+
+  get guard(): { readonly uuid: string } {
+    return { uuid: guardUuid(this.volume) }
+  }
+
+  /** The era device; undefined when the volume is not active. */
+  async info(): Promise<DeviceInfo | undefined> {
+    const info = await this.#deviceMapper.info(this.era)
+    return info?.hasLiveTable ? info : undefined
+  }
+
+  /**
+   * Both devices and what they are made of.
+   *
+   * @throws DM_ERA_INACTIVE; DM_CATALOG_DISAGREES when somebody has given them other tables
+   */
+  async active(): Promise<ActiveDevices> {
+    const { name } = this.volume
+    const [era, guard] = [await this.info(), await this.#deviceMapper.info(this.guard)]
+    if (!era || !guard?.hasLiveTable) {
+      throw new DeltamapperError(
+        'DM_ERA_INACTIVE',
+        `${name} is not active: what is written to ${this.volume.dataDevice} is not tracked`,
+        `\`deltamapper era activate ${name}\``
+      )
+    }
+    const [eraRow, ...moreOfEra] = await this.#deviceMapper.table(this.era)
+    const [guardRow, ...moreOfGuard] = await this.#deviceMapper.table(this.guard)
+    const refuse = (what: string): never => {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${what}: somebody else has changed it, and writes may go unseen`,
+        `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
+      )
+    }
+    if (eraRow?.targetType !== 'era' || moreOfEra.length > 0) return refuse(`${era.name} is no era device any more`)
+    const table = parseEraTable(eraRow.params)
+    if (table.originDevice.major !== guard.major || table.originDevice.minor !== guard.minor) {
+      return refuse(`${era.name} does not stand on ${guard.name}`)
+    }
+    if (table.blockSectors !== this.volume.blockSectors) return refuse(`${era.name} has blocks of another size`)
+    if (guardRow?.targetType !== 'linear' || moreOfGuard.length > 0 || guardRow.lengthSectors < eraRow.lengthSectors) {
+      return refuse(`${guard.name} is not the linear device that it was`)
+    }
+    const words = new TargetWords(guardRow.params, 'the table of a linear device')
+    const dataDevice = words.device()
+    if (words.number() !== 0) return refuse(`${guard.name} does not begin where it did`)
+    return { era, guard, table, dataDevice, sizeBytes: eraRow.lengthSectors * SECTOR_BYTES }
+  }
+
+  /** Its status line. Not to be asked while it is suspended. */
+  async status(): Promise<EraStatus> {
+    const [row] = await this.#deviceMapper.status(this.era)
+    return row === undefined ? { state: 'unknown' } : parseEraStatus(row.params)
+  }
+
+  /** Where the metadata of the active device is. */
+  async metadataPath(table: EraTable): Promise<string> {
+    const info = await this.#deviceMapper.info(table.metadataDevice)
+    if (info) return `/dev/mapper/${nodeName(info.name)}`
+    return this.volume.metadataDevice
+  }
+
+  /**
+   * Checks the data device of an inactive volume.
+   *
+   * @throws DM_DEVICE_BUSY when somebody uses it; DM_CATALOG_DISAGREES when it is not the one that it was, or has shrunk
+   */
+  async checkData(): Promise<{ identity: string; number: DeviceNumber; sizeBytes: number }> {
+    const { dataDevice, dataIdentity, sizeBytes, name } = this.volume
+    await using device = await ClaimedDevice.open(dataDevice)
+    const identity = await deviceIdentity(this.#deviceMapper, dataDevice, device.number)
+    if (identity !== dataIdentity) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${dataDevice} is not the device that ${name} is of: it is ${identity}, and that was ${dataIdentity}`,
+        'put the device in its place, or detach the volume and attach it anew'
+      )
+    }
+    if (device.sizeBytes < sizeBytes) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${dataDevice} has ${device.sizeBytes} bytes, less than the ${sizeBytes} of ${name}`,
+        'a tracked volume cannot shrink: detach it, and attach it anew'
+      )
+    }
+    return { identity, number: device.number, sizeBytes: device.sizeBytes }
+  }
+
+  /** Checks the metadata device of an inactive volume: free, and the one that it was. @throws DM_DEVICE_BUSY, DM_CATALOG_DISAGREES */
+  async checkMetadata(): Promise<DeviceNumber> {
+    const { metadataDevice, metadataIdentity, name } = this.volume
+    await using device = await ClaimedDevice.open(metadataDevice)
+    const identity = await deviceIdentity(this.#deviceMapper, metadataDevice, device.number)
+    if (identity === metadataIdentity) return device.number
+    throw new DeltamapperError(
+      'DM_CATALOG_DISAGREES',
+      `${metadataDevice} is not the metadata device of ${name}: it is ${identity}, and that was ${metadataIdentity}`,
+      'put the device in its place, or detach the volume and attach it anew'
+    )
+  }
+
+  /** Makes the start of the metadata device blank, so that the kernel formats it anew. */
+  async blankMetadata(): Promise<void> {
+    await using device = await ClaimedDevice.open(this.volume.metadataDevice, { writable: true })
+    await device.zeroStart(4096)
+  }
+
+  /**
+   * Makes both devices, of which there must be none yet.
+   *
+   * @throws DM_DEVICE_BUSY, and what device-mapper calls throw; then there may be one of them
+   */
+  async putUp(data: DeviceNumber, metadata: DeviceNumber): Promise<void> {
+    const { dmName, sizeBytes, blockSectors } = this.volume
+    const lengthSectors = sizeBytes / SECTOR_BYTES
+    const guard = await onceFree(() =>
+      this.#deviceMapper.create(guardName(this.volume), {
+        uuid: this.guard.uuid,
+        table: [{ startSector: 0, lengthSectors, targetType: 'linear', params: `${data.major}:${data.minor} 0` }]
+      })
+    )
+    // Nothing stands on it yet, so that no discard comes in before.
+    await refuseDiscards(guard)
+    const params = formatEraTable({ metadataDevice: metadata, originDevice: guard, blockSectors })
+    await onceFree(() =>
+      this.#deviceMapper.create(dmName, {
+        uuid: this.era.uuid,
+        table: [{ startSector: 0, lengthSectors, targetType: 'era', params }],
+        deadlineMs: CREATE_DEADLINE_MS
+      })
+    )
+  }
+
+  /** Removes both devices, or what there is of them. @throws DM_DEVICE_BUSY while the volume is in use */
+  async takeDown(): Promise<void> {
+    for (const reference of [this.era, this.guard]) {
+      const info = await this.#deviceMapper.info(reference)
+      if (!info) continue
+      if (reference === this.era || info.openCount > 0) refuseInUse(info, this.volume.name)
+      await this.#deviceMapper.remove(reference, { retry: true })
+    }
+  }
+
+  /** Whether discards can reach it, or have: in words; undefined when all is well. Of a suspended device too. */
+  async discardsSeen({ era, guard }: ActiveDevices, seenBefore: LowerSeen): Promise<string | undefined> {
+    for (const device of [guard, era]) {
+      const limit = await discardLimit(device)
+      if (limit !== 0) return `${device.name} let discards through (discard_max_bytes was ${limit})`
+    }
+    const { discards } = await blockCounters(guard)
+    const before =
+      seenBefore.state === 'active' && seenBefore.instance === (await deviceInstance(guard)) ? seenBefore.discards : 0
+    return discards > before ? `${discards - before} discards went through ${guard.name}` : undefined
+  }
+
+  /** What is to be remembered of an active volume, for the next check. */
+  async seenActive({ guard }: ActiveDevices): Promise<LowerSeen> {
+    const { discards } = await blockCounters(guard)
+    return { state: 'active', boot: await bootId(), instance: await deviceInstance(guard), discards }
+  }
+
+  /** What is to be remembered of a volume that was deactivated in order. */
+  async seenInactive(data: DeviceNumber): Promise<LowerSeen> {
+    return { state: 'inactive', ...(await this.#lower(data)) }
+  }
+
+  /**
+   * Whether the data device was written to while the volume was inactive, as far as can be told: by the kernel's counters, which go back to
+   * when the device appeared, and by its first bytes.
+   *
+   * @returns what was seen, in words; undefined when nothing speaks for it
+   */
+  async writtenBeside(data: DeviceNumber, before: LowerSeen): Promise<string | undefined> {
+    const { dataDevice, name } = this.volume
+    const now = await this.#lower(data)
+    const same = now.instance !== '' && 'instance' in before && now.instance === before.instance
+    if (before.state === 'inactive' && before.head !== now.head) {
+      return `the first ${HEAD_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
+    }
+    if (before.state === 'inactive' && same) {
+      const changed = now.writtenSectors !== before.writtenSectors || now.discards !== before.discards
+      return changed ? `${dataDevice} was written to while ${name} was not active` : undefined
+    }
+    // The devices were removed, by whomever, without a word to us and without a restart of the machine.
+    if (before.state === 'active' && before.boot === now.boot) {
+      return `${name} was taken down by somebody else, and may have been written to since`
+    }
+    if (now.writtenSectors === 0 && now.discards === 0) return undefined
+    return `${dataDevice} was written to, before ${name} was activated`
+  }
+
+  async #lower(data: DeviceNumber) {
+    const { writtenSectors, discards } = await blockCounters(data)
+    const head = await headOf(this.volume.dataDevice)
+    return { boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards, head }
+  }
+}
+
+/** What is remembered of the devices of a volume from one look to the next; `lowerSeen` of its record. */
+export type LowerSeen =
+  | { readonly state: 'never' }
+  /** `instance`, `discards`: the guard's. */
+  | { readonly state: 'active'; readonly boot: string; readonly instance: string; readonly discards: number }
+  /** All of the data device. */
+  | {
+      readonly state: 'inactive'
+      readonly boot: string
+      readonly instance: string
+      readonly writtenSectors: number
+      readonly discards: number
+      readonly head: string
+    }
+
+export function parseLowerSeen(text: string): LowerSeen {
+  return text === '' ? { state: 'never' } : (JSON.parse(text) as LowerSeen)
+}
+
+/** The live superblock in a metadata device. */
+export async function superblockOf(path: string): Promise<EraSuperblock> {
+  const metadata = await openEraMetadata(path, { liveRoot: true })
+  await metadata.close()
+  return metadata.live
+}
+
+/** Size of the data device below an active volume, in bytes. */
+export function dataBytes({ dataDevice }: ActiveDevices): Promise<number> {
+  return sizeOf(dataDevice)
+}
+
+function refuseInUse(info: DeviceInfo, what: string): void {
+  if (info.openCount === 0) return
+  throw new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `${what} is in use (${info.name} is open ${info.openCount} times)`,
+    'unmount it, or find who holds it open (`lsblk`, `lsof`)'
+  )
+}
+
+/** SHA-256 of a device's first bytes. */
+async function headOf(path: string): Promise<string> {
+  const file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
+  try {
+    const buffer = Buffer.from(new WebAssembly.Memory({ initial: HEAD_BYTES / 65536 }).buffer)
+    let length = 0
+    while (length < HEAD_BYTES) {
+      const { bytesRead } = await file.read(buffer, length, HEAD_BYTES - length, length)
+      if (bytesRead === 0) break
+      length += bytesRead
+    }
+    return createHash('sha256').update(buffer.subarray(0, length)).digest('hex')
+  } finally {
+    await file.close()
+  }
+}
+
+/** The types for it live in the DOM library, of which nothing else is wanted here. */
+declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }

@@ -1,0 +1,323 @@
+/**
+ * Tracked volumes in a real kernel: attached, activated, grown, and whatever is refused, because a write or a discard would go unseen.
+ */
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test from 'ava'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
+import type { ErrorCode } from '../../src/errors.ts'
+import { collectExtents } from '../support/collect-extents.ts'
+import { extentsOfBlocks } from '../support/era-model.ts'
+import { discard } from './discard.ts'
+import { alignedBuffer, createDevice, reloadDevice, removeDevice, run, sendMessage, zeroStart } from './dmsetup.ts'
+import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
+import { failure } from './owned-agent.ts'
+
+run('/run/modprobe', ['dm-era'])
+const deviceMapper = new DeviceMapper()
+test.after.always(() => deviceMapper.close())
+
+const noRecorder = { record: () => Promise.reject(new Error('nothing is to be recorded')) }
+
+function request(name: string, data: string, metadata: string) {
+  return {
+    ...{ name, dataDevice: data, metadataDevice: metadata, blockBytes, snapshotSize: '', allowLossyKernel: false }
+  }
+}
+
+/** Writes a block of whatever. */
+function writeBlock(device: string, block: number): void {
+  const file = openSync(device, constants.O_WRONLY | constants.O_DIRECT)
+  try {
+    writeSync(file, alignedBuffer(blockBytes).fill(block + 1), 0, blockBytes, block * blockBytes)
+  } finally {
+    closeSync(file)
+  }
+}
+
+function readBlock(device: string, block: number): Buffer {
+  const file = openSync(device, constants.O_RDONLY | constants.O_DIRECT)
+  try {
+    const buffer = Buffer.from(alignedBuffer(blockBytes).buffer)
+    readSync(file, buffer, 0, blockBytes, block * blockBytes)
+    return buffer
+  } finally {
+    closeSync(file)
+  }
+}
+
+/** The blocks that the device says were written to since an era; its metadata snapshot is taken and dropped for it. */
+async function written(name: string, metadata: string, sinceEra: number) {
+  sendMessage(name, 'take_metadata_snap')
+  try {
+    const era = await openEraMetadata(metadata)
+    try {
+      return await collectExtents(await era.written({ sinceEra }))
+    } finally {
+      await era.close()
+    }
+  } finally {
+    sendMessage(name, 'drop_metadata_snap')
+  }
+}
+
+test.serial('attached, used, deactivated, activated, detached', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  const attached = await volumes.attachEra(request('plain', data.path, metadata.path))
+  t.like(attached, { name: 'plain', deviceName: 'plain', blockBytes, sizeBytes: 64 * mebibyte, active: true })
+  t.like(attached, { suspended: false, problem: '', underWay: '', lineBecause: 'attached', snapshots: 0 })
+  t.is(attached.usage?.currentEra, 1)
+
+  writeBlock('/dev/mapper/plain', 5)
+  const blocks = (...numbers: number[]) => extentsOfBlocks(numbers, { blockBytes, sizeBytes: 64 * mebibyte })
+  t.deepEqual(await written('plain', metadata.path, 1), blocks(5))
+
+  t.is((await failure(volumes.attachEra(request('plain', data.path, metadata.path)))).code, 'DM_DEVICE_BUSY')
+  t.is((await failure(volumes.attachEra(request('other', data.path, loopDisk(4).path)))).code, 'DM_DEVICE_BUSY')
+
+  const file = openSync('/dev/mapper/plain', 'r')
+  t.is((await failure(volumes.deactivateEra({ volume: 'plain' }))).code, 'DM_DEVICE_BUSY')
+  t.is((await failure(volumes.detachEra({ volume: 'plain' }))).code, 'DM_DEVICE_BUSY')
+  closeSync(file)
+  t.false((await volumes.deactivateEra({ volume: 'plain' })).active)
+  const again = await volumes.activateEra({ volume: 'plain', startOver: false })
+  t.is(again.line, attached.line, 'nothing was written beside')
+  writeBlock('/dev/mapper/plain', 7)
+  t.deepEqual(await written('plain', metadata.path, again.usage?.currentEra ?? 0), blocks(7))
+  t.deepEqual(await written('plain', metadata.path, 1), blocks(5, 7))
+
+  await volumes.detachEra({ volume: 'plain' })
+  t.deepEqual((await volumes.listEra({ volume: '' })).volumes, [])
+  t.deepEqual(await deviceMapper.list(), [])
+  t.deepEqual(readBlock(data.path, 7), readBlock(data.path, 7).fill(8), 'the data are where they were')
+})
+
+test.serial('what holds something, is in use, or is too small is refused, and nothing is left', async (t) => {
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  const data = loopDisk(64).path
+  const refused = async (code: ErrorCode, words: RegExp, asked: Parameters<typeof volumes.attachEra>[0]) => {
+    const error = await failure(volumes.attachEra(asked))
+    t.is(error.code, code, error.message)
+    t.regex(`${error.message}; ${error.remedy}`, words)
+    t.deepEqual((await volumes.listEra({ volume: '' })).volumes, [])
+    t.deepEqual(await deviceMapper.list(), [])
+  }
+  const formatted = loopDisk(4).path
+  run('mkfs.ext4', ['-q', formatted])
+  await refused('DM_DEVICE_NOT_BLANK', /ext4 file system/, request('v', data, formatted))
+  const unknown = loopDisk(4).path
+  writeFileSync(unknown, 'x', { flag: 'r+' })
+  await refused('DM_DEVICE_NOT_BLANK', /something that is not known/, request('v', data, unknown))
+  await refused(
+    'DM_ARGUMENT_INVALID',
+    /1048576 bytes, and 1024 blocks take 1058816/,
+    request('v', data, loopDisk(1).path)
+  )
+  await refused('DM_ARGUMENT_INVALID', /multiple of 4096/, { ...request('v', data, loopDisk(4).path), blockBytes: 512 })
+  await refused('DM_DEVICE_BUSY', /cannot be the data device as well/, request('v', data, data))
+  await refused('DM_ARGUMENT_INVALID', /no size for a snapshot/, {
+    ...request('v', data, loopDisk(4).path),
+    snapshotSize: '-1'
+  })
+  const mounted = loopDisk(64).path
+  run('mkfs.ext4', ['-q', mounted])
+  const folder = mkdtempSync(join(tmpdir(), 'mount-'))
+  run('mount', [mounted, folder])
+  await refused('DM_DEVICE_BUSY', /in use/, request('v', mounted, loopDisk(4).path))
+  run('umount', [folder])
+  const held = createDevice('held', `0 1024 linear ${data} 0`)
+  const error = await failure(volumes.attachEra(request('v', data, loopDisk(4).path)))
+  t.is(error.code, 'DM_DEVICE_BUSY')
+  removeDevice('held')
+  t.is(held, '/dev/mapper/held')
+  createDevice('taken', '0 1024 zero')
+  t.regex((await failure(volumes.attachEra(request('taken', data, loopDisk(4).path)))).message, /already is/)
+  removeDevice('taken')
+})
+
+test.serial(
+  'a discard is refused before and after every table, and where one gets through the history is void',
+  async (t) => {
+    const [data, metadata] = [loopDisk(64), loopDisk(4)]
+    const catalog = await labCatalog(t)
+    await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+    const { volumes } = driver
+    const { line } = await volumes.attachEra(request('trimmed', data.path, metadata.path))
+    const path = '/dev/mapper/trimmed'
+    const trim = (offset: number, length: number) => {
+      const file = openSync(path, constants.O_WRONLY)
+      try {
+        discard(file, offset, length)
+      } finally {
+        closeSync(file)
+      }
+    }
+    const closed = (when: string) => {
+      for (const [offset, length] of [
+        [0, mebibyte],
+        [4096, mebibyte],
+        [blockBytes - 512, mebibyte + 1024]
+      ] as const) {
+        t.throws(() => trim(offset, length), { message: /errno 95/ }, when)
+      }
+    }
+    closed('attached')
+    run('dmsetup', ['suspend', 'trimmed'])
+    run('dmsetup', ['resume', 'trimmed'])
+    closed('resumed')
+    reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
+    closed('reloaded')
+    await volumes.deactivateEra({ volume: 'trimmed' })
+    await volumes.activateEra({ volume: 'trimmed', startOver: false })
+    closed('activated')
+    data.grow(80)
+    t.is((await volumes.growEra({ volume: 'trimmed' })).sizeBytes, 80 * mebibyte)
+    closed('grown')
+    t.is((await volumes.activateEra({ volume: 'trimmed', startOver: false })).line, line, 'no discard was seen')
+
+    // Somebody opens it, on purpose.
+    const guard = await deviceMapper.info('trimmed-guard')
+    const limit = `/sys/dev/block/${guard?.major}:${guard?.minor}/queue/discard_max_bytes`
+    writeFileSync(limit, '1073741824')
+    t.regex((await volumes.listEra({ volume: 'trimmed' })).volumes[0]?.problem ?? '', /let discards through/)
+    t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
+    t.is(readFileSync(limit, 'utf8').trim(), '0', 'it is closed again')
+    const second = await volumes.activateEra({ volume: 'trimmed', startOver: false })
+    t.not(second.line, line)
+    t.regex(second.lineBecause, /let discards through/)
+
+    // For a moment only, while nobody looks.
+    writeFileSync(limit, '1073741824')
+    reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
+    trim(4096, mebibyte)
+    writeFileSync(limit, '0')
+    reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
+    closed('closed again')
+    t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
+    const third = await volumes.activateEra({ volume: 'trimmed', startOver: false })
+    t.not(third.line, second.line)
+    t.regex(third.lineBecause, /1 discards went through trimmed-guard/)
+    await volumes.detachEra({ volume: 'trimmed' })
+  }
+)
+
+test.serial('grown, and what is beyond is tracked; it does not shrink', async (t) => {
+  const [data, metadata] = [loopDisk(16), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  const { line } = await volumes.attachEra(request('growing', data.path, metadata.path))
+  t.regex((await failure(volumes.growEra({ volume: 'growing' }))).remedy, /enlarge that device first/)
+  writeBlock('/dev/mapper/growing', 3)
+  data.grow(48)
+  const held = openSync('/dev/mapper/growing', 'r')
+  const grown = await volumes.growEra({ volume: 'growing' })
+  closeSync(held)
+  t.like(grown, { sizeBytes: 48 * mebibyte, dataBytes: 48 * mebibyte, underWay: '', suspended: false, line })
+  t.is(grown.usage?.currentEra, 2)
+  writeBlock('/dev/mapper/growing', 700)
+  t.deepEqual(
+    await written('growing', metadata.path, 1),
+    extentsOfBlocks([3, 700], { blockBytes, sizeBytes: 48 * mebibyte })
+  )
+  await volumes.deactivateEra({ volume: 'growing' })
+  t.like(await volumes.activateEra({ volume: 'growing', startOver: false }), { sizeBytes: 48 * mebibyte, line })
+  await volumes.deactivateEra({ volume: 'growing' })
+  data.grow(32)
+  t.is((await failure(volumes.activateEra({ volume: 'growing', startOver: false }))).code, 'DM_CATALOG_DISAGREES')
+  data.grow(48)
+  await volumes.activateEra({ volume: 'growing', startOver: false })
+  await volumes.detachEra({ volume: 'growing' })
+})
+
+test.serial('metadata that is not what it was is refused, and formatted anew on request only', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  const { line } = await volumes.attachEra(request('memory', data.path, metadata.path))
+  const copy = join(tmpdir(), 'era-copy')
+  await volumes.deactivateEra({ volume: 'memory' })
+  run('dd', [`if=${metadata.path}`, `of=${copy}`, 'bs=1M', 'status=none'])
+  const cycle = async () => {
+    const volume = await volumes.activateEra({ volume: 'memory', startOver: false })
+    await volumes.deactivateEra({ volume: 'memory' })
+    return volume
+  }
+  t.is((await cycle()).line, line)
+  t.is((await cycle()).usage?.currentEra, 3)
+  run('dd', [`if=${copy}`, `of=${metadata.path}`, 'bs=1M', 'conv=fsync', 'status=none'])
+  const backwards = await failure(volumes.activateEra({ volume: 'memory', startOver: false }))
+  t.is(backwards.code, 'DM_ERA_HISTORY_LOST')
+  t.regex(backwards.message, /is in era 1, and was in era 3 before/)
+  t.deepEqual(await deviceMapper.list(), [])
+  zeroStart(metadata.path)
+  const blank = await failure(volumes.activateEra({ volume: 'memory', startOver: false }))
+  t.is(blank.code, 'DM_ERA_HISTORY_LOST')
+  t.regex(blank.remedy, /--start-over/)
+  const anew = await volumes.activateEra({ volume: 'memory', startOver: true })
+  t.not(anew.line, line)
+  t.is(anew.usage?.currentEra, 1)
+  await volumes.detachEra({ volume: 'memory' })
+})
+
+test.serial('written to beside us: the history is void, and the volume works', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  let { line } = await volumes.attachEra(request('beside', data.path, metadata.path))
+  const activated = async (because: RegExp | undefined) => {
+    const volume = await volumes.activateEra({ volume: 'beside', startOver: false })
+    if (because === undefined) t.is(volume.line, line)
+    else {
+      t.not(volume.line, line)
+      t.regex(volume.lineBecause, because)
+    }
+    line = volume.line
+  }
+  await volumes.deactivateEra({ volume: 'beside' })
+  await activated(undefined)
+  await volumes.deactivateEra({ volume: 'beside' })
+  writeBlock(data.path, 500)
+  await activated(/was written to while beside was not active/)
+  await volumes.deactivateEra({ volume: 'beside' })
+  writeBlock(data.path, 0)
+  await activated(/first 128 KiB/)
+  // Taken down behind our back.
+  run('dmsetup', ['remove', 'beside'])
+  run('dmsetup', ['remove', 'beside-guard'])
+  t.is((await volumes.listEra({ volume: '' })).volumes[0]?.active, false)
+  await activated(/taken down by somebody else/)
+  await volumes.detachEra({ volume: 'beside' })
+})
+
+test.serial('other devices under the same names are found out', async (t) => {
+  const [data, metadata, other] = [loopDisk(64), loopDisk(4), loopDisk(64)]
+  for (const [name, target, mebibytes] of [
+    ['front', data.path, 64],
+    ['back', metadata.path, 4]
+  ] as const) {
+    createDevice(name, `0 ${(mebibytes * mebibyte) / 512} linear ${target} 0`, '--uuid', `TEST-${name}`)
+  }
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  await volumes.attachEra(request('swapped', '/dev/mapper/front', '/dev/mapper/back'))
+  await volumes.deactivateEra({ volume: 'swapped' })
+  removeDevice('front')
+  createDevice('front', `0 131072 linear ${other.path} 0`, '--uuid', 'TEST-another')
+  const swapped = await failure(volumes.activateEra({ volume: 'swapped', startOver: false }))
+  t.is(swapped.code, 'DM_CATALOG_DISAGREES')
+  t.regex(swapped.message, /it is dm-uuid:TEST-another, and that was dm-uuid:TEST-front/)
+  await volumes.detachEra({ volume: 'swapped' })
+  removeDevice('front')
+  removeDevice('back')
+})

@@ -1,0 +1,64 @@
+/**
+ * What tests of tracked volumes stand on in the kernel lab: disks that take discards, and the part of an agent that drives dm-era, in this
+ * process.
+ */
+import { mkdtempSync, writeFileSync, truncateSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { ExecutionContext } from 'ava'
+import { pino } from 'pino'
+import type { DeviceMapper } from '../../native/device-mapper.ts'
+import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
+import { EraVolumes, type EraVolumesOptions } from '../../src/agent/era/era-volumes.ts'
+import { run } from './dmsetup.ts'
+
+export const mebibyte = 2 ** 20
+/** Of tracked volumes in tests, in bytes. */
+export const blockBytes = 65536
+
+const folder = mkdtempSync(join(tmpdir(), 'era-'))
+let files = 0
+
+/** A disk that takes discards of any length, over a file in memory. */
+export function loopDisk(mebibytes: number): { path: string; grow(mebibytes: number): void } {
+  const file = join(folder, `disk-${files++}`)
+  writeFileSync(file, '')
+  truncateSync(file, mebibytes * mebibyte)
+  const path = run('losetup', ['--find', '--show', file]).trim()
+  return {
+    path,
+    grow(more) {
+      truncateSync(file, more * mebibyte)
+      run('losetup', ['--set-capacity', path])
+    }
+  }
+}
+
+/** A catalog that outlives those who use it. */
+export async function labCatalog(t: ExecutionContext): Promise<Catalog> {
+  const catalog = await openCatalog(join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.sqlite'))
+  t.teardown(() => catalog.close())
+  return catalog
+}
+
+export interface Driver extends AsyncDisposable {
+  readonly volumes: EraVolumes
+  /** What it has logged. */
+  readonly log: readonly Readonly<Record<string, unknown>>[]
+}
+
+/** The part of an agent that drives dm-era. */
+export async function startDriver(
+  catalog: Catalog,
+  deviceMapper: DeviceMapper,
+  options: Partial<EraVolumesOptions> & Pick<EraVolumesOptions, 'recorder'>
+): Promise<Driver> {
+  const log: Record<string, unknown>[] = []
+  const logger = pino(
+    { level: 'debug' },
+    { write: (line: string) => log.push(JSON.parse(line) as Record<string, unknown>) }
+  )
+  const volumes = new EraVolumes({ catalog, deviceMapper, logger, lvmCommand: ['lvm'], deadlineMs: 20_000, ...options })
+  await volumes.start()
+  return { volumes, log, [Symbol.asyncDispose]: () => volumes.close() }
+}
