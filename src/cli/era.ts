@@ -72,7 +72,7 @@ Examples:
 
 Examples:
   deltamapper era attach srv --data /dev/vg0/srv --metadata /dev/vg0/srv_era
-  deltamapper era attach db --data /dev/disk/by-partuuid/4f68bce3-01 --metadata /dev/disk/by-partuuid/4f68bce3-02 --block-size 256KiB`
+  deltamapper era attach db --data /dev/sdb1 --metadata /dev/sdb2 --block-size 256KiB`
     )
     .action(
       async (
