@@ -35,8 +35,11 @@ export function loopDisk(mebibytes: number): { path: string; grow(mebibytes: num
 }
 
 /** A catalog that outlives those who use it. */
-export async function labCatalog(t: ExecutionContext): Promise<Catalog> {
-  const catalog = await openCatalog(join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.sqlite'))
+export async function labCatalog(
+  t: ExecutionContext,
+  within = mkdtempSync(join(tmpdir(), 'catalog-'))
+): Promise<Catalog> {
+  const catalog = await openCatalog(join(within, 'catalog.sqlite'))
   t.teardown(() => catalog.close())
   return catalog
 }

@@ -12,15 +12,17 @@ let folder = ''
 /**
  * Gives this process and its children an LVM configuration of their own (there is no udev inside, and programs are not in their
  * usual places), and loads what LVM would ask modprobe for by a path that does not exist.
+ *
+ * @param options.mapped whether it looks at device-mapper's devices as well, as it does where nothing is configured
  */
-export function prepareLvm(): void {
+export function prepareLvm({ mapped = false }: { mapped?: boolean } = {}): void {
   folder = mkdtempSync(join(tmpdir(), 'lvm-'))
   mkdirSync(join(folder, 'lock'))
   const program = (name: string) => `${name}_executable="${run('bash', ['-c', `type -P ${name}`]).trim()}"`
   const configuration = [
     // (Hints, of which disks belong to which group, would keep LVM from looking at every disk every time.)
     'devices { dir="/dev" scan=["/dev"] use_devicesfile=0 hints="none" types=["ubd",16]',
-    '  filter=["a|^/dev/ubd|","a|^/dev/loop|","r|.*|"] }',
+    `  filter=["a|^/dev/ubd|","a|^/dev/loop|",${mapped ? '"a|^/dev/mapper/|","a|^/dev/dm-|",' : ''}"r|.*|"] }`,
     'activation { udev_sync=0 udev_rules=0 monitoring=0 }',
     `global { locking_dir="${folder}/lock" use_lvmpolld=0 ${['thin_check', 'thin_dump', 'thin_repair'].map(program).join(' ')} }`,
     'backup { backup=0 archive=0 }'

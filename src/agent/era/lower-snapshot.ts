@@ -87,7 +87,7 @@ export class LowerSnapshots {
       throw new DeltamapperError(
         'DM_CONFIG_INVALID',
         `${dataPath} is no volume of LVM's, and nothing says how a snapshot of it is taken`,
-        `configure era.${volumeName}.snapshot, or have your driver take it between BeginSnapshot and EndSnapshot`
+        `configure era.snapshotCommands.${volumeName}, or have your driver take it between BeginSnapshot and EndSnapshot`
       )
     }
     return this.#lvmSnapshot(lv, await this.#filter(ours), snapshot, token, parseSnapshotBy(snapshotBy))

@@ -1,0 +1,282 @@
+/**
+ * Snapshots of tracked volumes in a real kernel: what is in one is of one moment, the device always comes back, and a boundary is where it is
+ * said to be.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  writeFileSync
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import type { Catalog } from '../../src/agent/catalog/catalog.ts'
+import type { EraHistoryRecorder, TakenEraSnapshot } from '../../src/agent/era/boundary.ts'
+import { Watchdog } from '../../src/agent/era/watchdog.ts'
+import { createDevice, removeDevice, run } from './dmsetup.ts'
+import { blockBytes, labCatalog, loopDisk, startDriver } from './era-lab.ts'
+import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
+import { failure, readWritten, startOrderedWriter, until } from './owned-agent.ts'
+
+run('/run/modprobe', ['dm-era'])
+prepareLvm({ mapped: true })
+const deviceMapper = new DeviceMapper()
+test.after.always(() => deviceMapper.close())
+
+function request(name: string, data: string, metadata: string) {
+  return {
+    ...{ name, dataDevice: data, metadataDevice: metadata, blockBytes, snapshotSize: '', allowLossyKernel: false }
+  }
+}
+
+/** Puts boundaries into the catalog without a history: what was written is not what these tests are about. */
+function boundariesOnly(catalog: Catalog): EraHistoryRecorder & { taken: TakenEraSnapshot[] } {
+  const taken: TakenEraSnapshot[] = []
+  return {
+    taken,
+    async record(each) {
+      const since = await catalog.beginEraHistory(each.volume.name)
+      const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = each
+      const recorded = await catalog.recordEraSnapshot(
+        each.volume.name,
+        { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower },
+        since,
+        true
+      )
+      taken.push(each)
+      return recorded
+    }
+  }
+}
+
+const suspended = async (name: string) => (await deviceMapper.info(name))?.suspended
+
+test.serial('LVM takes the snapshot, with the era device in its sight and somebody writing', async (t) => {
+  const [disk, metadata] = [loopDisk(256), loopDisk(4)]
+  createGroup('vg-a', disk.path)
+  createThick('vg-a', 'data-1', 64)
+  const catalog = await labCatalog(t)
+  const recorder = boundariesOnly(catalog)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder })
+  const { volumes } = driver
+  await volumes.attachEra({ ...request('lv', '/dev/vg-a/data-1', metadata.path), snapshotSize: '50%ORIGIN' })
+  // Its file system is in LVM's sight twice, and LVM must not touch the upper one.
+  const writer = await startOrderedWriter(t, '/dev/mapper/lv', 40 * 2 ** 20)
+  const boundaries: number[] = []
+  for (let i = 1; i <= 3; i++) {
+    const snapshot = await volumes.createEraSnapshot({ volume: 'lv', name: `s${i}`, deadlineMs: 0 })
+    t.like(snapshot, { volume: 'lv', name: `s${i}`, lower: `LVM's vg-a/s${i}` })
+    t.true(snapshot.suspendedMs < 20_000)
+    boundaries.push(snapshot.boundaryEra)
+    const first = readWritten(`/dev/vg-a/s${i}`, 0)
+    const second = readWritten(`/dev/vg-a/s${i}`, 40 * 2 ** 20)
+    t.true(first === second || first === second + 1, `${first}, ${second}: of one moment`)
+  }
+  t.deepEqual(boundaries, [2, 3, 4])
+  writer.kill('SIGKILL')
+  await once(writer, 'exit')
+  t.false(await suspended('lv'))
+
+  const twice = await failure(volumes.createEraSnapshot({ volume: 'lv', name: 's1', deadlineMs: 0 }))
+  t.is(twice.code, 'DM_DEVICE_BUSY')
+  // A name that LVM has already, for something else.
+  createThick('vg-a', 'taken', 4)
+  const taken = await failure(volumes.createEraSnapshot({ volume: 'lv', name: 'taken', deadlineMs: 0 }))
+  t.is(taken.code, 'DM_LVM_FAILED')
+  t.true(existsSync('/dev/vg-a/taken'), 'nobody else’s is removed')
+  t.false(await suspended('lv'))
+  t.is((await volumes.listEra({ volume: 'lv' })).volumes[0]?.underWay, '')
+
+  await volumes.deleteSnapshot('lv', 's2')
+  t.false(existsSync('/dev/vg-a/s2'))
+  t.deepEqual(
+    (await volumes.listEraSnapshots({ volume: 'lv' })).snapshots.map(({ name }) => name),
+    ['s1', 's3']
+  )
+  t.is((await failure(volumes.deleteSnapshot('lv', 's2'))).code, 'DM_NO_SUCH_DEVICE')
+  for (const name of ['s1', 's3']) await volumes.deleteSnapshot('lv', name)
+  await volumes.detachEra({ volume: 'lv' })
+  lvm('vgremove', '--force', 'vg-a')
+})
+
+test.serial('a command takes the snapshot; one that fails or hangs leaves nothing suspended', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const folder = mkdtempSync(join(tmpdir(), 'command-'))
+  const script = join(folder, 'snap')
+  const says = (text: string) => {
+    writeFileSync(script, `#!/bin/bash\n${text}\n`)
+    chmodSync(script, 0o755)
+  }
+  const catalog = await labCatalog(t)
+  const recorder = boundariesOnly(catalog)
+  const commands = { cmd: { take: [script, 'take'], remove: [script, 'remove'] } }
+  await using driver = await startDriver(catalog, deviceMapper, { recorder, commands })
+  const { volumes } = driver
+  await volumes.attachEra(request('cmd', data.path, metadata.path))
+  says(
+    `echo "$@" >>${folder}/log; [ "$1" = remove ] || [ "$(cat /sys/dev/block/$(dmsetup info -c --noheadings -o major,minor --separator : cmd)/dm/suspended)" = 1 ]`
+  )
+  const snapshot = await volumes.createEraSnapshot({ volume: 'cmd', name: 'a', deadlineMs: 0 })
+  t.is(snapshot.boundaryEra, 2)
+  t.is(readFileSync(`${folder}/log`, 'utf8'), `take cmd a ${data.path}\n`)
+  says(`echo "$@" >>${folder}/log; [ "$1" = remove ] || { echo no room >&2; exit 3; }`)
+  const failed = await failure(volumes.createEraSnapshot({ volume: 'cmd', name: 'b', deadlineMs: 0 }))
+  t.is(failed.code, 'DM_TOOL_FAILED')
+  t.regex(failed.message, /no room/)
+  t.false(await suspended('cmd'))
+  t.regex(readFileSync(`${folder}/log`, 'utf8'), new RegExp(`remove cmd b ${data.path}\n$`))
+  says(`[ "$1" = remove ] || sleep 60`)
+  const slow = await failure(volumes.createEraSnapshot({ volume: 'cmd', name: 'c', deadlineMs: 1500 }))
+  t.is(slow.code, 'DM_TOOL_FAILED')
+  t.false(await suspended('cmd'))
+  t.deepEqual(
+    recorder.taken.map(({ name }) => name),
+    ['a']
+  )
+  await volumes.deleteSnapshot('cmd', 'a')
+
+  const none = loopDisk(64)
+  await volumes.attachEra(request('none', none.path, loopDisk(4).path))
+  const unknown = await failure(volumes.createEraSnapshot({ volume: 'none', name: 'a', deadlineMs: 0 }))
+  t.is(unknown.code, 'DM_CONFIG_INVALID')
+  t.regex(unknown.remedy, /era\.snapshotCommands\.none/)
+  for (const volume of ['cmd', 'none']) await volumes.detachEra({ volume })
+})
+
+test.serial('a driver takes the snapshot itself, and has until its deadline', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  const recorder = boundariesOnly(catalog)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder })
+  const { volumes } = driver
+  await volumes.attachEra(request('csi', data.path, metadata.path))
+  const begun = await volumes.beginSnapshot({ volume: 'csi', name: 'a', deadlineMs: 0 })
+  t.is(begun.boundaryEra, 2)
+  t.true(await suspended('csi'))
+  const [shown] = (await volumes.listEra({ volume: 'csi' })).volumes
+  t.like(shown, { suspended: true, underWay: 'snapshot', problem: '' })
+  const { snapshot } = await volumes.endSnapshot({ token: begun.token, reference: 'snap-17', abandon: false })
+  t.like(snapshot, { volume: 'csi', name: 'a', lower: 'snap-17', boundaryEra: 2 })
+  t.false(await suspended('csi'))
+  t.is(
+    (await failure(volumes.endSnapshot({ token: begun.token, reference: '', abandon: false }))).code,
+    'DM_SNAPSHOT_TOO_SLOW'
+  )
+
+  const given = await volumes.beginSnapshot({ volume: 'csi', name: 'b', deadlineMs: 0 })
+  t.deepEqual(await volumes.endSnapshot({ token: given.token, reference: '', abandon: true }), {})
+  t.false(await suspended('csi'))
+
+  const late = await volumes.beginSnapshot({ volume: 'csi', name: 'c', deadlineMs: 1000 })
+  await until(
+    () => suspended('csi'),
+    (is) => is === false
+  )
+  t.is(
+    (await failure(volumes.endSnapshot({ token: late.token, reference: 'x', abandon: false }))).code,
+    'DM_SNAPSHOT_TOO_SLOW'
+  )
+
+  // Resumed by somebody else, and suspended again.
+  const meddled = await volumes.beginSnapshot({ volume: 'csi', name: 'd', deadlineMs: 0 })
+  run('dmsetup', ['resume', 'csi'])
+  run('dmsetup', ['suspend', 'csi'])
+  const error = await failure(volumes.endSnapshot({ token: meddled.token, reference: 'x', abandon: false }))
+  t.is(error.code, 'DM_SNAPSHOT_TOO_SLOW')
+  t.false(await suspended('csi'))
+  t.deepEqual(
+    recorder.taken.map(({ name }) => name),
+    ['a']
+  )
+  t.is(
+    (await failure(volumes.beginSnapshot({ volume: 'csi', name: 'e', deadlineMs: 600_001 }))).code,
+    'DM_ARGUMENT_INVALID'
+  )
+  await volumes.detachEra({ volume: 'csi' })
+})
+
+test.serial('what the agent itself needs is not suspended', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: boundariesOnly(catalog) })
+  const { volumes } = driver
+  await volumes.attachEra(request('own', data.path, metadata.path))
+  const refused = async (words: RegExp) => {
+    const error = await failure(volumes.beginSnapshot({ volume: 'own', name: 'a', deadlineMs: 0 }))
+    t.is(error.code, 'DM_DEVICE_BUSY')
+    t.regex(error.message, words)
+  }
+  run('mkswap', ['/dev/mapper/own'])
+  run('swapon', ['/dev/mapper/own'])
+  await refused(/^swap \(\/dev\/(mapper\/own|dm-\d+)\) is on own/)
+  run('swapoff', ['/dev/mapper/own'])
+  // Through another device.
+  const above = createDevice('above', '0 65536 linear /dev/mapper/own 0')
+  run('mkfs.ext4', ['-q', above])
+  mkdirSync('/run/catalog-there')
+  run('mount', [above, '/run/catalog-there'])
+  const other = await labCatalog(t, '/run/catalog-there')
+  await other.beginEra({ kind: 'attach', volume: (await catalog.eraView()).volumes[0] })
+  await other.completeEra('own')
+  await using second = await startDriver(other, deviceMapper, { recorder: boundariesOnly(other) })
+  const error = await failure(second.volumes.beginSnapshot({ volume: 'own', name: 'a', deadlineMs: 0 }))
+  t.is(error.code, 'DM_DEVICE_BUSY')
+  t.regex(error.message, /^the catalog \(\/run\/catalog-there\) is on own/)
+  await other.close()
+  run('umount', ['/run/catalog-there'])
+  removeDevice('above')
+  await volumes.detachEra({ volume: 'own' })
+})
+
+test.serial('whoever asked for a suspension dies: the watchdog resumes at once', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: boundariesOnly(catalog) })
+  const { volumes } = driver
+  await volumes.attachEra(request('dog', data.path, metadata.path))
+  const volume = await catalog.findEraVolume('dog')
+  const id = volume?.id.replace('era:', '') ?? ''
+  const start = { device: { uuid: `DELTAMAPPER-era-${id}` }, guard: { uuid: `DELTAMAPPER-eraguard-${id}` } }
+  const script = join(mkdtempSync(join(tmpdir(), 'parent-')), 'parent.ts')
+  writeFileSync(
+    script,
+    `import { Watchdog } from '${join(import.meta.dirname, '../../src/agent/era/watchdog.ts')}'
+     const watchdog = await Watchdog.start(${JSON.stringify({ ...start, deadlineMs: 60_000 })})
+     await watchdog.suspend()
+     process.stdout.write('suspended')
+     setInterval(() => undefined, 1000)`
+  )
+  const parent: ChildProcess = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => parent.kill('SIGKILL'))
+  await once(parent.stdout!, 'data')
+  t.true(await suspended('dog'))
+  // What is written meanwhile waits, and is written.
+  const file = openSync('/dev/mapper/dog', constants.O_WRONLY)
+  closeSync(file)
+  parent.kill('SIGKILL')
+  await until(
+    () => suspended('dog'),
+    (is) => is === false
+  )
+
+  const watchdog = await Watchdog.start({ ...start, deadlineMs: 700 })
+  await watchdog.suspend()
+  await until(
+    () => suspended('dog'),
+    (is) => is === false
+  )
+  t.false((await watchdog.resume()).held, 'the deadline has passed')
+  await watchdog.end()
+  await sleep(0)
+  await volumes.detachEra({ volume: 'dog' })
+})
