@@ -107,7 +107,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     await Promise.all([owned.start(), tracked.start()])
     ownedPools = owned
     admin = administration(owned, tracked)
-    sources = new Sources(recorded, { deviceMapper, lvm, ownedPools })
+    sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })
     knowledge = catalogKnowledge(catalog, logger)
     started.defer(keepForgetting(catalog, logger))
     const { lvmCommand, catalog: catalogPath } = config

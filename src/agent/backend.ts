@@ -3,8 +3,9 @@
  */
 import { DeltamapperError } from '../errors.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../grpc/snapshot-metadata.ts'
+import { trackedAllocated, trackedDelta, type TrackedSnapshot } from './era/source.ts'
 import { parseHandle } from './handle.ts'
-import type { Snapshot } from './snapshot-source.ts'
+import type { AnySnapshot, Snapshot } from './snapshot-source.ts'
 import type { Sources } from './sources.ts'
 import type { DeviceKnowledge, Walkers } from './walkers.ts'
 
@@ -17,6 +18,11 @@ export function snapshotMetadataBackend(
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal, call) {
       const target = await resolve(snapshotId)
+      if (target.kind === 'tracked') {
+        checkOffset(startingOffset, target.handle, target.record.sizeBytes)
+        const answer = await trackedAllocated(target, Number(startingOffset))
+        return walkers.walkHistory('allocated', answer, maxResults, signal, call?.client)
+      }
       checkExternalOrigin(undefined, target)
       return walk(undefined, target, startingOffset, maxResults, signal, call?.client)
     },
@@ -24,13 +30,19 @@ export function snapshotMetadataBackend(
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       // Together: a source that has to ask somebody answers both from one report.
       const [base, target] = await Promise.all([resolve(baseSnapshotId), resolve(targetSnapshotId)])
+      if (base.kind === 'tracked' || target.kind === 'tracked') {
+        const both = bothTracked(base, target)
+        checkOffset(startingOffset, target.handle, both.target.record.sizeBytes)
+        const answer = await trackedDelta(both.base, both.target, Number(startingOffset))
+        return walkers.walkHistory('delta', answer, maxResults, signal, call?.client)
+      }
       checkRelated(base, target)
       checkExternalOrigin(base, target)
       return walk(base, target, startingOffset, maxResults, signal, call?.client)
     }
   }
 
-  async function resolve(handle: string): Promise<Snapshot> {
+  async function resolve(handle: string): Promise<AnySnapshot> {
     const { source, name } = parseHandle(handle)
     const found = await sources.find(source)
     const snapshot = await found?.snapshot(name)
@@ -52,13 +64,7 @@ export function snapshotMetadataBackend(
     signal: AbortSignal,
     client: string | undefined
   ): EncodedStream {
-    if (startingOffset < 0n || startingOffset > target.sizeBytes) {
-      throw new DeltamapperError(
-        'DM_OFFSET_OUT_OF_RANGE',
-        `starting offset ${startingOffset} is outside ${target.handle}, which has ${target.sizeBytes} bytes`,
-        'resume at the end of the last extent received, or at 0'
-      )
-    }
+    checkOffset(startingOffset, target.handle, target.sizeBytes)
     return walkers.walk(
       { base, target, startingOffset: Number(startingOffset), maxResults },
       signal,
@@ -84,13 +90,40 @@ export function snapshotMetadataBackend(
   /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_CHANGED */
   async function checkStillNamed({ handle, thinId, sizeBytes, metadataPath }: Snapshot): Promise<void> {
     const now = await resolve(handle)
-    if (now.thinId === thinId && now.sizeBytes === sizeBytes && now.metadataPath === metadataPath) return
+    if (
+      now.kind === undefined &&
+      now.thinId === thinId &&
+      now.sizeBytes === sizeBytes &&
+      now.metadataPath === metadataPath
+    )
+      return
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `${handle} was replaced or resized while it was looked at`,
       'ask again'
     )
   }
+}
+
+/** @throws DM_OFFSET_OUT_OF_RANGE */
+function checkOffset(startingOffset: bigint, handle: string, sizeBytes: number): void {
+  if (startingOffset >= 0n && startingOffset <= sizeBytes) return
+  throw new DeltamapperError(
+    'DM_OFFSET_OUT_OF_RANGE',
+    `starting offset ${startingOffset} is outside ${handle}, which has ${sizeBytes} bytes`,
+    'resume at the end of the last extent received, or at 0'
+  )
+}
+
+/** @throws DM_POOLS_DIFFER where one is thin */
+function bothTracked(base: AnySnapshot, target: AnySnapshot): { base: TrackedSnapshot; target: TrackedSnapshot } {
+  if (base.kind === 'tracked' && target.kind === 'tracked') return { base, target }
+  const [tracked, thin] = base.kind === 'tracked' ? [base, target] : [target, base]
+  throw new DeltamapperError(
+    'DM_POOLS_DIFFER',
+    `${tracked.handle} is a snapshot of an era volume, ${thin.handle} is in a thin pool`,
+    'compare snapshots of one volume'
+  )
 }
 
 /**

@@ -3,9 +3,11 @@
  */
 
 import type { DeviceReference } from '../../native/device.ts'
+import type { TrackedSnapshot } from './era/source.ts'
 
-/** A snapshot as a source knows it. */
+/** A thin snapshot as a source knows it. */
 export interface Snapshot {
+  readonly kind?: undefined
   /** `SOURCE/NAME`, for messages. */
   handle: string
   /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
@@ -39,8 +41,11 @@ export interface Snapshot {
   }
 }
 
+/** Of whichever kind. */
+export type AnySnapshot = Snapshot | TrackedSnapshot
+
 /** Answers for one name before the slash of a handle. */
-export interface SnapshotSource {
+export interface SnapshotSource<S extends AnySnapshot = Snapshot> {
   /** The snapshot of this name, or undefined when there is none. */
-  snapshot(name: string): Promise<Snapshot | undefined>
+  snapshot(name: string): Promise<S | undefined>
 }

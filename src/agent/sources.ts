@@ -1,15 +1,16 @@
 /**
- * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own,
- * else a thin pool that device-mapper has under this name, else the volume group of this name. For `*` it is whichever recorded pool or
+ * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own, else
+ * an era volume, else a thin pool that device-mapper has under this name, else the volume group of this name. For `*` it is whichever recorded pool or
  * volume group has the snapshot, if only one does.
  */
 import { deviceMapperSource } from './device-mapper-source.ts'
 import { DeltamapperError } from '../errors.ts'
+import { eraSource, type HistoryCatalog } from './era/source.ts'
 import { ANY_SOURCE } from './handle.ts'
 import type { LvmReporter } from './lvm/report.ts'
 import { volumeGroupSource } from './lvm/source.ts'
 import type { DeviceMapperPort } from './pool-device.ts'
-import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
+import type { AnySnapshot, Snapshot, SnapshotSource } from './snapshot-source.ts'
 
 /** What is needed to look at this node's own pools. */
 export interface LiveNode {
@@ -17,6 +18,8 @@ export interface LiveNode {
   lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
   /** The pools that the agent itself has made. */
   ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
+  /** Where the history of era volumes is. */
+  history?: HistoryCatalog | undefined
 }
 
 export class Sources {
@@ -30,12 +33,12 @@ export class Sources {
   }
 
   /** The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked. */
-  async find(name: string): Promise<SnapshotSource | undefined> {
+  async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded
-    const { deviceMapper, lvm, ownedPools } = this.#node
-    const owned = ownedPools?.source(name)
+    const { deviceMapper, lvm, ownedPools, history } = this.#node
+    const owned = ownedPools?.source(name) ?? (history && (await eraSource(name, history)))
     if (owned) return owned
     if (await isThinPool(deviceMapper, name)) return deviceMapperSource(name, deviceMapper)
     return volumeGroupSource(name, { lvm, deviceMapper })
@@ -68,7 +71,7 @@ export class Sources {
   get description(): string {
     const recorded = [...this.#recorded.keys()].join(', ')
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
-    return `this agent serves the node's thin pools and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
+    return `this agent serves the node's thin pools, era volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
   }
 }
 

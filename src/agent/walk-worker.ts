@@ -8,6 +8,8 @@
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
 import type { CheckOutcome } from '../devicemapper/tools/cross-check.ts'
+import type { HistoryPage, HistoryPlace } from './catalog/era-snapshots.ts'
+import { historyMessages, type HistoryWalkRequest } from './era/history-walk.ts'
 import type { EngineReport, ToolSupport } from './engine-walk.ts'
 import {
   type KnownDevices,
@@ -21,9 +23,11 @@ import { WalkTurns } from './walk-turns.ts'
 
 /** What the main thread says. Each walk goes by an id of the main thread's choice. */
 export type ToWalker =
-  | { kind: 'start'; id: number; request: WalkRequest; client?: string }
+  | { kind: 'start'; id: number; request: WalkRequest | HistoryWalkRequest; client?: string }
   /** The answer to `seen`: the walk may go on. */
   | { kind: 'known'; id: number; devices: KnownDevices }
+  /** The answer to `wanted`. */
+  | { kind: 'page'; id: number; page: HistoryPage }
   /** A metadata snapshot is held for the tools, or it is not (any more). */
   | { kind: 'held'; id: number; heldRoot: number }
   | { kind: 'not-held'; id: number; error: PortableError }
@@ -36,6 +40,8 @@ export type FromWalker =
   | { kind: 'seen'; id: number; devices: SeenDevices }
   | { kind: 'pristine'; id: number; device: SeenDevice }
   | { kind: 'checked'; id: number; report: PortableReport }
+  /** Of an era volume's history, what comes after a place. */
+  | { kind: 'wanted'; id: number; after: HistoryPlace }
   | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: TimedStatistics }
   | { kind: 'end'; id: number; statistics: TimedStatistics }
   | { kind: 'error'; id: number; error: PortableError; statistics: TimedStatistics }
@@ -88,6 +94,7 @@ export function fromPortableReport({ outcome, beyondBase }: PortableReport): Eng
 
 interface Walk {
   known: KnownDevices | undefined
+  page: HistoryPage | undefined
   credit: number
   cancel: AbortController
   /** The block of the metadata snapshot that the tools may read, and what ends them. */
@@ -112,6 +119,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
     // A walk that has just ended may still be spoken to.
     if (!walk) return
     if (message.kind === 'known') walk.known = message.devices
+    if (message.kind === 'page') walk.page = message.page
     if (message.kind === 'credit') walk.credit += message.messages
     if (message.kind === 'held') walk.heldRoot.resolve(message.heldRoot)
     if (message.kind === 'not-held') endTools(walk, fromPortable(message.error))
@@ -123,9 +131,10 @@ function serve(port: NonNullable<typeof parentPort>): void {
     walk.wake()
   })
 
-  async function run(id: number, request: WalkRequest, client = ''): Promise<void> {
+  async function run(id: number, request: WalkRequest | HistoryWalkRequest, client = ''): Promise<void> {
     const walk: Walk = {
       known: undefined,
+      page: undefined,
       credit: 0,
       cancel: new AbortController(),
       heldRoot: Promise.withResolvers(),
@@ -156,7 +165,20 @@ function serve(port: NonNullable<typeof parentPort>): void {
       const onPristine = (device: SeenDevice) => {
         say({ kind: 'pristine', id, device })
       }
-      const messages = walkMessages(request, statistics, signal, onSeen, onPristine, support)
+      const nextPage = async (after: HistoryPlace): Promise<HistoryPage> => {
+        say({ kind: 'wanted', id, after })
+        for (;;) {
+          signal.throwIfAborted()
+          const { page } = walk
+          walk.page = undefined
+          if (page) return page
+          await woken()
+        }
+      }
+      const messages =
+        'question' in request
+          ? historyMessages(request, statistics, nextPage)
+          : walkMessages(request, statistics, signal, onSeen, onPristine, support)
       for await (const message of inTurn(messages, turns, client, statistics, signal)) {
         while (walk.credit === 0 && !signal.aborted) await woken()
         signal.throwIfAborted()

@@ -11,11 +11,8 @@ import {
   type ThinDevice
 } from '../devicemapper/thin/pool-metadata.ts'
 import { engineAnswer, type EngineQuestion, type ToolsRequested, type ToolSupport } from './engine-walk.ts'
-import { BlockMetadataEncoder } from '../grpc/block-metadata.ts'
+import { encodedMessages } from './encoded-messages.ts'
 import type { Snapshot } from './snapshot-source.ts'
-
-/** A message that is not full leaves after this long all the same, so that a client sees progress. Milliseconds. */
-const FLUSH_AFTER_MS = 100
 
 export interface WalkRequest {
   /** Undefined: everything the target has allocated. */
@@ -90,8 +87,6 @@ export async function* walkMessages(
   })
   try {
     checkBlockSize(metadata, target)
-    const encoder = new BlockMetadataEncoder(target.sizeBytes, maxResults)
-    let flushed = 0
     const devices = await find(metadata, base, target, signal)
     // What is in a file does not change: nobody has to know anything about it.
     const seen = target.live ? await see(metadata, devices) : undefined
@@ -107,22 +102,9 @@ export async function* walkMessages(
       tools && support
         ? await engineAnswer(tools, metadata, liveRoot, asked(devices, seen, startingOffset), support, native)
         : await native()
-    for await (const { count, offsets, sizes } of batches) {
-      statistics.extents += count
-      for (let i = 0; i < count; i++) {
-        if (encoder.add(offsets[i], sizes[i])) {
-          Object.assign(statistics, metadata.statistics)
-          yield encoder.finish()
-          flushed = performance.now()
-        }
-      }
-      if (encoder.count > 0 && performance.now() - flushed > FLUSH_AFTER_MS) {
-        Object.assign(statistics, metadata.statistics)
-        yield encoder.finish()
-        flushed = performance.now()
-      }
-    }
-    if (encoder.count > 0 || flushed === 0) yield encoder.finish()
+    yield* encodedMessages(batches, { capacityBytes: target.sizeBytes, maxResults }, statistics, () => {
+      Object.assign(statistics, metadata.statistics)
+    })
     // What the target shares with its base is as old as that one's, which is pristine; the rest has just been looked at.
     if (seen && startingOffset === 0 && isPristine()) onPristine(seen.target)
   } finally {

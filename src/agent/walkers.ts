@@ -9,6 +9,9 @@ import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
 import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest } from './walk.ts'
 import { WalkTurns } from './walk-turns.ts'
+import type { HistoryPlace } from './catalog/era-snapshots.ts'
+import type { TrackedAnswer } from './era/source.ts'
+import type { HistoryWalkRequest, NextPage } from './era/history-walk.ts'
 import type { EngineReport } from './engine-walk.ts'
 import type { ToolEngine } from './tool-engine.ts'
 import {
@@ -45,6 +48,8 @@ interface Walk {
   pristine: SeenDevice[]
   /** Told what became of its check with the tools. */
   report: (report: EngineReport) => void
+  /** What is on record of an era volume, piece by piece. */
+  nextPage: NextPage | undefined
   /** How it ended: undefined while it goes on. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the one who waits for the next message. */
@@ -151,25 +156,28 @@ export class Walkers {
     knowledge: DeviceKnowledge = nothingToKnow,
     client = ''
   ): EncodedStream {
-    const walk: Walk = {
-      kind: request.base ? 'delta' : 'allocated',
-      arrived: [],
-      statistics: noStatistics(),
-      seen: undefined,
-      pristine: [],
-      report: (report) => this.#tools?.report(request, report),
-      outcome: undefined,
-      wake: () => undefined
-    }
-    return {
-      capacityBytes: request.target.sizeBytes,
-      messages: this.#messages({ ...request, ...this.#reading }, walk, signal, knowledge, client),
-      statistics: () => ({ ...walk.statistics, walkMs: Math.round(walk.statistics.walkMs * 100) / 100 })
-    }
+    const walk = newWalk(request.base ? 'delta' : 'allocated')
+    walk.report = (report) => this.#tools?.report(request, report)
+    const messages = this.#messages({ ...request, ...this.#reading }, walk, signal, knowledge, client)
+    return encodedStream(request.target.sizeBytes, messages, walk)
+  }
+
+  /** The same for what is on record of an era volume: no metadata is read, and the tools have no part in it. */
+  walkHistory(
+    kind: WalkKind,
+    { question, nextPage }: TrackedAnswer,
+    maxResults: number,
+    signal: AbortSignal,
+    client = ''
+  ): EncodedStream {
+    const walk = newWalk(kind)
+    walk.nextPage = nextPage
+    const request = { question, isOnRecord: nextPage !== undefined, maxResults }
+    return encodedStream(question.sizeBytes, this.#messages(request, walk, signal, nothingToKnow, client), walk)
   }
 
   async *#messages(
-    request: WalkRequest,
+    request: WalkRequest | HistoryWalkRequest,
     walk: Walk,
     signal: AbortSignal,
     knowledge: DeviceKnowledge,
@@ -275,6 +283,7 @@ export class Walkers {
       if (message.kind === 'seen') walk.seen = message.devices
       else if (message.kind === 'pristine') walk.pristine.push(message.device)
       else if (message.kind === 'checked') walk.report(fromPortableReport(message.report))
+      else if (message.kind === 'wanted') void turnPage(thread, message.id, walk.nextPage, message.after)
       else walk.statistics = message.statistics
       if (message.kind === 'message') walk.arrived.push(message.message)
       else if (message.kind === 'end') this.#end(thread, message.id, 'complete')
@@ -303,6 +312,43 @@ export class Walkers {
     add(this.#ended[walk.kind], walk.statistics)
     this.#onEnd(walk.kind, walk.statistics)
     walk.wake()
+  }
+}
+
+function newWalk(kind: WalkKind): Walk {
+  return {
+    kind,
+    arrived: [],
+    statistics: noStatistics(),
+    seen: undefined,
+    pristine: [],
+    report: () => undefined,
+    nextPage: undefined,
+    outcome: undefined,
+    wake: () => undefined
+  }
+}
+
+function encodedStream(capacityBytes: number, messages: AsyncGenerator<Uint8Array>, walk: Walk): EncodedStream {
+  return {
+    capacityBytes,
+    messages,
+    statistics: () => ({ ...walk.statistics, walkMs: Math.round(walk.statistics.walkMs * 100) / 100 })
+  }
+}
+
+/** Fetches what a walk wants next, or ends the walk: an answer without it would be too small. */
+async function turnPage(
+  thread: Thread,
+  id: number,
+  nextPage: NextPage | undefined,
+  after: HistoryPlace
+): Promise<void> {
+  try {
+    if (nextPage === undefined) throw new Error('a walk wants what it was not given')
+    say(thread, { kind: 'page', id, page: await nextPage(after) })
+  } catch (thrown) {
+    say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(thrown)) })
   }
 }
 
