@@ -1,14 +1,19 @@
 /**
  * `deltamapper era …`: volumes that are no thin ones, and whose writes dm-era tracks.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EraVolume } from '../grpc/admin.ts'
 import type { AdminClient } from '../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { endpointAddress } from './endpoint.ts'
 import { UsageError } from './failure.ts'
-import { byteCount } from './option-values.ts'
+import { byteCount, seconds } from './option-values.ts'
 import { eraVolumeFacts, eraVolumesTable } from './output/era-tables.ts'
+
+/** How often to try whether there is an agent, in milliseconds. */
+const WAIT_INTERVAL_MS = 250
 
 const volumeArgument = ['<VOLUME>', 'the name that it was attached under'] as const
 
@@ -153,6 +158,7 @@ Examples:
       .argument('[VOLUME]', 'the volume')
       .option('--all', 'all volumes; each is tried, whatever becomes of the others')
       .option('--start-over', 'give up on metadata that is not what it was: it is formatted anew')
+      .option('--wait <seconds>', 'how long to wait for an agent that is about to start', seconds)
   )
     .addHelpText(
       'after',
@@ -161,9 +167,15 @@ Examples:
     .action(
       async (
         volume: string | undefined,
-        { all = false, startOver = false, ...options }: AdminOptions & { all?: boolean; startOver?: boolean }
+        {
+          all = false,
+          startOver = false,
+          wait = 0,
+          ...options
+        }: AdminOptions & { all?: boolean; startOver?: boolean; wait?: number }
       ) => {
         checkOneOrAll(volume, all)
+        if (wait > 0) await untilReachable(options, wait * 1000)
         if (volume !== undefined) {
           await order(options, (agent) => agent.activateEra({ volume, startOver }), eraVolumeFacts)
         } else {
@@ -211,6 +223,22 @@ Examples:
     .action(async (volume: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growEra({ volume }), eraVolumeFacts)
     })
+}
+
+/** Waits for an agent to take orders. Whoever gives one next is told if it does not. */
+async function untilReachable({ endpoint }: AdminOptions, ms: number): Promise<void> {
+  const { connectAdmin } = await import('../grpc/admin-client.ts')
+  for (const deadline = performance.now() + ms; performance.now() < deadline; await sleep(WAIT_INTERVAL_MS)) {
+    const agent = connectAdmin(endpointAddress(endpoint))
+    try {
+      await agent.listEra({ volume: '' })
+      return
+    } catch (error) {
+      if (asDeltamapperError(error).code !== 'DM_UNREACHABLE') return
+    } finally {
+      agent.close()
+    }
+  }
 }
 
 /** @throws UsageError */

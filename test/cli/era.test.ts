@@ -63,6 +63,16 @@ test('all of them, one after the other', async (t) => {
   ])
 })
 
+test('an agent that is about to start is waited for, and for so long only', async (t) => {
+  const words = ['era', 'activate', '--all', '--endpoint', 'unix:///nonexistent/agent.sock']
+  const begun = performance.now()
+  const { status, stderr } = await runCommand([...words, '--wait', '1'])
+  t.is(status, 1)
+  t.regex(stderr, /DM_UNREACHABLE/)
+  t.true(performance.now() - begun > 1000)
+  t.is((await order('era', 'activate', 'srv', '--wait', '10')).status, 0)
+})
+
 test('answers as tables and as JSON', async (t) => {
   const { stdout } = await order('era', 'status')
   t.regex(stdout, /^srv +active .* 1 GiB +4294967295 .* 60 +\/dev\/vg0\/srv +\/dev\/vg0\/srv_era$/m)
