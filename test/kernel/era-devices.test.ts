@@ -6,13 +6,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
-import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
 import type { ErrorCode } from '../../src/errors.ts'
-import { collectExtents } from '../support/collect-extents.ts'
 import { extentsOfBlocks } from '../support/era-model.ts'
 import { discard } from './discard.ts'
-import { alignedBuffer, createDevice, reloadDevice, removeDevice, run, sendMessage, zeroStart } from './dmsetup.ts'
-import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
+import { alignedBuffer, createDevice, reloadDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
+import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver, writtenSince } from './era-lab.ts'
 import { failure } from './owned-agent.ts'
 
 run('/run/modprobe', ['dm-era'])
@@ -48,21 +46,6 @@ function readBlock(device: string, block: number): Buffer {
   }
 }
 
-/** The blocks that the device says were written to since an era; its metadata snapshot is taken and dropped for it. */
-async function written(name: string, metadata: string, sinceEra: number) {
-  sendMessage(name, 'take_metadata_snap')
-  try {
-    const era = await openEraMetadata(metadata)
-    try {
-      return await collectExtents(await era.written({ sinceEra }))
-    } finally {
-      await era.close()
-    }
-  } finally {
-    sendMessage(name, 'drop_metadata_snap')
-  }
-}
-
 test.serial('attached, used, deactivated, activated, detached', async (t) => {
   const [data, metadata] = [loopDisk(64), loopDisk(4)]
   const catalog = await labCatalog(t)
@@ -75,7 +58,7 @@ test.serial('attached, used, deactivated, activated, detached', async (t) => {
 
   writeBlock('/dev/mapper/plain', 5)
   const blocks = (...numbers: number[]) => extentsOfBlocks(numbers, { blockBytes, sizeBytes: 64 * mebibyte })
-  t.deepEqual(await written('plain', metadata.path, 1), blocks(5))
+  t.deepEqual(await writtenSince('plain', metadata.path, 1), blocks(5))
 
   t.is((await failure(volumes.attachEra(request('plain', data.path, metadata.path)))).code, 'DM_DEVICE_BUSY')
   t.is((await failure(volumes.attachEra(request('other', data.path, loopDisk(4).path)))).code, 'DM_DEVICE_BUSY')
@@ -88,8 +71,8 @@ test.serial('attached, used, deactivated, activated, detached', async (t) => {
   const again = await volumes.activateEra({ volume: 'plain', startOver: false })
   t.is(again.line, attached.line, 'nothing was written beside')
   writeBlock('/dev/mapper/plain', 7)
-  t.deepEqual(await written('plain', metadata.path, again.usage?.currentEra ?? 0), blocks(7))
-  t.deepEqual(await written('plain', metadata.path, 1), blocks(5, 7))
+  t.deepEqual(await writtenSince('plain', metadata.path, again.usage?.currentEra ?? 0), blocks(7))
+  t.deepEqual(await writtenSince('plain', metadata.path, 1), blocks(5, 7))
 
   await volumes.detachEra({ volume: 'plain' })
   t.deepEqual((await volumes.listEra({ volume: '' })).volumes, [])
@@ -224,7 +207,7 @@ test.serial('grown, and what is beyond is tracked; it does not shrink', async (t
   t.is(grown.usage?.currentEra, 2)
   writeBlock('/dev/mapper/growing', 700)
   t.deepEqual(
-    await written('growing', metadata.path, 1),
+    await writtenSince('growing', metadata.path, 1),
     extentsOfBlocks([3, 700], { blockBytes, sizeBytes: 48 * mebibyte })
   )
   await volumes.deactivateEra({ volume: 'growing' })

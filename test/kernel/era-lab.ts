@@ -10,7 +10,10 @@ import { pino } from 'pino'
 import type { DeviceMapper } from '../../native/device-mapper.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { EraVolumes, type EraVolumesOptions } from '../../src/agent/era/era-volumes.ts'
-import { run } from './dmsetup.ts'
+import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
+import { collectExtents } from '../support/collect-extents.ts'
+import type { Extent } from '../support/expected.ts'
+import { run, sendMessage } from './dmsetup.ts'
 
 export const mebibyte = 2 ** 20
 /** Of tracked volumes in tests, in bytes. */
@@ -31,6 +34,21 @@ export function loopDisk(mebibytes: number): { path: string; grow(mebibytes: num
       truncateSync(file, more * mebibyte)
       run('losetup', ['--set-capacity', path])
     }
+  }
+}
+
+/** The blocks that a tracked volume's metadata says were written to since an era; a metadata snapshot is taken and dropped for it. */
+export async function writtenSince(name: string, metadata: string, sinceEra: number): Promise<Extent[]> {
+  sendMessage(name, 'take_metadata_snap')
+  try {
+    const era = await openEraMetadata(metadata)
+    try {
+      return await collectExtents(await era.written({ sinceEra }))
+    } finally {
+      await era.close()
+    }
+  } finally {
+    sendMessage(name, 'drop_metadata_snap')
   }
 }
 

@@ -24,7 +24,8 @@ import type { Catalog } from '../../src/agent/catalog/catalog.ts'
 import type { EraHistoryRecorder, TakenEraSnapshot } from '../../src/agent/era/boundary.ts'
 import { Watchdog } from '../../src/agent/era/watchdog.ts'
 import { createDevice, removeDevice, run } from './dmsetup.ts'
-import { blockBytes, labCatalog, loopDisk, startDriver } from './era-lab.ts'
+import { blockBytes, labCatalog, loopDisk, startDriver, writtenSince } from './era-lab.ts'
+import { labRun } from './lab-run.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 import { failure, readWritten, startOrderedWriter, until } from './owned-agent.ts'
 
@@ -279,4 +280,88 @@ test.serial('whoever asked for a suspension dies: the watchdog resumes at once',
   await watchdog.end()
   await sleep(0)
   await volumes.detachEra({ volume: 'dog' })
+})
+
+/**
+ * Keeps four writes under way to a few blocks, others every now and then, so that blocks that are already marked are written to while a
+ * snapshot is taken and then no more.
+ */
+const writeInFlight = `
+const { open } = require('node:fs/promises')
+const { constants } = require('node:fs')
+const blocks = Number(process.argv[2])
+let state = Number(process.argv[3])
+const random = (below) => {
+  state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+  return Math.floor((state / 2 ** 32) * below)
+}
+let hot = []
+const move = () => (hot = Array.from({ length: 6 }, () => random(blocks)))
+const lane = async (file, lane) => {
+  const buffer = Buffer.from(new WebAssembly.Memory({ initial: 1 }).buffer, 0, 4096)
+  for (let i = 1; ; i++) {
+    buffer.writeUInt32LE(i, 0)
+    buffer.writeUInt32LE(lane, 4)
+    await file.write(buffer, 0, 4096, hot[random(hot.length)] * 65536 + lane * 4096)
+  }
+}
+;(async () => {
+  const file = await open(process.argv[1], constants.O_WRONLY | constants.O_DIRECT)
+  move()
+  setInterval(move, 400)
+  process.stdout.write('begun')
+  await Promise.all([0, 1, 2, 3].map((each) => lane(file, each)))
+})()`
+
+const inFlight = labRun(5)
+
+test.serial(`no write in flight is missed (${inFlight.again})`, async (t) => {
+  t.timeout(600_000)
+  run('/run/modprobe', ['dm-delay'])
+  const { random, count, again } = inFlight
+  const sizeBytes = 16 * 2 ** 20
+  const [data, metadata] = [loopDisk(16), loopDisk(4)]
+  // Writes take a while below, and only there.
+  const slow = createDevice('slow', `0 ${sizeBytes / 512} delay ${data.path} 0 0 ${data.path} 0 60`)
+  const folder = mkdtempSync(join(tmpdir(), 'flight-'))
+  const script = join(folder, 'copy')
+  writeFileSync(script, `#!/bin/bash\n[ "$1" = remove ] || dd if=$4 of=${folder}/$3 bs=1M iflag=direct status=none\n`)
+  chmodSync(script, 0o755)
+  const catalog = await labCatalog(t)
+  const recorder = boundariesOnly(catalog)
+  const commands = { flight: { take: [script, 'take'], remove: [script, 'remove'] } }
+  await using driver = await startDriver(catalog, deviceMapper, { recorder, commands })
+  const { volumes } = driver
+  await volumes.attachEra(request('flight', slow, metadata.path))
+  const seed = String(random.integer(1, 2 ** 30))
+  const words = ['-e', writeInFlight, '/dev/mapper/flight', String(sizeBytes / blockBytes), seed]
+  const writer = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => writer.kill('SIGKILL'))
+  await once(writer.stdout, 'data')
+  const copy = (name: string) => readFileSync(join(folder, name))
+  let before = await volumes.createEraSnapshot({ volume: 'flight', name: 's0', deadlineMs: 0 })
+  let changed = 0
+  for (let i = 1; i <= count; i++) {
+    await sleep(random.integer(0, 900))
+    const snapshot = await volumes.createEraSnapshot({ volume: 'flight', name: `s${i}`, deadlineMs: 0 })
+    const written = await writtenSince('flight', metadata.path, before.boundaryEra)
+    const [was, is] = [copy(before.name), copy(snapshot.name)]
+    for (let block = 0; block < sizeBytes / blockBytes; block++) {
+      const [from, to] = [block * blockBytes, (block + 1) * blockBytes]
+      if (was.subarray(from, to).equals(is.subarray(from, to))) continue
+      changed++
+      t.true(
+        written.some(([offset, size]) => offset <= from && offset + size >= to),
+        `block ${block} between ${before.name} and ${snapshot.name}; ${again}`
+      )
+    }
+    t.true(written.reduce((sum, [, size]) => sum + size, 0) < sizeBytes, 'not everything, or this shows nothing')
+    before = snapshot
+  }
+  t.true(changed > count)
+  writer.kill('SIGKILL')
+  await once(writer, 'exit')
+  await volumes.detachEra({ volume: 'flight' })
+  removeDevice('slow')
+  t.log({ snapshots: count, changed })
 })
