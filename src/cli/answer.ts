@@ -5,7 +5,7 @@
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import type { MappingStream, PoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
 import type { Engine } from '../devicemapper/tools/engine.ts'
-import { endpointAddress } from './endpoint.ts'
+import { endpointAddress, endpointTls, type TlsOptions } from './endpoint.ts'
 import { UsageError } from './failure.ts'
 import { deviceId } from './option-values.ts'
 import { describeView, openViews } from './pool-views.ts'
@@ -28,7 +28,7 @@ interface NamedQuestion {
 }
 
 /** What the command line may say of it. Sizes and offsets in bytes. */
-export interface AnswerOptions {
+export interface AnswerOptions extends TlsOptions {
   endpoint?: string
   metadata?: string
   xml?: string
@@ -84,7 +84,7 @@ function namedQuestion({ ask, base, target }: Question, { metadata }: AnswerOpti
 
 async function fromEndpoint(
   { base, target }: NamedQuestion,
-  { endpoint, size, baseSize, liveRoot, engine, startingOffset = 0, maxResults = 0 }: AnswerOptions,
+  { endpoint, size, baseSize, liveRoot, engine, startingOffset = 0, maxResults = 0, ...rest }: AnswerOptions,
   signal: AbortSignal,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
@@ -103,10 +103,11 @@ async function fromEndpoint(
       )
     }
   }
-  const address = endpointAddress(endpoint)
+  const tls = await endpointTls(rest)
+  const address = endpointAddress(endpoint, { tls: tls !== undefined })
   // gRPC takes longer to load than a small answer from metadata to give.
   const { connect } = await import('../grpc/client.ts')
-  const client = connect(address)
+  const client = connect(address, { tls })
   try {
     const request = { startingOffset, maxResults, signal }
     await use(

@@ -4,7 +4,7 @@
 import { type Command, Option } from 'commander'
 import { engines } from '../devicemapper/tools/engine.ts'
 import type { Question } from './answer.ts'
-import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from './endpoint.ts'
+import { addTlsOptions, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from './endpoint.ts'
 import { byteCount, count, seconds } from './option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
@@ -35,7 +35,7 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
       byteCount
     )
   }
-  return command
+  return addTlsOptions(command)
     .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
     .addOption(
       new Option(

@@ -21,6 +21,7 @@ import {
 import { DeltamapperError, type ErrorCode } from '../errors.ts'
 import type { AgentChannels } from './agent-channels.ts'
 import { type CallContext, onwardMetadata } from './call-context.ts'
+import { MessagesAhead } from './messages-ahead.ts'
 import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from './protos.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from './snapshot-metadata.ts'
 import { RelayedStatus, type WireStatus } from './status.ts'
@@ -59,6 +60,9 @@ export interface RouterLimits {
   /** Told of each try to have a call answered by an agent. */
   readonly onTry?: (node: string) => void
 }
+
+/** Messages that are read before the client of a call has taken those before: one on its way out while the next arrives. */
+const MESSAGES_AHEAD = 2
 
 /** Between two tries, in milliseconds: doubled each time, up to the longest. */
 const [shortestPauseMs, longestPauseMs] = [50, 1000]
@@ -190,13 +194,14 @@ async function* answer<Request>(
   { signal, deadline, giveUp, call }: TryOptions
 ): AsyncGenerator<Uint8Array, void> {
   signal.throwIfAborted()
+  const ahead = new MessagesAhead(MESSAGES_AHEAD)
   const stream = client.makeServerStreamRequest(
     path,
     requestSerialize,
     (message: Buffer) => message,
     request,
     call ? onwardMetadata(call) : new Metadata(),
-    deadline === Infinity ? {} : { deadline }
+    { ...(deadline === Infinity ? {} : { deadline }), interceptors: [ahead.interceptor] }
   )
   const cancel = () => stream.cancel()
   signal.addEventListener('abort', cancel, { once: true })
@@ -217,6 +222,7 @@ async function* answer<Request>(
       begun = true
       clearTimeout(connecting)
       yield message as Buffer
+      ahead.taken()
     }
     const status = await ended
     if (status.code !== grpcStatus.OK) throw notOk(status, place, begun)

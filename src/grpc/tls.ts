@@ -59,7 +59,7 @@ export class Certificates {
 
   /** @throws DM_CONFIG_INVALID when a file cannot be read, holds something else, or the key is not the certificate's */
   static async load(files: TlsFiles, logger: Logger, lookEveryMs = LOOK_EVERY_MS): Promise<Certificates> {
-    const material = await readMaterial(files)
+    const material = await readTlsMaterial(files)
     warnOfExpiry(material, files, logger)
     return new Certificates(files, material, logger, lookEveryMs)
   }
@@ -97,7 +97,7 @@ export class Certificates {
   async #look(): Promise<void> {
     let material: TlsMaterial
     try {
-      material = await readMaterial(this.#files)
+      material = await readTlsMaterial(this.#files)
     } catch (error) {
       const { message } = error as Error
       if (message !== this.#complaint) {
@@ -185,7 +185,8 @@ function carriesName(certificate: X509Certificate, name: string): boolean {
   return certificate.checkHost(name, { subject: 'never', wildcards: false }) !== undefined
 }
 
-async function readMaterial({ certificate, key, ca }: TlsFiles): Promise<TlsMaterial> {
+/** @throws DM_CONFIG_INVALID when a file cannot be read, holds something else, or the key is not the certificate's */
+export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promise<TlsMaterial> {
   let reading = certificate
   try {
     const material = { cert: await readFile(certificate), key: Buffer.alloc(0), ca: Buffer.alloc(0) }
