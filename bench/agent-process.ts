@@ -1,5 +1,5 @@
 /**
- * A real agent in a process of its own, as users run it, and the log line with which it ends each call.
+ * A real agent or router in a process of its own, as users run it, and the log line with which it ends each call.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -9,34 +9,42 @@ import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { projectFolder, projectNode } from '../scripts/setup.mjs'
 
-/** What the agent logs at the end of a call, as far as benchmarks read it. */
+/** What is logged at the end of a call, as far as benchmarks read it. */
 export interface CallLog {
   method: string
+  status: string
   durationMs: number
   firstMessageMs: number
   statistics: { nodesRead: number; bytesRead: number; readCalls: number; extents: number }
 }
 
 export interface AgentProcess {
+  /** Its unix socket. */
   readonly address: string
+  /** All addresses, as it logs them. */
+  readonly addresses: readonly string[]
   readonly pid: number
   /** The log line of the call that ends next. */
   nextCall(): Promise<CallLog>
   stop(): Promise<void>
 }
 
-/** @param config fields of the agent's configuration file */
-export async function startAgentProcess(config: Record<string, unknown>): Promise<AgentProcess> {
+/** @param config fields of the configuration file; `listen` comes after the unix socket */
+export async function startAgentProcess(
+  config: Record<string, unknown>,
+  which: 'agent' | 'router' = 'agent'
+): Promise<AgentProcess> {
   const folder = await mkdtemp(join(tmpdir(), 'deltamapper-bench-'))
-  const address = `unix://${folder}/agent.sock`
-  const file = join(folder, 'agent.yaml')
-  await writeFile(file, JSON.stringify({ ...config, listen: [address] }))
+  const address = `unix://${folder}/${which}.sock`
+  const file = join(folder, `${which}.yaml`)
+  const listen = [address, ...((config['listen'] as string[] | undefined) ?? [])]
+  await writeFile(file, JSON.stringify({ ...config, listen }))
   // By its own first line, which says how Node is to be started.
-  const child: ChildProcess = spawn(join(projectFolder, 'bin/deltamapper.js'), ['agent', '--config', file], {
+  const child: ChildProcess = spawn(join(projectFolder, 'bin/deltamapper.js'), [which, '--config', file], {
     env: { ...process.env, PATH: `${dirname(projectNode)}:${process.env['PATH']}` },
     stdio: ['ignore', 'pipe', 'inherit']
   })
-  if (!child.stdout || child.pid === undefined) throw new Error('the agent could not be started')
+  if (!child.stdout || child.pid === undefined) throw new Error(`the ${which} could not be started`)
   const waiting: {
     wants: (line: Record<string, unknown>) => boolean
     found: (line: Record<string, unknown>) => void
@@ -49,12 +57,13 @@ export async function startAgentProcess(config: Record<string, unknown>): Promis
     if (index >= 0) waiting.splice(index, 1)[0].found(line)
   })
   const listening = next((line) => line['msg'] === 'listening')
-  await Promise.race([
+  const first = await Promise.race([
     listening,
-    once(child, 'exit').then(() => Promise.reject(new Error('the agent ended before it listened')))
+    once(child, 'exit').then(() => Promise.reject(new Error(`the ${which} ended before it listened`)))
   ])
   return {
     address,
+    addresses: first['addresses'] as string[],
     pid: child.pid,
     nextCall: async () => (await next((line) => 'method' in line && 'status' in line)) as unknown as CallLog,
     async stop() {

@@ -48,6 +48,17 @@ export function peakMemoryMiB(pid: number): number {
   return Number(/^VmHWM:\s+([0-9]+) kB$/m.exec(readProc(pid, 'status'))?.[1] ?? 0) / 1024
 }
 
+/** Processor time that a process has had so far, in seconds (proc(5), stat, utime and stime, in ticks of 10 ms). */
+export function cpuSeconds(pid: number): number {
+  const fields = readProc(pid, 'stat').split(') ')[1]?.split(' ') ?? []
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+/** Resident memory of a process in MiB (proc(5), VmRSS); 0 when it is gone. */
+export function residentMiB(pid: number): number {
+  return Number(/^VmRSS:\s+([0-9]+) kB$/m.exec(readProc(pid, 'status'))?.[1] ?? 0) / 1024
+}
+
 function bytesFromDisk(pid: number): number {
   return Number(/^read_bytes: ([0-9]+)$/m.exec(readProc(pid, 'io'))?.[1] ?? 0)
 }
