@@ -1,11 +1,8 @@
 /**
  * One router, two agents with recorded pools: processes of their own, mutual TLS between them, asked by our client and by nobody else.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { copyFile, mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { Client, credentials } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
@@ -13,9 +10,10 @@ import { connect, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { getMetadataAllocated, getMetadataDelta } from '../../src/grpc/protos.ts'
 import type { TlsFiles } from '../../src/grpc/tls.ts'
 import { type SamplePool, writeBigPool, writeSamplePool } from '../agent/sample-pool.ts'
-import { command, runCommand } from '../cli/run-command.ts'
+import { runCommand } from '../cli/run-command.ts'
 import { eventually } from '../grpc/extent-backend.ts'
 import { Authority } from '../support/certificates.ts'
+import { Listener } from '../support/listener.ts'
 import { testFolder } from '../support/test-folder.ts'
 
 const folder = await testFolder(test)
@@ -32,54 +30,12 @@ test.before(async () => {
   big = await writeBigPool(join(folder, 'big'), EXTENTS)
 })
 
-/** A `deltamapper` process that listens. */
-class Listener {
-  readonly child: ChildProcess
-  readonly log: Record<string, unknown>[] = []
-  readonly exit: Promise<unknown>
-
-  private constructor(child: ChildProcess) {
-    this.child = child
-    this.exit = once(child, 'close')
-  }
-
-  static async start(t: ExecutionContext, which: 'agent' | 'router', config: object): Promise<Listener> {
-    const file = join(folder, `${which}-${Math.random()}.json`)
-    await writeFile(file, JSON.stringify({ drainSeconds: 0, ...config }))
-    const args = [command, which, '--config', file]
-    const listener = new Listener(spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] }))
-    t.teardown(() => listener.kill())
-    const listening = new Promise<void>((resolve) => {
-      createInterface(listener.child.stdout!).on('line', (line) => {
-        listener.log.push(JSON.parse(line) as Record<string, unknown>)
-        if (listener.said('listening')) resolve()
-      })
-    })
-    await Promise.race([listening, listener.exit])
-    if (!listener.said('listening')) throw new Error(`the ${which} does not listen`)
-    return listener
-  }
-
-  said(what: string): Record<string, unknown> | undefined {
-    return this.log.find(({ msg }) => msg === what)
-  }
-
-  get addresses(): string[] {
-    return this.said('listening')!['addresses'] as string[]
-  }
-
-  async kill(): Promise<void> {
-    this.child.kill('SIGKILL')
-    await this.exit
-  }
-}
-
 let sockets = 0
 const socket = () => `unix://${join(folder, `${sockets++}.sock`)}`
 
 function agent(t: ExecutionContext, recorded: Record<string, string>, options: { tcp?: string; tls?: TlsFiles } = {}) {
   const { tcp = 'tcp://127.0.0.1:0', tls = agentTls } = options
-  return Listener.start(t, 'agent', {
+  return Listener.start(t, folder, 'agent', {
     listen: [socket(), tcp],
     tls: { ...tls, clientName: 'router.test' },
     recorded,
@@ -88,7 +44,7 @@ function agent(t: ExecutionContext, recorded: Record<string, string>, options: {
 }
 
 function router(t: ExecutionContext, nodes: Record<string, string>, { tls = routerTls, connectSeconds = 3 } = {}) {
-  return Listener.start(t, 'router', {
+  return Listener.start(t, folder, 'router', {
     listen: [socket()],
     driverName: 'local.csi.example.org',
     tls: { ...tls, agentName: 'agent.test' },

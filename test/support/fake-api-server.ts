@@ -43,6 +43,8 @@ export class FakeApiServer {
   tokenSeconds = 600
   /** Paths (with method) that the role does not grant. */
   readonly forbidden = new Set<string>()
+  /** While true, watchers are not told of anything, as if it were still on its way. */
+  quiet = false
   /** Objects in a page, at most. */
   pageSize = 2
   readonly #objects = new Map<string, KubernetesObject>()
@@ -179,6 +181,7 @@ export class FakeApiServer {
 
   #tell(event: StoredEvent): void {
     this.#events.push(event)
+    if (this.quiet) return
     for (const watcher of this.#watchers) {
       if (concerns(watcher.path, watcher.url, event)) send(watcher, event.type, event.object)
     }

@@ -1,0 +1,265 @@
+/**
+ * A router that knows its cluster from the API server only, with agents that come, go and move.
+ */
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
+import { connect, type SnapshotMetadataClient } from '../../../src/grpc/client.ts'
+import type { KubernetesObject } from '../../../src/kubernetes/object.ts'
+import { type SamplePool, writeBigPool, writeSamplePool } from '../../agent/sample-pool.ts'
+import { eventually } from '../../grpc/extent-backend.ts'
+import { PlainClient } from '../../grpc/plain-client.ts'
+import { Authority } from '../../support/certificates.ts'
+import { ClusterOfAgents, logicalVolume } from '../../support/cluster-of-agents.ts'
+import { collectExtents } from '../../support/collect-extents.ts'
+import type { Listener } from '../../support/listener.ts'
+import { testFolder } from '../../support/test-folder.ts'
+
+const folder = await testFolder(test)
+let authority: Authority
+let sample: SamplePool, big: SamplePool
+test.before(async () => {
+  authority = await Authority.create(join(folder, 'authority'))
+  sample = await writeSamplePool(join(folder, 'sample'))
+  big = await writeBigPool(join(folder, 'big'), 10)
+})
+
+const days = ['mon', 'tue', 'wed', 'thu']
+const snapshots = days.map((day, hour) => logicalVolume(day, { hour }))
+const topolvm = (t: ExecutionContext, objects: readonly KubernetesObject[] = snapshots) =>
+  ClusterOfAgents.create(t, folder, authority, objects)
+
+function clientOf(t: ExecutionContext, listener: Listener): SnapshotMetadataClient {
+  const client = connect(listener.addresses[0])
+  t.teardown(() => client.close())
+  return client
+}
+
+async function fails(t: ExecutionContext, promise: Promise<unknown>, code: ErrorCode, words = /./) {
+  const error = await t.throwsAsync(promise, { instanceOf: DeltamapperError, message: words })
+  t.is(error.code, code, error.line)
+}
+
+const probe = async (t: ExecutionContext, { addresses }: Listener) =>
+  new PlainClient(t, addresses[0].replace('unix://', '')).unary('Identity', 'Probe') as Promise<{
+    ready: { value: boolean }
+  }>
+
+const capacity = async (client: SnapshotMetadataClient, snapshotId: string) =>
+  (await client.allocated({ snapshotId })).capacityBytes
+
+test('handles of TopoLVM are answered as the agent answers its own', async (t) => {
+  const cluster = await topolvm(t)
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io')
+  ])
+  cluster.announce('worker-1', agent)
+  const client = clientOf(t, router)
+  for (const [index, target] of days.entries()) {
+    t.deepEqual(
+      await collectExtents(await client.allocated({ snapshotId: target })),
+      await sample.extents(undefined, target)
+    )
+    for (const base of days.slice(0, index + 1)) {
+      const answer = await client.delta({ baseSnapshotId: base, targetSnapshotId: target })
+      t.deepEqual(await collectExtents(answer), await sample.extents(base, target), `${base} ${target}`)
+    }
+  }
+})
+
+test('handles of OpenEBS name volume groups, and are of their own driver', async (t) => {
+  const lvmSnapshot = (day: string, more: object = {}) =>
+    ({
+      apiVersion: 'local.openebs.io/v1alpha1',
+      kind: 'LVMSnapshot',
+      metadata: {
+        name: `snapshot-${day}`,
+        namespace: 'openebs',
+        labels: { 'openebs.io/persistent-volume': 'pvc-data' }
+      },
+      spec: { ownerNodeID: 'worker-1', volGroup: 'sample', ...more },
+      status: { state: 'Ready' }
+    }) as KubernetesObject
+  const cluster = await topolvm(t, [lvmSnapshot('mon'), lvmSnapshot('tue'), lvmSnapshot('wed', { snapSize: '1' })])
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder, another: sample.folder }),
+    cluster.router(t, 'local.csi.openebs.io', {}, { driverNamespace: 'openebs' })
+  ])
+  cluster.announce('worker-1', agent)
+  const client = clientOf(t, router)
+  const pair = { baseSnapshotId: 'pvc-data@snapshot-mon', targetSnapshotId: 'pvc-data@snapshot-tue' }
+  t.deepEqual(await collectExtents(await client.delta(pair)), await sample.extents('mon', 'tue'))
+  await fails(t, client.allocated({ snapshotId: 'pvc-data@snapshot-wed' }), 'DM_NOT_TRACKED', /not thin/)
+  await fails(t, client.allocated({ snapshotId: 'sample/mon' }), 'DM_HANDLE_INVALID')
+})
+
+test('what the sidecar does not check is checked: same volume, order, node', async (t) => {
+  const cluster = await topolvm(t, [
+    ...snapshots,
+    logicalVolume('other-mon', { source: 'pvc-other', hour: 2 }),
+    logicalVolume('far', { node: 'worker-2', source: 'pvc-data', hour: 0 }),
+    logicalVolume('twice'),
+    logicalVolume('twice', { node: 'worker-2' })
+  ])
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io')
+  ])
+  cluster.announce('worker-1', agent)
+  cluster.announce('worker-2', agent)
+  const client = clientOf(t, router)
+  const delta = (baseSnapshotId: string, targetSnapshotId: string) => client.delta({ baseSnapshotId, targetSnapshotId })
+  await fails(t, delta('other-mon', 'thu'), 'DM_VOLUMES_DIFFER', /"other-mon" is a snapshot of "pvc-other"/)
+  await fails(t, delta('thu', 'mon'), 'DM_ORDER_REVERSED', /taken at 2026-05-04T03:00:00.000Z/)
+  await fails(t, delta('far', 'thu'), 'DM_NODES_DIFFER')
+  await fails(t, delta('mon', 'nothing'), 'DM_SNAPSHOT_NOT_FOUND')
+  await fails(t, delta('nothing', 'mon'), 'DM_SNAPSHOT_NOT_FOUND')
+  await fails(t, client.allocated({ snapshotId: 'twice' }), 'DM_NODE_AMBIGUOUS', /worker-1 and .*worker-2/)
+  const calls = () => agent.log.filter(({ msg }) => msg === 'call').length
+  t.is(calls(), 0, 'no agent was bothered with any of it')
+})
+
+test('a router that starts before its API server and its agents says so, and recovers', async (t) => {
+  const cluster = await topolvm(t)
+  const agent = await cluster.agent(t, { sample: sample.folder })
+  await cluster.server.stop()
+  const router = await cluster.router(t, 'topolvm.io', { connectSeconds: 0.3 })
+  const client = clientOf(t, router)
+  t.false((await probe(t, router)).ready.value)
+  await fails(t, capacity(client, 'mon'), 'DM_CLUSTER_UNREACHABLE', /ECONNREFUSED/)
+  await cluster.server.listen()
+  let ready = false
+  t.true(
+    await eventually(() => {
+      void probe(t, router).then(({ ready: { value } }) => (ready ||= value))
+      return ready
+    })
+  )
+  await fails(t, capacity(client, 'mon'), 'DM_NODE_UNKNOWN', /"worker-1"/)
+  cluster.announce('worker-1', undefined)
+  let code: ErrorCode | undefined
+  const look = () => void capacity(client, 'mon').catch((error: DeltamapperError) => (code = error.code))
+  look()
+  t.true(
+    await eventually(() => {
+      if (code !== undefined && code !== 'DM_AGENT_UNREACHABLE') {
+        code = undefined
+        look()
+      }
+      return code === 'DM_AGENT_UNREACHABLE'
+    })
+  )
+  cluster.announce('worker-1', agent)
+  const patient = clientOf(t, await cluster.router(t, 'topolvm.io', { connectSeconds: 30 }))
+  t.is(await capacity(patient, 'mon'), sample.listed('mon').size_bytes)
+})
+
+test('a call waits for an agent that is being replaced', async (t) => {
+  const cluster = await topolvm(t)
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io', { connectSeconds: 60 })
+  ])
+  cluster.announce('worker-1', agent)
+  const client = clientOf(t, router)
+  t.is(await capacity(client, 'mon'), sample.listed('mon').size_bytes)
+  // Killed before the cluster knows, then withdrawn, then back with another address.
+  await agent.kill()
+  const asked = capacity(client, 'tue')
+  cluster.withdraw('worker-1')
+  const askedLater = capacity(client, 'wed')
+  cluster.announce('worker-1', await cluster.agent(t, { sample: sample.folder }))
+  t.is(await asked, sample.listed('tue').size_bytes)
+  t.is(await askedLater, sample.listed('wed').size_bytes)
+})
+
+test('agents that move under load are followed, and no answer is wrong', async (t) => {
+  const cluster = await topolvm(t)
+  const [one, two, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io', { connectSeconds: 30 })
+  ])
+  cluster.announce('worker-1', one)
+  const expected = await sample.extents('mon', 'thu')
+  let going = true
+  const answers: unknown[] = []
+  const clients = Array.from({ length: 8 }, async () => {
+    const client = clientOf(t, router)
+    while (going) {
+      const answer = await client.delta({ baseSnapshotId: 'mon', targetSnapshotId: 'thu', maxResults: 10 })
+      answers.push(await collectExtents(answer))
+    }
+  })
+  for (let turn = 0; turn < 20; turn++) {
+    const before = answers.length
+    cluster.announce('worker-1', turn % 2 === 0 ? two : one)
+    if (turn % 5 === 1) cluster.server.endWatches()
+    if (turn % 5 === 3) {
+      cluster.server.compact()
+      cluster.server.endWatches({ kind: 'Status', code: 410, message: 'too old resource version' })
+    }
+    t.true(await eventually(() => answers.length >= before + 10))
+  }
+  going = false
+  await Promise.all(clients)
+  for (const answer of answers) t.deepEqual(answer, expected)
+  const calls = (agent: Listener) => agent.log.filter(({ msg }) => msg === 'call').length
+  t.true(calls(one) > 0 && calls(two) > 0, 'both were asked')
+})
+
+test('a snapshot that no event has told of yet is found; without an API server nothing is said of it', async (t) => {
+  const cluster = await topolvm(t)
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io', { connectSeconds: 10 })
+  ])
+  cluster.announce('worker-1', agent)
+  const client = clientOf(t, router)
+  t.is(await capacity(client, 'mon'), sample.listed('mon').size_bytes)
+  cluster.server.quiet = true
+  cluster.server.put(logicalVolume('other-mon', { source: 'pvc-other' }))
+  t.is(await capacity(client, 'other-mon'), sample.listed('other-mon').size_bytes)
+  cluster.server.quiet = false
+
+  await cluster.server.stop()
+  await fails(
+    t,
+    capacity(client, 'gone'),
+    'DM_CLUSTER_UNREACHABLE',
+    /no LogicalVolume .*"gone", as known \d+ seconds ago/
+  )
+  t.is(await capacity(client, 'tue'), sample.listed('tue').size_bytes, 'what is known is answered')
+  const call = () => router.log.findLast(({ msg, snapshotId }) => msg === 'call' && snapshotId === 'tue')
+  t.true(await eventually(() => call() !== undefined))
+  t.is(typeof (call()?.['statistics'] as { placeAgeSeconds?: number }).placeAgeSeconds, 'number')
+  t.true((await probe(t, router)).ready.value)
+
+  await cluster.server.listen()
+  await fails(t, capacity(client, 'gone'), 'DM_SNAPSHOT_NOT_FOUND', /no LogicalVolume/)
+})
+
+test('where no object names the node, all agents are asked, except for their volume group', async (t) => {
+  const content = {
+    apiVersion: 'snapshot.storage.k8s.io/v1',
+    kind: 'VolumeSnapshotContent',
+    metadata: { name: 'imported' },
+    spec: { driver: 'local.csi.example.org', source: { snapshotHandle: 'snap-mon' } },
+    status: { snapshotHandle: 'snap-mon' }
+  } as KubernetesObject
+  const cluster = await topolvm(t, [content])
+  const kubernetes = { driver: 'generic', handles: [{ pattern: 'snap-(?<lv>.+)' }] }
+  const [one, two, router] = await Promise.all([
+    cluster.agent(t, { big: big.folder }),
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'local.csi.example.org', {}, kubernetes)
+  ])
+  cluster.announce('worker-1', one)
+  cluster.announce('worker-2', two)
+  const client = clientOf(t, router)
+  t.is(await capacity(client, 'snap-mon'), sample.listed('mon').size_bytes)
+  await fails(t, capacity(client, 'snap-sun'), 'DM_SNAPSHOT_NOT_FOUND', /no node has a snapshot "\*\/sun"/)
+  cluster.withdraw('worker-2')
+  await fails(t, capacity(client, 'snap-sun'), 'DM_AGENT_UNREACHABLE', /worker-2 did not answer/)
+})

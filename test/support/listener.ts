@@ -1,0 +1,57 @@
+/**
+ * Agents and routers as processes of their own, as they run in service, for tests.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { ExecutionContext } from 'ava'
+import { command } from '../cli/run-command.ts'
+
+/** A `deltamapper` process that listens. */
+export class Listener {
+  readonly child: ChildProcess
+  readonly log: Record<string, unknown>[] = []
+  readonly exit: Promise<unknown>
+
+  private constructor(child: ChildProcess) {
+    this.child = child
+    this.exit = once(child, 'close')
+  }
+
+  static async start(
+    t: ExecutionContext,
+    folder: string,
+    which: 'agent' | 'router',
+    config: object
+  ): Promise<Listener> {
+    const file = join(folder, `${which}-${Math.random()}.json`)
+    await writeFile(file, JSON.stringify({ drainSeconds: 0, ...config }))
+    const args = [command, which, '--config', file]
+    const listener = new Listener(spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] }))
+    t.teardown(() => listener.kill())
+    const listening = new Promise<void>((resolve) => {
+      createInterface(listener.child.stdout!).on('line', (line) => {
+        listener.log.push(JSON.parse(line) as Record<string, unknown>)
+        if (listener.said('listening')) resolve()
+      })
+    })
+    await Promise.race([listening, listener.exit])
+    if (!listener.said('listening')) throw new Error(`the ${which} does not listen`)
+    return listener
+  }
+
+  said(what: string): Record<string, unknown> | undefined {
+    return this.log.find(({ msg }) => msg === what)
+  }
+
+  get addresses(): string[] {
+    return this.said('listening')!['addresses'] as string[]
+  }
+
+  async kill(): Promise<void> {
+    this.child.kill('SIGKILL')
+    await this.exit
+  }
+}
