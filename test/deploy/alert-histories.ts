@@ -1,0 +1,125 @@
+/**
+ * Histories of metrics, minute by minute, and which alerts have to fire in them: for each alert one in which it does. Values are promtool's:
+ * `1x60` is 1, and 60 minutes of it more, `0+1x60` grows by one a minute, `_x10` are ten minutes without a sample.
+ */
+export interface History {
+  readonly name: string
+  readonly series: Readonly<Record<string, string>>
+  /** Alert → a time at which it fires, and with which labels. */
+  readonly fires: Readonly<Record<string, { at: string; labels: string }>>
+  /** Alert → a time at which it does not. */
+  readonly silent?: Readonly<Record<string, string>>
+}
+
+const agent = 'job="deltamapper-agent",node_name="n1"'
+const calls = (code: string, error: string) => `deltamapper_calls_total{${agent},grpc_code="${code}",error="${error}"}`
+
+/** Of two hours in which all is well, no alert may fire. */
+export const quiet: Readonly<Record<string, string>> = {
+  [`up{${agent},instance="a"}`]: '1x120',
+  [`deltamapper_ready{${agent},instance="a"}`]: '1x120',
+  'deltamapper_router_nodes{job="deltamapper-router",instance="r"}': '3x120',
+  [calls('OK', '')]: '0+5x120',
+  [calls('NOT_FOUND', 'DM_SNAPSHOT_NOT_FOUND')]: '0+1x120',
+  'deltamapper_router_calls_total{job="deltamapper-router",node="n1",grpc_code="OK"}': '0+5x120',
+  [`deltamapper_pool_data_bytes{${agent},pool="p"}`]: '1000x120',
+  [`deltamapper_pool_data_used_bytes{${agent},pool="p"}`]: '500+1x120',
+  [`deltamapper_pool_metadata_bytes{${agent},pool="p"}`]: '1000x120',
+  [`deltamapper_pool_metadata_used_bytes{${agent},pool="p"}`]: '500x120',
+  [`deltamapper_pool_state{${agent},pool="p",state="read-write"}`]: '1x120',
+  [`deltamapper_pool_needs_check{${agent},pool="p"}`]: '0x120',
+  [`deltamapper_pools_looked_at_timestamp_seconds{${agent}}`]: '0+60x120',
+  [`deltamapper_leases_held{${agent}}`]: '0 1 1 0x117',
+  [`deltamapper_lease_held_seconds_count{${agent},outcome="released"}`]: '0+1x120',
+  [`deltamapper_refused_clients_total{${agent}}`]: '0x120',
+  [`deltamapper_catalog_bytes{${agent}}`]: '1000000x120',
+  [`deltamapper_certificate_expiry_timestamp_seconds{${agent}}`]: '7776000x120'
+}
+
+export const histories: readonly History[] = [
+  {
+    name: 'agents and routers that are not there, or not ready, or not reached',
+    series: {
+      [`up{${agent},instance="a"}`]: '1x5 0x60',
+      'deltamapper_ready{job="deltamapper-router",instance="r"}': '1x5 0x60',
+      'deltamapper_router_nodes{job="deltamapper-router",instance="r"}': '3x5 0x60',
+      'deltamapper_router_calls_total{job="deltamapper-router",node="n1",grpc_code="UNAVAILABLE"}': '0+1x60',
+      'deltamapper_calls_total{job="deltamapper-router",grpc_code="UNAVAILABLE",error="DM_AGENT_UNREACHABLE"}':
+        '0+1x60',
+      [`deltamapper_refused_clients_total{${agent}}`]: '0+1x60'
+    },
+    fires: {
+      DeltamapperDown: { at: '30m', labels: `severity="critical",${agent},instance="a"` },
+      DeltamapperNotReady: { at: '30m', labels: 'severity="warning",job="deltamapper-router",instance="r"' },
+      DeltamapperNoAgents: { at: '30m', labels: 'severity="critical",job="deltamapper-router",instance="r"' },
+      DeltamapperAgentUnreachable: { at: '30m', labels: 'severity="warning",node="n1"' },
+      DeltamapperCallsFail: {
+        at: '40m',
+        labels: 'severity="warning",job="deltamapper-router",error="DM_AGENT_UNREACHABLE"'
+      },
+      DeltamapperClientsRefused: { at: '30m', labels: `severity="warning",${agent}` }
+    },
+    // A restart is no alarm.
+    silent: { DeltamapperDown: '8m', DeltamapperNotReady: '8m', DeltamapperNoAgents: '8m' }
+  },
+  {
+    name: 'a single event is enough, where it is the first of its series',
+    series: {
+      [calls('DATA_LOSS', 'DM_METADATA_DAMAGED')]: '_x10 1x200',
+      [calls('INTERNAL', 'DM_ENGINES_DISAGREE')]: '_x10 1x200',
+      [calls('DEADLINE_EXCEEDED', 'DM_DEADLINE_EXCEEDED')]: '_x10 1x200',
+      [calls('FAILED_PRECONDITION', 'DM_BASE_LOST')]: '_x10 1x200',
+      [`deltamapper_lease_held_seconds_count{${agent},outcome="lost"}`]: '_x10 1x200'
+    },
+    fires: {
+      DeltamapperDamagedMetadata: { at: '20m', labels: `severity="critical",${agent},error="DM_METADATA_DAMAGED"` },
+      DeltamapperEnginesDisagree: { at: '20m', labels: `severity="critical",${agent}` },
+      DeltamapperCallsCutOff: { at: '20m', labels: `severity="warning",${agent}` },
+      DeltamapperFullBackups: { at: '20m', labels: 'severity="info",node_name="n1",error="DM_BASE_LOST"' },
+      DeltamapperLeasesLost: { at: '20m', labels: `severity="warning",${agent}` }
+    },
+    silent: { DeltamapperDamagedMetadata: '2h', DeltamapperCallsFail: '2h' }
+  },
+  {
+    name: 'and where it is not',
+    series: { [calls('DATA_LOSS', 'DM_METADATA_DAMAGED')]: '1x100 2x100' },
+    fires: {
+      DeltamapperDamagedMetadata: { at: '110m', labels: `severity="critical",${agent},error="DM_METADATA_DAMAGED"` }
+    },
+    silent: { DeltamapperDamagedMetadata: '90m' }
+  },
+  {
+    name: 'pools in trouble',
+    series: {
+      [`deltamapper_pool_data_bytes{${agent},pool="p"}`]: '100x120',
+      [`deltamapper_pool_data_used_bytes{${agent},pool="p"}`]: '95x120',
+      [`deltamapper_pool_metadata_bytes{${agent},pool="p"}`]: '100x120',
+      [`deltamapper_pool_metadata_used_bytes{${agent},pool="p"}`]: '85x120',
+      [`deltamapper_pool_state{${agent},pool="p",state="read-only"}`]: '1x120',
+      [`deltamapper_pool_needs_check{${agent},pool="p"}`]: '1x120',
+      [`deltamapper_pools_looked_at_timestamp_seconds{${agent}}`]: '60x120',
+      [`deltamapper_leases_held{${agent}}`]: '1x120',
+      [`deltamapper_catalog_bytes{${agent}}`]: '2000000000x120'
+    },
+    fires: {
+      DeltamapperPoolDataFull: { at: '20m', labels: `severity="warning",${agent},pool="p"` },
+      DeltamapperPoolMetadataFull: { at: '20m', labels: `severity="warning",${agent},pool="p"` },
+      DeltamapperPoolUnwell: { at: '20m', labels: `severity="critical",${agent},pool="p",state="read-only"` },
+      DeltamapperPoolNeedsCheck: { at: '20m', labels: `severity="critical",${agent},pool="p"` },
+      DeltamapperPoolsNotSeen: { at: '20m', labels: `severity="warning",${agent}` },
+      DeltamapperLeaseHeldLong: { at: '20m', labels: `severity="warning",${agent}` },
+      DeltamapperCatalogLarge: { at: '90m', labels: `severity="info",${agent}` }
+    }
+  },
+  {
+    name: 'a certificate that is not renewed',
+    series: { [`deltamapper_certificate_expiry_timestamp_seconds{${agent}}`]: '864000x200' },
+    fires: { DeltamapperCertificateExpires: { at: '90m', labels: `severity="warning",${agent}` } },
+    silent: { DeltamapperCertificateExpired: '90m' }
+  },
+  {
+    name: 'one that has expired',
+    series: { 'deltamapper_certificate_expiry_timestamp_seconds{job="deltamapper-router"}': '3600x200' },
+    fires: { DeltamapperCertificateExpired: { at: '90m', labels: 'severity="critical",job="deltamapper-router"' } }
+  }
+]
