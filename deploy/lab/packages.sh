@@ -5,7 +5,7 @@ set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 apt-get update --quiet
 apt-get install --quiet --yes --no-install-recommends \
-  lvm2 thin-provisioning-tools ca-certificates curl podman buildah crun netavark aardvark-dns
+  lvm2 thin-provisioning-tools ca-certificates curl podman crun netavark aardvark-dns iptables nftables
 
 # The modules, now and after a boot.
 printf '%s\n' dm-thin-pool dm-era dm-snapshot >/etc/modules-load.d/deltamapper-lab.conf

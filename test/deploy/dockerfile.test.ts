@@ -52,7 +52,7 @@ test('everything that the build reads is copied before it', async (t) => {
 test('the last stage has Node 24, LVM and the tools, no build tools, and runs as nobody', (t) => {
   const last = stages.at(-1) ?? ''
   t.is(stages.length, 2)
-  t.regex(last, /^FROM node:24-\w+-slim\n/)
+  t.regex(last, /^FROM docker\.io\/library\/node:24-\w+-slim\n/)
   for (const name of ['lvm2', 'thin-provisioning-tools']) t.regex(last, new RegExp(`install .*\\b${name}\\b`))
   t.regex(last, /--no-install-recommends/)
   t.regex(last, /^USER 65532:65532$/m)
