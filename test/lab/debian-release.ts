@@ -1,0 +1,55 @@
+/**
+ * Packages of a given Debian release, on a machine of any: downloaded from where the machine's own come from, with private package lists, and
+ * unpacked, never installed. What is in them may want that release's libraries, which is the caller's business.
+ */
+import { execFile } from 'node:child_process'
+import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { arch, platform } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { LabUnavailable } from './packages.ts'
+
+/** Unpacks into `root`; `work` is a folder for what is needed meanwhile. Throws LabUnavailable where the packages cannot be had. */
+export async function unpackRelease(
+  release: string,
+  packages: readonly string[],
+  { work, root }: { work: string; root: string }
+): Promise<void> {
+  if (platform() !== 'linux' || arch() !== 'x64') {
+    throw new LabUnavailable(`Debian's tools need x86-64 Linux; this is ${platform()} on ${arch()}`)
+  }
+  const own = join(work, release)
+  for (const each of ['lists/partial', 'archives/partial']) await mkdir(join(own, each), { recursive: true })
+  const format = ['--format', '$(ORIGIN) $(LABEL) $(REPO_URI)', 'Created-By: Packages']
+  const targets = await runQuietly('apt-get', ['indextargets', ...format], own)
+  const archive = /^Debian Debian (\S+)$/m.exec(targets)?.[1]
+  if (archive === undefined) throw new LabUnavailable('apt-get knows no Debian archive on this machine')
+  const keys = '/usr/share/keyrings/debian-archive-keyring.gpg'
+  await writeFile(join(own, 'sources.list'), `deb [signed-by=${keys}] ${archive} ${release} main\n`)
+  // As root, apt would otherwise drop to a user that may not write here.
+  const options = [
+    ...['APT::Sandbox::User=root', `Dir::Etc::sourcelist=${own}/sources.list`, 'Dir::Etc::sourceparts=/dev/null'],
+    ...[`Dir::State::Lists=${own}/lists`, `Dir::Cache=${own}`, 'APT::Update::Error-Mode=any']
+  ].flatMap((each) => ['-o', each])
+  try {
+    await runQuietly('apt-get', [...options, 'update', '-q'], own)
+    await runQuietly('apt-get', [...options, 'download', '-q', ...packages], own)
+  } catch (error) {
+    if (error instanceof LabUnavailable) throw error
+    throw new LabUnavailable(`Debian ${release}'s packages could not be fetched: ${(error as Error).message}`)
+  }
+  for (const file of await readdir(own)) {
+    if (file.endsWith('.deb')) await runQuietly('dpkg', ['-x', join(own, file), root], own)
+  }
+}
+
+/** Returns stdout. Throws LabUnavailable where there is no such program. */
+export async function runQuietly(program: string, args: readonly string[], cwd: string): Promise<string> {
+  try {
+    const env = { ...process.env, LC_ALL: 'C' }
+    return (await promisify(execFile)(program, args, { cwd, env, maxBuffer: 2 ** 24 })).stdout
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    throw new LabUnavailable(`these tools come from packages, and this machine has no ${program}`)
+  }
+}
