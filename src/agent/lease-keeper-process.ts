@@ -1,5 +1,5 @@
 /**
- * The process that holds one pool's metadata snapshot for the agent: it sends both messages, and when the agent is gone, however that
+ * The process that holds the metadata snapshot of one pool, or one era device, for the agent: it sends both messages, and when the agent is gone, however that
  * happened, it releases what it has reserved and ends.
  *
  * Only whoever reserved a metadata snapshot knows for certain that it is theirs. Were that the agent itself, its death at the wrong
@@ -14,12 +14,16 @@
 import { createServer } from 'node:net'
 import { CallFailed } from '../../native/call.ts'
 import { Libdevmapper } from '../../native/libdevmapper.ts'
+import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
 import { asDeltamapperError } from '../errors.ts'
+import type { HeldSlot } from './catalog/lease.ts'
 import { removeNote, writeNote } from './keeper-note.ts'
-import { type KeeperAnswer, type KeeperQuestion, type KeeperStart, RELEASE, RESERVE } from './lease-keeper.ts'
+import { readEraSlot } from './era/slot-content.ts'
+import { type KeeperAnswer, type KeeperQuestion, type KeeperStart, slotMessages } from './lease-keeper.ts'
 import { readSlot } from './pool-slot.ts'
 
-const { pool, metadataPath, socket, note, takenAt } = JSON.parse(process.argv[2] ?? '') as KeeperStart
+const { kind, pool, metadataPath, socket, note, takenAt } = JSON.parse(process.argv[2] ?? '') as KeeperStart
+const messages = slotMessages[kind]
 /** The metadata snapshot that is ours: where it lies, and what is in it. */
 let ours: { heldRoot: number; facts: string } | undefined
 let library: Libdevmapper | undefined
@@ -30,17 +34,23 @@ function send(text: string): void {
   library.perform({ call: 'message', device: pool, sector: 0, text })
 }
 
+/** What is in the slot, and of a pool's the superblock's copy. */
+async function look(): Promise<HeldSlot & { held?: ThinSuperblock | undefined }> {
+  return kind === 'era' ? readEraSlot(metadataPath) : readSlot(metadataPath)
+}
+
 async function reserve(): Promise<KeeperAnswer> {
-  send(RESERVE)
+  send(messages.reserve)
   try {
-    const { heldRoot, facts, held } = await readSlot(metadataPath)
-    if (facts === undefined || held === undefined) throw new Error(`it is not at block ${heldRoot} any more`)
+    const { heldRoot, facts, held } = await look()
+    if (facts === undefined || (kind === 'thin' && held === undefined))
+      throw new Error(`it is not at block ${heldRoot} any more`)
     ours = { heldRoot, facts }
     return { answer: 'reserved', heldRoot, facts, held }
   } catch (thrown) {
     // Not knowing what it looks like, nobody could release it later. Now, we can.
     try {
-      send(RELEASE)
+      send(messages.release)
     } catch {
       // It is ours, and stays: the agent takes our end for not knowing, which is the truth.
       process.exit(1)
@@ -52,12 +62,12 @@ async function reserve(): Promise<KeeperAnswer> {
 
 async function release(): Promise<KeeperAnswer> {
   if (ours === undefined) return { answer: 'released' }
-  const now = await readSlot(metadataPath)
+  const now = await look()
   if (now.heldRoot !== ours.heldRoot || now.facts !== ours.facts) {
     ours = undefined
     return { answer: 'not-ours', heldRoot: now.heldRoot }
   }
-  send(RELEASE)
+  send(messages.release)
   ours = undefined
   return { answer: 'released' }
 }

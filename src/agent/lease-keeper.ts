@@ -18,8 +18,13 @@ import { DeltamapperError, type ErrorCode } from '../errors.ts'
 import { notePath } from './keeper-note.ts'
 import { keyedPool } from './pool-slot.ts'
 
-export const RESERVE = 'reserve_metadata_snap'
-export const RELEASE = 'release_metadata_snap'
+/** What a slot is asked for, and given back, with. */
+export const slotMessages = {
+  thin: { reserve: 'reserve_metadata_snap', release: 'release_metadata_snap' },
+  era: { reserve: 'take_metadata_snap', release: 'drop_metadata_snap' }
+} as const
+
+export type SlotKind = keyof typeof slotMessages
 
 /** Starting is Node's own start-up; a busy machine may need long for it. Milliseconds. */
 const START_DEADLINE_MS = 30_000
@@ -28,6 +33,7 @@ const FAREWELL_MS = 1000
 
 /** What a keeper is started with, as JSON. */
 export interface KeeperStart {
+  readonly kind: SlotKind
   readonly pool: DeviceReference
   readonly metadataPath: string
   /** The name of its abstract socket, without the NUL in front. */
@@ -49,8 +55,8 @@ export type KeeperAnswer =
       readonly answer: 'reserved'
       readonly heldRoot: number
       readonly facts: string
-      /** The superblock's copy that it is. */
-      readonly held: ThinSuperblock
+      /** The superblock's copy that it is, of a thin pool's. */
+      readonly held?: ThinSuperblock | undefined
     }
   | { readonly answer: 'adopted' }
   | { readonly answer: 'released' }
@@ -104,13 +110,15 @@ export async function keeperAtWork(key: string): Promise<boolean> {
 export class LeaseKeeper {
   readonly #child: ChildProcess
   readonly #pool: DeviceReference
+  readonly #kind: SlotKind
   readonly #deadlineMs: number
   #settle: ((answer: KeeperAnswer | 'ready' | 'occupied' | KeeperLost) => void) | undefined
   #gone: KeeperLost | undefined
 
-  private constructor(child: ChildProcess, pool: DeviceReference, deadlineMs: number) {
+  private constructor(child: ChildProcess, { pool, kind }: KeeperStart, deadlineMs: number) {
     this.#child = child
     this.#pool = pool
+    this.#kind = kind
     this.#deadlineMs = deadlineMs
     const lost = (what: string, cause?: unknown) => {
       this.#gone ??= new KeeperLost(`the keeper of ${describeDevice(pool)}'s metadata snapshot ${what}`, cause)
@@ -126,17 +134,19 @@ export class LeaseKeeper {
    *
    * @param lease what its record says: device and time
    * @param deadlineMs how long an answer may take
+   * @param kind what it is a slot of
    * @throws DM_DEVICE_BUSY when there is one already; DM_CALL_STUCK when it cannot be started
    */
   static async start(
     { device, takenAt }: { device: string; takenAt: number },
     metadataPath: string,
     catalogPath: string,
-    deadlineMs: number
+    deadlineMs: number,
+    kind: SlotKind = 'thin'
   ): Promise<LeaseKeeper> {
     const pool = keyedPool(device)
     const note = notePath(catalogPath, device)
-    const start = { pool, metadataPath, socket: socketName(device), note, takenAt } satisfies KeeperStart
+    const start: KeeperStart = { kind, pool, metadataPath, socket: socketName(device), note, takenAt }
     const program = fileURLToPath(new URL(`./lease-keeper-process${extname(import.meta.filename)}`, import.meta.url))
     const compiled = getCompileCacheDir()
     const child = fork(program, [JSON.stringify(start)], {
@@ -149,7 +159,7 @@ export class LeaseKeeper {
       // JSON has no bigint.
       serialization: 'advanced'
     })
-    const keeper = new LeaseKeeper(child, pool, deadlineMs)
+    const keeper = new LeaseKeeper(child, start, deadlineMs)
     if ((await keeper.#next(START_DEADLINE_MS)) === 'ready') return keeper
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
@@ -172,12 +182,12 @@ export class LeaseKeeper {
    * @throws KeeperLost when it is not known whether it was reserved; DM_DEVICE_BUSY when one is held; else it was not
    */
   async reserve(): Promise<Extract<KeeperAnswer, { answer: 'reserved' }>> {
-    return this.#expect(await this.#ask({ ask: 'reserve' }), 'reserved', RESERVE)
+    return this.#expect(await this.#ask({ ask: 'reserve' }), 'reserved', slotMessages[this.#kind].reserve)
   }
 
   /** Puts a metadata snapshot that is known to be ours into the keeper's care. @throws KeeperLost */
   async adopt(heldRoot: number, facts: string): Promise<void> {
-    this.#expect(await this.#ask({ ask: 'adopt', heldRoot, facts }), 'adopted', RESERVE)
+    this.#expect(await this.#ask({ ask: 'adopt', heldRoot, facts }), 'adopted', slotMessages[this.#kind].reserve)
   }
 
   /**
@@ -189,7 +199,7 @@ export class LeaseKeeper {
   async release(): Promise<'released' | 'not-ours'> {
     const answer = await this.#ask({ ask: 'release' })
     if (answer.answer === 'not-ours') return answer.answer
-    this.#expect(answer, 'released', RELEASE)
+    this.#expect(answer, 'released', slotMessages[this.#kind].release)
     return 'released'
   }
 

@@ -25,6 +25,7 @@ import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from './catalog/lease.ts'
 import type { AgentConfig } from './config.ts'
+import { isEraSlot } from './era/slot-content.ts'
 import { notePath, removeNote, withNote } from './keeper-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from './pool-device.ts'
@@ -328,6 +329,7 @@ export class MetadataSnapshotLeases {
         throw error
       })
       await this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })
+      if (held === undefined) throw new Error('the superblock of a metadata snapshot is missing')
       const users = new Set<User>()
       const endsAt = takenAt + this.#options.holdMs
       lease = {
@@ -488,6 +490,8 @@ export class MetadataSnapshotLeases {
   async #settleAll(): Promise<void> {
     try {
       for (const { device } of await this.#catalog.leases()) {
+        // Those of era volumes are looked after elsewhere (era/era-slot.ts).
+        if (isEraSlot(device)) continue
         if (this.#closing.signal.aborted) return
         const slot = this.#slot(device)
         await slot.exclusively(async () => {

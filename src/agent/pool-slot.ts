@@ -68,7 +68,10 @@ export async function readSlot(metadataPath: string): Promise<PoolSlot> {
 }
 
 /** Metadata blocks that have to be free. */
-export function wantedBlocks({ totalMetadataBlocks }: PoolNumbers, { percent, blocks }: Headroom): number {
+export function wantedBlocks(
+  { totalMetadataBlocks }: Pick<PoolNumbers, 'totalMetadataBlocks'>,
+  { percent, blocks }: Headroom
+): number {
   return Math.min(Math.ceil((totalMetadataBlocks * percent) / 100), blocks)
 }
 

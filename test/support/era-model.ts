@@ -98,10 +98,10 @@ export class EraModel {
     return view === 'live' || !this.#held ? this.#era : this.#held.view.currentEra - 1
   }
 
-  /** What was really written to. */
-  writtenSince(era: number, view: 'live' | 'metadata-snapshot'): Set<number> {
+  /** What was really written to, in these eras. */
+  writtenSince(sinceEra: number, view: 'live' | 'metadata-snapshot', untilEra = Infinity): Set<number> {
     const writes = view === 'live' || !this.#held ? this.#writes : this.#writes.slice(0, this.#held.writes)
-    return new Set(writes.filter((each) => each.era >= era).map(({ block }) => block))
+    return new Set(writes.filter(({ era }) => era >= sinceEra && era <= untilEra).map(({ block }) => block))
   }
 }
 

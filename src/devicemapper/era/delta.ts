@@ -41,6 +41,8 @@ export interface WrittenBlocks {
   firstBlock: number
   /** From this block on everything counts as written to: nobody can have a copy of it. Infinity where that is not so. */
   baseEndBlock: number
+  /** Told when the array has a block of an era after `untilEra`, which is counted all the same: an earlier one may be hidden behind it. */
+  onLater: () => void
   signal?: AbortSignal | undefined
 }
 
@@ -50,6 +52,8 @@ export interface EraArray {
   readonly blocks: number
   /** Blocks of this era and later ones count. Above 0: era 0 stands for never. */
   readonly sinceEra: number
+  /** The last era of interest; Infinity for all. */
+  readonly untilEra: number
   /** The newest era that can stand in it; a later one is damage. */
   readonly newestEra: number
 }
@@ -212,7 +216,8 @@ class StretchReading {
 
   #addEras(words: Uint32Array, from: number, count: number, to: number, eras: EraArray, block: number): void {
     const bitmap = this.#bitmap
-    const { sinceEra, newestEra } = eras
+    const { sinceEra, untilEra, newestEra } = eras
+    let isLater = false
     for (let i = 0; i < count; i++) {
       const era = words[from + i]
       if (era < sinceEra) continue
@@ -223,9 +228,11 @@ class StretchReading {
           `it has an entry of era ${era}, and ${newestEra} is the newest that it can have`
         )
       }
+      if (era > untilEra) isLater = true
       const bit = to + i
       bitmap[bit >>> 5] |= 1 << (bit & 31)
     }
+    if (isLater) this.#written.onLater()
   }
 }
 

@@ -33,6 +33,8 @@ export type MetadataView = 'live' | 'metadata-snapshot'
 export interface WrittenQuestion {
   /** Blocks written to in this era or a later one; 0 to `lastEra`. As eras count from 1, 0 asks for whatever was written to. */
   sinceEra: number
+  /** Leave out what was written to in later eras only, as far as that can be told; all eras that the view knows by default. */
+  untilEra?: number | undefined
   /** Size of the device in bytes, at most that of all its blocks, which it is by default. */
   sizeBytes?: number | undefined
   /** Size in bytes that the device had in the era; by default as large as now. Everything beyond counts as written to. */
@@ -77,6 +79,15 @@ export async function openEraMetadata(
     await reader.close()
     throw error
   }
+}
+
+/** What was written to. */
+export interface WrittenStream extends ExtentStream {
+  /**
+   * Whether there is nothing in it that was written to after `untilEra` only; to be asked when it is complete. What is in a writeset of its own
+   * can be left out; what the array has of a later era hides whether there was an earlier one, and counts.
+   */
+  readonly isExact: () => boolean
 }
 
 export class EraMetadata {
@@ -154,8 +165,8 @@ export class EraMetadata {
    * @throws DM_ERA_NOT_REACHED; DM_OFFSET_OUT_OF_RANGE; DM_ARGUMENT_INVALID; DM_DEVICE_BUSY for the live root of an active device's metadata;
    *   and what reading metadata throws
    */
-  async written(question: WrittenQuestion): Promise<ExtentStream> {
-    const { sinceEra, startingOffset = 0, baseSizeBytes, signal } = question
+  async written(question: WrittenQuestion): Promise<WrittenStream> {
+    const { sinceEra, untilEra = Infinity, startingOffset = 0, baseSizeBytes, signal } = question
     const { blockBytes, blocks } = this.superblock
     if (!Number.isInteger(sinceEra) || sinceEra < 0) {
       throw new DeltamapperError('DM_ARGUMENT_INVALID', `${sinceEra} is no era`, 'eras are whole numbers, from 1 on')
@@ -184,6 +195,7 @@ export class EraMetadata {
         'resume at the end of the last extent received, or at 0'
       )
     }
+    let isExact = true
     const batches = this.#undisturbed(async function* (this: EraMetadata) {
       const writesets = await this.#writesets(this.superblock, signal)
       // Also where nothing else of it is read: how large the device is stands nowhere but here and in the superblock.
@@ -191,7 +203,8 @@ export class EraMetadata {
       await new ArrayIndex(this.#reader, eras).checkLength(signal)
       yield* writtenExtents({
         reader: this.#reader,
-        ...this.#sources(writesets, sinceEra),
+        ...this.#sources(writesets, sinceEra, untilEra),
+        onLater: () => (isExact = false),
         blockBytes,
         sizeBytes: capacityBytes,
         // At the very end nothing is left, not even of a last block that the end cuts in two.
@@ -203,7 +216,7 @@ export class EraMetadata {
         signal
       })
     }, signal)
-    return { capacityBytes, batches }
+    return { capacityBytes, batches, isExact: () => isExact }
   }
 
   /**
@@ -211,17 +224,17 @@ export class EraMetadata {
    * oldest writeset, and of that one as much as is digested, but nothing of any later era. So what the writesets have, the array need not be
    * asked for.
    */
-  #sources(writesets: readonly Writeset[], sinceEra: number) {
+  #sources(writesets: readonly Writeset[], sinceEra: number, untilEra: number) {
     const oldest = writesets.at(0)?.era
     const { eraArrayRoot: root, blocks, currentEra, currentWriteset } = this.superblock
     const newestEra =
       oldest === undefined ? this.lastEra : oldest === currentEra && currentWriteset ? oldest - 1 : oldest
     return {
-      writesets: writesets.filter(({ era }) => era >= sinceEra),
+      writesets: writesets.filter(({ era }) => era >= sinceEra && era <= untilEra),
       eraArray:
         oldest !== undefined && oldest <= sinceEra
           ? undefined
-          : { root, blocks, sinceEra: Math.max(sinceEra, 1), newestEra }
+          : { root, blocks, sinceEra: Math.max(sinceEra, 1), untilEra, newestEra }
     }
   }
 

@@ -41,6 +41,49 @@ async function blocksSince(metadata: EraMetadata, sinceEra: number): Promise<num
   return blocks
 }
 
+test('up to an era: nothing less, and nothing more where it says so; what was not digested yet can always be told apart', async (t) => {
+  const path = join(folder, 'until.img')
+  const verdicts = { exact: 0, superset: 0 }
+  await fc.assert(
+    fc.asyncProperty(
+      eraHistory,
+      fc.nat({ max: 1000 }),
+      fc.nat({ max: 1000 }),
+      fc.nat({ max: 12 }),
+      async ({ model }, since, until, digests) => {
+        for (let i = 0; i < digests; i++) model.digest()
+        await writeFile(path, writeEraImage(model.view()).bytes)
+        const metadata = await openEraMetadata(path)
+        try {
+          const sinceEra = 1 + (since % model.era)
+          const untilEra = sinceEra + (until % (model.era - sinceEra + 1))
+          const written = await metadata.written({ sinceEra, untilEra })
+          const shape = { blockBytes: KIB_64, sizeBytes: model.blocks * KIB_64 }
+          const answer = await collectExtents(written)
+          const [least, most] = [model.writtenSince(sinceEra, 'live', untilEra), model.writtenSince(sinceEra, 'live')]
+          const isExact = written.isExact()
+          verdicts[isExact ? 'exact' : 'superset']++
+          if (isExact) t.deepEqual(answer, extentsOfBlocks(least, shape))
+          else {
+            const found = answer.flatMap(([offset, size]) =>
+              Array.from({ length: size / KIB_64 }, (_, i) => offset / KIB_64 + i)
+            )
+            t.true(least.isSubsetOf(new Set(found)))
+            t.true(new Set(found).isSubsetOf(most))
+          }
+          const oldest = (await metadata.writesets()).at(0)?.era
+          if (oldest !== undefined && oldest <= untilEra) t.true(isExact)
+        } finally {
+          await metadata.close()
+        }
+      }
+    ),
+    { numRuns: 150 }
+  )
+  t.log(verdicts)
+  t.true(verdicts.exact > 0 && verdicts.superset > 0)
+})
+
 test('any history, any view, any era: exactly what was written to', async (t) => {
   const path = join(folder, 'history.img')
   let answers = 0

@@ -1,0 +1,211 @@
+/**
+ * The slot for a metadata snapshot that every era device has, used for as long as it takes to read what was written between two snapshots.
+ *
+ * As with pools, what is in it is ours only if it is on record (catalog/lease.ts), a process of its own holds it so that no death of the
+ * agent leaves it behind (lease-keeper-process.ts), and what is not ours stays. Unlike a pool's it has one user at a time: whoever has
+ * the volume's turn.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
+import { notePath, removeNote, withNote } from '../keeper-note.ts'
+import { keeperAtWork, KeeperLost, LeaseKeeper, slotMessages } from '../lease-keeper.ts'
+import { wantedBlocks } from '../pool-slot.ts'
+import { eraUuid } from './era-devices.ts'
+import { eraFacts, isEraSlot, readEraSlot } from './slot-content.ts'
+import { TrackedDevice } from './tracked-device.ts'
+
+/** Free metadata below which none is taken: it is held for seconds, in which little is written anew. */
+const HEADROOM = { percent: 5, blocks: 256 }
+/** How long to wait for whoever else has it, and how often to look; milliseconds. */
+const WAIT_MS = 10_000
+const LOOK_MS = 200
+/** How long a message may take, in milliseconds. */
+const DEADLINE_MS = 30_000
+
+export interface EraSlotParts {
+  readonly catalog: Pick<
+    Catalog,
+    | 'path'
+    | 'findLease'
+    | 'leases'
+    | 'beginLease'
+    | 'confirmLease'
+    | 'beginRelease'
+    | 'keepLease'
+    | 'clearLease'
+    | 'eraView'
+  >
+  readonly deviceMapper: DeviceMapper
+  readonly logger: Logger
+}
+
+/** A metadata snapshot that is held. */
+export interface HeldEraSnapshot {
+  /** Where it is read. */
+  readonly metadataPath: string
+  readonly heldRoot: number
+}
+
+/** The key of a volume's slot in lease records. */
+function slotKey(volume: EraVolume): string {
+  return `dm-uuid:${eraUuid(volume)}`
+}
+
+export class EraSlots {
+  readonly #parts: EraSlotParts
+
+  constructor(parts: EraSlotParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Takes a metadata snapshot of an active volume for as long as `use` takes. For whoever has the volume's turn.
+   *
+   * @throws DM_DEVICE_BUSY when somebody else has the slot; DM_LEASE_REFUSED; DM_ERA_INACTIVE; what device-mapper, the catalog, reading
+   *   metadata and `use` throw
+   */
+  async hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
+    const { catalog, logger } = this.#parts
+    const key = slotKey(volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const { table, era } = await tracked.active()
+    const metadataPath = await tracked.metadataPath(table)
+    await this.#free(key, era.name, metadataPath)
+    await this.#checkHeadroom(tracked)
+    const before = await openEraMetadata(metadataPath, { liveRoot: true })
+    await before.close()
+    const takenAt = Date.now()
+    const keeper = await this.#startKeeper(key, takenAt, metadataPath)
+    try {
+      await catalog.beginLease({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
+      const { heldRoot, facts } = await keeper.reserve().catch(async (error: unknown) => {
+        // Taken or not: where that is not known, the record stays.
+        if (!(error instanceof KeeperLost)) await catalog.clearLease(key)
+        throw error
+      })
+      await catalog.confirmLease(key, { heldRoot, factsHeld: facts })
+      try {
+        return await use({ metadataPath, heldRoot })
+      } finally {
+        await this.#giveBack(key, keeper).catch((error: unknown) => {
+          // The keeper drops it when it is let go; and what is left is settled the next time.
+          logger.warn(
+            { volume: volume.name, what: asDeltamapperError(error).line },
+            'a metadata snapshot is not given back yet'
+          )
+        })
+      }
+    } finally {
+      await keeper.end()
+    }
+  }
+
+  /** Settles what an agent before this one has left behind, as far as it can be settled. Never rejects. */
+  async recover(): Promise<void> {
+    const { catalog, deviceMapper, logger } = this.#parts
+    try {
+      const [records, { volumes }] = [await catalog.leases(), await catalog.eraView()]
+      for (const record of records.filter(({ device }) => isEraSlot(device))) {
+        const volume = volumes.find((each) => slotKey(each) === record.device)
+        if (volume === undefined) {
+          await this.#clear(record.device)
+          continue
+        }
+        const tracked = new TrackedDevice(deviceMapper, volume)
+        if ((await tracked.info()) === undefined) continue
+        const { table } = await tracked.active()
+        const why = await this.#settle(record, await tracked.metadataPath(table))
+        if (why !== undefined)
+          logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
+      }
+    } catch (error) {
+      logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
+    }
+  }
+
+  /** Waits until nothing is in the slot. @throws DM_DEVICE_BUSY */
+  async #free(key: string, device: string, metadataPath: string): Promise<void> {
+    for (const until = performance.now() + WAIT_MS; ;) {
+      const record = await this.#parts.catalog.findLease(key)
+      const why = record && (await this.#settle(record, metadataPath))
+      const { heldRoot } = await readEraSlot(metadataPath)
+      if (why === undefined && heldRoot === 0 && !(await keeperAtWork(key))) return
+      if (performance.now() > until) {
+        throw new DeltamapperError(
+          'DM_DEVICE_BUSY',
+          `the metadata snapshot of ${device} is taken: ${why ?? 'somebody else has it'}`,
+          `ask again when it is dropped; if nobody uses it: dmsetup message ${device} 0 ${slotMessages.era.release}`
+        )
+      }
+      await sleep(LOOK_MS)
+    }
+  }
+
+  /** @returns why a record cannot be settled; undefined when there is none any more */
+  async #settle(record: LeaseRecord, metadataPath: string): Promise<string | undefined> {
+    const { device } = record
+    if (await keeperAtWork(device)) return 'another process is still at work on it'
+    const verdict = leaseVerdict(await withNote(record, this.#parts.catalog.path), await readEraSlot(metadataPath))
+    if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
+      const keeper = await this.#startKeeper(device, record.takenAt, metadataPath)
+      try {
+        await keeper.adopt(record.heldRoot, record.factsHeld)
+        await this.#giveBack(device, keeper)
+      } finally {
+        await keeper.end()
+      }
+      return undefined
+    }
+    if (verdict.record === 'keep') return verdict.because
+    await this.#clear(device)
+    return undefined
+  }
+
+  async #giveBack(key: string, keeper: LeaseKeeper): Promise<void> {
+    const { catalog } = this.#parts
+    await catalog.beginRelease(key)
+    try {
+      await keeper.release()
+    } catch (error) {
+      if (!(error instanceof KeeperLost)) await catalog.keepLease(key)
+      throw error
+    }
+    await this.#clear(key)
+  }
+
+  async #checkHeadroom(tracked: TrackedDevice): Promise<void> {
+    const status = await tracked.status()
+    const refuse = (why: string, remedy: string): never => {
+      throw new DeltamapperError(
+        'DM_LEASE_REFUSED',
+        `no metadata snapshot is taken of ${tracked.volume.name}: ${why}`,
+        remedy
+      )
+    }
+    if (status.state !== 'working') return refuse('the kernel could not tell its state', 'look into the kernel log')
+    const free = status.totalMetadataBlocks - status.usedMetadataBlocks
+    const wanted = wantedBlocks(status, HEADROOM)
+    if (free >= wanted) return
+    refuse(
+      `${free} of its ${status.totalMetadataBlocks} metadata blocks are free, and ${wanted} should be`,
+      'give it a larger metadata device'
+    )
+  }
+
+  #startKeeper(key: string, takenAt: number, metadataPath: string): Promise<LeaseKeeper> {
+    return LeaseKeeper.start({ device: key, takenAt }, metadataPath, this.#parts.catalog.path, DEADLINE_MS, 'era')
+  }
+
+  /** Forgets a lease, and then what a keeper has noted about it. */
+  async #clear(key: string): Promise<void> {
+    const { catalog } = this.#parts
+    await catalog.clearLease(key)
+    await removeNote(notePath(catalog.path, key))
+  }
+}

@@ -1,0 +1,258 @@
+/**
+ * The history of tracked volumes in a real kernel: for any two snapshots exactly what was written between them, whatever has become of
+ * them since, asked as the agent's service asks.
+ */
+import { closeSync, constants, mkdtempSync, openSync, writeSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { pino } from 'pino'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { snapshotMetadataBackend } from '../../src/agent/backend.ts'
+import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
+import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
+import { EraHistoryRecords } from '../../src/agent/era/history-record.ts'
+import { superblockOf } from '../../src/agent/era/tracked-device.ts'
+import { Sources } from '../../src/agent/sources.ts'
+import { Walkers } from '../../src/agent/walkers.ts'
+import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
+import type { DeltamapperError } from '../../src/errors.ts'
+import { decode } from '../agent/sample-pool.ts'
+import { extentsOfBlocks } from '../support/era-model.ts'
+import type { Extent } from '../support/expected.ts'
+import type { Random } from '../support/random.ts'
+import { alignedBuffer, run, sendMessage } from './dmsetup.ts'
+import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
+import { labRun } from './lab-run.ts'
+
+run('/run/modprobe', ['dm-era'])
+const deviceMapper = new DeviceMapper()
+const walkers = new Walkers(1)
+// Walkers do not keep a process alive; in an agent the server does.
+const alive = setInterval(() => undefined, 1000)
+test.after.always(async () => {
+  clearInterval(alive)
+  await walkers.close()
+  await deviceMapper.close()
+})
+const buffer = alignedBuffer(4 * mebibyte)
+/** The lower snapshot is not what this is about. */
+const command = { take: ['/bin/true'], remove: ['/bin/true'] }
+
+function recorderOf(catalog: Catalog): EraHistoryRecords {
+  return new EraHistoryRecords({ catalog, deviceMapper, logger: pino({ level: 'silent' }) })
+}
+
+/** Asks what changed, as the service does. */
+async function delta(catalog: Catalog, base: string, target: string, startingOffset = 0): Promise<Extent[]> {
+  const sources = new Sources(new Map(), {
+    deviceMapper,
+    lvm: { logicalVolumes: async () => undefined, allLogicalVolumes: async () => [] },
+    history: catalog
+  })
+  const { messages } = await snapshotMetadataBackend(sources, walkers).delta(
+    { baseSnapshotId: base, targetSnapshotId: target, startingOffset: BigInt(startingOffset), maxResults: 0 },
+    new AbortController().signal
+  )
+  return (await Array.fromAsync(messages)).flatMap((message) => decode(message).extents)
+}
+
+interface Boundary {
+  readonly name: string
+  readonly sizeBytes: number
+  /** How many writes there were before. */
+  readonly writes: number
+}
+
+/** A tracked volume, and everything that was written to it. */
+class Written {
+  readonly name: string
+  readonly boundaries: Boundary[] = []
+  readonly #writes: number[] = []
+  sizeBytes: number
+  #file: number
+
+  constructor(name: string, sizeBytes: number) {
+    this.name = name
+    this.sizeBytes = sizeBytes
+    this.#file = openSync(`/dev/mapper/${name}`, constants.O_WRONLY | constants.O_DIRECT)
+  }
+
+  write(offset: number, length: number): void {
+    if (writeSync(this.#file, buffer, 0, length, offset) !== length) throw new Error('not all was written')
+    for (let block = Math.floor(offset / blockBytes); block * blockBytes < offset + length; block++) {
+      this.#writes.push(block)
+    }
+  }
+
+  /** Within a block, across the border of two, of many, or at the end. */
+  writeSomewhere(random: Random): void {
+    const sectors = this.sizeBytes / 512
+    const length = random.pick([1, 8, random.integer(1, 128), random.integer(1, 2000)])
+    const border = random.integer(0, Math.floor(sectors / 128)) * 128
+    const begin = random.pick([random.integer(0, sectors - 1), border, border - 1, sectors - length])
+    const from = Math.max(0, Math.min(begin, sectors - 1))
+    this.write(from * 512, Math.min(length, sectors - from) * 512)
+  }
+
+  boundary(name: string): void {
+    this.boundaries.push({ name, sizeBytes: this.sizeBytes, writes: this.#writes.length })
+  }
+
+  expected(base: Boundary, target: Boundary, startingOffset = 0): Extent[] {
+    return extentsOfBlocks(this.#writes.slice(base.writes, target.writes), {
+      ...{ blockBytes, sizeBytes: target.sizeBytes, startingOffset },
+      baseSizeBytes: base.sizeBytes
+    })
+  }
+
+  close(): void {
+    closeSync(this.#file)
+  }
+}
+
+interface Tracked {
+  readonly written: Written
+  readonly data: ReturnType<typeof loopDisk>
+  readonly metadata: string
+}
+
+async function attach(volumes: EraVolumes, name: string, mebibytes: number): Promise<Tracked> {
+  const [data, metadata] = [loopDisk(mebibytes), loopDisk(4)]
+  const devices = { dataDevice: data.path, metadataDevice: metadata.path, blockBytes }
+  await volumes.attachEra({ name, ...devices, allowLossyKernel: false, snapshotSize: '' })
+  return { written: new Written(name, mebibytes * mebibyte), data, metadata: metadata.path }
+}
+
+test.serial('a random history: of any two snapshots exactly what was written between them', async (t) => {
+  const { random, count, again } = labRun(9)
+  const path = join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.sqlite')
+  let catalog = await openCatalog(path)
+  const driver = await startDriver(catalog, deviceMapper, { recorder: recorderOf(catalog), commands: { vol: command } })
+  const { volumes } = driver
+  // The last block is a part of one.
+  let mebibytes = 48 + 5 / 2048
+  const { written, data } = await attach(volumes, 'vol', mebibytes)
+  let compared = 0
+  const compare = async (base: Boundary, target: Boundary) => {
+    const startingOffset = random.chance(0.7) ? 0 : random.integer(0, target.sizeBytes)
+    const what = `${base.name} to ${target.name} from ${startingOffset}; ${again}`
+    const expected = written.expected(base, target, startingOffset)
+    t.deepEqual(await delta(catalog, `vol/${base.name}`, `vol/${target.name}`, startingOffset), expected, what)
+    compared++
+  }
+  for (let i = 0; i < count; i++) {
+    for (let writes = random.integer(0, 12); writes > 0; writes--) written.writeSomewhere(random)
+    if (random.chance(0.3)) sendMessage('vol', 'checkpoint')
+    if (random.chance(0.2)) {
+      mebibytes += random.integer(1, 9) + random.integer(0, 2047) / 2048
+      data.grow(mebibytes)
+      await volumes.growEra({ volume: 'vol' })
+      written.sizeBytes = mebibytes * mebibyte
+    }
+    const { exact } = await volumes
+      .createEraSnapshot({ volume: 'vol', name: `s${i}`, deadlineMs: 0 })
+      .then(async () => {
+        const record = await catalog.findEraSnapshot('vol', `s${i}`)
+        return record ?? { exact: undefined }
+      })
+    t.true(exact, again)
+    written.boundary(`s${i}`)
+    for (let pairs = 0; pairs < 3; pairs++) {
+      const base = random.integer(0, i)
+      await compare(written.boundaries[base], written.boundaries[random.integer(base, i)])
+    }
+  }
+  // Some are removed, of which one is forgotten; the agent starts anew.
+  const gone = written.boundaries[random.integer(1, count - 2)]
+  for (const { name } of [gone, written.boundaries[0]]) await volumes.deleteSnapshot('vol', name)
+  await driver[Symbol.asyncDispose]()
+  t.is(await catalog.forgetEraSnapshots({ before: 0, keep: count - 1 }), 1)
+  while ((await catalog.compactEraHistory()) > 0);
+  await catalog.close()
+  catalog = await openCatalog(path)
+  const left = new Set((await catalog.eraSnapshots('vol')).map(({ name }) => name))
+  t.is(left.size, count - 1)
+  const boundaries = written.boundaries.filter(({ name }) => left.has(name))
+  for (const [i, base] of boundaries.entries()) for (const target of boundaries.slice(i)) await compare(base, target)
+  written.close()
+  await using last = await startDriver(catalog, deviceMapper, { recorder: recorderOf(catalog) })
+  await last.volumes.detachEra({ volume: 'vol' })
+  t.deepEqual(await catalog.eraSnapshots(), [])
+  await catalog.close()
+  t.log({ compared, snapshots: count })
+})
+
+/** A boundary, as whoever drives the device takes it; to be recorded by the test. */
+async function takeBoundary(catalog: Catalog, name: string, metadata: string, { written }: Tracked) {
+  await catalog.beginEra({ kind: 'snapshot', volume: written.name, snapshot: name, token: name })
+  run('dmsetup', ['suspend', written.name])
+  const { currentEra } = await superblockOf(metadata)
+  run('dmsetup', ['resume', written.name])
+  const volume = await catalog.findEraVolume(written.name)
+  if (volume === undefined) throw new Error('no volume')
+  const taken = { boundaryEra: currentEra + 1, sizeBytes: written.sizeBytes, takenAt: 1, suspendedMs: 1, lower: '' }
+  return { volume, name, ...taken }
+}
+
+test.serial(
+  'what is written after a boundary is left out; recorded late, there may be more, and that is known',
+  async (t) => {
+    const catalog = await labCatalog(t)
+    const recorder = recorderOf(catalog)
+    await using driver = await startDriver(catalog, deviceMapper, { recorder })
+    const tracked = await attach(driver.volumes, 'late', 64)
+    const { written, metadata } = tracked
+    const blocks = (...all: number[]) => {
+      for (const each of all) written.write(each * blockBytes, 512)
+    }
+    const expected = (...all: number[]) => extentsOfBlocks(all, { blockBytes, sizeBytes: 64 * mebibyte })
+    const boundary = (name: string) => takeBoundary(catalog, name, metadata, tracked)
+    blocks(1, 2)
+    t.true((await recorder.record(await boundary('s1'))).exact)
+    blocks(3, 4)
+    const second = await boundary('s2')
+    // One that was written before as well, and one that was not.
+    blocks(4, 5)
+    t.true((await recorder.record(second)).exact)
+    t.deepEqual(await delta(catalog, 'late/s1', 'late/s2'), expected(3, 4))
+
+    // The same, recorded by an agent that comes back after the kernel has digested what came after the boundary.
+    const third = await boundary('s3')
+    blocks(6)
+    for (let eras = 0; eras < 3; eras++) sendMessage('late', 'checkpoint')
+    for (;;) {
+      const now = await openEraMetadata(metadata, { liveRoot: true })
+      const [oldest] = await now.writesets().finally(() => now.close())
+      if (oldest === undefined || oldest.era > third.boundaryEra) break
+      await sleep(100)
+    }
+    const superset = await recorder.record(third)
+    t.false(superset.exact)
+    t.deepEqual(await delta(catalog, 'late/s2', 'late/s3'), expected(4, 5, 6))
+    t.true((await recorder.record(await boundary('s4'))).exact)
+    t.deepEqual(await delta(catalog, 'late/s3', 'late/s4'), expected(6))
+    t.deepEqual(await catalog.leases(), [])
+
+    // Somebody else has the metadata snapshot: nothing is taken from them, and it can be done later.
+    blocks(7)
+    sendMessage('late', 'take_metadata_snap')
+    const fifth = await boundary('s5')
+    const busy = await t.throwsAsync<DeltamapperError>(recorder.record(fifth))
+    t.is(busy?.code, 'DM_DEVICE_BUSY')
+    t.regex(busy?.remedy ?? '', /drop_metadata_snap/)
+    sendMessage('late', 'drop_metadata_snap')
+    t.true((await recorder.record(fifth)).exact)
+    t.deepEqual(await delta(catalog, 'late/s4', 'late/s5'), expected(7))
+
+    // An intent that nobody will complete is what its driver rolls back.
+    await boundary('s6')
+    await catalog.rollBackEra('late')
+    blocks(8)
+    t.true((await recorder.record(await boundary('s7'))).exact)
+    t.deepEqual(await delta(catalog, 'late/s5', 'late/s7'), expected(8))
+    written.close()
+    await driver.volumes.detachEra({ volume: 'late' })
+  }
+)
