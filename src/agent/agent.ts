@@ -3,7 +3,6 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
-import { DeltamapperError } from '../errors.ts'
 import { stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -16,6 +15,7 @@ import { snapshotMetadataBackend } from './backend.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import { keepForgetting } from './catalog/retention.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
+import { EraHistoryRecords } from './era/history-record.ts'
 import { EraVolumes } from './era/era-volumes.ts'
 import { Inventory, type LiveInventory } from './inventory/inventory.ts'
 import { logInventory } from './inventory/log.ts'
@@ -93,13 +93,14 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       takenBy: async (name) => ((await tracked.has(name)) ? 'a tracked volume' : takenByOthers(name))
     })
     started.defer(() => owned.close())
+    const eraHistory = new EraHistoryRecords({
+      ...{ catalog, deviceMapper, logger, readDeadlineMs: config.readDeadlineSeconds * 1000 }
+    })
+    // Beside the rest: a device that hangs is looked after when it is used next.
+    void eraHistory.recover()
     const tracked: EraVolumes = new EraVolumes({
       ...{ catalog, deviceMapper, logger, lvmCommand: config.lvmCommand },
-      recorder: {
-        record: () => {
-          throw new DeltamapperError('DM_INTERNAL', 'snapshots of tracked volumes are not recorded yet', 'wait for it')
-        }
-      },
+      recorder: eraHistory,
       ...{ commands: config.era.snapshotCommands, deadlineMs: config.era.deadlineSeconds * 1000 },
       takenBy: async (name) => (owned.source(name) ? 'a pool of this agent' : takenByOthers(name))
     })
@@ -109,7 +110,8 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })
     knowledge = catalogKnowledge(catalog, logger)
-    started.defer(keepForgetting(catalog, logger))
+    const { keepSnapshots, keepDays } = config.era
+    started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
     const { lvmCommand, catalog: catalogPath } = config
     metrics.watchCatalog(catalog.path)
     metrics.watchPools(deviceMapper)

@@ -75,7 +75,10 @@ export const agentConfig = z.strictObject({
           z.string().refine(isHandleName),
           z.strictObject({ take: z.array(z.string().min(1)).min(1), remove: z.array(z.string().min(1)).min(1) })
         )
-        .default({})
+        .default({}),
+      /** Snapshots of each volume that can be asked about, removed ones included, and for how many days. */
+      keepSnapshots: z.int().min(1).max(1_000_000).default(1000),
+      keepDays: z.number().min(1).max(36_500).default(730)
     })
     .prefault({}),
   /** Who reads the metadata: `native` ourselves, `tools` thin_delta and thin_dump, `both` ourselves, held against the tools. */

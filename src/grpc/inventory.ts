@@ -83,6 +83,18 @@ export interface LeaseFacts {
   users: string[]
 }
 
+export interface EraHistoryFacts {
+  volume: string
+  snapshots: number
+  removed: number
+  supersets: number
+  earlierHistories: number
+  because: string
+  oldestTakenAtMs?: number
+  newestTakenAtMs?: number
+  bitmapBytes: number
+}
+
 export interface CatalogFacts {
   path: string
   consulted: boolean
@@ -90,6 +102,7 @@ export interface CatalogFacts {
   rows: { table: string; rows: number }[]
   leases: LeaseFacts[]
   disagreements: { kind: string; pool: string; what: string; remedy: string }[]
+  eraHistories: EraHistoryFacts[]
   problem?: Problem
 }
 
@@ -270,7 +283,8 @@ function noInventory(address: string): DeltamapperError {
   )
 }
 
-const isCount = (key: string) => /(?:Bytes|Ms)$/.test(key) || ['block', 'rows', 'snapshotsSince'].includes(key)
+const counts = ['block', 'rows', 'snapshotsSince', 'snapshots', 'removed', 'supersets', 'earlierHistories']
+const isCount = (key: string) => /(?:Bytes|Ms)$/.test(key) || counts.includes(key)
 
 /** What proto-loader makes of a message, as an object of ours: counts are numbers, and what is not there is left out. */
 function fromWire(value: unknown, key = ''): unknown {

@@ -28,7 +28,7 @@ test('without a file and without options everything has its default', async (t) 
     lvmCommand: ['lvm'],
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
-    era: { deadlineSeconds: 30, snapshotCommands: {} },
+    era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730 },
     engine: 'native',
     toolCommand: [],
     directReads: false,
@@ -60,6 +60,8 @@ const everything = {
   catalog: '/tmp/catalog.sqlite',
   lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 },
   era: {
+    keepSnapshots: 90,
+    keepDays: 30,
     deadlineSeconds: 5,
     snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
   },
@@ -96,6 +98,8 @@ lvmCommand: [nsenter, -t, '1', -m, lvm]
 catalog: /tmp/catalog.sqlite
 lease: { freePercent: 10, freeBlocks: 50, holdSeconds: 60, waitSeconds: 0.5 }
 era:
+  keepSnapshots: 90
+  keepDays: 30
   deadlineSeconds: 5
   snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
 engine: both

@@ -23,7 +23,22 @@ const everything: Examination = examinationOf({
   catalog: {
     ...{ path: '/c', consulted: false, sizeBytes: 0, rows: [{ table: 'served', rows: 0 }], problem },
     leases: [{ device: 'dm-name:p', state: 'held', purpose: 'x', takenAtMs: 1, users: ['x', 'y'] }],
-    disagreements: [{ kind: 'thin-missing', pool: 'tank', what: 'so', remedy: 'do' }]
+    disagreements: [{ kind: 'thin-missing', pool: 'tank', what: 'so', remedy: 'do' }],
+    eraHistories: [
+      {
+        ...{ volume: 'vol', snapshots: 60, removed: 3, supersets: 1, earlierHistories: 2, because: 'so' },
+        ...{ oldestTakenAtMs: 1, newestTakenAtMs: 2 ** 52, bitmapBytes: 2 ** 40 }
+      },
+      {
+        volume: 'new',
+        snapshots: 0,
+        removed: 0,
+        supersets: 0,
+        earlierHistories: 0,
+        because: 'attached',
+        bitmapBytes: 0
+      }
+    ]
   },
   recordedPools: [{ name: 'demo', folder: '/srv' }],
   pools: [

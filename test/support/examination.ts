@@ -86,7 +86,8 @@ export function examinationOf(changes: Partial<Examination> = {}): Examination {
       sizeBytes: 65536,
       rows: [{ table: 'served', rows: 3 }],
       leases: [],
-      disagreements: []
+      disagreements: [],
+      eraHistories: []
     },
     recordedPools: [],
     pools: [poolOf()],

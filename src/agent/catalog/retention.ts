@@ -3,6 +3,9 @@
  *
  * A forgotten base is not answered wrongly: it has to be pristine all the same (see pristine.ts), only that nothing proves any more that it was
  * not trimmed, which the log says. So the limits are far beyond any chain of backups; they keep the file from growing for ever.
+ *
+ * The history of era volumes takes more room, and how much is worth keeping is for whoever runs the node to say. A base that is forgotten
+ * there is a full backup.
  */
 import type { Logger } from 'pino'
 import type { Catalog } from './catalog.ts'
@@ -12,6 +15,25 @@ const DAY_MS = 86_400_000
 /** Two years after it was last served, and at most a million (some 300 MB). */
 export const retention = { keptMs: 730 * DAY_MS, keep: 1_000_000 } as const
 
+/** How much history of era volumes is kept. */
+export interface EraRetention {
+  /** How long after it was taken a snapshot can be asked about, in milliseconds. */
+  readonly keptMs: number
+  /** How many of each volume. */
+  readonly keep: number
+}
+
+/** Forgets snapshots of era volumes beyond that, and puts together what is left of them. @returns how many @throws what the catalog throws */
+export async function forgetHistory(
+  catalog: Catalog,
+  { keptMs, keep }: EraRetention,
+  now = Date.now()
+): Promise<number> {
+  const forgotten = await catalog.forgetEraSnapshots({ before: Math.max(0, now - keptMs), keep })
+  while ((await catalog.compactEraHistory()) > 0);
+  return forgotten
+}
+
 /** Forgets what is too old. @param now milliseconds since 1970 @returns how many records are gone @throws what the catalog throws */
 export async function forgetOld(catalog: Catalog, now = Date.now()): Promise<number> {
   const limits = { before: now - retention.keptMs, keep: retention.keep }
@@ -20,9 +42,15 @@ export async function forgetOld(catalog: Catalog, now = Date.now()): Promise<num
   return forgotten
 }
 
-/** Does so now and once a day. @returns what ends it */
-export function keepForgetting(catalog: Catalog, logger: Logger): () => void {
+/** Does both now and once a day. @returns what ends it */
+export function keepForgetting(catalog: Catalog, logger: Logger, era: EraRetention): () => void {
   const forget = () => {
+    forgetHistory(catalog, era).then(
+      (forgotten) => {
+        if (forgotten > 0) logger.info({ forgotten }, 'forgot snapshots of tracked volumes')
+      },
+      (error: unknown) => logger.warn({ err: error }, 'could not forget snapshots of tracked volumes')
+    )
     forgetOld(catalog).then(
       (forgotten) => {
         if (forgotten > 0) logger.info({ forgotten }, 'forgot what was served long ago')

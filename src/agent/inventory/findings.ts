@@ -5,6 +5,7 @@
 import type {
   CatalogFacts,
   DeviceMapperFacts,
+  EraHistoryFacts,
   Examination,
   Finding,
   LvmFacts,
@@ -34,6 +35,7 @@ export function findings(facts: ExaminationFacts): Finding[] {
     ...(facts.live ? aboutDeviceMapper(facts.deviceMapper) : []),
     ...(facts.live ? aboutLvm(facts.lvm) : []),
     ...aboutCatalog(facts.catalog),
+    ...facts.catalog.eraHistories.flatMap(aboutHistory),
     ...facts.pools.flatMap(aboutPool),
     ...(facts.live ? aboutHavingPools(facts) : [recordedOnly(facts)]),
     ...aboutNode(facts)
@@ -155,6 +157,33 @@ function aboutCatalog({ problem, disagreements, consulted, path }: CatalogFacts)
         path,
         'the catalog was not looked into: which snapshots can serve as base, and whose metadata snapshots are, is not known',
         'ask the agent: it has the catalog open'
+      )
+    )
+  }
+  return found
+}
+
+function aboutHistory({ volume, earlierHistories, because, supersets }: EraHistoryFacts): Finding[] {
+  const found: Finding[] = []
+  if (earlierHistories > 0) {
+    found.push(
+      finding(
+        'warning',
+        'history-broken',
+        volume,
+        `the history of ${volume} was broken off (${because}): its snapshots from before cannot be compared with later ones`,
+        'take a full backup of a later one, if there was none since'
+      )
+    )
+  }
+  if (supersets > 0) {
+    found.push(
+      finding(
+        'note',
+        'history-superset',
+        volume,
+        `of ${supersets} of the snapshots of ${volume} more may be on record than was written: the agent was interrupted when they were taken`,
+        'nothing is missing: a backup copies more than it would have to, once'
       )
     )
   }

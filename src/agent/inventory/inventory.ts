@@ -6,9 +6,16 @@
  */
 import { stat } from 'node:fs/promises'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
-import type { CatalogFacts, DeviceMapperFacts, Examination, InventoryBackend } from '../../grpc/inventory.ts'
+import type {
+  CatalogFacts,
+  DeviceMapperFacts,
+  EraHistoryFacts,
+  Examination,
+  InventoryBackend
+} from '../../grpc/inventory.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
 import { reconcile } from '../catalog/reconcile.ts'
 import type { MetadataSnapshotLeases } from '../metadata-snapshot-lease.ts'
 import { isLvm, readKernelView, type SurveyedDevice, surveyDevices } from '../owned-pools/kernel-view.ts'
@@ -37,7 +44,9 @@ export interface LiveInventory {
 }
 
 const nothingInUse: LvmNode = { facts: { command: '', inUse: false, groups: [] }, volumes: [] }
-const noCatalog: CatalogFacts = { path: '', consulted: false, rows: [], leases: [], disagreements: [] }
+const noCatalog: CatalogFacts = {
+  ...{ path: '', consulted: false, rows: [], leases: [], disagreements: [], eraHistories: [] }
+}
 const noDeviceMapper: DeviceMapperFacts = {
   ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
 }
@@ -143,11 +152,11 @@ async function lookAtCatalog(
   const { catalog, leases } = agent
   const { value, problem } = await probe(`the catalog ${catalog.path}`, deadlineMs, async () => {
     const [view, records, statistics] = [await catalog.view(), await catalog.leases(), await catalog.statistics()]
-    return { view, records, statistics }
+    return { view, records, statistics, histories: await catalog.eraHistoryFacts() }
   })
   if (problem) return { facts: { ...noCatalog, path: catalog.path, problem }, knowledge: undefined }
 
-  const { view, records, statistics } = value
+  const { view, records, statistics, histories } = value
   const held = leases.current
   const compared = await probe("the agent's own pools", deadlineMs, async () =>
     reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
@@ -166,7 +175,18 @@ async function lookAtCatalog(
       users: [...(held.find((each) => each.device === device)?.purposes ?? [])]
     })),
     disagreements: (disagreements ?? []).map(({ kind, pool, what, remedy }) => ({ kind, pool, what, remedy })),
+    eraHistories: histories.map(eraHistory),
     ...(compared.problem && { problem: compared.problem })
   }
   return { facts, knowledge: { catalog, view, records, held } }
+}
+
+function eraHistory({ volume, lineBecause, snapshots, removed, supersets, ...rest }: EraHistory): EraHistoryFacts {
+  const { earlierLines, oldestTakenAt, newestTakenAt, bytes } = rest
+  return {
+    ...{ volume, snapshots, removed, supersets, earlierHistories: earlierLines, because: lineBecause },
+    ...(oldestTakenAt !== undefined && { oldestTakenAtMs: oldestTakenAt }),
+    ...(newestTakenAt !== undefined && { newestTakenAtMs: newestTakenAt }),
+    bitmapBytes: bytes
+  }
 }

@@ -37,6 +37,7 @@ export function examinationText({ endpoint, examination }: SeenExamination, styl
     facts(nodeFacts(examination)),
     pools(examination.pools),
     snapshots(examination.pools),
+    histories(examination.catalog.eraHistories),
     findingsText(examination.findings, style),
     `${tally(examination.findings)}\n`
   ]
@@ -127,6 +128,34 @@ function snapshots(pools: readonly PoolFacts[]): string {
     ])
   const heads = [['SNAPSHOT'], ['SIZE', 'right'], ['MAPPED', 'right'], ['AS BASE']] as const
   return columns(heads, rows) + andMore(bases.length)
+}
+
+/** What is on record of tracked volumes. */
+function histories(all: Examination['catalog']['eraHistories']): string {
+  if (all.length === 0) return ''
+  const rows = all
+    .slice(0, MOST_ROWS)
+    .map(({ volume, snapshots, removed, earlierHistories, oldestTakenAtMs, newestTakenAtMs, bitmapBytes }) => [
+      volume,
+      String(snapshots),
+      String(removed),
+      day(oldestTakenAtMs),
+      day(newestTakenAtMs),
+      humanSize(bitmapBytes),
+      String(earlierHistories)
+    ])
+  const heads = [
+    ...([['TRACKED VOLUME'], ['SNAPSHOTS', 'right'], ['REMOVED', 'right'], ['OLDEST'], ['NEWEST']] as const),
+    ...([
+      ['HISTORY', 'right'],
+      ['BROKEN OFF', 'right']
+    ] as const)
+  ]
+  return columns(heads, rows) + andMore(all.length)
+}
+
+function day(milliseconds: number | undefined): string {
+  return milliseconds === undefined ? '-' : new Date(milliseconds).toISOString().slice(0, 10)
 }
 
 const words: Record<ThinFacts['asBase'], string> = {

@@ -60,6 +60,7 @@ export async function attach(catalog: Catalog, name: string, changes: Partial<Er
 export interface Taken {
   readonly sizeBytes: number
   readonly exact?: boolean
+  readonly takenAt?: number
 }
 
 /** Takes a snapshot `VOLUME/NAME` after these blocks were written, each block or run of them above the one before. */
@@ -67,7 +68,7 @@ export async function take(
   catalog: Catalog,
   handle: string,
   blocks: Iterable<number | readonly [begin: number, end: number]>,
-  { sizeBytes, exact = true }: Taken
+  { sizeBytes, exact = true, takenAt = 1 }: Taken
 ): Promise<EraSnapshot> {
   const [volume, name] = handle.split('/')
   await catalog.beginEra({ kind: 'snapshot', volume, snapshot: name, token: handle })
@@ -80,6 +81,6 @@ export async function take(
     }
     await catalog.stageEraWrites(volume, writer.takeLast())
   }
-  const taken = { name, boundaryEra: (since.boundaryEra ?? 1) + 1, sizeBytes, takenAt: 1, suspendedMs: 1, lower: '' }
+  const taken = { name, boundaryEra: (since.boundaryEra ?? 1) + 1, sizeBytes, takenAt, suspendedMs: 1, lower: '' }
   return catalog.recordEraSnapshot(volume, taken, since, exact)
 }

@@ -21,6 +21,18 @@ const held = (changes: object) =>
   withPool({
     metadataSnapshot: { block: 77, whose: 'foreign', ambiguous: false, because: 'why', users: [], ...changes }
   })
+const history = (changes: object) => ({
+  ...{
+    volume: 'vol',
+    snapshots: 5,
+    removed: 0,
+    supersets: 0,
+    earlierHistories: 0,
+    because: 'attached',
+    bitmapBytes: 1
+  },
+  ...changes
+})
 const disagreement = (kind: string) => catalog({ disagreements: [{ kind, pool: 'tank', what: 'so', remedy: 'do' }] })
 
 test('where all is well, nothing is found', (t) => {
@@ -92,6 +104,17 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
       'a catalog that was not looked into',
       catalog({ consulted: false }),
       [['note', 'catalog-not-consulted', '/var/lib/deltamapper/catalog.sqlite', /ask the agent/]]
+    ],
+    ['a tracked volume as it should be', catalog({ eraHistories: [history({})] }), []],
+    [
+      'a tracked volume whose history was broken off',
+      catalog({ eraHistories: [history({ earlierHistories: 1, because: 'a discard came through' })] }),
+      [['warning', 'history-broken', 'vol', /broken off \(a discard came through\)/]]
+    ],
+    [
+      'a tracked volume with more on record than was written',
+      catalog({ eraHistories: [history({ supersets: 2 })] }),
+      [['note', 'history-superset', 'vol', /of 2 of the snapshots of vol/]]
     ],
     [
       'a thin that the catalog misses',
