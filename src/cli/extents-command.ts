@@ -35,7 +35,7 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
       byteCount
     )
   }
-  return addTlsOptions(command)
+  addTlsOptions(command)
     .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
     .addOption(
       new Option(
@@ -43,6 +43,12 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
         'with --metadata: read it natively, with the tools (thin_delta, thin_dump), or both: natively, checked with the tools (default: native)'
       ).choices(engines)
     )
+  return addAnswerOptions(command)
+}
+
+/** Which part of an answer, by when, and how to show it. */
+export function addAnswerOptions(command: Command): Command {
+  return command
     .option('--starting-offset <bytes>', 'leave out what ends at or before this offset; to resume', byteCount)
     .option('--max-results <count>', 'most extents in a message of the endpoint; the answer is the same', count)
     .option('--timeout <seconds>', 'give up when the answer is not complete by then', seconds)
@@ -53,7 +59,7 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
     )
 }
 
-/** What both commands say of themselves below their options. */
+/** What commands that answer with extents say of themselves below their options. */
 export const extentsHelp = `
 Sizes and offsets are in bytes; 64KiB, 1MiB, 2GiB and 1TiB are understood.
 Extents ascend and never overlap.

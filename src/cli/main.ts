@@ -10,6 +10,7 @@ import { addEraCommand } from './era.ts'
 import { describeFailure, UsageError } from './failure.ts'
 import { addInspectCommand } from './inspect.ts'
 import { written } from './output/text-output.ts'
+import { addKubeCommand } from './kube.ts'
 import { addPoolCommand } from './pool.ts'
 import { addRouterCommand } from './router.ts'
 import { addSnapshotCommand } from './snapshot.ts'
@@ -46,6 +47,7 @@ async function run(args: readonly string[]): Promise<void> {
   addRouterCommand(program)
   addAllocatedCommand(program)
   addDeltaCommand(program)
+  addKubeCommand(program)
   addInspectCommand(program)
   addDoctorCommand(program)
   addPoolCommand(program)

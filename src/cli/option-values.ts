@@ -26,6 +26,13 @@ export function count(text: string): number {
   return Number(text)
 }
 
+/** A count from 1 to 2^31 - 1. */
+export function atLeastOne(text: string): number {
+  const value = count(text)
+  if (value === 0) throw invalid('It is at least 1.')
+  return value
+}
+
 /** An era of dm-era: 32 bits. */
 export function era(text: string): number {
   if (!/^(0|[1-9]\d*)$/.test(text) || Number(text) >= 2 ** 32) {

@@ -1,7 +1,8 @@
 /**
- * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout.
+ * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout, whoever is asked.
  */
-import { type AnswerOptions, type Question, withAnswer } from './answer.ts'
+import type { ExtentStream } from '../devicemapper/extents.ts'
+import { type AnswerOptions, type Question, type Remark, withAnswer } from './answer.ts'
 import { interruptible } from './interruption.ts'
 import { writeJson } from './output/json.ts'
 import { mapStyle, writeMap } from './output/map.ts'
@@ -11,19 +12,30 @@ import { writeTable } from './output/table.ts'
 import { TextOutput } from './output/text-output.ts'
 import type { Subject } from './output/totals.ts'
 
-export interface ExtentsOptions extends AnswerOptions {
+export interface ShowOptions {
   /** Seconds. */
   timeout?: number
   output: 'table' | 'json' | 'ndjson' | 'map'
 }
 
+export interface ExtentsOptions extends AnswerOptions, ShowOptions {}
+
 /** Asks, and shows the answer. Resolves when it is complete and written. */
 export async function showExtents(question: Question, options: ExtentsOptions): Promise<void> {
+  await showAnswer(question.ask, options, (signal, remark, use) => withAnswer(question, options, signal, remark, use))
+}
+
+/** Shows the answer that `withAnswer` hands to its last argument. Resolves when it is complete and written. */
+export async function showAnswer(
+  ask: Question['ask'],
+  options: ShowOptions,
+  withAnswer: (signal: AbortSignal, remark: Remark, use: (answer: ExtentStream) => Promise<void>) => Promise<void>
+): Promise<void> {
   const { stdout, stderr } = process
-  const subject: Subject = question.ask === 'allocated' ? 'allocated' : 'changed'
+  const subject: Subject = ask === 'allocated' ? 'allocated' : 'changed'
   await interruptible(options.timeout, async (signal) => {
     const remark = (text: string) => stderr.write(`deltamapper: ${text}\n`)
-    await withAnswer(question, options, signal, remark, async (answer) => {
+    await withAnswer(signal, remark, async (answer) => {
       const output = new TextOutput(stdout, signal)
       // On the terminal where the extents go by, a bar would only be in their way.
       const shown = stdout.isTTY && options.output !== 'map' ? answer : withProgress(answer, stderr)

@@ -6,6 +6,7 @@
  */
 import { isIPv4, isIPv6 } from 'node:net'
 import {
+  type ChannelCredentials,
   type ChannelOptions,
   Client,
   credentials,
@@ -18,7 +19,7 @@ import { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './protos.ts'
-import { fromStatus } from './status.ts'
+import { fromStatus, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
 import { tlsChannel, type TlsMaterial } from './tls.ts'
 
@@ -74,16 +75,17 @@ export function connect(
   const parsed = parseConnectAddress(address, { tls: tls !== undefined })
   const client = openChannel(parsed, tls, { 'grpc.max_receive_message_length': maximumMessageBytes })
   const closing = new AbortController()
+  const failure = (status: WireStatus) => fromStatus(status, parsed.text)
   const withClosing = (signal: AbortSignal | undefined) =>
     signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal])
   return {
     async allocated({ snapshotId, signal, ...options }) {
       const request = { snapshotId, ...requestNumbers(options) }
-      return call(client, parsed, getMetadataAllocated, request, withClosing(signal), options.deadlineMs)
+      return askForExtents(client, getMetadataAllocated, request, failure, withClosing(signal), options.deadlineMs)
     },
     async delta({ baseSnapshotId, targetSnapshotId, signal, ...options }) {
       const request = { baseSnapshotId, targetSnapshotId, ...requestNumbers(options) }
-      return call(client, parsed, getMetadataDelta, request, withClosing(signal), options.deadlineMs)
+      return askForExtents(client, getMetadataDelta, request, failure, withClosing(signal), options.deadlineMs)
     },
     close() {
       // grpc-js lets calls go on over a closed client.
@@ -103,7 +105,12 @@ export function openChannel(address: Address, tls: ClientTls | undefined, option
     address.kind === 'tcp' && tls
       ? tlsChannel(tls.material, tls.serverName)
       : { credentials: credentials.createInsecure(), options: {} }
-  return new Client(grpcTarget(address), channelCredentials, {
+  return openChannelTo(grpcTarget(address), channelCredentials, { ...tlsOptions, ...options })
+}
+
+/** @param target as grpc-js names them: SCHEME:ADDRESS */
+export function openChannelTo(target: string, channelCredentials: ChannelCredentials, options: ChannelOptions): Client {
+  return new Client(target, channelCredentials, {
     // The default window of 64 KiB would make the server wait for us in the middle of each message.
     'grpc-node.flow_control_window': flowControlWindowBytes,
     // A call that fails says so at once: whoever called decides whether to call again, and from where.
@@ -114,7 +121,6 @@ export function openChannel(address: Address, tls: ClientTls | undefined, option
     'grpc.use_local_subchannel_pool': 1,
     'grpc.enable_http_proxy': 0,
     'grpc.enable_channelz': 0,
-    ...tlsOptions,
     ...options
   })
 }
@@ -127,7 +133,7 @@ function grpcTarget(address: Address): string {
 }
 
 /** The numbers as the wire takes them. What the server would refuse goes through: it is the server's to say so. */
-function requestNumbers({ startingOffset = 0, maxResults = 0 }: CallOptions) {
+export function requestNumbers({ startingOffset = 0, maxResults = 0 }: CallOptions) {
   const isInt64 =
     typeof startingOffset === 'number'
       ? Number.isSafeInteger(startingOffset)
@@ -141,11 +147,16 @@ function unsendable(what: string, value: number | bigint): DeltamapperError {
   return new DeltamapperError('DM_ARGUMENT_INVALID', `${value} cannot be sent as a ${what}`, 'give a smaller integer')
 }
 
-async function call<Request extends { startingOffset: bigint; maxResults: number }>(
+/**
+ * One call, up to its first message.
+ *
+ * @param failure what the status means that it ended with
+ */
+export async function askForExtents<Request extends { readonly startingOffset: bigint; readonly maxResults: number }>(
   client: Client,
-  address: Address,
   method: MethodDefinition<Request, Uint8Array>,
   request: Request,
+  failure: (status: WireStatus) => DeltamapperError,
   signal: AbortSignal,
   deadlineMs: number | undefined
 ): Promise<ExtentStream> {
@@ -158,12 +169,12 @@ async function call<Request extends { startingOffset: bigint; maxResults: number
     deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
   )
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
-  const messages = decoded(stream, rules, address, signal)
+  const messages = decoded(stream, rules, failure, signal)
   const first = await messages.next()
   if (first.done) {
     throw new DeltamapperError(
       'DM_ANSWER_INVALID',
-      `${address.text} ended the answer without a message, so the capacity is not known`,
+      `${client.getChannel().getTarget()} ended the answer without a message, so the capacity is not known`,
       'if the server is not deltamapper, that may be its way to say that nothing was found: ask it by other means'
     )
   }
@@ -200,7 +211,7 @@ async function* batches(
 async function* decoded(
   stream: ClientReadableStream<Uint8Array>,
   rules: StreamRules,
-  address: Address,
+  failure: (status: WireStatus) => DeltamapperError,
   signal: AbortSignal
 ): AsyncGenerator<BlockMetadataMessage, void> {
   const message = new BlockMetadataMessage()
@@ -219,7 +230,7 @@ async function* decoded(
   } catch (error) {
     if (error instanceof DeltamapperError) throw error
     if (signal.aborted) throw cancelled(signal)
-    if (isServiceError(error)) throw fromStatus(error, address.text)
+    if (isServiceError(error)) throw failure(error)
     throw error
   } finally {
     signal.removeEventListener('abort', cancel)

@@ -1,0 +1,84 @@
+/**
+ * A client of Kubernetes' SnapshotMetadata service: TLS with the authority that the cluster names, and the sidecar's ways of saying no.
+ */
+import { type Client, credentials, status as grpcStatus } from '@grpc/grpc-js'
+import { DeltamapperError } from '../errors.ts'
+import { openChannelTo } from './client.ts'
+import { fromStatus, type WireStatus } from './status.ts'
+
+/** Where a driver's sidecar is, as its SnapshotMetadataService object says. */
+export interface SidecarService {
+  /** HOST:PORT. The server's certificate has to be for HOST. */
+  readonly address: string
+  /** Certificates in PEM form. */
+  readonly caCert: Buffer
+}
+
+/** gRPC's own limit, which the sidecar keeps. */
+const maximumMessageBytes = 4 * 1024 * 1024
+
+/** Go's gRPC servers, the sidecar's among them, hang up on clients that ping more often than every five minutes. */
+const keepalive = { 'grpc.keepalive_time_ms': 330_000, 'grpc.keepalive_timeout_ms': 20_000 }
+
+/**
+ * A channel to a sidecar. It connects with the first call, and again after a loss.
+ *
+ * @param at where it is reached from here, HOST:PORT, if not at the address that its certificate is for
+ * @throws DM_CLUSTER_SETUP for an address that is none, or certificates that are none
+ */
+export function openSidecarChannel({ address, caCert }: SidecarService, at = address): Client {
+  const [, host] = /^(\[[^\]]+\]|[^:/]+):\d+$/.exec(address) ?? []
+  if (host === undefined) {
+    throw new DeltamapperError(
+      'DM_CLUSTER_SETUP',
+      `the address of the snapshot metadata service, ${JSON.stringify(address)}, is not HOST:PORT`,
+      'correct it in the SnapshotMetadataService object'
+    )
+  }
+  let channelCredentials
+  try {
+    if (!/-----BEGIN CERTIFICATE-----/.test(caCert.toString('latin1'))) throw new Error('it holds no PEM certificate')
+    channelCredentials = credentials.createSsl(caCert)
+  } catch (cause) {
+    throw new DeltamapperError(
+      'DM_CLUSTER_SETUP',
+      `the caCert of the snapshot metadata service at ${address} cannot be used: ${(cause as Error).message}`,
+      'correct it in the SnapshotMetadataService object',
+      { cause }
+    )
+  }
+  const elsewhere = at === address ? {} : { 'grpc.ssl_target_name_override': host, 'grpc.default_authority': address }
+  return openChannelTo(`dns:${at}`, channelCredentials, {
+    ...keepalive,
+    ...elsewhere,
+    'grpc.max_receive_message_length': maximumMessageBytes
+  })
+}
+
+const denials: readonly number[] = [grpcStatus.UNAUTHENTICATED, grpcStatus.PERMISSION_DENIED]
+
+/** How grpc-js describes a connection that broke, where it does not say UNAVAILABLE. */
+const ofTheConnection: readonly number[] = [grpcStatus.INTERNAL, grpcStatus.UNKNOWN, grpcStatus.CANCELLED]
+const broken = /RST_STREAM|GOAWAY|ECONN|EPIPE|socket|connection/i
+
+/** How a call to a sidecar ended. What passes through it from a driver of ours keeps its code. */
+export function fromSidecarStatus(wire: WireStatus, address: string): DeltamapperError {
+  const { code, details } = wire
+  if (/^DM_[A-Z_]+: /.test(details)) return fromStatus(wire, address)
+  const text = details.replaceAll(/\s+/g, ' ').trim() || 'no reason given'
+  if (denials.includes(code)) {
+    return new DeltamapperError(
+      'DM_ACCESS_DENIED',
+      `the snapshot metadata service at ${address} does not let us: ${text}`,
+      'let the service account get volumesnapshots in the namespace; see that its token is for the audience of the SnapshotMetadataService'
+    )
+  }
+  if (grpcStatus[code] === 'UNAVAILABLE' || (ofTheConnection.includes(code) && broken.test(text))) {
+    return new DeltamapperError(
+      'DM_UNREACHABLE',
+      `the snapshot metadata service at ${address} is not available: ${text}`,
+      'ask again; if it stays, see the log of the sidecar (csi-snapshot-metadata), and that the address can be reached from here'
+    )
+  }
+  return fromStatus(wire, address)
+}

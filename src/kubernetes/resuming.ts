@@ -1,0 +1,114 @@
+/**
+ * An answer that goes on after its stream broke: asked for again from the end of the last extent that was handed on, as often as it takes while
+ * there is progress, and a few times where there is none.
+ *
+ * That is exact: extents ascend, so everything below that end is either among those handed on or not part of the answer (CSI specification,
+ * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
+import { asDeltamapperError, DeltamapperError } from '../errors.ts'
+
+/** Between two tries, in milliseconds, at most. */
+const LONGEST_PAUSE_MS = 30_000
+
+export interface ResumingOptions {
+  /** Bytes: where the answer is to begin. */
+  readonly startingOffset: number | bigint
+  /** The failure in a row, without an extent in between, that is passed on; 1 for the first. */
+  readonly tries: number
+  /** Before the second try, in milliseconds; doubled with each one that brings nothing. */
+  readonly pauseMs: number
+  readonly signal: AbortSignal
+  /** Whether it may help to ask again. */
+  readonly mayResume: (failure: DeltamapperError) => boolean
+  /** Told each time before it is asked again. */
+  readonly onResume?: ((event: Resumption) => void) | undefined
+}
+
+export interface Resumption {
+  /** Bytes: from where it goes on. */
+  readonly startingOffset: number | bigint
+  readonly failure: DeltamapperError
+}
+
+/**
+ * @param ask begins the answer at an offset; `resumed` when it is not for the first time
+ * @throws the failure that cannot be got over, or DM_ANSWER_INVALID when the answer goes on differently
+ */
+export async function resuming(
+  ask: (startingOffset: number | bigint, resumed: boolean) => Promise<ExtentStream>,
+  options: ResumingOptions
+): Promise<ExtentStream> {
+  const { signal, tries, pauseMs, mayResume, onResume } = options
+  let at = options.startingOffset
+  let failed = 0
+  let asked = false
+
+  const again = async (thrown: unknown): Promise<void> => {
+    signal.throwIfAborted()
+    const failure = asDeltamapperError(thrown)
+    if (!mayResume(failure) || ++failed >= tries) throw failure
+    const pause = Math.min(pauseMs * 2 ** (failed - 1), LONGEST_PAUSE_MS)
+    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
+    onResume?.({ startingOffset: at, failure })
+  }
+  const begin = async (): Promise<ExtentStream> => {
+    for (;;) {
+      try {
+        const resumed = asked
+        asked = true
+        return await ask(at, resumed)
+      } catch (error) {
+        await again(error)
+      }
+    }
+  }
+
+  const first = await begin()
+  const { capacityBytes } = first
+  async function* batches(): AsyncGenerator<ExtentBatch, void> {
+    let handedOn = false
+    for (let stream = first; ; stream = await begin()) {
+      if (stream.capacityBytes !== capacityBytes) {
+        throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
+      }
+      try {
+        for await (const batch of stream.batches) {
+          const rest = handedOn ? after(batch, Number(at)) : batch
+          if (rest.count === 0) continue
+          at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
+          handedOn = true
+          failed = 0
+          yield rest
+        }
+        return
+      } catch (error) {
+        await again(error)
+      }
+    }
+  }
+  return { capacityBytes, batches: batches() }
+}
+
+/** The part of a batch from an offset on. Only the first extents of a stream can begin before it. */
+function after(batch: ExtentBatch, end: number): ExtentBatch {
+  if (batch.count === 0 || batch.offsets[0] >= end) return batch
+  let first = 0
+  while (first < batch.count && batch.offsets[first] + batch.sizes[first] <= end) first++
+  const offsets = batch.offsets.slice(first, batch.count)
+  const sizes = batch.sizes.slice(first, batch.count)
+  if (first < batch.count && offsets[0] < end) {
+    sizes[0] -= end - offsets[0]
+    offsets[0] = end
+  }
+  return { count: batch.count - first, offsets, sizes }
+}
+
+function differs(how: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_ANSWER_INVALID',
+    `the answer does not go on as it began: ${how}`,
+    'do not use what was received; ask again from the beginning'
+  )
+}
