@@ -2,7 +2,7 @@
  * Kubernetes objects as tests of deploy/ look at them: of rendered YAML, told by kind and name, and what their pods are made of. Their types
  * are for reading only; what is right is for schemas.test.ts to say.
  */
-import { parseAllDocuments } from 'yaml'
+import { parse, parseAllDocuments } from 'yaml'
 
 export type Labels = Record<string, string>
 
@@ -112,3 +112,36 @@ export function workloads(objects: readonly Manifest[]): Workload[] {
 export function selects(selector: Labels, { labels }: Workload): boolean {
   return Object.entries(selector).every(([key, value]) => labels[key] === value)
 }
+
+/** The configuration file that a pod's first container is started with, from the ConfigMap that is mounted there. */
+export function configurationOf({ pod, manifest }: Workload, objects: readonly Manifest[]): unknown {
+  const [container] = pod.containers
+  const path = container?.args[container.args.indexOf('--config') + 1]
+  const mount = container?.volumeMounts.find(({ mountPath }) => mountPath === path)
+  const volume = pod.volumes.find(({ name }) => name === mount?.name)
+  const text = find(objects, 'ConfigMap', volume?.configMap?.name ?? '')?.data?.[mount?.subPath ?? '']
+  if (text === undefined) throw new Error(`${nameOf(manifest)} mounts no configuration at ${path}`)
+  return parse(text)
+}
+
+export interface Right {
+  group: string
+  resource: string
+  verb: string
+}
+
+/** What the account of a router's pod may do: in the cluster and in its own namespace. */
+export function rightsOf(router: Workload, objects: readonly Manifest[]): Record<'cluster' | 'namespace', Right[]> {
+  const account = router.pod.serviceAccountName
+  const rights = (bindingKind: string) =>
+    objects
+      .filter(({ kind, subjects }) => kind === bindingKind && subjects?.some(({ name }) => name === account))
+      .flatMap(({ roleRef }) => find(objects, roleRef?.kind ?? '', roleRef?.name ?? '')?.rules ?? [])
+      .flatMap(({ apiGroups, resources, verbs }) =>
+        apiGroups.flatMap((group) => resources.flatMap((resource) => verbs.map((verb) => ({ group, resource, verb }))))
+      )
+  return { cluster: rights('ClusterRoleBinding'), namespace: rights('RoleBinding') }
+}
+
+export const may = (rights: readonly Right[], group: string, resource: string, verb: string) =>
+  rights.some((each) => each.group === group && each.resource === resource && each.verb === verb)

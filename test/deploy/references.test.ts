@@ -3,17 +3,19 @@
  * configuration files in them are ones that agent and router take.
  */
 import type { ExecutionContext } from 'ava'
-import { parse } from 'yaml'
 import { agentConfig } from '../../src/agent/config.ts'
 import { routerConfig, type RouterConfig } from '../../src/router/config.ts'
 import { makeDriver } from '../../src/router/drivers/kinds.ts'
 import {
+  configurationOf,
   type Container,
   find,
   type Labels,
   type Manifest,
+  may,
   nameOf,
   objectsOf,
+  rightsOf,
   selectorOf,
   selects,
   type Workload,
@@ -29,7 +31,7 @@ let variants: Promise<Variant[]> | undefined
 /** Every variant of the chart. (The overlays are equal to one of them: rendering.test.ts.) */
 function eachVariant(title: string, check: (t: ExecutionContext, variant: Variant) => void): void {
   toolTest(title, async (t) => {
-    t.timeout(60_000)
+    t.timeout(240_000)
     for (const variant of await (variants ??= renderVariants())) check(t, variant)
   })
 }
@@ -46,17 +48,6 @@ function agents(objects: readonly Manifest[]): Workload {
 
 const routers = (objects: readonly Manifest[]) =>
   workloads(objects).filter(({ manifest }) => manifest.kind === 'Deployment')
-
-/** The configuration file that a pod's first container is started with, from the ConfigMap that is mounted there. */
-function configurationOf({ pod, manifest }: Workload, objects: readonly Manifest[]): unknown {
-  const [container] = pod.containers
-  const path = container?.args[container.args.indexOf('--config') + 1]
-  const mount = container?.volumeMounts.find(({ mountPath }) => mountPath === path)
-  const volume = pod.volumes.find(({ name }) => name === mount?.name)
-  const text = find(objects, 'ConfigMap', volume?.configMap?.name ?? '')?.data?.[mount?.subPath ?? '']
-  if (text === undefined) throw new Error(`${nameOf(manifest)} mounts no configuration at ${path}`)
-  return parse(text)
-}
 
 const agentConfiguration = (objects: readonly Manifest[]) =>
   agentConfig.parse(configurationOf(agents(objects), objects))
@@ -232,28 +223,6 @@ eachVariant(
     }
   }
 )
-
-interface Right {
-  group: string
-  resource: string
-  verb: string
-}
-
-/** What the account of a router's pod may do: in the cluster and in its own namespace. */
-function rightsOf(router: Workload, objects: readonly Manifest[]): Record<'cluster' | 'namespace', Right[]> {
-  const account = router.pod.serviceAccountName
-  const rights = (bindingKind: string) =>
-    objects
-      .filter(({ kind, subjects }) => kind === bindingKind && subjects?.some(({ name }) => name === account))
-      .flatMap(({ roleRef }) => find(objects, roleRef?.kind ?? '', roleRef?.name ?? '')?.rules ?? [])
-      .flatMap(({ apiGroups, resources, verbs }) =>
-        apiGroups.flatMap((group) => resources.flatMap((resource) => verbs.map((verb) => ({ group, resource, verb }))))
-      )
-  return { cluster: rights('ClusterRoleBinding'), namespace: rights('RoleBinding') }
-}
-
-const may = (rights: readonly Right[], group: string, resource: string, verb: string) =>
-  rights.some((each) => each.group === group && each.resource === resource && each.verb === verb)
 
 eachVariant(
   'a router may list and watch what it reads of the driver, the sidecar do what it does, and nobody write anything',
