@@ -110,7 +110,7 @@ Examples:
       .summary('end the tracking of a volume')
       .description(
         'Removes /dev/mapper/VOLUME, which nobody may be using, and forgets what was known of it: snapshots that were taken stay, and can no ' +
-          'longer be compared. The data device is what it was before.'
+          'longer be compared. The data device is what it was before; the metadata device is made blank.'
       )
       .argument(...volumeArgument)
   )

@@ -9,6 +9,7 @@ import type { ExecutionContext } from 'ava'
 import { pino } from 'pino'
 import type { DeviceMapper } from '../../native/device-mapper.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
+import type { EraHistoryRecorder, TakenEraSnapshot } from '../../src/agent/era/boundary.ts'
 import { EraVolumes, type EraVolumesOptions } from '../../src/agent/era/era-volumes.ts'
 import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
 import { collectExtents } from '../support/collect-extents.ts'
@@ -82,4 +83,24 @@ export async function startDriver(
   const volumes = new EraVolumes({ catalog, deviceMapper, logger, lvmCommand: ['lvm'], deadlineMs: 20_000, ...options })
   await volumes.start()
   return { volumes, log, [Symbol.asyncDispose]: () => volumes.close() }
+}
+
+/** Puts boundaries into the catalog without a history: what was written is not what these tests are about. */
+export function boundariesOnly(catalog: Catalog): EraHistoryRecorder & { taken: TakenEraSnapshot[] } {
+  const taken: TakenEraSnapshot[] = []
+  return {
+    taken,
+    async record(each) {
+      const since = await catalog.beginEraHistory(each.volume.name)
+      const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = each
+      const recorded = await catalog.recordEraSnapshot(
+        each.volume.name,
+        { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower },
+        since,
+        true
+      )
+      taken.push(each)
+      return recorded
+    }
+  }
 }

@@ -20,11 +20,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
-import type { Catalog } from '../../src/agent/catalog/catalog.ts'
-import type { EraHistoryRecorder, TakenEraSnapshot } from '../../src/agent/era/boundary.ts'
 import { Watchdog } from '../../src/agent/era/watchdog.ts'
 import { createDevice, removeDevice, run } from './dmsetup.ts'
-import { blockBytes, labCatalog, loopDisk, startDriver, writtenSince } from './era-lab.ts'
+import { blockBytes, boundariesOnly, labCatalog, loopDisk, startDriver, writtenSince } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 import { failure, readWritten, startOrderedWriter, until } from './owned-agent.ts'
@@ -37,26 +35,6 @@ test.after.always(() => deviceMapper.close())
 function request(name: string, data: string, metadata: string) {
   return {
     ...{ name, dataDevice: data, metadataDevice: metadata, blockBytes, snapshotSize: '', allowLossyKernel: false }
-  }
-}
-
-/** Puts boundaries into the catalog without a history: what was written is not what these tests are about. */
-function boundariesOnly(catalog: Catalog): EraHistoryRecorder & { taken: TakenEraSnapshot[] } {
-  const taken: TakenEraSnapshot[] = []
-  return {
-    taken,
-    async record(each) {
-      const since = await catalog.beginEraHistory(each.volume.name)
-      const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = each
-      const recorded = await catalog.recordEraSnapshot(
-        each.volume.name,
-        { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower },
-        since,
-        true
-      )
-      taken.push(each)
-      return recorded
-    }
   }
 }
 

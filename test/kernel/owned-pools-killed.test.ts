@@ -21,6 +21,7 @@ import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import type { DeltamapperError } from '../../src/errors.ts'
 import type { PoolBackend, Volume } from '../../src/grpc/admin.ts'
 import { labRun } from './lab-run.ts'
+import { type Moment, Mortal, never } from './mortal.ts'
 import {
   blankDisks,
   blockBytes,
@@ -101,67 +102,6 @@ const changing = new Set([
   ...['message', 'create', 'reload', 'clear', 'suspend', 'resume', 'remove'],
   ...['begin', 'complete', 'rollBack', 'acceptTransactionId', 'adoptThin', 'forgetThin']
 ])
-
-/** At which of the changing calls, from 1. */
-interface Moment {
-  call: number
-  when: 'before' | 'after'
-}
-
-/** At none. */
-const never: Moment = { call: 0, when: 'before' }
-
-/** Stands for a process that dies at one of its calls: neither that one nor any after it ever returns. */
-class Mortal {
-  readonly death: Promise<'died'>
-  readonly #moment: Moment
-  readonly #never = new Promise<never>(() => undefined)
-  #die: () => void
-  #dead = false
-  #calls = 0
-
-  constructor(moment: Moment) {
-    const { promise, resolve } = Promise.withResolvers<'died'>()
-    this.death = promise
-    this.#die = () => {
-      this.#dead = true
-      resolve('died')
-    }
-    this.#moment = moment
-  }
-
-  /** Calls so far that change something. */
-  get calls(): number {
-    return this.#calls
-  }
-
-  /** The same object, whose calls are this process's. */
-  mortal<T extends object>(target: T): T {
-    return new Proxy(target, {
-      get: (object, name) => {
-        const method: unknown = Reflect.get(object, name, object)
-        if (typeof method !== 'function') return method
-        return (...args: unknown[]) => this.#call(String(name), () => Reflect.apply(method, object, args) as unknown)
-      }
-    })
-  }
-
-  async #call(name: string, perform: () => unknown): Promise<unknown> {
-    if (this.#dead) return this.#never
-    const last = changing.has(name) && ++this.#calls === this.#moment.call
-    if (last && this.#moment.when === 'before') {
-      this.#die()
-      return this.#never
-    }
-    try {
-      return await perform()
-    } finally {
-      if (last) this.#die()
-      // The dead do not even throw.
-      if (this.#dead) await this.#never
-    }
-  }
-}
 
 const silent = pino({ level: 'silent' })
 
@@ -279,7 +219,7 @@ test(`whichever call is its last, a process leaves nothing that does not agree (
     const before = await books(living)
     await living.close()
 
-    const mortal = new Mortal(moment)
+    const mortal = new Mortal(moment, changing)
     const dying = await start(mortal)
     const outcome = await Promise.race([die(dying).then(() => 'done'), mortal.death])
     t.is(outcome, moment === never ? 'done' : 'died', context)

@@ -181,7 +181,7 @@ export class Attachment {
     })
   }
 
-  /** Ends the tracking: the data device is what it was before, the history is forgotten. @throws DM_DEVICE_BUSY while somebody uses it */
+  /** Ends the tracking: the data device is what it was before, the history is forgotten, the metadata device made blank. @throws DM_DEVICE_BUSY while somebody uses it */
   async detach(volume: EraVolume): Promise<void> {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const info = await tracked.info()
@@ -243,6 +243,14 @@ export class Attachment {
         return this.#settleAttach(volume, tracked)
       case 'detach':
         await tracked.takeDown()
+        // So that it can be used again. What cannot be seen to be era metadata, and this volume's, stays as it is.
+        await tracked
+          .checkMetadata()
+          .then(() => superblockOf(volume.metadataDevice))
+          .then(() => tracked.blankMetadata())
+          .catch((error: unknown) => {
+            this.#logger.warn({ volume: name, err: error }, 'the metadata device was not made blank')
+          })
         await this.#catalog.completeEra(name)
         return `${name} was to be detached: it is`
       case 'grow':

@@ -8,6 +8,7 @@ import type * as admin from '../../grpc/admin.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import type { Lower } from './lower-snapshot.ts'
+import type { Quiet } from './quiet.ts'
 import { dataBytes, parseLowerSeen, TrackedDevice } from './tracked-device.ts'
 
 const SECTOR_BYTES = 512
@@ -15,12 +16,16 @@ const METADATA_BLOCK_BYTES = 4096
 /** Above this part of its metadata in use, a volume is said to be in trouble: a full metadata device fails writes. Percent. */
 const FULL_PERCENT = 80
 
-/** @param snapshots of all volumes */
+/**
+ * @param intents of all volumes; `snapshots` too
+ * @param quiet says whether the kernel can be asked for more than it knows by itself
+ */
 export async function describeEraVolume(
   deviceMapper: DeviceMapper,
   volume: EraVolume,
   intents: readonly EraIntent[],
-  snapshots: readonly EraSnapshot[]
+  snapshots: readonly EraSnapshot[],
+  quiet: Quiet
 ): Promise<admin.EraVolume> {
   const { name, dmName, dataDevice, metadataDevice, blockSectors, sizeBytes, line, lineBecause } = volume
   const described: admin.EraVolume = {
@@ -40,9 +45,11 @@ export async function describeEraVolume(
     described.dataBytes = await dataBytes(devices)
     const problem = await tracked.discardsSeen(devices, parseLowerSeen(volume.lowerSeen))
     if (problem !== undefined) described.problem = problem
-    // A suspended device does not answer.
-    if (info.suspended) return described
-    const status = await tracked.status()
+    const status = await quiet.ask(name, async () => {
+      // A suspended device does not answer.
+      return (await tracked.info())?.suspended === false ? tracked.status() : undefined
+    })
+    if (status === undefined) return described
     if (status.state === 'unknown') return { ...described, problem: 'the kernel could not tell its state' }
     const { currentEra, usedMetadataBlocks: used, totalMetadataBlocks: total, metadataSnapshot } = status
     described.usage = {

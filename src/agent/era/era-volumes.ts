@@ -22,6 +22,7 @@ import { describeEraSnapshot, describeEraVolume } from './description.ts'
 import { EraGuard, noSuchVolume } from './guard.ts'
 import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './lower-snapshot.ts'
 import { ownPlaces } from './own-place.ts'
+import { Quiet } from './quiet.ts'
 
 /** Blocks are a multiple of this, in bytes. */
 const BLOCK_UNIT = 4096
@@ -64,6 +65,7 @@ export class EraVolumes implements EraBackend {
   readonly #attachment: Attachment
   readonly #parts: BoundaryParts
   readonly #turns = new Turns()
+  readonly #quiet = new Quiet()
   readonly #sessions = new Map<string, Session>()
   #closing = false
 
@@ -158,7 +160,9 @@ export class EraVolumes implements EraBackend {
     if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
     const snapshots = await this.#catalog.eraSnapshots()
     return {
-      volumes: await Promise.all(wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots)))
+      volumes: await Promise.all(
+        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#quiet))
+      )
     }
   }
 
@@ -275,12 +279,12 @@ export class EraVolumes implements EraBackend {
       await this.#settle(name)
       const volume = await this.#catalog.findEraVolume(name)
       if (!volume) throw noSuchVolume(name)
-      return work(volume)
+      return this.#quiet.keep(name, () => work(volume))
     })
   }
 
   async #settle(name: string): Promise<void> {
-    const because = await this.#attachment.settle(name)
+    const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
     if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
   }
 

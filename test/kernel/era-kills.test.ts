@@ -1,0 +1,228 @@
+/**
+ * An agent that tracks a volume of LVM's is killed at any moment: the volume comes back within its deadline, the next agent finishes or undoes
+ * what was begun, and nothing that was made for a snapshot that is not recorded is left.
+ */
+import { mkdtempSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { type AdminClient, connectAdmin } from '../../src/grpc/admin-client.ts'
+import { openCatalog } from '../../src/agent/catalog/catalog.ts'
+import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
+import { discardLimit } from '../../src/devicemapper/block-queue.ts'
+import { run, zeroStart } from './dmsetup.ts'
+import { boundariesOnly, loopDisk, startDriver } from './era-lab.ts'
+import { labRun } from './lab-run.ts'
+import { LiveAgent, processes } from './live-agent.ts'
+import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
+import { type Moment, Mortal, never } from './mortal.ts'
+import { startOrderedWriter, until } from './owned-agent.ts'
+
+run('/run/modprobe', ['dm-era'])
+prepareLvm({ mapped: true })
+const deviceMapper = new DeviceMapper()
+test.after.always(() => deviceMapper.close())
+
+/** Calls that change something: where a process can die with something half done. */
+const changing = new Set([
+  ...['message', 'create', 'reload', 'clear', 'suspend', 'resume', 'remove'],
+  ...[
+    'beginEra',
+    'completeEra',
+    'rollBackEra',
+    'sawEraVolume',
+    'breakEraLine',
+    'recordEraSnapshot',
+    'deleteEraSnapshot'
+  ]
+])
+
+const deaths = labRun(2)
+
+test.serial(`whichever call is its last, the next agent puts everything right (${deaths.again})`, async (t) => {
+  t.timeout(3_600_000)
+  const [data, metadata] = [loopDisk(16), loopDisk(4)]
+  const folder = mkdtempSync(join(tmpdir(), 'mortal-'))
+  let catalog = await openCatalog(join(folder, 'catalog.sqlite'))
+  t.teardown(() => catalog.close())
+  const commands = { mortal: { take: ['true'], remove: ['true'] } }
+  const start = async (through?: Mortal) => {
+    const [itsCatalog, itsDevices] = [
+      through?.mortal(catalog) ?? catalog,
+      through?.mortal(deviceMapper) ?? deviceMapper
+    ]
+    const driver = await startDriver(itsCatalog, itsDevices, { recorder: boundariesOnly(itsCatalog), commands })
+    return driver.volumes
+  }
+  const attach = {
+    ...{ name: 'mortal', dataDevice: data.path, metadataDevice: metadata.path, blockBytes: 65536 },
+    ...{ snapshotSize: '', allowLossyKernel: false }
+  }
+  const volume = 'mortal'
+  const there = async (volumes: EraVolumes) => (await volumes.listEra({ volume: '' })).volumes[0]
+  const attached = async (volumes: EraVolumes) => {
+    if (!(await there(volumes))) await volumes.attachEra(attach)
+    await volumes.activateEra({ volume, startOver: false })
+  }
+  let mebibytes = 16
+  let taken = 0
+  /** What it takes beforehand, and what the process dies of. */
+  const operations: Record<
+    string,
+    [prepare: (volumes: EraVolumes) => Promise<unknown>, die: (volumes: EraVolumes) => Promise<unknown>]
+  > = {
+    attach: [
+      async (volumes) => {
+        if (await there(volumes)) await volumes.detachEra({ volume })
+        zeroStart(metadata.path)
+      },
+      (volumes) => volumes.attachEra(attach)
+    ],
+    detach: [attached, (volumes) => volumes.detachEra({ volume })],
+    deactivate: [attached, (volumes) => volumes.deactivateEra({ volume })],
+    activate: [
+      async (volumes) => {
+        await attached(volumes)
+        await volumes.deactivateEra({ volume })
+      },
+      (volumes) => volumes.activateEra({ volume, startOver: false })
+    ],
+    grow: [
+      async (volumes) => {
+        await attached(volumes)
+        data.grow(++mebibytes)
+      },
+      (volumes) => volumes.growEra({ volume })
+    ],
+    snapshot: [attached, (volumes) => volumes.createEraSnapshot({ volume, name: `s${taken++}`, deadlineMs: 0 })],
+    'snapshot of a driver': [
+      attached,
+      async (volumes) => {
+        const { token } = await volumes.beginSnapshot({ volume, name: `s${taken++}`, deadlineMs: 0 })
+        await volumes.endSnapshot({ token, reference: 'x', abandon: false })
+      }
+    ]
+  }
+  let living = await start()
+  const live = async (what: string, moment: Moment): Promise<number> => {
+    const context = `${what}, ${moment.when} call ${moment.call}, ${deaths.again}`
+    const [prepare, die] = operations[what] ?? []
+    await prepare?.(living)
+    const line = (await there(living))?.line
+    await living.close()
+    const mortal = new Mortal(moment, changing)
+    const dying = await start(mortal)
+    const outcome = await Promise.race([die?.(dying).then(() => 'done'), mortal.death])
+    t.is(outcome, moment === never ? 'done' : 'died', context)
+    // As where everything in a container is killed: nobody but the next agent resumes anything.
+    for (const { pid, words } of processes().filter(({ parent }) => parent === process.pid)) {
+      if (words.includes('watchdog-process')) process.kill(pid, 'SIGKILL')
+    }
+    await catalog.close()
+    catalog = await openCatalog(join(folder, 'catalog.sqlite'))
+    living = await start()
+    const now = await there(living)
+    if (now) t.like(now, { underWay: '', suspended: false, problem: '' }, context)
+    for (const name of ['mortal', 'mortal-guard']) {
+      const info = await deviceMapper.info(name)
+      t.false(info?.suspended ?? false, context)
+      if (info && now?.active) t.is(await discardLimit(info), 0, context)
+      if (!now) t.is(info, undefined, context)
+    }
+    await attached(living)
+    if (['grow', 'activate', 'snapshot', 'snapshot of a driver'].includes(what)) {
+      t.is((await there(living))?.line, line, `${context}: nothing went unseen`)
+    }
+    return mortal.calls
+  }
+  const died: Record<string, string> = {}
+  for (const what of Object.keys(operations)) {
+    const calls = await live(what, never)
+    const moments = Array.from({ length: calls }, (_, i) => i + 1).flatMap((call): Moment[] => [
+      { call, when: 'before' },
+      { call, when: 'after' }
+    ])
+    const chosen = deaths.random.shuffle(moments).slice(0, deaths.count)
+    for (const moment of chosen) await live(what, moment)
+    died[what] = `${chosen.length} of ${moments.length}`
+  }
+  t.log(`died at ${JSON.stringify(died)}`)
+  await living.detachEra({ volume })
+  await living.close()
+})
+
+const kills = labRun(4)
+/** How long a suspension may last here, in milliseconds. */
+const DEADLINE_MS = 15_000
+
+test.serial(`whatever an agent dies of, the volume comes back (${kills.again})`, async (t) => {
+  t.timeout(3_600_000)
+  const { random, count, again } = kills
+  const [disk, metadata] = [loopDisk(512), loopDisk(4)]
+  createGroup('vgk', disk.path)
+  createThick('vgk', 'data', 64)
+  const catalog = join(mkdtempSync(join(tmpdir(), 'killed-')), 'catalog.sqlite')
+  const config = { catalog, walkers: 1, drainSeconds: 1, era: { deadlineSeconds: DEADLINE_MS / 1000 } }
+  let agent = await LiveAgent.start({ config })
+  let client = connectAdmin(agent.address)
+  t.teardown(() => agent.kill())
+  await client.attachEra({
+    ...{ name: 'killed', dataDevice: '/dev/vgk/data', metadataDevice: metadata.path, blockBytes: 65536 },
+    ...{ snapshotSize: '4m', allowLossyKernel: false }
+  })
+  const writer = await startOrderedWriter(t, '/dev/mapper/killed', 40 * 2 ** 20)
+  const happened = { suspended: 0, settled: 0, recorded: 0 }
+  let mebibytes = 64
+  for (let i = 0; i < count; i++) {
+    const operations: Record<string, (admin: AdminClient) => Promise<unknown>> = {
+      snapshot: (admin) => admin.createEraSnapshot({ volume: 'killed', name: `k${i}`, deadlineMs: 0 }),
+      'snapshot of a driver': (admin) => admin.beginSnapshot({ volume: 'killed', name: `k${i}`, deadlineMs: 0 }),
+      grow: (admin) => {
+        lvm('lvextend', '--size', `${(mebibytes += 4)}m`, 'vgk/data')
+        return admin.growEra({ volume: 'killed' })
+      }
+    }
+    // In turns: a few kills have seen each.
+    const [what, begin] = Object.entries(operations)[i % 3] ?? []
+    let ended = false
+    const over = () => (ended = true)
+    void begin?.(client).then(over, over)
+    const isSuspended = async () => (await deviceMapper.info('killed'))?.suspended === true
+    // In most of them, while it is suspended; else, at any moment.
+    if (random.chance(0.7)) {
+      while (!ended && !(await isSuspended())) await sleep(2)
+      if (random.chance(0.5)) await sleep(random.integer(0, 300))
+    } else await sleep(random.integer(0, 2500))
+    const wasSuspended = await isSuspended()
+    if (wasSuspended) happened.suspended++
+    client.close()
+    await agent.kill()
+    const begun = performance.now()
+    await until(isSuspended, (is) => !is)
+    t.true(performance.now() - begun < DEADLINE_MS, `${what} ${i}; ${again}`)
+
+    agent = await LiveAgent.start({ config })
+    client = connectAdmin(agent.address)
+    if (agent.log.some(({ msg }) => msg === 'settled what was left unfinished')) happened.settled++
+    const { volumes } = await client.listEra({ volume: 'killed' })
+    t.like(volumes[0], { underWay: '', problem: '', active: true, suspended: false }, `${what} ${i}; ${again}`)
+    const { snapshots } = await client.listEraSnapshots({ volume: 'killed' })
+    happened.recorded = snapshots.length
+    const listed = lvm('lvs', '--noheadings', '-o', 'lv_name,lv_tags', 'vgk').split('\n')
+    const tagged = listed.filter((line) => line.includes('deltamapper_')).map((line) => line.trim().split(/\s+/)[0])
+    const recorded = snapshots.filter(({ lower }) => lower.startsWith('LVM')).map(({ name }) => name)
+    t.deepEqual(tagged.sort(), recorded.sort(), `${what} ${i}; ${again}`)
+    for (const { name } of snapshots.slice(0, -2)) await client.deleteSnapshot({ pool: 'killed', name })
+  }
+  t.is(writer.exitCode, null, 'it was never refused a write')
+  // What is left works.
+  if ((await client.listEra({ volume: 'killed' })).volumes[0]?.sizeBytes !== mebibytes * 2 ** 20) {
+    await client.growEra({ volume: 'killed' })
+  }
+  const last = await client.createEraSnapshot({ volume: 'killed', name: 'last', deadlineMs: 0 })
+  t.is(last.sizeBytes, mebibytes * 2 ** 20)
+  writer.kill('SIGKILL')
+  t.log(happened)
+})
