@@ -27,7 +27,7 @@ const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
 
 await ensureDependencies()
-if (files.length === 0) await check()
+if (files.length === 0) await Promise.all([check(), prepare()])
 await tests(
   'host',
   files.filter((each) => !isKernelTest(each))
@@ -41,6 +41,11 @@ async function check() {
   console.log('# types, lint, format')
   const status = await run('npm', ['run', '--silent', 'check'], (line) => console.log(line))
   count(status === 0, 'npm run check')
+}
+
+/** What test files would fetch for themselves, some at the same time, and be given up for. They say what could not be had. */
+async function prepare() {
+  await run(projectNode, ['test/lab/deploy-tools.ts'], () => undefined)
 }
 
 async function tests(where, chosen) {

