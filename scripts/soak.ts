@@ -50,6 +50,9 @@ const KERNEL_KILLS = 30
 /** Of whoever holds metadata snapshots, and of an agent that changes pools of its own. */
 const LEASE_KILLS = 100
 const OWNED_POOLS_KILLS = 50
+/** Of an agent that tracks a volume; also the most moments of each operation at which it dies: all of them. And snapshots of such a volume. */
+const ERA_KILLS = 20
+const ERA_BOUNDARIES = 60
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
@@ -221,6 +224,22 @@ const sections: readonly Section[] = [
     run: async function* ([number = 0], seedOf) {
       const said = await testInLab('owned-pools-killed', OWNED_POOLS_KILLS, seedOf(number))
       yield [said, { ...nothing, done: `${figure(OWNED_POOLS_KILLS)} kills while pools of our own were changed` }]
+    }
+  },
+  {
+    name: 'era-boundaries',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('era-snapshots', ERA_BOUNDARIES, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(ERA_BOUNDARIES)} snapshots with writes in flight` }]
+    }
+  },
+  {
+    name: 'era-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('era-kills', ERA_KILLS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(ERA_KILLS)} kills of an agent that tracks a volume` }]
     }
   }
 ]
