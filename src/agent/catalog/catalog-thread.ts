@@ -2,6 +2,7 @@
  * One run of the catalog's thread, seen from the main thread: calls go out at once and are answered in order, and if the thread ends or
  * does not answer in time, whatever was still unanswered fails.
  */
+import { statSync } from 'node:fs'
 import { extname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { DeltamapperError } from '../../errors.ts'
@@ -16,6 +17,8 @@ interface Pending {
 
 /** The catalog needs little; what needs more than this is a defect, and ends the thread instead of the agent. MiB. */
 const HEAP_MIB = 256
+/** Opening reads and checks the whole file: it may take a second more for as many bytes. */
+const CHECKED_A_SECOND = 16 * 2 ** 20
 
 export class CatalogThread {
   /** What opening found; rejects as opening failed. */
@@ -28,6 +31,8 @@ export class CatalogThread {
   stuck = false
   readonly #path: string
   readonly #deadlineMs: number
+  /** How long opening may take on top of that, in milliseconds; 0 once it is open. */
+  #openingMs: number
   readonly #worker: Worker
   readonly #pending: Pending[] = []
   #timer: NodeJS.Timeout | undefined
@@ -36,6 +41,9 @@ export class CatalogThread {
   constructor(start: Start, deadlineMs: number) {
     this.#path = start.path
     this.#deadlineMs = deadlineMs
+    // (Looked at, not opened: see database.ts.)
+    const bytes = statSync(start.path, { throwIfNoEntry: false })?.size ?? 0
+    this.#openingMs = Math.floor(bytes / CHECKED_A_SECOND) * 1000
     // The sources run as .ts, the published package as .js.
     const file = new URL(`./catalog-worker${extname(import.meta.filename)}`, import.meta.url)
     this.#worker = new Worker(file, {
@@ -77,6 +85,7 @@ export class CatalogThread {
   }
 
   #answered(message: FromCatalog): void {
+    this.#openingMs = 0
     const oldest = this.#pending.shift()
     // Given up already.
     if (oldest === undefined) return
@@ -100,13 +109,14 @@ export class CatalogThread {
       return
     }
     this.#worker.ref()
+    const deadlineMs = this.#deadlineMs + this.#openingMs
     this.#timer = setTimeout(() => {
       this.stuck = true
-      this.#end(this.#unavailable(`it has not answered for ${this.#deadlineMs / 1000} seconds`))
+      this.#end(this.#unavailable(`it has not answered for ${deadlineMs / 1000} seconds`))
       // A call that waits for the disk ends when the disk lets it.
       void this.#worker.terminate()
       this.#worker.unref()
-    }, this.#deadlineMs)
+    }, deadlineMs)
   }
 
   #end(error: DeltamapperError): void {
