@@ -53,6 +53,8 @@ const OWNED_POOLS_KILLS = 50
 /** Of an agent that tracks a volume; also the most moments of each operation at which it dies: all of them. And snapshots of such a volume. */
 const ERA_KILLS = 20
 const ERA_BOUNDARIES = 60
+/** Of one, every pair of which is compared. */
+const ERA_SNAPSHOTS = 60
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
@@ -232,6 +234,14 @@ const sections: readonly Section[] = [
     run: async function* ([number = 0], seedOf) {
       const said = await testInLab('era-snapshots', ERA_BOUNDARIES, seedOf(number))
       yield [said, { ...nothing, done: `${figure(ERA_BOUNDARIES)} snapshots with writes in flight` }]
+    }
+  },
+  {
+    name: 'era-history',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('era-history', ERA_SNAPSHOTS, seedOf(number))
+      yield [said, { ...nothing, done: `every pair of ${figure(ERA_SNAPSHOTS)} snapshots of a tracked volume` }]
     }
   },
   {
