@@ -2,7 +2,7 @@
  * The package that `npm pack` makes, installed where nothing of this checkout is: it must do what the checkout does.
  */
 import { execFile } from 'node:child_process'
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -75,6 +75,23 @@ test('it answers from metadata what the checkout answers', async (t) => {
     const [asked, expected] = await Promise.all([installedCommand(args), runCommand(args)])
     t.true(same(asked, expected), `${args.join(' ')}: ${JSON.stringify(asked)}`)
   }
+})
+
+test('it is a library as well, for backup software', async (t) => {
+  const script = `
+    import { connectToCluster, DeltamapperError } from 'deltamapper/kubernetes'
+    try {
+      connectToCluster({ kubeconfig: '/nowhere' })
+    } catch (error) {
+      console.log(error instanceof DeltamapperError && error.code)
+    }`
+  const cwd = join(folder, 'app')
+  const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', script], { cwd })
+  t.is(stdout, 'DM_CONFIG_INVALID\n')
+  const { exports } = JSON.parse(await readFile(join(packageFolder, 'package.json'), 'utf8')) as {
+    exports: Record<string, { types: string }>
+  }
+  t.true((await readdir(packageFolder, { recursive: true })).includes(exports['./kubernetes'].types.slice(2)))
 })
 
 test('its agent answers, worker threads included, what the checkout answers', async (t) => {

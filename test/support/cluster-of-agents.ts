@@ -1,6 +1,6 @@
 /**
- * A cluster for tests: an API server, agents with recorded pools as processes of their own that its EndpointSlices name, and a router that knows
- * nothing but the API server.
+ * A cluster for tests: an API server, agents with recorded pools that its EndpointSlices name, and a router that knows nothing but the API
+ * server, with mutual TLS between them.
  */
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
@@ -8,7 +8,7 @@ import type { KubernetesObject } from '../../src/kubernetes/object.ts'
 import type { TlsFiles } from '../../src/grpc/tls.ts'
 import { Authority } from './certificates.ts'
 import { FakeApiServer } from './fake-api-server.ts'
-import { Listener } from './listener.ts'
+import { runAgent, runRouter, type Running } from './in-process.ts'
 
 export const agentNamespace = 'deltamapper'
 
@@ -18,6 +18,8 @@ export class ClusterOfAgents {
   readonly #agentTls: TlsFiles
   readonly #routerTls: TlsFiles
   static #sockets = 0
+  /** The same certificates do for all clusters of an authority. */
+  static readonly #issued = new WeakMap<Authority, Promise<TlsFiles>[]>()
 
   private constructor(server: FakeApiServer, folder: string, agentTls: TlsFiles, routerTls: TlsFiles) {
     this.server = server
@@ -33,7 +35,10 @@ export class ClusterOfAgents {
     authority: Authority,
     objects: readonly KubernetesObject[]
   ): Promise<ClusterOfAgents> {
-    const [agentTls, routerTls] = await Promise.all([authority.issue('agent.test'), authority.issue('router.test')])
+    const issued =
+      ClusterOfAgents.#issued.get(authority) ?? ['agent.test', 'router.test'].map((name) => authority.issue(name))
+    ClusterOfAgents.#issued.set(authority, issued)
+    const [agentTls, routerTls] = await Promise.all(issued)
     return new ClusterOfAgents(await FakeApiServer.start(t, objects), folder, agentTls, routerTls)
   }
 
@@ -42,8 +47,8 @@ export class ClusterOfAgents {
   }
 
   /** An agent that the cluster does not know of yet. */
-  agent(t: ExecutionContext, recorded: Record<string, string>): Promise<Listener> {
-    return Listener.start(t, this.#folder, 'agent', {
+  agent(t: ExecutionContext, recorded: Record<string, string>): Promise<Running> {
+    return runAgent(t, {
       listen: [this.socket(), 'tcp://127.0.0.1:0'],
       tls: { ...this.#agentTls, clientName: 'router.test' },
       recorded,
@@ -51,8 +56,8 @@ export class ClusterOfAgents {
     })
   }
 
-  async router(t: ExecutionContext, driverName: string, more: object = {}, kubernetes: object = {}): Promise<Listener> {
-    return Listener.start(t, this.#folder, 'router', {
+  async router(t: ExecutionContext, driverName: string, more: object = {}, kubernetes: object = {}): Promise<Running> {
+    return runRouter(t, {
       listen: [this.socket()],
       driverName,
       tls: { ...this.#routerTls, agentName: 'agent.test' },
@@ -67,7 +72,7 @@ export class ClusterOfAgents {
   }
 
   /** Says that a node's agent is this one; without one, that its pod is not ready. */
-  announce(nodeName: string, agent: Listener | undefined): void {
+  announce(nodeName: string, agent: Running | undefined): void {
     const port = Number(/:(\d+)$/.exec(agent?.addresses[1] ?? ':1')?.[1])
     const conditions = { ready: agent !== undefined, serving: agent !== undefined, terminating: false }
     this.server.put({

@@ -155,6 +155,11 @@ export class FakeApiServer {
     this.#tell({ version, type: 'DELETED', path, object: gone })
   }
 
+  /** An object as it is now. @param list the path of the list that it is in, without a namespace */
+  object(list: string, name: string, namespace = ''): KubernetesObject | undefined {
+    return this.#objects.get(`${list} ${namespace}/${name}`)
+  }
+
   /** Forgets how the present state came about: whoever goes on from before it has to list again. */
   compact(): void {
     this.#compacted = this.#version
