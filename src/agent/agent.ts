@@ -96,8 +96,6 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     const eraHistory = new EraHistoryRecords({
       ...{ catalog, deviceMapper, logger, readDeadlineMs: config.readDeadlineSeconds * 1000 }
     })
-    // Beside the rest: a device that hangs is looked after when it is used next.
-    void eraHistory.recover()
     const tracked: EraVolumes = new EraVolumes({
       ...{ catalog, deviceMapper, logger, lvmCommand: config.lvmCommand },
       recorder: eraHistory,
@@ -105,7 +103,9 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       takenBy: async (name) => (owned.source(name) ? 'a pool of this agent' : takenByOthers(name))
     })
     started.defer(() => tracked.close())
-    await Promise.all([owned.start(), tracked.start()])
+    const [{ settled }] = await Promise.all([tracked.start(), owned.start()])
+    // Beside the rest: a device that hangs is looked after when it is used next.
+    void settled.then(() => eraHistory.recover())
     ownedPools = owned
     admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })

@@ -6,6 +6,7 @@
  * One change at a time in each volume. A suspension that a driver has asked for (BeginSnapshot) keeps the turn until it ends, which it does
  * at its deadline at the latest. Nothing is activated at start: that is a person's word, or a unit's that runs `deltamapper era activate`.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
@@ -26,6 +27,8 @@ import { Quiet } from './quiet.ts'
 
 /** Blocks are a multiple of this, in bytes. */
 const BLOCK_UNIT = 4096
+/** How long a start waits for what is to be settled, in milliseconds. */
+const SETTLE_AT_START_MS = 5000
 /** The longest suspension that can be asked for, in milliseconds. */
 const MAX_DEADLINE_MS = 600_000
 /** What is left of a suspension's time to resume in, in milliseconds: a lower snapshot has to be done before. */
@@ -82,19 +85,18 @@ export class EraVolumes implements EraBackend {
     this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
   }
 
-  /** Settles what the last agent left unfinished. What cannot be settled is said, and tried again with the next change. */
-  async start(): Promise<void> {
+  /**
+   * Settles what the last agent left unfinished. What cannot be settled is said, and tried again with the next change; what hangs is no reason
+   * not to start.
+   *
+   * @returns when everything has been settled, or been given up: before that, nobody should ask an era device anything that might wait for
+   *   its resume
+   */
+  async start(): Promise<{ settled: Promise<void> }> {
     const { intents } = await this.#catalog.eraView()
-    await Promise.all(
-      intents.map(async ({ volume }) => {
-        try {
-          await this.#turns.take(volume, () => this.#settle(volume))
-        } catch (error) {
-          const { code, message } = asDeltamapperError(error)
-          this.#logger.error({ volume, code, what: message }, 'not settled')
-        }
-      })
-    )
+    const settled = Promise.all(intents.map(({ volume }) => this.#settleAtStart(volume))).then(() => undefined)
+    await Promise.race([settled, sleep(SETTLE_AT_START_MS, undefined, { ref: false })])
+    return { settled }
   }
 
   /** Ends suspensions that are under way, and waits for everything else that is. */
@@ -286,6 +288,16 @@ export class EraVolumes implements EraBackend {
   async #settle(name: string): Promise<void> {
     const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
     if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+  }
+
+  /** Never rejects: nobody may be waiting any more. */
+  async #settleAtStart(volume: string): Promise<void> {
+    try {
+      await this.#turns.take(volume, () => this.#settle(volume))
+    } catch (error) {
+      const { code, message } = asDeltamapperError(error)
+      if (code !== 'DM_SHUTTING_DOWN') this.#logger.error({ volume, code, what: message }, 'not settled')
+    }
   }
 
   async #shown(name: string): Promise<ShownEraVolume> {
