@@ -1,11 +1,12 @@
 /**
  * What was written since an era: ours beside the whole era_invalidate process, on the same metadata, in turn in one run.
  *
- *   node bench/era.ts [RUNS]      prints the figures; the images are made anew each time; some minutes, most of them era_invalidate 0.9.0's
+ *   node bench/era.ts [RUNS] [BLOCKS]      prints the section of docs/benchmarks.md; `npm run bench -- --era` puts it there
  *
- * A device of 16.8 million blocks (1 TiB of 64 KiB) with ten archived writesets; in each of them, and in the era array, 1 % or half of the
- * blocks are marked, at random: next to no two are neighbours, so that an answer has as many extents as there can be. Two questions: for an
- * era that was digested long ago, which takes everything there is to read, and for one of the last, which the writesets alone answer.
+ * A device of 4.2 million blocks (256 GiB of 64 KiB) unless told otherwise, with ten archived writesets; in each of them, and in the era array,
+ * 1 % or half of the blocks are marked, at random: next to no two are neighbours, so that an answer has as many extents as there can be. Two
+ * questions: for an era that was digested long ago, which takes everything there is to read, and for one of the last, which the writesets
+ * alone answer. The images are made anew each time. era_invalidate 0.9.0 needs so long that it is asked once only, and not to warm up.
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -19,11 +20,10 @@ import { type EraView, writeEraImage, type WritesetModel } from '../test/support
 import { Random } from '../test/support/random.ts'
 import { median, type ProcessRun, timeProcess } from './measure.ts'
 
-const BLOCKS = 2 ** 24
+const DEVICE_BLOCKS = 2 ** 22
 const WRITESETS = 10
 const FIRST_WRITESET = 91
 const CURRENT_ERA = FIRST_WRITESET + WRITESETS
-/** Asked once to warm up, and once. */
 const SLOW_TOOL = '0.9.0'
 const command = fileURLToPath(new URL('../bin/deltamapper.js', import.meta.url))
 
@@ -36,8 +36,8 @@ export interface EraFigures {
   readonly tools: { readonly name: string; readonly run: ProcessRun }[]
 }
 
-/** @param runs of each, in turn; medians count. Of 0.9.0, one */
-export async function measureEra(runs: number): Promise<EraFigures[]> {
+/** @param runs of each, in turn; medians count. Of 0.9.0, one. @param blocks of the device */
+export async function measureEra(runs: number, blocks = DEVICE_BLOCKS): Promise<EraFigures[]> {
   await ensureLab()
   const tools: [string, ThinTool][] = [[SLOW_TOOL, thinTool('era_invalidate')]]
   try {
@@ -51,7 +51,7 @@ export async function measureEra(runs: number): Promise<EraFigures[]> {
     const figures: EraFigures[] = []
     for (const part of [0.01, 0.5]) {
       const image = join(folder, `${part}.img`)
-      await writeFile(image, writeEraImage(deviceWith(part)).bytes)
+      await writeFile(image, writeEraImage(deviceWith(part, blocks)).bytes)
       for (const since of [1, CURRENT_ERA - 3]) {
         const title = `${part * 100} % marked, since era ${since} of ${CURRENT_ERA}`
         figures.push(await measureOne(title, image, since, tools, runs))
@@ -81,14 +81,13 @@ async function measureOne(
     const args = ['delta', '--metadata', image, '--since', `${since}`, '-o', 'ndjson']
     processes.push(await timeProcess(process.execPath, [command, ...args], process.env, 'ignore'))
     for (const each of toolRuns) {
-      // 0.9.0 takes its time, and always the same.
-      if (each.name === SLOW_TOOL && run > 1) continue
+      if (each.name === SLOW_TOOL && run !== 1) continue
       const { path, env } = each.tool
       each.runs.push(await timeProcess(path, ['--written-since', `${since}`, image], env))
     }
     // The first round warms up.
     if (run === 0) {
-      for (const { runs: each } of [...toolRuns, { runs: processes }]) each.pop()
+      for (const { runs: each } of [...toolRuns, { runs: processes }]) each.length = 0
       continue
     }
     walks.push(milliseconds)
@@ -122,39 +121,52 @@ function medianRun(runs: readonly ProcessRun[]): ProcessRun {
 }
 
 /** @param part of the blocks that are marked in each place */
-function deviceWith(part: number): EraView {
+function deviceWith(part: number, blocks: number): EraView {
   const random = new Random(1)
   const chosen = () => random.uint32() < part * 2 ** 32
   const marks = (era: number): WritesetModel => {
-    const marked = new Uint8Array(BLOCKS / 8)
-    for (let block = 0; block < BLOCKS; block++) if (chosen()) marked[block >> 3] |= 1 << (block & 7)
-    return { era, bits: BLOCKS, marked }
+    const marked = new Uint8Array(blocks / 8)
+    for (let block = 0; block < blocks; block++) if (chosen()) marked[block >> 3] |= 1 << (block & 7)
+    return { era, bits: blocks, marked }
   }
-  const eras = Uint8Array.from({ length: BLOCKS }, () => (chosen() ? random.integer(1, FIRST_WRITESET - 1) : 0))
+  const eras = Uint8Array.from({ length: blocks }, () => (chosen() ? random.integer(1, FIRST_WRITESET - 1) : 0))
   return {
-    blocks: BLOCKS,
+    blocks,
     currentEra: CURRENT_ERA,
-    current: { era: CURRENT_ERA, bits: BLOCKS, marked: new Set() },
+    current: { era: CURRENT_ERA, bits: blocks, marked: new Set() },
     writesets: Array.from({ length: WRITESETS }, (_, i) => marks(FIRST_WRITESET + i)),
     eras
   }
 }
 
-function show(figures: readonly EraFigures[]): void {
-  const ms = (value: number) => `${Math.round(value)} ms`
-  const cost = ({ milliseconds, peakMiB, readMiB }: ProcessRun) =>
-    `${ms(milliseconds)}, ${peakMiB.toFixed(0)} MiB of memory, ${readMiB.toFixed(0)} MiB from disk`
-  for (const { title, extents, walk: walked, process: whole, tools } of figures) {
-    console.log(`${title}: ${extents} extents`)
-    console.log(`  our walk                ${ms(walked.milliseconds)}, ${walked.readMiB.toFixed(1)} MiB read`)
-    console.log(`  deltamapper delta       ${cost(whole)}`)
-    for (const { name, run } of tools) {
+export const eraHeading = '## What was written since an era'
+
+/** The section of docs/benchmarks.md. */
+export function renderEra(figures: readonly EraFigures[], runs: number, blocks = DEVICE_BLOCKS): string {
+  const ms = (value: number) => `${Math.round(value).toLocaleString('en-US')} ms`
+  const cost = ({ milliseconds, peakMiB }: ProcessRun) => [ms(milliseconds), `${peakMiB.toFixed(0)} MiB`]
+  const rows = figures.flatMap(({ title, extents, walk: walked, process: whole, tools }) =>
+    tools.map(({ name, run }, i) => {
+      const ours = i === 0 ? [title, extents.toLocaleString('en-US'), ms(walked.milliseconds)] : ['', '', '']
+      const more = i === 0 ? [`${walked.readMiB.toFixed(1)} MiB`, ...cost(whole)] : ['', '', '']
       const ratios = [walked, whole].map(({ milliseconds }) => (run.milliseconds / milliseconds).toFixed(1))
-      console.log(
-        `  era_invalidate ${name}    ${cost(run)}; ${ratios[0]} times our walk, ${ratios[1]} times the process`
-      )
-    }
-  }
+      return `| ${[...ours, ...more, name, ...cost(run), `**${ratios[0]}**`, ratios[1]].join(' | ')} |`
+    })
+  )
+  return `${eraHeading}
+
+A device of ${(blocks / 1e6).toFixed(1)} million blocks with ten archived writesets, the marked blocks of each at random places, next to no two of them neighbours.
+Since era 1 takes all there is to read; since one of the last eras, the writesets alone. *Walk*: from opening the image to the last extent, as the
+agent does it, warm. *Process*: \`deltamapper delta --metadata IMAGE --since ERA -o ndjson\` with its output thrown away, beside the whole
+\`era_invalidate\` process on the same image in the same run. Medians of ${runs} runs; of 0.9.0, which takes so long, one.
+
+| | extents | our walk | read | our process | its memory | era_invalidate | takes | memory | times our walk | times our process |
+|---|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|
+${rows.join('\n')}
+`
 }
 
-if (import.meta.main) show(await measureEra(Number(process.argv[2] ?? 5)))
+if (import.meta.main) {
+  const [runs = '3', blocks = String(DEVICE_BLOCKS)] = process.argv.slice(2)
+  console.log(renderEra(await measureEra(Number(runs), Number(blocks)), Number(runs), Number(blocks)))
+}

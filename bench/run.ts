@@ -2,9 +2,9 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load] [--era] [--era-blocks N] [--no-write]
  *
- * --pool-load: only what a pool feels, which takes the place of that section.
+ * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
+import { eraHeading, measureEra, renderEra } from './era.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
 import { measurePoolLoad, poolLoadHeading } from './pool-load.ts'
 import { measureStream, type StreamFigures } from './stream.ts'
@@ -23,6 +24,8 @@ const { values } = parseArgs({
     runs: { type: 'string', default: '7' },
     extents: { type: 'string', default: '20000000' },
     'pool-load': { type: 'boolean', default: false },
+    era: { type: 'boolean', default: false },
+    'era-blocks': { type: 'string', default: String(2 ** 22) },
     'no-write': { type: 'boolean', default: false }
   }
 })
@@ -38,6 +41,14 @@ if (values['pool-load']) {
   const page = readFileSync(file, 'utf8')
   const before = page.includes(poolLoadHeading) ? page.slice(0, page.indexOf(poolLoadHeading)) : `${page}\n`
   if (!values['no-write']) await writeFile(file, before + section)
+} else if (values.era) {
+  const section = await era()
+  console.log(section)
+  const page = readFileSync(file, 'utf8')
+  const at = page.includes(eraHeading) ? page.indexOf(eraHeading) : page.indexOf(poolLoadHeading)
+  const [before, after] = at < 0 ? [`${page}\n`, ''] : [page.slice(0, at), page.slice(at)]
+  const rest = after.startsWith(eraHeading) ? after.slice(Math.max(0, after.indexOf('\n## ') + 1)) : after
+  if (!values['no-write']) await writeFile(file, `${before}${section}\n${rest}`)
 } else {
   const page = await measureAll()
   console.log(page)
@@ -59,7 +70,14 @@ async function measureAll(): Promise<string> {
   )
   const stream = await measureStream(Number(values.extents), runs)
   const xml = renderXml(await measureXml(runs))
-  return `${render(deltas, stream)}\n${xml}\n${await measurePoolLoad(runs)}`
+  return `${render(deltas, stream)}\n${xml}\n${await era()}\n${await measurePoolLoad(runs)}`
+}
+
+/** era_invalidate takes so long that few runs have to do. */
+async function era(): Promise<string> {
+  const few = Math.min(runs, 3)
+  const blocks = Number(values['era-blocks'])
+  return renderEra(await measureEra(few, blocks), few, blocks)
 }
 
 function render(figures: readonly DeltaFigures[], streamed: StreamFigures): string {
