@@ -45,7 +45,14 @@ handles say of nodes and volume groups:
       - pattern: '(?<vg>archive)/(?<lv>.+)'
         node: node-2
 
-Where nothing says the node, all agents are asked.
+Where nothing says the node, all agents are asked. In a Kubernetes cluster, both
+come from the API server, in place of static (docs/operations.md lists the drivers
+and what has to be granted):
+
+  driverName: topolvm.io
+  kubernetes:
+    agents:
+      namespace: deltamapper            # of the agents' Service, deltamapper-agent
 
 Exit status:
   0  stopped by SIGTERM or SIGINT

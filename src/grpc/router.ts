@@ -172,8 +172,13 @@ export async function hasSnapshot(
   }
 }
 
-/** Thick, or in a pool that is not active, is found as well: that agent is the one to say so. */
-const saysYes: readonly ErrorCode[] = ['DM_OFFSET_OUT_OF_RANGE', 'DM_NOT_TRACKED', 'DM_POOL_INACTIVE']
+/** Thick, in a pool that is not active, or there twice, is found as well: that agent is the one to say so. */
+const saysYes: readonly ErrorCode[] = [
+  'DM_OFFSET_OUT_OF_RANGE',
+  'DM_NOT_TRACKED',
+  'DM_POOL_INACTIVE',
+  'DM_HANDLE_AMBIGUOUS'
+]
 const saysNo: readonly ErrorCode[] = ['DM_SNAPSHOT_NOT_FOUND', 'DM_HANDLE_INVALID']
 
 interface TryOptions {

@@ -69,6 +69,7 @@ export function fromStatus({ code, details }: WireStatus, address: string): Delt
 const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
   CANCELLED: ['DM_CANCELLED', 'call again if it was not you who cancelled'],
   INVALID_ARGUMENT: ['DM_ARGUMENT_INVALID', 'correct the request'],
+  PERMISSION_DENIED: ['DM_ACCESS_DENIED', 'get the permission that it asks for'],
   DEADLINE_EXCEEDED: ['DM_DEADLINE_EXCEEDED', 'allow more time, or resume from the end of the last extent received'],
   NOT_FOUND: ['DM_SNAPSHOT_NOT_FOUND', 'check the snapshot ids'],
   FAILED_PRECONDITION: ['DM_NOT_TRACKED', 'take a full backup instead'],
