@@ -19,7 +19,7 @@ const SECTOR_BYTES = 512
 /** What has to be zero at the start of a device that counts as blank, in bytes. */
 const BLANK_BYTES = 4096
 /** How much of a device is looked at, in bytes: the last signature below ends before. */
-const LOOK_BYTES = 131072
+export const LOOK_BYTES = 131072
 /**
  * How long a device may seem to be in use that is not, in milliseconds. A process that this one starts has, for a moment, everything
  * open that this one has: what was claimed and let go meanwhile is still claimed then. udev looks at devices in the same way.
@@ -101,6 +101,11 @@ export class ClaimedDevice {
 
   /** What it holds, in words; undefined when it is blank. */
   async content(): Promise<string | undefined> {
+    return describeContent(await this.start())
+  }
+
+  /** Its first LOOK_BYTES, or all there are: where file systems keep what changes when they are mounted. */
+  async start(): Promise<Buffer> {
     const buffer = alignedBuffer(LOOK_BYTES)
     let length = 0
     // A device may end in the middle of it.
@@ -109,7 +114,7 @@ export class ClaimedDevice {
       if (bytesRead === 0) break
       length += bytesRead
     }
-    return describeContent(buffer.subarray(0, length))
+    return buffer.subarray(0, length)
   }
 
   /** Overwrites its first bytes with zeros, and waits until they are on disk. `bytes`: a multiple of 4096, as many as there are at most. */

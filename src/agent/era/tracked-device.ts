@@ -14,11 +14,9 @@
  * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
  */
 import { createHash } from 'node:crypto'
-import { constants } from 'node:fs'
-import { open } from 'node:fs/promises'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
 import { nodeName } from '../../../native/device.ts'
-import { ClaimedDevice, onceFree, sizeOf } from '../../devicemapper/block-device.ts'
+import { ClaimedDevice, LOOK_BYTES, onceFree, sizeOf } from '../../devicemapper/block-device.ts'
 import { blockCounters, bootId, deviceInstance, discardLimit, refuseDiscards } from '../../devicemapper/block-queue.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import { type EraStatus, parseEraStatus } from '../../devicemapper/era/status.ts'
@@ -27,14 +25,13 @@ import { type EraTable, formatEraTable, parseEraTable } from '../../devicemapper
 import { TargetWords } from '../../devicemapper/target-words.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
+import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity } from './device-identity.ts'
 import { eraUuid, guardName, guardUuid } from './era-devices.ts'
 
 const SECTOR_BYTES = 512
 /** Formatting a large device's metadata takes its time. */
 const CREATE_DEADLINE_MS = 60_000
-/** How much of the data device is remembered when it is let go, in bytes: file systems change this when they are mounted. */
-const HEAD_BYTES = 131_072
 
 /** Both devices, with their tables as they have to be. */
 export interface ActiveDevices {
@@ -236,7 +233,7 @@ export class TrackedDevice {
     const now = await this.#lower(data)
     const same = now.instance !== '' && 'instance' in before && now.instance === before.instance
     if (before.state === 'inactive' && before.head !== now.head) {
-      return `the first ${HEAD_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
+      return `the first ${LOOK_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
     }
     if (before.state === 'inactive' && same) {
       const changed = now.writtenSectors !== before.writtenSectors || now.discards !== before.discards
@@ -252,7 +249,10 @@ export class TrackedDevice {
 
   async #lower(data: DeviceNumber) {
     const { writtenSectors, discards } = await blockCounters(data)
-    const head = await headOf(this.volume.dataDevice)
+    await using device = await ClaimedDevice.open(this.volume.dataDevice)
+    const head = createHash('sha256')
+      .update(await device.start())
+      .digest('hex')
     return { boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards, head }
   }
 }
@@ -287,32 +287,3 @@ export async function superblockOf(path: string): Promise<EraSuperblock> {
 export function dataBytes({ dataDevice }: ActiveDevices): Promise<number> {
   return sizeOf(dataDevice)
 }
-
-function refuseInUse(info: DeviceInfo, what: string): void {
-  if (info.openCount === 0) return
-  throw new DeltamapperError(
-    'DM_DEVICE_BUSY',
-    `${what} is in use (${info.name} is open ${info.openCount} times)`,
-    'unmount it, or find who holds it open (`lsblk`, `lsof`)'
-  )
-}
-
-/** SHA-256 of a device's first bytes. */
-async function headOf(path: string): Promise<string> {
-  const file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
-  try {
-    const buffer = Buffer.from(new WebAssembly.Memory({ initial: HEAD_BYTES / 65536 }).buffer)
-    let length = 0
-    while (length < HEAD_BYTES) {
-      const { bytesRead } = await file.read(buffer, length, HEAD_BYTES - length, length)
-      if (bytesRead === 0) break
-      length += bytesRead
-    }
-    return createHash('sha256').update(buffer.subarray(0, length)).digest('hex')
-  } finally {
-    await file.close()
-  }
-}
-
-/** The types for it live in the DOM library, of which nothing else is wanted here. */
-declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
