@@ -85,8 +85,8 @@ export class LvmPool implements WorkloadPool {
       } finally {
         closeSync(open)
       }
-      lvm('lvchange', '--activate', 'n', `${group}/${origin}`)
-      lvm('lvchange', '--activate', 'y', `${group}/${origin}`)
+      // Twice: the first time it is activated in the size that it had.
+      for (const active of ['n', 'y', 'n', 'y']) lvm('lvchange', '--activate', active, `${group}/${origin}`)
     } else lvm('lvconvert', '--merge', `${group}/${snapshot}`)
     this.#changed(snapshot, undefined)
   }

@@ -362,6 +362,28 @@ test('a merge: until it is done the snapshot is refused, then its device is the 
   t.deepEqual(await delta('merged', 'thursday'), [[50, 51]])
 })
 
+test('a merge leaves the volume with a device of another size: it is refused until that is put right', async (t) => {
+  createThin(group, 'po-ol', 'shrunk', 9)
+  createSnapshot(group, 'shrunk', 'shrunk-monday')
+  lvm('lvextend', '--size', '10m', `${group}/shrunk`)
+  const open = openSync(`/dev/${group}/shrunk`, 'r')
+  lvm('lvconvert', '--merge', `${group}/shrunk-monday`)
+  closeSync(open)
+  const activate = () => {
+    for (const active of ['n', 'y']) lvm('lvchange', '--activate', active, `${group}/shrunk`)
+  }
+  activate()
+  // Otherwise LVM has learned better, and there is nothing to refuse.
+  t.is(run('blockdev', ['--getsize64', `/dev/${group}/shrunk`]).trim(), String(10 * mebibyte))
+  const error = await failure(allocated(`${group}/shrunk`))
+  t.is(error.code, 'DM_NOT_TRACKED')
+  t.regex(error.message, /of 9437184 bytes to LVM, and its active device is thin device \d+ of 10485760 bytes/)
+  activate()
+  t.is((await find('shrunk')).sizeBytes, 9 * mebibyte)
+  t.deepEqual(await allocated(`${group}/shrunk`), [])
+  lvm('lvremove', `${group}/shrunk`)
+})
+
 test('snapshots whose volume was removed are still compared', async (t) => {
   lvm('lvremove', `${group}/data`)
   t.is((await find('thursday')).volume, undefined)

@@ -6,12 +6,15 @@
  * the metadata is read, the volume can be removed and its thin id given to another. The transaction id tells them apart: LVM and
  * the pool's metadata both hold the one under which the volume was created.
  */
+import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type DeviceMapperPort, findPoolDevice } from '../pool-device.ts'
 import type { Snapshot, SnapshotSource } from '../snapshot-source.ts'
 import type { LogicalVolume } from './parse.ts'
 import { checkVolumeGroupName, type LvmReporter } from './report.ts'
 import { byName, fullName, thinVolume } from './volume.ts'
+
+const SECTOR_SIZE = 512
 
 export interface VolumeGroupSourceOptions {
   lvm: Pick<LvmReporter, 'logicalVolumes'>
@@ -42,6 +45,7 @@ export function volumeGroupSource(
       const lv = named.get(name)
       if (!lv) return undefined
       const { pool, thinId, transactionId, origin, externalOrigin } = thinVolume(lv, named)
+      await checkActiveTable(deviceMapper, lv, thinId)
       return {
         handle: fullName(lv),
         identity: lv.uuid,
@@ -58,6 +62,29 @@ export function volumeGroupSource(
       } satisfies Snapshot
     }
   }
+}
+
+/**
+ * An active volume's device has to be what LVM says that it is. A merge that had to wait for its origin to be closed leaves the origin's
+ * old size on the device until it is activated once more (seen with 2.03.16): what was written beyond LVM's size would be left out.
+ */
+async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolume, thinId: number): Promise<void> {
+  // With a copy-on-write snapshot over it, the thin device is one below.
+  const uuid = volumeUuid(lv)
+  const info = (await deviceMapper.info({ uuid: `${uuid}-real` })) ?? (await deviceMapper.info({ uuid }))
+  if (!info?.hasLiveTable) return
+  const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  // A pool that has failed says so when it is read.
+  const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
+  if (!row || !table) return
+  const sizeBytes = row.lengthSectors * SECTOR_SIZE
+  if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return
+  throw new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `${fullName(lv)} is thin device ${thinId} of ${lv.sizeBytes} bytes to LVM, and its active device is thin device ` +
+      `${table.deviceId} of ${sizeBytes} bytes`,
+    `deactivate and activate it (a merge leaves it like that: lvchange -an ${fullName(lv)}, then -ay), or ask again if it was just resized`
+  )
 }
 
 /** The node of an active pool's metadata device. */
@@ -78,6 +105,10 @@ async function metadataPath(deviceMapper: DeviceMapperPort, pool: LogicalVolume)
  * device of its own below one for the volume (VG-POOL-tpool), and where it is the volume's (VG-POOL): LVM does that with pools
  * that it has not put a volume into.
  */
-export function thinPoolUuid({ vgUuid, uuid }: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
-  return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}-tpool`
+export function thinPoolUuid(pool: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
+  return `${volumeUuid(pool)}-tpool`
+}
+
+function volumeUuid({ vgUuid, uuid }: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
+  return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}`
 }

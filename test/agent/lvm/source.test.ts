@@ -5,6 +5,7 @@ import test from 'ava'
 import { DeltamapperError } from '../../../src/errors.ts'
 import type { LogicalVolume } from '../../../src/agent/lvm/parse.ts'
 import { thinPoolUuid, volumeGroupSource } from '../../../src/agent/lvm/source.ts'
+import type { DeviceMapperPort } from '../../../src/agent/pool-device.ts'
 import type { Snapshot } from '../../../src/agent/snapshot-source.ts'
 import { recordedDevices, recordedVolumes, type Scene } from '../../support/recorded-lvm.ts'
 
@@ -56,6 +57,33 @@ test('a snapshot, active or not', async (t) => {
     thinId: 3,
     transactionId: 2n
   })
+})
+
+test('an active device has to be what LVM says', async (t) => {
+  const recorded = recordedDevices()
+  // (A copy-on-write snapshot is over this one.)
+  const data = (await recorded.info('my--vg-data-real'))!
+  const [table] = await recorded.table('my--vg-data-real')
+  for (const [changed, message] of [
+    [
+      { ...table, lengthSectors: table.lengthSectors + 2048 },
+      /of 67108864 bytes to LVM.* thin device 1 of 68157440 bytes/
+    ],
+    [{ ...table, params: table.params.replace(/ 1$/, ' 7') }, /thin device 1 of .* its active device is thin device 7/]
+  ] as const) {
+    const deviceMapper: DeviceMapperPort = {
+      info: recorded.info,
+      table: async (reference) =>
+        typeof reference === 'object' && 'minor' in reference && reference.minor === data.minor
+          ? [changed]
+          : recorded.table(reference)
+    }
+    const source = volumeGroupSource('my-vg', {
+      lvm: { logicalVolumes: async () => recordedVolumes('volumes') },
+      deviceMapper
+    })
+    await t.throwsAsync(() => source.snapshot('data'), { code: 'DM_NOT_TRACKED', message })
+  }
 })
 
 test('a volume knows itself, and not what it is of', async (t) => {
