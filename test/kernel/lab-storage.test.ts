@@ -2,7 +2,7 @@
  * The storage of the Vagrant lab's nodes (deploy/lab/storage.sh), and an agent on it with no more rights than a pod needs.
  * Runs inside the kernel lab: node test/lab/run.ts test/kernel/lab-storage.test.ts
  */
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
 import { runCommand } from '../cli/run-command.ts'
@@ -11,6 +11,7 @@ import { LiveAgent } from './live-agent.ts'
 import { createSnapshot, createThin, lvm, prepareLvm, writeBlocks } from './lvm-setup.ts'
 
 const script = fileURLToPath(new URL('../../deploy/lab/storage.sh', import.meta.url))
+const daemonSet = fileURLToPath(new URL('../../deploy/daemonset.yaml', import.meta.url))
 const blockBytes = 65536
 const era = '/dev/mapper/lab-tracked-era'
 
@@ -92,13 +93,32 @@ test.serial('the era device tells what was written', async (t) => {
   ])
 })
 
+/** Of the folders that LVM might want to write to, those that the agent's pod can. */
+function writableInPod(folders: readonly string[]): string[] {
+  const manifest = readFileSync(daemonSet, 'utf8')
+  return folders.filter((each) => new RegExp(`mountPath: ${each}\\b(?!.*readOnly: true)`).test(manifest))
+}
+
+// What the comments in daemonset.yaml say is enough, and no more than is mounted there.
 test.serial(
-  'an agent serves the pool with CAP_SYS_ADMIN alone, and a /dev that it cannot write to',
+  'an agent serves the pool with CAP_SYS_ADMIN alone, and nothing writable but what its pod has',
   async (t) => {
+    const folders = ['/dev', '/run/lock', '/run/lvm', '/etc/lvm']
+    const writable = writableInPod(folders)
+    t.deepEqual(writable, ['/run/lock'])
+    // Where LVM has its locks unless it is told otherwise.
+    const configuration = `${process.env.TMPDIR}/lvm-of-the-pod`
+    mkdirSync(configuration)
+    const usual = readFileSync(`${process.env.LVM_SYSTEM_DIR}/lvm.conf`, 'utf8').replace(/locking_dir="[^"]*"/, '')
+    writeFileSync(`${configuration}/lvm.conf`, usual)
+    const closed = folders.filter((each) => each !== '/dev' && !writable.includes(each))
     const confined = [
       'busybox mount -o bind /dev /dev',
       'busybox mount -o remount,ro,bind /dev',
       '! mknod /dev/deltamapper-test b 1 1 2>/dev/null',
+      ...writable.map((each) => `busybox mount -t tmpfs none ${each}`),
+      ...closed.map((each) => `{ [ ! -d ${each} ] || busybox mount -t tmpfs -o ro none ${each}; }`),
+      `export LVM_SYSTEM_DIR=${configuration}`,
       'exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,+sys_admin "$@"'
     ]
     const agent = await LiveAgent.start({
