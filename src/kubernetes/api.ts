@@ -143,11 +143,16 @@ export class KubernetesApi {
       )
     }
     try {
-      const request = await new Watch(this.#config).watch(path, parameters, take, ended)
-      if (controller.signal.aborted) request.abort()
-      else if (open) onOpen()
-      controller.signal.addEventListener('abort', () => request.abort(), { once: true })
-      await Promise.race([promise, aborted(controller.signal)])
+      const left = aborted(controller.signal)
+      const opening = new Watch(this.#config).watch(path, parameters, take, ended)
+      // It may take long to connect: whoever leaves does not wait for that.
+      void Promise.all([opening, left]).then(
+        ([request]) => request.abort(),
+        () => undefined
+      )
+      await Promise.race([opening, left])
+      if (open && !controller.signal.aborted) onOpen()
+      await Promise.race([promise, left])
       // Aborted by an error of our own, that is what it was.
       if (controller.signal.aborted && !signal.aborted) await promise
     } catch (error) {
