@@ -304,3 +304,35 @@ test.serial('other devices under the same names are found out', async (t) => {
   removeDevice('front')
   removeDevice('back')
 })
+
+test.serial('after a restart of the machine the history goes on, unless something was written first', async (t) => {
+  const [disk, metadata] = [loopDisk(64), loopDisk(4)]
+  const disks = () => createDevice('disk', `0 131072 linear ${disk.path} 0`, '--uuid', 'TEST-disk')
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  const { line } = await volumes.attachEra(request('reborn', disks(), metadata.path))
+  /** What a restart leaves: no devices, all counters at 0, and another boot than the one that is remembered. */
+  const restart = async () => {
+    for (const name of ['reborn', 'reborn-guard', 'disk']) removeDevice(name)
+    const { lowerSeen = '' } = (await catalog.findEraVolume('reborn')) ?? {}
+    await catalog.sawEraVolume('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
+    disks()
+  }
+  writeBlock('/dev/mapper/reborn', 9)
+  await restart()
+  const again = await volumes.activateEra({ volume: 'reborn', startOver: false })
+  t.is(again.line, line)
+  t.deepEqual(
+    await writtenSince('reborn', metadata.path, 1),
+    extentsOfBlocks([9], { blockBytes, sizeBytes: 64 * mebibyte }),
+    'what was written before is known'
+  )
+  await restart()
+  writeBlock('/dev/mapper/disk', 700)
+  const beside = await volumes.activateEra({ volume: 'reborn', startOver: false })
+  t.not(beside.line, line)
+  t.regex(beside.lineBecause, /was written to, before reborn was activated/)
+  await volumes.detachEra({ volume: 'reborn' })
+  removeDevice('disk')
+})
