@@ -202,6 +202,8 @@ async function measureIdle(
   return { streams: IDLE_STREAMS, seconds: IDLE_SECONDS, cpu: spent, agentMiB, routerMiB }
 }
 
+export const routerHeading = '## Through the router'
+
 /** The section of docs/benchmarks.md. */
 export function renderRouter({ extents, bytes, routed, direct, idle, cancel }: RouterFigures): string {
   const count = (value: number) => Math.round(value).toLocaleString('en-US')
@@ -218,7 +220,7 @@ export function renderRouter({ extents, bytes, routed, direct, idle, cancel }: R
     ]
     return `| ${cells.join(' | ')} |`
   }
-  return `## Through the router
+  return `${routerHeading}
 
 The same answer of ${count(extents)} extents (${count(bytes / 1e6)} MB) over mutual TLS on loopback: asked of the router, which asks the agent, and asked of the agent
 itself. The client throws messages away undecoded. CPU in seconds for each GB of answers; the walk is part of the agent's.

@@ -2,9 +2,10 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load] [--era] [--era-blocks N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --router] [--era-blocks N] [--no-write]
  *
- * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, likewise.
+ * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --router: only what a router costs,
+ * likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -16,6 +17,7 @@ import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
 import { eraHeading, measureEra, renderEra } from './era.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
 import { measurePoolLoad, poolLoadHeading } from './pool-load.ts'
+import { measureRouter, renderRouter, routerHeading } from './router.ts'
 import { measureStream, type StreamFigures } from './stream.ts'
 import { measureXml, renderXml } from './xml.ts'
 
@@ -25,34 +27,51 @@ const { values } = parseArgs({
     extents: { type: 'string', default: '20000000' },
     'pool-load': { type: 'boolean', default: false },
     era: { type: 'boolean', default: false },
+    router: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 22) },
     'no-write': { type: 'boolean', default: false }
   }
 })
 const runs = Number(values.runs)
 
-const lab = await ensureLab()
-if ('unavailable' in lab && lab.unavailable !== undefined)
-  throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
+/** What can be measured by itself: where it is on the page, and how. */
+const sections = {
+  'pool-load': [poolLoadHeading, () => measurePoolLoad(runs)],
+  era: [eraHeading, era],
+  router: [routerHeading, router]
+} as const
+
+if (!values.router) {
+  const lab = await ensureLab()
+  if ('unavailable' in lab && lab.unavailable !== undefined)
+    throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
+}
 const file = join(projectFolder, 'docs/benchmarks.md')
-if (values['pool-load']) {
-  const section = await measurePoolLoad(runs)
-  console.log(section)
-  const page = readFileSync(file, 'utf8')
-  const before = page.includes(poolLoadHeading) ? page.slice(0, page.indexOf(poolLoadHeading)) : `${page}\n`
-  if (!values['no-write']) await writeFile(file, before + section)
-} else if (values.era) {
-  const section = await era()
-  console.log(section)
-  const page = readFileSync(file, 'utf8')
-  const at = page.includes(eraHeading) ? page.indexOf(eraHeading) : page.indexOf(poolLoadHeading)
-  const [before, after] = at < 0 ? [`${page}\n`, ''] : [page.slice(0, at), page.slice(at)]
-  const rest = after.startsWith(eraHeading) ? after.slice(Math.max(0, after.indexOf('\n## ') + 1)) : after
-  if (!values['no-write']) await writeFile(file, `${before}${section}\n${rest}`)
-} else {
+const only = (['pool-load', 'era', 'router'] as const).find((name) => values[name])
+if (only === undefined) {
   const page = await measureAll()
   console.log(page)
   if (!values['no-write']) await writeFile(file, page)
+} else {
+  const [heading, measure] = sections[only]
+  const section = await measure()
+  console.log(section)
+  if (!values['no-write']) await writeFile(file, withSection(readFileSync(file, 'utf8'), heading, section))
+}
+
+/** The page with another section under this heading; before what a pool feels, which comes last, where there is none yet. */
+function withSection(page: string, heading: string, section: string): string {
+  const found = page.indexOf(heading)
+  if (found >= 0) {
+    const end = page.indexOf('\n## ', found)
+    return page.slice(0, found) + section + (end < 0 ? '' : page.slice(end))
+  }
+  const at = page.indexOf(poolLoadHeading)
+  return at < 0 ? `${page}\n${section}` : `${page.slice(0, at)}${section}\n${page.slice(at)}`
+}
+
+async function router(): Promise<string> {
+  return renderRouter(await measureRouter(Number(values.extents), runs))
 }
 
 /** The whole page; what a pool feels comes last. */
@@ -69,8 +88,9 @@ async function measureAll(): Promise<string> {
     runs
   )
   const stream = await measureStream(Number(values.extents), runs)
+  const routing = await router()
   const xml = renderXml(await measureXml(runs))
-  return `${render(deltas, stream)}\n${xml}\n${await era()}\n${await measurePoolLoad(runs)}`
+  return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${await measurePoolLoad(runs)}`
 }
 
 /** era_invalidate takes so long that few runs have to do. */
