@@ -2,7 +2,10 @@
  * An agent that tracks a volume of LVM's is killed at any moment: the volume comes back within its deadline, the next agent finishes or undoes
  * what was begun, and nothing that was made for a snapshot that is not recorded is left.
  */
-import { mkdtempSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { closeSync, constants, mkdtempSync, openSync, readSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,13 +15,14 @@ import { type AdminClient, connectAdmin } from '../../src/grpc/admin-client.ts'
 import { openCatalog } from '../../src/agent/catalog/catalog.ts'
 import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
 import { discardLimit } from '../../src/devicemapper/block-queue.ts'
-import { run, zeroStart } from './dmsetup.ts'
-import { boundariesOnly, loopDisk, startDriver } from './era-lab.ts'
+import { collectExtents } from '../support/collect-extents.ts'
+import { alignedBuffer, run, zeroStart } from './dmsetup.ts'
+import { blockBytes, boundariesOnly, loopDisk, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent, processes } from './live-agent.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 import { type Moment, Mortal, never } from './mortal.ts'
-import { startOrderedWriter, until } from './owned-agent.ts'
+import { until } from './owned-agent.ts'
 
 run('/run/modprobe', ['dm-era'])
 prepareLvm({ mapped: true })
@@ -125,7 +129,10 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
     await catalog.close()
     catalog = await openCatalog(join(folder, 'catalog.sqlite'))
     living = await start()
-    const now = await there(living)
+    const now = await until(
+      () => there(living),
+      (volume) => volume === undefined || volume.underWay === ''
+    )
     if (now) t.like(now, { underWay: '', suspended: false, problem: '' }, context)
     for (const name of ['mortal', 'mortal-guard']) {
       const info = await deviceMapper.info(name)
@@ -160,72 +167,147 @@ const kills = labRun(2)
 /** How long a suspension may last here, in milliseconds. */
 const DEADLINE_MS = 15_000
 
-test.serial(`whatever an agent dies of, the volume comes back (${kills.again})`, async (t) => {
-  t.timeout(3_600_000)
-  const { random, count, again } = kills
-  const [disk, metadata] = [loopDisk(512), loopDisk(4)]
-  createGroup('vgk', disk.path)
-  createThick('vgk', 'data', 64)
-  const catalog = join(mkdtempSync(join(tmpdir(), 'killed-')), 'catalog.sqlite')
-  const config = { catalog, walkers: 1, drainSeconds: 1, era: { deadlineSeconds: DEADLINE_MS / 1000 } }
-  let agent = await LiveAgent.start({ config })
-  let client = connectAdmin(agent.address)
-  t.teardown(() => agent.kill())
-  await client.attachEra({
-    ...{ name: 'killed', dataDevice: '/dev/vgk/data', metadataDevice: metadata.path, blockBytes: 65536 },
-    ...{ snapshotSize: '4m', allowLossyKernel: false }
-  })
-  const writer = await startOrderedWriter(t, '/dev/mapper/killed', 40 * 2 ** 20)
-  const happened = { suspended: 0, settled: 0, recorded: 0 }
-  let mebibytes = 64
-  for (let i = 0; i < count; i++) {
-    const operations: Record<string, (admin: AdminClient) => Promise<unknown>> = {
-      snapshot: (admin) => admin.createEraSnapshot({ volume: 'killed', name: `k${i}`, deadlineMs: 0 }),
-      'snapshot of a driver': (admin) => admin.beginSnapshot({ volume: 'killed', name: `k${i}`, deadlineMs: 0 }),
-      grow: (admin) => {
-        lvm('lvextend', '--size', `${(mebibytes += 4)}m`, 'vgk/data')
-        return admin.growEra({ volume: 'killed' })
-      }
+/** What is in a device, block by block. */
+function fingerprints(device: string): string[] {
+  const file = openSync(device, constants.O_RDONLY | constants.O_DIRECT)
+  try {
+    const buffer = alignedBuffer(blockBytes)
+    const found: string[] = []
+    for (let at = 0; readSync(file, buffer, 0, blockBytes, at) > 0; at += blockBytes) {
+      found.push(createHash('sha256').update(buffer).digest('base64'))
     }
-    // In turns: a few kills have seen each.
-    const [what, begin] = Object.entries(operations)[i % 3] ?? []
-    let ended = false
-    const over = () => (ended = true)
-    void begin?.(client).then(over, over)
-    const isSuspended = async () => (await deviceMapper.info('killed'))?.suspended === true
-    // In most of them, while it is suspended; else, at any moment.
-    if (random.chance(0.7)) {
-      while (!ended && !(await isSuspended())) await sleep(2)
-      if (random.chance(0.5)) await sleep(random.integer(0, 300))
-    } else await sleep(random.integer(0, 2500))
-    const wasSuspended = await isSuspended()
-    if (wasSuspended) happened.suspended++
-    client.close()
-    await agent.kill()
-    const begun = performance.now()
-    await until(isSuspended, (is) => !is)
-    t.true(performance.now() - begun < DEADLINE_MS, `${what} ${i}; ${again}`)
+    return found
+  } finally {
+    closeSync(file)
+  }
+}
 
-    agent = await LiveAgent.start({ config })
-    client = connectAdmin(agent.address)
-    if (agent.log.some(({ msg }) => msg === 'settled what was left unfinished')) happened.settled++
-    const { volumes } = await client.listEra({ volume: 'killed' })
-    t.like(volumes[0], { underWay: '', problem: '', active: true, suspended: false }, `${what} ${i}; ${again}`)
-    const { snapshots } = await client.listEraSnapshots({ volume: 'killed' })
-    happened.recorded = snapshots.length
-    const listed = lvm('lvs', '--noheadings', '-o', 'lv_name,lv_tags', 'vgk').split('\n')
-    const tagged = listed.filter((line) => line.includes('deltamapper_')).map((line) => line.trim().split(/\s+/)[0])
-    const recorded = snapshots.filter(({ lower }) => lower.startsWith('LVM')).map(({ name }) => name)
-    t.deepEqual(tagged.sort(), recorded.sort(), `${what} ${i}; ${again}`)
-    for (const { name } of snapshots.slice(0, -2)) await client.deleteSnapshot({ pool: 'killed', name })
+/** Writes to random blocks, without end. */
+const writeAnywhere = `
+const { openSync, writeSync, constants } = require('node:fs')
+const file = openSync(process.argv[1], constants.O_WRONLY | constants.O_DIRECT)
+const buffer = Buffer.from(new WebAssembly.Memory({ initial: 1 }).buffer, 0, 4096)
+const pause = new Int32Array(new SharedArrayBuffer(4))
+process.stdout.write('begun')
+for (let i = 1; ; i++) {
+  buffer.writeUInt32LE(i)
+  writeSync(file, buffer, 0, 4096, Math.floor(Math.random() * process.argv[2]) * 4096)
+  Atomics.wait(pause, 0, 0, 5)
+}`
+
+test.serial(
+  `whatever an agent dies of, the volume comes back, and no change is missing (${kills.again})`,
+  async (t) => {
+    t.timeout(3_600_000)
+    const { random, count, again } = kills
+    const [disk, metadata] = [loopDisk(1024), loopDisk(4)]
+    createGroup('vgk', disk.path)
+    createThick('vgk', 'data', 16)
+    const catalog = join(mkdtempSync(join(tmpdir(), 'killed-')), 'catalog.sqlite')
+    const config = { catalog, walkers: 1, drainSeconds: 1, era: { deadlineSeconds: DEADLINE_MS / 1000 } }
+    let agent = await LiveAgent.start({ config })
+    let client = connectAdmin(agent.address)
+    t.teardown(() => agent.kill())
+    const { line } = await client.attachEra({
+      ...{ name: 'killed', dataDevice: '/dev/vgk/data', metadataDevice: metadata.path, blockBytes },
+      ...{ snapshotSize: '16m', allowLossyKernel: false }
+    })
+    const writer = spawn(process.execPath, ['-e', writeAnywhere, '/dev/mapper/killed', '4096'], {
+      stdio: ['ignore', 'pipe', 'inherit']
+    })
+    t.teardown(() => writer.kill('SIGKILL'))
+    await once(writer.stdout, 'data')
+    const isSuspended = async () => (await deviceMapper.info('killed'))?.suspended === true
+    /** What is in each snapshot, in the order in which they were taken. */
+    const content = new Map<string, string[]>()
+    const seen = { suspended: 0, settled: 0, compared: 0, changed: 0, inexact: 0 }
+    /** Every block that differs is in the answer. */
+    const compare = async (base: string, target: string) => {
+      const context = `${base} to ${target}, ${again}`
+      const extents = await collectExtents(
+        await agent.client().delta({ baseSnapshotId: `killed/${base}`, targetSnapshotId: `killed/${target}` })
+      )
+      const [was, is] = [content.get(base) ?? [], content.get(target) ?? []]
+      for (const [block, fingerprint] of is.entries()) {
+        if (fingerprint === was[block]) continue
+        const at = block * blockBytes
+        t.true(
+          extents.some(([offset, size]) => offset <= at && offset + size >= at + blockBytes),
+          `block ${block}: ${context}`
+        )
+        seen.changed++
+      }
+      seen.compared++
+    }
+    /** Takes in snapshots that are recorded, compares some, and leaves LVM some room. */
+    const takeIn = async () => {
+      const { snapshots } = await client.listEraSnapshots({ volume: 'killed' })
+      for (const { name, lower, exact } of snapshots) {
+        if (content.has(name) || !lower.startsWith('LVM')) continue
+        content.set(name, fingerprints(`/dev/vgk/${name}`))
+        if (!exact) seen.inexact++
+      }
+      const names = [...content.keys()]
+      if (names.length > 1) await compare(names.at(-2) ?? '', names.at(-1) ?? '')
+      const base = random.integer(0, names.length - 1)
+      await compare(names[base] ?? '', names[random.integer(base, names.length - 1)] ?? '')
+      for (const { name } of snapshots.slice(0, -2)) await client.deleteSnapshot({ pool: 'killed', name })
+    }
+    for (let i = 0; i < count; i++) {
+      await client.createEraSnapshot({ volume: 'killed', name: `whole${i}`, deadlineMs: 0 })
+      await takeIn()
+      const operations: Record<string, (admin: AdminClient) => Promise<unknown>> = {
+        snapshot: (admin) => admin.createEraSnapshot({ volume: 'killed', name: `k${i}`, deadlineMs: 0 }),
+        'snapshot of a driver': (admin) => admin.beginSnapshot({ volume: 'killed', name: `k${i}`, deadlineMs: 0 })
+      }
+      // In turns: a few kills have seen each.
+      const [what, begin] = Object.entries(operations)[i % 2] ?? []
+      const context = `${what} ${i}, ${again}`
+      let ended = false
+      const over = () => (ended = true)
+      void begin?.(client).then(over, over)
+      // In most of them, while it is suspended; else, at any moment.
+      if (random.chance(0.7)) {
+        while (!ended && !(await isSuspended())) await sleep(2)
+        if (random.chance(0.5)) await sleep(random.integer(0, 300))
+      } else await sleep(random.integer(0, 2500))
+      if (await isSuspended()) seen.suspended++
+      client.close()
+      await agent.kill()
+      const begun = performance.now()
+      await until(isSuspended, (is) => !is)
+      t.true(performance.now() - begun < DEADLINE_MS, context)
+
+      agent = await LiveAgent.start({ config })
+      client = connectAdmin(agent.address)
+      // (What takes long is settled after the start.)
+      const { volumes } = await until(
+        () => client.listEra({ volume: 'killed' }),
+        ({ volumes: [volume] }) => volume?.underWay === ''
+      )
+      t.like(volumes[0], { problem: '', active: true, suspended: false, line }, context)
+      if (agent.log.some(({ msg }) => msg === 'settled what was left unfinished')) seen.settled++
+      const { snapshots } = await client.listEraSnapshots({ volume: 'killed' })
+      const listed = lvm('lvs', '--noheadings', '-o', 'lv_name,lv_tags', 'vgk').split('\n')
+      const tagged = listed.filter((line) => line.includes('deltamapper_')).map((line) => line.trim().split(/\s+/)[0])
+      const recorded = snapshots.filter(({ lower }) => lower.startsWith('LVM')).map(({ name }) => name)
+      t.deepEqual(tagged.sort(), recorded.sort(), context)
+    }
+    t.is(writer.exitCode, null, 'it was never refused a write')
+    // What is left works.
+    await client.createEraSnapshot({ volume: 'killed', name: 'last', deadlineMs: 0 })
+    await takeIn()
+    writer.kill('SIGKILL')
+    await once(writer, 'exit')
+    for (const { name } of (await client.listEraSnapshots({ volume: 'killed' })).snapshots) {
+      await client.deleteSnapshot({ pool: 'killed', name })
+    }
+    const names = [...content.keys()]
+    // Those of the lower snapshots that are gone too.
+    for (let i = 0; i < 5; i++) {
+      const base = random.integer(0, names.length - 1)
+      await compare(names[base] ?? '', names[random.integer(base, names.length - 1)] ?? '')
+    }
+    t.log(seen)
   }
-  t.is(writer.exitCode, null, 'it was never refused a write')
-  // What is left works.
-  if ((await client.listEra({ volume: 'killed' })).volumes[0]?.sizeBytes !== mebibytes * 2 ** 20) {
-    await client.growEra({ volume: 'killed' })
-  }
-  const last = await client.createEraSnapshot({ volume: 'killed', name: 'last', deadlineMs: 0 })
-  t.is(last.sizeBytes, mebibytes * 2 ** 20)
-  writer.kill('SIGKILL')
-  t.log(happened)
-})
+)
