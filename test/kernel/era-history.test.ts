@@ -2,7 +2,9 @@
  * The history of tracked volumes in a real kernel: for any two snapshots exactly what was written between them, whatever has become of
  * them since, asked as the agent's service asks.
  */
-import { closeSync, constants, mkdtempSync, openSync, writeSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { closeSync, constants, mkdtempSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -11,8 +13,10 @@ import { pino } from 'pino'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from '../../src/agent/backend.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
+import { eraUuid } from '../../src/agent/era/era-devices.ts'
 import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
 import { EraHistoryRecords } from '../../src/agent/era/history-record.ts'
+import { readEraSlot } from '../../src/agent/era/slot-content.ts'
 import { superblockOf } from '../../src/agent/era/tracked-device.ts'
 import { Sources } from '../../src/agent/sources.ts'
 import { Walkers } from '../../src/agent/walkers.ts'
@@ -254,6 +258,44 @@ test.serial(
     blocks(8)
     t.true((await recorder.record(await boundary('s7'))).exact)
     t.deepEqual(await delta(catalog, 'late/s5', 'late/s7'), expected(8))
+
+    // Whoever held it is gone, and everything with it: what is on record proves that it is ours.
+    const volume = await catalog.findEraVolume('late')
+    const device = `dm-uuid:${eraUuid({ id: volume?.id ?? '' })}`
+    await catalog.beginLease({ device, purpose: 'test', factsBefore: '' })
+    sendMessage('late', 'take_metadata_snap')
+    const left = await readEraSlot(metadata)
+    await catalog.confirmLease(device, { heldRoot: left.heldRoot, factsHeld: left.facts ?? '' })
+    await recorder.recover()
+    t.is((await readEraSlot(metadata)).heldRoot, 0)
+    t.deepEqual(await catalog.leases(), [])
+
+    // An agent that holds it is killed: it is given back, and the next one goes on.
+    const folder = mkdtempSync(join(tmpdir(), 'holder-'))
+    const script = join(folder, 'holder.ts')
+    const source = (file: string) => join(import.meta.dirname, '../..', file)
+    writeFileSync(
+      script,
+      `import { pino } from '${import.meta.resolve('pino')}'
+       import { DeviceMapper } from '${source('native/device-mapper.ts')}'
+       import { openCatalog } from '${source('src/agent/catalog/catalog.ts')}'
+       import { EraSlots } from '${source('src/agent/era/era-slot.ts')}'
+       const volume = ${JSON.stringify(volume)}
+       const catalog = await openCatalog('${join(folder, 'catalog.sqlite')}')
+       const slots = new EraSlots({ catalog, deviceMapper: new DeviceMapper(), logger: pino({ level: 'silent' }) })
+       setInterval(() => undefined, 1000)
+       await slots.hold(volume, 'test', async () => {
+         process.stdout.write('held')
+         await new Promise(() => undefined)
+       })`
+    )
+    const holder = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+    await once(holder.stdout, 'data')
+    t.true((await readEraSlot(metadata)).heldRoot > 0)
+    holder.kill('SIGKILL')
+    blocks(9)
+    t.true((await recorder.record(await boundary('s8'))).exact)
+    t.deepEqual(await delta(catalog, 'late/s7', 'late/s8'), expected(9))
     written.close()
     await driver.volumes.detachEra({ volume: 'late' })
   }

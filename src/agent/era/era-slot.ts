@@ -15,6 +15,7 @@ import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { notePath, removeNote, withNote } from '../keeper-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper, slotMessages } from '../lease-keeper.ts'
+import { Turns } from '../owned-pools/turns.ts'
 import { wantedBlocks } from '../pool-slot.ts'
 import { eraUuid } from './era-devices.ts'
 import { eraFacts, isEraSlot, readEraSlot } from './slot-content.ts'
@@ -59,6 +60,8 @@ function slotKey(volume: EraVolume): string {
 
 export class EraSlots {
   readonly #parts: EraSlotParts
+  /** One thing at a time is done to a slot, also at the start, when what is left of the last agent is looked after. */
+  readonly #turns = new Turns()
 
   constructor(parts: EraSlotParts) {
     this.#parts = parts
@@ -71,6 +74,34 @@ export class EraSlots {
    *   metadata and `use` throw
    */
   async hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
+    return this.#turns.take(slotKey(volume), () => this.#hold(volume, purpose, use))
+  }
+
+  /** Settles what an agent before this one has left behind, as far as it can be settled. Never rejects. */
+  async recover(): Promise<void> {
+    const { catalog, deviceMapper, logger } = this.#parts
+    try {
+      const [records, { volumes }] = [await catalog.leases(), await catalog.eraView()]
+      for (const { device } of records.filter((each) => isEraSlot(each.device))) {
+        const volume = volumes.find((each) => slotKey(each) === device)
+        await this.#turns.take(device, async () => {
+          const record = await catalog.findLease(device)
+          if (record === undefined) return
+          if (volume === undefined) return this.#clear(device)
+          const tracked = new TrackedDevice(deviceMapper, volume)
+          if ((await tracked.info()) === undefined) return
+          const { table } = await tracked.active()
+          const why = await this.#settle(record, await tracked.metadataPath(table))
+          if (why === undefined) return
+          logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
+        })
+      }
+    } catch (error) {
+      logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
+    }
+  }
+
+  async #hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
     const { catalog, logger } = this.#parts
     const key = slotKey(volume)
     const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
@@ -103,29 +134,6 @@ export class EraSlots {
       }
     } finally {
       await keeper.end()
-    }
-  }
-
-  /** Settles what an agent before this one has left behind, as far as it can be settled. Never rejects. */
-  async recover(): Promise<void> {
-    const { catalog, deviceMapper, logger } = this.#parts
-    try {
-      const [records, { volumes }] = [await catalog.leases(), await catalog.eraView()]
-      for (const record of records.filter(({ device }) => isEraSlot(device))) {
-        const volume = volumes.find((each) => slotKey(each) === record.device)
-        if (volume === undefined) {
-          await this.#clear(record.device)
-          continue
-        }
-        const tracked = new TrackedDevice(deviceMapper, volume)
-        if ((await tracked.info()) === undefined) continue
-        const { table } = await tracked.active()
-        const why = await this.#settle(record, await tracked.metadataPath(table))
-        if (why !== undefined)
-          logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
-      }
-    } catch (error) {
-      logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
     }
   }
 
