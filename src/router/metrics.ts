@@ -13,8 +13,16 @@ export interface RouterMetrics {
   readonly tried: (node: string) => void
 }
 
-/** @param nodes how many nodes have an agent whose address is known */
-export function routerMetrics(registry: Registry, calls: CallObserver, nodes: () => number): RouterMetrics {
+/**
+ * @param nodes how many nodes have an agent whose address is known
+ * @param ageSeconds in a cluster: how old what is known of it is, 0 while it is kept up to date
+ */
+export function routerMetrics(
+  registry: Registry,
+  calls: CallObserver,
+  nodes: () => number,
+  ageSeconds: () => number = () => 0
+): RouterMetrics {
   const registers = [registry]
   const byNode = new Counter({
     name: 'deltamapper_router_calls_total',
@@ -34,6 +42,14 @@ export function routerMetrics(registry: Registry, calls: CallObserver, nodes: ()
     registers,
     collect() {
       this.set(nodes())
+    }
+  })
+  new Gauge({
+    name: 'deltamapper_router_cluster_age_seconds',
+    help: 'How old what is known of the cluster is while the Kubernetes API does not answer; 0 while it is kept up to date',
+    registers,
+    collect() {
+      this.set(ageSeconds())
     }
   })
   return {

@@ -40,11 +40,11 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   started.defer(() => channels.close())
 
   const connectMs = config.connectSeconds * 1000
-  const { locate, agents, isReady } = config.kubernetes
+  const { locate, agents, isReady, ageSeconds } = config.kubernetes
     ? await fromCluster(config, config.kubernetes, (addresses) => channels.retain(addresses), started, logger)
     : fromFile(config)
   const reachable = () => agents.nodes().filter((node) => agents.address(node) !== undefined).length
-  const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, reachable)
+  const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, reachable, ageSeconds)
   const locator = new Locator({
     locate,
     agents,
@@ -80,6 +80,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
 interface Knowledge extends Pick<LocatorSources, 'locate' | 'agents'> {
   readonly agents: Agents
   readonly isReady: () => boolean
+  readonly ageSeconds?: () => number
 }
 
 /** Nodes and handles as the configuration has them. */
@@ -121,7 +122,8 @@ async function fromCluster(
   return {
     locate: (snapshotId, signal) => cluster.locate(snapshotId, signal),
     agents: cluster.agents,
-    isReady: () => cluster.isKnown
+    isReady: () => cluster.isKnown,
+    ageSeconds: () => cluster.staleSeconds ?? 0
   }
 }
 

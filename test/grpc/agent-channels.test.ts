@@ -50,3 +50,22 @@ test('calls share a channel; new certificates make a new one, and calls under wa
   while (!(await messages.next()).done) more++
   t.true(more > 0)
 })
+
+test('an address that is left is left to the calls under way', async (t) => {
+  const [one, other] = [await testServer(t), await testServer(t)]
+  const channels = new AgentChannels()
+  t.teardown(() => channels.close())
+  const [left, kept] = [channels.to(one.address), channels.to(other.address)]
+  const { path, requestSerialize } = getMetadataAllocated
+  const request = { snapshotId: 'gated', startingOffset: 0n, maxResults: 100 }
+  const stream = left.makeServerStreamRequest(path, requestSerialize, (bytes: Buffer) => bytes, request)
+  const messages = stream[Symbol.asyncIterator]()
+  t.false((await messages.next()).done)
+  channels.retain(new Set([other.address]))
+  t.is(channels.to(other.address), kept)
+  t.not(channels.to(one.address), left, 'it may come back')
+  one.backend.letGo()
+  let more = 0
+  while (!(await messages.next()).done) more++
+  t.true(more > 0)
+})

@@ -64,7 +64,7 @@ export class Cluster {
     let refusal: DeltamapperError | undefined
     try {
       located = this.#driver.locate(handle, this.#find)
-      if (located.node !== undefined) return { ...located, ageSeconds: this.#staleSeconds }
+      if (located.node !== undefined) return { ...located, ageSeconds: this.staleSeconds }
     } catch (error) {
       refusal = asDeltamapperError(error)
       if (refusal.code === 'DM_HANDLE_INVALID') throw refusal
@@ -75,8 +75,8 @@ export class Cluster {
     } catch (error) {
       signal.throwIfAborted()
       // The agents can be asked; what objects say is a short cut, where they say anything.
-      if (located !== undefined) return { ...located, ageSeconds: this.#staleSeconds }
-      throw notUpToDate(refusal, error, this.#staleSeconds)
+      if (located !== undefined) return { ...located, ageSeconds: this.staleSeconds }
+      throw notUpToDate(refusal, error, this.staleSeconds)
     }
     return this.#driver.locate(handle, this.#find)
   }
@@ -90,7 +90,7 @@ export class Cluster {
   }
 
   /** The age of the oldest of what is known, where that is not kept up to date. */
-  get #staleSeconds(): number | undefined {
+  get staleSeconds(): number | undefined {
     const stale = this.#caches.filter(({ failure }) => failure !== undefined)
     const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? 0))
     return stale.length === 0 ? undefined : Math.round((Date.now() - oldest) / 1000)

@@ -210,39 +210,48 @@ test.serial('agents that move under load are followed, and no answer is wrong', 
   t.true(calls(one) > 0 && calls(two) > 0, 'both were asked')
 })
 
-test.serial(
-  'a snapshot that no event has told of yet is found; without an API server nothing is said of it',
-  async (t) => {
-    const cluster = await topolvm(t)
-    const [agent, router] = await Promise.all([
-      cluster.agent(t, { sample: sample.folder }),
-      cluster.router(t, 'topolvm.io', { connectSeconds: 10 })
-    ])
-    cluster.announce('worker-1', agent)
-    const client = clientOf(t, router)
-    t.is(await capacity(client, 'mon'), sample.listed('mon').size_bytes)
-    cluster.server.quiet = true
-    cluster.server.put(logicalVolume('other-mon', { source: 'pvc-other' }))
-    t.is(await capacity(client, 'other-mon'), sample.listed('other-mon').size_bytes)
-    cluster.server.quiet = false
+test.serial('a snapshot too young for the watch is found; without an API server, nothing is said of it', async (t) => {
+  const cluster = await topolvm(t)
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io', { connectSeconds: 10, monitoring: 'tcp://127.0.0.1:0' })
+  ])
+  cluster.announce('worker-1', agent)
+  const client = clientOf(t, router)
+  t.is(await capacity(client, 'mon'), sample.listed('mon').size_bytes)
+  cluster.server.quiet = true
+  cluster.server.put(logicalVolume('other-mon', { source: 'pvc-other' }))
+  t.is(await capacity(client, 'other-mon'), sample.listed('other-mon').size_bytes)
+  cluster.server.quiet = false
 
-    await cluster.server.stop()
-    await fails(
-      t,
-      capacity(client, 'gone'),
-      'DM_CLUSTER_UNREACHABLE',
-      /no LogicalVolume .*"gone", as known \d+ seconds ago/
-    )
-    t.is(await capacity(client, 'tue'), sample.listed('tue').size_bytes, 'what is known is answered')
-    const call = () => router.log.findLast(({ msg, snapshotId }) => msg === 'call' && snapshotId === 'tue')
-    t.true(await eventually(() => call() !== undefined))
-    t.is(typeof (call()?.['statistics'] as { placeAgeSeconds?: number }).placeAgeSeconds, 'number')
-    t.true((await probe(t, router)).ready.value)
-
-    await cluster.server.listen()
-    await fails(t, capacity(client, 'gone'), 'DM_SNAPSHOT_NOT_FOUND', /no LogicalVolume/)
+  await cluster.server.stop()
+  await fails(
+    t,
+    capacity(client, 'gone'),
+    'DM_CLUSTER_UNREACHABLE',
+    /no LogicalVolume .*"gone", as known \d+ seconds ago/
+  )
+  t.is(await capacity(client, 'tue'), sample.listed('tue').size_bytes, 'what is known is answered')
+  const call = () => router.log.findLast(({ msg, snapshotId }) => msg === 'call' && snapshotId === 'tue')
+  t.true(await eventually(() => call() !== undefined))
+  t.is(typeof (call()?.['statistics'] as { placeAgeSeconds?: number }).placeAgeSeconds, 'number')
+  t.true((await probe(t, router)).ready.value)
+  const monitoring = router.log.find(({ msg }) => msg === 'listening')?.['monitoring'] as string
+  let age = 0
+  const look = async () => {
+    const text = await (await fetch(`${monitoring.replace('tcp', 'http')}/metrics`)).text()
+    age = Number(/^deltamapper_router_cluster_age_seconds (\d+)$/m.exec(text)?.[1])
   }
-)
+  t.true(
+    await eventually(() => {
+      void look()
+      return age > 0
+    })
+  )
+
+  await cluster.server.listen()
+  await fails(t, capacity(client, 'gone'), 'DM_SNAPSHOT_NOT_FOUND', /no LogicalVolume/)
+})
 
 test.serial('where no object names the node, all agents are asked, except for their volume group', async (t) => {
   const content = {
