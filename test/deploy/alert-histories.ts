@@ -19,6 +19,7 @@ export const quiet: Readonly<Record<string, string>> = {
   [`up{${agent},instance="a"}`]: '1x120',
   [`deltamapper_ready{${agent},instance="a"}`]: '1x120',
   'deltamapper_router_nodes{job="deltamapper-router",instance="r"}': '3x120',
+  'deltamapper_router_cluster_age_seconds{job="deltamapper-router",instance="r"}': '0x120',
   [calls('OK', '')]: '0+5x120',
   [calls('NOT_FOUND', 'DM_SNAPSHOT_NOT_FOUND')]: '0+1x120',
   'deltamapper_router_calls_total{job="deltamapper-router",node="n1",grpc_code="OK"}': '0+5x120',
@@ -43,6 +44,7 @@ export const histories: readonly History[] = [
       [`up{${agent},instance="a"}`]: '1x5 0x60',
       'deltamapper_ready{job="deltamapper-router",instance="r"}': '1x5 0x60',
       'deltamapper_router_nodes{job="deltamapper-router",instance="r"}': '3x5 0x60',
+      'deltamapper_router_cluster_age_seconds{job="deltamapper-router",instance="r"}': '0x5 60+60x60',
       'deltamapper_router_calls_total{job="deltamapper-router",node="n1",grpc_code="UNAVAILABLE"}': '0+1x60',
       'deltamapper_calls_total{job="deltamapper-router",grpc_code="UNAVAILABLE",error="DM_AGENT_UNREACHABLE"}':
         '0+1x60',
@@ -52,6 +54,7 @@ export const histories: readonly History[] = [
       DeltamapperDown: { at: '30m', labels: `severity="critical",${agent},instance="a"` },
       DeltamapperNotReady: { at: '30m', labels: 'severity="warning",job="deltamapper-router",instance="r"' },
       DeltamapperNoAgents: { at: '30m', labels: 'severity="critical",job="deltamapper-router",instance="r"' },
+      DeltamapperClusterNotRead: { at: '30m', labels: 'severity="warning",job="deltamapper-router",instance="r"' },
       DeltamapperAgentUnreachable: { at: '30m', labels: 'severity="warning",node="n1"' },
       DeltamapperCallsFail: {
         at: '40m',
