@@ -7,7 +7,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
@@ -58,6 +58,16 @@ function slotKey(volume: EraVolume): string {
   return `dm-uuid:${eraUuid(volume)}`
 }
 
+/** A message or a question for its status would wait for the resume, and for good if that puts another table in place. */
+function refuseSuspended({ name, suspended }: DeviceInfo): void {
+  if (!suspended) return
+  throw new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `${name} is suspended`,
+    `ask again; if nobody is at work on it, \`dmsetup resume ${name}\``
+  )
+}
+
 export class EraSlots {
   readonly #parts: EraSlotParts
   /** One thing at a time is done to a slot, also at the start, when what is left of the last agent is looked after. */
@@ -90,7 +100,8 @@ export class EraSlots {
           if (volume === undefined) return this.#clear(device)
           const tracked = new TrackedDevice(deviceMapper, volume)
           if ((await tracked.info()) === undefined) return
-          const { table } = await tracked.active()
+          const { table, era } = await tracked.active()
+          refuseSuspended(era)
           const why = await this.#settle(record, await tracked.metadataPath(table))
           if (why === undefined) return
           logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
@@ -106,6 +117,7 @@ export class EraSlots {
     const key = slotKey(volume)
     const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
     const { table, era } = await tracked.active()
+    refuseSuspended(era)
     const metadataPath = await tracked.metadataPath(table)
     await this.#free(key, era.name, metadataPath)
     await this.#checkHeadroom(tracked)
