@@ -55,11 +55,12 @@ export class KubernetesApi {
       if (cluster === null) throw new Error('it names no cluster as the current one')
       this.#server = cluster.server.replace(/\/+$/, '')
     } catch (cause) {
+      // The first line says what is wrong, and where. What follows quotes the file, which may hold a token.
+      const [what] = (cause as Error).message.split('\n', 1)
       throw new DeltamapperError(
         'DM_CONFIG_INVALID',
-        `${kubeconfig ?? 'the kubeconfig in use'} cannot be used: ${(cause as Error).message}`,
-        'name a kubeconfig file and, if need be, one of its contexts',
-        { cause }
+        `${kubeconfig ?? 'the kubeconfig in use'} cannot be used: ${what}`,
+        'name a kubeconfig file and, if need be, one of its contexts'
       )
     }
   }
