@@ -3,7 +3,7 @@
  *
  *   node bench/era.ts [RUNS] [BLOCKS]      prints the section of docs/benchmarks.md; `npm run bench -- --era` puts it there
  *
- * A device of 4.2 million blocks (256 GiB of 64 KiB) unless told otherwise, with ten archived writesets; in each of them, and in the era array,
+ * A device of 2.1 million blocks (128 GiB of 64 KiB) unless told otherwise, with ten archived writesets; in each of them, and in the era array,
  * 1 % or half of the blocks are marked, at random: next to no two are neighbours, so that an answer has as many extents as there can be. Two
  * questions: for an era that was digested long ago, which takes everything there is to read, and for one of the last, which the writesets
  * alone answer. The images are made anew each time. era_invalidate 0.9.0 needs so long that it is asked once only, and not to warm up.
@@ -20,7 +20,7 @@ import { type EraView, writeEraImage, type WritesetModel } from '../test/support
 import { Random } from '../test/support/random.ts'
 import { median, type ProcessRun, timeProcess } from './measure.ts'
 
-const DEVICE_BLOCKS = 2 ** 22
+const DEVICE_BLOCKS = 2 ** 21
 const WRITESETS = 10
 const FIRST_WRITESET = 91
 const CURRENT_ERA = FIRST_WRITESET + WRITESETS

@@ -28,7 +28,7 @@ const { values } = parseArgs({
     'pool-load': { type: 'boolean', default: false },
     era: { type: 'boolean', default: false },
     router: { type: 'boolean', default: false },
-    'era-blocks': { type: 'string', default: String(2 ** 22) },
+    'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
   }
 })
