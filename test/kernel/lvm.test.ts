@@ -149,6 +149,8 @@ test('snapshots that are not active are compared as well as those that are', asy
   t.true(names.includes('my--vg-monday'))
   t.false(names.includes('my--vg-tuesday') || names.includes('my--vg-wednesday'))
   t.deepEqual(await allocated(`${group}/monday`), [[0, 32]])
+  t.deepEqual(await allocated('*/monday'), [[0, 32]], 'in whichever group it is')
+  t.is((await failure(allocated('*/sunday'))).code, 'DM_SNAPSHOT_NOT_FOUND')
   t.deepEqual(await delta('monday', 'tuesday'), [
     [4, 7],
     [100, 102]
