@@ -5,7 +5,7 @@
  *   npm run soak -- [--seed S] [--pools N] [--section NAME] [--pool I]
  */
 import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
@@ -190,12 +190,17 @@ const sections: readonly Section[] = [
     name: 'agent-kills',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      // In several kernels, so that what went well is known early.
+      // In several kernels, so that what went well is known early; one on each processor.
       const said: string[] = []
-      for (let killed = 0; killed < AGENT_KILLS; killed += AGENT_KILLS / 4) {
-        said.push(await testInLab('agent-kills', AGENT_KILLS / 4, seedOf(number) + killed))
-        console.log(`agent-kills: ${killed + AGENT_KILLS / 4} of ${AGENT_KILLS}`)
+      const each = AGENT_KILLS / 8
+      let begun = 0
+      const oneAfterTheOther = async () => {
+        while (begun < AGENT_KILLS) {
+          said.push(await testInLab('agent-kills', each, seedOf(number) + (begun += each)))
+          console.log(`agent-kills: ${each * said.length} of ${AGENT_KILLS}`)
+        }
       }
+      await Promise.all(Array.from({ length: availableParallelism() }, oneAfterTheOther))
       yield [said.join('; '), { ...nothing, done: `${figure(AGENT_KILLS)} kills of the agent` }]
     }
   },
