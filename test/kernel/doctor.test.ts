@@ -23,6 +23,7 @@ import {
 import { RawPool } from './raw-pool.ts'
 
 const mebibyte = 2 ** 20
+const monitoring = 'tcp://127.0.0.1:8081'
 const place = (slot: number) => slot * 32 * mebibyte
 
 prepareLvm()
@@ -52,7 +53,7 @@ test.before(async () => {
   plain.write('origin', 4, 8)
   plain.snapshot('origin', 'snap-2', 2)
   plain.deactivate('snap-2')
-  agent = await LiveAgent.start({ config: { lease: { waitSeconds: 0 } } })
+  agent = await LiveAgent.start({ config: { lease: { waitSeconds: 0 }, monitoring } })
 })
 test.after.always(async () => {
   if (agent.child.exitCode === null) await agent.kill()
@@ -309,4 +310,25 @@ test.serial('for people', async (t) => {
   t.regex(stdout, /^ +\$ lvchange -ay -K vg-0\/cold$/m)
   t.regex(stdout, /\nsomething stands in the way: \d+ problems, \d+ warnings?, \d+ notes?\n$/)
   for (const line of stdout.split('\n')) t.log(line)
+})
+
+test.serial('metrics have every active pool as the kernel has it, and the catalog', async (t) => {
+  const page = await (await fetch('http://127.0.0.1:8081/metrics')).text()
+  const value = (series: string) => {
+    const line = page.split('\n').find((each) => each.startsWith(`${series} `))
+    return line === undefined ? undefined : Number(line.split(' ').at(-1))
+  }
+  const active = run('dmsetup', ['status', '--noflush', '--target', 'thin-pool']).trim().split('\n')
+  t.true(active.length >= 2, active.join('; '))
+  for (const line of active) {
+    const [, pool, used, total] = /^(\S+): \d+ \d+ thin-pool \d+ (\d+)\/(\d+) /.exec(line) ?? []
+    if (pool === undefined) continue
+    t.is(value(`deltamapper_pool_metadata_bytes{pool="${pool}"}`), Number(total) * 4096)
+    t.is(value(`deltamapper_pool_metadata_used_bytes{pool="${pool}"}`), Number(used) * 4096)
+    t.true(Number(value(`deltamapper_pool_data_bytes{pool="${pool}"}`)) > 0)
+    t.true(page.includes(`deltamapper_pool_state{pool="${pool}",state="`))
+  }
+  t.true(Number(value('deltamapper_catalog_bytes')) > 0)
+  t.is(value('deltamapper_leases_held'), 0)
+  t.is(value('deltamapper_ready'), 1)
 })
