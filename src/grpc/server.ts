@@ -5,8 +5,7 @@
  * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
  * than configured (unix-socket.ts).
  */
-import { createServer, type AddressInfo, type Server as NetServer, type Socket } from 'node:net'
-import { once } from 'node:events'
+import { createServer, type Server as NetServer, type Socket } from 'node:net'
 import { type ChannelOptions, Server, ServerCredentials } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
@@ -14,7 +13,7 @@ import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import { type AdminBackend, adminName, adminPackage, AdminService } from './admin.ts'
-import { formatTcp, parseListenAddress, type Address } from './address.ts'
+import { parseListenAddress, type Address } from './address.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
@@ -24,6 +23,7 @@ import {
   type SnapshotMetadataBackend,
   type StreamLimits
 } from './snapshot-metadata.ts'
+import { listenOnTcp } from './tcp-socket.ts'
 import { type Certificates, createTlsServer } from './tls.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
 
@@ -215,25 +215,7 @@ async function startListener(
     })
     return { address: address.text, close: () => listener.close() }
   }
-  netServer.listen(address.port, address.host)
-  try {
-    await once(netServer, 'listening')
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    throw code === 'EADDRINUSE'
-      ? new DeltamapperError(
-          'DM_SOCKET_IN_USE',
-          `another process is listening on ${address.text}`,
-          'choose another port'
-        )
-      : new DeltamapperError(
-          'DM_CONFIG_INVALID',
-          `cannot listen on ${address.text} (${code})`,
-          'choose another address'
-        )
-  }
-  const { port } = netServer.address() as AddressInfo
-  return { address: formatTcp(address.host, port), close: () => netServer.close() }
+  return { address: await listenOnTcp(netServer, address), close: () => netServer.close() }
 }
 
 /** A connection to a unix socket comes from no address. With a number in its place, calls of the same one can be told from others (`getPeer`). */

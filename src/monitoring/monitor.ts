@@ -5,12 +5,11 @@
  * Whoever can connect can read it: numbers, pool and node names; never a handle. Nothing can be changed by it. So it is off unless it is
  * configured, and behind a firewall or network policy when it listens on more than loopback.
  */
-import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import type { Logger } from 'pino'
 import { collectDefaultMetrics, type Registry } from 'prom-client'
-import { formatTcp, parseAddress } from '../grpc/address.ts'
+import { type Address, parseAddress } from '../grpc/address.ts'
+import { listenOnTcp } from '../grpc/tcp-socket.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { Readiness } from './readiness.ts'
 
@@ -46,25 +45,12 @@ export async function startMonitor(text: string, monitored: Monitored, logger: L
     })
   })
   server.maxConnections = MAXIMUM_CONNECTIONS
-  server.listen(address.port, address.host)
-  try {
-    await once(server, 'listening')
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    throw code === 'EADDRINUSE'
-      ? new DeltamapperError(
-          'DM_SOCKET_IN_USE',
-          `another process is listening on ${address.text}`,
-          'choose another port for monitoring'
-        )
-      : new DeltamapperError('DM_CONFIG_INVALID', `cannot listen on ${address.text} (${code})`, 'correct `monitoring`')
-  }
+  const listening = await listenOnTcp(server, address)
   // Node's own: memory, event loop, file descriptors.
   collectDefaultMetrics({ register: monitored.metrics })
   server.on('error', (error) => logger.error({ err: error }, 'a connection of monitoring was not accepted'))
-  const { port } = server.address() as AddressInfo
   return {
-    address: formatTcp(address.host, port),
+    address: listening,
     close() {
       server.close()
       server.closeAllConnections()
@@ -73,7 +59,7 @@ export async function startMonitor(text: string, monitored: Monitored, logger: L
 }
 
 /** @throws DM_CONFIG_INVALID */
-export function checkMonitorAddress(text: string): { host: string; port: number; text: string } {
+export function checkMonitorAddress(text: string): Extract<Address, { kind: 'tcp' }> {
   const address = parseAddress(text)
   if (address.kind === 'tcp') return address
   throw new DeltamapperError(
