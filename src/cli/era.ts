@@ -32,11 +32,7 @@ export function addEraCommand(program: Command): void {
 What it costs: each block's first write after a snapshot waits for a note of it to reach the
 metadata device. Discards (fstrim) do not get through, because dm-era would not see all of them.
 Nothing may write to the data device beside the volume: mount /dev/mapper/VOLUME only.
-
-Exit status:
-  0    it is done, and shown
-  1    it is not: stderr says why, and what to do
-  2    the command line is wrong
+${adminHelp}
 
 Examples:
   umount /srv

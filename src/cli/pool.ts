@@ -25,11 +25,7 @@ export function addPoolCommand(program: Command): void {
     )
     .addHelpText(
       'after',
-      `
-Exit status:
-  0    it is done, and shown
-  1    it is not: stderr says why, and what to do
-  2    the command line is wrong
+      `${adminHelp}
 
 Examples:
   deltamapper pool create tank --data /dev/sdb --metadata /dev/sdc

@@ -19,11 +19,7 @@ export function addSnapshotCommand(program: Command): void {
     )
     .addHelpText(
       'after',
-      `
-Exit status:
-  0    it is done, and shown
-  1    it is not: stderr says why, and what to do
-  2    the command line is wrong
+      `${adminHelp}
 
 Examples:
   deltamapper snapshot create tank/documents monday

@@ -18,11 +18,7 @@ export function addVolumeCommand(program: Command): void {
     )
     .addHelpText(
       'after',
-      `
-Exit status:
-  0    it is done, and shown
-  1    it is not: stderr says why, and what to do
-  2    the command line is wrong
+      `${adminHelp}
 
 Examples:
   deltamapper volume create tank/documents --size 100GiB
