@@ -110,7 +110,8 @@ machines differ; what is compared was measured in turn, in one run, so the ratio
 
 One pool of 4.2 million mappings (64 KiB blocks, 320 GB of volume), grown by a real kernel, its snapshots compared in pairs. \`thin_delta\` is
 Debian 12's (0.9.0), which reads with O_DIRECT; the call counts from dialling the socket to the last extent decoded and checked by the
-client, of an agent that has been asked before (its very first call is told below). *Warm*: the image is in the page cache. *Direct*: read with O_DIRECT, as devices are; here the disk sets the pace.
+client, of an agent that has been asked before (its very first call is told below). *Warm*: the image is in the page cache. *Direct*: read
+with O_DIRECT, as devices are; here the disk sets the pace.
 
 | change | extents | thin_delta | call, warm | times faster | call, direct | times faster |
 |---|--:|--:|--:|--:|--:|--:|
