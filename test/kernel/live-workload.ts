@@ -619,9 +619,14 @@ class Workload {
       sendMessage(poolDevice, 'release_metadata_snap')
     }
     const said = JSON.stringify(extents)
-    if (again instanceof DeltamapperError) throw new Error(`${what}: with a metadata snapshot held: ${again.line}`)
-    if (JSON.stringify(again.extents) !== said)
+    if (again instanceof DeltamapperError) {
+      // The first answer has put the target on record, and so what it was a snapshot of.
+      const question = { base, baseHandle: this.#handle(base), target }
+      const still = `${what}, with a metadata snapshot held`
+      this.#checkRefusal(still, again, expectedRefusals(question, this.#records))
+    } else if (JSON.stringify(again.extents) !== said) {
       throw new Error(`${what}: another answer while a metadata snapshot is held`)
+    }
 
     // It does not know sizes: what no backup of a smaller base holds is changed as well.
     const baseEnd = base.sizeBytes < target.sizeBytes ? Math.floor(base.sizeBytes / blockBytes) : Infinity
