@@ -82,9 +82,9 @@ function expected(base: string | undefined, target: string): Extent[] {
 const held = () => run('dmsetup', ['status', 'tank']).trim().split(' ')[6]
 
 async function until(condition: () => boolean, what: string): Promise<void> {
-  for (let patience = 0; !condition(); patience++) {
-    if (patience > 1000) throw new Error(`not yet: ${what}`)
-    await sleep(20)
+  // (Less than ava's own patience, which says nothing of why.)
+  for (const deadline = performance.now() + 60_000; !condition(); await sleep(20)) {
+    if (performance.now() > deadline) throw new Error(`not yet: ${what}; processes: ${JSON.stringify(processes())}`)
   }
 }
 
