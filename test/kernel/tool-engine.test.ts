@@ -63,7 +63,7 @@ case $(cat ${mode}) in
 esac`
   const scripts = { thin_delta: script('thin_delta'), thin_dump: script('thin_dump') }
   const toolCommand = await scriptedTools(folder, scripts, ['env', `PATH=${process.env['PATH'] ?? ''}`])
-  const lease = { freePercent: 10, freeBlocks: 100, waitSeconds: 5 }
+  const lease = { freePercent: 10, freeBlocks: 100, waitSeconds: 15 }
   const config = { engine, toolCommand, lease, walkers: 1, logLevel: 'debug', drainSeconds: 0.2, lvmCommand: ['true'] }
   const agent = await LiveAgent.start({ config })
   return { agent, client: agent.client() }
