@@ -105,7 +105,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     started.defer(() => tracked.close())
     const [{ settled }] = await Promise.all([tracked.start(), owned.start()])
     // Beside the rest: a device that hangs is looked after when it is used next.
-    void settled.then(() => eraHistory.recover())
+    void settled.then(() => eraHistory.recover((volume, work) => tracked.inTurn(volume, work)))
     ownedPools = owned
     admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })

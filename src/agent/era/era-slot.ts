@@ -53,6 +53,9 @@ export interface HeldEraSnapshot {
   readonly heldRoot: number
 }
 
+/** Does something when it is a volume's turn. Rejects as `work` does, or when there is no turn to be had. */
+export type InVolumesTurn = <T>(volume: string, work: () => Promise<T>) => Promise<T>
+
 /** The key of a volume's slot in lease records. */
 function slotKey(volume: EraVolume): string {
   return `dm-uuid:${eraUuid(volume)}`
@@ -87,29 +90,41 @@ export class EraSlots {
     return this.#turns.take(slotKey(volume), () => this.#hold(volume, purpose, use))
   }
 
-  /** Settles what an agent before this one has left behind, as far as it can be settled. Never rejects. */
-  async recover(): Promise<void> {
-    const { catalog, deviceMapper, logger } = this.#parts
+  /**
+   * Settles what an agent before this one has left behind, as far as it can be settled. Never rejects.
+   *
+   * @param inTurn nobody may suspend a volume while it is sent a message
+   */
+  async recover(inTurn: InVolumesTurn): Promise<void> {
+    const { catalog, logger } = this.#parts
     try {
       const [records, { volumes }] = [await catalog.leases(), await catalog.eraView()]
       for (const { device } of records.filter((each) => isEraSlot(each.device))) {
         const volume = volumes.find((each) => slotKey(each) === device)
-        await this.#turns.take(device, async () => {
-          const record = await catalog.findLease(device)
-          if (record === undefined) return
-          if (volume === undefined) return this.#clear(device)
-          const tracked = new TrackedDevice(deviceMapper, volume)
-          if ((await tracked.info()) === undefined) return
-          const { table, era } = await tracked.active()
-          refuseSuspended(era)
-          const why = await this.#settle(record, await tracked.metadataPath(table))
-          if (why === undefined) return
-          logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
-        })
+        if (volume === undefined) {
+          await this.#turns.take(device, () => this.#clear(device))
+          continue
+        }
+        const why = await inTurn(volume.name, () =>
+          this.#turns.take(device, () => this.#recover(volume, device))
+        ).catch((error: unknown) => asDeltamapperError(error).line)
+        if (why === undefined) continue
+        logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
       }
     } catch (error) {
       logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
     }
+  }
+
+  /** @returns why what is on record of an active volume cannot be settled; undefined when there is nothing (more) */
+  async #recover(volume: EraVolume, key: string): Promise<string | undefined> {
+    const record = await this.#parts.catalog.findLease(key)
+    if (record === undefined) return undefined
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    if ((await tracked.info()) === undefined) return undefined
+    const { table, era } = await tracked.active()
+    refuseSuspended(era)
+    return this.#settle(record, await tracked.metadataPath(table))
   }
 
   async #hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {

@@ -264,6 +264,11 @@ export class EraVolumes implements EraBackend {
     })
   }
 
+  /** Does what only whoever has a volume's turn may do to it, such as sending its device a message. @throws what `work` and settling throw */
+  async inTurn<T>(volume: string, work: () => Promise<T>): Promise<T> {
+    return this.#inTurn(volume, work)
+  }
+
   async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
     const snapshot = await this.#catalog.findEraSnapshot(volume, name)
     if (snapshot && snapshot.removedAt === undefined) return snapshot

@@ -18,7 +18,7 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import { fromPortable } from '../catalog/messages.ts'
 import type { EraHistoryRecorder, TakenEraSnapshot } from './boundary.ts'
-import { EraSlots } from './era-slot.ts'
+import { EraSlots, type InVolumesTurn } from './era-slot.ts'
 import type { FromHistoryReader, HistoryReading } from './history-record-worker.ts'
 
 export interface EraHistoryParts {
@@ -41,9 +41,9 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     this.#slots = new EraSlots(parts)
   }
 
-  /** Looks after metadata snapshots that an agent before this one has left behind. Never rejects. */
-  async recover(): Promise<void> {
-    await this.#slots.recover()
+  /** Looks after metadata snapshots that an agent before this one has left behind, each in its volume's turn. Never rejects. */
+  async recover(inTurn: InVolumesTurn): Promise<void> {
+    await this.#slots.recover(inTurn)
   }
 
   /**
