@@ -3,23 +3,23 @@
  * parse.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
-import type { TextOutput } from './text-output.ts'
+import { Phrase, type TextOutput } from './text-output.ts'
 
-const FIRST_OFFSET = Buffer.from('{"byte_offset":')
-const NEXT_OFFSET = Buffer.from(',{"byte_offset":')
-const SIZE = Buffer.from(',"size_bytes":')
-const END = Buffer.from('}')
+const FIRST_OFFSET = new Phrase('{"byte_offset":')
+const NEXT_OFFSET = new Phrase(',{"byte_offset":')
+const SIZE = new Phrase(',"size_bytes":')
+const END = new Phrase('}')
 
 export async function writeJson({ capacityBytes, batches }: ExtentStream, output: TextOutput): Promise<void> {
   output.text(`{"block_metadata_type":"VARIABLE_LENGTH","volume_capacity_bytes":${capacityBytes},"block_metadata":[`)
   let before = FIRST_OFFSET
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) {
-      output.bytes(before)
-      output.integer(offsets[i])
-      output.bytes(SIZE)
-      output.integer(sizes[i])
-      output.bytes(END)
+      output.phrase(before)
+      output.integer(offsets, i)
+      output.phrase(SIZE)
+      output.integer(sizes, i)
+      output.phrase(END)
       before = NEXT_OFFSET
       if (output.isFull) await output.flush()
     }

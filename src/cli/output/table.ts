@@ -3,7 +3,7 @@
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { humanSize } from '../quantities.ts'
-import type { TextOutput } from './text-output.ts'
+import { Phrase, type TextOutput } from './text-output.ts'
 import { type Subject, summary } from './totals.ts'
 
 const HUMAN_WIDTH = 12
@@ -15,19 +15,19 @@ export async function writeTable(answer: ExtentStream, output: TextOutput, subje
   const width = Math.max('SIZE (BYTES)'.length, String(capacityBytes).length)
   output.text(`${'BYTE OFFSET'.padStart(width)}  ${'SIZE (BYTES)'.padStart(width)}${'SIZE'.padStart(HUMAN_WIDTH)}\n`)
 
-  const lineEnds = new Map<number, Buffer>()
+  const lineEnds = new Map<number, Phrase>()
   const total = { extents: 0, bytes: 0 }
   for await (const { count, offsets, sizes } of answer.batches) {
     for (let i = 0; i < count; i++) {
       const size = sizes[i]
-      output.integer(offsets[i], width)
-      output.integer(size, width + 2)
+      output.integer(offsets, i, width)
+      output.integer(sizes, i, width + 2)
       let lineEnd = lineEnds.get(size)
       if (!lineEnd) {
-        lineEnd = Buffer.from(`${humanSize(size).padStart(HUMAN_WIDTH)}\n`)
+        lineEnd = new Phrase(`${humanSize(size).padStart(HUMAN_WIDTH)}\n`)
         if (lineEnds.size < REMEMBERED_SIZES) lineEnds.set(size, lineEnd)
       }
-      output.bytes(lineEnd)
+      output.phrase(lineEnd)
       total.bytes += size
       if (output.isFull) await output.flush()
     }

@@ -2,7 +2,8 @@
  * Text on its way to stdout: collected in chunks, written one after the other, each waiting until the one before has gone. However slow
  * the reader and however long the answer, one chunk is all that is in memory.
  *
- * Numbers are put down digit by digit: an answer may have 100 million lines, and strings would cost three times as much.
+ * An answer may have 100 million lines, and strings would cost five times as much as what is done here: numbers are put down four digits at
+ * a time, and what every line repeats, four bytes. What a last step of four puts down too much, the next one overwrites.
  */
 import type { Writable } from 'node:stream'
 import { DeltamapperError } from '../../errors.ts'
@@ -12,13 +13,37 @@ const CHUNK_BYTES = 256 * 1024
 /** What may be added after `isFull` was seen to be false: the longest thing that is written without looking. */
 const SPARE_BYTES = 16 * 1024
 
-const ZERO = 0x30
 const SPACE = 0x20
+
+/** The digits of 0 to 9999, zeros in front, four bytes each, the first in the lowest bits. */
+const fourDigits = new Uint32Array(10_000)
+for (let i = 0; i < fourDigits.length; i++) {
+  const hundreds = (i / 100) | 0
+  const first = (hundreds / 10) | 0
+  const third = (i / 10) | 0
+  fourDigits[i] = 0x30303030 + first + ((hundreds % 10) << 8) + ((third % 10) << 16) + ((i % 10) << 24)
+}
+
+/** A text that is repeated often, turned into bytes once. */
+export class Phrase {
+  readonly length: number
+  /** Its bytes, four at a time; zeros behind its end. */
+  readonly words: Uint32Array
+
+  constructor(text: string) {
+    const bytes = Buffer.from(text)
+    this.length = bytes.length
+    this.words = Uint32Array.from({ length: Math.ceil(bytes.length / 4) }, (_, i) =>
+      Buffer.concat([bytes.subarray(4 * i), Buffer.alloc(4)]).readUInt32LE()
+    )
+  }
+}
 
 export class TextOutput {
   readonly #stream: Writable
   readonly #signal: AbortSignal
   readonly #chunk = Buffer.allocUnsafe(CHUNK_BYTES)
+  readonly #view = new DataView(this.#chunk.buffer, this.#chunk.byteOffset, this.#chunk.length)
   #used = 0
 
   /** @param signal what ends the waiting for a reader that does not read */
@@ -37,41 +62,49 @@ export class TextOutput {
     this.#used += this.#chunk.write(text, this.#used)
   }
 
-  /** Adds a text that was turned into bytes once, for what is repeated often. */
-  bytes(bytes: Uint8Array): void {
-    const chunk = this.#chunk
+  /** Adds a phrase of at most 16 KiB. */
+  phrase({ length, words }: Phrase): void {
+    const view = this.#view
     const start = this.#used
-    // Faster than `set` for the dozen bytes that these are.
-    for (let i = 0; i < bytes.length; i++) chunk[start + i] = bytes[i]
-    this.#used = start + bytes.length
+    for (let i = 0; i < words.length; i++) view.setUint32(start + 4 * i, words[i], true)
+    this.#used = start + length
   }
 
-  /** Adds an integer from 0 to 2^53 - 1 in decimal, right-aligned in `width` columns. */
-  integer(value: number, width = 0): void {
-    const chunk = this.#chunk
-    const digits = decimalDigits(value)
-    let position = this.#used
-    for (let i = digits; i < width; i++) chunk[position++] = SPACE
-    position += digits
-    this.#used = position
-    let rest = value
-    // Integers of 32 bits are divided several times faster: nine digits at a time.
-    while (rest >= 1e9) {
-      const high = Math.floor(rest / 1e9)
-      let low = (rest - high * 1e9) | 0
-      for (let i = 0; i < 9; i++) {
-        const next = (low / 10) | 0
-        chunk[--position] = ZERO + low - next * 10
-        low = next
-      }
-      rest = high
+  /**
+   * Adds the i-th of `values`, an integer from 0 to 2^53 - 1, in decimal, right-aligned in `width` columns. (Handed over by itself, a number
+   * beyond 32 bits would be put into an object first.)
+   */
+  integer(values: Float64Array, i: number, width = 0): void {
+    const value = values[i]
+    if (width > 0) this.#spaces(width - decimalDigits(value))
+    // Integers of 32 bits are divided several times faster: eight digits at a time.
+    if (value < 1e8) {
+      this.#eightDigits(value | 0, false)
+    } else {
+      const high = Math.floor(value / 1e8)
+      this.#eightDigits(high | 0, false)
+      this.#eightDigits((value - high * 1e8) | 0, true)
     }
-    let low = rest | 0
-    do {
-      const next = (low / 10) | 0
-      chunk[--position] = ZERO + low - next * 10
-      low = next
-    } while (low > 0)
+  }
+
+  #spaces(count: number): void {
+    for (let i = 0; i < count; i++) this.#chunk[this.#used++] = SPACE
+  }
+
+  /** Adds an integer below 10^8. */
+  #eightDigits(value: number, withZeros: boolean): void {
+    const high = (value / 1e4) | 0
+    if (withZeros || high > 0) {
+      this.#fourDigits(high, withZeros)
+      this.#fourDigits(value - high * 1e4, true)
+    } else this.#fourDigits(value, false)
+  }
+
+  /** Adds an integer below 10^4. */
+  #fourDigits(value: number, withZeros: boolean): void {
+    const digits = withZeros || value >= 1000 ? 4 : value >= 100 ? 3 : value >= 10 ? 2 : 1
+    this.#view.setUint32(this.#used, fourDigits[value] >>> (32 - 8 * digits), true)
+    this.#used += digits
   }
 
   /**

@@ -2,7 +2,7 @@ import { Writable } from 'node:stream'
 import test from 'ava'
 import fc from 'fast-check'
 import { OutputClosed } from '../../../src/cli/failure.ts'
-import { TextOutput } from '../../../src/cli/output/text-output.ts'
+import { Phrase, TextOutput } from '../../../src/cli/output/text-output.ts'
 
 const never = new AbortController().signal
 
@@ -30,8 +30,9 @@ test('integers come out in decimal, aligned where asked', async (t) => {
     fc.asyncProperty(fc.array(fc.tuple(exact, fc.nat(20))), async (integers) => {
       const { stream, text } = collector()
       const output = new TextOutput(stream, never)
-      for (const [value, width] of integers) {
-        output.integer(value, width)
+      const values = Float64Array.from(integers, ([value]) => value)
+      for (const [i, [, width]] of integers.entries()) {
+        output.integer(values, i, width)
         output.text('|')
       }
       await output.flush()
@@ -40,14 +41,31 @@ test('integers come out in decimal, aligned where asked', async (t) => {
   )
 })
 
+test('phrases and integers come out whole and in order, whatever their lengths', async (t) => {
+  const parts = fc.array(fc.oneof(fc.string({ unit: 'grapheme' }), fc.maxSafeNat()), { maxLength: 50 })
+  await fc.assert(
+    fc.asyncProperty(parts, async (parts) => {
+      const { stream, text } = collector()
+      const output = new TextOutput(stream, never)
+      for (const part of parts) {
+        if (typeof part === 'string') output.phrase(new Phrase(part))
+        else output.integer(Float64Array.of(part), 0)
+      }
+      await output.flush()
+      t.is(text(), parts.join(''))
+    })
+  )
+})
+
 test('what is more than a chunk comes out whole and in order', async (t) => {
   const { stream, text } = collector()
   const output = new TextOutput(stream, never)
-  const word = Buffer.from('░, ')
+  const word = new Phrase('░, ')
+  const numbers = Float64Array.from({ length: 200_000 }, (_, i) => i)
   let expected = ''
-  for (let i = 0; i < 200_000; i++) {
-    output.integer(i)
-    output.bytes(word)
+  for (let i = 0; i < numbers.length; i++) {
+    output.integer(numbers, i)
+    output.phrase(word)
     expected += `${i}░, `
     if (output.isFull) await output.flush()
   }
