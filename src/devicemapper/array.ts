@@ -133,7 +133,8 @@ export class ArrayIndex {
         if (end > this.count || (end === this.count) !== (range.high === Infinity)) {
           throw damaged(path, block, `an array of ${this.count} blocks does not end where it has to`)
         }
-        const blocks = Float64Array.from({ length: node.entries }, (_, i) => blockAt(words, node, i))
+        const blocks = new Float64Array(node.entries)
+        for (let i = 0; i < blocks.length; i++) blocks[i] = blockAt(words, node, i)
         return { first, blocks }
       },
       signal

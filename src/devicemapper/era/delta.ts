@@ -67,9 +67,8 @@ export async function* writtenExtents(written: WrittenBlocks): AsyncGenerator<Ex
   const reading = new StretchReading(written, firstBlock, end)
   try {
     for (let stretch; (stretch = await reading.next()) !== undefined;) {
-      const { bitmap, begin, low, high } = stretch
-      addRuns(extents, bitmap, begin, low, high)
-      bitmap.fill(0)
+      addRuns(extents, stretch)
+      stretch.bitmap.fill(0)
       const batch = extents.take()
       if (batch) yield batch
     }
@@ -214,52 +213,60 @@ class StretchReading {
     for (let i = 0; i < count; i++) bitmap[to + i] |= words[from + i]
   }
 
+  /** @param to where in the bitmap the first of them is; `block`: the array block they stand in */
   #addEras(words: Uint32Array, from: number, count: number, to: number, eras: EraArray, block: number): void {
     const bitmap = this.#bitmap
     const { sinceEra, untilEra, newestEra } = eras
-    let isLater = false
-    for (let i = 0; i < count; i++) {
-      const era = words[from + i]
-      if (era < sinceEra) continue
-      if (era > newestEra) {
-        throw damaged(
-          this.#written.reader.path,
-          block,
-          `it has an entry of era ${era}, and ${newestEra} is the newest that it can have`
-        )
+    const lastUsual = Math.min(untilEra, newestEra)
+    let later = 0
+    // A word of the bitmap at a time, and nowhere a branch that depends on an era: what was written to when, no processor guesses.
+    const end = from + count
+    for (let at = from, bit = to; at < end;) {
+      const shift = bit & 31
+      const length = Math.min(32 - shift, end - at)
+      let word = 0
+      for (let i = 0; i < length; i++) {
+        const era = words[at + i]
+        word |= Number(era >= sinceEra) << i
+        later |= Number(era > lastUsual)
       }
-      if (era > untilEra) isLater = true
-      const bit = to + i
-      bitmap[bit >>> 5] |= 1 << (bit & 31)
+      bitmap[bit >>> 5] |= word << shift
+      at += length
+      bit += length
     }
-    if (isLater) this.#written.onLater()
+    if (later === 0) return
+    const impossible = words.subarray(from, end).find((era) => era > newestEra)
+    if (impossible !== undefined) {
+      const what = `it has an entry of era ${impossible}, and ${newestEra} is the newest that it can have`
+      throw damaged(this.#written.reader.path, block, what)
+    }
+    this.#written.onLater()
   }
 }
 
 /** Adds the runs of ones to the extents, as far as they lie in blocks `[low, high)`. */
-function addRuns(extents: ExtentBuilder, bitmap: Uint32Array, begin: number, low: number, high: number): void {
-  /** Where the run that has not ended yet began; -1 for none. */
-  let run = -1
-  const words = Math.ceil((high - begin) / 32)
-  for (let w = Math.floor((low - begin) / 32); w < words; w++) {
+function addRuns(extents: ExtentBuilder, { bitmap, begin, low, high }: Stretch): void {
+  const firstWord = (low - begin) >>> 5
+  const endWord = Math.ceil((high - begin) / 32)
+  // What is of no interest counts as not written to. (JavaScript shifts by the count modulo 32.)
+  bitmap[firstWord] &= -1 << (low - begin)
+  bitmap[endWord - 1] &= -1 >>> (begin - high)
+  /** Where the run that has not ended yet began. */
+  let run = 0
+  /** 1 while there is such a run. */
+  let inRun = 0
+  for (let w = firstWord; w < endWord; w++) {
     const word = bitmap[w]
-    const first = begin + 32 * w
-    if (word === 0 && run < 0) continue
-    if (word === 0xffffffff && run >= 0) continue
-    let bit = 0
-    while (bit < 32) {
-      // The next bit that is unlike those of the run, or of the gap.
-      const rest = (run < 0 ? word : ~word) >>> bit
-      if (rest === 0) break
-      bit += 31 - Math.clz32(rest & -rest)
-      if (run < 0) run = first + bit
-      else {
-        extents.addRun(Math.max(run, low), Math.min(first + bit, high))
-        run = -1
-      }
+    // Ones where a block is unlike the one before it: there a run begins, or ends.
+    let edges = word ^ ((word << 1) | inRun)
+    for (; edges !== 0; edges &= edges - 1) {
+      const block = begin + 32 * w + 31 - Math.clz32(edges & -edges)
+      if (inRun === 0) run = block
+      else extents.addRun(run, block)
+      inRun ^= 1
     }
   }
-  if (run >= 0) extents.addRun(Math.max(run, low), Math.min(begin + 32 * words, high))
+  if (inRun === 1) extents.addRun(run, high)
 }
 
 function ignore(): void {}

@@ -3,12 +3,14 @@ import { join } from 'node:path'
 
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
+import fc from 'fast-check'
 
 import { openEraMetadata } from '../../../src/devicemapper/era/era-metadata.ts'
 import { collectExtents } from '../../support/collect-extents.ts'
 import { type EraView, writeEraImage } from '../../support/era-image.ts'
 import { extentsOfBlocks } from '../../support/era-model.ts'
 import type { Extent } from '../../support/expected.ts'
+import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
 const folder = await testFolder(test)
@@ -90,4 +92,73 @@ test('a signal that is aborted ends a walk with its reason', async (t) => {
     const error = await t.throwsAsync(async () => collectExtents(await metadata.written({ sinceEra: 1, signal })))
     t.true(error === reason || error?.name === 'TimeoutError')
   }
+})
+
+/** Eras that are told apart wrongly where 32 bits are taken for 31. */
+const eraBorders = [1, 2, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 3]
+const NEWEST_ERA = 2 ** 32 - 2
+
+/** Values for blocks 0 to `blocks - 1`: gaps, runs of one value, and stretches in which every block has its own, each of any length. */
+function patchwork(random: Random, blocks: number, draw: () => number): number[] {
+  const values: number[] = []
+  while (values.length < blocks) {
+    const length = Math.min(2 ** random.integer(0, 9) + random.integer(0, 40), blocks - values.length)
+    const kind = random.integer(0, 2)
+    const one = draw()
+    for (let i = 0; i < length; i++) values.push(kind === 0 ? 0 : kind === 1 ? one : random.chance(0.5) ? draw() : 0)
+  }
+  return values
+}
+
+test('whatever stands side by side, the answer is what it is block by block', async (t) => {
+  const image = join(folder, 'patchwork.img')
+  const verdicts = { exact: 0, superset: 0 }
+  await fc.assert(
+    fc.asyncProperty(
+      fc.oneof(
+        { weight: 5, arbitrary: fc.integer({ min: 1, max: 2500 }) },
+        { weight: 1, arbitrary: fc.integer({ min: 130_200, max: 130_400 }) }
+      ),
+      fc.nat(),
+      fc.tuple(fc.constantFrom(...eraBorders), fc.constantFrom(...eraBorders, NEWEST_ERA)),
+      fc.record({ size: fc.nat({ max: 100 }), offset: fc.nat({ max: 100 }) }),
+      async (blocks, seed, [one, other], parts) => {
+        const random = new Random(seed)
+        const eras = patchwork(random, blocks, () => random.pick(eraBorders) + random.integer(0, 1))
+        const marks = patchwork(random, blocks, () => 1)
+        const writeset = new Set([...marks.keys()].filter((block) => marks[block] === 1))
+        await writeFile(
+          image,
+          writeEraImage({
+            blocks,
+            currentEra: NEWEST_ERA + 1,
+            current: { era: NEWEST_ERA + 1, bits: blocks, marked: new Set() },
+            writesets: [{ era: NEWEST_ERA, bits: blocks, marked: writeset }],
+            eras: new Map(eras.entries())
+          }).bytes
+        )
+        const [sinceEra, untilEra] = [Math.min(one, other), Math.max(one, other)]
+        const written = eras.flatMap((era, block) => (era >= sinceEra ? [block] : []))
+        if (untilEra === NEWEST_ERA) written.push(...writeset)
+        const sizeBytes = Math.ceil((blocks * KIB_64 * (100 - parts.size)) / 100 / 512) * 512
+        const startingOffset = Math.floor((sizeBytes * parts.offset) / 100)
+        const metadata = await openEraMetadata(image)
+        try {
+          for (const range of [{ sizeBytes: blocks * KIB_64 }, { sizeBytes, startingOffset }]) {
+            const answer = await metadata.written({ sinceEra, untilEra, ...range })
+            t.deepEqual(await collectExtents(answer), extentsOfBlocks(written, { blockBytes: KIB_64, ...range }))
+            if (range.sizeBytes !== blocks * KIB_64) continue
+            const isExact = eras.every((era) => era <= untilEra)
+            t.is(answer.isExact(), isExact)
+            verdicts[isExact ? 'exact' : 'superset']++
+          }
+        } finally {
+          await metadata.close()
+        }
+      }
+    ),
+    { numRuns: 60 }
+  )
+  t.log(verdicts)
+  t.true(verdicts.exact > 0 && verdicts.superset > 0)
 })
