@@ -1,9 +1,9 @@
 /**
- * A slice of the kills of a whole kernel; `npm run soak -- --section kernel-kills` goes the whole way.
+ * A slice of the kills of a whole kernel; `npm run soak -- --section kernel-kills` and `era-kernel-kills` go the whole way.
  */
 import test from 'ava'
 import { LabUnavailable } from './boot.ts'
-import { killKernels } from './kernel-kills.ts'
+import { killKernels, killKernelsThatTrack } from './kernel-kills.ts'
 import { ensureLab } from './packages.ts'
 
 const unavailable = await ensureLab().then(
@@ -24,3 +24,10 @@ labTest(
     t.true(report.answers > 0)
   }
 )
+
+labTest('whenever a kernel is killed that tracks a volume, the next one misses no change', async (t) => {
+  t.timeout(10 * 60_000)
+  const report = await killKernelsThatTrack(Number(process.env.LAB_SEED ?? 1), Number(process.env.LAB_COUNT ?? 1))
+  t.log(JSON.stringify(report))
+  t.true(report.answers > 0 && report.differing > 0)
+})

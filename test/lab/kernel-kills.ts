@@ -1,11 +1,12 @@
 /**
- * Kills a whole kernel, again and again, at random moments: what its lives find on the disk is checked inside (test/kernel/kernel-life.ts),
- * from here it is only started and killed, as a power cut would.
+ * Kills a whole kernel, again and again, at random moments: what its lives find on the disk is checked inside (test/kernel/kernel-life.ts,
+ * and era-life.ts where a volume is tracked), from here it is only started and killed, as a power cut would.
  */
 import { mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { EraLifeJournal } from '../kernel/era-life-journal.ts'
 import { type LifeChecked, readJournal } from '../kernel/kernel-life-journal.ts'
 import { Random } from '../support/random.ts'
 import { projectFolder, startLab } from './boot.ts'
@@ -17,10 +18,15 @@ const LONGEST_MOMENT = 5000
 /** A life that has not come so far by then has failed. Seconds. */
 const PATIENCE_S = 180
 
-export interface KernelKillsReport {
+type OnProgress = (line: string) => void
+
+interface Kills {
   kills: number
   /** Killed while the agent started, or soon after. */
   whileStarting: number
+}
+
+export interface KernelKillsReport extends Kills {
   /** Answers after a start that were right. */
   answers: number
   /** Leases that a kill left behind, and what the catalog had on record of them. */
@@ -30,11 +36,58 @@ export interface KernelKillsReport {
 }
 
 /** @throws what a life says is wrong; LabUnavailable where this machine cannot run a lab */
-export async function killKernels(
+export function killKernels(seed: number, kills: number, onProgress?: OnProgress): Promise<KernelKillsReport> {
+  return killAgainAndAgain('kernel-life.ts', seed, kills, onProgress, (journal) => {
+    const checked = readJournal(journal).filter((entry): entry is LifeChecked => entry.kind === 'checked')
+    const leasesLeft: Record<string, number> = {}
+    for (const { lease, heldBefore } of checked) {
+      if (!heldBefore) continue
+      leasesLeft[lease] = (leasesLeft[lease] ?? 0) + 1
+    }
+    return {
+      leasesLeft,
+      answers: checked.reduce((sum, { answers }) => sum + answers, 0),
+      ambiguous: checked.filter(({ ambiguous }) => ambiguous).length
+    }
+  })
+}
+
+export interface EraKernelKillsReport extends Kills {
+  /** Answers that had every block that differs, how many blocks those were, and answers that were refused because the history is void. */
+  answers: number
+  differing: number
+  refused: number
+  /** Snapshots that a kernel was killed in, and how many lives had something to settle. */
+  lost: number
+  settled: number
+  /** Metadata snapshots that were left to a person. */
+  ambiguous: number
+}
+
+/** The same with a volume that is tracked. @throws the same */
+export function killKernelsThatTrack(
   seed: number,
   kills: number,
-  onProgress: (line: string) => void = () => undefined
-): Promise<KernelKillsReport> {
+  onProgress?: OnProgress
+): Promise<EraKernelKillsReport> {
+  return killAgainAndAgain('era-life.ts', seed, kills, onProgress, (path) => {
+    const { checked, lost } = new EraLifeJournal(path)
+    const sum = (of: 'answers' | 'differing' | 'refused') => checked.reduce((all, each) => all + each[of], 0)
+    return {
+      ...{ answers: sum('answers'), differing: sum('differing'), refused: sum('refused'), lost },
+      settled: checked.filter(({ settled }) => settled).length,
+      ambiguous: checked.filter(({ ambiguous }) => ambiguous).length
+    }
+  })
+}
+
+async function killAgainAndAgain<Report>(
+  script: string,
+  seed: number,
+  kills: number,
+  onProgress: OnProgress = () => undefined,
+  report: (journal: string) => Report
+): Promise<Kills & Report> {
   const random = new Random(seed)
   const folder = await mkdtemp(join(tmpdir(), 'kernel-kills-'))
   const disk = join(folder, 'disk')
@@ -50,30 +103,22 @@ export async function killKernels(
       const early = !last && life > 0 && random.chance(0.3)
       const moment = random.integer(0, LONGEST_MOMENT)
       try {
-        await live({ disk, journal, seed, life, last }, early ? 'up' : 'busy', moment)
+        await live({ script, disk, journal, seed, life, last }, early ? 'up' : 'busy', moment)
       } catch (error) {
         throw new Error(`life ${life} of seed ${seed}, ${kills} kills: ${(error as Error).message}`, { cause: error })
       }
       if (early) whileStarting++
       if (!last) onProgress(`kernel killed ${life + 1} times, ${moment} ms after it was ${early ? 'up' : 'busy'}`)
     }
-    const checked = readJournal(journal).filter((entry): entry is LifeChecked => entry.kind === 'checked')
-    const leasesLeft: Record<string, number> = {}
-    for (const { lease, heldBefore } of checked) {
-      if (!heldBefore) continue
-      leasesLeft[lease] = (leasesLeft[lease] ?? 0) + 1
-    }
-    return {
-      ...{ kills, whileStarting, leasesLeft },
-      answers: checked.reduce((sum, { answers }) => sum + answers, 0),
-      ambiguous: checked.filter(({ ambiguous }) => ambiguous).length
-    }
+    return { kills, whileStarting, ...report(journal) }
   } finally {
     await rm(folder, { recursive: true })
   }
 }
 
 interface LifeOptions {
+  /** In test/kernel/. */
+  script: string
   disk: string
   journal: string
   seed: number
@@ -83,11 +128,12 @@ interface LifeOptions {
 }
 
 /** One life, killed some milliseconds after it has said a word. @throws when it ends before that */
-async function live({ disk, journal, seed, life, last }: LifeOptions, word: string, moment: number): Promise<void> {
+async function live(options: LifeOptions, word: string, moment: number): Promise<void> {
+  const { disk, journal, seed, life, last } = options
   let said = ''
   let complaint = ''
   const hears = Promise.withResolvers<void>()
-  const script = join(projectFolder, 'test/kernel/kernel-life.ts')
+  const script = join(projectFolder, 'test/kernel', options.script)
   const words = ['--journal', journal, '--seed', String(seed), '--life', String(life), ...(last ? ['--last'] : [])]
   const lab = await startLab({
     command: [process.execPath, script, ...words],

@@ -1,0 +1,322 @@
+/**
+ * One life of a kernel that is going to be killed while a volume of LVM's is tracked and written to: started on a disk that an earlier life
+ * has left behind, it activates the volume, looks whether everything that was promised is there, whether each answer has everything that
+ * differs, and then keeps writer and agent busy until it is gone. Runs inside the kernel lab, started by test/lab/era-kernel-kills.ts:
+ *
+ *   node test/kernel/era-life.ts --journal FILE --seed S --life N [--last]
+ *
+ * On the lab's disk are an ext4 with the agent's catalog, the metadata device, and a volume group with the volume and its snapshots. Says `up`
+ * when the agent is about to start, and `busy` when everything was right and it is at work. The last life ends instead.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { once } from 'node:events'
+import { closeSync, constants, existsSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { discardLimit } from '../../src/devicemapper/block-queue.ts'
+import { DeltamapperError } from '../../src/errors.ts'
+import { connectAdmin } from '../../src/grpc/admin-client.ts'
+import { collectExtents } from '../support/collect-extents.ts'
+import { Random } from '../support/random.ts'
+import { alignedBuffer, createDevice, run, sendMessage } from './dmsetup.ts'
+import { EraLifeJournal } from './era-life-journal.ts'
+import { LiveAgent } from './live-agent.ts'
+import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
+
+const mebibyte = 2 ** 20
+const CATALOG_BYTES = 64 * mebibyte
+const METADATA_BYTES = 4 * mebibyte
+const GROUP_BYTES = 180 * mebibyte
+const VOLUME_MEBIBYTES = 16
+/** A lower snapshot has room for everything. */
+const SNAPSHOT_SIZE = '20m'
+const MOST_LOWER = 3
+/** So many snapshots before the latest are compared with each other. */
+const COMPARED = 10
+const blockBytes = 65536
+const blocks = (VOLUME_MEBIBYTES * mebibyte) / blockBytes
+/** Blocks beyond are never written to, so that an answer is not everything. */
+const WRITTEN_BLOCKS = blocks - 32
+
+const folder = '/run/mnt/agent'
+const catalog = `${folder}/catalog.sqlite`
+const lower = '/dev/vgl/data'
+const volume = 'tracked'
+const upper = `/dev/mapper/${volume}`
+
+const { values } = parseArgs({
+  options: {
+    journal: { type: 'string', default: '' },
+    seed: { type: 'string', default: '' },
+    life: { type: 'string', default: '' },
+    last: { type: 'boolean', default: false }
+  }
+})
+const life = Number(values.life)
+const random = new Random(Number(values.seed) + life)
+const journal = new EraLifeJournal(values.journal)
+const isFirst = journal.line === undefined
+
+run('/run/modprobe', ['dm-era'])
+run('/run/modprobe', ['dm-delay'])
+prepareLvm({ mapped: true })
+const deviceMapper = new DeviceMapper()
+const part = (name: string, offsetBytes: number, sizeBytes: number, delayMs = 0) => {
+  const at = `/dev/ubda ${offsetBytes / 512}`
+  const target = delayMs === 0 ? `linear ${at}` : `delay ${at} 0 ${at} ${delayMs}`
+  return createDevice(name, `0 ${sizeBytes / 512} ${target}`, '--uuid', `TEST-${name}`)
+}
+const disk = part('catalog', 0, CATALOG_BYTES)
+if (isFirst) run('mkfs.ext4', ['-q', disk])
+mkdirSync(folder, { recursive: true })
+run('mount', ['-t', 'ext4', disk, folder])
+const metadata = part('metadata', CATALOG_BYTES, METADATA_BYTES)
+// In some lives writes take a while, so that more of them are on their way at any moment.
+const group = part('group', CATALOG_BYTES + METADATA_BYTES, GROUP_BYTES, isFirst ? 0 : random.pick([0, 10, 30]))
+if (isFirst) {
+  createGroup('vgl', group)
+  createThick('vgl', 'data', VOLUME_MEBIBYTES)
+} else lvm('vgchange', '--activate', 'y', 'vgl')
+
+const buffer = alignedBuffer(blockBytes)
+
+/** What is in a device, block by block. */
+function contentOf(device: string): string[] {
+  const file = openSync(device, constants.O_RDONLY | constants.O_DIRECT)
+  const content: string[] = []
+  for (let at = 0; readSync(file, buffer, 0, blockBytes, at) > 0; at += blockBytes) {
+    content.push(createHash('sha256').update(buffer).digest('base64').slice(0, 16))
+  }
+  closeSync(file)
+  return content
+}
+
+async function tracked() {
+  for (const until = performance.now() + 60_000; ; await sleep(100)) {
+    const [now] = (await admin.listEra({ volume })).volumes
+    if (!now) throw new Error('the volume is not tracked any more')
+    // (What takes long is settled after the start.)
+    if (now.underWay === '') return now
+    if (performance.now() > until) throw new Error(`${now.underWay} is not settled`)
+  }
+}
+
+/** Somebody writes to what is below, in the middle, while the volume is not active. */
+function writeBeside(): void {
+  const file = openSync(lower, constants.O_WRONLY | constants.O_DIRECT)
+  buffer.fill(life + 1)
+  writeSync(file, buffer, 0, blockBytes, random.integer(4, WRITTEN_BLOCKS - 1) * blockBytes)
+  closeSync(file)
+}
+
+/** Takes the volume into use again. @throws where its history has not gone on, or something can be written to it unseen */
+async function takeUp(beside: boolean): Promise<void> {
+  const before = await tracked()
+  if (before.active) throw new Error('nobody has activated it yet')
+  const refused = await refusal(admin.createEraSnapshot({ volume, name: 'early', deadlineMs: 0 }))
+  if (refused !== 'DM_ERA_INACTIVE') throw new Error(`a snapshot of an inactive volume: ${refused}`)
+  const { line, lineBecause, active, suspended, problem } = await admin.activateEra({ volume, startOver: false })
+  if (!active || suspended || problem !== '')
+    throw new Error(`activated, but ${JSON.stringify({ suspended, problem })}`)
+  if ((line !== journal.line) !== beside) throw new Error(`another line, or not, where it is ${beside}: ${lineBecause}`)
+  if (beside) journal.say({ kind: 'line', line })
+  for (const name of [volume, `${volume}-guard`]) {
+    const info = await deviceMapper.info(name)
+    if (!info || info.suspended || (await discardLimit(info)) !== 0) throw new Error(`${name} lets discards through`)
+  }
+  try {
+    closeSync(openSync(lower, constants.O_RDWR | constants.O_EXCL))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EBUSY') return
+    throw error
+  }
+  throw new Error('what is below can be mounted')
+}
+
+/** The code that something is refused with. @throws when it is not */
+async function refusal(asked: Promise<unknown>): Promise<string> {
+  const thrown = await asked.then(
+    () => new Error('it was not refused'),
+    (error: unknown) => error
+  )
+  if (thrown instanceof DeltamapperError) return thrown.code
+  throw thrown
+}
+
+/** Holds what is on record against what was promised, and looks into what nobody has looked into yet. */
+async function checkSnapshots(): Promise<void> {
+  const { snapshots } = await admin.listEraSnapshots({ volume })
+  const there = new Set(snapshots.map(({ name }) => name))
+  for (const [name, snapshot] of [...journal.snapshots]) {
+    if (snapshot.unsure && !there.has(name)) {
+      if ((await refusal(delta(name, name))) !== 'DM_SNAPSHOT_NOT_FOUND') throw new Error(`${name} is half there`)
+      journal.say({ kind: 'lost', name })
+      continue
+    }
+    if (snapshot.unsure) journal.say({ kind: 'taken', name })
+    if (there.has(name) !== (snapshot.below === 'there') && snapshot.below !== 'unsure') {
+      throw new Error(`${name}: on record ${there.has(name) ? '' : 'no more '}, and is to be ${snapshot.below}`)
+    }
+    if (snapshot.below === 'unsure' && !there.has(name)) journal.say({ kind: 'removed', name })
+    if (snapshot.below === 'unsure' && there.has(name)) {
+      await admin.deleteSnapshot({ pool: volume, name })
+      journal.say({ kind: 'removed', name })
+    }
+    if (snapshot.below !== 'there') continue
+    const content = contentOf(`/dev/vgl/${name}`)
+    if (snapshot.content === undefined) journal.sayContent(name, content)
+    else if (snapshot.content.join() !== content.join()) throw new Error(`what is below ${name} has changed`)
+  }
+  for (const name of there) if (!journal.snapshots.has(name)) throw new Error(`nobody has taken ${name}`)
+  const made = lvm('lvs', '--noheadings', '-o', 'lv_name,lv_tags', 'vgl').split('\n')
+  const tagged = made.filter((each) => each.includes('deltamapper_')).map((each) => each.trim().split(/\s+/)[0])
+  const due = [...journal.snapshots].filter(([, { below }]) => below === 'there').map(([name]) => name)
+  if (tagged.sort().join() !== due.sort().join())
+    throw new Error(`LVM has ${tagged.join()}, and should have ${due.join()}`)
+  const all = made.map((each) => each.trim().split(/\s+/)[0]).filter((each) => each !== '')
+  if (all.length !== due.length + 1) throw new Error(`LVM has ${all.join()}: something is left`)
+}
+
+async function delta(base: string, target: string) {
+  const client = agent.client()
+  try {
+    return await collectExtents(
+      await client.delta({ baseSnapshotId: `${volume}/${base}`, targetSnapshotId: `${volume}/${target}` })
+    )
+  } finally {
+    client.close()
+  }
+}
+
+/** Everything that differs is in the answer, for each pair. @throws where it is not */
+async function checkAnswers() {
+  const found = { answers: 0, differing: 0, refused: 0 }
+  const all = [...journal.snapshots].slice(-COMPARED)
+  for (const [index, [target, { content, line }]] of all.entries()) {
+    for (const [base, from] of all.slice(0, index)) {
+      const what = `${base} to ${target}`
+      if (from.line !== line) {
+        const thrown: unknown = await delta(base, target).catch((error: unknown) => error)
+        if (!(thrown instanceof DeltamapperError) || thrown.status !== 'FAILED_PRECONDITION') {
+          throw new Error(`${what} is not refused as void`, { cause: thrown })
+        }
+        found.refused++
+        continue
+      }
+      const extents = await delta(base, target)
+      for (let block = 0; block < blocks; block++) {
+        if (content?.[block] === from.content?.[block]) continue
+        const at = block * blockBytes
+        if (!extents.some(([offset, size]) => offset <= at && offset + size >= at + blockBytes)) {
+          throw new Error(`block ${block} differs from ${what}, and is not in the answer`)
+        }
+        found.differing++
+      }
+      if (extents.reduce((sum, [, size]) => sum + size, 0) >= blocks * blockBytes)
+        throw new Error(`${what}: everything`)
+      found.answers++
+    }
+  }
+  return found
+}
+
+/** Takes a snapshot, looks into it, and removes the oldest when there are many. @returns whether a person had to drop a metadata snapshot */
+async function takeSnapshot(): Promise<boolean> {
+  const name = `s${life}-${journal.snapshots.size}`
+  let ambiguous = false
+  journal.say({ kind: 'taking', name })
+  const create = () => admin.createEraSnapshot({ volume, name, deadlineMs: 0 })
+  await create().catch((error: unknown) => {
+    // Killed within the message that takes one: whose it is cannot be proved, and it is left to a person, who is here.
+    if (!(error instanceof DeltamapperError) || !/the metadata snapshot of .* is taken/.test(error.message)) throw error
+    ambiguous = true
+    sendMessage(volume, 'drop_metadata_snap')
+    return create()
+  })
+  journal.say({ kind: 'taken', name })
+  journal.sayContent(name, contentOf(`/dev/vgl/${name}`))
+  const there = [...journal.snapshots].filter(([, { below }]) => below === 'there').map(([each]) => each)
+  if (there.length <= MOST_LOWER) return ambiguous
+  const [oldest = ''] = there
+  journal.say({ kind: 'removing', name: oldest })
+  await admin.deleteSnapshot({ pool: volume, name: oldest })
+  journal.say({ kind: 'removed', name: oldest })
+  return ambiguous
+}
+
+/** Keeps four writes under way to a few blocks, others every now and then. What it writes nobody has written before. */
+const writeInFlight = `
+const { open } = require('node:fs/promises')
+const { constants } = require('node:fs')
+const [, path, blocks, life] = process.argv
+let hot = []
+const move = () => (hot = Array.from({ length: 6 }, () => Math.floor(Math.random() * blocks)))
+const lane = async (file, lane) => {
+  const buffer = Buffer.from(new WebAssembly.Memory({ initial: 1 }).buffer, 0, 4096)
+  for (let i = 1; ; i++) {
+    for (const [at, number] of [i, lane, Number(life), process.pid].entries()) buffer.writeUInt32LE(number, 4 * at)
+    await file.write(buffer, 0, 4096, hot[Math.floor(Math.random() * 6)] * ${blockBytes} + lane * 4096)
+    await new Promise((resolve) => setTimeout(resolve, Math.random() * 8))
+  }
+}
+;(async () => {
+  const file = await open(path, constants.O_WRONLY | constants.O_DIRECT)
+  move()
+  setInterval(move, 300)
+  process.stdout.write('begun')
+  await Promise.all([0, 1, 2, 3].map((each) => lane(file, each)))
+})()`
+
+async function startWriter(): Promise<ChildProcess> {
+  const words = ['-e', writeInFlight, upper, String(WRITTEN_BLOCKS), String(life)]
+  const writer = spawn(process.execPath, words, { stdio: ['ignore', 'pipe', 'inherit'] })
+  await once(writer.stdout, 'data')
+  return writer
+}
+
+// Nothing is said to be up between a write beside us and the activation that finds it: what an interrupted boot does to a volume that is not
+// active leaves no trace, and whoever lets things be written to it has to know (docs/operations.md).
+const beside = !isFirst && !values.last && random.chance(0.15)
+if (beside) writeBeside()
+else console.log('up')
+const agent = await LiveAgent.start({ config: { catalog, walkers: 1, drainSeconds: 1 } })
+const admin = connectAdmin(agent.address)
+if (isFirst) {
+  const { line } = await admin.attachEra({
+    ...{ name: volume, dataDevice: lower, metadataDevice: metadata, blockBytes },
+    ...{ snapshotSize: SNAPSHOT_SIZE, allowLossyKernel: false }
+  })
+  journal.say({ kind: 'line', line })
+} else await takeUp(beside)
+if (beside) console.log('up')
+const settled = agent.log.some(({ msg }) => msg === 'settled what was left unfinished')
+await checkSnapshots()
+// What was written last, by whoever was killed, belongs to what differs from the last snapshot before.
+const ambiguous = await takeSnapshot()
+journal.say({ kind: 'checked', life, ...(await checkAnswers()), settled, ambiguous })
+if (values.last) {
+  for (const [name, { below }] of journal.snapshots) {
+    if (below === 'there') await admin.deleteSnapshot({ pool: volume, name })
+  }
+  await checkAnswers()
+  await admin.detachEra({ volume })
+  admin.close()
+  if ((await agent.stop()) !== 0) throw new Error(`the agent did not end in order: ${agent.stderr}`)
+  await deviceMapper.close()
+  process.exit(0)
+}
+console.log('busy')
+for (let writer = await startWriter(); ;) {
+  await sleep(random.integer(0, 300))
+  if (random.chance(0.15)) {
+    writer.kill('SIGKILL')
+    await once(writer, 'exit')
+    await admin.deactivateEra({ volume })
+    if (existsSync(upper)) throw new Error('it is deactivated, and still there')
+    const { line } = await admin.activateEra({ volume, startOver: false })
+    if (line !== journal.line) throw new Error('another line, and nobody has written beside')
+    writer = await startWriter()
+  } else await takeSnapshot()
+}
