@@ -9,58 +9,33 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
-import { pino } from 'pino'
 import { DeviceMapper } from '../../native/device-mapper.ts'
-import { snapshotMetadataBackend } from '../../src/agent/backend.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { eraUuid } from '../../src/agent/era/era-devices.ts'
 import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
-import { EraHistoryRecords } from '../../src/agent/era/history-record.ts'
 import { readEraSlot } from '../../src/agent/era/slot-content.ts'
 import { superblockOf } from '../../src/agent/era/tracked-device.ts'
-import { Sources } from '../../src/agent/sources.ts'
-import { Walkers } from '../../src/agent/walkers.ts'
 import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
 import type { DeltamapperError } from '../../src/errors.ts'
-import { decode } from '../agent/sample-pool.ts'
 import { extentsOfBlocks } from '../support/era-model.ts'
 import type { Extent } from '../support/expected.ts'
 import type { Random } from '../support/random.ts'
 import { alignedBuffer, run, sendMessage } from './dmsetup.ts'
+import { EraAnswers, recorderOf } from './era-answers.ts'
 import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 
 run('/run/modprobe', ['dm-era'])
 const deviceMapper = new DeviceMapper()
-const walkers = new Walkers(1)
-// Walkers do not keep a process alive; in an agent the server does.
-const alive = setInterval(() => undefined, 1000)
+const answers = new EraAnswers(deviceMapper)
+const delta = answers.delta.bind(answers)
 test.after.always(async () => {
-  clearInterval(alive)
-  await walkers.close()
+  await answers.close()
   await deviceMapper.close()
 })
 const buffer = alignedBuffer(4 * mebibyte)
 /** The lower snapshot is not what this is about. */
 const command = { take: ['/bin/true'], remove: ['/bin/true'] }
-
-function recorderOf(catalog: Catalog): EraHistoryRecords {
-  return new EraHistoryRecords({ catalog, deviceMapper, logger: pino({ level: 'silent' }) })
-}
-
-/** Asks what changed, as the service does. */
-async function delta(catalog: Catalog, base: string, target: string, startingOffset = 0): Promise<Extent[]> {
-  const sources = new Sources(new Map(), {
-    deviceMapper,
-    lvm: { logicalVolumes: async () => undefined, allLogicalVolumes: async () => [] },
-    history: catalog
-  })
-  const { messages } = await snapshotMetadataBackend(sources, walkers).delta(
-    { baseSnapshotId: base, targetSnapshotId: target, startingOffset: BigInt(startingOffset), maxResults: 0 },
-    new AbortController().signal
-  )
-  return (await Array.fromAsync(messages)).flatMap((message) => decode(message).extents)
-}
 
 interface Boundary {
   readonly name: string
@@ -134,7 +109,10 @@ test.serial('a random history: of any two snapshots exactly what was written bet
   t.timeout(300_000 + count * 60_000)
   const path = join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.sqlite')
   let catalog = await openCatalog(path)
-  const driver = await startDriver(catalog, deviceMapper, { recorder: recorderOf(catalog), commands: { vol: command } })
+  const driver = await startDriver(catalog, deviceMapper, {
+    recorder: recorderOf(catalog, deviceMapper),
+    commands: { vol: command }
+  })
   const { volumes } = driver
   // The last block is a part of one.
   let mebibytes = 48 + 5 / 2048
@@ -182,7 +160,7 @@ test.serial('a random history: of any two snapshots exactly what was written bet
   const boundaries = written.boundaries.filter(({ name }) => left.has(name))
   for (const [i, base] of boundaries.entries()) for (const target of boundaries.slice(i)) await compare(base, target)
   written.close()
-  await using last = await startDriver(catalog, deviceMapper, { recorder: recorderOf(catalog) })
+  await using last = await startDriver(catalog, deviceMapper, { recorder: recorderOf(catalog, deviceMapper) })
   await last.volumes.detachEra({ volume: 'vol' })
   t.deepEqual(await catalog.eraSnapshots(), [])
   await catalog.close()
@@ -206,7 +184,7 @@ test.serial(
   async (t) => {
     t.timeout(300_000)
     const catalog = await labCatalog(t)
-    const recorder = recorderOf(catalog)
+    const recorder = recorderOf(catalog, deviceMapper)
     await using driver = await startDriver(catalog, deviceMapper, { recorder })
     const tracked = await attach(driver.volumes, 'late', 64)
     const { written, metadata } = tracked
