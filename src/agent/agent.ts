@@ -3,6 +3,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
+import { letHeapGrow } from '../heap-growth.ts'
 import { stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -195,6 +196,7 @@ async function groupOfThisName(lvm: LvmReporter, name: string): Promise<string |
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
   const asked = stopSignal()
+  letHeapGrow()
   const config = await loadConfig(options)
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-agent' } })
   const agent = await startAgent(config, logger)

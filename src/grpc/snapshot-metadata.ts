@@ -25,7 +25,8 @@ export interface EncodedStream {
   readonly capacityBytes?: number
   /**
    * At least one message. It ends when the answer is complete and throws a DeltamapperError when it cannot be completed. Closed early
-   * (`return()`) when the call ends otherwise.
+   * (`return()`) when the call ends otherwise. A message is the receiver's: one that is all of its ArrayBuffer is detached once it has
+   * been sent, so that its memory does not wait for the garbage collector.
    */
   readonly messages: AsyncIterable<Uint8Array>
   /** Which node's answer it is, where it is not our own; for the log line. */
@@ -331,8 +332,18 @@ function emptyMessage(capacityBytes: number | undefined): Uint8Array {
 function write(call: Call<unknown>, message: Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
     // A write can only fail because the stream is gone.
-    call.write(message, (error: Error | null | undefined) => (error ? reject(cancelled()) : resolve()))
+    call.write(message, (error: Error | null | undefined) => {
+      release(message)
+      if (error) reject(cancelled())
+      else resolve()
+    })
   })
+}
+
+/** Gives a message's memory back: what goes out is a copy, which grpc-js has made. Small ones may lie in memory that others share. */
+function release({ buffer, byteLength }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength && byteLength > Buffer.poolSize)
+    buffer.transfer(0)
 }
 
 /** Aborts `controller` when the caller goes away or its deadline passes. Returns a function that ends the watch. */

@@ -8,6 +8,7 @@ import { packageVersion } from '../grpc/identity.ts'
 import { hasSnapshot, routerBackend } from '../grpc/router.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
+import { letHeapGrow } from '../heap-growth.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
 import { stopSignal } from '../stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
@@ -133,6 +134,7 @@ async function fromCluster(
  */
 export async function runRouter(options: RouterOptions): Promise<void> {
   const asked = stopSignal()
+  letHeapGrow()
   const config = await loadConfig(options)
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-router' } })
   const router = await startRouter(config, logger)
