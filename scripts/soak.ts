@@ -12,7 +12,7 @@ import { parseArgs } from 'node:util'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
-import { killKernels } from '../test/lab/kernel-kills.ts'
+import { killKernels, killKernelsThatTrack } from '../test/lab/kernel-kills.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
@@ -55,6 +55,13 @@ const ERA_KILLS = 20
 const ERA_BOUNDARIES = 60
 /** Of one, every pair of which is compared. */
 const ERA_SNAPSHOTS = 60
+/** Snapshots of a file system in use, a third of them after a kill of the agent, of which backups are made and restored. */
+const ERA_BACKUPS = 60
+/** Of a whole kernel, while a volume is tracked. */
+const ERA_KERNEL_KILLS = 10
+/** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
+const ERA_STEPS = 250
+const ERA_DISCARD_ROUNDS = 40
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
@@ -255,6 +262,45 @@ const sections: readonly Section[] = [
     run: async function* ([number = 0], seedOf) {
       const said = await testInLab('era-kills', ERA_KILLS, seedOf(number))
       yield [said, { ...nothing, done: `${figure(ERA_KILLS)} kills of an agent that tracks a volume` }]
+    }
+  },
+  {
+    name: 'era-backups',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('era-backups', ERA_BACKUPS, seedOf(number))
+      const done = `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
+      yield [said, { ...nothing, done }]
+    }
+  },
+  {
+    name: 'era-kernel-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const report = await killKernelsThatTrack(seedOf(number), ERA_KERNEL_KILLS, (line) => console.log(line))
+      const { kills, whileStarting, answers, differing, refused, lost, settled, ambiguous } = report
+      yield [
+        `seed ${seedOf(number)}: ${whileStarting} while the agent started, ${figure(answers)} answers with all of ` +
+          `${figure(differing)} blocks that differ, ${refused} refused as void; ${lost} snapshots lost in the middle, ` +
+          `${settled} lives with something to settle, ${ambiguous} metadata snapshots left to a person`,
+        { ...nothing, done: `${kills} kills of a kernel that tracks a volume` }
+      ]
+    }
+  },
+  {
+    name: 'era-metadata',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('era-metadata', ERA_STEPS, seedOf(number))
+      yield [said, { ...nothing, done: `every era of an era device through ${figure(ERA_STEPS)} steps` }]
+    }
+  },
+  {
+    name: 'era-discards',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('era-discards', ERA_DISCARD_ROUNDS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume` }]
     }
   }
 ]
