@@ -20,8 +20,9 @@ const checkoutNode = fileURLToPath(new URL('../node_modules/node/bin/node', impo
 const isCheckout = existsSync(sources)
 
 // Metadata is read through the thread pool, a window of requests at once, and a device that hangs keeps the threads that wait for it:
-// there have to be some left for other devices (src/devicemapper/device-reads.ts). Its size is fixed by the first one who uses it.
-process.env.UV_THREADPOOL_SIZE ??= '128'
+// there have to be some left for other devices (src/devicemapper/device-reads.ts), of which only an agent reads more than one at a time. The
+// size is fixed by the first one who uses the pool, and all of the threads are started then.
+process.env.UV_THREADPOOL_SIZE ??= process.argv[2] === 'agent' ? '128' : '32'
 
 if (Number.parseInt(process.versions.node, 10) >= oldestNode) {
   // Halves the time that a command takes to start: types need not be stripped again each time. Threads and child processes only

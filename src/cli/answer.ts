@@ -3,13 +3,9 @@
  * device, or what a tool has printed of it. Either way it is an ExtentStream, and what follows need not know.
  */
 import type { ExtentStream } from '../devicemapper/extents.ts'
-import type { MappingStream, PoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
 import type { Engine } from '../devicemapper/tools/engine.ts'
 import { endpointAddress, endpointTls, type TlsOptions } from './endpoint.ts'
 import { UsageError } from './failure.ts'
-import { deviceId } from './option-values.ts'
-import { describeView, openViews } from './pool-views.ts'
-import { humanSize } from './quantities.ts'
 
 /**
  * What the target has allocated, or what changed since the base. They are named by snapshot handles for an endpoint, and by thin device ids
@@ -22,7 +18,7 @@ export interface Question {
 }
 
 /** A question that names everything it is about. */
-interface NamedQuestion {
+export interface NamedQuestion {
   base: string | undefined
   target: string
 }
@@ -66,7 +62,10 @@ export async function withAnswer(
     return answerFromXml(options.xml, question, options, signal, remark, use)
   }
   const named = namedQuestion(question, options)
-  if (options.metadata !== undefined) return fromMetadata(options.metadata, named, options, signal, remark, use)
+  if (options.metadata !== undefined) {
+    const { answerFromPool } = await import('./pool-answer.ts')
+    return answerFromPool(options.metadata, named, options, signal, remark, use)
+  }
   return fromEndpoint(named, options, signal, use)
 }
 
@@ -118,56 +117,4 @@ async function fromEndpoint(
   } finally {
     client.close()
   }
-}
-
-async function fromMetadata(
-  path: string,
-  { base, target }: NamedQuestion,
-  { size, baseSize, liveRoot = false, engine = 'native', startingOffset = 0 }: AnswerOptions,
-  signal: AbortSignal,
-  remark: Remark,
-  use: (answer: ExtentStream) => Promise<void>
-): Promise<void> {
-  const targetId = deviceId(target, '--metadata')
-  const baseId = base === undefined ? undefined : deviceId(base, '--metadata')
-  const views = await openViews(path, liveRoot)
-  try {
-    const { metadata } = views
-    remark(`reading ${describeView(views)}`)
-    const sizeBytes = size ?? (await metadata.mappedEnd(await metadata.device(targetId, signal), signal))
-    if (size === undefined) {
-      const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
-      remark(`size of ${targetId}: ${taken}; --size says otherwise`)
-    }
-    if (baseId !== undefined && baseSize === undefined) {
-      remark(`size of base ${baseId}: that of target ${targetId}; --base-size says otherwise`)
-    }
-    const question = { baseId, targetId, baseSizeBytes: baseSize, sizeBytes, startingOffset, signal }
-    if (engine === 'native') return await use(await nativeAnswer(metadata, question))
-    const { answerWithTools } = await import('./tool-engine.ts')
-    await use(await answerWithTools(engine, metadata, question, remark))
-  } finally {
-    await views.close()
-  }
-}
-
-/** A question about a pool's metadata. Sizes and offset in bytes. */
-export interface MetadataQuestion {
-  readonly baseId: number | undefined
-  readonly targetId: number
-  /** By default as large as the target. */
-  readonly baseSizeBytes: number | undefined
-  readonly sizeBytes: number
-  readonly startingOffset: number
-  readonly signal: AbortSignal
-}
-
-/** What our own reading of the metadata says. */
-export async function nativeAnswer(
-  metadata: PoolMetadata,
-  { baseId, targetId, baseSizeBytes, ...question }: MetadataQuestion
-): Promise<MappingStream> {
-  return baseId === undefined
-    ? metadata.allocated({ deviceId: targetId, ...question })
-    : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
 }

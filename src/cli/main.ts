@@ -1,21 +1,25 @@
 /**
- * The command line: which commands there are, and how they end. What a command needs is loaded when it runs.
+ * The command line: which commands there are, and how they end. A command is loaded when it is asked for, and what it needs when it runs:
+ * loading takes longer than many an answer.
  */
 import { Command, CommanderError } from 'commander'
-import { addAgentCommand } from './agent.ts'
-import { addAllocatedCommand } from './allocated.ts'
-import { addDeltaCommand } from './delta.ts'
-import { addDoctorCommand } from './doctor.ts'
-import { addEraCommand } from './era.ts'
 import { describeFailure, UsageError } from './failure.ts'
-import { addInspectCommand } from './inspect.ts'
-import { written } from './output/text-output.ts'
-import { addKubeCommand } from './kube.ts'
-import { addPoolCommand } from './pool.ts'
-import { addRouterCommand } from './router.ts'
-import { addSnapshotCommand } from './snapshot.ts'
 import { packageVersion } from './version.ts'
-import { addVolumeCommand } from './volume.ts'
+
+/** The commands, in the order in which help lists them. */
+const commands: Record<string, () => Promise<(program: Command) => void>> = {
+  agent: async () => (await import('./agent.ts')).addAgentCommand,
+  router: async () => (await import('./router.ts')).addRouterCommand,
+  allocated: async () => (await import('./allocated.ts')).addAllocatedCommand,
+  delta: async () => (await import('./delta.ts')).addDeltaCommand,
+  kube: async () => (await import('./kube.ts')).addKubeCommand,
+  inspect: async () => (await import('./inspect.ts')).addInspectCommand,
+  doctor: async () => (await import('./doctor.ts')).addDoctorCommand,
+  pool: async () => (await import('./pool.ts')).addPoolCommand,
+  volume: async () => (await import('./volume.ts')).addVolumeCommand,
+  snapshot: async () => (await import('./snapshot.ts')).addSnapshotCommand,
+  era: async () => (await import('./era.ts')).addEraCommand
+}
 
 /** Runs one command; ends the process unless it went well. */
 export async function main(args: readonly string[]): Promise<void> {
@@ -43,17 +47,9 @@ async function run(args: readonly string[]): Promise<void> {
     .helpOption('-h, --help', 'print this, or with a command what it does')
     .configureOutput({ writeOut: (text) => (help += text), writeErr: () => undefined })
     .exitOverride()
-  addAgentCommand(program)
-  addRouterCommand(program)
-  addAllocatedCommand(program)
-  addDeltaCommand(program)
-  addKubeCommand(program)
-  addInspectCommand(program)
-  addDoctorCommand(program)
-  addPoolCommand(program)
-  addVolumeCommand(program)
-  addSnapshotCommand(program)
-  addEraCommand(program)
+  // Options of the program itself, help and mistakes are about all of them.
+  const asked = Object.keys(commands).filter((name) => name === args[0])
+  for (const name of asked.length > 0 ? asked : Object.keys(commands)) (await commands[name]())(program)
   program.addHelpText(
     'after',
     `
@@ -73,6 +69,7 @@ Examples:
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error
     if (error.exitCode !== 0) throw usageError(error, program, args)
+    const { written } = await import('./output/text-output.ts')
     await written(process.stdout, help)
   }
 }

@@ -1,0 +1,62 @@
+/**
+ * `allocated` and `delta` with `--metadata`: what a pool's metadata says of its thin devices, read straight from a file or device.
+ */
+import type { ExtentStream } from '../devicemapper/extents.ts'
+import type { MappingStream, PoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
+import type { AnswerOptions, NamedQuestion, Remark } from './answer.ts'
+import { deviceId } from './option-values.ts'
+import { describeView, openViews } from './pool-views.ts'
+import { humanSize } from './quantities.ts'
+
+/** Hands the answer to `use`. @throws UsageError where BASE or TARGET is no thin device id; what reading throws */
+export async function answerFromPool(
+  path: string,
+  { base, target }: NamedQuestion,
+  { size, baseSize, liveRoot = false, engine = 'native', startingOffset = 0 }: AnswerOptions,
+  signal: AbortSignal,
+  remark: Remark,
+  use: (answer: ExtentStream) => Promise<void>
+): Promise<void> {
+  const targetId = deviceId(target, '--metadata')
+  const baseId = base === undefined ? undefined : deviceId(base, '--metadata')
+  const views = await openViews(path, liveRoot)
+  try {
+    const { metadata } = views
+    remark(`reading ${describeView(views)}`)
+    const sizeBytes = size ?? (await metadata.mappedEnd(await metadata.device(targetId, signal), signal))
+    if (size === undefined) {
+      const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
+      remark(`size of ${targetId}: ${taken}; --size says otherwise`)
+    }
+    if (baseId !== undefined && baseSize === undefined) {
+      remark(`size of base ${baseId}: that of target ${targetId}; --base-size says otherwise`)
+    }
+    const question = { baseId, targetId, baseSizeBytes: baseSize, sizeBytes, startingOffset, signal }
+    if (engine === 'native') return await use(await nativeAnswer(metadata, question))
+    const { answerWithTools } = await import('./tool-engine.ts')
+    await use(await answerWithTools(engine, metadata, question, remark))
+  } finally {
+    await views.close()
+  }
+}
+
+/** A question about a pool's metadata. Sizes and offset in bytes. */
+export interface MetadataQuestion {
+  readonly baseId: number | undefined
+  readonly targetId: number
+  /** By default as large as the target. */
+  readonly baseSizeBytes: number | undefined
+  readonly sizeBytes: number
+  readonly startingOffset: number
+  readonly signal: AbortSignal
+}
+
+/** What our own reading of the metadata says. */
+export async function nativeAnswer(
+  metadata: PoolMetadata,
+  { baseId, targetId, baseSizeBytes, ...question }: MetadataQuestion
+): Promise<MappingStream> {
+  return baseId === undefined
+    ? metadata.allocated({ deviceId: targetId, ...question })
+    : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
+}
