@@ -4,6 +4,8 @@
  *
  *   npm run soak -- [--seed S] [--pools N] [--section NAME] [--pool I]
  */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -17,9 +19,11 @@ import { LabUnavailable } from '../test/lab/packages.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
+import type { DamageTrial } from '../test/support/damage-trial.ts'
+import { beginEraTrial, eraDamages, smallEraDevice } from '../test/support/era-damage.ts'
 import { beginPoolTrial, smallPool } from '../test/support/pool-damage.ts'
 import { kernelPools } from '../test/support/kernel-pool.ts'
-import { flipByte, nodeDamages } from '../test/support/metadata-damage.ts'
+import { type Damage, flipByte, nodeDamages } from '../test/support/metadata-damage.ts'
 import { BLOCK_BYTES } from '../test/support/metadata-image.ts'
 import { Random } from '../test/support/random.ts'
 import { restoredPool, tallPool, writtenPool } from '../test/support/random-pool.ts'
@@ -62,6 +66,8 @@ const ERA_KERNEL_KILLS = 10
 /** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
 const ERA_STEPS = 250
 const ERA_DISCARD_ROUNDS = 40
+/** Of each kind, to a catalog. */
+const CATALOG_DAMAGES = 5000
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
@@ -120,7 +126,13 @@ const sections: readonly Section[] = [
     share: 0.05,
     run: async function* (numbers, seedOf, folder) {
       for (const number of numbers) {
-        const { damages, verdicts } = await tryDamages(new Random(seedOf(number)), folder)
+        const random = new Random(seedOf(number))
+        const trial = await beginPoolTrial(smallPool(random), join(folder, 'damage.img'))
+        const { image, verdicts } = trial
+        const isNode = (block: number) => image.kinds.get(block)?.endsWith('node') === true
+        const damages = await tryDamages(trial, image.reachable(), random, (block) =>
+          isNode(block) ? nodeDamages(image, block, random) : []
+        )
         yield [`damaged pool, seed ${seedOf(number)}: ${damages} damages, ${JSON.stringify(verdicts)}`, nothing]
       }
     }
@@ -302,6 +314,37 @@ const sections: readonly Section[] = [
       const said = await testInLab('era-discards', ERA_DISCARD_ROUNDS, seedOf(number))
       yield [said, { ...nothing, done: `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume` }]
     }
+  },
+  {
+    name: 'era-damage',
+    share: 0,
+    run: async function* (numbers, seedOf, folder) {
+      for (const number of numbers) {
+        const random = new Random(seedOf(number))
+        const trial = await beginEraTrial(smallEraDevice(random), join(folder, 'era-damage.img'))
+        const { image, verdicts } = trial
+        const damages = await tryDamages(trial, image.kinds.keys(), random, (block) => eraDamages(image, block, random))
+        const done = `${figure(damages)} damages to era metadata`
+        yield [`seed ${seedOf(number)}: ${JSON.stringify(verdicts)}`, { ...nothing, done }]
+      }
+    }
+  },
+  {
+    name: 'catalog-damage',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const files = ['database', 'era-snapshots'].map((each) => `test/agent/catalog/${each}.test.ts`)
+      const environment = {
+        DELTAMAPPER_CATALOG_DAMAGES: String(CATALOG_DAMAGES),
+        DELTAMAPPER_CATALOG_SEED: String(seedOf(number))
+      }
+      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=60m', ...files]
+      const said = await testHere(words, environment)
+      yield [
+        `seed ${seedOf(number)}: ${said}`,
+        { ...nothing, done: `${figure(CATALOG_DAMAGES)} damages of each kind to a catalog` }
+      ]
+    }
   }
 ]
 
@@ -310,9 +353,29 @@ async function testInLab(name: string, count: number, seed: number): Promise<str
   const file = join(projectFolder, `test/kernel/${name}.test.ts`)
   const environment = { LAB_SEED: String(seed), LAB_COUNT: String(count) }
   const output = await showLab(commandFor(file, []), environment)
-  // ava's TAP has what a test logs in comments behind its result.
-  const logged = output.match(/^# {3}.*$/gm) ?? []
-  return `seed ${seed}: ${logged.map((line) => line.slice(4)).join('; ')}`
+  return `seed ${seed}: ${logged(output)}`
+}
+
+/** Runs tests of this machine. @returns what they logged @throws where one fails */
+async function testHere([program = '', ...args]: readonly string[], environment: Readonly<Record<string, string>>) {
+  const child = spawn(program, args, {
+    cwd: projectFolder,
+    env: { ...process.env, ...environment },
+    stdio: ['ignore', 'pipe', 'inherit']
+  })
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => {
+    process.stdout.write(chunk)
+    output += chunk.toString()
+  })
+  const [status] = (await once(child, 'close')) as [number | null]
+  if (status !== 0) throw new Error(`${args.join(' ')} ended with status ${status}`)
+  return logged(output)
+}
+
+/** ava's TAP has what a test logs in comments behind its result. */
+function logged(output: string): string {
+  return (output.match(/^# {3}.*$/gm) ?? []).map((line) => line.slice(4).trim()).join(' ')
 }
 
 /** Runs a script of the kernel lab that ends with its report, as JSON. */
@@ -337,22 +400,26 @@ async function showLab(command: readonly string[], environment: Readonly<Record<
   return output
 }
 
-async function tryDamages(random: Random, folder: string) {
-  const trial = await beginPoolTrial(smallPool(random), join(folder, 'damage.img'))
+/** Bytes flipped in each block, and structures that are wrong under a right checksum. @returns how many damages */
+async function tryDamages<Image extends { readonly bytes: Buffer }, Question>(
+  trial: DamageTrial<Image, Question>,
+  blocks: Iterable<number>,
+  random: Random,
+  structures: (block: number) => Iterable<Damage>
+): Promise<number> {
   let damages = 0
   const expectNone = (faults: readonly string[]) => {
     damages++
     if (faults.length > 0) throw new Error(faults.join('\n'))
   }
-  for (const block of trial.image.reachable()) {
+  for (const block of blocks) {
     for (let flip = 0; flip < 40; flip++) {
       expectNone(await trial.of(flipByte(block, random.integer(0, BLOCK_BYTES - 1), random.integer(1, 255)), true))
     }
-    if (trial.image.kinds.get(block)?.endsWith('node') !== true) continue
-    for (const damage of nodeDamages(trial.image, block, random)) expectNone(await trial.of(damage))
+    for (const damage of structures(block)) expectNone(await trial.of(damage))
   }
   trial.end()
-  return { damages, verdicts: trial.verdicts }
+  return damages
 }
 
 async function soak(seed: number, pools: number, onlySection?: string, onlyPool?: number): Promise<boolean> {
