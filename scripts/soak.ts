@@ -67,7 +67,7 @@ const ERA_KERNEL_KILLS = 10
 const ERA_STEPS = 250
 const ERA_DISCARD_ROUNDS = 40
 /** Of each kind, to a catalog. */
-const CATALOG_DAMAGES = 5000
+const CATALOG_DAMAGES = 2000
 
 /** What a section reports when it is through. Sections that compare no pairs leave those figures at 0. */
 interface Outcome extends Comparison {
