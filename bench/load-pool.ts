@@ -7,8 +7,6 @@
  * The volume is written to at random. Each turn begins with a new snapshot of it, so that the pool has to copy blocks, write metadata and
  * commit all the time, and not only pass writes on. The deltas are of two other snapshots; every answer is checked.
  */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import type { SnapshotMetadataClient } from '../src/grpc/client.ts'
@@ -16,13 +14,10 @@ import { AnswerCheck, ask } from '../test/kernel/ask.ts'
 import { LiveAgent } from '../test/kernel/live-agent.ts'
 import { expectedDelta, RawPool } from '../test/kernel/raw-pool.ts'
 import { Random } from '../test/support/random.ts'
+import { type WriteFigures, writeAtRandom } from './fio-job.ts'
 
-export interface LoadTurn {
+export interface LoadTurn extends WriteFigures {
   beside: Company
-  /** Writes of 4 KiB a second, and what one took: its mean, and what 99 of 100 stay below, in milliseconds. */
-  writesPerSecond: number
-  meanMs: number
-  p99Ms: number
   /** Deltas that were answered meanwhile, and what one took, in milliseconds. */
   deltasPerSecond: number
   deltaMs: number
@@ -36,10 +31,6 @@ export interface LoadFigures {
   blocks: number
   extents: number
   turns: LoadTurn[]
-}
-
-interface FioReport {
-  jobs: { write: { iops: number; clat_ns: { mean: number; percentile: Record<string, number> } } }[]
 }
 
 const mebibyte = 2 ** 20
@@ -78,14 +69,10 @@ for (let round = 0; round < Number(values.rounds); round++) {
     pool.snapshot('volume', 'shared', 3)
     const over = new AbortController()
     const asking = askBeside(beside, over.signal)
-    const { jobs } = await fio(Number(values.seconds))
+    const fio = { path: values.fio, libraries: values.libraries }
+    const figures = await writeAtRandom('/dev/mapper/volume', Number(values.seconds), fio)
     over.abort()
-    const { write } = jobs[0]
-    turns.push({
-      ...{ beside, writesPerSecond: write.iops, meanMs: write.clat_ns.mean / 1e6 },
-      p99Ms: write.clat_ns.percentile['99.000000'] / 1e6,
-      ...(await asking)
-    })
+    turns.push({ beside, ...figures, ...(await asking) })
     pool.remove('shared')
   }
 }
@@ -117,22 +104,4 @@ async function askBeside(beside: Company, over: AbortSignal): Promise<Pick<LoadT
   }
   const seconds = (performance.now() - start) / 1000
   return { deltasPerSecond: deltas / seconds, deltaMs: spent / Math.max(1, deltas) }
-}
-
-async function fio(seconds: number): Promise<FioReport> {
-  const job = ['--name=load', '--filename=/dev/mapper/volume', '--rw=randwrite', '--bs=4k', '--direct=1']
-  // A commit now and then, as a file system's journal asks for.
-  const pace = ['--ioengine=libaio', '--iodepth=4', '--fdatasync=64', '--time_based', `--runtime=${seconds}`]
-  const form = ['--output-format=json', '--randrepeat=1']
-  const LD_LIBRARY_PATH = `${values.libraries}:${process.env.LD_LIBRARY_PATH}`
-  const child = spawn(values.fio, [...job, ...pace, ...form], {
-    env: { ...process.env, LD_LIBRARY_PATH },
-    stdio: ['ignore', 'pipe', 'inherit']
-  })
-  let text = ''
-  child.stdout.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
-  const [status] = (await once(child, 'close')) as [number | null]
-  if (status !== 0) throw new Error(`fio ended with status ${status}: ${text}`)
-  // Warnings may stand in front of it.
-  return JSON.parse(text.slice(text.indexOf('{'))) as FioReport
 }

@@ -2,9 +2,8 @@
  * What a pool feels of deltas: throughput and latency of a fio job that writes to it, alone and with deltas being asked for beside it. In a
  * kernel of the lab's (load-pool.ts is what runs there), turn by turn, in one run.
  */
-import { join } from 'node:path'
-import { LabFailure, projectFolder, startLab } from '../test/lab/boot.ts'
-import { ensureFio } from '../test/lab/fio.ts'
+import { QUEUE_DEPTH, WRITES_PER_SYNC } from './fio-job.ts'
+import { measureInLab } from './lab-load.ts'
 import type { Company, LoadFigures, LoadTurn } from './load-pool.ts'
 import { median } from './measure.ts'
 
@@ -13,23 +12,7 @@ export const poolLoadHeading = '## What a pool feels'
 
 /** @returns its section */
 export async function measurePoolLoad(rounds: number, seconds = 8): Promise<string> {
-  const { path, libraries } = await ensureFio()
-  const script = join(projectFolder, 'bench/load-pool.ts')
-  const numbers = ['--rounds', String(rounds), '--seconds', String(seconds)]
-  let output = ''
-  let complaint = ''
-  const lab = await startLab({
-    command: [process.execPath, script, '--fio', path, '--libraries', libraries, ...numbers],
-    diskBytes: 4 * 2 ** 30,
-    timeoutSeconds: 600 + rounds * 60,
-    onOutput: (stream, chunk) => {
-      if (stream === 'stdout') output += chunk.toString()
-      else complaint += chunk.toString()
-    }
-  })
-  const { status } = await lab.result
-  if (status !== 0) throw new LabFailure(`load-pool.ts ended with status ${status}: ${complaint}`)
-  return section(JSON.parse(output) as LoadFigures, rounds, seconds)
+  return section(await measureInLab<LoadFigures>('load-pool.ts', rounds, seconds, 4 * 2 ** 30), rounds, seconds)
 }
 
 function section({ blocks, extents, turns }: LoadFigures, rounds: number, seconds: number): string {
@@ -48,7 +31,7 @@ function section({ blocks, extents, turns }: LoadFigures, rounds: number, second
   }
   return `${poolLoadHeading}
 
-fio writes 4 KiB at random places of a ${blocks / 16} MiB volume (queue depth 4, \`fdatasync\` after every 64 writes) that shares all its blocks with
+fio writes 4 KiB at random places of a ${blocks / 16} MiB volume (queue depth ${QUEUE_DEPTH}, \`fdatasync\` after every ${WRITES_PER_SYNC} writes) that shares all its blocks with
 a snapshot when each turn begins, so that the pool copies blocks, writes metadata and commits. Beside it a client asks an agent for the
 delta of two other snapshots of the pool (${extents.toLocaleString('en-US')} extents): never, once a second, or again and again without a pause. ${rounds} turns of ${seconds} s of
 each, by turns, medians; every answer was checked. Made by \`npm run bench -- --pool-load\` in the kernel lab, whose one processor kernel, fio, agent

@@ -2,10 +2,10 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --router] [--era-blocks N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router] [--era-blocks N] [--no-write]
  *
- * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --router: only what a router costs,
- * likewise.
+ * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --era-load: only what tracking costs,
+ * --router: only what a router costs, likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -15,6 +15,7 @@ import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
 import { eraHeading, measureEra, renderEra } from './era.ts'
+import { eraLoadHeading, measureEraLoad } from './era-load.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
 import { measurePoolLoad, poolLoadHeading } from './pool-load.ts'
 import { measureRouter, renderRouter, routerHeading } from './router.ts'
@@ -27,6 +28,7 @@ const { values } = parseArgs({
     extents: { type: 'string', default: '20000000' },
     'pool-load': { type: 'boolean', default: false },
     era: { type: 'boolean', default: false },
+    'era-load': { type: 'boolean', default: false },
     router: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
@@ -38,6 +40,7 @@ const runs = Number(values.runs)
 const sections = {
   'pool-load': [poolLoadHeading, () => measurePoolLoad(runs)],
   era: [eraHeading, era],
+  'era-load': [eraLoadHeading, () => measureEraLoad(runs)],
   router: [routerHeading, router]
 } as const
 
@@ -47,7 +50,7 @@ if (!values.router) {
     throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
 }
 const file = join(projectFolder, 'docs/benchmarks.md')
-const only = (['pool-load', 'era', 'router'] as const).find((name) => values[name])
+const only = (['pool-load', 'era', 'era-load', 'router'] as const).find((name) => values[name])
 if (only === undefined) {
   const page = await measureAll()
   console.log(page)
@@ -90,7 +93,8 @@ async function measureAll(): Promise<string> {
   const stream = await measureStream(Number(values.extents), runs)
   const routing = await router()
   const xml = renderXml(await measureXml(runs))
-  return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${await measurePoolLoad(runs)}`
+  const load = `${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
+  return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${load}`
 }
 
 /** era_invalidate takes so long that few runs have to do. */
