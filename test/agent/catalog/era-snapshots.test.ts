@@ -2,7 +2,7 @@
  * The history of era volumes, against a model that remembers every block written: whatever is forgotten, put together, broken off and taken
  * again, what is answered for a pair has everything that was written between the two, and, where it says so, nothing else.
  */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
@@ -419,4 +419,32 @@ test('bytes flipped anywhere in a history: an error that says so, or the same an
   t.log(verdicts)
   // Most of the file is history.
   t.true(verdicts.error > verdicts.same)
+})
+
+test('bytes flipped on the disk while the catalog is open: the same answers, from what was checked when it was opened', (t) => {
+  const path = join(testFolder(t), 'catalog.db')
+  const first = openDatabase(path)
+  attach(catalogCalls(first))
+  const random = new Random(Number(process.env['DELTAMAPPER_CATALOG_SEED'] ?? 1))
+  const blocks = () => Array.from({ length: 500 }, () => random.integer(0, 12 * CHUNK_BLOCKS))
+  const all = Array.from({ length: 8 }, (_, i) => take(catalogCalls(first), `s${i}`, blocks()))
+  first.close()
+  const bytes = readFileSync(path)
+  const database = openDatabase(path)
+  const calls = catalogCalls(database)
+  const content = () =>
+    [0, 3].map((i) => [
+      calls.leastEraSize(all[i].id, all[7].id),
+      calls.eraWrites(all[i].id, all[7].id, { chunk: 0, seq: 0 })
+    ])
+  const before = content()
+  const file = openSync(path, 'r+')
+  for (let trial = 0; trial < Number(process.env['DELTAMAPPER_CATALOG_DAMAGES'] ?? 60); trial++) {
+    const place = random.integer(0, bytes.length - 1)
+    writeSync(file, Buffer.of(bytes[place] ^ (1 << random.integer(0, 7))), 0, 1, place)
+    t.deepEqual(content(), before, `byte ${place}`)
+    writeSync(file, bytes, place, 1, place)
+  }
+  closeSync(file)
+  database.close()
 })
