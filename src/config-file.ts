@@ -3,8 +3,23 @@
  */
 import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
-import type { z } from 'zod'
+import { z } from 'zod'
 import { DeltamapperError } from './errors.ts'
+
+/** How a unix socket is made, for agent and router alike. */
+export const socketFields = {
+  /** Permissions, as in chmod(1), octal. */
+  socketMode: z
+    .string()
+    .regex(/^0?[0-7]{3}$/, 'is no file mode such as "0660"')
+    .default('0600')
+    .transform((mode) => parseInt(mode, 8)),
+  /** Group, by name or number. */
+  socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional()
+}
+
+/** What TLS takes: PEM files, read again when they change. */
+export const tlsFields = { certificate: z.string().min(1), key: z.string().min(1), ca: z.string().min(1) }
 
 /** The fields, unchecked; none without a file. @throws DM_CONFIG_INVALID */
 export async function readConfigFile(file: string | undefined): Promise<Record<string, unknown>> {

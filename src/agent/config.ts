@@ -4,7 +4,7 @@
  */
 import { availableParallelism } from 'node:os'
 import { z } from 'zod'
-import { invalidConfig, isMapping, readConfigFile, valid } from '../config-file.ts'
+import { invalidConfig, isMapping, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { isHandleName } from './handle.ts'
@@ -16,26 +16,17 @@ export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'
 export const agentConfig = z.strictObject({
   /** Addresses, `unix:///path.sock` or, with `tls`, `tcp://HOST:PORT`. */
   listen: z.array(z.string()).min(1).default([DEFAULT_LISTEN]),
-  /** Mutual TLS for all `tcp://` addresses: PEM files, read again when they change. */
+  /** Mutual TLS for all `tcp://` addresses. */
   tls: z
     .strictObject({
-      certificate: z.string().min(1),
-      key: z.string().min(1),
-      ca: z.string().min(1),
+      ...tlsFields,
       /** The DNS name that a client's certificate has to carry: the router's. */
       clientName: z.string().min(1)
     })
     .optional(),
   /** Listen on tcp://127.0.0.1 and [::1] without TLS, where every user of this machine can connect. For tests. */
   allowLoopbackTcp: z.boolean().default(false),
-  /** Permissions of a unix socket, as in chmod(1), octal. */
-  socketMode: z
-    .string()
-    .regex(/^0?[0-7]{3}$/, 'is no file mode such as "0660"')
-    .default('0600')
-    .transform((mode) => parseInt(mode, 8)),
-  /** Group of a unix socket, by name or number. */
-  socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional(),
+  ...socketFields,
   /** Take orders about pools of the agent's own (`deltamapper pool`). By default where socketMode lets nobody but the owner connect. */
   admin: z.boolean().optional(),
   /** What GetPluginInfo answers: behind a CSI driver, that driver's name. */

@@ -2,7 +2,7 @@
  * The router's configuration: a YAML (or JSON) file, overruled by the command line. As with the agent's, what is wrong is said at start.
  */
 import { z } from 'zod'
-import { invalidConfig, readConfigFile, valid } from '../config-file.ts'
+import { invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
@@ -33,22 +33,13 @@ export const routerConfig = z
       .array(z.string().regex(/^(unix:|\/)/, 'is no unix socket; the router listens on nothing else'))
       .min(1)
       .default([DEFAULT_LISTEN]),
-    /** Permissions of the socket, as in chmod(1), octal. */
-    socketMode: z
-      .string()
-      .regex(/^0?[0-7]{3}$/, 'is no file mode such as "0660"')
-      .default('0600')
-      .transform((mode) => parseInt(mode, 8)),
-    /** Group of the socket, by name or number. */
-    socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional(),
+    ...socketFields,
     /** What GetPluginInfo answers: the name of the CSI driver whose snapshots are served. */
     driverName: z.string().superRefine(valid(checkDriverName)),
-    /** Mutual TLS with agents at `tcp://` addresses: PEM files, read again when they change. */
+    /** Mutual TLS with agents at `tcp://` addresses. */
     tls: z
       .strictObject({
-        certificate: z.string().min(1),
-        key: z.string().min(1),
-        ca: z.string().min(1),
+        ...tlsFields,
         /** The DNS name that an agent's certificate has to carry. */
         agentName: z.string().min(1)
       })
