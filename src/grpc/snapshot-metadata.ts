@@ -309,13 +309,13 @@ async function passOn(
         'report it with the log lines around it'
       )
     }
-    writing = write(call, message)
-    // Nobody awaits it when the backend fails first.
-    writing.catch(() => undefined)
     sent.messages++
     sent.bytes += message.length
     sent.count(message.length)
     sent.firstMessageMs ??= sent.elapsed()
+    writing = write(call, message)
+    // Nobody awaits it when the backend fails first.
+    writing.catch(() => undefined)
   }
 }
 
