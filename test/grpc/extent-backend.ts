@@ -56,6 +56,8 @@ export class ExtentBackend implements SnapshotMetadataBackend {
   asked = 0
   /** Answers begun and not closed. */
   open = 0
+  /** The first message that it made. */
+  first: Uint8Array | undefined
   /** Why answers were aborted, in order. */
   readonly reasons: DeltamapperError[] = []
   readonly #gate = Promise.withResolvers<void>()
@@ -114,14 +116,20 @@ export class ExtentBackend implements SnapshotMetadataBackend {
         if (offset + size <= Number(startingOffset)) continue
         if (!encoder.add(offset, size)) continue
         if (name === 'gated' && sent > 0) await this.#gate.promise
-        yield encoder.finish()
+        yield this.#made(encoder)
         sent++
         this.asked++
       }
-      if (encoder.count > 0 || sent === 0) yield encoder.finish()
+      if (encoder.count > 0 || sent === 0) yield this.#made(encoder)
     } finally {
       this.open--
     }
+  }
+
+  #made(encoder: BlockMetadataEncoder): Uint8Array {
+    const message = encoder.finish()
+    this.first ??= message
+    return message
   }
 }
 

@@ -277,6 +277,18 @@ test('a message larger than clients accept is a defect and does not leave', asyn
   )
 })
 
+test('once it is sent, the memory of a large message is given back; a small one’s may be shared, and stays', async (t) => {
+  const large = await testServer(t)
+  const { stream } = rawCall(t, large.path, { body: allocatedRequest('endless') })
+  stream.resume()
+  t.true(await eventually(() => large.backend.asked > 3))
+  t.is(large.backend.first?.length, 0)
+  t.is(large.backend.open, 1, 'it goes on')
+  const small = await testServer(t)
+  isComplete(t, await new PlainClient(t, small.path).allocated({ snapshot_id: 'some' }), some)
+  t.true((small.backend.first?.length ?? 0) > 0)
+})
+
 // These measure time or memory, and so run alone.
 test.serial('a client that does not read is waited for: no message is made beyond those on their way', async (t) => {
   const { path, backend } = await testServer(t)
