@@ -21,6 +21,12 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   era: async () => (await import('./era.ts')).addEraCommand
 }
 
+/**
+ * How long V8 may finish what it compiles in other threads, in milliseconds. `process.exit` waits for those threads, and one that waits for a
+ * garbage collection in this thread would then wait for ever, and the process with it (nodejs/node#54918; one failure of 200 on a busy machine).
+ */
+const PAUSE_BEFORE_EXIT_MS = 100
+
 /** Runs one command; ends the process unless it went well. */
 export async function main(args: readonly string[]): Promise<void> {
   const { stdout, stderr } = process
@@ -32,7 +38,9 @@ export async function main(args: readonly string[]): Promise<void> {
   } catch (thrown) {
     const { line, status } = describeFailure(thrown)
     // What is still on its way to stdout is not waited for: nobody may be reading it.
-    stderr.write(line === undefined ? '' : `${line}\n`, () => process.exit(status))
+    stderr.write(line === undefined ? '' : `${line}\n`, () =>
+      setTimeout(() => process.exit(status), PAUSE_BEFORE_EXIT_MS)
+    )
   }
 }
 
