@@ -80,6 +80,34 @@ test.serial('attached, used, deactivated, activated, detached', async (t) => {
   t.deepEqual(readBlock(data.path, 7), readBlock(data.path, 7).fill(8), 'the data are where they were')
 })
 
+test.serial(
+  'somebody has the metadata device for a moment, of which the kernel says EINVAL only: it is waited for',
+  async (t) => {
+    const [data, metadata] = [loopDisk(64), loopDisk(4)]
+    const catalog = await labCatalog(t)
+    let had = 0
+    /** Just when the era device is made, as a process that is being started has what its parent had claimed. */
+    const meddled = new Proxy(deviceMapper, {
+      get(target, name) {
+        const method: unknown = Reflect.get(target, name, target)
+        if (typeof method !== 'function') return method
+        return (...args: unknown[]) => {
+          if (name === 'create' && args[0] === 'moment' && had++ === 0) {
+            const file = openSync(metadata.path, constants.O_RDONLY | constants.O_EXCL)
+            setTimeout(() => closeSync(file), 300)
+          }
+          return Reflect.apply(method, target, args) as unknown
+        }
+      }
+    })
+    await using driver = await startDriver(catalog, meddled, { recorder: noRecorder })
+    const { volumes } = driver
+    t.like(await volumes.attachEra(request('moment', data.path, metadata.path)), { active: true, problem: '' })
+    t.is(had, 2)
+    await volumes.detachEra({ volume: 'moment' })
+  }
+)
+
 test.serial('what holds something, is in use, or is too small is refused, and nothing is left', async (t) => {
   const catalog = await labCatalog(t)
   await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })

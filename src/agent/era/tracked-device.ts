@@ -15,6 +15,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
+import { DeviceMapperError } from '../../../native/device-mapper-error.ts'
 import { nodeName } from '../../../native/device.ts'
 import { ClaimedDevice, LOOK_BYTES, onceFree, sizeOf } from '../../devicemapper/block-device.ts'
 import { blockCounters, bootId, deviceInstance, discardLimit, refuseDiscards } from '../../devicemapper/block-queue.ts'
@@ -32,6 +33,8 @@ import { eraUuid, guardName, guardUuid } from './era-devices.ts'
 const SECTOR_BYTES = 512
 /** Formatting a large device's metadata takes its time. */
 const CREATE_DEADLINE_MS = 60_000
+/** How often an era device is tried to make, where the kernel gives no reason that would tell. */
+const MOST_TRIES = 5
 
 /** Both devices, with their tables as they have to be. */
 export interface ActiveDevices {
@@ -169,7 +172,7 @@ export class TrackedDevice {
    * @throws DM_DEVICE_BUSY, and what device-mapper calls throw; then there may be one of them
    */
   async putUp(data: DeviceNumber, metadata: DeviceNumber): Promise<void> {
-    const { dmName, sizeBytes, blockSectors } = this.volume
+    const { dmName, metadataDevice, sizeBytes, blockSectors } = this.volume
     const lengthSectors = sizeBytes / SECTOR_BYTES
     const guard = await onceFree(() =>
       this.#deviceMapper.create(guardName(this.volume), {
@@ -180,13 +183,24 @@ export class TrackedDevice {
     // Nothing stands on it yet, so that no discard comes in before.
     await refuseDiscards(guard)
     const params = formatEraTable({ metadataDevice: metadata, originDevice: guard, blockSectors })
-    await onceFree(() =>
+    const create = () =>
       this.#deviceMapper.create(dmName, {
         uuid: this.era.uuid,
         table: [{ startSector: 0, lengthSectors, targetType: 'era', params }],
         deadlineMs: CREATE_DEADLINE_MS
       })
-    )
+    for (let tries = 1; ; tries++) {
+      try {
+        await onceFree(create)
+        return
+      } catch (error) {
+        // The target says EINVAL whatever kept it from opening a device (era_ctr): that somebody had it, too.
+        const why = error instanceof DeviceMapperError ? error.errno : undefined
+        if (why !== 'EINVAL' || tries === MOST_TRIES) throw error
+      }
+      // Waits for whoever has it; throws DM_DEVICE_BUSY when that takes too long.
+      await (await ClaimedDevice.open(metadataDevice)).close()
+    }
   }
 
   /** Removes both devices, or what there is of them. @throws DM_DEVICE_BUSY while the volume is in use */
