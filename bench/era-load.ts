@@ -37,12 +37,12 @@ function section({ sizeBytes, blockBytes, turns }: EraLoadFigures, rounds: numbe
   }
   return `${eraLoadHeading}
 
-fio writes 4 KiB at random places of ${sizeBytes / 2 ** 20} MiB (queue depth ${QUEUE_DEPTH}, \`fdatasync\` after every ${WRITES_PER_SYNC} writes): of a linear device, and
-of an era target over that same device, which tracks blocks of ${blockBytes / 1024} KiB. The kernel marks a block, and commits that, before the first write to it in
-an era goes on; later ones pass. So what tracking costs depends on how many writes are first ones: none where ${(sizeBytes / blockBytes).toLocaleString('en-US')} blocks are marked
-already; as many as there can be, since the places are random, at the beginning of an era; and that again after each boundary (suspended and resumed, as for
-a snapshot). ${rounds} turns of ${seconds} s of each, by turns, medians. Made by \`npm run bench -- --era-load\` in the kernel lab, whose one processor
-kernel and fio share.
+fio writes 4 KiB at random places of ${sizeBytes / 2 ** 20} MiB (queue depth ${QUEUE_DEPTH}, \`fdatasync\` after every ${WRITES_PER_SYNC} writes): of a linear device, and of an
+era target over that same device, which tracks blocks of ${blockBytes / 1024} KiB. Before the first write to a block in an era goes on, the kernel marks the block
+and commits that; later writes pass. So what tracking costs depends on how many writes are first ones: none where all
+${(sizeBytes / blockBytes).toLocaleString('en-US')} blocks are marked already; as many as there can be, since the places are random, at the beginning of an era; and that again after
+each boundary (suspended and resumed, as for a snapshot). ${rounds} turns of ${seconds} s of each, by turns, medians. Made by
+\`npm run bench -- --era-load\` in the kernel lab, whose one processor kernel and fio share.
 
 | fio writes to | writes/s | of those without | mean latency | 99 % below | longest | a boundary takes |
 |---|--:|--:|--:|--:|--:|--:|
