@@ -29,16 +29,17 @@ const mebibyte = 2 ** 20
 const CATALOG_BYTES = 64 * mebibyte
 const METADATA_BYTES = 4 * mebibyte
 const GROUP_BYTES = 180 * mebibyte
+/** At first, and at most. */
 const VOLUME_MEBIBYTES = 16
+const MOST_MEBIBYTES = 20
 /** A lower snapshot has room for everything. */
-const SNAPSHOT_SIZE = '20m'
+const SNAPSHOT_SIZE = '24m'
 const MOST_LOWER = 3
 /** So many snapshots before the latest are compared with each other. */
 const COMPARED = 10
 const blockBytes = 65536
-const blocks = (VOLUME_MEBIBYTES * mebibyte) / blockBytes
 /** Blocks beyond are never written to, so that an answer is not everything. */
-const WRITTEN_BLOCKS = blocks - 32
+const WRITTEN_BLOCKS = (VOLUME_MEBIBYTES * mebibyte) / blockBytes - 32
 
 const folder = '/run/mnt/agent'
 const catalog = `${folder}/catalog.sqlite`
@@ -122,6 +123,8 @@ async function takeUp(beside: boolean): Promise<void> {
     throw new Error(`activated, but ${JSON.stringify({ suspended, problem })}`)
   if ((line !== journal.line) !== beside) throw new Error(`another line, or not, where it is ${beside}: ${lineBecause}`)
   if (beside) journal.say({ kind: 'line', line })
+  // Killed while it grew: before or after.
+  if ((await tracked()).dataBytes !== (await tracked()).sizeBytes) await admin.growEra({ volume })
   for (const name of [volume, `${volume}-guard`]) {
     const info = await deviceMapper.info(name)
     if (!info || info.suspended || (await discardLimit(info)) !== 0) throw new Error(`${name} lets discards through`)
@@ -193,9 +196,13 @@ async function delta(base: string, target: string) {
 /** Everything that differs is in the answer, for each pair. @throws where it is not */
 async function checkAnswers() {
   const found = { answers: 0, differing: 0, refused: 0 }
-  const all = [...journal.snapshots].slice(-COMPARED)
-  for (const [index, [target, { content, line }]] of all.entries()) {
-    for (const [base, from] of all.slice(0, index)) {
+  const all = [...journal.snapshots].slice(-COMPARED).map(([name, { line, content }]) => {
+    if (content === undefined) throw new Error(`nobody has looked into ${name}`)
+    return { name, line, content }
+  })
+  for (const [index, { name: target, content, line }] of all.entries()) {
+    for (const from of all.slice(0, index)) {
+      const base = from.name
       const what = `${base} to ${target}`
       if (from.line !== line) {
         const thrown: unknown = await delta(base, target).catch((error: unknown) => error)
@@ -206,16 +213,16 @@ async function checkAnswers() {
         continue
       }
       const extents = await delta(base, target)
-      for (let block = 0; block < blocks; block++) {
-        if (content?.[block] === from.content?.[block]) continue
+      for (const [block, is] of content.entries()) {
+        if (is === from.content[block]) continue
         const at = block * blockBytes
         if (!extents.some(([offset, size]) => offset <= at && offset + size >= at + blockBytes)) {
           throw new Error(`block ${block} differs from ${what}, and is not in the answer`)
         }
         found.differing++
       }
-      if (extents.reduce((sum, [, size]) => sum + size, 0) >= blocks * blockBytes)
-        throw new Error(`${what}: everything`)
+      const bytes = extents.reduce((sum, [, size]) => sum + size, 0)
+      if (bytes >= content.length * blockBytes) throw new Error(`${what}: everything`)
       found.answers++
     }
   }
@@ -237,13 +244,27 @@ async function takeSnapshot(): Promise<boolean> {
   })
   journal.say({ kind: 'taken', name })
   journal.sayContent(name, contentOf(`/dev/vgl/${name}`))
-  const there = [...journal.snapshots].filter(([, { below }]) => below === 'there').map(([each]) => each)
-  if (there.length <= MOST_LOWER) return ambiguous
-  const [oldest = ''] = there
-  journal.say({ kind: 'removing', name: oldest })
-  await admin.deleteSnapshot({ pool: volume, name: oldest })
-  journal.say({ kind: 'removed', name: oldest })
+  await removeOldest(MOST_LOWER)
   return ambiguous
+}
+
+/** @param keep so many are left */
+async function removeOldest(keep: number): Promise<void> {
+  const there = [...journal.snapshots].filter(([, { below }]) => below === 'there').map(([each]) => each)
+  for (const name of there.slice(0, Math.max(0, there.length - keep))) {
+    journal.say({ kind: 'removing', name })
+    await admin.deleteSnapshot({ pool: volume, name })
+    journal.say({ kind: 'removed', name })
+  }
+}
+
+async function grow(): Promise<void> {
+  const mebibytes = (await tracked()).sizeBytes / mebibyte
+  if (mebibytes >= MOST_MEBIBYTES) return
+  // LVM does not resize what has snapshots.
+  await removeOldest(0)
+  lvm('lvextend', '--size', `${mebibytes + 1}m`, 'vgl/data')
+  await admin.growEra({ volume })
 }
 
 /** Keeps four writes under way to a few blocks, others every now and then. What it writes nobody has written before. */
@@ -297,9 +318,7 @@ await checkSnapshots()
 const ambiguous = await takeSnapshot()
 journal.say({ kind: 'checked', life, ...(await checkAnswers()), settled, ambiguous })
 if (values.last) {
-  for (const [name, { below }] of journal.snapshots) {
-    if (below === 'there') await admin.deleteSnapshot({ pool: volume, name })
-  }
+  await removeOldest(0)
   await checkAnswers()
   await admin.detachEra({ volume })
   admin.close()
@@ -318,5 +337,6 @@ for (let writer = await startWriter(); ;) {
     const { line } = await admin.activateEra({ volume, startOver: false })
     if (line !== journal.line) throw new Error('another line, and nobody has written beside')
     writer = await startWriter()
-  } else await takeSnapshot()
+  } else if (random.chance(0.3)) await grow()
+  else await takeSnapshot()
 }
