@@ -4,6 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { parseArgs } from 'node:util'
 
 /** Writes that are followed by an `fdatasync`. */
 export const WRITES_PER_SYNC = 64
@@ -26,6 +27,15 @@ export interface WriteFigures {
 
 interface FioReport {
   jobs: { write: { iops: number; clat_ns: { mean: number; max: number; percentile: Record<string, number> } } }[]
+}
+
+/** What a script is told that lab-load.ts starts: turns of each kind, and how many seconds one takes. */
+export function loadArguments(): { fio: Fio; rounds: number; seconds: number } {
+  const options = Object.fromEntries(
+    ['fio', 'libraries', 'rounds', 'seconds'].map((name) => [name, { type: 'string', default: '' } as const])
+  )
+  const { fio, libraries, rounds, seconds } = parseArgs({ options }).values
+  return { fio: { path: fio, libraries }, rounds: Number(rounds), seconds: Number(seconds) }
 }
 
 /** Runs the job for so many seconds. */

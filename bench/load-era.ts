@@ -9,9 +9,8 @@
  * taken: suspended and resumed.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { createDevice, createLinear, removeDevice, run, sectorBytes, zeroStart } from '../test/kernel/dmsetup.ts'
-import { type WriteFigures, writeAtRandom } from './fio-job.ts'
+import { loadArguments, type WriteFigures, writeAtRandom } from './fio-job.ts'
 
 /** What fio writes to; without tracking first. */
 const kinds = [
@@ -41,21 +40,13 @@ const SIZE_BYTES = 1024 * mebibyte
 const BLOCK_BYTES = 65536
 const METADATA_BYTES = 32 * mebibyte
 
-const { values } = parseArgs({
-  options: {
-    fio: { type: 'string', default: '' },
-    libraries: { type: 'string', default: '' },
-    rounds: { type: 'string', default: '' },
-    seconds: { type: 'string', default: '' }
-  }
-})
-const fio = { path: values.fio, libraries: values.libraries }
+const { fio, rounds, seconds } = loadArguments()
 const metadata = createLinear('metadata', '/dev/ubda', 0, METADATA_BYTES)
 const below = createLinear('below', '/dev/ubda', METADATA_BYTES, SIZE_BYTES)
 zeroStart(metadata)
 
 const turns: EraLoadTurn[] = []
-for (let round = 0; round < Number(values.rounds); round++) {
+for (let round = 0; round < rounds; round++) {
   for (let turn = 0; turn < kinds.length; turn++) turns.push(await load(kinds[(round + turn) % kinds.length]))
 }
 for (const device of [below, metadata]) removeDevice(device.slice('/dev/mapper/'.length))
@@ -64,7 +55,6 @@ console.log(JSON.stringify(figures))
 process.exit(0)
 
 async function load(to: Written): Promise<EraLoadTurn> {
-  const seconds = Number(values.seconds)
   // Every turn finds the disk's file as the others do.
   if (to !== 'an era device, all blocks marked') overwrite(below)
   if (to === 'a linear device') {

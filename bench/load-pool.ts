@@ -8,13 +8,12 @@
  * commit all the time, and not only pass writes on. The deltas are of two other snapshots; every answer is checked.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import type { SnapshotMetadataClient } from '../src/grpc/client.ts'
 import { AnswerCheck, ask } from '../test/kernel/ask.ts'
 import { LiveAgent } from '../test/kernel/live-agent.ts'
 import { expectedDelta, RawPool } from '../test/kernel/raw-pool.ts'
 import { Random } from '../test/support/random.ts'
-import { type WriteFigures, writeAtRandom } from './fio-job.ts'
+import { loadArguments, type WriteFigures, writeAtRandom } from './fio-job.ts'
 
 export interface LoadTurn extends WriteFigures {
   beside: Company
@@ -39,14 +38,7 @@ const VOLUME_BLOCKS = 16_384
 const CHANGED_BLOCKS = 800
 const companies: readonly Company[] = ['nothing', 'a delta a second', 'one delta after the other']
 
-const { values } = parseArgs({
-  options: {
-    fio: { type: 'string', default: '' },
-    libraries: { type: 'string', default: '' },
-    rounds: { type: 'string', default: '' },
-    seconds: { type: 'string', default: '' }
-  }
-})
+const { fio, rounds, seconds } = loadArguments()
 const random = new Random(1)
 const place = { offsetBytes: 0, metadataBytes: 64 * mebibyte, dataBytes: 3584 * mebibyte }
 const pool = new RawPool({ name: 'load', ...place })
@@ -63,14 +55,13 @@ const client = agent.client()
 await delta(client)
 
 const turns: LoadTurn[] = []
-for (let round = 0; round < Number(values.rounds); round++) {
+for (let round = 0; round < rounds; round++) {
   for (let turn = 0; turn < companies.length; turn++) {
     const beside = companies[(round + turn) % companies.length]
     pool.snapshot('volume', 'shared', 3)
     const over = new AbortController()
     const asking = askBeside(beside, over.signal)
-    const fio = { path: values.fio, libraries: values.libraries }
-    const figures = await writeAtRandom('/dev/mapper/volume', Number(values.seconds), fio)
+    const figures = await writeAtRandom('/dev/mapper/volume', seconds, fio)
     over.abort()
     turns.push({ beside, ...figures, ...(await asking) })
     pool.remove('shared')
