@@ -64,7 +64,7 @@ const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
 /** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
-const ERA_STEPS = 250
+const ERA_STEPS = 200
 const ERA_DISCARD_ROUNDS = 40
 /** Of each kind, to a catalog. */
 const CATALOG_DAMAGES = 2000
