@@ -84,7 +84,14 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
     ['s1', 's3']
   )
   t.is((await failure(volumes.deleteSnapshot('lv', 's2'))).code, 'DM_NO_SUCH_DEVICE')
-  for (const name of ['s1', 's3']) await volumes.deleteSnapshot('lv', name)
+  await volumes.deleteSnapshot('lv', 's1')
+  // After a restart of the machine no volume is active, and LVM has none of ours to leave alone.
+  await volumes.deactivateEra({ volume: 'lv' })
+  await catalog.beginEra({ kind: 'snapshot', volume: 'lv', snapshot: 'cut', token: 'short' })
+  lvm('lvcreate', '--snapshot', '--size', '8m', '--addtag', 'deltamapper_short', '--name', 'cut', 'vg-a/data-1')
+  await volumes.deleteSnapshot('lv', 's3')
+  for (const name of ['s3', 'cut']) t.false(existsSync(`/dev/vg-a/${name}`), name)
+  t.is((await volumes.listEra({ volume: 'lv' })).volumes[0]?.underWay, '')
   await volumes.detachEra({ volume: 'lv' })
   lvm('vgremove', '--force', 'vg-a')
 })

@@ -167,7 +167,8 @@ export class LowerSnapshots {
     const rejected = await Promise.all(ours.map(aliases))
     const own = await this.#ownFilter()
     const patterns = [...rejected.flat().map((path) => `"r|^${escaped(path)}$|"`), ...own]
-    return `devices { global_filter=[ ${patterns.join(', ')} ] }`
+    // LVM takes no empty one: after a restart no volume is active yet, and there is something to remove all the same.
+    return `devices { global_filter=[ ${patterns.join(', ') || '"a|.*|"'} ] }`
   }
 
   /** What lvm.conf has in `global_filter`, word by word: ours comes in its place. */
