@@ -215,6 +215,16 @@ test.serial(
     const third = await volumes.activateEra({ volume: 'trimmed', startOver: false })
     t.not(third.line, second.line)
     t.regex(third.lineBecause, /1 discards went through trimmed-guard/)
+
+    // Open, with a table that took that over, and left so: it is closed as well, and void once only.
+    writeFileSync(limit, '1073741824')
+    reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
+    trim(4096, mebibyte)
+    t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
+    closed('found open')
+    const fourth = await volumes.activateEra({ volume: 'trimmed', startOver: false })
+    t.not(fourth.line, third.line)
+    t.is((await volumes.activateEra({ volume: 'trimmed', startOver: false })).line, fourth.line)
     await volumes.detachEra({ volume: 'trimmed' })
   }
 )

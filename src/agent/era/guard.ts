@@ -65,6 +65,8 @@ export class EraGuard {
     if (because !== undefined || history instanceof DeltamapperError) {
       // (The limit first: until it is closed, the new line would be void as well.)
       await refuseDiscards(devices.guard)
+      // Its own is open where it got a table meanwhile, and would be found so each time.
+      if (!devices.era.suspended) await refuseDiscards(devices.era)
       const why = because ?? (history as DeltamapperError).message
       await this.breakLine(volume, why, superblock)
       await this.#catalog.sawEraVolume(name, { lowerSeen, guardCheckedAt })
