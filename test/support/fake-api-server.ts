@@ -12,6 +12,7 @@ import type { ExecutionContext } from 'ava'
 import type { KubernetesObject } from '../../src/kubernetes/object.ts'
 import type { TlsFiles } from '../../src/grpc/tls.ts'
 import { listPathOf } from './cluster-objects.ts'
+import { oncePortIsFree } from './same-port.ts'
 
 interface StoredEvent {
   readonly version: number
@@ -108,8 +109,10 @@ export class FakeApiServer {
       this.#sockets.add(socket)
       socket.once('close', () => this.#sockets.delete(socket))
     })
-    server.listen(this.#port, this.#tls ? 'localhost' : '127.0.0.1')
-    await once(server, 'listening')
+    await oncePortIsFree(async () => {
+      server.listen(this.#port, this.#tls ? 'localhost' : '127.0.0.1')
+      await once(server, 'listening')
+    })
     this.#port = (server.address() as AddressInfo).port
     this.#server = server
   }

@@ -20,6 +20,7 @@ import { sidecarPackage } from '../../src/grpc/sidecar-protos.ts'
 import type { TlsFiles } from '../../src/grpc/tls.ts'
 import { type KubernetesObject, textOf } from '../../src/kubernetes/object.ts'
 import type { FakeApiServer } from './fake-api-server.ts'
+import { oncePortIsFree } from './same-port.ts'
 
 type Fields = Record<string, string>
 type Methods = Record<string, MethodDefinition<object, object>>
@@ -106,10 +107,13 @@ export class Sidecar {
         }))
     })
     const pair = { cert_chain: await readFile(this.#tls.certificate), private_key: await readFile(this.#tls.key) }
-    this.#port = await new Promise<number>((resolve, reject) =>
-      server.bindAsync(`localhost:${this.#port}`, ServerCredentials.createSsl(null, [pair]), (error, port) =>
-        error ? reject(error) : resolve(port)
-      )
+    this.#port = await oncePortIsFree(
+      () =>
+        new Promise<number>((resolve, reject) =>
+          server.bindAsync(`localhost:${this.#port}`, ServerCredentials.createSsl(null, [pair]), (error, port) =>
+            error ? reject(error) : resolve(port)
+          )
+        )
     )
     this.#server = server
   }
