@@ -96,6 +96,13 @@ export class Sidecar {
   }
 
   async listen(): Promise<void> {
+    const pair = { cert_chain: await readFile(this.#tls.certificate), private_key: await readFile(this.#tls.key) }
+    const serverCredentials = ServerCredentials.createSsl(null, [pair])
+    // Each time a new one: a server of grpc-js tries an address only once.
+    await oncePortIsFree(() => this.#listenOnce(serverCredentials))
+  }
+
+  async #listenOnce(serverCredentials: ServerCredentials): Promise<void> {
     const server = new Server()
     server.addService(offered, {
       GetMetadataAllocated: (call: ServerWritableStream<Fields, object>) =>
@@ -106,14 +113,10 @@ export class Sidecar {
           base_snapshot_id: call.request['base_snapshot_id']
         }))
     })
-    const pair = { cert_chain: await readFile(this.#tls.certificate), private_key: await readFile(this.#tls.key) }
-    this.#port = await oncePortIsFree(
-      () =>
-        new Promise<number>((resolve, reject) =>
-          server.bindAsync(`localhost:${this.#port}`, ServerCredentials.createSsl(null, [pair]), (error, port) =>
-            error ? reject(error) : resolve(port)
-          )
-        )
+    this.#port = await new Promise<number>((resolve, reject) =>
+      server.bindAsync(`localhost:${this.#port}`, serverCredentials, (error, port) =>
+        error ? reject(error) : resolve(port)
+      )
     )
     this.#server = server
   }
