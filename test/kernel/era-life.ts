@@ -104,9 +104,9 @@ async function tracked() {
   }
 }
 
-/** Somebody writes to what is below, in the middle, while the volume is not active. */
-function writeBeside(): void {
-  const file = openSync(lower, constants.O_WRONLY | constants.O_DIRECT)
+/** Writes a block in the middle that nobody has written before: to the volume, or to what is below while that is not active. */
+function writeTo(path: string): void {
+  const file = openSync(path, constants.O_WRONLY | constants.O_DIRECT)
   buffer.fill(life + 1)
   writeSync(file, buffer, 0, blockBytes, random.integer(4, WRITTEN_BLOCKS - 1) * blockBytes)
   closeSync(file)
@@ -300,7 +300,7 @@ async function startWriter(): Promise<ChildProcess> {
 // Nothing is said to be up between a write beside us and the activation that finds it: what an interrupted boot does to a volume that is not
 // active leaves no trace, and whoever lets things be written to it has to know (docs/operations.md).
 const beside = life % 5 === 4 && !values.last
-if (beside) writeBeside()
+if (beside) writeTo(lower)
 else console.log('up')
 const agent = await LiveAgent.start({ config: { catalog, walkers: 1, drainSeconds: 1 } })
 const admin = connectAdmin(agent.address)
@@ -326,8 +326,10 @@ if (values.last) {
   await deviceMapper.close()
   process.exit(0)
 }
+writeTo(upper)
+let writer = await startWriter()
 console.log('busy')
-for (let writer = await startWriter(); ;) {
+for (;;) {
   await sleep(random.integer(0, 300))
   if (random.chance(0.15)) {
     writer.kill('SIGKILL')
