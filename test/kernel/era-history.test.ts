@@ -275,13 +275,28 @@ test.serial(
          await new Promise(() => undefined)
        })`
     )
-    const holder = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
-    await once(holder.stdout, 'data')
-    t.true((await readEraSlot(metadata)).heldRoot > 0)
+    const held = async () => {
+      const holder = spawn(process.execPath, [script], { stdio: ['ignore', 'pipe', 'inherit'] })
+      await once(holder.stdout, 'data')
+      t.true((await readEraSlot(metadata)).heldRoot > 0)
+      return holder
+    }
+    const holder = await held()
     holder.kill('SIGKILL')
     blocks(9)
     t.true((await recorder.record(await boundary('s8'))).exact)
     t.deepEqual(await delta(catalog, 'late/s7', 'late/s8'), expected(9))
+
+    // While another one holds it, the volume gets no other table: its last message must not meet a suspended device.
+    const last = await held()
+    tracked.data.grow(65)
+    const growing = driver.volumes.growEra({ volume: 'late' })
+    await sleep(1000)
+    t.like(await deviceMapper.info('late'), { suspended: false, hasInactiveTable: false })
+    t.is((await catalog.findEraVolume('late'))?.sizeBytes, 64 * mebibyte)
+    last.kill('SIGKILL')
+    t.is((await growing).sizeBytes, 65 * mebibyte)
+    t.is((await readEraSlot(metadata)).heldRoot, 0)
     written.close()
     await driver.volumes.detachEra({ volume: 'late' })
   }

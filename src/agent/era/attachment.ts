@@ -17,6 +17,7 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import { deviceIdentity } from './device-identity.ts'
 import { eraUuid, guardName, guardUuid } from './era-devices.ts'
+import { onceNoKeeper } from './era-slot.ts'
 import { continued, type EraGuard } from './guard.ts'
 import type { LowerSnapshots } from './lower-snapshot.ts'
 import { dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
@@ -215,6 +216,7 @@ export class Attachment {
         'attach the volume anew, with a larger metadata device or larger blocks'
       )
     }
+    await onceNoKeeper(volume)
     await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
     let failure: unknown
     try {

@@ -71,6 +71,26 @@ function refuseSuspended({ name, suspended }: DeviceInfo): void {
   )
 }
 
+/**
+ * Waits until no process holds a volume's metadata snapshot. For whoever gives its device another table: a message that comes in while it is
+ * suspended waits for the resume, and that would then wait for the message. A keeper sends one when its agent dies, which is soon after, but
+ * may be after the next agent has begun.
+ *
+ * @throws DM_DEVICE_BUSY
+ */
+export async function onceNoKeeper(volume: EraVolume): Promise<void> {
+  for (const until = performance.now() + WAIT_MS; await keeperAtWork(slotKey(volume));) {
+    if (performance.now() > until) {
+      throw new DeltamapperError(
+        'DM_DEVICE_BUSY',
+        `another process holds the metadata snapshot of ${volume.name}`,
+        'ask again when it has ended'
+      )
+    }
+    await sleep(LOOK_MS)
+  }
+}
+
 export class EraSlots {
   readonly #parts: EraSlotParts
   /** One thing at a time is done to a slot, also at the start, when what is left of the last agent is looked after. */
