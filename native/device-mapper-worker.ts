@@ -5,6 +5,7 @@
  * its whole process from ever ending. It holds no state that matters; its parent may kill it at any moment.
  */
 import { CallFailed, type HelperConfiguration, type Reply, type Request } from './call.ts'
+import { endAtOnce } from './end-at-once.ts'
 import { Libdevmapper } from './libdevmapper.ts'
 
 const configuration = JSON.parse(process.argv[2] ?? '') as HelperConfiguration
@@ -24,10 +25,10 @@ const parent = Number(process.argv[3])
 process.on('message', (request: Request) => {
   // What was asked before the parent died arrives before the news of it does. Whoever comes after the parent has looked at the devices,
   // and does not expect them to be suspended from the grave.
-  if (process.ppid !== parent) process.exit(0)
+  if (process.ppid !== parent) endAtOnce()
   process.send?.(answer(request))
 })
 // The parent is gone, whichever way. Signals meant for it (Ctrl-C in a terminal) are not for us to act on: it decides.
-process.on('disconnect', () => process.exit(0))
+process.on('disconnect', endAtOnce)
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 process.send?.('ready')

@@ -13,6 +13,7 @@
  */
 import { createServer } from 'node:net'
 import { CallFailed } from '../../native/call.ts'
+import { endAtOnce } from '../../native/end-at-once.ts'
 import { Libdevmapper } from '../../native/libdevmapper.ts'
 import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
 import { asDeltamapperError } from '../errors.ts'
@@ -53,7 +54,7 @@ async function reserve(): Promise<KeeperAnswer> {
       send(messages.release)
     } catch {
       // It is ours, and stays: the agent takes our end for not knowing, which is the truth.
-      process.exit(1)
+      endAtOnce()
     }
     const { code, message, remedy } = asDeltamapperError(thrown)
     return { answer: 'given-back', code, message, remedy }
@@ -107,10 +108,7 @@ async function releaseOnOurOwn(): Promise<void> {
 }
 
 process.on('disconnect', () => {
-  work = work.then(releaseOnOurOwn).then(
-    () => process.exit(0),
-    () => process.exit(1)
-  )
+  work = work.then(releaseOnOurOwn).finally(endAtOnce)
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 

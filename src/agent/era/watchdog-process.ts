@@ -11,6 +11,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DeviceMapper } from '../../../native/device-mapper.ts'
+import { endAtOnce } from '../../../native/end-at-once.ts'
 import { refuseDiscards } from '../../devicemapper/block-queue.ts'
 import { asDeltamapperError } from '../../errors.ts'
 import type { WatchdogAnswer, WatchdogQuestion, WatchdogStart } from './watchdog.ts'
@@ -85,10 +86,7 @@ function say(message: WatchdogAnswer): void {
 
 process.on('message', (question: WatchdogQuestion) => void answer(question).then(say))
 process.on('disconnect', () => {
-  void release(false).then(
-    () => process.exit(0),
-    () => process.exit(1)
-  )
+  void release(false).finally(endAtOnce)
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 
