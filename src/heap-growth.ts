@@ -3,7 +3,7 @@
  *
  * Each message of a stream is a buffer outside of V8's heap that is garbage as soon as it is sent, but V8 counts it as growth of the heap.
  * By its own rule it looks through a heap of 22 MB anew for every 9 MB that have been sent: half of all processor time that a long answer
- * takes. Allowed to grow by a half more than its size before, it hardly ever does; messages are freed with the young generation.
+ * takes. Allowed to grow by one and a half times its size, it hardly ever does; messages are freed with the young generation.
  */
 import { setFlagsFromString } from 'node:v8'
 

@@ -13,15 +13,14 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { closeSync, constants, existsSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { discardLimit } from '../../src/devicemapper/block-queue.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { collectExtents } from '../support/collect-extents.ts'
-import { Random } from '../support/random.ts'
 import { alignedBuffer, createDevice, run, sendMessage } from './dmsetup.ts'
 import { EraLifeJournal } from './era-life-journal.ts'
+import { lifeArguments } from './life-arguments.ts'
 import { LiveAgent } from './live-agent.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 
@@ -47,17 +46,8 @@ const lower = '/dev/vgl/data'
 const volume = 'tracked'
 const upper = `/dev/mapper/${volume}`
 
-const { values } = parseArgs({
-  options: {
-    journal: { type: 'string', default: '' },
-    seed: { type: 'string', default: '' },
-    life: { type: 'string', default: '' },
-    last: { type: 'boolean', default: false }
-  }
-})
-const life = Number(values.life)
-const random = new Random(Number(values.seed) + life)
-const journal = new EraLifeJournal(values.journal)
+const { journalPath, life, isLast, random } = lifeArguments()
+const journal = new EraLifeJournal(journalPath)
 const isFirst = journal.line === undefined
 
 run('/run/modprobe', ['dm-era'])
@@ -299,7 +289,7 @@ async function startWriter(): Promise<ChildProcess> {
 
 // Nothing is said to be up between a write beside us and the activation that finds it: what an interrupted boot does to a volume that is not
 // active leaves no trace, and whoever lets things be written to it has to know (docs/operations.md).
-const beside = life % 5 === 4 && !values.last
+const beside = life % 5 === 4 && !isLast
 if (beside) writeTo(lower)
 else console.log('up')
 const agent = await LiveAgent.start({ config: { catalog, walkers: 1, drainSeconds: 1 } })
@@ -317,7 +307,7 @@ await checkSnapshots()
 // What was written last, by whoever was killed, belongs to what differs from the last snapshot before.
 const ambiguous = await takeSnapshot()
 journal.say({ kind: 'checked', life, ...(await checkAnswers()), settled, ambiguous })
-if (values.last) {
+if (isLast) {
   await removeOldest(0)
   await checkAnswers()
   await admin.detachEra({ volume })

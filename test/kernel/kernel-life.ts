@@ -16,7 +16,6 @@ import { createHash } from 'node:crypto'
 import { closeSync, constants, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 import { openDatabase } from '../../src/agent/catalog/database.ts'
 import { findLease, listLeases } from '../../src/agent/catalog/lease-records.ts'
 import { findServed } from '../../src/agent/catalog/served-targets.ts'
@@ -28,6 +27,7 @@ import { Random } from '../support/random.ts'
 import { AnswerCheck, ask, type Question } from './ask.ts'
 import { alignedBuffer, createLinear, run } from './dmsetup.ts'
 import { Journal, type LeaseFound, type PoolName } from './kernel-life-journal.ts'
+import { lifeArguments } from './life-arguments.ts'
 import { LiveAgent } from './live-agent.ts'
 import { blockBytes, type Content, expectedAllocated, expectedDelta, RawPool } from './raw-pool.ts'
 
@@ -48,17 +48,8 @@ const folder = '/run/mnt/agent'
 const catalog = `${folder}/catalog.sqlite`
 const holder = fileURLToPath(new URL('lease-holder.ts', import.meta.url))
 
-const { values } = parseArgs({
-  options: {
-    journal: { type: 'string', default: '' },
-    seed: { type: 'string', default: '' },
-    life: { type: 'string', default: '' },
-    last: { type: 'boolean', default: false }
-  }
-})
-const life = Number(values.life)
-const random = new Random(Number(values.seed) + life)
-const journal = new Journal(values.journal, VOLUME_BLOCKS)
+const { journalPath, life, isLast, random } = lifeArguments()
+const journal = new Journal(journalPath, VOLUME_BLOCKS)
 let counted = life * COUNTS_PER_LIFE
 
 const rawPool = (name: string, part: number) =>
@@ -354,7 +345,7 @@ const ambiguous = checkLeases(lease)
 await checkOwned()
 const answers = await checkAnswers()
 journal.say({ kind: 'checked', life, answers, lease, heldBefore, ambiguous })
-if (values.last) {
+if (isLast) {
   await stopAgent()
   const database = openDatabase(catalog)
   const left = listLeases(database)

@@ -137,22 +137,22 @@ export class EraVolumes implements EraBackend {
   }
 
   async detachEra({ volume }: Request<'detachEra'>): Promise<object> {
-    await this.#inTurn(volume, (tracked) => this.#attachment.detach(tracked))
+    await this.inTurn(volume, (tracked) => this.#attachment.detach(tracked))
     return {}
   }
 
   async activateEra({ volume, startOver }: Request<'activateEra'>): Promise<ShownEraVolume> {
-    await this.#inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
+    await this.inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
     return this.#shown(volume)
   }
 
   async deactivateEra({ volume }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
-    await this.#inTurn(volume, (tracked) => this.#attachment.deactivate(tracked))
+    await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked))
     return this.#shown(volume)
   }
 
   async growEra({ volume }: Request<'growEra'>): Promise<ShownEraVolume> {
-    await this.#inTurn(volume, (tracked) => this.#attachment.grow(tracked))
+    await this.inTurn(volume, (tracked) => this.#attachment.grow(tracked))
     return this.#shown(volume)
   }
 
@@ -171,7 +171,7 @@ export class EraVolumes implements EraBackend {
   async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
-    const recorded = await this.#inTurn(volume, async () => {
+    const recorded = await this.inTurn(volume, async () => {
       const begun = performance.now()
       const { boundary, prepared } = await Boundary.begin(
         this.#parts,
@@ -207,7 +207,7 @@ export class EraVolumes implements EraBackend {
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
     // The turn goes on after this call has been answered.
-    void this.#inTurn(volume, async () => {
+    void this.inTurn(volume, async () => {
       const { boundary } = await Boundary.begin(this.#parts, volume, name, deadline, () => Promise.resolve())
       const over = Promise.withResolvers<undefined>()
       const { token } = boundary
@@ -255,7 +255,7 @@ export class EraVolumes implements EraBackend {
 
   /** Removes what was taken below, unless a driver has; what is known of the snapshot stays, as the base of later ones. */
   async deleteSnapshot(volume: string, name: string): Promise<void> {
-    await this.#inTurn(volume, async (tracked) => {
+    await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
       const ours = await this.#attachment.ownDevices()
       const lower = JSON.parse(snapshot.lower) as Lower
@@ -264,9 +264,20 @@ export class EraVolumes implements EraBackend {
     })
   }
 
-  /** Does what only whoever has a volume's turn may do to it, such as sending its device a message. @throws what `work` and settling throw */
-  async inTurn<T>(volume: string, work: () => Promise<T>): Promise<T> {
-    return this.#inTurn(volume, work)
+  /**
+   * Does to a volume what only whoever has its turn may do, such as sending its device a message, after what was left unfinished has been
+   * settled.
+   *
+   * @throws DM_NO_SUCH_DEVICE, and what `work` and settling throw
+   */
+  async inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
+    if (!(await this.has(name))) throw noSuchVolume(name)
+    return this.#turns.take(name, async () => {
+      await this.#settle(name)
+      const volume = await this.#catalog.findEraVolume(name)
+      if (!volume) throw noSuchVolume(name)
+      return this.#quiet.keep(name, () => work(volume))
+    })
   }
 
   async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
@@ -277,17 +288,6 @@ export class EraVolumes implements EraBackend {
       `${volume} has no snapshot ${JSON.stringify(name.slice(0, 200))}`,
       '`deltamapper snapshot list` lists those there are'
     )
-  }
-
-  /** Does something to a volume when it is its turn, after what was left unfinished has been settled. */
-  async #inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
-    if (!(await this.has(name))) throw noSuchVolume(name)
-    return this.#turns.take(name, async () => {
-      await this.#settle(name)
-      const volume = await this.#catalog.findEraVolume(name)
-      if (!volume) throw noSuchVolume(name)
-      return this.#quiet.keep(name, () => work(volume))
-    })
   }
 
   async #settle(name: string): Promise<void> {
