@@ -9,7 +9,6 @@ import { connect as connectSocket } from 'node:net'
 import { basename, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Worker } from 'node:worker_threads'
 
@@ -23,12 +22,10 @@ import { loadConfig } from '../../src/agent/config.ts'
 import type { ExtentStream } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError, type ErrorCode, type StatusName } from '../../src/errors.ts'
 import { connect, type CallOptions, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
+import { command, nodeFlags } from '../cli/run-command.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type Extent, KIB_64, type SamplePool, writeBigPool, writeSamplePool } from './sample-pool.ts'
 
-const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
-/** As the command's first line says: how much memory an agent takes depends on it. */
-const nodeFlags = ['--max-semi-space-size=1']
 const folder = await testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 const twin = writeSamplePool(join(folder, 'twin'))

@@ -7,6 +7,8 @@ import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
 export const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
+/** What the first line of the command gives to node: for processes whose memory counts. */
+export const nodeFlags = ['--max-semi-space-size=1']
 
 /** Tests of a file run all at once; processes should not. */
 const MOST_AT_ONCE = 4
