@@ -31,11 +31,14 @@ export interface DeltaFigures {
 }
 
 export interface OurFigures {
+  /** Of a call in turn with thin_delta, while which the agent slept; and of the next one, right after it. */
   milliseconds: number
+  againMs: number
   /** The very first call of a fresh agent, before anything is compiled or cached in it. */
   firstCallMs: number
   firstExtentMs: number
   ratio: number
+  againRatio: number
   nodesRead: number
   readMiB: number
   /** Of the agent, over all calls so far. */
@@ -93,20 +96,26 @@ export async function measureDeltas(folder: string, pairs: readonly Pair[], runs
         const { statistics } = await logged
         // An agent runs for weeks: what is compared is one that has been asked before.
         for (let call = 1; call < CALLS_BEFORE; call++) await ask()
-        const calls = []
+        const calls: Awaited<ReturnType<typeof ask>>[] = []
+        const again: typeof calls = []
         const toolRuns: ProcessRun[] = []
         for (let run = 0; run < runs; run++) {
           toolRuns.push(await runTool())
           calls.push(await ask())
+          again.push(await ask())
         }
+        const ratioOf = (these: typeof calls) =>
+          median(these.map((call, run) => toolRuns[run].milliseconds / call.milliseconds))
         return {
           extents: first.extents,
           toolRuns,
           figures: {
             milliseconds: median(calls.map((call) => call.milliseconds)),
+            againMs: median(again.map((call) => call.milliseconds)),
             firstCallMs: first.milliseconds,
             firstExtentMs: median(calls.map((call) => call.firstExtentMs)),
-            ratio: median(calls.map((call, run) => toolRuns[run].milliseconds / call.milliseconds)),
+            ratio: ratioOf(calls),
+            againRatio: ratioOf(again),
             nodesRead: statistics.nodesRead,
             readMiB: statistics.bytesRead / 2 ** 20,
             peakMiB: peakMemoryMiB(agent.pid)
