@@ -2,13 +2,13 @@
  * Discards at a tracked volume over a disk that would take them: whatever is tried, before and after whichever table, no block that reads as
  * zeros since is missing from an answer. Where somebody lets discards through, the history is void, and said to be.
  */
-import { createHash } from 'node:crypto'
-import { closeSync, constants, mkdtempSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, constants, mkdtempSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { openCatalog } from '../../src/agent/catalog/catalog.ts'
+import { blockFingerprints } from './block-fingerprints.ts'
 import { discard } from './discard.ts'
 import { alignedBuffer, reloadDevice, run } from './dmsetup.ts'
 import { EraAnswers, recorderOf } from './era-answers.ts'
@@ -38,23 +38,6 @@ function withDevice<T>(path: string, flags: number, use: (file: number) => T): T
   } finally {
     closeSync(file)
   }
-}
-
-/** What is in a device, block by block. */
-function contentOf(path: string): string[] {
-  return withDevice(path, constants.O_RDONLY | constants.O_DIRECT, (file) => {
-    const content: string[] = []
-    for (let at = 0, read; (read = readSync(file, buffer, 0, mebibyte, at)) > 0; at += read) {
-      for (let from = 0; from < read; from += blockBytes) {
-        content.push(
-          createHash('sha256')
-            .update(buffer.subarray(from, from + blockBytes))
-            .digest('base64')
-        )
-      }
-    }
-    return content
-  })
 }
 
 test.serial(`whatever is discarded, no block that reads as zeros is missing (${trial.again})`, async (t) => {
@@ -180,7 +163,7 @@ test.serial(`whatever is discarded, no block that reads as zeros is missing (${t
   }
   const snapshot = async (name: string) => {
     await volumes.createEraSnapshot({ volume, name, deadlineMs: 0 })
-    taken.push({ name, line, content: contentOf(upper) })
+    taken.push({ name, line, content: blockFingerprints(upper, blockBytes) })
   }
   await snapshot('s0')
   for (let i = 1; i <= count; i++) {

@@ -3,9 +3,8 @@
  * what was begun, and nothing that was made for a snapshot that is not recorded is left.
  */
 import { spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { closeSync, constants, mkdtempSync, openSync, readSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -16,7 +15,8 @@ import { openCatalog } from '../../src/agent/catalog/catalog.ts'
 import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
 import { discardLimit } from '../../src/devicemapper/block-queue.ts'
 import { collectExtents } from '../support/collect-extents.ts'
-import { alignedBuffer, run, zeroStart } from './dmsetup.ts'
+import { blockFingerprints } from './block-fingerprints.ts'
+import { run, zeroStart } from './dmsetup.ts'
 import { blockBytes, boundariesOnly, loopDisk, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent, processes } from './live-agent.ts'
@@ -167,21 +167,6 @@ const kills = labRun(2)
 /** How long a suspension may last here, in milliseconds. */
 const DEADLINE_MS = 15_000
 
-/** What is in a device, block by block. */
-function fingerprints(device: string): string[] {
-  const file = openSync(device, constants.O_RDONLY | constants.O_DIRECT)
-  try {
-    const buffer = alignedBuffer(blockBytes)
-    const found: string[] = []
-    for (let at = 0; readSync(file, buffer, 0, blockBytes, at) > 0; at += blockBytes) {
-      found.push(createHash('sha256').update(buffer).digest('base64'))
-    }
-    return found
-  } finally {
-    closeSync(file)
-  }
-}
-
 /** Writes to a few blocks, others every now and then, without end. */
 const writeHere = `
 const { openSync, writeSync, constants } = require('node:fs')
@@ -247,7 +232,7 @@ test.serial(
       const { snapshots } = await client.listEraSnapshots({ volume: 'killed' })
       for (const { name, lower, exact } of snapshots) {
         if (content.has(name) || !lower.startsWith('LVM')) continue
-        content.set(name, fingerprints(`/dev/vgk/${name}`))
+        content.set(name, blockFingerprints(`/dev/vgk/${name}`, blockBytes))
         if (!exact) seen.inexact++
       }
       const names = [...content.keys()]

@@ -9,15 +9,15 @@
  * when the agent is about to start, and `busy` when everything was right and it is at work. The last life ends instead.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { closeSync, constants, existsSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, constants, existsSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { discardLimit } from '../../src/devicemapper/block-queue.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { collectExtents } from '../support/collect-extents.ts'
+import { blockFingerprints } from './block-fingerprints.ts'
 import { alignedBuffer, createDevice, run, sendMessage } from './dmsetup.ts'
 import { EraLifeJournal } from './era-life-journal.ts'
 import { lifeArguments } from './life-arguments.ts'
@@ -72,17 +72,6 @@ if (isFirst) {
 } else lvm('vgchange', '--activate', 'y', 'vgl')
 
 const buffer = alignedBuffer(blockBytes)
-
-/** What is in a device, block by block. */
-function contentOf(device: string): string[] {
-  const file = openSync(device, constants.O_RDONLY | constants.O_DIRECT)
-  const content: string[] = []
-  for (let at = 0; readSync(file, buffer, 0, blockBytes, at) > 0; at += blockBytes) {
-    content.push(createHash('sha256').update(buffer).digest('base64').slice(0, 16))
-  }
-  closeSync(file)
-  return content
-}
 
 async function tracked() {
   for (const until = performance.now() + 60_000; ; await sleep(100)) {
@@ -158,7 +147,7 @@ async function checkSnapshots(): Promise<void> {
       journal.say({ kind: 'removed', name })
     }
     if (snapshot.below !== 'there') continue
-    const content = contentOf(`/dev/vgl/${name}`)
+    const content = blockFingerprints(`/dev/vgl/${name}`, blockBytes)
     if (snapshot.content === undefined) journal.sayContent(name, content)
     else if (snapshot.content.join() !== content.join()) throw new Error(`what is below ${name} has changed`)
   }
@@ -233,7 +222,7 @@ async function takeSnapshot(): Promise<boolean> {
     return create()
   })
   journal.say({ kind: 'taken', name })
-  journal.sayContent(name, contentOf(`/dev/vgl/${name}`))
+  journal.sayContent(name, blockFingerprints(`/dev/vgl/${name}`, blockBytes))
   await removeOldest(MOST_LOWER)
   return ambiguous
 }
