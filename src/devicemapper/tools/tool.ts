@@ -29,6 +29,8 @@ const VERSION_DEADLINE_MS = 20_000
 const USAGE_STATUS = 2
 /** Exit statuses of `env`, `nsenter` and the like for a program that cannot be started. */
 const NOT_STARTED_STATUS = [126, 127]
+/** Why a process cannot be started where the program may well be there: no descriptors, processes or memory left. */
+const EXHAUSTED = ['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM']
 
 /** What the tools say, and what that means here. Everything else is DM_TOOL_FAILED. */
 const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] = [
@@ -56,17 +58,15 @@ export async function* toolOutput(
   { command, signal }: ToolOptions
 ): AsyncGenerator<Buffer> {
   signal?.throwIfAborted()
-  const [program, ...words] = [...command, name, ...args]
-  const child = spawn(program, words, {
-    // A group of its own: it may be `nsenter …`, which is two processes.
-    detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    // Their own folder is not on everybody's path.
-    env: { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
-  })
-  const { stdout } = child
-  const stderr = keepStart(child)
+  const child = start(name, [...command, name, ...args])
   const ended = endOf(child, name)
+  const { stdout } = child
+  if (!stdout) {
+    // No descriptors were left for its pipes: there is no process, and the error comes as an event.
+    await ended
+    return
+  }
+  const stderr = keepStart(child)
   const aborted = Promise.withResolvers<never>()
   aborted.promise.catch(() => undefined)
   const abort = () => {
@@ -136,6 +136,31 @@ function failure(name: ToolName, status: number | string | undefined, said: stri
   )
 }
 
+/** Some failures (no memory) are thrown, others arrive as an event. @throws DM_TOOL_MISSING, DM_TOOL_FAILED */
+function start(name: ToolName, [program, ...words]: readonly string[]): ChildProcess {
+  try {
+    return spawn(program, words, {
+      // A group of its own: it may be `nsenter …`, which is two processes.
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      // Their own folder is not on everybody's path.
+      env: { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
+    })
+  } catch (error) {
+    throw notStarted(name, error as NodeJS.ErrnoException)
+  }
+}
+
+function notStarted(name: ToolName, cause: NodeJS.ErrnoException): DeltamapperError {
+  if (!EXHAUSTED.includes(cause.code ?? '')) return missing(name, cause.message, cause)
+  return new DeltamapperError(
+    'DM_TOOL_FAILED',
+    `${name} could not be started (${cause.message})`,
+    'ask again; raise the limit of open files, processes or memory that this process runs under',
+    { cause }
+  )
+}
+
 function missing(name: ToolName, why: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_TOOL_MISSING',
@@ -175,7 +200,7 @@ function endOf(
       resolve({ status: status ?? undefined, killedBy: killedBy ?? undefined })
     })
     child.once('error', (cause) => {
-      reject(missing(name, cause.message, cause))
+      reject(notStarted(name, cause))
     })
   })
   ended.catch(() => undefined)

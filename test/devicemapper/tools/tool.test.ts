@@ -1,9 +1,11 @@
 /**
  * Tools as processes: real ones that fail, in both families, and scripts in their place that hang, flood and die.
  */
+import { execFile } from 'node:child_process'
 import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { checkTool, type ToolCommand, toolOutput } from '../../../src/devicemapper/tools/tool.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
@@ -78,6 +80,24 @@ test('a tool that is not there', async (t) => {
     t.is(error.code, 'DM_TOOL_MISSING')
     t.regex(error.message, says)
   }
+})
+
+test('no descriptors are left for it: it is not the tool that is missing', async (t) => {
+  // In a process of its own, which uses up all that it may have.
+  const module = JSON.stringify(new URL('../../../src/devicemapper/tools/tool.ts', import.meta.url).href)
+  const script = `
+    import { closeSync, openSync } from 'node:fs'
+    import { checkTool } from ${module}
+    await checkTool('thin_delta', ['true'])
+      .catch((error) => console.log(error.code))
+    const opened = []
+    try { for (;;) opened.push(openSync('/dev/null')) } catch {}
+    const { code, message } = await checkTool('thin_delta', ['true']).catch((error) => error)
+    for (const descriptor of opened) closeSync(descriptor)
+    console.log(code + '; ' + message)`
+  const limited = ['-c', 'ulimit -n 80; exec "$0" "$@"', process.execPath, '--input-type=module', '-e', script]
+  const { stdout } = await promisify(execFile)('/bin/sh', limited)
+  t.regex(stdout, /^DM_TOOL_UNFIT\nDM_TOOL_FAILED; thin_delta could not be started \(.*EMFILE\)\n$/)
 })
 
 test('versions that answer wrongly, or say nothing that is understood, are refused', async (t) => {
