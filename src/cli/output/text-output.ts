@@ -110,7 +110,7 @@ export class TextOutput {
   /**
    * Hands over what was added, and waits until it has gone.
    *
-   * @throws OutputClosed when nobody reads any more; DM_INTERNAL when it cannot be written; the signal's reason
+   * @throws OutputClosed when nobody reads any more; DM_OUTPUT_FAILED when it cannot be written; the signal's reason
    */
   async flush(): Promise<void> {
     if (this.#used === 0) return
