@@ -125,6 +125,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
 
   const { engine, toolCommand } = config
   const tools = engine === 'native' ? undefined : await ToolEngine.start(engine, toolCommand, leases, logger)
+  if (tools && engine === 'both') metrics.watchChecks(tools.counts)
   const walkers = new Walkers(config.walkers, {
     direct: config.directReads,
     readDeadlineMs: config.readDeadlineSeconds * 1000,

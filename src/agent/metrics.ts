@@ -1,5 +1,6 @@
 /**
- * What only an agent has to count: what its walks cost, the metadata snapshots that it holds, how full the pools are, its catalog.
+ * What only an agent has to count: what its walks cost, what became of checks with the tools, the metadata snapshots that it holds, how full
+ * the pools are, its catalog.
  *
  * Nothing is counted for each extent or node: totals are taken from the walks' own statistics when somebody asks.
  */
@@ -7,6 +8,7 @@ import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { SurveyPort } from './owned-pools/kernel-view.ts'
 import { FullnessLooks, type PoolFullness } from './pool-fullness.ts'
+import type { CheckCounts } from './tool-engine.ts'
 import type { TimedStatistics } from './walk-worker.ts'
 import type { Walkers, WalkKind } from './walkers.ts'
 
@@ -64,6 +66,21 @@ export class AgentMetrics {
     total('deltamapper_metadata_reads_total', 'Read requests to metadata', (each) => each.readCalls)
     this.#gauge('deltamapper_walks_running', 'Walks that have begun and not ended', () => walkers.active)
     this.#gauge('deltamapper_walkers', 'Walker threads that are alive', () => walkers.alive)
+  }
+
+  /** Of an agent that holds its answers against the tools'. All outcomes are there from the start: the first of its kind is an increase too. */
+  watchChecks(counts: Readonly<CheckCounts>): void {
+    new Counter({
+      name: 'deltamapper_engine_checks_total',
+      help: "Answers held against the tools', by outcome; unchecked: the tools said nothing",
+      labelNames: ['outcome'],
+      registers: this.#registers,
+      collect() {
+        const { agreed, disagreed, unchecked } = counts
+        this.reset()
+        for (const [outcome, count] of Object.entries({ agreed, disagreed, unchecked })) this.inc({ outcome }, count)
+      }
+    })
   }
 
   /** @returns to be told of each metadata snapshot that was held, in milliseconds, and whether it was lost before its users were done */

@@ -36,7 +36,10 @@ async function start(t: ExecutionContext, engine: string, toolCommand: ToolComma
   const logger = pino({ level: 'debug' }, { write: (line: string) => log.push(JSON.parse(line) as (typeof log)[0]) })
   const address = `unix://${join(folder, `agent-${agents++}.sock`)}`
   const recorded = { sample: (await sample).folder, big: (await big).folder }
-  const fields = { listen: [address], recorded, walkers: 1, drainSeconds: 0.2, engine, toolCommand }
+  const fields = {
+    ...{ listen: [address], recorded, walkers: 1, drainSeconds: 0.2, engine, toolCommand },
+    monitoring: 'tcp://127.0.0.1:0'
+  }
   const agent = await startAgent(agentConfig.parse(fields), logger)
   const client = connect(address)
   t.teardown(async () => {
@@ -70,13 +73,22 @@ async function failure(answer: Promise<unknown>): Promise<DeltamapperError> {
   throw thrown
 }
 
+/** What monitoring is told of checks: outcome → how many. */
+async function counted({ log }: Running): Promise<Record<string, number>> {
+  const address = String(log.find(({ msg }) => msg === 'listening')?.['monitoring'])
+  const page = await (await fetch(`${address.replace('tcp:', 'http:')}/metrics`)).text()
+  const samples = page.matchAll(/^deltamapper_engine_checks_total\{outcome="(\w+)"\} (\d+)$/gm)
+  return Object.fromEntries([...samples].map(([, outcome, value]) => [outcome, Number(value)]))
+}
+
 const checks = (log: Running['log'], msg: string) => log.filter((line) => line['msg'] === msg)
 
 for (const version of toolVersions) {
   for (const engine of ['tools', 'both']) {
     toolTest(`${engine}, ${version}: every answer is what the metadata says`, async (t) => {
       if (typeof commands === 'string') return
-      const { client, log } = await start(t, engine, commands[version])
+      const running = await start(t, engine, commands[version])
+      const { client, log } = running
       const pool = await sample
       const names = ['mon', 'tue', 'wed', 'thu']
       let asked = 0
@@ -100,6 +112,7 @@ for (const version of toolVersions) {
       t.is(agreed.length, engine === 'both' ? asked + 1 : 0)
       if (engine === 'tools') return
       t.like(agreed.at(-1)?.['checks'], { agreed: asked + 1, disagreed: 0, unchecked: 0 })
+      t.deepEqual(await counted(running), { agreed: asked + 1, disagreed: 0, unchecked: 0 })
     })
   }
 }
@@ -119,7 +132,9 @@ const WRONG = String.raw`real "$@" | sed -e '0,/<different begin/s//<same begin/
 toolTest(
   'a tool that leaves out a changed block: with `both` the answer ends with an error, and the log has where',
   async (t) => {
-    const { client, log } = await start(t, 'both', await scripted(WRONG))
+    const running = await start(t, 'both', await scripted(WRONG))
+    const { client, log } = running
+    t.deepEqual(await counted(running), { agreed: 0, disagreed: 0, unchecked: 0 }, 'there from the start')
     const expected = await (await sample).extents('mon', 'tue')
     const error = await failure(delta(client, 'mon', 'tue'))
     t.is(error.code, 'DM_ENGINES_DISAGREE')
@@ -127,6 +142,7 @@ toolTest(
     const [line] = checks(log, 'the tools disagree')
     t.like(line, { level: 50, base: 'sample/mon', target: 'sample/tue', code: 'DM_ENGINES_DISAGREE' })
     t.like(line?.['checks'], { agreed: 0, disagreed: 1, unchecked: 0 })
+    t.deepEqual(await counted(running), { agreed: 0, disagreed: 1, unchecked: 0 })
     const [, byte] = /^they part at byte ([0-9]+): the walk says ([0-9]+)\+/.exec(String(line?.['first'])) ?? []
     t.true(expected.some(([offset, size]) => offset <= Number(byte) && Number(byte) <= offset + size))
     t.true(error.message.endsWith(String(line?.['first'])))
@@ -145,6 +161,8 @@ toolTest('a tool that fails: an error with `tools`, an answer that is said to be
   const [line] = checks(both.log, 'an answer could not be checked with the tools')
   t.like(line, { level: 40, target: 'sample/tue', code: 'DM_TOOL_FAILED' })
   t.like(line?.['checks'], { unchecked: 1 })
+  t.deepEqual(await counted(both), { agreed: 0, disagreed: 0, unchecked: 1 })
+  t.deepEqual(await counted(tools), {}, 'nothing is checked')
 })
 
 /** A tool that leaves its number and does not end; it has printed half of an answer. */

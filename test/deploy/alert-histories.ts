@@ -13,6 +13,7 @@ export interface History {
 
 const agent = 'job="deltamapper-agent",node_name="n1"'
 const calls = (code: string, error: string) => `deltamapper_calls_total{${agent},grpc_code="${code}",error="${error}"}`
+const checks = (outcome: string) => `deltamapper_engine_checks_total{${agent},outcome="${outcome}"}`
 
 /** Of two hours in which all is well, no alert may fire. */
 export const quiet: Readonly<Record<string, string>> = {
@@ -32,6 +33,10 @@ export const quiet: Readonly<Record<string, string>> = {
   [`deltamapper_pools_looked_at_timestamp_seconds{${agent}}`]: '0+60x120',
   [`deltamapper_leases_held{${agent}}`]: '0 1 1 0x117',
   [`deltamapper_lease_held_seconds_count{${agent},outcome="released"}`]: '0+1x120',
+  // Somebody else holds the metadata snapshot now and then.
+  [checks('agreed')]: '0+2x120',
+  [checks('disagreed')]: '0x120',
+  [checks('unchecked')]: '0+1x120',
   [`deltamapper_refused_clients_total{${agent}}`]: '0x120',
   [`deltamapper_catalog_bytes{${agent}}`]: '1000000x120',
   [`deltamapper_certificate_expiry_timestamp_seconds{${agent}}`]: '7776000x120'
@@ -90,6 +95,12 @@ export const histories: readonly History[] = [
       DeltamapperDamagedMetadata: { at: '110m', labels: `severity="critical",${agent},error="DM_METADATA_DAMAGED"` }
     },
     silent: { DeltamapperDamagedMetadata: '90m' }
+  },
+  {
+    name: 'the tools fail in the middle of the night, for a few calls',
+    series: { [checks('agreed')]: '10x200', [checks('disagreed')]: '0x200', [checks('unchecked')]: '0x100 5x100' },
+    fires: { DeltamapperAnswersUnchecked: { at: '3h', labels: `severity="warning",${agent}` } },
+    silent: { DeltamapperAnswersUnchecked: '90m' }
   },
   {
     name: 'pools in trouble',

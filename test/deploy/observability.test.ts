@@ -42,6 +42,7 @@ function registered(): Map<string, Set<string>> {
   const agent = processMetrics({ ...facts, role: 'agent' })
   const metrics = new AgentMetrics(agent.registry)
   metrics.watchWalkers({ totals: {} as never, active: 0, alive: 0 })
+  metrics.watchChecks({ agreed: 0, disagreed: 0, unchecked: 0, sameBeyondBase: 0 })
   metrics.watchLeases(() => 0)
   metrics.watchCatalog('/nonexistent')
   metrics.watchPools({} as never)
