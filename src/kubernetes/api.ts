@@ -15,7 +15,10 @@ const REQUEST_MS = 10_000
 /** Objects in a page of a list; what the library's own informers and kubectl ask for. */
 const PAGE = 500
 
-/** The server ends a watch after so many seconds, with a bookmark shortly before, and the library gives up one that is silent for 30. */
+/**
+ * The server ends a watch after so many seconds, with a bookmark shortly before. The library gives up one that is silent for 30, from its
+ * request on: that connection is dead, since the server's own end did not come.
+ */
 const WATCH_SECONDS = 25
 
 export interface ApiOptions {
@@ -104,7 +107,7 @@ export class KubernetesApi {
    * Hands on what happens after a resource version, until the server ends the watch, which it does about every half minute. Calls `onOpen` once
    * the server has agreed to tell.
    *
-   * @throws TooOld; DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what `onEvent` throws
+   * @throws TooOld; DM_CLUSTER_UNREACHABLE (also where nothing comes, not even the end), DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what `onEvent` throws
    */
   async watch(
     path: string,
@@ -135,7 +138,10 @@ export class KubernetesApi {
     let open = true
     const ended = (error: unknown) => {
       open = false
-      if (!error || (error as Error).name === 'TimeoutError') return resolve()
+      if (!error) return resolve()
+      if ((error as Error).name === 'TimeoutError') {
+        return reject(this.#unreachable(new Error('nothing came of a watch, not even its end')))
+      }
       const status = (error as { statusCode?: number }).statusCode
       reject(
         status === undefined

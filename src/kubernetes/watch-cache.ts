@@ -9,7 +9,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
+import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import { type KubernetesApi, TooOld } from './api.ts'
 import type { KubernetesObject } from './object.ts'
 
@@ -18,6 +18,9 @@ const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [200, 10_000]
 
 /** Lists on request begin at least so many milliseconds after the one before: it takes one answer to tell any number that ask for nothing. */
 const REFRESH_EVERY_MS = 1000
+
+/** A watch that ends sooner, in milliseconds, and has told of nothing, has failed: to ask at once again would be to ask without end. */
+const SHORTEST_WATCH_MS = 1000
 
 export interface CacheOptions {
   /** Path of the list. */
@@ -151,24 +154,40 @@ export class WatchCache {
 
   async #watch(signal: AbortSignal): Promise<void> {
     const { path, query = {} } = this.#options
-    let begun = Date.now()
-    await this.#api.watch(
-      path,
-      query,
-      this.#resourceVersion!,
-      ({ type, object }) => {
-        this.#asOf = begun = Date.now()
-        this.#resourceVersion = object.metadata.resourceVersion!
-        if (type === 'BOOKMARK') return
-        this.#remove(object)
-        if (type !== 'DELETED') this.#put(object)
-        this.#changed()
-      },
-      signal,
-      () => this.#recovered()
-    )
+    const begun = Date.now()
+    let heard: number | undefined
+    let lasting: NodeJS.Timeout | undefined
+    try {
+      await this.#api.watch(
+        path,
+        query,
+        this.#resourceVersion!,
+        ({ type, object }) => {
+          this.#asOf = heard = Date.now()
+          this.#resourceVersion = object.metadata.resourceVersion!
+          this.#recovered()
+          if (type === 'BOOKMARK') return
+          this.#remove(object)
+          if (type !== 'DELETED') this.#put(object)
+          this.#changed()
+        },
+        signal,
+        () => (lasting = setTimeout(() => this.#recovered(), SHORTEST_WATCH_MS))
+      )
+    } finally {
+      clearTimeout(lasting)
+    }
+    if (heard === undefined && Date.now() - begun < SHORTEST_WATCH_MS) throw this.#endedAtOnce()
     // The server has ended it, and had nothing to say before.
-    this.#asOf = begun
+    this.#asOf = heard ?? begun
+  }
+
+  #endedAtOnce(): DeltamapperError {
+    return new DeltamapperError(
+      'DM_CLUSTER_UNREACHABLE',
+      `the Kubernetes API at ${this.#api.server} ends a watch of ${this.#options.path} as soon as it has begun`,
+      'see what is between here and the API server; if it stays, see its log'
+    )
   }
 
   #put(object: KubernetesObject): void {

@@ -170,3 +170,38 @@ test('a role that lacks a permission is told, and works once it has it', async (
   server.forbidden.clear()
   t.true(await eventually(() => cache.find(id).length === 1))
 })
+
+test('watches that end as soon as they have begun are asked for ever more slowly, and that is said once', async (t) => {
+  const server = await FakeApiServer.start(t, volumes)
+  server.watchesAre = 'ended'
+  const { cache, log } = await cacheOf(t, server)
+  const begun = performance.now()
+  const watches = () => server.requests.filter((each) => each.startsWith('WATCH')).length
+  t.true(await eventually(() => watches() >= 5))
+  // Pauses of 200, 400, 800 and 1600 ms, up to half of which is left to chance.
+  t.true(performance.now() - begun > 1400)
+  t.is(cache.failure?.code, 'DM_CLUSTER_UNREACHABLE')
+  t.is(cache.find(id).length, 1)
+  const said = (words: RegExp) => log.filter(({ msg }) => words.test(String(msg))).length
+  t.is(said(/no longer kept up to date/), 1)
+  server.watchesAre = 'answered'
+  t.true(await eventually(() => cache.failure === undefined))
+  t.is(said(/up to date again/), 1)
+})
+
+for (const how of ['unanswered', 'forgotten'] as const) {
+  test(`watches that are ${how} are a server that does not answer, and what is known gets older`, async (t) => {
+    t.timeout(180_000)
+    const server = await FakeApiServer.start(t, volumes)
+    server.watchesAre = how
+    const { cache } = await cacheOf(t, server)
+    t.true(await eventually(() => cache.asOf !== undefined))
+    const listed = cache.asOf
+    t.true(await eventually(() => cache.failure !== undefined, 120_000))
+    t.is(cache.failure?.code, 'DM_CLUSTER_UNREACHABLE')
+    t.is(cache.asOf, listed)
+    server.watchesAre = 'answered'
+    t.true(await eventually(() => cache.failure === undefined))
+    t.true(await eventually(() => server.watchers === 1))
+  })
+}

@@ -46,6 +46,8 @@ export class FakeApiServer {
   readonly forbidden = new Set<string>()
   /** While true, watchers are not told of anything, as if it were still on its way. */
   quiet = false
+  /** What becomes of watches that are asked for: ended at once, never answered, or begun and then forgotten. */
+  watchesAre: 'answered' | 'ended' | 'unanswered' | 'forgotten' = 'answered'
   /** Objects in a page, at most. */
   pageSize = 2
   readonly #objects = new Map<string, KubernetesObject>()
@@ -230,11 +232,18 @@ export class FakeApiServer {
   #watch(url: URL, response: ServerResponse): void {
     const from = Number(url.searchParams.get('resourceVersion'))
     if (from < this.#compacted) return fail(response, 410, `too old resource version: ${from} (${this.#compacted})`)
+    if (this.watchesAre === 'unanswered') return
     response.writeHead(200, { 'content-type': 'application/json' })
     response.flushHeaders()
+    if (this.watchesAre === 'ended') response.end()
+    if (this.watchesAre !== 'answered') return
+    const over = setTimeout(() => response.end(), Number(url.searchParams.get('timeoutSeconds')) * 1000)
     const watcher = { path: url.pathname, url, response }
     this.#watchers.add(watcher)
-    response.once('close', () => this.#watchers.delete(watcher))
+    response.once('close', () => {
+      clearTimeout(over)
+      this.#watchers.delete(watcher)
+    })
     for (const event of this.#events) {
       if (event.version > from && concerns(url.pathname, url, event)) send(watcher, event.type, event.object)
     }
