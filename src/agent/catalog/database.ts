@@ -13,6 +13,10 @@
  * the schema's text, which must be that of a new catalog; the checksum of every row, and the number of rows and sum of checksums
  * of each table. A file that fails is not written to, but for what SQLite completes from its log.
  *
+ * **What flips on the disk later.** Pages of the history are read again when they are needed: which rows it has is known (era-writes.ts), and
+ * each has its checksum. All others stay in memory (kept-pages.ts), but for two cases, after which everything is checked as it is at first:
+ * a transaction that was undone, whose pages SQLite reads again, and one so large that it took the others' room.
+ *
  * **One process.** The database is opened in SQLite's exclusive locking mode, which also does without shared memory. The kernel
  * releases the lock when the process dies, however it dies. The lock is a POSIX one, lost when *any* descriptor of the file is closed
  * by its process: so nothing but SQLite opens the file, here or anywhere in the agent.
@@ -35,6 +39,8 @@ import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import { eraIntentsTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
+import { EraWrites } from './era-writes.ts'
+import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
 import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
@@ -47,6 +53,8 @@ export interface DatabaseOptions {
   lockWaitMs?: number | undefined
   /** The steps of the schema, for tests of the steps themselves. */
   steps?: readonly Migration[] | undefined
+  /** Pages of history for which the cache has room, besides all others; 16,384 by default. For tests of what is read from the disk again. */
+  historyPages?: number | undefined
 }
 
 /** What opening found and did. */
@@ -57,13 +65,13 @@ export interface Opening {
   readonly schema: number
 }
 
-/** Every table whose rows are counted. */
-const tables = [
+/** The tables that are kept in memory, whose rows are counted. */
+const keptTables = [
   ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
-  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraWritesTable]
+  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable]
 ]
-/** Pages are read from the disk once, when all are checked; the cache is large enough to keep them. KiB. */
-const CACHE_KIB = 65_536
+/** Pages of 4 KiB, which makes 64 MiB. */
+const HISTORY_PAGES = 16_384
 
 /** SQLite's primary result codes (sqlite.org/rescode.html) that are told apart. */
 const sqliteCode = { error: 1, busy: 5, corrupt: 11, constraint: 19, misuse: 21, notADatabase: 26 }
@@ -71,14 +79,25 @@ const sqliteCode = { error: 1, busy: 5, corrupt: 11, constraint: 19, misuse: 21,
 export class CatalogDatabase implements Statements {
   readonly path: string
   readonly opening: Opening
+  /** What was written between the snapshots of era volumes. */
+  readonly writes: EraWrites
   readonly #database: DatabaseSync
   readonly #statements: Map<string, StatementSync>
+  readonly #checks: ContentChecks
   #closed = false
 
-  constructor(path: string, database: DatabaseSync, statements: Map<string, StatementSync>, opening: Opening) {
+  constructor(
+    path: string,
+    database: DatabaseSync,
+    statements: Map<string, StatementSync>,
+    checks: ContentChecks,
+    opening: Opening
+  ) {
     this.path = path
     this.#database = database
     this.#statements = statements
+    this.#checks = checks
+    this.writes = checks.writes
     this.opening = opening
   }
 
@@ -89,10 +108,23 @@ export class CatalogDatabase implements Statements {
   /**
    * Runs the action in a transaction; on disk when this returns. What the action throws undoes it.
    *
-   * @throws DM_CATALOG_UNAVAILABLE; if that comes from the disk, the transaction may or may not be there when it is opened next
+   * @throws DM_CATALOG_UNAVAILABLE; if that comes from the disk, the transaction may or may not be there when it is opened next;
+   *   DM_CATALOG_DAMAGED, after which the connection is not to be used any more
    */
   write<T>(action: () => T): T {
-    return commit(this.#database, action)
+    const { kept } = this.#checks
+    const before = this.#changes()
+    kept.beginTransaction()
+    let result: T
+    try {
+      result = commit(this.#database, action)
+    } catch (error) {
+      // What is known of the history is as wrong now as the pages may be.
+      if (this.#changes() !== before) this.#checkAgain()
+      throw error
+    }
+    if (!kept.endTransaction(this.#changes() - before)) this.#checkAgain()
+    return result
   }
 
   /** Bytes of the file, and rows by table. */
@@ -107,6 +139,16 @@ export class CatalogDatabase implements Statements {
     this.#statements.clear()
     this.#database.close()
   }
+
+  #checkAgain(): void {
+    checkPages(this)
+    this.#checks.run()
+  }
+
+  /** Rows that were changed since it was opened, whether or not that was undone. */
+  #changes(): number {
+    return Number(this.statement('SELECT total_changes() AS changes').get()?.['changes'])
+  }
 }
 
 /**
@@ -116,25 +158,26 @@ export class CatalogDatabase implements Statements {
  */
 export function openDatabase(
   file: string,
-  { lockWaitMs = 3000, steps = migrations }: DatabaseOptions = {}
+  { lockWaitMs = 3000, steps = migrations, historyPages = HISTORY_PAGES }: DatabaseOptions = {}
 ): CatalogDatabase {
   const path = resolve(file)
   let database: DatabaseSync | undefined
   try {
     const created = !exists(path)
     if (created) create(path, steps)
-    database = connect(path, lockWaitMs)
+    database = connect(path, lockWaitMs, historyPages)
     const statements = new Map<string, StatementSync>()
     const opened = { path, statement: (sql: string) => prepared(database!, statements, sql) }
     checkPages(opened)
     const schemaBefore = migrate(database, opened, steps)
-    checkContent(database, opened, steps)
+    const checks = new ContentChecks(opened, steps, historyPages)
+    checks.run()
     checkpoint(database)
     // From here on the lock is ours, so whatever an interrupted creation has left is of no use to anyone.
     for (const each of readdirSync(dirname(path))) {
       if (each.startsWith(`${basename(path)}.new-`)) rmSync(join(dirname(path), each), { force: true })
     }
-    return new CatalogDatabase(path, database, statements, { created, schemaBefore, schema: steps.length })
+    return new CatalogDatabase(path, database, statements, checks, { created, schemaBefore, schema: steps.length })
   } catch (error) {
     // Closing copies what the log holds into the database, which is what opening it again would do.
     database?.close()
@@ -187,7 +230,7 @@ function create(path: string, steps: readonly Migration[]): void {
 }
 
 /** Opens the file and takes its lock. What is no catalog is refused before anything of it is touched. */
-function connect(path: string, lockWaitMs: number): DatabaseSync {
+function connect(path: string, lockWaitMs: number, cachePages = HISTORY_PAGES): DatabaseSync {
   const database = new DatabaseSync(path, { timeout: lockWaitMs, enableForeignKeyConstraints: true })
   try {
     // The locking mode comes first: the log's index is then in memory of our own, and never in a shared file.
@@ -202,7 +245,7 @@ function connect(path: string, lockWaitMs: number): DatabaseSync {
       PRAGMA synchronous = FULL;
       PRAGMA wal_autocheckpoint = 0;
       PRAGMA mmap_size = 0;
-      PRAGMA cache_size = -${CACHE_KIB};
+      PRAGMA cache_size = ${cachePages};
       PRAGMA cell_size_check = ON;
       PRAGMA trusted_schema = OFF;
       PRAGMA temp_store = MEMORY;
@@ -220,9 +263,9 @@ function connect(path: string, lockWaitMs: number): DatabaseSync {
   }
 }
 
-/** SQLite's own check of every page and index. */
-function checkPages(database: Statements): void {
-  const [result] = database.statement('PRAGMA integrity_check(1)').all()
+/** SQLite's own check of every page and index, or of those of a table. */
+function checkPages(database: Statements, table?: string): void {
+  const [result] = database.statement(`PRAGMA integrity_check(${table ?? 1})`).all()
   const verdict = String(result?.['integrity_check'])
   if (verdict !== 'ok') throw damagedCatalog(database.path, verdict)
 }
@@ -252,26 +295,54 @@ function migrate(database: DatabaseSync, statements: Statements, steps: readonly
   return schema
 }
 
-/** Every row, and that they are all there. */
-function checkContent(database: DatabaseSync, statements: Statements, steps: readonly Migration[]): void {
-  const shape = (of: DatabaseSync) =>
-    JSON.stringify(of.prepare('SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name').all())
+/** Every row, and that they are all there. What has to stay in memory is there afterwards. */
+class ContentChecks {
+  readonly kept: KeptPages
+  readonly writes: EraWrites
+  readonly #database: Statements
+  readonly #steps: readonly Migration[]
+
+  constructor(database: Statements, steps: readonly Migration[], historyPages: number) {
+    this.#database = database
+    this.#steps = steps
+    this.kept = new KeptPages(database, eraWritesTable.name, historyPages)
+    this.writes = new EraWrites(database, this.kept)
+  }
+
+  /** @throws DM_CATALOG_DAMAGED */
+  run(): void {
+    const { path } = this.#database
+    contents.verify(this.#database)
+    const counted = contents.find(this.#database, {}).map(({ name }) => name)
+    const expected = this.#steps.flatMap(({ adds }) => adds)
+    if (counted.join() !== [...expected].sort().join()) {
+      throw damagedCatalog(path, `it counts the rows of ${counted.join(', ')}, not of ${expected.join(', ')}`)
+    }
+    if (this.#database.statement('PRAGMA foreign_key_check').all().length > 0) {
+      throw damagedCatalog(path, 'a row refers to one that is not there')
+    }
+    // What is checked after the history stays in memory: there is room for all of it.
+    this.kept.use()
+    this.writes.verify()
+    checkSchema(this.#database, this.#steps)
+    for (const table of [contents, catalogTable, ...keptTables]) {
+      checkPages(this.#database, table.name)
+      table.verify(this.#database)
+    }
+    this.kept.use()
+  }
+}
+
+function checkSchema(database: Statements, steps: readonly Migration[]): void {
+  const text = 'SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name'
   const fresh = new DatabaseSync(':memory:')
   try {
     for (const { sql } of steps) fresh.exec(sql)
-    if (shape(fresh) !== shape(database)) throw damagedCatalog(statements.path, 'its tables are not those of a catalog')
+    if (JSON.stringify(fresh.prepare(text).all()) !== JSON.stringify(database.statement(text).all())) {
+      throw damagedCatalog(database.path, 'its tables are not those of a catalog')
+    }
   } finally {
     fresh.close()
-  }
-  contents.verify(statements)
-  const counted = contents.find(statements, {}).map(({ name }) => name)
-  const expected = steps.flatMap(({ adds }) => adds)
-  if (counted.join() !== [...expected].sort().join()) {
-    throw damagedCatalog(statements.path, `it counts the rows of ${counted.join(', ')}, not of ${expected.join(', ')}`)
-  }
-  for (const table of tables) if (expected.includes(table.name)) table.verify(statements)
-  if (statements.statement('PRAGMA foreign_key_check').all().length > 0) {
-    throw damagedCatalog(statements.path, 'a row refers to one that is not there')
   }
 }
 

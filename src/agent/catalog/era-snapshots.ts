@@ -17,14 +17,7 @@ import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from '../era/written-chunks.ts'
 import type { CatalogDatabase } from './database.ts'
-import {
-  eraIntentsTable,
-  eraSnapshotsTable,
-  type EraVolumeRow,
-  eraVolumeRow,
-  eraVolumesTable,
-  eraWritesTable
-} from './era-tables.ts'
+import { eraIntentsTable, eraSnapshotsTable, type EraVolumeRow, eraVolumeRow, eraVolumesTable } from './era-tables.ts'
 import type { RowOf } from './table.ts'
 
 /** A snapshot of an era volume, for as long as it can be asked about. */
@@ -121,7 +114,7 @@ export function stageEraWrites(database: CatalogDatabase, volume: string, chunks
   database.write(() => {
     const { id, line, lastSeq } = eraVolumeRow(database, volume)
     for (const { chunk, blocks, bytes } of chunks) {
-      eraWritesTable.insert(database, { volume: id, chunk, seq: lastSeq + 1, line, blocks, bytes })
+      database.writes.insert({ volume: id, chunk, seq: lastSeq + 1, line, blocks, bytes })
     }
   })
 }
@@ -241,15 +234,11 @@ export function eraWrites(
   const { volume, from, to } = ends
   const chunks: (WrittenChunk & HistoryPlace)[] = []
   let bytes = 0
-  const rows = eraWritesTable.each(
-    database,
-    'WHERE volume = ? AND (chunk, seq) > (?, ?) AND seq > ? AND seq <= ? ORDER BY chunk, seq',
-    ...[volume, after.chunk, after.seq, from.seq, to.seq]
-  )
-  for (const { chunk, seq, blocks, bytes: bitmap } of rows) {
+  for (const { chunk, seq } of database.writes.places(volume, from.seq, to.seq, after)) {
+    if (bytes >= PAGE_BYTES) return { chunks, last: false }
+    const { blocks, bytes: bitmap } = database.writes.get({ volume, chunk, seq })
     chunks.push({ chunk, seq, blocks, bytes: bitmap })
     bytes += bitmap.length
-    if (bytes >= PAGE_BYTES) return { chunks, last: false }
   }
   return { chunks, last: true }
 }
@@ -298,10 +287,8 @@ export function compactEraHistory(database: CatalogDatabase): number {
 export function eraHistoryFacts(database: CatalogDatabase): EraHistoryFacts[] {
   return eraVolumesTable.find(database, {}).map(({ id, name, line, lineBecause }) => {
     const snapshots = eraSnapshotsTable.select(database, 'WHERE volume = ? ORDER BY seq', id)
-    const sums = 'SELECT COUNT(*) AS bitmaps, TOTAL(LENGTH(bytes)) AS bytes FROM era_writes WHERE volume = ?'
-    const { bitmaps, bytes } = database.statement(sums).get(id) as { bitmaps: number; bytes: number }
     return {
-      ...{ volume: name, line, lineBecause, bitmaps, bytes },
+      ...{ volume: name, line, lineBecause, ...database.writes.totals(id) },
       snapshots: snapshots.length,
       removed: snapshots.filter(isRemoved).length,
       supersets: snapshots.filter(({ exact }) => exact === 0).length,
@@ -314,13 +301,13 @@ export function eraHistoryFacts(database: CatalogDatabase): EraHistoryFacts[] {
 
 /** Removes all of a volume's history, in a transaction of the caller's. */
 export function forgetVolumeHistory(database: CatalogDatabase, volume: string): void {
-  while (deleteWrites(database, ROWS_AT_ONCE, 'volume = ?', volume) > 0);
+  for (const { seq } of database.writes.boundaries(volume)) deleteWrites(database, volume, seq)
   eraSnapshotsTable.delete(database, eraSnapshotsTable.find(database, { volume }))
 }
 
 /** Removes what was stored for a snapshot that was not recorded, in a transaction of the caller's. */
 export function clearStagedWrites(database: CatalogDatabase, { id, lastSeq }: EraVolumeRow): void {
-  while (deleteWrites(database, ROWS_AT_ONCE, 'volume = ? AND seq > ?', id, lastSeq) > 0);
+  for (const { seq } of database.writes.boundaries(id)) if (seq > lastSeq) deleteWrites(database, id, seq)
 }
 
 /** What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come. */
@@ -353,17 +340,15 @@ function forget(database: CatalogDatabase, row: SnapshotRow): void {
 
 function compact(database: CatalogDatabase, volume: EraVolumeRow, most: number): number {
   const snapshots = eraSnapshotsTable.select(database, 'WHERE volume = ? ORDER BY seq', volume.id)
-  const recorded = database.statement('SELECT DISTINCT line, seq FROM era_writes WHERE volume = ? AND seq <= ?')
   let gone = 0
-  for (const each of recorded.all(volume.id, volume.lastSeq)) {
-    if (gone >= most) break
-    const { line, seq } = each as { line: string; seq: number }
+  for (const { line, seq } of database.writes.boundaries(volume.id)) {
+    if (gone >= most || seq > volume.lastSeq) break
     const ofLine = snapshots.filter((snapshot) => snapshot.line === line)
     const isNeeded = ofLine.length > 0 && ofLine[0].seq < seq
     const next = ofLine.find((snapshot) => snapshot.seq >= seq)
     const isAwaited = next === undefined && line === volume.line
     if (!isNeeded || (next === undefined && !isAwaited)) {
-      gone += deleteWrites(database, most - gone, 'volume = ? AND seq = ?', volume.id, seq)
+      gone += deleteWrites(database, volume.id, seq, most - gone)
     } else if (next !== undefined && next.seq !== seq) {
       gone += mergeWrites(database, volume.id, seq, next.seq, most - gone)
     }
@@ -372,29 +357,32 @@ function compact(database: CatalogDatabase, volume: EraVolumeRow, most: number):
 }
 
 /** @returns how many */
-function deleteWrites(database: CatalogDatabase, most: number, where: string, ...values: (string | number)[]): number {
-  const rows = eraWritesTable.select(database, `WHERE ${where} LIMIT ?`, ...values, most)
-  eraWritesTable.delete(database, rows)
-  return rows.length
+function deleteWrites(database: CatalogDatabase, volume: string, seq: number, most = Infinity): number {
+  const { writes } = database
+  const chunks = writes.chunks(volume, seq).slice(0, most)
+  for (const chunk of chunks) writes.delete(writes.get({ volume, chunk, seq }))
+  return chunks.length
 }
 
 /** Moves bitmaps of one boundary to a later one. @returns how many */
 function mergeWrites(database: CatalogDatabase, volume: string, seq: number, into: number, most: number): number {
-  const rows = eraWritesTable.select(database, 'WHERE volume = ? AND seq = ? LIMIT ?', volume, seq, most)
-  for (const row of rows) {
-    eraWritesTable.delete(database, [row])
-    const other = eraWritesTable.get(database, { volume, chunk: row.chunk, seq: into })
-    if (other === undefined) {
-      eraWritesTable.insert(database, { ...row, seq: into })
+  const { writes } = database
+  const chunks = writes.chunks(volume, seq).slice(0, most)
+  for (const chunk of chunks) {
+    const row = writes.get({ volume, chunk, seq })
+    writes.delete(row)
+    if (!writes.has({ volume, chunk, seq: into })) {
+      writes.insert({ ...row, seq: into })
       continue
     }
-    using union = new ChunkUnion(row.chunk)
+    const other = writes.get({ volume, chunk, seq: into })
+    using union = new ChunkUnion(chunk)
     union.add(row)
     union.add(other)
     const { blocks, bytes } = union.toChunk()
-    eraWritesTable.update(database, other, { blocks, bytes })
+    writes.update(other, { blocks, bytes })
   }
-  return rows.length
+  return chunks.length
 }
 
 /** Two snapshots as they are on record now; undefined when either is not. @throws DM_INTERNAL for what no one may ask */

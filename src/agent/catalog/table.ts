@@ -8,7 +8,8 @@
  *   - the table `contents` holds, for each other table, the number of rows and the sum of their checksums: a row that vanished, or
  *     came back from an older state of a page, shows.
  *
- * Both change in the transaction that changes the row. All is checked when the catalog is opened, and each row whenever it is read.
+ * Both change in the transaction that changes the row. All is checked when the catalog is opened, and each row whenever it is read. Between
+ * the two, no row can go missing: the pages stay in memory (kept-pages.ts), or it is known which rows there are (era-writes.ts).
  */
 import { crc32 } from 'node:zlib'
 import type { SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite'
@@ -46,10 +47,11 @@ const U64_END = 2n ** 64n
 
 export class Table<C extends Columns> {
   readonly name: string
-  readonly #columns: readonly (readonly [name: string, kind: ColumnKind])[]
+  readonly #columns: readonly { readonly name: string; readonly kind: ColumnKind; readonly column: string }[]
   readonly #key: readonly string[]
   readonly #counted: boolean
   readonly #select: string
+  readonly #byKey: string
   readonly #insert: string
   readonly #update: string
   readonly #delete: string
@@ -61,13 +63,14 @@ export class Table<C extends Columns> {
    */
   constructor(name: string, columns: C, key: readonly (keyof C & string)[], { counted = true } = {}) {
     this.name = name
-    this.#columns = Object.entries(columns)
+    this.#columns = Object.entries(columns).map(([name, kind]) => ({ name, kind, column: snakeCase(name) }))
     this.#key = key
     this.#counted = counted
-    const names = [...Object.keys(columns).map(snakeCase), 'checksum']
+    const names = [...this.#columns.map(({ column }) => column), 'checksum']
     const where = key.map((each) => `${snakeCase(each)} = ?`).join(' AND ')
     this.#order = `ORDER BY ${key.map(snakeCase).join(', ')}`
     this.#select = `SELECT ${names.join(', ')} FROM ${name}`
+    this.#byKey = `${this.#select} WHERE ${where}`
     this.#insert = `INSERT INTO ${name} (${names.join(', ')}) VALUES (${names.map(() => '?').join(', ')})`
     this.#update = `UPDATE ${name} SET ${names.map((each) => `${each} = ?`).join(', ')} WHERE ${where}`
     this.#delete = `DELETE FROM ${name} WHERE ${where}`
@@ -90,16 +93,16 @@ export class Table<C extends Columns> {
     return this.find(database, where)[0]
   }
 
+  /** The one row with this key, if there is one. */
+  byKey(database: Statements, ...key: SQLInputValue[]): Row<C> | undefined {
+    const row = database.statement(this.#byKey).get(...key)
+    return row && this.#read(database, row)
+  }
+
   /** The rows that the rest of a SELECT, from WHERE on, names. */
   select(database: Statements, rest: string, ...values: SQLInputValue[]): Row<C>[] {
     const rows = database.statement(`${this.#select} ${rest}`).all(...values)
     return rows.map((each) => this.#read(database, each))
-  }
-
-  /** The same one by one, for rows that are large. Whoever stops early ends the reading. */
-  *each(database: Statements, rest: string, ...values: SQLInputValue[]): Generator<Row<C>> {
-    for (const each of database.statement(`${this.#select} ${rest}`).iterate(...values))
-      yield this.#read(database, each)
   }
 
   /** @throws DM_ARGUMENT_INVALID for a value its column cannot hold exactly */
@@ -112,25 +115,26 @@ export class Table<C extends Columns> {
   /** Gives an existing row other values; its key stays. */
   update(database: Statements, old: Row<C>, changes: Partial<Row<C>>): void {
     const [before, after] = [this.#write(old), this.#write({ ...old, ...changes })]
-    database.statement(this.#update).run(...after, ...this.#key.map((each) => stored(old[each])))
+    this.#changeOne(database, this.#update, ...after, ...this.#keyOf(old))
     this.#count(database, 0, checksumOf(after) - checksumOf(before))
   }
 
   delete(database: Statements, rows: readonly Row<C>[]): void {
     let sum = 0
     for (const row of rows) {
-      database.statement(this.#delete).run(...this.#key.map((each) => stored(row[each])))
+      this.#changeOne(database, this.#delete, ...this.#keyOf(row))
       sum = (sum + checksumOf(this.#write(row))) % DIGEST_MODULUS
     }
     if (rows.length > 0) this.#count(database, -rows.length, -sum)
   }
 
-  /** Reads every row and compares with what `contents` says of them. @throws DM_CATALOG_DAMAGED */
-  verify(database: Statements): void {
+  /** Reads every row, which `found` is told of, and compares with what `contents` says of them. @throws DM_CATALOG_DAMAGED */
+  verify(database: Statements, found?: (row: Row<C>) => void): void {
     let rows = 0
     let digest = 0
     for (const each of database.statement(this.#select).iterate()) {
-      this.#read(database, each)
+      const row = this.#read(database, each)
+      found?.(row)
       rows++
       digest = (digest + Number(each['checksum'])) % DIGEST_MODULUS
     }
@@ -142,6 +146,16 @@ export class Table<C extends Columns> {
         `its table ${this.name} holds ${rows} rows, which are not the ${expected?.rowCount ?? 'unknown number of'} rows written to it`
       )
     }
+  }
+
+  #changeOne(database: Statements, sql: string, ...values: SQLInputValue[]): void {
+    const { changes } = database.statement(sql).run(...values)
+    // It was there when it was read.
+    if (changes !== 1) throw damagedCatalog(database.path, `a row of its table ${this.name} is not found by its key`)
+  }
+
+  #keyOf(row: Row<C>): SQLInputValue[] {
+    return this.#key.map((each) => stored(row[each]))
   }
 
   #count(database: Statements, rows: number, sum: number): void {
@@ -156,7 +170,7 @@ export class Table<C extends Columns> {
 
   /** The values of a row as they are stored, its checksum last. */
   #write(row: Row<C>): SQLInputValue[] {
-    const values = this.#columns.map(([name, kind]) => {
+    const values = this.#columns.map(({ name, kind }) => {
       if (!fits(kind, row[name])) {
         throw new DeltamapperError(
           'DM_ARGUMENT_INVALID',
@@ -170,13 +184,12 @@ export class Table<C extends Columns> {
   }
 
   #read(database: Statements, raw: Record<string, SQLOutputValue>): Row<C> {
-    const names = this.#columns.map(([name]) => snakeCase(name))
-    if (this.#checksum(names.map((each) => raw[each])) !== raw['checksum']) {
+    if (this.#checksum(this.#columns.map(({ column }) => raw[column])) !== raw['checksum']) {
       throw damagedCatalog(database.path, `a row of its table ${this.name} does not have its checksum`)
     }
     const row: Record<string, unknown> = {}
-    for (const [name, kind] of this.#columns) {
-      const value = raw[snakeCase(name)]
+    for (const { name, kind, column } of this.#columns) {
+      const value = raw[column]
       row[name] = value === null ? undefined : kind.startsWith('u64') ? BigInt(value as string) : value
     }
     return row as Row<C>

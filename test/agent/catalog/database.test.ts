@@ -425,6 +425,21 @@ test('a row that is damaged while the catalog is open is not served', (t) => {
   t.throws(() => openDatabase(path), { code: 'DM_CATALOG_DAMAGED' })
 })
 
+test('a row that goes missing before it is changed is damage', (t) => {
+  const database = openDatabase(join(testFolder(t), 'catalog.db'))
+  fill(database)
+  const [row] = servedTable.find(database, { handle: 'vg/s5' })
+  database.statement("DELETE FROM served WHERE handle = 'vg/s5'").run()
+  const change = { code: 'DM_CATALOG_DAMAGED', message: /a row of its table served is not found by its key/ }
+  t.throws(() => {
+    servedTable.update(database, row, { lastServedAt: 7 })
+  }, change)
+  t.throws(() => {
+    servedTable.delete(database, [row])
+  }, change)
+  database.close()
+})
+
 for (const [what, sql] of [
   ['a row that was removed', "DELETE FROM served WHERE handle = 'vg/s5'"],
   ['a row under another key', "UPDATE served SET handle = 'vg/s5' WHERE handle = 'vg/s6'"],
