@@ -82,7 +82,10 @@ const maximumRequestBytes = 64 * 1024
 /** Per connection. The sidecar sends all its clients' calls over one. */
 const maximumConcurrentStreams = 256
 
-/** Sidecar, router, health probes and a few people: far fewer. A client that opens connections without end is cut off. */
+/**
+ * Sidecar, health probes and a few people: far fewer. Whoever can open more of a unix socket has its owner's rights; of a network's connections,
+ * tls.ts limits those that have shown a certificate and those that have not, each by itself.
+ */
 const maximumConnections = 256
 
 /** A machine that is gone says nothing: over a network, whoever does not answer a ping in time is taken for gone. */
@@ -171,7 +174,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
           ? createTlsServer(tls.certificates, tls.clientName, serve, logger, () => observer?.clientRefused())
           : createServer({ noDelay: true }, serve)
       netServer.prependListener('connection', (socket: Socket) => connections.add(socket))
-      netServer.maxConnections = maximumConnections
+      if (address.kind === 'unix' || !tls) netServer.maxConnections = maximumConnections
       listeners.push(await startListener(netServer, address, { socketMode, socketGroup }))
       // Out of file descriptors, for one: the connection is lost, the listener goes on.
       netServer.on('error', (error) =>

@@ -10,10 +10,12 @@
  */
 import { constants, X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
+import type { Socket } from 'node:net'
 import { createServer, createSecureContext, type Server, type TLSSocket } from 'node:tls'
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
+import { CrowdedDoor } from './crowded-door.ts'
 
 /** Paths of PEM files. */
 export interface TlsFiles {
@@ -39,6 +41,14 @@ const LOOK_EVERY_MS = 10_000
 
 /** A connection that has not shown a certificate by then is closed, in milliseconds. */
 const HANDSHAKE_MS = 10_000
+
+/** Connections that may be without a certificate yet. */
+const WAITING_CONNECTIONS = 128
+/** And those that have shown one: a few routers' and, while they are being replaced, their successors'. */
+const KNOWN_CONNECTIONS = 256
+
+/** Of clients that are refused, so many lines are logged within so many milliseconds; the next one says how many were left out. */
+const REFUSALS_LOGGED = { lines: 20, withinMs: 60_000 }
 
 /** Certificate, key and authorities as the files had them when they last went together. */
 export class Certificates {
@@ -140,12 +150,24 @@ export function createTlsServer(
     handshakeTimeout: HANDSHAKE_MS,
     noDelay: true
   })
+  const log = sparingly((fields) => logger.warn(fields, 'a client was refused'))
   const refused = (remoteAddress: string | undefined, reason: string) => {
-    logger.warn({ remoteAddress, reason }, 'a client was refused')
+    log({ remoteAddress, reason })
     onRefused()
   }
+  const door = new CrowdedDoor(WAITING_CONNECTIONS)
+  const waiting = new Map<string, Socket>()
+  let known = 0
+  server.prependListener('connection', (socket: Socket) => {
+    const peer = peerOf(socket)
+    waiting.set(peer, socket)
+    socket.once('close', () => waiting.delete(peer))
+    door.came(socket)
+  })
   server.on('secureConnection', (socket) => {
     socket.on('error', () => undefined)
+    const waited = waiting.get(peerOf(socket))
+    if (waited) door.letIn(waited)
     const certificate = socket.getPeerX509Certificate()
     if (certificate === undefined || !carriesName(certificate, clientName)) {
       refused(socket.remoteAddress, `its certificate does not carry the name ${clientName}`)
@@ -153,7 +175,14 @@ export function createTlsServer(
     } else if (socket.alpnProtocol !== 'h2') {
       refused(socket.remoteAddress, 'it does not speak HTTP/2')
       socket.destroy()
-    } else onConnection(socket)
+    } else if (known >= KNOWN_CONNECTIONS) {
+      refused(socket.remoteAddress, `${known} connections are open already`)
+      socket.destroy()
+    } else {
+      known++
+      socket.once('close', () => known--)
+      onConnection(socket)
+    }
   })
   // Of a certificate that was refused, the error says no more than that the connection has ended.
   server.on('tlsClientError', (error, socket) =>
@@ -177,6 +206,25 @@ export function tlsChannel(
           : new Error(`its certificate does not carry the name ${serverName}`)
     }),
     options: { 'grpc.ssl_target_name_override': serverName, 'grpc.default_authority': serverName }
+  }
+}
+
+/** Tells a connection from every other one of the same listener. */
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
+}
+
+/** Whoever may connect must not be able to fill the log. */
+function sparingly(say: (fields: object) => void): (fields: object) => void {
+  const { lines, withinMs } = REFUSALS_LOGGED
+  let [since, said, leftOut] = [-Infinity, 0, 0]
+  return (fields) => {
+    const now = performance.now()
+    if (now - since > withinMs) [since, said] = [now, 0]
+    if (said++ < lines) {
+      say(leftOut > 0 ? { ...fields, leftOut } : fields)
+      leftOut = 0
+    } else leftOut++
   }
 }
 

@@ -6,9 +6,11 @@
  * configured, and behind a firewall or network policy when it listens on more than loopback.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import { collectDefaultMetrics, type Registry } from 'prom-client'
 import { type Address, parseAddress } from '../grpc/address.ts'
+import { CrowdedDoor } from '../grpc/crowded-door.ts'
 import { listenOnTcp } from '../grpc/tcp-socket.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { Readiness } from './readiness.ts'
@@ -25,10 +27,10 @@ export interface Monitored {
   readonly readiness: Readiness
 }
 
-/** A few scrapers and probes. */
-const MAXIMUM_CONNECTIONS = 32
-/** For a request to arrive as a whole, in milliseconds. */
-const REQUEST_MS = 5000
+/** A few scrapers and probes. Of more, whoever has been there longest gives way: the kubelet's probe is never the one that finds no room. */
+const MAXIMUM_CONNECTIONS = 128
+/** For a request to arrive as a whole, in milliseconds; and how often Node looks for those that have not. */
+const [REQUEST_MS, LOOK_EVERY_MS] = [5000, 1000]
 
 /**
  * Listens at `tcp://HOST:PORT`.
@@ -37,14 +39,20 @@ const REQUEST_MS = 5000
  */
 export async function startMonitor(text: string, monitored: Monitored, logger: Logger): Promise<Monitor> {
   const address = checkMonitorAddress(text)
-  const server = createServer({ requestTimeout: REQUEST_MS, headersTimeout: REQUEST_MS }, (request, response) => {
+  const limits = {
+    requestTimeout: REQUEST_MS,
+    headersTimeout: REQUEST_MS,
+    connectionsCheckingInterval: LOOK_EVERY_MS
+  }
+  const server = createServer(limits, (request, response) => {
     answer(request, response, monitored).catch((error: unknown) => {
       logger.error({ err: error }, 'a request of monitoring could not be answered')
       if (!response.headersSent) response.writeHead(500)
       response.end()
     })
   })
-  server.maxConnections = MAXIMUM_CONNECTIONS
+  const door = new CrowdedDoor(MAXIMUM_CONNECTIONS)
+  server.prependListener('connection', (socket: Socket) => door.came(socket))
   const listening = await listenOnTcp(server, address)
   // Node's own: memory, event loop, file descriptors.
   collectDefaultMetrics({ register: monitored.metrics })

@@ -86,6 +86,21 @@ for (const [what, issue, reason] of refusedClients) {
   })
 }
 
+test('whoever opens connections and says nothing, or nonsense, keeps nobody out and fills no log', async (t) => {
+  const server = await tlsServer(t)
+  const port = Number(new URL(server.server.addresses[0]).port)
+  const come = () => {
+    const socket = connectPlain(port, '127.0.0.1').on('error', () => undefined)
+    t.teardown(() => socket.destroy())
+    return socket
+  }
+  for (let i = 0; i < 400; i++) await once(come(), 'connect')
+  t.is(await ask(server), capacityBytes)
+  for (let i = 0; i < 60; i++) await once(come().resume().end('GET / HTTP/1.1\r\n\r\n'), 'close')
+  t.is(await ask(server), capacityBytes)
+  t.is(server.log.filter(({ msg }) => msg === 'a client was refused').length, 20)
+})
+
 const refusedServers: [string, () => Promise<TlsFiles>, RegExp][] = [
   ['of another name', () => authority.issue('another.test'), /^DM_UNREACHABLE.*does not carry the name agent\.test/],
   ['that has expired', () => authority.issue('agent.test', { days: -1 }), /^DM_UNREACHABLE.*expired/],

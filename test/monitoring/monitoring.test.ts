@@ -1,4 +1,6 @@
 /** Over real HTTP. */
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { pino } from 'pino'
@@ -38,6 +40,17 @@ test('alive from the start, ready while it runs', async (t) => {
   t.is(status, 503)
   t.regex(text, /^server: the agent is stopping; .*\npools: they are on fire; fetch water\n$/)
   t.like(await ask('/healthz'), { status: 200 })
+})
+
+test('whoever opens connections and says nothing keeps no probe out', async (t) => {
+  const { made, ask } = await monitoring(t)
+  const port = Number(new URL(made.address!).port)
+  for (let i = 0; i < 300; i++) {
+    const socket = connect(port, '127.0.0.1').on('error', () => undefined)
+    t.teardown(() => socket.destroy())
+    await once(socket, 'connect')
+  }
+  t.like(await ask('/healthz'), { status: 200, text: 'ok\n' })
 })
 
 test('metrics are what Prometheus reads, with what is told to the observer', async (t) => {
