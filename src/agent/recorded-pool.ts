@@ -2,7 +2,7 @@
  * A recorded pool: a folder with the metadata image of a pool that once was, and `pool.json`, which says what thin metadata does not:
  * names, sizes, and which volume each snapshot is of. For demonstrations, tests, support and forensics.
  */
-import { readFile } from 'node:fs/promises'
+import { access, constants, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { DeltamapperError } from '../errors.ts'
@@ -32,7 +32,7 @@ export const poolDescription = z.object({
  * @throws DM_RECORDED_POOL_INVALID
  */
 export async function loadRecordedPool(source: string, folder: string): Promise<SnapshotSource> {
-  const file = join(folder, 'pool.json')
+  const [file, metadataPath] = [join(folder, 'pool.json'), join(folder, 'metadata.img')]
   let content: unknown
   try {
     content = JSON.parse(await readFile(file, 'utf8'))
@@ -53,9 +53,13 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       thinId: thin_id,
       blockBytes: description.data.data_block_size_bytes,
       sizeBytes: size_bytes,
-      metadataPath: join(folder, 'metadata.img')
+      metadataPath
     })
   }
+  // What is opened for each question has to be there: a copy that was cut short says so now, not to the first client.
+  await access(metadataPath, constants.R_OK).catch((cause: Error) => {
+    throw invalid(file, `beside it there is no metadata image that can be read: ${cause.message}`, cause)
+  })
   return { snapshot: async (name) => snapshots.get(name) }
 }
 

@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
 import test from 'ava'
@@ -26,6 +26,7 @@ async function poolFolder(content: unknown): Promise<string> {
   await mkdir(path)
   const text = typeof content === 'string' ? content : JSON.stringify(content)
   await writeFile(join(path, 'pool.json'), text)
+  await writeFile(join(path, 'metadata.img'), '')
   return path
 }
 
@@ -127,11 +128,14 @@ for (const [name, content, says] of wrong) {
 test('a folder that is none, or has no description, is said', async (t) => {
   const empty = join(folder, 'empty')
   await mkdir(empty)
+  const imageless = await poolFolder(description)
+  await rm(join(imageless, 'metadata.img'))
   const file = join(folder, 'file')
   await writeFile(file, '')
   for (const [path, says] of [
     [join(folder, 'missing'), /ENOENT/],
     [empty, /ENOENT/],
+    [imageless, /no metadata image that can be read: ENOENT.*metadata\.img/],
     [file, /ENOTDIR/]
   ] as const) {
     const error = await t.throwsAsync<DeltamapperError>(loadRecordedPool('demo', path), {
