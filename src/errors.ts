@@ -120,7 +120,6 @@ export const errorRegistry = {
     status: 'UNAVAILABLE',
     summary: 'as many answers are under way as one client, or all together, may have'
   },
-  DM_ROUTER_BUSY: { status: 'UNAVAILABLE', summary: 'the router has as many answers under way as it may have' },
   DM_CATALOG_DAMAGED: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog is damaged" },
   DM_CATALOG_NEWER: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog was written by a newer version" },
   DM_CATALOG_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is using the catalog' },
@@ -168,12 +167,20 @@ export type ErrorCode = keyof typeof errorRegistry
  * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
  * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
  */
+/** What else an error may carry. */
+export interface ErrorDetails extends ErrorOptions {
+  /** A node of the configuration's or the cluster's that it is about; for whoever counts errors by node. */
+  readonly node?: string
+}
+
 export class DeltamapperError extends Error {
   readonly code: ErrorCode
   readonly remedy: string
+  readonly node: string | undefined
 
-  constructor(code: ErrorCode, message: string, remedy: string, options?: ErrorOptions) {
+  constructor(code: ErrorCode, message: string, remedy: string, { node, ...options }: ErrorDetails = {}) {
     super(message, options)
+    this.node = node
     this.name = 'DeltamapperError'
     this.code = code
     this.remedy = remedy

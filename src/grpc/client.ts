@@ -11,15 +11,14 @@ import {
   Client,
   credentials,
   type ClientReadableStream,
-  type MethodDefinition,
-  type ServiceError
+  type MethodDefinition
 } from '@grpc/grpc-js'
 import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './protos.ts'
-import { fromStatus, type WireStatus } from './status.ts'
+import { fromStatus, isServiceError, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
 import { tlsChannel, type TlsMaterial } from './tls.ts'
 
@@ -236,10 +235,6 @@ async function* decoded(
     signal.removeEventListener('abort', cancel)
     stream.cancel()
   }
-}
-
-function isServiceError(error: unknown): error is ServiceError {
-  return error instanceof Error && typeof (error as Partial<ServiceError>).code === 'number'
 }
 
 function cancelled(signal: AbortSignal): DeltamapperError {

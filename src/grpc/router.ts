@@ -14,17 +14,16 @@ import {
   connectivityState,
   Metadata,
   type MethodDefinition,
-  type ServiceError,
   status as grpcStatus,
   type StatusObject
 } from '@grpc/grpc-js'
-import { DeltamapperError, type ErrorCode } from '../errors.ts'
+import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
 import type { AgentChannels } from './agent-channels.ts'
 import { type CallContext, onwardMetadata } from './call-context.ts'
 import { MessagesAhead } from './messages-ahead.ts'
 import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from './protos.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from './snapshot-metadata.ts'
-import { RelayedStatus, type WireStatus } from './status.ts'
+import { isServiceError, RelayedStatus, type WireStatus } from './status.ts'
 
 /** Where to ask, and by which handle. */
 export interface Place {
@@ -52,11 +51,9 @@ export interface SnapshotLocator {
   ): Promise<{ target: Place; baseHandle: string }>
 }
 
-export interface RouterLimits {
+export interface RouterOptions {
   /** How long an agent may be tried to be reached, in milliseconds. */
   readonly connectMs: number
-  /** Calls under way at the same time; more are refused with DM_ROUTER_BUSY. */
-  readonly maxStreams: number
   /** Told of each try to have a call answered by an agent. */
   readonly onTry?: (node: string) => void
 }
@@ -70,40 +67,18 @@ const [shortestPauseMs, longestPauseMs] = [50, 1000]
 export function routerBackend(
   locator: SnapshotLocator,
   channels: AgentChannels,
-  { connectMs, maxStreams, onTry }: RouterLimits
+  { connectMs, onTry }: RouterOptions
 ): SnapshotMetadataBackend {
-  let running = 0
   return {
-    allocated: (request, signal, call) =>
-      counted(async () => {
-        const place = await locator.target(request.snapshotId, signal, call)
-        return passedOn(getMetadataAllocated, { ...request, snapshotId: place.handle }, place, signal, call)
-      }),
-    delta: (request, signal, call) =>
-      counted(async () => {
-        const { baseSnapshotId, targetSnapshotId } = request
-        const { target, baseHandle } = await locator.pair(baseSnapshotId, targetSnapshotId, signal, call)
-        const asked = { ...request, baseSnapshotId: baseHandle, targetSnapshotId: target.handle }
-        return passedOn(getMetadataDelta, asked, target, signal, call)
-      })
-  }
-
-  /** Counts a call from its beginning to the end of its messages. */
-  async function counted(begin: () => Promise<EncodedStream>): Promise<EncodedStream> {
-    if (running >= maxStreams) {
-      throw new DeltamapperError(
-        'DM_ROUTER_BUSY',
-        `${running} answers are under way, and no more are allowed`,
-        'ask again later, or allow more (maxStreams)'
-      )
-    }
-    running++
-    try {
-      const { messages, ...rest } = await begin()
-      return { ...rest, messages: ending(messages, () => running--) }
-    } catch (error) {
-      running--
-      throw error
+    async allocated(request, signal, call) {
+      const place = await locator.target(request.snapshotId, signal, call)
+      return passedOn(getMetadataAllocated, { ...request, snapshotId: place.handle }, place, signal, call)
+    },
+    async delta(request, signal, call) {
+      const { baseSnapshotId, targetSnapshotId } = request
+      const { target, baseHandle } = await locator.pair(baseSnapshotId, targetSnapshotId, signal, call)
+      const asked = { ...request, baseSnapshotId: baseHandle, targetSnapshotId: target.handle }
+      return passedOn(getMetadataDelta, asked, target, signal, call)
     }
   }
 
@@ -148,7 +123,7 @@ export function routerBackend(
  * Whether an agent has a snapshot, without any of its metadata being read: a starting offset that no volume reaches is refused once the
  * snapshot has been found, and not before.
  *
- * @returns undefined when the agent did not say
+ * @returns where the agent did not say, why not, as a clause that names the node
  */
 export async function hasSnapshot(
   client: Client,
@@ -156,19 +131,20 @@ export async function hasSnapshot(
   signal: AbortSignal,
   connectMs: number,
   call?: CallContext
-): Promise<boolean | undefined> {
+): Promise<boolean | string> {
   const deadline = Date.now() + connectMs
   const request = { snapshotId: place.handle, startingOffset: 2n ** 63n - 1n, maxResults: 0 }
   try {
     const messages = answer(client, getMetadataAllocated, request, place, { signal, deadline, giveUp: deadline, call })
     await messages.next()
     await messages.return()
-    return undefined
+    return `the agent of node ${place.node} answers what no agent does`
   } catch (error) {
     if (signal.aborted) throw signal.reason
-    if (!(error instanceof RelayedStatus)) return undefined
-    if (saysYes.includes(error.code)) return true
-    return saysNo.includes(error.code) ? false : undefined
+    const said = asDeltamapperError(error)
+    if (!(said instanceof RelayedStatus)) return said.message
+    if (saysYes.includes(said.code)) return true
+    return saysNo.includes(said.code) ? false : `the agent of node ${place.node} says ${said.line}`
   }
 }
 
@@ -258,46 +234,10 @@ function notOk(status: WireStatus, { node, address }: Place, begun: boolean): De
   )
 }
 
-/** The messages, with something to be done once they have come to their end, or been left. */
-function ending(messages: AsyncIterable<Uint8Array>, end: () => void): AsyncIterable<Uint8Array> {
-  const iterator = messages[Symbol.asyncIterator]()
-  const ended = once(end)
-  return {
-    [Symbol.asyncIterator]: () => ({
-      async next() {
-        try {
-          const next = await iterator.next()
-          if (next.done) ended()
-          return next
-        } catch (error) {
-          ended()
-          throw error
-        }
-      },
-      async return() {
-        ended()
-        return (await iterator.return?.()) ?? { done: true, value: undefined }
-      }
-    })
-  }
-}
-
-function once(action: () => void): () => void {
-  let done = false
-  return () => {
-    if (!done) action()
-    done = true
-  }
-}
-
 async function pausing(ms: number, signal: AbortSignal): Promise<void> {
   try {
     await sleep(ms, undefined, { signal })
   } catch {
     throw signal.reason
   }
-}
-
-function isServiceError(error: unknown): error is ServiceError {
-  return error instanceof Error && typeof (error as Partial<ServiceError>).code === 'number'
 }

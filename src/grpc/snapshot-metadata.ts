@@ -65,7 +65,7 @@ export interface EndedCall {
   readonly durationMs: number
   /** Undefined where there was none. */
   readonly firstMessageMs: number | undefined
-  /** Whose answer it is, where that is known and not our own. */
+  /** Whose answer it is or would have been, where that is known and not our own. */
   readonly node: string | undefined
 }
 
@@ -243,8 +243,9 @@ export class SnapshotMetadataService {
     stream: EncodedStream | undefined
   ): void {
     const durationMs = sent.elapsed()
+    const node = stream?.node ?? failure?.node
     this.#observer.ended({
-      ...{ method, durationMs, firstMessageMs: sent.firstMessageMs, error: failure?.code, node: stream?.node },
+      ...{ method, durationMs, firstMessageMs: sent.firstMessageMs, error: failure?.code, node },
       status: failure === undefined ? 'OK' : nameOfStatus(toStatus(failure).code)
     })
     const fields = {
@@ -265,7 +266,7 @@ export class SnapshotMetadataService {
       bytes: sent.bytes,
       durationMs,
       ...(sent.firstMessageMs !== undefined && { firstMessageMs: sent.firstMessageMs }),
-      ...(stream?.node !== undefined && { node: stream.node }),
+      ...(node !== undefined && { node }),
       ...(stream?.statistics && { statistics: stream.statistics() })
     }
     if (failure === undefined) this.#logger.info(fields, 'call')

@@ -5,7 +5,7 @@
  * status stay empty, as CSI demands, so the line itself carries the DM_ code, and our client takes it apart again.
  * (CSI spec, "Error Scheme": status.message is human readable, status.details is empty, UNKNOWN says nothing to anyone.)
  */
-import { type Metadata, status as grpcStatus } from '@grpc/grpc-js'
+import { type Metadata, type ServiceError, status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
 
 /** What grpc-js ends a call with. `details` is its name for status.message. */
@@ -38,6 +38,11 @@ export function toStatus(thrown: unknown): WireStatus {
   const error = asDeltamapperError(thrown)
   if (error instanceof RelayedStatus) return error.wire
   return { code: grpcStatus[error.status], details: oneLine(error.line) }
+}
+
+/** Whether grpc-js threw it for the status of a call. */
+export function isServiceError(error: unknown): error is ServiceError {
+  return error instanceof Error && typeof (error as Partial<ServiceError>).code === 'number'
 }
 
 /** gRPC's name of a code; a code that gRPC does not know counts as UNKNOWN. */
@@ -81,7 +86,9 @@ const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
 function unreachable(text: string, address: string): DeltamapperError {
   const remedy = text.includes('EACCES')
     ? 'run as a user or group that may open the socket'
-    : `start the agent there (deltamapper agent --listen ${address}), or correct the address`
+    : address.startsWith('unix:')
+      ? `start the agent there (deltamapper agent --listen ${address}), or correct the address`
+      : 'see whether an agent runs there and listens on that address, or correct it'
   return new DeltamapperError('DM_UNREACHABLE', `${address} does not answer (${text || 'no reason given'})`, remedy)
 }
 

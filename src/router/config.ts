@@ -76,8 +76,11 @@ export const routerConfig = z
       .optional(),
     /** How long an agent may be tried to be reached before a call ends with DM_AGENT_UNREACHABLE. */
     connectSeconds: z.number().min(0.1).max(60).default(5),
-    /** Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. */
-    maxStreams: z.int().min(1).max(10_000).default(256),
+    /**
+     * Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. An agent takes as many
+     * over the one connection that a router has to it (grpc/server.ts): of more, some would wait there without a word.
+     */
+    maxStreams: z.int().min(1).max(256).default(256),
     maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
     /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
     monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),

@@ -20,6 +20,8 @@ export interface ReadHandle {
 
 /** @throws SyntaxError for what is no regular expression, or has groups that make no sense */
 export function handlePattern(source: string, node?: string): HandlePattern {
+  // By itself first: with a group that it closes but did not open, it would be more than what stands between the anchors.
+  void new RegExp(source, 'su')
   // `s`: a dot is any character, so that no handle escapes a pattern by a line break.
   const pattern = new RegExp(`^(?:${source})$`, 'su')
   const groups = [...source.matchAll(/\(\?<([A-Za-z_]\w*)>/g)].map(([, name]) => name)

@@ -12,7 +12,7 @@ import { DeltamapperError } from '../errors.ts'
 import type { CallContext } from '../grpc/call-context.ts'
 import type { Place, SnapshotLocator } from '../grpc/router.ts'
 import type { Agents } from './agents.ts'
-import type { Located } from './drivers/driver.ts'
+import { type Located, printable } from './drivers/driver.ts'
 
 export interface LocatorSources {
   /** What is known of a snapshot without asking agents. */
@@ -21,8 +21,8 @@ export interface LocatorSources {
     signal: AbortSignal
   ) => Promise<Located & { readonly ageSeconds?: number | undefined }>
   readonly agents: Agents
-  /** Whether the agent there has the snapshot; undefined when it does not say. */
-  readonly ask: (place: Place, signal: AbortSignal, call?: CallContext) => Promise<boolean | undefined>
+  /** Whether the agent there has the snapshot; where it does not say, why not, as a clause that names the node. */
+  readonly ask: (place: Place, signal: AbortSignal, call?: CallContext) => Promise<boolean | string>
 }
 
 export class Locator implements SnapshotLocator {
@@ -81,10 +81,13 @@ export class Locator implements SnapshotLocator {
     }
     // The one that does not say may have it, too.
     if (silent.length > 0) {
+      const [{ node, reason }] = silent
+      const others = silent.length > 1 ? ` (and ${silent.length - 1} others, such as ${silent[1].node}'s)` : ''
       throw new DeltamapperError(
         'DM_AGENT_UNREACHABLE',
-        `nothing says on which node ${printable(handle)} is, and not all agents do: ${names(silent)} did not answer`,
-        'see whether they run; a pattern that tells the node makes it unnecessary to ask'
+        `nothing says on which node ${printable(handle)} is, and not all agents do: ${reason}${others}`,
+        'mend what is said of that node, or give the router a pattern that tells the node',
+        { node }
       )
     }
     const [place] = having
@@ -106,7 +109,8 @@ export class Locator implements SnapshotLocator {
       throw new DeltamapperError(
         'DM_AGENT_UNREACHABLE',
         `the agent of node ${printable(node)} is not there at the moment`,
-        'see whether its pod runs and is ready'
+        'see whether its pod runs and is ready',
+        { node }
       )
     }
     throw new DeltamapperError(
@@ -133,15 +137,22 @@ export class Locator implements SnapshotLocator {
     handle: string,
     signal: AbortSignal,
     call: CallContext | undefined
-  ): Promise<{ having: Place[]; silent: Place[] }> {
+  ): Promise<{ having: Place[]; silent: { node: string; reason: string }[] }> {
     const { agents, ask } = this.#sources
     const places = agents.nodes().map((node) => this.#placeAt({ node, handle }))
     const answers = await Promise.all(
-      places.map(async (place) => (agents.address(place.node) === undefined ? undefined : ask(place, signal, call)))
+      places.map(async (place) =>
+        agents.address(place.node) === undefined
+          ? `the agent of node ${place.node} is not there at the moment`
+          : ask(place, signal, call)
+      )
     )
     return {
       having: places.filter((_place, i) => answers[i] === true),
-      silent: places.filter((_place, i) => answers[i] === undefined)
+      silent: places.flatMap(({ node }, i) => {
+        const reason = answers[i]
+        return typeof reason === 'string' ? [{ node, reason }] : []
+      })
     }
   }
 }
@@ -178,8 +189,4 @@ function nodesDiffer(base: string, target: string): DeltamapperError {
 
 function names(places: readonly Place[]): string {
   return places.map(({ node }) => node).join(', ')
-}
-
-function printable(text: string): string {
-  return JSON.stringify(text).replaceAll(/[^ -~]/g, '?')
 }

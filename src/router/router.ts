@@ -44,6 +44,13 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   const { locate, agents, isReady, ageSeconds } = config.kubernetes
     ? await fromCluster(config, config.kubernetes, (addresses) => channels.retain(addresses), started, logger)
     : fromFile(config)
+  if (config.kubernetes) {
+    monitoring.readiness.add('kubernetes', () =>
+      isReady()
+        ? undefined
+        : 'what the cluster has is not known yet; see the log, and the rights of the router (docs/operations.md)'
+    )
+  }
   const reachable = () => agents.nodes().filter((node) => agents.address(node) !== undefined).length
   const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, reachable, ageSeconds)
   const locator = new Locator({
@@ -55,10 +62,10 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     listen: config.listen,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: routerBackend(locator, channels, { connectMs, maxStreams: config.maxStreams, onTry: metrics.tried }),
+    backend: routerBackend(locator, channels, { connectMs, onTry: metrics.tried }),
     identity: { driverName: config.driverName },
     observer: { ...monitoring.observer, calls: metrics.calls },
-    limits: { maxStreamsPerClient: config.maxStreamsPerClient },
+    limits: { maxStreams: config.maxStreams, maxStreamsPerClient: config.maxStreamsPerClient },
     isReady,
     logger
   })

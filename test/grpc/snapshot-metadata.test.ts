@@ -312,6 +312,31 @@ test.serial('a client that does not read is waited for: no message is made beyon
   t.true(await eventually(() => backend.open === 0))
 })
 
+test('more streams than are allowed, of one client or of all, are refused until others have ended', async (t) => {
+  const { path, backend } = await testServer(t, { limits: { maxStreams: 3, maxStreamsPerClient: 2 } })
+  const [one, other] = [1, 2].map(() => new PlainClient(t, path, { 'grpc.use_local_subchannel_pool': 1 }))
+  const begin = (client: PlainClient) => {
+    const stream = client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'hanging' })
+    return { stream, ended: outcome(stream) }
+  }
+  const running = [begin(one), begin(one)]
+  t.true(await eventually(() => backend.open === 2))
+  const refused = async (client: PlainClient, words: RegExp) => {
+    const { code, details } = await client.allocated({ snapshot_id: 'some' })
+    t.is(code, status.UNAVAILABLE)
+    t.regex(details, /^DM_TOO_MANY_STREAMS: /)
+    t.regex(details, words)
+  }
+  await refused(one, /this client has 2 .*\(maxStreamsPerClient\)$/)
+  running.push(begin(other))
+  t.true(await eventually(() => backend.open === 3))
+  await refused(other, /3 answers .*\(maxStreams\)$/)
+  for (const { stream } of running) stream.cancel()
+  await Promise.all(running.map(({ ended }) => ended))
+  t.true(await eventually(() => backend.open === 0))
+  for (const client of [one, one, one, other]) t.is((await client.allocated({ snapshot_id: 'some' })).code, status.OK)
+})
+
 test.serial('memory does not grow with the length of a stream', async (t) => {
   const { path, backend } = await testServer(t)
   const { stream } = rawCall(t, path, { body: allocatedRequest('endless') })

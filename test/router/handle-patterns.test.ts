@@ -35,6 +35,7 @@ for (const [handle, node, agentHandle] of read) {
 
 const refused: [string, string | undefined, RegExp][] = [
   ['(', undefined, /regular expression/i],
+  ['a)|(?:b', 'node-1', /regular expression/i],
   ['(?<volume>.*)', undefined, /group volume/],
   ['(?<vg>.*)', undefined, /not lv/],
   ['(?<node>.*)', 'node-1', /fixed node/]

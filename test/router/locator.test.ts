@@ -21,7 +21,7 @@ function locator(having: Record<string, string>, silent = '', known: Record<stri
     agents: fixedAgents(nodes),
     ask: async ({ node, handle }) => {
       asked.push(`${node} ${handle}`)
-      return silent.includes(node) ? undefined : (having[handle] ?? '').includes(node)
+      return silent.includes(node) ? `${node} is out of disks` : (having[handle] ?? '').includes(node)
     }
   })
   return { made, asked }
@@ -53,7 +53,7 @@ test('else every agent is asked, and exactly one has to have it', async (t) => {
 test('an agent that does not answer might have it as well', async (t) => {
   const { made } = locator({ 'vg/one': 'b' }, 'c')
   for (const handle of ['vg/one', 'vg/none']) {
-    await fails(t, made.target(handle, signal), 'DM_AGENT_UNREACHABLE', /c did not answer/)
+    await fails(t, made.target(handle, signal), 'DM_AGENT_UNREACHABLE', /not all agents do: c is out of disks/)
   }
 })
 
@@ -112,7 +112,7 @@ test('an agent that moves is asked where it is now', async (t) => {
   const made = new Locator({
     locate: async () => ({ node: 'a', handle: 'vg/x', ageSeconds: 7 }),
     agents: fixedAgents(addresses),
-    ask: async () => undefined
+    ask: async () => 'nobody asks'
   })
   const place = await made.target('x', signal)
   t.deepEqual([place.address, place.ageSeconds], ['tcp://10.0.0.1:1', 7])
@@ -128,6 +128,6 @@ test('a node whose agent is being replaced has not said that it has nothing', as
     agents: { ...fixedAgents(new Map([['b', 'tcp://b:1']])), nodes: () => ['a', 'b'] },
     ask: async () => false
   })
-  await fails(t, made.target('vg/x', signal), 'DM_AGENT_UNREACHABLE', /a did not answer/)
+  await fails(t, made.target('vg/x', signal), 'DM_AGENT_UNREACHABLE', /the agent of node a is not there at the moment/)
   await fails(t, made.target('on-a', signal), 'DM_AGENT_UNREACHABLE', /"a" is not there at the moment/)
 })

@@ -159,7 +159,12 @@ test('an agent that is killed ends its own streams, never with OK, and is asked 
   for await (const { count } of other.batches) extents += count
   t.is(extents, (await sample.extents(undefined, 'thu')).length, 'the other node is not concerned')
   // Where nothing says the node, the one that is gone might have it as well.
-  await fails(t, client.allocated({ snapshotId: 'only/mon' }), 'DM_AGENT_UNREACHABLE', /two did not answer/)
+  await fails(
+    t,
+    client.allocated({ snapshotId: 'only/mon' }),
+    'DM_AGENT_UNREACHABLE',
+    /the agent of node two at .* does not answer/
+  )
 
   await agent(t, { sample: sample.folder }, { tcp: nodes.two })
   t.is((await client.allocated({ snapshotId: 'two:sample/mon' })).capacityBytes, sample.listed('mon').size_bytes)

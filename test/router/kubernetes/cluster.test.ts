@@ -121,13 +121,20 @@ test.serial('what the sidecar does not check is checked: same volume, order, nod
   t.is(calls(), 0, 'no agent was bothered with any of it')
 })
 
+/** What monitoring is told. */
+async function page(router: Running, path: string): Promise<string> {
+  const monitoring = router.log.find(({ msg }) => msg === 'listening')?.['monitoring'] as string
+  return (await fetch(`${monitoring.replace('tcp', 'http')}${path}`)).text()
+}
+
 test.serial('a router that starts before its API server and its agents says so, and recovers', async (t) => {
   const cluster = await topolvm(t)
   const agent = await cluster.agent(t, { sample: sample.folder })
   await cluster.server.stop()
-  const router = await cluster.router(t, 'topolvm.io', { connectSeconds: 0.3 })
+  const router = await cluster.router(t, 'topolvm.io', { connectSeconds: 0.3, monitoring: 'tcp://127.0.0.1:0' })
   const client = clientOf(t, router)
   t.false((await probe(t, router)).ready.value)
+  t.regex(await page(router, '/readyz'), /^kubernetes: what the cluster has is not known yet; /)
   await fails(t, capacity(client, 'mon'), 'DM_CLUSTER_UNREACHABLE', /ECONNREFUSED/)
   await cluster.server.listen()
   let ready = false
@@ -137,6 +144,7 @@ test.serial('a router that starts before its API server and its agents says so, 
       return ready
     })
   )
+  t.is(await page(router, '/readyz'), 'ready\n')
   await fails(t, capacity(client, 'mon'), 'DM_NODE_UNKNOWN', /"worker-1"/)
   cluster.announce('worker-1', undefined)
   let code: ErrorCode | undefined
@@ -150,6 +158,11 @@ test.serial('a router that starts before its API server and its agents says so, 
       }
       return code === 'DM_AGENT_UNREACHABLE'
     })
+  )
+  // By its node, as the alert on agents that cannot be reached wants it.
+  t.regex(
+    await page(router, '/metrics'),
+    /^deltamapper_router_calls_total\{node="worker-1",grpc_code="UNAVAILABLE"\} \d/m
   )
   cluster.announce('worker-1', agent)
   const patient = clientOf(t, await cluster.router(t, 'topolvm.io', { connectSeconds: 30 }))
@@ -236,11 +249,9 @@ test.serial('a snapshot too young for the watch is found; without an API server,
   t.true(await eventually(() => call() !== undefined))
   t.is(typeof (call()?.['statistics'] as { placeAgeSeconds?: number }).placeAgeSeconds, 'number')
   t.true((await probe(t, router)).ready.value)
-  const monitoring = router.log.find(({ msg }) => msg === 'listening')?.['monitoring'] as string
   let age = 0
   const look = async () => {
-    const text = await (await fetch(`${monitoring.replace('tcp', 'http')}/metrics`)).text()
-    age = Number(/^deltamapper_router_cluster_age_seconds (\d+)$/m.exec(text)?.[1])
+    age = Number(/^deltamapper_router_cluster_age_seconds (\d+)$/m.exec(await page(router, '/metrics'))?.[1])
   }
   t.true(
     await eventually(() => {
@@ -274,5 +285,5 @@ test.serial('where no object names the node, all agents are asked, except for th
   t.is(await capacity(client, 'snap-mon'), sample.listed('mon').size_bytes)
   await fails(t, capacity(client, 'snap-sun'), 'DM_SNAPSHOT_NOT_FOUND', /no node has a snapshot "\*\/sun"/)
   cluster.withdraw('worker-2')
-  await fails(t, capacity(client, 'snap-sun'), 'DM_AGENT_UNREACHABLE', /worker-2 did not answer/)
+  await fails(t, capacity(client, 'snap-sun'), 'DM_AGENT_UNREACHABLE', /the agent of node worker-2 is not there/)
 })
