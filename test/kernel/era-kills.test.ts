@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync } from 'node:fs'
+import { mkdtempSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -16,13 +16,13 @@ import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
 import { discardLimit } from '../../src/devicemapper/block-queue.ts'
 import { collectExtents } from '../support/collect-extents.ts'
 import { blockFingerprints } from './block-fingerprints.ts'
-import { run, zeroStart } from './dmsetup.ts'
+import { createDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
 import { blockBytes, boundariesOnly, loopDisk, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent, processes } from './live-agent.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 import { type Moment, Mortal, never } from './mortal.ts'
-import { until } from './owned-agent.ts'
+import { failure, until } from './owned-agent.ts'
 
 run('/run/modprobe', ['dm-era'])
 prepareLvm({ mapped: true })
@@ -123,9 +123,7 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
     const outcome = await Promise.race([die?.(dying).then(() => 'done'), mortal.death])
     t.is(outcome, moment === never ? 'done' : 'died', context)
     // As where everything in a container is killed: nobody but the next agent resumes anything.
-    for (const { pid, words } of processes().filter(({ parent }) => parent === process.pid)) {
-      if (words.includes('watchdog-process')) process.kill(pid, 'SIGKILL')
-    }
+    for (const pid of watchdogs()) process.kill(pid, 'SIGKILL')
     await catalog.close()
     catalog = await openCatalog(join(folder, 'catalog.sqlite'))
     living = await start()
@@ -161,6 +159,85 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
   t.log(`died at ${JSON.stringify(died)}`)
   await living.detachEra({ volume })
   await living.close()
+})
+
+function watchdogs(): number[] {
+  return processes()
+    .filter(({ parent, words }) => parent === process.pid && words.includes('watchdog-process'))
+    .map(({ pid }) => pid)
+}
+
+test.serial('the watchdog alone dies: the agent resumes at once, and nothing is under way', async (t) => {
+  t.timeout(300_000)
+  const catalog = await openCatalog(join(mkdtempSync(join(tmpdir(), 'alone-')), 'catalog.sqlite'))
+  t.teardown(() => catalog.close())
+  const commands = { alone: { take: ['sh', '-c', 'sleep 600'], remove: ['true'] } }
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: boundariesOnly(catalog), commands })
+  const { volumes } = driver
+  const [data, metadata] = [loopDisk(16), loopDisk(4)]
+  const below = createDevice('below', `0 32768 linear ${data.path} 0`)
+  const volume = 'alone'
+  await volumes.attachEra({
+    ...{ name: volume, dataDevice: below, metadataDevice: metadata.path, blockBytes },
+    ...{ snapshotSize: '', allowLossyKernel: false }
+  })
+  const isSuspended = async () => (await deviceMapper.info(volume))?.suspended === true
+  const kill = () => {
+    const pids = watchdogs()
+    t.is(pids.length, 1)
+    for (const pid of pids) process.kill(pid, 'SIGKILL')
+  }
+  const deadlineMs = 600_000
+  const backAgain = async (what: string) => {
+    await until(isSuspended, (is) => !is)
+    const { volumes: shown } = await until(
+      () => volumes.listEra({ volume }),
+      ({ volumes: [each] }) => each?.underWay === ''
+    )
+    t.like(shown[0], { active: true, problem: '', suspended: false }, what)
+  }
+  const { token } = await volumes.beginSnapshot({ volume, name: 'a', deadlineMs })
+  t.true(await isSuspended())
+  kill()
+  await backAgain('while a driver takes its snapshot')
+  const ended = await failure(volumes.endSnapshot({ token, reference: 'x', abandon: false }))
+  t.is(ended.code, 'DM_SNAPSHOT_TOO_SLOW')
+
+  const taking = failure(volumes.createEraSnapshot({ volume, name: 'b', deadlineMs }))
+  await until(isSuspended, (is) => is)
+  kill()
+  t.is((await taking).code, 'DM_CALL_STUCK', 'the command is not waited for')
+  await backAgain('while a command takes it')
+
+  // While it suspends, which waits for a write that waits for the device below.
+  run('dmsetup', ['suspend', '--noflush', 'below'])
+  const writer = spawn('dd', [
+    'if=/dev/zero',
+    'of=/dev/mapper/alone',
+    'bs=4k',
+    'count=1',
+    'oflag=direct',
+    'status=none'
+  ])
+  const written = once(writer, 'exit')
+  await until(
+    () => Promise.resolve(readFileSync(`/proc/${writer.pid}/stat`, 'utf8')),
+    (stat) => stat.includes(' D ')
+  )
+  const beginning = failure(volumes.beginSnapshot({ volume, name: 'c', deadlineMs }))
+  await until(
+    () => Promise.resolve(watchdogs()),
+    ([pid]) => processes().some(({ parent, words }) => parent === pid && words.includes('device-mapper-worker'))
+  )
+  // (It cannot be seen that its call has begun. Killed before that, this shows less.)
+  await sleep(2000)
+  kill()
+  t.is((await beginning).code, 'DM_CALL_STUCK')
+  run('dmsetup', ['resume', 'below'])
+  t.deepEqual(await written, [0, null])
+  await backAgain('while it suspends')
+  await volumes.detachEra({ volume })
+  removeDevice('below')
 })
 
 const kills = labRun(2)

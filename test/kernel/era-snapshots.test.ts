@@ -140,6 +140,27 @@ test.serial('a command takes the snapshot; one that fails or hangs leaves nothin
   for (const volume of ['cmd', 'none']) await volumes.detachEra({ volume })
 })
 
+test.serial('an agent that stops waits for no command: the volume is resumed, and the snapshot given up', async (t) => {
+  const [data, metadata] = [loopDisk(64), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  const recorder = boundariesOnly(catalog)
+  const commands = { stopped: { take: ['sh', '-c', 'sleep 600'], remove: ['true'] } }
+  const driver = await startDriver(catalog, deviceMapper, { recorder, commands })
+  await driver.volumes.attachEra(request('stopped', data.path, metadata.path))
+  const taking = failure(driver.volumes.createEraSnapshot({ volume: 'stopped', name: 'a', deadlineMs: 600_000 }))
+  await until(
+    () => suspended('stopped'),
+    (is) => is === true
+  )
+  const closing = driver.volumes.close()
+  t.is((await taking).code, 'DM_SHUTTING_DOWN')
+  await closing
+  t.false(await suspended('stopped'))
+  t.deepEqual((await catalog.eraView()).intents, [])
+  await using next = await startDriver(catalog, deviceMapper, { recorder })
+  await next.volumes.detachEra({ volume: 'stopped' })
+})
+
 test.serial('a driver takes the snapshot itself, and has until its deadline', async (t) => {
   const [data, metadata] = [loopDisk(64), loopDisk(4)]
   const catalog = await labCatalog(t)

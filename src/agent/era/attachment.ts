@@ -20,8 +20,8 @@ import { eraUuid, guardName, guardUuid } from './era-devices.ts'
 import { onceNoKeeper } from './era-slot.ts'
 import { continued, type EraGuard } from './guard.ts'
 import type { LowerSnapshots } from './lower-snapshot.ts'
+import { resumeTracked, Suspension } from './suspension.ts'
 import { dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
-import { Watchdog } from './watchdog.ts'
 
 const SECTOR_BYTES = 512
 /** Metadata per tracked block, in bytes: an era and some bits, twice because a metadata snapshot may be held. And what it takes at least. */
@@ -258,7 +258,7 @@ export class Attachment {
       case 'grow':
         return this.#settleGrow(volume, tracked, intent)
       case 'snapshot': {
-        await this.#free(tracked)
+        await resumeTracked(this.#deviceMapper, tracked)
         const left = await this.#lower.unfinished(volume, intent.snapshot, intent.token, await this.ownDevices())
         await left?.remove().catch((error: unknown) => {
           // No snapshot of ours refers to it: it costs space, no more.
@@ -307,7 +307,7 @@ export class Attachment {
     { sizeBytes }: Extract<EraIntent, { kind: 'grow' }>
   ): Promise<string> {
     const { name } = volume
-    await this.#free(tracked)
+    await resumeTracked(this.#deviceMapper, tracked)
     const devices = await tracked.active().catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code === 'DM_ERA_INACTIVE') return undefined
       throw error
@@ -333,23 +333,13 @@ export class Attachment {
     }
   }
 
-  /** Takes what a suspension that was cut short has left on the devices: the watchdog may have died as well. */
-  async #free(tracked: TrackedDevice): Promise<void> {
-    const guard = await this.#deviceMapper.info(tracked.guard)
-    if (guard?.suspended) await this.#deviceMapper.resume(tracked.guard)
-    if (guard?.hasLiveTable) await refuseDiscards(guard)
-    const era = await this.#deviceMapper.info(tracked.era)
-    // Even where it does not show as suspended: it may be about to be, by a call whose caller has died.
-    if (era?.hasLiveTable) await this.#deviceMapper.resume(tracked.era)
-  }
-
   async #enlarge(volume: EraVolume, lengthSectors: number): Promise<void> {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const { table, dataDevice, guard } = await tracked.active()
-    const watchdog = await Watchdog.start({ device: tracked.era, guard: tracked.guard, deadlineMs: GROW_DEADLINE_MS })
+    const suspension = await Suspension.prepare(this.#deviceMapper, tracked, GROW_DEADLINE_MS)
     try {
       const row = { startSector: 0, lengthSectors }
-      await watchdog.suspend()
+      await suspension.suspend()
       await this.#deviceMapper.suspend(tracked.guard)
       const linear = { ...row, targetType: 'linear', params: `${dataDevice.major}:${dataDevice.minor} 0` }
       await this.#deviceMapper.reload(tracked.guard, [linear])
@@ -357,7 +347,7 @@ export class Attachment {
       // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
       await refuseDiscards(guard)
       await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
-      const { ms, held } = await watchdog.resume()
+      const { ms, held } = await suspension.resume()
       this.#logger.info(
         { volume: volume.name, sizeBytes: lengthSectors * SECTOR_BYTES, suspendedMs: Math.round(ms) },
         'grown'
@@ -369,8 +359,7 @@ export class Attachment {
         'ask again; find out what took so long'
       )
     } finally {
-      await watchdog.resume().catch(() => undefined)
-      await watchdog.end()
+      await suspension.end()
     }
   }
 

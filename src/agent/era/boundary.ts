@@ -16,12 +16,11 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
-import { eraUuid, guardUuid } from './era-devices.ts'
 import type { EraGuard } from './guard.ts'
 import type { Lower } from './lower-snapshot.ts'
 import { type OwnPlace, refuseOwnPlace } from './own-place.ts'
-import { superblockOf } from './tracked-device.ts'
-import { Watchdog } from './watchdog.ts'
+import { Suspension } from './suspension.ts'
+import { superblockOf, TrackedDevice } from './tracked-device.ts'
 
 /** What was taken, between suspend and resume. */
 export interface TakenEraSnapshot {
@@ -63,17 +62,17 @@ export class Boundary {
   /** The first era after it. */
   readonly boundaryEra: number
   readonly #parts: BoundaryParts
-  readonly #watchdog: Watchdog
+  readonly #suspension: Suspension
   readonly #metadataPath: string
   readonly #sizeBytes: number
   readonly #takenAt: number
   #ended = false
 
-  private constructor(parts: BoundaryParts, token: string, name: string, watchdog: Watchdog, at: SuspendedAt) {
+  private constructor(parts: BoundaryParts, token: string, name: string, suspension: Suspension, at: SuspendedAt) {
     this.#parts = parts
     this.token = token
     this.name = name
-    this.#watchdog = watchdog
+    this.#suspension = suspension
     this.volume = at.volume
     this.boundaryEra = at.era + 1
     this.#metadataPath = at.metadataPath
@@ -86,7 +85,8 @@ export class Boundary {
    *
    * @param prepare what is to be found out before that
    * @param deadlineMs after so many milliseconds the volume is resumed, whatever has become of the snapshot
-   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws; then nothing is suspended, and nothing under way
+   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws; then nothing is suspended, and nothing under way,
+   *   unless it could not be resumed: then it is under way still, and settled with the next change
    */
   static async begin<T>(
     parts: BoundaryParts,
@@ -95,7 +95,7 @@ export class Boundary {
     deadlineMs: number,
     prepare: (checked: Awaited<ReturnType<EraGuard['check']>>, token: string) => Promise<T>
   ): Promise<{ boundary: Boundary; prepared: T }> {
-    const { catalog, guard, logger } = parts
+    const { catalog, deviceMapper, guard, logger } = parts
     const checked = await guard.check(volumeName)
     const { volume, devices, metadataPath } = checked
     if (devices.era.suspended) {
@@ -109,14 +109,10 @@ export class Boundary {
     const token = randomUUID()
     const prepared = await prepare(checked, token)
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
-    let watchdog: Watchdog | undefined
+    let suspension: Suspension | undefined
     try {
-      watchdog = await Watchdog.start({
-        device: { uuid: eraUuid(volume) },
-        guard: { uuid: guardUuid(volume) },
-        deadlineMs
-      })
-      const ms = await watchdog.suspend()
+      suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
+      const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
       // Again: until now, writes and discards went on.
       const { superblock } = await guard.check(volumeName)
@@ -128,26 +124,31 @@ export class Boundary {
         )
       }
       const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes }
-      return { boundary: new Boundary(parts, token, name, watchdog, at), prepared }
+      return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
-      await watchdog?.resume().catch(() => undefined)
-      await watchdog?.end()
-      await catalog.rollBackEra(volumeName)
+      if (await ended(suspension, volumeName, logger)) await catalog.rollBackEra(volumeName)
       throw error
     }
+  }
+
+  /** Aborted when the watchdog has died: to be abandoned at once, because nobody else ends the suspension. */
+  get lost(): AbortSignal {
+    return this.#suspension.lost
   }
 
   /**
    * Ends the suspension and records the snapshot that was taken in it.
    *
-   * @throws DM_SNAPSHOT_TOO_SLOW when it had ended before; what recording throws. Then nothing is recorded
+   * @throws DM_SNAPSHOT_TOO_SLOW when it had ended before; what looking at it and recording throw. Then nothing is recorded
    */
   async complete(lower: Lower): Promise<EraSnapshot> {
-    const { logger, recorder } = this.#parts
+    const { guard, logger, recorder } = this.#parts
     const { name, boundaryEra, volume } = this
+    // Once more: what is written beside it since the last look is in the snapshot.
+    await guard.check(volume.name)
     // Had anybody resumed it, the next era would have begun.
     const { currentEra } = await superblockOf(this.#metadataPath)
-    const { ms, held } = await this.#watchdog.resume()
+    const { ms, held } = await this.#suspension.resume()
     const suspendedMs = Math.round(ms)
     if (!held || currentEra + 1 !== boundaryEra) {
       throw new DeltamapperError(
@@ -162,7 +163,7 @@ export class Boundary {
       lower: JSON.stringify(lower)
     })
     this.#ended = true
-    await this.#watchdog.end()
+    await ended(this.#suspension, volume.name, logger)
     return snapshot
   }
 
@@ -172,13 +173,12 @@ export class Boundary {
     this.#ended = true
     const { catalog, logger } = this.#parts
     const { volume, name } = this
-    await this.#watchdog.resume().catch((error: unknown) => {
-      logger.error({ volume: volume.name, what: asDeltamapperError(error).line }, 'not known to be resumed')
-    })
-    await this.#watchdog.end()
+    const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
+    // What is under way still is settled with the next change, or by the next agent.
+    if (!(await ended(this.#suspension, volume.name, logger))) return
     await remove()
     await catalog.rollBackEra(volume.name)
-    logger.warn({ volume: volume.name, snapshot: name }, 'snapshot given up')
+    logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
   }
 }
 
@@ -187,6 +187,17 @@ interface SuspendedAt {
   readonly era: number
   readonly metadataPath: string
   readonly sizeBytes: number
+}
+
+/** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; if not, that is in the log */
+async function ended(suspension: Suspension | undefined, volume: string, logger: Logger): Promise<boolean> {
+  try {
+    await suspension?.end()
+    return true
+  } catch (error) {
+    logger.error({ volume, what: asDeltamapperError(error).line }, 'not known to be resumed')
+    return false
+  }
 }
 
 function rounded(ms: number): number {

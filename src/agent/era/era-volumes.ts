@@ -70,7 +70,8 @@ export class EraVolumes implements EraBackend {
   readonly #turns = new Turns()
   readonly #quiet = new Quiet()
   readonly #sessions = new Map<string, Session>()
-  #closing = false
+  /** Aborted when the agent stops. */
+  readonly #closing = new AbortController()
 
   constructor(options: EraVolumesOptions) {
     const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {} } = options
@@ -99,9 +100,10 @@ export class EraVolumes implements EraBackend {
     return { settled }
   }
 
-  /** Ends suspensions that are under way, and waits for everything else that is. */
+  /** Ends suspensions that are under way, whoever takes a snapshot in them, and waits for everything else that is. */
   async close(): Promise<void> {
-    this.#closing = true
+    const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
+    this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', why, 'ask again once it is back'))
     for (const token of [...this.#sessions.keys()]) await this.#expire(token)
     await this.#turns.close()
   }
@@ -184,7 +186,8 @@ export class EraVolumes implements EraBackend {
         }
       )
       try {
-        await prepared.take(Math.max(1, deadline - RESUME_MARGIN_MS))
+        const over = AbortSignal.any([boundary.lost, this.#closing.signal])
+        await prepared.take(Math.max(1, deadline - RESUME_MARGIN_MS), over)
         this.#logger.debug(
           { volume, snapshot: name, ms: Math.round(performance.now() - begun) },
           'lower snapshot taken'
@@ -213,8 +216,9 @@ export class EraVolumes implements EraBackend {
       const { token } = boundary
       const timer = setTimeout(() => void this.#expire(token), deadline)
       this.#sessions.set(token, { boundary, timer, over: () => over.resolve(undefined) })
+      boundary.lost.addEventListener('abort', () => void this.#expire(token))
       begun.resolve(boundary)
-      if (this.#closing) await this.#expire(token)
+      if (this.#closing.signal.aborted || boundary.lost.aborted) await this.#expire(token)
       await over.promise
     }).catch((error: unknown) => begun.reject(error as Error))
     const { token, boundaryEra } = await begun.promise
@@ -226,7 +230,7 @@ export class EraVolumes implements EraBackend {
     if (!session) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
-        'there is no such suspension any more: its deadline has passed, or the agent was restarted',
+        'there is no such suspension any more: its deadline has passed, its watchdog died (the log says so), or the agent was restarted',
         'remove what was taken, and begin again; give BeginSnapshot a later deadline if it has to be that long'
       )
     }

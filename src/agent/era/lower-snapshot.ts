@@ -12,7 +12,7 @@ import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/dev
 import { nodeName } from '../../../native/device.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
-import { describeCommand, oneLine, startCommand } from '../lvm/command.ts'
+import { type CommandLimits, describeCommand, oneLine, startCommand } from '../lvm/command.ts'
 
 /** The longest output that is kept of a command, in bytes. */
 const MAX_OUTPUT_BYTES = 65_536
@@ -43,8 +43,8 @@ export type Lower =
 
 export interface LowerSnapshot {
   readonly lower: Lower
-  /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED; then there may be one all the same */
-  take(deadlineMs: number): Promise<void>
+  /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED, the signal's reason; then there may be one all the same */
+  take(deadlineMs: number, signal: AbortSignal): Promise<void>
   /** Removes it, or what there is of it; nothing where there is nothing. @throws the same */
   remove(): Promise<void>
 }
@@ -139,8 +139,8 @@ export class LowerSnapshots {
     const words = ['lvcreate', '--config', filter, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
     return {
       lower: { kind: 'lvm', volume: `${vg}/${snapshot}`, token },
-      take: async (deadlineMs) => {
-        await this.#lvm([...words, '--name', snapshot, `${vg}/${lv}`], deadlineMs)
+      take: async (deadlineMs, signal) => {
+        await this.#lvm([...words, '--name', snapshot, `${vg}/${lv}`], deadlineMs, signal)
       },
       remove: () => this.#removeTagged(token, filter)
     }
@@ -153,13 +153,9 @@ export class LowerSnapshots {
     )
   }
 
-  async #lvm(words: readonly string[], deadlineMs: number): Promise<string> {
-    return runCommand(
-      [...this.#lvmCommand, ...words],
-      `${this.#lvmCommand[0]} ${words[0]}`,
-      deadlineMs,
-      'DM_LVM_FAILED'
-    )
+  async #lvm(words: readonly string[], deadlineMs: number, signal?: AbortSignal): Promise<string> {
+    const described = `${this.#lvmCommand[0]} ${words[0]}`
+    return runCommand([...this.#lvmCommand, ...words], described, { deadlineMs, signal }, 'DM_LVM_FAILED')
   }
 
   /** `--config` for LVM: the devices of tracked volumes are none of its. */
@@ -213,27 +209,27 @@ function tagOf(token: string): string {
 }
 
 function commandSnapshot({ take, remove }: SnapshotCommands, words: readonly [string, string, string]): LowerSnapshot {
-  const run = async (command: readonly string[], deadlineMs: number) => {
+  const run = async (command: readonly string[], deadlineMs: number, signal?: AbortSignal) => {
     const all = [...command, ...words]
-    await runCommand(all, describeCommand(all), deadlineMs, 'DM_TOOL_FAILED')
+    await runCommand(all, describeCommand(all), { deadlineMs, signal }, 'DM_TOOL_FAILED')
   }
   return {
     lower: { kind: 'command', name: words[1] },
-    take: (deadlineMs) => run(take, deadlineMs),
+    take: (deadlineMs, signal) => run(take, deadlineMs, signal),
     remove: () => run(remove, REMOVE_DEADLINE_MS)
   }
 }
 
-/** Waits until nothing of the command is left: killed, it may still be at work until the device has been resumed. */
+/** Does not wait for the end of one that was killed: it may hang until the device has been resumed. */
 async function runCommand(
   words: readonly string[],
   described: string,
-  deadlineMs: number,
+  limits: Omit<CommandLimits, 'maxOutputBytes'>,
   code: 'DM_LVM_FAILED' | 'DM_TOOL_FAILED'
 ): Promise<string> {
-  const running = startCommand(words, { deadlineMs, maxOutputBytes: MAX_OUTPUT_BYTES }, described)
+  const running = startCommand(words, { ...limits, maxOutputBytes: MAX_OUTPUT_BYTES }, described)
   const { exitCode, stdout, stderr } = await running.result.catch((cause: unknown) => {
-    if (code === 'DM_LVM_FAILED' || !(cause instanceof DeltamapperError)) throw cause
+    if (!(cause instanceof DeltamapperError) || cause.code !== 'DM_LVM_FAILED') throw cause
     throw new DeltamapperError(code, cause.message, cause.remedy, { cause })
   })
   if (exitCode === 0) return stdout

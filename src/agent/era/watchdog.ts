@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { helperEnvironment } from '../../../native/helper-process.ts'
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { groupRuns } from './processes.ts'
 
 /** Starting is Node's own start-up; a busy machine may need long for it. Milliseconds. */
 const START_DEADLINE_MS = 30_000
@@ -16,6 +17,9 @@ const START_DEADLINE_MS = 30_000
 const ANSWER_MARGIN_MS = 30_000
 /** How long the end of one that was let go is waited for, in milliseconds. */
 const FAREWELL_MS = 1000
+/** How long the end of one that was killed is waited for, and how often it is looked for, in milliseconds. */
+const KILL_MS = 5000
+const LOOK_MS = 50
 
 /** What a watchdog is started with, as JSON. */
 export interface WatchdogStart {
@@ -39,18 +43,19 @@ export class Watchdog {
   readonly #child: ChildProcess
   readonly #deadlineMs: number
   #settle: ((answer: WatchdogAnswer | Error) => void) | undefined
-  #gone: Error | undefined
+  readonly #lost = new AbortController()
 
   private constructor(child: ChildProcess, deadlineMs: number) {
     this.#child = child
     this.#deadlineMs = deadlineMs
     const lost = (what: string) => {
-      this.#gone ??= new DeltamapperError(
+      const gone = new DeltamapperError(
         'DM_CALL_STUCK',
         `the process that watches over the suspension ${what}`,
-        'look whether the device is suspended (`dmsetup info`), and ask again'
+        'find out why: the kernel log names what it killed for want of memory; then ask again'
       )
-      this.#settle?.(this.#gone)
+      this.#lost.abort(gone)
+      this.#settle?.(gone)
     }
     child.on('message', (message: WatchdogAnswer) => this.#settle?.(message))
     child.on('error', (error) => lost(`could not be started: ${error.message}`))
@@ -75,6 +80,11 @@ export class Watchdog {
 
   get pid(): number | undefined {
     return this.#child.pid
+  }
+
+  /** Aborted when it has gone, whether it was let go or not. Whom it has left suspended, nobody resumes. */
+  get lost(): AbortSignal {
+    return this.#lost.signal
   }
 
   /**
@@ -106,6 +116,25 @@ export class Watchdog {
     child.unref()
   }
 
+  /**
+   * Ends it and its helper, whatever they are at.
+   *
+   * @returns whether nothing of them is left, to suspend anything: what hangs in the kernel outlives this
+   */
+  async kill(): Promise<boolean> {
+    const { pid } = this.#child
+    if (pid === undefined) return true
+    try {
+      process.kill(-pid, 'SIGKILL')
+    } catch {
+      return true
+    }
+    for (const begun = performance.now(); performance.now() - begun < KILL_MS; await sleep(LOOK_MS)) {
+      if (!(await groupRuns(pid))) return true
+    }
+    return false
+  }
+
   #ask(question: WatchdogQuestion): Promise<WatchdogAnswer> {
     const next = this.#next(this.#deadlineMs + ANSWER_MARGIN_MS)
     this.#child.send(question, () => undefined)
@@ -122,7 +151,7 @@ export class Watchdog {
         clearTimeout(timer)
         resolve(settled)
       }
-      if (this.#gone !== undefined) this.#settle(this.#gone)
+      if (this.lost.aborted) this.#settle(this.lost.reason as Error)
     })
     this.#settle = undefined
     if (answer instanceof Error) throw answer

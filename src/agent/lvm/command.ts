@@ -17,6 +17,8 @@ export interface CommandLimits {
   deadlineMs: number
   /** The command is killed once it has written more than this to stdout. */
   maxOutputBytes: number
+  /** The command is killed when this is aborted, and `result` rejects with its reason, a DeltamapperError. */
+  signal?: AbortSignal | undefined
 }
 
 export interface CommandResult {
@@ -30,7 +32,7 @@ export interface CommandResult {
 export interface RunningCommand {
   /** The process group; undefined when the command could not be started. */
   readonly pid: number | undefined
-  /** Whatever its exit status. Rejects with DM_LVM_FAILED: cannot be started, not done in time, too much output. */
+  /** Whatever its exit status. Rejects with DM_LVM_FAILED: cannot be started, not done in time, too much output; or with the signal's reason. */
   readonly result: Promise<CommandResult>
   /** Resolves when no process of it is left. */
   readonly gone: Promise<void>
@@ -54,10 +56,13 @@ export function describeCommand(words: readonly string[]): string {
  */
 export function startCommand(
   words: readonly string[],
-  { deadlineMs, maxOutputBytes }: CommandLimits,
+  limits: CommandLimits,
   described: string = describeCommand(words)
 ): RunningCommand {
   const [program = '', ...args] = words
+  if (limits.signal?.aborted) {
+    return { pid: undefined, result: Promise.reject(limits.signal.reason as Error), gone: Promise.resolve() }
+  }
   let child: ChildProcess
   try {
     child = spawn(program, args, {
@@ -75,24 +80,41 @@ export function startCommand(
     // Without a process (and without its pipes, when descriptors have run out) there may be no other event.
     child.once('error', () => child.pid === undefined && resolve())
   })
-  return { pid: child.pid, result: collect(child, described, deadlineMs, maxOutputBytes), gone }
+  return { pid: child.pid, result: collect(child, described, limits), gone }
 }
 
-function collect(child: ChildProcess, described: string, deadlineMs: number, limit: number): Promise<CommandResult> {
+function collect(
+  child: ChildProcess,
+  described: string,
+  { deadlineMs, maxOutputBytes, signal }: CommandLimits
+): Promise<CommandResult> {
+  let limit = maxOutputBytes
   const stdout: Buffer[] = []
   const stderr: Buffer[] = []
   let stdoutBytes = 0
   let stderrBytes = 0
   return new Promise((resolve, reject) => {
-    const giveUp = (what: string, remedy: string) => {
+    const end = () => {
       clearTimeout(timer)
+      signal?.removeEventListener('abort', abort)
+    }
+    const kill = () => {
+      end()
       killGroup(child)
       // What still comes is read and dropped: a full pipe would keep a process that is not killed yet.
       stdout.length = 0
       limit = Infinity
+    }
+    const giveUp = (what: string, remedy: string) => {
+      kill()
       const said = oneLine(Buffer.concat(stderr).toString())
       reject(new DeltamapperError('DM_LVM_FAILED', `${what}${said && `: ${said}`}`, remedy))
     }
+    const abort = () => {
+      kill()
+      reject(signal?.reason as Error)
+    }
+    signal?.addEventListener('abort', abort)
     const timer = setTimeout(() => {
       giveUp(
         `\`${described}\` was not done after ${(deadlineMs / 1000).toFixed(1)} s and was killed`,
@@ -111,13 +133,13 @@ function collect(child: ChildProcess, described: string, deadlineMs: number, lim
       stderrBytes += chunk.length
     })
     child.once('error', (cause) => {
-      clearTimeout(timer)
+      end()
       reject(startError(described, cause))
     })
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
+    child.once('close', (code, killedBy) => {
+      end()
       resolve({
-        exitCode: code ?? 128 + (signal === null ? 0 : constants.signals[signal]),
+        exitCode: code ?? 128 + (killedBy === null ? 0 : constants.signals[killedBy]),
         stdout: Buffer.concat(stdout).toString(),
         stderr: Buffer.concat(stderr).toString()
       })

@@ -46,6 +46,21 @@ test('there is nothing to read on its standard input', async (t) => {
   t.is((await startCommand(['cat'], limits).result).stdout, '')
 })
 
+test('when the caller wants it no more the process group is killed, and nothing begins', async (t) => {
+  const why = new DeltamapperError('DM_SHUTTING_DOWN', 'enough', 'ask again')
+  const controller = new AbortController()
+  const stopped = { ...limits, signal: controller.signal }
+  const running = startCommand(bash('sleep 600 & wait'), stopped)
+  controller.abort(why)
+  t.is(await failure(running.result), why)
+  await running.gone
+  const file = join(folder, 'never')
+  const none = startCommand(bash('touch "$1"', file), stopped)
+  t.is(await failure(none.result), why)
+  await none.gone
+  t.false(existsSync(file))
+})
+
 test('at the deadline the whole process group is killed', async (t) => {
   const pids = join(folder, 'pids')
   const started = performance.now()
