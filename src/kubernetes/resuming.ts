@@ -3,7 +3,8 @@
  * there is progress, and a few times where there is none.
  *
  * That is exact: extents ascend, so everything below that end is either among those handed on or not part of the answer (CSI specification,
- * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same.
+ * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same. Once the last
+ * extent ends there, nothing is left to ask for, and some drivers refuse such an offset: what breaks then was complete.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
@@ -24,6 +25,8 @@ export interface ResumingOptions {
   readonly mayResume: (failure: DeltamapperError) => boolean
   /** Told each time before it is asked again. */
   readonly onResume?: ((event: Resumption) => void) | undefined
+  /** Called when the answer that was handed out is complete, has failed, or is left early; maybe more than once. */
+  readonly onEnd?: (() => void) | undefined
 }
 
 export interface Resumption {
@@ -33,17 +36,19 @@ export interface Resumption {
 }
 
 /**
- * @param ask begins the answer at an offset; `resumed` when it is not for the first time
+ * @param ask begins the answer at an offset; `resumed` when it is not for the first time. Its signal is aborted once nobody wants what it
+ * began, whatever has become of it
  * @throws the failure that cannot be got over, or DM_ANSWER_INVALID when the answer goes on differently
  */
 export async function resuming(
-  ask: (startingOffset: number | bigint, resumed: boolean) => Promise<ExtentStream>,
+  ask: (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentStream>,
   options: ResumingOptions
 ): Promise<ExtentStream> {
-  const { signal, tries, pauseMs, mayResume, onResume } = options
+  const { signal, tries, pauseMs, mayResume, onResume, onEnd } = options
   let at = options.startingOffset
   let failed = 0
   let asked = false
+  let call = new AbortController()
 
   const again = async (thrown: unknown): Promise<void> => {
     signal.throwIfAborted()
@@ -58,37 +63,63 @@ export async function resuming(
       try {
         const resumed = asked
         asked = true
-        return await ask(at, resumed)
+        call = new AbortController()
+        return await ask(at, resumed, AbortSignal.any([signal, call.signal]))
       } catch (error) {
+        call.abort()
         await again(error)
       }
     }
+  }
+  const end = (): void => {
+    call.abort()
+    onEnd?.()
   }
 
   const first = await begin()
   const { capacityBytes } = first
   async function* batches(): AsyncGenerator<ExtentBatch, void> {
     let handedOn = false
-    for (let stream = first; ; stream = await begin()) {
-      if (stream.capacityBytes !== capacityBytes) {
-        throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
-      }
-      try {
-        for await (const batch of stream.batches) {
-          const rest = handedOn ? after(batch, Number(at)) : batch
-          if (rest.count === 0) continue
-          at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
-          handedOn = true
-          failed = 0
-          yield rest
+    try {
+      for (let stream = first; ; stream = await begin()) {
+        if (stream.capacityBytes !== capacityBytes) {
+          throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
         }
-        return
-      } catch (error) {
-        await again(error)
+        try {
+          for await (const batch of stream.batches) {
+            const rest = handedOn ? after(batch, Number(at)) : batch
+            if (rest.count === 0) continue
+            at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
+            handedOn = true
+            failed = 0
+            yield rest
+          }
+          return
+        } catch (error) {
+          signal.throwIfAborted()
+          if (handedOn && Number(at) >= capacityBytes && mayResume(asDeltamapperError(error))) return
+          call.abort()
+          await again(error)
+        }
       }
+    } finally {
+      end()
     }
   }
-  return { capacityBytes, batches: batches() }
+  const answer = batches()
+  return {
+    capacityBytes,
+    batches: {
+      [Symbol.asyncIterator]: () => ({
+        next: () => answer.next(),
+        return: () => {
+          // A generator that was never asked for anything has nothing to leave, but its call has begun.
+          end()
+          return answer.return()
+        }
+      })
+    }
+  }
 }
 
 /** The part of a batch from an offset on. Only the first extents of a stream can begin before it. */

@@ -74,6 +74,23 @@ interface BoundSnapshot extends SnapshotName {
   readonly handle: string
 }
 
+/** What was asked, until its answer has ended. */
+interface Question {
+  readonly options: CallOptions
+  /** Aborted by the caller, the deadline, or because the client is closed. */
+  readonly signal: AbortSignal
+  /** To be called when the answer has ended. */
+  readonly onEnd: () => void
+}
+
+/** One call to the sidecar. */
+interface Call {
+  readonly client: Client
+  readonly securityToken: string
+  readonly failure: (status: WireStatus) => DeltamapperError
+  readonly signal: AbortSignal
+}
+
 interface Token {
   readonly text: string
   /** Milliseconds since 1970. */
@@ -82,6 +99,9 @@ interface Token {
 
 /** So long before its end, a token is taken for expired, in milliseconds: clocks differ, and the sidecar looks at it once a call begins. */
 const TOKEN_MARGIN_MS = 60_000
+
+/** setTimeout takes no longer delay: about 25 days. Whoever waits longer waits without a timer. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** @throws DM_CONFIG_INVALID where there is no cluster to be found */
 export function connectToCluster(options: ClusterOptions = {}): ClusterSnapshotMetadata {
@@ -112,20 +132,12 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
   }
 
   async allocated({ namespace, snapshotName, ...options }: SnapshotName & CallOptions): Promise<ExtentStream> {
-    const signal = this.#signal(options)
-    const target = await this.#snapshot({ namespace, snapshotName }, signal)
-    return this.#resuming(target, options, signal, async (startingOffset, ask) => {
-      const numbers = requestNumbers({ ...options, startingOffset })
-      return ask((client, securityToken, failure) =>
-        askForExtents(
-          client,
-          getSidecarAllocated,
-          { securityToken, namespace, snapshotName, ...numbers },
-          failure,
-          signal,
-          undefined
-        )
-      )
+    return this.#answer(options, async (question) => {
+      const target = await this.#snapshot({ namespace, snapshotName }, question.signal)
+      return this.#resuming(target, question, (numbers, { client, securityToken, failure, signal }) => {
+        const request = { securityToken, namespace, snapshotName, ...numbers }
+        return askForExtents(client, getSidecarAllocated, request, failure, signal, undefined)
+      })
     })
   }
 
@@ -134,20 +146,18 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     snapshotName,
     ...options
   }: SnapshotName & BaseSnapshot & CallOptions): Promise<ExtentStream> {
-    const signal = this.#signal(options)
-    const target = await this.#snapshot({ namespace, snapshotName }, signal)
-    const baseSnapshotId = await this.#baseHandle(target, options, signal)
-    return this.#resuming(target, options, signal, async (startingOffset, ask) => {
-      const numbers = requestNumbers({ ...options, startingOffset })
-      const named = { namespace, baseSnapshotId, targetSnapshotName: snapshotName }
-      return ask((client, securityToken, failure) =>
-        askForExtents(client, getSidecarDelta, { securityToken, ...named, ...numbers }, failure, signal, undefined)
-      )
+    return this.#answer(options, async (question) => {
+      const target = await this.#snapshot({ namespace, snapshotName }, question.signal)
+      const baseSnapshotId = await this.#baseHandle(target, options, question.signal)
+      return this.#resuming(target, question, (numbers, { client, securityToken, failure, signal }) => {
+        const request = { securityToken, namespace, baseSnapshotId, targetSnapshotName: snapshotName, ...numbers }
+        return askForExtents(client, getSidecarDelta, request, failure, signal, undefined)
+      })
     })
   }
 
   async handle({ namespace, snapshotName, ...options }: SnapshotName & Pick<CallOptions, 'signal'>): Promise<string> {
-    return (await this.#snapshot({ namespace, snapshotName }, this.#signal(options))).handle
+    return (await this.#snapshot({ namespace, snapshotName }, this.#signal(options.signal))).handle
   }
 
   close(): void {
@@ -158,36 +168,45 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     this.#channels.clear()
   }
 
-  /** What ends a call early: its signal, its deadline, or that the client is closed. */
-  #signal({ signal, deadlineMs }: Pick<CallOptions, 'signal' | 'deadlineMs'>): AbortSignal {
-    const signals = [this.#closing.signal]
-    if (signal !== undefined) signals.push(signal)
-    if (deadlineMs !== undefined) {
-      const deadline = new AbortController()
-      const late = new DeltamapperError(
-        'DM_DEADLINE_EXCEEDED',
-        `the answer was not complete after ${deadlineMs / 1000} seconds`,
-        'allow more time, or resume from the end of the last extent received'
+  /** A question, up to the first message of its answer. */
+  async #answer(options: CallOptions, answer: (question: Question) => Promise<ExtentStream>): Promise<ExtentStream> {
+    const { deadlineMs = Infinity } = options
+    const deadline = new AbortController()
+    const late = () =>
+      deadline.abort(
+        new DeltamapperError(
+          'DM_DEADLINE_EXCEEDED',
+          `the answer was not complete after ${deadlineMs / 1000} seconds`,
+          'allow more time, or resume from the end of the last extent received'
+        )
       )
-      setTimeout(() => deadline.abort(late), deadlineMs).unref()
-      signals.push(deadline.signal)
+    const timer = deadlineMs <= LONGEST_TIMER_MS ? setTimeout(late, deadlineMs).unref() : undefined
+    const onEnd = () => clearTimeout(timer)
+    try {
+      return await answer({ options, signal: this.#signal(options.signal, deadline.signal), onEnd })
+    } catch (error) {
+      onEnd()
+      throw error
     }
-    return AbortSignal.any(signals)
+  }
+
+  /** What ends a question early, or that the client is closed. */
+  #signal(...early: (AbortSignal | undefined)[]): AbortSignal {
+    return AbortSignal.any([this.#closing.signal, ...early.filter((signal) => signal !== undefined)])
   }
 
   async #resuming(
     target: BoundSnapshot,
-    { startingOffset = 0 }: CallOptions,
-    signal: AbortSignal,
-    begin: (startingOffset: number | bigint, ask: Ask) => Promise<ExtentStream>
+    { options, signal, onEnd }: Question,
+    begin: (numbers: ReturnType<typeof requestNumbers>, call: Call) => Promise<ExtentStream>
   ): Promise<ExtentStream> {
     const { tries = 5, pauseMs = 1000, onResume } = this.#options
     let maybeExpired = false
-    const ask = async (offset: number | bigint, resumed: boolean) => {
+    const ask = async (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => {
       const service = await this.#service(target.driver, signal)
       const client = this.#channel(service)
       const before = this.#tokens.get(service.audience)
-      const token = await this.#token(service.audience, signal)
+      const securityToken = await this.#token(service.audience, signal)
       const used = this.#tokens.get(service.audience) === before
       const failure = (status: WireStatus) => {
         const error = fromSidecarStatus(status, service.address)
@@ -196,17 +215,19 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
         if (error.code === 'DM_ACCESS_DENIED') this.#tokens.delete(service.audience)
         return error
       }
-      const stream = await begin(offset, (call) => call(client, token, failure))
+      const numbers = requestNumbers({ ...options, startingOffset })
+      const stream = await begin(numbers, { client, securityToken, failure, signal })
       // The sidecar has looked the name up by now: if it means the same snapshot still, it meant it all the time.
       if (resumed) await this.#stillThere(target, signal)
       return stream
     }
     return resuming(ask, {
-      startingOffset,
+      startingOffset: options.startingOffset ?? 0,
       tries,
       pauseMs,
       signal,
       onResume,
+      onEnd,
       mayResume: ({ status, code }) =>
         status === 'UNAVAILABLE' || code === 'DM_DEADLINE_EXCEEDED' || (code === 'DM_ACCESS_DENIED' && maybeExpired)
     })
@@ -347,10 +368,6 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     )
   }
 }
-
-type Ask = (
-  call: (client: Client, token: string, failure: (status: WireStatus) => DeltamapperError) => Promise<ExtentStream>
-) => Promise<ExtentStream>
 
 const snapshotApi = '/apis/snapshot.storage.k8s.io/v1'
 

@@ -139,6 +139,66 @@ test('another capacity is another answer', async (t) => {
   t.is(error.code, 'DM_ANSWER_INVALID')
 })
 
+test('what breaks after the last extent that there can be was complete', async (t) => {
+  const whole: Extent[] = [[0, 400], [400, 600]] // prettier-ignore
+  const { ask, asked } = server(whole, 1, [1, 1])
+  // As some drivers do: they have nothing at the capacity, and say so.
+  const refusing = (at: number | bigint) =>
+    Number(at) < capacityBytes
+      ? ask(at)
+      : Promise.reject(new DeltamapperError('DM_OFFSET_OUT_OF_RANGE', 'beyond the volume', 'ask for less'))
+  t.deepEqual(await collect(await resuming(refusing, options)), whole)
+  t.deepEqual(asked, [0, 400])
+  const final = server(whole, 1, [2])
+  await t.throwsAsync(resuming(final.ask, { ...options, mayResume: () => false }).then(collect), { is: broken })
+})
+
+/** As `server`, and the signals of its calls. */
+function watched(breaks: (number | undefined)[]) {
+  const { ask } = server(some, 4, breaks)
+  const signals: AbortSignal[] = []
+  let ends = 0
+  return {
+    ask: (at: number | bigint, _resumed: boolean, signal: AbortSignal) => {
+      signals.push(signal)
+      return ask(at)
+    },
+    open: () => signals.map(({ aborted }) => !aborted),
+    onEnd: () => ends++,
+    ended: () => ends > 0
+  }
+}
+
+test('a call that nobody wants any more is ended, and no other', async (t) => {
+  const resumed = watched([1, -1, undefined])
+  const { batches } = await resuming(resumed.ask, { ...options, onEnd: resumed.onEnd })
+  const reader = batches[Symbol.asyncIterator]()
+  await reader.next()
+  t.deepEqual(resumed.open(), [true])
+  await reader.next()
+  t.deepEqual(resumed.open(), [false, false, true])
+  t.false(resumed.ended())
+  while (!(await reader.next()).done);
+  t.deepEqual(resumed.open(), [false, false, false])
+  t.true(resumed.ended())
+
+  const unread = watched([undefined])
+  const answer = await resuming(unread.ask, { ...options, onEnd: unread.onEnd })
+  await answer.batches[Symbol.asyncIterator]().return?.()
+  t.deepEqual(unread.open(), [false])
+  t.true(unread.ended())
+
+  const another = watched([1, undefined])
+  let calls = 0
+  const growing = async (...asked: Parameters<typeof another.ask>) => ({
+    ...(await another.ask(...asked)),
+    capacityBytes: capacityBytes + calls++
+  })
+  await t.throwsAsync(resuming(growing, { ...options, onEnd: another.onEnd }).then(collect))
+  t.deepEqual(another.open(), [false, false])
+  t.true(another.ended())
+})
+
 test('whoever waits is told, and may give up', async (t) => {
   const controller = new AbortController()
   const events: unknown[] = []

@@ -2,6 +2,7 @@
  * The whole way that backup software's question goes: Kubernetes objects, a token, a sidecar with TLS, our router, our agent on a real recorded
  * pool. The answers are the agent's own, whatever breaks in between.
  */
+import { createHook } from 'node:async_hooks'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { status } from '@grpc/grpc-js'
@@ -183,14 +184,28 @@ test.serial('what is resumed is the same snapshot, or nothing', async (t) => {
   })
   sidecar.breakdowns.push({ after: 2, how: 'cut' })
   const answer = await kube.allocated({ namespace: 'shop', snapshotName: name, maxResults: 1 })
+  sidecar.breakdowns.push({ after: 1, how: 'hang' })
   await fails(t, collectExtents(answer), 'DM_SNAPSHOT_CHANGED', /deleted or replaced/)
+  t.is(sidecar.breakdowns.length, 0)
+  t.true(await eventually(() => sidecar.running.size === 0), 'its call is ended')
+})
+
+test.serial('an answer that nobody reads is ended with its reader', async (t) => {
+  const everything = await site(t)
+  const { sidecar } = everything
+  sidecar.breakdowns.push({ after: 1, how: 'hang' })
+  const request = { namespace: 'shop', snapshotName: harbour.at(-1)!, maxResults: 1 }
+  const { batches } = await client(t, everything).allocated(request)
+  t.is(sidecar.running.size, 1)
+  await batches[Symbol.asyncIterator]().return?.()
+  t.true(await eventually(() => sidecar.running.size === 0))
 })
 
 test.serial('what does not come back is an error, after a few tries', async (t) => {
   const everything = await site(t)
   const { sidecar } = everything
   const events: Resumption[] = []
-  const kube = client(t, everything, { tries: 3, onResume: (event) => events.push(event) })
+  const kube = client(t, everything, { tries: 3, pauseMs: 500, onResume: (event) => events.push(event) })
   const request = { namespace: 'shop', snapshotName: harbour.at(-1)!, maxResults: 1 }
   const { batches } = await kube.allocated(request)
   const reader = batches[Symbol.asyncIterator]()
@@ -278,6 +293,30 @@ test.serial('a call can be cancelled, and has a deadline', async (t) => {
     while (!(await reader.next()).done);
   })
   await fails(t, kube.allocated({ ...request, deadlineMs: 0 }), 'DM_DEADLINE_EXCEEDED')
+  // Longer than a timer can be.
+  const month = { ...request, deadlineMs: 30 * 24 * 3600 * 1000 }
+  t.true((await collectExtents(await kube.allocated(month))).length > 0)
+})
+
+test.serial('nothing is left of a deadline after its call', async (t) => {
+  const everything = await site(t)
+  const kube = client(t, everything)
+  const deadlineMs = 12_345_678
+  const timers = new Set<number>()
+  const hook = createHook({
+    init(id, type, _trigger, resource: { _idleTimeout?: number }) {
+      if (type === 'Timeout' && resource._idleTimeout === deadlineMs) timers.add(id)
+    },
+    destroy: (id) => timers.delete(id)
+  }).enable()
+  t.teardown(() => hook.disable())
+  const answer = await kube.allocated({ namespace: 'shop', snapshotName: harbour.at(-1)!, deadlineMs })
+  t.is(timers.size, 1)
+  await collectExtents(answer)
+  t.true(await eventually(() => timers.size === 0))
+  const failing = kube.allocated({ namespace: 'shop', snapshotName: 'nothing', deadlineMs })
+  await fails(t, failing, 'DM_SNAPSHOT_NOT_FOUND')
+  t.true(await eventually(() => timers.size === 0))
 })
 
 test.serial('the API server over HTTPS, with its own authority', async (t) => {

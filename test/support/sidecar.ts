@@ -37,8 +37,10 @@ export class Sidecar {
   driverName = ''
   /** What it was asked for, without tokens, in order. */
   readonly requests: Fields[] = []
-  /** Ends each call after so many messages, once for each element: by a status, or by cutting the connection. */
-  readonly breakdowns: { readonly after: number; readonly how: Refusal | 'cut' }[] = []
+  /** Ends each call after so many messages, once for each element: by a status, by cutting the connection, or not at all. */
+  readonly breakdowns: { readonly after: number; readonly how: Refusal | 'cut' | 'hang' }[] = []
+  /** Calls that have not ended. */
+  readonly running = new Set<object>()
   readonly #driver: Client
   readonly #api: FakeApiServer
   readonly #audience: string
@@ -144,7 +146,14 @@ export class Sidecar {
   ): void {
     const { security_token, ...request } = call.request
     this.requests.push(request)
-    const refuse = (refusal: Refusal) => call.emit('error', refusal)
+    this.running.add(call)
+    const over = () => this.running.delete(call)
+    call.once('cancelled', over)
+    call.once('finish', over)
+    const refuse = (refusal: Refusal) => {
+      over()
+      call.emit('error', refusal)
+    }
     const token = this.#api.tokens.get(security_token ?? '')
     if (token === undefined || token.audience !== this.#audience || token.expires < Date.now()) {
       refuse({ code: status.UNAUTHENTICATED, details: 'unable to authenticate: token is not valid' })
@@ -173,6 +182,7 @@ export class Sidecar {
     stream.on('data', (message: object) => {
       if (breakdown !== undefined && passed++ >= breakdown.after) {
         stream.cancel()
+        if (breakdown.how === 'hang') return
         if (breakdown.how !== 'cut') return void refuse(breakdown.how)
         this.stop()
         void this.listen()
@@ -180,9 +190,12 @@ export class Sidecar {
       }
       call.write(message)
     })
-    stream.on('end', () => call.end())
+    const unbroken = () => breakdown === undefined || passed <= breakdown.after
+    stream.on('end', () => {
+      if (unbroken()) call.end()
+    })
     stream.on('error', ({ code, details }: ServiceError) => {
-      if (breakdown === undefined || passed <= breakdown.after) refuse({ code, details })
+      if (unbroken()) refuse({ code, details })
     })
   }
 
