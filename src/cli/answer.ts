@@ -30,6 +30,8 @@ export interface AnswerOptions extends TlsOptions {
   xml?: string
   /** An era: of an era device, what was written to since. */
   since?: number
+  /** Of an era device, where the XML does not say it. */
+  blockSize?: number
   size?: number
   baseSize?: number
   liveRoot?: boolean
@@ -53,13 +55,19 @@ export async function withAnswer(
   remark: Remark,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
-  if (options.since !== undefined) {
-    const { answerSince } = await import('./era-answer.ts')
-    return answerSince(options.since, question, options, signal, remark, use)
-  }
   if (options.xml !== undefined) {
     const { answerFromXml } = await import('./xml-answer.ts')
     return answerFromXml(options.xml, question, options, signal, remark, use)
+  }
+  if (options.blockSize !== undefined) {
+    throw new UsageError(
+      '--block-size goes with --xml only',
+      'leave it out, or name what era_invalidate has printed with --xml FILE'
+    )
+  }
+  if (options.since !== undefined) {
+    const { answerSince } = await import('./era-answer.ts')
+    return answerSince(options.since, question, options, signal, remark, use)
   }
   const named = namedQuestion(question, options)
   if (options.metadata !== undefined) {

@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander'
 import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
-import { era } from './option-values.ts'
+import { era, eraBlockSize } from './option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
 export function addDeltaCommand(program: Command): void {
@@ -16,15 +16,20 @@ export function addDeltaCommand(program: Command): void {
         'a copy of BASE. With --since, lists what was written to a device below an era target since an era.'
     )
     .usage(
-      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>'
+      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>'
     )
     .argument('[BASE]', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
     .argument('[TARGET]', 'the newer snapshot')
   addExtentsOptions(command, true)
     .option(
       '--since <era>',
-      'with the --metadata of an era device: what was written to in this era and later; without BASE and TARGET',
+      'with the --metadata of an era device, or what era_dump has printed: what was written to in this era and later; without BASE and TARGET',
       era
+    )
+    .option(
+      '--block-size <bytes>',
+      "with what era_invalidate has printed: the size of the era device's blocks, which it does not say",
+      eraBlockSize
     )
     .addHelpText(
       'after',
@@ -35,7 +40,9 @@ Examples:
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
   deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
   deltamapper delta --metadata /dev/vg0/era-metadata --since 17 --size 20GiB
-  thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB`
+  thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB
+  era_dump era.img | deltamapper delta --xml - --since 17 --size 20GiB
+  deltamapper delta --xml blocks.xml --block-size 64KiB --size 20GiB`
     )
     .action(async (base: string | undefined, target: string | undefined, options: ExtentsOptions) =>
       answerExtents({ ask: 'delta', base, target }, options)

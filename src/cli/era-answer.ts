@@ -20,8 +20,8 @@ export async function answerSince(
   const { metadata: path, size, baseSize, liveRoot = false, startingOffset = 0 } = options
   if (path === undefined) {
     throw new UsageError(
-      '--since goes with --metadata only',
-      "name the era device's metadata device, or a copy of it, with --metadata FILE"
+      '--since goes with --metadata and --xml only',
+      "name the era device's metadata device, or a copy of it, with --metadata FILE; or what era_dump has printed, with --xml FILE"
     )
   }
   if (options.engine !== undefined) {

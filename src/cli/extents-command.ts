@@ -25,7 +25,9 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
     )
     .option(
       '--xml <file>',
-      `take what ${baseToo ? 'thin_delta' : 'thin_dump'} has printed of a pool, in this file or (-) on standard input`
+      baseToo
+        ? 'take what thin_delta has printed of a pool, or era_dump or era_invalidate of an era device, in this file or (-) on standard input'
+        : 'take what thin_dump has printed of a pool, in this file or (-) on standard input'
     )
     .option('--size <bytes>', 'with --metadata or --xml: size of TARGET (default: where its mappings end)', byteCount)
   if (baseToo) {

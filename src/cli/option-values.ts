@@ -41,6 +41,17 @@ export function era(text: string): number {
   return Number(text)
 }
 
+/** The block size of an era device in bytes: what dm-era takes, a multiple of 4 KiB below 2^41. */
+export function eraBlockSize(text: string): number {
+  const bytes = byteCount(text)
+  if (bytes === 0 || bytes % 4096 !== 0 || bytes >= 2 ** 41) {
+    throw invalid(
+      'Blocks of era devices are a multiple of 4 KiB; the last word of the device-mapper table has their size, in sectors of 512 bytes.'
+    )
+  }
+  return bytes
+}
+
 /** Seconds above 0, with decimal places if need be. */
 export function seconds(text: string): number {
   const value = Number(text)

@@ -1,8 +1,9 @@
 /**
- * Answers from the XML that thin_delta or thin_dump has printed, here or elsewhere.
+ * Answers from the XML that thin_delta, thin_dump, era_invalidate or era_dump has printed, here or elsewhere. Which of them is told by the
+ * options: --since goes with era_dump's, --block-size with era_invalidate's.
  *
- * An answer begins with the volume's size, which the XML does not hold. Where the command line does not give it either, it is the end of
- * what the XML tells of: the XML is then read twice, or remembered where it cannot be.
+ * An answer begins with the volume's size, which the XML does not hold (but era_dump's). Where the command line does not give it either, it
+ * is the end of what the XML tells of.
  */
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import {
@@ -13,17 +14,18 @@ import {
 } from '../devicemapper/thin/delta-xml.ts'
 import { type MappingBatch, readDumpXml } from '../devicemapper/thin/dump-xml.ts'
 import type { PoolXmlHeader } from '../devicemapper/thin/pool-xml.ts'
-import { allocatedExtentsOf, changedExtentsOf, endBytes, noSuchDevice } from '../devicemapper/thin/xml-extents.ts'
-import type { XmlDocument } from '../devicemapper/xml-stream.ts'
+import { allocatedExtentsOf, changedExtentsOf, noSuchDevice } from '../devicemapper/thin/xml-extents.ts'
+import { endBytes } from '../devicemapper/xml-extents.ts'
+import { XmlInvalid } from '../devicemapper/xml-stream.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { AnswerOptions, Question, Remark } from './answer.ts'
 import { UsageError } from './failure.ts'
 import { exactSize, humanSize } from './quantities.ts'
 import { deviceId } from './option-values.ts'
+import { writtenFromDump, writtenFromInvalidate } from './era-xml-answer.ts'
+import { readWhole } from './xml-end.ts'
 import { openXmlInput, type XmlInput } from './xml-input.ts'
 
-/** Runs remembered of XML that cannot be read twice: some 100 MB. */
-const REMEMBERED_RUNS = 4_000_000
 /** Devices named at most in a message. */
 const NAMED_DEVICES = 12
 
@@ -42,16 +44,79 @@ export async function answerFromXml(
   if (options.engine !== undefined) {
     throw new UsageError('--engine goes with --metadata only', 'leave it out: the XML is what a tool has found')
   }
+  checkEraOptions(question, options)
   const input = await openXmlInput(path, signal)
   try {
-    const answer = question.ask === 'delta' ? deltaFromXml : allocatedFromXml
-    await use(await answer(input, question, options, remark))
+    const answer =
+      question.ask === 'delta'
+        ? await deltaFromXml(input, question, options, remark)
+        : await allocatedFromXml(input, question, options, remark)
+    await use(answer)
+  } catch (error) {
+    throw (question.ask === 'delta' ? wrongOptions(input, options, error) : undefined) ?? error
   } finally {
     await input.close()
   }
 }
 
+/** @throws UsageError */
+function checkEraOptions({ base, target }: Question, { since, blockSize }: AnswerOptions): void {
+  if (since !== undefined && blockSize !== undefined) {
+    throw new UsageError(
+      '--since goes with what era_dump has printed, and --block-size with what era_invalidate has',
+      'leave out one of them'
+    )
+  }
+  if ((since ?? blockSize) === undefined || (base ?? target) === undefined) return
+  throw new UsageError(
+    `--xml has one era device with ${since === undefined ? '--block-size' : '--since'}, and ${base ?? target} was named as well`,
+    'leave out BASE and TARGET'
+  )
+}
+
+/** Which options the XML needs or cannot have, where it is another tool's than they go with. */
+function wrongOptions({ name }: XmlInput, { since, blockSize }: AnswerOptions, error: unknown): UsageError | undefined {
+  const writer = error instanceof XmlInvalid ? error.writer : undefined
+  if (writer === undefined) return undefined
+  const what = `${name} is what ${writer} has printed`
+  if (writer === 'era_invalidate') {
+    return since === undefined
+      ? new UsageError(
+          `${what}, which does not say how large a block is`,
+          "give the size of the era device's blocks with --block-size",
+          'DM_ARGUMENT_MISSING'
+        )
+      : new UsageError(
+          `${what}: since which era was said there (--written-since), and --since can say no other`,
+          "leave out --since, and give the size of the era device's blocks with --block-size"
+        )
+  }
+  if (writer === 'era_dump') {
+    return blockSize === undefined
+      ? new UsageError(`${what}, of all eras`, 'say with --since since which one', 'DM_ARGUMENT_MISSING')
+      : new UsageError(
+          `${what}, which has the size of a block`,
+          'leave out --block-size, and say with --since since when'
+        )
+  }
+  if ((since ?? blockSize) === undefined) return undefined
+  const option = since === undefined ? '--block-size' : '--since'
+  return new UsageError(`${what}, and ${option} is for era devices`, `leave out ${option}`)
+}
+
 async function deltaFromXml(
+  input: XmlInput,
+  question: Question,
+  options: AnswerOptions,
+  remark: Remark
+): Promise<ExtentStream> {
+  const { since, blockSize } = options
+  if (since !== undefined) return writtenFromDump(input, since, options, remark)
+  if (blockSize !== undefined) return writtenFromInvalidate(input, blockSize, options, remark)
+  return thinDeltaFromXml(input, question, options, remark)
+}
+
+async function thinDeltaFromXml(
   input: XmlInput,
   { base, target }: Question,
   { size, baseSize, startingOffset }: AnswerOptions,
@@ -105,73 +170,6 @@ async function allocatedFromXml(
   return allocatedExtentsOf(batches, id, first.header, { sizeBytes, startingOffset })
 }
 
-interface RunBatch {
-  readonly count: number
-  readonly begins: Float64Array
-  readonly lengths: Float64Array
-}
-
-interface Whole<Batch> {
-  /** The end of the last run that is wanted; 0 where there is none. */
-  endBlock: number
-  /** Whether any batch was wanted. */
-  found: boolean
-  /** What is wanted, from the beginning. */
-  batches: AsyncIterable<Batch>
-}
-
-/**
- * Reads a document to its end, to know where that is.
- *
- * @param copy a batch that stays valid
- * @param wanted which batches matter
- */
-async function readWhole<Header, Batch extends RunBatch>(
-  input: XmlInput,
-  first: XmlDocument<Header, Batch>,
-  open: () => Promise<XmlDocument<Header, Batch>>,
-  copy: (batch: Batch) => Batch,
-  wanted: (batch: Batch) => boolean = () => true
-): Promise<Whole<Batch>> {
-  const remembered: Batch[] = []
-  let runs = 0
-  let endBlock = 0
-  let found = false
-  for await (const batch of first.batches) {
-    if (!wanted(batch)) continue
-    found = true
-    endBlock = endOf(batch, endBlock)
-    if (input.again) continue
-    runs += batch.count
-    if (runs > REMEMBERED_RUNS) throw tooMuchToRemember(input)
-    remembered.push(copy(batch))
-  }
-  if (!input.again) return { endBlock, found, batches: replayed(remembered) }
-  const again = await open()
-  return { endBlock, found, batches: withSameEnd(again.batches) }
-
-  async function* withSameEnd(batches: AsyncIterable<Batch>): AsyncGenerator<Batch> {
-    let end = 0
-    for await (const batch of batches) {
-      if (!wanted(batch)) continue
-      end = endOf(batch, end)
-      // Checked before it is shown: what lies beyond the first reading's end would be cut off.
-      if (end > endBlock) break
-      yield batch
-    }
-    if (end === endBlock) return
-    throw new DeltamapperError('DM_READ_FAILED', `${input.name} has changed while it was read`, 'try again')
-  }
-}
-
-async function* replayed<Batch>(batches: Batch[]): AsyncGenerator<Batch> {
-  yield* batches
-}
-
-function endOf({ count, begins, lengths }: RunBatch, before: number): number {
-  return count === 0 ? before : begins[count - 1] + lengths[count - 1]
-}
-
 function copyDeltaBatch({ count, kinds, begins, lengths }: DeltaRunBatch): DeltaRunBatch {
   return { count, kinds: kinds.slice(0, count), begins: begins.slice(0, count), lengths: lengths.slice(0, count) }
 }
@@ -209,14 +207,6 @@ function checkSides(
       'leave out BASE and TARGET, or give the XML of those two'
     )
   }
-}
-
-function tooMuchToRemember({ name }: XmlInput): DeltamapperError {
-  return new DeltamapperError(
-    'DM_ARGUMENT_MISSING',
-    `${name} cannot be read twice, and has more than ${REMEMBERED_RUNS / 1e6} million ranges, too many to remember`,
-    'give the size of the target with --size, or the XML as a file'
-  )
 }
 
 function describeSide({ deviceId, root }: DeltaSide): string {

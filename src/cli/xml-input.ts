@@ -21,7 +21,7 @@ export interface XmlInput {
 /**
  * Opens a file, or standard input where the path is `-`.
  *
- * @param signal what ends the waiting for a writer that does not write
+ * @param signal what ends the reading, and the waiting for a writer that does not write
  * @throws DM_READ_FAILED
  */
 export async function openXmlInput(path: string, signal: AbortSignal): Promise<XmlInput> {
@@ -31,7 +31,7 @@ export async function openXmlInput(path: string, signal: AbortSignal): Promise<X
   })
   // A pipe with a name: `<(thin_delta …)` of a shell is one.
   if (!(await file.stat()).isFile()) return streamed(path, file.createReadStream({ highWaterMark: READ_BYTES }), signal)
-  return { name: path, again: true, bytes: () => fileBytes(path, file), close: () => file.close() }
+  return { name: path, again: true, bytes: () => fileBytes(path, file, signal), close: () => file.close() }
 }
 
 function streamed(name: string, stream: Readable, signal: AbortSignal): XmlInput {
@@ -54,9 +54,11 @@ function streamed(name: string, stream: Readable, signal: AbortSignal): XmlInput
   }
 }
 
-async function* fileBytes(path: string, file: FileHandle): AsyncGenerator<Uint8Array> {
+async function* fileBytes(path: string, file: FileHandle, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   const buffer = Buffer.allocUnsafe(READ_BYTES)
   for (let position = 0; ;) {
+    // Much of it may be read before there is an answer that could be cut off.
+    signal.throwIfAborted()
     const { bytesRead } = await file.read(buffer, 0, buffer.length, position).catch((error: unknown) => {
       throw readFailed(path, error)
     })

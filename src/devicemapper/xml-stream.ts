@@ -20,6 +20,10 @@ import { DeltamapperError } from '../errors.ts'
 /** Whatever yields bytes: a file, a pipe, a response. Chunks may end anywhere. */
 export type ByteStream = AsyncIterable<Uint8Array>
 
+export type XmlTool = 'thin_delta' | 'thin_dump' | 'era_invalidate' | 'era_dump'
+/** Who has written a document, as far as its first element tells. */
+export type XmlWriter = XmlTool | 'thin_delta or thin_dump'
+
 export interface XmlOptions {
   /** What messages call the document: a path, say. */
   name?: string | undefined
@@ -49,10 +53,13 @@ export interface XmlPosition {
 /** The document is not what it should be. `position` is where the markup begins that shows it. */
 export class XmlInvalid extends DeltamapperError {
   readonly position: XmlPosition
+  /** Whose output it is, where it is not that of the tool that was expected. */
+  readonly writer: XmlWriter | undefined
 
-  constructor(name: string, position: XmlPosition, what: string, remedy = WRITE_AGAIN) {
-    super('DM_XML_INVALID', `${name}, line ${position.line}, column ${position.column}: ${what}`, remedy)
+  constructor(name: string, position: XmlPosition, { message, remedy, writer }: XmlFault) {
+    super('DM_XML_INVALID', `${name}, line ${position.line}, column ${position.column}: ${message}`, remedy)
     this.position = position
+    this.writer = writer
   }
 }
 
@@ -60,17 +67,22 @@ const WRITE_AGAIN = 'have the tool write it again, look at its exit status, and 
 
 /** What a dialect has against a document. The reader knows where it stands, and makes an XmlInvalid of it. */
 class XmlFault extends Error {
-  readonly remedy: string | undefined
+  readonly remedy: string
+  readonly writer: XmlWriter | undefined
 
-  constructor(what: string, remedy?: string) {
+  constructor(what: string, remedy = WRITE_AGAIN, writer?: XmlWriter) {
     super(what)
     this.remedy = remedy
+    this.writer = writer
   }
 }
 
-/** @throws what ends the reading: the document is wrong here, `what` says how, and `remedy` what to do where that is not the usual */
-export function refuse(what: string, remedy?: string): never {
-  throw new XmlFault(what, remedy)
+/**
+ * @param writer whose output it is, where that is what is wrong
+ * @throws what ends the reading: the document is wrong here, `what` says how, and `remedy` what to do where that is not the usual
+ */
+export function refuse(what: string, remedy?: string, writer?: XmlWriter): never {
+  throw new XmlFault(what, remedy, writer)
 }
 
 /**
@@ -454,7 +466,7 @@ class XmlReader {
     } catch (error) {
       if (!(error instanceof XmlFault)) throw error
       const position = this.#pending > 0 ? this.#pendingFrom : this.#position()
-      throw new XmlInvalid(this.#name, position, error.message, error.remedy)
+      throw new XmlInvalid(this.#name, position, error)
     }
   }
 

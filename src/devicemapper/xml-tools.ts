@@ -1,9 +1,7 @@
 /**
  * Which of the tools wrote a document: told by its first elements, to whoever was given another one's.
  */
-import { refuse, type XmlElement } from './xml-stream.ts'
-
-export type XmlTool = 'thin_delta' | 'thin_dump' | 'era_invalidate' | 'era_dump'
+import { refuse, type XmlElement, type XmlTool } from './xml-stream.ts'
 
 /** Elements that only one of them writes. */
 const writers: Partial<Record<string, XmlTool>> = {
@@ -20,5 +18,6 @@ export function mistaken(name: string, expected: XmlTool, root?: XmlElement): ne
   const ofPool = root?.has('data_block_size') ? 'thin_delta or thin_dump' : undefined
   const writer = root?.has('current_era') ? 'era_dump' : (ofPool ?? writers[name])
   if (writer === undefined || writer === expected) refuse(`<${name}> is not where ${expected} writes it`)
-  refuse(`this is what ${writer} prints, and what ${expected} prints is needed`, `give the output of ${expected}`)
+  const what = `this is what ${writer} prints, and what ${expected} prints is needed`
+  refuse(what, `give the output of ${expected}`, writer)
 }

@@ -103,8 +103,8 @@ test('what cannot be asked, or not of this metadata, is said with what to do', a
     [since(1, '--starting-offset', '1GiB'), 1, /outside the volume.*DM_OFFSET_OUT_OF_RANGE/],
     [since(1, '3', '7'), 2, /3 was named as well; leave out BASE and TARGET/],
     [since(1, '--engine', 'both'), 2, /--engine is for thin pools/],
-    [['delta', '--since', '1'], 2, /--since goes with --metadata only/],
-    [['delta', '--since', '1', '--xml', image], 2, /--since goes with --metadata only/],
+    [since(1, '--block-size', '64KiB'), 2, /--block-size goes with --xml only/],
+    [['delta', '--since', '1'], 2, /--since goes with --metadata and --xml only/],
     [['delta', '--since', 'yesterday', '--metadata', image], 2, /An era is a whole number/],
     [['delta', '--since', '4294967296', '--metadata', image], 2, /An era is a whole number/],
     // Each kind of metadata, asked as the other.

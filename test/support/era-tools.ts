@@ -8,7 +8,9 @@ import { execFile } from 'node:child_process'
 import { open, writeFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 
-import type { ThinTool, ThinToolName } from '../lab/tools.ts'
+import { ensureLab, LabUnavailable } from '../lab/packages.ts'
+import { type ThinTool, type ThinToolName, thinTool } from '../lab/tools.ts'
+import { ensureTrixieTools, trixieTool } from '../lab/trixie-tools.ts'
 import type { EraView } from './era-image.ts'
 
 export interface EraTools {
@@ -16,9 +18,28 @@ export interface EraTools {
   readonly tool: (name: ThinToolName) => ThinTool
 }
 
+/** The versions that can be had here, and why the others cannot. */
+export async function availableEraTools(): Promise<{ versions: EraTools[]; unavailable: string[] }> {
+  const versions: EraTools[] = []
+  const unavailable: string[] = []
+  for (const [version, ensure, tool] of [
+    ['0.9.0', ensureLab, thinTool],
+    ['1.1.0', ensureTrixieTools, trixieTool]
+  ] as const) {
+    try {
+      await ensure()
+      versions.push({ version, tool })
+    } catch (error) {
+      if (!(error instanceof LabUnavailable)) throw error
+      unavailable.push(`${version}: ${error.message}`)
+    }
+  }
+  return { versions, unavailable }
+}
+
 /** Blocks that era_invalidate lists, ascending. */
 export async function eraInvalidate(tools: EraTools, path: string, sinceEra: number): Promise<number[]> {
-  const xml = await run(tools, 'era_invalidate', ['--written-since', String(sinceEra), path])
+  const xml = await printedBy(tools, 'era_invalidate', ['--written-since', String(sinceEra), path])
   const blocks: number[] = []
   for (const line of xml.split('\n').map((each) => each.trim())) {
     const [, block] = /^<block block="(\d+)"\/>$/.exec(line) ?? []
@@ -32,7 +53,7 @@ export async function eraInvalidate(tools: EraTools, path: string, sinceEra: num
 
 /** What era_check has against an image; an empty string when it is content. */
 export async function eraCheck(tools: EraTools, path: string): Promise<string> {
-  return run(tools, 'era_check', ['-q', path]).then(
+  return printedBy(tools, 'era_check', ['-q', path]).then(
     () => '',
     (error: unknown) => (error instanceof Error ? error.message : String(error))
   )
@@ -45,7 +66,7 @@ export async function eraRestore(tools: EraTools, view: EraView, path: string, m
   const file = await open(path, 'w')
   await file.truncate(metadataBytes)
   await file.close()
-  await run(tools, 'era_restore', ['-q', '-i', xmlPath, '-o', path])
+  await printedBy(tools, 'era_restore', ['-q', '-i', xmlPath, '-o', path])
 }
 
 /** As era_dump would print it, in blocks of 128 sectors. */
@@ -63,7 +84,8 @@ function eraXml({ blocks, currentEra, current, writesets, eras }: EraView): stri
   return [...lines, '</era_array>', '</superblock>', ''].join('\n')
 }
 
-async function run({ tool }: EraTools, name: ThinToolName, args: readonly string[]): Promise<string> {
+/** What a tool prints. */
+export async function printedBy({ tool }: EraTools, name: ThinToolName, args: readonly string[]): Promise<string> {
   const { path, env } = tool(name)
   return (await promisify(execFile)(path, args, { env, maxBuffer: 2 ** 28 })).stdout
 }

@@ -12,8 +12,9 @@
  *     </superblock>
  *
  * 1.x prints the writeset of the current era too, 0.9 does not: whoever needs the writes since the last checkpoint has to see whether a
- * writeset of the header's `currentEra` was there. 1.x fills up the bits of a writeset that is older than the device's last growth; 0.9
- * does not. With --logical there are no writesets, and 0.9 then gives the oldest era of a block that is in several, not the newest.
+ * writeset of the header's `currentEra` was there (xml-extents.ts does). 1.x fills up the bits of a writeset that is older than the device's
+ * last growth; 0.9 does not. With --logical there are no writesets, and 0.9 then gives the oldest era of a block that is in several, not the
+ * newest.
  */
 import {
   type ByteStream,

@@ -1,8 +1,8 @@
 /**
  * What thin_delta's and thin_dump's XML begin with: the pool.
  */
-import { MAX_BLOCKS, refuse, type XmlElement } from '../xml-stream.ts'
-import { mistaken, type XmlTool } from '../xml-tools.ts'
+import { MAX_BLOCKS, refuse, type XmlElement, type XmlTool } from '../xml-stream.ts'
+import { mistaken } from '../xml-tools.ts'
 
 const SECTOR_SIZE = 512
 /** Data blocks are 64 KiB to 1 GiB, in steps of 64 KiB; here in sectors. */

@@ -9,32 +9,16 @@ import type { ExecutionContext } from 'ava'
 import fc from 'fast-check'
 
 import { openEraMetadata } from '../../../src/devicemapper/era/era-metadata.ts'
-import { ensureLab, LabUnavailable } from '../../lab/packages.ts'
-import { thinTool } from '../../lab/tools.ts'
-import { ensureTrixieTools, trixieTool } from '../../lab/trixie-tools.ts'
 import { collectExtents } from '../../support/collect-extents.ts'
 import { eraHistory } from '../../support/era-history.ts'
 import { writeEraImage } from '../../support/era-image.ts'
 import { EraModel } from '../../support/era-model.ts'
-import { eraCheck, eraInvalidate, eraRestore, type EraTools } from '../../support/era-tools.ts'
+import { availableEraTools, eraCheck, eraInvalidate, eraRestore } from '../../support/era-tools.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
 const folder = await testFolder(test)
 const KIB_64 = 65536
-const unavailable: string[] = []
-const versions: EraTools[] = []
-for (const [version, ensure, tool] of [
-  ['0.9.0', ensureLab, thinTool],
-  ['1.1.0', ensureTrixieTools, trixieTool]
-] as const) {
-  try {
-    await ensure()
-    versions.push({ version, tool })
-  } catch (error) {
-    if (!(error instanceof LabUnavailable)) throw error
-    unavailable.push(`${version}: ${error.message}`)
-  }
-}
+const { versions, unavailable } = await availableEraTools()
 
 /** @returns how many answers were compared */
 async function compare(t: ExecutionContext, path: string, model: EraModel, currentIsListed: boolean): Promise<number> {
