@@ -15,6 +15,7 @@ import { formatEraTable } from '../../devicemapper/era/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
+import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity } from './device-identity.ts'
 import { eraUuid, guardName, guardUuid } from './era-devices.ts'
 import { onceNoKeeper } from './era-slot.ts'
@@ -131,7 +132,8 @@ export class Attachment {
     for (const each of [dmName, guardName(volume)]) await this.#refuseTaken(each)
     const data = await tracked.checkData()
     const metadata = await tracked.checkMetadata()
-    const beside = await tracked.writtenBeside(data.number, parseLowerSeen(volume.lowerSeen))
+    const below = await tracked.seenInactive(data.number)
+    const beside = tracked.writtenBeside(below, parseLowerSeen(volume.lowerSeen))
     const superblock = await superblockOf(metadataDevice).catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code !== 'DM_READ_FAILED') return error
       throw error
@@ -157,11 +159,9 @@ export class Attachment {
       })
       this.#logger.warn({ volume: name, because }, 'the history of a tracked volume is void')
     }
+    // What is written to it from here on has to come through the devices, whoever looks next.
+    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(below) })
     await tracked.putUp(data.number, metadata)
-    // The counters of these devices begin anew.
-    await this.#catalog.sawEraVolume(name, {
-      lowerSeen: JSON.stringify(await tracked.seenActive(await tracked.active()))
-    })
     await this.#guard.check(name)
   }
 
@@ -169,11 +169,13 @@ export class Attachment {
   async deactivate(volume: EraVolume): Promise<void> {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const active = await tracked.info()
+    // Nothing must be in flight: from this look on, nothing may be written to the data device.
+    if (active) refuseInUse(active, volume.name)
     // What they have seen counts, even though they go.
     const checked = active && (await this.#lastLook(volume.name))
     await tracked.takeDown()
     if (!checked) return
-    const seen = await tracked.seenInactive(checked.devices.dataDevice)
+    const seen = await tracked.seenInactive(checked.devices.dataDevice, checked.counted)
     const { currentEra, blocks } = await superblockOf(volume.metadataDevice)
     await this.#catalog.sawEraVolume(volume.name, {
       lowerSeen: JSON.stringify(seen),
@@ -290,7 +292,6 @@ export class Attachment {
     if (complete) {
       const devices = await tracked.active()
       await refuseDiscards(devices.guard)
-      await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(await tracked.seenActive(devices)) })
       await this.#catalog.completeEra(name)
       return `${name} was to be attached: it is`
     }

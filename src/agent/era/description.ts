@@ -43,7 +43,7 @@ export async function describeEraVolume(
     Object.assign(described, { active: true, suspended: info.suspended })
     const devices = await tracked.active()
     described.dataBytes = await dataBytes(devices)
-    const problem = await tracked.discardsSeen(devices, parseLowerSeen(volume.lowerSeen))
+    const problem = tracked.unseen(await tracked.look(devices), parseLowerSeen(volume.lowerSeen))
     if (problem !== undefined) described.problem = problem
     const status = await quiet.ask(name, async () => {
       // A suspended device does not answer.

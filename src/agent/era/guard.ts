@@ -6,6 +6,8 @@
  * - both devices are there, with the tables that they had;
  * - neither lets discards through, and none has gone through the guard since it was last looked at (the kernel counts them, so that a limit
  *   that was open for a moment only does not go unnoticed);
+ * - while nothing is in flight, as many sectors more as the last time were written to the data device than to the guard, and to the guard
+ *   than to the era device (the kernel counts those as well): more of them came by another way, and no era has them;
  * - the metadata is in the era that was seen last, or a later one;
  * - no snapshot is being merged into the data device, which writes to it from below.
  *
@@ -13,7 +15,7 @@
  */
 import type { Logger } from 'pino'
 import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
-import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { type BlockCounters, refuseDiscards } from '../../devicemapper/block-queue.ts'
 import { continuedHistory, type EraHistory } from '../../devicemapper/era/history.ts'
 import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -31,6 +33,8 @@ export interface GuardedVolume {
   readonly metadataPath: string
   /** The live superblock. */
   readonly superblock: EraSuperblock
+  /** Of the data device. */
+  readonly counted: BlockCounters
 }
 
 export class EraGuard {
@@ -57,10 +61,9 @@ export class EraGuard {
     const devices = await tracked.active()
     const metadataPath = await tracked.metadataPath(devices.table)
     const superblock = await superblockOf(metadataPath)
-    const because =
-      (await tracked.discardsSeen(devices, parseLowerSeen(volume.lowerSeen))) ?? (await this.#merging(devices, volume))
+    const [before, now] = [parseLowerSeen(volume.lowerSeen), await tracked.look(devices)]
+    const because = tracked.unseen(now, before) ?? (await this.#merging(devices, volume))
     const history = continued(volume, superblock, metadataPath)
-    const lowerSeen = JSON.stringify(await tracked.seenActive(devices))
     const guardCheckedAt = Date.now()
     if (because !== undefined || history instanceof DeltamapperError) {
       // (The limit first: until it is closed, the new line would be void as well.)
@@ -69,13 +72,16 @@ export class EraGuard {
       if (!devices.era.suspended) await refuseDiscards(devices.era)
       const why = because ?? (history as DeltamapperError).message
       await this.breakLine(volume, why, superblock)
+      // The new line begins with its first snapshot: what was counted until then is nothing to it.
+      const lowerSeen = JSON.stringify(tracked.seenActive(now, { state: 'never' }))
       await this.#catalog.sawEraVolume(name, { lowerSeen, guardCheckedAt })
       throw historyLost(name, why)
     }
     const { newestEra, fewestBlocks } = history
+    const lowerSeen = JSON.stringify(tracked.seenActive(now, before))
     await this.#catalog.sawEraVolume(name, { newestEra, fewestBlocks, lowerSeen, guardCheckedAt })
     const seen = { ...volume, newestEra, fewestBlocks, lowerSeen, guardCheckedAt }
-    return { volume: seen, devices, device: devices.era, metadataPath, superblock }
+    return { volume: seen, devices, device: devices.era, metadataPath, superblock, counted: now.data }
   }
 
   /** Begins a new line: nothing that was recorded before can be the base of anything recorded from now on. */

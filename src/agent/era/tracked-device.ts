@@ -18,7 +18,14 @@ import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/dev
 import { DeviceMapperError } from '../../../native/device-mapper-error.ts'
 import { nodeName } from '../../../native/device.ts'
 import { ClaimedDevice, LOOK_BYTES, onceFree, sizeOf } from '../../devicemapper/block-device.ts'
-import { blockCounters, bootId, deviceInstance, discardLimit, refuseDiscards } from '../../devicemapper/block-queue.ts'
+import {
+  type BlockCounters,
+  blockCounters,
+  bootId,
+  deviceInstance,
+  discardLimit,
+  refuseDiscards
+} from '../../devicemapper/block-queue.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import { type EraStatus, parseEraStatus } from '../../devicemapper/era/status.ts'
 import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
@@ -213,27 +220,80 @@ export class TrackedDevice {
     }
   }
 
-  /** Whether discards can reach it, or have: in words; undefined when all is well. Of a suspended device too. */
-  async discardsSeen({ era, guard }: ActiveDevices, seenBefore: LowerSeen): Promise<string | undefined> {
-    for (const device of [guard, era]) {
-      const limit = await discardLimit(device)
-      if (limit !== 0) return `${device.name} let discards through (discard_max_bytes was ${limit})`
+  /** What there is to see of an active volume, suspended or not: read once, so that nothing falls between comparing and remembering. */
+  async look({ guard, dataDevice, era }: ActiveDevices): Promise<ActiveLook> {
+    const limits = await Promise.all([guard, era].map(async (each) => [each.name, await discardLimit(each)] as const))
+    const [open] = limits.filter(([, limit]) => limit !== 0)
+    const quietBefore = isQuiet(await this.info())
+    const counted = { era: await blockCounters(era), guard: await blockCounters(guard) }
+    const data = await blockCounters(dataDevice)
+    return {
+      ...{
+        boot: await bootId(),
+        instance: await deviceInstance(guard),
+        dataInstance: await deviceInstance(dataDevice)
+      },
+      openLimit: open && `${open[0]} let discards through (discard_max_bytes was ${open[1]})`,
+      discards: counted.guard.discards,
+      data,
+      pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
+      pastGuard: data.writtenSectors - counted.guard.writtenSectors,
+      settled: quietBefore && isQuiet(await this.info())
     }
-    const { discards } = await blockCounters(guard)
-    const before =
-      seenBefore.state === 'active' && seenBefore.instance === (await deviceInstance(guard)) ? seenBefore.discards : 0
-    return discards > before ? `${discards - before} discards went through ${guard.name}` : undefined
   }
 
-  /** What is to be remembered of an active volume, for the next check. */
-  async seenActive({ guard }: ActiveDevices): Promise<LowerSeen> {
-    const { discards } = await blockCounters(guard)
-    return { state: 'active', boot: await bootId(), instance: await deviceInstance(guard), discards }
+  /**
+   * Whether writes or discards may have gone unseen since an earlier look.
+   *
+   * @returns what was seen, in words; undefined when all is well
+   */
+  unseen(now: ActiveLook, before: LowerSeen): string | undefined {
+    const { name, dataDevice } = this.volume
+    if (now.openLimit !== undefined) return now.openLimit
+    const was = countersThen(now, before)
+    if (was === 'other devices') return `${name} was taken down and put up again by somebody else`
+    if (now.discards > was.discards)
+      return `${now.discards - was.discards} discards went through ${guardName(this.volume)}`
+    if (was.beside === undefined) return undefined
+    const { pastEra, pastGuard, dataDiscards } = was.beside
+    if (now.data.discards > dataDiscards) {
+      return `${now.data.discards - dataDiscards} discards went to ${dataDevice} beside ${name}`
+    }
+    if (!now.settled) return undefined
+    if (now.pastEra > pastEra)
+      return `${now.pastEra - pastEra} sectors were written to ${guardName(this.volume)} beside ${name}`
+    if (now.pastGuard > pastGuard)
+      return `${now.pastGuard - pastGuard} sectors were written to ${dataDevice} beside ${name}`
+    return undefined
   }
 
-  /** What is to be remembered of a volume that was deactivated in order. */
-  async seenInactive(data: DeviceNumber): Promise<LowerSeen> {
-    return { state: 'inactive', ...(await this.#lower(data)) }
+  /** What is to be remembered of an active volume, for the next look. */
+  seenActive(
+    { boot, instance, discards, settled, pastEra, pastGuard, data, ...now }: ActiveLook,
+    before: LowerSeen
+  ): LowerSeen {
+    const was = countersThen({ boot, instance, ...now }, before)
+    const beside = settled
+      ? { pastEra, pastGuard, dataDiscards: data.discards }
+      : was === 'other devices'
+        ? undefined
+        : was.beside
+    return { state: 'active', boot, instance, discards, ...(beside && { beside }) }
+  }
+
+  /**
+   * What is to be remembered of the data device of an inactive volume.
+   *
+   * @param counted what was counted when the volume was last seen active, so that what is written from then on is not taken for its own
+   */
+  async seenInactive(data: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
+    const { writtenSectors, discards } = counted ?? (await blockCounters(data))
+    await using device = await ClaimedDevice.open(this.volume.dataDevice)
+    const head = createHash('sha256')
+      .update(await device.start())
+      .digest('hex')
+    const [boot, instance] = [await bootId(), await deviceInstance(data)]
+    return { state: 'inactive', boot, instance, writtenSectors, discards, head }
   }
 
   /**
@@ -242,9 +302,8 @@ export class TrackedDevice {
    *
    * @returns what was seen, in words; undefined when nothing speaks for it
    */
-  async writtenBeside(data: DeviceNumber, before: LowerSeen): Promise<string | undefined> {
+  writtenBeside(now: Inactive, before: LowerSeen): string | undefined {
     const { dataDevice, name } = this.volume
-    const now = await this.#lower(data)
     const same = now.instance !== '' && 'instance' in before && now.instance === before.instance
     if (before.state === 'inactive' && before.head !== now.head) {
       return `the first ${LOOK_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
@@ -260,31 +319,79 @@ export class TrackedDevice {
     if (now.writtenSectors === 0 && now.discards === 0) return undefined
     return `${dataDevice} was written to, before ${name} was activated`
   }
-
-  async #lower(data: DeviceNumber) {
-    const { writtenSectors, discards } = await blockCounters(data)
-    await using device = await ClaimedDevice.open(this.volume.dataDevice)
-    const head = createHash('sha256')
-      .update(await device.start())
-      .digest('hex')
-    return { boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards, head }
-  }
 }
 
 /** What is remembered of the devices of a volume from one look to the next; `lowerSeen` of its record. */
 export type LowerSeen =
   | { readonly state: 'never' }
   /** `instance`, `discards`: the guard's. */
-  | { readonly state: 'active'; readonly boot: string; readonly instance: string; readonly discards: number }
-  /** All of the data device. */
   | {
-      readonly state: 'inactive'
+      readonly state: 'active'
       readonly boot: string
       readonly instance: string
-      readonly writtenSectors: number
       readonly discards: number
-      readonly head: string
+      /** When nothing was in flight last; without it where that was not seen in these devices. */
+      readonly beside?: Beside
     }
+  | Inactive
+
+/** All of the data device. */
+export interface Inactive {
+  readonly state: 'inactive'
+  readonly boot: string
+  readonly instance: string
+  readonly writtenSectors: number
+  readonly discards: number
+  readonly head: string
+}
+
+/** What has reached a device by other ways than through the one above it, since both appeared. */
+interface Beside {
+  /** Sectors of 512 bytes: how many more were written to the guard than to the era device, and to the data device than to the guard. */
+  readonly pastEra: number
+  readonly pastGuard: number
+  readonly dataDiscards: number
+}
+
+/** What there is to see of an active volume. */
+export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
+  readonly boot: string
+  /** The guard's, and the data device's. */
+  readonly instance: string
+  readonly dataInstance: string
+  /** The guard's. */
+  readonly discards: number
+  /** Of the data device. */
+  readonly data: BlockCounters
+  /** Which device lets discards through, in words. */
+  readonly openLimit: string | undefined
+  /** No write is in flight between the devices: until then some are counted in one and not yet in another. */
+  readonly settled: boolean
+}
+
+/** Nobody can write: to a suspended device, or one that nobody has open (who had has flushed it). */
+function isQuiet(era: DeviceInfo | undefined): boolean {
+  return era !== undefined && (era.suspended || era.openCount === 0)
+}
+
+/** What the counters of active devices were at an earlier look. A device that was put up since began at 0. */
+function countersThen(
+  { boot, instance, dataInstance }: Pick<ActiveLook, 'boot' | 'instance' | 'dataInstance'>,
+  before: LowerSeen
+): { discards: number; beside?: Beside | undefined } | 'other devices' {
+  switch (before.state) {
+    case 'never':
+      return { discards: 0 }
+    case 'active':
+      return before.boot === boot && before.instance === instance ? before : 'other devices'
+    case 'inactive':
+      if (before.boot !== boot || before.instance !== dataInstance) return 'other devices'
+      return {
+        discards: 0,
+        beside: { pastEra: 0, pastGuard: before.writtenSectors, dataDiscards: before.discards }
+      }
+  }
+}
 
 export function parseLowerSeen(text: string): LowerSeen {
   return text === '' ? { state: 'never' } : (JSON.parse(text) as LowerSeen)
