@@ -10,6 +10,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
+import { guardName } from '../era/era-devices.ts'
 import { isHandleName } from '../handle.ts'
 import type { CatalogDatabase } from './database.ts'
 import { clearStagedWrites, forgetVolumeHistory } from './era-snapshots.ts'
@@ -193,9 +194,17 @@ function pendingIntent(database: CatalogDatabase, volume: string): { row: Intent
 
 function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>, at: number): void {
   checkName(volume.name)
-  for (const taken of [{ name: volume.name }, { dmName: volume.dmName }, { id: volume.id }]) {
+  for (const taken of [{ name: volume.name }, { id: volume.id }]) {
     if (eraVolumesTable.get(database, taken) !== undefined) {
       throw busy(`there already is an era volume ${Object.values(taken).join()}`, 'choose another name')
+    }
+  }
+  // Also of those that are not active: they could not become so.
+  const wanted = [volume.dmName, guardName(volume)]
+  for (const other of eraVolumesTable.find(database, {})) {
+    const taken = [other.dmName, guardName(other)].find((each) => wanted.includes(each))
+    if (taken !== undefined) {
+      throw busy(`the device-mapper name ${taken} belongs to era volume ${other.name}`, 'choose another name')
     }
   }
   eraVolumesTable.insert(database, {

@@ -232,6 +232,17 @@ test('an attachment that is rolled back leaves nothing; names are looked at', (t
   t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName: 'v-era' }) }, 0), {
     code: 'DM_DEVICE_BUSY'
   })
+  // The guards' names, either way round: an inactive volume could not be activated any more.
+  calls.beginEra({ kind: 'attach', volume: eraVolume('x', { dmName: 'y-guard' }) }, 0)
+  for (const [dmName, whose] of [
+    ['v-era-guard', 'v'],
+    ['y', 'x']
+  ]) {
+    t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName }) }, 0), {
+      code: 'DM_DEVICE_BUSY',
+      message: `the device-mapper name ${dmName === 'y' ? 'y-guard' : dmName} belongs to era volume ${whose}`
+    })
+  }
   t.throws(() => take(calls, 'a/b', []), { code: 'DM_ARGUMENT_INVALID' })
   t.throws(() => calls.beginEra({ kind: 'detach', volume: 'w' }, 0), { code: 'DM_NO_SUCH_DEVICE' })
 })
