@@ -3,6 +3,14 @@
  */
 import { type Command, Option } from 'commander'
 import { addAnswerOptions, extentsHelp } from './extents-command.ts'
+import { DeltamapperError } from '../errors.ts'
+import {
+  checkAddress,
+  checkHandle,
+  checkNamespace,
+  checkServiceAccount,
+  checkSnapshotName
+} from '../kubernetes/names.ts'
 import { UsageError } from './failure.ts'
 import { atLeastOne } from './option-values.ts'
 import type { ShowOptions } from './show-extents.ts'
@@ -47,10 +55,15 @@ Examples:
         'Lists the byte ranges in which VolumeSnapshot SNAPSHOT differs from a base, an older snapshot of the same volume. The ' +
           'base is a VolumeSnapshot of the same namespace, or a CSI handle that was kept.'
       )
-      .addOption(new Option('--base <name>', 'the older VolumeSnapshot').conflicts('baseHandle'))
+      .addOption(
+        new Option('--base <name>', 'the older VolumeSnapshot')
+          .conflicts('baseHandle')
+          .argParser(usage(checkSnapshotName))
+      )
       .option(
         '--base-handle <handle>',
-        'its CSI handle instead (status.snapshotHandle of its VolumeSnapshotContent), which does without the objects'
+        'its CSI handle instead (status.snapshotHandle of its VolumeSnapshotContent), which does without the objects',
+        usage(checkHandle)
       ),
     'delta',
     `
@@ -63,8 +76,8 @@ Examples:
 function addQuestion(command: Command, ask: 'allocated' | 'delta', examples: string): void {
   addAnswerOptions(
     command
-      .argument('<NAMESPACE>', 'of the VolumeSnapshot')
-      .argument('<SNAPSHOT>', 'name of the VolumeSnapshot')
+      .argument('<NAMESPACE>', 'of the VolumeSnapshot', usage(checkNamespace))
+      .argument('<SNAPSHOT>', 'name of the VolumeSnapshot', usage(checkSnapshotName))
       .option(
         '--kubeconfig <file>',
         'how to reach the cluster (default: as kubectl finds it; in a pod its service account)'
@@ -72,9 +85,14 @@ function addQuestion(command: Command, ask: 'allocated' | 'delta', examples: str
       .option('--context <name>', 'a context of it other than the current one')
       .option(
         '--service-account <namespace/name>',
-        'whose token is shown to the service (default: our own, if we are a service account)'
+        'whose token is shown to the service (default: our own, if we are a service account)',
+        usage(checkServiceAccount)
       )
-      .option('--address <host:port>', 'where to reach the service, if not at the address that its object names')
+      .option(
+        '--address <host:port>',
+        'where to reach the service, if not at the address that its object names',
+        usage(checkAddress)
+      )
       .option('--tries <count>', 'give up after so many failures without an extent in between (default: 5)', atLeastOne)
   )
     .addHelpText(
@@ -97,6 +115,19 @@ ${examples}`
       }
       await answer(ask, namespace, snapshotName, options)
     })
+}
+
+/** What the library would refuse is here a command line that is wrong. */
+function usage(check: (text: string) => void): (text: string) => string {
+  return (text) => {
+    try {
+      check(text)
+    } catch (error) {
+      if (error instanceof DeltamapperError) throw new UsageError(error.message, error.remedy, error.code)
+      throw error
+    }
+    return text
+  }
 }
 
 async function answer(

@@ -47,6 +47,16 @@ export function parseAddress(text: string): Address {
   return { kind: 'tcp', host, port, text: formatTcp(host, port) }
 }
 
+/** A server's HOST:PORT as others write it, HOST being as above; undefined for what is none. */
+export function parseHostPort(text: string): { readonly host: string; readonly port: number } | undefined {
+  try {
+    const address = parseAddress(`tcp://${text}`)
+    return address.kind === 'tcp' && address.port > 0 ? address : undefined
+  } catch {
+    return undefined
+  }
+}
+
 /**
  * As `parseAddress`, for a server. With `tls`, every TCP listener is a TLS listener; `allowLoopbackTcp` concerns those without.
  *

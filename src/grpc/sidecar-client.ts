@@ -3,6 +3,7 @@
  */
 import { type Client, credentials, status as grpcStatus } from '@grpc/grpc-js'
 import { DeltamapperError } from '../errors.ts'
+import { parseHostPort } from './address.ts'
 import { openChannelTo } from './client.ts'
 import { fromStatus, type WireStatus } from './status.ts'
 
@@ -27,7 +28,7 @@ const keepalive = { 'grpc.keepalive_time_ms': 330_000, 'grpc.keepalive_timeout_m
  * @throws DM_CLUSTER_SETUP for an address that is none, or certificates that are none
  */
 export function openSidecarChannel({ address, caCert }: SidecarService, at = address): Client {
-  const [, host] = /^(\[[^\]]+\]|[^:/]+):\d+$/.exec(address) ?? []
+  const host = parseHostPort(address)?.host
   if (host === undefined) {
     throw new DeltamapperError(
       'DM_CLUSTER_SETUP',

@@ -15,6 +15,7 @@ import { fromSidecarStatus, openSidecarChannel, type SidecarService } from '../g
 import { getSidecarAllocated, getSidecarDelta } from '../grpc/sidecar-protos.ts'
 import type { WireStatus } from '../grpc/status.ts'
 import { type ApiOptions, KubernetesApi } from './api.ts'
+import { checkAddress, checkHandle, checkNamespace, checkServiceAccount, checkSnapshotName } from './names.ts'
 import { fieldOf, textOf } from './object.ts'
 import { resuming, type Resumption } from './resuming.ts'
 
@@ -55,7 +56,7 @@ export interface ClusterSnapshotMetadata {
    * What is allocated in a snapshot: the extents of a full backup. Resolves with the first message. Its `batches` can be iterated once, a
    * batch is valid until the next is asked for, and only their end by itself means that the answer is complete.
    *
-   * @throws DeltamapperError: DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_UNREACHABLE, DM_CLUSTER_SETUP, DM_ACCESS_DENIED, DM_UNREACHABLE;
+   * @throws DeltamapperError: DM_ARGUMENT_MISSING, DM_ARGUMENT_INVALID for what is no name; DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_UNREACHABLE, DM_CLUSTER_SETUP, DM_ACCESS_DENIED, DM_UNREACHABLE;
    * the driver's errors, of which `status` FAILED_PRECONDITION always means: take a full backup
    */
   allocated(request: SnapshotName & CallOptions): Promise<ExtentStream>
@@ -103,7 +104,7 @@ const TOKEN_MARGIN_MS = 60_000
 /** setTimeout takes no longer delay: about 25 days. Whoever waits longer waits without a timer. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
-/** @throws DM_CONFIG_INVALID where there is no cluster to be found */
+/** @throws DM_CONFIG_INVALID where there is no cluster to be found; DM_ARGUMENT_INVALID for a service account or address that is none */
 export function connectToCluster(options: ClusterOptions = {}): ClusterSnapshotMetadata {
   return new ConnectedCluster(options)
 }
@@ -119,13 +120,8 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
   #serviceAccount: string | undefined
 
   constructor(options: ClusterOptions) {
-    if (options.serviceAccount !== undefined && !/^[^/]+\/[^/]+$/.test(options.serviceAccount)) {
-      throw new DeltamapperError(
-        'DM_ARGUMENT_INVALID',
-        `${JSON.stringify(options.serviceAccount)} names no service account`,
-        'write it as NAMESPACE/NAME'
-      )
-    }
+    if (options.serviceAccount !== undefined) checkServiceAccount(options.serviceAccount)
+    if (options.address !== undefined) checkAddress(options.address)
     this.#options = options
     this.#serviceAccount = options.serviceAccount
     this.#api = new KubernetesApi(options)
@@ -205,11 +201,13 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     const ask = async (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => {
       const service = await this.#service(target.driver, signal)
       const client = this.#channel(service)
+      const { address } = this.#options
+      const at = address === undefined ? service.address : `${address} (in place of ${service.address})`
       const before = this.#tokens.get(service.audience)
       const securityToken = await this.#token(service.audience, signal)
       const used = this.#tokens.get(service.audience) === before
       const failure = (status: WireStatus) => {
-        const error = fromSidecarStatus(status, service.address)
+        const error = fromSidecarStatus(status, at)
         // A token that was good before may have expired or been revoked; a new one tells.
         maybeExpired = error.code === 'DM_ACCESS_DENIED' && used
         if (error.code === 'DM_ACCESS_DENIED') this.#tokens.delete(service.audience)
@@ -233,8 +231,10 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     })
   }
 
-  /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_SETUP */
+  /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_SETUP; DM_ARGUMENT_MISSING and _INVALID for what is no name */
   async #snapshot({ namespace, snapshotName }: SnapshotName, signal: AbortSignal): Promise<BoundSnapshot> {
+    checkNamespace(namespace)
+    checkSnapshotName(snapshotName)
     const shown = `VolumeSnapshot ${namespace}/${snapshotName}`
     const snapshot = await this.#api.get(volumeSnapshotPath({ namespace, snapshotName }), signal)
     if (snapshot === undefined) throw noSnapshot(`there is no ${shown}`)
@@ -267,7 +267,10 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
   }
 
   async #baseHandle(target: BoundSnapshot, base: BaseSnapshot, signal: AbortSignal): Promise<string> {
-    if ('baseSnapshotHandle' in base) return base.baseSnapshotHandle
+    if ('baseSnapshotHandle' in base) {
+      checkHandle(base.baseSnapshotHandle)
+      return base.baseSnapshotHandle
+    }
     const { namespace } = target
     const { driver, handle } = await this.#snapshot({ namespace, snapshotName: base.baseSnapshotName }, signal)
     if (driver === target.driver) return handle

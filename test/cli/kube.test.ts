@@ -16,6 +16,19 @@ const wrong: [what: string, args: string[], words: RegExp][] = [
   ['two bases', ['delta', 'shop', 'db', '--base', 'a', '--base-handle', 'b'], /--base.*--base-handle/],
   ['a base for what is allocated', ['allocated', 'shop', 'db', '--base', 'a'], /unknown option '--base'/],
   ['no try at all', ['allocated', 'shop', 'db', '--tries', '0'], /at least 1/],
+  ['an empty namespace', ['allocated', '', 'db'], /namespace is empty.*DM_ARGUMENT_MISSING/],
+  ['no namespace', ['allocated', '..', 'db'], /"\.\." is no name of a namespace.*DM_ARGUMENT_INVALID/],
+  ['a snapshot without a name', ['allocated', 'shop', ''], /name of the VolumeSnapshot is empty.*DM_ARGUMENT_MISSING/],
+  ['a path for a name', ['allocated', 'shop', '../db'], /"\.\.\/db" is no name of a VolumeSnapshot/],
+  ['a base without a name', ['delta', 'shop', 'db', '--base', ''], /VolumeSnapshot is empty.*DM_ARGUMENT_MISSING/],
+  ['an empty handle', ['delta', 'shop', 'db', '--base-handle', ''], /handle of the base is empty.*DM_ARGUMENT_MISSING/],
+  ['no service account', ['allocated', 'shop', 'db', '--service-account', 'x'], /"x" names no service account/],
+  ['no address', ['allocated', 'shop', 'db', '--address', 'junk'], /"junk" is no address.*HOST:PORT/],
+  [
+    'a port that is none',
+    ['allocated', 'shop', 'db', '--address', 'localhost:99999'],
+    /"localhost:99999" is no address/
+  ],
   ['an offset that is none', ['allocated', 'shop', 'db', '--starting-offset', '-1'], /byte count/]
 ]
 for (const [what, args, words] of wrong) {
@@ -39,5 +52,4 @@ test('a cluster that is not there is said in one line', async (t) => {
   await server.stop()
   t.regex(complaint(await ask()), /http:\/\/127\.0\.0\.1:\d+ does not answer \(.*ECONNREFUSED.*DM_CLUSTER_UNREACHABLE/)
   t.regex(complaint(await ask('--context', 'other')), /no context other.*DM_CONFIG_INVALID/)
-  t.regex(complaint(await ask('--service-account', 'x')), /"x" names no service account/)
 })

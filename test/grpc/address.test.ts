@@ -1,6 +1,6 @@
 import test from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'
-import { parseAddress, parseConnectAddress, parseListenAddress } from '../../src/grpc/address.ts'
+import { parseAddress, parseConnectAddress, parseHostPort, parseListenAddress } from '../../src/grpc/address.ts'
 
 const accepted: [string, object][] = [
   ['unix:///run/a/csi.sock', { kind: 'unix', path: '/run/a/csi.sock', text: 'unix:///run/a/csi.sock' }],
@@ -69,5 +69,28 @@ test('a client connects over TCP with TLS, or to loopback', (t) => {
   t.is(parseConnectAddress('tcp://node-1:1', { tls: true }).kind, 'tcp')
   for (const text of ['tcp://node-1:1', 'tcp://localhost:1', 'tcp://10.0.0.7:1', 'tcp://[::]:1']) {
     t.throws(() => parseConnectAddress(text), { instanceOf: DeltamapperError, message: /mutual TLS/ })
+  }
+})
+
+test('an address of others is HOST:PORT', (t) => {
+  const parsed = (text: string) => {
+    const { host, port } = parseHostPort(text) ?? {}
+    return host === undefined ? undefined : [host, port]
+  }
+  t.deepEqual(parsed('sidecar.topolvm.svc:6443'), ['sidecar.topolvm.svc', 6443])
+  t.deepEqual(parsed('10.0.0.7:443'), ['10.0.0.7', 443])
+  t.deepEqual(parsed('[fd00::1]:443'), ['fd00::1', 443])
+  for (const text of [
+    '',
+    'junk',
+    ':443',
+    'host:',
+    'host:0',
+    'host:99999',
+    'http://host:80',
+    'fd00::1:443',
+    '/run/a.sock'
+  ]) {
+    t.is(parsed(text), undefined, text)
   }
 })

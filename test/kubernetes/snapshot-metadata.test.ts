@@ -235,6 +235,24 @@ test.serial('what cannot be answered has its own code, and does not ask twice', 
   await fails(t, kube.delta({ namespace, snapshotName: second, baseSnapshotHandle: 'gone' }), 'DM_SNAPSHOT_NOT_FOUND')
   t.is(sidecar.requests.length, 3)
 
+  const asked = api.requests.length
+  for (const [name, code] of [
+    ['', 'DM_ARGUMENT_MISSING'],
+    ['..', 'DM_ARGUMENT_INVALID'],
+    ['A b', 'DM_ARGUMENT_INVALID']
+  ] as const) {
+    await fails(t, allocated(name), code)
+    await fails(t, kube.allocated({ namespace: name, snapshotName: first }), code)
+    await fails(t, kube.handle({ namespace, snapshotName: name }), code)
+  }
+  t.is(api.requests.length, asked, 'nothing of that reached the API server')
+  await fails(t, delta('', first), 'DM_ARGUMENT_MISSING')
+  await fails(t, kube.delta({ namespace, snapshotName: first, baseSnapshotHandle: '' }), 'DM_ARGUMENT_MISSING')
+  for (const address of ['', 'junk', 'localhost:99999']) {
+    const error = t.throws(() => client(t, everything, { address }), { instanceOf: DeltamapperError })
+    t.is(error?.code, 'DM_ARGUMENT_INVALID')
+  }
+
   await fails(t, allocated('nothing'), 'DM_SNAPSHOT_NOT_FOUND', /no VolumeSnapshot shop\/nothing/)
   api.put({ apiVersion: 'snapshot.storage.k8s.io/v1', kind: 'VolumeSnapshot', metadata: { name: 'new', namespace } })
   await fails(t, allocated('new'), 'DM_SNAPSHOT_NOT_READY', /shop\/new is not ready to use/)
@@ -259,6 +277,8 @@ test.serial('what cannot be answered has its own code, and does not ask twice', 
   const withSpec = (more: object) => api.put({ ...service, spec: { ...spec, ...more } } as KubernetesObject)
   withSpec({ audience: 'another' })
   await fails(t, allocated(first), 'DM_ACCESS_DENIED', /unable to authenticate/)
+  withSpec({ address: 'localhost:99999' })
+  await fails(t, allocated(first), 'DM_CLUSTER_SETUP', /address .*"localhost:99999", is not HOST:PORT/)
   withSpec({ caCert: 'bm9uZQ==' })
   await fails(t, allocated(first), 'DM_CLUSTER_SETUP', /caCert .*no PEM certificate/)
   withSpec({ caCert: '' })
@@ -271,6 +291,13 @@ test.serial('what cannot be answered has its own code, and does not ask twice', 
   await fails(t, impatient.allocated({ namespace, snapshotName: first }), 'DM_UNREACHABLE', /IP|altnames/i)
   const forwarded = client(t, everything, { address: spec['address'].replace('localhost', '127.0.0.1') })
   withSpec({})
+  const nowhere = client(t, everything, { tries: 1, address: '127.0.0.1:1' })
+  await fails(
+    t,
+    nowhere.allocated({ namespace, snapshotName: first }),
+    'DM_UNREACHABLE',
+    /service at 127\.0\.0\.1:1 \(in place of localhost:\d+\) is not/
+  )
   t.truthy((await forwarded.allocated({ namespace, snapshotName: first })).capacityBytes)
   await api.stop()
   await fails(
