@@ -120,7 +120,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       await catalog.leases()
       return undefined
     })
-    liveInventory = { deviceMapper, lvm, lvmCommand, catalogPath, agent: { catalog, leases } }
+    liveInventory = { deviceMapper, lvm, lvmCommand, catalogPath, agent: { catalog, leases, tracked } }
   }
 
   const { engine, toolCommand } = config

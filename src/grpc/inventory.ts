@@ -95,6 +95,19 @@ export interface EraHistoryFacts {
   bitmapBytes: number
 }
 
+export interface TrackedVolumeFacts {
+  name: string
+  deviceName: string
+  dataDevice: string
+  active: boolean
+  problem: string
+  underWay: string
+  metadataUsedBytes?: number
+  metadataTotalBytes?: number
+  heldMetadataSnapshot?: number
+  heldByUs?: boolean
+}
+
 export interface CatalogFacts {
   path: string
   consulted: boolean
@@ -168,6 +181,7 @@ export interface Examination {
   catalog: CatalogFacts
   recordedPools: { name: string; folder: string }[]
   pools: PoolFacts[]
+  trackedVolumes: TrackedVolumeFacts[]
   findings: Finding[]
 }
 
@@ -283,7 +297,10 @@ function noInventory(address: string): DeltamapperError {
   )
 }
 
-const counts = ['block', 'rows', 'snapshotsSince', 'snapshots', 'removed', 'supersets', 'earlierHistories']
+const counts = [
+  ...['block', 'rows', 'snapshotsSince', 'snapshots', 'removed', 'supersets', 'earlierHistories'],
+  'heldMetadataSnapshot'
+]
 const isCount = (key: string) => /(?:Bytes|Ms)$/.test(key) || counts.includes(key)
 
 /** What proto-loader makes of a message, as an object of ours: counts are numbers, and what is not there is left out. */

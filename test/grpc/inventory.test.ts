@@ -41,6 +41,13 @@ const everything: Examination = examinationOf({
     ]
   },
   recordedPools: [{ name: 'demo', folder: '/srv' }],
+  trackedVolumes: [
+    {
+      ...{ name: 'vol', deviceName: 'vol', dataDevice: '/dev/sdb', active: true, problem: 'so', underWay: 'grow' },
+      ...{ metadataUsedBytes: 0, metadataTotalBytes: 2 ** 40, heldMetadataSnapshot: 5, heldByUs: false }
+    },
+    { name: 'off', deviceName: 'off', dataDevice: '/dev/sdc', active: false, problem: '', underWay: '' }
+  ],
   pools: [
     poolOf({
       ...{ transactionId: String(2n ** 64n - 1n), devices: 0, unnamedDevices: 2 ** 24 - 1, problem },

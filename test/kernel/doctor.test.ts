@@ -6,9 +6,11 @@
 import { execFileSync } from 'node:child_process'
 import test, { type ExecutionContext } from 'ava'
 import { type AsBase, askInventory, type Examination, type Finding, type PoolFacts } from '../../src/grpc/inventory.ts'
+import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { runCommand } from '../cli/run-command.ts'
 import { answerTo } from './ask.ts'
 import { run, sectorBytes, sendMessage } from './dmsetup.ts'
+import { loopDisk } from './era-lab.ts'
 import { LiveAgent } from './live-agent.ts'
 import {
   createGroup,
@@ -301,6 +303,34 @@ test.serial('LVM that does not answer is one problem among others', async (t) =>
   t.like(pool(seen, 'vg-0/pool'), { kind: 'lvm', state: 'read-write' })
   t.is(pool(seen, 'plain').problem, undefined)
 })
+
+test.serial(
+  'a tracked volume is no volume whose changes cannot be told, and what is wrong with it is said',
+  async (t) => {
+    run('/run/modprobe', ['dm-era'])
+    const admin = connectAdmin(agent.address)
+    t.teardown(() => admin.close())
+    const metadata = loopDisk(4)
+    await admin.attachEra({
+      ...{ name: 'srv', dataDevice: '/dev/vg-0/thick', metadataDevice: metadata.path, blockBytes: 65536 },
+      ...{ snapshotSize: '', allowLossyKernel: false }
+    })
+    const seen = await asked()
+    t.like(seen.trackedVolumes, [{ name: 'srv', deviceName: 'srv', active: true, problem: '', underWay: '' }])
+    t.true((seen.trackedVolumes[0].metadataUsedBytes ?? 0) > 0)
+    t.deepEqual(seen.lvm.groups[0].untracked, [])
+    t.false(seen.findings.some(({ about }) => about === 'srv'))
+    sendMessage('srv', 'take_metadata_snap')
+    t.like(finding(await asked(), 'tracked-metadata-snapshot-foreign'), { severity: 'warning', about: 'srv' })
+    sendMessage('srv', 'drop_metadata_snap')
+    await admin.deactivateEra({ volume: 'srv' })
+    const after = await asked()
+    t.like(finding(after, 'tracked-inactive'), { severity: 'problem', command: 'deltamapper era activate srv' })
+    t.deepEqual(after.lvm.groups[0].untracked, [])
+    await admin.detachEra({ volume: 'srv' })
+    t.deepEqual((await asked()).trackedVolumes, [])
+  }
+)
 
 test.serial('for people', async (t) => {
   const { stdout, status } = await runCommand(['doctor', '--endpoint', agent.address], { env: process.env })

@@ -91,6 +91,7 @@ export function examinationOf(changes: Partial<Examination> = {}): Examination {
     },
     recordedPools: [],
     pools: [poolOf()],
+    trackedVolumes: [],
     findings: [],
     ...changes
   }

@@ -17,8 +17,7 @@ import { notePath, removeNote, withNote } from '../keeper-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper, slotMessages } from '../lease-keeper.ts'
 import { Turns } from '../owned-pools/turns.ts'
 import { wantedBlocks } from '../pool-slot.ts'
-import { eraUuid } from './era-devices.ts'
-import { eraFacts, isEraSlot, readEraSlot } from './slot-content.ts'
+import { eraFacts, isEraSlot, readEraSlot, slotKey } from './slot-content.ts'
 import { TrackedDevice } from './tracked-device.ts'
 
 /** Free metadata below which none is taken: it is held for seconds, in which little is written anew. */
@@ -55,11 +54,6 @@ export interface HeldEraSnapshot {
 
 /** Does something when it is a volume's turn. Rejects as `work` does, or when there is no turn to be had. */
 export type InVolumesTurn = <T>(volume: string, work: () => Promise<T>) => Promise<T>
-
-/** The key of a volume's slot in lease records. */
-function slotKey(volume: EraVolume): string {
-  return `dm-uuid:${eraUuid(volume)}`
-}
 
 /** A message or a question for its status would wait for the resume, and for good if that puts another table in place. */
 function refuseSuspended({ name, suspended }: DeviceInfo): void {

@@ -4,13 +4,16 @@
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
 import type { HeldSlot } from '../catalog/lease.ts'
+import { eraUuid } from './era-devices.ts'
 
-/** The beginning of the key that every tracked volume's lease has; see era-devices.ts. */
-const PREFIX = 'dm-uuid:DELTAMAPPER-era-'
+/** How a tracked volume's slot is called in lease records. @param volume with the id that the catalog has */
+export function slotKey(volume: { readonly id: string }): string {
+  return `dm-uuid:${eraUuid(volume)}`
+}
 
 /** Whether a lease record is of an era volume's slot. */
 export function isEraSlot(key: string): boolean {
-  return key.startsWith(PREFIX)
+  return key.startsWith(slotKey({ id: 'era:' }))
 }
 
 /** Reads what is in an era device's slot from its metadata device. @throws what opening metadata throws */

@@ -13,6 +13,7 @@ import type {
   PoolFacts,
   Problem,
   Severity,
+  TrackedVolumeFacts,
   VolumeGroupFacts
 } from '../../grpc/inventory.ts'
 
@@ -36,6 +37,7 @@ export function findings(facts: ExaminationFacts): Finding[] {
     ...(facts.live ? aboutLvm(facts.lvm) : []),
     ...aboutCatalog(facts.catalog),
     ...facts.catalog.eraHistories.flatMap(aboutHistory),
+    ...facts.trackedVolumes.flatMap(aboutTracked),
     ...facts.pools.flatMap(aboutPool),
     ...(facts.live ? aboutHavingPools(facts) : [recordedOnly(facts)]),
     ...aboutNode(facts)
@@ -131,7 +133,7 @@ function aboutGroup({ name, problem, missingDisks, untracked }: VolumeGroupFacts
         'volumes-untracked',
         name,
         `${listed(untracked)} ${untracked.length === 1 ? 'is' : 'are'} in no thin pool: changed blocks cannot be told`,
-        'back them up in full, or move what is to be tracked into a thin pool (lvconvert --type thin)'
+        'back them up in full, have dm-era track them (deltamapper era attach), or move them into a thin pool (lvconvert --type thin)'
       )
     )
   }
@@ -186,6 +188,38 @@ function aboutHistory({ volume, earlierHistories, because, supersets }: EraHisto
         'nothing is missing: a backup copies more than it would have to, once'
       )
     )
+  }
+  return found
+}
+
+function aboutTracked(volume: TrackedVolumeFacts): Finding[] {
+  const { name, deviceName, active, problem, underWay } = volume
+  if (!active) {
+    const what = `tracked volume ${name} is not active: it cannot be used, and what is written to its data device beside it is not tracked`
+    const command = `deltamapper era activate ${name}`
+    return [finding('problem', 'tracked-inactive', name, what, 'activate it', command)]
+  }
+  const found: Finding[] = []
+  const { metadataUsedBytes: used = 0, metadataTotalBytes: total = 0, heldMetadataSnapshot, heldByUs } = volume
+  if (used * 100 >= total * NEARLY_FULL && total > 0) {
+    const what = `${Math.floor((100 * used) / total)} % of the metadata of tracked volume ${name} is used; when it is full, writes fail`
+    const remedy =
+      'detach it and attach it again with a larger metadata device, and take a full backup: the size is fixed when it is attached'
+    found.push(finding('warning', 'tracked-metadata-nearly-full', name, what, remedy))
+  } else if (problem !== '') {
+    const remedy = '`deltamapper era status` shows more; docs/operations.md, "Tracked volumes", has the way out of each'
+    found.push(finding('problem', 'tracked-problem', name, `tracked volume ${name}: ${problem}`, remedy))
+  }
+  if (heldMetadataSnapshot !== undefined && !heldByUs) {
+    const what = `tracked volume ${name} holds a metadata snapshot (block ${heldMetadataSnapshot}) that is not ours: no snapshot of it can be taken`
+    const remedy = 'find the tool that took it (era_dump, era_invalidate); only if none runs any more, drop it'
+    const command = `dmsetup message ${deviceName} 0 drop_metadata_snap`
+    found.push(finding('warning', 'tracked-metadata-snapshot-foreign', name, what, remedy, command))
+  }
+  if (underWay !== '') {
+    const what = `something was begun with tracked volume ${name} and is not finished: ${underWay}`
+    const remedy = 'that is normal while it is at work; what was interrupted is settled when the volume is used next'
+    found.push(finding('note', 'tracked-under-way', name, what, remedy))
   }
   return found
 }

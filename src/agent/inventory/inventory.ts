@@ -11,12 +11,16 @@ import type {
   DeviceMapperFacts,
   EraHistoryFacts,
   Examination,
-  InventoryBackend
+  InventoryBackend,
+  LvmFacts,
+  TrackedVolumeFacts
 } from '../../grpc/inventory.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
 import { reconcile } from '../catalog/reconcile.ts'
+import { fullName } from '../lvm/volume.ts'
 import type { MetadataSnapshotLeases } from '../metadata-snapshot-lease.ts'
 import { isLvm, readKernelView, type SurveyedDevice, surveyDevices } from '../owned-pools/kernel-view.ts'
 import { type ExaminationFacts, findings } from './findings.ts'
@@ -24,6 +28,7 @@ import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
 import { type AgentKnowledge, lookAtPools } from './pool-facts.ts'
 import { probe, SingleLook } from './probe.ts'
+import { isTracked, lookAtTrackedVolumes, type TrackedPort } from './tracked-volumes.ts'
 
 export interface InventoryOptions {
   /** Left out: only recorded pools are served, and the node's own are not looked at. */
@@ -40,7 +45,8 @@ export interface LiveInventory {
   /** Where the agent's catalog is. */
   readonly catalogPath: string
   /** What only the agent has. */
-  readonly agent?: { readonly catalog: Catalog; readonly leases: MetadataSnapshotLeases } | undefined
+  readonly agent?:
+    { readonly catalog: Catalog; readonly leases: MetadataSnapshotLeases; readonly tracked: TrackedPort } | undefined
 }
 
 const nothingInUse: LvmNode = { facts: { command: '', inUse: false, groups: [] }, volumes: [] }
@@ -90,13 +96,14 @@ export class Inventory implements InventoryBackend {
       lvm: looked?.lvm ?? nothingInUse.facts,
       catalog: looked?.catalog ?? noCatalog,
       recordedPools: recordedPools.map(({ name, folder }) => ({ name, folder })),
-      pools: looked?.pools ?? []
+      pools: looked?.pools ?? [],
+      trackedVolumes: looked?.trackedVolumes ?? []
     }
     return { ...facts, tookMs: Math.round(performance.now() - begin), findings: findings(facts) }
   }
 }
 
-type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools'>
+type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools' | 'trackedVolumes'>
 
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
@@ -111,7 +118,9 @@ async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<Live
   ])
   const { volumes } = lvmNode
   const pools = await lookAtPools({ deviceMapper, survey, volumes, knowledge: catalog.knowledge, deadlineMs })
-  return { deviceMapper: facts, lvm: lvmNode.facts, catalog: catalog.facts, pools }
+  const { trackedVolumes, eraVolumes } = catalog
+  const lvmFacts = withoutTracked(lvmNode, eraVolumes)
+  return { deviceMapper: facts, lvm: lvmFacts, catalog: catalog.facts, pools, trackedVolumes }
 }
 
 async function lookAtDeviceMapper(
@@ -136,35 +145,58 @@ async function lookAtDeviceMapper(
   }
 }
 
+/** A data device that is tracked, and its snapshots below, are no news. */
+function withoutTracked({ facts, volumes }: LvmNode, eraVolumes: readonly EraVolume[]): LvmFacts {
+  const all = volumes.flatMap((group) => [...group.values()])
+  const tracked = all.filter((each) => isTracked(each, eraVolumes))
+  const below = all.filter(({ originUuid }) => tracked.some(({ uuid }) => uuid === originUuid))
+  const names = new Set([...tracked, ...below].map(fullName))
+  return {
+    ...facts,
+    groups: facts.groups.map((group) => ({ ...group, untracked: group.untracked.filter((name) => !names.has(name)) }))
+  }
+}
+
+interface CatalogLook {
+  readonly facts: CatalogFacts
+  readonly knowledge: AgentKnowledge | undefined
+  readonly eraVolumes: readonly EraVolume[]
+  readonly trackedVolumes: TrackedVolumeFacts[]
+}
+
 async function lookAtCatalog(
   { agent, catalogPath, deviceMapper }: LiveInventory,
   survey: readonly SurveyedDevice[],
   deadlineMs: number
-): Promise<{ facts: CatalogFacts; knowledge: AgentKnowledge | undefined }> {
+): Promise<CatalogLook> {
+  const noVolumes = { eraVolumes: [], trackedVolumes: [] }
   if (agent === undefined) {
     // Only its size: whoever else opened the file would take the agent's lock away (see catalog/database.ts).
     const size = await stat(catalogPath).then(
       (found) => ({ sizeBytes: found.size }),
       () => ({})
     )
-    return { facts: { ...noCatalog, path: catalogPath, ...size }, knowledge: undefined }
+    return { facts: { ...noCatalog, path: catalogPath, ...size }, knowledge: undefined, ...noVolumes }
   }
-  const { catalog, leases } = agent
+  const { catalog, leases, tracked } = agent
   const { value, problem } = await probe(`the catalog ${catalog.path}`, deadlineMs, async () => {
     const [view, records, statistics] = [await catalog.view(), await catalog.leases(), await catalog.statistics()]
-    return { view, records, statistics, histories: await catalog.eraHistoryFacts() }
+    const { volumes: eraVolumes } = await catalog.eraView()
+    return { view, records, statistics, eraVolumes, histories: await catalog.eraHistoryFacts() }
   })
-  if (problem) return { facts: { ...noCatalog, path: catalog.path, problem }, knowledge: undefined }
+  if (problem) return { facts: { ...noCatalog, path: catalog.path, problem }, knowledge: undefined, ...noVolumes }
 
-  const { view, records, statistics, histories } = value
+  const { view, records, statistics, eraVolumes, histories } = value
   const held = leases.current
   const compared = await probe("the agent's own pools", deadlineMs, async () =>
     reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
   )
+  const looked = await probe('tracked volumes', deadlineMs, () => lookAtTrackedVolumes(tracked, eraVolumes, records))
   // Pools that are not active are told by their state, those of others are none of the catalog's business.
   const disagreements = compared.value?.findings.filter(
     ({ kind }) => kind !== 'pool-unknown' && kind !== 'pool-inactive'
   )
+  const troubled = compared.problem ?? looked.problem
   const facts = {
     path: catalog.path,
     consulted: true,
@@ -176,9 +208,10 @@ async function lookAtCatalog(
     })),
     disagreements: (disagreements ?? []).map(({ kind, pool, what, remedy }) => ({ kind, pool, what, remedy })),
     eraHistories: histories.map(eraHistory),
-    ...(compared.problem && { problem: compared.problem })
+    ...(troubled && { problem: troubled })
   }
-  return { facts, knowledge: { catalog, view, records, held } }
+  const trackedVolumes = looked.value ?? []
+  return { facts, knowledge: { catalog, view, records, held }, eraVolumes, trackedVolumes }
 }
 
 function eraHistory({ volume, lineBecause, snapshots, removed, supersets, ...rest }: EraHistory): EraHistoryFacts {

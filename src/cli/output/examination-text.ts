@@ -37,7 +37,7 @@ export function examinationText({ endpoint, examination }: SeenExamination, styl
     facts(nodeFacts(examination)),
     pools(examination.pools),
     snapshots(examination.pools),
-    histories(examination.catalog.eraHistories),
+    trackedVolumes(examination),
     findingsText(examination.findings, style),
     `${tally(examination.findings)}\n`
   ]
@@ -130,13 +130,15 @@ function snapshots(pools: readonly PoolFacts[]): string {
   return columns(heads, rows) + andMore(bases.length)
 }
 
-/** What is on record of tracked volumes. */
-function histories(all: Examination['catalog']['eraHistories']): string {
+/** Tracked volumes, and what is on record of them. */
+function trackedVolumes({ trackedVolumes: volumes, catalog: { eraHistories: all } }: Examination): string {
   if (all.length === 0) return ''
+  const isActive = new Map(volumes.map(({ name, active }) => [name, active]))
   const rows = all
     .slice(0, MOST_ROWS)
     .map(({ volume, snapshots, removed, earlierHistories, oldestTakenAtMs, newestTakenAtMs, bitmapBytes }) => [
       volume,
+      isActive.get(volume) ? 'yes' : 'no',
       String(snapshots),
       String(removed),
       day(oldestTakenAtMs),
@@ -145,7 +147,14 @@ function histories(all: Examination['catalog']['eraHistories']): string {
       String(earlierHistories)
     ])
   const heads = [
-    ...([['TRACKED VOLUME'], ['SNAPSHOTS', 'right'], ['REMOVED', 'right'], ['OLDEST'], ['NEWEST']] as const),
+    ...([
+      ['TRACKED VOLUME'],
+      ['ACTIVE'],
+      ['SNAPSHOTS', 'right'],
+      ['REMOVED', 'right'],
+      ['OLDEST'],
+      ['NEWEST']
+    ] as const),
     ...([
       ['HISTORY', 'right'],
       ['BROKEN OFF', 'right']

@@ -33,6 +33,15 @@ const history = (changes: object) => ({
   },
   ...changes
 })
+const tracked = (changes: object) =>
+  facts({
+    trackedVolumes: [
+      {
+        ...{ name: 'srv', deviceName: 'srv', dataDevice: '/dev/vg/data', active: true, problem: '', underWay: '' },
+        ...{ metadataUsedBytes: 79, metadataTotalBytes: 100, ...changes }
+      }
+    ]
+  })
 const disagreement = (kind: string) => catalog({ disagreements: [{ kind, pool: 'tank', what: 'so', remedy: 'do' }] })
 
 test('where all is well, nothing is found', (t) => {
@@ -69,6 +78,31 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
         ['warning', 'device-suspended', 'b', /dmsetup resume b$/]
       ]
     ],
+    ['a tracked volume', tracked({}), []],
+    [
+      'a tracked volume that is not active',
+      tracked({ active: false, metadataUsedBytes: undefined, metadataTotalBytes: undefined }),
+      [['problem', 'tracked-inactive', 'srv', /not active.*deltamapper era activate srv$/]]
+    ],
+    [
+      'a tracked volume whose metadata is nearly full',
+      tracked({ metadataUsedBytes: 80, problem: 'its metadata is 80 % full' }),
+      [['warning', 'tracked-metadata-nearly-full', 'srv', /80 %.*larger metadata device/]]
+    ],
+    [
+      'a tracked volume whose discard limit is open, with something under way',
+      tracked({ problem: 'discards get through', underWay: 'grow' }),
+      [
+        ['problem', 'tracked-problem', 'srv', /discards get through/],
+        ['note', 'tracked-under-way', 'srv', /not finished: grow/]
+      ]
+    ],
+    [
+      'a metadata snapshot of a tracked volume that is not ours',
+      tracked({ heldMetadataSnapshot: 77, heldByUs: false }),
+      [['warning', 'tracked-metadata-snapshot-foreign', 'srv', /block 77.*dmsetup message srv 0 drop_metadata_snap$/]]
+    ],
+    ['one that is ours', tracked({ heldMetadataSnapshot: 77, heldByUs: true }), []],
     [
       'LVM in use, without an answer',
       lvm({ problem, groups: [] }),

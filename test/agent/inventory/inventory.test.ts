@@ -61,6 +61,9 @@ test('a machine without device-mapper and LVM: what is missing, and the way out'
   t.true(Date.now() - seen.takenAtMs < 60_000 && seen.tookMs >= 0)
 })
 
+/** Of volumes that are there, a kernel has to tell: test/kernel/doctor.test.ts. */
+const noVolumes = { listEra: async () => ({ volumes: [] }) }
+
 test("the agent's knows what is in the catalog", async (t) => {
   const folder = temporaryFolder(t)
   const catalog = await openCatalog(join(folder, 'catalog'))
@@ -70,7 +73,7 @@ test("the agent's knows what is in the catalog", async (t) => {
   const leases = new MetadataSnapshotLeases(catalog, live.deviceMapper, options, pino({ level: 'silent' }))
   t.teardown(() => leases.close())
   await catalog.beginLease({ device: 'dm-name:pool', purpose: 'thin_delta', factsBefore: '' }, 123)
-  const seen = await inventory(t, { ...live, agent: { catalog, leases } }).examine()
+  const seen = await inventory(t, { ...live, agent: { catalog, leases, tracked: noVolumes } }).examine()
   t.is(seen.seenBy, 'agent')
   t.like(seen.catalog, { path: catalog.path, consulted: true })
   t.deepEqual(seen.catalog.leases, [
@@ -86,7 +89,7 @@ test('a catalog that cannot be used is a problem, and the rest is there', async 
   const live = withoutDeviceMapper(t)
   const options = { headroom: { percent: 25, blocks: 1024 }, holdMs: 1000, waitMs: 0 }
   const leases = new MetadataSnapshotLeases(catalog, live.deviceMapper, options, pino({ level: 'silent' }))
-  const seen = await inventory(t, { ...live, agent: { catalog, leases } }).examine()
+  const seen = await inventory(t, { ...live, agent: { catalog, leases, tracked: noVolumes } }).examine()
   t.like(seen.catalog, { consulted: false, problem: { code: 'DM_SHUTTING_DOWN' } })
   t.true(seen.findings.some(({ kind, severity }) => kind === 'catalog-unusable' && severity === 'problem'))
   t.not(seen.node.kernel, '')
