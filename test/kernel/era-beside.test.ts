@@ -134,3 +134,25 @@ test.serial('beside an active volume', async (t) => {
   await volumes.detachEra({ volume: 'beside' })
   lvm('vgremove', '--force', 'vgb')
 })
+
+test.serial('beside an inactive volume', async (t) => {
+  t.timeout(300_000)
+  await using volume = await startVolume(t)
+  const { volumes, sameLine, anotherLine } = volume
+  const whileInactive = async (happens: () => unknown) => {
+    await volumes.deactivateEra({ volume: 'beside' })
+    await happens()
+    await volumes.activateEra({ volume: 'beside', startOver: false })
+  }
+  await whileInactive(() => lvm('lvchange', '--refresh', 'vgb/data'))
+  await sameLine('nothing was written')
+  // The counters of another device would begin anew.
+  await whileInactive(() => {
+    write(lower, 20, 'oflag=direct')
+    lvm('lvchange', '--activate', 'n', 'vgb/data')
+    lvm('lvchange', '--activate', 'y', 'vgb/data')
+  })
+  await anotherLine(/\/dev\/vgb\/data was itself taken down and put up again while beside was not active/)
+  await volumes.detachEra({ volume: 'beside' })
+  lvm('vgremove', '--force', 'vgb')
+})

@@ -312,6 +312,9 @@ export class TrackedDevice {
       const changed = now.writtenSectors !== before.writtenSectors || now.discards !== before.discards
       return changed ? `${dataDevice} was written to while ${name} was not active` : undefined
     }
+    if (before.state === 'inactive' && before.boot === now.boot) {
+      return `${dataDevice} was itself taken down and put up again while ${name} was not active, and may have been written to`
+    }
     // The devices were removed, by whomever, without a word to us and without a restart of the machine.
     if (before.state === 'active' && before.boot === now.boot) {
       return `${name} was taken down by somebody else, and may have been written to since`
