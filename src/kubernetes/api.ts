@@ -5,7 +5,14 @@
  * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and leave them as they are in
  * watches.
  */
-import { HttpMethod, IsomorphicFetchHttpLibrary, KubeConfig, RequestContext, Watch } from '@kubernetes/client-node'
+import {
+  type Cluster,
+  HttpMethod,
+  IsomorphicFetchHttpLibrary,
+  KubeConfig,
+  RequestContext,
+  Watch
+} from '@kubernetes/client-node'
 import { DeltamapperError } from '../errors.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
 
@@ -44,11 +51,11 @@ export class KubernetesApi {
   readonly #config: KubeConfig
   readonly #server: string
 
-  /** Connects to nothing yet. @throws DM_CONFIG_INVALID where there is no cluster to be found, or the file is none */
+  /** Connects to nothing yet. @throws DM_CONFIG_INVALID where there is no cluster to be found, or the file is none, or means plain HTTP */
   constructor({ kubeconfig, context }: ApiOptions = {}) {
     this.#config = new KubeConfig()
     try {
-      if (kubeconfig === undefined) this.#config.loadFromDefault()
+      if (kubeconfig === undefined) loadFromSurroundings(this.#config)
       else this.#config.loadFromFile(kubeconfig)
       if (context !== undefined) {
         if (this.#config.getContextObject(context) === null) throw new Error(`it has no context ${context}`)
@@ -56,8 +63,9 @@ export class KubernetesApi {
       }
       const cluster = this.#config.getCurrentCluster()
       if (cluster === null) throw new Error('it names no cluster as the current one')
-      this.#server = cluster.server.replace(/\/+$/, '')
+      this.#server = usable(cluster)
     } catch (cause) {
+      if (cause instanceof DeltamapperError) throw cause
       // The first line says what is wrong, and where. What follows quotes the file, which may hold a token.
       const [what] = (cause as Error).message.split('\n', 1)
       throw new DeltamapperError(
@@ -211,6 +219,33 @@ export class KubernetesApi {
       { cause: error }
     )
   }
+}
+
+/** As kubectl finds it, or a pod. @throws DM_CONFIG_INVALID where nothing says which cluster, and what the library throws */
+function loadFromSurroundings(config: KubeConfig): void {
+  config.loadFromDefault()
+  // What the library guesses where it finds nothing. Nobody has meant that.
+  const cluster = config.getCurrentCluster()
+  if (cluster?.name !== 'cluster' || cluster.server !== 'http://localhost:8080') return
+  throw new DeltamapperError(
+    'DM_CONFIG_INVALID',
+    'no cluster is configured: neither KUBECONFIG nor ~/.kube/config says which, and this is no pod with a service account',
+    'name a kubeconfig file'
+  )
+}
+
+/** The address of the API server. The library would refuse plain HTTP with each request. @throws where it is none */
+function usable({ server, skipTLSVerify }: Cluster): string {
+  const protocol = URL.canParse(server) ? new URL(server).protocol : undefined
+  if (protocol === 'http:' && !skipTLSVerify) {
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      `the Kubernetes API at ${server} would be asked over plain HTTP, where tokens can be read by others`,
+      'name the https:// address of the API server'
+    )
+  }
+  if (protocol !== 'https:' && protocol !== 'http:') throw new Error('the server of its cluster is no https:// address')
+  return server.replace(/\/+$/, '')
 }
 
 /** The body of an answer that is one. */

@@ -40,6 +40,12 @@ for (const [what, args, words] of wrong) {
   })
 }
 
+test('where no cluster is configured, none is asked', async (t) => {
+  const result = await runCommand(['kube', 'allocated', 'shop', 'db'], { env: { HOME: folder, KUBECONFIG: '' } })
+  t.is(result.status, 1)
+  t.regex(complaint(result), /no cluster is configured: .*name a kubeconfig file \(DM_CONFIG_INVALID\)/)
+})
+
 test('a cluster that is not there is said in one line', async (t) => {
   const kubeconfig = join(folder, 'kubeconfig')
   const ask = (...more: string[]) =>

@@ -95,6 +95,25 @@ test('a proxy that answers in its place is not taken for it', async (t) => {
   await fails(t, new KubernetesApi({ kubeconfig }).list(path, {}), 'DM_CLUSTER_UNREACHABLE', /does not speak it/)
 })
 
+test('a server that is asked over plain HTTP, or is no address, is refused before anything is sent', async (t) => {
+  const { server } = await connected(t)
+  const kubeconfig = file()
+  const configured = JSON.parse(await readFile(await server.kubeconfig(kubeconfig), 'utf8')) as {
+    clusters: { cluster: object }[]
+  }
+  for (const [address, words] of [
+    [server.address, /http:\/\/127\.0\.0\.1:\d+ would be asked over plain HTTP/],
+    ['localhost:6443', /no https:\/\/ address/],
+    ['somewhere', /no https:\/\/ address/]
+  ] as const) {
+    configured.clusters[0].cluster = { server: address }
+    await writeFile(kubeconfig, JSON.stringify(configured))
+    const error = t.throws(() => new KubernetesApi({ kubeconfig }), { instanceOf: DeltamapperError, message: words })
+    t.is(error?.code, 'DM_CONFIG_INVALID')
+  }
+  t.deepEqual(server.requests, [])
+})
+
 test('a file that is no kubeconfig, and a context that is none', async (t) => {
   const { server } = await connected(t)
   const kubeconfig = await server.kubeconfig(file())
