@@ -31,6 +31,7 @@ export class Cluster {
   readonly #objects: ReadonlyMap<string, WatchCache>
   readonly #slices: WatchCache
   readonly #waitMs: number
+  readonly #startedAt = Date.now()
   readonly #find: Find
 
   constructor(api: KubernetesApi, { driver, namespace, service, logger, ...endpoints }: ClusterOptions) {
@@ -89,10 +90,10 @@ export class Cluster {
     return [...this.#objects.values(), this.#slices]
   }
 
-  /** The age of the oldest of what is known, where that is not kept up to date. */
+  /** The age of the oldest of what is known, where that is not kept up to date. Of what never was known: since when it has been asked for. */
   get staleSeconds(): number | undefined {
     const stale = this.#caches.filter(({ failure }) => failure !== undefined)
-    const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? 0))
+    const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? this.#startedAt))
     return stale.length === 0 ? undefined : Math.round((Date.now() - oldest) / 1000)
   }
 

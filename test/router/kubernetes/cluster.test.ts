@@ -135,6 +135,8 @@ test.serial('a router that starts before its API server and its agents says so, 
   const client = clientOf(t, router)
   t.false((await probe(t, router)).ready.value)
   t.regex(await page(router, '/readyz'), /^kubernetes: what the cluster has is not known yet; /)
+  const [, age] = /^deltamapper_router_cluster_age_seconds (\d+)$/m.exec(await page(router, '/metrics')) ?? []
+  t.true(Number(age) < 600, `${age} seconds`)
   await fails(t, capacity(client, 'mon'), 'DM_CLUSTER_UNREACHABLE', /ECONNREFUSED/)
   await cluster.server.listen()
   let ready = false
