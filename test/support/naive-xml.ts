@@ -160,6 +160,7 @@ export function naiveEraDump(bytes: Uint8Array): unknown {
 
 function marked(writeset: Node, blocks: number): number[] {
   const bits = number(writeset, 'nr_bits', 2n ** 31n)
+  expect(bits > 0, 'bits')
   const names = new Set(writeset.children.map(({ name }) => name))
   expect(names.size <= 1, 'one way of telling')
   if (names.has('marked')) {

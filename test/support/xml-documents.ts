@@ -146,7 +146,7 @@ export const eraDumpDocument: fc.Arbitrary<Node> = fc
   })
   .map(({ blocks, growth, filledUp, writesets, compact, eras }) => {
     const current = 3 + writesets.length
-    const bits = Math.max(0, blocks - growth)
+    const bits = Math.max(1, blocks - growth)
     const children = writesets.map((marks, index) => {
       const marked = new Set(marks.filter((block) => block < bits))
       const era = 3 + index

@@ -176,6 +176,8 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     if (era <= this.#lastEra) refuse(`the writeset of era ${era} comes after that of era ${this.#lastEra}`)
     if (era > currentEra) refuse(`a writeset of era ${era}, and the current era is ${currentEra}`)
     this.#bits = element.number('nr_bits', MAX_ERA_BLOCKS)
+    // As in metadata: the kernel writes none, and it would pass for an era in which nothing was written to.
+    if (this.#bits === 0) refuse(`the writeset of era ${era} is of no blocks at all`)
     this.#way = undefined
     this.#lastEra = era
     this.#begin = this.#end = this.#next = 0

@@ -95,6 +95,7 @@ const wrong: [what: string, text: string, expected: RegExp][] = [
   ['a writeset after the array', array + writeset(3, 4, bits('0000')), /a writeset comes after the era array/],
   ['two arrays', array + array, /there are two era arrays/],
   ['no array', writeset(3, 4, bits('0000')), /<superblock> holds no <era_array>/],
+  ['a writeset of no blocks', writeset(3, 0, '') + array, /the writeset of era 3 is of no blocks at all/],
   ['a writeset that says nothing', writeset(3, 4, '') + array, /it tells of 0 blocks where there are 4/],
   [
     'both ways of telling',
