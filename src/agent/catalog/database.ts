@@ -321,7 +321,7 @@ class ContentChecks {
     if (this.#database.statement('PRAGMA foreign_key_check').all().length > 0) {
       throw damagedCatalog(path, 'a row refers to one that is not there')
     }
-    // What is checked after the history stays in memory: there is room for all of it.
+    // From here on, everything but the history stays in memory.
     this.kept.use()
     this.writes.verify()
     checkSchema(this.#database, this.#steps)

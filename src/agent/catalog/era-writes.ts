@@ -40,6 +40,7 @@ export class EraWrites {
   verify(): void {
     this.#volumes.clear()
     eraWritesTable.verify(this.#database, (row) => {
+      this.#kept.readAnother(row.bytes.length)
       this.#add(row)
     })
   }

@@ -1,10 +1,11 @@
 /**
- * Which pages stay in SQLite's cache: those of every table but `era_writes`, so that they are read from the disk once, when the catalog
- * is opened and checked, and never again.
+ * Which pages stay in SQLite's cache: all but those with the rows of `era_writes`. They are read from the disk once, when the catalog is opened
+ * and checked, and never again.
  *
  * A row's checksum does not show that a row is missing: a bit that flips on the disk in its key, or in a page of an index, makes it one
- * that nobody finds. Of `era_writes`, which may be larger than any cache, the keys are known (era-writes.ts). The other tables are small,
- * and what stays in memory cannot flip on the disk. Nor can the list of free pages, which would hand out one that is in use.
+ * that nobody finds. Of `era_writes`, which may be larger than any cache, the keys are known (era-writes.ts). Everything else is small, and
+ * what stays in memory cannot flip on the disk. That goes for its indices too, which could lead a change astray, into the pages of another
+ * table, and for the list of free pages, which could hand out one that is in use.
  *
  * The cache lets go of the page that was not used for longest. So it has room for all of these and for some of the history, and before as
  * many others were used as fill half of that room, these are used again. What they take is measured at the same time, because they grow. A
@@ -15,8 +16,6 @@ import { damagedCatalog, type Statements } from './table.ts'
 
 /** Bytes of a page that hold a part of a long value. */
 const PAGE_BYTES = 4092
-/** Pages that are used for a row, in a table and two indices: one of each. (Those above them are few.) */
-const PAGES_OF_A_ROW = 3
 /** A page of the list of free pages has the numbers of so many, and some more. */
 const FREE_PAGES_LISTED = 1000
 /** The cache grows by so many pages, not by each. */
@@ -33,11 +32,11 @@ export class KeptPages {
   #others = 0
   #ofTransaction = 0
 
-  /** @param except the table whose pages are not kept, nor those of its indices */
+  /** @param except the table whose pages are not kept */
   constructor(database: Statements, except: string, room: number) {
     this.#database = database
     this.#room = room
-    const schema = database.statement('SELECT name FROM sqlite_schema WHERE rootpage > 0 AND tbl_name <> ?')
+    const schema = database.statement('SELECT name FROM sqlite_schema WHERE rootpage > 0 AND name <> ?')
     this.#names = ['sqlite_schema', ...schema.all(except).map(({ name }) => String(name))]
   }
 
@@ -45,7 +44,7 @@ export class KeptPages {
   use(): void {
     const ofTree = this.#database.statement('SELECT pageno FROM dbstat WHERE aggregate = TRUE AND name = ?')
     let pages = 1
-    for (const each of this.#names) pages += Number(ofTree.get(each)?.['pageno'])
+    for (const each of this.#names) pages += Number(ofTree.get(each)?.['pageno'] ?? 0)
     // Looks at the list of free pages as well.
     const verdict = this.#database.statement("PRAGMA integrity_check('sqlite_schema')").get()?.['integrity_check']
     if (verdict !== 'ok') throw damagedCatalog(this.#database.path, String(verdict))
@@ -65,8 +64,10 @@ export class KeptPages {
 
   /** To be told of each that is changed. @param bytes of its value before and after */
   changedAnother(bytes: number): void {
-    this.#ofTransaction += pagesOfRow(bytes)
-    this.#used(pagesOfRow(bytes))
+    // The page beside it, too, where one becomes two or two become one.
+    const pages = pagesOfRow(bytes) + 1
+    this.#ofTransaction += pages
+    this.#used(pages)
   }
 
   beginTransaction(): void {
@@ -86,6 +87,7 @@ export class KeptPages {
   }
 }
 
+/** The one that it is in, and those of its value. The pages above are few, and there is a quarter of the room to spare. */
 function pagesOfRow(bytes: number): number {
-  return PAGES_OF_A_ROW + Math.ceil(bytes / PAGE_BYTES)
+  return 1 + Math.ceil(bytes / PAGE_BYTES)
 }

@@ -117,9 +117,9 @@ function pagesByName(path: string): Map<string, number[]> {
   return pages
 }
 
-/** A place in a page of any table or index, the large ones as often as the small. */
+/** A place in a page of any table or index, the small ones nearly as often as the large. */
 function placeIn(pages: Map<string, number[]>, random: Random): { name: string; place: number } {
-  const name = random.pick([...pages.keys(), 'era_writes', 'sqlite_autoindex_era_writes_1', 'era_snapshots'])
+  const name = random.pick([...pages.keys(), ...Array<string>(5).fill('era_writes'), 'era_snapshots'])
   const page = random.pick(pages.get(name) ?? [])
   return { name, place: (page - 1) * PAGE_BYTES + random.integer(0, PAGE_BYTES - 1) }
 }
@@ -149,7 +149,7 @@ test('bits flipped on the disk while a catalog is open that is larger than the c
     const bit = random.integer(0, 7)
     writeSync(file, Buffer.of(bytes[place] ^ (1 << bit)), 0, 1, place)
     let refused = false
-    ofHistory ||= name.includes('era_writes')
+    ofHistory ||= name === 'era_writes'
     try {
       if (spelt(answers(database)) === expected) verdicts.same++
       else {
