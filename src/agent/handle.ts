@@ -11,7 +11,7 @@
 import { DeltamapperError } from '../errors.ts'
 
 /** CSI's limit for string fields, in bytes. */
-const MAX_HANDLE_BYTES = 128
+export const MAX_HANDLE_BYTES = 128
 /** What LVM allows in names; `.` and `..` are excepted below. */
 const NAME = /^[A-Za-z0-9+_.-]+$/
 

@@ -2,7 +2,7 @@
  * What a CSI driver's snapshot handle means, told from objects of the cluster: a driver names the resources that it needs, and looks up a
  * handle in them. It asks nobody: it is a function of the objects.
  */
-import { ANY_SOURCE, isHandleName } from '../../agent/handle.ts'
+import { ANY_SOURCE, isHandleName, MAX_HANDLE_BYTES } from '../../agent/handle.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { KubernetesObject } from '../../kubernetes/object.ts'
 
@@ -50,13 +50,22 @@ export function single(objects: readonly KubernetesObject[], kind: string, handl
   throw ambiguous(handle, objects.map(({ metadata }) => `${kind} ${metadata.name}`).join(' and '))
 }
 
-/** VG/LV for the agent, of parts that come from objects and handles. @throws DM_HANDLE_INVALID */
+/** VG/LV for the agent, of parts that come from objects and handles. @throws DM_HANDLE_INVALID; DM_NOT_TRACKED where the two are too long */
 export function agentHandle(volumeGroup: string, logicalVolume: string, handle: string): string {
   // Parts that no agent would take, such as a slash, would make another handle than the one that was meant.
-  if ((volumeGroup === anyGroup || isHandleName(volumeGroup)) && isHandleName(logicalVolume)) {
-    return `${volumeGroup}/${logicalVolume}`
+  if (!(volumeGroup === anyGroup || isHandleName(volumeGroup)) || !isHandleName(logicalVolume)) {
+    throw malformed(handle, 'a logical volume cannot be called that')
   }
-  throw malformed(handle, 'a logical volume cannot be called that')
+  const agents = `${volumeGroup}/${logicalVolume}`
+  // The agent's name is a field of CSI, like the driver's, and it is not the driver's that is too long.
+  if (agents.length > MAX_HANDLE_BYTES) {
+    throw new DeltamapperError(
+      'DM_NOT_TRACKED',
+      `the snapshot ${printable(handle)} is called ${agents} on its node, and an agent cannot be asked by more than ${MAX_HANDLE_BYTES} bytes (these are ${agents.length})`,
+      'back up every block; a volume group with a shorter name has changes told'
+    )
+  }
+  return agents
 }
 
 /** Stands for a volume group that only the node knows. */

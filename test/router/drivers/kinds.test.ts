@@ -3,6 +3,7 @@
  */
 import test from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
+import type { KubernetesObject } from '../../../src/kubernetes/object.ts'
 import type { Located } from '../../../src/router/drivers/driver.ts'
 import { kindsByName, makeDriver } from '../../../src/router/drivers/kinds.ts'
 import { handlePattern } from '../../../src/router/handle-patterns.ts'
@@ -231,6 +232,21 @@ for (const [driver, what, handle, code, words] of refused) {
     t.is(error.code, code)
   })
 }
+
+test('a name that CSI has no room for is said to be too long, and whose it is', (t) => {
+  const driverName = 'local.csi.storage.deckhouse.io'
+  const driver = makeDriver('deckhouse', { driverName, namespace: undefined, patterns: [] })
+  const name = `snapshot-${'s'.repeat(36)}`
+  const located = (group: string) => {
+    const status = { phase: 'Created', nodeName: 'worker-1', actualVGNameOnTheNode: group }
+    return driver.locate(name, () => [{ metadata: { name }, status } as KubernetesObject]).handle
+  }
+  const longest = 'g'.repeat(82)
+  t.is(located(longest), `${longest}/${name}`, 'which is 128 bytes long')
+  const words = /is called g+\/snapshot-s+ on its node, .*more than 128 bytes \(these are 139\)/
+  const error = t.throws(() => located('g'.repeat(93)), { instanceOf: DeltamapperError, message: words })
+  t.is(error?.code, 'DM_NOT_TRACKED')
+})
 
 test('of two installations of OpenEBS, the configured namespace is looked at', (t) => {
   t.is(locate('local.csi.openebs.io', openebs(6), [], 'openebs-old').node, 'worker-2')
