@@ -58,7 +58,7 @@ export class Cluster {
     return this.#caches.every(({ asOf }) => asOf !== undefined)
   }
 
-  /** @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what the driver throws */
+  /** @throws DM_CLUSTER_UNREACHABLE, DM_CLUSTER_SETUP; what the driver throws */
   async locate(handle: string, signal: AbortSignal): Promise<LocatedInCluster> {
     await this.#known(signal)
     let located: Located | undefined
@@ -103,14 +103,7 @@ export class Cluster {
     while (!this.isKnown) {
       if (Date.now() >= giveUp) {
         const [missing] = this.#caches.filter(({ asOf }) => asOf === undefined)
-        throw (
-          missing?.failure ??
-          new DeltamapperError(
-            'DM_CLUSTER_UNREACHABLE',
-            'the router has just started and has not heard from the Kubernetes API yet',
-            'ask again in a moment'
-          )
-        )
+        throw notKnownYet(missing?.failure)
       }
       await sleep(20, undefined, { signal }).catch(() => undefined)
       signal.throwIfAborted()
@@ -120,6 +113,24 @@ export class Cluster {
 
 export function endpointSlicePath(namespace: string): string {
   return `/apis/discovery.k8s.io/v1/namespaces/${namespace}/endpointslices`
+}
+
+function notKnownYet(failure: DeltamapperError | undefined): DeltamapperError {
+  if (failure === undefined) {
+    return new DeltamapperError(
+      'DM_CLUSTER_UNREACHABLE',
+      'the router has just started and has not heard from the Kubernetes API yet',
+      'ask again in a moment'
+    )
+  }
+  if (failure.code !== 'DM_ACCESS_DENIED') return failure
+  // Whoever asks would take it for a refusal of what they have shown themselves.
+  return new DeltamapperError(
+    'DM_CLUSTER_UNREACHABLE',
+    `the router may not see what it needs to: ${failure.message}`,
+    "give the router's service account a role with that permission (docs/operations.md lists them), and ask again",
+    { cause: failure }
+  )
 }
 
 function notUpToDate(

@@ -171,6 +171,22 @@ test.serial('a router that starts before its API server and its agents says so, 
   t.is(await capacity(patient, 'mon'), sample.listed('mon').size_bytes)
 })
 
+test.serial('what a router may not see is not what its clients may not', async (t) => {
+  const cluster = await topolvm(t)
+  cluster.server.forbidden.add('GET /apis/topolvm.io/v1/logicalvolumes')
+  const [agent, router] = await Promise.all([
+    cluster.agent(t, { sample: sample.folder }),
+    cluster.router(t, 'topolvm.io', { connectSeconds: 0.3 })
+  ])
+  cluster.announce('worker-1', agent)
+  const client = clientOf(t, router)
+  const refused = /the router may not see what it needs to: .*does not let us list .*logicalvolumes/
+  await fails(t, capacity(client, 'mon'), 'DM_CLUSTER_UNREACHABLE', refused)
+  cluster.server.forbidden.clear()
+  const patient = clientOf(t, await cluster.router(t, 'topolvm.io', { connectSeconds: 30 }))
+  t.is(await capacity(patient, 'mon'), sample.listed('mon').size_bytes)
+})
+
 test.serial('a call waits for an agent that is being replaced', async (t) => {
   const cluster = await topolvm(t)
   const [agent, router] = await Promise.all([
