@@ -1,19 +1,24 @@
 /**
  * Tracked volumes in a real kernel: attached, activated, grown, and whatever is refused, because a write or a discard would go unseen.
  */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
+import { LvmReporter } from '../../src/agent/lvm/report.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { extentsOfBlocks } from '../support/era-model.ts'
 import { discard } from './discard.ts'
 import { alignedBuffer, createDevice, reloadDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
 import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver, writtenSince } from './era-lab.ts'
-import { failure } from './owned-agent.ts'
+import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
+import { failure, until } from './owned-agent.ts'
 
 run('/run/modprobe', ['dm-era'])
+prepareLvm({ mapped: true })
 const deviceMapper = new DeviceMapper()
 test.after.always(() => deviceMapper.close())
 
@@ -256,6 +261,92 @@ test.serial('grown, and what is beyond is tracked; it does not shrink', async (t
   data.grow(48)
   await volumes.activateEra({ volume: 'growing', startOver: false })
   await volumes.detachEra({ volume: 'growing' })
+})
+
+test.serial('reports of LVM neither wait for a suspended volume nor keep one from growing', async (t) => {
+  t.timeout(300_000)
+  const [group, data, metadata] = [loopDisk(200), loopDisk(16), loopDisk(8)]
+  createGroup('vg-r', group.path)
+  createThick('vg-r', 'other', 16)
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  await volumes.attachEra(request('reported', data.path, metadata.path))
+  // Suspended for as long as nobody ends it, as far as this test is concerned.
+  const { token } = await volumes.beginSnapshot({ volume: 'reported', name: 'a', deadlineMs: 600_000 })
+  t.is((await new LvmReporter().logicalVolumes('vg-r'))?.length, 1)
+  t.true((await deviceMapper.info('reported'))?.suspended)
+  await volumes.endSnapshot({ token, reference: '', abandon: true })
+
+  let [grown, asked] = [false, 0]
+  const asking = [1, 2].map(async () => {
+    const reporter = new LvmReporter()
+    for (; !grown; asked++) await reporter.logicalVolumes('vg-r')
+  })
+  try {
+    for (let mebibytes = 17; mebibytes <= 21; mebibytes++) {
+      data.grow(mebibytes)
+      const before = asked
+      t.is((await volumes.growEra({ volume: 'reported' })).sizeBytes, mebibytes * mebibyte)
+      await until(
+        () => Promise.resolve(asked),
+        (now) => now > before
+      )
+    }
+  } finally {
+    grown = true
+  }
+  await Promise.all(asking)
+  await volumes.detachEra({ volume: 'reported' })
+  lvm('vgremove', '--force', 'vg-r')
+})
+
+test.serial('who asks a volume that is about to grow for its status is let go first', async (t) => {
+  const [data, metadata] = [loopDisk(16), loopDisk(4)]
+  const catalog = await labCatalog(t)
+  const answers: Promise<unknown>[] = []
+  let mostAsked = 1
+  /** While it is suspended, as LVM does without a filter. */
+  const meddled = new Proxy(deviceMapper, {
+    get(target, name) {
+      const method: unknown = Reflect.get(target, name, target)
+      if (typeof method !== 'function') return method
+      return async (...args: unknown[]) => {
+        const result = (await Reflect.apply(method, target, args)) as unknown
+        if (name === 'suspend' && answers.length < mostAsked) {
+          const asking = spawn('dmsetup', ['status', 'asked'], { stdio: 'ignore' })
+          answers.push(once(asking, 'exit'))
+          await until(
+            () => Promise.resolve(readFileSync(`/proc/${asking.pid}/stat`, 'utf8')),
+            (stat) => stat.includes(' D ')
+          )
+        }
+        return result
+      }
+    }
+  })
+  await using driver = await startDriver(catalog, meddled, { recorder: noRecorder })
+  const { volumes } = driver
+  await volumes.attachEra(request('asked', data.path, metadata.path))
+  data.grow(17)
+  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 17 * mebibyte)
+  t.deepEqual(await Promise.all(answers), [[0, null]])
+
+  // Whoever never stops is no reason to wait for ever.
+  mostAsked = Infinity
+  data.grow(18)
+  const busy = await failure(volumes.growEra({ volume: 'asked' }))
+  t.is(busy.code, 'DM_DEVICE_BUSY')
+  t.regex(busy.message, /process \d+ \(dmsetup\) waits/)
+  t.like((await volumes.listEra({ volume: 'asked' })).volumes[0], {
+    sizeBytes: 17 * mebibyte,
+    suspended: false,
+    underWay: ''
+  })
+  mostAsked = 0
+  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 18 * mebibyte)
+  for (const answer of await Promise.all(answers)) t.deepEqual(answer, [0, null])
+  await volumes.detachEra({ volume: 'asked' })
 })
 
 test.serial('metadata that is not what it was is refused, and formatted anew on request only', async (t) => {

@@ -14,6 +14,7 @@ import {
   openSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -50,6 +51,10 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
   await using driver = await startDriver(catalog, deviceMapper, { recorder })
   const { volumes } = driver
   await volumes.attachEra({ ...request('lv', '/dev/vg-a/data-1', metadata.path), snapshotSize: '50%ORIGIN' })
+  // In LVM's sight: what stands on it, and another name, of which LVM needs but one.
+  createDevice('upon', '0 8192 linear /dev/mapper/lv 0')
+  createDevice('upon-that', '0 8192 linear /dev/mapper/upon 0')
+  symlinkSync('lv', '/dev/mapper/another-name')
   // Its file system is in LVM's sight twice, and LVM must not touch the upper one.
   const writer = await startOrderedWriter(t, '/dev/mapper/lv', 40 * 2 ** 20)
   const boundaries: number[] = []
@@ -66,6 +71,8 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
   writer.kill('SIGKILL')
   await once(writer, 'exit')
   t.false(await suspended('lv'))
+  for (const name of ['upon-that', 'upon']) removeDevice(name)
+  rmSync('/dev/mapper/another-name')
 
   const twice = await failure(volumes.createEraSnapshot({ volume: 'lv', name: 's1', deadlineMs: 0 }))
   t.is(twice.code, 'DM_DEVICE_BUSY')

@@ -6,6 +6,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { release } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { ClaimedDevice } from '../../devicemapper/block-device.ts'
@@ -17,10 +18,11 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity } from './device-identity.ts'
-import { eraUuid, guardName, guardUuid } from './era-devices.ts'
+import { guardName } from './era-devices.ts'
 import { onceNoKeeper } from './era-slot.ts'
 import { continued, type EraGuard } from './guard.ts'
 import type { LowerSnapshots } from './lower-snapshot.ts'
+import { waitingForDeviceMapper } from './processes.ts'
 import { resumeTracked, Suspension } from './suspension.ts'
 import { dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
 
@@ -32,6 +34,10 @@ const LEAST_METADATA_BYTES = 2 ** 20
 const MAX_BLOCKS = 2 ** 31
 /** How long a volume is suspended at most while it grows, in milliseconds. */
 const GROW_DEADLINE_MS = 30_000
+/** How often a volume is suspended to grow, where others ask it something in that moment. */
+const MOST_TRIES = 3
+/** How often a table that is being dropped is looked for, in milliseconds. */
+const LOOK_MS = 5
 
 export interface AttachRequest {
   readonly name: string
@@ -261,7 +267,7 @@ export class Attachment {
         return this.#settleGrow(volume, tracked, intent)
       case 'snapshot': {
         await resumeTracked(this.#deviceMapper, tracked)
-        const left = await this.#lower.unfinished(volume, intent.snapshot, intent.token, await this.ownDevices())
+        const left = await this.#lower.unfinished(volume, intent.snapshot, intent.token)
         await left?.remove().catch((error: unknown) => {
           // No snapshot of ours refers to it: it costs space, no more.
           this.#logger.warn(
@@ -273,14 +279,6 @@ export class Attachment {
         return `snapshot ${name}/${intent.snapshot} was not finished: it is given up`
       }
     }
-  }
-
-  /** The devices of all volumes, as far as they are active. */
-  async ownDevices() {
-    const { volumes } = await this.#catalog.eraView()
-    const uuids = volumes.flatMap((each) => [eraUuid(each), guardUuid(each)])
-    const infos = await Promise.all(uuids.map((uuid) => this.#deviceMapper.info({ uuid })))
-    return infos.filter((info) => info !== undefined)
   }
 
   async #settleAttach(volume: EraVolume, tracked: TrackedDevice): Promise<string> {
@@ -334,7 +332,27 @@ export class Attachment {
     }
   }
 
+  /**
+   * Gives both devices larger tables. Whoever asks the era device for its status while it is suspended waits for its resume, and the resume
+   * that exchanges its table waits for whoever asks: so where somebody does, it is resumed with the table that it had, and tried again.
+   */
   async #enlarge(volume: EraVolume, lengthSectors: number): Promise<void> {
+    // What waits already does not wait for this volume.
+    const before = new Set((await waitingForDeviceMapper()).map(({ pid }) => pid))
+    for (let tries = 1; ; tries++) {
+      const asking = await this.#exchangeTables(volume, lengthSectors, before)
+      if (!asking) return
+      if (tries < MOST_TRIES) continue
+      throw new DeltamapperError(
+        'DM_DEVICE_BUSY',
+        `${volume.name} cannot grow while process ${asking.pid} (${asking.name}) waits for device-mapper: it may wait for this volume`,
+        'ask again when that is done; have `global_filter` in lvm.conf leave out the devices of tracked volumes'
+      )
+    }
+  }
+
+  /** @returns who stood in the way: then nothing has been exchanged */
+  async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<number>) {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const { table, dataDevice, guard } = await tracked.active()
     const suspension = await Suspension.prepare(this.#deviceMapper, tracked, GROW_DEADLINE_MS)
@@ -348,12 +366,19 @@ export class Attachment {
       // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
       await refuseDiscards(guard)
       await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
+      // As late as can be: what begins to wait after this look is not seen.
+      const asking = (await waitingForDeviceMapper()).find(({ pid }) => !before.has(pid))
+      const dropped = asking && (await this.#dropTable(tracked))
       const { ms, held } = await suspension.resume()
-      this.#logger.info(
-        { volume: volume.name, sizeBytes: lengthSectors * SECTOR_BYTES, suspendedMs: Math.round(ms) },
-        'grown'
-      )
-      if (held) return
+      await dropped?.over
+      const suspendedMs = Math.round(ms)
+      if (asking) {
+        const { pid, name } = asking
+        this.#logger.warn({ volume: volume.name, pid, process: name, suspendedMs }, 'not grown: somebody waits for it')
+        return asking
+      }
+      this.#logger.info({ volume: volume.name, sizeBytes: lengthSectors * SECTOR_BYTES, suspendedMs }, 'grown')
+      if (held) return undefined
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
         `${volume.name} was resumed before it had grown`,
@@ -362,6 +387,19 @@ export class Attachment {
     } finally {
       await suspension.end()
     }
+  }
+
+  /**
+   * Drops the era table that is loaded, which is done at once.
+   *
+   * @returns `over`: when those who ask the table that is in place are done, too, which the kernel waits for
+   */
+  async #dropTable(tracked: TrackedDevice): Promise<{ over: Promise<unknown> }> {
+    const over = this.#deviceMapper.clear(tracked.era)
+    // (Should it fail while nobody waits for it.)
+    over.catch(() => undefined)
+    while ((await this.#deviceMapper.info(tracked.era))?.hasInactiveTable) await Promise.race([over, sleep(LOOK_MS)])
+    return { over }
   }
 
   async #refuseTaken(dmName: string): Promise<void> {

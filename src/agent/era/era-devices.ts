@@ -3,6 +3,9 @@
  * while names are for people and can be anybody's.
  */
 
+/** What all of these UUIDs begin with. */
+export const TRACKED_UUIDS = 'DELTAMAPPER-era'
+
 /** @param volume with the id that the catalog has, `era:` and a random UUID */
 export function eraUuid(volume: { readonly id: string }): string {
   return `DELTAMAPPER-${volume.id.replace(':', '-')}`

@@ -175,15 +175,8 @@ export class EraVolumes implements EraBackend {
     const deadline = this.#deadline(deadlineMs)
     const recorded = await this.inTurn(volume, async () => {
       const begun = performance.now()
-      const { boundary, prepared } = await Boundary.begin(
-        this.#parts,
-        volume,
-        name,
-        deadline,
-        async (checked, token) => {
-          const ours = await this.#attachment.ownDevices()
-          return this.#lower.prepare(checked.volume, checked.devices.dataDevice, ours, name, token)
-        }
+      const { boundary, prepared } = await Boundary.begin(this.#parts, volume, name, deadline, (checked, token) =>
+        this.#lower.prepare(checked.volume, checked.devices.dataDevice, name, token)
       )
       try {
         const over = AbortSignal.any([boundary.lost, this.#closing.signal])
@@ -261,9 +254,8 @@ export class EraVolumes implements EraBackend {
   async deleteSnapshot(volume: string, name: string): Promise<void> {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
-      const ours = await this.#attachment.ownDevices()
       const lower = JSON.parse(snapshot.lower) as Lower
-      await (await this.#lower.recorded(lower, tracked, ours))?.remove()
+      await (await this.#lower.recorded(lower, tracked))?.remove()
       await this.#catalog.deleteEraSnapshot(volume, name)
     })
   }

@@ -2,17 +2,14 @@
  * The snapshot of what is below a tracked volume, taken while that is suspended: by LVM where the data device is one of its volumes, or by a
  * command that was configured.
  *
- * LVM looks at every block device before it does anything, and asks a suspended era device for its status, which hangs for as long as that is
- * suspended. So it is told to leave the devices of tracked volumes alone, by all the names that they have, in front of whatever filter it
- * has of its own. What was made for one snapshot carries its token as a tag: nothing else is ever removed.
+ * LVM must not look at what is suspended (lvm/filter.ts). What was made for one snapshot carries its token as a tag: nothing else is ever
+ * removed.
  */
-import { readdir, readlink } from 'node:fs/promises'
-import { basename, join } from 'node:path'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
-import { nodeName } from '../../../native/device.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { type CommandLimits, describeCommand, oneLine, startCommand } from '../lvm/command.ts'
+import { filterOptions } from '../lvm/filter.ts'
 
 /** The longest output that is kept of a command, in bytes. */
 const MAX_OUTPUT_BYTES = 65_536
@@ -69,13 +66,11 @@ export class LowerSnapshots {
    * Prepares a snapshot: what can be found out is found out before anything is suspended.
    *
    * @param dataDevice what the volume stands on
-   * @param ours the devices of all tracked volumes
    * @throws DM_CONFIG_INVALID when nothing says how; DM_LVM_FAILED
    */
   async prepare(
     { name: volumeName, dataDevice: dataPath, snapshotBy }: EraVolume,
     dataDevice: DeviceNumber,
-    ours: readonly DeviceInfo[],
     snapshot: string,
     token: string
   ): Promise<LowerSnapshot> {
@@ -90,15 +85,11 @@ export class LowerSnapshots {
         `configure era.snapshotCommands.${volumeName}, or have your driver take it between BeginSnapshot and EndSnapshot`
       )
     }
-    return this.#lvmSnapshot(lv, await this.#filter(ours), snapshot, token, parseSnapshotBy(snapshotBy))
+    return this.#lvmSnapshot(lv, snapshot, token, parseSnapshotBy(snapshotBy))
   }
 
   /** What a record says of a snapshot, so that it can be removed. Undefined where that is somebody else's to do. */
-  async recorded(
-    lower: Lower,
-    { name, dataDevice }: EraVolume,
-    ours: readonly DeviceInfo[]
-  ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
+  async recorded(lower: Lower, { name, dataDevice }: EraVolume): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
     switch (lower.kind) {
       case 'driver':
         return undefined
@@ -106,10 +97,8 @@ export class LowerSnapshots {
         const commands = Object.hasOwn(this.#commands, name) ? this.#commands[name] : undefined
         return commands && commandSnapshot(commands, [name, lower.name, dataDevice])
       }
-      case 'lvm': {
-        const filter = await this.#filter(ours)
-        return { remove: () => this.#removeTagged(lower.token, filter) }
-      }
+      case 'lvm':
+        return { remove: () => this.#removeTagged(lower.token) }
     }
   }
 
@@ -117,40 +106,37 @@ export class LowerSnapshots {
   async unfinished(
     volume: EraVolume,
     snapshot: string,
-    token: string,
-    ours: readonly DeviceInfo[]
+    token: string
   ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
     const isCommand = Object.hasOwn(this.#commands, volume.name)
     const lower: Lower = isCommand ? { kind: 'command', name: snapshot } : { kind: 'lvm', volume: '', token }
-    return this.recorded(lower, volume, ours)
+    return this.recorded(lower, volume)
   }
 
   async #lvmSnapshot(
     { vg, lv }: { vg: string; lv: string },
-    filter: string,
     snapshot: string,
     token: string,
     { size }: SnapshotBy
   ): Promise<LowerSnapshot> {
-    const report = ['lvs', '--config', filter, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
+    const filter = await this.#filter()
+    const report = ['lvs', ...filter, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
     const isThin = (await this.#lvm(report, REMOVE_DEADLINE_MS)).split('\n').some((line) => line.trim() === 'thin')
     const wanted = size ?? DEFAULT_SIZE
     const room = isThin ? [] : [wanted.includes('%') ? '--extents' : '--size', wanted]
-    const words = ['lvcreate', '--config', filter, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
+    const words = ['lvcreate', ...filter, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
     return {
       lower: { kind: 'lvm', volume: `${vg}/${snapshot}`, token },
       take: async (deadlineMs, signal) => {
         await this.#lvm([...words, '--name', snapshot, `${vg}/${lv}`], deadlineMs, signal)
       },
-      remove: () => this.#removeTagged(token, filter)
+      remove: () => this.#removeTagged(token)
     }
   }
 
-  async #removeTagged(token: string, filter: string): Promise<void> {
-    await this.#lvm(
-      ['lvremove', '--config', filter, '--yes', '--select', `lv_tags=${tagOf(token)}`],
-      REMOVE_DEADLINE_MS
-    )
+  async #removeTagged(token: string): Promise<void> {
+    const filter = await this.#filter()
+    await this.#lvm(['lvremove', ...filter, '--yes', '--select', `lv_tags=${tagOf(token)}`], REMOVE_DEADLINE_MS)
   }
 
   async #lvm(words: readonly string[], deadlineMs: number, signal?: AbortSignal): Promise<string> {
@@ -158,23 +144,9 @@ export class LowerSnapshots {
     return runCommand([...this.#lvmCommand, ...words], described, { deadlineMs, signal }, 'DM_LVM_FAILED')
   }
 
-  /** `--config` for LVM: the devices of tracked volumes are none of its. */
-  async #filter(ours: readonly DeviceInfo[]): Promise<string> {
-    const rejected = await Promise.all(ours.map(aliases))
-    const own = await this.#ownFilter()
-    const patterns = [...rejected.flat().map((path) => `"r|^${escaped(path)}$|"`), ...own]
-    // LVM takes no empty one: after a restart no volume is active yet, and there is something to remove all the same.
-    return `devices { global_filter=[ ${patterns.join(', ') || '"a|.*|"'} ] }`
-  }
-
-  /** What lvm.conf has in `global_filter`, word by word: ours comes in its place. */
-  async #ownFilter(): Promise<string[]> {
-    const words = [...this.#lvmCommand, 'lvmconfig', 'devices/global_filter']
-    // It fails where none is set.
-    const { result } = startCommand(words, { deadlineMs: REMOVE_DEADLINE_MS, maxOutputBytes: MAX_OUTPUT_BYTES })
-    const { exitCode, stdout } = await result
-    if (exitCode !== 0) return []
-    return stdout.slice(stdout.indexOf('=')).match(/"(?:[^"\\]|\\.)*"/g) ?? []
+  /** What stands on a volume is not looked at either: it hangs as the volume does. */
+  #filter(): Promise<string[]> {
+    return filterOptions(this.#lvmCommand, { holders: true })
   }
 }
 
@@ -237,26 +209,5 @@ async function runCommand(
     code,
     `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
     'put right what it complains of, and ask again'
-  )
-}
-
-/** All names that a device has under /dev. */
-async function aliases({ name, minor }: DeviceInfo): Promise<string[]> {
-  const paths = [`/dev/mapper/${nodeName(name)}`, `/dev/dm-${minor}`]
-  const folders = await readdir('/dev/disk').catch(() => [])
-  for (const folder of folders) {
-    for (const each of await readdir(join('/dev/disk', folder)).catch(() => [])) {
-      const path = join('/dev/disk', folder, each)
-      const target = await readlink(path).catch(() => '')
-      if (basename(target) === `dm-${minor}`) paths.push(path)
-    }
-  }
-  return paths
-}
-
-/** A path as LVM's patterns have it (libdm/regex), between bars, inside of a quoted string. */
-function escaped(path: string): string {
-  return path.replaceAll(/[.*+?^$()[\]{}|\\"]/g, (character) =>
-    character === '|' || character === '"' ? '.' : `\\\\${character}`
   )
 }

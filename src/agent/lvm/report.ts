@@ -1,18 +1,20 @@
 /**
  * Asks LVM what it knows of a volume group.
  *
- * - With `--readonly`: LVM then reads its metadata from disk without a lock and without a word to the kernel. So it waits neither
- *   for an lvcreate that is under way (it holds the group's lock) nor for a hanging device-mapper device, needs no lock directory
- *   shared with the host, and cannot change anything. What that loses is what the kernel knows: activity, open state, a pool's
- *   health. device-mapper tells those better: LVM calls a pool inactive when only its thin volumes are active. An uncommitted change
- *   is not seen, a half-written one fails LVM's own checksum.
+ * - With `--readonly`: LVM then reads its metadata from disk without a lock, and asks the kernel nothing about its volumes. So it does
+ *   not wait for an lvcreate that is under way (it holds the group's lock), needs no lock directory shared with the host, and cannot
+ *   change anything. What that loses is what the kernel knows: activity, open state, a pool's health. device-mapper tells those better:
+ *   LVM calls a pool inactive when only its thin volumes are active. An uncommitted change is not seen, a half-written one fails LVM's
+ *   own checksum. It still looks at every block device for its metadata, and waits for one that hangs; tracked volumes, which hang
+ *   while they are suspended, it is kept from (filter.ts).
  * - The whole group at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
  *   whoever asks, gets onto a command line.
  * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
  *   already under way is not shared, because a snapshot taken since then would be missing from it.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { type CommandResult, describeCommand, oneLine, type RunningCommand, startCommand } from './command.ts'
+import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
+import { filterOptions } from './filter.ts'
 import {
   type LogicalVolume,
   logicalVolumeFields,
@@ -41,7 +43,8 @@ interface Question {
   /** What errors call it: the command as a person would type it, without our options. */
   readonly described: string
   readonly answer: Promise<CommandResult>
-  start(): RunningCommand
+  /** Asks. Resolves when no process of it is left. @param onStart told the process group */
+  run(onStart: (pid: number | undefined) => void): Promise<void>
 }
 
 export class LvmReporter {
@@ -97,7 +100,7 @@ export class LvmReporter {
     names: readonly string[] = []
   ): Promise<string | undefined> {
     const key = [subcommand, ...names].join(' ')
-    const question = this.#waiting.get(key) ?? this.#enqueue(key, [subcommand, ...options, '--', ...names])
+    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names])
     this.#next()
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
@@ -106,7 +109,7 @@ export class LvmReporter {
     throw exitError(question.described, exitCode, stderr)
   }
 
-  #enqueue(key: string, words: readonly string[]): Question {
+  #enqueue(key: string, subcommand: string, words: readonly string[]): Question {
     const { promise, resolve, reject } = Promise.withResolvers<CommandResult>()
     const described = describeCommand([...this.#command, ...key.split(' ')])
     const deadline = performance.now() + this.#deadlineMs
@@ -117,12 +120,19 @@ export class LvmReporter {
     const question: Question = {
       described,
       answer: promise,
-      start: () => {
+      run: async (onStart) => {
         clearTimeout(timer)
-        const limits = { deadlineMs: Math.max(1, deadline - performance.now()), maxOutputBytes: this.#maxOutputBytes }
-        const command = startCommand([...this.#command, ...words], limits, described)
-        command.result.then(resolve, reject)
-        return command
+        try {
+          const filter = await filterOptions(this.#command)
+          const deadlineMs = Math.max(1, deadline - performance.now())
+          const limits = { deadlineMs, maxOutputBytes: this.#maxOutputBytes }
+          const command = startCommand([...this.#command, subcommand, ...filter, ...words], limits, described)
+          onStart(command.pid)
+          command.result.then(resolve, reject)
+          await command.gone
+        } catch (error) {
+          reject(error)
+        }
       }
     }
     this.#waiting.set(key, question)
@@ -135,9 +145,12 @@ export class LvmReporter {
     if (!first) return
     const [key, question] = first
     this.#waiting.delete(key)
-    const { pid, gone } = question.start()
-    this.#running = { described: question.described, pid }
-    void gone.then(() => {
+    const { described } = question
+    this.#running = { described, pid: undefined }
+    const onStart = (pid: number | undefined) => {
+      this.#running = { described, pid }
+    }
+    void question.run(onStart).then(() => {
       this.#running = undefined
       this.#next()
     })

@@ -1,0 +1,158 @@
+/**
+ * What every LVM command of ours is told to leave alone: the devices of tracked volumes.
+ *
+ * LVM looks at every block device before it does anything, and asks a device of device-mapper's for its status. A suspended era device
+ * answers when it is resumed; should it get another table then, as it does when the volume grows, the two wait for each other for good. So no
+ * command of ours gets to see one, by any of the names that it has (LVM takes a device if *any* of its names is accepted), in front of
+ * whatever filter LVM has of its own.
+ *
+ * Read from sysfs, so that it costs little and concerns the volumes of every agent on this machine.
+ */
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { decodeDeviceNumber, nodeName } from '../../../native/device.ts'
+import { TRACKED_UUIDS } from '../era/era-devices.ts'
+import { startCommand } from './command.ts'
+
+/** How long LVM may take to tell its configuration, in milliseconds, and how much of it there may be, in bytes. */
+const CONFIGURATION_DEADLINE_MS = 20_000
+const MAX_CONFIGURATION_BYTES = 65_536
+/** Folders in /dev that hold no block devices, and maybe many files. */
+const NO_BLOCK_DEVICES = new Set(['char', 'fd', 'hugepages', 'mqueue', 'pts', 'shm'])
+
+export interface FilterOptions {
+  /**
+   * Leaves alone what stands on them as well, such as an encrypted volume: it cannot be read while a volume is suspended. Not for reports:
+   * there may be a volume group on it, whose volumes are asked for.
+   */
+  readonly holders?: boolean
+}
+
+/** Where the kernel and udev tell of devices. */
+export interface FilterPlaces {
+  readonly sysfs: string
+  readonly udev: string
+  readonly dev: string
+}
+
+interface Block {
+  /** As the kernel calls it. */
+  readonly name: string
+  /** `MAJOR:MINOR` */
+  readonly number: string
+  /** As device-mapper calls it, if it is one of its. */
+  readonly dmName: string | undefined
+}
+
+/**
+ * Options for an LVM command, to be put after its name.
+ *
+ * @param command the words that start LVM
+ * @returns none where no volume is tracked
+ * @throws DM_LVM_FAILED when LVM cannot be asked for the filter that it has
+ */
+export async function filterOptions(
+  command: readonly string[],
+  { holders = false }: FilterOptions = {},
+  places: FilterPlaces = { sysfs: '/sys', udev: '/run/udev/data', dev: '/dev' }
+): Promise<string[]> {
+  const tracked = await trackedDevices(places)
+  const rejected = holders ? await withHolders(tracked, places) : tracked
+  if (rejected.length === 0) return []
+  const paths = await allNames(rejected, places)
+  const patterns = [...paths.map((path) => `"r|^${escaped(path)}$|"`), ...(await configuredFilter(command))]
+  return ['--config', `devices { global_filter=[ ${patterns.join(', ')} ] }`]
+}
+
+/** What lvm.conf has in `global_filter`, word by word: ours comes in its place. */
+async function configuredFilter(command: readonly string[]): Promise<string[]> {
+  const limits = { deadlineMs: CONFIGURATION_DEADLINE_MS, maxOutputBytes: MAX_CONFIGURATION_BYTES }
+  const { result } = startCommand([...command, 'lvmconfig', 'devices/global_filter'], limits)
+  // It fails where none is set.
+  const { exitCode, stdout } = await result
+  if (exitCode !== 0) return []
+  return stdout.slice(stdout.indexOf('=')).match(/"(?:[^"\\]|\\.)*"/g) ?? []
+}
+
+/** The devices of tracked volumes, guards among them. */
+async function trackedDevices(places: FilterPlaces): Promise<Block[]> {
+  const names = await readdir(classFolder(places)).catch(() => [])
+  const found = await Promise.all(
+    names
+      .filter((name) => /^dm-\d+$/.test(name))
+      .map(async (name) => {
+        const uuid = await attribute(places, name, 'dm/uuid')
+        return uuid.startsWith(TRACKED_UUIDS) ? block(places, name) : undefined
+      })
+  )
+  return found.filter((each) => each !== undefined)
+}
+
+/** Them, and whatever stands on them, however many devices are in between. */
+async function withHolders(devices: readonly Block[], places: FilterPlaces): Promise<Block[]> {
+  const found = new Map<string, Block>()
+  const add = async (each: Block | undefined): Promise<void> => {
+    if (!each || found.has(each.name)) return
+    found.set(each.name, each)
+    const folder = join(classFolder(places), each.name)
+    const holders = await readdir(join(folder, 'holders')).catch(() => [])
+    const partitions = (await readdir(folder).catch(() => [])).filter((name) => name.startsWith(each.name))
+    for (const name of [...holders, ...partitions]) await add(await block(places, name))
+  }
+  for (const each of devices) await add(each)
+  return [...found.values()]
+}
+
+async function block(places: FilterPlaces, name: string): Promise<Block | undefined> {
+  const number = await attribute(places, name, 'dev')
+  // Gone in the same moment.
+  if (number === '') return undefined
+  const dmName = await attribute(places, name, 'dm/name')
+  return { name, number, dmName: dmName === '' ? undefined : dmName }
+}
+
+/** All names that the devices have, or could have, for LVM. */
+async function allNames(devices: readonly Block[], places: FilterPlaces): Promise<string[]> {
+  const names = new Set<string>()
+  for (const { name, number, dmName } of devices) {
+    names.add(`/dev/${name.replaceAll('!', '/')}`)
+    if (dmName !== undefined) names.add(`/dev/mapper/${nodeName(dmName)}`)
+    names.add(`/dev/block/${number}`)
+    // (LVM asks udev for names where it is configured to, and its /dev may be another than ours.)
+    const known = await readFile(join(places.udev, `b${number}`), 'utf8').catch(() => '')
+    for (const [, link] of known.matchAll(/^S:(.+)$/gm)) names.add(`/dev/${link}`)
+  }
+  const numbers = new Set(devices.map(({ number }) => number))
+  for await (const path of nodesOf(numbers, places.dev)) names.add(path)
+  return [...names]
+}
+
+/** The block devices, and symbolic links to such, that have one of these numbers. */
+async function* nodesOf(numbers: ReadonlySet<string>, folder: string): AsyncGenerator<string> {
+  for (const entry of await readdir(folder, { withFileTypes: true }).catch(() => [])) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) {
+      if (!NO_BLOCK_DEVICES.has(entry.name)) yield* nodesOf(numbers, path)
+    } else if (entry.isBlockDevice() || entry.isSymbolicLink()) {
+      const facts = await stat(path).catch(() => undefined)
+      if (!facts?.isBlockDevice()) continue
+      const { major, minor } = decodeDeviceNumber(facts.rdev)
+      if (numbers.has(`${major}:${minor}`)) yield path
+    }
+  }
+}
+
+function classFolder({ sysfs }: FilterPlaces): string {
+  return join(sysfs, 'class/block')
+}
+
+async function attribute(places: FilterPlaces, name: string, file: string): Promise<string> {
+  return (await readFile(join(classFolder(places), name, file), 'utf8').catch(() => '')).trim()
+}
+
+/** A path as LVM's patterns have it (libdm/regex), between bars, inside of a quoted string. */
+function escaped(path: string): string {
+  return path.replaceAll(/[.*+?^$()[\]{}|\\"]/g, (character) =>
+    character === '|' || character === '"' ? '.' : `\\\\${character}`
+  )
+}
