@@ -138,7 +138,7 @@ test.serial('beside an active volume', async (t) => {
 test.serial('beside an inactive volume', async (t) => {
   t.timeout(300_000)
   await using volume = await startVolume(t)
-  const { volumes, sameLine, anotherLine } = volume
+  const { volumes, snapshot, sameLine, anotherLine } = volume
   const whileInactive = async (happens: () => unknown) => {
     await volumes.deactivateEra({ volume: 'beside' })
     await happens()
@@ -146,6 +146,15 @@ test.serial('beside an inactive volume', async (t) => {
   }
   await whileInactive(() => lvm('lvchange', '--refresh', 'vgb/data'))
   await sameLine('nothing was written')
+  const [first, second] = [await snapshot(), await snapshot()]
+  await whileInactive(() => volumes.deleteSnapshot('beside', second))
+  await sameLine('a snapshot was removed by us')
+  // Written from below, which the data device does not count.
+  write(upper, 10, 'oflag=direct')
+  await whileInactive(() => lvm('lvconvert', '--merge', '--interval', '1', `vgb/${first}`))
+  await anotherLine(
+    /^snapshot \w{32} is gone, and may have been merged into \/dev\/vgb\/data while beside was not active/
+  )
   // The counters of another device would begin anew.
   await whileInactive(() => {
     write(lower, 20, 'oflag=direct')

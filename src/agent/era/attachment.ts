@@ -21,7 +21,7 @@ import { deviceIdentity } from './device-identity.ts'
 import { guardName } from './era-devices.ts'
 import { onceNoKeeper } from './era-slot.ts'
 import { continued, type EraGuard } from './guard.ts'
-import type { LowerSnapshots } from './lower-snapshot.ts'
+import type { LowerSnapshot, LowerSnapshots } from './lower-snapshot.ts'
 import { waitingForDeviceMapper } from './processes.ts'
 import { resumeTracked, Suspension } from './suspension.ts'
 import { dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
@@ -268,7 +268,7 @@ export class Attachment {
       case 'snapshot': {
         await resumeTracked(this.#deviceMapper, tracked)
         const left = await this.#lower.unfinished(volume, intent.snapshot, intent.token)
-        await left?.remove().catch((error: unknown) => {
+        await this.removeLower(volume, left).catch((error: unknown) => {
           // No snapshot of ours refers to it: it costs space, no more.
           this.#logger.warn(
             { volume: name, snapshot: intent.snapshot, err: error },
@@ -279,6 +279,13 @@ export class Attachment {
         return `snapshot ${name}/${intent.snapshot} was not finished: it is given up`
       }
     }
+  }
+
+  /** Removes what was taken below a volume; nothing where that is somebody else's to do. @throws what removing throws */
+  async removeLower(volume: EraVolume, lower: Pick<LowerSnapshot, 'remove'> | undefined): Promise<void> {
+    if (lower === undefined) return
+    const seen = await new TrackedDevice(this.#deviceMapper, volume).removeLower(() => lower.remove())
+    if (seen) await this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
   }
 
   async #settleAttach(volume: EraVolume, tracked: TrackedDevice): Promise<string> {

@@ -255,7 +255,7 @@ export class EraVolumes implements EraBackend {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
       const lower = JSON.parse(snapshot.lower) as Lower
-      await (await this.#lower.recorded(lower, tracked))?.remove()
+      await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
       await this.#catalog.deleteEraSnapshot(volume, name)
     })
   }

@@ -14,9 +14,10 @@
  * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
  */
 import { createHash } from 'node:crypto'
+import { stat } from 'node:fs/promises'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
 import { DeviceMapperError } from '../../../native/device-mapper-error.ts'
-import { nodeName } from '../../../native/device.ts'
+import { decodeDeviceNumber, nodeName } from '../../../native/device.ts'
 import { ClaimedDevice, LOOK_BYTES, onceFree, sizeOf } from '../../devicemapper/block-device.ts'
 import {
   type BlockCounters,
@@ -36,6 +37,7 @@ import type { EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity } from './device-identity.ts'
 import { eraUuid, guardName, guardUuid } from './era-devices.ts'
+import { mergeable } from './mergeable.ts'
 
 const SECTOR_BYTES = 512
 /** Formatting a large device's metadata takes its time. */
@@ -167,6 +169,24 @@ export class TrackedDevice {
     )
   }
 
+  /**
+   * Removes what was taken below. It is not missed then when the volume is activated, as a snapshot is that was merged.
+   *
+   * @returns what is to be remembered instead; undefined when nothing has to be
+   */
+  async removeLower(remove: () => Promise<void>): Promise<LowerSeen | undefined> {
+    const seen = parseLowerSeen(this.volume.lowerSeen)
+    const facts = await stat(this.volume.dataDevice).catch(() => undefined)
+    const look = async (): Promise<string[]> =>
+      facts?.isBlockDevice() ? mergeable(this.#deviceMapper, decodeDeviceNumber(facts.rdev)) : []
+    const were = await look()
+    await remove()
+    if (seen.state === 'never' || seen.mergeable === undefined) return undefined
+    const are = await look()
+    const removed = were.filter((each) => !are.includes(each))
+    return { ...seen, mergeable: seen.mergeable.filter((each) => !removed.includes(each)) }
+  }
+
   /** Makes the start of the metadata device blank, so that the kernel formats it anew. */
   async blankMetadata(): Promise<void> {
     await using device = await ClaimedDevice.open(this.volume.metadataDevice, { writable: true })
@@ -236,6 +256,7 @@ export class TrackedDevice {
       openLimit: open && `${open[0]} let discards through (discard_max_bytes was ${open[1]})`,
       discards: counted.guard.discards,
       data,
+      mergeable: await mergeable(this.#deviceMapper, dataDevice),
       pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
       pastGuard: data.writtenSectors - counted.guard.writtenSectors,
       settled: quietBefore && isQuiet(await this.info())
@@ -269,7 +290,7 @@ export class TrackedDevice {
 
   /** What is to be remembered of an active volume, for the next look. */
   seenActive(
-    { boot, instance, discards, settled, pastEra, pastGuard, data, ...now }: ActiveLook,
+    { boot, instance, discards, settled, pastEra, pastGuard, data, mergeable, ...now }: ActiveLook,
     before: LowerSeen
   ): LowerSeen {
     const was = countersThen({ boot, instance, ...now }, before)
@@ -278,7 +299,7 @@ export class TrackedDevice {
       : was === 'other devices'
         ? undefined
         : was.beside
-    return { state: 'active', boot, instance, discards, ...(beside && { beside }) }
+    return { state: 'active', boot, instance, discards, mergeable, ...(beside && { beside }) }
   }
 
   /**
@@ -293,7 +314,8 @@ export class TrackedDevice {
       .update(await device.start())
       .digest('hex')
     const [boot, instance] = [await bootId(), await deviceInstance(data)]
-    return { state: 'inactive', boot, instance, writtenSectors, discards, head }
+    const found = await mergeable(this.#deviceMapper, data)
+    return { state: 'inactive', boot, instance, writtenSectors, discards, head, mergeable: found }
   }
 
   /**
@@ -304,6 +326,8 @@ export class TrackedDevice {
    */
   writtenBeside(now: Inactive, before: LowerSeen): string | undefined {
     const { dataDevice, name } = this.volume
+    const gone = 'mergeable' in before && before.mergeable?.find((each) => !now.mergeable?.includes(each))
+    if (gone) return `${gone} is gone, and may have been merged into ${dataDevice} while ${name} was not active`
     const same = now.instance !== '' && 'instance' in before && now.instance === before.instance
     if (before.state === 'inactive' && before.head !== now.head) {
       return `the first ${LOOK_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
@@ -333,6 +357,7 @@ export type LowerSeen =
       readonly boot: string
       readonly instance: string
       readonly discards: number
+      readonly mergeable?: readonly string[]
       /** When nothing was in flight last; without it where that was not seen in these devices. */
       readonly beside?: Beside
     }
@@ -346,6 +371,8 @@ export interface Inactive {
   readonly writtenSectors: number
   readonly discards: number
   readonly head: string
+  /** What could be merged into it (mergeable.ts). */
+  readonly mergeable?: readonly string[]
 }
 
 /** What has reached a device by other ways than through the one above it, since both appeared. */
@@ -366,6 +393,8 @@ export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
   readonly discards: number
   /** Of the data device. */
   readonly data: BlockCounters
+  /** What could be merged into the data device. */
+  readonly mergeable: readonly string[]
   /** Which device lets discards through, in words. */
   readonly openLimit: string | undefined
   /** No write is in flight between the devices: until then some are counted in one and not yet in another. */
