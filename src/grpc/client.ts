@@ -190,17 +190,28 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   }
 }
 
-/** The messages as batches, without empty ones. Ends the call when left early. */
-async function* batches(
+/** The messages as batches, without empty ones. Ends the call when left early, also before the first was taken. */
+function batches(
+  first: BlockMetadataMessage,
+  rest: AsyncGenerator<BlockMetadataMessage, void>
+): AsyncIterator<ExtentBatch, void> {
+  const answer = withoutEmpty(first, rest)
+  return {
+    next: () => answer.next(),
+    async return() {
+      // A generator that was never asked for anything has nothing that it would do at its end.
+      await rest.return()
+      return answer.return()
+    }
+  }
+}
+
+async function* withoutEmpty(
   first: BlockMetadataMessage,
   rest: AsyncGenerator<BlockMetadataMessage, void>
 ): AsyncGenerator<ExtentBatch, void> {
-  try {
-    if (first.count > 0) yield first
-    for await (const message of rest) if (message.count > 0) yield message
-  } finally {
-    await rest.return()
-  }
+  if (first.count > 0) yield first
+  for await (const message of rest) if (message.count > 0) yield message
 }
 
 /**

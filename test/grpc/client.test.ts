@@ -156,6 +156,20 @@ test.serial('memory does not grow with the length of an answer', async (t) => {
   t.true(grown < 2 ** 25, `${grown} bytes more`)
 })
 
+test('an answer that is left ends its call, also before anything of it was taken', async (t) => {
+  const { address, backend } = await testServer(t)
+  const agent = client(t, address)
+  for (const taken of [0, 1]) {
+    const { batches } = await agent.allocated({ snapshotId: 'endless' })
+    const reader = batches[Symbol.asyncIterator]()
+    for (let i = 0; i < taken; i++) await reader.next()
+    t.is(backend.open, 1)
+    await reader.return?.()
+    t.true(await eventually(() => backend.open === 0), `${taken} taken`)
+    t.true((await reader.next()).done)
+  }
+})
+
 test('a signal ends a call at any time', async (t) => {
   const { address, backend } = await testServer(t)
   const agent = client(t, address)
