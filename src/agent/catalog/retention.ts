@@ -12,8 +12,8 @@ import type { Catalog } from './catalog.ts'
 
 const DAY_MS = 86_400_000
 
-/** Two years after it was last served, and at most a million (some 300 MB). */
-export const retention = { keptMs: 730 * DAY_MS, keep: 1_000_000 } as const
+/** Two years after it was last served, and at most a quarter of a million (some 70 MB, on the disk and in memory). */
+export const retention = { keptMs: 730 * DAY_MS, keep: 250_000 } as const
 
 /** How much history of era volumes is kept. */
 export interface EraRetention {
