@@ -84,6 +84,15 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
   t.false(await suspended('lv'))
   t.is((await volumes.listEra({ volume: 'lv' })).volumes[0]?.underWay, '')
 
+  // Names that LVM keeps for itself: nothing is suspended for them.
+  const { usage } = (await volumes.listEra({ volume: 'lv' })).volumes[0] ?? {}
+  for (const name of ['snapshot-1', 'pvmove', 'x_tmeta', 'x_cvol', 'x_imeta']) {
+    t.throws(() => lvm('lvcreate', '--size', '4m', '--name', name, 'vg-a'), { message: /reserved/ }, name)
+    const reserved = await failure(volumes.createEraSnapshot({ volume: 'lv', name, deadlineMs: 0 }))
+    t.is(reserved.code, 'DM_ARGUMENT_INVALID', name)
+  }
+  t.is((await volumes.listEra({ volume: 'lv' })).volumes[0]?.usage?.currentEra, usage?.currentEra)
+
   await volumes.deleteSnapshot('lv', 's2')
   t.false(existsSync('/dev/vg-a/s2'))
   t.deepEqual(

@@ -10,6 +10,7 @@ import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { type CommandLimits, describeCommand, oneLine, startCommand } from '../lvm/command.ts'
 import { filterOptions } from '../lvm/filter.ts'
+import { refuseReservedName } from '../lvm/reserved-names.ts'
 
 /** The longest output that is kept of a command, in bytes. */
 const MAX_OUTPUT_BYTES = 65_536
@@ -66,7 +67,7 @@ export class LowerSnapshots {
    * Prepares a snapshot: what can be found out is found out before anything is suspended.
    *
    * @param dataDevice what the volume stands on
-   * @throws DM_CONFIG_INVALID when nothing says how; DM_LVM_FAILED
+   * @throws DM_CONFIG_INVALID when nothing says how; DM_ARGUMENT_INVALID for a name that LVM would refuse; DM_LVM_FAILED
    */
   async prepare(
     { name: volumeName, dataDevice: dataPath, snapshotBy }: EraVolume,
@@ -119,6 +120,7 @@ export class LowerSnapshots {
     token: string,
     { size }: SnapshotBy
   ): Promise<LowerSnapshot> {
+    refuseReservedName(snapshot)
     const filter = await this.#filter()
     const report = ['lvs', ...filter, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
     const isThin = (await this.#lvm(report, REMOVE_DEADLINE_MS)).split('\n').some((line) => line.trim() === 'thin')
