@@ -189,6 +189,11 @@ test.serial('a driver takes the snapshot itself, and has until its deadline', as
   t.true(await suspended('csi'))
   const [shown] = (await volumes.listEra({ volume: 'csi' })).volumes
   t.like(shown, { suspended: true, underWay: 'snapshot', problem: '' })
+  for (const reference of ['x'.repeat(1001), '\u0001']) {
+    const refused = await failure(volumes.endSnapshot({ token: begun.token, reference, abandon: false }))
+    t.is(refused.code, 'DM_ARGUMENT_INVALID')
+    t.true(await suspended('csi'), 'it can be said better')
+  }
   const { snapshot } = await volumes.endSnapshot({ token: begun.token, reference: 'snap-17', abandon: false })
   t.like(snapshot, { volume: 'csi', name: 'a', lower: 'snap-17', boundaryEra: 2 })
   t.false(await suspended('csi'))
@@ -197,6 +202,10 @@ test.serial('a driver takes the snapshot itself, and has until its deadline', as
     'DM_SNAPSHOT_TOO_SLOW'
   )
 
+  const long = `${'"'.repeat(500)}${'\u7d30'.repeat(500)}`
+  const verbose = await volumes.beginSnapshot({ volume: 'csi', name: 'long', deadlineMs: 0 })
+  const kept = await volumes.endSnapshot({ token: verbose.token, reference: long, abandon: false })
+  t.is(kept.snapshot?.lower, long)
   const given = await volumes.beginSnapshot({ volume: 'csi', name: 'b', deadlineMs: 0 })
   t.deepEqual(await volumes.endSnapshot({ token: given.token, reference: '', abandon: true }), {})
   t.false(await suspended('csi'))
@@ -220,7 +229,7 @@ test.serial('a driver takes the snapshot itself, and has until its deadline', as
   t.false(await suspended('csi'))
   t.deepEqual(
     recorder.taken.map(({ name }) => name),
-    ['a']
+    ['a', 'long']
   )
   t.is(
     (await failure(volumes.beginSnapshot({ volume: 'csi', name: 'e', deadlineMs: 600_001 }))).code,

@@ -31,6 +31,8 @@ const BLOCK_UNIT = 4096
 const SETTLE_AT_START_MS = 5000
 /** The longest suspension that can be asked for, in milliseconds. */
 const MAX_DEADLINE_MS = 600_000
+/** The longest words of a driver's own for what it has taken, in characters. */
+const LONGEST_REFERENCE = 1000
 /** What is left of a suspension's time to resume in, in milliseconds: a lower snapshot has to be done before. */
 const RESUME_MARGIN_MS = 500
 
@@ -219,6 +221,8 @@ export class EraVolumes implements EraBackend {
   }
 
   async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
+    // Before anything is ended: the driver can say it better within its deadline.
+    if (!abandon) checkReference(reference)
     const session = this.#takeSession(token)
     if (!session) {
       throw new DeltamapperError(
@@ -233,7 +237,7 @@ export class EraVolumes implements EraBackend {
         await boundary.abandon()
         return {}
       }
-      const lower: Lower = { kind: 'driver', reference: reference.slice(0, 1000) }
+      const lower: Lower = { kind: 'driver', reference }
       return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower)) }
     } finally {
       await boundary.abandon()
@@ -333,4 +337,17 @@ export class EraVolumes implements EraBackend {
     })
     session.over()
   }
+}
+
+/** @throws DM_ARGUMENT_INVALID for what the catalog could not keep as it is */
+function checkReference(reference: string): void {
+  const { length } = reference
+  if (length <= LONGEST_REFERENCE && reference.isWellFormed() && !/\p{Cc}/u.test(reference)) return
+  throw new DeltamapperError(
+    'DM_ARGUMENT_INVALID',
+    length > LONGEST_REFERENCE
+      ? `a reference of ${length} characters is too long`
+      : `the reference ${JSON.stringify(reference.slice(0, 50))} has control characters in it`,
+    `end the suspension with one of at most ${LONGEST_REFERENCE} characters, or with abandon`
+  )
 }
