@@ -14,6 +14,7 @@ import {
   openSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync
 } from 'node:fs'
@@ -22,6 +23,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
+import { decodeDeviceNumber } from '../../native/device.ts'
+import { refuseOwnPlace } from '../../src/agent/era/own-place.ts'
 import { Watchdog } from '../../src/agent/era/watchdog.ts'
 import { createDevice, removeDevice, run } from './dmsetup.ts'
 import { blockBytes, boundariesOnly, labCatalog, loopDisk, startDriver, writtenSince } from './era-lab.ts'
@@ -265,6 +268,20 @@ test.serial('what the agent itself needs is not suspended', async (t) => {
   const error = await failure(second.volumes.beginSnapshot({ volume: 'own', name: 'a', deadlineMs: 0 }))
   t.is(error.code, 'DM_DEVICE_BUSY')
   t.regex(error.message, /^the catalog \(\/run\/catalog-there\) is on own/)
+  // In a file system that is in a file there, and in one that is laid over a folder there.
+  run('truncate', ['--size', '8M', '/run/catalog-there/file'])
+  run('mkfs.ext4', ['-q', '/run/catalog-there/file'])
+  for (const folder of ['/run/in-a-file', '/run/laid-over', '/run/catalog-there/up', '/run/catalog-there/work'])
+    mkdirSync(folder)
+  run('mount', ['-o', 'loop', '/run/catalog-there/file', '/run/in-a-file'])
+  const layers = 'lowerdir=/etc,upperdir=/run/catalog-there/up,workdir=/run/catalog-there/work'
+  run('mount', ['-t', 'overlay', 'overlay', '-o', layers, '/run/laid-over'])
+  for (const path of ['/run/in-a-file', '/run/laid-over']) {
+    const tracked = decodeDeviceNumber(statSync('/dev/mapper/own').rdev)
+    const refusal = await failure(refuseOwnPlace(tracked, 'own', [{ path, what: 'the catalog' }]))
+    t.is(refusal.code, 'DM_DEVICE_BUSY', path)
+    run('umount', [path])
+  }
   await other.close()
   run('umount', ['/run/catalog-there'])
   removeDevice('above')

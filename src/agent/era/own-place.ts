@@ -39,8 +39,7 @@ export async function ownPlaces(catalogPath: string): Promise<OwnPlace[]> {
 export async function refuseOwnPlace(device: DeviceNumber, name: string, places: readonly OwnPlace[]): Promise<void> {
   const mounts = parseMounts(await readFile('/proc/self/mountinfo', 'utf8'))
   for (const { path, what } of places) {
-    const below = await deviceBelow(path, mounts)
-    if (below === undefined || !(await standsOn(below, device))) continue
+    if (!(await isOn(path, device, mounts))) continue
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
       `${what} (${path}) is on ${name}: suspended, it would suspend whoever is to resume it`,
@@ -53,6 +52,8 @@ interface Mount {
   readonly device: DeviceNumber
   readonly mountPoint: string
   readonly source: string
+  /** The folders that an overlay is made of, as it was told of them: in a container, those are the host's. */
+  readonly layers: readonly string[]
 }
 
 /** The lines of /proc/PID/mountinfo: proc(5). */
@@ -60,11 +61,26 @@ export function parseMounts(text: string): Mount[] {
   return text.split('\n').flatMap((line) => {
     const [left = '', right = ''] = line.split(' - ')
     const [, , number = '', , mountPoint = ''] = left.split(' ')
-    const [, source = ''] = right.split(' ')
+    const [type, source = '', options = ''] = right.split(' ')
     const [major, minor] = number.split(':').map(Number)
     if (major === undefined || minor === undefined) return []
-    return [{ device: { major, minor }, mountPoint: unescaped(mountPoint), source: unescaped(source) }]
+    const layers = type === 'overlay' ? overlayLayers(options) : []
+    return [{ device: { major, minor }, mountPoint: unescaped(mountPoint), source: unescaped(source), layers }]
   })
+}
+
+/** The absolute ones of an overlay's options: filesystems/overlayfs.rst in the kernel's documentation. */
+function overlayLayers(options: string): string[] {
+  return options
+    .split(',')
+    .flatMap((option) => {
+      const [name = '', folders = ''] = option.split(/=(.*)/s)
+      if (name === 'upperdir') return [folders]
+      // A colon that is part of a name has a backslash in front.
+      return /^(lowerdir|datadir)\+?$/.test(name) ? folders.split(/(?<!\\):+/) : []
+    })
+    .map((folder) => unescaped(folder).replaceAll(/\\(.)/g, '$1'))
+    .filter((folder) => folder.startsWith('/'))
 }
 
 /** The files of /proc/swaps. */
@@ -80,12 +96,21 @@ function unescaped(word: string): string {
   return word.replaceAll(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(parseInt(digits, 8)))
 }
 
-/** The block device that a file is on, or is; undefined where there is none. */
-async function deviceBelow(path: string, mounts: readonly Mount[]): Promise<DeviceNumber | undefined> {
+/**
+ * Whether a file, or the block device that it is, needs a device. What cannot be seen from here is not followed.
+ *
+ * @param through overlays that led here: where one of them is found again, its folder is the host's, and this is a container
+ */
+async function isOn(
+  path: string,
+  wanted: DeviceNumber,
+  mounts: readonly Mount[],
+  through: readonly Mount[] = []
+): Promise<boolean> {
   const real = await realpath(path).catch(() => undefined)
-  if (real === undefined) return undefined
+  if (real === undefined) return false
   const facts = await stat(real)
-  if (facts.isBlockDevice()) return decodeDeviceNumber(facts.rdev)
+  if (facts.isBlockDevice()) return standsOn(decodeDeviceNumber(facts.rdev), wanted, mounts)
   const inside = mounts.filter(
     ({ mountPoint }) => real === mountPoint || real.startsWith(mountPoint === '/' ? '/' : `${mountPoint}/`)
   )
@@ -93,24 +118,29 @@ async function deviceBelow(path: string, mounts: readonly Mount[]): Promise<Devi
     (best, each) => (best === undefined || each.mountPoint.length >= best.mountPoint.length ? each : best),
     undefined
   )
-  if (mount === undefined) return undefined
-  if (mount.device.major !== 0) return mount.device
+  if (mount === undefined || through.includes(mount)) return false
+  if (mount.device.major !== 0) return standsOn(mount.device, wanted, mounts)
+  for (const layer of mount.layers) {
+    if (await isOn(layer, wanted, mounts, [...through, mount])) return true
+  }
   // btrfs and the like have numbers of their own; what they were mounted from is in the line.
   const source = mount.source.startsWith('/') ? await stat(mount.source).catch(() => undefined) : undefined
-  return source?.isBlockDevice() ? decodeDeviceNumber(source.rdev) : undefined
+  return source?.isBlockDevice() === true && standsOn(decodeDeviceNumber(source.rdev), wanted, mounts)
 }
 
 /** Whether a device is another, or is made of it. */
-async function standsOn(device: DeviceNumber, wanted: DeviceNumber): Promise<boolean> {
+async function standsOn(device: DeviceNumber, wanted: DeviceNumber, mounts: readonly Mount[]): Promise<boolean> {
   if (device.major === wanted.major && device.minor === wanted.minor) return true
   const folder = await realpath(`/sys/dev/block/${device.major}:${device.minor}`).catch(() => undefined)
   if (folder === undefined) return false
+  const file = await readFile(`${folder}/loop/backing_file`, 'utf8').catch(() => undefined)
+  if (file !== undefined) return isOn(file.replace(/\n$/, ''), wanted, mounts)
   const partition = await readFile(`${folder}/partition`, 'utf8').catch(() => undefined)
   const below = partition === undefined ? await readdir(`${folder}/slaves`).catch(() => []) : ['..']
   for (const each of below) {
     const path = partition === undefined ? `${folder}/slaves/${each}/dev` : `${folder}/../dev`
     const [major, minor] = (await readFile(path, 'utf8').catch(() => '')).trim().split(':').map(Number)
-    if (major !== undefined && minor !== undefined && (await standsOn({ major, minor }, wanted))) return true
+    if (major !== undefined && minor !== undefined && (await standsOn({ major, minor }, wanted, mounts))) return true
   }
   return false
 }

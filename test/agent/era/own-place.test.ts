@@ -8,12 +8,19 @@ test('mounts, with optional fields and escaped names', (t) => {
   const lines = [
     '22 1 254:3 / / rw,relatime shared:1 master:2 - ext4 /dev/mapper/root rw',
     '30 22 0:25 /sub /srv/two\\040words rw - btrfs /dev/sdb1 rw,subvol=/sub',
+    '40 1 0:40 / / rw - overlay overlay rw,lowerdir=/a\\:b:/two\\040words::/c:l/relative,upperdir=/up,workdir=/work',
+    '41 1 0:41 / /new rw - overlay none rw,lowerdir+=/d,datadir+=/e,nfs_export=on',
     'nonsense',
     ''
   ]
   t.deepEqual(parseMounts(lines.join('\n')), [
-    { device: { major: 254, minor: 3 }, mountPoint: '/', source: '/dev/mapper/root' },
-    { device: { major: 0, minor: 25 }, mountPoint: '/srv/two words', source: '/dev/sdb1' }
+    { device: { major: 254, minor: 3 }, mountPoint: '/', source: '/dev/mapper/root', layers: [] },
+    { device: { major: 0, minor: 25 }, mountPoint: '/srv/two words', source: '/dev/sdb1', layers: [] },
+    {
+      ...{ device: { major: 0, minor: 40 }, mountPoint: '/', source: 'overlay' },
+      layers: ['/a:b', '/two words', '/c', '/up']
+    },
+    { device: { major: 0, minor: 41 }, mountPoint: '/new', source: 'none', layers: ['/d', '/e'] }
   ])
 })
 
