@@ -218,8 +218,9 @@ export function damagedCatalog(path: string, what: string, cause?: unknown): Del
   return new DeltamapperError(
     'DM_CATALOG_DAMAGED',
     `the catalog ${path} is damaged, or is no catalog: ${what}`,
-    `restore it from a copy, or move it away (with ${path}-wal if there is one) and start again: the agent then knows nothing of ` +
-      'what it has served or created, so take full backups next, and let `deltamapper doctor` show what the kernel has',
+    `move it away (with ${path}-wal if there is one) and start again: the agent then knows nothing of what it has served or created, so take ` +
+      'full backups next, and let `deltamapper doctor` show what the kernel has; or, for pools of its own, restore a copy, which does not ' +
+      'know what has voided the history of tracked volumes since: detach those, and attach them anew',
     { cause }
   )
 }

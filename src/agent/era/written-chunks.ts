@@ -117,7 +117,7 @@ function damaged(chunk: number, what: string, cause?: unknown): DeltamapperError
   return new DeltamapperError(
     'DM_CATALOG_DAMAGED',
     `the catalog's record of what was written in chunk ${chunk} of an era volume ${what}`,
-    'take a full backup, and restore the catalog from a copy, or let it begin anew',
+    'detach the volume, attach it anew, and take a full backup',
     { cause }
   )
 }
