@@ -22,7 +22,10 @@ prepareLvm({ mapped: true })
 const deviceMapper = new DeviceMapper()
 test.after.always(() => deviceMapper.close())
 
-const noRecorder = { record: () => Promise.reject(new Error('nothing is to be recorded')) }
+const noRecorder = {
+  ready: () => Promise.resolve(),
+  record: () => Promise.reject(new Error('nothing is to be recorded'))
+}
 
 function request(name: string, data: string, metadata: string) {
   return {

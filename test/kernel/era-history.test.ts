@@ -226,6 +226,15 @@ test.serial(
     const busy = await t.throwsAsync<DeltamapperError>(recorder.record(fifth))
     t.is(busy?.code, 'DM_DEVICE_BUSY')
     t.regex(busy?.remedy ?? '', /drop_metadata_snap/)
+    // It is looked for before a volume is suspended, too.
+    await catalog.rollBackEra('late')
+    const { usage } = (await driver.volumes.listEra({ volume: 'late' })).volumes[0] ?? {}
+    const early = await t.throwsAsync<DeltamapperError>(
+      driver.volumes.beginSnapshot({ volume: 'late', name: 'early', deadlineMs: 0 })
+    )
+    t.is(early?.code, 'DM_DEVICE_BUSY')
+    t.like((await driver.volumes.listEra({ volume: 'late' })).volumes[0], { usage, underWay: '' }, 'not suspended')
+    await catalog.beginEra({ kind: 'snapshot', volume: 'late', snapshot: 's5', token: 's5' })
     sendMessage('late', 'drop_metadata_snap')
     t.true((await recorder.record(fifth)).exact)
     t.deepEqual(await delta(catalog, 'late/s4', 'late/s5'), expected(7))
@@ -267,7 +276,12 @@ test.serial(
        import { openCatalog } from '${source('src/agent/catalog/catalog.ts')}'
        import { EraSlots } from '${source('src/agent/era/era-slot.ts')}'
        const volume = ${JSON.stringify(volume)}
-       const catalog = await openCatalog('${join(folder, 'catalog.sqlite')}')
+       const own = await openCatalog('${join(folder, 'catalog.sqlite')}')
+       // An agent that was before ours had the same catalog.
+       const catalog = new Proxy(own, {
+         get: (target, name) =>
+           name === 'path' ? ${JSON.stringify(catalog.path)} : Reflect.get(target, name)?.bind?.(target)
+       })
        const slots = new EraSlots({ catalog, deviceMapper: new DeviceMapper(), logger: pino({ level: 'silent' }) })
        setInterval(() => undefined, 1000)
        await slots.hold(volume, 'test', async () => {

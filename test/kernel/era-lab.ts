@@ -90,6 +90,7 @@ export function boundariesOnly(catalog: Catalog): EraHistoryRecorder & { taken: 
   const taken: TakenEraSnapshot[] = []
   return {
     taken,
+    ready: () => Promise.resolve(),
     async record(each) {
       const since = await catalog.beginEraHistory(each.volume.name)
       const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = each

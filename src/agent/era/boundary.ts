@@ -40,6 +40,8 @@ export interface TakenEraSnapshot {
 
 /** Who makes a boundary part of the volume's history. */
 export interface EraHistoryRecorder {
+  /** Waits until nothing stands in the way of recording. @throws DM_DEVICE_BUSY and the like: nothing is to be suspended then */
+  ready(volume: EraVolume): Promise<void>
   /** Durable when it resolves; it has completed the volume's intent then. */
   record(taken: TakenEraSnapshot): Promise<EraSnapshot>
 }
@@ -106,6 +108,7 @@ export class Boundary {
       )
     }
     await refuseOwnPlace(devices.era, volumeName, await parts.places())
+    await parts.recorder.ready(volume)
     const token = randomUUID()
     const prepared = await prepare(checked, token)
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })

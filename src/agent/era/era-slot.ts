@@ -105,6 +105,27 @@ export class EraSlots {
   }
 
   /**
+   * Waits until nobody else has the metadata snapshot of an active volume, so that a volume is not suspended for nothing. For whoever has the
+   * volume's turn.
+   *
+   * @throws DM_DEVICE_BUSY, DM_LEASE_REFUSED, DM_ERA_INACTIVE; what device-mapper and reading metadata throw
+   */
+  async ready(volume: EraVolume): Promise<void> {
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const { table, era } = await tracked.active()
+    refuseSuspended(era)
+    const metadataPath = await tracked.metadataPath(table)
+    const isTaken = async () =>
+      (await readEraSlot(metadataPath)).heldRoot !== 0 &&
+      // What is ours is settled when it is needed.
+      (await this.#parts.catalog.findLease(slotKey(volume))) === undefined
+    for (const until = performance.now() + WAIT_MS; await isTaken(); await sleep(LOOK_MS)) {
+      if (performance.now() > until) throw takenError(era.name)
+    }
+    await this.#checkHeadroom(tracked)
+  }
+
+  /**
    * Settles what an agent before this one has left behind, as far as it can be settled. Never rejects.
    *
    * @param inTurn nobody may suspend a volume while it is sent a message
@@ -185,13 +206,7 @@ export class EraSlots {
       const why = record && (await this.#settle(record, metadataPath))
       const { heldRoot } = await readEraSlot(metadataPath)
       if (why === undefined && heldRoot === 0 && !(await keeperAtWork(key))) return
-      if (performance.now() > until) {
-        throw new DeltamapperError(
-          'DM_DEVICE_BUSY',
-          `the metadata snapshot of ${device} is taken: ${why ?? 'somebody else has it'}`,
-          `ask again when it is dropped; if nobody uses it: dmsetup message ${device} 0 ${slotMessages.era.release}`
-        )
-      }
+      if (performance.now() > until) throw takenError(device, why)
       await sleep(LOOK_MS)
     }
   }
@@ -257,4 +272,12 @@ export class EraSlots {
     await catalog.clearLease(key)
     await removeNote(notePath(catalog.path, key))
   }
+}
+
+function takenError(device: string, why = 'somebody else has it'): DeltamapperError {
+  return new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `the metadata snapshot of ${device} is taken: ${why}`,
+    `ask again when it is dropped; if nobody uses it: dmsetup message ${device} 0 ${slotMessages.era.release}`
+  )
 }

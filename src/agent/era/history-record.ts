@@ -16,6 +16,7 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraVolume } from '../catalog/era-volumes.ts'
 import { fromPortable } from '../catalog/messages.ts'
 import type { EraHistoryRecorder, TakenEraSnapshot } from './boundary.ts'
 import { EraSlots, type InVolumesTurn } from './era-slot.ts'
@@ -44,6 +45,17 @@ export class EraHistoryRecords implements EraHistoryRecorder {
   /** Looks after metadata snapshots that an agent before this one has left behind, each in its volume's turn. Never rejects. */
   async recover(inTurn: InVolumesTurn): Promise<void> {
     await this.#slots.recover(inTurn)
+  }
+
+  /**
+   * Waits until what was written since the last snapshot could be recorded, for whoever has the volume's turn.
+   *
+   * @throws what `EraSlots.ready` throws
+   */
+  async ready(volume: EraVolume): Promise<void> {
+    const { boundaryEra } = await this.#parts.catalog.beginEraHistory(volume.name)
+    // Of the first snapshot, nothing is.
+    if (boundaryEra !== undefined) await this.#slots.ready(volume)
   }
 
   /**
