@@ -8,10 +8,10 @@
  * deaf to signals that end processes politely). What remains for the records in the catalog is the death of both at once: a power cut,
  * a whole container killed.
  *
- * While it lives, it listens on an abstract socket named after the pool, which the kernel closes with it: an agent that has just
- * been started can tell that its predecessor's lease is still being dealt with, and there are never two keepers of a pool.
+ * While it lives, it listens on a socket beside the catalog (keeper-socket.ts): an agent that has just been started can tell that its
+ * predecessor's lease is still being dealt with, and there are never two keepers of a pool.
  */
-import { createServer } from 'node:net'
+import { rmSync } from 'node:fs'
 import { CallFailed } from '../../native/call.ts'
 import { endAtOnce } from '../../native/end-at-once.ts'
 import { Libdevmapper } from '../../native/libdevmapper.ts'
@@ -19,6 +19,7 @@ import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
 import { asDeltamapperError } from '../errors.ts'
 import type { HeldSlot } from './catalog/lease.ts'
 import { removeNote, writeNote } from './keeper-note.ts'
+import { listenAt } from './keeper-socket.ts'
 import { readEraSlot } from './era/slot-content.ts'
 import { type KeeperAnswer, type KeeperQuestion, type KeeperStart, slotMessages } from './lease-keeper.ts'
 import { readSlot } from './pool-slot.ts'
@@ -28,6 +29,7 @@ const messages = slotMessages[kind]
 /** The metadata snapshot that is ours: where it lies, and what is in it. */
 let ours: { heldRoot: number; facts: string } | undefined
 let library: Libdevmapper | undefined
+let listens = false
 let work = Promise.resolve()
 
 function send(text: string): void {
@@ -108,13 +110,22 @@ async function releaseOnOurOwn(): Promise<void> {
 }
 
 process.on('disconnect', () => {
-  work = work.then(releaseOnOurOwn).finally(endAtOnce)
+  work = work.then(releaseOnOurOwn).finally(() => {
+    if (listens) rmSync(socket, { force: true })
+    endAtOnce()
+  })
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 
-const server = createServer((connection) => connection.destroy())
-server.on('error', () => {
-  say('occupied')
-  process.disconnect()
-})
-server.listen(`\0${socket}`, () => say('ready'))
+listenAt(socket).then(
+  (server) => {
+    listens = server !== undefined
+    say(listens ? 'ready' : 'occupied')
+    if (!listens) process.disconnect()
+  },
+  (thrown: unknown) => {
+    const { code, message, remedy } = asDeltamapperError(thrown)
+    say({ answer: 'failed', code, message, remedy })
+    process.disconnect()
+  }
+)

@@ -2,10 +2,8 @@
  * The keeper of one pool's metadata snapshot (lease-keeper-process.ts), seen from the agent.
  */
 import { type ChildProcess, fork } from 'node:child_process'
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { getCompileCacheDir } from 'node:module'
-import { connect } from 'node:net'
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -16,6 +14,7 @@ import { helperEnvironment } from '../../native/helper-process.ts'
 import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
 import { DeltamapperError, type ErrorCode } from '../errors.ts'
 import { notePath } from './keeper-note.ts'
+import { isAnswered, keeperSocket } from './keeper-socket.ts'
 import { keyedPool } from './pool-slot.ts'
 
 /** What a slot is asked for, and given back, with. */
@@ -36,7 +35,7 @@ export interface KeeperStart {
   readonly kind: SlotKind
   readonly pool: DeviceReference
   readonly metadataPath: string
-  /** The name of its abstract socket, without the NUL in front. */
+  /** Where it listens (keeper-socket.ts). */
   readonly socket: string
   /** Where it leaves its note (keeper-note.ts), and which lease that is about. */
   readonly note: string
@@ -84,27 +83,11 @@ export class KeeperLost extends DeltamapperError {
   }
 }
 
-/** Named after the pool, and not after our catalog: of two agents on a node, only one can hold a pool's metadata snapshot. */
-function socketName(key: string): string {
-  return `deltamapper-lease-${createHash('sha256').update(key).digest('hex').slice(0, 40)}`
-}
-
-/** Whether a keeper of this pool is alive, whoever's it is. Keepers of other network namespaces are not seen. */
-export async function keeperAtWork(key: string): Promise<boolean> {
-  const connection = connect(`\0${socketName(key)}`)
-  try {
-    return await new Promise((resolve, reject) => {
-      connection.once('connect', () => resolve(true))
-      connection.once('error', ({ code }: NodeJS.ErrnoException) => {
-        // Refused: nobody listens. Full, or reset: it is there, or was a moment ago; whoever asks, asks again.
-        if (code === 'ECONNREFUSED') resolve(false)
-        else if (code === 'EAGAIN' || code === 'ECONNRESET') resolve(true)
-        else reject(new KeeperLost(`whether another process holds ${key} cannot be told (${code})`))
-      })
-    })
-  } finally {
-    connection.destroy()
-  }
+/** Whether a keeper of this pool is alive that works for this catalog: of this agent, or of one before. */
+export async function keeperAtWork(key: string, catalogPath: string): Promise<boolean> {
+  return isAnswered(keeperSocket(catalogPath, key)).catch((error: unknown) => {
+    throw new KeeperLost(`whether another process holds ${key} cannot be told: ${(error as Error).message}`, error)
+  })
 }
 
 export class LeaseKeeper {
@@ -146,7 +129,7 @@ export class LeaseKeeper {
   ): Promise<LeaseKeeper> {
     const pool = keyedPool(device)
     const note = notePath(catalogPath, device)
-    const start: KeeperStart = { kind, pool, metadataPath, socket: socketName(device), note, takenAt }
+    const start: KeeperStart = { kind, pool, metadataPath, socket: keeperSocket(catalogPath, device), note, takenAt }
     const program = fileURLToPath(new URL(`./lease-keeper-process${extname(import.meta.filename)}`, import.meta.url))
     const compiled = getCompileCacheDir()
     const child = fork(program, [JSON.stringify(start)], {
@@ -160,7 +143,9 @@ export class LeaseKeeper {
       serialization: 'advanced'
     })
     const keeper = new LeaseKeeper(child, start, deadlineMs)
-    if ((await keeper.#next(START_DEADLINE_MS)) === 'ready') return keeper
+    const first = await keeper.#next(START_DEADLINE_MS)
+    if (first === 'ready') return keeper
+    if (first !== 'occupied') keeper.#expect(first, 'adopted', slotMessages[kind].reserve)
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
       `another process is dealing with the metadata snapshot of ${describeDevice(pool)}`,

@@ -300,7 +300,8 @@ export class MetadataSnapshotLeases {
     checkHolds(pool.name, status, this.#options.headroom)
     if (settlement?.settled === false) return this.#unsettled(pool, settlement.why)
     if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath))
-    if (await keeperAtWork(slot.key)) return this.#unsettled(pool, 'another process is at work on it')
+    if (await keeperAtWork(slot.key, this.#catalog.path))
+      return this.#unsettled(pool, 'another process is at work on it')
     try {
       return await this.#take(slot, pool, purpose, stop)
     } catch (error) {
@@ -526,7 +527,7 @@ export class MetadataSnapshotLeases {
       return { settled: false, why: because }
     }
     try {
-      if (await keeperAtWork(key)) return keep('another process is still at work on it')
+      if (await keeperAtWork(key, this.#catalog.path)) return keep('another process is still at work on it')
       const pool = await findPoolDevice(this.#deviceMapper, keyedPool(key))
       if (pool === undefined) return keep('the pool is not active')
       const status = await this.#status(pool)

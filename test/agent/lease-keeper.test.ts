@@ -11,30 +11,31 @@ import { keeperAtWork, KeeperLost, LeaseKeeper } from '../../src/agent/lease-kee
 
 let keys = 0
 
-/** A key that no other test, and no other run, has. */
-const newKey = () => `dm-name:no-such-pool-${process.pid}-${keys++}`
+const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
+test.after.always(() => rmSync(folder, { recursive: true }))
+const catalog = join(folder, 'catalog')
+const atWork = (key: string) => keeperAtWork(key, catalog)
+
+/** A key that no other test has. */
+const newKey = () => `dm-name:no-such-pool-${keys++}`
 
 async function startKeeper(t: ExecutionContext, device: string): Promise<LeaseKeeper> {
-  const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
-  const keeper = await LeaseKeeper.start({ device, takenAt: 1 }, '/nowhere', join(folder, 'catalog'), 30_000)
-  t.teardown(async () => {
-    await keeper.end()
-    rmSync(folder, { recursive: true })
-  })
+  const keeper = await LeaseKeeper.start({ device, takenAt: 1 }, '/nowhere', catalog, 30_000)
+  t.teardown(() => keeper.end())
   return keeper
 }
 
 test('at work from its start to its end, in a group of its own', async (t) => {
   const key = newKey()
-  t.false(await keeperAtWork(key))
+  t.false(await atWork(key))
   const keeper = await startKeeper(t, key)
-  t.true(await keeperAtWork(key))
-  t.false(await keeperAtWork(newKey()))
+  t.true(await atWork(key))
+  t.false(await atWork(newKey()))
   const fields = readFileSync(`/proc/${keeper.pid}/stat`, 'utf8').split(') ')[1].split(' ')
   t.is(Number(fields[1]), process.pid)
   t.is(Number(fields[2]), keeper.pid!)
   await keeper.end()
-  t.false(await keeperAtWork(key))
+  t.false(await atWork(key))
   t.false(keeper.alive)
   await t.throwsAsync(keeper.reserve(), { instanceOf: KeeperLost })
 })
@@ -53,14 +54,14 @@ test('politely asked to end, it stays; killed, that is known', async (t) => {
   const keeper = await startKeeper(t, key)
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.kill(keeper.pid!, signal)
   await sleep(100)
-  t.true(await keeperAtWork(key))
+  t.true(await atWork(key))
   const answer = keeper.adopt(1, 'facts')
   await t.notThrowsAsync(answer)
   process.kill(keeper.pid!, 'SIGKILL')
   for (let round = 0; keeper.alive && round < 500; round++) await sleep(10)
   t.false(keeper.alive)
   await t.throwsAsync(keeper.release(), { instanceOf: KeeperLost, message: /ended \(SIGKILL\)/ })
-  t.false(await keeperAtWork(key))
+  t.false(await atWork(key))
 })
 
 test('what it is not able to do, it says, and is none the worse for it', async (t) => {
@@ -78,16 +79,12 @@ test('what it is not able to do, it says, and is none the worse for it', async (
 
 test('an answer that does not come in time is given up, and so is the keeper', async (t) => {
   const key = newKey()
-  const folder = mkdtempSync(join(tmpdir(), 'keeper-'))
-  t.teardown(() => {
-    rmSync(folder, { recursive: true })
-  })
-  const keeper = await LeaseKeeper.start({ device: key, takenAt: 1 }, '/nowhere', join(folder, 'catalog'), 1)
+  const keeper = await LeaseKeeper.start({ device: key, takenAt: 1 }, '/nowhere', catalog, 1)
   process.kill(keeper.pid!, 'SIGSTOP')
   const error = await t.throwsAsync(keeper.adopt(1, 'facts'), { instanceOf: KeeperLost })
   t.like(error, { code: 'DM_CALL_STUCK' })
   t.false(keeper.alive)
   process.kill(keeper.pid!, 'SIGCONT')
-  for (let round = 0; (await keeperAtWork(key)) && round < 500; round++) await sleep(10)
-  t.false(await keeperAtWork(key))
+  for (let round = 0; (await atWork(key)) && round < 500; round++) await sleep(10)
+  t.false(await atWork(key))
 })

@@ -151,7 +151,7 @@ test('one lease, many users: the slot is free when the last has left', async (t)
   t.is(await heldRoot(pool.name), undefined)
   t.deepEqual(await catalog.leases(), [])
   t.deepEqual(leases.current, [])
-  t.false(await keeperAtWork(`dm-name:${pool.name}`))
+  t.false(await keeperAtWork(`dm-name:${pool.name}`, catalog.path))
   for (const { signal } of users) t.false(signal.aborted)
 })
 
@@ -470,7 +470,7 @@ for (const [call, state] of [
     const leases = new MetadataSnapshotLeases(dying, deviceMapper, options, pino({ level: 'silent' }))
     void leases.acquire(pool.name, { purpose: 'me' }).then((lease) => lease.release())
     await dead.promise
-    await until(async () => !(await keeperAtWork(`dm-name:${pool.name}`)), 'the keeper has ended')
+    await until(async () => !(await keeperAtWork(`dm-name:${pool.name}`, catalog.path)), 'the keeper has ended')
     await catalog.close()
     const left = await heldRoot(pool.name)
     t.not(left, undefined)
@@ -511,7 +511,7 @@ test('killed at any moment: no lease of ours is left, and no foreign one touched
     await sleep(random.integer(0, random.pick([30, 100, 300])))
     killAll(how === 'together' ? [...holding.children, holding.child.pid] : [holding.child.pid])
     await holding.exit
-    await until(async () => !(await keeperAtWork(`dm-name:${pool.name}`)), 'the keeper has ended')
+    await until(async () => !(await keeperAtWork(`dm-name:${pool.name}`, path)), 'the keeper has ended')
     const left = await heldRoot(pool.name)
     if (how !== 'together') t.is(left, undefined, `round ${kill}: the keeper has not released it`)
     if (how === 'foreign') {

@@ -50,7 +50,7 @@ export interface AttachRequest {
 
 export type AttachmentCatalog = Pick<
   Catalog,
-  'beginEra' | 'completeEra' | 'rollBackEra' | 'sawEraVolume' | 'breakEraLine' | 'findEraVolume' | 'eraView'
+  'path' | 'beginEra' | 'completeEra' | 'rollBackEra' | 'sawEraVolume' | 'breakEraLine' | 'findEraVolume' | 'eraView'
 >
 
 export class Attachment {
@@ -224,7 +224,7 @@ export class Attachment {
         'attach the volume anew, with a larger metadata device or larger blocks'
       )
     }
-    await onceNoKeeper(volume)
+    await onceNoKeeper(volume, this.#catalog.path)
     await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
     let failure: unknown
     try {

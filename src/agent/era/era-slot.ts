@@ -72,8 +72,8 @@ function refuseSuspended({ name, suspended }: DeviceInfo): void {
  *
  * @throws DM_DEVICE_BUSY
  */
-export async function onceNoKeeper(volume: EraVolume): Promise<void> {
-  for (const until = performance.now() + WAIT_MS; await keeperAtWork(slotKey(volume));) {
+export async function onceNoKeeper(volume: EraVolume, catalogPath: string): Promise<void> {
+  for (const until = performance.now() + WAIT_MS; await keeperAtWork(slotKey(volume), catalogPath);) {
     if (performance.now() > until) {
       throw new DeltamapperError(
         'DM_DEVICE_BUSY',
@@ -205,7 +205,7 @@ export class EraSlots {
       const record = await this.#parts.catalog.findLease(key)
       const why = record && (await this.#settle(record, metadataPath))
       const { heldRoot } = await readEraSlot(metadataPath)
-      if (why === undefined && heldRoot === 0 && !(await keeperAtWork(key))) return
+      if (why === undefined && heldRoot === 0 && !(await keeperAtWork(key, this.#parts.catalog.path))) return
       if (performance.now() > until) throw takenError(device, why)
       await sleep(LOOK_MS)
     }
@@ -214,7 +214,7 @@ export class EraSlots {
   /** @returns why a record cannot be settled; undefined when there is none any more */
   async #settle(record: LeaseRecord, metadataPath: string): Promise<string | undefined> {
     const { device } = record
-    if (await keeperAtWork(device)) return 'another process is still at work on it'
+    if (await keeperAtWork(device, this.#parts.catalog.path)) return 'another process is still at work on it'
     const verdict = leaseVerdict(await withNote(record, this.#parts.catalog.path), await readEraSlot(metadataPath))
     if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
       const keeper = await this.#startKeeper(device, record.takenAt, metadataPath)
