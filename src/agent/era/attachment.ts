@@ -17,7 +17,7 @@ import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
-import { deviceIdentity } from './device-identity.ts'
+import { deviceIdentity, isPathOnly } from './device-identity.ts'
 import { guardName } from './era-devices.ts'
 import { onceNoKeeper } from './era-slot.ts'
 import { continued, type EraGuard } from './guard.ts'
@@ -86,6 +86,13 @@ export class Attachment {
     const blockSectors = request.blockBytes / SECTOR_BYTES
     for (const each of [name, guardName({ dmName: name })]) await this.#refuseTaken(each)
     const { data, metadata } = await this.#claimFree(dataDevice, metadataDevice)
+    for (const { path, identity } of [data, metadata]) {
+      if (!isPathOnly(identity)) continue
+      this.#logger.warn(
+        { volume: name, device: path },
+        'nothing but its path tells this device from others: give it a serial number or partitions, or make it a volume of LVM'
+      )
+    }
     const blocks = Math.ceil(data.sizeBytes / request.blockBytes)
     // Throws for a block size that cannot be.
     formatEraTable({ metadataDevice: metadata.number, originDevice: data.number, blockSectors })
@@ -434,6 +441,7 @@ export class Attachment {
       )
     }
     const describe = async (device: ClaimedDevice) => ({
+      path: device.path,
       number: device.number,
       sizeBytes: device.sizeBytes,
       identity: await deviceIdentity(this.#deviceMapper, device.path, device.number)

@@ -35,7 +35,7 @@ import { TargetWords } from '../../devicemapper/target-words.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
-import { deviceIdentity } from './device-identity.ts'
+import { deviceIdentity, isKnownBy } from './device-identity.ts'
 import { eraUuid, guardName, guardUuid } from './era-devices.ts'
 import { mergeable } from './mergeable.ts'
 
@@ -139,7 +139,7 @@ export class TrackedDevice {
     const { dataDevice, dataIdentity, sizeBytes, name } = this.volume
     await using device = await ClaimedDevice.open(dataDevice)
     const identity = await deviceIdentity(this.#deviceMapper, dataDevice, device.number)
-    if (identity !== dataIdentity) {
+    if (!isKnownBy(dataIdentity, identity, dataDevice)) {
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
         `${dataDevice} is not the device that ${name} is of: it is ${identity}, and that was ${dataIdentity}`,
@@ -161,7 +161,7 @@ export class TrackedDevice {
     const { metadataDevice, metadataIdentity, name } = this.volume
     await using device = await ClaimedDevice.open(metadataDevice)
     const identity = await deviceIdentity(this.#deviceMapper, metadataDevice, device.number)
-    if (identity === metadataIdentity) return device.number
+    if (isKnownBy(metadataIdentity, identity, metadataDevice)) return device.number
     throw new DeltamapperError(
       'DM_CATALOG_DISAGREES',
       `${metadataDevice} is not the metadata device of ${name}: it is ${identity}, and that was ${metadataIdentity}`,
