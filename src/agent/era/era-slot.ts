@@ -74,13 +74,7 @@ function refuseSuspended({ name, suspended }: DeviceInfo): void {
  */
 export async function onceNoKeeper(volume: EraVolume, catalogPath: string): Promise<void> {
   for (const until = performance.now() + WAIT_MS; await keeperAtWork(slotKey(volume), catalogPath);) {
-    if (performance.now() > until) {
-      throw new DeltamapperError(
-        'DM_DEVICE_BUSY',
-        `another process holds the metadata snapshot of ${volume.name}`,
-        'ask again when it has ended'
-      )
-    }
+    if (performance.now() > until) throw atWorkError(volume.name)
     await sleep(LOOK_MS)
   }
 }
@@ -205,8 +199,10 @@ export class EraSlots {
       const record = await this.#parts.catalog.findLease(key)
       const why = record && (await this.#settle(record, metadataPath))
       const { heldRoot } = await readEraSlot(metadataPath)
-      if (why === undefined && heldRoot === 0 && !(await keeperAtWork(key, this.#parts.catalog.path))) return
-      if (performance.now() > until) throw takenError(device, why)
+      const atWork = await keeperAtWork(key, this.#parts.catalog.path)
+      if (why === undefined && heldRoot === 0 && !atWork) return
+      // (Where none is held, there is none to be dropped.)
+      if (performance.now() > until) throw heldRoot === 0 && atWork ? atWorkError(device) : takenError(device, why)
       await sleep(LOOK_MS)
     }
   }
@@ -272,6 +268,14 @@ export class EraSlots {
     await catalog.clearLease(key)
     await removeNote(notePath(catalog.path, key))
   }
+}
+
+function atWorkError(device: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `the metadata snapshot of ${device} is taken: another process holds it, or is about to`,
+    'ask again when it has ended'
+  )
 }
 
 function takenError(device: string, why = 'somebody else has it'): DeltamapperError {
