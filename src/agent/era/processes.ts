@@ -1,6 +1,7 @@
 /**
  * What other processes are at, as /proc tells: whether one that was killed is really gone, and who waits for device-mapper. As far as they
- * can be seen from here: in a container with processes of its own, that is those of the container.
+ * can be seen from here: in a container with processes of its own, that is those of the container; and what others have open takes
+ * CAP_SYS_PTRACE.
  */
 import { readdir, readFile, readlink } from 'node:fs/promises'
 
