@@ -351,8 +351,8 @@ export class Attachment {
    * that exchanges its table waits for whoever asks: so where somebody does, it is resumed with the table that it had, and tried again.
    */
   async #enlarge(volume: EraVolume, lengthSectors: number): Promise<void> {
-    // What waits already does not wait for this volume.
-    const before = new Set((await waitingForDeviceMapper()).map(({ pid }) => pid))
+    // Who waits already, and goes on with that, does not wait for this volume.
+    const before = new Set(waitingForDeviceMapper().map(({ wait }) => wait))
     for (let tries = 1; ; tries++) {
       const asking = await this.#exchangeTables(volume, lengthSectors, before)
       if (!asking) return
@@ -366,7 +366,7 @@ export class Attachment {
   }
 
   /** @returns who stood in the way: then nothing has been exchanged */
-  async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<number>) {
+  async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const { table, dataDevice, guard } = await tracked.active()
     const suspension = await Suspension.prepare(this.#deviceMapper, tracked, GROW_DEADLINE_MS)
@@ -380,10 +380,12 @@ export class Attachment {
       // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
       await refuseDiscards(guard)
       await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
-      // As late as can be: what begins to wait after this look is not seen.
-      const asking = (await waitingForDeviceMapper()).find(({ pid }) => !before.has(pid))
+      const held = (await tracked.info())?.suspended === true
+      // As late as can be, and then resumed by the shortest way: what begins to wait in between is not seen.
+      const asking = waitingForDeviceMapper().find(({ wait }) => !before.has(wait))
+      if (!asking) await this.#deviceMapper.resume(tracked.era)
       const dropped = asking && (await this.#dropTable(tracked))
-      const { ms, held } = await suspension.resume()
+      const { ms } = await suspension.resume()
       await dropped?.over
       const suspendedMs = Math.round(ms)
       if (asking) {

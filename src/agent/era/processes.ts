@@ -3,7 +3,7 @@
  * can be seen from here: in a container with processes of its own, that is those of the container; and what others have open takes
  * CAP_SYS_PTRACE.
  */
-import { readdir, readFile, readlink } from 'node:fs/promises'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
 /** Where device-mapper is asked. */
 const CONTROL = '/dev/mapper/control'
@@ -17,22 +17,30 @@ interface RunningProcess {
 }
 
 /** Whether a process of this group is left. Those that nobody has asked for their exit status are not. */
-export async function groupRuns(group: number): Promise<boolean> {
-  return (await processes()).some((each) => each.group === group && !/[ZX]/.test(each.state))
+export function groupRuns(group: number): boolean {
+  return processes().some((each) => each.group === group && !/[ZX]/.test(each.state))
 }
 
-/** Those that wait in the kernel, with device-mapper open: for a status of a suspended device, if there is one. */
-export async function waitingForDeviceMapper(): Promise<RunningProcess[]> {
-  const waiting = (await processes()).filter(({ state }) => state === 'D')
-  const open = await Promise.all(
-    waiting.map(async ({ pid }) => {
-      const folder = `/proc/${pid}/fd`
-      const files = await readdir(folder).catch(() => [])
-      const targets = await Promise.all(files.map((each) => readlink(`${folder}/${each}`).catch(() => '')))
-      return targets.includes(CONTROL)
-    })
-  )
-  return waiting.filter((_, i) => open[i])
+/** A process that waits in the kernel. */
+export interface WaitingProcess {
+  readonly pid: number
+  readonly name: string
+  /** The same as long as it has not stopped waiting for what it waits for. */
+  readonly wait: string
+}
+
+/** Those that wait in the kernel, with device-mapper open: for a status of a suspended device, if there is one. Without a pause in between. */
+export function waitingForDeviceMapper(): WaitingProcess[] {
+  return processes().flatMap(({ pid, name, state }) => {
+    if (state !== 'D') return []
+    const folder = `/proc/${pid}/fd`
+    const files = tried(() => readdirSync(folder)) ?? []
+    if (!files.some((each) => tried(() => readlinkSync(`${folder}/${each}`)) === CONTROL)) return []
+    // Whoever has run meanwhile was switched to.
+    const status = tried(() => readFileSync(`/proc/${pid}/status`, 'utf8')) ?? ''
+    const switches = [...status.matchAll(/^(?:non)?voluntary_ctxt_switches:\s*(\d+)$/gm)].map(([, count]) => count)
+    return [{ pid, name, wait: `${pid} ${switches.join(' ')}` }]
+  })
 }
 
 /** A line of /proc/PID/stat: proc(5). Undefined for any other text. */
@@ -42,9 +50,16 @@ export function parseProcess(line: string): RunningProcess | undefined {
   return pid === undefined ? undefined : { pid: Number(pid), name, state, group: Number(group) }
 }
 
-async function processes(): Promise<RunningProcess[]> {
-  const pids = (await readdir('/proc')).filter((each) => /^\d+$/.test(each))
-  // Those that end meanwhile have none.
-  const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')))
-  return lines.flatMap((line) => parseProcess(line) ?? [])
+function processes(): RunningProcess[] {
+  const pids = readdirSync('/proc').filter((each) => /^\d+$/.test(each))
+  return pids.flatMap((pid) => parseProcess(tried(() => readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? '') ?? [])
+}
+
+/** Undefined for what has ended meanwhile, or is not to be seen. */
+function tried<T>(look: () => T): T | undefined {
+  try {
+    return look()
+  } catch {
+    return undefined
+  }
 }

@@ -130,7 +130,7 @@ export class Watchdog {
       return true
     }
     for (const begun = performance.now(); performance.now() - begun < KILL_MS; await sleep(LOOK_MS)) {
-      if (!(await groupRuns(pid))) return true
+      if (!groupRuns(pid)) return true
     }
     return false
   }
