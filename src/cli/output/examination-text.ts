@@ -133,12 +133,13 @@ function snapshots(pools: readonly PoolFacts[]): string {
 /** Tracked volumes, and what is on record of them. */
 function trackedVolumes({ trackedVolumes: volumes, catalog: { eraHistories: all } }: Examination): string {
   if (all.length === 0) return ''
-  const isActive = new Map(volumes.map(({ name, active }) => [name, active]))
+  const states = new Map(volumes.map(({ name, active }) => [name, active ? 'yes' : 'no']))
   const rows = all
     .slice(0, MOST_ROWS)
     .map(({ volume, snapshots, removed, earlierHistories, oldestTakenAtMs, newestTakenAtMs, bitmapBytes }) => [
       volume,
-      isActive.get(volume) ? 'yes' : 'no',
+      // (The kernel may not have answered.)
+      states.get(volume) ?? '-',
       String(snapshots),
       String(removed),
       day(oldestTakenAtMs),
