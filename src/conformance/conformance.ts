@@ -91,7 +91,8 @@ export async function judgeRun(run: Run, numbers?: readonly number[]): Promise<R
 function judge(run: Run, rules: readonly Rule[]): Report {
   const judgements = rules.map((rule): Judgement => {
     const { number, level, title, source } = rule
-    return { number, level, ...verdictOf(rule, run), title, source }
+    const { outcome, seen } = verdictOf(rule, run)
+    return { number, level, outcome, title, source, seen }
   })
   return { driver: run.driver, rules: judgements, summary: summarized(judgements) }
 }
