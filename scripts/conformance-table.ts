@@ -26,7 +26,7 @@ export function drivers(): Scenario[] {
 export async function askMock(scenario: string, rules?: readonly number[]): Promise<Report> {
   const mock = await startMock({ scenario })
   try {
-    const [{ volume }] = mock.snapshots as [{ volume: string }]
+    const [{ volume }] = mock.snapshots
     const ids = (own: boolean) => mock.snapshots.filter((each) => (each.volume === volume) === own).map(({ id }) => id)
     const { report } = await runConformance({
       endpoint: mock.endpoint,

@@ -7,10 +7,17 @@ import { runAgent, runRouter } from '../support/in-process.ts'
 import { testFolder } from '../support/test-folder.ts'
 
 const folder = await testFolder(test)
-const recorded = await unpackRecordedPool()
-const { snapshots, volumes } = await readPoolDescription(recorded)
-const of = (volume: string) => snapshots.filter((each) => each.volume === volume)
-const [own, other] = [of(volumes[0].name), of(volumes[1].name)]
+let recorded: string
+let own: Snapshot[]
+let other: Snapshot[]
+
+test.before(async () => {
+  recorded = await unpackRecordedPool()
+  const { snapshots, volumes } = await readPoolDescription(recorded)
+  ;[own, other] = volumes.map(({ name }) => snapshots.filter((each) => each.volume === name))
+})
+
+type Snapshot = Awaited<ReturnType<typeof readPoolDescription>>['snapshots'][number]
 
 async function judged(t: ExecutionContext, endpoint: string): Promise<void> {
   const id = (name: string) => `demo/${name}`

@@ -9,7 +9,7 @@ import { BLOCK_BYTES, type Snapshot, type Tuple } from '../../src/mock/history.t
 export type Copy = Map<number, number>
 
 export function snapshotsOf(mock: Mock): Snapshot[] {
-  const [{ volume }] = mock.snapshots as [{ volume: string }]
+  const [{ volume }] = mock.snapshots
   return mock.driver.history.snapshots.filter((each) => each.volume === volume)
 }
 
