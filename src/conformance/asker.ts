@@ -54,7 +54,8 @@ export const SECRET = 'conformance-secret-8d1c6b0f'
 
 export class Asker {
   readonly run: Run
-  readonly random: Random
+  /** What a rule draws does not depend on which other rules were asked before. */
+  random: Random
   readonly patience: Patience
   readonly signal: AbortSignal
   readonly #socketPath: string
@@ -66,8 +67,7 @@ export class Asker {
   /** Calls that did not end in their time. */
   #hung = 0
   #rangesLeft = RANGES_OF_ALL
-  /** The rule that asks. */
-  rule = 0
+  #rule = 0
   readonly #wholes = new Map<string, Promise<StreamCall>>()
 
   constructor(socketPath: string, run: Run, patience: Patience, signal: AbortSignal) {
@@ -82,6 +82,16 @@ export class Asker {
 
   get given(): Given {
     return this.run.given
+  }
+
+  /** The number of the rule that asks. */
+  get rule(): number {
+    return this.#rule
+  }
+
+  set rule(number: number) {
+    this.#rule = number
+    this.random = new Random(this.given.seed * 1000 + number)
   }
 
   get millisecondsLeft(): number {

@@ -21,7 +21,11 @@ export const rule: Rule = {
   level: 'must',
   title: 'a status has no details, and a message where it is an error',
   source: 'CSI specification, Error Scheme',
-  ask: async (asker) => void (await asker.wholes()),
+  ask: async (asker) => {
+    await asker.wholes()
+    await asker.stream('refused', { target: '' })
+    for (const question of asker.questions) await asker.stream('refused', { ...question, maxResults: -1 })
+  },
   judge: (run) => {
     const ends = run.calls.flatMap((call) =>
       'end' in call && call.end.how === 'status' ? [{ call, end: call.end }] : []
