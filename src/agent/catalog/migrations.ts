@@ -212,8 +212,25 @@ const second: Migration = {
   `
 }
 
+/** How far the clocks of pools had come. */
+const third: Migration = {
+  adds: ['pool_clocks'],
+  sql: `
+    CREATE TABLE pool_clocks (
+      pool TEXT PRIMARY KEY,
+      time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      devices BLOB NOT NULL,
+      looked_at INTEGER NOT NULL,
+      went_back_at INTEGER,
+      went_back TEXT,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second]
+export const migrations: readonly Migration[] = [first, second, third]
 
 /**
  * Takes one step, inside a transaction of the caller's.

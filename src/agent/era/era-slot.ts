@@ -259,7 +259,13 @@ export class EraSlots {
   }
 
   #startKeeper(key: string, takenAt: number, metadataPath: string): Promise<LeaseKeeper> {
-    return LeaseKeeper.start({ device: key, takenAt }, metadataPath, this.#parts.catalog.path, DEADLINE_MS, 'era')
+    return LeaseKeeper.start(
+      { device: key, takenAt },
+      { path: metadataPath },
+      this.#parts.catalog.path,
+      DEADLINE_MS,
+      'era'
+    )
   }
 
   /** Forgets a lease, and then what a keeper has noted about it. */

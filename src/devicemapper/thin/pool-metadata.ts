@@ -11,6 +11,7 @@ import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
+import type { DeviceNumber } from '../target-words.ts'
 import { changedExtents } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
 import { parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
@@ -38,6 +39,14 @@ export interface Fingerprint {
   root: number
   /** The checksum that the root node carries, unsigned. */
   rootChecksum: number
+}
+
+/** How far a pool has come. */
+export interface PoolMoment {
+  /** Snapshots that were taken in it so far. */
+  readonly time: number
+  readonly transactionId: bigint
+  readonly devices: readonly (Pick<DeviceDetails, 'creationTime' | 'transactionId'> & { readonly id: number })[]
 }
 
 /** A device, and what it was found to be before, if anybody looked. */
@@ -140,6 +149,16 @@ export class PoolMetadata {
     return this.#reader.path
   }
 
+  /** The block device that is open; undefined for a file. */
+  get openDevice(): DeviceNumber | undefined {
+    return this.#reader.device
+  }
+
+  /** Its descriptor, for as long as it is open. */
+  get descriptor(): number {
+    return this.#reader.descriptor
+  }
+
   /** What reading has cost since opening. */
   get statistics(): Readonly<ReadStatistics> {
     return this.#reader.statistics
@@ -183,6 +202,18 @@ export class PoolMetadata {
 
   async deviceDetails(id: number): Promise<DeviceDetails> {
     return (await this.device(id)).details
+  }
+
+  /** The view's clock and transaction, and when each of its devices was created, all of one moment. Devices by ascending id. */
+  async clock(signal?: AbortSignal): Promise<PoolMoment> {
+    return this.#settled(async ({ time, transactionId, detailsRoot }) => {
+      const details = entries(this.#reader, detailsRoot, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal)
+      const devices: PoolMoment['devices'][number][] = []
+      for await (const { key: id, value } of details) {
+        devices.push({ id, creationTime: value.creationTime, transactionId: value.transactionId })
+      }
+      return { time, transactionId, devices }
+    })
   }
 
   /**
