@@ -153,7 +153,7 @@ export function recordEraSnapshot(
     const replaced = eraSnapshotsTable.get(database, { volume: tracked.id, name: taken.name })
     if (replaced !== undefined) {
       if (replaced.removedAt === undefined) throw defect(`there already is a snapshot ${volume}/${taken.name}`)
-      forget(database, replaced)
+      forget(database, replaced.id)
     }
     // What was just forgotten may have been the last one.
     const { id, line, lineBecause, lastSeq, leastBytes, openExact } = eraVolumeRow(database, volume)
@@ -260,7 +260,8 @@ export function forgetEraSnapshots(
       const doomed = new Set(all.filter(({ takenAt }) => takenAt < before))
       const expendable = [...all.filter(isRemoved), ...all.filter((each) => !isRemoved(each))]
       for (const each of expendable) if (all.length - doomed.size > keep) doomed.add(each)
-      for (const each of doomed) forget(database, each)
+      // Each is read again: forgetting one changes its neighbour.
+      for (const each of doomed) forget(database, each.id)
       forgotten += doomed.size
     }
     return forgotten
@@ -310,8 +311,14 @@ export function clearStagedWrites(database: CatalogDatabase, { id, lastSeq }: Er
   for (const { seq } of database.writes.boundaries(id)) if (seq > lastSeq) deleteWrites(database, id, seq)
 }
 
-/** What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come. */
-function forget(database: CatalogDatabase, row: SnapshotRow): void {
+/**
+ * What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come.
+ *
+ * @param id of one that is on record; not its row, which is another as soon as the one before it is forgotten
+ */
+function forget(database: CatalogDatabase, id: string): void {
+  const row = eraSnapshotsTable.get(database, { id })
+  if (row === undefined) throw defect(`the snapshot ${id} was to be forgotten, and is not on record`)
   eraSnapshotsTable.delete(database, [row])
   const { volume, line, seq, leastBytes, exact } = row
   const rest = eraSnapshotsTable.select(database, 'WHERE volume = ? AND line = ? ORDER BY seq', volume, line)
