@@ -212,8 +212,21 @@ const second: Migration = {
   `
 }
 
+/** Names of snapshots of era volumes that are no longer on record. */
+const eraNames: Migration = {
+  adds: ['era_names'],
+  sql: `
+    CREATE TABLE era_names (
+      handle TEXT PRIMARY KEY,
+      taken_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX era_names_by_age ON era_names (taken_at);
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second]
+export const migrations: readonly Migration[] = [first, second, eraNames]
 
 /**
  * Takes one step, inside a transaction of the caller's.
