@@ -10,14 +10,21 @@ import { type DeviceMapperPort, nodePath, type PoolDevice } from './pool-device.
 /** Devices in the parameters of a table, as the kernel prints them. */
 const DEVICES = /(?<![^ ])(\d+):(\d+)(?![^ ])/g
 
+/** LVM's UUIDs of a group and of a pool in it, without their hyphens (lvm/source.ts). */
+const LVM_POOL = /^LVM-[0-9A-Za-z]{32}([0-9A-Za-z]{32})-tpool$/
+/** Where LVM writes hyphens into a UUID. */
+const LVM_UUID = /^(.{6})(.{4})(.{4})(.{4})(.{4})(.{4})(.{6})$/
+
 /**
- * The pool's device-mapper UUID (LVM's has the UUIDs of group and volume in it); where it has none, what its metadata and data are on.
- * Growing either does not change it.
+ * LVM's UUID of the pool, which it keeps in whichever group (vgrename, vgsplit, vgmerge); else its device-mapper UUID; where it has none,
+ * what its metadata and data are on. Growing either does not change it.
  *
  * @throws what device-mapper calls throw, DM_READ_FAILED
  */
 export async function poolIdentity(deviceMapper: DeviceMapperPort, pool: PoolDevice): Promise<string> {
-  if (pool.uuid !== '') return `dm-uuid:${pool.uuid}`
+  const lvm = LVM_POOL.exec(pool.uuid)?.[1]
+  if (lvm !== undefined) return lvm.replace(LVM_UUID, '$1-$2-$3-$4-$5-$6-$7')
+  if (pool.uuid !== '') return pool.uuid
   const below = [await onDisks(deviceMapper, pool.metadataDevice), await onDisks(deviceMapper, pool.dataDevice)]
   // Its own length however many disks there are; and parameters may hold a key.
   return `disks:${createHash('sha256').update(below.join('\n')).digest('hex')}`

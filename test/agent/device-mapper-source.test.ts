@@ -47,7 +47,7 @@ test('an active thin device', async (t) => {
       minor: 0,
       uuid: 'LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOZ4L4UK2aRB30gOqBEuFmmymZndJpJrDx-tmeta'
     },
-    poolIdentity: 'dm-uuid:LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOYcF3ilVmZlSEFflJN4fVxdwRxvlwRMTw-tpool',
+    poolIdentity: 'YcF3il-VmZl-SEFf-lJN4-fVxd-wRxv-lwRMTw',
     thinId: 2,
     sizeBytes: 64 * mebibyte,
     metadataPath: '/dev/mapper/my--vg-po--ol_tmeta',

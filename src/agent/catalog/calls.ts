@@ -58,6 +58,8 @@ export function catalogCalls(database: CatalogDatabase) {
     leastEraSize: on(eraHistory.leastEraSize),
     eraWrites: on(eraHistory.eraWrites),
     forgetEraSnapshots: on(eraHistory.forgetEraSnapshots),
+    eraNameUsedBefore: on(eraHistory.eraNameUsedBefore),
+    forgetEraNames: on(eraHistory.forgetEraNames),
     compactEraHistory: on(eraHistory.compactEraHistory),
     eraHistoryFacts: on(eraHistory.eraHistoryFacts),
     statistics: () => database.statistics()

@@ -252,6 +252,16 @@ export class Catalog {
     return this.#call('forgetEraSnapshots', limits)
   }
 
+  /** When a snapshot of this name was taken that is no longer on record, in milliseconds since 1970. */
+  async eraNameUsedBefore(volume: string, name: string): Promise<number | undefined> {
+    return this.#call('eraNameUsedBefore', volume, name)
+  }
+
+  /** Forgets the oldest names of snapshots that are no longer on record. Returns how many; call again while it is not 0. */
+  async forgetEraNames(limits: { before: number; keep: number }): Promise<number> {
+    return this.#call('forgetEraNames', limits)
+  }
+
   /** Puts bitmaps of forgotten snapshots together; to be repeated until it returns 0. */
   async compactEraHistory(): Promise<number> {
     return this.#call('compactEraHistory')

@@ -38,7 +38,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import { eraIntentsTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
+import { eraIntentsTable, eraNamesTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
 import { EraWrites } from './era-writes.ts'
 import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
@@ -69,7 +69,7 @@ export interface Opening {
 /** The tables that are kept in memory, whose rows are counted. */
 const keptTables = [
   ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
-  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, poolClocksTable]
+  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
 const HISTORY_PAGES = 16_384

@@ -212,8 +212,21 @@ const second: Migration = {
   `
 }
 
+/** Names of snapshots of era volumes that are no longer on record. */
+const eraNames: Migration = {
+  adds: ['era_names'],
+  sql: `
+    CREATE TABLE era_names (
+      handle TEXT PRIMARY KEY,
+      taken_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX era_names_by_age ON era_names (taken_at);
+  `
+}
+
 /** How far the clocks of pools had come. */
-const third: Migration = {
+const poolClocks: Migration = {
   adds: ['pool_clocks'],
   sql: `
     CREATE TABLE pool_clocks (
@@ -230,7 +243,7 @@ const third: Migration = {
 }
 
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, third]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks]
 
 /**
  * Takes one step, inside a transaction of the caller's.

@@ -14,7 +14,6 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
-import { filterOptions } from './filter.ts'
 import {
   type LogicalVolume,
   logicalVolumeFields,
@@ -23,6 +22,7 @@ import {
   type VolumeGroup,
   volumeGroupFields
 } from './parse.ts'
+import { settingOptions } from './settings.ts'
 
 export interface LvmOptions {
   /**
@@ -108,7 +108,9 @@ export class LvmReporter {
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
     // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells which.
-    if (exitCode === 5 && /^\s*Volume group ".*" not found$/m.test(stderr)) return undefined
+    // (In front of it may stand where in LVM's source it is said, when lvm.conf wants to know everything.)
+    const notFound = names.some((name) => stderr.includes(`Volume group "${name}" not found\n`))
+    if (exitCode === 5 && notFound) return undefined
     throw exitError(question.described, exitCode, stderr)
   }
 
@@ -126,10 +128,10 @@ export class LvmReporter {
       run: async (onStart) => {
         clearTimeout(timer)
         try {
-          const filter = await filterOptions(this.#command)
+          const settings = await settingOptions(this.#command)
           const deadlineMs = Math.max(1, deadline - performance.now())
           const limits = { deadlineMs, maxOutputBytes: this.#maxOutputBytes }
-          const command = startCommand([...this.#command, subcommand, ...filter, ...words], limits, described)
+          const command = startCommand([...this.#command, subcommand, ...settings, ...words], limits, described)
           onStart(command.pid)
           command.result.then(resolve, reject)
           await command.gone

@@ -296,10 +296,14 @@ export class PoolMetadata {
       reader: this.#reader,
       baseRoot: base?.device.root,
       targetRoot: target.root,
+      baseMapped: base?.device.details.mappedBlocks,
+      targetMapped: target.details.mappedBlocks,
       blockBytes: dataBlockBytes,
       sizeBytes: capacityBytes,
+      sizeIsFromTree: sizeBytes === undefined,
       // At the very end nothing is left, not even of a last block that the end cuts in two.
-      firstBlock: startingOffset < capacityBytes ? Math.floor(startingOffset / dataBlockBytes) : Infinity,
+      firstBlock:
+        startingOffset < capacityBytes || startingOffset === 0 ? Math.floor(startingOffset / dataBlockBytes) : Infinity,
       // Only what lies beyond a *smaller* base is missing from every backup of it.
       baseEndBlock:
         base?.sizeBytes !== undefined && base.sizeBytes < capacityBytes
@@ -405,6 +409,8 @@ export class PoolMetadata {
       for (const device of devices) {
         const found = await findDevice(this.#reader, superblock, device.id)
         if (found?.root !== device.root) throw this.#changed(device)
+        // A root may come back to its block; what it maps is held against the details as they were when it was handed out.
+        if (found.details.mappedBlocks !== device.details.mappedBlocks) throw this.#changed(device)
         const rootChecksum = await this.#reader.read(
           found.root,
           checksumSalt.btreeNode,
@@ -527,7 +533,14 @@ async function findDevice(
     lookup(reader, detailsRoot, id, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal),
     lookup(reader, mappingRoot, id, U64_SIZE, u64, signal)
   ])
-  if (!details) return undefined
+  if (!details && root === undefined) return undefined
+  if (!details) {
+    throw damaged(
+      reader.path,
+      detailsRoot,
+      `the device details below it lack thin device ${id}, which has a mapping tree`
+    )
+  }
   if (root === undefined) {
     throw damaged(reader.path, mappingRoot, `the tree below it lacks thin device ${id}, which the device details name`)
   }

@@ -5,6 +5,7 @@
  */
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
+import { damaged } from '../block-reader.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import { type DeltaRunBatch, deltaKinds, readDeltaXml } from '../thin/delta-xml.ts'
 import { readDumpXml } from '../thin/dump-xml.ts'
@@ -41,6 +42,8 @@ export interface ToolAnswer extends ExtentStream {
 }
 
 const SAME = deltaKinds.indexOf('same')
+const LEFT_ONLY = deltaKinds.indexOf('left_only')
+const RIGHT_ONLY = deltaKinds.indexOf('right_only')
 
 /**
  * Asks the tools. They run while `batches` is being read.
@@ -91,7 +94,8 @@ async function changedBy(
   const { sizeBytes } = target
   const end = Math.ceil(sizeBytes / header.dataBlockBytes)
   const baseEnd = base.sizeBytes < sizeBytes ? Math.floor(base.sizeBytes / header.dataBlockBytes) : end
-  const counted = countSame(batches, baseEnd, end, answered)
+  const checked = checkMapped(batches, metadata.path, base, target)
+  const counted = countSame(checked, baseEnd, end, answered)
   return changedExtentsOf(counted, header, { sizeBytes, baseSizeBytes: base.sizeBytes, startingOffset })
 }
 
@@ -128,6 +132,37 @@ function checkHeader(tool: ToolName, header: PoolXmlHeader, { superblock, path }
     `${tool} has read another state of ${path} (pool time ${header.time}, transaction ${header.transactionId}) than was meant (${time}, ${transactionId})`,
     'ask again'
   )
+}
+
+/**
+ * Lets runs pass whose blocks add up, at the end, to what the device details say that both devices map.
+ *
+ * @throws DM_METADATA_DAMAGED
+ */
+async function* checkMapped(
+  batches: AsyncIterable<DeltaRunBatch>,
+  path: string,
+  base: ToolDevice,
+  target: ToolDevice
+): AsyncGenerator<DeltaRunBatch> {
+  let [inBase, inTarget] = [0, 0]
+  for await (const batch of batches) {
+    const { count, kinds, lengths } = batch
+    for (let i = 0; i < count; i++) {
+      if (kinds[i] !== RIGHT_ONLY) inBase += lengths[i]
+      if (kinds[i] !== LEFT_ONLY) inTarget += lengths[i]
+    }
+    yield batch
+  }
+  for (const [{ device }, found] of [
+    [base, inBase],
+    [target, inTarget]
+  ] as const) {
+    const { mappedBlocks } = device.details
+    if (found === mappedBlocks) continue
+    const what = `thin_delta finds ${found} data blocks in the tree below it, and the details of its device say ${mappedBlocks}`
+    throw damaged(path, device.root, what)
+  }
 }
 
 /** Counts the blocks from `begin` to `end` that are called the same. */

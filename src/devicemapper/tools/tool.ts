@@ -7,6 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { childEnvironment } from '../../search-path.ts'
 import { describeVersion, faultOf, parseToolVersion, type ToolVersion } from './tool-version.ts'
 
 export type ToolName = 'thin_delta' | 'thin_dump'
@@ -148,8 +149,7 @@ function start(name: ToolName, [program, ...words]: readonly string[], descripto
       // A group of its own: it may be `nsenter …`, which is two processes.
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe', ...(descriptor === undefined ? [] : [descriptor])],
-      // Their own folder is not on everybody's path.
-      env: { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
+      env: childEnvironment({ LC_ALL: 'C' })
     })
   } catch (error) {
     throw notStarted(name, error as NodeJS.ErrnoException)

@@ -45,7 +45,7 @@ test('a snapshot, active or not', async (t) => {
       minor: 0,
       uuid: 'LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOZ4L4UK2aRB30gOqBEuFmmymZndJpJrDx-tmeta'
     },
-    poolIdentity: 'dm-uuid:LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOYcF3ilVmZlSEFflJN4fVxdwRxvlwRMTw-tpool',
+    poolIdentity: 'YcF3il-VmZl-SEFf-lJN4-fVxd-wRxv-lwRMTw',
     identity: row('monday').uuid,
     volume: row('data').uuid,
     volumeName: 'my-vg/data',
