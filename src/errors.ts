@@ -46,7 +46,7 @@ export const errorRegistry = {
   },
   DM_SNAPSHOT_CHANGED: {
     status: 'ABORTED',
-    summary: 'a snapshot was written to, trimmed or removed while it was read'
+    summary: 'a snapshot was written to, trimmed, removed or renamed while it was looked at'
   },
   DM_METADATA_DAMAGED: { status: 'DATA_LOSS', summary: 'a metadata block is damaged' },
   DM_METADATA_FOREIGN: {

@@ -60,7 +60,8 @@ async function checkAndRemember(
     await checkLineage(catalog, now, served)
     baseIsPristine = await catalog.isPristine(now)
   }
-  await catalog.remember(served)
+  // Served since the pool went back, by whichever clock.
+  await catalog.remember(served, Math.max(Date.now(), (wentBack?.at ?? 0) + 1))
   return { baseIsPristine }
 }
 

@@ -167,10 +167,12 @@ test.serial('logical volumes and pools that swap names during a question', async
   for (const code of Object.keys(seen)) t.true(CODES.includes(code), code)
 })
 
+/** Places on the disk; there is room for so many. */
+const PLACES = 70
 let places = 0
 
 /** A pool of dmsetup's at a place of its own on the disk, or at one that was used before. */
-function rawPool(name: string, place = places++, writesBefore = 0): RawPool {
+function rawPool(name: string, place = places++ % PLACES, writesBefore = 0): RawPool {
   const offsetBytes = (GROUPS_MIB + place * 20) * mebibyte
   return new RawPool({ name, offsetBytes, metadataBytes: 4 * mebibyte, dataBytes: 16 * mebibyte, writesBefore })
 }
@@ -201,7 +203,7 @@ test.serial("pools of dmsetup's that are made anew by the same names", async (t)
   const seen: Record<string, number> = {}
   for (let round = 0; round < count; round++) {
     const how = random.pick(['fewer snapshots', 'other ids', 'another place'] as const)
-    const [name, place] = [`anew-${round}`, places]
+    const [name, place] = [`anew-${round}`, (2 * round) % PLACES]
     const [volume, base, target] = ['volume', 'base', 'target'].map((each) => `${name}-${each}`)
     const make = (at: number, before: number, ids: readonly [number, number]): RawPool => {
       const pool = rawPool(name, at, before)

@@ -9,7 +9,7 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
-import type { ServedRecord } from './served-targets.ts'
+import { type ServedRecord, servedTable } from './served-targets.ts'
 import { Table } from './table.ts'
 
 export const poolClocksTable = new Table(
@@ -113,13 +113,14 @@ export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: numb
   const how = howWentBack(before, now)
   const isSame =
     time === before.time && transactionId === before.transactionId && Buffer.compare(devices, before.devices) === 0
-  if (!isSame) {
-    database.write(() => {
-      const back = how === undefined ? {} : { wentBackAt: at, wentBack: how }
-      poolClocksTable.update(database, before, { ...seen, ...back })
-    })
+  if (how !== undefined) {
+    // Whatever the wall clock has been set to since: all that is on record was served before.
+    const [newest] = servedTable.select(database, 'ORDER BY first_served_at DESC LIMIT 1')
+    const wentBackAt = Math.max(at, before.lookedAt, newest?.firstServedAt ?? 0)
+    database.write(() => poolClocksTable.update(database, before, { ...seen, wentBackAt, wentBack: how }))
+    return { at: wentBackAt, how }
   }
-  if (how !== undefined) return { at, how }
+  if (!isSame) database.write(() => poolClocksTable.update(database, before, seen))
   return wentBackOf(before)
 }
 
