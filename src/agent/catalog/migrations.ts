@@ -225,8 +225,25 @@ const eraNames: Migration = {
   `
 }
 
+/** How far the clocks of pools had come. */
+const poolClocks: Migration = {
+  adds: ['pool_clocks'],
+  sql: `
+    CREATE TABLE pool_clocks (
+      pool TEXT PRIMARY KEY,
+      time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      devices BLOB NOT NULL,
+      looked_at INTEGER NOT NULL,
+      went_back_at INTEGER,
+      went_back TEXT,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, eraNames]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks]
 
 /**
  * Takes one step, inside a transaction of the caller's.
