@@ -15,6 +15,7 @@ import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
 import { collectExtents } from '../support/collect-extents.ts'
 import type { Extent } from '../support/expected.ts'
 import { run, sendMessage } from './dmsetup.ts'
+import { processes } from './live-agent.ts'
 
 export const mebibyte = 2 ** 20
 /** Of tracked volumes in tests, in bytes. */
@@ -61,6 +62,13 @@ export async function labCatalog(
   const catalog = await openCatalog(join(within, 'catalog.sqlite'))
   t.teardown(() => catalog.close())
   return catalog
+}
+
+/** Processes that watch over suspensions of this one's. */
+export function watchdogs(): number[] {
+  return processes()
+    .filter(({ parent, words }) => parent === process.pid && words.includes('watchdog-process'))
+    .map(({ pid }) => pid)
 }
 
 export interface Driver extends AsyncDisposable {

@@ -230,6 +230,8 @@ export class Attachment {
       )
     }
     await onceNoKeeper(volume, this.#catalog.path)
+    // (Before there is an intent: a table that is found when one is settled voids the history.)
+    await refuseInactiveTables(this.#deviceMapper, devices.era, `${name} does not grow`)
     await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
     let failure: unknown
     try {
@@ -370,7 +372,6 @@ export class Attachment {
   async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const devices = await tracked.active()
-    await refuseInactiveTables(this.#deviceMapper, devices.era, `${volume.name} does not grow`)
     const suspension = await Suspension.prepare(this.#deviceMapper, tracked, GROW_DEADLINE_MS)
     try {
       await suspension.suspend()
