@@ -78,7 +78,7 @@ async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): 
   const origins = new Origins()
   for await (const device of metadata.devices(signal)) origins.add(device)
   origins.complete()
-  let damage: unknown
+  let damage: DeltamapperError | undefined
   for await (const device of metadata.devices(signal)) {
     const origin = origins.of(device)
     const sharing: number[] = []

@@ -229,5 +229,8 @@ test('a mapping beyond 2^53 bytes, and a count that the tree does not bear out, 
   t.is(status, 1)
   t.regex(stdout, /^ +1 +2 [^]*^ +2 +3 /m)
   t.notRegex(stdout, /complete/)
-  t.regex(stderr, /maps as many data blocks as .*, and the details of their devices say 3 and 2.*\(DM_METADATA_DAMAGED\)/)
+  t.regex(
+    stderr,
+    /maps as many data blocks as .*, and the details of their devices say 3 and 2.*\(DM_METADATA_DAMAGED\)/
+  )
 })

@@ -101,7 +101,8 @@ async function changedBy(
 async function allocatedBy({ metadata, target, startingOffset, command, signal }: ToolQuestion): Promise<ExtentStream> {
   const { device, sizeBytes } = target
   const output = toolOutput('thin_dump', ['--dev-id', String(device.id), ...viewOf(metadata)], { command, signal })
-  const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump' })
+  const isWanted = (id: number) => id === device.id
+  const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump', isWanted })
   checkHeader('thin_dump', header, metadata)
   return allocatedExtentsOf(batches, device.id, header, { sizeBytes, startingOffset })
 }
