@@ -184,6 +184,8 @@ function serve(port: NonNullable<typeof parentPort>): void {
         signal.throwIfAborted()
         walk.credit--
         say({ kind: 'message', id, message, statistics }, [message.buffer])
+        // No message is made that would have to wait here, in memory.
+        while (walk.credit === 0 && !signal.aborted) await woken()
       }
       say({ kind: 'end', id, statistics })
     } catch (thrown) {

@@ -3,8 +3,8 @@
  *
  * A stream ends OK only when the backend's messages have ended by themselves and every one has been written. Everything else ends
  * with the status of a DeltamapperError: a bad request before the backend sees it, an error of the backend, the caller gone, its deadline
- * passed, the agent stopping. A message is written only once the connection has taken the one before, and no further one is asked for until
- * then, so the slowest client costs the memory of two messages and no more.
+ * passed, the agent stopping. A message is asked for only once the connection has taken the one before, so that the slowest client costs the
+ * memory of that one here, and of what its backend makes ahead.
  *
  * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
  */
@@ -288,7 +288,7 @@ interface Sent {
 
 /**
  * Passes the messages on one by one, and sends an empty one where there was none: a client learns the capacity from messages only.
- * While the connection takes one message the backend may make the next, but that one is not written before.
+ * None is asked for before the connection has taken the one before: to make some ahead is the backend's business, which bounds them.
  */
 async function passOn(
   call: Call<unknown>,
@@ -297,10 +297,8 @@ async function passOn(
   sent: Sent,
   signal: AbortSignal
 ): Promise<void> {
-  let writing: Promise<void> = Promise.resolve()
   for (;;) {
     const next = await unlessAborted(iterator.next(), signal)
-    await unlessAborted(writing, signal)
     if (next.done && sent.messages > 0) return
     const message = next.done ? emptyMessage(capacityBytes) : next.value
     if (message.length > maximumMessageBytes) {
@@ -314,9 +312,7 @@ async function passOn(
     sent.bytes += message.length
     sent.count(message.length)
     sent.firstMessageMs ??= sent.elapsed()
-    writing = write(call, message)
-    // Nobody awaits it when the backend fails first.
-    writing.catch(() => undefined)
+    await unlessAborted(write(call, message), signal)
   }
 }
 

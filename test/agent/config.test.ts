@@ -33,8 +33,8 @@ test('without a file and without options everything has its default', async (t) 
     toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
-    maxStreams: 512,
-    maxStreamsPerClient: 256,
+    maxStreams: 256,
+    maxStreamsPerClient: 192,
     logLevel: 'info',
     drainSeconds: 20
   })
