@@ -106,7 +106,7 @@ export class BlockMetadataEncoder {
    */
   finish(): Uint8Array<ArrayBuffer> {
     const bytes = this.#bytes ?? this.#begin()
-    const message = bytes.slice(0, this.#position) as Uint8Array<ArrayBuffer>
+    const message = bytes.slice(0, this.#position)
     if (spareBuffers.length < spareBuffersKept) spareBuffers.push(bytes)
     this.#bytes = undefined
     this.count = 0

@@ -15,6 +15,7 @@ import { createServer, createSecureContext, type Server, type TLSSocket } from '
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
+import { sparingly } from '../sparing-log.ts'
 import { CrowdedDoor } from './crowded-door.ts'
 
 /** Paths of PEM files. */
@@ -46,9 +47,6 @@ const HANDSHAKE_MS = 10_000
 const WAITING_CONNECTIONS = 128
 /** And those that have shown one: a few routers' and, while they are being replaced, their successors'. */
 const KNOWN_CONNECTIONS = 256
-
-/** Of clients that are refused, so many lines are logged within so many milliseconds; the next one says how many were left out. */
-const REFUSALS_LOGGED = { lines: 20, withinMs: 60_000 }
 
 /** Certificate, key and authorities as the files had them when they last went together. */
 export class Certificates {
@@ -212,20 +210,6 @@ export function tlsChannel(
 /** Tells a connection from every other one of the same listener. */
 function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`
-}
-
-/** Whoever may connect must not be able to fill the log. */
-function sparingly(say: (fields: object) => void): (fields: object) => void {
-  const { lines, withinMs } = REFUSALS_LOGGED
-  let [since, said, leftOut] = [-Infinity, 0, 0]
-  return (fields) => {
-    const now = performance.now()
-    if (now - since > withinMs) [since, said] = [now, 0]
-    if (said++ < lines) {
-      say(leftOut > 0 ? { ...fields, leftOut } : fields)
-      leftOut = 0
-    } else leftOut++
-  }
 }
 
 /** As a DNS name among the subject alternative names, word for word: no wildcards, and not the common name. */

@@ -313,7 +313,10 @@ test.serial('a client that does not read is waited for: no message is made beyon
 })
 
 test('more streams than are allowed, of one client or of all, are refused until others have ended', async (t) => {
-  const { path, backend } = await testServer(t, { limits: { maxStreams: 3, maxStreamsPerClient: 2 } })
+  const { path, backend } = await testServer(t, {
+    limits: { maxStreams: 3, maxStreamsPerClient: 2 },
+    nameUnixClient: () => undefined
+  })
   const [one, other] = [1, 2].map(() => new PlainClient(t, path, { 'grpc.use_local_subchannel_pool': 1 }))
   const begin = (client: PlainClient) => {
     const stream = client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'hanging' })
