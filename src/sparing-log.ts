@@ -15,3 +15,19 @@ export function sparingly(say: (fields: object) => void, { lines, withinMs } = W
     } else leftOut++
   }
 }
+
+/** Clients that are told apart; beyond, the one heard of first is forgotten. */
+const MOST_CLIENTS = 1000
+
+/** The same for each client by itself. */
+export function sparinglyByClient(say: (fields: object) => void, written = WRITTEN) {
+  const clients = new Map<string, (fields: object) => void>()
+  return (client: string, fields: object): void => {
+    let log = clients.get(client)
+    if (log === undefined) {
+      if (clients.size >= MOST_CLIENTS) clients.delete([...clients.keys()][0])
+      clients.set(client, (log = sparingly(say, written)))
+    }
+    log(fields)
+  }
+}

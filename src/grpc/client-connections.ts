@@ -226,15 +226,14 @@ export class ClientConnections {
             pass(metadata)
           },
           onCancel: () => {
+            if (isAnswered) client.budget.giveBack()
             if (--connection.callsUnderWay === 0) connection.idleSince = performance.now()
           }
         }),
       sendStatus: (status, next) => {
         // Whoever sets deadlines cancels as well when they have passed.
-        if (status.code !== grpcStatus.DEADLINE_EXCEEDED && !isAnswered) {
-          isAnswered = true
-          client.budget.giveBack()
-        }
+        // What nobody reads has not been answered until it has left.
+        isAnswered = status.code !== grpcStatus.DEADLINE_EXCEEDED
         next(status)
       }
     })

@@ -8,9 +8,11 @@
  *
  * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
  */
+import { isIP } from 'node:net'
 import type { ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
@@ -75,6 +77,8 @@ export interface StreamLimits {
   readonly maxStreams?: number | undefined
   /** Those of one client among them: nobody can take them all. */
   readonly maxStreamsPerClient?: number | undefined
+  /** How long a client may leave a message unread, in milliseconds. For ever, unless given. */
+  readonly idleMs?: number | undefined
 }
 
 export interface SnapshotMetadataOptions extends StreamLimits {
@@ -110,20 +114,29 @@ export class SnapshotMetadataService {
   readonly #backend: SnapshotMetadataBackend
   readonly #logger: Logger
   readonly #observer: CallObserver
-  readonly #limits: { readonly all: number; readonly perClient: number }
+  readonly #limits: { readonly all: number; readonly perClient: number; readonly idleMs: number }
   readonly #running = new Map<Promise<void>, AbortController>()
+  /** Calls that HTTP/2 has not seen the end of, by client. One that nobody reads stays, with its last message, when we are through with it. */
   readonly #clients = new Map<string, number>()
+  #open = 0
+  readonly #logOfMany: (client: string, fields: object) => void
   #stopping = false
 
   constructor(
     backend: SnapshotMetadataBackend,
     logger: Logger,
-    { observer = nobody, maxStreams = Infinity, maxStreamsPerClient = Infinity }: SnapshotMetadataOptions = {}
+    {
+      observer = nobody,
+      maxStreams = Infinity,
+      maxStreamsPerClient = Infinity,
+      idleMs = Infinity
+    }: SnapshotMetadataOptions = {}
   ) {
     this.#backend = backend
     this.#logger = logger
     this.#observer = observer
-    this.#limits = { all: maxStreams, perClient: maxStreamsPerClient }
+    this.#limits = { all: maxStreams, perClient: maxStreamsPerClient, idleMs }
+    this.#logOfMany = sparinglyByClient((fields) => logger.info(fields, 'call'))
   }
 
   /** Calls that have begun and not yet ended. */
@@ -159,7 +172,16 @@ export class SnapshotMetadataService {
     const controller = new AbortController()
     const context = callContext(call)
     const { client } = context
-    const [all, ofClient] = [this.#running.size, this.#clients.get(client) ?? 0]
+    const [all, ofClient] = [this.#open, this.#clients.get(client) ?? 0]
+    this.#open++
+    this.#clients.set(client, ofClient + 1)
+    // grpc-js's word for the end of a call, however it came about.
+    call.on('cancelled', () => {
+      this.#open--
+      const left = (this.#clients.get(client) ?? 1) - 1
+      if (left > 0) this.#clients.set(client, left)
+      else this.#clients.delete(client)
+    })
     const run = this.#run(call, context, method, controller, async (signal) => {
       if (this.#stopping) throw shuttingDown()
       if (all >= this.#limits.all) throw tooMany('maxStreams', `${all} answers are under way`)
@@ -168,14 +190,8 @@ export class SnapshotMetadataService {
       }
       check(call.request)
       return ask(signal, context)
-    }).finally(() => {
-      this.#running.delete(run)
-      const left = (this.#clients.get(client) ?? 1) - 1
-      if (left > 0) this.#clients.set(client, left)
-      else this.#clients.delete(client)
-    })
+    }).finally(() => this.#running.delete(run))
     this.#running.set(run, controller)
-    this.#clients.set(client, ofClient + 1)
   }
 
   /** Runs one call from its request to its status and its log line. Never rejects. */
@@ -210,7 +226,7 @@ export class SnapshotMetadataService {
       }
       const iterator = stream.messages[Symbol.asyncIterator]()
       try {
-        await passOn(call, iterator, stream.capacityBytes, sent, signal)
+        await passOn(call, iterator, stream.capacityBytes, sent, signal, this.#limits.idleMs)
       } catch (error) {
         released = iterator.return?.()
         throw error
@@ -219,7 +235,7 @@ export class SnapshotMetadataService {
     } catch (error) {
       failure = asDeltamapperError(error)
       // A cancelled call can no longer be told anything.
-      if (!call.cancelled) call.emit('error', toStatus(failure))
+      if (!call.cancelled) call.emit('error', toStatus(failure, isIP(context.client) === 0 ? 'ours' : 'others'))
     } finally {
       stopWatching()
     }
@@ -272,9 +288,13 @@ export class SnapshotMetadataService {
     if (failure === undefined) this.#logger.info(fields, 'call')
     else if (failure.status === 'INTERNAL' || failure.status === 'DATA_LOSS') {
       this.#logger.error({ ...fields, err: failure.cause ?? failure }, 'call')
-    } else this.#logger.info(fields, 'call')
+    } else if (cheapToCause.includes(failure.code)) this.#logOfMany(client, fields)
+    else this.#logger.info(fields, 'call')
   }
 }
+
+/** Whoever calls can cause as many of these as it likes; of each client, a few a minute are logged. */
+const cheapToCause: readonly ErrorCode[] = ['DM_CANCELLED', 'DM_TOO_MANY_STREAMS']
 
 /** What has been sent of an answer, for the log. */
 interface Sent {
@@ -295,7 +315,8 @@ async function passOn(
   iterator: AsyncIterator<Uint8Array>,
   capacityBytes: number | undefined,
   sent: Sent,
-  signal: AbortSignal
+  signal: AbortSignal,
+  idleMs: number
 ): Promise<void> {
   for (;;) {
     const next = await unlessAborted(iterator.next(), signal)
@@ -312,7 +333,7 @@ async function passOn(
     sent.bytes += message.length
     sent.count(message.length)
     sent.firstMessageMs ??= sent.elapsed()
-    await unlessAborted(write(call, message), signal)
+    await unlessAborted(unlessIdle(write(call, message), idleMs), signal)
   }
 }
 
@@ -335,6 +356,18 @@ function write(call: Call<unknown>, message: Uint8Array): Promise<void> {
       else resolve()
     })
   })
+}
+
+/** Settles as `writing` does, or rejects with DM_CLIENT_IDLE when it takes too long. */
+async function unlessIdle(writing: Promise<void>, idleMs: number): Promise<void> {
+  if (idleMs > longestTimer) return writing
+  let timer: NodeJS.Timeout | undefined
+  const idle = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(clientIdle(idleMs)), idleMs)))
+  try {
+    await Promise.race([writing, idle])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 /** Gives a message's memory back: what goes out is a copy, which grpc-js has made. Small ones may lie in memory that others share. */
@@ -411,6 +444,14 @@ function shorten(id: string): string {
 
 function cancelled(): DeltamapperError {
   return new DeltamapperError('DM_CANCELLED', 'the caller ended the call', 'call again')
+}
+
+function clientIdle(idleMs: number): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CLIENT_IDLE',
+    `the client has read nothing of its answer for ${idleMs / 1000} seconds`,
+    'resume from the end of the last extent received, or allow more time (idleSeconds)'
+  )
 }
 
 function deadlineExceeded(): DeltamapperError {

@@ -9,12 +9,12 @@
  * removed authority counts from the next connection on.
  */
 import { constants, X509Certificate } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import { createServer, createSecureContext, type Server, type TLSSocket } from 'node:tls'
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
+import { readOrdinaryFile } from '../ordinary-file.ts'
 import { sparingly } from '../sparing-log.ts'
 import { CrowdedDoor } from './crowded-door.ts'
 
@@ -221,13 +221,13 @@ function carriesName(certificate: X509Certificate, name: string): boolean {
 export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promise<TlsMaterial> {
   let reading = certificate
   try {
-    const material = { cert: await readFile(certificate), key: Buffer.alloc(0), ca: Buffer.alloc(0) }
+    const material = { cert: await readOrdinaryFile(certificate), key: Buffer.alloc(0), ca: Buffer.alloc(0) }
     void new X509Certificate(material.cert)
     reading = ca
-    material.ca = await readFile(ca)
+    material.ca = await readOrdinaryFile(ca)
     void new X509Certificate(material.ca)
     reading = key
-    material.key = await readFile(key)
+    material.key = await readOrdinaryFile(key)
     createSecureContext(material)
     return material
   } catch (cause) {

@@ -35,6 +35,7 @@ test('without a file and without options everything has its default', async (t) 
     readDeadlineSeconds: 30,
     maxStreams: 256,
     maxStreamsPerClient: 192,
+    idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
   })

@@ -511,3 +511,37 @@ test('calls at the same time do not disturb each other', async (t) => {
   for (const answer of answers) isComplete(t, answer, some)
   t.is(backend.open, 0)
 })
+
+test('a client that reads nothing for too long loses its answer, and its place once its connection is gone', async (t) => {
+  const limits = { idleMs: 200, maxStreams: 1 }
+  const { path, backend, log } = await testServer(t, { limits })
+  const { session, stream } = rawCall(t, path, { body: allocatedRequest('endless') })
+  t.true(await eventually(() => log.some(({ code }) => code === 'DM_CLIENT_IDLE')))
+  t.true(await eventually(() => backend.open === 0))
+  // Its last message is still in memory, and counts.
+  const client = new PlainClient(t, path)
+  t.regex((await client.allocated({ snapshot_id: 'some' })).details, /^DM_TOO_MANY_STREAMS/)
+  stream.close()
+  session.destroy()
+  await eventually(() => stream.destroyed)
+  const again = async () => (await client.allocated({ snapshot_id: 'some' })).code
+  let code = await again()
+  for (let tries = 0; code !== status.OK && tries < 500; tries++) code = await again()
+  t.is(code, status.OK)
+})
+
+test('of a flood of cancelled calls a few lines are logged, and how many were left out', async (t) => {
+  const { path, backend, log } = await testServer(t)
+  const client = new PlainClient(t, path)
+  for (let i = 0; i < 60; i++) {
+    const stream = client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'hanging' })
+    const ended = outcome(stream)
+    t.true(await eventually(() => backend.open === 1))
+    stream.cancel()
+    await ended
+    t.true(await eventually(() => backend.open === 0))
+  }
+  t.is(log.filter(({ code }) => code === 'DM_CANCELLED').length, 20)
+  t.is((await client.allocated({ snapshot_id: 'some' })).code, status.OK)
+  t.true(await eventually(() => log.some((line) => line['status'] === 'OK')))
+})
