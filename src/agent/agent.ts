@@ -4,6 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { letHeapGrow } from '../heap-growth.ts'
+import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { startedBefore, stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -156,6 +157,10 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     inventory,
     identity: { driverName: config.driverName },
     observer: monitoring.observer,
+    onBurstOver: () => {
+      walkers.rest()
+      giveMemoryBack()
+    },
     limits: {
       maxStreams: config.maxStreams,
       maxStreamsPerClient: config.maxStreamsPerClient,

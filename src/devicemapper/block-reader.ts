@@ -119,6 +119,10 @@ class WindowPool {
     return new BlockWindow(this.#fresh.pop()!)
   }
 
+  forget(): void {
+    this.#spare.length = this.#fresh.length = 0
+  }
+
   giveBack(window: BlockWindow): void {
     if (this.#spare.length < SPARE_BYTES / this.#bytes) this.#spare.push(window)
   }
@@ -126,6 +130,12 @@ class WindowPool {
 
 const largeWindows = new WindowPool(WINDOW_BLOCKS)
 const smallWindows = new WindowPool(SMALL_WINDOW_BLOCKS)
+
+/** Gives the memory of windows that nobody uses back to the system, once garbage is collected. */
+export function forgetSpareWindows(): void {
+  largeWindows.forget()
+  smallWindows.forget()
+}
 
 /** For so many blocks. */
 function windowsFor(blocks: number): WindowPool {

@@ -52,6 +52,8 @@ export interface ServerOptions {
   readonly observer?: ServerObserver | undefined
   /** Of calls to SnapshotMetadata; without limit unless given. */
   readonly limits?: StreamLimits | undefined
+  /** Told when many calls to SnapshotMetadata have ended within a short time, and hardly any is left. */
+  readonly onBurstOver?: () => void
   /** What a client on a unix socket goes by: its process, unless given. Undefined for one that is told from nobody else. */
   readonly nameUnixClient?: (socket: Socket) => string | undefined
 }
@@ -119,7 +121,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
   const snapshotMetadataService = new SnapshotMetadataService(backend, logger, {
     ...options.limits,
-    observer: observer?.calls
+    observer: observer?.calls,
+    onBurstOver: options.onBurstOver
   })
   const health = new HealthImplementation()
   if (!isPortableDriverName(identity.driverName)) {

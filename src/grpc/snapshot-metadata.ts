@@ -12,6 +12,7 @@ import { isIP } from 'node:net'
 import type { ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { Bursts } from '../memory-after-bursts.ts'
 import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
@@ -82,6 +83,8 @@ export interface StreamLimits {
 }
 
 export interface SnapshotMetadataOptions extends StreamLimits {
+  /** Told when many calls have ended within a short time, and hardly any is left. */
+  readonly onBurstOver?: (() => void) | undefined
   readonly observer?: CallObserver | undefined
 }
 
@@ -119,6 +122,7 @@ export class SnapshotMetadataService {
   /** Calls that HTTP/2 has not seen the end of, by client. One that nobody reads stays, with its last message, when we are through with it. */
   readonly #clients = new Map<string, number>()
   #open = 0
+  readonly #bursts: Bursts
   readonly #logOfMany: (client: string, fields: object) => void
   #stopping = false
 
@@ -129,13 +133,15 @@ export class SnapshotMetadataService {
       observer = nobody,
       maxStreams = Infinity,
       maxStreamsPerClient = Infinity,
-      idleMs = Infinity
+      idleMs = Infinity,
+      onBurstOver = () => undefined
     }: SnapshotMetadataOptions = {}
   ) {
     this.#backend = backend
     this.#logger = logger
     this.#observer = observer
     this.#limits = { all: maxStreams, perClient: maxStreamsPerClient, idleMs }
+    this.#bursts = new Bursts(onBurstOver)
     this.#logOfMany = sparinglyByClient((fields) => logger.info(fields, 'call'))
   }
 
@@ -174,10 +180,12 @@ export class SnapshotMetadataService {
     const { client } = context
     const [all, ofClient] = [this.#open, this.#clients.get(client) ?? 0]
     this.#open++
+    this.#bursts.begun()
     this.#clients.set(client, ofClient + 1)
     // grpc-js's word for the end of a call, however it came about.
     call.on('cancelled', () => {
       this.#open--
+      this.#bursts.ended()
       const left = (this.#clients.get(client) ?? 1) - 1
       if (left > 0) this.#clients.set(client, left)
       else this.#clients.delete(client)

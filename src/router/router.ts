@@ -9,6 +9,7 @@ import { hasSnapshot, routerBackend } from '../grpc/router.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
 import { letHeapGrow } from '../heap-growth.ts'
+import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
 import { startedBefore, stopSignal } from '../stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
@@ -65,6 +66,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     backend: routerBackend(locator, channels, { connectMs, onTry: metrics.tried }),
     identity: { driverName: config.driverName },
     observer: { ...monitoring.observer, calls: metrics.calls },
+    onBurstOver: giveMemoryBack,
     limits: {
       maxStreams: config.maxStreams,
       maxStreamsPerClient: config.maxStreamsPerClient,

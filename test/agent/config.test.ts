@@ -74,6 +74,7 @@ const everything = {
   walkers: 3,
   maxStreams: 40,
   maxStreamsPerClient: 7,
+  idleSeconds: 60,
   monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
   drainSeconds: 0.5
@@ -111,6 +112,7 @@ readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40
 maxStreamsPerClient: 7
+idleSeconds: 60
 monitoring: tcp://127.0.0.1:8081
 logLevel: debug
 drainSeconds: 0.5
