@@ -87,7 +87,7 @@ export class SystemdMachine implements AsyncDisposable {
       [
         ...['mem=1024M', 'root=/dev/ubda', 'rootfstype=ext4', 'rw', 'panic=1', 'init=/lib/systemd/systemd'],
         ...[`ubd0=${join(this.#job, 'root.img')}`, `ubd1=${join(this.#job, 'data.img')}`, `uml_dir=${this.#job}`],
-        ...['con=null', 'con0=null,fd:1', 'systemd.show_status=1', `systemd.setenv=JOB=${this.#job}`]
+        ...['con=null', 'con0=null,fd:1', 'systemd.show_status=auto', `systemd.setenv=JOB=${this.#job}`]
       ],
       { stdio: ['ignore', log.fd, log.fd], detached: true, env: { PATH: process.env['PATH'], HOME: this.#job } }
     )
@@ -120,7 +120,11 @@ async function furnish(root: string, lab: string): Promise<void> {
     filter: (from) => from === units || /\.service(\.d)?($|\/)/.test(from)
   })
   await cp(join(units, 'agent.yaml'), join(root, 'etc/deltamapper/agent.yaml'), { recursive: true })
-  await put('usr/bin/deltamapper', `#!/bin/sh\nexec ${projectFolder}/node_modules/.bin/node ${projectFolder}/bin/deltamapper.js "$@"\n`, 0o755)
+  await put(
+    'usr/bin/deltamapper',
+    `#!/bin/sh\nexec ${projectFolder}/node_modules/.bin/node ${projectFolder}/bin/deltamapper.js "$@"\n`,
+    0o755
+  )
   await put('etc/fstab', '')
   await put('etc/hostname', 'lab\n')
   // (User-mode Linux's disks are none that LVM knows by itself.)
@@ -142,6 +146,7 @@ ExecStart=/usr/local/sbin/host-folders
 WantedBy=sysinit.target
 `
   )
+  await symlink('/dev/null', join(root, 'etc/systemd/system/e2scrub_reap.service'))
   // (Not a part of multi-user.target: it waits for that.)
   await put(
     'etc/systemd/system/script.service',
