@@ -9,6 +9,7 @@ import { eraSource, type HistoryCatalog } from './era/source.ts'
 import { ANY_SOURCE } from './handle.ts'
 import type { LvmReporter } from './lvm/report.ts'
 import { volumeGroupSource } from './lvm/source.ts'
+import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from './pool-device.ts'
 import type { AnySnapshot, Snapshot, SnapshotSource } from './snapshot-source.ts'
 
@@ -30,6 +31,17 @@ export class Sources {
   constructor(recorded: ReadonlyMap<string, SnapshotSource>, node?: LiveNode) {
     this.#recorded = recorded
     this.#node = node
+  }
+
+  /** The same sources at one look, which begins when it is first asked something (one-look.ts). */
+  look(): Sources {
+    if (!this.#node) return this
+    const { lvm, deviceMapper, ...rest } = this.#node
+    return new Sources(this.#recorded, {
+      ...rest,
+      lvm: new LvmLook(lvm),
+      deviceMapper: new DeviceMapperLook(deviceMapper)
+    })
   }
 
   /** The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked. */

@@ -19,7 +19,9 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   pool: async () => (await import('./pool.ts')).addPoolCommand,
   volume: async () => (await import('./volume.ts')).addVolumeCommand,
   snapshot: async () => (await import('./snapshot.ts')).addSnapshotCommand,
-  era: async () => (await import('./era.ts')).addEraCommand
+  era: async () => (await import('./era.ts')).addEraCommand,
+  conformance: async () => (await import('./conformance.ts')).addConformanceCommand,
+  mock: async () => (await import('./mock.ts')).addMockCommand
 }
 
 /**

@@ -212,8 +212,38 @@ const second: Migration = {
   `
 }
 
+/** Names of snapshots of era volumes that are no longer on record. */
+const eraNames: Migration = {
+  adds: ['era_names'],
+  sql: `
+    CREATE TABLE era_names (
+      handle TEXT PRIMARY KEY,
+      taken_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX era_names_by_age ON era_names (taken_at);
+  `
+}
+
+/** How far the clocks of pools had come. */
+const poolClocks: Migration = {
+  adds: ['pool_clocks'],
+  sql: `
+    CREATE TABLE pool_clocks (
+      pool TEXT PRIMARY KEY,
+      time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      devices BLOB NOT NULL,
+      looked_at INTEGER NOT NULL,
+      went_back_at INTEGER,
+      went_back TEXT,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks]
 
 /**
  * Takes one step, inside a transaction of the caller's.

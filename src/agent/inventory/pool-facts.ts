@@ -21,7 +21,8 @@ import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/vol
 import type { HeldLease } from '../metadata-snapshot-lease.ts'
 import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
 import { poolUuid, thinUuid } from '../owned-pools/naming.ts'
-import { findPoolDevice } from '../pool-device.ts'
+import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import { poolKey, readSlot } from '../pool-slot.ts'
 import { servedTarget } from '../served-target.ts'
 import type { Snapshot } from '../snapshot-source.ts'
@@ -179,19 +180,22 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...active,
     ...(status === undefined ? { state: 'unknown' as const } : numbers(status, table.value?.blockSectors))
   }
-  const path = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
-    return (await findPoolDevice(deviceMapper, number))?.metadataPath ?? ''
+  const found = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
+    const pool = await findPoolDevice(deviceMapper, number)
+    if (pool) return { ...pool, identity: await poolIdentity(deviceMapper, pool) }
+    throw new DeltamapperError('DM_POOL_INACTIVE', `${name} was deactivated while it was looked at`, 'look again')
   })
-  if (path.problem) {
-    const first = problem ?? table.problem ?? path.problem
+  if (found.problem) {
+    const first = problem ?? table.problem ?? found.problem
     return { ...known, thins: unknown('the metadata of its pool could not be found'), problem: first }
   }
-  const inside = await probe(`the metadata of ${name} on ${path.value}`, deadlineMs, () =>
-    lookInside(look, path.value, thins, poolKey(info), status)
+  const pool = found.value
+  const inside = await probe(`the metadata of ${name} on ${pool.metadataPath}`, deadlineMs, () =>
+    lookInside(look, pool, thins, poolKey(info), status)
   )
   return {
     ...known,
-    metadataDevice: path.value,
+    metadataDevice: pool.metadataPath,
     ...(inside.value ?? { thins: unknown('the metadata of its pool could not be read') }),
     ...withProblem(problem ?? table.problem ?? inside.problem)
   }
@@ -223,16 +227,21 @@ function numbers(status: PoolStatus, blockSectors: number | undefined): Partial<
   }
 }
 
+/** An active pool, and which one it is. */
+type IdentifiedPool = PoolDevice & { readonly identity: string }
+
 type Inside = Pick<PoolFacts, 'thins'> & Partial<Pick<PoolFacts, 'devices' | 'unnamedDevices' | 'metadataSnapshot'>>
 
 async function lookInside(
   look: PoolsLook,
-  metadataPath: string,
+  pool: IdentifiedPool,
   thins: readonly NamedThin[],
   key: string,
   status: PoolStatus | undefined
 ): Promise<Inside> {
-  const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, deadlineMs: look.deadlineMs })
+  const metadata = await openPoolMetadata(pool.metadataPath, {
+    ...{ liveRoot: true, deadlineMs: look.deadlineMs, device: pool.metadataDevice }
+  })
   try {
     const devices = new Map<number, ThinDevice>()
     for await (const device of metadata.devices()) devices.set(device.id, device)
@@ -244,7 +253,7 @@ async function lookInside(
       const device = devices.get(thin.thinId)
       const verdict =
         performance.now() < until
-          ? await judge(look.knowledge, metadata, thin, device)
+          ? await judge(look.knowledge, metadata, pool, thin, device)
           : unknownBase('there was no time to look at it among so many')
       facts.push(thinFacts(thin, device, dataBlockBytes, verdict))
     }
@@ -255,7 +264,7 @@ async function lookInside(
       devices: devices.size,
       unnamedDevices: [...devices.keys()].filter((id) => !named.has(id)).length,
       ...(heldRoot !== undefined && {
-        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, metadataPath)
+        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, pool)
       })
     }
   } finally {
@@ -280,6 +289,7 @@ function thinFacts(
 async function judge(
   knowledge: AgentKnowledge | undefined,
   metadata: PoolMetadata,
+  pool: IdentifiedPool,
   thin: NamedThin,
   device: ThinDevice | undefined
 ): Promise<BaseVerdict> {
@@ -298,7 +308,7 @@ async function judge(
   if (knowledge === undefined)
     return unknownBase('whether it is what it was when it was served, only the agent can tell')
   const snapshot: Snapshot = {
-    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, live: true },
+    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),
     ...(volume !== undefined && { volume })
   }
@@ -319,9 +329,9 @@ async function whoseSnapshot(
   knowledge: AgentKnowledge | undefined,
   key: string,
   block: number,
-  metadataPath: string
+  { metadataPath, metadataDevice }: PoolDevice
 ): Promise<MetadataSnapshotFacts> {
-  const { heldRoot, facts, live, held } = await readSlot(metadataPath)
+  const { heldRoot, facts, live, held } = await readSlot(metadataPath, metadataDevice)
   const age =
     held === undefined || heldRoot !== block
       ? {}

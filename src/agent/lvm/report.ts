@@ -7,8 +7,8 @@
  *   LVM calls a pool inactive when only its thin volumes are active. An uncommitted change is not seen, a half-written one fails LVM's
  *   own checksum. It still looks at every block device for its metadata, and waits for one that hangs; tracked volumes, which hang
  *   while they are suspended, it is kept from (filter.ts).
- * - The whole group at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
- *   whoever asks, gets onto a command line.
+ * - Whole groups at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
+ *   whoever asks, gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
  * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
  *   already under way is not shared, because a snapshot taken since then would be missing from it.
  */
@@ -37,6 +37,9 @@ export interface LvmOptions {
   /** The dialect of the reports: `json`, the default, is spoken by every version; `json_std` by 2.03.17 and later. */
   format?: 'json' | 'json_std'
 }
+
+/** LVM ended with an error, which may be about something else than what was asked for. */
+export class LvmRefused extends DeltamapperError {}
 
 /** A command that waits for its turn, or has had it. */
 interface Question {
@@ -170,8 +173,8 @@ export function checkVolumeGroupName(name: string): void {
   }
 }
 
-function exitError(described: string, exitCode: number, stderr: string): DeltamapperError {
-  return new DeltamapperError(
+function exitError(described: string, exitCode: number, stderr: string): LvmRefused {
+  return new LvmRefused(
     'DM_LVM_FAILED',
     `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
     exitCode === 3 ? 'this LVM does not know an option; update it' : 'put right what LVM complains of, and ask again'

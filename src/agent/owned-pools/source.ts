@@ -5,6 +5,7 @@
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type DeviceMapperPort, findPoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../snapshot-source.ts'
 import { poolUuid, thinUuid } from './naming.ts'
 
@@ -42,6 +43,8 @@ export function ownedPoolSource(
         ...(thin.kind === 'snapshot' && { volume: thin.volume, volumeName: await volumeName(thin.volume) }),
         ...{ thinId, sizeBytes, transactionId },
         metadataPath: device.metadataPath,
+        metadataDevice: device.metadataDevice,
+        poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: poolUuid({ name: pool }) }
       } satisfies Snapshot

@@ -19,7 +19,12 @@ export interface ToolOptions {
   readonly command: ToolCommand
   /** Ends the tool. */
   readonly signal?: AbortSignal | undefined
+  /** A descriptor of ours that the tool gets as its fourth, DESCRIPTOR_PATH. */
+  readonly descriptor?: number | undefined
 }
+
+/** How a tool names the descriptor that it was given: opening this opens the same device again, whatever became of its name. */
+export const DESCRIPTOR_PATH = '/proc/self/fd/3'
 
 /** How much of stderr is kept, in bytes, and how much of that is passed on, in characters. */
 const MAX_STDERR_BYTES = 16384
@@ -56,10 +61,10 @@ const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] =
 export async function* toolOutput(
   name: ToolName,
   args: readonly string[],
-  { command, signal }: ToolOptions
+  { command, signal, descriptor }: ToolOptions
 ): AsyncGenerator<Buffer> {
   signal?.throwIfAborted()
-  const child = start(name, [...command, name, ...args])
+  const child = start(name, [...command, name, ...args], descriptor)
   const ended = endOf(child, name)
   const { stdout } = child
   if (!stdout) {
@@ -138,12 +143,12 @@ function failure(name: ToolName, status: number | string | undefined, said: stri
 }
 
 /** Some failures (no memory) are thrown, others arrive as an event. @throws DM_TOOL_MISSING, DM_TOOL_FAILED */
-function start(name: ToolName, [program, ...words]: readonly string[]): ChildProcess {
+function start(name: ToolName, [program, ...words]: readonly string[], descriptor: number | undefined): ChildProcess {
   try {
     return spawn(program, words, {
       // A group of its own: it may be `nsenter …`, which is two processes.
       detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...(descriptor === undefined ? [] : [descriptor])],
       env: childEnvironment({ LC_ALL: 'C' })
     })
   } catch (error) {
