@@ -65,6 +65,8 @@ const ERA_SNAPSHOTS = 60
 const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
+/** Lives of a tracked volume in which blocks change beside dm-era, and in which they do not. */
+const MISSED_ERA_LOOKS = 200
 /** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
 const ERA_STEPS = 200
 const ERA_DISCARD_ROUNDS = 40
@@ -309,6 +311,14 @@ const sections: readonly Section[] = [
           `${settled} lives with something to settle, ${ambiguous} metadata snapshots left to a person`,
         { ...nothing, done: `${kills} kills of a kernel that tracks a volume` }
       ]
+    }
+  },
+  {
+    name: 'missed-era-looks',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('missed-blocks-era-looks', MISSED_ERA_LOOKS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(MISSED_ERA_LOOKS)} lives of a tracked volume between two looks` }]
     }
   },
   {

@@ -87,11 +87,11 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
       (volumes) => volumes.attachEra(attach)
     ],
     detach: [attached, (volumes) => volumes.detachEra({ volume })],
-    deactivate: [attached, (volumes) => volumes.deactivateEra({ volume })],
+    deactivate: [attached, (volumes) => volumes.deactivateEra({ volume, atShutdown: false })],
     activate: [
       async (volumes) => {
         await attached(volumes)
-        await volumes.deactivateEra({ volume })
+        await volumes.deactivateEra({ volume, atShutdown: false })
       },
       (volumes) => volumes.activateEra({ volume, startOver: false })
     ],

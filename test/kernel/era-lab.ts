@@ -39,9 +39,21 @@ export function loopDisk(mebibytes: number): { path: string; grow(mebibytes: num
   }
 }
 
+/** Lets the catalog know the era that a volume is in: as if the agent itself had begun those that a test has begun. */
+export async function knowEra(catalog: Catalog, volume: string): Promise<void> {
+  const [, era = ''] = /\d+\/\d+ (\d+) (?:\d+|-)\s*$/.exec(run('dmsetup', ['status', volume])) ?? []
+  await catalog.sawEraVolume(volume, { newestEra: Number(era) })
+}
+
 /** The blocks that a tracked volume's metadata says were written to since an era; a metadata snapshot is taken and dropped for it. */
-export async function writtenSince(name: string, metadata: string, sinceEra: number): Promise<Extent[]> {
+export async function writtenSince(
+  catalog: Catalog,
+  name: string,
+  metadata: string,
+  sinceEra: number
+): Promise<Extent[]> {
   sendMessage(name, 'take_metadata_snap')
+  await knowEra(catalog, name)
   try {
     const era = await openEraMetadata(metadata)
     try {
