@@ -53,7 +53,8 @@ export function snapshotMetadataBackend(
         `check the handle; ${sources.description}`
       )
     }
-    return snapshot
+    // By whichever name it was asked for, the client will ask again.
+    return { ...snapshot, handle }
   }
 
   function walk(
@@ -81,9 +82,8 @@ export function snapshotMetadataBackend(
     return {
       async check(seen) {
         await Promise.all(snapshots.filter(({ transactionId }) => transactionId === undefined).map(checkStillNamed))
-        return known.check(seen)
-      },
-      rememberPristine: (device) => known.rememberPristine(device)
+        await known.check(seen)
+      }
     }
   }
 

@@ -1,54 +1,63 @@
 /**
- * What the catalog is told of a snapshot before the first message about it leaves, and what it is asked about a base.
+ * What the catalog is told of the snapshots of an answer before its first message leaves, and what it is asked about them.
  *
  * A base that was served once must still be what it was then: a backup holds what it held. What was never served may have been trimmed
- * without a trace; that is said in the log, and answered.
+ * without a trace; that is said in the log and by `doctor`, and answered, unless `strictBases` says otherwise. An answer that goes on from an
+ * offset must be about what it began with.
  */
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
-import { checkBase, type ServedTarget } from './catalog/fingerprint.ts'
-import type { KnownDevices, SeenDevice, SeenDevices } from './walk.ts'
+import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './catalog/fingerprint.ts'
+import type { SeenDevice } from './walk.ts'
 import type { DeviceKnowledge } from './walkers.ts'
 
-/** What the catalog knows of the devices that walks are about. */
-export function catalogKnowledge(catalog: Catalog, logger: Logger): DeviceKnowledge {
+/**
+ * What the catalog knows of the devices that walks are about.
+ *
+ * @param strictBases whether a base that was never served is refused
+ */
+export function catalogKnowledge(
+  catalog: Catalog,
+  logger: Logger,
+  { strictBases = false }: { strictBases?: boolean } = {}
+): DeviceKnowledge {
   return {
-    check: (seen) => checkAndRemember(catalog, seen, logger),
-    rememberPristine(device) {
-      // It saves reading the tree again, and nothing depends on it.
-      catalog.markPristine(servedTarget(device)).catch((error: unknown) => {
-        logger.warn({ err: error }, 'could not record that a snapshot was never written to')
-      })
+    /** @throws DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what the catalog throws */
+    async check({ base, target, resumed }) {
+      const [was, served] = [base && servedTarget(base), servedTarget(target)]
+      if (resumed) checkResumed(await catalog.findServed(served), served)
+      if (was) {
+        await checkBaseOnRecord(catalog, was, { resumed, strictBases }, logger)
+        await checkLineage(catalog, was, served)
+        await catalog.remember(was, Date.now(), 'base')
+      }
+      await catalog.remember(served)
     }
   }
 }
 
-/**
- * Checks a walk's base against the catalog, and records its target there, durably.
- *
- * @throws DM_BASE_CHANGED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what the catalog throws
- */
-async function checkAndRemember(
+async function checkBaseOnRecord(
   catalog: Catalog,
-  { base, target }: SeenDevices,
+  base: ServedTarget,
+  { resumed, strictBases }: { resumed: boolean; strictBases: boolean },
   logger: Logger
-): Promise<KnownDevices> {
-  const served = servedTarget(target)
-  let baseIsPristine = false
-  if (base) {
-    const now = servedTarget(base)
-    if (checkBase(await catalog.findServed(now), now) === 'unrecorded') {
-      logger.warn(
-        { base: now.handle },
-        'the base was never served here: nothing proves that it was not trimmed since it was taken'
-      )
-    }
-    await checkLineage(catalog, now, served)
-    baseIsPristine = await catalog.isPristine(now)
+): Promise<void> {
+  const { handle } = base
+  const records = await catalog.findServed(base)
+  if (checkBase(records, base) === 'unchanged') return
+  if (strictBases) {
+    throw new DeltamapperError(
+      'DM_BASE_UNRECORDED',
+      `${handle} was never served here, or was forgotten: nothing proves that it holds what the backup of it does`,
+      'take a full backup through this agent; `strictBases: false` answers for such bases'
+    )
   }
-  await catalog.remember(served)
-  return { baseIsPristine }
+  if (resumed && records.length === 0) throw resumeRefused(handle, 'no answer was begun with it as base')
+  logger.warn(
+    { base: handle, code: 'DM_BASE_UNRECORDED' },
+    'the base was never served here: nothing proves that it was not trimmed since it was taken'
+  )
 }
 
 async function checkLineage(catalog: Catalog, base: ServedTarget, target: ServedTarget): Promise<void> {
@@ -71,16 +80,19 @@ async function checkLineage(catalog: Catalog, base: ServedTarget, target: Served
 }
 
 /** A snapshot without an identity of its own is told by its place in its pool and the pool's clock at its creation. */
-export function servedTarget({ snapshot, transactionId, fingerprint }: SeenDevice): ServedTarget {
-  const { handle, identity, metadataPath, thinId, volume, sizeBytes } = snapshot
+export function servedTarget({
+  snapshot,
+  transactionId,
+  fingerprint
+}: Pick<SeenDevice, 'snapshot' | 'transactionId'> & {
+  fingerprint: Pick<SeenDevice['fingerprint'], 'creationTime' | 'mappedBlocks'>
+}): ServedTarget {
+  const { handle, identity, poolIdentity, metadataPath, thinId, volume, sizeBytes } = snapshot
+  const { creationTime, mappedBlocks } = fingerprint
+  const place = `${metadataPath} thin ${thinId} created at ${creationTime}`
   return {
-    ...fingerprint,
-    handle,
-    identity: identity ?? `${metadataPath} thin ${thinId} created at ${fingerprint.creationTime}`,
-    pool: metadataPath,
-    volume,
-    thinId,
-    transactionId,
-    sizeBytes
+    ...{ handle, identity: identity ?? place, formerIdentity: identity === undefined ? undefined : place },
+    pool: poolIdentity ?? metadataPath,
+    ...{ volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes }
   }
 }

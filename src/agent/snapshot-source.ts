@@ -8,7 +8,7 @@ import type { TrackedSnapshot } from './era/source.ts'
 /** A thin snapshot as a source knows it. */
 export interface Snapshot {
   readonly kind?: undefined
-  /** `SOURCE/NAME`, for messages. */
+  /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   handle: string
   /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
   identity?: string
@@ -27,8 +27,12 @@ export interface Snapshot {
   blockBytes?: number
   /** The metadata device or image of its pool; two snapshots with different ones are of different pools. */
   metadataPath: string
+  /** What names its pool for good, such as an LV UUID. Left out where there are names only. */
+  poolIdentity?: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean
+  /** A device of it is active that can be written to. */
+  writable?: boolean
   /** The device that has the thin-pool target, where the pool is in use. */
   pool?: DeviceReference
   /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */

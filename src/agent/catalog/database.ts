@@ -44,7 +44,6 @@ import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
 import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
-import { pristineTable } from './pristine.ts'
 import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './table.ts'
 
@@ -67,7 +66,7 @@ export interface Opening {
 
 /** The tables that are kept in memory, whose rows are counted. */
 const keptTables = [
-  ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
+  ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
   ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
