@@ -51,6 +51,8 @@ const STREAMS = 320
 /** Random moments at which the agent is killed, and the whole kernel. */
 const AGENT_KILLS = 200
 const KERNEL_KILLS = 30
+/** Of each kind: names that change during a question, pools that are made anew or put back. */
+const LOOKUP_ROUNDS = 200
 /** Of whoever holds metadata snapshots, and of an agent that changes pools of its own. */
 const LEASE_KILLS = 100
 const OWNED_POOLS_KILLS = 50
@@ -234,6 +236,14 @@ const sections: readonly Section[] = [
           `behind, by what was on record: ${JSON.stringify(leasesLeft)}, ${ambiguous} of them left to a person`,
         { ...nothing, done: `${kills} kills of the kernel` }
       ]
+    }
+  },
+  {
+    name: 'missed-blocks-lookup',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('missed-blocks-lookup', LOOKUP_ROUNDS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(LOOKUP_ROUNDS)} rounds of names that change during a question` }]
     }
   },
   {

@@ -40,9 +40,13 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the base was written to, trimmed or replaced since it was served or taken'
   },
+  DM_POOL_WENT_BACK: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool went on from an earlier state since the base was served'
+  },
   DM_SNAPSHOT_CHANGED: {
     status: 'ABORTED',
-    summary: 'a snapshot was written to, trimmed or removed while it was read'
+    summary: 'a snapshot was written to, trimmed, removed or renamed while it was looked at'
   },
   DM_BASE_UNRECORDED: {
     status: 'FAILED_PRECONDITION',

@@ -7,10 +7,17 @@ import { z } from 'zod'
 import { invalidConfig, isMapping, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
+import { faultOfCommand } from '../search-path.ts'
 import { isHandleName } from './handle.ts'
 
 /** Where the agent listens unless it is told otherwise. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'
+
+/** The words of a command, its program first. */
+const commandWords = z.array(z.string().min(1)).superRefine((words, context) => {
+  const message = faultOfCommand(words)
+  if (message !== undefined) context.addIssue({ code: 'custom', message })
+})
 
 /** The file's fields; every one may be left out. Unknown ones are refused: a misspelt option must not pass for its default. */
 export const agentConfig = z.strictObject({
@@ -40,7 +47,7 @@ export const agentConfig = z.strictObject({
   /** Serve this node's thin pools as well: device-mapper's and LVM's. By default where no recorded pools are given. */
   live: z.boolean().optional(),
   /** The words that start LVM, a subcommand comes after them; another host's through nsenter or chroot. */
-  lvmCommand: z.array(z.string().min(1)).min(1).default(['lvm']),
+  lvmCommand: commandWords.min(1).default(['lvm']),
   /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
   /** Refuse a base that this agent never served: nothing proves that it was not trimmed since the backup of it was made. */
@@ -66,7 +73,7 @@ export const agentConfig = z.strictObject({
       snapshotCommands: z
         .record(
           z.string().refine(isHandleName),
-          z.strictObject({ take: z.array(z.string().min(1)).min(1), remove: z.array(z.string().min(1)).min(1) })
+          z.strictObject({ take: commandWords.min(1), remove: commandWords.min(1) })
         )
         .default({}),
       /** Snapshots of each volume that can be asked about, removed ones included, and for how many days. */
@@ -77,7 +84,7 @@ export const agentConfig = z.strictObject({
   /** Who reads the metadata: `native` ourselves, `tools` thin_delta and thin_dump, `both` ourselves, held against the tools. */
   engine: z.enum(engines).default('native'),
   /** Words that go before a tool's name, where it is another host's (nsenter, chroot) or in another folder (env PATH=…). */
-  toolCommand: z.array(z.string().min(1)).default([]),
+  toolCommand: commandWords.default([]),
   /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
   directReads: z.boolean().default(false),
   /** How long a metadata device may take to answer one read; what it keeps waiting for longer ends with DM_READ_FAILED. */

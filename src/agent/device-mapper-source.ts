@@ -11,6 +11,7 @@ import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
 import { parseThinTable, type ThinTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { type DeviceMapperPort, findPoolDevice } from './pool-device.ts'
+import { poolIdentity } from './pool-identity.ts'
 import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
 
 const SECTOR_SIZE = 512
@@ -50,6 +51,8 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         sizeBytes,
         writable,
         metadataPath: poolDevice.metadataPath,
+        metadataDevice: poolDevice.metadataDevice,
+        poolIdentity: await poolIdentity(deviceMapper, poolDevice),
         live: true,
         pool,
         ...(externalOrigin && { externalOrigin: { identity: `${externalOrigin.major}:${externalOrigin.minor}` } })

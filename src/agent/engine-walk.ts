@@ -70,7 +70,7 @@ export async function engineAnswer(
       return answer.batches
     }
     if (!live) return yield* ask(metadata, question)
-    const held = await openHeld(metadata.path, await heldRoot())
+    const held = await openHeld(metadata, await heldRoot())
     try {
       const { base, target } = question
       const devices = {
@@ -92,8 +92,8 @@ export async function engineAnswer(
 }
 
 /** The metadata snapshot that is held for us. @throws DM_LEASE_LOST when there is another one, or none */
-async function openHeld(path: string, heldRoot: number): Promise<PoolMetadata> {
-  const held = await openPoolMetadata(path)
+async function openHeld({ path, openDevice }: PoolMetadata, heldRoot: number): Promise<PoolMetadata> {
+  const held = await openPoolMetadata(path, { device: openDevice })
   if (held.view === 'metadata-snapshot' && held.heldRoot === heldRoot) return held
   await held.close()
   throw new DeltamapperError(

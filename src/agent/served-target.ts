@@ -8,43 +8,63 @@
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
-import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './catalog/fingerprint.ts'
+import { checkBase, checkResumed, type KnownSnapshot, resumeRefused, type ServedTarget } from './catalog/fingerprint.ts'
+import { checkSinceWentBack, type WentBack } from './catalog/pool-clocks.ts'
+import type { ServedRecord } from './catalog/served-targets.ts'
+import { PoolClockLooks } from './pool-clock-looks.ts'
 import type { SeenDevice } from './walk.ts'
 import type { DeviceKnowledge } from './walkers.ts'
 
 /**
  * What the catalog knows of the devices that walks are about.
  *
+ * @param readDeadlineMs how long one request to a metadata device may take, in milliseconds
  * @param strictBases whether a base that was never served is refused
  */
 export function catalogKnowledge(
   catalog: Catalog,
   logger: Logger,
-  { strictBases = false }: { strictBases?: boolean } = {}
+  { readDeadlineMs, strictBases = false }: { readDeadlineMs?: number; strictBases?: boolean } = {}
 ): DeviceKnowledge {
+  const clocks = new PoolClockLooks(catalog, readDeadlineMs)
   return {
-    /** @throws DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what the catalog throws */
+    /**
+     * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what
+     *   the catalog throws
+     */
     async check({ base, target, resumed }) {
       const [was, served] = [base && servedTarget(base), servedTarget(target)]
-      if (resumed) checkResumed(await catalog.findServed(served), served)
+      const wentBack = await clocks.look(target.snapshot)
+      if (resumed) checkGoesOn(await catalog.findServed(served), served, wentBack)
+      // Answered about since the pool went back, by whichever clock.
+      const at = Math.max(Date.now(), (wentBack?.at ?? 0) + 1)
       if (was) {
-        await checkBaseOnRecord(catalog, was, { resumed, strictBases }, logger)
+        const records = await catalog.findServed(was)
+        checkSinceWentBack(was.handle, records, wentBack)
+        checkBaseOnRecord(records, was, { resumed, strictBases }, logger)
         await checkLineage(catalog, was, served)
-        await catalog.remember(was, Date.now(), 'base')
+        await catalog.remember(was, at, 'base')
       }
-      await catalog.remember(served)
+      await catalog.remember(served, at)
     }
   }
 }
 
-async function checkBaseOnRecord(
-  catalog: Catalog,
+/** @throws DM_RESUME_REFUSED */
+function checkGoesOn(records: readonly ServedRecord[], target: ServedTarget, wentBack: WentBack | undefined): void {
+  checkResumed(records, target)
+  if (wentBack === undefined || records.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
+  throw resumeRefused(target.handle, `its pool went on from an earlier state since it was begun: ${wentBack.how}`)
+}
+
+/** @throws DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED */
+function checkBaseOnRecord(
+  records: readonly KnownSnapshot[],
   base: ServedTarget,
   { resumed, strictBases }: { resumed: boolean; strictBases: boolean },
   logger: Logger
-): Promise<void> {
+): void {
   const { handle } = base
-  const records = await catalog.findServed(base)
   if (checkBase(records, base) === 'unchanged') return
   if (strictBases) {
     throw new DeltamapperError(
@@ -87,12 +107,13 @@ export function servedTarget({
 }: Pick<SeenDevice, 'snapshot' | 'transactionId'> & {
   fingerprint: Pick<SeenDevice['fingerprint'], 'creationTime' | 'mappedBlocks'>
 }): ServedTarget {
-  const { handle, identity, poolIdentity, metadataPath, thinId, volume, sizeBytes } = snapshot
+  const { handle, identity, metadataPath, poolIdentity: pool = metadataPath, thinId, volume, sizeBytes } = snapshot
   const { creationTime, mappedBlocks } = fingerprint
-  const place = `${metadataPath} thin ${thinId} created at ${creationTime}`
+  const placeIn = (where: string) => `${where} thin ${thinId} created at ${creationTime}`
   return {
-    ...{ handle, identity: identity ?? place, formerIdentity: identity === undefined ? undefined : place },
-    pool: poolIdentity ?? metadataPath,
-    ...{ volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes }
+    handle,
+    identity: identity ?? placeIn(pool),
+    formerIdentity: identity === undefined ? undefined : placeIn(metadataPath),
+    ...{ pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes }
   }
 }

@@ -3,6 +3,7 @@
  */
 
 import type { DeviceReference } from '../../native/device.ts'
+import type { MetadataDevice } from './pool-device.ts'
 import type { TrackedSnapshot } from './era/source.ts'
 
 /** A thin snapshot as a source knows it. */
@@ -25,9 +26,11 @@ export interface Snapshot {
   sizeBytes: number
   /** The pool's data block size in bytes, where the source says; the metadata must agree. */
   blockBytes?: number
-  /** The metadata device or image of its pool; two snapshots with different ones are of different pools. */
+  /** The metadata device or image of its pool; two images are different pools. */
   metadataPath: string
-  /** What names its pool for good, such as an LV UUID. Left out where there are names only. */
+  /** What the path has to lead to, where the pool is in use: names can go to other devices before they are opened. */
+  metadataDevice?: MetadataDevice
+  /** Which pool in use it is, whatever its name (pool-identity.ts). */
   poolIdentity?: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean

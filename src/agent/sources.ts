@@ -11,6 +11,7 @@ import { isLvmUuid, lvmDeviceSource } from './lvm/device-names.ts'
 import type { LvmReporter } from './lvm/report.ts'
 import { volumeGroupSource } from './lvm/source.ts'
 import { isOwnPoolUuid, poolNameOf } from './owned-pools/naming.ts'
+import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from './pool-device.ts'
 import type { AnySnapshot, Snapshot, SnapshotSource } from './snapshot-source.ts'
 
@@ -32,6 +33,17 @@ export class Sources {
   constructor(recorded: ReadonlyMap<string, SnapshotSource>, node?: LiveNode) {
     this.#recorded = recorded
     this.#node = node
+  }
+
+  /** The same sources at one look, which begins when it is first asked something (one-look.ts). */
+  look(): Sources {
+    if (!this.#node) return this
+    const { lvm, deviceMapper, ...rest } = this.#node
+    return new Sources(this.#recorded, {
+      ...rest,
+      lvm: new LvmLook(lvm),
+      deviceMapper: new DeviceMapperLook(deviceMapper)
+    })
   }
 
   /**

@@ -75,7 +75,7 @@ export async function* walkMessages(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const liveRoot = target.live ?? false
   const metadata = await openPoolMetadata(target.metadataPath, {
-    ...{ liveRoot, direct },
+    ...{ liveRoot, direct, device: target.metadataDevice },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
   })
   try {

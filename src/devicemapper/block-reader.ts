@@ -16,9 +16,11 @@
 import { constants, readSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
+import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
 import { DeviceReads, type ReadTerms, Unanswered } from './device-reads.ts'
+import type { DeviceNumber } from './target-words.ts'
 
 /** The types for it live in the DOM library, of which nothing else is wanted here. */
 declare const WebAssembly: {
@@ -119,12 +121,17 @@ export interface ReadOptions {
   deadlineMs?: number | undefined
   /** No faster than so many bytes a second around the page cache, together with all that this thread reads from there. */
   bytesPerSecond?: number | undefined
+  /**
+   * The block device that the path has to lead to. A name can go to another device before it is opened; a device that is open keeps its
+   * number, because nothing can remove it.
+   */
+  device?: DeviceNumber | undefined
 }
 
 /** What opening found out. */
 interface Opened {
   blocks: number
-  isDevice: boolean
+  device: DeviceNumber | undefined
   requests: DeviceReads | undefined
   terms: ReadTerms
 }
@@ -133,8 +140,8 @@ export class BlockReader {
   readonly path: string
   /** Whole metadata blocks that the file or device holds. */
   readonly blocks: number
-  /** A device may be written by its pool while it is read; a file may not. */
-  readonly isDevice: boolean
+  /** Undefined for a file. */
+  readonly device: DeviceNumber | undefined
   readonly statistics: ReadStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0 }
   readonly #file: FileHandle
   /** Around the page cache: requests take time, and many should be under way at once. */
@@ -144,24 +151,35 @@ export class BlockReader {
   readonly #terms: ReadTerms
   #loads = 0
 
-  private constructor(path: string, file: FileHandle, { blocks, isDevice, requests, terms }: Opened) {
+  private constructor(path: string, file: FileHandle, { blocks, device, requests, terms }: Opened) {
     this.path = path
     this.#file = file
     this.blocks = blocks
-    this.isDevice = isDevice
+    this.device = device
     this.isDirect = requests !== undefined
     this.#requests = requests
     this.#terms = terms
   }
 
+  /** A device may be written by its pool while it is read; a file may not. */
+  get isDevice(): boolean {
+    return this.device !== undefined
+  }
+
+  /** For as long as it is open. */
+  get descriptor(): number {
+    return this.#file.fd
+  }
+
   /**
    * Opens a metadata file or block device for reading.
    *
-   * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device
+   * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device; DM_SNAPSHOT_CHANGED when it is not the
+   *   device that it has to be
    */
   static async open(
     path: string,
-    { direct = false, deadlineMs = READ_DEADLINE_MS, bytesPerSecond }: ReadOptions = {}
+    { direct = false, deadlineMs = READ_DEADLINE_MS, bytesPerSecond, device }: ReadOptions = {}
   ): Promise<BlockReader> {
     let file: FileHandle
     try {
@@ -171,7 +189,7 @@ export class BlockReader {
       throw cannotOpen(path, cause)
     }
     try {
-      const status = await file.stat()
+      let status = await file.stat()
       const isDevice = status.isBlockDevice()
       if (!isDevice && !status.isFile()) {
         throw new DeltamapperError(
@@ -183,14 +201,17 @@ export class BlockReader {
       if (isDevice || direct) {
         await file.close()
         file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
+        status = await file.stat()
       }
-      const size = isDevice ? await deviceSizeBytes(status.rdev) : status.size
+      const number = isDevice ? decodeDeviceNumber(status.rdev) : undefined
+      if (device) checkNumber(path, number, device)
+      const size = number ? await deviceSizeBytes(number) : status.size
       const { rdev, dev, ino } = status
       const requests =
         isDevice || direct ? DeviceReads.join(isDevice ? `device ${rdev}` : `file ${dev}:${ino}`) : undefined
       return new BlockReader(path, file, {
         blocks: Math.floor(size / METADATA_BLOCK_SIZE),
-        isDevice,
+        device: number,
         requests,
         terms: { deadlineMs, bytesPerSecond }
       })
@@ -356,6 +377,16 @@ export class BlockReader {
   }
 }
 
+/** @throws DM_SNAPSHOT_CHANGED */
+function checkNumber(path: string, opened: DeviceNumber | undefined, { major, minor }: DeviceNumber): void {
+  if (opened?.major === major && opened.minor === minor) return
+  throw new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    `${path} is not block device ${major}:${minor}, which it was when it was looked up`,
+    'ask again'
+  )
+}
+
 /** Where a block keeps its own number, in words: after checksum and flags, but for array blocks, after all else in their header. */
 function ownNumberWord(salt: number): number {
   return salt === checksumSalt.arrayBlock ? 4 : 2
@@ -384,10 +415,7 @@ function cannotOpen(path: string, cause: unknown): DeltamapperError {
 }
 
 /** Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size. */
-async function deviceSizeBytes(rdev: number): Promise<number> {
-  // Linux dev_t as glibc lays it out (sys/sysmacros.h): 12 + 20 bits of minor around 12 bits of major.
-  const major = Math.floor(rdev / 256) & 0xfff
-  const minor = (rdev & 0xff) | ((Math.floor(rdev / 2 ** 20) & 0xfff) << 8)
+async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
   return Number(sectors) * 512
 }

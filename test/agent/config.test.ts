@@ -187,6 +187,13 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['no command for LVM', 'lvmCommand: []', /lvmCommand/],
   ['a command line for LVM', 'lvmCommand: sudo lvm', /lvmCommand/],
   ['an empty word in it', 'lvmCommand: [lvm, ""]', /lvmCommand/],
+  ['a program in the current directory', 'lvmCommand: [./lvm]', /depends on the current directory.* lvmCommand/],
+  ['tools from there', 'toolCommand: [env, "PATH=:/bin"]', /names the current directory.* toolCommand/],
+  [
+    'a snapshot command from there',
+    'era: { snapshotCommands: { srv: { take: [bin/snap], remove: [snap] } } }',
+    /depends on the current directory.* era\.snapshotCommands/
+  ],
   ['no catalog', 'catalog: ""', /catalog/],
   ['more than all of the metadata', 'lease: {freePercent: 101}', /lease/],
   ['a lease that is over at once', 'lease: {holdSeconds: 0}', /lease/],

@@ -4,6 +4,7 @@
  *
  * - What was served as target, and compared with as base (fingerprint.ts, served-targets.ts), so that a base that is no longer what it
  *   was is refused, and an answer goes on only about what it began with.
+ * - How far each pool's clock had come, so that a pool that was put back is noticed (pool-clocks.ts).
  * - The pools, volumes and snapshots that the agent has made on plain device-mapper (owned-pools.ts), and what it was about to do to them
  *   when it was killed (reconcile.ts).
  * - Era volumes, their snapshots, and what was written between those (era-volumes.ts, era-snapshots.ts).
@@ -30,6 +31,7 @@ import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
+import type { PoolClock, WentBack } from './pool-clocks.ts'
 import type { ServedRecord } from './served-targets.ts'
 import type { WrittenChunk } from '../era/written-chunks.ts'
 
@@ -88,6 +90,16 @@ export class Catalog {
   /** How two snapshots are related, by what is on record of them. */
   async lineage(one: LineageMember, other: LineageMember): Promise<Lineage> {
     return this.#call('lineage', one, other)
+  }
+
+  /** Takes a look at a pool's clock into account, and says when the pool was last found to have gone back. See pool-clocks.ts. */
+  async sawPoolClock(clock: PoolClock, at = Date.now()): Promise<WentBack | undefined> {
+    return this.#call('sawPoolClock', clock, at)
+  }
+
+  /** The same, without another look. */
+  async poolWentBack(pool: string): Promise<WentBack | undefined> {
+    return this.#call('poolWentBack', pool)
   }
 
   // Owned pools
@@ -229,6 +241,16 @@ export class Catalog {
   /** Forgets snapshots taken before a time, and beyond a number for each volume. Returns how many. */
   async forgetEraSnapshots(limits: { before: number; keep: number }): Promise<number> {
     return this.#call('forgetEraSnapshots', limits)
+  }
+
+  /** When a snapshot of this name was taken that is no longer on record, in milliseconds since 1970. */
+  async eraNameUsedBefore(volume: string, name: string): Promise<number | undefined> {
+    return this.#call('eraNameUsedBefore', volume, name)
+  }
+
+  /** Forgets the oldest names of snapshots that are no longer on record. Returns how many; call again while it is not 0. */
+  async forgetEraNames(limits: { before: number; keep: number }): Promise<number> {
+    return this.#call('forgetEraNames', limits)
   }
 
   /** Puts bitmaps of forgotten snapshots together; to be repeated until it returns 0. */

@@ -71,6 +71,18 @@ export const eraSnapshotsTable = new Table(
   ['id']
 )
 
+/** Handles whose snapshot was forgotten: whoever takes the name is another one. */
+export const eraNamesTable = new Table(
+  'era_names',
+  {
+    // VOLUME/SNAPSHOT, by the name that the volume had.
+    handle: 'text',
+    // When the last one of this name was taken.
+    takenAt: 'count'
+  } as const,
+  ['handle']
+)
+
 export const eraWritesTable = new Table(
   'era_writes',
   { volume: 'text', chunk: 'count', seq: 'count', line: 'text', blocks: 'count', bytes: 'bytes' } as const,

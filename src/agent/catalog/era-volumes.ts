@@ -229,7 +229,7 @@ function checkBegins(database: CatalogDatabase, intent: Exclude<NewEraIntent, { 
 }
 
 function forgetVolume(database: CatalogDatabase, volume: EraVolumeRow): void {
-  forgetVolumeHistory(database, volume.id)
+  forgetVolumeHistory(database, volume)
   eraVolumesTable.delete(database, [volume])
 }
 

@@ -18,11 +18,11 @@ export interface ServedTarget {
   /** Made by the source; the same for as long as the source takes it for the same snapshot, whatever its name. Opaque here. */
   readonly identity: string
   /**
-   * What versions before schema 3 would have called it, which knew a volume of LVM's by another identity where it was asked for by
+   * What versions before schema 5 would have called it, which knew a volume of LVM's by another identity where it was asked for by
    * device-mapper's names. Not recorded.
    */
   readonly formerIdentity?: string | undefined
-  /** Key of its pool, whose clock `creationTime` is read from. Opaque here; a path in records from before schema 3. */
+  /** Key of its pool, whose clock `creationTime` is read from. Opaque here; a path in records from before schema 5. */
   readonly pool: string
   /** Key of the volume it is a snapshot of, where the source knows it. Opaque here. */
   readonly volume: string | undefined
@@ -71,7 +71,7 @@ export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): 
 function sameDevice(recorded: ServedTarget, now: ServedTarget): boolean {
   if (recorded.identity === now.formerIdentity) return true
   if (recorded.identity !== now.identity) return false
-  // Records from before schema 3 have the path of the pool's metadata, which a rename changes; their identities are as good as ours.
+  // Records from before schema 5 have the path of the pool's metadata, which a rename changes; their identities are as good as ours.
   return recorded.pool === now.pool || (isPath(recorded.pool) && !isPath(now.pool))
 }
 

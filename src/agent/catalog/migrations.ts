@@ -216,7 +216,37 @@ const second: Migration = {
   `
 }
 
-/** What was served, as it was before the third step. */
+/** Names of snapshots of era volumes that are no longer on record. */
+const eraNames: Migration = {
+  adds: ['era_names'],
+  sql: `
+    CREATE TABLE era_names (
+      handle TEXT PRIMARY KEY,
+      taken_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX era_names_by_age ON era_names (taken_at);
+  `
+}
+
+/** How far the clocks of pools had come. */
+const poolClocks: Migration = {
+  adds: ['pool_clocks'],
+  sql: `
+    CREATE TABLE pool_clocks (
+      pool TEXT PRIMARY KEY,
+      time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      devices BLOB NOT NULL,
+      looked_at INTEGER NOT NULL,
+      went_back_at INTEGER,
+      went_back TEXT,
+      checksum INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+  `
+}
+
+/** What was served, as it was before bases were kept beside it. */
 const servedBefore = new Table(
   'served',
   {
@@ -238,7 +268,7 @@ const servedBefore = new Table(
   ['handle', 'identity', 'variant']
 )
 
-/** The same as the third step makes it. */
+/** The same as it is from then on. */
 const servedWithRole = new Table(
   'served',
   {
@@ -260,7 +290,7 @@ const servedWithRole = new Table(
 )
 
 /** Bases are remembered beside targets. The root of a tree proves nothing, and is not kept; nor is what was concluded from it. */
-const third: Migration = {
+const basesBeside: Migration = {
   adds: ['served'],
   drops: ['served', 'pristine'],
   carry(before) {
@@ -297,7 +327,17 @@ const third: Migration = {
 }
 
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, third]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks, basesBeside]
+
+/** The tables whose rows are counted once these steps were taken. */
+export function countedTables(steps: readonly Migration[]): string[] {
+  const names = new Set<string>()
+  for (const { adds, drops = [] } of steps) {
+    for (const name of drops) names.delete(name)
+    for (const name of adds) names.add(name)
+  }
+  return [...names]
+}
 
 /**
  * Takes one step, inside a transaction of the caller's.

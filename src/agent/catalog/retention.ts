@@ -31,6 +31,9 @@ export async function forgetHistory(
 ): Promise<number> {
   const forgotten = await catalog.forgetEraSnapshots({ before: Math.max(0, now - keptMs), keep })
   while ((await catalog.compactEraHistory()) > 0);
+  // Their names for two years longer: whoever comes back with one by then may mean another.
+  const names = { before: Math.max(0, now - keptMs - retention.keptMs), keep: retention.keep }
+  while ((await catalog.forgetEraNames(names)) > 0);
   return forgotten
 }
 

@@ -6,11 +6,11 @@
  */
 import { randomUUID } from 'node:crypto'
 import { release } from 'node:os'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { ClaimedDevice } from '../../devicemapper/block-device.ts'
 import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { dropInactiveTable, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { losesEras } from '../../devicemapper/era/kernel.ts'
 import { formatEraTable } from '../../devicemapper/era/table.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -24,7 +24,7 @@ import { continued, type EraGuard } from './guard.ts'
 import type { LowerSnapshot, LowerSnapshots } from './lower-snapshot.ts'
 import { waitingForDeviceMapper } from './processes.ts'
 import { resumeTracked, Suspension } from './suspension.ts'
-import { dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
+import { type ActiveDevices, dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
 
 const SECTOR_BYTES = 512
 /** Metadata per tracked block, in bytes: an era and some bits, twice because a metadata snapshot may be held. And what it takes at least. */
@@ -36,8 +36,6 @@ const MAX_BLOCKS = 2 ** 31
 const GROW_DEADLINE_MS = 30_000
 /** How often a volume is suspended to grow, where others ask it something in that moment. */
 const MOST_TRIES = 3
-/** How often a table that is being dropped is looked for, in milliseconds. */
-const LOOK_MS = 5
 
 export interface AttachRequest {
   readonly name: string
@@ -320,11 +318,14 @@ export class Attachment {
     { sizeBytes }: Extract<EraIntent, { kind: 'grow' }>
   ): Promise<string> {
     const { name } = volume
+    const left = await activeOrNone(tracked)
+    if (left?.era.hasInactiveTable && !left.era.suspended) {
+      // Loaded while it was written to, it is dropped. But who was not there cannot know that no such table was in place for a while.
+      const because = `a table was loaded into ${left.era.name} while that was in use, and an agent died before it could drop it`
+      await this.#guard.breakLine(volume, because, await superblockOf(await tracked.metadataPath(left.table)))
+    }
     await resumeTracked(this.#deviceMapper, tracked)
-    const devices = await tracked.active().catch((error: unknown) => {
-      if (error instanceof DeltamapperError && error.code === 'DM_ERA_INACTIVE') return undefined
-      throw error
-    })
+    const devices = await activeOrNone(tracked)
     if (devices?.sizeBytes === sizeBytes) {
       await this.#catalog.completeEra(name)
       return `${name} was to grow to ${sizeBytes} bytes: it has`
@@ -368,33 +369,29 @@ export class Attachment {
   /** @returns who stood in the way: then nothing has been exchanged */
   async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
-    const { table, dataDevice, guard } = await tracked.active()
+    const devices = await tracked.active()
+    await refuseInactiveTables(this.#deviceMapper, devices.era, `${volume.name} does not grow`)
     const suspension = await Suspension.prepare(this.#deviceMapper, tracked, GROW_DEADLINE_MS)
     try {
-      const row = { startSector: 0, lengthSectors }
       await suspension.suspend()
-      await this.#deviceMapper.suspend(tracked.guard)
-      const linear = { ...row, targetType: 'linear', params: `${dataDevice.major}:${dataDevice.minor} 0` }
-      await this.#deviceMapper.reload(tracked.guard, [linear])
-      await this.#deviceMapper.resume(tracked.guard)
-      // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
-      await refuseDiscards(guard)
-      await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
-      const held = (await tracked.info())?.suspended === true
+      const isFresh = await this.#load(tracked, devices, lengthSectors)
       // As late as can be, and then resumed by the shortest way: what begins to wait in between is not seen.
       const asking = waitingForDeviceMapper().find(({ wait }) => !before.has(wait))
-      if (!asking) await this.#deviceMapper.resume(tracked.era)
-      const dropped = asking && (await this.#dropTable(tracked))
+      if (isFresh && !asking) await this.#deviceMapper.resume(tracked.era)
+      const dropped = isFresh && !asking ? undefined : await dropInactiveTable(this.#deviceMapper, tracked.era)
       const { ms } = await suspension.resume()
       await dropped?.over
       const suspendedMs = Math.round(ms)
-      if (asking) {
+      const { sizeBytes } = await tracked.active()
+      if (sizeBytes === lengthSectors * SECTOR_BYTES) {
+        this.#logger.info({ volume: volume.name, sizeBytes, suspendedMs }, 'grown')
+        return undefined
+      }
+      if (isFresh && asking) {
         const { pid, name } = asking
         this.#logger.warn({ volume: volume.name, pid, process: name, suspendedMs }, 'not grown: somebody waits for it')
         return asking
       }
-      this.#logger.info({ volume: volume.name, sizeBytes: lengthSectors * SECTOR_BYTES, suspendedMs }, 'grown')
-      if (held) return undefined
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
         `${volume.name} was resumed before it had grown`,
@@ -406,16 +403,25 @@ export class Attachment {
   }
 
   /**
-   * Drops the era table that is loaded, which is done at once.
+   * Gives the guard of a suspended volume its larger table, and loads that of the era device, which reads its metadata then.
    *
-   * @returns `over`: when those who ask the table that is in place are done, too, which the kernel waits for
+   * @returns whether it was suspended all the time until then: what a live table has committed since would be lost with the loaded one
    */
-  async #dropTable(tracked: TrackedDevice): Promise<{ over: Promise<unknown> }> {
-    const over = this.#deviceMapper.clear(tracked.era)
-    // (Should it fail while nobody waits for it.)
-    over.catch(() => undefined)
-    while ((await this.#deviceMapper.info(tracked.era))?.hasInactiveTable) await Promise.race([over, sleep(LOOK_MS)])
-    return { over }
+  async #load(tracked: TrackedDevice, { table, dataDevice, guard }: ActiveDevices, lengthSectors: number) {
+    const metadataPath = await tracked.metadataPath(table)
+    const archived = await superblockOf(metadataPath)
+    const row = { startSector: 0, lengthSectors }
+    await this.#deviceMapper.suspend(tracked.guard)
+    const linear = { ...row, targetType: 'linear', params: `${dataDevice.major}:${dataDevice.minor} 0` }
+    await this.#deviceMapper.reload(tracked.guard, [linear])
+    await this.#deviceMapper.resume(tracked.guard)
+    // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
+    await refuseDiscards(guard)
+    await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
+    // Resumed meanwhile, another era has begun, whoever has suspended it again.
+    const { currentEra } = await superblockOf(metadataPath)
+    const isSuspended = (await tracked.info())?.suspended === true
+    return isSuspended && archived.currentWriteset === undefined && currentEra === archived.currentEra
   }
 
   async #refuseTaken(dmName: string): Promise<void> {
@@ -455,6 +461,15 @@ export class Attachment {
 /** Bytes of metadata that so many blocks take at most. */
 export function metadataBytes(blocks: number): number {
   return LEAST_METADATA_BYTES + METADATA_BYTES_PER_BLOCK * blocks
+}
+
+/** Both devices, if they are there and as they have to be. */
+async function activeOrNone(tracked: TrackedDevice): Promise<ActiveDevices | undefined> {
+  return tracked.active().catch((error: unknown) => {
+    const code = error instanceof DeltamapperError ? error.code : undefined
+    if (code === 'DM_ERA_INACTIVE' || code === 'DM_CATALOG_DISAGREES') return undefined
+    throw error
+  })
 }
 
 function refuseLossyKernel(allowed: boolean): void {

@@ -12,6 +12,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { inactiveTableError, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
@@ -111,14 +112,17 @@ export class Boundary {
     await parts.recorder.ready(volume)
     const token = randomUUID()
     const prepared = await prepare(checked, token)
+    await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`)
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
     try {
       suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
       const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
-      // Again: until now, writes and discards went on.
-      const { superblock } = await guard.check(volumeName)
+      // Again: until now, writes and discards went on, and tables could be loaded. (What is loaded is dropped before it is resumed.)
+      const { superblock, devices: now } = await guard.check(volumeName)
+      const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
+      if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
       if (superblock.currentWriteset !== undefined) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_TOO_SLOW',

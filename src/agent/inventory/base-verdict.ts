@@ -3,7 +3,7 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { AsBase } from '../../grpc/inventory.ts'
-import { checkBase, type KnownSnapshot, type ServedTarget } from '../catalog/fingerprint.ts'
+import { checkBase, compareFingerprints, type KnownSnapshot, type ServedTarget } from '../catalog/fingerprint.ts'
 
 export interface BaseVerdict {
   readonly asBase: AsBase
@@ -16,7 +16,7 @@ export function judgeBase(recorded: readonly KnownSnapshot[], now: ServedTarget)
     if (checkBase(recorded, now) === 'unchanged') {
       return { asBase: 'unchanged', because: 'it is what it was when it was served' }
     }
-    const wasBase = recorded.some(({ handle, identity }) => handle === now.handle || identity === now.identity)
+    const wasBase = recorded.some((each) => compareFingerprints(each, now).relation === 'same')
     return wasBase ? unrecorded : neverServed
   } catch (error) {
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_BASE_CHANGED') throw error

@@ -21,7 +21,8 @@ import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/vol
 import type { HeldLease } from '../metadata-snapshot-lease.ts'
 import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
 import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../owned-pools/naming.ts'
-import { findPoolDevice } from '../pool-device.ts'
+import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import { poolKey, readSlot } from '../pool-slot.ts'
 import { servedTarget } from '../served-target.ts'
 import type { Snapshot } from '../snapshot-source.ts'
@@ -50,7 +51,6 @@ interface NamedThin {
   readonly sizeBytes: number
   readonly active: boolean
   readonly identity?: string
-  readonly poolIdentity?: string
   readonly volume?: string
   /** What its device details must say. */
   readonly transactionId?: bigint
@@ -103,7 +103,6 @@ function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
       device: byUuid.get(poolUuid(pool)),
       thins: thins.map(({ name, kind, thinId, sizeBytes, id, volume, transactionId, ...rest }) => ({
         ...{ handle: `${pool.name}/${name}`, kind, thinId, sizeBytes, identity: id, transactionId },
-        poolIdentity: poolUuid(pool),
         ...(kind === 'snapshot' && { volume }),
         active: byUuid.has(thinUuid({ id, ...rest }))
       }))
@@ -120,9 +119,9 @@ function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
 function lvmThin(lv: LogicalVolume, group: VolumesByName, active: boolean): NamedThin {
   const common = { handle: fullName(lv), thinId: lv.thinId ?? 0, sizeBytes: lv.sizeBytes, active, identity: lv.uuid }
   try {
-    const { origin, transactionId, pool } = thinVolume(lv, group)
+    const { origin, transactionId } = thinVolume(lv, group)
     const kind = origin === undefined ? 'unknown' : 'snapshot'
-    return { ...common, kind, transactionId, poolIdentity: pool.uuid, ...(origin && { volume: origin.uuid }) }
+    return { ...common, kind, transactionId, ...(origin && { volume: origin.uuid }) }
   } catch (error) {
     return { ...common, kind: 'unknown', refused: toProblem(error).message }
   }
@@ -180,19 +179,22 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...active,
     ...(status === undefined ? { state: 'unknown' as const } : numbers(status, table.value?.blockSectors))
   }
-  const path = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
-    return (await findPoolDevice(deviceMapper, number))?.metadataPath ?? ''
+  const found = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
+    const pool = await findPoolDevice(deviceMapper, number)
+    if (pool) return { ...pool, identity: await poolIdentity(deviceMapper, pool) }
+    throw new DeltamapperError('DM_POOL_INACTIVE', `${name} was deactivated while it was looked at`, 'look again')
   })
-  if (path.problem) {
-    const first = problem ?? table.problem ?? path.problem
+  if (found.problem) {
+    const first = problem ?? table.problem ?? found.problem
     return { ...known, thins: unknown('the metadata of its pool could not be found'), problem: first }
   }
-  const inside = await probe(`the metadata of ${name} on ${path.value}`, deadlineMs, () =>
-    lookInside(look, path.value, thins, poolKey(info), status)
+  const pool = found.value
+  const inside = await probe(`the metadata of ${name} on ${pool.metadataPath}`, deadlineMs, () =>
+    lookInside(look, pool, thins, poolKey(info), status)
   )
   return {
     ...known,
-    metadataDevice: path.value,
+    metadataDevice: pool.metadataPath,
     ...(inside.value ?? { thins: unknown('the metadata of its pool could not be read') }),
     ...withProblem(problem ?? table.problem ?? inside.problem)
   }
@@ -224,16 +226,21 @@ function numbers(status: PoolStatus, blockSectors: number | undefined): Partial<
   }
 }
 
+/** An active pool, and which one it is. */
+type IdentifiedPool = PoolDevice & { readonly identity: string }
+
 type Inside = Pick<PoolFacts, 'thins'> & Partial<Pick<PoolFacts, 'devices' | 'unnamedDevices' | 'metadataSnapshot'>>
 
 async function lookInside(
   look: PoolsLook,
-  metadataPath: string,
+  pool: IdentifiedPool,
   thins: readonly NamedThin[],
   key: string,
   status: PoolStatus | undefined
 ): Promise<Inside> {
-  const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, deadlineMs: look.deadlineMs })
+  const metadata = await openPoolMetadata(pool.metadataPath, {
+    ...{ liveRoot: true, deadlineMs: look.deadlineMs, device: pool.metadataDevice }
+  })
   try {
     const devices = new Map<number, ThinDevice>()
     for await (const device of metadata.devices()) devices.set(device.id, device)
@@ -245,7 +252,7 @@ async function lookInside(
       const device = devices.get(thin.thinId)
       const verdict =
         performance.now() < until
-          ? await judge(look.knowledge, metadata, thin, device, until)
+          ? await judge(look.knowledge, metadata, pool, thin, device, until)
           : unknownBase('there was no time to look at it among so many')
       facts.push(thinFacts(thin, device, dataBlockBytes, verdict))
     }
@@ -256,7 +263,7 @@ async function lookInside(
       devices: devices.size,
       unnamedDevices: [...devices.keys()].filter((id) => !named.has(id)).length,
       ...(heldRoot !== undefined && {
-        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, metadataPath)
+        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, pool)
       })
     }
   } finally {
@@ -281,11 +288,12 @@ function thinFacts(
 async function judge(
   knowledge: AgentKnowledge | undefined,
   metadata: PoolMetadata,
+  pool: IdentifiedPool,
   thin: NamedThin,
   device: ThinDevice | undefined,
   until: number
 ): Promise<BaseVerdict> {
-  const { handle, thinId, sizeBytes, identity, poolIdentity, volume, refused } = thin
+  const { handle, thinId, sizeBytes, identity, volume, refused } = thin
   if (refused !== undefined) return { asBase: 'not-trackable', because: refused }
   if (device === undefined) {
     return { asBase: 'not-trackable', because: `thin device ${thinId} is not in the pool's metadata` }
@@ -300,9 +308,8 @@ async function judge(
   if (knowledge === undefined)
     return unknownBase('whether it is what it was when it was served, only the agent can tell')
   const snapshot: Snapshot = {
-    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, live: true },
+    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),
-    ...(poolIdentity !== undefined && { poolIdentity }),
     ...(volume !== undefined && { volume })
   }
   const now = servedTarget({ snapshot, transactionId, fingerprint: device.details })
@@ -332,9 +339,9 @@ async function whoseSnapshot(
   knowledge: AgentKnowledge | undefined,
   key: string,
   block: number,
-  metadataPath: string
+  { metadataPath, metadataDevice }: PoolDevice
 ): Promise<MetadataSnapshotFacts> {
-  const { heldRoot, facts, live, held } = await readSlot(metadataPath)
+  const { heldRoot, facts, live, held } = await readSlot(metadataPath, metadataDevice)
   const age =
     held === undefined || heldRoot !== block
       ? {}

@@ -4,11 +4,13 @@
  *
  * LVM says what a volume is (its metadata on disk); device-mapper says where the pool's metadata is. Between those two, and before
  * the metadata is read, the volume can be removed and its thin id given to another. The transaction id tells them apart: LVM and
- * the pool's metadata both hold the one under which the volume was created.
+ * the pool's metadata both hold the one under which the volume was created. Whether the names still mean the same once the metadata
+ * is open, a second look tells (backend.ts).
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type DeviceMapperPort, findPoolDevice } from '../pool-device.ts'
+import { type DeviceMapperPort, findPoolDevice, type PoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../snapshot-source.ts'
 import type { LogicalVolume } from './parse.ts'
 import { checkVolumeGroupName, type LvmReporter } from './report.ts'
@@ -37,7 +39,7 @@ export function volumeGroupSource(
       if (!volumes) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_NOT_FOUND',
-          `LVM sees no volume group ${volumeGroup} here, so no ${volumeGroup}/${name}`,
+          `LVM sees no volume group ${volumeGroup} with volumes here, so no ${volumeGroup}/${name}`,
           'check the handle, and that `vgs` lists the group where the agent runs'
         )
       }
@@ -46,17 +48,18 @@ export function volumeGroupSource(
       if (!lv) return undefined
       const { pool, thinId, transactionId, origin, externalOrigin } = thinVolume(lv, named)
       const writable = await checkActiveTable(deviceMapper, lv, thinId)
+      const device = await activePool(deviceMapper, pool)
       return {
         handle: fullName(lv),
         identity: lv.uuid,
-        // A volume stays in its pool, whatever the two are called, and in whichever group (vgrename, vgsplit, vgmerge).
-        poolIdentity: pool.uuid,
         writable,
         ...(origin && { volume: origin.uuid, volumeName: fullName(origin) }),
         thinId,
         sizeBytes: lv.sizeBytes,
         transactionId,
-        metadataPath: await metadataPath(deviceMapper, pool),
+        metadataPath: device.metadataPath,
+        metadataDevice: device.metadataDevice,
+        poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: thinPoolUuid(pool) },
         ...(externalOrigin && {
@@ -92,8 +95,8 @@ async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolum
   )
 }
 
-/** The node of an active pool's metadata device. */
-async function metadataPath(deviceMapper: DeviceMapperPort, pool: LogicalVolume): Promise<string> {
+/** @throws DM_POOL_INACTIVE */
+async function activePool(deviceMapper: DeviceMapperPort, pool: LogicalVolume): Promise<PoolDevice> {
   const device = await findPoolDevice(deviceMapper, { uuid: thinPoolUuid(pool) })
   if (!device) {
     throw new DeltamapperError(
@@ -102,7 +105,7 @@ async function metadataPath(deviceMapper: DeviceMapperPort, pool: LogicalVolume)
       `activate it: lvchange -ay -K ${fullName(pool)}`
     )
   }
-  return device.metadataPath
+  return device
 }
 
 /**

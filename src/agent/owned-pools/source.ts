@@ -5,6 +5,7 @@
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type DeviceMapperPort, findPoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../snapshot-source.ts'
 import { poolUuid, thinUuid } from './naming.ts'
 
@@ -38,12 +39,13 @@ export function ownedPoolSource(
       return {
         handle: `${pool}/${name}`,
         identity: thin.id,
-        poolIdentity: poolUuid({ name: pool }),
         writable,
         // A volume is not a snapshot of itself.
         ...(thin.kind === 'snapshot' && { volume: thin.volume, volumeName: await volumeName(thin.volume) }),
         ...{ thinId, sizeBytes, transactionId },
         metadataPath: device.metadataPath,
+        metadataDevice: device.metadataDevice,
+        poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: poolUuid({ name: pool }) }
       } satisfies Snapshot

@@ -36,10 +36,18 @@ export interface MappingDelta {
   baseRoot: number | undefined
   /** Root block of the target's mapping tree. */
   targetRoot: number
+  /** Data blocks that base and target map by their device details, which what is found is held against. Undefined: that is not known. */
+  baseMapped?: number | undefined
+  targetMapped?: number | undefined
   /** Size of a data block in bytes. */
   blockBytes: number
   /** Size of the target in bytes: extents end there. */
   sizeBytes: number
+  /**
+   * The size was taken from the target's tree: were that damaged, the size would be wrong with it. So both trees are read to their ends,
+   * though the extents end with the size, and held against the details.
+   */
+  sizeIsFromTree?: boolean | undefined
   /** First data block of interest; Infinity for none. */
   firstBlock: number
   /**
@@ -63,7 +71,8 @@ export interface MappingDelta {
 }
 
 /**
- * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it.
+ * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. The end comes only where
+ * what was found adds up to what the device details say, as far as that can be told: see `checkMapped`.
  *
  * @returns whether, of the target's mappings that differ from the base's, none was written after it became a snapshot
  */
@@ -77,6 +86,7 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
       if (batch) yield batch
     } while (await walk.advance())
     walk.compare()
+    walk.checkMapped()
     const last = walk.extents.takeLast()
     if (last) yield last
     return walk.targetIsPristine
@@ -102,23 +112,27 @@ class CoWalk {
   #leavesAtOnce = FIRST_WINDOW
   /** Both trees have been put level: equal depth means equal height. */
   #level = false
+  /** The roots were read, and with them all that the rules want of what lies below. */
+  #walked = false
 
   constructor(delta: MappingDelta) {
     this.#delta = delta
     const end = Math.ceil(delta.sizeBytes / delta.blockBytes)
     const originEnd = Math.min(delta.originBlocks, end)
     const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
-    this.#base = new Frontier(delta.reader, range, delta.baseTakenAt)
-    this.#target = new Frontier(delta.reader, range, delta.targetTakenAt)
+    this.#base = new Frontier(delta.reader, range, delta.baseTakenAt, delta.sizeIsFromTree)
+    this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
 
   /** Reads the two roots and finds out which tree is taller, so that from here on equal depth means equal height. */
   async openRoots(): Promise<void> {
-    const { baseRoot, targetRoot, baseEndBlock, firstBlock, blockBytes, sizeBytes } = this.#delta
-    if (firstBlock * blockBytes >= sizeBytes) return
+    const { baseRoot, targetRoot, baseEndBlock, firstBlock, blockBytes, sizeBytes, sizeIsFromTree } = this.#delta
+    this.#checkSameRoot()
+    if (firstBlock * blockBytes >= sizeBytes && !(sizeIsFromTree && sizeBytes === 0)) return
     if (baseRoot === targetRoot && baseEndBlock === Infinity) return
+    this.#walked = true
     const [base, target] = [this.#base, this.#target]
     if (baseRoot !== undefined) base.queue(0).push(baseRoot, ALL_KEYS.low, ALL_KEYS.high)
     target.queue(0).push(targetRoot, ALL_KEYS.low, ALL_KEYS.high)
@@ -177,6 +191,41 @@ class CoWalk {
     while (t < targetEnd) extents.add(target.keys[t++])
     base.head = b
     target.head = t
+  }
+
+  /**
+   * Holds what was found against what the device details say. What both trees have is in both or in neither, so that it does not matter that
+   * it was not read; what an offset or a size leaves out does.
+   *
+   * @throws DM_METADATA_DAMAGED
+   */
+  checkMapped(): void {
+    const { baseRoot, targetRoot, baseMapped, targetMapped } = this.#delta
+    if (!this.#walked || targetMapped === undefined) return
+    const [base, target] = [this.#base, this.#target]
+    if (baseRoot === undefined) {
+      const found = target.entriesAdded
+      if (target.leftOut ? found <= targetMapped : found === targetMapped) return
+      const what = `the tree below it maps ${found}${target.leftOut ? ' data blocks and more' : ' data blocks'}`
+      throw damaged(this.#delta.reader.path, targetRoot, `${what}, and the details of its device say ${targetMapped}`)
+    }
+    if (baseMapped === undefined || base.leftOut || target.leftOut) return
+    const more = target.entriesAdded - base.entriesAdded
+    if (more === targetMapped - baseMapped) return
+    throw damaged(
+      this.#delta.reader.path,
+      targetRoot,
+      `the tree below it maps ${inWords(more)} than the one below block ${baseRoot}, ` +
+        `and the details of their devices say ${targetMapped} and ${baseMapped}`
+    )
+  }
+
+  /** @throws DM_METADATA_DAMAGED when one tree is said to be of two sizes */
+  #checkSameRoot(): void {
+    const { reader, baseRoot, targetRoot, baseMapped, targetMapped } = this.#delta
+    if (baseRoot !== targetRoot || baseMapped === targetMapped) return
+    const what = `the details of the two devices whose tree begins there say that it maps ${baseMapped} and ${targetMapped} data blocks`
+    throw damaged(reader.path, targetRoot, what)
   }
 
   /** Takes in the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at their end. */
@@ -371,6 +420,11 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.blocks[to] = queue.blocks[from]
   queue.lows[to] = queue.lows[from]
   queue.highs[to] = queue.highs[from]
+}
+
+/** How many data blocks a tree maps beside another: `3 data blocks more`. */
+function inWords(more: number): string {
+  return `${Math.abs(more)} data blocks ${more < 0 ? 'less' : 'more'}`
 }
 
 function ignore(): void {}

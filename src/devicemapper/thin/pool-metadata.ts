@@ -11,6 +11,7 @@ import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
+import type { DeviceNumber } from '../target-words.ts'
 import { changedExtents } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
 import { parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
@@ -42,6 +43,14 @@ export interface Fingerprint {
   root: number
   /** The checksum that the root node carries, unsigned. */
   rootChecksum: number
+}
+
+/** How far a pool has come. */
+export interface PoolMoment {
+  /** Snapshots that were taken in it so far. */
+  readonly time: number
+  readonly transactionId: bigint
+  readonly devices: readonly (Pick<DeviceDetails, 'creationTime' | 'transactionId'> & { readonly id: number })[]
 }
 
 /** A device, and what it was found to be before, if anybody looked. */
@@ -144,6 +153,16 @@ export class PoolMetadata {
     return this.#reader.path
   }
 
+  /** The block device that is open; undefined for a file. */
+  get openDevice(): DeviceNumber | undefined {
+    return this.#reader.device
+  }
+
+  /** Its descriptor, for as long as it is open. */
+  get descriptor(): number {
+    return this.#reader.descriptor
+  }
+
   /** What reading has cost since opening. */
   get statistics(): Readonly<ReadStatistics> {
     return this.#reader.statistics
@@ -187,6 +206,18 @@ export class PoolMetadata {
 
   async deviceDetails(id: number): Promise<DeviceDetails> {
     return (await this.device(id)).details
+  }
+
+  /** The view's clock and transaction, and when each of its devices was created, all of one moment. Devices by ascending id. */
+  async clock(signal?: AbortSignal): Promise<PoolMoment> {
+    return this.#settled(async ({ time, transactionId, detailsRoot }) => {
+      const details = entries(this.#reader, detailsRoot, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal)
+      const devices: PoolMoment['devices'][number][] = []
+      for await (const { key: id, value } of details) {
+        devices.push({ id, creationTime: value.creationTime, transactionId: value.transactionId })
+      }
+      return { time, transactionId, devices }
+    })
   }
 
   /**
@@ -269,10 +300,14 @@ export class PoolMetadata {
       reader: this.#reader,
       baseRoot: base?.device.root,
       targetRoot: target.root,
+      baseMapped: base?.device.details.mappedBlocks,
+      targetMapped: target.details.mappedBlocks,
       blockBytes: dataBlockBytes,
       sizeBytes: capacityBytes,
+      sizeIsFromTree: sizeBytes === undefined,
       // At the very end nothing is left, not even of a last block that the end cuts in two.
-      firstBlock: startingOffset < capacityBytes ? Math.floor(startingOffset / dataBlockBytes) : Infinity,
+      firstBlock:
+        startingOffset < capacityBytes || startingOffset === 0 ? Math.floor(startingOffset / dataBlockBytes) : Infinity,
       // Only what lies beyond a *smaller* base is missing from every backup of it.
       baseEndBlock:
         base?.sizeBytes !== undefined && base.sizeBytes < capacityBytes
@@ -395,9 +430,10 @@ export class PoolMetadata {
       const fingerprints: Fingerprint[] = []
       for (const device of devices) {
         const found = await findDevice(this.#reader, superblock, device.id)
-        if (found?.root !== device.root || found.details.creationTime !== device.details.creationTime) {
-          throw this.#changed(device)
-        }
+        if (found?.root !== device.root) throw this.#changed(device)
+        // A root may come back to its block; what it maps is held against the details as they were when it was handed out.
+        const { creationTime: createdAt, mappedBlocks: mapped } = device.details
+        if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt) throw this.#changed(device)
         const rootChecksum = await this.#reader.read(
           found.root,
           checksumSalt.btreeNode,
@@ -520,7 +556,14 @@ async function findDevice(
     lookup(reader, detailsRoot, id, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal),
     lookup(reader, mappingRoot, id, U64_SIZE, u64, signal)
   ])
-  if (!details) return undefined
+  if (!details && root === undefined) return undefined
+  if (!details) {
+    throw damaged(
+      reader.path,
+      detailsRoot,
+      `the device details below it lack thin device ${id}, which has a mapping tree`
+    )
+  }
   if (root === undefined) {
     throw damaged(reader.path, mappingRoot, `the tree below it lacks thin device ${id}, which the device details name`)
   }

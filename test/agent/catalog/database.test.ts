@@ -68,7 +68,7 @@ test('it is the same after closing and opening', (t) => {
     bytes: statSync(path).size,
     rows: {
       ...{ served: 21, pools: 2, thins: 3, intents: 1, leases: 1 },
-      ...{ era_volumes: 1, era_intents: 1, era_snapshots: 5, era_writes: 7 }
+      ...{ era_volumes: 1, era_intents: 1, era_snapshots: 5, era_writes: 7, era_names: 0, pool_clocks: 0 }
     }
   })
   database.close()
@@ -419,7 +419,7 @@ test('a row that is damaged while the catalog is open is not served', (t) => {
   const path = join(testFolder(t), 'catalog.db')
   const database = openDatabase(path)
   fill(database)
-  database.statement("UPDATE served SET root = root + 1 WHERE handle = 'vg/s5'").run()
+  database.statement("UPDATE served SET mapped_blocks = mapped_blocks + 1 WHERE handle = 'vg/s5'").run()
   t.throws(() => contentOfDatabase(database), { code: 'DM_CATALOG_DAMAGED', message: /a row of its table served/ })
   database.close()
   t.throws(() => openDatabase(path), { code: 'DM_CATALOG_DAMAGED' })

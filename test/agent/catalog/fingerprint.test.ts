@@ -113,7 +113,7 @@ test('that it was a base proves nothing of what it was before, and names the sna
   t.throws(() => checkBase([base], { ...target, mappedBlocks: 99 }), { code: 'DM_BASE_CHANGED', message: /trimmed/ })
 })
 
-test('records from before schema 3 are of the same snapshot, or refused', (t) => {
+test('records from before schema 5 are of the same snapshot, or refused', (t) => {
   // The pool was the path of its metadata; and a volume of LVM's had another identity by its device's name.
   const place = '/dev/mapper/vg-pool_tmeta thin 5 created at 7'
   const now = { ...target, formerIdentity: place }

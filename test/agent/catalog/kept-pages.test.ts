@@ -8,7 +8,6 @@ import { join } from 'node:path'
 import test from 'ava'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
 import { type CatalogDatabase, catalogError, openDatabase } from '../../../src/agent/catalog/database.ts'
-import { leasesTable } from '../../../src/agent/catalog/lease-records.ts'
 import { servedTable } from '../../../src/agent/catalog/served-targets.ts'
 import { CHUNK_BLOCKS } from '../../../src/agent/era/written-chunks.ts'
 import { Random } from '../../support/random.ts'
@@ -189,7 +188,7 @@ test('bits flipped while history is put together and transactions are undone: an
     calls.remember(servedTarget({ handle: 'vg/s61', identity: 'lvm:61' }), 9)
     try {
       database.write(() => {
-        leasesTable.delete(database, leasesTable.find(database, {}))
+        servedTable.delete(database, [servedTable.find(database, {})[0]])
         throw undone
       })
     } catch (error) {
@@ -262,7 +261,7 @@ test('after a transaction that was undone, what is read again is checked', (t) =
   t.is(calls.findServed({ handle: '', identity: 'lvm:7' }).length, 1)
   const undo = () =>
     database.write(() => {
-      leasesTable.delete(database, leasesTable.find(database, {}))
+      servedTable.delete(database, [servedTable.find(database, {})[0]])
       throw new Error('undone')
     })
   t.throws(undo, { code: 'DM_CATALOG_DAMAGED' })

@@ -83,7 +83,7 @@ test('a base is remembered beside the target of the same name, and as nothing mo
   )
 })
 
-test('a record from before schema 3 is found by the identity that it has, and gets the pool that has one', (t) => {
+test('a record from before schema 5 is found by the identity that it has, and gets the pool that has one', (t) => {
   const database = openIn(t)
   const place = '/dev/mapper/vg-pool_tmeta thin 5 created at 7'
   remember(

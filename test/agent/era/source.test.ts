@@ -183,6 +183,48 @@ test('the name of a base that now names another snapshot is found out', async (t
   await refused(t, delta(server, 'vol/new', 'vol/newer'), 'DM_BASE_CHANGED', /another snapshot/)
 })
 
+test('a name that was another snapshot’s is no base, whether or not that one was ever asked about', async (t) => {
+  const server = await historyServer(t)
+  const { catalog } = server
+  const sizeBytes = 100 * KIB_64
+  const used = (name: string) =>
+    refused(
+      t,
+      delta(server, `vol/${name}`, 'vol/last'),
+      'DM_BASE_CHANGED',
+      /is another snapshot than the one of this name/
+    )
+  await attach(catalog, 'vol', { sizeBytes })
+  for (const name of ['asked', 'never', 'old', 'alone']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
+  await take(catalog, 'vol/next', [2], { sizeBytes })
+  // As base only.
+  t.deepEqual(await delta(server, 'vol/asked', 'vol/next'), [[KIB_64, 2 * KIB_64]])
+  for (const name of ['asked', 'never']) {
+    await catalog.deleteEraSnapshot('vol', name)
+    await take(catalog, `vol/${name}`, [3], { sizeBytes })
+  }
+  // Forgotten before its name is taken.
+  await catalog.deleteEraSnapshot('vol', 'old')
+  t.is(await catalog.forgetEraSnapshots({ before: 0, keep: 4 }), 1)
+  await take(catalog, 'vol/old', [4], { sizeBytes })
+  await take(catalog, 'vol/last', [5], { sizeBytes })
+  for (const name of ['asked', 'never', 'old']) await used(name)
+  t.deepEqual(await delta(server, 'vol/alone', 'vol/last'), [[2 * KIB_64, 4 * KIB_64]])
+
+  // Of a volume that is no more.
+  await catalog.beginEra({ kind: 'detach', volume: 'vol' })
+  await catalog.completeEra('vol')
+  await attach(catalog, 'vol', { sizeBytes, id: 'era:another' })
+  for (const name of ['alone', 'fresh', 'last']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
+  await used('alone')
+  t.deepEqual(await delta(server, 'vol/fresh', 'vol/last'), [[KIB_64, KIB_64]])
+
+  // Not for ever.
+  t.is(await catalog.forgetEraNames({ before: 2, keep: 9 }), 6)
+  t.is(await catalog.forgetEraNames({ before: 2, keep: 9 }), 0)
+  t.deepEqual(await delta(server, 'vol/alone', 'vol/last'), [[KIB_64, KIB_64]])
+})
+
 test('a client that goes on slowly while everything around it is forgotten gets it all, or an error', async (t) => {
   const server = await historyServer(t)
   const { catalog, client } = server
