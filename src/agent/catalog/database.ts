@@ -42,7 +42,14 @@ import { eraIntentsTable, eraNamesTable, eraSnapshotsTable, eraVolumesTable, era
 import { EraWrites } from './era-writes.ts'
 import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
-import { APPLICATION_ID, applyMigration, catalogTable, countedTables, type Migration, migrations } from './migrations.ts'
+import {
+  APPLICATION_ID,
+  applyMigration,
+  catalogTable,
+  countedTables,
+  type Migration,
+  migrations
+} from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
 import { poolClocksTable } from './pool-clocks.ts'
 import { servedTable } from './served-targets.ts'

@@ -296,9 +296,8 @@ const basesBeside: Migration = {
   carry(before) {
     const rows = servedBefore.find(before, {})
     return (after) => {
-      for (const { root: _root, rootChecksum: _rootChecksum, ...row } of rows) {
-        servedWithRole.insert(after, { ...row, role: 'target' })
-      }
+      // A table writes the columns that it has: the root is left behind.
+      for (const row of rows) servedWithRole.insert(after, { ...row, role: 'target' })
     }
   },
   sql: `

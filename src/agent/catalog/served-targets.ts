@@ -135,12 +135,11 @@ export function servedWithIdentity(database: CatalogDatabase, identity: string):
   return servedTable.find(database, { identity }).map(record)
 }
 
-function record(row: ServedRow): ServedRecord {
-  const { variant: _variant, ...rest } = withRole(row)
-  return rest
+function record({ variant: _variant, ...rest }: ServedRow): ServedRecord {
+  return withRole(rest)
 }
 
 /** What is not known to be a base was served: that is the stricter one where a role decides. */
-function withRole<R extends ServedRow>(row: R): R & { role: Role } {
+function withRole<R extends { readonly role: string }>(row: R): R & { role: Role } {
   return { ...row, role: row.role === 'base' ? 'base' : 'target' }
 }

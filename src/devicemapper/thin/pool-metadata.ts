@@ -433,7 +433,8 @@ export class PoolMetadata {
         if (found?.root !== device.root) throw this.#changed(device)
         // A root may come back to its block; what it maps is held against the details as they were when it was handed out.
         const { creationTime: createdAt, mappedBlocks: mapped } = device.details
-        if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt) throw this.#changed(device)
+        if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt)
+          throw this.#changed(device)
         const rootChecksum = await this.#reader.read(
           found.root,
           checksumSalt.btreeNode,
