@@ -53,6 +53,8 @@ const AGENT_KILLS = 200
 const KERNEL_KILLS = 30
 /** Of each kind: names that change during a question, pools that are made anew or put back. */
 const LOOKUP_ROUNDS = 200
+/** Of each way in which a base, or a target that is gone on with, is not what it was. */
+const BASE_ROUNDS = 200
 /** Of whoever holds metadata snapshots, and of an agent that changes pools of its own. */
 const LEASE_KILLS = 100
 const OWNED_POOLS_KILLS = 50
@@ -248,6 +250,14 @@ const sections: readonly Section[] = [
     run: async function* ([number = 0], seedOf) {
       const said = await testInLab('missed-blocks-lookup', LOOKUP_ROUNDS, seedOf(number))
       yield [said, { ...nothing, done: `${figure(LOOKUP_ROUNDS)} rounds of names that change during a question` }]
+    }
+  },
+  {
+    name: 'missed-bases',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('missed-blocks-bases', BASE_ROUNDS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(BASE_ROUNDS)} rounds of each life of a base or a resumed answer` }]
     }
   },
   {

@@ -112,7 +112,10 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     ownedPools = owned
     admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })
-    knowledge = catalogKnowledge(catalog, logger, config.readDeadlineSeconds * 1000)
+    knowledge = catalogKnowledge(catalog, logger, {
+      readDeadlineMs: config.readDeadlineSeconds * 1000,
+      strictBases: config.strictBases
+    })
     const { keepSnapshots, keepDays } = config.era
     started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
     const { lvmCommand, catalog: catalogPath } = config

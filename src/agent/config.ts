@@ -50,6 +50,8 @@ export const agentConfig = z.strictObject({
   lvmCommand: commandWords.min(1).default(['lvm']),
   /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
+  /** Refuse a base that this agent never served: nothing proves that it was not trimmed since the backup of it was made. */
+  strictBases: z.boolean().default(false),
   /** Metadata snapshots, for what cannot do without them. */
   lease: z
     .strictObject({
