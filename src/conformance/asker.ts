@@ -23,8 +23,11 @@ export interface Patience {
 export const usualPatience: Patience = { runMs: 240_000, callMs: 20_000, slowReaderMs: 1000 }
 
 /** Ranges of bytes that are kept: of one answer, and of all together. */
-const RANGES_OF_ONE = 100_000
-const RANGES_OF_ALL = 1_000_000
+const RANGES_OF_ONE = 50_000
+const RANGES_OF_ALL = 500_000
+
+/** A driver that restarts gets so many milliseconds to listen again. */
+const CONNECT_MS = 2000
 
 /** Answer to a call with one message, at most. */
 const LONGEST_RESPONSE = 1024 * 1024
@@ -58,6 +61,8 @@ export class Asker {
   readonly #until: number
   readonly #wire: Wire
   readonly #wires: Wire[] = []
+  /** The last call found nobody there: the next one does not wait for them long. */
+  #unreached = false
   /** Calls that did not end in their time. */
   #hung = 0
   #rangesLeft = RANGES_OF_ALL
@@ -201,9 +206,11 @@ export class Asker {
     const { grpcTimeoutMs, authority, signal } = options
     const deadlineMs = Math.min(options.deadlineMs ?? this.#callMs, this.millisecondsLeft)
     const ends = signal === undefined ? this.signal : AbortSignal.any([signal, this.signal])
-    const end = await wire.call({ path, body, deadlineMs, grpcTimeoutMs, authority, signal: ends }, receiver)
+    const connectMs = this.#unreached ? 0 : CONNECT_MS
+    const end = await wire.call({ path, body, deadlineMs, connectMs, grpcTimeoutMs, authority, signal: ends }, receiver)
     this.signal.throwIfAborted()
     if (end.how === 'deadline') this.#hung++
+    this.#unreached = end.how === 'connection' && end.unreached === true
     return end
   }
 

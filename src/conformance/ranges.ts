@@ -5,6 +5,9 @@
 /** Bytes `[start, end)`. */
 export type Range = readonly [start: number, end: number]
 
+/** Of an answer that is out of order anyway, this many do. */
+const MOST_OUT_OF_ORDER = 5000
+
 /** Ranges as they come, joined where they touch; up to a limit, behind which nothing is known. */
 export class RangeList {
   readonly #most: number
@@ -22,7 +25,7 @@ export class RangeList {
     const last = this.#ends.length - 1
     if (last >= 0 && this.#ends[last] === offset) {
       this.#ends[last] = offset + size
-    } else if (this.#ends.length < this.#most) {
+    } else if (this.#ends.length < (this.#ascending ? this.#most : MOST_OUT_OF_ORDER)) {
       if (last >= 0 && offset < this.#ends[last]!) this.#ascending = false
       this.#starts.push(offset)
       this.#ends.push(offset + size)

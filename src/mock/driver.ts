@@ -166,8 +166,7 @@ export class MockDriver {
     const { messages, ending } = this.answer(question, beside)
     for (const message of messages) {
       await sleep(this.scenario.delayMs, undefined, { signal: gone })
-      if (!call.write(encodeMessage(message))) await drained(call, gone)
-      gone.throwIfAborted()
+      await written(call, encodeMessage(message), gone)
     }
     if (ending === 'connection') {
       // What was written has to arrive: the cut comes after it.
@@ -302,9 +301,15 @@ function questionOf(method: Question['method'], request: Record<string, unknown>
   }
 }
 
-function drained(call: Call, gone: AbortSignal): Promise<void> {
+/** Resolves when a message is on its way: the caller has room for it. */
+function written(call: Call, message: Buffer, gone: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    call.once('drain', resolve)
-    gone.addEventListener('abort', () => reject(new Error('the caller is gone')), { once: true })
+    const left = () => reject(new Error('the caller is gone'))
+    gone.addEventListener('abort', left, { once: true })
+    call.write(message, () => {
+      gone.removeEventListener('abort', left)
+      if (gone.aborted) left()
+      else resolve()
+    })
   })
 }

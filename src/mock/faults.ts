@@ -78,6 +78,10 @@ const inStreams = {
   'capacity-changes': {
     messages: (messages) => inTheMiddle(messages, ({ capacityBytes }) => ({ capacityBytes: capacityBytes * 2 }))
   },
+  'capacity-too-large': {
+    messages: (messages) =>
+      messages.map((message) => ({ ...message, capacityBytes: message.capacityBytes + BLOCK_BYTES }))
+  },
   'fixed-sizes-differ': { messages: (messages) => messages.map((message) => ({ ...message, type: FIXED_LENGTH })) },
   'empty-tuple': {
     sent: (tuples) => tuples.map(([offset, size], i) => [offset, i === half(tuples) ? 0 : size])
@@ -144,7 +148,10 @@ const inRefusals = {
   'other-volume-served': { refusal: when(refused(/different volumes/), undefined) },
   'reversed-is-empty': { refusal: when(refused(/is newer than/), undefined) },
   'same-is-internal': {
-    refusal: when(({ baseId, targetId }) => baseId === targetId, refusal('INTERNAL', 'nothing to compare'))
+    refusal: when(
+      ({ baseId, targetId }) => baseId !== '' && baseId === targetId,
+      refusal('INTERNAL', 'nothing to compare')
+    )
   },
   'untracked-is-empty': { refusal: when(refused(/not tracked/), undefined) },
   'unready-is-empty': { refusal: when(refused(/not ready/), undefined) },

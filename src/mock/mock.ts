@@ -48,6 +48,8 @@ export interface Mock {
   readonly untracked: readonly string[]
   /** A snapshot that is not ready. */
   readonly unready: string
+  /** How many clients are connected. */
+  readonly connections: number
   /** Ends every call and connection, and removes the socket. What is in `data` stays. */
   stop(): Promise<void>
 }
@@ -89,6 +91,9 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
     endpoint: `unix://${path}`,
     scenario: chosen,
     driver,
+    get connections() {
+      return sockets.size
+    },
     get snapshots() {
       return askable().map(({ id, volume, capacityBytes }) => ({
         id,
