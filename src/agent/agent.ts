@@ -102,6 +102,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       ...{ catalog, deviceMapper, logger, lvmCommand: config.lvmCommand },
       recorder: eraHistory,
       ...{ commands: config.era.snapshotCommands, deadlineMs: config.era.deadlineSeconds * 1000 },
+      trustRestarts: config.era.trustRestarts,
       takenBy: async (name) => (owned.source(name) ? 'a pool of this agent' : takenByOthers(name))
     })
     started.defer(() => tracked.close())

@@ -74,6 +74,11 @@ export const agentConfig = z.strictObject({
           z.strictObject({ take: commandWords.min(1), remove: commandWords.min(1) })
         )
         .default({}),
+      /**
+       * The history goes on after a restart of the machine that was no orderly shutdown (`era deactivate --at-shutdown`), a crash for one. For who
+       * knows that nothing else was booted meanwhile, and that nobody else writes to the devices below.
+       */
+      trustRestarts: z.boolean().default(false),
       /** Snapshots of each volume that can be asked about, removed ones included, and for how many days. */
       keepSnapshots: z.int().min(1).max(1_000_000).default(1000),
       keepDays: z.number().min(1).max(36_500).default(730)

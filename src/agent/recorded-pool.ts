@@ -22,6 +22,8 @@ const sizeBytes = z.int().min(0)
 export const poolDescription = z.object({
   format: z.literal(1),
   data_block_size_bytes: z.int().min(1),
+  /** Read the live root even where the image has a metadata snapshot. */
+  live_root: z.boolean().optional(),
   volumes: z.array(z.object({ name })),
   snapshots: z.array(z.object({ name, volume: name, thin_id: thinId, size_bytes: sizeBytes }))
 })
@@ -53,6 +55,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       volume: `${source}/${volume}`,
       thinId: thin_id,
       blockBytes: description.data.data_block_size_bytes,
+      liveRoot: description.data.live_root ?? false,
       sizeBytes: size_bytes,
       metadataPath
     })

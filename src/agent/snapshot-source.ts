@@ -34,6 +34,8 @@ export interface Snapshot {
   poolIdentity?: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean
+  /** Of metadata that nobody uses: the live root is to be read all the same. */
+  liveRoot?: boolean
   /** The device that has the thin-pool target, where the pool is in use. */
   pool?: DeviceReference
   /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */

@@ -295,6 +295,18 @@ export class BlockReader {
     }
   }
 
+  /** The first blocks, unverified: of a device that holds no metadata. @param count WINDOW_BLOCKS at most */
+  async readStart(count: number): Promise<Buffer> {
+    const window = windowsFor(count).take()
+    try {
+      const blocks = Array.from({ length: count }, (_, block) => block)
+      await this.#fill(window, blocks, count)
+      return Buffer.concat(blocks.map((block) => window.block(block)))
+    } finally {
+      this.release(window)
+    }
+  }
+
   async close(): Promise<void> {
     this.#requests?.leave()
     await this.#file.close()

@@ -44,8 +44,8 @@ export interface Mock {
   readonly driver: MockDriver
   /** The snapshots there are now, oldest first. */
   readonly snapshots: readonly MockSnapshot[]
-  /** A snapshot of a volume whose changes are not tracked. */
-  readonly untracked: string
+  /** Snapshots of a volume whose changes are not tracked, oldest first. */
+  readonly untracked: readonly string[]
   /** A snapshot that is not ready. */
   readonly unready: string
   /** Ends every call and connection, and removes the socket. What is in `data` stays. */
@@ -97,7 +97,7 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
         image: images?.listed.find((each) => each.id === id)?.image
       }))
     },
-    untracked: history.snapshots.find(({ tracked }) => !tracked)!.id,
+    untracked: history.snapshots.filter(({ tracked }) => !tracked).map(({ id }) => id),
     unready: history.snapshots.find(({ ready }) => !ready)!.id,
     async stop() {
       listener.close()

@@ -105,7 +105,7 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
   t.is((await failure(volumes.deleteSnapshot('lv', 's2'))).code, 'DM_NO_SUCH_DEVICE')
   await volumes.deleteSnapshot('lv', 's1')
   // After a restart of the machine no volume is active, and LVM has none of ours to leave alone.
-  await volumes.deactivateEra({ volume: 'lv' })
+  await volumes.deactivateEra({ volume: 'lv', atShutdown: false })
   await catalog.beginEra({ kind: 'snapshot', volume: 'lv', snapshot: 'cut', token: 'short' })
   lvm('lvcreate', '--snapshot', '--size', '8m', '--addtag', 'deltamapper_short', '--name', 'cut', 'vg-a/data-1')
   await volumes.deleteSnapshot('lv', 's3')
@@ -393,7 +393,7 @@ test.serial(`no write in flight is missed (${inFlight.again})`, async (t) => {
   for (let i = 1; i <= count; i++) {
     await sleep(random.integer(0, 900))
     const snapshot = await volumes.createEraSnapshot({ volume: 'flight', name: `s${i}`, deadlineMs: 0 })
-    const written = await writtenSince('flight', metadata.path, before.boundaryEra)
+    const written = await writtenSince(catalog, 'flight', metadata.path, before.boundaryEra)
     const [was, is] = [copy(before.name), copy(snapshot.name)]
     for (let block = 0; block < sizeBytes / blockBytes; block++) {
       const [from, to] = [block * blockBytes, (block + 1) * blockBytes]

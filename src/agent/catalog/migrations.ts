@@ -242,8 +242,14 @@ const poolClocks: Migration = {
   `
 }
 
+/** What became smaller is told from the last look, not from the smallest size ever. (Checksums are over values alone.) */
+const seenBlocks: Migration = {
+  adds: [],
+  sql: 'ALTER TABLE era_volumes RENAME COLUMN fewest_blocks TO seen_blocks'
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks, seenBlocks]
 
 /**
  * Takes one step, inside a transaction of the caller's.

@@ -229,7 +229,7 @@ class CoWalk {
     throw damaged(
       this.#delta.reader.path,
       targetRoot,
-      `the tree below it maps ${inWords(more)} than the one below block ${baseRoot}, ` +
+      `the tree below it maps ${inWords(more)} the one below block ${baseRoot}, ` +
         `and the details of their devices say ${targetMapped} and ${baseMapped}`
     )
   }
@@ -438,9 +438,11 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.highs[to] = queue.highs[from]
 }
 
-/** How many data blocks a tree maps beside another: `3 data blocks more`. */
+/** How many data blocks a tree maps beside another: `3 data blocks more than`. */
 function inWords(more: number): string {
-  return `${Math.abs(more)} data blocks ${more < 0 ? 'less' : 'more'}`
+  if (more === 0) return 'as many data blocks as'
+  const blocks = Math.abs(more)
+  return `${blocks} data block${blocks === 1 ? '' : 's'} ${more < 0 ? 'less' : 'more'} than`
 }
 
 function ignore(): void {}
