@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n')
-const FRAME = { data: 0, headers: 1, reset: 3, settings: 4, goaway: 7 } as const
+const FRAME = { data: 0, headers: 1, reset: 3, settings: 4, goaway: 7, windowUpdate: 8 } as const
 const [END_STREAM, END_HEADERS, ACK] = [1, 4, 1]
 const CANCEL = Buffer.from([0, 0, 0, 8])
 
@@ -26,7 +26,10 @@ function headerBlock(fields: Record<string, string>): Buffer {
 }
 
 export interface RawOptions {
-  /** What the other side may send of each stream before it is told that it was read; 65,535 unless given. */
+  /**
+   * What the other side may send of each stream before it is told that it was read, in bytes; 65,535 unless given. Of the whole connection as
+   * much where it is more, else 65,535. Nothing is ever told.
+   */
   readonly window?: number
   readonly path?: string
 }
@@ -62,6 +65,12 @@ export class RawConnection {
     settings.writeUInt16BE(4, 0)
     settings.writeUInt32BE(options.window ?? 65_535, 2)
     socket.write(Buffer.concat([PREFACE, frame(FRAME.settings, 0, 0, settings)]))
+    const more = (options.window ?? 0) - 65_535
+    if (more > 0) {
+      const increment = Buffer.alloc(4)
+      increment.writeUInt32BE(more, 0)
+      socket.write(frame(FRAME.windowUpdate, 0, 0, increment))
+    }
     return connection
   }
 
