@@ -297,7 +297,7 @@ export class BlockReader {
 
   /** The first blocks, unverified: of a device that holds no metadata. @param count WINDOW_BLOCKS at most */
   async readStart(count: number): Promise<Buffer> {
-    const window = takeWindow()
+    const window = windowsFor(count).take()
     try {
       const blocks = Array.from({ length: count }, (_, block) => block)
       await this.#fill(window, blocks, count)
