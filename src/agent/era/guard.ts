@@ -70,7 +70,7 @@ export class EraGuard {
     const because = tracked.unseen(now, before) ?? (await this.#merging(devices, volume))
     const ownEras = ownErasOf(before)
     const history = continued(volume, superblock, metadataPath, suspended ? 0 : ownEras)
-    const [head, guardCheckedAt] = [await dataHead(`/dev/mapper/${nodeName(devices.guard.name)}`), Date.now()]
+    const [head, guardCheckedAt] = [await this.#head(devices, before), Date.now()]
     if (because !== undefined || history instanceof DeltamapperError) {
       // (The limit first: until it is closed, the new line would be void as well.)
       await refuseDiscards(devices.guard)
@@ -114,6 +114,13 @@ export class EraGuard {
       newestEra: superblock.currentEra,
       seenBlocks: superblock.blocks
     })
+  }
+
+  /** Of the data device; as it was at the last look where somebody has suspended that, because reading would wait for its resume. */
+  async #head({ dataDevice, guard }: ActiveDevices, before: LowerSeen): Promise<string> {
+    const info = await this.#deviceMapper.info(dataDevice)
+    if (info?.suspended) return before.state === 'never' ? '' : (before.head ?? '')
+    return dataHead(`/dev/mapper/${nodeName(guard.name)}`)
   }
 
   async #volume(name: string): Promise<EraVolume> {
