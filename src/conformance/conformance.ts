@@ -40,6 +40,8 @@ export interface ConformanceOptions {
 export type ContentOptions = ({ readonly hooks: Hooks } | { readonly csi: ContentConfig }) & {
   /** Bytes of the volumes that are made, a multiple of 64 KiB; default 16 MiB. */
   readonly sizeBytes?: number | undefined
+  /** Names of the histories; all unless given. */
+  readonly histories?: readonly string[] | undefined
   /** Told of what could not be removed. */
   readonly onLeftBehind?: ((what: string) => void) | undefined
 }
@@ -98,12 +100,12 @@ export async function runConformance(options: ConformanceOptions): Promise<{ rep
 }
 
 async function compareContent(content: ContentOptions, asker: Asker, socketPath: string): Promise<void> {
-  const { sizeBytes = USUAL_SIZE, onLeftBehind = () => undefined } = content
+  const { sizeBytes = USUAL_SIZE, histories, onLeftBehind = () => undefined } = content
   // What was made is removed also when the run is to end: these calls are not ended by the signal.
   const steady = new Asker(socketPath, asker.run, asker.patience, new AbortController().signal)
   const storage = 'hooks' in content ? hookStorage(content.hooks) : new CsiStorage(steady, content.csi)
   try {
-    await runContent(asker, storage, sizeBytes, onLeftBehind)
+    await runContent(asker, storage, { sizeBytes, histories, onLeftBehind })
   } finally {
     steady.close()
   }
