@@ -61,7 +61,8 @@ export function snapshotMetadataBackend(
       throw new DeltamapperError(
         'DM_SNAPSHOT_NOT_FOUND',
         found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
-        `check the handle; ${sources.description}`
+        `check the handle; ${sources.description}`,
+        { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
       )
     }
     // By whichever name it was asked for, the client will ask again.

@@ -34,6 +34,8 @@ export interface Snapshot {
   poolIdentity?: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean
+  /** Of metadata that nobody uses: the live root is to be read all the same. */
+  liveRoot?: boolean
   /** A device of it is active that can be written to. */
   writable?: boolean
   /** The device that has the thin-pool target, where the pool is in use. */

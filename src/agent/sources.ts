@@ -86,7 +86,8 @@ export class Sources {
     throw new DeltamapperError(
       'DM_HANDLE_AMBIGUOUS',
       `${found.map(({ source }) => source).join(' and ')} each have a volume ${name}`,
-      'rename one of them, or ask for it by the name of its volume group'
+      'rename one of them, or ask for it by the name of its volume group',
+      { forOthers: { message: `${found.length} volume groups each have a volume ${name}` } }
     )
   }
 

@@ -7,6 +7,8 @@
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { forgetSpareWindows } from '../devicemapper/block-reader.ts'
+import { giveMemoryBack } from '../memory-after-bursts.ts'
 import type { CheckOutcome } from '../devicemapper/tools/cross-check.ts'
 import type { HistoryPage, HistoryPlace } from './catalog/era-snapshots.ts'
 import { historyMessages, type HistoryWalkRequest } from './era/history-walk.ts'
@@ -27,6 +29,8 @@ export type ToWalker =
   /** So many more messages may be sent. */
   | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
+  /** Many walks have ended: what they have left behind is to be given back. Of no walk. */
+  | { kind: 'rest'; id: number }
 
 /** What the walker says, `seen` first. `end` and `error` are the last word on a walk. */
 export type FromWalker =
@@ -107,6 +111,10 @@ function serve(port: NonNullable<typeof parentPort>): void {
 
   port.on('message', (message: ToWalker) => {
     if (message.kind === 'start') void run(message.id, message.request, message.client)
+    if (message.kind === 'rest') {
+      forgetSpareWindows()
+      giveMemoryBack()
+    }
     const walk = walks.get(message.id)
     // A walk that has just ended may still be spoken to.
     if (!walk) return
@@ -172,6 +180,8 @@ function serve(port: NonNullable<typeof parentPort>): void {
         signal.throwIfAborted()
         walk.credit--
         say({ kind: 'message', id, message, statistics }, [message.buffer])
+        // No message is made that would have to wait here, in memory.
+        while (walk.credit === 0 && !signal.aborted) await woken()
       }
       say({ kind: 'end', id, statistics })
     } catch (thrown) {

@@ -73,7 +73,7 @@ export async function* walkMessages(
   onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
   support?: ToolSupport
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const liveRoot = target.live ?? false
+  const liveRoot = (target.live || target.liveRoot) ?? false
   const metadata = await openPoolMetadata(target.metadataPath, {
     ...{ liveRoot, direct, device: target.metadataDevice },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }

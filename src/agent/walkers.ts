@@ -239,6 +239,11 @@ export class Walkers {
     }
   }
 
+  /** Has all threads give back what many walks have left behind. */
+  rest(): void {
+    for (const thread of this.#threads) say(thread, { kind: 'rest', id: NaN })
+  }
+
   /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
   async close(): Promise<void> {
     this.#closed = true

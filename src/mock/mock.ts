@@ -44,10 +44,12 @@ export interface Mock {
   readonly driver: MockDriver
   /** The snapshots there are now, oldest first. */
   readonly snapshots: readonly MockSnapshot[]
-  /** A snapshot of a volume whose changes are not tracked. */
-  readonly untracked: string
+  /** Snapshots of a volume whose changes are not tracked, oldest first. */
+  readonly untracked: readonly string[]
   /** A snapshot that is not ready. */
   readonly unready: string
+  /** How many clients are connected. */
+  readonly connections: number
   /** Ends every call and connection, and removes the socket. What is in `data` stays. */
   stop(): Promise<void>
 }
@@ -89,6 +91,9 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
     endpoint: `unix://${path}`,
     scenario: chosen,
     driver,
+    get connections() {
+      return sockets.size
+    },
     get snapshots() {
       return askable().map(({ id, volume, capacityBytes }) => ({
         id,
@@ -97,7 +102,7 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
         image: images?.listed.find((each) => each.id === id)?.image
       }))
     },
-    untracked: history.snapshots.find(({ tracked }) => !tracked)!.id,
+    untracked: history.snapshots.filter(({ tracked }) => !tracked).map(({ id }) => id),
     unready: history.snapshots.find(({ ready }) => !ready)!.id,
     async stop() {
       listener.close()

@@ -181,7 +181,7 @@ export class Catalog {
   async breakEraLine(
     volume: string,
     because: string,
-    now: { newestEra: number; fewestBlocks: number }
+    now: { newestEra: number; seenBlocks: number }
   ): Promise<EraVolume> {
     return this.#call('breakEraLine', volume, because, now)
   }

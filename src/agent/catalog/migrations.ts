@@ -246,6 +246,12 @@ const poolClocks: Migration = {
   `
 }
 
+/** What became smaller is told from the last look, not from the smallest size ever. (Checksums are over values alone.) */
+const seenBlocks: Migration = {
+  adds: [],
+  sql: 'ALTER TABLE era_volumes RENAME COLUMN fewest_blocks TO seen_blocks'
+}
+
 /** What was served, as it was before bases were kept beside it. */
 const servedBefore = new Table(
   'served',
@@ -326,7 +332,7 @@ const basesBeside: Migration = {
 }
 
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks, basesBeside]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks, seenBlocks, basesBeside]
 
 /** The tables whose rows are counted once these steps were taken. */
 export function countedTables(steps: readonly Migration[]): string[] {

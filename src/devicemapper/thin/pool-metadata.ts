@@ -14,7 +14,7 @@ import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import type { DeviceNumber } from '../target-words.ts'
 import { changedExtents } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
-import { parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
+import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */
 const MOST_LOOKS = 100
@@ -121,10 +121,18 @@ export async function openPoolMetadata(
         "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
       )
     }
-    const live = await readSuperblock(reader, 0)
-    const { heldRoot } = live.superblock
-    if (liveRoot || heldRoot === 0) return new PoolMetadata(reader, live, 'live', heldRoot)
-    return new PoolMetadata(reader, await readSuperblock(reader, heldRoot), 'metadata-snapshot', heldRoot)
+    for (let attempt = 1; ; attempt++) {
+      const live = await readSuperblock(reader, 0)
+      const { heldRoot } = live.superblock
+      if (liveRoot || heldRoot === 0) return new PoolMetadata(reader, live, 'live', heldRoot)
+      try {
+        return new PoolMetadata(reader, await readHeld(reader, live), 'metadata-snapshot', heldRoot)
+      } catch (error) {
+        // It may have been released in between; then the superblock says so.
+        const mayBeGone = reader.isDevice && isDamage(error) && attempt < MOST_LOOKS
+        if (!mayBeGone || (await reader.readRaw(0)).equals(live.block)) throw error
+      }
+    }
   } catch (error) {
     await reader.close()
     throw error
@@ -541,6 +549,14 @@ async function readSuperblock(reader: BlockReader, block: number): Promise<ReadS
       if (!isDamage(error) || !reader.isDevice || attempt === MOST_LOOKS) throw error
     }
   }
+}
+
+/** Reads the metadata snapshot that a live superblock names. */
+async function readHeld(reader: BlockReader, live: ReadSuperblock): Promise<ReadSuperblock> {
+  const { heldRoot } = live.superblock
+  const held = await readSuperblock(reader, heldRoot)
+  checkHeldCopy(held.block, live.block, heldRoot, reader.path)
+  return held
 }
 
 function isDamage(error: unknown): boolean {

@@ -69,7 +69,7 @@ export function eraVolume(name: string, changes: Partial<EraVolume> = {}): Omit<
     line: `line of ${name}`,
     lineBecause: 'attached',
     newestEra: 1,
-    fewestBlocks: 2 ** 28,
+    seenBlocks: 2 ** 28,
     guardCheckedAt: 5,
     lowerSeen: '{}',
     allowLossyKernel: false,
@@ -195,7 +195,7 @@ function fillEra(database: CatalogDatabase): void {
   calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)
   calls.completeEra('e')
   for (let i = 1; i <= 5; i++) {
-    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, fewestBlocks: 2 ** 28 })
+    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
     calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
     const since = calls.beginEraHistory('e')
     if (since.boundaryEra !== undefined) {
