@@ -4,6 +4,7 @@
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import type { MappingStream, PoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
 import type { AnswerOptions, NamedQuestion, Remark } from './answer.ts'
+import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import { deviceId } from './option-values.ts'
 import { describeView, openViews } from './pool-views.ts'
 import { humanSize } from './quantities.ts'
@@ -24,6 +25,7 @@ export async function answerFromPool(
     const { metadata } = views
     remark(`reading ${describeView(views)}`)
     const sizeBytes = size ?? (await metadata.mappedEnd(await metadata.device(targetId, signal), signal))
+    const sizeIsFromTree = size === undefined
     if (size === undefined) {
       const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
       remark(`size of ${targetId}: ${taken}; --size says otherwise`)
@@ -31,7 +33,8 @@ export async function answerFromPool(
     if (baseId !== undefined && baseSize === undefined) {
       remark(`size of base ${baseId}: that of target ${targetId}; --base-size says otherwise`)
     }
-    const question = { baseId, targetId, baseSizeBytes: baseSize, sizeBytes, startingOffset, signal }
+    const question = { baseId, targetId, baseSizeBytes: baseSize, sizeBytes, sizeIsFromTree, startingOffset, signal }
+    if (!sizeIsFromTree) await remarkLeftOut(() => beyond(metadata, question), remark)
     if (engine === 'native') return await use(await nativeAnswer(metadata, question))
     const { answerWithTools } = await import('./tool-engine.ts')
     await use(await answerWithTools(engine, metadata, question, remark))
@@ -47,6 +50,8 @@ export interface MetadataQuestion {
   /** By default as large as the target. */
   readonly baseSizeBytes: number | undefined
   readonly sizeBytes: number
+  /** Nobody said the size: it is the end of the target's highest mapping. */
+  readonly sizeIsFromTree: boolean
   readonly startingOffset: number
   readonly signal: AbortSignal
 }
@@ -54,9 +59,22 @@ export interface MetadataQuestion {
 /** What our own reading of the metadata says. */
 export async function nativeAnswer(
   metadata: PoolMetadata,
-  { baseId, targetId, baseSizeBytes, ...question }: MetadataQuestion
+  { baseId, targetId, baseSizeBytes, sizeBytes, sizeIsFromTree, ...rest }: MetadataQuestion
 ): Promise<MappingStream> {
+  const question = { sizeBytes: sizeIsFromTree ? undefined : sizeBytes, ...rest }
   return baseId === undefined
     ? metadata.allocated({ deviceId: targetId, ...question })
     : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
+}
+
+/** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */
+async function beyond(metadata: PoolMetadata, question: MetadataQuestion): Promise<ExtentStream | undefined> {
+  const { baseId, targetId, sizeBytes, signal } = question
+  let endBytes = 0
+  for (const id of baseId === undefined ? [targetId] : [baseId, targetId]) {
+    endBytes = Math.max(endBytes, await metadata.mappedEnd(await metadata.device(id, signal), signal))
+  }
+  const startingOffset = firstBeyond(sizeBytes, metadata.superblock.dataBlockBytes)
+  if (endBytes <= startingOffset) return undefined
+  return nativeAnswer(metadata, { ...question, sizeBytes: endBytes, startingOffset })
 }

@@ -17,16 +17,23 @@
  * `allocated` is the same walk with no base: everything differs from nothing.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
+import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
 import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import { Frontier, type SubtreeQueue } from './frontier.ts'
 
-/** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to WINDOW_BLOCKS. */
-const FIRST_WINDOW = 16
+/** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to the walk's share. */
+const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
 /** Windows of leaves under way while another is compared, where reading takes time: the device and the processor both have work. */
 const WINDOWS_AHEAD = 3
+/**
+ * Leaves that all walks of a thread together may read at once. A walk that its client keeps waiting holds what it has read of them, so that
+ * many walks read little each, and keep the device as busy as a few that read much.
+ */
+const LEAVES_AT_ONCE = 256
+/** Of this thread. */
+let walksUnderWay = 0
 /** Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least. */
 const EXPECTED_CHILDREN = 64
 
@@ -36,10 +43,18 @@ export interface MappingDelta {
   baseRoot: number | undefined
   /** Root block of the target's mapping tree. */
   targetRoot: number
+  /** Data blocks that base and target map by their device details, which what is found is held against. Undefined: that is not known. */
+  baseMapped?: number | undefined
+  targetMapped?: number | undefined
   /** Size of a data block in bytes. */
   blockBytes: number
   /** Size of the target in bytes: extents end there. */
   sizeBytes: number
+  /**
+   * The size was taken from the target's tree: were that damaged, the size would be wrong with it. So both trees are read to their ends,
+   * though the extents end with the size, and held against the details.
+   */
+  sizeIsFromTree?: boolean | undefined
   /** First data block of interest; Infinity for none. */
   firstBlock: number
   /**
@@ -63,12 +78,14 @@ export interface MappingDelta {
 }
 
 /**
- * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it.
+ * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. The end comes only where
+ * what was found adds up to what the device details say, as far as that can be told: see `checkMapped`.
  *
  * @returns whether, of the target's mappings that differ from the base's, none was written after it became a snapshot
  */
 export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch, boolean> {
   const walk = new CoWalk(delta)
+  walksUnderWay++
   try {
     await walk.openRoots()
     do {
@@ -77,12 +94,19 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
       if (batch) yield batch
     } while (await walk.advance())
     walk.compare()
+    walk.checkMapped()
     const last = walk.extents.takeLast()
     if (last) yield last
     return walk.targetIsPristine
   } finally {
+    walksUnderWay--
     await walk.end()
   }
+}
+
+/** Leaves that a walk may read at once: all that a window holds, while there are few walks. */
+function share(): number {
+  return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksUnderWay), WINDOW_BLOCKS))
 }
 
 /** Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will be. */
@@ -102,23 +126,27 @@ class CoWalk {
   #leavesAtOnce = FIRST_WINDOW
   /** Both trees have been put level: equal depth means equal height. */
   #level = false
+  /** The roots were read, and with them all that the rules want of what lies below. */
+  #walked = false
 
   constructor(delta: MappingDelta) {
     this.#delta = delta
     const end = Math.ceil(delta.sizeBytes / delta.blockBytes)
     const originEnd = Math.min(delta.originBlocks, end)
     const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
-    this.#base = new Frontier(delta.reader, range, delta.baseTakenAt)
-    this.#target = new Frontier(delta.reader, range, delta.targetTakenAt)
+    this.#base = new Frontier(delta.reader, range, delta.baseTakenAt, delta.sizeIsFromTree)
+    this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
 
   /** Reads the two roots and finds out which tree is taller, so that from here on equal depth means equal height. */
   async openRoots(): Promise<void> {
-    const { baseRoot, targetRoot, baseEndBlock, firstBlock, blockBytes, sizeBytes } = this.#delta
-    if (firstBlock * blockBytes >= sizeBytes) return
+    const { baseRoot, targetRoot, baseEndBlock, firstBlock, blockBytes, sizeBytes, sizeIsFromTree } = this.#delta
+    this.#checkSameRoot()
+    if (firstBlock * blockBytes >= sizeBytes && !(sizeIsFromTree && sizeBytes === 0)) return
     if (baseRoot === targetRoot && baseEndBlock === Infinity) return
+    this.#walked = true
     const [base, target] = [this.#base, this.#target]
     if (baseRoot !== undefined) base.queue(0).push(baseRoot, ALL_KEYS.low, ALL_KEYS.high)
     target.queue(0).push(targetRoot, ALL_KEYS.low, ALL_KEYS.high)
@@ -179,13 +207,50 @@ class CoWalk {
     target.head = t
   }
 
+  /**
+   * Holds what was found against what the device details say. What both trees have is in both or in neither, so that it does not matter that
+   * it was not read; what an offset or a size leaves out does.
+   *
+   * @throws DM_METADATA_DAMAGED
+   */
+  checkMapped(): void {
+    const { baseRoot, targetRoot, baseMapped, targetMapped } = this.#delta
+    if (!this.#walked || targetMapped === undefined) return
+    const [base, target] = [this.#base, this.#target]
+    if (baseRoot === undefined) {
+      const found = target.entriesAdded
+      if (target.leftOut ? found <= targetMapped : found === targetMapped) return
+      const what = `the tree below it maps ${found}${target.leftOut ? ' data blocks and more' : ' data blocks'}`
+      throw damaged(this.#delta.reader.path, targetRoot, `${what}, and the details of its device say ${targetMapped}`)
+    }
+    if (baseMapped === undefined || base.leftOut || target.leftOut) return
+    const more = target.entriesAdded - base.entriesAdded
+    if (more === targetMapped - baseMapped) return
+    throw damaged(
+      this.#delta.reader.path,
+      targetRoot,
+      `the tree below it maps ${inWords(more)} the one below block ${baseRoot}, ` +
+        `and the details of their devices say ${targetMapped} and ${baseMapped}`
+    )
+  }
+
+  /** @throws DM_METADATA_DAMAGED when one tree is said to be of two sizes */
+  #checkSameRoot(): void {
+    const { reader, baseRoot, targetRoot, baseMapped, targetMapped } = this.#delta
+    if (baseRoot !== targetRoot || baseMapped === targetMapped) return
+    const what = `the details of the two devices whose tree begins there say that it maps ${baseMapped} and ${targetMapped} data blocks`
+    throw damaged(reader.path, targetRoot, what)
+  }
+
   /** Takes in the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at their end. */
   async advance(): Promise<boolean> {
     // The leaves of the taller tree. Those of a tree that was not put level with it are shallower, and read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
-    while (this.#ahead.length < (atLeaves && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
-      const reading = await this.#read(depth, this.#leavesAtOnce)
+    const most = share()
+    const isAlone = most > FIRST_WINDOW
+    while (this.#ahead.length < (atLeaves && isAlone && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
+      const reading = await this.#read(depth, Math.min(this.#leavesAtOnce, most))
       if (!reading) break
       this.#ahead.push(reading)
       this.#leavesAtOnce = Math.min(2 * this.#leavesAtOnce, WINDOW_BLOCKS)
@@ -371,6 +436,13 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.blocks[to] = queue.blocks[from]
   queue.lows[to] = queue.lows[from]
   queue.highs[to] = queue.highs[from]
+}
+
+/** How many data blocks a tree maps beside another: `3 data blocks more than`. */
+function inWords(more: number): string {
+  if (more === 0) return 'as many data blocks as'
+  const blocks = Math.abs(more)
+  return `${blocks} data block${blocks === 1 ? '' : 's'} ${more < 0 ? 'less' : 'more'} than`
 }
 
 function ignore(): void {}

@@ -95,21 +95,29 @@ export class Frontier {
   readonly mappings = new MappingQueue()
   /** A virtual block that was written to after this tree became a snapshot's, of those added; undefined when there is none. */
   writtenBlock: number | undefined
+  /** Entries of all leaves that were added, in and out of the range. */
+  entriesAdded = 0
+  /** A subtree outside the range was left unread, so that `entriesAdded` is not all that the tree has. */
+  leftOut = false
   readonly queues: SubtreeQueue[] = [new SubtreeQueue()]
   readonly #reader: BlockReader
   readonly #range: KeyRange
   readonly #takenAt: number
+  readonly #toTheEnd: boolean
   #leafDepth: number | undefined
 
   /**
-   * @param range virtual blocks that matter: `low` inclusive, `high` exclusive; nothing else is read
+   * @param range virtual blocks that matter: `low` inclusive, `high` exclusive. Of what lies beyond, the first child of each node is read:
+   *   were its lower bound wrong, then blocks of the range would be in it
    * @param takenAt the pool's time at which this tree became a snapshot's: a mapping of that time or later was written by whoever wrote
    *   to the snapshot. Infinity where that does not matter
+   * @param toTheEnd read also what lies beyond the range, to know that nothing of the range is there
    */
-  constructor(reader: BlockReader, range: KeyRange, takenAt = Infinity) {
+  constructor(reader: BlockReader, range: KeyRange, takenAt = Infinity, toTheEnd = false) {
     this.#reader = reader
     this.#range = range
     this.#takenAt = takenAt
+    this.#toTheEnd = toTheEnd
   }
 
   /** The depth at which this tree's leaves are; undefined until the first one was read. */
@@ -163,10 +171,13 @@ export class Frontier {
     if (depth >= MAX_DEPTH || depth >= (this.#leafDepth ?? MAX_DEPTH)) throw this.#uneven(block)
     const { low: first, high: end } = this.#range
     const children = this.queue(depth + 1)
+    let isInside = range.low < end || this.#toTheEnd
     for (let child = 0; child < node.entries; child++) {
       const low = keyAt(words, node, child)
       const high = child + 1 < node.entries ? keyAt(words, node, child + 1) : range.high
-      if (high > first && low < end) children.push(blockAt(words, node, child), low, high)
+      if (high > first && isInside) children.push(blockAt(words, node, child), low, high)
+      else this.leftOut = true
+      isInside &&= low < end || this.#toTheEnd
     }
     return undefined
   }
@@ -178,6 +189,7 @@ export class Frontier {
     mappings.reserve(to - from)
     const { keys, data } = mappings
     const takenAt = this.#takenAt
+    this.entriesAdded += to - from
     let tail = mappings.tail
     for (let i = from, k = leaf.keys + 2 * from, v = leaf.values + 2 * from; i < to; i++, k += 2, v += 2) {
       const key = words[k] + words[k + 1] * 2 ** 32

@@ -5,6 +5,7 @@
  */
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
+import { damaged } from '../block-reader.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import { type DeltaRunBatch, deltaKinds, readDeltaXml } from '../thin/delta-xml.ts'
 import { readDumpXml } from '../thin/dump-xml.ts'
@@ -12,7 +13,7 @@ import type { PinnedDevice, PoolMetadata } from '../thin/pool-metadata.ts'
 import type { PoolXmlHeader } from '../thin/pool-xml.ts'
 import { allocatedExtentsOf, changedExtentsOf } from '../thin/xml-extents.ts'
 import { XmlInvalid } from '../xml-stream.ts'
-import { type ToolCommand, type ToolName, toolOutput } from './tool.ts'
+import { DESCRIPTOR_PATH, type ToolCommand, type ToolName, toolOutput } from './tool.ts'
 
 /** A device of the view, and its size in bytes. */
 export interface ToolDevice extends PinnedDevice {
@@ -41,6 +42,8 @@ export interface ToolAnswer extends ExtentStream {
 }
 
 const SAME = deltaKinds.indexOf('same')
+const LEFT_ONLY = deltaKinds.indexOf('left_only')
+const RIGHT_ONLY = deltaKinds.indexOf('right_only')
 
 /**
  * Asks the tools. They run while `batches` is being read.
@@ -81,7 +84,8 @@ async function changedBy(
   answered: { beyondBase: number }
 ): Promise<ExtentStream> {
   const devices = ['--thin1', String(base.device.id), '--thin2', String(target.device.id)]
-  const output = toolOutput('thin_delta', [...devices, ...viewOf(metadata)], { command, signal })
+  const { words, descriptor } = viewOf(metadata, command)
+  const output = toolOutput('thin_delta', [...devices, ...words], { command, signal, descriptor })
   const { header, batches } = await readDeltaXml(output, { name: 'the output of thin_delta' })
   checkHeader('thin_delta', header, metadata)
   if (header.left.deviceId !== base.device.id || header.right.deviceId !== target.device.id) {
@@ -90,21 +94,32 @@ async function changedBy(
   const { sizeBytes } = target
   const end = Math.ceil(sizeBytes / header.dataBlockBytes)
   const baseEnd = base.sizeBytes < sizeBytes ? Math.floor(base.sizeBytes / header.dataBlockBytes) : end
-  const counted = countSame(batches, baseEnd, end, answered)
+  const checked = checkMapped(batches, metadata.path, base, target)
+  const counted = countSame(checked, baseEnd, end, answered)
   return changedExtentsOf(counted, header, { sizeBytes, baseSizeBytes: base.sizeBytes, startingOffset })
 }
 
 async function allocatedBy({ metadata, target, startingOffset, command, signal }: ToolQuestion): Promise<ExtentStream> {
   const { device, sizeBytes } = target
-  const output = toolOutput('thin_dump', ['--dev-id', String(device.id), ...viewOf(metadata)], { command, signal })
-  const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump' })
+  const { words, descriptor } = viewOf(metadata, command)
+  const output = toolOutput('thin_dump', ['--dev-id', String(device.id), ...words], { command, signal, descriptor })
+  const isWanted = (id: number) => id === device.id
+  const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump', isWanted })
   checkHeader('thin_dump', header, metadata)
   return allocatedExtentsOf(batches, device.id, header, { sizeBytes, startingOffset })
 }
 
-/** What a tool is to read. An absolute path is never taken for an option. */
-function viewOf({ view, path }: PoolMetadata): string[] {
-  return [...(view === 'metadata-snapshot' ? ['-m'] : []), resolve(path)]
+/**
+ * What a tool is to read: of a device the very one that is open here, whose name may lead to another by now. Where other words go before
+ * the tool's, descriptors may not reach it (sudo closes them); then it gets the name. An absolute path is never taken for an option.
+ */
+function viewOf(
+  { view, path, openDevice, descriptor }: PoolMetadata,
+  command: ToolCommand
+): { words: string[]; descriptor?: number } {
+  const options = view === 'metadata-snapshot' ? ['-m'] : []
+  if (openDevice && command.length === 0) return { words: [...options, DESCRIPTOR_PATH], descriptor }
+  return { words: [...options, resolve(path)] }
 }
 
 /** The pool's clock and transaction are those of the view, or the tool has looked at another one. */
@@ -118,6 +133,37 @@ function checkHeader(tool: ToolName, header: PoolXmlHeader, { superblock, path }
     `${tool} has read another state of ${path} (pool time ${header.time}, transaction ${header.transactionId}) than was meant (${time}, ${transactionId})`,
     'ask again'
   )
+}
+
+/**
+ * Lets runs pass whose blocks add up, at the end, to what the device details say that both devices map.
+ *
+ * @throws DM_METADATA_DAMAGED
+ */
+async function* checkMapped(
+  batches: AsyncIterable<DeltaRunBatch>,
+  path: string,
+  base: ToolDevice,
+  target: ToolDevice
+): AsyncGenerator<DeltaRunBatch> {
+  let [inBase, inTarget] = [0, 0]
+  for await (const batch of batches) {
+    const { count, kinds, lengths } = batch
+    for (let i = 0; i < count; i++) {
+      if (kinds[i] !== RIGHT_ONLY) inBase += lengths[i]
+      if (kinds[i] !== LEFT_ONLY) inTarget += lengths[i]
+    }
+    yield batch
+  }
+  for (const [{ device }, found] of [
+    [base, inBase],
+    [target, inTarget]
+  ] as const) {
+    const { mappedBlocks } = device.details
+    if (found === mappedBlocks) continue
+    const what = `thin_delta finds ${found} data blocks in the tree below it, and the details of its device say ${mappedBlocks}`
+    throw damaged(path, device.root, what)
+  }
 }
 
 /** Counts the blocks from `begin` to `end` that are called the same. */
