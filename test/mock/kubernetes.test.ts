@@ -65,7 +65,7 @@ test('an expired token is renewed, a rotated authority accepted, and a name that
     t.true(resumed > 0, name)
   }
   const error = await t.throwsAsync(backup(t, await mockOf(t, 'name-reused')), { instanceOf: DeltamapperError })
-  t.is((error as DeltamapperError).code, 'DM_SNAPSHOT_CHANGED')
+  t.is(error.code, 'DM_SNAPSHOT_CHANGED')
 })
 
 test('the command, with the kubeconfig that the mock prints', async (t) => {

@@ -8,10 +8,10 @@ import { describe, ended, fail, pass, skip, type Rule } from '../rule.ts'
 function hasDetails(base64: string): boolean {
   const bytes = Buffer.from(base64, 'base64')
   for (let at = 0; at < bytes.length;) {
-    const tag = bytes[at++]!
+    const tag = bytes[at++]
     if (tag >> 3 === 3 || (tag & 7) === 1 || (tag & 7) > 2) return true
-    if ((tag & 7) === 2) at += bytes[at]! + 1
-    else while (at < bytes.length && bytes[at++]! >= 0x80);
+    if ((tag & 7) === 2) at += bytes[at] + 1
+    else while (at < bytes.length && bytes[at++] >= 0x80);
   }
   return false
 }
