@@ -4,6 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { letHeapGrow } from '../heap-growth.ts'
+import { sayReady } from '../service-manager.ts'
 import { stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -201,6 +202,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const config = await loadConfig(options)
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-agent' } })
   const agent = await startAgent(config, logger)
+  await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')
   await agent.stop()

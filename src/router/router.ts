@@ -10,6 +10,7 @@ import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
 import { letHeapGrow } from '../heap-growth.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
+import { sayReady } from '../service-manager.ts'
 import { stopSignal } from '../stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
@@ -145,6 +146,7 @@ export async function runRouter(options: RouterOptions): Promise<void> {
   const config = await loadConfig(options)
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-router' } })
   const router = await startRouter(config, logger)
+  await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')
   await router.stop()
