@@ -386,6 +386,23 @@ const sections: readonly Section[] = [
         { ...nothing, done: `${figure(CATALOG_DAMAGES)} damages of each kind to a catalog` }
       ]
     }
+  },
+  {
+    name: 'conformance',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const node = process.execPath
+      await testHere([node, join(projectFolder, 'scripts/conformance-table.ts'), '--check'], {})
+      yield ['', { ...nothing, done: 'a whole conformance run against every mutant' }]
+      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=10m']
+      const patience = { HOSTILE_RUN_MS: '240000' }
+      const said = await testHere([...words, 'test/conformance/hostile.test.ts'], patience)
+      yield [said, { ...nothing, done: 'hostile drivers, with all the patience that the command has' }]
+      yield [
+        await testInLab('conformance', 1, seedOf(number)),
+        { ...nothing, done: 'every history of the content rules, on loop devices and on thin volumes' }
+      ]
+    }
   }
 ]
 
