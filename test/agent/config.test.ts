@@ -218,6 +218,23 @@ for (const [name, content, says] of wrong) {
   })
 }
 
+const notServable: [string, string, RegExp][] = [
+  ['an address that is none', 'listen: [nonsense]', /nonsense/],
+  ['TCP without TLS', "listen: ['tcp://0.0.0.0:50051']", /TCP needs mutual TLS/],
+  ['a group that there is not', 'socketGroup: no-such-group-anywhere', /no group "no-such-group-anywhere"/],
+  ['a name that is no driver', 'driverName: -x', /is no CSI driver name/]
+]
+for (const [name, content, says] of notServable) {
+  test(`${name}: found before anything is touched`, async (t) => {
+    const path = await configFile(content)
+    const error = await t.throwsAsync<DeltamapperError>(loadConfig({ configFile: path }), {
+      instanceOf: DeltamapperError
+    })
+    t.is(error?.code, 'DM_CONFIG_INVALID')
+    t.regex(error?.message ?? '', says)
+  })
+}
+
 async function refused(t: import('ava').ExecutionContext, options: AgentOptions, ...says: RegExp[]): Promise<void> {
   const error = await t.throwsAsync<DeltamapperError>(loadConfig(options), { instanceOf: DeltamapperError })
   t.is(error?.code, 'DM_CONFIG_INVALID')
