@@ -27,7 +27,7 @@ const slice = [
 const histories = process.env.LAB_COUNT === undefined ? slice : undefined
 
 /** Each LVM command takes a second there. */
-const fewer = ['sub-block', 'restored-in-use', 'base-deleted']
+const fewer = ['sub-block', 'restored-in-use', 'source-in-use', 'base-deleted']
 
 async function judged(
   endpoint: string,
