@@ -27,7 +27,7 @@ const installed = join(folder, 'app/node_modules/.bin/deltamapper')
 const path = `${dirname(process.execPath)}:${process.env['PATH']}`
 
 test.before(async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   await run('npm', ['pack', '--pack-destination', folder], { cwd: project })
   const [tarball] = (await readdir(folder)).filter((name) => name.endsWith('.tgz'))
   await mkdir(join(folder, 'app'))
