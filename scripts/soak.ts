@@ -31,6 +31,7 @@ import type { TestPool } from '../test/support/random-pool.ts'
 import { flood } from '../test/support/xml-flood.ts'
 import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
 import { figure, wholeNumber } from './figures.ts'
+import { hostile } from './hostile.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -46,6 +47,8 @@ const STORMS = 4
 const STORM_WALKS = 2250
 const STORM_AGENT_WALKS = 250
 
+/** How long each attack of hostile clients lasts. */
+const HOSTILE_SECONDS = 15
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
 /** Random moments at which the agent is killed, and the whole kernel. */
@@ -182,6 +185,15 @@ const sections: readonly Section[] = [
       ]
     }
   })),
+  {
+    name: 'hostile',
+    share: 0,
+    run: async function* () {
+      const faults = await hostile(HOSTILE_SECONDS)
+      if (faults > 0) throw new Error(`${faults} faults, said above`)
+      yield ['hostile clients', { ...nothing, done: 'hostile clients held off' }]
+    }
+  },
   {
     name: 'storm',
     share: 0,
