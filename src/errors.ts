@@ -48,6 +48,15 @@ export const errorRegistry = {
     status: 'ABORTED',
     summary: 'a snapshot was written to, trimmed, removed or renamed while it was looked at'
   },
+  DM_BASE_UNRECORDED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base was never served by this agent, and strictBases is set'
+  },
+  DM_RESUME_REFUSED: {
+    status: 'ABORTED',
+    summary: 'an answer cannot go on from an offset: its snapshot is not known to be what it was when it was begun'
+  },
+  DM_VOLUME_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'the target is a volume in use, not a snapshot' },
   DM_METADATA_DAMAGED: { status: 'DATA_LOSS', summary: 'a metadata block is damaged' },
   DM_METADATA_FOREIGN: {
     status: 'FAILED_PRECONDITION',

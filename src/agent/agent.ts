@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { letHeapGrow } from '../heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
+import { sayReady } from '../service-manager.ts'
 import { startedBefore, stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -112,7 +113,10 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     ownedPools = owned
     admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })
-    knowledge = catalogKnowledge(catalog, logger, config.readDeadlineSeconds * 1000)
+    knowledge = catalogKnowledge(catalog, logger, {
+      readDeadlineMs: config.readDeadlineSeconds * 1000,
+      strictBases: config.strictBases
+    })
     const { keepSnapshots, keepDays } = config.era
     started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
     const { lvmCommand, catalog: catalogPath } = config
@@ -211,6 +215,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const config = await startedBefore(asked, loadConfig(options))
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-agent' } })
   const agent = await startedBefore(asked, startAgent(config, logger))
+  await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')
   await agent.stop()

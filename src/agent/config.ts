@@ -4,7 +4,15 @@
  */
 import { availableParallelism } from 'node:os'
 import { z } from 'zod'
-import { invalidConfig, isMapping, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
+import {
+  checkServing,
+  invalidConfig,
+  isMapping,
+  readConfigFile,
+  socketFields,
+  tlsFields,
+  valid
+} from '../config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
@@ -50,6 +58,8 @@ export const agentConfig = z.strictObject({
   lvmCommand: commandWords.min(1).default(['lvm']),
   /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
+  /** Refuse a base that this agent never served: nothing proves that it was not trimmed since the backup of it was made. */
+  strictBases: z.boolean().default(false),
   /** Metadata snapshots, for what cannot do without them. */
   lease: z
     .strictObject({
@@ -145,5 +155,6 @@ export async function loadConfig({
       : {})
   })
   if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  checkServing(merged.data)
   return merged.data
 }

@@ -3,11 +3,21 @@
  */
 import { open, readFile } from 'node:fs/promises'
 import { z } from 'zod'
-import { conforms, judgeRun, type Report, runConformance, withBaseline } from '../conformance/conformance.ts'
+import {
+  conforms,
+  type ConformanceOptions,
+  type ContentOptions,
+  judgeRun,
+  type Report,
+  runConformance,
+  withBaseline
+} from '../conformance/conformance.ts'
+import { readContentConfig } from '../conformance/csi-storage.ts'
+import { readHooks } from '../conformance/hooks.ts'
 import { type Format, formatted } from '../conformance/report-formats.ts'
 import { readRun, writeRun } from '../conformance/run.ts'
 import { DeltamapperError } from '../errors.ts'
-import { exitStatus, UsageError } from './failure.ts'
+import { exitStatus, oneLine, UsageError } from './failure.ts'
 import { interruptible } from './interruption.ts'
 import { written } from './output/text-output.ts'
 
@@ -23,11 +33,15 @@ export interface ConformanceCommandOptions {
   hooks?: string
   content?: string
   size?: number
+  history?: string[]
   record?: string
   replay?: string
   baseline?: string
   output: Format
 }
+
+/** Bytes: sizes of volumes are a multiple of it. */
+const VOLUME_UNIT = 64 * 1024
 
 /** Sets the process's exit status where a rule failed. @throws UsageError, Interrupted, OutputClosed, DM_CONFIG_INVALID */
 export async function showConformance(options: ConformanceCommandOptions): Promise<void> {
@@ -44,7 +58,7 @@ async function report(options: ConformanceCommandOptions, signal: AbortSignal): 
   const { replay, rule, record } = options
   try {
     if (replay !== undefined) return await judgeRun(await readRun(replay), rule)
-    const { report, run } = await runConformance({ ...(await asked(options, signal)), signal })
+    const { report, run } = await runConformance({ ...(await asked(options)), signal })
     if (record !== undefined) await writeRun(record, run)
     return report
   } catch (error) {
@@ -55,7 +69,7 @@ async function report(options: ConformanceCommandOptions, signal: AbortSignal): 
   }
 }
 
-async function asked(options: ConformanceCommandOptions, signal: AbortSignal) {
+async function asked(options: ConformanceCommandOptions): Promise<ConformanceOptions> {
   const { endpoint, snapshot = [], hooks, content } = options
   if (endpoint === undefined) {
     throw new UsageError(
@@ -74,7 +88,6 @@ async function asked(options: ConformanceCommandOptions, signal: AbortSignal) {
       'DM_ARGUMENT_MISSING'
     )
   }
-  void signal
   return {
     endpoint,
     snapshots: snapshot,
@@ -83,8 +96,29 @@ async function asked(options: ConformanceCommandOptions, signal: AbortSignal) {
     unreadySnapshot: options.unreadySnapshot,
     deviceBytes: await sizes(options.device ?? {}),
     rules: options.rule,
+    content: await contentOptions(options),
     seed: options.seed ?? 1
   }
+}
+
+async function contentOptions({
+  hooks,
+  content,
+  size,
+  history
+}: ConformanceCommandOptions): Promise<ContentOptions | undefined> {
+  if (hooks === undefined && content === undefined) return undefined
+  if (hooks !== undefined && content !== undefined) {
+    throw new UsageError('--hooks and --content are two ways to the same', 'give one of them')
+  }
+  if (size !== undefined && (size === 0 || size % VOLUME_UNIT !== 0)) {
+    throw new UsageError(`${size} is no size for these volumes`, 'give a multiple of 64 KiB')
+  }
+  const onLeftBehind = (what: string) => process.stderr.write(`deltamapper: not removed: ${oneLine(what)}\n`)
+  const usual = { sizeBytes: size, histories: history, onLeftBehind }
+  return hooks === undefined
+    ? { csi: await readContentConfig(content!), ...usual }
+    : { hooks: await readHooks(hooks), ...usual }
 }
 
 async function sizes(devices: Readonly<Record<string, string>>): Promise<Record<string, number>> {

@@ -18,9 +18,11 @@ export function lost(whole: StreamCall, call: StreamCall, from: number, until = 
 
 /** How an answer differs from the whole one from an offset on; undefined where it names the same bytes. */
 export function difference(whole: StreamCall, call: StreamCall, from: number): string | undefined {
-  const left = lost(whole, call, from)
+  // What a last tuple names behind the end of the volume does not matter (rule 11).
+  const until = whole.answer.capacityBytes ?? Infinity
+  const left = lost(whole, call, from, until)
   if (left.length > 0) return `lacks ${totalBytes(left)} bytes that the whole answer has: ${shown(left)}`
-  const more = lost(call, whole, from)
+  const more = lost(call, whole, from, until)
   if (more.length > 0) return `names ${totalBytes(more)} bytes that the whole answer has not: ${shown(more)}`
   return undefined
 }

@@ -5,6 +5,9 @@
 import { parseAddress } from '../grpc/address.ts'
 import { DeltamapperError } from '../errors.ts'
 import { Asker, type Patience, usualPatience } from './asker.ts'
+import { runContent } from './content-run.ts'
+import { type ContentConfig, CsiStorage } from './csi-storage.ts'
+import { type Hooks, hookStorage } from './hooks.ts'
 import { type Level, loadRules, type Outcome, type Rule, skip, type Verdict } from './rule.ts'
 import { type DriverIdentity, type Given, Run } from './run.ts'
 
@@ -29,9 +32,22 @@ export interface ConformanceOptions {
   readonly signal?: AbortSignal
   /** How long to wait; shorter for tests. */
   readonly patience?: Partial<Patience>
-  /** Writes, takes snapshots and compares, after the rules have asked; see content-run.ts. */
-  readonly content?: ((asker: Asker) => Promise<void>) | undefined
+  /** How to write, take snapshots and restore, for the content rules; without it they are skipped. */
+  readonly content?: ContentOptions | undefined
 }
+
+/** Either commands, or the driver's own Controller and Node services. */
+export type ContentOptions = ({ readonly hooks: Hooks } | { readonly csi: ContentConfig }) & {
+  /** Bytes of the volumes that are made, a multiple of 64 KiB; default 16 MiB. */
+  readonly sizeBytes?: number | undefined
+  /** Names of the histories; all unless given. */
+  readonly histories?: readonly string[] | undefined
+  /** Told of what could not be removed. */
+  readonly onLeftBehind?: ((what: string) => void) | undefined
+}
+
+/** Bytes. */
+const USUAL_SIZE = 16 * 1024 * 1024
 
 /** What became of a rule. */
 export interface Judgement {
@@ -76,11 +92,23 @@ export async function runConformance(options: ConformanceOptions): Promise<{ rep
       asker.rule = rule.number
       await rule.ask?.(asker)
     }
-    await options.content?.(asker)
+    if (options.content !== undefined) await compareContent(options.content, asker, socketPath(endpoint))
   } finally {
     asker.close()
   }
   return { report: judge(run, rules), run }
+}
+
+async function compareContent(content: ContentOptions, asker: Asker, socketPath: string): Promise<void> {
+  const { sizeBytes = USUAL_SIZE, histories, onLeftBehind = () => undefined } = content
+  // What was made is removed also when the run is to end: these calls are not ended by the signal.
+  const steady = new Asker(socketPath, asker.run, asker.patience, new AbortController().signal)
+  const storage = 'hooks' in content ? hookStorage(content.hooks) : new CsiStorage(steady, content.csi)
+  try {
+    await runContent(asker, storage, { sizeBytes, histories, onLeftBehind })
+  } finally {
+    steady.close()
+  }
 }
 
 /** Judges what was recorded. @throws DM_ARGUMENT_INVALID */
@@ -91,7 +119,8 @@ export async function judgeRun(run: Run, numbers?: readonly number[]): Promise<R
 function judge(run: Run, rules: readonly Rule[]): Report {
   const judgements = rules.map((rule): Judgement => {
     const { number, level, title, source } = rule
-    return { number, level, ...verdictOf(rule, run), title, source }
+    const { outcome, seen } = verdictOf(rule, run)
+    return { number, level, outcome, title, source, seen }
   })
   return { driver: run.driver, rules: judgements, summary: summarized(judgements) }
 }

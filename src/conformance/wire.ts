@@ -27,8 +27,8 @@ export type End =
     }
   /** We gave it up: its time was over, or we had what we wanted. */
   | { readonly how: 'deadline' | 'cancelled' }
-  /** The connection broke, or was never made. */
-  | { readonly how: 'connection'; readonly why: string }
+  /** The connection broke, or (unreached) was never made. */
+  | { readonly how: 'connection'; readonly why: string; readonly unreached?: true }
   /** What came is no gRPC, or no message of the service. */
   | { readonly how: 'undecodable'; readonly why: string }
 
@@ -42,6 +42,8 @@ export interface WireRequest {
   readonly grpcTimeoutMs?: number | undefined
   readonly authority?: string | undefined
   readonly signal?: AbortSignal | undefined
+  /** For how long it is tried to connect, in milliseconds: a driver that restarts may take a moment. */
+  readonly connectMs: number
 }
 
 /** Told of the body as it comes. What it throws ends the call as undecodable; a promise makes the driver wait. */
@@ -61,9 +63,6 @@ const LONGEST_STATUS_MESSAGE = 2000
 /** gRPC's default, and what the sidecar offers. */
 const USUAL_WINDOW_BYTES = 64 * 1024
 
-/** A driver that restarts gets so many milliseconds to listen again. */
-const CONNECT_PATIENCE_MS = 2000
-
 export class Wire {
   readonly #path: string
   readonly #windowBytes: number
@@ -80,9 +79,13 @@ export class Wire {
     const until = performance.now() + request.deadlineMs
     let session: ClientHttp2Session
     try {
-      session = await this.#connected(until)
+      session = await this.#connected(Math.min(until, performance.now() + request.connectMs))
     } catch (error) {
-      return { how: 'connection', why: (error as NodeJS.ErrnoException).code ?? (error as Error).message }
+      return {
+        how: 'connection',
+        unreached: true,
+        why: (error as NodeJS.ErrnoException).code ?? (error as Error).message
+      }
     }
     return new Exchange(session, request, receiver, until).run()
   }
@@ -93,9 +96,8 @@ export class Wire {
     this.#session = undefined
   }
 
-  async #connected(until: number): Promise<ClientHttp2Session> {
+  async #connected(patience: number): Promise<ClientHttp2Session> {
     if (this.#session && !this.#session.closed && !this.#session.destroyed) return this.#session
-    const patience = Math.min(until, performance.now() + CONNECT_PATIENCE_MS)
     for (;;) {
       try {
         return (this.#session = await this.#connect(patience))
@@ -172,7 +174,7 @@ class Exchange {
     signal?.addEventListener('abort', cancel, { once: true })
     stream.on('error', () => undefined)
     stream.on('response', (headers) => this.#takeHeaders(headers))
-    stream.on('trailers', (headers) => this.#takeHeaders(headers))
+    stream.on('trailers', (headers: IncomingHttpHeaders) => this.#takeHeaders(headers))
     try {
       if (signal?.aborted) this.#giveUp('cancelled')
       stream.end(framed(this.#request.body))

@@ -122,6 +122,8 @@ export interface EraSnapshot {
   takenAtMs: number
   /** Left out while it has not been deleted. */
   removedAtMs?: number
+  /** What whoever takes it should know; empty for nothing. */
+  warning: string
 }
 
 /** A request and its response, method by method. */

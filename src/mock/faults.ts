@@ -78,6 +78,10 @@ const inStreams = {
   'capacity-changes': {
     messages: (messages) => inTheMiddle(messages, ({ capacityBytes }) => ({ capacityBytes: capacityBytes * 2 }))
   },
+  'capacity-too-large': {
+    messages: (messages) =>
+      messages.map((message) => ({ ...message, capacityBytes: message.capacityBytes + BLOCK_BYTES }))
+  },
   'fixed-sizes-differ': { messages: (messages) => messages.map((message) => ({ ...message, type: FIXED_LENGTH })) },
   'empty-tuple': {
     sent: (tuples) => tuples.map(([offset, size], i) => [offset, i === half(tuples) ? 0 : size])
@@ -90,7 +94,7 @@ const inStreams = {
     sent: (tuples) => {
       const middle = half(tuples)
       if (middle === 0) return tuples
-      return tuples.map((tuple, i) => (i === middle ? tuples[i - 1]! : i === middle - 1 ? tuples[i + 1]! : tuple))
+      return tuples.map((tuple, i) => (i === middle ? tuples[i - 1] : i === middle - 1 ? tuples[i + 1] : tuple))
     }
   },
   overlapping: {
@@ -112,7 +116,7 @@ const inStreams = {
   'ignores-max-results': { ignores: ['maxResults'] },
   'last-message-missing': { messages: (messages) => (messages.length > 1 ? messages.slice(0, -1) : messages) },
   'never-twice-the-same': {
-    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0]!, tuples: [] }, ...messages])
+    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0], tuples: [] }, ...messages])
   },
   'loses-when-resumed': {
     sent: (tuples, { question }) => (question.startingOffset > 0 && tuples.length > 1 ? without(tuples, 1) : tuples)
@@ -144,7 +148,10 @@ const inRefusals = {
   'other-volume-served': { refusal: when(refused(/different volumes/), undefined) },
   'reversed-is-empty': { refusal: when(refused(/is newer than/), undefined) },
   'same-is-internal': {
-    refusal: when(({ baseId, targetId }) => baseId === targetId, refusal('INTERNAL', 'nothing to compare'))
+    refusal: when(
+      ({ baseId, targetId }) => baseId !== '' && baseId === targetId,
+      refusal('INTERNAL', 'nothing to compare')
+    )
   },
   'untracked-is-empty': { refusal: when(refused(/not tracked/), undefined) },
   'unready-is-empty': { refusal: when(refused(/not ready/), undefined) },

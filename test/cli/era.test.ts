@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import test from 'ava'
 import { pino } from 'pino'
 import { DeltamapperError } from '../../src/errors.ts'
-import type { AdminBackend } from '../../src/grpc/admin.ts'
 import { startServer } from '../../src/grpc/server.ts'
 import { eraVolume, recordingBackend } from '../grpc/admin-backend.ts'
 import { ExtentBackend } from '../grpc/extent-backend.ts'
@@ -116,17 +115,20 @@ test('devices that are late are waited for, each volume by itself, and others ar
   t.teardown(() => rmSync(folder, { recursive: true }))
   const endpoint = `unix://${folder}/agent.sock`
   const server = await startServer({
-    ...{ listen: [endpoint], backend: new ExtentBackend(), admin: { ...backend, activateEra } as AdminBackend },
+    ...{ listen: [endpoint], backend: new ExtentBackend(), admin: { ...backend, activateEra } },
     ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) }
   })
   t.teardown(() => server.drain(0))
   const result = await runCommand(['era', 'activate', '--all', '--wait', '60', '--endpoint', endpoint])
   t.is(result.status, 1)
   t.regex(complaint(result), /DM_ERA_HISTORY_LOST/)
-  t.deepEqual([...tries], [
-    ['srv', 3],
-    ['db', 1]
-  ])
+  t.deepEqual(
+    [...tries],
+    [
+      ['srv', 3],
+      ['db', 1]
+    ]
+  )
   tries.clear()
   t.is((await runCommand(['era', 'activate', 'srv', '--wait', '60', '--endpoint', endpoint])).status, 0)
   t.is(tries.get('srv'), 3)

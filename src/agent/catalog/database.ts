@@ -32,6 +32,7 @@ import {
   readFileSync,
   rmSync,
   type Stats,
+  lstatSync,
   statSync
 } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -42,10 +43,16 @@ import { eraIntentsTable, eraNamesTable, eraSnapshotsTable, eraVolumesTable, era
 import { EraWrites } from './era-writes.ts'
 import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
-import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
+import {
+  APPLICATION_ID,
+  applyMigration,
+  catalogTable,
+  countedTables,
+  type Migration,
+  migrations
+} from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
 import { poolClocksTable } from './pool-clocks.ts'
-import { pristineTable } from './pristine.ts'
 import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './table.ts'
 
@@ -68,7 +75,7 @@ export interface Opening {
 
 /** The tables that are kept in memory, whose rows are counted. */
 const keptTables = [
-  ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
+  ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
   ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
@@ -188,6 +195,14 @@ export function openDatabase(
 
 /** Whether there is a catalog. An empty file, or a log without its database, is what is left of one. */
 function exists(path: string): boolean {
+  // What it leads to may be anybody's, and would be made readable for us alone.
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) {
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      `the catalog ${path} is a symbolic link`,
+      'configure the path of the file itself, or link its folder'
+    )
+  }
   const file = stat(path)
   if (file === undefined) {
     const log = stat(`${path}-wal`)
@@ -315,7 +330,7 @@ class ContentChecks {
     const { path } = this.#database
     contents.verify(this.#database)
     const counted = contents.find(this.#database, {}).map(({ name }) => name)
-    const expected = this.#steps.flatMap(({ adds }) => adds)
+    const expected = countedTables(this.#steps)
     if (counted.join() !== [...expected].sort().join()) {
       throw damagedCatalog(path, `it counts the rows of ${counted.join(', ')}, not of ${expected.join(', ')}`)
     }

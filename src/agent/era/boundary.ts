@@ -19,6 +19,7 @@ import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { EraGuard } from './guard.ts'
 import type { Lower } from './lower-snapshot.ts'
+import { mountPoints } from './mounted.ts'
 import { type OwnPlace, refuseOwnPlace } from './own-place.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from './tracked-device.ts'
@@ -41,7 +42,7 @@ export interface TakenEraSnapshot {
   /** Milliseconds since 1970. */
   readonly takenAt: number
   readonly suspendedMs: number
-  /** JSON of a `Lower`. */
+  /** JSON of a `RecordedLower`. */
   readonly lower: string
 }
 
@@ -75,6 +76,7 @@ export class Boundary {
   readonly #metadataPath: string
   readonly #sizeBytes: number
   readonly #takenAt: number
+  readonly #mountedAt: readonly string[]
   #ended = false
 
   private constructor(parts: BoundaryParts, token: string, name: string, suspension: Suspension, at: SuspendedAt) {
@@ -87,6 +89,7 @@ export class Boundary {
     this.#metadataPath = at.metadataPath
     this.#sizeBytes = at.sizeBytes
     this.#takenAt = Date.now()
+    this.#mountedAt = at.mountedAt
   }
 
   /**
@@ -118,6 +121,7 @@ export class Boundary {
     await parts.recorder.ready(volume)
     const token = randomUUID()
     const prepared = await prepare(checked, token)
+    const mountedAt = await mountPoints(devices.era)
     await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`)
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
@@ -137,7 +141,7 @@ export class Boundary {
           'find out by whom, and take it again'
         )
       }
-      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes }
+      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes, mountedAt }
       return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
       if (await ended(suspension, volumeName, logger)) {
@@ -177,7 +181,7 @@ export class Boundary {
     logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
     const snapshot = await recorder.record({
       ...{ volume, name, boundaryEra, suspendedMs, sizeBytes: this.#sizeBytes, takenAt: this.#takenAt },
-      lower: JSON.stringify(lower)
+      lower: JSON.stringify({ ...lower, ...(this.#mountedAt.length > 0 && { mountedAt: this.#mountedAt }) })
     })
     this.#ended = true
     await ended(this.#suspension, volume.name, logger)
@@ -206,6 +210,7 @@ interface SuspendedAt {
   readonly era: number
   readonly metadataPath: string
   readonly sizeBytes: number
+  readonly mountedAt: readonly string[]
 }
 
 /** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; if not, that is in the log */

@@ -30,7 +30,7 @@ export const rule: Rule = {
   },
   judge: (run) =>
     againstWhole(run, run.streamsOf(16), (whole, call) => {
-      const left = lost(whole, call, call.question.startingOffset)
+      const left = lost(whole, call, call.question.startingOffset, whole.answer.capacityBytes ?? Infinity)
       return left.length === 0 ? undefined : `lacks ${totalBytes(left)} bytes that the whole answer has: ${shown(left)}`
     })
 }

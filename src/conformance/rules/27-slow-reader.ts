@@ -10,7 +10,7 @@ import { describe, ended, fail, skip, type Rule } from '../rule.ts'
 /** Bytes: less than a few messages. */
 const SMALL_WINDOW = 64
 
-/** Messages that are taken slowly; the rest as fast as it comes. */
+/** Messages that are taken slowly, at least; the rest as fast as it comes, once the others are through. */
 const SLOW_MESSAGES = 2
 
 export const rule: Rule = {
@@ -19,12 +19,16 @@ export const rule: Rule = {
   title: 'a slow reader, and one that vanishes, disturb nobody else',
   source: 'CSI specification, Snapshot Metadata Service RPCs: a write error ends the call',
   ask: async (asker) => {
-    await asker.wholes()
+    const wholes = await asker.wholes()
     const [question] = asker.questions.slice(-1)
     if (question === undefined || asker.run.whole(question.base, question.target) === undefined) return
     const vanishing = asker.wire(SMALL_WINDOW)
-    const { slowReaderMs } = asker.patience
+    const { slowReaderMs, callMs } = asker.patience
+    // Several times what it took alone: the machine has more to do now.
+    const alone = Math.max(...wholes.map(({ milliseconds }) => milliseconds))
+    const deadlineMs = Math.min(callMs, 5 * slowReaderMs + 5 * alone)
     const begun = Promise.withResolvers<void>()
+    let othersWait = true
     const slow = asker.stream(
       'slow',
       { ...question, maxResults: 1 },
@@ -32,7 +36,7 @@ export const rule: Rule = {
         wire: asker.wire(SMALL_WINDOW),
         onMessage: async ({ messages }) => {
           begun.resolve()
-          if (messages <= SLOW_MESSAGES) await sleep(slowReaderMs)
+          if (messages <= SLOW_MESSAGES || othersWait) await sleep(slowReaderMs)
           return false
         }
       }
@@ -49,9 +53,10 @@ export const rule: Rule = {
       }
     )
     await Promise.race([begun.promise, slow])
-    for (const each of asker.questions) await asker.stream('beside', each, { wire: asker.wire() })
+    for (const each of asker.questions) await asker.stream('beside', each, { wire: asker.wire(), deadlineMs })
     await vanished
-    for (const each of asker.questions) await asker.stream('beside', each)
+    for (const each of asker.questions) await asker.stream('beside', each, { deadlineMs })
+    othersWait = false
     await slow
   },
   judge: (run) => {

@@ -35,8 +35,7 @@ export const rule: Rule = {
         { ...question, maxResults: 1 },
         { wire, onMessage, ...grpcTimeout, deadlineMs: 5 * PAUSE_MS }
       )
-      for (const each of asker.questions)
-        await asker.stream('after', each, { wire: label === 'cancel' ? wire : asker.wire() })
+      for (const each of asker.questions) await asker.stream('after', each, { wire: asker.wire() })
     }
   },
   judge: (run) => {

@@ -19,6 +19,9 @@ import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './super
 /** How often to look again at metadata that changed meanwhile, before giving up. */
 const MOST_LOOKS = 100
 
+/** So many mappings are looked at for one that is older than its device. */
+const MOST_MAPPINGS = 65_536
+
 /** Which state of the pool is looked at. */
 export type MetadataView = 'live' | 'metadata-snapshot'
 
@@ -30,8 +33,9 @@ export interface ThinDevice {
 }
 
 /**
- * What stays the same about a snapshot as long as nobody writes to it or trims it. Every change moves the root to another block; a later
- * one may move it back, but hardly with the same content, which its checksum stands for.
+ * What stays the same about a snapshot as long as nobody writes to it or trims it. A change moves the root to another block; later ones
+ * can move it back, with the same content (freed metadata blocks are used again). So it tells what changed from one message of an answer to the
+ * next, unless both happened in between, and nothing about a longer time.
  */
 export interface Fingerprint {
   creationTime: number
@@ -335,7 +339,25 @@ export class PoolMetadata {
   }
 
   /**
-   * Whether a device is a snapshot that was never written to, so that every later write or trim moves its root. Reads its whole tree.
+   * Whether a device is known to be a snapshot: it maps something that is older than itself, of its first mappings. (A snapshot of which all
+   * those were written anew cannot be told from a volume.)
+   */
+  async isSnapshot({ id, details: { creationTime } }: ThinDevice, signal?: AbortSignal): Promise<boolean> {
+    return this.#settled(async (superblock) => {
+      const device = await findDevice(this.#reader, superblock, id, signal)
+      if (device?.details.creationTime !== creationTime) throw this.#changed({ id })
+      let looked = 0
+      for await (const { value } of entries(this.#reader, device.root, U64_SIZE, time, signal)) {
+        if (value < creationTime) return true
+        if (++looked === MOST_MAPPINGS) break
+      }
+      return false
+    })
+  }
+
+  /**
+   * Whether a device was never written to since it was taken: it has no mapping as young as itself. A volume's are all so young. Reads its
+   * whole tree.
    *
    * @param fingerprint what it was found to be before; on a live pool it has to be that still
    * @throws what `allocated` throws
@@ -418,7 +440,9 @@ export class PoolMetadata {
         const found = await findDevice(this.#reader, superblock, device.id)
         if (found?.root !== device.root) throw this.#changed(device)
         // A root may come back to its block; what it maps is held against the details as they were when it was handed out.
-        if (found.details.mappedBlocks !== device.details.mappedBlocks) throw this.#changed(device)
+        const { creationTime: createdAt, mappedBlocks: mapped } = device.details
+        if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt)
+          throw this.#changed(device)
         const rootChecksum = await this.#reader.read(
           found.root,
           checksumSalt.btreeNode,
@@ -560,9 +584,22 @@ async function findDevice(
   if (root === undefined) {
     throw damaged(reader.path, mappingRoot, `the tree below it lacks thin device ${id}, which the device details name`)
   }
+  // Two devices may have one root, which is then not read.
+  if (root === 0 || root >= reader.blocks) {
+    throw damaged(
+      reader.path,
+      mappingRoot,
+      `by the tree below it, thin device ${id} begins at block ${root}, where no tree can`
+    )
+  }
   return { id, root, details }
 }
 
 function u64(bytes: Buffer, offset: number): number {
   return bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32
+}
+
+/** The time in a mapping: its low 24 bits (pack_block_time in drivers/md/dm-thin-metadata.c). */
+function time(bytes: Buffer, offset: number): number {
+  return bytes.readUInt32LE(offset) & 0xffffff
 }

@@ -35,8 +35,6 @@ export function servedTarget(changes: Partial<ServedTarget> = {}): ServedTarget 
     thinId: 2 ** 24 - 1,
     creationTime: 2 ** 32 - 1,
     transactionId: 2n ** 64n - 1n,
-    root: 4_161_599,
-    rootChecksum: 2 ** 32 - 1,
     mappedBlocks: 2 ** 40 - 1,
     sizeBytes: Number.MAX_SAFE_INTEGER,
     ...changes
@@ -158,11 +156,11 @@ export function fill(database: CatalogDatabase, targets = 20): void {
   const calls = catalogCalls(database)
   for (let i = 0; i < targets; i++) {
     calls.remember(
-      servedTarget({ handle: `vg/s${i}`, identity: `lvm:${i}`, creationTime: i, root: 100 + i }),
+      servedTarget({ handle: `vg/s${i}`, identity: `lvm:${i}`, creationTime: i, mappedBlocks: 100 + i }),
       1_000_000 + i
     )
   }
-  calls.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', root: 9 }), 2_000_000)
+  calls.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', mappedBlocks: 9 }), 2_000_000)
   for (const name of ['a', 'b']) {
     calls.begin({ kind: 'create-pool', pool: newPool(name) }, 1)
     calls.complete(name)

@@ -90,7 +90,7 @@ test('a table that somebody has loaded into the origin is dropped, and the origi
   for (const failing of [{}, { clear: 1 }]) {
     const { port, calls } = obedient({ failing })
     const info = { ...(await port.info(origin)), hasInactiveTable: true } as DeviceInfo
-    await new ThinPool({ ...port, info: async () => info } as PoolPort, uuid).createSnapshot(1, 0, origin)
+    await new ThinPool({ ...port, info: async () => info }, uuid).createSnapshot(1, 0, origin)
     t.deepEqual(
       calls.map((each) => each.split(' ')[0]),
       ['suspend', 'message', 'clear', 'resume']
