@@ -61,10 +61,13 @@ export interface CallOptions {
   deadlineMs?: number
 }
 
-/** Known to return even from a device that hangs: they ask nothing of its target. Resuming and removing may be what frees it. */
+/**
+ * Known to return even from a device that hangs: they ask nothing of its target. Resuming and removing may be what frees it; clearing takes
+ * the table away at once, and returns when those who ask the live one are done.
+ */
 const alwaysAllowed: ReadonlySet<CallName> = new Set<CallName>([
   ...(['versions', 'targets', 'list', 'info', 'deps', 'table'] as const),
-  ...(['resume', 'remove', 'nodes'] as const)
+  ...(['resume', 'remove', 'clear', 'nodes'] as const)
 ])
 
 interface Waiting {

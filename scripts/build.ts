@@ -19,4 +19,6 @@ try {
   process.exit(1)
 }
 // Read at run time, so that the compiler does not know of them.
-await cp('src/grpc/protos', 'dist/src/grpc/protos', { recursive: true })
+for (const folder of ['grpc/protos', 'mock/scenarios', 'mock/mutants']) {
+  await cp(`src/${folder}`, `dist/src/${folder}`, { recursive: true })
+}

@@ -13,6 +13,9 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { format, resolveConfig } from 'prettier'
+import { z } from 'zod'
+import { agentConfig } from '../src/agent/config.ts'
+import { routerConfig } from '../src/router/config.ts'
 import { ensureDeployTools, helm, type Program } from '../test/lab/deploy-tools.ts'
 
 const project = fileURLToPath(new URL('..', import.meta.url))
@@ -58,6 +61,7 @@ export async function renderDeploy(): Promise<Map<string, string>> {
   for (const [name, source] of Object.entries(chartFiles)) {
     files.set(`${chart}/files/${name}`, await readFile(join(project, source), 'utf8'))
   }
+  files.set(`${chart}/values.schema.json`, await valuesSchema())
   const place = async (values: string[], pathOf: (template: string) => string | undefined) => {
     for (const [template, text] of byTemplate(await renderChart(program, values))) {
       const path = pathOf(template)
@@ -76,6 +80,42 @@ export async function renderDeploy(): Promise<Map<string, string>> {
     template.startsWith('observability/') ? `deploy/observability/${fileName(template)}` : undefined
   )
   return files
+}
+
+interface JsonSchema {
+  readonly properties?: Readonly<Record<string, JsonSchema>>
+  readonly additionalProperties?: unknown
+}
+
+/**
+ * The chart's schema of values, as it is written, with the fields that the configuration files have: a misspelt one is refused by Helm and not
+ * only by the pod that does not start.
+ */
+async function valuesSchema(): Promise<string> {
+  const path = join(project, chart, 'values.schema.json')
+  const schema = JSON.parse(await readFile(path, 'utf8')) as {
+    properties: {
+      agent: { properties: { config: object } }
+      router: { properties: { config: object } }
+      drivers: { additionalProperties: { properties: { config: object } } }
+    }
+  }
+  const { agent, router, drivers } = schema.properties
+  const described = (role: string) => ({ description: `Fields of the ${role}'s configuration file.` })
+  const jsonSchemaOf = (type: z.ZodType) =>
+    z.toJSONSchema(type, { io: 'input', unrepresentable: 'any' }) as unknown as JsonSchema
+  agent.properties.config = { ...described('agent'), ...fieldNames(jsonSchemaOf(agentConfig)) }
+  const ofRouter = { ...described('router'), ...fieldNames(jsonSchemaOf(routerConfig)) }
+  router.properties.config = ofRouter
+  drivers.additionalProperties.properties.config = ofRouter
+  return format(JSON.stringify(schema), { ...(await resolveConfig(path)), filepath: path })
+}
+
+/** Names only: what a field may hold is for the program to say, and the chart gives what is left out. */
+function fieldNames({ properties, additionalProperties }: JsonSchema): object {
+  if (properties === undefined || additionalProperties !== false) return {}
+  const fields = Object.entries(properties).map(([name, schema]) => [name, fieldNames(schema)])
+  return { type: 'object', additionalProperties: false, properties: Object.fromEntries(fields) as object }
 }
 
 /** Certificates are told from the rest by their names; everything else is called as in the chart. */

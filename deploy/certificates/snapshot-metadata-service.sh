@@ -7,9 +7,11 @@
 #
 #   --authority FILE    the authority's certificate (default: ca.crt of the secret NAME-router-DRIVER-tls, asked for with kubectl)
 #   --namespace NAME    default: deltamapper
-#   --name NAME         what all names begin with; Helm's release (default: deltamapper)
+#   --name NAME         what all names begin with; fullnameOverride, or Helm's release (default: deltamapper)
+#   --release NAME      Helm's release, where it is another (default: NAME)
 #   --port N            of the router's Service (default: 6443)
 #
+# A Helm release of that name takes the object for its own, and so leaves it as it is until it is given an authority itself.
 # Nobody else keeps the certificate in that object up to date: when the authority is replaced, run this again.
 set -euo pipefail
 
@@ -18,11 +20,11 @@ fail() {
   exit 2
 }
 
-authority='' namespace=deltamapper name=deltamapper port=6443
+authority='' namespace=deltamapper name=deltamapper release='' port=6443
 words=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --authority | --namespace | --name | --port)
+    --authority | --namespace | --name | --release | --port)
       [ $# -ge 2 ] || fail "$1 wants a value"
       printf -v "${1#--}" %s "$2"
       shift 2
@@ -49,9 +51,14 @@ metadata:
   name: $csi_name
   labels:
     app.kubernetes.io/name: deltamapper
-    app.kubernetes.io/instance: $name
+    app.kubernetes.io/instance: ${release:-$name}
     app.kubernetes.io/component: router
     csi-driver: $driver
+    app.kubernetes.io/managed-by: Helm
+  annotations:
+    helm.sh/resource-policy: keep
+    meta.helm.sh/release-name: ${release:-$name}
+    meta.helm.sh/release-namespace: $namespace
 spec:
   address: $service.$namespace.svc:$port
   audience: $csi_name

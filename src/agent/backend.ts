@@ -1,12 +1,19 @@
 /**
  * Where a CSI question becomes a walk: handles are resolved, and what cannot be compared is refused before any metadata is read.
+ *
+ *   look up both handles, at one look ─▶ open the metadata ─▶ find the devices in it ─▶ look up again ─▶ the catalog ─▶ first message
+ *
+ * A name can go to another volume, and a pool's node to another pool, at any moment. The descriptor that is held settles which metadata
+ * it is: its device keeps its number. The second look settles whether that is what the handles mean, and did at the first one.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { DeltamapperError } from '../errors.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../grpc/snapshot-metadata.ts'
 import { trackedAllocated, trackedDelta, type TrackedSnapshot } from './era/source.ts'
 import { parseHandle } from './handle.ts'
 import type { AnySnapshot, Snapshot } from './snapshot-source.ts'
 import type { Sources } from './sources.ts'
+import type { SeenDevices } from './walk.ts'
 import type { DeviceKnowledge, Walkers } from './walkers.ts'
 
 /** @param knowledge what is known of the devices of live pools */
@@ -17,7 +24,7 @@ export function snapshotMetadataBackend(
 ): SnapshotMetadataBackend {
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal, call) {
-      const target = await resolve(snapshotId)
+      const [target] = await lookUp([snapshotId])
       if (target.kind === 'tracked') {
         checkOffset(startingOffset, target.handle, target.record.sizeBytes)
         const answer = await trackedAllocated(target, Number(startingOffset))
@@ -28,8 +35,7 @@ export function snapshotMetadataBackend(
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
-      // Together: a source that has to ask somebody answers both from one report.
-      const [base, target] = await Promise.all([resolve(baseSnapshotId), resolve(targetSnapshotId)])
+      const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
       if (base.kind === 'tracked' || target.kind === 'tracked') {
         const both = bothTracked(base, target)
         checkOffset(startingOffset, target.handle, both.target.record.sizeBytes)
@@ -42,18 +48,25 @@ export function snapshotMetadataBackend(
     }
   }
 
-  async function resolve(handle: string): Promise<AnySnapshot> {
+  async function lookUp(handles: readonly string[]): Promise<AnySnapshot[]> {
+    const look = sources.look()
+    return Promise.all(handles.map((handle) => resolve(handle, look)))
+  }
+
+  async function resolve(handle: string, look: Sources): Promise<AnySnapshot> {
     const { source, name } = parseHandle(handle)
-    const found = await sources.find(source)
+    const found = await look.find(source)
     const snapshot = await found?.snapshot(name)
     if (!snapshot) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_NOT_FOUND',
         found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
-        `check the handle; ${sources.description}`
+        `check the handle; ${sources.description}`,
+        { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
       )
     }
-    return snapshot
+    // By whichever name it was asked for, the client will ask again.
+    return { ...snapshot, handle }
   }
 
   function walk(
@@ -65,44 +78,65 @@ export function snapshotMetadataBackend(
     client: string | undefined
   ): EncodedStream {
     checkOffset(startingOffset, target.handle, target.sizeBytes)
-    return walkers.walk(
-      { base, target, startingOffset: Number(startingOffset), maxResults },
-      signal,
-      target.live && knowledge ? stillNamed(base ? [base, target] : [target], knowledge) : undefined,
-      client
-    )
+    const request = { base, target, startingOffset: Number(startingOffset), maxResults }
+    if (!target.live || !knowledge) return walkers.walk(request, signal, undefined, client)
+    const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp)
+    const stream = walkers.walk(request, signal, second, client)
+    return { ...stream, messages: second.explained(stream.messages, signal) }
+  }
+}
+
+type LookUp = (handles: readonly string[]) => Promise<AnySnapshot[]>
+
+/** What the devices of a question are, known once more when its metadata is open; then what else is known of them. */
+class SecondLook implements DeviceKnowledge {
+  readonly #snapshots: readonly Snapshot[]
+  readonly #known: DeviceKnowledge
+  readonly #lookUp: LookUp
+  #isTaken = false
+
+  /** @param lookUp all at one look, which begins when it is called */
+  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp) {
+    this.#snapshots = snapshots
+    this.#known = known
+    this.#lookUp = lookUp
   }
 
-  /**
-   * A name can go to another device, and a thin id to another snapshot, before the metadata is looked at. So what has nothing to be told
-   * by but its name is looked up again when the metadata has been: a device that is still there held its id all the time.
-   */
-  function stillNamed(snapshots: Snapshot[], known: DeviceKnowledge): DeviceKnowledge {
-    return {
-      async check(seen) {
-        await Promise.all(snapshots.filter(({ transactionId }) => transactionId === undefined).map(checkStillNamed))
-        return known.check(seen)
-      },
-      rememberPristine: (device) => known.rememberPristine(device)
+  async check(seen: SeenDevices): Promise<void> {
+    await this.#take()
+    this.#isTaken = true
+    await this.#known.check(seen)
+  }
+
+  /** What the metadata says against a question may be said of another pool: then the question is to be asked again. */
+  async *explained(messages: EncodedStream['messages'], signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    try {
+      yield* messages
+    } catch (error) {
+      if (!this.#isTaken && !signal.aborted) {
+        await this.#take().catch((found: unknown) => {
+          if (found instanceof DeltamapperError && found.code === 'DM_SNAPSHOT_CHANGED') throw found
+        })
+      }
+      throw error
     }
   }
 
-  /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_CHANGED */
-  async function checkStillNamed({ handle, thinId, sizeBytes, metadataPath }: Snapshot): Promise<void> {
-    const now = await resolve(handle)
-    if (
-      now.kind === undefined &&
-      now.thinId === thinId &&
-      now.sizeBytes === sizeBytes &&
-      now.metadataPath === metadataPath
-    )
-      return
-    throw new DeltamapperError(
-      'DM_SNAPSHOT_CHANGED',
-      `${handle} was replaced or resized while it was looked at`,
-      'ask again'
-    )
+  /** @throws DM_SNAPSHOT_CHANGED, and what looking up throws */
+  async #take(): Promise<void> {
+    const now = await this.#lookUp(this.#snapshots.map(({ handle }) => handle))
+    this.#snapshots.forEach((snapshot, i) => checkSame(snapshot, now[i]))
   }
+}
+
+/** @throws DM_SNAPSHOT_CHANGED where anything is known of the snapshot that was not known of it before, or the other way round */
+function checkSame(before: Snapshot, now: AnySnapshot): void {
+  if (isDeepStrictEqual(before, now)) return
+  throw new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    `${before.handle} was renamed, replaced, resized or moved while it was looked at`,
+    'ask again'
+  )
 }
 
 /** @throws DM_OFFSET_OUT_OF_RANGE */
@@ -130,12 +164,20 @@ function bothTracked(base: AnySnapshot, target: AnySnapshot): { base: TrackedSna
  * Refuses a mix-up of handles. Block numbers within one pool compare exactly whatever they are of, so this protects the caller, not
  * the answer: what is not known passes.
  *
- * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER
+ * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER, DM_SNAPSHOT_CHANGED
  */
 function checkRelated(base: Snapshot, target: Snapshot): void {
   const remedy = 'compare snapshots of one volume'
-  if (base.metadataPath !== target.metadataPath) {
+  if (poolOf(base) !== poolOf(target)) {
     throw new DeltamapperError('DM_POOLS_DIFFER', `${base.handle} and ${target.handle} are in different pools`, remedy)
+  }
+  // The target's is opened, and proven to be the one that was looked up.
+  if (!isDeepStrictEqual(base.metadataDevice, target.metadataDevice)) {
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `the pool of ${base.handle} and ${target.handle} was activated anew while they were looked up`,
+      'ask again'
+    )
   }
   if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return
   // A snapshot and the volume it was taken of are related, even when that volume is itself a snapshot of another.
@@ -146,6 +188,10 @@ function checkRelated(base: Snapshot, target: Snapshot): void {
     `${base.handle} is a snapshot of ${ofWhat(base)}, ${target.handle} of ${ofWhat(target)}`,
     remedy
   )
+}
+
+function poolOf({ poolIdentity, metadataPath }: Snapshot): string {
+  return poolIdentity ?? metadataPath
 }
 
 /**

@@ -7,10 +7,17 @@ import { z } from 'zod'
 import { invalidConfig, isMapping, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
+import { faultOfCommand } from '../search-path.ts'
 import { isHandleName } from './handle.ts'
 
 /** Where the agent listens unless it is told otherwise. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'
+
+/** The words of a command, its program first. */
+const commandWords = z.array(z.string().min(1)).superRefine((words, context) => {
+  const message = faultOfCommand(words)
+  if (message !== undefined) context.addIssue({ code: 'custom', message })
+})
 
 /** The file's fields; every one may be left out. Unknown ones are refused: a misspelt option must not pass for its default. */
 export const agentConfig = z.strictObject({
@@ -40,9 +47,11 @@ export const agentConfig = z.strictObject({
   /** Serve this node's thin pools as well: device-mapper's and LVM's. By default where no recorded pools are given. */
   live: z.boolean().optional(),
   /** The words that start LVM, a subcommand comes after them; another host's through nsenter or chroot. */
-  lvmCommand: z.array(z.string().min(1)).min(1).default(['lvm']),
+  lvmCommand: commandWords.min(1).default(['lvm']),
   /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
+  /** Refuse a base that this agent never served: nothing proves that it was not trimmed since the backup of it was made. */
+  strictBases: z.boolean().default(false),
   /** Metadata snapshots, for what cannot do without them. */
   lease: z
     .strictObject({
@@ -64,9 +73,14 @@ export const agentConfig = z.strictObject({
       snapshotCommands: z
         .record(
           z.string().refine(isHandleName),
-          z.strictObject({ take: z.array(z.string().min(1)).min(1), remove: z.array(z.string().min(1)).min(1) })
+          z.strictObject({ take: commandWords.min(1), remove: commandWords.min(1) })
         )
         .default({}),
+      /**
+       * The history goes on after a restart of the machine that was no orderly shutdown (`era deactivate --at-shutdown`), a crash for one. For who
+       * knows that nothing else was booted meanwhile, and that nobody else writes to the devices below.
+       */
+      trustRestarts: z.boolean().default(false),
       /** Snapshots of each volume that can be asked about, removed ones included, and for how many days. */
       keepSnapshots: z.int().min(1).max(1_000_000).default(1000),
       keepDays: z.number().min(1).max(36_500).default(730)
@@ -75,7 +89,7 @@ export const agentConfig = z.strictObject({
   /** Who reads the metadata: `native` ourselves, `tools` thin_delta and thin_dump, `both` ourselves, held against the tools. */
   engine: z.enum(engines).default('native'),
   /** Words that go before a tool's name, where it is another host's (nsenter, chroot) or in another folder (env PATH=…). */
-  toolCommand: z.array(z.string().min(1)).default([]),
+  toolCommand: commandWords.default([]),
   /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
   directReads: z.boolean().default(false),
   /** How long a metadata device may take to answer one read; what it keeps waiting for longer ends with DM_READ_FAILED. */
@@ -88,9 +102,14 @@ export const agentConfig = z.strictObject({
     .min(1)
     .max(64)
     .default(Math.max(1, Math.min(4, availableParallelism() - 1))),
-  /** Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. */
-  maxStreams: z.int().min(1).max(10_000).default(512),
-  maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
+  /**
+   * Answers under way at the same time, each of about a MiB while nobody reads it: 256 fit the 512 MiB of our manifests. And for one client, told
+   * by its address or, on a unix socket, its process (grpc/peer-process.ts).
+   */
+  maxStreams: z.int().min(1).max(10_000).default(256),
+  maxStreamsPerClient: z.int().min(1).max(10_000).default(192),
+  /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
+  idleSeconds: z.number().min(1).max(86_400).default(1800),
   /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
   monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),

@@ -11,6 +11,7 @@ import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
 import { parseThinTable, type ThinTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { type DeviceMapperPort, findPoolDevice } from './pool-device.ts'
+import { poolIdentity } from './pool-identity.ts'
 import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
 
 const SECTOR_SIZE = 512
@@ -41,14 +42,17 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         if (namedId === undefined) return undefined
         throw sizeUnknown(handle, namedId)
       }
-      const { deviceId, sizeBytes, externalOrigin } = device
+      const { deviceId, sizeBytes, externalOrigin, writable } = device
       if (device.poolDevice.major !== poolDevice.major || device.poolDevice.minor !== poolDevice.minor) return undefined
       if (namedId !== undefined && namedId !== deviceId) throw ambiguous(handle, name, namedId, deviceId)
       return {
         handle,
         thinId: deviceId,
         sizeBytes,
+        writable,
         metadataPath: poolDevice.metadataPath,
+        metadataDevice: poolDevice.metadataDevice,
+        poolIdentity: await poolIdentity(deviceMapper, poolDevice),
         live: true,
         pool,
         ...(externalOrigin && { externalOrigin: { identity: `${externalOrigin.major}:${externalOrigin.minor}` } })
@@ -62,7 +66,7 @@ async function findThinDevice(
   deviceMapper: DeviceMapperPort,
   handle: string,
   name: string
-): Promise<(ThinTable & { sizeBytes: number }) | undefined> {
+): Promise<(ThinTable & { sizeBytes: number; writable: boolean }) | undefined> {
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
   const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
@@ -91,7 +95,7 @@ async function findThinDevice(
       'take a full backup'
     )
   }
-  return { ...table, sizeBytes }
+  return { ...table, sizeBytes, writable: !info.readOnly }
 }
 
 /** The id that a name of the form `thin-ID` stands for. */

@@ -60,7 +60,7 @@ export async function engineAnswer(
   question: EngineQuestion,
   { heldRoot, signal, report }: ToolSupport,
   native: () => Promise<MappingStream>
-): Promise<Pick<MappingStream, 'batches' | 'isPristine'>> {
+): Promise<AsyncGenerator<ExtentBatch, unknown>> {
   let beyondBase = () => 0
   async function* tools(stop: AbortSignal): AsyncGenerator<ExtentBatch, boolean> {
     const ask = (view: PoolMetadata, devices: Pick<EngineQuestion, 'base' | 'target'>) => {
@@ -70,7 +70,7 @@ export async function engineAnswer(
       return answer.batches
     }
     if (!live) return yield* ask(metadata, question)
-    const held = await openHeld(metadata.path, await heldRoot())
+    const held = await openHeld(metadata, await heldRoot())
     try {
       const { base, target } = question
       const devices = {
@@ -83,18 +83,17 @@ export async function engineAnswer(
       await held.close()
     }
   }
-  if (engine === 'tools') return { batches: tools(signal), isPristine: () => false }
+  if (engine === 'tools') return tools(signal)
   const own = await native()
   const checking = (over: AbortSignal) => tools(AbortSignal.any([signal, over]))
-  const batches = crossChecked(own.batches, checking, (outcome) => {
+  return crossChecked(own.batches, checking, (outcome) => {
     report({ outcome, beyondBase: beyondBase() })
   })
-  return { batches, isPristine: own.isPristine }
 }
 
 /** The metadata snapshot that is held for us. @throws DM_LEASE_LOST when there is another one, or none */
-async function openHeld(path: string, heldRoot: number): Promise<PoolMetadata> {
-  const held = await openPoolMetadata(path)
+async function openHeld({ path, openDevice }: PoolMetadata, heldRoot: number): Promise<PoolMetadata> {
+  const held = await openPoolMetadata(path, { device: openDevice })
   if (held.view === 'metadata-snapshot' && held.heldRoot === heldRoot) return held
   await held.close()
   throw new DeltamapperError(

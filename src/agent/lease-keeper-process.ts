@@ -24,7 +24,7 @@ import { readEraSlot } from './era/slot-content.ts'
 import { type KeeperAnswer, type KeeperQuestion, type KeeperStart, slotMessages } from './lease-keeper.ts'
 import { readSlot } from './pool-slot.ts'
 
-const { kind, pool, metadataPath, socket, note, takenAt } = JSON.parse(process.argv[2] ?? '') as KeeperStart
+const { kind, pool, metadata, socket, note, takenAt } = JSON.parse(process.argv[2] ?? '') as KeeperStart
 const messages = slotMessages[kind]
 /** The metadata snapshot that is ours: where it lies, and what is in it. */
 let ours: { heldRoot: number; facts: string } | undefined
@@ -39,7 +39,8 @@ function send(text: string): void {
 
 /** What is in the slot, and of a pool's the superblock's copy. */
 async function look(): Promise<HeldSlot & { held?: ThinSuperblock | undefined }> {
-  return kind === 'era' ? readEraSlot(metadataPath) : readSlot(metadataPath)
+  const { path, device } = metadata
+  return kind === 'era' ? readEraSlot(path, device) : readSlot(path, device)
 }
 
 async function reserve(): Promise<KeeperAnswer> {

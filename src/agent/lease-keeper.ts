@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { CallFailure } from '../../native/call.ts'
 import { failedError } from '../../native/device-mapper-error.ts'
-import { type DeviceReference, describeDevice } from '../../native/device.ts'
+import { type DeviceNumber, type DeviceReference, describeDevice } from '../../native/device.ts'
 import { helperEnvironment } from '../../native/helper-process.ts'
 import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
 import { DeltamapperError, type ErrorCode } from '../errors.ts'
@@ -30,11 +30,17 @@ const START_DEADLINE_MS = 30_000
 /** How long the end of one that was let go is waited for, in milliseconds. */
 const FAREWELL_MS = 1000
 
+/** The node of a metadata device, and which device that has to be. */
+export interface MetadataPlace {
+  readonly path: string
+  readonly device?: DeviceNumber
+}
+
 /** What a keeper is started with, as JSON. */
 export interface KeeperStart {
   readonly kind: SlotKind
   readonly pool: DeviceReference
-  readonly metadataPath: string
+  readonly metadata: MetadataPlace
   /** Where it listens (keeper-socket.ts). */
   readonly socket: string
   /** Where it leaves its note (keeper-note.ts), and which lease that is about. */
@@ -122,14 +128,14 @@ export class LeaseKeeper {
    */
   static async start(
     { device, takenAt }: { device: string; takenAt: number },
-    metadataPath: string,
+    metadata: MetadataPlace,
     catalogPath: string,
     deadlineMs: number,
     kind: SlotKind = 'thin'
   ): Promise<LeaseKeeper> {
     const pool = keyedPool(device)
     const note = notePath(catalogPath, device)
-    const start: KeeperStart = { kind, pool, metadataPath, socket: keeperSocket(catalogPath, device), note, takenAt }
+    const start: KeeperStart = { kind, pool, metadata, socket: keeperSocket(catalogPath, device), note, takenAt }
     const program = fileURLToPath(new URL(`./lease-keeper-process${extname(import.meta.filename)}`, import.meta.url))
     const compiled = getCompileCacheDir()
     const child = fork(program, [JSON.stringify(start)], {

@@ -299,7 +299,7 @@ export class MetadataSnapshotLeases {
     const status = await this.#status(pool)
     checkHolds(pool.name, status, this.#options.headroom)
     if (settlement?.settled === false) return this.#unsettled(pool, settlement.why)
-    if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath))
+    if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath, pool.metadataDevice))
     if (await keeperAtWork(slot.key, this.#catalog.path))
       return this.#unsettled(pool, 'another process is at work on it')
     try {
@@ -318,7 +318,7 @@ export class MetadataSnapshotLeases {
   /** @throws DM_DEVICE_BUSY when somebody else takes it at the same time; then, and whenever it throws, it is not held, or settled later */
   async #take(slot: Slot, pool: PoolDevice, purpose: string, stop: AbortSignal): Promise<MetadataSnapshotLease> {
     const begunAt = performance.now()
-    const { live } = await readSlot(pool.metadataPath)
+    const { live } = await readSlot(pool.metadataPath, pool.metadataDevice)
     const takenAt = Date.now()
     const keeper = await this.#startKeeper(slot.key, takenAt, pool)
     let lease: Lease
@@ -438,8 +438,9 @@ export class MetadataSnapshotLeases {
     }
   }
 
-  async #startKeeper(device: string, takenAt: number, { metadataPath }: PoolDevice): Promise<LeaseKeeper> {
-    return LeaseKeeper.start({ device, takenAt }, metadataPath, this.#catalog.path, this.#options.deadlineMs)
+  async #startKeeper(device: string, takenAt: number, pool: PoolDevice): Promise<LeaseKeeper> {
+    const metadata = { path: pool.metadataPath, device: pool.metadataDevice }
+    return LeaseKeeper.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
   }
 
   /** Forgets a lease, and then what a keeper has noted about it. */
@@ -533,7 +534,7 @@ export class MetadataSnapshotLeases {
       const status = await this.#status(pool)
       if (status.state !== 'working') return keep('the pool has failed')
       const heldRoot = status.heldRoot ?? 0
-      const facts = heldRoot === 0 ? undefined : (await readSlot(pool.metadataPath)).facts
+      const facts = heldRoot === 0 ? undefined : (await readSlot(pool.metadataPath, pool.metadataDevice)).facts
       const verdict = leaseVerdict(await withNote(record, this.#catalog.path), { heldRoot, facts })
       if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
         if (status.mode !== 'read-write' && status.mode !== 'out-of-data-space') {

@@ -14,8 +14,21 @@ export type DeviceMapperPort = Pick<DeviceMapper, 'info' | 'table'>
 
 export interface PoolDevice extends DeviceNumber {
   name: string
+  /** Empty when it has none. */
+  uuid: string
   /** The node of its metadata device. */
   metadataPath: string
+  metadataDevice: MetadataDevice
+  dataDevice: DeviceNumber
+}
+
+/**
+ * The device that a pool's metadata is on. Its number is its own for as long as somebody has it open, so whoever has opened it by name
+ * proves by the number that it is the one that the pool's table names.
+ */
+export interface MetadataDevice extends DeviceNumber {
+  /** Its device-mapper UUID; empty when it has none. */
+  uuid: string
 }
 
 /**
@@ -38,15 +51,17 @@ export async function findPoolDevice(
       'name the device that has the thin-pool target (`dmsetup table --target thin-pool` lists them)'
     )
   }
-  const { metadataDevice } = parsePoolTable(row.params)
-  return { ...number, name: info.name, metadataPath: await devicePath(deviceMapper, metadataDevice) }
+  const { metadataDevice, dataDevice } = parsePoolTable(row.params)
+  const metadata = await deviceMapper.info(metadataDevice)
+  return {
+    ...{ ...number, name: info.name, uuid: info.uuid, dataDevice },
+    metadataDevice: { ...metadataDevice, uuid: metadata?.uuid ?? '' },
+    metadataPath: metadata ? `/dev/mapper/${nodeName(metadata.name)}` : await nodePath(metadataDevice)
+  }
 }
 
-/** Where a block device's node is. By its name for device-mapper's own: their numbers are used again as soon as they are free. */
-async function devicePath(deviceMapper: DeviceMapperPort, number: DeviceNumber): Promise<string> {
-  const info = await deviceMapper.info(number)
-  if (info) return `/dev/mapper/${nodeName(info.name)}`
-  const { major, minor } = number
+/** Where the node of a block device is that is none of device-mapper's. */
+export async function nodePath({ major, minor }: DeviceNumber): Promise<string> {
   const uevent = await readFile(`/sys/dev/block/${major}:${minor}/uevent`, 'utf8').catch((cause: unknown) => {
     throw new DeltamapperError(
       'DM_READ_FAILED',

@@ -6,7 +6,7 @@
  * metadata grows by as much as is written to, twofold in the end. And what is discarded meanwhile stays allocated. So it is not
  * taken where that could fill the pool.
  */
-import type { DeviceInfo, DeviceReference } from '../../native/device-mapper.ts'
+import type { DeviceInfo, DeviceNumber, DeviceReference } from '../../native/device-mapper.ts'
 import { openPoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers, PoolStatus } from '../devicemapper/thin/status.ts'
 import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
@@ -53,14 +53,15 @@ export function keyedPool(key: string): DeviceReference {
 /**
  * Reads what is in a pool's slot from its metadata device, where every reservation and release is as soon as the kernel has answered.
  *
+ * @param device what the path has to lead to
  * @throws what opening metadata throws
  */
-export async function readSlot(metadataPath: string): Promise<PoolSlot> {
-  const newest = await openPoolMetadata(metadataPath, { liveRoot: true })
+export async function readSlot(metadataPath: string, device?: DeviceNumber): Promise<PoolSlot> {
+  const newest = await openPoolMetadata(metadataPath, { liveRoot: true, device })
   await newest.close()
   const { superblock: live, heldRoot } = newest
   if (heldRoot === 0) return { heldRoot, facts: undefined, live, held: undefined }
-  const copy = await openPoolMetadata(metadataPath)
+  const copy = await openPoolMetadata(metadataPath, { device })
   await copy.close()
   // Released, or released and taken again, between the two looks: whoever asks looks again.
   if (copy.heldRoot !== heldRoot) return { heldRoot: copy.heldRoot, facts: undefined, live, held: undefined }

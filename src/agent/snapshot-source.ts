@@ -3,12 +3,13 @@
  */
 
 import type { DeviceReference } from '../../native/device.ts'
+import type { MetadataDevice } from './pool-device.ts'
 import type { TrackedSnapshot } from './era/source.ts'
 
 /** A thin snapshot as a source knows it. */
 export interface Snapshot {
   readonly kind?: undefined
-  /** `SOURCE/NAME`, for messages. */
+  /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   handle: string
   /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
   identity?: string
@@ -25,12 +26,18 @@ export interface Snapshot {
   sizeBytes: number
   /** The pool's data block size in bytes, where the source says; the metadata must agree. */
   blockBytes?: number
-  /** The metadata device or image of its pool; two snapshots with different ones are of different pools. */
+  /** The metadata device or image of its pool; two images are different pools. */
   metadataPath: string
+  /** What the path has to lead to, where the pool is in use: names can go to other devices before they are opened. */
+  metadataDevice?: MetadataDevice
+  /** Which pool in use it is, whatever its name (pool-identity.ts). */
+  poolIdentity?: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean
   /** Of metadata that nobody uses: the live root is to be read all the same. */
   liveRoot?: boolean
+  /** A device of it is active that can be written to. */
+  writable?: boolean
   /** The device that has the thin-pool target, where the pool is in use. */
   pool?: DeviceReference
   /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */

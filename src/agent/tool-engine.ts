@@ -2,6 +2,7 @@
  * The tools as an engine, seen from the main thread: checked at the start, given a metadata snapshot to read where a pool is in use, and
  * counted where they check our own answers.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
 import { openPoolMetadata, sameFingerprint } from '../devicemapper/thin/pool-metadata.ts'
 import { describeDifference } from '../devicemapper/tools/cross-check.ts'
@@ -62,8 +63,11 @@ export class ToolEngine {
    *
    * @throws what taking a lease throws; DM_SNAPSHOT_CHANGED when the devices do not stay as they are
    */
-  async hold({ base, target }: SeenDevices, signal: AbortSignal): Promise<MetadataSnapshotLease> {
-    const { pool, metadataPath, handle } = target.snapshot
+  async hold(
+    { base, target }: Pick<SeenDevices, 'base' | 'target'>,
+    signal: AbortSignal
+  ): Promise<MetadataSnapshotLease> {
+    const { pool, metadataDevice, handle } = target.snapshot
     if (this.#leases === undefined || pool === undefined) {
       throw new DeltamapperError(
         'DM_INTERNAL',
@@ -77,7 +81,8 @@ export class ToolEngine {
     // One that others hold already may be older than the snapshots that are asked about.
     for (const suffices of [() => true, () => false]) {
       const lease = await this.#leases.acquire(pool, { purpose, signal, suffices, ...waiting })
-      if (lease.pool.metadataPath === metadataPath && (await shows(lease, { base, target }))) return lease
+      const isOfPool = isDeepStrictEqual(lease.pool.metadataDevice, metadataDevice)
+      if (isOfPool && (await shows(lease, { base, target }))) return lease
       await lease.release()
     }
     throw new DeltamapperError(
@@ -108,8 +113,11 @@ export class ToolEngine {
 }
 
 /** Whether a metadata snapshot has the devices as they were seen. */
-async function shows({ pool, heldRoot }: MetadataSnapshotLease, { base, target }: SeenDevices): Promise<boolean> {
-  const held = await openPoolMetadata(pool.metadataPath)
+async function shows(
+  { pool, heldRoot }: MetadataSnapshotLease,
+  { base, target }: Pick<SeenDevices, 'base' | 'target'>
+): Promise<boolean> {
+  const held = await openPoolMetadata(pool.metadataPath, { device: pool.metadataDevice })
   try {
     if (held.view !== 'metadata-snapshot' || held.heldRoot !== heldRoot) return false
     for (const seen of base === undefined ? [target] : [base, target]) {

@@ -12,8 +12,10 @@ import { UsageError } from './failure.ts'
 import { byteCount, seconds } from './option-values.ts'
 import { eraVolumeFacts, eraVolumesTable } from './output/era-tables.ts'
 
-/** How often to try whether there is an agent, in milliseconds. */
+/** How often to try again, in milliseconds. */
 const WAIT_INTERVAL_MS = 250
+/** What may be different in a moment, while a machine starts: an agent that is not there yet, or again; a device; somebody who looks at it. */
+const PASSING = ['DM_UNREACHABLE', 'DM_SHUTTING_DOWN', 'DM_NO_SUCH_DEVICE', 'DM_DEVICE_BUSY']
 
 const volumeArgument = ['<VOLUME>', 'the name that it was attached under'] as const
 
@@ -154,7 +156,7 @@ Examples:
       .argument('[VOLUME]', 'the volume')
       .option('--all', 'all volumes; each is tried, whatever becomes of the others')
       .option('--start-over', 'give up on metadata that is not what it was: it is formatted anew')
-      .option('--wait <seconds>', 'how long to wait for an agent that is about to start', seconds)
+      .option('--wait <seconds>', 'how long to wait for an agent that is about to start, and for devices', seconds)
   )
     .addHelpText(
       'after',
@@ -171,11 +173,13 @@ Examples:
         }: AdminOptions & { all?: boolean; startOver?: boolean; wait?: number }
       ) => {
         checkOneOrAll(volume, all)
-        if (wait > 0) await untilReachable(options, wait * 1000)
+        const deadline = performance.now() + wait * 1000
+        if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
-          await order(options, (agent) => agent.activateEra({ volume, startOver }), eraVolumeFacts)
+          const activate = (agent: AdminClient) => () => agent.activateEra({ volume, startOver })
+          await order(options, (agent) => patiently(deadline, activate(agent)), eraVolumeFacts)
         } else {
-          await forAll(options, (agent, each) => agent.activateEra({ volume: each, startOver }))
+          await forAll(options, (agent, each) => agent.activateEra({ volume: each, startOver }), deadline)
         }
       }
     )
@@ -186,21 +190,31 @@ Examples:
       .summary('remove the devices of a volume')
       .description(
         'Removes /dev/mapper/VOLUME, which nobody may be using. Until it is activated again, nothing should write to the data device: that ' +
-          'would end its history.'
+          'would end its history, as a restart of the machine does. With --at-shutdown the history goes on after a restart: for the last moment ' +
+          'before the machine stops, as deltamapper-era.service has it, when nothing can write to the data device any more.'
       )
       .argument('[VOLUME]', 'the volume')
       .option('--all', 'all volumes; each is tried, whatever becomes of the others')
+      .option(
+        '--at-shutdown',
+        'nothing is written below until the machine has stopped: go on with the history after a restart'
+      )
   )
     .addHelpText(
       'after',
-      `${adminHelp}\n\nExamples:\n  deltamapper era deactivate srv\n  deltamapper era deactivate --all`
+      `${adminHelp}\n\nExamples:\n  deltamapper era deactivate srv\n  deltamapper era deactivate --all --at-shutdown`
     )
-    .action(async (volume: string | undefined, { all = false, ...options }: AdminOptions & { all?: boolean }) => {
-      checkOneOrAll(volume, all)
-      if (volume !== undefined) {
-        await order(options, (agent) => agent.deactivateEra({ volume }), eraVolumeFacts)
-      } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each }))
-    })
+    .action(
+      async (
+        volume: string | undefined,
+        { all = false, atShutdown = false, ...options }: AdminOptions & { all?: boolean; atShutdown?: boolean }
+      ) => {
+        checkOneOrAll(volume, all)
+        if (volume !== undefined) {
+          await order(options, (agent) => agent.deactivateEra({ volume, atShutdown }), eraVolumeFacts)
+        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
+      }
+    )
 
   addAdminOptions(
     era
@@ -221,10 +235,10 @@ Examples:
     })
 }
 
-/** Waits for an agent to take orders. Whoever gives one next is told if it does not. */
-async function untilReachable({ endpoint }: AdminOptions, ms: number): Promise<void> {
+/** Waits for an agent to take orders, until `deadline` of performance.now(). Whoever gives one next is told if it does not. */
+async function untilReachable({ endpoint }: AdminOptions, deadline: number): Promise<void> {
   const { connectAdmin } = await import('../grpc/admin-client.ts')
-  for (const deadline = performance.now() + ms; performance.now() < deadline; await sleep(WAIT_INTERVAL_MS)) {
+  for (; performance.now() < deadline; await sleep(WAIT_INTERVAL_MS)) {
     const agent = connectAdmin(endpointAddress(endpoint))
     try {
       await agent.listEra({ volume: '' })
@@ -237,6 +251,22 @@ async function untilReachable({ endpoint }: AdminOptions, ms: number): Promise<v
   }
 }
 
+/** Tries again what fails for a reason that may pass, until `deadline` of performance.now(). */
+async function patiently<T>(deadline: number, work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await work()
+    } catch (error) {
+      if (performance.now() >= deadline || !mayPass(error)) throw error
+    }
+    await sleep(WAIT_INTERVAL_MS)
+  }
+}
+
+function mayPass(error: unknown): boolean {
+  return PASSING.includes(asDeltamapperError(error).code)
+}
+
 /** @throws UsageError */
 function checkOneOrAll(volume: string | undefined, all: boolean): void {
   if ((volume === undefined) === all) return
@@ -246,22 +276,35 @@ function checkOneOrAll(volume: string | undefined, all: boolean): void {
   )
 }
 
-/** Does something to every volume, even where it fails for some. @throws what it failed of first, with how many others did */
+/**
+ * Does something to every volume, even where it fails for some. What may pass is tried again, with the others in between, until `deadline` of
+ * performance.now().
+ *
+ * @throws what it failed of first, with how many others did
+ */
 async function forAll(
   options: AdminOptions,
-  give: (agent: AdminClient, volume: string) => Promise<EraVolume>
+  give: (agent: AdminClient, volume: string) => Promise<EraVolume>,
+  deadline = 0
 ): Promise<void> {
   await order(
     options,
     async (agent) => {
       const volumes: EraVolume[] = []
       const failures: DeltamapperError[] = []
-      for (const { name } of (await agent.listEra({ volume: '' })).volumes) {
-        try {
-          volumes.push(await give(agent, name))
-        } catch (error) {
-          failures.push(asDeltamapperError(error))
+      let waiting = (await agent.listEra({ volume: '' })).volumes.map(({ name }) => name)
+      while (waiting.length > 0) {
+        const again: string[] = []
+        for (const name of waiting) {
+          try {
+            volumes.push(await give(agent, name))
+          } catch (error) {
+            if (mayPass(error) && performance.now() < deadline) again.push(name)
+            else failures.push(asDeltamapperError(error))
+          }
         }
+        waiting = again
+        if (again.length > 0) await sleep(WAIT_INTERVAL_MS)
       }
       const [first, ...others] = failures
       if (!first) return { volumes }

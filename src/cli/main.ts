@@ -3,6 +3,7 @@
  * loading takes longer than many an answer.
  */
 import { Command, CommanderError } from 'commander'
+import { searchPath } from '../search-path.ts'
 import { describeFailure, UsageError } from './failure.ts'
 import { packageVersion } from './version.ts'
 
@@ -18,7 +19,9 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   pool: async () => (await import('./pool.ts')).addPoolCommand,
   volume: async () => (await import('./volume.ts')).addVolumeCommand,
   snapshot: async () => (await import('./snapshot.ts')).addSnapshotCommand,
-  era: async () => (await import('./era.ts')).addEraCommand
+  era: async () => (await import('./era.ts')).addEraCommand,
+  conformance: async () => (await import('./conformance.ts')).addConformanceCommand,
+  mock: async () => (await import('./mock.ts')).addMockCommand
 }
 
 /**
@@ -29,7 +32,9 @@ const PAUSE_BEFORE_EXIT_MS = 100
 
 /** Runs one command; ends the process unless it went well. */
 export async function main(args: readonly string[]): Promise<void> {
-  const { stdout, stderr } = process
+  const { stdout, stderr, env } = process
+  // Before anything is started, by libraries of others as well.
+  env['PATH'] = searchPath(env['PATH'])
   // Whoever writes is told of a failed write by its callback. Without these, the stream would say it a second time, and fatally.
   stdout.on('error', () => undefined)
   stderr.on('error', () => undefined)

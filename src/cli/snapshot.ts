@@ -2,6 +2,7 @@
  * `deltamapper snapshot …`: snapshots in pools of the agent's own, and of volumes that dm-era tracks.
  */
 import type { Command } from 'commander'
+import type { AdminClient } from '../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
 import { UsageError } from './failure.ts'
 import { seconds } from './option-values.ts'
@@ -56,7 +57,12 @@ Examples:
     .action(async (of: string, name: string, { deadline, ...options }: AdminOptions & { deadline?: number }) => {
       if (!of.includes('/')) {
         const deadlineMs = (deadline ?? 0) * 1000
-        await order(options, (agent) => agent.createEraSnapshot({ volume: of, name, deadlineMs }), eraSnapshotFacts)
+        const create = async (agent: AdminClient) => {
+          const snapshot = await agent.createEraSnapshot({ volume: of, name, deadlineMs })
+          if (snapshot.warning !== '') process.stderr.write(`deltamapper: ${snapshot.warning}\n`)
+          return snapshot
+        }
+        await order(options, create, eraSnapshotFacts)
         return
       }
       const { pool, name: origin } = handle(of)

@@ -122,6 +122,8 @@ export interface EraSnapshot {
   takenAtMs: number
   /** Left out while it has not been deleted. */
   removedAtMs?: number
+  /** What whoever takes it should know; empty for nothing. */
+  warning: string
 }
 
 /** A request and its response, method by method. */
@@ -142,7 +144,7 @@ export interface EraCalls {
   ]
   detachEra: [{ volume: string }, object]
   activateEra: [{ volume: string; startOver: boolean }, EraVolume]
-  deactivateEra: [{ volume: string }, EraVolume]
+  deactivateEra: [{ volume: string; atShutdown: boolean }, EraVolume]
   growEra: [{ volume: string }, EraVolume]
   listEra: [{ volume: string }, { volumes: EraVolume[] }]
   createEraSnapshot: [{ volume: string; name: string; deadlineMs: number }, EraSnapshot]

@@ -33,8 +33,9 @@ test('without a file and without options everything has its default', async (t) 
     toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
-    maxStreams: 512,
-    maxStreamsPerClient: 256,
+    maxStreams: 256,
+    maxStreamsPerClient: 192,
+    idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
   })
@@ -73,6 +74,7 @@ const everything = {
   walkers: 3,
   maxStreams: 40,
   maxStreamsPerClient: 7,
+  idleSeconds: 60,
   monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
   drainSeconds: 0.5
@@ -110,6 +112,7 @@ readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40
 maxStreamsPerClient: 7
+idleSeconds: 60
 monitoring: tcp://127.0.0.1:8081
 logLevel: debug
 drainSeconds: 0.5
@@ -187,6 +190,13 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['no command for LVM', 'lvmCommand: []', /lvmCommand/],
   ['a command line for LVM', 'lvmCommand: sudo lvm', /lvmCommand/],
   ['an empty word in it', 'lvmCommand: [lvm, ""]', /lvmCommand/],
+  ['a program in the current directory', 'lvmCommand: [./lvm]', /depends on the current directory.* lvmCommand/],
+  ['tools from there', 'toolCommand: [env, "PATH=:/bin"]', /names the current directory.* toolCommand/],
+  [
+    'a snapshot command from there',
+    'era: { snapshotCommands: { srv: { take: [bin/snap], remove: [snap] } } }',
+    /depends on the current directory.* era\.snapshotCommands/
+  ],
   ['no catalog', 'catalog: ""', /catalog/],
   ['more than all of the metadata', 'lease: {freePercent: 101}', /lease/],
   ['a lease that is over at once', 'lease: {holdSeconds: 0}', /lease/],

@@ -42,6 +42,12 @@ const poolNumber = await recordedDevices()
 test('an active thin device', async (t) => {
   t.deepEqual(await source().snapshot('my--vg-monday'), {
     handle: `${pool}/my--vg-monday`,
+    metadataDevice: {
+      major: 254,
+      minor: 0,
+      uuid: 'LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOZ4L4UK2aRB30gOqBEuFmmymZndJpJrDx-tmeta'
+    },
+    poolIdentity: 'YcF3il-VmZl-SEFf-lJN4-fVxd-wRxv-lwRMTw',
     thinId: 2,
     sizeBytes: 64 * mebibyte,
     metadataPath: '/dev/mapper/my--vg-po--ol_tmeta',

@@ -20,7 +20,7 @@ const atWork = (key: string) => keeperAtWork(key, catalog)
 const newKey = () => `dm-name:no-such-pool-${keys++}`
 
 async function startKeeper(t: ExecutionContext, device: string): Promise<LeaseKeeper> {
-  const keeper = await LeaseKeeper.start({ device, takenAt: 1 }, '/nowhere', catalog, 30_000)
+  const keeper = await LeaseKeeper.start({ device, takenAt: 1 }, { path: '/nowhere' }, catalog, 30_000)
   t.teardown(() => keeper.end())
   return keeper
 }
@@ -79,7 +79,7 @@ test('what it is not able to do, it says, and is none the worse for it', async (
 
 test('an answer that does not come in time is given up, and so is the keeper', async (t) => {
   const key = newKey()
-  const keeper = await LeaseKeeper.start({ device: key, takenAt: 1 }, '/nowhere', catalog, 1)
+  const keeper = await LeaseKeeper.start({ device: key, takenAt: 1 }, { path: '/nowhere' }, catalog, 1)
   process.kill(keeper.pid!, 'SIGSTOP')
   const error = await t.throwsAsync(keeper.adopt(1, 'facts'), { instanceOf: KeeperLost })
   t.like(error, { code: 'DM_CALL_STUCK' })

@@ -1,4 +1,12 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import test from 'ava'
+import { pino } from 'pino'
+import { DeltamapperError } from '../../src/errors.ts'
+import { startServer } from '../../src/grpc/server.ts'
+import { eraVolume, recordingBackend } from '../grpc/admin-backend.ts'
+import { ExtentBackend } from '../grpc/extent-backend.ts'
 import { adminAgents, helpLacks } from './admin-agent.ts'
 import { complaint, runCommand } from './run-command.ts'
 
@@ -42,7 +50,8 @@ test('what is asked for is what the agent is asked', async (t) => {
     [['status', 'srv'], 'listEra', { volume: 'srv' }],
     [['activate', 'srv'], 'activateEra', { volume: 'srv', startOver: false }],
     [['activate', 'srv', '--start-over'], 'activateEra', { volume: 'srv', startOver: true }],
-    [['deactivate', 'srv'], 'deactivateEra', { volume: 'srv' }],
+    [['deactivate', 'srv'], 'deactivateEra', { volume: 'srv', atShutdown: false }],
+    [['deactivate', 'srv', '--at-shutdown'], 'deactivateEra', { volume: 'srv', atShutdown: true }],
     [['grow', 'srv'], 'growEra', { volume: 'srv' }]
   ]
   for (const [words, method, request] of asked) {
@@ -87,4 +96,44 @@ test('answers as tables and as JSON', async (t) => {
   t.is((await order('era', 'detach', 'srv')).stdout, 'volume srv is detached\n')
   const json = JSON.parse((await order('era', 'attach', 'srv', ...devices, '-o', 'json')).stdout) as object
   t.like(json, { name: 'srv', size_bytes: 2 ** 53 - 512, usage: { current_era: 2 ** 32 - 1 } })
+})
+
+test('devices that are late are waited for, each volume by itself, and others are not tried again', async (t) => {
+  const { backend, calls } = recordingBackend()
+  const tries = new Map<string, number>()
+  const activateEra = async (request: { volume: string }) => {
+    const { volume } = request
+    calls.push(['activateEra', request])
+    tries.set(volume, (tries.get(volume) ?? 0) + 1)
+    if (volume === 'srv' && tries.get(volume) !== 3) {
+      throw new DeltamapperError('DM_NO_SUCH_DEVICE', 'there is no /dev/vg0/srv', 'wait')
+    }
+    if (volume === 'db') throw new DeltamapperError('DM_ERA_HISTORY_LOST', 'its metadata is not what it was', 'see')
+    return eraVolume
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'dm-era-wait-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const endpoint = `unix://${folder}/agent.sock`
+  const server = await startServer({
+    ...{ listen: [endpoint], backend: new ExtentBackend(), admin: { ...backend, activateEra } },
+    ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) }
+  })
+  t.teardown(() => server.drain(0))
+  const result = await runCommand(['era', 'activate', '--all', '--wait', '60', '--endpoint', endpoint])
+  t.is(result.status, 1)
+  t.regex(complaint(result), /DM_ERA_HISTORY_LOST/)
+  t.deepEqual(
+    [...tries],
+    [
+      ['srv', 3],
+      ['db', 1]
+    ]
+  )
+  tries.clear()
+  t.is((await runCommand(['era', 'activate', 'srv', '--wait', '60', '--endpoint', endpoint])).status, 0)
+  t.is(tries.get('srv'), 3)
+  tries.clear()
+  const impatient = await runCommand(['era', 'activate', 'srv', '--endpoint', endpoint])
+  t.regex(complaint(impatient), /there is no \/dev\/vg0\/srv.*DM_NO_SUCH_DEVICE/)
+  t.is(tries.get('srv'), 1)
 })

@@ -240,6 +240,16 @@ eachVariant(
           t.true(may(cluster, group, resource, verb), `${driverName}: ${verb} ${path}`)
       }
       for (const verb of ['list', 'watch']) t.true(may(namespace, 'discovery.k8s.io', 'endpointslices', verb))
+      const watched = resourcesOf(router, objects).map(({ path }) => path.split('/').at(-1))
+      for (const { resource, verb } of [...cluster, ...namespace]) {
+        const isWatched = watched.includes(resource) || resource === 'endpointslices'
+        // (The sidecar gets contents. It lists nothing but what upstream's own role lets it.)
+        const wanted = isWatched
+          ? [...(resource === 'volumesnapshotcontents' ? ['get'] : []), 'list', 'watch']
+          : undefined
+        if (wanted) t.true(wanted.includes(verb), `${verb} ${resource}`)
+        if (resource === 'volumesnapshots') t.is(verb, 'get')
+      }
       const snapshots = 'snapshot.storage.k8s.io'
       for (const [group, resource, verb] of [
         ['authentication.k8s.io', 'tokenreviews', 'create'],

@@ -1,12 +1,15 @@
 /**
  * The chart, the plain manifests and the overlays say the same, as Helm and kustomize themselves see it.
  */
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import test from 'ava'
 import { outdated, overlays, plainValues, renderChart, renderDeploy } from '../../scripts/render-deploy.ts'
 import { helm, kustomize } from '../lab/deploy-tools.ts'
+import { checkDriverName } from '../../src/grpc/identity.ts'
 import { find, type Manifest, nameOf, objectsOf } from './objects.ts'
 import { project, runTool, toolTest } from './tools.ts'
 
@@ -99,11 +102,27 @@ toolTest('values that the chart does not know are refused', async (t) => {
     ['drivers.topolvm.kind=zfs', /kind/],
     ['drivers.mine.enabled=true', /driverName/],
     ['router.replicas=0', /replicas/],
+    ['agent.config.listn={unix:///run/a.sock}', /listn/],
+    ['agent.config.lease.holdSecond=5', /holdSecond/],
+    ['router.config.maxStream=5', /maxStream/],
+    ['drivers.topolvm.config.kubernetes.agent.port=x', /agent/],
+    ['drivers.topolvm.driverName=-lvm.example', /driverName/],
+    ['sidecar.kubeApi.qps=0', /qps/],
     ['snapshotMetadataService.authority=nonsense', /authority/]
   ] as const) {
     const error = await t.throwsAsync(() => renderChart(helm(), [value]))
     t.regex(error?.message ?? '', said)
   }
+})
+
+toolTest('driver names that the router takes are taken, and fields of the configuration at any depth', async (t) => {
+  for (const driverName of ['csi.lvm.v2', '3par.example', 'x', 'a'.repeat(63)]) {
+    t.notThrows(() => checkDriverName(driverName))
+    const values = ['drivers.mine.enabled=true', 'drivers.mine.kind=topolvm', `drivers.mine.driverName=${driverName}`]
+    t.true((await renderChart(helm(), values)).includes(`driverName: ${driverName}`), driverName)
+  }
+  const values = ['agent.config.tls.clientName=x', 'agent.config.era.snapshotCommands.srv.take={snap}']
+  t.true((await renderChart(helm(), values)).includes('clientName: x'))
 })
 
 toolTest('a change of the configuration changes the pods, so that they start anew', async (t) => {
@@ -156,6 +175,48 @@ toolTest('the SnapshotMetadataService object comes with the authority, and not w
   const objects = objectsOf(await renderChart(helm(), [...values, `snapshotMetadataService.authority=${pem}`]))
   const object = find(objects, 'SnapshotMetadataService', 'topolvm.io')
   t.is(Buffer.from(object?.spec.caCert ?? '', 'base64').toString(), pem)
+  // An upgrade without the authority must not take it away.
+  t.is(object?.metadata.annotations?.['helm.sh/resource-policy'], 'keep')
+})
+
+toolTest('the chart depends on nothing that is in a cluster', async (t) => {
+  const templates = await readdir(join(project, 'deploy/helm/deltamapper/templates'), { recursive: true })
+  for (const each of templates.filter((name) => /\.(yaml|tpl|txt)$/.test(name))) {
+    const text = await readFile(join(project, 'deploy/helm/deltamapper/templates', each), 'utf8')
+    t.notRegex(text, /\b(lookup|\.Capabilities)\b/, each)
+  }
+})
+
+toolTest('whichever way it was made, Helm and the script have the same SnapshotMetadataService', async (t) => {
+  const folder = await mkdtemp(join(tmpdir(), 'deploy-'))
+  t.teardown(() => rm(folder, { recursive: true }))
+  const pem = '-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n'
+  await writeFile(join(folder, 'ca.crt'), pem)
+  for (const [release, name] of [
+    ['deltamapper', 'deltamapper'],
+    ['backup', 'cbt']
+  ] as const) {
+    const script = join(project, 'deploy/certificates/snapshot-metadata-service.sh')
+    const words = ['--authority', join(folder, 'ca.crt'), '--namespace', 'here', '--release', release, '--name', name]
+    const { stdout } = await promisify(execFile)('bash', [script, ...words, 'topolvm', 'topolvm.io'])
+    const [byScript] = objectsOf(stdout)
+    const values = ['drivers.topolvm.enabled=true', `snapshotMetadataService.authority=${pem}`]
+    const named = name === release ? [] : [`fullnameOverride=${name}`]
+    const rendered = objectsOf(await renderChart(helm(), [...values, ...named], { release, namespace: 'here' }))
+    const byHelm = find(rendered, 'SnapshotMetadataService', 'topolvm.io')
+    t.deepEqual(byScript?.spec, byHelm?.spec)
+    // What Helm wants of an object before it takes it over; of its own, it writes the last two itself.
+    t.is(byScript?.metadata.labels?.['app.kubernetes.io/managed-by'], 'Helm')
+    t.deepEqual(byScript?.metadata.annotations, {
+      ...byHelm?.metadata.annotations,
+      'meta.helm.sh/release-name': release,
+      'meta.helm.sh/release-namespace': 'here'
+    })
+    const labels = { ...byHelm?.metadata.labels }
+    delete labels['helm.sh/chart']
+    delete labels['app.kubernetes.io/version']
+    t.deepEqual<unknown, unknown>(byScript?.metadata.labels, labels)
+  }
 })
 
 test('chart and program have one version', async (t) => {

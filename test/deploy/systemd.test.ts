@@ -34,7 +34,7 @@ toolTest('systemd finds nothing wrong with the units', async (t) => {
   const place = join(root, 'etc/systemd/system')
   await cp(systemUnits(), place, { recursive: true, verbatimSymlinks: true })
   for (const each of ['usr/bin', 'bin', 'sbin', 'usr/sbin']) await mkdir(join(root, each), { recursive: true })
-  for (const each of ['usr/bin/deltamapper', 'sbin/dmsetup', 'usr/bin/node']) {
+  for (const each of ['usr/bin/deltamapper', 'sbin/dmsetup', 'bin/systemctl', 'usr/bin/node']) {
     await writeFile(join(root, each), '#!/bin/sh\n', { mode: 0o755 })
   }
   for (const unit of units) await cp(join(folder, unit), join(place, unit))
@@ -70,6 +70,35 @@ toolTest('the router is shut in as far as systemd can, the agent as far as devic
   }
   t.true((await exposure('deltamapper-router.service')) < 2)
   t.true((await exposure('deltamapper-agent.service')) < 6)
+})
+
+test('an active volume needs no agent: nothing that its unit is bound to may end with one', async (t) => {
+  const era = await settings('deltamapper-era.service')
+  // What systemd.unit(5) has that stops a unit with another.
+  for (const each of ['Requires', 'Requisite', 'BindsTo', 'PartOf', 'ConsistsOf', 'StopPropagatedFrom', 'Conflicts']) {
+    t.deepEqual(era.get(each), undefined, each)
+  }
+  t.deepEqual(era.get('Wants'), ['deltamapper-agent.service', 'remote-fs-pre.target'])
+  // Unmounted, then deactivated, then the agent: in that order.
+  t.true(era.get('After')?.includes('deltamapper-agent.service'))
+  t.true(era.get('Before')?.includes('remote-fs-pre.target'))
+  // Devices that are late are waited for, and what fails is tried again.
+  t.regex(era.get('ExecStart')?.[0] ?? '', / era activate --all --wait \d+$/)
+  t.deepEqual(era.get('Restart'), ['on-failure'])
+  for (const file of ['deploy/systemd/deltamapper-era.service', 'docs/operations.md']) {
+    const text = await readFile(join(project, file), 'utf8')
+    t.notRegex(text, /x-systemd\.(requires|requires-mounts-for)=deltamapper/, file)
+    t.true(text.includes('_netdev,x-systemd.device-timeout=5min'), file)
+  }
+})
+
+test('what the agent has started finds its modules loaded, because its sandbox hides them', async (t) => {
+  const agent = await settings('deltamapper-agent.service')
+  t.deepEqual(agent.get('ProtectKernelModules'), ['yes'])
+  const era = await settings('deltamapper-agent.service.d/era.conf')
+  const units = era.get('Wants')?.[0]?.split(' ') ?? []
+  t.true(units.includes('modprobe@dm_snapshot.service'))
+  t.deepEqual(era.get('After')?.[0]?.split(' '), units)
 })
 
 test('agent and router are started with a configuration that they take', async (t) => {

@@ -7,7 +7,7 @@ import * as era from './era-volumes.ts'
 import * as leases from './lease-records.ts'
 import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import * as pools from './owned-pools.ts'
-import * as pristine from './pristine.ts'
+import * as clocks from './pool-clocks.ts'
 import * as served from './served-targets.ts'
 
 /** Arguments and results cross between threads by structured cloning. */
@@ -20,9 +20,9 @@ export function catalogCalls(database: CatalogDatabase) {
     remember: on(served.remember),
     findServed: on(served.findServed),
     forgetServed: on(served.forgetServed),
-    markPristine: on(pristine.markPristine),
-    isPristine: on(pristine.isPristine),
     lineage: on(lineage),
+    sawPoolClock: on(clocks.sawPoolClock),
+    poolWentBack: on(clocks.poolWentBack),
     view: on(pools.catalogView),
     findThin: on(pools.findThin),
     findThinByName: on(pools.findThinByName),
@@ -55,6 +55,8 @@ export function catalogCalls(database: CatalogDatabase) {
     leastEraSize: on(eraHistory.leastEraSize),
     eraWrites: on(eraHistory.eraWrites),
     forgetEraSnapshots: on(eraHistory.forgetEraSnapshots),
+    eraNameUsedBefore: on(eraHistory.eraNameUsedBefore),
+    forgetEraNames: on(eraHistory.forgetEraNames),
     compactEraHistory: on(eraHistory.compactEraHistory),
     eraHistoryFacts: on(eraHistory.eraHistoryFacts),
     statistics: () => database.statistics()

@@ -38,13 +38,20 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import { eraIntentsTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
+import { eraIntentsTable, eraNamesTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
 import { EraWrites } from './era-writes.ts'
 import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
-import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
+import {
+  APPLICATION_ID,
+  applyMigration,
+  catalogTable,
+  countedTables,
+  type Migration,
+  migrations
+} from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
-import { pristineTable } from './pristine.ts'
+import { poolClocksTable } from './pool-clocks.ts'
 import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './table.ts'
 
@@ -67,8 +74,8 @@ export interface Opening {
 
 /** The tables that are kept in memory, whose rows are counted. */
 const keptTables = [
-  ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
-  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable]
+  ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
+  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
 const HISTORY_PAGES = 16_384
@@ -314,7 +321,7 @@ class ContentChecks {
     const { path } = this.#database
     contents.verify(this.#database)
     const counted = contents.find(this.#database, {}).map(({ name }) => name)
-    const expected = this.#steps.flatMap(({ adds }) => adds)
+    const expected = countedTables(this.#steps)
     if (counted.join() !== [...expected].sort().join()) {
       throw damagedCatalog(path, `it counts the rows of ${counted.join(', ')}, not of ${expected.join(', ')}`)
     }

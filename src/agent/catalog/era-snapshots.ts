@@ -17,7 +17,14 @@ import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from '../era/written-chunks.ts'
 import type { CatalogDatabase } from './database.ts'
-import { eraIntentsTable, eraSnapshotsTable, type EraVolumeRow, eraVolumeRow, eraVolumesTable } from './era-tables.ts'
+import {
+  eraIntentsTable,
+  eraNamesTable,
+  eraSnapshotsTable,
+  type EraVolumeRow,
+  eraVolumeRow,
+  eraVolumesTable
+} from './era-tables.ts'
 import type { RowOf } from './table.ts'
 
 /** A snapshot of an era volume, for as long as it can be asked about. */
@@ -98,6 +105,8 @@ type SnapshotRow = RowOf<typeof eraSnapshotsTable>
 const PAGE_BYTES = 2 ** 20
 /** Rows that are removed at once: 132 KB each at most. */
 const ROWS_AT_ONCE = 32
+/** Names that one call forgets at most, so that nothing waits long behind it. */
+const MOST_NAMES_AT_ONCE = 10_000
 
 /** Where the next snapshot of a volume goes on from. Clears what an interrupted one has left. */
 export function beginEraHistory(database: CatalogDatabase, volume: string): LastBoundary {
@@ -153,7 +162,7 @@ export function recordEraSnapshot(
     const replaced = eraSnapshotsTable.get(database, { volume: tracked.id, name: taken.name })
     if (replaced !== undefined) {
       if (replaced.removedAt === undefined) throw defect(`there already is a snapshot ${volume}/${taken.name}`)
-      forget(database, replaced)
+      forget(database, replaced.id)
     }
     // What was just forgotten may have been the last one.
     const { id, line, lineBecause, lastSeq, leastBytes, openExact } = eraVolumeRow(database, volume)
@@ -260,7 +269,8 @@ export function forgetEraSnapshots(
       const doomed = new Set(all.filter(({ takenAt }) => takenAt < before))
       const expendable = [...all.filter(isRemoved), ...all.filter((each) => !isRemoved(each))]
       for (const each of expendable) if (all.length - doomed.size > keep) doomed.add(each)
-      for (const each of doomed) forget(database, each)
+      // Each is read again: forgetting one changes its neighbour.
+      for (const each of doomed) forget(database, each.id)
       forgotten += doomed.size
     }
     return forgotten
@@ -283,6 +293,38 @@ export function compactEraHistory(database: CatalogDatabase): number {
   })
 }
 
+/**
+ * When a snapshot of this name was taken that is no longer on record, because its name was given to another, because of retention, or because
+ * the volume of that name was detached; undefined where none is known. What a client calls by this name may be that one.
+ *
+ * @param volume its name
+ * @returns milliseconds since 1970
+ */
+export function eraNameUsedBefore(database: CatalogDatabase, volume: string, name: string): number | undefined {
+  return eraNamesTable.get(database, { handle: `${volume}/${name}` })?.takenAt
+}
+
+/**
+ * Forgets names of snapshots that were taken before a time, and the oldest beyond a number; at most 10,000 a call.
+ *
+ * @param before milliseconds since 1970
+ * @returns how many; call again while it is not 0
+ */
+export function forgetEraNames(database: CatalogDatabase, { before, keep }: { before: number; keep: number }): number {
+  return database.write(() => {
+    const kept = eraNamesTable.select(database, 'ORDER BY taken_at DESC LIMIT 1 OFFSET ?', Math.max(0, keep - 1))
+    const limit = Math.max(before, keep === 0 ? Number.MAX_SAFE_INTEGER : (kept.at(0)?.takenAt ?? 0))
+    const doomed = eraNamesTable.select(
+      database,
+      'WHERE taken_at < ? ORDER BY taken_at LIMIT ?',
+      limit,
+      MOST_NAMES_AT_ONCE
+    )
+    eraNamesTable.delete(database, doomed)
+    return doomed.length
+  })
+}
+
 /** The history of each volume, by name. */
 export function eraHistoryFacts(database: CatalogDatabase): EraHistoryFacts[] {
   return eraVolumesTable.find(database, {}).map(({ id, name, line, lineBecause }) => {
@@ -300,9 +342,11 @@ export function eraHistoryFacts(database: CatalogDatabase): EraHistoryFacts[] {
 }
 
 /** Removes all of a volume's history, in a transaction of the caller's. */
-export function forgetVolumeHistory(database: CatalogDatabase, volume: string): void {
-  for (const { seq } of database.writes.boundaries(volume)) deleteWrites(database, volume, seq)
-  eraSnapshotsTable.delete(database, eraSnapshotsTable.find(database, { volume }))
+export function forgetVolumeHistory(database: CatalogDatabase, { id, name }: EraVolumeRow): void {
+  for (const { seq } of database.writes.boundaries(id)) deleteWrites(database, id, seq)
+  const snapshots = eraSnapshotsTable.find(database, { volume: id })
+  eraSnapshotsTable.delete(database, snapshots)
+  for (const each of snapshots) rememberName(database, name, each)
 }
 
 /** Removes what was stored for a snapshot that was not recorded, in a transaction of the caller's. */
@@ -310,14 +354,21 @@ export function clearStagedWrites(database: CatalogDatabase, { id, lastSeq }: Er
   for (const { seq } of database.writes.boundaries(id)) if (seq > lastSeq) deleteWrites(database, id, seq)
 }
 
-/** What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come. */
-function forget(database: CatalogDatabase, row: SnapshotRow): void {
+/**
+ * What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come.
+ *
+ * @param id of one that is on record; not its row, which is another as soon as the one before it is forgotten
+ */
+function forget(database: CatalogDatabase, id: string): void {
+  const row = eraSnapshotsTable.get(database, { id })
+  if (row === undefined) throw defect(`the snapshot ${id} was to be forgotten, and is not on record`)
   eraSnapshotsTable.delete(database, [row])
   const { volume, line, seq, leastBytes, exact } = row
   const rest = eraSnapshotsTable.select(database, 'WHERE volume = ? AND line = ? ORDER BY seq', volume, line)
   const next = rest.find((each) => each.seq > seq)
   const tracked = eraVolumesTable.get(database, { id: volume })
   if (tracked === undefined) throw defect(`there is no volume ${volume} of snapshot ${row.name}`)
+  rememberName(database, tracked.name, row)
   const isNewest = next === undefined && tracked.line === line
   if (rest.length === 0 && isNewest) {
     // Nothing is left to be a base: the next one is the first.
@@ -336,6 +387,14 @@ function forget(database: CatalogDatabase, row: SnapshotRow): void {
       })
     }
   }
+}
+
+/** A client may come back with this name: as base, or to go on where it was interrupted. */
+function rememberName(database: CatalogDatabase, volume: string, { name, takenAt }: SnapshotRow): void {
+  const handle = `${volume}/${name}`
+  const known = eraNamesTable.get(database, { handle })
+  if (known === undefined) eraNamesTable.insert(database, { handle, takenAt })
+  else eraNamesTable.update(database, known, { takenAt: Math.max(known.takenAt, takenAt) })
 }
 
 function compact(database: CatalogDatabase, volume: EraVolumeRow, most: number): number {

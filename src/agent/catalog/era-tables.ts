@@ -19,7 +19,7 @@ export const eraVolumesTable = new Table(
     line: 'text',
     lineBecause: 'text',
     newestEra: 'count',
-    fewestBlocks: 'count',
+    seenBlocks: 'count',
     guardCheckedAt: 'count',
     lowerSeen: 'text',
     allowLossyKernel: 'count',
@@ -69,6 +69,18 @@ export const eraSnapshotsTable = new Table(
     removedAt: 'count?'
   } as const,
   ['id']
+)
+
+/** Handles whose snapshot was forgotten: whoever takes the name is another one. */
+export const eraNamesTable = new Table(
+  'era_names',
+  {
+    // VOLUME/SNAPSHOT, by the name that the volume had.
+    handle: 'text',
+    // When the last one of this name was taken.
+    takenAt: 'count'
+  } as const,
+  ['handle']
 )
 
 export const eraWritesTable = new Table(

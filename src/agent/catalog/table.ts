@@ -72,8 +72,9 @@ export class Table<C extends Columns> {
     this.#select = `SELECT ${names.join(', ')} FROM ${name}`
     this.#byKey = `${this.#select} WHERE ${where}`
     this.#insert = `INSERT INTO ${name} (${names.join(', ')}) VALUES (${names.map(() => '?').join(', ')})`
-    this.#update = `UPDATE ${name} SET ${names.map((each) => `${each} = ?`).join(', ')} WHERE ${where}`
-    this.#delete = `DELETE FROM ${name} WHERE ${where}`
+    // The checksum as well: a row that has changed since it was read is not the one that is meant.
+    this.#update = `UPDATE ${name} SET ${names.map((each) => `${each} = ?`).join(', ')} WHERE ${where} AND checksum = ?`
+    this.#delete = `DELETE FROM ${name} WHERE ${where} AND checksum = ?`
   }
 
   /**
@@ -112,17 +113,18 @@ export class Table<C extends Columns> {
     this.#count(database, 1, checksumOf(values))
   }
 
-  /** Gives an existing row other values; its key stays. */
+  /** Gives an existing row other values; its key stays. @param old as it is now @throws DM_INTERNAL when it is not any more */
   update(database: Statements, old: Row<C>, changes: Partial<Row<C>>): void {
     const [before, after] = [this.#write(old), this.#write({ ...old, ...changes })]
-    this.#changeOne(database, this.#update, ...after, ...this.#keyOf(old))
+    this.#changeOne(database, this.#update, old, after)
     this.#count(database, 0, checksumOf(after) - checksumOf(before))
   }
 
+  /** @param rows as they are now @throws DM_INTERNAL when one is not any more */
   delete(database: Statements, rows: readonly Row<C>[]): void {
     let sum = 0
     for (const row of rows) {
-      this.#changeOne(database, this.#delete, ...this.#keyOf(row))
+      this.#changeOne(database, this.#delete, row)
       sum = (sum + checksumOf(this.#write(row))) % DIGEST_MODULUS
     }
     if (rows.length > 0) this.#count(database, -rows.length, -sum)
@@ -148,10 +150,19 @@ export class Table<C extends Columns> {
     }
   }
 
-  #changeOne(database: Statements, sql: string, ...values: SQLInputValue[]): void {
-    const { changes } = database.statement(sql).run(...values)
+  #changeOne(database: Statements, sql: string, row: Row<C>, values: readonly SQLInputValue[] = []): void {
+    const key = this.#keyOf(row)
+    const { changes } = database.statement(sql).run(...values, ...key, checksumOf(this.#write(row)))
+    if (changes === 1) return
     // It was there when it was read.
-    if (changes !== 1) throw damagedCatalog(database.path, `a row of its table ${this.name} is not found by its key`)
+    if (this.byKey(database, ...key) === undefined) {
+      throw damagedCatalog(database.path, `a row of its table ${this.name} is not found by its key`)
+    }
+    throw new DeltamapperError(
+      'DM_INTERNAL',
+      `a row of the catalog's table ${this.name} was to be changed as it was before it changed last`,
+      'report it with the log lines around it'
+    )
   }
 
   #keyOf(row: Row<C>): SQLInputValue[] {

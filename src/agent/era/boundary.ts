@@ -12,15 +12,23 @@
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { inactiveTableError, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { EraGuard } from './guard.ts'
 import type { Lower } from './lower-snapshot.ts'
+import { mountPoints } from './mounted.ts'
 import { type OwnPlace, refuseOwnPlace } from './own-place.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from './tracked-device.ts'
+
+/**
+ * The most eras that begin with a boundary: with the resume, with the metadata snapshot that its history is read from, and once more when a
+ * watchdog's call that was given up comes through late.
+ */
+const BOUNDARY_ERAS = 3
 
 /** What was taken, between suspend and resume. */
 export interface TakenEraSnapshot {
@@ -34,7 +42,7 @@ export interface TakenEraSnapshot {
   /** Milliseconds since 1970. */
   readonly takenAt: number
   readonly suspendedMs: number
-  /** JSON of a `Lower`. */
+  /** JSON of a `RecordedLower`. */
   readonly lower: string
 }
 
@@ -68,6 +76,7 @@ export class Boundary {
   readonly #metadataPath: string
   readonly #sizeBytes: number
   readonly #takenAt: number
+  readonly #mountedAt: readonly string[]
   #ended = false
 
   private constructor(parts: BoundaryParts, token: string, name: string, suspension: Suspension, at: SuspendedAt) {
@@ -80,6 +89,7 @@ export class Boundary {
     this.#metadataPath = at.metadataPath
     this.#sizeBytes = at.sizeBytes
     this.#takenAt = Date.now()
+    this.#mountedAt = at.mountedAt
   }
 
   /**
@@ -111,14 +121,19 @@ export class Boundary {
     await parts.recorder.ready(volume)
     const token = randomUUID()
     const prepared = await prepare(checked, token)
+    const mountedAt = await mountPoints(devices.era)
+    await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`)
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
     try {
+      await guard.expectEras(volumeName, BOUNDARY_ERAS)
       suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
       const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
-      // Again: until now, writes and discards went on.
-      const { superblock } = await guard.check(volumeName)
+      // Again: until now, writes and discards went on, and tables could be loaded. (What is loaded is dropped before it is resumed.)
+      const { superblock, devices: now } = await guard.check(volumeName, { suspended: true })
+      const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
+      if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
       if (superblock.currentWriteset !== undefined) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_TOO_SLOW',
@@ -126,10 +141,13 @@ export class Boundary {
           'find out by whom, and take it again'
         )
       }
-      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes }
+      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes, mountedAt }
       return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
-      if (await ended(suspension, volumeName, logger)) await catalog.rollBackEra(volumeName)
+      if (await ended(suspension, volumeName, logger)) {
+        await catalog.rollBackEra(volumeName)
+        await guard.lookAfter(volumeName)
+      }
       throw error
     }
   }
@@ -148,7 +166,7 @@ export class Boundary {
     const { guard, logger, recorder } = this.#parts
     const { name, boundaryEra, volume } = this
     // Once more: what is written beside it since the last look is in the snapshot.
-    await guard.check(volume.name)
+    await guard.check(volume.name, { suspended: true })
     // Had anybody resumed it, the next era would have begun.
     const { currentEra } = await superblockOf(this.#metadataPath)
     const { ms, held } = await this.#suspension.resume()
@@ -163,10 +181,11 @@ export class Boundary {
     logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
     const snapshot = await recorder.record({
       ...{ volume, name, boundaryEra, suspendedMs, sizeBytes: this.#sizeBytes, takenAt: this.#takenAt },
-      lower: JSON.stringify(lower)
+      lower: JSON.stringify({ ...lower, ...(this.#mountedAt.length > 0 && { mountedAt: this.#mountedAt }) })
     })
     this.#ended = true
     await ended(this.#suspension, volume.name, logger)
+    await guard.lookAfter(volume.name)
     return snapshot
   }
 
@@ -174,13 +193,14 @@ export class Boundary {
   async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     if (this.#ended) return
     this.#ended = true
-    const { catalog, logger } = this.#parts
+    const { catalog, guard, logger } = this.#parts
     const { volume, name } = this
     const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
     // What is under way still is settled with the next change, or by the next agent.
     if (!(await ended(this.#suspension, volume.name, logger))) return
     await remove()
     await catalog.rollBackEra(volume.name)
+    await guard.lookAfter(volume.name)
     logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
   }
 }
@@ -190,6 +210,7 @@ interface SuspendedAt {
   readonly era: number
   readonly metadataPath: string
   readonly sizeBytes: number
+  readonly mountedAt: readonly string[]
 }
 
 /** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; if not, that is in the log */

@@ -8,6 +8,7 @@ import type * as admin from '../../grpc/admin.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import type { Lower } from './lower-snapshot.ts'
+import { unmountedSince } from './mounted.ts'
 import type { Quiet } from './quiet.ts'
 import { dataBytes, parseLowerSeen, TrackedDevice } from './tracked-device.ts'
 
@@ -62,16 +63,21 @@ export async function describeEraVolume(
     if (used * 100 > total * FULL_PERCENT && described.problem === '') {
       described.problem = `its metadata is ${Math.round((used / total) * 100)} % full, and when it is full writes fail`
     }
+    if (described.problem === '') {
+      const own = snapshots.filter((each) => each.volume === volume.id)
+      described.problem = unmountedSince(info, own) ?? ''
+    }
   } catch (error) {
     described.problem = asDeltamapperError(error).message
   }
   return described
 }
 
-export function describeEraSnapshot(volume: string, snapshot: EraSnapshot): admin.EraSnapshot {
+/** @param warning what whoever takes it should know */
+export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): admin.EraSnapshot {
   const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
   return {
-    ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs },
+    ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, warning },
     lower: lowerInWords(JSON.parse(snapshot.lower) as Lower),
     takenAtMs: takenAt,
     ...(removedAt === undefined ? {} : { removedAtMs: removedAt })

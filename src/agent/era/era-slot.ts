@@ -9,12 +9,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
+import type { EraTable } from '../../devicemapper/era/table.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { notePath, removeNote, withNote } from '../keeper-note.ts'
-import { keeperAtWork, KeeperLost, LeaseKeeper, slotMessages } from '../lease-keeper.ts'
+import { keeperAtWork, KeeperLost, LeaseKeeper, type MetadataPlace, slotMessages } from '../lease-keeper.ts'
 import { Turns } from '../owned-pools/turns.ts'
 import { wantedBlocks } from '../pool-slot.ts'
 import { eraFacts, isEraSlot, readEraSlot, slotKey } from './slot-content.ts'
@@ -48,7 +49,7 @@ export interface EraSlotParts {
 /** A metadata snapshot that is held. */
 export interface HeldEraSnapshot {
   /** Where it is read. */
-  readonly metadataPath: string
+  readonly metadata: MetadataPlace
   readonly heldRoot: number
 }
 
@@ -108,9 +109,9 @@ export class EraSlots {
     const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
     const { table, era } = await tracked.active()
     refuseSuspended(era)
-    const metadataPath = await tracked.metadataPath(table)
+    const { path, device } = await metadataOf(tracked, table)
     const isTaken = async () =>
-      (await readEraSlot(metadataPath)).heldRoot !== 0 &&
+      (await readEraSlot(path, device)).heldRoot !== 0 &&
       // What is ours is settled when it is needed.
       (await this.#parts.catalog.findLease(slotKey(volume))) === undefined
     for (const until = performance.now() + WAIT_MS; await isTaken(); await sleep(LOOK_MS)) {
@@ -153,7 +154,7 @@ export class EraSlots {
     if ((await tracked.info()) === undefined) return undefined
     const { table, era } = await tracked.active()
     refuseSuspended(era)
-    return this.#settle(record, await tracked.metadataPath(table))
+    return this.#settle(record, await metadataOf(tracked, table))
   }
 
   async #hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
@@ -162,13 +163,13 @@ export class EraSlots {
     const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
     const { table, era } = await tracked.active()
     refuseSuspended(era)
-    const metadataPath = await tracked.metadataPath(table)
-    await this.#free(key, era.name, metadataPath)
+    const metadata = await metadataOf(tracked, table)
+    await this.#free(key, era.name, metadata)
     await this.#checkHeadroom(tracked)
-    const before = await openEraMetadata(metadataPath, { liveRoot: true })
+    const before = await openEraMetadata(metadata.path, { liveRoot: true, device: metadata.device })
     await before.close()
     const takenAt = Date.now()
-    const keeper = await this.#startKeeper(key, takenAt, metadataPath)
+    const keeper = await this.#startKeeper(key, takenAt, metadata)
     try {
       await catalog.beginLease({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
       const { heldRoot, facts } = await keeper.reserve().catch(async (error: unknown) => {
@@ -178,7 +179,7 @@ export class EraSlots {
       })
       await catalog.confirmLease(key, { heldRoot, factsHeld: facts })
       try {
-        return await use({ metadataPath, heldRoot })
+        return await use({ metadata, heldRoot })
       } finally {
         await this.#giveBack(key, keeper).catch((error: unknown) => {
           // The keeper drops it when it is let go; and what is left is settled the next time.
@@ -194,11 +195,11 @@ export class EraSlots {
   }
 
   /** Waits until nothing is in the slot. @throws DM_DEVICE_BUSY */
-  async #free(key: string, device: string, metadataPath: string): Promise<void> {
+  async #free(key: string, device: string, metadata: MetadataPlace): Promise<void> {
     for (const until = performance.now() + WAIT_MS; ;) {
       const record = await this.#parts.catalog.findLease(key)
-      const why = record && (await this.#settle(record, metadataPath))
-      const { heldRoot } = await readEraSlot(metadataPath)
+      const why = record && (await this.#settle(record, metadata))
+      const { heldRoot } = await readEraSlot(metadata.path, metadata.device)
       const atWork = await keeperAtWork(key, this.#parts.catalog.path)
       if (why === undefined && heldRoot === 0 && !atWork) return
       // (Where none is held, there is none to be dropped.)
@@ -208,12 +209,13 @@ export class EraSlots {
   }
 
   /** @returns why a record cannot be settled; undefined when there is none any more */
-  async #settle(record: LeaseRecord, metadataPath: string): Promise<string | undefined> {
+  async #settle(record: LeaseRecord, metadata: MetadataPlace): Promise<string | undefined> {
     const { device } = record
     if (await keeperAtWork(device, this.#parts.catalog.path)) return 'another process is still at work on it'
-    const verdict = leaseVerdict(await withNote(record, this.#parts.catalog.path), await readEraSlot(metadataPath))
+    const slot = await readEraSlot(metadata.path, metadata.device)
+    const verdict = leaseVerdict(await withNote(record, this.#parts.catalog.path), slot)
     if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
-      const keeper = await this.#startKeeper(device, record.takenAt, metadataPath)
+      const keeper = await this.#startKeeper(device, record.takenAt, metadata)
       try {
         await keeper.adopt(record.heldRoot, record.factsHeld)
         await this.#giveBack(device, keeper)
@@ -258,8 +260,8 @@ export class EraSlots {
     )
   }
 
-  #startKeeper(key: string, takenAt: number, metadataPath: string): Promise<LeaseKeeper> {
-    return LeaseKeeper.start({ device: key, takenAt }, metadataPath, this.#parts.catalog.path, DEADLINE_MS, 'era')
+  #startKeeper(key: string, takenAt: number, metadata: MetadataPlace): Promise<LeaseKeeper> {
+    return LeaseKeeper.start({ device: key, takenAt }, metadata, this.#parts.catalog.path, DEADLINE_MS, 'era')
   }
 
   /** Forgets a lease, and then what a keeper has noted about it. */
@@ -268,6 +270,11 @@ export class EraSlots {
     await catalog.clearLease(key)
     await removeNote(notePath(catalog.path, key))
   }
+}
+
+/** Where the metadata of an active volume is. The node may lead elsewhere by now; the number in its table does not. */
+async function metadataOf(tracked: TrackedDevice, table: EraTable): Promise<MetadataPlace> {
+  return { path: await tracked.metadataPath(table), device: table.metadataDevice }
 }
 
 function atWorkError(device: string): DeltamapperError {

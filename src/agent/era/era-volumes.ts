@@ -22,8 +22,10 @@ import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundar
 import { describeEraSnapshot, describeEraVolume } from './description.ts'
 import { EraGuard, noSuchVolume } from './guard.ts'
 import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './lower-snapshot.ts'
+import { unmountedSince } from './mounted.ts'
 import { ownPlaces } from './own-place.ts'
 import { Quiet } from './quiet.ts'
+import { TrackedDevice } from './tracked-device.ts'
 
 /** Blocks are a multiple of this, in bytes. */
 const BLOCK_UNIT = 4096
@@ -45,6 +47,8 @@ export interface EraVolumesOptions {
   readonly lvmCommand: readonly string[]
   /** How lower snapshots are taken where it is not by LVM, by the volume's name. */
   readonly commands?: Readonly<Record<string, SnapshotCommands>>
+  /** The history goes on after any restart of the machine, if nothing was written since: somebody vouches for what was booted meanwhile. */
+  readonly trustRestarts?: boolean
   /** How long a volume may be suspended, in milliseconds, unless a caller says so. */
   readonly deadlineMs: number
   /** What else answers to a name before the slash of a handle, in words; undefined when nothing does. */
@@ -56,6 +60,8 @@ type Request<M extends keyof EraCalls> = EraCalls[M][0]
 /** A suspension that a driver has asked for. */
 interface Session {
   readonly boundary: Boundary
+  /** What `unmountedSince` said when it began. */
+  readonly unmounted: string | undefined
   /** Ends the turn that it keeps. */
   readonly over: () => void
   readonly timer: NodeJS.Timeout
@@ -76,14 +82,14 @@ export class EraVolumes implements EraBackend {
   readonly #closing = new AbortController()
 
   constructor(options: EraVolumesOptions) {
-    const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {} } = options
+    const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {}, trustRestarts = false } = options
     this.#options = options
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
     const guard = new EraGuard(catalog, deviceMapper, logger)
     this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, logger)
+    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, { logger, trustRestarts })
     const places = () => ownPlaces(catalog.path)
     this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
   }
@@ -150,8 +156,8 @@ export class EraVolumes implements EraBackend {
     return this.#shown(volume)
   }
 
-  async deactivateEra({ volume }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
-    await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked))
+  async deactivateEra({ volume, atShutdown }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+    await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 
@@ -175,8 +181,9 @@ export class EraVolumes implements EraBackend {
   async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
-    const recorded = await this.inTurn(volume, async () => {
+    const recorded = await this.inTurn(volume, async (tracked) => {
       const begun = performance.now()
+      const unmounted = await this.#unmounted(tracked)
       const { boundary, prepared } = await Boundary.begin(this.#parts, volume, name, deadline, (checked, token) =>
         this.#lower.prepare(checked.volume, checked.devices.dataDevice, name, token)
       )
@@ -187,7 +194,7 @@ export class EraVolumes implements EraBackend {
           { volume, snapshot: name, ms: Math.round(performance.now() - begun) },
           'lower snapshot taken'
         )
-        return await boundary.complete(prepared.lower)
+        return { snapshot: await boundary.complete(prepared.lower), unmounted }
       } catch (error) {
         await boundary.abandon(async () => {
           await prepared.remove().catch((failure: unknown) => {
@@ -197,7 +204,7 @@ export class EraVolumes implements EraBackend {
         throw error
       }
     })
-    return describeEraSnapshot(volume, recorded)
+    return describeEraSnapshot(volume, recorded.snapshot, recorded.unmounted)
   }
 
   async beginSnapshot({ volume, name, deadlineMs }: Request<'beginSnapshot'>): Promise<EraCalls['beginSnapshot'][1]> {
@@ -205,12 +212,13 @@ export class EraVolumes implements EraBackend {
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
     // The turn goes on after this call has been answered.
-    void this.inTurn(volume, async () => {
+    void this.inTurn(volume, async (tracked) => {
+      const unmounted = await this.#unmounted(tracked)
       const { boundary } = await Boundary.begin(this.#parts, volume, name, deadline, () => Promise.resolve())
       const over = Promise.withResolvers<undefined>()
       const { token } = boundary
       const timer = setTimeout(() => void this.#expire(token), deadline)
-      this.#sessions.set(token, { boundary, timer, over: () => over.resolve(undefined) })
+      this.#sessions.set(token, { boundary, unmounted, timer, over: () => over.resolve(undefined) })
       boundary.lost.addEventListener('abort', () => void this.#expire(token))
       begun.resolve(boundary)
       if (this.#closing.signal.aborted || boundary.lost.aborted) await this.#expire(token)
@@ -231,14 +239,14 @@ export class EraVolumes implements EraBackend {
         'remove what was taken, and begin again; give BeginSnapshot a later deadline if it has to be that long'
       )
     }
-    const { boundary } = session
+    const { boundary, unmounted } = session
     try {
       if (abandon) {
         await boundary.abandon()
         return {}
       }
       const lower: Lower = { kind: 'driver', reference }
-      return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower)) }
+      return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower), unmounted) }
     } finally {
       await boundary.abandon()
       session.over()
@@ -288,6 +296,14 @@ export class EraVolumes implements EraBackend {
       `${volume} has no snapshot ${JSON.stringify(name.slice(0, 200))}`,
       '`deltamapper snapshot list` lists those there are'
     )
+  }
+
+  /** What is to be said of a volume that is not mounted where it was, and is no reason to take no snapshot. */
+  async #unmounted(volume: EraVolume): Promise<string | undefined> {
+    const info = await new TrackedDevice(this.#deviceMapper, volume).info()
+    const said = info && unmountedSince(info, await this.#catalog.eraSnapshots(volume.name))
+    if (said !== undefined) this.#logger.warn({ volume: volume.name, what: said }, 'not mounted where it was')
+    return said
   }
 
   async #settle(name: string): Promise<void> {

@@ -6,11 +6,12 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import { type PortableError, toPortable } from '../catalog/messages.ts'
+import type { MetadataPlace } from '../lease-keeper.ts'
 import { ChunkWriter, type WrittenChunk } from './written-chunks.ts'
 
 /** What is to be read. */
 export interface HistoryReading {
-  readonly metadataPath: string
+  readonly metadata: MetadataPlace
   /** The metadata snapshot that is held for it. */
   readonly heldRoot: number
   /** Blocks written to in these eras, both included. */
@@ -54,23 +55,23 @@ if (parentPort) {
  * @returns whether nothing but what was written in those eras is among them
  */
 async function read(
-  { metadataPath, heldRoot, sinceEra, untilEra, blockSectors, readDeadlineMs }: HistoryReading,
+  { metadata: { path, device }, heldRoot, sinceEra, untilEra, blockSectors, readDeadlineMs }: HistoryReading,
   handOver: (chunks: readonly WrittenChunk[]) => Promise<void>
 ): Promise<boolean> {
-  const metadata = await openEraMetadata(metadataPath, { deadlineMs: readDeadlineMs })
+  const metadata = await openEraMetadata(path, { deadlineMs: readDeadlineMs, device })
   try {
     const { superblock, live, view, lastEra } = metadata
     if (view !== 'metadata-snapshot' || live.metadataSnapshot !== heldRoot) {
       throw new DeltamapperError(
         'DM_LEASE_LOST',
-        `the metadata snapshot in ${metadataPath} was dropped before it was read`,
+        `the metadata snapshot in ${path} was dropped before it was read`,
         'find out by whom, and take the snapshot again'
       )
     }
     if (superblock.blockSectors !== blockSectors || lastEra < untilEra) {
       throw new DeltamapperError(
         'DM_ERA_NOT_REACHED',
-        `${metadataPath} has the eras up to ${lastEra} in blocks of ${superblock.blockSectors} sectors, where era ${untilEra} in blocks of ${blockSectors} is due`,
+        `${path} has the eras up to ${lastEra} in blocks of ${superblock.blockSectors} sectors, where era ${untilEra} in blocks of ${blockSectors} is due`,
         'take a full backup; `deltamapper doctor` shows what is wrong with the volume'
       )
     }

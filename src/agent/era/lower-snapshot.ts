@@ -9,8 +9,8 @@ import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/dev
 import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { type CommandLimits, describeCommand, oneLine, startCommand } from '../lvm/command.ts'
-import { filterOptions } from '../lvm/filter.ts'
 import { refuseReservedName } from '../lvm/reserved-names.ts'
+import { settingOptions } from '../lvm/settings.ts'
 
 /** The longest output that is kept of a command, in bytes. */
 const MAX_OUTPUT_BYTES = 65_536
@@ -121,12 +121,12 @@ export class LowerSnapshots {
     { size }: SnapshotBy
   ): Promise<LowerSnapshot> {
     refuseReservedName(snapshot)
-    const filter = await this.#filter()
-    const report = ['lvs', ...filter, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
+    const settings = await this.#settings()
+    const report = ['lvs', ...settings, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
     const isThin = (await this.#lvm(report, REMOVE_DEADLINE_MS)).split('\n').some((line) => line.trim() === 'thin')
     const wanted = size ?? DEFAULT_SIZE
     const room = isThin ? [] : [wanted.includes('%') ? '--extents' : '--size', wanted]
-    const words = ['lvcreate', ...filter, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
+    const words = ['lvcreate', ...settings, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
     return {
       lower: { kind: 'lvm', volume: `${vg}/${snapshot}`, token },
       take: async (deadlineMs, signal) => {
@@ -137,8 +137,8 @@ export class LowerSnapshots {
   }
 
   async #removeTagged(token: string): Promise<void> {
-    const filter = await this.#filter()
-    await this.#lvm(['lvremove', ...filter, '--yes', '--select', `lv_tags=${tagOf(token)}`], REMOVE_DEADLINE_MS)
+    const settings = await this.#settings()
+    await this.#lvm(['lvremove', ...settings, '--yes', '--select', `lv_tags=${tagOf(token)}`], REMOVE_DEADLINE_MS)
   }
 
   async #lvm(words: readonly string[], deadlineMs: number, signal?: AbortSignal): Promise<string> {
@@ -147,8 +147,8 @@ export class LowerSnapshots {
   }
 
   /** What stands on a volume is not looked at either: it hangs as the volume does. */
-  #filter(): Promise<string[]> {
-    return filterOptions(this.#lvmCommand, { holders: true })
+  #settings(): Promise<string[]> {
+    return settingOptions(this.#lvmCommand, { holders: true })
   }
 }
 

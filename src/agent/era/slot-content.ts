@@ -1,6 +1,7 @@
 /**
  * What is in an era device's slot for a metadata snapshot, as its metadata device shows it; and how its lease is called on record.
  */
+import type { DeviceNumber } from '../../../native/device.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
 import type { HeldSlot } from '../catalog/lease.ts'
@@ -17,8 +18,8 @@ export function isEraSlot(key: string): boolean {
 }
 
 /** Reads what is in an era device's slot from its metadata device. @throws what opening metadata throws */
-export async function readEraSlot(metadataPath: string): Promise<HeldSlot> {
-  const metadata = await openEraMetadata(metadataPath)
+export async function readEraSlot(metadataPath: string, device?: DeviceNumber): Promise<HeldSlot> {
+  const metadata = await openEraMetadata(metadataPath, { device })
   await metadata.close()
   const heldRoot = metadata.live.metadataSnapshot
   return { heldRoot, facts: heldRoot === 0 ? undefined : eraFacts(metadata.superblock) }

@@ -12,7 +12,7 @@ import type { NextPage } from './history-walk.ts'
 
 export type HistoryCatalog = Pick<
   Catalog,
-  'findEraVolume' | 'findEraSnapshot' | 'leastEraSize' | 'eraWrites' | 'findServed' | 'remember'
+  'findEraVolume' | 'findEraSnapshot' | 'eraNameUsedBefore' | 'leastEraSize' | 'eraWrites' | 'findServed' | 'remember'
 >
 
 /** A snapshot of an era volume, as it is on record. */
@@ -79,6 +79,7 @@ export async function trackedDelta(
   const { catalog, blockBytes } = target
   const served = servedTracked(base)
   checkBase(await catalog.findServed(served), served)
+  await refuseUsedName(base)
   await catalog.remember(servedTracked(target))
   const [from, to] = [base.record.id, target.record.id]
   const leastBytes = await catalog.leastEraSize(from, to)
@@ -93,6 +94,21 @@ export async function trackedDelta(
       return page
     }
   }
+}
+
+/**
+ * What a client holds by a name that was used twice may be the earlier snapshot, whether or not it ever asked about that one.
+ *
+ * @throws DM_BASE_CHANGED
+ */
+async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSnapshot): Promise<void> {
+  const takenAt = await catalog.eraNameUsedBefore(volumeName, record.name)
+  if (takenAt === undefined) return
+  throw new DeltamapperError(
+    'DM_BASE_CHANGED',
+    `${handle} is another snapshot than the one of this name that was taken ${new Date(takenAt).toISOString()}`,
+    'take a full backup, and give every snapshot a name of its own from now on'
+  )
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN */

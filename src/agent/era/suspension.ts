@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { dropInactiveTable } from '../../devicemapper/inactive-table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { TrackedDevice } from './tracked-device.ts'
 import { Watchdog } from './watchdog.ts'
@@ -82,13 +83,19 @@ export class Suspension {
   }
 }
 
-/** Takes what a suspension that was cut short has left on the devices. @throws DM_CALL_STUCK when they are suspended all the same */
+/**
+ * Takes what a suspension that was cut short has left on the devices. A table that was loaded and not put in place is dropped.
+ *
+ * @throws DM_CALL_STUCK when they are suspended all the same
+ */
 export async function resumeTracked(deviceMapper: DeviceMapper, tracked: TrackedDevice): Promise<void> {
   const guard = await deviceMapper.info(tracked.guard)
+  await dropInactiveTable(deviceMapper, tracked.guard)
   if (guard?.suspended) await deviceMapper.resume(tracked.guard)
   if (guard?.hasLiveTable) await refuseDiscards(guard)
   const era = await deviceMapper.info(tracked.era)
   if (!era?.hasLiveTable) return
+  await dropInactiveTable(deviceMapper, tracked.era)
   // Even where it does not show as suspended: it may be about to be, by a call whose caller has died.
   await deviceMapper.resume(tracked.era)
   if (!(await tracked.info())?.suspended) return

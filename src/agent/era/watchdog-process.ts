@@ -13,6 +13,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { DeviceMapper } from '../../../native/device-mapper.ts'
 import { endAtOnce } from '../../../native/end-at-once.ts'
 import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { dropInactiveTable } from '../../devicemapper/inactive-table.ts'
 import { asDeltamapperError } from '../../errors.ts'
 import type { WatchdogAnswer, WatchdogQuestion, WatchdogStart } from './watchdog.ts'
 
@@ -56,11 +57,14 @@ function release(inTime: boolean): Promise<void> {
       try {
         const below = await deviceMapper.info(guard)
         if (below?.suspended) {
+          await dropInactiveTable(deviceMapper, guard)
           await deviceMapper.resume(guard)
           await refuseDiscards(below)
         }
         const info = await deviceMapper.info(device)
         held &&= info?.suspended === true
+        // Whoever has loaded it: growing puts its own in place itself.
+        await dropInactiveTable(deviceMapper, device)
         // It may be about to be suspended, by a call that hangs: resuming waits for that, and ends it.
         if (info) await deviceMapper.resume(device, { deadlineMs: 60_000 })
         await suspending

@@ -20,18 +20,18 @@ import { thinPoolUuid } from '../lvm/source.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
 import type { HeldLease } from '../metadata-snapshot-lease.ts'
 import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
-import { poolUuid, thinUuid } from '../owned-pools/naming.ts'
-import { findPoolDevice } from '../pool-device.ts'
+import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../owned-pools/naming.ts'
+import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import { poolKey, readSlot } from '../pool-slot.ts'
 import { servedTarget } from '../served-target.ts'
 import type { Snapshot } from '../snapshot-source.ts'
-import { type BaseVerdict, judgeBase, neverServed, unknownBase } from './base-verdict.ts'
+import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
 
 const SECTOR_BYTES = 512
 const METADATA_BLOCK_BYTES = 4096
-const OWN_POOL = 'DELTAMAPPER-pool-'
 
 export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
@@ -134,9 +134,9 @@ function lvmUuid({ vgUuid, uuid }: LogicalVolume): string {
 /** A pool that nobody has told us the name of: device-mapper's own, and those of its active devices. */
 function unnamedPool(device: SurveyedDevice, survey: readonly SurveyedDevice[]): NamedPool {
   const { info } = device
-  const kind = isLvm(info) ? 'lvm' : info.uuid.startsWith(OWN_POOL) ? 'own' : 'plain'
+  const kind = isLvm(info) ? 'lvm' : isOwnPoolUuid(info.uuid) ? 'own' : 'plain'
   const { group, volume } = splitLvmName(info.name)
-  const name = kind === 'lvm' ? `${group}/${volume}` : kind === 'own' ? info.uuid.slice(OWN_POOL.length) : info.name
+  const name = kind === 'lvm' ? `${group}/${volume}` : kind === 'own' ? poolNameOf(info.uuid) : info.name
   const handle = (thin: string) => {
     if (kind === 'plain') return `${info.name}/${thin}`
     const split = splitLvmName(thin)
@@ -179,19 +179,22 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...active,
     ...(status === undefined ? { state: 'unknown' as const } : numbers(status, table.value?.blockSectors))
   }
-  const path = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
-    return (await findPoolDevice(deviceMapper, number))?.metadataPath ?? ''
+  const found = await probe(`the metadata device of ${name}`, deadlineMs, async () => {
+    const pool = await findPoolDevice(deviceMapper, number)
+    if (pool) return { ...pool, identity: await poolIdentity(deviceMapper, pool) }
+    throw new DeltamapperError('DM_POOL_INACTIVE', `${name} was deactivated while it was looked at`, 'look again')
   })
-  if (path.problem) {
-    const first = problem ?? table.problem ?? path.problem
+  if (found.problem) {
+    const first = problem ?? table.problem ?? found.problem
     return { ...known, thins: unknown('the metadata of its pool could not be found'), problem: first }
   }
-  const inside = await probe(`the metadata of ${name} on ${path.value}`, deadlineMs, () =>
-    lookInside(look, path.value, thins, poolKey(info), status)
+  const pool = found.value
+  const inside = await probe(`the metadata of ${name} on ${pool.metadataPath}`, deadlineMs, () =>
+    lookInside(look, pool, thins, poolKey(info), status)
   )
   return {
     ...known,
-    metadataDevice: path.value,
+    metadataDevice: pool.metadataPath,
     ...(inside.value ?? { thins: unknown('the metadata of its pool could not be read') }),
     ...withProblem(problem ?? table.problem ?? inside.problem)
   }
@@ -223,16 +226,21 @@ function numbers(status: PoolStatus, blockSectors: number | undefined): Partial<
   }
 }
 
+/** An active pool, and which one it is. */
+type IdentifiedPool = PoolDevice & { readonly identity: string }
+
 type Inside = Pick<PoolFacts, 'thins'> & Partial<Pick<PoolFacts, 'devices' | 'unnamedDevices' | 'metadataSnapshot'>>
 
 async function lookInside(
   look: PoolsLook,
-  metadataPath: string,
+  pool: IdentifiedPool,
   thins: readonly NamedThin[],
   key: string,
   status: PoolStatus | undefined
 ): Promise<Inside> {
-  const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, deadlineMs: look.deadlineMs })
+  const metadata = await openPoolMetadata(pool.metadataPath, {
+    ...{ liveRoot: true, deadlineMs: look.deadlineMs, device: pool.metadataDevice }
+  })
   try {
     const devices = new Map<number, ThinDevice>()
     for await (const device of metadata.devices()) devices.set(device.id, device)
@@ -244,7 +252,7 @@ async function lookInside(
       const device = devices.get(thin.thinId)
       const verdict =
         performance.now() < until
-          ? await judge(look.knowledge, metadata, thin, device)
+          ? await judge(look.knowledge, metadata, pool, thin, device, until)
           : unknownBase('there was no time to look at it among so many')
       const damage = device === undefined ? undefined : await damageOf(metadata, device, until - performance.now())
       facts.push(thinFacts(thin, device, dataBlockBytes, damage ?? verdict))
@@ -256,7 +264,7 @@ async function lookInside(
       devices: devices.size,
       unnamedDevices: [...devices.keys()].filter((id) => !named.has(id)).length,
       ...(heldRoot !== undefined && {
-        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, metadataPath)
+        metadataSnapshot: await whoseSnapshot(look.knowledge, key, heldRoot, pool)
       })
     }
   } finally {
@@ -281,8 +289,10 @@ function thinFacts(
 async function judge(
   knowledge: AgentKnowledge | undefined,
   metadata: PoolMetadata,
+  pool: IdentifiedPool,
   thin: NamedThin,
-  device: ThinDevice | undefined
+  device: ThinDevice | undefined,
+  until: number
 ): Promise<BaseVerdict> {
   const { handle, thinId, sizeBytes, identity, volume, refused } = thin
   if (refused !== undefined) return { asBase: 'not-trackable', because: refused }
@@ -299,18 +309,28 @@ async function judge(
   if (knowledge === undefined)
     return unknownBase('whether it is what it was when it was served, only the agent can tell')
   const snapshot: Snapshot = {
-    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, live: true },
+    ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),
     ...(volume !== undefined && { volume })
   }
-  const { creationTime, mappedBlocks } = device.details
-  const unread = { creationTime, mappedBlocks, root: device.root, rootChecksum: 0 }
-  const recorded = await knowledge.catalog.findServed(servedTarget({ snapshot, transactionId, fingerprint: unread }))
-  if (recorded.length === 0) return neverServed
+  const now = servedTarget({ snapshot, transactionId, fingerprint: device.details })
+  const verdict = judgeBase(await knowledge.catalog.findServed(now), now)
+  if (verdict.asBase !== 'unchanged') return verdict
+  return (await isUnwritten(metadata, device, until)) ?? verdict
+}
+
+/** What speaks against a base that the records say nothing against: its mappings, all of them. */
+async function isUnwritten(
+  metadata: PoolMetadata,
+  device: ThinDevice,
+  until: number
+): Promise<BaseVerdict | undefined> {
+  const signal = AbortSignal.timeout(Math.max(1, Math.ceil(until - performance.now())))
   try {
     const fingerprint = await metadata.fingerprint(device)
-    return judgeBase(recorded, servedTarget({ snapshot, transactionId, fingerprint }))
+    return (await metadata.isPristine(device.id, signal, fingerprint)) ? undefined : written
   } catch (error) {
+    if (signal.aborted) return unknownBase('there was no time to look through its mappings')
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_SNAPSHOT_CHANGED') throw error
     return { asBase: 'changed', because: 'it is being written to or trimmed at this moment' }
   }
@@ -341,9 +361,9 @@ async function whoseSnapshot(
   knowledge: AgentKnowledge | undefined,
   key: string,
   block: number,
-  metadataPath: string
+  { metadataPath, metadataDevice }: PoolDevice
 ): Promise<MetadataSnapshotFacts> {
-  const { heldRoot, facts, live, held } = await readSlot(metadataPath)
+  const { heldRoot, facts, live, held } = await readSlot(metadataPath, metadataDevice)
   const age =
     held === undefined || heldRoot !== block
       ? {}

@@ -8,8 +8,9 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { constants } from 'node:os'
 import { DeltamapperError } from '../../errors.ts'
+import { childEnvironment } from '../../search-path.ts'
 
-/** How much of stderr is kept, in bytes. */
+/** How much of stderr is kept, in bytes: what came last, because a talkative program says at the end what was wrong. */
 const MAX_STDERR_BYTES = 16384
 
 export interface CommandLimits {
@@ -25,7 +26,7 @@ export interface CommandResult {
   /** Exit status; 128 + its number when a signal ended the command, as in a shell. */
   exitCode: number
   stdout: string
-  /** The first 16 KiB of stderr. */
+  /** The last 16 KiB of stderr. */
   stderr: string
 }
 
@@ -69,7 +70,7 @@ export function startCommand(
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
       // LVM's messages are in the language of the locale, and some versions write numbers as it does.
-      env: { ...process.env, LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' }
+      env: childEnvironment({ LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' })
     })
   } catch (error) {
     // Some failures (no memory, a NUL in a word) are thrown, others arrive as an event.
@@ -90,9 +91,8 @@ function collect(
 ): Promise<CommandResult> {
   let limit = maxOutputBytes
   const stdout: Buffer[] = []
-  const stderr: Buffer[] = []
+  let stderr: Buffer = Buffer.alloc(0)
   let stdoutBytes = 0
-  let stderrBytes = 0
   return new Promise((resolve, reject) => {
     const end = () => {
       clearTimeout(timer)
@@ -107,7 +107,7 @@ function collect(
     }
     const giveUp = (what: string, remedy: string) => {
       kill()
-      const said = oneLine(Buffer.concat(stderr).toString())
+      const said = oneLine(stderr.toString())
       reject(new DeltamapperError('DM_LVM_FAILED', `${what}${said && `: ${said}`}`, remedy))
     }
     const abort = () => {
@@ -129,8 +129,7 @@ function collect(
       } else stdout.push(chunk)
     })
     child.stderr?.on('data', (chunk: Buffer) => {
-      if (stderrBytes < MAX_STDERR_BYTES) stderr.push(chunk.subarray(0, MAX_STDERR_BYTES - stderrBytes))
-      stderrBytes += chunk.length
+      stderr = Buffer.concat([stderr, chunk]).subarray(-MAX_STDERR_BYTES)
     })
     child.once('error', (cause) => {
       end()
@@ -141,7 +140,7 @@ function collect(
       resolve({
         exitCode: code ?? 128 + (killedBy === null ? 0 : constants.signals[killedBy]),
         stdout: Buffer.concat(stdout).toString(),
-        stderr: Buffer.concat(stderr).toString()
+        stderr: stderr.toString()
       })
     })
   })

@@ -45,23 +45,23 @@ interface Block {
 }
 
 /**
- * Options for an LVM command, to be put after its name.
+ * A setting for an LVM command, as lvm.conf has them.
  *
  * @param command the words that start LVM
- * @returns none where no volume is tracked
+ * @returns undefined where no volume is tracked
  * @throws DM_LVM_FAILED when LVM cannot be asked for the filter that it has
  */
-export async function filterOptions(
+export async function filterSetting(
   command: readonly string[],
   { holders = false }: FilterOptions = {},
   places: FilterPlaces = { sysfs: '/sys', udev: '/run/udev/data', dev: '/dev' }
-): Promise<string[]> {
+): Promise<string | undefined> {
   const tracked = await trackedDevices(places)
   const rejected = holders ? await withHolders(tracked, places) : tracked
-  if (rejected.length === 0) return []
+  if (rejected.length === 0) return undefined
   const paths = await allNames(rejected, places)
   const patterns = [...paths.map((path) => `"r|^${escaped(path)}$|"`), ...(await configuredFilter(command))]
-  return ['--config', `devices { global_filter=[ ${patterns.join(', ')} ] }`]
+  return `devices { global_filter=[ ${patterns.join(', ')} ] }`
 }
 
 /** What lvm.conf has in `global_filter`, word by word: ours comes in its place. */
@@ -71,7 +71,9 @@ async function configuredFilter(command: readonly string[]): Promise<string[]> {
   // It fails where none is set.
   const { exitCode, stdout } = await result
   if (exitCode !== 0) return []
-  return stdout.slice(stdout.indexOf('=')).match(/"(?:[^"\\]|\\.)*"/g) ?? []
+  // (A talkative LVM has more to say on stdout.)
+  const [, configured = ''] = /^\s*global_filter=(.*)$/m.exec(stdout) ?? []
+  return configured.match(/"(?:[^"\\]|\\.)*"/g) ?? []
 }
 
 /** The devices of tracked volumes, guards among them. */

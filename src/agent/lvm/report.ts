@@ -7,14 +7,13 @@
  *   LVM calls a pool inactive when only its thin volumes are active. An uncommitted change is not seen, a half-written one fails LVM's
  *   own checksum. It still looks at every block device for its metadata, and waits for one that hangs; tracked volumes, which hang
  *   while they are suspended, it is kept from (filter.ts).
- * - The whole group at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
- *   whoever asks, gets onto a command line.
+ * - Whole groups at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
+ *   whoever asks, gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
  * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
  *   already under way is not shared, because a snapshot taken since then would be missing from it.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
-import { filterOptions } from './filter.ts'
 import {
   type LogicalVolume,
   logicalVolumeFields,
@@ -23,6 +22,7 @@ import {
   type VolumeGroup,
   volumeGroupFields
 } from './parse.ts'
+import { settingOptions } from './settings.ts'
 
 export interface LvmOptions {
   /**
@@ -37,6 +37,9 @@ export interface LvmOptions {
   /** The dialect of the reports: `json`, the default, is spoken by every version; `json_std` by 2.03.17 and later. */
   format?: 'json' | 'json_std'
 }
+
+/** LVM ended with an error, which may be about something else than what was asked for. */
+export class LvmRefused extends DeltamapperError {}
 
 /** A command that waits for its turn, or has had it. */
 interface Question {
@@ -105,7 +108,9 @@ export class LvmReporter {
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
     // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells which.
-    if (exitCode === 5 && /^\s*Volume group ".*" not found$/m.test(stderr)) return undefined
+    // (In front of it may stand where in LVM's source it is said, when lvm.conf wants to know everything.)
+    const notFound = names.some((name) => stderr.includes(`Volume group "${name}" not found\n`))
+    if (exitCode === 5 && notFound) return undefined
     throw exitError(question.described, exitCode, stderr)
   }
 
@@ -123,10 +128,10 @@ export class LvmReporter {
       run: async (onStart) => {
         clearTimeout(timer)
         try {
-          const filter = await filterOptions(this.#command)
+          const settings = await settingOptions(this.#command)
           const deadlineMs = Math.max(1, deadline - performance.now())
           const limits = { deadlineMs, maxOutputBytes: this.#maxOutputBytes }
-          const command = startCommand([...this.#command, subcommand, ...filter, ...words], limits, described)
+          const command = startCommand([...this.#command, subcommand, ...settings, ...words], limits, described)
           onStart(command.pid)
           command.result.then(resolve, reject)
           await command.gone
@@ -168,8 +173,8 @@ export function checkVolumeGroupName(name: string): void {
   }
 }
 
-function exitError(described: string, exitCode: number, stderr: string): DeltamapperError {
-  return new DeltamapperError(
+function exitError(described: string, exitCode: number, stderr: string): LvmRefused {
+  return new LvmRefused(
     'DM_LVM_FAILED',
     `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
     exitCode === 3 ? 'this LVM does not know an option; update it' : 'put right what LVM complains of, and ask again'

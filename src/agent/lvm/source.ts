@@ -4,11 +4,13 @@
  *
  * LVM says what a volume is (its metadata on disk); device-mapper says where the pool's metadata is. Between those two, and before
  * the metadata is read, the volume can be removed and its thin id given to another. The transaction id tells them apart: LVM and
- * the pool's metadata both hold the one under which the volume was created.
+ * the pool's metadata both hold the one under which the volume was created. Whether the names still mean the same once the metadata
+ * is open, a second look tells (backend.ts).
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type DeviceMapperPort, findPoolDevice } from '../pool-device.ts'
+import { type DeviceMapperPort, findPoolDevice, type PoolDevice } from '../pool-device.ts'
+import { poolIdentity } from '../pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../snapshot-source.ts'
 import type { LogicalVolume } from './parse.ts'
 import { checkVolumeGroupName, type LvmReporter } from './report.ts'
@@ -37,7 +39,7 @@ export function volumeGroupSource(
       if (!volumes) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_NOT_FOUND',
-          `LVM sees no volume group ${volumeGroup} here, so no ${volumeGroup}/${name}`,
+          `LVM sees no volume group ${volumeGroup} with volumes here, so no ${volumeGroup}/${name}`,
           'check the handle, and that `vgs` lists the group where the agent runs'
         )
       }
@@ -45,15 +47,19 @@ export function volumeGroupSource(
       const lv = named.get(name)
       if (!lv) return undefined
       const { pool, thinId, transactionId, origin, externalOrigin } = thinVolume(lv, named)
-      await checkActiveTable(deviceMapper, lv, thinId)
+      const writable = await checkActiveTable(deviceMapper, lv, thinId)
+      const device = await activePool(deviceMapper, pool)
       return {
         handle: fullName(lv),
         identity: lv.uuid,
+        writable,
         ...(origin && { volume: origin.uuid, volumeName: fullName(origin) }),
         thinId,
         sizeBytes: lv.sizeBytes,
         transactionId,
-        metadataPath: await metadataPath(deviceMapper, pool),
+        metadataPath: device.metadataPath,
+        metadataDevice: device.metadataDevice,
+        poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: thinPoolUuid(pool) },
         ...(externalOrigin && {
@@ -67,18 +73,20 @@ export function volumeGroupSource(
 /**
  * An active volume's device has to be what LVM says that it is. A merge that had to wait for its origin to be closed leaves the origin's
  * old size on the device until it is activated once more (seen with 2.03.16): what was written beyond LVM's size would be left out.
+ *
+ * @returns whether there is one that can be written to
  */
-async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolume, thinId: number): Promise<void> {
+async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolume, thinId: number): Promise<boolean> {
   // With a copy-on-write snapshot over it, the thin device is one below.
   const uuid = volumeUuid(lv)
   const info = (await deviceMapper.info({ uuid: `${uuid}-real` })) ?? (await deviceMapper.info({ uuid }))
-  if (!info?.hasLiveTable) return
+  if (!info?.hasLiveTable) return false
   const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
   // A pool that has failed says so when it is read.
   const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
-  if (!row || !table) return
+  if (!row || !table) return !info.readOnly
   const sizeBytes = row.lengthSectors * SECTOR_SIZE
-  if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return
+  if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return !info.readOnly
   throw new DeltamapperError(
     'DM_NOT_TRACKED',
     `${fullName(lv)} is thin device ${thinId} of ${lv.sizeBytes} bytes to LVM, and its active device is thin device ` +
@@ -87,8 +95,8 @@ async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolum
   )
 }
 
-/** The node of an active pool's metadata device. */
-async function metadataPath(deviceMapper: DeviceMapperPort, pool: LogicalVolume): Promise<string> {
+/** @throws DM_POOL_INACTIVE */
+async function activePool(deviceMapper: DeviceMapperPort, pool: LogicalVolume): Promise<PoolDevice> {
   const device = await findPoolDevice(deviceMapper, { uuid: thinPoolUuid(pool) })
   if (!device) {
     throw new DeltamapperError(
@@ -97,7 +105,7 @@ async function metadataPath(deviceMapper: DeviceMapperPort, pool: LogicalVolume)
       `activate it: lvchange -ay -K ${fullName(pool)}`
     )
   }
-  return device.metadataPath
+  return device
 }
 
 /**

@@ -5,11 +5,12 @@
 import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
 import type { DeviceDetails } from '../../devicemapper/thin/device-details.ts'
 import { type PoolPlan, ThinPool, wipePool } from '../../devicemapper/thin/pool.ts'
+import type { ReadOptions } from '../../devicemapper/block-reader.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers } from '../../devicemapper/thin/status.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
-import { findPoolDevice } from '../pool-device.ts'
+import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
 import { isLvm, surveyDevices, type ThinDevice, thinDevices } from './kernel-view.ts'
 import { poolUuid, thinUuid } from './naming.ts'
 import { SECTOR_BYTES } from './request-checks.ts'
@@ -80,12 +81,14 @@ export class ActivePool {
    * @throws DM_POOL_INACTIVE, and what reading metadata throws
    */
   async thins(options?: { deadlineMs: number }): Promise<ReadonlyMap<number, DeviceDetails>> {
-    return thinsOn(await this.#metadataPath(), options)
+    const { metadataPath, metadataDevice } = await this.#device()
+    return thinsOn(metadataPath, { device: metadataDevice, ...options })
   }
 
   /** One of them, and the byte at which its highest mapping ends. @throws DM_DEVICE_NOT_FOUND, and the same */
   async look(thinId: number): Promise<{ details: DeviceDetails; mappedEnd: number }> {
-    const metadata = await openPoolMetadata(await this.#metadataPath(), { liveRoot: true })
+    const { metadataPath, metadataDevice } = await this.#device()
+    const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, device: metadataDevice })
     try {
       const found = await metadata.device(thinId)
       return { details: found.details, mappedEnd: await metadata.mappedEnd(found) }
@@ -170,9 +173,9 @@ export class ActivePool {
     await wipePool(this.#deviceMapper, plan)
   }
 
-  async #metadataPath(): Promise<string> {
+  async #device(): Promise<PoolDevice> {
     const device = await findPoolDevice(this.#deviceMapper, { uuid: poolUuid(this.pool) })
-    if (device) return device.metadataPath
+    if (device) return device
     await this.refuseInactive()
     throw new DeltamapperError('DM_NO_SUCH_DEVICE', `pool ${this.pool.name} was not active for a moment`, 'ask again')
   }
@@ -188,7 +191,7 @@ export function refuseInUse(info: DeviceInfo, what: string): void {
   )
 }
 
-async function thinsOn(metadataPath: string, options?: { deadlineMs: number }): Promise<Map<number, DeviceDetails>> {
+async function thinsOn(metadataPath: string, options?: ReadOptions): Promise<Map<number, DeviceDetails>> {
   const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, ...options })
   try {
     const thins = new Map<number, DeviceDetails>()

@@ -103,7 +103,7 @@ async function readThins(deviceMapper: SurveyPort, { uuid }: DeviceInfo): Promis
   try {
     const pool = await findPoolDevice(deviceMapper, { uuid })
     if (!pool) return undefined
-    const metadata = await openPoolMetadata(pool.metadataPath, { liveRoot: true })
+    const metadata = await openPoolMetadata(pool.metadataPath, { liveRoot: true, device: pool.metadataDevice })
     try {
       const thins = new Map<number, { creationTime: number; transactionId: bigint; mappedBlocks: number }>()
       for await (const { id, details } of metadata.devices()) thins.set(id, details)

@@ -5,6 +5,7 @@
  * The same path is taken after every change, because to see in the kernel that it was made is what makes it a fact.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
+import { dropInactiveTable } from '../../devicemapper/inactive-table.ts'
 import { ThinPool } from '../../devicemapper/thin/pool.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
@@ -84,7 +85,9 @@ async function freeDevices(
     if (intent.kind !== 'create-snapshot' || intent.suspends === undefined) continue
     // A suspend whose caller has died may be waiting for I/O in flight, and does not show yet. Resuming waits for it, and undoes it.
     const device = survey.find(({ info }) => ours.has(info.uuid) && info.name === intent.suspends)
-    if (device && !device.info.suspended) await deviceMapper.resume({ uuid: device.info.uuid })
+    if (!device || device.info.suspended) continue
+    await dropInactiveTable(deviceMapper, { uuid: device.info.uuid })
+    await deviceMapper.resume({ uuid: device.info.uuid })
   }
   return done
 }

@@ -14,6 +14,7 @@
 import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { ClaimedDevice, onceFree, sizeOf } from '../block-device.ts'
+import { dropInactiveTable } from '../inactive-table.ts'
 import { parsePoolStatus, type PoolStatus } from './status.ts'
 import { openPoolMetadata } from './pool-metadata.ts'
 import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } from './table.ts'
@@ -216,7 +217,7 @@ export class ThinPool {
       await message()
     } finally {
       // Even where suspending has failed: a call that was given up may still take effect. Resuming waits for it.
-      await this.#resume(activeOrigin)
+      await this.#resumeAsItWas(activeOrigin)
     }
   }
 
@@ -304,6 +305,13 @@ export class ThinPool {
       await this.#resume(device)
       throw error
     }
+  }
+
+  /** Resumes a device with the table that it has: another one that is loaded is somebody else's, and dropped. */
+  async #resumeAsItWas(device: DeviceReference): Promise<void> {
+    // (Whatever becomes of that: suspended, it would hold up whoever uses it.)
+    await dropInactiveTable(this.#deviceMapper, device).catch(() => undefined)
+    await this.#resume(device)
   }
 
   async #resume(device: DeviceReference): Promise<void> {

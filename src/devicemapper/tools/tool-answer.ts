@@ -13,7 +13,7 @@ import type { PinnedDevice, PoolMetadata } from '../thin/pool-metadata.ts'
 import type { PoolXmlHeader } from '../thin/pool-xml.ts'
 import { allocatedExtentsOf, changedExtentsOf } from '../thin/xml-extents.ts'
 import { XmlInvalid } from '../xml-stream.ts'
-import { type ToolCommand, type ToolName, toolOutput } from './tool.ts'
+import { DESCRIPTOR_PATH, type ToolCommand, type ToolName, toolOutput } from './tool.ts'
 
 /** A device of the view, and its size in bytes. */
 export interface ToolDevice extends PinnedDevice {
@@ -84,7 +84,8 @@ async function changedBy(
   answered: { beyondBase: number }
 ): Promise<ExtentStream> {
   const devices = ['--thin1', String(base.device.id), '--thin2', String(target.device.id)]
-  const output = toolOutput('thin_delta', [...devices, ...viewOf(metadata)], { command, signal })
+  const { words, descriptor } = viewOf(metadata, command)
+  const output = toolOutput('thin_delta', [...devices, ...words], { command, signal, descriptor })
   const { header, batches } = await readDeltaXml(output, { name: 'the output of thin_delta' })
   checkHeader('thin_delta', header, metadata)
   if (header.left.deviceId !== base.device.id || header.right.deviceId !== target.device.id) {
@@ -100,16 +101,25 @@ async function changedBy(
 
 async function allocatedBy({ metadata, target, startingOffset, command, signal }: ToolQuestion): Promise<ExtentStream> {
   const { device, sizeBytes } = target
-  const output = toolOutput('thin_dump', ['--dev-id', String(device.id), ...viewOf(metadata)], { command, signal })
+  const { words, descriptor } = viewOf(metadata, command)
+  const output = toolOutput('thin_dump', ['--dev-id', String(device.id), ...words], { command, signal, descriptor })
   const isWanted = (id: number) => id === device.id
   const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump', isWanted })
   checkHeader('thin_dump', header, metadata)
   return allocatedExtentsOf(batches, device.id, header, { sizeBytes, startingOffset })
 }
 
-/** What a tool is to read. An absolute path is never taken for an option. */
-function viewOf({ view, path }: PoolMetadata): string[] {
-  return [...(view === 'metadata-snapshot' ? ['-m'] : []), resolve(path)]
+/**
+ * What a tool is to read: of a device the very one that is open here, whose name may lead to another by now. Where other words go before
+ * the tool's, descriptors may not reach it (sudo closes them); then it gets the name. An absolute path is never taken for an option.
+ */
+function viewOf(
+  { view, path, openDevice, descriptor }: PoolMetadata,
+  command: ToolCommand
+): { words: string[]; descriptor?: number } {
+  const options = view === 'metadata-snapshot' ? ['-m'] : []
+  if (openDevice && command.length === 0) return { words: [...options, DESCRIPTOR_PATH], descriptor }
+  return { words: [...options, resolve(path)] }
 }
 
 /** The pool's clock and transaction are those of the view, or the tool has looked at another one. */

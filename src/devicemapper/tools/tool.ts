@@ -7,6 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { childEnvironment } from '../../search-path.ts'
 import { describeVersion, faultOf, parseToolVersion, type ToolVersion } from './tool-version.ts'
 
 export type ToolName = 'thin_delta' | 'thin_dump'
@@ -18,7 +19,12 @@ export interface ToolOptions {
   readonly command: ToolCommand
   /** Ends the tool. */
   readonly signal?: AbortSignal | undefined
+  /** A descriptor of ours that the tool gets as its fourth, DESCRIPTOR_PATH. */
+  readonly descriptor?: number | undefined
 }
+
+/** How a tool names the descriptor that it was given: opening this opens the same device again, whatever became of its name. */
+export const DESCRIPTOR_PATH = '/proc/self/fd/3'
 
 /** How much of stderr is kept, in bytes, and how much of that is passed on, in characters. */
 const MAX_STDERR_BYTES = 16384
@@ -55,10 +61,10 @@ const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] =
 export async function* toolOutput(
   name: ToolName,
   args: readonly string[],
-  { command, signal }: ToolOptions
+  { command, signal, descriptor }: ToolOptions
 ): AsyncGenerator<Buffer> {
   signal?.throwIfAborted()
-  const child = start(name, [...command, name, ...args])
+  const child = start(name, [...command, name, ...args], descriptor)
   const ended = endOf(child, name)
   const { stdout } = child
   if (!stdout) {
@@ -137,14 +143,13 @@ function failure(name: ToolName, status: number | string | undefined, said: stri
 }
 
 /** Some failures (no memory) are thrown, others arrive as an event. @throws DM_TOOL_MISSING, DM_TOOL_FAILED */
-function start(name: ToolName, [program, ...words]: readonly string[]): ChildProcess {
+function start(name: ToolName, [program, ...words]: readonly string[], descriptor: number | undefined): ChildProcess {
   try {
     return spawn(program, words, {
       // A group of its own: it may be `nsenter …`, which is two processes.
       detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      // Their own folder is not on everybody's path.
-      env: { ...process.env, LC_ALL: 'C', PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` }
+      stdio: ['ignore', 'pipe', 'pipe', ...(descriptor === undefined ? [] : [descriptor])],
+      env: childEnvironment({ LC_ALL: 'C' })
     })
   } catch (error) {
     throw notStarted(name, error as NodeJS.ErrnoException)

@@ -75,7 +75,7 @@ test('a grown range has changed all over, from the block on that the base had a 
   const { catalog } = server
   const small = 10 * KIB_64 + 512
   const large = 20 * KIB_64 + 4096
-  await attach(catalog, 'vol', { sizeBytes: small, fewestBlocks: 11 })
+  await attach(catalog, 'vol', { sizeBytes: small, seenBlocks: 11 })
   await take(catalog, 'vol/small', [], { sizeBytes: small })
   await take(catalog, 'vol/small2', [2, 10], { sizeBytes: small })
   await catalog.beginEra({ kind: 'grow', volume: 'vol', sizeBytes: large })
@@ -91,7 +91,7 @@ test('a grown range has changed all over, from the block on that the base had a 
     [10 * KIB_64, 10 * KIB_64 + 4096]
   ])
   t.deepEqual(await delta(server, 'vol/large', 'vol/large2'), [[20 * KIB_64, 4096]])
-  await catalog.sawEraVolume('vol', { fewestBlocks: 5 })
+  await catalog.sawEraVolume('vol', { seenBlocks: 5 })
   await take(catalog, 'vol/again', [1], { sizeBytes: large })
   t.deepEqual(await delta(server, 'vol/large2', 'vol/again'), [
     [KIB_64, KIB_64],
@@ -132,7 +132,7 @@ test('a history that was broken is a full backup, never a smaller answer; on eit
   for (const [i, block] of [1, 2, 3].entries()) await take(catalog, `vol/s${i}`, [block], { sizeBytes })
   await catalog.breakEraLine('vol', 'the metadata is in era 2, and was in era 9 before', {
     newestEra: 2,
-    fewestBlocks: 100
+    seenBlocks: 100
   })
   for (const [i, block] of [4, 5].entries()) await take(catalog, `vol/t${i}`, [block], { sizeBytes })
   const broken = delta(server, 'vol/s2', 'vol/t0')
@@ -181,6 +181,48 @@ test('the name of a base that now names another snapshot is found out', async (t
   for (const name of ['between', 'new']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
   await take(catalog, 'vol/newer', [5], { sizeBytes })
   await refused(t, delta(server, 'vol/new', 'vol/newer'), 'DM_BASE_CHANGED', /another snapshot/)
+})
+
+test('a name that was another snapshot’s is no base, whether or not that one was ever asked about', async (t) => {
+  const server = await historyServer(t)
+  const { catalog } = server
+  const sizeBytes = 100 * KIB_64
+  const used = (name: string) =>
+    refused(
+      t,
+      delta(server, `vol/${name}`, 'vol/last'),
+      'DM_BASE_CHANGED',
+      /is another snapshot than the one of this name/
+    )
+  await attach(catalog, 'vol', { sizeBytes })
+  for (const name of ['asked', 'never', 'old', 'alone']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
+  await take(catalog, 'vol/next', [2], { sizeBytes })
+  // As base only.
+  t.deepEqual(await delta(server, 'vol/asked', 'vol/next'), [[KIB_64, 2 * KIB_64]])
+  for (const name of ['asked', 'never']) {
+    await catalog.deleteEraSnapshot('vol', name)
+    await take(catalog, `vol/${name}`, [3], { sizeBytes })
+  }
+  // Forgotten before its name is taken.
+  await catalog.deleteEraSnapshot('vol', 'old')
+  t.is(await catalog.forgetEraSnapshots({ before: 0, keep: 4 }), 1)
+  await take(catalog, 'vol/old', [4], { sizeBytes })
+  await take(catalog, 'vol/last', [5], { sizeBytes })
+  for (const name of ['asked', 'never', 'old']) await used(name)
+  t.deepEqual(await delta(server, 'vol/alone', 'vol/last'), [[2 * KIB_64, 4 * KIB_64]])
+
+  // Of a volume that is no more.
+  await catalog.beginEra({ kind: 'detach', volume: 'vol' })
+  await catalog.completeEra('vol')
+  await attach(catalog, 'vol', { sizeBytes, id: 'era:another' })
+  for (const name of ['alone', 'fresh', 'last']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
+  await used('alone')
+  t.deepEqual(await delta(server, 'vol/fresh', 'vol/last'), [[KIB_64, KIB_64]])
+
+  // Not for ever.
+  t.is(await catalog.forgetEraNames({ before: 2, keep: 9 }), 6)
+  t.is(await catalog.forgetEraNames({ before: 2, keep: 9 }), 0)
+  t.deepEqual(await delta(server, 'vol/alone', 'vol/last'), [[KIB_64, KIB_64]])
 })
 
 test('a client that goes on slowly while everything around it is forgotten gets it all, or an error', async (t) => {

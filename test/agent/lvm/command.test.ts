@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { describeCommand, oneLine, startCommand } from '../../../src/agent/lvm/command.ts'
+import { searchPath } from '../../../src/search-path.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
 const folder = await testFolder(test)
@@ -39,7 +40,7 @@ test('words reach the program as they are: no shell', async (t) => {
 
 test('messages and numbers are not in the language of the locale', async (t) => {
   const { stdout } = await startCommand(bash('echo "$LC_ALL $PATH"'), limits).result
-  t.is(stdout, `C ${process.env.PATH}\n`)
+  t.is(stdout, `C ${searchPath(process.env.PATH)}\n`)
 })
 
 test('there is nothing to read on its standard input', async (t) => {

@@ -50,6 +50,12 @@ test('LVM is asked for a whole group, read-only, in bytes', async (t) => {
   t.is(words[words.indexOf('--reportformat') + 1], 'json')
   t.regex(words[words.indexOf('--options') + 1], /(^|,)thin_id(,|$)/)
   t.deepEqual(words.slice(-2), ['--', 'my-vg'])
+  // Only one `--config` is taken.
+  t.is(words.filter((word) => word === '--config').length, 1)
+  const settings = words[words.indexOf('--config') + 1]
+  for (const each of ['prefixes=0', 'quoted=1', 'report_command_log=0', 'command_names=0', 'prefix="  "', 'test=0']) {
+    t.true(settings?.includes(each), each)
+  }
 })
 
 test('volume groups, in the other dialect', async (t) => {
@@ -71,6 +77,11 @@ test('the command line can be several words', async (t) => {
 test('a group that is not there is no failure; what else exit status 5 means is one', async (t) => {
   const missing = program(`echo '  Volume group "my-vg" not found' >&2; echo '  Cannot process' >&2; exit 5`)
   t.is(await new LvmReporter({ command: [missing.path] }).logicalVolumes('my-vg'), undefined)
+  const talkative = program(`yes chatter | head -n 100000 >&2
+    echo '15:45:06.579994 lvs[1305] toollib.c:99  Volume group "my-vg" not found' >&2; echo '  Freeing' >&2; exit 5`)
+  t.is(await new LvmReporter({ command: [talkative.path] }).logicalVolumes('my-vg'), undefined)
+  const other = program(`echo '  Volume group "other" not found' >&2; exit 5`)
+  t.is((await failure(new LvmReporter({ command: [other.path] }).logicalVolumes('my-vg'))).code, 'DM_LVM_FAILED')
 
   const exported = program('echo "  Volume group my-vg is exported" >&2; exit 5')
   const error = await failure(new LvmReporter({ command: [exported.path] }).logicalVolumes('my-vg'))

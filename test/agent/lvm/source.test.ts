@@ -40,6 +40,12 @@ async function refusal(name: string, scene: Scene, inactive: string[] = []): Pro
 test('a snapshot, active or not', async (t) => {
   t.deepEqual(await find('monday'), {
     handle: 'my-vg/monday',
+    metadataDevice: {
+      major: 254,
+      minor: 0,
+      uuid: 'LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOZ4L4UK2aRB30gOqBEuFmmymZndJpJrDx-tmeta'
+    },
+    poolIdentity: 'YcF3il-VmZl-SEFf-lJN4-fVxd-wRxv-lwRMTw',
     identity: row('monday').uuid,
     volume: row('data').uuid,
     volumeName: 'my-vg/data',

@@ -55,6 +55,8 @@ function source(devices: Record<string, TableRow>, thins = [volume, snapshot]) {
 
 test('a snapshot that is not active, with everything the catalog has of it', async (t) => {
   t.deepEqual(await source(active).snapshot('monday'), {
+    metadataDevice: { major: 254, minor: 1, uuid: 'metadata' },
+    poolIdentity: 'DELTAMAPPER-pool-tank',
     ...{ handle: 'tank/monday', identity: 'thin:s', volume: 'thin:v', volumeName: 'tank/documents' },
     ...{ thinId: 1, sizeBytes: 2 ** 30, transactionId: 1n, metadataPath: '/dev/mapper/device-1', live: true },
     pool: { uuid: poolUuid({ name: 'tank' }) }

@@ -84,14 +84,14 @@ name: {{ include "deltamapper.name" . }}-authority
 {{- if eq $kind "topolvm" -}}
 - apiGroups: [{{ ternary "topolvm.cybozu.com" "topolvm.io" (eq .driver.driverName "topolvm.cybozu.com") }}]
   resources: [logicalvolumes]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- else if eq $kind "openebs-lvm" -}}
 - apiGroups: [local.openebs.io]
   resources: [lvmsnapshots]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- else if eq $kind "deckhouse" -}}
 - apiGroups: [storage.deckhouse.io]
   resources: [lvmlogicalvolumesnapshots]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 {{- end -}}
 {{- end -}}

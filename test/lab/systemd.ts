@@ -1,0 +1,170 @@
+/**
+ * A machine with a real systemd, udev and LVM (Debian 13's) under the lab's kernel: what units, fstab entries and sandboxes come to, from
+ * power-on to power-off. About 20 s of CPU a boot.
+ *
+ * Its root is made by mmdebstrap, once, and is a disk image of its own for each machine, which outlives its boots. The checkout is mounted from
+ * the host under its own path. After each boot a script runs there, as root and outside of any sandbox; what it prints is the boot's result.
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { cp, mkdir, mkdtemp, open, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { arch, platform, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { runQuietly } from './debian-release.ts'
+import { ensureLab, LabUnavailable, projectFolder } from './packages.ts'
+
+const mebibyte = 2 ** 20
+const packages = 'systemd,systemd-sysv,udev,dbus,lvm2,thin-provisioning-tools,dmsetup,kmod,e2fsprogs,busybox-static'
+const folder = join(projectFolder, '.cache', 'lab', 'trixie-systemd-1')
+
+/** Makes the root unless it is there. Throws LabUnavailable where it cannot be had. */
+export async function ensureSystemdRoot(): Promise<string> {
+  if (platform() !== 'linux' || arch() !== 'x64') throw new LabUnavailable('a machine with systemd needs x86-64 Linux')
+  if (existsSync(folder)) return folder
+  await mkdir(dirname(folder), { recursive: true })
+  const work = await mkdtemp(join(dirname(folder), 'new-'))
+  try {
+    const root = join(work, 'root')
+    try {
+      const words = ['--variant=minbase', `--include=${packages}`, 'trixie', root]
+      await runQuietly('mmdebstrap', words, work)
+    } catch (error) {
+      if (error instanceof LabUnavailable) throw new LabUnavailable(`${error.message} (apt-get install mmdebstrap)`)
+      throw new LabUnavailable(`a root with systemd could not be made: ${(error as Error).message}`)
+    }
+    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
+    })
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+  return folder
+}
+
+export interface Boot {
+  /** What the script has printed, stderr included; undefined when the machine ended before it did. */
+  readonly said: string | undefined
+  readonly seconds: number
+  /** The kernel's and systemd's messages. */
+  readonly console: string
+}
+
+export class SystemdMachine implements AsyncDisposable {
+  readonly #job: string
+  readonly #lab: string
+
+  private constructor(job: string, lab: string) {
+    this.#job = job
+    this.#lab = lab
+  }
+
+  /** @param diskBytes of its second disk, /dev/ubdb, which is blank */
+  static async create({ diskBytes = 1024 * mebibyte } = {}): Promise<SystemdMachine> {
+    const [lab, root] = await Promise.all([ensureLab(), ensureSystemdRoot()])
+    const job = await mkdtemp(join(tmpdir(), 'deltamapper-systemd-'))
+    const own = join(job, 'root')
+    await cp(root, own, { recursive: true, verbatimSymlinks: true, filter: (from) => !from.startsWith(`${root}/dev/`) })
+    await furnish(own, lab)
+    for (const [name, bytes] of [['root.img', 3072 * mebibyte] as const, ['data.img', diskBytes] as const]) {
+      await writeFile(join(job, name), '')
+      await truncate(join(job, name), bytes)
+    }
+    await runQuietly('mke2fs', ['-q', '-F', '-t', 'ext4', '-d', own, join(job, 'root.img')], job)
+    await rm(own, { recursive: true })
+    return new SystemdMachine(job, lab)
+  }
+
+  /** Boots, runs a bash script when the machine is up, and ends when the machine does. The script powers it off, one way or another. */
+  async boot(script: string, { timeoutSeconds = 300 } = {}): Promise<Boot> {
+    const result = join(this.#job, 'result')
+    await writeFile(join(this.#job, 'script'), script)
+    await rm(result, { force: true })
+    const log = await open(join(this.#job, 'console'), 'w')
+    const began = performance.now()
+    const kernel = spawn(
+      join(this.#lab, 'usr/bin/linux.uml'),
+      [
+        ...['mem=1024M', 'root=/dev/ubda', 'rootfstype=ext4', 'rw', 'panic=1', 'init=/lib/systemd/systemd'],
+        ...[`ubd0=${join(this.#job, 'root.img')}`, `ubd1=${join(this.#job, 'data.img')}`, `uml_dir=${this.#job}`],
+        ...['con=null', 'con0=null,fd:1', 'systemd.show_status=auto', `systemd.setenv=JOB=${this.#job}`]
+      ],
+      { stdio: ['ignore', log.fd, log.fd], detached: true, env: { PATH: process.env['PATH'], HOME: this.#job } }
+    )
+    const timer = setTimeout(() => process.kill(-(kernel.pid ?? 0), 'SIGKILL'), timeoutSeconds * 1000)
+    await once(kernel, 'exit')
+    clearTimeout(timer)
+    await log.close()
+    return {
+      said: existsSync(result) ? await readFile(result, 'utf8') : undefined,
+      seconds: Math.round((performance.now() - began) / 1000),
+      console: await readFile(join(this.#job, 'console'), 'utf8')
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await rm(this.#job, { recursive: true, force: true })
+  }
+}
+
+/** What makes the root a machine of ours: kernel modules, `deltamapper`, its units, and what runs the script. */
+async function furnish(root: string, lab: string): Promise<void> {
+  const put = async (path: string, text: string, mode = 0o644) => {
+    await mkdir(dirname(join(root, path)), { recursive: true })
+    await writeFile(join(root, path), text, { mode })
+  }
+  await cp(join(lab, 'usr/lib/uml/modules'), join(root, 'usr/lib/modules'), { recursive: true })
+  const units = join(projectFolder, 'deploy/systemd')
+  await cp(units, join(root, 'etc/systemd/system'), {
+    recursive: true,
+    filter: (from) => from === units || /\.service(\.d)?($|\/)/.test(from)
+  })
+  await cp(join(units, 'agent.yaml'), join(root, 'etc/deltamapper/agent.yaml'), { recursive: true })
+  await put(
+    'usr/bin/deltamapper',
+    `#!/bin/sh\nexec ${projectFolder}/node_modules/.bin/node ${projectFolder}/bin/deltamapper.js "$@"\n`,
+    0o755
+  )
+  await put('etc/fstab', '')
+  await put('etc/hostname', 'lab\n')
+  // (User-mode Linux's disks are none that LVM knows by itself.)
+  await put('etc/lvm/lvmlocal.conf', 'devices { types=["ubd",16] use_devicesfile=0 }\n')
+  const mounts = [projectFolder, tmpdir()].map((each) => `busybox mount -t hostfs -o ${each} none ${each}`)
+  const folders = [projectFolder, tmpdir()].map((each) => `mkdir -p ${each}`)
+  await put('usr/local/sbin/host-folders', `#!/bin/sh\nset -e\n${[...folders, ...mounts].join('\n')}\n`, 0o755)
+  await put(
+    'etc/systemd/system/host-folders.service',
+    `[Unit]
+DefaultDependencies=no
+After=systemd-tmpfiles-setup.service systemd-remount-fs.service tmp.mount
+Before=sysinit.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/host-folders
+[Install]
+WantedBy=sysinit.target
+`
+  )
+  await symlink('/dev/null', join(root, 'etc/systemd/system/e2scrub_reap.service'))
+  // (Not a part of multi-user.target: it waits for that.)
+  await put(
+    'etc/systemd/system/script.service',
+    `[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/bin/bash -c 'bash "$JOB/script" >"$JOB/said" 2>&1; mv "$JOB/said" "$JOB/result"; sync; systemctl poweroff'
+[Install]
+WantedBy=default.target
+`
+  )
+  for (const [target, unit] of [
+    ['sysinit.target', 'host-folders.service'],
+    ['graphical.target', 'script.service']
+  ]) {
+    const wants = join(root, `etc/systemd/system/${target}.wants`)
+    await mkdir(wants, { recursive: true })
+    await symlink(`../${unit}`, join(wants, unit ?? ''))
+  }
+}
