@@ -53,6 +53,8 @@ const AGENT_KILLS = 200
 const KERNEL_KILLS = 30
 /** Of each kind: names that change during a question, pools that are made anew or put back. */
 const LOOKUP_ROUNDS = 200
+/** Of each way in which a base, or a target that is gone on with, is not what it was. */
+const BASE_ROUNDS = 200
 /** Of whoever holds metadata snapshots, and of an agent that changes pools of its own. */
 const LEASE_KILLS = 100
 const OWNED_POOLS_KILLS = 50
@@ -65,9 +67,13 @@ const ERA_SNAPSHOTS = 60
 const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
+/** Lives of a tracked volume in which blocks change beside dm-era, and in which they do not. */
+const MISSED_ERA_LOOKS = 200
 /** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
 const ERA_STEPS = 200
 const ERA_DISCARD_ROUNDS = 40
+/** Rounds of each way in which the tables of a tracked volume, or the catalog's rows, were not what they were taken for. */
+const ERA_TABLE_ROUNDS = 200
 /** Of each kind, to a catalog. */
 const CATALOG_DAMAGES = 2000
 
@@ -247,6 +253,14 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'missed-bases',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('missed-blocks-bases', BASE_ROUNDS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(BASE_ROUNDS)} rounds of each life of a base or a resumed answer` }]
+    }
+  },
+  {
     name: 'lease-kills',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -310,6 +324,14 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'missed-era-looks',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('missed-blocks-era-looks', MISSED_ERA_LOOKS, seedOf(number))
+      yield [said, { ...nothing, done: `${figure(MISSED_ERA_LOOKS)} lives of a tracked volume between two looks` }]
+    }
+  },
+  {
     name: 'era-metadata',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -323,6 +345,15 @@ const sections: readonly Section[] = [
     run: async function* ([number = 0], seedOf) {
       const said = await testInLab('era-discards', ERA_DISCARD_ROUNDS, seedOf(number))
       yield [said, { ...nothing, done: `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume` }]
+    }
+  },
+  {
+    name: 'missed-era-tables',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const said = await testInLab('missed-blocks-era-tables', ERA_TABLE_ROUNDS, seedOf(number))
+      const done = `${figure(ERA_TABLE_ROUNDS)} rounds of tables that others load, of late grows and of retention`
+      yield [said, { ...nothing, done }]
     }
   },
   {

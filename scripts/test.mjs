@@ -2,13 +2,15 @@
  * `npm test`: everything, from a bare checkout, on the machine's own Node (20 or newer): installs what is missing, checks types,
  * lint and format, runs the tests that any machine can run, then those that need a real device-mapper inside the kernel lab.
  *
- *   node scripts/test.mjs [--no-lab] [FILE…]     FILEs: only these test files, no checks
+ *   node scripts/test.mjs [--no-lab] [--remember] [FILE…]     FILEs: only these test files, no checks
  *
- * The last line is `N passed, N failed[, N skipped]`; the exit status is 0 only if nothing failed. Where CI is set, the lab must run.
+ * `--remember` writes how long each kernel file took to test/kernel/seconds.json: the longest begin first, so that none is left
+ * alone at the end. The last lines are the seconds of each part, and `N passed, N failed[, N skipped]`; the exit status is 0 only if
+ * nothing failed. Where CI is set, the lab must run.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, statSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -18,6 +20,7 @@ import { ensureDependencies, ensureLab, projectFolder, projectNode } from './set
 const bin = join(projectFolder, 'node_modules/.bin')
 const options = process.argv.slice(2)
 const withLab = !options.includes('--no-lab')
+const remember = options.includes('--remember')
 const files = options.filter((each) => !each.startsWith('--'))
 /** A lab has one processor; each takes 1 GiB of memory. */
 const labsAtOnce = Math.min(4, availableParallelism())
@@ -25,17 +28,32 @@ const labsAtOnce = Math.min(4, availableParallelism())
 const QUIET_MS = 10 * 60_000
 const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
+/** Seconds of each part of the run. */
+const took = []
+const secondsFile = join(projectFolder, 'test/kernel/seconds.json')
 
 await ensureDependencies()
-if (files.length === 0) await Promise.all([check(), prepare()])
-await tests(
-  'host',
-  files.filter((each) => !isKernelTest(each))
+if (files.length === 0) await part('check', () => Promise.all([check(), prepare()]))
+await part('host tests', () =>
+  tests(
+    'host',
+    files.filter((each) => !isKernelTest(each))
+  )
 )
-await kernelTests()
-console.log(`\nin ${Math.round((Date.now() - started) / 1000)} s`)
+await part('kernel lab', kernelTests)
+console.log(`\n${took.join(', ')}; ${secondsSince(started)} s in all`)
 console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ''}`)
 process.exitCode = total.failed === 0 ? 0 : 1
+
+async function part(name, work) {
+  const began = Date.now()
+  await work()
+  took.push(`${name} ${secondsSince(began)} s`)
+}
+
+function secondsSince(moment) {
+  return Math.round((Date.now() - moment) / 1000)
+}
 
 async function check() {
   console.log('# types, lint, format')
@@ -55,11 +73,12 @@ async function tests(where, chosen) {
 }
 
 async function kernelTests() {
+  const known = JSON.parse(readFileSync(secondsFile, 'utf8'))
   const all = readdirSync(join(projectFolder, 'test/kernel'))
     .filter((each) => each.endsWith('.test.ts'))
     .map((each) => `test/kernel/${each}`)
-    // Those that take longest begin first, so that none is left alone at the end; the longer file takes longer, nearly always.
-    .sort((one, other) => size(other) - size(one))
+    // Those that take longest begin first, so that none is left alone at the end. Nobody knows how long a new one takes.
+    .sort((one, other) => (known[other] ?? Infinity) - (known[one] ?? Infinity) || one.localeCompare(other))
   const chosen = files.length > 0 ? files.filter(isKernelTest) : all
   if (!withLab || chosen.length === 0) return
   const lab = await ensureLab()
@@ -73,16 +92,22 @@ async function kernelTests() {
     `# ${chosen.length} files in the kernel lab, ${labsAtOnce} at once; what each has to say comes when it is done`
   )
   const waiting = [...chosen]
+  const seconds = {}
   const oneAfterTheOther = async () => {
     for (let file; (file = waiting.shift()) !== undefined;) {
       const lines = []
       const began = Date.now()
       await tap(file, ['test/lab/run.ts', '--timeout', '600', file], (line) => lines.push(line))
-      console.log(`# ${file} in the kernel lab: ${Math.round((Date.now() - began) / 1000)} s`)
+      seconds[file] = secondsSince(began)
+      console.log(`# ${file} in the kernel lab: ${seconds[file]} s`)
       for (const line of lines) console.log(line)
     }
   }
   await Promise.all(Array.from({ length: labsAtOnce }, oneAfterTheOther))
+  if (remember && chosen === all) {
+    const inOrder = all.toSorted().map((file) => [file, seconds[file]])
+    writeFileSync(secondsFile, `${JSON.stringify(Object.fromEntries(inOrder), null, 2)}\n`)
+  }
 }
 
 /** Runs something that prints TAP, shows it, and counts its results. */
@@ -106,10 +131,6 @@ async function tap(name, args, show = (line) => console.log(line)) {
 function count(ok, name) {
   console.log(`${ok ? 'ok' : 'not ok'} - ${name}`)
   total[ok ? 'passed' : 'failed']++
-}
-
-function size(file) {
-  return statSync(join(projectFolder, file)).size
 }
 
 function isKernelTest(file) {

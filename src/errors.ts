@@ -48,6 +48,15 @@ export const errorRegistry = {
     status: 'ABORTED',
     summary: 'a snapshot was written to, trimmed, removed or renamed while it was looked at'
   },
+  DM_BASE_UNRECORDED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base was never served by this agent, and strictBases is set'
+  },
+  DM_RESUME_REFUSED: {
+    status: 'ABORTED',
+    summary: 'an answer cannot go on from an offset: its snapshot is not known to be what it was when it was begun'
+  },
+  DM_VOLUME_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'the target is a volume in use, not a snapshot' },
   DM_METADATA_DAMAGED: { status: 'DATA_LOSS', summary: 'a metadata block is damaged' },
   DM_METADATA_FOREIGN: {
     status: 'FAILED_PRECONDITION',
@@ -122,8 +131,10 @@ export const errorRegistry = {
   DM_AGENT_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'the router does not reach an agent, or has lost it' },
   DM_TOO_MANY_STREAMS: {
     status: 'UNAVAILABLE',
-    summary: 'as many answers are under way as one client, or all together, may have'
+    summary:
+      'as many answers are under way as one client, or all together, may have; or a client cancels calls faster than it may'
   },
+  DM_CLIENT_IDLE: { status: 'UNAVAILABLE', summary: 'the client has not read its answer for too long' },
   DM_CATALOG_DAMAGED: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog is damaged" },
   DM_CATALOG_NEWER: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog was written by a newer version" },
   DM_CATALOG_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'another process is using the catalog' },
@@ -175,16 +186,23 @@ export type ErrorCode = keyof typeof errorRegistry
 export interface ErrorDetails extends ErrorOptions {
   /** A node of the configuration's or the cluster's that it is about; for whoever counts errors by node. */
   readonly node?: string
+  /**
+   * What clients on other machines are told in place of message and remedy, where these tell of the machine or of others' volumes. Folders are
+   * left out of what they are told anyway (grpc/status.ts).
+   */
+  readonly forOthers?: { readonly message?: string; readonly remedy?: string }
 }
 
 export class DeltamapperError extends Error {
   readonly code: ErrorCode
   readonly remedy: string
   readonly node: string | undefined
+  readonly forOthers: ErrorDetails['forOthers']
 
-  constructor(code: ErrorCode, message: string, remedy: string, { node, ...options }: ErrorDetails = {}) {
+  constructor(code: ErrorCode, message: string, remedy: string, { node, forOthers, ...options }: ErrorDetails = {}) {
     super(message, options)
     this.node = node
+    this.forOthers = forOthers
     this.name = 'DeltamapperError'
     this.code = code
     this.remedy = remedy

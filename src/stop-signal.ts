@@ -29,3 +29,29 @@ export function stopSignal(): Promise<NodeJS.Signals> {
   }
   return asked.promise
 }
+
+/** How long a start that hangs may go on once the end has been asked for, in milliseconds. */
+const START_MS = 10_000
+
+/**
+ * What `starting` resolves with. Where the end is asked for meanwhile, the start is waited for, since it has things to put back; one that hangs ends
+ * the process by the same signal.
+ */
+export async function startedBefore<T>(
+  asked: Promise<NodeJS.Signals>,
+  starting: Promise<T>,
+  withinMs = START_MS
+): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  let isStarted = false
+  void asked.then((signal) => {
+    if (isStarted) return
+    timer = setTimeout(() => process.kill(process.pid, signal), withinMs)
+  })
+  try {
+    return await starting
+  } finally {
+    isStarted = true
+    clearTimeout(timer)
+  }
+}

@@ -4,8 +4,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { letHeapGrow } from '../heap-growth.ts'
+import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { sayReady } from '../service-manager.ts'
-import { stopSignal } from '../stop-signal.ts'
+import { startedBefore, stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
@@ -102,6 +103,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       ...{ catalog, deviceMapper, logger, lvmCommand: config.lvmCommand },
       recorder: eraHistory,
       ...{ commands: config.era.snapshotCommands, deadlineMs: config.era.deadlineSeconds * 1000 },
+      trustRestarts: config.era.trustRestarts,
       takenBy: async (name) => (owned.source(name) ? 'a pool of this agent' : takenByOthers(name))
     })
     started.defer(() => tracked.close())
@@ -111,7 +113,10 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     ownedPools = owned
     admin = administration(owned, tracked)
     sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })
-    knowledge = catalogKnowledge(catalog, logger, config.readDeadlineSeconds * 1000)
+    knowledge = catalogKnowledge(catalog, logger, {
+      readDeadlineMs: config.readDeadlineSeconds * 1000,
+      strictBases: config.strictBases
+    })
     const { keepSnapshots, keepDays } = config.era
     started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
     const { lvmCommand, catalog: catalogPath } = config
@@ -157,7 +162,15 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     inventory,
     identity: { driverName: config.driverName },
     observer: monitoring.observer,
-    limits: { maxStreams: config.maxStreams, maxStreamsPerClient: config.maxStreamsPerClient },
+    onBurstOver: () => {
+      walkers.rest()
+      giveMemoryBack()
+    },
+    limits: {
+      maxStreams: config.maxStreams,
+      maxStreamsPerClient: config.maxStreamsPerClient,
+      idleMs: config.idleSeconds * 1000
+    },
     logger
   })
   monitoring.runs()
@@ -199,9 +212,9 @@ async function groupOfThisName(lvm: LvmReporter, name: string): Promise<string |
 export async function runAgent(options: AgentOptions): Promise<void> {
   const asked = stopSignal()
   letHeapGrow()
-  const config = await loadConfig(options)
+  const config = await startedBefore(asked, loadConfig(options))
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-agent' } })
-  const agent = await startAgent(config, logger)
+  const agent = await startedBefore(asked, startAgent(config, logger))
   await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')

@@ -13,7 +13,7 @@ import { trackedAllocated, trackedDelta, type TrackedSnapshot } from './era/sour
 import { parseHandle } from './handle.ts'
 import type { AnySnapshot, Snapshot } from './snapshot-source.ts'
 import type { Sources } from './sources.ts'
-import type { KnownDevices, SeenDevice, SeenDevices } from './walk.ts'
+import type { SeenDevices } from './walk.ts'
 import type { DeviceKnowledge, Walkers } from './walkers.ts'
 
 /** @param knowledge what is known of the devices of live pools */
@@ -61,10 +61,12 @@ export function snapshotMetadataBackend(
       throw new DeltamapperError(
         'DM_SNAPSHOT_NOT_FOUND',
         found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
-        `check the handle; ${sources.description}`
+        `check the handle; ${sources.description}`,
+        { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
       )
     }
-    return snapshot
+    // By whichever name it was asked for, the client will ask again.
+    return { ...snapshot, handle }
   }
 
   function walk(
@@ -100,14 +102,10 @@ class SecondLook implements DeviceKnowledge {
     this.#lookUp = lookUp
   }
 
-  async check(seen: SeenDevices): Promise<KnownDevices> {
+  async check(seen: SeenDevices): Promise<void> {
     await this.#take()
     this.#isTaken = true
-    return this.#known.check(seen)
-  }
-
-  rememberPristine(device: SeenDevice): void {
-    this.#known.rememberPristine(device)
+    await this.#known.check(seen)
   }
 
   /** What the metadata says against a question may be said of another pool: then the question is to be asked again. */

@@ -58,6 +58,8 @@ export const agentConfig = z.strictObject({
   lvmCommand: commandWords.min(1).default(['lvm']),
   /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
+  /** Refuse a base that this agent never served: nothing proves that it was not trimmed since the backup of it was made. */
+  strictBases: z.boolean().default(false),
   /** Metadata snapshots, for what cannot do without them. */
   lease: z
     .strictObject({
@@ -82,6 +84,11 @@ export const agentConfig = z.strictObject({
           z.strictObject({ take: commandWords.min(1), remove: commandWords.min(1) })
         )
         .default({}),
+      /**
+       * The history goes on after a restart of the machine that was no orderly shutdown (`era deactivate --at-shutdown`), a crash for one. For who
+       * knows that nothing else was booted meanwhile, and that nobody else writes to the devices below.
+       */
+      trustRestarts: z.boolean().default(false),
       /** Snapshots of each volume that can be asked about, removed ones included, and for how many days. */
       keepSnapshots: z.int().min(1).max(1_000_000).default(1000),
       keepDays: z.number().min(1).max(36_500).default(730)
@@ -103,9 +110,14 @@ export const agentConfig = z.strictObject({
     .min(1)
     .max(64)
     .default(Math.max(1, Math.min(4, availableParallelism() - 1))),
-  /** Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. */
-  maxStreams: z.int().min(1).max(10_000).default(512),
-  maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
+  /**
+   * Answers under way at the same time, each of about a MiB while nobody reads it: 256 fit the 512 MiB of our manifests. And for one client, told
+   * by its address or, on a unix socket, its process (grpc/peer-process.ts).
+   */
+  maxStreams: z.int().min(1).max(10_000).default(256),
+  maxStreamsPerClient: z.int().min(1).max(10_000).default(192),
+  /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
+  idleSeconds: z.number().min(1).max(86_400).default(1800),
   /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
   monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),

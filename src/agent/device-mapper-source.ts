@@ -42,13 +42,14 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         if (namedId === undefined) return undefined
         throw sizeUnknown(handle, namedId)
       }
-      const { deviceId, sizeBytes, externalOrigin } = device
+      const { deviceId, sizeBytes, externalOrigin, writable } = device
       if (device.poolDevice.major !== poolDevice.major || device.poolDevice.minor !== poolDevice.minor) return undefined
       if (namedId !== undefined && namedId !== deviceId) throw ambiguous(handle, name, namedId, deviceId)
       return {
         handle,
         thinId: deviceId,
         sizeBytes,
+        writable,
         metadataPath: poolDevice.metadataPath,
         metadataDevice: poolDevice.metadataDevice,
         poolIdentity: await poolIdentity(deviceMapper, poolDevice),
@@ -65,7 +66,7 @@ async function findThinDevice(
   deviceMapper: DeviceMapperPort,
   handle: string,
   name: string
-): Promise<(ThinTable & { sizeBytes: number }) | undefined> {
+): Promise<(ThinTable & { sizeBytes: number; writable: boolean }) | undefined> {
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
   const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
@@ -94,7 +95,7 @@ async function findThinDevice(
       'take a full backup'
     )
   }
-  return { ...table, sizeBytes }
+  return { ...table, sizeBytes, writable: !info.readOnly }
 }
 
 /** The id that a name of the form `thin-ID` stands for. */

@@ -17,7 +17,7 @@ export interface MessageShape {
 /**
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
- * @param statistics its `extents` are counted up
+ * @param statistics its `extents` are counted up, those of a message before it leaves
  * @param beforeMessage called before each message leaves
  */
 export async function* encodedMessages(
@@ -28,20 +28,22 @@ export async function* encodedMessages(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new BlockMetadataEncoder(capacityBytes, maxResults)
   let flushed = 0
+  const finish = () => {
+    statistics.extents += encoder.count
+    beforeMessage()
+    return encoder.finish()
+  }
   for await (const { count, offsets, sizes } of batches) {
-    statistics.extents += count
     for (let i = 0; i < count; i++) {
       if (encoder.add(offsets[i], sizes[i])) {
-        beforeMessage()
-        yield encoder.finish()
+        yield finish()
         flushed = performance.now()
       }
     }
     if (encoder.count > 0 && performance.now() - flushed > FLUSH_AFTER_MS) {
-      beforeMessage()
-      yield encoder.finish()
+      yield finish()
       flushed = performance.now()
     }
   }
-  if (encoder.count > 0 || flushed === 0) yield encoder.finish()
+  if (encoder.count > 0 || flushed === 0) yield finish()
 }

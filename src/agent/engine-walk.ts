@@ -60,7 +60,7 @@ export async function engineAnswer(
   question: EngineQuestion,
   { heldRoot, signal, report }: ToolSupport,
   native: () => Promise<MappingStream>
-): Promise<Pick<MappingStream, 'batches' | 'isPristine'>> {
+): Promise<AsyncGenerator<ExtentBatch, unknown>> {
   let beyondBase = () => 0
   async function* tools(stop: AbortSignal): AsyncGenerator<ExtentBatch, boolean> {
     const ask = (view: PoolMetadata, devices: Pick<EngineQuestion, 'base' | 'target'>) => {
@@ -83,13 +83,12 @@ export async function engineAnswer(
       await held.close()
     }
   }
-  if (engine === 'tools') return { batches: tools(signal), isPristine: () => false }
+  if (engine === 'tools') return tools(signal)
   const own = await native()
   const checking = (over: AbortSignal) => tools(AbortSignal.any([signal, over]))
-  const batches = crossChecked(own.batches, checking, (outcome) => {
+  return crossChecked(own.batches, checking, (outcome) => {
     report({ outcome, beyondBase: beyondBase() })
   })
-  return { batches, isPristine: own.isPristine }
 }
 
 /** The metadata snapshot that is held for us. @throws DM_LEASE_LOST when there is another one, or none */

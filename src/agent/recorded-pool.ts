@@ -2,11 +2,12 @@
  * A recorded pool: a folder with the metadata image of a pool that once was, and `pool.json`, which says what thin metadata does not:
  * names, sizes, and which volume each snapshot is of. For demonstrations, tests, support and forensics.
  */
-import { access, constants, readFile } from 'node:fs/promises'
+import { access, constants } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { DeltamapperError } from '../errors.ts'
 import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
+import { readOrdinaryFile } from '../ordinary-file.ts'
 import { isHandleName } from './handle.ts'
 import type { Snapshot, SnapshotSource } from './snapshot-source.ts'
 
@@ -21,6 +22,8 @@ const sizeBytes = z.int().min(0)
 export const poolDescription = z.object({
   format: z.literal(1),
   data_block_size_bytes: z.int().min(1),
+  /** Read the live root even where the image has a metadata snapshot. */
+  live_root: z.boolean().optional(),
   volumes: z.array(z.object({ name })),
   snapshots: z.array(z.object({ name, volume: name, thin_id: thinId, size_bytes: sizeBytes }))
 })
@@ -35,7 +38,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
   const [file, metadataPath] = [join(folder, 'pool.json'), join(folder, 'metadata.img')]
   let content: unknown
   try {
-    content = JSON.parse(await readFile(file, 'utf8'))
+    content = JSON.parse((await readOrdinaryFile(file)).toString('utf8'))
   } catch (cause) {
     throw invalid(file, (cause as Error).message, cause)
   }
@@ -52,6 +55,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       volume: `${source}/${volume}`,
       thinId: thin_id,
       blockBytes: description.data.data_block_size_bytes,
+      liveRoot: description.data.live_root ?? false,
       sizeBytes: size_bytes,
       metadataPath
     })

@@ -1,68 +1,83 @@
 /**
- * What the catalog is told of a snapshot before the first message about it leaves, and what it is asked about a base.
+ * What the catalog is told of the snapshots of an answer before its first message leaves, and what it is asked about them.
  *
  * A base that was served once must still be what it was then: a backup holds what it held. What was never served may have been trimmed
- * without a trace; that is said in the log, and answered.
+ * without a trace; that is said in the log and by `doctor`, and answered, unless `strictBases` says otherwise. An answer that goes on from an
+ * offset must be about what it began with.
  */
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
-import { checkBase, type ServedTarget } from './catalog/fingerprint.ts'
+import { checkBase, checkResumed, type KnownSnapshot, resumeRefused, type ServedTarget } from './catalog/fingerprint.ts'
 import { checkSinceWentBack, type WentBack } from './catalog/pool-clocks.ts'
+import type { ServedRecord } from './catalog/served-targets.ts'
 import { PoolClockLooks } from './pool-clock-looks.ts'
-import type { KnownDevices, SeenDevice, SeenDevices } from './walk.ts'
+import type { SeenDevice } from './walk.ts'
 import type { DeviceKnowledge } from './walkers.ts'
 
 /**
  * What the catalog knows of the devices that walks are about.
  *
  * @param readDeadlineMs how long one request to a metadata device may take, in milliseconds
+ * @param strictBases whether a base that was never served is refused
  */
-export function catalogKnowledge(catalog: Catalog, logger: Logger, readDeadlineMs?: number): DeviceKnowledge {
+export function catalogKnowledge(
+  catalog: Catalog,
+  logger: Logger,
+  { readDeadlineMs, strictBases = false }: { readDeadlineMs?: number; strictBases?: boolean } = {}
+): DeviceKnowledge {
   const clocks = new PoolClockLooks(catalog, readDeadlineMs)
   return {
-    async check(seen) {
-      const wentBack = await clocks.look(seen.target.snapshot)
-      return checkAndRemember(catalog, seen, wentBack, logger)
-    },
-    rememberPristine(device) {
-      // It saves reading the tree again, and nothing depends on it.
-      catalog.markPristine(servedTarget(device)).catch((error: unknown) => {
-        logger.warn({ err: error }, 'could not record that a snapshot was never written to')
-      })
+    /**
+     * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what
+     *   the catalog throws
+     */
+    async check({ base, target, resumed }) {
+      const [was, served] = [base && servedTarget(base), servedTarget(target)]
+      const wentBack = await clocks.look(target.snapshot)
+      if (resumed) checkGoesOn(await catalog.findServed(served), served, wentBack)
+      // Answered about since the pool went back, by whichever clock.
+      const at = Math.max(Date.now(), (wentBack?.at ?? 0) + 1)
+      if (was) {
+        const records = await catalog.findServed(was)
+        checkSinceWentBack(was.handle, records, wentBack)
+        checkBaseOnRecord(records, was, { resumed, strictBases }, logger)
+        await checkLineage(catalog, was, served)
+        await catalog.remember(was, at, 'base')
+      }
+      await catalog.remember(served, at)
     }
   }
 }
 
-/**
- * Checks a walk's base against the catalog, and records its target there, durably.
- *
- * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what the catalog throws
- */
-async function checkAndRemember(
-  catalog: Catalog,
-  { base, target }: SeenDevices,
-  wentBack: WentBack | undefined,
+/** @throws DM_RESUME_REFUSED */
+function checkGoesOn(records: readonly ServedRecord[], target: ServedTarget, wentBack: WentBack | undefined): void {
+  checkResumed(records, target)
+  if (wentBack === undefined || records.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
+  throw resumeRefused(target.handle, `its pool went on from an earlier state since it was begun: ${wentBack.how}`)
+}
+
+/** @throws DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED */
+function checkBaseOnRecord(
+  records: readonly KnownSnapshot[],
+  base: ServedTarget,
+  { resumed, strictBases }: { resumed: boolean; strictBases: boolean },
   logger: Logger
-): Promise<KnownDevices> {
-  const served = servedTarget(target)
-  let baseIsPristine = false
-  if (base) {
-    const now = servedTarget(base)
-    const recorded = await catalog.findServed(now)
-    checkSinceWentBack(now.handle, recorded, wentBack)
-    if (checkBase(recorded, now) === 'unrecorded') {
-      logger.warn(
-        { base: now.handle },
-        'the base was never served here: nothing proves that it was not trimmed since it was taken'
-      )
-    }
-    await checkLineage(catalog, now, served)
-    baseIsPristine = await catalog.isPristine(now)
+): void {
+  const { handle } = base
+  if (checkBase(records, base) === 'unchanged') return
+  if (strictBases) {
+    throw new DeltamapperError(
+      'DM_BASE_UNRECORDED',
+      `${handle} was never served here, or was forgotten: nothing proves that it holds what the backup of it does`,
+      'take a full backup through this agent; `strictBases: false` answers for such bases'
+    )
   }
-  // Served since the pool went back, by whichever clock.
-  await catalog.remember(served, Math.max(Date.now(), (wentBack?.at ?? 0) + 1))
-  return { baseIsPristine }
+  if (resumed && records.length === 0) throw resumeRefused(handle, 'no answer was begun with it as base')
+  logger.warn(
+    { base: handle, code: 'DM_BASE_UNRECORDED' },
+    'the base was never served here: nothing proves that it was not trimmed since it was taken'
+  )
 }
 
 async function checkLineage(catalog: Catalog, base: ServedTarget, target: ServedTarget): Promise<void> {
@@ -85,16 +100,20 @@ async function checkLineage(catalog: Catalog, base: ServedTarget, target: Served
 }
 
 /** A snapshot without an identity of its own is told by its place in its pool and the pool's clock at its creation. */
-export function servedTarget({ snapshot, transactionId, fingerprint }: SeenDevice): ServedTarget {
+export function servedTarget({
+  snapshot,
+  transactionId,
+  fingerprint
+}: Pick<SeenDevice, 'snapshot' | 'transactionId'> & {
+  fingerprint: Pick<SeenDevice['fingerprint'], 'creationTime' | 'mappedBlocks'>
+}): ServedTarget {
   const { handle, identity, metadataPath, poolIdentity: pool = metadataPath, thinId, volume, sizeBytes } = snapshot
+  const { creationTime, mappedBlocks } = fingerprint
+  const placeIn = (where: string) => `${where} thin ${thinId} created at ${creationTime}`
   return {
-    ...fingerprint,
     handle,
-    identity: identity ?? `${pool} thin ${thinId} created at ${fingerprint.creationTime}`,
-    pool,
-    volume,
-    thinId,
-    transactionId,
-    sizeBytes
+    identity: identity ?? placeIn(pool),
+    formerIdentity: identity === undefined ? undefined : placeIn(metadataPath),
+    ...{ pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes }
   }
 }

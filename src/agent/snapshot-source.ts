@@ -9,7 +9,7 @@ import type { TrackedSnapshot } from './era/source.ts'
 /** A thin snapshot as a source knows it. */
 export interface Snapshot {
   readonly kind?: undefined
-  /** `SOURCE/NAME`, for messages. */
+  /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   handle: string
   /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
   identity?: string
@@ -34,6 +34,10 @@ export interface Snapshot {
   poolIdentity?: string
   /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
   live?: boolean
+  /** Of metadata that nobody uses: the live root is to be read all the same. */
+  liveRoot?: boolean
+  /** A device of it is active that can be written to. */
+  writable?: boolean
   /** The device that has the thin-pool target, where the pool is in use. */
   pool?: DeviceReference
   /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */

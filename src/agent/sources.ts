@@ -7,8 +7,10 @@ import { deviceMapperSource } from './device-mapper-source.ts'
 import { DeltamapperError } from '../errors.ts'
 import { eraSource, type HistoryCatalog } from './era/source.ts'
 import { ANY_SOURCE } from './handle.ts'
+import { isLvmUuid, lvmDeviceSource } from './lvm/device-names.ts'
 import type { LvmReporter } from './lvm/report.ts'
 import { volumeGroupSource } from './lvm/source.ts'
+import { isOwnPoolUuid, poolNameOf } from './owned-pools/naming.ts'
 import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from './pool-device.ts'
 import type { AnySnapshot, Snapshot, SnapshotSource } from './snapshot-source.ts'
@@ -44,7 +46,11 @@ export class Sources {
     })
   }
 
-  /** The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked. */
+  /**
+   * The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked.
+   *
+   * @throws DM_NOT_TRACKED for the device of a pool of an agent's own, which goes by another name
+   */
   async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
@@ -52,7 +58,12 @@ export class Sources {
     const { deviceMapper, lvm, ownedPools, history } = this.#node
     const owned = ownedPools?.source(name) ?? (history && (await eraSource(name, history)))
     if (owned) return owned
-    if (await isThinPool(deviceMapper, name)) return deviceMapperSource(name, deviceMapper)
+    const poolUuid = await thinPoolUuidOf(deviceMapper, name)
+    if (poolUuid !== undefined) {
+      if (isLvmUuid(poolUuid)) return lvmDeviceSource({ name, uuid: poolUuid }, { lvm, deviceMapper })
+      if (isOwnPoolUuid(poolUuid)) throw ownPool(name, poolNameOf(poolUuid))
+      return deviceMapperSource(name, deviceMapper)
+    }
     return volumeGroupSource(name, { lvm, deviceMapper })
   }
 
@@ -75,7 +86,8 @@ export class Sources {
     throw new DeltamapperError(
       'DM_HANDLE_AMBIGUOUS',
       `${found.map(({ source }) => source).join(' and ')} each have a volume ${name}`,
-      'rename one of them, or ask for it by the name of its volume group'
+      'rename one of them, or ask for it by the name of its volume group',
+      { forOthers: { message: `${found.length} volume groups each have a volume ${name}` } }
     )
   }
 
@@ -87,9 +99,19 @@ export class Sources {
   }
 }
 
-async function isThinPool(deviceMapper: DeviceMapperPort, name: string): Promise<boolean> {
+/** The device-mapper UUID of the active thin pool of this name, which may be empty; undefined when there is none. */
+async function thinPoolUuidOf(deviceMapper: DeviceMapperPort, name: string): Promise<string | undefined> {
   const info = await deviceMapper.info(name)
-  if (!info?.hasLiveTable) return false
+  if (!info?.hasLiveTable) return undefined
   const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
-  return row?.targetType === 'thin-pool'
+  return row?.targetType === 'thin-pool' ? info.uuid : undefined
+}
+
+/** What is on record of its snapshots is by their names in the catalog. */
+function ownPool(device: string, pool: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `${device} is the device of pool ${pool}, which this or another agent has made`,
+    `ask for its snapshots as ${pool}/NAME, of the agent that has it`
+  )
 }

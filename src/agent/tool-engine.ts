@@ -63,7 +63,10 @@ export class ToolEngine {
    *
    * @throws what taking a lease throws; DM_SNAPSHOT_CHANGED when the devices do not stay as they are
    */
-  async hold({ base, target }: SeenDevices, signal: AbortSignal): Promise<MetadataSnapshotLease> {
+  async hold(
+    { base, target }: Pick<SeenDevices, 'base' | 'target'>,
+    signal: AbortSignal
+  ): Promise<MetadataSnapshotLease> {
     const { pool, metadataDevice, handle } = target.snapshot
     if (this.#leases === undefined || pool === undefined) {
       throw new DeltamapperError(
@@ -110,7 +113,10 @@ export class ToolEngine {
 }
 
 /** Whether a metadata snapshot has the devices as they were seen. */
-async function shows({ pool, heldRoot }: MetadataSnapshotLease, { base, target }: SeenDevices): Promise<boolean> {
+async function shows(
+  { pool, heldRoot }: MetadataSnapshotLease,
+  { base, target }: Pick<SeenDevices, 'base' | 'target'>
+): Promise<boolean> {
   const held = await openPoolMetadata(pool.metadataPath, { device: pool.metadataDevice })
   try {
     if (held.view !== 'metadata-snapshot' || held.heldRoot !== heldRoot) return false

@@ -7,25 +7,20 @@
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { forgetSpareWindows } from '../devicemapper/block-reader.ts'
+import { giveMemoryBack } from '../memory-after-bursts.ts'
 import type { CheckOutcome } from '../devicemapper/tools/cross-check.ts'
 import type { HistoryPage, HistoryPlace } from './catalog/era-snapshots.ts'
 import { historyMessages, type HistoryWalkRequest } from './era/history-walk.ts'
 import type { EngineReport, ToolSupport } from './engine-walk.ts'
-import {
-  type KnownDevices,
-  type SeenDevice,
-  type SeenDevices,
-  walkMessages,
-  type WalkRequest,
-  type WalkStatistics
-} from './walk.ts'
+import { type SeenDevices, walkMessages, type WalkRequest, type WalkStatistics } from './walk.ts'
 import { WalkTurns } from './walk-turns.ts'
 
 /** What the main thread says. Each walk goes by an id of the main thread's choice. */
 export type ToWalker =
   | { kind: 'start'; id: number; request: WalkRequest | HistoryWalkRequest; client?: string }
   /** The answer to `seen`: the walk may go on. */
-  | { kind: 'known'; id: number; devices: KnownDevices }
+  | { kind: 'known'; id: number }
   /** The answer to `wanted`. */
   | { kind: 'page'; id: number; page: HistoryPage }
   /** A metadata snapshot is held for the tools, or it is not (any more). */
@@ -34,11 +29,12 @@ export type ToWalker =
   /** So many more messages may be sent. */
   | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
+  /** Many walks have ended: what they have left behind is to be given back. Of no walk. */
+  | { kind: 'rest'; id: number }
 
 /** What the walker says, `seen` first. `end` and `error` are the last word on a walk. */
 export type FromWalker =
   | { kind: 'seen'; id: number; devices: SeenDevices }
-  | { kind: 'pristine'; id: number; device: SeenDevice }
   | { kind: 'checked'; id: number; report: PortableReport }
   /** Of an era volume's history, what comes after a place. */
   | { kind: 'wanted'; id: number; after: HistoryPlace }
@@ -93,7 +89,7 @@ export function fromPortableReport({ outcome, beyondBase }: PortableReport): Eng
 }
 
 interface Walk {
-  known: KnownDevices | undefined
+  isKnown: boolean
   page: HistoryPage | undefined
   credit: number
   cancel: AbortController
@@ -115,10 +111,14 @@ function serve(port: NonNullable<typeof parentPort>): void {
 
   port.on('message', (message: ToWalker) => {
     if (message.kind === 'start') void run(message.id, message.request, message.client)
+    if (message.kind === 'rest') {
+      forgetSpareWindows()
+      giveMemoryBack()
+    }
     const walk = walks.get(message.id)
     // A walk that has just ended may still be spoken to.
     if (!walk) return
-    if (message.kind === 'known') walk.known = message.devices
+    if (message.kind === 'known') walk.isKnown = true
     if (message.kind === 'page') walk.page = message.page
     if (message.kind === 'credit') walk.credit += message.messages
     if (message.kind === 'held') walk.heldRoot.resolve(message.heldRoot)
@@ -133,7 +133,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
 
   async function run(id: number, request: WalkRequest | HistoryWalkRequest, client = ''): Promise<void> {
     const walk: Walk = {
-      known: undefined,
+      isKnown: false,
       page: undefined,
       credit: 0,
       cancel: new AbortController(),
@@ -156,14 +156,10 @@ function serve(port: NonNullable<typeof parentPort>): void {
     const statistics = noStatistics()
     try {
       const woken = () => new Promise<void>((resolve) => (walk.wake = resolve))
-      const onSeen = async (devices: SeenDevices): Promise<KnownDevices> => {
+      const onSeen = async (devices: SeenDevices): Promise<void> => {
         say({ kind: 'seen', id, devices })
-        while (!walk.known && !signal.aborted) await woken()
+        while (!walk.isKnown && !signal.aborted) await woken()
         signal.throwIfAborted()
-        return walk.known ?? { baseIsPristine: false }
-      }
-      const onPristine = (device: SeenDevice) => {
-        say({ kind: 'pristine', id, device })
       }
       const nextPage = async (after: HistoryPlace): Promise<HistoryPage> => {
         say({ kind: 'wanted', id, after })
@@ -178,12 +174,14 @@ function serve(port: NonNullable<typeof parentPort>): void {
       const messages =
         'question' in request
           ? historyMessages(request, statistics, nextPage)
-          : walkMessages(request, statistics, signal, onSeen, onPristine, support)
+          : walkMessages(request, statistics, signal, onSeen, support)
       for await (const message of inTurn(messages, turns, client, statistics, signal)) {
         while (walk.credit === 0 && !signal.aborted) await woken()
         signal.throwIfAborted()
         walk.credit--
         say({ kind: 'message', id, message, statistics }, [message.buffer])
+        // No message is made that would have to wait here, in memory.
+        while (walk.credit === 0 && !signal.aborted) await woken()
       }
       say({ kind: 'end', id, statistics })
     } catch (thrown) {

@@ -10,6 +10,7 @@ import {
   type PoolMetadata,
   type ThinDevice
 } from '../devicemapper/thin/pool-metadata.ts'
+import { resumeRefused } from './catalog/fingerprint.ts'
 import { engineAnswer, type EngineQuestion, type ToolsRequested, type ToolSupport } from './engine-walk.ts'
 import { encodedMessages } from './encoded-messages.ts'
 import type { Snapshot } from './snapshot-source.ts'
@@ -44,16 +45,9 @@ export interface SeenDevice {
 export interface SeenDevices {
   base?: SeenDevice | undefined
   target: SeenDevice
+  /** It goes on from an offset, where an earlier answer has ended. */
+  resumed: boolean
 }
-
-/** What is known of those devices beside the metadata: the answer to SeenDevices. */
-export interface KnownDevices {
-  /** The base, as it is, is known never to have been written to since it was taken. */
-  baseIsPristine: boolean
-}
-
-/** What a walk has found out about a device's whole tree: that it was never written to since it was taken. */
-export type OnPristine = (device: SeenDevice) => void
 
 /** What a walk has cost, for the log and the metrics. */
 export interface WalkStatistics {
@@ -67,20 +61,19 @@ export interface WalkStatistics {
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
  * @param statistics kept up to date while the walk goes on
- * @param onSeen told of a live pool's devices before the first message, which waits for what is known of them
- * @param onPristine told which of them were found never to have been written to
+ * @param onSeen told of a live pool's devices before the first message, which waits for it
  * @param support needed where the tools have a part in it
- * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED; what the tools throw
+ * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED, DM_VOLUME_IN_USE,
+ *   DM_RESUME_REFUSED; what the tools and `onSeen` throw
  */
 export async function* walkMessages(
   { base, target, startingOffset, maxResults, direct, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal,
-  onSeen: (seen: SeenDevices) => Promise<KnownDevices> = async () => ({ baseIsPristine: false }),
-  onPristine: OnPristine = () => undefined,
+  onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
   support?: ToolSupport
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const liveRoot = target.live ?? false
+  const liveRoot = (target.live || target.liveRoot) ?? false
   const metadata = await openPoolMetadata(target.metadataPath, {
     ...{ liveRoot, direct, device: target.metadataDevice },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
@@ -89,24 +82,22 @@ export async function* walkMessages(
     checkBlockSize(metadata, target)
     const devices = await find(metadata, base, target, signal)
     // What is in a file does not change: nobody has to know anything about it.
-    const seen = target.live ? await see(metadata, devices) : undefined
+    const seen = target.live ? await see(metadata, devices, startingOffset > 0) : undefined
     if (seen) {
-      const { baseIsPristine } = await onSeen(seen)
-      if (seen.base && !baseIsPristine) {
-        await checkPristine(metadata, seen.base, signal)
-        onPristine(seen.base)
-      }
+      await refuseVolumeInUse(metadata, devices.target, signal)
+      await onSeen(seen)
+      if (seen.resumed) await checkResumable(metadata, seen.target, signal)
+      const isMet = tools?.engine !== 'tools' && (await isMetByWalk(metadata, devices, startingOffset, signal))
+      if (seen.base && !isMet) await checkUnwritten(metadata, seen.base, signal)
     }
     const native = () => answer(metadata, base, target, seen, startingOffset, signal)
-    const { batches, isPristine } =
+    const batches =
       tools && support
         ? await engineAnswer(tools, metadata, liveRoot, asked(devices, seen, startingOffset), support, native)
-        : await native()
+        : (await native()).batches
     yield* encodedMessages(batches, { capacityBytes: target.sizeBytes, maxResults }, statistics, () => {
       Object.assign(statistics, metadata.statistics)
     })
-    // What the target shares with its base is as old as that one's, which is pristine; the rest has just been looked at.
-    if (seen && startingOffset === 0 && isPristine()) onPristine(seen.target)
   } finally {
     Object.assign(statistics, metadata.statistics)
     await metadata.close()
@@ -164,21 +155,69 @@ async function find(
 }
 
 /** @throws DM_SNAPSHOT_CHANGED */
-async function see(metadata: PoolMetadata, { base, target }: FoundDevices): Promise<SeenDevices> {
+async function see(metadata: PoolMetadata, { base, target }: FoundDevices, resumed: boolean): Promise<SeenDevices> {
   const look = async ({ snapshot, device }: FoundDevice): Promise<SeenDevice> => ({
     snapshot,
     transactionId: device.details.transactionId,
     fingerprint: await metadata.fingerprint(device)
   })
-  return { base: base && (await look(base)), target: await look(target) }
+  return { base: base && (await look(base)), target: await look(target), resumed }
 }
 
 /**
- * A block of its own that a snapshot has can be overwritten in place without a trace, between a backup of it and now.
+ * What was written to a volume and acknowledged is not in the metadata before the pool commits, up to a second later: an answer about a
+ * volume in use lacks it. A snapshot begins with a commit.
+ *
+ * @throws DM_VOLUME_IN_USE
+ */
+async function refuseVolumeInUse(
+  metadata: PoolMetadata,
+  { snapshot: { handle, writable, volume }, device }: FoundDevice,
+  signal: AbortSignal
+): Promise<void> {
+  if (!writable || volume !== undefined || (await metadata.isSnapshot(device, signal))) return
+  throw new DeltamapperError(
+    'DM_VOLUME_IN_USE',
+    `${handle} is a volume in use, not a snapshot: the metadata lacks what was written to it last`,
+    'take a snapshot of it, and ask for that; a volume that is at rest can be asked for once its device is read-only or deactivated'
+  )
+}
+
+/**
+ * Whether the walk that makes the answer finds out by itself if the base was written to.
+ *
+ * A write leaves a mapping that is as young as the base or younger (pack_block_time in drivers/md/dm-thin-metadata.c). While nobody has taken a
+ * snapshot of the base, such a mapping lies in nodes that are the base's alone, and the walk reads all that base and target do not share. (It does
+ * not matter what happens after this look: the target is older, so it shares nothing of what is written now.) It has to be another
+ * device than the target, and what the walk leaves out, before its offset and behind its end, has to be empty.
+ */
+async function isMetByWalk(
+  metadata: PoolMetadata,
+  { base, target }: FoundDevices,
+  startingOffset: number,
+  signal: AbortSignal
+): Promise<boolean> {
+  if (!base || base.device.id === target.device.id || startingOffset > 0) return false
+  const { creationTime, snapshottedTime } = base.device.details
+  if (creationTime !== snapshottedTime) return false
+  const { dataBlockBytes } = metadata.superblock
+  const walked = Math.ceil(target.snapshot.sizeBytes / dataBlockBytes) * dataBlockBytes
+  try {
+    return (await metadata.mappedEnd(base.device, signal)) <= walked
+  } catch (error) {
+    // A tree that is being written to looks damaged. Whoever looks through it whole says which it is.
+    if (error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED') return false
+    throw error
+  }
+}
+
+/**
+ * What was written to a base since it was taken can be shared with a target, and then differs from what the backup holds without being
+ * seen. No short cut: neither root nor checksum of the tree tell that it is the one that was looked through before.
  *
  * @throws DM_BASE_CHANGED
  */
-async function checkPristine(
+async function checkUnwritten(
   metadata: PoolMetadata,
   { snapshot, fingerprint }: SeenDevice,
   signal: AbortSignal
@@ -189,6 +228,21 @@ async function checkPristine(
     `${snapshot.handle} has blocks of its own, which could be overwritten without a trace: it was written to, or is no snapshot`,
     'take a full backup of a snapshot, and keep it read-only'
   )
+}
+
+/**
+ * The catalog has found that the target maps as many blocks as when its answer was begun. That it is the same takes that none of them was
+ * written since; where some were written before, nothing tells.
+ *
+ * @throws DM_RESUME_REFUSED
+ */
+async function checkResumable(
+  metadata: PoolMetadata,
+  { snapshot, fingerprint }: SeenDevice,
+  signal: AbortSignal
+): Promise<void> {
+  if (await metadata.isPristine(snapshot.thinId, signal, fingerprint)) return
+  throw resumeRefused(snapshot.handle, 'it was written to after it was taken, and maybe since the answer was begun')
 }
 
 /** @param seen what the devices were when they were checked, which the answer has to be about */

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EncodedStream } from '../grpc/snapshot-metadata.ts'
-import type { KnownDevices, SeenDevice, SeenDevices, WalkRequest } from './walk.ts'
+import type { SeenDevices, WalkRequest } from './walk.ts'
 import { WalkTurns } from './walk-turns.ts'
 import type { HistoryPlace } from './catalog/era-snapshots.ts'
 import type { TrackedAnswer } from './era/source.ts'
@@ -44,8 +44,6 @@ interface Walk {
   statistics: TimedStatistics
   /** What it is about, as soon as it has been found. */
   seen: SeenDevices | undefined
-  /** What it has found never to have been written to, not yet passed on. */
-  pristine: SeenDevice[]
   /** Told what became of its check with the tools. */
   report: (report: EngineReport) => void
   /** What is on record of an era volume, piece by piece. */
@@ -59,15 +57,12 @@ interface Walk {
 /** What is known of live pools beside their metadata, and what is to be remembered of them. */
 export interface DeviceKnowledge {
   /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
-  check(seen: SeenDevices): Promise<KnownDevices>
-  /** Told of a device that was found never to have been written to since it was taken. */
-  rememberPristine(device: SeenDevice): void
+  check(seen: SeenDevices): Promise<void>
 }
 
 /** Images in files cannot be written to meanwhile: nothing has to be known of them. */
 const nothingToKnow: DeviceKnowledge = {
-  check: async () => ({ baseIsPristine: true }),
-  rememberPristine: () => undefined
+  check: async () => undefined
 }
 
 /** What holds for every walk. */
@@ -201,13 +196,12 @@ export class Walkers {
         signal.throwIfAborted()
         if (walk.seen) {
           const { seen } = walk
-          const devices = await knowledge.check(seen)
+          await knowledge.check(seen)
           walk.seen = undefined
-          say(thread, { kind: 'known', id, devices })
+          say(thread, { kind: 'known', id })
           // Only the tools wait for it.
           if (this.#tools) void this.#hold(this.#tools, thread, id, seen, over.signal)
         }
-        for (const device of walk.pristine.splice(0)) knowledge.rememberPristine(device)
         if (walk.arrived.length > 0) {
           const turn = await this.#turns.take(client, signal)
           turn.end()
@@ -243,6 +237,11 @@ export class Walkers {
     } catch (error) {
       notHeld(error)
     }
+  }
+
+  /** Has all threads give back what many walks have left behind. */
+  rest(): void {
+    for (const thread of this.#threads) say(thread, { kind: 'rest', id: NaN })
   }
 
   /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
@@ -281,7 +280,6 @@ export class Walkers {
       const walk = thread.walks.get(message.id)
       if (!walk) return
       if (message.kind === 'seen') walk.seen = message.devices
-      else if (message.kind === 'pristine') walk.pristine.push(message.device)
       else if (message.kind === 'checked') walk.report(fromPortableReport(message.report))
       else if (message.kind === 'wanted') void turnPage(thread, message.id, walk.nextPage, message.after)
       else walk.statistics = message.statistics
@@ -321,7 +319,6 @@ function newWalk(kind: WalkKind): Walk {
     arrived: [],
     statistics: noStatistics(),
     seen: undefined,
-    pristine: [],
     report: () => undefined,
     nextPage: undefined,
     outcome: undefined,

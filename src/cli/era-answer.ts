@@ -6,6 +6,7 @@ import type { ExtentStream } from '../devicemapper/extents.ts'
 import type { AnswerOptions, Question, Remark } from './answer.ts'
 import { describeEraView } from './era-views.ts'
 import { UsageError } from './failure.ts'
+import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import { humanSize } from './quantities.ts'
 
 /** Hands the answer to `use`. @throws UsageError where the command line says more than it can; what reading throws */
@@ -39,6 +40,11 @@ export async function answerSince(
     if (size === undefined) {
       const taken = `${metadata.sizeBytes} bytes (${humanSize(metadata.sizeBytes)}), up to the end of its last block`
       remark(`size of the device: ${taken}; --size says otherwise`)
+    }
+    if (size !== undefined) {
+      const beyond = firstBeyond(size, metadata.superblock.blockBytes)
+      const written = async () => metadata.written({ sinceEra, startingOffset: beyond, signal })
+      if (beyond < metadata.sizeBytes) await remarkLeftOut(written, remark)
     }
     await use(await metadata.written({ sinceEra, sizeBytes: size, baseSizeBytes: baseSize, startingOffset, signal }))
   } finally {

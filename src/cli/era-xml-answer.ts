@@ -8,6 +8,7 @@ import type { ExtentStream } from '../devicemapper/extents.ts'
 import { endBytes } from '../devicemapper/xml-extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { AnswerOptions, Remark } from './answer.ts'
+import { leftOutOf } from './left-out.ts'
 import { exactSize, humanSize } from './quantities.ts'
 import { readWhole } from './xml-end.ts'
 import type { XmlInput } from './xml-input.ts'
@@ -37,7 +38,8 @@ export async function writtenFromInvalidate(
     batches = whole.batches
     remark(`size of the device: ${described(sizeBytes)}, the end of the last range; --size says otherwise`)
   }
-  return writtenExtentsOf(batches, blockSize, { sizeBytes, baseSizeBytes: baseSize, startingOffset })
+  const sizes = { sizeBytes, baseSizeBytes: baseSize, startingOffset, onLeftOut: leftOutOf(size, remark) }
+  return writtenExtentsOf(batches, blockSize, sizes)
 }
 
 /**
@@ -70,7 +72,7 @@ export async function writtenFromDump(
   if (size === undefined) {
     remark(`size of the device: ${described(sizeBytes)}, up to the end of its last block; --size says otherwise`)
   }
-  const sizes = { sizeBytes, baseSizeBytes: baseSize, startingOffset }
+  const sizes = { sizeBytes, baseSizeBytes: baseSize, startingOffset, onLeftOut: leftOutOf(size, remark) }
   return writtenExtentsOf(written.batches, blockBytes, sizes)
 }
 

@@ -190,21 +190,31 @@ Examples:
       .summary('remove the devices of a volume')
       .description(
         'Removes /dev/mapper/VOLUME, which nobody may be using. Until it is activated again, nothing should write to the data device: that ' +
-          'would end its history.'
+          'would end its history, as a restart of the machine does. With --at-shutdown the history goes on after a restart: for the last moment ' +
+          'before the machine stops, as deltamapper-era.service has it, when nothing can write to the data device any more.'
       )
       .argument('[VOLUME]', 'the volume')
       .option('--all', 'all volumes; each is tried, whatever becomes of the others')
+      .option(
+        '--at-shutdown',
+        'nothing is written below until the machine has stopped: go on with the history after a restart'
+      )
   )
     .addHelpText(
       'after',
-      `${adminHelp}\n\nExamples:\n  deltamapper era deactivate srv\n  deltamapper era deactivate --all`
+      `${adminHelp}\n\nExamples:\n  deltamapper era deactivate srv\n  deltamapper era deactivate --all --at-shutdown`
     )
-    .action(async (volume: string | undefined, { all = false, ...options }: AdminOptions & { all?: boolean }) => {
-      checkOneOrAll(volume, all)
-      if (volume !== undefined) {
-        await order(options, (agent) => agent.deactivateEra({ volume }), eraVolumeFacts)
-      } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each }))
-    })
+    .action(
+      async (
+        volume: string | undefined,
+        { all = false, atShutdown = false, ...options }: AdminOptions & { all?: boolean; atShutdown?: boolean }
+      ) => {
+        checkOneOrAll(volume, all)
+        if (volume !== undefined) {
+          await order(options, (agent) => agent.deactivateEra({ volume, atShutdown }), eraVolumeFacts)
+        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
+      }
+    )
 
   addAdminOptions(
     era

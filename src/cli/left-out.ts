@@ -23,8 +23,16 @@ export async function remarkLeftOut(beyond: () => Promise<ExtentStream | undefin
   }
 }
 
-/** @param bytes how many beyond the size are left out */
-export function remarkBytes(bytes: number, remark: Remark): void {
+/**
+ * The same for XML, which is read to its end anyhow: what to call there with the bytes left out.
+ *
+ * @param size what `--size` said, if it said anything
+ */
+export function leftOutOf(size: number | undefined, remark: Remark): ((bytes: number) => void) | undefined {
+  return size === undefined ? undefined : (bytes) => remarkBytes(bytes, remark)
+}
+
+function remarkBytes(bytes: number, remark: Remark): void {
   if (bytes > 0) remark(`--size leaves out ${bytes} bytes (${humanSize(bytes)}) that lie beyond it`)
 }
 

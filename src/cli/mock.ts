@@ -17,9 +17,15 @@ export function addMockCommand(program: Command): void {
         'until SIGTERM or SIGINT.'
     )
     .option('--listen <address>', 'the unix socket to listen on, as in unix:///tmp/csi.sock', listenAddress)
-    .option('--scenario <name|file>', 'how to answer: a name that --list has, `random`, or a YAML file (default: honest)')
+    .option(
+      '--scenario <name|file>',
+      'how to answer: a name that --list has, `random`, or a YAML file (default: honest)'
+    )
     .option('--seed <number>', 'what everything random follows from (default: 1)', count)
-    .option('--data <dir>', 'write the data of every snapshot there, as sparse files, and snapshots.json, which lists them')
+    .option(
+      '--data <dir>',
+      'write the data of every snapshot there, as sparse files, and snapshots.json, which lists them'
+    )
     .option('--kubernetes <dir>', 'serve the Kubernetes side too, and write a kubeconfig for it there')
     .option('--list', 'name the scenarios, and end')
     .addHelpText(

@@ -4,18 +4,43 @@
 import { InvalidArgumentError } from 'commander'
 import { UsageError } from './failure.ts'
 
-const suffixes: Record<string, number> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
+/** Units of a byte count by their first letter, in either case: LVM takes `g` and `G` for the same when it reads a size (lvm(8)). */
+const units: Record<string, bigint> = {
+  '': 1n,
+  B: 1n,
+  S: 512n,
+  K: 2n ** 10n,
+  M: 2n ** 20n,
+  G: 2n ** 30n,
+  T: 2n ** 40n,
+  P: 2n ** 50n,
+  E: 2n ** 60n
+}
 const MAX_INT32 = 2 ** 31 - 1
 /** setTimeout counts in milliseconds of 31 bits. */
 const MAX_TIMEOUT_SECONDS = Math.floor(MAX_INT32 / 1000)
 
-/** A byte count from 0 to 2^53 - 1: decimal digits, optionally followed by KiB, MiB, GiB or TiB. */
+/**
+ * A byte count from 0 to 2^53 - 1: decimal digits, and optionally a unit, as in 64KiB, 64k or 64K; B for bytes and S for sectors of 512 bytes,
+ * as LVM writes them. No fractions: what LVM prints with one is rounded.
+ */
 export function byteCount(text: string): number {
-  const [, digits, suffix] = /^(0|[1-9]\d*)((?:[KMGT]iB)?)$/.exec(text) ?? []
-  if (digits === undefined) throw invalid('A byte count is a whole number, as in 65536 or 64KiB (MiB, GiB, TiB).')
-  const bytes = BigInt(digits) * BigInt(suffixes[suffix])
-  if (bytes > Number.MAX_SAFE_INTEGER) throw invalid('It is beyond 2^53 - 1 bytes, more than any volume has.')
+  const [, digits, letter = '', prefix = letter] =
+    /^(0|[1-9]\d*)(?:([bskmgtpeBSKMGTPE]?)|([KMGTPE])iB)$/.exec(text) ?? []
+  if (digits === undefined) throw invalid(notBytes(text))
+  const bytes = BigInt(digits) * units[prefix.toUpperCase()]
+  if (bytes > Number.MAX_SAFE_INTEGER)
+    throw invalid('It is beyond 2^53 - 1 bytes (8PiB - 1), more than can be told exactly.')
   return Number(bytes)
+}
+
+function notBytes(text: string): string {
+  if (/^\d+\.\d+/.test(text)) {
+    return 'A byte count has no fraction, which LVM rounds: `lvs --units b` prints the size in bytes.'
+  }
+  if (/^\d+[kmgtp]b$/i.test(text))
+    return "Say whether a thousand or 1024 is meant: 64KiB (or LVM's 64k) is 65536 bytes."
+  return 'A byte count is a whole number, as in 65536, 64KiB or 64k (MiB, GiB, TiB, PiB).'
 }
 
 /** A count from 0 to 2^31 - 1, as the protocol has it. */

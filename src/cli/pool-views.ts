@@ -10,23 +10,23 @@ export interface PoolViews {
   /** The view that answers: the metadata snapshot where one is held, unless the live root was asked for. */
   metadata: PoolMetadata
   live: ThinSuperblock
-  /** The metadata snapshot, where one is held. */
+  /** The metadata snapshot, where one is held and was looked at. */
   held: ThinSuperblock | undefined
   close(): Promise<void>
 }
 
-/** @throws what `openPoolMetadata` throws */
+/** @param liveRoot the metadata snapshot is not even looked at then. @throws what `openPoolMetadata` throws */
 export async function openViews(path: string, liveRoot: boolean): Promise<PoolViews> {
   const live = await openPoolMetadata(path, { liveRoot: true })
   let held: PoolMetadata | undefined
   try {
-    if (live.heldRoot !== 0) held = await openPoolMetadata(path)
+    if (live.heldRoot !== 0 && !liveRoot) held = await openPoolMetadata(path)
   } catch (error) {
     await live.close()
     throw error
   }
   return {
-    metadata: held && !liveRoot ? held : live,
+    metadata: held ?? live,
     live: live.superblock,
     held: held?.superblock,
     async close() {
@@ -37,13 +37,13 @@ export async function openViews(path: string, liveRoot: boolean): Promise<PoolVi
 }
 
 /** Which view answers, in words. */
-export function describeView({ metadata, live, held }: PoolViews): string {
+export function describeView({ metadata, live }: PoolViews): string {
   if (metadata.view === 'metadata-snapshot') {
     return `the metadata snapshot, ${describeAge(live, metadata.superblock)}; --live-root reads the live pool`
   }
   const { time, transactionId } = live
   const root = `the live root, pool time ${time}, transaction ${transactionId}`
-  return held ? `${root}, and not the metadata snapshot that is held` : root
+  return live.heldRoot === 0 ? root : `${root}, and not the metadata snapshot that is held`
 }
 
 /** How old a metadata snapshot is. Metadata knows no hours: it counts the snapshots taken, and the transactions of who drives the pool. */

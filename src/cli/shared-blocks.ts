@@ -22,7 +22,14 @@ export async function sharesBlocks(
   signal: AbortSignal
 ): Promise<boolean> {
   if ((await metadata.device(otherId, signal)).root === device.root) return true
-  const sizeBytes = await metadata.mappedEnd(device, signal)
+  let sizeBytes: number
+  try {
+    sizeBytes = await metadata.mappedEnd(device, signal)
+  } catch (error) {
+    // It maps bytes beyond 2^53, of which no question can be asked.
+    if (error instanceof DeltamapperError && error.code === 'DM_METADATA_UNSUPPORTED') return false
+    throw error
+  }
   const startingOffset = Math.max(0, sizeBytes - SAMPLE_BLOCKS * metadata.superblock.dataBlockBytes)
   const range = { sizeBytes, startingOffset, signal }
   try {

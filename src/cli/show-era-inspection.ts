@@ -6,14 +6,15 @@ import type { EraSuperblock } from '../devicemapper/era/superblock.ts'
 import type { Writeset } from '../devicemapper/era/writeset.ts'
 import { writeEraInspectionJson } from './output/era-inspection-json.ts'
 import { writeEraInspectionTable } from './output/era-inspection-table.ts'
+import { DeltamapperError } from '../errors.ts'
 import type { TextOutput } from './output/text-output.ts'
 
 /** What is shown of an era device, whatever the format. */
 export interface EraInspection {
   /** The view whose writesets are listed. */
   metadata: EraMetadata
-  /** The metadata snapshot, where there is one. */
-  held: EraSuperblock | undefined
+  /** What the metadata snapshot was found to be, where there is one: also beside the live root, and there it may be damaged. */
+  held: EraSuperblock | DeltamapperError | undefined
   /** By ascending era. */
   writesets: Writeset[]
 }
@@ -26,16 +27,27 @@ export async function showEraInspection(
   output: TextOutput,
   signal: AbortSignal
 ): Promise<void> {
-  const seen = await openEraMetadata(path)
-  let metadata = seen
+  const metadata = await openEraMetadata(path, { liveRoot })
   try {
-    const held = seen.view === 'metadata-snapshot' ? seen.superblock : undefined
-    if (liveRoot && held) metadata = await openEraMetadata(path, { liveRoot })
+    const isHeld = metadata.live.metadataSnapshot !== 0
+    const held =
+      metadata.view === 'metadata-snapshot' ? metadata.superblock : isHeld ? await heldBeside(path) : undefined
     const inspection = { metadata, held, writesets: await metadata.writesets(signal) }
     await (format === 'json' ? writeEraInspectionJson : writeEraInspectionTable)(inspection, output)
   } finally {
-    await seen.close()
-    if (metadata !== seen) await metadata.close()
+    await metadata.close()
+  }
+}
+
+/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
+async function heldBeside(path: string): Promise<EraSuperblock | DeltamapperError> {
+  try {
+    const metadata = await openEraMetadata(path)
+    await metadata.close()
+    return metadata.superblock
+  } catch (error) {
+    if (error instanceof DeltamapperError) return error
+    throw error
   }
 }
 

@@ -4,6 +4,8 @@
  */
 import { readMetadataKind } from '../devicemapper/metadata-kind.ts'
 import type { ThinDevice } from '../devicemapper/thin/pool-metadata.ts'
+import type { ThinSuperblock } from '../devicemapper/thin/superblock.ts'
+import { DeltamapperError } from '../errors.ts'
 import { interruptible } from './interruption.ts'
 import { type Origin, Origins } from './origins.ts'
 import { writeInspectionJson } from './output/inspection-json.ts'
@@ -23,6 +25,8 @@ export interface InspectOptions {
 /** What is shown of a pool, whatever the format. */
 export interface Inspection {
   views: PoolViews
+  /** What the metadata snapshot was found to be, where one is held: also beside the live root, and there it may be damaged. */
+  held: ThinSuperblock | DeltamapperError | undefined
   /** By ascending id; to be iterated once. */
   devices: AsyncIterable<InspectedDevice>
 }
@@ -43,7 +47,8 @@ export async function showInspection(path: string, { liveRoot = false, output }:
     }
     const views = await openViews(path, liveRoot)
     try {
-      const inspection = { views, devices: inspectedDevices(views, signal) }
+      const held = views.held ?? (views.live.heldRoot === 0 ? undefined : await heldBeside(path))
+      const inspection = { views, held, devices: inspectedDevices(views, signal) }
       const write = output === 'json' ? writeInspectionJson : writeInspectionTable
       await write(inspection, text)
     } finally {
@@ -52,19 +57,41 @@ export async function showInspection(path: string, { liveRoot = false, output }:
   })
 }
 
-/** Reads the devices twice: to tell one's origin, the clock readings of all of them must have been seen. */
+/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
+async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperError> {
+  try {
+    const views = await openViews(path, false)
+    await views.close()
+    return views.metadata.superblock
+  } catch (error) {
+    if (error instanceof DeltamapperError) return error
+    throw error
+  }
+}
+
+/**
+ * Reads the devices twice: to tell one's origin, the clock readings of all of them must have been seen.
+ *
+ * @throws DM_METADATA_DAMAGED for what is wrong with a device's tree only once all devices were listed
+ */
 async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): AsyncGenerator<InspectedDevice> {
   const origins = new Origins()
   for await (const device of metadata.devices(signal)) origins.add(device)
   origins.complete()
+  let damage: DeltamapperError | undefined
   for await (const device of metadata.devices(signal)) {
     const origin = origins.of(device)
     const sharing: number[] = []
     if (metadata.statistics.nodesRead < MAX_NODES_READ) {
       for (const candidate of origin.devices) {
-        if (await sharesBlocks(metadata, device, candidate, signal)) sharing.push(candidate)
+        const shares = await sharesBlocks(metadata, device, candidate, signal).catch((error: unknown) => {
+          if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') throw error
+          damage ??= error
+        })
+        if (shares) sharing.push(candidate)
       }
     }
     yield { ...device, origin: origins.refined(origin, sharing), twin: origins.twinOf(device) }
   }
+  if (damage !== undefined) throw damage
 }

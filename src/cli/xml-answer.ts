@@ -21,6 +21,7 @@ import { DeltamapperError } from '../errors.ts'
 import type { AnswerOptions, Question, Remark } from './answer.ts'
 import { UsageError } from './failure.ts'
 import { exactSize, humanSize } from './quantities.ts'
+import { leftOutOf } from './left-out.ts'
 import { deviceId } from './option-values.ts'
 import { writtenFromDump, writtenFromInvalidate } from './era-xml-answer.ts'
 import { readWhole } from './xml-end.ts'
@@ -137,7 +138,8 @@ async function thinDeltaFromXml(
     remark(`size of ${right}: ${described(sizeBytes)}, the end of the last range; --size says otherwise`)
   }
   if (baseSize === undefined) remark(`size of base ${left}: that of ${right}; --base-size says otherwise`)
-  return changedExtentsOf(batches, header, { sizeBytes, baseSizeBytes: baseSize, startingOffset })
+  const sizes = { sizeBytes, baseSizeBytes: baseSize, startingOffset, onLeftOut: leftOutOf(size, remark) }
+  return changedExtentsOf(batches, header, sizes)
 }
 
 async function allocatedFromXml(
@@ -147,7 +149,9 @@ async function allocatedFromXml(
   remark: Remark
 ): Promise<ExtentStream> {
   let id = target === undefined ? undefined : deviceId(target, '--xml')
-  const open = () => readDumpXml(input.bytes(), { name: input.name })
+  let firstId: number | undefined
+  const isWanted = (each: number) => each === (id ?? (firstId ??= each))
+  const open = () => readDumpXml(input.bytes(), { name: input.name, isWanted })
   const first = await open()
   remark(`reading what thin_dump says, from ${input.name}, ${describePool(first.header)}`)
   let batches = first.batches
@@ -167,7 +171,8 @@ async function allocatedFromXml(
       remark(`size of ${id}: ${described(sizeBytes)}, the end of its highest mapping; --size says otherwise`)
     }
   }
-  return allocatedExtentsOf(batches, id, first.header, { sizeBytes, startingOffset })
+  const sizes = { sizeBytes, startingOffset, onLeftOut: leftOutOf(size, remark) }
+  return allocatedExtentsOf(batches, id, first.header, sizes)
 }
 
 function copyDeltaBatch({ count, kinds, begins, lengths }: DeltaRunBatch): DeltaRunBatch {

@@ -33,13 +33,12 @@ const MAX_RUN_BLOCKS = 64
 const MAX_BRIDGED_BLOCKS = 8
 /** The most blocks a caller may ask for in one window. */
 export const WINDOW_BLOCKS = 128
-/** Room in a window for wanted and bridged blocks: 1 MiB. */
-const WINDOW_SLOTS = 2 * WINDOW_BLOCKS
-const WINDOW_BYTES = WINDOW_SLOTS * METADATA_BLOCK_SIZE
-/** Windows allocated together: each WebAssembly.Memory, however small, takes 10 GB of addresses, and processes may have a limit to those. */
-const WINDOWS_ALLOCATED = 8
-/** Windows kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
-const MAX_SPARE_WINDOWS = 16
+/** Whoever asks for no more than these gets a small window. */
+export const SMALL_WINDOW_BLOCKS = 16
+/** Memory allocated together: each WebAssembly.Memory, however small, takes 10 GB of addresses, and processes may have a limit to those. */
+const BYTES_ALLOCATED = 8 * 2 ** 20
+/** Bytes of windows of a size kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
+const SPARE_BYTES = 16 * 2 ** 20
 
 /** How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take to give up. */
 const READ_DEADLINE_MS = 30_000
@@ -63,14 +62,15 @@ export class BlockWindow {
   /** The same memory, 4 bytes at a time. */
   readonly words: Uint32Array
   /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
-  readonly slots = new Uint32Array(WINDOW_BLOCKS)
+  readonly slots: Uint32Array
   /** A request was given up while the kernel had it: it may come back and write into this memory at any time. */
   isLost = false
   /** What each slot's checksum covers; made once, because making a view costs as much as a quarter of the checksum. */
   readonly #covered: Buffer[] = []
 
-  /** @param memory page-aligned, of WINDOW_BYTES */
+  /** @param memory page-aligned, with room for wanted and bridged blocks: twice those that may be asked for */
   constructor(memory: Buffer) {
+    this.slots = new Uint32Array(memory.length / METADATA_BLOCK_SIZE / 2)
     this.bytes = memory
     this.words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4)
   }
@@ -95,22 +95,51 @@ export class BlockWindow {
   }
 }
 
-/** Windows are few and large: whoever has decoded one hands it back for the next reader. */
-const spareWindows: BlockWindow[] = []
-/** Memory for windows that have not been needed yet. */
-let freshMemory: Buffer[] = []
+/** Windows of one size. Whoever has decoded one hands it back for the next reader. */
+class WindowPool {
+  readonly #bytes: number
+  readonly #spare: BlockWindow[] = []
+  /** Memory for windows that have not been needed yet. */
+  #fresh: Buffer[] = []
 
-function takeWindow(): BlockWindow {
-  const spare = spareWindows.pop()
-  if (spare) return spare
-  if (freshMemory.length === 0) {
-    const pages = (WINDOWS_ALLOCATED * WINDOW_BYTES) / 65536
-    const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })
-    freshMemory = Array.from({ length: WINDOWS_ALLOCATED }, (_, i) =>
-      Buffer.from(buffer, i * WINDOW_BYTES, WINDOW_BYTES)
-    )
+  /** @param blocks that may be asked for in one window */
+  constructor(blocks: number) {
+    this.#bytes = 2 * blocks * METADATA_BLOCK_SIZE
   }
-  return new BlockWindow(freshMemory.pop()!)
+
+  take(): BlockWindow {
+    const spare = this.#spare.pop()
+    if (spare) return spare
+    if (this.#fresh.length === 0) {
+      const pages = BYTES_ALLOCATED / 65536
+      const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })
+      const count = BYTES_ALLOCATED / this.#bytes
+      this.#fresh = Array.from({ length: count }, (_, i) => Buffer.from(buffer, i * this.#bytes, this.#bytes))
+    }
+    return new BlockWindow(this.#fresh.pop()!)
+  }
+
+  forget(): void {
+    this.#spare.length = this.#fresh.length = 0
+  }
+
+  giveBack(window: BlockWindow): void {
+    if (this.#spare.length < SPARE_BYTES / this.#bytes) this.#spare.push(window)
+  }
+}
+
+const largeWindows = new WindowPool(WINDOW_BLOCKS)
+const smallWindows = new WindowPool(SMALL_WINDOW_BLOCKS)
+
+/** Gives the memory of windows that nobody uses back to the system, once garbage is collected. */
+export function forgetSpareWindows(): void {
+  largeWindows.forget()
+  smallWindows.forget()
+}
+
+/** For so many blocks. */
+function windowsFor(blocks: number): WindowPool {
+  return blocks <= SMALL_WINDOW_BLOCKS ? smallWindows : largeWindows
 }
 
 /** How metadata is read. */
@@ -229,7 +258,7 @@ export class BlockReader {
    * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
    */
   async load(blocks: ArrayLike<number>, count: number, salt: number): Promise<BlockWindow> {
-    const window = takeWindow()
+    const window = windowsFor(count).take()
     try {
       await this.#fill(window, blocks, count)
       for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
@@ -241,7 +270,7 @@ export class BlockReader {
   }
 
   release(window: BlockWindow): void {
-    if (!window.isLost && spareWindows.length < MAX_SPARE_WINDOWS) spareWindows.push(window)
+    if (!window.isLost) windowsFor(window.slots.length).giveBack(window)
   }
 
   /** Reads and verifies one block, hands it to `use`, and returns what that returns. The window is only valid inside `use`. */
@@ -257,10 +286,22 @@ export class BlockReader {
 
   /** One block, unverified: for superblocks, whose kind is not known before they are read. A copy that the caller may keep. */
   async readRaw(block: number): Promise<Buffer> {
-    const window = takeWindow()
+    const window = smallWindows.take()
     try {
       await this.#fill(window, [block], 1)
       return Buffer.from(window.block(0))
+    } finally {
+      this.release(window)
+    }
+  }
+
+  /** The first blocks, unverified: of a device that holds no metadata. @param count WINDOW_BLOCKS at most */
+  async readStart(count: number): Promise<Buffer> {
+    const window = windowsFor(count).take()
+    try {
+      const blocks = Array.from({ length: count }, (_, block) => block)
+      await this.#fill(window, blocks, count)
+      return Buffer.concat(blocks.map((block) => window.block(block)))
     } finally {
       this.release(window)
     }
@@ -304,7 +345,7 @@ export class BlockReader {
         const gap = block - last - 1
         const length = block - first + 1
         // A gap may be bridged only while every block still wanted keeps its slot.
-        const fits = firstSlot + length + (count - i - 1) <= WINDOW_SLOTS
+        const fits = firstSlot + length + (count - i - 1) <= 2 * window.slots.length
         if (block > last && (gap > MAX_BRIDGED_BLOCKS || length > MAX_RUN_BLOCKS || !fits)) break
         if (block > last || i === start) this.statistics.nodesRead++
         window.slots[order[i]] = firstSlot + length - 1

@@ -12,6 +12,8 @@ export interface XmlSizes {
   baseSizeBytes?: number | undefined
   /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
+  /** Told at the end how many bytes the XML has beyond the target's last block, which are left out. */
+  onLeftOut?: ((bytes: number) => void) | undefined
 }
 
 /**
@@ -25,7 +27,7 @@ export interface XmlSizes {
 export function extentsOfBatches<Batch>(
   batches: AsyncIterable<Batch>,
   blockBytes: number,
-  { sizeBytes, startingOffset = 0 }: XmlSizes,
+  { sizeBytes, startingOffset = 0, onLeftOut }: XmlSizes,
   read: (batch: Batch, add: (begin: number, end: number) => void) => void,
   wholeFrom = Infinity
 ): ExtentStream {
@@ -42,7 +44,9 @@ export function extentsOfBatches<Batch>(
   const end = Math.min(last, wholeFrom)
   async function* extents(): AsyncGenerator<ExtentBatch> {
     const builder = new ExtentBuilder(blockBytes, sizeBytes)
+    let blocksLeftOut = 0
     const add = (runBegin: number, runEnd: number) => {
+      if (runEnd > last) blocksLeftOut += Math.max(0, runEnd - Math.max(runBegin, last))
       builder.addRun(Math.max(runBegin, first), Math.min(runEnd, end))
     }
     for await (const batch of batches) {
@@ -50,6 +54,7 @@ export function extentsOfBatches<Batch>(
       const ready = builder.take()
       if (ready !== undefined) yield ready
     }
+    onLeftOut?.(blocksLeftOut * blockBytes)
     builder.addRun(Math.max(first, end), last)
     const rest = builder.takeLast()
     if (rest !== undefined) yield rest

@@ -144,7 +144,7 @@ export interface EraCalls {
   ]
   detachEra: [{ volume: string }, object]
   activateEra: [{ volume: string; startOver: boolean }, EraVolume]
-  deactivateEra: [{ volume: string }, EraVolume]
+  deactivateEra: [{ volume: string; atShutdown: boolean }, EraVolume]
   growEra: [{ volume: string }, EraVolume]
   listEra: [{ volume: string }, { volumes: EraVolume[] }]
   createEraSnapshot: [{ volume: string; name: string; deadlineMs: number }, EraSnapshot]

@@ -16,8 +16,11 @@
 import { DeltamapperError } from '../errors.ts'
 import type { ExtentBatch } from '../devicemapper/extents.ts'
 
-/** Extents in a message when nobody says otherwise: about 100 KB, soon enough for a first message, seldom enough for the stream. */
-export const defaultTuplesPerMessage = 8192
+/**
+ * The most extents in a message, however many a client would take: about 100 KB, soon enough for a first message, seldom enough for the stream.
+ * More would gain nothing, and every stream under way holds a few messages.
+ */
+export const tuplesPerMessage = 8192
 
 /** No message is larger than this many bytes: half of the 4 MiB that gRPC clients, the CSI sidecar among them, accept. */
 export const maximumMessageBytes = 2 * 1024 * 1024
@@ -27,7 +30,14 @@ export const BlockMetadataType = { UNKNOWN: 0, FIXED_LENGTH: 1, VARIABLE_LENGTH:
 
 const maximumHeaderBytes = 2 + 1 + 8
 const maximumTupleBytes = 2 + 1 + 8 + 1 + 8
-const maximumTuples = Math.floor((maximumMessageBytes - maximumHeaderBytes) / maximumTupleBytes)
+
+/**
+ * Where messages are written before they are cut to size. An encoder has a buffer while it is in the middle of a message, and none while
+ * its last one waits to be sent: what makes many answers at a time needs a few of them.
+ */
+const bufferBytes = maximumHeaderBytes + tuplesPerMessage * maximumTupleBytes
+const spareBuffers: Uint8Array[] = []
+const spareBuffersKept = 8
 
 const typeTag = 0x08
 const capacityTag = 0x10
@@ -50,31 +60,20 @@ export class BlockMetadataEncoder {
 
   readonly #maximumCount: number
   readonly #capacityBytes: number
-  readonly #bytes: Uint8Array
-  readonly #headerBytes: number
-  #position: number
+  /** Undefined between messages. */
+  #bytes: Uint8Array | undefined
+  #position = 0
   #previousEnd = 0
 
   /**
    * @param capacityBytes size of the (target) snapshot, 0 to 2^53 - 1
-   * @param maxTuples the most extents in one message: the request's `max_results`, or 0 for `defaultTuplesPerMessage`. What does not fit
-   *   into `maximumMessageBytes` is not put into one message either.
+   * @param maxTuples the most extents in one message: the request's `max_results`, or 0 for `tuplesPerMessage`, which is also the limit
    */
   constructor(capacityBytes: number, maxTuples: number) {
     if (!Number.isSafeInteger(capacityBytes) || capacityBytes < 0)
       throw defect(`capacity ${capacityBytes} is no byte count`)
     this.#capacityBytes = capacityBytes
-    this.#maximumCount = Math.min(maxTuples > 0 ? maxTuples : defaultTuplesPerMessage, maximumTuples)
-    this.#bytes = new Uint8Array(maximumHeaderBytes + this.#maximumCount * maximumTupleBytes)
-    this.#bytes[0] = typeTag
-    this.#bytes[1] = BlockMetadataType.VARIABLE_LENGTH
-    let position = 2
-    if (capacityBytes > 0) {
-      this.#bytes[position++] = capacityTag
-      position = writeVarint(this.#bytes, position, capacityBytes)
-    }
-    this.#headerBytes = position
-    this.#position = position
+    this.#maximumCount = Math.min(maxTuples > 0 ? maxTuples : tuplesPerMessage, tuplesPerMessage)
   }
 
   /**
@@ -86,7 +85,7 @@ export class BlockMetadataEncoder {
     if (!(offset >= this.#previousEnd && size > 0 && end <= this.#capacityBytes)) this.#refuse(offset, size)
     if (this.count === this.#maximumCount) throw defect('an extent was added to a message that is full')
     this.#previousEnd = end
-    const bytes = this.#bytes
+    const bytes = this.#bytes ?? this.#begin()
     const start = this.#position
     bytes[start] = tupleTag
     let position = start + 2
@@ -106,10 +105,24 @@ export class BlockMetadataEncoder {
    * ArrayBuffer of its own and of its size, so that it can be transferred to another thread. The next message begins.
    */
   finish(): Uint8Array<ArrayBuffer> {
-    const message = this.#bytes.slice(0, this.#position)
-    this.#position = this.#headerBytes
+    const bytes = this.#bytes ?? this.#begin()
+    const message = bytes.slice(0, this.#position)
+    if (spareBuffers.length < spareBuffersKept) spareBuffers.push(bytes)
+    this.#bytes = undefined
     this.count = 0
     return message
+  }
+
+  #begin(): Uint8Array {
+    const bytes = (this.#bytes = spareBuffers.pop() ?? new Uint8Array(bufferBytes))
+    bytes[0] = typeTag
+    bytes[1] = BlockMetadataType.VARIABLE_LENGTH
+    this.#position = 2
+    if (this.#capacityBytes > 0) {
+      bytes[this.#position++] = capacityTag
+      this.#position = writeVarint(bytes, this.#position, this.#capacityBytes)
+    }
+    return bytes
   }
 
   #refuse(offset: number, size: number): never {

@@ -127,7 +127,7 @@ export interface PoolUsageFacts {
   metadataTotalBytes: number
 }
 
-export type AsBase = 'unchanged' | 'never-served' | 'changed' | 'not-trackable' | 'unknown'
+export type AsBase = 'unchanged' | 'never-served' | 'unrecorded' | 'changed' | 'not-trackable' | 'unknown'
 
 export interface ThinFacts {
   handle: string

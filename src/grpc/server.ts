@@ -6,7 +6,7 @@
  * than configured (unix-socket.ts).
  */
 import { createServer, type Server as NetServer, type Socket } from 'node:net'
-import { type ChannelOptions, Server, ServerCredentials } from '@grpc/grpc-js'
+import { type ChannelOptions, Server } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
@@ -14,6 +14,7 @@ import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import { type AdminBackend, adminName, adminPackage, AdminService } from './admin.ts'
 import { parseListenAddress, type Address } from './address.ts'
+import { ClientConnections, type ConnectionLimits } from './client-connections.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
@@ -25,6 +26,7 @@ import {
 } from './snapshot-metadata.ts'
 import { listenOnTcp } from './tcp-socket.ts'
 import { type Certificates, createTlsServer } from './tls.ts'
+import { unixClient } from './unix-client.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
 
 export interface ServerOptions {
@@ -50,6 +52,10 @@ export interface ServerOptions {
   readonly observer?: ServerObserver | undefined
   /** Of calls to SnapshotMetadata; without limit unless given. */
   readonly limits?: StreamLimits | undefined
+  /** Told when many calls to SnapshotMetadata have ended within a short time, and hardly any is left. */
+  readonly onBurstOver?: () => void
+  /** What a client on a unix socket goes by: its process, unless given. Undefined for one that is told from nobody else. */
+  readonly nameUnixClient?: (socket: Socket) => string | undefined
 }
 
 /** Whoever counts. */
@@ -82,11 +88,11 @@ const maximumRequestBytes = 64 * 1024
 /** Per connection. The sidecar sends all its clients' calls over one. */
 const maximumConcurrentStreams = 256
 
-/**
- * Sidecar, health probes and a few people: far fewer. Whoever can open more of a unix socket has its owner's rights; of a network's connections,
- * tls.ts limits those that have shown a certificate and those that have not, each by itself.
- */
-const maximumConnections = 256
+/** Sidecar, health probes and a few people: far fewer, and nobody needs to cancel many calls. */
+const unixLimits: ConnectionLimits = { connections: 256, ofClient: 64, calls: { calls: 512, perSecond: 100 } }
+
+/** Routers, each for many clients, whom it limits itself. Those that have shown no certificate yet are limited in tls.ts. */
+const tcpLimits: ConnectionLimits = { connections: 256, ofClient: 64, calls: { calls: 4096, perSecond: 1000 } }
 
 /** A machine that is gone says nothing: over a network, whoever does not answer a ping in time is taken for gone. */
 const networkKeepalive = { 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_timeout_ms': 20_000 }
@@ -100,6 +106,7 @@ const farewellMs = 3000
 /** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { listen, backend, identity, logger, socketMode, socketGroup, tls, observer, isReady = () => true } = options
+  const { nameUnixClient = unixClient } = options
   if (listen.length === 0) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -114,7 +121,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
   const snapshotMetadataService = new SnapshotMetadataService(backend, logger, {
     ...options.limits,
-    observer: observer?.calls
+    observer: observer?.calls,
+    onBurstOver: options.onBurstOver
   })
   const health = new HealthImplementation()
   if (!isPortableDriverName(identity.driverName)) {
@@ -158,23 +166,26 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await readiness.first
 
   const connections = new Connections()
+  const clients = new Map(
+    servers.map((server) => [
+      server,
+      new ClientConnections(server, server === unixServer ? unixLimits : tcpLimits, logger)
+    ])
+  )
   let unixConnections = 0
   const listeners: Listener[] = []
   try {
     for (const address of addresses) {
       const server = address.kind === 'tcp' && tcpServer ? tcpServer : unixServer
-      // What grpc-js gets is decrypted already: its own TLS neither looks at names nor says who was refused.
-      const injector = server.createConnectionInjector(ServerCredentials.createInsecure())
       const serve = (socket: Socket) => {
-        if (address.kind === 'unix') nameConnection(socket, ++unixConnections)
-        injector.injectConnection(socket)
+        if (address.kind === 'unix') nameConnection(socket, nameUnixClient(socket) ?? `unix-${++unixConnections}`)
+        clients.get(server)?.came(socket, socket.remoteAddress ?? 'unknown')
       }
       const netServer =
         address.kind === 'tcp' && tls
           ? createTlsServer(tls.certificates, tls.clientName, serve, logger, () => observer?.clientRefused())
           : createServer({ noDelay: true }, serve)
       netServer.prependListener('connection', (socket: Socket) => connections.add(socket))
-      if (address.kind === 'unix' || !tls) netServer.maxConnections = maximumConnections
       listeners.push(await startListener(netServer, address, { socketMode, socketGroup }))
       // Out of file descriptors, for one: the connection is lost, the listener goes on.
       netServer.on('error', (error) =>
@@ -197,6 +208,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     await Promise.all([snapshotMetadataService.drain(graceMs), adminService?.drain(graceMs)])
     // Tells every client that no further call will be answered here; connections close once their streams have ended.
     for (const server of servers) server.tryShutdown(() => undefined)
+    for (const each of clients.values()) each.close()
     await connections.closed(farewellMs)
     connections.destroy()
   }
@@ -221,9 +233,9 @@ async function startListener(
   return { address: await listenOnTcp(netServer, address), close: () => netServer.close() }
 }
 
-/** A connection to a unix socket comes from no address. With a number in its place, calls of the same one can be told from others (`getPeer`). */
-function nameConnection(socket: Socket, number: number): void {
-  Object.defineProperty(socket, 'remoteAddress', { value: `unix-${number}` })
+/** A connection to a unix socket comes from no address. With a name in its place, calls of the same client can be told from others (`getPeer`). */
+function nameConnection(socket: Socket, name: string): void {
+  Object.defineProperty(socket, 'remoteAddress', { value: name })
 }
 
 /** The connections that are open: grpc-js can neither tell when they have closed nor close what does not by itself. */

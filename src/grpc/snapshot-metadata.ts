@@ -3,14 +3,17 @@
  *
  * A stream ends OK only when the backend's messages have ended by themselves and every one has been written. Everything else ends
  * with the status of a DeltamapperError: a bad request before the backend sees it, an error of the backend, the caller gone, its deadline
- * passed, the agent stopping. A message is written only once the connection has taken the one before, and no further one is asked for until
- * then, so the slowest client costs the memory of two messages and no more.
+ * passed, the agent stopping. A message is asked for only once the connection has taken the one before, so that the slowest client costs the
+ * memory of that one here, and of what its backend makes ahead.
  *
  * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
  */
+import { isIP } from 'node:net'
 import type { ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { Bursts } from '../memory-after-bursts.ts'
+import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
@@ -75,9 +78,13 @@ export interface StreamLimits {
   readonly maxStreams?: number | undefined
   /** Those of one client among them: nobody can take them all. */
   readonly maxStreamsPerClient?: number | undefined
+  /** How long a client may leave a message unread, in milliseconds. For ever, unless given. */
+  readonly idleMs?: number | undefined
 }
 
 export interface SnapshotMetadataOptions extends StreamLimits {
+  /** Told when many calls have ended within a short time, and hardly any is left. */
+  readonly onBurstOver?: (() => void) | undefined
   readonly observer?: CallObserver | undefined
 }
 
@@ -110,20 +117,32 @@ export class SnapshotMetadataService {
   readonly #backend: SnapshotMetadataBackend
   readonly #logger: Logger
   readonly #observer: CallObserver
-  readonly #limits: { readonly all: number; readonly perClient: number }
+  readonly #limits: { readonly all: number; readonly perClient: number; readonly idleMs: number }
   readonly #running = new Map<Promise<void>, AbortController>()
+  /** Calls that HTTP/2 has not seen the end of, by client. One that nobody reads stays, with its last message, when we are through with it. */
   readonly #clients = new Map<string, number>()
+  #open = 0
+  readonly #bursts: Bursts
+  readonly #logOfMany: (client: string, fields: object) => void
   #stopping = false
 
   constructor(
     backend: SnapshotMetadataBackend,
     logger: Logger,
-    { observer = nobody, maxStreams = Infinity, maxStreamsPerClient = Infinity }: SnapshotMetadataOptions = {}
+    {
+      observer = nobody,
+      maxStreams = Infinity,
+      maxStreamsPerClient = Infinity,
+      idleMs = Infinity,
+      onBurstOver = () => undefined
+    }: SnapshotMetadataOptions = {}
   ) {
     this.#backend = backend
     this.#logger = logger
     this.#observer = observer
-    this.#limits = { all: maxStreams, perClient: maxStreamsPerClient }
+    this.#limits = { all: maxStreams, perClient: maxStreamsPerClient, idleMs }
+    this.#bursts = new Bursts(onBurstOver)
+    this.#logOfMany = sparinglyByClient((fields) => logger.info(fields, 'call'))
   }
 
   /** Calls that have begun and not yet ended. */
@@ -159,7 +178,18 @@ export class SnapshotMetadataService {
     const controller = new AbortController()
     const context = callContext(call)
     const { client } = context
-    const [all, ofClient] = [this.#running.size, this.#clients.get(client) ?? 0]
+    const [all, ofClient] = [this.#open, this.#clients.get(client) ?? 0]
+    this.#open++
+    this.#bursts.begun()
+    this.#clients.set(client, ofClient + 1)
+    // grpc-js's word for the end of a call, however it came about.
+    call.on('cancelled', () => {
+      this.#open--
+      this.#bursts.ended()
+      const left = (this.#clients.get(client) ?? 1) - 1
+      if (left > 0) this.#clients.set(client, left)
+      else this.#clients.delete(client)
+    })
     const run = this.#run(call, context, method, controller, async (signal) => {
       if (this.#stopping) throw shuttingDown()
       if (all >= this.#limits.all) throw tooMany('maxStreams', `${all} answers are under way`)
@@ -168,14 +198,8 @@ export class SnapshotMetadataService {
       }
       check(call.request)
       return ask(signal, context)
-    }).finally(() => {
-      this.#running.delete(run)
-      const left = (this.#clients.get(client) ?? 1) - 1
-      if (left > 0) this.#clients.set(client, left)
-      else this.#clients.delete(client)
-    })
+    }).finally(() => this.#running.delete(run))
     this.#running.set(run, controller)
-    this.#clients.set(client, ofClient + 1)
   }
 
   /** Runs one call from its request to its status and its log line. Never rejects. */
@@ -210,7 +234,7 @@ export class SnapshotMetadataService {
       }
       const iterator = stream.messages[Symbol.asyncIterator]()
       try {
-        await passOn(call, iterator, stream.capacityBytes, sent, signal)
+        await passOn(call, iterator, stream.capacityBytes, sent, signal, this.#limits.idleMs)
       } catch (error) {
         released = iterator.return?.()
         throw error
@@ -219,7 +243,7 @@ export class SnapshotMetadataService {
     } catch (error) {
       failure = asDeltamapperError(error)
       // A cancelled call can no longer be told anything.
-      if (!call.cancelled) call.emit('error', toStatus(failure))
+      if (!call.cancelled) call.emit('error', toStatus(failure, isIP(context.client) === 0 ? 'ours' : 'others'))
     } finally {
       stopWatching()
     }
@@ -272,9 +296,13 @@ export class SnapshotMetadataService {
     if (failure === undefined) this.#logger.info(fields, 'call')
     else if (failure.status === 'INTERNAL' || failure.status === 'DATA_LOSS') {
       this.#logger.error({ ...fields, err: failure.cause ?? failure }, 'call')
-    } else this.#logger.info(fields, 'call')
+    } else if (cheapToCause.includes(failure.code)) this.#logOfMany(client, fields)
+    else this.#logger.info(fields, 'call')
   }
 }
+
+/** Whoever calls can cause as many of these as it likes; of each client, a few a minute are logged. */
+const cheapToCause: readonly ErrorCode[] = ['DM_CANCELLED', 'DM_TOO_MANY_STREAMS']
 
 /** What has been sent of an answer, for the log. */
 interface Sent {
@@ -288,19 +316,18 @@ interface Sent {
 
 /**
  * Passes the messages on one by one, and sends an empty one where there was none: a client learns the capacity from messages only.
- * While the connection takes one message the backend may make the next, but that one is not written before.
+ * None is asked for before the connection has taken the one before: to make some ahead is the backend's business, which bounds them.
  */
 async function passOn(
   call: Call<unknown>,
   iterator: AsyncIterator<Uint8Array>,
   capacityBytes: number | undefined,
   sent: Sent,
-  signal: AbortSignal
+  signal: AbortSignal,
+  idleMs: number
 ): Promise<void> {
-  let writing: Promise<void> = Promise.resolve()
   for (;;) {
     const next = await unlessAborted(iterator.next(), signal)
-    await unlessAborted(writing, signal)
     if (next.done && sent.messages > 0) return
     const message = next.done ? emptyMessage(capacityBytes) : next.value
     if (message.length > maximumMessageBytes) {
@@ -314,9 +341,7 @@ async function passOn(
     sent.bytes += message.length
     sent.count(message.length)
     sent.firstMessageMs ??= sent.elapsed()
-    writing = write(call, message)
-    // Nobody awaits it when the backend fails first.
-    writing.catch(() => undefined)
+    await unlessAborted(unlessIdle(write(call, message), idleMs), signal)
   }
 }
 
@@ -339,6 +364,18 @@ function write(call: Call<unknown>, message: Uint8Array): Promise<void> {
       else resolve()
     })
   })
+}
+
+/** Settles as `writing` does, or rejects with DM_CLIENT_IDLE when it takes too long. */
+async function unlessIdle(writing: Promise<void>, idleMs: number): Promise<void> {
+  if (idleMs > longestTimer) return writing
+  let timer: NodeJS.Timeout | undefined
+  const idle = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(clientIdle(idleMs)), idleMs)))
+  try {
+    await Promise.race([writing, idle])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 /** Gives a message's memory back: what goes out is a copy, which grpc-js has made. Small ones may lie in memory that others share. */
@@ -415,6 +452,14 @@ function shorten(id: string): string {
 
 function cancelled(): DeltamapperError {
   return new DeltamapperError('DM_CANCELLED', 'the caller ended the call', 'call again')
+}
+
+function clientIdle(idleMs: number): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CLIENT_IDLE',
+    `the client has read nothing of its answer for ${idleMs / 1000} seconds`,
+    'resume from the end of the last extent received, or allow more time (idleSeconds)'
+  )
 }
 
 function deadlineExceeded(): DeltamapperError {

@@ -5,7 +5,7 @@
  * status stay empty, as CSI demands, so the line itself carries the DM_ code, and our client takes it apart again.
  * (CSI spec, "Error Scheme": status.message is human readable, status.details is empty, UNKNOWN says nothing to anyone.)
  */
-import { type Metadata, type ServiceError, status as grpcStatus } from '@grpc/grpc-js'
+import { Metadata, type ServiceError, status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
 
 /** What grpc-js ends a call with. `details` is its name for status.message. */
@@ -33,11 +33,30 @@ export class RelayedStatus extends DeltamapperError {
  */
 const maximumTextLength = 800
 
-/** Any thrown value as the status that ends a call. What is no DeltamapperError is a defect and says INTERNAL, never UNKNOWN. */
-export function toStatus(thrown: unknown): WireStatus {
+/** The trailing metadata that holds the DM_ code, for clients that would rather not take a text apart. */
+export const errorCodeKey = 'deltamapper-error-code'
+
+/**
+ * Any thrown value as the status that ends a call. What is no DeltamapperError is a defect and says INTERNAL, never UNKNOWN.
+ *
+ * @param audience `others` are on other machines: they are told what they need, and neither this one's folders nor what it has besides
+ */
+export function toStatus(thrown: unknown, audience: 'ours' | 'others' = 'ours'): WireStatus {
   const error = asDeltamapperError(thrown)
   if (error instanceof RelayedStatus) return error.wire
-  return { code: grpcStatus[error.status], details: oneLine(error.line) }
+  const metadata = new Metadata()
+  metadata.set(errorCodeKey, error.code)
+  const line = audience === 'ours' ? error.line : lineForOthers(error)
+  return { code: grpcStatus[error.status], details: oneLine(line), metadata }
+}
+
+function lineForOthers({ code, message, remedy, forOthers = {} }: DeltamapperError): string {
+  return `${code}: ${forOthers.message ?? withoutFolders(message)}; ${forOthers.remedy ?? withoutFolders(remedy)}`
+}
+
+/** With what lies in a folder named by its name alone. */
+function withoutFolders(text: string): string {
+  return text.replaceAll(/(?<![\w.~/])\/(?:[^\s/'"`,;:()]+\/)+(?=[^\s/'"`,;:()])/g, '')
 }
 
 /** Whether grpc-js threw it for the status of a call. */

@@ -9,12 +9,13 @@
  * removed authority counts from the next connection on.
  */
 import { constants, X509Certificate } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import type { Socket } from 'node:net'
 import { createServer, createSecureContext, type Server, type TLSSocket } from 'node:tls'
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
+import { readOrdinaryFile } from '../ordinary-file.ts'
+import { sparingly } from '../sparing-log.ts'
 import { CrowdedDoor } from './crowded-door.ts'
 
 /** Paths of PEM files. */
@@ -46,9 +47,6 @@ const HANDSHAKE_MS = 10_000
 const WAITING_CONNECTIONS = 128
 /** And those that have shown one: a few routers' and, while they are being replaced, their successors'. */
 const KNOWN_CONNECTIONS = 256
-
-/** Of clients that are refused, so many lines are logged within so many milliseconds; the next one says how many were left out. */
-const REFUSALS_LOGGED = { lines: 20, withinMs: 60_000 }
 
 /** Certificate, key and authorities as the files had them when they last went together. */
 export class Certificates {
@@ -214,20 +212,6 @@ function peerOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`
 }
 
-/** Whoever may connect must not be able to fill the log. */
-function sparingly(say: (fields: object) => void): (fields: object) => void {
-  const { lines, withinMs } = REFUSALS_LOGGED
-  let [since, said, leftOut] = [-Infinity, 0, 0]
-  return (fields) => {
-    const now = performance.now()
-    if (now - since > withinMs) [since, said] = [now, 0]
-    if (said++ < lines) {
-      say(leftOut > 0 ? { ...fields, leftOut } : fields)
-      leftOut = 0
-    } else leftOut++
-  }
-}
-
 /** As a DNS name among the subject alternative names, word for word: no wildcards, and not the common name. */
 function carriesName(certificate: X509Certificate, name: string): boolean {
   return certificate.checkHost(name, { subject: 'never', wildcards: false }) !== undefined
@@ -237,13 +221,13 @@ function carriesName(certificate: X509Certificate, name: string): boolean {
 export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promise<TlsMaterial> {
   let reading = certificate
   try {
-    const material = { cert: await readFile(certificate), key: Buffer.alloc(0), ca: Buffer.alloc(0) }
+    const material = { cert: await readOrdinaryFile(certificate), key: Buffer.alloc(0), ca: Buffer.alloc(0) }
     void new X509Certificate(material.cert)
     reading = ca
-    material.ca = await readFile(ca)
+    material.ca = await readOrdinaryFile(ca)
     void new X509Certificate(material.ca)
     reading = key
-    material.key = await readFile(key)
+    material.key = await readOrdinaryFile(key)
     createSecureContext(material)
     return material
   } catch (cause) {

@@ -5,6 +5,9 @@
  * That is exact: extents ascend, so everything below that end is either among those handed on or not part of the answer (CSI specification,
  * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same. Once the last
  * extent ends there, nothing is left to ask for, and some drivers refuse such an offset: what breaks then was complete.
+ *
+ * After ABORTED the state that the answer began with is no more. It can only begin again from 0: here, as long as nothing was handed on; else whoever
+ * has got the extents has to throw them away, and the failure is passed on.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
@@ -21,7 +24,7 @@ export interface ResumingOptions {
   /** Before the second try, in milliseconds; doubled with each one that brings nothing. */
   readonly pauseMs: number
   readonly signal: AbortSignal
-  /** Whether it may help to ask again. */
+  /** Whether it may help to ask again from where it broke off. */
   readonly mayResume: (failure: DeltamapperError) => boolean
   /** Told each time before it is asked again. */
   readonly onResume?: ((event: Resumption) => void) | undefined
@@ -53,7 +56,8 @@ export async function resuming(
   const again = async (thrown: unknown): Promise<void> => {
     signal.throwIfAborted()
     const failure = asDeltamapperError(thrown)
-    if (!mayResume(failure) || ++failed >= tries) throw failure
+    const fromTheBeginning = failure.status === 'ABORTED' && Number(at) === 0
+    if (!(mayResume(failure) || fromTheBeginning) || ++failed >= tries) throw failure
     const pause = Math.min(pauseMs * 2 ** (failed - 1), LONGEST_PAUSE_MS)
     await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
     onResume?.({ startingOffset: at, failure })

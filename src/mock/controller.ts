@@ -40,14 +40,18 @@ export class Controller {
     },
     ListSnapshots: (request: ListRequest) => this.#list(request),
     ...Object.fromEntries(
-      ['CreateVolume', 'DeleteVolume', 'ControllerPublishVolume', 'ControllerUnpublishVolume', 'ControllerExpandVolume'].map(
-        (name) => [
-          name,
-          () => {
-            throw refusal('UNIMPLEMENTED', `${name} is not implemented: the mock has its volumes already`)
-          }
-        ]
-      )
+      [
+        'CreateVolume',
+        'DeleteVolume',
+        'ControllerPublishVolume',
+        'ControllerUnpublishVolume',
+        'ControllerExpandVolume'
+      ].map((name) => [
+        name,
+        () => {
+          throw refusal('UNIMPLEMENTED', `${name} is not implemented: the mock has its volumes already`)
+        }
+      ])
     )
   }
 
@@ -72,7 +76,10 @@ export class Controller {
         (snapshot_id === '' || id === snapshot_id) && (source_volume_id === '' || volume === source_volume_id)
     )
     if (!Number.isInteger(start) || start < 0 || start > all.length) {
-      throw { code: grpcStatus.ABORTED, details: `${starting_token} is no token of ours; list again from the beginning` }
+      throw {
+        code: grpcStatus.ABORTED,
+        details: `${starting_token} is no token of ours; list again from the beginning`
+      }
     }
     const end = max_entries > 0 ? Math.min(start + max_entries, all.length) : all.length
     return {

@@ -102,7 +102,9 @@ export class MockDriver {
   #identity(): UntypedServiceImplementation {
     const service = (type: string) => ({ service: { type } })
     const capabilities = ['CONTROLLER_SERVICE', ...(this.#has('no-capability') ? [] : ['SNAPSHOT_METADATA_SERVICE'])]
-    const name = this.#has('bad-name') ? `-${MOCK_DRIVER_NAME}_of_a_name_that_is_longer_than_sixty_three_characters` : MOCK_DRIVER_NAME
+    const name = this.#has('bad-name')
+      ? `-${MOCK_DRIVER_NAME}_of_a_name_that_is_longer_than_sixty_three_characters`
+      : MOCK_DRIVER_NAME
     return this.#guarded({
       GetPluginInfo: () => ({ name, vendor_version: '1', manifest: { scenario: this.scenario.name } }),
       GetPluginCapabilities: () => ({ capabilities: capabilities.map(service) }),
@@ -164,8 +166,7 @@ export class MockDriver {
     const { messages, ending } = this.answer(question, beside)
     for (const message of messages) {
       await sleep(this.scenario.delayMs, undefined, { signal: gone })
-      if (!call.write(encodeMessage(message))) await drained(call, gone)
-      gone.throwIfAborted()
+      await written(call, encodeMessage(message), gone)
     }
     if (ending === 'connection') {
       // What was written has to arrive: the cut comes after it.
@@ -207,10 +208,14 @@ export class MockDriver {
     }
     const judged = judgeQuestion(question, this.history)
     const due = 'code' in judged ? judged : undefined
-    const instead = this.#faults.reduce((said, fault) => (fault.refusal ? fault.refusal(said, { question }) : said), due)
+    const instead = this.#faults.reduce(
+      (said, fault) => (fault.refusal ? fault.refusal(said, { question }) : said),
+      due
+    )
     if (instead !== undefined) throw instead
     const { refuseDelta } = this.scenario
-    if (isDelta && refuseDelta !== undefined) throw refusal(refuseDelta as 'NOT_FOUND', 'the base snapshot is gone; take a full backup')
+    if (isDelta && refuseDelta !== undefined)
+      throw refusal(refuseDelta as 'NOT_FOUND', 'the base snapshot is gone; take a full backup')
     return 'code' in judged ? this.#asIfThere(question) : judged
   }
 
@@ -249,7 +254,8 @@ export class MockDriver {
     const after = cut.after[this.#count(this.#cuts, `${method} ${baseId} ${targetId}`)]
     if (after === undefined) return { messages, ending: 'ok' }
     this.onCut(question)
-    const how = cut.how === 'connection' ? 'connection' : refusal(cut.how as 'INTERNAL', 'the mock breaks off here; resume')
+    const how =
+      cut.how === 'connection' ? 'connection' : refusal(cut.how as 'INTERNAL', 'the mock breaks off here; resume')
     return { messages: messages.slice(0, after), ending: how }
   }
 
@@ -295,9 +301,15 @@ function questionOf(method: Question['method'], request: Record<string, unknown>
   }
 }
 
-function drained(call: Call, gone: AbortSignal): Promise<void> {
+/** Resolves when a message is on its way: the caller has room for it. */
+function written(call: Call, message: Buffer, gone: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    call.once('drain', resolve)
-    gone.addEventListener('abort', () => reject(new Error('the caller is gone')), { once: true })
+    const left = () => reject(new Error('the caller is gone'))
+    gone.addEventListener('abort', left, { once: true })
+    call.write(message, () => {
+      gone.removeEventListener('abort', left)
+      if (gone.aborted) left()
+      else resolve()
+    })
   })
 }

@@ -59,10 +59,14 @@ const inTheMiddle = (messages: Message[], change: (message: Message) => Partial<
   messages.map((message, i) => (i === half(messages) ? { ...message, ...change(message) } : message))
 /** Changes the refusal of questions of a kind. */
 const when =
-  (applies: (question: Question, due: Refusal | undefined) => boolean, instead: Refusal | undefined): NonNullable<Fault['refusal']> =>
+  (
+    applies: (question: Question, due: Refusal | undefined) => boolean,
+    instead: Refusal | undefined
+  ): NonNullable<Fault['refusal']> =>
   (due, { question }) =>
     applies(question, due) ? instead : due
-const refused = (words: RegExp) => (_: Question, due: Refusal | undefined) => due !== undefined && words.test(due.details)
+const refused = (words: RegExp) => (_: Question, due: Refusal | undefined) =>
+  due !== undefined && words.test(due.details)
 
 const inStreams = {
   'type-unknown': { messages: (messages) => messages.map((message) => ({ ...message, type: 0 })) },
@@ -74,12 +78,17 @@ const inStreams = {
   'capacity-changes': {
     messages: (messages) => inTheMiddle(messages, ({ capacityBytes }) => ({ capacityBytes: capacityBytes * 2 }))
   },
+  'capacity-too-large': {
+    messages: (messages) =>
+      messages.map((message) => ({ ...message, capacityBytes: message.capacityBytes + BLOCK_BYTES }))
+  },
   'fixed-sizes-differ': { messages: (messages) => messages.map((message) => ({ ...message, type: FIXED_LENGTH })) },
   'empty-tuple': {
     sent: (tuples) => tuples.map(([offset, size], i) => [offset, i === half(tuples) ? 0 : size])
   },
   'negative-offset': {
-    sent: ([first, ...rest]) => (first === undefined ? [] : [[-BLOCK_BYTES, first[0] + first[1] + BLOCK_BYTES], ...rest])
+    sent: ([first, ...rest]) =>
+      first === undefined ? [] : [[-BLOCK_BYTES, first[0] + first[1] + BLOCK_BYTES], ...rest]
   },
   unsorted: {
     sent: (tuples) => {
@@ -107,8 +116,7 @@ const inStreams = {
   'ignores-max-results': { ignores: ['maxResults'] },
   'last-message-missing': { messages: (messages) => (messages.length > 1 ? messages.slice(0, -1) : messages) },
   'never-twice-the-same': {
-    messages: (messages, { asked }) =>
-      asked % 2 === 0 ? messages : [{ ...messages[0]!, tuples: [] }, ...messages]
+    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0]!, tuples: [] }, ...messages])
   },
   'loses-when-resumed': {
     sent: (tuples, { question }) => (question.startingOffset > 0 && tuples.length > 1 ? without(tuples, 1) : tuples)
@@ -140,7 +148,10 @@ const inRefusals = {
   'other-volume-served': { refusal: when(refused(/different volumes/), undefined) },
   'reversed-is-empty': { refusal: when(refused(/is newer than/), undefined) },
   'same-is-internal': {
-    refusal: when(({ baseId, targetId }) => baseId === targetId, refusal('INTERNAL', 'nothing to compare'))
+    refusal: when(
+      ({ baseId, targetId }) => baseId !== '' && baseId === targetId,
+      refusal('INTERNAL', 'nothing to compare')
+    )
   },
   'untracked-is-empty': { refusal: when(refused(/not tracked/), undefined) },
   'unready-is-empty': { refusal: when(refused(/not ready/), undefined) },

@@ -110,7 +110,7 @@ export class History {
     return this.#snapshots.delete(id)
   }
 
-  /** What was there before the first question: four snapshots of one volume, two of another, and two that not everything can be asked of. */
+  /** What was there before the first question: four snapshots of one volume, three of another, and some that not everything can be asked of. */
   #begin(seed: number, growBytes: number): void {
     const add = (id: string, tracked = true): Volume => {
       const volume = { id: `${id}-${seed}`, blocks: new Map<number, number>(), capacityBytes: CAPACITY_BYTES, tracked }
@@ -125,8 +125,10 @@ export class History {
     this.#fill(second)
     for (const night of ['monday', 'tuesday']) this.take(second.id, night)
     this.#fill(untracked)
-    this.take(untracked.id, 'monday')
-    this.take(second.id, 'wednesday', { ready: false })
+    for (const night of ['monday', 'tuesday']) this.take(untracked.id, night)
+    // Nothing was written that day: a delta may be empty.
+    this.take(second.id, 'wednesday', { write: false })
+    this.take(second.id, 'thursday', { ready: false })
   }
 
   /** The first load: runs of blocks, the first and the last block of the volume among them. */

@@ -107,7 +107,9 @@ export async function compareImage(folder: string, snapshotId: string, image: st
   }
   await using expected = await opened(snapshot.image)
   await using actual = await opened(image)
-  const [expectedBytes, actualBytes] = await Promise.all([expected, actual].map(async (file) => (await file.stat()).size))
+  const [expectedBytes, actualBytes] = await Promise.all(
+    [expected, actual].map(async (file) => (await file.stat()).size)
+  )
   const ranges = await differences(expected, actual, Math.min(expectedBytes!, actualBytes!))
   return { expectedBytes: expectedBytes!, actualBytes: actualBytes!, ...ranges }
 }

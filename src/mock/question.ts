@@ -3,7 +3,16 @@
  * error tables included).
  */
 import { status as grpcStatus } from '@grpc/grpc-js'
-import { allocatedBlocks, changedBlocks, comparable, type History, merged, BLOCK_BYTES, type Snapshot, type Tuple } from './history.ts'
+import {
+  allocatedBlocks,
+  changedBlocks,
+  comparable,
+  type History,
+  merged,
+  BLOCK_BYTES,
+  type Snapshot,
+  type Tuple
+} from './history.ts'
 
 export interface Question {
   readonly method: 'GetMetadataAllocated' | 'GetMetadataDelta'
@@ -43,7 +52,10 @@ export function judgeQuestion(question: Question, history: History): Refusal | S
   const ids = isDelta ? [baseId, targetId] : [targetId]
   if (ids.includes('')) return refusal('INVALID_ARGUMENT', 'a snapshot id is missing; name the snapshot')
   if (ids.some((id) => Buffer.byteLength(id) > LONGEST_ID)) {
-    return refusal('INVALID_ARGUMENT', `a snapshot id is longer than ${LONGEST_ID} bytes; give one that this driver made`)
+    return refusal(
+      'INVALID_ARGUMENT',
+      `a snapshot id is longer than ${LONGEST_ID} bytes; give one that this driver made`
+    )
   }
   if (maxResults < 0) return refusal('INVALID_ARGUMENT', 'max_results is negative; give 0 for no limit')
   if (startingOffset < 0) return refusal('OUT_OF_RANGE', 'starting_offset is negative; begin at 0')
@@ -56,7 +68,8 @@ export function judgeQuestion(question: Question, history: History): Refusal | S
     return refusal('FAILED_PRECONDITION', `changes of ${target.volume} are not tracked; take a full backup`)
   }
   if (base !== undefined && !comparable(base, target)) {
-    const why = base.volume === target.volume ? `${base.id} is newer than ${target.id}` : 'they are of different volumes'
+    const why =
+      base.volume === target.volume ? `${base.id} is newer than ${target.id}` : 'they are of different volumes'
     return refusal('INVALID_ARGUMENT', `the snapshots cannot be compared: ${why}; name an older one of the same volume`)
   }
   if (startingOffset > target.capacityBytes) {

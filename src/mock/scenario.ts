@@ -36,7 +36,11 @@ const scenarioSchema = z.strictObject({
   /** The last tuple reaches so many bytes beyond the capacity. */
   overlongBytes: z.int().min(0).default(0),
   /** Bytes by which the first volume grows before its last snapshot; a multiple of 16 KiB. */
-  growBytes: z.int().min(0).multipleOf(16 * 1024).default(0),
+  growBytes: z
+    .int()
+    .min(0)
+    .multipleOf(16 * 1024)
+    .default(0),
   /** Each question's answers break off after so many messages: the first answer after the first number, and so on; then they are whole. */
   cut: z
     .strictObject({ after: z.array(z.int().min(0)).min(1), how: z.union([statusName, z.literal('connection')]) })

@@ -82,6 +82,8 @@ export const routerConfig = z
      */
     maxStreams: z.int().min(1).max(256).default(256),
     maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
+    /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
+    idleSeconds: z.number().min(1).max(86_400).default(1800),
     /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
     monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
     logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),

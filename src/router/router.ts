@@ -9,9 +9,10 @@ import { hasSnapshot, routerBackend } from '../grpc/router.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
 import { letHeapGrow } from '../heap-growth.ts'
+import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
 import { sayReady } from '../service-manager.ts'
-import { stopSignal } from '../stop-signal.ts'
+import { startedBefore, stopSignal } from '../stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
 import { type Agents, fixedAgents } from './agents.ts'
@@ -66,7 +67,12 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     backend: routerBackend(locator, channels, { connectMs, onTry: metrics.tried }),
     identity: { driverName: config.driverName },
     observer: { ...monitoring.observer, calls: metrics.calls },
-    limits: { maxStreams: config.maxStreams, maxStreamsPerClient: config.maxStreamsPerClient },
+    onBurstOver: giveMemoryBack,
+    limits: {
+      maxStreams: config.maxStreams,
+      maxStreamsPerClient: config.maxStreamsPerClient,
+      idleMs: config.idleSeconds * 1000
+    },
     isReady,
     logger
   })
@@ -143,9 +149,9 @@ async function fromCluster(
 export async function runRouter(options: RouterOptions): Promise<void> {
   const asked = stopSignal()
   letHeapGrow()
-  const config = await loadConfig(options)
+  const config = await startedBefore(asked, loadConfig(options))
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-router' } })
-  const router = await startRouter(config, logger)
+  const router = await startedBefore(asked, startRouter(config, logger))
   await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')

@@ -161,9 +161,7 @@ async function related(
   return snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, {
     async check(seen) {
       onSeen(seen)
-      return { baseIsPristine: true }
-    },
-    rememberPristine: () => undefined
+    }
   })
 }
 

@@ -33,8 +33,9 @@ test('without a file and without options everything has its default', async (t) 
     toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
-    maxStreams: 512,
-    maxStreamsPerClient: 256,
+    maxStreams: 256,
+    maxStreamsPerClient: 192,
+    idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
   })
@@ -73,6 +74,7 @@ const everything = {
   walkers: 3,
   maxStreams: 40,
   maxStreamsPerClient: 7,
+  idleSeconds: 60,
   monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
   drainSeconds: 0.5
@@ -110,6 +112,7 @@ readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40
 maxStreamsPerClient: 7
+idleSeconds: 60
 monitoring: tcp://127.0.0.1:8081
 logLevel: debug
 drainSeconds: 0.5

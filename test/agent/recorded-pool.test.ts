@@ -1,5 +1,7 @@
+import { execFile } from 'node:child_process'
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 
 import test from 'ava'
 
@@ -143,5 +145,19 @@ test('a folder that is none, or has no description, is said', async (t) => {
     })
     t.is(error?.code, 'DM_RECORDED_POOL_INVALID')
     t.regex(error?.message ?? '', says)
+  }
+})
+
+test('a description that is a FIFO or a folder is refused at once, not waited for', async (t) => {
+  for (const kind of ['FIFO', 'folder']) {
+    const path = await poolFolder(description)
+    await rm(join(path, 'pool.json'))
+    if (kind === 'FIFO') await promisify(execFile)('mkfifo', [join(path, 'pool.json')])
+    else await mkdir(join(path, 'pool.json'))
+    const error = await t.throwsAsync<DeltamapperError>(loadRecordedPool('demo', path), {
+      instanceOf: DeltamapperError
+    })
+    t.is(error?.code, 'DM_RECORDED_POOL_INVALID')
+    t.regex(error?.message ?? '', new RegExp(`is no file \\(but a ${kind}\\)`))
   }
 })

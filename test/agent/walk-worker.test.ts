@@ -53,7 +53,7 @@ class Thread {
 
   /** Says that nothing is known of the walk's devices, and lets it send so many messages. */
   allow(id: number, messages: number): void {
-    this.say({ kind: 'known', id, devices: { baseIsPristine: false } })
+    this.say({ kind: 'known', id })
     this.say({ kind: 'credit', id, messages })
   }
 

@@ -28,7 +28,6 @@ function start(request: Asked, more: { signal?: AbortSignal; onSeen?: (seen: See
     more.signal ?? new AbortController().signal,
     async (devices) => {
       more.onSeen?.(devices)
-      return { baseIsPristine: true }
     }
   )
   return { messages, statistics }

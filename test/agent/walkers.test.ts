@@ -277,9 +277,7 @@ test.serial('the devices are told before any message, and whoever is told may re
     async check({ base, target }) {
       await setTimeout(30)
       events.push(`${base?.snapshot.handle} ${target.snapshot.handle} ${typeof target.fingerprint.rootChecksum}`)
-      return { baseIsPristine: true }
-    },
-    rememberPristine: () => undefined
+    }
   })
   await messages.next()
   events.push('message')
@@ -288,8 +286,7 @@ test.serial('the devices are told before any message, and whoever is told may re
 
   const refusal = new DeltamapperError('DM_BASE_CHANGED', 'not what it was', 'take a full backup')
   const refused = watched.walk(request, signal, {
-    check: async () => Promise.reject(refusal),
-    rememberPristine: () => undefined
+    check: async () => Promise.reject(refusal)
   })
   await t.throwsAsync(refused.messages.next(), { is: refusal })
   await watched.idle(t)

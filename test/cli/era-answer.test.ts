@@ -86,7 +86,8 @@ test('which view answers is said, and how old it is', async (t) => {
   const live = await runCommand(since(1, '--live-root', '--size', '1MiB'))
   t.is(
     live.stderr,
-    'deltamapper: reading the live root, with the writes of era 5 so far, and not the metadata snapshot that there is\n'
+    'deltamapper: reading the live root, with the writes of era 5 so far, and not the metadata snapshot that there is\n' +
+      'deltamapper: --size leaves out 327680 bytes (320 KiB) that lie beyond it\n'
   )
 })
 

@@ -50,7 +50,8 @@ test('what is asked for is what the agent is asked', async (t) => {
     [['status', 'srv'], 'listEra', { volume: 'srv' }],
     [['activate', 'srv'], 'activateEra', { volume: 'srv', startOver: false }],
     [['activate', 'srv', '--start-over'], 'activateEra', { volume: 'srv', startOver: true }],
-    [['deactivate', 'srv'], 'deactivateEra', { volume: 'srv' }],
+    [['deactivate', 'srv'], 'deactivateEra', { volume: 'srv', atShutdown: false }],
+    [['deactivate', 'srv', '--at-shutdown'], 'deactivateEra', { volume: 'srv', atShutdown: true }],
     [['grow', 'srv'], 'growEra', { volume: 'srv' }]
   ]
   for (const [words, method, request] of asked) {

@@ -1,7 +1,7 @@
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
-import { type EraView, writeEraImage } from '../support/era-image.ts'
+import { eraField, type EraView, writeEraImage } from '../support/era-image.ts'
 import { EraModel } from '../support/era-model.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { runCommand } from './run-command.ts'
@@ -76,4 +76,20 @@ test('a suspended device without a metadata snapshot, as text', async (t) => {
   t.regex(stdout, /^metadata snapshot none$/m)
   t.regex(stdout, /^digested +no era yet$/m)
   t.regex(stdout, /^ +1 +100 +\d+\n1 writeset; complete\n$/m)
+})
+
+test('a damaged metadata snapshot is no obstacle for --live-root, and said', async (t) => {
+  const bytes = readFileSync(path)
+  bytes[Number(bytes.readBigUInt64LE(eraField.metadataSnapshot)) * 4096 + 100] ^= 1
+  const damaged = join(folder, 'held-damaged.img')
+  writeFileSync(damaged, bytes)
+  t.is((await runCommand(['inspect', damaged])).status, 1)
+  const found = await inspect(damaged, '--live-root')
+  t.is(found.view, 'live')
+  t.deepEqual(found.writesets, (await inspect(path, '--live-root')).writesets)
+  t.regex((found.metadata_snapshot as unknown as { cannot_be_used: string }).cannot_be_used, /checksum/)
+  t.regex(
+    (await runCommand(['inspect', damaged, '--live-root'])).stdout,
+    /^metadata snapshot at block \d+, and cannot be used/m
+  )
 })

@@ -14,7 +14,7 @@ import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { readPoolDescription, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { collectExtents } from '../support/collect-extents.ts'
 import type { Extent } from '../support/expected.ts'
-import { type MetadataImage, writeMetadataImage } from '../support/metadata-image.ts'
+import { BLOCK_BYTES, type MetadataImage, superblockField, writeMetadataImage } from '../support/metadata-image.ts'
 import { PoolModel } from '../support/pool-model.ts'
 import { Random } from '../support/random.ts'
 import { testFolder } from '../support/test-folder.ts'
@@ -235,15 +235,69 @@ test('which view of the metadata answers, its age, and the sizes taken are said 
   t.regex(live.stderr, /^deltamapper: reading the live root, .*not the metadata snapshot that is held\n$/)
 })
 
-test('sizes may be given in KiB, MiB, GiB and TiB', async (t) => {
+test('what --size leaves out beyond it is said, in bytes', async (t) => {
+  const metadataArgs = ['--metadata', metadata, '-o', 'json', '--size']
+  for (const question of [
+    ['allocated', String(friday.thin_id)],
+    ['delta', String(monday.thin_id), String(friday.thin_id)]
+  ]) {
+    const whole = await runCommand([...question, ...metadataArgs, '1TiB'])
+    t.notRegex(whole.stderr, /leaves out/)
+    for (const cut of [0, 10 * BLOCK, 10 * BLOCK + 1000]) {
+      const { status, stderr } = await runCommand([...question, ...metadataArgs, String(cut)])
+      t.is(status, 0)
+      // A block that the size cuts in two is the last one of the volume.
+      const from = Math.ceil(cut / BLOCK) * BLOCK
+      const beyond = extentsOf(JSON.parse(whole.stdout) as JsonAnswer).reduce(
+        (sum, [offset, bytes]) => sum + Math.max(0, offset + bytes - Math.max(offset, from)),
+        0
+      )
+      t.true(beyond > 0)
+      t.true(stderr.includes(`deltamapper: --size leaves out ${beyond} bytes (`), `${cut}: ${beyond} in ${stderr}`)
+    }
+  }
+})
+
+test('--live-root does not look at a metadata snapshot that is damaged', async (t) => {
+  const path = join(folder, 'held-damaged.img')
+  const image = await readFile(metadata)
+  const held = Number(image.readBigUInt64LE(superblockField.heldRoot))
+  image[held * BLOCK_BYTES + 100] ^= 1
+  await writeFile(path, image)
+  const args = ['delta', String(monday.thin_id), String(friday.thin_id), '--metadata']
+  t.is((await runCommand([...args, path])).status, 1)
+  const { status, stdout } = await runCommand([...args, path, '--live-root'])
+  t.is(status, 0)
+  t.is(stdout, (await runCommand([...args, metadata, '--live-root'])).stdout)
+})
+
+test('sizes may be given in the units that LVM writes, up to PiB', async (t) => {
   for (const [text, bytes] of [
     ['16MiB', 2 ** 24],
     ['16384KiB', 2 ** 24],
     ['1GiB', 2 ** 30],
-    ['1TiB', 2 ** 40]
+    ['1TiB', 2 ** 40],
+    ['7PiB', 7 * 2 ** 50],
+    ['50g', 50 * 2 ** 30],
+    ['50G', 50 * 2 ** 30],
+    ['65536b', 65536],
+    ['128s', 65536],
+    ['1p', 2 ** 50]
   ] as const) {
     const args = ['allocated', String(friday.thin_id), '--metadata', metadata, '--size', text, '-o', 'json']
     t.is((JSON.parse((await runCommand(args)).stdout) as JsonAnswer).volume_capacity_bytes, bytes)
+  }
+  for (const [text, says] of [
+    ['1.50g', /lvs --units b/],
+    ['50GB', /64KiB/],
+    ['50gib', /64KiB or 64k/],
+    ['8PiB', /beyond 2\^53/],
+    ['1e', /beyond 2\^53/],
+    ['5 g', /whole number/]
+  ] as const) {
+    const { status, stderr } = await runCommand(['allocated', '1', '--metadata', metadata, '--size', text])
+    t.is(status, 2, text)
+    t.regex(stderr, says, text)
   }
 })
 

@@ -6,7 +6,7 @@ import { copyFile, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { readPoolDescription, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
-import { writeMetadataImage } from '../support/metadata-image.ts'
+import { BLOCK_BYTES, superblockField, writeMetadataImage } from '../support/metadata-image.ts'
 import { PoolModel } from '../support/pool-model.ts'
 import { Random } from '../support/random.ts'
 import { testFolder } from '../support/test-folder.ts'
@@ -183,4 +183,54 @@ test('damage, and what is no metadata, is told', async (t) => {
     t.is(result.stdout, '')
     t.regex(complaint(result), reason)
   }
+})
+
+test('a damaged metadata snapshot is no obstacle for --live-root, and said', async (t) => {
+  const path = join(folder, 'held-damaged.img')
+  const image = await readFile(metadata)
+  image[Number(image.readBigUInt64LE(superblockField.heldRoot)) * BLOCK_BYTES + 100] ^= 1
+  await writeFile(path, image)
+  t.is((await runCommand(['inspect', path])).status, 1)
+  const { devices, metadata_snapshot } = await inspect(path, '--live-root')
+  t.deepEqual(devices, (await inspect(metadata, '--live-root')).devices)
+  t.regex((metadata_snapshot as unknown as { cannot_be_used: string }).cannot_be_used, /checksum/)
+  const { status, stdout } = await runCommand(['inspect', path, '--live-root'])
+  t.is(status, 0)
+  t.regex(stdout, /^metadata snapshot held at block \d+, and cannot be used: .*checksum/m)
+})
+
+test('a mapping beyond 2^53 bytes, and a count that the tree does not bear out, do not hide the devices', async (t) => {
+  const random = new Random(31)
+  const model = new PoolModel({ random, shape: { leafEntries: 252, internalEntries: 252, split: 'middle' } })
+  model.createThin(1)
+  for (const block of [5, 2 ** 37]) model.write(1, block)
+  model.createSnapshot(2, 1)
+  model.write(1, 5)
+  const path = join(folder, 'far.img')
+  await writeFile(path, writeMetadataImage(model, { random }).bytes)
+  const { devices } = await inspect(path)
+  t.deepEqual(
+    devices.map(({ id, mapped_blocks }) => [id, mapped_blocks]),
+    [
+      [1, 2],
+      [2, 2]
+    ]
+  )
+
+  const wrong = new PoolModel({ random, shape: { leafEntries: 252, internalEntries: 252, split: 'middle' } })
+  wrong.createThin(1)
+  for (const block of [5, 6]) wrong.write(1, block)
+  wrong.createSnapshot(2, 1)
+  wrong.write(1, 5)
+  wrong.device(2).mappedBlocks = 3
+  const wrongPath = join(folder, 'wrong-count.img')
+  await writeFile(wrongPath, writeMetadataImage(wrong, { random }).bytes)
+  const { status, stdout, stderr } = await runCommand(['inspect', wrongPath])
+  t.is(status, 1)
+  t.regex(stdout, /^ +1 +2 [^]*^ +2 +3 /m)
+  t.notRegex(stdout, /complete/)
+  t.regex(
+    stderr,
+    /maps as many data blocks as .*, and the details of their devices say 3 and 2.*\(DM_METADATA_DAMAGED\)/
+  )
 })

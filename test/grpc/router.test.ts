@@ -14,6 +14,8 @@ import test, { type ExecutionContext } from 'ava'
 import { AgentChannels } from '../../src/grpc/agent-channels.ts'
 import { getMetadataAllocated } from '../../src/grpc/protos.ts'
 import { hasSnapshot, type Place, routerBackend, type RouterOptions } from '../../src/grpc/router.ts'
+import type { ServerOptions } from '../../src/grpc/server.ts'
+import { RawConnection } from '../support/raw-http2.ts'
 import { eventually, some, temporaryFolder, type TestServer, testServer } from './extent-backend.ts'
 import { allocatedRequest, outcome, PlainClient, rawCall } from './plain-client.ts'
 
@@ -23,7 +25,12 @@ interface Routed {
   readonly client: PlainClient
 }
 
-async function routerTo(t: ExecutionContext, address: string, limits: Partial<RouterOptions> = {}) {
+async function routerTo(
+  t: ExecutionContext,
+  address: string,
+  limits: Partial<RouterOptions> = {},
+  server: Partial<ServerOptions> = {}
+) {
   const channels = new AgentChannels()
   t.teardown(() => channels.close())
   const place = (handle: string): Place => ({ node: 'n1', address, handle })
@@ -35,7 +42,7 @@ async function routerTo(t: ExecutionContext, address: string, limits: Partial<Ro
     channels,
     { connectMs: 5000, ...limits }
   )
-  return testServer(t, { backend: backend })
+  return testServer(t, { backend, ...server })
 }
 
 async function routed(t: ExecutionContext, limits?: Partial<RouterOptions>): Promise<Routed> {
@@ -190,6 +197,30 @@ test('a call that is cancelled or runs out of time ends at the agent, before and
     t.is(late.code, status.DEADLINE_EXCEEDED)
     t.true(await eventually(() => backend.open === 0))
   }
+})
+
+test('clients that cancel calls by the thousand end nobody else’s, although all share a connection to the agent', async (t) => {
+  const agent = await testServer(t, { listen: ['tcp://127.0.0.1:0'], allowLoopbackTcp: true })
+  let connections = 0
+  const router = await routerTo(t, agent.server.addresses[0], {}, { nameUnixClient: () => `client-${++connections}` })
+  const patient = new PlainClient(t, router.path)
+  const ended = patient.allocated({ snapshot_id: 'gated' })
+  t.true(await eventually(() => agent.backend.open === 1))
+  for (let client = 0; client < 4; client++) {
+    const hasty = await RawConnection.open(router.path)
+    t.teardown(() => hasty.socket.destroy())
+    for (let round = 0; round < 3; round++) {
+      const before = agent.backend.requests.length
+      const streams = Array.from({ length: 250 }, () => hasty.call(allocatedRequest('hanging')))
+      await eventually(() => agent.backend.requests.length >= before + 200 || hasty.goaways.length > 0)
+      for (const stream of streams) hasty.cancel(stream)
+      await eventually(() => agent.backend.open === 1)
+    }
+    t.true(hasty.goaways.every((code) => code === 0))
+  }
+  t.true(agent.backend.reasons.length > 1100, `${agent.backend.reasons.length} calls were cancelled at the agent`)
+  agent.backend.letGo()
+  t.like(await ended, { code: status.OK })
 })
 
 test("the agent knows the call's deadline itself", async (t) => {

@@ -18,7 +18,7 @@ test('every error of ours survives the wire with code, status, message and remed
 
 test('the text is code, what and remedy in one line', (t) => {
   const wire = toStatus(new DeltamapperError('DM_SNAPSHOT_NOT_FOUND', 'no snapshot a/b', 'list them'))
-  t.deepEqual(wire, { code: 5, details: 'DM_SNAPSHOT_NOT_FOUND: no snapshot a/b; list them' })
+  t.like(wire, { code: 5, details: 'DM_SNAPSHOT_NOT_FOUND: no snapshot a/b; list them' })
 })
 
 test('a defect is INTERNAL and does not show its stack', (t) => {
@@ -82,4 +82,27 @@ test('a status number unknown to gRPC is still an error', (t) => {
   const error = fromStatus({ code: 77, details: '' }, 'unix:///a.sock')
   t.is(error.code, 'DM_SERVER_FAILED')
   t.regex(error.message, /status 77/)
+})
+
+test('the code is trailing metadata as well', (t) => {
+  t.deepEqual(toStatus(new DeltamapperError('DM_BASE_LOST', 'x', 'y')).metadata?.get('deltamapper-error-code'), [
+    'DM_BASE_LOST'
+  ])
+})
+
+test('clients on other machines are told neither folders nor what they did not ask about', (t) => {
+  const forOthers = { remedy: 'look into the log' }
+  const told = (message: string, remedy: string, details = {}) =>
+    toStatus(new DeltamapperError('DM_READ_FAILED', message, remedy, details), 'others').details
+  t.is(
+    told(
+      "blocks 1 to 2 of /dev/mapper/vg-pool_tmeta could not be read: ENOENT, open '/var/lib/x/y.img'",
+      'see docs/operations.md'
+    ),
+    "DM_READ_FAILED: blocks 1 to 2 of vg-pool_tmeta could not be read: ENOENT, open 'y.img'; see docs/operations.md"
+  )
+  t.is(told('no source a', 'b, c and d are served', { forOthers }), 'DM_READ_FAILED: no source a; look into the log')
+  // What is no path stays: handles, ratios, addresses.
+  const plain = 'vg/lv, 3/4 of tcp://10.0.0.1:9000, unix:x/y and / itself'
+  t.is(told(plain, 'z'), `DM_READ_FAILED: ${plain}; z`)
 })

@@ -1,9 +1,12 @@
 /** Mutual TLS over real sockets: our server and our client, with certificates made for this. */
+import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { readFileSync } from 'node:fs'
+import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { connect as connectPlain } from 'node:net'
 import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
+import { promisify } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { pino } from 'pino'
 import { DeltamapperError } from '../../src/errors.ts'
@@ -253,4 +256,26 @@ test('a drain ends connections over TLS, and what has not finished its handshake
   await server.server.drain(0)
   await closed
   await t.throwsAsync(open.allocated({ snapshotId: 'some' }), { instanceOf: DeltamapperError })
+})
+
+test('a key that is a FIFO is no key: neither a start nor a reload waits for it', async (t) => {
+  const files = await copied('fifo', agentFiles)
+  const log: { reason?: string }[] = []
+  const logger = pino({}, { write: (line: string) => log.push(JSON.parse(line) as object) })
+  const certificates = await Certificates.load(files, logger, 5)
+  t.teardown(() => certificates.close())
+  await rm(files.key)
+  await promisify(execFile)('mkfifo', [files.key])
+  t.true(await eventually(() => log.length > 0))
+  t.regex(String(log[0].reason), /is no file \(but a FIFO\)/)
+  const error = await t.throwsAsync<DeltamapperError>(Certificates.load(files, logger), {
+    instanceOf: DeltamapperError
+  })
+  t.is(error?.code, 'DM_CONFIG_INVALID')
+  // And goes on looking.
+  await rm(files.key)
+  const other = await authority.issue('agent.test')
+  await copyFile(other.key, files.key)
+  await copyFile(other.certificate, files.certificate)
+  t.true(await eventually(() => certificates.material.cert.equals(readFileSync(other.certificate))))
 })

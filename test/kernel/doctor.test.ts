@@ -325,7 +325,7 @@ test.serial(
       [['warning', 'tracked-metadata-snapshot-foreign']]
     )
     sendMessage('srv', 'drop_metadata_snap')
-    await admin.deactivateEra({ volume: 'srv' })
+    await admin.deactivateEra({ volume: 'srv', atShutdown: false })
     const after = await asked()
     t.like(finding(after, 'tracked-inactive'), { severity: 'problem', command: 'deltamapper era activate srv' })
     t.deepEqual(after.lvm.groups[0].untracked, [])

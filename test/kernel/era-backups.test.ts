@@ -203,7 +203,7 @@ test.serial(`any two snapshots make a backup that restores the later one byte fo
   const inactive = async (meanwhile: () => void) => {
     await endWork()
     run('umount', [mountPoint])
-    t.false((await admin.deactivateEra({ volume })).active, again)
+    t.false((await admin.deactivateEra({ volume, atShutdown: false })).active, again)
     meanwhile()
     const now = await admin.activateEra({ volume, startOver: false })
     mount()

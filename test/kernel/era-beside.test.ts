@@ -85,7 +85,7 @@ test.serial('beside an active volume', async (t) => {
       lvm('lvextend', '--size', '72m', 'vgb/data')
       await volumes.growEra({ volume: 'beside' })
       write(upper, 70, 'oflag=direct')
-      await volumes.deactivateEra({ volume: 'beside' })
+      await volumes.deactivateEra({ volume: 'beside', atShutdown: false })
       await volumes.activateEra({ volume: 'beside', startOver: false })
       write(upper, 7, 'oflag=direct')
     }
@@ -123,7 +123,7 @@ test.serial('beside an active volume', async (t) => {
 
   // Between the last snapshot and the end.
   write(lower, 23, 'oflag=direct')
-  await volumes.deactivateEra({ volume: 'beside' })
+  await volumes.deactivateEra({ volume: 'beside', atShutdown: false })
   await anotherLine(/written to \/dev\/vgb\/data beside/)
   await volumes.activateEra({ volume: 'beside', startOver: false })
   await sameLine('it is known already')
@@ -136,7 +136,7 @@ test.serial('beside an inactive volume', async (t) => {
   await using volume = await startVolume(t)
   const { volumes, snapshot, sameLine, anotherLine } = volume
   const whileInactive = async (happens: () => unknown) => {
-    await volumes.deactivateEra({ volume: 'beside' })
+    await volumes.deactivateEra({ volume: 'beside', atShutdown: false })
     await happens()
     await volumes.activateEra({ volume: 'beside', startOver: false })
   }

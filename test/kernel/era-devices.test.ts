@@ -66,21 +66,21 @@ test.serial('attached, used, deactivated, activated, detached', async (t) => {
 
   writeBlock('/dev/mapper/plain', 5)
   const blocks = (...numbers: number[]) => extentsOfBlocks(numbers, { blockBytes, sizeBytes: 64 * mebibyte })
-  t.deepEqual(await writtenSince('plain', metadata.path, 1), blocks(5))
+  t.deepEqual(await writtenSince(catalog, 'plain', metadata.path, 1), blocks(5))
 
   t.is((await failure(volumes.attachEra(request('plain', data.path, metadata.path)))).code, 'DM_DEVICE_BUSY')
   t.is((await failure(volumes.attachEra(request('other', data.path, loopDisk(4).path)))).code, 'DM_DEVICE_BUSY')
 
   const file = openSync('/dev/mapper/plain', 'r')
-  t.is((await failure(volumes.deactivateEra({ volume: 'plain' }))).code, 'DM_DEVICE_BUSY')
+  t.is((await failure(volumes.deactivateEra({ volume: 'plain', atShutdown: false }))).code, 'DM_DEVICE_BUSY')
   t.is((await failure(volumes.detachEra({ volume: 'plain' }))).code, 'DM_DEVICE_BUSY')
   closeSync(file)
-  t.false((await volumes.deactivateEra({ volume: 'plain' })).active)
+  t.false((await volumes.deactivateEra({ volume: 'plain', atShutdown: false })).active)
   const again = await volumes.activateEra({ volume: 'plain', startOver: false })
   t.is(again.line, attached.line, 'nothing was written beside')
   writeBlock('/dev/mapper/plain', 7)
-  t.deepEqual(await writtenSince('plain', metadata.path, again.usage?.currentEra ?? 0), blocks(7))
-  t.deepEqual(await writtenSince('plain', metadata.path, 1), blocks(5, 7))
+  t.deepEqual(await writtenSince(catalog, 'plain', metadata.path, again.usage?.currentEra ?? 0), blocks(7))
+  t.deepEqual(await writtenSince(catalog, 'plain', metadata.path, 1), blocks(5, 7))
 
   await volumes.detachEra({ volume: 'plain' })
   t.deepEqual((await volumes.listEra({ volume: '' })).volumes, [])
@@ -193,7 +193,7 @@ test.serial(
     closed('resumed')
     reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
     closed('reloaded')
-    await volumes.deactivateEra({ volume: 'trimmed' })
+    await volumes.deactivateEra({ volume: 'trimmed', atShutdown: false })
     await volumes.activateEra({ volume: 'trimmed', startOver: false })
     closed('activated')
     data.grow(80)
@@ -253,12 +253,12 @@ test.serial('grown, and what is beyond is tracked; it does not shrink', async (t
   t.is(grown.usage?.currentEra, 2)
   writeBlock('/dev/mapper/growing', 700)
   t.deepEqual(
-    await writtenSince('growing', metadata.path, 1),
+    await writtenSince(catalog, 'growing', metadata.path, 1),
     extentsOfBlocks([3, 700], { blockBytes, sizeBytes: 48 * mebibyte })
   )
-  await volumes.deactivateEra({ volume: 'growing' })
+  await volumes.deactivateEra({ volume: 'growing', atShutdown: false })
   t.like(await volumes.activateEra({ volume: 'growing', startOver: false }), { sizeBytes: 48 * mebibyte, line })
-  await volumes.deactivateEra({ volume: 'growing' })
+  await volumes.deactivateEra({ volume: 'growing', atShutdown: false })
   data.grow(32)
   t.is((await failure(volumes.activateEra({ volume: 'growing', startOver: false }))).code, 'DM_CATALOG_DISAGREES')
   data.grow(48)
@@ -359,11 +359,11 @@ test.serial('metadata that is not what it was is refused, and formatted anew on 
   const { volumes } = driver
   const { line } = await volumes.attachEra(request('memory', data.path, metadata.path))
   const copy = join(tmpdir(), 'era-copy')
-  await volumes.deactivateEra({ volume: 'memory' })
+  await volumes.deactivateEra({ volume: 'memory', atShutdown: false })
   run('dd', [`if=${metadata.path}`, `of=${copy}`, 'bs=1M', 'status=none'])
   const cycle = async () => {
     const volume = await volumes.activateEra({ volume: 'memory', startOver: false })
-    await volumes.deactivateEra({ volume: 'memory' })
+    await volumes.deactivateEra({ volume: 'memory', atShutdown: false })
     return volume
   }
   t.is((await cycle()).line, line)
@@ -398,12 +398,12 @@ test.serial('written to beside us: the history is void, and the volume works', a
     }
     line = volume.line
   }
-  await volumes.deactivateEra({ volume: 'beside' })
+  await volumes.deactivateEra({ volume: 'beside', atShutdown: false })
   await activated(undefined)
-  await volumes.deactivateEra({ volume: 'beside' })
+  await volumes.deactivateEra({ volume: 'beside', atShutdown: false })
   writeBlock(data.path, 500)
   await activated(/was written to while beside was not active/)
-  await volumes.deactivateEra({ volume: 'beside' })
+  await volumes.deactivateEra({ volume: 'beside', atShutdown: false })
   writeBlock(data.path, 0)
   await activated(/first 128 KiB/)
   // Taken down behind our back.
@@ -426,7 +426,7 @@ test.serial('other devices under the same names are found out', async (t) => {
   await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
   const { volumes } = driver
   await volumes.attachEra(request('swapped', '/dev/mapper/front', '/dev/mapper/back'))
-  await volumes.deactivateEra({ volume: 'swapped' })
+  await volumes.deactivateEra({ volume: 'swapped', atShutdown: false })
   removeDevice('front')
   createDevice('front', `0 131072 linear ${other.path} 0`, '--uuid', 'TEST-another')
   const swapped = await failure(volumes.activateEra({ volume: 'swapped', startOver: false }))
@@ -437,16 +437,21 @@ test.serial('other devices under the same names are found out', async (t) => {
   removeDevice('back')
 })
 
-test.serial('after a restart of the machine the history goes on, unless something was written first', async (t) => {
+test.serial('after an orderly shutdown the history goes on, unless something was written first', async (t) => {
   const [disk, metadata] = [loopDisk(64), loopDisk(4)]
-  const disks = () => createDevice('disk', `0 131072 linear ${disk.path} 0`, '--uuid', 'TEST-disk')
+  const disks = () => [
+    createDevice('disk', `0 131072 linear ${disk.path} 0`, '--uuid', 'TEST-disk'),
+    createDevice('notes', `0 8192 linear ${metadata.path} 0`, '--uuid', 'TEST-notes')
+  ]
   const catalog = await labCatalog(t)
   await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
   const { volumes } = driver
-  const { line } = await volumes.attachEra(request('reborn', disks(), metadata.path))
-  /** What a restart leaves: no devices, all counters at 0, and another boot than the one that is remembered. */
+  const [data = '', notes = ''] = disks()
+  const { line } = await volumes.attachEra(request('reborn', data, notes))
+  /** What a shutdown and another boot leave: no devices, all counters at 0, and another boot than the one that is remembered. */
   const restart = async () => {
-    for (const name of ['reborn', 'reborn-guard', 'disk']) removeDevice(name)
+    await volumes.deactivateEra({ volume: 'reborn', atShutdown: true })
+    for (const each of ['disk', 'notes']) removeDevice(each)
     const { lowerSeen = '' } = (await catalog.findEraVolume('reborn')) ?? {}
     await catalog.sawEraVolume('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
     disks()
@@ -456,7 +461,7 @@ test.serial('after a restart of the machine the history goes on, unless somethin
   const again = await volumes.activateEra({ volume: 'reborn', startOver: false })
   t.is(again.line, line)
   t.deepEqual(
-    await writtenSince('reborn', metadata.path, 1),
+    await writtenSince(catalog, 'reborn', notes, 1),
     extentsOfBlocks([9], { blockBytes, sizeBytes: 64 * mebibyte }),
     'what was written before is known'
   )
@@ -466,5 +471,5 @@ test.serial('after a restart of the machine the history goes on, unless somethin
   t.not(beside.line, line)
   t.regex(beside.lineBecause, /was written to, before reborn was activated/)
   await volumes.detachEra({ volume: 'reborn' })
-  removeDevice('disk')
+  for (const each of ['disk', 'notes']) removeDevice(each)
 })

@@ -108,7 +108,7 @@ test.serial(`whatever is discarded, no block that reads as zeros is missing (${t
     },
     reload: () => reloadDevice(volume, run('dmsetup', ['table', volume]).trim()),
     reactivate: async () => {
-      await volumes.deactivateEra({ volume })
+      await volumes.deactivateEra({ volume, atShutdown: false })
       await volumes.activateEra({ volume, startOver: false })
     },
     grow: async () => {

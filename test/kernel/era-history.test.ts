@@ -22,7 +22,7 @@ import type { Extent } from '../support/expected.ts'
 import type { Random } from '../support/random.ts'
 import { alignedBuffer, run, sendMessage } from './dmsetup.ts'
 import { EraAnswers, recorderOf } from './era-answers.ts'
-import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
+import { blockBytes, knowEra, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 
 run('/run/modprobe', ['dm-era'])
@@ -127,7 +127,10 @@ test.serial('a random history: of any two snapshots exactly what was written bet
   }
   for (let i = 0; i < count; i++) {
     for (let writes = random.integer(0, 12); writes > 0; writes--) written.writeSomewhere(random)
-    if (random.chance(0.3)) sendMessage('vol', 'checkpoint')
+    if (random.chance(0.3)) {
+      sendMessage('vol', 'checkpoint')
+      await knowEra(catalog, 'vol')
+    }
     if (random.chance(0.2)) {
       mebibytes += random.integer(1, 9) + random.integer(0, 2047) / 2048
       data.grow(mebibytes)
@@ -229,6 +232,7 @@ test.serial(
     // It is looked for before a volume is suspended, too.
     await catalog.rollBackEra('late')
     const { usage } = (await driver.volumes.listEra({ volume: 'late' })).volumes[0] ?? {}
+    await knowEra(catalog, 'late')
     const early = await t.throwsAsync<DeltamapperError>(
       driver.volumes.beginSnapshot({ volume: 'late', name: 'early', deadlineMs: 0 })
     )
@@ -254,6 +258,7 @@ test.serial(
     const left = await readEraSlot(metadata)
     await catalog.confirmLease(device, { heldRoot: left.heldRoot, factsHeld: left.facts ?? '' })
     // Not while the volume is suspended: what is sent to it then waits for the resume, and for good if it is about to grow.
+    await knowEra(catalog, 'late')
     const { token } = await driver.volumes.beginSnapshot({ volume: 'late', name: 'other', deadlineMs: 0 })
     let recovered = false
     const recovery = recorder.recover((name, work) => driver.volumes.inTurn(name, work)).then(() => (recovered = true))
@@ -305,6 +310,7 @@ test.serial(
     // While another one holds it, the volume gets no other table: its last message must not meet a suspended device.
     const last = await held()
     tracked.data.grow(65)
+    await knowEra(catalog, 'late')
     const growing = driver.volumes.growEra({ volume: 'late' })
     t.is(await Promise.race([growing.then(() => 'grown'), sleep(3000).then(() => 'waiting')]), 'waiting')
     t.like(await deviceMapper.info('late'), { suspended: false, hasInactiveTable: false })

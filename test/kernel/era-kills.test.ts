@@ -17,7 +17,7 @@ import { discardLimit } from '../../src/devicemapper/block-queue.ts'
 import { collectExtents } from '../support/collect-extents.ts'
 import { blockFingerprints } from './block-fingerprints.ts'
 import { createDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
-import { blockBytes, boundariesOnly, loopDisk, startDriver } from './era-lab.ts'
+import { blockBytes, boundariesOnly, loopDisk, startDriver, watchdogs } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent, processes } from './live-agent.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
@@ -87,11 +87,11 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
       (volumes) => volumes.attachEra(attach)
     ],
     detach: [attached, (volumes) => volumes.detachEra({ volume })],
-    deactivate: [attached, (volumes) => volumes.deactivateEra({ volume })],
+    deactivate: [attached, (volumes) => volumes.deactivateEra({ volume, atShutdown: false })],
     activate: [
       async (volumes) => {
         await attached(volumes)
-        await volumes.deactivateEra({ volume })
+        await volumes.deactivateEra({ volume, atShutdown: false })
       },
       (volumes) => volumes.activateEra({ volume, startOver: false })
     ],
@@ -160,12 +160,6 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
   await living.detachEra({ volume })
   await living.close()
 })
-
-function watchdogs(): number[] {
-  return processes()
-    .filter(({ parent, words }) => parent === process.pid && words.includes('watchdog-process'))
-    .map(({ pid }) => pid)
-}
 
 test.serial('the watchdog alone dies: the agent resumes at once, and nothing is under way', async (t) => {
   t.timeout(300_000)

@@ -15,6 +15,7 @@ import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
 import { collectExtents } from '../support/collect-extents.ts'
 import type { Extent } from '../support/expected.ts'
 import { run, sendMessage } from './dmsetup.ts'
+import { processes } from './live-agent.ts'
 
 export const mebibyte = 2 ** 20
 /** Of tracked volumes in tests, in bytes. */
@@ -38,9 +39,21 @@ export function loopDisk(mebibytes: number): { path: string; grow(mebibytes: num
   }
 }
 
+/** Lets the catalog know the era that a volume is in: as if the agent itself had begun those that a test has begun. */
+export async function knowEra(catalog: Catalog, volume: string): Promise<void> {
+  const [, era = ''] = /\d+\/\d+ (\d+) (?:\d+|-)\s*$/.exec(run('dmsetup', ['status', volume])) ?? []
+  await catalog.sawEraVolume(volume, { newestEra: Number(era) })
+}
+
 /** The blocks that a tracked volume's metadata says were written to since an era; a metadata snapshot is taken and dropped for it. */
-export async function writtenSince(name: string, metadata: string, sinceEra: number): Promise<Extent[]> {
+export async function writtenSince(
+  catalog: Catalog,
+  name: string,
+  metadata: string,
+  sinceEra: number
+): Promise<Extent[]> {
   sendMessage(name, 'take_metadata_snap')
+  await knowEra(catalog, name)
   try {
     const era = await openEraMetadata(metadata)
     try {
@@ -61,6 +74,13 @@ export async function labCatalog(
   const catalog = await openCatalog(join(within, 'catalog.sqlite'))
   t.teardown(() => catalog.close())
   return catalog
+}
+
+/** Processes that watch over suspensions of this one's. */
+export function watchdogs(): number[] {
+  return processes()
+    .filter(({ parent, words }) => parent === process.pid && words.includes('watchdog-process'))
+    .map(({ pid }) => pid)
 }
 
 export interface Driver extends AsyncDisposable {

@@ -279,7 +279,7 @@ test.serial('one id in all logs of a call, and no secret, no token, no more of a
 
   const [first] = called(router)
   t.like(first, { requestId: 'backup-7', snapshotId: 'one:sample/mon', node: 'one' })
-  t.regex(String(first['client']), /^unix-\d+$/)
+  t.regex(String(first['client']), /^(unix|pid|uid)-\d+$/)
   t.like(called(agents.one)[0], { requestId: 'backup-7', client: '127.0.0.1', snapshotId: 'sample/mon' })
   t.is(called(agents.two)[0]['requestId'], 'backup-7')
   // Those that were only asked whether they have it, too.

@@ -26,6 +26,7 @@ test('a driver and a node are enough', async (t) => {
     connectSeconds: 5,
     maxStreams: 256,
     maxStreamsPerClient: 256,
+    idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
   })

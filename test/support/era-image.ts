@@ -76,11 +76,6 @@ export interface EraImageOptions {
   readonly placement?: 'sequential' | 'scattered'
   readonly held?: EraView
   readonly unusedBlocks?: number
-  /**
-   * Array blocks without a mark are written once, and all that are alike lead to the same: a large device in a small image. (The kernel does
-   * not do so, but a reader cannot know.)
-   */
-  readonly shareEmpty?: boolean
 }
 
 export interface EraImage {
@@ -110,8 +105,6 @@ class EraImageWriter {
   /** Content of each block, in the order in which they were made; sealed at the end, when their places are known. */
   readonly #blocks = new Map<number, { readonly content: Buffer; readonly kind: keyof typeof eraSalts }>()
   readonly #kinds = new Map<number, EraBlockKind>()
-  /** Array blocks without a mark that may be led to again. */
-  readonly #empty = new Map<string, number>()
   /** Where blocks go, in their order; undefined for one after the other. */
   #places: number[] | undefined
   #next = 0
@@ -190,16 +183,11 @@ class EraImageWriter {
     for (let from = 0; from < length; from += capacity) {
       const to = Math.min(from + capacity, length)
       const content = Buffer.alloc(BLOCK_BYTES)
-      const isEmpty = !fill(from, to, content)
-      const alike = `${to - from} of ${valueSize}`
-      let block = isEmpty ? this.#empty.get(alike) : undefined
-      if (block === undefined) {
-        content.writeUInt32LE(capacity, 4)
-        content.writeUInt32LE(to - from, 8)
-        content.writeUInt32LE(valueSize, 12)
-        block = this.#add('array', this.#take(), (written) => content.copy(written))
-        if (isEmpty && this.#options.shareEmpty) this.#empty.set(alike, block)
-      }
+      fill(from, to, content)
+      content.writeUInt32LE(capacity, 4)
+      content.writeUInt32LE(to - from, 8)
+      content.writeUInt32LE(valueSize, 12)
+      const block = this.#add('array', this.#take(), (written) => content.copy(written))
       entries.push({ key: entries.length, value: u64(block) })
     }
     return this.#writeTree(entries, 8)
@@ -290,25 +278,22 @@ function inParts<T>(items: readonly T[], most: number): T[][] {
   return Array.from({ length: count }, (_, part) => items.slice(border(part), border(part + 1)))
 }
 
-/** Puts elements `[from, to)` into an array block; ascending. False when none of them is marked. */
-type Filler = (from: number, to: number, content: Buffer) => boolean
+/** Puts elements `[from, to)` into an array block; ascending. */
+type Filler = (from: number, to: number, content: Buffer) => void
 
 function eraFiller(eras: EraView['eras']): Filler {
   if (eras instanceof Uint8Array) {
     return (from, to, content) => {
       for (let i = from; i < to; i++) content.writeUInt32LE(eras[i], 24 + 4 * (i - from))
-      return true
     }
   }
   const ascending = [...eras].sort(([a], [b]) => a - b)
   let next = 0
   return (from, to, content) => {
-    const before = next
     for (; next < ascending.length && ascending[next][0] < to; next++) {
       const [block, era] = ascending[next]
       content.writeUInt32LE(era, 24 + 4 * (block - from))
     }
-    return next > before
   }
 }
 
@@ -316,19 +301,16 @@ function bitFiller(marked: WritesetModel['marked']): Filler {
   if (marked instanceof Uint8Array) {
     return (from, to, content) => {
       content.set(marked.subarray(8 * from, 8 * to), 24)
-      return true
     }
   }
   const ascending = [...marked].sort((a, b) => a - b)
   let next = 0
   return (from, to, content) => {
-    const before = next
     for (; next < ascending.length && ascending[next] < 64 * to; next++) {
       const bit = ascending[next] - 64 * from
       const at = 24 + (bit >> 3)
       content.writeUInt8(content.readUInt8(at) | (1 << (bit & 7)), at)
     }
-    return next > before
   }
 }
 

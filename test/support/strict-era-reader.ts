@@ -34,6 +34,8 @@ export class StrictEraReader {
   readonly #image: Buffer
   readonly #superblock: Superblock
   readonly #lastEra: number
+  /** Array blocks that a question came by. */
+  readonly #met = new Set<bigint>()
 
   constructor(image: Buffer, liveRoot: boolean) {
     this.#image = image
@@ -67,6 +69,9 @@ export class StrictEraReader {
     const archived = this.#writesets()
     const all = current ? [...archived, current] : archived
     const written = new Set<number>()
+    this.#met.clear()
+    const roots = new Set(all.map(({ root }) => root))
+    this.#require(roots.size === all.length, 'two writesets begin at one block')
     for (const { era, bits, root } of all) {
       if (era < sinceEra) continue
       const words = this.#array(root, Math.ceil(bits / 64), 8)
@@ -112,6 +117,8 @@ export class StrictEraReader {
       this.#require(key === BigInt(parts.length), `array block ${key} for ${parts.length}`)
       const block = this.#block(number, 'array')
       const due = Math.min(capacity, length - Number(key) * capacity)
+      this.#require(!this.#met.has(number), `block ${number} stands in two places`)
+      this.#met.add(number)
       this.#require(block.readBigUInt64LE(16) === number, `block ${number} is another`)
       this.#require(block.readUInt32LE(4) === capacity, `capacity of block ${number}`)
       this.#require(block.readUInt32LE(8) === due, `entries of block ${number}`)

@@ -8,7 +8,6 @@ import * as leases from './lease-records.ts'
 import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import * as pools from './owned-pools.ts'
 import * as clocks from './pool-clocks.ts'
-import * as pristine from './pristine.ts'
 import * as served from './served-targets.ts'
 
 /** Arguments and results cross between threads by structured cloning. */
@@ -21,8 +20,6 @@ export function catalogCalls(database: CatalogDatabase) {
     remember: on(served.remember),
     findServed: on(served.findServed),
     forgetServed: on(served.forgetServed),
-    markPristine: on(pristine.markPristine),
-    isPristine: on(pristine.isPristine),
     lineage: on(lineage),
     sawPoolClock: on(clocks.sawPoolClock),
     poolWentBack: on(clocks.poolWentBack),

@@ -2,7 +2,8 @@
  * The catalog: what the agent has to remember beyond its own life. A SQLite database in a thread of its own, because everything that is
  * written to it waits for the disk.
  *
- * - What was served as target (fingerprint.ts, served-targets.ts), so that a base that is no longer what it was is refused.
+ * - What was served as target, and compared with as base (fingerprint.ts, served-targets.ts), so that a base that is no longer what it
+ *   was is refused, and an answer goes on only about what it began with.
  * - How far each pool's clock had come, so that a pool that was put back is noticed (pool-clocks.ts).
  * - The pools, volumes and snapshots that the agent has made on plain device-mapper (owned-pools.ts), and what it was about to do to them
  *   when it was killed (reconcile.ts).
@@ -26,7 +27,7 @@ import type {
   TakenSnapshot
 } from './era-snapshots.ts'
 import type { EraIntent, EraVolume, NewEraIntent, SeenOfEraVolume } from './era-volumes.ts'
-import type { ServedTarget } from './fingerprint.ts'
+import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
@@ -71,29 +72,19 @@ export class Catalog {
 
   // What was served
 
-  /** Records that a target is about to be served; to be awaited before the first message leaves. See served-targets.ts. */
-  async remember(target: ServedTarget, at = Date.now()): Promise<'new' | 'known' | 'changed'> {
-    return this.#call('remember', target, at)
+  /** Records that a snapshot is about to be answered about; to be awaited before the first message leaves. See served-targets.ts. */
+  async remember(snapshot: ServedTarget, at = Date.now(), role: Role = 'target'): Promise<'new' | 'known' | 'changed'> {
+    return this.#call('remember', snapshot, at, role)
   }
 
-  /** Everything served under this handle, or with this identity under another: for `checkBase`. */
-  async findServed(snapshot: { handle: string; identity: string }): Promise<ServedRecord[]> {
+  /** Everything on record under this handle, or with this identity under another: for `checkBase` and `checkResumed`. */
+  async findServed(snapshot: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity'>): Promise<ServedRecord[]> {
     return this.#call('findServed', snapshot)
   }
 
   /** Forgets what was last served before a time, and the oldest beyond a number. Returns how many; to be repeated until 0. */
   async forgetServed(limits: { before: number; keep: number }): Promise<number> {
     return this.#call('forgetServed', limits)
-  }
-
-  /** Records that a snapshot, as it is now, was never written to. See pristine.ts. */
-  async markPristine(snapshot: ServedTarget, at = Date.now()): Promise<void> {
-    await this.#call('markPristine', snapshot, at)
-  }
-
-  /** Whether a snapshot, as it is now, is known never to have been written to. */
-  async isPristine(snapshot: ServedTarget): Promise<boolean> {
-    return this.#call('isPristine', snapshot)
   }
 
   /** How two snapshots are related, by what is on record of them. */
@@ -190,7 +181,7 @@ export class Catalog {
   async breakEraLine(
     volume: string,
     because: string,
-    now: { newestEra: number; fewestBlocks: number }
+    now: { newestEra: number; seenBlocks: number }
   ): Promise<EraVolume> {
     return this.#call('breakEraLine', volume, because, now)
   }

@@ -43,10 +43,16 @@ import { eraIntentsTable, eraNamesTable, eraSnapshotsTable, eraVolumesTable, era
 import { EraWrites } from './era-writes.ts'
 import { KeptPages } from './kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
-import { APPLICATION_ID, applyMigration, catalogTable, type Migration, migrations } from './migrations.ts'
+import {
+  APPLICATION_ID,
+  applyMigration,
+  catalogTable,
+  countedTables,
+  type Migration,
+  migrations
+} from './migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
 import { poolClocksTable } from './pool-clocks.ts'
-import { pristineTable } from './pristine.ts'
 import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './table.ts'
 
@@ -69,7 +75,7 @@ export interface Opening {
 
 /** The tables that are kept in memory, whose rows are counted. */
 const keptTables = [
-  ...[servedTable, pristineTable, poolsTable, thinsTable, intentsTable, leasesTable],
+  ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
   ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
@@ -324,7 +330,7 @@ class ContentChecks {
     const { path } = this.#database
     contents.verify(this.#database)
     const counted = contents.find(this.#database, {}).map(({ name }) => name)
-    const expected = this.#steps.flatMap(({ adds }) => adds)
+    const expected = countedTables(this.#steps)
     if (counted.join() !== [...expected].sort().join()) {
       throw damagedCatalog(path, `it counts the rows of ${counted.join(', ')}, not of ${expected.join(', ')}`)
     }

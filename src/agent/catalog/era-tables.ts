@@ -19,7 +19,7 @@ export const eraVolumesTable = new Table(
     line: 'text',
     lineBecause: 'text',
     newestEra: 'count',
-    fewestBlocks: 'count',
+    seenBlocks: 'count',
     guardCheckedAt: 'count',
     lowerSeen: 'text',
     allowLossyKernel: 'count',

@@ -38,9 +38,9 @@ export interface EraVolume {
   readonly line: string
   /** Why that line began, in words. */
   readonly lineBecause: string
-  /** The newest era that was ever seen to have begun in this line, and the fewest blocks the device was ever seen to have. */
+  /** The era that was seen last in this line, and how many blocks the device had then. */
   readonly newestEra: number
-  readonly fewestBlocks: number
+  readonly seenBlocks: number
   /** When everything was last seen to be as it has to be; milliseconds since 1970. */
   readonly guardCheckedAt: number
   /** What is remembered of the lower device, in a form of whoever looks; empty for nothing. */
@@ -69,7 +69,7 @@ export type SeenOfEraVolume = Partial<
   Pick<
     EraVolume,
     | 'newestEra'
-    | 'fewestBlocks'
+    | 'seenBlocks'
     | 'guardCheckedAt'
     | 'lowerSeen'
     | 'metadataIdentity'
@@ -140,13 +140,13 @@ export function rollBackEra(database: CatalogDatabase, volume: string): void {
   })
 }
 
-/** Remembers what was seen of a volume. Fewer blocks than ever before: it was smaller meanwhile, and what lay beyond is another's now. */
+/** Remembers what was seen of a volume. Fewer blocks than at the last look: it was made smaller, and what lay beyond is another's now. */
 export function sawEraVolume(database: CatalogDatabase, volume: string, seen: SeenOfEraVolume): void {
   database.write(() => {
     const tracked = eraVolumeRow(database, volume)
-    const shrunk = seen.fewestBlocks !== undefined && seen.fewestBlocks < tracked.fewestBlocks
+    const shrunk = seen.seenBlocks !== undefined && seen.seenBlocks < tracked.seenBlocks
     const leastBytes = shrunk
-      ? Math.min(tracked.leastBytes, (seen.fewestBlocks ?? 0) * tracked.blockSectors * 512)
+      ? Math.min(tracked.leastBytes, (seen.seenBlocks ?? 0) * tracked.blockSectors * 512)
       : tracked.leastBytes
     eraVolumesTable.update(database, tracked, { ...seen, leastBytes })
   })
@@ -157,7 +157,7 @@ export function breakEraLine(
   database: CatalogDatabase,
   volume: string,
   because: string,
-  { newestEra, fewestBlocks }: { newestEra: number; fewestBlocks: number }
+  { newestEra, seenBlocks }: { newestEra: number; seenBlocks: number }
 ): EraVolume {
   return database.write(() => {
     const tracked = eraVolumeRow(database, volume)
@@ -165,7 +165,7 @@ export function breakEraLine(
     const line = {
       line: randomUUID(),
       lineBecause: shortened(because),
-      ...{ newestEra, fewestBlocks },
+      ...{ newestEra, seenBlocks },
       ...{ boundaryEra: undefined, leastBytes: tracked.sizeBytes, openExact: 1 }
     }
     eraVolumesTable.update(database, tracked, line)

@@ -3,25 +3,34 @@
  *
  * A backup that was made of a snapshot holds what the snapshot held then. If the snapshot was written to or trimmed since, or another
  * one goes by its name now, then a delta from it leaves out blocks that the backup has differently: a restore would be wrong, and
- * nobody would notice. So the fingerprint of every target is kept from when it is served, and compared when it is asked for as base.
+ * nobody would notice. So what is known of every target is kept from when it is served, and compared when it is asked for as base.
  *
- * Not everything shows: a block that the snapshot had to itself when it was served can be overwritten in place, and no metadata
- * changes. Snapshots that were written to before they were served are found out by their mappings' times instead.
+ * What is compared here finds trims and other devices, and every write that maps a block anew. A write to a block that the snapshot shares
+ * with its origin changes no number: its mapping's time tells (walk.ts). Where the tree's root lies, and with which checksum, proves nothing: freed metadata
+ * blocks are used again, and both come back.
  */
 import { DeltamapperError } from '../../errors.ts'
-import type { Fingerprint } from '../../devicemapper/thin/pool-metadata.ts'
 
 /** What was served, under which name, and by what it is known again. */
-export interface ServedTarget extends Fingerprint {
+export interface ServedTarget {
   /** As the client asked for it. */
   readonly handle: string
-  /** Made by the source; the same for as long as the source takes it for the same snapshot. Opaque here. */
+  /** Made by the source; the same for as long as the source takes it for the same snapshot, whatever its name. Opaque here. */
   readonly identity: string
-  /** Key of its pool, whose clock `creationTime` is read from. Opaque here. */
+  /**
+   * What versions before schema 5 would have called it, which knew a volume of LVM's by another identity where it was asked for by
+   * device-mapper's names. Not recorded.
+   */
+  readonly formerIdentity?: string | undefined
+  /** Key of its pool, whose clock `creationTime` is read from. Opaque here; a path in records from before schema 5. */
   readonly pool: string
   /** Key of the volume it is a snapshot of, where the source knows it. Opaque here. */
   readonly volume: string | undefined
   readonly thinId: number
+  /** The pool's clock when it was created. */
+  readonly creationTime: number
+  /** Data blocks it maps, shared ones included. */
+  readonly mappedBlocks: number
   /** The transaction id in its device details: the pool's when it was created. */
   readonly transactionId: bigint
   readonly sizeBytes: number
@@ -36,7 +45,7 @@ export type Comparison =
 
 /** Compares what was recorded when a snapshot was served with what goes by its handle or identity now. Handles do not matter. */
 export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): Comparison {
-  if (recorded.identity !== now.identity || recorded.pool !== now.pool) {
+  if (!sameDevice(recorded, now)) {
     return { relation: 'replaced', what: `${now.identity} has taken the place of ${recorded.identity}` }
   }
   for (const [field, name] of identifying) {
@@ -56,10 +65,18 @@ export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): 
       what: `it was written to: ${recorded.mappedBlocks} blocks became ${now.mappedBlocks}`
     }
   }
-  if (recorded.root !== now.root || recorded.rootChecksum !== now.rootChecksum) {
-    return { relation: 'changed', what: `it was written to or trimmed: its mappings are not those it had` }
-  }
   return { relation: 'same' }
+}
+
+function sameDevice(recorded: ServedTarget, now: ServedTarget): boolean {
+  if (recorded.identity === now.formerIdentity) return true
+  if (recorded.identity !== now.identity) return false
+  // Records from before schema 5 have the path of the pool's metadata, which a rename changes; their identities are as good as ours.
+  return recorded.pool === now.pool || (isPath(recorded.pool) && !isPath(now.pool))
+}
+
+function isPath(pool: string): boolean {
+  return pool.startsWith('/')
 }
 
 const identifying = [
@@ -68,33 +85,70 @@ const identifying = [
   ['transactionId', 'transaction id at its creation']
 ] as const satisfies [keyof ServedTarget, string][]
 
+/** As what a snapshot was part of an answer. */
+export type Role = 'target' | 'base'
+
+/** What is on record of a snapshot. */
+export interface KnownSnapshot extends ServedTarget {
+  readonly role: Role
+}
+
 /**
- * Decides whether a snapshot can be the base of a delta.
+ * Decides whether a snapshot can be the base of a delta, as far as records tell.
  *
- * @param recorded everything that was served under its handle or its identity
- * @returns 'unchanged' when it was served under this handle, and is the same; 'unrecorded' when there is no record, so that nothing
- *   proves that it was not trimmed (to be logged)
- * @throws DM_BASE_CHANGED when anything was served under this handle that is not what the handle names now: the client may hold that
+ * @param recorded everything on record under its handle or its identity
+ * @returns 'unchanged' when it was served as target, and is the same; 'unrecorded' when it never was, so that nothing proves that it was
+ *   not trimmed
+ * @throws DM_BASE_CHANGED when anything was answered about under this handle that is not what the handle names now: the client may hold
+ *   a backup of that
  */
-export function checkBase(recorded: readonly ServedTarget[], now: ServedTarget): 'unchanged' | 'unrecorded' {
+export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget): 'unchanged' | 'unrecorded' {
   let verdict: 'unchanged' | 'unrecorded' = 'unrecorded'
   for (const each of recorded) {
     const comparison = compareFingerprints(each, now)
     if (comparison.relation === 'same') {
-      verdict = 'unchanged'
+      if (each.role === 'target') verdict = 'unchanged'
       continue
     }
     // Thin ids, and identities made of them, are used again: what was served by another name and is gone does not concern this one.
     if (comparison.relation === 'replaced' && each.handle !== now.handle) continue
+    const was = each.role === 'target' ? 'served' : 'used as a base'
     throw new DeltamapperError(
       'DM_BASE_CHANGED',
       comparison.relation === 'changed'
-        ? `${now.handle} is not what it was when it was served as ${each.handle}: ${comparison.what}`
-        : `${now.handle} is another snapshot than the one served by this name: ${comparison.what}`,
+        ? `${now.handle} is not what it was when it was ${was} as ${each.handle}: ${comparison.what}`
+        : `${now.handle} is another snapshot than the one ${was} by this name: ${comparison.what}`,
       comparison.relation === 'changed'
         ? 'take a full backup, and keep snapshots read-only from now on'
         : 'take a full backup, and give every snapshot a name of its own from now on'
     )
   }
   return verdict
+}
+
+/**
+ * Whether an answer may go on where an earlier one ended: the two together are one answer only if both are about the same.
+ *
+ * @param recorded everything on record under the target's handle or its identity
+ * @throws DM_RESUME_REFUSED when nothing was served from the beginning under this handle, or not only what the handle names now
+ */
+export function checkResumed(recorded: readonly KnownSnapshot[], now: ServedTarget): void {
+  const served = recorded.filter((each) => each.role === 'target')
+  if (!served.some((each) => each.handle === now.handle)) {
+    throw resumeRefused(now.handle, 'no answer about it was begun by this name')
+  }
+  for (const each of served) {
+    const comparison = compareFingerprints(each, now)
+    if (comparison.relation === 'same') continue
+    if (comparison.relation === 'replaced' && each.handle !== now.handle) continue
+    throw resumeRefused(now.handle, `since an answer about it was begun, ${comparison.what}`)
+  }
+}
+
+export function resumeRefused(handle: string, why: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_RESUME_REFUSED',
+    `the answer about ${handle} cannot go on from an offset: ${why}`,
+    'throw away what was received, and ask again from the beginning'
+  )
 }

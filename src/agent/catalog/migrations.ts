@@ -16,6 +16,10 @@ export interface Migration {
   readonly sql: string
   /** Tables that this step creates and whose rows are counted. */
   readonly adds: readonly string[]
+  /** Counted tables that are gone after it; one that is created anew is among both. */
+  readonly drops?: readonly string[]
+  /** Takes rows along that have another form afterwards: reads them before the step's statements, and writes them after. */
+  readonly carry?: (before: Statements) => (after: Statements) => void
 }
 
 /**
@@ -242,8 +246,103 @@ const poolClocks: Migration = {
   `
 }
 
+/** What became smaller is told from the last look, not from the smallest size ever. (Checksums are over values alone.) */
+const seenBlocks: Migration = {
+  adds: [],
+  sql: 'ALTER TABLE era_volumes RENAME COLUMN fewest_blocks TO seen_blocks'
+}
+
+/** What was served, as it was before bases were kept beside it. */
+const servedBefore = new Table(
+  'served',
+  {
+    handle: 'text',
+    identity: 'text',
+    variant: 'count',
+    pool: 'text',
+    volume: 'text?',
+    thinId: 'count',
+    creationTime: 'count',
+    transactionId: 'u64',
+    root: 'count',
+    rootChecksum: 'count',
+    mappedBlocks: 'count',
+    sizeBytes: 'count',
+    firstServedAt: 'count',
+    lastServedAt: 'count'
+  } as const,
+  ['handle', 'identity', 'variant']
+)
+
+/** The same as it is from then on. */
+const servedWithRole = new Table(
+  'served',
+  {
+    handle: 'text',
+    identity: 'text',
+    role: 'text',
+    variant: 'count',
+    pool: 'text',
+    volume: 'text?',
+    thinId: 'count',
+    creationTime: 'count',
+    transactionId: 'u64',
+    mappedBlocks: 'count',
+    sizeBytes: 'count',
+    firstServedAt: 'count',
+    lastServedAt: 'count'
+  } as const,
+  ['handle', 'identity', 'role', 'variant']
+)
+
+/** Bases are remembered beside targets. The root of a tree proves nothing, and is not kept; nor is what was concluded from it. */
+const basesBeside: Migration = {
+  adds: ['served'],
+  drops: ['served', 'pristine'],
+  carry(before) {
+    const rows = servedBefore.find(before, {})
+    return (after) => {
+      // A table writes the columns that it has: the root is left behind.
+      for (const row of rows) servedWithRole.insert(after, { ...row, role: 'target' })
+    }
+  },
+  sql: `
+    DROP TABLE pristine;
+    DROP TABLE served;
+    CREATE TABLE served (
+      handle TEXT NOT NULL,
+      identity TEXT NOT NULL,
+      role TEXT NOT NULL CHECK (role IN ('target', 'base')),
+      variant INTEGER NOT NULL CHECK (variant IN (0, 1)),
+      pool TEXT NOT NULL,
+      volume TEXT,
+      thin_id INTEGER NOT NULL,
+      creation_time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      mapped_blocks INTEGER NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      first_served_at INTEGER NOT NULL,
+      last_served_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL,
+      PRIMARY KEY (handle, identity, role, variant)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX served_by_identity ON served (identity);
+    CREATE INDEX served_by_age ON served (last_served_at);
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks]
+export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks, seenBlocks, basesBeside]
+
+/** The tables whose rows are counted once these steps were taken. */
+export function countedTables(steps: readonly Migration[]): string[] {
+  const names = new Set<string>()
+  for (const { adds, drops = [] } of steps) {
+    for (const name of drops) names.delete(name)
+    for (const name of adds) names.add(name)
+  }
+  return [...names]
+}
 
 /**
  * Takes one step, inside a transaction of the caller's.
@@ -256,6 +355,7 @@ export function applyMigration(
   from: number,
   step: Migration
 ): void {
+  const write = step.carry?.(statements)
   database.exec(step.sql)
   if (from === 0) {
     database.exec(`PRAGMA application_id = ${APPLICATION_ID}`)
@@ -264,6 +364,8 @@ export function applyMigration(
     const [row] = catalogTable.find(statements, {})
     catalogTable.update(statements, row, { schema: from + 1 })
   }
+  for (const name of step.drops ?? []) contents.delete(statements, contents.find(statements, { name }))
   for (const name of step.adds) contents.insert(statements, { name, rowCount: 0, digest: 0 })
+  write?.(statements)
   database.exec(`PRAGMA user_version = ${from + 1}`)
 }

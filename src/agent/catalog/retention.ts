@@ -1,8 +1,8 @@
 /**
  * What was served is remembered for as long as somebody may come back for it as a base, and not for ever.
  *
- * A forgotten base is not answered wrongly: it has to be pristine all the same (see pristine.ts), only that nothing proves any more that it was
- * not trimmed, which the log says. So the limits are far beyond any chain of backups; they keep the file from growing for ever.
+ * A forgotten base may not have been written to all the same, only that nothing proves any more that it was not trimmed: the log and `doctor`
+ * say so, and `strictBases` refuses it. So the limits are far beyond any chain of backups; they keep the file from growing for ever.
  *
  * The history of era volumes takes more room, and how much is worth keeping is for whoever runs the node to say. A base that is forgotten
  * there is a full backup.

@@ -1,14 +1,16 @@
 /**
- * The record of what was served as target, and when.
+ * The record of what was served as target, and of what was compared with as base, and when.
  *
  * Durable before the first message of the answer leaves: a client may keep what it received even if the answer never ends, resume
  * it in a second call, and come back with the snapshot as base. A record made at the end would miss what happened in between.
  *
  * A client knows only the handle. So for each handle and identity the *first* fingerprint is kept for good, and a second one if it
- * ever differs: two records that differ cannot both match, so the snapshot is never taken for an unchanged base again.
+ * ever differs: two records that differ cannot both match, so the snapshot is never taken for an unchanged base again. A base is
+ * remembered as well, in records of its own: the client holds a backup of it, whether or not that was made through us, and a later
+ * snapshot by its name is another one. That it was a base proves nothing of what it was before.
  */
 import type { CatalogDatabase } from './database.ts'
-import { compareFingerprints, type ServedTarget } from './fingerprint.ts'
+import { compareFingerprints, type KnownSnapshot, type Role, type ServedTarget } from './fingerprint.ts'
 import { type RowOf, Table } from './table.ts'
 
 export const servedTable = new Table(
@@ -16,24 +18,23 @@ export const servedTable = new Table(
   {
     handle: 'text',
     identity: 'text',
+    role: 'text',
     variant: 'count',
     pool: 'text',
     volume: 'text?',
     thinId: 'count',
     creationTime: 'count',
     transactionId: 'u64',
-    root: 'count',
-    rootChecksum: 'count',
     mappedBlocks: 'count',
     sizeBytes: 'count',
     firstServedAt: 'count',
     lastServedAt: 'count'
   } as const,
-  ['handle', 'identity', 'variant']
+  ['handle', 'identity', 'role', 'variant']
 )
 
-/** A served target with the times, in milliseconds since 1970, when it was first and last served; the last to within an hour. */
-export interface ServedRecord extends ServedTarget {
+/** A snapshot on record with the times, in milliseconds since 1970, when it was first and last answered about; the last to within an hour. */
+export interface ServedRecord extends KnownSnapshot {
   readonly firstServedAt: number
   readonly lastServedAt: number
 }
@@ -46,21 +47,26 @@ const LAST_SERVED_RESOLUTION = 3_600_000
 const MOST_FORGOTTEN = 10_000
 
 /**
- * Records that a target is about to be served.
+ * Records that a snapshot is about to be answered about.
  *
- * @returns 'new'; 'known' when it was served before and is the same; 'changed' when it was served before and was different
+ * @param role as target, or as the base of one
+ * @returns 'new'; 'known' when it was so before and is the same; 'changed' when it was so before and was different
  */
-export function remember(database: CatalogDatabase, target: ServedTarget, at: number): 'new' | 'known' | 'changed' {
-  const { handle, identity } = target
+export function remember(
+  database: CatalogDatabase,
+  snapshot: ServedTarget,
+  at: number,
+  role: Role = 'target'
+): 'new' | 'known' | 'changed' {
+  const { handle, identity } = snapshot
   return database.write(() => {
-    const records = servedTable.find(database, { handle, identity })
-    const known = records.some((each) => compareFingerprints(each, target).relation === 'same')
+    const records = servedTable.find(database, { handle, identity, role }).map(withRole)
+    const known = records.some((each) => compareFingerprints(each, snapshot).relation === 'same')
     const added = !known && records.length < 2
     if (added) {
-      const { pool, volume, thinId, creationTime, transactionId, root, rootChecksum, mappedBlocks, sizeBytes } = target
+      const { pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes } = snapshot
       servedTable.insert(database, {
-        ...{ handle, identity, pool, volume, thinId, creationTime, transactionId },
-        ...{ root, rootChecksum, mappedBlocks, sizeBytes },
+        ...{ handle, identity, role, pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes },
         variant: records.length,
         firstServedAt: at,
         lastServedAt: at
@@ -69,23 +75,25 @@ export function remember(database: CatalogDatabase, target: ServedTarget, at: nu
     for (const each of records) {
       // Records that differ are forgotten together or not at all, so they share their last time.
       const outOfDate = added || at - each.lastServedAt >= LAST_SERVED_RESOLUTION
-      // Which volume it was of is best known early: LVM forgets it when the origin is merged or removed.
-      const same = compareFingerprints(each, target).relation === 'same'
-      const volume = each.volume ?? (same ? target.volume : undefined)
-      if (!outOfDate && volume === each.volume) continue
-      servedTable.update(database, each, { volume, lastServedAt: outOfDate ? at : each.lastServedAt })
+      // Which volume it was of is best known early: LVM forgets it when the origin is merged or removed. Its pool was a path once.
+      const same = compareFingerprints(each, snapshot).relation === 'same'
+      const volume = each.volume ?? (same ? snapshot.volume : undefined)
+      const pool = same ? snapshot.pool : each.pool
+      if (!outOfDate && volume === each.volume && pool === each.pool) continue
+      servedTable.update(database, each, { pool, volume, lastServedAt: outOfDate ? at : each.lastServedAt })
     }
     return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
   })
 }
 
-/** Everything served under this handle, or with this identity under another. */
+/** Everything on record under this handle, or with this identity under another. */
 export function findServed(
   database: CatalogDatabase,
-  { handle, identity }: { handle: string; identity: string }
+  { handle, identity, formerIdentity }: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity'>
 ): ServedRecord[] {
   const byHandle = servedTable.find(database, { handle })
-  const byIdentity = servedTable.find(database, { identity })
+  const identities = formerIdentity === undefined ? [identity] : [identity, formerIdentity]
+  const byIdentity = identities.flatMap((each) => servedTable.find(database, { identity: each }))
   return [...byHandle, ...byIdentity.filter((each) => each.handle !== handle)].map(record)
 }
 
@@ -128,5 +136,10 @@ export function servedWithIdentity(database: CatalogDatabase, identity: string):
 }
 
 function record({ variant: _variant, ...rest }: ServedRow): ServedRecord {
-  return rest
+  return withRole(rest)
+}
+
+/** What is not known to be a base was served: that is the stricter one where a role decides. */
+function withRole<R extends { readonly role: string }>(row: R): R & { role: Role } {
+  return { ...row, role: row.role === 'base' ? 'base' : 'target' }
 }

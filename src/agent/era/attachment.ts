@@ -21,10 +21,19 @@ import { deviceIdentity, isPathOnly } from './device-identity.ts'
 import { guardName } from './era-devices.ts'
 import { onceNoKeeper } from './era-slot.ts'
 import { continued, type EraGuard } from './guard.ts'
+import { headWritten } from './lasting-traces.ts'
 import type { LowerSnapshot, LowerSnapshots } from './lower-snapshot.ts'
 import { waitingForDeviceMapper } from './processes.ts'
 import { resumeTracked, Suspension } from './suspension.ts'
-import { type ActiveDevices, dataBytes, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
+import {
+  type ActiveDevices,
+  dataBytes,
+  type Inactive,
+  type LowerSeen,
+  parseLowerSeen,
+  superblockOf,
+  TrackedDevice
+} from './tracked-device.ts'
 
 const SECTOR_BYTES = 512
 /** Metadata per tracked block, in bytes: an era and some bits, twice because a metadata snapshot may be held. And what it takes at least. */
@@ -36,6 +45,8 @@ const MAX_BLOCKS = 2 ** 31
 const GROW_DEADLINE_MS = 30_000
 /** How often a volume is suspended to grow, where others ask it something in that moment. */
 const MOST_TRIES = 3
+/** The most eras that begin meanwhile: with each resume, and one when a watchdog's call that was given up comes through late. */
+const GROW_ERAS = MOST_TRIES + 1
 
 export interface AttachRequest {
   readonly name: string
@@ -57,19 +68,22 @@ export class Attachment {
   readonly #guard: EraGuard
   readonly #lower: LowerSnapshots
   readonly #logger: Logger
+  readonly #trustRestarts: boolean
 
+  /** @param trustRestarts whatever happened between two boots, nothing was written to the devices below: somebody vouches for it */
   constructor(
     catalog: AttachmentCatalog,
     deviceMapper: DeviceMapper,
     guard: EraGuard,
     lower: LowerSnapshots,
-    logger: Logger
+    { logger, trustRestarts }: { logger: Logger; trustRestarts: boolean }
   ) {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#guard = guard
     this.#lower = lower
     this.#logger = logger
+    this.#trustRestarts = trustRestarts
   }
 
   /**
@@ -108,7 +122,7 @@ export class Attachment {
     const volume = {
       ...{ id, name, dmName: name, dataDevice, dataIdentity: data.identity },
       ...{ metadataDevice, metadataIdentity: metadata.identity, blockSectors, sizeBytes: data.sizeBytes },
-      ...{ line: randomUUID(), lineBecause: 'attached', newestEra: 0, fewestBlocks: 0 },
+      ...{ line: randomUUID(), lineBecause: 'attached', newestEra: 0, seenBlocks: 0 },
       ...{ guardCheckedAt: Date.now(), lowerSeen: '', allowLossyKernel, snapshotBy }
     }
     await this.#catalog.beginEra({ kind: 'attach', volume })
@@ -143,14 +157,16 @@ export class Attachment {
     for (const each of [dmName, guardName(volume)]) await this.#refuseTaken(each)
     const data = await tracked.checkData()
     const metadata = await tracked.checkMetadata()
-    const below = await tracked.seenInactive(data.number)
-    const beside = tracked.writtenBeside(below, parseLowerSeen(volume.lowerSeen))
+    const below = await tracked.seenInactive(data.number, metadata)
+    const before = parseLowerSeen(volume.lowerSeen)
     const superblock = await superblockOf(metadataDevice).catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code !== 'DM_READ_FAILED') return error
       throw error
     })
-    const seen = superblock instanceof DeltamapperError ? superblock : continued(volume, superblock, metadataDevice)
-    if (seen instanceof DeltamapperError) {
+    const seen =
+      superblock instanceof DeltamapperError ? superblock : continued(volume, superblock, metadataDevice, 'any')
+    const isOther = seen instanceof DeltamapperError && seen.code !== 'DM_ERA_HISTORY_LOST'
+    if (isOther) {
       if (!startOver) {
         throw new DeltamapperError(
           'DM_ERA_HISTORY_LOST',
@@ -160,24 +176,31 @@ export class Attachment {
       }
       await tracked.blankMetadata()
     }
-    const because = seen instanceof DeltamapperError ? seen.message : beside
+    const now = superblock instanceof DeltamapperError || isOther ? undefined : superblock
+    const because =
+      seen instanceof DeltamapperError
+        ? seen.message
+        : ((await this.#headExchanged(volume, below, before)) ??
+          tracked.writtenBeside(below, before, this.#trustRestarts))
+    const metadataSeen = { newestEra: now?.currentEra ?? 0, seenBlocks: now?.blocks ?? 0 }
     // Before anything can be written through the devices, and on disk before a snapshot could be taken of the old line.
     if (because !== undefined) {
-      const now = superblock instanceof DeltamapperError || seen instanceof DeltamapperError ? undefined : superblock
-      await this.#catalog.breakEraLine(name, because, {
-        newestEra: now?.currentEra ?? 0,
-        fewestBlocks: now?.blocks ?? 0
-      })
+      await this.#catalog.breakEraLine(name, because, metadataSeen)
       this.#logger.warn({ volume: name, because }, 'the history of a tracked volume is void')
     }
     // What is written to it from here on has to come through the devices, whoever looks next.
-    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(below) })
+    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(below), ...metadataSeen })
     await tracked.putUp(data.number, metadata)
     await this.#guard.check(name)
   }
 
-  /** Takes the devices away, and remembers what is below. Nothing where there are none. @throws DM_DEVICE_BUSY while somebody uses it */
-  async deactivate(volume: EraVolume): Promise<void> {
+  /**
+   * Takes the devices away, and remembers what is below.
+   *
+   * @param atShutdown nothing is written to the devices below any more in this boot: a restart leaves the history as it is
+   * @throws DM_DEVICE_BUSY while somebody uses it
+   */
+  async deactivate(volume: EraVolume, atShutdown: boolean): Promise<void> {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const active = await tracked.info()
     // Nothing must be in flight: from this look on, nothing may be written to the data device.
@@ -185,14 +208,38 @@ export class Attachment {
     // What they have seen counts, even though they go.
     const checked = active && (await this.#lastLook(volume.name))
     await tracked.takeDown()
+    if (!active && atShutdown) await this.#stillInactive(volume, tracked)
     if (!checked) return
-    const seen = await tracked.seenInactive(checked.devices.dataDevice, checked.counted)
+    const { dataDevice, table } = checked.devices
+    const seen = await tracked.seenInactive(dataDevice, table.metadataDevice, checked.counted)
     const { currentEra, blocks } = await superblockOf(volume.metadataDevice)
     await this.#catalog.sawEraVolume(volume.name, {
-      lowerSeen: JSON.stringify(seen),
+      lowerSeen: JSON.stringify({ ...seen, atShutdown } satisfies LowerSeen),
       newestEra: Math.max(currentEra, checked.volume.newestEra),
-      fewestBlocks: Math.min(blocks, checked.volume.fewestBlocks)
+      seenBlocks: blocks
     })
+  }
+
+  /** At the shutdown, of a volume that was deactivated before: where nothing was written since, nothing is until the next boot. */
+  async #stillInactive(volume: EraVolume, tracked: TrackedDevice): Promise<void> {
+    const before = parseLowerSeen(volume.lowerSeen)
+    if (before.state !== 'inactive') return
+    const [data, metadata] = [await tracked.checkData(), await tracked.checkMetadata()]
+    const now = await tracked.seenInactive(data.number, metadata)
+    if (before.boot !== now.boot || tracked.writtenBeside(now, before, false) !== undefined) return
+    await this.#catalog.sawEraVolume(volume.name, {
+      lowerSeen: JSON.stringify({ ...now, atShutdown: true } satisfies LowerSeen)
+    })
+  }
+
+  /**
+   * Of a volume that was active when its machine stopped, and whose history is to go on all the same: whether the first bytes of the data device
+   * are others than at the last look, and the volume has not written to them since.
+   */
+  async #headExchanged({ name, dataDevice, metadataDevice, newestEra }: EraVolume, now: Inactive, before: LowerSeen) {
+    if (!this.#trustRestarts || before.state !== 'active' || before.head === now.head) return undefined
+    if (await headWritten(metadataDevice, newestEra)) return undefined
+    return `the first bytes of ${dataDevice} are not what they were, and ${name} did not write to them`
   }
 
   /** Ends the tracking: the data device is what it was before, the history is forgotten, the metadata device made blank. @throws DM_DEVICE_BUSY while somebody uses it */
@@ -230,7 +277,10 @@ export class Attachment {
       )
     }
     await onceNoKeeper(volume, this.#catalog.path)
+    // (Before there is an intent: a table that is found when one is settled voids the history.)
+    await refuseInactiveTables(this.#deviceMapper, devices.era, `${name} does not grow`)
     await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
+    await this.#guard.expectEras(name, GROW_ERAS)
     let failure: unknown
     try {
       await this.#enlarge(volume, sizeBytes / SECTOR_BYTES)
@@ -370,7 +420,6 @@ export class Attachment {
   async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const devices = await tracked.active()
-    await refuseInactiveTables(this.#deviceMapper, devices.era, `${volume.name} does not grow`)
     const suspension = await Suspension.prepare(this.#deviceMapper, tracked, GROW_DEADLINE_MS)
     try {
       await suspension.suspend()

@@ -24,6 +24,12 @@ import { type OwnPlace, refuseOwnPlace } from './own-place.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from './tracked-device.ts'
 
+/**
+ * The most eras that begin with a boundary: with the resume, with the metadata snapshot that its history is read from, and once more when a
+ * watchdog's call that was given up comes through late.
+ */
+const BOUNDARY_ERAS = 3
+
 /** What was taken, between suspend and resume. */
 export interface TakenEraSnapshot {
   /** As it is in the catalog; its line is the snapshot's. */
@@ -120,11 +126,12 @@ export class Boundary {
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
     try {
+      await guard.expectEras(volumeName, BOUNDARY_ERAS)
       suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
       const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
       // Again: until now, writes and discards went on, and tables could be loaded. (What is loaded is dropped before it is resumed.)
-      const { superblock, devices: now } = await guard.check(volumeName)
+      const { superblock, devices: now } = await guard.check(volumeName, { suspended: true })
       const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
       if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
       if (superblock.currentWriteset !== undefined) {
@@ -137,7 +144,10 @@ export class Boundary {
       const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes, mountedAt }
       return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
-      if (await ended(suspension, volumeName, logger)) await catalog.rollBackEra(volumeName)
+      if (await ended(suspension, volumeName, logger)) {
+        await catalog.rollBackEra(volumeName)
+        await guard.lookAfter(volumeName)
+      }
       throw error
     }
   }
@@ -156,7 +166,7 @@ export class Boundary {
     const { guard, logger, recorder } = this.#parts
     const { name, boundaryEra, volume } = this
     // Once more: what is written beside it since the last look is in the snapshot.
-    await guard.check(volume.name)
+    await guard.check(volume.name, { suspended: true })
     // Had anybody resumed it, the next era would have begun.
     const { currentEra } = await superblockOf(this.#metadataPath)
     const { ms, held } = await this.#suspension.resume()
@@ -175,6 +185,7 @@ export class Boundary {
     })
     this.#ended = true
     await ended(this.#suspension, volume.name, logger)
+    await guard.lookAfter(volume.name)
     return snapshot
   }
 
@@ -182,13 +193,14 @@ export class Boundary {
   async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     if (this.#ended) return
     this.#ended = true
-    const { catalog, logger } = this.#parts
+    const { catalog, guard, logger } = this.#parts
     const { volume, name } = this
     const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
     // What is under way still is settled with the next change, or by the next agent.
     if (!(await ended(this.#suspension, volume.name, logger))) return
     await remove()
     await catalog.rollBackEra(volume.name)
+    await guard.lookAfter(volume.name)
     logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
   }
 }

@@ -47,6 +47,8 @@ export interface EraVolumesOptions {
   readonly lvmCommand: readonly string[]
   /** How lower snapshots are taken where it is not by LVM, by the volume's name. */
   readonly commands?: Readonly<Record<string, SnapshotCommands>>
+  /** The history goes on after any restart of the machine, if nothing was written since: somebody vouches for what was booted meanwhile. */
+  readonly trustRestarts?: boolean
   /** How long a volume may be suspended, in milliseconds, unless a caller says so. */
   readonly deadlineMs: number
   /** What else answers to a name before the slash of a handle, in words; undefined when nothing does. */
@@ -80,14 +82,14 @@ export class EraVolumes implements EraBackend {
   readonly #closing = new AbortController()
 
   constructor(options: EraVolumesOptions) {
-    const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {} } = options
+    const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {}, trustRestarts = false } = options
     this.#options = options
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
     const guard = new EraGuard(catalog, deviceMapper, logger)
     this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, logger)
+    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, { logger, trustRestarts })
     const places = () => ownPlaces(catalog.path)
     this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
   }
@@ -154,8 +156,8 @@ export class EraVolumes implements EraBackend {
     return this.#shown(volume)
   }
 
-  async deactivateEra({ volume }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
-    await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked))
+  async deactivateEra({ volume, atShutdown }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+    await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 

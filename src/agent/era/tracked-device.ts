@@ -13,7 +13,6 @@
  * Table changes are suspend, load, resume: the target reads its metadata at the load. Of a suspended era device nothing is asked but what
  * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
  */
-import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
 import { DeviceMapperError } from '../../../native/device-mapper-error.ts'
@@ -37,6 +36,7 @@ import type { EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity, isKnownBy } from './device-identity.ts'
 import { eraUuid, guardName, guardUuid } from './era-devices.ts'
+import { dataHead, metadataState } from './lasting-traces.ts'
 import { mergeable } from './mergeable.ts'
 
 const SECTOR_BYTES = 512
@@ -121,6 +121,27 @@ export class TrackedDevice {
   async status(): Promise<EraStatus> {
     const [row] = await this.#deviceMapper.status(this.era)
     return row === undefined ? { state: 'unknown' } : parseEraStatus(row.params)
+  }
+
+  /**
+   * That the active devices stand on the two that they are to stand on: tables of ours, exchanged for others of the same shape, would not show.
+   *
+   * @throws DM_CATALOG_DISAGREES
+   */
+  async checkBelow({ table, dataDevice }: ActiveDevices): Promise<void> {
+    const { name, dataDevice: dataPath, dataIdentity, metadataDevice: metadataPath, metadataIdentity } = this.volume
+    for (const [path, recorded, device] of [
+      [dataPath, dataIdentity, dataDevice],
+      [metadataPath, metadataIdentity, table.metadataDevice]
+    ] as const) {
+      const identity = await deviceIdentity(this.#deviceMapper, path, device)
+      if (isKnownBy(recorded, identity, path)) continue
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${name} stands on ${identity}, and ${path} was ${recorded}: somebody else has changed it, and writes may go unseen`,
+        `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
+      )
+    }
   }
 
   /** Where the metadata of the active device is. */
@@ -241,7 +262,7 @@ export class TrackedDevice {
   }
 
   /** What there is to see of an active volume, suspended or not: read once, so that nothing falls between comparing and remembering. */
-  async look({ guard, dataDevice, era }: ActiveDevices): Promise<ActiveLook> {
+  async look({ guard, dataDevice, era, table }: ActiveDevices): Promise<ActiveLook> {
     const limits = await Promise.all([guard, era].map(async (each) => [each.name, await discardLimit(each)] as const))
     const [open] = limits.filter(([, limit]) => limit !== 0)
     const quietBefore = isQuiet(await this.info())
@@ -257,6 +278,7 @@ export class TrackedDevice {
       discards: counted.guard.discards,
       data,
       mergeable: await mergeable(this.#deviceMapper, dataDevice),
+      metadataMergeable: await mergeable(this.#deviceMapper, table.metadataDevice),
       pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
       pastGuard: data.writtenSectors - counted.guard.writtenSectors,
       settled: quietBefore && isQuiet(await this.info())
@@ -288,63 +310,124 @@ export class TrackedDevice {
     return undefined
   }
 
-  /** What is to be remembered of an active volume, for the next look. */
-  seenActive(
-    { boot, instance, discards, settled, pastEra, pastGuard, data, mergeable, ...now }: ActiveLook,
-    before: LowerSeen
-  ): LowerSeen {
-    const was = countersThen({ boot, instance, ...now }, before)
+  /**
+   * What is to be remembered of an active volume, for the next look.
+   *
+   * @param head of the data device at this look (lasting-traces.ts)
+   * @param ownEras how many eras may begin until the next look by what we are about to do
+   */
+  seenActive(look: ActiveLook, before: LowerSeen, head: string, ownEras: number): LowerSeen {
+    const { boot, instance, discards, settled, pastEra, pastGuard, data, mergeable, metadataMergeable } = look
+    const was = countersThen(look, before)
     const beside = settled
       ? { pastEra, pastGuard, dataDiscards: data.discards }
       : was === 'other devices'
         ? undefined
         : was.beside
-    return { state: 'active', boot, instance, discards, mergeable, ...(beside && { beside }) }
+    const lasting = { head, mergeable, metadataMergeable }
+    return { state: 'active', boot, instance, discards, ownEras, ...lasting, ...(beside && { beside }) }
   }
 
   /**
-   * What is to be remembered of the data device of an inactive volume.
+   * What is to be remembered of both devices of an inactive volume.
    *
-   * @param counted what was counted when the volume was last seen active, so that what is written from then on is not taken for its own
+   * @param counted what was counted of the data device when the volume was last seen active, so that what is written from then on is not taken
+   *   for its own
    */
-  async seenInactive(data: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
+  async seenInactive(data: DeviceNumber, metadata: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
+    const { dataDevice, metadataDevice } = this.volume
     const { writtenSectors, discards } = counted ?? (await blockCounters(data))
-    await using device = await ClaimedDevice.open(this.volume.dataDevice)
-    const head = createHash('sha256')
-      .update(await device.start())
-      .digest('hex')
-    const [boot, instance] = [await bootId(), await deviceInstance(data)]
-    const found = await mergeable(this.#deviceMapper, data)
-    return { state: 'inactive', boot, instance, writtenSectors, discards, head, mergeable: found }
+    return {
+      ...{ state: 'inactive', boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards },
+      head: await dataHead(dataDevice),
+      mergeable: await mergeable(this.#deviceMapper, data),
+      metadataState: await metadataState(metadataDevice),
+      metadataMergeable: await mergeable(this.#deviceMapper, metadata),
+      metadata: { instance: await deviceInstance(metadata), ...(await blockCounters(metadata)) }
+    }
   }
 
   /**
-   * Whether the data device was written to while the volume was inactive, as far as can be told: by the kernel's counters, which go back to
-   * when the device appeared, and by its first bytes.
+   * Whether either device was written to while the volume was inactive, as far as can be told: by the kernel's counters, which go back to when
+   * a device appeared, by the first bytes of the data device, and by the metadata's last era.
    *
+   * Counters end with the boot. So what was counted when the volume was deactivated says nothing after a restart, unless that was the last
+   * thing that the boot did; and of a volume that was never deactivated nothing is known, but that whatever was booted meanwhile may have
+   * written to it.
+   *
+   * @param trusted somebody who knows better vouches for what happened between two boots: nothing was written
    * @returns what was seen, in words; undefined when nothing speaks for it
    */
-  writtenBeside(now: Inactive, before: LowerSeen): string | undefined {
-    const { dataDevice, name } = this.volume
-    const gone = 'mergeable' in before && before.mergeable?.find((each) => !now.mergeable?.includes(each))
-    if (gone) return `${gone} is gone, and may have been merged into ${dataDevice} while ${name} was not active`
-    const same = now.instance !== '' && 'instance' in before && now.instance === before.instance
-    if (before.state === 'inactive' && before.head !== now.head) {
+  writtenBeside(now: Inactive, before: LowerSeen, trusted: boolean): string | undefined {
+    if (before.state === 'never') return this.#writtenSinceBoot(now)
+    return (
+      this.#merged(now, before) ??
+      (before.state === 'inactive' ? this.#changed(now, before) : undefined) ??
+      (before.boot === now.boot ? this.#writtenInBoot(now, before) : this.#writtenBetween(now, before, trusted))
+    )
+  }
+
+  #merged(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    for (const [path, were, are] of [
+      [dataDevice, before.mergeable, now.mergeable],
+      [metadataDevice, before.metadataMergeable, now.metadataMergeable]
+    ] as const) {
+      const gone = were?.find((each) => !are?.includes(each))
+      if (gone) return `${gone} is gone, and may have been merged into ${path} while ${name} was not active`
+    }
+    return undefined
+  }
+
+  #changed(now: Inactive, before: Inactive): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    if (before.head !== now.head) {
       return `the first ${LOOK_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
     }
-    if (before.state === 'inactive' && same) {
-      const changed = now.writtenSectors !== before.writtenSectors || now.discards !== before.discards
-      return changed ? `${dataDevice} was written to while ${name} was not active` : undefined
+    if (now.metadataState === '' || before.metadataState !== now.metadataState) {
+      return `the metadata in ${metadataDevice} is not what it was when ${name} was deactivated`
     }
-    if (before.state === 'inactive' && before.boot === now.boot) {
-      return `${dataDevice} was itself taken down and put up again while ${name} was not active, and may have been written to`
-    }
+    return undefined
+  }
+
+  /** In the boot in which it was looked at before. */
+  #writtenInBoot(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
     // The devices were removed, by whomever, without a word to us and without a restart of the machine.
-    if (before.state === 'active' && before.boot === now.boot) {
-      return `${name} was taken down by somebody else, and may have been written to since`
+    if (before.state === 'active') return `${name} was taken down by somebody else, and may have been written to since`
+    for (const [path, was, is] of [
+      [dataDevice, before, now],
+      [metadataDevice, before.metadata, now.metadata]
+    ] as const) {
+      if (was === undefined || is === undefined) continue
+      if (was.instance !== is.instance || is.instance === '') {
+        return `${path} was itself taken down and put up again while ${name} was not active, and may have been written to`
+      }
+      if (was.writtenSectors !== is.writtenSectors || was.discards !== is.discards) {
+        return `${path} was written to while ${name} was not active`
+      }
     }
-    if (now.writtenSectors === 0 && now.discards === 0) return undefined
-    return `${dataDevice} was written to, before ${name} was activated`
+    return undefined
+  }
+
+  /** With a restart in between, or more. */
+  #writtenBetween(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>, trusted: boolean): string | undefined {
+    const { name, dataDevice } = this.volume
+    const wasLast = before.state === 'inactive' && before.atShutdown === true
+    if (!wasLast && !trusted) {
+      return before.state === 'active'
+        ? `the machine stopped while ${name} was active, and ${dataDevice} may have been written to before this boot`
+        : `${name} was not deactivated at the shutdown of the machine, and ${dataDevice} may have been written to before this boot`
+    }
+    return this.#writtenSinceBoot(now)
+  }
+
+  /** In this boot, in which it was never looked at. */
+  #writtenSinceBoot({ writtenSectors, discards, metadata }: Inactive): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    if (writtenSectors !== 0 || discards !== 0) return `${dataDevice} was written to, before ${name} was activated`
+    if (metadata === undefined || (metadata.writtenSectors === 0 && metadata.discards === 0)) return undefined
+    return `${metadataDevice} was written to, before ${name} was activated`
   }
 }
 
@@ -357,13 +440,17 @@ export type LowerSeen =
       readonly boot: string
       readonly instance: string
       readonly discards: number
+      /** How many eras may have begun since by what we did ourselves. */
+      readonly ownEras?: number
+      readonly head?: string
       readonly mergeable?: readonly string[]
+      readonly metadataMergeable?: readonly string[]
       /** When nothing was in flight last; without it where that was not seen in these devices. */
       readonly beside?: Beside
     }
   | Inactive
 
-/** All of the data device. */
+/** Of the data device, where nothing else is said. */
 export interface Inactive {
   readonly state: 'inactive'
   readonly boot: string
@@ -373,6 +460,12 @@ export interface Inactive {
   readonly head: string
   /** What could be merged into it (mergeable.ts). */
   readonly mergeable?: readonly string[]
+  /** Fingerprint of the metadata (lasting-traces.ts), and what could be merged into its device. */
+  readonly metadataState?: string
+  readonly metadataMergeable?: readonly string[]
+  readonly metadata?: BlockCounters & { readonly instance: string }
+  /** The machine was being shut down: nobody was to write to either device any more in that boot. */
+  readonly atShutdown?: boolean
 }
 
 /** What has reached a device by other ways than through the one above it, since both appeared. */
@@ -393,8 +486,9 @@ export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
   readonly discards: number
   /** Of the data device. */
   readonly data: BlockCounters
-  /** What could be merged into the data device. */
+  /** What could be merged into the data device, and into the metadata device. */
   readonly mergeable: readonly string[]
+  readonly metadataMergeable: readonly string[]
   /** Which device lets discards through, in words. */
   readonly openLimit: string | undefined
   /** No write is in flight between the devices: until then some are counted in one and not yet in another. */

@@ -377,6 +377,18 @@ function aboutThins({ name, thins, unnamedDevices = 0, kind }: PoolFacts): Findi
       )
     )
   }
+  const unrecorded = thins.filter(({ asBase }) => asBase === 'unrecorded').map(({ handle }) => handle)
+  if (unrecorded.length > 0) {
+    found.push(
+      finding(
+        'warning',
+        'base-unrecorded',
+        name,
+        `${listed(unrecorded)} served as base without ever having been served: nothing proves that it was not trimmed before`,
+        'take full backups through this agent; `strictBases: true` in its configuration refuses such bases'
+      )
+    )
+  }
   const strange = thins.filter(({ asBase, because }) => asBase === 'not-trackable' && because !== '')
   for (const { handle, because } of strange.slice(0, MOST_NAMED)) {
     found.push(finding('note', 'thin-not-trackable', handle, `${handle}: ${because}`, 'back it up in full'))

@@ -20,19 +20,18 @@ import { thinPoolUuid } from '../lvm/source.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
 import type { HeldLease } from '../metadata-snapshot-lease.ts'
 import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
-import { poolUuid, thinUuid } from '../owned-pools/naming.ts'
+import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../owned-pools/naming.ts'
 import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
 import { poolIdentity } from '../pool-identity.ts'
 import { poolKey, readSlot } from '../pool-slot.ts'
 import { servedTarget } from '../served-target.ts'
 import type { Snapshot } from '../snapshot-source.ts'
-import { type BaseVerdict, judgeBase, neverServed, unknownBase } from './base-verdict.ts'
+import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
 
 const SECTOR_BYTES = 512
 const METADATA_BLOCK_BYTES = 4096
-const OWN_POOL = 'DELTAMAPPER-pool-'
 
 export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
@@ -135,9 +134,9 @@ function lvmUuid({ vgUuid, uuid }: LogicalVolume): string {
 /** A pool that nobody has told us the name of: device-mapper's own, and those of its active devices. */
 function unnamedPool(device: SurveyedDevice, survey: readonly SurveyedDevice[]): NamedPool {
   const { info } = device
-  const kind = isLvm(info) ? 'lvm' : info.uuid.startsWith(OWN_POOL) ? 'own' : 'plain'
+  const kind = isLvm(info) ? 'lvm' : isOwnPoolUuid(info.uuid) ? 'own' : 'plain'
   const { group, volume } = splitLvmName(info.name)
-  const name = kind === 'lvm' ? `${group}/${volume}` : kind === 'own' ? info.uuid.slice(OWN_POOL.length) : info.name
+  const name = kind === 'lvm' ? `${group}/${volume}` : kind === 'own' ? poolNameOf(info.uuid) : info.name
   const handle = (thin: string) => {
     if (kind === 'plain') return `${info.name}/${thin}`
     const split = splitLvmName(thin)
@@ -253,7 +252,7 @@ async function lookInside(
       const device = devices.get(thin.thinId)
       const verdict =
         performance.now() < until
-          ? await judge(look.knowledge, metadata, pool, thin, device)
+          ? await judge(look.knowledge, metadata, pool, thin, device, until)
           : unknownBase('there was no time to look at it among so many')
       facts.push(thinFacts(thin, device, dataBlockBytes, verdict))
     }
@@ -291,7 +290,8 @@ async function judge(
   metadata: PoolMetadata,
   pool: IdentifiedPool,
   thin: NamedThin,
-  device: ThinDevice | undefined
+  device: ThinDevice | undefined,
+  until: number
 ): Promise<BaseVerdict> {
   const { handle, thinId, sizeBytes, identity, volume, refused } = thin
   if (refused !== undefined) return { asBase: 'not-trackable', because: refused }
@@ -312,14 +312,24 @@ async function judge(
     ...(identity !== undefined && { identity }),
     ...(volume !== undefined && { volume })
   }
-  const { creationTime, mappedBlocks } = device.details
-  const unread = { creationTime, mappedBlocks, root: device.root, rootChecksum: 0 }
-  const recorded = await knowledge.catalog.findServed(servedTarget({ snapshot, transactionId, fingerprint: unread }))
-  if (recorded.length === 0) return neverServed
+  const now = servedTarget({ snapshot, transactionId, fingerprint: device.details })
+  const verdict = judgeBase(await knowledge.catalog.findServed(now), now)
+  if (verdict.asBase !== 'unchanged') return verdict
+  return (await isUnwritten(metadata, device, until)) ?? verdict
+}
+
+/** What speaks against a base that the records say nothing against: its mappings, all of them. */
+async function isUnwritten(
+  metadata: PoolMetadata,
+  device: ThinDevice,
+  until: number
+): Promise<BaseVerdict | undefined> {
+  const signal = AbortSignal.timeout(Math.max(1, Math.ceil(until - performance.now())))
   try {
     const fingerprint = await metadata.fingerprint(device)
-    return judgeBase(recorded, servedTarget({ snapshot, transactionId, fingerprint }))
+    return (await metadata.isPristine(device.id, signal, fingerprint)) ? undefined : written
   } catch (error) {
+    if (signal.aborted) return unknownBase('there was no time to look through its mappings')
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_SNAPSHOT_CHANGED') throw error
     return { asBase: 'changed', because: 'it is being written to or trimmed at this moment' }
   }

@@ -47,11 +47,12 @@ export function volumeGroupSource(
       const lv = named.get(name)
       if (!lv) return undefined
       const { pool, thinId, transactionId, origin, externalOrigin } = thinVolume(lv, named)
-      await checkActiveTable(deviceMapper, lv, thinId)
+      const writable = await checkActiveTable(deviceMapper, lv, thinId)
       const device = await activePool(deviceMapper, pool)
       return {
         handle: fullName(lv),
         identity: lv.uuid,
+        writable,
         ...(origin && { volume: origin.uuid, volumeName: fullName(origin) }),
         thinId,
         sizeBytes: lv.sizeBytes,
@@ -72,18 +73,20 @@ export function volumeGroupSource(
 /**
  * An active volume's device has to be what LVM says that it is. A merge that had to wait for its origin to be closed leaves the origin's
  * old size on the device until it is activated once more (seen with 2.03.16): what was written beyond LVM's size would be left out.
+ *
+ * @returns whether there is one that can be written to
  */
-async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolume, thinId: number): Promise<void> {
+async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolume, thinId: number): Promise<boolean> {
   // With a copy-on-write snapshot over it, the thin device is one below.
   const uuid = volumeUuid(lv)
   const info = (await deviceMapper.info({ uuid: `${uuid}-real` })) ?? (await deviceMapper.info({ uuid }))
-  if (!info?.hasLiveTable) return
+  if (!info?.hasLiveTable) return false
   const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
   // A pool that has failed says so when it is read.
   const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
-  if (!row || !table) return
+  if (!row || !table) return !info.readOnly
   const sizeBytes = row.lengthSectors * SECTOR_SIZE
-  if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return
+  if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return !info.readOnly
   throw new DeltamapperError(
     'DM_NOT_TRACKED',
     `${fullName(lv)} is thin device ${thinId} of ${lv.sizeBytes} bytes to LVM, and its active device is thin device ` +

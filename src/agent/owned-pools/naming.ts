@@ -10,9 +10,20 @@ import { isHandleName } from '../handle.ts'
 /** So that pool, slash and name fit into a handle of 128 bytes, and the UUID into device-mapper's 128. */
 const MAX_POOL_NAME = 63
 const MAX_NAME = 64
+const POOL_PREFIX = 'DELTAMAPPER-pool-'
 
 export function poolUuid(pool: Pick<OwnedPool, 'name'>): string {
-  return `DELTAMAPPER-pool-${pool.name}`
+  return `${POOL_PREFIX}${pool.name}`
+}
+
+/** Whether a device-mapper UUID is of a pool of an agent's own. */
+export function isOwnPoolUuid(uuid: string): boolean {
+  return uuid.startsWith(POOL_PREFIX)
+}
+
+/** The name of the pool that has this UUID. */
+export function poolNameOf(uuid: string): string {
+  return uuid.slice(POOL_PREFIX.length)
 }
 
 /** @param thin with the id that the catalog gave it, `thin:` and a random UUID */

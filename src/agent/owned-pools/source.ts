@@ -34,11 +34,12 @@ export function ownedPoolSource(
           `activate it: \`deltamapper pool activate ${pool}\``
         )
       }
-      await refuseOtherSize(deviceMapper, `${pool}/${name}`, thinUuid(thin), thin.sizeBytes)
+      const writable = await refuseOtherSize(deviceMapper, `${pool}/${name}`, thinUuid(thin), thin.sizeBytes)
       const { thinId, sizeBytes, transactionId } = thin
       return {
         handle: `${pool}/${name}`,
         identity: thin.id,
+        writable,
         // A volume is not a snapshot of itself.
         ...(thin.kind === 'snapshot' && { volume: thin.volume, volumeName: await volumeName(thin.volume) }),
         ...{ thinId, sizeBytes, transactionId },
@@ -57,18 +58,18 @@ export function ownedPoolSource(
   }
 }
 
-/** What lies beyond the catalog's size would be missing from the answer. */
+/** What lies beyond the catalog's size would be missing from the answer. @returns whether it has a device that can be written to */
 async function refuseOtherSize(
   deviceMapper: DeviceMapperPort,
   handle: string,
   uuid: string,
   sizeBytes: number
-): Promise<void> {
+): Promise<boolean> {
   const info = await deviceMapper.info({ uuid })
-  if (!info?.hasLiveTable) return
+  if (!info?.hasLiveTable) return false
   const [row] = await deviceMapper.table({ uuid })
   const activeBytes = (row?.lengthSectors ?? 0) * SECTOR_BYTES
-  if (activeBytes === sizeBytes) return
+  if (activeBytes === sizeBytes) return !info.readOnly
   throw new DeltamapperError(
     'DM_CATALOG_DISAGREES',
     `${handle} has ${sizeBytes} bytes in the catalog, and its device ${info.name} has ${activeBytes}`,

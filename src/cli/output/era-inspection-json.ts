@@ -1,6 +1,7 @@
 /**
  * An inspection of an era device as one JSON object.
  */
+import { DeltamapperError } from '../../errors.ts'
 import { digestedUpTo, type EraInspection } from '../show-era-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
@@ -20,14 +21,7 @@ export async function writeEraInspectionJson(inspection: EraInspection, output: 
       era_array_root_block: live.eraArrayRoot,
       metadata_snapshot_block: live.metadataSnapshot
     },
-    metadata_snapshot: held
-      ? {
-          block: live.metadataSnapshot,
-          last_era: held.currentEra - 1,
-          blocks: held.blocks,
-          eras_since: live.currentEra - held.currentEra + 1
-        }
-      : null,
+    metadata_snapshot: held ? { block: live.metadataSnapshot, ...heldState(held, live.currentEra) } : null,
     view: metadata.view,
     last_era: metadata.lastEra,
     digested_up_to_era: digestedUpTo(inspection)
@@ -41,4 +35,9 @@ export async function writeEraInspectionJson(inspection: EraInspection, output: 
   }
   output.text(']}\n')
   await output.flush()
+}
+
+function heldState(held: NonNullable<EraInspection['held']>, currentEra: number) {
+  if (held instanceof DeltamapperError) return { cannot_be_used: held.message }
+  return { last_era: held.currentEra - 1, blocks: held.blocks, eras_since: currentEra - held.currentEra + 1 }
 }

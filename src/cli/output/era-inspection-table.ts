@@ -1,6 +1,7 @@
 /**
  * An inspection of an era device as text for people: the device, then a line for each era that is not yet digested.
  */
+import { DeltamapperError } from '../../errors.ts'
 import { describeEraAge } from '../era-views.ts'
 import { oneLine } from '../failure.ts'
 import { counted, exactSize, humanSize } from '../quantities.ts'
@@ -33,14 +34,16 @@ function deviceFacts(inspection: EraInspection): [string, string][] {
       live.currentWriteset ? String(live.currentEra) : `${live.currentEra}, which is over: suspended or inactive`
     ],
     ['root blocks', `writesets ${live.writesetTreeRoot}, era array ${live.eraArrayRoot}`],
-    [
-      'metadata snapshot',
-      held ? `at block ${live.metadataSnapshot}, ${describeEraAge(live.currentEra, held.currentEra)}` : 'none'
-    ],
+    ['metadata snapshot', held ? `at block ${live.metadataSnapshot}, ${describeHeld(held, live.currentEra)}` : 'none'],
     ['digested', digested === 0 ? 'no era yet' : `up to era ${digested}`],
     [
       'writesets below',
       view === 'live' ? 'of the live root' : 'of the metadata snapshot (--live-root: of the live root)'
     ]
   ]
+}
+
+function describeHeld(held: NonNullable<EraInspection['held']>, currentEra: number): string {
+  if (held instanceof DeltamapperError) return `and cannot be used: ${oneLine(held.message)}`
+  return describeEraAge(currentEra, held.currentEra)
 }

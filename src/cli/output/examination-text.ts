@@ -170,6 +170,7 @@ function day(milliseconds: number | undefined): string {
 
 const words: Record<ThinFacts['asBase'], string> = {
   unchanged: 'yes, unchanged since it was served',
+  unrecorded: 'if it was never trimmed: it was used as a base, and never served',
   'never-served': 'if it was never written to: it was not served yet',
   changed: 'no, changed since it was served',
   'not-trackable': 'no, it cannot be tracked',

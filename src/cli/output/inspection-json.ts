@@ -2,22 +2,16 @@
  * An inspection as one JSON object. Transaction ids are strings: they have 64 bits, and most parsers round numbers beyond 2^53.
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
+import { DeltamapperError } from '../../errors.ts'
 import type { InspectedDevice, Inspection } from '../show-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
-export async function writeInspectionJson({ views, devices }: Inspection, output: TextOutput): Promise<void> {
-  const { metadata, live, held } = views
+export async function writeInspectionJson({ views, held, devices }: Inspection, output: TextOutput): Promise<void> {
+  const { metadata, live } = views
   const head = {
     path: metadata.path,
     superblock: superblock(live),
-    metadata_snapshot: held
-      ? {
-          block: live.heldRoot,
-          ...state(held),
-          snapshots_since: live.time - held.time,
-          transactions_since: String(live.transactionId - held.transactionId)
-        }
-      : null,
+    metadata_snapshot: held ? { block: live.heldRoot, ...heldState(held, live) } : null,
     view: metadata.view
   }
   output.text(`${JSON.stringify(head).slice(0, -1)},"devices":[`)
@@ -43,6 +37,15 @@ function superblock(live: ThinSuperblock) {
   }
 }
 
+function heldState(held: NonNullable<Inspection['held']>, live: ThinSuperblock) {
+  if (held instanceof DeltamapperError) return { cannot_be_used: held.message }
+  return {
+    ...state(held),
+    snapshots_since: live.time - held.time,
+    transactions_since: String(live.transactionId - held.transactionId)
+  }
+}
+
 function state({ time, transactionId }: ThinSuperblock) {
   return { time, transaction_id: String(transactionId) }
 }
@@ -51,7 +54,7 @@ function device({ id, root, details, origin, twin }: InspectedDevice, blockBytes
   return {
     id,
     mapped_blocks: details.mappedBlocks,
-    mapped_bytes: details.mappedBlocks * blockBytes,
+    mapped_bytes: exactOrNull(details.mappedBlocks * blockBytes),
     transaction_id: String(details.transactionId),
     creation_time: details.creationTime,
     snapshotted_time: details.snapshottedTime,
@@ -59,4 +62,9 @@ function device({ id, root, details, origin, twin }: InspectedDevice, blockBytes
     origin: { certainty: origin.certainty, devices: origin.devices, more: origin.more },
     same_mappings_as: twin ?? null
   }
+}
+
+/** Beyond 2^53 a number would be rounded, here or by whoever reads it. */
+function exactOrNull(bytes: number): number | null {
+  return Number.isSafeInteger(bytes) ? bytes : null
 }

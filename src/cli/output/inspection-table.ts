@@ -1,6 +1,8 @@
 /**
  * An inspection as text for people: the pool, then a line for each device.
  */
+import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
+import { DeltamapperError } from '../../errors.ts'
 import type { Inspection } from '../show-inspection.ts'
 import { oneLine } from '../failure.ts'
 import type { Origin } from '../origins.ts'
@@ -24,26 +26,30 @@ const columns: [string, number][] = [
   ['SAME AS', 10]
 ]
 
-export async function writeInspectionTable({ views, devices }: Inspection, output: TextOutput): Promise<void> {
-  for (const [name, value] of poolFacts(views)) output.text(`${name.padEnd(18)}${value}\n`)
+export async function writeInspectionTable({ views, held, devices }: Inspection, output: TextOutput): Promise<void> {
+  for (const [name, value] of poolFacts(views, held)) output.text(`${name.padEnd(18)}${value}\n`)
 
   output.text(`\n${row(columns.map(([heading]) => heading))}  SNAPSHOT OF\n`)
   const blockBytes = views.live.dataBlockBytes
   let count = 0
-  for await (const { id, details, origin, twin } of devices) {
-    const { mappedBlocks, transactionId, creationTime, snapshottedTime } = details
-    const mapped = humanSize(mappedBlocks * blockBytes)
-    const cells = [id, mappedBlocks, mapped, transactionId, creationTime, snapshottedTime, twin ?? '-']
-    output.text(`${row(cells.map(String))}  ${describeOrigin(origin)}\n`)
-    count++
-    if (output.isFull) await output.flush()
+  try {
+    for await (const { id, details, origin, twin } of devices) {
+      const { mappedBlocks, transactionId, creationTime, snapshottedTime } = details
+      const mapped = humanSize(mappedBlocks * blockBytes)
+      const cells = [id, mappedBlocks, mapped, transactionId, creationTime, snapshottedTime, twin ?? '-']
+      output.text(`${row(cells.map(String))}  ${describeOrigin(origin)}\n`)
+      count++
+      if (output.isFull) await output.flush()
+    }
+  } finally {
+    // Also what was found before something was damaged.
+    await output.flush()
   }
   output.text(`${counted(count, 'device')}; complete\n`)
   await output.flush()
 }
 
-function poolFacts(views: PoolViews): [string, string][] {
-  const { metadata, live, held } = views
+function poolFacts({ metadata, live }: PoolViews, held: Inspection['held']): [string, string][] {
   const metadataBytes = humanSize(live.metadataBlocks * METADATA_BLOCK_BYTES)
   return [
     ['metadata', oneLine(metadata.path)],
@@ -53,12 +59,16 @@ function poolFacts(views: PoolViews): [string, string][] {
     ['transaction', String(live.transactionId)],
     ['needs check', live.needsCheck ? 'yes: the pool found an error; run thin_check, then thin_repair' : 'no'],
     ['root blocks', `mappings ${live.mappingRoot}, device details ${live.detailsRoot}`],
-    ['metadata snapshot', held ? `held at block ${live.heldRoot}, ${describeAge(live, held)}` : 'none held'],
+    ['metadata snapshot', held ? `held at block ${live.heldRoot}, ${describeHeld(held, live)}` : 'none held'],
     [
       'devices below',
       metadata.view === 'live' ? 'of the live pool' : 'of the metadata snapshot (--live-root: of the live pool)'
     ]
   ]
+}
+
+function describeHeld(held: NonNullable<Inspection['held']>, live: ThinSuperblock): string {
+  return held instanceof DeltamapperError ? `and cannot be used: ${oneLine(held.message)}` : describeAge(live, held)
 }
 
 function row(cells: string[]): string {

@@ -106,6 +106,8 @@ class StretchReading {
   readonly #stretchBlocks: number
   readonly #bitmap: Uint32Array
   readonly #loads: AsyncGenerator<Load>
+  /** A bit for each metadata block that was met in one of the arrays. */
+  readonly #met: Uint8Array
   /** Windows under way, the next one first. */
   readonly #ahead: { readonly load: Load; readonly window: Promise<BlockWindow> }[] = []
 
@@ -113,6 +115,7 @@ class StretchReading {
   constructor(written: WrittenBlocks, first: number, end: number) {
     const { reader, writesets, eraArray } = written
     this.#written = written
+    this.#met = new Uint8Array(Math.ceil(reader.blocks / 8))
     this.#bitsets = writesets.map((writeset) => {
       const shape = { root: writeset.root, length: Math.ceil(writeset.bits / BITS_PER_WORD), valueSize: 8 } as const
       return { writeset, index: new ArrayIndex(reader, shape) }
@@ -169,13 +172,27 @@ class StretchReading {
           }
           load ??= { stretch, blocks: [], arrays: [], indexes: [], isLast: false }
           // (Mostly known, and waiting for what is known would take longer than all else that is done here.)
-          load.blocks.push(array.known(index) ?? (await array.blockOf(index, this.#written.signal)))
+          const block = array.known(index) ?? (await array.blockOf(index, this.#written.signal))
+          this.#checkFirst(block)
+          load.blocks.push(block)
           load.arrays.push(array)
           load.indexes.push(index)
         }
       }
       if (load) yield Object.assign(load, { isLast: true })
     }
+  }
+
+  /**
+   * No block is in two places, of one array or of two: the kernel shares only between the live root and the metadata snapshot, of which one
+   * is read. It also bounds the reading by the size of the metadata, whatever that says.
+   */
+  #checkFirst(block: number): void {
+    const bit = 1 << (block & 7)
+    if ((this.#met[block >>> 3] & bit) !== 0) {
+      throw damaged(this.#written.reader.path, block, 'it stands in two places of the bitsets and the era array')
+    }
+    this.#met[block >>> 3] |= bit
   }
 
   /** Which blocks `[from, to)` of each array tell of a stretch. */

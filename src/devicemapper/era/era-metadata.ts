@@ -244,13 +244,17 @@ export class EraMetadata {
    */
   async #writesets(superblock: EraSuperblock, signal?: AbortSignal): Promise<Writeset[]> {
     const { writesetTreeRoot: root, currentWriteset } = superblock
-    const { path } = this.#reader
+    const { path, blocks } = this.#reader
     const found: Writeset[] = []
+    const roots = new Set<number>()
     for await (const { key: era, value } of entries(this.#reader, root, WRITESET_SIZE, parseWriteset, signal)) {
       const before = found.at(-1)?.era
       if (before !== undefined && era !== before + 1) throw damaged(path, root, lacks(before + 1, era))
       if (value.bits === 0 || value.root === 0)
         throw damaged(path, root, `the writeset of era ${era} is of no blocks at all`)
+      // Each era has a bitset of its own, so that there are no more of them than blocks; whoever reads them depends on that.
+      if (roots.size >= blocks || roots.has(value.root)) throw damaged(path, value.root, sharedBy(era))
+      roots.add(value.root)
       found.push({ era, ...value })
     }
     if (found.length > 0) {
@@ -259,7 +263,10 @@ export class EraMetadata {
       if (era > due) throw damaged(path, root, `it has a writeset of era ${era}, and ${due} is the last that is over`)
       if (era < due) throw damaged(path, root, lacks(era + 1, due + 1))
     }
-    if (currentWriteset) found.push(currentWriteset)
+    if (currentWriteset) {
+      if (roots.has(currentWriteset.root)) throw damaged(path, currentWriteset.root, sharedBy(currentWriteset.era))
+      found.push(currentWriteset)
+    }
     return found
   }
 
@@ -358,6 +365,10 @@ export class EraMetadata {
 
 function lastEraOf({ currentEra }: EraSuperblock, view: MetadataView): number {
   return view === 'live' ? currentEra : currentEra - 1
+}
+
+function sharedBy(era: number): string {
+  return `the writeset of era ${era} begins there, and so does another's`
 }
 
 function lacks(first: number, next: number): string {

@@ -17,16 +17,23 @@
  * `allocated` is the same walk with no base: everything differs from nothing.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
+import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
 import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import { Frontier, type SubtreeQueue } from './frontier.ts'
 
-/** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to WINDOW_BLOCKS. */
-const FIRST_WINDOW = 16
+/** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to the walk's share. */
+const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
 /** Windows of leaves under way while another is compared, where reading takes time: the device and the processor both have work. */
 const WINDOWS_AHEAD = 3
+/**
+ * Leaves that all walks of a thread together may read at once. A walk that its client keeps waiting holds what it has read of them, so that
+ * many walks read little each, and keep the device as busy as a few that read much.
+ */
+const LEAVES_AT_ONCE = 256
+/** Of this thread. */
+let walksUnderWay = 0
 /** Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least. */
 const EXPECTED_CHILDREN = 64
 
@@ -78,6 +85,7 @@ export interface MappingDelta {
  */
 export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch, boolean> {
   const walk = new CoWalk(delta)
+  walksUnderWay++
   try {
     await walk.openRoots()
     do {
@@ -91,8 +99,14 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
     if (last) yield last
     return walk.targetIsPristine
   } finally {
+    walksUnderWay--
     await walk.end()
   }
+}
+
+/** Leaves that a walk may read at once: all that a window holds, while there are few walks. */
+function share(): number {
+  return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksUnderWay), WINDOW_BLOCKS))
 }
 
 /** Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will be. */
@@ -215,7 +229,7 @@ class CoWalk {
     throw damaged(
       this.#delta.reader.path,
       targetRoot,
-      `the tree below it maps ${inWords(more)} than the one below block ${baseRoot}, ` +
+      `the tree below it maps ${inWords(more)} the one below block ${baseRoot}, ` +
         `and the details of their devices say ${targetMapped} and ${baseMapped}`
     )
   }
@@ -233,8 +247,10 @@ class CoWalk {
     // The leaves of the taller tree. Those of a tree that was not put level with it are shallower, and read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
-    while (this.#ahead.length < (atLeaves && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
-      const reading = await this.#read(depth, this.#leavesAtOnce)
+    const most = share()
+    const isAlone = most > FIRST_WINDOW
+    while (this.#ahead.length < (atLeaves && isAlone && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
+      const reading = await this.#read(depth, Math.min(this.#leavesAtOnce, most))
       if (!reading) break
       this.#ahead.push(reading)
       this.#leavesAtOnce = Math.min(2 * this.#leavesAtOnce, WINDOW_BLOCKS)
@@ -422,9 +438,11 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.highs[to] = queue.highs[from]
 }
 
-/** How many data blocks a tree maps beside another: `3 data blocks more`. */
+/** How many data blocks a tree maps beside another: `3 data blocks more than`. */
 function inWords(more: number): string {
-  return `${Math.abs(more)} data blocks ${more < 0 ? 'less' : 'more'}`
+  if (more === 0) return 'as many data blocks as'
+  const blocks = Math.abs(more)
+  return `${blocks} data block${blocks === 1 ? '' : 's'} ${more < 0 ? 'less' : 'more'} than`
 }
 
 function ignore(): void {}

@@ -11,6 +11,9 @@
  *       </device>
  *     </superblock>
  *
+ * Of devices that nobody asked about, what they refer to is counted and not expanded: else a list that many devices refer to would be gone
+ * through for each of them.
+ *
  * A device also says how many blocks it maps. That is held against what is there, because some dumps lack mappings without looking torn:
  * those made with --skip-mappings, and those that 0.9 --repair makes of damaged metadata.
  */
@@ -54,6 +57,13 @@ export interface MappingBatch {
 /** Devices by ascending id. */
 export type DumpXml = XmlDocument<PoolXmlHeader, MappingBatch>
 
+export interface DumpXmlOptions extends XmlOptions {
+  /** Memory for what devices share, in bytes. */
+  sharedBytes?: number
+  /** Whether a device's mappings are wanted; of others only the last batch comes, and it is empty. All are by default. */
+  isWanted?: (deviceId: number) => boolean
+}
+
 /**
  * Reads thin_dump's XML, as `openXml` does.
  *
@@ -61,9 +71,9 @@ export type DumpXml = XmlDocument<PoolXmlHeader, MappingBatch>
  */
 export async function readDumpXml(
   bytes: ByteStream,
-  { sharedBytes = SHARED_BYTES, ...options }: XmlOptions & { sharedBytes?: number } = {}
+  { sharedBytes = SHARED_BYTES, isWanted = () => true, ...options }: DumpXmlOptions = {}
 ): Promise<DumpXml> {
-  return openXml(bytes, new DumpDialect(sharedBytes), options)
+  return openXml(bytes, new DumpDialect(sharedBytes, isWanted), options)
 }
 
 const BATCH_RUNS = 4096
@@ -103,8 +113,13 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
   /** What a reference stands for, as far as it has not found room in the batch yet. */
   #referred: Generator<MappingRun, void> | undefined
 
-  constructor(sharedBytes: number) {
+  readonly #isWanted: (deviceId: number) => boolean
+  /** Of the device that is open. */
+  #wanted = true
+
+  constructor(sharedBytes: number, isWanted: (deviceId: number) => boolean) {
     this.#shared = new SharedMappings(sharedBytes)
+    this.#isWanted = isWanted
   }
 
   get waiting(): MappingBatch | undefined {
@@ -184,6 +199,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
     const id = element.number('dev_id', MAX_DEVICES - 1)
     if (id <= this.#lastId) refuse(`device ${id} comes after device ${this.#lastId}`)
     this.#lastId = id
+    this.#wanted = this.#isWanted(id)
     this.#mapped = 0
     this.#batch.device = {
       id,
@@ -216,6 +232,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
       return
     }
     this.#mapped += length
+    if (!this.#wanted) return
     const batch = this.#batch
     const i = batch.count++
     batch.begins[i] = begin
@@ -230,6 +247,14 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
    */
   #refer(name: string): void {
     if (this.#place !== 'device') refuse('<ref> belongs into a device only')
+    if (!this.#wanted) {
+      const { begin, end, blocks } = this.#shared.list(name)
+      if (blocks === 0) return
+      checkedEnd(begin, end - begin, this.#next, MAX_BLOCKS)
+      this.#next = end
+      this.#mapped += blocks
+      return
+    }
     this.#referred = this.#shared.runs(name)
     this.#copyReferred()
   }

@@ -14,10 +14,13 @@ import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import type { DeviceNumber } from '../target-words.ts'
 import { changedExtents } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
-import { parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
+import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */
 const MOST_LOOKS = 100
+
+/** So many mappings are looked at for one that is older than its device. */
+const MOST_MAPPINGS = 65_536
 
 /** Which state of the pool is looked at. */
 export type MetadataView = 'live' | 'metadata-snapshot'
@@ -30,8 +33,9 @@ export interface ThinDevice {
 }
 
 /**
- * What stays the same about a snapshot as long as nobody writes to it or trims it. Every change moves the root to another block; a later
- * one may move it back, but hardly with the same content, which its checksum stands for.
+ * What stays the same about a snapshot as long as nobody writes to it or trims it. A change moves the root to another block; later ones
+ * can move it back, with the same content (freed metadata blocks are used again). So it tells what changed from one message of an answer to the
+ * next, unless both happened in between, and nothing about a longer time.
  */
 export interface Fingerprint {
   creationTime: number
@@ -117,10 +121,18 @@ export async function openPoolMetadata(
         "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
       )
     }
-    const live = await readSuperblock(reader, 0)
-    const { heldRoot } = live.superblock
-    if (liveRoot || heldRoot === 0) return new PoolMetadata(reader, live, 'live', heldRoot)
-    return new PoolMetadata(reader, await readSuperblock(reader, heldRoot), 'metadata-snapshot', heldRoot)
+    for (let attempt = 1; ; attempt++) {
+      const live = await readSuperblock(reader, 0)
+      const { heldRoot } = live.superblock
+      if (liveRoot || heldRoot === 0) return new PoolMetadata(reader, live, 'live', heldRoot)
+      try {
+        return new PoolMetadata(reader, await readHeld(reader, live), 'metadata-snapshot', heldRoot)
+      } catch (error) {
+        // It may have been released in between; then the superblock says so.
+        const mayBeGone = reader.isDevice && isDamage(error) && attempt < MOST_LOOKS
+        if (!mayBeGone || (await reader.readRaw(0)).equals(live.block)) throw error
+      }
+    }
   } catch (error) {
     await reader.close()
     throw error
@@ -327,7 +339,25 @@ export class PoolMetadata {
   }
 
   /**
-   * Whether a device is a snapshot that was never written to, so that every later write or trim moves its root. Reads its whole tree.
+   * Whether a device is known to be a snapshot: it maps something that is older than itself, of its first mappings. (A snapshot of which all
+   * those were written anew cannot be told from a volume.)
+   */
+  async isSnapshot({ id, details: { creationTime } }: ThinDevice, signal?: AbortSignal): Promise<boolean> {
+    return this.#settled(async (superblock) => {
+      const device = await findDevice(this.#reader, superblock, id, signal)
+      if (device?.details.creationTime !== creationTime) throw this.#changed({ id })
+      let looked = 0
+      for await (const { value } of entries(this.#reader, device.root, U64_SIZE, time, signal)) {
+        if (value < creationTime) return true
+        if (++looked === MOST_MAPPINGS) break
+      }
+      return false
+    })
+  }
+
+  /**
+   * Whether a device was never written to since it was taken: it has no mapping as young as itself. A volume's are all so young. Reads its
+   * whole tree.
    *
    * @param fingerprint what it was found to be before; on a live pool it has to be that still
    * @throws what `allocated` throws
@@ -410,7 +440,9 @@ export class PoolMetadata {
         const found = await findDevice(this.#reader, superblock, device.id)
         if (found?.root !== device.root) throw this.#changed(device)
         // A root may come back to its block; what it maps is held against the details as they were when it was handed out.
-        if (found.details.mappedBlocks !== device.details.mappedBlocks) throw this.#changed(device)
+        const { creationTime: createdAt, mappedBlocks: mapped } = device.details
+        if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt)
+          throw this.#changed(device)
         const rootChecksum = await this.#reader.read(
           found.root,
           checksumSalt.btreeNode,
@@ -519,6 +551,14 @@ async function readSuperblock(reader: BlockReader, block: number): Promise<ReadS
   }
 }
 
+/** Reads the metadata snapshot that a live superblock names. */
+async function readHeld(reader: BlockReader, live: ReadSuperblock): Promise<ReadSuperblock> {
+  const { heldRoot } = live.superblock
+  const held = await readSuperblock(reader, heldRoot)
+  checkHeldCopy(held.block, live.block, heldRoot, reader.path)
+  return held
+}
+
 function isDamage(error: unknown): boolean {
   return error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED'
 }
@@ -549,4 +589,9 @@ async function findDevice(
 
 function u64(bytes: Buffer, offset: number): number {
   return bytes.readUInt32LE(offset) + bytes.readUInt32LE(offset + 4) * 2 ** 32
+}
+
+/** The time in a mapping: its low 24 bits (pack_block_time in drivers/md/dm-thin-metadata.c). */
+function time(bytes: Buffer, offset: number): number {
+  return bytes.readUInt32LE(offset) & 0xffffff
 }

@@ -20,12 +20,21 @@ export interface MappingRun {
   time: number
 }
 
+/** A list of runs: where its bytes are, the virtual blocks `[begin, end)` that it lies in, and how many of them it maps. */
+interface SharedList {
+  readonly from: number
+  readonly to: number
+  readonly begin: number
+  readonly end: number
+  readonly blocks: number
+}
+
 export class SharedMappings {
-  readonly #lists = new Map<string, { from: number; to: number }>()
+  readonly #lists = new Map<string, SharedList>()
   readonly #most: number
   #bytes = Buffer.alloc(4096)
   #used = 0
-  #open: { name: string; from: number } | undefined
+  #open: { name: string; from: number; begin: number; blocks: number } | undefined
   readonly #last = { end: 0, dataEnd: 0, time: 0 }
 
   /** @param most bytes of memory to take */
@@ -35,13 +44,17 @@ export class SharedMappings {
 
   begin(name: string): void {
     if (this.#lists.has(name)) refuse(`${JSON.stringify(name.slice(0, 40))} is defined a second time`)
-    this.#open = { name, from: this.#used }
+    this.#open = { name, from: this.#used, begin: 0, blocks: 0 }
     this.#restart()
   }
 
   /** Adds a run to the list that was begun; runs ascend. */
   add(begin: number, data: number, length: number, time: number): void {
     if (this.#used + MOST_RUN_BYTES > this.#bytes.length) this.#grow()
+    if (this.#open) {
+      if (this.#open.blocks === 0) this.#open.begin = begin
+      this.#open.blocks += length
+    }
     this.#put(begin - this.#last.end)
     this.#put(zigzag(data - this.#last.dataEnd))
     this.#put(length)
@@ -53,14 +66,20 @@ export class SharedMappings {
 
   end(): void {
     if (this.#open === undefined) return
-    this.#lists.set(this.#open.name, { from: this.#open.from, to: this.#used })
+    const { name, from, begin, blocks } = this.#open
+    this.#lists.set(name, { from, to: this.#used, begin, end: blocks === 0 ? 0 : this.#last.end, blocks })
     this.#open = undefined
     this.#checkRoom(0)
   }
 
+  /** What a list has in all, without unpacking it. */
+  list(name: string): Readonly<SharedList> {
+    return this.#lists.get(name) ?? refuse(`${JSON.stringify(name.slice(0, 40))} is not defined`)
+  }
+
   /** The runs of a list, in order; the same object each time. */
   *runs(name: string): Generator<MappingRun, void> {
-    const { from, to } = this.#lists.get(name) ?? refuse(`${JSON.stringify(name.slice(0, 40))} is not defined`)
+    const { from, to } = this.list(name)
     const run = { begin: 0, data: 0, length: 0, time: 0 }
     let [end, dataEnd] = [0, 0]
     let at = from

@@ -81,6 +81,56 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
   }
 }
 
+/** What is written when a pool is made, and never again: all that a metadata snapshot's copy must have like block 0. Byte offsets. */
+const constantFields = [
+  ['uuid', 16, 16],
+  ['version', 40, 4],
+  ['data block size', 336, 4],
+  ['metadata block size', 340, 4],
+  ['compatible features', 352, 4],
+  ['features to write with', 356, 4],
+  ['incompatible features', 360, 4]
+] as const
+
+/** What the copy has none of (dm-thin-metadata.c, __reserve_metadata_snap). */
+const blankFields = [
+  ['held root', 56, 8],
+  ['data space map root', 64, 128],
+  ['metadata space map root', 192, 128]
+] as const
+
+/**
+ * Holds a metadata snapshot's superblock, the copy of block 0 that was made when it was taken, against block 0 as it is.
+ *
+ * Not compared is what may go either way: the flags, and the transaction id, which user space sets.
+ *
+ * @param copy its 4096 bytes, and `live` those of block 0; both parsed
+ * @param blockNumber where the copy was read
+ * @throws DM_METADATA_DAMAGED
+ */
+export function checkHeldCopy(copy: Buffer, live: Buffer, blockNumber: number, path: string): void {
+  for (const [name, offset, length] of constantFields) {
+    const [there, here] = [copy, live].map((each) => each.subarray(offset, offset + length))
+    if (there.equals(here)) continue
+    const [copied, due] = [there, here].map((each) =>
+      length === 4 ? String(each.readUInt32LE(0)) : each.toString('hex')
+    )
+    throw damaged(path, blockNumber, `its ${name} is ${copied}, that of block 0 ${due}`)
+  }
+  for (const [name, offset, length] of blankFields) {
+    if (copy.subarray(offset, offset + length).some((byte) => byte !== 0)) {
+      throw damaged(path, blockNumber, `it has a ${name}, which no metadata snapshot has`)
+    }
+  }
+  const [held, now] = [copy, live].map((each) => parseThinSuperblock(each, each === copy ? blockNumber : 0, path))
+  for (const [name, then, most] of [
+    ['time', held.time, now.time],
+    ['number of metadata blocks', held.metadataBlocks, now.metadataBlocks]
+  ] as const) {
+    if (then > most) throw damaged(path, blockNumber, `its ${name} is ${then}, and no more than ${most} even now`)
+  }
+}
+
 function foreign(path: string, block: Buffer): DeltamapperError {
   const kind = metadataKind(block)
   const what =

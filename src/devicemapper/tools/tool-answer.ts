@@ -103,7 +103,8 @@ async function allocatedBy({ metadata, target, startingOffset, command, signal }
   const { device, sizeBytes } = target
   const { words, descriptor } = viewOf(metadata, command)
   const output = toolOutput('thin_dump', ['--dev-id', String(device.id), ...words], { command, signal, descriptor })
-  const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump' })
+  const isWanted = (id: number) => id === device.id
+  const { header, batches } = await readDumpXml(output, { name: 'the output of thin_dump', isWanted })
   checkHeader('thin_dump', header, metadata)
   return allocatedExtentsOf(batches, device.id, header, { sizeBytes, startingOffset })
 }

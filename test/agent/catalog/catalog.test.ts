@@ -33,9 +33,9 @@ test('from nothing to a refused base, across threads and runs', async (t) => {
   catalog = await openCatalog(path)
   t.false((await catalog.opening()).created)
   const [record] = await catalog.findServed(target)
-  t.deepEqual(record, { ...target, firstServedAt: 5, lastServedAt: 5 })
+  t.deepEqual(record, { ...target, role: 'target', firstServedAt: 5, lastServedAt: 5 })
   t.is(checkBase([record], target), 'unchanged')
-  t.throws(() => checkBase([record], { ...target, root: 42 }), { code: 'DM_BASE_CHANGED' })
+  t.throws(() => checkBase([record], { ...target, mappedBlocks: 42 }), { code: 'DM_BASE_CHANGED' })
   await catalog.close()
 })
 
@@ -136,8 +136,8 @@ test('owned pools and leases, by name', async (t) => {
   t.deepEqual(await catalog.leases(), [])
   t.is(await catalog.forgetServed({ before: 0, keep: 5 }), 0)
   t.deepEqual((await catalog.statistics()).rows, {
-    ...{ served: 0, pristine: 0, pools: 1, thins: 1, intents: 0, leases: 0 },
-    ...{ era_volumes: 0, era_intents: 0, era_snapshots: 0, era_writes: 0 }
+    ...{ served: 0, pools: 1, thins: 1, intents: 0, leases: 0 },
+    ...{ era_volumes: 0, era_intents: 0, era_snapshots: 0, era_writes: 0, era_names: 0, pool_clocks: 0 }
   })
   await catalog.close()
 })

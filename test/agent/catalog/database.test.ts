@@ -67,8 +67,8 @@ test('it is the same after closing and opening', (t) => {
   t.deepEqual(database.statistics(), {
     bytes: statSync(path).size,
     rows: {
-      ...{ served: 21, pristine: 0, pools: 2, thins: 3, intents: 1, leases: 1 },
-      ...{ era_volumes: 1, era_intents: 1, era_snapshots: 5, era_writes: 7 }
+      ...{ served: 21, pools: 2, thins: 3, intents: 1, leases: 1 },
+      ...{ era_volumes: 1, era_intents: 1, era_snapshots: 5, era_writes: 7, era_names: 0, pool_clocks: 0 }
     }
   })
   database.close()
@@ -323,7 +323,7 @@ test('blocks lost, swapped, or as they were before: an error that says so, or th
   const path = join(folder, 'catalog.db')
   writeFileSync(path, bytes)
   const database = openDatabase(path)
-  remember(database, servedTarget({ handle: 'vg/s2', identity: 'lvm:2', root: 1 }), 5_000_000)
+  remember(database, servedTarget({ handle: 'vg/s2', identity: 'lvm:2', mappedBlocks: 1 }), 5_000_000)
   const newContent = contentOfDatabase(database)
   database.close()
   const newBytes = readFileSync(path)
@@ -369,7 +369,7 @@ test('a log damaged at any moment of a write undoes nothing that was promised', 
   database.statement('BEGIN').run()
   servedTable.insert(database, {
     ...servedTarget({ handle: 'vg/late', identity: 'late' }),
-    ...{ variant: 0, firstServedAt: 0, lastServedAt: 0 }
+    ...{ role: 'target', variant: 0, firstServedAt: 0, lastServedAt: 0 }
   })
   database.statement('COMMIT').run()
   const underWay = contentOfDatabase(database)
@@ -419,7 +419,7 @@ test('a row that is damaged while the catalog is open is not served', (t) => {
   const path = join(testFolder(t), 'catalog.db')
   const database = openDatabase(path)
   fill(database)
-  database.statement("UPDATE served SET root = root + 1 WHERE handle = 'vg/s5'").run()
+  database.statement("UPDATE served SET mapped_blocks = mapped_blocks + 1 WHERE handle = 'vg/s5'").run()
   t.throws(() => contentOfDatabase(database), { code: 'DM_CATALOG_DAMAGED', message: /a row of its table served/ })
   database.close()
   t.throws(() => openDatabase(path), { code: 'DM_CATALOG_DAMAGED' })

@@ -103,7 +103,7 @@ test('the first of a line has no bitmap, and another line is not compared', (t) 
   attach(calls)
   const s1 = take(calls, 's1', [1])
   take(calls, 's2', [2])
-  const broken = calls.breakEraLine('v', 'the metadata was formatted anew', { newestEra: 1, fewestBlocks: 1024 })
+  const broken = calls.breakEraLine('v', 'the metadata was formatted anew', { newestEra: 1, seenBlocks: 1024 })
   t.not(broken.line, s1.line)
   const s3 = take(calls, 's3', [3], { boundaryEra: 2 })
   t.is(s3.line, broken.line)
@@ -192,8 +192,8 @@ test('the least size in between is known, whatever is forgotten', (t) => {
   const s2 = take(calls, 's2', [], { sizeBytes: 96 * MIB })
   t.is(calls.leastEraSize(s1.id, s2.id), 64 * MIB)
   // Cut off and grown again between two snapshots of the same size.
-  calls.sawEraVolume('v', { fewestBlocks: 1024 })
-  calls.sawEraVolume('v', { fewestBlocks: 512 })
+  calls.sawEraVolume('v', { seenBlocks: 1024 })
+  calls.sawEraVolume('v', { seenBlocks: 512 })
   const s3 = take(calls, 's3', [], { sizeBytes: 96 * MIB })
   const s4 = take(calls, 's4', [], { sizeBytes: 96 * MIB })
   const least = (base: EraSnapshot, target: EraSnapshot) => calls.leastEraSize(base.id, target.id)
@@ -302,7 +302,7 @@ function changingSizes(
   taken('a', [1], 64 * MIB, 64 * MIB)
   grow(96 * MIB)
   taken('b', [2, 3], 96 * MIB, 64 * MIB)
-  calls.sawEraVolume(volume, { fewestBlocks: 512 })
+  calls.sawEraVolume(volume, { seenBlocks: 512 })
   grow(128 * MIB)
   taken('c', [4], 128 * MIB, 32 * MIB)
   taken('d', [3, 5, CHUNK_BLOCKS], 128 * MIB, 128 * MIB)
@@ -431,7 +431,7 @@ test('whatever happens, no pair misses a block, and none has one too many that i
           if (step.do === 'forget') calls.forgetEraSnapshots({ before: 0, keep: Math.max(1, present.length - 1) })
         } else if (step.do === 'compact') calls.compactEraHistory()
         else if (step.do === 'break') {
-          calls.breakEraLine(volume, 'a test', { newestEra: 1, fewestBlocks: 1 })
+          calls.breakEraLine(volume, 'a test', { newestEra: 1, seenBlocks: 1 })
           line++
         } else {
           calls.beginEra({ kind: 'snapshot', volume, snapshot: 'lost', token: '' }, 0)

@@ -35,8 +35,6 @@ export function servedTarget(changes: Partial<ServedTarget> = {}): ServedTarget 
     thinId: 2 ** 24 - 1,
     creationTime: 2 ** 32 - 1,
     transactionId: 2n ** 64n - 1n,
-    root: 4_161_599,
-    rootChecksum: 2 ** 32 - 1,
     mappedBlocks: 2 ** 40 - 1,
     sizeBytes: Number.MAX_SAFE_INTEGER,
     ...changes
@@ -71,7 +69,7 @@ export function eraVolume(name: string, changes: Partial<EraVolume> = {}): Omit<
     line: `line of ${name}`,
     lineBecause: 'attached',
     newestEra: 1,
-    fewestBlocks: 2 ** 28,
+    seenBlocks: 2 ** 28,
     guardCheckedAt: 5,
     lowerSeen: '{}',
     allowLossyKernel: false,
@@ -158,11 +156,11 @@ export function fill(database: CatalogDatabase, targets = 20): void {
   const calls = catalogCalls(database)
   for (let i = 0; i < targets; i++) {
     calls.remember(
-      servedTarget({ handle: `vg/s${i}`, identity: `lvm:${i}`, creationTime: i, root: 100 + i }),
+      servedTarget({ handle: `vg/s${i}`, identity: `lvm:${i}`, creationTime: i, mappedBlocks: 100 + i }),
       1_000_000 + i
     )
   }
-  calls.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', root: 9 }), 2_000_000)
+  calls.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', mappedBlocks: 9 }), 2_000_000)
   for (const name of ['a', 'b']) {
     calls.begin({ kind: 'create-pool', pool: newPool(name) }, 1)
     calls.complete(name)
@@ -197,7 +195,7 @@ function fillEra(database: CatalogDatabase): void {
   calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)
   calls.completeEra('e')
   for (let i = 1; i <= 5; i++) {
-    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, fewestBlocks: 2 ** 28 })
+    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
     calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
     const since = calls.beginEraHistory('e')
     if (since.boundaryEra !== undefined) {

@@ -1,28 +1,33 @@
 import test from 'ava'
 import fc from 'fast-check'
-import { checkBase, compareFingerprints, type ServedTarget } from '../../../src/agent/catalog/fingerprint.ts'
+import {
+  checkBase,
+  checkResumed,
+  compareFingerprints,
+  type KnownSnapshot
+} from '../../../src/agent/catalog/fingerprint.ts'
 import { servedTarget } from './examples.ts'
 
-const target = servedTarget({
-  thinId: 5,
-  creationTime: 7,
-  transactionId: 9n,
-  root: 20,
-  mappedBlocks: 100,
-  sizeBytes: 2 ** 30
-})
+const target: KnownSnapshot = {
+  ...servedTarget({
+    thinId: 5,
+    creationTime: 7,
+    transactionId: 9n,
+    mappedBlocks: 100,
+    sizeBytes: 2 ** 30
+  }),
+  role: 'target'
+}
 
 test('what was not touched is the same, by whatever handle', (t) => {
   t.deepEqual(compareFingerprints(target, { ...target, handle: 'other/name' }), { relation: 'same' })
 })
 
 for (const [change, relation, words] of [
-  [{ root: 42 }, 'changed', /written to or trimmed/],
-  [{ rootChecksum: 1 }, 'changed', /written to or trimmed/],
-  [{ mappedBlocks: 99, root: 42 }, 'changed', /trimmed from 100 to 99 blocks/],
-  [{ mappedBlocks: 101, root: 42 }, 'changed', /written to: 100 blocks became 101/],
+  [{ mappedBlocks: 99 }, 'changed', /trimmed from 100 to 99 blocks/],
+  [{ mappedBlocks: 101 }, 'changed', /written to: 100 blocks became 101/],
   [{ sizeBytes: 2 ** 31 }, 'changed', /resized from 1073741824 to 2147483648 bytes/],
-  [{ creationTime: 8, root: 42 }, 'replaced', /clock .* from 7 to 8/],
+  [{ creationTime: 8 }, 'replaced', /clock .* from 7 to 8/],
   [{ thinId: 6 }, 'replaced', /thin device id went from 5 to 6/],
   [{ transactionId: 10n }, 'replaced', /transaction id .* from 9 to 10/],
   [{ identity: 'lvm:other' }, 'replaced', /lvm:other has taken the place of/],
@@ -53,10 +58,10 @@ test('a device of the same identity that was served under another name and is go
 })
 
 test('a change shows by whatever name it was served', (t) => {
-  t.throws(() => checkBase([{ ...target, handle: 'other/name', root: 1 }], target), { code: 'DM_BASE_CHANGED' })
+  t.throws(() => checkBase([{ ...target, handle: 'other/name', mappedBlocks: 1 }], target), { code: 'DM_BASE_CHANGED' })
 })
 
-const anyTarget: fc.Arbitrary<ServedTarget> = fc.record({
+const anyTarget: fc.Arbitrary<KnownSnapshot> = fc.record({
   handle: fc.constantFrom('a/1', 'a/2'),
   identity: fc.constantFrom('lvm:1', 'lvm:2'),
   pool: fc.constantFrom('p', 'q'),
@@ -64,8 +69,7 @@ const anyTarget: fc.Arbitrary<ServedTarget> = fc.record({
   thinId: fc.nat(1),
   creationTime: fc.nat(1),
   transactionId: fc.bigInt({ min: 0n, max: 1n }),
-  root: fc.nat(1),
-  rootChecksum: fc.nat(1),
+  role: fc.constantFrom('target', 'base'),
   mappedBlocks: fc.nat(1),
   sizeBytes: fc.nat(1)
 })
@@ -73,7 +77,7 @@ const anyTarget: fc.Arbitrary<ServedTarget> = fc.record({
 test('same is exactly: everything but handle and volume is equal; and it is symmetric', (t) => {
   fc.assert(
     fc.property(anyTarget, anyTarget, (one, other) => {
-      const essence = ({ handle: _, volume: __, ...rest }: ServedTarget) => Object.values(rest).join()
+      const essence = ({ handle: _, volume: __, role: ___, ...rest }: KnownSnapshot) => Object.values(rest).join()
       const { relation } = compareFingerprints(one, other)
       t.is(relation === 'same', essence(one) === essence(other))
       t.is(relation, compareFingerprints(other, one).relation)
@@ -89,12 +93,55 @@ test('a base passes only if everything ever served under its handle was what it 
       let passed = true
       try {
         const verdict = checkBase(recorded, now)
-        if (own.length > 0) t.is(verdict, 'unchanged')
+        if (own.some(({ role }) => role === 'target')) t.is(verdict, 'unchanged')
+        if (!recorded.some(({ role }) => role === 'target')) t.is(verdict, 'unrecorded')
       } catch {
         passed = false
       }
       if (different) t.false(passed)
       if (recorded.length === 0) t.true(passed)
+    })
+  )
+})
+
+test('that it was a base proves nothing of what it was before, and names the snapshot all the same', (t) => {
+  const base = { ...target, role: 'base' } as const
+  t.is(checkBase([base], target), 'unrecorded')
+  t.is(checkBase([base, target], target), 'unchanged')
+  const young = { ...target, identity: 'lvm:young' }
+  t.throws(() => checkBase([base], young), { code: 'DM_BASE_CHANGED', message: /used as a base by this name/ })
+  t.throws(() => checkBase([base], { ...target, mappedBlocks: 99 }), { code: 'DM_BASE_CHANGED', message: /trimmed/ })
+})
+
+test('records from before schema 5 are of the same snapshot, or refused', (t) => {
+  // The pool was the path of its metadata; and a volume of LVM's had another identity by its device's name.
+  const place = '/dev/mapper/vg-pool_tmeta thin 5 created at 7'
+  const now = { ...target, formerIdentity: place }
+  const byPath = { ...target, pool: '/dev/mapper/renamed_tmeta' }
+  const byDevice = { ...byPath, handle: 'vg-pool-tpool/vg-s', identity: place }
+  for (const old of [byPath, byDevice]) {
+    t.is(checkBase([old], now), 'unchanged')
+    t.throws(() => checkBase([{ ...old, mappedBlocks: 101 }], now), { code: 'DM_BASE_CHANGED', message: /trimmed/ })
+  }
+  t.throws(() => checkBase([byDevice], { ...target, handle: byDevice.handle }), { code: 'DM_BASE_CHANGED' })
+  // Two pools with nothing but names are not the same.
+  t.is(compareFingerprints(byPath, { ...target, pool: '/dev/mapper/other' }).relation, 'replaced')
+})
+
+test('an answer goes on only about what was served from the beginning by this name, and nothing else was', (t) => {
+  fc.assert(
+    fc.property(fc.array(anyTarget, { maxLength: 4 }), anyTarget, (recorded, now) => {
+      const served = recorded.filter(({ role, handle }) => role === 'target' && handle === now.handle)
+      const same = served.filter((each) => compareFingerprints(each, now).relation === 'same')
+      let goesOn = true
+      try {
+        checkResumed(recorded, now)
+      } catch (error) {
+        goesOn = false
+        t.like(error, { code: 'DM_RESUME_REFUSED', status: 'ABORTED' })
+      }
+      if (served.length === 0 || same.length < served.length) t.false(goesOn)
+      if (served.length > 0 && served.length === recorded.length && same.length === served.length) t.true(goesOn)
     })
   )
 })

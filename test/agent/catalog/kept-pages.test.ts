@@ -8,7 +8,6 @@ import { join } from 'node:path'
 import test from 'ava'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
 import { type CatalogDatabase, catalogError, openDatabase } from '../../../src/agent/catalog/database.ts'
-import { pristineTable } from '../../../src/agent/catalog/pristine.ts'
 import { servedTable } from '../../../src/agent/catalog/served-targets.ts'
 import { CHUNK_BLOCKS } from '../../../src/agent/era/written-chunks.ts'
 import { Random } from '../../support/random.ts'
@@ -40,7 +39,6 @@ function make(path: string): void {
   const calls = catalogCalls(database)
   const random = new Random(7)
   fill(database, 60)
-  for (let i = 0; i < 40; i++) calls.markPristine(servedTarget({ identity: `lvm:${i}`, root: i }), i)
   calls.beginEra({ kind: 'attach', volume: eraVolume('v') }, 5)
   calls.completeEra('v')
   for (let i = 0; i < SNAPSHOTS; i++) {
@@ -66,8 +64,7 @@ function answers(database: CatalogDatabase): unknown {
     ...{ view: calls.view(), leases: calls.listLeases(), era: calls.eraView(), snapshots: calls.eraSnapshots() },
     served: Array.from({ length: 62 }, (_, i) => [
       calls.findServed({ handle: `vg/s${i}`, identity: '' }),
-      calls.findServed({ handle: '', identity: `lvm:${i}` }),
-      calls.isPristine(servedTarget({ identity: `lvm:${i}`, root: i }))
+      calls.findServed({ handle: '', identity: `lvm:${i}` })
     ]),
     thins: ['v', 's1', 's2', 's3'].map((name) => calls.findThinByName('a', name)),
     lease: calls.findLease('dm:pool'),
@@ -191,7 +188,7 @@ test('bits flipped while history is put together and transactions are undone: an
     calls.remember(servedTarget({ handle: 'vg/s61', identity: 'lvm:61' }), 9)
     try {
       database.write(() => {
-        pristineTable.delete(database, pristineTable.find(database, {}))
+        servedTable.delete(database, [servedTable.find(database, {})[0]])
         throw undone
       })
     } catch (error) {
@@ -259,13 +256,12 @@ test('after a transaction that was undone, what is read again is checked', (t) =
   const bytes = example(path)
   const database = openDatabase(path)
   const calls = catalogCalls(database)
-  const snapshot = servedTarget({ identity: 'lvm:7', root: 7 })
   const file = openSync(path, 'r+')
   flipText(file, bytes, 'lvm:7')
-  t.true(calls.isPristine(snapshot))
+  t.is(calls.findServed({ handle: '', identity: 'lvm:7' }).length, 1)
   const undo = () =>
     database.write(() => {
-      pristineTable.delete(database, pristineTable.find(database, {}))
+      servedTable.delete(database, [servedTable.find(database, {})[0]])
       throw new Error('undone')
     })
   t.throws(undo, { code: 'DM_CATALOG_DAMAGED' })
@@ -297,7 +293,7 @@ test('after a transaction that took the room of what is kept, everything is chec
     const calls = catalogCalls(database)
     calls.beginEra({ kind: 'detach', volume: 'v' }, 0)
     // Damage that nothing else comes across.
-    database.statement("UPDATE served SET root = root + 1 WHERE handle = 'vg/s5'").run()
+    database.statement("UPDATE served SET mapped_blocks = mapped_blocks + 1 WHERE handle = 'vg/s5'").run()
     const detach = () => {
       calls.completeEra('v')
     }
@@ -312,7 +308,7 @@ test('a catalog that grows keeps more pages', (t) => {
   const cachePages = () => Number(database.statement('PRAGMA cache_size').get()?.['cache_size'])
   const before = cachePages()
   t.true(before >= HISTORY_PAGES)
-  const row = { ...servedTarget(), variant: 0, firstServedAt: 0, lastServedAt: 0 }
+  const row = { ...servedTarget(), role: 'target', variant: 0, firstServedAt: 0, lastServedAt: 0 }
   database.write(() => {
     for (let i = 0; i < 1500; i++) servedTable.insert(database, { ...row, handle: `vg/s${i}`, identity: `lvm:${i}` })
   })

@@ -23,9 +23,9 @@ export function* operations(seed: number): Generator<Operation, never> {
     const pool = 'a'
     const transactionId = transactions.get(pool) ?? 0n
     const what = random.pick(['serve', 'serve', 'serve', 'forget', 'pool', 'pool', 'pool', 'lease'] as const)
-    const [number, root] = [random.integer(0, handles.length - 1), random.integer(0, 1)]
+    const [number, mappedBlocks] = [random.integer(0, handles.length - 1), random.integer(0, 1)]
     if (what === 'serve') {
-      const target = servedTarget({ handle: handles[number], identity: `lvm:${number % 5}`, root })
+      const target = servedTarget({ handle: handles[number], identity: `lvm:${number % 5}`, mappedBlocks })
       yield async (catalog) => catalog.remember(target, at)
     } else if (what === 'forget') yield async (catalog) => catalog.forgetServed({ before: 0, keep: 8 })
     else if (what === 'lease') {

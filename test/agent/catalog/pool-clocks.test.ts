@@ -205,6 +205,6 @@ test('what was not served for the first time since then is no base', (t) => {
   for (const recorded of [[], [1000], [999], [1001, 5]]) {
     const records = recorded.map((firstServedAt) => ({ firstServedAt }))
     const error = t.throws(() => checkSinceWentBack('vg/s', records, at), { instanceOf: DeltamapperError })
-    t.is((error).code, 'DM_POOL_WENT_BACK')
+    t.is(error.code, 'DM_POOL_WENT_BACK')
   }
 })

@@ -20,7 +20,7 @@ test('what was remembered is found, exactly, by handle and by identity', (t) => 
   const database = openIn(t)
   const target = servedTarget()
   t.is(remember(database, target, 1000), 'new')
-  const record = { ...target, firstServedAt: 1000, lastServedAt: 1000 }
+  const record = { ...target, role: 'target' as const, firstServedAt: 1000, lastServedAt: 1000 }
   const { handle, identity } = target
   t.deepEqual(findServed(database, { handle, identity }), [record])
   t.deepEqual(findServed(database, { handle, identity: 'another' }), [record])
@@ -44,7 +44,7 @@ test('a target that is served again and again writes no more than once an hour',
 
 test('a target that was served differently is never taken for an unchanged base again', (t) => {
   const database = openIn(t)
-  const states = [1, 2, 3].map((root) => servedTarget({ root }))
+  const states = [1, 2, 3].map((mappedBlocks) => servedTarget({ mappedBlocks }))
   t.is(remember(database, states[0], 0), 'new')
   t.is(checkBase(findServed(database, states[0]), states[0]), 'unchanged')
   for (const each of [states[1], states[2], states[0], states[1]]) t.is(remember(database, each, 5), 'changed')
@@ -62,6 +62,39 @@ test('a handle that named one snapshot and then another names no base', (t) => {
     code: 'DM_BASE_CHANGED',
     message: /another snapshot/
   })
+})
+
+test('a base is remembered beside the target of the same name, and as nothing more than a base', (t) => {
+  const database = openIn(t)
+  const snapshot = servedTarget()
+  t.is(remember(database, snapshot, 0, 'base'), 'new')
+  t.is(remember(database, snapshot, 1, 'base'), 'known')
+  t.is(checkBase(findServed(database, snapshot), snapshot), 'unrecorded')
+  const second = servedTarget({ identity: 'lvm:second' })
+  t.throws(() => checkBase(findServed(database, second), second), {
+    code: 'DM_BASE_CHANGED',
+    message: /used as a base/
+  })
+  t.is(remember(database, snapshot, 2), 'new')
+  t.is(checkBase(findServed(database, snapshot), snapshot), 'unchanged')
+  t.deepEqual(
+    findServed(database, snapshot).map(({ role }) => role),
+    ['base', 'target']
+  )
+})
+
+test('a record from before schema 5 is found by the identity that it has, and gets the pool that has one', (t) => {
+  const database = openIn(t)
+  const place = '/dev/mapper/vg-pool_tmeta thin 5 created at 7'
+  remember(
+    database,
+    servedTarget({ handle: 'vg-pool-tpool/vg-s', identity: place, pool: '/dev/mapper/vg-pool_tmeta' }),
+    0
+  )
+  remember(database, servedTarget({ pool: '/dev/mapper/vg-pool_tmeta' }), 0)
+  t.is(findServed(database, { ...servedTarget(), formerIdentity: place }).length, 2)
+  t.is(remember(database, servedTarget(), 1), 'known')
+  t.is(findServed(database, servedTarget())[0].pool, 'lvm:pool')
 })
 
 test('the volume is learned when a source knows it, and kept when it no longer does', (t) => {
@@ -84,7 +117,7 @@ test('what cannot be kept exactly is refused, and nothing of it is kept', (t) =>
     { handle: 'a/\ud800' },
     { identity: 'x'.repeat(5000) },
     { pool: undefined as unknown as string },
-    { root: '7' as unknown as number }
+    { thinId: '7' as unknown as number }
   ]) {
     t.throws(
       () => remember(database, servedTarget(change), 0),
@@ -121,7 +154,7 @@ test('retention forgets what is too old, and the oldest of too many', (t) => {
 })
 
 const someTarget: fc.Arbitrary<ServedTarget> = fc
-  .record({ handle: fc.constantFrom('a', 'b', 'c'), identity: fc.constantFrom('1', '2'), root: fc.nat(3) })
+  .record({ handle: fc.constantFrom('a', 'b', 'c'), identity: fc.constantFrom('1', '2'), mappedBlocks: fc.nat(3) })
   .map(servedTarget)
 
 test('retention never makes an unchanged base of a changed one', (t) => {
@@ -137,9 +170,9 @@ test('retention never makes an unchanged base of a changed one', (t) => {
         })
         for (const [target, at] of history) remember(database, target, at * hour)
         const differing = new Set<string>()
-        for (const [{ handle, identity, root }] of history) {
+        for (const [{ handle, identity, mappedBlocks }] of history) {
           const other = history.some(
-            ([each]) => each.handle === handle && each.identity === identity && each.root !== root
+            ([each]) => each.handle === handle && each.identity === identity && each.mappedBlocks !== mappedBlocks
           )
           if (other) differing.add(`${handle} ${identity}`)
         }
@@ -168,7 +201,7 @@ test('many are forgotten in bounded steps', (t) => {
     for (let i = 0; i < 10_500; i++) {
       servedTable.insert(database, {
         ...servedTarget({ handle: `vg/${i}`, identity: `${i}` }),
-        ...{ variant: 0, firstServedAt: i, lastServedAt: i }
+        ...{ role: 'target', variant: 0, firstServedAt: i, lastServedAt: i }
       })
     }
   })

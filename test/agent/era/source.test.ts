@@ -75,7 +75,7 @@ test('a grown range has changed all over, from the block on that the base had a 
   const { catalog } = server
   const small = 10 * KIB_64 + 512
   const large = 20 * KIB_64 + 4096
-  await attach(catalog, 'vol', { sizeBytes: small, fewestBlocks: 11 })
+  await attach(catalog, 'vol', { sizeBytes: small, seenBlocks: 11 })
   await take(catalog, 'vol/small', [], { sizeBytes: small })
   await take(catalog, 'vol/small2', [2, 10], { sizeBytes: small })
   await catalog.beginEra({ kind: 'grow', volume: 'vol', sizeBytes: large })
@@ -91,7 +91,7 @@ test('a grown range has changed all over, from the block on that the base had a 
     [10 * KIB_64, 10 * KIB_64 + 4096]
   ])
   t.deepEqual(await delta(server, 'vol/large', 'vol/large2'), [[20 * KIB_64, 4096]])
-  await catalog.sawEraVolume('vol', { fewestBlocks: 5 })
+  await catalog.sawEraVolume('vol', { seenBlocks: 5 })
   await take(catalog, 'vol/again', [1], { sizeBytes: large })
   t.deepEqual(await delta(server, 'vol/large2', 'vol/again'), [
     [KIB_64, KIB_64],
@@ -132,7 +132,7 @@ test('a history that was broken is a full backup, never a smaller answer; on eit
   for (const [i, block] of [1, 2, 3].entries()) await take(catalog, `vol/s${i}`, [block], { sizeBytes })
   await catalog.breakEraLine('vol', 'the metadata is in era 2, and was in era 9 before', {
     newestEra: 2,
-    fewestBlocks: 100
+    seenBlocks: 100
   })
   for (const [i, block] of [4, 5].entries()) await take(catalog, `vol/t${i}`, [block], { sizeBytes })
   const broken = delta(server, 'vol/s2', 'vol/t0')

@@ -9,8 +9,15 @@ import { type EraMetadata, openEraMetadata } from '../../../src/devicemapper/era
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { collectExtents } from '../../support/collect-extents.ts'
 import { eraHistory } from '../../support/era-history.ts'
-import { type EraImageOptions, type EraView, writeEraImage } from '../../support/era-image.ts'
+import {
+  type EraImage,
+  type EraImageOptions,
+  type EraView,
+  sealEraBlock,
+  writeEraImage
+} from '../../support/era-image.ts'
 import { EraModel, extentsOfBlocks } from '../../support/era-model.ts'
+import { blockOf, NodeFields } from '../../support/metadata-damage.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
@@ -298,4 +305,71 @@ test('a walk ends when it is told to, and closes what it opened', async (t) => {
     { message: 'enough' }
   )
   t.true(seen > 0 && seen < 500_000)
+})
+
+/** An image of which `change` rewrites a block: given the image's bytes and block numbers by kind. */
+async function changed(t: ExecutionContext, model: EraModel, change: (image: EraImage) => void): Promise<EraMetadata> {
+  const image = writeEraImage(model.view())
+  change(image)
+  const path = join(folder, `${images++}.img`)
+  await writeFile(path, image.bytes)
+  const metadata = await openEraMetadata(path)
+  t.teardown(() => metadata.close())
+  return metadata
+}
+
+/** Three writesets of three bitset blocks each. */
+function threeErasOf(blocks: number): EraModel {
+  const model = new EraModel(blocks)
+  for (let era = 1; era < 4; era++) {
+    for (let block = era; block < blocks; block += 30_000) model.write(block)
+    model.checkpoint()
+  }
+  return model
+}
+
+const nodesOf = ({ bytes, kinds }: EraImage, valueSize: number) =>
+  [...kinds].flatMap(([block, kind]) => {
+    const fields = new NodeFields(blockOf(bytes, block))
+    return kind === 'node' && fields.valueSize === valueSize && fields.entries > 0 ? [{ block, fields }] : []
+  })
+
+function reseal({ bytes }: EraImage, block: number, change: (content: Buffer) => void): void {
+  const content = blockOf(bytes, block)
+  change(content)
+  sealEraBlock(content, 'node')
+}
+
+test('two eras with one bitset are damage, found before it is read', async (t) => {
+  const metadata = await changed(t, threeErasOf(90_000), (image) => {
+    const [{ block }] = nodesOf(image, 12)
+    const record = (i: number) => 32 + 8 * 201 + 12 * i + 4
+    reseal(image, block, (content) => content.copy(content, record(2), record(1), record(1) + 8))
+  })
+  const error = await t.throwsAsync(async () => collectExtents(await metadata.written({ sinceEra: 1 })), {
+    instanceOf: DeltamapperError
+  })
+  t.is(error?.code, 'DM_METADATA_DAMAGED')
+  t.regex(error?.message ?? '', /^metadata block \d+ .*the writeset of era 3 begins there, and so does another's$/)
+  t.true(metadata.statistics.nodesRead < 10)
+})
+
+test('a block that stands in two places of a bitset, or of two, is damage', async (t) => {
+  for (const [from, to] of [
+    [0, 1],
+    [1, 0]
+  ]) {
+    for (const other of [0, 1]) {
+      const metadata = await changed(t, threeErasOf(90_000), (image) => {
+        const bitsets = nodesOf(image, 8).filter(({ fields }) => fields.entries === 3)
+        const value = bitsets[other].fields.value(from)
+        reseal(image, bitsets[0].block, (content) => new NodeFields(content).setValue(other === 0 ? to : from, value))
+      })
+      const error = await t.throwsAsync(async () => collectExtents(await metadata.written({ sinceEra: 1 })), {
+        instanceOf: DeltamapperError
+      })
+      t.is(error?.code, 'DM_METADATA_DAMAGED')
+      t.regex(error?.message ?? '', /^metadata block \d+ .*stands in two places/)
+    }
+  }
 })

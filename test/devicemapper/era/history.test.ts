@@ -19,13 +19,24 @@ function superblock(currentEra: number, blocks = 100, blockSectors = 128): EraSu
 
 const PATH = '/dev/mapper/era-metadata'
 
-test('eras count upwards, and the smallest size is remembered', (t) => {
+test('eras count upwards, and as many as are due', (t) => {
   let seen = continuedHistory(undefined, superblock(5), PATH)
-  t.deepEqual(seen, { blockSectors: 128, newestEra: 5, fewestBlocks: 100 })
-  seen = continuedHistory(seen, superblock(5), PATH)
-  seen = continuedHistory(seen, superblock(9, 80), PATH)
-  seen = continuedHistory(seen, superblock(10, 120), PATH)
-  t.deepEqual(seen, { blockSectors: 128, newestEra: 10, fewestBlocks: 80 })
+  t.deepEqual(seen, { blockSectors: 128, newestEra: 5, blocks: 100 })
+  seen = continuedHistory(seen, superblock(5), PATH, 0)
+  seen = continuedHistory(seen, superblock(7, 120), PATH, 3)
+  t.deepEqual(seen, { blockSectors: 128, newestEra: 7, blocks: 120 })
+  seen = continuedHistory(seen, superblock(90, 120), PATH)
+  const error = t.throws<DeltamapperError>(() => continuedHistory(seen, superblock(92, 120), PATH, 1))
+  t.is(error?.code, 'DM_ERA_HISTORY_LOST')
+  t.regex(error?.message ?? '', /is in era 92, and 91 was due: somebody else has suspended the volume/)
+})
+
+test('what became smaller since the last look is not what it was, also after it has grown', (t) => {
+  let seen = continuedHistory(undefined, superblock(5, 80), PATH)
+  seen = continuedHistory(seen, superblock(6, 120), PATH, 1)
+  const error = t.throws<DeltamapperError>(() => continuedHistory(seen, superblock(7, 100), PATH, 1))
+  t.is(error?.code, 'DM_ERA_HISTORY_LOST')
+  t.regex(error?.message ?? '', /of 100 blocks, and was of 120 before/)
 })
 
 test('an era below one that was seen before, or another block size, is another history', (t) => {

@@ -172,3 +172,43 @@ test('what is shared takes no more memory than it may', async (t) => {
     t.regex(error.remedy, /thin_dump --dev-id/)
   }
 })
+
+test('of devices that nobody asked about, what they share is counted and not expanded', async (t) => {
+  const [runs, devices] = [20_000, 20_000]
+  const list = Array.from({ length: runs }, (_, i) => single(2 * i)).join('\n')
+  const all = Array.from({ length: devices }, (_, id) => device(id, runs + 1, '<ref name="7"/>' + single(50_000)))
+  const { batches } = await readDumpXml(streamOf(around(`<def name="7">${list}</def>${all.join('')}`)), {
+    isWanted: (id) => id === 12_345
+  })
+  const seen = { batches: 0, devices: 0, runs: 0 }
+  for await (const { count, device, last } of batches) {
+    seen.batches++
+    seen.runs += count
+    if (count > 0) t.is(device.id, 12_345)
+    if (last) seen.devices++
+  }
+  t.deepEqual({ ...seen, batches: seen.batches < devices + 10 }, { batches: true, devices, runs: runs + 1 })
+})
+
+test('what is wrong with a device that nobody asked about is found all the same', async (t) => {
+  const list = `<def name="7">${single(3)}${single(9)}</def><def name="8"></def>`
+  for (const [text, says] of [
+    [device(1, 3, '<ref name="7"/>'), /said to map 3 blocks, and 2 are there/],
+    [device(1, 3, single(5) + '<ref name="7"/>'), /runs have to ascend/],
+    [device(1, 3, '<ref name="7"/>' + single(9)), /runs have to ascend/],
+    [device(1, 4, '<ref name="7"/><ref name="7"/>'), /runs have to ascend/],
+    [device(1, 0, '<ref name="9"/>'), /"9" is not defined/]
+  ] as const) {
+    const bytes = streamOf(around(list + text))
+    await t.throwsAsync(
+      async () => {
+        const { batches } = await readDumpXml(bytes, { isWanted: () => false })
+        for await (const { count } of batches) t.is(count, 0)
+      },
+      { instanceOf: XmlInvalid, message: says }
+    )
+  }
+  const fine = around(list + device(1, 3, '<ref name="8"/>' + single(1) + '<ref name="7"/><ref name="8"/>'))
+  const { batches } = await readDumpXml(streamOf(fine), { isWanted: () => false })
+  t.deepEqual(await Array.fromAsync(batches, ({ device, last }) => [device.id, last]), [[1, true]])
+})

@@ -125,6 +125,17 @@ test('what can be no device id is no missing device', async (t) => {
   }
 })
 
+test('a held copy that is unlike block 0 is damage, unless the live root is asked for', async (t) => {
+  const path = await write(heldModel(), (image) => {
+    const held = image.superblock('metadata-snapshot')
+    rewrite(held, 'superblock', 'other blocks', (block) =>
+      block.writeUInt32LE(256, superblockField.dataBlockSize)
+    ).apply(image.bytes)
+  })
+  await refused(t, () => openPoolMetadata(path), 'DM_METADATA_DAMAGED', /data block size is 256, that of block 0 128$/)
+  t.true((await idsOf(await open(t, path, { liveRoot: true }))).length > 0)
+})
+
 test('a device is its id, its root and its details', async (t) => {
   const model = heldModel()
   let root = 0

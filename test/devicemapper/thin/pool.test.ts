@@ -3,7 +3,7 @@
  * does with a real one: test/kernel/owned-pools.test.ts.)
  */
 import test from 'ava'
-import type { DeviceReference } from '../../../native/device-mapper.ts'
+import type { DeviceInfo, DeviceReference } from '../../../native/device-mapper.ts'
 import { checkNewPool, type PoolPort, ThinPool } from '../../../src/devicemapper/thin/pool.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 
@@ -83,6 +83,18 @@ test('whatever fails while a snapshot is taken, the origin is resumed', async (t
         calls.some((each) => each.startsWith('message')),
         'not without suspending'
       )
+  }
+})
+
+test('a table that somebody has loaded into the origin is dropped, and the origin resumed whatever comes of that', async (t) => {
+  for (const failing of [{}, { clear: 1 }]) {
+    const { port, calls } = obedient({ failing })
+    const info = { ...(await port.info(origin)), hasInactiveTable: true } as DeviceInfo
+    await new ThinPool({ ...port, info: async () => info }, uuid).createSnapshot(1, 0, origin)
+    t.deepEqual(
+      calls.map((each) => each.split(' ')[0]),
+      ['suspend', 'message', 'clear', 'resume']
+    )
   }
 })
 

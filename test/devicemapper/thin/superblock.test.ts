@@ -1,7 +1,7 @@
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 
-import { parseThinSuperblock } from '../../../src/devicemapper/thin/superblock.ts'
+import { checkHeldCopy, parseThinSuperblock } from '../../../src/devicemapper/thin/superblock.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { BLOCK_BYTES, seal, superblockField as field, THIN_MAGIC, writeU64 } from '../../support/metadata-image.ts'
 import type { ChecksumKind } from '../../support/metadata-image.ts'
@@ -131,5 +131,57 @@ test('no bit can change unnoticed', (t) => {
     block[byte] ^= 1 << (byte & 7)
     // A changed magic number could mean that this was never thin metadata. Either way it is refused.
     t.throws(() => parseThinSuperblock(block, 0, PATH), { instanceOf: DeltamapperError }, `byte ${byte}`)
+  }
+})
+
+test("a metadata snapshot's copy is held against block 0, every field that both have", (t) => {
+  const live = superblock((block) => {
+    block.writeUInt32LE(7, field.time)
+    writeU64(block, field.heldRoot, 6)
+    writeU64(block, field.metadataBlocks, 512)
+    writeU64(block, field.transactionId, 3)
+    block.fill(1, field.dataSpaceMapRoot, field.mappingRoot)
+  })
+  const copy = (change: (block: Buffer) => void = () => undefined) =>
+    superblock((block) => {
+      block.writeUInt32LE(7, field.time)
+      writeU64(block, field.metadataBlocks, 512)
+      change(block)
+    }, 6)
+  t.notThrows(() => checkHeldCopy(copy(), live, 6, PATH))
+  // What may be older, or go either way.
+  t.notThrows(() =>
+    checkHeldCopy(
+      copy((block) => {
+        block.writeUInt32LE(1, field.flags)
+        block.writeUInt32LE(0, field.time)
+        writeU64(block, field.metadataBlocks, 100)
+        writeU64(block, field.transactionId, 4)
+      }),
+      live,
+      6,
+      PATH
+    )
+  )
+  const wrong: [RegExp, (block: Buffer) => void][] = [
+    [/uuid is 0*01$|uuid is 01/, (block) => block.writeUInt8(1, 16)],
+    [/version is 1, that of block 0 2$/, (block) => block.writeUInt32LE(1, field.version)],
+    [/data block size is 256, that of block 0 128$/, (block) => block.writeUInt32LE(256, field.dataBlockSize)],
+    [/metadata block size is 4096, that of block 0 8$/, (block) => block.writeUInt32LE(4096, field.metadataBlockSize)],
+    [/compatible features is 1/, (block) => block.writeUInt32LE(1, field.compatFlags)],
+    [/features to write with is 1/, (block) => block.writeUInt32LE(1, field.compatReadOnlyFlags)],
+    [/held root/, (block) => writeU64(block, field.heldRoot, 6)],
+    [/data space map root/, (block) => block.writeUInt8(1, field.dataSpaceMapRoot + 127)],
+    [/metadata space map root/, (block) => block.writeUInt8(1, field.metadataSpaceMapRoot)],
+    [/time is 8, and no more than 7/, (block) => block.writeUInt32LE(8, field.time)],
+    [/metadata blocks is 513, and no more than 512/, (block) => writeU64(block, field.metadataBlocks, 513)]
+  ]
+  for (const [says, change] of wrong) {
+    const error = t.throws<DeltamapperError>(() => checkHeldCopy(copy(change), live, 6, PATH), {
+      instanceOf: DeltamapperError
+    })
+    t.is(error?.code, 'DM_METADATA_DAMAGED')
+    t.regex(error?.message ?? '', says)
+    t.regex(error?.message ?? '', /^metadata block 6 /)
   }
 })

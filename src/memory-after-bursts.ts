@@ -1,0 +1,60 @@
+/**
+ * Gives memory back when many streams have ended. V8 collects garbage when it allocates, and malloc keeps what was freed for later: a server that is
+ * idle after a burst would hold for ever what the burst took.
+ */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import koffi from 'koffi'
+
+/** Fewer streams at a time are no burst. */
+const BURST = 32
+/** A burst is over when no more than this part of it has been left for so long, in milliseconds. */
+const [LEFT, QUIET_MS] = [0.25, 2000]
+
+export class Bursts {
+  readonly #onOver: () => void
+  #streams = 0
+  #peak = 0
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(onOver: () => void) {
+    this.#onOver = onOver
+  }
+
+  begun(): void {
+    this.#peak = Math.max(this.#peak, ++this.#streams)
+  }
+
+  ended(): void {
+    this.#streams--
+    if (this.#isOver()) this.#timer ??= setTimeout(() => this.#look(), QUIET_MS).unref()
+  }
+
+  #isOver(): boolean {
+    return this.#peak >= BURST && this.#streams <= this.#peak * LEFT
+  }
+
+  #look(): void {
+    this.#timer = undefined
+    if (!this.#isOver()) return
+    this.#peak = this.#streams
+    this.#onOver()
+  }
+}
+
+let collect: (() => void) | undefined
+let trim: ((keep: number) => number) | undefined
+
+/** Collects this thread's garbage, and gives what malloc keeps for the whole process back to the system. Takes some ten milliseconds. */
+export function giveMemoryBack(): void {
+  setFlagsFromString('--expose-gc')
+  collect ??= runInNewContext('gc') as () => void
+  collect()
+  // Other C libraries than glibc have no such call, and keep less.
+  try {
+    trim ??= koffi.load(null).func('int malloc_trim(size_t keep)') as (keep: number) => number
+  } catch {
+    trim = () => 0
+  }
+  trim(0)
+}

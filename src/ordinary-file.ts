@@ -1,0 +1,29 @@
+/**
+ * Files that are somebody else's to put in place: read only where they are files. Opening a FIFO waits for whoever writes into it, and reading a
+ * device may never end; neither can be called off.
+ */
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
+
+/** All of a file's bytes. Links are followed. @throws what open and read throw, and an Error that says what it is where it is no file */
+export async function readOrdinaryFile(path: string): Promise<Buffer<ArrayBuffer>> {
+  // Without O_NONBLOCK, opening a FIFO waits.
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    const status = await file.stat()
+    if (!status.isFile()) throw new Error(`${path} is no file (but a ${kindOf(status)})`)
+    return (await file.readFile()) as Buffer<ArrayBuffer>
+  } finally {
+    await file.close()
+  }
+}
+
+interface Kinds {
+  isFIFO(): boolean
+  isDirectory(): boolean
+}
+
+function kindOf(status: Kinds): string {
+  if (status.isFIFO()) return 'FIFO'
+  return status.isDirectory() ? 'folder' : 'device'
+}

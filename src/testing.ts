@@ -1,0 +1,18 @@
+/**
+ * For tests in Node (`import { startMock, runConformance } from 'deltamapper/testing'`): a mock CSI driver for whoever writes a backup program, and
+ * a conformance run for whoever writes a driver. docs/conformance.md has an example of each.
+ */
+export { type Mock, type MockOptions, type MockSnapshot, startMock } from './mock/mock.ts'
+export { compareImage, type Comparison } from './mock/images.ts'
+export { listScenarios, type Scenario } from './mock/scenario.ts'
+export {
+  conforms,
+  type ConformanceOptions,
+  type Judgement,
+  judgeRun,
+  type Report,
+  runConformance,
+  withBaseline
+} from './conformance/conformance.ts'
+export { readRun, type Run, writeRun } from './conformance/run.ts'
+export { DeltamapperError, type ErrorCode } from './errors.ts'

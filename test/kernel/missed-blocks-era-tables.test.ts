@@ -1,0 +1,363 @@
+/**
+ * Lives of tracked volumes whose tables, or whose rows in the catalog, were not what they were taken for. Each of these ended in an answer that
+ * lacked blocks, or in an agent that did not start; now it ends in everything that differs, or in a refusal.
+ */
+import { closeSync, constants, mkdtempSync, openSync, writeSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test, { type ExecutionContext } from 'ava'
+import { DeviceMapper } from '../../native/device-mapper.ts'
+import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
+import { forgetHistory } from '../../src/agent/catalog/retention.ts'
+import { eraUuid } from '../../src/agent/era/era-devices.ts'
+import { asDeltamapperError } from '../../src/errors.ts'
+import type { Random } from '../support/random.ts'
+import { blockFingerprints } from './block-fingerprints.ts'
+import { alignedBuffer, createDevice, reloadDevice, removeDevice, run } from './dmsetup.ts'
+import { EraAnswers, recorderOf } from './era-answers.ts'
+import { blockBytes, type Driver, loopDisk, mebibyte, startDriver, watchdogs } from './era-lab.ts'
+import { labRun } from './lab-run.ts'
+import { failure } from './owned-agent.ts'
+
+run('/run/modprobe', ['dm-era'])
+const deviceMapper = new DeviceMapper()
+const answers = new EraAnswers(deviceMapper)
+test.after.always(async () => {
+  await answers.close()
+  await deviceMapper.close()
+})
+
+const buffer = alignedBuffer(blockBytes)
+/** Only blocks below this one are written to, so that a range that has grown does not hide them. */
+const WRITTEN_BLOCKS = 256
+const MEBIBYTES = (WRITTEN_BLOCKS * blockBytes) / mebibyte
+const sectorsOf = (mebibytes: number) => (mebibytes * mebibyte) / 512
+
+/** A tracked volume, and what is in it at each of its snapshots. */
+class Life implements AsyncDisposable {
+  readonly name: string
+  /** What is done when a snapshot's intent is on record, and nothing is suspended yet. */
+  beforeSuspension: (() => unknown) | undefined
+  /** What is done instead of loading another table into the era device. */
+  aroundLoad: ((load: () => Promise<unknown>) => Promise<unknown>) | undefined
+  catalog!: Catalog
+  #driver!: Driver
+  readonly #disk = loopDisk(MEBIBYTES)
+  readonly #random: Random
+  readonly #catalogPath = join(mkdtempSync(join(tmpdir(), 'missed-')), 'catalog.sqlite')
+  readonly #content = new Map<string, string[]>()
+  #mebibytes = MEBIBYTES
+  #snapshots = 0
+
+  private constructor(name: string, random: Random) {
+    this.name = name
+    this.#random = random
+  }
+
+  static async begin(name: string, random: Random): Promise<Life> {
+    const life = new Life(name, random)
+    createDevice(life.below, life.#belowTable(), '--uuid', `TEST-${name}`)
+    await life.startAgent()
+    await life.volumes.attachEra({
+      ...{ name, dataDevice: `/dev/mapper/${life.below}`, metadataDevice: loopDisk(4).path, blockBytes },
+      ...{ snapshotSize: '', allowLossyKernel: false }
+    })
+    return life
+  }
+
+  get below(): string {
+    return `${this.name}-below`
+  }
+
+  get volumes() {
+    return this.#driver.volumes
+  }
+
+  /** The part of an agent that tracks volumes; what one before it has left unfinished is settled. */
+  async startAgent(): Promise<void> {
+    this.catalog = await openCatalog(this.#catalogPath)
+    const meddled = <T extends object>(
+      target: T,
+      change: (name: string, args: unknown[], go: () => unknown) => unknown
+    ) =>
+      new Proxy(target, {
+        get(object, name) {
+          const method: unknown = Reflect.get(object, name, object)
+          if (typeof method !== 'function') return method
+          return (...args: unknown[]) =>
+            change(String(name), args, () => Reflect.apply(method, object, args) as unknown)
+        }
+      })
+    const catalog = meddled(this.catalog, async (name, [intent], go) => {
+      const result = await go()
+      if (name === 'beginEra' && (intent as { kind: string }).kind === 'snapshot') await this.beforeSuspension?.()
+      return result
+    })
+    const devices = meddled(deviceMapper, async (name, [device], go) => {
+      const isEra = name === 'reload' && JSON.stringify(device) === JSON.stringify(await this.era())
+      return isEra && this.aroundLoad ? this.aroundLoad(() => go() as Promise<unknown>) : go()
+    })
+    const recorder = recorderOf(catalog, devices)
+    this.#driver = await startDriver(catalog, devices, { recorder })
+  }
+
+  /** Ends it in order, and the catalog too. */
+  async stopAgent(): Promise<void> {
+    await this.#driver[Symbol.asyncDispose]()
+    await this.catalog.close()
+  }
+
+  /** As where everything in a container is killed. It never goes on. */
+  async killAgent(): Promise<void> {
+    for (const pid of watchdogs()) process.kill(pid, 'SIGKILL')
+    await this.catalog.close()
+  }
+
+  async era(): Promise<{ uuid: string }> {
+    return { uuid: eraUuid({ id: (await this.catalog.findEraVolume(this.name))?.id ?? '' }) }
+  }
+
+  /** Of the volume, as it is on record; and of what is below. */
+  async sizeBytes(): Promise<number> {
+    return (await this.catalog.findEraVolume(this.name))?.sizeBytes ?? 0
+  }
+
+  get belowBytes(): number {
+    return this.#mebibytes * mebibyte
+  }
+
+  async line(): Promise<string | undefined> {
+    return (await this.catalog.findEraVolume(this.name))?.line
+  }
+
+  /** Writes something new to some blocks. */
+  write(): void {
+    const file = openSync(`/dev/mapper/${this.name}`, constants.O_WRONLY | constants.O_DIRECT)
+    try {
+      for (let i = 0; i < 4; i++) {
+        buffer.fill(this.#random.integer(1, 255))
+        buffer[this.#random.integer(0, buffer.length - 1)] ^= this.#random.integer(1, 255)
+        writeSync(file, buffer, 0, blockBytes, this.#random.integer(0, WRITTEN_BLOCKS - 1) * blockBytes)
+      }
+    } finally {
+      closeSync(file)
+    }
+  }
+
+  /** Takes a snapshot. @param meanwhile what is done while the volume is suspended */
+  async snapshot(meanwhile: () => unknown = () => undefined, name = `s${++this.#snapshots}`): Promise<string> {
+    const volume = this.name
+    const { token } = await this.volumes.beginSnapshot({ volume, name, deadlineMs: 0 })
+    this.#content.set(name, blockFingerprints(this.#disk.path, blockBytes).slice(0, WRITTEN_BLOCKS))
+    await meanwhile()
+    await this.volumes.endSnapshot({ token, reference: 'x', abandon: false })
+    return name
+  }
+
+  /** Enlarges what is below, and then the volume. */
+  async grow(): Promise<void> {
+    this.enlarge()
+    await this.volumes.growEra({ volume: this.name })
+  }
+
+  enlarge(): void {
+    this.#disk.grow(++this.#mebibytes)
+    reloadDevice(this.below, this.#belowTable())
+  }
+
+  /** Whether every block that differs is in the answer. @returns how many differ */
+  async compare(t: ExecutionContext, base: string, target: string, context: string): Promise<number> {
+    const extents = await answers.delta(this.catalog, `${this.name}/${base}`, `${this.name}/${target}`)
+    const [was, is] = [this.#content.get(base) ?? [], this.#content.get(target) ?? []]
+    const differing = is.flatMap((each, block) => (each === was[block] ? [] : [block]))
+    const missed = differing.filter((block) => {
+      const at = block * blockBytes
+      return !extents.some(([offset, size]) => offset <= at && offset + size >= at + blockBytes)
+    })
+    t.deepEqual(missed, [], `of ${differing.length} blocks from ${base} to ${target}: ${context}`)
+    return differing.length
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.volumes.detachEra({ volume: this.name })
+    await this.stopAgent()
+    removeDevice(this.below)
+  }
+
+  #belowTable(): string {
+    return `0 ${sectorsOf(this.#mebibytes)} linear ${this.#disk.path} 0`
+  }
+}
+
+/** What something is refused with. */
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => 'done',
+    (error: unknown) => asDeltamapperError(error).code
+  )
+}
+
+const grows = labRun(2)
+
+/** What becomes of a grow whose deadline passes before its table is loaded. */
+const delays = ['goes on', 'goes on, suspended by somebody else', 'is killed'] as const
+
+test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, async (t) => {
+  const { random, count, again } = grows
+  t.timeout(300_000 + count * 60_000)
+  await using life = await Life.begin('late', random)
+  const ended: Record<string, number> = {}
+  const first = random.integer(0, 2)
+  for (let i = 0; i < count; i++) {
+    const delay = delays[(first + i) % delays.length] ?? 'goes on'
+    const context = `the agent ${delay}, round ${i}, ${again}`
+    const before = await life.snapshot()
+    life.write()
+    const line = await life.line()
+    const killed = Promise.withResolvers<'killed'>()
+    life.aroundLoad = async (load) => {
+      life.aroundLoad = undefined
+      // As its watchdog does when the deadline has passed.
+      await deviceMapper.resume(await life.era())
+      life.write()
+      if (delay === 'goes on, suspended by somebody else') run('dmsetup', ['suspend', life.name])
+      const loaded = await load()
+      if (delay !== 'goes on, suspended by somebody else') life.write()
+      if (delay !== 'is killed') return loaded
+      killed.resolve('killed')
+      return new Promise(() => undefined)
+    }
+    life.enlarge()
+    let refused = 'DM_SNAPSHOT_TOO_SLOW'
+    const growing = life.volumes.growEra({ volume: life.name })
+    if (delay === 'is killed') {
+      t.is(await Promise.race([growing, killed.promise]), 'killed', context)
+      await life.killAgent()
+      life.write()
+      await life.startAgent()
+      // (What takes long is settled after the start.)
+      t.like(await life.volumes.activateEra({ volume: life.name, startOver: false }), {
+        underWay: '',
+        suspended: false
+      })
+      t.not(await life.line(), line, context)
+    } else {
+      refused = await codeOf(growing)
+      t.is(await life.line(), line, context)
+    }
+    t.like(await deviceMapper.info(life.name), { suspended: false, hasInactiveTable: false }, context)
+    if ((await life.sizeBytes()) < life.belowBytes) await life.volumes.growEra({ volume: life.name })
+    life.write()
+    const after = await life.snapshot()
+    let outcome = 'all that differs'
+    if (delay === 'is killed') {
+      outcome = (await failure(life.compare(t, before, after, context))).code
+      t.is(outcome, 'DM_HISTORY_BROKEN', context)
+    } else t.true((await life.compare(t, before, after, context)) > 0, context)
+    t.is(refused, 'DM_SNAPSHOT_TOO_SLOW', context)
+    ended[`${delay}: ${outcome}`] = (ended[`${delay}: ${outcome}`] ?? 0) + 1
+  }
+  t.log(ended)
+})
+
+const loads = labRun(3)
+
+test.serial(`what somebody else has loaded is not put in place (${loads.again})`, async (t) => {
+  const { random, count, again } = loads
+  t.timeout(300_000 + count * 60_000)
+  await using life = await Life.begin('loaded', random)
+  const elsewhere = loopDisk(4 * MEBIBYTES).path
+  const guard = `${life.name}-guard`
+  const ended: Record<string, number> = {}
+  const moments = ['before', 'after the look', 'while suspended', 'before a grow', 'killed while suspended'] as const
+  const first = random.integer(0, moments.length - 1)
+  for (let i = 0; i < count; i++) {
+    const live = run('dmsetup', ['table', life.name]).trim()
+    const sectors = Number(live.split(' ')[1])
+    const tables: Record<string, [device: string, table: string]> = {
+      'the same era table': [life.name, live],
+      'an era table of half the size': [life.name, live.replace(`0 ${sectors} `, `0 ${sectors / 2} `)],
+      'past the era device': [life.name, `0 ${sectors} linear /dev/mapper/${guard} 0`],
+      'another disk below the era device': [guard, `0 ${sectors} linear ${elsewhere} 0`],
+      'another disk below the guard': [life.below, `0 ${sectors} linear ${elsewhere} 0`]
+    }
+    const what = random.pick(Object.keys(tables))
+    const moment = moments[(first + i) % moments.length] ?? 'before'
+    const [device, table] = tables[what] ?? ['', '']
+    const context = `${what}, ${moment}, round ${i}, ${again}`
+    const load = () => run('dmsetup', ['load', device, '--table', table])
+    const before = await life.snapshot()
+    life.write()
+    let outcome = 'done'
+    if (moment === 'before' || moment === 'before a grow') {
+      load()
+      life.write()
+      if (moment === 'before a grow') life.enlarge()
+      outcome = await codeOf(moment === 'before' ? life.snapshot() : life.volumes.growEra({ volume: life.name }))
+      const left = (await deviceMapper.info(device))?.hasInactiveTable
+      if (left) run('dmsetup', ['clear', device])
+      if ((await life.sizeBytes()) < life.belowBytes) await life.volumes.growEra({ volume: life.name })
+    } else if (moment === 'after the look') {
+      life.beforeSuspension = load
+      outcome = await codeOf(life.snapshot())
+      life.beforeSuspension = undefined
+    } else if (moment === 'while suspended') {
+      await life.snapshot(load)
+    } else {
+      await life.volumes.beginSnapshot({ volume: life.name, name: `k${i}`, deadlineMs: 0 })
+      load()
+      await life.killAgent()
+      await life.startAgent()
+      outcome = 'given up'
+    }
+    // (What stands below is looked at before, and not resumed by us.)
+    if (device === life.below) run('dmsetup', ['clear', device])
+    life.write()
+    const after = await life.snapshot()
+    await life.compare(t, before, after, context)
+    for (const each of [life.name, guard]) {
+      t.like(await deviceMapper.info(each), { suspended: false, hasInactiveTable: false }, context)
+    }
+    t.regex(run('dmsetup', ['table', life.name]), /^0 \d+ era /, context)
+    if (moment === 'before' || moment === 'before a grow') t.is(outcome, 'DM_DEVICE_BUSY', context)
+    ended[`${moment}: ${outcome}`] = (ended[`${moment}: ${outcome}`] ?? 0) + 1
+  }
+  t.log(ended)
+})
+
+const forgets = labRun(1)
+
+test.serial(`retention and names that are used again lose nothing (${forgets.again})`, async (t) => {
+  const { random, count, again } = forgets
+  t.timeout(300_000 + count * 90_000)
+  await using life = await Life.begin('forgetful', random)
+  const volume = life.name
+  for (let i = 0; i < count; i++) {
+    const context = `round ${i}, ${again}`
+    const names = ['a', 'b', 'c', 'd'].map((each) => `${each}${i}`)
+    const grown = random.integer(1, 3)
+    for (const [at, name] of names.entries()) {
+      if (at === grown) await life.grow()
+      await life.snapshot(undefined, name)
+      life.write()
+    }
+    const [a = '', b = '', c = '', d = ''] = names
+    await life.compare(t, a, d, context)
+    for (const name of random.shuffle([b, c])) await life.volumes.deleteSnapshot(volume, name)
+    await forgetHistory(life.catalog, { keptMs: Number.MAX_SAFE_INTEGER, keep: 2 })
+    await life.stopAgent()
+    await life.startAgent()
+    await life.compare(t, a, d, context)
+
+    // Asked about as base only, or never.
+    const reused = random.pick([a, b])
+    if (reused === a) await life.volumes.deleteSnapshot(volume, a)
+    life.write()
+    await life.snapshot(undefined, reused)
+    life.write()
+    const last = await life.snapshot()
+    t.is((await failure(life.compare(t, reused, last, context))).code, 'DM_BASE_CHANGED', context)
+    await life.compare(t, d, last, context)
+    for (const name of [d, reused, last, ...(reused === a ? [] : [a])]) await life.volumes.deleteSnapshot(volume, name)
+  }
+})
