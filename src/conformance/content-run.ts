@@ -133,7 +133,7 @@ class Laboratory {
   async history(name: string): Promise<void> {
     try {
       const change = histories[name]
-      if (change === undefined) return await this.others[name]!(name)
+      if (change === undefined) return await this.others[name](name)
       const { volume, base, device } = await this.#loaded()
       const target = await this.#changed(volume, device, change)
       await this.#compare(name, base, target)

@@ -28,7 +28,8 @@ test('without a file and without options everything has its default', async (t) 
     lvmCommand: ['lvm'],
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
-    era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730 },
+    era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730, trustRestarts: false },
+    strictBases: false,
     engine: 'native',
     toolCommand: [],
     directReads: false,
@@ -64,8 +65,10 @@ const everything = {
     keepSnapshots: 90,
     keepDays: 30,
     deadlineSeconds: 5,
+    trustRestarts: true,
     snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
   },
+  strictBases: true,
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
@@ -103,7 +106,9 @@ era:
   keepSnapshots: 90
   keepDays: 30
   deadlineSeconds: 5
+  trustRestarts: true
   snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
+strictBases: true
 engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true

@@ -77,9 +77,9 @@ export async function startFileDriver(
   server.addService(nodeMethods, unaries(driver.node))
   server.addService(metadata, {
     GetMetadataAllocated: (call: ServerWritableStream<Request, object>) =>
-      streamed(call, () => driver.ranges(undefined, call.request['snapshot_id'], call.request)),
+      void streamed(call, () => driver.ranges(undefined, call.request['snapshot_id'], call.request)),
     GetMetadataDelta: (call: ServerWritableStream<Request, object>) =>
-      streamed(call, () =>
+      void streamed(call, () =>
         driver.ranges(call.request['base_snapshot_id'], call.request['target_snapshot_id'], call.request)
       )
   })
@@ -246,7 +246,9 @@ class FileDriver {
         if (!newest) return offsets
         return (await readFile(this.#image(target.volume))).equals(content) ? offsets : fewer
       }
-      default:
+      case 'none':
+      case 'empty-without-base':
+      case 'rounds-capacity-up':
         return offsets
     }
   }

@@ -524,7 +524,7 @@ test('a client that reads nothing for too long loses its answer, and its place o
   stream.close()
   session.destroy()
   await eventually(() => stream.destroyed)
-  const again = async () => (await client.allocated({ snapshot_id: 'some' })).code
+  const again = async (): Promise<number> => (await client.allocated({ snapshot_id: 'some' })).code
   let code = await again()
   for (let tries = 0; code !== status.OK && tries < 500; tries++) code = await again()
   t.is(code, status.OK)

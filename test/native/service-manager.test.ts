@@ -22,7 +22,10 @@ except BlockingIOError: print('once')`
 for (const place of [join(folder, 'notify'), `@deltamapper-test-${process.pid}`]) {
   test(`ready is said once, to ${place.startsWith('@') ? 'an abstract socket' : 'a socket in a folder'}`, async (t) => {
     const hasPython = await promisify(execFile)('python3', ['--version']).then(Boolean, () => false)
-    if (!hasPython) return t.pass('there is no python3 to receive it with')
+    if (!hasPython) {
+      t.pass('there is no python3 to receive it with')
+      return
+    }
     const child = spawn('python3', ['-c', receiver, place], { stdio: ['ignore', 'pipe', 'inherit'] })
     t.teardown(() => child.kill())
     const closed = once(child, 'close')

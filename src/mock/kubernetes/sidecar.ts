@@ -92,7 +92,7 @@ export class Sidecar {
   #serve(call: Call, method: 'GetMetadataAllocated' | 'GetMetadataDelta'): void {
     const asked = this.#resolved(call.request, method)
     if ('details' in asked) return void call.emit('error', asked)
-    const { path, requestSerialize } = driverMethods[method]!
+    const { path, requestSerialize } = driverMethods[method]
     const stream = this.#driver.makeServerStreamRequest(path, requestSerialize, asTheyAre, asked)
     call.on('cancelled', () => stream.cancel())
     stream.on('data', (message: Buffer) => {
