@@ -153,7 +153,7 @@ export class Asker {
     }
   }
 
-  /** One call, recorded. Never throws because of the driver. */
+  /** One call, recorded; unless no time is left for it, which is not the driver's fault. Never throws because of the driver. */
   stream(
     label: string,
     question: Partial<Question> & { target: string },
@@ -182,7 +182,7 @@ export class Asker {
     this.#rangesLeft -= answer.named.flat.length / 2
     const milliseconds = Math.round(performance.now() - began)
     const call: StreamCall = { kind: 'stream', rule, label, question, answer, end, milliseconds, firstMessageMs }
-    this.run.calls.push(call)
+    if (began < this.#until) this.run.calls.push(call)
     return call
   }
 
@@ -207,7 +207,7 @@ export class Asker {
     const milliseconds = Math.round(performance.now() - began)
     const rule = options.rule ?? this.rule
     const call: UnaryCall = { kind: 'unary', rule, label, method: name, response, end, milliseconds }
-    this.run.calls.push(call)
+    if (began < this.#until) this.run.calls.push(call)
     return call
   }
 
