@@ -35,6 +35,7 @@ import type { TestPool } from '../test/support/random-pool.ts'
 import { flood } from '../test/support/xml-flood.ts'
 import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
 import { figure, wholeNumber } from './figures.ts'
+import { hostile } from './hostile.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -50,6 +51,8 @@ const STORMS = 4
 const STORM_WALKS = 2250
 const STORM_AGENT_WALKS = 250
 
+/** How long each attack of hostile clients lasts. */
+const HOSTILE_SECONDS = 15
 /** Images of which a field is damaged under a right checksum: rounds with an image each, thin and era by turns. */
 const MUTATION_ROUNDS = 200
 const MUTATIONS_A_ROUND = 500
@@ -192,6 +195,15 @@ const sections: readonly Section[] = [
       ]
     }
   })),
+  {
+    name: 'hostile',
+    share: 0,
+    run: async function* () {
+      const faults = await hostile(HOSTILE_SECONDS)
+      if (faults > 0) throw new Error(`${faults} faults, said above`)
+      yield ['hostile clients', { ...nothing, done: 'hostile clients held off' }]
+    }
+  },
   {
     name: 'storm',
     share: 0,
