@@ -39,6 +39,7 @@ export function addConformanceCommand(program: Command): void {
       'with --hooks or --content: size of the volumes that are made (default: 16MiB)',
       byteCount
     )
+    .option('--history <name...>', 'with --hooks or --content: only these histories')
     .option('--record <file>', 'keep every call, to judge it again')
     .addOption(
       new Option('--replay <file>', 'judge what was recorded; no driver is asked').conflicts([

@@ -33,6 +33,7 @@ export interface ConformanceCommandOptions {
   hooks?: string
   content?: string
   size?: number
+  history?: string[]
   record?: string
   replay?: string
   baseline?: string
@@ -103,7 +104,8 @@ async function asked(options: ConformanceCommandOptions): Promise<ConformanceOpt
 async function contentOptions({
   hooks,
   content,
-  size
+  size,
+  history
 }: ConformanceCommandOptions): Promise<ContentOptions | undefined> {
   if (hooks === undefined && content === undefined) return undefined
   if (hooks !== undefined && content !== undefined) {
@@ -113,7 +115,7 @@ async function contentOptions({
     throw new UsageError(`${size} is no size for these volumes`, 'give a multiple of 64 KiB')
   }
   const onLeftBehind = (what: string) => process.stderr.write(`deltamapper: not removed: ${oneLine(what)}\n`)
-  const usual = { sizeBytes: size, onLeftBehind }
+  const usual = { sizeBytes: size, histories: history, onLeftBehind }
   return hooks === undefined
     ? { csi: await readContentConfig(content!), ...usual }
     : { hooks: await readHooks(hooks), ...usual }

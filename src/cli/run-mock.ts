@@ -31,7 +31,9 @@ export async function runMock({ list, ...options }: MockCommandOptions): Promise
   const stopped = Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')])
   const mock = await startMock(options)
   try {
-    await written(process.stdout, `${mock.scenario.name}: ${mock.scenario.summary}\nlistening on ${mock.endpoint}\n`)
+    const lines = [`${mock.scenario.name}: ${mock.scenario.summary}`, `listening on ${mock.endpoint}`]
+    if (mock.kubernetes !== undefined) lines.push(`kubeconfig: ${mock.kubernetes.kubeconfig}`)
+    await written(process.stdout, `${lines.join('\n')}\n`)
     await stopped
   } finally {
     await mock.stop()

@@ -4,6 +4,7 @@
  */
 import { open, readFile } from 'node:fs/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { DeltamapperError } from '../errors.ts'
 import type { Asker } from './asker.ts'
 import { CONTENT } from './content.ts'
 import type { ContentRecord } from './content-record.ts'
@@ -23,19 +24,36 @@ interface Taken {
   readonly content: Buffer
 }
 
-/** @param onLeftBehind told of what could not be removed. @throws the signal's reason */
+export interface ContentRun {
+  /** Bytes of each volume. */
+  readonly sizeBytes: number
+  /** Names; all unless given. */
+  readonly histories?: readonly string[] | undefined
+  /** Told of what could not be removed. */
+  readonly onLeftBehind: (what: string) => void
+}
+
+/** @throws DM_ARGUMENT_INVALID for a history that there is not; the signal's reason */
 export async function runContent(
   asker: Asker,
   storage: Storage,
-  sizeBytes: number,
-  onLeftBehind: (what: string) => void
+  { sizeBytes, histories: chosen, onLeftBehind }: ContentRun
 ): Promise<void> {
   const cleanup = new Cleanup(storage)
   const clean = async () => (await cleanup.run()).forEach(onLeftBehind)
   asker.rule = CONTENT
   const laboratory = new Laboratory(asker, storage, cleanup, sizeBytes)
+  const all = [...Object.keys(histories), ...Object.keys(laboratory.others)]
+  const unknown = chosen?.find((name) => !all.includes(name))
+  if (unknown !== undefined) {
+    throw new DeltamapperError(
+      'DM_ARGUMENT_INVALID',
+      `there is no history ${unknown}`,
+      `name some of ${all.join(', ')}`
+    )
+  }
   try {
-    for (const name of [...Object.keys(histories), ...Object.keys(laboratory.others)]) {
+    for (const name of chosen ?? all) {
       asker.signal.throwIfAborted()
       if (asker.millisecondsLeft < 1000) laboratory.failed(name, 'no time was left for it')
       else await laboratory.history(name)
@@ -115,7 +133,7 @@ class Laboratory {
   async history(name: string): Promise<void> {
     try {
       const change = histories[name]
-      if (change === undefined) return await this.others[name]!(name)
+      if (change === undefined) return await this.others[name](name)
       const { volume, base, device } = await this.#loaded()
       const target = await this.#changed(volume, device, change)
       await this.#compare(name, base, target)

@@ -26,7 +26,7 @@ export class RangeList {
     if (last >= 0 && this.#ends[last] === offset) {
       this.#ends[last] = offset + size
     } else if (this.#ends.length < (this.#ascending ? this.#most : MOST_OUT_OF_ORDER)) {
-      if (last >= 0 && offset < this.#ends[last]!) this.#ascending = false
+      if (last >= 0 && offset < this.#ends[last]) this.#ascending = false
       this.#starts.push(offset)
       this.#ends.push(offset + size)
     } else this.#knownUntil = Math.min(this.#knownUntil, this.#ascending ? offset : 0)
@@ -37,7 +37,7 @@ export class RangeList {
   }
 
   finish(): KnownRanges {
-    const flat = this.#starts.flatMap((start, i) => [start, this.#ends[i]!])
+    const flat = this.#starts.flatMap((start, i) => [start, this.#ends[i]])
     const knownUntil = this.#knownUntil === Infinity ? null : this.#knownUntil
     const known = { flat, knownUntil }
     return this.#ascending ? known : { flat: union(rangesOf(known)).flat(), knownUntil }
@@ -53,7 +53,7 @@ export interface KnownRanges {
 }
 
 export function rangesOf({ flat }: Pick<KnownRanges, 'flat'>): Range[] {
-  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])
+  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]])
 }
 
 /** Sorted, joined, and without empty ones. */
@@ -81,9 +81,9 @@ export function missing(ranges: readonly Range[], others: readonly Range[]): Ran
   let other = 0
   for (const [start, end] of ranges) {
     let at = start
-    while (other < others.length && others[other]![1] <= at) other++
-    for (let i = other; i < others.length && others[i]![0] < end; i++) {
-      const [begins, ends] = others[i]!
+    while (other < others.length && others[other][1] <= at) other++
+    for (let i = other; i < others.length && others[i][0] < end; i++) {
+      const [begins, ends] = others[i]
       if (begins > at) left.push([at, begins])
       at = Math.max(at, ends)
     }

@@ -174,7 +174,7 @@ class Exchange {
     signal?.addEventListener('abort', cancel, { once: true })
     stream.on('error', () => undefined)
     stream.on('response', (headers) => this.#takeHeaders(headers))
-    stream.on('trailers', (headers) => this.#takeHeaders(headers))
+    stream.on('trailers', (headers: IncomingHttpHeaders) => this.#takeHeaders(headers))
     try {
       if (signal?.aborted) this.#giveUp('cancelled')
       stream.end(framed(this.#request.body))

@@ -94,7 +94,7 @@ const inStreams = {
     sent: (tuples) => {
       const middle = half(tuples)
       if (middle === 0) return tuples
-      return tuples.map((tuple, i) => (i === middle ? tuples[i - 1]! : i === middle - 1 ? tuples[i + 1]! : tuple))
+      return tuples.map((tuple, i) => (i === middle ? tuples[i - 1] : i === middle - 1 ? tuples[i + 1] : tuple))
     }
   },
   overlapping: {
@@ -116,7 +116,7 @@ const inStreams = {
   'ignores-max-results': { ignores: ['maxResults'] },
   'last-message-missing': { messages: (messages) => (messages.length > 1 ? messages.slice(0, -1) : messages) },
   'never-twice-the-same': {
-    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0]!, tuples: [] }, ...messages])
+    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0], tuples: [] }, ...messages])
   },
   'loses-when-resumed': {
     sent: (tuples, { question }) => (question.startingOffset > 0 && tuples.length > 1 ? without(tuples, 1) : tuples)

@@ -110,8 +110,8 @@ export async function compareImage(folder: string, snapshotId: string, image: st
   const [expectedBytes, actualBytes] = await Promise.all(
     [expected, actual].map(async (file) => (await file.stat()).size)
   )
-  const ranges = await differences(expected, actual, Math.min(expectedBytes!, actualBytes!))
-  return { expectedBytes: expectedBytes!, actualBytes: actualBytes!, ...ranges }
+  const ranges = await differences(expected, actual, Math.min(expectedBytes, actualBytes))
+  return { expectedBytes: expectedBytes, actualBytes: actualBytes, ...ranges }
 }
 
 /** Ranges of blocks in which two files differ, the first of them. */

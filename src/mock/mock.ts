@@ -13,6 +13,7 @@ import { Controller } from './controller.ts'
 import { MockDriver } from './driver.ts'
 import { History } from './history.ts'
 import { Images } from './images.ts'
+import { type KubernetesSide, startKubernetes } from './kubernetes/kubernetes.ts'
 import { loadScenario, type Scenario, scenarioOf } from './scenario.ts'
 
 export interface MockOptions {
@@ -24,6 +25,8 @@ export interface MockOptions {
   readonly seed?: number | undefined
   /** A folder for the data of the snapshots and snapshots.json; without it there is no data. */
   readonly data?: string | undefined
+  /** A folder for a kubeconfig: the Kubernetes side is served too. */
+  readonly kubernetes?: string | undefined
 }
 
 /** A snapshot that everything can be asked of. */
@@ -48,6 +51,8 @@ export interface Mock {
   readonly untracked: readonly string[]
   /** A snapshot that is not ready. */
   readonly unready: string
+  /** Path of a kubeconfig, and the namespace that has the VolumeSnapshots, named as the snapshots' ids; where a folder was given. */
+  readonly kubernetes: { readonly kubeconfig: string; readonly namespace: string } | undefined
   /** How many clients are connected. */
   readonly connections: number
   /** Ends every call and connection, and removes the socket. What is in `data` stays. */
@@ -55,7 +60,13 @@ export interface Mock {
 }
 
 /** @throws DM_CONFIG_INVALID for a scenario that is none, or an address that cannot be listened on; DM_SOCKET_IN_USE */
-export async function startMock({ listen, scenario = 'honest', seed = 1, data }: MockOptions = {}): Promise<Mock> {
+export async function startMock({
+  listen,
+  scenario = 'honest',
+  seed = 1,
+  data,
+  kubernetes
+}: MockOptions = {}): Promise<Mock> {
   const chosen = typeof scenario === 'string' ? loadScenario(scenario, seed) : scenarioOf('given', scenario)
   const own = listen === undefined ? await mkdtemp(join(tmpdir(), 'dm-mock-')) : undefined
   const path = socketPath(listen ?? `unix://${join(own!, 'csi.sock')}`)
@@ -64,8 +75,10 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
   const images = data === undefined ? undefined : await Images.create(data, askable())
 
   const sockets = new Set<Socket>()
+  let cluster: KubernetesSide | undefined
   const cut = () => {
     for (const socket of sockets) socket.destroy()
+    cluster?.cut()
   }
   const driver = new MockDriver(history, chosen, new Controller(history, images), {
     cut,
@@ -87,7 +100,9 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
     injector.injectConnection(socket)
   })
   const listener = await listenOnUnixSocket(netServer, path)
+  if (kubernetes !== undefined) cluster = await startKubernetes(driver, `unix://${path}`, kubernetes)
   return {
+    kubernetes: cluster,
     endpoint: `unix://${path}`,
     scenario: chosen,
     driver,
@@ -106,6 +121,7 @@ export async function startMock({ listen, scenario = 'honest', seed = 1, data }:
     unready: history.snapshots.find(({ ready }) => !ready)!.id,
     async stop() {
       listener.close()
+      cluster?.close()
       cut()
       server.forceShutdown()
       if (own !== undefined) await rm(own, { recursive: true, force: true })

@@ -45,6 +45,22 @@ export function refusal(code: keyof typeof grpcStatus, details: string): Refusal
   return { code: grpcStatus[code], details }
 }
 
+/** A refusal on its way. */
+export class Refused extends Error implements Refusal {
+  readonly code: number
+  readonly details: string
+
+  constructor({ code, details }: Refusal) {
+    super(details)
+    this.code = code
+    this.details = details
+  }
+}
+
+export function refused(code: keyof typeof grpcStatus, details: string): Refused {
+  return new Refused(refusal(code, details))
+}
+
 /** What there is to say against a question. */
 export function judgeQuestion(question: Question, history: History): Refusal | Subject {
   const { method, baseId, targetId, startingOffset, maxResults } = question

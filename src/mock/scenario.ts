@@ -92,7 +92,7 @@ export function loadScenario(nameOrFile: string, seed: number): Scenario {
 export function scenarioOf(name: string, fields: unknown): Scenario {
   const parsed = scenarioSchema.safeParse(fields)
   if (parsed.success) return { ...parsed.data, name }
-  const { path, message } = parsed.error.issues[0]!
+  const { path, message } = parsed.error.issues[0]
   throw new DeltamapperError(
     'DM_CONFIG_INVALID',
     `${name} is no scenario: ${path.length > 0 ? `${path.join('.')}: ` : ''}${message}`,

@@ -50,6 +50,7 @@ test('an active thin device', async (t) => {
     poolIdentity: 'YcF3il-VmZl-SEFf-lJN4-fVxd-wRxv-lwRMTw',
     thinId: 2,
     sizeBytes: 64 * mebibyte,
+    writable: true,
     metadataPath: '/dev/mapper/my--vg-po--ol_tmeta',
     live: true,
     pool

@@ -134,9 +134,10 @@ for (const version of versions) {
           t.deepEqual(answer, expected(base, target), `${base ?? 'all'} to ${target}`)
         })
         const startingOffset = 65536 * 30 + 1
-        const rest = ask(client, question('monday', 'wednesday'), { startingOffset }).then(collectAll)
-        await Promise.all([...answers, rest])
-        t.deepEqual(await rest, expectedDelta(pool.thin('monday'), pool.thin('wednesday'), startingOffset))
+        // An answer goes on only where one was begun.
+        await Promise.all(answers)
+        const rest = await ask(client, question('monday', 'wednesday'), { startingOffset }).then(collectAll)
+        t.deepEqual(rest, expectedDelta(pool.thin('monday'), pool.thin('wednesday'), startingOffset))
         writing = false
         await writer
         await slotIsFree()

@@ -55,7 +55,7 @@ export class EraGuard {
   /**
    * Looks at an active volume, suspended or not, and remembers what was seen.
    *
-   * @param suspended by us: what we are about to do has not begun an era yet, and may still do so
+   * @param suspended by us: what was to begin eras may still do so. (A watchdog resumes at its deadline, whoever looks: that is for the caller to see.)
    * @throws DM_ERA_HISTORY_LOST after a new line was begun; DM_ERA_INACTIVE, DM_NO_SUCH_DEVICE, DM_CATALOG_DISAGREES, and what reading
    *   metadata and device-mapper calls throw
    */
@@ -69,8 +69,8 @@ export class EraGuard {
     const [before, now] = [parseLowerSeen(volume.lowerSeen), await tracked.look(devices)]
     const because = tracked.unseen(now, before) ?? (await this.#merging(devices, volume))
     const ownEras = ownErasOf(before)
-    const history = continued(volume, superblock, metadataPath, suspended ? 0 : ownEras)
-    const [head, guardCheckedAt] = [await dataHead(`/dev/mapper/${nodeName(devices.guard.name)}`), Date.now()]
+    const history = continued(volume, superblock, metadataPath, ownEras)
+    const [head, guardCheckedAt] = [await this.#head(devices, before), Date.now()]
     if (because !== undefined || history instanceof DeltamapperError) {
       // (The limit first: until it is closed, the new line would be void as well.)
       await refuseDiscards(devices.guard)
@@ -114,6 +114,13 @@ export class EraGuard {
       newestEra: superblock.currentEra,
       seenBlocks: superblock.blocks
     })
+  }
+
+  /** Of the data device; as it was at the last look where somebody has suspended that, because reading would wait for its resume. */
+  async #head({ dataDevice, guard }: ActiveDevices, before: LowerSeen): Promise<string> {
+    const info = await this.#deviceMapper.info(dataDevice)
+    if (info?.suspended) return before.state === 'never' ? '' : (before.head ?? '')
+    return dataHead(`/dev/mapper/${nodeName(guard.name)}`)
   }
 
   async #volume(name: string): Promise<EraVolume> {

@@ -481,3 +481,15 @@ function clear(path: string): void {
 function bigints(_: string, value: unknown): unknown {
   return typeof value === 'bigint' ? `${value}n` : value
 }
+
+test('a catalog behind a symbolic link is not opened, and what the link leads to stays as it is', (t) => {
+  const folder = testFolder(t)
+  const [path, target] = [join(folder, 'linked.db'), join(folder, 'somebody-elses')]
+  writeFileSync(target, 'theirs', { mode: 0o644 })
+  symlinkSync(target, path)
+  const error = t.throws<DeltamapperError>(() => openDatabase(path), { instanceOf: DeltamapperError })
+  t.is(error?.code, 'DM_CONFIG_INVALID')
+  t.regex(error?.message ?? '', /is a symbolic link/)
+  t.is(statSync(target).mode & 0o777, 0o644)
+  t.is(readFileSync(target, 'utf8'), 'theirs')
+})
