@@ -57,10 +57,9 @@ test('an active thin device', async (t) => {
   })
 })
 
-test('an external origin is named as the table names it', async (t) => {
-  const clone = await source().snapshot('my--vg-clone')
-  t.regex(clone?.externalOrigin?.identity ?? '', /^\d+:\d+$/)
-  t.is(clone?.externalOrigin?.sizeBytes, undefined)
+test('a device over an external origin, which a table can exchange, is refused', async (t) => {
+  const message = /^the external origin \d+:\d+ shows where \S+ maps nothing/
+  await t.throwsAsync(() => source().snapshot('my--vg-clone'), { code: 'DM_NOT_TRACKED', message })
 })
 
 test('what is not of this pool, or not there, is not found', async (t) => {

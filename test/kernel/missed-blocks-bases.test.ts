@@ -12,7 +12,7 @@ import test, { type ExecutionContext } from 'ava'
 import type { Extent } from '../support/expected.ts'
 import { Random } from '../support/random.ts'
 import { cameBack, fingerprintOf, Questions, writeCommitted } from './bases-lab.ts'
-import { createLinear, run } from './dmsetup.ts'
+import { createDevice, createLinear, removeDevice, run, thinTable } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
 import { createGroup, createPool, createSnapshot, createThin, lvm, prepareLvm, writeBlocks } from './lvm-setup.ts'
 import { blockBytes, expectedAllocated, expectedDelta, RawPool } from './raw-pool.ts'
@@ -308,6 +308,55 @@ life('a volume in use is no target; at rest, or as a snapshot, it is', 'live', a
   t.deepEqual(await one.ask('v'), expectedAllocated(one.thin('v')))
 })
 
+test.serial(
+  "a pool's clock that has no room in mappings any more, and external origins that tables exchange",
+  async (t) => {
+    const old = new RawPool({
+      name: 'bases-old',
+      offsetBytes: 32 * mebibyte,
+      metadataBytes: 2 * mebibyte,
+      dataBytes: 64 * mebibyte,
+      withoutData: true
+    })
+    old.createVolume('old-v', 0, BLOCKS)
+    old.write('old-v', 0, FRONT)
+    old.snapshot('old-v', 'old-first', 1)
+    t.deepEqual(await questions.ask({ target: old.handle('old-first') }), expectedAllocated(old.thin('old-first')))
+
+    // The device is the same, and what it holds where it maps nothing is another's.
+    old.snapshot('old-v', 'old-second', 2)
+    const over = (name: string) => {
+      const { thinId, blocks } = old.thin(name)
+      old.deactivate(name)
+      createDevice(name, `${thinTable(old.name, thinId, blocks * blockBytes)} /dev/ubda`, '--readonly')
+    }
+    for (const name of ['old-first', 'old-second']) over(name)
+    const about = { base: old.handle('old-first'), target: old.handle('old-second') }
+    t.is(await questions.ask(about), 'DM_NOT_TRACKED')
+    for (const name of ['old-first', 'old-second']) removeDevice(name)
+
+    // As after so many snapshots.
+    const image = join(files, 'old.xml')
+    old.deactivate('old-v')
+    removeDevice(old.name)
+    run('bash', ['-c', `thin_dump ${old.metadata} | sed '1,2s/ time="[0-9]*"/ time="${2 ** 24 - 1}"/' > ${image}`])
+    run('thin_restore', ['-i', image, '-o', spare])
+    run('dd', [`if=${spare}`, `of=${old.metadata}`, 'bs=1M', 'conv=fsync', 'status=none'])
+    createDevice(old.name, old.table())
+    for (const name of ['old-v', 'old-first', 'old-second']) old.activate(name, { readOnly: name !== 'old-v' })
+    t.deepEqual(await questions.ask({ target: old.handle('old-second') }), expectedAllocated(old.thin('old-second')))
+    old.snapshot('old-v', 'old-base', 3)
+    t.is(await questions.ask({ target: old.handle('old-base') }), 'DM_METADATA_UNSUPPORTED')
+    old.deactivate('old-base')
+    old.activate('old-base')
+    old.write('old-base', 1)
+    old.snapshot('old-base', 'old-target', 4)
+    const question = { base: old.handle('old-base'), target: old.handle('old-target') }
+    t.is(await questions.ask(question), 'DM_METADATA_UNSUPPORTED')
+    old.close()
+  }
+)
+
 /** A volume group with one pool, made anew where a name has changed. */
 const group = 'base-vg'
 
@@ -388,6 +437,31 @@ test.serial(`a snapshot of LVM's that could be written to for a moment (${again}
     createSnapshot(group, base, target)
     t.is(await questions.ask({ base: `${group}/${base}`, target: `${group}/${target}` }), 'DM_BASE_CHANGED')
     lvm('lvremove', `${group}/${target}`, `${group}/${base}`)
+  }
+  lvm('vgremove', '--force', group)
+  run('losetup', ['--detach', disk])
+})
+
+test.serial(`a volume of LVM's that has got the device of a snapshot merged into it (${again})`, async (t) => {
+  t.timeout(300_000 + count * 60_000)
+  const disk = lvmVolume()
+  for (let round = 0; round < count; round++) {
+    const random = new Random(seeds.integer(0, 2 ** 31))
+    const [served, clone, target, renamed] = ['served', 'clone', 'target', 'renamed'].map((each) => `${each}${round}`)
+    createSnapshot(group, 'data', served, { active: true })
+    t.true(Array.isArray(await questions.ask({ target: `${group}/${served}` })))
+    // What is written is older than the clone, whose device is the volume's from then on: its mappings give nothing away.
+    writeBlocks(`/dev/${group}/${served}`, random.integer(0, 199), 1, 'b')
+    createSnapshot(group, served, clone)
+    lvm('lvchange', '--activate', 'n', `${group}/${served}`)
+    lvm('lvconvert', '--merge', `${group}/${clone}`)
+    createSnapshot(group, served, target)
+    const otherwise = random.chance(0.5) ? `*/${served}` : `${group}/${renamed}`
+    if (!otherwise.startsWith('*')) lvm('lvrename', group, served, renamed)
+    for (const base of otherwise.startsWith('*') ? [otherwise, `${group}/${served}`] : [otherwise]) {
+      t.is(await questions.ask({ base, target: `${group}/${target}` }), 'DM_BASE_CHANGED', base)
+    }
+    lvm('lvremove', `${group}/${target}`, `${group}/${otherwise.startsWith('*') ? served : renamed}`)
   }
   lvm('vgremove', '--force', group)
   run('losetup', ['--detach', disk])

@@ -82,9 +82,9 @@ export class Catalog {
     return this.#call('findServed', snapshot)
   }
 
-  /** Forgets what was last served before a time, and the oldest beyond a number. Returns how many; to be repeated until 0. */
-  async forgetServed(limits: { before: number; keep: number }): Promise<number> {
-    return this.#call('forgetServed', limits)
+  /** Forgets the oldest of what was served, beyond a number. Returns how many; to be repeated until 0. */
+  async forgetServed(keep: number): Promise<number> {
+    return this.#call('forgetServed', keep)
   }
 
   /** How two snapshots are related, by what is on record of them. */

@@ -38,7 +38,10 @@ export interface ServedTarget {
 
 export type Comparison =
   | { readonly relation: 'same' }
-  /** The same device, but written to, trimmed or resized. `what` ends the sentence "since it was served, ...". */
+  /**
+   * Known by the same identity, but written to, trimmed, resized, or put in the place of another device (`lvconvert --merge`). `what` ends
+   * the sentence "since it was served, ...".
+   */
   | { readonly relation: 'changed'; readonly what: string }
   /** Another device. */
   | { readonly relation: 'replaced'; readonly what: string }
@@ -48,9 +51,9 @@ export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): 
   if (!sameDevice(recorded, now)) {
     return { relation: 'replaced', what: `${now.identity} has taken the place of ${recorded.identity}` }
   }
-  for (const [field, name] of identifying) {
+  for (const [field, name, relation] of identifying) {
     if (recorded[field] !== now[field]) {
-      return { relation: 'replaced', what: `its ${name} went from ${recorded[field]} to ${now[field]}` }
+      return { relation, what: `its ${name} went from ${recorded[field]} to ${now[field]}` }
     }
   }
   if (recorded.sizeBytes !== now.sizeBytes) {
@@ -79,11 +82,15 @@ function isPath(pool: string): boolean {
   return pool.startsWith('/')
 }
 
+/**
+ * An identity that a place in a pool makes up (served-target.ts) holds the first two. Where they differ within one, it is LVM's: a volume
+ * keeps its UUID when a snapshot is merged into it, and has the snapshot's device from then on.
+ */
 const identifying = [
-  ['thinId', 'thin device id'],
-  ['creationTime', "pool's clock at its creation"],
-  ['transactionId', 'transaction id at its creation']
-] as const satisfies [keyof ServedTarget, string][]
+  ['thinId', 'thin device id', 'changed'],
+  ['creationTime', "pool's clock at its creation", 'changed'],
+  ['transactionId', 'transaction id at its creation', 'replaced']
+] as const satisfies [keyof ServedTarget, string, Comparison['relation']][]
 
 /** As what a snapshot was part of an answer. */
 export type Role = 'target' | 'base'

@@ -15,9 +15,15 @@ for (const [name, recorded, asBase, because] of [
   ['another snapshot of the same name', [servedTarget({ ...now, identity: 'lvm:x' })], 'changed', /another snapshot/],
   [
     'another snapshot under its thin id',
-    [servedTarget({ ...now, handle: 'gone', creationTime: 1 })],
+    [servedTarget({ ...now, handle: 'gone', transactionId: 1n })],
     'never-served',
     /./
+  ],
+  [
+    'a snapshot was merged into it, and it was renamed',
+    [servedTarget({ ...now, handle: 'gone', creationTime: 1 })],
+    'changed',
+    /clock at its creation/
   ],
   ['used as a base, and never served', [{ ...now, role: 'base' }], 'unrecorded', /nothing proves/]
 ] as [string, (ServedTarget & { role?: Role })[], string, RegExp][]) {
