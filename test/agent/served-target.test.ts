@@ -58,7 +58,9 @@ test('with strictBases it is refused, and once it was served it is a base', asyn
   const catalog = await newCatalog(t)
   const { knowledge, lines } = knowledgeOf(catalog, true)
   for (let times = 0; times < 2; times++) {
-    const error = await t.throwsAsync(knowledge.check({ base, target, resumed: false }), { instanceOf: DeltamapperError })
+    const error = await t.throwsAsync(knowledge.check({ base, target, resumed: false }), {
+      instanceOf: DeltamapperError
+    })
     t.like(error, { code: 'DM_BASE_UNRECORDED', status: 'FAILED_PRECONDITION' })
     t.regex(error?.message ?? '', /^vg\/monday was never served here/)
   }
