@@ -299,7 +299,7 @@ test.serial('disks that are put back to an earlier copy', async (t) => {
 test.serial("a pool of LVM's whose metadata is put back to an earlier copy while it is inactive", async (t) => {
   t.timeout(300_000 + count * 60_000)
   const folder = mkdtempSync(join(tmpdir(), 'copy-'))
-  const [copy, restored, groupBackup] = ['metadata', 'restored', 'group'].map((each) => join(folder, each))
+  const [copy, dump, groupBackup] = ['metadata', 'metadata.xml', 'group'].map((each) => join(folder, each))
   const pool = 'backpool'
   const path = (name: string) => `${group}/${name}`
   const inactive = () => lvm('lvchange', '--activate', 'n', path(pool), path('backdata'), path('backbase'))
@@ -318,7 +318,10 @@ test.serial("a pool of LVM's whose metadata is put back to an earlier copy while
       removeDevice('looked-put-back')
     }
     inactive()
-    onMetadata((device) => copyOut(device, copy))
+    onMetadata((device) => {
+      copyOut(device, copy)
+      run('thin_dump', ['-o', dump, device])
+    })
     lvm('vgcfgbackup', '--file', groupBackup, group)
     lvm('lvchange', '--activate', 'y', '--ignoreactivationskip', path('backdata'), path('backbase'))
 
@@ -332,15 +335,12 @@ test.serial("a pool of LVM's whose metadata is put back to an earlier copy while
     if (how === 'the metadata alone') {
       // LVM takes no pool whose transaction is another than it wrote down: whoever repairs by hand sets it.
       const [transaction] = /\d+/.exec(lvm('lvs', '--noheadings', '--options', 'transaction_id', path(pool))) ?? []
-      const edit = `thin_dump ${copy} | sed -E '1,1s/transaction="[0-9]+"/transaction="${transaction}"/' >${copy}.xml`
-      run('bash', [
-        '-c',
-        `${edit}; rm -f ${restored}; cp ${copy} ${restored}; thin_restore -i ${copy}.xml -o ${restored}`
-      ])
+      run('sed', ['-E', '-i', `1,1s/transaction="[0-9]+"/transaction="${transaction}"/`, dump])
+      onMetadata((device) => run('thin_restore', ['-i', dump, '-o', device]))
+    } else {
+      onMetadata((device) => run('dd', [`if=${copy}`, `of=${device}`, 'bs=1M', 'conv=fsync', 'status=none']))
+      lvm('vgcfgrestore', '--force', '--file', groupBackup, group)
     }
-    const from = how === 'the metadata alone' ? restored : copy
-    onMetadata((device) => run('dd', [`if=${from}`, `of=${device}`, 'bs=1M', 'conv=fsync', 'status=none']))
-    if (how !== 'the metadata alone') lvm('vgcfgrestore', '--force', '--file', groupBackup, group)
     lvm('lvchange', '--activate', 'y', '--ignoreactivationskip', path('backdata'))
     if (how === 'looked at in between')
       await outcome(askWhile({ target: path('backbase') }, undefined, () => undefined))
