@@ -341,7 +341,8 @@ async function passOn(
     sent.bytes += message.length
     sent.count(message.length)
     sent.firstMessageMs ??= sent.elapsed()
-    await unlessAborted(unlessIdle(write(call, message), idleMs), signal)
+    // The timer is the outer one: a write whose call has ended may never be answered.
+    await unlessIdle(unlessAborted(write(call, message), signal), idleMs)
   }
 }
 
