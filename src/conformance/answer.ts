@@ -1,6 +1,6 @@
 /**
- * What is kept of an answer while it goes by: counts, the first thing of each kind that is out of order, and the bytes that it names. However
- * long the answer is, this stays small; which of it is a breach, the rules say.
+ * What is kept of an answer while it goes by: counts, the first thing of each kind that is out of order, and the
+ * bytes that it names. However long the answer is, this stays small; which of it is a breach, the rules say.
  */
 import { createHash } from 'node:crypto'
 import { type KnownRanges, RangeList } from './ranges.ts'

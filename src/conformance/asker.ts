@@ -1,6 +1,7 @@
 /**
- * Makes the calls of a run and records them. Every call has a deadline, and the run as a whole has one; what a driver sends is folded as it comes.
- * A driver that hangs or floods costs patience: each such call makes the next deadlines shorter.
+ * Makes the calls of a run and records them. Every call has a deadline, and the run as a whole has one; what a driver
+ * sends is folded as it comes. A driver that hangs or floods costs patience: each such call makes the next deadlines
+ * shorter.
  */
 import { csiPackage } from '../grpc/protos.ts'
 import { controllerMethods, type Methods, nodeMethods } from '../grpc/volume-protos.ts'
@@ -132,7 +133,10 @@ export class Asker {
     return calls
   }
 
-  /** The whole answer to a question; asked for up to three times where it ends in an error that is not about the question. */
+  /**
+   * The whole answer to a question; asked for up to three times where it ends in an error that is not about the
+   * question.
+   */
   whole(base: string | null, target: string): Promise<StreamCall> {
     const key = JSON.stringify([base, target])
     const known = this.#wholes.get(key)
@@ -153,7 +157,10 @@ export class Asker {
     }
   }
 
-  /** One call, recorded; unless no time is left for it, which is not the driver's fault. Never throws because of the driver. */
+  /**
+   * One call, recorded; unless no time is left for it, which is not the driver's fault. Never throws because of
+   * the driver.
+   */
   stream(
     label: string,
     question: Partial<Question> & { target: string },

@@ -1,6 +1,6 @@
 /**
- * A conformance run: every rule asks, then every rule judges what was recorded. `deltamapper conformance`, and for tests in Node
- * `import { runConformance } from 'deltamapper/testing'`.
+ * A conformance run: every rule asks, then every rule judges what was recorded. `deltamapper conformance`, and for
+ * tests in Node `import { runConformance } from 'deltamapper/testing'`.
  */
 import { parseAddress } from '../grpc/address.ts'
 import { DeltamapperError } from '../errors.ts'
@@ -71,7 +71,8 @@ export interface Report {
 /**
  * Asks the driver, and judges it. Resolves whatever the driver does, at most five minutes later.
  *
- * @throws DM_CONFIG_INVALID for an endpoint that is no unix socket; DM_ARGUMENT_INVALID for a rule that there is not; the signal's reason
+ * @throws DM_CONFIG_INVALID for an endpoint that is no unix socket; DM_ARGUMENT_INVALID for a rule that there is not;
+ * the signal's reason
  */
 export async function runConformance(options: ConformanceOptions): Promise<{ report: Report; run: Run }> {
   const { endpoint, rules: numbers, signal = new AbortController().signal } = options

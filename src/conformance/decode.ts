@@ -1,7 +1,7 @@
 /**
- * Reads GetMetadataAllocatedResponse and GetMetadataDeltaResponse piece by piece, as the bytes come: what is held is one field at most, however
- * large the message. (The layout is drawn in grpc/block-metadata.ts. That reader takes a message as a whole and trusts no number beyond 2^53;
- * a conformance run has to see every one.)
+ * Reads GetMetadataAllocatedResponse and GetMetadataDeltaResponse piece by piece, as the bytes come: what is held is
+ * one field at most, however large the message. (The layout is drawn in grpc/block-metadata.ts. That reader takes a
+ * message as a whole and trusts no number beyond 2^53; a conformance run has to see every one.)
  */
 import type { AnswerFold } from './answer.ts'
 import { type Receiver, Undecodable } from './wire.ts'

@@ -1,5 +1,6 @@
 /**
- * Sets of bytes as ascending ranges, for comparing answers: what counts is which bytes they name, not how they cut them up.
+ * Sets of bytes as ascending ranges, for comparing answers: what counts is which bytes they name, not how they cut
+ * them up.
  */
 
 /** Bytes `[start, end)`. */

@@ -1,6 +1,6 @@
 /**
- * The Controller service of the mock, as far as snapshots go: CreateSnapshot, DeleteSnapshot and ListSnapshots of the volumes that it has.
- * Volumes are made and removed by nobody.
+ * The Controller service of the mock, as far as snapshots go: CreateSnapshot, DeleteSnapshot and ListSnapshots of the
+ * volumes that it has. Volumes are made and removed by nobody.
  */
 import { type History, NoSuchThing, type Snapshot } from './history.ts'
 import type { Images } from './images.ts'

@@ -1,8 +1,9 @@
 /**
- * The mock CSI driver: Identity, SnapshotMetadata and Controller of csi.v1 over a history that is kept in memory, answering as its scenario says.
+ * The mock CSI driver: Identity, SnapshotMetadata and Controller of csi.v1 over a history that is kept in memory,
+ * answering as its scenario says.
  *
- * What it sends is made in one place (`answer`) from pure parts: the question is judged, the whole answer is made, cut at the offset, put into
- * messages, and each of these steps is what a fault may change.
+ * What it sends is made in one place (`answer`) from pure parts: the question is judged, the whole answer is made,
+ * cut at the offset, put into messages, and each of these steps is what a fault may change.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import {

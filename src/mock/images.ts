@@ -1,6 +1,6 @@
 /**
- * The data of the mock's snapshots as sparse files, so that a client can copy, restore and compare: `DIR/snapshots.json` lists them, oldest first,
- * and each image is exactly as long as its snapshot's capacity.
+ * The data of the mock's snapshots as sparse files, so that a client can copy, restore and compare:
+ * `DIR/snapshots.json` lists them, oldest first, and each image is exactly as long as its snapshot's capacity.
  */
 import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'

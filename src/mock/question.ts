@@ -1,6 +1,6 @@
 /**
- * What the mock is asked, as it stands on the wire, and what an honest driver makes of it (CSI specification, "Snapshot Metadata Service RPCs",
- * error tables included).
+ * What the mock is asked, as it stands on the wire, and what an honest driver makes of it (CSI specification,
+ * "Snapshot Metadata Service RPCs", error tables included).
  */
 import { status as grpcStatus } from '@grpc/grpc-js'
 import {

@@ -1,6 +1,7 @@
 /**
- * The content rules, through CSI and through hooks, against a driver of files: an honest one passes, and each that is wrong in a way which only data shows is
- * caught by the rule for it. Nothing that a run makes is left. (The same with real block devices: test/kernel/conformance.test.ts.)
+ * The content rules, through CSI and through hooks, against a driver of files: an honest one passes, and each that is
+ * wrong in a way which only data shows is caught by the rule for it. Nothing that a run makes is left. (The same with
+ * real block devices: test/kernel/conformance.test.ts.)
  */
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -1,6 +1,7 @@
 /**
- * A small CSI driver whose volumes are files: Identity, Controller, Node and SnapshotMetadata, nothing of it from our agent. Snapshots are copies, and an
- * answer is what comparing them says. With `loop`, volumes are published as loop devices, which takes root; else as links to the files.
+ * A small CSI driver whose volumes are files: Identity, Controller, Node and SnapshotMetadata, nothing of it from our
+ * agent. Snapshots are copies, and an answer is what comparing them says. With `loop`, volumes are published as loop
+ * devices, which takes root; else as links to the files.
  *
  *     node file-driver.ts SOCKET FOLDER file|loop [FAULT]
  */

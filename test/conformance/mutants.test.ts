@@ -1,6 +1,6 @@
 /**
- * The suite is proven by drivers that break a rule each: docs/conformance.md says which rules notice which, and this holds it to that. (A whole run against
- * each is what scripts/conformance-table.ts does.)
+ * The suite is proven by drivers that break a rule each: docs/conformance.md says which rules notice which, and this
+ * holds it to that. (A whole run against each is what scripts/conformance-table.ts does.)
  */
 import { readFileSync } from 'node:fs'
 import test from 'ava'
@@ -49,7 +49,8 @@ for (const { name, kind } of drivers()) {
   const rules = [...numbersIn(row.fails), ...numbersIn(row.warnings)]
   test(`${name} is caught as the table says`, async (t) => {
     t.timeout(120_000)
-    // One that hangs costs patience with every rule, and what is wedged is so once a rule has cancelled: two of them tell enough.
+    // One that hangs costs patience with every rule, and what is wedged is so once a rule has cancelled: two of
+    // them tell enough.
     const some = name === 'hangs' ? [4, 31] : name.startsWith('wedged') ? [27, 28] : rules
     const report = await inTurn(() => askMock(name, kind === 'honest' ? undefined : some))
     const found = [...numbersIn(numbers(report, 'fail')), ...numbersIn(numbers(report, 'warn'))]

@@ -1,6 +1,7 @@
 /**
- * Content rules with real block devices: through CSI against a driver of files on loop devices, which is not ours, and through hooks against our own agent on
- * LVM's thin volumes. `deltamapper conformance` makes, writes, restores and compares; here is only what it is given.
+ * Content rules with real block devices: through CSI against a driver of files on loop devices, which is not ours,
+ * and through hooks against our own agent on LVM's thin volumes. `deltamapper conformance` makes, writes, restores
+ * and compares; here is only what it is given.
  */
 import { mkdirSync, mkdtempSync, readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,6 +1,6 @@
 /**
- * Clients against the mock's scenarios. Those that make a usual mistake are shown wrong by one scenario each; ours is right in all of them: it has a right
- * backup, or says that it has none.
+ * Clients against the mock's scenarios. Those that make a usual mistake are shown wrong by one scenario each; ours is
+ * right in all of them: it has a right backup, or says that it has none.
  */
 import test, { type ExecutionContext } from 'ava'
 import type { ExtentStream } from '../../src/devicemapper/extents.ts'
@@ -97,7 +97,10 @@ async function tuplesOf({ batches }: ExtentStream): Promise<Tuple[]> {
   return tuples
 }
 
-/** What the pieces of our own clients are good for: `connect`, which asks once, and the same resumed as `deltamapper kube` resumes. */
+/**
+ * What the pieces of our own clients are good for: `connect`, which asks once, and the same resumed as
+ * `deltamapper kube` resumes.
+ */
 function ours(t: ExecutionContext, mock: Mock, resumes: boolean): Parameters<typeof backup>[1] {
   const client = connect(mock.endpoint)
   t.teardown(() => client.close())

@@ -1,4 +1,7 @@
-/** `deltamapper kube` and its library against the mock's Kubernetes side, unchanged: the whole flow, in every scenario. */
+/**
+ * `deltamapper kube` and its library against the mock's Kubernetes side, unchanged: the whole flow, in every
+ * scenario.
+ */
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'

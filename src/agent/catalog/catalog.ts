@@ -78,7 +78,9 @@ export class Catalog {
   }
 
   /** Everything on record under this handle, or with this identity under another: for `checkBase` and `checkResumed`. */
-  async findServed(snapshot: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity'>): Promise<ServedRecord[]> {
+  async findServed(
+    snapshot: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity' | 'formerPlace'>
+  ): Promise<ServedRecord[]> {
     return this.#call('findServed', snapshot)
   }
 

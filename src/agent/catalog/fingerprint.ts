@@ -22,6 +22,11 @@ export interface ServedTarget {
    * device-mapper's names. Not recorded.
    */
   readonly formerIdentity?: string | undefined
+  /**
+   * What the same versions would have called a snapshot whose pool they knew by its path alone. A pool that was made anew has the same
+   * path: what is on record by it may be this one or another. Not recorded.
+   */
+  readonly formerPlace?: string | undefined
   /** Key of its pool, whose clock `creationTime` is read from. Opaque here; a path in records from before schema 5. */
   readonly pool: string
   /** Key of the volume it is a snapshot of, where the source knows it. Opaque here. */
@@ -118,19 +123,30 @@ export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget)
       continue
     }
     // Thin ids, and identities made of them, are used again: what was served by another name and is gone does not concern this one.
-    if (comparison.relation === 'replaced' && each.handle !== now.handle) continue
+    if (comparison.relation === 'replaced' && isElsewhere(each, now)) continue
     const was = each.role === 'target' ? 'served' : 'used as a base'
     throw new DeltamapperError(
       'DM_BASE_CHANGED',
       comparison.relation === 'changed'
         ? `${now.handle} is not what it was when it was ${was} as ${each.handle}: ${comparison.what}`
-        : `${now.handle} is another snapshot than the one ${was} by this name: ${comparison.what}`,
+        : `${now.handle} is another snapshot than the one ${was} ${by(each, now)}: ${comparison.what}`,
       comparison.relation === 'changed'
         ? 'take a full backup, and keep snapshots read-only from now on'
         : 'take a full backup, and give every snapshot a name of its own from now on'
     )
   }
   return verdict
+}
+
+/** Whether a record is about something else, by its name and by its place. */
+function isElsewhere(recorded: KnownSnapshot, now: ServedTarget): boolean {
+  return recorded.handle !== now.handle && recorded.identity !== now.formerPlace
+}
+
+function by(recorded: KnownSnapshot, now: ServedTarget): string {
+  return recorded.handle === now.handle
+    ? 'by this name'
+    : `as ${recorded.handle} by an earlier version, or cannot be told from it`
 }
 
 /**
@@ -147,7 +163,7 @@ export function checkResumed(recorded: readonly KnownSnapshot[], now: ServedTarg
   for (const each of served) {
     const comparison = compareFingerprints(each, now)
     if (comparison.relation === 'same') continue
-    if (comparison.relation === 'replaced' && each.handle !== now.handle) continue
+    if (comparison.relation === 'replaced' && isElsewhere(each, now)) continue
     throw resumeRefused(now.handle, `since an answer about it was begun, ${comparison.what}`)
   }
 }

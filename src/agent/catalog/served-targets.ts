@@ -89,10 +89,15 @@ export function remember(
 /** Everything on record under this handle, or with this identity under another. */
 export function findServed(
   database: CatalogDatabase,
-  { handle, identity, formerIdentity }: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity'>
+  {
+    handle,
+    identity,
+    formerIdentity,
+    formerPlace
+  }: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity' | 'formerPlace'>
 ): ServedRecord[] {
   const byHandle = servedTable.find(database, { handle })
-  const identities = formerIdentity === undefined ? [identity] : [identity, formerIdentity]
+  const identities = [identity, formerIdentity, formerPlace].filter((each) => each !== undefined)
   const byIdentity = identities.flatMap((each) => servedTable.find(database, { identity: each }))
   return [...byHandle, ...byIdentity.filter((each) => each.handle !== handle)].map(record)
 }

@@ -1,6 +1,7 @@
 /**
- * What the sidecar (external-snapshot-metadata) does, for the mock: Kubernetes' SnapshotMetadata service over TLS, a token in each request, names looked up in
- * the cluster, and the driver's messages and statuses passed on as they are, but UNKNOWN, of which it makes INTERNAL.
+ * What the sidecar (external-snapshot-metadata) does, for the mock: Kubernetes' SnapshotMetadata service over TLS, a
+ * token in each request, names looked up in the cluster, and the driver's messages and statuses passed on as they
+ * are, but UNKNOWN, of which it makes INTERNAL.
  */
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
