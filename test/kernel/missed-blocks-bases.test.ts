@@ -543,6 +543,9 @@ test.serial(`a volume of LVM's that has got the device of a snapshot merged into
     createSnapshot(group, served, clone)
     lvm('lvchange', '--activate', 'n', `${group}/${served}`)
     lvm('lvconvert', '--merge', `${group}/${clone}`)
+    // That is when it is done.
+    lvm('lvchange', '--activate', 'y', `${group}/${served}`)
+    t.is(lvm('lvs', '--noheadings', '--select', `lv_name=${clone}`, group), '', 'the clone is gone')
     createSnapshot(group, served, target)
     const otherwise = random.chance(0.5) ? `*/${served}` : `${group}/${renamed}`
     if (!otherwise.startsWith('*')) lvm('lvrename', group, served, renamed)
