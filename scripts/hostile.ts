@@ -88,15 +88,26 @@ interface Victim {
 async function withBystander({ process: { address }, snapshotId }: Victim, ms: number): Promise<number> {
   const over = new AbortController()
   const both = Promise.all([asking(address, snapshotId, over.signal), reading(address, snapshotId, over.signal)])
-  await Promise.race([sleep(ms), both])
-  over.abort()
+  try {
+    await Promise.race([sleep(ms), both])
+  } finally {
+    over.abort()
+  }
   const [took] = await both
   return p99(took)
 }
 
 async function attacked(victim: Victim, attack: string, seconds: number, restMs: number, restBytes: number) {
-  const { memory, process: { address }, snapshotId } = victim
-  const attacker = fork(join(projectFolder, 'test/hostile/attacker.ts'), [address.slice('unix://'.length), attack, snapshotId])
+  const {
+    memory,
+    process: { address },
+    snapshotId
+  } = victim
+  const attacker = fork(join(projectFolder, 'test/hostile/attacker.ts'), [
+    address.slice('unix://'.length),
+    attack,
+    snapshotId
+  ])
   const gone = once(attacker, 'exit')
   let waited: number
   try {
@@ -119,7 +130,11 @@ async function attacked(victim: Victim, attack: string, seconds: number, restMs:
 
 /** @returns how many things went wrong */
 async function attackAll(victim: Victim, attacks: readonly string[], seconds: number): Promise<number> {
-  const { name, memory, process: { pid } } = victim
+  const {
+    name,
+    memory,
+    process: { pid }
+  } = victim
   // The first answers compile the code.
   await withBystander(victim, 3000)
   const restMs = await withBystander(victim, 5000)
@@ -156,7 +171,10 @@ export async function hostile(seconds: number, only?: string, attack?: string): 
     if (only !== 'agent') {
       const nodes = { node: agent.addresses.find((address) => address.startsWith('tcp:')) ?? '' }
       const fixed = { nodes, handles: [{ pattern: '.+', node: 'node' }] }
-      router = await startAgentProcess({ driverName: 'hostile.test', static: fixed, allowLoopbackTcp: true, ...common }, 'router')
+      router = await startAgentProcess(
+        { driverName: 'hostile.test', static: fixed, allowLoopbackTcp: true, ...common },
+        'router'
+      )
       const victim = { name: 'router', process: router, memory: limited(router), snapshotId: 'bench/volume' }
       faults += await attackAll(victim, attacks, seconds)
       console.log(`the agent behind it: ${inMiB(agentMemory.peak)} at the most`)

@@ -20,6 +20,10 @@ import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import type { DamageTrial } from '../test/support/damage-trial.ts'
+import { eraCampaign } from '../test/support/era-mutations.ts'
+import { availableEraTools } from '../test/support/era-tools.ts'
+import { newTally, runCampaign } from '../test/support/mutations.ts'
+import { poolCampaign } from '../test/support/pool-mutations.ts'
 import { beginEraTrial, eraDamages, smallEraDevice } from '../test/support/era-damage.ts'
 import { beginPoolTrial, smallPool } from '../test/support/pool-damage.ts'
 import { kernelPools } from '../test/support/kernel-pool.ts'
@@ -31,6 +35,7 @@ import type { TestPool } from '../test/support/random-pool.ts'
 import { flood } from '../test/support/xml-flood.ts'
 import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
 import { figure, wholeNumber } from './figures.ts'
+import { hostile } from './hostile.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -45,6 +50,12 @@ const WORKLOAD_STEPS = 2000
 const STORMS = 4
 const STORM_WALKS = 2250
 const STORM_AGENT_WALKS = 250
+
+/** How long each attack of hostile clients lasts. */
+const HOSTILE_SECONDS = 15
+/** Images of which a field is damaged under a right checksum: rounds with an image each, thin and era by turns. */
+const MUTATION_ROUNDS = 200
+const MUTATIONS_A_ROUND = 500
 
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
@@ -184,6 +195,15 @@ const sections: readonly Section[] = [
       ]
     }
   })),
+  {
+    name: 'hostile',
+    share: 0,
+    run: async function* () {
+      const faults = await hostile(HOSTILE_SECONDS)
+      if (faults > 0) throw new Error(`${faults} faults, said above`)
+      yield ['hostile clients', { ...nothing, done: 'hostile clients held off' }]
+    }
+  },
   {
     name: 'storm',
     share: 0,
@@ -371,6 +391,31 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'mutations',
+    share: 0,
+    run: async function* ([number = 0], seedOf, folder) {
+      const { versions } = await availableEraTools()
+      for (let round = 0; round < MUTATION_ROUNDS; round++) {
+        const random = new Random(seedOf(number) + round)
+        const isThin = round % 2 === 0 || versions.length === 0
+        const path = join(folder, 'mutations.img')
+        const tally = newTally()
+        const faults = isThin
+          ? await runCampaign(poolCampaign(random), path, random, MUTATIONS_A_ROUND, tally)
+          : await runCampaign(
+              eraCampaign(random, versions[round % versions.length]),
+              path,
+              random,
+              MUTATIONS_A_ROUND,
+              tally
+            )
+        if (faults.length > 0) throw new Error(faults.join('\n'))
+        const done = `${figure(tally.images)} ${isThin ? 'thin' : 'era'} images with damage under right checksums`
+        yield [`seed ${random.seed}: ${JSON.stringify(tally)}`, { ...nothing, done }]
+      }
+    }
+  },
+  {
     name: 'catalog-damage',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -384,6 +429,23 @@ const sections: readonly Section[] = [
       yield [
         `seed ${seedOf(number)}: ${said}`,
         { ...nothing, done: `${figure(CATALOG_DAMAGES)} damages of each kind to a catalog` }
+      ]
+    }
+  },
+  {
+    name: 'conformance',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const node = process.execPath
+      await testHere([node, join(projectFolder, 'scripts/conformance-table.ts'), '--check'], {})
+      yield ['', { ...nothing, done: 'a whole conformance run against every mutant' }]
+      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=10m']
+      const patience = { HOSTILE_RUN_MS: '240000' }
+      const said = await testHere([...words, 'test/conformance/hostile.test.ts'], patience)
+      yield [said, { ...nothing, done: 'hostile drivers, with all the patience that the command has' }]
+      yield [
+        await testInLab('conformance', 1, seedOf(number)),
+        { ...nothing, done: 'every history of the content rules, on loop devices and on thin volumes' }
       ]
     }
   }

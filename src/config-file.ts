@@ -5,6 +5,9 @@ import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { DeltamapperError } from './errors.ts'
+import { parseListenAddress } from './grpc/address.ts'
+import { checkDriverName } from './grpc/identity.ts'
+import { groupIdOf } from './grpc/unix-socket.ts'
 
 /** How a unix socket is made, for agent and router alike. */
 export const socketFields = {
@@ -32,6 +35,29 @@ export async function readConfigFile(file: string | undefined): Promise<Record<s
   }
   if (!isMapping(content)) throw invalidConfig(file, 'it is no mapping of fields')
   return content as Record<string, unknown>
+}
+
+/**
+ * Checks what only the server would find out, when catalog and connections are open already.
+ *
+ * @throws DM_CONFIG_INVALID
+ */
+export function checkServing({
+  listen,
+  tls,
+  allowLoopbackTcp,
+  socketGroup,
+  driverName
+}: {
+  readonly listen: readonly string[]
+  readonly tls?: unknown
+  readonly allowLoopbackTcp: boolean
+  readonly socketGroup?: string | number | undefined
+  readonly driverName: string
+}): void {
+  for (const each of listen) parseListenAddress(each, { tls: tls !== undefined, allowLoopbackTcp })
+  if (socketGroup !== undefined) groupIdOf(socketGroup)
+  checkDriverName(driverName)
 }
 
 export function isMapping(content: unknown): boolean {

@@ -27,7 +27,8 @@ export class Bursts {
 
   ended(): void {
     this.#streams--
-    if (this.#isOver()) this.#timer ??= setTimeout(() => this.#look(), QUIET_MS).unref()
+    if (this.#timer || !this.#isOver()) return
+    this.#timer = setTimeout(() => this.#look(), QUIET_MS).unref()
   }
 
   #isOver(): boolean {

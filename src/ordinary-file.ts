@@ -12,7 +12,7 @@ export async function readOrdinaryFile(path: string): Promise<Buffer<ArrayBuffer
   try {
     const status = await file.stat()
     if (!status.isFile()) throw new Error(`${path} is no file (but a ${kindOf(status)})`)
-    return (await file.readFile()) as Buffer<ArrayBuffer>
+    return await file.readFile()
   } finally {
     await file.close()
   }

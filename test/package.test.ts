@@ -27,7 +27,7 @@ const installed = join(folder, 'app/node_modules/.bin/deltamapper')
 const path = `${dirname(process.execPath)}:${process.env['PATH']}`
 
 test.before(async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   await run('npm', ['pack', '--pack-destination', folder], { cwd: project })
   const [tarball] = (await readdir(folder)).filter((name) => name.endsWith('.tgz'))
   await mkdir(join(folder, 'app'))
@@ -92,6 +92,22 @@ test('it is a library as well, for backup software', async (t) => {
     exports: Record<string, { types: string }>
   }
   t.true((await readdir(packageFolder, { recursive: true })).includes(exports['./kubernetes'].types.slice(2)))
+})
+
+test('it is a library for tests, too: the mock and a conformance run', async (t) => {
+  const script = `
+    import { conforms, runConformance, startMock } from 'deltamapper/testing'
+    const mock = await startMock()
+    const snapshots = mock.snapshots.slice(0, 2).map(({ id }) => id)
+    const { report } = await runConformance({ endpoint: mock.endpoint, snapshots, rules: [1, 4, 10] })
+    console.log(conforms(report), report.summary.pass)
+    await mock.stop()`
+  const cwd = join(folder, 'app')
+  const { stdout } = await run(process.execPath, ['--input-type=module', '--eval', script], { cwd })
+  t.is(stdout, 'true 3\n')
+  t.true((await readdir(packageFolder, { recursive: true })).includes('dist/src/testing.d.ts'))
+  const listed = await installedCommand(['mock', '--list'])
+  t.is(listed.stdout, (await runCommand(['mock', '--list'])).stdout)
 })
 
 test('its agent answers, worker threads included, what the checkout answers', async (t) => {

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { letHeapGrow } from '../heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
+import { sayReady } from '../service-manager.ts'
 import { startedBefore, stopSignal } from '../stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
@@ -214,6 +215,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const config = await startedBefore(asked, loadConfig(options))
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-agent' } })
   const agent = await startedBefore(asked, startAgent(config, logger))
+  await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')
   await agent.stop()

@@ -4,7 +4,15 @@
  */
 import { availableParallelism } from 'node:os'
 import { z } from 'zod'
-import { invalidConfig, isMapping, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
+import {
+  checkServing,
+  invalidConfig,
+  isMapping,
+  readConfigFile,
+  socketFields,
+  tlsFields,
+  valid
+} from '../config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
@@ -147,5 +155,6 @@ export async function loadConfig({
       : {})
   })
   if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  checkServing(merged.data)
   return merged.data
 }

@@ -8,6 +8,7 @@
  * it is and what it is a snapshot of, only whoever made it knows.
  */
 import { MAX_DEVICES } from '../devicemapper/thin/device-details.ts'
+import type { DeviceNumber } from '../devicemapper/target-words.ts'
 import { parseThinTable, type ThinTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { type DeviceMapperPort, findPoolDevice } from './pool-device.ts'
@@ -19,8 +20,8 @@ const SECTOR_SIZE = 512
 /**
  * Answers for the thin devices of a pool.
  *
- * `snapshot()` throws DM_POOL_INACTIVE; DM_NOT_TRACKED for devices that are not thin, and for ids whose size nobody knows; and what
- * device-mapper calls throw.
+ * `snapshot()` throws DM_POOL_INACTIVE; DM_NOT_TRACKED for devices that are not thin, or over an external origin, and for ids whose size
+ * nobody knows; and what device-mapper calls throw.
  *
  * @param pool device-mapper name of the device that has the thin-pool target
  */
@@ -42,9 +43,10 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         if (namedId === undefined) return undefined
         throw sizeUnknown(handle, namedId)
       }
-      const { deviceId, sizeBytes, externalOrigin, writable } = device
+      const { deviceId, sizeBytes, writable } = device
       if (device.poolDevice.major !== poolDevice.major || device.poolDevice.minor !== poolDevice.minor) return undefined
       if (namedId !== undefined && namedId !== deviceId) throw ambiguous(handle, name, namedId, deviceId)
+      if (device.externalOrigin) throw overExternalOrigin(handle, device.externalOrigin)
       return {
         handle,
         thinId: deviceId,
@@ -54,8 +56,7 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
         metadataDevice: poolDevice.metadataDevice,
         poolIdentity: await poolIdentity(deviceMapper, poolDevice),
         live: true,
-        pool,
-        ...(externalOrigin && { externalOrigin: { identity: `${externalOrigin.major}:${externalOrigin.minor}` } })
+        pool
       } satisfies Snapshot
     }
   }
@@ -119,5 +120,17 @@ function ambiguous(handle: string, name: string, namedId: number, thinId: number
     'DM_NOT_TRACKED',
     `${handle} could be thin device ${namedId}, or the active device ${name}, which is thin device ${thinId}`,
     `give that device another name (dmsetup rename ${name} …)`
+  )
+}
+
+/**
+ * A table can name another external origin each time that it is loaded, and nothing keeps the one that it names from being written to. LVM sees
+ * to both for its own.
+ */
+function overExternalOrigin(handle: string, { major, minor }: DeviceNumber): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `the external origin ${major}:${minor} shows where ${handle} maps nothing, and nothing tells whether it is the same, with the same content, as ever`,
+    'back up every block, or copy what is outside of the pool into a thin volume'
   )
 }

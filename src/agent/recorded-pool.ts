@@ -55,7 +55,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       volume: `${source}/${volume}`,
       thinId: thin_id,
       blockBytes: description.data.data_block_size_bytes,
-      liveRoot: description.data.live_root ?? false,
+      ...(description.data.live_root === true && { liveRoot: true }),
       sizeBytes: size_bytes,
       metadataPath
     })

@@ -114,6 +114,7 @@ export function servedTarget({
     handle,
     identity: identity ?? placeIn(pool),
     formerIdentity: identity === undefined ? undefined : placeIn(metadataPath),
+    formerPlace: identity === undefined && pool !== metadataPath ? placeIn(metadataPath) : undefined,
     ...{ pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes }
   }
 }

@@ -202,7 +202,13 @@ async function isMetByWalk(
   if (creationTime !== snapshottedTime) return false
   const { dataBlockBytes } = metadata.superblock
   const walked = Math.ceil(target.snapshot.sizeBytes / dataBlockBytes) * dataBlockBytes
-  return (await metadata.mappedEnd(base.device, signal)) <= walked
+  try {
+    return (await metadata.mappedEnd(base.device, signal)) <= walked
+  } catch (error) {
+    // A tree that is being written to looks damaged. Whoever looks through it whole says which it is.
+    if (error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED') return false
+    throw error
+  }
 }
 
 /**

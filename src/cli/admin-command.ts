@@ -56,7 +56,11 @@ export async function order<T>(
 ): Promise<void> {
   const address = endpointAddress(endpoint)
   // Loaded only now: help and usage errors need none of it.
-  const { connectAdmin } = await import('../grpc/admin-client.ts')
+  const [{ connectAdmin }, { socketAwaited }] = await Promise.all([
+    import('../grpc/admin-client.ts'),
+    import('./awaited-socket.ts')
+  ])
+  await socketAwaited(address)
   const agent = connectAdmin(address)
   try {
     const answer = await give(agent)

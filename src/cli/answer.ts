@@ -113,7 +113,11 @@ async function fromEndpoint(
   const tls = await endpointTls(rest)
   const address = endpointAddress(endpoint, { tls: tls !== undefined })
   // gRPC takes longer to load than a small answer from metadata to give.
-  const { connect } = await import('../grpc/client.ts')
+  const [{ connect }, { socketAwaited }] = await Promise.all([
+    import('../grpc/client.ts'),
+    import('./awaited-socket.ts')
+  ])
+  await socketAwaited(address)
   const client = connect(address, { tls })
   try {
     const request = { startingOffset, maxResults, signal }

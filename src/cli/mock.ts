@@ -1,5 +1,6 @@
 /**
- * `deltamapper mock`: a CSI driver for whoever writes a backup program, on any machine; `mock check` holds what was restored against its data.
+ * `deltamapper mock`: a CSI driver for whoever writes a backup program, on any machine; `mock check` holds what was
+ * restored against its data.
  */
 import type { Command } from 'commander'
 import { listenAddress } from './endpoint.ts'

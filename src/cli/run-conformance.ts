@@ -43,7 +43,10 @@ export interface ConformanceCommandOptions {
 /** Bytes: sizes of volumes are a multiple of it. */
 const VOLUME_UNIT = 64 * 1024
 
-/** Sets the process's exit status where a rule failed. @throws UsageError, Interrupted, OutputClosed, DM_CONFIG_INVALID */
+/**
+ * Sets the process's exit status where a rule failed. @throws UsageError, Interrupted, OutputClosed,
+ * DM_CONFIG_INVALID
+ */
 export async function showConformance(options: ConformanceCommandOptions): Promise<void> {
   const known = options.baseline === undefined ? undefined : await readBaseline(options.baseline)
   await interruptible(undefined, async (signal) => {

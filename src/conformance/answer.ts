@@ -1,6 +1,6 @@
 /**
- * What is kept of an answer while it goes by: counts, the first thing of each kind that is out of order, and the bytes that it names. However
- * long the answer is, this stays small; which of it is a breach, the rules say.
+ * What is kept of an answer while it goes by: counts, the first thing of each kind that is out of order, and the
+ * bytes that it names. However long the answer is, this stays small; which of it is a breach, the rules say.
  */
 import { createHash } from 'node:crypto'
 import { type KnownRanges, RangeList } from './ranges.ts'
@@ -121,8 +121,8 @@ export class AnswerFold {
       this.#disorder ??= { ...this.#seen(byteOffset, sizeBytes), previousEnd: this.#previousEnd }
     }
     put(this.#last, this.#messages, this.#inMessage, byteOffset, sizeBytes)
-    if (isFirst || end > this.#reaches[2]! + this.#reaches[3]!) this.#reaches.set(this.#last)
-    if (isFirst || byteOffset > this.#beginsLast[2]!) this.#beginsLast.set(this.#last)
+    if (isFirst || end > this.#reaches[2] + this.#reaches[3]) this.#reaches.set(this.#last)
+    if (isFirst || byteOffset > this.#beginsLast[2]) this.#beginsLast.set(this.#last)
     this.#previousEnd = Math.max(this.#previousEnd, end)
     if (sizeBytes > 0) this.#named.add(byteOffset, sizeBytes)
   }
@@ -136,7 +136,7 @@ export class AnswerFold {
       this.#mostTuples = { message: this.#messages, tuples: this.#inMessage }
     }
     if (this.#inMessage > 0 && this.#boundaries.length < MOST_BOUNDARIES) {
-      this.#boundaries.push({ message: this.#messages, end: this.#last[2]! + this.#last[3]! })
+      this.#boundaries.push({ message: this.#messages, end: this.#last[2] + this.#last[3] })
     }
   }
 

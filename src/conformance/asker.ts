@@ -1,6 +1,7 @@
 /**
- * Makes the calls of a run and records them. Every call has a deadline, and the run as a whole has one; what a driver sends is folded as it comes.
- * A driver that hangs or floods costs patience: each such call makes the next deadlines shorter.
+ * Makes the calls of a run and records them. Every call has a deadline, and the run as a whole has one; what a driver
+ * sends is folded as it comes. A driver that hangs or floods costs patience: each such call makes the next deadlines
+ * shorter.
  */
 import { csiPackage } from '../grpc/protos.ts'
 import { controllerMethods, type Methods, nodeMethods } from '../grpc/volume-protos.ts'
@@ -54,7 +55,8 @@ export const SECRET = 'conformance-secret-8d1c6b0f'
 
 export class Asker {
   readonly run: Run
-  readonly random: Random
+  /** What a rule draws does not depend on which other rules were asked before. */
+  random: Random
   readonly patience: Patience
   readonly signal: AbortSignal
   readonly #socketPath: string
@@ -66,8 +68,7 @@ export class Asker {
   /** Calls that did not end in their time. */
   #hung = 0
   #rangesLeft = RANGES_OF_ALL
-  /** The rule that asks. */
-  rule = 0
+  #rule = 0
   readonly #wholes = new Map<string, Promise<StreamCall>>()
 
   constructor(socketPath: string, run: Run, patience: Patience, signal: AbortSignal) {
@@ -82,6 +83,16 @@ export class Asker {
 
   get given(): Given {
     return this.run.given
+  }
+
+  /** The number of the rule that asks. */
+  get rule(): number {
+    return this.#rule
+  }
+
+  set rule(number: number) {
+    this.#rule = number
+    this.random = new Random(this.given.seed * 1000 + number)
   }
 
   get millisecondsLeft(): number {
@@ -104,14 +115,14 @@ export class Asker {
     const { snapshots } = this.given
     const target = snapshots.at(-1)
     if (target === undefined) return []
-    return [{ base: null, target }, ...(snapshots.length > 1 ? [{ base: snapshots[0]!, target }] : [])]
+    return [{ base: null, target }, ...(snapshots.length > 1 ? [{ base: snapshots[0], target }] : [])]
   }
 
   /** Asks for the whole of what is allocated and what changed, of up to four snapshots; only once in a run. */
   async wholes(): Promise<StreamCall[]> {
     const { snapshots, otherSnapshots } = this.given
     const some = snapshots.slice(-4)
-    const pairs = some.slice(1).map((target, i) => ({ base: some[i]!, target }))
+    const pairs = some.slice(1).map((target, i) => ({ base: some[i], target }))
     const all = [
       ...this.questions,
       ...[...some, ...otherSnapshots.slice(0, 1)].map((target) => ({ base: null, target })),
@@ -122,7 +133,10 @@ export class Asker {
     return calls
   }
 
-  /** The whole answer to a question; asked for up to three times where it ends in an error that is not about the question. */
+  /**
+   * The whole answer to a question; asked for up to three times where it ends in an error that is not about the
+   * question.
+   */
   whole(base: string | null, target: string): Promise<StreamCall> {
     const key = JSON.stringify([base, target])
     const known = this.#wholes.get(key)
@@ -143,7 +157,10 @@ export class Asker {
     }
   }
 
-  /** One call, recorded. Never throws because of the driver. */
+  /**
+   * One call, recorded; unless no time is left for it, which is not the driver's fault. Never throws because of
+   * the driver.
+   */
   stream(
     label: string,
     question: Partial<Question> & { target: string },
@@ -172,7 +189,7 @@ export class Asker {
     this.#rangesLeft -= answer.named.flat.length / 2
     const milliseconds = Math.round(performance.now() - began)
     const call: StreamCall = { kind: 'stream', rule, label, question, answer, end, milliseconds, firstMessageMs }
-    this.run.calls.push(call)
+    if (began < this.#until) this.run.calls.push(call)
     return call
   }
 
@@ -184,7 +201,7 @@ export class Asker {
     options: StreamOptions & { rule?: number } = {}
   ): Promise<UnaryCall> {
     const [service, name] = method.split('/') as [string, string]
-    const { path, requestSerialize, responseDeserialize } = servicesByName[service]![name]!
+    const { path, requestSerialize, responseDeserialize } = servicesByName[service][name]
     const began = performance.now()
     const receiver = new WholeMessage()
     let end = await this.#call(options.wire ?? this.#wire, path, requestSerialize(request), receiver, options)
@@ -197,7 +214,7 @@ export class Asker {
     const milliseconds = Math.round(performance.now() - began)
     const rule = options.rule ?? this.rule
     const call: UnaryCall = { kind: 'unary', rule, label, method: name, response, end, milliseconds }
-    this.run.calls.push(call)
+    if (began < this.#until) this.run.calls.push(call)
     return call
   }
 
@@ -229,13 +246,13 @@ const servicesByName: Readonly<Record<string, Methods>> = {
 }
 
 function metadataPath({ base }: Question): string {
-  return metadataMethods[base === null ? 'GetMetadataAllocated' : 'GetMetadataDelta']!.path
+  return metadataMethods[base === null ? 'GetMetadataAllocated' : 'GetMetadataDelta'].path
 }
 
 function requestOf({ base, target, startingOffset, maxResults }: Question): Uint8Array {
   const ids = base === null ? { snapshot_id: target } : { base_snapshot_id: base, target_snapshot_id: target }
   const numbers = { starting_offset: String(BigInt(startingOffset)), max_results: maxResults }
-  return metadataMethods[base === null ? 'GetMetadataAllocated' : 'GetMetadataDelta']!.requestSerialize({
+  return metadataMethods[base === null ? 'GetMetadataAllocated' : 'GetMetadataDelta'].requestSerialize({
     ...ids,
     ...numbers,
     secrets: { password: SECRET }

@@ -33,7 +33,8 @@ export function refusedAtEnd({ question, end }: StreamCall, whole: StreamCall): 
 }
 
 /**
- * Holds each call that ended OK against the whole answer to its question. A call that ended otherwise is a breach, unless only its time was up.
+ * Holds each call that ended OK against the whole answer to its question. A call that ended otherwise is a breach,
+ * unless only its time was up.
  *
  * @param differs what is wrong with one, if anything
  */

@@ -1,6 +1,6 @@
 /**
- * A conformance run: every rule asks, then every rule judges what was recorded. `deltamapper conformance`, and for tests in Node
- * `import { runConformance } from 'deltamapper/testing'`.
+ * A conformance run: every rule asks, then every rule judges what was recorded. `deltamapper conformance`, and for
+ * tests in Node `import { runConformance } from 'deltamapper/testing'`.
  */
 import { parseAddress } from '../grpc/address.ts'
 import { DeltamapperError } from '../errors.ts'
@@ -8,7 +8,7 @@ import { Asker, type Patience, usualPatience } from './asker.ts'
 import { runContent } from './content-run.ts'
 import { type ContentConfig, CsiStorage } from './csi-storage.ts'
 import { type Hooks, hookStorage } from './hooks.ts'
-import { type Level, loadRules, type Outcome, type Rule, skip, type Verdict } from './rule.ts'
+import { type Level, loadRules, type Outcome, type Rule } from './rule.ts'
 import { type DriverIdentity, type Given, Run } from './run.ts'
 
 export interface ConformanceOptions {
@@ -71,7 +71,8 @@ export interface Report {
 /**
  * Asks the driver, and judges it. Resolves whatever the driver does, at most five minutes later.
  *
- * @throws DM_CONFIG_INVALID for an endpoint that is no unix socket; DM_ARGUMENT_INVALID for a rule that there is not; the signal's reason
+ * @throws DM_CONFIG_INVALID for an endpoint that is no unix socket; DM_ARGUMENT_INVALID for a rule that there is not;
+ * the signal's reason
  */
 export async function runConformance(options: ConformanceOptions): Promise<{ report: Report; run: Run }> {
   const { endpoint, rules: numbers, signal = new AbortController().signal } = options
@@ -127,14 +128,9 @@ function judge(run: Run, rules: readonly Rule[]): Report {
 
 /** A broken rule that is no "must" is a warning. */
 function verdictOf(rule: Rule, run: Run): Pick<Judgement, 'outcome' | 'seen'> {
-  const own = run.calls.filter((call) => call.rule === rule.number)
-  const unasked = own.length > 0 && own.every(({ label, milliseconds }) => label === NOT_ASKED && milliseconds === 0)
-  const verdict: Verdict = unasked ? skip('no time was left for it') : rule.judge(run)
+  const verdict = rule.judge(run)
   return verdict.outcome === 'fail' && rule.level !== 'must' ? { ...verdict, outcome: 'warn' } : verdict
 }
-
-/** The label of calls for which no time was left. */
-const NOT_ASKED = 'not asked'
 
 function summarized(rules: readonly Judgement[]): Report['summary'] {
   const summary = { pass: 0, fail: 0, warn: 0, skip: 0 }

@@ -1,5 +1,6 @@
 /**
- * What came of comparing data with answers, as it is recorded: which bytes of a history's snapshots the answers left out.
+ * What came of comparing data with answers, as it is recorded: which bytes of a history's snapshots the answers left
+ * out.
  */
 export interface ContentRecord {
   readonly kind: 'content'

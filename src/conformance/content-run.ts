@@ -1,6 +1,6 @@
 /**
- * The content rules at work: volumes are made, written by a history, and kept as snapshots; what the driver then says is held against what was really
- * written. Everything that is made is removed, whatever happens.
+ * The content rules at work: volumes are made, written by a history, and kept as snapshots; what the driver then says
+ * is held against what was really written. Everything that is made is removed, whatever happens.
  */
 import { open, readFile } from 'node:fs/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
@@ -129,11 +129,14 @@ class Laboratory {
     }
   }
 
-  /** One history, from an empty volume to its verdict. What goes wrong with volumes and snapshots is recorded, and ends the history only. */
+  /**
+   * One history, from an empty volume to its verdict. What goes wrong with volumes and snapshots is recorded,
+   * and ends the history only.
+   */
   async history(name: string): Promise<void> {
     try {
       const change = histories[name]
-      if (change === undefined) return await this.others[name]!(name)
+      if (change === undefined) return await this.others[name](name)
       const { volume, base, device } = await this.#loaded()
       const target = await this.#changed(volume, device, change)
       await this.#compare(name, base, target)

@@ -1,6 +1,6 @@
 /**
- * Volumes and snapshots through the driver's own Controller and Node services, in block mode, as an orchestrator would: CreateVolume,
- * ControllerPublish where there is one, NodeStage where there is one, NodePublish, and back.
+ * Volumes and snapshots through the driver's own Controller and Node services, in block mode, as an orchestrator
+ * would: CreateVolume, ControllerPublish where there is one, NodeStage where there is one, NodePublish, and back.
  */
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -123,7 +123,8 @@ export class CsiStorage implements Storage {
     const { publish_context } = controller.has('PUBLISH_UNPUBLISH_VOLUME')
       ? ((await this.#call('Controller/ControllerPublishVolume', attach)) as { publish_context: object })
       : { publish_context: {} }
-    // The orchestrator makes the staging folder and the folder of the target; the driver makes the target (CSI specification).
+    // The orchestrator makes the staging folder and the folder of the target; the driver makes the target (CSI
+    // specification).
     await mkdir(staging, { recursive: true })
     await mkdir(join(target_dir, name), { recursive: true })
     const usual = { volume_id: id, publish_context, volume_capability: BLOCK, volume_context: volume.volume_context }

@@ -1,7 +1,7 @@
 /**
- * Reads GetMetadataAllocatedResponse and GetMetadataDeltaResponse piece by piece, as the bytes come: what is held is one field at most, however
- * large the message. (The layout is drawn in grpc/block-metadata.ts. That reader takes a message as a whole and trusts no number beyond 2^53;
- * a conformance run has to see every one.)
+ * Reads GetMetadataAllocatedResponse and GetMetadataDeltaResponse piece by piece, as the bytes come: what is held is
+ * one field at most, however large the message. (The layout is drawn in grpc/block-metadata.ts. That reader takes a
+ * message as a whole and trusts no number beyond 2^53; a conformance run has to see every one.)
  */
 import type { AnswerFold } from './answer.ts'
 import { type Receiver, Undecodable } from './wire.ts'
@@ -150,7 +150,7 @@ function readVarint(bytes: Uint8Array, start: number, end: number): number {
   let result = 0
   let factor = 1
   for (let at = start; at < end; at++) {
-    const byte = bytes[at]!
+    const byte = bytes[at]
     if (at - start === 9) return readNegative(bytes, start, at)
     result += (byte & 0x7f) * factor
     if (byte < 0x80) {
@@ -164,9 +164,9 @@ function readVarint(bytes: Uint8Array, start: number, end: number): number {
 
 /** The tenth byte has bit 63 only: the number is below 0. */
 function readNegative(bytes: Uint8Array, start: number, last: number): number {
-  if (bytes[last]! > 1) throw new Undecodable('a number has more than 64 bits')
+  if (bytes[last] > 1) throw new Undecodable('a number has more than 64 bits')
   let result = 0n
-  for (let at = last; at >= start; at--) result = (result << 7n) | BigInt(bytes[at]! & 0x7f)
+  for (let at = last; at >= start; at--) result = (result << 7n) | BigInt(bytes[at] & 0x7f)
   value = Number(BigInt.asIntN(64, result))
   return last + 1
 }

@@ -1,5 +1,6 @@
 /**
- * Histories of the content rules: what is written between the base and the target, each with a name. All sizes and offsets are multiples of a sector.
+ * Histories of the content rules: what is written between the base and the target, each with a name. All sizes and
+ * offsets are multiples of a sector.
  */
 import type { FileHandle } from 'node:fs/promises'
 import type { Random } from '../random.ts'

@@ -1,6 +1,6 @@
 /**
- * Commands of a driver's author that write, take snapshots and restore: one for each thing to do, run by `sh -c`, with what it is about in the
- * environment. A command that has something to say prints it as its last line.
+ * Commands of a driver's author that write, take snapshots and restore: one for each thing to do, run by `sh -c`,
+ * with what it is about in the environment. A command that has something to say prints it as its last line.
  */
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'

@@ -1,5 +1,6 @@
 /**
- * Sets of bytes as ascending ranges, for comparing answers: what counts is which bytes they name, not how they cut them up.
+ * Sets of bytes as ascending ranges, for comparing answers: what counts is which bytes they name, not how they cut
+ * them up.
  */
 
 /** Bytes `[start, end)`. */
@@ -26,7 +27,7 @@ export class RangeList {
     if (last >= 0 && this.#ends[last] === offset) {
       this.#ends[last] = offset + size
     } else if (this.#ends.length < (this.#ascending ? this.#most : MOST_OUT_OF_ORDER)) {
-      if (last >= 0 && offset < this.#ends[last]!) this.#ascending = false
+      if (last >= 0 && offset < this.#ends[last]) this.#ascending = false
       this.#starts.push(offset)
       this.#ends.push(offset + size)
     } else this.#knownUntil = Math.min(this.#knownUntil, this.#ascending ? offset : 0)
@@ -37,7 +38,7 @@ export class RangeList {
   }
 
   finish(): KnownRanges {
-    const flat = this.#starts.flatMap((start, i) => [start, this.#ends[i]!])
+    const flat = this.#starts.flatMap((start, i) => [start, this.#ends[i]])
     const knownUntil = this.#knownUntil === Infinity ? null : this.#knownUntil
     const known = { flat, knownUntil }
     return this.#ascending ? known : { flat: union(rangesOf(known)).flat(), knownUntil }
@@ -53,7 +54,7 @@ export interface KnownRanges {
 }
 
 export function rangesOf({ flat }: Pick<KnownRanges, 'flat'>): Range[] {
-  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])
+  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]])
 }
 
 /** Sorted, joined, and without empty ones. */
@@ -81,9 +82,9 @@ export function missing(ranges: readonly Range[], others: readonly Range[]): Ran
   let other = 0
   for (const [start, end] of ranges) {
     let at = start
-    while (other < others.length && others[other]![1] <= at) other++
-    for (let i = other; i < others.length && others[i]![0] < end; i++) {
-      const [begins, ends] = others[i]!
+    while (other < others.length && others[other][1] <= at) other++
+    for (let i = other; i < others.length && others[i][0] < end; i++) {
+      const [begins, ends] = others[i]
       if (begins > at) left.push([at, begins])
       at = Math.max(at, ends)
     }

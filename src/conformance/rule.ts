@@ -1,6 +1,7 @@
 /**
- * A rule of conformance: what it asks of the driver, and how it judges what came. Each lies in a file of its own under rules/, whose name begins
- * with its number; that file, and its row in docs/conformance.md, are all there is to adding one.
+ * A rule of conformance: what it asks of the driver, and how it judges what came. Each lies in a file of its own
+ * under rules/, whose name begins with its number; that file, and its row in docs/conformance.md, are all there is to
+ * adding one.
  */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,5 +1,6 @@
 /**
- * A run as it is recorded: what was given, every call, and how it ended. Rules judge it, now or when it is replayed; nothing else is needed then.
+ * A run as it is recorded: what was given, every call, and how it ended. Rules judge it, now or when it is replayed;
+ * nothing else is needed then.
  */
 import { createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'

@@ -1,6 +1,6 @@
 /**
- * Whoever makes volumes and snapshots for the content rules: hooks of the driver's author (hooks.ts), or the driver itself through CSI
- * (csi-storage.ts).
+ * Whoever makes volumes and snapshots for the content rules: hooks of the driver's author (hooks.ts), or the driver
+ * itself through CSI (csi-storage.ts).
  */
 
 export interface Storage {

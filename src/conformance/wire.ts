@@ -1,8 +1,9 @@
 /**
  * gRPC as a conformance run speaks it: HTTP/2 by hand (gRPC over HTTP2, PROTOCOL-HTTP2), over one unix socket.
  *
- * A gRPC library would hold each message until it is complete, hide what the trailers say, and choose the flow-control window. Here a message of
- * any size goes by in pieces, every trailer is seen, and a window of a few bytes keeps a driver in mid-stream for as long as that is wanted.
+ * A gRPC library would hold each message until it is complete, hide what the trailers say, and choose the
+ * flow-control window. Here a message of any size goes by in pieces, every trailer is seen, and a window of a few
+ * bytes keeps a driver in mid-stream for as long as that is wanted.
  */
 import {
   type ClientHttp2Session,
@@ -174,7 +175,7 @@ class Exchange {
     signal?.addEventListener('abort', cancel, { once: true })
     stream.on('error', () => undefined)
     stream.on('response', (headers) => this.#takeHeaders(headers))
-    stream.on('trailers', (headers) => this.#takeHeaders(headers))
+    stream.on('trailers', (headers: IncomingHttpHeaders) => this.#takeHeaders(headers))
     try {
       if (signal?.aborted) this.#giveUp('cancelled')
       stream.end(framed(this.#request.body))
@@ -265,8 +266,8 @@ class Exchange {
 }
 
 /**
- * A stream that takes nothing ahead of its reader: with the usual buffer, a small answer would be here as a whole before anybody has looked at it,
- * and nothing could fall into its middle.
+ * A stream that takes nothing ahead of its reader: with the usual buffer, a small answer would be here as a whole
+ * before anybody has looked at it, and nothing could fall into its middle.
  */
 function unbuffered<T>(make: () => T): T {
   const usual = getDefaultHighWaterMark(false)

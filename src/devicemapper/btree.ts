@@ -73,8 +73,13 @@ export function nodeShape(
   if (words[base + 6] !== size) {
     throw damaged(reader.path, block, `its values are said to have ${words[base + 6]} bytes where ${size} are due`)
   }
-  if (maxEntries * (U64_SIZE + size) > METADATA_BLOCK_SIZE - HEADER_BYTES || entries > maxEntries) {
+  const most = mostEntries(size)
+  if (maxEntries > most || entries > maxEntries) {
     throw damaged(reader.path, block, `it claims ${entries} of ${maxEntries} entries, which cannot fit`)
+  }
+  // The values begin behind room for so many keys. A kernel's nodes all have the most that fit; images that tools made may have less.
+  if (reader.isDevice ? maxEntries !== most : maxEntries % 3 !== 0) {
+    throw damaged(reader.path, block, `it says that it has room for ${maxEntries} entries, where ${most} are due`)
   }
   // Only a root may be empty: that of a tree without entries. Elsewhere it would hide what was lost.
   const isRoot = range.low === ALL_KEYS.low && range.high === ALL_KEYS.high
@@ -84,6 +89,11 @@ export function nodeShape(
   const node = { isLeaf, entries, keys: base + KEYS_WORD, values: base + KEYS_WORD + 2 * maxEntries }
   if (entries > 0) checkKeys(words, node, range, reader, block)
   return node
+}
+
+/** Entries that fit into a node, always a multiple of three (dm-btree.c, calc_max_entries). */
+function mostEntries(valueSize: number): number {
+  return 3 * Math.floor((METADATA_BLOCK_SIZE - HEADER_BYTES) / (U64_SIZE + valueSize) / 3)
 }
 
 function checkKeys(

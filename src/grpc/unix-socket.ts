@@ -143,8 +143,8 @@ async function probe(path: string): Promise<'absent' | 'dead' | 'live'> {
   }
 }
 
-/** The number of a group: itself, or found by name in /etc/group. */
-function groupIdOf(group: number | string): number {
+/** The number of a group: itself, or found by name in /etc/group. @throws DM_CONFIG_INVALID */
+export function groupIdOf(group: number | string): number {
   if (typeof group === 'number' || /^\d+$/.test(group)) {
     const id = Number(group)
     // (gid_t)-1 means "leave it" to chown(2).

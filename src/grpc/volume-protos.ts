@@ -1,6 +1,6 @@
 /**
- * Controller and Node of csi.v1, from our own volumes.proto: for a conformance run that makes volumes, and for the mock driver. Apart from
- * protos.ts, so that an agent's reflection names only what an agent serves.
+ * Controller and Node of csi.v1, from our own volumes.proto: for a conformance run that makes volumes, and for the
+ * mock driver. Apart from protos.ts, so that an agent's reflection names only what an agent serves.
  */
 import type { MethodDefinition } from '@grpc/grpc-js'
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader'

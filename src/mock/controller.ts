@@ -1,11 +1,10 @@
 /**
- * The Controller service of the mock, as far as snapshots go: CreateSnapshot, DeleteSnapshot and ListSnapshots of the volumes that it has.
- * Volumes are made and removed by nobody.
+ * The Controller service of the mock, as far as snapshots go: CreateSnapshot, DeleteSnapshot and ListSnapshots of the
+ * volumes that it has. Volumes are made and removed by nobody.
  */
-import { status as grpcStatus } from '@grpc/grpc-js'
 import { type History, NoSuchThing, type Snapshot } from './history.ts'
 import type { Images } from './images.ts'
-import { refusal } from './question.ts'
+import { refused } from './question.ts'
 
 interface ListRequest {
   readonly max_entries: number
@@ -33,7 +32,7 @@ export class Controller {
       snapshot: described(await this.#create(source_volume_id, name))
     }),
     DeleteSnapshot: async ({ snapshot_id }: { snapshot_id: string }) => {
-      if (snapshot_id === '') throw refusal('INVALID_ARGUMENT', 'the snapshot id is missing')
+      if (snapshot_id === '') throw refused('INVALID_ARGUMENT', 'the snapshot id is missing')
       // What is gone already was deleted as well.
       if (this.#history.delete(snapshot_id)) await this.#images?.remove(snapshot_id)
       return {}
@@ -49,14 +48,14 @@ export class Controller {
       ].map((name) => [
         name,
         () => {
-          throw refusal('UNIMPLEMENTED', `${name} is not implemented: the mock has its volumes already`)
+          throw refused('UNIMPLEMENTED', `${name} is not implemented: the mock has its volumes already`)
         }
       ])
     )
   }
 
   async #create(volumeId: string, name: string): Promise<Snapshot> {
-    if (volumeId === '' || name === '') throw refusal('INVALID_ARGUMENT', 'a volume id and a name are needed')
+    if (volumeId === '' || name === '') throw refused('INVALID_ARGUMENT', 'a volume id and a name are needed')
     const known = this.#history.snapshots.find((snapshot) => snapshot.name === name && snapshot.volume === volumeId)
     if (known !== undefined) return known
     try {
@@ -64,7 +63,7 @@ export class Controller {
       await this.#images?.add(snapshot)
       return snapshot
     } catch (thrown) {
-      if (thrown instanceof NoSuchThing) throw refusal('NOT_FOUND', thrown.message)
+      if (thrown instanceof NoSuchThing) throw refused('NOT_FOUND', thrown.message)
       throw thrown
     }
   }
@@ -76,10 +75,7 @@ export class Controller {
         (snapshot_id === '' || id === snapshot_id) && (source_volume_id === '' || volume === source_volume_id)
     )
     if (!Number.isInteger(start) || start < 0 || start > all.length) {
-      throw {
-        code: grpcStatus.ABORTED,
-        details: `${starting_token} is no token of ours; list again from the beginning`
-      }
+      throw refused('ABORTED', `${starting_token} is no token of ours; list again from the beginning`)
     }
     const end = max_entries > 0 ? Math.min(start + max_entries, all.length) : all.length
     return {

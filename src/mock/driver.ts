@@ -1,8 +1,9 @@
 /**
- * The mock CSI driver: Identity, SnapshotMetadata and Controller of csi.v1 over a history that is kept in memory, answering as its scenario says.
+ * The mock CSI driver: Identity, SnapshotMetadata and Controller of csi.v1 over a history that is kept in memory,
+ * answering as its scenario says.
  *
- * What it sends is made in one place (`answer`) from pure parts: the question is judged, the whole answer is made, cut at the offset, put into
- * messages, and each of these steps is what a fault may change.
+ * What it sends is made in one place (`answer`) from pure parts: the question is judged, the whole answer is made,
+ * cut at the offset, put into messages, and each of these steps is what a fault may change.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
@@ -19,7 +20,17 @@ import { Controller } from './controller.ts'
 import { type DriverFault, type Fault, faults, type Occasion } from './faults.ts'
 import type { History, Snapshot, Tuple } from './history.ts'
 import { encodeMessage, type Message, typeNumbers } from './message.ts'
-import { judgeQuestion, type Question, type Refusal, refusal, type Subject, tuplesFrom, tuplesOf } from './question.ts'
+import {
+  judgeQuestion,
+  type Question,
+  type Refusal,
+  refusal,
+  Refused,
+  refused,
+  type Subject,
+  tuplesFrom,
+  tuplesOf
+} from './question.ts'
 import type { Scenario } from './scenario.ts'
 
 export const MOCK_DRIVER_NAME = 'mock.deltamapper.io'
@@ -68,7 +79,7 @@ export class MockDriver {
     this.scenario = scenario
     this.controller = controller
     this.#door = door
-    this.#faults = scenario.faults.map((name) => faults[name]!)
+    this.#faults = scenario.faults.map((name) => faults[name])
     this.#driverFaults = new Set(this.#faults.flatMap(({ driver }) => driver ?? []))
   }
 
@@ -109,7 +120,7 @@ export class MockDriver {
       GetPluginInfo: () => ({ name, vendor_version: '1', manifest: { scenario: this.scenario.name } }),
       GetPluginCapabilities: () => ({ capabilities: capabilities.map(service) }),
       Probe: () => {
-        if (this.#has('probe-fails')) throw refusal('INTERNAL', 'no backend')
+        if (this.#has('probe-fails')) throw refused('INTERNAL', 'no backend')
         return { ready: { value: true } }
       }
     })
@@ -136,8 +147,8 @@ export class MockDriver {
 
   /** @throws Refusal where the scenario lets nobody in */
   #admit(host: string): void {
-    if (this.#has('refuses-localhost') && host === 'localhost') throw refusal('UNAVAILABLE', 'unknown authority')
-    if (this.#wedged) throw refusal('UNAVAILABLE', 'a call is still running')
+    if (this.#has('refuses-localhost') && host === 'localhost') throw refused('UNAVAILABLE', 'unknown authority')
+    if (this.#wedged) throw refused('UNAVAILABLE', 'a call is still running')
   }
 
   async #serve(call: Call, method: Question['method']): Promise<void> {
@@ -173,7 +184,7 @@ export class MockDriver {
       await sleep(20, undefined, { signal: gone })
       return this.#door.cut()
     }
-    if (ending !== 'ok') throw ending
+    if (ending !== 'ok') throw new Refused(ending)
     call.end()
   }
 
@@ -204,7 +215,7 @@ export class MockDriver {
   #admitted(question: Question): Subject {
     const isDelta = question.method === 'GetMetadataDelta'
     if (this.#has(isDelta ? 'delta-unimplemented' : 'allocated-unimplemented')) {
-      throw refusal('UNIMPLEMENTED', `${question.method} is not implemented`)
+      throw refused('UNIMPLEMENTED', `${question.method} is not implemented`)
     }
     const judged = judgeQuestion(question, this.history)
     const due = 'code' in judged ? judged : undefined
@@ -212,16 +223,16 @@ export class MockDriver {
       (said, fault) => (fault.refusal ? fault.refusal(said, { question }) : said),
       due
     )
-    if (instead !== undefined) throw instead
+    if (instead !== undefined) throw new Refused(instead)
     const { refuseDelta } = this.scenario
     if (isDelta && refuseDelta !== undefined)
-      throw refusal(refuseDelta as 'NOT_FOUND', 'the base snapshot is gone; take a full backup')
+      throw refused(refuseDelta as 'NOT_FOUND', 'the base snapshot is gone; take a full backup')
     return 'code' in judged ? this.#asIfThere(question) : judged
   }
 
   /** What a driver answers that ought to have refused: an empty answer, of a snapshot where there is one. */
   #asIfThere({ targetId }: Question): Subject {
-    const target: Snapshot = this.history.snapshot(targetId) ?? this.history.snapshots[0]!
+    const target: Snapshot = this.history.snapshot(targetId) ?? this.history.snapshots[0]
     return { base: target, target }
   }
 

@@ -1,6 +1,6 @@
 /**
- * Ways to break the rules, by name. Each is as small as can be and breaks as little else as can be: what a scenario or mutant names, a client or a
- * conformance suite has to notice for that reason alone.
+ * Ways to break the rules, by name. Each is as small as can be and breaks as little else as can be: what a scenario
+ * or mutant names, a client or a conformance suite has to notice for that reason alone.
  */
 import { BLOCK_BYTES, type Tuple } from './history.ts'
 import { type Message, typeNumbers } from './message.ts'
@@ -22,7 +22,10 @@ export interface Fault {
   /** What is sent, from the offset on. */
   readonly sent?: (tuples: Tuple[], occasion: Occasion) => Tuple[]
   readonly messages?: (messages: Message[], occasion: Occasion) => Message[]
-  /** Instead of the refusal that is due; undefined answers the question. A snapshot there is none of is answered as an empty one. */
+  /**
+   * Instead of the refusal that is due; undefined answers the question. A snapshot there is none of is answered
+   * as an empty one.
+   */
   readonly refusal?: (due: Refusal | undefined, occasion: Pick<Occasion, 'question'>) => Refusal | undefined
   /** Breaks off with this after the last message. */
   readonly ending?: (occasion: Occasion) => Refusal | undefined
@@ -94,7 +97,7 @@ const inStreams = {
     sent: (tuples) => {
       const middle = half(tuples)
       if (middle === 0) return tuples
-      return tuples.map((tuple, i) => (i === middle ? tuples[i - 1]! : i === middle - 1 ? tuples[i + 1]! : tuple))
+      return tuples.map((tuple, i) => (i === middle ? tuples[i - 1] : i === middle - 1 ? tuples[i + 1] : tuple))
     }
   },
   overlapping: {
@@ -116,7 +119,7 @@ const inStreams = {
   'ignores-max-results': { ignores: ['maxResults'] },
   'last-message-missing': { messages: (messages) => (messages.length > 1 ? messages.slice(0, -1) : messages) },
   'never-twice-the-same': {
-    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0]!, tuples: [] }, ...messages])
+    messages: (messages, { asked }) => (asked % 2 === 0 ? messages : [{ ...messages[0], tuples: [] }, ...messages])
   },
   'loses-when-resumed': {
     sent: (tuples, { question }) => (question.startingOffset > 0 && tuples.length > 1 ? without(tuples, 1) : tuples)

@@ -1,6 +1,7 @@
 /**
- * The volumes of the mock driver and what was written to them: a seeded history of whole blocks, kept as a map from block to the write that
- * filled it. Snapshots share nothing and copy that map: volumes are small, and a wrong answer must not come from cleverness here.
+ * The volumes of the mock driver and what was written to them: a seeded history of whole blocks, kept as a map from
+ * block to the write that filled it. Snapshots share nothing and copy that map: volumes are small, and a wrong answer
+ * must not come from cleverness here.
  *
  * What a block holds follows from the number of its write, so that a history needs no memory for data.
  */
@@ -15,7 +16,10 @@ export const CAPACITY_BYTES = 1024 * BLOCK_BYTES
 /** Write number of blocks that were overwritten with zeroes: allocated, and reading as zeroes. */
 const ZEROES = 0
 
-/** Blocks that hold something, each with the number of the write that filled it. What is not in it was never written, or discarded. */
+/**
+ * Blocks that hold something, each with the number of the write that filled it. What is not in it was never
+ * written, or discarded.
+ */
 export type Blocks = ReadonlyMap<number, number>
 
 export interface Snapshot {
@@ -110,7 +114,10 @@ export class History {
     return this.#snapshots.delete(id)
   }
 
-  /** What was there before the first question: four snapshots of one volume, three of another, and some that not everything can be asked of. */
+  /**
+   * What was there before the first question: four snapshots of one volume, three of another, and some that not
+   * everything can be asked of.
+   */
   #begin(seed: number, growBytes: number): void {
     const add = (id: string, tracked = true): Volume => {
       const volume = { id: `${id}-${seed}`, blocks: new Map<number, number>(), capacityBytes: CAPACITY_BYTES, tracked }

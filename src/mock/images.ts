@@ -1,6 +1,6 @@
 /**
- * The data of the mock's snapshots as sparse files, so that a client can copy, restore and compare: `DIR/snapshots.json` lists them, oldest first,
- * and each image is exactly as long as its snapshot's capacity.
+ * The data of the mock's snapshots as sparse files, so that a client can copy, restore and compare:
+ * `DIR/snapshots.json` lists them, oldest first, and each image is exactly as long as its snapshot's capacity.
  */
 import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
@@ -110,8 +110,8 @@ export async function compareImage(folder: string, snapshotId: string, image: st
   const [expectedBytes, actualBytes] = await Promise.all(
     [expected, actual].map(async (file) => (await file.stat()).size)
   )
-  const ranges = await differences(expected, actual, Math.min(expectedBytes!, actualBytes!))
-  return { expectedBytes: expectedBytes!, actualBytes: actualBytes!, ...ranges }
+  const ranges = await differences(expected, actual, Math.min(expectedBytes, actualBytes))
+  return { expectedBytes: expectedBytes, actualBytes: actualBytes, ...ranges }
 }
 
 /** Ranges of blocks in which two files differ, the first of them. */

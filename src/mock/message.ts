@@ -1,6 +1,6 @@
 /**
- * Messages of the SnapshotMetadata service as the mock sends them: protobuf by hand, since most of what a liar says no encoder would write.
- * The field numbers are those of block-metadata.ts.
+ * Messages of the SnapshotMetadata service as the mock sends them: protobuf by hand, since most of what a liar says
+ * no encoder would write. The field numbers are those of block-metadata.ts.
  */
 import type { Tuple } from './history.ts'
 

@@ -1,5 +1,6 @@
 /**
- * A mock CSI driver that listens: `deltamapper mock`, and for tests in Node `import { startMock } from 'deltamapper/testing'`.
+ * A mock CSI driver that listens: `deltamapper mock`, and for tests in Node `import { startMock } from
+ * 'deltamapper/testing'`.
  */
 import { createServer, type Socket } from 'node:net'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -51,7 +52,10 @@ export interface Mock {
   readonly untracked: readonly string[]
   /** A snapshot that is not ready. */
   readonly unready: string
-  /** Path of a kubeconfig, and the namespace that has the VolumeSnapshots, named as the snapshots' ids; where a folder was given. */
+  /**
+   * Path of a kubeconfig, and the namespace that has the VolumeSnapshots, named as the snapshots' ids; where a
+   * folder was given.
+   */
   readonly kubernetes: { readonly kubeconfig: string; readonly namespace: string } | undefined
   /** How many clients are connected. */
   readonly connections: number

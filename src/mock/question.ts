@@ -1,6 +1,6 @@
 /**
- * What the mock is asked, as it stands on the wire, and what an honest driver makes of it (CSI specification, "Snapshot Metadata Service RPCs",
- * error tables included).
+ * What the mock is asked, as it stands on the wire, and what an honest driver makes of it (CSI specification,
+ * "Snapshot Metadata Service RPCs", error tables included).
  */
 import { status as grpcStatus } from '@grpc/grpc-js'
 import {
@@ -43,6 +43,22 @@ const LONGEST_ID = 128
 
 export function refusal(code: keyof typeof grpcStatus, details: string): Refusal {
   return { code: grpcStatus[code], details }
+}
+
+/** A refusal on its way. */
+export class Refused extends Error implements Refusal {
+  readonly code: number
+  readonly details: string
+
+  constructor({ code, details }: Refusal) {
+    super(details)
+    this.code = code
+    this.details = details
+  }
+}
+
+export function refused(code: keyof typeof grpcStatus, details: string): Refused {
+  return new Refused(refusal(code, details))
 }
 
 /** What there is to say against a question. */

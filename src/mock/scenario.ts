@@ -1,6 +1,7 @@
 /**
- * Scenarios: how the mock answers, a few lines of YAML each. Those of the package lie in scenarios/ (for whoever writes a client) and mutants/
- * (drivers that break one rule, for whoever tests a conformance suite); any other file may be named by its path.
+ * Scenarios: how the mock answers, a few lines of YAML each. Those of the package lie in scenarios/ (for whoever
+ * writes a client) and mutants/ (drivers that break one rule, for whoever tests a conformance suite); any other file
+ * may be named by its path.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
@@ -18,8 +19,8 @@ const scenarioSchema = z.strictObject({
   /** One line: what it is for. */
   summary: z.string(),
   /**
-   * honest: any client has to get a right backup of it. cut: it breaks off, and a client has to notice. liar: what it says breaks the rules, and a
-   * client must not believe it. mutant: what is wrong with it, no client can see.
+   * honest: any client has to get a right backup of it. cut: it breaks off, and a client has to notice. liar: what it
+   * says breaks the rules, and a client must not believe it. mutant: what is wrong with it, no client can see.
    */
   kind: z.enum(['honest', 'cut', 'liar', 'mutant']),
   type: z.enum(['VARIABLE_LENGTH', 'FIXED_LENGTH']).default('VARIABLE_LENGTH'),
@@ -41,7 +42,10 @@ const scenarioSchema = z.strictObject({
     .min(0)
     .multipleOf(16 * 1024)
     .default(0),
-  /** Each question's answers break off after so many messages: the first answer after the first number, and so on; then they are whole. */
+  /**
+   * Each question's answers break off after so many messages: the first answer after the first number, and so
+   * on; then they are whole.
+   */
   cut: z
     .strictObject({ after: z.array(z.int().min(0)).min(1), how: z.union([statusName, z.literal('connection')]) })
     .optional(),
@@ -49,7 +53,10 @@ const scenarioSchema = z.strictObject({
   refuseDelta: statusName.optional(),
   /** Ways to break the rules, by name; see faults.ts. */
   faults: z.array(z.enum(faultNames)).default([]),
-  /** With --kubernetes: after so many calls that were cut short (0: never), tokens made until then are no longer good. */
+  /**
+   * With --kubernetes: after so many calls that were cut short (0: never), tokens made until then are no longer
+   * good.
+   */
   expireTokens: z.boolean().default(false),
   /** With --kubernetes: after the first cut, the service has another authority and certificate. */
   rotateCa: z.boolean().default(false),
@@ -70,7 +77,8 @@ export function listScenarios(which: keyof typeof folders = 'scenarios'): Scenar
 }
 
 /**
- * A scenario by its name, by the path of its file (which has a slash or ends with .yaml or .yml), or `random`, which the seed picks.
+ * A scenario by its name, by the path of its file (which has a slash or ends with .yaml or .yml), or `random`, which
+ * the seed picks.
  *
  * @throws DM_CONFIG_INVALID for a name that is none's, or a file that is no scenario
  */
@@ -92,7 +100,7 @@ export function loadScenario(nameOrFile: string, seed: number): Scenario {
 export function scenarioOf(name: string, fields: unknown): Scenario {
   const parsed = scenarioSchema.safeParse(fields)
   if (parsed.success) return { ...parsed.data, name }
-  const { path, message } = parsed.error.issues[0]!
+  const { path, message } = parsed.error.issues[0]
   throw new DeltamapperError(
     'DM_CONFIG_INVALID',
     `${name} is no scenario: ${path.length > 0 ? `${path.join('.')}: ` : ''}${message}`,

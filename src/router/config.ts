@@ -2,7 +2,7 @@
  * The router's configuration: a YAML (or JSON) file, overruled by the command line. As with the agent's, what is wrong is said at start.
  */
 import { z } from 'zod'
-import { invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
+import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
@@ -77,11 +77,11 @@ export const routerConfig = z
     /** How long an agent may be tried to be reached before a call ends with DM_AGENT_UNREACHABLE. */
     connectSeconds: z.number().min(0.1).max(60).default(5),
     /**
-     * Answers under way at the same time; and for one client, told by its address or, on a unix socket, its connection. An agent takes as many
-     * over the one connection that a router has to it (grpc/server.ts): of more, some would wait there without a word.
+     * Answers under way at the same time; and for one client, told by its process, fewer than an agent allows a router: others have to have some left.
+     * An agent takes as many over the one connection that a router has to it (grpc/server.ts): of more, some would wait there without a word.
      */
     maxStreams: z.int().min(1).max(256).default(256),
-    maxStreamsPerClient: z.int().min(1).max(10_000).default(256),
+    maxStreamsPerClient: z.int().min(1).max(10_000).default(160),
     /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
     idleSeconds: z.number().min(1).max(86_400).default(1800),
     /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
@@ -141,5 +141,6 @@ export async function loadConfig({ configFile, listen, monitoring }: RouterOptio
     ...(monitoring === undefined ? {} : { monitoring })
   })
   if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  checkServing(merged.data)
   return merged.data
 }

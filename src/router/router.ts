@@ -11,6 +11,7 @@ import { Certificates } from '../grpc/tls.ts'
 import { letHeapGrow } from '../heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
+import { sayReady } from '../service-manager.ts'
 import { startedBefore, stopSignal } from '../stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
@@ -151,6 +152,7 @@ export async function runRouter(options: RouterOptions): Promise<void> {
   const config = await startedBefore(asked, loadConfig(options))
   const logger = pino({ level: config.logLevel, base: { name: 'deltamapper-router' } })
   const router = await startedBefore(asked, startRouter(config, logger))
+  await sayReady()
   const signal = await asked
   logger.info({ signal }, 'asked to stop')
   await router.stop()

@@ -28,7 +28,8 @@ test('without a file and without options everything has its default', async (t) 
     lvmCommand: ['lvm'],
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
-    era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730 },
+    era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730, trustRestarts: false },
+    strictBases: false,
     engine: 'native',
     toolCommand: [],
     directReads: false,
@@ -64,8 +65,10 @@ const everything = {
     keepSnapshots: 90,
     keepDays: 30,
     deadlineSeconds: 5,
+    trustRestarts: true,
     snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
   },
+  strictBases: true,
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
@@ -103,7 +106,9 @@ era:
   keepSnapshots: 90
   keepDays: 30
   deadlineSeconds: 5
+  trustRestarts: true
   snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
+strictBases: true
 engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true
@@ -215,6 +220,23 @@ for (const [name, content, says] of wrong) {
   test(`${name}: one line that says so`, async (t) => {
     const path = await configFile(content)
     await refused(t, { configFile: path }, new RegExp(`^the configuration in ${path} cannot be used: .`), says)
+  })
+}
+
+const notServable: [string, string, RegExp][] = [
+  ['an address that is none', 'listen: [nonsense]', /nonsense/],
+  ['TCP without TLS', "listen: ['tcp://0.0.0.0:50051']", /TCP needs mutual TLS/],
+  ['a group that there is not', 'socketGroup: no-such-group-anywhere', /no group "no-such-group-anywhere"/],
+  ['a name that is no driver', 'driverName: -x', /is no CSI driver name/]
+]
+for (const [name, content, says] of notServable) {
+  test(`${name}: found before anything is touched`, async (t) => {
+    const path = await configFile(content)
+    const error = await t.throwsAsync<DeltamapperError>(loadConfig({ configFile: path }), {
+      instanceOf: DeltamapperError
+    })
+    t.is(error?.code, 'DM_CONFIG_INVALID')
+    t.regex(error?.message ?? '', says)
   })
 }
 

@@ -3,6 +3,7 @@
  */
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import type { DeviceReference } from '../../native/device-mapper.ts'
 import type { LogicalVolume } from '../../src/agent/lvm/parse.ts'
 import { loadRecordedPool } from '../../src/agent/recorded-pool.ts'
 import type { SnapshotSource } from '../../src/agent/snapshot-source.ts'
@@ -62,6 +63,23 @@ test('two that have it are one too many, thin or not', async (t) => {
   const sources = new Sources(recorded, node({ other: ['monday', 'mon'] }))
   await fails(t, wherever(sources, 'monday'), 'DM_HANDLE_AMBIGUOUS', /^my-vg and other each have a volume monday$/)
   await fails(t, wherever(sources, 'mon'), 'DM_HANDLE_AMBIGUOUS', /^sample and other /)
+})
+
+test("a pool of an agent's own is not asked for by its device, whose snapshots would have another record", async (t) => {
+  const { deviceMapper, lvm } = node()
+  const pool = await deviceMapper.info('my--vg-po--ol-tpool')
+  const devices = {
+    ...deviceMapper,
+    info: async (device: DeviceReference) =>
+      device === 'tank-pool' ? { ...pool!, uuid: 'DELTAMAPPER-pool-tank' } : deviceMapper.info(device)
+  }
+  // Whether this agent has the pool on record, or another one has.
+  const source = { snapshot: async () => undefined }
+  for (const ownedPools of [undefined, { source: (name: string) => (name === 'tank' ? source : undefined) }]) {
+    const sources = new Sources(new Map(), { deviceMapper: devices, lvm, ownedPools })
+    await fails(t, sources.find('tank-pool'), 'DM_NOT_TRACKED', /^tank-pool is the device of pool tank, /)
+    t.is((await sources.find('tank')) === source, ownedPools !== undefined)
+  }
 })
 
 test('what LVM hides has no name', async (t) => {

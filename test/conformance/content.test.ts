@@ -1,6 +1,7 @@
 /**
- * The content rules, through CSI and through hooks, against a driver of files: an honest one passes, and each that is wrong in a way which only data shows is
- * caught by the rule for it. Nothing that a run makes is left. (The same with real block devices: test/kernel/conformance.test.ts.)
+ * The content rules, through CSI and through hooks, against a driver of files: an honest one passes, and each that is
+ * wrong in a way which only data shows is caught by the rule for it. Nothing that a run makes is left. (The same with
+ * real block devices: test/kernel/conformance.test.ts.)
  */
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -8,12 +9,14 @@ import test, { type ExecutionContext } from 'ava'
 import { type ContentOptions, type Report, runConformance } from '../../src/conformance/conformance.ts'
 import { readHooks } from '../../src/conformance/hooks.ts'
 import { runCommand } from '../cli/run-command.ts'
+import { turns } from '../support/turns.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type FileFault, startFileDriver } from './file-driver.ts'
 
 const folder = await testFolder(test)
 const sizeBytes = 1024 * 1024
 const contentRules = [19, 21, 22, 23, 24, 25, 30]
+const inTurn = turns(3)
 let drivers = 0
 
 async function driver(t: ExecutionContext, fault: FileFault = 'none') {
@@ -41,12 +44,14 @@ async function judged(
   histories?: readonly string[]
 ): Promise<{ report: Report; left: string[] }> {
   const left: string[] = []
-  const { report } = await runConformance({
-    endpoint,
-    snapshots: [],
-    rules: contentRules,
-    content: { ...content, sizeBytes, histories, onLeftBehind: (what) => void left.push(what) }
-  })
+  const { report } = await inTurn(() =>
+    runConformance({
+      endpoint,
+      snapshots: [],
+      rules: contentRules,
+      content: { ...content, sizeBytes, histories, onLeftBehind: (what) => void left.push(what) }
+    })
+  )
   return { report, left }
 }
 

@@ -1,4 +1,7 @@
-/** One call of the Controller service, for hooks in tests: `node csi-call.ts SOCKET METHOD REQUEST`, the request with single quotes for double ones. */
+/**
+ * One call of the Controller service, for hooks in tests: `node csi-call.ts SOCKET METHOD REQUEST`, the request
+ * with single quotes for double ones.
+ */
 import { Client, credentials } from '@grpc/grpc-js'
 import { controllerMethods } from '../../src/grpc/volume-protos.ts'
 

@@ -1,6 +1,7 @@
 /**
- * A small CSI driver whose volumes are files: Identity, Controller, Node and SnapshotMetadata, nothing of it from our agent. Snapshots are copies, and an
- * answer is what comparing them says. With `loop`, volumes are published as loop devices, which takes root; else as links to the files.
+ * A small CSI driver whose volumes are files: Identity, Controller, Node and SnapshotMetadata, nothing of it from our
+ * agent. Snapshots are copies, and an answer is what comparing them says. With `loop`, volumes are published as loop
+ * devices, which takes root; else as links to the files.
  *
  *     node file-driver.ts SOCKET FOLDER file|loop [FAULT]
  */
@@ -77,9 +78,9 @@ export async function startFileDriver(
   server.addService(nodeMethods, unaries(driver.node))
   server.addService(metadata, {
     GetMetadataAllocated: (call: ServerWritableStream<Request, object>) =>
-      streamed(call, () => driver.ranges(undefined, call.request['snapshot_id'], call.request)),
+      void streamed(call, () => driver.ranges(undefined, call.request['snapshot_id'], call.request)),
     GetMetadataDelta: (call: ServerWritableStream<Request, object>) =>
-      streamed(call, () =>
+      void streamed(call, () =>
         driver.ranges(call.request['base_snapshot_id'], call.request['target_snapshot_id'], call.request)
       )
   })
@@ -246,7 +247,9 @@ class FileDriver {
         if (!newest) return offsets
         return (await readFile(this.#image(target.volume))).equals(content) ? offsets : fewer
       }
-      default:
+      case 'none':
+      case 'empty-without-base':
+      case 'rounds-capacity-up':
         return offsets
     }
   }

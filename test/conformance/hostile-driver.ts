@@ -1,6 +1,6 @@
 /**
- * A driver that means harm, as a process of its own: HTTP/2 by hand, since no gRPC library would send such things. Its argument says what it does, and
- * where it listens.
+ * A driver that means harm, as a process of its own: HTTP/2 by hand, since no gRPC library would send such things.
+ * Its argument says what it does, and where it listens.
  *
  *     node hostile-driver.ts endless /tmp/x.sock
  */

@@ -1,6 +1,7 @@
 /**
- * Drivers that flood, hang or send garbage cannot fill the checker, hang it, or keep it from its verdict. Each run is a process of its own, whose memory is
- * looked at. Two seconds a run; HOSTILE_RUN_MS=240000 has the patience of the command.
+ * Drivers that flood, hang or send garbage cannot fill the checker, hang it, or keep it from its verdict. Each run is
+ * a process of its own, whose memory is looked at. Two seconds a run; HOSTILE_RUN_MS=240000 has the patience of the
+ * command.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,4 +1,7 @@
-/** Our own agent, on a pool that a real kernel wrote, and the router before it, keep every rule that can be judged without writing. */
+/**
+ * Our own agent, on a pool that a real kernel wrote, and the router before it, keep every rule that can be
+ * judged without writing.
+ */
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { runConformance } from '../../src/conformance/conformance.ts'

@@ -34,7 +34,7 @@ toolTest('systemd finds nothing wrong with the units', async (t) => {
   const place = join(root, 'etc/systemd/system')
   await cp(systemUnits(), place, { recursive: true, verbatimSymlinks: true })
   for (const each of ['usr/bin', 'bin', 'sbin', 'usr/sbin']) await mkdir(join(root, each), { recursive: true })
-  for (const each of ['usr/bin/deltamapper', 'sbin/dmsetup', 'bin/systemctl', 'usr/bin/node']) {
+  for (const each of ['usr/bin/deltamapper', 'bin/sh', 'sbin/dmsetup', 'bin/systemctl', 'usr/bin/node']) {
     await writeFile(join(root, each), '#!/bin/sh\n', { mode: 0o755 })
   }
   for (const unit of units) await cp(join(folder, unit), join(place, unit))

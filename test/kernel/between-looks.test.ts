@@ -53,7 +53,8 @@ test.before(() => {
   take(1, 0, 'base')
   // Nothing is left of it: only the base has those blocks.
   discardBlocks('looks-volume', 0, 10)
-  take(2, 0, 'target')
+  // It maps nothing, so nothing but that it is read-only tells it from a volume in use.
+  take(2, 0, 'target', '--readonly')
 })
 
 function write(device: string, firstBlock: number, count: number): void {
@@ -76,9 +77,9 @@ function withDevice(device: string, use: (file: number) => void): void {
   }
 }
 
-function take(id: number, origin: number, name: string): void {
+function take(id: number, origin: number, name: string, ...options: string[]): void {
   sendMessage(pool, `create_snap ${id} ${origin}`)
-  createDevice(name, thinTable(pool, id, sizeBytes))
+  createDevice(name, thinTable(pool, id, sizeBytes), ...options)
 }
 
 async function find(name: string): Promise<Snapshot> {

@@ -416,36 +416,3 @@ test.serial(`no write in flight is missed (${inFlight.again})`, async (t) => {
   removeDevice('slow')
   t.log({ snapshots: count, changed })
 })
-
-test.serial('a volume that has lost its mount is told from one that nobody writes to', async (t) => {
-  const [data, metadata] = [loopDisk(32), loopDisk(4)]
-  const catalog = await labCatalog(t)
-  await using driver = await startDriver(catalog, deviceMapper, {
-    recorder: boundariesOnly(catalog),
-    commands: { mounted: { take: ['true'], remove: ['true'] } }
-  })
-  const { volumes } = driver
-  await volumes.attachEra(request('mounted', data.path, metadata.path))
-  run('mke2fs', ['-q', '-t', 'ext4', '/dev/mapper/mounted'])
-  const take = (name: string) => volumes.createEraSnapshot({ volume: 'mounted', name, deadlineMs: 0 })
-  const problem = async () => (await volumes.listEra({ volume: 'mounted' })).volumes[0]?.problem
-  t.is((await take('before')).warning, '')
-  const place = mkdtempSync(join(tmpdir(), 'mounted-'))
-  run('busybox', ['mount', '-t', 'ext4', '/dev/mapper/mounted', place])
-  t.is((await take('mounted')).warning, '')
-  t.is(await problem(), '')
-  run('busybox', ['umount', place])
-  const lost = new RegExp(
-    `nobody has /dev/mapper/mounted open: it was mounted at ${place} when snapshot mounted was taken`
-  )
-  t.regex((await problem()) ?? '', lost)
-  for (const name of ['first', 'second']) t.regex((await take(name)).warning, lost)
-  const { token } = await volumes.beginSnapshot({ volume: 'mounted', name: 'third', deadlineMs: 0 })
-  const { snapshot } = await volumes.endSnapshot({ token, reference: 'x', abandon: false })
-  t.regex(snapshot?.warning ?? '', lost)
-  run('busybox', ['mount', '-t', 'ext4', '/dev/mapper/mounted', place])
-  t.is(await problem(), '')
-  t.is((await take('again')).warning, '')
-  run('busybox', ['umount', place])
-  await volumes.detachEra({ volume: 'mounted' })
-})

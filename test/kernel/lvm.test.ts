@@ -306,10 +306,13 @@ test('external origins', async (t) => {
   const [first, copy] = [await find('clone-1'), await find('clone-2-copy')]
   t.is(first.externalOrigin?.sizeBytes, 16 * mebibyte)
   t.deepEqual(copy.externalOrigin, first.externalOrigin)
-  // The kernel's tables agree, for those that are active.
-  const byTables = await deviceMapperSource('my--vg-po--ol-tpool', deviceMapper).snapshot('my--vg-clone')
+  // The kernel's tables agree, for those that are active. (Only LVM sees to it that it stays so.)
   const { major, minor } = (await deviceMapper.info('my--vg-image-real'))!
-  t.is(byTables?.externalOrigin?.identity, `${major}:${minor}`)
+  const byTables = deviceMapperSource('my--vg-po--ol-tpool', deviceMapper)
+  t.regex(
+    (await failure(byTables.snapshot('my--vg-clone'))).message,
+    new RegExp(`external origin ${major}:${minor} shows`)
+  )
 
   t.deepEqual(await delta('clone-1', 'clone-2'), [[3, 5]])
   t.is((await failure(allocated(`${group}/clone-1`))).code, 'DM_NOT_TRACKED')

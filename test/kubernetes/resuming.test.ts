@@ -131,6 +131,34 @@ test('a failure that is final is passed on at once', async (t) => {
   t.is(asked.length, 1)
 })
 
+test('after ABORTED it begins again from 0 where nothing was handed on, and nowhere else', async (t) => {
+  const gone = new DeltamapperError('DM_RESUME_REFUSED', 'the target is another now', 'ask again from the beginning')
+  t.is(gone.status, 'ABORTED')
+  const abortedAt = (call: number, breaks: (number | undefined)[]) => {
+    const { ask, asked } = server(some, 4, breaks)
+    let calls = 0
+    const once = async (at: number | bigint) => {
+      if (calls++ !== call) return ask(at)
+      asked.push(at)
+      throw gone
+    }
+    return { ask: once, asked }
+  }
+  // At once; and after a stream that broke before its first message.
+  for (const call of [0, 1]) {
+    const { ask, asked } = abortedAt(call, call === 0 ? [undefined, undefined] : [0, undefined, undefined])
+    t.deepEqual(await collect(await resuming(ask, options)), some)
+    t.deepEqual(asked, call === 0 ? [0, 0] : [0, 0, 0])
+  }
+  // Nothing is joined: what was handed on is of a state that is no more, and an offset that was asked for is somebody's who has the rest.
+  const late = abortedAt(1, [2, undefined, undefined])
+  await t.throwsAsync(resuming(late.ask, options).then(collect), { is: gone })
+  t.is(late.asked.length, 2)
+  const inside = abortedAt(0, [undefined, undefined])
+  await t.throwsAsync(resuming(inside.ask, { ...options, startingOffset: 100 }).then(collect), { is: gone })
+  t.is(inside.asked.length, 1)
+})
+
 test('another capacity is another answer', async (t) => {
   const { ask } = server(some, 4, [1, undefined])
   let calls = 0

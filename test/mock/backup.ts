@@ -1,6 +1,6 @@
 /**
- * Backups of the mock's snapshots without data: what a block holds is the number of the write that filled it, so that a copy of the map is a copy of the
- * data, exactly.
+ * Backups of the mock's snapshots without data: what a block holds is the number of the write that filled it, so that
+ * a copy of the map is a copy of the data, exactly.
  */
 import type { Mock } from '../../src/mock/mock.ts'
 import { BLOCK_BYTES, type Snapshot, type Tuple } from '../../src/mock/history.ts'

@@ -1,4 +1,7 @@
-/** `deltamapper kube` and its library against the mock's Kubernetes side, unchanged: the whole flow, in every scenario. */
+/**
+ * `deltamapper kube` and its library against the mock's Kubernetes side, unchanged: the whole flow, in every
+ * scenario.
+ */
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'
@@ -8,10 +11,12 @@ import { tuplesOf } from '../../src/mock/question.ts'
 import { type Mock, startMock } from '../../src/mock/mock.ts'
 import { listScenarios } from '../../src/mock/scenario.ts'
 import { runCommand } from '../cli/run-command.ts'
+import { turns } from '../support/turns.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type Copy, copyInto, isRight, snapshotsOf } from './backup.ts'
 
 const folder = await testFolder(test)
+const inTurn = turns(4)
 
 async function mockOf(t: ExecutionContext, scenario: string): Promise<Mock> {
   const mock = await startMock({ scenario, kubernetes: join(folder, `${scenario}-${Math.random()}`) })
@@ -47,7 +52,7 @@ for (const { name, kind } of listScenarios()) {
   test(`kube has a right backup in ${name}, or says that it has none`, async (t) => {
     const mock = await mockOf(t, name)
     try {
-      t.true((await backup(t, mock)).right)
+      t.true((await inTurn(() => backup(t, mock))).right)
     } catch (error) {
       t.true(error instanceof DeltamapperError, String(error))
       t.true(kind !== 'honest' || name.startsWith('base-gone'), String(error))
@@ -57,12 +62,13 @@ for (const { name, kind } of listScenarios()) {
 
 test('an expired token is renewed, a rotated authority accepted, and a name that is another snapshot by now refused', async (t) => {
   for (const name of ['token-expires', 'ca-rotated', 'cut-unavailable', 'cut-connection']) {
-    const { right, resumed } = await backup(t, await mockOf(t, name))
+    const mock = await mockOf(t, name)
+    const { right, resumed } = await inTurn(() => backup(t, mock))
     t.true(right, name)
     t.true(resumed > 0, name)
   }
   const error = await t.throwsAsync(backup(t, await mockOf(t, 'name-reused')), { instanceOf: DeltamapperError })
-  t.is((error as DeltamapperError).code, 'DM_SNAPSHOT_CHANGED')
+  t.is(error.code, 'DM_SNAPSHOT_CHANGED')
 })
 
 test('the command, with the kubeconfig that the mock prints', async (t) => {

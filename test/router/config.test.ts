@@ -25,7 +25,7 @@ test('a driver and a node are enough', async (t) => {
     static: { nodes: { a: 'unix:///run/a.sock' }, handles: [] },
     connectSeconds: 5,
     maxStreams: 256,
-    maxStreamsPerClient: 256,
+    maxStreamsPerClient: 160,
     idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20

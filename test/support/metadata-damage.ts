@@ -98,6 +98,12 @@ export class NodeFields {
     this.#block.writeBigUInt64LE(value, this.#valueAt(index))
   }
 
+  /** Copies the whole value `from` to `to`. */
+  copyValue(to: number, from: number): void {
+    const at = this.#valueAt(from)
+    this.#block.copy(this.#block, this.#valueAt(to), at, at + this.valueSize)
+  }
+
   #valueAt(index: number): number {
     return 32 + 8 * this.maxEntries + this.valueSize * index
   }

@@ -78,13 +78,15 @@ export class Catalog {
   }
 
   /** Everything on record under this handle, or with this identity under another: for `checkBase` and `checkResumed`. */
-  async findServed(snapshot: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity'>): Promise<ServedRecord[]> {
+  async findServed(
+    snapshot: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity' | 'formerPlace'>
+  ): Promise<ServedRecord[]> {
     return this.#call('findServed', snapshot)
   }
 
-  /** Forgets what was last served before a time, and the oldest beyond a number. Returns how many; to be repeated until 0. */
-  async forgetServed(limits: { before: number; keep: number }): Promise<number> {
-    return this.#call('forgetServed', limits)
+  /** Forgets the oldest of what was served, beyond a number. Returns how many; to be repeated until 0. */
+  async forgetServed(keep: number): Promise<number> {
+    return this.#call('forgetServed', keep)
   }
 
   /** How two snapshots are related, by what is on record of them. */
@@ -249,8 +251,8 @@ export class Catalog {
   }
 
   /** Forgets the oldest names of snapshots that are no longer on record. Returns how many; call again while it is not 0. */
-  async forgetEraNames(limits: { before: number; keep: number }): Promise<number> {
-    return this.#call('forgetEraNames', limits)
+  async forgetEraNames(keep: number): Promise<number> {
+    return this.#call('forgetEraNames', keep)
   }
 
   /** Puts bitmaps of forgotten snapshots together; to be repeated until it returns 0. */

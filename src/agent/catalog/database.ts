@@ -32,6 +32,7 @@ import {
   readFileSync,
   rmSync,
   type Stats,
+  lstatSync,
   statSync
 } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -194,6 +195,14 @@ export function openDatabase(
 
 /** Whether there is a catalog. An empty file, or a log without its database, is what is left of one. */
 function exists(path: string): boolean {
+  // What it leads to may be anybody's, and would be made readable for us alone.
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) {
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      `the catalog ${path} is a symbolic link`,
+      'configure the path of the file itself, or link its folder'
+    )
+  }
   const file = stat(path)
   if (file === undefined) {
     const log = stat(`${path}-wal`)

@@ -22,6 +22,11 @@ export interface ServedTarget {
    * device-mapper's names. Not recorded.
    */
   readonly formerIdentity?: string | undefined
+  /**
+   * What the same versions would have called a snapshot whose pool they knew by its path alone. A pool that was made anew has the same
+   * path: what is on record by it may be this one or another. Not recorded.
+   */
+  readonly formerPlace?: string | undefined
   /** Key of its pool, whose clock `creationTime` is read from. Opaque here; a path in records from before schema 5. */
   readonly pool: string
   /** Key of the volume it is a snapshot of, where the source knows it. Opaque here. */
@@ -38,7 +43,10 @@ export interface ServedTarget {
 
 export type Comparison =
   | { readonly relation: 'same' }
-  /** The same device, but written to, trimmed or resized. `what` ends the sentence "since it was served, ...". */
+  /**
+   * Known by the same identity, but written to, trimmed, resized, or put in the place of another device (`lvconvert --merge`). `what` ends
+   * the sentence "since it was served, ...".
+   */
   | { readonly relation: 'changed'; readonly what: string }
   /** Another device. */
   | { readonly relation: 'replaced'; readonly what: string }
@@ -48,9 +56,9 @@ export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): 
   if (!sameDevice(recorded, now)) {
     return { relation: 'replaced', what: `${now.identity} has taken the place of ${recorded.identity}` }
   }
-  for (const [field, name] of identifying) {
+  for (const [field, name, relation] of identifying) {
     if (recorded[field] !== now[field]) {
-      return { relation: 'replaced', what: `its ${name} went from ${recorded[field]} to ${now[field]}` }
+      return { relation, what: `its ${name} went from ${recorded[field]} to ${now[field]}` }
     }
   }
   if (recorded.sizeBytes !== now.sizeBytes) {
@@ -79,11 +87,15 @@ function isPath(pool: string): boolean {
   return pool.startsWith('/')
 }
 
+/**
+ * An identity that a place in a pool makes up (served-target.ts) holds the first two. Where they differ within one, it is LVM's: a volume
+ * keeps its UUID when a snapshot is merged into it, and has the snapshot's device from then on.
+ */
 const identifying = [
-  ['thinId', 'thin device id'],
-  ['creationTime', "pool's clock at its creation"],
-  ['transactionId', 'transaction id at its creation']
-] as const satisfies [keyof ServedTarget, string][]
+  ['thinId', 'thin device id', 'changed'],
+  ['creationTime', "pool's clock at its creation", 'changed'],
+  ['transactionId', 'transaction id at its creation', 'replaced']
+] as const satisfies [keyof ServedTarget, string, Comparison['relation']][]
 
 /** As what a snapshot was part of an answer. */
 export type Role = 'target' | 'base'
@@ -111,19 +123,30 @@ export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget)
       continue
     }
     // Thin ids, and identities made of them, are used again: what was served by another name and is gone does not concern this one.
-    if (comparison.relation === 'replaced' && each.handle !== now.handle) continue
+    if (comparison.relation === 'replaced' && isElsewhere(each, now)) continue
     const was = each.role === 'target' ? 'served' : 'used as a base'
     throw new DeltamapperError(
       'DM_BASE_CHANGED',
       comparison.relation === 'changed'
         ? `${now.handle} is not what it was when it was ${was} as ${each.handle}: ${comparison.what}`
-        : `${now.handle} is another snapshot than the one ${was} by this name: ${comparison.what}`,
+        : `${now.handle} is another snapshot than the one ${was} ${by(each, now)}: ${comparison.what}`,
       comparison.relation === 'changed'
         ? 'take a full backup, and keep snapshots read-only from now on'
         : 'take a full backup, and give every snapshot a name of its own from now on'
     )
   }
   return verdict
+}
+
+/** Whether a record is about something else, by its name and by its place. */
+function isElsewhere(recorded: KnownSnapshot, now: ServedTarget): boolean {
+  return recorded.handle !== now.handle && recorded.identity !== now.formerPlace
+}
+
+function by(recorded: KnownSnapshot, now: ServedTarget): string {
+  return recorded.handle === now.handle
+    ? 'by this name'
+    : `as ${recorded.handle} by an earlier version, or cannot be told from it`
 }
 
 /**
@@ -140,7 +163,7 @@ export function checkResumed(recorded: readonly KnownSnapshot[], now: ServedTarg
   for (const each of served) {
     const comparison = compareFingerprints(each, now)
     if (comparison.relation === 'same') continue
-    if (comparison.relation === 'replaced' && each.handle !== now.handle) continue
+    if (comparison.relation === 'replaced' && isElsewhere(each, now)) continue
     throw resumeRefused(now.handle, `since an answer about it was begun, ${comparison.what}`)
   }
 }

@@ -2,7 +2,8 @@
  * What was served is remembered for as long as somebody may come back for it as a base, and not for ever.
  *
  * A forgotten base may not have been written to all the same, only that nothing proves any more that it was not trimmed: the log and `doctor`
- * say so, and `strictBases` refuses it. So the limits are far beyond any chain of backups; they keep the file from growing for ever.
+ * say so, and `strictBases` refuses it. So the limit is far beyond any chain of backups; it keeps the file from growing for ever. It is a number,
+ * because a machine that starts with a wrong clock would find everything too old at once.
  *
  * The history of era volumes takes more room, and how much is worth keeping is for whoever runs the node to say. A base that is forgotten
  * there is a full backup.
@@ -12,8 +13,8 @@ import type { Catalog } from './catalog.ts'
 
 const DAY_MS = 86_400_000
 
-/** Two years after it was last served, and at most a quarter of a million (some 70 MB, on the disk and in memory). */
-export const retention = { keptMs: 730 * DAY_MS, keep: 250_000 } as const
+/** A quarter of a million of what was served (some 70 MB, on the disk and in memory), and of names of snapshots that are forgotten. */
+export const retention = { keep: 250_000 } as const
 
 /** How much history of era volumes is kept. */
 export interface EraRetention {
@@ -31,17 +32,15 @@ export async function forgetHistory(
 ): Promise<number> {
   const forgotten = await catalog.forgetEraSnapshots({ before: Math.max(0, now - keptMs), keep })
   while ((await catalog.compactEraHistory()) > 0);
-  // Their names for two years longer: whoever comes back with one by then may mean another.
-  const names = { before: Math.max(0, now - keptMs - retention.keptMs), keep: retention.keep }
-  while ((await catalog.forgetEraNames(names)) > 0);
+  // Their names for far longer: whoever comes back with one by then may mean another.
+  while ((await catalog.forgetEraNames(retention.keep)) > 0);
   return forgotten
 }
 
-/** Forgets what is too old. @param now milliseconds since 1970 @returns how many records are gone @throws what the catalog throws */
-export async function forgetOld(catalog: Catalog, now = Date.now()): Promise<number> {
-  const limits = { before: now - retention.keptMs, keep: retention.keep }
+/** Forgets the oldest of what was served. @returns how many records are gone @throws what the catalog throws */
+export async function forgetOld(catalog: Catalog, { keep }: { keep: number } = retention): Promise<number> {
   let forgotten = 0
-  for (let some; (some = await catalog.forgetServed(limits)) > 0; forgotten += some);
+  for (let some; (some = await catalog.forgetServed(keep)) > 0; forgotten += some);
   return forgotten
 }
 

@@ -41,7 +41,7 @@ export interface ServedRecord extends KnownSnapshot {
 
 type ServedRow = RowOf<typeof servedTable>
 
-/** Serving the same target again writes only this often: the time is for retention, which counts in days. Milliseconds. */
+/** Serving the same target again writes only this often: the time is for retention, which forgets the oldest of very many. Milliseconds. */
 const LAST_SERVED_RESOLUTION = 3_600_000
 /** Rows that one call of `forgetServed` removes at most, so that nothing waits long behind it. */
 const MOST_FORGOTTEN = 10_000
@@ -89,22 +89,26 @@ export function remember(
 /** Everything on record under this handle, or with this identity under another. */
 export function findServed(
   database: CatalogDatabase,
-  { handle, identity, formerIdentity }: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity'>
+  {
+    handle,
+    identity,
+    formerIdentity,
+    formerPlace
+  }: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity' | 'formerPlace'>
 ): ServedRecord[] {
   const byHandle = servedTable.find(database, { handle })
-  const identities = formerIdentity === undefined ? [identity] : [identity, formerIdentity]
+  const identities = [identity, formerIdentity, formerPlace].filter((each) => each !== undefined)
   const byIdentity = identities.flatMap((each) => servedTable.find(database, { identity: each }))
   return [...byHandle, ...byIdentity.filter((each) => each.handle !== handle)].map(record)
 }
 
 /**
- * Forgets what was last served before a time, and the oldest beyond a number. What is forgotten is unknown afterwards: as base it is
- * answered on its mappings' evidence alone. At most 10,000 records a call, and a few more to keep together what belongs together.
+ * Forgets the oldest beyond a number. What is forgotten is unknown afterwards: as base it is answered on its mappings' evidence alone. At most
+ * 10,000 records a call, and a few more to keep together what belongs together.
  *
- * @param before milliseconds since 1970
  * @returns how many records were removed; call again while it is not 0
  */
-export function forgetServed(database: CatalogDatabase, { before, keep }: { before: number; keep: number }): number {
+export function forgetServed(database: CatalogDatabase, keep: number): number {
   return database.write(() => {
     const [lastKept] = servedTable.select(
       database,
@@ -112,7 +116,7 @@ export function forgetServed(database: CatalogDatabase, { before, keep }: { befo
       Math.max(0, keep - 1)
     )
     // What was served at the very same time as the last one kept stays, so that records that differ are not torn apart.
-    const limit = Math.max(before, keep === 0 ? Number.MAX_SAFE_INTEGER : (lastKept?.lastServedAt ?? 0))
+    const limit = keep === 0 ? Number.MAX_SAFE_INTEGER : (lastKept?.lastServedAt ?? 0)
     const oldest = servedTable.select(
       database,
       'WHERE last_served_at < ? ORDER BY last_served_at LIMIT ?',

@@ -37,7 +37,7 @@ export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
 /** What only the agent has, because it has the catalog open. */
 export interface AgentKnowledge {
-  readonly catalog: Pick<Catalog, 'findServed' | 'path'>
+  readonly catalog: Pick<Catalog, 'findServed' | 'poolWentBack' | 'path'>
   readonly view: CatalogView
   readonly records: readonly LeaseRecord[]
   readonly held: readonly HeldLease[]
@@ -254,7 +254,8 @@ async function lookInside(
         performance.now() < until
           ? await judge(look.knowledge, metadata, pool, thin, device, until)
           : unknownBase('there was no time to look at it among so many')
-      facts.push(thinFacts(thin, device, dataBlockBytes, verdict))
+      const damage = device === undefined ? undefined : await damageOf(metadata, device, until - performance.now())
+      facts.push(thinFacts(thin, device, dataBlockBytes, damage ?? verdict))
     }
     const named = new Set(thins.map(({ thinId }) => thinId))
     const heldRoot = status?.state === 'working' ? status.heldRoot : metadata.heldRoot || undefined
@@ -313,7 +314,8 @@ async function judge(
     ...(volume !== undefined && { volume })
   }
   const now = servedTarget({ snapshot, transactionId, fingerprint: device.details })
-  const verdict = judgeBase(await knowledge.catalog.findServed(now), now)
+  const { catalog } = knowledge
+  const verdict = judgeBase(await catalog.findServed(now), now, await catalog.poolWentBack(pool.identity))
   if (verdict.asBase !== 'unchanged') return verdict
   return (await isUnwritten(metadata, device, until)) ?? verdict
 }
@@ -333,6 +335,27 @@ async function isUnwritten(
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_SNAPSHOT_CHANGED') throw error
     return { asBase: 'changed', because: 'it is being written to or trimmed at this moment' }
   }
+}
+
+/** What is wrong with a device's tree, above all a count of mappings that it does not bear out, as far as there is time to read it. */
+async function damageOf(
+  metadata: PoolMetadata,
+  { id }: ThinDevice,
+  milliseconds: number
+): Promise<BaseVerdict | undefined> {
+  if (milliseconds < 1) return undefined
+  const signal = AbortSignal.timeout(Math.floor(milliseconds / 2) + 1)
+  try {
+    const { batches } = await metadata.allocated({ deviceId: id, sizeBytes: Number.MAX_SAFE_INTEGER, signal })
+    while (!(await batches.next()).done) signal.throwIfAborted()
+  } catch (error) {
+    if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') return undefined
+    return {
+      asBase: 'not-trackable',
+      because: `${error.message}: see "A wrong count of mappings" in docs/operations.md`
+    }
+  }
+  return undefined
 }
 
 async function whoseSnapshot(

@@ -26,7 +26,7 @@ export const rule: Rule = {
     }
     if (!calls.some(({ question }) => question.base !== null))
       return skip('GetMetadataDelta needs two snapshots of one volume')
-    const untracked = answers.length > 0 ? `; ${describe(answers[0]!.question)}: ${ended(answers[0]!.end)}` : ''
+    const untracked = answers.length > 0 ? `; ${describe(answers[0].question)}: ${ended(answers[0].end)}` : ''
     return pass(`${calls.length - answers.length} whole answers${untracked}`)
   }
 }

@@ -1,7 +1,8 @@
 /**
  * A tuple that begins at the end of the volume or behind names bytes that there are not. One that only ends behind
  * is a warning.
- * Source: clients: Velero clips, the verifier tolerates; the specification is silent about a last tuple that is too long
+ * Source: clients: Velero clips, the verifier tolerates; the specification is silent about a last tuple that is too
+ * long
  */
 import { quoted } from '../answer.ts'
 import { eachStream, tupleBreach, warn, type Rule } from '../rule.ts'

@@ -15,7 +15,7 @@ export const rule: Rule = {
     for (const question of asker.questions) {
       const whole = asker.run.whole(question.base, question.target)
       const ends = whole ? rangesOf(whole.answer.named).map(([, end]) => end) : []
-      if (ends.length > 1) await asker.stream('resumed', { ...question, startingOffset: ends[ends.length >> 1]! })
+      if (ends.length > 1) await asker.stream('resumed', { ...question, startingOffset: ends[ends.length >> 1] })
     }
   },
   judge: (run) =>

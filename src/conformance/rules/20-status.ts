@@ -8,10 +8,10 @@ import { describe, ended, fail, pass, skip, type Rule } from '../rule.ts'
 function hasDetails(base64: string): boolean {
   const bytes = Buffer.from(base64, 'base64')
   for (let at = 0; at < bytes.length;) {
-    const tag = bytes[at++]!
+    const tag = bytes[at++]
     if (tag >> 3 === 3 || (tag & 7) === 1 || (tag & 7) > 2) return true
-    if ((tag & 7) === 2) at += bytes[at]! + 1
-    else while (at < bytes.length && bytes[at++]! >= 0x80);
+    if ((tag & 7) === 2) at += bytes[at] + 1
+    else while (at < bytes.length && bytes[at++] >= 0x80);
   }
   return false
 }
@@ -21,7 +21,11 @@ export const rule: Rule = {
   level: 'must',
   title: 'a status has no details, and a message where it is an error',
   source: 'CSI specification, Error Scheme',
-  ask: async (asker) => void (await asker.wholes()),
+  ask: async (asker) => {
+    await asker.wholes()
+    await asker.stream('refused', { target: '' })
+    for (const question of asker.questions) await asker.stream('refused', { ...question, maxResults: -1 })
+  },
   judge: (run) => {
     const ends = run.calls.flatMap((call) =>
       'end' in call && call.end.how === 'status' ? [{ call, end: call.end }] : []

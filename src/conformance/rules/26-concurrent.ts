@@ -18,7 +18,7 @@ export const rule: Rule = {
       ...asker.questions,
       ...asker.given.otherSnapshots.slice(0, 1).map((target) => ({ base: null, target }))
     ]
-    const some = Array.from({ length: STREAMS }, (_, i) => all[i % all.length]!)
+    const some = Array.from({ length: STREAMS }, (_, i) => all[i % all.length])
     if (all.length > 0)
       await Promise.all(some.map((question) => asker.stream('beside', question, { wire: asker.wire() })))
   },

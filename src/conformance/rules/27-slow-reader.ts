@@ -10,6 +10,9 @@ import { describe, ended, fail, skip, type Rule } from '../rule.ts'
 /** Bytes: less than a few messages. */
 const SMALL_WINDOW = 64
 
+/** Milliseconds that the others have beyond what they took alone. */
+const OTHERS_MS = 5000
+
 /** Messages that are taken slowly, at least; the rest as fast as it comes, once the others are through. */
 const SLOW_MESSAGES = 2
 
@@ -26,7 +29,7 @@ export const rule: Rule = {
     const { slowReaderMs, callMs } = asker.patience
     // Several times what it took alone: the machine has more to do now.
     const alone = Math.max(...wholes.map(({ milliseconds }) => milliseconds))
-    const deadlineMs = Math.min(callMs, 5 * slowReaderMs + 5 * alone)
+    const deadlineMs = Math.min(callMs, OTHERS_MS + 5 * alone)
     const begun = Promise.withResolvers<void>()
     let othersWait = true
     const slow = asker.stream(

@@ -9,7 +9,7 @@ function disguised(id: string): string {
   const characters = [...id]
   let left = 8
   for (let i = characters.length - 1; i >= 0 && left > 0; i--) {
-    const character = characters[i]!
+    const character = characters[i]
     if (/[0-9]/.test(character)) characters[i] = String(9 - Number(character))
     else if (/[a-z]/.test(character)) characters[i] = character === 'd' ? 'e' : 'd'
     else if (/[A-Z]/.test(character)) characters[i] = character === 'D' ? 'E' : 'D'

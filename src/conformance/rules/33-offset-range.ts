@@ -31,6 +31,6 @@ export const rule: Rule = {
       return warn(`${describe(wrong.question)}: ${ended(wrong.end)}, ${wrong.answer.tuples} tuples`)
     return atEnd.length === 0
       ? verdict
-      : { ...verdict, seen: `${verdict.seen}; at the capacity: ${ended(atEnd[0]!.end)}` }
+      : { ...verdict, seen: `${verdict.seen}; at the capacity: ${ended(atEnd[0].end)}` }
   }
 }

@@ -18,7 +18,7 @@ export const rule: Rule = {
   ask: async (asker) => {
     await asker.wholes()
     const { snapshots } = asker.given
-    if (snapshots.length > 1) await asker.stream('reversed', { base: snapshots.at(-1)!, target: snapshots[0]! })
+    if (snapshots.length > 1) await asker.stream('reversed', { base: snapshots.at(-1)!, target: snapshots[0] })
   },
   judge: (run) => {
     const [call] = run.streamsOf(37)

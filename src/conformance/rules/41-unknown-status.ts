@@ -9,7 +9,11 @@ export const rule: Rule = {
   level: 'should',
   title: 'no call ends with the status UNKNOWN',
   source: 'external-snapshot-metadata makes INTERNAL of it',
-  ask: async (asker) => void (await asker.wholes()),
+  ask: async (asker) => {
+    await asker.wholes()
+    await asker.stream('refused', { target: '' })
+    for (const question of asker.questions) await asker.stream('refused', { ...question, maxResults: -1 })
+  },
   judge: (run) => {
     const ends = run.calls.flatMap((call) =>
       'end' in call && call.end.how === 'status' ? [{ call, end: call.end }] : []

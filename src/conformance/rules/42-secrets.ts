@@ -10,7 +10,11 @@ export const rule: Rule = {
   level: 'should',
   title: 'no status message quotes a secret of the request',
   source: 'CSI specification, Secrets Requirements',
-  ask: async (asker) => void (await asker.wholes()),
+  ask: async (asker) => {
+    await asker.wholes()
+    await asker.stream('refused', { target: '' })
+    for (const question of asker.questions) await asker.stream('refused', { ...question, maxResults: -1 })
+  },
   judge: (run) => {
     const messages = run.streams.flatMap((call) =>
       call.end.how === 'status' && call.end.message !== '' ? [{ call, text: call.end.message }] : []

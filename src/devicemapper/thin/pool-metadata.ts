@@ -584,6 +584,14 @@ async function findDevice(
   if (root === undefined) {
     throw damaged(reader.path, mappingRoot, `the tree below it lacks thin device ${id}, which the device details name`)
   }
+  // Two devices may have one root, which is then not read.
+  if (root === 0 || root >= reader.blocks) {
+    throw damaged(
+      reader.path,
+      mappingRoot,
+      `by the tree below it, thin device ${id} begins at block ${root}, where no tree can`
+    )
+  }
   return { id, root, details }
 }
 

@@ -13,11 +13,13 @@ const SECTOR_SIZE = 512
 const MIN_DATA_BLOCK = 128
 const MAX_DATA_BLOCK = 2097152
 const NEEDS_CHECK = 1
+/** A mapping has 24 bits for the time; what goes beyond is added to its data block (pack_block_time in dm-thin-metadata.c). */
+const MAX_TIME = 2 ** 24 - 1
 
 export interface ThinSuperblock {
   /** The pool found an error it could not repair; its metadata is what the last good commit left. */
   needsCheck: boolean
-  /** The pool's clock: one more with every snapshot taken. */
+  /** The pool's clock: one more with every snapshot taken; 0 to 2^24 - 1. */
   time: number
   /** User space's transaction id: LVM's, or whoever drives the pool. Exact up to 2^64, hence a bigint. */
   transactionId: bigint
@@ -68,9 +70,17 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
   ) {
     throw damaged(path, blockNumber, `its data block size of ${dataBlockSectors} sectors is impossible`)
   }
+  const time = block.readUInt32LE(44)
+  if (time > MAX_TIME) {
+    throw new DeltamapperError(
+      'DM_METADATA_UNSUPPORTED',
+      `the pool in ${path} has had ${time} snapshots, and mappings tell no more than ${MAX_TIME} apart: dm-thin mixes up its blocks`,
+      'copy its volumes into a new pool'
+    )
+  }
   return {
     needsCheck: (block.readUInt32LE(4) & NEEDS_CHECK) !== 0,
-    time: block.readUInt32LE(44),
+    time,
     transactionId: block.readBigUInt64LE(48),
     heldRoot: Number(block.readBigUInt64LE(56)),
     mappingRoot: Number(block.readBigUInt64LE(320)),

@@ -1,5 +1,6 @@
 /**
- * Just enough of a Kubernetes API server for a client of the real flow: objects by path, TokenRequest, and who one is. Over TLS, for one token.
+ * Just enough of a Kubernetes API server for a client of the real flow: objects by path, TokenRequest, and who one
+ * is. Over TLS, for one token.
  */
 import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'

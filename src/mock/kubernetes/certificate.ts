@@ -1,6 +1,7 @@
 /**
- * Certificates for the mock's service and API server: X.509 by hand (RFC 5280, DER), since Node can read certificates and not make them. An authority signs
- * one for a DNS name; both have keys of the curve P-256 and are good for ten days.
+ * Certificates for the mock's service and API server: X.509 by hand (RFC 5280, DER), since Node can read certificates
+ * and not make them. An authority signs one for a DNS name; both have keys of the curve P-256 and are good for ten
+ * days.
  */
 import { createPublicKey, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
 

@@ -1,6 +1,7 @@
 /**
- * What a client of the real flow finds in a cluster, and no more: VolumeSnapshots and their contents, the driver's SnapshotMetadataService, and tokens for
- * service accounts. The objects follow from the snapshots that there are at the moment.
+ * What a client of the real flow finds in a cluster, and no more: VolumeSnapshots and their contents, the driver's
+ * SnapshotMetadataService, and tokens for service accounts. The objects follow from the snapshots that there are at
+ * the moment.
  */
 import { randomBytes } from 'node:crypto'
 import { MOCK_DRIVER_NAME } from '../driver.ts'

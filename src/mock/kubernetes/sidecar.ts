@@ -1,6 +1,7 @@
 /**
- * What the sidecar (external-snapshot-metadata) does, for the mock: Kubernetes' SnapshotMetadata service over TLS, a token in each request, names looked up in
- * the cluster, and the driver's messages and statuses passed on as they are, but UNKNOWN, of which it makes INTERNAL.
+ * What the sidecar (external-snapshot-metadata) does, for the mock: Kubernetes' SnapshotMetadata service over TLS, a
+ * token in each request, names looked up in the cluster, and the driver's messages and statuses passed on as they
+ * are, but UNKNOWN, of which it makes INTERNAL.
  */
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
@@ -92,7 +93,7 @@ export class Sidecar {
   #serve(call: Call, method: 'GetMetadataAllocated' | 'GetMetadataDelta'): void {
     const asked = this.#resolved(call.request, method)
     if ('details' in asked) return void call.emit('error', asked)
-    const { path, requestSerialize } = driverMethods[method]!
+    const { path, requestSerialize } = driverMethods[method]
     const stream = this.#driver.makeServerStreamRequest(path, requestSerialize, asTheyAre, asked)
     call.on('cancelled', () => stream.cancel())
     stream.on('data', (message: Buffer) => {

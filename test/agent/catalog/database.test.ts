@@ -17,7 +17,7 @@ import { DatabaseSync } from 'node:sqlite'
 import test from 'ava'
 import { type CatalogDatabase, openDatabase } from '../../../src/agent/catalog/database.ts'
 import { migrations } from '../../../src/agent/catalog/migrations.ts'
-import { forgetServed, remember, servedTable } from '../../../src/agent/catalog/served-targets.ts'
+import { remember, servedTable } from '../../../src/agent/catalog/served-targets.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { Random } from '../../support/random.ts'
 import { contentOfDatabase, fill, servedTarget, testFolder } from './examples.ts'
@@ -267,7 +267,10 @@ function example(folder: string): { bytes: Buffer; content: unknown } {
   fill(database)
   // Pages that were used and no longer are.
   for (let i = 0; i < 100; i++) remember(database, servedTarget({ handle: `old/${i}`, identity: `old:${i}` }), i)
-  forgetServed(database, { before: 1000, keep: 1000 })
+  servedTable.delete(
+    database,
+    servedTable.find(database, {}).filter(({ handle }) => handle.startsWith('old/'))
+  )
   const content = contentOfDatabase(database)
   database.close()
   return { bytes: readFileSync(path), content }
@@ -478,3 +481,15 @@ function clear(path: string): void {
 function bigints(_: string, value: unknown): unknown {
   return typeof value === 'bigint' ? `${value}n` : value
 }
+
+test('a catalog behind a symbolic link is not opened, and what the link leads to stays as it is', (t) => {
+  const folder = testFolder(t)
+  const [path, target] = [join(folder, 'linked.db'), join(folder, 'somebody-elses')]
+  writeFileSync(target, 'theirs', { mode: 0o644 })
+  symlinkSync(target, path)
+  const error = t.throws<DeltamapperError>(() => openDatabase(path), { instanceOf: DeltamapperError })
+  t.is(error?.code, 'DM_CONFIG_INVALID')
+  t.regex(error?.message ?? '', /is a symbolic link/)
+  t.is(statSync(target).mode & 0o777, 0o644)
+  t.is(readFileSync(target, 'utf8'), 'theirs')
+})

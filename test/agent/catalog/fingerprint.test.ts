@@ -27,8 +27,8 @@ for (const [change, relation, words] of [
   [{ mappedBlocks: 99 }, 'changed', /trimmed from 100 to 99 blocks/],
   [{ mappedBlocks: 101 }, 'changed', /written to: 100 blocks became 101/],
   [{ sizeBytes: 2 ** 31 }, 'changed', /resized from 1073741824 to 2147483648 bytes/],
-  [{ creationTime: 8 }, 'replaced', /clock .* from 7 to 8/],
-  [{ thinId: 6 }, 'replaced', /thin device id went from 5 to 6/],
+  [{ creationTime: 8 }, 'changed', /clock .* from 7 to 8/],
+  [{ thinId: 6 }, 'changed', /thin device id went from 5 to 6/],
   [{ transactionId: 10n }, 'replaced', /transaction id .* from 9 to 10/],
   [{ identity: 'lvm:other' }, 'replaced', /lvm:other has taken the place of/],
   [{ pool: 'lvm:other' }, 'replaced', /taken the place/]
@@ -51,10 +51,18 @@ test('a base without a record is told from one that is proven unchanged', (t) =>
   t.is(checkBase([{ ...target, handle: 'other/name' }], target), 'unchanged')
 })
 
-test('a device of the same identity that was served under another name and is gone does not concern this one', (t) => {
-  const gone = { ...target, handle: 'other/name', creationTime: 1 }
+test('a device of the same place that was served under another name and is gone does not concern this one', (t) => {
+  const gone = { ...target, handle: 'other/name', transactionId: 1n }
   t.is(checkBase([gone], target), 'unrecorded')
   t.is(checkBase([gone, target], target), 'unchanged')
+})
+
+test('a volume that has got the device of a snapshot merged into it is another one by whatever name', (t) => {
+  for (const merged of [{ creationTime: 8 }, { thinId: 6 }]) {
+    const now = { ...target, handle: 'other/name', ...merged }
+    t.throws(() => checkBase([target], now), { code: 'DM_BASE_CHANGED', message: /as vg\/snap-1: its / })
+    t.throws(() => checkBase([{ ...target, role: 'base' }], now), { code: 'DM_BASE_CHANGED' })
+  }
 })
 
 test('a change shows by whatever name it was served', (t) => {

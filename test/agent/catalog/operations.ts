@@ -27,7 +27,7 @@ export function* operations(seed: number): Generator<Operation, never> {
     if (what === 'serve') {
       const target = servedTarget({ handle: handles[number], identity: `lvm:${number % 5}`, mappedBlocks })
       yield async (catalog) => catalog.remember(target, at)
-    } else if (what === 'forget') yield async (catalog) => catalog.forgetServed({ before: 0, keep: 8 })
+    } else if (what === 'forget') yield async (catalog) => catalog.forgetServed(8)
     else if (what === 'lease') {
       const device = `dm:${number % 3}`
       yield async (catalog) => catalog.beginLease({ device, purpose: `lease ${at}`, factsBefore: 'before' }, at)

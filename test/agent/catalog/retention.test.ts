@@ -3,29 +3,43 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pino from 'pino'
 import test from 'ava'
 import { openCatalog } from '../../../src/agent/catalog/catalog.ts'
-import { forgetHistory, forgetOld, keepForgetting, retention } from '../../../src/agent/catalog/retention.ts'
+import { checkBase } from '../../../src/agent/catalog/fingerprint.ts'
+import { forgetHistory, forgetOld, keepForgetting } from '../../../src/agent/catalog/retention.ts'
 import { attach, take } from '../era/history-server.ts'
 import { servedTarget, testFolder } from './examples.ts'
 
 const day = 86_400_000
 const era = { keptMs: 730 * day, keep: 1000 }
 
-test('what was served two years ago is forgotten, what was asked for since is not', async (t) => {
+test('the oldest of too many are forgotten, what was asked for since is not', async (t) => {
   const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
   t.teardown(() => catalog.close())
-  const now = 3000 * day
   const [old, again, young] = ['old', 'again', 'young'].map((name) =>
     servedTarget({ handle: `vg0/${name}`, identity: `lvm:${name}` })
   )
-  await catalog.remember(old, now - retention.keptMs - 1)
-  await catalog.remember(again, now - retention.keptMs - 1)
-  await catalog.remember(again, now - day)
-  await catalog.remember(young, now - retention.keptMs)
-  t.is(await forgetOld(catalog, now), 1)
+  await catalog.remember(old, day)
+  await catalog.remember(again, day)
+  await catalog.remember(again, 3 * day)
+  await catalog.remember(young, 2 * day)
+  t.is(await forgetOld(catalog, { keep: 2 }), 1)
   t.deepEqual(await catalog.findServed(old), [])
   t.is((await catalog.findServed(again)).length, 1)
   t.is((await catalog.findServed(young)).length, 1)
-  t.is(await forgetOld(catalog, now), 0)
+  t.is(await forgetOld(catalog, { keep: 2 }), 0)
+})
+
+test('a clock that was wrong while something was served, or is wrong now, makes nobody forget a base', async (t) => {
+  const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
+  t.teardown(() => catalog.close())
+  // Before the network told the time.
+  const base = servedTarget({ mappedBlocks: 10 })
+  await catalog.remember(base, 1)
+  const stop = keepForgetting(catalog, pino({ level: 'silent' }), era)
+  t.teardown(stop)
+  await forgetOld(catalog)
+  const records = await catalog.findServed(base)
+  t.is(checkBase(records, base), 'unchanged')
+  t.throws(() => checkBase(records, { ...base, mappedBlocks: 9 }), { code: 'DM_BASE_CHANGED', message: /trimmed/ })
 })
 
 test('of tracked volumes, what is too old or too many is forgotten, and its bitmaps are put together', async (t) => {
@@ -41,10 +55,10 @@ test('of tracked volumes, what is too old or too many is forgotten, and its bitm
   )
   t.like((await catalog.eraHistoryFacts())[0], { snapshots: 3, bitmaps: 2, oldestTakenAt: 3 * day })
   t.is(await forgetHistory(catalog, { keptMs: 730 * day, keep: 3 }, 9 * day), 0)
-  // Their names are known for two years longer.
+  // Their names are known for far longer.
   t.is(await catalog.eraNameUsedBefore('vol', 's2'), 2 * day)
   t.is(await forgetHistory(catalog, { keptMs: 8 * day, keep: 3 }, 738 * day + 2 * day), 3)
-  t.is(await catalog.eraNameUsedBefore('vol', 's1'), undefined)
+  t.is(await catalog.eraNameUsedBefore('vol', 's1'), day)
   t.is(await catalog.eraNameUsedBefore('vol', 's2'), 2 * day)
 })
 
@@ -52,11 +66,12 @@ test('an agent does so from its start on, and a catalog that fails is no reason 
   const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
   const lines: { msg: string }[] = []
   const logger = pino({ level: 'info' }, { write: (line: string) => lines.push(JSON.parse(line) as { msg: string }) })
-  await catalog.remember(servedTarget(), 1)
+  await attach(catalog, 'vol', { sizeBytes: 2 ** 30 })
+  await take(catalog, 'vol/s', [1], { sizeBytes: 2 ** 30, takenAt: 1 })
   const stop = keepForgetting(catalog, logger, era)
   while (lines.length < 1) await sleep(10)
   stop()
-  t.like(lines[0], { msg: 'forgot what was served long ago', forgotten: 1 })
+  t.like(lines[0], { msg: 'forgot snapshots of tracked volumes', forgotten: 1 })
   await catalog.close()
   const stopAgain = keepForgetting(catalog, logger, era)
   while (lines.length < 3) await sleep(10)

@@ -246,6 +246,11 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
     ],
     ['snapshots that were never served', withPool({ thins: [thinOf({ asBase: 'never-served' })] }), []],
     [
+      'snapshots that were bases without having been served',
+      withPool({ thins: [thinOf({ asBase: 'unrecorded' }), thinOf({ asBase: 'unchanged' })] }),
+      [['warning', 'base-unrecorded', 'vg0/pool', /^vg0\/monday served as base without ever having been served/]]
+    ],
+    [
       'a snapshot that cannot be tracked',
       withPool({ thins: [thinOf({ asBase: 'not-trackable', because: 'it is being merged' })] }),
       [['note', 'thin-not-trackable', 'vg0/monday', /vg0\/monday: it is being merged/]]

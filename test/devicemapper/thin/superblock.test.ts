@@ -33,7 +33,7 @@ function refused(t: ExecutionContext, block: Buffer, code: ErrorCode, says: RegE
 test('every field comes from its place', (t) => {
   const block = superblock((block) => {
     block.writeUInt32LE(1, field.flags)
-    block.writeUInt32LE(2 ** 32 - 1, field.time)
+    block.writeUInt32LE(2 ** 24 - 1, field.time)
     block.writeBigUInt64LE(2n ** 64n - 1n, field.transactionId)
     writeU64(block, field.heldRoot, 4_161_599)
     writeU64(block, field.mappingRoot, 7)
@@ -43,7 +43,7 @@ test('every field comes from its place', (t) => {
   })
   t.deepEqual(parseThinSuperblock(block, 0, PATH), {
     needsCheck: true,
-    time: 2 ** 32 - 1,
+    time: 2 ** 24 - 1,
     transactionId: 2n ** 64n - 1n,
     heldRoot: 4_161_599,
     mappingRoot: 7,
@@ -53,6 +53,13 @@ test('every field comes from its place', (t) => {
     metadataBlocks: 4_161_600
   })
   t.false(parseThinSuperblock(superblock(), 0, PATH).needsCheck)
+})
+
+test('a clock beyond the 24 bits that mappings have for it is refused: which are younger no longer shows', (t) => {
+  for (const time of [2 ** 24, 2 ** 32 - 1]) {
+    const block = superblock((block) => block.writeUInt32LE(time, field.time))
+    refused(t, block, 'DM_METADATA_UNSUPPORTED', new RegExp(`had ${time} snapshots`))
+  }
 })
 
 test('what nobody checks may be anything: version, uuid, metadata block size, compatible features', (t) => {
