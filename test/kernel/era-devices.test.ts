@@ -168,7 +168,7 @@ test.serial(
     const catalog = await labCatalog(t)
     await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
     const { volumes } = driver
-    const { line } = await volumes.attachEra(request('trimmed', data.path, metadata.path))
+    const attached = await volumes.attachEra(request('trimmed', data.path, metadata.path))
     const path = '/dev/mapper/trimmed'
     const trim = (offset: number, length: number) => {
       const file = openSync(path, constants.O_WRONLY)
@@ -194,7 +194,9 @@ test.serial(
     reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
     closed('reloaded')
     await volumes.deactivateEra({ volume: 'trimmed', atShutdown: false })
-    await volumes.activateEra({ volume: 'trimmed', startOver: false })
+    const { line, lineBecause } = await volumes.activateEra({ volume: 'trimmed', startOver: false })
+    t.not(line, attached.line)
+    t.regex(lineBecause, /somebody else has suspended the volume/)
     closed('activated')
     data.grow(80)
     t.is((await volumes.growEra({ volume: 'trimmed' })).sizeBytes, 80 * mebibyte)

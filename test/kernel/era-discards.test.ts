@@ -12,7 +12,7 @@ import { blockFingerprints } from './block-fingerprints.ts'
 import { discard } from './discard.ts'
 import { alignedBuffer, reloadDevice, run } from './dmsetup.ts'
 import { EraAnswers, recorderOf } from './era-answers.ts'
-import { blockBytes, loopDisk, mebibyte, startDriver } from './era-lab.ts'
+import { blockBytes, knowEra, loopDisk, mebibyte, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { failure } from './owned-agent.ts'
 
@@ -102,11 +102,16 @@ test.serial(`whatever is discarded, no block that reads as zeros is missing (${t
     write: () => fill(random.integer(0, mebibytes - 1) * mebibyte, 4096 * random.integer(1, 200))
   }
   const tables = {
-    resume: () => {
+    // (Somebody else's suspension voids the history. These are to be ours.)
+    resume: async () => {
       run('dmsetup', ['suspend', volume])
       run('dmsetup', ['resume', volume])
+      await knowEra(catalog, volume)
     },
-    reload: () => reloadDevice(volume, run('dmsetup', ['table', volume]).trim()),
+    reload: async () => {
+      reloadDevice(volume, run('dmsetup', ['table', volume]).trim())
+      await knowEra(catalog, volume)
+    },
     reactivate: async () => {
       await volumes.deactivateEra({ volume, atShutdown: false })
       await volumes.activateEra({ volume, startOver: false })
