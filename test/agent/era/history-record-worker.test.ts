@@ -44,7 +44,7 @@ for (const [what, change, expected] of [
     await store()
     worker.postMessage('more')
     const last = await next()
-    t.is(last.kind === 'error' ? last.error.code : last.kind, expected)
+    t.is<string, string>(last.kind === 'error' ? last.error.code : last.kind, expected)
     await worker.terminate()
   })
 }
