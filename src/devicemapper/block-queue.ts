@@ -8,7 +8,7 @@
  *
  * Files: Documentation/ABI/stable/sysfs-block; the fields of `stat`: Documentation/block/stat.rst.
  */
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, stat, writeFile } from 'node:fs/promises'
 import { DeltamapperError } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
 
@@ -64,10 +64,17 @@ export async function bootId(): Promise<string> {
 /**
  * Tells a device from whatever else has or had its number: two devices of the same are one, and its counters have gone on. Empty where the
  * kernel (before 5.15) does not say.
+ *
+ * A partition has its disk's sequence number, and another folder in sysfs each time the kernel finds it: its counters begin anew then.
  */
 export async function deviceInstance(device: DeviceNumber): Promise<string> {
-  const sequence = await read(device, 'diskseq').catch(() => read(device, '../diskseq').catch(() => ''))
-  return sequence === '' ? '' : [await bootId(), `${device.major}:${device.minor}`, sequence.trim()].join('/')
+  const own = await read(device, 'diskseq').catch(() => undefined)
+  const sequence = own ?? (await read(device, '../diskseq').catch(() => ''))
+  if (sequence === '') return ''
+  const words = [await bootId(), `${device.major}:${device.minor}`, sequence.trim()]
+  // (kernfs gives these numbers in turn, and none twice.)
+  if (own === undefined) words.push(String((await stat(attribute(device, ''), { bigint: true })).ino))
+  return words.join('/')
 }
 
 function attribute({ major, minor }: DeviceNumber, name: string): string {

@@ -97,17 +97,25 @@ class Machine {
   deactivate = (atShutdown = false) => this.volumes.deactivateEra({ volume, atShutdown })
 
   /** Some blocks somewhere, of what was never there before; beyond the first MiB, so that no look at the beginning shows it. */
-  write(device: string, { from = 16, count = this.random.integer(1, 6) } = {}): void {
-    const file = openSync(device, constants.O_WRONLY | constants.O_DIRECT)
+  write(device: string, { from = 16, to = this.blocks, count = this.random.integer(1, 6), cached = false } = {}): void {
+    const file = openSync(device, constants.O_WRONLY | (cached ? 0 : constants.O_DIRECT))
     try {
       for (let i = 0; i < count; i++) {
         randomFillSync(buffer)
-        writeSync(file, buffer, 0, buffer.length, this.random.integer(from, this.blocks - 1) * blockBytes)
+        writeSync(file, buffer, 0, buffer.length, this.random.integer(from, to - 1) * blockBytes)
       }
-      fsyncSync(file)
+      if (!cached) fsyncSync(file)
     } finally {
       closeSync(file)
     }
+  }
+
+  /** Another boot, whoever ended the last one, of a machine that boots nothing else. */
+  async trustedBoot(): Promise<void> {
+    this.boot()
+    await this.startAgent({ trustRestarts: true })
+    await this.activate()
+    await this.startAgent()
   }
 
   /** The devices as another kernel finds them. */
@@ -275,6 +283,70 @@ const missed: Record<string, [RegExp, Life]> = {
       await machine.activate()
     }
   ],
+  'written to beside it, not on the disk yet, and shut down in order': [
+    /not deactivated at the shutdown/,
+    async (machine) => {
+      machine.write(lower, { cached: true })
+      await machine.deactivate(true)
+      machine.boot()
+      await machine.activate()
+    }
+  ],
+  'shut down by hand, written to, and shut down in order': [
+    /not deactivated at the shutdown/,
+    async (machine) => {
+      await machine.deactivate(true)
+      machine.write(lower)
+      await machine.deactivate(true)
+      machine.boot()
+      await machine.activate()
+    }
+  ],
+  'shut down in order, not activated in the next boot, and written to': [
+    /before this boot/,
+    async (machine) => {
+      await machine.deactivate(true)
+      machine.boot()
+      await machine.startAgent()
+      machine.write(lower)
+      if (machine.random.chance(0.5)) await machine.deactivate(true)
+      machine.boot()
+      await machine.startAgent()
+      await machine.activate()
+    }
+  ],
+  'the data device smaller at a look, and back': [
+    /smaller/,
+    async (machine) => {
+      const half = Math.floor(machine.mebibytes / 2)
+      lvm('lvreduce', '--force', '--size', `${half}m`, 'vgw/data')
+      await machine.snapshot().catch(() => undefined)
+      createThick('vgw', 'other', machine.mebibytes - half)
+      machine.write('/dev/vgw/other', { to: machine.blocks / 2 })
+      lvm('lvremove', 'vgw/other')
+      lvm('lvextend', '--size', `${machine.mebibytes}m`, 'vgw/data')
+    }
+  ],
+  'another table in place of the era device, a crash, and somebody vouches': [
+    /somebody else has suspended the volume/,
+    async (machine) => {
+      const table = run('dmsetup', ['table', volume]).trim()
+      reloadDevice(volume, `0 ${sectors(machine)} linear /dev/mapper/${volume}-guard 0`)
+      machine.write(upper)
+      reloadDevice(volume, table)
+      machine.removeDevices()
+      await machine.trustedBoot()
+    }
+  ],
+  'another table in place of the era device, shut down in order, and somebody vouches': [
+    /no era device any more/,
+    async (machine) => {
+      reloadDevice(volume, `0 ${sectors(machine)} linear /dev/mapper/${volume}-guard 0`)
+      machine.write(upper)
+      await machine.deactivate(true)
+      await machine.trustedBoot()
+    }
+  ],
   'the metadata goes back to a snapshot of the same era': [
     /and may have been merged into \/dev\/vgw\/notes/,
     async (machine) => {
@@ -346,12 +418,56 @@ const kept: Record<string, Life> = {
   },
   'a crash, where somebody vouches for what was booted': async (machine) => {
     machine.removeDevices()
+    await machine.trustedBoot()
+  },
+  'an orderly shutdown, and another without its being activated in between': async (machine) => {
+    await machine.deactivate(true)
     machine.boot()
-    await machine.startAgent({ trustRestarts: true })
-    await machine.activate()
     await machine.startAgent()
+    await machine.deactivate(true)
+    machine.boot()
+    await machine.startAgent()
+    await machine.activate()
   }
 }
+
+/** A disk with one partition of 16 MiB. */
+function partitionedDisk(): string {
+  const { path } = loopDisk(20)
+  const table = Buffer.alloc(512)
+  // One entry of a DOS partition table: type, first sector, sectors.
+  table.writeUInt8(0x83, 446 + 4)
+  table.writeUInt32LE(2048, 446 + 8)
+  table.writeUInt32LE(16 * 2048, 446 + 12)
+  table.writeUInt16LE(0xaa55, 510)
+  writeFileSync(path, table, { flag: 'r+' })
+  run('partx', ['--add', path])
+  return path
+}
+
+test.serial('a partition that the kernel has found anew is not what it was', async (t) => {
+  const disk = partitionedDisk()
+  const part = `${disk}p1`
+  const catalog = await labCatalog(t)
+  const commands = { parted: { take: ['true'], remove: ['true'] } }
+  await using driver = await startDriver(catalog, deviceMapper, {
+    recorder: recorderOf(catalog, deviceMapper),
+    commands
+  })
+  const { volumes } = driver
+  await volumes.attachEra({
+    ...{ name: 'parted', dataDevice: part, metadataDevice: loopDisk(4).path, blockBytes },
+    ...{ snapshotSize: '', allowLossyKernel: false }
+  })
+  const { line } = await volumes.createEraSnapshot({ volume: 'parted', name: 'before', deadlineMs: 0 })
+  await volumes.deactivateEra({ volume: 'parted', atShutdown: false })
+  run('dd', ['if=/dev/urandom', `of=${part}`, 'bs=64k', 'count=1', 'seek=100', 'oflag=direct', 'status=none'])
+  for (const how of ['--delete', '--add']) run('partx', [how, disk])
+  const after = await volumes.activateEra({ volume: 'parted', startOver: false })
+  t.not(after.line, line)
+  t.regex(after.lineBecause, /was itself taken down and put up again/)
+  await volumes.detachEra({ volume: 'parted' })
+})
 
 test.serial('every block that differs is in the answer, or there is none', async (t) => {
   const { random, count, again } = labRun(6)

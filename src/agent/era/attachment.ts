@@ -9,7 +9,7 @@ import { release } from 'node:os'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { ClaimedDevice } from '../../devicemapper/block-device.ts'
-import { refuseDiscards } from '../../devicemapper/block-queue.ts'
+import { blockCounters, bootId, refuseDiscards } from '../../devicemapper/block-queue.ts'
 import { dropInactiveTable, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { losesEras } from '../../devicemapper/era/kernel.ts'
 import { formatEraTable } from '../../devicemapper/era/table.ts'
@@ -164,7 +164,10 @@ export class Attachment {
       throw error
     })
     const seen =
-      superblock instanceof DeltamapperError ? superblock : continued(volume, superblock, metadataDevice, 'any')
+      superblock instanceof DeltamapperError
+        ? superblock
+        : // Since it was deactivated, nothing but its activation has begun eras: its metadata is looked at as a whole.
+          continued(volume, superblock, metadataDevice, before.state === 'active' ? (before.ownEras ?? 0) : 'any')
     const isOther = seen instanceof DeltamapperError && seen.code !== 'DM_ERA_HISTORY_LOST'
     if (isOther) {
       if (!startOver) {
@@ -213,8 +216,11 @@ export class Attachment {
     const { dataDevice, table } = checked.devices
     const seen = await tracked.seenInactive(dataDevice, table.metadataDevice, checked.counted)
     const { currentEra, blocks } = await superblockOf(volume.metadataDevice)
+    // Where somebody has written beside it since the look, the counters tell in this boot, and nothing in the next.
+    const { writtenSectors, discards } = await blockCounters(dataDevice)
+    const isLast = atShutdown && writtenSectors === seen.writtenSectors && discards === seen.discards
     await this.#catalog.sawEraVolume(volume.name, {
-      lowerSeen: JSON.stringify({ ...seen, atShutdown } satisfies LowerSeen),
+      lowerSeen: JSON.stringify({ ...seen, atShutdown: isLast } satisfies LowerSeen),
       newestEra: Math.max(currentEra, checked.volume.newestEra),
       seenBlocks: blocks
     })
@@ -224,12 +230,27 @@ export class Attachment {
   async #stillInactive(volume: EraVolume, tracked: TrackedDevice): Promise<void> {
     const before = parseLowerSeen(volume.lowerSeen)
     if (before.state !== 'inactive') return
+    const remember = (seen: LowerSeen) => this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
+    // An earlier shutdown was not the last thing in its boot. First, because a device that is in use cannot be looked at.
+    await remember({ ...before, atShutdown: false })
     const [data, metadata] = [await tracked.checkData(), await tracked.checkMetadata()]
     const now = await tracked.seenInactive(data.number, metadata)
-    if (before.boot !== now.boot || tracked.writtenBeside(now, before, false) !== undefined) return
-    await this.#catalog.sawEraVolume(volume.name, {
-      lowerSeen: JSON.stringify({ ...now, atShutdown: true } satisfies LowerSeen)
-    })
+    if (tracked.writtenBeside(now, before, false) === undefined) await remember({ ...now, atShutdown: true })
+  }
+
+  /**
+   * What is to be seen of a volume when an agent starts, before anything is asked of it: an active one may have begun eras for an agent that
+   * died, and none of these may hide another's; of one that was shut down in order, this boot is the next one, whether it is activated or not.
+   */
+  async lookAtStart(name: string): Promise<void> {
+    const volume = await this.#catalog.findEraVolume(name)
+    if (!volume) return
+    if (await new TrackedDevice(this.#deviceMapper, volume).info()) return this.#guard.lookAfter(name)
+    const [before, nextBoot] = [parseLowerSeen(volume.lowerSeen), await bootId()]
+    if (before.state !== 'inactive' || !before.atShutdown || before.nextBoot !== undefined) return
+    if (before.boot === nextBoot) return
+    const lowerSeen = JSON.stringify({ ...before, nextBoot } satisfies LowerSeen)
+    await this.#catalog.sawEraVolume(name, { lowerSeen })
   }
 
   /**
@@ -331,6 +352,7 @@ export class Attachment {
           )
         })
         await this.#catalog.rollBackEra(name)
+        if (await tracked.info()) await this.#guard.lookAfter(name)
         return `snapshot ${name}/${intent.snapshot} was not finished: it is given up`
       }
     }
@@ -381,6 +403,7 @@ export class Attachment {
       return `${name} was to grow to ${sizeBytes} bytes: it has`
     }
     await this.#catalog.rollBackEra(name)
+    if (devices) await this.#guard.lookAfter(name)
     return `${name} was to grow to ${sizeBytes} bytes, and has not`
   }
 
@@ -433,6 +456,10 @@ export class Attachment {
       const suspendedMs = Math.round(ms)
       const { sizeBytes } = await tracked.active()
       if (sizeBytes === lengthSectors * SECTOR_BYTES) {
+        if (!isFresh) {
+          const because = `somebody else has put a table of ${volume.name} in place that was loaded while it was in use`
+          await this.#guard.breakLine(volume, because, await superblockOf(await tracked.metadataPath(devices.table)))
+        }
         this.#logger.info({ volume: volume.name, sizeBytes, suspendedMs }, 'grown')
         return undefined
       }

@@ -179,6 +179,11 @@ export class Boundary {
       )
     }
     logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
+    // It may take long to record, and what was allowed for the suspension must not hide what others do meanwhile: one era has begun with the
+    // resume, and one more will with the metadata snapshot.
+    await guard.expectEras(volume.name, 1)
+    await guard.lookAfter(volume.name)
+    await guard.expectEras(volume.name, 1)
     const snapshot = await recorder.record({
       ...{ volume, name, boundaryEra, suspendedMs, sizeBytes: this.#sizeBytes, takenAt: this.#takenAt },
       lower: JSON.stringify({ ...lower, ...(this.#mountedAt.length > 0 && { mountedAt: this.#mountedAt }) })

@@ -95,15 +95,15 @@ export class EraVolumes implements EraBackend {
   }
 
   /**
-   * Settles what the last agent left unfinished. What cannot be settled is said, and tried again with the next change; what hangs is no reason
+   * Settles what the last agent left unfinished, and looks at every volume. What cannot be settled is said, and tried again with the next change; what hangs is no reason
    * not to start.
    *
    * @returns when everything has been settled, or been given up: before that, nobody should ask an era device anything that might wait for
    *   its resume
    */
   async start(): Promise<{ settled: Promise<void> }> {
-    const { intents } = await this.#catalog.eraView()
-    const settled = Promise.all(intents.map(({ volume }) => this.#settleAtStart(volume))).then(() => undefined)
+    const { volumes } = await this.#catalog.eraView()
+    const settled = Promise.all(volumes.map(({ name }) => this.#settleAtStart(name))).then(() => undefined)
     await Promise.race([settled, sleep(SETTLE_AT_START_MS, undefined, { ref: false })])
     return { settled }
   }
@@ -314,7 +314,10 @@ export class EraVolumes implements EraBackend {
   /** Never rejects: nobody may be waiting any more. */
   async #settleAtStart(volume: string): Promise<void> {
     try {
-      await this.#turns.take(volume, () => this.#settle(volume))
+      await this.#turns.take(volume, async () => {
+        await this.#settle(volume)
+        await this.#attachment.lookAtStart(volume)
+      })
     } catch (error) {
       const { code, message } = asDeltamapperError(error)
       if (code !== 'DM_SHUTTING_DOWN') this.#logger.error({ volume, code, what: message }, 'not settled')

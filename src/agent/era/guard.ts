@@ -62,8 +62,7 @@ export class EraGuard {
   async check(name: string, { suspended = false }: { suspended?: boolean } = {}): Promise<GuardedVolume> {
     const volume = await this.#volume(name)
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
-    const devices = await tracked.active()
-    await tracked.checkBelow(devices)
+    const devices = await this.#devices(volume, tracked)
     const metadataPath = await tracked.metadataPath(devices.table)
     const superblock = await superblockOf(metadataPath)
     const [before, now] = [parseLowerSeen(volume.lowerSeen), await tracked.look(devices)]
@@ -108,7 +107,11 @@ export class EraGuard {
   }
 
   /** Begins a new line: nothing that was recorded before can be the base of anything recorded from now on. */
-  async breakLine(volume: EraVolume, because: string, superblock: EraSuperblock): Promise<EraVolume> {
+  async breakLine(
+    volume: EraVolume,
+    because: string,
+    superblock: Pick<EraSuperblock, 'currentEra' | 'blocks'>
+  ): Promise<EraVolume> {
     this.#logger.warn({ volume: volume.name, because, line: volume.line }, 'the history of a tracked volume is void')
     return this.#catalog.breakEraLine(volume.name, because, {
       newestEra: superblock.currentEra,
@@ -121,6 +124,20 @@ export class EraGuard {
     const info = await this.#deviceMapper.info(dataDevice)
     if (info?.suspended) return before.state === 'never' ? '' : (before.head ?? '')
     return dataHead(`/dev/mapper/${nodeName(guard.name)}`)
+  }
+
+  /** Where somebody has exchanged them, no later look may find them as they were and take the history to go on. */
+  async #devices(volume: EraVolume, tracked: TrackedDevice): Promise<ActiveDevices> {
+    try {
+      const devices = await tracked.active()
+      await tracked.checkBelow(devices)
+      return devices
+    } catch (error) {
+      if (!(error instanceof DeltamapperError) || error.code !== 'DM_CATALOG_DISAGREES') throw error
+      const { newestEra: currentEra, seenBlocks: blocks } = volume
+      await this.breakLine(volume, error.message, { currentEra, blocks })
+      throw error
+    }
   }
 
   async #volume(name: string): Promise<EraVolume> {

@@ -7,6 +7,7 @@ import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import { type PortableError, toPortable } from '../catalog/messages.ts'
 import type { MetadataPlace } from '../lease-keeper.ts'
+import { eraFacts, readEraSlot } from './slot-content.ts'
 import { ChunkWriter, type WrittenChunk } from './written-chunks.ts'
 
 /** What is to be read. */
@@ -61,13 +62,7 @@ async function read(
   const metadata = await openEraMetadata(path, { deadlineMs: readDeadlineMs, device })
   try {
     const { superblock, live, view, lastEra } = metadata
-    if (view !== 'metadata-snapshot' || live.metadataSnapshot !== heldRoot) {
-      throw new DeltamapperError(
-        'DM_LEASE_LOST',
-        `the metadata snapshot in ${path} was dropped before it was read`,
-        'find out by whom, and take the snapshot again'
-      )
-    }
+    if (view !== 'metadata-snapshot' || live.metadataSnapshot !== heldRoot) throw dropped(path)
     if (superblock.blockSectors !== blockSectors || lastEra < untilEra) {
       throw new DeltamapperError(
         'DM_ERA_NOT_REACHED',
@@ -92,8 +87,19 @@ async function read(
       await pass(writer.take(), HANDOVER_BYTES)
     }
     await pass(writer.takeLast(), 0)
+    // Whose blocks are free, they may have been used again while they were read: with right checksums, for other parts of the array.
+    const now = await readEraSlot(path, device)
+    if (now.heldRoot !== heldRoot || now.facts !== eraFacts(superblock)) throw dropped(path)
     return isExact()
   } finally {
     await metadata.close()
   }
+}
+
+function dropped(path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_LEASE_LOST',
+    `the metadata snapshot in ${path} was dropped before it was read`,
+    'find out by whom, and take the snapshot again'
+  )
 }

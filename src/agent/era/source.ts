@@ -5,7 +5,7 @@
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
-import { checkBase, type ServedTarget } from '../catalog/fingerprint.ts'
+import { checkBase, checkResumed, type ServedTarget } from '../catalog/fingerprint.ts'
 import type { SnapshotSource } from '../snapshot-source.ts'
 import type { HistoryQuestion } from './history-extents.ts'
 import type { NextPage } from './history-walk.ts'
@@ -56,10 +56,10 @@ export async function eraSource(
 /**
  * What a snapshot has: which blocks were ever written to is not known of a volume that is not thin, so it is all of it.
  *
- * @throws what the catalog throws
+ * @throws DM_RESUME_REFUSED; what the catalog throws
  */
 export async function trackedAllocated(target: TrackedSnapshot, startingOffset: number): Promise<TrackedAnswer> {
-  await target.catalog.remember(servedTracked(target))
+  await rememberTarget(target, startingOffset)
   const { sizeBytes } = target.record
   return { question: { blockBytes: target.blockBytes, sizeBytes, leastBytes: 0, startingOffset }, nextPage: undefined }
 }
@@ -67,7 +67,7 @@ export async function trackedAllocated(target: TrackedSnapshot, startingOffset: 
 /**
  * What was written between two snapshots.
  *
- * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED; DM_BASE_LOST when either was forgotten meanwhile; what
+ * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST when either was forgotten meanwhile; what
  *   the catalog throws
  */
 export async function trackedDelta(
@@ -80,7 +80,7 @@ export async function trackedDelta(
   const served = servedTracked(base)
   checkBase(await catalog.findServed(served), served)
   await refuseUsedName(base)
-  await catalog.remember(servedTracked(target))
+  await rememberTarget(target, startingOffset)
   const [from, to] = [base.record.id, target.record.id]
   const leastBytes = await catalog.leastEraSize(from, to)
   if (leastBytes === undefined) throw forgotten(base, target)
@@ -109,6 +109,18 @@ async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSn
     `${handle} is another snapshot than the one of this name that was taken ${new Date(takenAt).toISOString()}`,
     'take a full backup, and give every snapshot a name of its own from now on'
   )
+}
+
+/**
+ * Puts a target on record. An answer that goes on from an offset is one with what was answered before only if both are about one snapshot:
+ * its name may be another's by now.
+ *
+ * @throws DM_RESUME_REFUSED
+ */
+async function rememberTarget(target: TrackedSnapshot, startingOffset: number): Promise<void> {
+  const served = servedTracked(target)
+  if (startingOffset > 0) checkResumed(await target.catalog.findServed(served), served)
+  await target.catalog.remember(served)
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN */

@@ -13,7 +13,7 @@
  * Table changes are suspend, load, resume: the target reads its metadata at the load. Of a suspended era device nothing is asked but what
  * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
  */
-import { stat } from 'node:fs/promises'
+import { open, stat } from 'node:fs/promises'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
 import { DeviceMapperError } from '../../../native/device-mapper-error.ts'
 import { decodeDeviceNumber, nodeName } from '../../../native/device.ts'
@@ -277,6 +277,7 @@ export class TrackedDevice {
       openLimit: open && `${open[0]} let discards through (discard_max_bytes was ${open[1]})`,
       discards: counted.guard.discards,
       data,
+      dataBytes: await sizeOf(dataDevice),
       mergeable: await mergeable(this.#deviceMapper, dataDevice),
       metadataMergeable: await mergeable(this.#deviceMapper, table.metadataDevice),
       pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
@@ -291,8 +292,11 @@ export class TrackedDevice {
    * @returns what was seen, in words; undefined when all is well
    */
   unseen(now: ActiveLook, before: LowerSeen): string | undefined {
-    const { name, dataDevice } = this.volume
+    const { name, dataDevice, sizeBytes } = this.volume
     if (now.openLimit !== undefined) return now.openLimit
+    // What lay beyond is another's now, and comes back as that left it.
+    if (now.dataBytes < sizeBytes)
+      return `${dataDevice} has ${now.dataBytes} bytes, and ${name} has ${sizeBytes}: it was made smaller`
     const was = countersThen(now, before)
     if (was === 'other devices') return `${name} was taken down and put up again by somebody else`
     if (now.discards > was.discards)
@@ -329,13 +333,15 @@ export class TrackedDevice {
   }
 
   /**
-   * What is to be remembered of both devices of an inactive volume.
+   * What is to be remembered of both devices of an inactive volume. What others have left in the page cache of the data device is on the disk
+   * then, and counted: closing it did not write that back while somebody else had it open, as the guard had.
    *
    * @param counted what was counted of the data device when the volume was last seen active, so that what is written from then on is not taken
    *   for its own
    */
   async seenInactive(data: DeviceNumber, metadata: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
     const { dataDevice, metadataDevice } = this.volume
+    await writeBack(dataDevice)
     const { writtenSectors, discards } = counted ?? (await blockCounters(data))
     return {
       ...{ state: 'inactive', boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards },
@@ -354,6 +360,8 @@ export class TrackedDevice {
    * Counters end with the boot. So what was counted when the volume was deactivated says nothing after a restart, unless that was the last
    * thing that the boot did; and of a volume that was never deactivated nothing is known, but that whatever was booted meanwhile may have
    * written to it.
+   *
+   * The next boot, too, has to be the one in which it is looked at again: what happened in others is not known.
    *
    * @param trusted somebody who knows better vouches for what happened between two boots: nothing was written
    * @returns what was seen, in words; undefined when nothing speaks for it
@@ -414,6 +422,10 @@ export class TrackedDevice {
   #writtenBetween(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>, trusted: boolean): string | undefined {
     const { name, dataDevice } = this.volume
     const wasLast = before.state === 'inactive' && before.atShutdown === true
+    const isNext = before.state === 'active' || before.nextBoot === undefined || before.nextBoot === now.boot
+    if (wasLast && !isNext && !trusted) {
+      return `${name} was not activated in the boot before, and ${dataDevice} may have been written to in it, before this boot`
+    }
     if (!wasLast && !trusted) {
       return before.state === 'active'
         ? `the machine stopped while ${name} was active, and ${dataDevice} may have been written to before this boot`
@@ -466,6 +478,8 @@ export interface Inactive {
   readonly metadata?: BlockCounters & { readonly instance: string }
   /** The machine was being shut down: nobody was to write to either device any more in that boot. */
   readonly atShutdown?: boolean
+  /** The first boot after that in which an agent was there. */
+  readonly nextBoot?: string
 }
 
 /** What has reached a device by other ways than through the one above it, since both appeared. */
@@ -484,8 +498,9 @@ export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
   readonly dataInstance: string
   /** The guard's. */
   readonly discards: number
-  /** Of the data device. */
+  /** Of the data device; its size in bytes. */
   readonly data: BlockCounters
+  readonly dataBytes: number
   /** What could be merged into the data device, and into the metadata device. */
   readonly mergeable: readonly string[]
   readonly metadataMergeable: readonly string[]
@@ -521,6 +536,19 @@ function countersThen(
 
 export function parseLowerSeen(text: string): LowerSeen {
   return text === '' ? { state: 'never' } : (JSON.parse(text) as LowerSeen)
+}
+
+/** Has what is in the page cache of a block device written to it. @throws DM_READ_FAILED */
+async function writeBack(path: string): Promise<void> {
+  try {
+    await using device = await open(path)
+    await device.sync()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new DeltamapperError('DM_READ_FAILED', `${path} cannot be written back (${code})`, 'see the kernel log', {
+      cause
+    })
+  }
 }
 
 /** The live superblock in a metadata device. */

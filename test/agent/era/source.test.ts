@@ -42,6 +42,8 @@ test('every pair of a random history is what was written between, from any offse
   for (let base = 0; base < 8; base++) {
     for (let target = base; target < 8; target++) {
       const startingOffset = random.chance(0.5) ? 0 : random.integer(0, sizeBytes)
+      // An answer that goes on has begun.
+      if (startingOffset > 0) await delta(server, `vol/s${base}`, `vol/s${target}`)
       const expected = extentsOfBlocks(history.slice(base + 1, target + 1).flat(), {
         blockBytes: KIB_64,
         ...{ sizeBytes, startingOffset }
@@ -143,6 +145,32 @@ test('a history that was broken is a full backup, never a smaller answer; on eit
   await refused(t, delta(server, 'vol/t0', 'vol/s0'), 'DM_ORDER_REVERSED', /t0/)
   t.deepEqual(await delta(server, 'vol/s0', 'vol/s2'), [[2 * KIB_64, 2 * KIB_64]])
   t.deepEqual(await delta(server, 'vol/t0', 'vol/t1'), [[5 * KIB_64, KIB_64]])
+})
+
+test('an answer goes on only about the snapshot that it was begun with', async (t) => {
+  const server = await historyServer(t)
+  const { catalog, client } = server
+  const sizeBytes = 100 * KIB_64
+  await attach(catalog, 'vol', { sizeBytes })
+  await take(catalog, 'vol/base', [], { sizeBytes })
+  await take(catalog, 'vol/target', [1], { sizeBytes })
+  const middle = { startingOffset: 50 * KIB_64 }
+  const allocated = async (options: CallOptions = {}) =>
+    collectExtents(await client.allocated({ snapshotId: 'vol/target', ...options }))
+  await refused(t, delta(server, 'vol/base', 'vol/target', middle), 'DM_RESUME_REFUSED', /no answer about it was begun/)
+  await refused(t, allocated(middle), 'DM_RESUME_REFUSED', /no answer about it was begun/)
+  t.deepEqual(await delta(server, 'vol/base', 'vol/target'), [[KIB_64, KIB_64]])
+  t.deepEqual(await delta(server, 'vol/base', 'vol/target', middle), [])
+
+  await catalog.deleteEraSnapshot('vol', 'target')
+  await take(catalog, 'vol/target', [2, 60], { sizeBytes })
+  // From 0 on would be [1], [2] and [60].
+  await refused(t, delta(server, 'vol/base', 'vol/target', middle), 'DM_RESUME_REFUSED', /has taken the place of/)
+  await refused(t, allocated(middle), 'DM_RESUME_REFUSED', /has taken the place of/)
+  t.deepEqual(await delta(server, 'vol/base', 'vol/target'), [
+    [KIB_64, 2 * KIB_64],
+    [60 * KIB_64, KIB_64]
+  ])
 })
 
 test('removed snapshots are still compared; forgotten ones are not, and what was written between stays known', async (t) => {

@@ -9,7 +9,7 @@ const tracked = new TrackedDevice({} as DeviceMapper, { ...eraVolume('v'), creat
 function look(changes: Partial<ActiveLook> = {}): ActiveLook {
   return {
     ...{ boot: 'boot', instance: 'guard', dataInstance: 'data', openLimit: undefined, discards: 0 },
-    ...{ mergeable: [], metadataMergeable: [] },
+    ...{ mergeable: [], metadataMergeable: [], dataBytes: tracked.volume.sizeBytes },
     ...{ data: { writtenSectors: 300, discards: 0 }, pastEra: 0, pastGuard: 16, settled: true },
     ...changes
   }
@@ -28,6 +28,8 @@ test('what is more than it was when nothing was in flight came by another way', 
   t.regex(tracked.unseen(look({ discards: 1 }), seen()) ?? '', /^1 discards went through v-era-guard$/)
   const data = { writtenSectors: 300, discards: 2 }
   t.regex(tracked.unseen(look({ data }), seen()) ?? '', /^2 discards went to \/dev\/disk\/by-id\/lower/)
+  const dataBytes = tracked.volume.sizeBytes - 512
+  t.regex(tracked.unseen(look({ dataBytes }), seen()) ?? '', /lower has \d+ bytes, and v has \d+: it was made smaller$/)
   // What was passed on and refused below.
   t.is(tracked.unseen(look({ pastGuard: 8 }), seen()), undefined)
 })
@@ -94,7 +96,11 @@ test('a restart ends what counters say, unless nothing came between the deactiva
   t.regex(tracked.writtenBeside(afterBoot(), deactivated, false) ?? '', /not deactivated at the shutdown/)
   t.regex(tracked.writtenBeside(afterBoot(), crashed, false) ?? '', /the machine stopped while v was active/)
   t.is(tracked.writtenBeside(afterBoot(), shutDown, false), undefined)
-  for (const before of [deactivated, shutDown]) {
+  // In a boot between, the volume was not activated, and nobody looked.
+  t.is(tracked.writtenBeside(afterBoot(), below({ atShutdown: true, nextBoot: 'next' }), false), undefined)
+  const skipped = below({ atShutdown: true, nextBoot: 'another' })
+  t.regex(tracked.writtenBeside(afterBoot(), skipped, false) ?? '', /was not activated in the boot before/)
+  for (const before of [deactivated, shutDown, skipped]) {
     t.is(tracked.writtenBeside(afterBoot(), before, true), undefined)
     t.regex(tracked.writtenBeside(afterBoot({ head: 'another' }), before, true) ?? '', /first 128 KiB/)
     t.regex(tracked.writtenBeside(afterBoot({ metadataState: 'another' }), before, true) ?? '', /not what it was/)
