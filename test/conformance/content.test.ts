@@ -112,6 +112,7 @@ test('through hooks, with the command; what cannot be removed is listed', async 
     '--history',
     'ends',
     'nothing',
+    'grown',
     '--rule',
     '21',
     '22',
@@ -120,5 +121,6 @@ test('through hooks, with the command; what cannot be removed is listed', async 
   ]
   const { status, stdout, stderr } = await runCommand(['conformance', ...flags])
   t.is(status, 0, stderr + stdout)
+  t.regex(stdout, /grown skipped: volumes cannot be made larger/)
   t.regex(stderr, /deltamapper: not removed: snapshot conf-\S+: .*no such command/)
 })
