@@ -18,7 +18,7 @@ import { cpuSeconds, median, residentMiB } from './measure.ts'
 const method = '/csi.v1.SnapshotMetadata/GetMetadataAllocated'
 const identity = (bytes: Buffer) => bytes
 /** What nobody reads. */
-const IDLE_STREAMS = 200
+const IDLE_STREAMS = 150
 const IDLE_SECONDS = 10
 /** The answer that is cancelled. */
 const CANCELLED = 20

@@ -8,9 +8,11 @@ async function ends(t: ExecutionContext, start: string, withinMs: number) {
   const script = `
     import { startedBefore, stopSignal } from '${module}'
     const asked = stopSignal()
+    const alive = setInterval(() => undefined, 60_000)
     process.stdout.write('ready')
     await startedBefore(asked, ${start}, ${withinMs})
-    await asked`
+    await asked
+    clearInterval(alive)`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => child.kill('SIGKILL'))
   await once(child.stdout, 'data')

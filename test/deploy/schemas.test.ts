@@ -22,7 +22,11 @@ function moduleOf(apiVersion: string): string {
 const snapshotMetadataService = z.strictObject({
   apiVersion: z.literal('cbt.storage.k8s.io/v1beta1'),
   kind: z.literal('SnapshotMetadataService'),
-  metadata: z.strictObject({ name: z.string(), labels: z.record(z.string(), z.string()).optional() }),
+  metadata: z.strictObject({
+    name: z.string(),
+    labels: z.record(z.string(), z.string()).optional(),
+    annotations: z.record(z.string(), z.string()).optional()
+  }),
   spec: z.strictObject({
     address: z.string().regex(/^[a-z0-9.-]+:\d+$/),
     audience: z.string().min(1),

@@ -102,6 +102,16 @@ export async function fingerprintOf(metadataPath: string, thinId: number): Promi
   }
 }
 
+/** Where the tree of devices begins in a pool's live metadata, a block number: about where the allocator was at the last commit. */
+export async function devicesRootOf(metadataPath: string): Promise<number> {
+  const metadata = await openPoolMetadata(metadataPath, { liveRoot: true })
+  try {
+    return metadata.superblock.mappingRoot
+  } finally {
+    await metadata.close()
+  }
+}
+
 /** Whether it is where it was, to the last byte of its root. */
 export async function cameBack(metadataPath: string, thinId: number, before: Fingerprint): Promise<boolean> {
   return sameFingerprint(await fingerprintOf(metadataPath, thinId), before)

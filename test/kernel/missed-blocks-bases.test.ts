@@ -11,7 +11,8 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import type { Extent } from '../support/expected.ts'
 import { Random } from '../support/random.ts'
-import { cameBack, fingerprintOf, Questions, writeCommitted } from './bases-lab.ts'
+import type { Fingerprint } from '../../src/devicemapper/thin/pool-metadata.ts'
+import { cameBack, devicesRootOf, fingerprintOf, Questions, writeCommitted } from './bases-lab.ts'
 import { createDevice, createLinear, removeDevice, run, thinTable } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
 import { createGroup, createPool, createSnapshot, createThin, lvm, prepareLvm, writeBlocks } from './lvm-setup.ts'
@@ -74,9 +75,13 @@ class Life {
   }
 
   volume(short: string): void {
-    pool.createVolume(this.name(short), nextId++, BLOCKS)
-    this.#names.push(this.name(short))
+    this.createEmpty(short, BLOCKS)
     pool.write(this.name(short), 0, MAPPED)
+  }
+
+  createEmpty(short: string, blocks: number): void {
+    pool.createVolume(this.name(short), nextId++, blocks)
+    this.#names.push(this.name(short))
   }
 
   /** Read-only; `writable` as whoever does something unusual has it. */
@@ -124,8 +129,13 @@ class Life {
   }
 }
 
-/** Rounds of a life; each is told its number, and what it returns is counted. */
-function life(title: string, name: string, rounds: (t: ExecutionContext, life: Life) => Promise<string | void>): void {
+/** Rounds of a life; what each returns is counted. @param once what one of them has to return, or the life shows nothing */
+function life(
+  title: string,
+  name: string,
+  rounds: (t: ExecutionContext, life: Life) => Promise<string | void>,
+  once?: string
+): void {
   test.serial(`${title} (${again})`, async (t) => {
     t.timeout(120_000 + count * 20_000)
     const seen = new Map<string, number>()
@@ -136,6 +146,7 @@ function life(title: string, name: string, rounds: (t: ExecutionContext, life: L
       one.end()
     }
     t.log(`${name}: ${[...seen].map(([outcome, times]) => `${outcome} ${times}`).join(', ')}`)
+    if (once !== undefined) t.true(seen.has(once), `not once: ${once}`)
   })
 }
 
@@ -152,62 +163,134 @@ function repair(): void {
   run('dd', [`if=${spare}`, `of=${pool.metadata}`, 'bs=1M', 'conv=fsync', 'status=none'])
 }
 
-/** Served, then written to until its fingerprint is what it was; its snapshot is the target then. */
-async function writtenUntilBack(t: ExecutionContext, one: Life, most: number, between: (one: Life) => Promise<void>) {
-  // Its tree is where the allocator begins when the pool is loaded anew.
-  for (const block of one.blocks().slice(0, 2)) {
-    reload()
-    one.write('v', block)
-  }
-  one.snapshot('v', 's', { writable: true })
+/** Blocks that came to the root's tree after it was a leaf: thin_repair leaves the earlier ones' mappings in what the root does not use. */
+function lateBlock({ random }: Life): number {
+  return random.integer(253, MAPPED - 1)
+}
+
+/**
+ * A snapshot that was served, of which the front's leaf is its own, and whose nodes were allocated as the same write will have them allocated
+ * again: first the tree of devices, then the root, then the leaf.
+ */
+async function servedWithOwnLeaf(
+  t: ExecutionContext,
+  one: Life,
+  writes: (() => void | Promise<void>)[]
+): Promise<Fingerprint> {
+  // What the volume writes has to be shared, or it goes where it is without a trace in the metadata.
+  one.snapshot('v', 'p')
+  for (const write of writes) await write()
+  one.snapshot('v', 's')
   // The volume leaves the front's leaf to the snapshot alone.
   one.write('v', FRONT - 1)
+  one.remove('p')
   t.deepEqual(await one.ask('s'), expectedAllocated(one.thin('s')))
-  const before = await one.fingerprint('s')
-  let back = false
-  for (const block of one.blocks().slice(0, most)) {
-    one.write('s', block)
-    if ((back = await cameBack(pool.metadata, one.id('s'), before))) break
-    await between(one)
-  }
+  return one.fingerprint('s')
+}
+
+async function refusedAsBase(t: ExecutionContext, one: Life, back: boolean): Promise<string> {
   one.snapshot('s', 't')
   t.is(await one.ask('t', { base: 's' }), 'DM_BASE_CHANGED')
   return back ? 'came back' : 'did not come back'
 }
 
-life('a base that was written to, with reloads of the pool in between', 'reload', async (t, one) =>
-  writtenUntilBack(t, one, 16, async () => {
+async function reloads(t: ExecutionContext, one: Life): Promise<string> {
+  const [first, second, ...more] = one.blocks().filter((block) => block !== FRONT - 1)
+  const inVolume = (block: number) => () => {
+    reload()
+    one.write('v', block)
+  }
+  const before = await servedWithOwnLeaf(t, one, [inVolume(first), inVolume(second)])
+  for (const block of more.slice(0, 12)) {
     reload()
     one.unlock('s')
-  })
-)
+    one.write('s', block)
+    if (await cameBack(pool.metadata, one.id('s'), before)) return refusedAsBase(t, one, true)
+  }
+  return refusedAsBase(t, one, false)
+}
 
-life('a base that was written to, while the allocator goes round', 'round', async (t, one) =>
-  writtenUntilBack(t, one, 4, async () => {
-    // Until the volume's nodes come from the front again.
-    let last = 0
-    for (let write = 0; write < 400; write++) {
-      one.write('v', FRONT + (write % 200))
-      const { root } = await one.fingerprint('v')
-      if (root < last) break
-      last = root
+life('a base that was written to, with reloads of the pool in between', 'reload', reloads, 'came back')
+
+/** Another volume, whose writes move the allocator on. */
+class Mover {
+  readonly #one: Life
+  #next = MAPPED
+
+  constructor(one: Life) {
+    this.#one = one
+    one.createEmpty('h', 20_000)
+    pool.write(one.name('h'), 0, MAPPED)
+    pool.write(one.name('h'), 10_000, MAPPED)
+  }
+
+  /** @returns where the tree of devices is then */
+  async move(): Promise<number> {
+    this.#one.write('h', this.#next++)
+    return devicesRootOf(pool.metadata)
+  }
+
+  /** By one block more, as there is a leaf more. */
+  async moveMore(): Promise<void> {
+    pool.write(this.#one.name('h'), 10_000 + this.#next)
+    await this.move()
+  }
+
+  /** Until the allocator is where it was when the tree of devices was there. @returns whether it is */
+  async moveTo(wanted: number): Promise<boolean> {
+    const before = await this.move()
+    let at = await this.move()
+    const step = at - before
+    for (let moves = 0; moves < 400; moves++) {
+      if (at === wanted) return true
+      const left = wanted - at
+      if (left > 2 * step && left % step !== 0) await this.moveMore()
+      at = await this.move()
     }
-  })
+    return false
+  }
+}
+
+life(
+  'a base that was written to, while the allocator goes round',
+  'round',
+  async (t, one) => {
+    const [first, ...more] = one.blocks().filter((block) => block !== FRONT - 1)
+    const mover = new Mover(one)
+    let at = 0
+    const inVolume = async () => {
+      await mover.move()
+      at = await mover.move()
+      one.write('v', first)
+    }
+    const before = await servedWithOwnLeaf(t, one, [inVolume])
+    one.unlock('s')
+    one.write('s', more[0])
+    for (const block of more.slice(1, 4)) {
+      await mover.moveTo(at)
+      one.write('s', block)
+      if (await cameBack(pool.metadata, one.id('s'), before)) return refusedAsBase(t, one, true)
+    }
+    return refusedAsBase(t, one, false)
+  },
+  'came back'
 )
 
-life('a base that was written to, between two repairs of the metadata', 'repair', async (t, one) => {
-  one.snapshot('v', 's')
-  reload(repair)
-  t.deepEqual(await one.ask('s'), expectedAllocated(one.thin('s')))
-  const before = await one.fingerprint('s')
-  one.unlock('s')
-  one.write('s', one.random.integer(0, MAPPED - 1))
-  reload(repair)
-  const back = await cameBack(pool.metadata, one.id('s'), before)
-  one.snapshot('s', 't')
-  t.is(await one.ask('t', { base: 's' }), 'DM_BASE_CHANGED')
-  return back ? 'came back' : 'did not come back'
-})
+life(
+  'a base that was written to, between two repairs of the metadata',
+  'repair',
+  async (t, one) => {
+    one.snapshot('v', 's')
+    reload(repair)
+    t.deepEqual(await one.ask('s'), expectedAllocated(one.thin('s')))
+    const before = await one.fingerprint('s')
+    one.unlock('s')
+    one.write('s', lateBlock(one))
+    reload(repair)
+    return refusedAsBase(t, one, await cameBack(pool.metadata, one.id('s'), before))
+  },
+  'came back'
+)
 
 life('a base that was not touched is one after a repair as well', 'mended', async (t, one) => {
   one.snapshot('v', 's')
@@ -234,14 +317,19 @@ life(
   'a base that was trimmed and written to elsewhere, before and after snapshots of it',
   'elsewhere',
   async (t, one) => {
-    one.snapshot('v', 's', { writable: true })
+    one.snapshot('v', 's')
+    // Repaired before and after, its tree is where it was.
+    const repaired = one.random.chance(0.5)
+    if (repaired) reload(repair)
+    one.unlock('s')
     t.deepEqual(await one.ask('s'), expectedAllocated(one.thin('s')))
-    const [trimmed] = one.blocks()
+    const trimmed = lateBlock(one)
     // As many blocks as before; and where it was trimmed, the target has nothing either.
     one.discard('s', trimmed)
     if (one.random.chance(0.5)) one.snapshot('s', 'clone')
     one.write('s', MAPPED + one.random.integer(0, BLOCKS - MAPPED - 1))
     one.discard('v', trimmed)
+    if (repaired) reload(repair)
     const descendant = one.random.chance(0.5)
     one.snapshot(descendant ? 's' : 'v', 't')
     t.is(await one.ask('t', { base: 's' }), 'DM_BASE_CHANGED')
@@ -360,12 +448,12 @@ test.serial(
 /** A volume group with one pool, made anew where a name has changed. */
 const group = 'base-vg'
 
-function lvmVolume(): string {
+function lvmVolume(blocks = 200): string {
   const disk = run('losetup', ['--find', '--show', loopFile()]).trim()
   createGroup(group, disk)
   createPool(group, 'pool', 64)
-  const volume = createThin(group, 'pool', 'data', 16)
-  writeBlocks(volume, 0, 200, 'a')
+  const volume = createThin(group, 'pool', 'data', 24)
+  writeBlocks(volume, 0, blocks, 'a')
   return disk
 }
 
@@ -472,7 +560,8 @@ test.serial(`a base that was written to, between two repairs by LVM (${again})`,
   let back = 0
   for (let round = 0; round < count; round++) {
     const random = new Random(seeds.integer(0, 2 ** 31))
-    const disk = lvmVolume()
+    // More than a leaf.
+    const disk = lvmVolume(MAPPED)
     const [base, target] = [`${group}/s${round}`, `${group}/t${round}`]
     createSnapshot(group, 'data', `s${round}`)
     const repair = () => {
@@ -486,7 +575,7 @@ test.serial(`a base that was written to, between two repairs by LVM (${again})`,
     t.true(Array.isArray(await questions.ask({ target: base })))
     const before = await fingerprintOf(metadata, 2)
     lvm('lvchange', '--activate', 'y', '--ignoreactivationskip', base)
-    writeBlocks(`/dev/${base}`, random.integer(0, 199), 1, 'b')
+    writeBlocks(`/dev/${base}`, random.integer(253, MAPPED - 1), 1, 'b')
     lvm('lvchange', '--activate', 'n', base)
     repair()
     if (await cameBack(metadata, 2, before)) back++
@@ -496,4 +585,5 @@ test.serial(`a base that was written to, between two repairs by LVM (${again})`,
     run('losetup', ['--detach', disk])
   }
   t.log(`lvconvert --repair: came back ${back} of ${count}`)
+  t.true(back > 0)
 })

@@ -251,8 +251,8 @@ export class Catalog {
   }
 
   /** Forgets the oldest names of snapshots that are no longer on record. Returns how many; call again while it is not 0. */
-  async forgetEraNames(limits: { before: number; keep: number }): Promise<number> {
-    return this.#call('forgetEraNames', limits)
+  async forgetEraNames(keep: number): Promise<number> {
+    return this.#call('forgetEraNames', keep)
   }
 
   /** Puts bitmaps of forgotten snapshots together; to be repeated until it returns 0. */

@@ -305,15 +305,14 @@ export function eraNameUsedBefore(database: CatalogDatabase, volume: string, nam
 }
 
 /**
- * Forgets names of snapshots that were taken before a time, and the oldest beyond a number; at most 10,000 a call.
+ * Forgets the oldest names of snapshots beyond a number; at most 10,000 a call.
  *
- * @param before milliseconds since 1970
  * @returns how many; call again while it is not 0
  */
-export function forgetEraNames(database: CatalogDatabase, { before, keep }: { before: number; keep: number }): number {
+export function forgetEraNames(database: CatalogDatabase, keep: number): number {
   return database.write(() => {
     const kept = eraNamesTable.select(database, 'ORDER BY taken_at DESC LIMIT 1 OFFSET ?', Math.max(0, keep - 1))
-    const limit = Math.max(before, keep === 0 ? Number.MAX_SAFE_INTEGER : (kept.at(0)?.takenAt ?? 0))
+    const limit = keep === 0 ? Number.MAX_SAFE_INTEGER : (kept.at(0)?.takenAt ?? 0)
     const doomed = eraNamesTable.select(
       database,
       'WHERE taken_at < ? ORDER BY taken_at LIMIT ?',

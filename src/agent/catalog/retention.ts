@@ -13,8 +13,8 @@ import type { Catalog } from './catalog.ts'
 
 const DAY_MS = 86_400_000
 
-/** A quarter of a million (some 70 MB, on the disk and in memory). Names of snapshots that are forgotten, also no longer than two years. */
-export const retention = { namesKeptMs: 730 * DAY_MS, keep: 250_000 } as const
+/** A quarter of a million of what was served (some 70 MB, on the disk and in memory), and of names of snapshots that are forgotten. */
+export const retention = { keep: 250_000 } as const
 
 /** How much history of era volumes is kept. */
 export interface EraRetention {
@@ -32,9 +32,8 @@ export async function forgetHistory(
 ): Promise<number> {
   const forgotten = await catalog.forgetEraSnapshots({ before: Math.max(0, now - keptMs), keep })
   while ((await catalog.compactEraHistory()) > 0);
-  // Their names for two years longer: whoever comes back with one by then may mean another.
-  const names = { before: Math.max(0, now - keptMs - retention.namesKeptMs), keep: retention.keep }
-  while ((await catalog.forgetEraNames(names)) > 0);
+  // Their names for far longer: whoever comes back with one by then may mean another.
+  while ((await catalog.forgetEraNames(retention.keep)) > 0);
   return forgotten
 }
 

@@ -4,25 +4,39 @@
 import { DeltamapperError } from '../../errors.ts'
 import type { AsBase } from '../../grpc/inventory.ts'
 import { checkBase, compareFingerprints, type KnownSnapshot, type ServedTarget } from '../catalog/fingerprint.ts'
+import { checkSinceWentBack, type WentBack } from '../catalog/pool-clocks.ts'
+import type { ServedRecord } from '../catalog/served-targets.ts'
 
 export interface BaseVerdict {
   readonly asBase: AsBase
   readonly because: string
 }
 
-/** @param recorded what is on record under its handle or its identity, by the catalog */
-export function judgeBase(recorded: readonly KnownSnapshot[], now: ServedTarget): BaseVerdict {
+/**
+ * @param recorded what is on record under its handle or its identity, by the catalog
+ * @param wentBack when its pool was last found to have gone back, if ever
+ */
+export function judgeBase(
+  recorded: readonly (KnownSnapshot & Pick<ServedRecord, 'firstServedAt'>)[],
+  now: ServedTarget,
+  wentBack?: WentBack
+): BaseVerdict {
   try {
+    // What was never served may have been taken since.
+    if (recorded.length > 0) checkSinceWentBack(now.handle, recorded, wentBack)
     if (checkBase(recorded, now) === 'unchanged') {
       return { asBase: 'unchanged', because: 'it is what it was when it was served' }
     }
     const wasBase = recorded.some((each) => compareFingerprints(each, now).relation === 'same')
     return wasBase ? unrecorded : neverServed
   } catch (error) {
-    if (!(error instanceof DeltamapperError) || error.code !== 'DM_BASE_CHANGED') throw error
+    if (!(error instanceof DeltamapperError) || !NO_BASE.includes(error.code)) throw error
     return { asBase: 'changed', because: error.message }
   }
 }
+
+/** Of errors about a base, those that last. */
+const NO_BASE: readonly string[] = ['DM_BASE_CHANGED', 'DM_POOL_WENT_BACK']
 
 /** Somebody has a backup of it that is not on record here. */
 const unrecorded: BaseVerdict = {

@@ -372,7 +372,7 @@ function aboutThins({ name, thins, unnamedDevices = 0, kind }: PoolFacts): Findi
         'warning',
         'base-changed',
         name,
-        `${listed(changed)} cannot serve as base any more: written to, trimmed, resized or replaced since`,
+        `${listed(changed)} cannot serve as base any more: written to, trimmed, resized, replaced, or its pool put back since`,
         'the next backup has to be a full one; keep snapshots that are backed up read-only, and fstrim away from them'
       )
     )

@@ -37,7 +37,7 @@ export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
 /** What only the agent has, because it has the catalog open. */
 export interface AgentKnowledge {
-  readonly catalog: Pick<Catalog, 'findServed' | 'path'>
+  readonly catalog: Pick<Catalog, 'findServed' | 'poolWentBack' | 'path'>
   readonly view: CatalogView
   readonly records: readonly LeaseRecord[]
   readonly held: readonly HeldLease[]
@@ -314,7 +314,8 @@ async function judge(
     ...(volume !== undefined && { volume })
   }
   const now = servedTarget({ snapshot, transactionId, fingerprint: device.details })
-  const verdict = judgeBase(await knowledge.catalog.findServed(now), now)
+  const { catalog } = knowledge
+  const verdict = judgeBase(await catalog.findServed(now), now, await catalog.poolWentBack(pool.identity))
   if (verdict.asBase !== 'unchanged') return verdict
   return (await isUnwritten(metadata, device, until)) ?? verdict
 }

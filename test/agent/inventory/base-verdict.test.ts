@@ -29,10 +29,26 @@ for (const [name, recorded, asBase, because] of [
 ] as [string, (ServedTarget & { role?: Role })[], string, RegExp][]) {
   test(`${name}: ${asBase}`, (t) => {
     const verdict = judgeBase(
-      recorded.map((each) => ({ role: 'target', ...each })),
+      recorded.map((each) => ({ role: 'target', firstServedAt: 1, ...each })),
       now
     )
     t.is(verdict.asBase, asBase as typeof verdict.asBase)
     t.regex(verdict.because, because)
   })
 }
+
+for (const [name, firstServedAt, asBase] of [
+  ['before its pool went back', 99, 'changed'],
+  ['since its pool went back', 101, 'unchanged']
+] as const) {
+  test(`served, and the same, ${name}: ${asBase}`, (t) => {
+    const recorded = [{ ...now, role: 'target', firstServedAt } as const]
+    const verdict = judgeBase(recorded, now, { at: 100, how: 'its clock was 5 before, and is 3' })
+    t.is(verdict.asBase, asBase)
+    if (asBase === 'changed') t.regex(verdict.because, /went on from an earlier state.*clock was 5/)
+  })
+}
+
+test('taken since its pool went back, and never served: never-served', (t) => {
+  t.is(judgeBase([], now, { at: 100, how: 'its clock was 5 before, and is 3' }).asBase, 'never-served')
+})

@@ -125,7 +125,7 @@ test('pools of the agent, by its catalog or without; and those of others', async
     device('any', '', 9003, 'thin', '254:9002 0')
   ]
   const knowledge: AgentKnowledge = {
-    catalog: { findServed: async () => [], path: '/nowhere' },
+    catalog: { findServed: async () => [], poolWentBack: async () => undefined, path: '/nowhere' },
     view: {
       pools: [
         { ...newPool('tank'), createdAt: 0 },
