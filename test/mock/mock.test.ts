@@ -46,7 +46,7 @@ test('the command serves, writes the data, and checks what was restored', async 
   t.teardown(() => client.close())
   for (const { id, image } of listed) {
     const { capacityBytes } = await client.allocated({ snapshotId: id })
-    t.is((await stat(image)).size, capacityBytes, 'an image is as long as the capacity')
+    t.is(capacityBytes, (await stat(image)).size, 'an image is as long as the capacity')
   }
   // A full backup, and an incremental one on top of it.
   const restored = join(folder, 'restored.img')
