@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
-import type { ExtentStream } from '../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../src/devicemapper/extents.ts'
 import type { VolumeMap } from '../src/cli/output/map.ts'
 import type { SnapshotData } from './snapshot-data.ts'
 
@@ -11,12 +11,13 @@ const PIECE_BYTES = 1024 * 1024
 
 /** Brings a copy up to the snapshot that `source` reads: its size, and every extent of the answer. Draws them on the map. */
 export async function applyExtents(
-  answer: ExtentStream,
+  answer: ExtentAnswer,
   source: SnapshotData,
   copy: FileHandle,
   map: VolumeMap
 ): Promise<void> {
-  await copy.truncate(answer.capacityBytes)
+  // Without a capacity nothing has changed, its size neither.
+  if (answer.capacityBytes !== undefined) await copy.truncate(answer.capacityBytes)
   const buffer = Buffer.alloc(PIECE_BYTES)
   for await (const { count, offsets, sizes } of answer.batches) {
     for (let i = 0; i < count; i++) {

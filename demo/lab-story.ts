@@ -343,6 +343,7 @@ async function ask({ source }: Stage, snapshot: string, base?: string): Promise<
     base === undefined
       ? await client.allocated({ snapshotId: target })
       : await client.delta({ baseSnapshotId: `${source}/${base}`, targetSnapshotId: target })
+  if (capacityBytes === undefined) throw new Error('our own agent always says the capacity')
   const extents: Extent[] = []
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) extents.push({ offset: offsets[i], size: sizes[i] })

@@ -440,7 +440,7 @@ const sections: readonly Section[] = [
       await testHere([node, join(projectFolder, 'scripts/conformance-table.ts'), '--check'], {})
       yield ['', { ...nothing, done: 'a whole conformance run against every mutant' }]
       const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=10m']
-      const patience = { HOSTILE_RUN_MS: '240000' }
+      const patience = { HOSTILE_PATIENCE: 'command' }
       const said = await testHere([...words, 'test/conformance/hostile.test.ts'], patience)
       yield [said, { ...nothing, done: 'hostile drivers, with all the patience that the command has' }]
       yield [

@@ -1,8 +1,8 @@
 /**
  * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata straight from a file or
- * device, or what a tool has printed of it. Either way it is an ExtentStream, and what follows need not know.
+ * device, or what a tool has printed of it. Either way it is an ExtentAnswer, and what follows need not know.
  */
-import type { ExtentStream } from '../devicemapper/extents.ts'
+import type { ExtentAnswer } from '../devicemapper/extents.ts'
 import type { Engine } from '../devicemapper/tools/engine.ts'
 import { endpointAddress, endpointTls, type TlsOptions } from './endpoint.ts'
 import { UsageError } from './failure.ts'
@@ -53,7 +53,7 @@ export async function withAnswer(
   options: AnswerOptions,
   signal: AbortSignal,
   remark: Remark,
-  use: (answer: ExtentStream) => Promise<void>
+  use: (answer: ExtentAnswer) => Promise<void>
 ): Promise<void> {
   if (options.xml !== undefined) {
     const { answerFromXml } = await import('./xml-answer.ts')
@@ -93,7 +93,7 @@ async function fromEndpoint(
   { base, target }: NamedQuestion,
   { endpoint, size, baseSize, liveRoot, engine, startingOffset = 0, maxResults = 0, ...rest }: AnswerOptions,
   signal: AbortSignal,
-  use: (answer: ExtentStream) => Promise<void>
+  use: (answer: ExtentAnswer) => Promise<void>
 ): Promise<void> {
   const stray = Object.entries({
     '--size': size,

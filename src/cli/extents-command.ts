@@ -71,6 +71,8 @@ Output:
   json    one object with the field names of csi.v1; cut off, it does not parse
   ndjson  one object to a line: the volume, each extent, {"complete":true,...}
   map     where in the volume they are, drawn
+A driver that finds nothing may say no capacity: json and ndjson leave
+volume_capacity_bytes out then. The image keeps the size it has.
 
 Exit status:
   0    the answer is complete

@@ -1,7 +1,7 @@
 /**
  * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout, whoever is asked.
  */
-import type { ExtentStream } from '../devicemapper/extents.ts'
+import type { ExtentAnswer } from '../devicemapper/extents.ts'
 import { type AnswerOptions, type Question, type Remark, withAnswer } from './answer.ts'
 import { interruptible } from './interruption.ts'
 import { writeJson } from './output/json.ts'
@@ -29,7 +29,7 @@ export async function showExtents(question: Question, options: ExtentsOptions): 
 export async function showAnswer(
   ask: Question['ask'],
   options: ShowOptions,
-  withAnswer: (signal: AbortSignal, remark: Remark, use: (answer: ExtentStream) => Promise<void>) => Promise<void>
+  withAnswer: (signal: AbortSignal, remark: Remark, use: (answer: ExtentAnswer) => Promise<void>) => Promise<void>
 ): Promise<void> {
   const { stdout, stderr } = process
   const subject: Subject = ask === 'allocated' ? 'allocated' : 'changed'

@@ -19,4 +19,6 @@ export interface ContentRecord {
   readonly lost: readonly number[]
   /** Why it could not be compared; null where it was. */
   readonly failure: string | null
+  /** Why the history was not tried; then the other fields say nothing. */
+  readonly skipped?: string
 }

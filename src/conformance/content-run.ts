@@ -64,6 +64,9 @@ export async function runContent(
   }
 }
 
+/** What a record has to say of a history that has come to nothing. */
+const nothing = { deviceBytes: 0, capacityBytes: null, changedBytes: 0, reportedBytes: 0, lost: [] }
+
 class Laboratory {
   readonly #asker: Asker
   readonly #storage: Storage
@@ -97,7 +100,7 @@ class Laboratory {
     },
     grown: async (name) => {
       const { grow } = this.#storage
-      if (grow === undefined) return
+      if (grow === undefined) return this.#skipped(name, 'volumes cannot be made larger')
       const { volume, base, device } = await this.#loaded()
       await grow(volume, this.#sizeBytes * 2)
       await this.#compare(name, base, await this.#changed(volume, device, someWrites))
@@ -147,8 +150,11 @@ class Laboratory {
   }
 
   failed(history: string, failure: string): void {
-    const nothing = { deviceBytes: 0, capacityBytes: null, changedBytes: 0, reportedBytes: 0, lost: [] }
     for (const base of [null, '']) this.#add({ kind: 'content', history, base, target: '', ...nothing, failure })
+  }
+
+  #skipped(history: string, skipped: string): void {
+    this.#add({ kind: 'content', history, base: '', target: '', ...nothing, failure: null, skipped })
   }
 
   #name(): string {

@@ -24,5 +24,7 @@ export function judgeContents(run: Run, which: (record: ContentRecord) => boolea
   }
   const failed = records.find(({ failure }) => failure !== null)
   if (failed !== undefined) return fail(`${what(failed)}: ${failed.failure}`)
-  return pass(`${records.length} comparisons: ${[...new Set(records.map(({ history }) => history))].join(', ')}`)
+  const names = [...new Set(records.map(({ history }) => history))].join(', ')
+  const skipped = run.skippedContents.filter(which).map(({ history, skipped }) => `; ${history} skipped: ${skipped}`)
+  return pass(`${records.length} comparisons: ${names}${skipped.join('')}`)
 }

@@ -88,7 +88,14 @@ export class Run {
   }
 
   get contents(): (ContentRecord & Made)[] {
-    return this.calls.filter((call) => call.kind === 'content')
+    return this.calls.filter((call) => call.kind === 'content' && call.skipped === undefined) as (ContentRecord &
+      Made)[]
+  }
+
+  /** Histories that were not tried, and why. */
+  get skippedContents(): (ContentRecord & Made)[] {
+    return this.calls.filter((call) => call.kind === 'content' && call.skipped !== undefined) as (ContentRecord &
+      Made)[]
   }
 
   /** Streams that a rule made. */

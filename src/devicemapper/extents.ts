@@ -15,15 +15,23 @@ export interface ExtentBatch {
   readonly sizes: Float64Array
 }
 
-/** An answer of whichever source: the target's size, and everything allocated or changed in it. */
-export interface ExtentStream {
-  /** Size of the (target) snapshot in bytes; constant for the stream. */
-  readonly capacityBytes: number
+/** An answer of whichever source, also of a driver that is not ours: everything allocated or changed in a target. */
+export interface ExtentAnswer {
+  /**
+   * Size of the (target) snapshot in bytes; constant for the answer. Undefined where nobody said it: a driver may find nothing and send no
+   * message (the CSI specification is silent). It is never 0 then, so that nobody cuts an image to it.
+   */
+  readonly capacityBytes: number | undefined
   /**
    * Ascending, never overlapping, none empty; from our own walks, which merge, never touching either. Ends only when complete; throws
    * DeltamapperError otherwise.
    */
   readonly batches: AsyncIterable<ExtentBatch>
+}
+
+/** An answer of our own: the target's size is known. */
+export interface ExtentStream extends ExtentAnswer {
+  readonly capacityBytes: number
 }
 
 /**

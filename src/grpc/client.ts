@@ -13,7 +13,7 @@ import {
   type ClientReadableStream,
   type MethodDefinition
 } from '@grpc/grpc-js'
-import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
+import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
@@ -36,16 +36,17 @@ export interface CallOptions {
 
 export interface SnapshotMetadataClient {
   /**
-   * What is allocated in a snapshot. Resolves with the first message. Its `batches` can be iterated once; leaving the loop early ends the
+   * What is allocated in a snapshot. Resolves with the first message, or with the end of an answer that has none: nothing was found then, and
+   * the capacity is undefined. Its `batches` can be iterated once; leaving the loop early ends the
    * call, and so does the signal or `close`. Extents may touch: they come as the server cut them.
    *
    * @throws the server's error; DM_UNREACHABLE when nothing answers; DM_ANSWER_INVALID when the answer breaks the rules
    */
-  allocated(request: { readonly snapshotId: string } & CallOptions): Promise<ExtentStream>
+  allocated(request: { readonly snapshotId: string } & CallOptions): Promise<ExtentAnswer>
   /** What changed from the base to the target; otherwise as `allocated`. */
   delta(
     request: { readonly baseSnapshotId: string; readonly targetSnapshotId: string } & CallOptions
-  ): Promise<ExtentStream>
+  ): Promise<ExtentAnswer>
   /** Ends every call and closes the connection. */
   close(): void
 }
@@ -147,7 +148,8 @@ function unsendable(what: string, value: number | bigint): DeltamapperError {
 }
 
 /**
- * One call, up to its first message.
+ * One call, up to its first message. An answer that ends with OK and had none found nothing: hostpath and ceph-csi say it so. Any other end
+ * throws, so that an error never passes for it.
  *
  * @param failure what the status means that it ended with
  */
@@ -158,7 +160,7 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   failure: (status: WireStatus) => DeltamapperError,
   signal: AbortSignal,
   deadlineMs: number | undefined
-): Promise<ExtentStream> {
+): Promise<ExtentAnswer> {
   if (signal.aborted) throw cancelled(signal)
   const stream = client.makeServerStreamRequest(
     method.path,
@@ -170,21 +172,15 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
   const messages = decoded(stream, rules, failure, signal)
   const first = await messages.next()
-  if (first.done) {
-    throw new DeltamapperError(
-      'DM_ANSWER_INVALID',
-      `${client.getChannel().getTarget()} ended the answer without a message, so the capacity is not known`,
-      'if the server is not deltamapper, that may be its way to say that nothing was found: ask it by other means'
-    )
-  }
+  const message = first.done ? undefined : first.value
   let iterated = false
   return {
-    capacityBytes: first.value.capacityBytes,
+    capacityBytes: message?.capacityBytes,
     batches: {
       [Symbol.asyncIterator]() {
         if (iterated) throw new TypeError('an answer can be read once')
         iterated = true
-        return batches(first.value, messages)
+        return batches(message, messages)
       }
     }
   }
@@ -192,7 +188,7 @@ export async function askForExtents<Request extends { readonly startingOffset: b
 
 /** The messages as batches, without empty ones. Ends the call when left early, also before the first was taken. */
 function batches(
-  first: BlockMetadataMessage,
+  first: BlockMetadataMessage | undefined,
   rest: AsyncGenerator<BlockMetadataMessage, void>
 ): AsyncIterator<ExtentBatch, void> {
   const answer = withoutEmpty(first, rest)
@@ -207,10 +203,10 @@ function batches(
 }
 
 async function* withoutEmpty(
-  first: BlockMetadataMessage,
+  first: BlockMetadataMessage | undefined,
   rest: AsyncGenerator<BlockMetadataMessage, void>
 ): AsyncGenerator<ExtentBatch, void> {
-  if (first.count > 0) yield first
+  if (first !== undefined && first.count > 0) yield first
   for await (const message of rest) if (message.count > 0) yield message
 }
 

@@ -3,14 +3,15 @@
  * there is progress, and a few times where there is none.
  *
  * That is exact: extents ascend, so everything below that end is either among those handed on or not part of the answer (CSI specification,
- * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same. Once the last
- * extent ends there, nothing is left to ask for, and some drivers refuse such an offset: what breaks then was complete.
+ * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same, where there is a
+ * message to say it: some drivers send none where nothing is left, and their OK is the end. Once the last extent ends at the capacity, nothing is
+ * left to ask for, and some drivers refuse such an offset: what breaks then was complete.
  *
  * After ABORTED the state that the answer began with is no more. It can only begin again from 0: here, as long as nothing was handed on; else whoever
  * has got the extents has to throw them away, and the failure is passed on.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
+import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 
 /** Between two tries, in milliseconds, at most. */
@@ -44,9 +45,9 @@ export interface Resumption {
  * @throws the failure that cannot be got over, or DM_ANSWER_INVALID when the answer goes on differently
  */
 export async function resuming(
-  ask: (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentStream>,
+  ask: (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentAnswer>,
   options: ResumingOptions
-): Promise<ExtentStream> {
+): Promise<ExtentAnswer> {
   const { signal, tries, pauseMs, mayResume, onResume, onEnd } = options
   let at = options.startingOffset
   let failed = 0
@@ -62,7 +63,7 @@ export async function resuming(
     await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
     onResume?.({ startingOffset: at, failure })
   }
-  const begin = async (): Promise<ExtentStream> => {
+  const begin = async (): Promise<ExtentAnswer> => {
     for (;;) {
       try {
         const resumed = asked
@@ -86,7 +87,7 @@ export async function resuming(
     let handedOn = false
     try {
       for (let stream = first; ; stream = await begin()) {
-        if (stream.capacityBytes !== capacityBytes) {
+        if (stream.capacityBytes !== undefined && stream.capacityBytes !== capacityBytes) {
           throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
         }
         try {
@@ -101,7 +102,7 @@ export async function resuming(
           return
         } catch (error) {
           signal.throwIfAborted()
-          if (handedOn && Number(at) >= capacityBytes && mayResume(asDeltamapperError(error))) return
+          if (handedOn && Number(at) >= (capacityBytes ?? Infinity) && mayResume(asDeltamapperError(error))) return
           call.abort()
           await again(error)
         }

@@ -8,7 +8,7 @@
  * VolumeSnapshot: a new one of the same name is another snapshot.
  */
 import type { Client } from '@grpc/grpc-js'
-import type { ExtentStream } from '../devicemapper/extents.ts'
+import type { ExtentAnswer } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { askForExtents, type CallOptions, requestNumbers } from '../grpc/client.ts'
 import { fromSidecarStatus, openSidecarChannel, type SidecarService } from '../grpc/sidecar-client.ts'
@@ -19,7 +19,7 @@ import { checkAddress, checkHandle, checkNamespace, checkServiceAccount, checkSn
 import { fieldOf, textOf } from './object.ts'
 import { resuming, type Resumption } from './resuming.ts'
 
-export type { ExtentBatch, ExtentStream } from '../devicemapper/extents.ts'
+export type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 export { DeltamapperError, type ErrorCode } from '../errors.ts'
 export type { CallOptions } from '../grpc/client.ts'
 export type { Resumption } from './resuming.ts'
@@ -53,15 +53,16 @@ export type BaseSnapshot = { readonly baseSnapshotName: string } | { readonly ba
 
 export interface ClusterSnapshotMetadata {
   /**
-   * What is allocated in a snapshot: the extents of a full backup. Resolves with the first message. Its `batches` can be iterated once, a
+   * What is allocated in a snapshot: the extents of a full backup. Resolves with the first message, or with the end of an answer that has none:
+   * nothing was found then, and the capacity is the restoreSize of the VolumeSnapshotContent, or undefined where that has none. Its `batches` can be iterated once, a
    * batch is valid until the next is asked for, and only their end by itself means that the answer is complete.
    *
    * @throws DeltamapperError: DM_ARGUMENT_MISSING, DM_ARGUMENT_INVALID for what is no name; DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_UNREACHABLE, DM_CLUSTER_SETUP, DM_ACCESS_DENIED, DM_UNREACHABLE;
    * the driver's errors, of which `status` FAILED_PRECONDITION always means: take a full backup
    */
-  allocated(request: SnapshotName & CallOptions): Promise<ExtentStream>
+  allocated(request: SnapshotName & CallOptions): Promise<ExtentAnswer>
   /** What changed since a base: the extents of an incremental backup. Otherwise as `allocated`. */
-  delta(request: SnapshotName & BaseSnapshot & CallOptions): Promise<ExtentStream>
+  delta(request: SnapshotName & BaseSnapshot & CallOptions): Promise<ExtentAnswer>
   /** The CSI handle of a snapshot: to be kept with a backup, for when the snapshot is to be a base and its object may be gone. */
   handle(request: SnapshotName & Pick<CallOptions, 'signal'>): Promise<string>
   /** Ends every call and closes the connections. */
@@ -73,6 +74,8 @@ interface BoundSnapshot extends SnapshotName {
   readonly uid: string
   readonly driver: string
   readonly handle: string
+  /** Bytes: restoreSize of its content, where that says one. */
+  readonly restoreBytes: number | undefined
 }
 
 /** What was asked, until its answer has ended. */
@@ -127,7 +130,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     this.#api = new KubernetesApi(options)
   }
 
-  async allocated({ namespace, snapshotName, ...options }: SnapshotName & CallOptions): Promise<ExtentStream> {
+  async allocated({ namespace, snapshotName, ...options }: SnapshotName & CallOptions): Promise<ExtentAnswer> {
     return this.#answer(options, async (question) => {
       const target = await this.#snapshot({ namespace, snapshotName }, question.signal)
       return this.#resuming(target, question, (numbers, { client, securityToken, failure, signal }) => {
@@ -141,7 +144,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     namespace,
     snapshotName,
     ...options
-  }: SnapshotName & BaseSnapshot & CallOptions): Promise<ExtentStream> {
+  }: SnapshotName & BaseSnapshot & CallOptions): Promise<ExtentAnswer> {
     return this.#answer(options, async (question) => {
       const target = await this.#snapshot({ namespace, snapshotName }, question.signal)
       const baseSnapshotId = await this.#baseHandle(target, options, question.signal)
@@ -165,7 +168,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
   }
 
   /** A question, up to the first message of its answer. */
-  async #answer(options: CallOptions, answer: (question: Question) => Promise<ExtentStream>): Promise<ExtentStream> {
+  async #answer(options: CallOptions, answer: (question: Question) => Promise<ExtentAnswer>): Promise<ExtentAnswer> {
     const { deadlineMs = Infinity } = options
     const deadline = new AbortController()
     const late = () =>
@@ -194,8 +197,8 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
   async #resuming(
     target: BoundSnapshot,
     { options, signal, onEnd }: Question,
-    begin: (numbers: ReturnType<typeof requestNumbers>, call: Call) => Promise<ExtentStream>
-  ): Promise<ExtentStream> {
+    begin: (numbers: ReturnType<typeof requestNumbers>, call: Call) => Promise<ExtentAnswer>
+  ): Promise<ExtentAnswer> {
     const { tries = 5, pauseMs = 1000, onResume } = this.#options
     let maybeExpired = false
     const ask = async (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => {
@@ -219,7 +222,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       if (resumed) await this.#stillThere(target, signal)
       return stream
     }
-    return resuming(ask, {
+    const { capacityBytes = target.restoreBytes, batches } = await resuming(ask, {
       startingOffset: options.startingOffset ?? 0,
       tries,
       pauseMs,
@@ -229,6 +232,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       mayResume: ({ status, code }) =>
         status === 'UNAVAILABLE' || code === 'DM_DEADLINE_EXCEEDED' || (code === 'DM_ACCESS_DENIED' && maybeExpired)
     })
+    return { capacityBytes, batches }
   }
 
   /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_SETUP; DM_ARGUMENT_MISSING and _INVALID for what is no name */
@@ -263,7 +267,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       )
     }
     if (handle === undefined) throw notReady(`the VolumeSnapshotContent ${contentName} of ${shown} has no handle yet`)
-    return { namespace, snapshotName, uid, driver, handle }
+    return { namespace, snapshotName, uid, driver, handle, restoreBytes: restoreBytesOf(content) }
   }
 
   async #baseHandle(target: BoundSnapshot, base: BaseSnapshot, signal: AbortSignal): Promise<string> {
@@ -376,6 +380,12 @@ const snapshotApi = '/apis/snapshot.storage.k8s.io/v1'
 
 function volumeSnapshotPath({ namespace, snapshotName }: SnapshotName): string {
   return `${snapshotApi}/namespaces/${encodeURIComponent(namespace)}/volumesnapshots/${encodeURIComponent(snapshotName)}`
+}
+
+/** An int64 that the CSI driver said as size_bytes of its snapshot, of which 0 means that it does not know. */
+function restoreBytesOf(content: unknown): number | undefined {
+  const bytes = fieldOf(content, 'status', 'restoreSize')
+  return Number.isSafeInteger(bytes) && Number(bytes) > 0 ? Number(bytes) : undefined
 }
 
 function noSnapshot(what: string): DeltamapperError {

@@ -53,6 +53,8 @@ export interface HistoryOptions {
   readonly seed: number
   /** Bytes by which the first volume grows before its last snapshot. */
   readonly growBytes?: number
+  /** Nothing is written to the first volume between its first two snapshots. */
+  readonly idleNight?: boolean
 }
 
 /** Thrown where a volume or snapshot is asked for that there is not. */
@@ -65,9 +67,9 @@ export class History {
   #writes = ZEROES
   #sequence = 0
 
-  constructor({ seed, growBytes = 0 }: HistoryOptions) {
+  constructor({ seed, growBytes = 0, idleNight = false }: HistoryOptions) {
     this.#random = new Random(seed)
-    this.#begin(seed, growBytes)
+    this.#begin(seed, growBytes, !idleNight)
   }
 
   /** All of them, oldest first. */
@@ -118,7 +120,7 @@ export class History {
    * What was there before the first question: four snapshots of one volume, three of another, and some that not
    * everything can be asked of.
    */
-  #begin(seed: number, growBytes: number): void {
+  #begin(seed: number, growBytes: number, write: boolean): void {
     const add = (id: string, tracked = true): Volume => {
       const volume = { id: `${id}-${seed}`, blocks: new Map<number, number>(), capacityBytes: CAPACITY_BYTES, tracked }
       this.#volumes.set(volume.id, volume)
@@ -126,7 +128,9 @@ export class History {
     }
     const [first, second, untracked] = [add('orders'), add('photos'), add('scratch', false)]
     this.#fill(first)
-    for (const night of ['monday', 'tuesday', 'wednesday']) this.take(first.id, night)
+    this.take(first.id, 'monday')
+    this.take(first.id, 'tuesday', { write })
+    this.take(first.id, 'wednesday')
     first.capacityBytes += growBytes
     this.take(first.id, 'thursday')
     this.#fill(second)

@@ -74,7 +74,7 @@ export async function startMock({
   const chosen = typeof scenario === 'string' ? loadScenario(scenario, seed) : scenarioOf('given', scenario)
   const own = listen === undefined ? await mkdtemp(join(tmpdir(), 'dm-mock-')) : undefined
   const path = socketPath(listen ?? `unix://${join(own!, 'csi.sock')}`)
-  const history = new History({ seed, growBytes: chosen.growBytes })
+  const history = new History({ seed, growBytes: chosen.growBytes, idleNight: chosen.idleNight })
   const askable = () => history.snapshots.filter(({ ready, tracked }) => ready && tracked)
   const images = data === undefined ? undefined : await Images.create(data, askable())
 

@@ -42,6 +42,8 @@ const scenarioSchema = z.strictObject({
     .min(0)
     .multipleOf(16 * 1024)
     .default(0),
+  /** Nothing is written to the first volume between its first two snapshots: that delta is empty. */
+  idleNight: z.boolean().default(false),
   /**
    * Each question's answers break off after so many messages: the first answer after the first number, and so
    * on; then they are whole.

@@ -19,7 +19,7 @@ import { pino } from 'pino'
 
 import { startAgent } from '../../src/agent/agent.ts'
 import { loadConfig } from '../../src/agent/config.ts'
-import type { ExtentStream } from '../../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError, type ErrorCode, type StatusName } from '../../src/errors.ts'
 import { connect, type CallOptions, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { command, nodeFlags } from '../cli/run-command.ts'
@@ -118,13 +118,13 @@ interface Asked extends CallOptions {
   target: string
 }
 
-function ask(client: SnapshotMetadataClient, { base, target, ...options }: Asked): Promise<ExtentStream> {
+function ask(client: SnapshotMetadataClient, { base, target, ...options }: Asked): Promise<ExtentAnswer> {
   return base === undefined
     ? client.allocated({ snapshotId: target, ...options })
     : client.delta({ baseSnapshotId: base, targetSnapshotId: target, ...options })
 }
 
-async function collect({ batches }: ExtentStream): Promise<Extent[]> {
+async function collect({ batches }: ExtentAnswer): Promise<Extent[]> {
   const extents: Extent[] = []
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) extents.push([offsets[i], sizes[i]])

@@ -3,12 +3,15 @@
  * wrong in a way which only data shows is caught by the rule for it. Nothing that a run makes is left. (The same with
  * real block devices: test/kernel/conformance.test.ts.)
  */
+import { once } from 'node:events'
+import { readdirSync } from 'node:fs'
 import { mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { type ContentOptions, type Report, runConformance } from '../../src/conformance/conformance.ts'
 import { readHooks } from '../../src/conformance/hooks.ts'
-import { runCommand } from '../cli/run-command.ts'
+import { runCommand, startCommand } from '../cli/run-command.ts'
+import { eventually } from '../grpc/extent-backend.ts'
 import { turns } from '../support/turns.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type FileFault, startFileDriver } from './file-driver.ts'
@@ -86,6 +89,18 @@ for (const [fault, rules] of [
   })
 }
 
+test('Ctrl-C in the middle of a history leaves nothing', async (t) => {
+  const { endpoint, own, images, csi } = await driver(t)
+  const file = join(own, 'content.yaml')
+  await writeFile(file, JSON.stringify(csi))
+  const child = startCommand(['conformance', '--endpoint', endpoint, '--content', file, '--rule', '22'])
+  t.true(await eventually(() => readdirSync(images).length > 1), 'a volume and a snapshot of it')
+  child.kill('SIGINT')
+  const [status] = (await once(child, 'exit')) as [number]
+  t.is(status, 130)
+  t.deepEqual(await readdir(images), [])
+})
+
 test('through hooks, with the command; what cannot be removed is listed', async (t) => {
   const { endpoint, own } = await driver(t)
   const socket = endpoint.replace('unix://', '')
@@ -112,6 +127,7 @@ test('through hooks, with the command; what cannot be removed is listed', async 
     '--history',
     'ends',
     'nothing',
+    'grown',
     '--rule',
     '21',
     '22',
@@ -120,5 +136,6 @@ test('through hooks, with the command; what cannot be removed is listed', async 
   ]
   const { status, stdout, stderr } = await runCommand(['conformance', ...flags])
   t.is(status, 0, stderr + stdout)
+  t.regex(stdout, /grown skipped: volumes cannot be made larger/)
   t.regex(stderr, /deltamapper: not removed: snapshot conf-\S+: .*no such command/)
 })

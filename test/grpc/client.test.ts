@@ -6,7 +6,7 @@ import { Server, ServerCredentials, status, type ServerWritableStream, type Serv
 import { loadSync } from '@grpc/proto-loader'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
-import type { ExtentStream } from '../../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 import { connect, type ConnectOptions } from '../../src/grpc/client.ts'
 import { capacityBytes, eventually, some, temporaryFolder, testServer, type Extent } from './extent-backend.ts'
 import { reachableHere } from '../support/reachable-memory.ts'
@@ -17,7 +17,7 @@ function client(t: ExecutionContext, address: string, options?: ConnectOptions) 
   return made
 }
 
-async function extentsOf({ batches }: ExtentStream): Promise<Extent[]> {
+async function extentsOf({ batches }: ExtentAnswer): Promise<Extent[]> {
   const extents: Extent[] = []
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) extents.push([offsets[i], sizes[i]])
@@ -26,7 +26,7 @@ async function extentsOf({ batches }: ExtentStream): Promise<Extent[]> {
 }
 
 /** Reads on and on, as extentsOf would, but keeps nothing. */
-async function readOn({ batches }: ExtentStream): Promise<void> {
+async function readOn({ batches }: ExtentAnswer): Promise<void> {
   for await (const { count } of batches) if (count < 0) break
 }
 
@@ -332,8 +332,17 @@ test('answers of other servers are understood', async (t) => {
   ])
 })
 
+test('OK without a message is an answer that found nothing, of an unknown capacity; any other end is none', async (t) => {
+  const path = await otherServer(t, (call) => call.end())
+  const asked = { baseSnapshotId: 'a', targetSnapshotId: 'b' }
+  const answer = await client(t, path).delta(asked)
+  t.is(answer.capacityBytes, undefined)
+  t.deepEqual(await extentsOf(answer), [])
+  const refusing = await otherServer(t, (call) => call.emit('error', { code: status.INTERNAL, details: 'no backend' }))
+  await t.throwsAsync(client(t, refusing).delta(asked), { instanceOf: DeltamapperError })
+})
+
 const broken: [string, Message[], RegExp, { startingOffset?: number; maxResults?: number }?][] = [
-  ['no message at all', [], /without a message/],
   ['no type', [{ volume_capacity_bytes: 1000 }], /block_metadata_type is 0/],
   [
     'an overlap across messages',
@@ -357,7 +366,6 @@ for (const [name, messages, reason, asked] of broken) {
     const path = await otherServer(t, (call) => {
       call.on('cancelled', () => (cancelled = true))
       for (const message of messages) call.write(message)
-      if (messages.length === 0) call.end()
     })
     const agent = client(t, path)
     await fails(t, agent.allocated({ snapshotId: 'a', ...asked }).then(extentsOf), 'DM_ANSWER_INVALID', reason)

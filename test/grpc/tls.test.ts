@@ -49,7 +49,7 @@ async function ask(
   try {
     const { capacityBytes, batches } = await client.allocated({ snapshotId: 'some' })
     for await (const { count } of batches) if (count === 0) return 'an empty batch'
-    return capacityBytes
+    return capacityBytes ?? 'no capacity'
   } catch (error) {
     return (error as DeltamapperError).line
   } finally {

@@ -2,7 +2,7 @@
  * Questions to an agent, and answers held against what they have to be while they arrive: what a client has received is right, however the
  * stream ends.
  */
-import type { ExtentStream } from '../../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import type { CallOptions, SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import type { Extent } from '../support/expected.ts'
@@ -18,7 +18,7 @@ export function ask(
   client: SnapshotMetadataClient,
   { base, target }: Question,
   options: CallOptions = {}
-): Promise<ExtentStream> {
+): Promise<ExtentAnswer> {
   return base === undefined
     ? client.allocated({ snapshotId: target, ...options })
     : client.delta({ baseSnapshotId: base, targetSnapshotId: target, ...options })

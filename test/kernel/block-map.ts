@@ -2,17 +2,18 @@
  * Answers about a large volume, block by block: what is allocated in a snapshot, what changed between two, and what both become when
  * some blocks are written to or discarded afterwards.
  */
-import type { ExtentStream } from '../../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 
 /** One byte for each block of the volume: 1 where it is allocated or changed. */
 export type BlockMap = Uint8Array
 
 /** Collects an answer. Calls `pause` after each batch: a client that takes its time. @throws Error for what is no whole block */
 export async function collectBlocks(
-  { capacityBytes, batches }: ExtentStream,
+  { capacityBytes, batches }: ExtentAnswer,
   blockBytes: number,
   pause: () => Promise<void> | undefined = () => undefined
 ): Promise<BlockMap> {
+  if (capacityBytes === undefined) throw new Error('our own agent always says the capacity')
   const map = new Uint8Array(capacityBytes / blockBytes)
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) {

@@ -528,13 +528,15 @@ class Workload {
         base === undefined
           ? await this.#client.allocated({ snapshotId: target, ...options })
           : await this.#client.delta({ baseSnapshotId: base, targetSnapshotId: target, ...options })
+      const { capacityBytes } = stream
+      if (capacityBytes === undefined) throw new Error('our own agent always says the capacity')
       for await (const batch of stream.batches) {
         for (let i = 0; i < batch.count; i++) {
-          if (extents.length === count) return stream.capacityBytes
+          if (extents.length === count) return capacityBytes
           extents.push([batch.offsets[i], batch.sizes[i]])
         }
       }
-      return stream.capacityBytes
+      return capacityBytes
     }
     try {
       const capacityBytes = await part(0, most)

@@ -3,7 +3,7 @@
  */
 import test from 'ava'
 import fc from 'fast-check'
-import type { ExtentBatch, ExtentStream } from '../../src/devicemapper/extents.ts'
+import type { ExtentAnswer, ExtentBatch } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { resuming, type ResumingOptions } from '../../src/kubernetes/resuming.ts'
 
@@ -31,7 +31,7 @@ function batchOf(extents: readonly Extent[]): ExtentBatch {
 /** A server that rounds offsets down, sends batches of so many extents, and breaks after so many of them, call by call. */
 function server(extents: readonly Extent[], size: number, breaks: (number | undefined)[], align = 1) {
   const asked: (number | bigint)[] = []
-  const ask = async (startingOffset: number | bigint): Promise<ExtentStream> => {
+  const ask = async (startingOffset: number | bigint): Promise<ExtentAnswer> => {
     asked.push(startingOffset)
     const call = asked.length - 1
     const after = breaks[call]
@@ -53,7 +53,7 @@ function server(extents: readonly Extent[], size: number, breaks: (number | unde
   return { ask, asked }
 }
 
-async function collect({ batches }: ExtentStream): Promise<Extent[]> {
+async function collect({ batches }: ExtentAnswer): Promise<Extent[]> {
   const extents: Extent[] = []
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) extents.push([offsets[i], sizes[i]])
@@ -73,6 +73,21 @@ function merged(extents: readonly Extent[]): Extent[] {
 }
 
 const some: Extent[] = Array.from({ length: 20 }, (_, i) => [i * 40, 20])
+
+test('an answer that is resumed and has nothing left may end without a message', async (t) => {
+  async function* brokenAfterAll() {
+    yield batchOf(some)
+    throw broken
+  }
+  async function* nothing(): AsyncGenerator<ExtentBatch> {}
+  let calls = 0
+  const ask = async (): Promise<ExtentAnswer> =>
+    calls++ === 0 ? { capacityBytes, batches: brokenAfterAll() } : { capacityBytes: undefined, batches: nothing() }
+  const answer = await resuming(ask, options)
+  t.is(answer.capacityBytes, capacityBytes)
+  t.deepEqual(await collect(answer), some)
+  t.is(calls, 2)
+})
 
 test('what breaks goes on at the end of the last extent', async (t) => {
   const { ask, asked } = server(some, 4, [2, 1, undefined])

@@ -3,7 +3,7 @@
  * right in all of them: it has a right backup, or says that it has none.
  */
 import test, { type ExecutionContext } from 'ava'
-import type { ExtentStream } from '../../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { connect } from '../../src/grpc/client.ts'
 import { resuming } from '../../src/kubernetes/resuming.ts'
@@ -89,7 +89,7 @@ for (const [mistake, scenario] of [
 }
 
 /** Tuples may touch: they come as the server cut them. */
-async function tuplesOf({ batches }: ExtentStream): Promise<Tuple[]> {
+async function tuplesOf({ batches }: ExtentAnswer): Promise<Tuple[]> {
   const tuples: Tuple[] = []
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) tuples.push([offsets[i], sizes[i]])
@@ -146,7 +146,13 @@ for (const { name, kind } of listScenarios()) {
 }
 
 test('what broke in mid-stream and may be asked again is resumed to a right backup', async (t) => {
-  for (const name of ['cut-unavailable', 'cut-aborted', 'cut-deadline-exceeded', 'cut-connection']) {
+  for (const name of [
+    'cut-unavailable',
+    'cut-aborted',
+    'cut-deadline-exceeded',
+    'cut-connection',
+    'cut-before-nothing'
+  ]) {
     const mock = await mockOf(t, name)
     t.true(await backup(mock, ours(t, mock, true)), name)
   }

@@ -61,7 +61,7 @@ for (const { name, kind } of listScenarios()) {
 }
 
 test('an expired token is renewed, a rotated authority accepted, and a name that is another snapshot by now refused', async (t) => {
-  for (const name of ['token-expires', 'ca-rotated', 'cut-unavailable', 'cut-connection']) {
+  for (const name of ['token-expires', 'ca-rotated', 'cut-unavailable', 'cut-connection', 'cut-before-nothing']) {
     const mock = await mockOf(t, name)
     const { right, resumed } = await inTurn(() => backup(t, mock))
     t.true(right, name)
@@ -69,6 +69,23 @@ test('an expired token is renewed, a rotated authority accepted, and a name that
   }
   const error = await t.throwsAsync(backup(t, await mockOf(t, 'name-reused')), { instanceOf: DeltamapperError })
   t.is(error.code, 'DM_SNAPSHOT_CHANGED')
+})
+
+test('a delta without a message has the capacity of the content; where that says none, the command leaves it out', async (t) => {
+  const mock = await mockOf(t, 'no-message')
+  const { kubeconfig, namespace } = mock.kubernetes!
+  const [first, second] = snapshotsOf(mock)
+  const delta = async (...at: string[]) => {
+    const { status, stdout, stderr } = await runCommand([...at, '-o', 'json'])
+    t.is(status, 0, stderr)
+    return JSON.parse(stdout) as unknown
+  }
+  const nothing = { block_metadata_type: 'VARIABLE_LENGTH', block_metadata: [] }
+  t.deepEqual(await delta('kube', 'delta', namespace, second.id, '--base', first.id, '--kubeconfig', kubeconfig), {
+    ...nothing,
+    volume_capacity_bytes: second.capacityBytes
+  })
+  t.deepEqual(await delta('delta', first.id, second.id, '--endpoint', mock.endpoint), nothing)
 })
 
 test('the command, with the kubeconfig that the mock prints', async (t) => {

@@ -2,7 +2,7 @@
  * An answer as a map of the volume: rows of cells, each shaded by how much of it is changed. For a volume of any size and an answer of any
  * length it takes the same number of cells.
  */
-import type { ExtentStream } from '../../devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { exactSize } from '../quantities.ts'
 import type { TextOutput } from './text-output.ts'
 import { type Subject, summary, type Totals } from './totals.ts'
@@ -34,11 +34,18 @@ export function mapStyle(terminalColumns: number | undefined, environment: NodeJ
 }
 
 export async function writeMap(
-  { capacityBytes, batches }: ExtentStream,
+  { capacityBytes, batches }: ExtentAnswer,
   output: TextOutput,
   subject: Subject,
   style: MapStyle
 ): Promise<void> {
+  if (capacityBytes === undefined) {
+    // Nothing was found, and there is no volume to draw; but the answer may still fail.
+    for await (const { count } of batches) if (count > 0) throw new TypeError('extents of a volume of unknown size')
+    output.text(`${summary({ extents: 0, bytes: 0 }, undefined, subject)}\n`)
+    await output.flush()
+    return
+  }
   const map = new VolumeMap(capacityBytes, style.columns)
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) map.add(offsets[i], sizes[i])

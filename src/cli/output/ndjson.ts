@@ -1,15 +1,17 @@
 /**
  * An answer as one JSON object to a line: first what volume it is of, then each extent, last a line that says that it is complete.
  */
-import type { ExtentStream } from '../../devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { Phrase, type TextOutput } from './text-output.ts'
 
 const OFFSET = new Phrase('{"byte_offset":')
 const SIZE = new Phrase(',"size_bytes":')
 const END = new Phrase('}\n')
 
-export async function writeNdjson({ capacityBytes, batches }: ExtentStream, output: TextOutput): Promise<void> {
-  output.text(`{"block_metadata_type":"VARIABLE_LENGTH","volume_capacity_bytes":${capacityBytes}}\n`)
+export async function writeNdjson({ capacityBytes, batches }: ExtentAnswer, output: TextOutput): Promise<void> {
+  // JSON leaves out what is undefined: a capacity that nobody said (see json.ts).
+  const volume = { block_metadata_type: 'VARIABLE_LENGTH', volume_capacity_bytes: capacityBytes }
+  output.text(`${JSON.stringify(volume)}\n`)
   let extents = 0
   let bytes = 0
   for await (const { count, offsets, sizes } of batches) {

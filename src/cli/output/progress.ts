@@ -1,7 +1,7 @@
 /**
  * A bar on a terminal's stderr while a long answer passes by. What takes no longer than half a second goes without.
  */
-import type { ExtentBatch, ExtentStream } from '../../devicemapper/extents.ts'
+import type { ExtentAnswer, ExtentBatch, ExtentStream } from '../../devicemapper/extents.ts'
 import { humanSize, percentage } from '../quantities.ts'
 
 const FIRST_AFTER_MS = 500
@@ -16,10 +16,11 @@ export interface Terminal {
   write(text: string): unknown
 }
 
-/** The same answer, watched: the bar follows what is taken from it. Off a terminal, the answer as it is. */
-export function withProgress(answer: ExtentStream, terminal: Terminal): ExtentStream {
-  if (!terminal.isTTY) return answer
-  return { capacityBytes: answer.capacityBytes, batches: watched(answer, terminal) }
+/** The same answer, watched: the bar follows what is taken from it. Off a terminal, or without a capacity, the answer as it is. */
+export function withProgress(answer: ExtentAnswer, terminal: Terminal): ExtentAnswer {
+  const { capacityBytes, batches } = answer
+  if (!terminal.isTTY || capacityBytes === undefined) return answer
+  return { capacityBytes, batches: watched({ capacityBytes, batches }, terminal) }
 }
 
 async function* watched({ capacityBytes, batches }: ExtentStream, terminal: Terminal): AsyncGenerator<ExtentBatch> {

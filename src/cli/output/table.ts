@@ -1,7 +1,7 @@
 /**
  * An answer as a table for people: one line for each extent, and a last one with the total, without which it is not complete.
  */
-import type { ExtentStream } from '../../devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { humanSize } from '../quantities.ts'
 import { Phrase, type TextOutput } from './text-output.ts'
 import { type Subject, summary } from './totals.ts'
@@ -10,9 +10,9 @@ const HUMAN_WIDTH = 12
 /** Sizes repeat: most extents are a few blocks long. */
 const REMEMBERED_SIZES = 10_000
 
-export async function writeTable(answer: ExtentStream, output: TextOutput, subject: Subject): Promise<void> {
+export async function writeTable(answer: ExtentAnswer, output: TextOutput, subject: Subject): Promise<void> {
   const { capacityBytes } = answer
-  const width = Math.max('SIZE (BYTES)'.length, String(capacityBytes).length)
+  const width = Math.max('SIZE (BYTES)'.length, String(capacityBytes ?? '').length)
   output.text(`${'BYTE OFFSET'.padStart(width)}  ${'SIZE (BYTES)'.padStart(width)}${'SIZE'.padStart(HUMAN_WIDTH)}\n`)
 
   const lineEnds = new Map<number, Phrase>()

@@ -13,8 +13,10 @@ export interface Totals {
 }
 
 /** One line. It is the last, and says so: what is cut off lacks it. */
-export function summary({ extents, bytes }: Totals, capacityBytes: number, subject: Subject): string {
+export function summary({ extents, bytes }: Totals, capacityBytes: number | undefined, subject: Subject): string {
+  const found = `${counted(extents, 'extent')}, ${bytes} bytes (${humanSize(bytes)}) ${subject}`
+  if (capacityBytes === undefined) return `${found} of a volume whose size the driver did not say; complete`
   const volume = `${capacityBytes} bytes (${humanSize(capacityBytes)})`
   const part = percentage(bytes, capacityBytes)
-  return `${counted(extents, 'extent')}, ${bytes} bytes (${humanSize(bytes)}) ${subject} of ${volume}: ${part}; complete`
+  return `${found} of ${volume}: ${part}; complete`
 }

@@ -3,14 +3,14 @@
  */
 import { Writable } from 'node:stream'
 import test from 'ava'
-import type { ExtentBatch, ExtentStream } from '../../../src/devicemapper/extents.ts'
+import type { ExtentAnswer, ExtentBatch } from '../../../src/devicemapper/extents.ts'
 import { writeJson } from '../../../src/cli/output/json.ts'
 import { writeMap } from '../../../src/cli/output/map.ts'
 import { writeNdjson } from '../../../src/cli/output/ndjson.ts'
 import { writeTable } from '../../../src/cli/output/table.ts'
 import { TextOutput } from '../../../src/cli/output/text-output.ts'
 
-const formats: [string, (answer: ExtentStream, output: TextOutput) => Promise<void>][] = [
+const formats: [string, (answer: ExtentAnswer, output: TextOutput) => Promise<void>][] = [
   ['table', (answer, output) => writeTable(answer, output, 'changed')],
   ['json', writeJson],
   ['ndjson', writeNdjson],
@@ -22,7 +22,7 @@ const PER_BATCH = 4096
 const BLOCK = 65536
 
 /** Batches whose memory is used again for the next, as real ones are; counts what was asked for. */
-function longAnswer(asked: { batches: number }, failure?: Error): ExtentStream {
+function longAnswer(asked: { batches: number }, failure?: Error): ExtentAnswer {
   async function* produce(): AsyncGenerator<ExtentBatch> {
     const offsets = new Float64Array(PER_BATCH)
     const sizes = new Float64Array(PER_BATCH).fill(BLOCK)
@@ -35,6 +35,21 @@ function longAnswer(asked: { batches: number }, failure?: Error): ExtentStream {
   }
   return { capacityBytes: 2 * BLOCK * BATCHES * PER_BATCH, batches: produce() }
 }
+
+test('a capacity that nobody said is left out or said in words: never 0, nor null', async (t) => {
+  const shown: Record<string, string> = {}
+  for (const [name, write] of formats) {
+    async function* nothing(): AsyncGenerator<ExtentBatch> {}
+    const chunks: Buffer[] = []
+    const sink = new Writable({ write: (chunk: Buffer, _encoding, done) => (chunks.push(Buffer.from(chunk)), done()) })
+    await write({ capacityBytes: undefined, batches: nothing() }, new TextOutput(sink, new AbortController().signal))
+    shown[name] = Buffer.concat(chunks).toString()
+  }
+  t.is(shown['json'], '{"block_metadata_type":"VARIABLE_LENGTH","block_metadata":[]}\n')
+  t.is(shown['ndjson'], '{"block_metadata_type":"VARIABLE_LENGTH"}\n{"complete":true,"extents":0,"bytes":0}\n')
+  const summary = /^0 extents, 0 bytes \(0 B\) changed of a volume whose size the driver did not say; complete\n$/m
+  for (const name of ['table', 'map']) t.regex(shown[name], summary)
+})
 
 /** A reader that takes one chunk each few turns of the event loop, and sees whether it ever gets two at once. */
 class SlowReader extends Writable {

@@ -20,7 +20,7 @@ function terminal(columns = 80): Terminal & { written: string[] } {
   return { isTTY: true, columns, written, write: (text: string) => written.push(text) }
 }
 
-async function drained({ batches }: ExtentStream): Promise<number[]> {
+async function drained({ batches }: Pick<ExtentStream, 'batches'>): Promise<number[]> {
   const offsets = []
   for await (const batch of batches) offsets.push(batch.offsets[0])
   return offsets

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 
-import type { ExtentStream } from '../../../src/devicemapper/extents.ts'
+import type { ExtentAnswer } from '../../../src/devicemapper/extents.ts'
 import { openPoolMetadata, type PoolMetadata } from '../../../src/devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { collectExtents } from '../../support/collect-extents.ts'
@@ -68,7 +68,7 @@ const nodeOf = (image: MetadataImage, block: number) => new NodeFields(blockOf(i
 const leavesOf = (image: MetadataImage, deviceId: number) =>
   [...image.mappingNodes(deviceId)].filter((block) => !nodeOf(image, block).internal)
 
-async function isDamage(t: ExecutionContext, ask: () => Promise<ExtentStream>, says: RegExp) {
+async function isDamage(t: ExecutionContext, ask: () => Promise<ExtentAnswer>, says: RegExp) {
   const error = await t.throwsAsync(
     async () => {
       await collectExtents(await ask())
@@ -194,7 +194,7 @@ test('what a size cuts off costs a block at each level, and nothing where both h
   const metadata = await openPoolMetadata(path)
   t.teardown(() => metadata.close())
   const { height } = pool.device(1).tree
-  const cost = async (ask: () => Promise<ExtentStream>) => {
+  const cost = async (ask: () => Promise<ExtentAnswer>) => {
     const stream = await ask()
     const before = metadata.statistics.nodesRead
     await collectExtents(stream)
