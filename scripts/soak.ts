@@ -445,7 +445,7 @@ const sections: readonly Section[] = [
       yield [said, { ...nothing, done: 'hostile drivers, with all the patience that the command has' }]
       yield [
         await testInLab('conformance', 1, seedOf(number)),
-        { ...nothing, done: 'every history of the content rules, on loop devices and on thin volumes' }
+        { ...nothing, done: 'histories of the content rules, on loop devices, thin volumes and tracked volumes' }
       ]
     }
   }
