@@ -201,7 +201,7 @@ class Laboratory {
     return { id, content }
   }
 
-  /** Writes and reads a device all the while. */
+  /** Writes and reads a device all the while. @throws what kept it from that: then it was not in use */
   async #while(device: string, work: () => Promise<void>): Promise<void> {
     let over = false
     const busy = (async () => {
@@ -211,12 +211,15 @@ class Laboratory {
         await nextTurn()
       }
     })()
+    // Handled from the start: it may fail long before the work is done.
+    const ended = busy.catch(() => undefined)
     try {
       await work()
     } finally {
       over = true
-      await busy.catch(() => undefined)
+      await ended
     }
+    await busy
   }
 
   /** Restores the target, and holds both answers against what was written. */

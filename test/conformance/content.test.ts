@@ -101,19 +101,34 @@ test('Ctrl-C in the middle of a history leaves nothing', async (t) => {
   t.deepEqual(await readdir(images), [])
 })
 
-test('through hooks, with the command; what cannot be removed is listed', async (t) => {
-  const { endpoint, own } = await driver(t)
+/** Commands of somebody who has no Node service: they ask the driver's Controller, and know where its files are. */
+function hooksFor(endpoint: string, own: string) {
   const socket = endpoint.replace('unix://', '')
-  // Commands of somebody who has no Node service: they ask the driver's Controller, and know where its files are.
   const call = (method: string, request: string) =>
     `"${process.execPath}" ${JSON.stringify(join(import.meta.dirname, 'csi-call.ts'))} ${socket} ${method} "${request}"`
-  const hooks = {
+  return {
     create: `${call('CreateVolume', "{'name':'$VOLUME','capacity_range':{'required_bytes':'$SIZE_BYTES'}}")} && echo ${own}/images/$VOLUME.img`,
     snapshot: `${call('CreateSnapshot', "{'source_volume_id':'$VOLUME','name':'$SNAPSHOT'}")} && echo $SNAPSHOT`,
     restore: `${call('CreateVolume', "{'name':'$VOLUME','volume_content_source':{'type':'snapshot','snapshot':{'snapshot_id':'$SNAPSHOT_ID'}}}")} && echo ${own}/images/$VOLUME.img`,
     delete_snapshot: 'echo no such command >&2; exit 1',
     delete_volume: `rm ${own}/images/$VOLUME.img`
   }
+}
+
+test('a volume that could not be written meanwhile was not in use', async (t) => {
+  const { endpoint, own } = await driver(t)
+  const usual = hooksFor(endpoint, own)
+  // The first that is restored is the one to be in use.
+  const restore = `[ -e ${own}/once ] || { touch ${own}/once; echo ${own}/gone; exit; }; ${usual.restore}`
+  const hooks = { ...usual, restore, delete_volume: 'true', delete_snapshot: 'true' }
+  const { report } = await judged(endpoint, { hooks }, ['restored-in-use'])
+  t.deepEqual(outcomes(report, 'fail'), [24])
+  t.regex(report.rules.find(({ number }) => number === 24)?.seen ?? '', /restored-in-use: .*ENOENT.*gone/)
+})
+
+test('through hooks, with the command; what cannot be removed is listed', async (t) => {
+  const { endpoint, own } = await driver(t)
+  const hooks = hooksFor(endpoint, own)
   const file = join(own, 'hooks.yaml')
   await writeFile(file, JSON.stringify(hooks))
   t.deepEqual(await readHooks(file), hooks)
