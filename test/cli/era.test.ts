@@ -23,7 +23,8 @@ const wrongUsage: [string, string[], RegExp][] = [
   ['no command', [], /no command was given; `deltamapper era --help`/],
   ['no name', ['attach', ...devices], /missing required argument 'VOLUME'/],
   ['no metadata device', ['attach', 'srv', '--data', '/dev/d'], /required option '--metadata <device>'/],
-  ['a block size that is none', ['attach', 'srv', ...devices, '--block-size', '64kb'], /byte count/],
+  ['a block size that is none', ['attach', 'srv', ...devices, '--block-size', '64xb'], /byte count/],
+  ['a block size of two meanings', ['attach', 'srv', ...devices, '--block-size', '64kb'], /a thousand or 1024/],
   ['neither a volume nor all', ['activate'], /no volume was named; name a volume, or say --all/],
   ['a volume and all', ['deactivate', 'srv', '--all'], /srv and --all do not go together/]
 ]

@@ -30,7 +30,9 @@ export class MemoryLimit {
     this.#pid = pid
     this.#bytes = bytes
     this.#group = makeGroup(pid, bytes)
-    this.means = this.#group ? `a memory cgroup, ${this.#group}` : 'resident memory as /proc says: no cgroup can be made here'
+    this.means = this.#group
+      ? `a memory cgroup, ${this.#group}`
+      : 'resident memory as /proc says: no cgroup can be made here'
     this.#timer = setInterval(() => this.#look(), LOOK_EVERY_MS)
   }
 

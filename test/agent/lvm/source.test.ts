@@ -49,6 +49,7 @@ test('a snapshot, active or not', async (t) => {
     identity: row('monday').uuid,
     volume: row('data').uuid,
     volumeName: 'my-vg/data',
+    writable: true,
     thinId: 2,
     sizeBytes: 64 * mebibyte,
     transactionId: 1n,
@@ -60,6 +61,8 @@ test('a snapshot, active or not', async (t) => {
     ...(await find('monday')),
     handle: 'my-vg/tue.sd+ay_',
     identity: row('tue.sd+ay_').uuid,
+    // It is not active.
+    writable: false,
     thinId: 3,
     transactionId: 2n
   })
