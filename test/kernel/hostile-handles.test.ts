@@ -7,6 +7,7 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, copyFileSync, existsSync, mkdtempSync, readFileSync, realpathSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { framed, rawCall } from '../grpc/plain-client.ts'
@@ -38,7 +39,8 @@ let raw: RawPool
 let agent: LiveAgent
 let client: SnapshotMetadataClient
 
-test.before(async () => {
+test.before(async (t) => {
+  t.timeout(300_000)
   prepareLvm()
   run('losetup', ['--offset', String(128 * mebibyte), '/dev/loop0', '/dev/ubda'])
   raw = new RawPool({ name: 'raw', offsetBytes: 0, metadataBytes: 4 * mebibyte, dataBytes: 16 * mebibyte })
@@ -65,6 +67,8 @@ test.before(async () => {
 
   agent = await LiveAgent.start({ prefix })
   client = agent.client()
+  // What an agent tells of its node at the start, it asks a library that starts shells; no handle has a part in that.
+  while (!agent.log.some(({ msg }) => msg === 'inventory')) await sleep(50)
 })
 test.after.always(async () => {
   client?.close()

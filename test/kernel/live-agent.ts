@@ -13,7 +13,7 @@ import { connect, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
 
 const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
 /** Busy as the lab may be, an agent that has not listened by then never will. Milliseconds. */
-const START_WITHIN_MS = 30_000
+const START_WITHIN_MS = 180_000
 
 /** One line of the agent's log. */
 export type LogLine = Readonly<Record<string, unknown>>

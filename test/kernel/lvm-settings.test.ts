@@ -9,6 +9,7 @@ import { DeviceMapper } from '../../native/device-mapper.ts'
 import { LowerSnapshots } from '../../src/agent/era/lower-snapshot.ts'
 import { LvmReporter } from '../../src/agent/lvm/report.ts'
 import { trixieLvm } from '../lab/trixie-lvm.ts'
+import { labRun } from './lab-run.ts'
 import { createGroup, createPool, createThick, createThin, lvm, prepareLvm } from './lvm-setup.ts'
 
 prepareLvm()
@@ -23,7 +24,7 @@ const deviceMapper = new DeviceMapper()
 test.after.always(() => deviceMapper.close())
 
 /** As people have them; all that LVM knows of reports, and what spoils messages. */
-const spoilt = [
+const all = [
   ...['report { prefixes=1 quoted=0 }', 'report { prefixes=1 }', 'report { quoted=0 }', 'log { command_names=1 }'],
   ...['log { prefix="> " }', 'log { silent=1 }', 'log { verbose=3 }', 'log { verbose=7 prefix="" command_names=1 }'],
   ...['log { debug_output_fields=["time","command"] verbose=4 }', 'report { mark_hidden_devices=0 }'],
@@ -32,6 +33,10 @@ const spoilt = [
   ...['report { separator="|" aligned=0 }', 'report { output_format="json" }', 'log { report_command_log=1 }'],
   ...['log { report_command_log=1 command_log_selection="all" }', 'config { checks=0 }', 'log { indent=0 }']
 ]
+
+/** A slice, another one with each seed: LAB_COUNT=23 takes all. */
+const { random, count } = labRun(6)
+const spoilt = random.shuffle(all).slice(0, count)
 
 const versions: Readonly<Record<string, readonly string[] | undefined>> = {
   'the lab': ['lvm'],
