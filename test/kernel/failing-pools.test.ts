@@ -41,7 +41,8 @@ function makePool(
   slot: number,
   { metadataBytes = 4 * mebibyte, dataBytes = 8 * mebibyte } = {}
 ): RawPool {
-  const pool = new RawPool({ name, offsetBytes: slot * 64 * mebibyte, metadataBytes, dataBytes })
+  // Its identity must not depend on tables that come and go below it.
+  const pool = new RawPool({ name, uuid: name, offsetBytes: slot * 64 * mebibyte, metadataBytes, dataBytes })
   pool.createVolume(`${name}-volume`, 0, 512)
   pool.write(`${name}-volume`, 0, 20)
   pool.snapshot(`${name}-volume`, `${name}-1`, 1)
@@ -302,7 +303,10 @@ test('a pool that hangs: its streams end in time, nobody else is delayed', async
   const usual = await usualTimes(health)
   run('dmsetup', ['suspend', '--nolockfs', '--noflush', 'hung-metadata'])
   // Asked again and again: more often than there are threads to wait for it.
-  const stuck = Array.from({ length: 150 }, () => codeOf(ask(pool, 'hung-2', 'hung-1')))
+  const client = agent.client()
+  t.teardown(() => client.close())
+  const handles = { target: pool.handle('hung-2'), base: pool.handle('hung-1') }
+  const stuck = Array.from({ length: 150 }, () => codeOf(answerTo(client, handles)))
   await sleep(500)
   const meanwhile = await usualTimes(health)
   t.log({ usual, meanwhile })

@@ -33,6 +33,8 @@ export interface RawThin {
 export interface RawPoolOptions {
   /** Name of the pool's device; those of its parts begin with it. */
   name: string
+  /** Device-mapper's; without one, the pool is known by what its metadata and data are on, their tables included. */
+  uuid?: string
   /** Where on the disk its metadata and then its data lie, in bytes. */
   offsetBytes: number
   metadataBytes: number
@@ -67,7 +69,12 @@ export class RawPool {
       ? createDevice(`${name}-data`, `0 ${dataBytes / sectorBytes} zero`)
       : createLinear(`${name}-data`, disk, offsetBytes + metadataBytes, dataBytes)
     if (fresh) zeroStart(this.metadata)
-    createDevice(name, this.table())
+    this.#create()
+  }
+
+  #create(): void {
+    const { uuid } = this.#options
+    createDevice(this.name, this.table(), ...(uuid === undefined ? [] : ['--uuid', uuid]))
   }
 
   /** The pool's table, with the size that it has or another one. */
@@ -139,7 +146,7 @@ export class RawPool {
 
   /** Activates the pool and all its devices: volumes to be written, snapshots not. */
   activateAll(): void {
-    createDevice(this.name, this.table())
+    this.#create()
     for (const [name, { isSnapshot = false }] of this.thins) this.activate(name, { readOnly: isSnapshot })
   }
 
