@@ -25,7 +25,7 @@ const files = options.filter((each) => !each.startsWith('--'))
 /** A lab has one processor; each takes 1 GiB of memory. */
 const labsAtOnce = Math.min(4, availableParallelism())
 /** Whoever prints nothing for so long hangs: a process that something keeps from ending, say. */
-const QUIET_MS = 10 * 60_000
+const QUIET_MS = 30 * 60_000
 const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
 /** Seconds of each part of the run. */
@@ -97,7 +97,7 @@ async function kernelTests() {
     for (let file; (file = waiting.shift()) !== undefined;) {
       const lines = []
       const began = Date.now()
-      await tap(file, ['test/lab/run.ts', '--timeout', '600', file], (line) => lines.push(line))
+      await tap(file, ['test/lab/run.ts', '--timeout', '1800', file], (line) => lines.push(line))
       seconds[file] = secondsSince(began)
       console.log(`# ${file} in the kernel lab: ${seconds[file]} s`)
       for (const line of lines) console.log(line)
