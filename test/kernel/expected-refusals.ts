@@ -5,6 +5,8 @@
  *   a handle that names nothing                                           must be  DM_SNAPSHOT_NOT_FOUND
  *   a device id where a name should be, and no such device (dmsetup)      must be  DM_NOT_TRACKED
  *   a snapshot that waits to be merged (LVM)                              must be  DM_NOT_TRACKED
+ *   a volume as target: its device may be in use                         may be   DM_VOLUME_IN_USE
+ *   a target that was served as something else, gone on with             may be   DM_RESUME_REFUSED
  *   a base in another pool                                                must be  DM_POOLS_DIFFER
  *   snapshots of different volumes, LVM says                              must be  DM_VOLUMES_DIFFER
  *   … as LVM said when they were served                                   may be   DM_VOLUMES_DIFFER
@@ -88,6 +90,12 @@ export function expectedRefusals(question: Question, records: readonly ServedRec
   const refusals: Refusal[] = []
   const add = (code: ErrorCode, certain: boolean, why: string) => refusals.push({ code, certain, why })
   for (const each of [base, target]) if (each?.merging) add('DM_NOT_TRACKED', true, `${each.name} waits to be merged`)
+  if (!target.device.isSnapshot) add('DM_VOLUME_IN_USE', false, 'the target is a volume, which may be in use')
+  const ofTarget = ({ handle, identity }: ServedRecord) =>
+    handle.endsWith(`/${target.name}`) || identity === target.identity
+  if (records.some((each) => ofTarget(each) && !isSame(each, target))) {
+    add('DM_RESUME_REFUSED', false, 'the target was served as something else, so that only an answer from 0 is certain')
+  }
   if (base === undefined) return refusals
 
   if (base.identity !== target.identity) {

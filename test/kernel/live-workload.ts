@@ -460,15 +460,17 @@ class Workload {
         this.#records
       )
       const outcome = await this.#ask(baseHandle, targetHandle)
+      // Bases are on record as well.
+      if (baseHandle !== undefined && typeof baseThin === 'object') this.#recordServed(baseHandle, baseThin, false)
       if (outcome instanceof DeltamapperError) {
         this.#say(`${what}: ${outcome.code}`)
-        if (typeof targetThin !== 'string') this.#recordTarget(targetHandle, targetThin, false)
+        if (typeof targetThin !== 'string') this.#recordServed(targetHandle, targetThin, false)
         this.#checkRefusal(what, outcome, expected)
       } else {
         const { capacityBytes, extents } = outcome
         this.#say(`${what}: ${extents.length} extents`)
         if (typeof targetThin === 'string') throw new Error(`${what} was answered, and there is no such snapshot`)
-        this.#recordTarget(targetHandle, targetThin, true)
+        this.#recordServed(targetHandle, targetThin, true)
         const mistake = expected.find(({ certain }) => certain)
         if (mistake) throw new Error(`${what} was answered, and should have been ${mistake.code}: ${mistake.why}`)
         if (capacityBytes !== targetThin.sizeBytes) {
@@ -492,7 +494,8 @@ class Workload {
     const fitting = this.#backups.filter(({ device, version, handle }) => {
       const base = this.#thins.find((each) => each.device === device)
       if (base === undefined || this.#handle(base) !== handle || device.version !== version) return false
-      return expectedRefusals({ base, baseHandle: handle, target }, this.#records).length === 0
+      const refusals = expectedRefusals({ base, baseHandle: handle, target }, this.#records)
+      return refusals.every(({ code }) => code === 'DM_RESUME_REFUSED')
     })
     if (fitting.length > 0) return random.pick(fitting)
     return random.chance(0.3) ? random.pick(this.#backups) : undefined
@@ -554,7 +557,7 @@ class Workload {
     }
   }
 
-  #recordTarget(handle: string, { identity, device, sizeBytes, originIdentity }: Thin, certain: boolean): void {
+  #recordServed(handle: string, { identity, device, sizeBytes, originIdentity }: Thin, certain: boolean): void {
     const record = {
       handle,
       identity,
