@@ -6,7 +6,7 @@ import { howWentBack, type PoolMoment } from '../../devicemapper/thin/pool-momen
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
-import { Table } from './table.ts'
+import { Table } from './store/table.ts'
 
 export const poolClocksTable = new Table(
   'pool_clocks',
