@@ -27,6 +27,8 @@
  * All numbers little-endian, all checksums CRC-32C.
  */
 import { crc32c } from '@node-rs/crc32'
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { DeltamapperError } from '../../../errors.ts'
 import type { PoolMoment } from '../pool-moment.ts'
 
@@ -103,6 +105,20 @@ export function decodePreamble(
     version: preamble.readUInt32LE(16),
     headerBytes: preamble.readUInt32LE(20),
     checksum: preamble.readUInt32LE(24)
+  }
+}
+
+/** Whether a file begins like a record. False also for what cannot be read. */
+export async function isBaseRecord(path: string): Promise<boolean> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined)
+  if (!file) return false
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAGIC.length), 0, MAGIC.length, 0)
+    return bytesRead === MAGIC.length && buffer.equals(MAGIC)
+  } catch {
+    return false
+  } finally {
+    await file.close()
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * The file gets its name last, once all of it is on disk: who finds a record by its name finds it whole.
  */
+import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { constants, zstdCompressSync } from 'node:zlib'
@@ -40,10 +41,9 @@ export class BaseRecordWriter {
     this.#waiting.push(preamble)
   }
 
-  /** Begins a record beside `path`, as PATH.part until it is finished. What lies there from before is replaced. @throws what open throws */
+  /** Begins a record beside `path`, by a name of its own that ends in `.part` until it is finished. @throws what open throws */
   static async begin(path: string, header: BaseRecordHeader): Promise<BaseRecordWriter> {
-    const partPath = `${path}.part`
-    await rm(partPath, { force: true })
+    const partPath = `${path}.${randomUUID()}.part`
     return new BaseRecordWriter(path, partPath, await open(partPath, 'wx', 0o600), header)
   }
 
