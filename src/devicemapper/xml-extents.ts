@@ -10,7 +10,7 @@ export interface XmlSizes {
   sizeBytes: number
   /** Size of the base; by default as large as the target. */
   baseSizeBytes?: number | undefined
-  /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
+  /** Leave out extents that end at or before this byte. Rounded down to a block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
   /** Told at the end how many bytes the XML has beyond the target's last block, which are left out. */
   onLeftOut?: ((bytes: number) => void) | undefined

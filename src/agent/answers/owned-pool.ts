@@ -1,6 +1,6 @@
 /**
- * Snapshots of a pool of our own: `POOL/NAME`, with size, volume and identity from the catalog. So it does not matter whether one is
- * active; its pool has to be.
+ * Snapshots of an owned pool: `POOL/NAME`, with size, volume and identity from the catalog. So a snapshot may be
+ * inactive; only its pool must be active.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
@@ -58,7 +58,7 @@ export function ownedPoolSource(
   }
 }
 
-/** What lies beyond the catalog's size would be missing from the answer. @returns whether it has a device that can be written to */
+/** Blocks beyond the catalog's size would be missing from the answer. @returns whether it has a writable device */
 async function refuseOtherSize(
   deviceMapper: DeviceMapperPort,
   handle: string,

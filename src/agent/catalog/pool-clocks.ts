@@ -1,11 +1,11 @@
 /**
- * How far every pool's clock had come when it was last looked at, and which devices the pool had: so that a pool that goes on from an
- * earlier state (metadata restored from a copy, disks put back) is not taken for one that went on.
+ * How far every pool's clock had come at the last look, and which devices the pool had. This shows a pool that was
+ * restored to an earlier state (metadata from a copy, disks put back).
  *
- * The clock is what the kernel counts snapshots with (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c) and the
- * transaction id that LVM and others count their changes with. Neither ever goes back, and a device is no older than the clock was when
- * it was not there yet. A pool that was put back and has caught up since is still given away by a device that it got back, or that it
- * would have had before.
+ * The clock has two parts: the kernel's count of snapshots (`time` in struct thin_disk_superblock,
+ * drivers/md/dm-thin-metadata.c), and the transaction id, which LVM and others increase with each change. Neither ever
+ * decreases, and a device that was not there at a look cannot be older than the clock was. A pool that was restored and
+ * has caught up since is still found: by a device that it got back, or by one that it would have had before.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
@@ -37,7 +37,7 @@ export interface PoolClock {
   readonly devices: Uint8Array
 }
 
-/** When it was found that a pool had gone back, and how that showed. Milliseconds since 1970. */
+/** When a pool was found in an earlier state, and what showed it. Milliseconds since 1970. */
 export interface WentBack {
   readonly at: number
   readonly how: string
@@ -45,11 +45,11 @@ export interface WentBack {
 
 /** Bytes for one device: id (4), creation time (4), transaction id (8), little-endian, by ascending id. */
 const DEVICE_BYTES = 16
-/** Of more devices than that (a mebibyte of them) only the clock is kept. */
+/** With more devices than this (a mebibyte), only the clock is kept. */
 const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
 
 /**
- * The devices of a pool as they are kept.
+ * The devices of a pool, in the stored form.
  *
  * @param devices by ascending id
  */
@@ -67,13 +67,13 @@ export function clockedDevices(
   return bytes
 }
 
-/** How it shows that a pool is not the one that went on from `before`; undefined where nothing says so. */
+/** What shows that a pool did not continue from `before`; undefined if nothing does. */
 export function howWentBack(before: PoolClock, now: PoolClock): string | undefined {
   if (now.time < before.time) return `its clock was ${before.time} before, and is ${now.time}`
   if (now.transactionId < before.transactionId) {
     return `its transaction id was ${before.transactionId} before, and is ${now.transactionId}`
   }
-  // Nothing is known of the devices where there were too many.
+  // The devices are unknown if there were too many.
   if (before.devices.length === 0) return undefined
   const [known, found] = [viewOf(before.devices), viewOf(now.devices)]
   let k = 0
@@ -96,9 +96,9 @@ export function howWentBack(before: PoolClock, now: PoolClock): string | undefin
 }
 
 /**
- * Takes a look into account. Looks at one pool are to be told in the order in which they were made.
+ * Takes a look into account. Report the looks at one pool in the order in which they were made.
  *
- * @returns when the pool was last found to have gone back, be it now; undefined where it never was
+ * @returns when the pool was last found in an earlier state, perhaps now; undefined if never
  */
 export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: number): WentBack | undefined {
   const { pool, time, transactionId, devices } = now
@@ -114,7 +114,7 @@ export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: numb
   const isSame =
     time === before.time && transactionId === before.transactionId && Buffer.compare(devices, before.devices) === 0
   if (how !== undefined) {
-    // Whatever the wall clock has been set to since: all that is on record was served before.
+    // Everything on record was served before, even if the wall clock was set back since.
     const [newest] = servedTable.select(database, 'ORDER BY first_served_at DESC LIMIT 1')
     const wentBackAt = Math.max(at, before.lookedAt, newest?.firstServedAt ?? 0)
     database.write(() => poolClocksTable.update(database, before, { ...seen, wentBackAt, wentBack: how }))
@@ -135,9 +135,10 @@ function wentBackOf({ wentBackAt, wentBack = '' }: { wentBackAt?: number | undef
 }
 
 /**
- * Refuses a base that was not served for the first time since its pool went back: what a backup of it holds may be what it was before.
+ * Refuses a base that was first served before its pool was restored to an earlier state: the client's backup may be of
+ * what the base was before.
  *
- * @param recorded everything that was served under its handle or its identity
+ * @param recorded all served records with its handle or its identity
  * @throws DM_POOL_WENT_BACK
  */
 export function checkSinceWentBack(

@@ -95,7 +95,7 @@ async function answer(question: KeeperQuestion): Promise<KeeperAnswer> {
 }
 
 function say(message: KeeperAnswer | 'ready' | 'occupied'): void {
-  // The agent may have gone meanwhile; `disconnect` follows.
+  // The agent may be gone by now; `disconnect` follows.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 

@@ -25,9 +25,9 @@ export const slotMessages = {
 
 export type SlotKind = keyof typeof slotMessages
 
-/** Starting is Node's own start-up; a busy machine may need long for it. Milliseconds. */
+/** Most of a start is Node's own start-up, which is slow on a busy machine. Milliseconds. */
 const START_DEADLINE_MS = 30_000
-/** How long the end of one that was let go is waited for, in milliseconds. */
+/** How long to wait for the end of a watchdog that was let go, in milliseconds. */
 const FAREWELL_MS = 1000
 
 /** The node of a metadata device, and which device that has to be. */

@@ -443,7 +443,7 @@ export class MetadataSnapshotLeases {
     return LeaseKeeper.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
   }
 
-  /** Forgets a lease, and then what a keeper has noted about it. */
+  /** Forgets a lease, then the release note of its keeper. */
   async #clear(device: string): Promise<void> {
     await this.#catalog.clearLease(device)
     await removeNote(notePath(this.#catalog.path, device))

@@ -26,7 +26,7 @@ export interface WalkRequest {
   target: Snapshot
   /** Bytes; 0 to the target's size. */
   startingOffset: number
-  /** The most extents in a message; 0 for as many as are good. */
+  /** The most extents in a message; 0 chooses a good number. */
   maxResults: number
   /** Read an image around the page cache, as a device is. */
   direct: boolean

@@ -39,7 +39,7 @@ export interface WrittenQuestion {
   sizeBytes?: number | undefined
   /** Size in bytes that the device had in the era; by default as large as now. Everything beyond counts as written to. */
   baseSizeBytes?: number | undefined
-  /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
+  /** Leave out extents that end at or before this byte. Rounded down to a block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
   signal?: AbortSignal | undefined
 }

@@ -15,7 +15,7 @@ import type { EraSuperblock } from './superblock.ts'
 
 /** What is remembered of an era device from one look to the next. */
 export interface EraHistory {
-  /** The size in which writes are tracked, in sectors of 512 bytes. */
+  /** The size of a tracked block, in sectors of 512 bytes. */
   readonly blockSectors: number
   /** The era that was seen last. */
   readonly newestEra: number
