@@ -14,8 +14,8 @@ const SECTOR_BYTES = 512
 /**
  * Answers for the volumes and snapshots of a pool.
  *
- * `snapshot()` throws DM_POOL_INACTIVE; DM_CATALOG_DISAGREES when a device has another size than the catalog says; and what the catalog and
- * device-mapper calls throw.
+ * `snapshot()` throws DM_POOL_INACTIVE; DM_CATALOG_DISAGREES when a device has another size than the catalog says; and
+ * what the catalog and device-mapper calls throw.
  */
 export function ownedPoolSource(
   pool: string,

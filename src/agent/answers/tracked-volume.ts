@@ -1,7 +1,6 @@
 /**
- * Snapshots of tracked volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. Neither the volume nor the snapshot
- * must still exist, and the kernel is not asked: the writes between two snapshots were recorded when the second one was
- * taken.
+ * Snapshots of tracked volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. The kernel is not asked, and volume
+ * and snapshot need not exist any more: the writes between two snapshots were recorded when the second one was taken.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'

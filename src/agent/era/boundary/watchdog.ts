@@ -18,7 +18,7 @@ const START_DEADLINE_MS = 30_000
  * hang.
  */
 const ANSWER_MARGIN_MS = 30_000
-/** How long to wait for the end of a watchdog that was let go, in milliseconds. */
+/** How long to wait for the end of a process that was let go, in milliseconds. */
 const FAREWELL_MS = 1000
 /** How long to wait for the end of a watchdog that was killed, and how often to look, in milliseconds. */
 const KILL_MS = 5000
