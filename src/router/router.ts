@@ -50,7 +50,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     monitoring.readiness.add('kubernetes', () =>
       isReady()
         ? undefined
-        : 'what the cluster has is not known yet; see the log, and the rights of the router (docs/operations.md)'
+        : 'what the cluster has is not known yet; see the log, and the rights of the router (docs/reference.md)'
     )
   }
   const reachable = () => agents.nodes().filter((node) => agents.address(node) !== undefined).length

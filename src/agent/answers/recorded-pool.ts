@@ -72,7 +72,7 @@ function invalid(file: string, what: string, cause?: unknown): DeltamapperError 
   return new DeltamapperError(
     'DM_RECORDED_POOL_INVALID',
     `${file} does not describe a recorded pool: ${what}`,
-    'see "Recorded pools" in docs/operations.md for its form',
+    'see "Recorded pools" in docs/reference.md for its form',
     { cause }
   )
 }

@@ -353,7 +353,7 @@ async function damageOf(
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') return undefined
     return {
       asBase: 'not-trackable',
-      because: `${error.message}: see "A wrong count of mappings" in docs/operations.md`
+      because: `${error.message}: see "A wrong count of mappings" in docs/hosts.md`
     }
   }
   return undefined

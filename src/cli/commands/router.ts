@@ -46,7 +46,7 @@ handles say of nodes and volume groups:
         node: node-2
 
 Where nothing says the node, all agents are asked. In a Kubernetes cluster, both
-come from the API server, in place of static (docs/operations.md lists the drivers
+come from the API server, in place of static (docs/reference.md lists the drivers
 and what has to be granted):
 
   driverName: topolvm.io
