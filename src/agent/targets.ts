@@ -20,7 +20,7 @@ export function answersWith(services: AnswerServices): AnswersOf {
   const made = new Map<string, TargetAnswers<never>>()
   for (const [kind, { answers }] of Object.entries(targets)) made.set(kind, answers(services))
   // A source that finds a snapshot of a kind finds what its target takes.
-  return (kind) => made.get(kind) as TargetAnswers | undefined
+  return (kind) => made.get(kind)
 }
 
 /** @throws Error where there is no such target */

@@ -44,7 +44,7 @@ export interface WalkUnderWay {
   /** Aborted when the walk is over, however it ended. */
   readonly signal: AbortSignal
   /** Tells the walk that what it was lent is no longer there. */
-  withdraw(why: unknown): void
+  readonly withdraw: (why: unknown) => void
 }
 
 /** How all metadata is read. */

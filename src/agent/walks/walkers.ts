@@ -36,7 +36,7 @@ interface Walk {
   arrived: Uint8Array[]
   statistics: TimedStatistics
   /** What an aside has thrown. */
-  failure: unknown
+  failure: { readonly thrown: unknown } | undefined
   /** How it ended: undefined while it goes on. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the one who waits for the next message. */
@@ -168,7 +168,7 @@ export class Walkers {
           signal.throwIfAborted()
           say(thread, { kind: 'credit', id, messages: 1 })
           yield walk.arrived.shift()!
-        } else if (walk.failure !== undefined) throw walk.failure
+        } else if (walk.failure !== undefined) throw walk.failure.thrown
         else if (walk.outcome === 'complete') return
         else if (walk.outcome) throw walk.outcome
         else await new Promise<void>((resolve) => (walk.wake = resolve))
@@ -287,7 +287,7 @@ async function answer(
     if (!answering) throw new Error(`a walk asks for ${aside}, which its plan does not have`)
     say(thread, { kind: 'answer', id, ask, value: await answering(value as never, walk.underWay) })
   } catch (thrown) {
-    walk.failure ??= thrown
+    walk.failure ??= { thrown }
     say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(thrown)) })
     walk.wake()
   }
