@@ -7,7 +7,7 @@
  */
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import { clockedDevices, type WentBack } from '../catalog/pool-clocks.ts'
+import type { WentBack } from '../catalog/pool-clocks.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
 
 /** A pool's metadata device, and which pool it is. */
@@ -68,8 +68,7 @@ export class PoolClockLooks {
       ...{ liveRoot: true, device: metadataDevice, deadlineMs: this.#deadlineMs }
     })
     try {
-      const { time, transactionId, devices } = await metadata.clock()
-      return await this.#catalog.sawPoolClock({ pool, time, transactionId, devices: clockedDevices(devices) })
+      return await this.#catalog.sawPoolClock({ pool, ...(await metadata.moment()) })
     } finally {
       await metadata.close()
     }

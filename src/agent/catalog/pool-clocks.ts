@@ -1,12 +1,9 @@
 /**
- * How far every pool's clock had come at the last look, and which devices the pool had. This shows a pool that was
- * restored to an earlier state (metadata from a copy, disks put back).
- *
- * The clock has two parts: the kernel's count of snapshots (`time` in struct thin_disk_superblock,
- * drivers/md/dm-thin-metadata.c), and the transaction id, which LVM and others increase with each change. Neither ever
- * decreases, and a device that was not there at a look cannot be older than the clock was. A pool that was restored and
- * has caught up since is still found: by a device that it got back, or by one that it would have had before.
+ * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata
+ * restored from a copy, disks put back) is not taken for one that went on. How that shows:
+ * src/devicemapper/thin/pool-moment.ts.
  */
+import { howWentBack, type PoolMoment } from '../../devicemapper/thin/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
@@ -27,72 +24,15 @@ export const poolClocksTable = new Table(
 )
 
 /** A pool's clock, read at one moment. */
-export interface PoolClock {
+export interface PoolClock extends PoolMoment {
   /** Which pool it is (pool-identity.ts). */
   readonly pool: string
-  /** Snapshots taken in it so far; 0 to 2^32 - 1. */
-  readonly time: number
-  readonly transactionId: bigint
-  /** Its devices, made by `clockedDevices`. */
-  readonly devices: Uint8Array
 }
 
 /** When a pool was found in an earlier state, and what showed it. Milliseconds since 1970. */
 export interface WentBack {
   readonly at: number
   readonly how: string
-}
-
-/** Bytes for one device: id (4), creation time (4), transaction id (8), little-endian, by ascending id. */
-const DEVICE_BYTES = 16
-/** With more devices than this (a mebibyte), only the clock is kept. */
-const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
-
-/**
- * The devices of a pool, in the stored form.
- *
- * @param devices by ascending id
- */
-export function clockedDevices(
-  devices: readonly { readonly id: number; readonly creationTime: number; readonly transactionId: bigint }[]
-): Uint8Array {
-  if (devices.length > MOST_DEVICES) return new Uint8Array()
-  const bytes = new Uint8Array(devices.length * DEVICE_BYTES)
-  const view = new DataView(bytes.buffer)
-  devices.forEach(({ id, creationTime, transactionId }, i) => {
-    view.setUint32(i * DEVICE_BYTES, id, true)
-    view.setUint32(i * DEVICE_BYTES + 4, creationTime, true)
-    view.setBigUint64(i * DEVICE_BYTES + 8, transactionId, true)
-  })
-  return bytes
-}
-
-/** What shows that a pool did not continue from `before`; undefined if nothing does. */
-export function howWentBack(before: PoolClock, now: PoolClock): string | undefined {
-  if (now.time < before.time) return `its clock was ${before.time} before, and is ${now.time}`
-  if (now.transactionId < before.transactionId) {
-    return `its transaction id was ${before.transactionId} before, and is ${now.transactionId}`
-  }
-  // The devices are unknown if there were too many.
-  if (before.devices.length === 0) return undefined
-  const [known, found] = [viewOf(before.devices), viewOf(now.devices)]
-  let k = 0
-  for (let f = 0; f < found.byteLength; f += DEVICE_BYTES) {
-    const id = found.getUint32(f, true)
-    while (k < known.byteLength && known.getUint32(k, true) < id) k += DEVICE_BYTES
-    const [creationTime, transactionId] = [found.getUint32(f + 4, true), found.getBigUint64(f + 8, true)]
-    const isKnown =
-      k < known.byteLength &&
-      known.getUint32(k, true) === id &&
-      known.getUint32(k + 4, true) === creationTime &&
-      known.getBigUint64(k + 8, true) === transactionId
-    if (isKnown || (creationTime >= before.time && transactionId >= before.transactionId)) continue
-    return (
-      `thin device ${id} is of time ${creationTime} and transaction ${transactionId}, and was not there at time ` +
-      `${before.time} and transaction ${before.transactionId}`
-    )
-  }
-  return undefined
 }
 
 /**
@@ -153,8 +93,4 @@ export function checkSinceWentBack(
     `the pool of ${handle} went on from an earlier state, which was noticed at ${new Date(wentBack.at).toISOString()}: ${wentBack.how}`,
     'take a full backup of a new snapshot; what was backed up before is no base any more'
   )
-}
-
-function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
-  return new DataView(buffer, byteOffset, byteLength)
 }
