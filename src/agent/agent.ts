@@ -3,10 +3,10 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
-import { letHeapGrow } from '../heap-growth.ts'
+import { letHeapGrow } from '../process/heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
-import { sayReady } from '../service-manager.ts'
-import { startedBefore, stopSignal } from '../stop-signal.ts'
+import { sayReady } from '../process/service-manager.ts'
+import { startedBefore, stopSignal } from '../process/stop-signal.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'

@@ -2,7 +2,7 @@
  * The router's configuration: a YAML (or JSON) file, overruled by the command line. As with the agent's, what is wrong is said at start.
  */
 import { z } from 'zod'
-import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
+import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../process/config-file.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'

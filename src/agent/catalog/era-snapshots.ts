@@ -16,7 +16,6 @@
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
-import type { CatalogDatabase } from './database.ts'
 import {
   eraIntentsTable,
   eraNamesTable,
@@ -25,6 +24,7 @@ import {
   eraVolumeRow,
   eraVolumesTable
 } from './store/era-tables.ts'
+import type { CatalogDatabase } from './database.ts'
 import type { RowOf } from './store/table.ts'
 
 /** A snapshot of an era volume, for as long as it can be asked about. */

@@ -15,8 +15,7 @@ import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
-import type { CatalogDatabase } from './database.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export interface OwnedPool {
   /** What comes before the slash in the handles of its snapshots. */
@@ -158,7 +157,7 @@ type IntentRow = RowOf<typeof intentsTable>
  * @throws DM_DEVICE_BUSY when something else is under way there, or a name or thin id is taken; DM_NO_SUCH_DEVICE;
  *   DM_CATALOG_DISAGREES when the pool's transaction id is not the one recorded; DM_ARGUMENT_INVALID
  */
-export function begin(database: CatalogDatabase, intent: NewIntent, at: number): Intent {
+export function begin(database: Writable, intent: NewIntent, at: number): Intent {
   return database.write(() => {
     const name = intent.kind === 'create-pool' ? intent.pool.name : intent.pool
     const pending = intentsTable.get(database, { pool: name })
@@ -185,7 +184,7 @@ export function begin(database: CatalogDatabase, intent: NewIntent, at: number):
  * @param creationTime of the thin that was created, from its device details; for those two intents only
  */
 export function complete(
-  database: CatalogDatabase,
+  database: Writable,
   pool: string,
   { creationTime }: { creationTime?: number | undefined } = {}
 ): void {
@@ -224,7 +223,7 @@ export function complete(
 }
 
 /** Forgets the pool's intent, after it was refused, or found not to have been carried out. */
-export function rollBack(database: CatalogDatabase, pool: string): void {
+export function rollBack(database: Writable, pool: string): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, pool)
     intentsTable.delete(database, [row])
@@ -238,7 +237,7 @@ export function rollBack(database: CatalogDatabase, pool: string): void {
  * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_ARGUMENT_INVALID
  */
 export function adoptThin(
-  database: CatalogDatabase,
+  database: Writable,
   thin: Omit<NewThin, 'transactionId'> & Pick<OwnedThin, 'creationTime' | 'transactionId' | 'origin'>,
   at: number
 ): OwnedThin {
@@ -261,7 +260,7 @@ export function adoptThin(
 }
 
 /** Strikes a thin that the kernel does not have off the books, after somebody has decided so. */
-export function forgetThin(database: CatalogDatabase, id: string): void {
+export function forgetThin(database: Writable, id: string): void {
   database.write(() => {
     const thin = ownedThin(database, id)
     refuseWhilePending(database, thin.pool)
@@ -273,7 +272,7 @@ export function forgetThin(database: CatalogDatabase, id: string): void {
  * Takes the transaction id that the kernel shows for right, after somebody has decided so. Also ends an intent that contradicts it, as
  * not carried out.
  */
-export function acceptTransactionId(database: CatalogDatabase, pool: string, transactionId: bigint): void {
+export function acceptTransactionId(database: Writable, pool: string, transactionId: bigint): void {
   database.write(() => {
     const pending = intentsTable.get(database, { pool })
     if (pending !== undefined) {
@@ -284,7 +283,7 @@ export function acceptTransactionId(database: CatalogDatabase, pool: string, tra
   })
 }
 
-export function catalogView(database: CatalogDatabase): CatalogView {
+export function catalogView(database: Writable): CatalogView {
   return {
     pools: poolsTable.find(database, {}),
     thins: thinsTable.select(database, 'ORDER BY pool, thin_id').map(thinOf),
@@ -293,18 +292,18 @@ export function catalogView(database: CatalogDatabase): CatalogView {
 }
 
 /** The owned thin with this id, if there is one. */
-export function findThin(database: CatalogDatabase, id: string): OwnedThin | undefined {
+export function findThin(database: Writable, id: string): OwnedThin | undefined {
   const row = thinsTable.get(database, { id })
   return row && thinOf(row)
 }
 
 /** The owned volume or snapshot of this name, if there is one. */
-export function findThinByName(database: CatalogDatabase, pool: string, name: string): OwnedThin | undefined {
+export function findThinByName(database: Writable, pool: string, name: string): OwnedThin | undefined {
   const row = thinsTable.get(database, { pool, name })
   return row && thinOf(row)
 }
 
-function beginPool(database: CatalogDatabase, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
+function beginPool(database: Writable, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
   checkName(pool.name)
   for (const taken of [{ name: pool.name }, { dmName: pool.dmName }]) {
     if (poolsTable.get(database, taken) !== undefined) {
@@ -314,7 +313,7 @@ function beginPool(database: CatalogDatabase, pool: Omit<OwnedPool, 'createdAt'>
   poolsTable.insert(database, { ...pool, createdAt: at })
 }
 
-function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kind: 'create-pool' }>): void {
+function beginInPool(database: Writable, intent: Exclude<NewIntent, { kind: 'create-pool' }>): void {
   const pool = ownedPool(database, intent.pool)
   if ('transactionId' in intent && intent.transactionId !== pool.transactionId) {
     throw new DeltamapperError(
@@ -351,7 +350,7 @@ function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kin
   }
 }
 
-function checkNewThin(database: CatalogDatabase, thin: { pool: string; name: string; thinId: number }): void {
+function checkNewThin(database: Writable, thin: { pool: string; name: string; thinId: number }): void {
   const { pool, name, thinId } = thin
   ownedPool(database, pool)
   checkName(name)
@@ -371,23 +370,23 @@ function checkName(name: string): void {
   throw invalid(`${JSON.stringify(name)} is no name`, 'use letters, digits and + _ . - only')
 }
 
-function moveTransaction(database: CatalogDatabase, pool: string, transactionId: bigint): void {
+function moveTransaction(database: Writable, pool: string, transactionId: bigint): void {
   poolsTable.update(database, ownedPool(database, pool), { transactionId })
 }
 
-function refuseWhilePending(database: CatalogDatabase, pool: string): void {
+function refuseWhilePending(database: Writable, pool: string): void {
   const pending = intentsTable.get(database, { pool })
   if (pending !== undefined)
     throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
 }
 
-function pendingIntent(database: CatalogDatabase, pool: string): { row: IntentRow; intent: Intent } {
+function pendingIntent(database: Writable, pool: string): { row: IntentRow; intent: Intent } {
   const row = intentsTable.get(database, { pool })
   if (row === undefined) throw defect(`nothing is under way in pool ${pool}`)
   return { row, intent: intentOf(row) }
 }
 
-function ownedPool(database: CatalogDatabase, name: string): OwnedPool {
+function ownedPool(database: Writable, name: string): OwnedPool {
   const row = poolsTable.get(database, { name })
   if (row !== undefined) return row
   throw new DeltamapperError(
@@ -397,7 +396,7 @@ function ownedPool(database: CatalogDatabase, name: string): OwnedPool {
   )
 }
 
-function ownedThin(database: CatalogDatabase, id: string): RowOf<typeof thinsTable> {
+function ownedThin(database: Writable, id: string): RowOf<typeof thinsTable> {
   const row = thinsTable.get(database, { id })
   if (row !== undefined) return row
   throw new DeltamapperError(

@@ -9,9 +9,8 @@
  * remembered as well, in records of its own: the client holds a backup of it, whether or not that was made through us, and a later
  * snapshot by its name is another one. That it was a base proves nothing of what it was before.
  */
-import type { CatalogDatabase } from './database.ts'
 import { compareFingerprints, type KnownSnapshot, type Role, type ServedTarget } from './fingerprint.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const servedTable = new Table(
   'served',
@@ -53,7 +52,7 @@ const MOST_FORGOTTEN = 10_000
  * @returns 'new'; 'known' when it was so before and is the same; 'changed' when it was so before and was different
  */
 export function remember(
-  database: CatalogDatabase,
+  database: Writable,
   snapshot: ServedTarget,
   at: number,
   role: Role = 'target'
@@ -88,7 +87,7 @@ export function remember(
 
 /** Everything on record under this handle, or with this identity under another. */
 export function findServed(
-  database: CatalogDatabase,
+  database: Writable,
   {
     handle,
     identity,
@@ -108,7 +107,7 @@ export function findServed(
  *
  * @returns how many records were removed; call again while it is not 0
  */
-export function forgetServed(database: CatalogDatabase, keep: number): number {
+export function forgetServed(database: Writable, keep: number): number {
   return database.write(() => {
     const [lastKept] = servedTable.select(
       database,
@@ -135,7 +134,7 @@ export function forgetServed(database: CatalogDatabase, keep: number): number {
 }
 
 /** Everything that was ever served with this identity, for lineage. */
-export function servedWithIdentity(database: CatalogDatabase, identity: string): ServedRecord[] {
+export function servedWithIdentity(database: Writable, identity: string): ServedRecord[] {
   return servedTable.find(database, { identity }).map(record)
 }
 

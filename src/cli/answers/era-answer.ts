@@ -3,11 +3,11 @@
  */
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import type { ExtentStream } from '../../devicemapper/extents.ts'
-import type { AnswerOptions, Question, Remark } from './answer.ts'
-import { describeEraView } from '../output/era-views.ts'
+import type { AnswerOptions, Question, Remark } from './question.ts'
+import { describeEraView } from '../inspection/era-views.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
-import { humanSize } from '../output/quantities.ts'
+import { humanSize } from '../command-line/quantities.ts'
 
 /** Hands the answer to `use`. @throws UsageError where the command line says more than it can; what reading throws */
 export async function answerSince(

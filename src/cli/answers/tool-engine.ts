@@ -8,9 +8,9 @@ import type { Engine } from '../../devicemapper/tools/engine.ts'
 import { checkTool } from '../../devicemapper/tools/tool.ts'
 import { toolAnswer } from '../../devicemapper/tools/tool-answer.ts'
 import { describeVersion } from '../../devicemapper/tools/tool-version.ts'
-import type { Remark } from './answer.ts'
-import { type MetadataQuestion, nativeAnswer } from './pool-answer.ts'
-import { counted } from '../output/quantities.ts'
+import type { Remark } from './question.ts'
+import { type MetadataQuestion, nativeAnswer } from './native-answer.ts'
+import { counted } from '../command-line/quantities.ts'
 
 /** The tools are those that this user's PATH has. */
 const command: readonly string[] = []

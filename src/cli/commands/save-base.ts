@@ -7,8 +7,8 @@ import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { describeView, openViews } from '../output/pool-views.ts'
-import { counted, humanSize } from '../output/quantities.ts'
+import { describeView, openViews } from '../inspection/pool-views.ts'
+import { counted, humanSize } from '../command-line/quantities.ts'
 
 export interface SaveOptions {
   metadata: string

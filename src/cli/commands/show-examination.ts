@@ -7,7 +7,7 @@ import { forJson } from './admin-command.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { exitStatus, UsageError } from '../command-line/failure.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { examinationText, textStyle } from '../output/examination-text.ts'
+import { examinationText, type SeenExamination, textStyle } from '../output/examination-text.ts'
 import { written } from '../output/text-output.ts'
 
 /** How long the agent may take: more than its own patience with devices that do not answer. Milliseconds. */
@@ -19,12 +19,6 @@ export interface DoctorOptions {
   endpoint?: string
   local?: boolean
   output: 'table' | 'json'
-}
-
-/** An examination, and the agent it is from; undefined when this process has looked itself. */
-export interface SeenExamination {
-  endpoint: string | undefined
-  examination: Examination
 }
 
 /** Sets the process's exit status when something stands in the way. @throws UsageError, Interrupted, OutputClosed */

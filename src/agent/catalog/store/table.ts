@@ -37,6 +37,11 @@ export interface Statements {
   readonly path: string
 }
 
+/** What records are written to: all that `action` does is on disk when this returns, or nothing of it. */
+export interface Writable extends Statements {
+  write<T>(action: () => T): T
+}
+
 /** Bytes of the longest text that is kept: paths have at most 4096. */
 const LONGEST_TEXT = 4096
 /** Bytes of the largest value that is kept: more has to be put into several rows. */

@@ -5,6 +5,6 @@
 /** Says that it may go on with what waits for this service. @throws Error when that cannot be said */
 export async function sayReady(): Promise<void> {
   if (process.env['NOTIFY_SOCKET'] === undefined) return
-  const { tellReady } = await import('../native/service-manager.ts')
+  const { tellReady } = await import('../../native/service-manager.ts')
   tellReady()
 }
