@@ -6,13 +6,16 @@ import { DeltamapperError } from '../../errors.ts'
 
 export type SurveyPort = Pick<DeviceMapper, 'list' | 'info' | 'table' | 'status'>
 
-/** A device-mapper device, with the one row that thin pools and thin devices have; undefined where there is no table, or a longer one. */
+/**
+ * A device-mapper device, with the one row that thin pools and thin devices have; undefined if there is no table, or a
+ * longer one.
+ */
 export interface SurveyedDevice {
   readonly info: DeviceInfo
   readonly row: TableRow | undefined
 }
 
-/** Every device-mapper device of the node. Those that go away meanwhile are left out. */
+/** Every device-mapper device of the node. Devices that disappear meanwhile are left out. */
 export async function surveyDevices(deviceMapper: SurveyPort): Promise<SurveyedDevice[]> {
   const devices: SurveyedDevice[] = []
   for (const { name } of await deviceMapper.list()) {

@@ -1,7 +1,8 @@
 /**
- * What the kernel has of our own pools, for `reconcile`: which pools are active, what is in their metadata, which thin devices there are.
+ * The kernel's state of our owned pools, for `reconcile`: which pools are active, what their metadata holds, which thin
+ * devices exist.
  *
- * A device that has the name of one of our pools and not its UUID is somebody else's: it is left out, as if it were not there.
+ * A device with the name of one of our pools and another UUID is foreign, and is left out.
  */
 import type { DeviceInfo } from '../../../native/device-mapper.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
@@ -41,7 +42,7 @@ export interface ThinDevice extends Omit<KernelDevice, 'pool'> {
   readonly poolUuid: string
 }
 
-/** The active thin devices, of whatever pool, LVM's excepted. */
+/** The active thin devices of all pools, except LVM's. */
 export function thinDevices(survey: readonly SurveyedDevice[]): ThinDevice[] {
   return survey.flatMap(({ info, row }) => {
     if (row?.targetType !== 'thin' || isLvm(info)) return []
