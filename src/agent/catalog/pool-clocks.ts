@@ -1,8 +1,8 @@
 /**
  * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata restored from a copy,
- * disks put back) is not taken for one that went on. How that shows: src/devicemapper/thin/pool-moment.ts.
+ * disks put back) is not taken for one that went on. How that shows: src/devicemapper/thin/base-record/pool-moment.ts.
  */
-import { howWentBack, type PoolMoment } from '../../devicemapper/thin/pool-moment.ts'
+import { howWentBack, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
 import { Table, type Writable } from './store/table.ts'

@@ -1,7 +1,7 @@
 /**
  * `deltamapper base save`: from a pool's metadata to a record on disk.
  */
-import { WholeRecordSink } from '../../devicemapper/thin/base-record/sinks.ts'
+import { WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { BaseRecordWriter } from '../../devicemapper/thin/base-record/writer.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'

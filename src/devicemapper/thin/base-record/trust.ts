@@ -2,7 +2,7 @@
  * When a base record may be compared with, as far as pool and metadata tell: the same pool, gone on from the moment of the record.
  */
 import { DeltamapperError } from '../../../errors.ts'
-import { howWentBack, type PoolMoment } from '../pool-moment.ts'
+import { howWentBack, type PoolMoment } from './pool-moment.ts'
 import { type BaseRecordHeader, MAX_TIME } from './format.ts'
 
 /** @throws DM_BASE_RECORD_FOREIGN for a pool of another block size: numbers of blocks are not comparable */
