@@ -51,11 +51,7 @@ export function beginLease(
 }
 
 /** Records the block and content of the metadata snapshot, by which it is recognised from now on. */
-export function confirmLease(
-  database: Writable,
-  device: string,
-  held: { heldRoot: number; factsHeld: string }
-): void {
+export function confirmLease(database: Writable, device: string, held: { heldRoot: number; factsHeld: string }): void {
   move(database, device, 'reserving', { state: 'held', heldRoot: held.heldRoot, factsHeld: held.factsHeld })
 }
 

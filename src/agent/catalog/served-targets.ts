@@ -65,32 +65,40 @@ export function remember(
   at: number,
   role: Role = 'target'
 ): 'new' | 'known' | 'changed' {
+  return database.write(() => rememberWithin(database, snapshot, at, role))
+}
+
+/** The same within a transaction of the caller. */
+export function rememberWithin(
+  database: Writable,
+  snapshot: ServedTarget,
+  at: number,
+  role: Role
+): 'new' | 'known' | 'changed' {
   const { handle, identity } = snapshot
-  return database.write(() => {
-    const records = servedTable.find(database, { handle, identity, role }).map(withRole)
-    const known = records.some((each) => compareFingerprints(each, snapshot).relation === 'same')
-    const added = !known && records.length < 2
-    if (added) {
-      const { pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes } = snapshot
-      servedTable.insert(database, {
-        ...{ handle, identity, role, pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes },
-        variant: records.length,
-        firstServedAt: at,
-        lastServedAt: at
-      })
-    }
-    for (const each of records) {
-      // Records that differ are forgotten together or not at all, so they share their last time.
-      const outOfDate = added || at - each.lastServedAt >= LAST_SERVED_RESOLUTION
-      // Its volume is best known early: LVM forgets it when the origin is merged or removed. Its pool was a path once.
-      const same = compareFingerprints(each, snapshot).relation === 'same'
-      const volume = each.volume ?? (same ? snapshot.volume : undefined)
-      const pool = same ? snapshot.pool : each.pool
-      if (!outOfDate && volume === each.volume && pool === each.pool) continue
-      servedTable.update(database, each, { pool, volume, lastServedAt: outOfDate ? at : each.lastServedAt })
-    }
-    return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
-  })
+  const records = servedTable.find(database, { handle, identity, role }).map(withRole)
+  const known = records.some((each) => compareFingerprints(each, snapshot).relation === 'same')
+  const added = !known && records.length < 2
+  if (added) {
+    const { pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes } = snapshot
+    servedTable.insert(database, {
+      ...{ handle, identity, role, pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes },
+      variant: records.length,
+      firstServedAt: at,
+      lastServedAt: at
+    })
+  }
+  for (const each of records) {
+    // Records that differ are forgotten together or not at all, so they share their last time.
+    const outOfDate = added || at - each.lastServedAt >= LAST_SERVED_RESOLUTION
+    // Its volume is best known early: LVM forgets it when the origin is merged or removed. Its pool was a path once.
+    const same = compareFingerprints(each, snapshot).relation === 'same'
+    const volume = each.volume ?? (same ? snapshot.volume : undefined)
+    const pool = same ? snapshot.pool : each.pool
+    if (!outOfDate && volume === each.volume && pool === each.pool) continue
+    servedTable.update(database, each, { pool, volume, lastServedAt: outOfDate ? at : each.lastServedAt })
+  }
+  return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
 }
 
 /** All records with this handle, or with this identity under another handle. */
