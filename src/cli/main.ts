@@ -20,6 +20,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   volume: async () => (await import('./volume.ts')).addVolumeCommand,
   snapshot: async () => (await import('./snapshot.ts')).addSnapshotCommand,
   era: async () => (await import('./era.ts')).addEraCommand,
+  nbd: async () => (await import('./nbd.ts')).addNbdCommand,
   conformance: async () => (await import('./conformance.ts')).addConformanceCommand,
   mock: async () => (await import('./mock.ts')).addMockCommand
 }

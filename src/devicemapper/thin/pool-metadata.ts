@@ -13,6 +13,7 @@ import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import type { DeviceNumber } from '../target-words.ts'
 import { changedExtents } from './delta.ts'
+import { type MappedLeaf, mappedLeaf } from './mapped-leaf.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
@@ -368,6 +369,16 @@ export class PoolMetadata {
     const { batches, isPristine } = await this.allocated({ deviceId, sizeBytes, fingerprint, signal })
     while (!(await batches.next()).done) signal?.throwIfAborted()
     return isPristine()
+  }
+
+  /**
+   * Where the data blocks of a device are, in the neighbourhood of a virtual block. On a live pool it counts only where the device's
+   * fingerprint is found to be the same afterwards.
+   *
+   * @throws what reading metadata throws
+   */
+  async mappedLeaf({ root }: ThinDevice, block: number, signal?: AbortSignal): Promise<MappedLeaf> {
+    return mappedLeaf(this.#reader, root, block, signal)
   }
 
   /**
