@@ -1,7 +1,0 @@
-/** Replaced below. */
-import type { NbdSource } from '../nbd/source.ts'
-import { UsageError } from './failure.ts'
-
-export async function openAgentSource(..._: unknown[]): Promise<NbdSource> {
-  throw new UsageError('no copies were named', 'name them with --metadata and --data, or with --recorded')
-}
