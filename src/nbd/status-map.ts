@@ -77,16 +77,26 @@ export class StatusMap {
   /** Walks the whole volume once. @returns for each state how many bytes have it @throws what the answers throw */
   async survey(): Promise<Map<number, number>> {
     const bytes = new Map<number, number>()
+    await this.forEachRun((offset, end, flags) => void bytes.set(flags, (bytes.get(flags) ?? 0) + end - offset))
+    return bytes
+  }
+
+  /**
+   * Walks the whole volume once, to the answers' very end.
+   *
+   * @param use told of each run, bytes `[offset, end)`, in order; neighbours may have the same state
+   * @throws what the answers and `use` throw
+   */
+  async forEachRun(use: (offset: number, end: number, flags: number) => void | Promise<void>): Promise<void> {
     const { sizeBytes } = this.#options
     await this.#withWalk(0, async (walk) => {
       for (let at = 0; at < sizeBytes;) {
         const { end, flags } = await walk.runAt(at)
-        bytes.set(flags, (bytes.get(flags) ?? 0) + end - at)
+        await use(at, end, flags)
         at = end
       }
       await walk.finish()
     })
-    return bytes
   }
 
   /** Ends all walks: who waits for one hears of it. */
