@@ -87,13 +87,14 @@ export async function serveSource(source: NbdSource, handshakeMs?: number): Prom
     onFailure: (error) => failures.push(error),
     ...(handshakeMs === undefined ? {} : { handshakeMs })
   })
-  const { path, close } = await listenOnUnixSocket(server.listener, join(folder, 's'))
+  const listener = await listenOnUnixSocket(server.listener, join(folder, 's'))
+  const { path } = listener
   return {
     path,
     failures,
     uri: (name = '') => `nbd+unix:///${name}?socket=${path}`,
     async close() {
-      close()
+      listener.close()
       await server.close()
       await source.close()
       await rm(folder, { recursive: true })

@@ -140,10 +140,8 @@ function inactive(target: string, path: string): DeltamapperError {
   )
 }
 
-/** Read-only, without changing what LVM has on record of the volume. */
 async function activate({ source, name }: Handle): Promise<void> {
-  const readOnly = `activation { read_only_volume_list = [ "${source}/${name}" ] }`
-  await lvchange(['--config', readOnly, '-ay', '-K', `${source}/${name}`])
+  await lvchange(['-ay', '-K', `${source}/${name}`])
 }
 
 async function deactivate({ source, name }: Handle): Promise<void> {

@@ -26,7 +26,7 @@ export function addNbdCommand(program: Command): void {
     )
   addTlsOptions(command)
     .option('--device <path>', "the snapshot's block device (default: /dev/SOURCE/NAME)")
-    .option('--activate', "activate the snapshot's logical volume, read-only, and deactivate it at the end")
+    .option('--activate', "activate the snapshot's logical volume, and deactivate it at the end")
     .addOption(
       new Option(
         '--metadata <file>',

@@ -64,7 +64,7 @@ async function withBoth(
   use: (allocated: ExtentAnswer, changed: ExtentAnswer) => Promise<void>
 ): Promise<void> {
   const { target } = question
-  const { baseSize: _, ...ofTarget } = options
+  const ofTarget = { ...options, baseSize: undefined }
   let capacityBytes: number | undefined
   await withAnswer({ ask: 'allocated', target }, ofTarget, signal, remark, (allocated) =>
     withAnswer(
