@@ -64,9 +64,8 @@ async function withBoth(
   use: (allocated: ExtentAnswer, changed: ExtentAnswer) => Promise<void>
 ): Promise<void> {
   const { target } = question
-  const ofTarget = { ...options, baseSize: undefined }
   let capacityBytes: number | undefined
-  await withAnswer({ ask: 'allocated', target }, ofTarget, signal, remark, (allocated) =>
+  await withAnswer({ ask: 'allocated', target }, options, signal, remark, (allocated) =>
     withAnswer(
       question,
       options,
@@ -79,7 +78,7 @@ async function withBoth(
     )
   )
   if (options.metadata !== undefined) return
-  const atEnd = { ...ofTarget, startingOffset: capacityBytes ?? 0 }
+  const atEnd = { ...options, startingOffset: capacityBytes ?? 0 }
   await withAnswer({ ask: 'allocated', target }, atEnd, signal, remark, async ({ batches }) => {
     for await (const each of batches) void each
   })
