@@ -1,13 +1,8 @@
 /**
  * `deltamapper delta BASE TARGET`: what an incremental backup has to copy.
  */
-<<<<<<< HEAD
-import type { Command } from 'commander'
-import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './extents-command.ts'
-=======
 import { type Command, Option } from 'commander'
-import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
->>>>>>> main
+import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './extents-command.ts'
 import { era, eraBlockSize } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 

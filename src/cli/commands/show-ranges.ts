@@ -65,7 +65,9 @@ async function withBoth(
 ): Promise<void> {
   const { target } = question
   let capacityBytes: number | undefined
-  await withAnswer({ ask: 'allocated', target }, options, signal, remark, (allocated) =>
+  const ofTarget: AnswerOptions = { ...options }
+  delete ofTarget.baseRecord
+  await withAnswer({ ask: 'allocated', target }, ofTarget, signal, remark, (allocated) =>
     withAnswer(
       question,
       options,
@@ -78,7 +80,7 @@ async function withBoth(
     )
   )
   if (options.metadata !== undefined) return
-  const atEnd = { ...options, startingOffset: capacityBytes ?? 0 }
+  const atEnd = { ...ofTarget, startingOffset: capacityBytes ?? 0 }
   await withAnswer({ ask: 'allocated', target }, atEnd, signal, remark, async ({ batches }) => {
     for await (const each of batches) void each
   })
