@@ -65,7 +65,7 @@ async function writeStarter(root: string, folder: string, program: string): Prom
   const isScript = program === 'borg2'
   const started = program === 'python3' || isScript ? `usr/bin/${python}` : `usr/bin/${program}`
   const text = `#!/bin/sh
-export PYTHONHOME='${folder}/usr' PYTHONPATH='${folder}/usr/lib/python3/dist-packages' PYTHONDONTWRITEBYTECODE=1
+export PYTHONHOME='${folder}/usr' PYTHONPATH='${folder}/usr/lib/python3/dist-packages:${folder}/usr/lib/borgbackup2' PYTHONDONTWRITEBYTECODE=1
 exec '${folder}/${loader}' --library-path '${libraries.map((each) => join(folder, each)).join(':')}' \\
   '${folder}/${started}' ${isScript ? `'${folder}/usr/bin/${program}' ` : ''}"$@"
 `

@@ -8,7 +8,7 @@ import { serveNbd } from '../support/nbd-clients.ts'
 import { attackNbd } from './attack.ts'
 
 test('malformed handshakes and requests', async (t) => {
-  t.timeout(10 * 60_000)
+  t.timeout(4 * 3_600_000)
   const recorded = await unpackRecordedPool()
   const { size_bytes } = (await readPoolDescription(recorded)).snapshots.find(({ name }) => name === 'tides-grown')!
   const server = await serveNbd('x/tides-grown', { base: ['x/tides-shrunk'], recorded: { x: recorded } })

@@ -7,7 +7,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
-import { complaint, runCommand } from '../cli/run-command.ts'
+import { command, complaint, runCommand } from '../cli/run-command.ts'
 import { readPoolDescription, type RecordedSnapshot, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { collectExtents } from '../support/collect-extents.ts'
 import type { Extent } from '../support/expected.ts'
@@ -293,6 +293,13 @@ test('thin ids and copies of a pool do as well', async (t) => {
   t.is(status, 0)
   t.regex(stdout, /^2 +50360320 +qemu:dirty-bitmap:1 .* dirty$/m)
   t.regex(stdout, /^1\.\.2 +50360320 +base:allocation .* data$/m)
+})
+
+clientTest('a socket that was opened by who started it is served, as systemd and libnbd do', async (t, tool) => {
+  const words = [process.execPath, command, 'nbd', 'x/monday', '--recorded', `x=${recorded}`]
+  const { status, stdout, stderr } = await tool('nbdinfo', ['--size', '--', '[', ...words, ']'])
+  t.is(status, 0, stderr)
+  t.is(Number(stdout), pool.snapshots[0].size_bytes)
 })
 
 test('--run ends with the command, and with its status', async (t) => {
