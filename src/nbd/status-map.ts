@@ -102,6 +102,7 @@ export class StatusMap {
   /** Ends all walks: who waits for one hears of it. */
   async close(): Promise<void> {
     this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', 'the server is being stopped', 'start it again'))
+    for (const wake of this.#waiting.splice(0)) wake()
     await Promise.all(this.#idle.splice(0).map((walk) => walk.close()))
   }
 
@@ -113,12 +114,11 @@ export class StatusMap {
       isGood = true
       return result
     } finally {
-      if (isGood && !this.#closing.signal.aborted) this.#idle.push(walk)
-      else {
-        this.#walks--
-        await walk.close()
-      }
+      const keeps = isGood && !this.#closing.signal.aborted
+      if (keeps) this.#idle.push(walk)
+      else this.#walks--
       this.#waiting.shift()?.()
+      if (!keeps) await walk.close()
     }
   }
 

@@ -90,14 +90,21 @@ async function fromRecorded(
   recorded: Record<string, string>,
   { rate }: NbdOptions
 ): Promise<NbdSource> {
-  const [{ loadRecordedPool }, { parseHandle }, { Sources }, { snapshotMetadataBackend }, { Walkers }] =
-    await Promise.all([
-      import('../../agent/answers/recorded-pool.ts'),
-      import('../../handle.ts'),
-      import('../../agent/answers/sources.ts'),
-      import('../../agent/answers/backend.ts'),
-      import('../../agent/walks/walkers.ts')
-    ])
+  const [
+    { loadRecordedPool },
+    { parseHandle },
+    { Sources },
+    { snapshotMetadataBackend },
+    { answersWith },
+    { Walkers }
+  ] = await Promise.all([
+    import('../../agent/answers/recorded-pool.ts'),
+    import('../../handle.ts'),
+    import('../../agent/answers/sources.ts'),
+    import('../../agent/answers/backend.ts'),
+    import('../../agent/targets.ts'),
+    import('../../agent/walks/walkers.ts')
+  ])
   const pools = new Map(
     await Promise.all(
       Object.entries(recorded).map(async ([name, folder]) => [name, await loadRecordedPool(name, folder)] as const)
@@ -124,7 +131,7 @@ async function fromRecorded(
   return openPoolImage(image, async () => {
     // As the agent answers, with all that it checks.
     const walkers = new Walkers(1)
-    const backend = snapshotMetadataBackend(new Sources(pools), walkers)
+    const backend = snapshotMetadataBackend(new Sources(pools), walkers, answersWith({}))
     const request = (startingOffset: number) => ({ startingOffset: BigInt(startingOffset), maxResults: 0 })
     return {
       ...{ target, thinId: snapshot.thinId, sizeBytes: snapshot.sizeBytes },
