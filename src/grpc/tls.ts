@@ -249,6 +249,6 @@ export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promi
 function warnOfExpiry({ cert }: TlsMaterial, { certificate }: TlsFiles, logger: Logger): void {
   const { validTo, validToDate } = new X509Certificate(cert)
   if (validToDate.getTime() < Date.now()) {
-    logger.error({ certificate, validTo }, 'our certificate has expired: nobody will talk to us until it is renewed')
+    logger.error({ certificate, validTo }, 'our certificate has expired: no peer accepts it until it is renewed')
   }
 }

@@ -196,7 +196,7 @@ test.serial(
     await volumes.deactivateEra({ volume: 'trimmed', atShutdown: false })
     const { line, lineBecause } = await volumes.activateEra({ volume: 'trimmed', startOver: false })
     t.not(line, attached.line)
-    t.regex(lineBecause, /somebody else has suspended the volume/)
+    t.regex(lineBecause, /another program has suspended the volume/)
     closed('activated')
     data.grow(80)
     t.is((await volumes.growEra({ volume: 'trimmed' })).sizeBytes, 80 * mebibyte)

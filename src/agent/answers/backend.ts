@@ -157,7 +157,7 @@ function bothTracked(base: AnySnapshot, target: AnySnapshot): { base: TrackedSna
   const [tracked, thin] = base.kind === 'tracked' ? [base, target] : [target, base]
   throw new DeltamapperError(
     'DM_POOLS_DIFFER',
-    `${tracked.handle} is a snapshot of an era volume, ${thin.handle} is in a thin pool`,
+    `${tracked.handle} is a snapshot of a tracked volume, ${thin.handle} is in a thin pool`,
     'compare snapshots of one volume'
   )
 }

@@ -129,7 +129,7 @@ function checkComparable(base: TrackedSnapshot, target: TrackedSnapshot): void {
   if (base.record.volume !== target.record.volume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
-      `${base.handle} is a snapshot of era volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
+      `${base.handle} is a snapshot of tracked volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
       'compare snapshots of one volume'
     )
   }

@@ -339,7 +339,7 @@ export class Catalog {
       throw new DeltamapperError(
         'DM_CATALOG_UNAVAILABLE',
         `the catalog ${this.path} cannot be used: a call to it has not come back from its disk`,
-        'look into the kernel log for what is wrong with the disk'
+        'look into the kernel log for errors of the disk'
       )
     }
     if (this.#thread === undefined || this.#thread.ended) {

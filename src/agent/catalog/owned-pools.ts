@@ -318,7 +318,7 @@ function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kin
   if ('transactionId' in intent && intent.transactionId !== pool.transactionId) {
     throw new DeltamapperError(
       'DM_CATALOG_DISAGREES',
-      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: somebody else has changed it`,
+      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: another program has changed it`,
       'see `deltamapper doctor`'
     )
   }
@@ -377,7 +377,7 @@ function moveTransaction(database: CatalogDatabase, pool: string, transactionId:
 function refuseWhilePending(database: CatalogDatabase, pool: string): void {
   const pending = intentsTable.get(database, { pool })
   if (pending !== undefined)
-    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
+    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'recover that first')
 }
 
 function pendingIntent(database: CatalogDatabase, pool: string): { row: IntentRow; intent: Intent } {

@@ -120,7 +120,7 @@ export function reconcile(catalog: CatalogView, kernel: KernelView): Reconciliat
       pool: dmName,
       thinId: undefined,
       what: `pool ${dmName} is active, but was not created by this agent`,
-      remedy: 'nothing is to be done; its snapshots are served from their tables if it is configured as a source'
+      remedy: 'no action is needed; its snapshots are served from their tables if it is configured as a source'
     })
   }
   return { steps, findings }
@@ -163,8 +163,8 @@ function reconcilePool(books: Books, active: KernelPool | undefined, devices: re
       kind: 'transaction-differs',
       pool: pool.name,
       thinId: undefined,
-      what: `pool ${pool.name} is at transaction ${active.transactionId}, where the catalog has ${decision.transactionId}: somebody else has changed it`,
-      remedy: 'find out who; then `deltamapper pool accept` takes the pool as it is'
+      what: `pool ${pool.name} is at transaction ${active.transactionId}, where the catalog has ${decision.transactionId}: another program has changed it`,
+      remedy: 'find out which; then `deltamapper pool accept` takes the pool as it is'
     })
   }
   for (const thin of thins) {
@@ -285,8 +285,8 @@ function settleThin(
     kind: 'intent-contradicted',
     pool,
     thinId,
-    what: `${what}, begun at transaction ${transactionId}, contradicts what the kernel shows (${shown}): somebody else has changed it`,
-    remedy: 'find out who; then `deltamapper pool accept` takes the pool as it is and forgets what was begun'
+    what: `${what}, begun at transaction ${transactionId}, contradicts what the kernel shows (${shown}): another program has changed it`,
+    remedy: 'find out which; then `deltamapper pool accept` takes the pool as it is and forgets what was begun'
   }
   return { steps: [], findings: [finding], transactionId: undefined, thinId }
 }
@@ -305,7 +305,7 @@ function compareThin(
         pool: pool.name,
         thinId: thin.thinId,
         what: `${thin.kind} ${pool.name}/${thin.name} (thin device ${thin.thinId}) is in the catalog, but not in the pool`,
-        remedy: '`deltamapper volume forget` strikes it off; its data is gone'
+        remedy: '`deltamapper volume forget` removes it from the catalog; its data is gone'
       }
     ]
   }
@@ -317,7 +317,7 @@ function compareThin(
         thinId: thin.thinId,
         what: `thin device ${thin.thinId} of pool ${pool.name} is not the ${thin.kind} ${thin.name} that it was: it was created at ${there.creationTime}/${there.transactionId}, not at ${thin.creationTime}/${thin.transactionId}`,
         remedy:
-          '`deltamapper volume forget` strikes the old one off, `deltamapper volume adopt` gives the new one a name'
+          '`deltamapper volume forget` removes the old one from the catalog, `deltamapper volume adopt` gives the new one a name'
       }
     ]
   }
@@ -361,6 +361,6 @@ function waits(intent: Intent): Finding {
     pool: intent.pool,
     thinId: 'thinId' in intent ? intent.thinId : undefined,
     what: `${intent.kind} in pool ${intent.pool} was begun, and what became of it cannot be told yet`,
-    remedy: 'it is settled as soon as the pool is active and can be read'
+    remedy: 'it is recovered as soon as the pool is active and can be read'
   }
 }

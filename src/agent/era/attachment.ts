@@ -364,7 +364,7 @@ export class Attachment {
           // No snapshot in the catalog refers to it, so leaving it only costs space.
           this.#logger.warn(
             { volume: name, snapshot: intent.snapshot, err: error },
-            'what was taken could not be removed'
+            'the lower snapshot could not be removed'
           )
         })
         await this.#catalog.rollBackEra(name)
@@ -479,7 +479,7 @@ export class Attachment {
       const { sizeBytes } = await tracked.active()
       if (sizeBytes === lengthSectors * SECTOR_BYTES) {
         if (!isFresh) {
-          const because = `somebody else has put a table of ${volume.name} in place that was loaded while it was in use`
+          const because = `another program has put a table of ${volume.name} in place that was loaded while it was in use`
           await this.#guard.breakLine(volume, because, await superblockOf(await tracked.metadataPath(devices.table)))
         }
         this.#logger.info({ volume: volume.name, sizeBytes, suspendedMs }, 'grown')

@@ -204,7 +204,7 @@ export class EraVolumes implements EraBackend {
       } catch (error) {
         await boundary.abandon(async () => {
           await prepared.remove().catch((failure: unknown) => {
-            this.#logger.warn({ volume, snapshot: name, err: failure }, 'what was taken could not be removed')
+            this.#logger.warn({ volume, snapshot: name, err: failure }, 'the lower snapshot could not be removed')
           })
         })
         throw error
@@ -315,7 +315,7 @@ export class EraVolumes implements EraBackend {
 
   async #settle(name: string): Promise<void> {
     const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
-    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'recovered what was interrupted')
   }
 
   /** Never rejects: the caller may be gone. */

@@ -306,8 +306,7 @@ async function judge(
       because: `thin device ${thinId} was created at transaction ${transactionId}, and it at ${thin.transactionId}: they are not the same`
     }
   }
-  if (knowledge === undefined)
-    return unknownBase('whether it is what it was when it was served, only the agent can tell')
+  if (knowledge === undefined) return unknownBase('only the agent knows whether it is unchanged since it was served')
   const snapshot: Snapshot = {
     ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),

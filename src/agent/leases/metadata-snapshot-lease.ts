@@ -428,7 +428,7 @@ export class MetadataSnapshotLeases {
       const outcome = await keeper.release()
       await this.#clear(key)
       if (outcome === 'not-ours') {
-        this.#logger.warn({ pool: pool.name }, 'somebody else has released our metadata snapshot')
+        this.#logger.warn({ pool: pool.name }, 'another program has released our metadata snapshot')
       }
       return { settled: true }
     } catch (thrown) {
@@ -479,7 +479,7 @@ export class MetadataSnapshotLeases {
       if (status?.state === 'failed') return end('the pool has failed', 'look into the kernel log')
       if (status?.state === 'working') {
         if (status.heldRoot !== lease.heldRoot)
-          return end('somebody else has released it', 'find out who, and ask again')
+          return end('another program has released it', 'find out who, and ask again')
         const free = status.totalMetadataBlocks - status.usedMetadataBlocks
         if (free < wantedBlocks(status, headroom) / 2) {
           return end(
@@ -577,7 +577,7 @@ function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): InTh
       ? ''
       : `, ${live.time - held.time} snapshots and ${live.transactionId - held.transactionId} transactions ago`
   return {
-    who: `somebody else has reserved it (block ${heldRoot}${age})`,
+    who: `another program has reserved it (block ${heldRoot}${age})`,
     remedy: `wait for the tool that did (thin_delta, thin_dump, a backup); if none runs any more: dmsetup message ${name} 0 release_metadata_snap`
   }
 }

@@ -111,7 +111,7 @@ export class PoolBooks {
     if (undone !== undefined) {
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
-        `the kernel took it, and it is not done: ${undone}`,
+        `the kernel accepted the change, but it is not made: ${undone}`,
         `look into the kernel log, and at \`deltamapper pool check ${pool}\``
       )
     }
@@ -133,7 +133,7 @@ export class PoolBooks {
 
   /** Logs what was recovered, and what could not be. */
   report({ settled, findings }: Settlement): void {
-    for (const because of settled) this.#logger.warn({ because }, 'settled what was left unfinished')
+    for (const because of settled) this.#logger.warn({ because }, 'recovered what was interrupted')
     for (const { kind, pool, thinId, what, remedy } of findings) {
       this.#logger.warn({ kind, pool, thinId, remedy }, what)
     }
@@ -144,7 +144,7 @@ function unfinished(pool: string, findings: readonly Finding[]): DeltamapperErro
   const [first] = findings
   return new DeltamapperError(
     'DM_CATALOG_DISAGREES',
-    first?.what ?? `what was begun in pool ${pool} is not finished`,
+    first?.what ?? `a change of pool ${pool} is not finished`,
     first?.remedy ?? `\`deltamapper pool check ${pool}\` shows what disagrees`
   )
 }

@@ -218,9 +218,9 @@ export class Walkers {
     } finally {
       signal.removeEventListener('abort', cancel)
       // Releases a metadata snapshot that is held for it.
-      over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'nothing is to be done'))
+      over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'no action is needed'))
       if (!walk.outcome) {
-        const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done')
+        const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'no action is needed')
         say(thread, { kind: 'cancel', id, error: toPortable(gone) })
       }
     }
@@ -348,7 +348,7 @@ async function turnPage(
   after: HistoryPlace
 ): Promise<void> {
   try {
-    if (nextPage === undefined) throw new Error('a walk wants what it was not given')
+    if (nextPage === undefined) throw new Error('a walk asks for something that it cannot get')
     say(thread, { kind: 'page', id, page: await nextPage(after) })
   } catch (thrown) {
     say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(thrown)) })

@@ -1,5 +1,5 @@
 /**
- * The history of era volumes, against a model that remembers every block written: whatever is forgotten, put together, broken off and taken
+ * The history of tracked volumes, against a model that remembers every block written: whatever is forgotten, put together, broken off and taken
  * again, what is answered for a pair has everything that was written between the two, and, where it says so, nothing else.
  */
 import { closeSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs'
@@ -241,7 +241,7 @@ test('an attachment that is rolled back leaves nothing; names are looked at', (t
   ]) {
     t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName }) }, 0), {
       code: 'DM_DEVICE_BUSY',
-      message: `the device-mapper name ${dmName === 'y' ? 'y-guard' : dmName} belongs to era volume ${whose}`
+      message: `the device-mapper name ${dmName === 'y' ? 'y-guard' : dmName} belongs to tracked volume ${whose}`
     })
   }
   t.throws(() => take(calls, 'a/b', []), { code: 'DM_ARGUMENT_INVALID' })

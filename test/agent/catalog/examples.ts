@@ -189,7 +189,7 @@ export function fill(database: CatalogDatabase, targets = 20): void {
   fillEra(database)
 }
 
-/** An era volume with five snapshots in two lines, and one that was interrupted. */
+/** A tracked volume with five snapshots in two lines, and one that was interrupted. */
 function fillEra(database: CatalogDatabase): void {
   const calls = catalogCalls(database)
   calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)

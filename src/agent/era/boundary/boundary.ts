@@ -115,8 +115,8 @@ export class Boundary {
     if (devices.era.suspended) {
       throw new DeltamapperError(
         'DM_DEVICE_BUSY',
-        `${volumeName} is suspended already, by somebody else`,
-        `find out by whom; \`dmsetup resume ${devices.era.name}\` if by nobody that is still there`
+        `${volumeName} is suspended already, by another program`,
+        `find out by which; \`dmsetup resume ${devices.era.name}\` if that program is gone`
       )
     }
     await refuseOwnPlace(devices.era, volumeName, await parts.places())
@@ -140,7 +140,7 @@ export class Boundary {
       if (superblock.currentWriteset !== undefined) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_TOO_SLOW',
-          `${volumeName} was resumed by somebody else while a snapshot was to be taken`,
+          `${volumeName} was resumed by another program while a snapshot was to be taken`,
           'find out by whom, and take it again'
         )
       }
@@ -180,7 +180,7 @@ export class Boundary {
     if (!held || currentEra + 1 !== boundaryEra) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
-        `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it is of no certain moment`,
+        `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it may be of any moment`,
         'remove what was taken of it, and take another; find out what took so long, or give it a later deadline'
       )
     }

@@ -214,6 +214,6 @@ async function runCommand(
   throw new DeltamapperError(
     code,
     `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
-    'put right what it complains of, and ask again'
+    'correct what it reports, and ask again'
   )
 }

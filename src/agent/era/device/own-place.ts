@@ -42,7 +42,7 @@ export async function refuseOwnPlace(device: DeviceNumber, name: string, places:
     if (!(await isOn(path, device, mounts))) continue
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
-      `${what} (${path}) is on ${name}: suspended, it would suspend whoever is to resume it`,
+      `${what} (${path}) is on ${name}: suspending it would suspend the process that must resume it`,
       'move that to another device; volumes that hold them are for a driver of their own'
     )
   }

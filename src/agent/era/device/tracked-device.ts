@@ -100,7 +100,7 @@ export class TrackedDevice {
     const refuse = (what: string): never => {
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
-        `${what}: somebody else has changed it, and writes may go unseen`,
+        `${what}: another program has changed it, and writes may go unseen`,
         `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
       )
     }
@@ -141,7 +141,7 @@ export class TrackedDevice {
       if (isKnownBy(recorded, identity, path)) continue
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
-        `${name} stands on ${identity}, and ${path} was ${recorded}: somebody else has changed it, and writes may go unseen`,
+        `${name} stands on ${identity}, and ${path} was ${recorded}: another program has changed it, and writes may go unseen`,
         `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
       )
     }
@@ -308,7 +308,7 @@ export class TrackedDevice {
     if (now.dataBytes < sizeBytes)
       return `${dataDevice} has ${now.dataBytes} bytes, and ${name} has ${sizeBytes}: it was made smaller`
     const was = countersThen(now, before)
-    if (was === 'other devices') return `${name} was taken down and put up again by somebody else`
+    if (was === 'other devices') return `${name} was deactivated and activated again by another program`
     if (now.discards > was.discards)
       return `${now.discards - was.discards} discards went through ${guardName(this.volume)}`
     if (was.beside === undefined) return undefined
@@ -413,7 +413,8 @@ export class TrackedDevice {
   #writtenInBoot(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
     const { name, dataDevice, metadataDevice } = this.volume
     // Another process removed the devices, without telling us and without a restart of the machine.
-    if (before.state === 'active') return `${name} was taken down by somebody else, and may have been written to since`
+    if (before.state === 'active')
+      return `${name} was deactivated by another program, and may have been written to since`
     for (const [path, was, is] of [
       [dataDevice, before, now],
       [metadataDevice, before.metadata, now.metadata]

@@ -142,7 +142,7 @@ export class EraSlots {
         logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
       }
     } catch (error) {
-      logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
+      logger.warn({ err: error }, 'metadata snapshots of tracked volumes could not be looked after')
     }
   }
 
@@ -285,7 +285,7 @@ function atWorkError(device: string): DeltamapperError {
   )
 }
 
-function takenError(device: string, why = 'somebody else has it'): DeltamapperError {
+function takenError(device: string, why = 'another program has it'): DeltamapperError {
   return new DeltamapperError(
     'DM_DEVICE_BUSY',
     `the metadata snapshot of ${device} is taken: ${why}`,

@@ -132,7 +132,7 @@ export function damagedRecord(path: string, what: string, cause?: unknown): Delt
   return new DeltamapperError(
     'DM_BASE_RECORD_DAMAGED',
     `the base record ${path} is damaged: ${what}`,
-    'take a full backup; the record is of no use any more',
+    'take a full backup; the record is useless now',
     { cause }
   )
 }

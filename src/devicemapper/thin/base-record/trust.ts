@@ -28,7 +28,7 @@ export function checkRecordBlocks(
  */
 export function checkWentOn({ pool: { moment } }: BaseRecordHeader, now: PoolMoment): void {
   const how = howWentBack(moment, now)
-  if (how !== undefined) throw voidRecord(`the pool went on from an earlier state than the record's: ${how}`)
+  if (how !== undefined) throw voidRecord(`the pool was restored to an earlier state than the record's: ${how}`)
   // The kernel mixes up time and data block beyond that (pack_block_time in drivers/md/dm-thin-metadata.c).
   if (now.time >= MAX_TIME - 1)
     throw voidRecord(`the pool has had ${now.time} snapshots, more than its mappings tell apart`)
@@ -39,6 +39,6 @@ export function voidRecord(why: string): DeltamapperError {
   return new DeltamapperError(
     'DM_BASE_RECORD_VOID',
     `what changed since a base that is gone cannot be told: ${why}`,
-    'take a full backup; what was backed up before is no base any more'
+    'take a full backup; what was backed up before is no longer a base'
   )
 }
