@@ -19,8 +19,13 @@ import {
 import { checkSinceWentBack, type WentBack } from '../catalog/pool-clocks.ts'
 import type { ServedRecord } from '../catalog/served-targets.ts'
 import { PoolClockLooks } from './pool-clock-looks.ts'
-import type { SeenDevice } from '../walks/thin-walk.ts'
-import type { DeviceKnowledge } from '../walks/walkers.ts'
+import type { SeenDevice, SeenDevices } from '../walks/thin-walk.ts'
+
+/** What is known of live pools beside their metadata, and must be remembered of them. */
+export interface DeviceKnowledge {
+  /** Gets the devices of a walk. No message arrives before this has resolved, and none if it rejects. */
+  check(seen: SeenDevices): Promise<void>
+}
 
 /**
  * The catalog's knowledge of the devices that walks are about.

@@ -13,7 +13,7 @@ import { volumeGroupSource } from './volume-group.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
 import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
-import type { AnySnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+import type { FoundSnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 
 /** What looking at this node's own pools takes. */
 export interface LiveNode {
@@ -52,7 +52,7 @@ export class Sources {
    *
    * @throws DM_NOT_TRACKED for the device of an owned pool, which has another name in handles
    */
-  async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
+  async find(name: string): Promise<SnapshotSource<FoundSnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded

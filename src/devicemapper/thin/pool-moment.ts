@@ -18,7 +18,7 @@ export interface PoolMoment {
 
 /** Bytes for one device: id (4), creation time (4), transaction id (8), little-endian, by ascending id. */
 const DEVICE_BYTES = 16
-/** Of more devices than that (a mebibyte of them) only the clock is kept. */
+/** With more devices than this (a mebibyte), only the clock is kept. */
 const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
 
 /**
@@ -40,13 +40,13 @@ export function packDevices(
   return bytes
 }
 
-/** How it shows that a pool is not the one that went on from `before`; undefined where nothing says so. */
+/** What shows that a pool did not continue from `before`; undefined if nothing does. */
 export function howWentBack(before: PoolMoment, now: PoolMoment): string | undefined {
   if (now.time < before.time) return `its clock was ${before.time} before, and is ${now.time}`
   if (now.transactionId < before.transactionId) {
     return `its transaction id was ${before.transactionId} before, and is ${now.transactionId}`
   }
-  // Nothing is known of the devices where there were too many.
+  // The devices are unknown if there were too many.
   if (before.devices.length === 0) return undefined
   const [known, found] = [viewOf(before.devices), viewOf(now.devices)]
   let k = 0
