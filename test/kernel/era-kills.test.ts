@@ -37,7 +37,7 @@ const changing = new Set([
     'completeEra',
     'rollBackEra',
     'sawEraVolume',
-    'breakEraLine',
+    'endEraHistory',
     'recordEraSnapshot',
     'deleteEraSnapshot'
   ]

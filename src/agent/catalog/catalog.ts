@@ -27,7 +27,7 @@ import type {
   LastBoundary,
   TakenSnapshot
 } from './era-snapshots.ts'
-import type { EraIntent, EraVolume, NewEraIntent, SeenOfEraVolume } from './era-volumes.ts'
+import type { EraIntent, EraVolume, NewEraIntent, EraVolumeLook } from './era-volumes.ts'
 import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
@@ -184,17 +184,17 @@ export class Catalog {
   }
 
   /** Records a look at a volume. */
-  async sawEraVolume(volume: string, seen: SeenOfEraVolume): Promise<void> {
+  async sawEraVolume(volume: string, seen: EraVolumeLook): Promise<void> {
     await this.#call('sawEraVolume', volume, seen)
   }
 
   /** Ends the volume's history at its last snapshot, and begins a new one. */
-  async breakEraLine(
+  async endEraHistory(
     volume: string,
     because: string,
     now: { newestEra: number; seenBlocks: number }
   ): Promise<EraVolume> {
-    return this.#call('breakEraLine', volume, because, now)
+    return this.#call('endEraHistory', volume, because, now)
   }
 
   async eraView(): Promise<{ volumes: readonly EraVolume[]; intents: readonly EraIntent[] }> {

@@ -73,7 +73,7 @@ export type NewEraIntent =
   Exclude<EraIntent, { kind: 'attach' }> | { readonly kind: 'attach'; readonly volume: Omit<EraVolume, 'createdAt'> }
 
 /** What may have changed since the last look. */
-export type SeenOfEraVolume = Partial<
+export type EraVolumeLook = Partial<
   Pick<
     EraVolume,
     | 'newestEra'
@@ -158,7 +158,7 @@ export function rollBackEra(database: CatalogDatabase, volume: string): void {
  * Records a look at a volume. If it has fewer blocks than at the last look, it was made smaller, and another volume may
  * use the rest.
  */
-export function sawEraVolume(database: CatalogDatabase, volume: string, seen: SeenOfEraVolume): void {
+export function sawEraVolume(database: CatalogDatabase, volume: string, seen: EraVolumeLook): void {
   database.write(() => {
     const tracked = eraVolumeRow(database, volume)
     const shrunk = seen.seenBlocks !== undefined && seen.seenBlocks < tracked.seenBlocks
@@ -170,7 +170,7 @@ export function sawEraVolume(database: CatalogDatabase, volume: string, seen: Se
 }
 
 /** Ends the volume's history: later records belong to a new one. @param because why, in words */
-export function breakEraLine(
+export function endEraHistory(
   database: CatalogDatabase,
   volume: string,
   because: string,

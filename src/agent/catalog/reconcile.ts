@@ -102,14 +102,14 @@ export function reconcile(catalog: CatalogView, kernel: KernelView): Reconciliat
   const steps: Step[] = []
   const findings: Finding[] = []
   for (const pool of catalog.pools) {
-    const books = {
+    const records = {
       pool,
       thins: catalog.thins.filter((each) => each.pool === pool.name),
       intent: catalog.intents.find((each) => each.pool === pool.name)
     }
     const active = kernel.pools.find((each) => each.dmName === pool.dmName)
     const devices = kernel.devices.filter((each) => each.pool === pool.dmName)
-    const result = reconcilePool(books, active, devices)
+    const result = reconcilePool(records, active, devices)
     steps.push(...result.steps)
     findings.push(...result.findings)
   }
@@ -126,7 +126,7 @@ export function reconcile(catalog: CatalogView, kernel: KernelView): Reconciliat
   return { steps, findings }
 }
 
-interface Books {
+interface PoolRecords {
   readonly pool: OwnedPool
   readonly thins: readonly OwnedThin[]
   readonly intent: Intent | undefined
@@ -144,10 +144,14 @@ interface Decision {
   readonly resized?: { readonly id: string; readonly sizeBytes: number }
 }
 
-function reconcilePool(books: Books, active: KernelPool | undefined, devices: readonly KernelDevice[]): Reconciliation {
-  const { pool, thins, intent } = books
+function reconcilePool(
+  records: PoolRecords,
+  active: KernelPool | undefined,
+  devices: readonly KernelDevice[]
+): Reconciliation {
+  const { pool, thins, intent } = records
   if (intent?.kind === 'create-pool' || intent?.kind === 'delete-pool') {
-    return { steps: [settlePool(intent, active !== undefined)], findings: [] }
+    return { steps: [decidePool(intent, active !== undefined)], findings: [] }
   }
   const resume = intent === undefined ? [] : resumeOrigin(intent, devices)
   if (active?.thins === undefined) {
@@ -156,7 +160,7 @@ function reconcilePool(books: Books, active: KernelPool | undefined, devices: re
     return { steps: resume, findings }
   }
 
-  const decision = settle(books, active, active.thins, devices)
+  const decision = decide(records, active, active.thins, devices)
   const findings = [...decision.findings]
   if (decision.transactionId !== undefined && decision.transactionId !== active.transactionId) {
     findings.push({
@@ -186,7 +190,7 @@ function reconcilePool(books: Books, active: KernelPool | undefined, devices: re
 }
 
 /** Creating a pool is done when it is active; deleting one, when it is not. */
-function settlePool(intent: Extract<Intent, { kind: 'create-pool' | 'delete-pool' }>, active: boolean): Step {
+function decidePool(intent: Extract<Intent, { kind: 'create-pool' | 'delete-pool' }>, active: boolean): Step {
   const done = intent.kind === 'create-pool' ? active : !active
   const because = `${intent.kind} of ${intent.pool} was begun, and the pool is ${active ? 'active' : 'not active'}`
   return done
@@ -202,8 +206,8 @@ function resumeOrigin(intent: Intent, devices: readonly KernelDevice[]): Step[] 
   return [{ step: 'resume', dmName, because: `it was suspended to take the snapshot ${intent.pool}/${intent.name}` }]
 }
 
-function settle(
-  { pool, thins, intent }: Books,
+function decide(
+  { pool, thins, intent }: PoolRecords,
   active: KernelPool,
   kernelThins: ReadonlyMap<number, KernelThin>,
   devices: readonly KernelDevice[]
@@ -220,7 +224,7 @@ function settle(
       // A device created at another transaction is not the one of this intent.
       const contradicted = device !== undefined && device.transactionId !== intent.transactionId
       const what = `${intent.kind} of ${pool.name}/${intent.name} as thin device ${intent.thinId}`
-      return settleThin(what, intent, active, contradicted ? 'contradicted' : device !== undefined, {
+      return decideThin(what, intent, active, contradicted ? 'contradicted' : device !== undefined, {
         thinId: intent.thinId,
         creationTime: device?.creationTime
       })
@@ -230,7 +234,7 @@ function settle(
       const device = thin && kernelThins.get(thin.thinId)
       const contradicted = thin === undefined || (device !== undefined && device.creationTime !== thin.creationTime)
       const what = `${intent.kind} of ${pool.name}/${thin?.name}`
-      return settleThin(what, intent, active, contradicted ? 'contradicted' : device === undefined, {
+      return decideThin(what, intent, active, contradicted ? 'contradicted' : device === undefined, {
         thinId: thin?.thinId,
         creationTime: undefined
       })
@@ -260,7 +264,7 @@ function settle(
 }
 
 /** The table at the top: how far creating or deleting one thin got. */
-function settleThin(
+function decideThin(
   what: string,
   { pool, transactionId }: { pool: string; transactionId: bigint },
   active: KernelPool,

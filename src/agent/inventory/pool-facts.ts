@@ -14,7 +14,7 @@ import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../..
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
-import { withNote } from '../leases/keeper-note.ts'
+import { withNote } from '../leases/release-note.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'

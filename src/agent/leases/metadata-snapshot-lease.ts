@@ -28,7 +28,7 @@ import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
 import type { AgentConfig } from '../config.ts'
 import { isEraSlot } from './era-slot-content.ts'
-import { notePath, removeNote, withNote } from './keeper-note.ts'
+import { notePath, removeNote, withNote } from './release-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
@@ -114,7 +114,7 @@ export type LeaseCatalog = Pick<
 export type LeaseDeviceMapper = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
 /** Who has the metadata snapshot, so that there is no lease yet. */
-interface InTheWay {
+interface Holder {
   readonly who: string
   readonly remedy: string
 }
@@ -287,7 +287,7 @@ export class MetadataSnapshotLeases {
     askedAt: number,
     { purpose, suffices = () => true }: AcquireOptions,
     stop: AbortSignal
-  ): Promise<MetadataSnapshotLease | InTheWay> {
+  ): Promise<MetadataSnapshotLease | Holder> {
     stop.throwIfAborted()
     const { lease } = slot
     if (lease !== undefined) {
@@ -320,7 +320,7 @@ export class MetadataSnapshotLeases {
     }
   }
 
-  #unsettled(pool: PoolDevice, why: string): InTheWay {
+  #unsettled(pool: PoolDevice, why: string): Holder {
     return { who: why, remedy: `ask again; \`deltamapper doctor\` shows what is in the slot of ${pool.name}` }
   }
 
@@ -571,7 +571,7 @@ export class MetadataSnapshotLeases {
   }
 }
 
-function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): InTheWay {
+function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): Holder {
   const age =
     held === undefined
       ? ''

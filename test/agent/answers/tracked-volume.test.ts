@@ -137,7 +137,7 @@ test('a history that was broken is a full backup, never a smaller answer; on eit
   const sizeBytes = 100 * KIB_64
   await attach(catalog, 'vol', { sizeBytes })
   for (const [i, block] of [1, 2, 3].entries()) await take(catalog, `vol/s${i}`, [block], { sizeBytes })
-  await catalog.breakEraLine('vol', 'the metadata is in era 2, and was in era 9 before', {
+  await catalog.endEraHistory('vol', 'the metadata is in era 2, and was in era 9 before', {
     newestEra: 2,
     seenBlocks: 100
   })

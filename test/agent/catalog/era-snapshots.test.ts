@@ -103,7 +103,7 @@ test('the first of a line has no bitmap, and another line is not compared', (t) 
   attach(calls)
   const s1 = take(calls, 's1', [1])
   take(calls, 's2', [2])
-  const broken = calls.breakEraLine('v', 'the metadata was formatted anew', { newestEra: 1, seenBlocks: 1024 })
+  const broken = calls.endEraHistory('v', 'the metadata was formatted anew', { newestEra: 1, seenBlocks: 1024 })
   t.not(broken.line, s1.line)
   const s3 = take(calls, 's3', [3], { boundaryEra: 2 })
   t.is(s3.line, broken.line)
@@ -431,7 +431,7 @@ test('whatever happens, no pair misses a block, and none has one too many that i
           if (step.do === 'forget') calls.forgetEraSnapshots({ before: 0, keep: Math.max(1, present.length - 1) })
         } else if (step.do === 'compact') calls.compactEraHistory()
         else if (step.do === 'break') {
-          calls.breakEraLine(volume, 'a test', { newestEra: 1, seenBlocks: 1 })
+          calls.endEraHistory(volume, 'a test', { newestEra: 1, seenBlocks: 1 })
           line++
         } else {
           calls.beginEra({ kind: 'snapshot', volume, snapshot: 'lost', token: '' }, 0)

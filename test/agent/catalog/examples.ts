@@ -195,7 +195,7 @@ function fillEra(database: CatalogDatabase): void {
   calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)
   calls.completeEra('e')
   for (let i = 1; i <= 5; i++) {
-    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
+    if (i === 4) calls.endEraHistory('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
     calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
     const since = calls.beginEraHistory('e')
     if (since.boundaryEra !== undefined) {

@@ -4,7 +4,7 @@ import type { DeviceMapper } from '../../../../native/device-mapper.ts'
 import {
   type ActiveLook,
   type Inactive,
-  type LowerSeen,
+  type LastLook,
   TrackedDevice
 } from '../../../../src/agent/era/device/tracked-device.ts'
 import { eraVolume } from '../../catalog/examples.ts'
@@ -20,7 +20,7 @@ function look(changes: Partial<ActiveLook> = {}): ActiveLook {
   }
 }
 
-const seen = (changes: Partial<ActiveLook> = {}, before: LowerSeen = { state: 'never' }) =>
+const seen = (changes: Partial<ActiveLook> = {}, before: LastLook = { state: 'never' }) =>
   tracked.seenActive(look(changes), before, 'head', 0)
 
 test('what is more than it was when nothing was in flight came by another way', (t) => {
@@ -50,7 +50,7 @@ test('while writes are in flight nothing is compared, and what was known before 
 })
 
 test('devices that were put up by the last agent, and those that somebody else put up', (t) => {
-  const inactive: LowerSeen = {
+  const inactive: LastLook = {
     state: 'inactive',
     ...{ boot: 'boot', instance: 'data', writtenSectors: 16, discards: 0, head: '', mergeable: [] }
   }
