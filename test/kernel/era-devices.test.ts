@@ -412,7 +412,7 @@ test.serial('written to beside us: the history is void, and the volume works', a
   run('dmsetup', ['remove', 'beside'])
   run('dmsetup', ['remove', 'beside-guard'])
   t.is((await volumes.listEra({ volume: '' })).volumes[0]?.active, false)
-  await activated(/taken down by somebody else/)
+  await activated(/deactivated by another program/)
   await volumes.detachEra({ volume: 'beside' })
 })
 

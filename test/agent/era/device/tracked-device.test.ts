@@ -56,7 +56,7 @@ test('devices that were put up by the last agent, and those that somebody else p
   }
   t.is(tracked.unseen(look(), inactive), undefined)
   t.regex(tracked.unseen(look({ pastGuard: 24 }), inactive) ?? '', /^8 sectors/)
-  t.regex(tracked.unseen(look({ dataInstance: 'another' }), inactive) ?? '', /by somebody else/)
+  t.regex(tracked.unseen(look({ dataInstance: 'another' }), inactive) ?? '', /by another program/)
   for (const other of [{ instance: 'another' }, { boot: 'another' }]) {
     t.regex(tracked.unseen(look(other), seen()) ?? '', /^v was deactivated and activated again by another program$/)
   }
