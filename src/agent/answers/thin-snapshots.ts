@@ -1,11 +1,11 @@
 /**
- * Thin snapshots, whichever source has found them: what may be compared, and how the answer is made.
+ * Thin snapshots from any source: which may be compared, and how the answer is made.
  *
  *   look up both handles, at one look ─▶ open the metadata ─▶ find the devices in it ─▶ look up again ─▶ the catalog ─▶ first message
  *
- * A name can go to another volume, and a pool's node to another pool, at any moment. The descriptor that is held
- * settles which metadata it is: its device keeps its number. The second look settles whether that is what the handles
- * mean, and did at the first one.
+ * At any moment a name can go to another volume, and a pool's device node to another pool. The open descriptor proves
+ * which metadata it is, because its device keeps its number. The second look proves that the handles mean this
+ * metadata, as at the first look.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
@@ -42,8 +42,8 @@ export function thinAnswers({ knowledge, tools }: AnswerServices): TargetAnswers
 /**
  * The plan of a walk through a pool's metadata.
  *
- * @param knowledge told of a live pool's devices before the first message, which it may refuse
- * @param tools where they have a part in the answer
+ * @param knowledge gets a live pool's devices before the first message, and may refuse them
+ * @param tools the tools, if they have a part in the answer
  */
 export function thinPlan(question: ThinQuestion, knowledge?: DeviceKnowledge, tools?: ToolEngine): Plan {
   const asides: Record<keyof ThinAsides, Aside> = {

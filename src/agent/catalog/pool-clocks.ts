@@ -1,7 +1,6 @@
 /**
- * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata
- * restored from a copy, disks put back) is not taken for one that went on. How that shows:
- * src/devicemapper/thin/pool-moment.ts.
+ * How far every pool had come at the last look. This shows a pool that was restored to an earlier state (metadata from
+ * a copy, disks put back). How it shows: src/devicemapper/thin/pool-moment.ts.
  */
 import { howWentBack, type PoolMoment } from '../../devicemapper/thin/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'

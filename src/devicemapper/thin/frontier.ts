@@ -55,8 +55,8 @@ export class SubtreeQueue {
 }
 
 /**
- * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it at the pool's time
- * `times[i]`, for `head <= i < tail`.
+ * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it
+ * at the pool's time `times[i]`, for `head <= i < tail`.
  */
 export class MappingQueue {
   keys = new Float64Array(512)

@@ -1,10 +1,10 @@
 /**
- * How far a pool has come at one moment, and whether a later look shows one that went on from there.
+ * How far a pool has come at one moment, and whether a later look shows that it continued from there.
  *
- * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c); LVM and others
- * count their changes with the transaction id. Neither goes back, and a device is no older than the clock was when it
- * was not there yet. A pool that was put back and has caught up since is still given away by a device that it got back,
- * or that it would have had before.
+ * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c), and LVM and
+ * others count their changes with the transaction id. Neither ever decreases, and a device that was not there at a look
+ * cannot be older than the clock was. A pool that was restored and has caught up since is still found: by a device that
+ * it got back, or by one that it would have had before.
  */
 
 /** How far a pool has come. */
@@ -22,7 +22,7 @@ const DEVICE_BYTES = 16
 const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
 
 /**
- * The devices of a pool in few bytes; none of them where there are more than 65,536.
+ * The devices of a pool in few bytes; empty if there are more than 65,536.
  *
  * @param devices by ascending id
  */
