@@ -178,10 +178,6 @@ export const errorRegistry = {
 
 export type ErrorCode = keyof typeof errorRegistry
 
-/**
- * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
- * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
- */
 /** What else an error may carry. */
 export interface ErrorDetails extends ErrorOptions {
   /** A node of the configuration's or the cluster's that it is about; for whoever counts errors by node. */
@@ -193,6 +189,10 @@ export interface ErrorDetails extends ErrorOptions {
   readonly forOthers?: { readonly message?: string; readonly remedy?: string }
 }
 
+/**
+ * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
+ * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
+ */
 export class DeltamapperError extends Error {
   readonly code: ErrorCode
   readonly remedy: string
@@ -218,9 +218,26 @@ export class DeltamapperError extends Error {
   }
 }
 
+/** A value of a caller's that can never be right. */
+export function invalid(message: string, remedy: string): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', message, remedy)
+}
+
+/** What cannot be unless this program is wrong. */
+export function defect(message: string, options?: ErrorDetails): DeltamapperError {
+  return new DeltamapperError('DM_INTERNAL', message, 'report it with the log lines around it', options)
+}
+
+/** What is refused or given up because agent or router is being stopped. */
+export function shuttingDown(
+  message = 'the agent is stopping',
+  remedy = 'ask again once it has been restarted'
+): DeltamapperError {
+  return new DeltamapperError('DM_SHUTTING_DOWN', message, remedy)
+}
+
 /** Any thrown value as a DeltamapperError: what is not one already is a defect. */
 export function asDeltamapperError(thrown: unknown): DeltamapperError {
   if (thrown instanceof DeltamapperError) return thrown
-  const what = thrown instanceof Error ? thrown.message : String(thrown)
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it', { cause: thrown })
+  return defect(thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown })
 }

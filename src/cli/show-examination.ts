@@ -2,7 +2,7 @@
  * Has the node examined, by the agent or else by this very process, and shows what was found: the one path of `doctor`.
  */
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
-import type { Examination, Finding } from '../grpc/inventory.ts'
+import type { Examination, Finding } from '../agent/inventory/examination.ts'
 import { forJson } from './admin-command.ts'
 import { endpointAddress } from './endpoint.ts'
 import { exitStatus, UsageError } from './failure.ts'
@@ -45,9 +45,12 @@ export async function showExamination(options: DoctorOptions): Promise<void> {
 async function examine(address: string | undefined, signal: AbortSignal): Promise<SeenExamination> {
   if (address === undefined) return { endpoint: undefined, examination: await examineHere(signal) }
   // Loaded only now: help and usage errors need none of it.
-  const { askInventory } = await import('../grpc/inventory.ts')
+  const { askForExamination } = await import('../agent/inventory/ask.ts')
   try {
-    return { endpoint: address, examination: await askInventory(address, { deadlineMs: ANSWER_DEADLINE_MS, signal }) }
+    return {
+      endpoint: address,
+      examination: await askForExamination(address, { deadlineMs: ANSWER_DEADLINE_MS, signal })
+    }
   } catch (thrown) {
     signal.throwIfAborted()
     const error = asDeltamapperError(thrown)

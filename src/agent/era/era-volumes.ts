@@ -10,16 +10,20 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { EraBackend, EraCalls, EraSnapshot, EraVolume as ShownEraVolume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { checkPoolName, checkThinName } from '../owned-pools/naming.ts'
 import { checkCount } from '../owned-pools/request-checks.ts'
 import { Turns } from '../owned-pools/turns.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary.ts'
-import { describeEraSnapshot, describeEraVolume } from './description.ts'
+import {
+  type DescribedEraSnapshot,
+  type DescribedEraVolume,
+  describeEraSnapshot,
+  describeEraVolume
+} from './description.ts'
 import { EraGuard, noSuchVolume } from './guard.ts'
 import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './lower-snapshot.ts'
 import { unmountedSince } from './mounted.ts'
@@ -55,7 +59,23 @@ export interface EraVolumesOptions {
   readonly takenBy?: (name: string) => Promise<string | undefined>
 }
 
-type Request<M extends keyof EraCalls> = EraCalls[M][0]
+/** What is asked for of a volume that is to be tracked. The devices are absolute paths. */
+export interface TrackingRequest {
+  readonly name: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  /** How large LVM is to make snapshots of a volume that is in no thin pool; empty for its own choice. */
+  readonly snapshotSize: string
+  readonly allowLossyKernel: boolean
+}
+
+/** The snapshot that is to be taken; `deadlineMs` 0: as configured. */
+interface SnapshotRequest {
+  readonly volume: string
+  readonly name: string
+  readonly deadlineMs: number
+}
 
 /** A suspension that a driver has asked for. */
 interface Session {
@@ -67,7 +87,7 @@ interface Session {
   readonly timer: NodeJS.Timeout
 }
 
-export class EraVolumes implements EraBackend {
+export class EraVolumes {
   readonly #options: EraVolumesOptions
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
@@ -121,7 +141,7 @@ export class EraVolumes implements EraBackend {
     return (await this.#catalog.findEraVolume(name)) !== undefined
   }
 
-  async attachEra(request: Request<'attachEra'>): Promise<ShownEraVolume> {
+  async attachEra(request: TrackingRequest): Promise<DescribedEraVolume> {
     const { name, blockBytes, snapshotSize } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
@@ -146,27 +166,27 @@ export class EraVolumes implements EraBackend {
     return this.#shown(name)
   }
 
-  async detachEra({ volume }: Request<'detachEra'>): Promise<object> {
+  async detachEra({ volume }: { volume: string }): Promise<object> {
     await this.inTurn(volume, (tracked) => this.#attachment.detach(tracked))
     return {}
   }
 
-  async activateEra({ volume, startOver }: Request<'activateEra'>): Promise<ShownEraVolume> {
+  async activateEra({ volume, startOver }: { volume: string; startOver: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
     return this.#shown(volume)
   }
 
-  async deactivateEra({ volume, atShutdown }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+  async deactivateEra({ volume, atShutdown }: { volume: string; atShutdown: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 
-  async growEra({ volume }: Request<'growEra'>): Promise<ShownEraVolume> {
+  async growEra({ volume }: { volume: string }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.grow(tracked))
     return this.#shown(volume)
   }
 
-  async listEra({ volume }: Request<'listEra'>): Promise<{ volumes: ShownEraVolume[] }> {
+  async listEra({ volume }: { volume: string }): Promise<{ volumes: DescribedEraVolume[] }> {
     const { volumes, intents } = await this.#catalog.eraView()
     const wanted = volumes.filter((each) => volume === '' || each.name === volume)
     if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
@@ -178,7 +198,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
+  async createEraSnapshot({ volume, name, deadlineMs }: SnapshotRequest): Promise<DescribedEraSnapshot> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const recorded = await this.inTurn(volume, async (tracked) => {
@@ -207,7 +227,11 @@ export class EraVolumes implements EraBackend {
     return describeEraSnapshot(volume, recorded.snapshot, recorded.unmounted)
   }
 
-  async beginSnapshot({ volume, name, deadlineMs }: Request<'beginSnapshot'>): Promise<EraCalls['beginSnapshot'][1]> {
+  async beginSnapshot({
+    volume,
+    name,
+    deadlineMs
+  }: SnapshotRequest): Promise<{ token: string; boundaryEra: number; deadlineMs: number }> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
@@ -228,7 +252,15 @@ export class EraVolumes implements EraBackend {
     return { token, boundaryEra, deadlineMs: deadline }
   }
 
-  async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
+  async endSnapshot({
+    token,
+    reference,
+    abandon
+  }: {
+    token: string
+    reference: string
+    abandon: boolean
+  }): Promise<{ snapshot?: DescribedEraSnapshot }> {
     // Before anything is ended: the driver can say it better within its deadline.
     if (!abandon) checkReference(reference)
     const session = this.#takeSession(token)
@@ -253,7 +285,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async listEraSnapshots({ volume }: Request<'listEraSnapshots'>): Promise<{ snapshots: EraSnapshot[] }> {
+  async listEraSnapshots({ volume }: { volume: string }): Promise<{ snapshots: DescribedEraSnapshot[] }> {
     const { volumes } = await this.#catalog.eraView()
     const names = new Map(volumes.map(({ id, name }) => [id, name]))
     if (volume !== '' && !volumes.some(({ name }) => name === volume)) throw noSuchVolume(volume)
@@ -288,7 +320,7 @@ export class EraVolumes implements EraBackend {
     })
   }
 
-  async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
+  async #snapshot(volume: string, name: string): Promise<EraSnapshot> {
     const snapshot = await this.#catalog.findEraSnapshot(volume, name)
     if (snapshot && snapshot.removedAt === undefined) return snapshot
     throw new DeltamapperError(
@@ -324,7 +356,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async #shown(name: string): Promise<ShownEraVolume> {
+  async #shown(name: string): Promise<DescribedEraVolume> {
     const [volume] = (await this.listEra({ volume: name })).volumes
     if (volume) return volume
     throw noSuchVolume(name)

@@ -11,10 +11,9 @@ import type {
   DeviceMapperFacts,
   EraHistoryFacts,
   Examination,
-  InventoryBackend,
   LvmFacts,
   TrackedVolumeFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -57,7 +56,7 @@ const noDeviceMapper: DeviceMapperFacts = {
   ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
 }
 
-export class Inventory implements InventoryBackend {
+export class Inventory {
   readonly #options: InventoryOptions
   readonly #node = new NodeInventory()
   /** Whoever asks while a look is under way gets what that finds: one look asks enough of the node. */

@@ -10,7 +10,7 @@ import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devi
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable, parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../../grpc/inventory.ts'
+import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from './examination.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'

@@ -1,7 +1,7 @@
 /**
  * The volumes that dm-era tracks for the agent, as it lists them itself, and which of LVM's volumes are their data devices.
  */
-import type { TrackedVolumeFacts } from '../../grpc/inventory.ts'
+import type { TrackedVolumeFacts } from './examination.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
 import type { EraVolumes } from '../era/era-volumes.ts'

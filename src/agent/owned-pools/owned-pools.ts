@@ -10,14 +10,20 @@ import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/pool.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { Pool, PoolBackend, PoolCalls, Volume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
 import type { SnapshotSource } from '../snapshot-source.ts'
 import { ActivePool, planOf } from './active-pool.ts'
 import { PoolBooks } from './books.ts'
-import { describeFinding, describePool, describeThins } from './description.ts'
+import {
+  type DescribedFinding,
+  type DescribedPool,
+  type DescribedThin,
+  describeFinding,
+  describePool,
+  describeThins
+} from './description.ts'
 import { FullnessLog } from './fullness.ts'
 import { otherPools, surveyDevices } from './kernel-view.ts'
 import { checkPoolName } from './naming.ts'
@@ -43,9 +49,25 @@ export interface OwnedPoolsOptions {
   readonly watchIntervalMs?: number
 }
 
-type Request<M extends keyof PoolCalls> = PoolCalls[M][0]
+/** What is asked for of a new pool. The devices are absolute paths. */
+export interface PoolRequest {
+  readonly name: string
+  readonly metadataDevice: string
+  readonly dataDevice: string
+  readonly blockBytes: number
+  /** A twentieth of the pool, unless given. */
+  readonly lowWaterBytes?: number
+  /** `queue`: a write that finds no free block waits. It fails otherwise. */
+  readonly whenFull: string
+}
 
-export class OwnedPools implements PoolBackend {
+/** Requests name a volume or snapshot by its pool and its own name. */
+interface ThinName {
+  readonly pool: string
+  readonly name: string
+}
+
+export class OwnedPools {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
@@ -98,7 +120,7 @@ export class OwnedPools implements PoolBackend {
 
   // Pools
 
-  async createPool(request: Request<'createPool'>): Promise<Pool> {
+  async createPool(request: PoolRequest): Promise<DescribedPool> {
     const { name, metadataDevice, dataDevice, blockBytes, whenFull, lowWaterBytes } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, SECTOR_BYTES)
@@ -133,7 +155,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async activatePool({ pool: name, withVolumes }: Request<'activatePool'>): Promise<Pool> {
+  async activatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
     await this.#turns.take(name, async () => {
       const { pool, view } = await this.#books.entry(name)
       if (!(await this.#active(pool).isActive())) {
@@ -150,7 +172,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async deactivatePool({ pool: name, withVolumes }: Request<'deactivatePool'>): Promise<Pool> {
+  async deactivatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
     await this.#turns.take(name, async () => {
       const { pool, view } = await this.#books.triedEntry(name)
       await this.#active(pool).deactivate(view.thins, withVolumes)
@@ -158,7 +180,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async growPool({ pool: name }: Request<'growPool'>): Promise<Pool> {
+  async growPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
     await this.#turns.take(name, async () => {
       const { pool } = await this.#books.triedEntry(name)
       const active = this.#active(pool)
@@ -170,7 +192,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async removePool({ pool: name, wipe }: Request<'removePool'>): Promise<object> {
+  async removePool({ pool: name, wipe }: { pool: string; wipe: boolean }): Promise<object> {
     await this.#turns.take(name, async () => {
       const { pool, view } = await this.#books.triedEntry(name)
       if (view.thins.length > 0) {
@@ -194,31 +216,36 @@ export class OwnedPools implements PoolBackend {
     return {}
   }
 
-  async getPool({ pool: name }: Request<'getPool'>): Promise<Pool> {
+  async getPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
     const { pool, view } = await this.#books.entry(name)
     return describePool(this.#deviceMapper, pool, view)
   }
 
-  async listPools(_request: object = {}): Promise<{ pools: Pool[] }> {
+  async listPools(_request: object = {}): Promise<{ pools: DescribedPool[] }> {
     const view = await this.#catalog.view()
     return { pools: await Promise.all(view.pools.map((pool) => describePool(this.#deviceMapper, pool, view))) }
   }
 
   // Volumes and snapshots
 
-  async createVolume({ pool, name, sizeBytes, inactive }: Request<'createVolume'>): Promise<Volume> {
+  async createVolume({
+    pool,
+    name,
+    sizeBytes,
+    inactive
+  }: ThinName & { sizeBytes: number; inactive: boolean }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.createVolume(pool, name, sizeBytes, inactive))
   }
 
-  async createSnapshot({ pool, origin, name }: Request<'createSnapshot'>): Promise<Volume> {
+  async createSnapshot({ pool, origin, name }: ThinName & { origin: string }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.createSnapshot(pool, origin, name))
   }
 
-  async growVolume({ pool, name, sizeBytes }: Request<'growVolume'>): Promise<Volume> {
+  async growVolume({ pool, name, sizeBytes }: ThinName & { sizeBytes: number }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.grow(pool, name, sizeBytes))
   }
 
-  async activateVolume({ pool: poolName, name, writable }: Request<'activateVolume'>): Promise<Volume> {
+  async activateVolume({ pool: poolName, name, writable }: ThinName & { writable: boolean }): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
       const { pool } = await this.#books.triedEntry(poolName)
       const thin = await this.#books.thin(poolName, name)
@@ -228,7 +255,7 @@ export class OwnedPools implements PoolBackend {
     })
   }
 
-  async deactivateVolume({ pool: poolName, name }: Request<'deactivateVolume'>): Promise<Volume> {
+  async deactivateVolume({ pool: poolName, name }: ThinName): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
       const { pool } = await this.#books.triedEntry(poolName)
       const thin = await this.#books.thin(poolName, name)
@@ -237,27 +264,27 @@ export class OwnedPools implements PoolBackend {
     })
   }
 
-  async deleteVolume({ pool, name }: Request<'deleteVolume'>): Promise<object> {
+  async deleteVolume({ pool, name }: ThinName): Promise<object> {
     await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'volume'))
     return {}
   }
 
-  async deleteSnapshot({ pool, name }: Request<'deleteSnapshot'>): Promise<object> {
+  async deleteSnapshot({ pool, name }: ThinName): Promise<object> {
     await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
     return {}
   }
 
-  async listVolumes({ pool }: Request<'listVolumes'>): Promise<{ volumes: Volume[] }> {
+  async listVolumes({ pool }: { pool: string }): Promise<{ volumes: DescribedThin[] }> {
     return { volumes: await this.#list(pool, 'volume') }
   }
 
-  async listSnapshots({ pool }: Request<'listSnapshots'>): Promise<{ snapshots: Volume[] }> {
+  async listSnapshots({ pool }: { pool: string }): Promise<{ snapshots: DescribedThin[] }> {
     return { snapshots: await this.#list(pool, 'snapshot') }
   }
 
   // What disagrees
 
-  async reconcile({ pool: name }: Request<'reconcile'>): Promise<PoolCalls['reconcile'][1]> {
+  async reconcile({ pool: name }: { pool: string }): Promise<{ settled: string[]; findings: DescribedFinding[] }> {
     const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#books.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []
@@ -274,7 +301,7 @@ export class OwnedPools implements PoolBackend {
     return { settled, findings: findings.map(describeFinding) }
   }
 
-  async acceptKernel({ pool: name }: Request<'acceptKernel'>): Promise<Pool> {
+  async acceptKernel({ pool: name }: { pool: string }): Promise<DescribedPool> {
     await this.#turns.take(name, async () => {
       const { pool } = await this.#books.entry(name)
       const active = this.#active(pool)
@@ -290,11 +317,17 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async adoptThin({ pool, thinId, name, sizeBytes, origin }: Request<'adoptThin'>): Promise<Volume> {
+  async adoptThin({
+    pool,
+    thinId,
+    name,
+    sizeBytes,
+    origin
+  }: ThinName & { thinId: number; sizeBytes: number; origin: string }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.adopt(pool, thinId, name, sizeBytes, origin))
   }
 
-  async forgetThin({ pool, name, unseen }: Request<'forgetThin'>): Promise<object> {
+  async forgetThin({ pool, name, unseen }: ThinName & { unseen: boolean }): Promise<object> {
     await this.#turns.take(pool, () => this.#thins.forget(pool, name, unseen))
     return {}
   }
@@ -306,7 +339,7 @@ export class OwnedPools implements PoolBackend {
   }
 
   /** Does something to one thin when it is its pool's turn; the thin as it is afterwards. */
-  async #placed(poolName: string, work: () => Promise<Placed>): Promise<Volume> {
+  async #placed(poolName: string, work: () => Promise<Placed>): Promise<DescribedThin> {
     return this.#turns.take(poolName, async () => {
       const { pool, thin } = await work()
       const { view } = await this.#books.entry(poolName)
@@ -315,7 +348,7 @@ export class OwnedPools implements PoolBackend {
     })
   }
 
-  async #list(pool: string, kind: OwnedThin['kind']): Promise<Volume[]> {
+  async #list(pool: string, kind: OwnedThin['kind']): Promise<DescribedThin[]> {
     const view = pool === '' ? await this.#catalog.view() : (await this.#books.entry(pool)).view
     const listed = await Promise.all(
       view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))
