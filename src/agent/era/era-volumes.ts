@@ -13,23 +13,23 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
-import { checkPoolName, checkThinName } from '../owned-pools/naming.ts'
-import { checkCount } from '../owned-pools/request-checks.ts'
-import { Turns } from '../owned-pools/turns.ts'
+import { checkPoolName, checkThinName } from '../node/naming.ts'
+import { checkCount } from '../node/request-checks.ts'
+import { Turns } from '../node/turns.ts'
 import { Attachment } from './attachment.ts'
-import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary.ts'
+import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
 import {
   type DescribedEraSnapshot,
   type DescribedEraVolume,
   describeEraSnapshot,
   describeEraVolume
 } from './description.ts'
-import { EraGuard, noSuchVolume } from './guard.ts'
-import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './lower-snapshot.ts'
-import { unmountedSince } from './mounted.ts'
-import { ownPlaces } from './own-place.ts'
-import { Quiet } from './quiet.ts'
-import { TrackedDevice } from './tracked-device.ts'
+import { EraGuard, noSuchVolume } from './device/guard.ts'
+import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
+import { unmountedSince } from './boundary/mounted.ts'
+import { ownPlaces } from './device/own-place.ts'
+import { Quiet } from './device/quiet.ts'
+import { TrackedDevice } from './device/tracked-device.ts'
 
 /** Blocks are a multiple of this, in bytes. */
 const BLOCK_UNIT = 4096

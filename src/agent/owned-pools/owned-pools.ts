@@ -13,7 +13,7 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
-import type { SnapshotSource } from '../snapshot-source.ts'
+import type { SnapshotSource } from '../walks/snapshot.ts'
 import { ActivePool, planOf } from './active-pool.ts'
 import { PoolBooks } from './books.ts'
 import {
@@ -26,11 +26,11 @@ import {
 } from './description.ts'
 import { FullnessLog } from './fullness.ts'
 import { otherPools, surveyDevices } from './kernel-view.ts'
-import { checkPoolName } from './naming.ts'
-import { checkCount, SECTOR_BYTES } from './request-checks.ts'
-import { ownedPoolSource } from './source.ts'
+import { checkPoolName } from '../node/naming.ts'
+import { checkCount, SECTOR_BYTES } from '../node/request-checks.ts'
+import { ownedPoolSource } from '../answers/owned-pool.ts'
 import { type Placed, Thins } from './thins.ts'
-import { Turns } from './turns.ts'
+import { Turns } from '../node/turns.ts'
 
 /** Low-water mark unless one is asked for: this part of the pool. */
 const LOW_WATER_PART = 20

@@ -2,17 +2,10 @@
  * An examination of a node as text for people: what there is, in a few lines and tables; then what was found, the worst first, each with
  * the way out.
  */
-import type {
-  BlockDevice,
-  Examination,
-  Finding,
-  PoolFacts,
-  Severity,
-  ThinFacts
-} from '../../agent/inventory/examination.ts'
-import { oneLine } from '../failure.ts'
-import { counted, humanSize, percentage } from '../quantities.ts'
-import type { SeenExamination } from '../show-examination.ts'
+import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../agent/inventory/examination.ts'
+import { oneLine } from '../command-line/failure.ts'
+import { counted, humanSize, percentage } from './quantities.ts'
+import type { SeenExamination } from '../commands/show-examination.ts'
 import { columns, facts } from './columns.ts'
 
 /** Rows of a table, and names in a line; JSON has all of them. */
