@@ -1,6 +1,6 @@
 /**
- * Who answers the Admin service: pools of our own, or the volumes that dm-era tracks. Here their types meet those of admin.proto, and the
- * compiler holds one against the other.
+ * Dispatches the calls of the Admin service to owned pools or tracked volumes. Here the agent's types meet those of admin.proto, and the compiler
+ * checks one against the other.
  */
 import type { AdminBackend, AdminMethod } from '../grpc/admin.ts'
 
@@ -17,7 +17,7 @@ const ERA_CALLS = [
 /** Pools of our own. */
 export type PoolBackend = Pick<AdminBackend, (typeof POOL_CALLS)[number] | 'deleteSnapshot'>
 
-/** Tracked volumes, as far as a call does not say that it is about one. */
+/** Tracked volumes, as far as a call does not tell that it is about one. */
 export interface EraBackend extends Pick<AdminBackend, (typeof ERA_CALLS)[number]> {
   has(name: string): Promise<boolean>
   deleteSnapshot(volume: string, name: string): Promise<void>
@@ -27,7 +27,7 @@ export function administration(pools: PoolBackend, tracked: EraBackend): AdminBa
   return {
     ...calls(pools, POOL_CALLS),
     ...calls(tracked, ERA_CALLS),
-    /** The one call that either may be meant by. */
+    /** The one call that may mean either. */
     async deleteSnapshot(request) {
       if (!(await tracked.has(request.pool))) return pools.deleteSnapshot(request)
       await tracked.deleteSnapshot(request.pool, request.name)

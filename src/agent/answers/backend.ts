@@ -1,10 +1,12 @@
 /**
- * Where a CSI question becomes a walk: handles are resolved, and what cannot be compared is refused before any metadata is read.
+ * Turns a CSI question into a walk: looks up the handles, and refuses what cannot be compared before any metadata is
+ * read.
  *
  *   look up both handles, at one look ─▶ open the metadata ─▶ find the devices in it ─▶ look up again ─▶ the catalog ─▶ first message
  *
- * A name can go to another volume, and a pool's node to another pool, at any moment. The descriptor that is held settles which metadata
- * it is: its device keeps its number. The second look settles whether that is what the handles mean, and did at the first one.
+ * At any moment a name can go to another volume, and a pool's device node to another pool. The open descriptor proves
+ * which metadata it is, because its device keeps its number. The second look proves that the handles mean this
+ * metadata, as at the first look.
  */
 import { isDeepStrictEqual } from 'node:util'
 import { DeltamapperError } from '../../errors.ts'
@@ -65,7 +67,7 @@ export function snapshotMetadataBackend(
         { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
       )
     }
-    // By whichever name it was asked for, the client will ask again.
+    // The client will ask again by the name that it used.
     return { ...snapshot, handle }
   }
 
@@ -88,14 +90,14 @@ export function snapshotMetadataBackend(
 
 type LookUp = (handles: readonly string[]) => Promise<AnySnapshot[]>
 
-/** What the devices of a question are, known once more when its metadata is open; then what else is known of them. */
+/** The second look at the devices of a question, once its metadata is open; then the catalog's knowledge of them. */
 class SecondLook implements DeviceKnowledge {
   readonly #snapshots: readonly Snapshot[]
   readonly #known: DeviceKnowledge
   readonly #lookUp: LookUp
   #isTaken = false
 
-  /** @param lookUp all at one look, which begins when it is called */
+  /** @param lookUp looks up all handles at one look, which begins when it is called */
   constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp) {
     this.#snapshots = snapshots
     this.#known = known
@@ -108,7 +110,7 @@ class SecondLook implements DeviceKnowledge {
     await this.#known.check(seen)
   }
 
-  /** What the metadata says against a question may be said of another pool: then the question is to be asked again. */
+  /** An error from the metadata may be about another pool's metadata: then the client should ask again. */
   async *explained(messages: EncodedStream['messages'], signal: AbortSignal): AsyncGenerator<Uint8Array> {
     try {
       yield* messages
@@ -129,7 +131,7 @@ class SecondLook implements DeviceKnowledge {
   }
 }
 
-/** @throws DM_SNAPSHOT_CHANGED where anything is known of the snapshot that was not known of it before, or the other way round */
+/** @throws DM_SNAPSHOT_CHANGED when anything known of the snapshot differs from before */
 function checkSame(before: Snapshot, now: AnySnapshot): void {
   if (isDeepStrictEqual(before, now)) return
   throw new DeltamapperError(
@@ -149,7 +151,7 @@ function checkOffset(startingOffset: bigint, handle: string, sizeBytes: number):
   )
 }
 
-/** @throws DM_POOLS_DIFFER where one is thin */
+/** @throws DM_POOLS_DIFFER when one is thin */
 function bothTracked(base: AnySnapshot, target: AnySnapshot): { base: TrackedSnapshot; target: TrackedSnapshot } {
   if (base.kind === 'tracked' && target.kind === 'tracked') return { base, target }
   const [tracked, thin] = base.kind === 'tracked' ? [base, target] : [target, base]
@@ -161,8 +163,8 @@ function bothTracked(base: AnySnapshot, target: AnySnapshot): { base: TrackedSna
 }
 
 /**
- * Refuses a mix-up of handles. Block numbers within one pool compare exactly whatever they are of, so this protects the caller, not
- * the answer: what is not known passes.
+ * Refuses a mix-up of handles. Any two thin devices of one pool compare exactly, so this protects the caller, not the
+ * answer: unknown relations pass.
  *
  * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER, DM_SNAPSHOT_CHANGED
  */
@@ -171,7 +173,7 @@ function checkRelated(base: Snapshot, target: Snapshot): void {
   if (poolOf(base) !== poolOf(target)) {
     throw new DeltamapperError('DM_POOLS_DIFFER', `${base.handle} and ${target.handle} are in different pools`, remedy)
   }
-  // The target's is opened, and proven to be the one that was looked up.
+  // Only the target's is opened, and proven to be the one that was looked up.
   if (!isDeepStrictEqual(base.metadataDevice, target.metadataDevice)) {
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
@@ -195,8 +197,8 @@ function poolOf({ poolIdentity, metadataPath }: Snapshot): string {
 }
 
 /**
- * Where a snapshot maps nothing, its external origin shows through. Compared with a base over the same origin that cancels out, as
- * far as the base reaches; everything else would be under-reported.
+ * Where a snapshot maps nothing, its external origin shows through. With a base over the same origin this cancels out,
+ * up to the end of the base. Everything else would be under-reported.
  *
  * @throws DM_NOT_TRACKED
  */

@@ -10,7 +10,7 @@ const FLUSH_AFTER_MS = 100
 export interface MessageShape {
   /** Size of the target in bytes. */
   readonly capacityBytes: number
-  /** The most extents in a message; 0 for as many as are good. */
+  /** The most extents in a message; 0 chooses a good number. */
   readonly maxResults: number
 }
 

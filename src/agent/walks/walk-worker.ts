@@ -1,9 +1,9 @@
 /**
- * A walker thread: walks as many trees at once as it is asked to, and hands out their messages as far as they are wanted.
+ * A walker thread: walks many trees at once, and sends their messages as they are requested.
  *
- * A thread of its own keeps the event loop that serves gRPC and health free of checksums and encoding. Walks are asynchronous, so
- * one thread serves many; a walk whose client is slow holds nothing but its place in the tree. Whose walk goes on is for clients to
- * take turns in (walk-turns.ts).
+ * A thread of its own keeps checksums and encoding away from the event loop that serves gRPC and health. Walks are
+ * asynchronous, so one thread serves many. A walk with a slow client holds nothing but its place in the tree. Clients
+ * take turns (walk-turns.ts).
  */
 import { parentPort } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../../errors.ts'
@@ -16,7 +16,7 @@ import type { EngineReport, ToolSupport } from '../../devicemapper/tools/engine-
 import { type SeenDevices, walkMessages, type WalkRequest, type WalkStatistics } from './thin-walk.ts'
 import { WalkTurns } from './walk-turns.ts'
 
-/** What the main thread says. Each walk goes by an id of the main thread's choice. */
+/** Messages of the main thread. The main thread chooses each walk's id. */
 export type ToWalker =
   | { kind: 'start'; id: number; request: WalkRequest | HistoryWalkRequest; client?: string }
   /** The answer to `seen`: the walk may go on. */
@@ -26,23 +26,23 @@ export type ToWalker =
   /** A metadata snapshot is held for the tools, or it is not (any more). */
   | { kind: 'held'; id: number; heldRoot: number }
   | { kind: 'not-held'; id: number; error: PortableError }
-  /** So many more messages may be sent. */
+  /** The walk may send so many more messages. */
   | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
-  /** Many walks have ended: what they have left behind is to be given back. Of no walk. */
+  /** Many walks have ended: free the memory that they left. Not about one walk. */
   | { kind: 'rest'; id: number }
 
-/** What the walker says, `seen` first. `end` and `error` are the last word on a walk. */
+/** Messages of the walker, `seen` first. `end` and `error` are the last of a walk. */
 export type FromWalker =
   | { kind: 'seen'; id: number; devices: SeenDevices }
   | { kind: 'checked'; id: number; report: PortableReport }
-  /** Of an era volume's history, what comes after a place. */
+  /** Asks for the page of a tracked volume's history after a place. */
   | { kind: 'wanted'; id: number; after: HistoryPlace }
   | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: TimedStatistics }
   | { kind: 'end'; id: number; statistics: TimedStatistics }
   | { kind: 'error'; id: number; error: PortableError; statistics: TimedStatistics }
 
-/** What a walk has cost, its time included. */
+/** The cost of a walk, with its time. */
 export interface TimedStatistics extends WalkStatistics {
   /** How long it took, in milliseconds, without waiting for its client or for its turn. */
   walkMs: number
@@ -93,10 +93,10 @@ interface Walk {
   page: HistoryPage | undefined
   credit: number
   cancel: AbortController
-  /** The block of the metadata snapshot that the tools may read, and what ends them. */
+  /** The block of the metadata snapshot that the tools may read, and the signal that ends them. */
   heldRoot: PromiseWithResolvers<number>
   tools: AbortController
-  /** Wakes the walk when it waits for word from the main thread. */
+  /** Wakes the walk when it waits for the main thread. */
   wake: () => void
 }
 
@@ -116,7 +116,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
       giveMemoryBack()
     }
     const walk = walks.get(message.id)
-    // A walk that has just ended may still be spoken to.
+    // Messages may still arrive for a walk that has just ended.
     if (!walk) return
     if (message.kind === 'known') walk.isKnown = true
     if (message.kind === 'page') walk.page = message.page
@@ -149,7 +149,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
       heldRoot: () => walk.heldRoot.promise,
       signal: walk.tools.signal,
       report: (report) => {
-        // Nobody wants to know whether an answer that nobody wants could be checked.
+        // If the answer is no longer wanted, neither is the result of its check.
         if (!signal.aborted) say({ kind: 'checked', id, report: toPortableReport(report) })
       }
     }
@@ -180,7 +180,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
         signal.throwIfAborted()
         walk.credit--
         say({ kind: 'message', id, message, statistics }, [message.buffer])
-        // No message is made that would have to wait here, in memory.
+        // A message is made only when it can leave at once, so none waits in memory.
         while (walk.credit === 0 && !signal.aborted) await woken()
       }
       say({ kind: 'end', id, statistics })

@@ -1,6 +1,6 @@
 /**
- * The walker threads, seen from the main thread: starts walks on the least busy one, passes their messages on no faster than they
- * are taken, and replaces a thread that dies.
+ * The walker threads, seen from the main thread: starts walks on the least busy one, passes messages on as fast as
+ * clients take them, and replaces a thread that dies.
  */
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -26,14 +26,17 @@ import {
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
-/** Messages that are passed on before connections are looked after again, which is when whoever has little to say gets its next one. */
+/**
+ * Messages that are passed on before the event loop reads connections again. Clients with few messages get their next
+ * one then.
+ */
 const PASSED_AT_ONCE = 8
 /** A thread that died is replaced after this long, or at once when there is no other. Milliseconds. */
 const RESTART_AFTER_MS = 1000
-/** At the end, walks with tools have so long to end them. Milliseconds. */
+/** How long walks with tools have to end them when the walkers close. Milliseconds. */
 const END_WITHIN_MS = 1000
 
-/** What is asked: everything that is allocated, or what changed. */
+/** The question: everything that is allocated, or what changed. */
 export type WalkKind = 'allocated' | 'delta'
 
 /** One walk as the main thread sees it. */
@@ -42,42 +45,42 @@ interface Walk {
   /** Messages that have arrived and were not taken yet; at most MESSAGES_AHEAD. */
   arrived: Uint8Array[]
   statistics: TimedStatistics
-  /** What it is about, as soon as it has been found. */
+  /** Its devices, as soon as they have been found. */
   seen: SeenDevices | undefined
-  /** Told what became of its check with the tools. */
+  /** Gets the result of its check with the tools. */
   report: (report: EngineReport) => void
-  /** What is on record of an era volume, piece by piece. */
+  /** The recorded history of a tracked volume, page by page. */
   nextPage: NextPage | undefined
-  /** How it ended: undefined while it goes on. */
+  /** How it ended: undefined while it runs. */
   outcome: 'complete' | DeltamapperError | undefined
-  /** Wakes the one who waits for the next message. */
+  /** Wakes the consumer that waits for the next message. */
   wake: () => void
 }
 
-/** What is known of live pools beside their metadata, and what is to be remembered of them. */
+/** What is known of live pools beside their metadata, and must be remembered of them. */
 export interface DeviceKnowledge {
-  /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
+  /** Gets the devices of a walk. No message arrives before this has resolved, and none if it rejects. */
   check(seen: SeenDevices): Promise<void>
 }
 
-/** Images in files cannot be written to meanwhile: nothing has to be known of them. */
+/** Images in files do not change meanwhile, so there is nothing to check. */
 const nothingToKnow: DeviceKnowledge = {
   check: async () => undefined
 }
 
-/** What holds for every walk. */
+/** Options of every walk. */
 type Reading = 'direct' | 'readDeadlineMs' | 'readBytesPerSecond' | 'tools'
 
 export interface WalkersOptions {
-  /** Read images around the page cache, as devices are. */
+  /** Read images without the page cache, as devices are read. */
   direct?: boolean
   /** How long one request to a metadata device may take, in milliseconds. */
   readDeadlineMs?: number
-  /** What all threads together may read of one metadata device. */
+  /** What all threads together may read of one metadata device, in bytes a second. */
   readBytesPerSecond?: number | undefined
-  /** Where the tools have a part in answers. */
+  /** The tools, if they have a part in answers. */
   tools?: ToolEngine | undefined
-  /** Told of each walk that has ended, however it did. */
+  /** Called for each walk that has ended, however it did. */
   onEnd?: (kind: WalkKind, statistics: TimedStatistics) => void
 }
 
@@ -105,7 +108,7 @@ export class Walkers {
     const { direct = false, readDeadlineMs, readBytesPerSecond, tools, onEnd = () => undefined } = options
     this.#reading = {
       ...{ direct, readDeadlineMs, tools: tools?.requested },
-      // Threads do not know of each other: each has its share.
+      // Threads do not know of each other, so each has an equal share.
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
     this.#tools = tools
@@ -118,7 +121,7 @@ export class Walkers {
     return this.#threads.reduce((sum, { walks }) => sum + walks.size, 0)
   }
 
-  /** What all walks have cost since the start, those under way included. */
+  /** The cost of all walks since the start, running ones included. */
   get totals(): Record<WalkKind, TimedStatistics> {
     const totals = { allocated: { ...this.#ended.allocated }, delta: { ...this.#ended.delta } }
     for (const { walks } of this.#threads) {
@@ -127,7 +130,7 @@ export class Walkers {
     return totals
   }
 
-  /** Threads that run. */
+  /** Running threads. */
   get alive(): number {
     return this.#threads.filter(({ diedAt }) => diedAt === undefined).length
   }
@@ -142,8 +145,8 @@ export class Walkers {
   }
 
   /**
-   * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so. Walks of the
-   * same client share what a thread has for each client.
+   * A walk that begins when its first message is requested. It ends when it is complete, no longer wanted, or `signal`
+   * aborts. Walks of one client share that client's turns.
    */
   walk(
     request: Omit<WalkRequest, Reading>,
@@ -157,7 +160,7 @@ export class Walkers {
     return encodedStream(request.target.sizeBytes, messages, walk)
   }
 
-  /** The same for what is on record of an era volume: no metadata is read, and the tools have no part in it. */
+  /** The same for the recorded history of a tracked volume: it reads no metadata, and does not involve the tools. */
   walkHistory(
     kind: WalkKind,
     { question, nextPage }: TrackedAnswer,
@@ -214,7 +217,7 @@ export class Walkers {
       }
     } finally {
       signal.removeEventListener('abort', cancel)
-      // A metadata snapshot that is held for it is given back.
+      // Releases a metadata snapshot that is held for it.
       over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'nothing is to be done'))
       if (!walk.outcome) {
         const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done')
@@ -223,7 +226,10 @@ export class Walkers {
     }
   }
 
-  /** Holds a metadata snapshot for the tools until the signal says that the walk is over. Never rejects: the walk learns why there is none. */
+  /**
+   * Holds a metadata snapshot for the tools until the signal aborts at the end of the walk. Never rejects: the walk
+   * learns why there is none.
+   */
   async #hold(tools: ToolEngine, thread: Thread, id: number, seen: SeenDevices, over: AbortSignal): Promise<void> {
     const notHeld = (reason: unknown) => {
       say(thread, { kind: 'not-held', id, error: toPortable(asDeltamapperError(reason)) })
@@ -239,19 +245,19 @@ export class Walkers {
     }
   }
 
-  /** Has all threads give back what many walks have left behind. */
+  /** Tells all threads to free the memory that many walks have left. */
   rest(): void {
     for (const thread of this.#threads) say(thread, { kind: 'rest', id: NaN })
   }
 
-  /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
+  /** Ends all threads; running walks end with DM_SHUTTING_DOWN. */
   async close(): Promise<void> {
     this.#closed = true
     if (this.#tools) await this.#endWalks()
     await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
   }
 
-  /** A thread ends the tools that it has started: it is to hear that it should before it is gone itself. */
+  /** A thread ends the tools that it has started, so it must get the message before it ends itself. */
   async #endWalks(): Promise<void> {
     for (const thread of this.#threads) {
       for (const id of thread.walks.keys()) say(thread, { kind: 'cancel', id, error: toPortable(shuttingDown()) })
@@ -262,8 +268,8 @@ export class Walkers {
 
   #leastBusy(): Thread {
     const now = performance.now()
-    // A dead thread is replaced when it is needed, and not again at once: one that cannot even start must not be started for ever, nor
-    // be given the walks that others can do.
+    // A dead thread is replaced when it is needed, and not again at once. A thread that cannot even start must not be
+    // started for ever, nor get walks that others can do.
     const usable = this.#threads.filter(({ diedAt }) => diedAt === undefined || now - diedAt > RESTART_AFTER_MS)
     const choice = usable.length > 0 ? usable : this.#threads
     const least = choice.reduce((one, other) => (other.walks.size < one.walks.size ? other : one))

@@ -2,7 +2,14 @@
  * An examination of a node as text for people: what there is, in a few lines and tables; then what was found, the worst first, each with
  * the way out.
  */
-import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../agent/inventory/examination.ts'
+import type {
+  BlockDevice,
+  Examination,
+  Finding,
+  PoolFacts,
+  Severity,
+  ThinFacts
+} from '../../agent/inventory/examination.ts'
 import { oneLine } from '../command-line/failure.ts'
 import { counted, humanSize, percentage } from './quantities.ts'
 import type { SeenExamination } from '../commands/show-examination.ts'

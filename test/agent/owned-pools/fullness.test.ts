@@ -66,8 +66,7 @@ test('the low-water mark is said, where there is one', (t) => {
 test('without numbers, what was said of them stands', (t) => {
   const look = watcher()
   look(85)
-  const { usage: _, ...unmeasured } = fullPool
-  const unknown: DescribedPool = { ...unmeasured, state: 'unknown', problem: 'it hangs' }
+  const unknown: DescribedPool = { ...inactivePool, name: fullPool.name, state: 'unknown', problem: 'it hangs' }
   const lines: string[] = []
   const log = new FullnessLog(pino({}, { write: (text: string) => lines.push(text) }))
   log.look(fullPool)
