@@ -13,6 +13,7 @@ export type StatusName =
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
   | 'NOT_FOUND'
+  | 'ALREADY_EXISTS'
   | 'PERMISSION_DENIED'
   | 'FAILED_PRECONDITION'
   | 'ABORTED'
@@ -105,6 +106,7 @@ export const errorRegistry = {
   DM_PERMISSION: { status: 'FAILED_PRECONDITION', summary: 'this process may not use device-mapper' },
   DM_NO_SUCH_DEVICE: { status: 'NOT_FOUND', summary: 'no such device-mapper device' },
   DM_DEVICE_BUSY: { status: 'UNAVAILABLE', summary: 'a device-mapper device, or what was asked of it, is in use' },
+  DM_NAME_TAKEN: { status: 'ALREADY_EXISTS', summary: 'something goes by this name already' },
   DM_CALL_FAILED: { status: 'FAILED_PRECONDITION', summary: 'the kernel or libdevmapper refused a call' },
   DM_CALL_STUCK: { status: 'UNAVAILABLE', summary: 'a device-mapper call has not come back from the kernel in time' },
   DM_STATUS_UNKNOWN: {

@@ -7,6 +7,7 @@ import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { EraVolume } from '../grpc/admin.ts'
 import type { AdminClient } from '../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { endpointAddress } from './endpoint.ts'
 import { UsageError } from './failure.ts'
 import { byteCount, seconds } from './option-values.ts'
@@ -102,7 +103,7 @@ Examples:
       }
     )
 
-  addAdminOptions(
+  addDestructiveOptions(
     era
       .command('detach')
       .summary('end the tracking of a volume')
@@ -116,7 +117,8 @@ Examples:
       'after',
       `${adminHelp}\n\nExamples:\n  umount /srv\n  deltamapper era detach srv\n  deltamapper era detach srv -o json`
     )
-    .action(async (volume: string, options: AdminOptions) => {
+    .action(async (volume: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`the history of volume ${volume} is forgotten, and its metadata device made blank`, yes)
       await order(
         options,
         async (agent) => {
@@ -145,7 +147,7 @@ Examples:
       )
     })
 
-  addAdminOptions(
+  addDestructiveOptions(
     era
       .command('activate')
       .summary('make the devices of a volume, as after a restart')
@@ -165,14 +167,14 @@ Examples:
     .action(
       async (
         volume: string | undefined,
-        {
-          all = false,
-          startOver = false,
-          wait = 0,
-          ...options
-        }: AdminOptions & { all?: boolean; startOver?: boolean; wait?: number }
+        { all = false, startOver = false, wait = 0, yes, ...options }: ActivateOptions
       ) => {
         checkOneOrAll(volume, all)
+        if (startOver)
+          await confirmed(
+            `the history of ${volume === undefined ? 'every volume' : `volume ${volume}`} is given up where it does not fit`,
+            yes
+          )
         const deadline = performance.now() + wait * 1000
         if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
@@ -233,6 +235,12 @@ Examples:
     .action(async (volume: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growEra({ volume }), eraVolumeFacts)
     })
+}
+
+interface ActivateOptions extends AdminOptions, Confirmed {
+  all?: boolean
+  startOver?: boolean
+  wait?: number
 }
 
 /** Waits for an agent to take orders, until `deadline` of performance.now(). Whoever gives one next is told if it does not. */

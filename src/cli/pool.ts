@@ -3,6 +3,7 @@
  */
 import { type Command, Option } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { byteCount } from './option-values.ts'
 import { poolFacts, poolsTable, reconciliation } from './output/pool-tables.ts'
 
@@ -168,7 +169,7 @@ Examples:
       await order(options, (agent) => agent.growPool({ pool: name }), poolFacts)
     })
 
-  addAdminOptions(
+  addDestructiveOptions(
     pool
       .command('remove')
       .summary('forget a pool that is empty')
@@ -187,7 +188,8 @@ Examples:
   deltamapper pool remove tank
   deltamapper pool remove tank --wipe`
     )
-    .action(async (name: string, { wipe = false, ...options }: AdminOptions & { wipe?: boolean }) => {
+    .action(async (name: string, { wipe = false, yes, ...options }: AdminOptions & Confirmed & { wipe?: boolean }) => {
+      if (wipe) await confirmed(`pool ${name} is forgotten, and the start of both of its devices overwritten`, yes)
       await order(
         options,
         async (agent) => {
@@ -213,7 +215,7 @@ Examples:
       await order(options, (agent) => agent.reconcile({ pool: name ?? '' }), reconciliation)
     })
 
-  addAdminOptions(
+  addDestructiveOptions(
     pool
       .command('accept')
       .summary('take the transaction id that the kernel has for right')
@@ -224,7 +226,8 @@ Examples:
       .argument('<NAME>', 'the pool')
   )
     .addHelpText('after', `${adminHelp}\n\nExamples:\n  deltamapper pool check tank\n  deltamapper pool accept tank`)
-    .action(async (name: string, options: AdminOptions) => {
+    .action(async (name: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`pool ${name} is taken as the kernel has it: what was begun and contradicts it is given up`, yes)
       await order(options, (agent) => agent.acceptKernel({ pool: name }), poolFacts)
     })
 }

@@ -46,11 +46,11 @@ test('what is asked for is what the agent is asked', async (t) => {
       'attachEra',
       { name: 'srv', ...plain, blockBytes: 2 ** 20, snapshotSize: '10g', allowLossyKernel: true }
     ],
-    [['detach', 'srv'], 'detachEra', { volume: 'srv' }],
+    [['detach', 'srv', '--yes'], 'detachEra', { volume: 'srv' }],
     [['status'], 'listEra', { volume: '' }],
     [['status', 'srv'], 'listEra', { volume: 'srv' }],
     [['activate', 'srv'], 'activateEra', { volume: 'srv', startOver: false }],
-    [['activate', 'srv', '--start-over'], 'activateEra', { volume: 'srv', startOver: true }],
+    [['activate', 'srv', '--start-over', '--yes'], 'activateEra', { volume: 'srv', startOver: true }],
     [['deactivate', 'srv'], 'deactivateEra', { volume: 'srv', atShutdown: false }],
     [['deactivate', 'srv', '--at-shutdown'], 'deactivateEra', { volume: 'srv', atShutdown: true }],
     [['grow', 'srv'], 'growEra', { volume: 'srv' }]
@@ -94,7 +94,7 @@ test('answers as tables and as JSON', async (t) => {
   t.regex(one, /^device +\/dev\/mapper\/srv$/m)
   t.regex(one, /^history +since it was attached \(line b5c2\)$/m)
   t.regex(one, /^under way +snapshot$/m)
-  t.is((await order('era', 'detach', 'srv')).stdout, 'volume srv is detached\n')
+  t.is((await order('era', 'detach', 'srv', '--yes')).stdout, 'volume srv is detached\n')
   const json = JSON.parse((await order('era', 'attach', 'srv', ...devices, '-o', 'json')).stdout) as object
   t.like(json, { name: 'srv', size_bytes: 2 ** 53 - 512, usage: { current_era: 2 ** 32 - 1 } })
 })

@@ -15,6 +15,7 @@ import { isHandleName } from '../handle.ts'
 import type { CatalogDatabase } from './database.ts'
 import { clearStagedWrites, forgetVolumeHistory } from './era-snapshots.ts'
 import { eraIntentsTable, eraSnapshotsTable, type EraVolumeRow, eraVolumeRow, eraVolumesTable } from './era-tables.ts'
+import { nameTaken } from './name-taken.ts'
 import type { RowOf } from './table.ts'
 
 /** A tracked volume: two device-mapper devices of ours over a lower one. */
@@ -194,9 +195,9 @@ function pendingIntent(database: CatalogDatabase, volume: string): { row: Intent
 
 function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>, at: number): void {
   checkName(volume.name)
-  for (const taken of [{ name: volume.name }, { id: volume.id }]) {
-    if (eraVolumesTable.get(database, taken) !== undefined) {
-      throw busy(`there already is an era volume ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: volume.name }, { id: volume.id }]) {
+    if (eraVolumesTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is an era volume ${Object.values(each).join()}`, 'deltamapper era status')
     }
   }
   // Also of those that are not active: they could not become so.
@@ -204,7 +205,7 @@ function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>,
   for (const other of eraVolumesTable.find(database, {})) {
     const taken = [other.dmName, guardName(other)].find((each) => wanted.includes(each))
     if (taken !== undefined) {
-      throw busy(`the device-mapper name ${taken} belongs to era volume ${other.name}`, 'choose another name')
+      throw nameTaken(`the device-mapper name ${taken} belongs to era volume ${other.name}`)
     }
   }
   eraVolumesTable.insert(database, {
@@ -224,7 +225,10 @@ function checkBegins(database: CatalogDatabase, intent: Exclude<NewEraIntent, { 
   const taken = eraSnapshotsTable.get(database, { volume: id, name: intent.snapshot })
   // The name of one whose data are gone may be used again.
   if (taken !== undefined && taken.removedAt === undefined) {
-    throw busy(`era volume ${name} already has a snapshot ${intent.snapshot}`, 'choose another name')
+    throw nameTaken(
+      `era volume ${name} already has a snapshot ${intent.snapshot}`,
+      `deltamapper snapshot list ${name} --tracked`
+    )
   }
 }
 

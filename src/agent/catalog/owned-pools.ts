@@ -16,6 +16,7 @@ import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { isHandleName } from '../handle.ts'
 import type { CatalogDatabase } from './database.ts'
+import { nameTaken, thinNameTaken } from './name-taken.ts'
 import { type RowOf, Table } from './table.ts'
 
 export interface OwnedPool {
@@ -306,9 +307,9 @@ export function findThinByName(database: CatalogDatabase, pool: string, name: st
 
 function beginPool(database: CatalogDatabase, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
   checkName(pool.name)
-  for (const taken of [{ name: pool.name }, { dmName: pool.dmName }]) {
-    if (poolsTable.get(database, taken) !== undefined) {
-      throw busy(`there already is a pool ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: pool.name }, { dmName: pool.dmName }]) {
+    if (poolsTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a pool ${Object.values(each).join()}`, 'deltamapper pool list')
     }
   }
   poolsTable.insert(database, { ...pool, createdAt: at })
@@ -358,9 +359,8 @@ function checkNewThin(database: CatalogDatabase, thin: { pool: string; name: str
   if (!Number.isInteger(thinId) || thinId < 0 || thinId >= MAX_DEVICES) {
     throw invalid(`${thinId} is no thin device id`, `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`)
   }
-  if (thinsTable.get(database, { pool, name }) !== undefined) {
-    throw busy(`pool ${pool} already has a ${name}`, 'choose another name')
-  }
+  const known = findThinByName(database, pool, name)
+  if (known !== undefined) throw thinNameTaken(known)
   if (thinsTable.get(database, { pool, thinId }) !== undefined) {
     throw busy(`thin device ${thinId} of pool ${pool} is already in use`, 'use another id')
   }

@@ -14,6 +14,7 @@ import type { EraBackend, EraCalls, EraSnapshot, EraVolume as ShownEraVolume } f
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import { checkPoolName, checkThinName } from '../owned-pools/naming.ts'
 import { checkCount } from '../owned-pools/request-checks.ts'
 import { Turns } from '../owned-pools/turns.ts'
@@ -134,11 +135,7 @@ export class EraVolumes implements EraBackend {
           ? 'a volume that is tracked already'
           : await this.#options.takenBy?.(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         await this.#attachment.attach({ ...request, snapshotBy })
       })

@@ -12,6 +12,7 @@ import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Pool, PoolBackend, PoolCalls, Volume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
 import type { SnapshotSource } from '../snapshot-source.ts'
@@ -114,11 +115,7 @@ export class OwnedPools implements PoolBackend {
       this.#turns.take(name, async () => {
         const takenBy = this.#names.has(name) ? 'a pool of this agent' : await this.#takenBy(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         const { dataBytes } = await checkNewPool(this.#deviceMapper, planOf(asked))
         const lowWaterBlocks =
