@@ -15,6 +15,7 @@ import { DeltamapperError } from '../errors.ts'
 import { type AdminBackend, adminName, adminPackage, AdminService } from './admin.ts'
 import { parseListenAddress, type Address } from './address.ts'
 import { ClientConnections, type ConnectionLimits } from './client-connections.ts'
+import { understandTimeouts } from './grpc-timeout.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
@@ -146,6 +147,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       'grpc.max_concurrent_streams': maximumConcurrentStreams,
       'grpc.enable_channelz': 0
     })
+    understandTimeouts(server)
     server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
     server.addService(IdentityService.definition, identityService.implementation)
     if (admin) server.addService(AdminService.definition, admin.implementation)
