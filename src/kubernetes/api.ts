@@ -9,11 +9,12 @@ import {
   type Cluster,
   HttpMethod,
   IsomorphicFetchHttpLibrary,
-  KubeConfig,
+  type KubeConfig,
   RequestContext,
   Watch
 } from '@kubernetes/client-node'
 import { DeltamapperError } from '../errors.ts'
+import { loadKubeConfig } from './kubeconfig.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
 
 /** How long a request may take, in milliseconds. Watches go on for as long as something comes. */
@@ -53,15 +54,11 @@ export class KubernetesApi {
 
   /** Connects to nothing yet. @throws DM_CONFIG_INVALID where there is no cluster to be found, or the file is none, or means plain HTTP */
   constructor({ kubeconfig, context }: ApiOptions = {}) {
-    this.#config = new KubeConfig()
     try {
-      if (kubeconfig === undefined) loadFromSurroundings(this.#config)
-      else this.#config.loadFromFile(kubeconfig)
-      if (context !== undefined) {
-        if (this.#config.getContextObject(context) === null) throw new Error(`it has no context ${context}`)
-        this.#config.setCurrentContext(context)
-      }
-      const cluster = this.#config.getCurrentCluster()
+      const config = loadKubeConfig(kubeconfig, context)
+      if (config === undefined) throw noCluster()
+      this.#config = config
+      const cluster = config.getCurrentCluster()
       if (cluster === null) throw new Error('it names no cluster as the current one')
       this.#server = usable(cluster)
     } catch (cause) {
@@ -193,7 +190,6 @@ export class KubernetesApi {
     const timeout = AbortSignal.timeout(REQUEST_MS)
     const request = new RequestContext(url.toString(), method)
     request.setHeaderParam('Accept', 'application/json')
-    request.setHeaderParam('User-Agent', 'deltamapper')
     if (object !== undefined) {
       request.setHeaderParam('Content-Type', 'application/json')
       request.setBody(JSON.stringify(object))
@@ -221,13 +217,9 @@ export class KubernetesApi {
   }
 }
 
-/** As kubectl finds it, or a pod. @throws DM_CONFIG_INVALID where nothing says which cluster, and what the library throws */
-function loadFromSurroundings(config: KubeConfig): void {
-  config.loadFromDefault()
-  // What the library guesses where it finds nothing. Nobody has meant that.
-  const cluster = config.getCurrentCluster()
-  if (cluster?.name !== 'cluster' || cluster.server !== 'http://localhost:8080') return
-  throw new DeltamapperError(
+/** Nothing is guessed: what the library would ask then, nobody has meant. */
+function noCluster(): DeltamapperError {
+  return new DeltamapperError(
     'DM_CONFIG_INVALID',
     'no cluster is configured: neither KUBECONFIG nor ~/.kube/config says which, and this is no pod with a service account',
     'name a kubeconfig file'

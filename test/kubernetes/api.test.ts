@@ -124,6 +124,6 @@ test('a file that is no kubeconfig, and a context that is none', async (t) => {
   const broken = file()
   await writeFile(broken, 'users:\n  - name: x\n    user:\n      token: hunter2\n     password: hunter2\n')
   const error = t.throws(() => new KubernetesApi({ kubeconfig: broken }), { instanceOf: DeltamapperError })
-  t.regex(error.message, /cannot be used: .*\d+:\d+/)
+  t.regex(error.message, /cannot be used: .* is no YAML \(line \d+, column \d+\)/)
   t.false(`${error.stack} ${JSON.stringify(error)} ${String(error.cause)}`.includes('hunter2'))
 })
