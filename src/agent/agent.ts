@@ -156,7 +156,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     allowLoopbackTcp: config.allowLoopbackTcp,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: snapshotMetadataBackend(sources, walkers, knowledge),
+    backend: snapshotMetadataBackend(sources, walkers, knowledge, logger),
     // Whoever may connect may give orders: by default only where that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? admin : undefined,
     inventory,

@@ -36,11 +36,6 @@ export interface ApiOptions {
   readonly context?: string | undefined
 }
 
-export interface List {
-  readonly items: readonly KubernetesObject[]
-  readonly resourceVersion: string
-}
-
 export type WatchEvent =
   | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
   | { readonly type: 'BOOKMARK'; readonly object: { readonly metadata: { readonly resourceVersion: string } } }
@@ -91,9 +86,18 @@ export class KubernetesApi {
     return answered(status, body, 'create', path)
   }
 
-  /** All objects, of one moment. @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
-  async list(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<List> {
-    const items: KubernetesObject[] = []
+  /**
+   * Hands on all objects, of one moment, a page at a time.
+   *
+   * @returns the resource version of that moment
+   * @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP
+   */
+  async list(
+    path: string,
+    query: Record<string, string>,
+    onPage: (items: readonly KubernetesObject[]) => void,
+    signal?: AbortSignal
+  ): Promise<string> {
     let next: string | undefined
     for (;;) {
       const page = { ...query, limit: String(PAGE), ...(next !== undefined && { continue: next }) }
@@ -102,9 +106,9 @@ export class KubernetesApi {
       const resourceVersion = textOf(list, 'metadata', 'resourceVersion')
       const more = fieldOf(list, 'items') ?? []
       if (!Array.isArray(more) || resourceVersion === undefined) throw strange(path)
-      items.push(...(more as KubernetesObject[]))
+      onPage(more as KubernetesObject[])
       next = textOf(list, 'metadata', 'continue')
-      if (next === undefined) return { items, resourceVersion }
+      if (next === undefined) return resourceVersion
     }
   }
 

@@ -7,7 +7,9 @@
  * it is: its device keeps its number. The second look settles whether that is what the handles mean, and did at the first one.
  */
 import { isDeepStrictEqual } from 'node:util'
+import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
+import type { CallContext } from '../../grpc/call-context.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { trackedAllocated, trackedDelta, type TrackedSnapshot } from './tracked-volume.ts'
 import { parseHandle } from '../../handle.ts'
@@ -16,40 +18,44 @@ import type { Sources } from './sources.ts'
 import type { SeenDevices } from '../walks/thin-walk.ts'
 import type { DeviceKnowledge, Walkers } from '../walks/walkers.ts'
 
-/** @param knowledge what is known of the devices of live pools */
+/**
+ * @param knowledge what is known of the devices of live pools
+ * @param logger told of what is answered all the same
+ */
 export function snapshotMetadataBackend(
   sources: Sources,
   walkers: Walkers,
-  knowledge?: DeviceKnowledge
+  knowledge?: DeviceKnowledge,
+  logger?: Pick<Logger, 'warn'>
 ): SnapshotMetadataBackend {
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal, call) {
-      const [target] = await lookUp([snapshotId])
+      const [target] = await lookUp([snapshotId], call?.client)
       if (target.kind === 'tracked') {
         checkOffset(startingOffset, target.handle, target.record.sizeBytes)
         const answer = await trackedAllocated(target, Number(startingOffset))
         return walkers.walkHistory('allocated', answer, maxResults, signal, call?.client)
       }
       checkExternalOrigin(undefined, target)
-      return walk(undefined, target, startingOffset, maxResults, signal, call?.client)
+      return walk(undefined, target, startingOffset, maxResults, signal, call)
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
-      const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
+      const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId], call?.client)
       if (base.kind === 'tracked' || target.kind === 'tracked') {
         const both = bothTracked(base, target)
         checkOffset(startingOffset, target.handle, both.target.record.sizeBytes)
         const answer = await trackedDelta(both.base, both.target, Number(startingOffset))
         return walkers.walkHistory('delta', answer, maxResults, signal, call?.client)
       }
-      checkRelated(base, target)
+      checkRelated(base, target, call?.anyVolume ?? false, logger)
       checkExternalOrigin(base, target)
-      return walk(base, target, startingOffset, maxResults, signal, call?.client)
+      return walk(base, target, startingOffset, maxResults, signal, call)
     }
   }
 
-  async function lookUp(handles: readonly string[]): Promise<AnySnapshot[]> {
-    const look = sources.look()
+  async function lookUp(handles: readonly string[], client: string | undefined): Promise<AnySnapshot[]> {
+    const look = sources.look(client)
     return Promise.all(handles.map((handle) => resolve(handle, look)))
   }
 
@@ -75,12 +81,18 @@ export function snapshotMetadataBackend(
     startingOffset: bigint,
     maxResults: number,
     signal: AbortSignal,
-    client: string | undefined
+    call: CallContext | undefined
   ): EncodedStream {
+    const client = call?.client
     checkOffset(startingOffset, target.handle, target.sizeBytes)
     const request = { base, target, startingOffset: Number(startingOffset), maxResults }
     if (!target.live || !knowledge) return walkers.walk(request, signal, undefined, client)
-    const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp)
+    const second = new SecondLook(
+      base ? [base, target] : [target],
+      knowledge,
+      (handles) => lookUp(handles, client),
+      call?.anyVolume
+    )
     const stream = walkers.walk(request, signal, second, client)
     return { ...stream, messages: second.explained(stream.messages, signal) }
   }
@@ -93,19 +105,21 @@ class SecondLook implements DeviceKnowledge {
   readonly #snapshots: readonly Snapshot[]
   readonly #known: DeviceKnowledge
   readonly #lookUp: LookUp
+  readonly #anyVolume: boolean
   #isTaken = false
 
   /** @param lookUp all at one look, which begins when it is called */
-  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp) {
+  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp, anyVolume = false) {
     this.#snapshots = snapshots
     this.#known = known
     this.#lookUp = lookUp
+    this.#anyVolume = anyVolume
   }
 
   async check(seen: SeenDevices): Promise<void> {
     await this.#take()
     this.#isTaken = true
-    await this.#known.check(seen)
+    await this.#known.check(seen, this.#anyVolume)
   }
 
   /** What the metadata says against a question may be said of another pool: then the question is to be asked again. */
@@ -162,11 +176,17 @@ function bothTracked(base: AnySnapshot, target: AnySnapshot): { base: TrackedSna
 
 /**
  * Refuses a mix-up of handles. Block numbers within one pool compare exactly whatever they are of, so this protects the caller, not
- * the answer: what is not known passes.
+ * the answer: what is not known passes, and so does what was meant. (A volume that was rolled back, as Proxmox and Qubes do it, is another
+ * one to LVM by the same name.)
  *
  * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER, DM_SNAPSHOT_CHANGED
  */
-function checkRelated(base: Snapshot, target: Snapshot): void {
+function checkRelated(
+  base: Snapshot,
+  target: Snapshot,
+  anyVolume: boolean,
+  logger: Pick<Logger, 'warn'> | undefined
+): void {
   const remedy = 'compare snapshots of one volume'
   if (poolOf(base) !== poolOf(target)) {
     throw new DeltamapperError('DM_POOLS_DIFFER', `${base.handle} and ${target.handle} are in different pools`, remedy)
@@ -183,6 +203,13 @@ function checkRelated(base: Snapshot, target: Snapshot): void {
   // A snapshot and the volume it was taken of are related, even when that volume is itself a snapshot of another.
   if (base.volume === target.identity || target.volume === base.identity) return
   const ofWhat = ({ volume, volumeName }: Snapshot) => volumeName ?? volume
+  if (anyVolume) {
+    logger?.warn(
+      { base: base.handle, target: target.handle, baseOf: ofWhat(base), targetOf: ofWhat(target) },
+      'base and target are of different volumes: what differs between them is exact, and is answered'
+    )
+    return
+  }
   throw new DeltamapperError(
     'DM_VOLUMES_DIFFER',
     `${base.handle} is a snapshot of ${ofWhat(base)}, ${target.handle} of ${ofWhat(target)}`,

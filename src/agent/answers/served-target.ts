@@ -38,7 +38,7 @@ export function catalogKnowledge(
      * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what
      *   the catalog throws
      */
-    async check({ base, target, resumed }) {
+    async check({ base, target, resumed }, anyVolume = false) {
       const [was, served] = [base && servedTarget(base), servedTarget(target)]
       const wentBack = await clocks.look(target.snapshot)
       if (resumed) checkGoesOn(await catalog.findServed(served), served, wentBack)
@@ -48,7 +48,7 @@ export function catalogKnowledge(
         const records = await catalog.findServed(was)
         checkSinceWentBack(was.handle, records, wentBack)
         checkBaseOnRecord(records, was, { resumed, strictBases }, logger)
-        await checkLineage(catalog, was, served)
+        await checkLineage(catalog, was, served, anyVolume)
         await catalog.remember(was, at, 'base')
       }
       await catalog.remember(served, at)
@@ -86,10 +86,15 @@ function checkBaseOnRecord(
   )
 }
 
-async function checkLineage(catalog: Catalog, base: ServedTarget, target: ServedTarget): Promise<void> {
+async function checkLineage(
+  catalog: Catalog,
+  base: ServedTarget,
+  target: ServedTarget,
+  anyVolume: boolean
+): Promise<void> {
   if (base.identity === target.identity) return
   const relation = await catalog.lineage(base, target)
-  if (relation === 'different-volumes') {
+  if (relation === 'different-volumes' && !anyVolume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
       `${base.handle} and ${target.handle} were taken of different volumes, the catalog says`,

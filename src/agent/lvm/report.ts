@@ -11,6 +11,7 @@
  *   whoever asks, gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
  * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
  *   already under way is not shared, because a snapshot taken since then would be missing from it.
+ * - Turns go round the clients that wait: one that asks about many groups waits behind its own questions, and nobody else does.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
@@ -43,6 +44,8 @@ export class LvmRefused extends DeltamapperError {}
 
 /** A command that waits for its turn, or has had it. */
 interface Question {
+  /** Who asked it first. */
+  readonly client: string
   /** What errors call it: the command as a person would type it, without our options. */
   readonly described: string
   readonly answer: Promise<CommandResult>
@@ -57,6 +60,8 @@ export class LvmReporter {
   readonly #format: string
   /** Waiting for their turn, in order, by their words. */
   readonly #waiting = new Map<string, Question>()
+  /** Clients that have had a turn since nobody waited, the one that has waited longest first. */
+  readonly #served = new Set<string>()
   #running: { described: string; pid: number | undefined } | undefined
 
   constructor({ command = ['lvm'], deadlineMs = 20_000, maxOutputBytes = 2 ** 26, format = 'json' }: LvmOptions = {}) {
@@ -72,11 +77,12 @@ export class LvmReporter {
   /**
    * All logical volumes of a group, hidden ones included; undefined when LVM sees no such group.
    *
+   * @param client who asks, so that turns go round
    * @throws DM_LVM_FAILED
    */
-  async logicalVolumes(volumeGroup: string): Promise<LogicalVolume[] | undefined> {
+  async logicalVolumes(volumeGroup: string, client?: string): Promise<LogicalVolume[] | undefined> {
     checkVolumeGroupName(volumeGroup)
-    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup])
+    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup], client)
     return report === undefined ? undefined : parseLogicalVolumes(report)
   }
 
@@ -100,10 +106,11 @@ export class LvmReporter {
   async #ask(
     subcommand: string,
     options: readonly string[],
-    names: readonly string[] = []
+    names: readonly string[] = [],
+    client = ''
   ): Promise<string | undefined> {
     const key = [subcommand, ...names].join(' ')
-    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names])
+    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names], client)
     this.#next()
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
@@ -114,7 +121,7 @@ export class LvmReporter {
     throw exitError(question.described, exitCode, stderr)
   }
 
-  #enqueue(key: string, subcommand: string, words: readonly string[]): Question {
+  #enqueue(key: string, subcommand: string, words: readonly string[], client: string): Question {
     const { promise, resolve, reject } = Promise.withResolvers<CommandResult>()
     const described = describeCommand([...this.#command, ...key.split(' ')])
     const deadline = performance.now() + this.#deadlineMs
@@ -123,6 +130,7 @@ export class LvmReporter {
       reject(busyError(described, this.#running))
     }, this.#deadlineMs)
     const question: Question = {
+      client,
       described,
       answer: promise,
       run: async (onStart) => {
@@ -144,11 +152,24 @@ export class LvmReporter {
     return question
   }
 
+  /** The first question of a client that has had no turn yet, else of the one that has waited longest for its next. */
+  #nextInTurn(): [string, Question] | undefined {
+    const waiting = [...this.#waiting]
+    if (waiting.length === 0) this.#served.clear()
+    const client =
+      waiting.find(([, each]) => !this.#served.has(each.client))?.[1].client ??
+      [...this.#served].find((served) => waiting.some(([, each]) => each.client === served))
+    if (client === undefined) return undefined
+    this.#served.delete(client)
+    this.#served.add(client)
+    return waiting.find(([, each]) => each.client === client)
+  }
+
   #next(): void {
     if (this.#running) return
-    const [first] = this.#waiting
-    if (!first) return
-    const [key, question] = first
+    const next = this.#nextInTurn()
+    if (!next) return
+    const [key, question] = next
     this.#waiting.delete(key)
     const { described } = question
     this.#running = { described, pid: undefined }

@@ -56,8 +56,12 @@ interface Walk {
 
 /** What is known of live pools beside their metadata, and what is to be remembered of them. */
 export interface DeviceKnowledge {
-  /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
-  check(seen: SeenDevices): Promise<void>
+  /**
+   * Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects.
+   *
+   * @param anyVolume whether base and target may be of different volumes
+   */
+  check(seen: SeenDevices, anyVolume?: boolean): Promise<void>
 }
 
 /** Images in files cannot be written to meanwhile: nothing has to be known of them. */

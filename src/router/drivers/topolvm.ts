@@ -4,7 +4,7 @@
  * (topolvm/topolvm: api/v1/logicalvolume_types.go, internal/driver/internal/k8s/logicalvolume_service.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, anyGroup, type Driver, notFound, printable, single } from './driver.ts'
+import { agentHandle, anyGroup, creation, type Driver, notFound, printable, single } from './driver.ts'
 
 /** The name it went by until 2022, and still does where it is installed with USE_LEGACY; so does the group of its resources. */
 export const legacyTopolvm = 'topolvm.cybozu.com'
@@ -16,7 +16,15 @@ export function topolvm(driverName: string): Driver {
       logicalVolumes: {
         path: `/apis/${group}/v1/logicalvolumes`,
         // There is none before the node has made the logical volume.
-        keys: (object) => [textOf(object, 'status', 'volumeID')].filter((id) => id !== undefined)
+        keys: (object) => [textOf(object, 'status', 'volumeID')].filter((id) => id !== undefined),
+        fields: [
+          ...[creation, ['status', 'volumeID']],
+          ...[
+            ['spec', 'source'],
+            ['spec', 'accessType'],
+            ['spec', 'nodeName']
+          ]
+        ]
       }
     },
     locate(handle, find) {

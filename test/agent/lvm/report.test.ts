@@ -74,6 +74,20 @@ test('the command line can be several words', async (t) => {
   t.throws(() => new LvmReporter({ command: [] }), { instanceOf: DeltamapperError })
 })
 
+test('turns go round those who wait: who asks about many groups waits behind its own questions', async (t) => {
+  const { path, log } = program('echo "${@: -1}" >>"$log"; cat "$report"')
+  const lvm = new LvmReporter({ command: [path] })
+  const many = Array.from({ length: 20 }, (_, i) => lvm.logicalVolumes(`no-such-group-${i}`, 'flood'))
+  const others = ['b', 'c', 'b'].map((client, i) => lvm.logicalVolumes(`of-${client}-${i}`, client))
+  await Promise.all([...many, ...others])
+  const asked = log()
+  t.is(asked.length, 23)
+  t.deepEqual(asked.slice(0, 6), [
+    ...['no-such-group-0', 'of-b-0', 'of-c-1'],
+    ...['no-such-group-1', 'of-b-2', 'no-such-group-2']
+  ])
+})
+
 test('a group that is not there is no failure; what else exit status 5 means is one', async (t) => {
   const missing = program(`echo '  Volume group "my-vg" not found' >&2; echo '  Cannot process' >&2; exit 5`)
   t.is(await new LvmReporter({ command: [missing.path] }).logicalVolumes('my-vg'), undefined)
