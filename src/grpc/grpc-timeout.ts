@@ -13,14 +13,14 @@ const MS_OF_UNIT: Record<string, number> = { H: 3_600_000, M: 60_000, S: 1000, m
 const LONGEST_MS = 2 ** 31 - 1
 
 /**
- * What grpc-js is to be told in place of a header, or `none` for no deadline at all. One beyond 24 days is left to the client, which ends its
- * call itself; what is no timeout is refused with what it says.
+ * What grpc-js is to be told in place of a header; undefined for no deadline at all. One beyond 24 days is left to the client, which ends
+ * its call itself; what is no timeout is refused with what it says.
  */
-export function understoodTimeout(header: string): string | 'none' {
+export function understoodTimeout(header: string): string | undefined {
   const [, digits, unit = ''] = /^(\d{1,8})([HMSmun])$/.exec(header) ?? []
   // grpc-js refuses what has no digits.
   if (digits === undefined) return header.replaceAll(/\d/g, '#')
-  return Number(digits) * MS_OF_UNIT[unit]! > LONGEST_MS ? 'none' : header
+  return Number(digits) * MS_OF_UNIT[unit] > LONGEST_MS ? undefined : header
 }
 
 /** Lets a server of grpc-js understand them all. Before it is given its first connection. */
@@ -33,7 +33,7 @@ export function understandTimeouts(server: Server): void {
       const brought = headers[HEADER]
       if (typeof brought !== 'string') return
       const understood = understoodTimeout(brought)
-      if (understood === 'none') delete headers[HEADER]
+      if (understood === undefined) delete headers[HEADER]
       else headers[HEADER] = understood
     })
 }

@@ -118,6 +118,7 @@ function parsedFile(file: string): unknown {
     content = parse(text)
   } catch (error) {
     const [at] = error instanceof YAMLParseError ? (error.linePos ?? []) : []
+    // eslint-disable-next-line preserve-caught-error -- it quotes the file, which may hold a token
     throw new Error(`${file} is no YAML${at ? ` (line ${at.line}, column ${at.col})` : ''}`)
   }
   if (typeof content === 'object' && content !== null && !Array.isArray(content)) return content
@@ -195,7 +196,9 @@ function tokenFromFile(): Authenticator {
         token = (await readOrdinaryFile(textOf(user, 'authProvider', 'config', 'path') ?? '')).toString('utf8').trim()
         readAt = performance.now()
       }
-      options.headers = { ...options.headers, Authorization: `Bearer ${token}` }
+      // (Its type is of a package that is not here.)
+      const { headers = {} } = options as { headers?: Record<string, string> }
+      Object.assign(options, { headers: { ...headers, Authorization: `Bearer ${token}` } })
     }
   }
 }

@@ -52,9 +52,8 @@ test('nothing but the id goes on', (t) => {
 })
 
 test('that handles are ours is said by our own client alone, and goes no further', (t) => {
-  const { metadata: _, ...rest } = call(undefined)
   t.false(callContext(call(undefined)).anyVolume)
-  const context = callContext({ metadata: ownHandlesMetadata(), ...rest })
+  const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata() })
   t.true(context.anyVolume)
   t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id'])
 })
