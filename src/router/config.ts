@@ -82,9 +82,9 @@ export const routerConfig = z
      */
     maxStreams: z.int().min(1).max(256).default(256),
     maxStreamsPerClient: z.int().min(1).max(10_000).default(160),
-    /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
+    /** How long a client may leave a waiting answer unread; then the call ends with DM_CLIENT_IDLE. */
     idleSeconds: z.number().min(1).max(86_400).default(1800),
-    /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
+    /** Where to serve metrics, liveness and readiness over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
     monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
     logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
     /** How long streams under way may go on after SIGTERM. */
@@ -125,7 +125,7 @@ export const routerConfig = z
 
 export type RouterConfig = z.infer<typeof routerConfig>
 
-/** What the command line says; it goes before the file. */
+/** The command line's options, which override the file. */
 export interface RouterOptions {
   configFile?: string
   listen?: string[]

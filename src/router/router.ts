@@ -21,7 +21,7 @@ import { Locator, type LocatorSources } from './locator.ts'
 import { routerMetrics } from './metrics.ts'
 
 export interface Router {
-  /** Where it listens, as clients would write it. */
+  /** Its addresses, as clients write them. */
   readonly addresses: readonly string[]
   /** Lets streams finish for a while, ends the rest, and releases everything. */
   stop(): Promise<void>

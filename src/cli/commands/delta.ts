@@ -1,7 +1,7 @@
 /**
  * `deltamapper delta BASE TARGET`: what an incremental backup has to copy.
  */
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
 import { era, eraBlockSize } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
@@ -16,7 +16,7 @@ export function addDeltaCommand(program: Command): void {
         'a copy of BASE. With --since, lists what was written to a device below an era target since an era.'
     )
     .usage(
-      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>'
+      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --metadata <file> --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>'
     )
     .argument('[BASE]', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
     .argument('[TARGET]', 'the newer snapshot')
@@ -25,6 +25,12 @@ export function addDeltaCommand(program: Command): void {
       '--since <era>',
       'with the --metadata of an era device, or what era_dump has printed: what was written to in this era and later; without BASE and TARGET',
       era
+    )
+    .addOption(
+      new Option(
+        '--base-record <file>',
+        'with --metadata: the record of a base that is gone (`deltamapper base save`), in place of BASE'
+      ).conflicts(['xml', 'since', 'endpoint'])
     )
     .option(
       '--block-size <bytes>',
@@ -39,6 +45,7 @@ Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
   deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
+  deltamapper delta --base-record monday.base 7 --metadata /dev/mapper/vg0-pool_tmeta
   deltamapper delta --metadata /dev/vg0/era-metadata --since 17 --size 20GiB
   thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB
   era_dump era.img | deltamapper delta --xml - --since 17 --size 20GiB

@@ -12,7 +12,7 @@ export function addInspectCommand(program: Command): void {
       "Shows the superblock of a thin pool's metadata, the metadata snapshot that may be held and how " +
         'old it is, and all thin devices with what they map, when they were created, and whose snapshot they are as far as ' +
         'that can be told. Of the metadata of an era device: which era it is in, the metadata snapshot, and the eras not yet ' +
-        'digested. Reads only.'
+        'digested. Of a base record: what it stands for, and that it is whole. Reads only.'
     )
     .argument('<METADATA-FILE-OR-DEVICE>', 'the metadata device (LVM: /dev/mapper/VG-POOL_tmeta), or a copy of it')
     .option('--live-root', 'list the devices of the live pool even where a metadata snapshot is held')
