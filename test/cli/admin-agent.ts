@@ -18,9 +18,12 @@ export interface AdminAgent {
 }
 
 /** One that records what it is asked. */
-export async function adminAgent(folder = mkdtempSync(join(tmpdir(), 'dm-cli-')), name = 'agent') {
+export async function adminAgent(
+  folder = mkdtempSync(join(tmpdir(), 'dm-cli-')),
+  name = 'agent',
+  endpoint = `unix://${folder}/${name}.sock`
+) {
   const { backend, calls } = recordingBackend()
-  const endpoint = `unix://${folder}/${name}.sock`
   const server = await startServer({
     ...{ listen: [endpoint], backend: new ExtentBackend(), admin: backend },
     ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) }

@@ -201,6 +201,7 @@ Examples:
         '--at-shutdown',
         'nothing is written below until the machine has stopped: go on with the history after a restart'
       )
+      .option('--wait <seconds>', 'how long to wait for an agent that is about to start, and for who looks on', seconds)
   )
     .addHelpText(
       'after',
@@ -209,12 +210,15 @@ Examples:
     .action(
       async (
         volume: string | undefined,
-        { all = false, atShutdown = false, ...options }: AdminOptions & { all?: boolean; atShutdown?: boolean }
+        { all = false, atShutdown = false, wait = 0, ...options }: DeactivateOptions
       ) => {
         checkOneOrAll(volume, all)
+        const deadline = performance.now() + wait * 1000
+        if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
-          await order(options, (agent) => agent.deactivateEra({ volume, atShutdown }), eraVolumeFacts)
-        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
+          const deactivate = (agent: AdminClient) => () => agent.deactivateEra({ volume, atShutdown })
+          await order(options, (agent) => patiently(deadline, deactivate(agent)), eraVolumeFacts)
+        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }), deadline)
       }
     )
 
@@ -235,6 +239,12 @@ Examples:
     .action(async (volume: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growEra({ volume }), eraVolumeFacts)
     })
+}
+
+interface DeactivateOptions extends AdminOptions {
+  all?: boolean
+  atShutdown?: boolean
+  wait?: number
 }
 
 interface ActivateOptions extends AdminOptions, Confirmed {

@@ -7,7 +7,7 @@ import { DeltamapperError } from '../../../src/errors.ts'
 import { startServer } from '../../../src/grpc/server.ts'
 import { eraVolume, recordingBackend } from '../../grpc/admin-backend.ts'
 import { ExtentBackend } from '../../grpc/extent-backend.ts'
-import { adminAgents, helpLacks } from '../admin-agent.ts'
+import { adminAgent, adminAgents, helpLacks } from '../admin-agent.ts'
 import { complaint, runCommand } from '../run-command.ts'
 
 const { order } = adminAgents(test)
@@ -81,6 +81,21 @@ test('an agent that is about to start is waited for, and for so long only', asyn
   t.regex(stderr, /DM_UNREACHABLE/)
   t.true(performance.now() - begun > 1000)
   t.is((await order('era', 'activate', 'srv', '--wait', '10')).status, 0)
+  t.is((await order('era', 'deactivate', '--all', '--wait', '10')).status, 0)
+})
+
+test('an agent that is being restarted is waited for, and then lets go', async (t) => {
+  const agent = await adminAgent()
+  await agent.stop()
+  const endpoint = `${agent.endpoint}-later`
+  const done = runCommand(['era', 'deactivate', '--all', '--at-shutdown', '--wait', '60', '--endpoint', endpoint])
+  const later = await adminAgent(undefined, undefined, endpoint)
+  t.teardown(() => later.stop())
+  t.is((await done).status, 0)
+  t.deepEqual(
+    later.calls.filter(([method]) => method === 'deactivateEra'),
+    ['srv', 'db'].map((volume) => ['deactivateEra', { volume, atShutdown: true }])
+  )
 })
 
 test('answers as tables and as JSON', async (t) => {
