@@ -2,9 +2,11 @@
  * How LVM is asked, with programs that stand for it: what they are given, how many run, and what becomes of their answers. The real
  * one is asked in test/kernel/lvm.test.ts.
  */
+import { execFile } from 'node:child_process'
 import { chmodSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import test from 'ava'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { LvmReporter } from '../../../src/agent/lvm/report.ts'
@@ -196,4 +198,21 @@ test('a missing LVM is said so, every time', async (t) => {
   for (let times = 0; times < 3; times++) {
     t.regex((await failure(reporter.logicalVolumes('my-vg'))).line, /could not be started.*install lvm2/)
   }
+})
+
+test('where descriptors have run out, nobody is told to install LVM', async (t) => {
+  const command = new URL('../../../src/agent/lvm/command.ts', import.meta.url).href
+  const script = `
+    import { openSync } from 'node:fs'
+    const { startCommand } = await import(${JSON.stringify(command)})
+    startCommand(['true'], { deadlineMs: 5000, maxOutputBytes: 1 }).result.catch(() => undefined)
+    try { for (;;) openSync('/dev/null') } catch {}
+    await startCommand(['true'], { deadlineMs: 5000, maxOutputBytes: 1 }, 'lvm lvs').result.catch((error) => console.log(error.line))`
+  const node = [process.execPath, '--input-type=module', '--eval', script]
+  const { stdout: said } = await promisify(execFile)('bash', ['-c', 'ulimit -n 64; exec "$@"', 'bash', ...node])
+  t.regex(
+    said,
+    /^DM_LVM_FAILED: `lvm lvs` could not be started: memory, processes or descriptors have run out \(.*EMFILE/
+  )
+  t.notRegex(said, /install/)
 })
