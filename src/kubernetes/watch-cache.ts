@@ -1,12 +1,14 @@
 /**
- * The objects of one resource, kept up to date by list and watch, and found by keys.
+ * The objects of one resource, kept up to date by list and watch, and indexed.
  *
- * - The server may forget how it came from an old state to the present one (410 Gone): then everything is listed again, and replaces what
- *   there was at once. Bookmarks keep that rare for resources that hardly change.
- * - While the server does not answer, what was known stays, and gets older; `asOf` says how old. Whoever does not find something here asks
- *   for a `refresh` before saying that it does not exist.
- * - Of each object only what is asked for is kept, and of those that nobody can ask for nothing: a router's memory is these.
- * - It is tried again for ever, at growing intervals, some of it by chance, so that many routers do not come back at the same moment.
+ * - The server may forget the way from an old state to the present one (410 Gone): then everything is listed again, and
+ *   replaces the old objects at once. Bookmarks keep that rare for resources that hardly change.
+ * - While the server does not answer, the known objects stay, and get older; `asOf` says how old. Before reporting that
+ *   an object does not exist, ask for a `refresh`.
+ * - Only the fields that are asked for are kept of an object, and nothing of objects without a key: they are a router's
+ *   memory.
+ * - It tries again for ever, at growing and partly random intervals, so that many routers do not come back at the same
+ *   moment.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -14,23 +16,26 @@ import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import { type KubernetesApi, TooOld } from './api.ts'
 import { type KubernetesObject, withOnly } from './object.ts'
 
-/** Between two tries, in milliseconds: doubled each time, up to the longest. */
+/** The pause between two tries, in milliseconds: doubled each time, up to the longest. */
 const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [200, 10_000]
 
-/** Lists on request begin at least so many milliseconds after the one before: it takes one answer to tell any number that ask for nothing. */
+/**
+ * The least time between two lists on request, in milliseconds: one list answers any number of callers that ask for
+ * missing objects.
+ */
 const REFRESH_EVERY_MS = 1000
 
-/** Who asks at once shares a list: it begins so many milliseconds after the first has asked. */
+/** A list begins so many milliseconds after the first request for it: requests that come together share it. */
 const GATHER_MS = 20
 
-/** A watch that ends sooner, in milliseconds, and has told of nothing, has failed: to ask at once again would be to ask without end. */
+/** A watch that ends sooner without an event, in milliseconds, has failed: asking again at once would never end. */
 const SHORTEST_WATCH_MS = 1000
 
 export interface CacheOptions {
   /** Path of the list. */
   readonly path: string
   readonly query?: Record<string, string>
-  /** What an object is found by; empty for one that does not matter. Looks at what is kept. */
+  /** The keys of an object; none if nobody can ask for it. Sees the kept fields only. */
   readonly keys: (object: KubernetesObject) => readonly string[]
   /** What is kept of an object beside its name. */
   readonly fields: readonly (readonly string[])[]
@@ -53,7 +58,7 @@ export class WatchCache {
   #asOf: number | undefined
   #failure: DeltamapperError | undefined
   #listedAt = -Infinity
-  /** Ends the watch or the pause that is under way, for a list to begin. */
+  /** Ends the running watch or pause, so that a list begins. */
   #wake = new AbortController()
   /** Waiting for the next list to begin and end. */
   #waiting: Waiting[] = []
@@ -73,12 +78,15 @@ export class WatchCache {
     this.#listeners.clear()
   }
 
-  /** The time at which what is here was the whole truth for certain, in milliseconds since 1970; undefined before the first list. */
+  /**
+   * When the objects here were certainly complete and current, in milliseconds since 1970; undefined before the first
+   * list.
+   */
   get asOf(): number | undefined {
     return this.#asOf
   }
 
-  /** Why it is not up to date, while that is so. */
+  /** Why it is not up to date, if it is not. */
   get failure(): DeltamapperError | undefined {
     return this.#failure
   }
@@ -91,7 +99,7 @@ export class WatchCache {
     return this.#objects.all()
   }
 
-  /** Calls `listener` after each change. Returns what ends that. */
+  /** Calls `listener` after each change. Returns a function that ends that. */
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
@@ -100,8 +108,8 @@ export class WatchCache {
   /**
    * Resolves once everything has been listed anew since now.
    *
-   * @param silenceMs how long the server may say nothing meanwhile, in milliseconds; a list may take as long as it takes
-   * @throws what kept it from being listed, DM_CLUSTER_UNREACHABLE for silence, or the signal's reason
+   * @param silenceMs how long the server may say nothing, in milliseconds; a list may take as long as it takes
+   * @throws the reason why it could not be listed, DM_CLUSTER_UNREACHABLE for silence, or the signal's reason
    */
   async refresh(signal: AbortSignal, silenceMs: number): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>()
@@ -135,7 +143,7 @@ export class WatchCache {
         if (!listing && this.#waiting.length > 0) continue
         if (error instanceof TooOld) {
           this.#resourceVersion = undefined
-          // A server that says so of what it has just listed would be asked without end.
+          // A server that answers this right after a list would be asked without end.
           if (Date.now() - this.#listedAt > pause) continue
         } else this.#failed(asDeltamapperError(error))
         await sleep(pause * (0.5 + Math.random()), undefined, { signal: this.#wakeable() }).catch(() => undefined)
@@ -145,14 +153,14 @@ export class WatchCache {
     for (const waiting of this.#waiting) waiting.reject(new Error('the cache was closed'))
   }
 
-  /** Aborted when somebody asks for a list, or the cache is closed. */
+  /** Aborted when a caller asks for a list, or the cache is closed. */
   #wakeable(): AbortSignal {
     this.#wake = new AbortController()
     if (this.#waiting.length > 0) this.#wake.abort()
     return AbortSignal.any([this.#wake.signal, this.#closing.signal])
   }
 
-  /** Replaces everything. What is asked for from now on is not answered by it. */
+  /** Replaces everything. Later requests are not answered by this list. */
   async #list(): Promise<void> {
     const early = Math.max(this.#listedAt + REFRESH_EVERY_MS - Date.now(), this.#waiting.length > 0 ? GATHER_MS : 0)
     if (early > 0) await sleep(early, undefined, { signal: this.#closing.signal })
@@ -204,7 +212,7 @@ export class WatchCache {
       clearTimeout(lasting)
     }
     if (heard === undefined && Date.now() - begun < SHORTEST_WATCH_MS) throw this.#endedAtOnce()
-    // The server has ended it, and had nothing to say before.
+    // The server has ended it without an event.
     this.#asOf = heard ?? begun
   }
 
