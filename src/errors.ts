@@ -13,6 +13,7 @@ export type StatusName =
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
   | 'NOT_FOUND'
+  | 'ALREADY_EXISTS'
   | 'PERMISSION_DENIED'
   | 'FAILED_PRECONDITION'
   | 'ABORTED'
@@ -120,6 +121,7 @@ export const errorRegistry = {
     status: 'UNAVAILABLE',
     summary: 'a device-mapper device, or a part of it that the call needs, is in use'
   },
+  DM_NAME_TAKEN: { status: 'ALREADY_EXISTS', summary: 'something goes by this name already' },
   DM_CALL_FAILED: { status: 'FAILED_PRECONDITION', summary: 'the kernel or libdevmapper refused a call' },
   DM_CALL_STUCK: { status: 'UNAVAILABLE', summary: 'a device-mapper call has not come back from the kernel in time' },
   DM_STATUS_UNKNOWN: {

@@ -17,6 +17,7 @@ import { parseListenAddress, type Address } from './address.ts'
 import { ClientConnections, type ConnectionLimits } from './client-connections.ts'
 import { Admin, file_deltamapper_v1_admin } from './generated/deltamapper/v1/admin_pb.ts'
 import { file_deltamapper_v1_inventory, Inventory } from './generated/deltamapper/v1/inventory_pb.ts'
+import { understandTimeouts } from './grpc-timeout.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { type InventoryBackend, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
@@ -219,6 +220,7 @@ function makeServers({ snapshotMetadata, identity, health, admin, inventory }: S
       'grpc.max_concurrent_streams': maximumConcurrentStreams,
       'grpc.enable_channelz': 0
     })
+    understandTimeouts(server)
     server.addService(SnapshotMetadataService.definition, snapshotMetadata.implementation)
     server.addService(IdentityService.definition, identity.implementation)
     if (local.admin) server.addService(AdminService.definition, local.admin.implementation)

@@ -108,7 +108,17 @@ const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
   DATA_LOSS: ['DM_METADATA_DAMAGED', 'take a full backup and have the storage checked']
 }
 
-function unreachable(text: string, address: string): DeltamapperError {
+/** What grpc-js says of a connection, without the words that only it understands. */
+export function plainly(text: string): string {
+  return text
+    .replace(/^No connection established\. Last error: (?:Error: )?/, '')
+    .replace(/;? ?if the root CA is installed locally.*?--use-system-ca\.?/i, '')
+    .replace(/\.? ?Resolution note:.*$/, '')
+    .trim()
+}
+
+function unreachable(said: string, address: string): DeltamapperError {
+  const text = plainly(said)
   const remedy = text.includes('EACCES')
     ? 'run as a user or group that may open the socket'
     : address.startsWith('unix:')

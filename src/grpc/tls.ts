@@ -159,9 +159,12 @@ export function createTlsServer(
   }
   const door = new HandshakeLimit(WAITING_CONNECTIONS)
   const waiting = new Map<string, Socket>()
+  /** A socket that has failed does not know any more where it was from. */
+  const addresses = new WeakMap<Socket, string | undefined>()
   let known = 0
   server.prependListener('connection', (socket: Socket) => {
     const peer = peerOf(socket)
+    addresses.set(socket, socket.remoteAddress)
     waiting.set(peer, socket)
     socket.once('close', () => waiting.delete(peer))
     door.came(socket)
@@ -187,9 +190,12 @@ export function createTlsServer(
     }
   })
   // For a refused certificate, the error says only that the connection has ended.
-  server.on('tlsClientError', (error, socket) =>
-    refused(socket.remoteAddress, String(socket.authorizationError ?? error.message))
-  )
+  server.on('tlsClientError', (error, socket) => {
+    // The socket below, for which Node has no public name. Without it, the tests of refused clients find no address.
+    const { _parent: below } = socket as unknown as { _parent?: Socket }
+    const address = socket.remoteAddress ?? (below && addresses.get(below))
+    refused(address, String(socket.authorizationError ?? error.message))
+  })
   const stopListening = certificates.onChange((material) => server.setSecureContext({ ...material, ...settings }))
   server.on('close', stopListening)
   return server

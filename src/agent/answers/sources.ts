@@ -35,13 +35,13 @@ export class Sources {
     this.#node = node
   }
 
-  /** The same sources at one look, which begins with its first question (one-look.ts). */
-  look(): Sources {
+  /** The same sources at one look, which begins with its first question (one-look.ts). @param client on whose behalf */
+  look(client?: string): Sources {
     if (!this.#node) return this
     const { lvm, deviceMapper, ...rest } = this.#node
     return new Sources(this.#recorded, {
       ...rest,
-      lvm: new LvmLook(lvm),
+      lvm: new LvmLook(lvm, client),
       deviceMapper: new DeviceMapperLook(deviceMapper)
     })
   }

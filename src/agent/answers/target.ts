@@ -1,4 +1,5 @@
 /** The interface of a kind of storage whose snapshots the agent answers for. The registry is targets.ts. */
+import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
@@ -14,6 +15,8 @@ export interface Question<S extends FoundSnapshot = FoundSnapshot> {
   readonly startingOffset: bigint
   /** The most extents in a message; 0 chooses a good number. */
   readonly maxResults: number
+  /** Whether base and target may be of different volumes: the handles are ours, and meant as they are. */
+  readonly anyVolume: boolean
   readonly lookUp: LookUp
 }
 
@@ -37,6 +40,8 @@ export interface AnswerServices {
   readonly knowledge?: DeviceKnowledge | undefined
   /** The tools, if they have a part in answers. */
   readonly tools?: ToolEngine | undefined
+  /** Told of what is answered all the same. */
+  readonly logger?: Pick<Logger, 'warn'> | undefined
 }
 
 export interface Target<S extends FoundSnapshot, Request> {

@@ -16,6 +16,7 @@ import { guardName } from '../node/era-devices.ts'
 import { isHandleName } from '../../handle.ts'
 import type { CatalogDatabase } from './database.ts'
 import { clearStagedWrites, forgetVolumeHistory } from './era-snapshots.ts'
+import { nameTaken } from './name-taken.ts'
 import {
   eraIntentsTable,
   eraSnapshotsTable,
@@ -212,9 +213,9 @@ function pendingIntent(database: CatalogDatabase, volume: string): { row: Intent
 
 function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>, at: number): void {
   checkName(volume.name)
-  for (const taken of [{ name: volume.name }, { id: volume.id }]) {
-    if (eraVolumesTable.get(database, taken) !== undefined) {
-      throw busy(`there already is a tracked volume ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: volume.name }, { id: volume.id }]) {
+    if (eraVolumesTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a tracked volume ${Object.values(each).join()}`, 'deltamapper era status')
     }
   }
   // Inactive volumes count as well: otherwise they could not be activated.
@@ -222,7 +223,7 @@ function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>,
   for (const other of eraVolumesTable.find(database, {})) {
     const taken = [other.dmName, guardName(other)].find((each) => wanted.includes(each))
     if (taken !== undefined) {
-      throw busy(`the device-mapper name ${taken} belongs to tracked volume ${other.name}`, 'choose another name')
+      throw nameTaken(`the device-mapper name ${taken} belongs to tracked volume ${other.name}`)
     }
   }
   eraVolumesTable.insert(database, {
@@ -242,7 +243,10 @@ function checkBegins(database: CatalogDatabase, intent: Exclude<NewEraIntent, { 
   const taken = eraSnapshotsTable.get(database, { volume: id, name: intent.snapshot })
   // The name of a snapshot with removed data may be used again.
   if (taken !== undefined && taken.removedAt === undefined) {
-    throw busy(`tracked volume ${name} already has a snapshot ${intent.snapshot}`, 'choose another name')
+    throw nameTaken(
+      `tracked volume ${name} already has a snapshot ${intent.snapshot}`,
+      `deltamapper snapshot list ${name} --tracked`
+    )
   }
 }
 

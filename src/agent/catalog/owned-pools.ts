@@ -17,6 +17,7 @@ import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
+import { nameTaken, thinNameTaken } from './name-taken.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export interface OwnedPool {
@@ -304,9 +305,9 @@ export function findThinByName(database: Writable, pool: string, name: string): 
 
 function beginPool(database: Writable, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
   checkName(pool.name)
-  for (const taken of [{ name: pool.name }, { dmName: pool.dmName }]) {
-    if (poolsTable.get(database, taken) !== undefined) {
-      throw busy(`there already is a pool ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: pool.name }, { dmName: pool.dmName }]) {
+    if (poolsTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a pool ${Object.values(each).join()}`, 'deltamapper pool list')
     }
   }
   poolsTable.insert(database, { ...pool, createdAt: at })
@@ -356,9 +357,8 @@ function checkNewThin(database: Writable, thin: { pool: string; name: string; th
   if (!Number.isInteger(thinId) || thinId < 0 || thinId >= MAX_DEVICES) {
     throw invalid(`${thinId} is no thin device id`, `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`)
   }
-  if (thinsTable.get(database, { pool, name }) !== undefined) {
-    throw busy(`pool ${pool} already has a ${name}`, 'choose another name')
-  }
+  const known = findThinByName(database, pool, name)
+  if (known !== undefined) throw thinNameTaken(known)
   if (thinsTable.get(database, { pool, thinId }) !== undefined) {
     throw busy(`thin device ${thinId} of pool ${pool} is already in use`, 'use another id')
   }

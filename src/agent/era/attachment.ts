@@ -16,6 +16,7 @@ import { formatEraTable } from '../../devicemapper/era/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
+import { deviceNameTaken } from '../catalog/name-taken.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity, isPathOnly } from '../node/device-identity.ts'
 import { guardName } from '../node/era-devices.ts'
@@ -530,12 +531,7 @@ export class Attachment {
   }
 
   async #refuseTaken(dmName: string): Promise<void> {
-    if (!(await this.#deviceMapper.info(dmName))) return
-    throw new DeltamapperError(
-      'DM_DEVICE_BUSY',
-      `there already is a device-mapper device ${dmName}`,
-      'choose another name, or remove that device if it is yours'
-    )
+    if (await this.#deviceMapper.info(dmName)) throw deviceNameTaken(dmName)
   }
 
   /** Both devices of a new volume. @throws DM_DEVICE_BUSY, DM_DEVICE_NOT_BLANK, DM_ARGUMENT_INVALID */

@@ -14,6 +14,7 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
 import { KeyedLock } from '../node/keyed-lock.ts'
@@ -167,11 +168,7 @@ export class EraVolumes {
           ? 'a volume that is tracked already'
           : await this.#options.takenBy?.(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         await this.#attachment.attach({ ...request, snapshotBy })
       })

@@ -2,6 +2,7 @@
  * Findings from the facts of a node: problems, future problems, and notes, each with its remedy. Facts in, findings
  * out; this file looks at nothing itself.
  */
+import { MAX_HANDLE_BYTES } from '../../handle.ts'
 import type {
   CatalogFacts,
   DeviceMapperFacts,
@@ -230,8 +231,28 @@ function aboutPool(pool: PoolFacts): Finding[] {
     ...aboutState(pool),
     ...aboutFullness(pool),
     ...unreadable(pool),
+    ...aboutNames(pool),
     ...(pool.metadataSnapshot ? aboutMetadataSnapshot(pool, pool.metadataSnapshot) : []),
     ...aboutThins(pool)
+  ]
+}
+
+/** Stratis' pools and file systems have names of some 80 bytes each: two of them are no handle. */
+function aboutNames({ name, kind, thins }: PoolFacts): Finding[] {
+  const tooLong = thins.filter(({ handle }) => Buffer.byteLength(handle) > MAX_HANDLE_BYTES)
+  // Room for a slash and one letter.
+  const none = kind === 'plain' && Buffer.byteLength(name) > MAX_HANDLE_BYTES - 2
+  if (tooLong.length === 0 && !none) return []
+  const which = none ? 'nothing in it' : `${tooLong.length} of its ${thins.length} volumes and snapshots`
+  const what = `pool ${name}: handles have at most ${MAX_HANDLE_BYTES} bytes, so that ${which} can${none ? '' : 'not'} be asked for`
+  return [
+    finding(
+      'warning',
+      'names-too-long',
+      name,
+      what,
+      'back up every block, or compare by thin ids with `deltamapper delta --metadata DEVICE`'
+    )
   ]
 }
 

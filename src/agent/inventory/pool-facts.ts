@@ -66,7 +66,8 @@ interface NamedPool {
 
 export interface PoolsLook {
   readonly deviceMapper: PoolsPort
-  readonly survey: readonly SurveyedDevice[]
+  /** Undefined where device-mapper did not say: that is no sign that nothing is active. */
+  readonly survey: readonly SurveyedDevice[] | undefined
   readonly volumes: readonly VolumesByName[]
   readonly knowledge: AgentKnowledge | undefined
   readonly deadlineMs: number
@@ -78,7 +79,7 @@ export async function lookAtPools(look: PoolsLook): Promise<PoolFacts[]> {
   return pools.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0))
 }
 
-function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
+function namedPools({ survey = [], volumes, knowledge }: PoolsLook): NamedPool[] {
   const byUuid = new Map(survey.flatMap((each) => (each.info.uuid === '' ? [] : [[each.info.uuid, each] as const])))
   const pools: NamedPool[] = []
   for (const group of volumes) {
@@ -162,6 +163,9 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...{ whenFull: '', discards: '', transactionId: '' }
   }
   const unknown = (because: string) => thins.map((thin) => thinFacts(thin, undefined, 0, unknownBase(because)))
+  if (look.survey === undefined) {
+    return { ...empty, state: 'unknown', thins: unknown('device-mapper did not say whether its pool is active') }
+  }
   if (device?.row?.targetType !== 'thin-pool') return { ...empty, thins: unknown('its pool is not active') }
 
   const { deviceMapper, deadlineMs } = look

@@ -8,6 +8,7 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { deviceNameTaken, thinNameTaken } from '../catalog/name-taken.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { ActivePool, refuseInUse } from './active-pool.ts'
 import type { PoolIntents } from './pool-intents.ts'
@@ -199,13 +200,9 @@ export class Thins {
     const active = this.#active(pool)
     await active.refuseInactive()
     await active.target.refuseUnlessChangeable()
-    if (await this.#deviceMapper.info(dmName)) {
-      throw new DeltamapperError(
-        'DM_DEVICE_BUSY',
-        `there already is a device-mapper device ${dmName}`,
-        'choose another name, or remove that device if it is yours'
-      )
-    }
+    const known = await this.#catalog.findThinByName(poolName, name)
+    if (known !== undefined) throw thinNameTaken(known)
+    if (await this.#deviceMapper.info(dmName)) throw deviceNameTaken(dmName)
     const thinId = freeId(new Set([...view.thins.map((thin) => thin.thinId), ...(await active.thins()).keys()]))
     const { transactionId } = await active.numbers()
     return {

@@ -7,6 +7,7 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { AdminResponse } from '../../grpc/admin.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { byteCount, seconds } from '../command-line/option-values.ts'
@@ -106,7 +107,7 @@ Examples:
       }
     )
 
-  addAdminOptions(
+  addDestructiveOptions(
     era
       .command('detach')
       .summary('end the tracking of a volume')
@@ -121,7 +122,8 @@ Examples:
       'after',
       `${adminHelp}\n\nExamples:\n  umount /srv\n  deltamapper era detach srv\n  deltamapper era detach srv -o json`
     )
-    .action(async (volume: string, options: AdminOptions) => {
+    .action(async (volume: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`the history of volume ${volume} is forgotten, and its metadata device made blank`, yes)
       await order(
         options,
         async (agent) => {
@@ -148,7 +150,7 @@ Examples:
       )
     })
 
-  addAdminOptions(
+  addDestructiveOptions(
     era
       .command('activate')
       .summary('make the devices of a volume, for example after a restart')
@@ -169,14 +171,14 @@ Examples:
     .action(
       async (
         volume: string | undefined,
-        {
-          all = false,
-          startOver = false,
-          wait = 0,
-          ...options
-        }: AdminOptions & { all?: boolean; startOver?: boolean; wait?: number }
+        { all = false, startOver = false, wait = 0, yes, ...options }: ActivateOptions
       ) => {
         checkOneOrAll(volume, all)
+        if (startOver)
+          await confirmed(
+            `the history of ${volume === undefined ? 'every volume' : `volume ${volume}`} is given up where it does not fit`,
+            yes
+          )
         const deadline = performance.now() + wait * 1000
         if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
@@ -204,6 +206,7 @@ Examples:
         '--at-shutdown',
         'nothing writes to the data device until the machine has stopped: continue the history after a ' + 'restart'
       )
+      .option('--wait <seconds>', 'how long to wait for an agent that is about to start, and for who looks on', seconds)
   )
     .addHelpText(
       'after',
@@ -212,12 +215,15 @@ Examples:
     .action(
       async (
         volume: string | undefined,
-        { all = false, atShutdown = false, ...options }: AdminOptions & { all?: boolean; atShutdown?: boolean }
+        { all = false, atShutdown = false, wait = 0, ...options }: DeactivateOptions
       ) => {
         checkOneOrAll(volume, all)
+        const deadline = performance.now() + wait * 1000
+        if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
-          await order(options, (agent) => agent.deactivateEra({ volume, atShutdown }), eraVolumeFacts)
-        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
+          const deactivate = (agent: AdminClient) => () => agent.deactivateEra({ volume, atShutdown })
+          await order(options, (agent) => patiently(deadline, deactivate(agent)), eraVolumeFacts)
+        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }), deadline)
       }
     )
 
@@ -238,6 +244,18 @@ Examples:
     .action(async (volume: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growEra({ volume }), eraVolumeFacts)
     })
+}
+
+interface DeactivateOptions extends AdminOptions {
+  all?: boolean
+  atShutdown?: boolean
+  wait?: number
+}
+
+interface ActivateOptions extends AdminOptions, Confirmed {
+  all?: boolean
+  startOver?: boolean
+  wait?: number
 }
 
 /**

@@ -147,7 +147,7 @@ test('a name is free again when the data are gone, and then means the new one', 
   const { calls } = opened(t)
   attach(calls)
   const [s1, old] = [take(calls, 's1', []), take(calls, 'daily', [1])]
-  t.throws(() => take(calls, 'daily', [2]), { code: 'DM_DEVICE_BUSY' })
+  t.throws(() => take(calls, 'daily', [2]), { code: 'DM_NAME_TAKEN' })
   calls.deleteEraSnapshot('v', 'daily', 99)
   t.is(calls.findEraSnapshot('v', 'daily')?.removedAt, 99)
   t.deepEqual(written(calls, s1, old), [1])
@@ -229,9 +229,9 @@ test('an attachment that is rolled back leaves nothing; names are looked at', (t
   t.deepEqual(calls.eraView(), { volumes: [], intents: [] })
   t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('../v') }, 0), { code: 'DM_ARGUMENT_INVALID' })
   attach(calls)
-  t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('v') }, 0), { code: 'DM_DEVICE_BUSY' })
+  t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('v') }, 0), { code: 'DM_NAME_TAKEN' })
   t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName: 'v-era' }) }, 0), {
-    code: 'DM_DEVICE_BUSY'
+    code: 'DM_NAME_TAKEN'
   })
   // The guards' names, either way round: an inactive volume could not be activated any more.
   calls.beginEra({ kind: 'attach', volume: eraVolume('x', { dmName: 'y-guard' }) }, 0)
@@ -240,7 +240,7 @@ test('an attachment that is rolled back leaves nothing; names are looked at', (t
     ['y', 'x']
   ]) {
     t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName }) }, 0), {
-      code: 'DM_DEVICE_BUSY',
+      code: 'DM_NAME_TAKEN',
       message: `the device-mapper name ${dmName === 'y' ? 'y-guard' : dmName} belongs to tracked volume ${whose}`
     })
   }
