@@ -424,7 +424,7 @@ const sections: readonly Section[] = [
         DELTAMAPPER_CATALOG_DAMAGES: String(CATALOG_DAMAGES),
         DELTAMAPPER_CATALOG_SEED: String(seedOf(number))
       }
-      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=60m', ...files]
+      const words = [process.execPath, join(projectFolder, 'scripts/ava.mjs'), '--tap', '--timeout=60m', ...files]
       const said = await testHere(words, environment)
       yield [
         `seed ${seedOf(number)}: ${said}`,
@@ -439,7 +439,7 @@ const sections: readonly Section[] = [
       const node = process.execPath
       await testHere([node, join(projectFolder, 'scripts/conformance-table.ts'), '--check'], {})
       yield ['', { ...nothing, done: 'a whole conformance run against every mutant' }]
-      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=10m']
+      const words = [process.execPath, join(projectFolder, 'scripts/ava.mjs'), '--tap', '--timeout=10m']
       const patience = { HOSTILE_PATIENCE: 'command' }
       const said = await testHere([...words, 'test/conformance/hostile.test.ts'], patience)
       yield [said, { ...nothing, done: 'hostile drivers, with all the patience that the command has' }]
