@@ -78,6 +78,8 @@ const ERA_SNAPSHOTS = 60
 const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
+/** Of lvm.conf: all of them. */
+const LVM_SETTINGS = 23
 /** Lives of a tracked volume in which blocks change beside dm-era, and in which they do not. */
 const MISSED_ERA_LOOKS = 200
 /** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
@@ -340,6 +342,16 @@ const sections: readonly Section[] = [
           `${figure(differing)} blocks that differ, ${refused} refused as void; ${lost} snapshots lost in the middle, ` +
           `${settled} lives with something to settle, ${ambiguous} metadata snapshots left to a person`,
         { ...nothing, done: `${kills} kills of a kernel that tracks a volume` }
+      ]
+    }
+  },
+  {
+    name: 'lvm-settings',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      yield [
+        await testInLab('lvm-settings', LVM_SETTINGS, seedOf(number)),
+        { ...nothing, done: 'reports under all lvm.conf' }
       ]
     }
   },

@@ -28,7 +28,7 @@ const volume = 'cut'
 const upper = `/dev/mapper/${volume}`
 const MEBIBYTES = 32
 const MOST_MEBIBYTES = 48
-const trial = labRun(5)
+const trial = labRun(3)
 const buffer = alignedBuffer(mebibyte)
 
 function withDevice<T>(path: string, flags: number, use: (file: number) => T): T {

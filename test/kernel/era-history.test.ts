@@ -105,7 +105,7 @@ async function attach(volumes: EraVolumes, name: string, mebibytes: number): Pro
 }
 
 test.serial('a random history: of any two snapshots exactly what was written between them', async (t) => {
-  const { random, count, again } = labRun(7)
+  const { random, count, again } = labRun(5)
   t.timeout(300_000 + count * 60_000)
   const path = join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.sqlite')
   let catalog = await openCatalog(path)

@@ -25,7 +25,7 @@ const BLOCKS = 320
 /** Blocks at the front, all of one leaf. */
 const FRONT = 60
 
-const { random: seeds, count, again } = labRun(3)
+const { random: seeds, count, again } = labRun(1)
 
 prepareLvm()
 const questions = await Questions.open()

@@ -217,7 +217,7 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   )
 }
 
-const grows = labRun(2)
+const grows = labRun(1)
 
 /** What becomes of a grow whose deadline passes before its table is loaded. */
 const delays = [
@@ -289,7 +289,7 @@ test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, as
   t.log(ended)
 })
 
-const loads = labRun(3)
+const loads = labRun(2)
 
 test.serial(`what somebody else has loaded is not put in place (${loads.again})`, async (t) => {
   const { random, count, again } = loads
@@ -358,7 +358,7 @@ test.serial(`what somebody else has loaded is not put in place (${loads.again})`
   t.log(ended)
 })
 
-const owns = labRun(2)
+const owns = labRun(1)
 
 /** What leaves the agent with eras that it said it would begin, and has not. */
 const allowances: Record<string, (life: Life, exchange: () => void) => Promise<unknown>> = {

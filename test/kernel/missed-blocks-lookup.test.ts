@@ -24,7 +24,7 @@ import { createGroup, createPool, createSnapshot, createThin, lvm, prepareLvm, w
 import { blockBytes, expectedDelta, RawPool } from './raw-pool.ts'
 
 const mebibyte = 2 ** 20
-const { random, count, again } = labRun(3)
+const { random, count, again } = labRun(1)
 const group = 'looked-vg'
 /** Where on the disk volume groups end and pools of dmsetup's begin, in MiB. */
 const GROUPS_MIB = 512

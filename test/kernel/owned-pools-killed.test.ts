@@ -4,7 +4,7 @@
  *
  * - At the calls to the kernel and to the catalog that change something, just before them and just after: LAB_COUNT of them in each
  *   operation (1 unless given), every one if there are not so many.
- * - A real process at LAB_COUNT random moments (3 unless given).
+ * - A real process at LAB_COUNT random moments (2 unless given).
  *
  * Which they are, follows from LAB_SEED.
  */
@@ -250,7 +250,7 @@ test(`whichever call is its last, a process leaves nothing that does not agree (
   await living.deactivatePool({ pool: 'mp', withVolumes: true })
 })
 
-const { random, count: kills, again } = labRun(3)
+const { random, count: kills, again } = labRun(2)
 
 test(`killed ${kills} times at any moment, the agent leaves nothing that does not agree (${again})`, async (t) => {
   t.timeout(60_000 + kills * 30_000)
