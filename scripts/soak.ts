@@ -431,7 +431,9 @@ const sections: readonly Section[] = [
     name: 'catalog-damage',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      const files = ['database', 'era-snapshots', 'kept-pages'].map((each) => `test/agent/catalog/${each}.test.ts`)
+      const files = ['database', 'era-snapshots', 'store/kept-pages'].map(
+        (each) => `test/agent/catalog/${each}.test.ts`
+      )
       const environment = {
         DELTAMAPPER_CATALOG_DAMAGES: String(CATALOG_DAMAGES),
         DELTAMAPPER_CATALOG_SEED: String(seedOf(number))

@@ -19,6 +19,8 @@ import { ensureDependencies, ensureLab, projectFolder, projectNode } from './set
 
 const bin = join(projectFolder, 'node_modules/.bin')
 const ava = 'scripts/ava.mjs'
+/** Types are not stripped anew in each of the hundreds of processes that tests start. */
+const compiled = join(projectFolder, '.cache/compiled')
 const options = process.argv.slice(2)
 const withLab = !options.includes('--no-lab')
 const remember = options.includes('--remember')
@@ -222,7 +224,7 @@ function count(ok, name) {
 
 function run(program, args, onLine) {
   return new Promise((resolve, reject) => {
-    const env = { ...process.env, PATH: `${bin}:${process.env.PATH}` }
+    const env = { NODE_COMPILE_CACHE: compiled, ...process.env, PATH: `${bin}:${process.env.PATH}` }
     const child = spawn(program, args, { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'inherit'] })
     const hung = setTimeout(() => {
       console.log(`# nothing for ${QUIET_MS / 60_000} minutes, and so ended: ${program} ${args.join(' ')}`)

@@ -64,7 +64,7 @@ const deltamapper = (address: string, words: string) =>
   `DELTAMAPPER_ENDPOINT=${address} ${process.execPath} ${command} ${words} >/dev/null`
 
 test.serial('a driver of files on loop devices, through CSI', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   const socket = join(folder, 'csi.sock')
   const stop = await startFileDriver(socket, join(folder, 'images'), 'loop')
   t.teardown(stop)
@@ -83,7 +83,7 @@ test.serial('a driver of files on loop devices, through CSI', async (t) => {
 })
 
 test.serial("our agent on LVM's thin volumes, through hooks", async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   createGroup('conf', '/dev/ubda')
   createPool('conf', 'pool', 256)
   const lvmFolder = process.env.LVM_SYSTEM_DIR ?? ''
@@ -108,7 +108,7 @@ test.serial("our agent on LVM's thin volumes, through hooks", async (t) => {
 })
 
 test.serial('our agent on a thin pool of its own, through hooks', async (t) => {
-  t.timeout(650_000)
+  t.timeout(900_000)
   const agent = await OwnedAgent.start()
   t.teardown(() => agent.kill())
   const [data, metadata] = [loopDisk(64), loopDisk(4)]
@@ -140,7 +140,7 @@ test.serial('our agent on a thin pool of its own, through hooks', async (t) => {
 })
 
 test.serial('our agent on volumes that dm-era tracks, through hooks', async (t) => {
-  t.timeout(650_000)
+  t.timeout(900_000)
   run('/run/modprobe', ['dm-era'])
   createGroup('thick', loopDisk(256).path)
   const agent = await LiveAgent.start({ config: { walkers: 1, drainSeconds: 1 } })

@@ -365,7 +365,7 @@ const lane = async (file, lane) => {
 const inFlight = labRun(3)
 
 test.serial(`no write in flight is missed (${inFlight.again})`, async (t) => {
-  t.timeout(600_000)
+  t.timeout(900_000)
   run('/run/modprobe', ['dm-delay'])
   const { random, count, again } = inFlight
   const sizeBytes = 16 * 2 ** 20

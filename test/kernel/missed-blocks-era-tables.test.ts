@@ -229,7 +229,7 @@ const delays = [
 
 test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, async (t) => {
   const { random, count, again } = grows
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('late', random)
   const ended: Record<string, number> = {}
   const first = random.integer(0, delays.length - 1)
@@ -293,7 +293,7 @@ const loads = labRun(2)
 
 test.serial(`what somebody else has loaded is not put in place (${loads.again})`, async (t) => {
   const { random, count, again } = loads
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('loaded', random)
   const elsewhere = loopDisk(4 * MEBIBYTES).path
   const guard = `${life.name}-guard`
@@ -406,7 +406,7 @@ const allowances: Record<string, (life: Life, exchange: () => void) => Promise<u
 
 test.serial(`eras that the agent begins itself hide no other's (${owns.again})`, async (t) => {
   const { random, count, again } = owns
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('allowed', random)
   const ended: Record<string, number> = {}
   let deck: string[] = []
@@ -437,7 +437,7 @@ const forgets = labRun(1)
 
 test.serial(`retention and names that are used again lose nothing (${forgets.again})`, async (t) => {
   const { random, count, again } = forgets
-  t.timeout(300_000 + count * 90_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('forgetful', random)
   const volume = life.name
   for (let i = 0; i < count; i++) {

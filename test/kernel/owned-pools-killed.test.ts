@@ -108,7 +108,7 @@ const silent = pino({ level: 'silent' })
 const deaths = labRun(1)
 
 test(`whichever call is its last, a process leaves nothing that does not agree (${deaths.again})`, async (t) => {
-  t.timeout(600_000)
+  t.timeout(900_000)
   const path = join(mkdtempSync(join(tmpdir(), 'mortal-')), 'catalog.sqlite')
   let catalog: Catalog = await openCatalog(path)
   t.teardown(() => catalog.close())
@@ -253,7 +253,7 @@ test(`whichever call is its last, a process leaves nothing that does not agree (
 const { random, count: kills, again } = labRun(2)
 
 test(`killed ${kills} times at any moment, the agent leaves nothing that does not agree (${again})`, async (t) => {
-  t.timeout(60_000 + kills * 30_000)
+  t.timeout(600_000 + kills * 120_000)
   const agent = await OwnedAgent.start()
   t.teardown(() => agent.kill())
   const disks = blankDisks(256, 512)

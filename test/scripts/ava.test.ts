@@ -35,7 +35,7 @@ test('passes', (t) => t.pass())
 }
 
 test('each failure is shown, and the tests after it run', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   await symlink(join(project, 'node_modules'), join(folder, 'node_modules'))
   // Time enough for a file to start on a busy machine.
   const ava = { files: ['*.test.js'], concurrency: 4, timeout: '20s' }
