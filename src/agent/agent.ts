@@ -1,6 +1,4 @@
-/**
- * The agent's life: configuration in, sources loaded, walkers started, server listening; on SIGTERM everything in reverse.
- */
+/** The agent's life: read the configuration, load sources, start walkers, listen; on SIGTERM everything in reverse. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { pino, type Logger } from 'pino'
 import { letHeapGrow } from '../heap-growth.ts'
@@ -27,17 +25,18 @@ import { AgentMetrics } from './metrics.ts'
 import { OwnedPools } from './owned-pools/owned-pools.ts'
 import { leaseOptions, MetadataSnapshotLeases } from './leases/metadata-snapshot-lease.ts'
 import { loadRecordedPool } from './answers/recorded-pool.ts'
-import { catalogKnowledge } from './answers/served-target.ts'
+import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import type { SnapshotSource } from './walks/snapshot.ts'
 import { Sources } from './answers/sources.ts'
 import { ToolEngine } from './walks/tool-engine.ts'
-import { type DeviceKnowledge, Walkers } from './walks/walkers.ts'
+import { answersWith } from './targets.ts'
+import { Walkers } from './walks/walkers.ts'
 
-/** How long a start waits for leases that were left behind, in milliseconds. */
+/** How long a start waits for the recovery of leases, in milliseconds. */
 const RECOVERY_MS = 5000
 
 export interface Agent {
-  /** Where it listens, as clients would write it. */
+  /** Its addresses, as clients write them. */
   readonly addresses: readonly string[]
   /** Lets streams finish for a while, ends the rest, and releases everything. */
   stop(): Promise<void>
@@ -46,12 +45,14 @@ export interface Agent {
 /**
  * Starts an agent in this process.
  *
- * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog and checking the tools throws
+ * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog and checking the
+ *   tools throws
  */
 export async function startAgent(config: AgentConfig, logger: Logger): Promise<Agent> {
-  // What was started last is stopped first.
+  // The last to start is the first to stop.
   await using started = new AsyncDisposableStack()
-  // The very last: a thread that waits for a device that hangs keeps the process, and what another agent needs has to be free by then.
+  // This comes last: a thread that waits for a device that hangs keeps the process, and what another agent needs must
+  // be free by then.
   const last = started.use(new AsyncDisposableStack())
 
   const certificates = config.tls && (await Certificates.load(config.tls, logger))
@@ -86,7 +87,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       logger
     ))
     started.defer(() => held.close())
-    // What an agent before this one has left behind grows the pool's metadata. A pool that hangs is looked after later.
+    // Metadata snapshots of an earlier agent make the pool's metadata grow. A pool that hangs is recovered later.
     await Promise.race([held.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
     const lvm = new LvmReporter({ command: config.lvmCommand })
     const takenByOthers = async (name: string) =>
@@ -108,7 +109,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     })
     started.defer(() => tracked.close())
     const [{ settled }] = await Promise.all([tracked.start(), owned.start()])
-    // Beside the rest: a device that hangs is looked after when it is used next.
+    // In parallel: a device that hangs is recovered when it is used next.
     void settled.then(() => eraHistory.recover((volume, work) => tracked.inTurn(volume, work)))
     ownedPools = owned
     admin = administration(owned, tracked)
@@ -136,7 +137,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     direct: config.directReads,
     readDeadlineMs: config.readDeadlineSeconds * 1000,
     readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
-    tools,
+    startPrograms: tools !== undefined,
     onEnd: metrics.walkEnded
   })
   metrics.watchWalkers(walkers)
@@ -156,8 +157,8 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     allowLoopbackTcp: config.allowLoopbackTcp,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: snapshotMetadataBackend(sources, walkers, knowledge),
-    // Whoever may connect may give orders: by default only where that is the agent's own user.
+    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, tools })),
+    // Anyone who can connect may change things: so by default only if that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? admin : undefined,
     inventory,
     identity: { driverName: config.driverName },
@@ -199,15 +200,15 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   }
 }
 
-/** A pool of the same name would answer in place of the group. Without LVM there is none. */
+/** A device-mapper pool of the same name would answer instead of the group. Without LVM there is no group. */
 async function groupOfThisName(lvm: LvmReporter, name: string): Promise<string | undefined> {
   const groups = await lvm.volumeGroups().catch(() => [])
   return groups.some((each) => each.name === name) ? 'a volume group of LVM' : undefined
 }
 
 /**
- * Runs an agent until SIGTERM or SIGINT; asked to stop while it starts, it stops once it has started. A second signal ends it at once.
- * Logs are JSON lines on stdout.
+ * Runs an agent until SIGTERM or SIGINT. If the signal comes during the start, the agent stops once it has started. A
+ * second signal ends it at once. Logs are JSON lines on stdout.
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
   const asked = stopSignal()

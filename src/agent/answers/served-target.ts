@@ -1,9 +1,10 @@
 /**
- * What the catalog is told of the snapshots of an answer before its first message leaves, and what it is asked about them.
+ * What the catalog records of the snapshots of an answer before its first message leaves, and what it must answer about
+ * them.
  *
- * A base that was served once must still be what it was then: a backup holds what it held. What was never served may have been trimmed
- * without a trace; that is said in the log and by `doctor`, and answered, unless `strictBases` says otherwise. An answer that goes on from an
- * offset must be about what it began with.
+ * A base that was served must still be what it was then, because that is what the backup holds. A base that was never
+ * served may have been trimmed without a trace. It is answered, and the log and `doctor` say so, unless `strictBases`
+ * refuses it. A resumed answer must be about the same snapshot as its beginning.
  */
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
@@ -18,11 +19,16 @@ import {
 import { checkSinceWentBack, type WentBack } from '../catalog/pool-clocks.ts'
 import type { ServedRecord } from '../catalog/served-targets.ts'
 import { PoolClockLooks } from './pool-clock-looks.ts'
-import type { SeenDevice } from '../walks/thin-walk.ts'
-import type { DeviceKnowledge } from '../walks/walkers.ts'
+import type { SeenDevice, SeenDevices } from '../walks/thin-walk.ts'
+
+/** What is known of live pools beside their metadata, and what is to be remembered of them. */
+export interface DeviceKnowledge {
+  /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
+  check(seen: SeenDevices): Promise<void>
+}
 
 /**
- * What the catalog knows of the devices that walks are about.
+ * The catalog's knowledge of the devices that walks are about.
  *
  * @param readDeadlineMs how long one request to a metadata device may take, in milliseconds
  * @param strictBases whether a base that was never served is refused
@@ -35,14 +41,14 @@ export function catalogKnowledge(
   const clocks = new PoolClockLooks(catalog, readDeadlineMs)
   return {
     /**
-     * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what
-     *   the catalog throws
+     * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER,
+     *   DM_ORDER_REVERSED, and what the catalog throws
      */
     async check({ base, target, resumed }) {
       const [was, served] = [base && servedTarget(base), servedTarget(target)]
       const wentBack = await clocks.look(target.snapshot)
       if (resumed) checkGoesOn(await catalog.findServed(served), served, wentBack)
-      // Answered about since the pool went back, by whichever clock.
+      // Answered since the pool was restored, whatever the wall clock says.
       const at = Math.max(Date.now(), (wentBack?.at ?? 0) + 1)
       if (was) {
         const records = await catalog.findServed(was)
@@ -105,7 +111,10 @@ async function checkLineage(catalog: Catalog, base: ServedTarget, target: Served
   }
 }
 
-/** A snapshot without an identity of its own is told by its place in its pool and the pool's clock at its creation. */
+/**
+ * A snapshot without an identity of its own is identified by its place in its pool and the pool's clock at its
+ * creation.
+ */
 export function servedTarget({
   snapshot,
   transactionId,

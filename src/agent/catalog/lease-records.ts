@@ -1,11 +1,11 @@
 /**
- * The records that a lease verdict rests on. Each is on disk when the call returns, and only then may the message that it speaks of be
- * sent (or, after a release, the next lease be taken):
+ * The lease records. Each call is on disk when it returns. Only then send the message that it announces (or, after a
+ * release, take the next lease):
  *
  *     beginLease ─▶ reserve_metadata_snap ─▶ confirmLease ─▶ … ─▶ beginRelease ─▶ release_metadata_snap ─▶ clearLease
  *
- * When the kernel refuses to reserve, `clearLease` takes the record back; when it refuses to release, `keepLease`. When it is unknown
- * whether the message was carried out, the record stays, and `leaseVerdict` decides.
+ * If the kernel refuses to reserve, `clearLease` removes the record; if it refuses to release, `keepLease` restores it.
+ * If it is unknown whether the kernel carried out the message, the record stays, and `leaseVerdict` decides.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
@@ -27,9 +27,9 @@ export const leasesTable = new Table(
 )
 
 /**
- * Records that the slot is about to be asked for.
+ * Records that a metadata snapshot is about to be reserved.
  *
- * @throws DM_DEVICE_BUSY when there already is a record for this device
+ * @throws DM_DEVICE_BUSY when this device already has a record
  */
 export function beginLease(
   database: CatalogDatabase,
@@ -51,7 +51,7 @@ export function beginLease(
   })
 }
 
-/** Records where the metadata snapshot lies and what it holds. From now on it can be told to be ours. */
+/** Records the block and content of the metadata snapshot, by which it is recognised from now on. */
 export function confirmLease(
   database: CatalogDatabase,
   device: string,
@@ -70,7 +70,7 @@ export function keepLease(database: CatalogDatabase, device: string): void {
   move(database, device, 'releasing', { state: 'held' })
 }
 
-/** Forgets the lease: it was released, never came to be, or turned out to be somebody else's. */
+/** Forgets the lease: it was released, never began, or turned out to be foreign. */
 export function clearLease(database: CatalogDatabase, device: string): void {
   database.write(() => {
     leasesTable.delete(database, leasesTable.find(database, { device }))
@@ -106,6 +106,6 @@ function move(
 }
 
 function record(row: RowOf<typeof leasesTable>): LeaseRecord {
-  // What the column's CHECK allows.
+  // The column's CHECK allows only these.
   return { ...row, state: row.state as LeaseRecord['state'] }
 }

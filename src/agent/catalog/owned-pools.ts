@@ -1,15 +1,17 @@
 /**
- * Pools that the agent itself has made on plain device-mapper: what they are called, how large their volumes are, what is a snapshot
- * of what. The kernel knows none of that; it knows which thin ids there are. (Pools of LVM's are never in here: LVM keeps their books.)
+ * Pools that the agent itself made on plain device-mapper: their names, the sizes of their volumes, the origins of
+ * their snapshots. The kernel knows only which thin ids exist. (LVM's pools are never in here: LVM keeps their data.)
  *
- * The two are kept in step by writing ahead. Everything that changes a pool is a pair of calls around what the kernel is told:
+ * Catalog and kernel stay consistent by recording intents ahead. Every change of a pool is a pair of calls around what
+ * the kernel is told:
  *
  *     begin(intent) ─▶ kernel: suspend origin, create_snap N, set_transaction_id T T+1, resume ─▶ complete(pool)
  *     on disk                                                                                     on disk
  *
- * `begin` returns once the intent is on disk, and only then may the kernel be told; `complete` makes it a fact, `rollBack` forgets it. One
- * intent at a time for each pool, because a pool has one transaction id. Whatever moment a crash picks, an intent that was begun is
- * still there, and `reconcile` (reconcile.ts) can tell from the pool's transaction id and devices how far it got.
+ * Tell the kernel only after `begin` has returned: then the intent is on disk. `complete` turns it into a fact,
+ * `rollBack` forgets it. One intent at a time for each pool, because a pool has one transaction id. After a crash at
+ * any moment, the intent still exists. `reconcile` (reconcile.ts) then tells from the pool's transaction id and devices
+ * how far it got.
  */
 import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
@@ -19,7 +21,7 @@ import type { CatalogDatabase } from './database.ts'
 import { type RowOf, Table } from './store/table.ts'
 
 export interface OwnedPool {
-  /** What comes before the slash in the handles of its snapshots. */
+  /** The part before the slash in the handles of its snapshots. */
   readonly name: string
   readonly dmName: string
   readonly dataDevice: string
@@ -30,7 +32,7 @@ export interface OwnedPool {
   readonly lowWaterBlocks: number
   /** The feature words of its table line, separated by spaces. */
   readonly features: string
-  /** What the agent last moved it to. */
+  /** The last one that the agent set. */
   readonly transactionId: bigint
   /** Milliseconds since 1970. */
   readonly createdAt: number
@@ -50,7 +52,7 @@ export interface OwnedThin {
   readonly volume: string
   /** `id` of what it was taken of; undefined for a volume. */
   readonly origin: string | undefined
-  /** The pool's clock when it was created: with the thin id, this tells it from later devices of that id. */
+  /** The pool's clock when it was created. With the thin id, this tells it from later devices of that id. */
   readonly creationTime: number
   /** The pool's transaction id when it was created. */
   readonly transactionId: bigint
@@ -64,11 +66,11 @@ export interface NewThin {
   readonly thinId: number
   readonly dmName: string
   readonly sizeBytes: number
-  /** The pool's transaction id before; creating moves it to the next. */
+  /** The pool's transaction id before; creating increases it by one. */
   readonly transactionId: bigint
 }
 
-/** What is about to be done to a pool. `thin`, `origin`: `id` of an owned thin. */
+/** A change that is about to be made to a pool. `thin`, `origin`: `id` of an owned thin. */
 export type Intent =
   | { readonly kind: 'create-pool'; readonly pool: string }
   | { readonly kind: 'delete-pool'; readonly pool: string }
@@ -77,7 +79,7 @@ export type Intent =
       readonly kind: 'create-snapshot'
       readonly thin: string
       readonly origin: string
-      /** The device-mapper name of the origin where it is suspended meanwhile. */
+      /** The device-mapper name of the origin, if it is suspended meanwhile. */
       readonly suspends: string | undefined
     } & NewThin)
   | { readonly kind: 'delete-thin'; readonly pool: string; readonly thin: string; readonly transactionId: bigint }
@@ -153,10 +155,10 @@ export const intentsTable = new Table(
 type IntentRow = RowOf<typeof intentsTable>
 
 /**
- * Writes down what is about to be done to a pool. The kernel may be told once this has returned.
+ * Records an intent for a pool. Tell the kernel only after this has returned.
  *
- * @throws DM_DEVICE_BUSY when something else is under way there, or a name or thin id is taken; DM_NO_SUCH_DEVICE;
- *   DM_CATALOG_DISAGREES when the pool's transaction id is not the one recorded; DM_ARGUMENT_INVALID
+ * @throws DM_DEVICE_BUSY when the pool has another intent, or a name or thin id is taken; DM_NO_SUCH_DEVICE;
+ *   DM_CATALOG_DISAGREES when the pool's transaction id is not the recorded one; DM_ARGUMENT_INVALID
  */
 export function begin(database: CatalogDatabase, intent: NewIntent, at: number): Intent {
   return database.write(() => {
@@ -180,9 +182,9 @@ export function begin(database: CatalogDatabase, intent: NewIntent, at: number):
 }
 
 /**
- * Makes the pool's intent a fact, after the kernel has done its part.
+ * Completes the pool's intent, after the kernel has done its part.
  *
- * @param creationTime of the thin that was created, from its device details; for those two intents only
+ * @param creationTime of the created thin, from its device details; for those two intents only
  */
 export function complete(
   database: CatalogDatabase,
@@ -223,7 +225,7 @@ export function complete(
   })
 }
 
-/** Forgets the pool's intent, after it was refused, or found not to have been carried out. */
+/** Rolls back the pool's intent, after it was refused, or found undone. */
 export function rollBack(database: CatalogDatabase, pool: string): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, pool)
@@ -233,7 +235,7 @@ export function rollBack(database: CatalogDatabase, pool: string): void {
 }
 
 /**
- * Takes a thin device of the kernel's into the books, after somebody has decided that it belongs there.
+ * Adds a thin device of the kernel's to the catalog. A person has decided that it belongs there.
  *
  * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_ARGUMENT_INVALID
  */
@@ -260,7 +262,7 @@ export function adoptThin(
   })
 }
 
-/** Strikes a thin that the kernel does not have off the books, after somebody has decided so. */
+/** Removes a thin that the kernel does not have from the catalog. A person has decided it. */
 export function forgetThin(database: CatalogDatabase, id: string): void {
   database.write(() => {
     const thin = ownedThin(database, id)
@@ -269,10 +271,7 @@ export function forgetThin(database: CatalogDatabase, id: string): void {
   })
 }
 
-/**
- * Takes the transaction id that the kernel shows for right, after somebody has decided so. Also ends an intent that contradicts it, as
- * not carried out.
- */
+/** Takes over the kernel's transaction id. A person has decided it. An intent that contradicts it is rolled back. */
 export function acceptTransactionId(database: CatalogDatabase, pool: string, transactionId: bigint): void {
   database.write(() => {
     const pending = intentsTable.get(database, { pool })
@@ -418,7 +417,7 @@ const noDetails = {
   transactionId: undefined
 }
 
-/** Which details an intent has, follows from its kind; `begin` wrote no other. */
+/** The details of an intent follow from its kind; `begin` wrote no others. */
 function intentOf({ startedAt: _startedAt, ...details }: IntentRow): Intent {
   const given = Object.entries(details).filter(([name, value]) => value !== undefined || name === 'suspends')
   const intent = Object.fromEntries(given)
@@ -426,7 +425,7 @@ function intentOf({ startedAt: _startedAt, ...details }: IntentRow): Intent {
   return intent as unknown as Intent
 }
 
-/** The kinds are what the column's CHECK allows. */
+/** The column's CHECK allows only these kinds. */
 function thinOf(row: RowOf<typeof thinsTable>): OwnedThin {
   return { ...row, kind: row.kind as OwnedThin['kind'] }
 }

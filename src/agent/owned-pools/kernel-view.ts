@@ -1,7 +1,8 @@
 /**
- * What the kernel has of our own pools, for `reconcile`: which pools are active, what is in their metadata, which thin devices there are.
+ * The kernel's state of our owned pools, for `reconcile`: which pools are active, what their metadata holds, which thin
+ * devices exist.
  *
- * A device that has the name of one of our pools and not its UUID is somebody else's: it is left out, as if it were not there.
+ * A device with the name of one of our pools and another UUID is foreign, and is left out.
  */
 import type { DeviceInfo, DeviceMapper, TableRow } from '../../../native/device-mapper.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
@@ -15,7 +16,10 @@ import { poolUuid } from '../node/naming.ts'
 
 export type SurveyPort = Pick<DeviceMapper, 'list' | 'info' | 'table' | 'status'>
 
-/** A device-mapper device, with the one row that thin pools and thin devices have; undefined where there is no table, or a longer one. */
+/**
+ * A device-mapper device, with the one row that thin pools and thin devices have; undefined if there is no table, or a
+ * longer one.
+ */
 export interface SurveyedDevice {
   readonly info: DeviceInfo
   readonly row: TableRow | undefined
@@ -23,7 +27,7 @@ export interface SurveyedDevice {
 
 const SECTOR_BYTES = 512
 
-/** Every device-mapper device of the node. Those that go away meanwhile are left out. */
+/** Every device-mapper device of the node. Devices that disappear meanwhile are left out. */
 export async function surveyDevices(deviceMapper: SurveyPort): Promise<SurveyedDevice[]> {
   const devices: SurveyedDevice[] = []
   for (const { name } of await deviceMapper.list()) {
@@ -60,7 +64,7 @@ export interface ThinDevice extends Omit<KernelDevice, 'pool'> {
   readonly poolUuid: string
 }
 
-/** The active thin devices, of whatever pool, LVM's excepted. */
+/** The active thin devices of all pools, except LVM's. */
 export function thinDevices(survey: readonly SurveyedDevice[]): ThinDevice[] {
   return survey.flatMap(({ info, row }) => {
     if (row?.targetType !== 'thin' || isLvm(info)) return []

@@ -1,6 +1,7 @@
 /**
- * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata straight from a file or
- * device, or what a tool has printed of it. Either way it is an ExtentAnswer, and what follows need not know.
+ * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata in a file
+ * or device, or the output of a tool. Either way it is an ExtentAnswer, and the code after it does not depend on the
+ * source.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import type { Engine } from '../../devicemapper/tools/engine.ts'
@@ -8,8 +9,8 @@ import { endpointAddress, endpointTls, type TlsOptions } from '../command-line/e
 import { UsageError } from '../command-line/failure.ts'
 
 /**
- * What the target has allocated, or what changed since the base. They are named by snapshot handles for an endpoint, and by thin device ids
- * for metadata. XML may name them itself.
+ * The allocated blocks of the target, or the changes since the base. Snapshot handles name them for an endpoint, thin
+ * device ids for metadata. XML may name them itself.
  */
 export interface Question {
   ask: 'allocated' | 'delta'
@@ -17,20 +18,20 @@ export interface Question {
   target?: string | undefined
 }
 
-/** A question that names everything it is about. */
+/** A question with all its names. */
 export interface NamedQuestion {
   base: string | undefined
   target: string
 }
 
-/** What the command line may say of it. Sizes and offsets in bytes. */
+/** The options of the command line. Sizes and offsets in bytes. */
 export interface AnswerOptions extends TlsOptions {
   endpoint?: string
   metadata?: string
   xml?: string
-  /** An era: of an era device, what was written to since. */
+  /** An era: for an era device, since when it was written. */
   since?: number
-  /** Of an era device, where the XML does not say it. */
+  /** Of an era device, if the XML does not have it. */
   blockSize?: number
   size?: number
   baseSize?: number
@@ -42,13 +43,13 @@ export interface AnswerOptions extends TlsOptions {
   maxResults?: number
 }
 
-/** Says on the side, in a line of its own, what the answer rests on. */
+/** Prints a remark on the basis of the answer, in a line of its own. */
 export type Remark = (text: string) => void
 
 /**
- * Asks the question and hands the answer to `use`; what was opened for it is closed afterwards.
+ * Asks the question and hands the answer to `use`; then closes what was opened for it.
  *
- * @throws UsageError where the question does not suit the source; whatever the source throws
+ * @throws UsageError when the question does not suit the source; what the source throws
  */
 export async function withAnswer(
   question: Question,
@@ -118,7 +119,7 @@ async function fromEndpoint(
   }
   const tls = await endpointTls(rest)
   const address = endpointAddress(endpoint, { tls: tls !== undefined })
-  // gRPC takes longer to load than a small answer from metadata to give.
+  // Loading gRPC takes longer than a small answer from metadata.
   const [{ connect }, { socketAwaited }] = await Promise.all([
     import('../../grpc/client.ts'),
     import('../command-line/awaited-socket.ts')

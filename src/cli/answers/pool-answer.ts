@@ -1,5 +1,6 @@
 /**
- * `allocated` and `delta` with `--metadata`: what a pool's metadata says of its thin devices, read straight from a file or device.
+ * `allocated` and `delta` with `--metadata`: answers about thin devices, straight from a pool's metadata in a file or
+ * device.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import type { MappingStream, PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
@@ -9,7 +10,7 @@ import { deviceId } from '../command-line/option-values.ts'
 import { describeView, openViews } from '../output/pool-views.ts'
 import { humanSize } from '../output/quantities.ts'
 
-/** Hands the answer to `use`. @throws UsageError where BASE or TARGET is no thin device id; what reading throws */
+/** Hands the answer to `use`. @throws UsageError when BASE or TARGET is no thin device id; what reading throws */
 export async function answerFromPool(
   path: string,
   { base, target }: NamedQuestion,
@@ -50,13 +51,13 @@ export interface MetadataQuestion {
   /** By default as large as the target. */
   readonly baseSizeBytes: number | undefined
   readonly sizeBytes: number
-  /** Nobody said the size: it is the end of the target's highest mapping. */
+  /** The size was not given: it is the end of the target's highest mapping. */
   readonly sizeIsFromTree: boolean
   readonly startingOffset: number
   readonly signal: AbortSignal
 }
 
-/** What our own reading of the metadata says. */
+/** The answer of our own reading of the metadata. */
 export async function nativeAnswer(
   metadata: PoolMetadata,
   { baseId, targetId, baseSizeBytes, sizeBytes, sizeIsFromTree, ...rest }: MetadataQuestion
@@ -67,7 +68,7 @@ export async function nativeAnswer(
     : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
 }
 
-/** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */
+/** The same question beyond its size, up to the end of all mappings; undefined if nothing is there. */
 async function beyond(metadata: PoolMetadata, question: MetadataQuestion): Promise<ExtentStream | undefined> {
   const { baseId, targetId, sizeBytes, signal } = question
   let endBytes = 0

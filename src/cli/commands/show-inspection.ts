@@ -1,6 +1,6 @@
 /**
- * Looks into metadata and shows what is there: the one path of `inspect`, from the file to stdout. Here for thin pools; era devices have
- * show-era-inspection.ts.
+ * Reads metadata and shows its content: the one path of `inspect`, from the file to stdout. Here for thin pools; era
+ * devices have show-era-inspection.ts.
  */
 import { readMetadataKind } from '../../devicemapper/metadata-kind.ts'
 import { isBaseRecord } from '../../devicemapper/thin/base-record/format.ts'
@@ -15,7 +15,9 @@ import { TextOutput } from '../output/text-output.ts'
 import { sharesBlocks } from '../answers/shared-blocks.ts'
 import { openViews, type PoolViews } from '../output/pool-views.ts'
 
-/** After so much reading (a few seconds), devices still to come are no longer compared: their origins rest on the clock alone. */
+/**
+ * After so much reading (a few seconds), further devices are no longer compared: their origins rest on the clock alone.
+ */
 const MAX_NODES_READ = 100_000
 
 export interface InspectOptions {
@@ -23,10 +25,10 @@ export interface InspectOptions {
   output: 'table' | 'json'
 }
 
-/** What is shown of a pool, whatever the format. */
+/** The inspection of a pool, for any format. */
 export interface Inspection {
   views: PoolViews
-  /** What the metadata snapshot was found to be, where one is held: also beside the live root, and there it may be damaged. */
+  /** The state of the metadata snapshot, if one is held: also beside the live root, where it may be damaged. */
   held: ThinSuperblock | DeltamapperError | undefined
   /** By ascending id; to be iterated once. */
   devices: AsyncIterable<InspectedDevice>
@@ -34,7 +36,7 @@ export interface Inspection {
 
 export interface InspectedDevice extends ThinDevice {
   origin: Origin
-  /** Another device that maps exactly the same. */
+  /** Another device with exactly the same mappings. */
   twin: number | undefined
 }
 
@@ -62,7 +64,7 @@ export async function showInspection(path: string, { liveRoot = false, output }:
   })
 }
 
-/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
+/** The metadata snapshot beside the view that is read: examined for its age, or its damage. */
 async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperError> {
   try {
     const views = await openViews(path, false)
@@ -75,9 +77,9 @@ async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperErr
 }
 
 /**
- * Reads the devices twice: to tell one's origin, the clock readings of all of them must have been seen.
+ * Reads the devices twice: telling one's origin needs the clock readings of all of them.
  *
- * @throws DM_METADATA_DAMAGED for what is wrong with a device's tree only once all devices were listed
+ * @throws DM_METADATA_DAMAGED for a damaged tree of a device, only after all devices were listed
  */
 async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): AsyncGenerator<InspectedDevice> {
   const origins = new Origins()
