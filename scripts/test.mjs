@@ -12,7 +12,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
-import { join } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { clearTimeout, setTimeout } from 'node:timers'
 import { ensureDependencies, ensureLab, projectFolder, projectNode } from './setup.mjs'
@@ -24,7 +24,7 @@ const compiled = join(projectFolder, '.cache/compiled')
 const options = process.argv.slice(2)
 const withLab = !options.includes('--no-lab')
 const remember = options.includes('--remember')
-const files = options.filter((each) => !each.startsWith('--'))
+const files = options.filter((each) => !each.startsWith('--')).map((each) => relative(projectFolder, resolve(each)))
 const GIBIBYTE = 2 ** 30
 /** A lab has one processor, which waits now and then; each takes 1 GiB of memory, and a node process as much again. */
 const labsAtOnce = Math.max(1, Math.min(availableParallelism() + 1, Math.floor(totalmem() / (2 * GIBIBYTE)), 5))
@@ -42,7 +42,11 @@ const FIRST = 'check and host tests'
 const parts = [
   { name: FIRST, budget: 180, files: /$^/ },
   { name: 'other kernels and a real init', budget: 180, files: /systemd|other-kernels|real-init|trixie|installation/ },
-  { name: 'classic snapshots, NBD, backups, simulation', budget: 180, files: /\/(cow|nbd|backup|simulat)/ },
+  {
+    name: 'classic snapshots, NBD, backups, simulation',
+    budget: 180,
+    files: /\/(classic-snapshots|base-records?|vanished|cow|nbd|backup|simulat)/
+  },
   { name: 'kernel lab', budget: 360, files: /./ }
 ].map((part) => ({ ...part, seconds: 0 }))
 
@@ -99,7 +103,7 @@ async function prepare() {
 }
 
 async function kernelTests() {
-  const kernel = withLab ? kernelFiles().filter((each) => files.length === 0 || files.includes(each)) : []
+  const kernel = withLab ? (files.length === 0 ? kernelFiles() : files.filter(ownsKernels)) : []
   if (kernel.length === 0) return
   const lab = await ensureLab()
   if (lab.unavailable !== undefined) {
