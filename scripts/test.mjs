@@ -31,7 +31,7 @@ const labsAtOnce = Math.max(1, Math.min(availableParallelism() + 1, Math.floor(t
 /** Whoever prints nothing for so long hangs: a process that something keeps from ending, say. */
 const QUIET_MS = 30 * 60_000
 /** Kernel files that take less share a kernel, until they take more together. Seconds. */
-const SHORT_SECONDS = 45
+const SHORT_SECONDS = 25
 const SHARED_SECONDS = 100
 const total = { passed: 0, failed: 0, skipped: 0 }
 const started = Date.now()
