@@ -3,8 +3,8 @@
  * of backup programs, and a conformance run for authors of drivers. docs/conformance.md has an example of each.
  */
 export { type Mock, type MockOptions, type MockSnapshot, startMock } from './mock/mock.ts'
-export { compareImage, type Comparison } from './mock/images.ts'
-export { listScenarios, type Scenario } from './mock/scenario.ts'
+export { compareImage, type Comparison } from './mock/driver/images.ts'
+export { listScenarios, type Scenario } from './mock/driver/scenario.ts'
 export {
   conforms,
   type ConformanceOptions,

@@ -117,8 +117,7 @@ const farewellMs = 3000
 
 /** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { listen, backend, identity, logger, socketMode, socketGroup, tls, observer, isReady = () => true } = options
-  const { nameUnixClient = unixClient } = options
+  const { listen, identity, logger, tls, isReady = () => true } = options
   if (listen.length === 0) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -129,66 +128,135 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const addresses = listen.map((text) =>
     parseListenAddress(text, { tls: tls !== undefined, allowLoopbackTcp: options.allowLoopbackTcp ?? false })
   )
-  let draining = false
-  const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
-  const snapshotMetadataService = new SnapshotMetadataService(backend, logger, {
-    ...options.limits,
-    observer: observer?.calls,
-    onBurstOver: options.onBurstOver
-  })
-  const health = new HealthImplementation()
   if (!isPortableDriverName(identity.driverName)) {
     logger.warn(
       { driverName: identity.driverName },
       'a driver name should begin and end with a letter: CSI conformance tests insist'
     )
   }
+  let draining = false
+  const services = makeServices(options, async () => !draining && (await isReady()))
+  const { health, names } = services
+  const servers = makeServers(
+    services,
+    addresses.some(({ kind }) => kind === 'tcp')
+  )
+  const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)
+  await readiness.first
 
-  const adminService = options.admin && new AdminService(options.admin, logger)
-  const inventoryService = options.inventory && new InventoryService(options.inventory, logger)
-  const names = [
-    ...['', snapshotMetadataName, identityName],
-    ...(adminService ? [adminName] : []),
-    ...(inventoryService ? [inventoryName] : [])
-  ]
-  const makeServer = (keepalive: ChannelOptions, admin?: AdminService, inventory?: InventoryService) => {
+  const { listeners, connections, clients } = await startListeners(addresses, servers, options).catch((error) => {
+    readiness.stop()
+    for (const server of servers.all) server.forceShutdown()
+    throw error
+  })
+
+  let drained: Promise<void> | undefined
+  const drain = async (graceMs: number) => {
+    draining = true
+    readiness.stop()
+    for (const listener of listeners) listener.close()
+    announce(health, names, false)
+    await Promise.all([services.snapshotMetadata.drain(graceMs), services.admin?.drain(graceMs)])
+    // Tells every client that no further call will be answered here; connections close once their streams have ended.
+    for (const server of servers.all) server.tryShutdown(() => undefined)
+    for (const each of clients.values()) each.close()
+    await connections.closed(farewellMs)
+    connections.destroy()
+  }
+  return {
+    addresses: listeners.map(({ address }) => address),
+    drain: (graceMs) => (drained ??= drain(graceMs))
+  }
+}
+
+/** What is served. */
+interface Services {
+  readonly snapshotMetadata: SnapshotMetadataService
+  readonly identity: IdentityService
+  readonly health: HealthImplementation
+  readonly admin: AdminService | undefined
+  readonly inventory: InventoryService | undefined
+  /** By which the health service knows them. */
+  readonly names: readonly string[]
+}
+
+function makeServices(options: ServerOptions, isReady: () => Promise<boolean>): Services {
+  const { backend, identity, logger, observer, limits, onBurstOver } = options
+  const admin = options.admin && new AdminService(options.admin, logger)
+  const inventory = options.inventory && new InventoryService(options.inventory, logger)
+  return {
+    snapshotMetadata: new SnapshotMetadataService(backend, logger, {
+      ...limits,
+      observer: observer?.calls,
+      onBurstOver
+    }),
+    identity: new IdentityService({ ...identity, isReady }),
+    health: new HealthImplementation(),
+    ...{ admin, inventory },
+    names: [
+      ...['', snapshotMetadataName, identityName],
+      ...(admin ? [adminName] : []),
+      ...(inventory ? [inventoryName] : [])
+    ]
+  }
+}
+
+interface Servers {
+  readonly unix: Server
+  readonly tcp: Server | undefined
+  readonly all: readonly Server[]
+}
+
+/** @param overTcp whether one is to be reached that way */
+function makeServers({ snapshotMetadata, identity, health, admin, inventory }: Services, overTcp: boolean): Servers {
+  const makeServer = (keepalive: ChannelOptions, local: Pick<Partial<Services>, 'admin' | 'inventory'> = {}) => {
     const server = new Server({
       ...keepalive,
       'grpc.max_receive_message_length': maximumRequestBytes,
       'grpc.max_concurrent_streams': maximumConcurrentStreams,
       'grpc.enable_channelz': 0
     })
-    server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
-    server.addService(IdentityService.definition, identityService.implementation)
-    if (admin) server.addService(AdminService.definition, admin.implementation)
-    if (inventory) server.addService(InventoryService.definition, inventory.implementation)
+    server.addService(SnapshotMetadataService.definition, snapshotMetadata.implementation)
+    server.addService(IdentityService.definition, identity.implementation)
+    if (local.admin) server.addService(AdminService.definition, local.admin.implementation)
+    if (local.inventory) server.addService(InventoryService.definition, local.inventory.implementation)
     health.addToServer(server)
-    const own = { ...(admin && adminPackage), ...(inventory && inventoryPackage) }
+    const own = { ...(local.admin && adminPackage), ...(local.inventory && inventoryPackage) }
     new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...own }).addToServer(server)
     return server
   }
-  // No keepalive pings: a connection within one machine cannot be half open. A client that is stopped for a minute (its
-  // output in a pager) is merely slow, and must not lose its stream.
-  const unixServer = makeServer({}, adminService, inventoryService)
-  // A service that is not there cannot be called: TCP gets a server of its own.
-  const tcpServer = addresses.some(({ kind }) => kind === 'tcp') ? makeServer(networkKeepalive) : undefined
-  const servers = tcpServer ? [unixServer, tcpServer] : [unixServer]
+  // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a
+  // minute (its output in a pager) is merely slow and must not lose its stream.
+  const unix = makeServer({}, { admin, inventory })
+  // What is not there cannot be called: TCP gets a server of its own.
+  const tcp = overTcp ? makeServer(networkKeepalive) : undefined
+  return { unix, tcp, all: tcp ? [unix, tcp] : [unix] }
+}
 
-  const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)
-  await readiness.first
+interface Listening {
+  readonly listeners: readonly Listener[]
+  readonly connections: Connections
+  readonly clients: ReadonlyMap<Server, ClientConnections>
+}
 
+/** Listens on all addresses, or on none. @throws DM_CONFIG_INVALID, DM_SOCKET_IN_USE */
+async function startListeners(
+  addresses: readonly Address[],
+  servers: Servers,
+  { logger, socketMode, socketGroup, tls, observer, nameUnixClient = unixClient }: ServerOptions
+): Promise<Listening> {
   const connections = new Connections()
   const clients = new Map(
-    servers.map((server) => [
+    servers.all.map((server) => [
       server,
-      new ClientConnections(server, server === unixServer ? unixLimits : tcpLimits, logger)
+      new ClientConnections(server, server === servers.unix ? unixLimits : tcpLimits, logger)
     ])
   )
   let unixConnections = 0
   const listeners: Listener[] = []
   try {
     for (const address of addresses) {
-      const server = address.kind === 'tcp' && tcpServer ? tcpServer : unixServer
+      const server = address.kind === 'tcp' && servers.tcp ? servers.tcp : servers.unix
       const serve = (socket: Socket) => {
         if (address.kind === 'unix') nameConnection(socket, nameUnixClient(socket) ?? `unix-${++unixConnections}`)
         clients.get(server)?.came(socket, socket.remoteAddress ?? 'unknown')
@@ -205,29 +273,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       )
     }
   } catch (error) {
-    readiness.stop()
     for (const listener of listeners) listener.close()
-    for (const server of servers) server.forceShutdown()
     throw error
   }
-
-  let drained: Promise<void> | undefined
-  const drain = async (graceMs: number) => {
-    draining = true
-    readiness.stop()
-    for (const listener of listeners) listener.close()
-    announce(health, names, false)
-    await Promise.all([snapshotMetadataService.drain(graceMs), adminService?.drain(graceMs)])
-    // Tells every client that no further call will be answered here; connections close once their streams have ended.
-    for (const server of servers) server.tryShutdown(() => undefined)
-    for (const each of clients.values()) each.close()
-    await connections.closed(farewellMs)
-    connections.destroy()
-  }
-  return {
-    addresses: listeners.map(({ address }) => address),
-    drain: (graceMs) => (drained ??= drain(graceMs))
-  }
+  return { listeners, connections, clients }
 }
 
 async function startListener(

@@ -45,86 +45,107 @@ export interface Resumption {
  *   longer wanted, whatever its state
  * @throws a failure that cannot be repaired, or DM_ANSWER_INVALID when the answer continues differently
  */
-export async function resuming(
-  ask: (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentAnswer>,
-  options: ResumingOptions
-): Promise<ExtentAnswer> {
-  const { signal, tries, pauseMs, mayResume, onResume, onEnd } = options
-  let at = options.startingOffset
-  let failed = 0
-  let asked = false
-  let call = new AbortController()
-
-  const again = async (thrown: unknown): Promise<void> => {
-    signal.throwIfAborted()
-    const failure = asDeltamapperError(thrown)
-    const fromTheBeginning = failure.status === 'ABORTED' && Number(at) === 0
-    if (!(mayResume(failure) || fromTheBeginning) || ++failed >= tries) throw failure
-    const pause = Math.min(pauseMs * 2 ** (failed - 1), LONGEST_PAUSE_MS)
-    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
-    onResume?.({ startingOffset: at, failure })
-  }
-  const begin = async (): Promise<ExtentAnswer> => {
-    for (;;) {
-      try {
-        const resumed = asked
-        asked = true
-        call = new AbortController()
-        return await ask(at, resumed, AbortSignal.any([signal, call.signal]))
-      } catch (error) {
-        call.abort()
-        await again(error)
-      }
-    }
-  }
-  const end = (): void => {
-    call.abort()
-    onEnd?.()
-  }
-
-  const first = await begin()
-  const { capacityBytes } = first
-  async function* batches(): AsyncGenerator<ExtentBatch, void> {
-    let handedOn = false
-    try {
-      for (let stream = first; ; stream = await begin()) {
-        if (stream.capacityBytes !== undefined && stream.capacityBytes !== capacityBytes) {
-          throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
-        }
-        try {
-          for await (const batch of stream.batches) {
-            const rest = handedOn ? after(batch, Number(at)) : batch
-            if (rest.count === 0) continue
-            at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
-            handedOn = true
-            failed = 0
-            yield rest
-          }
-          return
-        } catch (error) {
-          signal.throwIfAborted()
-          if (handedOn && Number(at) >= (capacityBytes ?? Infinity) && mayResume(asDeltamapperError(error))) return
-          call.abort()
-          await again(error)
-        }
-      }
-    } finally {
-      end()
-    }
-  }
-  const answer = batches()
+export async function resuming(ask: Ask, options: ResumingOptions): Promise<ExtentAnswer> {
+  const asked = new Resuming(ask, options)
+  const first = await asked.begin()
+  const answer = asked.batches(first)
   return {
-    capacityBytes,
+    capacityBytes: first.capacityBytes,
     batches: {
       [Symbol.asyncIterator]: () => ({
         next: () => answer.next(),
         return: () => {
           // A generator that was never asked for anything has nothing to leave, but its call has begun.
-          end()
+          asked.end()
           return answer.return()
         }
       })
     }
+  }
+}
+
+type Ask = (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentAnswer>
+
+/** An answer on its way, over as many calls as it takes. */
+class Resuming {
+  readonly #ask: Ask
+  readonly #options: ResumingOptions
+  /** From where it goes on, in bytes. */
+  #at: number | bigint
+  /** Tries since something was received. */
+  #failed = 0
+  #asked = false
+  #call = new AbortController()
+
+  constructor(ask: Ask, options: ResumingOptions) {
+    this.#ask = ask
+    this.#options = options
+    this.#at = options.startingOffset
+  }
+
+  /** Asks until an answer has begun. @throws the failure that cannot be got over */
+  async begin(): Promise<ExtentAnswer> {
+    for (;;) {
+      try {
+        const resumed = this.#asked
+        this.#asked = true
+        this.#call = new AbortController()
+        return await this.#ask(this.#at, resumed, AbortSignal.any([this.#options.signal, this.#call.signal]))
+      } catch (error) {
+        this.#call.abort()
+        await this.#again(error)
+      }
+    }
+  }
+
+  async *batches(first: ExtentAnswer): AsyncGenerator<ExtentBatch, void> {
+    const { capacityBytes } = first
+    const { signal, mayResume } = this.#options
+    let handedOn = false
+    try {
+      for (let stream = first; ; stream = await this.begin()) {
+        if (stream.capacityBytes !== undefined && stream.capacityBytes !== capacityBytes) {
+          throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
+        }
+        try {
+          for await (const batch of stream.batches) {
+            const rest = handedOn ? after(batch, Number(this.#at)) : batch
+            if (rest.count === 0) continue
+            this.#at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
+            handedOn = true
+            this.#failed = 0
+            yield rest
+          }
+          return
+        } catch (error) {
+          signal.throwIfAborted()
+          const isAtEnd = handedOn && Number(this.#at) >= (capacityBytes ?? Infinity)
+          if (isAtEnd && mayResume(asDeltamapperError(error))) return
+          this.#call.abort()
+          await this.#again(error)
+        }
+      }
+    } finally {
+      this.end()
+    }
+  }
+
+  /** Nobody wants more of it. */
+  end(): void {
+    this.#call.abort()
+    this.#options.onEnd?.()
+  }
+
+  /** Waits for the next try. @throws the failure, where there is none */
+  async #again(thrown: unknown): Promise<void> {
+    const { signal, tries, pauseMs, mayResume, onResume } = this.#options
+    signal.throwIfAborted()
+    const failure = asDeltamapperError(thrown)
+    const fromTheBeginning = failure.status === 'ABORTED' && Number(this.#at) === 0
+    if (!(mayResume(failure) || fromTheBeginning) || ++this.#failed >= tries) throw failure
+    const pause = Math.min(pauseMs * 2 ** (this.#failed - 1), LONGEST_PAUSE_MS)
+    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
+    onResume?.({ startingOffset: this.#at, failure })
   }
 }
 

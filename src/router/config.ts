@@ -3,7 +3,7 @@
  * the start.
  */
 import { z } from 'zod'
-import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
+import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../process/config-file.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'

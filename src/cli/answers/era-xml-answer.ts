@@ -5,9 +5,9 @@ import { type WrittenDump, writtenExtentsOf, writtenSince } from '../../devicema
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { endBytes } from '../../devicemapper/xml-extents.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { AnswerOptions, Remark } from './answer.ts'
+import type { AnswerOptions, Remark } from './question.ts'
 import { leftOutOf } from './left-out.ts'
-import { exactSize, humanSize } from '../output/quantities.ts'
+import { exactSize, humanSize } from '../command-line/quantities.ts'
 import { readWhole } from './xml-end.ts'
 import type { XmlInput } from './xml-input.ts'
 

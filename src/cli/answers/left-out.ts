@@ -4,8 +4,8 @@
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { Remark } from './answer.ts'
-import { humanSize } from '../output/quantities.ts'
+import type { Remark } from './question.ts'
+import { humanSize } from '../command-line/quantities.ts'
 
 /**
  * Prints how many bytes beyond the size are left out, if any are.

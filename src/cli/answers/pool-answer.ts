@@ -3,12 +3,13 @@
  * device.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
-import type { MappingStream, PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
-import type { AnswerOptions, NamedQuestion, Remark } from './answer.ts'
+import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import type { AnswerOptions, NamedQuestion, Remark } from './question.ts'
+import { type MetadataQuestion, nativeAnswer } from './native-answer.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import { deviceId } from '../command-line/option-values.ts'
-import { describeView, openViews } from '../output/pool-views.ts'
-import { humanSize } from '../output/quantities.ts'
+import { describeView, openViews } from '../inspection/pool-views.ts'
+import { humanSize } from '../command-line/quantities.ts'
 
 /** Hands the answer to `use`. @throws UsageError when BASE or TARGET is no thin device id; what reading throws */
 export async function answerFromPool(
@@ -44,31 +45,7 @@ export async function answerFromPool(
   }
 }
 
-/** A question about a pool's metadata. Sizes and offset in bytes. */
-export interface MetadataQuestion {
-  readonly baseId: number | undefined
-  readonly targetId: number
-  /** By default as large as the target. */
-  readonly baseSizeBytes: number | undefined
-  readonly sizeBytes: number
-  /** The size was not given: it is the end of the target's highest mapping. */
-  readonly sizeIsFromTree: boolean
-  readonly startingOffset: number
-  readonly signal: AbortSignal
-}
-
-/** The answer of our own reading of the metadata. */
-export async function nativeAnswer(
-  metadata: PoolMetadata,
-  { baseId, targetId, baseSizeBytes, sizeBytes, sizeIsFromTree, ...rest }: MetadataQuestion
-): Promise<MappingStream> {
-  const question = { sizeBytes: sizeIsFromTree ? undefined : sizeBytes, ...rest }
-  return baseId === undefined
-    ? metadata.allocated({ deviceId: targetId, ...question })
-    : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
-}
-
-/** The same question beyond its size, up to the end of all mappings; undefined if nothing is there. */
+/** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */
 async function beyond(metadata: PoolMetadata, question: MetadataQuestion): Promise<ExtentStream | undefined> {
   const { baseId, targetId, sizeBytes, signal } = question
   let endBytes = 0

@@ -11,9 +11,9 @@ import { checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/tru
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { UsageError } from '../command-line/failure.ts'
-import { describeView, openViews } from '../output/pool-views.ts'
-import { humanSize } from '../output/quantities.ts'
-import type { AnswerOptions, Question, Remark } from './answer.ts'
+import { describeView, openViews } from '../inspection/pool-views.ts'
+import { humanSize } from '../command-line/quantities.ts'
+import type { AnswerOptions, Question, Remark } from './question.ts'
 
 /**
  * Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata

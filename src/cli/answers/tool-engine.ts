@@ -9,9 +9,9 @@ import type { Engine } from '../../devicemapper/tools/engine.ts'
 import { checkTool } from '../../devicemapper/tools/tool.ts'
 import { toolAnswer } from '../../devicemapper/tools/tool-answer.ts'
 import { describeVersion } from '../../devicemapper/tools/tool-version.ts'
-import type { Remark } from './answer.ts'
-import { type MetadataQuestion, nativeAnswer } from './pool-answer.ts'
-import { counted } from '../output/quantities.ts'
+import type { Remark } from './question.ts'
+import { type MetadataQuestion, nativeAnswer } from './native-answer.ts'
+import { counted } from '../command-line/quantities.ts'
 
 /** The tools in this user's PATH. */
 const command: readonly string[] = []

@@ -3,7 +3,7 @@
  */
 import { type Command, Option } from 'commander'
 import { engines } from '../../devicemapper/tools/engine.ts'
-import type { Question } from '../answers/answer.ts'
+import type { Question } from '../answers/question.ts'
 import { addTlsOptions, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
 import { byteCount, count, seconds } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'

@@ -1,8 +1,8 @@
 /** `deltamapper mock`, after its command line is parsed. */
 import { once } from 'node:events'
-import { compareImage } from '../../mock/images.ts'
+import { compareImage } from '../../mock/driver/images.ts'
 import { startMock } from '../../mock/mock.ts'
-import { listScenarios } from '../../mock/scenario.ts'
+import { listScenarios } from '../../mock/driver/scenario.ts'
 import { exitStatus, UsageError } from '../command-line/failure.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'

@@ -5,7 +5,7 @@ import { forJson } from './admin-command.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { exitStatus, UsageError } from '../command-line/failure.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { examinationText, textStyle } from '../output/examination-text.ts'
+import { examinationText, type SeenExamination, textStyle } from '../output/examination-text.ts'
 import { written } from '../output/text-output.ts'
 
 /** How long the agent may take: more than its own patience with devices that do not answer. Milliseconds. */
@@ -19,13 +19,7 @@ export interface DoctorOptions {
   output: 'table' | 'json'
 }
 
-/** An examination, and the agent it is from; undefined when this process made it. */
-export interface SeenExamination {
-  endpoint: string | undefined
-  examination: Examination
-}
-
-/** Sets the process's exit status when there is a problem. @throws UsageError, Interrupted, OutputClosed */
+/** Sets the process's exit status when something stands in the way. @throws UsageError, Interrupted, OutputClosed */
 export async function showExamination(options: DoctorOptions): Promise<void> {
   const address = options.local ? undefined : endpointAddress(options.endpoint)
   await interruptible(undefined, async (signal) => {

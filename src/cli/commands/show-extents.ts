@@ -3,7 +3,8 @@
  * source.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { type AnswerOptions, type Question, type Remark, withAnswer } from '../answers/answer.ts'
+import { withAnswer } from '../answers/answer.ts'
+import type { AnswerOptions, Question, Remark } from '../answers/question.ts'
 import { interruptible } from '../command-line/interruption.ts'
 import { writeJson } from '../output/json.ts'
 import { mapStyle, writeMap } from '../output/map.ts'

@@ -3,7 +3,7 @@
  */
 import type { EraSnapshot, EraVolume } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, exactSize, humanSize, percentage } from './quantities.ts'
+import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
 

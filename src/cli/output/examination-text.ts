@@ -4,9 +4,14 @@
  */
 import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, humanSize, percentage } from './quantities.ts'
-import type { SeenExamination } from '../commands/show-examination.ts'
+import { counted, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
+
+/** An examination, and the agent it is from; undefined when this process has looked itself. */
+export interface SeenExamination {
+  endpoint: string | undefined
+  examination: Examination
+}
 
 /** Rows of a table, and names in a line; JSON has all of them. */
 const MOST_ROWS = 40

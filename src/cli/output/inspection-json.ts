@@ -4,7 +4,7 @@
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { InspectedDevice, Inspection } from '../commands/show-inspection.ts'
+import type { InspectedDevice, Inspection } from '../inspection/pool-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
 export async function writeInspectionJson({ views, held, devices }: Inspection, output: TextOutput): Promise<void> {

@@ -1,7 +1,7 @@
 /** Owned pools, their volumes and snapshots, and differences, as text for people. */
 import type { AdminCalls, Pool, Volume } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, exactSize, humanSize, percentage } from './quantities.ts'
+import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
 

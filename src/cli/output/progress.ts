@@ -1,6 +1,6 @@
 /** A bar on a terminal's stderr while a long answer passes by. Answers within half a second have none. */
 import type { ExtentAnswer, ExtentBatch, ExtentStream } from '../../devicemapper/extents.ts'
-import { humanSize, percentage } from './quantities.ts'
+import { humanSize, percentage } from '../command-line/quantities.ts'
 
 const FIRST_AFTER_MS = 500
 const REDRAW_EVERY_MS = 100

@@ -3,7 +3,7 @@
  * complete.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { humanSize } from './quantities.ts'
+import { humanSize } from '../command-line/quantities.ts'
 import { Phrase, type TextOutput } from './text-output.ts'
 import { type Subject, summary } from './totals.ts'
 

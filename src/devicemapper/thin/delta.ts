@@ -24,7 +24,7 @@ import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import { RecordedMappings } from './base-record/recorded-mappings.ts'
+import { RecordedMappings } from './recorded-mappings.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
 /**

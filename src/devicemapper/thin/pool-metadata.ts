@@ -17,7 +17,7 @@ import type { BaseRecordReader } from './base-record/reader.ts'
 import { checkRecordBlocks } from './base-record/trust.ts'
 import { changedExtents, type MappingSink } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
-import { packDevices, type PoolMoment } from './pool-moment.ts'
+import { packDevices, type PoolMoment } from './base-record/pool-moment.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */

@@ -32,7 +32,7 @@ import { crc32c } from '@node-rs/crc32'
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { DeltamapperError } from '../../../errors.ts'
-import type { PoolMoment } from '../pool-moment.ts'
+import type { PoolMoment } from './pool-moment.ts'
 
 export const MAGIC = Buffer.from('deltamapper base')
 export const VERSION = 1

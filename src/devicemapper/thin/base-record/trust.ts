@@ -3,7 +3,7 @@
  * the record.
  */
 import { DeltamapperError } from '../../../errors.ts'
-import { howWentBack, type PoolMoment } from '../pool-moment.ts'
+import { howWentBack, type PoolMoment } from './pool-moment.ts'
 import { type BaseRecordHeader, MAX_TIME } from './format.ts'
 
 /** @throws DM_BASE_RECORD_FOREIGN for a pool of another block size: numbers of blocks are not comparable */

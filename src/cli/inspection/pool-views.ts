@@ -4,7 +4,7 @@
  */
 import { openPoolMetadata, type PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { counted } from './quantities.ts'
+import { counted } from '../command-line/quantities.ts'
 
 export interface PoolViews {
   /** The view that answers: the metadata snapshot if one is held, unless the live root was requested. */

@@ -3,7 +3,7 @@
  * answered from one of them, and the user is told which, and how far apart they are.
  */
 import type { EraMetadata } from '../../devicemapper/era/era-metadata.ts'
-import { counted } from './quantities.ts'
+import { counted } from '../command-line/quantities.ts'
 
 /** Which view answers, in words. */
 export function describeEraView(metadata: EraMetadata): string {

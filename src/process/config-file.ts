@@ -2,10 +2,10 @@
 import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
 import { z } from 'zod'
-import { DeltamapperError } from './errors.ts'
-import { parseListenAddress } from './grpc/address.ts'
-import { checkDriverName } from './grpc/identity.ts'
-import { groupIdOf } from './grpc/unix-socket.ts'
+import { DeltamapperError } from '../errors.ts'
+import { parseListenAddress } from '../grpc/address.ts'
+import { checkDriverName } from '../grpc/identity.ts'
+import { groupIdOf } from '../grpc/unix-socket.ts'
 
 /** How a unix socket is made, for agent and router alike. */
 export const socketFields = {
