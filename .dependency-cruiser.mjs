@@ -77,7 +77,8 @@ export default {
     })),
     {
       name: 'src/*.ts is below all rooms',
-      comment: 'testing.ts, thin.ts and era.ts are what the package exports under these names: nobody in here imports them.',
+      comment:
+        'testing.ts, thin.ts and era.ts are what the package exports under these names: nobody in here imports them.',
       severity: 'error',
       from: { path: '^src/[^/]+\\.ts$', pathNot: '^src/(testing|thin|era)\\.ts$' },
       to: { path: '^(src/[^/]+/|native/|src/(testing|thin|era)\\.ts)' }
