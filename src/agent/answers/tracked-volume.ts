@@ -32,7 +32,7 @@ export interface TrackedSnapshot {
 /** No metadata is read for these, and the tools have no part in it. */
 export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
   return {
-    where: 'is a snapshot of an era volume',
+    where: 'is a snapshot of a tracked volume',
     async plan({ base, target, startingOffset, maxResults }) {
       checkOffset(startingOffset, target.handle, target.record.sizeBytes)
       const from = Number(startingOffset)
@@ -151,7 +151,7 @@ function checkComparable(base: TrackedSnapshot, target: TrackedSnapshot): void {
   if (base.record.volume !== target.record.volume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
-      `${base.handle} is a snapshot of era volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
+      `${base.handle} is a snapshot of tracked volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
       'compare snapshots of one volume'
     )
   }

@@ -17,15 +17,20 @@ import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.t
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
 import { describeEraSnapshot, describeEraVolume } from './description.ts'
-import { EraGuard, noSuchVolume } from './device/guard.ts'
-import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
+import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
+import {
+  formatSnapshotBy,
+  type LowerSnapshotRecord,
+  LowerSnapshots,
+  type SnapshotCommands
+} from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import { ownPlaces } from './device/own-place.ts'
-import { Quiet } from './device/quiet.ts'
+import { neededPaths } from './device/self-hosting.ts'
+import { StatusGate } from './device/status-gate.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
 /** Block sizes are a multiple of this, in bytes. */
@@ -81,8 +86,8 @@ export class EraVolumes implements EraBackend {
   readonly #lower: LowerSnapshots
   readonly #attachment: Attachment
   readonly #parts: BoundaryParts
-  readonly #turns = new Turns()
-  readonly #quiet = new Quiet()
+  readonly #locks = new KeyedLock()
+  readonly #statusGate = new StatusGate()
   readonly #sessions = new Map<string, Session>()
   /** Aborted when the agent stops. */
   readonly #closing = new AbortController()
@@ -93,11 +98,11 @@ export class EraVolumes implements EraBackend {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
-    const guard = new EraGuard(catalog, deviceMapper, logger)
+    const historyCheck = new HistoryCheck(catalog, deviceMapper, logger)
     this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, { logger, trustRestarts })
-    const places = () => ownPlaces(catalog.path)
-    this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
+    this.#attachment = new Attachment(catalog, deviceMapper, historyCheck, this.#lower, { logger, trustRestarts })
+    const places = () => neededPaths(catalog.path)
+    this.#parts = { catalog, deviceMapper, historyCheck, recorder, logger, places }
   }
 
   /**
@@ -119,7 +124,7 @@ export class EraVolumes implements EraBackend {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
     this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', why, 'ask again once it is back'))
     for (const token of [...this.#sessions.keys()]) await this.#expire(token)
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
   /** Whether a source name is that of a tracked volume. */
@@ -133,8 +138,8 @@ export class EraVolumes implements EraBackend {
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
     const snapshotBy = formatSnapshotBy(snapshotSize)
     // One at a time for all names: two calls may name the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         await this.#settle(name)
         const takenBy = (await this.has(name))
           ? 'a volume that is tracked already'
@@ -179,7 +184,7 @@ export class EraVolumes implements EraBackend {
     const snapshots = await this.#catalog.eraSnapshots()
     return {
       volumes: await Promise.all(
-        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#quiet))
+        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#statusGate))
       )
     }
   }
@@ -204,7 +209,7 @@ export class EraVolumes implements EraBackend {
       } catch (error) {
         await boundary.abandon(async () => {
           await prepared.remove().catch((failure: unknown) => {
-            this.#logger.warn({ volume, snapshot: name, err: failure }, 'what was taken could not be removed')
+            this.#logger.warn({ volume, snapshot: name, err: failure }, 'the lower snapshot could not be removed')
           })
         })
         throw error
@@ -251,7 +256,7 @@ export class EraVolumes implements EraBackend {
         await boundary.abandon()
         return {}
       }
-      const lower: Lower = { kind: 'driver', reference }
+      const lower: LowerSnapshotRecord = { kind: 'driver', reference }
       return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower), unmounted) }
     } finally {
       await boundary.abandon()
@@ -274,7 +279,7 @@ export class EraVolumes implements EraBackend {
   async deleteSnapshot(volume: string, name: string): Promise<void> {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
-      const lower = JSON.parse(snapshot.lower) as Lower
+      const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
       await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
       await this.#catalog.deleteEraSnapshot(volume, name)
     })
@@ -287,11 +292,11 @@ export class EraVolumes implements EraBackend {
    */
   async inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
     if (!(await this.has(name))) throw noSuchVolume(name)
-    return this.#turns.take(name, async () => {
+    return this.#locks.take(name, async () => {
       await this.#settle(name)
       const volume = await this.#catalog.findEraVolume(name)
       if (!volume) throw noSuchVolume(name)
-      return this.#quiet.keep(name, () => work(volume))
+      return this.#statusGate.keep(name, () => work(volume))
     })
   }
 
@@ -314,14 +319,14 @@ export class EraVolumes implements EraBackend {
   }
 
   async #settle(name: string): Promise<void> {
-    const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
-    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+    const because = await this.#statusGate.keep(name, () => this.#attachment.settle(name))
+    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'recovered what was interrupted')
   }
 
   /** Never rejects: the caller may be gone. */
   async #settleAtStart(volume: string): Promise<void> {
     try {
-      await this.#turns.take(volume, async () => {
+      await this.#locks.take(volume, async () => {
         await this.#settle(volume)
         await this.#attachment.lookAtStart(volume)
       })

@@ -14,7 +14,7 @@ import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../..
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
-import { withNote } from '../leases/keeper-note.ts'
+import { withNote } from '../leases/release-note.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
@@ -306,8 +306,7 @@ async function judge(
       because: `thin device ${thinId} was created at transaction ${transactionId}, and it at ${thin.transactionId}: they are not the same`
     }
   }
-  if (knowledge === undefined)
-    return unknownBase('whether it is what it was when it was served, only the agent can tell')
+  if (knowledge === undefined) return unknownBase('only the agent knows whether it is unchanged since it was served')
   const snapshot: Snapshot = {
     kind: 'thin',
     ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },

@@ -123,7 +123,7 @@ export class ActivePool {
     if (!foreign) return devices[0]
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
-      `${this.pool.name}/${thin.name} is active as ${foreign.dmName}, which this agent has not made and leaves as it is`,
+      `${this.pool.name}/${thin.name} is active as ${foreign.dmName}, which this agent has not made and does not touch`,
       `\`dmsetup remove ${foreign.dmName}\``
     )
   }

@@ -16,7 +16,7 @@ import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import { ActivePool, planOf } from './active-pool.ts'
-import { PoolBooks } from './books.ts'
+import { PoolIntents } from './pool-intents.ts'
 import { describeFinding, describePool, describeThins } from './description.ts'
 import { FullnessLog } from './fullness.ts'
 import { otherPools } from './kernel-view.ts'
@@ -25,7 +25,7 @@ import { checkPoolName } from '../node/naming.ts'
 import { checkCount, SECTOR_BYTES } from '../node/request-checks.ts'
 import { ownedPoolSource } from '../answers/owned-pool.ts'
 import { type Placed, Thins } from './thins.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
 
 /** The default low-water mark, as a part of the pool. */
 const LOW_WATER_PART = 20
@@ -55,8 +55,8 @@ export class OwnedPools implements PoolBackend {
   readonly #logger: Logger
   readonly #takenBy: NonNullable<OwnedPoolsOptions['takenBy']>
   readonly #watchIntervalMs: number
-  readonly #turns = new Turns()
-  readonly #books: PoolBooks
+  readonly #locks = new KeyedLock()
+  readonly #intents: PoolIntents
   readonly #thins: Thins
   readonly #fullness: FullnessLog
   readonly #stopping = new AbortController()
@@ -70,8 +70,8 @@ export class OwnedPools implements PoolBackend {
     this.#logger = logger
     this.#takenBy = takenBy ?? (() => Promise.resolve(undefined))
     this.#watchIntervalMs = watchIntervalMs
-    this.#books = new PoolBooks(catalog, deviceMapper, logger)
-    this.#thins = new Thins(this.#books, catalog, deviceMapper)
+    this.#intents = new PoolIntents(catalog, deviceMapper, logger)
+    this.#thins = new Thins(this.#intents, catalog, deviceMapper)
     this.#fullness = new FullnessLog(logger)
   }
 
@@ -92,7 +92,7 @@ export class OwnedPools implements PoolBackend {
   async close(): Promise<void> {
     this.#stopping.abort()
     await this.#watching
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
   /** Answers for the volumes and snapshots of an owned pool; undefined when there is no pool of this name. */
@@ -114,8 +114,8 @@ export class OwnedPools implements PoolBackend {
       transactionId: 0n
     }
     // One at a time for all names: two calls may name the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         const takenBy = this.#names.has(name) ? 'a pool of this agent' : await this.#takenBy(name)
         if (takenBy !== undefined) {
           throw new DeltamapperError(
@@ -128,7 +128,7 @@ export class OwnedPools implements PoolBackend {
         const lowWaterBlocks =
           lowWaterBytes === undefined ? Math.ceil(dataBytes / blockBytes / LOW_WATER_PART) : asked.lowWaterBlocks
         const pool = { ...asked, lowWaterBlocks }
-        await this.#books.change(name, { kind: 'create-pool', pool }, async () => {
+        await this.#intents.change(name, { kind: 'create-pool', pool }, async () => {
           await createPool(this.#deviceMapper, planOf(pool))
         })
         this.#names.add(name)
@@ -138,16 +138,16 @@ export class OwnedPools implements PoolBackend {
   }
 
   async activatePool({ pool: name, withVolumes }: Request<'activatePool'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.entry(name)
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.entry(name)
       if (!(await this.#active(pool).isActive())) {
         const [intent] = view.intents
         const unfinished = intent !== undefined && 'transactionId' in intent ? [pool.transactionId + 1n] : []
         await activatePool(this.#deviceMapper, planOf(pool), [pool.transactionId, ...unfinished])
       }
-      this.#books.report(await this.#books.settle(name))
+      this.#intents.report(await this.#intents.recover(name))
       if (!withVolumes) return
-      for (const thin of (await this.#books.entry(name)).view.thins) {
+      for (const thin of (await this.#intents.entry(name)).view.thins) {
         if (thin.kind === 'volume') await this.#thins.activate(pool, thin, false)
       }
     })
@@ -155,28 +155,28 @@ export class OwnedPools implements PoolBackend {
   }
 
   async deactivatePool({ pool: name, withVolumes }: Request<'deactivatePool'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.triedEntry(name)
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.triedEntry(name)
       await this.#active(pool).deactivate(view.thins, withVolumes)
     })
     return this.getPool({ pool: name })
   }
 
   async growPool({ pool: name }: Request<'growPool'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool } = await this.#books.triedEntry(name)
+    await this.#locks.take(name, async () => {
+      const { pool } = await this.#intents.triedEntry(name)
       const active = this.#active(pool)
       await active.refuseInactive()
       await active.target.grow()
       // Intents that waited for metadata space can be recovered now.
-      await this.#books.triedEntry(name)
+      await this.#intents.triedEntry(name)
     })
     return this.getPool({ pool: name })
   }
 
   async removePool({ pool: name, wipe }: Request<'removePool'>): Promise<object> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.triedEntry(name)
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.triedEntry(name)
       if (view.thins.length > 0) {
         throw new DeltamapperError(
           'DM_DEVICE_BUSY',
@@ -199,7 +199,7 @@ export class OwnedPools implements PoolBackend {
   }
 
   async getPool({ pool: name }: Request<'getPool'>): Promise<Pool> {
-    const { pool, view } = await this.#books.entry(name)
+    const { pool, view } = await this.#intents.entry(name)
     return describePool(this.#deviceMapper, pool, view)
   }
 
@@ -224,8 +224,8 @@ export class OwnedPools implements PoolBackend {
 
   async activateVolume({ pool: poolName, name, writable }: Request<'activateVolume'>): Promise<Volume> {
     return this.#placed(poolName, async () => {
-      const { pool } = await this.#books.triedEntry(poolName)
-      const thin = await this.#books.thin(poolName, name)
+      const { pool } = await this.#intents.triedEntry(poolName)
+      const thin = await this.#intents.thin(poolName, name)
       await this.#active(pool).refuseInactive()
       await this.#thins.activate(pool, thin, thin.kind === 'snapshot' && !writable)
       return { pool, thin }
@@ -234,20 +234,20 @@ export class OwnedPools implements PoolBackend {
 
   async deactivateVolume({ pool: poolName, name }: Request<'deactivateVolume'>): Promise<Volume> {
     return this.#placed(poolName, async () => {
-      const { pool } = await this.#books.triedEntry(poolName)
-      const thin = await this.#books.thin(poolName, name)
+      const { pool } = await this.#intents.triedEntry(poolName)
+      const thin = await this.#intents.thin(poolName, name)
       await this.#thins.deactivate(pool, thin)
       return { pool, thin }
     })
   }
 
   async deleteVolume({ pool, name }: Request<'deleteVolume'>): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'volume'))
+    await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'volume'))
     return {}
   }
 
   async deleteSnapshot({ pool, name }: Request<'deleteSnapshot'>): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
+    await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
     return {}
   }
 
@@ -262,13 +262,13 @@ export class OwnedPools implements PoolBackend {
   // Differences
 
   async reconcile({ pool: name }: Request<'reconcile'>): Promise<PoolCalls['reconcile'][1]> {
-    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#books.entry(name)).pool] }
+    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#intents.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []
     for (const pool of pools) {
-      const settlement = await this.#turns.take(pool.name, () => this.#books.settle(pool.name))
-      settled.push(...settlement.settled)
-      findings.push(...settlement.findings)
+      const recovery = await this.#locks.take(pool.name, () => this.#intents.recover(pool.name))
+      settled.push(...recovery.settled)
+      findings.push(...recovery.findings)
     }
     if (name === '') {
       const others = otherPools(await surveyDevices(this.#deviceMapper), pools)
@@ -279,17 +279,17 @@ export class OwnedPools implements PoolBackend {
   }
 
   async acceptKernel({ pool: name }: Request<'acceptKernel'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool } = await this.#books.entry(name)
+    await this.#locks.take(name, async () => {
+      const { pool } = await this.#intents.entry(name)
       const active = this.#active(pool)
       await active.refuseInactive()
       const { transactionId } = await active.numbers()
-      await this.#books.settle(name)
-      const after = await this.#books.entry(name)
+      await this.#intents.recover(name)
+      const after = await this.#intents.entry(name)
       if (after.view.intents.length > 0 || after.pool.transactionId !== transactionId) {
         await this.#catalog.acceptTransactionId(name, (await active.numbers()).transactionId)
       }
-      this.#books.report(await this.#books.settle(name))
+      this.#intents.report(await this.#intents.recover(name))
     })
     return this.getPool({ pool: name })
   }
@@ -299,7 +299,7 @@ export class OwnedPools implements PoolBackend {
   }
 
   async forgetThin({ pool, name, unseen }: Request<'forgetThin'>): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.forget(pool, name, unseen))
+    await this.#locks.take(pool, () => this.#thins.forget(pool, name, unseen))
     return {}
   }
 
@@ -311,16 +311,16 @@ export class OwnedPools implements PoolBackend {
 
   /** Runs work on one thin under its pool's lock. @returns the thin as it is afterwards */
   async #placed(poolName: string, work: () => Promise<Placed>): Promise<Volume> {
-    return this.#turns.take(poolName, async () => {
+    return this.#locks.take(poolName, async () => {
       const { pool, thin } = await work()
-      const { view } = await this.#books.entry(poolName)
+      const { view } = await this.#intents.entry(poolName)
       const [described] = await describeThins(this.#deviceMapper, pool, view, ({ id }) => id === thin.id)
       return described
     })
   }
 
   async #list(pool: string, kind: OwnedThin['kind']): Promise<Volume[]> {
-    const view = pool === '' ? await this.#catalog.view() : (await this.#books.entry(pool)).view
+    const view = pool === '' ? await this.#catalog.view() : (await this.#intents.entry(pool)).view
     const listed = await Promise.all(
       view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))
     )
@@ -334,8 +334,8 @@ export class OwnedPools implements PoolBackend {
   /** Never rejects: the caller may be gone. */
   async #settleAtStart(name: string): Promise<void> {
     try {
-      await this.#turns.take(name, async () => {
-        this.#books.report(await this.#books.settle(name))
+      await this.#locks.take(name, async () => {
+        this.#intents.report(await this.#intents.recover(name))
         // A thin whose creation was interrupted does not exist after all.
         if (!(await this.#namesInCatalog()).has(name)) this.#names.delete(name)
       })

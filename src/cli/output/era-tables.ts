@@ -51,7 +51,7 @@ export function eraVolumeFacts(volume: EraVolume): string {
         ] as const)
       : []),
     ['snapshots', String(volume.snapshots)],
-    ['history', `since it was ${oneLine(volume.lineBecause)} (line ${volume.line})`],
+    ['history', `since it was ${oneLine(volume.lineBecause)} (id ${volume.line})`],
     ['last checked', moment(volume.guardCheckedAtMs)],
     ['data device', volume.dataDevice],
     ['metadata device', volume.metadataDevice],

@@ -219,7 +219,7 @@ function tally(findings: readonly Finding[]): string {
     (severity) => [severity, findings.filter((each) => each.severity === severity).length] as const
   )
   const told = counts.filter(([, count]) => count > 0).map(([severity, count]) => counted(count, severity))
-  const verdict = counts[0][1] > 0 ? 'something stands in the way' : 'nothing stands in the way'
+  const verdict = counts[0][1] > 0 ? 'there are problems' : 'there are no problems'
   return told.length === 0 ? verdict : `${verdict}: ${told.join(', ')}`
 }
 

@@ -330,7 +330,7 @@ export class ThinPool {
         throw new DeltamapperError(
           'DM_CALL_STUCK',
           `${name} was suspended and could not be resumed: ${(cause as Error).message}`,
-          `\`dmsetup resume ${name}\`: until then, whatever uses it waits`,
+          `\`dmsetup resume ${name}\`: until then, everything that uses it waits`,
           { cause }
         )
       }
