@@ -1,8 +1,8 @@
 /**
- * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets and over mutual TLS; on unix
- * sockets, where it is asked for, deltamapper.v1.Admin and Inventory as well.
+ * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets and
+ * over mutual TLS. On unix sockets, deltamapper.v1.Admin and Inventory as well, if requested.
  *
- * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
+ * Our own listeners accept connections and hand them to grpc-js, which cannot bind a socket that is never more open
  * than configured (unix-socket.ts).
  */
 import { createServer, type Server as NetServer, type Socket } from 'node:net'
@@ -33,7 +33,9 @@ export interface ServerOptions {
   /** Addresses to listen on, see address.ts. At least one. */
   readonly listen: readonly string[]
   readonly backend: SnapshotMetadataBackend
-  /** Given: the Admin service too, on unix sockets only. Whoever may connect to one may then do all that it offers. */
+  /**
+   * Given: the Admin service too, on unix sockets only. Anyone who can connect to one may then do all that it offers.
+   */
   readonly admin?: AdminBackend | undefined
   /** Given: the Inventory service too, on unix sockets only. */
   readonly inventory?: InventoryBackend | undefined
@@ -43,35 +45,41 @@ export interface ServerOptions {
   readonly socketMode?: number
   /** Group of the sockets, a number or a name. */
   readonly socketGroup?: number | string
-  /** Whether calls can be answered: what Probe and the health service say. Always, unless given. */
+  /** Whether calls can be answered: the answer of Probe and the health service. Always, unless given. */
   readonly isReady?: () => boolean | Promise<boolean>
   /** Makes every `tcp://` address a TLS one, for clients whose certificate carries `clientName` only. */
   readonly tls?: { readonly certificates: Certificates; readonly clientName: string } | undefined
-  /** Permits, without TLS, `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to. */
+  /**
+   * Permits, without TLS, `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to.
+   */
   readonly allowLoopbackTcp?: boolean
   readonly observer?: ServerObserver | undefined
   /** Of calls to SnapshotMetadata; without limit unless given. */
   readonly limits?: StreamLimits | undefined
-  /** Told when many calls to SnapshotMetadata have ended within a short time, and hardly any is left. */
+  /** Called when many calls to SnapshotMetadata have ended within a short time, and hardly any is left. */
   readonly onBurstOver?: () => void
-  /** What a client on a unix socket goes by: its process, unless given. Undefined for one that is told from nobody else. */
+  /**
+   * The identity of a client on a unix socket: its process, unless given. Undefined for a client that cannot be told
+   * from others.
+   */
   readonly nameUnixClient?: (socket: Socket) => string | undefined
 }
 
-/** Whoever counts. */
+/** For metrics. */
 export interface ServerObserver {
-  /** Told of calls to SnapshotMetadata. */
+  /** Gets the calls to SnapshotMetadata. */
   readonly calls: CallObserver
-  /** A client was refused for its certificate, or for not showing one in time. */
+  /** Called when a client was refused for its certificate, or for not showing one in time. */
   readonly clientRefused: () => void
 }
 
 export interface RunningServer {
-  /** Where it listens, in the order of `listen`, with the real port where 0 was asked for. */
+  /** Its addresses, in the order of `listen`, with the real port where 0 was given. */
   readonly addresses: readonly string[]
   /**
-   * Stops accepting connections and removes the sockets; says NOT_SERVING; refuses new streams; lets running ones finish for `graceMs`
-   * milliseconds and ends the rest with DM_SHUTTING_DOWN. Resolves once everything is closed, at most about two seconds after that.
+   * Stops accepting connections and removes the sockets; answers NOT_SERVING; refuses new streams. Running streams may
+   * finish for `graceMs` milliseconds; the rest end with DM_SHUTTING_DOWN. Resolves once everything is closed, at most
+   * about two seconds after that.
    */
   drain(graceMs: number): Promise<void>
 }
@@ -91,10 +99,14 @@ const maximumConcurrentStreams = 256
 /** Sidecar, health probes and a few people: far fewer, and nobody needs to cancel many calls. */
 const unixLimits: ConnectionLimits = { connections: 256, ofClient: 64, calls: { calls: 512, perSecond: 100 } }
 
-/** Routers, each for many clients, whom it limits itself. Those that have shown no certificate yet are limited in tls.ts. */
+/**
+ * Routers, each for many clients, which it limits itself. Connections without a certificate yet are limited in tls.ts.
+ */
 const tcpLimits: ConnectionLimits = { connections: 256, ofClient: 64, calls: { calls: 4096, perSecond: 1000 } }
 
-/** A machine that is gone says nothing: over a network, whoever does not answer a ping in time is taken for gone. */
+/**
+ * A machine that has failed sends nothing: over a network, a client that does not answer a ping in time counts as gone.
+ */
 const networkKeepalive = { 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_timeout_ms': 20_000 }
 
 /** How often the health service asks `isReady`. */
@@ -216,7 +228,7 @@ function makeServers({ snapshotMetadata, identity, health, admin, inventory }: S
   // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a
   // minute (its output in a pager) is merely slow and must not lose its stream.
   const unix = makeServer({}, { admin, inventory })
-  // What is not there cannot be called: TCP gets a server of its own.
+  // A service that is not there cannot be called: TCP gets a server of its own.
   const tcp = overTcp ? makeServer(networkKeepalive) : undefined
   return { unix, tcp, all: tcp ? [unix, tcp] : [unix] }
 }
@@ -282,12 +294,15 @@ async function startListener(
   return { address: await listenOnTcp(netServer, address), close: () => netServer.close() }
 }
 
-/** A connection to a unix socket comes from no address. With a name in its place, calls of the same client can be told from others (`getPeer`). */
+/**
+ * A connection to a unix socket has no address. With a name in its place, calls of one client can be told from others
+ * (`getPeer`).
+ */
 function nameConnection(socket: Socket, name: string): void {
   Object.defineProperty(socket, 'remoteAddress', { value: name })
 }
 
-/** The connections that are open: grpc-js can neither tell when they have closed nor close what does not by itself. */
+/** The open connections: grpc-js can neither tell when they have closed nor close one by force. */
 class Connections {
   readonly #sockets = new Set<Socket>()
   #onEmpty: (() => void) | undefined
@@ -322,7 +337,7 @@ function announce(health: HealthImplementation, names: readonly string[], ready:
   for (const service of names) health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
 }
 
-/** Tells `onChange` at once and whenever `isReady` changes its mind. What throws is not ready. */
+/** Calls `onChange` at once and whenever `isReady` changes. A check that throws is not ready. */
 function watchReadiness(
   isReady: () => boolean | Promise<boolean>,
   onChange: (ready: boolean) => void,

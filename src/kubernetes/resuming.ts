@@ -1,48 +1,49 @@
 /**
- * An answer that goes on after its stream broke: asked for again from the end of the last extent that was handed on, as often as it takes while
- * there is progress, and a few times where there is none.
+ * An answer that continues after its stream broke. It is requested again from the end of the last extent that was
+ * passed on: any number of times while there is progress, and a few times without.
  *
- * That is exact: extents ascend, so everything below that end is either among those handed on or not part of the answer (CSI specification,
- * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same, where there is a
- * message to say it: some drivers send none where nothing is left, and their OK is the end. Once the last extent ends at the capacity, nothing is
- * left to ask for, and some drivers refuse such an offset: what breaks then was complete.
+ * That is exact: extents ascend, so everything below that end was either passed on or is not part of the answer (CSI
+ * specification, `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The
+ * capacity must be the same, if a message tells it: some drivers send none when nothing is left, and their OK is the
+ * end. Once the last extent ends at the capacity, nothing is left to request, and some drivers refuse such an offset:
+ * an answer that breaks then is complete.
  *
- * After ABORTED the state that the answer began with is no more. It can only begin again from 0: here, as long as nothing was handed on; else whoever
- * has got the extents has to throw them away, and the failure is passed on.
+ * After ABORTED, the state of the answer's beginning is gone. It can only begin again from 0: here, if nothing was
+ * passed on. Otherwise the consumer must discard the extents, and gets the failure.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 
-/** Between two tries, in milliseconds, at most. */
+/** The longest pause between two tries, in milliseconds. */
 const LONGEST_PAUSE_MS = 30_000
 
 export interface ResumingOptions {
-  /** Bytes: where the answer is to begin. */
+  /** Bytes: the offset of the answer. */
   readonly startingOffset: number | bigint
-  /** The failure in a row, without an extent in between, that is passed on; 1 for the first. */
+  /** How many failures in a row, without an extent in between, end the answer; 1 for the first. */
   readonly tries: number
-  /** Before the second try, in milliseconds; doubled with each one that brings nothing. */
+  /** The pause before the second try, in milliseconds; doubled with each try without progress. */
   readonly pauseMs: number
   readonly signal: AbortSignal
   /** Whether it may help to ask again from where it broke off. */
   readonly mayResume: (failure: DeltamapperError) => boolean
-  /** Told each time before it is asked again. */
+  /** Called before each repeated request. */
   readonly onResume?: ((event: Resumption) => void) | undefined
-  /** Called when the answer that was handed out is complete, has failed, or is left early; maybe more than once. */
+  /** Called when the answer is complete, has failed, or was left early; perhaps more than once. */
   readonly onEnd?: (() => void) | undefined
 }
 
 export interface Resumption {
-  /** Bytes: from where it goes on. */
+  /** Bytes: the offset from which it continues. */
   readonly startingOffset: number | bigint
   readonly failure: DeltamapperError
 }
 
 /**
- * @param ask begins the answer at an offset; `resumed` when it is not for the first time. Its signal is aborted once nobody wants what it
- * began, whatever has become of it
- * @throws the failure that cannot be got over, or DM_ANSWER_INVALID when the answer goes on differently
+ * @param ask begins the answer at an offset; `resumed` from the second time on. Its signal aborts once its stream is no
+ *   longer wanted, whatever its state
+ * @throws a failure that cannot be repaired, or DM_ANSWER_INVALID when the answer continues differently
  */
 export async function resuming(ask: Ask, options: ResumingOptions): Promise<ExtentAnswer> {
   const asked = new Resuming(ask, options)

@@ -1,8 +1,6 @@
-/**
- * The service manager that has started this process, if one has: what it is told, and where nobody is, nothing is loaded for it.
- */
+/** The service manager that started this process, if one did. Without one, nothing is loaded for it. */
 
-/** Says that it may go on with what waits for this service. @throws Error when that cannot be said */
+/** Tells it that services waiting for this one may start. @throws Error when that fails */
 export async function sayReady(): Promise<void> {
   if (process.env['NOTIFY_SOCKET'] === undefined) return
   const { tellReady } = await import('../../native/service-manager.ts')

@@ -1,6 +1,6 @@
 /**
- * The router's life: configuration in, server listening; on SIGTERM the reverse. Agents are looked for when they are needed, so that it does
- * not matter which starts first. It keeps nothing: any number of routers may run.
+ * The router's life: read the configuration, listen; on SIGTERM the reverse. It looks for agents when it needs them, so
+ * either may start first. It keeps no state: any number of routers may run.
  */
 import { pino, type Logger } from 'pino'
 import { AgentChannels } from './relay/agent-channels.ts'
@@ -108,7 +108,10 @@ function fromFile({ static: { nodes, handles } = { nodes: {}, handles: [] } }: R
   }
 }
 
-/** Nodes and handles as the cluster has them. Until it has been heard of once, Probe says "not yet", and the sidecar waits. */
+/**
+ * Nodes and handles as the cluster has them. Until everything was listed once, Probe answers "not yet", and the sidecar
+ * waits.
+ */
 async function fromCluster(
   { driverName, connectSeconds }: RouterConfig,
   { driver: kind, driverNamespace, handles, agents, kubeconfig }: NonNullable<RouterConfig['kubernetes']>,
@@ -143,8 +146,8 @@ async function fromCluster(
 }
 
 /**
- * Runs a router until SIGTERM or SIGINT; asked to stop while it starts, it stops once it has started. A second signal ends it at once.
- * Logs are JSON lines on stdout.
+ * Runs a router until SIGTERM or SIGINT. If the signal comes during the start, the router stops once it has started. A
+ * second signal ends it at once. Logs are JSON lines on stdout.
  */
 export async function runRouter(options: RouterOptions): Promise<void> {
   const asked = stopSignal()

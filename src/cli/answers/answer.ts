@@ -1,6 +1,7 @@
 /**
- * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata straight from a file or
- * device, or what a tool has printed of it. Either way it is an ExtentAnswer, and what follows need not know.
+ * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata in a file
+ * or device, or the output of a tool. Either way it is an ExtentAnswer, and the code after it does not depend on the
+ * source.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
@@ -8,9 +9,9 @@ import { UsageError } from '../command-line/failure.ts'
 import type { AnswerOptions, NamedQuestion, Question, Remark } from './question.ts'
 
 /**
- * Asks the question and hands the answer to `use`; what was opened for it is closed afterwards.
+ * Asks the question and hands the answer to `use`; then closes what was opened for it.
  *
- * @throws UsageError where the question does not suit the source; whatever the source throws
+ * @throws UsageError when the question does not suit the source; what the source throws
  */
 export async function withAnswer(
   question: Question,
@@ -80,7 +81,7 @@ async function fromEndpoint(
   }
   const tls = await endpointTls(rest)
   const address = endpointAddress(endpoint, { tls: tls !== undefined })
-  // gRPC takes longer to load than a small answer from metadata to give.
+  // Loading gRPC takes longer than a small answer from metadata.
   const [{ connect }, { socketAwaited }] = await Promise.all([
     import('../../grpc/client.ts'),
     import('../command-line/awaited-socket.ts')

@@ -1,5 +1,6 @@
 /**
- * `allocated` and `delta` with `--metadata`: what a pool's metadata says of its thin devices, read straight from a file or device.
+ * `allocated` and `delta` with `--metadata`: answers about thin devices, straight from a pool's metadata in a file or
+ * device.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
@@ -10,7 +11,7 @@ import { deviceId } from '../command-line/option-values.ts'
 import { describeView, openViews } from '../inspection/pool-views.ts'
 import { humanSize } from '../command-line/quantities.ts'
 
-/** Hands the answer to `use`. @throws UsageError where BASE or TARGET is no thin device id; what reading throws */
+/** Hands the answer to `use`. @throws UsageError when BASE or TARGET is no thin device id; what reading throws */
 export async function answerFromPool(
   path: string,
   { base, target }: NamedQuestion,
@@ -44,7 +45,7 @@ export async function answerFromPool(
   }
 }
 
-/** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */
+/** The same question beyond its size, up to the end of all mappings; undefined if nothing is there. */
 async function beyond(metadata: PoolMetadata, question: MetadataQuestion): Promise<ExtentStream | undefined> {
   const { baseId, targetId, sizeBytes, signal } = question
   let endBytes = 0

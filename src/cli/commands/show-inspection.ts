@@ -1,6 +1,6 @@
 /**
- * Looks into metadata and shows what is there: the one path of `inspect`, from the file to stdout. Here for thin pools; era devices have
- * show-era-inspection.ts.
+ * Reads metadata and shows its content: the one path of `inspect`, from the file to stdout. Here for thin pools; era
+ * devices have show-era-inspection.ts.
  */
 import { readMetadataKind } from '../../devicemapper/metadata-kind.ts'
 import { isBaseRecord } from '../../devicemapper/thin/base-record/format.ts'

@@ -1,6 +1,4 @@
-/**
- * An inspection of an era device as text for people: the device, then a line for each era that is not yet digested.
- */
+/** An inspection of an era device as text for people: the device, then a line for each era that is not yet digested. */
 import { DeltamapperError } from '../../errors.ts'
 import { describeEraAge } from '../inspection/era-views.ts'
 import { oneLine } from '../command-line/failure.ts'

@@ -84,7 +84,7 @@ export function eraSnapshotsTable(snapshots: readonly EraSnapshot[]): string {
   return `${columns(heads, rows)}${counted(snapshots.length, 'snapshot')} of tracked volumes; complete\n`
 }
 
-/** One snapshot, as the answer to what was done. */
+/** One snapshot, as the answer to a call. */
 export function eraSnapshotFacts(snapshot: EraSnapshot): string {
   return facts([
     ['snapshot', `${snapshot.volume}/${snapshot.name}`],

@@ -1,5 +1,6 @@
 /**
- * An inspection as one JSON object. Transaction ids are strings: they have 64 bits, and most parsers round numbers beyond 2^53.
+ * An inspection as one JSON object. Transaction ids are strings: they have 64 bits, and most parsers round numbers
+ * beyond 2^53.
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -64,7 +65,7 @@ function device({ id, root, details, origin, twin }: InspectedDevice, blockBytes
   }
 }
 
-/** Beyond 2^53 a number would be rounded, here or by whoever reads it. */
+/** Beyond 2^53 a number would be rounded, here or by the reader. */
 function exactOrNull(bytes: number): number | null {
   return Number.isSafeInteger(bytes) ? bytes : null
 }

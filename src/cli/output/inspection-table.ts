@@ -42,7 +42,7 @@ export async function writeInspectionTable({ views, held, devices }: Inspection,
       if (output.isFull) await output.flush()
     }
   } finally {
-    // Also what was found before something was damaged.
+    // Also the devices that were found before damage.
     await output.flush()
   }
   output.text(`${counted(count, 'device')}; complete\n`)

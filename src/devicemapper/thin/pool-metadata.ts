@@ -49,7 +49,7 @@ export interface Fingerprint {
   rootChecksum: number
 }
 
-/** A device, and what it was found to be before, if anybody looked. */
+/** A device, and its earlier fingerprint, if there is one. */
 export interface PinnedDevice {
   readonly device: ThinDevice
   readonly fingerprint?: Fingerprint | undefined
@@ -303,8 +303,9 @@ export class PoolMetadata {
   }
 
   /**
-   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is not the recorded one,
-   * or as young as the base, and everything the target maps beyond the base's size. Reads all of the target's tree.
+   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is
+   * not the recorded one, or as young as the base, and everything the target maps beyond the base's size. Reads all of
+   * the target's tree.
    *
    * Whether the pool is still the one that went on from the record is for `checkWentOn` (base-record/trust.ts) to tell.
    *

@@ -30,8 +30,8 @@ export class WholeRecordSink implements MappingSink {
 }
 
 /**
- * From a delta of two trees, which says only what differs: the base's record, with that patched in. Its cost is that of the change, and of
- * copying the record.
+ * From a delta of two trees, which says only what differs: the base's record, with that patched in. Its cost is that of
+ * the change, and of copying the record.
  */
 export class PatchedRecordSink implements MappingSink {
   readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>

@@ -1,5 +1,6 @@
 /**
- * A record's side of a delta: its mappings in ascending order, as far as they are wanted, like those of a tree (frontier.ts).
+ * A record's side of a delta: its mappings in ascending order, as far as they are wanted, like those of a tree
+ * (frontier.ts).
  */
 import type { KeyRange } from '../btree.ts'
 import { MappingQueue } from './frontier.ts'
