@@ -49,6 +49,10 @@ Examples:
   deltamapper delta srv/monday srv/tuesday`
     )
 
+  for (const add of [addAttach, addDetach, addStatus, addActivate, addDeactivate, addGrow]) add(era)
+}
+
+function addAttach(era: Command): void {
   addAdminOptions(
     era
       .command('attach')
@@ -105,7 +109,9 @@ Examples:
         await order(options, (agent) => agent.attachEra(request), eraVolumeFacts)
       }
     )
+}
 
+function addDetach(era: Command): void {
   addAdminOptions(
     era
       .command('detach')
@@ -131,7 +137,9 @@ Examples:
         ({ detached }) => `volume ${detached} is detached\n`
       )
     })
+}
 
+function addStatus(era: Command): void {
   addAdminOptions(
     era
       .command('status')
@@ -147,7 +155,9 @@ Examples:
         ({ volumes }) => (volume === undefined ? eraVolumesTable(volumes) : volumes.map(eraVolumeFacts).join(''))
       )
     })
+}
 
+function addActivate(era: Command): void {
   addAdminOptions(
     era
       .command('activate')
@@ -187,7 +197,9 @@ Examples:
         }
       }
     )
+}
 
+function addDeactivate(era: Command): void {
   addAdminOptions(
     era
       .command('deactivate')
@@ -220,7 +232,9 @@ Examples:
         } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
       }
     )
+}
 
+function addGrow(era: Command): void {
   addAdminOptions(
     era
       .command('grow')

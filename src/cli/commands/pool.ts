@@ -32,6 +32,11 @@ Examples:
   deltamapper delta tank/sunday tank/monday`
     )
 
+  for (const add of [addCreate, addList, addShow, addActivate, addDeactivate, addGrow, addRemove, addCheck, addAccept])
+    add(pool)
+}
+
+function addCreate(pool: Command): void {
   addAdminOptions(
     pool
       .command('create')
@@ -70,7 +75,9 @@ Examples:
       }
       await order(options, (agent) => agent.createPool(request), poolFacts)
     })
+}
 
+function addList(pool: Command): void {
   addAdminOptions(
     pool
       .command('list')
@@ -85,7 +92,9 @@ Examples:
         ({ pools }) => poolsTable(pools)
       )
     })
+}
 
+function addShow(pool: Command): void {
   addAdminOptions(
     pool
       .command('show')
@@ -103,7 +112,9 @@ Examples:
     .action(async (name: string, options: AdminOptions) => {
       await order(options, (agent) => agent.getPool({ pool: name }), poolFacts)
     })
+}
 
+function addActivate(pool: Command): void {
   addAdminOptions(
     pool
       .command('activate')
@@ -126,7 +137,9 @@ Examples:
     .action(async (name: string, { withVolumes = false, ...options }: AdminOptions & { withVolumes?: boolean }) => {
       await order(options, (agent) => agent.activatePool({ pool: name, withVolumes }), poolFacts)
     })
+}
 
+function addDeactivate(pool: Command): void {
   addAdminOptions(
     pool
       .command('deactivate')
@@ -146,7 +159,9 @@ Examples:
     .action(async (name: string, { withVolumes = false, ...options }: AdminOptions & { withVolumes?: boolean }) => {
       await order(options, (agent) => agent.deactivatePool({ pool: name, withVolumes }), poolFacts)
     })
+}
 
+function addGrow(pool: Command): void {
   addAdminOptions(
     pool
       .command('grow')
@@ -164,7 +179,9 @@ Examples:
     .action(async (name: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growPool({ pool: name }), poolFacts)
     })
+}
 
+function addRemove(pool: Command): void {
   addAdminOptions(
     pool
       .command('remove')
@@ -194,7 +211,9 @@ Examples:
         () => `pool ${name} is removed\n`
       )
     })
+}
 
+function addCheck(pool: Command): void {
   addAdminOptions(
     pool
       .command('check')
@@ -209,7 +228,9 @@ Examples:
     .action(async (name: string | undefined, options: AdminOptions) => {
       await order(options, (agent) => agent.reconcile({ pool: name ?? '' }), reconciliation)
     })
+}
 
+function addAccept(pool: Command): void {
   addAdminOptions(
     pool
       .command('accept')

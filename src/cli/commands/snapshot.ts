@@ -28,6 +28,10 @@ Examples:
   deltamapper snapshot create srv monday`
     )
 
+  for (const add of [addCreate, addList, addActivate, addDeactivate, addDelete]) add(snapshot)
+}
+
+function addCreate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('create')
@@ -70,7 +74,9 @@ Examples:
       }
       await order(options, (agent) => agent.createSnapshot({ pool, origin, name }), volumeFacts)
     })
+}
 
+function addList(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('list')
@@ -100,7 +106,9 @@ Examples:
         ({ snapshots }) => volumesTable(snapshots, 'snapshot')
       )
     })
+}
 
+function addActivate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('activate')
@@ -124,7 +132,9 @@ Examples:
     .action(async (at: HandleArgument, { writable = false, ...options }: AdminOptions & { writable?: boolean }) => {
       await order(options, (agent) => agent.activateVolume({ ...at, writable }), volumeFacts)
     })
+}
 
+function addDeactivate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('deactivate')
@@ -143,7 +153,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
     })
+}
 
+function addDelete(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('delete')

@@ -24,6 +24,11 @@ Examples:
   deltamapper volume grow tank/documents --size 200GiB`
     )
 
+  for (const add of [addCreate, addList, addGrow, addActivate, addDeactivate, addDelete, addAdopt, addForget])
+    add(volume)
+}
+
+function addCreate(volume: Command): void {
   addAdminOptions(
     volume
       .command('create')
@@ -46,7 +51,9 @@ Examples:
         await order(options, (agent) => agent.createVolume({ ...at, sizeBytes: size, inactive }), volumeFacts)
       }
     )
+}
 
+function addList(volume: Command): void {
   addAdminOptions(
     volume
       .command('list')
@@ -65,7 +72,9 @@ Examples:
         ({ volumes }) => volumesTable(volumes, 'volume')
       )
     })
+}
 
+function addGrow(volume: Command): void {
   addAdminOptions(
     volume
       .command('grow')
@@ -86,7 +95,9 @@ Examples:
     .action(async (at: HandleArgument, { size, ...options }: AdminOptions & SizeOption) => {
       await order(options, (agent) => agent.growVolume({ ...at, sizeBytes: size }), volumeFacts)
     })
+}
 
+function addActivate(volume: Command): void {
   addAdminOptions(
     volume
       .command('activate')
@@ -105,7 +116,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.activateVolume({ ...at, writable: false }), volumeFacts)
     })
+}
 
+function addDeactivate(volume: Command): void {
   addAdminOptions(
     volume
       .command('deactivate')
@@ -124,7 +137,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
     })
+}
 
+function addDelete(volume: Command): void {
   addAdminOptions(
     volume
       .command('delete')
@@ -152,7 +167,9 @@ Examples:
         ({ deleted }) => `volume ${deleted} is deleted\n`
       )
     })
+}
 
+function addAdopt(volume: Command): void {
   addAdminOptions(
     volume
       .command('adopt')
@@ -179,7 +196,9 @@ Examples:
     .action(async (at: HandleArgument, { size, thinId, origin = '', ...options }: AdminOptions & AdoptOptions) => {
       await order(options, (agent) => agent.adoptThin({ ...at, thinId, sizeBytes: size, origin }), volumeFacts)
     })
+}
 
+function addForget(volume: Command): void {
   addAdminOptions(
     volume
       .command('forget')
