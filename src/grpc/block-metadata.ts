@@ -13,7 +13,7 @@
  * no value here reaches 2^53 (8 bytes), so plain numbers carry them exactly and an extent takes at most 20 bytes.
  * Fields that are zero are left out, as proto3 serializers do. (https://protobuf.dev/programming-guides/encoding)
  */
-import { DeltamapperError } from '../errors.ts'
+import { defect, DeltamapperError } from '../errors.ts'
 import type { ExtentBatch } from '../devicemapper/extents.ts'
 
 /**
@@ -155,10 +155,6 @@ function writeVarint(bytes: Uint8Array, position: number, value: number): number
   }
   bytes[position++] = rest
   return position
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }
 
 /** One decoded message, to be used again for the next: its arrays grow with the longest message seen. */

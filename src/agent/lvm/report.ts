@@ -13,7 +13,7 @@
  * - One command at a time, for any number of callers. Callers with the same question share the answer of a command that
  *   has not started yet. A running command is not shared, because its report may lack a snapshot taken since its start.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
 import {
   type LogicalVolume,
@@ -170,8 +170,7 @@ export class LvmReporter {
  */
 export function checkVolumeGroupName(name: string): void {
   if (!/^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}$/.test(name) || name === '.' || name === '..') {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(name.slice(0, 200))} cannot be the name of a volume group`,
       'use 1 to 127 letters, digits and + _ . -, not beginning with -'
     )

@@ -5,7 +5,7 @@
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { EncodedStream } from '../../grpc/snapshot-metadata.ts'
 import type { SeenDevices, WalkRequest } from './thin-walk.ts'
 import { WalkTurns } from './walk-turns.ts'
@@ -353,10 +353,6 @@ async function turnPage(
   } catch (thrown) {
     say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(thrown)) })
   }
-}
-
-function shuttingDown(): DeltamapperError {
-  return new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
 }
 
 function say({ worker }: Thread, message: ToWalker): void {
