@@ -23,7 +23,7 @@ import type { DeviceMapper, DeviceReference } from '../../../native/device-mappe
 import { describeDevice } from '../../../native/device.ts'
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
 import { isEraSlot } from './era-slot-content.ts'
@@ -242,9 +242,7 @@ export class MetadataSnapshotLeases {
 
   /** Ends every lease, and waits until the slots are free, or are left to the next start. */
   async close(): Promise<void> {
-    this.#closing.abort(
-      new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
-    )
+    this.#closing.abort(shuttingDown())
     clearTimeout(this.#retry)
     await this.#settling
     const stopping = this.#closing.signal.reason as DeltamapperError
