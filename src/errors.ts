@@ -232,9 +232,26 @@ export class DeltamapperError extends Error {
   }
 }
 
+/** A value of a caller's that can never be right. */
+export function invalid(message: string, remedy: string): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', message, remedy)
+}
+
+/** What cannot be unless this program is wrong. */
+export function defect(message: string, options?: ErrorDetails): DeltamapperError {
+  return new DeltamapperError('DM_INTERNAL', message, 'report it with the log lines around it', options)
+}
+
+/** What is refused or given up because agent or router is being stopped. */
+export function shuttingDown(
+  message = 'the agent is stopping',
+  remedy = 'ask again once it has been restarted'
+): DeltamapperError {
+  return new DeltamapperError('DM_SHUTTING_DOWN', message, remedy)
+}
+
 /** Any thrown value as a DeltamapperError: what is not one already is a defect. */
 export function asDeltamapperError(thrown: unknown): DeltamapperError {
   if (thrown instanceof DeltamapperError) return thrown
-  const what = thrown instanceof Error ? thrown.message : String(thrown)
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it', { cause: thrown })
+  return defect(thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown })
 }

@@ -12,11 +12,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
 
-const SECTOR_BYTES = 512
 /** The zeros at the start of a device that counts as blank, in bytes. */
 const BLANK_BYTES = 4096
 /** How many bytes of a device are examined: the last signature below ends before. */

@@ -5,7 +5,8 @@
  */
 import { execFileSync } from 'node:child_process'
 import test, { type ExecutionContext } from 'ava'
-import { type AsBase, askInventory, type Examination, type Finding, type PoolFacts } from '../../src/grpc/inventory.ts'
+import { askForExamination } from '../../src/agent/inventory/ask.ts'
+import type { AsBase, Examination, Finding, PoolFacts } from '../../src/agent/inventory/examination.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { runCommand } from '../cli/run-command.ts'
 import { answerTo } from './ask.ts'
@@ -83,7 +84,7 @@ function camelCase(value: unknown): unknown {
 }
 
 /** The same, without the command. */
-const asked = () => askInventory(agent.address, { deadlineMs: 90_000 })
+const asked = () => askForExamination(agent.address, { deadlineMs: 90_000 })
 
 function pool({ pools }: Seen, name: string): PoolFacts {
   const found = pools.find((each) => each.name === name)

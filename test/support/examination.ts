@@ -1,7 +1,7 @@
 /**
  * A node on which nothing is amiss, and a pool of it, to change for a test.
  */
-import type { Examination, PoolFacts, ThinFacts } from '../../src/grpc/inventory.ts'
+import type { Examination, PoolFacts, ThinFacts } from '../../src/agent/inventory/examination.ts'
 
 export function thinOf(changes: Partial<ThinFacts> = {}): ThinFacts {
   return {

@@ -10,6 +10,7 @@ import type { HistoryQuestion } from '../walks/history-extents.ts'
 import type { HistoryWalkRequest, NextPage } from '../walks/history-walk.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import { checkOffset, type TargetAnswers } from './target.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 export type HistoryCatalog = Pick<
   Catalog,
@@ -64,7 +65,7 @@ export async function eraSource(
 ): Promise<SnapshotSource<TrackedSnapshot> | undefined> {
   const volume = await catalog.findEraVolume(name)
   if (volume === undefined) return undefined
-  const blockBytes = volume.blockSectors * 512
+  const blockBytes = volume.blockSectors * SECTOR_BYTES
   return {
     async snapshot(snapshot) {
       const record = await catalog.findEraSnapshot(name, snapshot)

@@ -24,6 +24,7 @@ import {
   eraVolumesTable
 } from './store/era-tables.ts'
 import type { RowOf } from './store/table.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** A tracked volume: two device-mapper devices of ours over a data device. */
 export interface EraVolume {
@@ -163,7 +164,7 @@ export function sawEraVolume(database: CatalogDatabase, volume: string, seen: Er
     const tracked = eraVolumeRow(database, volume)
     const shrunk = seen.seenBlocks !== undefined && seen.seenBlocks < tracked.seenBlocks
     const leastBytes = shrunk
-      ? Math.min(tracked.leastBytes, (seen.seenBlocks ?? 0) * tracked.blockSectors * 512)
+      ? Math.min(tracked.leastBytes, (seen.seenBlocks ?? 0) * tracked.blockSectors * SECTOR_BYTES)
       : tracked.leastBytes
     eraVolumesTable.update(database, tracked, { ...seen, leastBytes })
   })

@@ -34,8 +34,8 @@ import {
   superblockOf,
   TrackedDevice
 } from './device/tracked-device.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_BYTES = 512
 /**
  * Bytes of metadata for each tracked block: an era and some bits, twice, because a metadata snapshot may be held. And
  * the least size of a metadata device.

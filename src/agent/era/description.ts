@@ -4,18 +4,72 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError } from '../../errors.ts'
-import type * as admin from '../../grpc/admin.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import type { LowerSnapshotRecord } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
 import type { StatusGate } from './device/status-gate.ts'
 import { dataBytes, parseLastLook, TrackedDevice } from './device/tracked-device.ts'
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_BYTES = 512
-const METADATA_BLOCK_BYTES = 4096
 /** Percent of metadata in use above which a volume has a problem: a full metadata device fails writes. */
 const FULL_PERCENT = 80
+
+/** A tracked volume. Sizes are in bytes, times in milliseconds since 1970. */
+export interface DescribedEraVolume {
+  readonly name: string
+  /** Under /dev/mapper. */
+  readonly deviceName: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  readonly sizeBytes: number
+  readonly active: boolean
+  readonly suspended: boolean
+  /** What is wrong with it; empty where nothing is known to be. */
+  problem: string
+  /** Left out where the kernel cannot be asked. */
+  usage?: DescribedEraUsage
+  /** Of the data device; left out while the volume is not active. More than `sizeBytes`: the volume can grow. */
+  dataBytes?: number
+  readonly line: string
+  readonly lineBecause: string
+  readonly guardCheckedAtMs: number
+  readonly snapshots: number
+  /** What was begun and is not finished; empty for nothing. */
+  readonly underWay: string
+  readonly createdAtMs: number
+}
+
+interface DescribedEraUsage {
+  readonly currentEra: number
+  readonly metadataUsedBytes: number
+  readonly metadataTotalBytes: number
+  /** Metadata block. */
+  readonly heldMetadataSnapshot?: number
+  readonly openCount: number
+}
+
+/** A snapshot of a tracked volume. */
+export interface DescribedEraSnapshot {
+  readonly volume: string
+  readonly name: string
+  readonly id: string
+  readonly line: string
+  /** The first era after it. */
+  readonly boundaryEra: number
+  readonly sizeBytes: number
+  /** What was taken below, in words. */
+  readonly lower: string
+  /** Whether what was written since the one before is known exactly, or may be more. */
+  readonly exact: boolean
+  readonly suspendedMs: number
+  readonly takenAtMs: number
+  /** Left out while it has not been deleted. */
+  readonly removedAtMs?: number
+  /** What whoever takes it should know; empty for nothing. */
+  readonly warning: string
+}
 
 /**
  * @param intents of all volumes; `snapshots` too
@@ -27,9 +81,9 @@ export async function describeEraVolume(
   intents: readonly EraIntent[],
   snapshots: readonly EraSnapshot[],
   statusGate: StatusGate
-): Promise<admin.EraVolume> {
+): Promise<DescribedEraVolume> {
   const { name, dmName, dataDevice, metadataDevice, blockSectors, sizeBytes, line, lineBecause } = volume
-  const described: admin.EraVolume = {
+  const described: DescribedEraVolume = {
     ...{ name, deviceName: dmName, dataDevice, metadataDevice, blockBytes: blockSectors * SECTOR_BYTES, sizeBytes },
     ...{ active: false, suspended: false, problem: '', line, lineBecause },
     guardCheckedAtMs: volume.guardCheckedAt,
@@ -74,7 +128,7 @@ export async function describeEraVolume(
 }
 
 /** @param warning for the one who takes the snapshot */
-export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): admin.EraSnapshot {
+export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): DescribedEraSnapshot {
   const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
   return {
     ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, warning },

@@ -11,23 +11,22 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { EraBackend, EraCalls, EraSnapshot, EraVolume as ShownEraVolume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
 import { KeyedLock } from '../node/keyed-lock.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
-import { describeEraSnapshot, describeEraVolume } from './description.ts'
-import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
 import {
-  formatSnapshotBy,
-  type LowerSnapshotRecord,
-  LowerSnapshots,
-  type SnapshotCommands
-} from './boundary/lower-snapshot.ts'
+  type DescribedEraSnapshot,
+  type DescribedEraVolume,
+  describeEraSnapshot,
+  describeEraVolume
+} from './description.ts'
+import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
+import { formatSnapshotBy, type LowerSnapshotRecord, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
 import { neededPaths } from './device/self-hosting.ts'
 import { StatusGate } from './device/status-gate.ts'
@@ -66,7 +65,30 @@ export interface EraVolumesOptions {
   readonly takenBy?: (name: string) => Promise<string | undefined>
 }
 
-type Request<M extends keyof EraCalls> = EraCalls[M][0]
+/** What is asked for of a volume that is to be tracked. The devices are absolute paths. */
+export interface TrackingRequest {
+  readonly name: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  /** How large LVM is to make snapshots of a volume that is in no thin pool; empty for its own choice. */
+  readonly snapshotSize: string
+  readonly allowLossyKernel: boolean
+}
+
+/** The snapshot that is to be taken; `deadlineMs` 0: as configured. */
+interface SnapshotRequest {
+  readonly volume: string
+  readonly name: string
+  readonly deadlineMs: number
+}
+
+/** How a suspension is to end: with what the driver has taken, or abandoned. */
+interface SnapshotEnd {
+  readonly token: string
+  readonly reference: string
+  readonly abandon: boolean
+}
 
 /** A suspension that a driver asked for. */
 interface Session {
@@ -78,7 +100,7 @@ interface Session {
   readonly timer: NodeJS.Timeout
 }
 
-export class EraVolumes implements EraBackend {
+export class EraVolumes {
   readonly #options: EraVolumesOptions
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
@@ -132,7 +154,7 @@ export class EraVolumes implements EraBackend {
     return (await this.#catalog.findEraVolume(name)) !== undefined
   }
 
-  async attachEra(request: Request<'attachEra'>): Promise<ShownEraVolume> {
+  async attachEra(request: TrackingRequest): Promise<DescribedEraVolume> {
     const { name, blockBytes, snapshotSize } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
@@ -157,27 +179,27 @@ export class EraVolumes implements EraBackend {
     return this.#shown(name)
   }
 
-  async detachEra({ volume }: Request<'detachEra'>): Promise<object> {
+  async detachEra({ volume }: { volume: string }): Promise<object> {
     await this.inTurn(volume, (tracked) => this.#attachment.detach(tracked))
     return {}
   }
 
-  async activateEra({ volume, startOver }: Request<'activateEra'>): Promise<ShownEraVolume> {
+  async activateEra({ volume, startOver }: { volume: string; startOver: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
     return this.#shown(volume)
   }
 
-  async deactivateEra({ volume, atShutdown }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+  async deactivateEra({ volume, atShutdown }: { volume: string; atShutdown: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 
-  async growEra({ volume }: Request<'growEra'>): Promise<ShownEraVolume> {
+  async growEra({ volume }: { volume: string }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.grow(tracked))
     return this.#shown(volume)
   }
 
-  async listEra({ volume }: Request<'listEra'>): Promise<{ volumes: ShownEraVolume[] }> {
+  async listEra({ volume }: { volume: string }): Promise<{ volumes: DescribedEraVolume[] }> {
     const { volumes, intents } = await this.#catalog.eraView()
     const wanted = volumes.filter((each) => volume === '' || each.name === volume)
     if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
@@ -189,7 +211,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
+  async createEraSnapshot({ volume, name, deadlineMs }: SnapshotRequest): Promise<DescribedEraSnapshot> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const recorded = await this.inTurn(volume, async (tracked) => {
@@ -218,7 +240,11 @@ export class EraVolumes implements EraBackend {
     return describeEraSnapshot(volume, recorded.snapshot, recorded.unmounted)
   }
 
-  async beginSnapshot({ volume, name, deadlineMs }: Request<'beginSnapshot'>): Promise<EraCalls['beginSnapshot'][1]> {
+  async beginSnapshot({
+    volume,
+    name,
+    deadlineMs
+  }: SnapshotRequest): Promise<{ token: string; boundaryEra: number; deadlineMs: number }> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
@@ -239,7 +265,7 @@ export class EraVolumes implements EraBackend {
     return { token, boundaryEra, deadlineMs: deadline }
   }
 
-  async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
+  async endSnapshot({ token, reference, abandon }: SnapshotEnd): Promise<{ snapshot?: DescribedEraSnapshot }> {
     // Checked before anything is ended, so that the driver can correct it within its deadline.
     if (!abandon) checkReference(reference)
     const session = this.#takeSession(token)
@@ -264,7 +290,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async listEraSnapshots({ volume }: Request<'listEraSnapshots'>): Promise<{ snapshots: EraSnapshot[] }> {
+  async listEraSnapshots({ volume }: { volume: string }): Promise<{ snapshots: DescribedEraSnapshot[] }> {
     const { volumes } = await this.#catalog.eraView()
     const names = new Map(volumes.map(({ id, name }) => [id, name]))
     if (volume !== '' && !volumes.some(({ name }) => name === volume)) throw noSuchVolume(volume)
@@ -300,7 +326,7 @@ export class EraVolumes implements EraBackend {
     })
   }
 
-  async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
+  async #snapshot(volume: string, name: string): Promise<EraSnapshot> {
     const snapshot = await this.#catalog.findEraSnapshot(volume, name)
     if (snapshot && snapshot.removedAt === undefined) return snapshot
     throw new DeltamapperError(
@@ -336,7 +362,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async #shown(name: string): Promise<ShownEraVolume> {
+  async #shown(name: string): Promise<DescribedEraVolume> {
     const [volume] = (await this.listEra({ volume: name })).volumes
     if (volume) return volume
     throw noSuchVolume(name)

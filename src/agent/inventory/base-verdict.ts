@@ -1,6 +1,6 @@
 /** Whether a snapshot could be the base of a delta now, as far as that shows without reading its mappings. */
 import { DeltamapperError } from '../../errors.ts'
-import type { AsBase } from '../../grpc/inventory.ts'
+import type { AsBase } from './examination.ts'
 import { checkBase, compareFingerprints, type KnownSnapshot, type ServedTarget } from '../catalog/fingerprint.ts'
 import { checkSinceWentBack, type WentBack } from '../catalog/pool-clocks.ts'
 import type { ServedRecord } from '../catalog/served-targets.ts'

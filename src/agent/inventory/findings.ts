@@ -15,7 +15,7 @@ import type {
   Severity,
   TrackedVolumeFacts,
   VolumeGroupFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 
 /** The facts that findings are made of. */
 export type ExaminationFacts = Omit<Examination, 'findings'>

@@ -10,7 +10,7 @@ import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devi
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable, parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../../grpc/inventory.ts'
+import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from './examination.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
@@ -29,9 +29,7 @@ import type { Snapshot } from '../walks/snapshot.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
-
-const SECTOR_BYTES = 512
-const METADATA_BLOCK_BYTES = 4096
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 

@@ -14,7 +14,7 @@ import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { type ThinDevice, thinDevices } from './kernel-view.ts'
 import { isLvm, surveyDevices } from '../node/survey.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
-import { SECTOR_BYTES } from '../node/request-checks.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 const noFeatures = {
   skipBlockZeroing: false,

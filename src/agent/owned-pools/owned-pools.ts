@@ -10,22 +10,29 @@ import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/pool.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { Pool, PoolBackend, PoolCalls, Volume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import { ActivePool, planOf } from './active-pool.ts'
 import { PoolIntents } from './pool-intents.ts'
-import { describeFinding, describePool, describeThins } from './description.ts'
+import {
+  type DescribedFinding,
+  type DescribedPool,
+  type DescribedThin,
+  describeFinding,
+  describePool,
+  describeThins
+} from './description.ts'
 import { FullnessLog } from './fullness.ts'
 import { otherPools } from './kernel-view.ts'
 import { surveyDevices } from '../node/survey.ts'
 import { checkPoolName } from '../node/naming.ts'
-import { checkCount, SECTOR_BYTES } from '../node/request-checks.ts'
+import { checkCount } from '../node/request-checks.ts'
 import { ownedPoolSource } from '../answers/owned-pool.ts'
 import { type Placed, Thins } from './thins.ts'
 import { KeyedLock } from '../node/keyed-lock.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** The default low-water mark, as a part of the pool. */
 const LOW_WATER_PART = 20
@@ -47,9 +54,25 @@ export interface OwnedPoolsOptions {
   readonly watchIntervalMs?: number
 }
 
-type Request<M extends keyof PoolCalls> = PoolCalls[M][0]
+/** What is asked for of a new pool. The devices are absolute paths. */
+export interface PoolRequest {
+  readonly name: string
+  readonly metadataDevice: string
+  readonly dataDevice: string
+  readonly blockBytes: number
+  /** A twentieth of the pool, unless given. */
+  readonly lowWaterBytes?: number
+  /** `queue`: a write that finds no free block waits. It fails otherwise. */
+  readonly whenFull: string
+}
 
-export class OwnedPools implements PoolBackend {
+/** Requests name a volume or snapshot by its pool and its own name. */
+interface ThinName {
+  readonly pool: string
+  readonly name: string
+}
+
+export class OwnedPools {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
@@ -102,7 +125,7 @@ export class OwnedPools implements PoolBackend {
 
   // Pools
 
-  async createPool(request: Request<'createPool'>): Promise<Pool> {
+  async createPool(request: PoolRequest): Promise<DescribedPool> {
     const { name, metadataDevice, dataDevice, blockBytes, whenFull, lowWaterBytes } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, SECTOR_BYTES)
@@ -137,7 +160,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async activatePool({ pool: name, withVolumes }: Request<'activatePool'>): Promise<Pool> {
+  async activatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
     await this.#locks.take(name, async () => {
       const { pool, view } = await this.#intents.entry(name)
       if (!(await this.#active(pool).isActive())) {
@@ -154,7 +177,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async deactivatePool({ pool: name, withVolumes }: Request<'deactivatePool'>): Promise<Pool> {
+  async deactivatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
     await this.#locks.take(name, async () => {
       const { pool, view } = await this.#intents.triedEntry(name)
       await this.#active(pool).deactivate(view.thins, withVolumes)
@@ -162,7 +185,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async growPool({ pool: name }: Request<'growPool'>): Promise<Pool> {
+  async growPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
     await this.#locks.take(name, async () => {
       const { pool } = await this.#intents.triedEntry(name)
       const active = this.#active(pool)
@@ -174,7 +197,7 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async removePool({ pool: name, wipe }: Request<'removePool'>): Promise<object> {
+  async removePool({ pool: name, wipe }: { pool: string; wipe: boolean }): Promise<object> {
     await this.#locks.take(name, async () => {
       const { pool, view } = await this.#intents.triedEntry(name)
       if (view.thins.length > 0) {
@@ -198,31 +221,36 @@ export class OwnedPools implements PoolBackend {
     return {}
   }
 
-  async getPool({ pool: name }: Request<'getPool'>): Promise<Pool> {
+  async getPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
     const { pool, view } = await this.#intents.entry(name)
     return describePool(this.#deviceMapper, pool, view)
   }
 
-  async listPools(_request: object = {}): Promise<{ pools: Pool[] }> {
+  async listPools(_request: object = {}): Promise<{ pools: DescribedPool[] }> {
     const view = await this.#catalog.view()
     return { pools: await Promise.all(view.pools.map((pool) => describePool(this.#deviceMapper, pool, view))) }
   }
 
   // Volumes and snapshots
 
-  async createVolume({ pool, name, sizeBytes, inactive }: Request<'createVolume'>): Promise<Volume> {
+  async createVolume({
+    pool,
+    name,
+    sizeBytes,
+    inactive
+  }: ThinName & { sizeBytes: number; inactive: boolean }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.createVolume(pool, name, sizeBytes, inactive))
   }
 
-  async createSnapshot({ pool, origin, name }: Request<'createSnapshot'>): Promise<Volume> {
+  async createSnapshot({ pool, origin, name }: ThinName & { origin: string }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.createSnapshot(pool, origin, name))
   }
 
-  async growVolume({ pool, name, sizeBytes }: Request<'growVolume'>): Promise<Volume> {
+  async growVolume({ pool, name, sizeBytes }: ThinName & { sizeBytes: number }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.grow(pool, name, sizeBytes))
   }
 
-  async activateVolume({ pool: poolName, name, writable }: Request<'activateVolume'>): Promise<Volume> {
+  async activateVolume({ pool: poolName, name, writable }: ThinName & { writable: boolean }): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
       const { pool } = await this.#intents.triedEntry(poolName)
       const thin = await this.#intents.thin(poolName, name)
@@ -232,7 +260,7 @@ export class OwnedPools implements PoolBackend {
     })
   }
 
-  async deactivateVolume({ pool: poolName, name }: Request<'deactivateVolume'>): Promise<Volume> {
+  async deactivateVolume({ pool: poolName, name }: ThinName): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
       const { pool } = await this.#intents.triedEntry(poolName)
       const thin = await this.#intents.thin(poolName, name)
@@ -241,27 +269,27 @@ export class OwnedPools implements PoolBackend {
     })
   }
 
-  async deleteVolume({ pool, name }: Request<'deleteVolume'>): Promise<object> {
+  async deleteVolume({ pool, name }: ThinName): Promise<object> {
     await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'volume'))
     return {}
   }
 
-  async deleteSnapshot({ pool, name }: Request<'deleteSnapshot'>): Promise<object> {
+  async deleteSnapshot({ pool, name }: ThinName): Promise<object> {
     await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
     return {}
   }
 
-  async listVolumes({ pool }: Request<'listVolumes'>): Promise<{ volumes: Volume[] }> {
+  async listVolumes({ pool }: { pool: string }): Promise<{ volumes: DescribedThin[] }> {
     return { volumes: await this.#list(pool, 'volume') }
   }
 
-  async listSnapshots({ pool }: Request<'listSnapshots'>): Promise<{ snapshots: Volume[] }> {
+  async listSnapshots({ pool }: { pool: string }): Promise<{ snapshots: DescribedThin[] }> {
     return { snapshots: await this.#list(pool, 'snapshot') }
   }
 
   // Differences
 
-  async reconcile({ pool: name }: Request<'reconcile'>): Promise<PoolCalls['reconcile'][1]> {
+  async reconcile({ pool: name }: { pool: string }): Promise<{ settled: string[]; findings: DescribedFinding[] }> {
     const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#intents.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []
@@ -278,7 +306,7 @@ export class OwnedPools implements PoolBackend {
     return { settled, findings: findings.map(describeFinding) }
   }
 
-  async acceptKernel({ pool: name }: Request<'acceptKernel'>): Promise<Pool> {
+  async acceptKernel({ pool: name }: { pool: string }): Promise<DescribedPool> {
     await this.#locks.take(name, async () => {
       const { pool } = await this.#intents.entry(name)
       const active = this.#active(pool)
@@ -294,11 +322,17 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async adoptThin({ pool, thinId, name, sizeBytes, origin }: Request<'adoptThin'>): Promise<Volume> {
+  async adoptThin({
+    pool,
+    thinId,
+    name,
+    sizeBytes,
+    origin
+  }: ThinName & { thinId: number; sizeBytes: number; origin: string }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.adopt(pool, thinId, name, sizeBytes, origin))
   }
 
-  async forgetThin({ pool, name, unseen }: Request<'forgetThin'>): Promise<object> {
+  async forgetThin({ pool, name, unseen }: ThinName & { unseen: boolean }): Promise<object> {
     await this.#locks.take(pool, () => this.#thins.forget(pool, name, unseen))
     return {}
   }
@@ -310,7 +344,7 @@ export class OwnedPools implements PoolBackend {
   }
 
   /** Runs work on one thin under its pool's lock. @returns the thin as it is afterwards */
-  async #placed(poolName: string, work: () => Promise<Placed>): Promise<Volume> {
+  async #placed(poolName: string, work: () => Promise<Placed>): Promise<DescribedThin> {
     return this.#locks.take(poolName, async () => {
       const { pool, thin } = await work()
       const { view } = await this.#intents.entry(poolName)
@@ -319,7 +353,7 @@ export class OwnedPools implements PoolBackend {
     })
   }
 
-  async #list(pool: string, kind: OwnedThin['kind']): Promise<Volume[]> {
+  async #list(pool: string, kind: OwnedThin['kind']): Promise<DescribedThin[]> {
     const view = pool === '' ? await this.#catalog.view() : (await this.#intents.entry(pool)).view
     const listed = await Promise.all(
       view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))

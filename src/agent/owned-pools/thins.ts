@@ -12,7 +12,8 @@ import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { ActivePool, refuseInUse } from './active-pool.ts'
 import type { PoolIntents } from './pool-intents.ts'
 import { checkThinName, thinDeviceName, thinUuid } from '../node/naming.ts'
-import { checkSize, invalid, SECTOR_BYTES } from '../node/request-checks.ts'
+import { checkSize, invalid } from '../node/request-checks.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** A thin and the pool it is in. */
 export interface Placed {

@@ -1,11 +1,14 @@
 /**
  * Tracked volumes and their snapshots, as text for people.
  */
-import type { EraSnapshot, EraVolume } from '../../grpc/admin.ts'
+import type { AdminResponse } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
 import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
+
+type EraVolume = AdminResponse<'growEra'>
+type EraSnapshot = AdminResponse<'createEraSnapshot'>
 
 export function eraVolumesTable(volumes: readonly EraVolume[]): string {
   const rows = volumes.map((each) => [

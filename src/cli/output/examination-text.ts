@@ -2,7 +2,14 @@
  * An examination of a node as text for people: the node's parts, in a few lines and tables; then the findings, the
  * worst first, each with its remedy.
  */
-import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
+import type {
+  BlockDevice,
+  Examination,
+  Finding,
+  PoolFacts,
+  Severity,
+  ThinFacts
+} from '../../agent/inventory/examination.ts'
 import { oneLine } from '../command-line/failure.ts'
 import { counted, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'

@@ -40,8 +40,8 @@ import { deviceIdentity, isKnownBy } from '../../node/device-identity.ts'
 import { eraUuid, guardName, guardUuid } from '../../node/era-devices.ts'
 import { dataHead, metadataState } from './lasting-traces.ts'
 import { mergeable } from './mergeable.ts'
+import { SECTOR_BYTES } from '../../../units.ts'
 
-const SECTOR_BYTES = 512
 /** Formatting the metadata of a large device takes long. */
 const CREATE_DEADLINE_MS = 60_000
 /** How often to try to make an era device, if the kernel's error does not tell the reason. */
