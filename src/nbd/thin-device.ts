@@ -6,7 +6,11 @@
  * Whoever writes to the device, or trims it, moves the root, once the pool commits. A pool commits within a second, and data of a write are
  * read back before that: so where anybody can write, the pool is made to commit before each look (pool_status in drivers/md/dm-thin.c). Where the
  * device is read-only, it is left alone.
+ *
+ * Two writes can bring a root back to the block that it was in, with the same checksum, while a client pauses. So the kernel's own count of the
+ * device's writes and discards has to stay what it was, too.
  */
+import { readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
 import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
 import { findPoolDevice } from '../agent/node/pool-device.ts'
@@ -20,6 +24,7 @@ import {
 import { parseThinTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
+import type { ExtentStream } from '../devicemapper/extents.ts'
 import type { ExportData, Part } from './export.ts'
 
 export interface ThinDeviceOptions {
@@ -105,15 +110,27 @@ export class ThinDeviceData implements ExportData {
     return this.#file.read(position, size, into)
   }
 
+  /** What the snapshot maps, by the metadata of the pool that its device is in. */
+  async allocated(): Promise<ExtentStream> {
+    const { id: deviceId } = this.#device
+    return this.#metadata.allocated({ deviceId, sizeBytes: this.sizeBytes, fingerprint: this.#seen })
+  }
+
   /** @throws DM_SNAPSHOT_CHANGED where it is not what it was when it was opened, and what looking throws */
   async look(): Promise<void> {
     const now = await look(this.#deviceMapper, this.#file.path, this.#file.device)
-    if (!isDeepStrictEqual(now, this.#opened) || this.#file.sizeBytes !== this.sizeBytes) {
+    if (
+      !isDeepStrictEqual({ ...now, writes: this.#opened.writes }, this.#opened) ||
+      this.#file.sizeBytes !== this.sizeBytes
+    ) {
       throw this.#changed('was renamed, resized, given another table or made writable')
     }
     if (!this.isReadOnly) await this.#deviceMapper.status(this.#opened.pool, { flush: true })
     const seen = await this.#metadata.fingerprint(this.#device)
-    if (!sameFingerprint(seen, this.#seen)) throw this.#changed('was written to or trimmed')
+    const writes = countWrites(this.#file.device)
+    if (!sameFingerprint(seen, this.#seen) || writes !== this.#opened.writes) {
+      throw this.#changed('was written to or trimmed')
+    }
   }
 
   async close(): Promise<void> {
@@ -141,6 +158,14 @@ interface Opened {
   readonly poolUuid: string
   readonly metadataPath: string
   readonly metadataDevice: DeviceNumber
+  /** Writes and discards that the kernel has counted. */
+  readonly writes: string
+}
+
+/** Fields 5, 7, 12 and 14 of Documentation/block/stat.rst: writes, sectors written, discards, sectors discarded. */
+function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
+  const fields = readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)
+  return [4, 6, 11, 13].map((at) => fields[at] ?? '0').join(' ')
 }
 
 async function look(
@@ -172,7 +197,8 @@ async function look(
     ...{ info: { name, uuid, readOnly }, table, thinId: thin.deviceId, pool: thin.poolDevice },
     hasExternalOrigin: thin.externalOrigin !== undefined,
     ...{ poolName: pool.name, poolUuid: pool.uuid },
-    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice }
+    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice },
+    writes: countWrites(number)
   }
 }
 
