@@ -82,7 +82,8 @@ export class ThinDeviceData implements ExportData {
       // Open, it keeps its number, whatever becomes of its name.
       const opened = await look(deviceMapper, path, file.device)
       checkIsMeant(path, handle, opened)
-      await deviceMapper.status(opened.pool, { flush: !opened.info.readOnly })
+      // What was written just before it was made read-only is in the metadata after a commit.
+      await deviceMapper.status(opened.pool, { flush: true })
       metadata = await openPoolMetadata(opened.metadataPath, { liveRoot: true, device: opened.metadataDevice })
       const device = await metadata.device(opened.thinId)
       const seen = await metadata.fingerprint(device)
@@ -158,14 +159,14 @@ interface Opened {
   readonly poolUuid: string
   readonly metadataPath: string
   readonly metadataDevice: DeviceNumber
-  /** Writes and discards that the kernel has counted. */
+  /** Sectors written and discarded through the device, as the kernel has counted. */
   readonly writes: string
 }
 
-/** Fields 5, 7, 12 and 14 of Documentation/block/stat.rst: writes, sectors written, discards, sectors discarded. */
+/** Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of none.) */
 function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
   const fields = readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)
-  return [4, 6, 11, 13].map((at) => fields[at] ?? '0').join(' ')
+  return [6, 13].map((at) => fields[at] ?? '0').join(' ')
 }
 
 async function look(
