@@ -6,7 +6,7 @@
  */
 import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import type { SurveyPort } from './owned-pools/kernel-view.ts'
+import type { SurveyPort } from './node/survey.ts'
 import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
 import type { TimedStatistics } from './walks/walk-messages.ts'

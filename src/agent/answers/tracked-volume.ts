@@ -50,7 +50,7 @@ export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
   }
 }
 
-/** What is to be walked. */
+/** The input of a walk. */
 interface TrackedAnswer {
   readonly question: HistoryQuestion
   /** Undefined if the catalog has nothing for the answer. */

@@ -16,6 +16,7 @@
  */
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
+import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
 import { CatalogThread } from './catalog-thread.ts'
 import type { Opening } from './database.ts'
@@ -72,6 +73,15 @@ export class Catalog {
   }
 
   // What was served
+
+  /**
+   * Decides whether an answer about a live pool may begin, and records it. Await it before the first message leaves.
+   *
+   * @throws what `admit` throws (admission.ts)
+   */
+  async admit(admission: Admission, at = Date.now()): Promise<Admitted> {
+    return this.#call('admit', admission, at)
+  }
 
   /**
    * Records that an answer about a snapshot is about to begin. Await it before the first message leaves. See

@@ -17,7 +17,6 @@
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
-import type { CatalogDatabase } from './database.ts'
 import {
   eraIntentsTable,
   eraNamesTable,
@@ -26,6 +25,7 @@ import {
   eraVolumeRow,
   eraVolumesTable
 } from './store/era-tables.ts'
+import type { CatalogDatabase } from './database.ts'
 import type { RowOf } from './store/table.ts'
 
 /** A snapshot of a tracked volume, until it is forgotten. */

@@ -26,7 +26,6 @@ import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
-import type { AgentConfig } from '../config.ts'
 import { isEraSlot } from './era-slot-content.ts'
 import { notePath, removeNote, withNote } from './keeper-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
@@ -50,13 +49,16 @@ export interface LeaseOptions {
   readonly onEnd?: (heldMs: number, lost: boolean) => void
 }
 
+/** `lease` of a configuration file. */
+export interface LeaseConfig {
+  readonly freePercent: number
+  readonly freeBlocks: number
+  readonly holdSeconds: number
+  readonly waitSeconds: number
+}
+
 /** The options that a configuration file sets. */
-export function leaseOptions({
-  freePercent,
-  freeBlocks,
-  holdSeconds,
-  waitSeconds
-}: AgentConfig['lease']): LeaseOptions {
+export function leaseOptions({ freePercent, freeBlocks, holdSeconds, waitSeconds }: LeaseConfig): LeaseOptions {
   return {
     headroom: { percent: freePercent, blocks: freeBlocks },
     holdMs: holdSeconds * 1000,

@@ -11,7 +11,8 @@ import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, OwnedPool } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile, type Step } from '../catalog/reconcile.ts'
-import { readKernelView, type SurveyedDevice, surveyDevices } from './kernel-view.ts'
+import { readKernelView } from './kernel-view.ts'
+import { type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
 
 export interface Settlement {

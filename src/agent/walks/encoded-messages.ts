@@ -7,7 +7,7 @@ import { BlockMetadataEncoder } from '../../grpc/block-metadata.ts'
 /** A message that is not full leaves after this long all the same. Milliseconds. */
 const FLUSH_AFTER_MS = 100
 
-/** What a walk has cost, for the log and the metrics. */
+/** The cost of a walk, for the log and the metrics. */
 export interface WalkStatistics {
   nodesRead: number
   bytesRead: number

@@ -64,7 +64,7 @@ export interface Snapshot {
   }
 }
 
-/** Answers for one name before the slash of a handle. */
+/** Answers for the snapshots of one source name. */
 export interface SnapshotSource<S extends FoundSnapshot = Snapshot> {
   /** The snapshot of this name, or undefined when there is none. */
   snapshot(name: string): Promise<S | undefined>

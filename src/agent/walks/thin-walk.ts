@@ -33,13 +33,13 @@ export interface ThinQuestion {
   startingOffset: number
   /** The most extents in a message; 0 chooses a good number. */
   maxResults: number
-  /** Left out: our own reading is all there is. */
+  /** Left out for our own reading alone. */
   tools?: ToolsRequested | undefined
 }
 
 export interface WalkRequest extends ThinQuestion, Reading {}
 
-/** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
+/** A device as the pool's metadata has it when a walk begins, to compare with earlier observations. */
 export interface SeenDevice {
   snapshot: Snapshot
   /** The pool's transaction id when the device was created. */

@@ -38,7 +38,7 @@ export function serveWalks(port: MessagePort, walkOf: (target: string) => Walk<u
       forgetSpareWindows()
       giveMemoryBack()
     } else {
-      // A walk that has just ended may still be spoken to.
+      // Messages may still arrive for a walk that has just ended.
       walks.get(message.id)?.hear(message)
     }
   })
@@ -88,7 +88,7 @@ class WalkInThread {
         await this.#credited()
         this.#credit--
         this.#say({ kind: 'message', id: this.#id, message, statistics }, [message.buffer])
-        // No message is made that would have to wait here, in memory.
+        // A message is made only when it can leave at once, so none waits in memory.
         await this.#credited({ orCancelled: true })
       }
       this.#say({ kind: 'end', id: this.#id, statistics })

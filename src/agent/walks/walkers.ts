@@ -40,7 +40,7 @@ interface Walk {
   statistics: TimedStatistics
   /** What an aside has thrown. */
   failure: { readonly thrown: unknown } | undefined
-  /** How it ended: undefined while it goes on. */
+  /** How it ended: undefined while it runs. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the consumer that waits for the next message. */
   wake: () => void
@@ -55,7 +55,7 @@ export interface WalkersOptions {
   readBytesPerSecond?: number | undefined
   /** Walks may start programs, which their thread has to end before it ends itself. */
   startPrograms?: boolean
-  /** Told of each walk that has ended, however it did. */
+  /** Called for each walk that has ended, however it did. */
   onEnd?: (kind: WalkKind, statistics: TimedStatistics) => void
 }
 
@@ -83,7 +83,7 @@ export class Walkers {
     const { direct = false, readDeadlineMs, readBytesPerSecond, onEnd = () => undefined } = options
     this.#reading = {
       ...{ direct, readDeadlineMs },
-      // Threads do not know of each other: each has its share.
+      // Threads do not know of each other, so each has an equal share.
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
     this.#startPrograms = options.startPrograms ?? false
@@ -187,7 +187,7 @@ export class Walkers {
     }
   }
 
-  /** Has all threads give back what many walks have left behind. */
+  /** Tells all threads to free the memory that many walks have left. */
   rest(): void {
     for (const thread of this.#threads) say(thread, { kind: 'rest', id: NaN })
   }

@@ -15,7 +15,7 @@ import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
 import type { NbdOptions } from '../commands/run-nbd.ts'
-import type { Remark } from './answer.ts'
+import type { Remark } from './question.ts'
 
 /** How long LVM may take to activate a volume, in milliseconds. */
 const ACTIVATION_MS = 60_000

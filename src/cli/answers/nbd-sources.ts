@@ -7,10 +7,10 @@ import { DeltamapperError } from '../../errors.ts'
 import { openPoolImage } from '../../nbd/pool-image-source.ts'
 import type { NbdSource } from '../../nbd/source.ts'
 import type { ExtentQuestion } from '../../nbd/status-map.ts'
-import type { Remark } from './answer.ts'
+import type { Remark } from './question.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { deviceId } from '../command-line/option-values.ts'
-import { humanSize } from '../output/quantities.ts'
+import { humanSize } from '../command-line/quantities.ts'
 import type { NbdOptions } from '../commands/run-nbd.ts'
 
 /** @throws UsageError where the options do not go together; what opening throws */

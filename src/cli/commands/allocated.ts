@@ -8,7 +8,7 @@ import type { ExtentsOptions } from './show-extents.ts'
 export function addAllocatedCommand(program: Command): void {
   const command = program
     .command('allocated')
-    .summary('what a snapshot has allocated: the extents of a full backup')
+    .summary('list the allocated extents of a snapshot, for a full backup')
     .description(
       'Lists the byte ranges of snapshot TARGET that are allocated, without reading the volume. ' +
         'A full backup copies these; everything else reads as zeros.'

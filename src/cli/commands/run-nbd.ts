@@ -14,14 +14,14 @@ import { NbdServer } from '../../nbd/server.ts'
 import { type NbdSource, type Offer, offers } from '../../nbd/source.ts'
 import { Validity } from '../../nbd/validity.ts'
 import { childEnvironment } from '../../search-path.ts'
-import { sayReady } from '../../service-manager.ts'
-import { stopSignal } from '../../stop-signal.ts'
+import { sayReady } from '../../process/service-manager.ts'
+import { stopSignal } from '../../process/stop-signal.ts'
 import type { TlsOptions } from '../command-line/endpoint.ts'
 import { describeFailure, exitStatus, UsageError } from '../command-line/failure.ts'
 import { openSource } from '../answers/nbd-sources.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'
-import { humanSize } from '../output/quantities.ts'
+import { humanSize } from '../command-line/quantities.ts'
 
 export interface NbdOptions extends TlsOptions {
   base?: string[]

@@ -1,8 +1,10 @@
 /**
- * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout, whoever is asked.
+ * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout, for every
+ * source.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { type AnswerOptions, type Question, type Remark, withAnswer } from '../answers/answer.ts'
+import { withAnswer } from '../answers/answer.ts'
+import type { AnswerOptions, Question, Remark } from '../answers/question.ts'
 import { interruptible } from '../command-line/interruption.ts'
 import { writeJson } from '../output/json.ts'
 import { mapStyle, writeMap } from '../output/map.ts'
@@ -40,7 +42,7 @@ export async function showAnswer(
     const remark = (text: string) => stderr.write(`deltamapper: ${text}\n`)
     await withAnswer(signal, remark, async (answer) => {
       const output = new TextOutput(stdout, signal)
-      // On the terminal where the extents go by, a bar would only be in their way.
+      // On the terminal where the extents are printed, a bar would only be in their way.
       const shown = stdout.isTTY && options.output !== 'map' ? answer : withProgress(answer, stderr)
       switch (options.output) {
         case 'table':

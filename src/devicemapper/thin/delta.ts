@@ -2,20 +2,21 @@
  * The heart of it: what differs between two mapping trees, in order, without reading what they share.
  *
  * A snapshot begins as a second reference to its origin's root; later writes copy just the path from root to leaf
- * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a
- * shared node holds the same mappings in both. Data blocks are shared the same way, and never written in place while
- * they are. So equal data blocks mean equal content, and different ones count as changed.
+ * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a node
+ * both refer to holds the same mappings in both. Data blocks are shared the same way and never written in place while
+ * they are, so equal data block means equal content, and a different one counts as changed.
  *
  * Both trees are walked at once, in ascending order (see Frontier), by three rules:
  *
- * 1. *Drop what is shared.* A subtree that is in both queues of a depth is removed from both, unread.
- * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that a shared
- *    subtree would have appeared: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf
- *    that spans half of a sparse volume would wait until the same half of a full one was read, and remembered.)
+ * 1. *Drop what is shared.* A subtree that stands in both queues of a depth is removed from both, unread.
+ * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would
+ *    have shown
+ *    up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that spans half of a sparse
+ *    volume would have to wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
- * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record of its mappings
- * (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
+ * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record
+ * of its mappings (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
@@ -23,7 +24,7 @@ import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import { RecordedMappings } from './base-record/recorded-mappings.ts'
+import { RecordedMappings } from './recorded-mappings.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
 /**
@@ -49,10 +50,13 @@ const EXPECTED_CHILDREN = 64
 
 export interface MappingDelta {
   reader: BlockReader
-  /** Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record. */
+  /**
+   * Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record.
+   */
   baseRoot: number | undefined
   /**
-   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could write to it in place.
+   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could
+   * write to it in place.
    */
   baseRecord?: Pick<BaseRecordReader, 'skipTo' | 'next' | 'header'> | undefined
   /** Root block of the target's mapping tree. */
@@ -160,7 +164,7 @@ class CoWalk {
   readonly #record: RecordedMappings | undefined
   /** From this time on a pair that both have proves nothing. */
   readonly #pairsUntil: number
-  /** Windows of leaves under way, the next one first. */
+  /** Windows of leaves being read, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
   /** Both trees are level: equal depth means equal height. */

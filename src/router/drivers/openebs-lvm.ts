@@ -1,7 +1,7 @@
 /**
- * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves names that begin with
- * "snapshot", so the logical volume is called SNAPSHOT without that prefix.
- * (openebs/lvm-localpv: pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
+ * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves
+ * names that begin with "snapshot", so the logical volume is called SNAPSHOT without that prefix. (openebs/lvm-localpv:
+ * pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
 import {
@@ -33,7 +33,7 @@ export function openebsLvm(namespace?: string): Driver {
       }
       const state = textOf(object, 'status', 'state')
       if (state !== 'Ready') throw notReady(handle, `its LVMSnapshot is in state ${state ?? 'unknown'}`)
-      // Given a size, LVM makes a copy-on-write snapshot outside of the pool, of a thin volume as well.
+      // With a size, LVM makes a classic snapshot outside of the pool, even of a thin volume.
       const size = textOf(object, 'spec', 'snapSize')
       if (size !== undefined) {
         throw notThin(

@@ -5,7 +5,7 @@
  *
  * What a block holds follows from the number of its write, so that a history needs no memory for data.
  */
-import { Random } from '../random.ts'
+import { Random } from '../../random.ts'
 
 /** Bytes. */
 export const BLOCK_BYTES = 16 * 1024

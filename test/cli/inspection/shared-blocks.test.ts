@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
-import { sharesBlocks } from '../../../src/cli/answers/shared-blocks.ts'
+import { sharesBlocks } from '../../../src/cli/inspection/shared-blocks.ts'
 import { openPoolMetadata } from '../../../src/devicemapper/thin/pool-metadata.ts'
 import { writeMetadataImage } from '../../support/metadata-image.ts'
 import { PoolModel } from '../../support/pool-model.ts'

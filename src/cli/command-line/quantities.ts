@@ -3,7 +3,7 @@
  */
 const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']
 
-/** A byte count as `64 KiB` or, where that is not exact, with one decimal place: `1.5 MiB`. */
+/** A byte count as `64 KiB` or, if that is not exact, with one decimal place: `1.5 MiB`. */
 export function humanSize(bytes: number): string {
   let value = bytes
   let unit = 0

@@ -8,8 +8,8 @@ import { basename, join } from 'node:path'
 import { status as grpcStatus } from '@grpc/grpc-js'
 import { parse } from 'yaml'
 import { z } from 'zod'
-import { DeltamapperError } from '../errors.ts'
-import { Random } from '../random.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { Random } from '../../random.ts'
 import { faultNames } from './faults.ts'
 
 /** Every status but OK, by gRPC's name. */
@@ -68,7 +68,8 @@ const scenarioSchema = z.strictObject({
 
 export type Scenario = z.infer<typeof scenarioSchema> & { readonly name: string }
 
-const folders = { scenarios: join(import.meta.dirname, 'scenarios'), mutants: join(import.meta.dirname, 'mutants') }
+const mockFolder = join(import.meta.dirname, '..')
+const folders = { scenarios: join(mockFolder, 'scenarios'), mutants: join(mockFolder, 'mutants') }
 
 /** The scenarios that clients are tested with, or the mutants, by name. */
 export function listScenarios(which: keyof typeof folders = 'scenarios'): Scenario[] {

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import test, { type ExecutionContext } from 'ava'
 
-const module = new URL('../src/stop-signal.ts', import.meta.url).href
+const module = new URL('../../src/process/stop-signal.ts', import.meta.url).href
 
 async function ends(t: ExecutionContext, start: string, withinMs: number) {
   const script = `

@@ -1,5 +1,5 @@
 import test from 'ava'
-import { counted, exactSize, humanSize, percentage } from '../../../src/cli/output/quantities.ts'
+import { counted, exactSize, humanSize, percentage } from '../../../src/cli/command-line/quantities.ts'
 
 test('sizes have the largest unit that keeps them above 1, and one decimal place where they are not exact', (t) => {
   const sizes: [number, string][] = [

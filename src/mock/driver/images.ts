@@ -5,7 +5,7 @@
 import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError } from '../../errors.ts'
 import { BLOCK_BYTES, contentOf, type Snapshot, type Tuple } from './history.ts'
 
 /** One line of snapshots.json. */

@@ -1,19 +1,20 @@
 /**
- * Whether two thin devices share data blocks, which only a snapshot and what it was taken of ever do: found out from the outside, by what
- * one of them maps that is not among their differences.
+ * Whether two thin devices share data blocks, which only a snapshot and its origin ever do. Found out from the outside:
+ * one of them maps a block that is not among their differences.
  */
 import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import type { PoolMetadata, ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
 
-/** Data blocks that are looked at: the last ones of a device, since file systems write to the front ones most. */
+/** Data blocks that are examined: the last ones of a device, because file systems write to the front ones most. */
 const SAMPLE_BLOCKS = 4096
 
 /**
- * Compares the last 4096 data blocks up to the highest one that `device` maps, which costs some hundred metadata blocks at most.
+ * Compares the last 4096 data blocks up to the highest one that `device` maps, which reads some hundred metadata blocks
+ * at most.
  *
- * @returns true when they have the same root (then even without a block), or one block is the same in both; false says nothing of the
- *   rest
+ * @returns true when they have the same root (then even without a block), or one block is the same in both; false
+ *   proves nothing about the rest
  */
 export async function sharesBlocks(
   metadata: PoolMetadata,
@@ -26,7 +27,7 @@ export async function sharesBlocks(
   try {
     sizeBytes = await metadata.mappedEnd(device, signal)
   } catch (error) {
-    // It maps bytes beyond 2^53, of which no question can be asked.
+    // It maps bytes beyond 2^53, which no question can name.
     if (error instanceof DeltamapperError && error.code === 'DM_METADATA_UNSUPPORTED') return false
     throw error
   }
@@ -37,7 +38,7 @@ export async function sharesBlocks(
     const different = await metadata.delta({ baseId: otherId, targetId: device.id, ...range })
     return !(await covers(different.batches, mapped.batches))
   } catch (error) {
-    // A volume in use, written to just now: it may be asked again, but nothing depends on it.
+    // A volume in use was just written to. Asking again is possible, but nothing depends on it.
     if (error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_CHANGED') return false
     throw error
   }

@@ -14,8 +14,8 @@ import {
   status as grpcStatus,
   type UntypedServiceImplementation
 } from '@grpc/grpc-js'
-import { csiPackage } from '../grpc/protos.ts'
-import { controllerMethods, type Methods } from '../grpc/volume-protos.ts'
+import { csiPackage } from '../../grpc/protos.ts'
+import { controllerMethods, type Methods } from '../../grpc/volume-protos.ts'
 import { Controller } from './controller.ts'
 import { type DriverFault, type Fault, faults, type Occasion } from './faults.ts'
 import type { History, Snapshot, Tuple } from './history.ts'

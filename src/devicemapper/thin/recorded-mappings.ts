@@ -1,10 +1,11 @@
 /**
- * A record's side of a delta: its mappings in ascending order, as far as they are wanted, like those of a tree (frontier.ts).
+ * A record's side of a delta: its mappings in ascending order, as far as they are wanted, like those of a tree
+ * (frontier.ts).
  */
-import type { KeyRange } from '../../btree.ts'
-import { MappingQueue } from '../frontier.ts'
-import type { BaseRecordReader } from './reader.ts'
-import type { Runs } from './runs.ts'
+import type { KeyRange } from '../btree.ts'
+import { MappingQueue } from './frontier.ts'
+import type { BaseRecordReader } from './base-record/reader.ts'
+import type { Runs } from './base-record/runs.ts'
 
 /** Mappings taken from the runs at once. */
 const STRIDE = 4096

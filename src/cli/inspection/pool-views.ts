@@ -1,21 +1,21 @@
 /**
- * The two states in which a pool's metadata can be looked at: the live one, and the metadata snapshot that somebody may hold. A question
- * is answered from one of them, and whoever asked is told which, and how far apart they are.
+ * The two views of a pool's metadata: the live one, and the metadata snapshot, if one is held. A question is answered
+ * from one of them, and the user is told which, and how far apart they are.
  */
 import { openPoolMetadata, type PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { counted } from './quantities.ts'
+import { counted } from '../command-line/quantities.ts'
 
 export interface PoolViews {
-  /** The view that answers: the metadata snapshot where one is held, unless the live root was asked for. */
+  /** The view that answers: the metadata snapshot if one is held, unless the live root was requested. */
   metadata: PoolMetadata
   live: ThinSuperblock
-  /** The metadata snapshot, where one is held and was looked at. */
+  /** The metadata snapshot, if one is held and was examined. */
   held: ThinSuperblock | undefined
   close(): Promise<void>
 }
 
-/** @param liveRoot the metadata snapshot is not even looked at then. @throws what `openPoolMetadata` throws */
+/** @param liveRoot the metadata snapshot is not even examined then. @throws what `openPoolMetadata` throws */
 export async function openViews(path: string, liveRoot: boolean): Promise<PoolViews> {
   const live = await openPoolMetadata(path, { liveRoot: true })
   let held: PoolMetadata | undefined
@@ -46,7 +46,10 @@ export function describeView({ metadata, live }: PoolViews): string {
   return live.heldRoot === 0 ? root : `${root}, and not the metadata snapshot that is held`
 }
 
-/** How old a metadata snapshot is. Metadata knows no hours: it counts the snapshots taken, and the transactions of who drives the pool. */
+/**
+ * The age of a metadata snapshot. Metadata has no wall clock: it counts the snapshots taken, and the transactions of
+ * the pool's owner.
+ */
 export function describeAge(live: ThinSuperblock, held: ThinSuperblock): string {
   const state = `pool time ${held.time}, transaction ${held.transactionId}`
   const snapshots = counted(live.time - held.time, 'snapshot')

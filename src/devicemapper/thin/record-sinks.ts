@@ -1,10 +1,10 @@
 /**
  * Makes a record of the target while an answer about it is streamed: no second walk.
  */
-import type { MappingSink } from '../delta.ts'
-import type { BaseRecordReader } from './reader.ts'
-import type { Runs } from './runs.ts'
-import type { BaseRecordWriter } from './writer.ts'
+import type { MappingSink } from './delta.ts'
+import type { BaseRecordReader } from './base-record/reader.ts'
+import type { Runs } from './base-record/runs.ts'
+import type { BaseRecordWriter } from './base-record/writer.ts'
 
 /** From a walk that meets all that the target maps: `allocated`, or a delta from a record. */
 export class WholeRecordSink implements MappingSink {
@@ -30,8 +30,8 @@ export class WholeRecordSink implements MappingSink {
 }
 
 /**
- * From a delta of two trees, which says only what differs: the base's record, with that patched in. Its cost is that of the change, and of
- * copying the record.
+ * From a delta of two trees, which says only what differs: the base's record, with that patched in. Its cost is that of
+ * the change, and of copying the record.
  */
 export class PatchedRecordSink implements MappingSink {
   readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>

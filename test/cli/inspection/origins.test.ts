@@ -3,7 +3,7 @@
  */
 import test from 'ava'
 import fc from 'fast-check'
-import { type Origin, Origins } from '../../../src/cli/answers/origins.ts'
+import { type Origin, Origins } from '../../../src/cli/inspection/origins.ts'
 import type { ThinDevice } from '../../../src/devicemapper/thin/pool-metadata.ts'
 
 /** A device and what the metadata does not say of it: whose snapshot it is, and what family it is of. */

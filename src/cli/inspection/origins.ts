@@ -1,29 +1,32 @@
 /**
- * Who is whose snapshot, as far as a pool's metadata tells. It holds no such record; what it holds are clock readings:
+ * Whose snapshot a device is, as far as a pool's metadata tells. The metadata has no such record, only clock readings:
  *
- * - Taking a snapshot advances the pool's clock by one, to T. The new device's creation time is T, and so is from then on the origin's
- *   snapshotted time, until the origin takes part in a later snapshot (dm-thin-metadata.c, __create_snap).
- * - Creating an empty device advances nothing: its creation time is that of the snapshot taken last, 0 before the first.
+ * - Taking a snapshot advances the pool's clock by one, to T. T is the new device's creation time. It is also the
+ *   origin's snapshotted time, until the origin takes part in a later snapshot (dm-thin-metadata.c, __create_snap).
+ * - Creating an empty device does not advance it: its creation time is that of the snapshot taken last, 0 before the
+ *   first.
  *
  * Hence, for a device created at T:
  *
- * - T = 0: no snapshot had been taken yet. Created empty, for certain.
- * - A device older than T whose snapshotted time is T was the origin of the one snapshot taken then. This device is likely that snapshot;
- *   it might be an empty device created afterwards, where the snapshot is gone. With several devices created at T, each is just possible.
+ * - T = 0: no snapshot had been taken yet. It was certainly created empty.
+ * - A device older than T whose snapshotted time is T was the origin of the one snapshot taken then. This device is
+ *   likely that snapshot. It might also be an empty device created afterwards, if the snapshot is gone. With several
+ *   devices created at T, each is just possible.
  * - A device older than T that was snapshotted later may have been the origin: its own reading was overwritten.
  * - No such device: created empty, or the origin is gone.
  *
- * Data blocks tell more. What shares one with an older device was not created empty: so it is the snapshot taken at T, and of the device
- * whose snapshotted time that is, for certain. Where no reading says of which, the only candidate that it shares blocks with is likely it.
+ * Data blocks tell more. A device that shares one with an older device was not created empty. So it is certainly the
+ * snapshot taken at T, of the device with that snapshotted time. If no reading names the origin, the only candidate
+ * that it shares blocks with is likely it.
  */
 import type { ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
 
-/** Candidates named at most: what follows is only said to exist. */
+/** The most candidates that are named; of further ones only the existence is shown. */
 const MAX_CANDIDATES = 16
 
 export interface Origin {
   certainty: 'certain' | 'likely' | 'possible' | 'unknown'
-  /** The origin, or who it may be, by thin device id. None and certain: created empty. */
+  /** The origin, or its candidates, by thin device id. None and certain: created empty. */
   devices: number[]
   /** Whether there are more candidates than these. */
   more: boolean
@@ -37,11 +40,16 @@ interface Snapshotted {
   snapshottedTime: number
 }
 
-/** Collects what matters of every device of a view, then answers for each. */
+/** Collects the facts about every device of a view, then answers for each. */
 export class Origins {
-  /** Devices that took part in a snapshot after their own creation: only those can be origins. Latest first once complete. */
+  /**
+   * Devices that took part in a snapshot after their own creation: only those can be origins. Latest first once
+   * complete.
+   */
   readonly #snapshotted: Snapshotted[] = []
-  /** Of those, by that time, the one that was the origin then; undefined where the metadata names several, which cannot be. */
+  /**
+   * Of those, by that time, the one that was the origin then; undefined if the metadata names several, which cannot be.
+   */
   readonly #originAt = new Map<number, number | undefined>()
   readonly #createdAt = new Map<number, number>()
   /** For each root: the first device with it, and the second. */
@@ -58,12 +66,12 @@ export class Origins {
     else if (!this.#secondWithRoot.has(root)) this.#secondWithRoot.set(root, id)
   }
 
-  /** To be called once all devices were added. */
+  /** Call it once all devices were added. */
   complete(): void {
     this.#snapshotted.sort((a, b) => b.snapshottedTime - a.snapshottedTime)
   }
 
-  /** What the clock readings say. */
+  /** The origin according to the clock readings. */
   of({ details: { creationTime } }: ThinDevice): Origin {
     if (creationTime === 0) return { certainty: 'certain', devices: [], more: false, byClock: false }
     const origin = this.#originAt.get(creationTime)
@@ -85,19 +93,19 @@ export class Origins {
   }
 
   /**
-   * What those readings and the data blocks say together.
+   * The origin according to readings and data blocks together.
    *
    * @param sharing those of `origin.devices` that were found to share data blocks with the device
    */
   refined(origin: Origin, sharing: number[]): Origin {
     if (sharing.length === 0) return origin
     if (origin.byClock) return { ...origin, certainty: 'certain' }
-    // Of more candidates than were looked at, another one may share blocks as well.
+    // If there are more candidates than were examined, another one may share blocks as well.
     const certainty = sharing.length === 1 && !origin.more ? 'likely' : 'possible'
     return { ...origin, certainty, devices: sharing }
   }
 
-  /** Another device that maps exactly the same, because it has the very same root: the one with the lowest id. */
+  /** Another device with exactly the same mappings, because it has the very same root: the one with the lowest id. */
   twinOf({ id, root }: ThinDevice): number | undefined {
     const first = this.#firstWithRoot.get(root)
     return first === id ? this.#secondWithRoot.get(root) : first

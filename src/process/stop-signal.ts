@@ -1,15 +1,14 @@
-/**
- * How agent and router are asked to stop.
- */
+/** How agent and router receive the request to stop. */
 
-/** How often to look whether npm's shell is still there, in milliseconds. */
+/** How often to check whether npm's shell is still there, in milliseconds. */
 const LOOK_MS = 500
 
 /**
- * Resolves with the first SIGTERM or SIGINT from now on; a second one ends the process at once. To be called before anything is started:
- * whoever reads in the log that it listens may ask for the end right away.
+ * Resolves with the first SIGTERM or SIGINT from now on; a second one ends the process at once. Call it before anything
+ * is started: a reader of the log may ask for the end as soon as it says "listening".
  *
- * Started by `npx`, there is a shell in between, which dies of a signal that npm passes on, and tells nobody: its end counts as SIGTERM.
+ * With `npx`, there is a shell in between. npm passes a signal on, the shell dies of it and tells nobody: its end
+ * counts as SIGTERM.
  */
 export function stopSignal(): Promise<NodeJS.Signals> {
   const asked = Promise.withResolvers<NodeJS.Signals>()
@@ -30,12 +29,12 @@ export function stopSignal(): Promise<NodeJS.Signals> {
   return asked.promise
 }
 
-/** How long a start that hangs may go on once the end has been asked for, in milliseconds. */
+/** How long a start that hangs may go on after the request to stop, in milliseconds. */
 const START_MS = 10_000
 
 /**
- * What `starting` resolves with. Where the end is asked for meanwhile, the start is waited for, since it has things to put back; one that hangs ends
- * the process by the same signal.
+ * The result of `starting`. If the end is requested meanwhile, the start is awaited, because it has things to clean up.
+ * A start that hangs ends the process by the same signal.
  */
 export async function startedBefore<T>(
   asked: Promise<NodeJS.Signals>,

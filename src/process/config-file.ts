@@ -1,13 +1,11 @@
-/**
- * A configuration file of agent or router: YAML or JSON, a mapping of fields. What is wrong with it is said with the file's name.
- */
+/** A configuration file of agent or router: YAML or JSON, a mapping of fields. Errors name the file and the field. */
 import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
 import { z } from 'zod'
-import { DeltamapperError } from './errors.ts'
-import { parseListenAddress } from './grpc/address.ts'
-import { checkDriverName } from './grpc/identity.ts'
-import { groupIdOf } from './grpc/unix-socket.ts'
+import { DeltamapperError } from '../errors.ts'
+import { parseListenAddress } from '../grpc/address.ts'
+import { checkDriverName } from '../grpc/identity.ts'
+import { groupIdOf } from '../grpc/unix-socket.ts'
 
 /** How a unix socket is made, for agent and router alike. */
 export const socketFields = {
@@ -21,10 +19,10 @@ export const socketFields = {
   socketGroup: z.union([z.string().min(1), z.int().min(0)]).optional()
 }
 
-/** What TLS takes: PEM files, read again when they change. */
+/** TLS files: PEM, read again when they change. */
 export const tlsFields = { certificate: z.string().min(1), key: z.string().min(1), ca: z.string().min(1) }
 
-/** The fields, unchecked; none without a file. @throws DM_CONFIG_INVALID */
+/** The fields, unchecked; empty without a file. @throws DM_CONFIG_INVALID */
 export async function readConfigFile(file: string | undefined): Promise<Record<string, unknown>> {
   if (file === undefined) return {}
   let content: unknown
@@ -38,7 +36,7 @@ export async function readConfigFile(file: string | undefined): Promise<Record<s
 }
 
 /**
- * Checks what only the server would find out, when catalog and connections are open already.
+ * Checks what otherwise only the server would find out, after catalog and connections are open.
  *
  * @throws DM_CONFIG_INVALID
  */
@@ -74,7 +72,7 @@ export function invalidConfig(file: string | undefined, what: string, cause?: un
   )
 }
 
-/** What a check of a field throws, as an issue of the field. */
+/** The error of a field's check, as an issue of the field. */
 export function valid<T>(check: (value: T) => unknown): (value: T, context: z.RefinementCtx) => void {
   return (value, context) => {
     try {

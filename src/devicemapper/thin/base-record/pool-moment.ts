@@ -1,9 +1,10 @@
 /**
  * How far a pool has come at one moment, and whether a later look shows one that went on from there.
  *
- * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c); LVM and others count their changes with
- * the transaction id. Neither goes back, and a device is no older than the clock was when it was not there yet. A pool that was put
- * back and has caught up since is still given away by a device that it got back, or that it would have had before.
+ * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c); LVM and others
+ * count their changes with the transaction id. Neither goes back, and a device is no older than the clock was when it
+ * was not there yet. A pool that was put back and has caught up since is still given away by a device that it got back,
+ * or that it would have had before.
  */
 
 /** How far a pool has come. */
