@@ -2,7 +2,8 @@
  * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has the data.
  */
 import { access } from 'node:fs/promises'
-import { DeviceMapper } from '../../../native/device-mapper.ts'
+import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
+import { findPoolDevice } from '../../agent/node/pool-device.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { startCommand } from '../../agent/lvm/command.ts'
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
@@ -14,7 +15,7 @@ import { ThinDeviceData } from '../../nbd/thin-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
-import type { NbdOptions } from '../commands/run-nbd.ts'
+import type { NbdOptions } from './nbd-options.ts'
 import type { Remark } from './question.ts'
 
 /** How long LVM may take to activate a volume, in milliseconds. */
@@ -49,7 +50,9 @@ export async function openAgentSource(
     }
     const deviceMapper = new DeviceMapper()
     closing.push(() => deviceMapper.close())
-    const data = await ThinDeviceData.open(path, { deviceMapper, handle, bytesPerSecond: options.rate })
+    const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
+    const opening = { deviceMapper, findPool, handle, bytesPerSecond: options.rate }
+    const data = await ThinDeviceData.open(path, opening)
     closing.push(() => data.close())
     if (!data.isReadOnly) {
       remark(`${path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`)

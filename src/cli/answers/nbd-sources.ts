@@ -11,7 +11,7 @@ import type { Remark } from './question.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { humanSize } from '../command-line/quantities.ts'
-import type { NbdOptions } from '../commands/run-nbd.ts'
+import type { NbdOptions } from './nbd-options.ts'
 
 /** @throws UsageError where the options do not go together; what opening throws */
 export async function openSource(target: string, options: NbdOptions, remark: Remark): Promise<NbdSource> {

@@ -5,7 +5,7 @@ import { type Command, Option } from 'commander'
 import { addTlsOptions, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { byteCount, recordedPool } from '../command-line/option-values.ts'
-import type { NbdOptions } from './run-nbd.ts'
+import type { NbdOptions } from '../answers/nbd-options.ts'
 
 export function addNbdCommand(program: Command): void {
   const command = program
