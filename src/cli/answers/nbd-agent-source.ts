@@ -39,8 +39,14 @@ export async function openAgentSource(
   }
   const path = options.device ?? devicePath(handle)
   const closing: (() => Promise<void> | void)[] = []
-  const close = async () => {
-    for (const each of closing.splice(0).reverse()) await each()
+  /** All of them, also where one fails: what was activated is deactivated. */
+  const close = async (): Promise<void> => {
+    const last = closing.pop()
+    try {
+      await last?.()
+    } finally {
+      if (last) await close()
+    }
   }
   try {
     if (await isMissing(path)) {
