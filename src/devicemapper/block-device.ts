@@ -12,11 +12,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
 
-const SECTOR_BYTES = 512
 /** The zeros at the start of a device that counts as blank, in bytes. */
 const BLANK_BYTES = 4096
 /** How many bytes of a device are examined: the last signature below ends before. */
@@ -148,7 +148,7 @@ export class ClaimedDevice {
       throw new DeltamapperError(
         'DM_READ_FAILED',
         `${this.path} could not be read or written (${(cause as NodeJS.ErrnoException).code})`,
-        'look into the kernel log for what is wrong with the device',
+        'look into the kernel log for errors of the device',
         { cause }
       )
     }
@@ -215,7 +215,7 @@ function cannotClaim(path: string, cause: unknown): DeltamapperError {
       return new DeltamapperError(
         'DM_READ_FAILED',
         `${path} cannot be opened (${code === 'unknown' ? String(cause) : code})`,
-        'look into the kernel log for what is wrong with the device',
+        'look into the kernel log for errors of the device',
         { cause }
       )
   }

@@ -18,6 +18,7 @@ import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
+import { settledWithin } from './settled.ts'
 import { nameOfStatus, toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
@@ -162,17 +163,9 @@ export class SnapshotMetadataService {
    */
   async drain(graceMs: number): Promise<void> {
     this.#stopping = true
-    await this.#settled(graceMs)
+    await settledWithin(this.#running.keys(), graceMs)
     for (const controller of this.#running.values()) controller.abort(shuttingDown())
-    await this.#settled(1000)
-  }
-
-  async #settled(withinMs: number): Promise<void> {
-    if (this.#running.size === 0) return
-    let timer: NodeJS.Timeout | undefined
-    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, withinMs)))
-    await Promise.race([Promise.all(this.#running.keys()), patience])
-    clearTimeout(timer)
+    await settledWithin(this.#running.keys(), 1000)
   }
 
   #begin<Request extends AllocatedRequest | DeltaRequest>(

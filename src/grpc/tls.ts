@@ -18,7 +18,7 @@ import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
 import { readOrdinaryFile } from '../ordinary-file.ts'
 import { sparingly } from '../sparing-log.ts'
-import { CrowdedDoor } from './crowded-door.ts'
+import { HandshakeLimit } from './handshake-limit.ts'
 
 /** Paths of PEM files. */
 export interface TlsFiles {
@@ -157,7 +157,7 @@ export function createTlsServer(
     log({ remoteAddress, reason })
     onRefused()
   }
-  const door = new CrowdedDoor(WAITING_CONNECTIONS)
+  const door = new HandshakeLimit(WAITING_CONNECTIONS)
   const waiting = new Map<string, Socket>()
   let known = 0
   server.prependListener('connection', (socket: Socket) => {
@@ -249,6 +249,6 @@ export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promi
 function warnOfExpiry({ cert }: TlsMaterial, { certificate }: TlsFiles, logger: Logger): void {
   const { validTo, validToDate } = new X509Certificate(cert)
   if (validToDate.getTime() < Date.now()) {
-    logger.error({ certificate, validTo }, 'our certificate has expired: nobody will talk to us until it is renewed')
+    logger.error({ certificate, validTo }, 'our certificate has expired: no peer accepts it until it is renewed')
   }
 }

@@ -288,7 +288,7 @@ function refusal(status: number, body: unknown, verb: string, path: string): Err
     return new DeltamapperError(
       'DM_CLUSTER_SETUP',
       `the Kubernetes API refused to ${verb} ${path}: ${said}`,
-      'put right what it complains of'
+      'correct what it reports'
     )
   }
   return new DeltamapperError(
@@ -302,7 +302,7 @@ function strange(path: string): DeltamapperError {
   return new DeltamapperError(
     'DM_CLUSTER_UNREACHABLE',
     `what answers for the Kubernetes API at ${path} does not speak it`,
-    'see what is between here and the API server'
+    'check the network between here and the API server'
   )
 }
 

@@ -195,8 +195,8 @@ export class WatchCache {
   #endedAtOnce(): DeltamapperError {
     return new DeltamapperError(
       'DM_CLUSTER_UNREACHABLE',
-      `the Kubernetes API at ${this.#api.server} ends a watch of ${this.#options.path} as soon as it has begun`,
-      'see what is between here and the API server; if it stays, see its log'
+      `the Kubernetes API at ${this.#api.server} ends every watch of ${this.#options.path} at once`,
+      'check the network between here and the API server; if it stays, see its log'
     )
   }
 

@@ -389,7 +389,7 @@ test('metadata that cannot be written makes for a pool that takes no changes, an
   await client.deactivatePool({ pool: 'ro', withVolumes: true })
 })
 
-test('what somebody else has done to a pool is told, and settled on a word', async (t) => {
+test('what another program has done to a pool is told, and settled on a word', async (t) => {
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({

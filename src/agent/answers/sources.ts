@@ -96,7 +96,7 @@ export class Sources {
   get description(): string {
     const recorded = [...this.#recorded.keys()].join(', ')
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
-    return `this agent serves the node's thin pools, era volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
+    return `this agent serves the node's thin pools, tracked volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * Thin snapshots, whichever source has found them: what may be compared, and how the answer is made.
+ * Thin snapshots from any source: which may be compared, and how the answer is made.
  *
  *   look up both handles, at one look ─▶ open the metadata ─▶ find the devices in it ─▶ look up again ─▶ the catalog ─▶ first message
  *
@@ -42,8 +42,8 @@ export function thinAnswers({ knowledge, tools }: AnswerServices): TargetAnswers
 /**
  * The plan of a walk through a pool's metadata.
  *
- * @param knowledge told of a live pool's devices before the first message, which it may refuse
- * @param tools where they have a part in the answer
+ * @param knowledge gets a live pool's devices before the first message, and may refuse them
+ * @param tools the tools, if they have a part in the answer
  */
 export function thinPlan(question: ThinQuestion, knowledge?: DeviceKnowledge, tools?: ToolEngine): Plan {
   const asides: Record<keyof ThinAsides, Aside> = {

@@ -62,7 +62,7 @@ export function admit(
 function checkGoesOn(records: readonly ServedRecord[], target: ServedTarget, wentBack: WentBack | undefined): void {
   checkResumed(records, target)
   if (wentBack === undefined || records.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
-  throw resumeRefused(target.handle, `its pool went on from an earlier state since it was begun: ${wentBack.how}`)
+  throw resumeRefused(target.handle, `its pool was restored to an earlier state since it was begun: ${wentBack.how}`)
 }
 
 /** @throws DM_BASE_UNRECORDED, DM_RESUME_REFUSED */

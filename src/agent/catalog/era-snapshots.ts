@@ -156,7 +156,7 @@ export function recordEraSnapshot(
     if (tracked.boundaryEra !== undefined && taken.boundaryEra < tracked.boundaryEra) {
       throw new DeltamapperError(
         'DM_HISTORY_BROKEN',
-        `era volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
+        `tracked volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
         'take a full backup; `deltamapper doctor` shows what is wrong with the volume'
       )
     }

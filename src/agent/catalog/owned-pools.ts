@@ -317,7 +317,7 @@ function beginInPool(database: Writable, intent: Exclude<NewIntent, { kind: 'cre
   if ('transactionId' in intent && intent.transactionId !== pool.transactionId) {
     throw new DeltamapperError(
       'DM_CATALOG_DISAGREES',
-      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: somebody else has changed it`,
+      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: another program has changed it`,
       'see `deltamapper doctor`'
     )
   }
@@ -376,7 +376,7 @@ function moveTransaction(database: Writable, pool: string, transactionId: bigint
 function refuseWhilePending(database: Writable, pool: string): void {
   const pending = intentsTable.get(database, { pool })
   if (pending !== undefined)
-    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
+    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'recover that first')
 }
 
 function pendingIntent(database: Writable, pool: string): { row: IntentRow; intent: Intent } {

@@ -12,10 +12,9 @@ import type {
   DeviceMapperFacts,
   EraHistoryFacts,
   Examination,
-  InventoryBackend,
   LvmFacts,
   TrackedVolumeFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -59,7 +58,7 @@ const noDeviceMapper: DeviceMapperFacts = {
   ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
 }
 
-export class Inventory implements InventoryBackend {
+export class Inventory {
   readonly #options: InventoryOptions
   readonly #node = new NodeInventory()
   /** Callers share a running look, because each look asks a lot of the node. */

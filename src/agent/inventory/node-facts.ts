@@ -4,7 +4,7 @@ import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { DeltamapperError } from '../../errors.ts'
-import type { Examination, NodeFacts } from '../../grpc/inventory.ts'
+import type { Examination, NodeFacts } from './examination.ts'
 import type { NodeAnswer, NodeQuestion, SystemFacts } from './node-worker.ts'
 import { probe, SingleLook } from './probe.ts'
 

@@ -1,7 +1,6 @@
 /** Checks of a request that need nothing but the request. (Names: naming.ts.) */
 import { DeltamapperError } from '../../errors.ts'
-
-export const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** Of a volume. @throws DM_ARGUMENT_INVALID */
 export function checkSize(bytes: number): void {

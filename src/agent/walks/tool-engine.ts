@@ -74,7 +74,7 @@ export class ToolEngine {
     if (this.#leases === undefined || pool === undefined) {
       throw new DeltamapperError(
         'DM_INTERNAL',
-        `nobody knows the pool of ${handle}`,
+        `the pool of ${handle} is not known`,
         'report it with the log lines around it'
       )
     }

@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { EraVolume } from '../../grpc/admin.ts'
+import type { AdminResponse } from '../../grpc/admin.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
@@ -292,13 +292,13 @@ function checkOneOrAll(volume: string | undefined, all: boolean): void {
  */
 async function forAll(
   options: AdminOptions,
-  give: (agent: AdminClient, volume: string) => Promise<EraVolume>,
+  give: (agent: AdminClient, volume: string) => Promise<AdminResponse<'growEra'>>,
   deadline = 0
 ): Promise<void> {
   await order(
     options,
     async (agent) => {
-      const volumes: EraVolume[] = []
+      const volumes: AdminResponse<'growEra'>[] = []
       const failures: DeltamapperError[] = []
       let waiting = (await agent.listEra({ volume: '' })).volumes.map(({ name }) => name)
       while (waiting.length > 0) {

@@ -18,8 +18,8 @@ import { dropInactiveTable } from '../inactive-table.ts'
 import { parsePoolStatus, type PoolStatus } from './status.ts'
 import { openPoolMetadata } from './pool-metadata.ts'
 import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } from './table.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_BYTES = 512
 /** The least that the kernel's documentation recommends for metadata, in bytes. */
 const LEAST_METADATA_BYTES = 2 * 2 ** 20
 /** Suspending waits for I/O in flight, and a mounted file system first writes its dirty data. Milliseconds. */
@@ -330,7 +330,7 @@ export class ThinPool {
         throw new DeltamapperError(
           'DM_CALL_STUCK',
           `${name} was suspended and could not be resumed: ${(cause as Error).message}`,
-          `\`dmsetup resume ${name}\`: until then, whatever uses it waits`,
+          `\`dmsetup resume ${name}\`: until then, everything that uses it waits`,
           { cause }
         )
       }

@@ -1,6 +1,6 @@
 import test from 'ava'
 import { type ExaminationFacts, findings } from '../../../src/agent/inventory/findings.ts'
-import type { Finding, PoolFacts, Problem, Severity } from '../../../src/grpc/inventory.ts'
+import type { Finding, PoolFacts, Problem, Severity } from '../../../src/agent/inventory/examination.ts'
 import { examinationOf, poolOf, thinOf } from '../../support/examination.ts'
 
 const healthy = examinationOf()

@@ -13,7 +13,7 @@ import {
 import { byName } from '../../../src/agent/lvm/volume.ts'
 import type { SurveyedDevice } from '../../../src/agent/node/survey.ts'
 import { poolUuid } from '../../../src/agent/node/naming.ts'
-import type { PoolFacts } from '../../../src/grpc/inventory.ts'
+import type { PoolFacts } from '../../../src/agent/inventory/examination.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { recordedDevices, recordedVolumes } from '../../support/recorded-lvm.ts'
 import { newPool } from '../catalog/examples.ts'

@@ -92,7 +92,7 @@ test('answers as tables and as JSON', async (t) => {
   const one = (await order('era', 'status', 'srv')).stdout
   t.regex(one, /^state +active: it is full$/m)
   t.regex(one, /^device +\/dev\/mapper\/srv$/m)
-  t.regex(one, /^history +since it was attached \(line b5c2\)$/m)
+  t.regex(one, /^history +since it was attached \(id b5c2\)$/m)
   t.regex(one, /^under way +snapshot$/m)
   t.is((await order('era', 'detach', 'srv')).stdout, 'volume srv is detached\n')
   const json = JSON.parse((await order('era', 'attach', 'srv', ...devices, '-o', 'json')).stdout) as object

@@ -133,7 +133,7 @@ async function nextMessage(worker: Worker): Promise<FromHistoryReader> {
     const ended = once(worker, 'exit', { signal }).then((): never => {
       throw new DeltamapperError(
         'DM_INTERNAL',
-        "the thread that reads an era volume's history ended",
+        "the thread that reads a tracked volume's history ended",
         'report it with the log lines around it'
       )
     })

@@ -4,7 +4,7 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 
-export class Turns {
+export class KeyedLock {
   /** What the next change of a key waits for. */
   readonly #last = new Map<string, Promise<unknown>>()
   #closed = false
