@@ -19,6 +19,7 @@ const rooms = [
   'kubernetes',
   'mock',
   'monitoring',
+  'nbd',
   'process',
   'router'
 ]
@@ -33,6 +34,7 @@ const knows = {
   kubernetes: ['devicemapper', 'grpc'],
   mock: ['grpc'],
   monitoring: ['grpc'],
+  nbd: ['agent', 'devicemapper'],
   process: ['grpc'],
   router: ['grpc', 'kubernetes', 'monitoring', 'process']
 }

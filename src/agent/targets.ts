@@ -1,6 +1,7 @@
 /**
- * The registry of targets: every kind of storage that the agent answers for. Who answers plans in the main thread (walks/plan.ts), and the
- * walk that a plan is about runs in a walker thread. Nobody else knows which kinds there are; docs/architecture.md says how to add one.
+ * The registry of targets: every kind of storage that the agent answers for. Who answers plans in the main thread
+ * (walks/plan.ts), and the walk that a plan is about runs in a walker thread. Nobody else knows which kinds there are;
+ * docs/architecture.md says how to add one.
  */
 import { thinAnswers } from './answers/thin-snapshots.ts'
 import { trackedAnswers } from './answers/tracked-volume.ts'

@@ -21,6 +21,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   volume: async () => (await import('./commands/volume.ts')).addVolumeCommand,
   snapshot: async () => (await import('./commands/snapshot.ts')).addSnapshotCommand,
   era: async () => (await import('./commands/era.ts')).addEraCommand,
+  nbd: async () => (await import('./commands/nbd.ts')).addNbdCommand,
   conformance: async () => (await import('./commands/conformance.ts')).addConformanceCommand,
   mock: async () => (await import('./commands/mock.ts')).addMockCommand
 }

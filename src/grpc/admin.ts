@@ -1,9 +1,10 @@
 /**
- * deltamapper.v1.Admin: the pools that an agent makes and drives itself, and the volumes that it has dm-era track. Unary calls between plain objects; what they mean stands in
- * protos/deltamapper/v1/admin.proto.
+ * deltamapper.v1.Admin: the pools that an agent makes and drives itself, and the volumes that it has dm-era track.
+ * Unary calls between plain objects; what they mean stands in protos/deltamapper/v1/admin.proto.
  *
- * 64-bit fields cross as strings and become what they are counted in: byte counts and times are numbers, refused beyond 2^53;
- * transaction ids are bigints. Who calls is decided by who may open the socket, so the service is on unix sockets only.
+ * 64-bit fields cross as strings and become what they are counted in: byte counts and times are numbers, refused beyond
+ * 2^53; transaction ids are bigints. Who calls is decided by who may open the socket, so the service is on unix sockets
+ * only.
  */
 import type { MethodDefinition, sendUnaryData, ServerUnaryCall, ServiceDefinition } from '@grpc/grpc-js'
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader'
@@ -197,9 +198,8 @@ type Answering<Calls extends { [M in keyof Calls]: [unknown, unknown] }> = {
 }
 
 /**
- * What answers. Fields come as they stand on the wire: left out, a text is empty and a flag is false; a count that is not below 2^53 is
- * NaN. Methods throw DeltamapperErrors,
- * and carry through what they have begun.
+ * What answers. Fields come as they stand on the wire: left out, a text is empty and a flag is false; a count that is
+ * not below 2^53 is NaN. Methods throw DeltamapperErrors, and carry through what they have begun.
  */
 export type AdminBackend = PoolBackend & EraBackend
 export type PoolBackend = Answering<PoolCalls>
@@ -231,7 +231,8 @@ export const adminService: ServiceDefinition = Object.fromEntries(
     {
       ...method,
       requestSerialize: (request: object) => method.requestSerialize(toWire(request) as object),
-      // What no number holds exactly must be refused with words, and only the backend has a say in that: it is none, for now.
+      // What no number holds exactly must be refused with words, and only the backend has a say in that: it is none,
+      // for now.
       requestDeserialize: (bytes: Buffer) => fromWire(method.requestDeserialize(bytes), () => NaN) as object,
       responseSerialize: (response: object) => method.responseSerialize(toWire(response) as object),
       responseDeserialize: (bytes: Buffer) => fromWire(method.responseDeserialize(bytes), refuseCount) as object
@@ -273,7 +274,10 @@ export class AdminService {
     )
   }
 
-  /** Refuses new calls from now on. Resolves when those under way have ended, or after `graceMs`; nothing can end them early. */
+  /**
+   * Refuses new calls from now on. Resolves when those under way have ended, or after `graceMs`; nothing can end them
+   * early.
+   */
   async drain(graceMs: number): Promise<void> {
     this.#stopping = true
     if (this.#running.size === 0) return

@@ -1,6 +1,7 @@
 /**
  * deltamapper.v1.Inventory: what a node has and can do, and what stands in the way. What the fields mean stands in
- * protos/deltamapper/v1/inventory.proto; here they are plain objects, 64-bit counts as numbers that are refused beyond 2^53.
+ * protos/deltamapper/v1/inventory.proto; here they are plain objects, 64-bit counts as numbers that are refused beyond
+ * 2^53.
  *
  * It tells names of volumes and devices to whoever may open the socket, so the service is on unix sockets only.
  */
@@ -303,7 +304,9 @@ const counts = [
 ]
 const isCount = (key: string) => /(?:Bytes|Ms)$/.test(key) || counts.includes(key)
 
-/** What proto-loader makes of a message, as an object of ours: counts are numbers, and what is not there is left out. */
+/**
+ * What proto-loader makes of a message, as an object of ours: counts are numbers, and what is not there is left out.
+ */
 function fromWire(value: unknown, key = ''): unknown {
   if (Array.isArray(value)) return value.map((each) => fromWire(each, key))
   if (typeof value === 'string' && isCount(key)) {

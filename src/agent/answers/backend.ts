@@ -1,5 +1,6 @@
 /**
- * Where a CSI question becomes an answer: handles are looked up, and whoever answers for snapshots of their kind makes a plan of it.
+ * Where a CSI question becomes an answer: handles are looked up, and whoever answers for snapshots of their kind makes
+ * a plan of it.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'

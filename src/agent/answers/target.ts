@@ -19,7 +19,11 @@ export interface Question<S extends FoundSnapshot = FoundSnapshot> {
   readonly lookUp: LookUp
 }
 
-/** Finds the snapshots that have these handles, all at one look, which begins when it is called. @throws DM_SNAPSHOT_NOT_FOUND … */
+/**
+ * Finds the snapshots that have these handles, all at one look, which begins when it is called.
+ *
+ * @throws DM_SNAPSHOT_NOT_FOUND …
+ */
 export type LookUp = (handles: readonly string[]) => Promise<FoundSnapshot[]>
 
 /** What may be asked of a kind of snapshots, and how it is answered. */

@@ -1,6 +1,7 @@
 /**
- * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata restored from a copy,
- * disks put back) is not taken for one that went on. How that shows: src/devicemapper/thin/base-record/pool-moment.ts.
+ * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata
+ * restored from a copy, disks put back) is not taken for one that went on. How that shows:
+ * src/devicemapper/thin/base-record/pool-moment.ts.
  */
 import { howWentBack, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'

@@ -1,10 +1,12 @@
 /**
- * The seam between those who know a kind of storage and the walker threads, which know none. Whoever answers for a target makes a plan:
+ * The seam between those who know a kind of storage and the walker threads, which know none. Whoever answers for a
+ * target makes a plan:
  *
  *   answers/ ── plan ──▶ walkers.ts ── task ──▶ walk-worker.ts ──▶ the target's walk
  *                          asides, by name  ◀── ask ──┘   └── messages ──▶ client
  *
- * A task goes to another thread, so it is plain data. What the walk needs of the main thread meanwhile (the catalog, a lease) it asks for.
+ * A task goes to another thread, so it is plain data. What the walk needs of the main thread meanwhile (the catalog, a
+ * lease) it asks for.
  */
 import type { WalkStatistics } from './encoded-messages.ts'
 
@@ -32,8 +34,8 @@ export interface WalkTask {
 }
 
 /**
- * Answers a walk, in the main thread. An error of it ends the walk and becomes the answer's: without what was asked for, an answer could
- * be too small. A refusal that a walk can go on after is a value.
+ * Answers a walk, in the main thread. An error of it ends the walk and becomes the answer's: without what was asked
+ * for, an answer could be too small. A refusal that a walk can go on after is a value.
  *
  * @param value as the walk has sent it
  */
@@ -64,7 +66,9 @@ export interface WalkContext {
   readonly statistics: WalkStatistics
   /** Aborted when the answer is no longer wanted, with the reason. */
   readonly signal: AbortSignal
-  /** Aborted when the main thread has withdrawn what it had lent, or the answer is no longer wanted; with the reason. */
+  /**
+   * Aborted when the main thread has withdrawn what it had lent, or the answer is no longer wanted; with the reason.
+   */
   readonly withdrawn: AbortSignal
   /** Asks for an aside of the plan. @throws when the answer is no longer wanted */
   readonly ask: (aside: string, value?: unknown) => Promise<unknown>

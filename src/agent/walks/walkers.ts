@@ -120,8 +120,8 @@ export class Walkers {
   }
 
   /**
-   * The answer of a plan. Its walk begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal`
-   * says so. Walks of the same client share what a thread has for each client.
+   * The answer of a plan. Its walk begins when its first message is asked for, and ends when it is complete, no longer
+   * wanted, or `signal` says so. Walks of the same client share what a thread has for each client.
    */
   stream(plan: Plan, signal: AbortSignal, client = ''): EncodedStream {
     let statistics = noStatistics

@@ -2,7 +2,7 @@
  * `deltamapper allocated TARGET`: what a full backup has to copy.
  */
 import type { Command } from 'commander'
-import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
+import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './extents-command.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
 export function addAllocatedCommand(program: Command): void {
@@ -18,7 +18,7 @@ export function addAllocatedCommand(program: Command): void {
   addExtentsOptions(command, false)
     .addHelpText(
       'after',
-      `${extentsHelp}
+      `${extentsHelp}${rangesHelp}
 
 Examples:
   deltamapper allocated vg0/data-monday

@@ -2,7 +2,7 @@
  * `deltamapper delta BASE TARGET`: what an incremental backup has to copy.
  */
 import { type Command, Option } from 'commander'
-import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
+import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './extents-command.ts'
 import { era, eraBlockSize } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
@@ -41,7 +41,7 @@ export function addDeltaCommand(program: Command): void {
     )
     .addHelpText(
       'after',
-      `${extentsHelp}
+      `${extentsHelp}${rangesHelp}
 
 Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday

@@ -46,21 +46,24 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
         'with --metadata: read it natively, with the tools (thin_delta, thin_dump), or both: natively, checked with the tools (default: native)'
       ).choices(engines)
     )
-  return addAnswerOptions(command)
+  return addAnswerOptions(command, ['table', 'json', 'ndjson', 'map', 'ranges', 'borg-map'])
 }
 
 /** Which part of an answer, by when, and how to show it. */
-export function addAnswerOptions(command: Command): Command {
+export function addAnswerOptions(command: Command, formats = ['table', 'json', 'ndjson', 'map']): Command {
   return command
     .option('--starting-offset <bytes>', 'leave out extents that end at or before this offset; to resume', byteCount)
     .option('--max-results <count>', 'the most extents in a message of the endpoint; the answer is the same', count)
     .option('--timeout <seconds>', 'give up if the answer is not complete by then', seconds)
-    .addOption(
-      new Option('-o, --output <format>', 'how to show the answer')
-        .choices(['table', 'json', 'ndjson', 'map'])
-        .default('table')
-    )
+    .addOption(new Option('-o, --output <format>', 'how to show the answer').choices(formats).default('table'))
 }
+
+/** What formats without gaps say of themselves; not every command has them. */
+export const rangesHelp = `
+
+Maps of the whole volume, without gaps, from 0 to its end:
+  ranges    START LENGTH TYPE: data or zero; of a delta, changed or same
+  borg-map  for borg 2's --map: data and zero; of a delta, also same`
 
 /** What commands that answer with extents say of themselves below their options. */
 export const extentsHelp = `
@@ -84,6 +87,11 @@ Exit status:
 
 /** Answers the question. Its code is loaded only now: help and usage errors need none of it. */
 export async function answerExtents(question: Question, options: ExtentsOptions): Promise<void> {
+  const { output } = options
+  if (output === 'ranges' || output === 'borg-map') {
+    const { showRanges } = await import('./show-ranges.ts')
+    return showRanges(question, options)
+  }
   const { showExtents } = await import('./show-extents.ts')
-  await showExtents(question, options)
+  await showExtents(question, { ...options, output })
 }

@@ -20,10 +20,13 @@ export interface ShowOptions {
   output: 'table' | 'json' | 'ndjson' | 'map'
 }
 
-export interface ExtentsOptions extends AnswerOptions, ShowOptions {}
+export interface ExtentsOptions extends AnswerOptions, Omit<ShowOptions, 'output'> {
+  /** The last two are made apart (show-ranges.ts). */
+  output: ShowOptions['output'] | 'ranges' | 'borg-map'
+}
 
 /** Asks, and shows the answer. Resolves when it is complete and written. */
-export async function showExtents(question: Question, options: ExtentsOptions): Promise<void> {
+export async function showExtents(question: Question, options: AnswerOptions & ShowOptions): Promise<void> {
   await showAnswer(question.ask, options, (signal, remark, use) => withAnswer(question, options, signal, remark, use))
 }
 

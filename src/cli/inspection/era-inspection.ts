@@ -19,8 +19,7 @@ export interface EraInspection {
 /** @throws what reading metadata throws */
 export async function inspectEra(path: string, metadata: EraMetadata, signal: AbortSignal): Promise<EraInspection> {
   const isHeld = metadata.live.metadataSnapshot !== 0
-  const held =
-    metadata.view === 'metadata-snapshot' ? metadata.superblock : isHeld ? await heldBeside(path) : undefined
+  const held = metadata.view === 'metadata-snapshot' ? metadata.superblock : isHeld ? await heldBeside(path) : undefined
   return { metadata, held, writesets: await metadata.writesets(signal) }
 }
 

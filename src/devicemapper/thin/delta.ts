@@ -10,9 +10,8 @@
  *
  * 1. *Drop what is shared.* A subtree that stands in both queues of a depth is removed from both, unread.
  * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would
- *    have shown
- *    up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that spans half of a sparse
- *    volume would have to wait until the same half of a full one was read, and remembered.)
+ *    have shown up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that
+ *    spans half of a sparse volume would have to wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
  * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record

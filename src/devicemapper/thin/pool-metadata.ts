@@ -18,6 +18,7 @@ import { checkRecordBlocks } from './base-record/trust.ts'
 import { changedExtents, type MappingSink } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
 import { packDevices, type PoolMoment } from './base-record/pool-moment.ts'
+import { type MappedLeaf, mappedLeaf } from './mapped-leaf.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */
@@ -400,6 +401,16 @@ export class PoolMetadata {
     const { batches, isPristine } = await this.allocated({ deviceId, sizeBytes, fingerprint, signal })
     while (!(await batches.next()).done) signal?.throwIfAborted()
     return isPristine()
+  }
+
+  /**
+   * Where the data blocks of a device are, in the neighbourhood of a virtual block. On a live pool it counts only where
+   * the device's fingerprint is found to be the same afterwards.
+   *
+   * @throws what reading metadata throws
+   */
+  async mappedLeaf({ root }: ThinDevice, block: number, signal?: AbortSignal): Promise<MappedLeaf> {
+    return mappedLeaf(this.#reader, root, block, signal)
   }
 
   /**
