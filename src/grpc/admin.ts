@@ -52,7 +52,10 @@ export class AdminService {
     )
   }
 
-  /** Refuses new calls from now on. Resolves when those under way have ended, or after `graceMs`; nothing can end them early. */
+  /**
+   * Refuses new calls from now on. Resolves when those under way have ended, or after `graceMs`; nothing can end them
+   * early.
+   */
   async drain(graceMs: number): Promise<void> {
     this.#stopping = true
     await settledWithin(this.#running, graceMs)

@@ -1,3 +1,4 @@
+/* eslint-disable max-len -- LVM's own words, side by side */
 /**
  * LVM's JSON reports. Two dialects:
  *
@@ -11,6 +12,7 @@
  * Reports are requested with `--units b --nosuffix`. Fields that answers depend on (identity, sizes, thin ids) must be
  * present and exact. Other fields may be there too.
  */
+/* eslint-enable max-len */
 import { DeltamapperError } from '../../errors.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { type Attributes, parseAttributes } from './attributes.ts'
