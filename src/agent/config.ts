@@ -12,7 +12,7 @@ import {
   socketFields,
   tlsFields,
   valid
-} from '../config-file.ts'
+} from '../process/config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'

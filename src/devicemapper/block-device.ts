@@ -147,7 +147,7 @@ export class ClaimedDevice {
       throw new DeltamapperError(
         'DM_READ_FAILED',
         `${this.path} could not be read or written (${(cause as NodeJS.ErrnoException).code})`,
-        'look into the kernel log for what is wrong with the device',
+        'look into the kernel log for errors of the device',
         { cause }
       )
     }
@@ -210,7 +210,7 @@ function cannotClaim(path: string, cause: unknown): DeltamapperError {
       return new DeltamapperError(
         'DM_READ_FAILED',
         `${path} cannot be opened (${code === 'unknown' ? String(cause) : code})`,
-        'look into the kernel log for what is wrong with the device',
+        'look into the kernel log for errors of the device',
         { cause }
       )
   }

@@ -340,7 +340,7 @@ test.serial('for people', async (t) => {
   t.regex(stdout, /^POOL +KIND +STATE +DATA +METADATA +VOLUMES +METADATA SNAPSHOT$/m)
   t.regex(stdout, /^vg-0\/pool +lvm +read-write /m)
   t.regex(stdout, /^ +\$ lvchange -ay -K vg-0\/cold$/m)
-  t.regex(stdout, /\nsomething stands in the way: \d+ problems, \d+ warnings?, \d+ notes?\n$/)
+  t.regex(stdout, /\nthere are problems: \d+ problems, \d+ warnings?, \d+ notes?\n$/)
   for (const line of stdout.split('\n')) t.log(line)
 })
 

@@ -12,7 +12,7 @@ export function thinOf(changes: Partial<ThinFacts> = {}): ThinFacts {
     sizeBytes: 64 * 2 ** 20,
     mappedBytes: 2 ** 20,
     asBase: 'unchanged',
-    because: 'it is what it was when it was served',
+    because: 'it is unchanged since it was served',
     ...changes
   }
 }

@@ -13,7 +13,7 @@ import { volumeGroupSource } from './volume-group.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
 import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
-import type { AnySnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+import type { FoundSnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 
 /** What looking at this node's own pools takes. */
 export interface LiveNode {
@@ -35,13 +35,13 @@ export class Sources {
     this.#node = node
   }
 
-  /** The same sources at one look, which begins with its first question (one-look.ts). */
-  look(): Sources {
+  /** The same sources at one look, which begins with its first question (one-look.ts). @param client on whose behalf */
+  look(client?: string): Sources {
     if (!this.#node) return this
     const { lvm, deviceMapper, ...rest } = this.#node
     return new Sources(this.#recorded, {
       ...rest,
-      lvm: new LvmLook(lvm),
+      lvm: new LvmLook(lvm, client),
       deviceMapper: new DeviceMapperLook(deviceMapper)
     })
   }
@@ -52,7 +52,7 @@ export class Sources {
    *
    * @throws DM_NOT_TRACKED for the device of an owned pool, which has another name in handles
    */
-  async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
+  async find(name: string): Promise<SnapshotSource<FoundSnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded
@@ -96,7 +96,7 @@ export class Sources {
   get description(): string {
     const recorded = [...this.#recorded.keys()].join(', ')
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
-    return `this agent serves the node's thin pools, era volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
+    return `this agent serves the node's thin pools, tracked volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
   }
 }
 

@@ -1,4 +1,5 @@
 /** The calls that the catalog takes, by name: the worker thread's side of `Catalog`. */
+import { admit, type Admission } from './admission.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
 import * as era from './era-volumes.ts'
@@ -18,6 +19,8 @@ export function catalogCalls(database: CatalogDatabase) {
     remember: on(served.remember),
     findServed: on(served.findServed),
     forgetServed: on(served.forgetServed),
+    admit: (admission: Admission, at: number) =>
+      admit(database, admission, (one, other) => lineage(database, one, other), at),
     lineage: on(lineage),
     sawPoolClock: on(clocks.sawPoolClock),
     poolWentBack: on(clocks.poolWentBack),
@@ -41,7 +44,7 @@ export function catalogCalls(database: CatalogDatabase) {
     completeEra: on(era.completeEra),
     rollBackEra: on(era.rollBackEra),
     sawEraVolume: on(era.sawEraVolume),
-    breakEraLine: on(era.breakEraLine),
+    endEraHistory: on(era.endEraHistory),
     eraView: on(era.eraView),
     findEraVolume: on(era.findEraVolume),
     beginEraHistory: on(eraHistory.beginEraHistory),

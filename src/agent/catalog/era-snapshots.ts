@@ -17,7 +17,6 @@
 import { randomUUID } from 'node:crypto'
 import { defect, DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
-import type { CatalogDatabase } from './database.ts'
 import {
   eraIntentsTable,
   eraNamesTable,
@@ -26,6 +25,7 @@ import {
   eraVolumeRow,
   eraVolumesTable
 } from './store/era-tables.ts'
+import type { CatalogDatabase } from './database.ts'
 import type { RowOf } from './store/table.ts'
 
 /** A snapshot of a tracked volume, until it is forgotten. */
@@ -156,7 +156,7 @@ export function recordEraSnapshot(
     if (tracked.boundaryEra !== undefined && taken.boundaryEra < tracked.boundaryEra) {
       throw new DeltamapperError(
         'DM_HISTORY_BROKEN',
-        `era volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
+        `tracked volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
         'take a full backup; `deltamapper doctor` shows what is wrong with the volume'
       )
     }

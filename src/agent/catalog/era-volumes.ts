@@ -16,6 +16,7 @@ import { guardName } from '../node/era-devices.ts'
 import { isHandleName } from '../../handle.ts'
 import type { CatalogDatabase } from './database.ts'
 import { clearStagedWrites, forgetVolumeHistory } from './era-snapshots.ts'
+import { nameTaken } from './name-taken.ts'
 import {
   eraIntentsTable,
   eraSnapshotsTable,
@@ -74,7 +75,7 @@ export type NewEraIntent =
   Exclude<EraIntent, { kind: 'attach' }> | { readonly kind: 'attach'; readonly volume: Omit<EraVolume, 'createdAt'> }
 
 /** What may have changed since the last look. */
-export type SeenOfEraVolume = Partial<
+export type EraVolumeLook = Partial<
   Pick<
     EraVolume,
     | 'newestEra'
@@ -103,7 +104,10 @@ export function beginEra(database: CatalogDatabase, intent: NewEraIntent, at: nu
     const name = intent.kind === 'attach' ? intent.volume.name : intent.volume
     const pending = eraIntentsTable.get(database, { volume: name })
     if (pending !== undefined) {
-      throw busy(`era volume ${name} is in the middle of something else (${pending.kind})`, 'wait for it to be done')
+      throw busy(
+        `tracked volume ${name} is in the middle of something else (${pending.kind})`,
+        'wait for it to be done'
+      )
     }
     if (intent.kind === 'attach') attach(database, intent.volume, at)
     else checkBegins(database, intent)
@@ -156,7 +160,7 @@ export function rollBackEra(database: CatalogDatabase, volume: string): void {
  * Records a look at a volume. If it has fewer blocks than at the last look, it was made smaller, and another volume may
  * use the rest.
  */
-export function sawEraVolume(database: CatalogDatabase, volume: string, seen: SeenOfEraVolume): void {
+export function sawEraVolume(database: CatalogDatabase, volume: string, seen: EraVolumeLook): void {
   database.write(() => {
     const tracked = eraVolumeRow(database, volume)
     const shrunk = seen.seenBlocks !== undefined && seen.seenBlocks < tracked.seenBlocks
@@ -168,7 +172,7 @@ export function sawEraVolume(database: CatalogDatabase, volume: string, seen: Se
 }
 
 /** Ends the volume's history: later records belong to a new one. @param because why, in words */
-export function breakEraLine(
+export function endEraHistory(
   database: CatalogDatabase,
   volume: string,
   because: string,
@@ -203,15 +207,15 @@ export function findEraVolume(database: CatalogDatabase, name: string): EraVolum
 
 function pendingIntent(database: CatalogDatabase, volume: string): { row: IntentRow; intent: EraIntent } {
   const row = eraIntentsTable.get(database, { volume })
-  if (row === undefined) throw defect(`nothing is under way with era volume ${volume}`)
+  if (row === undefined) throw defect(`nothing is under way with tracked volume ${volume}`)
   return { row, intent: intentOf(row) }
 }
 
 function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>, at: number): void {
   checkName(volume.name)
-  for (const taken of [{ name: volume.name }, { id: volume.id }]) {
-    if (eraVolumesTable.get(database, taken) !== undefined) {
-      throw busy(`there already is an era volume ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: volume.name }, { id: volume.id }]) {
+    if (eraVolumesTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a tracked volume ${Object.values(each).join()}`, 'deltamapper era status')
     }
   }
   // Inactive volumes count as well: otherwise they could not be activated.
@@ -219,7 +223,7 @@ function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>,
   for (const other of eraVolumesTable.find(database, {})) {
     const taken = [other.dmName, guardName(other)].find((each) => wanted.includes(each))
     if (taken !== undefined) {
-      throw busy(`the device-mapper name ${taken} belongs to era volume ${other.name}`, 'choose another name')
+      throw nameTaken(`the device-mapper name ${taken} belongs to tracked volume ${other.name}`)
     }
   }
   eraVolumesTable.insert(database, {
@@ -239,7 +243,10 @@ function checkBegins(database: CatalogDatabase, intent: Exclude<NewEraIntent, { 
   const taken = eraSnapshotsTable.get(database, { volume: id, name: intent.snapshot })
   // The name of a snapshot with removed data may be used again.
   if (taken !== undefined && taken.removedAt === undefined) {
-    throw busy(`era volume ${name} already has a snapshot ${intent.snapshot}`, 'choose another name')
+    throw nameTaken(
+      `tracked volume ${name} already has a snapshot ${intent.snapshot}`,
+      `deltamapper snapshot list ${name} --tracked`
+    )
   }
 }
 
@@ -263,7 +270,7 @@ function intentOf({ volume, kind, sizeBytes, snapshot, token }: IntentRow): EraI
   if (kind === 'attach' || kind === 'detach') return { kind, volume }
   if (kind === 'grow' && sizeBytes !== undefined) return { kind, volume, sizeBytes }
   if (kind === 'snapshot' && snapshot !== undefined && token !== undefined) return { kind, volume, snapshot, token }
-  throw defect(`what is under way with era volume ${volume} is not known: ${kind}`)
+  throw defect(`what is under way with tracked volume ${volume} is not known: ${kind}`)
 }
 
 function checkName(name: string): void {

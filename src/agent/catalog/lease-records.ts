@@ -8,9 +8,8 @@
  * If it is unknown whether the kernel carried out the message, the record stays, and `leaseVerdict` decides.
  */
 import { defect, DeltamapperError } from '../../errors.ts'
-import type { CatalogDatabase } from './database.ts'
 import type { LeaseRecord } from './lease.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const leasesTable = new Table(
   'leases',
@@ -32,7 +31,7 @@ export const leasesTable = new Table(
  * @throws DM_DEVICE_BUSY when this device already has a record
  */
 export function beginLease(
-  database: CatalogDatabase,
+  database: Writable,
   lease: { device: string; purpose: string; factsBefore: string },
   at: number
 ): void {
@@ -52,42 +51,38 @@ export function beginLease(
 }
 
 /** Records the block and content of the metadata snapshot, by which it is recognised from now on. */
-export function confirmLease(
-  database: CatalogDatabase,
-  device: string,
-  held: { heldRoot: number; factsHeld: string }
-): void {
+export function confirmLease(database: Writable, device: string, held: { heldRoot: number; factsHeld: string }): void {
   move(database, device, 'reserving', { state: 'held', heldRoot: held.heldRoot, factsHeld: held.factsHeld })
 }
 
 /** Records that the metadata snapshot is about to be released. */
-export function beginRelease(database: CatalogDatabase, device: string): void {
+export function beginRelease(database: Writable, device: string): void {
   move(database, device, 'held', { state: 'releasing' })
 }
 
 /** Records that the kernel refused to release it: it is held as before. */
-export function keepLease(database: CatalogDatabase, device: string): void {
+export function keepLease(database: Writable, device: string): void {
   move(database, device, 'releasing', { state: 'held' })
 }
 
 /** Forgets the lease: it was released, never began, or turned out to be foreign. */
-export function clearLease(database: CatalogDatabase, device: string): void {
+export function clearLease(database: Writable, device: string): void {
   database.write(() => {
     leasesTable.delete(database, leasesTable.find(database, { device }))
   })
 }
 
-export function findLease(database: CatalogDatabase, device: string): LeaseRecord | undefined {
+export function findLease(database: Writable, device: string): LeaseRecord | undefined {
   const row = leasesTable.get(database, { device })
   return row && record(row)
 }
 
-export function listLeases(database: CatalogDatabase): LeaseRecord[] {
+export function listLeases(database: Writable): LeaseRecord[] {
   return leasesTable.find(database, {}).map(record)
 }
 
 function move(
-  database: CatalogDatabase,
+  database: Writable,
   device: string,
   from: LeaseRecord['state'],
   changes: Partial<RowOf<typeof leasesTable>>

@@ -17,8 +17,8 @@ import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
-import type { CatalogDatabase } from './database.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { nameTaken, thinNameTaken } from './name-taken.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export interface OwnedPool {
   /** The part before the slash in the handles of its snapshots. */
@@ -160,7 +160,7 @@ type IntentRow = RowOf<typeof intentsTable>
  * @throws DM_DEVICE_BUSY when the pool has another intent, or a name or thin id is taken; DM_NO_SUCH_DEVICE;
  *   DM_CATALOG_DISAGREES when the pool's transaction id is not the recorded one; DM_ARGUMENT_INVALID
  */
-export function begin(database: CatalogDatabase, intent: NewIntent, at: number): Intent {
+export function begin(database: Writable, intent: NewIntent, at: number): Intent {
   return database.write(() => {
     const name = intent.kind === 'create-pool' ? intent.pool.name : intent.pool
     const pending = intentsTable.get(database, { pool: name })
@@ -187,7 +187,7 @@ export function begin(database: CatalogDatabase, intent: NewIntent, at: number):
  * @param creationTime of the created thin, from its device details; for those two intents only
  */
 export function complete(
-  database: CatalogDatabase,
+  database: Writable,
   pool: string,
   { creationTime }: { creationTime?: number | undefined } = {}
 ): void {
@@ -226,7 +226,7 @@ export function complete(
 }
 
 /** Rolls back the pool's intent, after it was refused, or found undone. */
-export function rollBack(database: CatalogDatabase, pool: string): void {
+export function rollBack(database: Writable, pool: string): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, pool)
     intentsTable.delete(database, [row])
@@ -240,7 +240,7 @@ export function rollBack(database: CatalogDatabase, pool: string): void {
  * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_ARGUMENT_INVALID
  */
 export function adoptThin(
-  database: CatalogDatabase,
+  database: Writable,
   thin: Omit<NewThin, 'transactionId'> & Pick<OwnedThin, 'creationTime' | 'transactionId' | 'origin'>,
   at: number
 ): OwnedThin {
@@ -263,7 +263,7 @@ export function adoptThin(
 }
 
 /** Removes a thin that the kernel does not have from the catalog. A person has decided it. */
-export function forgetThin(database: CatalogDatabase, id: string): void {
+export function forgetThin(database: Writable, id: string): void {
   database.write(() => {
     const thin = ownedThin(database, id)
     refuseWhilePending(database, thin.pool)
@@ -272,7 +272,7 @@ export function forgetThin(database: CatalogDatabase, id: string): void {
 }
 
 /** Takes over the kernel's transaction id. A person has decided it. An intent that contradicts it is rolled back. */
-export function acceptTransactionId(database: CatalogDatabase, pool: string, transactionId: bigint): void {
+export function acceptTransactionId(database: Writable, pool: string, transactionId: bigint): void {
   database.write(() => {
     const pending = intentsTable.get(database, { pool })
     if (pending !== undefined) {
@@ -283,7 +283,7 @@ export function acceptTransactionId(database: CatalogDatabase, pool: string, tra
   })
 }
 
-export function catalogView(database: CatalogDatabase): CatalogView {
+export function catalogView(database: Writable): CatalogView {
   return {
     pools: poolsTable.find(database, {}),
     thins: thinsTable.select(database, 'ORDER BY pool, thin_id').map(thinOf),
@@ -292,33 +292,33 @@ export function catalogView(database: CatalogDatabase): CatalogView {
 }
 
 /** The owned thin with this id, if there is one. */
-export function findThin(database: CatalogDatabase, id: string): OwnedThin | undefined {
+export function findThin(database: Writable, id: string): OwnedThin | undefined {
   const row = thinsTable.get(database, { id })
   return row && thinOf(row)
 }
 
 /** The owned volume or snapshot of this name, if there is one. */
-export function findThinByName(database: CatalogDatabase, pool: string, name: string): OwnedThin | undefined {
+export function findThinByName(database: Writable, pool: string, name: string): OwnedThin | undefined {
   const row = thinsTable.get(database, { pool, name })
   return row && thinOf(row)
 }
 
-function beginPool(database: CatalogDatabase, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
+function beginPool(database: Writable, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
   checkName(pool.name)
-  for (const taken of [{ name: pool.name }, { dmName: pool.dmName }]) {
-    if (poolsTable.get(database, taken) !== undefined) {
-      throw busy(`there already is a pool ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: pool.name }, { dmName: pool.dmName }]) {
+    if (poolsTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a pool ${Object.values(each).join()}`, 'deltamapper pool list')
     }
   }
   poolsTable.insert(database, { ...pool, createdAt: at })
 }
 
-function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kind: 'create-pool' }>): void {
+function beginInPool(database: Writable, intent: Exclude<NewIntent, { kind: 'create-pool' }>): void {
   const pool = ownedPool(database, intent.pool)
   if ('transactionId' in intent && intent.transactionId !== pool.transactionId) {
     throw new DeltamapperError(
       'DM_CATALOG_DISAGREES',
-      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: somebody else has changed it`,
+      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: another program has changed it`,
       'see `deltamapper doctor`'
     )
   }
@@ -350,16 +350,15 @@ function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kin
   }
 }
 
-function checkNewThin(database: CatalogDatabase, thin: { pool: string; name: string; thinId: number }): void {
+function checkNewThin(database: Writable, thin: { pool: string; name: string; thinId: number }): void {
   const { pool, name, thinId } = thin
   ownedPool(database, pool)
   checkName(name)
   if (!Number.isInteger(thinId) || thinId < 0 || thinId >= MAX_DEVICES) {
     throw invalid(`${thinId} is no thin device id`, `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`)
   }
-  if (thinsTable.get(database, { pool, name }) !== undefined) {
-    throw busy(`pool ${pool} already has a ${name}`, 'choose another name')
-  }
+  const known = findThinByName(database, pool, name)
+  if (known !== undefined) throw thinNameTaken(known)
   if (thinsTable.get(database, { pool, thinId }) !== undefined) {
     throw busy(`thin device ${thinId} of pool ${pool} is already in use`, 'use another id')
   }
@@ -370,23 +369,23 @@ function checkName(name: string): void {
   throw invalid(`${JSON.stringify(name)} is no name`, 'use letters, digits and + _ . - only')
 }
 
-function moveTransaction(database: CatalogDatabase, pool: string, transactionId: bigint): void {
+function moveTransaction(database: Writable, pool: string, transactionId: bigint): void {
   poolsTable.update(database, ownedPool(database, pool), { transactionId })
 }
 
-function refuseWhilePending(database: CatalogDatabase, pool: string): void {
+function refuseWhilePending(database: Writable, pool: string): void {
   const pending = intentsTable.get(database, { pool })
   if (pending !== undefined)
-    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
+    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'recover that first')
 }
 
-function pendingIntent(database: CatalogDatabase, pool: string): { row: IntentRow; intent: Intent } {
+function pendingIntent(database: Writable, pool: string): { row: IntentRow; intent: Intent } {
   const row = intentsTable.get(database, { pool })
   if (row === undefined) throw defect(`nothing is under way in pool ${pool}`)
   return { row, intent: intentOf(row) }
 }
 
-function ownedPool(database: CatalogDatabase, name: string): OwnedPool {
+function ownedPool(database: Writable, name: string): OwnedPool {
   const row = poolsTable.get(database, { name })
   if (row !== undefined) return row
   throw new DeltamapperError(
@@ -396,7 +395,7 @@ function ownedPool(database: CatalogDatabase, name: string): OwnedPool {
   )
 }
 
-function ownedThin(database: CatalogDatabase, id: string): RowOf<typeof thinsTable> {
+function ownedThin(database: Writable, id: string): RowOf<typeof thinsTable> {
   const row = thinsTable.get(database, { id })
   if (row !== undefined) return row
   throw new DeltamapperError(

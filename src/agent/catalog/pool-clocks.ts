@@ -1,12 +1,11 @@
 /**
- * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata restored from a copy,
- * disks put back) is not taken for one that went on. How that shows: src/devicemapper/thin/pool-moment.ts.
+ * How far every pool had come at the last look. This shows a pool that was restored to an earlier state (metadata from
+ * a copy, disks put back). How it shows: src/devicemapper/thin/base-record/pool-moment.ts.
  */
-import { howWentBack, type PoolMoment } from '../../devicemapper/thin/pool-moment.ts'
+import { howWentBack, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { CatalogDatabase } from './database.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
-import { Table } from './store/table.ts'
+import { Table, type Writable } from './store/table.ts'
 
 export const poolClocksTable = new Table(
   'pool_clocks',
@@ -39,7 +38,7 @@ export interface WentBack {
  *
  * @returns when the pool was last found in an earlier state, perhaps now; undefined if never
  */
-export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: number): WentBack | undefined {
+export function sawPoolClock(database: Writable, now: PoolClock, at: number): WentBack | undefined {
   const { pool, time, transactionId, devices } = now
   const seen = { time, transactionId, devices, lookedAt: at }
   const before = poolClocksTable.byKey(database, pool)
@@ -64,7 +63,7 @@ export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: numb
 }
 
 /** What is known of a pool without another look. */
-export function poolWentBack(database: CatalogDatabase, pool: string): WentBack | undefined {
+export function poolWentBack(database: Writable, pool: string): WentBack | undefined {
   const known = poolClocksTable.byKey(database, pool)
   return known && wentBackOf(known)
 }
@@ -89,7 +88,7 @@ export function checkSinceWentBack(
   if (recorded.length > 0 && recorded.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
   throw new DeltamapperError(
     'DM_POOL_WENT_BACK',
-    `the pool of ${handle} went on from an earlier state, which was noticed at ${new Date(wentBack.at).toISOString()}: ${wentBack.how}`,
-    'take a full backup of a new snapshot; what was backed up before is no base any more'
+    `the pool of ${handle} was restored to an earlier state, which was noticed at ${new Date(wentBack.at).toISOString()}: ${wentBack.how}`,
+    'take a full backup of a new snapshot; what was backed up before is no longer a base'
   )
 }

@@ -10,9 +10,8 @@
  * base again. Bases are recorded too, in records of their own: the client holds a backup of the base, made through us
  * or not, and a later snapshot of that name is another one. That it was a base proves nothing of its state before.
  */
-import type { CatalogDatabase } from './database.ts'
 import { compareFingerprints, type KnownSnapshot, type Role, type ServedTarget } from './fingerprint.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const servedTable = new Table(
   'served',
@@ -61,42 +60,50 @@ const MOST_FORGOTTEN = 10_000
  *   different
  */
 export function remember(
-  database: CatalogDatabase,
+  database: Writable,
   snapshot: ServedTarget,
   at: number,
   role: Role = 'target'
 ): 'new' | 'known' | 'changed' {
+  return database.write(() => rememberWithin(database, snapshot, at, role))
+}
+
+/** The same within a transaction of the caller. */
+export function rememberWithin(
+  database: Writable,
+  snapshot: ServedTarget,
+  at: number,
+  role: Role
+): 'new' | 'known' | 'changed' {
   const { handle, identity } = snapshot
-  return database.write(() => {
-    const records = servedTable.find(database, { handle, identity, role }).map(withRole)
-    const known = records.some((each) => compareFingerprints(each, snapshot).relation === 'same')
-    const added = !known && records.length < 2
-    if (added) {
-      const { pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes } = snapshot
-      servedTable.insert(database, {
-        ...{ handle, identity, role, pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes },
-        variant: records.length,
-        firstServedAt: at,
-        lastServedAt: at
-      })
-    }
-    for (const each of records) {
-      // Records that differ are forgotten together or not at all, so they share their last time.
-      const outOfDate = added || at - each.lastServedAt >= LAST_SERVED_RESOLUTION
-      // Its volume is best known early: LVM forgets it when the origin is merged or removed. Its pool was a path once.
-      const same = compareFingerprints(each, snapshot).relation === 'same'
-      const volume = each.volume ?? (same ? snapshot.volume : undefined)
-      const pool = same ? snapshot.pool : each.pool
-      if (!outOfDate && volume === each.volume && pool === each.pool) continue
-      servedTable.update(database, each, { pool, volume, lastServedAt: outOfDate ? at : each.lastServedAt })
-    }
-    return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
-  })
+  const records = servedTable.find(database, { handle, identity, role }).map(withRole)
+  const known = records.some((each) => compareFingerprints(each, snapshot).relation === 'same')
+  const added = !known && records.length < 2
+  if (added) {
+    const { pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes } = snapshot
+    servedTable.insert(database, {
+      ...{ handle, identity, role, pool, volume, thinId, creationTime, transactionId, mappedBlocks, sizeBytes },
+      variant: records.length,
+      firstServedAt: at,
+      lastServedAt: at
+    })
+  }
+  for (const each of records) {
+    // Records that differ are forgotten together or not at all, so they share their last time.
+    const outOfDate = added || at - each.lastServedAt >= LAST_SERVED_RESOLUTION
+    // Its volume is best known early: LVM forgets it when the origin is merged or removed. Its pool was a path once.
+    const same = compareFingerprints(each, snapshot).relation === 'same'
+    const volume = each.volume ?? (same ? snapshot.volume : undefined)
+    const pool = same ? snapshot.pool : each.pool
+    if (!outOfDate && volume === each.volume && pool === each.pool) continue
+    servedTable.update(database, each, { pool, volume, lastServedAt: outOfDate ? at : each.lastServedAt })
+  }
+  return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
 }
 
 /** All records with this handle, or with this identity under another handle. */
 export function findServed(
-  database: CatalogDatabase,
+  database: Writable,
   {
     handle,
     identity,
@@ -116,7 +123,7 @@ export function findServed(
  *
  * @returns how many records were removed; call again while it is not 0
  */
-export function forgetServed(database: CatalogDatabase, keep: number): number {
+export function forgetServed(database: Writable, keep: number): number {
   return database.write(() => {
     const [lastKept] = servedTable.select(
       database,
@@ -143,7 +150,7 @@ export function forgetServed(database: CatalogDatabase, keep: number): number {
 }
 
 /** Everything that was ever served with this identity, for lineage. */
-export function servedWithIdentity(database: CatalogDatabase, identity: string): ServedRecord[] {
+export function servedWithIdentity(database: Writable, identity: string): ServedRecord[] {
   return servedTable.find(database, { identity }).map(record)
 }
 

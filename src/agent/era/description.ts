@@ -6,10 +6,10 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError } from '../../errors.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
-import type { Lower } from './boundary/lower-snapshot.ts'
+import type { LowerSnapshotRecord } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import type { Quiet } from './device/quiet.ts'
-import { dataBytes, parseLowerSeen, TrackedDevice } from './device/tracked-device.ts'
+import type { StatusGate } from './device/status-gate.ts'
+import { dataBytes, parseLastLook, TrackedDevice } from './device/tracked-device.ts'
 import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 /** Percent of metadata in use above which a volume has a problem: a full metadata device fails writes. */
@@ -73,14 +73,14 @@ export interface DescribedEraSnapshot {
 
 /**
  * @param intents of all volumes; `snapshots` too
- * @param quiet tells whether the kernel may be asked for status, beyond what it answers without waiting
+ * @param statusGate tells whether the kernel may be asked for status, beyond what it answers without waiting
  */
 export async function describeEraVolume(
   deviceMapper: DeviceMapper,
   volume: EraVolume,
   intents: readonly EraIntent[],
   snapshots: readonly EraSnapshot[],
-  quiet: Quiet
+  statusGate: StatusGate
 ): Promise<DescribedEraVolume> {
   const { name, dmName, dataDevice, metadataDevice, blockSectors, sizeBytes, line, lineBecause } = volume
   const described: DescribedEraVolume = {
@@ -98,9 +98,9 @@ export async function describeEraVolume(
     Object.assign(described, { active: true, suspended: info.suspended })
     const devices = await tracked.active()
     described.dataBytes = await dataBytes(devices)
-    const problem = tracked.unseen(await tracked.look(devices), parseLowerSeen(volume.lowerSeen))
+    const problem = tracked.unseen(await tracked.look(devices), parseLastLook(volume.lowerSeen))
     if (problem !== undefined) described.problem = problem
-    const status = await quiet.ask(name, async () => {
+    const status = await statusGate.ask(name, async () => {
       // A suspended device does not answer.
       return (await tracked.info())?.suspended === false ? tracked.status() : undefined
     })
@@ -132,13 +132,13 @@ export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warni
   const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
   return {
     ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, warning },
-    lower: lowerInWords(JSON.parse(snapshot.lower) as Lower),
+    lower: lowerInWords(JSON.parse(snapshot.lower) as LowerSnapshotRecord),
     takenAtMs: takenAt,
     ...(removedAt === undefined ? {} : { removedAtMs: removedAt })
   }
 }
 
-function lowerInWords(lower: Lower): string {
+function lowerInWords(lower: LowerSnapshotRecord): string {
   switch (lower.kind) {
     case 'lvm':
       return `LVM's ${lower.volume}`

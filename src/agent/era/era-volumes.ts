@@ -14,9 +14,10 @@ import { asDeltamapperError, DeltamapperError, invalid, shuttingDown } from '../
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
 import {
@@ -25,11 +26,16 @@ import {
   describeEraSnapshot,
   describeEraVolume
 } from './description.ts'
-import { EraGuard, noSuchVolume } from './device/guard.ts'
-import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
+import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
+import {
+  formatSnapshotBy,
+  type LowerSnapshotRecord,
+  LowerSnapshots,
+  type SnapshotCommands
+} from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import { ownPlaces } from './device/own-place.ts'
-import { Quiet } from './device/quiet.ts'
+import { neededPaths } from './device/self-hosting.ts'
+import { StatusGate } from './device/status-gate.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
 /** Block sizes are a multiple of this, in bytes. */
@@ -108,8 +114,8 @@ export class EraVolumes {
   readonly #lower: LowerSnapshots
   readonly #attachment: Attachment
   readonly #parts: BoundaryParts
-  readonly #turns = new Turns()
-  readonly #quiet = new Quiet()
+  readonly #locks = new KeyedLock()
+  readonly #statusGate = new StatusGate()
   readonly #sessions = new Map<string, Session>()
   /** Aborted when the agent stops. */
   readonly #closing = new AbortController()
@@ -120,11 +126,11 @@ export class EraVolumes {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
-    const guard = new EraGuard(catalog, deviceMapper, logger)
+    const historyCheck = new HistoryCheck(catalog, deviceMapper, logger)
     this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, { logger, trustRestarts })
-    const places = () => ownPlaces(catalog.path)
-    this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
+    this.#attachment = new Attachment(catalog, deviceMapper, historyCheck, this.#lower, { logger, trustRestarts })
+    const places = () => neededPaths(catalog.path)
+    this.#parts = { catalog, deviceMapper, historyCheck, recorder, logger, places }
   }
 
   /**
@@ -146,7 +152,7 @@ export class EraVolumes {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
     this.#closing.abort(shuttingDown(why))
     for (const token of [...this.#sessions.keys()]) await this.#expire(token)
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
   /** Whether a source name is that of a tracked volume. */
@@ -160,18 +166,14 @@ export class EraVolumes {
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
     const snapshotBy = formatSnapshotBy(snapshotSize)
     // One at a time for all names: two calls may name the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         await this.#settle(name)
         const takenBy = (await this.has(name))
           ? 'a volume that is tracked already'
           : await this.#options.takenBy?.(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         await this.#attachment.attach({ ...request, snapshotBy })
       })
@@ -206,7 +208,7 @@ export class EraVolumes {
     const snapshots = await this.#catalog.eraSnapshots()
     return {
       volumes: await Promise.all(
-        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#quiet))
+        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#statusGate))
       )
     }
   }
@@ -231,7 +233,7 @@ export class EraVolumes {
       } catch (error) {
         await boundary.abandon(async () => {
           await prepared.remove().catch((failure: unknown) => {
-            this.#logger.warn({ volume, snapshot: name, err: failure }, 'what was taken could not be removed')
+            this.#logger.warn({ volume, snapshot: name, err: failure }, 'the lower snapshot could not be removed')
           })
         })
         throw error
@@ -282,7 +284,7 @@ export class EraVolumes {
         await boundary.abandon()
         return {}
       }
-      const lower: Lower = { kind: 'driver', reference }
+      const lower: LowerSnapshotRecord = { kind: 'driver', reference }
       return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower), unmounted) }
     } finally {
       await boundary.abandon()
@@ -305,7 +307,7 @@ export class EraVolumes {
   async deleteSnapshot(volume: string, name: string): Promise<void> {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
-      const lower = JSON.parse(snapshot.lower) as Lower
+      const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
       await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
       await this.#catalog.deleteEraSnapshot(volume, name)
     })
@@ -318,11 +320,11 @@ export class EraVolumes {
    */
   async inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
     if (!(await this.has(name))) throw noSuchVolume(name)
-    return this.#turns.take(name, async () => {
+    return this.#locks.take(name, async () => {
       await this.#settle(name)
       const volume = await this.#catalog.findEraVolume(name)
       if (!volume) throw noSuchVolume(name)
-      return this.#quiet.keep(name, () => work(volume))
+      return this.#statusGate.keep(name, () => work(volume))
     })
   }
 
@@ -345,14 +347,14 @@ export class EraVolumes {
   }
 
   async #settle(name: string): Promise<void> {
-    const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
-    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+    const because = await this.#statusGate.keep(name, () => this.#attachment.settle(name))
+    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'recovered what was interrupted')
   }
 
   /** Never rejects: the caller may be gone. */
   async #settleAtStart(volume: string): Promise<void> {
     try {
-      await this.#turns.take(volume, async () => {
+      await this.#locks.take(volume, async () => {
         await this.#settle(volume)
         await this.#attachment.lookAtStart(volume)
       })

@@ -23,7 +23,7 @@ export function judgeBase(
     // A snapshot that was never served may have been taken since.
     if (recorded.length > 0) checkSinceWentBack(now.handle, recorded, wentBack)
     if (checkBase(recorded, now) === 'unchanged') {
-      return { asBase: 'unchanged', because: 'it is what it was when it was served' }
+      return { asBase: 'unchanged', because: 'it is unchanged since it was served' }
     }
     const wasBase = recorded.some((each) => compareFingerprints(each, now).relation === 'same')
     return wasBase ? unrecorded : neverServed

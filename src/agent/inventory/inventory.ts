@@ -22,7 +22,8 @@ import type { EraVolume } from '../catalog/era-volumes.ts'
 import { reconcile } from '../catalog/reconcile.ts'
 import { fullName } from '../lvm/volume.ts'
 import type { MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
-import { isLvm, readKernelView, type SurveyedDevice, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { readKernelView } from '../owned-pools/kernel-view.ts'
+import { isLvm, type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { type ExaminationFacts, findings } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
@@ -107,12 +108,11 @@ type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools' 
 
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
-  const { value: survey = [], ...surveyed } = await probe('device-mapper', deadlineMs, () =>
-    surveyDevices(deviceMapper)
-  )
-  const inUse = survey.some(({ info }) => isLvm(info))
+  const { value: survey, problem } = await probe('device-mapper', deadlineMs, () => surveyDevices(deviceMapper))
+  // A device-mapper that does not answer may well have an active volume of LVM's.
+  const inUse = survey?.some(({ info }) => isLvm(info)) ?? problem?.code === 'DM_CALL_STUCK'
   const [facts, lvmNode, catalog] = await Promise.all([
-    lookAtDeviceMapper(live, survey, surveyed.problem, deadlineMs),
+    lookAtDeviceMapper(live, survey ?? [], problem, deadlineMs),
     lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),
     lookAtCatalog(live, survey, deadlineMs)
   ])
@@ -166,7 +166,7 @@ interface CatalogLook {
 
 async function lookAtCatalog(
   { agent, catalogPath, deviceMapper }: LiveInventory,
-  survey: readonly SurveyedDevice[],
+  survey: readonly SurveyedDevice[] | undefined,
   deadlineMs: number
 ): Promise<CatalogLook> {
   const noVolumes = { eraVolumes: [], trackedVolumes: [] }
@@ -189,7 +189,8 @@ async function lookAtCatalog(
   const { view, records, statistics, eraVolumes, histories } = value
   const held = leases.current
   const compared = await probe("the agent's own pools", deadlineMs, async () =>
-    reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+    // Without a kernel's word nothing can disagree with it.
+    survey === undefined ? undefined : reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
   )
   const looked = await probe('tracked volumes', deadlineMs, () => lookAtTrackedVolumes(tracked, eraVolumes, records))
   // The pool's state already tells of an inactive pool, and the catalog has nothing to say of other owners' pools.

@@ -14,12 +14,12 @@ import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from './exa
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
-import { withNote } from '../leases/keeper-note.ts'
+import { withNote } from '../leases/release-note.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
 import type { HeldLease } from '../leases/metadata-snapshot-lease.ts'
-import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
+import { isLvm, type SurveyedDevice } from '../node/survey.ts'
 import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../node/naming.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
@@ -66,7 +66,8 @@ interface NamedPool {
 
 export interface PoolsLook {
   readonly deviceMapper: PoolsPort
-  readonly survey: readonly SurveyedDevice[]
+  /** Undefined where device-mapper did not say: that is no sign that nothing is active. */
+  readonly survey: readonly SurveyedDevice[] | undefined
   readonly volumes: readonly VolumesByName[]
   readonly knowledge: AgentKnowledge | undefined
   readonly deadlineMs: number
@@ -78,7 +79,7 @@ export async function lookAtPools(look: PoolsLook): Promise<PoolFacts[]> {
   return pools.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0))
 }
 
-function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
+function namedPools({ survey = [], volumes, knowledge }: PoolsLook): NamedPool[] {
   const byUuid = new Map(survey.flatMap((each) => (each.info.uuid === '' ? [] : [[each.info.uuid, each] as const])))
   const pools: NamedPool[] = []
   for (const group of volumes) {
@@ -162,6 +163,9 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...{ whenFull: '', discards: '', transactionId: '' }
   }
   const unknown = (because: string) => thins.map((thin) => thinFacts(thin, undefined, 0, unknownBase(because)))
+  if (look.survey === undefined) {
+    return { ...empty, state: 'unknown', thins: unknown('device-mapper did not say whether its pool is active') }
+  }
   if (device?.row?.targetType !== 'thin-pool') return { ...empty, thins: unknown('its pool is not active') }
 
   const { deviceMapper, deadlineMs } = look
@@ -304,9 +308,9 @@ async function judge(
       because: `thin device ${thinId} was created at transaction ${transactionId}, and it at ${thin.transactionId}: they are not the same`
     }
   }
-  if (knowledge === undefined)
-    return unknownBase('whether it is what it was when it was served, only the agent can tell')
+  if (knowledge === undefined) return unknownBase('only the agent knows whether it is unchanged since it was served')
   const snapshot: Snapshot = {
+    kind: 'thin',
     ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),
     ...(volume !== undefined && { volume })

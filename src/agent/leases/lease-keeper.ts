@@ -11,7 +11,7 @@ import { type DeviceNumber, type DeviceReference, describeDevice } from '../../.
 import { helperEnvironment } from '../../../native/helper-process.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { defect, DeltamapperError, type ErrorCode } from '../../errors.ts'
-import { notePath } from './keeper-note.ts'
+import { notePath } from './release-note.ts'
 import { isAnswered, keeperSocket } from './keeper-socket.ts'
 import { keyedPool } from './pool-slot.ts'
 

@@ -26,9 +26,8 @@ import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
-import type { AgentConfig } from '../config.ts'
 import { isEraSlot } from './era-slot-content.ts'
-import { notePath, removeNote, withNote } from './keeper-note.ts'
+import { notePath, removeNote, withNote } from './release-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
@@ -50,13 +49,16 @@ export interface LeaseOptions {
   readonly onEnd?: (heldMs: number, lost: boolean) => void
 }
 
+/** `lease` of a configuration file. */
+export interface LeaseConfig {
+  readonly freePercent: number
+  readonly freeBlocks: number
+  readonly holdSeconds: number
+  readonly waitSeconds: number
+}
+
 /** The options that a configuration file sets. */
-export function leaseOptions({
-  freePercent,
-  freeBlocks,
-  holdSeconds,
-  waitSeconds
-}: AgentConfig['lease']): LeaseOptions {
+export function leaseOptions({ freePercent, freeBlocks, holdSeconds, waitSeconds }: LeaseConfig): LeaseOptions {
   return {
     headroom: { percent: freePercent, blocks: freeBlocks },
     holdMs: holdSeconds * 1000,
@@ -114,7 +116,7 @@ export type LeaseCatalog = Pick<
 export type LeaseDeviceMapper = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
 /** Who has the metadata snapshot, so that there is no lease yet. */
-interface InTheWay {
+interface Holder {
   readonly who: string
   readonly remedy: string
 }
@@ -285,7 +287,7 @@ export class MetadataSnapshotLeases {
     askedAt: number,
     { purpose, suffices = () => true }: AcquireOptions,
     stop: AbortSignal
-  ): Promise<MetadataSnapshotLease | InTheWay> {
+  ): Promise<MetadataSnapshotLease | Holder> {
     stop.throwIfAborted()
     const { lease } = slot
     if (lease !== undefined) {
@@ -318,7 +320,7 @@ export class MetadataSnapshotLeases {
     }
   }
 
-  #unsettled(pool: PoolDevice, why: string): InTheWay {
+  #unsettled(pool: PoolDevice, why: string): Holder {
     return { who: why, remedy: `ask again; \`deltamapper doctor\` shows what is in the slot of ${pool.name}` }
   }
 
@@ -426,7 +428,7 @@ export class MetadataSnapshotLeases {
       const outcome = await keeper.release()
       await this.#clear(key)
       if (outcome === 'not-ours') {
-        this.#logger.warn({ pool: pool.name }, 'somebody else has released our metadata snapshot')
+        this.#logger.warn({ pool: pool.name }, 'another program has released our metadata snapshot')
       }
       return { settled: true }
     } catch (thrown) {
@@ -477,7 +479,7 @@ export class MetadataSnapshotLeases {
       if (status?.state === 'failed') return end('the pool has failed', 'look into the kernel log')
       if (status?.state === 'working') {
         if (status.heldRoot !== lease.heldRoot)
-          return end('somebody else has released it', 'find out who, and ask again')
+          return end('another program has released it', 'find out who, and ask again')
         const free = status.totalMetadataBlocks - status.usedMetadataBlocks
         if (free < wantedBlocks(status, headroom) / 2) {
           return end(
@@ -569,13 +571,13 @@ export class MetadataSnapshotLeases {
   }
 }
 
-function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): InTheWay {
+function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): Holder {
   const age =
     held === undefined
       ? ''
       : `, ${live.time - held.time} snapshots and ${live.transactionId - held.transactionId} transactions ago`
   return {
-    who: `somebody else has reserved it (block ${heldRoot}${age})`,
+    who: `another program has reserved it (block ${heldRoot}${age})`,
     remedy: `wait for the tool that did (thin_delta, thin_dump, a backup); if none runs any more: dmsetup message ${name} 0 release_metadata_snap`
   }
 }

@@ -4,7 +4,6 @@
  */
 import { checkName } from '../../../native/device.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
-import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { isHandleName } from '../../handle.ts'
 
 /** So that pool, slash and name fit into a handle of 128 bytes, and the UUID into device-mapper's 128. */
@@ -12,7 +11,7 @@ const MAX_POOL_NAME = 63
 const MAX_NAME = 64
 const POOL_PREFIX = 'DELTAMAPPER-pool-'
 
-export function poolUuid(pool: Pick<OwnedPool, 'name'>): string {
+export function poolUuid(pool: { readonly name: string }): string {
   return `${POOL_PREFIX}${pool.name}`
 }
 
@@ -27,7 +26,7 @@ export function poolNameOf(uuid: string): string {
 }
 
 /** @param thin with the id that the catalog gave it, `thin:` and a random UUID */
-export function thinUuid(thin: Pick<OwnedThin, 'id'>): string {
+export function thinUuid(thin: { readonly id: string }): string {
   return `DELTAMAPPER-${thin.id.replace(':', '-')}`
 }
 

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type SurveyPort, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { type SurveyPort, surveyDevices } from './survey.ts'
 import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 export interface PoolFullness {

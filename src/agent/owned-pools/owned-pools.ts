@@ -11,11 +11,12 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/pool.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import { ActivePool, planOf } from './active-pool.ts'
-import { PoolBooks } from './books.ts'
+import { PoolIntents } from './pool-intents.ts'
 import {
   type DescribedFinding,
   type DescribedPool,
@@ -25,12 +26,13 @@ import {
   describeThins
 } from './description.ts'
 import { FullnessLog } from './fullness.ts'
-import { otherPools, surveyDevices } from './kernel-view.ts'
+import { otherPools } from './kernel-view.ts'
+import { surveyDevices } from '../node/survey.ts'
 import { checkPoolName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
 import { ownedPoolSource } from '../answers/owned-pool.ts'
 import { type Placed, Thins } from './thins.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
 import { SECTOR_BYTES } from '../../units.ts'
 
 /** The default low-water mark, as a part of the pool. */
@@ -77,8 +79,8 @@ export class OwnedPools {
   readonly #logger: Logger
   readonly #takenBy: NonNullable<OwnedPoolsOptions['takenBy']>
   readonly #watchIntervalMs: number
-  readonly #turns = new Turns()
-  readonly #books: PoolBooks
+  readonly #locks = new KeyedLock()
+  readonly #intents: PoolIntents
   readonly #thins: Thins
   readonly #fullness: FullnessLog
   readonly #stopping = new AbortController()
@@ -92,8 +94,8 @@ export class OwnedPools {
     this.#logger = logger
     this.#takenBy = takenBy ?? (() => Promise.resolve(undefined))
     this.#watchIntervalMs = watchIntervalMs
-    this.#books = new PoolBooks(catalog, deviceMapper, logger)
-    this.#thins = new Thins(this.#books, catalog, deviceMapper)
+    this.#intents = new PoolIntents(catalog, deviceMapper, logger)
+    this.#thins = new Thins(this.#intents, catalog, deviceMapper)
     this.#fullness = new FullnessLog(logger)
   }
 
@@ -114,7 +116,7 @@ export class OwnedPools {
   async close(): Promise<void> {
     this.#stopping.abort()
     await this.#watching
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
   /** Answers for the volumes and snapshots of an owned pool; undefined when there is no pool of this name. */
@@ -136,21 +138,17 @@ export class OwnedPools {
       transactionId: 0n
     }
     // One at a time for all names: two calls may name the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         const takenBy = this.#names.has(name) ? 'a pool of this agent' : await this.#takenBy(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         const { dataBytes } = await checkNewPool(this.#deviceMapper, planOf(asked))
         const lowWaterBlocks =
           lowWaterBytes === undefined ? Math.ceil(dataBytes / blockBytes / LOW_WATER_PART) : asked.lowWaterBlocks
         const pool = { ...asked, lowWaterBlocks }
-        await this.#books.change(name, { kind: 'create-pool', pool }, async () => {
+        await this.#intents.change(name, { kind: 'create-pool', pool }, async () => {
           await createPool(this.#deviceMapper, planOf(pool))
         })
         this.#names.add(name)
@@ -160,16 +158,16 @@ export class OwnedPools {
   }
 
   async activatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.entry(name)
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.entry(name)
       if (!(await this.#active(pool).isActive())) {
         const [intent] = view.intents
         const unfinished = intent !== undefined && 'transactionId' in intent ? [pool.transactionId + 1n] : []
         await activatePool(this.#deviceMapper, planOf(pool), [pool.transactionId, ...unfinished])
       }
-      this.#books.report(await this.#books.settle(name))
+      this.#intents.report(await this.#intents.recover(name))
       if (!withVolumes) return
-      for (const thin of (await this.#books.entry(name)).view.thins) {
+      for (const thin of (await this.#intents.entry(name)).view.thins) {
         if (thin.kind === 'volume') await this.#thins.activate(pool, thin, false)
       }
     })
@@ -177,28 +175,28 @@ export class OwnedPools {
   }
 
   async deactivatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.triedEntry(name)
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.triedEntry(name)
       await this.#active(pool).deactivate(view.thins, withVolumes)
     })
     return this.getPool({ pool: name })
   }
 
   async growPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
-    await this.#turns.take(name, async () => {
-      const { pool } = await this.#books.triedEntry(name)
+    await this.#locks.take(name, async () => {
+      const { pool } = await this.#intents.triedEntry(name)
       const active = this.#active(pool)
       await active.refuseInactive()
       await active.target.grow()
       // Intents that waited for metadata space can be recovered now.
-      await this.#books.triedEntry(name)
+      await this.#intents.triedEntry(name)
     })
     return this.getPool({ pool: name })
   }
 
   async removePool({ pool: name, wipe }: { pool: string; wipe: boolean }): Promise<object> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.triedEntry(name)
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.triedEntry(name)
       if (view.thins.length > 0) {
         throw new DeltamapperError(
           'DM_DEVICE_BUSY',
@@ -221,7 +219,7 @@ export class OwnedPools {
   }
 
   async getPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
-    const { pool, view } = await this.#books.entry(name)
+    const { pool, view } = await this.#intents.entry(name)
     return describePool(this.#deviceMapper, pool, view)
   }
 
@@ -251,8 +249,8 @@ export class OwnedPools {
 
   async activateVolume({ pool: poolName, name, writable }: ThinName & { writable: boolean }): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
-      const { pool } = await this.#books.triedEntry(poolName)
-      const thin = await this.#books.thin(poolName, name)
+      const { pool } = await this.#intents.triedEntry(poolName)
+      const thin = await this.#intents.thin(poolName, name)
       await this.#active(pool).refuseInactive()
       await this.#thins.activate(pool, thin, thin.kind === 'snapshot' && !writable)
       return { pool, thin }
@@ -261,20 +259,20 @@ export class OwnedPools {
 
   async deactivateVolume({ pool: poolName, name }: ThinName): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
-      const { pool } = await this.#books.triedEntry(poolName)
-      const thin = await this.#books.thin(poolName, name)
+      const { pool } = await this.#intents.triedEntry(poolName)
+      const thin = await this.#intents.thin(poolName, name)
       await this.#thins.deactivate(pool, thin)
       return { pool, thin }
     })
   }
 
   async deleteVolume({ pool, name }: ThinName): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'volume'))
+    await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'volume'))
     return {}
   }
 
   async deleteSnapshot({ pool, name }: ThinName): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
+    await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
     return {}
   }
 
@@ -289,13 +287,13 @@ export class OwnedPools {
   // Differences
 
   async reconcile({ pool: name }: { pool: string }): Promise<{ settled: string[]; findings: DescribedFinding[] }> {
-    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#books.entry(name)).pool] }
+    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#intents.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []
     for (const pool of pools) {
-      const settlement = await this.#turns.take(pool.name, () => this.#books.settle(pool.name))
-      settled.push(...settlement.settled)
-      findings.push(...settlement.findings)
+      const recovery = await this.#locks.take(pool.name, () => this.#intents.recover(pool.name))
+      settled.push(...recovery.settled)
+      findings.push(...recovery.findings)
     }
     if (name === '') {
       const others = otherPools(await surveyDevices(this.#deviceMapper), pools)
@@ -306,17 +304,17 @@ export class OwnedPools {
   }
 
   async acceptKernel({ pool: name }: { pool: string }): Promise<DescribedPool> {
-    await this.#turns.take(name, async () => {
-      const { pool } = await this.#books.entry(name)
+    await this.#locks.take(name, async () => {
+      const { pool } = await this.#intents.entry(name)
       const active = this.#active(pool)
       await active.refuseInactive()
       const { transactionId } = await active.numbers()
-      await this.#books.settle(name)
-      const after = await this.#books.entry(name)
+      await this.#intents.recover(name)
+      const after = await this.#intents.entry(name)
       if (after.view.intents.length > 0 || after.pool.transactionId !== transactionId) {
         await this.#catalog.acceptTransactionId(name, (await active.numbers()).transactionId)
       }
-      this.#books.report(await this.#books.settle(name))
+      this.#intents.report(await this.#intents.recover(name))
     })
     return this.getPool({ pool: name })
   }
@@ -332,7 +330,7 @@ export class OwnedPools {
   }
 
   async forgetThin({ pool, name, unseen }: ThinName & { unseen: boolean }): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.forget(pool, name, unseen))
+    await this.#locks.take(pool, () => this.#thins.forget(pool, name, unseen))
     return {}
   }
 
@@ -344,16 +342,16 @@ export class OwnedPools {
 
   /** Runs work on one thin under its pool's lock. @returns the thin as it is afterwards */
   async #placed(poolName: string, work: () => Promise<Placed>): Promise<DescribedThin> {
-    return this.#turns.take(poolName, async () => {
+    return this.#locks.take(poolName, async () => {
       const { pool, thin } = await work()
-      const { view } = await this.#books.entry(poolName)
+      const { view } = await this.#intents.entry(poolName)
       const [described] = await describeThins(this.#deviceMapper, pool, view, ({ id }) => id === thin.id)
       return described
     })
   }
 
   async #list(pool: string, kind: OwnedThin['kind']): Promise<DescribedThin[]> {
-    const view = pool === '' ? await this.#catalog.view() : (await this.#books.entry(pool)).view
+    const view = pool === '' ? await this.#catalog.view() : (await this.#intents.entry(pool)).view
     const listed = await Promise.all(
       view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))
     )
@@ -367,8 +365,8 @@ export class OwnedPools {
   /** Never rejects: the caller may be gone. */
   async #settleAtStart(name: string): Promise<void> {
     try {
-      await this.#turns.take(name, async () => {
-        this.#books.report(await this.#books.settle(name))
+      await this.#locks.take(name, async () => {
+        this.#intents.report(await this.#intents.recover(name))
         // A thin whose creation was interrupted does not exist after all.
         if (!(await this.#namesInCatalog()).has(name)) this.#names.delete(name)
       })

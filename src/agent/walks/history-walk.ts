@@ -3,8 +3,8 @@
  * a walker thread. The catalog belongs to the main thread, and is asked for one page of bitmaps at a time.
  */
 import type { HistoryPage, HistoryPlace } from '../catalog/era-snapshots.ts'
-import { encodedMessages } from './encoded-messages.ts'
-import type { WalkStatistics } from './thin-walk.ts'
+import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
+import type { Walk } from './plan.ts'
 import { firstChunk, historyExtents, type HistoryQuestion } from './history-extents.ts'
 import type { WrittenChunk } from '../catalog/store/written-chunks.ts'
 
@@ -18,6 +18,10 @@ export interface HistoryWalkRequest {
 
 /** The page after a place, in the order of chunk and boundary. Rejects when the answer is no longer possible. */
 export type NextPage = (after: HistoryPlace) => Promise<HistoryPage>
+
+/** The walk of tracked volumes' snapshots. @throws what `historyMessages` throws */
+export const historyWalk: Walk<HistoryWalkRequest> = (request, { statistics, ask }) =>
+  historyMessages(request, statistics, (after) => ask('page', after) as Promise<HistoryPage>)
 
 /**
  * @param statistics updated during the walk: pages of bitmaps count as read calls

@@ -2,11 +2,18 @@
 
 import type { DeviceReference } from '../../../native/device.ts'
 import type { MetadataDevice } from '../node/pool-device.ts'
-import type { TrackedSnapshot } from '../answers/tracked-volume.ts'
+
+/** A snapshot of whichever kind. */
+export interface FoundSnapshot {
+  /** Who answers for it: a name in the registry of targets (targets.ts). */
+  readonly kind: string
+  /** `SOURCE/NAME`; in an answer, as the client asked for it. */
+  readonly handle: string
+}
 
 /** A thin snapshot as a source knows it. */
 export interface Snapshot {
-  readonly kind?: undefined
+  readonly kind: 'thin'
   /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   handle: string
   /**
@@ -57,11 +64,8 @@ export interface Snapshot {
   }
 }
 
-/** Of any kind. */
-export type AnySnapshot = Snapshot | TrackedSnapshot
-
 /** Answers for the snapshots of one source name. */
-export interface SnapshotSource<S extends AnySnapshot = Snapshot> {
+export interface SnapshotSource<S extends FoundSnapshot = Snapshot> {
   /** The snapshot of this name, or undefined when there is none. */
   snapshot(name: string): Promise<S | undefined>
 }

@@ -72,7 +72,7 @@ export class ToolEngine {
   ): Promise<MetadataSnapshotLease> {
     const { pool, metadataDevice, handle } = target.snapshot
     if (this.#leases === undefined || pool === undefined) {
-      throw defect(`nobody knows the pool of ${handle}`)
+      throw defect(`the pool of ${handle} is not known`)
     }
     const names = [base, target].flatMap((each) => (each === undefined ? [] : each.snapshot.handle))
     const purpose = `${base === undefined ? 'thin_dump' : 'thin_delta'} of ${names.join(' and ')}`

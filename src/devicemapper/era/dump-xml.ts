@@ -61,7 +61,7 @@ export type EraDumpXml = XmlDocument<EraDumpHeader, EraRunBatch>
 /**
  * Reads era_dump's XML, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readEraDumpXml(bytes: ByteStream, options?: XmlOptions): Promise<EraDumpXml> {
   return openXml(bytes, new EraDumpDialect(), options)

@@ -40,7 +40,7 @@ export type InvalidateXml = XmlDocument<object, BlockRunBatch>
 /**
  * Reads era_invalidate's XML, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readInvalidateXml(bytes: ByteStream, options?: XmlOptions): Promise<InvalidateXml> {
   return openXml(bytes, new InvalidateDialect(), options)

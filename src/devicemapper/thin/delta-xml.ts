@@ -57,7 +57,7 @@ export type DeltaXml = XmlDocument<DeltaXmlHeader, DeltaRunBatch>
 /**
  * Reads thin_delta's XML, plain or verbose, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readDeltaXml(bytes: ByteStream, options?: XmlOptions): Promise<DeltaXml> {
   return openXml(bytes, new DeltaDialect(), options)

@@ -14,8 +14,8 @@
  *    that spans half of a sparse volume would wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
- * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record of its mappings
- * (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
+ * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record
+ * of its mappings (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
@@ -23,7 +23,7 @@ import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import { RecordedMappings } from './base-record/recorded-mappings.ts'
+import { RecordedMappings } from './recorded-mappings.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
 /**
@@ -49,10 +49,13 @@ const EXPECTED_CHILDREN = 64
 
 export interface MappingDelta {
   reader: BlockReader
-  /** Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record. */
+  /**
+   * Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record.
+   */
   baseRoot: number | undefined
   /**
-   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could write to it in place.
+   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could
+   * write to it in place.
    */
   baseRecord?: Pick<BaseRecordReader, 'skipTo' | 'next' | 'header'> | undefined
   /** Root block of the target's mapping tree. */
@@ -160,7 +163,7 @@ class CoWalk {
   readonly #record: RecordedMappings | undefined
   /** From this time on a pair that both have proves nothing. */
   readonly #pairsUntil: number
-  /** Windows of leaves under way, the next one first. */
+  /** Windows of leaves being read, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
   /** Both trees are level: equal depth means equal height. */

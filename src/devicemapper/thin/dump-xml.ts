@@ -69,7 +69,7 @@ export interface DumpXmlOptions extends XmlOptions {
 /**
  * Reads thin_dump's XML, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readDumpXml(
   bytes: ByteStream,

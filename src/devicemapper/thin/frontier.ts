@@ -55,8 +55,8 @@ export class SubtreeQueue {
 }
 
 /**
- * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it at the pool's time
- * `times[i]`, for `head <= i < tail`.
+ * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it
+ * at the pool's time `times[i]`, for `head <= i < tail`.
  */
 export class MappingQueue {
   keys = new Float64Array(512)
@@ -206,8 +206,8 @@ export class Frontier {
       const key = words[k] + words[k + 1] * 2 ** 32
       if (key < first) continue
       if (key >= end) break
-      // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
-      // device: what a snapshot got from its origin is older than itself.
+      // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was
+      // given to the device: mappings that a snapshot got from its origin are older than the snapshot.
       const time = words[v] & 0xffffff
       if (time >= takenAt) this.writtenBlock ??= key
       keys[tail] = key

@@ -17,7 +17,8 @@ import type { BaseRecordReader } from './base-record/reader.ts'
 import { checkRecordBlocks } from './base-record/trust.ts'
 import { changedExtents, type MappingSink } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
-import { packDevices, type PoolMoment } from './pool-moment.ts'
+import { packDevices, type PoolMoment } from './base-record/pool-moment.ts'
+import { type MappedLeaf, mappedLeaf } from './mapped-leaf.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */
@@ -49,7 +50,7 @@ export interface Fingerprint {
   rootChecksum: number
 }
 
-/** A device, and what it was found to be before, if anybody looked. */
+/** A device, and its earlier fingerprint, if there is one. */
 export interface PinnedDevice {
   readonly device: ThinDevice
   readonly fingerprint?: Fingerprint | undefined
@@ -299,8 +300,9 @@ export class PoolMetadata {
   }
 
   /**
-   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is not the recorded one,
-   * or as young as the base, and everything the target maps beyond the base's size. Reads all of the target's tree.
+   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is
+   * not the recorded one, or as young as the base, and everything the target maps beyond the base's size. Reads all of
+   * the target's tree.
    *
    * Whether the pool is still the one that went on from the record is for `checkWentOn` (base-record/trust.ts) to tell.
    *
@@ -395,6 +397,16 @@ export class PoolMetadata {
     const { batches, isPristine } = await this.allocated({ deviceId, sizeBytes, fingerprint, signal })
     while (!(await batches.next()).done) signal?.throwIfAborted()
     return isPristine()
+  }
+
+  /**
+   * Where the data blocks of a device are, in the neighbourhood of a virtual block. On a live pool it counts only where the device's
+   * fingerprint is found to be the same afterwards.
+   *
+   * @throws what reading metadata throws
+   */
+  async mappedLeaf({ root }: ThinDevice, block: number, signal?: AbortSignal): Promise<MappedLeaf> {
+    return mappedLeaf(this.#reader, root, block, signal)
   }
 
   /**

@@ -330,7 +330,7 @@ export class ThinPool {
         throw new DeltamapperError(
           'DM_CALL_STUCK',
           `${name} was suspended and could not be resumed: ${(cause as Error).message}`,
-          `\`dmsetup resume ${name}\`: until then, whatever uses it waits`,
+          `\`dmsetup resume ${name}\`: until then, everything that uses it waits`,
           { cause }
         )
       }
@@ -400,10 +400,10 @@ async function refuseExisting(deviceMapper: PoolPort, reference: DeviceReference
   const info = await deviceMapper.info(reference)
   if (!info) return
   throw new DeltamapperError(
-    'DM_DEVICE_BUSY',
+    'DM_NAME_TAKEN',
     `there already is a device-mapper device ${info.name}`,
     info.hasLiveTable
-      ? 'choose another name, or remove it if it is yours'
+      ? `choose another name; \`dmsetup info ${info.name}\` tells what goes by this one`
       : `\`dmsetup remove ${info.name}\`: it is empty`
   )
 }

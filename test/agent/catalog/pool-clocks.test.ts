@@ -1,4 +1,4 @@
-/** How it shows that a pool went on from an earlier state, and what is refused from then on. */
+/** How it shows that a pool was restored to an earlier state, and what is refused from then on. */
 import { join } from 'node:path'
 import test from 'ava'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
@@ -8,7 +8,7 @@ import {
   poolWentBack,
   sawPoolClock
 } from '../../../src/agent/catalog/pool-clocks.ts'
-import { howWentBack, packDevices } from '../../../src/devicemapper/thin/pool-moment.ts'
+import { howWentBack, packDevices } from '../../../src/devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from './examples.ts'
 

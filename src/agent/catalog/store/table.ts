@@ -40,6 +40,11 @@ export interface Statements {
   readonly path: string
 }
 
+/** What records are written to: all that `action` does is on disk when this returns, or nothing of it. */
+export interface Writable extends Statements {
+  write<T>(action: () => T): T
+}
+
 /** The longest text that is kept, in bytes: paths have at most 4096. */
 const LONGEST_TEXT = 4096
 /** The largest value that is kept, in bytes: split larger ones into several rows. */

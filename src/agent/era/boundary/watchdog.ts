@@ -57,7 +57,7 @@ export class Watchdog {
       const gone = new DeltamapperError(
         'DM_CALL_STUCK',
         `the process that watches over the suspension ${what}`,
-        'find out why: the kernel log names what it killed for want of memory; then ask again'
+        'find out why (the kernel log names processes that it killed when memory ran out), then ask again'
       )
       this.#lost.abort(gone)
       this.#settle?.(gone)

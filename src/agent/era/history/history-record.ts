@@ -131,7 +131,7 @@ async function nextMessage(worker: Worker): Promise<FromHistoryReader> {
   try {
     const message = once(worker, 'message', { signal }) as Promise<[FromHistoryReader]>
     const ended = once(worker, 'exit', { signal }).then((): never => {
-      throw defect("the thread that reads an era volume's history ended")
+      throw defect("the thread that reads a tracked volume's history ended")
     })
     return (await Promise.race([message, ended]))[0]
   } finally {

@@ -1,9 +1,11 @@
 /**
- * The file that stands for a base snapshot once it is gone: which data block, and which time, each of its virtual blocks had.
+ * The file that stands for a base snapshot once it is gone: which data block, and which time, each of its virtual
+ * blocks had.
  *
- * A mapping of dm-thin is a pair of data block and time (pack_block_time in drivers/md/dm-thin-metadata.c). A pair older than the snapshot
- * is never written in place again, in no device of the pool, and a data block that is freed is given out again with a later time. So a
- * target that has the recorded pair at a virtual block reads there what the base read, whatever happened in between.
+ * A mapping of dm-thin is a pair of data block and time (pack_block_time in drivers/md/dm-thin-metadata.c). A pair
+ * older than the snapshot is never written in place again, in no device of the pool, and a data block that is freed is
+ * given out again with a later time. So a target that has the recorded pair at a virtual block reads there what the
+ * base read, whatever happened in between.
  *
  *      0  16  magic number
  *     16   4  version
@@ -30,7 +32,7 @@ import { crc32c } from '@node-rs/crc32'
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { DeltamapperError } from '../../../errors.ts'
-import type { PoolMoment } from '../pool-moment.ts'
+import type { PoolMoment } from './pool-moment.ts'
 
 export const MAGIC = Buffer.from('deltamapper base')
 export const VERSION = 1
@@ -42,15 +44,18 @@ export const MAX_FRAME_RUNS_BYTES = 65_536
 export const MAX_RUN_BYTES = 32
 /** The list of a pool's devices is most of it. */
 export const MAX_HEADER_BYTES = 4 * 2 ** 20
-/** Virtual and data blocks are below this: a mapping has 40 bits for the data block; a volume of 2^53 bytes has fewer blocks. */
+/**
+ * Virtual and data blocks are below this: a mapping has 40 bits for the data block; a volume of 2^53 bytes has fewer
+ * blocks.
+ */
 export const MAX_BLOCK = 2 ** 40
 /** Times are below this. */
 export const MAX_TIME = 2 ** 24
 
-/** What is known of a base beside its mappings. */
+/** The facts about a base beside its mappings. */
 export interface BaseRecordHeader {
   readonly pool: {
-    /** Which pool it is, as the agent knows pools; undefined where it was read from an image, which does not say it. */
+    /** Which pool it is, as the agent identifies pools; undefined if it was read from an image, which does not tell. */
     readonly identity: string | undefined
     readonly dataBlockBytes: number
     /** The pool when the base was read. */
@@ -61,15 +66,15 @@ export interface BaseRecordHeader {
     readonly id: number
     readonly creationTime: number
     readonly transactionId: bigint
-    /** Blocks that the device maps, all of which are on record. */
+    /** Blocks that the device maps; all of them are recorded. */
     readonly mappedBlocks: number
     /** Size in bytes, beyond which a backup holds nothing. */
     readonly sizeBytes: number
-    /** What the snapshot is known by beside its names, and the volume that it was taken of. */
+    /** What identifies the snapshot beside its names, and the volume that it was taken of. */
     readonly identity: string | undefined
     readonly volume: string | undefined
   }
-  /** The handles that it was served by. */
+  /** The handles under which it was served. */
   readonly handles: readonly string[]
   /** Milliseconds since 1970. */
   readonly madeAt: number
@@ -96,7 +101,7 @@ export function frameChecksum(head: Buffer, runs: Buffer, seed: number): number 
   return crc32c(runs, crc32c(head.subarray(0, FRAME_BYTES - 4), seed))
 }
 
-/** @returns undefined where these are no such bytes: another file, or one cut off */
+/** @returns undefined for any other bytes: another file, or one that is cut off */
 export function decodePreamble(
   preamble: Buffer
 ): { version: number; headerBytes: number; checksum: number } | undefined {
@@ -108,7 +113,7 @@ export function decodePreamble(
   }
 }
 
-/** Whether a file begins like a record. False also for what cannot be read. */
+/** Whether a file begins like a record. False also if it cannot be read. */
 export async function isBaseRecord(path: string): Promise<boolean> {
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined)
   if (!file) return false
@@ -122,12 +127,12 @@ export async function isBaseRecord(path: string): Promise<boolean> {
   }
 }
 
-/** What every damaged record is refused with. */
+/** The error for every damaged record. */
 export function damagedRecord(path: string, what: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_BASE_RECORD_DAMAGED',
     `the base record ${path} is damaged: ${what}`,
-    'take a full backup; the record is of no use any more',
+    'take a full backup; the record is useless now',
     { cause }
   )
 }
