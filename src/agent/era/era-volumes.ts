@@ -27,7 +27,12 @@ import {
   describeEraVolume
 } from './description.ts'
 import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
-import { formatSnapshotBy, type LowerSnapshotRecord, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
+import {
+  formatSnapshotBy,
+  type LowerSnapshotRecord,
+  LowerSnapshots,
+  type SnapshotCommands
+} from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
 import { neededPaths } from './device/self-hosting.ts'
 import { StatusGate } from './device/status-gate.ts'
