@@ -19,7 +19,7 @@ import type { DeviceKnowledge, Walkers } from './walkers.ts'
 /** @param knowledge what is known of the devices of live pools */
 export function snapshotMetadataBackend(
   sources: Sources,
-  walkers: Walkers,
+  walkers: Pick<Walkers, 'walk' | 'walkHistory'>,
   knowledge?: DeviceKnowledge
 ): SnapshotMetadataBackend {
   return {

@@ -4,6 +4,7 @@
  * In order, because a look that is told late would pass for a pool that went back. Whoever asks while a look waits for its turn shares
  * it; one that is under way already is not shared: it may be older than what was asked.
  */
+import type { ReadOptions } from '../devicemapper/block-reader.ts'
 import { openPoolMetadata } from '../devicemapper/thin/pool-metadata.ts'
 import type { Catalog } from './catalog/catalog.ts'
 import { clockedDevices, type WentBack } from './catalog/pool-clocks.ts'
@@ -11,6 +12,8 @@ import type { Snapshot } from './snapshot-source.ts'
 
 /** Where a pool's metadata is, and which pool that is. */
 type PoolPlace = Pick<Snapshot, 'metadataPath' | 'metadataDevice' | 'poolIdentity'>
+
+type Reading = Pick<ReadOptions, 'deadlineMs' | 'open'>
 
 /** One look. */
 interface Turn {
@@ -22,14 +25,19 @@ interface Turn {
 
 export class PoolClockLooks {
   readonly #catalog: Pick<Catalog, 'sawPoolClock'>
-  readonly #deadlineMs: number | undefined
+  readonly #reading: Reading
+  readonly #now: () => number
   /** The last look of each pool, waiting or under way. */
   readonly #last = new Map<string, Turn>()
 
-  /** @param readDeadlineMs how long one request to a metadata device may take, in milliseconds */
-  constructor(catalog: Pick<Catalog, 'sawPoolClock'>, readDeadlineMs?: number) {
+  /**
+   * @param reading how metadata devices are read
+   * @param now milliseconds since 1970
+   */
+  constructor(catalog: Pick<Catalog, 'sawPoolClock'>, reading: Reading = {}, now: () => number = Date.now) {
     this.#catalog = catalog
-    this.#deadlineMs = readDeadlineMs
+    this.#reading = reading
+    this.#now = now
   }
 
   /**
@@ -64,11 +72,12 @@ export class PoolClockLooks {
 
   async #read(pool: string, { metadataPath, metadataDevice }: PoolPlace): Promise<WentBack | undefined> {
     const metadata = await openPoolMetadata(metadataPath, {
-      ...{ liveRoot: true, device: metadataDevice, deadlineMs: this.#deadlineMs }
+      ...{ liveRoot: true, device: metadataDevice, ...this.#reading }
     })
     try {
       const { time, transactionId, devices } = await metadata.clock()
-      return await this.#catalog.sawPoolClock({ pool, time, transactionId, devices: clockedDevices(devices) })
+      const clock = { pool, time, transactionId, devices: clockedDevices(devices) }
+      return await this.#catalog.sawPoolClock(clock, this.#now())
     } finally {
       await metadata.close()
     }

@@ -6,6 +6,7 @@
  * offset must be about what it began with.
  */
 import type { Logger } from 'pino'
+import type { OpenMedium } from '../devicemapper/metadata-medium.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { Catalog } from './catalog/catalog.ts'
 import { checkBase, checkResumed, type KnownSnapshot, resumeRefused, type ServedTarget } from './catalog/fingerprint.ts'
@@ -15,18 +16,24 @@ import { PoolClockLooks } from './pool-clock-looks.ts'
 import type { SeenDevice } from './walk.ts'
 import type { DeviceKnowledge } from './walkers.ts'
 
-/**
- * What the catalog knows of the devices that walks are about.
- *
- * @param readDeadlineMs how long one request to a metadata device may take, in milliseconds
- * @param strictBases whether a base that was never served is refused
- */
+export interface KnowledgeOptions {
+  /** How long one request to a metadata device may take, in milliseconds. */
+  readDeadlineMs?: number
+  /** Whether a base that was never served is refused. */
+  strictBases?: boolean
+  /** What opens metadata; by default, files and devices of this machine. */
+  open?: OpenMedium
+  /** Milliseconds since 1970. */
+  now?: () => number
+}
+
+/** What the catalog knows of the devices that walks are about. */
 export function catalogKnowledge(
   catalog: Catalog,
   logger: Logger,
-  { readDeadlineMs, strictBases = false }: { readDeadlineMs?: number; strictBases?: boolean } = {}
+  { readDeadlineMs, strictBases = false, open, now = Date.now }: KnowledgeOptions = {}
 ): DeviceKnowledge {
-  const clocks = new PoolClockLooks(catalog, readDeadlineMs)
+  const clocks = new PoolClockLooks(catalog, { deadlineMs: readDeadlineMs, open }, now)
   return {
     /**
      * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, and what
@@ -37,7 +44,7 @@ export function catalogKnowledge(
       const wentBack = await clocks.look(target.snapshot)
       if (resumed) checkGoesOn(await catalog.findServed(served), served, wentBack)
       // Answered about since the pool went back, by whichever clock.
-      const at = Math.max(Date.now(), (wentBack?.at ?? 0) + 1)
+      const at = Math.max(now(), (wentBack?.at ?? 0) + 1)
       if (was) {
         const records = await catalog.findServed(was)
         checkSinceWentBack(was.handle, records, wentBack)

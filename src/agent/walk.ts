@@ -10,6 +10,7 @@ import {
   type PoolMetadata,
   type ThinDevice
 } from '../devicemapper/thin/pool-metadata.ts'
+import type { OpenMedium } from '../devicemapper/metadata-medium.ts'
 import { resumeRefused } from './catalog/fingerprint.ts'
 import { engineAnswer, type EngineQuestion, type ToolsRequested, type ToolSupport } from './engine-walk.ts'
 import { encodedMessages } from './encoded-messages.ts'
@@ -63,6 +64,7 @@ export interface WalkStatistics {
  * @param statistics kept up to date while the walk goes on
  * @param onSeen told of a live pool's devices before the first message, which waits for it
  * @param support needed where the tools have a part in it
+ * @param open what opens the metadata; by default, files and devices of this machine
  * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED, DM_VOLUME_IN_USE,
  *   DM_RESUME_REFUSED; what the tools and `onSeen` throw
  */
@@ -71,11 +73,12 @@ export async function* walkMessages(
   statistics: WalkStatistics,
   signal: AbortSignal,
   onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
-  support?: ToolSupport
+  support?: ToolSupport,
+  open?: OpenMedium
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const liveRoot = (target.live || target.liveRoot) ?? false
   const metadata = await openPoolMetadata(target.metadataPath, {
-    ...{ liveRoot, direct, device: target.metadataDevice },
+    ...{ liveRoot, direct, device: target.metadataDevice, open },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
   })
   try {

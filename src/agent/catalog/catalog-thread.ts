@@ -20,14 +20,24 @@ const HEAP_MIB = 256
 /** Opening reads and checks the whole file: it may take a second more for as many bytes. */
 const CHECKED_A_SECOND = 16 * 2 ** 20
 
-export class CatalogThread {
+/** One run of the catalog, in whatever carries out its calls. */
+export interface CatalogRun {
   /** What opening found; rejects as opening failed. */
   readonly opening: Promise<Opening>
-  /** Resolves when the thread is gone, and the file free. */
+  /** Resolves when it is gone, and the file free. */
   readonly gone: Promise<void>
   /** It takes no more calls: it has ended, failed, or is being closed. */
-  ended = false
+  readonly ended: boolean
   /** It was given up while at a call, and is not gone yet. */
+  readonly stuck: boolean
+  /** @throws what the call throws; DM_CATALOG_UNAVAILABLE when it ended or took too long, done or not */
+  call(call: CallName | 'close', args: unknown[]): Promise<unknown>
+}
+
+export class CatalogThread implements CatalogRun {
+  readonly opening: Promise<Opening>
+  readonly gone: Promise<void>
+  ended = false
   stuck = false
   readonly #path: string
   readonly #deadlineMs: number
@@ -69,7 +79,6 @@ export class CatalogThread {
     this.opening.catch(() => undefined)
   }
 
-  /** @throws what the call throws; DM_CATALOG_UNAVAILABLE when the thread ended or took too long, done or not */
   async call(call: CallName | 'close', args: unknown[]): Promise<unknown> {
     // What cannot be sent throws here, and no answer to it is expected.
     this.#worker.postMessage({ call, args } satisfies ToCatalog)

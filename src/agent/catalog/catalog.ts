@@ -16,7 +16,7 @@
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
-import { CatalogThread } from './catalog-thread.ts'
+import { type CatalogRun, CatalogThread } from './catalog-thread.ts'
 import type { Opening } from './database.ts'
 import type {
   EraHistoryFacts,
@@ -30,6 +30,7 @@ import type { EraIntent, EraVolume, NewEraIntent, SeenOfEraVolume } from './era-
 import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
+import type { Start } from './messages.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
 import type { PoolClock, WentBack } from './pool-clocks.ts'
 import type { ServedRecord } from './served-targets.ts'
@@ -40,6 +41,8 @@ export interface CatalogOptions {
   deadlineMs?: number
   /** How long to wait for another process to let go of the file, in milliseconds; 3,000 by default. */
   lockWaitMs?: number
+  /** What runs it; by default, a thread. */
+  run?: (start: Start, deadlineMs: number) => CatalogRun
 }
 
 /**
@@ -54,10 +57,14 @@ export async function openCatalog(path: string, options: CatalogOptions = {}): P
   return catalog
 }
 
+function startThread(start: Start, deadlineMs: number): CatalogRun {
+  return new CatalogThread(start, deadlineMs)
+}
+
 export class Catalog {
   readonly path: string
   readonly #options: CatalogOptions
-  #thread: CatalogThread | undefined
+  #thread: CatalogRun | undefined
   #closed = false
 
   constructor(path: string, options: CatalogOptions) {
@@ -322,7 +329,7 @@ export class Catalog {
   }
 
   /** The thread at work, or a new one after the last has ended. */
-  #running(): CatalogThread {
+  #running(): CatalogRun {
     if (this.#closed) {
       throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
     }
@@ -334,8 +341,8 @@ export class Catalog {
       )
     }
     if (this.#thread === undefined || this.#thread.ended) {
-      const { deadlineMs = 30_000, lockWaitMs } = this.#options
-      this.#thread = new CatalogThread({ path: this.path, lockWaitMs }, deadlineMs)
+      const { deadlineMs = 30_000, lockWaitMs, run = startThread } = this.#options
+      this.#thread = run({ path: this.path, lockWaitMs }, deadlineMs)
     }
     return this.#thread
   }
