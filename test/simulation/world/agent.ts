@@ -1,0 +1,100 @@
+/**
+ * The agent of a simulated machine: the product's own way of a question from its handle to encoded messages, with the scheduler in place of
+ * threads, clocks and devices.
+ */
+import pino from 'pino'
+import { snapshotMetadataBackend } from '../../../src/agent/backend.ts'
+import type { CatalogRun } from '../../../src/agent/catalog/catalog-thread.ts'
+import { type CatalogCalls, catalogCalls } from '../../../src/agent/catalog/calls.ts'
+import { Catalog } from '../../../src/agent/catalog/catalog.ts'
+import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
+import { parseLogicalVolumes } from '../../../src/agent/lvm/parse.ts'
+import { catalogKnowledge } from '../../../src/agent/served-target.ts'
+import { Sources } from '../../../src/agent/sources.ts'
+import { walkMessages } from '../../../src/agent/walk.ts'
+import type { DeviceKnowledge, Walkers } from '../../../src/agent/walkers.ts'
+import { noStatistics } from '../../../src/agent/walk-worker.ts'
+import type { OpenMedium } from '../../../src/devicemapper/metadata-medium.ts'
+import type { SnapshotMetadataBackend } from '../../../src/grpc/snapshot-metadata.ts'
+import type { Machine } from './machine.ts'
+import type { Scheduler } from './scheduler.ts'
+
+const logger = pino({ level: 'silent' })
+
+/** The catalog's calls, each carried out at its turn. On disk when it is carried out, as the database promises. */
+function runOn(database: CatalogDatabase, scheduler: Scheduler, owner: string): () => CatalogRun {
+  const calls = catalogCalls(database) as Record<string, (...args: unknown[]) => unknown>
+  return () => ({
+    opening: Promise.resolve(database.opening),
+    gone: Promise.resolve(),
+    ended: false,
+    stuck: false,
+    call: (call, args) => scheduler.io(owner, () => calls[call](...args))
+  })
+}
+
+/** Walks without threads: one question is one chain of reads. */
+function walkersOf(open: OpenMedium): Pick<Walkers, 'walk' | 'walkHistory'> {
+  return {
+    walk(request, signal, knowledge?: DeviceKnowledge) {
+      const messages = walkMessages(
+        { ...request, direct: false },
+        noStatistics(),
+        signal,
+        async (seen) => knowledge?.check(seen),
+        undefined,
+        open
+      )
+      return { capacityBytes: request.target.sizeBytes, messages }
+    },
+    walkHistory() {
+      throw new Error('there are no tracked volumes here')
+    }
+  }
+}
+
+export interface AgentOptions {
+  readonly strictBases: boolean
+  /** Told how far a pool's clock had come when the agent looked. */
+  readonly onClock: (clock: Parameters<CatalogCalls['sawPoolClock']>[0]) => void
+}
+
+export interface SimulatedAgent {
+  readonly owner: string
+  readonly backend: SnapshotMetadataBackend
+  readonly catalog: Catalog
+}
+
+export function startAgent(
+  owner: string,
+  machine: Machine,
+  database: CatalogDatabase,
+  { strictBases, onClock }: AgentOptions
+): SimulatedAgent {
+  const { scheduler, devices } = machine
+  const open = devices.openFor(owner)
+  const run = runOn(database, scheduler, owner)
+  const catalog = new Catalog('/simulated/catalog', {
+    run: () => {
+      const { call, ...rest } = run()
+      return {
+        ...rest,
+        call: (name, args) => {
+          if (name === 'sawPoolClock') onClock(args[0] as Parameters<CatalogCalls['sawPoolClock']>[0])
+          return call(name, args)
+        }
+      }
+    }
+  })
+  const report = () => scheduler.io(owner, () => parseLogicalVolumes(machine.report))
+  const lvm = {
+    allLogicalVolumes: report,
+    logicalVolumes: async (group: string) => {
+      const volumes = (await report()).filter(({ vgName }) => vgName === group)
+      return volumes.length > 0 ? volumes : undefined
+    }
+  }
+  const sources = new Sources(new Map(), { deviceMapper: devices.portOf(owner), lvm })
+  const knowledge = catalogKnowledge(catalog, logger, { strictBases, open, now: () => scheduler.now })
+  return { owner, catalog, backend: snapshotMetadataBackend(sources, walkersOf(open), knowledge) }
+}
