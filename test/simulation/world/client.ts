@@ -6,7 +6,8 @@ import { DeltamapperError } from '../../../src/errors.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from '../../../src/grpc/block-metadata.ts'
 import type { SimulatedAgent } from './agent.ts'
 import type { DeviceContent } from './content.ts'
-import { BLOCK_BYTES, type Machine, type Volume } from './machine.ts'
+import type { Volume } from './group.ts'
+import { BLOCK_BYTES, type Machine } from './machine.ts'
 
 /** A backup that is complete: what every block held, of a snapshot that goes, or went, by this name. */
 export interface Backup {
@@ -132,7 +133,7 @@ export class Client {
       let wrong: number | undefined
       for (let block = 0; block < blocks; block++) {
         const at = copiedAt[block]
-        versions[block] = at > 0 ? content.at(block, at) : base && inBackup(base, block) ? base.versions[block] : 0
+        versions[block] = at > 0 ? content.at(block, at) : base && inBackup(base, block, sizeBytes) ? base.versions[block] : 0
         if (!content.heldSince(block, versions[block], since)) wrong ??= block
       }
       if (wrong === undefined) {
@@ -146,9 +147,9 @@ export class Client {
   }
 }
 
-/** Every block that a base of this size holds whole. */
-function inBackup({ sizeBytes }: Backup, block: number): boolean {
-  return block * BLOCK_BYTES < sizeBytes
+/** Whether a backup holds all of a block that a target of this size has of it. */
+function inBackup(base: Backup, block: number, sizeBytes: number): boolean {
+  return sizeBytes <= base.sizeBytes || (block + 1) * BLOCK_BYTES <= base.sizeBytes
 }
 
 /** What goes by a name while a question is asked: an answer is about one of them. */
