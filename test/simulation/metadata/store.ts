@@ -108,6 +108,7 @@ export class MetadataStore {
     for (const map of [store.metadata, store.data]) {
       for (let first = 0; first < map.counts.length; first += ENTRIES_PER_BITMAP) {
         map.bitmaps.push(store.allocate({ kind: 'bitmap', of: map.of, index: map.bitmaps.length }))
+        map.changed.add(first)
       }
       map.referenceCountRoot = emptyTree(store, referenceCounts)
     }

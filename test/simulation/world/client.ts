@@ -48,6 +48,7 @@ export class Client {
   readonly backups = new Map<string, Backup>()
   readonly unfinished = new Map<string, Unfinished>()
   readonly #machine: Machine
+  readonly #asked = new Set<Named>()
 
   constructor(machine: Machine) {
     this.#machine = machine
@@ -59,6 +60,17 @@ export class Client {
       for (const [handle, each] of kept) if (each.content === content) kept.delete(handle)
     }
     for (const [handle, { base }] of this.unfinished) if (base?.content === content) this.unfinished.delete(handle)
+  }
+
+  /** Names may go to others at any moment: who goes by one meanwhile is what an answer may be about. */
+  look(): void {
+    for (const named of this.#asked) named.look()
+  }
+
+  /** The agent is gone: nobody waits for its answers any more. */
+  abandon(): void {
+    for (const named of this.#asked) named.keep()
+    this.#asked.clear()
   }
 
   async ask(agent: SimulatedAgent, question: Question): Promise<Outcome> {
@@ -74,13 +86,12 @@ export class Client {
       const { content } = named
       if (content && offset > 0) this.unfinished.set(handle, { handle, base, copiedAt, content, sizeBytes, offset })
     }
+    named.keep = keep
+    this.#asked.add(named)
     this.unfinished.delete(handle)
     try {
       const { messages } = base
-        ? await agent.backend.delta(
-            { ...request, baseSnapshotId: base.handle, targetSnapshotId: handle },
-            signal
-          )
+        ? await agent.backend.delta({ ...request, baseSnapshotId: base.handle, targetSnapshotId: handle }, signal)
         : await agent.backend.allocated({ ...request, snapshotId: handle }, signal)
       let received = 0
       const message = new BlockMetadataMessage()
@@ -95,8 +106,10 @@ export class Client {
         }
       }
     } catch (error) {
-      if (isRetried(error)) keep()
+      if (error instanceof DeltamapperError) keep()
       return { ended: 'badly', error }
+    } finally {
+      this.#asked.delete(named)
     }
     named.look()
     this.#hold(question, named, copiedAt, sizeBytes, since)
@@ -133,7 +146,8 @@ export class Client {
       let wrong: number | undefined
       for (let block = 0; block < blocks; block++) {
         const at = copiedAt[block]
-        versions[block] = at > 0 ? content.at(block, at) : base && inBackup(base, block, sizeBytes) ? base.versions[block] : 0
+        versions[block] =
+          at > 0 ? content.at(block, at) : base && inBackup(base, block, sizeBytes) ? base.versions[block] : 0
         if (!content.heldSince(block, versions[block], since)) wrong ??= block
       }
       if (wrong === undefined) {
@@ -158,6 +172,8 @@ class Named {
   readonly #machine: Machine
   readonly #name: string
   volume: Volume | undefined
+  /** What has arrived so far is kept, to be gone on with. */
+  keep: () => void = () => undefined
 
   constructor(machine: Machine, handle: string) {
     this.#machine = machine
@@ -173,8 +189,4 @@ class Named {
     this.volume = this.#machine.volumes.find(({ name }) => name === this.#name)
     if (this.volume?.content) this.contents.add(this.volume.content)
   }
-}
-
-function isRetried(error: unknown): boolean {
-  return error instanceof DeltamapperError
 }

@@ -69,7 +69,11 @@ export function reportOf(
       ...{ lv_uuid: volume.uuid, lv_name: volume.name, lv_dm_path: `/dev/mapper/${group.name}-${volume.name}` },
       lv_attr: `V${volume.readOnly ? 'r' : 'w'}i-XXtz-X`,
       ...{ lv_size: String(volume.sizeBytes), lv_layout: 'thin,sparse', lv_role: 'public', segtype: 'thin' },
-      ...{ pool_lv: volume.pool.name, origin: origin ?? '', origin_uuid: origin === undefined ? '' : volume.originUuid! },
+      ...{
+        pool_lv: volume.pool.name,
+        origin: origin ?? '',
+        origin_uuid: origin === undefined ? '' : volume.originUuid!
+      },
       ...{ thin_id: String(volume.thinId), transaction_id: String(volume.transactionId) }
     })
   }

@@ -319,11 +319,10 @@ export class Machine {
   /** Everything is copied, or put back as it was then. */
   *copyDisks(): Steps {
     for (const space of this.pools) yield* this.commit(space)
-    if (this.pools.some(({ pool }) => !pool || pool.isDirty)) return
+    if (this.pools.some(({ pool, pending }) => !pool || pool.isDirty || pending.length > 0)) return
     this.image = {
       volumes: this.volumes.map((volume) => ({ ...volume })),
-      pools: this.pools.map(({ disk, data, name, lvmTransactionId, contents, pool, pending }) => {
-        if (pending.length > 0) throw new Error('a command was under way')
+      pools: this.pools.map(({ disk, data, name, lvmTransactionId, contents, pool }) => {
         const { time, transactionId } = pool!
         const image = { metadata: disk.image(), data: data.image(), contents: new Map(contents) }
         return { ...image, name, lvmTransactionId, time, transactionId }

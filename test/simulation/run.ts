@@ -1,0 +1,98 @@
+/** Many lives in one process, what came of them, and the story of one that failed. */
+import { mkdtempSync, rmSync, existsSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type CatalogDatabase, openDatabase } from '../../src/agent/catalog/database.ts'
+import { live, type Life, lifeOf, type LifeResult } from './world/life.ts'
+
+/** So many lives share a catalog, none of whose names another uses. */
+const LIVES_A_CATALOG = 500
+
+export class Catalogs {
+  readonly #folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'simulation-'))
+  #database: CatalogDatabase | undefined
+  #used = 0
+
+  /** One that no life of this seed has used. */
+  next(): CatalogDatabase {
+    if (this.#used++ % LIVES_A_CATALOG === 0) {
+      this.#database?.close()
+      this.#database = openDatabase(join(this.#folder, `catalog-${this.#used}`))
+    }
+    return this.#database!
+  }
+
+  fresh(): CatalogDatabase {
+    this.#used = 0
+    this.#database?.close()
+    rmSync(this.#folder, { recursive: true, force: true })
+    return this.next()
+  }
+
+  [Symbol.dispose](): void {
+    this.#database?.close()
+    rmSync(this.#folder, { recursive: true, force: true })
+  }
+}
+
+export interface Totals {
+  lives: number
+  turns: number
+  outcomes: Map<string, number>
+  failed: { life: Life; result: LifeResult } | undefined
+}
+
+/** Lives from a seed on, up to the first that fails. */
+export async function liveOn(seed: number, lives: number, catalogs: Catalogs): Promise<Totals> {
+  const totals: Totals = { lives: 0, turns: 0, outcomes: new Map(), failed: undefined }
+  for (let i = 0; i < lives; i++) {
+    const life = lifeOf(seed + i)
+    const result = await live(life, catalogs.next())
+    totals.lives++
+    totals.turns += result.turns
+    for (const [what, count] of result.outcomes) totals.outcomes.set(what, (totals.outcomes.get(what) ?? 0) + count)
+    if (result.violation !== undefined) return { ...totals, failed: { life, result } }
+  }
+  return totals
+}
+
+/** Leaves out whatever can be left out of a life with the same kind of end. */
+export async function shrink(life: Life, catalogs: Catalogs): Promise<Life> {
+  let smallest = life
+  for (let size = Math.ceil(life.actions.length / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
+    for (let from = 0; from < smallest.actions.length;) {
+      const actions = smallest.actions.filter((_, i) => i < from || i >= from + size)
+      const candidate = { ...smallest, actions }
+      if ((await live(candidate, catalogs.fresh())).violation !== undefined) smallest = candidate
+      else from += size
+    }
+  }
+  return smallest
+}
+
+/** @returns the exit status */
+export async function runLives({ seed, lives, story }: { seed: number; lives: number; story: boolean }): Promise<number> {
+  using catalogs = new Catalogs()
+  if (story) {
+    const { story: told, violation } = await live(lifeOf(seed), catalogs.next(), true)
+    console.log([...told, violation ?? 'all is well'].join('\n'))
+    return violation === undefined ? 0 : 1
+  }
+  const began = performance.now()
+  const cpu = process.cpuUsage()
+  const { failed, ...totals } = await liveOn(seed, lives, catalogs)
+  const seconds = (performance.now() - began) / 1000
+  const { user, system } = process.cpuUsage(cpu)
+  const worked = (user + system) / 1e6
+  const outcomes = [...totals.outcomes].sort(([, a], [, b]) => b - a).map(([what, count]) => `${what} ${count}`)
+  console.log(
+    `${totals.lives} lives from seed ${seed} on, ${totals.turns} turns, ${seconds.toFixed(1)} s, ` +
+      `${(totals.lives / seconds).toFixed(0)} lives a second (${(totals.lives / worked).toFixed(0)} of processor time); answers: ${outcomes.join(', ')}`
+  )
+  if (!failed) return 0
+  console.log(`seed ${failed.life.seed} failed: ${failed.result.violation}`)
+  const small = await shrink(failed.life, catalogs)
+  const told = await live(small, catalogs.fresh(), true)
+  console.log(['', ...told.story, `        ${told.violation}`, '', JSON.stringify(small)].join('\n'))
+  return 1
+}
