@@ -71,7 +71,15 @@ export async function shrink(life: Life, catalogs: Catalogs): Promise<Life> {
 }
 
 /** @returns the exit status */
-export async function runLives({ seed, lives, story }: { seed: number; lives: number; story: boolean }): Promise<number> {
+export async function runLives({
+  seed,
+  lives,
+  story
+}: {
+  seed: number
+  lives: number
+  story: boolean
+}): Promise<number> {
   using catalogs = new Catalogs()
   if (story) {
     const { story: told, violation } = await live(lifeOf(seed), catalogs.next(), true)

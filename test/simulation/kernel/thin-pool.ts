@@ -23,7 +23,7 @@ import {
   type TreeType
 } from '../metadata/btree.ts'
 import type { MetadataDisk } from '../metadata/disk.ts'
-import { MetadataStore } from '../metadata/store.ts'
+import { MetadataStore, NoSpace } from '../metadata/store.ts'
 
 /** An errno by which the kernel refuses. */
 export class Refused extends Error {
@@ -232,8 +232,8 @@ export class ThinPool {
       this.data.write(mapping.block, version)
       return 'written'
     }
-    if (!this.#hasSpace()) return 'no space'
-    const to = this.#store.data.take()
+    const to = this.#allocate()
+    if (to === undefined) return 'no space'
     this.data.write(to, version)
     this.#changeTree(id, (root) => insert(this.#store, root, block, to * TIME + this.time, mappings))
     this.#changed.set(id, mapping === undefined ? { ...device, mappedBlocks: device.mappedBlocks + 1 } : device)
@@ -341,12 +341,17 @@ export class ThinPool {
     }
   }
 
-  /** A block that this transaction has freed is there after a commit only. */
-  #hasSpace(): boolean {
-    const { data } = this.#store
-    if (data.counts.some((count, block) => count === 0 && data.committed[block] === 0)) return true
-    this.commitNow()
-    return data.free > 0
+  /** A data block; what this transaction has freed is there after a commit only. */
+  #allocate(): number | undefined {
+    for (const isLastTry of [false, true]) {
+      try {
+        return this.#store.data.take()
+      } catch (error) {
+        if (!(error instanceof NoSpace)) throw error
+        if (!isLastTry) this.commitNow()
+      }
+    }
+    return undefined
   }
 
   #details(id: number): Details {

@@ -151,7 +151,10 @@ export class Client {
         if (!content.heldSince(block, versions[block], since)) wrong ??= block
       }
       if (wrong === undefined) {
-        this.backups.set(handle, { handle, versions, sizeBytes, content })
+        const visibleSince = named.volume?.pool.visibleSince ?? 0
+        const isCommitted = versions.every((version, block) => version === content.at(block, visibleSince))
+        // What was being written to is no base: docs/guarantees.md, writable snapshots that are in use.
+        if (isCommitted) this.backups.set(handle, { handle, versions, sizeBytes, content })
         return
       }
       missing.push(`block ${wrong} holds ${content.now(wrong)}, the backup ${versions[wrong]}`)

@@ -405,14 +405,15 @@ export class Machine {
     for (const volume of this.volumes) {
       if (volume.pool === space) volume.content = space.contents.get(volume.thinId)
     }
-    yield
   }
 
   #create(space: SpaceOf, pool: ThinPool, id: number, originId: number | undefined, blocks: number): void {
     const origin = originId === undefined ? undefined : space.contents.get(originId)
     if (originId === undefined || !origin) pool.createThin(id)
     else pool.createSnap(id, originId)
-    space.contents.set(id, new DeviceContent(origin ? origin.copy() : new Int32Array(blocks)))
+    const content = new DeviceContent(origin ? origin.copy() : new Int32Array(blocks))
+    space.contents.set(id, content)
+    for (const volume of this.volumes) if (volume.pool === space && volume.thinId === id) volume.content = content
   }
 
   #delete(space: SpaceOf, pool: ThinPool, id: number): void {
