@@ -1,8 +1,12 @@
 /** Many lives in one process, what came of them, and the story of one that failed. */
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, existsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { type CatalogDatabase, openDatabase } from '../../src/agent/catalog/database.ts'
+import { type Mutant, mutants } from './mutants.ts'
 import { live, type Life, lifeOf, type LifeResult } from './world/life.ts'
 
 /** So many lives share a catalog, none of whose names another uses. */
@@ -103,4 +107,53 @@ export async function runLives({
   const told = await live(small, catalogs.fresh(), true)
   console.log(['', ...told.story, `        ${told.violation}`, '', JSON.stringify(small)].join('\n'))
   return 1
+}
+
+/** What a process that has lived for a mutant prints. */
+interface MutantRun {
+  readonly lives: number
+  readonly seed?: number
+  readonly violation?: string
+}
+
+/** @returns the exit status: whether each guard was found to be needed, or is known not to be seen here */
+export async function runMutants({
+  seed,
+  lives,
+  only
+}: {
+  seed: number
+  lives: number
+  only: string | undefined
+}): Promise<number> {
+  const waiting = mutants.filter(({ name }) => only === undefined || only.split(',').includes(name))
+  const rows = new Map<string, MutantRun>()
+  const work = async () => {
+    for (let mutant = waiting.shift(); mutant; mutant = waiting.shift()) {
+      const run = await liveWithout(mutant, seed, lives)
+      rows.set(mutant.name, run)
+      const found =
+        run.violation === undefined ? 'NOT FOUND' : `found by seed ${run.seed}: ${run.violation.split('\n')[0]}`
+      console.log(`${mutant.name}: ${run.lives} lives, ${found}`)
+    }
+  }
+  await Promise.all([work(), work()])
+  const missed = mutants.filter(
+    ({ name, unseen }) => rows.get(name)?.violation === undefined && rows.has(name) && unseen === undefined
+  )
+  console.log(
+    `${rows.size} guards, ${[...rows.values()].filter(({ violation }) => violation !== undefined).length} found`
+  )
+  return missed.length === 0 ? 0 : 1
+}
+
+/** Lives from a seed on with a guard taken away, in a process of their own, up to the first that fails. */
+async function liveWithout({ name }: Mutant, seed: number, lives: number): Promise<MutantRun> {
+  const here = (file: string) => fileURLToPath(new URL(file, import.meta.url))
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--import', here('mutate.ts'), here('mutant-lives.ts'), String(seed), String(lives)],
+    { env: { ...process.env, DELTAMAPPER_MUTANT: name } }
+  )
+  return JSON.parse(stdout) as MutantRun
 }

@@ -152,7 +152,9 @@ export class Client {
       }
       if (wrong === undefined) {
         const visibleSince = named.volume?.pool.visibleSince ?? 0
-        const isCommitted = versions.every((version, block) => version === content.at(block, visibleSince))
+        const isCommitted = versions.every(
+          (version, block) => block >= blocks || version === content.at(block, visibleSince)
+        )
         // What was being written to is no base: docs/guarantees.md, writable snapshots that are in use.
         if (isCommitted) this.backups.set(handle, { handle, versions, sizeBytes, content })
         return
