@@ -15,19 +15,19 @@
  * What is in the slot is ours as long as the keeper lives (lease-keeper-process.ts); after that, if the record proves it
  * (catalog/lease.ts). Everything else is foreign and stays.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper, DeviceReference } from '../../../native/device-mapper.ts'
 import { describeDevice } from '../../../native/device.ts'
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
+import { type Clock, systemClock } from '../../clock.ts'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
 import type { AgentConfig } from '../config.ts'
 import { isEraSlot } from './era-slot-content.ts'
-import { notePath, removeNote, withNote } from './keeper-note.ts'
-import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
+import { type Keeper, KeeperLost, type Keepers, processKeepers } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
 
@@ -46,6 +46,14 @@ export interface LeaseOptions {
   readonly deadlineMs?: number
   /** Told of each lease that has ended: how long it was held, in milliseconds, and whether it still had users. */
   readonly onEnd?: (heldMs: number, lost: boolean) => void
+}
+
+/** Processes, time and files, as leases see them. */
+export interface LeaseSurroundings {
+  readonly keepers?: Keepers
+  readonly clock?: Clock
+  /** What opens metadata. */
+  readonly open?: OpenMedium
 }
 
 /** The options that a configuration file sets. */
@@ -140,35 +148,49 @@ interface User {
 
 interface Lease {
   readonly pool: PoolDevice
-  readonly keeper: LeaseKeeper
+  readonly keeper: Keeper
   readonly heldRoot: number
   readonly facts: string
   readonly held: ThinSuperblock
   readonly users: Set<User>
-  /** performance.now(): when it was asked for; whoever has asked before is served by it. */
+  /** By Clock.monotonic(): when it was asked for; whoever has asked before is served by it. */
   readonly begunAt: number
   readonly takenAt: number
   readonly endsAt: number
   /** Somebody waits for a newer one: no further users. */
   closed: boolean
   ended: boolean
-  timers: NodeJS.Timeout[]
+  /** What take its timers back. */
+  timers: (() => void)[]
 }
 
 export class MetadataSnapshotLeases {
   readonly #catalog: LeaseCatalog
   readonly #deviceMapper: LeaseDeviceMapper
+  readonly #keepers: Keepers
+  readonly #clock: Clock
+  readonly #open: OpenMedium | undefined
   readonly #options: Required<LeaseOptions>
   readonly #logger: Logger
   readonly #slots = new Map<string, Slot>()
   readonly #closing = new AbortController()
   /** What was said of a record last, so that it is said once. */
   readonly #said = new Map<string, string>()
-  #retry: NodeJS.Timeout | undefined
+  #retry: (() => void) | undefined
   #settling: Promise<void> | undefined
 
-  constructor(catalog: LeaseCatalog, deviceMapper: LeaseDeviceMapper, options: LeaseOptions, logger: Logger) {
+  /** @param surroundings left out: those of this machine */
+  constructor(
+    catalog: LeaseCatalog,
+    deviceMapper: LeaseDeviceMapper,
+    options: LeaseOptions,
+    logger: Logger,
+    { keepers = processKeepers, clock = systemClock, open }: LeaseSurroundings = {}
+  ) {
     this.#catalog = catalog
+    this.#keepers = keepers
+    this.#clock = clock
+    this.#open = open
     this.#deviceMapper = deviceMapper
     this.#options = { watchMs: 1000, retryMs: 30_000, deadlineMs: 10_000, onEnd: () => undefined, ...options }
     this.#logger = logger
@@ -197,7 +219,7 @@ export class MetadataSnapshotLeases {
   async acquire(reference: DeviceReference, options: AcquireOptions): Promise<MetadataSnapshotLease> {
     const { signal, waitMs = this.#options.waitMs } = options
     const stop = signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal])
-    const askedAt = performance.now()
+    const askedAt = this.#clock.monotonic()
     for (;;) {
       stop.throwIfAborted()
       const { pool, key } = await this.#find(reference)
@@ -208,7 +230,7 @@ export class MetadataSnapshotLeases {
         stop.throwIfAborted()
         return outcome
       }
-      const left = askedAt + waitMs - performance.now()
+      const left = askedAt + waitMs - this.#clock.monotonic()
       if (left <= 0) {
         throw new DeltamapperError(
           'DM_DEVICE_BUSY',
@@ -216,7 +238,7 @@ export class MetadataSnapshotLeases {
           outcome.remedy
         )
       }
-      await sleep(Math.min(SLOT_POLL_MS, left), undefined, { signal: stop }).catch(() => undefined)
+      await this.#clock.sleep(Math.min(SLOT_POLL_MS, left), stop)
     }
   }
 
@@ -234,7 +256,7 @@ export class MetadataSnapshotLeases {
     this.#closing.abort(
       new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
     )
-    clearTimeout(this.#retry)
+    this.#retry?.()
     await this.#settling
     const stopping = this.#closing.signal.reason as DeltamapperError
     // Behind whatever is under way there.
@@ -271,6 +293,10 @@ export class MetadataSnapshotLeases {
     return parsePoolStatus(row?.params ?? '')
   }
 
+  async #readSlot({ metadataPath, metadataDevice }: PoolDevice): Promise<PoolSlot> {
+    return readSlot(metadataPath, metadataDevice, this.#open)
+  }
+
   /** One look at the slot: a use of what is in it, or of what was put into it, or who is in the way. */
   async #attempt(
     slot: Slot,
@@ -282,7 +308,7 @@ export class MetadataSnapshotLeases {
     stop.throwIfAborted()
     const { lease } = slot
     if (lease !== undefined) {
-      const timeLeft = lease.endsAt - Date.now()
+      const timeLeft = lease.endsAt - this.#clock.now()
       const serves = lease.begunAt >= askedAt || suffices(lease.held)
       if (serves && !lease.closed && timeLeft >= this.#options.holdMs / 2) return this.#join(slot, lease, purpose, stop)
       // Otherwise those who are content with it could keep it from whoever is not.
@@ -299,8 +325,8 @@ export class MetadataSnapshotLeases {
     const status = await this.#status(pool)
     checkHolds(pool.name, status, this.#options.headroom)
     if (settlement?.settled === false) return this.#unsettled(pool, settlement.why)
-    if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath, pool.metadataDevice))
-    if (await keeperAtWork(slot.key, this.#catalog.path))
+    if (status.heldRoot !== undefined) return foreign(pool, await this.#readSlot(pool))
+    if (await this.#keepers.atWork(slot.key, this.#catalog.path))
       return this.#unsettled(pool, 'another process is at work on it')
     try {
       return await this.#take(slot, pool, purpose, stop)
@@ -317,9 +343,9 @@ export class MetadataSnapshotLeases {
 
   /** @throws DM_DEVICE_BUSY when somebody else takes it at the same time; then, and whenever it throws, it is not held, or settled later */
   async #take(slot: Slot, pool: PoolDevice, purpose: string, stop: AbortSignal): Promise<MetadataSnapshotLease> {
-    const begunAt = performance.now()
-    const { live } = await readSlot(pool.metadataPath, pool.metadataDevice)
-    const takenAt = Date.now()
+    const begunAt = this.#clock.monotonic()
+    const { live } = await this.#readSlot(pool)
+    const takenAt = this.#clock.now()
     const keeper = await this.#startKeeper(slot.key, takenAt, pool)
     let lease: Lease
     try {
@@ -378,8 +404,8 @@ export class MetadataSnapshotLeases {
   async #end(slot: Slot, lease: Lease, why?: DeltamapperError): Promise<void> {
     if (lease.ended) return
     lease.ended = true
-    for (const timer of lease.timers) clearTimeout(timer)
-    this.#options.onEnd(Date.now() - lease.takenAt, lease.users.size > 0)
+    for (const cancel of lease.timers) cancel()
+    this.#options.onEnd(this.#clock.now() - lease.takenAt, lease.users.size > 0)
     for (const { controller } of lease.users) controller.abort(why)
     if (why !== undefined) {
       const { pool, takenAt } = lease
@@ -401,7 +427,7 @@ export class MetadataSnapshotLeases {
   async #giveBack(
     key: string,
     pool: PoolDevice,
-    keeper: LeaseKeeper,
+    keeper: Keeper,
     held: { heldRoot: number; facts: string; takenAt: number }
   ): Promise<Settlement> {
     let begun = false
@@ -438,15 +464,15 @@ export class MetadataSnapshotLeases {
     }
   }
 
-  async #startKeeper(device: string, takenAt: number, pool: PoolDevice): Promise<LeaseKeeper> {
+  async #startKeeper(device: string, takenAt: number, pool: PoolDevice): Promise<Keeper> {
     const metadata = { path: pool.metadataPath, device: pool.metadataDevice }
-    return LeaseKeeper.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
+    return this.#keepers.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
   }
 
   /** Forgets a lease, and then what a keeper has noted about it. */
   async #clear(device: string): Promise<void> {
     await this.#catalog.clearLease(device)
-    await removeNote(notePath(this.#catalog.path, device))
+    await this.#keepers.removeNote(device, this.#catalog.path)
   }
 
   /** Ends a lease when its time is up, the metadata is, or the slot has another's. */
@@ -476,16 +502,16 @@ export class MetadataSnapshotLeases {
           )
         }
       }
-      lease.timers[1] = setTimeout(() => void look(), watchMs)
+      lease.timers[1] = this.#clock.after(watchMs, () => void look())
     }
     lease.timers = [
-      setTimeout(() => {
+      this.#clock.after(holdMs, () => {
         end(
           `it was held for ${holdMs / 1000} s`,
           'ask again; `lease.holdSeconds` in the configuration allows more time'
         )
-      }, holdMs),
-      setTimeout(() => void look(), watchMs)
+      }),
+      this.#clock.after(watchMs, () => void look())
     ]
   }
 
@@ -511,8 +537,8 @@ export class MetadataSnapshotLeases {
 
   #tryAgainLater(): void {
     if (this.#closing.signal.aborted) return
-    clearTimeout(this.#retry)
-    this.#retry = setTimeout(() => void this.recover(), this.#options.retryMs).unref()
+    this.#retry?.()
+    this.#retry = this.#clock.after(this.#options.retryMs, () => void this.recover(), true)
   }
 
   /** Finds out what became of a record that has no lease, from what the pool shows now. Never rejects. */
@@ -528,14 +554,14 @@ export class MetadataSnapshotLeases {
       return { settled: false, why: because }
     }
     try {
-      if (await keeperAtWork(key, this.#catalog.path)) return keep('another process is still at work on it')
+      if (await this.#keepers.atWork(key, this.#catalog.path)) return keep('another process is still at work on it')
       const pool = await findPoolDevice(this.#deviceMapper, keyedPool(key))
       if (pool === undefined) return keep('the pool is not active')
       const status = await this.#status(pool)
       if (status.state !== 'working') return keep('the pool has failed')
       const heldRoot = status.heldRoot ?? 0
-      const facts = heldRoot === 0 ? undefined : (await readSlot(pool.metadataPath, pool.metadataDevice)).facts
-      const verdict = leaseVerdict(await withNote(record, this.#catalog.path), { heldRoot, facts })
+      const facts = heldRoot === 0 ? undefined : (await this.#readSlot(pool)).facts
+      const verdict = leaseVerdict(await this.#keepers.withNote(record, this.#catalog.path), { heldRoot, facts })
       if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
         if (status.mode !== 'read-write' && status.mode !== 'out-of-data-space') {
           return keep('it is ours, and the pool is read-only')

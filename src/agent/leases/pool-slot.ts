@@ -7,6 +7,7 @@
  * taken where that could fill the pool.
  */
 import type { DeviceInfo, DeviceNumber, DeviceReference } from '../../../native/device-mapper.ts'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers, PoolStatus } from '../../devicemapper/thin/status.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
@@ -54,14 +55,15 @@ export function keyedPool(key: string): DeviceReference {
  * Reads what is in a pool's slot from its metadata device, where every reservation and release is as soon as the kernel has answered.
  *
  * @param device what the path has to lead to
+ * @param open what opens it; by default, files and devices of this machine
  * @throws what opening metadata throws
  */
-export async function readSlot(metadataPath: string, device?: DeviceNumber): Promise<PoolSlot> {
-  const newest = await openPoolMetadata(metadataPath, { liveRoot: true, device })
+export async function readSlot(metadataPath: string, device?: DeviceNumber, open?: OpenMedium): Promise<PoolSlot> {
+  const newest = await openPoolMetadata(metadataPath, { liveRoot: true, device, open })
   await newest.close()
   const { superblock: live, heldRoot } = newest
   if (heldRoot === 0) return { heldRoot, facts: undefined, live, held: undefined }
-  const copy = await openPoolMetadata(metadataPath, { device })
+  const copy = await openPoolMetadata(metadataPath, { device, open })
   await copy.close()
   // Released, or released and taken again, between the two looks: whoever asks looks again.
   if (copy.heldRoot !== heldRoot) return { heldRoot: copy.heldRoot, facts: undefined, live, held: undefined }

@@ -54,6 +54,11 @@ export class Client {
     this.#machine = machine
   }
 
+  /** Whether something of it is, or was begun to be, backed up. */
+  keeps(content: DeviceContent | undefined): boolean {
+    return [...this.backups.values(), ...this.unfinished.values()].some((each) => each.content === content)
+  }
+
   /** What was copied from a device is not to be relied on any more. */
   forget(content: DeviceContent): void {
     for (const kept of [this.backups, this.unfinished]) {

@@ -8,6 +8,7 @@ import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
 import { Random } from '../../support/random.ts'
 import { type SimulatedAgent, startAgent } from './agent.ts'
 import { Client, Violation } from './client.ts'
+import type { DeviceContent } from './content.ts'
 import type { Volume } from './group.ts'
 import { BLOCK_BYTES, Machine, type SpaceOf, type Steps } from './machine.ts'
 import { Scheduler } from './scheduler.ts'
@@ -23,24 +24,25 @@ const weights = {
   write: 10,
   trim: 3,
   snapshot: 8,
-  backup: 12,
-  resume: 4,
+  backup: 18,
+  resume: 6,
   remove: 2,
-  writeSnapshot: 3,
-  trimSnapshot: 2,
+  writeSnapshot: 4,
+  trimSnapshot: 3,
   activate: 3,
   deactivate: 2,
   permission: 2,
   rename: 1,
   trade: 1,
   tradePools: 0.5,
-  resize: 2,
+  swapPools: 1,
+  resize: 3,
   merge: 1,
   slot: 1,
   reload: 1.5,
   powerCut: 1,
-  copyDisks: 0.5,
-  putBackDisks: 0.7,
+  copyDisks: 1,
+  putBackDisks: 1.5,
   killAgent: 1,
   commit: 4
 } as const
@@ -49,6 +51,12 @@ export type ActionKind = keyof typeof weights
 
 /** What harms no snapshot: then every answer about one has to be given. */
 const calm = ['write', 'trim', 'snapshot', 'backup', 'commit', 'reload', 'killAgent'] as const satisfies ActionKind[]
+
+/** What can be done to a base or target. */
+const harmful: ReadonlySet<ActionKind> = new Set<ActionKind>([
+  ...(['remove', 'writeSnapshot', 'trimSnapshot', 'permission', 'rename', 'trade', 'tradePools', 'swapPools'] as const),
+  ...(['resize', 'merge', 'reload', 'putBackDisks'] as const)
+])
 
 /** What does not wait for LVM to be done. */
 const atAnyTime: ReadonlySet<ActionKind> = new Set<ActionKind>(['backup', 'resume', 'killAgent', 'powerCut'])
@@ -112,6 +120,8 @@ class ThinWorld {
   #agents = 0
   #command: Steps | undefined
   #questions = 0
+  /** What something was done to last. */
+  #harmed: DeviceContent | undefined
   #violation: string | undefined
   /** The newest clock of each pool that the agent has told its catalog of. */
   readonly #seenClocks = new Map<string, { time: number; transactionId: bigint }>()
@@ -192,7 +202,12 @@ class ThinWorld {
         yield* this.#machine.createVolume(this.#newName('v'), CAPACITY_BLOCKS, this.#size(random.uint32()), space)
       }
     }
-    for (const volume of this.#machine.volumes) yield* this.#writeTo(volume, random.uint32(), random.uint32(), false)
+    // Pools that went the same way are easily mistaken for one another.
+    const alike = random.chance(0.5) ? [random.uint32(), random.uint32()] : undefined
+    for (const volume of this.#machine.volumes) {
+      const [a, b] = alike ?? [random.uint32(), random.uint32()]
+      yield* this.#writeTo(volume, a, b, false)
+    }
   }
 
   #perform({ kind, numbers: [a, b, c, d] }: Action): Steps | undefined {
@@ -200,7 +215,16 @@ class ThinWorld {
     const { volumes } = machine
     const snapshots = volumes.filter(({ originUuid, name }) => originUuid !== undefined || name.startsWith('s'))
     const plain = volumes.filter(({ name }) => name.startsWith('v'))
-    const [snapshot, volume, any] = [of(snapshots, a), of(plain, a), of(volumes, a)]
+    // What was backed up is what can be done harm to.
+    const kept = volumes.filter((each) => this.#client.keeps(each.content))
+    const isAimed = kept.length > 0 && d % 4 > 0
+    const snapshot = of(isAimed ? kept : snapshots, a)
+    const [volume, any] = [of(plain, a), (isAimed && snapshot) || of(volumes, a)]
+    if (harmful.has(kind)) {
+      this.#harmed = snapshot?.content ?? this.#harmed
+      // Somebody may ask while it is being done.
+      if (c % 3 === 0) this.#backup(a >>> 3, b >>> 3, c >>> 3, d >>> 3)
+    }
     const told = (what: string, steps: Steps | undefined) => {
       this.#say(() => what)
       return steps
@@ -238,6 +262,8 @@ class ThinWorld {
         const [one, other] = machine.pools
         return other && told('the pools trade names', machine.trade(one, other))
       }
+      case 'swapPools':
+        return told('the pools are deactivated, trade names, and are activated', this.#swap())
       case 'resize':
         return any && told(`resize ${any.name}`, machine.resize(any, this.#size(b)))
       case 'merge':
@@ -302,6 +328,14 @@ class ThinWorld {
     for (const volume of this.#machine.volumes) if (volume.name.startsWith('v')) this.#machine.activate(volume)
   }
 
+  /** Numbers and names may all have gone to the other. */
+  *#swap(): Steps {
+    const [one, other] = this.#machine.pools
+    for (const space of this.#machine.pools) if (!(yield* this.#machine.deactivatePool(space))) return
+    if (other) yield* this.#machine.trade(one, other)
+    for (const space of this.#scheduler.random.shuffle(this.#machine.pools)) yield* this.#machine.activatePool(space)
+  }
+
   *#afterwards(steps: Steps): Steps {
     yield* steps
     this.#agent = this.#startAgent()
@@ -330,10 +364,14 @@ class ThinWorld {
     const asked = this.#life.isCalm ? 'calm' : 'any'
     const prefix = b % 7 === 0 && asked === 'any' ? '*' : this.#machine.group.name
     const handle = `${prefix}/${target.name}`
-    const backups = [...this.#client.backups.values()].filter(
+    const known = [...this.#client.backups.values()]
+    const present = known.filter((each) => this.#machine.volumes.some(({ content }) => content === each.content))
+    const backups = (a % 8 === 0 ? known : present).filter(
       (each) => asked === 'any' || this.#precedes(each.content, target)
     )
-    const base = d % 4 === 0 ? undefined : of(backups, c)
+    const harmed = backups.filter(({ content }) => content === this.#harmed)
+    const isAimed = harmed.length > 0 && a % 5 > 1
+    const base = d % 4 === 0 && !isAimed ? undefined : of(isAimed ? harmed : backups, c)
     this.#ask({ handle, base, unfinished: undefined }, b)
   }
 
@@ -350,7 +388,7 @@ class ThinWorld {
 
   #ask(what: Pick<Parameters<Client['ask']>[1], 'handle' | 'base' | 'unfinished'>, b: number): void {
     const maxResults = [0, 1, 2, 3][(b >>> 4) % 4]
-    const leavesAfter = (b >>> 8) % 5 === 0 && !this.#life.isCalm ? 1 + ((b >>> 12) % 3) : Infinity
+    const leavesAfter = (b >>> 8) % 3 === 0 && !this.#life.isCalm ? 1 + ((b >>> 12) % 3) : Infinity
     this.#questions++
     const about = `${what.handle}${what.base ? ` since ${what.base.handle}` : ''}`
     const from = what.unfinished ? ` from ${what.unfinished.offset} on` : ''
