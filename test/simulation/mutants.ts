@@ -5,10 +5,14 @@
  * whoever changes a guard brings its mutant along.
  */
 
+import type { World } from './world/life.ts'
+
 export interface Mutant {
   readonly name: string
   /** What is taken away, in words. */
   readonly guard: string
+  /** Where it is missed; the thin world where left out. */
+  readonly world?: World
   readonly file: string
   readonly from: string
   readonly to: string
@@ -23,6 +27,9 @@ const metadata = 'src/devicemapper/thin/pool-metadata.ts'
 const delta = 'src/devicemapper/thin/delta.ts'
 const fingerprint = 'src/agent/catalog/fingerprint.ts'
 const clocks = 'src/agent/catalog/pool-clocks.ts'
+const leases = 'src/agent/leases/metadata-snapshot-lease.ts'
+const holder = 'src/agent/leases/slot-holder.ts'
+const verdicts = 'src/agent/catalog/lease.ts'
 
 export const mutants: readonly Mutant[] = [
   {
@@ -290,5 +297,133 @@ export const mutants: readonly Mutant[] = [
     file: 'src/agent/answers/volume-group.ts',
     from: 'if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return !info.readOnly',
     to: 'if (table.deviceId >= 0) return !info.readOnly'
+  },
+  {
+    name: 'lease-intent',
+    world: 'leases',
+    guard: 'that a lease is to be taken is on record before the kernel is told',
+    file: leases,
+    from: 'await this.#catalog.beginLease({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)\n',
+    to: '\n'
+  },
+  {
+    name: 'lease-confirmed',
+    world: 'leases',
+    guard: 'what was reserved is on record before anybody uses it',
+    file: leases,
+    from: 'await this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })',
+    to: 'void this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })'
+  },
+  {
+    name: 'release-intent',
+    world: 'leases',
+    guard: 'that a lease is to be released is on record before the kernel is told',
+    file: leases,
+    from: 'await this.#catalog.beginRelease(key)',
+    to: ''
+  },
+  {
+    name: 'release-note',
+    world: 'leases',
+    guard: 'a keeper that releases on its own notes that first',
+    file: holder,
+    from: '    await this.#place.writeNote()\n',
+    to: '\n'
+  },
+  {
+    name: 'note-is-read',
+    world: 'leases',
+    guard: "what a keeper has noted counts as much as the agent's record",
+    file: leases,
+    from: 'await this.#keepers.withNote(record, this.#catalog.path)',
+    to: 'record'
+  },
+  {
+    name: 'look-before-release',
+    world: 'leases',
+    guard: 'a keeper looks whether it is still its own before it releases',
+    file: holder,
+    from: 'if (now.heldRoot !== this.#ours.heldRoot || now.facts !== this.#ours.facts) {',
+    to: 'if (now.heldRoot < 0) {'
+  },
+  {
+    name: 'held-block',
+    world: 'leases',
+    guard: 'a metadata snapshot in another block is not ours',
+    file: verdicts,
+    from: 'return record.heldRoot === heldRoot && (facts',
+    to: 'return (facts'
+  },
+  {
+    name: 'held-content',
+    world: 'leases',
+    guard: 'a metadata snapshot with another content is not ours',
+    file: verdicts,
+    from: 'record.heldRoot === heldRoot && (facts === undefined || record.factsHeld === facts)',
+    to: 'record.heldRoot === heldRoot'
+  },
+  {
+    name: 'releasing-is-ambiguous',
+    world: 'leases',
+    guard: 'what was being released is not taken for ours',
+    file: verdicts,
+    from: "return ambiguous('a crash came while it was being released, or somebody else took it afterwards')",
+    to: "return { whose: 'ours', ambiguous: false, record: 'keep', because: '' }"
+  },
+  {
+    name: 'keeper-let-go',
+    world: 'leases',
+    guard: 'a keeper releases what it holds when its agent is gone',
+    file: holder,
+    from: 'if (this.#ours === undefined) return\n    await this.#place.writeNote()',
+    to: 'if (this.#ours !== undefined) return\n    await this.#place.writeNote()'
+  },
+  {
+    name: 'lease-time',
+    world: 'leases',
+    guard: 'a lease ends when its time is up',
+    file: leases,
+    from: 'this.#clock.after(holdMs, () => {',
+    to: 'this.#clock.after(holdMs * 1000, () => {'
+  },
+  {
+    name: 'lease-watched',
+    world: 'leases',
+    guard: 'a lease ends when somebody else has released it',
+    file: leases,
+    from: 'if (status.heldRoot !== lease.heldRoot)',
+    to: 'if (status.heldRoot === -1)'
+  },
+  {
+    name: 'headroom',
+    world: 'leases',
+    guard: 'no lease is taken where free metadata is scarce',
+    file: 'src/agent/leases/pool-slot.ts',
+    from: 'if (free >= wanted) return',
+    to: 'if (free >= 0) return'
+  },
+  {
+    name: 'left-behind-is-settled',
+    world: 'leases',
+    guard: 'an agent gives back what the one before has left',
+    file: leases,
+    from: "if (verdict.whose === 'ours' && record.heldRoot !== undefined",
+    to: "if (verdict.whose === 'none' && record.heldRoot !== undefined"
+  },
+  {
+    name: 'keeper-dead-adopted',
+    world: 'leases',
+    guard: 'what a dead keeper has left is taken over to be released',
+    file: leases,
+    from: 'await keeper.adopt(held.heldRoot, held.facts)\n      }\n',
+    to: '\n      }\n'
+  },
+  {
+    name: 'try-again-later',
+    world: 'leases',
+    guard: 'what could not be settled is tried again',
+    file: leases,
+    from: 'this.#retry = this.#clock.after(this.#options.retryMs, () => void this.recover(), true)',
+    to: ''
   }
 ]

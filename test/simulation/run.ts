@@ -7,10 +7,27 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type CatalogDatabase, openDatabase } from '../../src/agent/catalog/database.ts'
 import { type Mutant, mutants } from './mutants.ts'
-import { live, type Life, lifeOf, type LifeResult } from './world/life.ts'
+import { leaseLifeOf, liveLeases } from './world/lease-life.ts'
+import { type Life, type LifeResult, liveThin, thinLifeOf, type World } from './world/life.ts'
 
 /** So many lives share a catalog, none of whose names another uses. */
 const LIVES_A_CATALOG = 500
+
+const worlds = {
+  thin: { lifeOf: thinLifeOf, live: liveThin },
+  leases: { lifeOf: leaseLifeOf, live: liveLeases }
+} satisfies Record<World, unknown>
+
+export const worldNames = Object.keys(worlds)
+
+export function isWorld(word: string): word is World {
+  return Object.hasOwn(worlds, word)
+}
+
+/** Lives a life to its end. @param catalog that of the agent, which other lives may have used before; a life's names are its own */
+export async function live(life: Life, catalog: CatalogDatabase, tells = false): Promise<LifeResult> {
+  return worlds[life.world].live(life, catalog, tells)
+}
 
 export class Catalogs {
   readonly #folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'simulation-'))
@@ -47,10 +64,10 @@ export interface Totals {
 }
 
 /** Lives from a seed on, up to the first that fails. */
-export async function liveOn(seed: number, lives: number, catalogs: Catalogs): Promise<Totals> {
+export async function liveOn(world: World, seed: number, lives: number, catalogs: Catalogs): Promise<Totals> {
   const totals: Totals = { lives: 0, turns: 0, outcomes: new Map(), failed: undefined }
   for (let i = 0; i < lives; i++) {
-    const life = lifeOf(seed + i)
+    const life = worlds[world].lifeOf(seed + i)
     const result = await live(life, catalogs.next())
     totals.lives++
     totals.turns += result.turns
@@ -74,31 +91,30 @@ export async function shrink(life: Life, catalogs: Catalogs): Promise<Life> {
   return smallest
 }
 
-/** @returns the exit status */
-export async function runLives({
-  seed,
-  lives,
-  story
-}: {
+export interface RunOptions {
+  world: World
   seed: number
   lives: number
   story: boolean
-}): Promise<number> {
+}
+
+/** @returns the exit status */
+export async function runLives({ world, seed, lives, story }: RunOptions): Promise<number> {
   using catalogs = new Catalogs()
   if (story) {
-    const { story: told, violation } = await live(lifeOf(seed), catalogs.next(), true)
+    const { story: told, violation } = await live(worlds[world].lifeOf(seed), catalogs.next(), true)
     console.log([...told, violation ?? 'all is well'].join('\n'))
     return violation === undefined ? 0 : 1
   }
   const began = performance.now()
   const cpu = process.cpuUsage()
-  const { failed, ...totals } = await liveOn(seed, lives, catalogs)
+  const { failed, ...totals } = await liveOn(world, seed, lives, catalogs)
   const seconds = (performance.now() - began) / 1000
   const { user, system } = process.cpuUsage(cpu)
   const worked = (user + system) / 1e6
   const outcomes = [...totals.outcomes].sort(([, a], [, b]) => b - a).map(([what, count]) => `${what} ${count}`)
   console.log(
-    `${totals.lives} lives from seed ${seed} on, ${totals.turns} turns, ${seconds.toFixed(1)} s, ` +
+    `${world}: ${totals.lives} lives from seed ${seed} on, ${totals.turns} turns, ${seconds.toFixed(1)} s, ` +
       `${(totals.lives / seconds).toFixed(0)} lives a second (${(totals.lives / worked).toFixed(0)} of processor time); answers: ${outcomes.join(', ')}`
   )
   if (!failed) return 0
@@ -148,11 +164,11 @@ export async function runMutants({
 }
 
 /** Lives from a seed on with a guard taken away, in a process of their own, up to the first that fails. */
-async function liveWithout({ name }: Mutant, seed: number, lives: number): Promise<MutantRun> {
+async function liveWithout({ name, world = 'thin' }: Mutant, seed: number, lives: number): Promise<MutantRun> {
   const here = (file: string) => fileURLToPath(new URL(file, import.meta.url))
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    ['--import', here('mutate.ts'), here('mutant-lives.ts'), String(seed), String(lives)],
+    ['--import', here('mutate.ts'), here('mutant-lives.ts'), world, String(seed), String(lives)],
     { env: { ...process.env, DELTAMAPPER_MUTANT: name } }
   )
   return JSON.parse(stdout) as MutantRun

@@ -22,7 +22,7 @@ import type { Scheduler } from './scheduler.ts'
 const logger = pino({ level: 'silent' })
 
 /** The catalog's calls, each carried out at its turn. On disk when it is carried out, as the database promises. */
-function runOn(database: CatalogDatabase, scheduler: Scheduler, owner: string): () => CatalogRun {
+export function runOn(database: CatalogDatabase, scheduler: Scheduler, owner: string): () => CatalogRun {
   const calls = catalogCalls(database) as Record<string, (...args: unknown[]) => unknown>
   return () => ({
     opening: Promise.resolve(database.opening),

@@ -15,7 +15,7 @@ import { Scheduler } from './scheduler.ts'
 
 /** What is set out to be done: which, and numbers that choose of what there is by then. */
 export interface Action {
-  readonly kind: ActionKind
+  readonly kind: string
   readonly numbers: readonly [number, number, number, number]
 }
 
@@ -47,7 +47,8 @@ const weights = {
   commit: 4
 } as const
 
-export type ActionKind = keyof typeof weights
+type ActionKind = keyof typeof weights
+type ThinAction = Action & { readonly kind: ActionKind }
 
 /** What harms no snapshot: then every answer about one has to be given. */
 const calm = ['write', 'trim', 'snapshot', 'backup', 'commit', 'reload', 'killAgent'] as const satisfies ActionKind[]
@@ -61,7 +62,10 @@ const harmful: ReadonlySet<ActionKind> = new Set<ActionKind>([
 /** What does not wait for LVM to be done. */
 const atAnyTime: ReadonlySet<ActionKind> = new Set<ActionKind>(['backup', 'resume', 'killAgent', 'powerCut'])
 
+export type World = 'thin' | 'leases'
+
 export interface Life {
+  readonly world: World
   readonly seed: number
   readonly actions: readonly Action[]
   readonly isCalm: boolean
@@ -85,7 +89,7 @@ const neverSaid: ReadonlySet<string> = new Set([
   ...(['DM_CATALOG_DAMAGED', 'DM_CATALOG_UNAVAILABLE', 'DM_LVM_FAILED', 'DM_STATUS_UNKNOWN'] as const)
 ])
 
-export function lifeOf(seed: number): Life {
+export function thinLifeOf(seed: number): Life {
   const random = new Random(seed)
   const isCalm = random.chance(0.15)
   const kinds = (isCalm ? calm : (Object.keys(weights) as ActionKind[])).map((kind) => [kind, weights[kind]] as const)
@@ -94,11 +98,11 @@ export function lifeOf(seed: number): Life {
     const numbers = [random.uint32(), random.uint32(), random.uint32(), random.uint32()] as const
     return { kind: weighted(random, kinds), numbers }
   })
-  return { seed, actions, isCalm }
+  return { world: 'thin', seed, actions, isCalm }
 }
 
 /** Lives a life to its end. @param catalog that of the agent, which other lives may have used before; a life's names are its own */
-export async function live(life: Life, catalog: CatalogDatabase, tells = false): Promise<LifeResult> {
+export async function liveThin(life: Life, catalog: CatalogDatabase, tells: boolean): Promise<LifeResult> {
   const world = new ThinWorld(life, catalog, tells)
   const violation = await world.run()
   // What it has left in the catalog is nobody's.
@@ -172,10 +176,10 @@ class ThinWorld {
           else if (!space.pool?.isCommitting && !this.#command) this.#command = this.#machine.commit(space)
         } else if (hasMore && (scheduler.isIdle || random.chance(this.#command ? kernel : script))) {
           const action = this.#life.actions.at(next)
-          const isNow = action && (!this.#command || (atAnyTime.has(action.kind) && random.chance(0.3)))
+          const isNow = action && (!this.#command || (atAnyTime.has(action.kind as ActionKind) && random.chance(0.3)))
           if (isNow) {
             next++
-            this.#command = this.#perform(action) ?? this.#command
+            this.#command = this.#perform(action as ThinAction) ?? this.#command
           } else this.#goOn()
         } else if (!scheduler.isIdle) scheduler.step()
       }
@@ -210,7 +214,7 @@ class ThinWorld {
     }
   }
 
-  #perform({ kind, numbers: [a, b, c, d] }: Action): Steps | undefined {
+  #perform({ kind, numbers: [a, b, c, d] }: ThinAction): Steps | undefined {
     const machine = this.#machine
     const { volumes } = machine
     const snapshots = volumes.filter(({ originUuid, name }) => originUuid !== undefined || name.startsWith('s'))
@@ -468,7 +472,7 @@ function of<T>(items: readonly T[], number: number): T | undefined {
   return items.length === 0 ? undefined : items[number % items.length]
 }
 
-function weighted<T>(random: Random, items: readonly (readonly [T, number])[]): T {
+export function weighted<T>(random: Random, items: readonly (readonly [T, number])[]): T {
   let left = random.fraction() * items.reduce((sum, [, weight]) => sum + weight, 0)
   for (const [item, weight] of items) if ((left -= weight) < 0) return item
   return items[0][0]

@@ -73,8 +73,9 @@ export class Scheduler {
     return this.#ready.length === 0
   }
 
-  get hasTimers(): boolean {
-    return this.#timers.length > 0
+  /** When the next timer is due; Infinity where there is none. */
+  get nextTimerAt(): number {
+    return this.#timers.reduce((first, { at }) => Math.min(first, at), Infinity)
   }
 
   /** Lets one of those that are ready go on. */
