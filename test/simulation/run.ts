@@ -1,6 +1,6 @@
 /** Many lives in one process, what came of them, and the story of one that failed. */
 import { execFile } from 'node:child_process'
-import { mkdtempSync, rmSync, existsSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -18,7 +18,7 @@ const worlds = {
   leases: { lifeOf: leaseLifeOf, live: liveLeases }
 } satisfies Record<World, unknown>
 
-export const worldNames = Object.keys(worlds)
+export const worldNames = Object.keys(worlds) as readonly World[]
 
 export function isWorld(word: string): word is World {
   return Object.hasOwn(worlds, word)
@@ -151,6 +151,7 @@ export async function runMutants({
       const found =
         run.violation === undefined ? 'NOT FOUND' : `found by seed ${run.seed}: ${run.violation.split('\n')[0]}`
       console.log(`${mutant.name}: ${run.lives} lives, ${found}`)
+      writeRow(mutant, run)
     }
   }
   await Promise.all([work(), work()])
@@ -172,4 +173,23 @@ async function liveWithout({ name, world = 'thin' }: Mutant, seed: number, lives
     { env: { ...process.env, DELTAMAPPER_MUTANT: name } }
   )
   return JSON.parse(stdout) as MutantRun
+}
+
+const PAGE = fileURLToPath(new URL('../../docs/simulation.md', import.meta.url))
+
+/** Puts what came of a mutant into the table of docs/simulation.md, in the order in which mutants are listed. */
+function writeRow(mutant: Mutant, { lives, violation }: MutantRun): void {
+  const page = readFileSync(PAGE, 'utf8')
+  const [before, table, after] = page.split(/<!-- guards(?: end)? -->\n/)
+  const rows = new Map(table.split('\n').map((row) => [row.split('`')[1], row]))
+  const [what] = (violation ?? '').replaceAll(/vg\d+/g, 'vg').split(/[\n:]/)
+  const outcome = violation === undefined ? `not found in ${lives} lives` : `found in life ${lives}: ${what}`
+  rows.set(
+    mutant.name,
+    `| \`${mutant.name}\` | ${mutant.guard} | ${mutant.world ?? 'thin'} | ${mutant.unseen ?? outcome} |`
+  )
+  const listed = mutants.flatMap(({ name }) => rows.get(name) ?? [])
+  const head = ['| Guard | What it is | World | What comes of its absence |', '|---|---|---|---|']
+  const written = [...head, ...listed, ''].join('\n')
+  writeFileSync(PAGE, `${before}<!-- guards -->\n${written}<!-- guards end -->\n${after}`)
 }

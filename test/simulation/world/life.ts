@@ -44,7 +44,10 @@ const weights = {
   copyDisks: 1,
   putBackDisks: 1.5,
   killAgent: 1,
-  commit: 4
+  commit: 4,
+  plot: 6,
+  wentBackPlot: 1,
+  storm: 1
 } as const
 
 type ActionKind = keyof typeof weights
@@ -145,7 +148,11 @@ class ThinWorld {
     const say = (what: () => string) => {
       this.#say(what)
     }
-    this.#machine = new Machine(this.#scheduler, { life: life.seed, pools, metadataBlocks: 512, dataBlocks: 6000 }, say)
+    this.#machine = new Machine(
+      this.#scheduler,
+      { life: life.seed, pools, metadataBlocks: random.pick([260, 512]), dataBlocks: 6000 },
+      say
+    )
     this.#machine.onLost = (content) => {
       this.#client.forget(content)
     }
@@ -294,6 +301,12 @@ class ThinWorld {
         return told('the disks are copied', machine.copyDisks())
       case 'putBackDisks':
         return told('the disks are put back', this.#putBack())
+      case 'plot':
+        return told('a base is harmed, and asked for', this.#plot(a, b, c, d))
+      case 'wentBackPlot':
+        return told('a pool is put back after a base was backed up', this.#wentBackPlot(a, b, c))
+      case 'storm':
+        return volume && told(`many small writes to ${volume.name}`, this.#storm(volume, b))
       case 'killAgent':
         this.#killAgent()
         this.#agent = this.#startAgent()
@@ -354,6 +367,92 @@ class ThinWorld {
       const isNoticed = seen && (seen.time > time || seen.transactionId > BigInt(transactionId))
       if (!isNoticed) this.#client.forget(content)
     })
+  }
+
+  /** A base that was backed up is changed in a way that leaves little behind, and something that may hide it is asked about since. */
+  *#plot(a: number, b: number, c: number, d: number): Steps {
+    const machine = this.#machine
+    const kept = machine.volumes.filter(({ content, pool }) => this.#client.keeps(content) && pool.pool)
+    const base = of(kept, a)
+    if (!base?.content) return
+    const origin = machine.volumes.find(({ uuid }) => uuid === base.originUuid)
+    const { content } = base
+    const mapped = blocksOf(content, (version) => version !== 0)
+    const [some, empty] = [
+      of(mapped, b) ?? 0,
+      of(
+        blocksOf(content, (version) => version === 0),
+        c
+      ) ?? 1
+    ]
+    const isWatched = d % 3 === 0
+    if (isWatched) this.#backup(a, b, c, d)
+    machine.setReadOnly(base, false)
+    machine.activate(base)
+    const harm = b % 4
+    if (harm === 0) yield* machine.write(base, [some], false)
+    if (harm === 1 || harm === 2) yield* machine.write(base, [some], true)
+    if (harm === 2) yield* machine.write(base, [empty], false)
+    yield* machine.commit(base.pool)
+    if (!machine.volumes.includes(base)) return
+    machine.deactivate(base)
+    if (origin && harm > 0 && c % 2 === 0) {
+      machine.activate(origin)
+      yield* machine.write(origin, [some], true)
+    }
+    if (c % 5 === 0) yield* machine.resize(origin ?? base, this.#size(d))
+    const name = this.#newName('s')
+    yield* machine.snapshot(origin && c % 3 > 0 ? origin : base, name, true)
+    this.#harmed = content
+    const unfinished = [...this.#client.unfinished.values()].find((each) => each.content === content)
+    if (unfinished && d % 2 === 0) return void this.#ask({ ...unfinished, unfinished }, b)
+    const known = [...this.#client.backups.values()].find((each) => each.content === content)
+    if (known) this.#ask({ handle: `${machine.group.name}/${name}`, base: known, unfinished: undefined }, b)
+  }
+
+  /** What is copied, changed, backed up and put back is there twice, under one clock. */
+  *#wentBackPlot(a: number, b: number, c: number): Steps {
+    const machine = this.#machine
+    yield* machine.copyDisks()
+    const snapshot = of(
+      machine.volumes.filter(({ name }) => name.startsWith('s')),
+      a
+    )
+    if (!snapshot?.content) return
+    yield* this.#writeTo(snapshot, b, 0, false, true)
+    yield* machine.commit(snapshot.pool)
+    const handle = `${machine.group.name}/${snapshot.name}`
+    this.#ask({ handle, base: undefined, unfinished: undefined }, 0)
+    while (this.#questions > 0) yield
+    const origin = of(
+      machine.volumes.filter(({ name, pool }) => name.startsWith('v') && pool === snapshot.pool),
+      c
+    )
+    if (!origin) return
+    const next = this.#newName('s')
+    yield* machine.snapshot(origin, next, true)
+    this.#ask({ handle: `${machine.group.name}/${next}`, base: undefined, unfinished: undefined }, 0)
+    while (this.#questions > 0) yield
+    yield* this.#putBack()
+    for (let more = c % 3; more >= 0; more--) {
+      const now = machine.volumes.find(({ uuid }) => uuid === origin.uuid)
+      if (now) yield* machine.snapshot(now, this.#newName('s'), true)
+    }
+    const known = this.#client.backups.get(handle)
+    const newest = machine.volumes.at(-1)
+    if (known && newest)
+      this.#ask({ handle: `${machine.group.name}/${newest.name}`, base: known, unfinished: undefined }, 0)
+  }
+
+  /** As many commits as use the metadata's blocks over and over. */
+  *#storm(volume: Volume, a: number): Steps {
+    const { pool: space } = volume
+    this.#machine.activate(volume)
+    for (let i = 0; i < 40; i++) {
+      yield* this.#machine.write(volume, [(a + i * 37) % CAPACITY_BLOCKS], i % 5 === 4)
+      yield* this.#machine.commit(space)
+      if (!space.pool) return
+    }
   }
 
   // Questions
@@ -466,6 +565,10 @@ class ThinWorld {
   #say(what: () => string): void {
     if (this.#tells) this.story.push(`${String(this.#scheduler.turn).padStart(6)}  ${what()}`)
   }
+}
+
+function blocksOf(content: DeviceContent, wanted: (version: number) => boolean): number[] {
+  return Array.from({ length: content.blocks }, (_, block) => block).filter((block) => wanted(content.now(block)))
 }
 
 function of<T>(items: readonly T[], number: number): T | undefined {
