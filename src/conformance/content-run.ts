@@ -9,11 +9,12 @@ import type { Asker } from './asker.ts'
 import { CONTENT } from './content.ts'
 import type { ContentRecord } from './content-record.ts'
 import { deviceBytes } from './device.ts'
-import { type Change, firstLoad, histories, SECTOR_BYTES, someWrites, type Written } from './histories.ts'
+import { type Change, firstLoad, histories, someWrites, type Written } from './histories.ts'
 import { missing, type Range, rangesOf, totalBytes, union } from './ranges.ts'
 import { isOk, type StreamCall } from './run.ts'
 import { ended } from './rule.ts'
 import { Cleanup, type Storage } from './storage.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Ranges that were lost, as many as are kept. */
 const LOST_KEPT = 100

@@ -13,6 +13,7 @@ import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DeviceReads } from './device-reads.ts'
+import { SECTOR_BYTES } from '../units.ts'
 import type { DeviceNumber } from './target-words.ts'
 
 /** How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take to give up. */
@@ -142,5 +143,5 @@ function cannotOpen(path: string, cause: unknown): DeltamapperError {
 /** Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size. */
 async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
-  return Number(sectors) * 512
+  return Number(sectors) * SECTOR_BYTES
 }

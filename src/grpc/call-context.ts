@@ -1,8 +1,9 @@
 /**
- * What a call brings along beside its request: who makes it, by when it has to be answered, and the id that it goes by in every log on its way.
+ * The context of a call beside its request: the caller, the deadline, and the id under which every log on its way has
+ * it.
  *
- * The id is made where a call enters, at the router, and travels to the agent in the metadata `x-request-id`. A caller may bring one
- * of its own; it ends up in log lines, so that it has to be short and plain, and nothing is done with it but that.
+ * The id is made where a call enters, at the router, and travels to the agent in the metadata `x-request-id`. A caller
+ * may bring its own. It ends up in log lines and nowhere else, so it must be short and plain.
  */
 import { randomUUID } from 'node:crypto'
 import { Metadata } from '@grpc/grpc-js'
@@ -12,11 +13,13 @@ export interface CallContext {
   readonly deadline: number
   /** 1 to 64 characters of A-Z a-z 0-9 . _ : - */
   readonly requestId: string
-  /** Who calls, as far as connections tell: the IP address; of a unix socket, one of its connections. */
+  /** The caller, as far as connections tell: the IP address, or the process at the other end of a unix socket. */
   readonly client: string
+  /** The caller means the handles as they are: it knows that they may be of two volumes, of which an answer is exact all the same. */
+  readonly anyVolume: boolean
 }
 
-/** What is needed of grpc-js's calls. */
+/** The part of grpc-js's calls that we use. */
 interface IncomingCall {
   readonly metadata: Metadata
   getPeer(): string
@@ -24,15 +27,31 @@ interface IncomingCall {
 }
 
 const requestIdKey = 'x-request-id'
+/**
+ * Set by our own client, whose handles are ours. A CSI driver's base and target are to be of one volume, as the specification wants, so that
+ * nothing passes this on, and sidecars do not know it.
+ */
+const anyVolumeKey = 'deltamapper-any-volume'
 const requestIdForm = /^[A-Za-z0-9._:-]{1,64}$/
 
 export function callContext(call: IncomingCall): CallContext {
   const [brought] = call.metadata.get(requestIdKey)
   const requestId = typeof brought === 'string' && requestIdForm.test(brought) ? brought : randomUUID()
-  return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()) }
+  const anyVolume = call.metadata.get(anyVolumeKey)[0] === 'yes'
+  return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()), anyVolume }
 }
 
-/** The metadata that carries the id on. Nothing else that came with the call goes along: tokens and the like are not the next one's business. */
+/** The metadata of a client whose handles are ours. */
+export function ownHandlesMetadata(): Metadata {
+  const metadata = new Metadata()
+  metadata.set(anyVolumeKey, 'yes')
+  return metadata
+}
+
+/**
+ * The metadata that carries the id on. Nothing else of the call goes along: tokens and the like are not for the next
+ * server.
+ */
 export function onwardMetadata({ requestId }: Pick<CallContext, 'requestId'>): Metadata {
   const metadata = new Metadata()
   metadata.set(requestIdKey, requestId)

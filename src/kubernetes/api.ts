@@ -1,72 +1,70 @@
 /**
- * The Kubernetes API over its own client library: who we are and where the server is (kubeconfig, or a pod's service account), requests for
- * JSON as it is, and watches. What goes wrong has our codes.
+ * The Kubernetes API over its own client library: our identity and the server's address (kubeconfig, or a pod's service
+ * account), requests for plain JSON, and watches. Errors have our codes.
  *
- * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and leave them as they are in
- * watches.
+ * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and
+ * leave them as they are in watches.
  */
 import {
   type Cluster,
   HttpMethod,
   IsomorphicFetchHttpLibrary,
-  KubeConfig,
+  type KubeConfig,
   RequestContext,
   Watch
 } from '@kubernetes/client-node'
 import { DeltamapperError } from '../errors.ts'
+import { loadKubeConfig } from './kubeconfig.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
 
-/** How long a request may take, in milliseconds. Watches go on for as long as something comes. */
+/** How long a request may take, in milliseconds. A watch runs for as long as something arrives. */
 const REQUEST_MS = 10_000
 
 /** Objects in a page of a list; what the library's own informers and kubectl ask for. */
 const PAGE = 500
 
 /**
- * The server ends a watch after so many seconds, with a bookmark shortly before. The library gives up one that is silent for 30, from its
- * request on: that connection is dead, since the server's own end did not come.
+ * The server ends a watch after so many seconds, with a bookmark shortly before. The library gives up a watch that is
+ * silent for 30 seconds: that connection is dead, because the server's own end did not come.
  */
 const WATCH_SECONDS = 25
 
 export interface ApiOptions {
-  /** A kubeconfig file. Unless given: the environment variable KUBECONFIG, ~/.kube/config, or the service account of the pod, whichever is there. */
+  /**
+   * A kubeconfig file. By default the environment variable KUBECONFIG, ~/.kube/config, or the service account of the
+   * pod, whichever exists.
+   */
   readonly kubeconfig?: string | undefined
   /** A context of it other than the current one. */
   readonly context?: string | undefined
-}
-
-export interface List {
-  readonly items: readonly KubernetesObject[]
-  readonly resourceVersion: string
 }
 
 export type WatchEvent =
   | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
   | { readonly type: 'BOOKMARK'; readonly object: { readonly metadata: { readonly resourceVersion: string } } }
 
-/** What was asked to go on from is too old for the server: it has to be listed again. */
+/** The resource version is too old for the server: list again. */
 export class TooOld extends Error {}
 
 export class KubernetesApi {
   readonly #config: KubeConfig
   readonly #server: string
 
-  /** Connects to nothing yet. @throws DM_CONFIG_INVALID where there is no cluster to be found, or the file is none, or means plain HTTP */
+  /**
+   * Connects to nothing yet. @throws DM_CONFIG_INVALID when there is no cluster to be found, or the file is malformed,
+   * or means plain HTTP
+   */
   constructor({ kubeconfig, context }: ApiOptions = {}) {
-    this.#config = new KubeConfig()
     try {
-      if (kubeconfig === undefined) loadFromSurroundings(this.#config)
-      else this.#config.loadFromFile(kubeconfig)
-      if (context !== undefined) {
-        if (this.#config.getContextObject(context) === null) throw new Error(`it has no context ${context}`)
-        this.#config.setCurrentContext(context)
-      }
-      const cluster = this.#config.getCurrentCluster()
+      const config = loadKubeConfig(kubeconfig, context)
+      if (config === undefined) throw noCluster()
+      this.#config = config
+      const cluster = config.getCurrentCluster()
       if (cluster === null) throw new Error('it names no cluster as the current one')
       this.#server = usable(cluster)
     } catch (cause) {
       if (cause instanceof DeltamapperError) throw cause
-      // The first line says what is wrong, and where. What follows quotes the file, which may hold a token.
+      // The first line says what is wrong, and where. The rest quotes the file, which may hold a token.
       const [what] = (cause as Error).message.split('\n', 1)
       throw new DeltamapperError(
         'DM_CONFIG_INVALID',
@@ -88,15 +86,24 @@ export class KubernetesApi {
     return answered(status, body, 'read', path) as KubernetesObject
   }
 
-  /** Posts an object, and returns what became of it. @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
+  /** Posts an object, and returns the result. @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
   async create(path: string, object: object, signal?: AbortSignal): Promise<unknown> {
     const { status, body } = await this.#request(HttpMethod.POST, path, { signal, object })
     return answered(status, body, 'create', path)
   }
 
-  /** All objects, of one moment. @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
-  async list(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<List> {
-    const items: KubernetesObject[] = []
+  /**
+   * Hands on all objects, of one moment, a page at a time.
+   *
+   * @returns the resource version of that moment
+   * @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP
+   */
+  async list(
+    path: string,
+    query: Record<string, string>,
+    onPage: (items: readonly KubernetesObject[]) => void,
+    signal?: AbortSignal
+  ): Promise<string> {
     let next: string | undefined
     for (;;) {
       const page = { ...query, limit: String(PAGE), ...(next !== undefined && { continue: next }) }
@@ -105,17 +112,18 @@ export class KubernetesApi {
       const resourceVersion = textOf(list, 'metadata', 'resourceVersion')
       const more = fieldOf(list, 'items') ?? []
       if (!Array.isArray(more) || resourceVersion === undefined) throw strange(path)
-      items.push(...(more as KubernetesObject[]))
+      onPage(more as KubernetesObject[])
       next = textOf(list, 'metadata', 'continue')
-      if (next === undefined) return { items, resourceVersion }
+      if (next === undefined) return resourceVersion
     }
   }
 
   /**
-   * Hands on what happens after a resource version, until the server ends the watch, which it does about every half minute. Calls `onOpen` once
-   * the server has agreed to tell.
+   * Passes on the events after a resource version, until the server ends the watch, which it does about every half
+   * minute. Calls `onOpen` once the server has accepted it.
    *
-   * @throws TooOld; DM_CLUSTER_UNREACHABLE (also where nothing comes, not even the end), DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what `onEvent` throws
+   * @throws TooOld; DM_CLUSTER_UNREACHABLE (also if nothing arrives, not even the end), DM_ACCESS_DENIED,
+   *   DM_CLUSTER_SETUP; what `onEvent` throws
    */
   async watch(
     path: string,
@@ -160,7 +168,7 @@ export class KubernetesApi {
     try {
       const left = aborted(controller.signal)
       const opening = new Watch(this.#config).watch(path, parameters, take, ended)
-      // It may take long to connect: whoever leaves does not wait for that.
+      // Connecting may take long, and leaving does not wait for it.
       void Promise.all([opening, left]).then(
         ([request]) => request.abort(),
         () => undefined
@@ -168,7 +176,7 @@ export class KubernetesApi {
       await Promise.race([opening, left])
       if (open && !controller.signal.aborted) onOpen()
       await Promise.race([promise, left])
-      // Aborted by an error of our own, that is what it was.
+      // If an error of our own aborted it, report that.
       if (controller.signal.aborted && !signal.aborted) await promise
     } catch (error) {
       signal.throwIfAborted()
@@ -193,7 +201,6 @@ export class KubernetesApi {
     const timeout = AbortSignal.timeout(REQUEST_MS)
     const request = new RequestContext(url.toString(), method)
     request.setHeaderParam('Accept', 'application/json')
-    request.setHeaderParam('User-Agent', 'deltamapper')
     if (object !== undefined) {
       request.setHeaderParam('Content-Type', 'application/json')
       request.setBody(JSON.stringify(object))
@@ -221,20 +228,18 @@ export class KubernetesApi {
   }
 }
 
-/** As kubectl finds it, or a pod. @throws DM_CONFIG_INVALID where nothing says which cluster, and what the library throws */
-function loadFromSurroundings(config: KubeConfig): void {
-  config.loadFromDefault()
-  // What the library guesses where it finds nothing. Nobody has meant that.
-  const cluster = config.getCurrentCluster()
-  if (cluster?.name !== 'cluster' || cluster.server !== 'http://localhost:8080') return
-  throw new DeltamapperError(
+/** Nothing is guessed: nobody means the library's guess. */
+function noCluster(): DeltamapperError {
+  return new DeltamapperError(
     'DM_CONFIG_INVALID',
     'no cluster is configured: neither KUBECONFIG nor ~/.kube/config says which, and this is no pod with a service account',
     'name a kubeconfig file'
   )
 }
 
-/** The address of the API server. The library would refuse plain HTTP with each request. @throws where it is none */
+/**
+ * The address of the API server. The library would refuse plain HTTP with each request. @throws when it is malformed
+ */
 function usable({ server, skipTLSVerify }: Cluster): string {
   const protocol = URL.canParse(server) ? new URL(server).protocol : undefined
   if (protocol === 'http:' && !skipTLSVerify) {
@@ -255,7 +260,7 @@ function answered(status: number, body: unknown, verb: string, path: string): un
   return body
 }
 
-/** What a status other than success means (Kubernetes API conventions, "HTTP Status codes"). */
+/** The meaning of a status other than success (Kubernetes API conventions, "HTTP Status codes"). */
 function refusal(status: number, body: unknown, verb: string, path: string): Error {
   const said = textOf(body, 'message') ?? `HTTP status ${status}`
   if (status === 410) return new TooOld(said)
@@ -277,7 +282,7 @@ function refusal(status: number, body: unknown, verb: string, path: string): Err
     return new DeltamapperError(
       'DM_CLUSTER_SETUP',
       `the Kubernetes API refused to ${verb} ${path}: ${said}`,
-      'put right what it complains of'
+      'correct what it reports'
     )
   }
   return new DeltamapperError(
@@ -291,7 +296,7 @@ function strange(path: string): DeltamapperError {
   return new DeltamapperError(
     'DM_CLUSTER_UNREACHABLE',
     `what answers for the Kubernetes API at ${path} does not speak it`,
-    'see what is between here and the API server'
+    'check the network between here and the API server'
   )
 }
 
@@ -299,7 +304,7 @@ function parsed(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
-    // A proxy's page, say. The status tells.
+    // For example a proxy's page. The status tells.
     return undefined
   }
 }

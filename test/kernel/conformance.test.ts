@@ -127,8 +127,8 @@ test.serial('our agent on a thin pool of its own, through hooks', async (t) => {
       `touch ${mark}`,
       device
     ].join(' && '),
-    delete_snapshot: cli('snapshot delete $SNAPSHOT_ID'),
-    delete_volume: `[ -e ${mark} ] && kind=snapshot || kind=volume; ${cli('$kind delete own/$VOLUME')}`,
+    delete_snapshot: cli('snapshot delete --yes $SNAPSHOT_ID'),
+    delete_volume: `[ -e ${mark} ] && kind=snapshot || kind=volume; ${cli('$kind delete --yes own/$VOLUME')}`,
     discard: 'blkdiscard --offset $OFFSET_BYTES --length $LENGTH_BYTES $DEVICE',
     grow: cli('volume grow own/$VOLUME --size $SIZE_BYTES')
   }
@@ -160,8 +160,8 @@ test.serial('our agent on volumes that dm-era tracks, through hooks', async (t) 
     create: `${create} && echo /dev/mapper/$VOLUME`,
     snapshot: `${cli('snapshot create $VOLUME $SNAPSHOT')} && echo $VOLUME/$SNAPSHOT`,
     restore: `SIZE_BYTES=$(blockdev --getsize64 ${below}) && ${create} && ${copy} && echo /dev/mapper/$VOLUME`,
-    delete_snapshot: cli('snapshot delete $SNAPSHOT_ID'),
-    delete_volume: `${cli('era detach $VOLUME')} && ${bin('lvremove thick/$VOLUME thick/${VOLUME}_eras')}`
+    delete_snapshot: cli('snapshot delete --yes $SNAPSHOT_ID'),
+    delete_volume: `${cli('era detach --yes $VOLUME')} && ${bin('lvremove thick/$VOLUME thick/${VOLUME}_eras')}`
   }
   const some = histories ? ['sub-block'] : ['sub-block', 'restored-in-use']
   const { report, left } = await judged(agent.address, { hooks, sizeBytes: 4 * 1024 * 1024 }, some)

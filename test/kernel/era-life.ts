@@ -295,7 +295,7 @@ if (isFirst) {
   journal.say({ kind: 'line', line })
 } else await takeUp(isVoid)
 if (isVoid) console.log('up')
-const settled = agent.log.some(({ msg }) => msg === 'settled what was left unfinished')
+const settled = agent.log.some(({ msg }) => msg === 'recovered what was interrupted')
 await checkSnapshots()
 // What was written last, by whoever was killed, belongs to what differs from the last snapshot before.
 const ambiguous = await takeSnapshot()

@@ -186,7 +186,7 @@ test('somebody else holds the slot: waited for, named, and never touched', async
   t.is(error.status, 'UNAVAILABLE')
   t.regex(
     error.message,
-    new RegExp(`somebody else has reserved it \\(block ${foreign}, 1 snapshots? and 0 transactions`)
+    new RegExp(`another program has reserved it \\(block ${foreign}, 1 snapshots? and 0 transactions`)
   )
   t.regex(error.remedy, new RegExp(`dmsetup message ${pool.name} 0 release_metadata_snap`))
   t.is(await heldRoot(pool.name), foreign)
@@ -254,7 +254,7 @@ test('somebody else releases it: users are told, and what is there afterwards is
   const lease = await leases.acquire(pool.name, { purpose: 'me' })
   sendMessage(pool.name, 'release_metadata_snap')
   await once(lease.signal, 'abort')
-  lost(t, lease.signal, /somebody else has released it/)
+  lost(t, lease.signal, /another program has released it/)
   await until(async () => (await catalog.leases()).length === 0, 'the record is cleared')
 
   // Too quick for the eye: only what is in the slot tells.

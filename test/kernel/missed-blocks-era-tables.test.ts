@@ -291,7 +291,7 @@ test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, as
 
 const loads = labRun(3)
 
-test.serial(`what somebody else has loaded is not put in place (${loads.again})`, async (t) => {
+test.serial(`what another program has loaded is not put in place (${loads.again})`, async (t) => {
   const { random, count, again } = loads
   t.timeout(300_000 + count * 60_000)
   await using life = await Life.begin('loaded', random)

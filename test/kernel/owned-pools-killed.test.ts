@@ -15,11 +15,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { pino } from 'pino'
 import { DeviceMapper } from '../../native/device-mapper.ts'
+import type { PoolBackend } from '../../src/agent/administration.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { OwnedPools } from '../../src/agent/owned-pools/owned-pools.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import type { DeltamapperError } from '../../src/errors.ts'
-import type { PoolBackend, Volume } from '../../src/grpc/admin.ts'
 import { labRun } from './lab-run.ts'
 import { type Moment, Mortal, never } from './mortal.ts'
 import {
@@ -87,7 +87,10 @@ async function disagreements(client: PoolBackend): Promise<string[]> {
   return found
 }
 
-function thinKey(id: number, { creationTime, transactionId }: { creationTime: number; transactionId: bigint }): string {
+function thinKey(
+  id: number,
+  { creationTime, transactionId }: { creationTime: number; transactionId: bigint | string }
+): string {
   return `${id} created at ${creationTime}/${transactionId}`
 }
 
@@ -369,7 +372,7 @@ test(`killed ${kills} times at any moment, the agent leaves nothing that does no
       })
     }
     if (others.length > 0) {
-      const other: Volume = random.pick(others)
+      const other = random.pick(others)
       operations.push({
         what: `delete ${other.name}`,
         changesBooks: true,

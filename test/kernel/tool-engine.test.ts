@@ -159,7 +159,10 @@ test.serial(
     try {
       const error = await failure(answerTo(started.tools.client, question('monday', 'tuesday')))
       t.is(error.code, 'DM_DEVICE_BUSY')
-      t.regex(error.message, new RegExp(`snapshot of tank is taken: somebody else has reserved it \\(block ${foreign}`))
+      t.regex(
+        error.message,
+        new RegExp(`snapshot of tank is taken: another program has reserved it \\(block ${foreign}`)
+      )
       t.regex(error.line, /dmsetup message tank 0 release_metadata_snap/)
       t.deepEqual(await answerTo(started.both.client, question('monday', 'tuesday')), expected('monday', 'tuesday'))
       // The log comes another way than the answer.

@@ -20,13 +20,13 @@ export interface Mutant {
   readonly unseen?: string
 }
 
-const backend = 'src/agent/answers/backend.ts'
-const served = 'src/agent/answers/served-target.ts'
+const backend = 'src/agent/answers/thin-snapshots.ts'
+const served = 'src/agent/catalog/admission.ts'
 const walk = 'src/agent/walks/thin-walk.ts'
 const metadata = 'src/devicemapper/thin/pool-metadata.ts'
 const delta = 'src/devicemapper/thin/delta.ts'
 const fingerprint = 'src/agent/catalog/fingerprint.ts'
-const clocks = 'src/agent/catalog/pool-clocks.ts'
+const clocks = 'src/devicemapper/thin/base-record/pool-moment.ts'
 const leases = 'src/agent/leases/metadata-snapshot-lease.ts'
 const holder = 'src/agent/leases/slot-holder.ts'
 const verdicts = 'src/agent/catalog/lease.ts'
@@ -43,7 +43,7 @@ export const mutants: readonly Mutant[] = [
     name: 'one-look',
     guard: 'base and target are answered from one LVM report',
     file: 'src/agent/answers/sources.ts',
-    from: 'lvm: new LvmLook(lvm),',
+    from: 'lvm: new LvmLook(lvm, client),',
     to: 'lvm,'
   },
   {
@@ -127,8 +127,8 @@ export const mutants: readonly Mutant[] = [
     name: 'base-on-record',
     guard: 'a base is what it was when it was served',
     file: served,
-    from: "if (checkBase(records, base) === 'unchanged') return",
-    to: 'if (records.length > 0) return'
+    from: 'known = checkBase(records, base)',
+    to: "known = 'unchanged'"
   },
   {
     name: 'mapped-blocks',
@@ -211,7 +211,7 @@ export const mutants: readonly Mutant[] = [
     name: 'pool-went-back',
     guard: 'a base that was served before its pool went back is refused',
     file: served,
-    from: 'checkSinceWentBack(was.handle, records, wentBack)',
+    from: 'checkSinceWentBack(base.handle, records, wentBack)',
     to: ''
   },
   {
@@ -232,21 +232,21 @@ export const mutants: readonly Mutant[] = [
     name: 'target-on-record',
     guard: 'a target is on record',
     file: served,
-    from: 'await catalog.remember(served, at)',
+    from: "rememberWithin(database, target, now, 'target')",
     to: ''
   },
   {
     name: 'on-record-before-the-message',
     guard: 'a target is on record before its first message',
-    file: served,
-    from: 'await catalog.remember(served, at)',
-    to: 'void catalog.remember(served, at)'
+    file: 'src/agent/answers/thin-snapshots.ts',
+    from: 'seen: (devices: SeenDevices) => knowledge?.check(devices),',
+    to: 'seen: (devices: SeenDevices) => void knowledge?.check(devices),'
   },
   {
     name: 'base-goes-on-record',
     guard: 'what a base was goes on record',
     file: served,
-    from: "await catalog.remember(was, at, 'base')",
+    from: "if (base) rememberWithin(database, base, now, 'base')",
     to: ''
   },
   {
@@ -274,15 +274,15 @@ export const mutants: readonly Mutant[] = [
     name: 'removed-blocks',
     guard: 'a block that only the base maps has changed',
     file: delta,
-    from: '        extents.add(baseKey)\n        b++',
-    to: '        b++'
+    from: 'extents.add(baseKey)',
+    to: ''
   },
   {
     name: 'removed-blocks-at-the-end',
     guard: 'the same behind the last block that the target maps',
     file: delta,
-    from: 'while (b < baseEnd) extents.add(base.keys[b++])',
-    to: 'while (b < baseEnd) b++'
+    from: 'extents.add(base.keys[b])',
+    to: ''
   },
   {
     name: 'shared-at-one-height',
@@ -367,7 +367,7 @@ export const mutants: readonly Mutant[] = [
     world: 'leases',
     guard: 'what was being released is not taken for ours',
     file: verdicts,
-    from: "return ambiguous('a crash came while it was being released, or somebody else took it afterwards')",
+    from: "return ambiguous('a crash came while it was being released, or another program took it afterwards')",
     to: "return { whose: 'ours', ambiguous: false, record: 'keep', because: '' }"
   },
   {

@@ -1,7 +1,7 @@
 /**
- * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own, else
- * an era volume, else a thin pool that device-mapper has under this name, else the volume group of this name. For `*` it is whichever recorded pool or
- * volume group has the snapshot, if only one does.
+ * Finds the source that answers for the first part of a handle. In this order: a configured recorded pool, an owned
+ * pool, a tracked volume, a device-mapper thin pool of this name, the volume group of this name. For `*` it is the
+ * recorded pool or volume group that has the snapshot, if only one does.
  */
 import { deviceMapperSource } from './plain-pool.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -13,15 +13,15 @@ import { volumeGroupSource } from './volume-group.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
 import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
-import type { AnySnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+import type { FoundSnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 
-/** What is needed to look at this node's own pools. */
+/** What looking at this node's own pools takes. */
 export interface LiveNode {
   deviceMapper: DeviceMapperPort
   lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
-  /** The pools that the agent itself has made. */
+  /** The owned pools. */
   ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
-  /** Where the history of era volumes is. */
+  /** The history of tracked volumes. */
   history?: HistoryCatalog | undefined
 }
 
@@ -35,23 +35,24 @@ export class Sources {
     this.#node = node
   }
 
-  /** The same sources at one look, which begins when it is first asked something (one-look.ts). */
-  look(): Sources {
+  /** The same sources at one look, which begins with its first question (one-look.ts). @param client on whose behalf */
+  look(client?: string): Sources {
     if (!this.#node) return this
     const { lvm, deviceMapper, ...rest } = this.#node
     return new Sources(this.#recorded, {
       ...rest,
-      lvm: new LvmLook(lvm),
+      lvm: new LvmLook(lvm, client),
       deviceMapper: new DeviceMapperLook(deviceMapper)
     })
   }
 
   /**
-   * The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked.
+   * The source of this name; undefined if there certainly is none. (Whether a volume group exists shows only when it is
+   * asked.)
    *
-   * @throws DM_NOT_TRACKED for the device of a pool of an agent's own, which goes by another name
+   * @throws DM_NOT_TRACKED for the device of an owned pool, which has another name in handles
    */
-  async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
+  async find(name: string): Promise<SnapshotSource<FoundSnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded
@@ -91,11 +92,11 @@ export class Sources {
     )
   }
 
-  /** What a person may be told about where to look. */
+  /** Tells a person what the sources are. */
   get description(): string {
     const recorded = [...this.#recorded.keys()].join(', ')
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
-    return `this agent serves the node's thin pools, era volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
+    return `this agent serves the node's thin pools, tracked volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
   }
 }
 
@@ -107,7 +108,7 @@ async function thinPoolUuidOf(deviceMapper: DeviceMapperPort, name: string): Pro
   return row?.targetType === 'thin-pool' ? info.uuid : undefined
 }
 
-/** What is on record of its snapshots is by their names in the catalog. */
+/** Records of its snapshots are under their names in the catalog. */
 function ownPool(device: string, pool: string): DeltamapperError {
   return new DeltamapperError(
     'DM_NOT_TRACKED',

@@ -1,52 +1,75 @@
 /**
- * Snapshots of era volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. Neither the volume nor the snapshot has to be there any more,
- * and nothing is asked of the kernel: what was written between two snapshots was stored when the second one was taken.
+ * Snapshots of tracked volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. The kernel is not asked, and volume
+ * and snapshot need not exist any more: the writes between two snapshots were recorded when the second one was taken.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import { checkBase, checkResumed, type ServedTarget } from '../catalog/fingerprint.ts'
-import type { SnapshotSource } from '../walks/snapshot.ts'
 import type { HistoryQuestion } from '../walks/history-extents.ts'
-import type { NextPage } from '../walks/history-walk.ts'
+import type { HistoryWalkRequest, NextPage } from '../walks/history-walk.ts'
+import type { SnapshotSource } from '../walks/snapshot.ts'
+import { checkOffset, type TargetAnswers } from './target.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 export type HistoryCatalog = Pick<
   Catalog,
   'findEraVolume' | 'findEraSnapshot' | 'eraNameUsedBefore' | 'leastEraSize' | 'eraWrites' | 'findServed' | 'remember'
 >
 
-/** A snapshot of an era volume, as it is on record. */
+/** A recorded snapshot of a tracked volume. */
 export interface TrackedSnapshot {
   readonly kind: 'tracked'
   /** `VOLUME/SNAPSHOT`, for messages. */
   readonly handle: string
   readonly volumeName: string
-  /** The size in which writes are tracked, in bytes. */
+  /** The size of a tracked block, in bytes. */
   readonly blockBytes: number
   readonly record: EraSnapshot
   /** Where the history is. */
   readonly catalog: HistoryCatalog
 }
 
-/** What is to be walked. */
-export interface TrackedAnswer {
+/** No metadata is read for these, and the tools have no part in it. */
+export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
+  return {
+    where: 'is a snapshot of a tracked volume',
+    async plan({ base, target, startingOffset, maxResults }) {
+      checkOffset(startingOffset, target.handle, target.record.sizeBytes)
+      const from = Number(startingOffset)
+      const { question, nextPage } = base
+        ? await trackedDelta(base, target, from)
+        : await trackedAllocated(target, from)
+      const request: HistoryWalkRequest = { question, isOnRecord: nextPage !== undefined, maxResults }
+      return {
+        kind: base ? 'delta' : 'allocated',
+        capacityBytes: question.sizeBytes,
+        task: { target: 'tracked', request },
+        ...(nextPage && { asides: { page: nextPage } })
+      }
+    }
+  }
+}
+
+/** The input of a walk. */
+interface TrackedAnswer {
   readonly question: HistoryQuestion
-  /** Undefined where nothing on record has a part in the answer. */
+  /** Undefined if the catalog has nothing for the answer. */
   readonly nextPage: NextPage | undefined
 }
 
-/** The source of this name; undefined when there is no such era volume. @throws what the catalog throws */
+/** The source of this name; undefined when there is no such tracked volume. @throws what the catalog throws */
 export async function eraSource(
   name: string,
   catalog: HistoryCatalog
 ): Promise<SnapshotSource<TrackedSnapshot> | undefined> {
   const volume = await catalog.findEraVolume(name)
   if (volume === undefined) return undefined
-  const blockBytes = volume.blockSectors * 512
+  const blockBytes = volume.blockSectors * SECTOR_BYTES
   return {
     async snapshot(snapshot) {
       const record = await catalog.findEraSnapshot(name, snapshot)
-      // Detached, and another one attached by this name, meanwhile.
+      // Meanwhile the volume was detached, and another one attached under this name.
       if (record?.volume !== volume.id) return undefined
       return { kind: 'tracked', handle: `${name}/${snapshot}`, volumeName: name, blockBytes, record, catalog }
     }
@@ -54,23 +77,23 @@ export async function eraSource(
 }
 
 /**
- * What a snapshot has: which blocks were ever written to is not known of a volume that is not thin, so it is all of it.
+ * The allocated blocks of a snapshot: all of them, because dm-era does not know which blocks were ever written.
  *
  * @throws DM_RESUME_REFUSED; what the catalog throws
  */
-export async function trackedAllocated(target: TrackedSnapshot, startingOffset: number): Promise<TrackedAnswer> {
+async function trackedAllocated(target: TrackedSnapshot, startingOffset: number): Promise<TrackedAnswer> {
   await rememberTarget(target, startingOffset)
   const { sizeBytes } = target.record
   return { question: { blockBytes: target.blockBytes, sizeBytes, leastBytes: 0, startingOffset }, nextPage: undefined }
 }
 
 /**
- * What was written between two snapshots.
+ * The writes between two snapshots.
  *
- * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST when either was forgotten meanwhile; what
- *   the catalog throws
+ * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST
+ *   when either was forgotten meanwhile; what the catalog throws
  */
-export async function trackedDelta(
+async function trackedDelta(
   base: TrackedSnapshot,
   target: TrackedSnapshot,
   startingOffset: number
@@ -97,7 +120,8 @@ export async function trackedDelta(
 }
 
 /**
- * What a client holds by a name that was used twice may be the earlier snapshot, whether or not it ever asked about that one.
+ * Refuses a name that was used twice: the client's backup may be of the earlier snapshot, even if it never asked about
+ * that one.
  *
  * @throws DM_BASE_CHANGED
  */
@@ -112,8 +136,8 @@ async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSn
 }
 
 /**
- * Puts a target on record. An answer that goes on from an offset is one with what was answered before only if both are about one snapshot:
- * its name may be another's by now.
+ * Records a target. An answer resumed at an offset continues an earlier one only if both are about the same snapshot:
+ * the name may belong to another by now.
  *
  * @throws DM_RESUME_REFUSED
  */
@@ -128,7 +152,7 @@ function checkComparable(base: TrackedSnapshot, target: TrackedSnapshot): void {
   if (base.record.volume !== target.record.volume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
-      `${base.handle} is a snapshot of era volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
+      `${base.handle} is a snapshot of tracked volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
       'compare snapshots of one volume'
     )
   }
@@ -157,8 +181,8 @@ function forgotten(base: TrackedSnapshot, target: TrackedSnapshot): DeltamapperE
 }
 
 /**
- * As what it goes on record when it is served: by its id alone, because nothing that could be looked at tells one snapshot from another that
- * has taken its name. (What is thin metadata's has no meaning here, and is the same for all.)
+ * The catalog record of a served tracked snapshot. Only the id identifies it, because nothing else tells it from
+ * another snapshot of the same name. The fields of thin metadata are the same constants for all.
  */
 function servedTracked({ handle, record }: TrackedSnapshot): ServedTarget {
   const { id, volume, seq, sizeBytes } = record

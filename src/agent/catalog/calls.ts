@@ -1,6 +1,5 @@
-/**
- * What can be asked of the catalog, by name: the worker thread's side of `Catalog`.
- */
+/** The calls that the catalog takes, by name: the worker thread's side of `Catalog`. */
+import { admit, type Admission } from './admission.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
 import * as era from './era-volumes.ts'
@@ -20,6 +19,8 @@ export function catalogCalls(database: CatalogDatabase) {
     remember: on(served.remember),
     findServed: on(served.findServed),
     forgetServed: on(served.forgetServed),
+    admit: (admission: Admission, at: number) =>
+      admit(database, admission, (one, other) => lineage(database, one, other), at),
     lineage: on(lineage),
     sawPoolClock: on(clocks.sawPoolClock),
     poolWentBack: on(clocks.poolWentBack),
@@ -43,7 +44,7 @@ export function catalogCalls(database: CatalogDatabase) {
     completeEra: on(era.completeEra),
     rollBackEra: on(era.rollBackEra),
     sawEraVolume: on(era.sawEraVolume),
-    breakEraLine: on(era.breakEraLine),
+    endEraHistory: on(era.endEraHistory),
     eraView: on(era.eraView),
     findEraVolume: on(era.findEraVolume),
     beginEraHistory: on(eraHistory.beginEraHistory),
@@ -67,8 +68,9 @@ export type CatalogCalls = ReturnType<typeof catalogCalls>
 export type CallName = keyof CatalogCalls
 
 /**
- * Owned thins are known by their id, which is their identity; others from when they were served. What was served before a merge put
- * another device in its place (LVM keeps the volume's UUID, lvconvert --merge) has another creation time, and says nothing of this one.
+ * An owned thin's id is its identity; other records are known by the time when they were served. `lvconvert --merge`
+ * puts another device in a volume's place and keeps its UUID. What was served before that has another creation time,
+ * and says nothing of this device.
  */
 function lineage(database: CatalogDatabase, one: LineageMember, other: LineageMember): Lineage {
   const facts = ({ identity, creationTime }: LineageMember): LineageFacts[] => {

@@ -1,6 +1,6 @@
 /**
- * One run of the catalog's thread, seen from the main thread: calls go out at once and are answered in order, and if the thread ends or
- * does not answer in time, whatever was still unanswered fails.
+ * One run of the catalog's thread, seen from the main thread. Calls are sent at once and answered in order. If the
+ * thread ends or does not answer in time, every unanswered call fails.
  */
 import { statSync } from 'node:fs'
 import { extname } from 'node:path'
@@ -15,9 +15,12 @@ interface Pending {
   reject: (error: DeltamapperError) => void
 }
 
-/** The catalog needs little; what needs more than this is a defect, and ends the thread instead of the agent. MiB. */
+/**
+ * The catalog needs little memory. If it needs more than this, that is a defect, and the limit ends the thread instead
+ * of the agent. MiB.
+ */
 const HEAP_MIB = 256
-/** Opening reads and checks the whole file: it may take a second more for as many bytes. */
+/** Opening reads and checks the whole file: allow a second more for each so many bytes. */
 const CHECKED_A_SECOND = 16 * 2 ** 20
 
 /** One run of the catalog, in whatever carries out its calls. */
@@ -41,7 +44,7 @@ export class CatalogThread implements CatalogRun {
   stuck = false
   readonly #path: string
   readonly #deadlineMs: number
-  /** How long opening may take on top of that, in milliseconds; 0 once it is open. */
+  /** How much longer opening may take, in milliseconds; 0 once it is open. */
   #openingMs: number
   readonly #worker: Worker
   readonly #pending: Pending[] = []
@@ -51,7 +54,7 @@ export class CatalogThread implements CatalogRun {
   constructor(start: Start, deadlineMs: number) {
     this.#path = start.path
     this.#deadlineMs = deadlineMs
-    // (Looked at, not opened: see database.ts.)
+    // (`stat` only; opening the file here would lose the lock: see database.ts.)
     const bytes = statSync(start.path, { throwIfNoEntry: false })?.size ?? 0
     this.#openingMs = Math.floor(bytes / CHECKED_A_SECOND) * 1000
     // The sources run as .ts, the published package as .js.
@@ -59,7 +62,7 @@ export class CatalogThread implements CatalogRun {
     this.#worker = new Worker(file, {
       name: 'catalog',
       workerData: start,
-      // The process's own options (how its input is to be read, a test runner's hooks) are not for the thread.
+      // The process's own options (how to read its input, a test runner's hooks) are not for the thread.
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
     })
@@ -75,12 +78,12 @@ export class CatalogThread implements CatalogRun {
       })
     })
     this.opening = this.#expect() as Promise<Opening>
-    // Whoever makes the first call learns why opening failed.
+    // The first call rejects with the reason why opening failed.
     this.opening.catch(() => undefined)
   }
 
   async call(call: CallName | 'close', args: unknown[]): Promise<unknown> {
-    // What cannot be sent throws here, and no answer to it is expected.
+    // A value that cannot be sent throws here, and then no answer will come.
     this.#worker.postMessage({ call, args } satisfies ToCatalog)
     if (call === 'close') this.ended = true
     return this.#expect()
@@ -108,12 +111,12 @@ export class CatalogThread implements CatalogRun {
     if (message.last) this.#end(this.#failure ?? this.#unavailable('it was closed'))
   }
 
-  /** The oldest call has the deadline; those behind it are not late, they wait. */
+  /** Only the oldest call has a deadline; those behind it are not late, they wait. */
   #startClock(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (this.#pending.length === 0) {
-      // An idle catalog must not keep the process alive; a call under way must, and so must the end of one being closed.
+      // An idle catalog must not keep the process alive. A running call must, and so must closing.
       if (!this.ended) this.#worker.unref()
       return
     }
@@ -122,7 +125,7 @@ export class CatalogThread implements CatalogRun {
     this.#timer = setTimeout(() => {
       this.stuck = true
       this.#end(this.#unavailable(`it has not answered for ${deadlineMs / 1000} seconds`))
-      // A call that waits for the disk ends when the disk lets it.
+      // A call that waits for the disk ends only when the disk answers.
       void this.#worker.terminate()
       this.#worker.unref()
     }, deadlineMs)
@@ -138,7 +141,7 @@ export class CatalogThread implements CatalogRun {
     return new DeltamapperError(
       'DM_CATALOG_UNAVAILABLE',
       `the catalog ${this.#path} cannot be used: ${what}; whether it took what it was last told is not known`,
-      'ask again; if it stays so, look into the kernel log for what is wrong with its disk',
+      'ask again; if it stays like this, look into the kernel log for errors of its disk',
       { cause }
     )
   }

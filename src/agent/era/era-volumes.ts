@@ -1,41 +1,54 @@
 /**
- * The volumes that dm-era tracks for us: attached, activated, grown, snapshotted, detached, on the word of whoever calls the Admin service.
+ * The tracked volumes, as the Admin service drives them: attach, activate, grow, snapshot, detach.
  *
- *     call ─▶ the volume's turn ─▶ settle what was left unfinished ─▶ attachment.ts · boundary.ts ─▶ the volume as it is now
+ *     call ─▶ the volume's lock ─▶ recover what was interrupted ─▶ attachment.ts · boundary.ts ─▶ the volume as it is now
  *
- * One change at a time in each volume. A suspension that a driver has asked for (BeginSnapshot) keeps the turn until it ends, which it does
- * at its deadline at the latest. Nothing is activated at start: that is a person's word, or a unit's that runs `deltamapper era activate`.
+ * One change at a time in each volume. A suspension for a driver (BeginSnapshot) keeps the lock until it ends, at its
+ * deadline at the latest. The agent activates nothing at its start: a person does, or the unit that runs `deltamapper
+ * era activate`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { EraBackend, EraCalls, EraSnapshot, EraVolume as ShownEraVolume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
-import { describeEraSnapshot, describeEraVolume } from './description.ts'
-import { EraGuard, noSuchVolume } from './device/guard.ts'
-import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
+import {
+  type DescribedEraSnapshot,
+  type DescribedEraVolume,
+  describeEraSnapshot,
+  describeEraVolume
+} from './description.ts'
+import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
+import {
+  formatSnapshotBy,
+  type LowerSnapshotRecord,
+  LowerSnapshots,
+  type SnapshotCommands
+} from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import { ownPlaces } from './device/own-place.ts'
-import { Quiet } from './device/quiet.ts'
+import { neededPaths } from './device/self-hosting.ts'
+import { StatusGate } from './device/status-gate.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
-/** Blocks are a multiple of this, in bytes. */
+/** Block sizes are a multiple of this, in bytes. */
 const BLOCK_UNIT = 4096
-/** How long a start waits for what is to be settled, in milliseconds. */
+/** How long a start waits for the recovery, in milliseconds. */
 const SETTLE_AT_START_MS = 5000
-/** The longest suspension that can be asked for, in milliseconds. */
+/** The longest suspension that a caller may ask for, in milliseconds. */
 const MAX_DEADLINE_MS = 600_000
-/** The longest words of a driver's own for what it has taken, in characters. */
+/** The longest description that a driver may give of its snapshot, in characters. */
 const LONGEST_REFERENCE = 1000
-/** What is left of a suspension's time to resume in, in milliseconds: a lower snapshot has to be done before. */
+/**
+ * The part of a suspension's time that is kept for the resume, in milliseconds: the lower snapshot must be done before.
+ */
 const RESUME_MARGIN_MS = 500
 
 export interface EraVolumesOptions {
@@ -45,29 +58,55 @@ export interface EraVolumesOptions {
   readonly logger: Logger
   /** The words that start LVM. */
   readonly lvmCommand: readonly string[]
-  /** How lower snapshots are taken where it is not by LVM, by the volume's name. */
+  /** Commands that take lower snapshots where LVM does not, by the volume's name. */
   readonly commands?: Readonly<Record<string, SnapshotCommands>>
-  /** The history goes on after any restart of the machine, if nothing was written since: somebody vouches for what was booted meanwhile. */
+  /**
+   * The history continues after any restart if no write shows: the operator guarantees it for other systems that were
+   * booted.
+   */
   readonly trustRestarts?: boolean
-  /** How long a volume may be suspended, in milliseconds, unless a caller says so. */
+  /** How long a volume may be suspended, in milliseconds, unless a caller gives a deadline. */
   readonly deadlineMs: number
-  /** What else answers to a name before the slash of a handle, in words; undefined when nothing does. */
+  /** What else answers to this source name, in words; undefined if nothing does. */
   readonly takenBy?: (name: string) => Promise<string | undefined>
 }
 
-type Request<M extends keyof EraCalls> = EraCalls[M][0]
+/** What is asked for of a volume that is to be tracked. The devices are absolute paths. */
+export interface TrackingRequest {
+  readonly name: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  /** How large LVM is to make snapshots of a volume that is in no thin pool; empty for its own choice. */
+  readonly snapshotSize: string
+  readonly allowLossyKernel: boolean
+}
 
-/** A suspension that a driver has asked for. */
+/** The snapshot that is to be taken; `deadlineMs` 0: as configured. */
+interface SnapshotRequest {
+  readonly volume: string
+  readonly name: string
+  readonly deadlineMs: number
+}
+
+/** How a suspension is to end: with what the driver has taken, or abandoned. */
+interface SnapshotEnd {
+  readonly token: string
+  readonly reference: string
+  readonly abandon: boolean
+}
+
+/** A suspension that a driver asked for. */
 interface Session {
   readonly boundary: Boundary
-  /** What `unmountedSince` said when it began. */
+  /** What `unmountedSince` returned at its beginning. */
   readonly unmounted: string | undefined
-  /** Ends the turn that it keeps. */
+  /** Releases the lock that it keeps. */
   readonly over: () => void
   readonly timer: NodeJS.Timeout
 }
 
-export class EraVolumes implements EraBackend {
+export class EraVolumes {
   readonly #options: EraVolumesOptions
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
@@ -75,8 +114,8 @@ export class EraVolumes implements EraBackend {
   readonly #lower: LowerSnapshots
   readonly #attachment: Attachment
   readonly #parts: BoundaryParts
-  readonly #turns = new Turns()
-  readonly #quiet = new Quiet()
+  readonly #locks = new KeyedLock()
+  readonly #statusGate = new StatusGate()
   readonly #sessions = new Map<string, Session>()
   /** Aborted when the agent stops. */
   readonly #closing = new AbortController()
@@ -87,19 +126,19 @@ export class EraVolumes implements EraBackend {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
-    const guard = new EraGuard(catalog, deviceMapper, logger)
+    const historyCheck = new HistoryCheck(catalog, deviceMapper, logger)
     this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, { logger, trustRestarts })
-    const places = () => ownPlaces(catalog.path)
-    this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
+    this.#attachment = new Attachment(catalog, deviceMapper, historyCheck, this.#lower, { logger, trustRestarts })
+    const places = () => neededPaths(catalog.path)
+    this.#parts = { catalog, deviceMapper, historyCheck, recorder, logger, places }
   }
 
   /**
-   * Settles what the last agent left unfinished, and looks at every volume. What cannot be settled is said, and tried again with the next change; what hangs is no reason
-   * not to start.
+   * Recovers what the last agent left, and looks at every volume. The log names what cannot be recovered, and the next
+   * change tries again. A call that hangs does not keep the agent from starting.
    *
-   * @returns when everything has been settled, or been given up: before that, nobody should ask an era device anything that might wait for
-   *   its resume
+   * @returns when the recovery is complete or was given up. Before that, send an era device no query that might wait
+   *   for its resume
    */
   async start(): Promise<{ settled: Promise<void> }> {
     const { volumes } = await this.#catalog.eraView()
@@ -108,37 +147,33 @@ export class EraVolumes implements EraBackend {
     return { settled }
   }
 
-  /** Ends suspensions that are under way, whoever takes a snapshot in them, and waits for everything else that is. */
+  /** Ends all suspensions, and waits for everything else that is running. */
   async close(): Promise<void> {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
     this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', why, 'ask again once it is back'))
     for (const token of [...this.#sessions.keys()]) await this.#expire(token)
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
-  /** Whether a name before the slash of a handle is a tracked volume's. */
+  /** Whether a source name is that of a tracked volume. */
   async has(name: string): Promise<boolean> {
     return (await this.#catalog.findEraVolume(name)) !== undefined
   }
 
-  async attachEra(request: Request<'attachEra'>): Promise<ShownEraVolume> {
+  async attachEra(request: TrackingRequest): Promise<DescribedEraVolume> {
     const { name, blockBytes, snapshotSize } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
     const snapshotBy = formatSnapshotBy(snapshotSize)
-    // One after the other, whatever their names: two may be given the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    // One at a time for all names: two calls may name the same devices.
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         await this.#settle(name)
         const takenBy = (await this.has(name))
           ? 'a volume that is tracked already'
           : await this.#options.takenBy?.(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         await this.#attachment.attach({ ...request, snapshotBy })
       })
@@ -146,39 +181,39 @@ export class EraVolumes implements EraBackend {
     return this.#shown(name)
   }
 
-  async detachEra({ volume }: Request<'detachEra'>): Promise<object> {
+  async detachEra({ volume }: { volume: string }): Promise<object> {
     await this.inTurn(volume, (tracked) => this.#attachment.detach(tracked))
     return {}
   }
 
-  async activateEra({ volume, startOver }: Request<'activateEra'>): Promise<ShownEraVolume> {
+  async activateEra({ volume, startOver }: { volume: string; startOver: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
     return this.#shown(volume)
   }
 
-  async deactivateEra({ volume, atShutdown }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+  async deactivateEra({ volume, atShutdown }: { volume: string; atShutdown: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 
-  async growEra({ volume }: Request<'growEra'>): Promise<ShownEraVolume> {
+  async growEra({ volume }: { volume: string }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.grow(tracked))
     return this.#shown(volume)
   }
 
-  async listEra({ volume }: Request<'listEra'>): Promise<{ volumes: ShownEraVolume[] }> {
+  async listEra({ volume }: { volume: string }): Promise<{ volumes: DescribedEraVolume[] }> {
     const { volumes, intents } = await this.#catalog.eraView()
     const wanted = volumes.filter((each) => volume === '' || each.name === volume)
     if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
     const snapshots = await this.#catalog.eraSnapshots()
     return {
       volumes: await Promise.all(
-        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#quiet))
+        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#statusGate))
       )
     }
   }
 
-  async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
+  async createEraSnapshot({ volume, name, deadlineMs }: SnapshotRequest): Promise<DescribedEraSnapshot> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const recorded = await this.inTurn(volume, async (tracked) => {
@@ -198,7 +233,7 @@ export class EraVolumes implements EraBackend {
       } catch (error) {
         await boundary.abandon(async () => {
           await prepared.remove().catch((failure: unknown) => {
-            this.#logger.warn({ volume, snapshot: name, err: failure }, 'what was taken could not be removed')
+            this.#logger.warn({ volume, snapshot: name, err: failure }, 'the lower snapshot could not be removed')
           })
         })
         throw error
@@ -207,11 +242,15 @@ export class EraVolumes implements EraBackend {
     return describeEraSnapshot(volume, recorded.snapshot, recorded.unmounted)
   }
 
-  async beginSnapshot({ volume, name, deadlineMs }: Request<'beginSnapshot'>): Promise<EraCalls['beginSnapshot'][1]> {
+  async beginSnapshot({
+    volume,
+    name,
+    deadlineMs
+  }: SnapshotRequest): Promise<{ token: string; boundaryEra: number; deadlineMs: number }> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
-    // The turn goes on after this call has been answered.
+    // The lock is kept after this call has been answered.
     void this.inTurn(volume, async (tracked) => {
       const unmounted = await this.#unmounted(tracked)
       const { boundary } = await Boundary.begin(this.#parts, volume, name, deadline, () => Promise.resolve())
@@ -228,8 +267,8 @@ export class EraVolumes implements EraBackend {
     return { token, boundaryEra, deadlineMs: deadline }
   }
 
-  async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
-    // Before anything is ended: the driver can say it better within its deadline.
+  async endSnapshot({ token, reference, abandon }: SnapshotEnd): Promise<{ snapshot?: DescribedEraSnapshot }> {
+    // Checked before anything is ended, so that the driver can correct it within its deadline.
     if (!abandon) checkReference(reference)
     const session = this.#takeSession(token)
     if (!session) {
@@ -245,7 +284,7 @@ export class EraVolumes implements EraBackend {
         await boundary.abandon()
         return {}
       }
-      const lower: Lower = { kind: 'driver', reference }
+      const lower: LowerSnapshotRecord = { kind: 'driver', reference }
       return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower), unmounted) }
     } finally {
       await boundary.abandon()
@@ -253,7 +292,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async listEraSnapshots({ volume }: Request<'listEraSnapshots'>): Promise<{ snapshots: EraSnapshot[] }> {
+  async listEraSnapshots({ volume }: { volume: string }): Promise<{ snapshots: DescribedEraSnapshot[] }> {
     const { volumes } = await this.#catalog.eraView()
     const names = new Map(volumes.map(({ id, name }) => [id, name]))
     if (volume !== '' && !volumes.some(({ name }) => name === volume)) throw noSuchVolume(volume)
@@ -262,33 +301,34 @@ export class EraVolumes implements EraBackend {
     return { snapshots: there.map((each) => describeEraSnapshot(names.get(each.volume) ?? '', each)) }
   }
 
-  /** Removes what was taken below, unless a driver has; what is known of the snapshot stays, as the base of later ones. */
+  /**
+   * Removes the lower snapshot, unless a driver must do it. The record of the snapshot stays, as a base for later ones.
+   */
   async deleteSnapshot(volume: string, name: string): Promise<void> {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
-      const lower = JSON.parse(snapshot.lower) as Lower
+      const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
       await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
       await this.#catalog.deleteEraSnapshot(volume, name)
     })
   }
 
   /**
-   * Does to a volume what only whoever has its turn may do, such as sending its device a message, after what was left unfinished has been
-   * settled.
+   * Does work that needs the volume's lock, such as sending its device a message. Recovers what was interrupted first.
    *
-   * @throws DM_NO_SUCH_DEVICE, and what `work` and settling throw
+   * @throws DM_NO_SUCH_DEVICE, and what `work` and the recovery throw
    */
   async inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
     if (!(await this.has(name))) throw noSuchVolume(name)
-    return this.#turns.take(name, async () => {
+    return this.#locks.take(name, async () => {
       await this.#settle(name)
       const volume = await this.#catalog.findEraVolume(name)
       if (!volume) throw noSuchVolume(name)
-      return this.#quiet.keep(name, () => work(volume))
+      return this.#statusGate.keep(name, () => work(volume))
     })
   }
 
-  async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
+  async #snapshot(volume: string, name: string): Promise<EraSnapshot> {
     const snapshot = await this.#catalog.findEraSnapshot(volume, name)
     if (snapshot && snapshot.removedAt === undefined) return snapshot
     throw new DeltamapperError(
@@ -298,7 +338,7 @@ export class EraVolumes implements EraBackend {
     )
   }
 
-  /** What is to be said of a volume that is not mounted where it was, and is no reason to take no snapshot. */
+  /** A warning for a volume that is not mounted where it was. The snapshot is taken nevertheless. */
   async #unmounted(volume: EraVolume): Promise<string | undefined> {
     const info = await new TrackedDevice(this.#deviceMapper, volume).info()
     const said = info && unmountedSince(info, await this.#catalog.eraSnapshots(volume.name))
@@ -307,14 +347,14 @@ export class EraVolumes implements EraBackend {
   }
 
   async #settle(name: string): Promise<void> {
-    const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
-    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+    const because = await this.#statusGate.keep(name, () => this.#attachment.settle(name))
+    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'recovered what was interrupted')
   }
 
-  /** Never rejects: nobody may be waiting any more. */
+  /** Never rejects: the caller may be gone. */
   async #settleAtStart(volume: string): Promise<void> {
     try {
-      await this.#turns.take(volume, async () => {
+      await this.#locks.take(volume, async () => {
         await this.#settle(volume)
         await this.#attachment.lookAtStart(volume)
       })
@@ -324,7 +364,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async #shown(name: string): Promise<ShownEraVolume> {
+  async #shown(name: string): Promise<DescribedEraVolume> {
     const [volume] = (await this.listEra({ volume: name })).volumes
     if (volume) return volume
     throw noSuchVolume(name)
@@ -358,7 +398,7 @@ export class EraVolumes implements EraBackend {
   }
 }
 
-/** @throws DM_ARGUMENT_INVALID for what the catalog could not keep as it is */
+/** @throws DM_ARGUMENT_INVALID for text that the catalog could not store unchanged */
 function checkReference(reference: string): void {
   const { length } = reference
   if (length <= LONGEST_REFERENCE && reference.isWellFormed() && !/\p{Cc}/u.test(reference)) return

@@ -1,8 +1,9 @@
 /**
- * The inventory of a node: everything that matters to whether its snapshots can be served, looked at once, each part within a deadline
- * and none in the way of another.
+ * The inventory of a node: everything that decides whether its snapshots can be served, looked at once. Each part has a
+ * deadline, and none holds up another.
  *
- * The agent gives it over its socket, with what its catalog knows. The command line can make one by itself, without a catalog.
+ * The agent serves it on its socket, with what its catalog knows. The command line can make one by itself, without a
+ * catalog.
  */
 import { stat } from 'node:fs/promises'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
@@ -11,10 +12,9 @@ import type {
   DeviceMapperFacts,
   EraHistoryFacts,
   Examination,
-  InventoryBackend,
   LvmFacts,
   TrackedVolumeFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -22,7 +22,8 @@ import type { EraVolume } from '../catalog/era-volumes.ts'
 import { reconcile } from '../catalog/reconcile.ts'
 import { fullName } from '../lvm/volume.ts'
 import type { MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
-import { isLvm, readKernelView, type SurveyedDevice, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { readKernelView } from '../owned-pools/kernel-view.ts'
+import { isLvm, type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { type ExaminationFacts, findings } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
@@ -42,7 +43,7 @@ export interface LiveInventory {
   readonly deviceMapper: Pick<DeviceMapper, 'versions' | 'targets' | 'list' | 'info' | 'table' | 'status'>
   readonly lvm: LvmPort
   readonly lvmCommand: readonly string[]
-  /** Where the agent's catalog is. */
+  /** Path of the agent's catalog. */
   readonly catalogPath: string
   /** What only the agent has. */
   readonly agent?:
@@ -57,10 +58,10 @@ const noDeviceMapper: DeviceMapperFacts = {
   ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
 }
 
-export class Inventory implements InventoryBackend {
+export class Inventory {
   readonly #options: InventoryOptions
   readonly #node = new NodeInventory()
-  /** Whoever asks while a look is under way gets what that finds: one look asks enough of the node. */
+  /** Callers share a running look, because each look asks a lot of the node. */
   readonly #look = new SingleLook(() => this.#examine())
 
   constructor(options: InventoryOptions) {
@@ -72,7 +73,7 @@ export class Inventory implements InventoryBackend {
     return this.#look.take()
   }
 
-  /** Ends what is under way, as far as it can be ended; device-mapper's calls end with device-mapper. */
+  /** Ends a running look, as far as possible; device-mapper's calls end with device-mapper. */
   async close(): Promise<void> {
     await this.#node.close()
   }
@@ -107,12 +108,11 @@ type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools' 
 
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
-  const { value: survey = [], ...surveyed } = await probe('device-mapper', deadlineMs, () =>
-    surveyDevices(deviceMapper)
-  )
-  const inUse = survey.some(({ info }) => isLvm(info))
+  const { value: survey, problem } = await probe('device-mapper', deadlineMs, () => surveyDevices(deviceMapper))
+  // A device-mapper that does not answer may well have an active volume of LVM's.
+  const inUse = survey?.some(({ info }) => isLvm(info)) ?? problem?.code === 'DM_CALL_STUCK'
   const [facts, lvmNode, catalog] = await Promise.all([
-    lookAtDeviceMapper(live, survey, surveyed.problem, deadlineMs),
+    lookAtDeviceMapper(live, survey ?? [], problem, deadlineMs),
     lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),
     lookAtCatalog(live, survey, deadlineMs)
   ])
@@ -145,7 +145,7 @@ async function lookAtDeviceMapper(
   }
 }
 
-/** A data device that is tracked, and its snapshots below, are no news. */
+/** A data device that is tracked, and its snapshots below, are expected. */
 function withoutTracked({ facts, volumes }: LvmNode, eraVolumes: readonly EraVolume[]): LvmFacts {
   const all = volumes.flatMap((group) => [...group.values()])
   const tracked = all.filter((each) => isTracked(each, eraVolumes))
@@ -166,12 +166,12 @@ interface CatalogLook {
 
 async function lookAtCatalog(
   { agent, catalogPath, deviceMapper }: LiveInventory,
-  survey: readonly SurveyedDevice[],
+  survey: readonly SurveyedDevice[] | undefined,
   deadlineMs: number
 ): Promise<CatalogLook> {
   const noVolumes = { eraVolumes: [], trackedVolumes: [] }
   if (agent === undefined) {
-    // Only its size: whoever else opened the file would take the agent's lock away (see catalog/database.ts).
+    // Only its size: opening the file would make the agent lose its lock (see catalog/database.ts).
     const size = await stat(catalogPath).then(
       (found) => ({ sizeBytes: found.size }),
       () => ({})
@@ -189,10 +189,11 @@ async function lookAtCatalog(
   const { view, records, statistics, eraVolumes, histories } = value
   const held = leases.current
   const compared = await probe("the agent's own pools", deadlineMs, async () =>
-    reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+    // Without a kernel's word nothing can disagree with it.
+    survey === undefined ? undefined : reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
   )
   const looked = await probe('tracked volumes', deadlineMs, () => lookAtTrackedVolumes(tracked, eraVolumes, records))
-  // Pools that are not active are told by their state, those of others are none of the catalog's business.
+  // The pool's state already tells of an inactive pool, and the catalog has nothing to say of other owners' pools.
   const disagreements = compared.value?.findings.filter(
     ({ kind }) => kind !== 'pool-unknown' && kind !== 'pool-inactive'
   )

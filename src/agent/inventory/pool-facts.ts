@@ -1,25 +1,25 @@
 /**
- * The thin pools of the node, whoever made them: what state they are in, what is in them, which snapshots can serve as base, and whose the
- * metadata snapshot is that they hold.
+ * The thin pools of the node, made by anyone: their state, their content, which snapshots can be a base, and whose
+ * metadata snapshot they hold.
  *
- * Names come from those who give them: LVM's report, our catalog, device-mapper's tables. What a pool's metadata holds comes from its
- * live root, read without reserving anything.
+ * Names come from LVM's report, our catalog, and device-mapper's tables. A pool's content comes from the live root of
+ * its metadata, read without reserving anything.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable, parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../../grpc/inventory.ts'
+import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from './examination.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
-import { withNote } from '../leases/keeper-note.ts'
+import { withNote } from '../leases/release-note.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
 import type { HeldLease } from '../leases/metadata-snapshot-lease.ts'
-import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
+import { isLvm, type SurveyedDevice } from '../node/survey.ts'
 import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../node/naming.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
@@ -29,9 +29,7 @@ import type { Snapshot } from '../walks/snapshot.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
-
-const SECTOR_BYTES = 512
-const METADATA_BLOCK_BYTES = 4096
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
@@ -43,7 +41,7 @@ export interface AgentKnowledge {
   readonly held: readonly HeldLease[]
 }
 
-/** A thin volume or snapshot, as whoever named it knows it. */
+/** A thin volume or snapshot, as named by LVM, catalog or table. */
 interface NamedThin {
   readonly handle: string
   readonly kind: ThinFacts['kind']
@@ -58,7 +56,7 @@ interface NamedThin {
   readonly refused?: string
 }
 
-/** A pool, as whoever named it knows it. */
+/** A pool, as named by LVM, catalog or table. */
 interface NamedPool {
   readonly name: string
   readonly kind: PoolFacts['kind']
@@ -68,19 +66,20 @@ interface NamedPool {
 
 export interface PoolsLook {
   readonly deviceMapper: PoolsPort
-  readonly survey: readonly SurveyedDevice[]
+  /** Undefined where device-mapper did not say: that is no sign that nothing is active. */
+  readonly survey: readonly SurveyedDevice[] | undefined
   readonly volumes: readonly VolumesByName[]
   readonly knowledge: AgentKnowledge | undefined
   readonly deadlineMs: number
 }
 
-/** Every pool of the node, by name. Never rejects: what is wrong with one is its own problem. */
+/** Every pool of the node, by name. Never rejects: an error in one pool is reported for that pool. */
 export async function lookAtPools(look: PoolsLook): Promise<PoolFacts[]> {
   const pools = await Promise.all(namedPools(look).map((pool) => lookAtPool(look, pool)))
   return pools.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0))
 }
 
-function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
+function namedPools({ survey = [], volumes, knowledge }: PoolsLook): NamedPool[] {
   const byUuid = new Map(survey.flatMap((each) => (each.info.uuid === '' ? [] : [[each.info.uuid, each] as const])))
   const pools: NamedPool[] = []
   for (const group of volumes) {
@@ -131,7 +130,7 @@ function lvmUuid({ vgUuid, uuid }: LogicalVolume): string {
   return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}`
 }
 
-/** A pool that nobody has told us the name of: device-mapper's own, and those of its active devices. */
+/** A pool without a name from LVM or the catalog: it has device-mapper's, as have its active devices. */
 function unnamedPool(device: SurveyedDevice, survey: readonly SurveyedDevice[]): NamedPool {
   const { info } = device
   const kind = isLvm(info) ? 'lvm' : isOwnPoolUuid(info.uuid) ? 'own' : 'plain'
@@ -164,6 +163,9 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...{ whenFull: '', discards: '', transactionId: '' }
   }
   const unknown = (because: string) => thins.map((thin) => thinFacts(thin, undefined, 0, unknownBase(because)))
+  if (look.survey === undefined) {
+    return { ...empty, state: 'unknown', thins: unknown('device-mapper did not say whether its pool is active') }
+  }
   if (device?.row?.targetType !== 'thin-pool') return { ...empty, thins: unknown('its pool is not active') }
 
   const { deviceMapper, deadlineMs } = look
@@ -204,7 +206,7 @@ function withProblem(problem: Problem | undefined): { problem?: Problem } {
   return problem === undefined ? {} : { problem }
 }
 
-/** @param blockSectors undefined where the table is not understood: then there are no sizes */
+/** @param blockSectors undefined if the table is not understood: then there are no sizes */
 function numbers(status: PoolStatus, blockSectors: number | undefined): Partial<PoolFacts> & Pick<PoolFacts, 'state'> {
   if (status.state !== 'working') return { state: status.state }
   const blockBytes = (blockSectors ?? NaN) * SECTOR_BYTES
@@ -246,7 +248,7 @@ async function lookInside(
     for await (const device of metadata.devices()) devices.set(device.id, device)
     const { dataBlockBytes } = metadata.superblock
     const facts: ThinFacts[] = []
-    // Half of the time is for these: the rest of the answer must not be lost over a thousand snapshots.
+    // Half of the time is for these: a thousand snapshots must not cost the rest of the answer.
     const until = performance.now() + look.deadlineMs / 2
     for (const thin of thins) {
       const device = devices.get(thin.thinId)
@@ -306,9 +308,9 @@ async function judge(
       because: `thin device ${thinId} was created at transaction ${transactionId}, and it at ${thin.transactionId}: they are not the same`
     }
   }
-  if (knowledge === undefined)
-    return unknownBase('whether it is what it was when it was served, only the agent can tell')
+  if (knowledge === undefined) return unknownBase('only the agent knows whether it is unchanged since it was served')
   const snapshot: Snapshot = {
+    kind: 'thin',
     ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),
     ...(volume !== undefined && { volume })
@@ -320,7 +322,7 @@ async function judge(
   return (await isUnwritten(metadata, device, until)) ?? verdict
 }
 
-/** What speaks against a base that the records say nothing against: its mappings, all of them. */
+/** What makes a base unusable that its records do not rule out: its mappings, all of them. */
 async function isUnwritten(
   metadata: PoolMetadata,
   device: ThinDevice,
@@ -337,7 +339,7 @@ async function isUnwritten(
   }
 }
 
-/** What is wrong with a device's tree, above all a count of mappings that it does not bear out, as far as there is time to read it. */
+/** What is wrong with a device's tree, above all a wrong count of mappings, as far as there is time to read it. */
 async function damageOf(
   metadata: PoolMetadata,
   { id }: ThinDevice,

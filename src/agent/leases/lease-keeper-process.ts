@@ -1,21 +1,22 @@
 /**
- * The process that holds the metadata snapshot of one pool, or one era device, for the agent: it sends both messages, and when the agent is gone, however that
- * happened, it releases what it has reserved and ends.
+ * The lease keeper: the process that holds the metadata snapshot of one pool or era device for the agent. It sends both
+ * messages. When the agent is gone, for any reason, it releases what it has reserved and ends.
  *
- * Only whoever reserved a metadata snapshot knows for certain that it is theirs. Were that the agent itself, its death at the wrong
- * moment would leave one that nobody may release (see catalog/lease.ts), growing the pool's metadata until a person comes. So the
- * messages are sent from here, where there is little to go wrong, and a kill of the agent does not reach (a process group of its own,
- * deaf to signals that end processes politely). What remains for the records in the catalog is the death of both at once: a power cut,
- * a whole container killed.
+ * Only the process that reserved a metadata snapshot knows for certain whose it is. If that were the agent itself, its
+ * death at the wrong moment would leave a metadata snapshot that nothing may release (see catalog/lease.ts), and that
+ * makes the pool's metadata grow until a person comes. So this process sends the messages. It does little that can
+ * fail, and a kill of the agent does not reach it: it has a process group of its own, and ignores the signals that end
+ * processes politely. The records in the catalog are for the death of both at once: a power cut, or a container that is
+ * killed as a whole.
  *
- * While it lives, it listens on a socket beside the catalog (keeper-socket.ts): an agent that has just been started can tell that its
- * predecessor's lease is still being dealt with, and there are never two keepers of a pool.
+ * While it lives, it listens on a socket beside the catalog (keeper-socket.ts). So a new agent knows that its
+ * predecessor's lease is still being handled, and a pool never has two keepers.
  */
 import { rmSync } from 'node:fs'
 import { endAtOnce } from '../../../native/end-at-once.ts'
 import { Libdevmapper } from '../../../native/libdevmapper.ts'
 import { asDeltamapperError } from '../../errors.ts'
-import { removeNote, writeNote } from './keeper-note.ts'
+import { removeNote, writeNote } from './release-note.ts'
 import { listenAt } from './keeper-socket.ts'
 import { readEraSlot } from './era-slot-content.ts'
 import type { KeeperAnswer, KeeperQuestion, KeeperStart } from './lease-keeper.ts'
@@ -43,7 +44,7 @@ const holder = new SlotHolder({
 })
 
 function say(message: KeeperAnswer | 'ready' | 'occupied'): void {
-  // The agent may have gone meanwhile; `disconnect` follows.
+  // The agent may be gone by now; `disconnect` follows.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 

@@ -15,7 +15,7 @@ export interface SlotPlace {
   send(text: string): void | Promise<void>
   /** What is in the slot, and of a pool's the superblock's copy. */
   look(): Promise<HeldSlot & { held?: ThinSuperblock | undefined }>
-  /** Notes, durably, that the lease is being released without the agent (keeper-note.ts); and takes that back. */
+  /** Notes, durably, that the lease is being released without the agent (release-note.ts); and takes that back. */
   writeNote(): Promise<void>
   removeNote(): Promise<void>
   /** Ends the process that this is: what it has reserved stays, and only the record tells whose it is. */

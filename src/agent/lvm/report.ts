@@ -1,16 +1,18 @@
 /**
- * Asks LVM what it knows of a volume group.
+ * Asks LVM for the state of volume groups.
  *
- * - With `--readonly`: LVM then reads its metadata from disk without a lock, and asks the kernel nothing about its volumes. So it does
- *   not wait for an lvcreate that is under way (it holds the group's lock), needs no lock directory shared with the host, and cannot
- *   change anything. What that loses is what the kernel knows: activity, open state, a pool's health. device-mapper tells those better:
- *   LVM calls a pool inactive when only its thin volumes are active. An uncommitted change is not seen, a half-written one fails LVM's
- *   own checksum. It still looks at every block device for its metadata, and waits for one that hangs; tracked volumes, which hang
- *   while they are suspended, it is kept from (filter.ts).
- * - Whole groups at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
- *   whoever asks, gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
- * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
- *   already under way is not shared, because a snapshot taken since then would be missing from it.
+ * - With `--readonly`: LVM reads its metadata from disk without a lock, and does not ask the kernel about its volumes.
+ *   So it does not wait for a running lvcreate (which holds the group's lock), needs no lock directory shared with the
+ *   host, and cannot change anything. The report then lacks what the kernel knows: activity, open state, a pool's
+ *   health. device-mapper tells those better: LVM calls a pool inactive when only its thin volumes are active. An
+ *   uncommitted change is not seen, and a half-written one fails LVM's own checksum. LVM still looks at every block
+ *   device for its metadata, and waits for one that hangs. It is kept away from tracked volumes, which hang while they
+ *   are suspended (filter.ts).
+ * - Whole groups at once. Then a volume, its pool and its origins are of one moment, and no volume name from a client
+ *   gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
+ * - One command at a time, for any number of callers. Callers with the same question share the answer of a command that
+ *   has not started yet. A running command is not shared, because its report may lack a snapshot taken since its start.
+ * - Turns go round the waiting clients: a client that asks about many groups waits behind its own questions only.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
@@ -26,11 +28,12 @@ import { settingOptions } from './settings.ts'
 
 export interface LvmOptions {
   /**
-   * The words that start LVM; a subcommand and its options are put after them. `['lvm']` by default (found through PATH); a host's
-   * LVM is reached with `['nsenter', '-m', '-u', '-i', '-n', '-p', '-t', '1', '/sbin/lvm']` or `['chroot', '/host', '/sbin/lvm']`.
+   * The words that start LVM; subcommand and options follow them. `['lvm']` by default (found through PATH). To reach a
+   * host's LVM: `['nsenter', '-m', '-u', '-i', '-n', '-p', '-t', '1', '/sbin/lvm']` or `['chroot', '/host',
+   * '/sbin/lvm']`.
    */
   command?: readonly string[]
-  /** How long an answer may take, waiting for its turn included, in milliseconds; 20,000 by default. */
+  /** How long an answer may take, including the wait for its turn, in milliseconds; 20,000 by default. */
   deadlineMs?: number
   /** The longest report that is accepted, in bytes; 64 MiB (some 50,000 volumes) by default. */
   maxOutputBytes?: number
@@ -38,15 +41,17 @@ export interface LvmOptions {
   format?: 'json' | 'json_std'
 }
 
-/** LVM ended with an error, which may be about something else than what was asked for. */
+/** LVM ended with an error, which may be about something else than the question. */
 export class LvmRefused extends DeltamapperError {}
 
 /** A command that waits for its turn, or has had it. */
 interface Question {
-  /** What errors call it: the command as a person would type it, without our options. */
+  /** Who asked it first. */
+  readonly client: string
+  /** Its name in errors: the command as a person would type it, without our options. */
   readonly described: string
   readonly answer: Promise<CommandResult>
-  /** Asks. Resolves when no process of it is left. @param onStart told the process group */
+  /** Asks. Resolves when no process of it is left. @param onStart gets the process group */
   run(onStart: (pid: number | undefined) => void): Promise<void>
 }
 
@@ -57,6 +62,8 @@ export class LvmReporter {
   readonly #format: string
   /** Waiting for their turn, in order, by their words. */
   readonly #waiting = new Map<string, Question>()
+  /** Clients that had a turn since the queue was last empty, the longest ago first. */
+  readonly #served = new Set<string>()
   #running: { described: string; pid: number | undefined } | undefined
 
   constructor({ command = ['lvm'], deadlineMs = 20_000, maxOutputBytes = 2 ** 26, format = 'json' }: LvmOptions = {}) {
@@ -72,11 +79,12 @@ export class LvmReporter {
   /**
    * All logical volumes of a group, hidden ones included; undefined when LVM sees no such group.
    *
+   * @param client who asks, for the order of turns
    * @throws DM_LVM_FAILED
    */
-  async logicalVolumes(volumeGroup: string): Promise<LogicalVolume[] | undefined> {
+  async logicalVolumes(volumeGroup: string, client?: string): Promise<LogicalVolume[] | undefined> {
     checkVolumeGroupName(volumeGroup)
-    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup])
+    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup], client)
     return report === undefined ? undefined : parseLogicalVolumes(report)
   }
 
@@ -96,25 +104,26 @@ export class LvmReporter {
     return ['--readonly', '--reportformat', this.#format, ...units, '--options', fields.join(',')]
   }
 
-  /** The report; undefined when what it is about does not exist. */
+  /** The report; undefined when its subject does not exist. */
   async #ask(
     subcommand: string,
     options: readonly string[],
-    names: readonly string[] = []
+    names: readonly string[] = [],
+    client = ''
   ): Promise<string | undefined> {
     const key = [subcommand, ...names].join(' ')
-    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names])
+    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names], client)
     this.#next()
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
-    // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells which.
-    // (In front of it may stand where in LVM's source it is said, when lvm.conf wants to know everything.)
+    // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells
+    // which. (lvm.conf may put the place in LVM's source in front of it.)
     const notFound = names.some((name) => stderr.includes(`Volume group "${name}" not found\n`))
     if (exitCode === 5 && notFound) return undefined
     throw exitError(question.described, exitCode, stderr)
   }
 
-  #enqueue(key: string, subcommand: string, words: readonly string[]): Question {
+  #enqueue(key: string, subcommand: string, words: readonly string[], client: string): Question {
     const { promise, resolve, reject } = Promise.withResolvers<CommandResult>()
     const described = describeCommand([...this.#command, ...key.split(' ')])
     const deadline = performance.now() + this.#deadlineMs
@@ -123,6 +132,7 @@ export class LvmReporter {
       reject(busyError(described, this.#running))
     }, this.#deadlineMs)
     const question: Question = {
+      client,
       described,
       answer: promise,
       run: async (onStart) => {
@@ -144,11 +154,24 @@ export class LvmReporter {
     return question
   }
 
+  /** The first question of a client that had no turn yet, or of the one whose turn is longest ago. */
+  #nextInTurn(): [string, Question] | undefined {
+    const waiting = [...this.#waiting]
+    if (waiting.length === 0) this.#served.clear()
+    const client =
+      waiting.find(([, each]) => !this.#served.has(each.client))?.[1].client ??
+      [...this.#served].find((served) => waiting.some(([, each]) => each.client === served))
+    if (client === undefined) return undefined
+    this.#served.delete(client)
+    this.#served.add(client)
+    return waiting.find(([, each]) => each.client === client)
+  }
+
   #next(): void {
     if (this.#running) return
-    const [first] = this.#waiting
-    if (!first) return
-    const [key, question] = first
+    const next = this.#nextInTurn()
+    if (!next) return
+    const [key, question] = next
     this.#waiting.delete(key)
     const { described } = question
     this.#running = { described, pid: undefined }
@@ -162,7 +185,10 @@ export class LvmReporter {
   }
 }
 
-/** Throws DM_ARGUMENT_INVALID for what can be no volume group's name (lvm(8), VALID NAMES), or would be taken for an option. */
+/**
+ * Throws DM_ARGUMENT_INVALID for a text that cannot be a volume group's name (lvm(8), VALID NAMES), or would be taken
+ * for an option.
+ */
 export function checkVolumeGroupName(name: string): void {
   if (!/^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}$/.test(name) || name === '.' || name === '..') {
     throw new DeltamapperError(

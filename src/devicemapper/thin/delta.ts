@@ -2,48 +2,67 @@
  * The heart of it: what differs between two mapping trees, in order, without reading what they share.
  *
  * A snapshot begins as a second reference to its origin's root; later writes copy just the path from root to leaf
- * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a node both refer
- * to holds the same mappings in both. Data blocks are shared the same way and never written in place while they are, so equal data
- * block means equal content, and a different one counts as changed.
+ * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a
+ * shared node holds the same mappings in both. Data blocks are shared the same way, and never written in place while
+ * they are. So equal data blocks mean equal content, and different ones count as changed.
  *
  * Both trees are walked at once, in ascending order (see Frontier), by three rules:
  *
- * 1. *Drop what is shared.* A subtree that stands in both queues of a depth is removed from both, unread.
- * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would have shown
- *    up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that spans half of a sparse
- *    volume would have to wait until the same half of a full one was read, and remembered.)
+ * 1. *Drop what is shared.* A subtree that is in both queues of a depth is removed from both, unread.
+ * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that a shared
+ *    subtree would have appeared: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf
+ *    that spans half of a sparse volume would wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
- * `allocated` is the same walk with no base: everything differs from nothing.
+ * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record
+ * of its mappings (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
 import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
-import { Frontier, type SubtreeQueue } from './frontier.ts'
+import type { BaseRecordReader } from './base-record/reader.ts'
+import { RecordedMappings } from './recorded-mappings.ts'
+import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
-/** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to the walk's share. */
+/**
+ * Leaves read at once at the beginning, so that the first answer leaves soon. It doubles with each window, up to the
+ * walk's share.
+ */
 const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
-/** Windows of leaves under way while another is compared, where reading takes time: the device and the processor both have work. */
+/**
+ * Windows of leaves being read while another is compared, if reading takes time: this keeps device and processor busy.
+ */
 const WINDOWS_AHEAD = 3
 /**
- * Leaves that all walks of a thread together may read at once. A walk that its client keeps waiting holds what it has read of them, so that
- * many walks read little each, and keep the device as busy as a few that read much.
+ * Leaves that all walks of a thread together may read at once. A walk with a slow client holds the leaves that it has
+ * read. So many walks read little each, and keep the device as busy as a few that read much.
  */
 const LEAVES_AT_ONCE = 256
 /** Of this thread. */
 let walksUnderWay = 0
-/** Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least. */
+/**
+ * Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least.
+ */
 const EXPECTED_CHILDREN = 64
 
 export interface MappingDelta {
   reader: BlockReader
-  /** Root block of the base's mapping tree; undefined for "everything the target maps". */
+  /**
+   * Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record.
+   */
   baseRoot: number | undefined
+  /**
+   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could
+   * write to it in place.
+   */
+  baseRecord?: Pick<BaseRecordReader, 'skipTo' | 'next' | 'header'> | undefined
   /** Root block of the target's mapping tree. */
   targetRoot: number
-  /** Data blocks that base and target map by their device details, which what is found is held against. Undefined: that is not known. */
+  /**
+   * Data blocks that base and target map according to their device details, to check the result. Undefined if unknown.
+   */
   baseMapped?: number | undefined
   targetMapped?: number | undefined
   /** Size of a data block in bytes. */
@@ -51,37 +70,50 @@ export interface MappingDelta {
   /** Size of the target in bytes: extents end there. */
   sizeBytes: number
   /**
-   * The size was taken from the target's tree: were that damaged, the size would be wrong with it. So both trees are read to their ends,
-   * though the extents end with the size, and held against the details.
+   * The size was taken from the target's tree, so damage there would make it wrong. Therefore both trees are read to
+   * their ends, beyond the last extent, and checked against the details.
    */
   sizeIsFromTree?: boolean | undefined
   /** First data block of interest; Infinity for none. */
   firstBlock: number
   /**
-   * From this block on the base has nothing that a backup of it could hold, so that everything mapped counts as changed, even where
+   * From this block on the base has nothing that a backup could hold. So everything mapped counts as changed, even if
    * both trees agree (a volume that shrank and grew again). Infinity when the base is as large as the target.
    */
   baseEndBlock: number
   /**
-   * The pool's time at which the base became a snapshot: a mapping of that time or later shows that it was written to since, and ends the
-   * walk with DM_BASE_CHANGED. Infinity where the base need not be a snapshot.
+   * The pool's time at which the base became a snapshot. A mapping of that time or later was written since, and ends
+   * the walk with DM_BASE_CHANGED. Infinity if the base need not be a snapshot.
    */
   baseTakenAt: number
   /** The same for the target, where it is only noted: see `changedExtents`. */
   targetTakenAt: number
   /**
-   * Data blocks from 0 on that an external origin provides wherever the target maps nothing: all of them count as allocated. 0 without
-   * one. Two snapshots with the same origin differ only where their trees do.
+   * Data blocks from 0 on that an external origin provides wherever the target maps nothing: all of them count as
+   * allocated. 0 without one. Two snapshots with the same origin differ only where their trees do.
    */
   originBlocks: number
+  /** Is told the target's mappings, as far as the walk meets them. */
+  sink?: MappingSink | undefined
   signal?: AbortSignal | undefined
 }
 
+/** Who keeps what a walk finds, in ascending order of virtual blocks. Between windows the walk waits for it. */
+export interface MappingSink {
+  /** The target has this mapping, and the base has not. */
+  put(block: number, data: number, time: number): void
+  /** Both have this one. What the trees share is not read, and so not told. */
+  keep(block: number, data: number, time: number): void
+  /** The base maps this block, the target does not. */
+  drop(block: number): void
+  settle(): Promise<void>
+}
+
 /**
- * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. The end comes only where
- * what was found adds up to what the device details say, as far as that can be told: see `checkMapped`.
+ * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. The
+ * end comes only if the result adds up to the device details, as far as that can be told: see `checkMapped`.
  *
- * @returns whether, of the target's mappings that differ from the base's, none was written after it became a snapshot
+ * @returns whether none of the target's own mappings was written after it became a snapshot
  */
 export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch, boolean> {
   const walk = new CoWalk(delta)
@@ -89,11 +121,15 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   try {
     await walk.openRoots()
     do {
-      walk.compare()
-      const batch = walk.extents.take()
-      if (batch) yield batch
+      do {
+        walk.compare()
+        await delta.sink?.settle()
+        const batch = walk.extents.take()
+        if (batch) yield batch
+      } while (await walk.advanceRecord())
     } while (await walk.advance())
     walk.compare()
+    await delta.sink?.settle()
     walk.checkMapped()
     const last = walk.extents.takeLast()
     if (last) yield last
@@ -104,12 +140,15 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   }
 }
 
-/** Leaves that a walk may read at once: all that a window holds, while there are few walks. */
+/** Leaves that a walk may read at once: a whole window, while there are few walks. */
 function share(): number {
   return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksUnderWay), WINDOW_BLOCKS))
 }
 
-/** Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will be. */
+/**
+ * Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will
+ * be.
+ */
 interface Reading {
   sides: Frontier[]
   depth: number
@@ -121,12 +160,15 @@ class CoWalk {
   readonly #delta: MappingDelta
   readonly #base: Frontier
   readonly #target: Frontier
-  /** Windows of leaves under way, the next one first. */
+  readonly #record: RecordedMappings | undefined
+  /** From this time on a pair that both have proves nothing. */
+  readonly #pairsUntil: number
+  /** Windows of leaves being read, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
-  /** Both trees have been put level: equal depth means equal height. */
+  /** Both trees are level: equal depth means equal height. */
   #level = false
-  /** The roots were read, and with them all that the rules want of what lies below. */
+  /** The roots were read, and all subtrees below them that the rules want. */
   #walked = false
 
   constructor(delta: MappingDelta) {
@@ -136,6 +178,8 @@ class CoWalk {
     const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
     this.#base = new Frontier(delta.reader, range, delta.baseTakenAt, delta.sizeIsFromTree)
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
+    this.#record = delta.baseRecord && new RecordedMappings(delta.baseRecord, range)
+    this.#pairsUntil = delta.baseRecord?.header.device.creationTime ?? Infinity
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
@@ -153,7 +197,8 @@ class CoWalk {
     await this.#accept(this.#startReading(0, Infinity, 2))
 
     const [baseQueue, targetQueue] = [base.queue(1), target.queue(1)]
-    // A tree that is just a leaf, or not there, has no subtrees to share. Two roots with a child in common are of one height.
+    // A tree that is just a leaf, or missing, has no subtrees to share. Two roots with a child in common are of one
+    // height.
     if (baseQueue.tail === 0 || targetQueue.tail === 0) return
     this.#level = true
     if (!queuedBlocks(baseQueue).isDisjointFrom(queuedBlocks(targetQueue))) return
@@ -168,7 +213,6 @@ class CoWalk {
 
   /** Compares everything that is known of both trees by now. @throws DM_BASE_CHANGED */
   compare(): void {
-    const { extents } = this
     const { writtenBlock } = this.#base
     if (writtenBlock !== undefined) {
       throw new DeltamapperError(
@@ -177,10 +221,15 @@ class CoWalk {
         'take a full backup, and keep snapshots that are backed up read-only'
       )
     }
-    const { baseEndBlock } = this.#delta
-    const base = this.#base.mappings
-    const target = this.#target.mappings
-    const bound = Math.min(this.#base.mappingHorizon, this.#target.mappingHorizon)
+    const base = this.#record ?? this.#base
+    const target = this.#target
+    this.#compareBelow(Math.min(base.mappingHorizon, target.mappingHorizon), base.mappings, target.mappings)
+  }
+
+  #compareBelow(bound: number, base: MappingQueue, target: MappingQueue): void {
+    const { extents } = this
+    const { baseEndBlock, sink } = this.#delta
+    const pairsUntil = this.#pairsUntil
     const baseEnd = base.indexOf(bound)
     const targetEnd = target.indexOf(bound)
     let b = base.head
@@ -189,27 +238,51 @@ class CoWalk {
       const baseKey = base.keys[b]
       const targetKey = target.keys[t]
       if (baseKey === targetKey) {
-        if (base.data[b] !== target.data[t] || targetKey >= baseEndBlock) extents.add(targetKey)
+        const [data, time] = [target.data[t], target.times[t]]
+        if (base.data[b] !== data || base.times[b] !== time || time >= pairsUntil || targetKey >= baseEndBlock) {
+          extents.add(targetKey)
+          sink?.put(targetKey, data, time)
+        } else {
+          sink?.keep(targetKey, data, time)
+        }
         b++
         t++
       } else if (baseKey < targetKey) {
         // Mapped in the base only: discarded since, it reads as zeros now. That is a change.
         extents.add(baseKey)
+        sink?.drop(baseKey)
         b++
       } else {
         extents.add(targetKey)
+        sink?.put(targetKey, target.data[t], target.times[t])
         t++
       }
     }
-    while (b < baseEnd) extents.add(base.keys[b++])
-    while (t < targetEnd) extents.add(target.keys[t++])
+    for (; b < baseEnd; b++) {
+      extents.add(base.keys[b])
+      sink?.drop(base.keys[b])
+    }
+    for (; t < targetEnd; t++) {
+      extents.add(target.keys[t])
+      sink?.put(target.keys[t], target.data[t], target.times[t])
+    }
     base.head = b
     target.head = t
   }
 
+  /** Takes in more of the record, as far as the target is known. False when there is no more to be had of it by now. */
+  async advanceRecord(): Promise<boolean> {
+    const record = this.#record
+    if (!record || record.mappingHorizon === Infinity || record.mappingHorizon >= this.#target.mappingHorizon)
+      return false
+    this.#delta.signal?.throwIfAborted()
+    await record.advance()
+    return true
+  }
+
   /**
-   * Holds what was found against what the device details say. What both trees have is in both or in neither, so that it does not matter that
-   * it was not read; what an offset or a size leaves out does.
+   * Checks the result against the device details. Shared subtrees count in both trees or in neither, so leaving them
+   * unread does not matter. Subtrees left out by an offset or a size do matter.
    *
    * @throws DM_METADATA_DAMAGED
    */
@@ -234,7 +307,7 @@ class CoWalk {
     )
   }
 
-  /** @throws DM_METADATA_DAMAGED when one tree is said to be of two sizes */
+  /** @throws DM_METADATA_DAMAGED when the details give one tree two sizes */
   #checkSameRoot(): void {
     const { reader, baseRoot, targetRoot, baseMapped, targetMapped } = this.#delta
     if (baseRoot !== targetRoot || baseMapped === targetMapped) return
@@ -242,9 +315,12 @@ class CoWalk {
     throw damaged(reader.path, targetRoot, what)
   }
 
-  /** Takes in the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at their end. */
+  /**
+   * Processes the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at
+   * their end.
+   */
   async advance(): Promise<boolean> {
-    // The leaves of the taller tree. Those of a tree that was not put level with it are shallower, and read on the way there.
+    // The leaves of the taller tree. Leaves of a shorter tree that could not be levelled are read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
     const most = share()
@@ -261,17 +337,20 @@ class CoWalk {
     return true
   }
 
-  /** Waits for what is still being read, so that the file may be closed. */
+  /** Waits for running reads, so that the file may be closed. */
   async end(): Promise<void> {
     for (const { window } of this.#ahead) await window.then((each) => this.#delta.reader.release(each), ignore)
   }
 
-  /** Starts to read up to `wanted` subtrees of one depth, lowest keys first, having opened the depths above as far as that takes. */
+  /**
+   * Starts to read up to `wanted` subtrees of one depth, lowest keys first, and opens the depths above as far as
+   * necessary.
+   */
   async #read(depth: number, wanted: number): Promise<Reading | undefined> {
     for (;;) {
       const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
       this.#dropShared(base, target)
-      // Rule 2: what begins beyond this bound might still turn out to be shared.
+      // Rule 2: subtrees that begin beyond this bound may still turn out to be shared.
       const bound = Math.min(this.#base.horizon(depth), this.#target.horizon(depth))
       const ready = countBelow(base, bound, wanted) + countBelow(target, bound, wanted)
       if (ready < wanted && depth > 0) {
@@ -285,7 +364,7 @@ class CoWalk {
     }
   }
 
-  /** Rule 1. Both queues ascend, so that a shared subtree stands under the same key in both. */
+  /** Rule 1. Both queues ascend, so a shared subtree has the same key in both. */
   #dropShared(base: SubtreeQueue, target: SubtreeQueue): void {
     if (base.compared === base.tail && target.compared === target.tail) return
     const { baseEndBlock } = this.#delta
@@ -319,7 +398,7 @@ class CoWalk {
       blocks.push(queue.blocks[queue.asked++])
     }
     const window = this.#delta.reader.load(blocks, blocks.length, checksumSalt.btreeNode)
-    // Whoever waits for the window hears of a failure; until someone does, it is nobody's unhandled rejection.
+    // The consumer of the window gets a failure; until there is one, the rejection is nobody's.
     window.catch(ignore)
     return { sides, depth, window }
   }
@@ -353,24 +432,24 @@ class CoWalk {
     }
   }
 
-  /** Whether all of a leaf's mappings lie where what both trees have is no change. */
+  /** Whether equal mappings count as unchanged in the whole range of a leaf. */
   #mayDrop(words: Uint32Array, leaf: NodeShape): boolean {
     return leaf.entries > 0 && keyAt(words, leaf, leaf.entries - 1) < this.#delta.baseEndBlock
   }
 
   /**
-   * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves that differ differ in an entry or two, and
-   * comparing words in place costs a fraction of taking all of them in.
+   * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves differ in an entry or two,
+   * and comparing words in place costs a fraction of adding all of them.
    */
   #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
     const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
     const [otherKeys, otherValues, otherEntries] = [otherLeaf.keys, otherLeaf.values, otherLeaf.entries]
-    // Without gaps, what follows the same key has the same keys.
+    // Without gaps, entries after the same key have the same keys.
     const dense = isDense(words, oneLeaf) && isDense(words, otherLeaf)
     let i = 0
     let j = 0
     while (i < oneEntries && j < otherEntries) {
-      // Entries under the same keys: first those that are the same in both, which are dropped, then those with other values.
+      // Entries under the same keys: first the equal ones, which are dropped, then those with other values.
       const keysApart = otherKeys + 2 * j - (oneKeys + 2 * i)
       const valuesApart = otherValues + 2 * j - (oneValues + 2 * i)
       let alike = Math.min(oneEntries - i, otherEntries - j)
@@ -420,14 +499,14 @@ function queuedBlocks({ blocks, head, tail }: SubtreeQueue): Set<number> {
   return new Set(blocks.subarray(head, tail))
 }
 
-/** How many subtrees that wait begin below `bound`; counts no further than `most`. */
+/** How many waiting subtrees begin below `bound`; counts no further than `most`. */
 function countBelow({ lows, asked, tail }: SubtreeQueue, bound: number, most: number): number {
   let i = asked
   while (i < tail && i - asked < most && lows[i] < bound) i++
   return i - asked
 }
 
-/** The lowest key of the next subtree that waits, if that is below `bound`; else Infinity. */
+/** The lowest key of the next waiting subtree, if that is below `bound`; otherwise Infinity. */
 function nextLow({ lows, asked, tail }: SubtreeQueue, bound: number): number {
   return asked < tail && lows[asked] < bound ? lows[asked] : Infinity
 }
@@ -438,7 +517,7 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.highs[to] = queue.highs[from]
 }
 
-/** How many data blocks a tree maps beside another: `3 data blocks more than`. */
+/** How many data blocks a tree maps compared with another: `3 data blocks more than`. */
 function inWords(more: number): string {
   if (more === 0) return 'as many data blocks as'
   const blocks = Math.abs(more)

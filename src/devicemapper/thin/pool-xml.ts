@@ -1,10 +1,8 @@
-/**
- * What thin_delta's and thin_dump's XML begin with: the pool.
- */
+/** The beginning of thin_delta's and thin_dump's XML: the pool. */
 import { MAX_BLOCKS, refuse, type XmlElement, type XmlTool } from '../xml-stream.ts'
 import { mistaken } from '../xml-tools.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_SIZE = 512
 /** Data blocks are 64 KiB to 1 GiB, in steps of 64 KiB; here in sectors. */
 const MIN_DATA_BLOCK = 128
 const MAX_DATA_BLOCK = 2097152
@@ -16,14 +14,14 @@ export interface PoolXmlHeader {
   time: number
   /** User space's transaction id. */
   transactionId: bigint
-  /** The superblock's flags are set to say that the pool needs a check. Not every version of the tools tells. */
+  /** The superblock's flags say that the pool needs a check. Not every version of the tools prints this. */
   needsCheck: boolean
   /** The pool's block size in sectors of 512 bytes, and in bytes. */
   dataBlockSectors: number
   dataBlockBytes: number
-  /** Size of the data device in data blocks; 0 in what comes from a metadata snapshot, which does not know. */
+  /** Size of the data device in data blocks; 0 in the output for a metadata snapshot, which does not know it. */
   dataBlocks: number
-  /** Metadata block of the metadata snapshot that is held. Not every version tells. */
+  /** Metadata block of the held metadata snapshot. Not every version prints it. */
   metadataSnapshot: number | undefined
 }
 
@@ -39,7 +37,7 @@ export function poolHeader(element: XmlElement, tool: XmlTool): PoolXmlHeader {
     transactionId: element.bigint('transaction'),
     needsCheck: ((element.optionalNumber('flags', MAX_UINT32) ?? 0) & NEEDS_CHECK) !== 0,
     dataBlockSectors,
-    dataBlockBytes: dataBlockSectors * SECTOR_SIZE,
+    dataBlockBytes: dataBlockSectors * SECTOR_BYTES,
     dataBlocks: element.number('nr_data_blocks', MAX_BLOCKS),
     metadataSnapshot: element.optionalNumber('metadata_snap', MAX_BLOCKS)
   }

@@ -1,14 +1,22 @@
 /**
  * Deckhouse's sds-local-volume. A handle is the name of an LVMLogicalVolumeSnapshot, which has everything.
- * (deckhouse/sds-local-volume: images/sds-local-volume-csi/driver/controller_snapshots_ee.go, and the CRD beside its tests)
+ * (deckhouse/sds-local-volume: images/sds-local-volume-csi/driver/controller_snapshots_ee.go, and the CRD beside its
+ * tests)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, byName, type Driver, notReady, single } from './driver.ts'
+import { agentHandle, byName, creation, type Driver, notReady, single } from './driver.ts'
 
 export function deckhouse(): Driver {
   return {
     resources: {
-      snapshots: { path: '/apis/storage.deckhouse.io/v1alpha1/lvmlogicalvolumesnapshots', keys: byName }
+      snapshots: {
+        path: '/apis/storage.deckhouse.io/v1alpha1/lvmlogicalvolumesnapshots',
+        keys: byName,
+        fields: [
+          ...[creation, ['spec', 'actualSnapshotNameOnTheNode'], ['spec', 'lvmLogicalVolumeName']],
+          ...['phase', 'reason', 'actualVGNameOnTheNode', 'nodeName'].map((field) => ['status', field])
+        ]
+      }
     },
     locate(handle, find) {
       const object = single(find('snapshots', handle), 'LVMLogicalVolumeSnapshot', handle)

@@ -1,12 +1,13 @@
 /**
- * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves names that begin with
- * "snapshot", so the logical volume is called SNAPSHOT without that prefix.
- * (openebs/lvm-localpv: pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
+ * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves
+ * names that begin with "snapshot", so the logical volume is called SNAPSHOT without that prefix. (openebs/lvm-localpv:
+ * pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
 import {
   agentHandle,
   byName,
+  creation,
   type Driver,
   malformed,
   notFound,
@@ -21,7 +22,14 @@ export function openebsLvm(namespace?: string): Driver {
   const scope = namespace === undefined ? '' : `/namespaces/${namespace}`
   return {
     resources: {
-      lvmSnapshots: { path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`, keys: byName }
+      lvmSnapshots: {
+        path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`,
+        keys: byName,
+        fields: [
+          ...[creation, ['metadata', 'labels', 'openebs.io/persistent-volume'], ['status', 'state']],
+          ...['snapSize', 'volGroup', 'ownerNodeID'].map((field) => ['spec', field])
+        ]
+      }
     },
     locate(handle, find) {
       const [volume, snapshot, ...rest] = handle.split('@')
@@ -33,7 +41,7 @@ export function openebsLvm(namespace?: string): Driver {
       }
       const state = textOf(object, 'status', 'state')
       if (state !== 'Ready') throw notReady(handle, `its LVMSnapshot is in state ${state ?? 'unknown'}`)
-      // Given a size, LVM makes a copy-on-write snapshot outside of the pool, of a thin volume as well.
+      // With a size, LVM makes a classic snapshot outside of the pool, even of a thin volume.
       const size = textOf(object, 'spec', 'snapSize')
       if (size !== undefined) {
         throw notThin(

@@ -1,16 +1,23 @@
 /**
- * What a router knows of its cluster: the driver's objects, for what handles mean, and the agents' EndpointSlices.
+ * The router's knowledge of its cluster: the driver's objects, which give handles their meaning, and the agents'
+ * EndpointSlices.
  *
- * What is found is answered from what is known, however old: a snapshot does not move. What is not found may be too young to be known here, and
- * is looked for once more after everything has been listed anew. Where that cannot be, nothing is said of it.
+ * A known snapshot is answered from the cache, whatever its age: a snapshot does not move. A miss may be a snapshot
+ * newer than the cache: relist once, then look again. If relisting fails, answer UNAVAILABLE, not NOT_FOUND.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { KubernetesApi } from '../../kubernetes/api.ts'
 import { WatchCache } from '../../kubernetes/watch-cache.ts'
-import type { Driver, Find, Located } from '../drivers/driver.ts'
+import { byName, type Driver, type Find, type Located } from '../drivers/driver.ts'
 import { AgentEndpoints, type EndpointOptions } from './agent-endpoints.ts'
+
+/**
+ * What nothing was heard of for so long, in milliseconds, is not kept up to date, though its watch may seem to go on: a server ends each
+ * watch after half of that (api.ts), and with that says that it is all.
+ */
+const SILENT_MS = 60_000
 
 export interface ClusterOptions extends EndpointOptions {
   readonly driver: Driver
@@ -18,9 +25,11 @@ export interface ClusterOptions extends EndpointOptions {
   readonly namespace: string
   readonly service: string
   readonly logger: Logger
+  /** What nothing was heard of for so long counts as not kept up to date, in milliseconds; a minute unless given. */
+  readonly silentMs?: number
 }
 
-/** Located, and how old the knowledge is where it is not kept up to date. */
+/** The place, and the age of the knowledge if it is not up to date. */
 export interface LocatedInCluster extends Located {
   readonly ageSeconds?: number | undefined
 }
@@ -31,29 +40,29 @@ export class Cluster {
   readonly #objects: ReadonlyMap<string, WatchCache>
   readonly #slices: WatchCache
   readonly #waitMs: number
+  readonly #silentMs: number
   readonly #startedAt = Date.now()
   readonly #find: Find
 
-  constructor(api: KubernetesApi, { driver, namespace, service, logger, ...endpoints }: ClusterOptions) {
+  constructor(api: KubernetesApi, options: ClusterOptions) {
+    const { driver, namespace, service, logger, silentMs = SILENT_MS, ...endpoints } = options
+    this.#silentMs = silentMs
     this.#driver = driver
     this.#waitMs = endpoints.waitMs
     this.#objects = new Map(
-      Object.entries(driver.resources).map(([name, { path, keys }]) => [
-        name,
-        new WatchCache(api, { path, keys, logger })
-      ])
+      Object.entries(driver.resources).map(([name, resource]) => [name, new WatchCache(api, { ...resource, logger })])
     )
     this.#slices = new WatchCache(api, {
       path: endpointSlicePath(namespace),
       query: { labelSelector: `kubernetes.io/service-name=${service}` },
-      keys: () => [],
+      ...{ keys: byName, fields: [['ports'], ['endpoints']] },
       logger
     })
     this.agents = new AgentEndpoints(this.#slices, endpoints)
     this.#find = (resource, key) => this.#objects.get(resource)?.find(key) ?? []
   }
 
-  /** Whether everything has been listed once. It stays so when the API server goes away. */
+  /** Whether everything has been listed once. It stays true when the API server goes away. */
   get isKnown(): boolean {
     return this.#caches.every(({ asOf }) => asOf !== undefined)
   }
@@ -71,15 +80,41 @@ export class Cluster {
       if (refusal.code === 'DM_HANDLE_INVALID') throw refusal
     }
     try {
-      const patience = AbortSignal.any([signal, AbortSignal.timeout(this.#waitMs)])
-      await Promise.all([...this.#objects.values()].map((cache) => cache.refresh(patience)))
+      const sooner = await this.#listedOrFound(handle, signal)
+      if (sooner !== undefined) return sooner
     } catch (error) {
       signal.throwIfAborted()
-      // The agents can be asked; what objects say is a short cut, where they say anything.
+      // The agents can be asked; objects are a short cut, if they say anything.
       if (located !== undefined) return { ...located, ageSeconds: this.staleSeconds }
       throw notUpToDate(refusal, error, this.staleSeconds)
     }
     return this.#driver.locate(handle, this.#find)
+  }
+
+  /**
+   * Lists everything anew. Who asks while a list is under way shares it, if that has what is asked for: that it has not may be because the
+   * snapshot is younger.
+   */
+  async #listedOrFound(handle: string, signal: AbortSignal): Promise<Located | undefined> {
+    const found = Promise.withResolvers<Located>()
+    const look = () => {
+      try {
+        const located = this.#driver.locate(handle, this.#find)
+        if (located.node !== undefined) found.resolve(located)
+      } catch {
+        // Not yet, and perhaps never.
+      }
+    }
+    const caches = [...this.#objects.values()]
+    const stops = caches.map((cache) => cache.onChange(look))
+    const listed = Promise.all(caches.map((cache) => cache.refresh(signal, this.#waitMs)))
+    // It goes on for others when this one has been found.
+    listed.catch(() => undefined)
+    try {
+      return await Promise.race([found.promise, listed.then(() => undefined)])
+    } finally {
+      for (const stop of stops) stop()
+    }
   }
 
   close(): void {
@@ -90,11 +125,16 @@ export class Cluster {
     return [...this.#objects.values(), this.#slices]
   }
 
-  /** The age of the oldest of what is known, where that is not kept up to date. Of what never was known: since when it has been asked for. */
+  /**
+   * The age of the oldest part that is not up to date. For a part that was never known: since when it has been
+   * requested.
+   */
   get staleSeconds(): number | undefined {
-    const stale = this.#caches.filter(({ failure }) => failure !== undefined)
-    const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? this.#startedAt))
-    return stale.length === 0 ? undefined : Math.round((Date.now() - oldest) / 1000)
+    const now = Date.now()
+    const ages = this.#caches.flatMap(({ failure, asOf = this.#startedAt }) =>
+      failure !== undefined || now - asOf > this.#silentMs ? [now - asOf] : []
+    )
+    return ages.length === 0 ? undefined : Math.round(Math.max(...ages) / 1000)
   }
 
   /** A router that has just started waits a moment for the API server's answers. */
@@ -124,7 +164,7 @@ function notKnownYet(failure: DeltamapperError | undefined): DeltamapperError {
     )
   }
   if (failure.code !== 'DM_ACCESS_DENIED') return failure
-  // Whoever asks would take it for a refusal of what they have shown themselves.
+  // The caller would take it for a refusal of its own credentials.
   return new DeltamapperError(
     'DM_CLUSTER_UNREACHABLE',
     `the router may not see what it needs to: ${failure.message}`,

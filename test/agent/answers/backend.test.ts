@@ -2,12 +2,15 @@ import { join } from 'node:path'
 
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
+import type { Logger } from 'pino'
 
 import { snapshotMetadataBackend } from '../../../src/agent/answers/backend.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
 import type { SeenDevices } from '../../../src/agent/walks/thin-walk.ts'
 import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import type { Snapshot, SnapshotSource } from '../../../src/agent/walks/snapshot.ts'
+import { answersWith } from '../../../src/agent/targets.ts'
+import type { DeviceKnowledge } from '../../../src/agent/answers/served-target.ts'
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { EncodedStream } from '../../../src/grpc/snapshot-metadata.ts'
@@ -30,7 +33,7 @@ async function recorded() {
   const sources = new Map<string, SnapshotSource>()
   sources.set('sample', await loadRecordedPool('sample', (await sample).folder))
   sources.set('twin', await loadRecordedPool('twin', (await twin).folder))
-  return snapshotMetadataBackend(new Sources(sources), walkers)
+  return snapshotMetadataBackend(new Sources(sources), walkers, answersWith({}))
 }
 
 interface Asked {
@@ -132,7 +135,7 @@ test('refused by the metadata: reversed order, a lost base, a lost target', asyn
 test('what is not found is told with what there is', async (t) => {
   const error = await refused(t, ask(await recorded(), { target: 'x/y' }), 'DM_SNAPSHOT_NOT_FOUND', /no source x/)
   t.regex(error?.remedy ?? '', /serves sample, twin/)
-  const bare = snapshotMetadataBackend(new Sources(new Map()), walkers)
+  const bare = snapshotMetadataBackend(new Sources(new Map()), walkers, answersWith({}))
   const none = await refused(t, ask(bare, { target: 'x/y' }), 'DM_SNAPSHOT_NOT_FOUND', /no source x/)
   t.regex(none?.remedy ?? '', /serves nothing/)
 })
@@ -158,11 +161,17 @@ async function related(
   ])
   for (const snapshot of snapshots.values()) if (snapshot.volume === '') delete snapshot.volume
   const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
-  return snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, {
-    async check(seen) {
-      onSeen(seen)
-    }
-  })
+  return snapshotMetadataBackend(
+    new Sources(new Map([['s', source]])),
+    walkers,
+    answersWith({
+      knowledge: {
+        check: async (seen) => {
+          onSeen(seen)
+        }
+      }
+    })
+  )
 }
 
 const compare = { base: 's/base', target: 's/target' }
@@ -187,6 +196,32 @@ test('only what is known to be unrelated is refused', async (t) => {
   for (const [base, target, says] of refusals) {
     await refused(t, ask(await related(base, target), compare), 'DM_VOLUMES_DIFFER', says)
   }
+})
+
+test('by handles of our own, snapshots of two volumes are compared, and the log says so', async (t) => {
+  const log: object[] = []
+  const logger = { warn: (fields: object) => void log.push(fields) } as unknown as Logger
+  const seen: (boolean | undefined)[] = []
+  const knowledge: DeviceKnowledge = { check: async (_seen, anyVolume) => void seen.push(anyVolume) }
+  const pool = await sample
+  const snapshots = new Map<string, Snapshot>([
+    ['base', { ...pool.snapshot('mon'), volume: 'v1', live: true }],
+    ['target', { ...pool.snapshot('wed'), volume: 'v2', live: true }]
+  ])
+  const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
+  const backend = snapshotMetadataBackend(
+    new Sources(new Map([['s', source]])),
+    walkers,
+    answersWith({ knowledge, logger })
+  )
+  const asked = { baseSnapshotId: 's/base', targetSnapshotId: 's/target', startingOffset: 0n, maxResults: 0 }
+  const { signal } = new AbortController()
+  const by = (anyVolume: boolean) => ({ deadline: Infinity, requestId: 'x', client: 'c', anyVolume })
+  t.deepEqual(await extentsOf(await backend.delta(asked, signal, by(true))), await pool.extents('mon', 'wed'))
+  t.deepEqual(seen, [true], 'the catalog is told, too')
+  t.like(log, [{ base: 's/base', target: 's/target', baseOf: 'v1', targetOf: 'v2' }])
+  const error = await t.throwsAsync(backend.delta(asked, signal, by(false)), { instanceOf: DeltamapperError })
+  t.is(error.code, 'DM_VOLUMES_DIFFER')
 })
 
 test('what an external origin shows is never left out: such answers are refused', async (t) => {
@@ -240,7 +275,7 @@ test('of a live pool the devices are shown before the first message, and may be 
 test('what a source throws passes through', async (t) => {
   const failure = new DeltamapperError('DM_CALL_STUCK', 'lvs does not answer', 'look at the VG')
   const source: SnapshotSource = { snapshot: () => Promise.reject(failure) }
-  const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers)
+  const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, answersWith({}))
   await t.throwsAsync(ask(backend, { target: 's/target' }), { is: failure })
   await t.throwsAsync(ask(backend, compare), { is: failure })
 })

@@ -45,7 +45,7 @@ for (const [name, firstServedAt, asBase] of [
     const recorded = [{ ...now, role: 'target', firstServedAt } as const]
     const verdict = judgeBase(recorded, now, { at: 100, how: 'its clock was 5 before, and is 3' })
     t.is(verdict.asBase, asBase)
-    if (asBase === 'changed') t.regex(verdict.because, /went on from an earlier state.*clock was 5/)
+    if (asBase === 'changed') t.regex(verdict.because, /was restored to an earlier state.*clock was 5/)
   })
 }
 

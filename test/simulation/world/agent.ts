@@ -11,9 +11,11 @@ import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
 import { parseLogicalVolumes } from '../../../src/agent/lvm/parse.ts'
 import { catalogKnowledge } from '../../../src/agent/answers/served-target.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
-import { walkMessages } from '../../../src/agent/walks/thin-walk.ts'
-import type { DeviceKnowledge, Walkers } from '../../../src/agent/walks/walkers.ts'
-import { noStatistics } from '../../../src/agent/walks/walk-worker.ts'
+import { answersWith } from '../../../src/agent/targets.ts'
+import type { Plan } from '../../../src/agent/walks/plan.ts'
+import { type SeenDevices, type ThinQuestion, walkMessages } from '../../../src/agent/walks/thin-walk.ts'
+import type { Walkers } from '../../../src/agent/walks/walkers.ts'
+import { noStatistics } from '../../../src/agent/walks/walk-messages.ts'
 import type { OpenMedium } from '../../../src/devicemapper/metadata-medium.ts'
 import type { SnapshotMetadataBackend } from '../../../src/grpc/snapshot-metadata.ts'
 import type { Machine } from './machine.ts'
@@ -34,22 +36,19 @@ export function runOn(database: CatalogDatabase, scheduler: Scheduler, owner: st
 }
 
 /** Walks without threads: one question is one chain of reads. */
-function walkersOf(open: OpenMedium): Pick<Walkers, 'walk' | 'walkHistory'> {
-  return {
-    walk(request, signal, knowledge?: DeviceKnowledge) {
-      const messages = walkMessages(
-        { ...request, direct: false },
-        noStatistics(),
-        signal,
-        async (seen) => knowledge?.check(seen),
-        undefined,
-        open
-      )
-      return { capacityBytes: request.target.sizeBytes, messages }
-    },
-    walkHistory() {
-      throw new Error('there are no tracked volumes here')
+function walkersOf(open: OpenMedium): Pick<Walkers, 'stream'> {
+  async function* messages({ task, asides, explained }: Plan, signal: AbortSignal): AsyncGenerator<Uint8Array> {
+    const request = { ...(task.request as ThinQuestion), direct: false }
+    const aside = { signal, withdraw: () => undefined }
+    const onSeen = async (seen: SeenDevices) => void (await asides?.['seen'](seen as never, aside))
+    try {
+      yield* walkMessages(request, noStatistics(), signal, onSeen, undefined, open)
+    } catch (error) {
+      throw explained ? await explained(error) : error
     }
+  }
+  return {
+    stream: (plan, signal) => ({ capacityBytes: plan.capacityBytes, messages: messages(plan, signal) })
   }
 }
 
@@ -96,5 +95,5 @@ export function startAgent(
   }
   const sources = new Sources(new Map(), { deviceMapper: devices.portOf(owner), lvm })
   const knowledge = catalogKnowledge(catalog, logger, { strictBases, open, now: () => scheduler.now })
-  return { owner, catalog, backend: snapshotMetadataBackend(sources, walkersOf(open), knowledge) }
+  return { owner, catalog, backend: snapshotMetadataBackend(sources, walkersOf(open), answersWith({ knowledge })) }
 }

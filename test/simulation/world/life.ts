@@ -127,6 +127,8 @@ class ThinWorld {
   #agents = 0
   #command: Steps | undefined
   #questions = 0
+  /** What was put back, and the agent has not looked since. */
+  readonly #unnoticed = new Set<DeviceContent>()
   /** What something was done to last. */
   #harmed: DeviceContent | undefined
   #violation: string | undefined
@@ -359,14 +361,23 @@ class ThinWorld {
     for (const volume of this.#machine.volumes) if (volume.name.startsWith('v')) this.#machine.activate(volume)
   }
 
-  /** What the agent cannot notice is what has happened since it looked last: docs/guarantees.md. */
-  *#putBack(): Steps {
+  /**
+   * Who asks before anything else happens learns that the pool went back, if the agent has seen it farther on. What nobody can notice
+   * (docs/guarantees.md) is no backup any more.
+   */
+  *#putBack(asksAtOnce = false): Steps {
     yield* this.#machine.putBackDisks((content, { time, transactionId }) => {
       const space = this.#machine.pools.find(({ contents }) => [...contents.values()].includes(content))
       const seen = space && this.#seenClocks.get(space.uuid)
-      const isNoticed = seen && (seen.time > time || seen.transactionId > BigInt(transactionId))
-      if (!isNoticed) this.#client.forget(content)
+      const canBeNoticed = seen && (seen.time > time || seen.transactionId > BigInt(transactionId))
+      if (asksAtOnce && canBeNoticed) this.#unnoticed.add(content)
+      else this.#client.forget(content)
     })
+  }
+
+  #forgetUnnoticed(): void {
+    for (const content of this.#unnoticed) this.#client.forget(content)
+    this.#unnoticed.clear()
   }
 
   /** A base that was backed up is changed in a way that leaves little behind, and something that may hide it is asked about since. */
@@ -433,15 +444,14 @@ class ThinWorld {
     yield* machine.snapshot(origin, next, true)
     this.#ask({ handle: `${machine.group.name}/${next}`, base: undefined, unfinished: undefined }, 0)
     while (this.#questions > 0) yield
-    yield* this.#putBack()
-    for (let more = c % 3; more >= 0; more--) {
-      const now = machine.volumes.find(({ uuid }) => uuid === origin.uuid)
-      if (now) yield* machine.snapshot(now, this.#newName('s'), true)
-    }
+    yield* this.#putBack(true)
     const known = this.#client.backups.get(handle)
-    const newest = machine.volumes.at(-1)
-    if (known && newest)
+    const newest = machine.volumes.findLast((each) => each.name.startsWith('s') && each.pool === snapshot.pool)
+    if (known && newest) {
       this.#ask({ handle: `${machine.group.name}/${newest.name}`, base: known, unfinished: undefined }, 0)
+      while (this.#questions > 0) yield
+    }
+    this.#forgetUnnoticed()
   }
 
   /** As many commits as use the metadata's blocks over and over. */
@@ -541,12 +551,14 @@ class ThinWorld {
       strictBases: this.#strictBases,
       onClock: ({ pool, time, transactionId }) => {
         this.#seenClocks.set(pool, { time, transactionId })
+        this.#unnoticed.clear()
       }
     })
   }
 
   /** Whoever waits for it waits in vain; what it had open is closed. */
   #killAgent(): void {
+    this.#forgetUnnoticed()
     this.#scheduler.kill(this.#agent.owner)
     this.#questions = 0
     for (const { devices } of this.#machine.pools) for (const device of devices) device.openCount = 0

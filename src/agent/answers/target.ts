@@ -1,0 +1,63 @@
+/** The interface of a kind of storage whose snapshots the agent answers for. The registry is targets.ts. */
+import type { Logger } from 'pino'
+import { DeltamapperError } from '../../errors.ts'
+import type { DeviceKnowledge } from './served-target.ts'
+import type { FoundSnapshot } from '../walks/snapshot.ts'
+import type { Plan, Walk } from '../walks/plan.ts'
+import type { ToolEngine } from '../walks/tool-engine.ts'
+
+/** Base and target have been found, and are of one kind. */
+export interface Question<S extends FoundSnapshot = FoundSnapshot> {
+  /** Undefined: everything the target has allocated. */
+  readonly base: S | undefined
+  readonly target: S
+  /** Bytes, as the client gave them. */
+  readonly startingOffset: bigint
+  /** The most extents in a message; 0 chooses a good number. */
+  readonly maxResults: number
+  /** Whether base and target may be of different volumes: the handles are ours, and meant as they are. */
+  readonly anyVolume: boolean
+  readonly lookUp: LookUp
+}
+
+/**
+ * Finds the snapshots with these handles, all at one look, which begins when it is called. @throws
+ * DM_SNAPSHOT_NOT_FOUND …
+ */
+export type LookUp = (handles: readonly string[]) => Promise<FoundSnapshot[]>
+
+/** Which questions about a kind of snapshots are allowed, and how they are answered. */
+export interface TargetAnswers<S extends FoundSnapshot = FoundSnapshot> {
+  /** Ends a sentence that begins with a handle: `is in a thin pool`. */
+  readonly where: string
+  /** Refuses what cannot be compared, before any metadata is read. @throws the refusal */
+  plan(question: Question<S>): Plan | Promise<Plan>
+}
+
+/** What the agent provides for answering. */
+export interface AnswerServices {
+  /** What is known of the devices of live pools. */
+  readonly knowledge?: DeviceKnowledge | undefined
+  /** The tools, if they have a part in answers. */
+  readonly tools?: ToolEngine | undefined
+  /** Told of what is answered all the same. */
+  readonly logger?: Pick<Logger, 'warn'> | undefined
+}
+
+export interface Target<S extends FoundSnapshot, Request> {
+  readonly answers: (services: AnswerServices) => TargetAnswers<S>
+  readonly walk: Walk<Request>
+}
+
+/** The target for snapshots of a kind; undefined if there is none. */
+export type AnswersOf = (kind: string) => TargetAnswers | undefined
+
+/** @throws DM_OFFSET_OUT_OF_RANGE */
+export function checkOffset(startingOffset: bigint, handle: string, sizeBytes: number): void {
+  if (startingOffset >= 0n && startingOffset <= sizeBytes) return
+  throw new DeltamapperError(
+    'DM_OFFSET_OUT_OF_RANGE',
+    `starting offset ${startingOffset} is outside ${handle}, which has ${sizeBytes} bytes`,
+    'resume at the end of the last extent received, or at 0'
+  )
+}
