@@ -9,7 +9,7 @@ if (mutant) {
     load(loaded, context, nextLoad) {
       const module = nextLoad(loaded, context)
       if (loaded !== url) return module
-      const source = String(module.source)
+      const source = Buffer.from(module.source as Uint8Array).toString()
       if (source.split(mutant.from).length !== 2) throw new Error(`the guard ${mutant.name} is not where it was`)
       return { ...module, source: source.replace(mutant.from, () => mutant.to) }
     }

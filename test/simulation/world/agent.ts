@@ -75,12 +75,12 @@ export function startAgent(
   const run = runOn(database, scheduler, owner)
   const catalog = new Catalog('/simulated/catalog', {
     run: () => {
-      const { call, ...rest } = run()
+      const under = run()
       return {
-        ...rest,
+        ...under,
         call: (name, args) => {
           if (name === 'sawPoolClock') onClock(args[0] as Parameters<CatalogCalls['sawPoolClock']>[0])
-          return call(name, args)
+          return under.call(name, args)
         }
       }
     }

@@ -44,7 +44,7 @@ export class Scheduler {
         }
       } catch (error) {
         hear = () => {
-          reject(error as Error)
+          reject(error)
         }
       }
       if (this.random.chance(0.25)) this.#ready.push({ owner, run: hear })
