@@ -5,8 +5,10 @@ import test from 'ava'
 import { Catalogs, live, liveOn } from './run.ts'
 import type { Life } from './world/life.ts'
 
+const FIRST_SEED = 421
+
 for (const [world, lives] of [
-  ['thin', 800],
+  ['thin', 300],
   ['leases', 1500]
 ] as const) {
   test(`${lives} lives of the world ${world}`, async (t) => {
@@ -14,7 +16,7 @@ for (const [world, lives] of [
     t.timeout(1_200_000)
     using catalogs = new Catalogs()
     let answered = 0
-    for (let seed = 1; seed <= lives; seed += 100) {
+    for (let seed = FIRST_SEED; seed < FIRST_SEED + lives; seed += 100) {
       const { failed, outcomes } = await liveOn(world, seed, 100, catalogs)
       t.is(
         failed?.result.violation,
