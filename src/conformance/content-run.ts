@@ -4,7 +4,7 @@
  */
 import { open, readFile } from 'node:fs/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { DeltamapperError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import type { Asker } from './asker.ts'
 import { CONTENT } from './content.ts'
 import type { ContentRecord } from './content-record.ts'
@@ -47,11 +47,7 @@ export async function runContent(
   const all = [...Object.keys(histories), ...Object.keys(laboratory.others)]
   const unknown = chosen?.find((name) => !all.includes(name))
   if (unknown !== undefined) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
-      `there is no history ${unknown}`,
-      `name some of ${all.join(', ')}`
-    )
+    throw invalid(`there is no history ${unknown}`, `name some of ${all.join(', ')}`)
   }
   try {
     for (const name of chosen ?? all) {

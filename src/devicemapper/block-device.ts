@@ -10,7 +10,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
 import { SECTOR_BYTES } from '../units.ts'
 
@@ -79,8 +79,7 @@ export class ClaimedDevice {
    */
   static async open(path: string, { writable = false }: { writable?: boolean } = {}): Promise<ClaimedDevice> {
     if (!path.startsWith('/') || path.includes('\0')) {
-      throw new DeltamapperError(
-        'DM_ARGUMENT_INVALID',
+      throw invalid(
         `${JSON.stringify(path)} is no absolute path`,
         'name a block device, best by a link under /dev/disk/by-id, which stays the same'
       )
@@ -183,11 +182,7 @@ async function refuseUnlessBlockDevice(path: string): Promise<void> {
   } finally {
     await file.close()
   }
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
-    `${path} is no block device`,
-    'name a disk, a partition, a loop device or another block device'
-  )
+  throw invalid(`${path} is no block device`, 'name a disk, a partition, a loop device or another block device')
 }
 
 /** O_DIRECT wants page-aligned memory, and this is the one such allocation that plain Node offers. */

@@ -15,7 +15,7 @@ import {
   type MethodDefinition
 } from '@grpc/grpc-js'
 import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
 import { ownHandlesMetadata } from './call-context.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
@@ -168,7 +168,7 @@ export function requestNumbers({ startingOffset = 0, maxResults = 0 }: CallOptio
 }
 
 function unsendable(what: string, value: number | bigint): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', `${value} cannot be sent as a ${what}`, 'give a smaller integer')
+  return invalid(`${value} cannot be sent as a ${what}`, 'give a smaller integer')
 }
 
 /**

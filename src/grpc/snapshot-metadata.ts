@@ -12,7 +12,7 @@
 import { isIP } from 'node:net'
 import type { ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
-import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { asDeltamapperError, defect, DeltamapperError, type ErrorCode, invalid } from '../errors.ts'
 import { Bursts } from '../memory-after-bursts.ts'
 import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
@@ -331,11 +331,7 @@ async function passOn(
     if (next.done && sent.messages > 0) return
     const message = next.done ? emptyMessage(capacityBytes) : next.value
     if (message.length > maximumMessageBytes) {
-      throw new DeltamapperError(
-        'DM_INTERNAL',
-        `a message of ${message.length} bytes was made, and ${maximumMessageBytes} are allowed`,
-        'report it with the log lines around it'
-      )
+      throw defect(`a message of ${message.length} bytes was made, and ${maximumMessageBytes} are allowed`)
     }
     sent.messages++
     sent.bytes += message.length
@@ -434,8 +430,7 @@ function checkId(field: string, id: string): void {
 
 function checkNumbers({ startingOffset, maxResults }: AllocatedRequest | DeltaRequest): void {
   if (maxResults < 0) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `max_results is ${maxResults}`,
       'give the most extents a message may hold, or 0 to leave it to the server'
     )

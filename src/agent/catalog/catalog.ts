@@ -15,7 +15,7 @@
  * since 1970.
  */
 import { resolve } from 'node:path'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
 import { type CatalogRun, CatalogThread } from './catalog-thread.ts'
@@ -350,7 +350,7 @@ export class Catalog {
   /** The running thread, or a new one if the last has ended. */
   #running(): CatalogRun {
     if (this.#closed) {
-      throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
+      throw shuttingDown()
     }
     if (this.#thread?.stuck) {
       throw new DeltamapperError(

@@ -15,7 +15,7 @@
  * as both ends of the range exist.
  */
 import { randomUUID } from 'node:crypto'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
 import {
   eraIntentsTable,
@@ -470,8 +470,4 @@ function isRemoved({ removedAt }: SnapshotRow): boolean {
 
 function snapshotOf({ leastBytes: _least, exact, ...snapshot }: SnapshotRow): EraSnapshot {
   return { ...snapshot, exact: exact === 1 }
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

@@ -11,7 +11,7 @@
  * its history.
  */
 import { randomUUID } from 'node:crypto'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { guardName } from '../node/era-devices.ts'
 import { isHandleName } from '../../handle.ts'
 import type { CatalogDatabase } from './database.ts'
@@ -275,11 +275,7 @@ function intentOf({ volume, kind, sizeBytes, snapshot, token }: IntentRow): EraI
 
 function checkName(name: string): void {
   if (isHandleName(name)) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
-    `${JSON.stringify(name)} is no name`,
-    'use letters, digits and + _ . - only'
-  )
+  throw invalid(`${JSON.stringify(name)} is no name`, 'use letters, digits and + _ . - only')
 }
 
 /** The text of any error message, in a form that the catalog can store. */
@@ -289,8 +285,4 @@ function shortened(text: string): string {
 
 function busy(what: string, remedy: string): DeltamapperError {
   return new DeltamapperError('DM_DEVICE_BUSY', what, remedy)
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

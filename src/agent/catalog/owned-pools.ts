@@ -15,7 +15,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
 import { nameTaken, thinNameTaken } from './name-taken.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
@@ -431,12 +431,4 @@ function thinOf(row: RowOf<typeof thinsTable>): OwnedThin {
 
 function busy(what: string, remedy: string): DeltamapperError {
   return new DeltamapperError('DM_DEVICE_BUSY', what, remedy)
-}
-
-function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

@@ -13,7 +13,7 @@ import { blockCounters, bootId, refuseDiscards } from '../../devicemapper/block-
 import { dropInactiveTable, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { losesEras } from '../../devicemapper/era/kernel.ts'
 import { formatEraTable } from '../../devicemapper/era/table.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import { deviceNameTaken } from '../catalog/name-taken.ts'
@@ -580,8 +580,4 @@ function refuseLossyKernel(allowed: boolean): void {
     `Linux ${release()} forgets what was written in the current era when it crashes, and nothing shows it`,
     'update to Linux 5.12 or later; where your kernel has the dm-era fixes of March 2021, attach with --allow-lossy-kernel'
   )
-}
-
-function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
 }

@@ -10,7 +10,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, invalid, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
@@ -150,7 +150,7 @@ export class EraVolumes {
   /** Ends all suspensions, and waits for everything else that is running. */
   async close(): Promise<void> {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
-    this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', why, 'ask again once it is back'))
+    this.#closing.abort(shuttingDown(why))
     for (const token of [...this.#sessions.keys()]) await this.#expire(token)
     await this.#locks.close()
   }
@@ -374,8 +374,7 @@ export class EraVolumes {
     if (asked === 0) return this.#options.deadlineMs
     checkCount('deadline_ms', asked)
     if (asked <= MAX_DEADLINE_MS) return asked
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `a volume cannot be suspended for ${asked} ms`,
       `give at most ${MAX_DEADLINE_MS}: everything that writes to it waits`
     )
@@ -402,8 +401,7 @@ export class EraVolumes {
 function checkReference(reference: string): void {
   const { length } = reference
   if (length <= LONGEST_REFERENCE && reference.isWellFormed() && !/\p{Cc}/u.test(reference)) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
+  throw invalid(
     length > LONGEST_REFERENCE
       ? `a reference of ${length} characters is too long`
       : `the reference ${JSON.stringify(reference.slice(0, 50))} has control characters in it`,

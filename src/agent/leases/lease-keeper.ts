@@ -10,7 +10,7 @@ import { failedError } from '../../../native/device-mapper-error.ts'
 import { type DeviceNumber, type DeviceReference, describeDevice } from '../../../native/device.ts'
 import { helperEnvironment } from '../../../native/helper-process.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { defect, DeltamapperError, type ErrorCode } from '../../errors.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
 import { notePath, removeNote, withNote } from './release-note.ts'
 import { isAnswered, keeperSocket } from './keeper-socket.ts'
@@ -263,11 +263,7 @@ export class LeaseKeeper {
     if (answer.answer === 'failed' || answer.answer === 'given-back') {
       throw new DeltamapperError(answer.code, answer.message, answer.remedy)
     }
-    throw new DeltamapperError(
-      'DM_INTERNAL',
-      `a lease's keeper answered ${answer.answer}`,
-      'report it with the log lines around it'
-    )
+    throw defect(`a lease's keeper answered ${answer.answer}`)
   }
 }
 

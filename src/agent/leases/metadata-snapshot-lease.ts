@@ -24,7 +24,7 @@ import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status
 import { type Clock, systemClock } from '../../clock.ts'
 import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
 import { isEraSlot } from './era-slot-content.ts'
@@ -264,9 +264,7 @@ export class MetadataSnapshotLeases {
 
   /** Ends every lease, and waits until the slots are free, or are left to the next start. */
   async close(): Promise<void> {
-    this.#closing.abort(
-      new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
-    )
+    this.#closing.abort(shuttingDown())
     this.#retry?.()
     await this.#settling
     const stopping = this.#closing.signal.reason as DeltamapperError

@@ -14,7 +14,7 @@
  *   has not started yet. A running command is not shared, because its report may lack a snapshot taken since its start.
  * - Turns go round the waiting clients: a client that asks about many groups waits behind its own questions only.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
 import {
   type LogicalVolume,
@@ -191,8 +191,7 @@ export class LvmReporter {
  */
 export function checkVolumeGroupName(name: string): void {
   if (!/^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}$/.test(name) || name === '.' || name === '..') {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(name.slice(0, 200))} cannot be the name of a volume group`,
       'use 1 to 127 letters, digits and + _ . -, not beginning with -'
     )

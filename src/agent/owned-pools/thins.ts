@@ -6,14 +6,14 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { deviceNameTaken, thinNameTaken } from '../catalog/name-taken.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { ActivePool, refuseInUse } from './active-pool.ts'
 import type { PoolIntents } from './pool-intents.ts'
 import { checkThinName, thinDeviceName, thinUuid } from '../node/naming.ts'
-import { checkSize, invalid } from '../node/request-checks.ts'
+import { checkSize } from '../node/request-checks.ts'
 import { SECTOR_BYTES } from '../../units.ts'
 
 /** A thin and the pool it is in. */

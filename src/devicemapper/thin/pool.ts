@@ -12,7 +12,7 @@
  *   ("NOT enforced"). It is resumed on every way out.
  */
 import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { ClaimedDevice, onceFree, sizeOf } from '../block-device.ts'
 import { dropInactiveTable } from '../inactive-table.ts'
 import { parsePoolStatus, type PoolStatus } from './status.ts'
@@ -431,12 +431,4 @@ async function isFreshPool(path: string): Promise<boolean> {
 
 function wholeBlocks(sectors: number, blockSectors: number): number {
   return Math.floor(sectors / blockSectors) * blockSectors
-}
-
-function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

@@ -6,7 +6,7 @@
  * nothing without that tag is removed.
  */
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
-import { DeltamapperError } from '../../../errors.ts'
+import { DeltamapperError, invalid } from '../../../errors.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import { type CommandLimits, describeCommand, oneLine, startCommand } from '../../lvm/command.ts'
 import { refuseReservedName } from '../../lvm/reserved-names.ts'
@@ -165,8 +165,7 @@ export class LowerSnapshots {
 export function formatSnapshotBy(size: string): string {
   if (size === '') return ''
   if (!/^\d{1,15}(\.\d{1,3})?[bBsSkKmMgGtTpPeE]?$/.test(size) && !/^\d{1,3}%(ORIGIN|FREE|VG)$/.test(size)) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(size.slice(0, 50))} is no size for a snapshot`,
       'give one that LVM knows, such as 10g or 20%ORIGIN'
     )
