@@ -10,7 +10,10 @@ export interface Clock {
   monotonic(): number
   /** Resolves after so many milliseconds, or when the signal is aborted. */
   sleep(ms: number, signal: AbortSignal): Promise<void>
-  /** Runs something after so many milliseconds. @param mayEnd the process need not stay for it @returns what takes it back */
+  /**
+   * Runs something after so many milliseconds. @param mayEnd the process need not stay for it @returns what takes
+   * it back
+   */
   after(ms: number, run: () => void, mayEnd?: boolean): () => void
 }
 

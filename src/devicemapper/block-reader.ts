@@ -6,7 +6,8 @@
  * own block number are verified before use. A block that was freed and used again is intact in itself; only its number
  * shows it.
  *
- * Devices are read with O_DIRECT (metadata-medium.ts). That wants page-aligned memory, and WebAssembly.Memory is the one page-aligned
+ * Devices are read with O_DIRECT (metadata-medium.ts). That wants page-aligned memory, and WebAssembly.Memory is
+ * the one page-aligned
  * allocation that plain Node offers. Files are read in place; every few windows the event loop has its turn.
  */
 import { setImmediate } from 'node:timers/promises'

@@ -1,12 +1,16 @@
 /**
- * Where metadata blocks are read from: a block device, a file, or whatever is given in their place. The only place in this room that
+ * Where metadata blocks are read from: a block device, a file, or whatever is given in their place. The only place
+ * in this room that
  * touches a file descriptor.
  *
- * Devices are read with O_DIRECT: the pool writes through dm-bufio, around the page cache, and keeps the device open, so that
+ * Devices are read with O_DIRECT: the pool writes through dm-bufio, around the page cache, and keeps the device
+ * open, so that
  * buffered reads would return what was true minutes ago.
  *
- * A file that is read through the page cache is read in place, synchronously: what is in memory already is copied in less time than it
- * takes to ask another thread for it. It holds up whatever else this thread has to do, so that is walker threads' and tools' work.
+ * A file that is read through the page cache is read in place, synchronously: what is in memory already is copied
+ * in less time than it
+ * takes to ask another thread for it. It holds up whatever else this thread has to do, so that is walker threads'
+ * and tools' work.
  */
 import { constants, readSync } from 'node:fs'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
@@ -16,7 +20,10 @@ import { DeviceReads } from './device-reads.ts'
 import { SECTOR_BYTES } from '../units.ts'
 import type { DeviceNumber } from './target-words.ts'
 
-/** How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take to give up. */
+/**
+ * How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take
+ * to give up.
+ */
 const READ_DEADLINE_MS = 30_000
 
 export interface MetadataMedium {
@@ -27,7 +34,10 @@ export interface MetadataMedium {
   readonly isDirect: boolean
   /** For as long as it is open. */
   readonly descriptor: number
-  /** Reads into page-aligned memory, which is the medium's until this has settled. @returns how many bytes came back @throws Unanswered */
+  /**
+   * Reads into page-aligned memory, which is the medium's until this has settled. @returns how many bytes came back
+   * @throws Unanswered
+   */
   read(into: Uint8Array, start: number, bytes: number, position: number): Promise<number>
   readNow(into: Uint8Array, start: number, bytes: number, position: number): number
   close(): Promise<void>
@@ -39,7 +49,10 @@ export interface MediumOptions {
   direct?: boolean | undefined
   /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
   deadlineMs?: number | undefined
-  /** No faster than so many bytes a second around the page cache, together with all that this thread reads from there. */
+  /**
+   * No faster than so many bytes a second around the page cache, together with all that this thread reads from
+   * there.
+   */
   bytesPerSecond?: number | undefined
 }
 
@@ -140,7 +153,10 @@ function cannotOpen(path: string, cause: unknown): DeltamapperError {
   return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
 }
 
-/** Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size. */
+/**
+ * Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector
+ * size.
+ */
 async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
   return Number(sectors) * SECTOR_BYTES

@@ -1,5 +1,6 @@
 /**
- * What a keeper does with the slot that it keeps (lease-keeper-process.ts), whatever it is asked through: reserves, looks at what it has
+ * What a keeper does with the slot that it keeps (lease-keeper-process.ts), whatever it is asked through: reserves,
+ * looks at what it has
  * got, and releases only what is still that.
  */
 import { CallFailed } from '../../../native/call.ts'
@@ -49,7 +50,10 @@ export class SlotHolder {
     }
   }
 
-  /** The agent is gone. What cannot be noted is not released: then the record still proves to the next agent that it is ours. */
+  /**
+   * The agent is gone. What cannot be noted is not released: then the record still proves to the next agent that it
+   * is ours.
+   */
   async releaseOnOurOwn(): Promise<void> {
     if (this.#ours === undefined) return
     await this.#place.writeNote()

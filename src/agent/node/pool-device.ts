@@ -40,7 +40,8 @@ export interface MetadataDevice extends DeviceNumber {
 /**
  * The pool behind a reference; undefined when there is no such device, or it has no table (yet).
  *
- * @throws DM_NOT_TRACKED when the device is no thin pool; DM_SNAPSHOT_CHANGED when its number went to another meanwhile; what
+ * @throws DM_NOT_TRACKED when the device is no thin pool; DM_SNAPSHOT_CHANGED when its number went to another
+ * meanwhile; what
  *   device-mapper calls throw
  */
 export async function findPoolDevice(
