@@ -30,6 +30,7 @@ import { beginPoolTrial, smallPool } from '../test/support/pool-damage.ts'
 import { kernelPools } from '../test/support/kernel-pool.ts'
 import { type Damage, flipByte, nodeDamages } from '../test/support/metadata-damage.ts'
 import { BLOCK_BYTES } from '../test/support/metadata-image.ts'
+import { Catalogs, liveOn, worldNames } from '../test/simulation/run.ts'
 import { Random } from '../test/support/random.ts'
 import { restoredPool, tallPool, writtenPool } from '../test/support/random-pool.ts'
 import type { TestPool } from '../test/support/random-pool.ts'
@@ -112,6 +113,9 @@ interface Section {
     folder: string
   ) => AsyncIterable<[what: string, outcome: Outcome]>
 }
+
+/** Lives of each simulated world. */
+const SIMULATED_LIVES = 500_000
 
 /** ava, for tests that take hours. */
 const avaForLong = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=4h']
@@ -485,6 +489,20 @@ const sections: readonly Section[] = [
         await testInLab('conformance', 1, seedOf(number)),
         { ...nothing, done: 'histories of the content rules, on loop devices, thin volumes and tracked volumes' }
       ]
+    }
+  },
+  {
+    name: 'simulation',
+    share: 0,
+    run: async function* (numbers, seedOf) {
+      const [first = 0] = numbers
+      const seed = seedOf(first)
+      for (const world of worldNames) {
+        using catalogs = new Catalogs()
+        const { failed, turns } = await liveOn(world, seed, SIMULATED_LIVES, catalogs)
+        if (failed) throw new Error(`world ${world}, seed ${failed.life.seed}: ${failed.result.violation}`)
+        yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
+      }
     }
   }
 ]

@@ -18,7 +18,7 @@ import { resolve } from 'node:path'
 import { DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
-import { CatalogThread } from './catalog-thread.ts'
+import { type CatalogRun, CatalogThread } from './catalog-thread.ts'
 import type { Opening } from './database.ts'
 import type {
   EraHistoryFacts,
@@ -32,6 +32,7 @@ import type { EraIntent, EraVolume, NewEraIntent, EraVolumeLook } from './era-vo
 import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
+import type { Start } from './messages.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
 import type { PoolClock, WentBack } from './pool-clocks.ts'
 import type { ServedRecord } from './served-targets.ts'
@@ -42,6 +43,8 @@ export interface CatalogOptions {
   deadlineMs?: number
   /** How long to wait for another process to release the file, in milliseconds; 3,000 by default. */
   lockWaitMs?: number
+  /** What runs it; by default, a thread. */
+  run?: (start: Start, deadlineMs: number) => CatalogRun
 }
 
 /**
@@ -56,10 +59,14 @@ export async function openCatalog(path: string, options: CatalogOptions = {}): P
   return catalog
 }
 
+function startThread(start: Start, deadlineMs: number): CatalogRun {
+  return new CatalogThread(start, deadlineMs)
+}
+
 export class Catalog {
   readonly path: string
   readonly #options: CatalogOptions
-  #thread: CatalogThread | undefined
+  #thread: CatalogRun | undefined
   #closed = false
 
   constructor(path: string, options: CatalogOptions) {
@@ -341,7 +348,7 @@ export class Catalog {
   }
 
   /** The running thread, or a new one if the last has ended. */
-  #running(): CatalogThread {
+  #running(): CatalogRun {
     if (this.#closed) {
       throw shuttingDown()
     }
@@ -353,8 +360,8 @@ export class Catalog {
       )
     }
     if (this.#thread === undefined || this.#thread.ended) {
-      const { deadlineMs = 30_000, lockWaitMs } = this.#options
-      this.#thread = new CatalogThread({ path: this.path, lockWaitMs }, deadlineMs)
+      const { deadlineMs = 30_000, lockWaitMs, run = startThread } = this.#options
+      this.#thread = run({ path: this.path, lockWaitMs }, deadlineMs)
     }
     return this.#thread
   }
