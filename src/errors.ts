@@ -74,6 +74,10 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'what was written between two snapshots of an era volume is not known'
   },
+  DM_COW_INVALID: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the kernel has given a classic snapshot up: its store overflowed or could not be written'
+  },
   DM_DEVICE_NOT_FOUND: { status: 'NOT_FOUND', summary: 'the pool has no thin device with this id' },
   DM_READ_FAILED: { status: 'UNAVAILABLE', summary: 'the metadata could not be opened or read' },
   DM_RECORDED_POOL_INVALID: {

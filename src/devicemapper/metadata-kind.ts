@@ -7,8 +7,10 @@ import { checksumSalt, impliedSalt } from './checksum.ts'
 /** Magic numbers at byte 32 (drivers/md: dm-thin-metadata.c, dm-era-target.c). */
 export const THIN_MAGIC = 27022010n
 export const ERA_MAGIC = 2126579579n
+/** At byte 0, which in the others is a checksum (dm-snap-persistent.c: SNAP_MAGIC). */
+export const COW_MAGIC = 0x70416e53
 
-export type MetadataKind = 'dm-thin' | 'dm-era' | 'dm-cache'
+export type MetadataKind = 'dm-thin' | 'dm-era' | 'dm-cache' | 'dm-snapshot'
 
 /** What a superblock's checksum, or failing that its magic number, says of it; undefined for what is none. @param block its 4096 bytes */
 export function metadataKind(block: Buffer): MetadataKind | undefined {
@@ -21,6 +23,7 @@ export function metadataKind(block: Buffer): MetadataKind | undefined {
     case checksumSalt.cacheSuperblock:
       return 'dm-cache'
   }
+  if (block.readUInt32LE(0) === COW_MAGIC) return 'dm-snapshot'
   return magic === THIN_MAGIC ? 'dm-thin' : magic === ERA_MAGIC ? 'dm-era' : undefined
 }
 
