@@ -69,7 +69,7 @@ export function invalidConfig(file: string | undefined, what: string, cause?: un
   return new DeltamapperError(
     'DM_CONFIG_INVALID',
     `the configuration in ${file ?? 'the command line'} cannot be used: ${what.replaceAll(/\s+/g, ' ').trim()}`,
-    'docs/operations.md lists the fields',
+    'docs/reference.md lists the fields',
     { cause }
   )
 }

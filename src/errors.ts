@@ -72,7 +72,7 @@ export const errorRegistry = {
   },
   DM_HISTORY_BROKEN: {
     status: 'FAILED_PRECONDITION',
-    summary: 'what was written between two snapshots of an era volume is not known'
+    summary: 'what was written between two snapshots of a tracked volume is not known'
   },
   DM_COW_INVALID: {
     status: 'FAILED_PRECONDITION',
@@ -182,21 +182,21 @@ export const errorRegistry = {
 
 export type ErrorCode = keyof typeof errorRegistry
 
-/**
- * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
- * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
- */
 /** What else an error may carry. */
 export interface ErrorDetails extends ErrorOptions {
-  /** A node of the configuration's or the cluster's that it is about; for whoever counts errors by node. */
+  /** The node that the error is about, as configuration or cluster name it. Metrics count errors by node. */
   readonly node?: string
   /**
-   * What clients on other machines are told in place of message and remedy, where these tell of the machine or of others' volumes. Folders are
-   * left out of what they are told anyway (grpc/status.ts).
+   * Sent to clients on other machines in place of message and remedy, where these name things of the machine or of other clients.
+   * (grpc/status.ts removes folder names in any case.)
    */
   readonly forOthers?: { readonly message?: string; readonly remedy?: string }
 }
 
+/**
+ * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
+ * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
+ */
 export class DeltamapperError extends Error {
   readonly code: ErrorCode
   readonly remedy: string

@@ -16,7 +16,7 @@ import {
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
-import { isHandleName } from './handle.ts'
+import { isHandleName } from '../handle.ts'
 
 /** Where the agent listens unless it is told otherwise. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'

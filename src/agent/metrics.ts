@@ -7,10 +7,10 @@
 import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { SurveyPort } from './owned-pools/kernel-view.ts'
-import { FullnessLooks, type PoolFullness } from './pool-fullness.ts'
-import type { CheckCounts } from './tool-engine.ts'
-import type { TimedStatistics } from './walk-worker.ts'
-import type { Walkers, WalkKind } from './walkers.ts'
+import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
+import type { CheckCounts } from './walks/tool-engine.ts'
+import type { TimedStatistics } from './walks/walk-worker.ts'
+import type { Walkers, WalkKind } from './walks/walkers.ts'
 
 /** A walk of little takes milliseconds; of all of a large pool, minutes. */
 const WALK_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300]

@@ -4,24 +4,24 @@
  */
 import { Command, CommanderError } from 'commander'
 import { searchPath } from '../search-path.ts'
-import { describeFailure, UsageError } from './failure.ts'
+import { describeFailure, UsageError } from './command-line/failure.ts'
 import { packageVersion } from './version.ts'
 
 /** The commands, in the order in which help lists them. */
 const commands: Record<string, () => Promise<(program: Command) => void>> = {
-  agent: async () => (await import('./agent.ts')).addAgentCommand,
-  router: async () => (await import('./router.ts')).addRouterCommand,
-  allocated: async () => (await import('./allocated.ts')).addAllocatedCommand,
-  delta: async () => (await import('./delta.ts')).addDeltaCommand,
-  kube: async () => (await import('./kube.ts')).addKubeCommand,
-  inspect: async () => (await import('./inspect.ts')).addInspectCommand,
-  doctor: async () => (await import('./doctor.ts')).addDoctorCommand,
-  pool: async () => (await import('./pool.ts')).addPoolCommand,
-  volume: async () => (await import('./volume.ts')).addVolumeCommand,
-  snapshot: async () => (await import('./snapshot.ts')).addSnapshotCommand,
-  era: async () => (await import('./era.ts')).addEraCommand,
-  conformance: async () => (await import('./conformance.ts')).addConformanceCommand,
-  mock: async () => (await import('./mock.ts')).addMockCommand
+  agent: async () => (await import('./commands/agent.ts')).addAgentCommand,
+  router: async () => (await import('./commands/router.ts')).addRouterCommand,
+  allocated: async () => (await import('./commands/allocated.ts')).addAllocatedCommand,
+  delta: async () => (await import('./commands/delta.ts')).addDeltaCommand,
+  kube: async () => (await import('./commands/kube.ts')).addKubeCommand,
+  inspect: async () => (await import('./commands/inspect.ts')).addInspectCommand,
+  doctor: async () => (await import('./commands/doctor.ts')).addDoctorCommand,
+  pool: async () => (await import('./commands/pool.ts')).addPoolCommand,
+  volume: async () => (await import('./commands/volume.ts')).addVolumeCommand,
+  snapshot: async () => (await import('./commands/snapshot.ts')).addSnapshotCommand,
+  era: async () => (await import('./commands/era.ts')).addEraCommand,
+  conformance: async () => (await import('./commands/conformance.ts')).addConformanceCommand,
+  mock: async () => (await import('./commands/mock.ts')).addMockCommand
 }
 
 /**

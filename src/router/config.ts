@@ -8,7 +8,7 @@ import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { driverKinds, kindsByName } from './drivers/kinds.ts'
-import { handlePattern } from './handle-patterns.ts'
+import { handlePattern } from './drivers/handle-patterns.ts'
 
 /** Where the router listens unless it is told otherwise. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/router.sock'

@@ -10,8 +10,8 @@
  */
 import { DeltamapperError } from '../errors.ts'
 import type { CallContext } from '../grpc/call-context.ts'
-import type { Place, SnapshotLocator } from '../grpc/router.ts'
-import type { Agents } from './agents.ts'
+import type { Place, SnapshotLocator } from './relay/relay.ts'
+import type { Agents } from './relay/agents.ts'
 import { type Located, printable } from './drivers/driver.ts'
 
 export interface LocatorSources {

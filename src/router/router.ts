@@ -3,9 +3,9 @@
  * not matter which starts first. It keeps nothing: any number of routers may run.
  */
 import { pino, type Logger } from 'pino'
-import { AgentChannels } from '../grpc/agent-channels.ts'
+import { AgentChannels } from './relay/agent-channels.ts'
 import { packageVersion } from '../grpc/identity.ts'
-import { hasSnapshot, routerBackend } from '../grpc/router.ts'
+import { hasSnapshot, routerBackend } from './relay/relay.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
 import { letHeapGrow } from '../heap-growth.ts'
@@ -15,8 +15,8 @@ import { sayReady } from '../service-manager.ts'
 import { startedBefore, stopSignal } from '../stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
-import { type Agents, fixedAgents } from './agents.ts'
-import { handlePattern, readHandle } from './handle-patterns.ts'
+import { type Agents, fixedAgents } from './relay/agents.ts'
+import { handlePattern, readHandle } from './drivers/handle-patterns.ts'
 import { Locator, type LocatorSources } from './locator.ts'
 import { routerMetrics } from './metrics.ts'
 
@@ -50,7 +50,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     monitoring.readiness.add('kubernetes', () =>
       isReady()
         ? undefined
-        : 'what the cluster has is not known yet; see the log, and the rights of the router (docs/operations.md)'
+        : 'what the cluster has is not known yet; see the log, and the rights of the router (docs/reference.md)'
     )
   }
   const reachable = () => agents.nodes().filter((node) => agents.address(node) !== undefined).length

@@ -4,7 +4,7 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-import type { Snapshot } from '../../src/agent/snapshot-source.ts'
+import type { Snapshot } from '../../src/agent/walks/snapshot.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from '../../src/grpc/block-metadata.ts'
 import { collectExtents } from '../support/collect-extents.ts'

@@ -127,8 +127,8 @@ test('error codes that alerts name are ones that there are', (t) => {
   for (const code of codes) t.true(Object.hasOwn(errorRegistry, code), code)
 })
 
-test('docs/operations.md says what each alert means', async (t) => {
-  const text = await readFile(join(project, 'docs/operations.md'), 'utf8')
+test('docs/reference.md says what each alert means', async (t) => {
+  const text = await readFile(join(project, 'docs/reference.md'), 'utf8')
   for (const { alert } of rules) t.true(text.includes(`\`${alert}\``), alert)
 })
 

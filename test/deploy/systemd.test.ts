@@ -85,7 +85,7 @@ test('an active volume needs no agent: nothing that its unit is bound to may end
   // Devices that are late are waited for, and what fails is tried again.
   t.regex(era.get('ExecStart')?.[0] ?? '', / era activate --all --wait \d+$/)
   t.deepEqual(era.get('Restart'), ['on-failure'])
-  for (const file of ['deploy/systemd/deltamapper-era.service', 'docs/operations.md']) {
+  for (const file of ['deploy/systemd/deltamapper-era.service', 'docs/tracked-volumes.md']) {
     const text = await readFile(join(project, file), 'utf8')
     t.notRegex(text, /x-systemd\.(requires|requires-mounts-for)=deltamapper/, file)
     t.true(text.includes('_netdev,x-systemd.device-timeout=5min'), file)

@@ -97,9 +97,9 @@ test('clients on other machines are told neither folders nor what they did not a
   t.is(
     told(
       "blocks 1 to 2 of /dev/mapper/vg-pool_tmeta could not be read: ENOENT, open '/var/lib/x/y.img'",
-      'see docs/operations.md'
+      'see docs/reference.md'
     ),
-    "DM_READ_FAILED: blocks 1 to 2 of vg-pool_tmeta could not be read: ENOENT, open 'y.img'; see docs/operations.md"
+    "DM_READ_FAILED: blocks 1 to 2 of vg-pool_tmeta could not be read: ENOENT, open 'y.img'; see docs/reference.md"
   )
   t.is(told('no source a', 'b, c and d are served', { forOthers }), 'DM_READ_FAILED: no source a; look into the log')
   // What is no path stays: handles, ratios, addresses.

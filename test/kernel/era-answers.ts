@@ -3,11 +3,11 @@
  */
 import { pino } from 'pino'
 import type { DeviceMapper } from '../../native/device-mapper.ts'
-import { snapshotMetadataBackend } from '../../src/agent/backend.ts'
+import { snapshotMetadataBackend } from '../../src/agent/answers/backend.ts'
 import type { Catalog } from '../../src/agent/catalog/catalog.ts'
-import { EraHistoryRecords } from '../../src/agent/era/history-record.ts'
-import { Sources } from '../../src/agent/sources.ts'
-import { Walkers } from '../../src/agent/walkers.ts'
+import { EraHistoryRecords } from '../../src/agent/era/history/history-record.ts'
+import { Sources } from '../../src/agent/answers/sources.ts'
+import { Walkers } from '../../src/agent/walks/walkers.ts'
 import { decode } from '../agent/sample-pool.ts'
 import type { Extent } from '../support/expected.ts'
 

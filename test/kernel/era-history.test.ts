@@ -11,10 +11,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
-import { eraUuid } from '../../src/agent/era/era-devices.ts'
+import { eraUuid } from '../../src/agent/node/era-devices.ts'
 import type { EraVolumes } from '../../src/agent/era/era-volumes.ts'
-import { readEraSlot } from '../../src/agent/era/slot-content.ts'
-import { superblockOf } from '../../src/agent/era/tracked-device.ts'
+import { readEraSlot } from '../../src/agent/leases/era-slot-content.ts'
+import { superblockOf } from '../../src/agent/era/device/tracked-device.ts'
 import { openEraMetadata } from '../../src/devicemapper/era/era-metadata.ts'
 import type { DeltamapperError } from '../../src/errors.ts'
 import { extentsOfBlocks } from '../support/era-model.ts'
@@ -281,7 +281,7 @@ test.serial(
       `import { pino } from '${import.meta.resolve('pino')}'
        import { DeviceMapper } from '${source('native/device-mapper.ts')}'
        import { openCatalog } from '${source('src/agent/catalog/catalog.ts')}'
-       import { EraSlots } from '${source('src/agent/era/era-slot.ts')}'
+       import { EraSlots } from '${source('src/agent/era/history/era-slot.ts')}'
        const volume = ${JSON.stringify(volume)}
        const own = await openCatalog('${join(folder, 'catalog.sqlite')}')
        // An agent that was before ours had the same catalog.

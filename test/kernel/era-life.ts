@@ -278,7 +278,7 @@ async function startWriter(): Promise<ChildProcess> {
 
 // Nothing is said to be up between the start of a life in which the history begins anew and the activation that sees to it: the next life would
 // not know. What an interrupted boot does to a volume that is not active leaves no trace, and whoever lets things be written to it has to know
-// (docs/operations.md).
+// (docs/tracked-volumes.md).
 const beside = life % 5 === 4 && !isLast
 // In most lives somebody vouches for what was booted since the crash, as nothing was: what was written before it is not to be lost.
 const trustRestarts = life % 3 !== 1 || isLast

@@ -24,8 +24,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { decodeDeviceNumber } from '../../native/device.ts'
-import { refuseOwnPlace } from '../../src/agent/era/own-place.ts'
-import { Watchdog } from '../../src/agent/era/watchdog.ts'
+import { refuseOwnPlace } from '../../src/agent/era/device/own-place.ts'
+import { Watchdog } from '../../src/agent/era/boundary/watchdog.ts'
 import { createDevice, removeDevice, run } from './dmsetup.ts'
 import { blockBytes, boundariesOnly, labCatalog, loopDisk, startDriver, writtenSince } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
@@ -300,7 +300,7 @@ test.serial('whoever asked for a suspension dies: the watchdog resumes at once',
   const script = join(mkdtempSync(join(tmpdir(), 'parent-')), 'parent.ts')
   writeFileSync(
     script,
-    `import { Watchdog } from '${join(import.meta.dirname, '../../src/agent/era/watchdog.ts')}'
+    `import { Watchdog } from '${join(import.meta.dirname, '../../src/agent/era/boundary/watchdog.ts')}'
      const watchdog = await Watchdog.start(${JSON.stringify({ ...start, deadlineMs: 60_000 })})
      await watchdog.suspend()
      process.stdout.write('suspended')

@@ -1,5 +1,5 @@
 /**
- * What README.md and docs/operations.md say of running the agent on a host, done: the very commands, in the order in which they stand
+ * What README.md and docs/hosts.md say of running the agent on a host, done: the very commands, in the order in which they stand
  * there, in one shell, on volumes like those they name, and with writes in between. Runs inside the kernel lab:
  * node test/lab/run.ts test/kernel/host-instructions.test.ts
  */
@@ -18,7 +18,7 @@ import { createGroup, createPool, createThin, lvm, prepareLvm, writeBlocks } fro
 const mebibyte = 2 ** 20
 const blockBytes = 65536
 const readme = readFileSync(join(projectFolder, 'README.md'), 'utf8')
-const operations = readFileSync(join(projectFolder, 'docs/operations.md'), 'utf8')
+const hosts = readFileSync(join(projectFolder, 'docs/hosts.md'), 'utf8')
 
 /** The commands below a heading, as far as the next one of the same rank. */
 function commands(page: string, heading: string): string[] {
@@ -128,11 +128,11 @@ test('README, with a plain dmsetup pool', async (t) => {
   t.deepEqual(extents(await terminal.type(incremental)), [[12, 3]])
 })
 
-test('operations, a backup with nothing but a shell', async (t) => {
+test('hosts.md, a backup with nothing but a shell', async (t) => {
   const mail = createThin('vg0', 'pool', 'mail', 96)
   const folder = mountNew(mail, 'mail')
   writeFileSync(join(folder, 'inbox'), randomBytes(12 * mebibyte))
-  const [ask, full, incremental, ...more] = commands(operations, '### A backup with nothing but a shell')
+  const [ask, full, incremental, ...more] = commands(hosts, '### A backup with nothing but a shell')
   t.deepEqual(more, [])
   await terminal.type(ask)
   // It is not the moment of copying that counts.
@@ -149,12 +149,12 @@ test('operations, a backup with nothing but a shell', async (t) => {
   t.throws(() => lvm('lvs', 'vg0/mail-1'))
 })
 
-test('operations, with a plain dmsetup pool', async (t) => {
+test('hosts.md, with a plain dmsetup pool', async (t) => {
   createLinear('operations-metadata', '/dev/ubda', 700 * mebibyte, 4 * mebibyte)
   createLinear('operations-data', '/dev/ubda', 704 * mebibyte, 256 * mebibyte)
   symlinkSync('/dev/mapper/operations-metadata', '/dev/sdb1')
   symlinkSync('/dev/mapper/operations-data', '/dev/sdb2')
-  const [create, full, incremental, ...more] = commands(operations, '## With a plain dmsetup pool')
+  const [create, full, incremental, ...more] = commands(hosts, '## With a plain dmsetup pool')
   t.deepEqual(more, [])
   await terminal.type(create)
   const folder = join('/run/mnt', 'tank')

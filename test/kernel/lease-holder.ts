@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { pino } from 'pino'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { openCatalog } from '../../src/agent/catalog/catalog.ts'
-import { MetadataSnapshotLeases } from '../../src/agent/metadata-snapshot-lease.ts'
+import { MetadataSnapshotLeases } from '../../src/agent/leases/metadata-snapshot-lease.ts'
 import { Random } from '../support/random.ts'
 
 const [catalogPath = '', pool = '', mostHeld = '', seed = ''] = process.argv.slice(2)

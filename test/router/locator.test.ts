@@ -1,9 +1,9 @@
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
-import { fixedAgents } from '../../src/router/agents.ts'
+import { fixedAgents } from '../../src/router/relay/agents.ts'
 import type { Located } from '../../src/router/drivers/driver.ts'
 import { Locator } from '../../src/router/locator.ts'
-import { handlePattern, readHandle } from '../../src/router/handle-patterns.ts'
+import { handlePattern, readHandle } from '../../src/router/drivers/handle-patterns.ts'
 
 const nodes = new Map([
   ['a', 'tcp://a:1'],

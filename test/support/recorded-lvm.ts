@@ -4,7 +4,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import type { DeviceInfo, DeviceReference, TableRow } from '../../native/device-mapper.ts'
 import { type LogicalVolume, parseLogicalVolumes } from '../../src/agent/lvm/parse.ts'
-import type { DeviceMapperPort } from '../../src/agent/pool-device.ts'
+import type { DeviceMapperPort } from '../../src/agent/node/pool-device.ts'
 
 const folder = new URL('../fixtures/lvm/', import.meta.url)
 

@@ -33,7 +33,7 @@ import type { LeaseRecord } from './lease.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
 import type { PoolClock, WentBack } from './pool-clocks.ts'
 import type { ServedRecord } from './served-targets.ts'
-import type { WrittenChunk } from '../era/written-chunks.ts'
+import type { WrittenChunk } from './store/written-chunks.ts'
 
 export interface CatalogOptions {
   /** How long one call may take, in milliseconds; 30,000 by default. Then it fails, and so does what waits behind it. */

@@ -39,9 +39,15 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import { eraIntentsTable, eraNamesTable, eraSnapshotsTable, eraVolumesTable, eraWritesTable } from './era-tables.ts'
-import { EraWrites } from './era-writes.ts'
-import { KeptPages } from './kept-pages.ts'
+import {
+  eraIntentsTable,
+  eraNamesTable,
+  eraSnapshotsTable,
+  eraVolumesTable,
+  eraWritesTable
+} from './store/era-tables.ts'
+import { EraWrites } from './store/era-writes.ts'
+import { KeptPages } from './store/kept-pages.ts'
 import { leasesTable } from './lease-records.ts'
 import {
   APPLICATION_ID,
@@ -50,11 +56,11 @@ import {
   countedTables,
   type Migration,
   migrations
-} from './migrations.ts'
+} from './store/migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
 import { poolClocksTable } from './pool-clocks.ts'
 import { servedTable } from './served-targets.ts'
-import { contents, damagedCatalog, type Statements } from './table.ts'
+import { contents, damagedCatalog, type Statements } from './store/table.ts'
 
 export interface DatabaseOptions {
   /** How long to wait for another process to let go of the file, in milliseconds; 3,000 by default. */

@@ -15,7 +15,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
-import { ChunkUnion, type WrittenChunk } from '../era/written-chunks.ts'
+import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
 import type { CatalogDatabase } from './database.ts'
 import {
   eraIntentsTable,
@@ -24,8 +24,8 @@ import {
   type EraVolumeRow,
   eraVolumeRow,
   eraVolumesTable
-} from './era-tables.ts'
-import type { RowOf } from './table.ts'
+} from './store/era-tables.ts'
+import type { RowOf } from './store/table.ts'
 
 /** A snapshot of an era volume, for as long as it can be asked about. */
 export interface EraSnapshot {

@@ -10,12 +10,18 @@
  */
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
-import { guardName } from '../era/era-devices.ts'
-import { isHandleName } from '../handle.ts'
+import { guardName } from '../node/era-devices.ts'
+import { isHandleName } from '../../handle.ts'
 import type { CatalogDatabase } from './database.ts'
 import { clearStagedWrites, forgetVolumeHistory } from './era-snapshots.ts'
-import { eraIntentsTable, eraSnapshotsTable, type EraVolumeRow, eraVolumeRow, eraVolumesTable } from './era-tables.ts'
-import type { RowOf } from './table.ts'
+import {
+  eraIntentsTable,
+  eraSnapshotsTable,
+  type EraVolumeRow,
+  eraVolumeRow,
+  eraVolumesTable
+} from './store/era-tables.ts'
+import type { RowOf } from './store/table.ts'
 
 /** A tracked volume: two device-mapper devices of ours over a lower one. */
 export interface EraVolume {

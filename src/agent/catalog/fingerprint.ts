@@ -6,7 +6,7 @@
  * nobody would notice. So what is known of every target is kept from when it is served, and compared when it is asked for as base.
  *
  * What is compared here finds trims and other devices, and every write that maps a block anew. A write to a block that the snapshot shares
- * with its origin changes no number: its mapping's time tells (walk.ts). Where the tree's root lies, and with which checksum, proves nothing: freed metadata
+ * with its origin changes no number: its mapping's time tells (thin-walk.ts). Where the tree's root lies, and with which checksum, proves nothing: freed metadata
  * blocks are used again, and both come back.
  */
 import { DeltamapperError } from '../../errors.ts'

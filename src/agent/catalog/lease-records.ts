@@ -10,7 +10,7 @@
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
 import type { LeaseRecord } from './lease.ts'
-import { type RowOf, Table } from './table.ts'
+import { type RowOf, Table } from './store/table.ts'
 
 export const leasesTable = new Table(
   'leases',

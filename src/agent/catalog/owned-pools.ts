@@ -14,9 +14,9 @@
 import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { isHandleName } from '../handle.ts'
+import { isHandleName } from '../../handle.ts'
 import type { CatalogDatabase } from './database.ts'
-import { type RowOf, Table } from './table.ts'
+import { type RowOf, Table } from './store/table.ts'
 
 export interface OwnedPool {
   /** What comes before the slash in the handles of its snapshots. */

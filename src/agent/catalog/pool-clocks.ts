@@ -10,7 +10,7 @@
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
-import { Table } from './table.ts'
+import { Table } from './store/table.ts'
 
 export const poolClocksTable = new Table(
   'pool_clocks',

@@ -11,7 +11,7 @@
  */
 import type { CatalogDatabase } from './database.ts'
 import { compareFingerprints, type KnownSnapshot, type Role, type ServedTarget } from './fingerprint.ts'
-import { type RowOf, Table } from './table.ts'
+import { type RowOf, Table } from './store/table.ts'
 
 export const servedTable = new Table(
   'served',

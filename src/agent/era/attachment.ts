@@ -17,14 +17,14 @@ import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
-import { deviceIdentity, isPathOnly } from './device-identity.ts'
-import { guardName } from './era-devices.ts'
-import { onceNoKeeper } from './era-slot.ts'
-import { continued, type EraGuard } from './guard.ts'
-import { headWritten } from './lasting-traces.ts'
-import type { LowerSnapshot, LowerSnapshots } from './lower-snapshot.ts'
-import { waitingForDeviceMapper } from './processes.ts'
-import { resumeTracked, Suspension } from './suspension.ts'
+import { deviceIdentity, isPathOnly } from '../node/device-identity.ts'
+import { guardName } from '../node/era-devices.ts'
+import { onceNoKeeper } from './history/era-slot.ts'
+import { continued, type EraGuard } from './device/guard.ts'
+import { headWritten } from './device/lasting-traces.ts'
+import type { LowerSnapshot, LowerSnapshots } from './boundary/lower-snapshot.ts'
+import { waitingForDeviceMapper } from './device/processes.ts'
+import { resumeTracked, Suspension } from './boundary/suspension.ts'
 import {
   type ActiveDevices,
   dataBytes,
@@ -33,7 +33,7 @@ import {
   parseLowerSeen,
   superblockOf,
   TrackedDevice
-} from './tracked-device.ts'
+} from './device/tracked-device.ts'
 
 const SECTOR_BYTES = 512
 /** Metadata per tracked block, in bytes: an era and some bits, twice because a metadata snapshot may be held. And what it takes at least. */

@@ -7,10 +7,10 @@ import { asDeltamapperError } from '../../errors.ts'
 import type * as admin from '../../grpc/admin.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
-import type { Lower } from './lower-snapshot.ts'
-import { unmountedSince } from './mounted.ts'
-import type { Quiet } from './quiet.ts'
-import { dataBytes, parseLowerSeen, TrackedDevice } from './tracked-device.ts'
+import type { Lower } from './boundary/lower-snapshot.ts'
+import { unmountedSince } from './boundary/mounted.ts'
+import type { Quiet } from './device/quiet.ts'
+import { dataBytes, parseLowerSeen, TrackedDevice } from './device/tracked-device.ts'
 
 const SECTOR_BYTES = 512
 const METADATA_BLOCK_BYTES = 4096

@@ -207,7 +207,8 @@ function aboutTracked(volume: TrackedVolumeFacts): Finding[] {
       'detach it and attach it again with a larger metadata device, and take a full backup: the size is fixed when it is attached'
     found.push(finding('warning', 'tracked-metadata-nearly-full', name, what, remedy))
   } else if (problem !== '') {
-    const remedy = '`deltamapper era status` shows more; docs/operations.md, "Tracked volumes", has the way out of each'
+    const remedy =
+      '`deltamapper era status` shows more; docs/tracked-volumes.md, "When a new history begins", says what to do'
     found.push(finding('problem', 'tracked-problem', name, `tracked volume ${name}: ${problem}`, remedy))
   }
   if (heldMetadataSnapshot !== undefined && !heldByUs) {

@@ -14,18 +14,18 @@ import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../..
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
-import { withNote } from '../keeper-note.ts'
+import { withNote } from '../leases/keeper-note.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
-import { thinPoolUuid } from '../lvm/source.ts'
+import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
-import type { HeldLease } from '../metadata-snapshot-lease.ts'
+import type { HeldLease } from '../leases/metadata-snapshot-lease.ts'
 import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
-import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../owned-pools/naming.ts'
-import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
-import { poolIdentity } from '../pool-identity.ts'
-import { poolKey, readSlot } from '../pool-slot.ts'
-import { servedTarget } from '../served-target.ts'
-import type { Snapshot } from '../snapshot-source.ts'
+import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../node/naming.ts'
+import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
+import { poolIdentity } from '../node/pool-identity.ts'
+import { poolKey, readSlot } from '../leases/pool-slot.ts'
+import { servedTarget } from '../answers/served-target.ts'
+import type { Snapshot } from '../walks/snapshot.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
@@ -352,7 +352,7 @@ async function damageOf(
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') return undefined
     return {
       asBase: 'not-trackable',
-      because: `${error.message}: see "A wrong count of mappings" in docs/operations.md`
+      because: `${error.message}: see "A wrong count of mappings" in docs/hosts.md`
     }
   }
   return undefined

@@ -5,7 +5,7 @@ import type { TrackedVolumeFacts } from '../../grpc/inventory.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
 import type { EraVolumes } from '../era/era-volumes.ts'
-import { slotKey } from '../era/slot-content.ts'
+import { slotKey } from '../leases/era-slot-content.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 
 export type TrackedPort = Pick<EraVolumes, 'listEra'>

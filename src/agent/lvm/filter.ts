@@ -11,7 +11,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { decodeDeviceNumber, nodeName } from '../../../native/device.ts'
-import { TRACKED_UUIDS } from '../era/era-devices.ts'
+import { TRACKED_UUIDS } from '../node/era-devices.ts'
 import { startCommand } from './command.ts'
 
 /** How long LVM may take to tell its configuration, in milliseconds, and how much of it there may be, in bytes. */

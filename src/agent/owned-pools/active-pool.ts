@@ -10,10 +10,10 @@ import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers } from '../../devicemapper/thin/status.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
-import { findPoolDevice, type PoolDevice } from '../pool-device.ts'
+import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { isLvm, surveyDevices, type ThinDevice, thinDevices } from './kernel-view.ts'
-import { poolUuid, thinUuid } from './naming.ts'
-import { SECTOR_BYTES } from './request-checks.ts'
+import { poolUuid, thinUuid } from '../node/naming.ts'
+import { SECTOR_BYTES } from '../node/request-checks.ts'
 
 const noFeatures = {
   skipBlockZeroing: false,

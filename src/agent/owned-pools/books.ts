@@ -10,7 +10,7 @@ import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, NewIntent, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import type { Finding } from '../catalog/reconcile.ts'
-import { invalid } from './request-checks.ts'
+import { invalid } from '../node/request-checks.ts'
 import { settlePool, type Settlement, unsettled } from './settle.ts'
 
 /** A pool of ours, with what the catalog has of it. */

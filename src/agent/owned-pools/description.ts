@@ -10,8 +10,8 @@ import type { Pool, ReconcileFinding, Volume } from '../../grpc/admin.ts'
 import type { CatalogView, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import type { Finding } from '../catalog/reconcile.ts'
 import { ActivePool } from './active-pool.ts'
-import { thinUuid } from './naming.ts'
-import { SECTOR_BYTES } from './request-checks.ts'
+import { thinUuid } from '../node/naming.ts'
+import { SECTOR_BYTES } from '../node/request-checks.ts'
 
 const METADATA_BLOCK_BYTES = 4096
 /** How long a metadata device may take to tell what is mapped, in milliseconds: without that, the rest can be shown. */

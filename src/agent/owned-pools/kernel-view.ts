@@ -10,8 +10,8 @@ import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { OwnedPool } from '../catalog/owned-pools.ts'
 import type { KernelDevice, KernelPool, KernelView } from '../catalog/reconcile.ts'
-import { findPoolDevice } from '../pool-device.ts'
-import { poolUuid } from './naming.ts'
+import { findPoolDevice } from '../node/pool-device.ts'
+import { poolUuid } from '../node/naming.ts'
 
 export type SurveyPort = Pick<DeviceMapper, 'list' | 'info' | 'table' | 'status'>
 

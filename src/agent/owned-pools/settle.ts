@@ -12,7 +12,7 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, OwnedPool } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile, type Step } from '../catalog/reconcile.ts'
 import { readKernelView, type SurveyedDevice, surveyDevices } from './kernel-view.ts'
-import { poolUuid, thinUuid } from './naming.ts'
+import { poolUuid, thinUuid } from '../node/naming.ts'
 
 export interface Settlement {
   /** What was done, and why, for the log and for people. */

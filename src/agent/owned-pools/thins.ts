@@ -11,8 +11,8 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { ActivePool, refuseInUse } from './active-pool.ts'
 import type { PoolBooks } from './books.ts'
-import { checkThinName, thinDeviceName, thinUuid } from './naming.ts'
-import { checkSize, invalid, SECTOR_BYTES } from './request-checks.ts'
+import { checkThinName, thinDeviceName, thinUuid } from '../node/naming.ts'
+import { checkSize, invalid, SECTOR_BYTES } from '../node/request-checks.ts'
 
 /** A thin and the pool it is in. */
 export interface Placed {

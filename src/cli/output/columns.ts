@@ -1,7 +1,7 @@
 /**
  * A small table as text: columns as wide as what stands in them, two spaces apart.
  */
-import { oneLine } from '../failure.ts'
+import { oneLine } from '../command-line/failure.ts'
 
 /** A heading, and whether what stands below it is a number and goes to the right. */
 export type Column = readonly [heading: string, align?: 'right']

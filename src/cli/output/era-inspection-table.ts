@@ -2,10 +2,10 @@
  * An inspection of an era device as text for people: the device, then a line for each era that is not yet digested.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { describeEraAge } from '../era-views.ts'
-import { oneLine } from '../failure.ts'
-import { counted, exactSize, humanSize } from '../quantities.ts'
-import { digestedUpTo, type EraInspection } from '../show-era-inspection.ts'
+import { describeEraAge } from './era-views.ts'
+import { oneLine } from '../command-line/failure.ts'
+import { counted, exactSize, humanSize } from './quantities.ts'
+import { digestedUpTo, type EraInspection } from '../commands/show-era-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
 export async function writeEraInspectionTable(inspection: EraInspection, output: TextOutput): Promise<void> {

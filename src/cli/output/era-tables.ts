@@ -2,8 +2,8 @@
  * Tracked volumes and their snapshots, as text for people.
  */
 import type { EraSnapshot, EraVolume } from '../../grpc/admin.ts'
-import { oneLine } from '../failure.ts'
-import { counted, exactSize, humanSize, percentage } from '../quantities.ts'
+import { oneLine } from '../command-line/failure.ts'
+import { counted, exactSize, humanSize, percentage } from './quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
 

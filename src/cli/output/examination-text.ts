@@ -3,9 +3,9 @@
  * the way out.
  */
 import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
-import { oneLine } from '../failure.ts'
-import { counted, humanSize, percentage } from '../quantities.ts'
-import type { SeenExamination } from '../show-examination.ts'
+import { oneLine } from '../command-line/failure.ts'
+import { counted, humanSize, percentage } from './quantities.ts'
+import type { SeenExamination } from '../commands/show-examination.ts'
 import { columns, facts } from './columns.ts'
 
 /** Rows of a table, and names in a line; JSON has all of them. */

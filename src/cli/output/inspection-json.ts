@@ -3,7 +3,7 @@
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { InspectedDevice, Inspection } from '../show-inspection.ts'
+import type { InspectedDevice, Inspection } from '../commands/show-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
 export async function writeInspectionJson({ views, held, devices }: Inspection, output: TextOutput): Promise<void> {

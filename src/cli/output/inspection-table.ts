@@ -3,11 +3,11 @@
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { Inspection } from '../show-inspection.ts'
-import { oneLine } from '../failure.ts'
-import type { Origin } from '../origins.ts'
-import { describeAge, type PoolViews } from '../pool-views.ts'
-import { counted, humanSize } from '../quantities.ts'
+import type { Inspection } from '../commands/show-inspection.ts'
+import { oneLine } from '../command-line/failure.ts'
+import type { Origin } from '../answers/origins.ts'
+import { describeAge, type PoolViews } from './pool-views.ts'
+import { counted, humanSize } from './quantities.ts'
 import type { TextOutput } from './text-output.ts'
 
 const METADATA_BLOCK_BYTES = 4096

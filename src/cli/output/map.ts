@@ -3,7 +3,7 @@
  * length it takes the same number of cells.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { exactSize } from '../quantities.ts'
+import { exactSize } from './quantities.ts'
 import type { TextOutput } from './text-output.ts'
 import { type Subject, summary, type Totals } from './totals.ts'
 

@@ -2,8 +2,8 @@
  * Pools of the agent's own, their volumes and snapshots, and what disagrees, as text for people.
  */
 import type { AdminCalls, Pool, Volume } from '../../grpc/admin.ts'
-import { oneLine } from '../failure.ts'
-import { counted, exactSize, humanSize, percentage } from '../quantities.ts'
+import { oneLine } from '../command-line/failure.ts'
+import { counted, exactSize, humanSize, percentage } from './quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
 

@@ -2,7 +2,7 @@
  * A bar on a terminal's stderr while a long answer passes by. What takes no longer than half a second goes without.
  */
 import type { ExtentAnswer, ExtentBatch, ExtentStream } from '../../devicemapper/extents.ts'
-import { humanSize, percentage } from '../quantities.ts'
+import { humanSize, percentage } from './quantities.ts'
 
 const FIRST_AFTER_MS = 500
 const REDRAW_EVERY_MS = 100

@@ -7,7 +7,7 @@
  */
 import type { Writable } from 'node:stream'
 import { DeltamapperError } from '../../errors.ts'
-import { OutputClosed } from '../failure.ts'
+import { OutputClosed } from '../command-line/failure.ts'
 
 const CHUNK_BYTES = 256 * 1024
 /** What may be added after `isFull` was seen to be false: the longest thing that is written without looking. */

@@ -1,7 +1,7 @@
 /**
  * What an answer amounts to, in the words that end a table and a map.
  */
-import { counted, humanSize, percentage } from '../quantities.ts'
+import { counted, humanSize, percentage } from './quantities.ts'
 
 /** What the extents of an answer say of the volume. */
 export type Subject = 'allocated' | 'changed'

@@ -2,7 +2,7 @@
  * What a CSI driver's snapshot handle means, told from objects of the cluster: a driver names the resources that it needs, and looks up a
  * handle in them. It asks nobody: it is a function of the objects.
  */
-import { ANY_SOURCE, isHandleName, MAX_HANDLE_BYTES } from '../../agent/handle.ts'
+import { ANY_SOURCE, isHandleName, MAX_HANDLE_BYTES } from '../../handle.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { KubernetesObject } from '../../kubernetes/object.ts'
 

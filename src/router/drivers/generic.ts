@@ -2,7 +2,7 @@
  * Any driver whose handles say which logical volume a snapshot is: patterns take volume group and logical volume out of them, and Kubernetes'
  * own objects tell the node where the patterns do not.
  */
-import { type HandlePattern, readHandle } from '../handle-patterns.ts'
+import { type HandlePattern, readHandle } from './handle-patterns.ts'
 import { commonResources, snapshotFacts } from './common-objects.ts'
 import { ambiguous, type Driver } from './driver.ts'
 

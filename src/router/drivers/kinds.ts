@@ -1,7 +1,7 @@
 /**
  * The drivers whose handles are understood, by the word for them in the configuration.
  */
-import type { HandlePattern } from '../handle-patterns.ts'
+import type { HandlePattern } from './handle-patterns.ts'
 import { deckhouse } from './deckhouse.ts'
 import type { Driver } from './driver.ts'
 import { generic } from './generic.ts'

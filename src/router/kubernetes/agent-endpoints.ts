@@ -8,7 +8,7 @@ import { isIPv6 } from 'node:net'
 import { formatTcp } from '../../grpc/address.ts'
 import { fieldOf, type KubernetesObject, listOf, textOf } from '../../kubernetes/object.ts'
 import type { WatchCache } from '../../kubernetes/watch-cache.ts'
-import type { Agents } from '../agents.ts'
+import type { Agents } from '../relay/agents.ts'
 
 /** How long a node without an agent counts as one that should have one, in milliseconds. */
 const REMEMBER_MS = 600_000

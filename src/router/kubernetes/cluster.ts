@@ -128,7 +128,7 @@ function notKnownYet(failure: DeltamapperError | undefined): DeltamapperError {
   return new DeltamapperError(
     'DM_CLUSTER_UNREACHABLE',
     `the router may not see what it needs to: ${failure.message}`,
-    "give the router's service account a role with that permission (docs/operations.md lists them), and ask again",
+    "give the router's service account a role with that permission (docs/reference.md lists them), and ask again",
     { cause: failure }
   )
 }

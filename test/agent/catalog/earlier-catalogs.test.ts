@@ -10,10 +10,10 @@ import { gunzipSync } from 'node:zlib'
 import test, { type ExecutionContext } from 'ava'
 import { type CatalogDatabase, openDatabase } from '../../../src/agent/catalog/database.ts'
 import { checkBase, checkResumed } from '../../../src/agent/catalog/fingerprint.ts'
-import { migrations } from '../../../src/agent/catalog/migrations.ts'
+import { migrations } from '../../../src/agent/catalog/store/migrations.ts'
 import { findServed, remember, servedTable } from '../../../src/agent/catalog/served-targets.ts'
-import { servedTarget } from '../../../src/agent/served-target.ts'
-import type { Snapshot } from '../../../src/agent/snapshot-source.ts'
+import { servedTarget } from '../../../src/agent/answers/served-target.ts'
+import type { Snapshot } from '../../../src/agent/walks/snapshot.ts'
 import { testFolder } from './examples.ts'
 
 const lvm = {

@@ -5,7 +5,7 @@ import test from 'ava'
 import { openCatalog } from '../../../src/agent/catalog/catalog.ts'
 import { checkBase } from '../../../src/agent/catalog/fingerprint.ts'
 import { forgetHistory, forgetOld, keepForgetting } from '../../../src/agent/catalog/retention.ts'
-import { attach, take } from '../era/history-server.ts'
+import { attach, take } from '../answers/history-server.ts'
 import { servedTarget, testFolder } from './examples.ts'
 
 const day = 86_400_000

@@ -10,7 +10,7 @@ import { DeviceMapper } from '../../../native/device-mapper.ts'
 import { openCatalog } from '../../../src/agent/catalog/catalog.ts'
 import { Inventory, type LiveInventory } from '../../../src/agent/inventory/inventory.ts'
 import { LvmReporter } from '../../../src/agent/lvm/report.ts'
-import { MetadataSnapshotLeases } from '../../../src/agent/metadata-snapshot-lease.ts'
+import { MetadataSnapshotLeases } from '../../../src/agent/leases/metadata-snapshot-lease.ts'
 
 function temporaryFolder(t: ExecutionContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'inventory-'))

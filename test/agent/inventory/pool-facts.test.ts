@@ -12,7 +12,7 @@ import {
 } from '../../../src/agent/inventory/pool-facts.ts'
 import { byName } from '../../../src/agent/lvm/volume.ts'
 import type { SurveyedDevice } from '../../../src/agent/owned-pools/kernel-view.ts'
-import { poolUuid } from '../../../src/agent/owned-pools/naming.ts'
+import { poolUuid } from '../../../src/agent/node/naming.ts'
 import type { PoolFacts } from '../../../src/grpc/inventory.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { recordedDevices, recordedVolumes } from '../../support/recorded-lvm.ts'

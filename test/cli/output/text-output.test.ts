@@ -1,7 +1,7 @@
 import { Writable } from 'node:stream'
 import test from 'ava'
 import fc from 'fast-check'
-import { OutputClosed } from '../../../src/cli/failure.ts'
+import { OutputClosed } from '../../../src/cli/command-line/failure.ts'
 import { Phrase, TextOutput } from '../../../src/cli/output/text-output.ts'
 
 const never = new AbortController().signal

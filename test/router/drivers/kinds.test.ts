@@ -6,7 +6,7 @@ import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { KubernetesObject } from '../../../src/kubernetes/object.ts'
 import type { Located } from '../../../src/router/drivers/driver.ts'
 import { kindsByName, makeDriver } from '../../../src/router/drivers/kinds.ts'
-import { handlePattern } from '../../../src/router/handle-patterns.ts'
+import { handlePattern } from '../../../src/router/drivers/handle-patterns.ts'
 import { findAmong, recordedObjects } from '../../support/cluster-objects.ts'
 
 const patterns = [handlePattern('(?<node>[^:]+):(?<vg>[^:]+):(?<lv>.+)'), handlePattern('(?<vg>[^:]+):(?<lv>.+)')]

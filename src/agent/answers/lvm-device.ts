@@ -1,0 +1,70 @@
+/**
+ * A pool of LVM's, asked for by device-mapper's names: `VG-POOL-tpool/VG-LV`. What is asked about is still a volume of LVM's, which has one
+ * identity by whatever name, or what is on record of it would be missed. So the device's table says which thin id of which pool it is, and
+ * the rest is up to the volume group.
+ */
+import { parseThinTable } from '../../devicemapper/thin/table.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { DeviceMapperPort } from '../node/pool-device.ts'
+import type { SnapshotSource } from '../walks/snapshot.ts'
+import type { LvmReporter } from '../lvm/report.ts'
+import { thinPoolUuid, volumeGroupSource } from './volume-group.ts'
+
+const SECTOR_BYTES = 512
+
+export interface DeviceNamesOptions {
+  lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
+  deviceMapper: DeviceMapperPort
+}
+
+/** Whether a device-mapper UUID is of LVM's making (UUID_PREFIX in lib/activate/dev_manager.c). */
+export function isLvmUuid(uuid: string): boolean {
+  return uuid.startsWith('LVM-')
+}
+
+/**
+ * Answers for the active devices of a pool.
+ *
+ * `snapshot()` throws DM_NOT_TRACKED for devices that LVM does not know, or knows with another size, and what the volume group's source throws.
+ *
+ * @param pool device-mapper's name of it, and its UUID
+ */
+export function lvmDeviceSource(
+  pool: { name: string; uuid: string },
+  { lvm, deviceMapper }: DeviceNamesOptions
+): SnapshotSource {
+  return {
+    async snapshot(name) {
+      const [device, poolDevice] = [await deviceMapper.info(name), await deviceMapper.info({ uuid: pool.uuid })]
+      if (!device?.hasLiveTable || !poolDevice) return undefined
+      const [row] = await deviceMapper.table({ major: device.major, minor: device.minor })
+      const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
+      if (!row || !table) return undefined
+      const { major, minor } = table.poolDevice
+      if (major !== poolDevice.major || minor !== poolDevice.minor) return undefined
+
+      const volumes = await lvm.allLogicalVolumes()
+      const poolVolume = volumes.find(
+        (each) => each.segmentTypes.includes('thin-pool') && thinPoolUuid(each) === pool.uuid
+      )
+      const volume = volumes.find(
+        (each) =>
+          each.vgUuid === poolVolume?.vgUuid && each.poolLv === poolVolume.name && each.thinId === table.deviceId
+      )
+      if (!volume) throw unknown(`${pool.name}/${name} is thin device ${table.deviceId}, which LVM knows nothing of`)
+      const sizeBytes = row.lengthSectors * SECTOR_BYTES
+      if (sizeBytes !== volume.sizeBytes) {
+        throw unknown(
+          `${pool.name}/${name} has ${sizeBytes} bytes, and is a volume of ${volume.sizeBytes} bytes to LVM`
+        )
+      }
+      const snapshot = await volumeGroupSource(volume.vgName, { lvm, deviceMapper }).snapshot(volume.name)
+      if (snapshot === undefined || snapshot.identity !== volume.uuid) return undefined
+      return { ...snapshot, handle: `${pool.name}/${name}`, writable: snapshot.writable || !device.readOnly }
+    }
+  }
+}
+
+function unknown(what: string): DeltamapperError {
+  return new DeltamapperError('DM_NOT_TRACKED', what, 'ask for volumes of LVM as VG/LV')
+}

@@ -1,0 +1,79 @@
+/**
+ * One look at this node, which all handles of a question are answered from: LVM is asked once, for all groups, and device-mapper once for
+ * each device. Asked twice, a name could mean two different volumes within one answer.
+ *
+ * What is found is as old as its first answer, and never older than the look; whoever wants to know how things are later takes another.
+ * All groups are asked for together because then one report is enough for everybody who waits for one, whichever groups they ask about,
+ * known or not: nobody has to wait behind another's questions.
+ */
+import type { DeviceReference, TableRow } from '../../../native/device-mapper.ts'
+import type { LogicalVolume } from '../lvm/parse.ts'
+import { LvmRefused, type LvmReporter } from '../lvm/report.ts'
+import type { DeviceMapperPort } from '../node/pool-device.ts'
+
+export type LvmPort = Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
+
+/** LVM as it is at one look. */
+export class LvmLook implements LvmPort {
+  readonly #lvm: LvmPort
+  #all: Promise<LogicalVolume[]> | undefined
+  readonly #groups = new Map<string, Promise<LogicalVolume[] | undefined>>()
+
+  constructor(lvm: LvmPort) {
+    this.#lvm = lvm
+  }
+
+  async allLogicalVolumes(): Promise<LogicalVolume[]> {
+    return (this.#all ??= this.#lvm.allLogicalVolumes())
+  }
+
+  /** Undefined when LVM sees no group of this name with volumes. */
+  async logicalVolumes(volumeGroup: string): Promise<LogicalVolume[] | undefined> {
+    const known = this.#groups.get(volumeGroup)
+    if (known) return known
+    const volumes = this.#volumesOf(volumeGroup)
+    this.#groups.set(volumeGroup, volumes)
+    return volumes
+  }
+
+  async #volumesOf(volumeGroup: string): Promise<LogicalVolume[] | undefined> {
+    let all: LogicalVolume[]
+    try {
+      all = await this.allLogicalVolumes()
+    } catch (error) {
+      // What LVM complains of may be another group's.
+      if (error instanceof LvmRefused) return this.#lvm.logicalVolumes(volumeGroup)
+      throw error
+    }
+    const volumes = all.filter(({ vgName }) => vgName === volumeGroup)
+    // Of two groups of one name, LVM says which it means, or that it cannot.
+    if (new Set(volumes.map(({ vgUuid }) => vgUuid)).size > 1) return this.#lvm.logicalVolumes(volumeGroup)
+    return volumes.length > 0 ? volumes : undefined
+  }
+}
+
+/** Device-mapper as it is at one look. */
+export class DeviceMapperLook implements DeviceMapperPort {
+  readonly #deviceMapper: DeviceMapperPort
+  readonly #infos = new Map<string, ReturnType<DeviceMapperPort['info']>>()
+  readonly #tables = new Map<string, Promise<readonly TableRow[]>>()
+
+  constructor(deviceMapper: DeviceMapperPort) {
+    this.#deviceMapper = deviceMapper
+  }
+
+  async info(device: DeviceReference): ReturnType<DeviceMapperPort['info']> {
+    return once(this.#infos, device, () => this.#deviceMapper.info(device))
+  }
+
+  async table(device: DeviceReference): Promise<readonly TableRow[]> {
+    return once(this.#tables, device, () => this.#deviceMapper.table(device))
+  }
+}
+
+function once<T>(known: Map<string, Promise<T>>, device: DeviceReference, ask: () => Promise<T>): Promise<T> {
+  const key = JSON.stringify(typeof device === 'object' && 'major' in device ? [device.major, device.minor] : device)
+  const answer = known.get(key) ?? ask()
+  known.set(key, answer)
+  return answer
+}

@@ -1,0 +1,76 @@
+/**
+ * Looks at the clocks of live pools, one after the other for each pool, and has the catalog say whether one went back (pool-clocks.ts).
+ *
+ * In order, because a look that is told late would pass for a pool that went back. Whoever asks while a look waits for its turn shares
+ * it; one that is under way already is not shared: it may be older than what was asked.
+ */
+import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import { clockedDevices, type WentBack } from '../catalog/pool-clocks.ts'
+import type { Snapshot } from '../walks/snapshot.ts'
+
+/** Where a pool's metadata is, and which pool that is. */
+type PoolPlace = Pick<Snapshot, 'metadataPath' | 'metadataDevice' | 'poolIdentity'>
+
+/** One look. */
+interface Turn {
+  /** What it looks at. */
+  readonly key: string
+  readonly look: Promise<WentBack | undefined>
+  waits: boolean
+}
+
+export class PoolClockLooks {
+  readonly #catalog: Pick<Catalog, 'sawPoolClock'>
+  readonly #deadlineMs: number | undefined
+  /** The last look of each pool, waiting or under way. */
+  readonly #last = new Map<string, Turn>()
+
+  /** @param readDeadlineMs how long one request to a metadata device may take, in milliseconds */
+  constructor(catalog: Pick<Catalog, 'sawPoolClock'>, readDeadlineMs?: number) {
+    this.#catalog = catalog
+    this.#deadlineMs = readDeadlineMs
+  }
+
+  /**
+   * Looks at the pool of a snapshot.
+   *
+   * @returns when it was last found to have gone back
+   * @throws what reading metadata throws, what the catalog throws
+   */
+  async look(place: PoolPlace): Promise<WentBack | undefined> {
+    const { poolIdentity: pool, metadataPath, metadataDevice } = place
+    if (pool === undefined) return undefined
+    const key = JSON.stringify([pool, metadataPath, metadataDevice])
+    const last = this.#last.get(pool)
+    if (last?.waits && last.key === key) return last.look
+    const before = last?.look ?? Promise.resolve(undefined)
+    const turn: Turn = {
+      key,
+      waits: true,
+      look: before
+        .catch(() => undefined)
+        .then(() => {
+          turn.waits = false
+          return this.#read(pool, place)
+        })
+        .finally(() => {
+          if (this.#last.get(pool) === turn) this.#last.delete(pool)
+        })
+    }
+    this.#last.set(pool, turn)
+    return turn.look
+  }
+
+  async #read(pool: string, { metadataPath, metadataDevice }: PoolPlace): Promise<WentBack | undefined> {
+    const metadata = await openPoolMetadata(metadataPath, {
+      ...{ liveRoot: true, device: metadataDevice, deadlineMs: this.#deadlineMs }
+    })
+    try {
+      const { time, transactionId, devices } = await metadata.clock()
+      return await this.#catalog.sawPoolClock({ pool, time, transactionId, devices: clockedDevices(devices) })
+    } finally {
+      await metadata.close()
+    }
+  }
+}

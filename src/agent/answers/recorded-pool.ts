@@ -1,0 +1,77 @@
+/**
+ * A recorded pool: a folder with the metadata image of a pool that once was, and `pool.json`, which says what thin metadata does not:
+ * names, sizes, and which volume each snapshot is of. For demonstrations, tests, support and forensics.
+ */
+import { access, constants } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { DeltamapperError } from '../../errors.ts'
+import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
+import { readOrdinaryFile } from '../../ordinary-file.ts'
+import { isHandleName } from '../../handle.ts'
+import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+
+const name = z.string().refine(isHandleName, 'is no name: letters, digits and + _ . - only')
+const thinId = z
+  .int()
+  .min(0)
+  .max(MAX_DEVICES - 1)
+const sizeBytes = z.int().min(0)
+
+/** `pool.json`, format 1. Sizes in bytes. Fields beyond these are for people (a description, the SHA-256 of a snapshot's content). */
+export const poolDescription = z.object({
+  format: z.literal(1),
+  data_block_size_bytes: z.int().min(1),
+  /** Read the live root even where the image has a metadata snapshot. */
+  live_root: z.boolean().optional(),
+  volumes: z.array(z.object({ name })),
+  snapshots: z.array(z.object({ name, volume: name, thin_id: thinId, size_bytes: sizeBytes }))
+})
+
+/**
+ * Loads a recorded pool's description. Its metadata image is opened anew for every question.
+ *
+ * @param source the name by which its snapshots are asked for
+ * @throws DM_RECORDED_POOL_INVALID
+ */
+export async function loadRecordedPool(source: string, folder: string): Promise<SnapshotSource> {
+  const [file, metadataPath] = [join(folder, 'pool.json'), join(folder, 'metadata.img')]
+  let content: unknown
+  try {
+    content = JSON.parse((await readOrdinaryFile(file)).toString('utf8'))
+  } catch (cause) {
+    throw invalid(file, (cause as Error).message, cause)
+  }
+  const description = poolDescription.safeParse(content)
+  if (!description.success) throw invalid(file, z.prettifyError(description.error).replaceAll(/\s+/g, ' '))
+
+  const volumes = new Set(description.data.volumes.map((volume) => volume.name))
+  const snapshots = new Map<string, Snapshot>()
+  for (const { name, volume, thin_id, size_bytes } of description.data.snapshots) {
+    if (snapshots.has(name)) throw invalid(file, `two snapshots are called ${name}`)
+    if (!volumes.has(volume)) throw invalid(file, `snapshot ${name} is of volume ${volume}, which is not listed`)
+    snapshots.set(name, {
+      handle: `${source}/${name}`,
+      volume: `${source}/${volume}`,
+      thinId: thin_id,
+      blockBytes: description.data.data_block_size_bytes,
+      ...(description.data.live_root === true && { liveRoot: true }),
+      sizeBytes: size_bytes,
+      metadataPath
+    })
+  }
+  // What is opened for each question has to be there: a copy that was cut short says so now, not to the first client.
+  await access(metadataPath, constants.R_OK).catch((cause: Error) => {
+    throw invalid(file, `beside it there is no metadata image that can be read: ${cause.message}`, cause)
+  })
+  return { snapshot: async (name) => snapshots.get(name) }
+}
+
+function invalid(file: string, what: string, cause?: unknown): DeltamapperError {
+  return new DeltamapperError(
+    'DM_RECORDED_POOL_INVALID',
+    `${file} does not describe a recorded pool: ${what}`,
+    'see "Recorded pools" in docs/reference.md for its form',
+    { cause }
+  )
+}

@@ -1,0 +1,117 @@
+/**
+ * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own, else
+ * an era volume, else a thin pool that device-mapper has under this name, else the volume group of this name. For `*` it is whichever recorded pool or
+ * volume group has the snapshot, if only one does.
+ */
+import { deviceMapperSource } from './plain-pool.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { eraSource, type HistoryCatalog } from './tracked-volume.ts'
+import { ANY_SOURCE } from '../../handle.ts'
+import { isLvmUuid, lvmDeviceSource } from './lvm-device.ts'
+import type { LvmReporter } from '../lvm/report.ts'
+import { volumeGroupSource } from './volume-group.ts'
+import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
+import { DeviceMapperLook, LvmLook } from './one-look.ts'
+import type { DeviceMapperPort } from '../node/pool-device.ts'
+import type { AnySnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+
+/** What is needed to look at this node's own pools. */
+export interface LiveNode {
+  deviceMapper: DeviceMapperPort
+  lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
+  /** The pools that the agent itself has made. */
+  ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
+  /** Where the history of era volumes is. */
+  history?: HistoryCatalog | undefined
+}
+
+export class Sources {
+  readonly #recorded: ReadonlyMap<string, SnapshotSource>
+  readonly #node: LiveNode | undefined
+
+  /** @param node left out: only recorded pools are served */
+  constructor(recorded: ReadonlyMap<string, SnapshotSource>, node?: LiveNode) {
+    this.#recorded = recorded
+    this.#node = node
+  }
+
+  /** The same sources at one look, which begins when it is first asked something (one-look.ts). */
+  look(): Sources {
+    if (!this.#node) return this
+    const { lvm, deviceMapper, ...rest } = this.#node
+    return new Sources(this.#recorded, {
+      ...rest,
+      lvm: new LvmLook(lvm),
+      deviceMapper: new DeviceMapperLook(deviceMapper)
+    })
+  }
+
+  /**
+   * The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked.
+   *
+   * @throws DM_NOT_TRACKED for the device of a pool of an agent's own, which goes by another name
+   */
+  async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
+    if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
+    const recorded = this.#recorded.get(name)
+    if (recorded || !this.#node) return recorded
+    const { deviceMapper, lvm, ownedPools, history } = this.#node
+    const owned = ownedPools?.source(name) ?? (history && (await eraSource(name, history)))
+    if (owned) return owned
+    const poolUuid = await thinPoolUuidOf(deviceMapper, name)
+    if (poolUuid !== undefined) {
+      if (isLvmUuid(poolUuid)) return lvmDeviceSource({ name, uuid: poolUuid }, { lvm, deviceMapper })
+      if (isOwnPoolUuid(poolUuid)) throw ownPool(name, poolNameOf(poolUuid))
+      return deviceMapperSource(name, deviceMapper)
+    }
+    return volumeGroupSource(name, { lvm, deviceMapper })
+  }
+
+  /** @throws DM_HANDLE_AMBIGUOUS, DM_LVM_FAILED, and what the source throws that has it */
+  async #wherever(name: string): Promise<Snapshot | undefined> {
+    const found: { source: string; snapshot: () => Promise<Snapshot | undefined> }[] = []
+    for (const [source, recorded] of this.#recorded) {
+      if (await recorded.snapshot(name)) found.push({ source, snapshot: () => recorded.snapshot(name) })
+    }
+    if (this.#node) {
+      const { lvm, deviceMapper } = this.#node
+      for (const volume of await lvm.allLogicalVolumes()) {
+        if (volume.name !== name || volume.hidden) continue
+        const group = volumeGroupSource(volume.vgName, { lvm, deviceMapper })
+        found.push({ source: volume.vgName, snapshot: () => group.snapshot(name) })
+      }
+    }
+    const [only, another] = found
+    if (another === undefined) return only?.snapshot()
+    throw new DeltamapperError(
+      'DM_HANDLE_AMBIGUOUS',
+      `${found.map(({ source }) => source).join(' and ')} each have a volume ${name}`,
+      'rename one of them, or ask for it by the name of its volume group',
+      { forOthers: { message: `${found.length} volume groups each have a volume ${name}` } }
+    )
+  }
+
+  /** What a person may be told about where to look. */
+  get description(): string {
+    const recorded = [...this.#recorded.keys()].join(', ')
+    if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
+    return `this agent serves the node's thin pools, era volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
+  }
+}
+
+/** The device-mapper UUID of the active thin pool of this name, which may be empty; undefined when there is none. */
+async function thinPoolUuidOf(deviceMapper: DeviceMapperPort, name: string): Promise<string | undefined> {
+  const info = await deviceMapper.info(name)
+  if (!info?.hasLiveTable) return undefined
+  const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  return row?.targetType === 'thin-pool' ? info.uuid : undefined
+}
+
+/** What is on record of its snapshots is by their names in the catalog. */
+function ownPool(device: string, pool: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `${device} is the device of pool ${pool}, which this or another agent has made`,
+    `ask for its snapshots as ${pool}/NAME, of the agent that has it`
+  )
+}

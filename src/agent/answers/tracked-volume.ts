@@ -1,0 +1,167 @@
+/**
+ * Snapshots of era volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. Neither the volume nor the snapshot has to be there any more,
+ * and nothing is asked of the kernel: what was written between two snapshots was stored when the second one was taken.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
+import { checkBase, checkResumed, type ServedTarget } from '../catalog/fingerprint.ts'
+import type { SnapshotSource } from '../walks/snapshot.ts'
+import type { HistoryQuestion } from '../walks/history-extents.ts'
+import type { NextPage } from '../walks/history-walk.ts'
+
+export type HistoryCatalog = Pick<
+  Catalog,
+  'findEraVolume' | 'findEraSnapshot' | 'eraNameUsedBefore' | 'leastEraSize' | 'eraWrites' | 'findServed' | 'remember'
+>
+
+/** A snapshot of an era volume, as it is on record. */
+export interface TrackedSnapshot {
+  readonly kind: 'tracked'
+  /** `VOLUME/SNAPSHOT`, for messages. */
+  readonly handle: string
+  readonly volumeName: string
+  /** The size in which writes are tracked, in bytes. */
+  readonly blockBytes: number
+  readonly record: EraSnapshot
+  /** Where the history is. */
+  readonly catalog: HistoryCatalog
+}
+
+/** What is to be walked. */
+export interface TrackedAnswer {
+  readonly question: HistoryQuestion
+  /** Undefined where nothing on record has a part in the answer. */
+  readonly nextPage: NextPage | undefined
+}
+
+/** The source of this name; undefined when there is no such era volume. @throws what the catalog throws */
+export async function eraSource(
+  name: string,
+  catalog: HistoryCatalog
+): Promise<SnapshotSource<TrackedSnapshot> | undefined> {
+  const volume = await catalog.findEraVolume(name)
+  if (volume === undefined) return undefined
+  const blockBytes = volume.blockSectors * 512
+  return {
+    async snapshot(snapshot) {
+      const record = await catalog.findEraSnapshot(name, snapshot)
+      // Detached, and another one attached by this name, meanwhile.
+      if (record?.volume !== volume.id) return undefined
+      return { kind: 'tracked', handle: `${name}/${snapshot}`, volumeName: name, blockBytes, record, catalog }
+    }
+  }
+}
+
+/**
+ * What a snapshot has: which blocks were ever written to is not known of a volume that is not thin, so it is all of it.
+ *
+ * @throws DM_RESUME_REFUSED; what the catalog throws
+ */
+export async function trackedAllocated(target: TrackedSnapshot, startingOffset: number): Promise<TrackedAnswer> {
+  await rememberTarget(target, startingOffset)
+  const { sizeBytes } = target.record
+  return { question: { blockBytes: target.blockBytes, sizeBytes, leastBytes: 0, startingOffset }, nextPage: undefined }
+}
+
+/**
+ * What was written between two snapshots.
+ *
+ * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST when either was forgotten meanwhile; what
+ *   the catalog throws
+ */
+export async function trackedDelta(
+  base: TrackedSnapshot,
+  target: TrackedSnapshot,
+  startingOffset: number
+): Promise<TrackedAnswer> {
+  checkComparable(base, target)
+  const { catalog, blockBytes } = target
+  const served = servedTracked(base)
+  checkBase(await catalog.findServed(served), served)
+  await refuseUsedName(base)
+  await rememberTarget(target, startingOffset)
+  const [from, to] = [base.record.id, target.record.id]
+  const leastBytes = await catalog.leastEraSize(from, to)
+  if (leastBytes === undefined) throw forgotten(base, target)
+  const question = { blockBytes, sizeBytes: target.record.sizeBytes, leastBytes, startingOffset }
+  if (from === to) return { question, nextPage: undefined }
+  return {
+    question,
+    async nextPage(after) {
+      const page = await catalog.eraWrites(from, to, after)
+      if (page === undefined) throw forgotten(base, target)
+      return page
+    }
+  }
+}
+
+/**
+ * What a client holds by a name that was used twice may be the earlier snapshot, whether or not it ever asked about that one.
+ *
+ * @throws DM_BASE_CHANGED
+ */
+async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSnapshot): Promise<void> {
+  const takenAt = await catalog.eraNameUsedBefore(volumeName, record.name)
+  if (takenAt === undefined) return
+  throw new DeltamapperError(
+    'DM_BASE_CHANGED',
+    `${handle} is another snapshot than the one of this name that was taken ${new Date(takenAt).toISOString()}`,
+    'take a full backup, and give every snapshot a name of its own from now on'
+  )
+}
+
+/**
+ * Puts a target on record. An answer that goes on from an offset is one with what was answered before only if both are about one snapshot:
+ * its name may be another's by now.
+ *
+ * @throws DM_RESUME_REFUSED
+ */
+async function rememberTarget(target: TrackedSnapshot, startingOffset: number): Promise<void> {
+  const served = servedTracked(target)
+  if (startingOffset > 0) checkResumed(await target.catalog.findServed(served), served)
+  await target.catalog.remember(served)
+}
+
+/** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN */
+function checkComparable(base: TrackedSnapshot, target: TrackedSnapshot): void {
+  if (base.record.volume !== target.record.volume) {
+    throw new DeltamapperError(
+      'DM_VOLUMES_DIFFER',
+      `${base.handle} is a snapshot of era volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
+      'compare snapshots of one volume'
+    )
+  }
+  if (base.record.seq > target.record.seq) {
+    throw new DeltamapperError(
+      'DM_ORDER_REVERSED',
+      `base ${base.handle} was taken after target ${target.handle}`,
+      'ask the other way round'
+    )
+  }
+  if (base.record.line !== target.record.line) {
+    throw new DeltamapperError(
+      'DM_HISTORY_BROKEN',
+      `what was written between ${base.handle} and ${target.handle} is not known: ${target.record.lineBecause}`,
+      'take a full backup of the newer one; later snapshots compare with it'
+    )
+  }
+}
+
+function forgotten(base: TrackedSnapshot, target: TrackedSnapshot): DeltamapperError {
+  return new DeltamapperError(
+    'DM_BASE_LOST',
+    `${base.handle} or ${target.handle} was forgotten while their history was read`,
+    'ask again; if the base is no longer known, take a full backup'
+  )
+}
+
+/**
+ * As what it goes on record when it is served: by its id alone, because nothing that could be looked at tells one snapshot from another that
+ * has taken its name. (What is thin metadata's has no meaning here, and is the same for all.)
+ */
+function servedTracked({ handle, record }: TrackedSnapshot): ServedTarget {
+  const { id, volume, seq, sizeBytes } = record
+  const ofThinMetadata = { thinId: 0, transactionId: 0n, root: 0, rootChecksum: 0, mappedBlocks: 0 }
+  return { ...ofThinMetadata, handle, identity: id, pool: volume, volume, creationTime: seq, sizeBytes }
+}

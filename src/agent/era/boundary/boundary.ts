@@ -1,0 +1,234 @@
+/**
+ * The boundary between two eras at which a snapshot is taken:
+ *
+ *     check ─▶ intent ─▶ watchdog suspends (file system frozen, era N archived) ─▶ check ─▶ lower snapshot ─▶ resume (era N + 1 begins)
+ *                                                                                             ─▶ record, which makes the intent a fact
+ *
+ * What was written in era N and before is in the snapshot, what is written from N + 1 on is not: no write is in flight while the device is
+ * suspended. Whatever fails, the device is resumed first; what was taken of no certain moment is removed, and nothing is recorded.
+ *
+ * Everything here is for whoever has the volume's turn.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Logger } from 'pino'
+import type { DeviceMapper } from '../../../../native/device-mapper.ts'
+import { inactiveTableError, refuseInactiveTables } from '../../../devicemapper/inactive-table.ts'
+import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
+import type { Catalog } from '../../catalog/catalog.ts'
+import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
+import type { EraVolume } from '../../catalog/era-volumes.ts'
+import type { EraGuard } from '../device/guard.ts'
+import type { Lower } from './lower-snapshot.ts'
+import { mountPoints } from './mounted.ts'
+import { type OwnPlace, refuseOwnPlace } from '../device/own-place.ts'
+import { Suspension } from './suspension.ts'
+import { superblockOf, TrackedDevice } from '../device/tracked-device.ts'
+
+/**
+ * The most eras that begin with a boundary: with the resume, with the metadata snapshot that its history is read from, and once more when a
+ * watchdog's call that was given up comes through late.
+ */
+const BOUNDARY_ERAS = 3
+
+/** What was taken, between suspend and resume. */
+export interface TakenEraSnapshot {
+  /** As it is in the catalog; its line is the snapshot's. */
+  readonly volume: EraVolume
+  readonly name: string
+  /** The first era after the snapshot. */
+  readonly boundaryEra: number
+  /** Size of the era device then, in bytes. */
+  readonly sizeBytes: number
+  /** Milliseconds since 1970. */
+  readonly takenAt: number
+  readonly suspendedMs: number
+  /** JSON of a `RecordedLower`. */
+  readonly lower: string
+}
+
+/** Who makes a boundary part of the volume's history. */
+export interface EraHistoryRecorder {
+  /** Waits until nothing stands in the way of recording. @throws DM_DEVICE_BUSY and the like: nothing is to be suspended then */
+  ready(volume: EraVolume): Promise<void>
+  /** Durable when it resolves; it has completed the volume's intent then. */
+  record(taken: TakenEraSnapshot): Promise<EraSnapshot>
+}
+
+export interface BoundaryParts {
+  readonly catalog: Pick<Catalog, 'beginEra' | 'rollBackEra'>
+  readonly deviceMapper: DeviceMapper
+  readonly guard: EraGuard
+  readonly recorder: EraHistoryRecorder
+  readonly logger: Logger
+  /** What must not lie on a volume that is suspended. */
+  readonly places: () => Promise<readonly OwnPlace[]>
+}
+
+export class Boundary {
+  readonly volume: EraVolume
+  readonly name: string
+  /** Names this boundary: in its intent, and on what is made for it. */
+  readonly token: string
+  /** The first era after it. */
+  readonly boundaryEra: number
+  readonly #parts: BoundaryParts
+  readonly #suspension: Suspension
+  readonly #metadataPath: string
+  readonly #sizeBytes: number
+  readonly #takenAt: number
+  readonly #mountedAt: readonly string[]
+  #ended = false
+
+  private constructor(parts: BoundaryParts, token: string, name: string, suspension: Suspension, at: SuspendedAt) {
+    this.#parts = parts
+    this.token = token
+    this.name = name
+    this.#suspension = suspension
+    this.volume = at.volume
+    this.boundaryEra = at.era + 1
+    this.#metadataPath = at.metadataPath
+    this.#sizeBytes = at.sizeBytes
+    this.#takenAt = Date.now()
+    this.#mountedAt = at.mountedAt
+  }
+
+  /**
+   * Suspends a volume for a snapshot.
+   *
+   * @param prepare what is to be found out before that
+   * @param deadlineMs after so many milliseconds the volume is resumed, whatever has become of the snapshot
+   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws; then nothing is suspended, and nothing under way,
+   *   unless it could not be resumed: then it is under way still, and settled with the next change
+   */
+  static async begin<T>(
+    parts: BoundaryParts,
+    volumeName: string,
+    name: string,
+    deadlineMs: number,
+    prepare: (checked: Awaited<ReturnType<EraGuard['check']>>, token: string) => Promise<T>
+  ): Promise<{ boundary: Boundary; prepared: T }> {
+    const { catalog, deviceMapper, guard, logger } = parts
+    const checked = await guard.check(volumeName)
+    const { volume, devices, metadataPath } = checked
+    if (devices.era.suspended) {
+      throw new DeltamapperError(
+        'DM_DEVICE_BUSY',
+        `${volumeName} is suspended already, by somebody else`,
+        `find out by whom; \`dmsetup resume ${devices.era.name}\` if by nobody that is still there`
+      )
+    }
+    await refuseOwnPlace(devices.era, volumeName, await parts.places())
+    await parts.recorder.ready(volume)
+    const token = randomUUID()
+    const prepared = await prepare(checked, token)
+    const mountedAt = await mountPoints(devices.era)
+    await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`)
+    await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
+    let suspension: Suspension | undefined
+    try {
+      await guard.expectEras(volumeName, BOUNDARY_ERAS)
+      suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
+      const ms = await suspension.suspend()
+      logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
+      // Again: until now, writes and discards went on, and tables could be loaded. (What is loaded is dropped before it is resumed.)
+      const { superblock, devices: now } = await guard.check(volumeName, { suspended: true })
+      const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
+      if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
+      if (superblock.currentWriteset !== undefined) {
+        throw new DeltamapperError(
+          'DM_SNAPSHOT_TOO_SLOW',
+          `${volumeName} was resumed by somebody else while a snapshot was to be taken`,
+          'find out by whom, and take it again'
+        )
+      }
+      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes, mountedAt }
+      return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
+    } catch (error) {
+      if (await ended(suspension, volumeName, logger)) {
+        await catalog.rollBackEra(volumeName)
+        await guard.lookAfter(volumeName)
+      }
+      throw error
+    }
+  }
+
+  /** Aborted when the watchdog has died: to be abandoned at once, because nobody else ends the suspension. */
+  get lost(): AbortSignal {
+    return this.#suspension.lost
+  }
+
+  /**
+   * Ends the suspension and records the snapshot that was taken in it.
+   *
+   * @throws DM_SNAPSHOT_TOO_SLOW when it had ended before; what looking at it and recording throw. Then nothing is recorded
+   */
+  async complete(lower: Lower): Promise<EraSnapshot> {
+    const { guard, logger, recorder } = this.#parts
+    const { name, boundaryEra, volume } = this
+    // Once more: what is written beside it since the last look is in the snapshot.
+    await guard.check(volume.name, { suspended: true })
+    // Had anybody resumed it, the next era would have begun.
+    const { currentEra } = await superblockOf(this.#metadataPath)
+    const { ms, held } = await this.#suspension.resume()
+    const suspendedMs = Math.round(ms)
+    if (!held || currentEra + 1 !== boundaryEra) {
+      throw new DeltamapperError(
+        'DM_SNAPSHOT_TOO_SLOW',
+        `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it is of no certain moment`,
+        'remove what was taken of it, and take another; find out what took so long, or give it a later deadline'
+      )
+    }
+    logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
+    // It may take long to record, and what was allowed for the suspension must not hide what others do meanwhile: one era has begun with the
+    // resume, and one more will with the metadata snapshot.
+    await guard.expectEras(volume.name, 1)
+    await guard.lookAfter(volume.name)
+    await guard.expectEras(volume.name, 1)
+    const snapshot = await recorder.record({
+      ...{ volume, name, boundaryEra, suspendedMs, sizeBytes: this.#sizeBytes, takenAt: this.#takenAt },
+      lower: JSON.stringify({ ...lower, ...(this.#mountedAt.length > 0 && { mountedAt: this.#mountedAt }) })
+    })
+    this.#ended = true
+    await ended(this.#suspension, volume.name, logger)
+    await guard.lookAfter(volume.name)
+    return snapshot
+  }
+
+  /** Ends the suspension without a snapshot, once; nothing after `complete` has succeeded. */
+  async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
+    if (this.#ended) return
+    this.#ended = true
+    const { catalog, guard, logger } = this.#parts
+    const { volume, name } = this
+    const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
+    // What is under way still is settled with the next change, or by the next agent.
+    if (!(await ended(this.#suspension, volume.name, logger))) return
+    await remove()
+    await catalog.rollBackEra(volume.name)
+    await guard.lookAfter(volume.name)
+    logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
+  }
+}
+
+interface SuspendedAt {
+  readonly volume: EraVolume
+  readonly era: number
+  readonly metadataPath: string
+  readonly sizeBytes: number
+  readonly mountedAt: readonly string[]
+}
+
+/** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; if not, that is in the log */
+async function ended(suspension: Suspension | undefined, volume: string, logger: Logger): Promise<boolean> {
+  try {
+    await suspension?.end()
+    return true
+  } catch (error) {
+    logger.error({ volume, what: asDeltamapperError(error).line }, 'not known to be resumed')
+    return false
+  }
+}
+
+function rounded(ms: number): number {
+  return Math.round(ms * 10) / 10
+}

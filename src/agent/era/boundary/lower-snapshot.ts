@@ -1,0 +1,215 @@
+/**
+ * The snapshot of what is below a tracked volume, taken while that is suspended: by LVM where the data device is one of its volumes, or by a
+ * command that was configured.
+ *
+ * LVM must not look at what is suspended (lvm/filter.ts). What was made for one snapshot carries its token as a tag: nothing else is ever
+ * removed.
+ */
+import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
+import { DeltamapperError } from '../../../errors.ts'
+import type { EraVolume } from '../../catalog/era-volumes.ts'
+import { type CommandLimits, describeCommand, oneLine, startCommand } from '../../lvm/command.ts'
+import { refuseReservedName } from '../../lvm/reserved-names.ts'
+import { settingOptions } from '../../lvm/settings.ts'
+
+/** The longest output that is kept of a command, in bytes. */
+const MAX_OUTPUT_BYTES = 65_536
+/** How long it may take to remove one, in milliseconds. */
+const REMOVE_DEADLINE_MS = 60_000
+/** How large a copy-on-write snapshot is to be, unless something else is asked for. */
+export const DEFAULT_SIZE = '20%ORIGIN'
+
+/** How a volume's lower snapshots are taken; `snapshotBy` of its record. */
+export interface SnapshotBy {
+  /** For LVM, of a volume that is in no thin pool: a size as `lvcreate --size` takes it, or as `--extents` does where there is a `%`. */
+  readonly size?: string
+}
+
+/** What configuration says of one volume. */
+export interface SnapshotCommands {
+  /** The words of a command that takes a snapshot; after them come the volume's name, the snapshot's, and the data device. */
+  readonly take: readonly string[]
+  /** The same for one that removes it. */
+  readonly remove: readonly string[]
+}
+
+/** What a snapshot is, for people and to remove it again; `lower` of its record. */
+export type Lower =
+  | { readonly kind: 'lvm'; readonly volume: string; readonly token: string }
+  | { readonly kind: 'command'; readonly name: string }
+  | { readonly kind: 'driver'; readonly reference: string }
+
+export interface LowerSnapshot {
+  readonly lower: Lower
+  /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED, the signal's reason; then there may be one all the same */
+  take(deadlineMs: number, signal: AbortSignal): Promise<void>
+  /** Removes it, or what there is of it; nothing where there is nothing. @throws the same */
+  remove(): Promise<void>
+}
+
+export class LowerSnapshots {
+  readonly #deviceMapper: DeviceMapper
+  readonly #lvmCommand: readonly string[]
+  readonly #commands: Readonly<Record<string, SnapshotCommands>>
+
+  /** @param commands by the volume's name */
+  constructor(
+    deviceMapper: DeviceMapper,
+    lvmCommand: readonly string[],
+    commands: Readonly<Record<string, SnapshotCommands>>
+  ) {
+    this.#deviceMapper = deviceMapper
+    this.#lvmCommand = lvmCommand
+    this.#commands = commands
+  }
+
+  /**
+   * Prepares a snapshot: what can be found out is found out before anything is suspended.
+   *
+   * @param dataDevice what the volume stands on
+   * @throws DM_CONFIG_INVALID when nothing says how; DM_ARGUMENT_INVALID for a name that LVM would refuse; DM_LVM_FAILED
+   */
+  async prepare(
+    { name: volumeName, dataDevice: dataPath, snapshotBy }: EraVolume,
+    dataDevice: DeviceNumber,
+    snapshot: string,
+    token: string
+  ): Promise<LowerSnapshot> {
+    const commands = Object.hasOwn(this.#commands, volumeName) ? this.#commands[volumeName] : undefined
+    if (commands) return commandSnapshot(commands, [volumeName, snapshot, dataPath])
+    const info = await this.#deviceMapper.info(dataDevice)
+    const lv = info && lvmNames(info)
+    if (!lv) {
+      throw new DeltamapperError(
+        'DM_CONFIG_INVALID',
+        `${dataPath} is no volume of LVM's, and nothing says how a snapshot of it is taken`,
+        `configure era.snapshotCommands.${volumeName}, or have your driver take it between BeginSnapshot and EndSnapshot`
+      )
+    }
+    return this.#lvmSnapshot(lv, snapshot, token, parseSnapshotBy(snapshotBy))
+  }
+
+  /** What a record says of a snapshot, so that it can be removed. Undefined where that is somebody else's to do. */
+  async recorded(lower: Lower, { name, dataDevice }: EraVolume): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
+    switch (lower.kind) {
+      case 'driver':
+        return undefined
+      case 'command': {
+        const commands = Object.hasOwn(this.#commands, name) ? this.#commands[name] : undefined
+        return commands && commandSnapshot(commands, [name, lower.name, dataDevice])
+      }
+      case 'lvm':
+        return { remove: () => this.#removeTagged(lower.token) }
+    }
+  }
+
+  /** What an agent that died may have left of a snapshot that it was taking. */
+  async unfinished(
+    volume: EraVolume,
+    snapshot: string,
+    token: string
+  ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
+    const isCommand = Object.hasOwn(this.#commands, volume.name)
+    const lower: Lower = isCommand ? { kind: 'command', name: snapshot } : { kind: 'lvm', volume: '', token }
+    return this.recorded(lower, volume)
+  }
+
+  async #lvmSnapshot(
+    { vg, lv }: { vg: string; lv: string },
+    snapshot: string,
+    token: string,
+    { size }: SnapshotBy
+  ): Promise<LowerSnapshot> {
+    refuseReservedName(snapshot)
+    const settings = await this.#settings()
+    const report = ['lvs', ...settings, '--readonly', '--noheadings', '-o', 'segtype', `${vg}/${lv}`]
+    const isThin = (await this.#lvm(report, REMOVE_DEADLINE_MS)).split('\n').some((line) => line.trim() === 'thin')
+    const wanted = size ?? DEFAULT_SIZE
+    const room = isThin ? [] : [wanted.includes('%') ? '--extents' : '--size', wanted]
+    const words = ['lvcreate', ...settings, '--yes', '--snapshot', ...room, '--addtag', tagOf(token)]
+    return {
+      lower: { kind: 'lvm', volume: `${vg}/${snapshot}`, token },
+      take: async (deadlineMs, signal) => {
+        await this.#lvm([...words, '--name', snapshot, `${vg}/${lv}`], deadlineMs, signal)
+      },
+      remove: () => this.#removeTagged(token)
+    }
+  }
+
+  async #removeTagged(token: string): Promise<void> {
+    const settings = await this.#settings()
+    await this.#lvm(['lvremove', ...settings, '--yes', '--select', `lv_tags=${tagOf(token)}`], REMOVE_DEADLINE_MS)
+  }
+
+  async #lvm(words: readonly string[], deadlineMs: number, signal?: AbortSignal): Promise<string> {
+    const described = `${this.#lvmCommand[0]} ${words[0]}`
+    return runCommand([...this.#lvmCommand, ...words], described, { deadlineMs, signal }, 'DM_LVM_FAILED')
+  }
+
+  /** What stands on a volume is not looked at either: it hangs as the volume does. */
+  #settings(): Promise<string[]> {
+    return settingOptions(this.#lvmCommand, { holders: true })
+  }
+}
+
+/** @throws DM_ARGUMENT_INVALID for a size that LVM would not take */
+export function formatSnapshotBy(size: string): string {
+  if (size === '') return ''
+  if (!/^\d{1,15}(\.\d{1,3})?[bBsSkKmMgGtTpPeE]?$/.test(size) && !/^\d{1,3}%(ORIGIN|FREE|VG)$/.test(size)) {
+    throw new DeltamapperError(
+      'DM_ARGUMENT_INVALID',
+      `${JSON.stringify(size.slice(0, 50))} is no size for a snapshot`,
+      'give one that LVM knows, such as 10g or 20%ORIGIN'
+    )
+  }
+  return JSON.stringify({ size } satisfies SnapshotBy)
+}
+
+function parseSnapshotBy(text: string): SnapshotBy {
+  return text === '' ? {} : (JSON.parse(text) as SnapshotBy)
+}
+
+/** Volume group and volume of a device of LVM's; undefined for any other, and for what is only a part of a volume. */
+export function lvmNames({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): { vg: string; lv: string } | undefined {
+  // LVM- and two UUIDs of 32 characters; a part of a volume has a suffix.
+  if (!/^LVM-[A-Za-z0-9]{64}$/.test(uuid)) return undefined
+  const [, vg, lv] = /^((?:[^-]|--)+)-((?:[^-]|--)+)$/.exec(name) ?? []
+  if (vg === undefined || lv === undefined) return undefined
+  return { vg: vg.replaceAll('--', '-'), lv: lv.replaceAll('--', '-') }
+}
+
+function tagOf(token: string): string {
+  return `deltamapper_${token}`
+}
+
+function commandSnapshot({ take, remove }: SnapshotCommands, words: readonly [string, string, string]): LowerSnapshot {
+  const run = async (command: readonly string[], deadlineMs: number, signal?: AbortSignal) => {
+    const all = [...command, ...words]
+    await runCommand(all, describeCommand(all), { deadlineMs, signal }, 'DM_TOOL_FAILED')
+  }
+  return {
+    lower: { kind: 'command', name: words[1] },
+    take: (deadlineMs, signal) => run(take, deadlineMs, signal),
+    remove: () => run(remove, REMOVE_DEADLINE_MS)
+  }
+}
+
+/** Does not wait for the end of one that was killed: it may hang until the device has been resumed. */
+async function runCommand(
+  words: readonly string[],
+  described: string,
+  limits: Omit<CommandLimits, 'maxOutputBytes'>,
+  code: 'DM_LVM_FAILED' | 'DM_TOOL_FAILED'
+): Promise<string> {
+  const running = startCommand(words, { ...limits, maxOutputBytes: MAX_OUTPUT_BYTES }, described)
+  const { exitCode, stdout, stderr } = await running.result.catch((cause: unknown) => {
+    if (!(cause instanceof DeltamapperError) || cause.code !== 'DM_LVM_FAILED') throw cause
+    throw new DeltamapperError(code, cause.message, cause.remedy, { cause })
+  })
+  if (exitCode === 0) return stdout
+  throw new DeltamapperError(
+    code,
+    `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
+    'put right what it complains of, and ask again'
+  )
+}

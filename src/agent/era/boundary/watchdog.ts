@@ -1,0 +1,174 @@
+/**
+ * The watchdog of one suspension (watchdog-process.ts), seen from the agent.
+ */
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { getCompileCacheDir } from 'node:module'
+import { extname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { helperEnvironment } from '../../../../native/helper-process.ts'
+import { DeltamapperError, type ErrorCode } from '../../../errors.ts'
+import { groupRuns } from '../device/processes.ts'
+
+/** Starting is Node's own start-up; a busy machine may need long for it. Milliseconds. */
+const START_DEADLINE_MS = 30_000
+/** How much longer than the suspension's own deadline an answer may take, in milliseconds: resuming waits for whatever hangs. */
+const ANSWER_MARGIN_MS = 30_000
+/** How long the end of one that was let go is waited for, in milliseconds. */
+const FAREWELL_MS = 1000
+/** How long the end of one that was killed is waited for, and how often it is looked for, in milliseconds. */
+const KILL_MS = 5000
+const LOOK_MS = 50
+
+/** What a watchdog is started with, as JSON. */
+export interface WatchdogStart {
+  readonly device: { readonly uuid: string }
+  /** To be resumed first, and closed to discards, where it is suspended as well. */
+  readonly guard: { readonly uuid: string }
+  readonly deadlineMs: number
+}
+
+export type WatchdogQuestion = 'suspend' | 'resume'
+
+export type WatchdogAnswer =
+  | 'ready'
+  /** `ms`: how long it took. */
+  | { readonly answer: 'suspended'; readonly ms: number }
+  /** `ms`: from the begin of the suspension to its end. `held`: it was suspended all the time, as far as is known. */
+  | { readonly answer: 'resumed'; readonly ms: number; readonly held: boolean }
+  | { readonly answer: 'failed'; readonly code: ErrorCode; readonly message: string; readonly remedy: string }
+
+export class Watchdog {
+  readonly #child: ChildProcess
+  readonly #deadlineMs: number
+  #settle: ((answer: WatchdogAnswer | Error) => void) | undefined
+  readonly #lost = new AbortController()
+
+  private constructor(child: ChildProcess, deadlineMs: number) {
+    this.#child = child
+    this.#deadlineMs = deadlineMs
+    const lost = (what: string) => {
+      const gone = new DeltamapperError(
+        'DM_CALL_STUCK',
+        `the process that watches over the suspension ${what}`,
+        'find out why: the kernel log names what it killed for want of memory; then ask again'
+      )
+      this.#lost.abort(gone)
+      this.#settle?.(gone)
+    }
+    child.on('message', (message: WatchdogAnswer) => this.#settle?.(message))
+    child.on('error', (error) => lost(`could not be started: ${error.message}`))
+    child.on('exit', (code, signal) => lost(`ended (${signal ?? `exit status ${code}`})`))
+  }
+
+  /** Starts a watchdog. Nothing is suspended yet. @throws DM_CALL_STUCK */
+  static async start(start: WatchdogStart): Promise<Watchdog> {
+    const program = fileURLToPath(new URL(`./watchdog-process${extname(import.meta.filename)}`, import.meta.url))
+    const compiled = getCompileCacheDir()
+    const child = fork(program, [JSON.stringify(start)], {
+      // A group of its own: what is meant for the agent's (Ctrl-C, a kill of the group) is not for the watchdog.
+      detached: true,
+      execArgv: ['--max-old-space-size=64'],
+      env: { ...helperEnvironment(), ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }) },
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc']
+    })
+    const watchdog = new Watchdog(child, start.deadlineMs)
+    await watchdog.#next(START_DEADLINE_MS)
+    return watchdog
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid
+  }
+
+  /** Aborted when it has gone, whether it was let go or not. Whom it has left suspended, nobody resumes. */
+  get lost(): AbortSignal {
+    return this.#lost.signal
+  }
+
+  /**
+   * Suspends the device, with the file system on it frozen. It will be resumed: by `resume`, when the deadline passes, or when this process
+   * is gone.
+   *
+   * @returns how long it took, in milliseconds
+   * @throws what suspending throws: then it is not suspended
+   */
+  async suspend(): Promise<number> {
+    return expect(await this.#ask('suspend'), 'suspended').ms
+  }
+
+  /**
+   * Resumes the device, if that has not been done.
+   *
+   * @returns for how long it was suspended, in milliseconds, and whether that lasted until now
+   */
+  async resume(): Promise<{ ms: number; held: boolean }> {
+    return expect(await this.#ask('resume'), 'resumed')
+  }
+
+  /** Lets it go. What is still suspended, it resumes first. Resolves when it is gone, or after a second. */
+  async end(): Promise<void> {
+    const child = this.#child
+    if (child.connected) child.disconnect()
+    if (child.exitCode !== null || child.signalCode !== null) return
+    await Promise.race([once(child, 'exit').catch(() => undefined), sleep(FAREWELL_MS, undefined, { ref: false })])
+    child.unref()
+  }
+
+  /**
+   * Ends it and its helper, whatever they are at.
+   *
+   * @returns whether nothing of them is left, to suspend anything: what hangs in the kernel outlives this
+   */
+  async kill(): Promise<boolean> {
+    const { pid } = this.#child
+    if (pid === undefined) return true
+    try {
+      process.kill(-pid, 'SIGKILL')
+    } catch {
+      return true
+    }
+    for (const begun = performance.now(); performance.now() - begun < KILL_MS; await sleep(LOOK_MS)) {
+      if (!groupRuns(pid)) return true
+    }
+    return false
+  }
+
+  #ask(question: WatchdogQuestion): Promise<WatchdogAnswer> {
+    const next = this.#next(this.#deadlineMs + ANSWER_MARGIN_MS)
+    this.#child.send(question, () => undefined)
+    return next
+  }
+
+  async #next(deadlineMs: number): Promise<WatchdogAnswer> {
+    const answer = await new Promise<WatchdogAnswer | Error>((resolve) => {
+      const timer = setTimeout(() => {
+        const what = 'the process that watches over the suspension has not answered'
+        resolve(new DeltamapperError('DM_CALL_STUCK', what, 'see what the device waits for; ask again later'))
+      }, deadlineMs)
+      this.#settle = (settled) => {
+        clearTimeout(timer)
+        resolve(settled)
+      }
+      if (this.lost.aborted) this.#settle(this.lost.reason as Error)
+    })
+    this.#settle = undefined
+    if (answer instanceof Error) throw answer
+    return answer
+  }
+}
+
+type Named = Exclude<WatchdogAnswer, 'ready'>
+
+function expect<A extends Named['answer']>(answer: WatchdogAnswer, expected: A): Extract<Named, { answer: A }> {
+  if (answer !== 'ready' && answer.answer === expected) return answer as Extract<Named, { answer: A }>
+  if (answer !== 'ready' && answer.answer === 'failed') {
+    throw new DeltamapperError(answer.code, answer.message, answer.remedy)
+  }
+  throw new DeltamapperError(
+    'DM_INTERNAL',
+    `a suspension's watchdog answered ${JSON.stringify(answer)}`,
+    'report it with the log lines around it'
+  )
+}

@@ -1,0 +1,564 @@
+/**
+ * A tracked volume in the kernel: two devices over the one that it was before.
+ *
+ *     /dev/mapper/NAME          era      marks what is written to
+ *       │        └ metadata device
+ *     NAME-guard                linear   its discard limit is 0, so that none reaches what is above or below
+ *       │
+ *     the data device                    claimed by the guard: nobody can mount it beside us
+ *
+ * dm-era marks only the first block of a discard (era_map), and the limit of an era device itself is open again after each table that it
+ * gets. The guard's is closed before anything stands on it, and it gets another table only while the era device is suspended.
+ *
+ * Table changes are suspend, load, resume: the target reads its metadata at the load. Of a suspended era device nothing is asked but what
+ * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
+ */
+import { open, stat } from 'node:fs/promises'
+import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
+import { DeviceMapperError } from '../../../../native/device-mapper-error.ts'
+import { decodeDeviceNumber, nodeName } from '../../../../native/device.ts'
+import { ClaimedDevice, LOOK_BYTES, onceFree, sizeOf } from '../../../devicemapper/block-device.ts'
+import {
+  type BlockCounters,
+  blockCounters,
+  bootId,
+  deviceInstance,
+  discardLimit,
+  refuseDiscards
+} from '../../../devicemapper/block-queue.ts'
+import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
+import { type EraStatus, parseEraStatus } from '../../../devicemapper/era/status.ts'
+import type { EraSuperblock } from '../../../devicemapper/era/superblock.ts'
+import { type EraTable, formatEraTable, parseEraTable } from '../../../devicemapper/era/table.ts'
+import { TargetWords } from '../../../devicemapper/target-words.ts'
+import { DeltamapperError } from '../../../errors.ts'
+import type { EraVolume } from '../../catalog/era-volumes.ts'
+import { refuseInUse } from '../../owned-pools/active-pool.ts'
+import { deviceIdentity, isKnownBy } from '../../node/device-identity.ts'
+import { eraUuid, guardName, guardUuid } from '../../node/era-devices.ts'
+import { dataHead, metadataState } from './lasting-traces.ts'
+import { mergeable } from './mergeable.ts'
+
+const SECTOR_BYTES = 512
+/** Formatting a large device's metadata takes its time. */
+const CREATE_DEADLINE_MS = 60_000
+/** How often an era device is tried to make, where the kernel gives no reason that would tell. */
+const MOST_TRIES = 5
+
+/** Both devices, with their tables as they have to be. */
+export interface ActiveDevices {
+  readonly era: DeviceInfo
+  readonly guard: DeviceInfo
+  readonly table: EraTable
+  readonly dataDevice: DeviceNumber
+  /** Of the era device, in bytes. */
+  readonly sizeBytes: number
+}
+
+export class TrackedDevice {
+  readonly volume: EraVolume
+  readonly #deviceMapper: DeviceMapper
+
+  constructor(deviceMapper: DeviceMapper, volume: EraVolume) {
+    this.#deviceMapper = deviceMapper
+    this.volume = volume
+  }
+
+  get era(): { readonly uuid: string } {
+    return { uuid: eraUuid(this.volume) }
+  }
+
+  get guard(): { readonly uuid: string } {
+    return { uuid: guardUuid(this.volume) }
+  }
+
+  /** The era device; undefined when the volume is not active. */
+  async info(): Promise<DeviceInfo | undefined> {
+    const info = await this.#deviceMapper.info(this.era)
+    return info?.hasLiveTable ? info : undefined
+  }
+
+  /**
+   * Both devices and what they are made of.
+   *
+   * @throws DM_ERA_INACTIVE; DM_CATALOG_DISAGREES when somebody has given them other tables
+   */
+  async active(): Promise<ActiveDevices> {
+    const { name } = this.volume
+    const [era, guard] = [await this.info(), await this.#deviceMapper.info(this.guard)]
+    if (!era || !guard?.hasLiveTable) {
+      throw new DeltamapperError(
+        'DM_ERA_INACTIVE',
+        `${name} is not active: what is written to ${this.volume.dataDevice} is not tracked`,
+        `\`deltamapper era activate ${name}\``
+      )
+    }
+    const [eraRow, ...moreOfEra] = await this.#deviceMapper.table(this.era)
+    const [guardRow, ...moreOfGuard] = await this.#deviceMapper.table(this.guard)
+    const refuse = (what: string): never => {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${what}: somebody else has changed it, and writes may go unseen`,
+        `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
+      )
+    }
+    if (eraRow?.targetType !== 'era' || moreOfEra.length > 0) return refuse(`${era.name} is no era device any more`)
+    const table = parseEraTable(eraRow.params)
+    if (table.originDevice.major !== guard.major || table.originDevice.minor !== guard.minor) {
+      return refuse(`${era.name} does not stand on ${guard.name}`)
+    }
+    if (table.blockSectors !== this.volume.blockSectors) return refuse(`${era.name} has blocks of another size`)
+    if (guardRow?.targetType !== 'linear' || moreOfGuard.length > 0 || guardRow.lengthSectors < eraRow.lengthSectors) {
+      return refuse(`${guard.name} is not the linear device that it was`)
+    }
+    const words = new TargetWords(guardRow.params, 'the table of a linear device')
+    const dataDevice = words.device()
+    if (words.number() !== 0) return refuse(`${guard.name} does not begin where it did`)
+    return { era, guard, table, dataDevice, sizeBytes: eraRow.lengthSectors * SECTOR_BYTES }
+  }
+
+  /** Its status line. Not to be asked while it is suspended. */
+  async status(): Promise<EraStatus> {
+    const [row] = await this.#deviceMapper.status(this.era)
+    return row === undefined ? { state: 'unknown' } : parseEraStatus(row.params)
+  }
+
+  /**
+   * That the active devices stand on the two that they are to stand on: tables of ours, exchanged for others of the same shape, would not show.
+   *
+   * @throws DM_CATALOG_DISAGREES
+   */
+  async checkBelow({ table, dataDevice }: ActiveDevices): Promise<void> {
+    const { name, dataDevice: dataPath, dataIdentity, metadataDevice: metadataPath, metadataIdentity } = this.volume
+    for (const [path, recorded, device] of [
+      [dataPath, dataIdentity, dataDevice],
+      [metadataPath, metadataIdentity, table.metadataDevice]
+    ] as const) {
+      const identity = await deviceIdentity(this.#deviceMapper, path, device)
+      if (isKnownBy(recorded, identity, path)) continue
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${name} stands on ${identity}, and ${path} was ${recorded}: somebody else has changed it, and writes may go unseen`,
+        `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
+      )
+    }
+  }
+
+  /** Where the metadata of the active device is. */
+  async metadataPath(table: EraTable): Promise<string> {
+    const info = await this.#deviceMapper.info(table.metadataDevice)
+    if (info) return `/dev/mapper/${nodeName(info.name)}`
+    return this.volume.metadataDevice
+  }
+
+  /**
+   * Checks the data device of an inactive volume.
+   *
+   * @throws DM_DEVICE_BUSY when somebody uses it; DM_CATALOG_DISAGREES when it is not the one that it was, or has shrunk
+   */
+  async checkData(): Promise<{ identity: string; number: DeviceNumber; sizeBytes: number }> {
+    const { dataDevice, dataIdentity, sizeBytes, name } = this.volume
+    await using device = await ClaimedDevice.open(dataDevice)
+    const identity = await deviceIdentity(this.#deviceMapper, dataDevice, device.number)
+    if (!isKnownBy(dataIdentity, identity, dataDevice)) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${dataDevice} is not the device that ${name} is of: it is ${identity}, and that was ${dataIdentity}`,
+        'put the device in its place, or detach the volume and attach it anew'
+      )
+    }
+    if (device.sizeBytes < sizeBytes) {
+      throw new DeltamapperError(
+        'DM_CATALOG_DISAGREES',
+        `${dataDevice} has ${device.sizeBytes} bytes, less than the ${sizeBytes} of ${name}`,
+        'a tracked volume cannot shrink: detach it, and attach it anew'
+      )
+    }
+    return { identity, number: device.number, sizeBytes: device.sizeBytes }
+  }
+
+  /** Checks the metadata device of an inactive volume: free, and the one that it was. @throws DM_DEVICE_BUSY, DM_CATALOG_DISAGREES */
+  async checkMetadata(): Promise<DeviceNumber> {
+    const { metadataDevice, metadataIdentity, name } = this.volume
+    await using device = await ClaimedDevice.open(metadataDevice)
+    const identity = await deviceIdentity(this.#deviceMapper, metadataDevice, device.number)
+    if (isKnownBy(metadataIdentity, identity, metadataDevice)) return device.number
+    throw new DeltamapperError(
+      'DM_CATALOG_DISAGREES',
+      `${metadataDevice} is not the metadata device of ${name}: it is ${identity}, and that was ${metadataIdentity}`,
+      'put the device in its place, or detach the volume and attach it anew'
+    )
+  }
+
+  /**
+   * Removes what was taken below. It is not missed then when the volume is activated, as a snapshot is that was merged.
+   *
+   * @returns what is to be remembered instead; undefined when nothing has to be
+   */
+  async removeLower(remove: () => Promise<void>): Promise<LowerSeen | undefined> {
+    const seen = parseLowerSeen(this.volume.lowerSeen)
+    const facts = await stat(this.volume.dataDevice).catch(() => undefined)
+    const look = async (): Promise<string[]> =>
+      facts?.isBlockDevice() ? mergeable(this.#deviceMapper, decodeDeviceNumber(facts.rdev)) : []
+    const were = await look()
+    await remove()
+    if (seen.state === 'never' || seen.mergeable === undefined) return undefined
+    const are = await look()
+    const removed = were.filter((each) => !are.includes(each))
+    return { ...seen, mergeable: seen.mergeable.filter((each) => !removed.includes(each)) }
+  }
+
+  /** Makes the start of the metadata device blank, so that the kernel formats it anew. */
+  async blankMetadata(): Promise<void> {
+    await using device = await ClaimedDevice.open(this.volume.metadataDevice, { writable: true })
+    await device.zeroStart(4096)
+  }
+
+  /**
+   * Makes both devices, of which there must be none yet.
+   *
+   * @throws DM_DEVICE_BUSY, and what device-mapper calls throw; then there may be one of them
+   */
+  async putUp(data: DeviceNumber, metadata: DeviceNumber): Promise<void> {
+    const { dmName, metadataDevice, sizeBytes, blockSectors } = this.volume
+    const lengthSectors = sizeBytes / SECTOR_BYTES
+    const guard = await onceFree(() =>
+      this.#deviceMapper.create(guardName(this.volume), {
+        uuid: this.guard.uuid,
+        table: [{ startSector: 0, lengthSectors, targetType: 'linear', params: `${data.major}:${data.minor} 0` }]
+      })
+    )
+    // Nothing stands on it yet, so that no discard comes in before.
+    await refuseDiscards(guard)
+    const params = formatEraTable({ metadataDevice: metadata, originDevice: guard, blockSectors })
+    const create = () =>
+      this.#deviceMapper.create(dmName, {
+        uuid: this.era.uuid,
+        table: [{ startSector: 0, lengthSectors, targetType: 'era', params }],
+        deadlineMs: CREATE_DEADLINE_MS
+      })
+    for (let tries = 1; ; tries++) {
+      try {
+        await onceFree(create)
+        return
+      } catch (error) {
+        // The target says EINVAL whatever kept it from opening a device (era_ctr): that somebody had it, too.
+        const why = error instanceof DeviceMapperError ? error.errno : undefined
+        if (why !== 'EINVAL' || tries === MOST_TRIES) throw error
+      }
+      // Waits for whoever has it; throws DM_DEVICE_BUSY when that takes too long.
+      await (await ClaimedDevice.open(metadataDevice)).close()
+    }
+  }
+
+  /** Removes both devices, or what there is of them. @throws DM_DEVICE_BUSY while the volume is in use */
+  async takeDown(): Promise<void> {
+    for (const reference of [this.era, this.guard]) {
+      const info = await this.#deviceMapper.info(reference)
+      if (!info) continue
+      if (reference === this.era || info.openCount > 0) refuseInUse(info, this.volume.name)
+      await this.#deviceMapper.remove(reference, { retry: true })
+    }
+  }
+
+  /** What there is to see of an active volume, suspended or not: read once, so that nothing falls between comparing and remembering. */
+  async look({ guard, dataDevice, era, table }: ActiveDevices): Promise<ActiveLook> {
+    const limits = await Promise.all([guard, era].map(async (each) => [each.name, await discardLimit(each)] as const))
+    const [open] = limits.filter(([, limit]) => limit !== 0)
+    const quietBefore = isQuiet(await this.info())
+    const counted = { era: await blockCounters(era), guard: await blockCounters(guard) }
+    const data = await blockCounters(dataDevice)
+    return {
+      ...{
+        boot: await bootId(),
+        instance: await deviceInstance(guard),
+        dataInstance: await deviceInstance(dataDevice)
+      },
+      openLimit: open && `${open[0]} let discards through (discard_max_bytes was ${open[1]})`,
+      discards: counted.guard.discards,
+      data,
+      dataBytes: await sizeOf(dataDevice),
+      mergeable: await mergeable(this.#deviceMapper, dataDevice),
+      metadataMergeable: await mergeable(this.#deviceMapper, table.metadataDevice),
+      pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
+      pastGuard: data.writtenSectors - counted.guard.writtenSectors,
+      settled: quietBefore && isQuiet(await this.info())
+    }
+  }
+
+  /**
+   * Whether writes or discards may have gone unseen since an earlier look.
+   *
+   * @returns what was seen, in words; undefined when all is well
+   */
+  unseen(now: ActiveLook, before: LowerSeen): string | undefined {
+    const { name, dataDevice, sizeBytes } = this.volume
+    if (now.openLimit !== undefined) return now.openLimit
+    // What lay beyond is another's now, and comes back as that left it.
+    if (now.dataBytes < sizeBytes)
+      return `${dataDevice} has ${now.dataBytes} bytes, and ${name} has ${sizeBytes}: it was made smaller`
+    const was = countersThen(now, before)
+    if (was === 'other devices') return `${name} was taken down and put up again by somebody else`
+    if (now.discards > was.discards)
+      return `${now.discards - was.discards} discards went through ${guardName(this.volume)}`
+    if (was.beside === undefined) return undefined
+    const { pastEra, pastGuard, dataDiscards } = was.beside
+    if (now.data.discards > dataDiscards) {
+      return `${now.data.discards - dataDiscards} discards went to ${dataDevice} beside ${name}`
+    }
+    if (!now.settled) return undefined
+    if (now.pastEra > pastEra)
+      return `${now.pastEra - pastEra} sectors were written to ${guardName(this.volume)} beside ${name}`
+    if (now.pastGuard > pastGuard)
+      return `${now.pastGuard - pastGuard} sectors were written to ${dataDevice} beside ${name}`
+    return undefined
+  }
+
+  /**
+   * What is to be remembered of an active volume, for the next look.
+   *
+   * @param head of the data device at this look (lasting-traces.ts)
+   * @param ownEras how many eras may begin until the next look by what we are about to do
+   */
+  seenActive(look: ActiveLook, before: LowerSeen, head: string, ownEras: number): LowerSeen {
+    const { boot, instance, discards, settled, pastEra, pastGuard, data, mergeable, metadataMergeable } = look
+    const was = countersThen(look, before)
+    const beside = settled
+      ? { pastEra, pastGuard, dataDiscards: data.discards }
+      : was === 'other devices'
+        ? undefined
+        : was.beside
+    const lasting = { head, mergeable, metadataMergeable }
+    return { state: 'active', boot, instance, discards, ownEras, ...lasting, ...(beside && { beside }) }
+  }
+
+  /**
+   * What is to be remembered of both devices of an inactive volume. What others have left in the page cache of the data device is on the disk
+   * then, and counted: closing it did not write that back while somebody else had it open, as the guard had.
+   *
+   * @param counted what was counted of the data device when the volume was last seen active, so that what is written from then on is not taken
+   *   for its own
+   */
+  async seenInactive(data: DeviceNumber, metadata: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
+    const { dataDevice, metadataDevice } = this.volume
+    await writeBack(dataDevice)
+    const { writtenSectors, discards } = counted ?? (await blockCounters(data))
+    return {
+      ...{ state: 'inactive', boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards },
+      head: await dataHead(dataDevice),
+      mergeable: await mergeable(this.#deviceMapper, data),
+      metadataState: await metadataState(metadataDevice),
+      metadataMergeable: await mergeable(this.#deviceMapper, metadata),
+      metadata: { instance: await deviceInstance(metadata), ...(await blockCounters(metadata)) }
+    }
+  }
+
+  /**
+   * Whether either device was written to while the volume was inactive, as far as can be told: by the kernel's counters, which go back to when
+   * a device appeared, by the first bytes of the data device, and by the metadata's last era.
+   *
+   * Counters end with the boot. So what was counted when the volume was deactivated says nothing after a restart, unless that was the last
+   * thing that the boot did; and of a volume that was never deactivated nothing is known, but that whatever was booted meanwhile may have
+   * written to it.
+   *
+   * The next boot, too, has to be the one in which it is looked at again: what happened in others is not known.
+   *
+   * @param trusted somebody who knows better vouches for what happened between two boots: nothing was written
+   * @returns what was seen, in words; undefined when nothing speaks for it
+   */
+  writtenBeside(now: Inactive, before: LowerSeen, trusted: boolean): string | undefined {
+    if (before.state === 'never') return this.#writtenSinceBoot(now)
+    return (
+      this.#merged(now, before) ??
+      (before.state === 'inactive' ? this.#changed(now, before) : undefined) ??
+      (before.boot === now.boot ? this.#writtenInBoot(now, before) : this.#writtenBetween(now, before, trusted))
+    )
+  }
+
+  #merged(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    for (const [path, were, are] of [
+      [dataDevice, before.mergeable, now.mergeable],
+      [metadataDevice, before.metadataMergeable, now.metadataMergeable]
+    ] as const) {
+      const gone = were?.find((each) => !are?.includes(each))
+      if (gone) return `${gone} is gone, and may have been merged into ${path} while ${name} was not active`
+    }
+    return undefined
+  }
+
+  #changed(now: Inactive, before: Inactive): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    if (before.head !== now.head) {
+      return `the first ${LOOK_BYTES / 1024} KiB of ${dataDevice} are not what they were when ${name} was deactivated`
+    }
+    if (now.metadataState === '' || before.metadataState !== now.metadataState) {
+      return `the metadata in ${metadataDevice} is not what it was when ${name} was deactivated`
+    }
+    return undefined
+  }
+
+  /** In the boot in which it was looked at before. */
+  #writtenInBoot(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    // The devices were removed, by whomever, without a word to us and without a restart of the machine.
+    if (before.state === 'active') return `${name} was taken down by somebody else, and may have been written to since`
+    for (const [path, was, is] of [
+      [dataDevice, before, now],
+      [metadataDevice, before.metadata, now.metadata]
+    ] as const) {
+      if (was === undefined || is === undefined) continue
+      if (was.instance !== is.instance || is.instance === '') {
+        return `${path} was itself taken down and put up again while ${name} was not active, and may have been written to`
+      }
+      if (was.writtenSectors !== is.writtenSectors || was.discards !== is.discards) {
+        return `${path} was written to while ${name} was not active`
+      }
+    }
+    return undefined
+  }
+
+  /** With a restart in between, or more. */
+  #writtenBetween(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>, trusted: boolean): string | undefined {
+    const { name, dataDevice } = this.volume
+    const wasLast = before.state === 'inactive' && before.atShutdown === true
+    const isNext = before.state === 'active' || before.nextBoot === undefined || before.nextBoot === now.boot
+    if (wasLast && !isNext && !trusted) {
+      return `${name} was not activated in the boot before, and ${dataDevice} may have been written to in it, before this boot`
+    }
+    if (!wasLast && !trusted) {
+      return before.state === 'active'
+        ? `the machine stopped while ${name} was active, and ${dataDevice} may have been written to before this boot`
+        : `${name} was not deactivated at the shutdown of the machine, and ${dataDevice} may have been written to before this boot`
+    }
+    return this.#writtenSinceBoot(now)
+  }
+
+  /** In this boot, in which it was never looked at. */
+  #writtenSinceBoot({ writtenSectors, discards, metadata }: Inactive): string | undefined {
+    const { name, dataDevice, metadataDevice } = this.volume
+    if (writtenSectors !== 0 || discards !== 0) return `${dataDevice} was written to, before ${name} was activated`
+    if (metadata === undefined || (metadata.writtenSectors === 0 && metadata.discards === 0)) return undefined
+    return `${metadataDevice} was written to, before ${name} was activated`
+  }
+}
+
+/** What is remembered of the devices of a volume from one look to the next; `lowerSeen` of its record. */
+export type LowerSeen =
+  | { readonly state: 'never' }
+  /** `instance`, `discards`: the guard's. */
+  | {
+      readonly state: 'active'
+      readonly boot: string
+      readonly instance: string
+      readonly discards: number
+      /** How many eras may have begun since by what we did ourselves. */
+      readonly ownEras?: number
+      readonly head?: string
+      readonly mergeable?: readonly string[]
+      readonly metadataMergeable?: readonly string[]
+      /** When nothing was in flight last; without it where that was not seen in these devices. */
+      readonly beside?: Beside
+    }
+  | Inactive
+
+/** Of the data device, where nothing else is said. */
+export interface Inactive {
+  readonly state: 'inactive'
+  readonly boot: string
+  readonly instance: string
+  readonly writtenSectors: number
+  readonly discards: number
+  readonly head: string
+  /** What could be merged into it (mergeable.ts). */
+  readonly mergeable?: readonly string[]
+  /** Fingerprint of the metadata (lasting-traces.ts), and what could be merged into its device. */
+  readonly metadataState?: string
+  readonly metadataMergeable?: readonly string[]
+  readonly metadata?: BlockCounters & { readonly instance: string }
+  /** The machine was being shut down: nobody was to write to either device any more in that boot. */
+  readonly atShutdown?: boolean
+  /** The first boot after that in which an agent was there. */
+  readonly nextBoot?: string
+}
+
+/** What has reached a device by other ways than through the one above it, since both appeared. */
+interface Beside {
+  /** Sectors of 512 bytes: how many more were written to the guard than to the era device, and to the data device than to the guard. */
+  readonly pastEra: number
+  readonly pastGuard: number
+  readonly dataDiscards: number
+}
+
+/** What there is to see of an active volume. */
+export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
+  readonly boot: string
+  /** The guard's, and the data device's. */
+  readonly instance: string
+  readonly dataInstance: string
+  /** The guard's. */
+  readonly discards: number
+  /** Of the data device; its size in bytes. */
+  readonly data: BlockCounters
+  readonly dataBytes: number
+  /** What could be merged into the data device, and into the metadata device. */
+  readonly mergeable: readonly string[]
+  readonly metadataMergeable: readonly string[]
+  /** Which device lets discards through, in words. */
+  readonly openLimit: string | undefined
+  /** No write is in flight between the devices: until then some are counted in one and not yet in another. */
+  readonly settled: boolean
+}
+
+/** Nobody can write: to a suspended device, or one that nobody has open (who had has flushed it). */
+function isQuiet(era: DeviceInfo | undefined): boolean {
+  return era !== undefined && (era.suspended || era.openCount === 0)
+}
+
+/** What the counters of active devices were at an earlier look. A device that was put up since began at 0. */
+function countersThen(
+  { boot, instance, dataInstance }: Pick<ActiveLook, 'boot' | 'instance' | 'dataInstance'>,
+  before: LowerSeen
+): { discards: number; beside?: Beside | undefined } | 'other devices' {
+  switch (before.state) {
+    case 'never':
+      return { discards: 0 }
+    case 'active':
+      return before.boot === boot && before.instance === instance ? before : 'other devices'
+    case 'inactive':
+      if (before.boot !== boot || before.instance !== dataInstance) return 'other devices'
+      return {
+        discards: 0,
+        beside: { pastEra: 0, pastGuard: before.writtenSectors, dataDiscards: before.discards }
+      }
+  }
+}
+
+export function parseLowerSeen(text: string): LowerSeen {
+  return text === '' ? { state: 'never' } : (JSON.parse(text) as LowerSeen)
+}
+
+/** Has what is in the page cache of a block device written to it. @throws DM_READ_FAILED */
+async function writeBack(path: string): Promise<void> {
+  try {
+    await using device = await open(path)
+    await device.sync()
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    throw new DeltamapperError('DM_READ_FAILED', `${path} cannot be written back (${code})`, 'see the kernel log', {
+      cause
+    })
+  }
+}
+
+/** The live superblock in a metadata device. */
+export async function superblockOf(path: string): Promise<EraSuperblock> {
+  const metadata = await openEraMetadata(path, { liveRoot: true })
+  await metadata.close()
+  return metadata.live
+}
+
+/** Size of the data device below an active volume, in bytes. */
+export function dataBytes({ dataDevice }: ActiveDevices): Promise<number> {
+  return sizeOf(dataDevice)
+}

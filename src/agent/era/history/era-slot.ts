@@ -1,0 +1,294 @@
+/**
+ * The slot for a metadata snapshot that every era device has, used for as long as it takes to read what was written between two snapshots.
+ *
+ * As with pools, what is in it is ours only if it is on record (catalog/lease.ts), a process of its own holds it so that no death of the
+ * agent leaves it behind (lease-keeper-process.ts), and what is not ours stays. Unlike a pool's it has one user at a time: whoever has
+ * the volume's turn.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Logger } from 'pino'
+import type { DeviceInfo, DeviceMapper } from '../../../../native/device-mapper.ts'
+import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
+import type { EraTable } from '../../../devicemapper/era/table.ts'
+import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
+import type { Catalog } from '../../catalog/catalog.ts'
+import { type LeaseRecord, leaseVerdict } from '../../catalog/lease.ts'
+import type { EraVolume } from '../../catalog/era-volumes.ts'
+import { notePath, removeNote, withNote } from '../../leases/keeper-note.ts'
+import { keeperAtWork, KeeperLost, LeaseKeeper, type MetadataPlace, slotMessages } from '../../leases/lease-keeper.ts'
+import { Turns } from '../../node/turns.ts'
+import { wantedBlocks } from '../../leases/pool-slot.ts'
+import { eraFacts, isEraSlot, readEraSlot, slotKey } from '../../leases/era-slot-content.ts'
+import { TrackedDevice } from '../device/tracked-device.ts'
+
+/** Free metadata below which none is taken: it is held for seconds, in which little is written anew. */
+const HEADROOM = { percent: 5, blocks: 256 }
+/** How long to wait for whoever else has it, and how often to look; milliseconds. */
+const WAIT_MS = 10_000
+const LOOK_MS = 200
+/** How long a message may take, in milliseconds. */
+const DEADLINE_MS = 30_000
+
+export interface EraSlotParts {
+  readonly catalog: Pick<
+    Catalog,
+    | 'path'
+    | 'findLease'
+    | 'leases'
+    | 'beginLease'
+    | 'confirmLease'
+    | 'beginRelease'
+    | 'keepLease'
+    | 'clearLease'
+    | 'eraView'
+  >
+  readonly deviceMapper: DeviceMapper
+  readonly logger: Logger
+}
+
+/** A metadata snapshot that is held. */
+export interface HeldEraSnapshot {
+  /** Where it is read. */
+  readonly metadata: MetadataPlace
+  readonly heldRoot: number
+}
+
+/** Does something when it is a volume's turn. Rejects as `work` does, or when there is no turn to be had. */
+export type InVolumesTurn = <T>(volume: string, work: () => Promise<T>) => Promise<T>
+
+/** A message or a question for its status would wait for the resume, and for good if that puts another table in place. */
+function refuseSuspended({ name, suspended }: DeviceInfo): void {
+  if (!suspended) return
+  throw new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `${name} is suspended`,
+    `ask again; if nobody is at work on it, \`dmsetup resume ${name}\``
+  )
+}
+
+/**
+ * Waits until no process holds a volume's metadata snapshot. For whoever gives its device another table: a message that comes in while it is
+ * suspended waits for the resume, and that would then wait for the message. A keeper sends one when its agent dies, which is soon after, but
+ * may be after the next agent has begun.
+ *
+ * @throws DM_DEVICE_BUSY
+ */
+export async function onceNoKeeper(volume: EraVolume, catalogPath: string): Promise<void> {
+  for (const until = performance.now() + WAIT_MS; await keeperAtWork(slotKey(volume), catalogPath);) {
+    if (performance.now() > until) throw atWorkError(volume.name)
+    await sleep(LOOK_MS)
+  }
+}
+
+export class EraSlots {
+  readonly #parts: EraSlotParts
+  /** One thing at a time is done to a slot, also at the start, when what is left of the last agent is looked after. */
+  readonly #turns = new Turns()
+
+  constructor(parts: EraSlotParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Takes a metadata snapshot of an active volume for as long as `use` takes. For whoever has the volume's turn.
+   *
+   * @throws DM_DEVICE_BUSY when somebody else has the slot; DM_LEASE_REFUSED; DM_ERA_INACTIVE; what device-mapper, the catalog, reading
+   *   metadata and `use` throw
+   */
+  async hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
+    return this.#turns.take(slotKey(volume), () => this.#hold(volume, purpose, use))
+  }
+
+  /**
+   * Waits until nobody else has the metadata snapshot of an active volume, so that a volume is not suspended for nothing. For whoever has the
+   * volume's turn.
+   *
+   * @throws DM_DEVICE_BUSY, DM_LEASE_REFUSED, DM_ERA_INACTIVE; what device-mapper and reading metadata throw
+   */
+  async ready(volume: EraVolume): Promise<void> {
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const { table, era } = await tracked.active()
+    refuseSuspended(era)
+    const { path, device } = await metadataOf(tracked, table)
+    const isTaken = async () =>
+      (await readEraSlot(path, device)).heldRoot !== 0 &&
+      // What is ours is settled when it is needed.
+      (await this.#parts.catalog.findLease(slotKey(volume))) === undefined
+    for (const until = performance.now() + WAIT_MS; await isTaken(); await sleep(LOOK_MS)) {
+      if (performance.now() > until) throw takenError(era.name)
+    }
+    await this.#checkHeadroom(tracked)
+  }
+
+  /**
+   * Settles what an agent before this one has left behind, as far as it can be settled. Never rejects.
+   *
+   * @param inTurn nobody may suspend a volume while it is sent a message
+   */
+  async recover(inTurn: InVolumesTurn): Promise<void> {
+    const { catalog, logger } = this.#parts
+    try {
+      const [records, { volumes }] = [await catalog.leases(), await catalog.eraView()]
+      for (const { device } of records.filter((each) => isEraSlot(each.device))) {
+        const volume = volumes.find((each) => slotKey(each) === device)
+        if (volume === undefined) {
+          await this.#turns.take(device, () => this.#clear(device))
+          continue
+        }
+        const why = await inTurn(volume.name, () =>
+          this.#turns.take(device, () => this.#recover(volume, device))
+        ).catch((error: unknown) => asDeltamapperError(error).line)
+        if (why === undefined) continue
+        logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
+      }
+    } catch (error) {
+      logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
+    }
+  }
+
+  /** @returns why what is on record of an active volume cannot be settled; undefined when there is nothing (more) */
+  async #recover(volume: EraVolume, key: string): Promise<string | undefined> {
+    const record = await this.#parts.catalog.findLease(key)
+    if (record === undefined) return undefined
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    if ((await tracked.info()) === undefined) return undefined
+    const { table, era } = await tracked.active()
+    refuseSuspended(era)
+    return this.#settle(record, await metadataOf(tracked, table))
+  }
+
+  async #hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
+    const { catalog, logger } = this.#parts
+    const key = slotKey(volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const { table, era } = await tracked.active()
+    refuseSuspended(era)
+    const metadata = await metadataOf(tracked, table)
+    await this.#free(key, era.name, metadata)
+    await this.#checkHeadroom(tracked)
+    const before = await openEraMetadata(metadata.path, { liveRoot: true, device: metadata.device })
+    await before.close()
+    const takenAt = Date.now()
+    const keeper = await this.#startKeeper(key, takenAt, metadata)
+    try {
+      await catalog.beginLease({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
+      const { heldRoot, facts } = await keeper.reserve().catch(async (error: unknown) => {
+        // Taken or not: where that is not known, the record stays.
+        if (!(error instanceof KeeperLost)) await catalog.clearLease(key)
+        throw error
+      })
+      await catalog.confirmLease(key, { heldRoot, factsHeld: facts })
+      try {
+        return await use({ metadata, heldRoot })
+      } finally {
+        await this.#giveBack(key, keeper).catch((error: unknown) => {
+          // The keeper drops it when it is let go; and what is left is settled the next time.
+          logger.warn(
+            { volume: volume.name, what: asDeltamapperError(error).line },
+            'a metadata snapshot is not given back yet'
+          )
+        })
+      }
+    } finally {
+      await keeper.end()
+    }
+  }
+
+  /** Waits until nothing is in the slot. @throws DM_DEVICE_BUSY */
+  async #free(key: string, device: string, metadata: MetadataPlace): Promise<void> {
+    for (const until = performance.now() + WAIT_MS; ;) {
+      const record = await this.#parts.catalog.findLease(key)
+      const why = record && (await this.#settle(record, metadata))
+      const { heldRoot } = await readEraSlot(metadata.path, metadata.device)
+      const atWork = await keeperAtWork(key, this.#parts.catalog.path)
+      if (why === undefined && heldRoot === 0 && !atWork) return
+      // (Where none is held, there is none to be dropped.)
+      if (performance.now() > until) throw heldRoot === 0 && atWork ? atWorkError(device) : takenError(device, why)
+      await sleep(LOOK_MS)
+    }
+  }
+
+  /** @returns why a record cannot be settled; undefined when there is none any more */
+  async #settle(record: LeaseRecord, metadata: MetadataPlace): Promise<string | undefined> {
+    const { device } = record
+    if (await keeperAtWork(device, this.#parts.catalog.path)) return 'another process is still at work on it'
+    const slot = await readEraSlot(metadata.path, metadata.device)
+    const verdict = leaseVerdict(await withNote(record, this.#parts.catalog.path), slot)
+    if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
+      const keeper = await this.#startKeeper(device, record.takenAt, metadata)
+      try {
+        await keeper.adopt(record.heldRoot, record.factsHeld)
+        await this.#giveBack(device, keeper)
+      } finally {
+        await keeper.end()
+      }
+      return undefined
+    }
+    if (verdict.record === 'keep') return verdict.because
+    await this.#clear(device)
+    return undefined
+  }
+
+  async #giveBack(key: string, keeper: LeaseKeeper): Promise<void> {
+    const { catalog } = this.#parts
+    await catalog.beginRelease(key)
+    try {
+      await keeper.release()
+    } catch (error) {
+      if (!(error instanceof KeeperLost)) await catalog.keepLease(key)
+      throw error
+    }
+    await this.#clear(key)
+  }
+
+  async #checkHeadroom(tracked: TrackedDevice): Promise<void> {
+    const status = await tracked.status()
+    const refuse = (why: string, remedy: string): never => {
+      throw new DeltamapperError(
+        'DM_LEASE_REFUSED',
+        `no metadata snapshot is taken of ${tracked.volume.name}: ${why}`,
+        remedy
+      )
+    }
+    if (status.state !== 'working') return refuse('the kernel could not tell its state', 'look into the kernel log')
+    const free = status.totalMetadataBlocks - status.usedMetadataBlocks
+    const wanted = wantedBlocks(status, HEADROOM)
+    if (free >= wanted) return
+    refuse(
+      `${free} of its ${status.totalMetadataBlocks} metadata blocks are free, and ${wanted} should be`,
+      'give it a larger metadata device'
+    )
+  }
+
+  #startKeeper(key: string, takenAt: number, metadata: MetadataPlace): Promise<LeaseKeeper> {
+    return LeaseKeeper.start({ device: key, takenAt }, metadata, this.#parts.catalog.path, DEADLINE_MS, 'era')
+  }
+
+  /** Forgets a lease, and then what a keeper has noted about it. */
+  async #clear(key: string): Promise<void> {
+    const { catalog } = this.#parts
+    await catalog.clearLease(key)
+    await removeNote(notePath(catalog.path, key))
+  }
+}
+
+/** Where the metadata of an active volume is. The node may lead elsewhere by now; the number in its table does not. */
+async function metadataOf(tracked: TrackedDevice, table: EraTable): Promise<MetadataPlace> {
+  return { path: await tracked.metadataPath(table), device: table.metadataDevice }
+}
+
+function atWorkError(device: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `the metadata snapshot of ${device} is taken: another process holds it, or is about to`,
+    'ask again when it has ended'
+  )
+}
+
+function takenError(device: string, why = 'somebody else has it'): DeltamapperError {
+  return new DeltamapperError(
+    'DM_DEVICE_BUSY',
+    `the metadata snapshot of ${device} is taken: ${why}`,
+    `ask again when it is dropped; if nobody uses it: dmsetup message ${device} 0 ${slotMessages.era.release}`
+  )
+}

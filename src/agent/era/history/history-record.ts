@@ -1,0 +1,141 @@
+/**
+ * Makes a boundary part of an era volume's history: what was written since the boundary before is read and stored, and the snapshot with it,
+ * before anybody is told that the snapshot is taken.
+ *
+ *     resume ─▶ metadata snapshot (ends the era that has just begun) ─▶ blocks of [last boundary, this one) ─▶ catalog, in pieces
+ *                                                                                            ─▶ snapshot and intent, in one transaction
+ *
+ * What is written meanwhile belongs to a later era, which that metadata snapshot still has in a writeset of its own: it is left out. It
+ * works as well long after the boundary, only that there may then be more in it than was written: never less.
+ */
+import { once } from 'node:events'
+import { extname } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import type { Logger } from 'pino'
+import type { DeviceMapper } from '../../../../native/device-mapper.ts'
+import { DeltamapperError } from '../../../errors.ts'
+import type { Catalog } from '../../catalog/catalog.ts'
+import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
+import type { EraVolume } from '../../catalog/era-volumes.ts'
+import { fromPortable } from '../../catalog/messages.ts'
+import type { EraHistoryRecorder, TakenEraSnapshot } from '../boundary/boundary.ts'
+import { EraSlots, type InVolumesTurn } from './era-slot.ts'
+import type { FromHistoryReader, HistoryReading } from './history-record-worker.ts'
+
+export interface EraHistoryParts {
+  readonly catalog: Catalog
+  readonly deviceMapper: DeviceMapper
+  readonly logger: Logger
+  /** How long one request to a metadata device may take, in milliseconds. */
+  readonly readDeadlineMs?: number | undefined
+}
+
+/** The reader needs little; what needs more than this is a defect, and ends the thread instead of the agent. MiB. */
+const HEAP_MIB = 256
+
+export class EraHistoryRecords implements EraHistoryRecorder {
+  readonly #parts: EraHistoryParts
+  readonly #slots: EraSlots
+
+  constructor(parts: EraHistoryParts) {
+    this.#parts = parts
+    this.#slots = new EraSlots(parts)
+  }
+
+  /** Looks after metadata snapshots that an agent before this one has left behind, each in its volume's turn. Never rejects. */
+  async recover(inTurn: InVolumesTurn): Promise<void> {
+    await this.#slots.recover(inTurn)
+  }
+
+  /**
+   * Waits until what was written since the last snapshot could be recorded, for whoever has the volume's turn.
+   *
+   * @throws what `EraSlots.ready` throws
+   */
+  async ready(volume: EraVolume): Promise<void> {
+    const { boundaryEra } = await this.#parts.catalog.beginEraHistory(volume.name)
+    // Of the first snapshot, nothing is.
+    if (boundaryEra !== undefined) await this.#slots.ready(volume)
+  }
+
+  /**
+   * Records a snapshot, for whoever has the volume's turn and its intent.
+   *
+   * @throws DM_HISTORY_BROKEN when the history was voided since the snapshot was taken, or its eras go back; what holding and reading a
+   *   metadata snapshot and the catalog throw. Then nothing is recorded, and the intent is as it was
+   */
+  async record(taken: TakenEraSnapshot): Promise<EraSnapshot> {
+    const { catalog, logger } = this.#parts
+    const { volume, name, boundaryEra } = taken
+    const began = performance.now()
+    const since = await catalog.beginEraHistory(volume.name)
+    if (since.line !== volume.line) {
+      throw new DeltamapperError(
+        'DM_HISTORY_BROKEN',
+        `the history of ${volume.name} was voided while snapshot ${name} was taken`,
+        'take another snapshot, and a full backup of it'
+      )
+    }
+    const nothing = since.boundaryEra === undefined || since.boundaryEra >= boundaryEra
+    const isExact = nothing || (await this.#store(taken, since.boundaryEra))
+    const snapshot = await catalog.recordEraSnapshot(volume.name, taken, since, isExact)
+    const ms = Math.round(performance.now() - began)
+    logger.info(
+      { volume: volume.name, snapshot: name, exact: snapshot.exact, ms },
+      'what was written since the last snapshot is on record'
+    )
+    return snapshot
+  }
+
+  /** @returns whether what is stored has nothing but what was written in these eras */
+  async #store({ volume, name, boundaryEra }: TakenEraSnapshot, sinceEra: number): Promise<boolean> {
+    const { readDeadlineMs } = this.#parts
+    const { blockSectors } = volume
+    return this.#slots.hold(volume, `snapshot ${volume.name}/${name}`, (held) =>
+      this.#read(volume.name, { ...held, sinceEra, untilEra: boundaryEra - 1, blockSectors, readDeadlineMs })
+    )
+  }
+
+  async #read(volume: string, reading: HistoryReading): Promise<boolean> {
+    // The sources run as .ts, the published package as .js.
+    const file = new URL(`./history-record-worker${extname(import.meta.filename)}`, import.meta.url)
+    const worker = new Worker(file, {
+      name: 'era-history',
+      workerData: reading,
+      // The process's own options (how its input is to be read, a test runner's hooks) are not for the thread.
+      execArgv: [],
+      resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
+    })
+    try {
+      for (;;) {
+        const message = await nextMessage(worker)
+        if (message.kind === 'end') return message.isExact
+        if (message.kind === 'error') throw fromPortable(message.error)
+        await this.#parts.catalog.stageEraWrites(volume, message.chunks)
+        worker.postMessage('more')
+      }
+    } finally {
+      await worker.terminate()
+    }
+  }
+}
+
+/** @throws what the thread died of */
+async function nextMessage(worker: Worker): Promise<FromHistoryReader> {
+  const over = new AbortController()
+  const { signal } = over
+  try {
+    const message = once(worker, 'message', { signal }) as Promise<[FromHistoryReader]>
+    const ended = once(worker, 'exit', { signal }).then((): never => {
+      throw new DeltamapperError(
+        'DM_INTERNAL',
+        "the thread that reads an era volume's history ended",
+        'report it with the log lines around it'
+      )
+    })
+    return (await Promise.race([message, ended]))[0]
+  } finally {
+    // (What is no longer waited for rejects, and nobody cares.)
+    over.abort()
+  }
+}

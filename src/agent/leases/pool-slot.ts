@@ -1,0 +1,107 @@
+/**
+ * The slot for a metadata snapshot that every thin pool has: by what name it is kept on record, what is in it, and whether the pool is
+ * in a state to hold one.
+ *
+ * Held, a metadata snapshot shares the metadata's nodes, so that every node written for the first time since needs a new block:
+ * metadata grows by as much as is written to, twofold in the end. And what is discarded meanwhile stays allocated. So it is not
+ * taken where that could fill the pool.
+ */
+import type { DeviceInfo, DeviceNumber, DeviceReference } from '../../../native/device-mapper.ts'
+import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import type { PoolNumbers, PoolStatus } from '../../devicemapper/thin/status.ts'
+import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { type HeldSlot, poolFacts } from '../catalog/lease.ts'
+
+/** How much metadata must be free. Enough is whichever is less, so that neither small nor huge pools are asked for too much. */
+export interface Headroom {
+  /** Percent of the pool's metadata blocks; 0 to 100. */
+  readonly percent: number
+  /** Metadata blocks of 4 KiB. */
+  readonly blocks: number
+}
+
+/** What a slot holds, with the superblock that is in it. */
+export interface PoolSlot extends HeldSlot {
+  /** The live pool's. */
+  readonly live: ThinSuperblock
+  /** The copy that the metadata snapshot is; undefined when none is held. */
+  readonly held: ThinSuperblock | undefined
+}
+
+/**
+ * The key of a pool in lease records. The UUID, where there is one, is the same for as long as the pool exists, and so is LVM's; a
+ * device number changes with every activation.
+ */
+export function poolKey({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): string {
+  return uuid === '' ? `dm-name:${name}` : `dm-uuid:${uuid}`
+}
+
+/** The device that a key is of. */
+export function keyedPool(key: string): DeviceReference {
+  const [, kind, value] = /^dm-(name|uuid):(.+)$/s.exec(key) ?? []
+  if (value === undefined) {
+    throw new DeltamapperError(
+      'DM_INTERNAL',
+      `${JSON.stringify(key)} names no pool`,
+      'report it with the log lines around it'
+    )
+  }
+  return kind === 'uuid' ? { uuid: value } : value
+}
+
+/**
+ * Reads what is in a pool's slot from its metadata device, where every reservation and release is as soon as the kernel has answered.
+ *
+ * @param device what the path has to lead to
+ * @throws what opening metadata throws
+ */
+export async function readSlot(metadataPath: string, device?: DeviceNumber): Promise<PoolSlot> {
+  const newest = await openPoolMetadata(metadataPath, { liveRoot: true, device })
+  await newest.close()
+  const { superblock: live, heldRoot } = newest
+  if (heldRoot === 0) return { heldRoot, facts: undefined, live, held: undefined }
+  const copy = await openPoolMetadata(metadataPath, { device })
+  await copy.close()
+  // Released, or released and taken again, between the two looks: whoever asks looks again.
+  if (copy.heldRoot !== heldRoot) return { heldRoot: copy.heldRoot, facts: undefined, live, held: undefined }
+  return { heldRoot, facts: poolFacts(copy.superblock), live, held: copy.superblock }
+}
+
+/** Metadata blocks that have to be free. */
+export function wantedBlocks(
+  { totalMetadataBlocks }: Pick<PoolNumbers, 'totalMetadataBlocks'>,
+  { percent, blocks }: Headroom
+): number {
+  return Math.min(Math.ceil((totalMetadataBlocks * percent) / 100), blocks)
+}
+
+/**
+ * Whether a pool is in a state to hold a metadata snapshot.
+ *
+ * @param what the pool, as messages call it
+ * @throws DM_LEASE_REFUSED
+ */
+export function checkHolds(what: string, status: PoolStatus, headroom: Headroom): asserts status is PoolNumbers {
+  const refuse = (why: string, remedy: string): never => {
+    throw new DeltamapperError('DM_LEASE_REFUSED', `no metadata snapshot is taken of ${what}: ${why}`, remedy)
+  }
+  const repair = 'find out why in the kernel log; `thin_check` and `thin_repair` are for its metadata'
+  if (status.state === 'failed') return refuse('the pool has failed', repair)
+  if (status.state === 'unknown') return refuse('the kernel could not tell its state', 'look into the kernel log')
+  if (status.needsCheck === true) return refuse('its metadata needs to be checked', repair)
+  if (status.mode === 'read-only') {
+    return refuse('the pool is read-only, so that its metadata cannot take one', `extend its metadata, or ${repair}`)
+  }
+  if (status.mode === 'out-of-data-space') {
+    return refuse('the pool is out of data space, and would get none back from discards', 'extend its data device')
+  }
+  const { usedMetadataBlocks, totalMetadataBlocks } = status
+  const free = totalMetadataBlocks - usedMetadataBlocks
+  const wanted = wantedBlocks(status, headroom)
+  if (free >= wanted) return
+  refuse(
+    `${free} of its ${totalMetadataBlocks} metadata blocks are free, and ${wanted} should be, because it makes metadata grow`,
+    'extend its metadata (LVM: lvextend --poolmetadatasize), or lower `lease` in the configuration'
+  )
+}

@@ -1,0 +1,103 @@
+/**
+ * How full the node's active thin pools are, whoever made them: for metrics. Only looked at when somebody asks, and not again at once.
+ *
+ * A look takes a call to device-mapper for each of its devices, none of which makes a pool commit; a call that hangs makes it late.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.ts'
+import { parsePoolTable } from '../../devicemapper/thin/table.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { type SurveyPort, surveyDevices } from '../owned-pools/kernel-view.ts'
+
+export interface PoolFullness {
+  /** Device-mapper's name of the pool's device. */
+  readonly name: string
+  readonly state: PoolMode | 'failed' | 'unknown'
+  /** Undefined where the state is `failed` or `unknown`. */
+  readonly usage: PoolUsage | undefined
+}
+
+/** Bytes, and the pool's own word on its metadata. */
+interface PoolUsage {
+  readonly dataBytes: number
+  readonly dataUsedBytes: number
+  readonly metadataBytes: number
+  readonly metadataUsedBytes: number
+  readonly needsCheck: boolean
+}
+
+const SECTOR_BYTES = 512
+const METADATA_BLOCK_BYTES = 4096
+
+/** Every active thin pool of the node, by name. @throws what device-mapper calls throw */
+export async function lookAtFullness(deviceMapper: SurveyPort): Promise<PoolFullness[]> {
+  const pools: PoolFullness[] = []
+  for (const { info, row } of await surveyDevices(deviceMapper)) {
+    if (row?.targetType !== 'thin-pool') continue
+    const { name, major, minor } = info
+    try {
+      const [{ params } = { params: '' }] = await deviceMapper.status({ major, minor })
+      const status = parsePoolStatus(params)
+      if (status.state !== 'working') {
+        pools.push({ name, state: status.state, usage: undefined })
+        continue
+      }
+      const blockBytes = parsePoolTable(row.params).blockSectors * SECTOR_BYTES
+      const usage = {
+        dataBytes: status.totalDataBlocks * blockBytes,
+        dataUsedBytes: status.usedDataBlocks * blockBytes,
+        metadataBytes: status.totalMetadataBlocks * METADATA_BLOCK_BYTES,
+        metadataUsedBytes: status.usedMetadataBlocks * METADATA_BLOCK_BYTES,
+        needsCheck: status.needsCheck ?? false
+      }
+      pools.push({ name, state: status.mode, usage })
+    } catch (error) {
+      if (!(error instanceof DeltamapperError)) throw error
+      // It went away meanwhile, or says something that nobody knows yet.
+      if (error.code !== 'DM_NO_SUCH_DEVICE') pools.push({ name, state: 'unknown', usage: undefined })
+    }
+  }
+  return pools.sort((one, other) => (one.name < other.name ? -1 : 1))
+}
+
+/** A look that has succeeded. */
+export interface FullnessSeen {
+  /** Milliseconds since 1970. */
+  readonly at: number
+  readonly pools: readonly PoolFullness[]
+}
+
+export class FullnessLooks {
+  readonly #deviceMapper: SurveyPort
+  readonly #freshMs: number
+  readonly #waitMs: number
+  #seen: FullnessSeen | undefined
+  #looking: Promise<void> | undefined
+
+  /**
+   * @param freshMs a look serves for so long
+   * @param waitMs so long is one waited for; after that, the one before has to do
+   */
+  constructor(deviceMapper: SurveyPort, { freshMs = 10_000, waitMs = 1000 } = {}) {
+    this.#deviceMapper = deviceMapper
+    this.#freshMs = freshMs
+    this.#waitMs = waitMs
+  }
+
+  /** The last look that has succeeded, a new one where that is old. Never rejects. */
+  async latest(): Promise<FullnessSeen | undefined> {
+    if (this.#seen && Date.now() - this.#seen.at < this.#freshMs) return this.#seen
+    this.#looking ??= this.#look().finally(() => (this.#looking = undefined))
+    await Promise.race([this.#looking, sleep(this.#waitMs, undefined, { ref: false })])
+    return this.#seen
+  }
+
+  async #look(): Promise<void> {
+    const at = Date.now()
+    try {
+      this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper) }
+    } catch {
+      // That it is old says so; what is wrong with device-mapper, every call says.
+    }
+  }
+}

@@ -1,0 +1,49 @@
+/**
+ * Extents on their way into messages: as full as they may be, or after a while, so that a client sees progress.
+ */
+import type { ExtentBatch } from '../../devicemapper/extents.ts'
+import { BlockMetadataEncoder } from '../../grpc/block-metadata.ts'
+
+/** A message that is not full leaves after this long all the same. Milliseconds. */
+const FLUSH_AFTER_MS = 100
+
+export interface MessageShape {
+  /** Size of the target in bytes. */
+  readonly capacityBytes: number
+  /** The most extents in a message; 0 for as many as are good. */
+  readonly maxResults: number
+}
+
+/**
+ * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
+ *
+ * @param statistics its `extents` are counted up, those of a message before it leaves
+ * @param beforeMessage called before each message leaves
+ */
+export async function* encodedMessages(
+  batches: AsyncIterable<ExtentBatch>,
+  { capacityBytes, maxResults }: MessageShape,
+  statistics: { extents: number },
+  beforeMessage: () => void = () => undefined
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  const encoder = new BlockMetadataEncoder(capacityBytes, maxResults)
+  let flushed = 0
+  const finish = () => {
+    statistics.extents += encoder.count
+    beforeMessage()
+    return encoder.finish()
+  }
+  for await (const { count, offsets, sizes } of batches) {
+    for (let i = 0; i < count; i++) {
+      if (encoder.add(offsets[i], sizes[i])) {
+        yield finish()
+        flushed = performance.now()
+      }
+    }
+    if (encoder.count > 0 && performance.now() - flushed > FLUSH_AFTER_MS) {
+      yield finish()
+      flushed = performance.now()
+    }
+  }
+  if (encoder.count > 0 || flushed === 0) yield finish()
+}

@@ -1,0 +1,311 @@
+/**
+ * One question, answered: opens the metadata, finds the devices, checks that the question makes sense, and turns the walk's extents
+ * into encoded messages. Runs in a walker thread; knows nothing of threads itself.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import {
+  type Fingerprint,
+  type MappingStream,
+  openPoolMetadata,
+  type PoolMetadata,
+  type ThinDevice
+} from '../../devicemapper/thin/pool-metadata.ts'
+import { resumeRefused } from '../catalog/fingerprint.ts'
+import {
+  engineAnswer,
+  type EngineQuestion,
+  type ToolsRequested,
+  type ToolSupport
+} from '../../devicemapper/tools/engine-answer.ts'
+import { encodedMessages } from './encoded-messages.ts'
+import type { Snapshot } from './snapshot.ts'
+
+export interface WalkRequest {
+  /** Undefined: everything the target has allocated. */
+  base?: Snapshot | undefined
+  target: Snapshot
+  /** Bytes; 0 to the target's size. */
+  startingOffset: number
+  /** The most extents in a message; 0 for as many as are good. */
+  maxResults: number
+  /** Read an image around the page cache, as a device is. */
+  direct: boolean
+  /** How long one request to a metadata device may take, in milliseconds. */
+  readDeadlineMs?: number | undefined
+  /** What one walker thread may read of a metadata device, in bytes a second; undefined for as fast as it goes. */
+  readBytesPerSecond?: number | undefined
+  /** Left out: our own reading is all there is. */
+  tools?: ToolsRequested | undefined
+}
+
+/** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
+export interface SeenDevice {
+  snapshot: Snapshot
+  /** The pool's transaction id when the device was created. */
+  transactionId: bigint
+  fingerprint: Fingerprint
+}
+
+/** What a walk is about, told before its first message. */
+export interface SeenDevices {
+  base?: SeenDevice | undefined
+  target: SeenDevice
+  /** It goes on from an offset, where an earlier answer has ended. */
+  resumed: boolean
+}
+
+/** What a walk has cost, for the log and the metrics. */
+export interface WalkStatistics {
+  nodesRead: number
+  bytesRead: number
+  readCalls: number
+  extents: number
+}
+
+/**
+ * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
+ *
+ * @param statistics kept up to date while the walk goes on
+ * @param onSeen told of a live pool's devices before the first message, which waits for it
+ * @param support needed where the tools have a part in it
+ * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED, DM_VOLUME_IN_USE,
+ *   DM_RESUME_REFUSED; what the tools and `onSeen` throw
+ */
+export async function* walkMessages(
+  { base, target, startingOffset, maxResults, direct, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
+  statistics: WalkStatistics,
+  signal: AbortSignal,
+  onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
+  support?: ToolSupport
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  const liveRoot = (target.live || target.liveRoot) ?? false
+  const metadata = await openPoolMetadata(target.metadataPath, {
+    ...{ liveRoot, direct, device: target.metadataDevice },
+    ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
+  })
+  try {
+    checkBlockSize(metadata, target)
+    const devices = await find(metadata, base, target, signal)
+    // What is in a file does not change: nobody has to know anything about it.
+    const seen = target.live ? await see(metadata, devices, startingOffset > 0) : undefined
+    if (seen) {
+      await refuseVolumeInUse(metadata, devices.target, signal)
+      await onSeen(seen)
+      if (seen.resumed) await checkResumable(metadata, seen.target, signal)
+      const isMet = tools?.engine !== 'tools' && (await isMetByWalk(metadata, devices, startingOffset, signal))
+      if (seen.base && !isMet) await checkUnwritten(metadata, seen.base, signal)
+    }
+    const native = () => answer(metadata, base, target, seen, startingOffset, signal)
+    const batches =
+      tools && support
+        ? await engineAnswer(tools, metadata, liveRoot, asked(devices, seen, startingOffset), support, native)
+        : (await native()).batches
+    yield* encodedMessages(batches, { capacityBytes: target.sizeBytes, maxResults }, statistics, () => {
+      Object.assign(statistics, metadata.statistics)
+    })
+  } finally {
+    Object.assign(statistics, metadata.statistics)
+    await metadata.close()
+  }
+}
+
+/** A snapshot and its device. */
+interface FoundDevice {
+  snapshot: Snapshot
+  device: ThinDevice
+}
+
+interface FoundDevices {
+  base: FoundDevice | undefined
+  target: FoundDevice
+}
+
+/** @throws DM_RECORDED_POOL_INVALID when the description and the image are not of one pool */
+function checkBlockSize(
+  { path, superblock: { dataBlockBytes } }: PoolMetadata,
+  { handle, blockBytes }: Snapshot
+): void {
+  if (blockBytes === undefined || blockBytes === dataBlockBytes) return
+  throw new DeltamapperError(
+    'DM_RECORDED_POOL_INVALID',
+    `${path} has data blocks of ${dataBlockBytes} bytes, where the description of ${handle} says ${blockBytes}`,
+    'put the description and the image of one pool together'
+  )
+}
+
+/** @throws DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_ORDER_REVERSED */
+async function find(
+  metadata: PoolMetadata,
+  base: Snapshot | undefined,
+  target: Snapshot,
+  signal: AbortSignal
+): Promise<FoundDevices> {
+  const targetDevice = await findDevice(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
+  const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
+  // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
+  if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
+    const [what, remedy] =
+      base.volume !== undefined && base.volume === target.identity
+        ? [
+            `target ${target.handle} is the volume that base ${base.handle} was taken of, and goes on being written to`,
+            'take another snapshot of it, and ask for that'
+          ]
+        : [`base ${base.handle} was taken after target ${target.handle}`, 'ask the other way round']
+    throw new DeltamapperError('DM_ORDER_REVERSED', what, remedy)
+  }
+  return {
+    base: base && baseDevice && { snapshot: base, device: baseDevice },
+    target: { snapshot: target, device: targetDevice }
+  }
+}
+
+/** @throws DM_SNAPSHOT_CHANGED */
+async function see(metadata: PoolMetadata, { base, target }: FoundDevices, resumed: boolean): Promise<SeenDevices> {
+  const look = async ({ snapshot, device }: FoundDevice): Promise<SeenDevice> => ({
+    snapshot,
+    transactionId: device.details.transactionId,
+    fingerprint: await metadata.fingerprint(device)
+  })
+  return { base: base && (await look(base)), target: await look(target), resumed }
+}
+
+/**
+ * What was written to a volume and acknowledged is not in the metadata before the pool commits, up to a second later: an answer about a
+ * volume in use lacks it. A snapshot begins with a commit.
+ *
+ * @throws DM_VOLUME_IN_USE
+ */
+async function refuseVolumeInUse(
+  metadata: PoolMetadata,
+  { snapshot: { handle, writable, volume }, device }: FoundDevice,
+  signal: AbortSignal
+): Promise<void> {
+  if (!writable || volume !== undefined || (await metadata.isSnapshot(device, signal))) return
+  throw new DeltamapperError(
+    'DM_VOLUME_IN_USE',
+    `${handle} is a volume in use, not a snapshot: the metadata lacks what was written to it last`,
+    'take a snapshot of it, and ask for that; a volume that is at rest can be asked for once its device is read-only or deactivated'
+  )
+}
+
+/**
+ * Whether the walk that makes the answer finds out by itself if the base was written to.
+ *
+ * A write leaves a mapping that is as young as the base or younger (pack_block_time in drivers/md/dm-thin-metadata.c). While nobody has taken a
+ * snapshot of the base, such a mapping lies in nodes that are the base's alone, and the walk reads all that base and target do not share. (It does
+ * not matter what happens after this look: the target is older, so it shares nothing of what is written now.) It has to be another
+ * device than the target, and what the walk leaves out, before its offset and behind its end, has to be empty.
+ */
+async function isMetByWalk(
+  metadata: PoolMetadata,
+  { base, target }: FoundDevices,
+  startingOffset: number,
+  signal: AbortSignal
+): Promise<boolean> {
+  if (!base || base.device.id === target.device.id || startingOffset > 0) return false
+  const { creationTime, snapshottedTime } = base.device.details
+  if (creationTime !== snapshottedTime) return false
+  const { dataBlockBytes } = metadata.superblock
+  const walked = Math.ceil(target.snapshot.sizeBytes / dataBlockBytes) * dataBlockBytes
+  try {
+    return (await metadata.mappedEnd(base.device, signal)) <= walked
+  } catch (error) {
+    // A tree that is being written to looks damaged. Whoever looks through it whole says which it is.
+    if (error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED') return false
+    throw error
+  }
+}
+
+/**
+ * What was written to a base since it was taken can be shared with a target, and then differs from what the backup holds without being
+ * seen. No short cut: neither root nor checksum of the tree tell that it is the one that was looked through before.
+ *
+ * @throws DM_BASE_CHANGED
+ */
+async function checkUnwritten(
+  metadata: PoolMetadata,
+  { snapshot, fingerprint }: SeenDevice,
+  signal: AbortSignal
+): Promise<void> {
+  if (await metadata.isPristine(snapshot.thinId, signal, fingerprint)) return
+  throw new DeltamapperError(
+    'DM_BASE_CHANGED',
+    `${snapshot.handle} has blocks of its own, which could be overwritten without a trace: it was written to, or is no snapshot`,
+    'take a full backup of a snapshot, and keep it read-only'
+  )
+}
+
+/**
+ * The catalog has found that the target maps as many blocks as when its answer was begun. That it is the same takes that none of them was
+ * written since; where some were written before, nothing tells.
+ *
+ * @throws DM_RESUME_REFUSED
+ */
+async function checkResumable(
+  metadata: PoolMetadata,
+  { snapshot, fingerprint }: SeenDevice,
+  signal: AbortSignal
+): Promise<void> {
+  if (await metadata.isPristine(snapshot.thinId, signal, fingerprint)) return
+  throw resumeRefused(snapshot.handle, 'it was written to after it was taken, and maybe since the answer was begun')
+}
+
+/** @param seen what the devices were when they were checked, which the answer has to be about */
+async function answer(
+  metadata: PoolMetadata,
+  base: Snapshot | undefined,
+  target: Snapshot,
+  seen: SeenDevices | undefined,
+  startingOffset: number,
+  signal: AbortSignal
+): Promise<MappingStream> {
+  const { fingerprint } = seen?.target ?? {}
+  const question = { sizeBytes: target.sizeBytes, startingOffset, fingerprint, signal }
+  if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
+  return metadata.delta({
+    baseId: base.thinId,
+    targetId: target.thinId,
+    baseSizeBytes: base.sizeBytes,
+    baseIsSnapshot: base.live ?? false,
+    baseFingerprint: seen?.base?.fingerprint,
+    ...question
+  })
+}
+
+/** The same question, as the tools' engine takes it. */
+function asked({ base, target }: FoundDevices, seen: SeenDevices | undefined, startingOffset: number): EngineQuestion {
+  const device = ({ snapshot, device }: FoundDevice, as: SeenDevice | undefined) => {
+    return { device, sizeBytes: snapshot.sizeBytes, fingerprint: as?.fingerprint }
+  }
+  return { base: base && device(base, seen?.base), target: device(target, seen?.target), startingOffset }
+}
+
+/** The snapshot's device, under the code that its loss means for the caller. */
+async function findDevice(
+  metadata: PoolMetadata,
+  { handle, thinId, transactionId }: Snapshot,
+  lost: 'DM_SNAPSHOT_NOT_FOUND' | 'DM_BASE_LOST',
+  signal: AbortSignal
+): Promise<ThinDevice> {
+  const gone = (what: string, cause?: unknown) =>
+    new DeltamapperError(
+      lost,
+      `snapshot ${handle} is no longer in its pool (${what})`,
+      'take a full backup of a snapshot that exists',
+      { cause }
+    )
+  let device: ThinDevice
+  try {
+    device = await metadata.device(thinId, signal)
+  } catch (error) {
+    if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_NOT_FOUND') throw error
+    throw gone(`no thin device ${thinId}`, error)
+  }
+  // LVM gives the highest device id out again: the same id with another transaction id is another snapshot.
+  if (transactionId !== undefined && device.details.transactionId !== transactionId) {
+    throw gone(
+      `thin device ${thinId} is of transaction ${device.details.transactionId}, the snapshot of ${transactionId}`
+    )
+  }
+  return device
+}

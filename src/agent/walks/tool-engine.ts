@@ -1,0 +1,134 @@
+/**
+ * The tools as an engine, seen from the main thread: checked at the start, given a metadata snapshot to read where a pool is in use, and
+ * counted where they check our own answers.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import type { Logger } from 'pino'
+import { openPoolMetadata, sameFingerprint } from '../../devicemapper/thin/pool-metadata.ts'
+import { describeDifference } from '../../devicemapper/tools/cross-check.ts'
+import { checkTool, type ToolCommand } from '../../devicemapper/tools/tool.ts'
+import { describeVersion } from '../../devicemapper/tools/tool-version.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { EngineReport, ToolsRequested } from '../../devicemapper/tools/engine-answer.ts'
+import type { MetadataSnapshotLease, MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
+import type { SeenDevices, WalkRequest } from './thin-walk.ts'
+
+/** A check waits no longer than this for another metadata snapshot to be released: the answer's end waits for the check. Milliseconds. */
+const CHECK_WAITS_MS = 5000
+
+/** What became of checked answers since the start. */
+export interface CheckCounts {
+  /** The tools said the same. */
+  agreed: number
+  /** They did not: the answer has ended with DM_ENGINES_DISAGREE. */
+  disagreed: number
+  /** They said nothing: the answer is that of our own reading alone. */
+  unchecked: number
+  /** Data blocks beyond a shrunk base that thin_delta has called the same, as is expected of it. */
+  sameBeyondBase: number
+}
+
+export class ToolEngine {
+  readonly requested: ToolsRequested
+  readonly counts: CheckCounts = { agreed: 0, disagreed: 0, unchecked: 0, sameBeyondBase: 0 }
+  readonly #leases: MetadataSnapshotLeases | undefined
+  readonly #logger: Logger
+
+  private constructor(requested: ToolsRequested, leases: MetadataSnapshotLeases | undefined, logger: Logger) {
+    this.requested = requested
+    this.#leases = leases
+    this.#logger = logger
+  }
+
+  /**
+   * Asks the tools for their versions, once. (Whoever installs others starts the agent anew.)
+   *
+   * @param leases left out: no pool in use is served
+   * @throws DM_TOOL_MISSING, DM_TOOL_UNFIT, DM_TOOL_FAILED
+   */
+  static async start(
+    engine: ToolsRequested['engine'],
+    command: ToolCommand,
+    leases: MetadataSnapshotLeases | undefined,
+    logger: Logger
+  ): Promise<ToolEngine> {
+    const [delta, dump] = await Promise.all([checkTool('thin_delta', command), checkTool('thin_dump', command)])
+    const versions = { thin_delta: describeVersion(delta), thin_dump: describeVersion(dump) }
+    logger.info({ engine, ...versions }, 'the tools have a part in answers')
+    return new ToolEngine({ engine, command }, leases, logger)
+  }
+
+  /**
+   * Holds a metadata snapshot in which the devices are as they were seen, until the signal says that it is over.
+   *
+   * @throws what taking a lease throws; DM_SNAPSHOT_CHANGED when the devices do not stay as they are
+   */
+  async hold(
+    { base, target }: Pick<SeenDevices, 'base' | 'target'>,
+    signal: AbortSignal
+  ): Promise<MetadataSnapshotLease> {
+    const { pool, metadataDevice, handle } = target.snapshot
+    if (this.#leases === undefined || pool === undefined) {
+      throw new DeltamapperError(
+        'DM_INTERNAL',
+        `nobody knows the pool of ${handle}`,
+        'report it with the log lines around it'
+      )
+    }
+    const names = [base, target].flatMap((each) => (each === undefined ? [] : each.snapshot.handle))
+    const purpose = `${base === undefined ? 'thin_dump' : 'thin_delta'} of ${names.join(' and ')}`
+    const waiting = this.requested.engine === 'both' ? { waitMs: CHECK_WAITS_MS } : {}
+    // One that others hold already may be older than the snapshots that are asked about.
+    for (const suffices of [() => true, () => false]) {
+      const lease = await this.#leases.acquire(pool, { purpose, signal, suffices, ...waiting })
+      const isOfPool = isDeepStrictEqual(lease.pool.metadataDevice, metadataDevice)
+      if (isOfPool && (await shows(lease, { base, target }))) return lease
+      await lease.release()
+    }
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `${names.join(' or ')} was written to, trimmed or replaced while it was looked at`,
+      'ask again'
+    )
+  }
+
+  /** Counts what became of a check, and says what somebody has to look after. */
+  report({ base, target }: Pick<WalkRequest, 'base' | 'target'>, { outcome, beyondBase }: EngineReport): void {
+    this.counts[outcome.check]++
+    this.counts.sameBeyondBase += beyondBase
+    const about = { base: base?.handle, target: target.handle, sameBeyondBase: beyondBase, checks: { ...this.counts } }
+    if (outcome.check === 'agreed') {
+      this.#logger.debug({ ...about, extents: outcome.extents }, 'the tools agree')
+    } else if (outcome.check === 'disagreed') {
+      const { first } = outcome
+      this.#logger.error(
+        { ...about, code: 'DM_ENGINES_DISAGREE', first: describeDifference(first) },
+        'the tools disagree'
+      )
+    } else {
+      const { code, message } = outcome.why
+      this.#logger.warn({ ...about, code, why: message }, 'an answer could not be checked with the tools')
+    }
+  }
+}
+
+/** Whether a metadata snapshot has the devices as they were seen. */
+async function shows(
+  { pool, heldRoot }: MetadataSnapshotLease,
+  { base, target }: Pick<SeenDevices, 'base' | 'target'>
+): Promise<boolean> {
+  const held = await openPoolMetadata(pool.metadataPath, { device: pool.metadataDevice })
+  try {
+    if (held.view !== 'metadata-snapshot' || held.heldRoot !== heldRoot) return false
+    for (const seen of base === undefined ? [target] : [base, target]) {
+      const device = await held.device(seen.snapshot.thinId)
+      if (!sameFingerprint(await held.fingerprint(device), seen.fingerprint)) return false
+    }
+    return true
+  } catch (error) {
+    if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return false
+    throw error
+  } finally {
+    await held.close()
+  }
+}

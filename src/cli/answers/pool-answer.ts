@@ -1,0 +1,80 @@
+/**
+ * `allocated` and `delta` with `--metadata`: what a pool's metadata says of its thin devices, read straight from a file or device.
+ */
+import type { ExtentStream } from '../../devicemapper/extents.ts'
+import type { MappingStream, PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import type { AnswerOptions, NamedQuestion, Remark } from './answer.ts'
+import { firstBeyond, remarkLeftOut } from './left-out.ts'
+import { deviceId } from '../command-line/option-values.ts'
+import { describeView, openViews } from '../output/pool-views.ts'
+import { humanSize } from '../output/quantities.ts'
+
+/** Hands the answer to `use`. @throws UsageError where BASE or TARGET is no thin device id; what reading throws */
+export async function answerFromPool(
+  path: string,
+  { base, target }: NamedQuestion,
+  { size, baseSize, liveRoot = false, engine = 'native', startingOffset = 0 }: AnswerOptions,
+  signal: AbortSignal,
+  remark: Remark,
+  use: (answer: ExtentStream) => Promise<void>
+): Promise<void> {
+  const targetId = deviceId(target, '--metadata')
+  const baseId = base === undefined ? undefined : deviceId(base, '--metadata')
+  const views = await openViews(path, liveRoot)
+  try {
+    const { metadata } = views
+    remark(`reading ${describeView(views)}`)
+    const sizeBytes = size ?? (await metadata.mappedEnd(await metadata.device(targetId, signal), signal))
+    const sizeIsFromTree = size === undefined
+    if (size === undefined) {
+      const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
+      remark(`size of ${targetId}: ${taken}; --size says otherwise`)
+    }
+    if (baseId !== undefined && baseSize === undefined) {
+      remark(`size of base ${baseId}: that of target ${targetId}; --base-size says otherwise`)
+    }
+    const question = { baseId, targetId, baseSizeBytes: baseSize, sizeBytes, sizeIsFromTree, startingOffset, signal }
+    if (!sizeIsFromTree) await remarkLeftOut(() => beyond(metadata, question), remark)
+    if (engine === 'native') return await use(await nativeAnswer(metadata, question))
+    const { answerWithTools } = await import('./tool-engine.ts')
+    await use(await answerWithTools(engine, metadata, question, remark))
+  } finally {
+    await views.close()
+  }
+}
+
+/** A question about a pool's metadata. Sizes and offset in bytes. */
+export interface MetadataQuestion {
+  readonly baseId: number | undefined
+  readonly targetId: number
+  /** By default as large as the target. */
+  readonly baseSizeBytes: number | undefined
+  readonly sizeBytes: number
+  /** Nobody said the size: it is the end of the target's highest mapping. */
+  readonly sizeIsFromTree: boolean
+  readonly startingOffset: number
+  readonly signal: AbortSignal
+}
+
+/** What our own reading of the metadata says. */
+export async function nativeAnswer(
+  metadata: PoolMetadata,
+  { baseId, targetId, baseSizeBytes, sizeBytes, sizeIsFromTree, ...rest }: MetadataQuestion
+): Promise<MappingStream> {
+  const question = { sizeBytes: sizeIsFromTree ? undefined : sizeBytes, ...rest }
+  return baseId === undefined
+    ? metadata.allocated({ deviceId: targetId, ...question })
+    : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
+}
+
+/** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */
+async function beyond(metadata: PoolMetadata, question: MetadataQuestion): Promise<ExtentStream | undefined> {
+  const { baseId, targetId, sizeBytes, signal } = question
+  let endBytes = 0
+  for (const id of baseId === undefined ? [targetId] : [baseId, targetId]) {
+    endBytes = Math.max(endBytes, await metadata.mappedEnd(await metadata.device(id, signal), signal))
+  }
+  const startingOffset = firstBeyond(sizeBytes, metadata.superblock.dataBlockBytes)
+  if (endBytes <= startingOffset) return undefined
+  return nativeAnswer(metadata, { ...question, sizeBytes: endBytes, startingOffset })
+}

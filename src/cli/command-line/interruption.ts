@@ -1,0 +1,38 @@
+/**
+ * What ends a running question early: Ctrl-C, or the time that it was given.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import { Interrupted } from './failure.ts'
+
+/**
+ * Runs `work` with a signal that is aborted by SIGINT and, where a limit is given, when it is up. A second SIGINT ends the process at
+ * once, as if nobody had listened.
+ */
+export async function interruptible<T>(
+  timeoutSeconds: number | undefined,
+  work: (signal: AbortSignal) => Promise<T>
+): Promise<T> {
+  const controller = new AbortController()
+  const interrupt = () => {
+    controller.abort(new Interrupted())
+  }
+  const timer =
+    timeoutSeconds === undefined
+      ? undefined
+      : setTimeout(() => {
+          controller.abort(
+            new DeltamapperError(
+              'DM_DEADLINE_EXCEEDED',
+              `the answer was not complete after ${timeoutSeconds} seconds`,
+              'allow more time with --timeout, or go on from the end of the last extent with --starting-offset'
+            )
+          )
+        }, timeoutSeconds * 1000)
+  process.once('SIGINT', interrupt)
+  try {
+    return await work(controller.signal)
+  } finally {
+    process.removeListener('SIGINT', interrupt)
+    clearTimeout(timer)
+  }
+}

@@ -1,0 +1,317 @@
+/**
+ * `deltamapper era …`: volumes that are no thin ones, and whose writes dm-era tracks.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Command } from 'commander'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { EraVolume } from '../../grpc/admin.ts'
+import type { AdminClient } from '../../grpc/admin-client.ts'
+import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { endpointAddress } from '../command-line/endpoint.ts'
+import { UsageError } from '../command-line/failure.ts'
+import { byteCount, seconds } from '../command-line/option-values.ts'
+import { eraVolumeFacts, eraVolumesTable } from '../output/era-tables.ts'
+
+/** How often to try again, in milliseconds. */
+const WAIT_INTERVAL_MS = 250
+/** What may be different in a moment, while a machine starts: an agent that is not there yet, or again; a device; somebody who looks at it. */
+const PASSING = ['DM_UNREACHABLE', 'DM_SHUTTING_DOWN', 'DM_NO_SUCH_DEVICE', 'DM_DEVICE_BUSY']
+
+const volumeArgument = ['<VOLUME>', 'the name that it was attached under'] as const
+
+export function addEraCommand(program: Command): void {
+  const era = program
+    .command('era')
+    .summary('track changed blocks of volumes that are not thin')
+    .description(
+      "Thick LVM volumes, partitions and disks have no mapping tree that could be compared. The kernel's dm-era notes for each block when it " +
+        'was last written to. An attached volume is used as /dev/mapper/VOLUME in place of the device below; its snapshots ' +
+        '(`deltamapper snapshot create VOLUME NAME`) are compared as any others are.'
+    )
+    .addHelpText(
+      'after',
+      `
+What it costs: each block's first write after a snapshot waits for a note of it to reach the
+metadata device. Discards (fstrim) do not get through, because dm-era would not see all of them.
+Nothing may write to the data device beside the volume: mount /dev/mapper/VOLUME only.
+${adminHelp}
+
+Examples:
+  umount /srv
+  deltamapper era attach srv --data /dev/vg0/srv --metadata /dev/vg0/srv_era
+  mount /dev/mapper/srv /srv
+  deltamapper snapshot create srv monday
+  deltamapper snapshot create srv tuesday
+  deltamapper delta srv/monday srv/tuesday`
+    )
+
+  addAdminOptions(
+    era
+      .command('attach')
+      .summary('begin to track a device')
+      .description(
+        'Makes /dev/mapper/VOLUME over a device that nobody uses at the moment, and tracks what is written to it from then on. What the ' +
+          'device holds stays as it is; the metadata device must hold nothing.'
+      )
+      .argument('<VOLUME>', 'what it is to be called: letters, digits and + _ . -')
+      .requiredOption(
+        '--data <device>',
+        'the device that is to be tracked, best by a path that stays (/dev/vg/lv, /dev/disk/by-…)'
+      )
+      .requiredOption(
+        '--metadata <device>',
+        'a blank device: 1 MiB, and 10 bytes for each block (160 MiB for each TiB of 64 KiB blocks)'
+      )
+      .option('--block-size <bytes>', 'the size in which writes are tracked, a multiple of 4KiB', byteCount, 65536)
+      .option('--snapshot-size <size>', 'what LVM gives each snapshot of a thick volume, such as 10g or 20%ORIGIN', '')
+      .option(
+        '--allow-lossy-kernel',
+        'even on Linux before 5.12, which forgets writes when it crashes unless it was given the fixes'
+      )
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper era attach srv --data /dev/vg0/srv --metadata /dev/vg0/srv_era
+  deltamapper era attach db --data /dev/sdb1 --metadata /dev/sdb2 --block-size 256KiB`
+    )
+    .action(
+      async (
+        name: string,
+        {
+          data,
+          metadata,
+          blockSize,
+          snapshotSize,
+          allowLossyKernel = false,
+          ...options
+        }: AdminOptions & {
+          data: string
+          metadata: string
+          blockSize: number
+          snapshotSize: string
+          allowLossyKernel?: boolean
+        }
+      ) => {
+        const request = {
+          ...{ name, dataDevice: data, metadataDevice: metadata, blockBytes: blockSize, snapshotSize, allowLossyKernel }
+        }
+        await order(options, (agent) => agent.attachEra(request), eraVolumeFacts)
+      }
+    )
+
+  addAdminOptions(
+    era
+      .command('detach')
+      .summary('end the tracking of a volume')
+      .description(
+        'Removes /dev/mapper/VOLUME, which nobody may be using, and forgets what was known of it: snapshots that were taken stay, and can no ' +
+          'longer be compared. The data device is what it was before; the metadata device is made blank.'
+      )
+      .argument(...volumeArgument)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  umount /srv\n  deltamapper era detach srv\n  deltamapper era detach srv -o json`
+    )
+    .action(async (volume: string, options: AdminOptions) => {
+      await order(
+        options,
+        async (agent) => {
+          await agent.detachEra({ volume })
+          return { detached: volume }
+        },
+        ({ detached }) => `volume ${detached} is detached\n`
+      )
+    })
+
+  addAdminOptions(
+    era
+      .command('status')
+      .summary('the tracked volumes, or one')
+      .description(
+        'Shows one tracked volume, or all of them: what they are made of, in which era they are, and what is wrong with them.'
+      )
+      .argument('[VOLUME]', 'one volume; all of them if left out')
+  )
+    .addHelpText('after', `${adminHelp}\n\nExamples:\n  deltamapper era status\n  deltamapper era status srv -o json`)
+    .action(async (volume: string | undefined, options: AdminOptions) => {
+      await order(
+        options,
+        (agent) => agent.listEra({ volume: volume ?? '' }),
+        ({ volumes }) => (volume === undefined ? eraVolumesTable(volumes) : volumes.map(eraVolumeFacts).join(''))
+      )
+    })
+
+  addAdminOptions(
+    era
+      .command('activate')
+      .summary('make the devices of a volume, as after a restart')
+      .description(
+        'Makes /dev/mapper/VOLUME again, after a restart of the machine or `era deactivate`. If the data device was written to meanwhile, the ' +
+          'history begins anew, and the next backup is a full one. Refused when the metadata is not what it was.'
+      )
+      .argument('[VOLUME]', 'the volume')
+      .option('--all', 'all volumes; each is tried, whatever becomes of the others')
+      .option('--start-over', 'give up on metadata that is not what it was: it is formatted anew')
+      .option('--wait <seconds>', 'how long to wait for an agent that is about to start, and for devices', seconds)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  deltamapper era activate srv\n  deltamapper era activate --all\n  deltamapper era activate srv --start-over`
+    )
+    .action(
+      async (
+        volume: string | undefined,
+        {
+          all = false,
+          startOver = false,
+          wait = 0,
+          ...options
+        }: AdminOptions & { all?: boolean; startOver?: boolean; wait?: number }
+      ) => {
+        checkOneOrAll(volume, all)
+        const deadline = performance.now() + wait * 1000
+        if (wait > 0) await untilReachable(options, deadline)
+        if (volume !== undefined) {
+          const activate = (agent: AdminClient) => () => agent.activateEra({ volume, startOver })
+          await order(options, (agent) => patiently(deadline, activate(agent)), eraVolumeFacts)
+        } else {
+          await forAll(options, (agent, each) => agent.activateEra({ volume: each, startOver }), deadline)
+        }
+      }
+    )
+
+  addAdminOptions(
+    era
+      .command('deactivate')
+      .summary('remove the devices of a volume')
+      .description(
+        'Removes /dev/mapper/VOLUME, which nobody may be using. Until it is activated again, nothing should write to the data device: that ' +
+          'would end its history, as a restart of the machine does. With --at-shutdown the history goes on after a restart: for the last moment ' +
+          'before the machine stops, as deltamapper-era.service has it, when nothing can write to the data device any more.'
+      )
+      .argument('[VOLUME]', 'the volume')
+      .option('--all', 'all volumes; each is tried, whatever becomes of the others')
+      .option(
+        '--at-shutdown',
+        'nothing is written below until the machine has stopped: go on with the history after a restart'
+      )
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  deltamapper era deactivate srv\n  deltamapper era deactivate --all --at-shutdown`
+    )
+    .action(
+      async (
+        volume: string | undefined,
+        { all = false, atShutdown = false, ...options }: AdminOptions & { all?: boolean; atShutdown?: boolean }
+      ) => {
+        checkOneOrAll(volume, all)
+        if (volume !== undefined) {
+          await order(options, (agent) => agent.deactivateEra({ volume, atShutdown }), eraVolumeFacts)
+        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
+      }
+    )
+
+  addAdminOptions(
+    era
+      .command('grow')
+      .summary('let a volume take all of its device, which has grown')
+      .description(
+        'Makes a volume as large as its data device, after that has grown (lvextend, growpart). What is mounted stays in use; its file system ' +
+          'can be enlarged afterwards. For backups, what was added has changed throughout.'
+      )
+      .argument(...volumeArgument)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  lvextend --size +100g vg0/srv\n  deltamapper era grow srv\n  resize2fs /dev/mapper/srv\n  deltamapper era grow srv -o json`
+    )
+    .action(async (volume: string, options: AdminOptions) => {
+      await order(options, (agent) => agent.growEra({ volume }), eraVolumeFacts)
+    })
+}
+
+/** Waits for an agent to take orders, until `deadline` of performance.now(). Whoever gives one next is told if it does not. */
+async function untilReachable({ endpoint }: AdminOptions, deadline: number): Promise<void> {
+  const { connectAdmin } = await import('../../grpc/admin-client.ts')
+  for (; performance.now() < deadline; await sleep(WAIT_INTERVAL_MS)) {
+    const agent = connectAdmin(endpointAddress(endpoint))
+    try {
+      await agent.listEra({ volume: '' })
+      return
+    } catch (error) {
+      if (asDeltamapperError(error).code !== 'DM_UNREACHABLE') return
+    } finally {
+      agent.close()
+    }
+  }
+}
+
+/** Tries again what fails for a reason that may pass, until `deadline` of performance.now(). */
+async function patiently<T>(deadline: number, work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await work()
+    } catch (error) {
+      if (performance.now() >= deadline || !mayPass(error)) throw error
+    }
+    await sleep(WAIT_INTERVAL_MS)
+  }
+}
+
+function mayPass(error: unknown): boolean {
+  return PASSING.includes(asDeltamapperError(error).code)
+}
+
+/** @throws UsageError */
+function checkOneOrAll(volume: string | undefined, all: boolean): void {
+  if ((volume === undefined) === all) return
+  throw new UsageError(
+    volume === undefined ? 'no volume was named' : `${volume} and --all do not go together`,
+    'name a volume, or say --all'
+  )
+}
+
+/**
+ * Does something to every volume, even where it fails for some. What may pass is tried again, with the others in between, until `deadline` of
+ * performance.now().
+ *
+ * @throws what it failed of first, with how many others did
+ */
+async function forAll(
+  options: AdminOptions,
+  give: (agent: AdminClient, volume: string) => Promise<EraVolume>,
+  deadline = 0
+): Promise<void> {
+  await order(
+    options,
+    async (agent) => {
+      const volumes: EraVolume[] = []
+      const failures: DeltamapperError[] = []
+      let waiting = (await agent.listEra({ volume: '' })).volumes.map(({ name }) => name)
+      while (waiting.length > 0) {
+        const again: string[] = []
+        for (const name of waiting) {
+          try {
+            volumes.push(await give(agent, name))
+          } catch (error) {
+            if (mayPass(error) && performance.now() < deadline) again.push(name)
+            else failures.push(asDeltamapperError(error))
+          }
+        }
+        waiting = again
+        if (again.length > 0) await sleep(WAIT_INTERVAL_MS)
+      }
+      const [first, ...others] = failures
+      if (!first) return { volumes }
+      const more =
+        others.length === 0 ? '' : ` (and ${others.length} more: ${others.map(({ code }) => code).join(', ')})`
+      throw new DeltamapperError(first.code, `${first.message}${more}`, first.remedy)
+    },
+    ({ volumes }) => eraVolumesTable(volumes)
+  )
+}

@@ -1,0 +1,175 @@
+/**
+ * `deltamapper snapshot …`: snapshots in pools of the agent's own, and of volumes that dm-era tracks.
+ */
+import type { Command } from 'commander'
+import type { AdminClient } from '../../grpc/admin-client.ts'
+import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { UsageError } from '../command-line/failure.ts'
+import { seconds } from '../command-line/option-values.ts'
+import { eraSnapshotFacts, eraSnapshotsTable } from '../output/era-tables.ts'
+import { volumeFacts, volumesTable } from '../output/pool-tables.ts'
+
+export function addSnapshotCommand(program: Command): void {
+  const snapshot = program
+    .command('snapshot')
+    .summary('take and delete snapshots in pools of our own, and of tracked volumes')
+    .description(
+      'Snapshots of the volumes that the agent has made (`deltamapper volume`). They take no space until the volume is written to, and ' +
+        'need no block device to be backed up: `deltamapper allocated POOL/NAME` and `deltamapper delta` work on them as they are. And ' +
+        'snapshots of volumes that dm-era tracks (`deltamapper era`), which LVM or a configured command takes of the device below.'
+    )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper snapshot create tank/documents monday
+  deltamapper allocated tank/monday
+  deltamapper snapshot activate tank/monday
+  deltamapper snapshot create srv monday`
+    )
+
+  addAdminOptions(
+    snapshot
+      .command('create')
+      .summary('take a snapshot')
+      .description(
+        'Takes a snapshot of a volume (or of a snapshot), as POOL/NAME, or of a tracked volume. A file system that is mounted is frozen for ' +
+          'the moment that it takes, so that what the snapshot holds is of one moment, and needs no repair.'
+      )
+      .argument('<POOL/VOLUME|VOLUME>', 'what to take it of: without a slash, a tracked volume')
+      .argument('<NAME>', 'what the snapshot is to be called')
+      .option(
+        '--deadline <seconds>',
+        'how long a tracked volume may be suspended for it (default: as configured)',
+        seconds
+      )
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper snapshot create tank/documents monday
+  deltamapper snapshot create tank/documents "$(date +%F)" -o json
+  deltamapper snapshot create srv monday --deadline 10`
+    )
+    .action(async (of: string, name: string, { deadline, ...options }: AdminOptions & { deadline?: number }) => {
+      if (!of.includes('/')) {
+        const deadlineMs = (deadline ?? 0) * 1000
+        const create = async (agent: AdminClient) => {
+          const snapshot = await agent.createEraSnapshot({ volume: of, name, deadlineMs })
+          if (snapshot.warning !== '') process.stderr.write(`deltamapper: ${snapshot.warning}\n`)
+          return snapshot
+        }
+        await order(options, create, eraSnapshotFacts)
+        return
+      }
+      const { pool, name: origin } = handle(of)
+      if (deadline !== undefined) {
+        throw new UsageError('--deadline is for tracked volumes', 'leave it out: a snapshot in a pool takes a moment')
+      }
+      await order(options, (agent) => agent.createSnapshot({ pool, origin, name }), volumeFacts)
+    })
+
+  addAdminOptions(
+    snapshot
+      .command('list')
+      .summary('the snapshots of a pool or tracked volume, or of all')
+      .description(
+        'Lists the snapshots of a pool or of a tracked volume; without one, those of all pools, or of all tracked volumes.'
+      )
+      .argument('[POOL|VOLUME]', 'one pool or tracked volume')
+      .option('--tracked', 'of tracked volumes, in place of pools')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  deltamapper snapshot list\n  deltamapper snapshot list tank -o json\n  deltamapper snapshot list srv --tracked`
+    )
+    .action(async (of: string | undefined, { tracked = false, ...options }: AdminOptions & { tracked?: boolean }) => {
+      if (tracked) {
+        await order(
+          options,
+          (agent) => agent.listEraSnapshots({ volume: of ?? '' }),
+          ({ snapshots }) => eraSnapshotsTable(snapshots)
+        )
+        return
+      }
+      await order(
+        options,
+        (agent) => agent.listSnapshots({ pool: of ?? '' }),
+        ({ snapshots }) => volumesTable(snapshots, 'snapshot')
+      )
+    })
+
+  addAdminOptions(
+    snapshot
+      .command('activate')
+      .summary('make a block device of a snapshot, to read from it')
+      .description(
+        'Makes a block device of a snapshot: read-only, because one that was written to can no longer be the base of an incremental backup.'
+      )
+      .argument('<POOL/NAME>', 'the snapshot', handle)
+      .option('--writable', 'let it be written to, and give up on that')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper snapshot activate tank/monday
+  mount -o ro /dev/mapper/tank-monday /mnt
+  deltamapper snapshot activate tank/scratch --writable`
+    )
+    .action(async (at: HandleArgument, { writable = false, ...options }: AdminOptions & { writable?: boolean }) => {
+      await order(options, (agent) => agent.activateVolume({ ...at, writable }), volumeFacts)
+    })
+
+  addAdminOptions(
+    snapshot
+      .command('deactivate')
+      .summary('remove the block device of a snapshot')
+      .description('Removes the block device of a snapshot that nobody uses. The snapshot stays.')
+      .argument('<POOL/NAME>', 'the snapshot', handle)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper snapshot deactivate tank/monday
+  deltamapper snapshot list tank`
+    )
+    .action(async (at: HandleArgument, options: AdminOptions) => {
+      await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
+    })
+
+  addAdminOptions(
+    snapshot
+      .command('delete')
+      .summary('delete a snapshot')
+      .description(
+        'Deletes a snapshot that nobody uses. Keep the newest one that was backed up: without it, the next backup is a full one. (That of a ' +
+          'tracked volume can be the base of the next backup even when it is deleted.)'
+      )
+      .argument('<POOL/NAME>', 'the snapshot; or VOLUME/NAME, of a tracked volume', handle)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper snapshot delete tank/monday
+  deltamapper snapshot delete tank/monday -o json`
+    )
+    .action(async (at: HandleArgument, options: AdminOptions) => {
+      await order(
+        options,
+        async (agent) => {
+          await agent.deleteSnapshot(at)
+          return { deleted: `${at.pool}/${at.name}` }
+        },
+        ({ deleted }) => `snapshot ${deleted} is deleted\n`
+      )
+    })
+}

@@ -1,0 +1,230 @@
+/**
+ * `deltamapper volume …`: thin volumes in pools of the agent's own.
+ */
+import type { Command } from 'commander'
+import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { byteCount, count } from '../command-line/option-values.ts'
+import { volumeFacts, volumesTable } from '../output/pool-tables.ts'
+
+const volumeArgument = ['<POOL/NAME>', 'the volume', handle] as const
+
+export function addVolumeCommand(program: Command): void {
+  const volume = program
+    .command('volume')
+    .summary('make and drive volumes in pools of our own')
+    .description(
+      'Thin volumes in the pools that the agent has made (`deltamapper pool`). A volume takes from its pool what is written to it; its ' +
+        'size is what it may come to.'
+    )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper volume create tank/documents --size 100GiB
+  mkfs.ext4 /dev/mapper/tank-documents
+  deltamapper volume grow tank/documents --size 200GiB`
+    )
+
+  addAdminOptions(
+    volume
+      .command('create')
+      .summary('make a volume, and its block device')
+      .description(
+        'Makes a volume, and a block device of it: /dev/mapper/POOL-NAME, with dashes inside of either name doubled.'
+      )
+      .argument('<POOL/NAME>', 'the pool, and what the volume is to be called', handle)
+      .requiredOption('--size <bytes>', 'a multiple of 512; it may be more than the pool has', byteCount)
+      .option('--inactive', 'make no block device yet')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper volume create tank/documents --size 100GiB
+  deltamapper volume create tank/archive --size 2TiB --inactive`
+    )
+    .action(
+      async (at: HandleArgument, { size, inactive = false, ...options }: AdminOptions & SizeOption & Inactive) => {
+        await order(options, (agent) => agent.createVolume({ ...at, sizeBytes: size, inactive }), volumeFacts)
+      }
+    )
+
+  addAdminOptions(
+    volume
+      .command('list')
+      .summary('the volumes of a pool, or of all')
+      .description('Lists the volumes of a pool, or of all pools.')
+      .argument('[POOL]', 'one pool; all of them if left out')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  deltamapper volume list\n  deltamapper volume list tank -o json`
+    )
+    .action(async (pool: string | undefined, options: AdminOptions) => {
+      await order(
+        options,
+        (agent) => agent.listVolumes({ pool: pool ?? '' }),
+        ({ volumes }) => volumesTable(volumes, 'volume')
+      )
+    })
+
+  addAdminOptions(
+    volume
+      .command('grow')
+      .summary('make a volume larger')
+      .description(
+        'Makes a volume larger. What is on it stays in use; a file system on it is enlarged afterwards, by its own tool.'
+      )
+      .argument(...volumeArgument)
+      .requiredOption('--size <bytes>', 'what it is to have then, a multiple of 512', byteCount)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper volume grow tank/documents --size 200GiB
+  resize2fs /dev/mapper/tank-documents
+  deltamapper volume list tank`
+    )
+    .action(async (at: HandleArgument, { size, ...options }: AdminOptions & SizeOption) => {
+      await order(options, (agent) => agent.growVolume({ ...at, sizeBytes: size }), volumeFacts)
+    })
+
+  addAdminOptions(
+    volume
+      .command('activate')
+      .summary('make the block device of a volume')
+      .description('Makes the block device of a volume. The pool must be active.')
+      .argument(...volumeArgument)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper volume activate tank/documents
+  deltamapper volume activate tank/documents -o json | jq -r .device.path`
+    )
+    .action(async (at: HandleArgument, options: AdminOptions) => {
+      await order(options, (agent) => agent.activateVolume({ ...at, writable: false }), volumeFacts)
+    })
+
+  addAdminOptions(
+    volume
+      .command('deactivate')
+      .summary('remove the block device of a volume')
+      .description('Removes the block device of a volume that nobody uses. What is in the volume stays.')
+      .argument(...volumeArgument)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper volume deactivate tank/documents
+  deltamapper volume list tank`
+    )
+    .action(async (at: HandleArgument, options: AdminOptions) => {
+      await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
+    })
+
+  addAdminOptions(
+    volume
+      .command('delete')
+      .summary('delete a volume, with what is in it')
+      .description(
+        'Deletes a volume that nobody uses, with what is in it. Its snapshots stay, and can still be compared.'
+      )
+      .argument(...volumeArgument)
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper volume delete tank/documents
+  deltamapper volume delete tank/documents -o json`
+    )
+    .action(async (at: HandleArgument, options: AdminOptions) => {
+      await order(
+        options,
+        async (agent) => {
+          await agent.deleteVolume(at)
+          return { deleted: `${at.pool}/${at.name}` }
+        },
+        ({ deleted }) => `volume ${deleted} is deleted\n`
+      )
+    })
+
+  addAdminOptions(
+    volume
+      .command('adopt')
+      .summary('take a thin device that only the kernel has into the catalog')
+      .description(
+        'On your word: gives a name and a size to a thin device that somebody has made in the pool behind the back of the agent. Thin ' +
+          'metadata holds neither: give the size that it was used with, because what lies beyond would be missing from backups.'
+      )
+      .argument('<POOL/NAME>', 'the pool, and what it is to be called', handle)
+      .requiredOption('--thin-id <id>', 'its thin device id, as `deltamapper pool check` tells', count)
+      .requiredOption('--size <bytes>', 'its size, a multiple of 512', byteCount)
+      .option('--origin <name>', 'the volume or snapshot that it is a snapshot of; a volume, if left out')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper pool check tank
+  deltamapper volume adopt tank/found --thin-id 7 --size 10GiB
+  deltamapper volume adopt tank/tuesday --thin-id 8 --size 100GiB --origin documents`
+    )
+    .action(async (at: HandleArgument, { size, thinId, origin = '', ...options }: AdminOptions & AdoptOptions) => {
+      await order(options, (agent) => agent.adoptThin({ ...at, thinId, sizeBytes: size, origin }), volumeFacts)
+    })
+
+  addAdminOptions(
+    volume
+      .command('forget')
+      .summary('strike off a volume or snapshot that the pool has lost')
+      .description(
+        'On your word: strikes a volume or snapshot off the catalog that is no longer in the pool. What is there is not forgotten, but ' +
+          'deleted (`deltamapper volume delete`).'
+      )
+      .argument('<POOL/NAME>', 'the volume or snapshot', handle)
+      .option('--unseen', 'even though the pool cannot be looked into to see that it is gone')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}
+
+Examples:
+  deltamapper pool check tank
+  deltamapper volume forget tank/documents`
+    )
+    .action(async (at: HandleArgument, { unseen = false, ...options }: AdminOptions & { unseen?: boolean }) => {
+      await order(
+        options,
+        async (agent) => {
+          await agent.forgetThin({ ...at, unseen })
+          return { forgotten: `${at.pool}/${at.name}` }
+        },
+        ({ forgotten }) => `${forgotten} is forgotten\n`
+      )
+    })
+}
+
+interface SizeOption {
+  size: number
+}
+
+interface Inactive {
+  inactive?: boolean
+}
+
+interface AdoptOptions extends SizeOption {
+  thinId: number
+  origin?: string
+}

@@ -1,0 +1,76 @@
+/**
+ * The router's connections to agents: one to each address, opened with the first call and again after a loss, shared by all calls.
+ */
+import type { Client } from '@grpc/grpc-js'
+import { parseConnectAddress } from '../../grpc/address.ts'
+import { openChannel } from '../../grpc/client.ts'
+import type { Certificates } from '../../grpc/tls.ts'
+
+/** A machine that is gone says nothing. Pings go out while calls are under way, and a call without an answer to one ends. */
+const keepalive = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 10_000 }
+
+/** gRPC's own limit, and the CSI sidecar's. Agents stay far below. */
+const maximumMessageBytes = 4 * 1024 * 1024
+
+/**
+ * What an agent may send of one answer before it is read, in bytes. Enough for 250 MB/s where a round trip takes a millisecond, as within a
+ * cluster; and what every answer costs that nobody reads.
+ */
+const flowControlWindowBytes = 256 * 1024
+
+/**
+ * Without a call for so long, a connection is closed, in milliseconds. That is also how those with old certificates end: to close
+ * one ends the calls that are under way over it.
+ */
+const idleMs = 60_000
+
+export class AgentChannels {
+  readonly #tls: { readonly certificates: Certificates; readonly agentName: string } | undefined
+  readonly #channels = new Map<string, Client>()
+  /** No longer to be used, by reason of their certificates or their addresses. Calls under way hold them; once idle, they are gone. */
+  readonly #retired = new Set<WeakRef<Client>>()
+  readonly #stopListening: (() => void) | undefined
+
+  /** @param tls for agents at `tcp://` addresses, whose certificates have to carry `agentName` */
+  constructor(tls?: { readonly certificates: Certificates; readonly agentName: string }) {
+    this.#tls = tls
+    // New certificates, new connections; calls under way go on over the old ones.
+    this.#stopListening = tls?.certificates.onChange(() => {
+      this.retain(new Set())
+    })
+  }
+
+  /** Leaves the connections to all other addresses to the calls under way over them. */
+  retain(addresses: ReadonlySet<string>): void {
+    for (const [address, channel] of this.#channels) {
+      if (addresses.has(address)) continue
+      this.#channels.delete(address)
+      this.#retired.add(new WeakRef(channel))
+    }
+    for (const retired of this.#retired) if (retired.deref() === undefined) this.#retired.delete(retired)
+  }
+
+  to(address: string): Client {
+    let channel = this.#channels.get(address)
+    if (channel === undefined) {
+      const tls = this.#tls && { material: this.#tls.certificates.material, serverName: this.#tls.agentName }
+      channel = openChannel(parseConnectAddress(address, { tls: tls !== undefined }), tls, {
+        ...keepalive,
+        'grpc-node.flow_control_window': flowControlWindowBytes,
+        'grpc.client_idle_timeout_ms': idleMs,
+        'grpc.max_receive_message_length': maximumMessageBytes
+      })
+      this.#channels.set(address, channel)
+    }
+    return channel
+  }
+
+  /** Ends the calls that are still under way. */
+  close(): void {
+    this.#stopListening?.()
+    for (const channel of this.#channels.values()) channel.close()
+    for (const retired of this.#retired) retired.deref()?.close()
+    this.#channels.clear()
+    this.#retired.clear()
+  }
+}

@@ -1,0 +1,243 @@
+/**
+ * The router's half of csi.v1.SnapshotMetadata: a backend (snapshot-metadata.ts) that has no answers of its own. It finds the agent that has
+ * the snapshot and passes that agent's messages on, byte for byte, undecoded, as the service asks for them: a slow client thereby slows
+ * the agent's walk, and a call that ends here ends there.
+ *
+ * An agent that cannot be reached is tried again for a while, but only until its first message has arrived. A connection that is lost later
+ * ends the call with DM_AGENT_UNREACHABLE: the client knows where to resume. OK leaves only where the agent said OK.
+ *
+ * What goes to the agent is the request without its secrets, which no agent needs.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type Client,
+  connectivityState,
+  Metadata,
+  type MethodDefinition,
+  status as grpcStatus,
+  type StatusObject
+} from '@grpc/grpc-js'
+import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../../errors.ts'
+import type { AgentChannels } from './agent-channels.ts'
+import { type CallContext, onwardMetadata } from '../../grpc/call-context.ts'
+import { MessagesAhead } from './messages-ahead.ts'
+import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from '../../grpc/protos.ts'
+import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
+import { isServiceError, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
+
+/** Where to ask, and by which handle. */
+export interface Place {
+  readonly node: string
+  /** Where its agent is now. */
+  readonly address: string
+  /** What the node's agent calls the snapshot. */
+  readonly handle: string
+  /** How old the knowledge is that it is there, where that is not kept up to date. For the log. */
+  readonly ageSeconds?: number | undefined
+}
+
+/**
+ * Finds the nodes that snapshots are on. Throws a DeltamapperError where that cannot be told for certain. `call` is for whoever has to be asked
+ * for it.
+ */
+export interface SnapshotLocator {
+  target(snapshotId: string, signal: AbortSignal, call?: CallContext): Promise<Place>
+  /** Base and target on the same node. */
+  pair(
+    baseSnapshotId: string,
+    targetSnapshotId: string,
+    signal: AbortSignal,
+    call?: CallContext
+  ): Promise<{ target: Place; baseHandle: string }>
+}
+
+export interface RouterOptions {
+  /** How long an agent may be tried to be reached, in milliseconds. */
+  readonly connectMs: number
+  /** Told of each try to have a call answered by an agent. */
+  readonly onTry?: (node: string) => void
+}
+
+/** Messages that are read before the client of a call has taken those before: one on its way out while the next arrives. */
+const MESSAGES_AHEAD = 2
+
+/** Between two tries, in milliseconds: doubled each time, up to the longest. */
+const [shortestPauseMs, longestPauseMs] = [50, 1000]
+
+export function routerBackend(
+  locator: SnapshotLocator,
+  channels: AgentChannels,
+  { connectMs, onTry }: RouterOptions
+): SnapshotMetadataBackend {
+  return {
+    async allocated(request, signal, call) {
+      const place = await locator.target(request.snapshotId, signal, call)
+      return passedOn(getMetadataAllocated, { ...request, snapshotId: place.handle }, place, signal, call)
+    },
+    async delta(request, signal, call) {
+      const { baseSnapshotId, targetSnapshotId } = request
+      const { target, baseHandle } = await locator.pair(baseSnapshotId, targetSnapshotId, signal, call)
+      const asked = { ...request, baseSnapshotId: baseHandle, targetSnapshotId: target.handle }
+      return passedOn(getMetadataDelta, asked, target, signal, call)
+    }
+  }
+
+  function passedOn<Request extends AllocatedRequest | DeltaRequest>(
+    method: MethodDefinition<Request, Uint8Array>,
+    request: Request,
+    place: Place,
+    signal: AbortSignal,
+    call?: CallContext
+  ): EncodedStream {
+    const deadline = call?.deadline ?? Infinity
+    let tries = 0
+    async function* messages(): AsyncGenerator<Uint8Array, void> {
+      const giveUp = Date.now() + connectMs
+      for (let pause = shortestPauseMs; ; pause = Math.min(2 * pause, longestPauseMs)) {
+        tries++
+        onTry?.(place.node)
+        let begun = false
+        try {
+          const client = channels.to(place.address)
+          for await (const message of answer(client, method, request, place, { signal, deadline, giveUp, call })) {
+            begun = true
+            yield message
+          }
+          return
+        } catch (error) {
+          const again = error instanceof DeltamapperError && error.code === 'DM_AGENT_UNREACHABLE' && !begun
+          if (!again || Date.now() + pause >= giveUp) throw error
+        }
+        await pausing(pause, signal)
+      }
+    }
+    return {
+      messages: messages(),
+      node: place.node,
+      statistics: () => ({ tries, ...(place.ageSeconds !== undefined && { placeAgeSeconds: place.ageSeconds }) })
+    }
+  }
+}
+
+/**
+ * Whether an agent has a snapshot, without any of its metadata being read: a starting offset that no volume reaches is refused once the
+ * snapshot has been found, and not before.
+ *
+ * @returns where the agent did not say, why not, as a clause that names the node
+ */
+export async function hasSnapshot(
+  client: Client,
+  place: Place,
+  signal: AbortSignal,
+  connectMs: number,
+  call?: CallContext
+): Promise<boolean | string> {
+  const deadline = Date.now() + connectMs
+  const request = { snapshotId: place.handle, startingOffset: 2n ** 63n - 1n, maxResults: 0 }
+  try {
+    const messages = answer(client, getMetadataAllocated, request, place, { signal, deadline, giveUp: deadline, call })
+    await messages.next()
+    await messages.return()
+    return `the agent of node ${place.node} answers what no agent does`
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    const said = asDeltamapperError(error)
+    if (!(said instanceof RelayedStatus)) return said.message
+    if (saysYes.includes(said.code)) return true
+    return saysNo.includes(said.code) ? false : `the agent of node ${place.node} says ${said.line}`
+  }
+}
+
+/** Thick, in a pool that is not active, or there twice, is found as well: that agent is the one to say so. */
+const saysYes: readonly ErrorCode[] = [
+  'DM_OFFSET_OUT_OF_RANGE',
+  'DM_NOT_TRACKED',
+  'DM_POOL_INACTIVE',
+  'DM_HANDLE_AMBIGUOUS'
+]
+const saysNo: readonly ErrorCode[] = ['DM_SNAPSHOT_NOT_FOUND', 'DM_HANDLE_INVALID']
+
+interface TryOptions {
+  readonly signal: AbortSignal
+  /** Milliseconds since 1970. */
+  readonly deadline: number
+  /** When to stop waiting for the connection, in milliseconds since 1970. */
+  readonly giveUp: number
+  readonly call?: CallContext | undefined
+}
+
+/** One try. Throws RelayedStatus with what the agent said, or DM_AGENT_UNREACHABLE. */
+async function* answer<Request>(
+  client: Client,
+  { path, requestSerialize }: MethodDefinition<Request, Uint8Array>,
+  request: Request,
+  place: Place,
+  { signal, deadline, giveUp, call }: TryOptions
+): AsyncGenerator<Uint8Array, void> {
+  signal.throwIfAborted()
+  const ahead = new MessagesAhead(MESSAGES_AHEAD)
+  const stream = client.makeServerStreamRequest(
+    path,
+    requestSerialize,
+    (message: Buffer) => message,
+    request,
+    call ? onwardMetadata(call) : new Metadata(),
+    { ...(deadline === Infinity ? {} : { deadline }), interceptors: [ahead.interceptor] }
+  )
+  const cancel = () => stream.cancel()
+  signal.addEventListener('abort', cancel, { once: true })
+  // A connection may neither come about nor fail: packets to a node that is gone go nowhere.
+  const connecting = setTimeout(
+    () => {
+      if (client.getChannel().getConnectivityState(false) !== connectivityState.READY) cancel()
+    },
+    Math.max(0, giveUp - Date.now())
+  )
+  const ended = new Promise<StatusObject>((resolve) => stream.on('status', resolve))
+  // A cancelled stream reports its end as an error, to nobody once the loop below has been left.
+  stream.on('error', () => undefined)
+  let begun = false
+  try {
+    for await (const message of stream) {
+      signal.throwIfAborted()
+      begun = true
+      clearTimeout(connecting)
+      yield message as Buffer
+      ahead.taken()
+    }
+    const status = await ended
+    if (status.code !== grpcStatus.OK) throw notOk(status, place, begun)
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    throw isServiceError(error) ? notOk(error, place, begun) : error
+  } finally {
+    clearTimeout(connecting)
+    signal.removeEventListener('abort', cancel)
+    stream.cancel()
+  }
+}
+
+/** What a connection's failures look like when grpc-js reports them. An agent's own errors begin with their code. */
+const ofTheConnection = [grpcStatus.UNAVAILABLE, grpcStatus.CANCELLED, grpcStatus.INTERNAL, grpcStatus.UNKNOWN]
+
+function notOk(status: WireStatus, { node, address }: Place, begun: boolean): DeltamapperError {
+  const { code, details, metadata } = status
+  if (/^DM_[A-Z_]+: /.test(details) || !ofTheConnection.includes(code)) {
+    // What HTTP has to say of itself is each connection's own.
+    for (const own of ['content-type', 'date']) metadata?.remove(own)
+    return new RelayedStatus({ code, details, ...(metadata && { metadata }) }, address)
+  }
+  return new DeltamapperError(
+    'DM_AGENT_UNREACHABLE',
+    `the agent of node ${node} at ${address} ${begun ? 'was lost in the middle of its answer' : 'does not answer'} (${details})`,
+    begun ? 'resume from the end of the last extent received' : 'see whether it runs, and what it logs'
+  )
+}
+
+async function pausing(ms: number, signal: AbortSignal): Promise<void> {
+  try {
+    await sleep(ms, undefined, { signal })
+  } catch {
+    throw signal.reason
+  }
+}

@@ -1,0 +1,58 @@
+import { existsSync, readdirSync, realpathSync } from 'node:fs'
+import { basename } from 'node:path'
+import test from 'ava'
+import { type DeviceMapperPort, findPoolDevice } from '../../../src/agent/node/pool-device.ts'
+import { recordedDevices } from '../../support/recorded-lvm.ts'
+
+test('the table says where the metadata is', async (t) => {
+  const devices = recordedDevices()
+  const pool = await findPoolDevice(devices, 'my--vg-po--ol-tpool')
+  t.like(pool, { name: 'my--vg-po--ol-tpool', metadataPath: '/dev/mapper/my--vg-po--ol_tmeta' })
+  t.deepEqual(await findPoolDevice(devices, { major: pool!.major, minor: pool!.minor }), pool)
+})
+
+test('no device, or none with a table, is no pool', async (t) => {
+  const devices = recordedDevices()
+  t.is(await findPoolDevice(devices, 'my--vg-gone'), undefined)
+  const empty = {
+    ...devices,
+    info: async (name: Parameters<typeof devices.info>[0]) => ({ ...(await devices.info(name))!, hasLiveTable: false })
+  }
+  t.is(await findPoolDevice(empty, 'my--vg-po--ol-tpool'), undefined)
+})
+
+test('a device of another kind is refused', async (t) => {
+  for (const name of ['my--vg-po--ol', 'my--vg-monday', 'my--vg-po--ol_tmeta']) {
+    await t.throwsAsync(() => findPoolDevice(recordedDevices(), name), {
+      code: 'DM_NOT_TRACKED',
+      message: /no thin pool/
+    })
+  }
+})
+
+/** The recorded devices, with the pool's metadata on another device. */
+function withMetadataOn(number: string): DeviceMapperPort {
+  const devices = recordedDevices()
+  const table: DeviceMapperPort['table'] = async (reference) =>
+    (await devices.table(reference)).map((row) => ({ ...row, params: row.params.replace(/^\d+:\d+/, number) }))
+  return { ...devices, table }
+}
+
+test('a metadata device that is not of device-mapper is found in sysfs', async (t) => {
+  const folder = '/sys/dev/block'
+  const number = existsSync(folder) ? readdirSync(folder).find((each) => !each.startsWith('254:')) : undefined
+  if (number === undefined) {
+    t.pass('this machine shows no block devices')
+    return
+  }
+  const name = basename(realpathSync(`${folder}/${number}`)).replace('!', '/')
+  const pool = await findPoolDevice(withMetadataOn(number), 'my--vg-po--ol-tpool')
+  t.is(pool?.metadataPath, `/dev/${name}`)
+})
+
+test('a metadata device that has gone is said to have', async (t) => {
+  await t.throwsAsync(() => findPoolDevice(withMetadataOn('4095:1048575'), 'my--vg-po--ol-tpool'), {
+    code: 'DM_READ_FAILED',
+    message: /block device 4095:1048575/
+  })
+})
