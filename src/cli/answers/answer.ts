@@ -30,6 +30,11 @@ export interface AnswerOptions extends TlsOptions {
   xml?: string
   /** An era: of an era device, what was written to since. */
   since?: number
+  /** The store of a classic snapshot, the base; and that of the target. */
+  cow?: string
+  targetCow?: string
+  /** What both stores have is told apart by its old contents. */
+  compare?: boolean
   /** Of an era device, where the XML does not say it. */
   blockSize?: number
   size?: number
@@ -58,6 +63,16 @@ export async function withAnswer(
   if (options.xml !== undefined) {
     const { answerFromXml } = await import('./xml-answer.ts')
     return answerFromXml(options.xml, question, options, signal, remark, use)
+  }
+  if (options.cow !== undefined) {
+    const { answerFromStores } = await import('./cow-answer.ts')
+    return answerFromStores(options.cow, question, options, signal, remark, use)
+  }
+  if (options.targetCow !== undefined || options.compare !== undefined) {
+    throw new UsageError(
+      `${options.targetCow === undefined ? '--compare' : '--target-cow'} goes with --cow only`,
+      'name the store of the older snapshot with --cow STORE'
+    )
   }
   if (options.blockSize !== undefined) {
     throw new UsageError(

@@ -29,11 +29,15 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
         ? 'take what thin_delta has printed of a pool, or era_dump or era_invalidate of an era device, in this file or (-) on standard input'
         : 'take what thin_dump has printed of a pool, in this file or (-) on standard input'
     )
-    .option('--size <bytes>', 'with --metadata or --xml: size of TARGET (default: where its mappings end)', byteCount)
+    .option(
+      '--size <bytes>',
+      `with --metadata${baseToo ? ', --xml or --cow' : ' or --xml'}: size of TARGET (default: where its mappings end)`,
+      byteCount
+    )
   if (baseToo) {
     command.option(
       '--base-size <bytes>',
-      'with --metadata or --xml: size of BASE (default: as large as TARGET)',
+      'with --metadata, --xml or --cow: size of BASE (default: as large as TARGET)',
       byteCount
     )
   }

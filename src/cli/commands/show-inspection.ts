@@ -1,6 +1,6 @@
 /**
  * Looks into metadata and shows what is there: the one path of `inspect`, from the file to stdout. Here for thin pools; era devices have
- * show-era-inspection.ts.
+ * show-era-inspection.ts, stores of classic snapshots show-cow-inspection.ts.
  */
 import { readMetadataKind } from '../../devicemapper/metadata-kind.ts'
 import type { ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
@@ -41,7 +41,12 @@ export interface InspectedDevice extends ThinDevice {
 export async function showInspection(path: string, { liveRoot = false, output }: InspectOptions): Promise<void> {
   await interruptible(undefined, async (signal) => {
     const text = new TextOutput(process.stdout, signal)
-    if ((await readMetadataKind(path)) === 'dm-era') {
+    const kind = await readMetadataKind(path)
+    if (kind === 'dm-snapshot') {
+      const { showCowInspection } = await import('./show-cow-inspection.ts')
+      return showCowInspection(path, output, text, signal)
+    }
+    if (kind === 'dm-era') {
       const { showEraInspection } = await import('./show-era-inspection.ts')
       return showEraInspection(path, liveRoot, output, text, signal)
     }

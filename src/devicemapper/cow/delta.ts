@@ -109,9 +109,22 @@ class Delta {
     this.#baseEnd = base.sizeBytes < capacityBytes ? Math.floor(base.sizeBytes / unitBytes) : Infinity
   }
 
+  /** Lets extents pass only as long as the kernel keeps the stores. */
   async *batches(): AsyncGenerator<ExtentBatch> {
-    const { signal, onRead } = this.#question
-    signal?.throwIfAborted()
+    this.#question.signal?.throwIfAborted()
+    for await (const batch of this.#extents()) {
+      await this.#checkValid()
+      yield batch
+    }
+    await this.#checkValid()
+  }
+
+  async #checkValid(): Promise<void> {
+    for (const { store } of this.#sides) if (store.reader.isDevice) await store.checkValid()
+  }
+
+  async *#extents(): AsyncGenerator<ExtentBatch> {
+    const { onRead } = this.#question
     const extents = new ExtentBuilder(this.#unitBytes, this.#capacityBytes)
     const end = Math.min(Math.ceil(this.#capacityBytes / this.#unitBytes), this.#baseEnd)
     let lists: readonly (ReadStore | undefined)[] = []
