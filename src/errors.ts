@@ -40,6 +40,15 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the base was written to, trimmed or replaced since it was served or taken'
   },
+  DM_BASE_RECORD_DAMAGED: { status: 'FAILED_PRECONDITION', summary: 'the record that stands for a base is damaged' },
+  DM_BASE_RECORD_FOREIGN: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the file is no base record, or one of another pool or version'
+  },
+  DM_BASE_RECORD_VOID: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the record of the base no longer tells what changed: the pool did not simply go on from it'
+  },
   DM_POOL_WENT_BACK: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool went on from an earlier state since the base was served'

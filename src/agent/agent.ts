@@ -27,11 +27,12 @@ import { AgentMetrics } from './metrics.ts'
 import { OwnedPools } from './owned-pools/owned-pools.ts'
 import { leaseOptions, MetadataSnapshotLeases } from './leases/metadata-snapshot-lease.ts'
 import { loadRecordedPool } from './answers/recorded-pool.ts'
-import { catalogKnowledge } from './answers/served-target.ts'
+import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import type { SnapshotSource } from './walks/snapshot.ts'
 import { Sources } from './answers/sources.ts'
 import { ToolEngine } from './walks/tool-engine.ts'
-import { type DeviceKnowledge, Walkers } from './walks/walkers.ts'
+import { answersWith } from './targets.ts'
+import { Walkers } from './walks/walkers.ts'
 
 /** How long a start waits for leases that were left behind, in milliseconds. */
 const RECOVERY_MS = 5000
@@ -136,7 +137,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     direct: config.directReads,
     readDeadlineMs: config.readDeadlineSeconds * 1000,
     readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
-    tools,
+    startPrograms: tools !== undefined,
     onEnd: metrics.walkEnded
   })
   metrics.watchWalkers(walkers)
@@ -156,7 +157,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     allowLoopbackTcp: config.allowLoopbackTcp,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: snapshotMetadataBackend(sources, walkers, knowledge),
+    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, tools })),
     // Whoever may connect may give orders: by default only where that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? admin : undefined,
     inventory,

@@ -9,8 +9,9 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { SurveyPort } from './owned-pools/kernel-view.ts'
 import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
-import type { TimedStatistics } from './walks/walk-worker.ts'
-import type { Walkers, WalkKind } from './walks/walkers.ts'
+import type { TimedStatistics } from './walks/walk-messages.ts'
+import type { WalkKind } from './walks/plan.ts'
+import type { Walkers } from './walks/walkers.ts'
 
 /** A walk of little takes milliseconds; of all of a large pool, minutes. */
 const WALK_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300]

@@ -14,6 +14,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   allocated: async () => (await import('./commands/allocated.ts')).addAllocatedCommand,
   delta: async () => (await import('./commands/delta.ts')).addDeltaCommand,
   kube: async () => (await import('./commands/kube.ts')).addKubeCommand,
+  base: async () => (await import('./commands/base.ts')).addBaseCommand,
   inspect: async () => (await import('./commands/inspect.ts')).addInspectCommand,
   doctor: async () => (await import('./commands/doctor.ts')).addDoctorCommand,
   pool: async () => (await import('./commands/pool.ts')).addPoolCommand,

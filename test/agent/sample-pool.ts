@@ -57,6 +57,7 @@ export class SamplePool {
   snapshot(name: string): Snapshot {
     const { volume, thin_id, size_bytes } = this.listed(name)
     return {
+      kind: 'thin',
       handle: `sample/${name}`,
       volume: `sample/${volume}`,
       thinId: thin_id,

@@ -10,6 +10,7 @@ import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from '../../src/agent/answers/backend.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { LvmReporter } from '../../src/agent/lvm/report.ts'
+import { answersWith } from '../../src/agent/targets.ts'
 import { catalogKnowledge } from '../../src/agent/answers/served-target.ts'
 import { Sources } from '../../src/agent/answers/sources.ts'
 import { Walkers } from '../../src/agent/walks/walkers.ts'
@@ -43,9 +44,13 @@ export class Questions {
     this.#catalog = catalog
     const sources = new Sources(new Map(), { deviceMapper: this.deviceMapper, lvm: new LvmReporter() })
     const logger = pino({ level: 'silent' })
-    this.#backend = snapshotMetadataBackend(sources, this.#walkers, catalogKnowledge(catalog, logger))
+    this.#backend = snapshotMetadataBackend(
+      sources,
+      this.#walkers,
+      answersWith({ knowledge: catalogKnowledge(catalog, logger) })
+    )
     const strict = catalogKnowledge(catalog, logger, { strictBases: true })
-    this.#strict = snapshotMetadataBackend(sources, this.#walkers, strict)
+    this.#strict = snapshotMetadataBackend(sources, this.#walkers, answersWith({ knowledge: strict }))
   }
 
   static async open(): Promise<Questions> {

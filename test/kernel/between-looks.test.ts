@@ -11,6 +11,7 @@ import { deviceMapperSource } from '../../src/agent/answers/plain-pool.ts'
 import type { DeviceMapperPort } from '../../src/agent/node/pool-device.ts'
 import type { Snapshot } from '../../src/agent/walks/snapshot.ts'
 import { Sources } from '../../src/agent/answers/sources.ts'
+import { answersWith } from '../../src/agent/targets.ts'
 import { walkMessages } from '../../src/agent/walks/thin-walk.ts'
 import { Walkers } from '../../src/agent/walks/walkers.ts'
 import { LvmReporter } from '../../src/agent/lvm/report.ts'
@@ -146,7 +147,7 @@ test.serial('a snapshot that is replaced under its thin id once its table was re
   })
   const node = { deviceMapper: port as DeviceMapper, lvm: new LvmReporter() }
   const knowledge = { check: async () => undefined }
-  const backend = snapshotMetadataBackend(new Sources(new Map(), node), walkers, knowledge)
+  const backend = snapshotMetadataBackend(new Sources(new Map(), node), walkers, answersWith({ knowledge }))
   const ask = async () => {
     const request = { snapshotId: `${pool}/first`, startingOffset: 0n, maxResults: 0 }
     const stream = await backend.allocated(request, new AbortController().signal)

@@ -3,6 +3,7 @@
  */
 import { pino } from 'pino'
 import type { DeviceMapper } from '../../native/device-mapper.ts'
+import { answersWith } from '../../src/agent/targets.ts'
 import { snapshotMetadataBackend } from '../../src/agent/answers/backend.ts'
 import type { Catalog } from '../../src/agent/catalog/catalog.ts'
 import { EraHistoryRecords } from '../../src/agent/era/history/history-record.ts'
@@ -32,7 +33,7 @@ export class EraAnswers {
       lvm: { logicalVolumes: async () => undefined, allLogicalVolumes: async () => [] },
       history: catalog
     })
-    const { messages } = await snapshotMetadataBackend(sources, this.#walkers).delta(
+    const { messages } = await snapshotMetadataBackend(sources, this.#walkers, answersWith({})).delta(
       { baseSnapshotId: base, targetSnapshotId: target, startingOffset: BigInt(startingOffset), maxResults: 0 },
       new AbortController().signal
     )

@@ -8,6 +8,8 @@ import { closeSync, existsSync, openSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
+import { answersWith } from '../../src/agent/targets.ts'
+import { thinPlan } from '../../src/agent/answers/thin-snapshots.ts'
 import { snapshotMetadataBackend } from '../../src/agent/answers/backend.ts'
 import { deviceMapperSource } from '../../src/agent/answers/plain-pool.ts'
 import { LvmReporter } from '../../src/agent/lvm/report.ts'
@@ -53,7 +55,11 @@ const reporter = new LvmReporter()
 const deviceMapper = new DeviceMapper()
 const walkers = new Walkers(1)
 const source = volumeGroupSource(group, { lvm: reporter, deviceMapper })
-const backend = snapshotMetadataBackend(new Sources(new Map(), { deviceMapper, lvm: reporter }), walkers)
+const backend = snapshotMetadataBackend(
+  new Sources(new Map(), { deviceMapper, lvm: reporter }),
+  walkers,
+  answersWith({})
+)
 // Neither walkers nor device-mapper's helper keep a process alive on their own.
 const alive = setInterval(() => undefined, 1000)
 test.after.always(async () => {
@@ -227,7 +233,10 @@ test('the highest thin id is given out again; identity and transaction id tell',
   t.not(after.transactionId, before.transactionId)
   t.true((await detailsOf(before)).transactionId === after.transactionId)
   // What was resolved before the removal is not read from the one that took its place.
-  const walk = walkers.walk({ target: before, startingOffset: 0, maxResults: 0 }, new AbortController().signal)
+  const walk = walkers.stream(
+    thinPlan({ target: before, startingOffset: 0, maxResults: 0 }),
+    new AbortController().signal
+  )
   t.is((await failure(blocks(Promise.resolve(walk)))).code, 'DM_SNAPSHOT_NOT_FOUND')
   lvm('lvremove', `${group}/short-lived`)
 })
@@ -513,6 +522,7 @@ test('a pool without LVM, by its tables alone', async (t) => {
   snapshot(9)
   const rawPool = deviceMapperSource('raw-pool', deviceMapper)
   t.like(await rawPool.snapshot('raw-8'), {
+    kind: 'thin',
     handle: 'raw-pool/raw-8',
     thinId: 8,
     sizeBytes,

@@ -12,6 +12,7 @@ import { DeviceMapper } from '../../native/device-mapper.ts'
 import { snapshotMetadataBackend } from '../../src/agent/answers/backend.ts'
 import { openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { LvmReporter } from '../../src/agent/lvm/report.ts'
+import { answersWith } from '../../src/agent/targets.ts'
 import { catalogKnowledge } from '../../src/agent/answers/served-target.ts'
 import { type LiveNode, Sources } from '../../src/agent/answers/sources.ts'
 import { Walkers } from '../../src/agent/walks/walkers.ts'
@@ -77,7 +78,7 @@ async function askWhile(
       allLogicalVolumes: () => inTurn(() => reporter.allLogicalVolumes())
     }
   } satisfies LiveNode
-  const backend = snapshotMetadataBackend(new Sources(new Map(), node), walkers, knowledge)
+  const backend = snapshotMetadataBackend(new Sources(new Map(), node), walkers, answersWith({ knowledge }))
   const { signal } = new AbortController()
   const rest = { startingOffset: 0n, maxResults: 0 }
   const { base, target } = question

@@ -37,6 +37,7 @@ export function ownedPoolSource(
       const writable = await refuseOtherSize(deviceMapper, `${pool}/${name}`, thinUuid(thin), thin.sizeBytes)
       const { thinId, sizeBytes, transactionId } = thin
       return {
+        kind: 'thin',
         handle: `${pool}/${name}`,
         identity: thin.id,
         writable,

@@ -48,6 +48,7 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
       if (namedId !== undefined && namedId !== deviceId) throw ambiguous(handle, name, namedId, deviceId)
       if (device.externalOrigin) throw overExternalOrigin(handle, device.externalOrigin)
       return {
+        kind: 'thin',
         handle,
         thinId: deviceId,
         sizeBytes,

@@ -6,7 +6,7 @@
  */
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import { clockedDevices, type WentBack } from '../catalog/pool-clocks.ts'
+import type { WentBack } from '../catalog/pool-clocks.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
 
 /** Where a pool's metadata is, and which pool that is. */
@@ -67,8 +67,7 @@ export class PoolClockLooks {
       ...{ liveRoot: true, device: metadataDevice, deadlineMs: this.#deadlineMs }
     })
     try {
-      const { time, transactionId, devices } = await metadata.clock()
-      return await this.#catalog.sawPoolClock({ pool, time, transactionId, devices: clockedDevices(devices) })
+      return await this.#catalog.sawPoolClock({ pool, ...(await metadata.moment()) })
     } finally {
       await metadata.close()
     }

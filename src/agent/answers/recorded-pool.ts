@@ -51,6 +51,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
     if (snapshots.has(name)) throw invalid(file, `two snapshots are called ${name}`)
     if (!volumes.has(volume)) throw invalid(file, `snapshot ${name} is of volume ${volume}, which is not listed`)
     snapshots.set(name, {
+      kind: 'thin',
       handle: `${source}/${name}`,
       volume: `${source}/${volume}`,
       thinId: thin_id,

@@ -18,8 +18,13 @@ import {
 import { checkSinceWentBack, type WentBack } from '../catalog/pool-clocks.ts'
 import type { ServedRecord } from '../catalog/served-targets.ts'
 import { PoolClockLooks } from './pool-clock-looks.ts'
-import type { SeenDevice } from '../walks/thin-walk.ts'
-import type { DeviceKnowledge } from '../walks/walkers.ts'
+import type { SeenDevice, SeenDevices } from '../walks/thin-walk.ts'
+
+/** What is known of live pools beside their metadata, and what is to be remembered of them. */
+export interface DeviceKnowledge {
+  /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
+  check(seen: SeenDevices): Promise<void>
+}
 
 /**
  * What the catalog knows of the devices that walks are about.

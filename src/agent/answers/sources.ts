@@ -13,7 +13,7 @@ import { volumeGroupSource } from './volume-group.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
 import { DeviceMapperLook, LvmLook } from './one-look.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
-import type { AnySnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+import type { FoundSnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 
 /** What is needed to look at this node's own pools. */
 export interface LiveNode {
@@ -51,7 +51,7 @@ export class Sources {
    *
    * @throws DM_NOT_TRACKED for the device of a pool of an agent's own, which goes by another name
    */
-  async find(name: string): Promise<SnapshotSource<AnySnapshot> | undefined> {
+  async find(name: string): Promise<SnapshotSource<FoundSnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
     const recorded = this.#recorded.get(name)
     if (recorded || !this.#node) return recorded

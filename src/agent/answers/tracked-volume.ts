@@ -6,9 +6,10 @@ import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import { checkBase, checkResumed, type ServedTarget } from '../catalog/fingerprint.ts'
-import type { SnapshotSource } from '../walks/snapshot.ts'
 import type { HistoryQuestion } from '../walks/history-extents.ts'
-import type { NextPage } from '../walks/history-walk.ts'
+import type { HistoryWalkRequest, NextPage } from '../walks/history-walk.ts'
+import type { SnapshotSource } from '../walks/snapshot.ts'
+import { checkOffset, type TargetAnswers } from './target.ts'
 
 export type HistoryCatalog = Pick<
   Catalog,
@@ -28,8 +29,29 @@ export interface TrackedSnapshot {
   readonly catalog: HistoryCatalog
 }
 
+/** No metadata is read for these, and the tools have no part in it. */
+export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
+  return {
+    where: 'is a snapshot of an era volume',
+    async plan({ base, target, startingOffset, maxResults }) {
+      checkOffset(startingOffset, target.handle, target.record.sizeBytes)
+      const from = Number(startingOffset)
+      const { question, nextPage } = base
+        ? await trackedDelta(base, target, from)
+        : await trackedAllocated(target, from)
+      const request: HistoryWalkRequest = { question, isOnRecord: nextPage !== undefined, maxResults }
+      return {
+        kind: base ? 'delta' : 'allocated',
+        capacityBytes: question.sizeBytes,
+        task: { target: 'tracked', request },
+        ...(nextPage && { asides: { page: nextPage } })
+      }
+    }
+  }
+}
+
 /** What is to be walked. */
-export interface TrackedAnswer {
+interface TrackedAnswer {
   readonly question: HistoryQuestion
   /** Undefined where nothing on record has a part in the answer. */
   readonly nextPage: NextPage | undefined
@@ -58,7 +80,7 @@ export async function eraSource(
  *
  * @throws DM_RESUME_REFUSED; what the catalog throws
  */
-export async function trackedAllocated(target: TrackedSnapshot, startingOffset: number): Promise<TrackedAnswer> {
+async function trackedAllocated(target: TrackedSnapshot, startingOffset: number): Promise<TrackedAnswer> {
   await rememberTarget(target, startingOffset)
   const { sizeBytes } = target.record
   return { question: { blockBytes: target.blockBytes, sizeBytes, leastBytes: 0, startingOffset }, nextPage: undefined }
@@ -70,7 +92,7 @@ export async function trackedAllocated(target: TrackedSnapshot, startingOffset: 
  * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST when either was forgotten meanwhile; what
  *   the catalog throws
  */
-export async function trackedDelta(
+async function trackedDelta(
   base: TrackedSnapshot,
   target: TrackedSnapshot,
   startingOffset: number

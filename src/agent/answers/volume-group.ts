@@ -50,6 +50,7 @@ export function volumeGroupSource(
       const writable = await checkActiveTable(deviceMapper, lv, thinId)
       const device = await activePool(deviceMapper, pool)
       return {
+        kind: 'thin',
         handle: fullName(lv),
         identity: lv.uuid,
         writable,

@@ -309,6 +309,7 @@ async function judge(
   if (knowledge === undefined)
     return unknownBase('whether it is what it was when it was served, only the agent can tell')
   const snapshot: Snapshot = {
+    kind: 'thin',
     ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },
     ...(identity !== undefined && { identity }),
     ...(volume !== undefined && { volume })

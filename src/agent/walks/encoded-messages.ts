@@ -7,6 +7,14 @@ import { BlockMetadataEncoder } from '../../grpc/block-metadata.ts'
 /** A message that is not full leaves after this long all the same. Milliseconds. */
 const FLUSH_AFTER_MS = 100
 
+/** What a walk has cost, for the log and the metrics. */
+export interface WalkStatistics {
+  nodesRead: number
+  bytesRead: number
+  readCalls: number
+  extents: number
+}
+
 export interface MessageShape {
   /** Size of the target in bytes. */
   readonly capacityBytes: number

@@ -3,8 +3,8 @@
  * the catalog is the main thread's, and is asked for one page of bitmaps at a time.
  */
 import type { HistoryPage, HistoryPlace } from '../catalog/era-snapshots.ts'
-import { encodedMessages } from './encoded-messages.ts'
-import type { WalkStatistics } from './thin-walk.ts'
+import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
+import type { Walk } from './plan.ts'
 import { firstChunk, historyExtents, type HistoryQuestion } from './history-extents.ts'
 import type { WrittenChunk } from '../catalog/store/written-chunks.ts'
 
@@ -18,6 +18,10 @@ export interface HistoryWalkRequest {
 
 /** What comes after a place, in the order of chunk and boundary. Rejects when there is no answer any more. */
 export type NextPage = (after: HistoryPlace) => Promise<HistoryPage>
+
+/** The walk of era volumes' snapshots. @throws what `historyMessages` throws */
+export const historyWalk: Walk<HistoryWalkRequest> = (request, { statistics, ask }) =>
+  historyMessages(request, statistics, (after) => ask('page', after) as Promise<HistoryPage>)
 
 /**
  * @param statistics kept up to date while the walk goes on: bitmaps count as nodes, pages as read calls

@@ -4,11 +4,18 @@
 
 import type { DeviceReference } from '../../../native/device.ts'
 import type { MetadataDevice } from '../node/pool-device.ts'
-import type { TrackedSnapshot } from '../answers/tracked-volume.ts'
+
+/** A snapshot of whichever kind. */
+export interface FoundSnapshot {
+  /** Who answers for it: a name in the registry of targets (targets.ts). */
+  readonly kind: string
+  /** `SOURCE/NAME`; in an answer, as the client asked for it. */
+  readonly handle: string
+}
 
 /** A thin snapshot as a source knows it. */
 export interface Snapshot {
-  readonly kind?: undefined
+  readonly kind: 'thin'
   /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   handle: string
   /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
@@ -50,11 +57,8 @@ export interface Snapshot {
   }
 }
 
-/** Of whichever kind. */
-export type AnySnapshot = Snapshot | TrackedSnapshot
-
 /** Answers for one name before the slash of a handle. */
-export interface SnapshotSource<S extends AnySnapshot = Snapshot> {
+export interface SnapshotSource<S extends FoundSnapshot = Snapshot> {
   /** The snapshot of this name, or undefined when there is none. */
   snapshot(name: string): Promise<S | undefined>
 }

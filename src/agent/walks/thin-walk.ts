@@ -10,17 +10,22 @@ import {
   type PoolMetadata,
   type ThinDevice
 } from '../../devicemapper/thin/pool-metadata.ts'
+import type { CheckOutcome } from '../../devicemapper/tools/cross-check.ts'
 import { resumeRefused } from '../catalog/fingerprint.ts'
 import {
   engineAnswer,
   type EngineQuestion,
+  type EngineReport,
   type ToolsRequested,
   type ToolSupport
 } from '../../devicemapper/tools/engine-answer.ts'
-import { encodedMessages } from './encoded-messages.ts'
+import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
+import type { Reading, Walk } from './plan.ts'
+import { fromPortable, type PortableError, toPortable } from './walk-messages.ts'
 import type { Snapshot } from './snapshot.ts'
 
-export interface WalkRequest {
+/** A question about thin snapshots. */
+export interface ThinQuestion {
   /** Undefined: everything the target has allocated. */
   base?: Snapshot | undefined
   target: Snapshot
@@ -28,15 +33,11 @@ export interface WalkRequest {
   startingOffset: number
   /** The most extents in a message; 0 for as many as are good. */
   maxResults: number
-  /** Read an image around the page cache, as a device is. */
-  direct: boolean
-  /** How long one request to a metadata device may take, in milliseconds. */
-  readDeadlineMs?: number | undefined
-  /** What one walker thread may read of a metadata device, in bytes a second; undefined for as fast as it goes. */
-  readBytesPerSecond?: number | undefined
   /** Left out: our own reading is all there is. */
   tools?: ToolsRequested | undefined
 }
+
+export interface WalkRequest extends ThinQuestion, Reading {}
 
 /** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
 export interface SeenDevice {
@@ -54,12 +55,60 @@ export interface SeenDevices {
   resumed: boolean
 }
 
-/** What a walk has cost, for the log and the metrics. */
-export interface WalkStatistics {
-  nodesRead: number
-  bytesRead: number
-  readCalls: number
-  extents: number
+/** What the main thread does for this walk, by name. */
+export interface ThinAsides {
+  /** Told of a live pool's devices; no message is made before it has agreed. */
+  seen(devices: SeenDevices): Promise<void>
+  /** Holds a metadata snapshot for the tools in which the devices are as they were seen, until the walk is over. */
+  hold(devices: SeenDevices): Promise<HeldForTools>
+  /** Told what became of a check with the tools. */
+  report(report: PortableReport): void
+}
+
+/** The block of the metadata snapshot, or why there is none. */
+export type HeldForTools = { heldRoot: number } | { refused: PortableError }
+
+/** An EngineReport between threads. */
+export interface PortableReport {
+  beyondBase: number
+  outcome: Exclude<CheckOutcome, { check: 'unchecked' }> | { check: 'unchecked'; why: PortableError }
+}
+
+export function fromPortableReport({ outcome, beyondBase }: PortableReport): EngineReport {
+  return {
+    beyondBase,
+    outcome: outcome.check === 'unchecked' ? { ...outcome, why: fromPortable(outcome.why) } : outcome
+  }
+}
+
+function toPortableReport({ outcome, beyondBase }: EngineReport): PortableReport {
+  return { beyondBase, outcome: outcome.check === 'unchecked' ? { ...outcome, why: toPortable(outcome.why) } : outcome }
+}
+
+/** The walk of thin snapshots. @throws what `walkMessages` throws */
+export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, signal, withdrawn, ask }) => {
+  let held: Promise<HeldForTools> | undefined
+  const onSeen = async (devices: SeenDevices): Promise<void> => {
+    await ask('seen', devices)
+    if (question.tools === undefined) return
+    held = ask('hold', devices) as Promise<HeldForTools>
+    // The tools may never come to it.
+    held.catch(() => undefined)
+  }
+  const support: ToolSupport = {
+    heldRoot: async () => {
+      const answer = await held
+      if (answer === undefined) throw new Error('the tools are asked about a pool in use that was not seen')
+      if ('refused' in answer) throw fromPortable(answer.refused)
+      return answer.heldRoot
+    },
+    signal: withdrawn,
+    report: (report) => {
+      // Nobody wants to know whether an answer that nobody wants could be checked.
+      if (!signal.aborted) void ask('report', toPortableReport(report))
+    }
+  }
+  return walkMessages({ ...question, ...reading }, statistics, signal, onSeen, support)
 }
 
 /**

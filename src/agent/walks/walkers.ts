@@ -7,22 +7,16 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { EncodedStream } from '../../grpc/snapshot-metadata.ts'
-import type { SeenDevices, WalkRequest } from './thin-walk.ts'
-import { WalkTurns } from './walk-turns.ts'
-import type { HistoryPlace } from '../catalog/era-snapshots.ts'
-import type { TrackedAnswer } from '../answers/tracked-volume.ts'
-import type { HistoryWalkRequest, NextPage } from './history-walk.ts'
-import type { EngineReport } from '../../devicemapper/tools/engine-answer.ts'
-import type { ToolEngine } from './tool-engine.ts'
+import type { Plan, Reading, WalkKind, WalkUnderWay } from './plan.ts'
 import {
   fromPortable,
-  fromPortableReport,
   type FromWalker,
   noStatistics,
+  type TimedStatistics,
   toPortable,
-  type ToWalker,
-  type TimedStatistics
-} from './walk-worker.ts'
+  type ToWalker
+} from './walk-messages.ts'
+import { WalkTurns } from './walk-turns.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
@@ -30,43 +24,24 @@ const MESSAGES_AHEAD = 2
 const PASSED_AT_ONCE = 8
 /** A thread that died is replaced after this long, or at once when there is no other. Milliseconds. */
 const RESTART_AFTER_MS = 1000
-/** At the end, walks with tools have so long to end them. Milliseconds. */
+/** At the end, walks have so long to end the programs that they have started. Milliseconds. */
 const END_WITHIN_MS = 1000
-
-/** What is asked: everything that is allocated, or what changed. */
-export type WalkKind = 'allocated' | 'delta'
 
 /** One walk as the main thread sees it. */
 interface Walk {
-  kind: WalkKind
+  plan: Plan
+  /** What the plan's asides are told of it. */
+  underWay: WalkUnderWay
   /** Messages that have arrived and were not taken yet; at most MESSAGES_AHEAD. */
   arrived: Uint8Array[]
   statistics: TimedStatistics
-  /** What it is about, as soon as it has been found. */
-  seen: SeenDevices | undefined
-  /** Told what became of its check with the tools. */
-  report: (report: EngineReport) => void
-  /** What is on record of an era volume, piece by piece. */
-  nextPage: NextPage | undefined
+  /** What an aside has thrown. */
+  failure: { readonly thrown: unknown } | undefined
   /** How it ended: undefined while it goes on. */
   outcome: 'complete' | DeltamapperError | undefined
   /** Wakes the one who waits for the next message. */
   wake: () => void
 }
-
-/** What is known of live pools beside their metadata, and what is to be remembered of them. */
-export interface DeviceKnowledge {
-  /** Told which devices a walk is about; no message arrives before this has resolved, and none if it rejects. */
-  check(seen: SeenDevices): Promise<void>
-}
-
-/** Images in files cannot be written to meanwhile: nothing has to be known of them. */
-const nothingToKnow: DeviceKnowledge = {
-  check: async () => undefined
-}
-
-/** What holds for every walk. */
-type Reading = 'direct' | 'readDeadlineMs' | 'readBytesPerSecond' | 'tools'
 
 export interface WalkersOptions {
   /** Read images around the page cache, as devices are. */
@@ -75,8 +50,8 @@ export interface WalkersOptions {
   readDeadlineMs?: number
   /** What all threads together may read of one metadata device. */
   readBytesPerSecond?: number | undefined
-  /** Where the tools have a part in answers. */
-  tools?: ToolEngine | undefined
+  /** Walks may start programs, which their thread has to end before it ends itself. */
+  startPrograms?: boolean
   /** Told of each walk that has ended, however it did. */
   onEnd?: (kind: WalkKind, statistics: TimedStatistics) => void
 }
@@ -94,21 +69,21 @@ export class Walkers {
   #nextId = 0
   #closed = false
 
-  readonly #reading: Pick<WalkRequest, Reading>
-  readonly #tools: ToolEngine | undefined
+  readonly #reading: Reading
+  readonly #startPrograms: boolean
   readonly #onEnd: NonNullable<WalkersOptions['onEnd']>
   readonly #turns = new WalkTurns({ atOnce: PASSED_AT_ONCE })
   readonly #ended: Record<WalkKind, TimedStatistics> = { allocated: noStatistics(), delta: noStatistics() }
 
   /** @param count threads to run; walks take turns in each */
   constructor(count: number, options: WalkersOptions = {}) {
-    const { direct = false, readDeadlineMs, readBytesPerSecond, tools, onEnd = () => undefined } = options
+    const { direct = false, readDeadlineMs, readBytesPerSecond, onEnd = () => undefined } = options
     this.#reading = {
-      ...{ direct, readDeadlineMs, tools: tools?.requested },
+      ...{ direct, readDeadlineMs },
       // Threads do not know of each other: each has its share.
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
-    this.#tools = tools
+    this.#startPrograms = options.startPrograms ?? false
     this.#onEnd = onEnd
     for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
   }
@@ -122,7 +97,7 @@ export class Walkers {
   get totals(): Record<WalkKind, TimedStatistics> {
     const totals = { allocated: { ...this.#ended.allocated }, delta: { ...this.#ended.delta } }
     for (const { walks } of this.#threads) {
-      for (const { kind, statistics } of walks.values()) add(totals[kind], statistics)
+      for (const { plan, statistics } of walks.values()) add(totals[plan.kind], statistics)
     }
     return totals
   }
@@ -142,41 +117,27 @@ export class Walkers {
   }
 
   /**
-   * A walk that begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal` says so. Walks of the
-   * same client share what a thread has for each client.
+   * The answer of a plan. Its walk begins when its first message is asked for, and ends when it is complete, no longer wanted, or `signal`
+   * says so. Walks of the same client share what a thread has for each client.
    */
-  walk(
-    request: Omit<WalkRequest, Reading>,
-    signal: AbortSignal,
-    knowledge: DeviceKnowledge = nothingToKnow,
-    client = ''
-  ): EncodedStream {
-    const walk = newWalk(request.base ? 'delta' : 'allocated')
-    walk.report = (report) => this.#tools?.report(request, report)
-    const messages = this.#messages({ ...request, ...this.#reading }, walk, signal, knowledge, client)
-    return encodedStream(request.target.sizeBytes, messages, walk)
-  }
-
-  /** The same for what is on record of an era volume: no metadata is read, and the tools have no part in it. */
-  walkHistory(
-    kind: WalkKind,
-    { question, nextPage }: TrackedAnswer,
-    maxResults: number,
-    signal: AbortSignal,
-    client = ''
-  ): EncodedStream {
-    const walk = newWalk(kind)
-    walk.nextPage = nextPage
-    const request = { question, isOnRecord: nextPage !== undefined, maxResults }
-    return encodedStream(question.sizeBytes, this.#messages(request, walk, signal, nothingToKnow, client), walk)
+  stream(plan: Plan, signal: AbortSignal, client = ''): EncodedStream {
+    let statistics = noStatistics
+    const began = (walk: Walk) => (statistics = () => walk.statistics)
+    return {
+      capacityBytes: plan.capacityBytes,
+      messages: explained(this.#messages(plan, signal, client, began), plan, signal),
+      statistics() {
+        const { walkMs, ...rest } = statistics()
+        return { ...rest, walkMs: Math.round(walkMs * 100) / 100 }
+      }
+    }
   }
 
   async *#messages(
-    request: WalkRequest | HistoryWalkRequest,
-    walk: Walk,
+    plan: Plan,
     signal: AbortSignal,
-    knowledge: DeviceKnowledge,
-    client: string
+    client: string,
+    began: (walk: Walk) => void
   ): AsyncGenerator<Uint8Array> {
     signal.throwIfAborted()
     if (this.#closed) throw shuttingDown()
@@ -187,55 +148,39 @@ export class Walkers {
       walk.wake()
     }
     const over = new AbortController()
+    const walk = newWalk(plan, {
+      signal: over.signal,
+      withdraw: (why) => {
+        say(thread, { kind: 'withdrawn', id, error: toPortable(asDeltamapperError(why)) })
+      }
+    })
+    began(walk)
     thread.walks.set(id, walk)
     signal.addEventListener('abort', cancel)
     try {
-      say(thread, { kind: 'start', id, request, client })
+      say(thread, { kind: 'start', id, task: plan.task, reading: this.#reading, client })
       say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
       for (;;) {
         signal.throwIfAborted()
-        if (walk.seen) {
-          const { seen } = walk
-          await knowledge.check(seen)
-          walk.seen = undefined
-          say(thread, { kind: 'known', id })
-          // Only the tools wait for it.
-          if (this.#tools) void this.#hold(this.#tools, thread, id, seen, over.signal)
-        }
         if (walk.arrived.length > 0) {
           const turn = await this.#turns.take(client, signal)
           turn.end()
           signal.throwIfAborted()
           say(thread, { kind: 'credit', id, messages: 1 })
           yield walk.arrived.shift()!
-        } else if (walk.outcome === 'complete') return
+        } else if (walk.failure !== undefined) throw walk.failure.thrown
+        else if (walk.outcome === 'complete') return
         else if (walk.outcome) throw walk.outcome
         else await new Promise<void>((resolve) => (walk.wake = resolve))
       }
     } finally {
       signal.removeEventListener('abort', cancel)
-      // A metadata snapshot that is held for it is given back.
+      // What was lent to it is given back.
       over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'nothing is to be done'))
       if (!walk.outcome) {
         const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done')
         say(thread, { kind: 'cancel', id, error: toPortable(gone) })
       }
-    }
-  }
-
-  /** Holds a metadata snapshot for the tools until the signal says that the walk is over. Never rejects: the walk learns why there is none. */
-  async #hold(tools: ToolEngine, thread: Thread, id: number, seen: SeenDevices, over: AbortSignal): Promise<void> {
-    const notHeld = (reason: unknown) => {
-      say(thread, { kind: 'not-held', id, error: toPortable(asDeltamapperError(reason)) })
-    }
-    try {
-      const { heldRoot, signal } = await tools.hold(seen, over)
-      signal.addEventListener('abort', () => {
-        notHeld(signal.reason)
-      })
-      say(thread, { kind: 'held', id, heldRoot })
-    } catch (error) {
-      notHeld(error)
     }
   }
 
@@ -247,11 +192,11 @@ export class Walkers {
   /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
   async close(): Promise<void> {
     this.#closed = true
-    if (this.#tools) await this.#endWalks()
+    if (this.#startPrograms) await this.#endWalks()
     await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
   }
 
-  /** A thread ends the tools that it has started: it is to hear that it should before it is gone itself. */
+  /** A thread ends the programs that it has started: it is to hear that it should before it is gone itself. */
   async #endWalks(): Promise<void> {
     for (const thread of this.#threads) {
       for (const id of thread.walks.keys()) say(thread, { kind: 'cancel', id, error: toPortable(shuttingDown()) })
@@ -273,15 +218,13 @@ export class Walkers {
 
   #startThread(index: number): Thread {
     // The sources run as .ts, the published package as .js.
-    const file = new URL(`./walk-worker${extname(import.meta.filename)}`, import.meta.url)
+    const file = new URL(`../walker-thread${extname(import.meta.filename)}`, import.meta.url)
     const worker = new Worker(file, { name: `walker-${index}` })
     const thread: Thread = { index, worker, walks: new Map(), diedAt: undefined }
     worker.on('message', (message: FromWalker) => {
       const walk = thread.walks.get(message.id)
       if (!walk) return
-      if (message.kind === 'seen') walk.seen = message.devices
-      else if (message.kind === 'checked') walk.report(fromPortableReport(message.report))
-      else if (message.kind === 'wanted') void turnPage(thread, message.id, walk.nextPage, message.after)
+      if (message.kind === 'ask') void answer(thread, walk, message)
       else walk.statistics = message.statistics
       if (message.kind === 'message') walk.arrived.push(message.message)
       else if (message.kind === 'end') this.#end(thread, message.id, 'complete')
@@ -307,45 +250,46 @@ export class Walkers {
     if (!walk) return
     thread.walks.delete(id)
     walk.outcome = outcome
-    add(this.#ended[walk.kind], walk.statistics)
-    this.#onEnd(walk.kind, walk.statistics)
+    add(this.#ended[walk.plan.kind], walk.statistics)
+    this.#onEnd(walk.plan.kind, walk.statistics)
     walk.wake()
   }
 }
 
-function newWalk(kind: WalkKind): Walk {
+function newWalk(plan: Plan, underWay: WalkUnderWay): Walk {
   return {
-    kind,
-    arrived: [],
-    statistics: noStatistics(),
-    seen: undefined,
-    report: () => undefined,
-    nextPage: undefined,
-    outcome: undefined,
+    ...{ plan, underWay, arrived: [], statistics: noStatistics(), failure: undefined, outcome: undefined },
     wake: () => undefined
   }
 }
 
-function encodedStream(capacityBytes: number, messages: AsyncGenerator<Uint8Array>, walk: Walk): EncodedStream {
-  return {
-    capacityBytes,
-    messages,
-    statistics: () => ({ ...walk.statistics, walkMs: Math.round(walk.statistics.walkMs * 100) / 100 })
+/** The messages; a failure as the plan would have it told. */
+async function* explained(
+  messages: AsyncGenerator<Uint8Array>,
+  { explained: explain }: Plan,
+  signal: AbortSignal
+): AsyncGenerator<Uint8Array> {
+  try {
+    yield* messages
+  } catch (error) {
+    throw explain && !signal.aborted ? await explain(error) : error
   }
 }
 
-/** Fetches what a walk wants next, or ends the walk: an answer without it would be too small. */
-async function turnPage(
+/** Answers what a walk asks, or ends the walk: an answer without it could be too small. */
+async function answer(
   thread: Thread,
-  id: number,
-  nextPage: NextPage | undefined,
-  after: HistoryPlace
+  walk: Walk,
+  { id, ask, aside, value }: Extract<FromWalker, { kind: 'ask' }>
 ): Promise<void> {
   try {
-    if (nextPage === undefined) throw new Error('a walk wants what it was not given')
-    say(thread, { kind: 'page', id, page: await nextPage(after) })
+    const answering = walk.plan.asides?.[aside]
+    if (!answering) throw new Error(`a walk asks for ${aside}, which its plan does not have`)
+    say(thread, { kind: 'answer', id, ask, value: await answering(value as never, walk.underWay) })
   } catch (thrown) {
+    walk.failure ??= { thrown }
     say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(thrown)) })
+    walk.wake()
   }
 }
 

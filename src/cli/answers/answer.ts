@@ -39,6 +39,8 @@ export interface AnswerOptions extends TlsOptions {
   blockSize?: number
   size?: number
   baseSize?: number
+  /** A base that is gone, by its record. */
+  baseRecord?: string
   liveRoot?: boolean
   engine?: Engine
   startingOffset?: number
@@ -83,6 +85,10 @@ export async function withAnswer(
   if (options.since !== undefined) {
     const { answerSince } = await import('./era-answer.ts')
     return answerSince(options.since, question, options, signal, remark, use)
+  }
+  if (options.baseRecord !== undefined) {
+    const { answerFromRecord } = await import('./record-answer.ts')
+    return answerFromRecord(options.baseRecord, question, options, signal, remark, use)
   }
   const named = namedQuestion(question, options)
   if (options.metadata !== undefined) {

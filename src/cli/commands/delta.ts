@@ -17,7 +17,7 @@ export function addDeltaCommand(program: Command): void {
         'what differs between two classic LVM snapshots (lvcreate -s -L) of one volume.'
     )
     .usage(
-      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>\n       deltamapper delta [options] --cow <store> [--target-cow <store>] --size <bytes>'
+      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --metadata <file> --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>\n       deltamapper delta [options] --cow <store> [--target-cow <store>] --size <bytes>'
     )
     .argument('[BASE]', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
     .argument('[TARGET]', 'the newer snapshot')
@@ -26,6 +26,12 @@ export function addDeltaCommand(program: Command): void {
       '--since <era>',
       'with the --metadata of an era device, or what era_dump has printed: what was written to in this era and later; without BASE and TARGET',
       era
+    )
+    .addOption(
+      new Option(
+        '--base-record <file>',
+        'with --metadata: the record of a base that is gone (`deltamapper base save`), in place of BASE'
+      ).conflicts(['xml', 'since', 'endpoint'])
     )
     .option(
       '--block-size <bytes>',
@@ -36,7 +42,7 @@ export function addDeltaCommand(program: Command): void {
       new Option(
         '--cow <store>',
         "the store of the older of two classic LVM snapshots (/dev/mapper/VG-SNAPSHOT-cow), or a copy of it; with --size, the target's size"
-      ).conflicts(['endpoint', 'metadata', 'xml', 'since'])
+      ).conflicts(['endpoint', 'metadata', 'xml', 'since', 'baseRecord'])
     )
     .option(
       '--target-cow <store>',
@@ -59,6 +65,7 @@ Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
   deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
+  deltamapper delta --base-record monday.base 7 --metadata /dev/mapper/vg0-pool_tmeta
   deltamapper delta --metadata /dev/vg0/era-metadata --since 17 --size 20GiB
   thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB
   era_dump era.img | deltamapper delta --xml - --since 17 --size 20GiB

@@ -14,8 +14,8 @@ export function addInspectCommand(program: Command): void {
       "Shows the superblock of a thin pool's metadata, the metadata snapshot that may be held and how " +
         'old it is, and all thin devices with what they map, when they were created, and whose snapshot they are as far as ' +
         'that can be told. Of the metadata of an era device: which era it is in, the metadata snapshot, and the eras not yet ' +
-        'digested. Of the store of a classic LVM snapshot: its chunk size, how many chunks of the origin it has copied, and how ' +
-        'full it is. Reads only.'
+        'digested. Of a base record: what it stands for, and that it is whole. Of the store of a classic LVM snapshot: its chunk size, how ' +
+        'many chunks of the origin it has copied, and how full it is. Reads only.'
     )
     .argument(
       '<METADATA-FILE-OR-DEVICE>',

@@ -3,6 +3,7 @@
  * show-era-inspection.ts, stores of classic snapshots show-cow-inspection.ts.
  */
 import { readMetadataKind } from '../../devicemapper/metadata-kind.ts'
+import { isBaseRecord } from '../../devicemapper/thin/base-record/format.ts'
 import type { ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -41,6 +42,10 @@ export interface InspectedDevice extends ThinDevice {
 export async function showInspection(path: string, { liveRoot = false, output }: InspectOptions): Promise<void> {
   await interruptible(undefined, async (signal) => {
     const text = new TextOutput(process.stdout, signal)
+    if (await isBaseRecord(path)) {
+      const { showBaseRecord } = await import('./show-base-record.ts')
+      return showBaseRecord(path, output, text, signal)
+    }
     const kind = await readMetadataKind(path)
     if (kind === 'dm-snapshot') {
       const { showCowInspection } = await import('./show-cow-inspection.ts')

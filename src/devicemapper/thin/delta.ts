@@ -14,14 +14,17 @@
  *    volume would have to wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
- * `allocated` is the same walk with no base: everything differs from nothing.
+ * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record of its mappings
+ * (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
 import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
-import { Frontier, type SubtreeQueue } from './frontier.ts'
+import type { BaseRecordReader } from './base-record/reader.ts'
+import { RecordedMappings } from './base-record/recorded-mappings.ts'
+import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
 /** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to the walk's share. */
 const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
@@ -39,8 +42,12 @@ const EXPECTED_CHILDREN = 64
 
 export interface MappingDelta {
   reader: BlockReader
-  /** Root block of the base's mapping tree; undefined for "everything the target maps". */
+  /** Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record. */
   baseRoot: number | undefined
+  /**
+   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could write to it in place.
+   */
+  baseRecord?: Pick<BaseRecordReader, 'skipTo' | 'next' | 'header'> | undefined
   /** Root block of the target's mapping tree. */
   targetRoot: number
   /** Data blocks that base and target map by their device details, which what is found is held against. Undefined: that is not known. */
@@ -74,7 +81,20 @@ export interface MappingDelta {
    * one. Two snapshots with the same origin differ only where their trees do.
    */
   originBlocks: number
+  /** Is told the target's mappings, as far as the walk meets them. */
+  sink?: MappingSink | undefined
   signal?: AbortSignal | undefined
+}
+
+/** Who keeps what a walk finds, in ascending order of virtual blocks. Between windows the walk waits for it. */
+export interface MappingSink {
+  /** The target has this mapping, and the base has not. */
+  put(block: number, data: number, time: number): void
+  /** Both have this one. What the trees share is not read, and so not told. */
+  keep(block: number, data: number, time: number): void
+  /** The base maps this block, the target does not. */
+  drop(block: number): void
+  settle(): Promise<void>
 }
 
 /**
@@ -89,11 +109,15 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   try {
     await walk.openRoots()
     do {
-      walk.compare()
-      const batch = walk.extents.take()
-      if (batch) yield batch
+      do {
+        walk.compare()
+        await delta.sink?.settle()
+        const batch = walk.extents.take()
+        if (batch) yield batch
+      } while (await walk.advanceRecord())
     } while (await walk.advance())
     walk.compare()
+    await delta.sink?.settle()
     walk.checkMapped()
     const last = walk.extents.takeLast()
     if (last) yield last
@@ -121,6 +145,9 @@ class CoWalk {
   readonly #delta: MappingDelta
   readonly #base: Frontier
   readonly #target: Frontier
+  readonly #record: RecordedMappings | undefined
+  /** From this time on a pair that both have proves nothing. */
+  readonly #pairsUntil: number
   /** Windows of leaves under way, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
@@ -136,6 +163,8 @@ class CoWalk {
     const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
     this.#base = new Frontier(delta.reader, range, delta.baseTakenAt, delta.sizeIsFromTree)
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
+    this.#record = delta.baseRecord && new RecordedMappings(delta.baseRecord, range)
+    this.#pairsUntil = delta.baseRecord?.header.device.creationTime ?? Infinity
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
@@ -168,7 +197,6 @@ class CoWalk {
 
   /** Compares everything that is known of both trees by now. @throws DM_BASE_CHANGED */
   compare(): void {
-    const { extents } = this
     const { writtenBlock } = this.#base
     if (writtenBlock !== undefined) {
       throw new DeltamapperError(
@@ -177,10 +205,15 @@ class CoWalk {
         'take a full backup, and keep snapshots that are backed up read-only'
       )
     }
-    const { baseEndBlock } = this.#delta
-    const base = this.#base.mappings
-    const target = this.#target.mappings
-    const bound = Math.min(this.#base.mappingHorizon, this.#target.mappingHorizon)
+    const base = this.#record ?? this.#base
+    const target = this.#target
+    this.#compareBelow(Math.min(base.mappingHorizon, target.mappingHorizon), base.mappings, target.mappings)
+  }
+
+  #compareBelow(bound: number, base: MappingQueue, target: MappingQueue): void {
+    const { extents } = this
+    const { baseEndBlock, sink } = this.#delta
+    const pairsUntil = this.#pairsUntil
     const baseEnd = base.indexOf(bound)
     const targetEnd = target.indexOf(bound)
     let b = base.head
@@ -189,22 +222,46 @@ class CoWalk {
       const baseKey = base.keys[b]
       const targetKey = target.keys[t]
       if (baseKey === targetKey) {
-        if (base.data[b] !== target.data[t] || targetKey >= baseEndBlock) extents.add(targetKey)
+        const [data, time] = [target.data[t], target.times[t]]
+        if (base.data[b] !== data || base.times[b] !== time || time >= pairsUntil || targetKey >= baseEndBlock) {
+          extents.add(targetKey)
+          sink?.put(targetKey, data, time)
+        } else {
+          sink?.keep(targetKey, data, time)
+        }
         b++
         t++
       } else if (baseKey < targetKey) {
         // Mapped in the base only: discarded since, it reads as zeros now. That is a change.
         extents.add(baseKey)
+        sink?.drop(baseKey)
         b++
       } else {
         extents.add(targetKey)
+        sink?.put(targetKey, target.data[t], target.times[t])
         t++
       }
     }
-    while (b < baseEnd) extents.add(base.keys[b++])
-    while (t < targetEnd) extents.add(target.keys[t++])
+    for (; b < baseEnd; b++) {
+      extents.add(base.keys[b])
+      sink?.drop(base.keys[b])
+    }
+    for (; t < targetEnd; t++) {
+      extents.add(target.keys[t])
+      sink?.put(target.keys[t], target.data[t], target.times[t])
+    }
     base.head = b
     target.head = t
+  }
+
+  /** Takes in more of the record, as far as the target is known. False when there is no more to be had of it by now. */
+  async advanceRecord(): Promise<boolean> {
+    const record = this.#record
+    if (!record || record.mappingHorizon === Infinity || record.mappingHorizon >= this.#target.mappingHorizon)
+      return false
+    this.#delta.signal?.throwIfAborted()
+    await record.advance()
+    return true
   }
 
   /**

@@ -53,10 +53,14 @@ export class SubtreeQueue {
   }
 }
 
-/** Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, for `head <= i < tail`. */
+/**
+ * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it at the pool's time
+ * `times[i]`, for `head <= i < tail`.
+ */
 export class MappingQueue {
   keys = new Float64Array(512)
   data = new Float64Array(512)
+  times = new Uint32Array(512)
   head = 0
   tail = 0
 
@@ -66,13 +70,14 @@ export class MappingQueue {
     if (this.tail + count <= this.keys.length) return
     const used = this.tail - this.head
     const room = Math.max(2 * (used + count), this.keys.length)
-    const moved = (from: Float64Array) => {
-      const to = new Float64Array(room)
-      to.set(from.subarray(this.head, this.tail))
+    const { head, tail } = this
+    const moved = <T extends Float64Array | Uint32Array>(from: T, to: T): T => {
+      to.set(from.subarray(head, tail))
       return to
     }
-    this.keys = moved(this.keys)
-    this.data = moved(this.data)
+    this.keys = moved(this.keys, new Float64Array(room))
+    this.data = moved(this.data, new Float64Array(room))
+    this.times = moved(this.times, new Uint32Array(room))
     this.head = 0
     this.tail = used
   }
@@ -187,7 +192,7 @@ export class Frontier {
     const { low: first, high: end } = this.#range
     const { mappings } = this
     mappings.reserve(to - from)
-    const { keys, data } = mappings
+    const { keys, data, times } = mappings
     const takenAt = this.#takenAt
     this.entriesAdded += to - from
     let tail = mappings.tail
@@ -197,8 +202,10 @@ export class Frontier {
       if (key >= end) break
       // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
       // device: what a snapshot got from its origin is older than itself.
-      if ((words[v] & 0xffffff) >= takenAt) this.writtenBlock ??= key
+      const time = words[v] & 0xffffff
+      if (time >= takenAt) this.writtenBlock ??= key
       keys[tail] = key
+      times[tail] = time
       data[tail++] = words[v + 1] * 256 + (words[v] >>> 24)
     }
     mappings.tail = tail

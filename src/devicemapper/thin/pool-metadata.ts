@@ -12,8 +12,11 @@ import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
 import type { DeviceNumber } from '../target-words.ts'
-import { changedExtents } from './delta.ts'
+import type { BaseRecordReader } from './base-record/reader.ts'
+import { checkRecordBlocks } from './base-record/trust.ts'
+import { changedExtents, type MappingSink } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
+import { packDevices, type PoolMoment } from './pool-moment.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */
@@ -45,14 +48,6 @@ export interface Fingerprint {
   rootChecksum: number
 }
 
-/** How far a pool has come. */
-export interface PoolMoment {
-  /** Snapshots that were taken in it so far. */
-  readonly time: number
-  readonly transactionId: bigint
-  readonly devices: readonly (Pick<DeviceDetails, 'creationTime' | 'transactionId'> & { readonly id: number })[]
-}
-
 /** A device, and what it was found to be before, if anybody looked. */
 export interface PinnedDevice {
   readonly device: ThinDevice
@@ -80,7 +75,14 @@ export interface AllocatedQuestion {
   externalOriginBytes?: number | undefined
   /** What the device was found to be before; on a live pool it has to be that still. */
   fingerprint?: Fingerprint | undefined
+  /** Is told all that is found (delta.ts). */
+  sink?: MappingSink | undefined
   signal?: AbortSignal | undefined
+}
+
+/** What changed since a base that is gone, by its record (base-record/). */
+export interface RecordedDeltaQuestion extends AllocatedQuestion {
+  readonly record: BaseRecordReader
 }
 
 export interface DeltaQuestion {
@@ -98,7 +100,17 @@ export interface DeltaQuestion {
   /** Size of the target in bytes; by default up to the end of its highest mapping. */
   sizeBytes?: number | undefined
   startingOffset?: number | undefined
+  sink?: MappingSink | undefined
   signal?: AbortSignal | undefined
+}
+
+/** What is compared with: a device of the pool, or the record of one that is gone. */
+interface Base {
+  readonly device?: ThinDevice
+  readonly record?: BaseRecordReader
+  readonly sizeBytes: number | undefined
+  readonly takenAt?: number
+  readonly fingerprint?: Fingerprint | undefined
 }
 
 /**
@@ -216,15 +228,15 @@ export class PoolMetadata {
     return (await this.device(id)).details
   }
 
-  /** The view's clock and transaction, and when each of its devices was created, all of one moment. Devices by ascending id. */
-  async clock(signal?: AbortSignal): Promise<PoolMoment> {
+  /** How far the pool has come in this view. */
+  async moment(signal?: AbortSignal): Promise<PoolMoment> {
     return this.#settled(async ({ time, transactionId, detailsRoot }) => {
       const details = entries(this.#reader, detailsRoot, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal)
-      const devices: PoolMoment['devices'][number][] = []
+      const devices: Parameters<typeof packDevices>[0][number][] = []
       for await (const { key: id, value } of details) {
         devices.push({ id, creationTime: value.creationTime, transactionId: value.transactionId })
       }
-      return { time, transactionId, devices }
+      return { time, transactionId, devices: packDevices(devices) }
     })
   }
 
@@ -282,16 +294,22 @@ export class PoolMetadata {
     return this.#answer(base, { deviceId: targetId, ...rest })
   }
 
+  /**
+   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is not the recorded one,
+   * or as young as the base, and everything the target maps beyond the base's size. Reads all of the target's tree.
+   *
+   * Whether the pool is still the one that went on from the record is for `checkWentOn` (base-record/trust.ts) to tell.
+   *
+   * @throws DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_DAMAGED, and what `allocated` throws
+   */
+  async deltaFromRecord({ record, ...question }: RecordedDeltaQuestion): Promise<MappingStream> {
+    checkRecordBlocks(record, this.superblock.dataBlockBytes)
+    return this.#answer({ record, sizeBytes: record.header.device.sizeBytes }, question)
+  }
+
   async #answer(
-    base:
-      | {
-          device: ThinDevice
-          sizeBytes: number | undefined
-          takenAt: number
-          fingerprint: Fingerprint | undefined
-        }
-      | undefined,
-    { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, fingerprint, signal }: AllocatedQuestion
+    base: Base | undefined,
+    { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, fingerprint, sink, signal }: AllocatedQuestion
   ): Promise<MappingStream> {
     const target = await this.#deviceAsSeen(deviceId, fingerprint, signal)
     for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
@@ -306,9 +324,10 @@ export class PoolMetadata {
     const { dataBlockBytes } = this.superblock
     const extents = changedExtents({
       reader: this.#reader,
-      baseRoot: base?.device.root,
+      baseRoot: base?.device?.root,
+      baseRecord: base?.record,
       targetRoot: target.root,
-      baseMapped: base?.device.details.mappedBlocks,
+      baseMapped: base?.device?.details.mappedBlocks,
       targetMapped: target.details.mappedBlocks,
       blockBytes: dataBlockBytes,
       sizeBytes: capacityBytes,
@@ -324,9 +343,13 @@ export class PoolMetadata {
       baseTakenAt: base?.takenAt ?? Infinity,
       targetTakenAt: target.details.creationTime,
       originBlocks: Math.ceil(externalOriginBytes / dataBlockBytes),
+      sink,
       signal
     })
-    const pinned = [...(base ? [base] : []), { device: target, fingerprint }]
+    const pinned = [
+      ...(base?.device ? [{ device: base.device, fingerprint: base.fingerprint }] : []),
+      { device: target, fingerprint }
+    ]
     const batches = this.whileUnchanged(extents, pinned, signal)
     let pristine = false
     return {

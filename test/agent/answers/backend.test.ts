@@ -8,6 +8,7 @@ import { Sources } from '../../../src/agent/answers/sources.ts'
 import type { SeenDevices } from '../../../src/agent/walks/thin-walk.ts'
 import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import type { Snapshot, SnapshotSource } from '../../../src/agent/walks/snapshot.ts'
+import { answersWith } from '../../../src/agent/targets.ts'
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { EncodedStream } from '../../../src/grpc/snapshot-metadata.ts'
@@ -30,7 +31,7 @@ async function recorded() {
   const sources = new Map<string, SnapshotSource>()
   sources.set('sample', await loadRecordedPool('sample', (await sample).folder))
   sources.set('twin', await loadRecordedPool('twin', (await twin).folder))
-  return snapshotMetadataBackend(new Sources(sources), walkers)
+  return snapshotMetadataBackend(new Sources(sources), walkers, answersWith({}))
 }
 
 interface Asked {
@@ -132,7 +133,7 @@ test('refused by the metadata: reversed order, a lost base, a lost target', asyn
 test('what is not found is told with what there is', async (t) => {
   const error = await refused(t, ask(await recorded(), { target: 'x/y' }), 'DM_SNAPSHOT_NOT_FOUND', /no source x/)
   t.regex(error?.remedy ?? '', /serves sample, twin/)
-  const bare = snapshotMetadataBackend(new Sources(new Map()), walkers)
+  const bare = snapshotMetadataBackend(new Sources(new Map()), walkers, answersWith({}))
   const none = await refused(t, ask(bare, { target: 'x/y' }), 'DM_SNAPSHOT_NOT_FOUND', /no source x/)
   t.regex(none?.remedy ?? '', /serves nothing/)
 })
@@ -158,11 +159,17 @@ async function related(
   ])
   for (const snapshot of snapshots.values()) if (snapshot.volume === '') delete snapshot.volume
   const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
-  return snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, {
-    async check(seen) {
-      onSeen(seen)
-    }
-  })
+  return snapshotMetadataBackend(
+    new Sources(new Map([['s', source]])),
+    walkers,
+    answersWith({
+      knowledge: {
+        check: async (seen) => {
+          onSeen(seen)
+        }
+      }
+    })
+  )
 }
 
 const compare = { base: 's/base', target: 's/target' }
@@ -240,7 +247,7 @@ test('of a live pool the devices are shown before the first message, and may be 
 test('what a source throws passes through', async (t) => {
   const failure = new DeltamapperError('DM_CALL_STUCK', 'lvs does not answer', 'look at the VG')
   const source: SnapshotSource = { snapshot: () => Promise.reject(failure) }
-  const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers)
+  const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, answersWith({}))
   await t.throwsAsync(ask(backend, { target: 's/target' }), { is: failure })
   await t.throwsAsync(ask(backend, compare), { is: failure })
 })

@@ -11,6 +11,7 @@ import type { EraVolume } from '../../../src/agent/catalog/era-volumes.ts'
 import { ChunkWriter } from '../../../src/agent/catalog/store/written-chunks.ts'
 import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
+import { answersWith } from '../../../src/agent/targets.ts'
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { connect, type SnapshotMetadataClient } from '../../../src/grpc/client.ts'
 import { startServer } from '../../../src/grpc/server.ts'
@@ -37,7 +38,7 @@ export async function historyServer(t: ExecutionContext): Promise<HistoryServer>
   const address = `unix://${join(folder, 'agent.sock')}`
   const server = await startServer({
     listen: [address],
-    backend: snapshotMetadataBackend(sources, walkers),
+    backend: snapshotMetadataBackend(sources, walkers, answersWith({})),
     identity: { driverName: 'test.local' },
     logger: pino({ level: 'silent' })
   })

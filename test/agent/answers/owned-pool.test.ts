@@ -57,7 +57,7 @@ test('a snapshot that is not active, with everything the catalog has of it', asy
   t.deepEqual(await source(active).snapshot('monday'), {
     metadataDevice: { major: 254, minor: 1, uuid: 'metadata' },
     poolIdentity: 'DELTAMAPPER-pool-tank',
-    ...{ handle: 'tank/monday', identity: 'thin:s', volume: 'thin:v', volumeName: 'tank/documents' },
+    ...{ kind: 'thin', handle: 'tank/monday', identity: 'thin:s', volume: 'thin:v', volumeName: 'tank/documents' },
     writable: false,
     ...{ thinId: 1, sizeBytes: 2 ** 30, transactionId: 1n, metadataPath: '/dev/mapper/device-1', live: true },
     pool: { uuid: poolUuid({ name: 'tank' }) }

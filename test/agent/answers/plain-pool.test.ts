@@ -41,6 +41,7 @@ const poolNumber = await recordedDevices()
 
 test('an active thin device', async (t) => {
   t.deepEqual(await source().snapshot('my--vg-monday'), {
+    kind: 'thin',
     handle: `${pool}/my--vg-monday`,
     metadataDevice: {
       major: 254,

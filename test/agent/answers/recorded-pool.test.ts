@@ -36,6 +36,7 @@ test('each snapshot is found by its name, with all that is known of it', async (
   const path = await poolFolder(description)
   const source = await loadRecordedPool('demo', path)
   t.deepEqual(await source.snapshot('tue'), {
+    kind: 'thin',
     handle: 'demo/tue',
     volume: 'demo/data',
     thinId: 2 ** 24 - 1,
@@ -59,6 +60,7 @@ test('what is there for people is no mistake', async (t) => {
   })
   const source = await loadRecordedPool('demo', path)
   t.deepEqual(Object.keys((await source.snapshot('mon')) ?? {}), [
+    'kind',
     'handle',
     'volume',
     'thinId',

@@ -32,6 +32,7 @@ function knowledgeOf(catalog: Catalog, strictBases = false) {
 function seen(name: string, creationTime: number): SeenDevice {
   return {
     snapshot: {
+      kind: 'thin',
       ...{ handle: `vg/${name}`, identity: `uuid of ${name}`, volume: 'uuid of data', thinId: creationTime },
       ...{ sizeBytes: 2 ** 30, metadataPath: '/dev/mapper/vg-pool_tmeta', live: true }
     },

@@ -39,6 +39,7 @@ async function refusal(name: string, scene: Scene, inactive: string[] = []): Pro
 
 test('a snapshot, active or not', async (t) => {
   t.deepEqual(await find('monday'), {
+    kind: 'thin',
     handle: 'my-vg/monday',
     metadataDevice: {
       major: 254,

@@ -35,7 +35,14 @@ function open(t: ExecutionContext): CatalogDatabase {
 /** A snapshot as today's sources and metadata have it. */
 function now(snapshot: Partial<Snapshot> & { handle: string }, creationTime: number, mappedBlocks: number, tx = 0n) {
   return servedTarget({
-    snapshot: { thinId: 2, sizeBytes: 2 ** 30, live: true, metadataPath: '/dev/mapper/raw-metadata', ...snapshot },
+    snapshot: {
+      kind: 'thin',
+      thinId: 2,
+      sizeBytes: 2 ** 30,
+      live: true,
+      metadataPath: '/dev/mapper/raw-metadata',
+      ...snapshot
+    },
     transactionId: tx,
     fingerprint: { creationTime, mappedBlocks }
   })

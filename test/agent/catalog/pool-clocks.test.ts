@@ -4,12 +4,11 @@ import test from 'ava'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
 import {
   checkSinceWentBack,
-  clockedDevices,
-  howWentBack,
   type PoolClock,
   poolWentBack,
   sawPoolClock
 } from '../../../src/agent/catalog/pool-clocks.ts'
+import { howWentBack, packDevices } from '../../../src/devicemapper/thin/pool-moment.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from './examples.ts'
 
@@ -17,7 +16,7 @@ type Device = [id: number, creationTime: number, transactionId?: bigint]
 
 function clock(time: number, devices: Device[], transactionId = 0n): PoolClock {
   const listed = devices.map(([id, creationTime, created = 0n]) => ({ id, creationTime, transactionId: created }))
-  return { pool: 'pool', time, transactionId, devices: clockedDevices(listed) }
+  return { pool: 'pool', time, transactionId, devices: packDevices(listed) }
 }
 
 const before = clock(

@@ -6,12 +6,8 @@ import type { ExecutionContext } from 'ava'
 import fc from 'fast-check'
 
 import type { Snapshot } from '../../../src/agent/walks/snapshot.ts'
-import {
-  type SeenDevices,
-  walkMessages,
-  type WalkRequest,
-  type WalkStatistics
-} from '../../../src/agent/walks/thin-walk.ts'
+import { type SeenDevices, walkMessages, type WalkRequest } from '../../../src/agent/walks/thin-walk.ts'
+import type { WalkStatistics } from '../../../src/agent/walks/encoded-messages.ts'
 import { openPoolMetadata } from '../../../src/devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'

@@ -5,7 +5,8 @@ import { Worker } from 'node:worker_threads'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 
-import { fromPortable, type FromWalker, toPortable, type ToWalker } from '../../../src/agent/walks/walk-worker.ts'
+import type { SeenDevices, ThinQuestion } from '../../../src/agent/walks/thin-walk.ts'
+import { fromPortable, type FromWalker, toPortable, type ToWalker } from '../../../src/agent/walks/walk-messages.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, writeBigPool } from '../sample-pool.ts'
@@ -30,7 +31,7 @@ test('an error is the same on the other side of a thread', (t) => {
 
 /** A walker thread without its keeper. */
 class Thread {
-  readonly worker = new Worker(new URL('../../../src/agent/walks/walk-worker.ts', import.meta.url))
+  readonly worker = new Worker(new URL('../../../src/agent/walker-thread.ts', import.meta.url))
   readonly said: FromWalker[] = []
 
   constructor(t: ExecutionContext) {
@@ -51,9 +52,15 @@ class Thread {
     }
   }
 
-  /** Says that nothing is known of the walk's devices, and lets it send so many messages. */
+  start(id: number, request: ThinQuestion): void {
+    this.say({ kind: 'start', id, task: { target: 'thin', request }, reading: { direct: false } })
+  }
+
+  /** Says that nothing is known of the walk's devices, once it asks, and lets it send so many messages. */
   allow(id: number, messages: number): void {
-    this.say({ kind: 'known', id })
+    void this.hears('ask', id).then((asked) => {
+      this.say({ kind: 'answer', id, ask: asked.kind === 'ask' ? asked.ask : NaN, value: undefined })
+    })
     this.say({ kind: 'credit', id, messages })
   }
 
@@ -66,14 +73,15 @@ const quiet = () => new Promise((resolve) => setTimeout(resolve, 60))
 
 async function request(maxResults: number) {
   const target = { ...(await big).snapshot('big'), live: true }
-  return { target, startingOffset: 0, maxResults, direct: false }
+  return { target, startingOffset: 0, maxResults }
 }
 
 test('a walk says what it is about, then a message for each credit, then that it has ended', async (t) => {
   const thread = new Thread(t)
-  thread.say({ kind: 'start', id: 7, request: await request(1000) })
-  const seen = await thread.hears('seen', 7)
-  t.is(seen.kind === 'seen' && seen.devices.target.snapshot.handle, 'sample/big')
+  thread.start(7, await request(1000))
+  const seen = await thread.hears('ask', 7)
+  t.is(seen.kind === 'ask' && seen.aside, 'seen')
+  t.is((seen.kind === 'ask' && (seen.value as SeenDevices).target.snapshot.handle) || '', 'sample/big')
   await quiet()
   t.is(thread.said.length, 1, 'no message without credit')
 
@@ -105,12 +113,12 @@ test('a walk that is cancelled ends with the reason, whenever that is', async (t
   const thread = new Thread(t)
   const reason = toPortable(new DeltamapperError('DM_DEADLINE_EXCEEDED', 'too late', 'be earlier'))
   // In the same breath as its start, while it waits for credit, and on its way.
-  thread.say({ kind: 'start', id: 1, request: await request(10) })
+  thread.start(1, await request(10))
   thread.say({ kind: 'cancel', id: 1, error: reason })
-  thread.say({ kind: 'start', id: 2, request: await request(10) })
-  await thread.hears('seen', 2)
+  thread.start(2, await request(10))
+  await thread.hears('ask', 2)
   thread.say({ kind: 'cancel', id: 2, error: reason })
-  thread.say({ kind: 'start', id: 3, request: await request(10) })
+  thread.start(3, await request(10))
   thread.allow(3, 1000)
   await thread.hears('message', 3)
   thread.say({ kind: 'cancel', id: 3, error: reason })
@@ -128,7 +136,7 @@ test('what concerns a walk that has ended, or never was, is ignored', async (t) 
   const reason = toPortable(new DeltamapperError('DM_CANCELLED', 'gone', 'nothing'))
   thread.say({ kind: 'credit', id: 99, messages: 1 })
   thread.say({ kind: 'cancel', id: 99, error: reason })
-  thread.say({ kind: 'start', id: 1, request: await request(0) })
+  thread.start(1, await request(0))
   thread.allow(1, 1000)
   await thread.hears('end', 1)
   const { length } = thread.said
@@ -141,10 +149,10 @@ test('what concerns a walk that has ended, or never was, is ignored', async (t) 
 test('whatever is thrown in a walk becomes its error, and the thread goes on', async (t) => {
   const thread = new Thread(t)
   const good = await request(0)
-  thread.say({ kind: 'start', id: 1, request: { ...good, target: { ...good.target, metadataPath: '/nowhere' } } })
+  thread.start(1, { ...good, target: { ...good.target, metadataPath: '/nowhere' } })
   // A defect: no such request is ever made.
-  thread.say({ kind: 'start', id: 2, request: { ...good, target: undefined as never } })
-  thread.say({ kind: 'start', id: 3, request: good })
+  thread.start(2, { ...good, target: undefined as never })
+  thread.start(3, good)
   thread.allow(3, 1000)
   const [one, two] = [await thread.hears('error', 1), await thread.hears('error', 2)]
   t.is(one.kind === 'error' && one.error.code, 'DM_READ_FAILED')

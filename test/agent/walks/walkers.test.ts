@@ -7,8 +7,10 @@ import type { Worker } from 'node:worker_threads'
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
 
+import type { DeviceKnowledge } from '../../../src/agent/answers/served-target.ts'
+import { thinPlan } from '../../../src/agent/answers/thin-snapshots.ts'
 import type { WalkRequest } from '../../../src/agent/walks/thin-walk.ts'
-import type { FromWalker } from '../../../src/agent/walks/walk-worker.ts'
+import type { FromWalker } from '../../../src/agent/walks/walk-messages.ts'
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
@@ -46,16 +48,9 @@ class Watched {
     return watched
   }
 
-  walk(
-    request: Asked,
-    signal = new AbortController().signal,
-    ...more: [onSeen?: Parameters<Walkers['walk']>[2], client?: string]
-  ) {
-    const { messages, statistics, capacityBytes } = this.walkers.walk(
-      { base: undefined, startingOffset: 0, maxResults: 0, ...request },
-      signal,
-      ...more
-    )
+  walk(request: Asked, signal = new AbortController().signal, knowledge?: DeviceKnowledge, client?: string) {
+    const plan = thinPlan({ base: undefined, startingOffset: 0, maxResults: 0, ...request }, knowledge)
+    const { messages, statistics, capacityBytes } = this.walkers.stream(plan, signal, client)
     return { messages: messages[Symbol.asyncIterator](), statistics, capacityBytes }
   }
 
@@ -365,7 +360,7 @@ test.serial('images can be read around the page cache', async (t) => {
   })
   const target = pool.snapshot('wed')
   const { signal } = new AbortController()
-  const walk = walkers.walk({ target, startingOffset: 0, maxResults: 0 }, signal)
+  const walk = walkers.stream(thinPlan({ target, startingOffset: 0, maxResults: 0 }), signal)
   const O_DIRECT = 0o40000
   const takesDirect = await open(pool.metadataPath, O_DIRECT).then(
     (file) => file.close().then(() => true),

@@ -1,0 +1,57 @@
+/**
+ * What a kind of storage has to bring along so that its snapshots are answered for. The registry is targets.ts.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import type { DeviceKnowledge } from './served-target.ts'
+import type { FoundSnapshot } from '../walks/snapshot.ts'
+import type { Plan, Walk } from '../walks/plan.ts'
+import type { ToolEngine } from '../walks/tool-engine.ts'
+
+/** Base and target have been found, and are of one kind. */
+export interface Question<S extends FoundSnapshot = FoundSnapshot> {
+  /** Undefined: everything the target has allocated. */
+  readonly base: S | undefined
+  readonly target: S
+  /** Bytes, as the client has them. */
+  readonly startingOffset: bigint
+  /** The most extents in a message; 0 for as many as are good. */
+  readonly maxResults: number
+  readonly lookUp: LookUp
+}
+
+/** Finds the snapshots that have these handles, all at one look, which begins when it is called. @throws DM_SNAPSHOT_NOT_FOUND … */
+export type LookUp = (handles: readonly string[]) => Promise<FoundSnapshot[]>
+
+/** What may be asked of a kind of snapshots, and how it is answered. */
+export interface TargetAnswers<S extends FoundSnapshot = FoundSnapshot> {
+  /** Where such snapshots are, after their handle: `is in a thin pool`. */
+  readonly where: string
+  /** Refuses what cannot be compared, before any metadata is read. @throws the refusal */
+  plan(question: Question<S>): Plan | Promise<Plan>
+}
+
+/** What the agent lends to those who answer. */
+export interface AnswerServices {
+  /** What is known of the devices of live pools. */
+  readonly knowledge?: DeviceKnowledge | undefined
+  /** Where the tools have a part in answers. */
+  readonly tools?: ToolEngine | undefined
+}
+
+export interface Target<S extends FoundSnapshot, Request> {
+  readonly answers: (services: AnswerServices) => TargetAnswers<S>
+  readonly walk: Walk<Request>
+}
+
+/** Who answers for snapshots of a kind; undefined where nobody does. */
+export type AnswersOf = (kind: string) => TargetAnswers | undefined
+
+/** @throws DM_OFFSET_OUT_OF_RANGE */
+export function checkOffset(startingOffset: bigint, handle: string, sizeBytes: number): void {
+  if (startingOffset >= 0n && startingOffset <= sizeBytes) return
+  throw new DeltamapperError(
+    'DM_OFFSET_OUT_OF_RANGE',
+    `starting offset ${startingOffset} is outside ${handle}, which has ${sizeBytes} bytes`,
+    'resume at the end of the last extent received, or at 0'
+  )
+}

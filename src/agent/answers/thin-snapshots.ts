@@ -1,0 +1,177 @@
+/**
+ * Thin snapshots, whichever source has found them: what may be compared, and how the answer is made.
+ *
+ *   look up both handles, at one look ─▶ open the metadata ─▶ find the devices in it ─▶ look up again ─▶ the catalog ─▶ first message
+ *
+ * A name can go to another volume, and a pool's node to another pool, at any moment. The descriptor that is held settles which metadata
+ * it is: its device keeps its number. The second look settles whether that is what the handles mean, and did at the first one.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import type { Aside, Plan } from '../walks/plan.ts'
+import type { FoundSnapshot, Snapshot } from '../walks/snapshot.ts'
+import {
+  fromPortableReport,
+  type HeldForTools,
+  type PortableReport,
+  type SeenDevices,
+  type ThinAsides,
+  type ThinQuestion
+} from '../walks/thin-walk.ts'
+import type { ToolEngine } from '../walks/tool-engine.ts'
+import { toPortable } from '../walks/walk-messages.ts'
+import type { DeviceKnowledge } from './served-target.ts'
+import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
+
+export function thinAnswers({ knowledge, tools }: AnswerServices): TargetAnswers<Snapshot> {
+  return {
+    where: 'is in a thin pool',
+    plan({ base, target, startingOffset, maxResults, lookUp }) {
+      if (base) checkRelated(base, target)
+      checkExternalOrigin(base, target)
+      checkOffset(startingOffset, target.handle, target.sizeBytes)
+      const question = { base, target, startingOffset: Number(startingOffset), maxResults }
+      if (!target.live || !knowledge) return thinPlan(question, undefined, tools)
+      const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp)
+      return { ...thinPlan(question, second, tools), explained: (error) => second.explained(error) }
+    }
+  }
+}
+
+/**
+ * The plan of a walk through a pool's metadata.
+ *
+ * @param knowledge told of a live pool's devices before the first message, which it may refuse
+ * @param tools where they have a part in the answer
+ */
+export function thinPlan(question: ThinQuestion, knowledge?: DeviceKnowledge, tools?: ToolEngine): Plan {
+  const asides: Record<keyof ThinAsides, Aside> = {
+    seen: (devices: SeenDevices) => knowledge?.check(devices),
+    hold: async (devices: SeenDevices, { signal, withdraw }): Promise<HeldForTools> => {
+      try {
+        if (tools === undefined) throw new Error('the tools have no part in this answer')
+        const { heldRoot, signal: lost } = await tools.hold(devices, signal)
+        lost.addEventListener('abort', () => {
+          withdraw(lost.reason)
+        })
+        return { heldRoot }
+      } catch (error) {
+        return { refused: toPortable(asDeltamapperError(error)) }
+      }
+    },
+    report: (report: PortableReport) => tools?.report(question, fromPortableReport(report))
+  }
+  return {
+    kind: question.base ? 'delta' : 'allocated',
+    capacityBytes: question.target.sizeBytes,
+    task: { target: 'thin', request: { ...question, tools: tools?.requested } satisfies ThinQuestion },
+    asides
+  }
+}
+
+/** What the devices of a question are, known once more when its metadata is open; then what else is known of them. */
+class SecondLook implements DeviceKnowledge {
+  readonly #snapshots: readonly Snapshot[]
+  readonly #known: DeviceKnowledge
+  readonly #lookUp: LookUp
+  #isTaken = false
+
+  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp) {
+    this.#snapshots = snapshots
+    this.#known = known
+    this.#lookUp = lookUp
+  }
+
+  async check(seen: SeenDevices): Promise<void> {
+    await this.#take()
+    this.#isTaken = true
+    await this.#known.check(seen)
+  }
+
+  /** What the metadata says against a question may be said of another pool: then the question is to be asked again. */
+  async explained(error: unknown): Promise<unknown> {
+    if (this.#isTaken) return error
+    const found: unknown = await this.#take().catch((thrown: unknown) => thrown)
+    return found instanceof DeltamapperError && found.code === 'DM_SNAPSHOT_CHANGED' ? found : error
+  }
+
+  /** @throws DM_SNAPSHOT_CHANGED, and what looking up throws */
+  async #take(): Promise<void> {
+    const now = await this.#lookUp(this.#snapshots.map(({ handle }) => handle))
+    this.#snapshots.forEach((snapshot, i) => {
+      checkSame(snapshot, now[i])
+    })
+  }
+}
+
+/** @throws DM_SNAPSHOT_CHANGED where anything is known of the snapshot that was not known of it before, or the other way round */
+function checkSame(before: Snapshot, now: FoundSnapshot): void {
+  if (isDeepStrictEqual(before, now)) return
+  throw new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    `${before.handle} was renamed, replaced, resized or moved while it was looked at`,
+    'ask again'
+  )
+}
+
+/**
+ * Refuses a mix-up of handles. Block numbers within one pool compare exactly whatever they are of, so this protects the caller, not
+ * the answer: what is not known passes.
+ *
+ * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER, DM_SNAPSHOT_CHANGED
+ */
+function checkRelated(base: Snapshot, target: Snapshot): void {
+  const remedy = 'compare snapshots of one volume'
+  if (poolOf(base) !== poolOf(target)) {
+    throw new DeltamapperError('DM_POOLS_DIFFER', `${base.handle} and ${target.handle} are in different pools`, remedy)
+  }
+  // The target's is opened, and proven to be the one that was looked up.
+  if (!isDeepStrictEqual(base.metadataDevice, target.metadataDevice)) {
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `the pool of ${base.handle} and ${target.handle} was activated anew while they were looked up`,
+      'ask again'
+    )
+  }
+  if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return
+  // A snapshot and the volume it was taken of are related, even when that volume is itself a snapshot of another.
+  if (base.volume === target.identity || target.volume === base.identity) return
+  const ofWhat = ({ volume, volumeName }: Snapshot) => volumeName ?? volume
+  throw new DeltamapperError(
+    'DM_VOLUMES_DIFFER',
+    `${base.handle} is a snapshot of ${ofWhat(base)}, ${target.handle} of ${ofWhat(target)}`,
+    remedy
+  )
+}
+
+function poolOf({ poolIdentity, metadataPath }: Snapshot): string {
+  return poolIdentity ?? metadataPath
+}
+
+/**
+ * Where a snapshot maps nothing, its external origin shows through. Compared with a base over the same origin that cancels out, as
+ * far as the base reaches; everything else would be under-reported.
+ *
+ * @throws DM_NOT_TRACKED
+ */
+function checkExternalOrigin(base: Snapshot | undefined, target: Snapshot): void {
+  const refuse = (what: string): never => {
+    throw new DeltamapperError(
+      'DM_NOT_TRACKED',
+      what,
+      'back up every block, or copy what is outside of the pool into a thin volume'
+    )
+  }
+  const origin = target.externalOrigin
+  if (base && origin?.identity !== base.externalOrigin?.identity) {
+    refuse(
+      `${base.handle} and ${target.handle} do not have the same external origin, which shows where they map nothing`
+    )
+  }
+  if (!origin) return
+  const shown = `the external origin of ${target.handle} shows where it maps nothing`
+  if (!base) refuse(`${shown}, so what it maps is not all it holds`)
+  else if (base.sizeBytes < Math.min(target.sizeBytes, origin.sizeBytes ?? Infinity)) {
+    refuse(`${shown}, and shows more of itself since ${base.handle}, which is smaller`)
+  }
+}

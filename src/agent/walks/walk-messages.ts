@@ -1,0 +1,56 @@
+/**
+ * What the main thread and a walker thread say to each other. Each walk goes by an id of the main thread's choice.
+ */
+import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import type { WalkStatistics } from './encoded-messages.ts'
+import type { Reading, WalkTask } from './plan.ts'
+
+/** What the main thread says. */
+export type ToWalker =
+  | { kind: 'start'; id: number; task: WalkTask; reading: Reading; client?: string }
+  /** The answer to `ask`, whose number it has. */
+  | { kind: 'answer'; id: number; ask: number; value: unknown }
+  /** What an answer had lent is no longer there. */
+  | { kind: 'withdrawn'; id: number; error: PortableError }
+  /** So many more messages may be sent. */
+  | { kind: 'credit'; id: number; messages: number }
+  | { kind: 'cancel'; id: number; error: PortableError }
+  /** Many walks have ended: what they have left behind is to be given back. Of no walk. */
+  | { kind: 'rest'; id: number }
+
+/** What the walker says. `end` and `error` are the last word on a walk. */
+export type FromWalker =
+  /** Wants an aside of its plan. */
+  | { kind: 'ask'; id: number; ask: number; aside: string; value: unknown }
+  | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: TimedStatistics }
+  | { kind: 'end'; id: number; statistics: TimedStatistics }
+  | { kind: 'error'; id: number; error: PortableError; statistics: TimedStatistics }
+
+/** What a walk has cost, its time included. */
+export interface TimedStatistics extends WalkStatistics {
+  /** How long it took, in milliseconds, without waiting for its client or for its turn. */
+  walkMs: number
+}
+
+export function noStatistics(): TimedStatistics {
+  return { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, walkMs: 0 }
+}
+
+/** A DeltamapperError between threads; structured cloning would lose its class. */
+export interface PortableError {
+  code: ErrorCode
+  message: string
+  remedy: string
+  stack: string | undefined
+}
+
+export function toPortable(error: DeltamapperError): PortableError {
+  const { code, message, remedy, cause } = error
+  return { code, message, remedy, stack: cause instanceof Error ? cause.stack : error.stack }
+}
+
+export function fromPortable({ code, message, remedy, stack }: PortableError): DeltamapperError {
+  const error = new DeltamapperError(code, message, remedy)
+  if (stack !== undefined) error.stack = stack
+  return error
+}

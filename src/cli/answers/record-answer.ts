@@ -1,0 +1,99 @@
+/**
+ * `delta --base-record FILE TARGET --metadata FILE`: what changed since a base that is gone, by its record and the pool's metadata.
+ *
+ * Metadata does not say which pool it is of, nor what happened to a snapshot that is gone. What can be checked is; the rest is said.
+ */
+import type { ExtentStream } from '../../devicemapper/extents.ts'
+import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
+import { checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
+import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import { deviceId } from '../command-line/option-values.ts'
+import { UsageError } from '../command-line/failure.ts'
+import { describeView, openViews } from '../output/pool-views.ts'
+import { humanSize } from '../output/quantities.ts'
+import type { AnswerOptions, Question, Remark } from './answer.ts'
+
+/** Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata throws */
+export async function answerFromRecord(
+  recordPath: string,
+  question: Question,
+  options: AnswerOptions,
+  signal: AbortSignal,
+  remark: Remark,
+  use: (answer: ExtentStream) => Promise<void>
+): Promise<void> {
+  const { metadata: path, size, liveRoot = false, startingOffset = 0 } = options
+  const targetId = onlyTarget(question, options)
+  const record = await BaseRecordReader.open(recordPath)
+  try {
+    const views = await openViews(path ?? '', liveRoot)
+    try {
+      const { metadata } = views
+      remark(`reading ${describeView(views)}`)
+      await checkRecord(record, recordPath, metadata, signal)
+      remark(
+        'that the metadata is of the pool of the record, and that nobody wrote to the base before it went, cannot be seen here'
+      )
+      const target = await metadata.device(targetId, signal)
+      const sizeBytes = size ?? (await metadata.mappedEnd(target, signal))
+      if (size === undefined) {
+        const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
+        remark(`size of ${targetId}: ${taken}; --size says otherwise`)
+      }
+      await use(await metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes: size, startingOffset, signal }))
+    } finally {
+      await views.close()
+    }
+  } finally {
+    await record.close()
+  }
+}
+
+/** @throws UsageError */
+function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: AnswerOptions): number {
+  if (metadata === undefined) {
+    throw new UsageError('--base-record goes with --metadata', 'name the metadata of its pool with --metadata FILE')
+  }
+  for (const [option, value] of Object.entries({ '--base-size': baseSize, '--engine': engine })) {
+    if (value !== undefined) throw new UsageError(`${option} does not go with --base-record`, 'leave it out')
+  }
+  if (base === undefined || target !== undefined) {
+    throw new UsageError('--base-record takes the place of BASE', 'name TARGET, a thin device id, and nothing else')
+  }
+  return deviceId(base, '--metadata')
+}
+
+/**
+ * That the pool went on from the record, and that the base, where it is there still, is what it was.
+ *
+ * @throws DM_BASE_RECORD_VOID
+ */
+async function checkRecord(
+  record: BaseRecordReader,
+  recordPath: string,
+  metadata: PoolMetadata,
+  signal: AbortSignal
+): Promise<void> {
+  const { id, creationTime, transactionId, mappedBlocks } = record.header.device
+  checkWentOn(record.header, await metadata.moment(signal))
+  for await (const device of metadata.devices(signal)) {
+    const { details } = device
+    if (device.id !== id || details.creationTime !== creationTime || details.transactionId !== transactionId) continue
+    if (details.mappedBlocks !== mappedBlocks || (await differs(recordPath, metadata, id, signal))) {
+      throw voidRecord(`base ${id} is still in the pool, and maps something else than the record`)
+    }
+  }
+}
+
+async function differs(recordPath: string, metadata: PoolMetadata, id: number, signal: AbortSignal): Promise<boolean> {
+  const record = await BaseRecordReader.open(recordPath)
+  try {
+    // Beyond its size a base has nothing, so that all the rest would count as changed.
+    const { sizeBytes } = record.header.device
+    const { batches } = await metadata.deltaFromRecord({ record, deviceId: id, sizeBytes, signal })
+    for await (const { count } of batches) if (count > 0) return true
+    return false
+  } finally {
+    await record.close()
+  }
+}

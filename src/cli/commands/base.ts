@@ -1,0 +1,46 @@
+/**
+ * `deltamapper base …`: records of base snapshots, which stand for them once they are gone.
+ */
+import type { Command } from 'commander'
+import { byteCount } from '../command-line/option-values.ts'
+import type { SaveOptions } from './save-base.ts'
+
+export function addBaseCommand(program: Command): void {
+  const base = program
+    .command('base')
+    .summary('keep what a snapshot maps, so that it may be removed and still be a base')
+    .description(
+      'A base record holds which data blocks a snapshot mapped, and when they were written: about a ten-thousandth of its data. ' +
+        'With it, a delta can be told after the snapshot was removed.'
+    )
+  base
+    .command('save')
+    .summary("write a snapshot's record, from a pool's metadata")
+    .description(
+      'Writes the record of thin device THIN-ID to a file. Keep it with the backup of that snapshot: `delta --base-record` ' +
+        'tells what changed since, also when the snapshot is gone. The snapshot must not have been written to since it was backed up.'
+    )
+    .argument('<THIN-ID>', 'the thin device id of the snapshot')
+    .requiredOption('--metadata <file>', "a thin pool's metadata device, or a copy of it")
+    .requiredOption('--to <file>', 'where the record goes; what is there before is replaced, once the record is whole')
+    .option('--size <bytes>', 'size of the snapshot (default: where its mappings end)', byteCount)
+    .option('--live-root', 'read the live pool even where a metadata snapshot is held')
+    .addHelpText(
+      'after',
+      `
+Exit status:
+  0    the record is written, and on disk
+  1    it is not: stderr says why, and what to do
+  2    the command line is wrong
+  130  interrupted (Ctrl-C)
+
+Examples:
+  deltamapper base save 3 --metadata /dev/mapper/vg0-pool_tmeta --size 20GiB --to monday.base
+  deltamapper inspect monday.base
+  deltamapper delta --base-record monday.base 7 --metadata /dev/mapper/vg0-pool_tmeta`
+    )
+    .action(async (id: string, options: SaveOptions) => {
+      const { saveBase } = await import('./save-base.ts')
+      await saveBase(id, options)
+    })
+}

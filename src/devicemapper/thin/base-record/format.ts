@@ -1,0 +1,133 @@
+/**
+ * The file that stands for a base snapshot once it is gone: which data block, and which time, each of its virtual blocks had.
+ *
+ * A mapping of dm-thin is a pair of data block and time (pack_block_time in drivers/md/dm-thin-metadata.c). A pair older than the snapshot
+ * is never written in place again, in no device of the pool, and a data block that is freed is given out again with a later time. So a
+ * target that has the recorded pair at a virtual block reads there what the base read, whatever happened in between.
+ *
+ *      0  16  magic number
+ *     16   4  version
+ *     20   4  bytes of the header
+ *     24   4  checksum of the header
+ *     28   …  header: JSON (`BaseRecordHeader`)
+ *          …  frames, the last of them empty
+ *
+ *   a frame
+ *      0   4  bytes of the compressed runs; 0 in the last frame
+ *      4   4  bytes of the runs
+ *      8   4  number of runs; in the last frame 0
+ *     12   4  number of this frame, from 0
+ *     16   8  first virtual block; in the last frame, how many blocks are mapped in all
+ *     24   4  checksum of the 24 bytes above and the compressed runs, which begins with the header's: a frame fits one file only
+ *     28   …  runs, compressed with Zstandard
+ *
+ *   a run, all numbers LEB128: blocks since the end of the last run, length in blocks; data block since the end of the last run and time
+ *   since the last run, both signed (zigzag). Each frame begins at virtual block, data block and time 0.
+ *
+ * All numbers little-endian, all checksums CRC-32C.
+ */
+import { crc32c } from '@node-rs/crc32'
+import { constants } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { DeltamapperError } from '../../../errors.ts'
+import type { PoolMoment } from '../pool-moment.ts'
+
+export const MAGIC = Buffer.from('deltamapper base')
+export const VERSION = 1
+export const PREAMBLE_BYTES = 28
+export const FRAME_BYTES = 28
+/** A frame's runs, before they are compressed, take no more than this. */
+export const MAX_FRAME_RUNS_BYTES = 65_536
+/** Four numbers of up to eight bytes. */
+export const MAX_RUN_BYTES = 32
+/** The list of a pool's devices is most of it. */
+export const MAX_HEADER_BYTES = 4 * 2 ** 20
+/** Virtual and data blocks are below this: a mapping has 40 bits for the data block; a volume of 2^53 bytes has fewer blocks. */
+export const MAX_BLOCK = 2 ** 40
+/** Times are below this. */
+export const MAX_TIME = 2 ** 24
+
+/** What is known of a base beside its mappings. */
+export interface BaseRecordHeader {
+  readonly pool: {
+    /** Which pool it is, as the agent knows pools; undefined where it was read from an image, which does not say it. */
+    readonly identity: string | undefined
+    readonly dataBlockBytes: number
+    /** The pool when the base was read. */
+    readonly moment: PoolMoment
+  }
+  readonly device: {
+    /** Thin device id, 0 to 2^24 - 1. */
+    readonly id: number
+    readonly creationTime: number
+    readonly transactionId: bigint
+    /** Blocks that the device maps, all of which are on record. */
+    readonly mappedBlocks: number
+    /** Size in bytes, beyond which a backup holds nothing. */
+    readonly sizeBytes: number
+    /** What the snapshot is known by beside its names, and the volume that it was taken of. */
+    readonly identity: string | undefined
+    readonly volume: string | undefined
+  }
+  /** The handles that it was served by. */
+  readonly handles: readonly string[]
+  /** Milliseconds since 1970. */
+  readonly madeAt: number
+}
+
+/** What opens every record. */
+export function encodePreamble(header: BaseRecordHeader): Buffer {
+  const json = Buffer.from(
+    JSON.stringify(header, (_, value: unknown) => {
+      if (typeof value === 'bigint') return String(value)
+      return value instanceof Uint8Array ? Buffer.from(value).toString('base64') : value
+    })
+  )
+  const preamble = Buffer.alloc(PREAMBLE_BYTES)
+  MAGIC.copy(preamble)
+  preamble.writeUInt32LE(VERSION, 16)
+  preamble.writeUInt32LE(json.length, 20)
+  preamble.writeUInt32LE(crc32c(json), 24)
+  return Buffer.concat([preamble, json])
+}
+
+/** The checksum of a frame, whose own field is the last of `head`. @param seed the checksum of the header */
+export function frameChecksum(head: Buffer, runs: Buffer, seed: number): number {
+  return crc32c(runs, crc32c(head.subarray(0, FRAME_BYTES - 4), seed))
+}
+
+/** @returns undefined where these are no such bytes: another file, or one cut off */
+export function decodePreamble(
+  preamble: Buffer
+): { version: number; headerBytes: number; checksum: number } | undefined {
+  if (preamble.length < PREAMBLE_BYTES || !preamble.subarray(0, MAGIC.length).equals(MAGIC)) return undefined
+  return {
+    version: preamble.readUInt32LE(16),
+    headerBytes: preamble.readUInt32LE(20),
+    checksum: preamble.readUInt32LE(24)
+  }
+}
+
+/** Whether a file begins like a record. False also for what cannot be read. */
+export async function isBaseRecord(path: string): Promise<boolean> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined)
+  if (!file) return false
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(MAGIC.length), 0, MAGIC.length, 0)
+    return bytesRead === MAGIC.length && buffer.equals(MAGIC)
+  } catch {
+    return false
+  } finally {
+    await file.close()
+  }
+}
+
+/** What every damaged record is refused with. */
+export function damagedRecord(path: string, what: string, cause?: unknown): DeltamapperError {
+  return new DeltamapperError(
+    'DM_BASE_RECORD_DAMAGED',
+    `the base record ${path} is damaged: ${what}`,
+    'take a full backup; the record is of no use any more',
+    { cause }
+  )
+}

@@ -1,0 +1,258 @@
+/**
+ * Reads a base record: frame after frame, each checked before it is used.
+ */
+import { crc32c } from '@node-rs/crc32'
+import { open, type FileHandle } from 'node:fs/promises'
+import { zstdDecompressSync } from 'node:zlib'
+import { z } from 'zod'
+import { DeltamapperError } from '../../../errors.ts'
+import {
+  type BaseRecordHeader,
+  damagedRecord,
+  decodePreamble,
+  FRAME_BYTES,
+  frameChecksum,
+  MAX_BLOCK,
+  MAX_FRAME_RUNS_BYTES,
+  MAX_HEADER_BYTES,
+  MAX_TIME,
+  PREAMBLE_BYTES,
+  VERSION
+} from './format.ts'
+import { decodeRuns, type Runs } from './runs.ts'
+
+const count = z.number().int().nonnegative()
+const bigCount = z
+  .string()
+  .regex(/^\d{1,20}$/)
+  .transform(BigInt)
+const headerSchema = z.object({
+  pool: z.object({
+    identity: z.string().optional(),
+    dataBlockBytes: count.positive(),
+    moment: z.object({
+      time: count.max(MAX_TIME),
+      transactionId: bigCount,
+      devices: z.base64().transform((text) => new Uint8Array(Buffer.from(text, 'base64')))
+    })
+  }),
+  device: z.object({
+    id: count,
+    creationTime: count,
+    transactionId: bigCount,
+    mappedBlocks: count,
+    sizeBytes: count,
+    identity: z.string().optional(),
+    volume: z.string().optional()
+  }),
+  handles: z.array(z.string()),
+  madeAt: count
+})
+
+/** What a frame says of itself. */
+interface FrameHead {
+  readonly bytes: Buffer
+  readonly compressedBytes: number
+  readonly rawBytes: number
+  readonly count: number
+  /** First virtual block; in the last frame, blocks mapped in all. */
+  readonly first: number
+  /** Where the compressed runs begin in the file. */
+  readonly at: number
+}
+
+export class BaseRecordReader {
+  readonly path: string
+  readonly header: BaseRecordHeader
+  /** Bytes of the file. */
+  readonly bytes: number
+  readonly #file: FileHandle
+  readonly #seed: number
+  #offset: number
+  #frames = 0
+  /** Virtual block behind the last run read. */
+  #end = 0
+  #mappedBlocks = 0
+  /** Frames were skipped, so that blocks cannot be counted. */
+  #skipped = false
+  #ended = false
+
+  private constructor(
+    path: string,
+    file: FileHandle,
+    bytes: number,
+    header: BaseRecordHeader,
+    seed: number,
+    offset: number
+  ) {
+    this.path = path
+    this.header = header
+    this.bytes = bytes
+    this.#file = file
+    this.#seed = seed
+    this.#offset = offset
+  }
+
+  /** @throws DM_BASE_RECORD_FOREIGN for what is none, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
+  static async open(path: string): Promise<BaseRecordReader> {
+    const file = await open(path, 'r').catch((error: unknown) => {
+      throw unreadable(path, error)
+    })
+    try {
+      const { size } = await file.stat()
+      const preamble = decodePreamble(await readAt(file, path, 0, PREAMBLE_BYTES))
+      if (!preamble) throw foreign(path)
+      const { version, headerBytes, checksum } = preamble
+      if (version !== VERSION) throw newer(path, version)
+      if (headerBytes > MAX_HEADER_BYTES) throw damagedRecord(path, `its header is of ${headerBytes} bytes`)
+      const json = await readAt(file, path, PREAMBLE_BYTES, headerBytes)
+      if (json.length < headerBytes) throw damagedRecord(path, 'it ends within its header')
+      if (crc32c(json) !== checksum) throw damagedRecord(path, 'the checksum of its header is wrong')
+      return new BaseRecordReader(path, file, size, parseHeader(path, json), checksum, PREAMBLE_BYTES + headerBytes)
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+  }
+
+  /** Leaves out the frames that end before a virtual block. Their runs are not checked. @throws DM_BASE_RECORD_DAMAGED */
+  async skipTo(block: number): Promise<void> {
+    for (;;) {
+      const head = await this.#head(this.#offset)
+      if (head.compressedBytes === 0) return
+      const next = await this.#head(head.at + head.compressedBytes, this.#frames + 1)
+      if (next.compressedBytes === 0 || next.first > block) return
+      this.#offset = next.at - FRAME_BYTES
+      this.#frames++
+      this.#skipped = true
+    }
+  }
+
+  /** The next runs, all behind those before; undefined at the end. @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
+  async next(): Promise<Runs | undefined> {
+    if (this.#ended) return undefined
+    const head = await this.#head(this.#offset)
+    if (head.compressedBytes === 0) return this.#checkEnd(head)
+    const compressed = await readAt(this.#file, this.path, head.at, head.compressedBytes)
+    if (compressed.length < head.compressedBytes) throw damagedRecord(this.path, 'it ends within a frame')
+    this.#checkSum(head, compressed)
+    let runs: Runs
+    try {
+      const raw = zstdDecompressSync(compressed, { maxOutputLength: MAX_FRAME_RUNS_BYTES })
+      if (raw.length !== head.rawBytes) throw new Error(`${raw.length} bytes of runs, where ${head.rawBytes} are due`)
+      runs = decodeRuns(raw, head.count)
+    } catch (error) {
+      throw damagedRecord(this.path, error instanceof Error ? error.message : String(error), error)
+    }
+    const first = runs.starts[0]
+    if (runs.count === 0 || first !== head.first || first < this.#end) {
+      throw damagedRecord(this.path, `frame ${this.#frames} begins at block ${first}`)
+    }
+    this.#end = runs.starts[runs.count - 1] + runs.lengths[runs.count - 1]
+    for (let i = 0; i < runs.count; i++) this.#mappedBlocks += runs.lengths[i]
+    this.#offset = head.at + head.compressedBytes
+    this.#frames++
+    return runs
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close()
+  }
+
+  /** @throws DM_BASE_RECORD_DAMAGED where something is missing, or follows */
+  #checkEnd(head: FrameHead): undefined {
+    this.#checkSum(head, Buffer.alloc(0))
+    const { mappedBlocks } = this.header.device
+    const isWhole = head.first === mappedBlocks && (this.#skipped || this.#mappedBlocks === mappedBlocks)
+    if (!isWhole) throw damagedRecord(this.path, `it has ${this.#mappedBlocks} of ${mappedBlocks} blocks`)
+    if (head.at !== this.bytes) throw damagedRecord(this.path, 'something follows its end')
+    this.#ended = true
+    return undefined
+  }
+
+  #checkSum({ bytes }: FrameHead, compressed: Buffer): void {
+    if (bytes.readUInt32LE(FRAME_BYTES - 4) === frameChecksum(bytes, compressed, this.#seed)) return
+    throw damagedRecord(this.path, `the checksum of frame ${this.#frames} is wrong`)
+  }
+
+  async #head(offset: number, frame = this.#frames): Promise<FrameHead> {
+    const bytes = await readAt(this.#file, this.path, offset, FRAME_BYTES)
+    if (bytes.length < FRAME_BYTES) throw damagedRecord(this.path, 'it ends before its last frame')
+    const head = {
+      bytes,
+      compressedBytes: bytes.readUInt32LE(0),
+      rawBytes: bytes.readUInt32LE(4),
+      count: bytes.readUInt32LE(8),
+      first: Number(bytes.readBigUInt64LE(16)),
+      at: offset + FRAME_BYTES
+    }
+    const isPossible =
+      bytes.readUInt32LE(12) === frame &&
+      head.compressedBytes <= 2 * MAX_FRAME_RUNS_BYTES &&
+      head.rawBytes <= MAX_FRAME_RUNS_BYTES &&
+      head.first <= MAX_BLOCK
+    if (!isPossible) throw damagedRecord(this.path, `frame ${frame} is none`)
+    return head
+  }
+}
+
+function parseHeader(path: string, json: Buffer): BaseRecordHeader {
+  let header: unknown
+  try {
+    header = JSON.parse(json.toString())
+  } catch (error) {
+    throw damagedRecord(path, 'its header is no JSON', error)
+  }
+  const { data, error } = headerSchema.safeParse(header)
+  if (!data) throw damagedRecord(path, 'its header lacks something', error)
+  const { pool, device, ...rest } = data
+  return {
+    ...rest,
+    pool: { ...pool, identity: pool.identity },
+    device: { ...device, identity: device.identity, volume: device.volume }
+  }
+}
+
+/** Up to `length` bytes; less only where the file ends. @throws DM_READ_FAILED */
+async function readAt(file: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
+  const buffer = Buffer.alloc(length)
+  let filled = 0
+  while (filled < length) {
+    const { bytesRead } = await file
+      .read(buffer, filled, length - filled, position + filled)
+      .catch((error: unknown) => {
+        throw unreadable(path, error)
+      })
+    if (bytesRead === 0) break
+    filled += bytesRead
+  }
+  return buffer.subarray(0, filled)
+}
+
+function unreadable(path: string, cause: unknown): DeltamapperError {
+  const what = cause instanceof Error ? cause.message : String(cause)
+  return new DeltamapperError(
+    'DM_READ_FAILED',
+    `the base record ${path} cannot be read: ${what}`,
+    'check path and rights',
+    {
+      cause
+    }
+  )
+}
+
+function foreign(path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_BASE_RECORD_FOREIGN',
+    `${path} is no base record`,
+    'name a file that `deltamapper base save` has written'
+  )
+}
+
+function newer(path: string, version: number): DeltamapperError {
+  return new DeltamapperError(
+    'DM_BASE_RECORD_FOREIGN',
+    `${path} is a base record of version ${version}, which this version does not know`,
+    'update deltamapper'
+  )
+}

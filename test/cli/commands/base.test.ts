@@ -1,0 +1,123 @@
+/** `base save`, `delta --base-record` and `inspect` of a record, as a person runs them, on a pool that a kernel wrote. */
+import { readdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import test from 'ava'
+import {
+  readPoolDescription,
+  type RecordedSnapshot,
+  type RecordedVolume,
+  unpackRecordedPool
+} from '../../fixtures/recorded-pool.ts'
+import { writeMetadataImage } from '../../support/metadata-image.ts'
+import { PoolModel } from '../../support/pool-model.ts'
+import { Random } from '../../support/random.ts'
+import { testFolder } from '../../support/test-folder.ts'
+import { runCommand } from '../run-command.ts'
+
+const folder = await testFolder(test)
+let metadata = ''
+let snapshots: RecordedSnapshot[] = []
+let volumes: RecordedVolume[] = []
+
+test.before(async () => {
+  const poolFolder = await unpackRecordedPool()
+  metadata = join(poolFolder, 'metadata.img')
+  ;({ snapshots, volumes } = await readPoolDescription(poolFolder))
+})
+
+async function save(id: number, size: number, name: string, image = metadata) {
+  const to = join(folder, name)
+  const saved = await runCommand(['base', 'save', `${id}`, '--metadata', image, '--size', `${size}`, '--to', to])
+  return { to, saved }
+}
+
+test('of pairs of the recorded pool a record says what the living base says', async (t) => {
+  const first = snapshots[0]
+  const records = new Map<string, string>()
+  for (const { name, thin_id: id, size_bytes: size } of snapshots) {
+    const { to, saved } = await save(id, size, `${name}.base`)
+    t.is(saved.status, 0, saved.stderr)
+    t.regex(saved.stderr, /complete\n$/)
+    records.set(name, to)
+  }
+  const ofOne = snapshots.filter(({ volume }) => volume === first.volume)
+  for (const [b, base] of ofOne.entries()) {
+    for (const target of b === 0 ? ofOne.slice(1) : ofOne.slice(b + 1, b + 2)) {
+      const sizes = ['--metadata', metadata, '--size', `${target.size_bytes}`, '-o', 'json']
+      const ids = [`${base.thin_id}`, `${target.thin_id}`]
+      const living = await runCommand(['delta', ...ids, '--base-size', `${base.size_bytes}`, ...sizes])
+      const gone = await runCommand(['delta', ids[1], '--base-record', records.get(base.name) ?? '', ...sizes])
+      t.is(gone.status, 0, gone.stderr)
+      t.deepEqual(JSON.parse(gone.stdout), JSON.parse(living.stdout), `${base.name} to ${target.name}`)
+    }
+  }
+})
+
+test('a record tells what it stands for', async (t) => {
+  const [{ thin_id: id, size_bytes: size }] = snapshots
+  const { to } = await save(id, size, 'shown.base')
+  const { stdout } = await runCommand(['inspect', to, '-o', 'json'])
+  const shown = JSON.parse(stdout) as Record<string, unknown>
+  t.like(shown, { kind: 'base record', id, size_bytes: size })
+  t.regex((await runCommand(['inspect', to])).stdout, new RegExp(`thin device ${id}`))
+})
+
+test('a volume is no base, and a file that cannot be made is said', async (t) => {
+  const { saved } = await save(volumes[0].thin_id, volumes[0].size_bytes, 'volume.base')
+  t.is(saved.status, 1)
+  t.regex(saved.stderr, /DM_BASE_CHANGED/)
+  t.false((await readdir(folder)).some((each) => each.startsWith('volume.base')))
+  const nowhere = await save(snapshots[0].thin_id, 1024, 'no-folder/x.base')
+  t.is(nowhere.saved.status, 1)
+  t.regex(nowhere.saved.stderr, /DM_OUTPUT_FAILED/)
+})
+
+/** A volume of some blocks, a snapshot of it, and what `happen` does next; in an image. */
+async function imageOf(name: string, happen: (model: PoolModel) => void, sectors = 128): Promise<string> {
+  const shape = { leafEntries: 252, internalEntries: 252, split: 'middle' } as const
+  const model = new PoolModel({ random: new Random(1), shape, dataBlockSizeSectors: sectors })
+  model.createThin(1)
+  for (let block = 0; block < 20; block++) model.write(1, block)
+  model.createSnapshot(2, 1)
+  happen(model)
+  const path = join(folder, name)
+  await writeFile(path, writeMetadataImage(model, { random: new Random(2) }).bytes)
+  return path
+}
+
+test('a pool that went back, another one, a base that was changed and mistaken options are refused', async (t) => {
+  const nothing = () => undefined
+  const later = await imageOf('later.img', (model) => {
+    model.createSnapshot(3, 1)
+  })
+  const { to } = await save(3, 20 * 65536, 'later.base', later)
+  const cases: [args: string[], says: RegExp][] = [
+    [['2', '--metadata', await imageOf('earlier.img', nothing)], /its clock was 2 before.*DM_BASE_RECORD_VOID/],
+    [
+      ['1', '--metadata', await imageOf('other.img', (model) => model.createSnapshot(3, 1), 256)],
+      /DM_BASE_RECORD_FOREIGN/
+    ],
+    [
+      [
+        '1',
+        '--metadata',
+        await imageOf('changed.img', (model) => {
+          model.createSnapshot(3, 1)
+          model.discard(3, 4)
+        })
+      ],
+      /still in the pool.*DM_BASE_RECORD_VOID/
+    ],
+    [['1', '2', '--metadata', later], /takes the place of BASE/],
+    [['1'], /goes with --metadata/]
+  ]
+  for (const [args, says] of cases) {
+    const { status, stdout, stderr } = await runCommand(['delta', '--base-record', to, ...args])
+    t.not(status, 0)
+    t.is(stdout, '')
+    t.regex(stderr, says)
+  }
+  const noRecord = await runCommand(['delta', '--base-record', later, '1', '--metadata', later])
+  t.regex(noRecord.stderr, /DM_BASE_RECORD_FOREIGN/)
+  t.true((await readFile(to)).length > 0)
+})
