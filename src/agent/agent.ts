@@ -27,6 +27,7 @@ import { AgentMetrics } from './metrics.ts'
 import { OwnedPools } from './owned-pools/owned-pools.ts'
 import { leaseOptions, MetadataSnapshotLeases } from './leases/metadata-snapshot-lease.ts'
 import { loadRecordedPool } from './answers/recorded-pool.ts'
+import type { ClassicServices } from './answers/classic-snapshot.ts'
 import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import type { SnapshotSource } from './walks/snapshot.ts'
 import { Sources } from './answers/sources.ts'
@@ -66,6 +67,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
 
   let sources = new Sources(recorded)
   let knowledge: DeviceKnowledge | undefined
+  let classic: ClassicServices | undefined
   let ownedPools: OwnedPools | undefined
   let admin: AdminBackend | undefined
   let liveInventory: LiveInventory | undefined
@@ -118,6 +120,12 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       readDeadlineMs: config.readDeadlineSeconds * 1000,
       strictBases: config.strictBases
     })
+    classic = {
+      ...{ catalog, deviceMapper, logger, strictBases: config.strictBases, compare: config.cow.compare },
+      compareBytes: config.cow.compareMebibytes * 2 ** 20,
+      compareBytesPerSecond: config.cow.compareMebibytesPerSecond * 2 ** 20,
+      onDoubtful: metrics.reportedDoubtful
+    }
     const { keepSnapshots, keepDays } = config.era
     started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
     const { lvmCommand, catalog: catalogPath } = config
@@ -157,7 +165,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     allowLoopbackTcp: config.allowLoopbackTcp,
     socketMode: config.socketMode,
     ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, tools })),
+    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, tools, classic })),
     // Whoever may connect may give orders: by default only where that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? admin : undefined,
     inventory,

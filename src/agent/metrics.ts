@@ -25,6 +25,7 @@ const methods: Record<WalkKind, string> = { allocated: 'GetMetadataAllocated', d
 export class AgentMetrics {
   readonly #registers: [Registry]
   readonly #walkSeconds: Histogram<'method'>
+  readonly #doubtful: Counter
 
   constructor(registry: Registry) {
     this.#registers = [registry]
@@ -35,11 +36,21 @@ export class AgentMetrics {
       buckets: WALK_SECONDS,
       registers: this.#registers
     })
+    this.#doubtful = new Counter({
+      name: 'deltamapper_cow_doubtful_bytes_total',
+      help: 'What answers about classic snapshots reported as changed because nothing told whether it was',
+      registers: this.#registers
+    })
   }
 
   /** To be told of each walk that has ended. */
   readonly walkEnded = (kind: WalkKind, { walkMs }: TimedStatistics): void => {
     this.#walkSeconds.observe({ method: methods[kind] }, walkMs / 1000)
+  }
+
+  /** To be told of each answer about classic snapshots. */
+  readonly reportedDoubtful = (bytes: number): void => {
+    this.#doubtful.inc(bytes)
   }
 
   watchWalkers(walkers: Pick<Walkers, 'totals' | 'active' | 'alive'>): void {

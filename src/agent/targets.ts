@@ -2,9 +2,11 @@
  * The registry of targets: every kind of storage that the agent answers for. Who answers plans in the main thread (walks/plan.ts), and the
  * walk that a plan is about runs in a walker thread. Nobody else knows which kinds there are; docs/architecture.md says how to add one.
  */
+import { classicAnswers } from './answers/classic-snapshot.ts'
 import { thinAnswers } from './answers/thin-snapshots.ts'
 import { trackedAnswers } from './answers/tracked-volume.ts'
 import type { AnswersOf, AnswerServices, Target, TargetAnswers } from './answers/target.ts'
+import { classicWalk } from './walks/classic-walk.ts'
 import { historyWalk } from './walks/history-walk.ts'
 import type { Walk } from './walks/plan.ts'
 import { thinWalk } from './walks/thin-walk.ts'
@@ -12,7 +14,8 @@ import { thinWalk } from './walks/thin-walk.ts'
 /** By the `kind` of the snapshots that its sources find. */
 export const targets = {
   thin: { answers: thinAnswers, walk: thinWalk },
-  tracked: { answers: trackedAnswers, walk: historyWalk }
+  tracked: { answers: trackedAnswers, walk: historyWalk },
+  classic: { answers: classicAnswers, walk: classicWalk }
 } satisfies Record<string, Target<never, never>>
 
 /** Who answers for which kind, with what the agent lends them. */

@@ -51,13 +51,16 @@ export class CowLife {
   readonly counts: LifeCounts = { pairs: 0, exact: 0, refused: {}, steps: {} }
   readonly #random: Random
   readonly #ext4: boolean
+  /** Of the names of its snapshots. */
+  readonly #prefix: string
   #mounted = false
   #taken = 0
   /** Content that was there before has come back: then a chunk that was written to may be as it was. */
   #contentsReturn = false
 
   /** Makes the volume in a group that there is. @param group with 100 MiB to spare */
-  constructor(group: string, origin: string, random: Random, { ext4 = false } = {}) {
+  constructor(group: string, origin: string, random: Random, { ext4 = false, prefix = '' } = {}) {
+    this.#prefix = prefix
     this.group = group
     this.origin = origin
     this.#random = random
@@ -107,7 +110,7 @@ export class CowLife {
 
   /** @param store size of its store; by default as large as it can need */
   take({
-    name = `s${this.#taken}`,
+    name = `${this.#prefix}s${this.#taken}`,
     mebibytes = this.#ext4 ? 20 : 12,
     readOnly = this.#random.chance(0.7)
   } = {}): LifeSnapshot {
@@ -156,7 +159,7 @@ export class CowLife {
 
   /** A snapshot of which the store is too small for what is written then. */
   overflow(): void {
-    const name = `over${this.#taken}`
+    const name = `${this.#prefix}over${this.#taken}`
     const snapshot = this.take({ name, mebibytes: 1 })
     for (let at = 0; at < 3 * MEBIBYTE; at += MEBIBYTE) writeBytes(this.device(), at, MEBIBYTE)
     this.#lookForOverflow()
@@ -200,7 +203,7 @@ export class CowLife {
   /** Takes all of it away. */
   end(): void {
     this.#unmount()
-    lvm('lvremove', '--force', this.group)
+    lvm('lvremove', '--force', `${this.group}/${this.origin}`)
   }
 
   #fault(
@@ -229,7 +232,7 @@ export class CowLife {
 
   #lookForOverflow(): void {
     for (const snapshot of this.snapshots) {
-      const name = `${this.group}-${snapshot.name}`
+      const name = `${this.group}-${snapshot.name.replaceAll('-', '--')}`
       const said = run('dmsetup', ['status', '--noflush', name]).trim()
       if (/ (Invalid|Overflow)$/.test(said)) snapshot.lost = 'DM_COW_INVALID'
     }

@@ -2,6 +2,7 @@
  * What a kind of storage has to bring along so that its snapshots are answered for. The registry is targets.ts.
  */
 import { DeltamapperError } from '../../errors.ts'
+import type { ClassicServices } from './classic-snapshot.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Plan, Walk } from '../walks/plan.ts'
@@ -36,6 +37,8 @@ export interface AnswerServices {
   readonly knowledge?: DeviceKnowledge | undefined
   /** Where the tools have a part in answers. */
   readonly tools?: ToolEngine | undefined
+  /** What classic snapshots take. */
+  readonly classic?: ClassicServices | undefined
 }
 
 export interface Target<S extends FoundSnapshot, Request> {

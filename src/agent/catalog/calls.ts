@@ -1,6 +1,7 @@
 /**
  * What can be asked of the catalog, by name: the worker thread's side of `Catalog`.
  */
+import * as classic from './classic-served.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
 import * as era from './era-volumes.ts'
@@ -20,6 +21,9 @@ export function catalogCalls(database: CatalogDatabase) {
     remember: on(served.remember),
     findServed: on(served.findServed),
     forgetServed: on(served.forgetServed),
+    rememberClassic: on(classic.rememberClassic),
+    findClassic: on(classic.findClassic),
+    forgetClassic: on(classic.forgetClassic),
     lineage: on(lineage),
     sawPoolClock: on(clocks.sawPoolClock),
     poolWentBack: on(clocks.poolWentBack),

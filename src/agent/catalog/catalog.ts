@@ -4,6 +4,7 @@
  *
  * - What was served as target, and compared with as base (fingerprint.ts, served-targets.ts), so that a base that is no longer what it
  *   was is refused, and an answer goes on only about what it began with.
+ * - Classic snapshots that were answered about, and what their stores' lists were then (classic-served.ts).
  * - How far each pool's clock had come, so that a pool that was put back is noticed (pool-clocks.ts).
  * - The pools, volumes and snapshots that the agent has made on plain device-mapper (owned-pools.ts), and what it was about to do to them
  *   when it was killed (reconcile.ts).
@@ -16,6 +17,7 @@
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
+import type { ClassicFacts, ClassicRow } from './classic-served.ts'
 import { CatalogThread } from './catalog-thread.ts'
 import type { Opening } from './database.ts'
 import type {
@@ -87,6 +89,26 @@ export class Catalog {
   /** Forgets the oldest of what was served, beyond a number. Returns how many; to be repeated until 0. */
   async forgetServed(keep: number): Promise<number> {
     return this.#call('forgetServed', keep)
+  }
+
+  /** Records that a classic snapshot is about to be answered about; to be awaited before the first message leaves. See classic-served.ts. */
+  async rememberClassic(
+    facts: ClassicFacts,
+    list: { readonly entries: number; readonly digest: string },
+    role: Role,
+    at = Date.now()
+  ): Promise<void> {
+    await this.#call('rememberClassic', facts, list, role, at)
+  }
+
+  /** Everything on record of a classic snapshot, by its handle or its identity. */
+  async findClassic(snapshot: Pick<ClassicFacts, 'handle' | 'identity'>): Promise<ClassicRow[]> {
+    return this.#call('findClassic', snapshot)
+  }
+
+  /** Forgets the oldest classic snapshots on record, beyond a number. Returns how many; to be repeated until 0. */
+  async forgetClassic(keep: number): Promise<number> {
+    return this.#call('forgetClassic', keep)
   }
 
   /** How two snapshots are related, by what is on record of them. */

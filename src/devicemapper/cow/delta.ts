@@ -25,6 +25,8 @@ const SLICE_WORDS = 2 ** 15
 /** A store, and what its snapshot's owner knows of it. */
 export interface SnapshotStore {
   readonly store: CowStore
+  /** The same store, where old contents are to be read at a pace of their own. */
+  readonly contents?: CowStore | undefined
   /** Size of the snapshot in bytes. */
   readonly sizeBytes: number
   /** How many entries the kernel has counted: so many are waited for, and no more are read. All there are by default. */
@@ -189,8 +191,8 @@ class Delta {
     const { base, target, compare, signal } = this.#question
     if (!compare || !target || base.store.header.chunkBytes !== target.store.header.chunkBytes) return
     const comparison = {
-      base: base.store,
-      target: target.store,
+      base: base.contents ?? base.store,
+      target: target.contents ?? target.store,
       baseEntries: lists[0].entries,
       targetEntries: lists[1].entries,
       sizeBytes: Math.min(base.sizeBytes, target.sizeBytes),

@@ -32,7 +32,8 @@ function node(others: Record<string, string[]> = {}) {
     deviceMapper: recordedDevices(),
     lvm: {
       logicalVolumes: async (group: string) => all.filter(({ vgName }) => vgName === group),
-      allLogicalVolumes: async () => all
+      allLogicalVolumes: async () => all,
+      snapshotLinks: async () => undefined
     }
   }
 }
