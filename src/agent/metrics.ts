@@ -8,6 +8,7 @@ import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { SurveyPort } from './owned-pools/kernel-view.ts'
 import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
+import type { StoreFullness } from './node/store-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
 import type { TimedStatistics } from './walks/walk-messages.ts'
 import type { WalkKind } from './walks/plan.ts'
@@ -146,6 +147,21 @@ export class AgentMetrics {
     perPool('deltamapper_pool_needs_check', '1: the pool wants its metadata to be checked', (each) =>
       Number(each.needsCheck)
     )
+    const perStore = (name: string, help: string, of: (store: StoreFullness) => number | undefined) =>
+      new Gauge({
+        ...{ name, help, labelNames: ['snapshot'], registers },
+        async collect() {
+          const seen = await looks.latest()
+          this.reset()
+          for (const store of (seen?.stores ?? []).slice(0, MAXIMUM_POOLS)) {
+            const value = of(store)
+            if (value !== undefined) this.set({ snapshot: store.name }, value)
+          }
+        }
+      })
+    perStore('deltamapper_cow_store_bytes', "Size of a classic snapshot's store", ({ usage }) => usage?.bytes)
+    perStore('deltamapper_cow_store_used_bytes', 'What of it is used', ({ usage }) => usage?.usedBytes)
+    perStore('deltamapper_cow_store_lost', '1: the kernel has given the snapshot up', ({ isLost }) => Number(isLost))
     new Gauge({
       name: 'deltamapper_pool_state',
       help: '1 for the state a thin pool is in',

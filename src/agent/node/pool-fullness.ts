@@ -1,5 +1,5 @@
 /**
- * How full the node's active thin pools are, whoever made them: for metrics. Only looked at when somebody asks, and not again at once.
+ * How full the node's active thin pools and stores of classic snapshots are, whoever made them: for metrics. Only looked at when somebody asks, and not again at once.
  *
  * A look takes a call to device-mapper for each of its devices, none of which makes a pool commit; a call that hangs makes it late.
  */
@@ -8,6 +8,7 @@ import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.t
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type SurveyPort, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { lookAtStores, type StoreFullness } from './store-fullness.ts'
 
 export interface PoolFullness {
   /** Device-mapper's name of the pool's device. */
@@ -65,6 +66,8 @@ export interface FullnessSeen {
   /** Milliseconds since 1970. */
   readonly at: number
   readonly pools: readonly PoolFullness[]
+  /** Of classic snapshots. */
+  readonly stores: readonly StoreFullness[]
 }
 
 export class FullnessLooks {
@@ -95,7 +98,8 @@ export class FullnessLooks {
   async #look(): Promise<void> {
     const at = Date.now()
     try {
-      this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper) }
+      const stores = await lookAtStores(this.#deviceMapper, await surveyDevices(this.#deviceMapper))
+      this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper), stores }
     } catch {
       // That it is old says so; what is wrong with device-mapper, every call says.
     }

@@ -1,20 +1,11 @@
 /**
  * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves names that begin with
- * "snapshot", so the logical volume is called SNAPSHOT without that prefix.
+ * "snapshot", so the logical volume is called SNAPSHOT without that prefix. With a size of its own (spec.snapSize) it is a classic snapshot, which
+ * the agent answers for as well.
  * (openebs/lvm-localpv: pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import {
-  agentHandle,
-  byName,
-  type Driver,
-  malformed,
-  notFound,
-  notReady,
-  notThin,
-  printable,
-  single
-} from './driver.ts'
+import { agentHandle, byName, type Driver, malformed, notFound, notReady, printable, single } from './driver.ts'
 
 /** @param namespace where the driver keeps its objects; all namespaces unless given */
 export function openebsLvm(namespace?: string): Driver {
@@ -33,14 +24,6 @@ export function openebsLvm(namespace?: string): Driver {
       }
       const state = textOf(object, 'status', 'state')
       if (state !== 'Ready') throw notReady(handle, `its LVMSnapshot is in state ${state ?? 'unknown'}`)
-      // Given a size, LVM makes a copy-on-write snapshot outside of the pool, of a thin volume as well.
-      const size = textOf(object, 'spec', 'snapSize')
-      if (size !== undefined) {
-        throw notThin(
-          handle,
-          `it was made with a size of its own, ${size} bytes, by a thick volume or by snapSize in its VolumeSnapshotClass`
-        )
-      }
       const group = textOf(object, 'spec', 'volGroup')
       if (group === undefined) throw notReady(handle, 'its LVMSnapshot names no volume group')
       return {
