@@ -49,6 +49,7 @@ const askStores: AskPair = async (base, target) => {
 }
 
 test.serial('random lives, raw and with ext4: every incremental restore is right or refused', async (t) => {
+  t.timeout(600_000)
   const { random: seeds, count, again } = labRun(2)
   const counts: unknown[] = []
   for (let round = 0; round < count; round++) {
