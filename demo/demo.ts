@@ -7,7 +7,7 @@
 import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
-import { humanSize, percentage } from '../src/cli/output/quantities.ts'
+import { humanSize, percentage } from '../src/cli/command-line/quantities.ts'
 import { mapStyle, VolumeMap } from '../src/cli/output/map.ts'
 import { asDeltamapperError } from '../src/errors.ts'
 import { connect, type SnapshotMetadataClient } from '../src/grpc/client.ts'

@@ -8,7 +8,7 @@ import { mkdir, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promi
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type MapStyle, VolumeMap } from '../src/cli/output/map.ts'
-import { humanSize, percentage } from '../src/cli/output/quantities.ts'
+import { humanSize, percentage } from '../src/cli/command-line/quantities.ts'
 import { parsePoolStatus } from '../src/devicemapper/thin/status.ts'
 import { DeltamapperError, type ErrorCode } from '../src/errors.ts'
 import { connect, type SnapshotMetadataClient } from '../src/grpc/client.ts'

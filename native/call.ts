@@ -1,23 +1,21 @@
-/**
- * What the helper process is asked and what it answers: plain data, so that it survives the way between two processes.
- */
+/** The questions and answers of the helper process: plain data, so that they can travel between two processes. */
 import type { DeviceInfo, DeviceNumber, DeviceReference, ListedDevice, TableRow, TargetVersion } from './device.ts'
 import type { NodeKeeper } from './udev.ts'
 
-/** How the helper is set up; constant for its life. */
+/** The setup of the helper; constant for its life. */
 export interface HelperConfiguration {
-  /** Where the `mapper` folder with the device nodes is. */
+  /** The folder with `mapper`, which has the device nodes. */
   readonly devDirectory: string
-  /** The shared library to load; by default the names that distributions give libdevmapper are tried. */
+  /** The shared library to load; by default the usual names of libdevmapper are tried. */
   readonly libraryPath?: string
-  /** Who makes the device nodes; by default found out at every call that changes them. */
+  /** What makes the device nodes; by default found out at every call that changes them. */
   readonly nodeKeeper?: NodeKeeper
-  /** How long udev may take to process an event before its work is done without it, in milliseconds. */
+  /** How long udev may take to process an event, in milliseconds. After that its work is done without it. */
   readonly udevTimeoutMs: number
 }
 
 export interface SuspendOptions {
-  /** Freeze a mounted file system first (default), so that what is below is consistent. */
+  /** Freeze a mounted file system first (default), so that the device below is consistent. */
   readonly lockfs?: boolean
   /** Wait for I/O in flight (default); without, it is queued inside the device. */
   readonly flush?: boolean
@@ -63,7 +61,7 @@ export interface CallResults {
   deps: readonly DeviceNumber[]
   table: readonly TableRow[]
   status: readonly TableRow[]
-  /** What the target answered, for the few messages that have an answer. */
+  /** The target's answer, for the few messages that have one. */
   message: string | undefined
   create: DeviceInfo
   reload: DeviceInfo
@@ -71,7 +69,7 @@ export interface CallResults {
   suspend: DeviceInfo
   resume: DeviceInfo
   rename: undefined
-  /** Gone, or (deferred only) going when the last user closes it. */
+  /** Removed, or (deferred only) removed when the last user closes it. */
   remove: 'removed' | 'deferred'
   nodes: undefined
 }
@@ -85,7 +83,7 @@ export interface CallFailure {
   readonly reason: 'library' | 'control' | 'permission' | 'missing' | 'refused'
   /** The error number of the ioctl or system call; 0 when the library gave up before it came to one. */
   readonly errno: number
-  /** What the library said, line by line, or what is wrong where it could not be asked. */
+  /** The library's messages, line by line, or the reason why it could not be asked. */
   readonly said: readonly string[]
 }
 
@@ -98,11 +96,11 @@ export interface Reply {
   readonly id: number
   readonly result?: unknown
   readonly failure?: CallFailure
-  /** What the library or udev had to say about a call that succeeded. */
+  /** Messages of the library or udev about a call that succeeded. */
   readonly notices: readonly string[]
 }
 
-/** Thrown inside the helper; what leaves it is the failure alone. */
+/** Thrown inside the helper; only the failure leaves it. */
 export class CallFailed extends Error {
   readonly failure: CallFailure
 

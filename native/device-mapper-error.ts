@@ -1,6 +1,6 @@
 /**
- * A device-mapper call that failed, in the project's own terms: which call, which device, which error number, what the library said
- * about it, and what to do.
+ * A device-mapper call that failed, in the project's own terms: the call, the device, the error number, the library's
+ * messages, and what to do.
  */
 import { constants } from 'node:os'
 import { DeltamapperError, type ErrorCode } from '../src/errors.ts'
@@ -30,7 +30,7 @@ export function deviceOf(call: Call): string | undefined {
   return 'device' in call && call.device !== undefined ? describeDevice(call.device) : undefined
 }
 
-/** What was asked, in words, such as `message "reserve_metadata_snap" to pool`. */
+/** The call in words, such as `message "reserve_metadata_snap" to pool`. */
 export function describeCall(call: Call): string {
   const device = deviceOf(call)
   if (call.call === 'message') return `message ${JSON.stringify(call.text.slice(0, 100))} to ${device}`
@@ -90,7 +90,7 @@ export function stuckError(call: Call, afterMs: number, pid: number | undefined)
   )
 }
 
-/** `stuck` says what speaks against trying it, such as `status of era is still stuck in the kernel`. */
+/** `stuck` says why it was not tried, such as `status of era is still stuck in the kernel`. */
 export function refusedBehindStuckError(call: Call, stuck: string): DeviceMapperError {
   return new DeviceMapperError(
     'DM_CALL_STUCK',

@@ -1,8 +1,8 @@
 /**
- * The helper process: carries out device-mapper calls for its parent, one at a time, and blocks as long as the kernel does.
+ * The helper process: runs device-mapper calls for its parent, one at a time, and blocks as long as the kernel does.
  *
- * It is a process and not a thread because a call that the kernel does not return from cannot be cancelled: a thread would keep
- * its whole process from ever ending. It holds no state that matters; its parent may kill it at any moment.
+ * It is a process and not a thread because a call that the kernel does not return from cannot be cancelled: a thread
+ * would keep its whole process from ever ending. It holds no state that matters; its parent may kill it at any moment.
  */
 import { CallFailed, type HelperConfiguration, type Reply, type Request } from './call.ts'
 import { endAtOnce } from './end-at-once.ts'
@@ -23,12 +23,12 @@ function answer({ id, call }: Request): Reply {
 
 const parent = Number(process.argv[3])
 process.on('message', (request: Request) => {
-  // What was asked before the parent died arrives before the news of it does. Whoever comes after the parent has looked at the devices,
-  // and does not expect them to be suspended from the grave.
+  // Messages that the parent sent before its death arrive before the news of it. Do not run them: the parent's
+  // successor has looked at the devices by then, and does not expect another suspension.
   if (process.ppid !== parent) endAtOnce()
   process.send?.(answer(request))
 })
-// The parent is gone, whichever way. Signals meant for it (Ctrl-C in a terminal) are not for us to act on: it decides.
+// The parent is gone, for any reason. Signals for the parent (Ctrl-C in a terminal) are not ours to act on: it decides.
 process.on('disconnect', endAtOnce)
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 process.send?.('ready')

@@ -1,11 +1,11 @@
 /**
- * The kernel's device-mapper, typed: what this process uses. The work is done by a helper process (device-mapper-worker.ts),
- * because a call may block uninterruptibly and for good: never on the event loop, never in the shared thread pool.
+ * The kernel's device-mapper, typed. A helper process does the work (device-mapper-worker.ts), because a call may block
+ * uninterruptibly and for ever: it must not run on the event loop, nor in the shared thread pool.
  *
- * Calls start in the order in which they were made, one at a time. A call that takes longer than `patienceMs` no longer holds up
- * those behind it: they go on in a second helper, except for those that would probably hang at the same device. One that takes
- * longer than its deadline fails with DM_CALL_STUCK, and its helper is given up. So whoever needs an order between two calls waits
- * for the first before asking for the second.
+ * Calls start in the order in which they were made, one at a time. A call that takes longer than `patienceMs` no longer
+ * holds up those behind it: they go on in a second helper, except for calls that would probably hang at the same
+ * device. A call that takes longer than its deadline fails with DM_CALL_STUCK, and its helper is given up. So to order
+ * two calls, wait for the first before making the second.
  *
  *   calls ──▶ queue ──▶ helper            one call at a time
  *                  └──▶ second helper     only while the first is slow
@@ -40,9 +40,9 @@ export interface Notice {
 export interface DeviceMapperOptions {
   /** The folder that holds `mapper/control` and the device nodes; `/dev` by default. */
   devDirectory?: string
-  /** The shared library to load, where it has an unusual name or place. */
+  /** The shared library to load, if it has an unusual name or place. */
   libraryPath?: string
-  /** Who makes device nodes; by default found out at every call that changes them (see udev.ts). */
+  /** What makes device nodes; by default found out at every call that changes them (see udev.ts). */
   nodeKeeper?: NodeKeeper
   /** How long udev may take for an event, in milliseconds; 5,000 by default. Keep it below the deadline. */
   udevTimeoutMs?: number
@@ -52,7 +52,7 @@ export interface DeviceMapperOptions {
   patienceMs?: number
   /** How many calls may be slow or stuck before those that could add to them are refused; 16 by default. */
   mostStuck?: number
-  /** Told what the library or udev had to say about calls that succeeded, for the log. */
+  /** Called with messages of the library or udev about calls that succeeded, for the log. */
   onNotice?: (notice: Notice) => void
 }
 
@@ -62,8 +62,8 @@ export interface CallOptions {
 }
 
 /**
- * Known to return even from a device that hangs: they ask nothing of its target. Resuming and removing may be what frees it; clearing takes
- * the table away at once, and returns when those who ask the live one are done.
+ * Known to return even from a device that hangs, because they ask nothing of its target. Resuming and removing may free
+ * such a device. Clearing drops the loaded table at once, and returns when queries of the live one are done.
  */
 const alwaysAllowed: ReadonlySet<CallName> = new Set<CallName>([
   ...(['versions', 'targets', 'list', 'info', 'deps', 'table'] as const),
@@ -80,7 +80,7 @@ interface Waiting {
 export class DeviceMapper {
   readonly #options: DeviceMapperOptions
   readonly #waiting: Waiting[] = []
-  /** Each helper with the call it is at. */
+  /** Each helper with its running call. */
   readonly #helpers = new Map<HelperProcess, Call | undefined>()
   readonly #givenUp = new Map<HelperProcess, Call>()
   #nextId = 1
@@ -112,22 +112,22 @@ export class DeviceMapper {
     return this.#call({ call: 'info', device }, options)
   }
 
-  /** The devices that the live table stands on. Throws DM_NO_SUCH_DEVICE. */
+  /** The devices below the live table. Throws DM_NO_SUCH_DEVICE. */
   async deps(device: DeviceReference, options?: CallOptions): Promise<readonly DeviceNumber[]> {
     checkReference(device)
     return this.#call({ call: 'deps', device }, options)
   }
 
-  /** The live (or the loaded but not yet live, `inactive`) table; empty when there is none. Throws DM_NO_SUCH_DEVICE. */
+  /** The live table, or with `inactive` the loaded one; empty when there is none. Throws DM_NO_SUCH_DEVICE. */
   async table(device: DeviceReference, options?: CallOptions & { inactive?: boolean }): Promise<readonly TableRow[]> {
     checkReference(device)
     return this.#call({ call: 'table', device, inactive: options?.inactive ?? false }, options)
   }
 
   /**
-   * What each target says of its state. With `flush`, the target may first write out what it holds (a thin pool commits its
-   * metadata): off by default, because asking should change nothing. Blocks on a suspended era device until that is resumed.
-   * Throws DM_NO_SUCH_DEVICE.
+   * The status of each target. With `flush`, the target may first write its cached state (a thin pool commits its
+   * metadata): off by default, because a query should change nothing. Blocks on a suspended era device until that is
+   * resumed. Throws DM_NO_SUCH_DEVICE.
    */
   async status(device: DeviceReference, options?: CallOptions & { flush?: boolean }): Promise<readonly TableRow[]> {
     checkReference(device)
@@ -135,8 +135,8 @@ export class DeviceMapper {
   }
 
   /**
-   * Sends a message to the target at a sector (0 by default). Returns its answer, which few messages have. Throws DM_DEVICE_BUSY,
-   * or DM_CALL_FAILED with the target's errno.
+   * Sends a message to the target at a sector (0 by default). Returns its answer, which few messages have. Throws
+   * DM_DEVICE_BUSY, or DM_CALL_FAILED with the target's errno.
    */
   async message(
     device: DeviceReference,
@@ -155,8 +155,9 @@ export class DeviceMapper {
   }
 
   /**
-   * Creates a device. With a table it is loaded and resumed too, and if that fails nothing is left; without, the device is empty,
-   * and has a node only once it was resumed with a table. Throws DM_DEVICE_BUSY when the name or UUID is taken.
+   * Creates a device. With a table, it is loaded and resumed too, and if that fails nothing is left. Without a table,
+   * the device is empty, and has no node before it is resumed with a table. Throws DM_DEVICE_BUSY when the name or UUID
+   * is taken.
    */
   async create(
     name: string,
@@ -186,13 +187,19 @@ export class DeviceMapper {
     return this.#call({ call: 'clear', device }, options)
   }
 
-  /** Holds all I/O back until the device is resumed. A notice warns where a device below is suspended already: a flush gets stuck there. */
+  /**
+   * Holds all I/O back until the device is resumed. A notice warns if a device below is suspended already: a flush gets
+   * stuck there.
+   */
   async suspend(device: DeviceReference, options?: CallOptions & SuspendOptions): Promise<DeviceInfo> {
     checkReference(device)
     return this.#call({ call: 'suspend', device, ...suspendOptions(options) }, options)
   }
 
-  /** Lets I/O go on, with a loaded table where there is one (the options are for the suspend that swapping a live table includes). */
+  /**
+   * Lets I/O go on, with the loaded table if there is one (the options are for the suspend that swapping a live table
+   * includes).
+   */
   async resume(device: DeviceReference, options?: CallOptions & SuspendOptions): Promise<DeviceInfo> {
     checkReference(device)
     return this.#call({ call: 'resume', device, ...suspendOptions(options) }, options)
@@ -206,8 +213,8 @@ export class DeviceMapper {
   }
 
   /**
-   * Removes a device. In use, it fails with DM_DEVICE_BUSY; `deferred` then leaves it to the last user's close, `retry` tries for
-   * five seconds first (something like udev often holds a device open for a moment).
+   * Removes a device. In use, it fails with DM_DEVICE_BUSY; `deferred` then leaves it to the last user's close, `retry`
+   * tries for five seconds first (something like udev often holds a device open for a moment).
    */
   async remove(
     device: DeviceReference,
@@ -219,15 +226,15 @@ export class DeviceMapper {
   }
 
   /**
-   * Makes the node of a device under /dev/mapper, or removes it where there is no such device; of all devices when no name is given.
-   * For hosts without udev: calls that change nodes see to it themselves.
+   * Makes the node of a device under /dev/mapper, or removes it if there is no such device; without a name, does so for
+   * all devices. For hosts without udev: calls that change nodes do it themselves.
    */
   async makeNodes(name?: string, options?: CallOptions): Promise<void> {
     if (name !== undefined) checkName(name)
     await this.#call({ call: 'nodes', device: name }, options)
   }
 
-  /** The processes at work or waiting for work, and those given up that the kernel has not let go yet. */
+  /** The helpers that run or wait for work, and those given up that the kernel has not let go yet. */
   get helpers(): {
     readonly pids: readonly number[]
     readonly givenUp: readonly { readonly pid: number; readonly call: string }[]
@@ -240,7 +247,7 @@ export class DeviceMapper {
     }
   }
 
-  /** Refuses further calls, waits for those under way (at most their deadlines), and lets the helpers end. */
+  /** Refuses further calls, waits for running ones (at most their deadlines), and lets the helpers end. */
   async close(): Promise<void> {
     this.#closed = true
     for (const { reject } of this.#waiting.splice(0)) reject(closedError())
@@ -273,14 +280,14 @@ export class DeviceMapper {
     }
   }
 
-  /** A call that could hang waits as long as one at the same device is slow: that will get through, or be given up. */
+  /** A call that could hang waits as long as one at the same device is slow: that one will return, or be given up. */
   #isHeldBack(call: Call): boolean {
     if (alwaysAllowed.has(call.call)) return false
     const device = deviceOf(call)
     return [...this.#helpers.values()].some((atWork) => atWork !== undefined && deviceOf(atWork) === device)
   }
 
-  /** What speaks against trying a call that could hang; undefined when nothing does. */
+  /** The reason not to try a call that could hang; undefined when there is none. */
   #stuckBefore(call: Call): string | undefined {
     if (alwaysAllowed.has(call.call)) return undefined
     const device = deviceOf(call)
@@ -326,7 +333,7 @@ export class DeviceMapper {
         reject(diedError(call, ending.why))
         break
     }
-    // What was started for others' sake is not kept.
+    // An extra helper is not kept.
     const idle = [...this.#helpers.keys()].filter((each) => each.idle)
     for (const extra of idle.slice(1)) this.#dismiss(extra)
     this.#dispatch()
@@ -346,7 +353,7 @@ export class DeviceMapper {
       return
     }
     reject(failedError(call, failure))
-    // The library remembers for good that it could not reach the kernel once: the next call begins afresh.
+    // The library remembers for ever that it once failed to reach the kernel: the next call begins with a new helper.
     if (failure.reason === 'library' || failure.reason === 'control' || failure.reason === 'permission')
       this.#dismiss(helper)
   }

@@ -1,8 +1,8 @@
 /**
- * What a device-mapper device is called, what it is made of, and what the kernel will accept of either.
+ * The names of a device-mapper device, its parts, and what the kernel accepts of either.
  *
- * Names and UUIDs are bytes to the kernel (at most 127 and 128 of them: DM_NAME_LEN and DM_UUID_LEN in linux/dm-ioctl.h include
- * the closing NUL). All positions and lengths are in sectors of 512 bytes.
+ * Names and UUIDs are bytes to the kernel (at most 127 and 128 of them: DM_NAME_LEN and DM_UUID_LEN in linux/dm-ioctl.h
+ * include the closing NUL). All positions and lengths are in sectors of 512 bytes.
  */
 import { DeltamapperError } from '../src/errors.ts'
 
@@ -19,7 +19,7 @@ export interface ListedDevice extends DeviceNumber {
   readonly name: string
 }
 
-/** One target of a table, or what it says of its state. Covers sectors `[startSector, startSector + lengthSectors)`. */
+/** One target of a table, or its status. Covers sectors `[startSector, startSector + lengthSectors)`. */
 export interface TableRow {
   readonly startSector: number
   readonly lengthSectors: number
@@ -39,7 +39,7 @@ export interface DeviceInfo extends ListedDevice {
   readonly eventNumber: number
   readonly readOnly: boolean
   readonly targetCount: number
-  /** It will go away when its last user closes it. */
+  /** It will be removed when its last user closes it. */
   readonly removeDeferred: boolean
   /** Suspended by the kernel itself, on behalf of another device. */
   readonly internallySuspended: boolean
@@ -57,7 +57,7 @@ export function describeDevice(device: DeviceReference): string {
 }
 
 /**
- * A device number out of the kernel's 64-bit form (`huge_encode_dev` in linux/kdev_t.h): the minor's low 8 bits, 12 bits of
+ * Decodes the kernel's 64-bit device number (`huge_encode_dev` in linux/kdev_t.h): the minor's low 8 bits, 12 bits of
  * major, then the minor's other 12 bits.
  */
 export function decodeDeviceNumber(encoded: number): DeviceNumber {
@@ -65,7 +65,7 @@ export function decodeDeviceNumber(encoded: number): DeviceNumber {
 }
 
 /**
- * The file name that a device of this name has under /dev/mapper: what udev would not take is written `\xNN`, byte by byte, and
+ * The file name of this device under /dev/mapper: characters that udev refuses are written `\xNN`, byte by byte, and
  * what is written so already stays (libdevmapper's automatic mangling).
  */
 export function nodeName(name: string): string {
@@ -107,7 +107,7 @@ export function checkUuid(uuid: string): void {
   }
 }
 
-/** Throws DM_ARGUMENT_INVALID for a reference that can name no device. */
+/** Throws DM_ARGUMENT_INVALID for a reference that cannot name a device. */
 export function checkReference(device: DeviceReference): void {
   if (typeof device === 'string') return checkName(device)
   if ('uuid' in device) return checkUuid(device.uuid)
@@ -122,8 +122,8 @@ export function checkReference(device: DeviceReference): void {
 }
 
 /**
- * Throws DM_ARGUMENT_INVALID for a table that the kernel would refuse with a bare EINVAL: rows must follow each other from sector
- * 0 without gaps (dm_table_add_target in drivers/md/dm-table.c), and positions must be exact.
+ * Throws DM_ARGUMENT_INVALID for a table that the kernel would refuse with a bare EINVAL: rows must follow each other
+ * from sector 0 without gaps (dm_table_add_target in drivers/md/dm-table.c), and positions must be exact.
  */
 export function checkTable(rows: readonly TableRow[]): void {
   const refuse = (what: string): never => {

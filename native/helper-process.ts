@@ -1,14 +1,14 @@
 /**
- * One helper process, seen from its parent: it is asked one thing at a time, and given up when its time is up.
+ * One helper process, seen from its parent: it gets one question at a time, and is given up when its time is up.
  *
- * A process that waits in the kernel uninterruptibly does not die of SIGKILL until the kernel lets go of it. Giving it up means:
- * kill it, expect nothing of it any more, and learn later (`onGone`) that it is really gone.
+ * A process that waits uninterruptibly in the kernel does not die of SIGKILL until the kernel lets it go. Giving it up
+ * means: kill it, expect nothing of it any more, and learn later (`onGone`) that it has really ended.
  */
 import { fork, type ChildProcess } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import type { HelperConfiguration, Reply, Request } from './call.ts'
 
-/** Starting is Node's own start-up and nothing that could hang; a busy machine may need long for it. */
+/** A start is Node's own start-up, and cannot hang; on a busy machine it may take long. */
 const startDeadlineMs = 30_000
 const keptOutputBytes = 2000
 
@@ -20,9 +20,9 @@ export type Ending =
   | { readonly how: 'died'; readonly why: string }
 
 export interface HelperEvents {
-  /** The call at hand has been running for `patienceMs`. */
+  /** The running call has taken longer than `patienceMs`. */
   onSlow: () => void
-  /** The process has ended, for whichever reason. */
+  /** The process has ended, for any reason. */
   onGone: () => void
 }
 
@@ -71,7 +71,7 @@ export class HelperProcess {
     return this.#current === undefined && !this.#gone && !this.#givenUp
   }
 
-  /** It is at a call, and has been for longer than the others should wait. */
+  /** Its call has taken longer than others should wait. */
   get slow(): boolean {
     return this.#slow
   }
@@ -137,7 +137,7 @@ export class HelperProcess {
     settle?.(ending)
   }
 
-  /** Only a call under way is a reason for the parent to stay. */
+  /** Only a running call is a reason for the parent to stay. */
   #keepParentAlive(alive: boolean): void {
     const stderr = this.#child.stderr as (NodeJS.ReadableStream & { ref(): void; unref(): void }) | null
     for (const handle of [this.#child, this.#child.channel, stderr]) {
@@ -147,7 +147,10 @@ export class HelperProcess {
   }
 }
 
-/** The library's messages are told apart by their English words; its debugging switches would abort the process or reword them. */
+/**
+ * The library's messages are recognised by their English words; its debugging switches would abort the process or
+ * reword them.
+ */
 export function helperEnvironment(): NodeJS.ProcessEnv {
   const { DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS, ...environment } = process.env
   void [DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS]

@@ -1,11 +1,11 @@
 /**
  * libdevmapper through FFI: the one place that knows its C ABI.
  *
- * Every function here blocks its thread until the kernel is done, which may be never; the library keeps globals and is not
- * thread-safe. So this runs in a helper process of its own (device-mapper-worker.ts), one call at a time.
+ * Every function here blocks its thread until the kernel is done, which may be never. The library keeps globals and is
+ * not thread-safe. So this runs in a helper process of its own (device-mapper-worker.ts), one call at a time.
  *
- * Types and constants follow libdevmapper.h; the soname's ABI has been stable since 2010, new functions got new symbols. What is
- * used here is complete in 1.02.124 (2016).
+ * Types and constants follow libdevmapper.h; the soname's ABI has been stable since 2010, and new functions got new
+ * symbols. Everything used here exists in 1.02.124 (2016).
  */
 import { closeSync, lstatSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -20,10 +20,13 @@ import { nodeKeeper, surroundings, type NodeKeeper } from './udev.ts'
 /** The soname on Debian and its kin, on Fedora, Alpine, Arch and most others, on SUSE. */
 const usualNames = ['libdevmapper.so.1.02.1', 'libdevmapper.so.1.02', 'libdevmapper.so.1.03']
 
-/** The control node's number, fixed since Linux 2.6.36 (MISC_MAJOR and MAPPER_CTRL_MINOR in linux/major.h and miscdevice.h). */
+/**
+ * The control node's number, fixed since Linux 2.6.36 (MISC_MAJOR and MAPPER_CTRL_MINOR in linux/major.h and
+ * miscdevice.h).
+ */
 const controlNumber: DeviceNumber = { major: 10, minor: 236 }
 
-/** The task types (an anonymous enum in the header): what dm_task_create is told, in its order. */
+/** The task types (an anonymous enum in the header) that dm_task_create takes, in its order. */
 const taskTypes = {
   create: 0,
   reload: 1,
@@ -45,7 +48,7 @@ const taskTypes = {
 /** Flags that travel to udev's rules in the upper half of a cookie. */
 const udevFlags = { disableDmRules: 0x0001, disableSubsystemRules: 0x0002, disableLibraryFallback: 0x0020 } as const
 
-/** How the library writes characters that udev would not take: not at all, or `\xNN` where needed. */
+/** How the library writes characters that udev refuses: not at all, or `\xNN` if needed. */
 const mangling = { none: 0, automatic: 1 } as const
 
 koffi.opaque('dm_task')
@@ -67,7 +70,10 @@ const dmInfoMembers = {
 type DmInfo = Record<keyof typeof dmInfoMembers, number>
 koffi.struct('dm_info', dmInfoMembers)
 
-/** Lists are chains: `next` is the distance in bytes to the next entry, 0 in the last one; the name goes on behind the struct. */
+/**
+ * Lists are chains: `next` is the distance in bytes to the next entry, 0 in the last one; the name continues behind the
+ * struct.
+ */
 const dmNames = koffi.struct('dm_names', { dev: 'uint64_t', next: 'uint32_t', name: koffi.array('char', 1) })
 const dmVersions = koffi.struct('dm_versions', {
   next: 'uint32_t',
@@ -173,7 +179,7 @@ const prototypes: Readonly<Record<keyof Functions, string>> = {
   dm_set_name_mangling_mode: 'int dm_set_name_mangling_mode(int mode)'
 }
 
-/** Ends a call: the kernel or the library said no. Turned into CallFailed once what the library printed is at hand. */
+/** Ends a call that the kernel or the library refused. Turned into CallFailed once the library's output is at hand. */
 class Refused extends Error {
   readonly reason: CallFailure['reason']
   readonly errno: number
@@ -185,7 +191,7 @@ class Refused extends Error {
   }
 }
 
-/** What must be there and what must be gone under /dev/mapper when a call has changed something, by device name. */
+/** Which nodes must exist, and which must not, under /dev/mapper after a change, by device name. */
 interface NodeChange {
   readonly present?: string
   readonly absent?: string
@@ -213,7 +219,7 @@ export class Libdevmapper {
     }
   }
 
-  /** Carries out one call and returns its result (as CallResults says) and what there is to tell besides. Throws CallFailed. */
+  /** Runs one call and returns its result (as in CallResults) and notices. Throws CallFailed. */
   perform(call: Call): { result: unknown; notices: string[] } {
     this.#notices = []
     if (!this.#controlUsable) {
@@ -268,7 +274,7 @@ export class Libdevmapper {
       case 'suspend':
         return this.#withTask('suspend', call.device, (task) => {
           this.#suspendOptions(task, call)
-          // What is flushed into a suspended device below is stuck there: the library looks, and warns.
+          // A flush into a suspended device below gets stuck: the library checks, and warns.
           if (call.flush) this.#must(task, this.#functions.dm_task_enable_checks(task))
           return this.#run(task, call.device).info
         })
@@ -334,9 +340,9 @@ export class Libdevmapper {
   #rows(type: 'table' | 'status', device: DeviceReference, prepare: (task: Pointer) => void): TableRow[] {
     return this.#withTask(type, device, (task) => {
       prepare(task)
-      // Counting who has it open would take a look at the block device, which a status has no need of.
+      // Counting the openers would open the block device, which a status does not need.
       this.#must(task, this.#functions.dm_task_no_open_count(task))
-      // A status of what does not exist is no error to the library.
+      // For the library, the status of a missing device is no error.
       if (this.#run(task, device).info === undefined) throw new Refused('missing', constants.errno.ENXIO)
       const rows: TableRow[] = []
       let next: Pointer | null = null
@@ -358,7 +364,10 @@ export class Libdevmapper {
     })
   }
 
-  /** Create, load, resume, each a call of its own: the library's way of doing all three at once loses the error number. */
+  /**
+   * Create, load and resume, each a call of its own: the library's way of doing all three at once loses the error
+   * number.
+   */
   #create({ device, uuid, table, readOnly }: Extract<Call, { call: 'create' }>): DeviceInfo {
     const created = this.#withTask('create', device, (task) => {
       if (uuid !== undefined) this.#must(task, this.#functions.dm_task_set_uuid(task, uuid))
@@ -372,7 +381,7 @@ export class Libdevmapper {
       try {
         this.#remove(device, { deferred: false, retry: true })
       } catch (leftBehind) {
-        // What the library printed about it becomes part of what is told about the first failure, which is the one that matters.
+        // The library's output about it is reported with the first failure, which is the one that matters.
         if (!(leftBehind instanceof Refused)) throw leftBehind
       }
       throw error
@@ -442,12 +451,16 @@ export class Libdevmapper {
     if (success === 0) throw new Refused('refused', this.#functions.dm_task_get_errno(task))
   }
 
-  /** Runs a task. The info is the device's after the call, undefined when it does not exist (a question, not an error, to some calls). */
+  /**
+   * Runs a task. The info is the device's after the call; undefined when it does not exist (to some calls a result, not
+   * an error).
+   */
   #run(task: Pointer, device?: DeviceReference): { info: DeviceInfo | undefined; raw: DmInfo; name: string } {
     if (this.#functions.dm_task_run(task) === 0) {
       const errno = this.#functions.dm_task_get_errno(task)
       if (errno === constants.errno.EACCES) throw new Refused('permission', errno)
-      // ENXIO also means that a device in the table is missing, and 0 that the library gave up earlier: only looking tells.
+      // ENXIO also means that a device in the table is missing, and 0 that the library gave up earlier: only a look
+      // tells.
       const perhaps = errno === constants.errno.ENXIO || errno === 0
       if (perhaps && device !== undefined && !this.#exists(device)) throw new Refused('missing', constants.errno.ENXIO)
       throw new Refused('refused', errno)
@@ -478,7 +491,7 @@ export class Libdevmapper {
     return this.#withTask('info', device, (task) => this.#run(task).info !== undefined)
   }
 
-  /** Runs a task after which device nodes differ, and sees to it that they do. */
+  /** Runs a task that changes device nodes, and makes sure that they change. */
   #runChangingNodes(
     task: Pointer,
     device: DeviceReference,
@@ -491,7 +504,7 @@ export class Libdevmapper {
     if (keeper === 'synchronised' && functions.dm_udev_get_sync_support() === 0) keeper = 'unsynchronised'
     const cookie: [number] = [0]
     if (functions.dm_task_set_cookie(task, cookie, udevFlagsFor(keeper)) === 0) {
-      // No semaphore is to be had: as if udevd could not see ours.
+      // No semaphore is available: as if udevd could not see ours.
       keeper = 'unsynchronised'
       functions.dm_udev_set_sync_support(0)
       this.#must(task, functions.dm_task_set_cookie(task, cookie, udevFlagsFor(keeper)))
@@ -500,14 +513,14 @@ export class Libdevmapper {
     try {
       done = this.#run(task, device)
     } finally {
-      // Also after a failure: the semaphore must go, and nodes that the library has stacked up must be made or dropped.
+      // Also after a failure: the semaphore must go, and the library must make or drop the nodes that it has queued.
       this.#awaitUdev(cookie[0])
     }
     this.#settleNodes(changed(done), keeper === 'unsynchronised' ? this.#configuration.udevTimeoutMs : 0)
     return done
   }
 
-  /** Waits until udevd is done with the events of a cookie (0: none) and lets the library make the nodes that are its own to make. */
+  /** Waits until udevd is done with the events of a cookie (0: none), and lets the library make its own nodes. */
   #awaitUdev(cookie: number): void {
     const functions = this.#functions
     const deadline = performance.now() + this.#configuration.udevTimeoutMs
@@ -519,15 +532,15 @@ export class Libdevmapper {
     }
     if (cookie !== 0) {
       this.#notices.push(`udev has not confirmed within ${this.#configuration.udevTimeoutMs} ms; going on without it`)
-      // Says what udevd should have said, so that the wait below ends at once and takes the semaphore away.
+      // Sends what udevd should have sent, so that the wait below ends at once and removes the semaphore.
       functions.dm_udev_complete(cookie)
     }
     functions.dm_udev_wait(cookie)
   }
 
-  /** Makes the node of a device, removes that of one that does not exist; all of them without a name. */
+  /** Makes the node of a device, removes the node of a missing one; all of them without a name. */
   #makeNodes(name: string | undefined): undefined {
-    // Here (only) the library takes the unmangled name for the file's: so it gets the mangled one as it is.
+    // Only here the library takes the unmangled name for the file's, so it gets the mangled one.
     this.#functions.dm_set_name_mangling_mode(mangling.none)
     const done = this.#functions.dm_mknodes(name === undefined ? null : nodeName(name))
     this.#functions.dm_set_name_mangling_mode(mangling.automatic)
@@ -579,8 +592,8 @@ function load(names: readonly string[]): Functions {
 }
 
 /**
- * Opens the control node, as the library would. The library must not meet a control node that it cannot use: it removes what is no
- * device, makes one that leads nowhere, and having failed once it fails for ever.
+ * Opens the control node, as the library would. The library must not meet an unusable control node: it removes one that
+ * is no device, makes one that leads nowhere, and after one failure it fails for ever.
  */
 function checkControl(devDirectory: string): void {
   const path = join(devDirectory, 'mapper', 'control')
@@ -645,7 +658,7 @@ function chain<T>(
   )
 }
 
-/** koffi gives a BigInt where a double would not do. Nothing real is that large; it is refused rather than rounded. */
+/** koffi returns a BigInt if a double does not suffice. Nothing real is that large, so it is refused, not rounded. */
 function exact(value: number | bigint): number {
   if (typeof value === 'bigint') throw new Refused('refused', constants.errno.EOVERFLOW)
   return value

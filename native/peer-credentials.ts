@@ -1,6 +1,6 @@
 /**
- * Who is at the other end of a unix socket: the kernel's word (unix(7), SO_PEERCRED), as it was when the connection was made. Node has no call
- * for it.
+ * The process at the other end of a unix socket, according to the kernel (unix(7), SO_PEERCRED), when the connection
+ * was made. Node has no call for it.
  */
 import koffi from 'koffi'
 
@@ -11,7 +11,7 @@ const SO_PEERCRED = process.arch === 'ppc64' ? 21 : 17
 const UCRED_BYTES = 12
 
 export interface PeerCredentials {
-  /** 0 where the process is of a namespace that ours does not see. */
+  /** 0 if our PID namespace does not see the process. */
   readonly pid: number
   readonly uid: number
 }
@@ -20,7 +20,7 @@ type Getsockopt = (socket: number, level: number, name: number, value: Buffer, l
 
 let getsockopt: Getsockopt | undefined
 
-/** @returns undefined where the socket is no unix socket or the kernel does not say */
+/** @returns undefined when the socket is no unix socket or the kernel does not say */
 export function peerCredentials(fileDescriptor: number): PeerCredentials | undefined {
   getsockopt ??= koffi
     .load(null)

@@ -1,8 +1,8 @@
 /**
- * Tells systemd that a service is ready (sd_notify(3)): whoever is ordered after it then finds somebody listening.
+ * Tells systemd that a service is ready (sd_notify(3)): services ordered after it then find it listening.
  *
- * The message is a datagram to a unix socket, which Node has none of; a program that sends it for us would have to outlive the moment in which
- * systemd looks whose it is.
+ * The message is a datagram to a unix socket, which Node cannot send. A program that sends it for us would have to
+ * outlive the moment in which systemd checks the sender.
  */
 import koffi from 'koffi'
 
@@ -10,13 +10,13 @@ import koffi from 'koffi'
 const [AF_UNIX, SOCK_DGRAM, SOCK_CLOEXEC, MSG_NOSIGNAL] = [1, 2, 0o2000000, 0x4000]
 
 /**
- * Says READY=1, once; nothing where no service manager has asked to be told (NOTIFY_SOCKET).
+ * Sends READY=1, once; does nothing without a service manager (NOTIFY_SOCKET).
  *
- * @throws Error when it cannot be said: the service would be taken for one that does not start
+ * @throws Error when it cannot be sent: the service would seem not to start
  */
 export function tellReady(): void {
   const place = process.env['NOTIFY_SOCKET']
-  // It is told once, and children have nothing to say.
+  // It is sent once, and children have nothing to send.
   delete process.env['NOTIFY_SOCKET']
   if (place === undefined || !/^[/@]./.test(place)) return
   const libc = koffi.load(null)

@@ -1,9 +1,10 @@
 /**
- * What a C library writes to standard error during a call, taken for ourselves.
+ * Captures what a C library writes to standard error during a call.
  *
- * libdevmapper explains a failure through a variadic log function. A callback with a `...` cannot be written portably through FFI,
- * and formatting C's way by hand would be a second printf. Its default is to print to standard error, formatted by the C library
- * itself; so for the length of one (synchronous) call, file descriptor 2 is a memory file. Nothing of ours can run meanwhile.
+ * libdevmapper explains a failure through a variadic log function. A callback with a `...` cannot be written portably
+ * through FFI, and formatting C's way by hand would be a second printf. By default the library prints to standard
+ * error, formatted by the C library itself. So during one (synchronous) call, file descriptor 2 is a memory file. None
+ * of our code can run meanwhile.
  */
 import { fstatSync, ftruncateSync, readSync } from 'node:fs'
 import koffi from 'koffi'
@@ -33,7 +34,10 @@ export class StandardErrorCapture {
       throw new Error('no file descriptor left to listen to libdevmapper with')
   }
 
-  /** Runs the action and returns the lines it wrote to standard error along with what it returned. What it throws passes. */
+  /**
+   * Runs the action and returns the lines it wrote to standard error along with what it returned. What it throws
+   * passes.
+   */
   during<T>(action: () => T): { result: T; lines: string[] } {
     this.#dup2(this.#memory, 2)
     let result: T

@@ -1,14 +1,15 @@
 /**
- * Who makes the device nodes under /dev/mapper, and how to know that it has.
+ * Who makes the device nodes under /dev/mapper, and how to know that they are made.
  *
- * Where udevd runs, its rules own the links there, and a node made beside them is in their way. When a call is done, udevd may still
- * be at work. libdevmapper's answer is the cookie: a System V semaphore whose number travels with the kernel's event and which
- * `dmsetup udevcomplete`, run by udevd's rules, counts down. That only works if udevd and this process see the same semaphores:
- * in a container with an IPC namespace of its own the count never reaches zero and the waiter hangs for good. So:
+ * If udevd runs, its rules own the links there, and a node made beside them is in their way. When a call is done, udevd
+ * may still be at work. libdevmapper's answer is the cookie: a System V semaphore whose number travels with the
+ * kernel's event, and which `dmsetup udevcomplete`, run by udevd's rules, counts down. That only works if udevd and
+ * this process see the same semaphores: in a container with an IPC namespace of its own, the count never reaches zero,
+ * and the waiter hangs for ever. So:
  *
- *   synchronised    udevd runs, same IPC namespace: cookies, waited for, but not for ever
- *   unsynchronised  udevd runs, another IPC namespace: no cookies; the nodes are udevd's, and are watched for
- *   library         no udevd to be seen: libdevmapper makes the nodes, and any udevd beyond our sight is told to leave them alone
+ *   synchronised    udevd runs, same IPC namespace: cookies, waited for with a limit
+ *   unsynchronised  udevd runs, another IPC namespace: no cookies; udevd makes the nodes, and we watch for them
+ *   library         no visible udevd: libdevmapper makes the nodes, and an invisible udevd is told to leave them alone
  */
 import { accessSync, readlinkSync } from 'node:fs'
 
@@ -17,14 +18,17 @@ export type NodeKeeper = 'synchronised' | 'unsynchronised' | 'library'
 export interface Surroundings {
   /** `/run/udev/control` exists: udevd listens there, and a container that shares it was given it on purpose. */
   readonly udevControl: boolean
-  /** What `/proc/self/ns/ipc` points to, such as `ipc:[4026531839]`. */
+  /** Where `/proc/self/ns/ipc` points to, such as `ipc:[4026531839]`. */
   readonly ipcNamespace: string
   /** DM_DISABLE_UDEV, libdevmapper's own switch, is set in the environment (to anything). */
   readonly udevDisabled: boolean
   readonly devDirectory: string
 }
 
-/** The first IPC namespace, the one udevd lives in, has a number fixed in the kernel (PROC_IPC_INIT_INO in linux/proc_ns.h). */
+/**
+ * The first IPC namespace, the one udevd lives in, has a number fixed in the kernel (PROC_IPC_INIT_INO in
+ * linux/proc_ns.h).
+ */
 const initialIpcNamespace = 'ipc:[4026531839]'
 
 export function nodeKeeper({ udevControl, ipcNamespace, udevDisabled, devDirectory }: Surroundings): NodeKeeper {
@@ -33,7 +37,7 @@ export function nodeKeeper({ udevControl, ipcNamespace, udevDisabled, devDirecto
   return ipcNamespace === initialIpcNamespace ? 'synchronised' : 'unsynchronised'
 }
 
-/** Looks around now: udevd may have been started or stopped since the last call. */
+/** Checks now: udevd may have been started or stopped since the last call. */
 export function surroundings(devDirectory: string): Surroundings {
   return {
     udevControl: succeeds(() => accessSync('/run/udev/control')),

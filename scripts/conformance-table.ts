@@ -9,7 +9,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { type Report, runConformance } from '../src/conformance/conformance.ts'
 import { loadRules, type Rule } from '../src/conformance/rule.ts'
 import { startMock } from '../src/mock/mock.ts'
-import { listScenarios, type Scenario } from '../src/mock/scenario.ts'
+import { listScenarios, type Scenario } from '../src/mock/driver/scenario.ts'
 
 const page = new URL('../docs/conformance.md', import.meta.url)
 

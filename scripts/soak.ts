@@ -25,6 +25,7 @@ import { eraCampaign } from '../test/support/era-mutations.ts'
 import { availableEraTools } from '../test/support/era-tools.ts'
 import { newTally, runCampaign } from '../test/support/mutations.ts'
 import { poolCampaign } from '../test/support/pool-mutations.ts'
+import { borgArchives } from '../test/support/borg-archives.ts'
 import { beginEraTrial, eraDamages, smallEraDevice } from '../test/support/era-damage.ts'
 import { beginPoolTrial, smallPool } from '../test/support/pool-damage.ts'
 import { kernelPools } from '../test/support/kernel-pool.ts'
@@ -91,6 +92,9 @@ const ERA_STEPS = 200
 const ERA_DISCARD_ROUNDS = 40
 /** Rounds of each way in which the tables of a tracked volume, or the catalog's rows, were not what they were taken for. */
 const ERA_TABLE_ROUNDS = 200
+/** Options and requests that a server of ours gets from hostile clients, and increments that qemu-img makes of a live volume. */
+const NBD_MESSAGES = 1_000_000
+const NBD_INCREMENTS = 20
 /** Of each kind, to a catalog. */
 const CATALOG_DAMAGES = 2000
 
@@ -112,6 +116,9 @@ interface Section {
     folder: string
   ) => AsyncIterable<[what: string, outcome: Outcome]>
 }
+
+/** ava, for tests that take hours. */
+const avaForLong = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=4h']
 
 const nothing: Outcome = { pools: 0, pairs: 0, answers: 0, extents: 0 }
 
@@ -381,6 +388,23 @@ const sections: readonly Section[] = [
     run: async function* ([number = 0], seedOf) {
       const said = await testInLab('era-discards', ERA_DISCARD_ROUNDS, seedOf(number))
       yield [said, { ...nothing, done: `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume` }]
+    }
+  },
+  {
+    name: 'nbd',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const seed = String(seedOf(number))
+      await testHere([...avaForLong, 'test/nbd/hostile.test.ts'], {
+        NBD_SEED: seed,
+        NBD_MESSAGES: String(NBD_MESSAGES)
+      })
+      console.log(`nbd: ${figure(NBD_MESSAGES)} malformed messages`)
+      await testHere([...avaForLong, 'test/nbd/recorded-pool.test.ts'], { NBD_RELEASES: 'sid' })
+      const { archives } = await borgArchives()
+      const said = await testInLab('nbd', NBD_INCREMENTS, seedOf(number))
+      const done = `${figure(NBD_MESSAGES)} malformed NBD messages, ${archives} archives of borg, ${NBD_INCREMENTS} increments of a file system in use`
+      yield [said, { ...nothing, done }]
     }
   },
   {

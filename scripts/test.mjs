@@ -63,7 +63,8 @@ async function check() {
 
 /** What test files would fetch for themselves, some at the same time, and be given up for. They say what could not be had. */
 async function prepare() {
-  for (const each of ['deploy-tools', 'trixie-lvm']) await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
+  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools'])
+    await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
 }
 
 async function tests(where, chosen) {

@@ -1,10 +1,10 @@
 /**
- * Every way deltamapper says no, in one place: a stable code, the gRPC status it travels as, and what it means.
+ * Every error of deltamapper, in one place: a stable code, its gRPC status, and its meaning.
  *
- * A code, once published, keeps its meaning for good and is never reused. `docs/errors.md` explains each one, and a test holds
- * the two together. Which situation takes which gRPC status follows the error table of the CSI specification
- * (SnapshotMetadata service, csi.proto) and, where that is silent, what backup software can act on: FAILED_PRECONDITION always
- * means "take a full backup instead".
+ * A published code keeps its meaning for ever and is never reused. `docs/errors.md` explains each one, and a test holds
+ * the two together. The gRPC status follows the error table of the CSI specification (SnapshotMetadata service,
+ * csi.proto). Where that is silent, it follows what backup software can act on: FAILED_PRECONDITION always means "take
+ * a full backup instead".
  */
 
 /** gRPC status names; their numbers are fixed by the gRPC specification (statuscodes.md). */
@@ -209,20 +209,20 @@ export const errorRegistry = {
 
 export type ErrorCode = keyof typeof errorRegistry
 
-/** What else an error may carry. */
+/** Optional parts of an error. */
 export interface ErrorDetails extends ErrorOptions {
   /** The node that the error is about, as configuration or cluster name it. Metrics count errors by node. */
   readonly node?: string
   /**
-   * Sent to clients on other machines in place of message and remedy, where these name things of the machine or of other clients.
-   * (grpc/status.ts removes folder names in any case.)
+   * Sent to clients on other machines in place of message and remedy, where these name things of the machine or of
+   * other clients. (grpc/status.ts removes folder names in any case.)
    */
   readonly forOthers?: { readonly message?: string; readonly remedy?: string }
 }
 
 /**
- * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about it.
- * Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
+ * The one error class that crosses rooms. `message` says what is wrong with which thing; `remedy` says what to do about
+ * it. Anything else that is thrown is a defect and travels as DM_INTERNAL, without its stack trace.
  */
 export class DeltamapperError extends Error {
   readonly code: ErrorCode

@@ -1,6 +1,6 @@
 /**
- * Gives memory back when many streams have ended. V8 collects garbage when it allocates, and malloc keeps what was freed for later: a server that is
- * idle after a burst would hold for ever what the burst took.
+ * Gives memory back when many streams have ended. V8 collects garbage when it allocates, and malloc keeps freed memory
+ * for later: after a burst, an idle server would keep its memory for ever.
  */
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
@@ -8,7 +8,7 @@ import koffi from 'koffi'
 
 /** Fewer streams at a time are no burst. */
 const BURST = 32
-/** A burst is over when no more than this part of it has been left for so long, in milliseconds. */
+/** A burst is over when less than this part of it has been left for so long, in milliseconds. */
 const [LEFT, QUIET_MS] = [0.25, 2000]
 
 export class Bursts {
@@ -46,7 +46,10 @@ export class Bursts {
 let collect: (() => void) | undefined
 let trim: ((keep: number) => number) | undefined
 
-/** Collects this thread's garbage, and gives what malloc keeps for the whole process back to the system. Takes some ten milliseconds. */
+/**
+ * Collects this thread's garbage, and gives malloc's unused memory of the whole process back to the system. Takes some
+ * ten milliseconds.
+ */
 export function giveMemoryBack(): void {
   setFlagsFromString('--expose-gc')
   collect ??= runInNewContext('gc') as () => void

@@ -1,11 +1,14 @@
 /**
- * Files that are somebody else's to put in place: read only where they are files. Opening a FIFO waits for whoever writes into it, and reading a
- * device may never end; neither can be called off.
+ * Reads files that others put in place, and only if they are ordinary files. Opening a FIFO waits for a writer, and
+ * reading a device may never end; neither can be cancelled.
  */
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 
-/** All of a file's bytes. Links are followed. @throws what open and read throw, and an Error that says what it is where it is no file */
+/**
+ * All of a file's bytes. Links are followed. @throws what open and read throw, and an Error that says what it is if it
+ * is no file
+ */
 export async function readOrdinaryFile(path: string): Promise<Buffer<ArrayBuffer>> {
   // Without O_NONBLOCK, opening a FIFO waits.
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)

@@ -1,7 +1,8 @@
 /**
- * Seeded pseudo-random numbers, so that whatever is made at random can be made again from its seed.
+ * Seeded pseudo-random numbers, so that everything random can be made again from its seed.
  *
- * The generator is a 32-bit counter (Weyl sequence) through a mixing function: small, fast, and good enough to shape data.
+ * The generator is a 32-bit counter (Weyl sequence) through a mixing function: small, fast, and good enough to shape
+ * data.
  */
 export class Random {
   readonly seed: number

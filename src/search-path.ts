@@ -1,10 +1,11 @@
 /**
- * Where programs are looked for that are started in our name, mostly as root. An empty or relative element of PATH is the current directory,
- * and whoever can write there would be run: so there is never one, and the folders of system tools are always among them.
+ * Where to look for the programs that we start, mostly as root. An empty or relative element of PATH is the current
+ * directory, where anyone with write access could place a program. So such elements are dropped, and the folders of
+ * system tools are always included.
  */
 import { isAbsolute } from 'node:path'
 
-/** Where a system has its tools. (Not on everybody's PATH: /usr/sbin and /sbin; without any PATH: none.) */
+/** The system's tools. (Many a PATH lacks /usr/sbin and /sbin; without any PATH all are missing.) */
 const SYSTEM_FOLDERS = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 
 /** The absolute folders of a PATH, in their order, then those of the system that it lacks. */
@@ -13,7 +14,7 @@ export function searchPath(path = ''): string {
   return [...folders, ...SYSTEM_FOLDERS.filter((each) => !folders.includes(each))].join(':')
 }
 
-/** What a program that we start finds: this process's environment, with nothing in it that leads to the current directory. */
+/** The environment of programs that we start: this process's, with nothing that leads to the current directory. */
 export function childEnvironment(more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const { PATH, LD_LIBRARY_PATH, ...others } = process.env
   // (ld.so(8): an empty element is the current directory there, too.)
@@ -27,8 +28,8 @@ export function childEnvironment(more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEn
 }
 
 /**
- * What is wrong with the words of a command as a configuration gives them; undefined where nothing is. The program must be a name, to be
- * looked for, or an absolute path; so must all of a PATH that `env` is to set.
+ * What is wrong with the words of a command in a configuration; undefined if nothing is. The program must be a name, to
+ * be looked for, or an absolute path; so must all of a PATH that `env` sets.
  */
 export function faultOfCommand([program = '', ...words]: readonly string[]): string | undefined {
   if (program.includes('/') && !isAbsolute(program)) {

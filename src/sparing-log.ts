@@ -1,9 +1,9 @@
-/** Log lines that whoever may connect can cause: it must not be able to fill the log. */
+/** Limits log lines that any client can cause, so that they cannot fill the log. */
 
-/** So many lines are written within so many milliseconds; the next one says how many were left out. */
+/** At most so many lines are written within so many milliseconds; the next one says how many were left out. */
 const WRITTEN = { lines: 20, withinMs: 60_000 }
 
-/** @param say what writes a line */
+/** @param say writes a line */
 export function sparingly(say: (fields: object) => void, { lines, withinMs } = WRITTEN): (fields: object) => void {
   let [since, said, leftOut] = [-Infinity, 0, 0]
   return (fields) => {
@@ -16,10 +16,10 @@ export function sparingly(say: (fields: object) => void, { lines, withinMs } = W
   }
 }
 
-/** Clients that are told apart; beyond, the one heard of first is forgotten. */
+/** The most clients that are told apart; beyond, the oldest is forgotten. */
 const MOST_CLIENTS = 1000
 
-/** The same for each client by itself. */
+/** The same for each client separately. */
 export function sparinglyByClient(say: (fields: object) => void, written = WRITTEN) {
   const clients = new Map<string, (fields: object) => void>()
   return (client: string, fields: object): void => {

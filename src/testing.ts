@@ -1,11 +1,10 @@
 /**
- * For tests in Node (`import { startMock, runConformance } from 'deltamapper/testing'`): a mock CSI driver for
- * whoever writes a backup program, and a conformance run for whoever writes a driver. docs/conformance.md has an
- * example of each.
+ * For tests in Node (`import { startMock, runConformance } from 'deltamapper/testing'`): a mock CSI driver for authors
+ * of backup programs, and a conformance run for authors of drivers. docs/conformance.md has an example of each.
  */
 export { type Mock, type MockOptions, type MockSnapshot, startMock } from './mock/mock.ts'
-export { compareImage, type Comparison } from './mock/images.ts'
-export { listScenarios, type Scenario } from './mock/scenario.ts'
+export { compareImage, type Comparison } from './mock/driver/images.ts'
+export { listScenarios, type Scenario } from './mock/driver/scenario.ts'
 export {
   conforms,
   type ConformanceOptions,

@@ -1,9 +1,7 @@
-/**
- * Who answers the Admin service: pools of our own, or the volumes that dm-era tracks.
- */
+/** Dispatches the calls of the Admin service to owned pools or tracked volumes. */
 import { type AdminBackend, adminMethods, type EraBackend, type PoolBackend } from '../grpc/admin.ts'
 
-/** Tracked volumes, as far as a call does not say that it is about one. */
+/** Tracked volumes, as far as a call does not tell that it is about one. */
 export interface TrackedVolumes extends EraBackend {
   has(name: string): Promise<boolean>
   deleteSnapshot(volume: string, name: string): Promise<void>
@@ -16,7 +14,7 @@ export function administration(pools: PoolBackend, tracked: TrackedVolumes): Adm
   })
   return {
     ...(Object.fromEntries(calls) as AdminBackend),
-    /** The one call that either may be meant by. */
+    /** The one call that may mean either. */
     async deleteSnapshot(request) {
       if (!(await tracked.has(request.pool))) return pools.deleteSnapshot(request)
       await tracked.deleteSnapshot(request.pool, request.name)

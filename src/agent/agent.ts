@@ -1,45 +1,29 @@
-/**
- * The agent's life: configuration in, sources loaded, walkers started, server listening; on SIGTERM everything in reverse.
- */
-import { setTimeout as sleep } from 'node:timers/promises'
+/** The agent's life: read the configuration, load sources, start walkers, listen; on SIGTERM everything in reverse. */
 import { pino, type Logger } from 'pino'
-import { letHeapGrow } from '../heap-growth.ts'
+import { letHeapGrow } from '../process/heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
-import { sayReady } from '../service-manager.ts'
-import { startedBefore, stopSignal } from '../stop-signal.ts'
-import type { AdminBackend } from '../grpc/admin.ts'
+import { sayReady } from '../process/service-manager.ts'
+import { startedBefore, stopSignal } from '../process/stop-signal.ts'
 import { packageVersion } from '../grpc/identity.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
-import { startMonitoring } from '../monitoring/monitoring.ts'
-import { DeviceMapper } from '../../native/device-mapper.ts'
-import { administration } from './administration.ts'
+import { type Monitoring, startMonitoring } from '../monitoring/monitoring.ts'
 import { snapshotMetadataBackend } from './answers/backend.ts'
-import { openCatalog } from './catalog/catalog.ts'
-import { keepForgetting } from './catalog/retention.ts'
 import { type AgentConfig, type AgentOptions, loadConfig } from './config.ts'
-import { EraHistoryRecords } from './era/history/history-record.ts'
-import { EraVolumes } from './era/era-volumes.ts'
-import { Inventory, type LiveInventory } from './inventory/inventory.ts'
+import { Inventory } from './inventory/inventory.ts'
 import { logInventory } from './inventory/log.ts'
-import { LvmReporter } from './lvm/report.ts'
+import { startLiveNode } from './live-node.ts'
 import { AgentMetrics } from './metrics.ts'
-import { OwnedPools } from './owned-pools/owned-pools.ts'
-import { leaseOptions, MetadataSnapshotLeases } from './leases/metadata-snapshot-lease.ts'
+import type { MetadataSnapshotLeases } from './leases/metadata-snapshot-lease.ts'
 import { loadRecordedPool } from './answers/recorded-pool.ts'
-import type { ClassicServices } from './answers/classic-snapshot.ts'
-import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import type { SnapshotSource } from './walks/snapshot.ts'
 import { Sources } from './answers/sources.ts'
 import { ToolEngine } from './walks/tool-engine.ts'
 import { answersWith } from './targets.ts'
 import { Walkers } from './walks/walkers.ts'
 
-/** How long a start waits for leases that were left behind, in milliseconds. */
-const RECOVERY_MS = 5000
-
 export interface Agent {
-  /** Where it listens, as clients would write it. */
+  /** Its addresses, as clients write them. */
   readonly addresses: readonly string[]
   /** Lets streams finish for a while, ends the rest, and releases everything. */
   stop(): Promise<void>
@@ -48,12 +32,14 @@ export interface Agent {
 /**
  * Starts an agent in this process.
  *
- * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog and checking the tools throws
+ * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog and checking the
+ *   tools throws
  */
 export async function startAgent(config: AgentConfig, logger: Logger): Promise<Agent> {
-  // What was started last is stopped first.
+  // The last to start is the first to stop.
   await using started = new AsyncDisposableStack()
-  // The very last: a thread that waits for a device that hangs keeps the process, and what another agent needs has to be free by then.
+  // This comes last: a thread that waits for a device that hangs keeps the process, and what another agent needs must
+  // be free by then.
   const last = started.use(new AsyncDisposableStack())
 
   const certificates = config.tls && (await Certificates.load(config.tls, logger))
@@ -65,90 +51,19 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   const recorded = new Map<string, SnapshotSource>()
   for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
 
-  let sources = new Sources(recorded)
-  let knowledge: DeviceKnowledge | undefined
-  let classic: ClassicServices | undefined
-  let ownedPools: OwnedPools | undefined
-  let admin: AdminBackend | undefined
-  let liveInventory: LiveInventory | undefined
-  let leases: MetadataSnapshotLeases | undefined
-  if (config.live ?? recorded.size === 0) {
-    const catalog = await openCatalog(config.catalog)
-    started.defer(() => catalog.close())
-    const deviceMapper = new DeviceMapper({
-      onNotice: (notice) => {
-        logger.warn(notice, 'device-mapper had something to say')
-      }
-    })
-    started.defer(() => deviceMapper.close())
-    const onEnd = metrics.watchLeases(() => leases?.current.length ?? 0)
-    const held = (leases = new MetadataSnapshotLeases(
-      catalog,
-      deviceMapper,
-      { ...leaseOptions(config.lease), onEnd },
-      logger
-    ))
-    started.defer(() => held.close())
-    // What an agent before this one has left behind grows the pool's metadata. A pool that hangs is looked after later.
-    await Promise.race([held.recover(), sleep(RECOVERY_MS, undefined, { ref: false })])
-    const lvm = new LvmReporter({ command: config.lvmCommand })
-    const takenByOthers = async (name: string) =>
-      recorded.has(name) ? 'a recorded pool' : await groupOfThisName(lvm, name)
-    const owned: OwnedPools = new OwnedPools({
-      ...{ catalog, deviceMapper, logger },
-      takenBy: async (name) => ((await tracked.has(name)) ? 'a tracked volume' : takenByOthers(name))
-    })
-    started.defer(() => owned.close())
-    const eraHistory = new EraHistoryRecords({
-      ...{ catalog, deviceMapper, logger, readDeadlineMs: config.readDeadlineSeconds * 1000 }
-    })
-    const tracked: EraVolumes = new EraVolumes({
-      ...{ catalog, deviceMapper, logger, lvmCommand: config.lvmCommand },
-      recorder: eraHistory,
-      ...{ commands: config.era.snapshotCommands, deadlineMs: config.era.deadlineSeconds * 1000 },
-      trustRestarts: config.era.trustRestarts,
-      takenBy: async (name) => (owned.source(name) ? 'a pool of this agent' : takenByOthers(name))
-    })
-    started.defer(() => tracked.close())
-    const [{ settled }] = await Promise.all([tracked.start(), owned.start()])
-    // Beside the rest: a device that hangs is looked after when it is used next.
-    void settled.then(() => eraHistory.recover((volume, work) => tracked.inTurn(volume, work)))
-    ownedPools = owned
-    admin = administration(owned, tracked)
-    sources = new Sources(recorded, { deviceMapper, lvm, ownedPools, history: catalog })
-    knowledge = catalogKnowledge(catalog, logger, {
-      readDeadlineMs: config.readDeadlineSeconds * 1000,
-      strictBases: config.strictBases
-    })
-    classic = {
-      ...{ catalog, deviceMapper, logger, strictBases: config.strictBases, compare: config.cow.compare },
-      compareBytes: config.cow.compareMebibytes * 2 ** 20,
-      compareBytesPerSecond: config.cow.compareMebibytesPerSecond * 2 ** 20,
-      onDoubtful: metrics.reportedDoubtful
-    }
-    const { keepSnapshots, keepDays } = config.era
-    started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
-    const { lvmCommand, catalog: catalogPath } = config
-    metrics.watchCatalog(catalog.path)
-    metrics.watchPools(deviceMapper)
+  const live =
+    (config.live ?? recorded.size === 0)
+      ? await startLiveNode(config, { started, metrics, recorded, logger })
+      : undefined
+  if (live) {
     monitoring.readiness.add('catalog', async () => {
-      await catalog.leases()
+      await live.catalog.leases()
       return undefined
     })
-    liveInventory = { deviceMapper, lvm, lvmCommand, catalogPath, agent: { catalog, leases, tracked } }
   }
-
-  const { engine, toolCommand } = config
-  const tools = engine === 'native' ? undefined : await ToolEngine.start(engine, toolCommand, leases, logger)
-  if (tools && engine === 'both') metrics.watchChecks(tools.counts)
-  const walkers = new Walkers(config.walkers, {
-    direct: config.directReads,
-    readDeadlineMs: config.readDeadlineSeconds * 1000,
-    readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
-    startPrograms: tools !== undefined,
-    onEnd: metrics.walkEnded
-  })
-  metrics.watchWalkers(walkers)
+  const sources = live?.sources ?? new Sources(recorded)
+  const tools = await startTools(config, live?.leases, metrics, logger)
+  const walkers = startWalkers(config, tools, metrics)
   monitoring.readiness.add('walkers', () => {
     walkers.revive()
     return walkers.alive > 0 ? undefined : 'no walker thread stays alive; see the log, restart the agent'
@@ -156,29 +71,22 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   last.defer(() => walkers.close())
 
   const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({ name, folder }))
-  const inventory = new Inventory({ live: liveInventory, recordedPools })
+  const inventory = new Inventory({ live: live?.inventory, recordedPools })
   started.defer(() => inventory.close())
 
   const server = await startServer({
-    listen: config.listen,
-    tls: certificates && config.tls && { certificates, clientName: config.tls.clientName },
-    allowLoopbackTcp: config.allowLoopbackTcp,
-    socketMode: config.socketMode,
-    ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
-    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, tools, classic })),
-    // Whoever may connect may give orders: by default only where that is the agent's own user.
-    admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? admin : undefined,
+    ...serverOptions(config, certificates, monitoring),
+    backend: snapshotMetadataBackend(
+      sources,
+      walkers,
+      answersWith({ knowledge: live?.knowledge, tools, classic: live?.classic })
+    ),
+    // Anyone who can connect may change things: so by default only if that is the agent's own user.
+    admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? live?.admin : undefined,
     inventory,
-    identity: { driverName: config.driverName },
-    observer: monitoring.observer,
     onBurstOver: () => {
       walkers.rest()
       giveMemoryBack()
-    },
-    limits: {
-      maxStreams: config.maxStreams,
-      maxStreamsPerClient: config.maxStreamsPerClient,
-      idleMs: config.idleSeconds * 1000
     },
     logger
   })
@@ -208,15 +116,52 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   }
 }
 
-/** A pool of the same name would answer in place of the group. Without LVM there is none. */
-async function groupOfThisName(lvm: LvmReporter, name: string): Promise<string | undefined> {
-  const groups = await lvm.volumeGroups().catch(() => [])
-  return groups.some((each) => each.name === name) ? 'a volume group of LVM' : undefined
+/** @param leases undefined: no pool in use is served. @throws what `ToolEngine.start` throws */
+async function startTools(
+  { engine, toolCommand }: AgentConfig,
+  leases: MetadataSnapshotLeases | undefined,
+  metrics: AgentMetrics,
+  logger: Logger
+): Promise<ToolEngine | undefined> {
+  if (engine === 'native') return undefined
+  const tools = await ToolEngine.start(engine, toolCommand, leases, logger)
+  if (engine === 'both') metrics.watchChecks(tools.counts)
+  return tools
+}
+
+function startWalkers(config: AgentConfig, tools: ToolEngine | undefined, metrics: AgentMetrics): Walkers {
+  const walkers = new Walkers(config.walkers, {
+    direct: config.directReads,
+    readDeadlineMs: config.readDeadlineSeconds * 1000,
+    readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
+    startPrograms: tools !== undefined,
+    onEnd: metrics.walkEnded
+  })
+  metrics.watchWalkers(walkers)
+  return walkers
+}
+
+/** What a configuration file says of the server. */
+function serverOptions(config: AgentConfig, certificates: Certificates | undefined, { observer }: Monitoring) {
+  return {
+    listen: config.listen,
+    tls: certificates && config.tls && { certificates, clientName: config.tls.clientName },
+    allowLoopbackTcp: config.allowLoopbackTcp,
+    socketMode: config.socketMode,
+    ...(config.socketGroup === undefined ? {} : { socketGroup: config.socketGroup }),
+    identity: { driverName: config.driverName },
+    observer,
+    limits: {
+      maxStreams: config.maxStreams,
+      maxStreamsPerClient: config.maxStreamsPerClient,
+      idleMs: config.idleSeconds * 1000
+    }
+  }
 }
 
 /**
- * Runs an agent until SIGTERM or SIGINT; asked to stop while it starts, it stops once it has started. A second signal ends it at once.
- * Logs are JSON lines on stdout.
+ * Runs an agent until SIGTERM or SIGINT. If the signal comes during the start, the agent stops once it has started. A
+ * second signal ends it at once. Logs are JSON lines on stdout.
  */
 export async function runAgent(options: AgentOptions): Promise<void> {
   const asked = stopSignal()

@@ -1,6 +1,6 @@
 /**
- * The agent's configuration: a YAML (or JSON) file, overruled by the command line. What is wrong with it is said at start, by field;
- * an agent that runs differently from what was written would be found out during a restore.
+ * The agent's configuration: a YAML (or JSON) file, which the command line overrides. Errors name the field and stop
+ * the agent at start: an agent that runs differently from its configuration would be found out during a restore.
  */
 import { availableParallelism } from 'node:os'
 import { z } from 'zod'
@@ -12,13 +12,13 @@ import {
   socketFields,
   tlsFields,
   valid
-} from '../config-file.ts'
+} from '../process/config-file.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
 import { isHandleName } from '../handle.ts'
 
-/** Where the agent listens unless it is told otherwise. */
+/** The default address. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/agent.sock'
 
 /** The words of a command, its program first. */
@@ -27,7 +27,10 @@ const commandWords = z.array(z.string().min(1)).superRefine((words, context) => 
   if (message !== undefined) context.addIssue({ code: 'custom', message })
 })
 
-/** The file's fields; every one may be left out. Unknown ones are refused: a misspelt option must not pass for its default. */
+/**
+ * The fields of the file; all are optional. Unknown ones are refused: a misspelt option must not silently become its
+ * default.
+ */
 export const agentConfig = z.strictObject({
   /** Addresses, `unix:///path.sock` or, with `tls`, `tcp://HOST:PORT`. */
   listen: z.array(z.string()).min(1).default([DEFAULT_LISTEN]),
@@ -35,16 +38,19 @@ export const agentConfig = z.strictObject({
   tls: z
     .strictObject({
       ...tlsFields,
-      /** The DNS name that a client's certificate has to carry: the router's. */
+      /** The DNS name that a client's certificate must have: the router's. */
       clientName: z.string().min(1)
     })
     .optional(),
   /** Listen on tcp://127.0.0.1 and [::1] without TLS, where every user of this machine can connect. For tests. */
   allowLoopbackTcp: z.boolean().default(false),
   ...socketFields,
-  /** Take orders about pools of the agent's own (`deltamapper pool`). By default where socketMode lets nobody but the owner connect. */
+  /**
+   * Accept calls that change owned pools and tracked volumes. By default only if socketMode lets nobody but the owner
+   * connect.
+   */
   admin: z.boolean().optional(),
-  /** What GetPluginInfo answers: behind a CSI driver, that driver's name. */
+  /** The answer of GetPluginInfo: behind a CSI driver, that driver's name. */
   driverName: z.string().default('deltamapper.local'),
   /** Recorded pools to serve: name → folder. */
   recorded: z
@@ -52,32 +58,41 @@ export const agentConfig = z.strictObject({
       error: ({ code }) => (code === 'invalid_key' ? 'is no source name: letters, digits and + _ . - only' : undefined)
     })
     .default({}),
-  /** Serve this node's thin pools as well: device-mapper's and LVM's. By default where no recorded pools are given. */
+  /** Serve this node's thin pools as well: device-mapper's and LVM's. By default if no recorded pools are given. */
   live: z.boolean().optional(),
-  /** The words that start LVM, a subcommand comes after them; another host's through nsenter or chroot. */
+  /** The words that start LVM, before its subcommand; another host's through nsenter or chroot. */
   lvmCommand: commandWords.min(1).default(['lvm']),
-  /** Where the agent keeps what it has to know again: what was served, what it made, what it holds. */
+  /** The agent's database: what it served, what it made, what it holds. */
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
-  /** Refuse a base that this agent never served: nothing proves that it was not trimmed since the backup of it was made. */
+  /** Refuse a base that this agent never served: nothing proves that it was not trimmed since its backup. */
   strictBases: z.boolean().default(false),
-  /** Metadata snapshots, for what cannot do without them. */
+  /** Metadata snapshots, for uses that cannot do without them. */
   lease: z
     .strictObject({
-      /** None is taken of a pool with less free metadata: whichever is less, this many percent or this many blocks of 4 KiB. */
+      /**
+       * None is taken of a pool with less free metadata: this many percent or this many blocks of 4 KiB, whichever is
+       * less.
+       */
       freePercent: z.number().min(0).max(100).default(25),
       freeBlocks: z.int().min(0).default(1024),
       /** How long one may be held. */
       holdSeconds: z.number().min(1).max(86_400).default(600),
-      /** How long to wait for somebody else's to be released. */
+      /** How long to wait until another process releases its own. */
       waitSeconds: z.number().min(0).max(3600).default(30)
     })
     .prefault({}),
-  /** Volumes that dm-era tracks (`deltamapper era`). */
+  /** Tracked volumes (`deltamapper era`). */
   era: z
     .strictObject({
-      /** How long a volume may be suspended for a snapshot, unless whoever asks for it says so. Everything that writes to it waits. */
+      /**
+       * How long a volume may be suspended for a snapshot, unless the caller gives a deadline. Everything that writes
+       * to it waits.
+       */
       deadlineSeconds: z.number().min(1).max(600).default(30),
-      /** By the volume's name: how its snapshots are taken, where not by LVM. Volume, snapshot and data device come after these words. */
+      /**
+       * By the volume's name: how its snapshots are taken, if not by LVM. Volume, snapshot and data device follow these
+       * words.
+       */
       snapshotCommands: z
         .record(
           z.string().refine(isHandleName),
@@ -85,8 +100,8 @@ export const agentConfig = z.strictObject({
         )
         .default({}),
       /**
-       * The history goes on after a restart of the machine that was no orderly shutdown (`era deactivate --at-shutdown`), a crash for one. For who
-       * knows that nothing else was booted meanwhile, and that nobody else writes to the devices below.
+       * The history continues after a restart that was no orderly shutdown (`era deactivate --at-shutdown`), such as a
+       * crash. Set it only if no other system is booted on the machine and nothing else writes to the data devices.
        */
       trustRestarts: z.boolean().default(false),
       /** Snapshots of each volume that can be asked about, removed ones included, and for how many days. */
@@ -107,15 +122,23 @@ export const agentConfig = z.strictObject({
       compareMebibytesPerSecond: z.number().min(0.1).default(64)
     })
     .prefault({}),
-  /** Who reads the metadata: `native` ourselves, `tools` thin_delta and thin_dump, `both` ourselves, held against the tools. */
+  /**
+   * What reads the metadata: `native` our code, `tools` thin_delta and thin_dump, `both` our code, checked with the
+   * tools.
+   */
   engine: z.enum(engines).default('native'),
-  /** Words that go before a tool's name, where it is another host's (nsenter, chroot) or in another folder (env PATH=…). */
+  /** Words before a tool's name, for another host's tools (nsenter, chroot) or another folder's (env PATH=…). */
   toolCommand: commandWords.default([]),
-  /** Read the images of recorded pools around the page cache, as devices are. Slower, and easier on a machine's memory. */
+  /**
+   * Read the images of recorded pools without the page cache, as devices are read. Slower, and easier on a machine's
+   * memory.
+   */
   directReads: z.boolean().default(false),
-  /** How long a metadata device may take to answer one read; what it keeps waiting for longer ends with DM_READ_FAILED. */
+  /** How long a metadata device may take to answer one read. Calls that wait longer end with DM_READ_FAILED. */
   readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
-  /** No faster than so many MiB a second is any one metadata device read, so that its pool serves others first. As fast as it goes by default. */
+  /**
+   * The most MiB a second to read from one metadata device, so that its pool serves others first. No limit by default.
+   */
   readMebibytesPerSecond: z.number().min(0.1).optional(),
   /** Threads that walk metadata. */
   walkers: z
@@ -124,23 +147,23 @@ export const agentConfig = z.strictObject({
     .max(64)
     .default(Math.max(1, Math.min(4, availableParallelism() - 1))),
   /**
-   * Answers under way at the same time, each of about a MiB while nobody reads it: 256 fit the 512 MiB of our manifests. And for one client, told
-   * by its address or, on a unix socket, its process (grpc/peer-process.ts).
+   * Answers that may run at the same time. Each takes about a MiB while nobody reads it: 256 fit the 512 MiB of our
+   * manifests. And for one client, which is an address or, on a unix socket, a process (grpc/peer-process.ts).
    */
   maxStreams: z.int().min(1).max(10_000).default(256),
   maxStreamsPerClient: z.int().min(1).max(10_000).default(192),
-  /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
+  /** How long a client may leave a waiting answer unread; then the call ends with DM_CLIENT_IDLE. */
   idleSeconds: z.number().min(1).max(86_400).default(1800),
-  /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
+  /** Where to serve metrics, liveness and readiness over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
   monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
   logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
-  /** How long streams under way may go on after SIGTERM. Kubernetes kills after 30 seconds unless told otherwise. */
+  /** How long running streams may go on after SIGTERM. Kubernetes kills after 30 seconds by default. */
   drainSeconds: z.number().min(0).max(3600).default(20)
 })
 
 export type AgentConfig = z.infer<typeof agentConfig>
 
-/** What the command line says; it goes before the file. */
+/** The command line's options, which override the file. */
 export interface AgentOptions {
   configFile?: string
   listen?: string[]

@@ -1,12 +1,12 @@
 /**
- * What only an agent has to count: what its walks cost, what became of checks with the tools, the metadata snapshots that it holds, how full
- * the pools are, its catalog.
+ * The metrics that only an agent has: the cost of its walks, results of checks with the tools, its metadata snapshots,
+ * how full the pools are, its catalog.
  *
- * Nothing is counted for each extent or node: totals are taken from the walks' own statistics when somebody asks.
+ * Nothing is counted for each extent or node: totals are taken from the walks' own statistics when a scrape comes.
  */
 import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import type { SurveyPort } from './owned-pools/kernel-view.ts'
+import type { SurveyPort } from './node/survey.ts'
 import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
 import type { StoreFullness } from './node/store-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
@@ -14,11 +14,11 @@ import type { TimedStatistics } from './walks/walk-messages.ts'
 import type { WalkKind } from './walks/plan.ts'
 import type { Walkers } from './walks/walkers.ts'
 
-/** A walk of little takes milliseconds; of all of a large pool, minutes. */
+/** A small walk takes milliseconds, a whole large pool minutes. */
 const WALK_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300]
 /** Up to `lease.holdSeconds`, 600 by default. */
 const LEASE_SECONDS = [0.1, 1, 10, 60, 300, 600, 1800]
-/** Pools that are shown: each is six time series. */
+/** The most pools that are shown: each is six time series. */
 const MAXIMUM_POOLS = 64
 
 const methods: Record<WalkKind, string> = { allocated: 'GetMetadataAllocated', delta: 'GetMetadataDelta' }
@@ -44,7 +44,7 @@ export class AgentMetrics {
     })
   }
 
-  /** To be told of each walk that has ended. */
+  /** Call for each walk that has ended. */
   readonly walkEnded = (kind: WalkKind, { walkMs }: TimedStatistics): void => {
     this.#walkSeconds.observe({ method: methods[kind] }, walkMs / 1000)
   }
@@ -74,14 +74,29 @@ export class AgentMetrics {
           this.inc(of(allocated) + of(delta))
         }
       })
-    total('deltamapper_metadata_nodes_read_total', 'Metadata blocks read and verified', (each) => each.nodesRead)
-    total('deltamapper_metadata_read_bytes_total', 'Bytes of metadata read', (each) => each.bytesRead)
-    total('deltamapper_metadata_reads_total', 'Read requests to metadata', (each) => each.readCalls)
+    total(
+      'deltamapper_metadata_nodes_read_total',
+      'Metadata blocks read and verified; for tracked volumes, bitmaps of their history read from the catalog',
+      (each) => each.nodesRead
+    )
+    total(
+      'deltamapper_metadata_read_bytes_total',
+      'Bytes of metadata read; for tracked volumes, bytes of bitmaps',
+      (each) => each.bytesRead
+    )
+    total(
+      'deltamapper_metadata_reads_total',
+      'Read requests to metadata; for tracked volumes, pages of bitmaps read from the catalog',
+      (each) => each.readCalls
+    )
     this.#gauge('deltamapper_walks_running', 'Walks that have begun and not ended', () => walkers.active)
     this.#gauge('deltamapper_walkers', 'Walker threads that are alive', () => walkers.alive)
   }
 
-  /** Of an agent that holds its answers against the tools'. All outcomes are there from the start: the first of its kind is an increase too. */
+  /**
+   * For an agent that checks its answers with the tools. All outcomes exist from the start, so that the first of a kind
+   * is an increase too.
+   */
   watchChecks(counts: Readonly<CheckCounts>): void {
     new Counter({
       name: 'deltamapper_engine_checks_total',
@@ -96,7 +111,10 @@ export class AgentMetrics {
     })
   }
 
-  /** @returns to be told of each metadata snapshot that was held, in milliseconds, and whether it was lost before its users were done */
+  /**
+   * @returns a function to call for each metadata snapshot that was held: how long in milliseconds, and whether it was
+   *   lost before its users were done
+   */
   watchLeases(held: () => number): (heldMs: number, lost: boolean) => void {
     this.#gauge('deltamapper_leases_held', 'Metadata snapshots held now', held)
     const seconds = new Histogram({

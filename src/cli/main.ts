@@ -1,5 +1,5 @@
 /**
- * The command line: which commands there are, and how they end. A command is loaded when it is asked for, and what it needs when it runs:
+ * The command line: the commands, and how they end. A command is loaded when it is called, and its needs when it runs:
  * loading takes longer than many an answer.
  */
 import { Command, CommanderError } from 'commander'
@@ -21,29 +21,32 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   volume: async () => (await import('./commands/volume.ts')).addVolumeCommand,
   snapshot: async () => (await import('./commands/snapshot.ts')).addSnapshotCommand,
   era: async () => (await import('./commands/era.ts')).addEraCommand,
+  nbd: async () => (await import('./commands/nbd.ts')).addNbdCommand,
   conformance: async () => (await import('./commands/conformance.ts')).addConformanceCommand,
   mock: async () => (await import('./commands/mock.ts')).addMockCommand
 }
 
 /**
- * How long V8 may finish what it compiles in other threads, in milliseconds. `process.exit` waits for those threads, and one that waits for a
- * garbage collection in this thread would then wait for ever, and the process with it (nodejs/node#54918; one failure of 200 on a busy machine).
+ * How long V8 may finish compiling in other threads, in milliseconds. `process.exit` waits for those threads. One that
+ * waits for a garbage collection in this thread would wait for ever, and the process with it (nodejs/node#54918; one
+ * failure of 200 on a busy machine).
  */
 const PAUSE_BEFORE_EXIT_MS = 100
 
-/** Runs one command; ends the process unless it went well. */
+/** Runs one command; ends the process unless it succeeded. */
 export async function main(args: readonly string[]): Promise<void> {
   const { stdout, stderr, env } = process
-  // Before anything is started, by libraries of others as well.
+  // Before anything is started, including by libraries.
   env['PATH'] = searchPath(env['PATH'])
-  // Whoever writes is told of a failed write by its callback. Without these, the stream would say it a second time, and fatally.
+  // The writer gets a failed write by its callback. Without these, the stream would report it a second time, and
+  // fatally.
   stdout.on('error', () => undefined)
   stderr.on('error', () => undefined)
   try {
     await run(args)
   } catch (thrown) {
     const { line, status } = describeFailure(thrown)
-    // What is still on its way to stdout is not waited for: nobody may be reading it.
+    // Text that is still on its way to stdout is not awaited: its reader may be gone.
     stderr.write(line === undefined ? '' : `${line}\n`, () =>
       setTimeout(() => process.exit(status), PAUSE_BEFORE_EXIT_MS)
     )
@@ -54,14 +57,14 @@ async function run(args: readonly string[]): Promise<void> {
   let help = ''
   const program = new Command('deltamapper')
     .description(
-      'Tells which blocks of a Linux volume are allocated in a snapshot, and which changed between two snapshots, from ' +
-        'the metadata that device-mapper keeps: without reading the volume.'
+      'Tells which blocks of a Linux volume are allocated in a snapshot, and which changed between two ' +
+        'snapshots. It reads the metadata that device-mapper keeps, not the volume.'
     )
     .version(packageVersion(), '-V, --version', 'print the version')
-    .helpOption('-h, --help', 'print this, or with a command what it does')
+    .helpOption('-h, --help', 'print help for the program, or for a command')
     .configureOutput({ writeOut: (text) => (help += text), writeErr: () => undefined })
     .exitOverride()
-  // Options of the program itself, help and mistakes are about all of them.
+  // Options of the program itself, help, and usage errors are for all of them.
   const asked = Object.keys(commands).filter((name) => name === args[0])
   for (const name of asked.length > 0 ? asked : Object.keys(commands)) (await commands[name]())(program)
   program.addHelpText(
@@ -88,7 +91,7 @@ Examples:
   }
 }
 
-/** What Commander has against the command line, in our form. */
+/** Commander's errors in our form. */
 function usageError({ code, message }: CommanderError, program: Command, args: readonly string[]): UsageError {
   const command = program.commands.find((each) => each.name() === args[0])
   const subcommand = command?.commands.find((each) => each.name() === args[1])

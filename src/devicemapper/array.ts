@@ -1,6 +1,7 @@
 /**
- * Arrays of dm-persistent-data, as dm-era keeps them (drivers/md/persistent-data/dm-array.c): a B-tree without gaps, from 0 on, of blocks
- * that hold the elements side by side. A bitset (dm-bitset.c) is an array of 64-bit words; bit `b` is bit `b & 63` of word `b >> 6`.
+ * Arrays of dm-persistent-data, as dm-era keeps them (drivers/md/persistent-data/dm-array.c): a B-tree without gaps,
+ * from 0 on, of blocks that hold the elements side by side. A bitset (dm-bitset.c) is an array of 64-bit words; bit `b`
+ * is bit `b & 63` of word `b >> 6`.
  *
  *      0        4             8             12           16                24
  *      ┌────────┬─────────────┬─────────────┬────────────┬─────────────────┬──────────────────────────────┐
@@ -8,7 +9,8 @@
  *      │ u32    │ u32         │ u32         │ u32        │ number u64      │                              │
  *      └────────┴─────────────┴─────────────┴────────────┴─────────────────┴──────────────────────────────┘
  *
- * All blocks but the last are full. An array block does not say which part of which array it is: that stands in the tree alone.
+ * All blocks but the last are full. An array block does not say which part of which array it is: that stands in the
+ * tree alone.
  */
 import { type BlockReader, type BlockWindow, damaged } from './block-reader.ts'
 import { blockAt, highestKey, keyAt, leafOf, U64_SIZE } from './btree.ts'
@@ -17,7 +19,7 @@ import { checksumSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
 const HEADER_BYTES = 24
 const HEADER_WORDS = HEADER_BYTES / 4
 
-/** An array: where its tree begins, and what it must be like. */
+/** An array: the root of its tree, and its properties. */
 export interface ArrayShape {
   /** Root block of its tree. */
   readonly root: number
@@ -60,11 +62,11 @@ export function arrayElements(
   return base + HEADER_WORDS
 }
 
-/** Where an array's blocks are. Asked in ascending order it reads each leaf of the tree once, and it remembers no more than one. */
+/** Finds an array's blocks. In ascending order it reads each leaf of the tree once, and keeps no more than one. */
 export class ArrayIndex {
   readonly shape: ArrayShape
   readonly #reader: BlockReader
-  /** Blocks of the array that the leaf last read tells of: from `#first` on. */
+  /** The blocks of the array that the last leaf lists: from `#first` on. */
   #blocks = new Float64Array(0)
   #first = 0
 
@@ -78,13 +80,13 @@ export class ArrayIndex {
     return Math.ceil(this.shape.length / arrayBlockCapacity(this.shape.valueSize))
   }
 
-  /** Where the array's block `index` is, if the leaf last read tells. */
+  /** Block `index` of the array, if the last leaf lists it. */
   known(index: number): number | undefined {
     return this.#blocks[index - this.#first]
   }
 
   /**
-   * Where the array's block `index` is.
+   * Block `index` of the array.
    *
    * @param index below `count`
    * @throws DM_METADATA_DAMAGED naming the block of the tree in which it should stand
@@ -97,7 +99,7 @@ export class ArrayIndex {
   }
 
   /**
-   * Looks whether the array is as long as it is said to be: reads one path, and the last block.
+   * Checks the length of the array: reads one path, and the last block.
    *
    * @throws DM_METADATA_DAMAGED
    */
@@ -124,7 +126,7 @@ export class ArrayIndex {
       ({ window: { words }, node, range, block }) => {
         const first = node.entries > 0 ? keyAt(words, node, 0) : 0
         const end = first + node.entries
-        // Ascending keys without a gap: the last one tells of all between.
+        // Ascending keys without a gap: the last one determines all between.
         if (node.entries > 0 && keyAt(words, node, node.entries - 1) !== end - 1) {
           throw damaged(path, block, 'the blocks of an array do not follow each other without a gap')
         }

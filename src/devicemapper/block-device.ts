@@ -1,9 +1,10 @@
 /**
- * A block device that is about to become part of something: how large it is, whether anybody uses it, and whether it holds anything.
+ * A block device that is about to be used: its size, whether it is in use, and whether it is blank.
  *
- * The kernel keeps the first two: O_EXCL on a block device is refused while a mount, a volume manager, a RAID or another device-mapper
- * device has claimed it (bd_prepare_to_claim in block/bdev.c). The third takes a look: what begins with 4 KiB of zeros holds nothing
- * that the usual tools would find, save for the few formats that keep their signature further in.
+ * The kernel tells the first two: O_EXCL on a block device is refused while a mount, a volume manager, a RAID or
+ * another device-mapper device has claimed it (bd_prepare_to_claim in block/bdev.c). The third takes a look. A device
+ * that begins with 4 KiB of zeros holds nothing that the usual tools would find, except for the few formats whose
+ * signature is further in.
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
@@ -12,22 +13,23 @@ import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
 
-/** The types for it live in the DOM library, of which nothing else is wanted here. */
+/** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
 
 const SECTOR_BYTES = 512
-/** What has to be zero at the start of a device that counts as blank, in bytes. */
+/** The zeros at the start of a device that counts as blank, in bytes. */
 const BLANK_BYTES = 4096
-/** How much of a device is looked at, in bytes: the last signature below ends before. */
+/** How many bytes of a device are examined: the last signature below ends before. */
 export const LOOK_BYTES = 131072
 /**
- * How long a device may seem to be in use that is not, in milliseconds. A process that this one starts has, for a moment, everything
- * open that this one has: what was claimed and let go meanwhile is still claimed then. udev looks at devices in the same way.
+ * How long a free device may seem to be in use, in milliseconds. A child process has, for a moment, everything open
+ * that this process has, so a device that was claimed and released meanwhile is still claimed. udev opens devices in
+ * the same way.
  */
 const SETTLE_MS = 2000
 const SETTLE_INTERVAL_MS = 50
 
-/** Magic bytes at their offset. Below BLANK_BYTES they only give a name to what is refused anyway. */
+/** Magic bytes at their offset. Those below BLANK_BYTES only name the reason: the device is refused anyway. */
 const signatures: readonly { readonly at: number; readonly bytes: Buffer; readonly what: string }[] = [
   { at: 0, bytes: Buffer.from('XFSB'), what: 'an XFS file system' },
   { at: 0, bytes: Buffer.from('LUKS'), what: 'a LUKS volume' },
@@ -44,7 +46,7 @@ const signatures: readonly { readonly at: number; readonly bytes: Buffer; readon
 ]
 
 /**
- * What a device holds, in words; undefined when it is blank.
+ * The content of a device, in words; undefined when it is blank.
  *
  * @param start its first bytes, LOOK_BYTES or all there are
  */
@@ -72,7 +74,8 @@ export class ClaimedDevice {
    * Claims a device.
    *
    * @param path absolute
-   * @throws DM_ARGUMENT_INVALID for what is no path of a block device; DM_NO_SUCH_DEVICE, DM_DEVICE_BUSY, DM_PERMISSION, DM_READ_FAILED
+   * @throws DM_ARGUMENT_INVALID when the path is not of a block device; DM_NO_SUCH_DEVICE, DM_DEVICE_BUSY,
+   *   DM_PERMISSION, DM_READ_FAILED
    */
   static async open(path: string, { writable = false }: { writable?: boolean } = {}): Promise<ClaimedDevice> {
     if (!path.startsWith('/') || path.includes('\0')) {
@@ -82,7 +85,7 @@ export class ClaimedDevice {
         'name a block device, best by a link under /dev/disk/by-id, which stays the same'
       )
     }
-    // Looked at before it is opened exclusively: O_EXCL means nothing on other files.
+    // `stat` before opening it exclusively: O_EXCL means nothing on other files.
     await refuseUnlessBlockDevice(path)
     const access = writable ? constants.O_RDWR : constants.O_RDONLY
     const file = await onceFree(() =>
@@ -99,12 +102,12 @@ export class ClaimedDevice {
     }
   }
 
-  /** What it holds, in words; undefined when it is blank. */
+  /** Its content, in words; undefined when it is blank. */
   async content(): Promise<string | undefined> {
     return describeContent(await this.start())
   }
 
-  /** Its first LOOK_BYTES, or all there are: where file systems keep what changes when they are mounted. */
+  /** Its first LOOK_BYTES, or all there are: where file systems keep what a mount changes. */
   async start(): Promise<Buffer> {
     const buffer = alignedBuffer(LOOK_BYTES)
     let length = 0
@@ -117,7 +120,10 @@ export class ClaimedDevice {
     return buffer.subarray(0, length)
   }
 
-  /** Overwrites its first bytes with zeros, and waits until they are on disk. `bytes`: a multiple of 4096, as many as there are at most. */
+  /**
+   * Overwrites its first bytes with zeros, and waits until they are on disk. `bytes`: a multiple of 4096, no more than
+   * the device has.
+   */
   async zeroStart(bytes: number): Promise<void> {
     const zeros = alignedBuffer(Math.min(bytes, this.sizeBytes))
     for (let at = 0; at < zeros.length;) {
@@ -149,7 +155,7 @@ export class ClaimedDevice {
   }
 }
 
-/** Does what takes a device that nobody else has, and tries again for a while where it seems that somebody has it. */
+/** Runs an action that needs a free device, and tries again for a while if the device seems to be in use. */
 export async function onceFree<T>(take: () => Promise<T>): Promise<T> {
   for (const deadline = performance.now() + SETTLE_MS; ; await sleep(SETTLE_INTERVAL_MS)) {
     try {

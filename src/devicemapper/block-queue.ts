@@ -1,10 +1,10 @@
 /**
- * What sysfs tells of a block device: how much may be discarded from it at once, what was done to it since it appeared, and whether it still
- * is the one that was seen before.
+ * A block device in sysfs: its discard limit, its counters since it appeared, and whether it is still the same device.
  *
- * A device-mapper device takes its discard limit from what is below when a table is put in place (dm_calculate_queue_limits), and a limit
- * that was lowered through sysfs counts as what is below for the devices above. So 0 on a linear device lasts until that device itself
- * gets another table, and takes discards from everything above it whatever happens there.
+ * A device-mapper device takes its discard limit from the devices below when a table is put in place
+ * (dm_calculate_queue_limits). For the devices above, a limit that was lowered through sysfs counts like any other. So
+ * a 0 on a linear device lasts until that device itself gets another table, and keeps discards from everything above
+ * it.
  *
  * Files: Documentation/ABI/stable/sysfs-block; the fields of `stat`: Documentation/block/stat.rst.
  */
@@ -15,16 +15,21 @@ import type { DeviceNumber } from './target-words.ts'
 export interface BlockCounters {
   /** Sectors of 512 bytes; writes of zeros are writes. */
   readonly writtenSectors: number
-  /** Discards that were carried out or failed below; those that were refused before are not among them. */
+  /** Discards that were carried out or failed below; those refused earlier are not counted. */
   readonly discards: number
 }
 
-/** The most bytes that one discard may have; 0 where none is let through. Of a whole device, no partition. @throws DM_READ_FAILED */
+/**
+ * The most bytes of one discard; 0 if none is let through. For a whole device, not a partition. @throws DM_READ_FAILED
+ */
 export async function discardLimit(device: DeviceNumber): Promise<number> {
   return Number(await read(device, 'queue/discard_max_bytes'))
 }
 
-/** Lets no discard through any more, until the device gets another table. @throws DM_CALL_FAILED when it still takes some */
+/**
+ * Lets no discard through any more, until the device gets another table. @throws DM_CALL_FAILED when it still accepts
+ * some
+ */
 export async function refuseDiscards(device: DeviceNumber): Promise<void> {
   const path = attribute(device, 'queue/discard_max_bytes')
   await writeFile(path, '0').catch((cause: unknown) => {
@@ -56,16 +61,17 @@ export async function blockCounters(device: DeviceNumber): Promise<BlockCounters
   )
 }
 
-/** This boot, as the kernel names it. */
+/** The kernel's id of this boot. */
 export async function bootId(): Promise<string> {
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
 }
 
 /**
- * Tells a device from whatever else has or had its number: two devices of the same are one, and its counters have gone on. Empty where the
- * kernel (before 5.15) does not say.
+ * Tells a device from others that have or had its number. Equal ids are one device, whose counters have continued.
+ * Empty if the kernel (before 5.15) does not say.
  *
- * A partition has its disk's sequence number, and another folder in sysfs each time the kernel finds it: its counters begin anew then.
+ * A partition has its disk's sequence number, and another folder in sysfs each time the kernel finds it: its counters
+ * begin anew then.
  */
 export async function deviceInstance(device: DeviceNumber): Promise<string> {
   const own = await read(device, 'diskseq').catch(() => undefined)

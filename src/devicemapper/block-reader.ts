@@ -1,17 +1,18 @@
 /**
  * Reads metadata blocks, many at a time: the only place in this room that touches a file descriptor.
  *
- * A walk knows which blocks it needs next, so it asks for a *window* of them at once. The window is sorted, neighbours are read
- * in one go (bridging small gaps is cheaper than another request), and every block's checksum and own block number are verified
- * before anyone sees it: a block that was freed and used again is intact in itself, only its place gives it away.
+ * A walk knows which blocks it needs next, so it asks for a *window* of them at once. The window is sorted, and
+ * neighbours are read in one request (bridging small gaps is cheaper than another request). Every block's checksum and
+ * own block number are verified before use. A block that was freed and used again is intact in itself; only its number
+ * shows it.
  *
- * Devices are read with O_DIRECT: the pool writes through dm-bufio, around the page cache, and keeps the device open, so that
- * buffered reads would return what was true minutes ago. O_DIRECT wants page-aligned memory, and WebAssembly.Memory is the one
+ * Devices are read with O_DIRECT. The pool writes through dm-bufio, around the page cache, and keeps the device open,
+ * so buffered reads would return old content. O_DIRECT needs page-aligned memory, and WebAssembly.Memory is the one
  * page-aligned allocation that plain Node offers.
  *
- * A file that is read through the page cache is read in place, synchronously: what is in memory already is copied in less time than it
- * takes to ask another thread for it. It holds up whatever else this thread has to do, so that is walker threads' and tools' work; every
- * few windows the event loop has its turn.
+ * A file in the page cache is read in place, synchronously: copying from memory takes less time than asking another
+ * thread. This blocks everything else in this thread, so it is only for walker threads and tools. Every few windows the
+ * event loop has its turn.
  */
 import { constants, readSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
@@ -22,33 +23,36 @@ import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
 import { DeviceReads, type ReadTerms, Unanswered } from './device-reads.ts'
 import type { DeviceNumber } from './target-words.ts'
 
-/** The types for it live in the DOM library, of which nothing else is wanted here. */
+/** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: {
   Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer }
 }
 
 /** Blocks a single read request may span: 256 KiB, the point from which larger requests no longer gain. */
 const MAX_RUN_BLOCKS = 64
-/** Unwanted blocks worth reading to save a request; the kernel's own tools bridge as many. */
+/** Unwanted blocks that are worth reading to save a request; the kernel's own tools bridge as many. */
 const MAX_BRIDGED_BLOCKS = 8
 /** The most blocks a caller may ask for in one window. */
 export const WINDOW_BLOCKS = 128
-/** Whoever asks for no more than these gets a small window. */
+/** A request for no more than these gets a small window. */
 export const SMALL_WINDOW_BLOCKS = 16
-/** Memory allocated together: each WebAssembly.Memory, however small, takes 10 GB of addresses, and processes may have a limit to those. */
+/**
+ * Memory is allocated in pieces of this size: each WebAssembly.Memory, however small, takes 10 GB of addresses, and
+ * processes may have a limit to those.
+ */
 const BYTES_ALLOCATED = 8 * 2 ** 20
-/** Bytes of windows of a size kept for the next reader; what a burst of walks needed beyond them goes back to the system. */
+/** Bytes of unused windows of a size that are kept for the next reader; the rest of a burst goes back to the system. */
 const SPARE_BYTES = 16 * 2 ** 20
 
-/** How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take to give up. */
+/** The default deadline of a request around the page cache, in milliseconds: disks give up after that long. */
 const READ_DEADLINE_MS = 30_000
 
-/** So many loads from the page cache are followed by a turn of the event loop, for messages, signals and timers. */
+/** After so many loads from the page cache, the event loop has a turn, for messages, signals and timers. */
 const LOADS_PER_TURN = 8
 
-/** What reading has cost so far; for logs, metrics and tests. */
+/** The cost of reading so far; for logs, metrics and tests. */
 export interface ReadStatistics {
-  /** Metadata blocks asked for (B-tree nodes, superblocks); one that stands in a window twice counts once. */
+  /** Metadata blocks requested (B-tree nodes, superblocks); a block that is in a window twice counts once. */
   nodesRead: number
   /** Bytes transferred, bridged gaps included. */
   bytesRead: number
@@ -63,12 +67,15 @@ export class BlockWindow {
   readonly words: Uint32Array
   /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
   readonly slots: Uint32Array
-  /** A request was given up while the kernel had it: it may come back and write into this memory at any time. */
+  /** A request was given up while the kernel had it: the kernel may still write into this memory at any time. */
   isLost = false
-  /** What each slot's checksum covers; made once, because making a view costs as much as a quarter of the checksum. */
+  /**
+   * The bytes that each slot's checksum covers; made once, because making a view costs as much as a quarter of the
+   * checksum.
+   */
   readonly #covered: Buffer[] = []
 
-  /** @param memory page-aligned, with room for wanted and bridged blocks: twice those that may be asked for */
+  /** @param memory page-aligned, with room for wanted and bridged blocks: twice the most that may be requested */
   constructor(memory: Buffer) {
     this.slots = new Uint32Array(memory.length / METADATA_BLOCK_SIZE / 2)
     this.bytes = memory
@@ -86,7 +93,7 @@ export class BlockWindow {
     return (this.slots[i] * METADATA_BLOCK_SIZE) / 4
   }
 
-  /** The kind of block, by its checksum, that the i-th requested one is (see checksum.ts). */
+  /** The kind of the i-th requested block, by its checksum (see checksum.ts). */
   salt(i: number): number {
     const slot = this.slots[i]
     const start = slot * METADATA_BLOCK_SIZE
@@ -95,14 +102,14 @@ export class BlockWindow {
   }
 }
 
-/** Windows of one size. Whoever has decoded one hands it back for the next reader. */
+/** Windows of one size. After decoding one, hand it back for the next reader. */
 class WindowPool {
   readonly #bytes: number
   readonly #spare: BlockWindow[] = []
   /** Memory for windows that have not been needed yet. */
   #fresh: Buffer[] = []
 
-  /** @param blocks that may be asked for in one window */
+  /** @param blocks that may be requested in one window */
   constructor(blocks: number) {
     this.#bytes = 2 * blocks * METADATA_BLOCK_SIZE
   }
@@ -131,7 +138,7 @@ class WindowPool {
 const largeWindows = new WindowPool(WINDOW_BLOCKS)
 const smallWindows = new WindowPool(SMALL_WINDOW_BLOCKS)
 
-/** Gives the memory of windows that nobody uses back to the system, once garbage is collected. */
+/** Gives the memory of unused windows back to the system, at the next garbage collection. */
 export function forgetSpareWindows(): void {
   largeWindows.forget()
   smallWindows.forget()
@@ -144,20 +151,20 @@ function windowsFor(blocks: number): WindowPool {
 
 /** How metadata is read. */
 export interface ReadOptions {
-  /** Read around the page cache; always so for devices, on request for files. */
+  /** Read around the page cache; always so for devices, optional for files. */
   direct?: boolean | undefined
   /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
   deadlineMs?: number | undefined
-  /** No faster than so many bytes a second around the page cache, together with all that this thread reads from there. */
+  /** The most bytes a second around the page cache, for all that this thread reads from there. */
   bytesPerSecond?: number | undefined
   /**
-   * The block device that the path has to lead to. A name can go to another device before it is opened; a device that is open keeps its
-   * number, because nothing can remove it.
+   * The block device that the path must lead to. A name can go to another device before it is opened; an open device
+   * keeps its number, because nothing can remove it.
    */
   device?: DeviceNumber | undefined
 }
 
-/** What opening found out. */
+/** The result of opening. */
 interface Opened {
   blocks: number
   device: DeviceNumber | undefined
@@ -173,9 +180,9 @@ export class BlockReader {
   readonly device: DeviceNumber | undefined
   readonly statistics: ReadStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0 }
   readonly #file: FileHandle
-  /** Around the page cache: requests take time, and many should be under way at once. */
+  /** Around the page cache: requests take time, and many should run at once. */
   readonly isDirect: boolean
-  /** Undefined where reads go through the page cache. */
+  /** Undefined if reads go through the page cache. */
   readonly #requests: DeviceReads | undefined
   readonly #terms: ReadTerms
   #loads = 0
@@ -190,12 +197,12 @@ export class BlockReader {
     this.#terms = terms
   }
 
-  /** A device may be written by its pool while it is read; a file may not. */
+  /** The pool may write to a device while it is read; a file does not change. */
   get isDevice(): boolean {
     return this.device !== undefined
   }
 
-  /** For as long as it is open. */
+  /** As long as it is open. */
   get descriptor(): number {
     return this.#file.fd
   }
@@ -203,8 +210,8 @@ export class BlockReader {
   /**
    * Opens a metadata file or block device for reading.
    *
-   * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device; DM_SNAPSHOT_CHANGED when it is not the
-   *   device that it has to be
+   * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device; DM_SNAPSHOT_CHANGED when
+   *   it is another device than `device`
    */
   static async open(
     path: string,
@@ -251,9 +258,10 @@ export class BlockReader {
   }
 
   /**
-   * Reads and verifies blocks. Whoever asked hands the window back with `release` once its content has been used.
+   * Reads and verifies blocks. Hand the window back with `release` after using its content.
    *
-   * @param blocks block numbers, `count` of them (at most WINDOW_BLOCKS), in any order; the same one may stand there twice
+   * @param blocks block numbers, `count` of them (at most WINDOW_BLOCKS), in any order; the same one may stand there
+   *   twice
    * @param salt which kind of block each must be
    * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
    */
@@ -284,7 +292,10 @@ export class BlockReader {
     if (!window.isLost) windowsFor(window.slots.length).giveBack(window)
   }
 
-  /** Reads and verifies one block, hands it to `use`, and returns what that returns. The window is only valid inside `use`. */
+  /**
+   * Reads and verifies one block, hands it to `use`, and returns what that returns. The window is only valid inside
+   * `use`.
+   */
   async read<T>(block: number, salt: number, use: (window: BlockWindow) => T, signal?: AbortSignal): Promise<T> {
     signal?.throwIfAborted()
     const window = await this.load([block], 1, salt)
@@ -295,7 +306,10 @@ export class BlockReader {
     }
   }
 
-  /** One block, unverified: for superblocks, whose kind is not known before they are read. A copy that the caller may keep. */
+  /**
+   * One block, unverified: for superblocks, whose kind is unknown before they are read. A copy that the caller may
+   * keep.
+   */
   async readRaw(block: number): Promise<Buffer> {
     const window = smallWindows.take()
     try {
@@ -331,8 +345,8 @@ export class BlockReader {
   }
 
   /**
-   * Brings the blocks into the window, in as few requests as their neighbourhood allows. Requests around the page cache are all under
-   * way at once.
+   * Reads the blocks into the window, in as few requests as their neighbourhood allows. Requests around the page cache
+   * all run at once.
    */
   async #fill(window: BlockWindow, blocks: ArrayLike<number>, count: number): Promise<void> {
     const order = new Uint32Array(count)
@@ -355,7 +369,7 @@ export class BlockReader {
         const block = blocks[order[i]]
         const gap = block - last - 1
         const length = block - first + 1
-        // A gap may be bridged only while every block still wanted keeps its slot.
+        // A gap may be bridged only while every wanted block keeps its slot.
         const fits = firstSlot + length + (count - i - 1) <= 2 * window.slots.length
         if (block > last && (gap > MAX_BRIDGED_BLOCKS || length > MAX_RUN_BLOCKS || !fits)) break
         if (block > last || i === start) this.statistics.nodesRead++
@@ -372,7 +386,7 @@ export class BlockReader {
       return
     }
     if (reads.length === 1) return reads[0]
-    // Every request has to be back before the window may be used or given away, also when one of them failed.
+    // Every request must have returned before the window may be used or given away, even if one of them failed.
     const failed = (await Promise.allSettled(reads)).find((result) => result.status === 'rejected')
     if (failed) throw failed.reason
   }
@@ -439,12 +453,14 @@ function checkNumber(path: string, opened: DeviceNumber | undefined, { major, mi
   )
 }
 
-/** Where a block keeps its own number, in words: after checksum and flags, but for array blocks, after all else in their header. */
+/**
+ * Where a block keeps its own number, in words: after checksum and flags; in array blocks, at the end of their header.
+ */
 function ownNumberWord(salt: number): number {
   return salt === checksumSalt.arrayBlock ? 4 : 2
 }
 
-/** The error for a block that cannot be what the kernel wrote there. */
+/** The error for a block that the kernel cannot have written there. */
 export function damaged(path: string, block: number, what: string): DeltamapperError {
   return new DeltamapperError(
     'DM_METADATA_DAMAGED',
@@ -466,7 +482,9 @@ function cannotOpen(path: string, cause: unknown): DeltamapperError {
   return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
 }
 
-/** Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size. */
+/**
+ * Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size.
+ */
 async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
   return Number(sectors) * 512

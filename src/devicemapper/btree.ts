@@ -9,10 +9,10 @@
  *      │ u32    │ u32    │ number u64     │ u32      │ entries   │ size u32  │ u32    │ u64 each        │ value size each   │
  *      └────────┴────────┴────────────────┴──────────┴───────────┴───────────┴────────┴─────────────────┴───────────────────┘
  *
- * The values of an internal node are block numbers of its children (u64). Its keys are *lower bounds*: a child's first key may be
- * larger than the key its parent has for it, never smaller, and all of a child's keys are below its right neighbour's lower bound.
- * Checking each node against that range is what makes every walk end, whatever the metadata says: a cycle would need a node that
- * lies in two ranges at once.
+ * The values of an internal node are block numbers of its children (u64). Its keys are *lower bounds*: a child's first
+ * key may be larger than the key its parent has for it, never smaller, and all of a child's keys are below its right
+ * neighbour's lower bound. Checking each node against that range is what makes every walk end, whatever the metadata
+ * says: a cycle would need a node that lies in two ranges at once.
  */
 import { damaged, type BlockReader, type BlockWindow, WINDOW_BLOCKS } from './block-reader.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
@@ -26,7 +26,10 @@ export const U64_SIZE = 8
 /** Deeper than any tree can be: 4,161,600 blocks of at least two entries would need 22. */
 export const MAX_DEPTH = 64
 
-/** Where a verified and checked node's content lies in its window. Word indexes count 4-byte words from the window's start. */
+/**
+ * Where a verified and checked node's content lies in its window. Word indexes count 4-byte words from the window's
+ * start.
+ */
 export interface NodeShape {
   isLeaf: boolean
   entries: number
@@ -45,10 +48,10 @@ export interface KeyRange {
 export const ALL_KEYS: KeyRange = { low: 0, high: Infinity }
 
 /**
- * Checks a node and says where its content lies.
+ * Checks a node, and returns where its content lies.
  *
  * @param i which of the requested blocks it is
- * @param range what its parent says of its keys
+ * @param range the range that its parent gives to its keys
  * @param valueSize bytes per value of this tree's leaves (a multiple of 4)
  * @throws DM_METADATA_DAMAGED naming the block
  */
@@ -77,11 +80,12 @@ export function nodeShape(
   if (maxEntries > most || entries > maxEntries) {
     throw damaged(reader.path, block, `it claims ${entries} of ${maxEntries} entries, which cannot fit`)
   }
-  // The values begin behind room for so many keys. A kernel's nodes all have the most that fit; images that tools made may have less.
+  // The values begin behind room for so many keys. The kernel's nodes all have the maximum; images that tools made may
+  // have less.
   if (reader.isDevice ? maxEntries !== most : maxEntries % 3 !== 0) {
     throw damaged(reader.path, block, `it says that it has room for ${maxEntries} entries, where ${most} are due`)
   }
-  // Only a root may be empty: that of a tree without entries. Elsewhere it would hide what was lost.
+  // Only a root may be empty: that of a tree without entries. Elsewhere an empty node would hide lost entries.
   const isRoot = range.low === ALL_KEYS.low && range.high === ALL_KEYS.high
   if (entries === 0 && !(isLeaf && isRoot))
     throw damaged(reader.path, block, 'it is empty, and no root of an empty tree')
@@ -122,7 +126,7 @@ export function keyAt(words: Uint32Array, node: NodeShape, i: number): number {
   return words[node.keys + 2 * i] + words[node.keys + 2 * i + 1] * 2 ** 32
 }
 
-/** The i-th value of an 8-byte tree as a block number. Nothing that does not fit a double passes for a block number later on. */
+/** The i-th value of an 8-byte tree as a block number. A value that does not fit a double is refused. */
 export function blockAt(words: Uint32Array, node: NodeShape, i: number): number {
   return words[node.values + 2 * i] + words[node.values + 2 * i + 1] * 2 ** 32
 }
@@ -139,7 +143,7 @@ function lowerBound(words: Uint32Array, node: NodeShape, key: number): number {
   return below - 1
 }
 
-/** What `use` sees of a leaf's value: the window's bytes and where in them the value begins. */
+/** A leaf's value for `use`: the window's bytes, and where in them the value begins. */
 type UseValue<T> = (bytes: Buffer, offset: number) => T
 
 /**
@@ -208,15 +212,15 @@ export async function lookup<T>(
 export interface FoundLeaf {
   readonly window: BlockWindow
   readonly node: NodeShape
-  /** The keys that stand in this leaf or nowhere. */
+  /** The keys that are in this leaf or nowhere. */
   readonly range: KeyRange
   readonly block: number
 }
 
 /**
- * The leaf in which `key` stands if it is there at all, or undefined when it is below all keys.
+ * The leaf that contains `key`, if anything does; undefined when the key is below all keys.
  *
- * @param use takes from the leaf what is wanted while it is in memory
+ * @param use takes what it needs from the leaf while it is in memory
  */
 export async function leafOf<T>(
   reader: BlockReader,
@@ -253,7 +257,10 @@ export async function highestKey(
   )
 }
 
-/** How many levels of internal nodes stand above the leaves; follows the leftmost path from `root`, whose keys lie in `range`. */
+/**
+ * The number of levels of internal nodes above the leaves; follows the leftmost path from `root`, whose keys lie in
+ * `range`.
+ */
 export async function heightBelow(
   reader: BlockReader,
   root: number,

@@ -1,9 +1,9 @@
 /**
  * The checksum that opens every block of dm-thin and dm-era metadata.
  *
- * The kernel stores `crc32c(~0, bytes 4..4095) ^ salt` without the usual final inversion, with one salt for each kind of block
- * (drivers/md/persistent-data/dm-block-manager.c, dm_bm_checksum). So `checksum ^ stored` of an intact block *is* its salt, which
- * also tells what kind of block one has been handed.
+ * The kernel stores `crc32c(~0, bytes 4..4095) ^ salt` without the usual final inversion, with one salt for each kind
+ * of block (drivers/md/persistent-data/dm-block-manager.c, dm_bm_checksum). So `checksum ^ stored` of an intact block
+ * *is* its salt, which also tells what kind of block one has been handed.
  */
 import { crc32c } from '@node-rs/crc32'
 

@@ -1,29 +1,30 @@
 /**
- * Reads around the page cache, and what a device that does not answer may cost.
+ * Reads around the page cache, and limits the cost of a device that does not answer.
  *
- * Node reads in threads that the whole process shares (UV_THREADPOOL_SIZE of them), and a request to a device that hangs (suspended,
- * behind a dead path) keeps its thread for as long as the device hangs: nothing takes it back, not even SIGKILL. Other devices are to be
- * read meanwhile. So, at each device:
+ * Node reads in threads that the whole process shares (UV_THREADPOOL_SIZE of them). A request to a device that hangs
+ * (suspended, or behind a dead path) keeps its thread for as long as the device hangs; nothing takes the thread back,
+ * not even SIGKILL. Other devices must stay readable meanwhile. So, for each device:
  *
- * - no more than REQUESTS_AT_ONCE of this JavaScript thread's requests are under way;
- * - none is sent while one of them has been under way for longer than PATIENCE_MS, so that asking again and again costs nothing;
- * - what is not back after its deadline, the wait for its turn included, fails. Its place is free when the kernel gives it back.
+ * - at most REQUESTS_AT_ONCE of this JavaScript thread's requests run at once;
+ * - none is sent while one of them has been running for longer than PATIENCE_MS, so that asking again costs nothing;
+ * - a request fails when its deadline passes, which includes the wait for its turn. Its place is free when the kernel
+ *   returns it.
  *
- * Whoever wants a pool to serve others first sets a pace: requests are then sent no faster than so many bytes a second.
+ * A pace limits the requests to so many bytes a second, so that a pool serves others first.
  */
 import { read } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const REQUESTS_AT_ONCE = 16
 const PATIENCE_MS = 1000
-/** Timers are no finer than that; what would have to wait for less is sent, and counts all the same. Milliseconds. */
+/** The resolution of timers, in milliseconds. A request that should wait for less is sent, and counts nevertheless. */
 const SHORTEST_PAUSE_MS = 1
 
 /** How a device is read. */
 export interface ReadTerms {
-  /** How long an answer may take, the wait for its turn included, in milliseconds. */
+  /** How long an answer may take, including the wait for its turn, in milliseconds. */
   deadlineMs: number
-  /** The pace of all that this JavaScript thread reads from the device; undefined for as fast as it goes. */
+  /** The most bytes a second that this JavaScript thread reads from the device; undefined for no limit. */
   bytesPerSecond?: number | undefined
 }
 
@@ -39,7 +40,7 @@ export class Unanswered extends Error {
   }
 }
 
-/** fs.read, or whatever takes its place in tests. */
+/** fs.read, or its replacement in tests. */
 export type ReadCall = (
   file: number,
   into: Uint8Array,
@@ -60,9 +61,9 @@ export class DeviceReads {
   readonly #key: string
   readonly #read: ReadCall
   readonly #waiting: Request[] = []
-  /** When each request under way was sent (performance.now()), the oldest first. */
+  /** When each running request was sent (performance.now()), the oldest first. */
   readonly #underWay = new Set<{ sentAt: number }>()
-  /** When what has been sent is paid for, at the pace that was asked for: by performance.now(). */
+  /** When the requests sent so far are paid for at the configured pace, by performance.now(). */
   #paidUntil = 0
   #users = 0
 
@@ -71,7 +72,7 @@ export class DeviceReads {
     this.#read = read
   }
 
-  /** Whoever opens the device; to be ended with `leave`. @param key the same for everyone who reads from this device */
+  /** Call it on opening the device, and `leave` at the end. @param key the same for every reader of this device */
   static join(key: string, readCall: ReadCall = read): DeviceReads {
     let device = devices.get(key)
     if (device === undefined) devices.set(key, (device = new DeviceReads(key, readCall)))
@@ -85,7 +86,8 @@ export class DeviceReads {
   }
 
   /**
-   * Reads into a buffer when the pace allows it. The buffer belongs to the kernel until this has settled (and beyond that, see Unanswered.sent).
+   * Reads into a buffer when the pace allows it. The buffer belongs to the kernel until this has settled (and beyond
+   * that, see Unanswered.sent).
    *
    * @returns how many bytes came back
    * @throws Unanswered; what fs.read throws
@@ -126,7 +128,7 @@ export class DeviceReads {
     })
   }
 
-  /** Puts a request on the bill. @returns how long it has to wait for those before, in milliseconds */
+  /** Counts a request. @returns how long it must wait for those before, in milliseconds */
   #pause(bytes: number, bytesPerSecond: number): number {
     const now = performance.now()
     const begin = Math.max(now, this.#paidUntil)
@@ -144,7 +146,7 @@ export class DeviceReads {
     return oldest === undefined || performance.now() - oldest.sentAt < PATIENCE_MS
   }
 
-  /** A device that still owes an answer is known for as long as it does. */
+  /** A device is remembered for as long as it owes an answer. */
   #forgetIfUnused(): void {
     if (this.#users === 0 && this.#underWay.size === 0) devices.delete(this.#key)
   }

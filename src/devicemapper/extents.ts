@@ -1,13 +1,13 @@
 /**
- * Extents: what the world outside sees. Blocks become byte ranges here, and nowhere else.
+ * Extents: the form of an answer outside of this room. Blocks become byte ranges here, and nowhere else.
  *
  * Extents travel in batches of two parallel arrays rather than one object each: a stream may hold 100 million of them.
  */
 
 /**
  * Extents in ascending order: extent `i` covers bytes `[offsets[i], offsets[i] + sizes[i])`, for `0 <= i < count`.
- * Values are exact integers (anything beyond 2^53 is refused earlier). The arrays belong to the producer and are reused: a batch is
- * valid until the next one is asked for.
+ * Values are exact integers (anything beyond 2^53 is refused earlier). The arrays belong to the producer and are
+ * reused: a batch is valid until the next one is requested.
  */
 export interface ExtentBatch {
   count: number
@@ -15,15 +15,16 @@ export interface ExtentBatch {
   readonly sizes: Float64Array
 }
 
-/** An answer of whichever source, also of a driver that is not ours: everything allocated or changed in a target. */
+/** An answer of any source, including other drivers: everything allocated or changed in a target. */
 export interface ExtentAnswer {
   /**
-   * Size of the (target) snapshot in bytes; constant for the answer. Undefined where nobody said it: a driver may find nothing and send no
-   * message (the CSI specification is silent). It is never 0 then, so that nobody cuts an image to it.
+   * Size of the (target) snapshot in bytes; constant for the answer. Undefined if nobody told it: a driver that finds
+   * nothing may send no message (the CSI specification is silent). It is never 0 then, so that nobody cuts an image to
+   * it.
    */
   readonly capacityBytes: number | undefined
   /**
-   * Ascending, never overlapping, none empty; from our own walks, which merge, never touching either. Ends only when complete; throws
+   * Ascending, never overlapping, none empty. Our own walks merge touching ones. Ends only when complete; throws
    * DeltamapperError otherwise.
    */
   readonly batches: AsyncIterable<ExtentBatch>
@@ -37,7 +38,7 @@ export interface ExtentStream extends ExtentAnswer {
 /**
  * Turns ascending block numbers into merged extents, clamped to the volume's size.
  *
- * The last block of a volume whose size is no multiple of the block size reaches beyond its end; the extent does not.
+ * If the volume's size is no multiple of the block size, its last block reaches beyond its end; the extent does not.
  */
 export class ExtentBuilder {
   readonly #blockBytes: number
@@ -98,7 +99,7 @@ export class ExtentBuilder {
     this.#sizes[i] = Math.min(this.#end * this.#blockBytes, this.#sizeBytes) - offset
   }
 
-  /** Bounded by the caller: it takes a batch after each window of blocks it has compared. */
+  /** The caller bounds it: it takes a batch after each window of blocks. */
   #grow(): void {
     const [offsets, sizes] = [this.#offsets, this.#sizes]
     this.#offsets = new Float64Array(2 * offsets.length)

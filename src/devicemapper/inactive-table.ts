@@ -1,24 +1,26 @@
 /**
- * Tables that somebody has loaded into a device and not put in place. Whoever resumes the device next puts them there, whether or not it is
- * theirs (do_resume in the kernel's drivers/md/dm-ioctl.c): `dmsetup reload` and our own suspension of a moment later make a volume that
- * nobody tracks. An era table is stale besides: what the live one commits after the load is lost when it takes over.
+ * Tables that were loaded into a device and not put in place. The next resume puts them there, whoever does it
+ * (do_resume in the kernel's drivers/md/dm-ioctl.c). So a `dmsetup reload`, followed by our own suspension, would give
+ * a volume a table under which nothing tracks it. A loaded era table is also stale: it loses what the live table
+ * commits after the load.
  *
- * So before a device is suspended, and once more before it is resumed, what is not meant to be put in place is found and dropped. What is
- * loaded between that look and the resume, which follow each other without a pause, was loaded into a suspended device: as an era table it
- * loses nothing, and as any other it is found at the next look at the volume.
+ * So before a device is suspended, and once more before it is resumed, foreign loaded tables are found and dropped.
+ * Look and resume follow each other without a pause. A table that is loaded between them was loaded into a suspended
+ * device. An era table loses nothing then, and the next look at the volume finds any other.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceInfo, DeviceMapper, DeviceReference } from '../../native/device-mapper.ts'
 import { DeltamapperError } from '../errors.ts'
 
-/** How long a device is waited for that somebody is just giving another table, and how often it is looked at; milliseconds. */
+/** How long to wait for another process that is giving a device a new table, and how often to look; milliseconds. */
 const WAIT_MS = 2000
 const LOOK_MS = 50
-/** The same for a table that is being dropped, which takes no time at all. */
+/** The same for dropping a table, which takes no time at all. */
 const DROP_LOOK_MS = 5
 
 /**
- * Waits until no table is loaded into a device, or into any that it stands on: what suspends and resumes it may do so with those.
+ * Waits until no table is loaded into a device, or into any device below it: suspending and resuming it may resume
+ * those as well.
  *
  * @throws DM_DEVICE_BUSY when there still is one after two seconds
  */
@@ -34,7 +36,7 @@ export async function refuseInactiveTables(
   }
 }
 
-/** @param what is not done because of it, as the begin of a sentence */
+/** @param what is not done because of it, as the beginning of a sentence */
 export function inactiveTableError({ name }: Pick<DeviceInfo, 'name'>, what: string): DeltamapperError {
   return new DeltamapperError(
     'DM_DEVICE_BUSY',
@@ -44,9 +46,10 @@ export function inactiveTableError({ name }: Pick<DeviceInfo, 'name'>, what: str
 }
 
 /**
- * Drops the table that is loaded into a device, if there is one. It is gone when this resolves.
+ * Drops a device's loaded table, if there is one. It is gone when this resolves.
  *
- * @returns `over`: when those who ask the live table are done, too, which the kernel waits for; undefined where there was nothing to drop
+ * @returns `over`: resolves when queries of the live table are done, too, which the kernel waits for; undefined if
+ *   there was nothing to drop
  */
 export async function dropInactiveTable(
   deviceMapper: Pick<DeviceMapper, 'info' | 'clear'>,
@@ -56,9 +59,9 @@ export async function dropInactiveTable(
   if (!(await loaded())) return undefined
   let cleared = false
   const over = deviceMapper.clear(device).then(() => (cleared = true))
-  // (Should it fail while nobody waits for it.)
+  // (If it fails while nobody waits for it.)
   over.catch(() => undefined)
-  // (What is there once it is cleared was loaded since.)
+  // (A table that is there after clearing was loaded since.)
   while (!cleared && (await loaded())) await Promise.race([over, sleep(DROP_LOOK_MS)])
   return { over }
 }

@@ -1,5 +1,6 @@
 /**
- * Which target's metadata a superblock is: all of them begin at block 0 of a device or file, and a path is easily mistaken.
+ * Whose metadata a superblock is: that of all targets begins at block 0 of a device or file, and paths are easily mixed
+ * up.
  */
 import { BlockReader } from './block-reader.ts'
 import { checksumSalt, impliedSalt } from './checksum.ts'
@@ -12,7 +13,10 @@ export const COW_MAGIC = 0x70416e53
 
 export type MetadataKind = 'dm-thin' | 'dm-era' | 'dm-cache' | 'dm-snapshot'
 
-/** What a superblock's checksum, or failing that its magic number, says of it; undefined for what is none. @param block its 4096 bytes */
+/**
+ * The kind of a superblock by its checksum, or else by its magic number; undefined for any other block. @param block
+ * its 4096 bytes
+ */
 export function metadataKind(block: Buffer): MetadataKind | undefined {
   const magic = block.readBigUInt64LE(32)
   switch (impliedSalt(block.readUInt32LE(0), block.subarray(4))) {
@@ -27,7 +31,7 @@ export function metadataKind(block: Buffer): MetadataKind | undefined {
   return magic === THIN_MAGIC ? 'dm-thin' : magic === ERA_MAGIC ? 'dm-era' : undefined
 }
 
-/** The same of a file or device; undefined also for what is smaller than a superblock. @throws DM_READ_FAILED */
+/** The same for a file or device; undefined also if it is smaller than a superblock. @throws DM_READ_FAILED */
 export async function readMetadataKind(path: string): Promise<MetadataKind | undefined> {
   const reader = await BlockReader.open(path)
   try {

@@ -1,6 +1,6 @@
 /**
- * The words of a status or table line. Kernels differ in how many they end with, so a line is read from the left, word by word;
- * a word that is not what its place calls for is an error, never a guess.
+ * The words of a status or table line. Kernels differ in how many words they end with, so a line is read from the left,
+ * word by word. A word that does not fit its place is an error, never a guess.
  */
 import { DeltamapperError } from '../errors.ts'
 
@@ -34,7 +34,7 @@ export class TargetWords {
     return word ?? this.#refuse('the end')
   }
 
-  /** One of the given words, as the value that stands for it. Throws DM_STATUS_UNKNOWN for any other. */
+  /** One of the given words, as its value. Throws DM_STATUS_UNKNOWN for any other. */
   choice<T>(choices: Readonly<Record<string, T>>): T {
     const word = this.word()
     return Object.hasOwn(choices, word) ? choices[word] : this.#refuse(word)
@@ -77,12 +77,12 @@ export class TargetWords {
     return device.major < 2 ** 12 && device.minor < 2 ** 20 ? device : this.#refuse(word)
   }
 
-  /** Throws DM_STATUS_UNKNOWN when a word is left: where more words would mean something else. */
+  /** Throws DM_STATUS_UNKNOWN when a word is left: for lines in which more words would change the meaning. */
   end(): void {
     if (!this.done) this.#refuse(this.word())
   }
 
-  /** For a value that is read but cannot be: throws DM_STATUS_UNKNOWN naming the last word. */
+  /** For an impossible value: throws DM_STATUS_UNKNOWN naming the last word. */
   refuseLast(): never {
     return this.#refuse(this.#words[this.#next - 1] ?? 'the end')
   }

@@ -1,23 +1,21 @@
-/**
- * From the runs of blocks that the tools' XML tells of to extents, whichever tool wrote it: what is clipped, and where.
- */
+/** Turns the runs of blocks in any tool's XML into extents, clipped to the question. */
 import { DeltamapperError } from '../errors.ts'
 import { type ExtentBatch, ExtentBuilder, type ExtentStream } from './extents.ts'
 
-/** What XML does not tell. All in bytes. */
+/** The facts that XML lacks. All in bytes. */
 export interface XmlSizes {
   /** Size of the target. */
   sizeBytes: number
   /** Size of the base; by default as large as the target. */
   baseSizeBytes?: number | undefined
-  /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
+  /** Leave out extents that end at or before this byte. Rounded down to a block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
-  /** Told at the end how many bytes the XML has beyond the target's last block, which are left out. */
+  /** Called at the end with the number of bytes that the XML has beyond the target's last block, which are left out. */
   onLeftOut?: ((bytes: number) => void) | undefined
 }
 
 /**
- * Takes the runs `[begin, end)` that `read` finds in each batch, and clips them to what is asked for.
+ * Takes the runs `[begin, end)` that `read` finds in each batch, and clips them to the question.
  *
  * @param blockBytes size of a block in bytes
  * @param read adds the runs of a batch, ascending, also beyond the target's end
@@ -63,8 +61,8 @@ export function extentsOfBatches<Batch>(
 }
 
 /**
- * From which block on a base has ended; Infinity where it is not smaller than the target: only what lies beyond a *smaller* base is missing
- * from every backup of it.
+ * The block at which the base ended; Infinity if it is not smaller than the target: only blocks beyond a *smaller* base
+ * are missing from every backup of it.
  *
  * @throws DM_ARGUMENT_INVALID
  */
@@ -75,7 +73,7 @@ export function baseEndBlock({ sizeBytes, baseSizeBytes }: XmlSizes, blockBytes:
 }
 
 /**
- * The end of what XML tells of, in bytes: the best guess at a size that it does not hold.
+ * The end of the runs in XML, in bytes: the best guess at a size that it does not hold.
  *
  * @throws DM_METADATA_UNSUPPORTED when that is beyond 2^53, where byte offsets would no longer be exact
  */

@@ -1,40 +1,41 @@
 /**
- * The XML of the device-mapper tools, read as it comes: any number of bytes in, some hundred kilobytes in memory.
+ * The XML of the device-mapper tools, read as a stream: any number of bytes in, some hundred kilobytes in memory.
  *
- * What is XML and what is not is for saxes to say. It takes apart some 50 MB/s though, less than half of what thin_delta writes, and all
- * but a handful of a document's tags look alike: `<same begin="12" length="3"/>`. So each dialect names those, to the byte, and they are
- * read here, without the library: the *quick* way, ten times faster. What is not exactly one of them goes to saxes, the *plain* way: first
- * and last tags, attributes in another order, comments. Both ways end in the same methods of the dialect, so they accept the same
- * documents, refuse the same ones at the same place, and give the same answer (the tests compare them).
+ * saxes decides what is XML. But it reads only some 50 MB/s, less than half of what thin_delta writes, and all but a
+ * handful of a document's tags look alike: `<same begin="12" length="3"/>`. So each dialect names such tags, to the
+ * byte, and this file reads them without the library: the *quick* way, ten times faster. Everything else goes to saxes,
+ * the *plain* way: first and last tags, attributes in another order, comments. Both ways end in the same methods of the
+ * dialect. So they accept and refuse the same documents at the same place, and give the same answer (the tests compare
+ * them).
  *
  *     bytes ─▶ XmlReader ─┬─ looks like one of the patterns? ─▶ dialect.matched(pattern, numbers)
  *                         └─ no: up to the next ">" ─▶ saxes ─▶ dialect.opened(element), dialect.closed()
  *
- * Beyond what XML forbids, everything is refused that none of the tools writes and that could change what the rest means: a DTD (and with
- * it entities of its own), processing instructions, CDATA sections, text between the tags, an encoding other than UTF-8, markup of more
- * than 16 KiB. A comment is passed over, as is an attribute that nobody knows.
+ * Beyond what XML forbids, this reader refuses everything that no tool writes and that could change the meaning of the
+ * rest: a DTD (and with it entities), processing instructions, CDATA sections, text between the tags, an encoding other
+ * than UTF-8, markup of more than 16 KiB. Comments and unknown attributes are skipped.
  */
 import { SaxesParser } from 'saxes'
 import { DeltamapperError } from '../errors.ts'
 
-/** Whatever yields bytes: a file, a pipe, a response. Chunks may end anywhere. */
+/** Anything that yields bytes: a file, a pipe, a response. Chunks may end anywhere. */
 export type ByteStream = AsyncIterable<Uint8Array>
 
 export type XmlTool = 'thin_delta' | 'thin_dump' | 'era_invalidate' | 'era_dump'
-/** Who has written a document, as far as its first element tells. */
+/** Which tool wrote a document, as far as its first element tells. */
 export type XmlWriter = XmlTool | 'thin_delta or thin_dump'
 
 export interface XmlOptions {
-  /** What messages call the document: a path, say. */
+  /** The document's name in messages, such as a path. */
   name?: string | undefined
   /** False to have saxes read every tag: slower, and for comparison only. */
   quick?: boolean | undefined
 }
 
-/** Blocks in XML lie below this: what a data block's number has room for in thin metadata. */
+/** Block numbers in XML are below this: the range of a data block in thin metadata. */
 export const MAX_BLOCKS = 2 ** 40
 
-/** The longest markup: a tag, or what stands between two. The tools' own have some hundred bytes. */
+/** The longest markup: a tag, or the text between two. The tools' own have some hundred bytes. */
 const MAX_MARKUP_BYTES = 16 * 1024
 /** Bytes looked at in one go. */
 const PIECE_BYTES = 64 * 1024
@@ -44,16 +45,16 @@ const MAX_NUMBERS = 4
 
 const [TAB, NEWLINE, RETURN, SPACE, ZERO, LESS, GREATER] = [0x09, 0x0a, 0x0d, 0x20, 0x30, 0x3c, 0x3e]
 
-/** Where in a document: both count from 1, the column in bytes. */
+/** A place in a document: both count from 1, the column in bytes. */
 export interface XmlPosition {
   line: number
   column: number
 }
 
-/** The document is not what it should be. `position` is where the markup begins that shows it. */
+/** The document is wrong. `position` is where the markup begins that shows it. */
 export class XmlInvalid extends DeltamapperError {
   readonly position: XmlPosition
-  /** Whose output it is, where it is not that of the tool that was expected. */
+  /** The tool that wrote it, if that is not the expected one. */
   readonly writer: XmlWriter | undefined
 
   constructor(name: string, position: XmlPosition, { message, remedy, writer }: XmlFault) {
@@ -65,7 +66,7 @@ export class XmlInvalid extends DeltamapperError {
 
 const WRITE_AGAIN = 'have the tool write it again, look at its exit status, and pass its output on unchanged'
 
-/** What a dialect has against a document. The reader knows where it stands, and makes an XmlInvalid of it. */
+/** A dialect's objection to a document. The reader adds the position, and makes an XmlInvalid of it. */
 class XmlFault extends Error {
   readonly remedy: string
   readonly writer: XmlWriter | undefined
@@ -78,15 +79,17 @@ class XmlFault extends Error {
 }
 
 /**
- * @param writer whose output it is, where that is what is wrong
- * @throws what ends the reading: the document is wrong here, `what` says how, and `remedy` what to do where that is not the usual
+ * @param writer the tool that wrote it, if it is the wrong one
+ * @throws an error that ends the reading: `what` says what is wrong here, and `remedy` what to do if that is not the
+ *   usual
  */
 export function refuse(what: string, remedy?: string, writer?: XmlWriter): never {
   throw new XmlFault(what, remedy, writer)
 }
 
 /**
- * Lets blocks `[begin, begin + length)` pass if they are some, come at or after `next`, and end at or before `most`.
+ * Accepts blocks `[begin, begin + length)` if there are some, they come at or after `next`, and end at or before
+ * `most`.
  *
  * @returns their end
  */
@@ -116,7 +119,7 @@ export class XmlElement {
     return this.#attributes[attribute] ?? refuse(`<${this.name}> lacks its attribute ${attribute}`)
   }
 
-  /** A whole number from 0 to `most`, in the one way to write it: digits, without a leading zero. */
+  /** A whole number from 0 to `most`, in its only valid form: digits, without a leading zero. */
   number(attribute: string, most: number): number {
     const text = this.text(attribute)
     const value = Number(text)
@@ -142,44 +145,44 @@ export class XmlElement {
 }
 
 /**
- * One kind of document: the order of its elements, and what it means. The methods take what was read, in order, and throw (`refuse`)
- * where it is wrong. They collect what was said in a batch; when that is `full`, the reader stops until it was taken.
+ * One kind of document: the order of its elements, and what it means. The methods take elements in order, and throw
+ * (`refuse`) if one is wrong. They collect a batch; when it is `full`, the reader stops until it was taken.
  */
 export interface Dialect<Header, Batch> {
   /**
-   * Tags as the tools write them by the million, to the byte: `<same begin="#" length="#"/>`, where # is a number. Elements without
-   * content; opening and closing tags without attributes, of elements that hold none of their kind.
+   * Tags that the tools write by the million, to the byte: `<same begin="#" length="#"/>`, where # is a number.
+   * Elements without content; opening and closing tags without attributes, of elements that hold none of their kind.
    */
   readonly patterns: readonly string[]
   /** A tag that looks like `patterns[pattern]`; the numbers are below 10^15, and valid during the call. */
   matched(pattern: number, numbers: Float64Array): void
   /** An opening tag, or one without content (then `closed` follows). */
   opened(element: XmlElement): void
-  /** A closing tag; it closes what was opened last. */
+  /** A closing tag; it closes the element that was opened last. */
   closed(): void
-  /** What the document says before it comes to the point; undefined until then. */
+  /** The header; undefined until it is complete. */
   readonly header: Header | undefined
-  /** What is there to be taken; undefined when there is nothing. */
+  /** The batch so far; undefined when there is nothing. */
   readonly waiting: Batch | undefined
-  /** It has been taken, and its memory may be used again. */
+  /** The batch has been taken, and its memory may be used again. */
   taken(): void
-  /** Whether nothing more may be read until it was taken. */
+  /** Whether the batch must be taken before anything more is read. */
   readonly full: boolean
-  /** Whether all that belongs to a document has been there: the root element is closed. */
+  /** Whether the document is complete: the root element is closed. */
   readonly complete: boolean
 }
 
 /** A document that is being read. */
 export interface XmlDocument<Header, Batch> {
   readonly header: Header
-  /** Ends only where the document has ended well: nothing that was handed out until then is known to be all. Throws XmlInvalid. */
+  /** Ends only if the document has ended well: until then, the batches may be incomplete. Throws XmlInvalid. */
   readonly batches: AsyncIterable<Batch>
 }
 
 /**
- * Reads a document. Resolves once its header has been there; whoever does not go through the batches then leaves the stream open.
+ * Reads a document. Resolves after its header. A caller that does not read the batches then leaves the stream open.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function openXml<Header, Batch>(
   bytes: ByteStream,
@@ -207,7 +210,7 @@ async function* takeBatches<Batch>(
   }
 }
 
-/** Stops after each piece, and wherever the dialect is full. */
+/** Stops after each piece, and whenever the dialect is full. */
 async function* readSteps(
   bytes: ByteStream,
   dialect: Dialect<unknown, unknown>,
@@ -225,9 +228,9 @@ async function* readSteps(
 }
 
 /**
- * A pattern, ready to be compared four bytes at a time: for each stretch of text its length, then its bytes as 32-bit integers, the last of
- * which may cover bytes before the stretch, so a mask for it comes first where the length is no multiple of four. Between two stretches is
- * a number.
+ * A pattern, prepared for comparing four bytes at a time. For each stretch of text it has the length, then the bytes as
+ * 32-bit integers. If the length is no multiple of four, the last integer also covers bytes before the stretch, and a
+ * mask for it comes first. Between two stretches is a number.
  */
 interface Pattern {
   index: number
@@ -237,7 +240,7 @@ interface Pattern {
   closes: string | undefined
 }
 
-/** How saxes is set up: names are names, also with a colon in them. */
+/** The options of saxes: names are names, also with a colon in them. */
 type PlainNames = { position: false; xmlns?: false; defaultXMLVersion: '1.0'; forceXMLVersion: true }
 
 class XmlReader {
@@ -249,7 +252,7 @@ class XmlReader {
   readonly #patterns: (Pattern[] | undefined)[] = new Array<undefined>(256).fill(undefined)
   readonly #numbers = new Float64Array(MAX_NUMBERS)
 
-  /** What is still to be read: bytes [#at, #end), and a 0 behind them. */
+  /** The bytes to read: [#at, #end), and a 0 behind them. */
   readonly #buffer = new Uint8Array(MAX_MARKUP_BYTES + PIECE_BYTES + 4)
   readonly #view = new DataView(this.#buffer.buffer)
   #at = 0
@@ -261,11 +264,11 @@ class XmlReader {
   /** Bytes of markup that saxes has got without its end, and where it begins. */
   #pending = 0
   #pendingFrom: XmlPosition = { line: 1, column: 1 }
-  /** An element that was opened the quick way, so that saxes has not heard of it. */
+  /** An element that was opened the quick way, so that saxes does not know it. */
   #untold: string | undefined
-  /** Whether what saxes says of a tag is known already. */
+  /** Whether saxes repeats a tag that is known already. */
   #telling = false
-  /** Whether saxes has just come to the end of a tag or comment. */
+  /** Whether saxes has just reached the end of a tag or comment. */
   #settled = false
   #begun = false
 
@@ -345,7 +348,7 @@ class XmlReader {
       const end = this.#match(pattern.program)
       if (end < 0) continue
       if (pattern.closes !== undefined) {
-        // Closed for saxes too, if it was told.
+        // Close it for saxes too, if saxes knows it.
         if (this.#untold !== pattern.closes) return false
         this.#untold = undefined
       }
@@ -357,7 +360,10 @@ class XmlReader {
     return false
   }
 
-  /** Where the tag at #at ends if it looks like this, its numbers put down; else -1. The 0 behind the last byte matches nothing. */
+  /**
+   * The end of the tag at #at if it looks like this, with its numbers stored; otherwise -1. The 0 behind the last byte
+   * matches nothing.
+   */
   #match(program: Int32Array): number {
     const buffer = this.#buffer
     const view = this.#view
@@ -377,7 +383,7 @@ class XmlReader {
       const start = at++
       if (value !== 0) {
         let digit = buffer[at] - ZERO
-        // Nine digits are a 32-bit integer, with which it goes faster.
+        // Nine digits are a 32-bit integer, which is faster.
         while (digit >>> 0 <= 9 && at - start < 9) {
           value = (Math.imul(value, 10) + digit) | 0
           digit = buffer[++at] - ZERO
@@ -392,7 +398,7 @@ class XmlReader {
     }
   }
 
-  /** Has saxes read up to the next ">", where there is one. */
+  /** Lets saxes read up to the next ">", if there is one. */
   #plain(): boolean {
     const found = this.#buffer.indexOf(GREATER, this.#at)
     const whole = found >= 0 && found < this.#end
@@ -415,7 +421,7 @@ class XmlReader {
     return true
   }
 
-  /** Lets saxes know of a tag that was read without it. */
+  /** Tells saxes of a tag that was read without it. */
   #tell(tag: string): void {
     this.#telling = true
     this.#saxes.write(tag)
@@ -431,7 +437,7 @@ class XmlReader {
   }
 
   #parser(): SaxesParser<PlainNames> {
-    // XML 1.1 has other white space; what declares itself as that is read as 1.0.
+    // XML 1.1 has other white space; a document that declares it is read as 1.0.
     const saxes = new SaxesParser<PlainNames>({ position: false, defaultXMLVersion: '1.0', forceXMLVersion: true })
     saxes.on('error', ({ message }) => refuse(`this is not well-formed XML: ${message.replace(/\.$/, '')}`))
     saxes.on('xmldecl', ({ encoding }) => {
@@ -459,7 +465,7 @@ class XmlReader {
     return saxes
   }
 
-  /** Runs `read`, and adds to what it has against the document where that is. */
+  /** Runs `read`, and adds the position to its errors. */
   #placed<T>(read: () => T): T {
     try {
       return read()

@@ -1,6 +1,4 @@
-/**
- * Which of the tools wrote a document: told by its first elements, to whoever was given another one's.
- */
+/** Which of the tools wrote a document: its first elements tell. For errors about the wrong tool's output. */
 import { refuse, type XmlElement, type XmlTool } from './xml-stream.ts'
 
 /** Elements that only one of them writes. */
@@ -13,7 +11,10 @@ const writers: Partial<Record<string, XmlTool>> = {
   era_array: 'era_dump'
 }
 
-/** An element that `expected` does not write there: says whose it is. `root` is the element itself where it is the root. */
+/**
+ * An element that `expected` does not write there: names the tool that does. `root` is the element itself if it is the
+ * root.
+ */
 export function mistaken(name: string, expected: XmlTool, root?: XmlElement): never {
   const ofPool = root?.has('data_block_size') ? 'thin_delta or thin_dump' : undefined
   const writer = root?.has('current_era') ? 'era_dump' : (ofPool ?? writers[name])

@@ -1,9 +1,10 @@
 /**
- * Where a server listens and a client connects: `unix:///absolute/path.sock` (also `unix:/absolute/path.sock`, or the bare path), or
- * `tcp://HOST:PORT`, HOST being a name, an IPv4 address, or an IPv6 address in brackets.
+ * Where a server listens and a client connects: `unix:///absolute/path.sock` (also `unix:/absolute/path.sock`, or the
+ * bare path), or `tcp://HOST:PORT`. HOST is a name, an IPv4 address, or an IPv6 address in brackets.
  *
- * A unix socket is guarded by its mode. TCP is guarded by mutual TLS (tls.ts) or refused; without it there is only this machine's
- * loopback, 127.0.0.1 and ::1, and to listen even there must be asked for, since every user of the machine can connect.
+ * Its mode protects a unix socket. Mutual TLS (tls.ts) protects TCP, which is refused without it. Exception: this
+ * machine's loopback, 127.0.0.1 and ::1. Listening there must be permitted explicitly, because every user of the
+ * machine can connect.
  */
 import { isIPv4, isIPv6 } from 'node:net'
 import { DeltamapperError } from '../errors.ts'
@@ -13,7 +14,7 @@ export type Address =
   | { readonly kind: 'tcp'; readonly host: string; readonly port: number; readonly text: string }
 
 /**
- * Takes an address apart; whether it may be used is for the two functions below to say. `port` 0 stands for any free port.
+ * Takes an address apart; the two functions below decide whether it may be used. `port` 0 stands for any free port.
  *
  * @throws DM_CONFIG_INVALID for anything that is not one of the forms above
  */
@@ -47,7 +48,7 @@ export function parseAddress(text: string): Address {
   return { kind: 'tcp', host, port, text: formatTcp(host, port) }
 }
 
-/** A server's HOST:PORT as others write it, HOST being as above; undefined for what is none. */
+/** A server's HOST:PORT as others write it, with HOST as above; undefined for any other text. */
 export function parseHostPort(text: string): { readonly host: string; readonly port: number } | undefined {
   try {
     const address = parseAddress(`tcp://${text}`)
@@ -58,9 +59,10 @@ export function parseHostPort(text: string): { readonly host: string; readonly p
 }
 
 /**
- * As `parseAddress`, for a server. With `tls`, every TCP listener is a TLS listener; `allowLoopbackTcp` concerns those without.
+ * As `parseAddress`, for a server. With `tls`, every TCP listener is a TLS listener; `allowLoopbackTcp` concerns those
+ * without.
  *
- * @throws DM_CONFIG_INVALID also for TCP that would be open to more than it may be
+ * @throws DM_CONFIG_INVALID also for TCP that would be too open
  */
 export function parseListenAddress(text: string, { tls = false, allowLoopbackTcp = false } = {}): Address {
   const address = parseConnectAddress(text, { tls })
@@ -93,7 +95,7 @@ export function formatTcp(host: string, port: number): string {
   return host.includes(':') ? `tcp://[${host}]:${port}` : `tcp://${host}:${port}`
 }
 
-/** RFC 1123: labels of letters, digits and dashes. What looks like an IPv4 address and is none is no name either. */
+/** RFC 1123: labels of letters, digits and dashes. A malformed IPv4 address is no name either. */
 function isHostName(host: string): boolean {
   return (
     host.length <= 253 &&

@@ -1,5 +1,6 @@
 /**
- * The two hot messages, csi.v1 GetMetadataAllocatedResponse and GetMetadataDeltaResponse, straight to and from protobuf bytes.
+ * The two hot messages, csi.v1 GetMetadataAllocatedResponse and GetMetadataDeltaResponse, straight to and from protobuf
+ * bytes.
  *
  * Both have the same shape and field numbers, so one codec serves both:
  *
@@ -9,20 +10,23 @@
  *       08 <offset>                 byte_offset = 1, varint
  *       10 <size> )*                size_bytes = 2, varint
  *
- * A varint holds 7 bits a byte, the lowest first; its top bit says that another byte follows. An int64 takes up to 10 bytes, but
- * no value here reaches 2^53 (8 bytes), so plain numbers carry them exactly and an extent takes at most 20 bytes.
- * Fields that are zero are left out, as proto3 serializers do. (https://protobuf.dev/programming-guides/encoding)
+ * A varint holds 7 bits a byte, the lowest first; its top bit says that another byte follows. An int64 takes up to 10
+ * bytes, but no value here reaches 2^53 (8 bytes), so plain numbers carry them exactly and an extent takes at most 20
+ * bytes. Fields that are zero are left out, as proto3 serializers do.
+ * (https://protobuf.dev/programming-guides/encoding)
  */
 import { DeltamapperError } from '../errors.ts'
 import type { ExtentBatch } from '../devicemapper/extents.ts'
 
 /**
- * The most extents in a message, however many a client would take: about 100 KB, soon enough for a first message, seldom enough for the stream.
- * More would gain nothing, and every stream under way holds a few messages.
+ * The most extents in a message, whatever a client would take: about 100 KB. So the first message leaves soon, and the
+ * stream has few messages. More would gain nothing, and every running stream holds a few messages.
  */
 export const tuplesPerMessage = 8192
 
-/** No message is larger than this many bytes: half of the 4 MiB that gRPC clients, the CSI sidecar among them, accept. */
+/**
+ * No message is larger than this many bytes: half of the 4 MiB that gRPC clients, the CSI sidecar among them, accept.
+ */
 export const maximumMessageBytes = 2 * 1024 * 1024
 
 /** What a CSI server says about the sizes in its stream (csi.v1 BlockMetadataType). */
@@ -32,8 +36,8 @@ const maximumHeaderBytes = 2 + 1 + 8
 const maximumTupleBytes = 2 + 1 + 8 + 1 + 8
 
 /**
- * Where messages are written before they are cut to size. An encoder has a buffer while it is in the middle of a message, and none while
- * its last one waits to be sent: what makes many answers at a time needs a few of them.
+ * Where messages are written before they are cut to size. An encoder has a buffer in the middle of a message, and none
+ * while its last message waits to be sent. So many answers at a time need only a few buffers.
  */
 const bufferBytes = maximumHeaderBytes + tuplesPerMessage * maximumTupleBytes
 const spareBuffers: Uint8Array[] = []
@@ -48,11 +52,12 @@ const sizeTag = 0x10
 const twoTo28 = 2 ** 28
 
 /**
- * Turns extents into messages. Feed it with `add` until it is full, take the message with `finish`, and go on; each message
- * repeats the type and the capacity.
+ * Turns extents into messages. Feed it with `add` until it is full, take the message with `finish`, and go on; each
+ * message repeats the type and the capacity.
  *
- * It refuses (DM_INTERNAL) what no CSI server may send: a size of 0, an extent that begins before the previous one ended, an extent beyond
- * the capacity. This guards against defects, at about a nanosecond per extent; it is no input validation.
+ * It refuses (DM_INTERNAL) extents that no CSI server may send: a size of 0, an extent that begins before the previous
+ * one ended, an extent beyond the capacity. This protects from defects, at about a nanosecond per extent; it is no
+ * input validation.
  */
 export class BlockMetadataEncoder {
   /** Extents added since the last `finish`. */
@@ -67,7 +72,8 @@ export class BlockMetadataEncoder {
 
   /**
    * @param capacityBytes size of the (target) snapshot, 0 to 2^53 - 1
-   * @param maxTuples the most extents in one message: the request's `max_results`, or 0 for `tuplesPerMessage`, which is also the limit
+   * @param maxTuples the most extents in one message: the request's `max_results`, or 0 for `tuplesPerMessage`, which
+   *   is also the limit
    */
   constructor(capacityBytes: number, maxTuples: number) {
     if (!Number.isSafeInteger(capacityBytes) || capacityBytes < 0)
@@ -77,7 +83,8 @@ export class BlockMetadataEncoder {
   }
 
   /**
-   * Adds the bytes `[offset, offset + size)`; both are integers. Returns true when the message is full: `finish` before the next `add`.
+   * Adds the bytes `[offset, offset + size)`; both are integers. Returns true when the message is full: `finish` before
+   * the next `add`.
    */
   add(offset: number, size: number): boolean {
     const end = offset + size
@@ -101,8 +108,8 @@ export class BlockMetadataEncoder {
   }
 
   /**
-   * The message with everything added since the last one (nothing is fine: a message that only tells type and capacity), in an
-   * ArrayBuffer of its own and of its size, so that it can be transferred to another thread. The next message begins.
+   * The message with everything added since the last one; an empty one tells only type and capacity. It has an
+   * ArrayBuffer of its own size, so that it can be transferred to another thread. The next message begins.
    */
   finish(): Uint8Array<ArrayBuffer> {
     const bytes = this.#bytes ?? this.#begin()
@@ -133,8 +140,8 @@ export class BlockMetadataEncoder {
 }
 
 /**
- * Writes an integer of 0 to 2^53 - 1 and returns the position after it. Bit operations work on 32 bits only, so larger values are
- * split: the lowest 28 bits are exactly four varint bytes, and what remains fits into 25 bits.
+ * Writes an integer of 0 to 2^53 - 1 and returns the position after it. Bit operations work on 32 bits only, so larger
+ * values are split: the lowest 28 bits are exactly four varint bytes, and what remains fits into 25 bits.
  */
 function writeVarint(bytes: Uint8Array, position: number, value: number): number {
   let rest: number
@@ -174,9 +181,9 @@ export class BlockMetadataMessage implements ExtentBatch {
 /**
  * Reads a GetMetadataAllocatedResponse or GetMetadataDeltaResponse into `into`, whose former content is lost.
  *
- * As protobuf demands, absent fields are 0, of a repeated scalar the last one counts, and unknown fields are skipped. Everything that is
- * no well-formed protobuf, and every number beyond 2^53 - 1 or below 0, throws DM_ANSWER_INVALID. What the numbers mean is not checked
- * here: order, overlap and empty extents are the caller's business.
+ * As protobuf demands, absent fields are 0, of a repeated scalar the last one counts, and unknown fields are skipped.
+ * Malformed protobuf, and every number beyond 2^53 - 1 or below 0, throws DM_ANSWER_INVALID. The caller checks what the
+ * numbers mean: order, overlap and empty extents.
  */
 export function decodeBlockMetadata(bytes: Uint8Array, into: BlockMetadataMessage): void {
   into.type = BlockMetadataType.UNKNOWN
@@ -241,10 +248,13 @@ function grow(into: BlockMetadataMessage): void {
   into.sizes.set(sizes)
 }
 
-/** Where the varint read last ended: a second result without an object for each of millions of varints. */
+/** Where the last varint ended: a second result without an object for each of millions of varints. */
 let cursor = 0
 
-/** Reads a varint that ends before `end`. Throws when it is cut off, longer than 64 bits, or beyond 2^53 - 1 (as negative numbers are). */
+/**
+ * Reads a varint that ends before `end`. Throws when it is cut off, longer than 64 bits, or beyond 2^53 - 1 (as
+ * negative numbers are).
+ */
 function readVarint(bytes: Uint8Array, position: number, end: number): number {
   if (position >= end) throw truncated(end)
   let byte = bytes[position++]
@@ -292,7 +302,9 @@ function readVarint(bytes: Uint8Array, position: number, end: number): number {
 
 const fieldOf = (tag: number) => Math.floor(tag / 8)
 
-/** Skips a field whose tag has just been read, and returns the position after it. Groups (wire types 3 and 4) may nest. */
+/**
+ * Skips a field whose tag has just been read, and returns the position after it. Groups (wire types 3 and 4) may nest.
+ */
 function skipField(bytes: Uint8Array, start: number, end: number, firstTag: number): number {
   const openGroups: number[] = []
   let tag = firstTag

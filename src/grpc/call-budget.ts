@@ -1,15 +1,16 @@
 /**
- * How many calls a client may have made in vain.
+ * How many calls a client may make in vain.
  *
- * A call costs its server about a millisecond before anything can be said of it, whether or not anybody waits for the answer. So each takes one
- * from its client's budget, and gives it back when it has been answered. What was cancelled is made up for with time. Nobody who waits for
- * answers notices; who starts and cancels thousands of calls is served as many as it is allowed, and takes no time from others.
+ * A call costs its server about a millisecond before anything can be said of it, even if nobody waits for the answer.
+ * So each call takes one from its client's budget, and an answer gives it back. A cancelled call is paid for with time.
+ * A client that waits for its answers does not notice. A client that starts and cancels thousands of calls is served as
+ * many as it is allowed, and takes no time from others.
  */
 
 export interface CallAllowance {
   /** Calls under way and cancelled, at the most. */
   readonly calls: number
-  /** Cancelled ones that are made up for in a second. */
+  /** Cancelled ones that are paid for in a second. */
   readonly perSecond: number
 }
 
@@ -36,7 +37,7 @@ export class CallBudget {
     return this.left >= this.#allowance.calls
   }
 
-  /** A call begins. False where there is nothing left for it. */
+  /** A call begins. False if the budget is empty. */
   take(): boolean {
     if (this.left < 1) return false
     this.#left--

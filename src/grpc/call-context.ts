@@ -1,8 +1,9 @@
 /**
- * What a call brings along beside its request: who makes it, by when it has to be answered, and the id that it goes by in every log on its way.
+ * The context of a call beside its request: the caller, the deadline, and the id under which every log on its way has
+ * it.
  *
- * The id is made where a call enters, at the router, and travels to the agent in the metadata `x-request-id`. A caller may bring one
- * of its own; it ends up in log lines, so that it has to be short and plain, and nothing is done with it but that.
+ * The id is made where a call enters, at the router, and travels to the agent in the metadata `x-request-id`. A caller
+ * may bring its own. It ends up in log lines and nowhere else, so it must be short and plain.
  */
 import { randomUUID } from 'node:crypto'
 import { Metadata } from '@grpc/grpc-js'
@@ -12,11 +13,11 @@ export interface CallContext {
   readonly deadline: number
   /** 1 to 64 characters of A-Z a-z 0-9 . _ : - */
   readonly requestId: string
-  /** Who calls, as far as connections tell: the IP address; of a unix socket, one of its connections. */
+  /** The caller, as far as connections tell: the IP address, or the process at the other end of a unix socket. */
   readonly client: string
 }
 
-/** What is needed of grpc-js's calls. */
+/** The part of grpc-js's calls that we use. */
 interface IncomingCall {
   readonly metadata: Metadata
   getPeer(): string
@@ -32,7 +33,10 @@ export function callContext(call: IncomingCall): CallContext {
   return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()) }
 }
 
-/** The metadata that carries the id on. Nothing else that came with the call goes along: tokens and the like are not the next one's business. */
+/**
+ * The metadata that carries the id on. Nothing else of the call goes along: tokens and the like are not for the next
+ * server.
+ */
 export function onwardMetadata({ requestId }: Pick<CallContext, 'requestId'>): Metadata {
   const metadata = new Metadata()
   metadata.set(requestIdKey, requestId)

@@ -1,15 +1,16 @@
 /**
- * The connections of a server's clients: who is let in, and what each may start.
+ * The connections of a server's clients: which are admitted, and which calls they may start.
  *
- * What a client does must be no other client's problem, and what is done over a connection none of the calls that go on over it:
+ * No client may be a problem for others, and no call for other calls on its connection:
  *
- * - There is room for so many connections, and for so many of one client. Where there is none, the one that has been without a call for longest
- *   gives way to the newest, of the client that has most. (Node's own limit turns the newest away: whoever opens connections and says
- *   nothing would lock everybody else out.)
- * - A client that has used up its budget of calls (call-budget.ts) is refused the next, and told on that connection to make no more there
- *   (GOAWAY): calls under way go on to their end, what it sends beyond costs nothing. Its next connection is served when it may make calls again.
- * - Node itself would close a connection that had more than some hundreds of calls cancelled in a short time, with all that goes on over it. Its
- *   limits are set to where only somebody gets who means harm.
+ * - The number of connections is limited, in all and for each client. When it is reached, the connection without a call
+ *   for longest gives way to the newest, of the client that has most. (Node's own limit refuses the newest: a client
+ *   that opens connections and sends nothing would lock everybody else out.)
+ * - A client that has used up its budget of calls (call-budget.ts) is refused the next, and told to make no more on
+ *   that connection (GOAWAY). Running calls go on to their end; further ones cost nothing. Its next connection is
+ *   served when it may make calls again.
+ * - Node itself would close a connection that had more than some hundreds of calls cancelled in a short time, with all
+ *   its calls. So its limits are raised to where only an attacker gets.
  */
 import type { Socket } from 'node:net'
 import {
@@ -35,13 +36,13 @@ export interface ConnectionLimits {
 }
 
 /**
- * Node's own limits to a connection (http2.createServer). What a client of HTTP/2 may do within its rights counts towards them: a call that was
- * cancelled is still open for a moment here, so that the next ones may be beyond what is allowed at a time, and are rejected.
+ * Node's own limits to a connection (http2.createServer). Normal use of HTTP/2 counts towards them: a cancelled call is
+ * still open for a moment here, so the next ones may exceed the allowed number, and are rejected.
  */
 const HTTP2_LIMITS = { maxSessionRejectedStreams: 1_000_000, streamResetBurst: 1_000_000, streamResetRate: 10_000 }
 /** Calls that a client must be able to make before its next connection is served. */
 const WORTH_A_CONNECTION = 32
-/** A connection that is to be left is closed after this long whatever goes on over it, in milliseconds: a day. */
+/** A connection that should be left is closed after this long, even with running calls, in milliseconds: a day. */
 const FAREWELL_MS = 86_400_000
 
 interface Connection {
@@ -58,7 +59,7 @@ interface Client {
   readonly name: string
   readonly budget: CallBudget
   readonly connections: Set<Connection>
-  /** Connections that wait for the client to be allowed calls again, and how each is served. */
+  /** Connections that wait until the client may make calls again, and how each is served. */
   readonly waiting: Map<Connection, () => void>
   timer: NodeJS.Timeout | undefined
 }
@@ -73,7 +74,8 @@ export class ClientConnections {
 
   constructor(server: Server, limits: ConnectionLimits, logger: Logger) {
     this.#server = server
-    // grpc-js has options for some of the server's settings, and none for these. Without them floods end calls of others, as tests would notice.
+    // grpc-js has options for some of the server's settings, and none for these. Without them floods end calls of
+    // others, as tests would notice.
     Object.assign((server as unknown as { commonServerOptions: object }).commonServerOptions, HTTP2_LIMITS)
     this.#limits = limits
     this.#log = sparingly((fields) => logger.warn(fields, 'a client was slowed down'))
@@ -87,12 +89,12 @@ export class ClientConnections {
     )
   }
 
-  /** Connections that are open, those that wait included. */
+  /** Open connections, waiting ones included. */
   get count(): number {
     return this.#count
   }
 
-  /** A connection has come. It is served at once, or when its client may make calls. */
+  /** Takes a new connection. It is served at once, or when its client may make calls. */
   came(socket: Socket, name: string): void {
     const client = this.#clientOf(name)
     if (!this.#makeRoom(client)) {
@@ -113,7 +115,7 @@ export class ClientConnections {
     }
   }
 
-  /** Those that wait will not be served any more. */
+  /** Waiting connections will not be served any more. */
   close(): void {
     for (const { waiting } of this.#clients.values()) for (const { socket } of waiting.keys()) socket.destroy()
   }
@@ -128,7 +130,9 @@ export class ClientConnections {
     return client
   }
 
-  /** Whether there is room for one more of a client, after another one has been closed for it where that was needed. */
+  /**
+   * Makes room for one more connection of a client, and closes another one if necessary. @returns whether there is room
+   */
   #makeRoom(client: Client): boolean {
     if (client.connections.size >= this.#limits.ofClient) return closeLongestIdle(client)
     if (this.#count < this.#limits.connections) return true
@@ -144,7 +148,7 @@ export class ClientConnections {
     this.#forgetLater(client)
   }
 
-  /** A client without connections is remembered for as long as its budget is not whole. */
+  /** A client without connections is remembered until its budget is whole again. */
   #forgetLater(client: Client): void {
     if (client.connections.size > 0 || client.timer !== undefined) return
     if (client.budget.isWhole) {
@@ -182,11 +186,11 @@ export class ClientConnections {
     ).unref()
   }
 
-  /** Hands a connection to grpc-js, by a way in of its own: that can be told alone to be left. */
+  /** Hands a connection to grpc-js through a listener of its own, which can be told alone to be left. */
   #serve(connection: Connection): void {
     const { socket } = connection
     if (socket.destroyed) return
-    // What grpc-js gets is decrypted already: its own TLS neither looks at names nor says who was refused.
+    // grpc-js gets decrypted connections: its own TLS neither checks names nor reports who was refused.
     const credentials = experimental.createServerCredentialsWithInterceptors(ServerCredentials.createInsecure(), [
       this.#admit(connection)
     ])
@@ -199,7 +203,7 @@ export class ClientConnections {
     injector.injectConnection(socket)
   }
 
-  /** Looks at each call before anything else does. */
+  /** Sees each call before anything else does. */
   #admit(connection: Connection): ServerInterceptor {
     return (_method, call) => {
       const { client } = connection
@@ -231,8 +235,8 @@ export class ClientConnections {
           }
         }),
       sendStatus: (status, next) => {
-        // Whoever sets deadlines cancels as well when they have passed.
-        // What nobody reads has not been answered until it has left.
+        // A client that sets deadlines also cancels when they have passed. An unread answer counts as answered only
+        // when it has left.
         isAnswered = status.code !== grpcStatus.DEADLINE_EXCEEDED
         next(status)
       }
@@ -240,7 +244,7 @@ export class ClientConnections {
   }
 }
 
-/** Closes the connection of a client that has been without a call for longest. False where all have one. */
+/** Closes the connection that has been without a call for longest. False if all have one. */
 function closeLongestIdle({ connections }: Client): boolean {
   let longest: Connection | undefined
   for (const connection of connections) {

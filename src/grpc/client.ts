@@ -1,8 +1,8 @@
 /**
  * A client of csi.v1.SnapshotMetadata: deltamapper's own agent, or any other CSI driver's socket.
  *
- * It trusts the server with nothing: each message is decoded strictly and held against the rules of the stream (stream-rules.ts)
- * before any of it is handed on, and a stream that ended other than OK throws.
+ * It does not trust the server. Each message is decoded strictly and checked against the rules of the stream
+ * (stream-rules.ts) before it is passed on, and a stream that does not end OK throws.
  */
 import { isIPv4, isIPv6 } from 'node:net'
 import {
@@ -22,13 +22,18 @@ import { fromStatus, isServiceError, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
 import { tlsChannel, type TlsMaterial } from './tls.ts'
 
-/** What both calls take. */
+/** The options of both calls. */
 export interface CallOptions {
-  /** Bytes; extents that end at or before it are left out. To resume: the end of the last extent received. Default 0. */
+  /**
+   * Bytes; extents that end at or before it are left out. To resume: the end of the last extent received. Default 0.
+   */
   readonly startingOffset?: number | bigint
   /** The most extents in a message; 0, the default, leaves it to the server. */
   readonly maxResults?: number
-  /** Ends the call and makes whatever waits for it throw DM_CANCELLED (or the signal's reason, if that is a DeltamapperError). */
+  /**
+   * Ends the call. Everything that waits for it throws DM_CANCELLED (or the signal's reason, if that is a
+   * DeltamapperError).
+   */
   readonly signal?: AbortSignal
   /** Milliseconds until the whole answer must be there; else DM_DEADLINE_EXCEEDED. No limit unless given. */
   readonly deadlineMs?: number
@@ -36,9 +41,9 @@ export interface CallOptions {
 
 export interface SnapshotMetadataClient {
   /**
-   * What is allocated in a snapshot. Resolves with the first message, or with the end of an answer that has none: nothing was found then, and
-   * the capacity is undefined. Its `batches` can be iterated once; leaving the loop early ends the
-   * call, and so does the signal or `close`. Extents may touch: they come as the server cut them.
+   * The allocated extents of a snapshot. Resolves with the first message, or with the end of an answer without one:
+   * then nothing was found, and the capacity is undefined. Its `batches` can be iterated once. Leaving the loop early
+   * ends the call, and so does the signal or `close`. Extents may touch, as the server cut them.
    *
    * @throws the server's error; DM_UNREACHABLE when nothing answers; DM_ANSWER_INVALID when the answer breaks the rules
    */
@@ -66,7 +71,7 @@ export interface ClientTls {
 /**
  * A client for the server at `address` (see address.ts). Connects with the first call, and again after a loss.
  *
- * @throws DM_CONFIG_INVALID for an address that is none
+ * @throws DM_CONFIG_INVALID for a malformed address
  */
 export function connect(
   address: string,
@@ -113,7 +118,7 @@ export function openChannelTo(target: string, channelCredentials: ChannelCredent
   return new Client(target, channelCredentials, {
     // The default window of 64 KiB would make the server wait for us in the middle of each message.
     'grpc-node.flow_control_window': flowControlWindowBytes,
-    // A call that fails says so at once: whoever called decides whether to call again, and from where.
+    // A call fails at once: the caller decides whether to call again, and from where.
     'grpc.enable_retries': 0,
     // How long a call may fail because an earlier one did, without trying again.
     'grpc.initial_reconnect_backoff_ms': 100,
@@ -132,7 +137,7 @@ function grpcTarget(address: Address): string {
   return isIPv4(host) ? `ipv4:${host}:${port}` : `dns:${host}:${port}`
 }
 
-/** The numbers as the wire takes them. What the server would refuse goes through: it is the server's to say so. */
+/** The numbers as the wire takes them. Numbers that the server would refuse go through: refusing them is its task. */
 export function requestNumbers({ startingOffset = 0, maxResults = 0 }: CallOptions) {
   const isInt64 =
     typeof startingOffset === 'number'
@@ -148,10 +153,10 @@ function unsendable(what: string, value: number | bigint): DeltamapperError {
 }
 
 /**
- * One call, up to its first message. An answer that ends with OK and had none found nothing: hostpath and ceph-csi say it so. Any other end
- * throws, so that an error never passes for it.
+ * One call, up to its first message. An answer that ends with OK and without a message found nothing: hostpath and
+ * ceph-csi do that. Any other end throws, so that an error never looks like it.
  *
- * @param failure what the status means that it ended with
+ * @param failure the error for the status that it ended with
  */
 export async function askForExtents<Request extends { readonly startingOffset: bigint; readonly maxResults: number }>(
   client: Client,
@@ -195,7 +200,7 @@ function batches(
   return {
     next: () => answer.next(),
     async return() {
-      // A generator that was never asked for anything has nothing that it would do at its end.
+      // A generator that was never asked for anything runs nothing at its end.
       await rest.return()
       return answer.return()
     }
@@ -211,8 +216,8 @@ async function* withoutEmpty(
 }
 
 /**
- * Decodes and checks one message after the other into the same memory. grpc-js holds up to 16 messages more, and the server waits once
- * those and the flow control window are full.
+ * Decodes and checks one message after the other into the same memory. grpc-js holds up to 16 messages more, and the
+ * server waits once those and the flow control window are full.
  */
 async function* decoded(
   stream: ClientReadableStream<Uint8Array>,
@@ -223,7 +228,7 @@ async function* decoded(
   const message = new BlockMetadataMessage()
   const cancel = () => stream.cancel()
   signal.addEventListener('abort', cancel, { once: true })
-  // A cancelled stream reports its end as an error, to nobody once the loop below has been left.
+  // A cancelled stream reports its end as an error, even after the loop below was left.
   stream.on('error', () => undefined)
   try {
     for await (const bytes of stream) {

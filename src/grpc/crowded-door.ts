@@ -1,8 +1,10 @@
 /**
- * A limit to connections that have not shown yet what they want, at which the one that has waited longest gives way to the newest.
+ * The handshake limit: a limit to connections that have not sent anything useful yet. When it is reached, the one that
+ * has waited longest gives way to the newest.
  *
- * Node's own limit (`maxConnections`) turns the newest away: whoever opens connections and says nothing locks everybody else out for as long as
- * it likes, without a certificate or a request. Who means it needs milliseconds, so that of many the oldest is never the one that matters.
+ * Node's own limit (`maxConnections`) refuses the newest. A client that opens connections and sends nothing would lock
+ * everybody else out for as long as it likes, without a certificate or a request. A real client finishes its handshake
+ * in milliseconds, so the oldest pending connection is the safe one to drop.
  */
 import type { Socket } from 'node:net'
 
@@ -20,7 +22,7 @@ export class CrowdedDoor {
     return this.#waiting.size
   }
 
-  /** A connection has come; it waits until it is `let in` or closes. */
+  /** Adds a connection, which waits until it is `let in` or closes. */
   came(socket: Socket): void {
     const [oldest] = this.#waiting
     if (this.#waiting.size >= this.#most) {
@@ -31,7 +33,7 @@ export class CrowdedDoor {
     socket.once('close', () => this.#waiting.delete(socket))
   }
 
-  /** It has shown what it wants, and no longer counts. */
+  /** The connection has finished its handshake, and no longer counts. */
   letIn(socket: Socket): void {
     this.#waiting.delete(socket)
   }

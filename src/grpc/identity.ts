@@ -1,8 +1,9 @@
 /**
- * The csi.v1.Identity service: under which CSI driver's name this server answers, and that it serves snapshot metadata and nothing else.
+ * The csi.v1.Identity service: the CSI driver's name of this server, and that it serves snapshot metadata and nothing
+ * else.
  *
- * The name is that of the driver whose snapshots are served: the sidecar compares it with that of the snapshot, and Kubernetes names the
- * SnapshotMetadataService object after it. (CSI spec, "Identity Service RPC".)
+ * The name is that of the driver whose snapshots are served: the sidecar compares it with the snapshot's driver, and
+ * Kubernetes names the SnapshotMetadataService object after it. (CSI spec, "Identity Service RPC".)
  */
 import { findPackageJSON } from 'node:module'
 import { readFileSync } from 'node:fs'
@@ -17,7 +18,7 @@ export interface IdentityOptions {
   readonly driverName: string
   /** Default: the version in package.json. */
   readonly vendorVersion?: string
-  /** False while starting; throws when something is so wrong that waiting does not help. */
+  /** False while starting; throws when waiting does not help. */
   readonly isReady: () => boolean | Promise<boolean>
 }
 
@@ -41,7 +42,7 @@ export class IdentityService {
       Probe: (_call, respond) => {
         void probe(isReady).then(
           (ready) => respond(null, { ready: { value: ready } }),
-          // What CSI calls unhealthy has this one status, whatever the reason. The sidecar gives up on it.
+          // The one status for "unhealthy" in CSI, for any reason. The sidecar gives up on it.
           (error: unknown) =>
             respond({ ...toStatus(asDeltamapperError(error)), code: grpcStatus.FAILED_PRECONDITION }, null)
         )
@@ -55,8 +56,8 @@ async function probe(isReady: IdentityOptions['isReady']): Promise<boolean> {
 }
 
 /**
- * Throws DM_CONFIG_INVALID unless `name` can be a CSI driver's: at most 63 characters, letters, digits, dots and dashes, the first
- * and the last a letter or digit.
+ * Throws DM_CONFIG_INVALID unless `name` can be a CSI driver's: at most 63 characters, letters, digits, dots and
+ * dashes; the first and the last are a letter or digit.
  */
 export function checkDriverName(name: string): void {
   if (!/^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,61}[A-Za-z0-9])?$/.test(name)) {
@@ -68,7 +69,10 @@ export function checkDriverName(name: string): void {
   }
 }
 
-/** Whether the name also satisfies the conformance tests of CSI, which are stricter than the specification: a letter first and last. */
+/**
+ * Whether the name also satisfies the conformance tests of CSI, which are stricter than the specification: a letter
+ * first and last.
+ */
 export function isPortableDriverName(name: string): boolean {
   return /^[A-Za-z](?:.*[A-Za-z])?$/.test(name)
 }

@@ -1,9 +1,9 @@
 /**
  * The services of csi.v1 as gRPC method definitions, loaded from our own csi.proto.
  *
- * The responses of SnapshotMetadata pass through untouched: the server gets them encoded from the walk (block-metadata.ts), the client
- * decodes them itself. Their requests become plain objects of ours, 64-bit numbers as BigInt, and without the secrets, which thereby
- * cannot reach a log or an error message.
+ * The responses of SnapshotMetadata pass through untouched: the server gets them encoded from the walk
+ * (block-metadata.ts), the client decodes them itself. Their requests become plain objects of ours, with 64-bit numbers
+ * as BigInt and without the secrets, so that these cannot reach a log or an error message.
  */
 import type { MethodDefinition, ServiceDefinition } from '@grpc/grpc-js'
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader'

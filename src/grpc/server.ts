@@ -1,8 +1,8 @@
 /**
- * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets and over mutual TLS; on unix
- * sockets, where it is asked for, deltamapper.v1.Admin and Inventory as well.
+ * The gRPC server: SnapshotMetadata and Identity of csi.v1, grpc.health.v1 and server reflection, on unix sockets and
+ * over mutual TLS. On unix sockets, deltamapper.v1.Admin and Inventory as well, if requested.
  *
- * Connections are accepted by listeners of our own and handed to grpc-js, since it offers no way to bind a socket that is never more open
+ * Our own listeners accept connections and hand them to grpc-js, which cannot bind a socket that is never more open
  * than configured (unix-socket.ts).
  */
 import { createServer, type Server as NetServer, type Socket } from 'node:net'
@@ -33,7 +33,9 @@ export interface ServerOptions {
   /** Addresses to listen on, see address.ts. At least one. */
   readonly listen: readonly string[]
   readonly backend: SnapshotMetadataBackend
-  /** Given: the Admin service too, on unix sockets only. Whoever may connect to one may then do all that it offers. */
+  /**
+   * Given: the Admin service too, on unix sockets only. Anyone who can connect to one may then do all that it offers.
+   */
   readonly admin?: AdminBackend | undefined
   /** Given: the Inventory service too, on unix sockets only. */
   readonly inventory?: InventoryBackend | undefined
@@ -43,35 +45,41 @@ export interface ServerOptions {
   readonly socketMode?: number
   /** Group of the sockets, a number or a name. */
   readonly socketGroup?: number | string
-  /** Whether calls can be answered: what Probe and the health service say. Always, unless given. */
+  /** Whether calls can be answered: the answer of Probe and the health service. Always, unless given. */
   readonly isReady?: () => boolean | Promise<boolean>
   /** Makes every `tcp://` address a TLS one, for clients whose certificate carries `clientName` only. */
   readonly tls?: { readonly certificates: Certificates; readonly clientName: string } | undefined
-  /** Permits, without TLS, `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to. */
+  /**
+   * Permits, without TLS, `tcp://127.0.0.1:PORT` and `tcp://[::1]:PORT`, which any user of the machine can connect to.
+   */
   readonly allowLoopbackTcp?: boolean
   readonly observer?: ServerObserver | undefined
   /** Of calls to SnapshotMetadata; without limit unless given. */
   readonly limits?: StreamLimits | undefined
-  /** Told when many calls to SnapshotMetadata have ended within a short time, and hardly any is left. */
+  /** Called when many calls to SnapshotMetadata have ended within a short time, and hardly any is left. */
   readonly onBurstOver?: () => void
-  /** What a client on a unix socket goes by: its process, unless given. Undefined for one that is told from nobody else. */
+  /**
+   * The identity of a client on a unix socket: its process, unless given. Undefined for a client that cannot be told
+   * from others.
+   */
   readonly nameUnixClient?: (socket: Socket) => string | undefined
 }
 
-/** Whoever counts. */
+/** For metrics. */
 export interface ServerObserver {
-  /** Told of calls to SnapshotMetadata. */
+  /** Gets the calls to SnapshotMetadata. */
   readonly calls: CallObserver
-  /** A client was refused for its certificate, or for not showing one in time. */
+  /** Called when a client was refused for its certificate, or for not showing one in time. */
   readonly clientRefused: () => void
 }
 
 export interface RunningServer {
-  /** Where it listens, in the order of `listen`, with the real port where 0 was asked for. */
+  /** Its addresses, in the order of `listen`, with the real port where 0 was given. */
   readonly addresses: readonly string[]
   /**
-   * Stops accepting connections and removes the sockets; says NOT_SERVING; refuses new streams; lets running ones finish for `graceMs`
-   * milliseconds and ends the rest with DM_SHUTTING_DOWN. Resolves once everything is closed, at most about two seconds after that.
+   * Stops accepting connections and removes the sockets; answers NOT_SERVING; refuses new streams. Running streams may
+   * finish for `graceMs` milliseconds; the rest end with DM_SHUTTING_DOWN. Resolves once everything is closed, at most
+   * about two seconds after that.
    */
   drain(graceMs: number): Promise<void>
 }
@@ -91,10 +99,14 @@ const maximumConcurrentStreams = 256
 /** Sidecar, health probes and a few people: far fewer, and nobody needs to cancel many calls. */
 const unixLimits: ConnectionLimits = { connections: 256, ofClient: 64, calls: { calls: 512, perSecond: 100 } }
 
-/** Routers, each for many clients, whom it limits itself. Those that have shown no certificate yet are limited in tls.ts. */
+/**
+ * Routers, each for many clients, which it limits itself. Connections without a certificate yet are limited in tls.ts.
+ */
 const tcpLimits: ConnectionLimits = { connections: 256, ofClient: 64, calls: { calls: 4096, perSecond: 1000 } }
 
-/** A machine that is gone says nothing: over a network, whoever does not answer a ping in time is taken for gone. */
+/**
+ * A machine that has failed sends nothing: over a network, a client that does not answer a ping in time counts as gone.
+ */
 const networkKeepalive = { 'grpc.keepalive_time_ms': 30_000, 'grpc.keepalive_timeout_ms': 20_000 }
 
 /** How often the health service asks `isReady`. */
@@ -105,8 +117,7 @@ const farewellMs = 3000
 
 /** Starts listening on all addresses, or on none: then it throws DM_CONFIG_INVALID or DM_SOCKET_IN_USE. */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const { listen, backend, identity, logger, socketMode, socketGroup, tls, observer, isReady = () => true } = options
-  const { nameUnixClient = unixClient } = options
+  const { listen, identity, logger, tls, isReady = () => true } = options
   if (listen.length === 0) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -117,66 +128,135 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const addresses = listen.map((text) =>
     parseListenAddress(text, { tls: tls !== undefined, allowLoopbackTcp: options.allowLoopbackTcp ?? false })
   )
-  let draining = false
-  const identityService = new IdentityService({ ...identity, isReady: async () => !draining && (await isReady()) })
-  const snapshotMetadataService = new SnapshotMetadataService(backend, logger, {
-    ...options.limits,
-    observer: observer?.calls,
-    onBurstOver: options.onBurstOver
-  })
-  const health = new HealthImplementation()
   if (!isPortableDriverName(identity.driverName)) {
     logger.warn(
       { driverName: identity.driverName },
       'a driver name should begin and end with a letter: CSI conformance tests insist'
     )
   }
+  let draining = false
+  const services = makeServices(options, async () => !draining && (await isReady()))
+  const { health, names } = services
+  const servers = makeServers(
+    services,
+    addresses.some(({ kind }) => kind === 'tcp')
+  )
+  const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)
+  await readiness.first
 
-  const adminService = options.admin && new AdminService(options.admin, logger)
-  const inventoryService = options.inventory && new InventoryService(options.inventory, logger)
-  const names = [
-    ...['', snapshotMetadataName, identityName],
-    ...(adminService ? [adminName] : []),
-    ...(inventoryService ? [inventoryName] : [])
-  ]
-  const makeServer = (keepalive: ChannelOptions, admin?: AdminService, inventory?: InventoryService) => {
+  const { listeners, connections, clients } = await startListeners(addresses, servers, options).catch((error) => {
+    readiness.stop()
+    for (const server of servers.all) server.forceShutdown()
+    throw error
+  })
+
+  let drained: Promise<void> | undefined
+  const drain = async (graceMs: number) => {
+    draining = true
+    readiness.stop()
+    for (const listener of listeners) listener.close()
+    announce(health, names, false)
+    await Promise.all([services.snapshotMetadata.drain(graceMs), services.admin?.drain(graceMs)])
+    // Tells every client that no further call will be answered here; connections close once their streams have ended.
+    for (const server of servers.all) server.tryShutdown(() => undefined)
+    for (const each of clients.values()) each.close()
+    await connections.closed(farewellMs)
+    connections.destroy()
+  }
+  return {
+    addresses: listeners.map(({ address }) => address),
+    drain: (graceMs) => (drained ??= drain(graceMs))
+  }
+}
+
+/** What is served. */
+interface Services {
+  readonly snapshotMetadata: SnapshotMetadataService
+  readonly identity: IdentityService
+  readonly health: HealthImplementation
+  readonly admin: AdminService | undefined
+  readonly inventory: InventoryService | undefined
+  /** By which the health service knows them. */
+  readonly names: readonly string[]
+}
+
+function makeServices(options: ServerOptions, isReady: () => Promise<boolean>): Services {
+  const { backend, identity, logger, observer, limits, onBurstOver } = options
+  const admin = options.admin && new AdminService(options.admin, logger)
+  const inventory = options.inventory && new InventoryService(options.inventory, logger)
+  return {
+    snapshotMetadata: new SnapshotMetadataService(backend, logger, {
+      ...limits,
+      observer: observer?.calls,
+      onBurstOver
+    }),
+    identity: new IdentityService({ ...identity, isReady }),
+    health: new HealthImplementation(),
+    ...{ admin, inventory },
+    names: [
+      ...['', snapshotMetadataName, identityName],
+      ...(admin ? [adminName] : []),
+      ...(inventory ? [inventoryName] : [])
+    ]
+  }
+}
+
+interface Servers {
+  readonly unix: Server
+  readonly tcp: Server | undefined
+  readonly all: readonly Server[]
+}
+
+/** @param overTcp whether one is to be reached that way */
+function makeServers({ snapshotMetadata, identity, health, admin, inventory }: Services, overTcp: boolean): Servers {
+  const makeServer = (keepalive: ChannelOptions, local: Pick<Partial<Services>, 'admin' | 'inventory'> = {}) => {
     const server = new Server({
       ...keepalive,
       'grpc.max_receive_message_length': maximumRequestBytes,
       'grpc.max_concurrent_streams': maximumConcurrentStreams,
       'grpc.enable_channelz': 0
     })
-    server.addService(SnapshotMetadataService.definition, snapshotMetadataService.implementation)
-    server.addService(IdentityService.definition, identityService.implementation)
-    if (admin) server.addService(AdminService.definition, admin.implementation)
-    if (inventory) server.addService(InventoryService.definition, inventory.implementation)
+    server.addService(SnapshotMetadataService.definition, snapshotMetadata.implementation)
+    server.addService(IdentityService.definition, identity.implementation)
+    if (local.admin) server.addService(AdminService.definition, local.admin.implementation)
+    if (local.inventory) server.addService(InventoryService.definition, local.inventory.implementation)
     health.addToServer(server)
-    const own = { ...(admin && adminPackage), ...(inventory && inventoryPackage) }
+    const own = { ...(local.admin && adminPackage), ...(local.inventory && inventoryPackage) }
     new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...own }).addToServer(server)
     return server
   }
-  // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a minute (its output in
-  // a pager) is merely slow and must not lose its stream.
-  const unixServer = makeServer({}, adminService, inventoryService)
+  // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a
+  // minute (its output in a pager) is merely slow and must not lose its stream.
+  const unix = makeServer({}, { admin, inventory })
   // What is not there cannot be called: TCP gets a server of its own.
-  const tcpServer = addresses.some(({ kind }) => kind === 'tcp') ? makeServer(networkKeepalive) : undefined
-  const servers = tcpServer ? [unixServer, tcpServer] : [unixServer]
+  const tcp = overTcp ? makeServer(networkKeepalive) : undefined
+  return { unix, tcp, all: tcp ? [unix, tcp] : [unix] }
+}
 
-  const readiness = watchReadiness(isReady, (ready) => announce(health, names, ready), logger)
-  await readiness.first
+interface Listening {
+  readonly listeners: readonly Listener[]
+  readonly connections: Connections
+  readonly clients: ReadonlyMap<Server, ClientConnections>
+}
 
+/** Listens on all addresses, or on none. @throws DM_CONFIG_INVALID, DM_SOCKET_IN_USE */
+async function startListeners(
+  addresses: readonly Address[],
+  servers: Servers,
+  { logger, socketMode, socketGroup, tls, observer, nameUnixClient = unixClient }: ServerOptions
+): Promise<Listening> {
   const connections = new Connections()
   const clients = new Map(
-    servers.map((server) => [
+    servers.all.map((server) => [
       server,
-      new ClientConnections(server, server === unixServer ? unixLimits : tcpLimits, logger)
+      new ClientConnections(server, server === servers.unix ? unixLimits : tcpLimits, logger)
     ])
   )
   let unixConnections = 0
   const listeners: Listener[] = []
   try {
     for (const address of addresses) {
-      const server = address.kind === 'tcp' && tcpServer ? tcpServer : unixServer
+      const server = address.kind === 'tcp' && servers.tcp ? servers.tcp : servers.unix
       const serve = (socket: Socket) => {
         if (address.kind === 'unix') nameConnection(socket, nameUnixClient(socket) ?? `unix-${++unixConnections}`)
         clients.get(server)?.came(socket, socket.remoteAddress ?? 'unknown')
@@ -193,29 +273,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       )
     }
   } catch (error) {
-    readiness.stop()
     for (const listener of listeners) listener.close()
-    for (const server of servers) server.forceShutdown()
     throw error
   }
-
-  let drained: Promise<void> | undefined
-  const drain = async (graceMs: number) => {
-    draining = true
-    readiness.stop()
-    for (const listener of listeners) listener.close()
-    announce(health, names, false)
-    await Promise.all([snapshotMetadataService.drain(graceMs), adminService?.drain(graceMs)])
-    // Tells every client that no further call will be answered here; connections close once their streams have ended.
-    for (const server of servers) server.tryShutdown(() => undefined)
-    for (const each of clients.values()) each.close()
-    await connections.closed(farewellMs)
-    connections.destroy()
-  }
-  return {
-    addresses: listeners.map(({ address }) => address),
-    drain: (graceMs) => (drained ??= drain(graceMs))
-  }
+  return { listeners, connections, clients }
 }
 
 async function startListener(
@@ -233,12 +294,15 @@ async function startListener(
   return { address: await listenOnTcp(netServer, address), close: () => netServer.close() }
 }
 
-/** A connection to a unix socket comes from no address. With a name in its place, calls of the same client can be told from others (`getPeer`). */
+/**
+ * A connection to a unix socket has no address. With a name in its place, calls of one client can be told from others
+ * (`getPeer`).
+ */
 function nameConnection(socket: Socket, name: string): void {
   Object.defineProperty(socket, 'remoteAddress', { value: name })
 }
 
-/** The connections that are open: grpc-js can neither tell when they have closed nor close what does not by itself. */
+/** The open connections: grpc-js can neither tell when they have closed nor close one by force. */
 class Connections {
   readonly #sockets = new Set<Socket>()
   #onEmpty: (() => void) | undefined
@@ -273,7 +337,7 @@ function announce(health: HealthImplementation, names: readonly string[], ready:
   for (const service of names) health.setStatus(service, ready ? 'SERVING' : 'NOT_SERVING')
 }
 
-/** Tells `onChange` at once and whenever `isReady` changes its mind. What throws is not ready. */
+/** Calls `onChange` at once and whenever `isReady` changes. A check that throws is not ready. */
 function watchReadiness(
   isReady: () => boolean | Promise<boolean>,
   onChange: (ready: boolean) => void,

@@ -1,5 +1,6 @@
 /**
- * A client of Kubernetes' SnapshotMetadata service: TLS with the authority that the cluster names, and the sidecar's ways of saying no.
+ * A client of Kubernetes' SnapshotMetadata service: TLS with the authority that the cluster names, and the sidecar's
+ * forms of errors.
  */
 import { type Client, credentials, status as grpcStatus } from '@grpc/grpc-js'
 import { DeltamapperError } from '../errors.ts'
@@ -7,7 +8,7 @@ import { parseHostPort } from './address.ts'
 import { openChannelTo } from './client.ts'
 import { fromStatus, type WireStatus } from './status.ts'
 
-/** Where a driver's sidecar is, as its SnapshotMetadataService object says. */
+/** Where a driver's sidecar is, according to its SnapshotMetadataService object. */
 export interface SidecarService {
   /** HOST:PORT. The server's certificate has to be for HOST. */
   readonly address: string
@@ -24,8 +25,8 @@ const keepalive = { 'grpc.keepalive_time_ms': 330_000, 'grpc.keepalive_timeout_m
 /**
  * A channel to a sidecar. It connects with the first call, and again after a loss.
  *
- * @param at where it is reached from here, HOST:PORT, if not at the address that its certificate is for
- * @throws DM_CLUSTER_SETUP for an address that is none, or certificates that are none
+ * @param at HOST:PORT where it is reached from here, if that is not the address of its certificate
+ * @throws DM_CLUSTER_SETUP for a malformed address or malformed certificates
  */
 export function openSidecarChannel({ address, caCert }: SidecarService, at = address): Client {
   const host = parseHostPort(address)?.host
@@ -58,11 +59,11 @@ export function openSidecarChannel({ address, caCert }: SidecarService, at = add
 
 const denials: readonly number[] = [grpcStatus.UNAUTHENTICATED, grpcStatus.PERMISSION_DENIED]
 
-/** How grpc-js describes a connection that broke, where it does not say UNAVAILABLE. */
+/** How grpc-js describes a broken connection without the status UNAVAILABLE. */
 const ofTheConnection: readonly number[] = [grpcStatus.INTERNAL, grpcStatus.UNKNOWN, grpcStatus.CANCELLED]
 const broken = /RST_STREAM|GOAWAY|ECONN|EPIPE|socket|connection/i
 
-/** How a call to a sidecar ended. What passes through it from a driver of ours keeps its code. */
+/** How a call to a sidecar ended. Errors that it passes on from a driver of ours keep their code. */
 export function fromSidecarStatus(wire: WireStatus, address: string): DeltamapperError {
   const { code, details } = wire
   if (/^DM_[A-Z_]+: /.test(details)) return fromStatus(wire, address)

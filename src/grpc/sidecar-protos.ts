@@ -1,6 +1,6 @@
 /**
- * Kubernetes' SnapshotMetadata service as gRPC method definitions, loaded from our own snapshotmetadata.proto. The responses have the wire
- * format of csi.v1's and pass through undecoded, as in protos.ts.
+ * Kubernetes' SnapshotMetadata service as gRPC method definitions, loaded from our own snapshotmetadata.proto. The
+ * responses have the wire format of csi.v1's and pass through undecoded, as in protos.ts.
  */
 import type { MethodDefinition } from '@grpc/grpc-js'
 import { loadSync, type PackageDefinition } from '@grpc/proto-loader'
@@ -13,7 +13,7 @@ export const sidecarPackage: PackageDefinition = loadSync('snapshotmetadata/snap
   defaults: true
 })
 
-/** What both requests have. */
+/** The common fields of both requests. */
 interface SidecarRequest {
   readonly securityToken: string
   readonly namespace: string

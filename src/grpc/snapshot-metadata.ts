@@ -1,10 +1,11 @@
 /**
- * The csi.v1.SnapshotMetadata service: checks a request, asks the backend, and passes its messages on at the client's pace.
+ * The csi.v1.SnapshotMetadata service: checks a request, asks the backend, and passes its messages on at the client's
+ * pace.
  *
- * A stream ends OK only when the backend's messages have ended by themselves and every one has been written. Everything else ends
- * with the status of a DeltamapperError: a bad request before the backend sees it, an error of the backend, the caller gone, its deadline
- * passed, the agent stopping. A message is asked for only once the connection has taken the one before, so that the slowest client costs the
- * memory of that one here, and of what its backend makes ahead.
+ * A stream ends OK only when the backend's messages have ended normally and every one has been written. Everything else
+ * ends with the status of a DeltamapperError: a bad request, an error of the backend, the caller gone, its deadline
+ * passed, the agent stopping. A message is requested only once the connection has taken the one before. So the slowest
+ * client costs the memory of one message here, and of those that its backend makes ahead.
  *
  * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
  */
@@ -22,27 +23,29 @@ import { nameOfStatus, toStatus } from './status.ts'
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
 export interface EncodedStream {
   /**
-   * Size of the (target) snapshot in bytes, the same as in the messages. Left out by whoever only passes messages on: without one, there
-   * is no answer then.
+   * Size of the (target) snapshot in bytes, the same as in the messages. Left out by a backend that only passes
+   * messages on: without a message, there is no answer then.
    */
   readonly capacityBytes?: number
   /**
-   * At least one message. It ends when the answer is complete and throws a DeltamapperError when it cannot be completed. Closed early
-   * (`return()`) when the call ends otherwise. A message is the receiver's: one that is all of its ArrayBuffer is detached once it has
-   * been sent, so that its memory does not wait for the garbage collector.
+   * At least one message. It ends when the answer is complete, and throws a DeltamapperError when it cannot be
+   * completed. It is closed early (`return()`) when the call ends otherwise. A message belongs to the receiver: if it
+   * is the whole of its ArrayBuffer, it is detached once it has been sent, so that its memory does not wait for the
+   * garbage collector.
    */
   readonly messages: AsyncIterable<Uint8Array>
-  /** Which node's answer it is, where it is not our own; for the log line. */
+  /** The node of the answer, if it is not our own; for the log line. */
   readonly node?: string
-  /** What the answer has cost so far, for the log line at the end of the call: nodes read and the like. */
+  /** The cost of the answer so far (nodes read and the like), for the log line at the end of the call. */
   readonly statistics?: () => Record<string, number>
 }
 
 /**
- * Where the answers come from. Requests come with every field checked that can be checked without knowing the snapshots: ids are of 1 to
- * 128 bytes, `startingOffset` and `maxResults` are 0 or more. Beyond the capacity is the backend's to refuse (DM_OFFSET_OUT_OF_RANGE); equal to it
- * means a complete, empty answer. When `signal` aborts, its reason is a DeltamapperError, and the backend stops at once. That includes the
- * call's deadline, which `call` has to be passed on.
+ * Where the answers come from. The service has checked every field that can be checked without knowing the snapshots:
+ * ids have 1 to 128 bytes, `startingOffset` and `maxResults` are 0 or more. The backend refuses an offset beyond the
+ * capacity (DM_OFFSET_OUT_OF_RANGE); one equal to it gets a complete, empty answer. When `signal` aborts, its reason is
+ * a DeltamapperError, and the backend stops at once. That includes the call's deadline, which a backend passes on with
+ * `call`.
  */
 export interface SnapshotMetadataBackend {
   allocated(request: AllocatedRequest, signal: AbortSignal, call?: CallContext): Promise<EncodedStream>
@@ -51,7 +54,7 @@ export interface SnapshotMetadataBackend {
 
 export type MethodName = keyof typeof snapshotMetadataService
 
-/** Told of what becomes of calls, for whoever counts. */
+/** Gets the events of calls, for metrics. */
 export interface CallObserver {
   begun(): void
   /** A message has been written. */
@@ -63,27 +66,27 @@ export interface EndedCall {
   readonly method: MethodName
   /** gRPC's name of the status that the caller gets. */
   readonly status: string
-  /** Undefined where all went well. */
+  /** Undefined without an error. */
   readonly error: ErrorCode | undefined
   readonly durationMs: number
   /** Undefined where there was none. */
   readonly firstMessageMs: number | undefined
-  /** Whose answer it is or would have been, where that is known and not our own. */
+  /** The node that answered or should have, if that is known and not our own. */
   readonly node: string | undefined
 }
 
-/** What a service takes on. */
+/** The limits of a service. */
 export interface StreamLimits {
-  /** Calls under way at the same time. */
+  /** Calls that may run at the same time. */
   readonly maxStreams?: number | undefined
-  /** Those of one client among them: nobody can take them all. */
+  /** The same for one client: no client can take them all. */
   readonly maxStreamsPerClient?: number | undefined
   /** How long a client may leave a message unread, in milliseconds. For ever, unless given. */
   readonly idleMs?: number | undefined
 }
 
 export interface SnapshotMetadataOptions extends StreamLimits {
-  /** Told when many calls have ended within a short time, and hardly any is left. */
+  /** Called when many calls have ended within a short time, and hardly any is left. */
   readonly onBurstOver?: (() => void) | undefined
   readonly observer?: CallObserver | undefined
 }
@@ -93,7 +96,7 @@ const nobody: CallObserver = { begun: () => undefined, sent: () => undefined, en
 /** CSI's limit for any string field. */
 const maximumIdBytes = 128
 
-/** setTimeout takes no longer delay, in milliseconds: about 25 days. Whoever waits longer waits without a timer. */
+/** The longest delay that setTimeout takes, in milliseconds: about 25 days. A longer wait has no timer. */
 const longestTimer = 2 ** 31 - 1
 
 type Call<Request> = ServerWritableStream<Request, Uint8Array>
@@ -119,7 +122,10 @@ export class SnapshotMetadataService {
   readonly #observer: CallObserver
   readonly #limits: { readonly all: number; readonly perClient: number; readonly idleMs: number }
   readonly #running = new Map<Promise<void>, AbortController>()
-  /** Calls that HTTP/2 has not seen the end of, by client. One that nobody reads stays, with its last message, when we are through with it. */
+  /**
+   * Calls whose end HTTP/2 has not seen, by client. An unread call stays, with its last message, after we are done with
+   * it.
+   */
   readonly #clients = new Map<string, number>()
   #open = 0
   readonly #bursts: Bursts
@@ -151,8 +157,8 @@ export class SnapshotMetadataService {
   }
 
   /**
-   * Refuses new calls from now on, lets running ones finish for `graceMs`, then ends the rest with DM_SHUTTING_DOWN. Resolves when
-   * the last one has ended, or a second after it was told to, should its backend not listen.
+   * Refuses new calls from now on, lets running ones finish for `graceMs`, then ends the rest with DM_SHUTTING_DOWN.
+   * Resolves when the last one has ended, or a second later if its backend does not react.
    */
   async drain(graceMs: number): Promise<void> {
     this.#stopping = true
@@ -182,7 +188,7 @@ export class SnapshotMetadataService {
     this.#open++
     this.#bursts.begun()
     this.#clients.set(client, ofClient + 1)
-    // grpc-js's word for the end of a call, however it came about.
+    // grpc-js's event for the end of a call, for any reason.
     call.on('cancelled', () => {
       this.#open--
       this.#bursts.ended()
@@ -225,7 +231,7 @@ export class SnapshotMetadataService {
       try {
         stream = await unlessAborted(answering, signal)
       } catch (error) {
-        // A backend that answers although the call is over already must still be told to stop.
+        // A backend that answers after the end of the call must still be told to stop.
         released = answering.then(
           ({ messages }) => messages[Symbol.asyncIterator]().return?.(),
           () => undefined
@@ -242,7 +248,7 @@ export class SnapshotMetadataService {
       call.end()
     } catch (error) {
       failure = asDeltamapperError(error)
-      // A cancelled call can no longer be told anything.
+      // A cancelled call cannot be sent anything any more.
       if (!call.cancelled) call.emit('error', toStatus(failure, isIP(context.client) === 0 ? 'ours' : 'others'))
     } finally {
       stopWatching()
@@ -251,13 +257,13 @@ export class SnapshotMetadataService {
       this.#tell(call.request, context, method, sent, failure, stream)
       await released
     } catch (error) {
-      // The call has ended already: this one belongs to the backend's tidying up.
+      // The call has ended already: this error comes from the backend's cleanup.
       const { requestId } = context
       this.#logger.error({ err: error, requestId, method }, 'an answer could not be closed')
     }
   }
 
-  /** Tells log and observer how a call has ended. */
+  /** Reports the end of a call to log and observer. */
   #tell(
     request: AllocatedRequest | DeltaRequest,
     { requestId, client }: CallContext,
@@ -301,7 +307,7 @@ export class SnapshotMetadataService {
   }
 }
 
-/** Whoever calls can cause as many of these as it likes; of each client, a few a minute are logged. */
+/** A caller can cause any number of these; a few a minute are logged of each client. */
 const cheapToCause: readonly ErrorCode[] = ['DM_CANCELLED', 'DM_TOO_MANY_STREAMS']
 
 /** What has been sent of an answer, for the log. */
@@ -310,13 +316,14 @@ interface Sent {
   bytes: number
   firstMessageMs: number | undefined
   elapsed(): number
-  /** Tells whoever counts of a message. */
+  /** Reports a message to the observer. */
   count(bytes: number): void
 }
 
 /**
- * Passes the messages on one by one, and sends an empty one where there was none: a client learns the capacity from messages only.
- * None is asked for before the connection has taken the one before: to make some ahead is the backend's business, which bounds them.
+ * Passes the messages on one by one, and sends an empty one if there was none: a client learns the capacity from
+ * messages only. None is requested before the connection has taken the one before. Making messages ahead is the
+ * backend's task, which bounds them.
  */
 async function passOn(
   call: Call<unknown>,
@@ -355,7 +362,9 @@ function emptyMessage(capacityBytes: number | undefined): Uint8Array {
   )
 }
 
-/** Resolves when the connection has taken the message: HTTP/2 flow control lets it go no faster than the client reads. */
+/**
+ * Resolves when the connection has taken the message: HTTP/2 flow control lets it go no faster than the client reads.
+ */
 function write(call: Call<unknown>, message: Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
     // A write can only fail because the stream is gone.
@@ -379,7 +388,7 @@ async function unlessIdle(writing: Promise<void>, idleMs: number): Promise<void>
   }
 }
 
-/** Gives a message's memory back: what goes out is a copy, which grpc-js has made. Small ones may lie in memory that others share. */
+/** Frees a message's memory: grpc-js has copied it. Small ones may be in memory that others share. */
 function release({ buffer, byteLength }: Uint8Array): void {
   if (buffer instanceof ArrayBuffer && byteLength === buffer.byteLength && byteLength > Buffer.poolSize)
     buffer.transfer(0)

@@ -1,14 +1,15 @@
 /**
  * DeltamapperError to gRPC status and back.
  *
- * On the wire an error is its status code and one line of text: what is wrong and what to do (`DeltamapperError.line`). The details of the
- * status stay empty, as CSI demands, so the line itself carries the DM_ code, and our client takes it apart again.
- * (CSI spec, "Error Scheme": status.message is human readable, status.details is empty, UNKNOWN says nothing to anyone.)
+ * On the wire an error is its status code and one line of text: what is wrong and what to do (`DeltamapperError.line`).
+ * The details of the status stay empty, as CSI demands. So the line itself carries the DM_ code, and our client takes
+ * it apart again. (CSI spec, "Error Scheme": status.message is human readable, status.details is empty, UNKNOWN says
+ * nothing to anyone.)
  */
 import { Metadata, type ServiceError, status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
 
-/** What grpc-js ends a call with. `details` is its name for status.message. */
+/** How grpc-js ends a call. `details` is its name for status.message. */
 export interface WireStatus {
   readonly code: number
   readonly details: string
@@ -16,7 +17,7 @@ export interface WireStatus {
   readonly metadata?: Metadata
 }
 
-/** How a call ended that was passed on: as an error of ours for the log, and word for word for the caller. */
+/** How a passed-on call ended: as an error of ours for the log, and word for word for the caller. */
 export class RelayedStatus extends DeltamapperError {
   readonly wire: WireStatus
 
@@ -28,18 +29,20 @@ export class RelayedStatus extends DeltamapperError {
 }
 
 /**
- * gRPC implementations limit all trailers together to as little as 8 KiB, and escaping takes up to 9 bytes a character. No text of ours comes
- * near; one that quotes something foreign might.
+ * gRPC implementations limit all trailers together to as little as 8 KiB, and escaping takes up to 9 bytes a character.
+ * Our own texts are far shorter; one that quotes foreign text might not be.
  */
 const maximumTextLength = 800
 
-/** The trailing metadata that holds the DM_ code, for clients that would rather not take a text apart. */
+/** The trailing metadata that holds the DM_ code, for clients that do not want to take the text apart. */
 export const errorCodeKey = 'deltamapper-error-code'
 
 /**
- * Any thrown value as the status that ends a call. What is no DeltamapperError is a defect and says INTERNAL, never UNKNOWN.
+ * Any thrown value as the status that ends a call. Anything but a DeltamapperError is a defect: INTERNAL, never
+ * UNKNOWN.
  *
- * @param audience `others` are on other machines: they are told what they need, and neither this one's folders nor what it has besides
+ * @param audience `others` are on other machines: their texts name no folders of this machine, and nothing that they
+ *   did not ask about
  */
 export function toStatus(thrown: unknown, audience: 'ours' | 'others' = 'ours'): WireStatus {
   const error = asDeltamapperError(thrown)
@@ -54,7 +57,7 @@ function lineForOthers({ code, message, remedy, forOthers = {} }: DeltamapperErr
   return `${code}: ${forOthers.message ?? withoutFolders(message)}; ${forOthers.remedy ?? withoutFolders(remedy)}`
 }
 
-/** With what lies in a folder named by its name alone. */
+/** Replaces a path by the last part of it. */
 function withoutFolders(text: string): string {
   return text.replaceAll(/(?<![\w.~/])\/(?:[^\s/'"`,;:()]+\/)+(?=[^\s/'"`,;:()])/g, '')
 }
@@ -69,7 +72,10 @@ export function nameOfStatus(code: number): string {
   return grpcStatus[code] ?? 'UNKNOWN'
 }
 
-/** The status a call to `address` ended with as a DeltamapperError, with the server's words and, as far as we have it, its status. */
+/**
+ * The status that a call to `address` ended with, as a DeltamapperError with the server's words and, as far as we have
+ * it, its status.
+ */
 export function fromStatus({ code, details }: WireStatus, address: string): DeltamapperError {
   const text = oneLine(details)
   const statusName = grpcStatus[code] ?? `status ${code}`
@@ -80,7 +86,7 @@ export function fromStatus({ code, details }: WireStatus, address: string): Delt
       return new DeltamapperError(dmCode, message, remedy)
     }
   }
-  // Either grpc-js itself speaks, or a server that is not ours.
+  // Either grpc-js itself made it, or a server that is not ours.
   if (statusName === 'UNAVAILABLE') return unreachable(text, address)
   const [dmCode, remedy] = foreignStatus[statusName as StatusName] ?? [
     'DM_SERVER_FAILED',
@@ -89,7 +95,7 @@ export function fromStatus({ code, details }: WireStatus, address: string): Delt
   return new DeltamapperError(dmCode, `${address} answered ${statusName}: ${text || 'no reason given'}`, remedy)
 }
 
-/** What the statuses of other CSI servers mean in our terms (CSI spec, error table of SnapshotMetadata). */
+/** The statuses of other CSI servers in our terms (CSI spec, error table of SnapshotMetadata). */
 const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
   CANCELLED: ['DM_CANCELLED', 'call again if it was not you who cancelled'],
   INVALID_ARGUMENT: ['DM_ARGUMENT_INVALID', 'correct the request'],
@@ -116,8 +122,8 @@ function isErrorCode(code: string): code is ErrorCode {
 }
 
 /**
- * Fit for a header, a log line and a terminal: well-formed (grpc-js fails on half a surrogate pair), without control characters (texts quote
- * ids and file names that others chose), and bounded.
+ * Makes a text fit for a header, a log line and a terminal: well-formed (grpc-js fails on half a surrogate pair),
+ * without control characters (texts quote ids and file names that others chose), and bounded.
  */
 function oneLine(text: string): string {
   // eslint-disable-next-line no-control-regex -- to remove them is the point

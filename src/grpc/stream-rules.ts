@@ -1,11 +1,11 @@
 /**
- * The rules that the messages of one SnapshotMetadata stream obey together, whoever sends them (CSI spec, "Metadata Format" and "GetMetadata…"
- * request fields):
+ * The rules that the messages of one SnapshotMetadata stream obey together, from any sender (CSI spec, "Metadata
+ * Format" and "GetMetadata…" request fields):
  *
  * - type and capacity are the same in every message;
  * - extents ascend, do not overlap and are not empty, across messages too; of FIXED_LENGTH ones all sizes are equal;
  * - the first extent ends after the starting offset;
- * - no message holds more than `max_results` extents, where a limit was given.
+ * - no message holds more than `max_results` extents, if a limit was given.
  */
 import { DeltamapperError } from '../errors.ts'
 import { BlockMetadataType, type BlockMetadataMessage } from './block-metadata.ts'
@@ -28,8 +28,9 @@ export class StreamRules {
   }
 
   /**
-   * Checks the next message of the stream and throws DM_ANSWER_INVALID if it breaks a rule. One thing is put right instead: an extent that begins
-   * within the capacity and ends beyond it, as the last one of a FIXED_LENGTH stream may, is cut at the capacity.
+   * Checks the next message of the stream, and throws DM_ANSWER_INVALID if it breaks a rule. It corrects one thing: an
+   * extent that begins within the capacity and ends beyond it, as the last one of a FIXED_LENGTH stream may, is cut at
+   * the capacity.
    */
   check(message: BlockMetadataMessage): void {
     const { type, capacityBytes, count, offsets, sizes } = message

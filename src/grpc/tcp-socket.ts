@@ -1,13 +1,11 @@
-/**
- * Listening on a TCP address, and what is said when that cannot be.
- */
+/** Listening on a TCP address, and the errors of that. */
 import { once } from 'node:events'
 import type { AddressInfo, Server } from 'node:net'
 import { DeltamapperError } from '../errors.ts'
 import { type Address, formatTcp } from './address.ts'
 
 /**
- * @returns where it listens, with the real port where 0 was asked for
+ * @returns its address, with the real port where 0 was given
  * @throws DM_SOCKET_IN_USE, DM_CONFIG_INVALID
  */
 export async function listenOnTcp(

@@ -1,12 +1,14 @@
 /**
- * Mutual TLS between routers and agents: certificates from files, read again when they change, and peers told by a name.
+ * Mutual TLS between routers and agents: certificates from files, read again when they change, and peers recognised by
+ * a name.
  *
- * Either side has a certificate of the same private authority, and that alone proves little: an agent's certificate must not do to ask
- * other agents. So each side also demands a certain DNS name among the subject alternative names of the other's. It is a name that is
- * configured, not the one that was dialled: pods are dialled by address, and share one certificate.
+ * Both sides have certificates of the same private authority, but that proves little: an agent's certificate must not
+ * be good for asking other agents. So each side also demands a certain DNS name among the subject alternative names of
+ * the other's. The name is configured, not the one that was dialled: pods are dialled by address, and share one
+ * certificate.
  *
- * TLS 1.3 only, since both ends are ours. No session is resumed: who connects is looked at anew each time, so that an expired certificate or a
- * removed authority counts from the next connection on.
+ * TLS 1.3 only, because both ends are ours. No session is resumed: every connection is checked anew, so an expired
+ * certificate or a removed authority counts from the next connection on.
  */
 import { constants, X509Certificate } from 'node:crypto'
 import type { Socket } from 'node:net'
@@ -23,11 +25,11 @@ export interface TlsFiles {
   /** Our certificate, and after it any intermediate ones. */
   readonly certificate: string
   readonly key: string
-  /** The authorities that the other side's certificate has to come from; these and no others. */
+  /** The authorities of the other side's certificate; these and no others. */
   readonly ca: string
 }
 
-/** What was in the files. */
+/** The contents of the files. */
 export interface TlsMaterial {
   readonly cert: Buffer
   readonly key: Buffer
@@ -35,12 +37,12 @@ export interface TlsMaterial {
 }
 
 /**
- * How often files are looked at, in milliseconds. By their content: Kubernetes swaps a link above them, which file watches miss. Its kubelet
- * itself takes about a minute to bring a new secret.
+ * How often files are checked, in milliseconds. By their content: Kubernetes swaps a link above them, which file
+ * watches miss. Its kubelet itself takes about a minute to bring a new secret.
  */
 const LOOK_EVERY_MS = 10_000
 
-/** A connection that has not shown a certificate by then is closed, in milliseconds. */
+/** A connection without a certificate is closed after this long, in milliseconds. */
 const HANDSHAKE_MS = 10_000
 
 /** Connections that may be without a certificate yet. */
@@ -48,7 +50,7 @@ const WAITING_CONNECTIONS = 128
 /** And those that have shown one: a few routers' and, while they are being replaced, their successors'. */
 const KNOWN_CONNECTIONS = 256
 
-/** Certificate, key and authorities as the files had them when they last went together. */
+/** Certificate, key and authorities as the files had them when they last fitted together. */
 export class Certificates {
   readonly #files: TlsFiles
   readonly #logger: Logger
@@ -101,7 +103,9 @@ export class Certificates {
     }, lookEveryMs).unref()
   }
 
-  /** Files are replaced one by one: what does not go together yet is left for the next look, and said once. */
+  /**
+   * Files are replaced one by one: a set that does not fit together yet waits for the next look, and is logged once.
+   */
   async #look(): Promise<void> {
     let material: TlsMaterial
     try {
@@ -125,8 +129,8 @@ export class Certificates {
 }
 
 /**
- * A listener that lets in clients with `clientName` in their certificate. What `onConnection` gets has shown one.
- * Certificates that change count from the next connection on; those that are open stay. `onRefused` is told of everybody else.
+ * A listener that admits clients with `clientName` in their certificate. `onConnection` gets only these. Changed
+ * certificates count from the next connection on; open connections stay. `onRefused` gets everybody else.
  */
 export function createTlsServer(
   certificates: Certificates,
@@ -182,7 +186,7 @@ export function createTlsServer(
       onConnection(socket)
     }
   })
-  // Of a certificate that was refused, the error says no more than that the connection has ended.
+  // For a refused certificate, the error says only that the connection has ended.
   server.on('tlsClientError', (error, socket) =>
     refused(socket.remoteAddress, String(socket.authorizationError ?? error.message))
   )
@@ -231,7 +235,7 @@ export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promi
     createSecureContext(material)
     return material
   } catch (cause) {
-    // Node's words name the file, or what OpenSSL has against its content; never the content.
+    // Node's message names the file, or OpenSSL's objection to its content; never the content.
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
       `${reading} cannot be used for TLS: ${(cause as Error).message}`,
@@ -241,7 +245,7 @@ export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promi
   }
 }
 
-/** It may be renewed while we run, so that it is no reason not to start. */
+/** It may be renewed while we run, so it does not keep us from starting. */
 function warnOfExpiry({ cert }: TlsMaterial, { certificate }: TlsFiles, logger: Logger): void {
   const { validTo, validToDate } = new X509Certificate(cert)
   if (validToDate.getTime() < Date.now()) {

@@ -1,6 +1,7 @@
 /**
- * What a client on a unix socket goes by, as an address does over TCP: its process, however many connections it makes. A process in a container
- * that ours does not see into has no number here; all of those of one user count as one client.
+ * The identity of a client on a unix socket, as an address is over TCP: its process, however many connections it makes.
+ * A process in a container that ours does not see into has no number here; all of those of one user count as one
+ * client.
  */
 import type { Socket } from 'node:net'
 import { peerCredentials } from '../../native/peer-credentials.ts'

@@ -1,15 +1,17 @@
 /**
- * Listening on a unix socket without a moment of weakness.
+ * Listening on a unix socket that is at no moment too open.
  *
- * 1. Only a dead socket file is replaced: one that refuses connections. A live one, or anything that is not a socket, stays.
- * 2. At no moment is the socket more open than asked for. It is bound under a short name of its own in the same folder, with mode 0600 from its
- *    creation on (umask); then gets its group, then its mode, and only then its real name, by a rename, which also replaces a dead file
- *    in one step. Connections follow the inode, so the rename does not disturb them.
- * 3. On close the file is removed only if it is still ours, by device and inode. (libuv removes the name it bound when a listener
- *    closes, whoever owns it by then: one more reason for binding under another name.)
+ * 1. Only a dead socket file is replaced: one that refuses connections. A live one, or anything that is not a socket,
+ *    stays.
+ * 2. The socket is never more open than configured. It is bound under a short name of its own in the same folder, with
+ *    mode 0600 from its creation on (umask). Then it gets its group, then its mode, and only then its real name, by a
+ *    rename, which also replaces a dead file in one step. Connections follow the inode, so the rename does not disturb
+ *    them.
+ * 3. On close the file is removed only if it is still ours, by device and inode. (libuv removes the name it bound when
+ *    a listener closes, even if another process owns it by then: one more reason for binding under another name.)
  *
- * The short name follows from the real one: two processes that start at once collide there, as bind(2) never replaces a file, and what a
- * process that was killed between two steps left behind is found and removed by the next.
+ * The short name follows from the real one. Two processes that start at once collide there, because bind(2) never
+ * replaces a file. If a process was killed between two steps, the next one finds and removes its file.
  */
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
@@ -22,7 +24,10 @@ import { DeltamapperError } from '../errors.ts'
 const maximumPathBytes = 107
 
 export interface UnixSocketOptions {
-  /** Permission bits, 0 to 0o777. 0600 unless given: who can connect can read which blocks of every volume hold data. */
+  /**
+   * Permission bits, 0 to 0o777. 0600 unless given: anyone who can connect can read which blocks of every volume hold
+   * data.
+   */
   readonly mode?: number
   /** Group of the socket file, as a number or a name in /etc/group. The process's own unless given. */
   readonly group?: number | string
@@ -30,14 +35,15 @@ export interface UnixSocketOptions {
 
 export interface UnixSocketListener {
   readonly path: string
-  /** Stops accepting and removes the file, unless another process has put its own there. Connections made so far go on. */
+  /** Stops accepting and removes the file, unless another process has put its own there. Open connections go on. */
   close(): void
 }
 
 /**
  * Makes `server` listen at `path` (absolute).
  *
- * @throws DM_SOCKET_IN_USE when another process listens there; DM_CONFIG_INVALID when the path, the mode or the group cannot be used
+ * @throws DM_SOCKET_IN_USE when another process listens there; DM_CONFIG_INVALID when the path, the mode or the group
+ *   cannot be used
  */
 export async function listenOnUnixSocket(
   server: Server,
@@ -89,7 +95,7 @@ export async function listenOnUnixSocket(
   }
 }
 
-/** Six characters: never longer than a name that ends in `.sock`, so that a path which fits still fits. */
+/** Six characters: never longer than a name that ends in `.sock`, so a path that fits still fits. */
 function shortName(name: string): string {
   return `.${createHash('sha256').update(name).digest('base64url').slice(0, 5)}`
 }
@@ -117,7 +123,7 @@ function checkFolder(path: string): void {
   if (!stats.isDirectory()) throw invalid(`${folder} is no folder`, 'listen somewhere else')
 }
 
-/** What is at `path`: nothing, a socket nobody listens on, or one that somebody does. Throws for anything that is not a stream socket. */
+/** What is at `path`: nothing, a dead socket, or a live one. Throws for anything that is not a stream socket. */
 async function probe(path: string): Promise<'absent' | 'dead' | 'live'> {
   const stats = lstatSync(path, { throwIfNoEntry: false })
   if (stats === undefined) return 'absent'
@@ -177,7 +183,7 @@ function changeGroup(path: string, groupId: number): void {
 
 function bindFailed(error: NodeJS.ErrnoException, path: string): DeltamapperError {
   if (error.code === 'EADDRINUSE' || error.code === 'ENOENT') {
-    // The short name is taken, or has gone: another process is at the same steps for the same socket.
+    // The short name is taken, or has disappeared: another process is at the same steps for the same socket.
     return new DeltamapperError(
       'DM_SOCKET_IN_USE',
       `another process is about to listen on ${path}`,

@@ -1,9 +1,9 @@
 /**
- * The Kubernetes API over its own client library: who we are and where the server is (kubeconfig, or a pod's service account), requests for
- * JSON as it is, and watches. What goes wrong has our codes.
+ * The Kubernetes API over its own client library: our identity and the server's address (kubeconfig, or a pod's service
+ * account), requests for plain JSON, and watches. Errors have our codes.
  *
- * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and leave them as they are in
- * watches.
+ * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and
+ * leave them as they are in watches.
  */
 import {
   type Cluster,
@@ -16,20 +16,23 @@ import {
 import { DeltamapperError } from '../errors.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
 
-/** How long a request may take, in milliseconds. Watches go on for as long as something comes. */
+/** How long a request may take, in milliseconds. A watch runs for as long as something arrives. */
 const REQUEST_MS = 10_000
 
 /** Objects in a page of a list; what the library's own informers and kubectl ask for. */
 const PAGE = 500
 
 /**
- * The server ends a watch after so many seconds, with a bookmark shortly before. The library gives up one that is silent for 30, from its
- * request on: that connection is dead, since the server's own end did not come.
+ * The server ends a watch after so many seconds, with a bookmark shortly before. The library gives up a watch that is
+ * silent for 30 seconds: that connection is dead, because the server's own end did not come.
  */
 const WATCH_SECONDS = 25
 
 export interface ApiOptions {
-  /** A kubeconfig file. Unless given: the environment variable KUBECONFIG, ~/.kube/config, or the service account of the pod, whichever is there. */
+  /**
+   * A kubeconfig file. By default the environment variable KUBECONFIG, ~/.kube/config, or the service account of the
+   * pod, whichever exists.
+   */
   readonly kubeconfig?: string | undefined
   /** A context of it other than the current one. */
   readonly context?: string | undefined
@@ -44,14 +47,17 @@ export type WatchEvent =
   | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
   | { readonly type: 'BOOKMARK'; readonly object: { readonly metadata: { readonly resourceVersion: string } } }
 
-/** What was asked to go on from is too old for the server: it has to be listed again. */
+/** The resource version is too old for the server: list again. */
 export class TooOld extends Error {}
 
 export class KubernetesApi {
   readonly #config: KubeConfig
   readonly #server: string
 
-  /** Connects to nothing yet. @throws DM_CONFIG_INVALID where there is no cluster to be found, or the file is none, or means plain HTTP */
+  /**
+   * Connects to nothing yet. @throws DM_CONFIG_INVALID when there is no cluster to be found, or the file is malformed,
+   * or means plain HTTP
+   */
   constructor({ kubeconfig, context }: ApiOptions = {}) {
     this.#config = new KubeConfig()
     try {
@@ -66,7 +72,7 @@ export class KubernetesApi {
       this.#server = usable(cluster)
     } catch (cause) {
       if (cause instanceof DeltamapperError) throw cause
-      // The first line says what is wrong, and where. What follows quotes the file, which may hold a token.
+      // The first line says what is wrong, and where. The rest quotes the file, which may hold a token.
       const [what] = (cause as Error).message.split('\n', 1)
       throw new DeltamapperError(
         'DM_CONFIG_INVALID',
@@ -88,7 +94,7 @@ export class KubernetesApi {
     return answered(status, body, 'read', path) as KubernetesObject
   }
 
-  /** Posts an object, and returns what became of it. @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
+  /** Posts an object, and returns the result. @throws DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
   async create(path: string, object: object, signal?: AbortSignal): Promise<unknown> {
     const { status, body } = await this.#request(HttpMethod.POST, path, { signal, object })
     return answered(status, body, 'create', path)
@@ -112,10 +118,11 @@ export class KubernetesApi {
   }
 
   /**
-   * Hands on what happens after a resource version, until the server ends the watch, which it does about every half minute. Calls `onOpen` once
-   * the server has agreed to tell.
+   * Passes on the events after a resource version, until the server ends the watch, which it does about every half
+   * minute. Calls `onOpen` once the server has accepted it.
    *
-   * @throws TooOld; DM_CLUSTER_UNREACHABLE (also where nothing comes, not even the end), DM_ACCESS_DENIED, DM_CLUSTER_SETUP; what `onEvent` throws
+   * @throws TooOld; DM_CLUSTER_UNREACHABLE (also if nothing arrives, not even the end), DM_ACCESS_DENIED,
+   *   DM_CLUSTER_SETUP; what `onEvent` throws
    */
   async watch(
     path: string,
@@ -160,7 +167,7 @@ export class KubernetesApi {
     try {
       const left = aborted(controller.signal)
       const opening = new Watch(this.#config).watch(path, parameters, take, ended)
-      // It may take long to connect: whoever leaves does not wait for that.
+      // Connecting may take long, and leaving does not wait for it.
       void Promise.all([opening, left]).then(
         ([request]) => request.abort(),
         () => undefined
@@ -168,7 +175,7 @@ export class KubernetesApi {
       await Promise.race([opening, left])
       if (open && !controller.signal.aborted) onOpen()
       await Promise.race([promise, left])
-      // Aborted by an error of our own, that is what it was.
+      // If an error of our own aborted it, report that.
       if (controller.signal.aborted && !signal.aborted) await promise
     } catch (error) {
       signal.throwIfAborted()
@@ -221,10 +228,12 @@ export class KubernetesApi {
   }
 }
 
-/** As kubectl finds it, or a pod. @throws DM_CONFIG_INVALID where nothing says which cluster, and what the library throws */
+/**
+ * As kubectl finds it, or a pod. @throws DM_CONFIG_INVALID when nothing names a cluster, and what the library throws
+ */
 function loadFromSurroundings(config: KubeConfig): void {
   config.loadFromDefault()
-  // What the library guesses where it finds nothing. Nobody has meant that.
+  // The library's guess if it finds nothing. Nobody means that.
   const cluster = config.getCurrentCluster()
   if (cluster?.name !== 'cluster' || cluster.server !== 'http://localhost:8080') return
   throw new DeltamapperError(
@@ -234,7 +243,9 @@ function loadFromSurroundings(config: KubeConfig): void {
   )
 }
 
-/** The address of the API server. The library would refuse plain HTTP with each request. @throws where it is none */
+/**
+ * The address of the API server. The library would refuse plain HTTP with each request. @throws when it is malformed
+ */
 function usable({ server, skipTLSVerify }: Cluster): string {
   const protocol = URL.canParse(server) ? new URL(server).protocol : undefined
   if (protocol === 'http:' && !skipTLSVerify) {
@@ -255,7 +266,7 @@ function answered(status: number, body: unknown, verb: string, path: string): un
   return body
 }
 
-/** What a status other than success means (Kubernetes API conventions, "HTTP Status codes"). */
+/** The meaning of a status other than success (Kubernetes API conventions, "HTTP Status codes"). */
 function refusal(status: number, body: unknown, verb: string, path: string): Error {
   const said = textOf(body, 'message') ?? `HTTP status ${status}`
   if (status === 410) return new TooOld(said)
@@ -299,7 +310,7 @@ function parsed(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
-    // A proxy's page, say. The status tells.
+    // For example a proxy's page. The status tells.
     return undefined
   }
 }

@@ -1,6 +1,6 @@
 /**
- * What a caller names, checked before it becomes part of a path or a connection: `..` would be another path, an empty name a list, and what is no
- * address an error of the network that goes on for as long as it is tried.
+ * Checks names from callers before they become part of a path or a connection. `..` would be another path, and an empty
+ * name a list. A malformed address would be a network error for as long as it is tried.
  */
 import { DeltamapperError } from '../errors.ts'
 import { parseHostPort } from '../grpc/address.ts'
@@ -34,7 +34,7 @@ export function checkSnapshotName(name: string): void {
   }
 }
 
-/** The CSI handle of a base; what is in it is the driver's to judge. @throws DM_ARGUMENT_MISSING */
+/** The CSI handle of a base; only the driver understands its content. @throws DM_ARGUMENT_MISSING */
 export function checkHandle(handle: string): void {
   if (handle === '') throw missing('handle of the base')
 }

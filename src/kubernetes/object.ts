@@ -1,6 +1,6 @@
 /**
- * Objects of the Kubernetes API as they come: JSON, of which nothing but the metadata is promised. What is read of them is asked for by
- * path, and is a string, or not there.
+ * Objects of the Kubernetes API as they come: JSON, of which only the metadata is promised. Fields are read by path,
+ * and are a string or missing.
  */
 
 export interface KubernetesObject {
@@ -17,7 +17,7 @@ export interface KubernetesObject {
   }
 }
 
-/** What stands at a path; undefined where the path ends early. */
+/** The value at a path; undefined if the path ends early. */
 export function fieldOf(object: unknown, ...path: readonly (string | number)[]): unknown {
   let value = object
   for (const step of path) {
@@ -27,13 +27,13 @@ export function fieldOf(object: unknown, ...path: readonly (string | number)[]):
   return value
 }
 
-/** The string at a path; undefined where there is none, or an empty one, which Kubernetes does not tell apart. */
+/** The string at a path; undefined if it is missing or empty, which Kubernetes does not distinguish. */
 export function textOf(object: unknown, ...path: readonly (string | number)[]): string | undefined {
   const value = fieldOf(object, ...path)
   return typeof value === 'string' && value !== '' ? value : undefined
 }
 
-/** The list at a path; empty where there is none. */
+/** The list at a path; empty if there is none. */
 export function listOf(object: unknown, ...path: readonly (string | number)[]): readonly unknown[] {
   const value = fieldOf(object, ...path)
   return Array.isArray(value) ? value : []

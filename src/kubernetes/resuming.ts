@@ -1,129 +1,151 @@
 /**
- * An answer that goes on after its stream broke: asked for again from the end of the last extent that was handed on, as often as it takes while
- * there is progress, and a few times where there is none.
+ * An answer that continues after its stream broke. It is requested again from the end of the last extent that was
+ * passed on: any number of times while there is progress, and a few times without.
  *
- * That is exact: extents ascend, so everything below that end is either among those handed on or not part of the answer (CSI specification,
- * `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The capacity has to be the same, where there is a
- * message to say it: some drivers send none where nothing is left, and their OK is the end. Once the last extent ends at the capacity, nothing is
- * left to ask for, and some drivers refuse such an offset: what breaks then was complete.
+ * That is exact: extents ascend, so everything below that end was either passed on or is not part of the answer (CSI
+ * specification, `starting_offset`). A server may begin its first extent before the offset; that part is cut off. The
+ * capacity must be the same, if a message tells it: some drivers send none when nothing is left, and their OK is the
+ * end. Once the last extent ends at the capacity, nothing is left to request, and some drivers refuse such an offset:
+ * an answer that breaks then is complete.
  *
- * After ABORTED the state that the answer began with is no more. It can only begin again from 0: here, as long as nothing was handed on; else whoever
- * has got the extents has to throw them away, and the failure is passed on.
+ * After ABORTED, the state of the answer's beginning is gone. It can only begin again from 0: here, if nothing was
+ * passed on. Otherwise the consumer must discard the extents, and gets the failure.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 
-/** Between two tries, in milliseconds, at most. */
+/** The longest pause between two tries, in milliseconds. */
 const LONGEST_PAUSE_MS = 30_000
 
 export interface ResumingOptions {
-  /** Bytes: where the answer is to begin. */
+  /** Bytes: the offset of the answer. */
   readonly startingOffset: number | bigint
-  /** The failure in a row, without an extent in between, that is passed on; 1 for the first. */
+  /** How many failures in a row, without an extent in between, end the answer; 1 for the first. */
   readonly tries: number
-  /** Before the second try, in milliseconds; doubled with each one that brings nothing. */
+  /** The pause before the second try, in milliseconds; doubled with each try without progress. */
   readonly pauseMs: number
   readonly signal: AbortSignal
   /** Whether it may help to ask again from where it broke off. */
   readonly mayResume: (failure: DeltamapperError) => boolean
-  /** Told each time before it is asked again. */
+  /** Called before each repeated request. */
   readonly onResume?: ((event: Resumption) => void) | undefined
-  /** Called when the answer that was handed out is complete, has failed, or is left early; maybe more than once. */
+  /** Called when the answer is complete, has failed, or was left early; perhaps more than once. */
   readonly onEnd?: (() => void) | undefined
 }
 
 export interface Resumption {
-  /** Bytes: from where it goes on. */
+  /** Bytes: the offset from which it continues. */
   readonly startingOffset: number | bigint
   readonly failure: DeltamapperError
 }
 
 /**
- * @param ask begins the answer at an offset; `resumed` when it is not for the first time. Its signal is aborted once nobody wants what it
- * began, whatever has become of it
- * @throws the failure that cannot be got over, or DM_ANSWER_INVALID when the answer goes on differently
+ * @param ask begins the answer at an offset; `resumed` from the second time on. Its signal aborts once its stream is no
+ *   longer wanted, whatever its state
+ * @throws a failure that cannot be repaired, or DM_ANSWER_INVALID when the answer continues differently
  */
-export async function resuming(
-  ask: (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentAnswer>,
-  options: ResumingOptions
-): Promise<ExtentAnswer> {
-  const { signal, tries, pauseMs, mayResume, onResume, onEnd } = options
-  let at = options.startingOffset
-  let failed = 0
-  let asked = false
-  let call = new AbortController()
-
-  const again = async (thrown: unknown): Promise<void> => {
-    signal.throwIfAborted()
-    const failure = asDeltamapperError(thrown)
-    const fromTheBeginning = failure.status === 'ABORTED' && Number(at) === 0
-    if (!(mayResume(failure) || fromTheBeginning) || ++failed >= tries) throw failure
-    const pause = Math.min(pauseMs * 2 ** (failed - 1), LONGEST_PAUSE_MS)
-    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
-    onResume?.({ startingOffset: at, failure })
-  }
-  const begin = async (): Promise<ExtentAnswer> => {
-    for (;;) {
-      try {
-        const resumed = asked
-        asked = true
-        call = new AbortController()
-        return await ask(at, resumed, AbortSignal.any([signal, call.signal]))
-      } catch (error) {
-        call.abort()
-        await again(error)
-      }
-    }
-  }
-  const end = (): void => {
-    call.abort()
-    onEnd?.()
-  }
-
-  const first = await begin()
-  const { capacityBytes } = first
-  async function* batches(): AsyncGenerator<ExtentBatch, void> {
-    let handedOn = false
-    try {
-      for (let stream = first; ; stream = await begin()) {
-        if (stream.capacityBytes !== undefined && stream.capacityBytes !== capacityBytes) {
-          throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
-        }
-        try {
-          for await (const batch of stream.batches) {
-            const rest = handedOn ? after(batch, Number(at)) : batch
-            if (rest.count === 0) continue
-            at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
-            handedOn = true
-            failed = 0
-            yield rest
-          }
-          return
-        } catch (error) {
-          signal.throwIfAborted()
-          if (handedOn && Number(at) >= (capacityBytes ?? Infinity) && mayResume(asDeltamapperError(error))) return
-          call.abort()
-          await again(error)
-        }
-      }
-    } finally {
-      end()
-    }
-  }
-  const answer = batches()
+export async function resuming(ask: Ask, options: ResumingOptions): Promise<ExtentAnswer> {
+  const asked = new Resuming(ask, options)
+  const first = await asked.begin()
+  const answer = asked.batches(first)
   return {
-    capacityBytes,
+    capacityBytes: first.capacityBytes,
     batches: {
       [Symbol.asyncIterator]: () => ({
         next: () => answer.next(),
         return: () => {
           // A generator that was never asked for anything has nothing to leave, but its call has begun.
-          end()
+          asked.end()
           return answer.return()
         }
       })
     }
+  }
+}
+
+type Ask = (startingOffset: number | bigint, resumed: boolean, signal: AbortSignal) => Promise<ExtentAnswer>
+
+/** An answer on its way, over as many calls as it takes. */
+class Resuming {
+  readonly #ask: Ask
+  readonly #options: ResumingOptions
+  /** From where it goes on, in bytes. */
+  #at: number | bigint
+  /** Tries since something was received. */
+  #failed = 0
+  #asked = false
+  #call = new AbortController()
+
+  constructor(ask: Ask, options: ResumingOptions) {
+    this.#ask = ask
+    this.#options = options
+    this.#at = options.startingOffset
+  }
+
+  /** Asks until an answer has begun. @throws the failure that cannot be got over */
+  async begin(): Promise<ExtentAnswer> {
+    for (;;) {
+      try {
+        const resumed = this.#asked
+        this.#asked = true
+        this.#call = new AbortController()
+        return await this.#ask(this.#at, resumed, AbortSignal.any([this.#options.signal, this.#call.signal]))
+      } catch (error) {
+        this.#call.abort()
+        await this.#again(error)
+      }
+    }
+  }
+
+  async *batches(first: ExtentAnswer): AsyncGenerator<ExtentBatch, void> {
+    const { capacityBytes } = first
+    const { signal, mayResume } = this.#options
+    let handedOn = false
+    try {
+      for (let stream = first; ; stream = await this.begin()) {
+        if (stream.capacityBytes !== undefined && stream.capacityBytes !== capacityBytes) {
+          throw differs(`the capacity was ${capacityBytes}, and is ${stream.capacityBytes} now`)
+        }
+        try {
+          for await (const batch of stream.batches) {
+            const rest = handedOn ? after(batch, Number(this.#at)) : batch
+            if (rest.count === 0) continue
+            this.#at = rest.offsets[rest.count - 1] + rest.sizes[rest.count - 1]
+            handedOn = true
+            this.#failed = 0
+            yield rest
+          }
+          return
+        } catch (error) {
+          signal.throwIfAborted()
+          const isAtEnd = handedOn && Number(this.#at) >= (capacityBytes ?? Infinity)
+          if (isAtEnd && mayResume(asDeltamapperError(error))) return
+          this.#call.abort()
+          await this.#again(error)
+        }
+      }
+    } finally {
+      this.end()
+    }
+  }
+
+  /** Nobody wants more of it. */
+  end(): void {
+    this.#call.abort()
+    this.#options.onEnd?.()
+  }
+
+  /** Waits for the next try. @throws the failure, where there is none */
+  async #again(thrown: unknown): Promise<void> {
+    const { signal, tries, pauseMs, mayResume, onResume } = this.#options
+    signal.throwIfAborted()
+    const failure = asDeltamapperError(thrown)
+    const fromTheBeginning = failure.status === 'ABORTED' && Number(this.#at) === 0
+    if (!(mayResume(failure) || fromTheBeginning) || ++this.#failed >= tries) throw failure
+    const pause = Math.min(pauseMs * 2 ** (this.#failed - 1), LONGEST_PAUSE_MS)
+    await sleep(pause, undefined, { signal }).catch(() => signal.throwIfAborted())
+    onResume?.({ startingOffset: this.#at, failure })
   }
 }
 

@@ -1,11 +1,12 @@
 /**
- * Changed blocks of a Kubernetes cluster's snapshots, for backup software: what `deltamapper kube` does, as a library
- * (`import { connectToCluster } from 'deltamapper/kubernetes'`). It works with any CSI driver that offers Kubernetes' SnapshotMetadata service
- * (KEP-3314), ours or another.
+ * Changed blocks of a Kubernetes cluster's snapshots, for backup software: `deltamapper kube` as a library (`import {
+ * connectToCluster } from 'deltamapper/kubernetes'`). It works with any CSI driver that offers Kubernetes'
+ * SnapshotMetadata service (KEP-3314), ours or another.
  *
- * VolumeSnapshot → VolumeSnapshotContent → driver → SnapshotMetadataService (address, audience, certificates) → TokenRequest → gRPC over TLS. Names are
- * looked up when a question is asked; tokens live for minutes and are renewed. A stream that breaks is resumed (resuming.ts), against the same
- * VolumeSnapshot: a new one of the same name is another snapshot.
+ * VolumeSnapshot → VolumeSnapshotContent → driver → SnapshotMetadataService (address, audience, certificates) →
+ * TokenRequest → gRPC over TLS. Names are looked up for each question; tokens live for minutes and are renewed. A
+ * stream that breaks is resumed (resuming.ts), for the same VolumeSnapshot: a new one of the same name is another
+ * snapshot.
  */
 import type { Client } from '@grpc/grpc-js'
 import type { ExtentAnswer } from '../devicemapper/extents.ts'
@@ -25,20 +26,26 @@ export type { CallOptions } from '../grpc/client.ts'
 export type { Resumption } from './resuming.ts'
 
 export interface ClusterOptions extends ApiOptions {
-  /** `NAMESPACE/NAME` of the service account that tokens are made for. Unless given, the one that we are ourselves. */
+  /** `NAMESPACE/NAME` of the service account that tokens are made for; by default our own. */
   readonly serviceAccount?: string | undefined
   /**
-   * HOST:PORT where the driver's service is reached from here, if not at the address that its SnapshotMetadataService says (outside of the
-   * cluster, through a forwarded port). Its certificate still has to be for that address.
+   * HOST:PORT where the driver's service is reached from here, if not at the address in its SnapshotMetadataService
+   * (outside of the cluster, through a forwarded port). Its certificate must still be for that address.
    */
   readonly address?: string | undefined
-  /** How long a token is to be good for, in seconds; at least 600, the default: that is Kubernetes' least. */
+  /** How long a token is valid, in seconds; at least 600, the default: that is Kubernetes' minimum. */
   readonly tokenSeconds?: number | undefined
-  /** How many failures in a row, without an extent in between, are too many; default 5. With 1, a broken stream is an error. */
+  /**
+   * How many failures in a row, without an extent in between, are too many; default 5. With 1, a broken stream is an
+   * error.
+   */
   readonly tries?: number | undefined
-  /** Before the second try, in milliseconds; doubled with each that brings nothing, up to 30 seconds. Default 1000. */
+  /**
+   * The pause before the second try, in milliseconds; doubled with each try without progress, up to 30 seconds. Default
+   * 1000.
+   */
   readonly pauseMs?: number | undefined
-  /** Told each time a stream is resumed. */
+  /** Called each time a stream is resumed. */
   readonly onResume?: ((event: Resumption) => void) | undefined
 }
 
@@ -48,42 +55,46 @@ export interface SnapshotName {
   readonly snapshotName: string
 }
 
-/** What a snapshot is compared with: a VolumeSnapshot of the same namespace, or one that may be gone, by the CSI handle it had. */
+/**
+ * The base of a comparison: a VolumeSnapshot of the same namespace, or one that may be gone, by the CSI handle it had.
+ */
 export type BaseSnapshot = { readonly baseSnapshotName: string } | { readonly baseSnapshotHandle: string }
 
 export interface ClusterSnapshotMetadata {
   /**
-   * What is allocated in a snapshot: the extents of a full backup. Resolves with the first message, or with the end of an answer that has none:
-   * nothing was found then, and the capacity is the restoreSize of the VolumeSnapshotContent, or undefined where that has none. Its `batches` can be iterated once, a
-   * batch is valid until the next is asked for, and only their end by itself means that the answer is complete.
+   * The allocated extents of a snapshot, for a full backup. Resolves with the first message, or with the end of an
+   * answer without one. In that case nothing was found, and the capacity is the restoreSize of the
+   * VolumeSnapshotContent, or undefined if that has none. Its `batches` can be iterated once, and a batch is valid
+   * until the next is requested. Only their normal end means that the answer is complete.
    *
-   * @throws DeltamapperError: DM_ARGUMENT_MISSING, DM_ARGUMENT_INVALID for what is no name; DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_UNREACHABLE, DM_CLUSTER_SETUP, DM_ACCESS_DENIED, DM_UNREACHABLE;
-   * the driver's errors, of which `status` FAILED_PRECONDITION always means: take a full backup
+   * @throws DeltamapperError: DM_ARGUMENT_MISSING, DM_ARGUMENT_INVALID for a malformed name; DM_SNAPSHOT_NOT_FOUND,
+   *   DM_SNAPSHOT_NOT_READY, DM_CLUSTER_UNREACHABLE, DM_CLUSTER_SETUP, DM_ACCESS_DENIED, DM_UNREACHABLE; the driver's
+   *   errors, of which `status` FAILED_PRECONDITION always means: take a full backup
    */
   allocated(request: SnapshotName & CallOptions): Promise<ExtentAnswer>
-  /** What changed since a base: the extents of an incremental backup. Otherwise as `allocated`. */
+  /** The changes since a base, for an incremental backup. Otherwise as `allocated`. */
   delta(request: SnapshotName & BaseSnapshot & CallOptions): Promise<ExtentAnswer>
-  /** The CSI handle of a snapshot: to be kept with a backup, for when the snapshot is to be a base and its object may be gone. */
+  /** The CSI handle of a snapshot. Keep it with a backup: when the snapshot is a base later, its object may be gone. */
   handle(request: SnapshotName & Pick<CallOptions, 'signal'>): Promise<string>
   /** Ends every call and closes the connections. */
   close(): void
 }
 
-/** A VolumeSnapshot as it was when a question was asked. */
+/** A VolumeSnapshot at the time of a question. */
 interface BoundSnapshot extends SnapshotName {
   readonly uid: string
   readonly driver: string
   readonly handle: string
-  /** Bytes: restoreSize of its content, where that says one. */
+  /** Bytes: restoreSize of its content, if that has one. */
   readonly restoreBytes: number | undefined
 }
 
-/** What was asked, until its answer has ended. */
+/** A question, until its answer has ended. */
 interface Question {
   readonly options: CallOptions
   /** Aborted by the caller, the deadline, or because the client is closed. */
   readonly signal: AbortSignal
-  /** To be called when the answer has ended. */
+  /** Call it when the answer has ended. */
   readonly onEnd: () => void
 }
 
@@ -101,13 +112,19 @@ interface Token {
   readonly expires: number
 }
 
-/** So long before its end, a token is taken for expired, in milliseconds: clocks differ, and the sidecar looks at it once a call begins. */
+/**
+ * How long before its end a token counts as expired, in milliseconds: clocks differ, and the sidecar checks it once a
+ * call begins.
+ */
 const TOKEN_MARGIN_MS = 60_000
 
-/** setTimeout takes no longer delay: about 25 days. Whoever waits longer waits without a timer. */
+/** The longest delay that setTimeout takes: about 25 days. A longer wait has no timer. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
-/** @throws DM_CONFIG_INVALID where there is no cluster to be found; DM_ARGUMENT_INVALID for a service account or address that is none */
+/**
+ * @throws DM_CONFIG_INVALID when there is no cluster to be found; DM_ARGUMENT_INVALID for a malformed service account
+ *   or address
+ */
 export function connectToCluster(options: ClusterOptions = {}): ClusterSnapshotMetadata {
   return new ConnectedCluster(options)
 }
@@ -189,7 +206,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     }
   }
 
-  /** What ends a question early, or that the client is closed. */
+  /** The signal that ends a question early, or that the client is closed. */
   #signal(...early: (AbortSignal | undefined)[]): AbortSignal {
     return AbortSignal.any([this.#closing.signal, ...early.filter((signal) => signal !== undefined)])
   }
@@ -211,14 +228,14 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       const used = this.#tokens.get(service.audience) === before
       const failure = (status: WireStatus) => {
         const error = fromSidecarStatus(status, at)
-        // A token that was good before may have expired or been revoked; a new one tells.
+        // A good token may have expired or been revoked since; a new one tells.
         maybeExpired = error.code === 'DM_ACCESS_DENIED' && used
         if (error.code === 'DM_ACCESS_DENIED') this.#tokens.delete(service.audience)
         return error
       }
       const numbers = requestNumbers({ ...options, startingOffset })
       const stream = await begin(numbers, { client, securityToken, failure, signal })
-      // The sidecar has looked the name up by now: if it means the same snapshot still, it meant it all the time.
+      // The sidecar has looked the name up by now: if it still means the same snapshot, it meant it all the time.
       if (resumed) await this.#stillThere(target, signal)
       return stream
     }
@@ -235,7 +252,10 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     return { capacityBytes, batches }
   }
 
-  /** @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_SETUP; DM_ARGUMENT_MISSING and _INVALID for what is no name */
+  /**
+   * @throws DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_CLUSTER_SETUP; DM_ARGUMENT_MISSING and _INVALID for a
+   *   malformed name
+   */
   async #snapshot({ namespace, snapshotName }: SnapshotName, signal: AbortSignal): Promise<BoundSnapshot> {
     checkNamespace(namespace)
     checkSnapshotName(snapshotName)
@@ -358,7 +378,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     return text
   }
 
-  /** Who we are, if that is a service account. */
+  /** Our own service account, if we have one. */
   async #ownServiceAccount(signal: AbortSignal): Promise<string> {
     const review = await this.#api.create(
       '/apis/authentication.k8s.io/v1/selfsubjectreviews',
@@ -382,7 +402,7 @@ function volumeSnapshotPath({ namespace, snapshotName }: SnapshotName): string {
   return `${snapshotApi}/namespaces/${encodeURIComponent(namespace)}/volumesnapshots/${encodeURIComponent(snapshotName)}`
 }
 
-/** An int64 that the CSI driver said as size_bytes of its snapshot, of which 0 means that it does not know. */
+/** The size_bytes of the CSI driver's snapshot, an int64; 0 means that the driver does not know. */
 function restoreBytesOf(content: unknown): number | undefined {
   const bytes = fieldOf(content, 'status', 'restoreSize')
   return Number.isSafeInteger(bytes) && Number(bytes) > 0 ? Number(bytes) : undefined

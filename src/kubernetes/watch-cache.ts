@@ -1,11 +1,12 @@
 /**
- * The objects of one resource, kept up to date by list and watch, and found by keys.
+ * The objects of one resource, kept up to date by list and watch, and indexed.
  *
- * - The server may forget how it came from an old state to the present one (410 Gone): then everything is listed again, and replaces what
- *   there was at once. Bookmarks keep that rare for resources that hardly change.
- * - While the server does not answer, what was known stays, and gets older; `asOf` says how old. Whoever does not find something here asks
- *   for a `refresh` before saying that it does not exist.
- * - It is tried again for ever, at growing intervals, some of it by chance, so that many routers do not come back at the same moment.
+ * - The server may forget the way from an old state to the present one (410 Gone): then everything is listed again, and
+ *   replaces the old objects at once. Bookmarks keep that rare for resources that hardly change.
+ * - While the server does not answer, the known objects stay, and get older; `asOf` says how old. Before reporting that
+ *   an object does not exist, ask for a `refresh`.
+ * - It tries again for ever, at growing and partly random intervals, so that many routers do not come back at the same
+ *   moment.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -13,20 +14,23 @@ import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import { type KubernetesApi, TooOld } from './api.ts'
 import type { KubernetesObject } from './object.ts'
 
-/** Between two tries, in milliseconds: doubled each time, up to the longest. */
+/** The pause between two tries, in milliseconds: doubled each time, up to the longest. */
 const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [200, 10_000]
 
-/** Lists on request begin at least so many milliseconds after the one before: it takes one answer to tell any number that ask for nothing. */
+/**
+ * The least time between two lists on request, in milliseconds: one list answers any number of callers that ask for
+ * missing objects.
+ */
 const REFRESH_EVERY_MS = 1000
 
-/** A watch that ends sooner, in milliseconds, and has told of nothing, has failed: to ask at once again would be to ask without end. */
+/** A watch that ends sooner without an event, in milliseconds, has failed: asking again at once would never end. */
 const SHORTEST_WATCH_MS = 1000
 
 export interface CacheOptions {
   /** Path of the list. */
   readonly path: string
   readonly query?: Record<string, string>
-  /** What an object is found by. */
+  /** The keys of an object. */
   readonly keys: (object: KubernetesObject) => readonly string[]
   readonly logger: Logger
 }
@@ -42,7 +46,7 @@ export class WatchCache {
   #asOf: number | undefined
   #failure: DeltamapperError | undefined
   #listedAt = -Infinity
-  /** Ends the watch or the pause that is under way, for a list to begin. */
+  /** Ends the running watch or pause, so that a list begins. */
   #wake = new AbortController()
   /** Waiting for the next list to begin and end. */
   #waiting: PromiseWithResolvers<void>[] = []
@@ -59,12 +63,15 @@ export class WatchCache {
     this.#listeners.clear()
   }
 
-  /** The time at which what is here was the whole truth for certain, in milliseconds since 1970; undefined before the first list. */
+  /**
+   * When the objects here were certainly complete and current, in milliseconds since 1970; undefined before the first
+   * list.
+   */
   get asOf(): number | undefined {
     return this.#asOf
   }
 
-  /** Why it is not up to date, while that is so. */
+  /** Why it is not up to date, if it is not. */
   get failure(): DeltamapperError | undefined {
     return this.#failure
   }
@@ -77,13 +84,16 @@ export class WatchCache {
     return this.#objects.values()
   }
 
-  /** Calls `listener` after each change. Returns what ends that. */
+  /** Calls `listener` after each change. Returns a function that ends that. */
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener)
     return () => this.#listeners.delete(listener)
   }
 
-  /** Resolves once everything has been listed anew since now. @throws what kept it from being listed, or the signal's reason */
+  /**
+   * Resolves once everything has been listed anew since now. @throws the reason why it could not be listed, or the
+   * signal's reason
+   */
   async refresh(signal: AbortSignal): Promise<void> {
     const waiting = Promise.withResolvers<void>()
     this.#waiting.push(waiting)
@@ -111,7 +121,7 @@ export class WatchCache {
         if (!listing && this.#waiting.length > 0) continue
         if (error instanceof TooOld) {
           this.#resourceVersion = undefined
-          // A server that says so of what it has just listed would be asked without end.
+          // A server that answers this right after a list would be asked without end.
           if (Date.now() - this.#listedAt > pause) continue
         } else this.#failed(asDeltamapperError(error))
         await sleep(pause * (0.5 + Math.random()), undefined, { signal: this.#wakeable() }).catch(() => undefined)
@@ -121,14 +131,14 @@ export class WatchCache {
     for (const waiting of this.#waiting) waiting.reject(new Error('the cache was closed'))
   }
 
-  /** Aborted when somebody asks for a list, or the cache is closed. */
+  /** Aborted when a caller asks for a list, or the cache is closed. */
   #wakeable(): AbortSignal {
     this.#wake = new AbortController()
     if (this.#waiting.length > 0) this.#wake.abort()
     return AbortSignal.any([this.#wake.signal, this.#closing.signal])
   }
 
-  /** Replaces everything. What is asked for from now on is not answered by it. */
+  /** Replaces everything. Later requests are not answered by this list. */
   async #list(): Promise<void> {
     const early = this.#listedAt + REFRESH_EVERY_MS - Date.now()
     if (early > 0) await sleep(early, undefined, { signal: this.#closing.signal })
@@ -178,7 +188,7 @@ export class WatchCache {
       clearTimeout(lasting)
     }
     if (heard === undefined && Date.now() - begun < SHORTEST_WATCH_MS) throw this.#endedAtOnce()
-    // The server has ended it, and had nothing to say before.
+    // The server has ended it without an event.
     this.#asOf = heard ?? begun
   }
 
@@ -239,7 +249,7 @@ function idOf({ metadata: { namespace = '', name } }: KubernetesObject): string 
   return `${namespace}/${name}`
 }
 
-/** Who set which field, and what tools have noted down for themselves, is often more than half of an object. */
+/** The list of who set which field, and the notes of tools, are often more than half of an object. */
 function withoutHistory(object: KubernetesObject): KubernetesObject {
   const { name, namespace, uid, resourceVersion, creationTimestamp, labels } = object.metadata
   const metadata = { name, namespace, uid, resourceVersion, creationTimestamp, labels }

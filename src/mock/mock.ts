@@ -10,12 +10,12 @@ import { Server, ServerCredentials } from '@grpc/grpc-js'
 import { parseAddress } from '../grpc/address.ts'
 import { listenOnUnixSocket } from '../grpc/unix-socket.ts'
 import { DeltamapperError } from '../errors.ts'
-import { Controller } from './controller.ts'
-import { MockDriver } from './driver.ts'
-import { History } from './history.ts'
-import { Images } from './images.ts'
+import { Controller } from './driver/controller.ts'
+import { MockDriver } from './driver/driver.ts'
+import { History } from './driver/history.ts'
+import { Images } from './driver/images.ts'
 import { type KubernetesSide, startKubernetes } from './kubernetes/kubernetes.ts'
-import { loadScenario, type Scenario, scenarioOf } from './scenario.ts'
+import { loadScenario, type Scenario, scenarioOf } from './driver/scenario.ts'
 
 export interface MockOptions {
   /** `unix:///path/csi.sock`. Unless given: a socket in a folder of its own, which `stop` removes. */

@@ -1,7 +1,8 @@
 /**
- * What agent and router count alike: calls, and what has been sent. A registry of its own for each, never a global one.
+ * The common metrics of agent and router: calls, and messages sent. Each has a registry of its own, never a global one.
  *
- * Labels are of few values by construction: methods, status codes, error codes, nodes and pools. Never a handle, a volume, a client.
+ * Labels have few values by construction: methods, status codes, error codes, nodes and pools. Never a handle, a
+ * volume, a client.
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { ServerObserver } from '../grpc/server.ts'
@@ -9,12 +10,12 @@ import type { CallObserver, MethodName } from '../grpc/snapshot-metadata.ts'
 import type { Certificates } from '../grpc/tls.ts'
 import type { Readiness } from './readiness.ts'
 
-/** A delta of little takes milliseconds, a large volume minutes; the CSI sidecar ends a call after ten. */
+/** A small delta takes milliseconds, a large volume minutes; the CSI sidecar ends a call after ten. */
 const DURATIONS = [0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 600, 1800]
 
 export interface ProcessMetrics {
   readonly registry: Registry
-  /** To be told of calls and clients. */
+  /** Gets the events of calls and clients. */
   readonly observer: ServerObserver
 }
 

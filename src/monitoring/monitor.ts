@@ -1,9 +1,9 @@
 /**
- * What monitoring asks of agent and router, over plain HTTP on a port of its own: `/metrics` (Prometheus), `/healthz` (the process answers)
- * and `/readyz` (it can do its work, and if not, why).
+ * The monitoring endpoints of agent and router, over plain HTTP on a port of its own: `/metrics` (Prometheus),
+ * `/healthz` (the process answers) and `/readyz` (it can do its work, and if not, why).
  *
- * Whoever can connect can read it: numbers, pool and node names; never a handle. Nothing can be changed by it. So it is off unless it is
- * configured, and behind a firewall or network policy when it listens on more than loopback.
+ * Anyone who can connect can read it: numbers, pool and node names; never a handle. It changes nothing. So it is off by
+ * default, and needs a firewall or network policy when it listens on more than loopback.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
@@ -16,20 +16,22 @@ import { DeltamapperError } from '../errors.ts'
 import type { Readiness } from './readiness.ts'
 
 export interface Monitor {
-  /** Where it listens, `tcp://HOST:PORT`, with the real port where 0 was asked for. */
+  /** Its address, `tcp://HOST:PORT`, with the real port where 0 was given. */
   readonly address: string
   close(): void
 }
 
-/** What belongs to it. */
+/** Its parts. */
 export interface Monitored {
   readonly metrics: Registry
   readonly readiness: Readiness
 }
 
-/** A few scrapers and probes. Of more, whoever has been there longest gives way: the kubelet's probe is never the one that finds no room. */
+/**
+ * A few scrapers and probes. Beyond that, the oldest connection gives way, so the kubelet's probe always finds room.
+ */
 const MAXIMUM_CONNECTIONS = 128
-/** For a request to arrive as a whole, in milliseconds; and how often Node looks for those that have not. */
+/** How long a request may take to arrive as a whole, in milliseconds; and how often Node looks for slower ones. */
 const [REQUEST_MS, LOOK_EVERY_MS] = [5000, 1000]
 
 /**

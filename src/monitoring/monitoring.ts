@@ -1,5 +1,6 @@
 /**
- * The monitoring of one process, agent or router: its registry, its readiness, and the listener that tells of both, where one is configured.
+ * The monitoring of one process, agent or router: its registry, its readiness, and the listener for both, if one is
+ * configured.
  */
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
@@ -13,11 +14,11 @@ import { Readiness } from './readiness.ts'
 export interface Monitoring {
   readonly registry: Registry
   readonly readiness: Readiness
-  /** To be told of calls and clients. */
+  /** Gets the events of calls and clients. */
   readonly observer: ServerObserver
-  /** Where the listener is; undefined without one. */
+  /** The listener's address; undefined without one. */
   readonly address: string | undefined
-  /** From its start until it is said that it runs, and once it stops, a process is not ready. */
+  /** A process is not ready before it reports that it runs, and once it stops. */
   runs(): void
   stops(): void
   close(): void
@@ -31,7 +32,7 @@ export interface MonitoringOptions {
   readonly logger: Logger
 }
 
-/** To be started before anything that takes long. @throws DM_CONFIG_INVALID, DM_SOCKET_IN_USE */
+/** Start it before anything that takes long. @throws DM_CONFIG_INVALID, DM_SOCKET_IN_USE */
 export async function startMonitoring(options: MonitoringOptions): Promise<Monitoring> {
   const { role, listen, certificates, logger } = options
   const readiness = new Readiness()

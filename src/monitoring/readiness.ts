@@ -1,12 +1,13 @@
 /**
- * Whether a process can do its work, and if not, why: named checks, each of which says what is wrong and what to do, or nothing.
+ * Whether a process can do its work, and if not, why: named checks, each of which returns what is wrong and what to do,
+ * or nothing.
  */
 import { asDeltamapperError } from '../errors.ts'
 
-/** Undefined when all is well; else what is wrong, and what to do. What it throws is wrong as well. */
+/** Undefined when all is well; otherwise what is wrong, and what to do. Throwing counts as wrong as well. */
 export type Check = () => string | undefined | Promise<string | undefined>
 
-/** A check that has not answered by then has failed, in milliseconds: probes wait for a second by default. */
+/** A check without an answer by then has failed, in milliseconds: probes wait for a second by default. */
 const CHECK_MS = 800
 
 export class Readiness {
@@ -17,7 +18,7 @@ export class Readiness {
     this.#withinMs = withinMs
   }
 
-  /** A check of the same name takes the place of the one before. */
+  /** A check replaces an earlier one of the same name. */
   add(name: string, check: Check): void {
     this.#checks.set(name, check)
   }

@@ -1,8 +1,9 @@
 /**
- * The router's configuration: a YAML (or JSON) file, overruled by the command line. As with the agent's, what is wrong is said at start.
+ * The router's configuration: a YAML (or JSON) file, which the command line overrides. As with the agent's, errors stop
+ * the start.
  */
 import { z } from 'zod'
-import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../config-file.ts'
+import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../process/config-file.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
@@ -10,10 +11,10 @@ import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { driverKinds, kindsByName } from './drivers/kinds.ts'
 import { handlePattern } from './drivers/handle-patterns.ts'
 
-/** Where the router listens unless it is told otherwise. */
+/** The default address. */
 export const DEFAULT_LISTEN = 'unix:///run/deltamapper/router.sock'
 
-/** What handles say; see handle-patterns.ts. */
+/** How to read handles; see handle-patterns.ts. */
 const handles = z
   .array(
     z
@@ -25,7 +26,7 @@ const handles = z
 /** A name that goes into a path of the Kubernetes API (RFC 1123 label). */
 const objectName = z.string().regex(/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/, 'is no name of Kubernetes')
 
-/** The file's fields. Unknown ones are refused: a misspelt option must not pass for its default. */
+/** The file's fields. Unknown ones are refused: a misspelt option must not silently become its default. */
 export const routerConfig = z
   .strictObject({
     /** Addresses of unix sockets: the CSI sidecar is beside the router. */
@@ -34,19 +35,19 @@ export const routerConfig = z
       .min(1)
       .default([DEFAULT_LISTEN]),
     ...socketFields,
-    /** What GetPluginInfo answers: the name of the CSI driver whose snapshots are served. */
+    /** The answer of GetPluginInfo: the name of the CSI driver whose snapshots are served. */
     driverName: z.string().superRefine(valid(checkDriverName)),
     /** Mutual TLS with agents at `tcp://` addresses. */
     tls: z
       .strictObject({
         ...tlsFields,
-        /** The DNS name that an agent's certificate has to carry. */
+        /** The DNS name that an agent's certificate must have. */
         agentName: z.string().min(1)
       })
       .optional(),
     /** Permit agents at tcp://127.0.0.1 and [::1] without TLS. For tests. */
     allowLoopbackTcp: z.boolean().default(false),
-    /** Nodes and handles, as far as nothing but this file says them. */
+    /** Nodes and handles that this file alone describes. */
     static: z
       .strictObject({
         /** Node → address of its agent. */
@@ -57,9 +58,9 @@ export const routerConfig = z
     /** Nodes and handles as a cluster has them: its agents' EndpointSlices, and the objects of the CSI driver. */
     kubernetes: z
       .strictObject({
-        /** How the driver's handles are to be understood; by default what its name says. */
+        /** How to read the driver's handles; by default its name tells. */
         driver: z.enum(driverKinds).optional(),
-        /** The namespace that the driver keeps its own objects in; all unless given. Of `openebs-lvm` only. */
+        /** The namespace of the driver's own objects; all unless given. For `openebs-lvm` only. */
         driverNamespace: objectName.optional(),
         /** The agents' Service. */
         agents: z.strictObject({
@@ -68,26 +69,27 @@ export const routerConfig = z
           /** The name of its port. */
           port: z.string().min(1).default('grpc')
         }),
-        /** What handles say, of the driver `generic`. */
+        /** How to read handles, for the driver `generic`. */
         handles,
         /** A kubeconfig file; by default the service account of the pod, or what kubectl would take. */
         kubeconfig: z.string().min(1).optional()
       })
       .optional(),
-    /** How long an agent may be tried to be reached before a call ends with DM_AGENT_UNREACHABLE. */
+    /** How long to try to reach an agent before a call ends with DM_AGENT_UNREACHABLE. */
     connectSeconds: z.number().min(0.1).max(60).default(5),
     /**
-     * Answers under way at the same time; and for one client, told by its process, fewer than an agent allows a router: others have to have some left.
-     * An agent takes as many over the one connection that a router has to it (grpc/server.ts): of more, some would wait there without a word.
+     * Answers that may run at the same time. For one client, told by its process, fewer than an agent allows a router,
+     * so that others have some left. An agent takes as many over the router's one connection to it (grpc/server.ts):
+     * more would wait there without an answer.
      */
     maxStreams: z.int().min(1).max(256).default(256),
     maxStreamsPerClient: z.int().min(1).max(10_000).default(160),
-    /** How long a client may read nothing of an answer that waits for it; then the call ends with DM_CLIENT_IDLE. */
+    /** How long a client may leave a waiting answer unread; then the call ends with DM_CLIENT_IDLE. */
     idleSeconds: z.number().min(1).max(86_400).default(1800),
-    /** Where metrics, liveness and readiness are served over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
+    /** Where to serve metrics, liveness and readiness over plain HTTP: `tcp://HOST:PORT`. Nowhere by default. */
     monitoring: z.string().superRefine(valid(checkMonitorAddress)).optional(),
     logLevel: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
-    /** How long streams under way may go on after SIGTERM. */
+    /** How long running streams may go on after SIGTERM. */
     drainSeconds: z.number().min(0).max(3600).default(20)
   })
   .superRefine((config, context) => {
@@ -125,7 +127,7 @@ export const routerConfig = z
 
 export type RouterConfig = z.infer<typeof routerConfig>
 
-/** What the command line says; it goes before the file. */
+/** The command line's options, which override the file. */
 export interface RouterOptions {
   configFile?: string
   listen?: string[]

@@ -1,12 +1,13 @@
 /**
- * On which node a snapshot is: by what its handle or the cluster says, else by asking all agents. And whether two can be compared at all.
+ * On which node a snapshot is: as its handle or the cluster tells, otherwise by asking all agents. And whether two
+ * snapshots can be compared.
  *
- * A wrong node would give a wrong answer where two nodes use the same names, as volume groups do. So asking counts only when every agent has
- * said yes or no, and one of them yes.
+ * A wrong node would give a wrong answer if two nodes use the same names, as volume groups do. So asking counts only if
+ * every agent has said yes or no, and one of them yes.
  *
- * The CSI sidecar passes the base's handle on as it gets it: that base and target are of one volume, and in this order, is checked here as far
- * as objects of the cluster tell, and by the agent as far as its pool tells. What nobody knows is answered: within a pool, any two
- * snapshots compare exactly.
+ * The CSI sidecar passes the base's handle on unchecked. So the router checks that base and target are of one volume
+ * and in this order, as far as objects of the cluster tell, and the agent does as far as its pool tells. Unknown
+ * relations are answered: within a pool, any two snapshots compare exactly.
  */
 import { DeltamapperError } from '../errors.ts'
 import type { CallContext } from '../grpc/call-context.ts'
@@ -21,7 +22,9 @@ export interface LocatorSources {
     signal: AbortSignal
   ) => Promise<Located & { readonly ageSeconds?: number | undefined }>
   readonly agents: Agents
-  /** Whether the agent there has the snapshot; where it does not say, why not, as a clause that names the node. */
+  /**
+   * Whether the agent there has the snapshot, or, if it gave no answer, the reason, as a clause that names the node.
+   */
   readonly ask: (place: Place, signal: AbortSignal, call?: CallContext) => Promise<boolean | string>
 }
 
@@ -56,7 +59,7 @@ export class Locator implements SnapshotLocator {
     if (base.node !== undefined) {
       if (base.node !== target.node) throw nodesDiffer(base.node, target.node)
     } else {
-      // It is the target's node that counts. What is not there may have been removed, which its agent knows better.
+      // The target's node counts. A missing base may have been removed, which its agent knows better.
       const { having } = await this.#askAll(base.handle, signal, call)
       if (having.length > 0 && !having.some(({ node }) => node === target.node)) {
         throw nodesDiffer(having[0].node, target.node)
@@ -79,7 +82,7 @@ export class Locator implements SnapshotLocator {
         'give the router a pattern that tells the node'
       )
     }
-    // The one that does not say may have it, too.
+    // An agent that gave no answer may have it, too.
     if (silent.length > 0) {
       const [{ node, reason }] = silent
       const others = silent.length > 1 ? ` (and ${silent.length - 1} others, such as ${silent[1].node}'s)` : ''
@@ -120,7 +123,7 @@ export class Locator implements SnapshotLocator {
     )
   }
 
-  /** A place whose address is looked up anew each time: a pod that is replaced comes back at another. */
+  /** A place whose address is looked up each time: a pod that is replaced comes back at another. */
   #placeAt(found: Omit<Place, 'address'>): Place {
     const { agents } = this.#sources
     const { node } = found

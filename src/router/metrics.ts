@@ -1,5 +1,5 @@
 /**
- * What only a router has to count: calls by the node that answers them, and how often agents had to be tried.
+ * The metrics that only a router has: calls by the node that answers them, and how often agents had to be tried.
  *
  * Nodes are those of the configuration or the cluster: a node that only a handle names is refused before it is counted.
  */
@@ -9,13 +9,13 @@ import type { CallObserver } from '../grpc/snapshot-metadata.ts'
 export interface RouterMetrics {
   /** The observer given, and what the router counts itself. */
   readonly calls: CallObserver
-  /** An agent is asked for an answer, for the first time or once more. */
+  /** An agent is asked, for the first time or again. */
   readonly tried: (node: string) => void
 }
 
 /**
  * @param nodes how many nodes have an agent whose address is known
- * @param ageSeconds in a cluster: how old what is known of it is, 0 while it is kept up to date
+ * @param ageSeconds in a cluster: the age of what is known of it, 0 while it is up to date
  */
 export function routerMetrics(
   registry: Registry,

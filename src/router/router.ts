@@ -1,6 +1,6 @@
 /**
- * The router's life: configuration in, server listening; on SIGTERM the reverse. Agents are looked for when they are needed, so that it does
- * not matter which starts first. It keeps nothing: any number of routers may run.
+ * The router's life: read the configuration, listen; on SIGTERM the reverse. It looks for agents when it needs them, so
+ * either may start first. It keeps no state: any number of routers may run.
  */
 import { pino, type Logger } from 'pino'
 import { AgentChannels } from './relay/agent-channels.ts'
@@ -8,11 +8,11 @@ import { packageVersion } from '../grpc/identity.ts'
 import { hasSnapshot, routerBackend } from './relay/relay.ts'
 import { startServer } from '../grpc/server.ts'
 import { Certificates } from '../grpc/tls.ts'
-import { letHeapGrow } from '../heap-growth.ts'
+import { letHeapGrow } from '../process/heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { startMonitoring } from '../monitoring/monitoring.ts'
-import { sayReady } from '../service-manager.ts'
-import { startedBefore, stopSignal } from '../stop-signal.ts'
+import { sayReady } from '../process/service-manager.ts'
+import { startedBefore, stopSignal } from '../process/stop-signal.ts'
 import { kindsByName, makeDriver } from './drivers/kinds.ts'
 import { loadConfig, type RouterConfig, type RouterOptions } from './config.ts'
 import { type Agents, fixedAgents } from './relay/agents.ts'
@@ -21,7 +21,7 @@ import { Locator, type LocatorSources } from './locator.ts'
 import { routerMetrics } from './metrics.ts'
 
 export interface Router {
-  /** Where it listens, as clients would write it. */
+  /** Its addresses, as clients write them. */
   readonly addresses: readonly string[]
   /** Lets streams finish for a while, ends the rest, and releases everything. */
   stop(): Promise<void>
@@ -108,7 +108,10 @@ function fromFile({ static: { nodes, handles } = { nodes: {}, handles: [] } }: R
   }
 }
 
-/** Nodes and handles as the cluster has them. Until it has been heard of once, Probe says "not yet", and the sidecar waits. */
+/**
+ * Nodes and handles as the cluster has them. Until everything was listed once, Probe answers "not yet", and the sidecar
+ * waits.
+ */
 async function fromCluster(
   { driverName, connectSeconds }: RouterConfig,
   { driver: kind, driverNamespace, handles, agents, kubeconfig }: NonNullable<RouterConfig['kubernetes']>,
@@ -143,8 +146,8 @@ async function fromCluster(
 }
 
 /**
- * Runs a router until SIGTERM or SIGINT; asked to stop while it starts, it stops once it has started. A second signal ends it at once.
- * Logs are JSON lines on stdout.
+ * Runs a router until SIGTERM or SIGINT. If the signal comes during the start, the router stops once it has started. A
+ * second signal ends it at once. Logs are JSON lines on stdout.
  */
 export async function runRouter(options: RouterOptions): Promise<void> {
   const asked = stopSignal()

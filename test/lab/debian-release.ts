@@ -9,11 +9,15 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { LabUnavailable } from './packages.ts'
 
-/** Unpacks into `root`; `work` is a folder for what is needed meanwhile. Throws LabUnavailable where the packages cannot be had. */
+/**
+ * Unpacks into `root`; `work` is a folder for what is needed meanwhile. Throws LabUnavailable where the packages cannot be had.
+ *
+ * @param whole bring everything that they depend on as well, libc included, as on a system without a single package
+ */
 export async function unpackRelease(
   release: string,
   packages: readonly string[],
-  { work, root }: { work: string; root: string }
+  { work, root, whole = false }: { work: string; root: string; whole?: boolean }
 ): Promise<void> {
   if (platform() !== 'linux' || arch() !== 'x64') {
     throw new LabUnavailable(`Debian's tools need x86-64 Linux; this is ${platform()} on ${arch()}`)
@@ -29,11 +33,14 @@ export async function unpackRelease(
   // As root, apt would otherwise drop to a user that may not write here.
   const options = [
     ...['APT::Sandbox::User=root', `Dir::Etc::sourcelist=${own}/sources.list`, 'Dir::Etc::sourceparts=/dev/null'],
-    ...[`Dir::State::Lists=${own}/lists`, `Dir::Cache=${own}`, 'APT::Update::Error-Mode=any']
+    ...[`Dir::State::Lists=${own}/lists`, `Dir::Cache=${own}`, 'APT::Update::Error-Mode=any'],
+    ...(whole ? [`Dir::State::status=${own}/status`] : [])
   ].flatMap((each) => ['-o', each])
   try {
+    if (whole) await writeFile(join(own, 'status'), '')
     await runQuietly('apt-get', [...options, 'update', '-q'], own)
-    await runQuietly('apt-get', [...options, 'download', '-q', ...packages], own)
+    const names = whole ? await withDependencies(packages, options, own) : packages
+    await runQuietly('apt-get', [...options, 'download', '-q', ...names], own)
   } catch (error) {
     if (error instanceof LabUnavailable) throw error
     throw new LabUnavailable(`Debian ${release}'s packages could not be fetched: ${(error as Error).message}`)
@@ -41,6 +48,13 @@ export async function unpackRelease(
   for (const file of await readdir(own)) {
     if (file.endsWith('.deb')) await runQuietly('dpkg', ['-x', join(own, file), root], own)
   }
+}
+
+/** What installing them would bring. */
+async function withDependencies(packages: readonly string[], options: string[], own: string): Promise<string[]> {
+  const words = [...options, '--simulate', '--no-install-recommends', 'install', ...packages]
+  const plan = await runQuietly('apt-get', words, own)
+  return [...plan.matchAll(/^Inst (\S+)/gm)].map(([, name]) => name)
 }
 
 /** Returns stdout. Throws LabUnavailable where there is no such program. */

@@ -3,7 +3,7 @@
  * a copy of the map is a copy of the data, exactly.
  */
 import type { Mock } from '../../src/mock/mock.ts'
-import { BLOCK_BYTES, type Snapshot, type Tuple } from '../../src/mock/history.ts'
+import { BLOCK_BYTES, type Snapshot, type Tuple } from '../../src/mock/driver/history.ts'
 
 /** What is in each block of a copy; nothing and zeroes read the same. */
 export type Copy = Map<number, number>

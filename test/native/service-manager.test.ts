@@ -9,7 +9,7 @@ import test from 'ava'
 import { testFolder } from '../support/test-folder.ts'
 
 const folder = await testFolder(test)
-const say = `import { sayReady } from '${new URL('../../src/service-manager.ts', import.meta.url).href}'
+const say = `import { sayReady } from '${new URL('../../src/process/service-manager.ts', import.meta.url).href}'
   await sayReady(); await sayReady(); console.log(process.env.NOTIFY_SOCKET)`
 
 /** Receives one datagram (Node cannot), says when it can, and prints it. */

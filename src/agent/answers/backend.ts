@@ -70,7 +70,7 @@ export function snapshotMetadataBackend(
         { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
       )
     }
-    // By whichever name it was asked for, the client will ask again.
+    // The client will ask again by the name that it used.
     return { ...snapshot, handle }
   }
 }

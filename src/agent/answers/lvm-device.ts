@@ -1,7 +1,7 @@
 /**
- * A pool of LVM's, asked for by device-mapper's names: `VG-POOL-tpool/VG-LV`. What is asked about is still a volume of LVM's, which has one
- * identity by whatever name, or what is on record of it would be missed. So the device's table says which thin id of which pool it is, and
- * the rest is up to the volume group.
+ * A pool of LVM's, asked for by device-mapper's names: `VG-POOL-tpool/VG-LV`. This must give the volume the same
+ * identity as `VG/LV`, or its records would be missed. So the device's table tells the thin id and the pool, and the
+ * volume group's source does the rest.
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -17,7 +17,7 @@ export interface DeviceNamesOptions {
   deviceMapper: DeviceMapperPort
 }
 
-/** Whether a device-mapper UUID is of LVM's making (UUID_PREFIX in lib/activate/dev_manager.c). */
+/** Whether LVM made this device-mapper UUID (UUID_PREFIX in lib/activate/dev_manager.c). */
 export function isLvmUuid(uuid: string): boolean {
   return uuid.startsWith('LVM-')
 }
@@ -25,9 +25,10 @@ export function isLvmUuid(uuid: string): boolean {
 /**
  * Answers for the active devices of a pool.
  *
- * `snapshot()` throws DM_NOT_TRACKED for devices that LVM does not know, or knows with another size, and what the volume group's source throws.
+ * `snapshot()` throws DM_NOT_TRACKED for devices that LVM does not know, or knows with another size, and what the
+ * volume group's source throws.
  *
- * @param pool device-mapper's name of it, and its UUID
+ * @param pool its device-mapper name, and its UUID
  */
 export function lvmDeviceSource(
   pool: { name: string; uuid: string },

@@ -1,10 +1,10 @@
 /**
- * One look at this node, which all handles of a question are answered from: LVM is asked once, for all groups, and device-mapper once for
- * each device. Asked twice, a name could mean two different volumes within one answer.
+ * One look at this node, from which all handles of a question are answered: LVM is asked once, for all groups, and
+ * device-mapper once for each device. If they were asked twice, a name could mean two volumes within one answer.
  *
- * What is found is as old as its first answer, and never older than the look; whoever wants to know how things are later takes another.
- * All groups are asked for together because then one report is enough for everybody who waits for one, whichever groups they ask about,
- * known or not: nobody has to wait behind another's questions.
+ * A look begins with its first question and is never older than that. To see later changes, take another look. It asks
+ * for all groups together, so one LVM report serves all waiting callers, whichever groups they ask about. No caller
+ * waits behind another's questions.
  */
 import type { DeviceReference, TableRow } from '../../../native/device-mapper.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
@@ -13,7 +13,7 @@ import type { DeviceMapperPort } from '../node/pool-device.ts'
 
 export type LvmPort = Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes' | 'snapshotLinks'>
 
-/** LVM as it is at one look. */
+/** LVM at one look. */
 export class LvmLook implements LvmPort {
   readonly #lvm: LvmPort
   #all: Promise<LogicalVolume[]> | undefined
@@ -50,18 +50,18 @@ export class LvmLook implements LvmPort {
     try {
       all = await this.allLogicalVolumes()
     } catch (error) {
-      // What LVM complains of may be another group's.
+      // LVM may have complained about another group.
       if (error instanceof LvmRefused) return this.#lvm.logicalVolumes(volumeGroup)
       throw error
     }
     const volumes = all.filter(({ vgName }) => vgName === volumeGroup)
-    // Of two groups of one name, LVM says which it means, or that it cannot.
+    // For two groups of one name, LVM chooses one, or says that it cannot.
     if (new Set(volumes.map(({ vgUuid }) => vgUuid)).size > 1) return this.#lvm.logicalVolumes(volumeGroup)
     return volumes.length > 0 ? volumes : undefined
   }
 }
 
-/** Device-mapper as it is at one look. */
+/** Device-mapper at one look. */
 export class DeviceMapperLook implements DeviceMapperPort {
   readonly #deviceMapper: DeviceMapperPort
   readonly #infos = new Map<string, ReturnType<DeviceMapperPort['info']>>()

@@ -1,6 +1,6 @@
 /**
- * Snapshots of a pool of our own: `POOL/NAME`, with size, volume and identity from the catalog. So it does not matter whether one is
- * active; its pool has to be.
+ * Snapshots of an owned pool: `POOL/NAME`, with size, volume and identity from the catalog. So a snapshot may be
+ * inactive; only its pool must be active.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
@@ -14,8 +14,8 @@ const SECTOR_BYTES = 512
 /**
  * Answers for the volumes and snapshots of a pool.
  *
- * `snapshot()` throws DM_POOL_INACTIVE; DM_CATALOG_DISAGREES when a device has another size than the catalog says; and what the catalog and
- * device-mapper calls throw.
+ * `snapshot()` throws DM_POOL_INACTIVE; DM_CATALOG_DISAGREES when a device has another size than the catalog says; and
+ * what the catalog and device-mapper calls throw.
  */
 export function ownedPoolSource(
   pool: string,
@@ -59,7 +59,7 @@ export function ownedPoolSource(
   }
 }
 
-/** What lies beyond the catalog's size would be missing from the answer. @returns whether it has a device that can be written to */
+/** Blocks beyond the catalog's size would be missing from the answer. @returns whether it has a writable device */
 async function refuseOtherSize(
   deviceMapper: DeviceMapperPort,
   handle: string,

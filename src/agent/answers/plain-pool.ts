@@ -1,11 +1,11 @@
 /**
- * Snapshots of a thin pool that is run with dmsetup, without LVM: `POOL/NAME`, both device-mapper names, told from tables alone.
+ * Snapshots of a plain pool, made with dmsetup: `POOL/NAME`, both device-mapper names, read from tables alone.
  *
  *   POOL   0 131072 thin-pool 254:0 254:1 128 0 0        → the metadata device, 254:0
  *   NAME   0 32768 thin 254:2 7                          → pool 254:2, device id 7, 32768 sectors
  *
- * A device that is not active has no table, and thin metadata holds no sizes: what `thin-ID` (a bare device id) is called, how large
- * it is and what it is a snapshot of, only whoever made it knows.
+ * An inactive device has no table, and thin metadata holds no sizes. So for `thin-ID` (a bare device id), only its
+ * maker knows the name, the size and the origin.
  */
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import type { DeviceNumber } from '../../devicemapper/target-words.ts'
@@ -20,8 +20,8 @@ const SECTOR_SIZE = 512
 /**
  * Answers for the thin devices of a pool.
  *
- * `snapshot()` throws DM_POOL_INACTIVE; DM_NOT_TRACKED for devices that are not thin, or over an external origin, and for ids whose size
- * nobody knows; and what device-mapper calls throw.
+ * `snapshot()` throws DM_POOL_INACTIVE; DM_NOT_TRACKED for devices that are not thin, or over an external origin, and
+ * for ids whose size nobody knows; and what device-mapper calls throw.
  *
  * @param pool device-mapper name of the device that has the thin-pool target
  */
@@ -63,7 +63,7 @@ export function deviceMapperSource(pool: string, deviceMapper: DeviceMapperPort)
   }
 }
 
-/** What an active device of this name is; undefined when there is none. */
+/** The active device of this name; undefined when there is none. */
 async function findThinDevice(
   deviceMapper: DeviceMapperPort,
   handle: string,
@@ -72,7 +72,7 @@ async function findThinDevice(
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
   const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
-  // Just being made or removed: its table is not live yet, or not any more (DM_TABLE_STATUS reports no target then).
+  // It is just being made or removed: its table is not live (DM_TABLE_STATUS reports no target then).
   if (!row) return undefined
   if (row.targetType !== 'thin' || more.length > 0) {
     throw new DeltamapperError(
@@ -100,7 +100,7 @@ async function findThinDevice(
   return { ...table, sizeBytes, writable: !info.readOnly }
 }
 
-/** The id that a name of the form `thin-ID` stands for. */
+/** The id in a name of the form `thin-ID`. */
 function thinIdOf(name: string): number | undefined {
   const id = /^thin-(0|[1-9]\d{0,7})$/.exec(name)?.[1]
   return id !== undefined && Number(id) < MAX_DEVICES ? Number(id) : undefined
@@ -115,7 +115,10 @@ function sizeUnknown(handle: string, thinId: number): DeltamapperError {
   )
 }
 
-/** `dmsetup create thin-3` can make a device of any id: then the name means two things, and one of them would be a wrong backup. */
+/**
+ * `dmsetup create thin-3` can make a device of any id. Then the name means two things, and one of them would be a wrong
+ * backup.
+ */
 function ambiguous(handle: string, name: string, namedId: number, thinId: number): DeltamapperError {
   return new DeltamapperError(
     'DM_NOT_TRACKED',
@@ -125,8 +128,8 @@ function ambiguous(handle: string, name: string, namedId: number, thinId: number
 }
 
 /**
- * A table can name another external origin each time that it is loaded, and nothing keeps the one that it names from being written to. LVM sees
- * to both for its own.
+ * A table can name another external origin each time that it is loaded, and nothing protects the origin from writes.
+ * LVM takes care of both for its own.
  */
 function overExternalOrigin(handle: string, { major, minor }: DeviceNumber): DeltamapperError {
   return new DeltamapperError(

@@ -1,20 +1,21 @@
 /**
- * Looks at the clocks of live pools, one after the other for each pool, and has the catalog say whether one went back (pool-clocks.ts).
+ * Looks at the clocks of live pools, one after the other for each pool. The catalog tells whether one was restored to
+ * an earlier state (pool-clocks.ts).
  *
- * In order, because a look that is told late would pass for a pool that went back. Whoever asks while a look waits for its turn shares
- * it; one that is under way already is not shared: it may be older than what was asked.
+ * They are in order because a look that is reported late would look like a restored pool. Callers share a look that
+ * still waits for its turn. A running look is not shared, because it may be older than the question.
  */
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { WentBack } from '../catalog/pool-clocks.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
 
-/** Where a pool's metadata is, and which pool that is. */
+/** A pool's metadata device, and which pool it is. */
 type PoolPlace = Pick<Snapshot, 'metadataPath' | 'metadataDevice' | 'poolIdentity'>
 
 /** One look. */
 interface Turn {
-  /** What it looks at. */
+  /** Its subject. */
   readonly key: string
   readonly look: Promise<WentBack | undefined>
   waits: boolean
@@ -23,7 +24,7 @@ interface Turn {
 export class PoolClockLooks {
   readonly #catalog: Pick<Catalog, 'sawPoolClock'>
   readonly #deadlineMs: number | undefined
-  /** The last look of each pool, waiting or under way. */
+  /** The last look of each pool, waiting or running. */
   readonly #last = new Map<string, Turn>()
 
   /** @param readDeadlineMs how long one request to a metadata device may take, in milliseconds */
@@ -35,7 +36,7 @@ export class PoolClockLooks {
   /**
    * Looks at the pool of a snapshot.
    *
-   * @returns when it was last found to have gone back
+   * @returns when it was last found in an earlier state
    * @throws what reading metadata throws, what the catalog throws
    */
   async look(place: PoolPlace): Promise<WentBack | undefined> {

@@ -1,6 +1,6 @@
 /**
- * A recorded pool: a folder with the metadata image of a pool that once was, and `pool.json`, which says what thin metadata does not:
- * names, sizes, and which volume each snapshot is of. For demonstrations, tests, support and forensics.
+ * A recorded pool: a folder with the metadata image of a pool, and `pool.json` with the facts that thin metadata lacks:
+ * names, sizes, and the volume of each snapshot. For demonstrations, tests, support and forensics.
  */
 import { access, constants } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -18,11 +18,14 @@ const thinId = z
   .max(MAX_DEVICES - 1)
 const sizeBytes = z.int().min(0)
 
-/** `pool.json`, format 1. Sizes in bytes. Fields beyond these are for people (a description, the SHA-256 of a snapshot's content). */
+/**
+ * `pool.json`, format 1. Sizes in bytes. Other fields are for people (a description, the SHA-256 of a snapshot's
+ * content).
+ */
 export const poolDescription = z.object({
   format: z.literal(1),
   data_block_size_bytes: z.int().min(1),
-  /** Read the live root even where the image has a metadata snapshot. */
+  /** Read the live root even if the image has a metadata snapshot. */
   live_root: z.boolean().optional(),
   volumes: z.array(z.object({ name })),
   snapshots: z.array(z.object({ name, volume: name, thin_id: thinId, size_bytes: sizeBytes }))
@@ -31,7 +34,7 @@ export const poolDescription = z.object({
 /**
  * Loads a recorded pool's description. Its metadata image is opened anew for every question.
  *
- * @param source the name by which its snapshots are asked for
+ * @param source the first part of its snapshots' handles
  * @throws DM_RECORDED_POOL_INVALID
  */
 export async function loadRecordedPool(source: string, folder: string): Promise<SnapshotSource> {
@@ -61,7 +64,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       metadataPath
     })
   }
-  // What is opened for each question has to be there: a copy that was cut short says so now, not to the first client.
+  // The image must exist now: an incomplete copy is found at start, not by the first client.
   await access(metadataPath, constants.R_OK).catch((cause: Error) => {
     throw invalid(file, `beside it there is no metadata image that can be read: ${cause.message}`, cause)
   })

@@ -1,7 +1,7 @@
 /**
- * Which source answers for the part of a handle before its slash: a recorded pool that was configured, else a pool of the agent's own, else
- * an era volume, else a thin pool that device-mapper has under this name, else the volume group of this name. For `*` it is whichever recorded pool or
- * volume group has the snapshot, if only one does.
+ * Finds the source that answers for the first part of a handle. In this order: a configured recorded pool, an owned
+ * pool, a tracked volume, a device-mapper thin pool of this name, the volume group of this name. For `*` it is the
+ * recorded pool or volume group that has the snapshot, if only one does.
  */
 import { deviceMapperSource } from './plain-pool.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -15,13 +15,13 @@ import { DeviceMapperLook, LvmLook, type LvmPort } from './one-look.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
 
-/** What is needed to look at this node's own pools. */
+/** What looking at this node's own pools takes. */
 export interface LiveNode {
   deviceMapper: DeviceMapperPort
   lvm: LvmPort
-  /** The pools that the agent itself has made. */
+  /** The owned pools. */
   ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
-  /** Where the history of era volumes is. */
+  /** The history of tracked volumes. */
   history?: HistoryCatalog | undefined
 }
 
@@ -35,7 +35,7 @@ export class Sources {
     this.#node = node
   }
 
-  /** The same sources at one look, which begins when it is first asked something (one-look.ts). */
+  /** The same sources at one look, which begins with its first question (one-look.ts). */
   look(): Sources {
     if (!this.#node) return this
     const { lvm, deviceMapper, ...rest } = this.#node
@@ -47,9 +47,10 @@ export class Sources {
   }
 
   /**
-   * The source of this name; undefined when there is none for certain. Whether a volume group exists shows when it is asked.
+   * The source of this name; undefined if there certainly is none. (Whether a volume group exists shows only when it is
+   * asked.)
    *
-   * @throws DM_NOT_TRACKED for the device of a pool of an agent's own, which goes by another name
+   * @throws DM_NOT_TRACKED for the device of an owned pool, which has another name in handles
    */
   async find(name: string): Promise<SnapshotSource<FoundSnapshot> | undefined> {
     if (name === ANY_SOURCE) return { snapshot: (snapshot) => this.#wherever(snapshot) }
@@ -91,7 +92,7 @@ export class Sources {
     )
   }
 
-  /** What a person may be told about where to look. */
+  /** Tells a person what the sources are. */
   get description(): string {
     const recorded = [...this.#recorded.keys()].join(', ')
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
@@ -113,7 +114,7 @@ async function thinPoolUuidOf(deviceMapper: DeviceMapperPort, name: string): Pro
   return row?.targetType === 'thin-pool' ? info.uuid : undefined
 }
 
-/** What is on record of its snapshots is by their names in the catalog. */
+/** Records of its snapshots are under their names in the catalog. */
 function ownPool(device: string, pool: string): DeltamapperError {
   return new DeltamapperError(
     'DM_NOT_TRACKED',

@@ -15,7 +15,7 @@ export interface Question<S extends FoundSnapshot = FoundSnapshot> {
   readonly target: S
   /** Bytes, as the client has them. */
   readonly startingOffset: bigint
-  /** The most extents in a message; 0 for as many as are good. */
+  /** The most extents in a message; 0 chooses a good number. */
   readonly maxResults: number
   readonly lookUp: LookUp
 }
@@ -35,7 +35,7 @@ export interface TargetAnswers<S extends FoundSnapshot = FoundSnapshot> {
 export interface AnswerServices {
   /** What is known of the devices of live pools. */
   readonly knowledge?: DeviceKnowledge | undefined
-  /** Where the tools have a part in answers. */
+  /** The tools, if they have a part in answers. */
   readonly tools?: ToolEngine | undefined
   /** What classic snapshots take. */
   readonly classic?: ClassicServices | undefined

@@ -1,6 +1,6 @@
 /**
- * Snapshots of era volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. Neither the volume nor the snapshot has to be there any more,
- * and nothing is asked of the kernel: what was written between two snapshots was stored when the second one was taken.
+ * Snapshots of tracked volumes: `VOLUME/SNAPSHOT`, answered from the catalog alone. The kernel is not asked, and volume
+ * and snapshot need not exist any more: the writes between two snapshots were recorded when the second one was taken.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
@@ -16,13 +16,13 @@ export type HistoryCatalog = Pick<
   'findEraVolume' | 'findEraSnapshot' | 'eraNameUsedBefore' | 'leastEraSize' | 'eraWrites' | 'findServed' | 'remember'
 >
 
-/** A snapshot of an era volume, as it is on record. */
+/** A recorded snapshot of a tracked volume. */
 export interface TrackedSnapshot {
   readonly kind: 'tracked'
   /** `VOLUME/SNAPSHOT`, for messages. */
   readonly handle: string
   readonly volumeName: string
-  /** The size in which writes are tracked, in bytes. */
+  /** The size of a tracked block, in bytes. */
   readonly blockBytes: number
   readonly record: EraSnapshot
   /** Where the history is. */
@@ -50,14 +50,14 @@ export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
   }
 }
 
-/** What is to be walked. */
+/** The input of a walk. */
 interface TrackedAnswer {
   readonly question: HistoryQuestion
-  /** Undefined where nothing on record has a part in the answer. */
+  /** Undefined if the catalog has nothing for the answer. */
   readonly nextPage: NextPage | undefined
 }
 
-/** The source of this name; undefined when there is no such era volume. @throws what the catalog throws */
+/** The source of this name; undefined when there is no such tracked volume. @throws what the catalog throws */
 export async function eraSource(
   name: string,
   catalog: HistoryCatalog
@@ -68,7 +68,7 @@ export async function eraSource(
   return {
     async snapshot(snapshot) {
       const record = await catalog.findEraSnapshot(name, snapshot)
-      // Detached, and another one attached by this name, meanwhile.
+      // Meanwhile the volume was detached, and another one attached under this name.
       if (record?.volume !== volume.id) return undefined
       return { kind: 'tracked', handle: `${name}/${snapshot}`, volumeName: name, blockBytes, record, catalog }
     }
@@ -76,7 +76,7 @@ export async function eraSource(
 }
 
 /**
- * What a snapshot has: which blocks were ever written to is not known of a volume that is not thin, so it is all of it.
+ * The allocated blocks of a snapshot: all of them, because dm-era does not know which blocks were ever written.
  *
  * @throws DM_RESUME_REFUSED; what the catalog throws
  */
@@ -87,10 +87,10 @@ async function trackedAllocated(target: TrackedSnapshot, startingOffset: number)
 }
 
 /**
- * What was written between two snapshots.
+ * The writes between two snapshots.
  *
- * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST when either was forgotten meanwhile; what
- *   the catalog throws
+ * @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN, DM_BASE_CHANGED, DM_RESUME_REFUSED; DM_BASE_LOST
+ *   when either was forgotten meanwhile; what the catalog throws
  */
 async function trackedDelta(
   base: TrackedSnapshot,
@@ -119,7 +119,8 @@ async function trackedDelta(
 }
 
 /**
- * What a client holds by a name that was used twice may be the earlier snapshot, whether or not it ever asked about that one.
+ * Refuses a name that was used twice: the client's backup may be of the earlier snapshot, even if it never asked about
+ * that one.
  *
  * @throws DM_BASE_CHANGED
  */
@@ -134,8 +135,8 @@ async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSn
 }
 
 /**
- * Puts a target on record. An answer that goes on from an offset is one with what was answered before only if both are about one snapshot:
- * its name may be another's by now.
+ * Records a target. An answer resumed at an offset continues an earlier one only if both are about the same snapshot:
+ * the name may belong to another by now.
  *
  * @throws DM_RESUME_REFUSED
  */
@@ -179,8 +180,8 @@ function forgotten(base: TrackedSnapshot, target: TrackedSnapshot): DeltamapperE
 }
 
 /**
- * As what it goes on record when it is served: by its id alone, because nothing that could be looked at tells one snapshot from another that
- * has taken its name. (What is thin metadata's has no meaning here, and is the same for all.)
+ * The catalog record of a served tracked snapshot. Only the id identifies it, because nothing else tells it from
+ * another snapshot of the same name. The fields of thin metadata are the same constants for all.
  */
 function servedTracked({ handle, record }: TrackedSnapshot): ServedTarget {
   const { id, volume, seq, sizeBytes } = record

@@ -1,11 +1,11 @@
 /**
- * Snapshots of a volume group: `VG/LV`, whether active or not. Only their pool must be active, and activating it is up to whoever
- * runs the node: nothing of LVM's is changed here.
+ * Snapshots of a volume group: `VG/LV`, active or not. Only their pool must be active. Activating it is the operator's
+ * decision: this code changes nothing of LVM's.
  *
- * LVM says what a volume is (its metadata on disk); device-mapper says where the pool's metadata is. Between those two, and before
- * the metadata is read, the volume can be removed and its thin id given to another. The transaction id tells them apart: LVM and
- * the pool's metadata both hold the one under which the volume was created. Whether the names still mean the same once the metadata
- * is open, a second look tells (backend.ts).
+ * LVM tells what a volume is (its metadata on disk); device-mapper tells where the pool's metadata is. Between those
+ * two, and before the metadata is read, the volume can be removed and its thin id given to another. The transaction id
+ * tells them apart: LVM and the pool's metadata both hold the one under which the volume was created. A second look
+ * tells whether the names still mean the same once the metadata is open (backend.ts).
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -26,7 +26,8 @@ export interface VolumeGroupSourceOptions {
 /**
  * Answers for the volumes of a group.
  *
- * `snapshot()` throws DM_NOT_TRACKED for what is not thin, DM_POOL_INACTIVE, DM_LVM_FAILED, and what device-mapper calls throw.
+ * `snapshot()` throws DM_NOT_TRACKED for a volume that is not thin, DM_POOL_INACTIVE, DM_LVM_FAILED, and what
+ * device-mapper calls throw.
  */
 export function volumeGroupSource(
   volumeGroup: string,
@@ -72,18 +73,19 @@ export function volumeGroupSource(
 }
 
 /**
- * An active volume's device has to be what LVM says that it is. A merge that had to wait for its origin to be closed leaves the origin's
- * old size on the device until it is activated once more (seen with 2.03.16): what was written beyond LVM's size would be left out.
+ * Checks that an active volume's device is what LVM says. A merge that had to wait until its origin was closed leaves
+ * the origin's old size on the device, until the next activation (seen with 2.03.16). Writes beyond LVM's size would be
+ * left out.
  *
- * @returns whether there is one that can be written to
+ * @returns whether there is a writable device
  */
 async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolume, thinId: number): Promise<boolean> {
-  // With a copy-on-write snapshot over it, the thin device is one below.
+  // With a classic snapshot over it, the thin device is one below.
   const uuid = volumeUuid(lv)
   const info = (await deviceMapper.info({ uuid: `${uuid}-real` })) ?? (await deviceMapper.info({ uuid }))
   if (!info?.hasLiveTable) return false
   const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
-  // A pool that has failed says so when it is read.
+  // Reading tells whether a pool has failed.
   const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
   if (!row || !table) return !info.readOnly
   const sizeBytes = row.lengthSectors * SECTOR_SIZE
@@ -110,9 +112,9 @@ async function activePool(deviceMapper: DeviceMapperPort, pool: LogicalVolume): 
 }
 
 /**
- * The device-mapper UUID of a pool's thin-pool target (build_dm_uuid, lib/misc/lvm-string.c). It is the same where the target is a
- * device of its own below one for the volume (VG-POOL-tpool), and where it is the volume's (VG-POOL): LVM does that with pools
- * that it has not put a volume into.
+ * The device-mapper UUID of a pool's thin-pool target (build_dm_uuid, lib/misc/lvm-string.c). It is the same whether
+ * the target is a device of its own below one for the volume (VG-POOL-tpool), or the volume's device (VG-POOL), as with
+ * pools that LVM has not put a volume into.
  */
 export function thinPoolUuid(pool: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
   return `${volumeUuid(pool)}-tpool`

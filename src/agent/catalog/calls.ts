@@ -1,6 +1,5 @@
-/**
- * What can be asked of the catalog, by name: the worker thread's side of `Catalog`.
- */
+/** The calls that the catalog takes, by name: the worker thread's side of `Catalog`. */
+import { admit, type Admission } from './admission.ts'
 import * as classic from './classic-served.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
@@ -24,6 +23,8 @@ export function catalogCalls(database: CatalogDatabase) {
     rememberClassic: on(classic.rememberClassic),
     findClassic: on(classic.findClassic),
     forgetClassic: on(classic.forgetClassic),
+    admit: (admission: Admission, at: number) =>
+      admit(database, admission, (one, other) => lineage(database, one, other), at),
     lineage: on(lineage),
     sawPoolClock: on(clocks.sawPoolClock),
     poolWentBack: on(clocks.poolWentBack),
@@ -71,8 +72,9 @@ export type CatalogCalls = ReturnType<typeof catalogCalls>
 export type CallName = keyof CatalogCalls
 
 /**
- * Owned thins are known by their id, which is their identity; others from when they were served. What was served before a merge put
- * another device in its place (LVM keeps the volume's UUID, lvconvert --merge) has another creation time, and says nothing of this one.
+ * An owned thin's id is its identity; other records are known by the time when they were served. `lvconvert --merge`
+ * puts another device in a volume's place and keeps its UUID. What was served before that has another creation time,
+ * and says nothing of this device.
  */
 function lineage(database: CatalogDatabase, one: LineageMember, other: LineageMember): Lineage {
   const facts = ({ identity, creationTime }: LineageMember): LineageFacts[] => {

@@ -1,6 +1,6 @@
 /**
- * One run of the catalog's thread, seen from the main thread: calls go out at once and are answered in order, and if the thread ends or
- * does not answer in time, whatever was still unanswered fails.
+ * One run of the catalog's thread, seen from the main thread. Calls are sent at once and answered in order. If the
+ * thread ends or does not answer in time, every unanswered call fails.
  */
 import { statSync } from 'node:fs'
 import { extname } from 'node:path'
@@ -15,23 +15,26 @@ interface Pending {
   reject: (error: DeltamapperError) => void
 }
 
-/** The catalog needs little; what needs more than this is a defect, and ends the thread instead of the agent. MiB. */
+/**
+ * The catalog needs little memory. If it needs more than this, that is a defect, and the limit ends the thread instead
+ * of the agent. MiB.
+ */
 const HEAP_MIB = 256
-/** Opening reads and checks the whole file: it may take a second more for as many bytes. */
+/** Opening reads and checks the whole file: allow a second more for each so many bytes. */
 const CHECKED_A_SECOND = 16 * 2 ** 20
 
 export class CatalogThread {
-  /** What opening found; rejects as opening failed. */
+  /** The result of opening; rejects if opening failed. */
   readonly opening: Promise<Opening>
-  /** Resolves when the thread is gone, and the file free. */
+  /** Resolves when the thread has ended, and the file is free. */
   readonly gone: Promise<void>
   /** It takes no more calls: it has ended, failed, or is being closed. */
   ended = false
-  /** It was given up while at a call, and is not gone yet. */
+  /** It was given up during a call, and has not ended yet. */
   stuck = false
   readonly #path: string
   readonly #deadlineMs: number
-  /** How long opening may take on top of that, in milliseconds; 0 once it is open. */
+  /** How much longer opening may take, in milliseconds; 0 once it is open. */
   #openingMs: number
   readonly #worker: Worker
   readonly #pending: Pending[] = []
@@ -41,7 +44,7 @@ export class CatalogThread {
   constructor(start: Start, deadlineMs: number) {
     this.#path = start.path
     this.#deadlineMs = deadlineMs
-    // (Looked at, not opened: see database.ts.)
+    // (`stat` only; opening the file here would lose the lock: see database.ts.)
     const bytes = statSync(start.path, { throwIfNoEntry: false })?.size ?? 0
     this.#openingMs = Math.floor(bytes / CHECKED_A_SECOND) * 1000
     // The sources run as .ts, the published package as .js.
@@ -49,7 +52,7 @@ export class CatalogThread {
     this.#worker = new Worker(file, {
       name: 'catalog',
       workerData: start,
-      // The process's own options (how its input is to be read, a test runner's hooks) are not for the thread.
+      // The process's own options (how to read its input, a test runner's hooks) are not for the thread.
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
     })
@@ -65,13 +68,16 @@ export class CatalogThread {
       })
     })
     this.opening = this.#expect() as Promise<Opening>
-    // Whoever makes the first call learns why opening failed.
+    // The first call rejects with the reason why opening failed.
     this.opening.catch(() => undefined)
   }
 
-  /** @throws what the call throws; DM_CATALOG_UNAVAILABLE when the thread ended or took too long, done or not */
+  /**
+   * @throws what the call throws; DM_CATALOG_UNAVAILABLE when the thread ended or took too long: the call may or may
+   *   not be done
+   */
   async call(call: CallName | 'close', args: unknown[]): Promise<unknown> {
-    // What cannot be sent throws here, and no answer to it is expected.
+    // A value that cannot be sent throws here, and then no answer will come.
     this.#worker.postMessage({ call, args } satisfies ToCatalog)
     if (call === 'close') this.ended = true
     return this.#expect()
@@ -99,12 +105,12 @@ export class CatalogThread {
     if (message.last) this.#end(this.#failure ?? this.#unavailable('it was closed'))
   }
 
-  /** The oldest call has the deadline; those behind it are not late, they wait. */
+  /** Only the oldest call has a deadline; those behind it are not late, they wait. */
   #startClock(): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (this.#pending.length === 0) {
-      // An idle catalog must not keep the process alive; a call under way must, and so must the end of one being closed.
+      // An idle catalog must not keep the process alive. A running call must, and so must closing.
       if (!this.ended) this.#worker.unref()
       return
     }
@@ -113,7 +119,7 @@ export class CatalogThread {
     this.#timer = setTimeout(() => {
       this.stuck = true
       this.#end(this.#unavailable(`it has not answered for ${deadlineMs / 1000} seconds`))
-      // A call that waits for the disk ends when the disk lets it.
+      // A call that waits for the disk ends only when the disk answers.
       void this.#worker.terminate()
       this.#worker.unref()
     }, deadlineMs)

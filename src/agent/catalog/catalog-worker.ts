@@ -1,8 +1,8 @@
 /**
- * The catalog's thread: opens the database and carries out one call after the other, each to the end.
+ * The catalog's thread: opens the database and runs one call after the other, each to its end.
  *
- * A connection that failed once (a full disk, an error while reading) is not trusted with another call: the thread closes the database
- * and ends, and the next call opens it anew, with every check.
+ * After a failure (a full disk, a read error), the connection is not trusted with another call. The thread closes the
+ * database and ends. The next call opens it anew, with every check.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { type CallName, catalogCalls } from './calls.ts'
@@ -16,7 +16,7 @@ if (parentPort) serve(parentPort)
 function serve(port: NonNullable<typeof parentPort>): void {
   const say = (message: FromCatalog) => {
     port.postMessage(message)
-    // What was posted still arrives.
+    // Posted messages still arrive.
     if (message.last) port.close()
   }
 
@@ -50,6 +50,6 @@ function closeQuietly(database: CatalogDatabase): void {
   try {
     database.close()
   } catch {
-    // The error that led here is the one to tell.
+    // Report the error that led here.
   }
 }

@@ -1,21 +1,23 @@
 /**
- * The catalog: what the agent has to remember beyond its own life. A SQLite database in a thread of its own, because everything that is
- * written to it waits for the disk.
+ * The catalog: what the agent must remember beyond its own life. A SQLite database in a thread of its own, because
+ * every write waits for the disk.
  *
- * - What was served as target, and compared with as base (fingerprint.ts, served-targets.ts), so that a base that is no longer what it
- *   was is refused, and an answer goes on only about what it began with.
- * - Classic snapshots that were answered about, and what their stores' lists were then (classic-served.ts).
- * - How far each pool's clock had come, so that a pool that was put back is noticed (pool-clocks.ts).
- * - The pools, volumes and snapshots that the agent has made on plain device-mapper (owned-pools.ts), and what it was about to do to them
- *   when it was killed (reconcile.ts).
- * - Era volumes, their snapshots, and what was written between those (era-volumes.ts, era-snapshots.ts).
- * - Which metadata snapshots are held by us (lease.ts, lease-records.ts).
+ * - Which snapshots were served as target or used as base (fingerprint.ts, served-targets.ts). So a base that has
+ *   changed is refused, and an answer is resumed only for the same snapshot.
+ * - Classic snapshots that were answered about, and their stores' lists then (classic-served.ts).
+ * - How far each pool's clock had come, to notice a pool that was restored to an earlier state (pool-clocks.ts).
+ * - The pools, volumes and snapshots that the agent made on plain device-mapper (owned-pools.ts), and the changes that
+ *   were interrupted when it was killed (reconcile.ts).
+ * - Tracked volumes, their snapshots, and what was written between those (era-volumes.ts, era-snapshots.ts).
+ * - Which metadata snapshots we hold (lease.ts, lease-records.ts).
  *
- * A call that resolves is on disk. One that rejects with DM_CATALOG_UNAVAILABLE may be or not; the next call opens the database again.
- * Calls are carried out and answered in the order in which they are made. Times are milliseconds since 1970.
+ * A call that resolves is on disk. One that rejects with DM_CATALOG_UNAVAILABLE may be on disk or not; the next call
+ * opens the database again. Calls are run and answered in the order in which they are made. Times are milliseconds
+ * since 1970.
  */
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
+import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
 import type { ClassicFacts, ClassicRow } from './classic-served.ts'
 import { CatalogThread } from './catalog-thread.ts'
@@ -38,16 +40,16 @@ import type { ServedRecord } from './served-targets.ts'
 import type { WrittenChunk } from './store/written-chunks.ts'
 
 export interface CatalogOptions {
-  /** How long one call may take, in milliseconds; 30,000 by default. Then it fails, and so does what waits behind it. */
+  /** How long one call may take, in milliseconds; 30,000 by default. After that, it fails with all calls behind it. */
   deadlineMs?: number
-  /** How long to wait for another process to let go of the file, in milliseconds; 3,000 by default. */
+  /** How long to wait for another process to release the file, in milliseconds; 3,000 by default. */
   lockWaitMs?: number
 }
 
 /**
- * Opens the catalog, and makes it where there is none: the file with permissions 0600, its folder with 0700.
+ * Opens the catalog, or makes it if there is none: the file with permissions 0600, its folder with 0700.
  *
- * @param path on a local file system, and not on a volume whose device the agent suspends
+ * @param path on a local file system, and not on a volume that the agent suspends
  * @throws DM_CATALOG_IN_USE, DM_CATALOG_DAMAGED, DM_CATALOG_NEWER, DM_CATALOG_UNAVAILABLE
  */
 export async function openCatalog(path: string, options: CatalogOptions = {}): Promise<Catalog> {
@@ -67,26 +69,38 @@ export class Catalog {
     this.#options = options
   }
 
-  /** What opening it found and did. */
+  /** The result of opening it. */
   async opening(): Promise<Opening> {
     return this.#running().opening
   }
 
   // What was served
 
-  /** Records that a snapshot is about to be answered about; to be awaited before the first message leaves. See served-targets.ts. */
+  /**
+   * Decides whether an answer about a live pool may begin, and records it. Await it before the first message leaves.
+   *
+   * @throws what `admit` throws (admission.ts)
+   */
+  async admit(admission: Admission, at = Date.now()): Promise<Admitted> {
+    return this.#call('admit', admission, at)
+  }
+
+  /**
+   * Records that an answer about a snapshot is about to begin. Await it before the first message leaves. See
+   * served-targets.ts.
+   */
   async remember(snapshot: ServedTarget, at = Date.now(), role: Role = 'target'): Promise<'new' | 'known' | 'changed'> {
     return this.#call('remember', snapshot, at, role)
   }
 
-  /** Everything on record under this handle, or with this identity under another: for `checkBase` and `checkResumed`. */
+  /** All records with this handle, or with this identity under another handle: for `checkBase` and `checkResumed`. */
   async findServed(
     snapshot: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity' | 'formerPlace'>
   ): Promise<ServedRecord[]> {
     return this.#call('findServed', snapshot)
   }
 
-  /** Forgets the oldest of what was served, beyond a number. Returns how many; to be repeated until 0. */
+  /** Forgets the oldest served records beyond a number. Returns how many; repeat until 0. */
   async forgetServed(keep: number): Promise<number> {
     return this.#call('forgetServed', keep)
   }
@@ -111,12 +125,15 @@ export class Catalog {
     return this.#call('forgetClassic', keep)
   }
 
-  /** How two snapshots are related, by what is on record of them. */
+  /** How two snapshots are related, according to their records. */
   async lineage(one: LineageMember, other: LineageMember): Promise<Lineage> {
     return this.#call('lineage', one, other)
   }
 
-  /** Takes a look at a pool's clock into account, and says when the pool was last found to have gone back. See pool-clocks.ts. */
+  /**
+   * Takes a look at a pool's clock into account. Returns when the pool was last found in an earlier state. See
+   * pool-clocks.ts.
+   */
   async sawPoolClock(clock: PoolClock, at = Date.now()): Promise<WentBack | undefined> {
     return this.#call('sawPoolClock', clock, at)
   }
@@ -128,7 +145,7 @@ export class Catalog {
 
   // Owned pools
 
-  /** All pools, volumes and snapshots the agent has made, and what is under way: for `reconcile`. */
+  /** All pools, volumes and snapshots that the agent made, and all intents: for `reconcile`. */
   async view(): Promise<CatalogView> {
     return this.#call('view')
   }
@@ -142,7 +159,7 @@ export class Catalog {
   }
 
   /**
-   * Writes down what is about to be done to a pool; the kernel may be told once this has resolved.
+   * Records an intent for a pool. Tell the kernel only after this has resolved.
    *
    * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_CATALOG_DISAGREES, DM_ARGUMENT_INVALID
    */
@@ -150,35 +167,37 @@ export class Catalog {
     return this.#call('begin', intent, at)
   }
 
-  /** Makes the pool's intent a fact. @param creation needed for what was created: its creation time, from its device details */
+  /**
+   * Completes the pool's intent. @param creation needed after a creation: its creation time, from the device details
+   */
   async complete(pool: string, creation?: { creationTime: number | undefined }): Promise<void> {
     await this.#call('complete', pool, creation)
   }
 
-  /** Forgets the pool's intent: the kernel refused, or has not done it. */
+  /** Rolls back the pool's intent: the kernel refused, or has not done it. */
   async rollBack(pool: string): Promise<void> {
     await this.#call('rollBack', pool)
   }
 
-  /** Takes a thin device that only the kernel has into the books, on somebody's word. */
+  /** Adds a thin device that only the kernel has to the catalog. A person decided it. */
   async adoptThin(thin: Parameters<CatalogCalls['adoptThin']>[0], at = Date.now()): Promise<OwnedThin> {
     return this.#call('adoptThin', thin, at)
   }
 
-  /** Strikes a thin that only the catalog has off the books, on somebody's word. */
+  /** Removes a thin that only the catalog has from it. A person decided it. */
   async forgetThin(id: string): Promise<void> {
     await this.#call('forgetThin', id)
   }
 
-  /** Takes the kernel's transaction id for right, and ends an intent that contradicts it, on somebody's word. */
+  /** Takes over the kernel's transaction id, and ends an intent that contradicts it. A person decided it. */
   async acceptTransactionId(pool: string, transactionId: bigint): Promise<void> {
     await this.#call('acceptTransactionId', pool, transactionId)
   }
 
-  // Era volumes and their history
+  // Tracked volumes and their history
 
   /**
-   * Writes down what is about to be done to an era volume; the kernel may be told once this has resolved.
+   * Records an intent for a tracked volume. Tell the kernel only after this has resolved.
    *
    * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_ARGUMENT_INVALID
    */
@@ -186,22 +205,22 @@ export class Catalog {
     return this.#call('beginEra', intent, at)
   }
 
-  /** Makes the volume's intent a fact; that of a snapshot, `recordEraSnapshot` does. */
+  /** Completes the volume's intent. (`recordEraSnapshot` completes that of a snapshot.) */
   async completeEra(volume: string): Promise<void> {
     await this.#call('completeEra', volume)
   }
 
-  /** Forgets the volume's intent: the kernel refused, or has not done it. */
+  /** Rolls back the volume's intent: the kernel refused, or has not done it. */
   async rollBackEra(volume: string): Promise<void> {
     await this.#call('rollBackEra', volume)
   }
 
-  /** Remembers what was seen of a volume. */
+  /** Records a look at a volume. */
   async sawEraVolume(volume: string, seen: SeenOfEraVolume): Promise<void> {
     await this.#call('sawEraVolume', volume, seen)
   }
 
-  /** Voids the volume's history from its last snapshot on; a new line begins. */
+  /** Ends the volume's history at its last snapshot, and begins a new one. */
   async breakEraLine(
     volume: string,
     because: string,
@@ -218,7 +237,7 @@ export class Catalog {
     return this.#call('findEraVolume', name)
   }
 
-  /** Where the next snapshot's history begins; clears what an interrupted one has left. */
+  /** Where the next snapshot's record begins. Clears what an interrupted one has left. */
   async beginEraHistory(volume: string): Promise<LastBoundary> {
     return this.#call('beginEraHistory', volume)
   }
@@ -228,7 +247,7 @@ export class Catalog {
     await this.#call('stageEraWrites', volume, chunks)
   }
 
-  /** Records a snapshot with the bitmap that was stored for it, and ends the volume's intent. */
+  /** Records a snapshot with its stored bitmap, and completes the volume's intent. */
   async recordEraSnapshot(
     volume: string,
     taken: TakenSnapshot,
@@ -238,7 +257,7 @@ export class Catalog {
     return this.#call('recordEraSnapshot', volume, taken, since, exact)
   }
 
-  /** The snapshots of a volume, by its name, or of all; those whose data are gone as well. */
+  /** The snapshots of a volume, by its name, or of all volumes; including those whose data were removed. */
   async eraSnapshots(volume?: string): Promise<readonly EraSnapshot[]> {
     return this.#call('eraSnapshots', volume)
   }
@@ -247,7 +266,7 @@ export class Catalog {
     return this.#call('findEraSnapshot', volume, name)
   }
 
-  /** Records that a snapshot's data are gone. */
+  /** Records that a snapshot's data were removed. */
   async deleteEraSnapshot(volume: string, name: string, at = Date.now()): Promise<void> {
     await this.#call('deleteEraSnapshot', volume, name, at)
   }
@@ -257,7 +276,7 @@ export class Catalog {
     return this.#call('leastEraSize', base, target)
   }
 
-  /** Some of what was written between two snapshots, by their ids; undefined when one is forgotten. */
+  /** A page of what was written between two snapshots, by their ids; undefined when one is forgotten. */
   async eraWrites(base: string, target: string, after: HistoryPlace): Promise<HistoryPage | undefined> {
     return this.#call('eraWrites', base, target, after)
   }
@@ -267,29 +286,29 @@ export class Catalog {
     return this.#call('forgetEraSnapshots', limits)
   }
 
-  /** When a snapshot of this name was taken that is no longer on record, in milliseconds since 1970. */
+  /** When a forgotten snapshot of this name was taken, in milliseconds since 1970. */
   async eraNameUsedBefore(volume: string, name: string): Promise<number | undefined> {
     return this.#call('eraNameUsedBefore', volume, name)
   }
 
-  /** Forgets the oldest names of snapshots that are no longer on record. Returns how many; call again while it is not 0. */
+  /** Forgets the oldest names of forgotten snapshots. Returns how many; repeat until 0. */
   async forgetEraNames(keep: number): Promise<number> {
     return this.#call('forgetEraNames', keep)
   }
 
-  /** Puts bitmaps of forgotten snapshots together; to be repeated until it returns 0. */
+  /** Merges bitmaps of forgotten snapshots; repeat until it returns 0. */
   async compactEraHistory(): Promise<number> {
     return this.#call('compactEraHistory')
   }
 
-  /** How much history there is of each volume. */
+  /** The size of each volume's history. */
   async eraHistoryFacts(): Promise<readonly EraHistoryFacts[]> {
     return this.#call('eraHistoryFacts')
   }
 
   // Leases
 
-  /** Records that a metadata snapshot is about to be reserved; the message may be sent once this has resolved. */
+  /** Records that a metadata snapshot is about to be reserved. Send the message only after this has resolved. */
   async beginLease(lease: { device: string; purpose: string; factsBefore: string }, at = Date.now()): Promise<void> {
     await this.#call('beginLease', lease, at)
   }
@@ -299,7 +318,7 @@ export class Catalog {
     await this.#call('confirmLease', device, held)
   }
 
-  /** Records that it is about to be released; the message may be sent once this has resolved. */
+  /** Records that it is about to be released. Send the message only after this has resolved. */
   async beginRelease(device: string): Promise<void> {
     await this.#call('beginRelease', device)
   }
@@ -329,7 +348,7 @@ export class Catalog {
     return this.#call('statistics')
   }
 
-  /** Waits for the calls under way, and closes the file. Further calls fail with DM_SHUTTING_DOWN. */
+  /** Waits for running calls, and closes the file. Further calls fail with DM_SHUTTING_DOWN. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
@@ -343,7 +362,7 @@ export class Catalog {
     return (await this.#running().call(call, args)) as ReturnType<CatalogCalls[K]>
   }
 
-  /** The thread at work, or a new one after the last has ended. */
+  /** The running thread, or a new one if the last has ended. */
   #running(): CatalogThread {
     if (this.#closed) {
       throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')

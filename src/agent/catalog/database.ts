@@ -1,25 +1,28 @@
 /**
- * The catalog's file: a SQLite database that one process uses, checked when it is opened, and on disk before anyone is told so.
+ * The catalog's file: a SQLite database that one process uses. It is checked when it is opened, and every write is on
+ * disk before it is reported.
  *
  * Runs in the catalog's worker thread, because every write waits for the disk.
  *
- * **When a write is done.** The transaction is committed to the write-ahead log and synced (synchronous=FULL); then the log is copied
- * into the database, that is synced, and the log is emptied (a TRUNCATE checkpoint). Only then does the call return. The second half
- * is not needed for durability, but for noticing damage: SQLite ends reading a log at the first frame whose checksum is wrong, and
- * takes the transactions from there on for never committed. A flipped byte would silently undo what was promised. So what has been
- * promised is never in the log alone.
+ * **When a write is done.** The transaction is committed to the write-ahead log and synced (synchronous=FULL). Then the
+ * log is copied into the database, the database is synced, and the log is emptied (a TRUNCATE checkpoint). Only then
+ * does the call return. The second half is not for durability but for noticing damage. SQLite stops reading a log at
+ * the first frame with a wrong checksum, and takes all transactions from there on for uncommitted. So a flipped byte
+ * would silently undo what was promised. Therefore, nothing that was promised is in the log alone.
  *
- * **When a file is accepted.** Only after SQLite's own integrity_check; application id; the schema's number, which is in two places;
- * the schema's text, which must be that of a new catalog; the checksum of every row, and the number of rows and sum of checksums
- * of each table. A file that fails is not written to, but for what SQLite completes from its log.
+ * **When a file is accepted.** It must pass SQLite's own integrity_check. Application id and the schema's number, which
+ * is stored twice, must be right. The schema's text must equal that of a new catalog. Every row's checksum must be
+ * right, and for each table the number of rows and the sum of their checksums. A file that fails is not written to,
+ * except for what SQLite itself completes from its log.
  *
- * **What flips on the disk later.** Pages of the history are read again when they are needed: which rows it has is known (era-writes.ts), and
- * each has its checksum. All others stay in memory (kept-pages.ts), but for two cases, after which everything is checked as it is at first:
- * a transaction that was undone, whose pages SQLite reads again, and one so large that it took the others' room.
+ * **Bits that flip on the disk later.** Pages of the history are read again when they are needed: the agent knows which
+ * rows must exist (era-writes.ts), and each row has a checksum. All other pages stay in memory (kept-pages.ts). There
+ * are two exceptions, after which everything is checked again: a transaction that was rolled back, whose pages SQLite
+ * reads again, and one so large that it displaced kept pages.
  *
- * **One process.** The database is opened in SQLite's exclusive locking mode, which also does without shared memory. The kernel
- * releases the lock when the process dies, however it dies. The lock is a POSIX one, lost when *any* descriptor of the file is closed
- * by its process: so nothing but SQLite opens the file, here or anywhere in the agent.
+ * **One process.** The database uses SQLite's exclusive locking mode, which also does without shared memory. The kernel
+ * releases the lock when the process dies. It is a POSIX lock, lost as soon as its process closes *any* descriptor of
+ * the file. So nothing in the agent but SQLite may open the file.
  */
 import {
   chmodSync,
@@ -64,15 +67,17 @@ import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './store/table.ts'
 
 export interface DatabaseOptions {
-  /** How long to wait for another process to let go of the file, in milliseconds; 3,000 by default. */
+  /** How long to wait for another process to release the file, in milliseconds; 3,000 by default. */
   lockWaitMs?: number | undefined
   /** The steps of the schema, for tests of the steps themselves. */
   steps?: readonly Migration[] | undefined
-  /** Pages of history for which the cache has room, besides all others; 16,384 by default. For tests of what is read from the disk again. */
+  /**
+   * Pages of history that fit the cache beside all others; 16,384 by default. For tests that read from the disk again.
+   */
   historyPages?: number | undefined
 }
 
-/** What opening found and did. */
+/** The result of opening. */
 export interface Opening {
   readonly created: boolean
   /** The schema it had, and has now. */
@@ -89,13 +94,13 @@ const keptTables = [
 /** Pages of 4 KiB, which makes 64 MiB. */
 const HISTORY_PAGES = 16_384
 
-/** SQLite's primary result codes (sqlite.org/rescode.html) that are told apart. */
+/** The primary result codes of SQLite (sqlite.org/rescode.html) that are handled differently. */
 const sqliteCode = { error: 1, busy: 5, corrupt: 11, constraint: 19, misuse: 21, notADatabase: 26 }
 
 export class CatalogDatabase implements Statements {
   readonly path: string
   readonly opening: Opening
-  /** What was written between the snapshots of era volumes. */
+  /** What was written between the snapshots of tracked volumes. */
   readonly writes: EraWrites
   readonly #database: DatabaseSync
   readonly #statements: Map<string, StatementSync>
@@ -122,10 +127,10 @@ export class CatalogDatabase implements Statements {
   }
 
   /**
-   * Runs the action in a transaction; on disk when this returns. What the action throws undoes it.
+   * Runs the action in a transaction, which is on disk when this returns. If the action throws, it is rolled back.
    *
-   * @throws DM_CATALOG_UNAVAILABLE; if that comes from the disk, the transaction may or may not be there when it is opened next;
-   *   DM_CATALOG_DAMAGED, after which the connection is not to be used any more
+   * @throws DM_CATALOG_UNAVAILABLE: if the disk failed, the transaction may or may not exist at the next opening;
+   *   DM_CATALOG_DAMAGED: do not use the connection after that
    */
   write<T>(action: () => T): T {
     const { kept } = this.#checks
@@ -135,7 +140,7 @@ export class CatalogDatabase implements Statements {
     try {
       result = commit(this.#database, action)
     } catch (error) {
-      // What is known of the history is as wrong now as the pages may be.
+      // What is known of the history may be as wrong now as the pages.
       if (this.#changes() !== before) this.#checkAgain()
       throw error
     }
@@ -161,14 +166,14 @@ export class CatalogDatabase implements Statements {
     this.#checks.run()
   }
 
-  /** Rows that were changed since it was opened, whether or not that was undone. */
+  /** Rows that were changed since it was opened, including changes that were rolled back. */
   #changes(): number {
     return Number(this.statement('SELECT total_changes() AS changes').get()?.['changes'])
   }
 }
 
 /**
- * Opens a catalog, or makes a new one where there is none.
+ * Opens a catalog, or makes a new one if there is none.
  *
  * @throws DM_CATALOG_IN_USE, DM_CATALOG_DAMAGED, DM_CATALOG_NEWER, DM_CATALOG_UNAVAILABLE
  */
@@ -189,21 +194,21 @@ export function openDatabase(
     const checks = new ContentChecks(opened, steps, historyPages)
     checks.run()
     checkpoint(database)
-    // From here on the lock is ours, so whatever an interrupted creation has left is of no use to anyone.
+    // From here on we have the lock, so nobody needs the remains of an interrupted creation.
     for (const each of readdirSync(dirname(path))) {
       if (each.startsWith(`${basename(path)}.new-`)) rmSync(join(dirname(path), each), { force: true })
     }
     return new CatalogDatabase(path, database, statements, checks, { created, schemaBefore, schema: steps.length })
   } catch (error) {
-    // Closing copies what the log holds into the database, which is what opening it again would do.
+    // Closing copies the log into the database, which the next opening would do otherwise.
     database?.close()
     throw catalogError(path, error)
   }
 }
 
-/** Whether there is a catalog. An empty file, or a log without its database, is what is left of one. */
+/** Whether there is a catalog. An empty file, or a log without its database, is a catalog that was lost. */
 function exists(path: string): boolean {
-  // What it leads to may be anybody's, and would be made readable for us alone.
+  // A symbolic link may lead to another user's file, which would then be made readable for us alone.
   if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink()) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
@@ -223,8 +228,8 @@ function exists(path: string): boolean {
 }
 
 /**
- * Makes an empty catalog, complete or not at all: under another name, synced, and only then linked to its own. If another process
- * was faster, its catalog stays.
+ * Makes an empty catalog, complete or not at all: it is written and synced under another name, then linked to its own.
+ * If another process was faster, its catalog stays.
  */
 function create(path: string, steps: readonly Migration[]): void {
   const folder = dirname(path)
@@ -242,7 +247,7 @@ function create(path: string, steps: readonly Migration[]): void {
     linkSync(draft, path)
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    // Another process has made it, or has cleared the drafts after making it.
+    // Another process has made it, or has removed the drafts after making it.
     if ((code !== 'EEXIST' && code !== 'ENOENT') || stat(path) === undefined) throw error
   } finally {
     rmSync(draft, { force: true })
@@ -253,11 +258,11 @@ function create(path: string, steps: readonly Migration[]): void {
   }
 }
 
-/** Opens the file and takes its lock. What is no catalog is refused before anything of it is touched. */
+/** Opens the file and takes its lock. A file that is no catalog is refused before it is changed. */
 function connect(path: string, lockWaitMs: number, cachePages = HISTORY_PAGES): DatabaseSync {
   const database = new DatabaseSync(path, { timeout: lockWaitMs, enableForeignKeyConstraints: true })
   try {
-    // The locking mode comes first: the log's index is then in memory of our own, and never in a shared file.
+    // Set the locking mode first: then the log's index is in our own memory, and never in a shared file.
     database.exec('PRAGMA locking_mode = EXCLUSIVE')
     const application = pragma(database, 'application_id')
     if (application !== APPLICATION_ID && !isEmpty(database)) {
@@ -274,7 +279,7 @@ function connect(path: string, lockWaitMs: number, cachePages = HISTORY_PAGES): 
       PRAGMA trusted_schema = OFF;
       PRAGMA temp_store = MEMORY;
     `)
-    // Whoever only reads would not hold the lock.
+    // Reading alone would not hold the lock.
     database.exec('BEGIN EXCLUSIVE; COMMIT')
     for (const each of [path, `${path}-wal`]) {
       const file = stat(each)
@@ -287,7 +292,7 @@ function connect(path: string, lockWaitMs: number, cachePages = HISTORY_PAGES): 
   }
 }
 
-/** SQLite's own check of every page and index, or of those of a table. */
+/** SQLite's own check of every page and index, or of those of one table. */
 function checkPages(database: Statements, table?: string): void {
   const [result] = database.statement(`PRAGMA integrity_check(${table ?? 1})`).all()
   const verdict = String(result?.['integrity_check'])
@@ -298,7 +303,7 @@ function checkPages(database: Statements, table?: string): void {
 function migrate(database: DatabaseSync, statements: Statements, steps: readonly Migration[]): number {
   const schema = pragma(database, 'user_version')
   if (!isEmpty(database)) {
-    // Of the two places that hold the schema's number, the one with a checksum is believed.
+    // The schema's number is stored twice; the copy with a checksum counts.
     const own = catalogTable.find(statements, {})
     if (own.length !== 1 || own[0].schema !== schema) {
       throw damagedCatalog(statements.path, `it says both that its schema is ${own[0]?.schema} and ${schema}`)
@@ -319,7 +324,7 @@ function migrate(database: DatabaseSync, statements: Statements, steps: readonly
   return schema
 }
 
-/** Every row, and that they are all there. What has to stay in memory is there afterwards. */
+/** Checks every row, and that none is missing. Afterwards, everything that must stay in memory is there. */
 class ContentChecks {
   readonly kept: KeptPages
   readonly writes: EraWrites
@@ -377,7 +382,7 @@ function commit<T>(database: DatabaseSync, action: () => T): T {
     result = action()
     database.exec('COMMIT')
   } catch (error) {
-    // Some errors have already undone the transaction.
+    // Some errors have already rolled back the transaction.
     if (database.isTransaction) database.exec('ROLLBACK')
     throw error
   }
@@ -424,12 +429,12 @@ function syncFolder(path: string): void {
   }
 }
 
-/** What SQLite or the file system threw, as one of the catalog's own errors. */
+/** An error of SQLite or the file system, as one of the catalog's own. */
 export function catalogError(path: string, error: unknown): DeltamapperError {
   if (error instanceof DeltamapperError) return error
   const { message, code, syscall, errcode } = error as NodeJS.ErrnoException & { errcode?: number }
   if (code !== 'ERR_SQLITE_ERROR' || errcode === undefined) {
-    // A number beyond 2^53, which no catalog of ours holds.
+    // A number beyond 2^53, which no catalog of ours contains.
     if (code === 'ERR_OUT_OF_RANGE') return damagedCatalog(path, message, error)
     if (syscall === undefined) return asDeltamapperError(error)
     return unavailable(path, message, 'see that its folder is on a local file system that is writable', error)
@@ -444,7 +449,7 @@ export function catalogError(path: string, error: unknown): DeltamapperError {
         { cause: error }
       )
     }
-    // Our own statements are right: a table that lacks what they ask for is a damaged one.
+    // Our own statements are right, so a table without the columns they name is damaged.
     case sqliteCode.error:
     case sqliteCode.corrupt:
     case sqliteCode.notADatabase:
@@ -473,7 +478,10 @@ function unavailable(path: string, what: string, remedy: string, cause?: unknown
   )
 }
 
-/** Who holds a lock on the file, from /proc/locks; undefined where that is not to be seen (another container's process shows as 0). */
+/**
+ * The process that holds a lock on the file, from /proc/locks; undefined if it is not visible (a process of another
+ * container shows as 0).
+ */
 function lockHolder(path: string): string | undefined {
   try {
     const { ino } = statSync(path)

@@ -1,22 +1,22 @@
 /**
- * The history of era volumes: their snapshots, and what was written between each and the one before.
+ * The history of tracked volumes: their snapshots, and what was written between each and the one before.
  *
- * dm-era knows of each block only when it was last written to, so that what was written between two snapshots can be told exactly at the second
- * one's time and never again. So it is stored then, as a bitmap (era/written-chunks.ts), and the answer for any pair is the union of the
- * bitmaps of all boundaries after the base, up to and with the target:
+ * dm-era knows only when each block was last written. So what was written between two snapshots can be told exactly
+ * when the second one is taken, and never again. It is stored then, as a bitmap (written-chunks.ts). The answer for any
+ * pair is the union of the bitmaps of all boundaries after the base, up to and including the target:
  *
  *      boundary     1 ──────────── 2 ──────────── 3 ──────────── 4
- *      bitmap       –      │       b2     │       b3     │       b4          what was written between 2 and 4: b3 ∪ b4
+ *      bitmap       –      │       b2     │       b3     │       b4          written between 2 and 4: b3 ∪ b4
  *
- * A snapshot whose data were removed stays on record, as the base of what comes after; how long, retention says. When it is forgotten, its
- * boundary is no longer asked for, and its bitmap is still part of what was written between its neighbours: it counts with the next
- * boundary, and compaction puts the two together. *Bitmaps only ever move to later boundaries.* So whoever reads a range in the order of
- * chunk and boundary, piece by piece, misses nothing that is moved meanwhile, as long as both ends of the range are still there.
+ * A snapshot whose data were removed stays on record as a base, until retention forgets it. Nobody asks for the
+ * boundary of a forgotten snapshot any more. But its bitmap is still part of what was written between its neighbours:
+ * it counts with the next boundary, and compaction merges the two. *Bitmaps only ever move to later boundaries.* So a
+ * reader that reads a range in pieces, in the order of chunk and boundary, misses nothing that moves meanwhile, as long
+ * as both ends of the range exist.
  */
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
-import type { CatalogDatabase } from './database.ts'
 import {
   eraIntentsTable,
   eraNamesTable,
@@ -25,46 +25,47 @@ import {
   eraVolumeRow,
   eraVolumesTable
 } from './store/era-tables.ts'
+import type { CatalogDatabase } from './database.ts'
 import type { RowOf } from './store/table.ts'
 
-/** A snapshot of an era volume, for as long as it can be asked about. */
+/** A snapshot of a tracked volume, until it is forgotten. */
 export interface EraSnapshot {
   /** Given by the catalog; never used again. */
   readonly id: string
   /** `id` of its volume. */
   readonly volume: string
   readonly name: string
-  /** Snapshots of different lines cannot be compared: what was written between them is not known. */
+  /** Snapshots of different histories cannot be compared: what was written between them is not known. */
   readonly line: string
-  /** Why its line began, in words. */
+  /** Why its history began, in words. */
   readonly lineBecause: string
   /** Counts up in a volume, from 1 on, in the order in which snapshots were taken. */
   readonly seq: number
-  /** The first era after the snapshot: the writes of all eras before are in it. */
+  /** The first era after the snapshot, which contains the writes of all eras before. */
   readonly boundaryEra: number
   /** Size of the volume in bytes when it was taken. */
   readonly sizeBytes: number
-  /** Whether its bitmap has nothing but what was written since the one before: false where it may have more. */
+  /** Whether its bitmap contains only what was written since the snapshot before; if false, it may contain more. */
   readonly exact: boolean
   /** Milliseconds since 1970, between suspend and resume; and how long that took. */
   readonly takenAt: number
   readonly suspendedMs: number
-  /** What the lower snapshot is, in a form of whoever took it. */
+  /** The lower snapshot, as JSON of the code that took it. */
   readonly lower: string
-  /** Since when its data are gone; undefined while they are not known to be. Milliseconds since 1970. */
+  /** When its data were removed, as far as is known; milliseconds since 1970. */
   readonly removedAt: number | undefined
 }
 
-/** What is known of a snapshot when it has been taken. */
+/** A snapshot that has been taken and not yet recorded. */
 export type TakenSnapshot = Pick<
   EraSnapshot,
   'name' | 'boundaryEra' | 'sizeBytes' | 'takenAt' | 'suspendedMs' | 'lower'
 >
 
-/** Where a volume's history goes on from. */
+/** Where a volume's history continues. */
 export interface LastBoundary {
   readonly line: string
-  /** The first era after the last boundary; undefined before the first of a line. */
+  /** The first era after the last boundary; undefined before the first boundary of a history. */
   readonly boundaryEra: number | undefined
 }
 
@@ -76,20 +77,20 @@ export interface HistoryPlace {
 
 export interface HistoryPage {
   readonly chunks: readonly (WrittenChunk & HistoryPlace)[]
-  /** Nothing comes after these. */
+  /** Nothing follows these. */
   readonly last: boolean
 }
 
-/** What doctor shows of a volume's history. */
+/** The part of doctor's output about a volume's history. */
 export interface EraHistoryFacts {
   readonly volume: string
   readonly line: string
   readonly lineBecause: string
-  /** Snapshots on record; how many of them have lost their data; how many bitmaps may have more than was written. */
+  /** Recorded snapshots; those with removed data; those whose bitmap may contain more than was written. */
   readonly snapshots: number
   readonly removed: number
   readonly supersets: number
-  /** Earlier histories of which there still are snapshots, that cannot be compared with those of the present one. */
+  /** Earlier histories that still have snapshots. They cannot be compared with those of the present one. */
   readonly earlierLines: number
   /** When the oldest and newest were taken; milliseconds since 1970. */
   readonly oldestTakenAt: number | undefined
@@ -105,10 +106,10 @@ type SnapshotRow = RowOf<typeof eraSnapshotsTable>
 const PAGE_BYTES = 2 ** 20
 /** Rows that are removed at once: 132 KB each at most. */
 const ROWS_AT_ONCE = 32
-/** Names that one call forgets at most, so that nothing waits long behind it. */
+/** The most names that one call forgets, so that no call waits long behind it. */
 const MOST_NAMES_AT_ONCE = 10_000
 
-/** Where the next snapshot of a volume goes on from. Clears what an interrupted one has left. */
+/** Where the record of a volume's next snapshot continues. Clears what an interrupted one has left. */
 export function beginEraHistory(database: CatalogDatabase, volume: string): LastBoundary {
   return database.write(() => {
     const tracked = eraVolumeRow(database, volume)
@@ -118,7 +119,7 @@ export function beginEraHistory(database: CatalogDatabase, volume: string): Last
   })
 }
 
-/** Stores a part of the next snapshot's bitmap. It counts for nothing before that is recorded. */
+/** Stores a part of the next snapshot's bitmap. It has no effect before the snapshot is recorded. */
 export function stageEraWrites(database: CatalogDatabase, volume: string, chunks: readonly WrittenChunk[]): void {
   database.write(() => {
     const { id, line, lastSeq } = eraVolumeRow(database, volume)
@@ -129,10 +130,10 @@ export function stageEraWrites(database: CatalogDatabase, volume: string, chunks
 }
 
 /**
- * Records a snapshot together with the bitmap that was stored for it, and ends the volume's intent.
+ * Records a snapshot together with its stored bitmap, and completes the volume's intent.
  *
- * @param since what `beginEraHistory` said: the history must not have moved on meanwhile
- * @param exact whether the bitmap has nothing but what was written between the two boundaries
+ * @param since the result of `beginEraHistory`: the history must not have changed since
+ * @param exact whether the bitmap contains only what was written between the two boundaries
  * @throws DM_HISTORY_BROKEN when the era of the boundary lies before the last one's; DM_INTERNAL
  */
 export function recordEraSnapshot(
@@ -164,7 +165,7 @@ export function recordEraSnapshot(
       if (replaced.removedAt === undefined) throw defect(`there already is a snapshot ${volume}/${taken.name}`)
       forget(database, replaced.id)
     }
-    // What was just forgotten may have been the last one.
+    // The snapshot that was just forgotten may have been the last one.
     const { id, line, lineBecause, lastSeq, leastBytes, openExact } = eraVolumeRow(database, volume)
     const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = taken
     const row: SnapshotRow = {
@@ -182,7 +183,10 @@ export function recordEraSnapshot(
   })
 }
 
-/** The snapshots of a volume, or of all, in the order in which they were taken; those without data as well. @param volume its name */
+/**
+ * The snapshots of a volume, or of all, in the order in which they were taken, including those with removed data.
+ * @param volume its name
+ */
 export function eraSnapshots(database: CatalogDatabase, volume?: string): EraSnapshot[] {
   const id = volume === undefined ? undefined : eraVolumeRow(database, volume).id
   const rows =
@@ -199,7 +203,7 @@ export function findEraSnapshot(database: CatalogDatabase, volume: string, name:
   return row && snapshotOf(row)
 }
 
-/** Records that a snapshot's data are gone. It can still be asked about, and its name may be used again. */
+/** Records that a snapshot's data were removed. It can still be asked about, and its name may be used again. */
 export function deleteEraSnapshot(database: CatalogDatabase, volume: string, name: string, at: number): void {
   database.write(() => {
     const row = eraSnapshotsTable.get(database, { volume: eraVolumeRow(database, volume).id, name })
@@ -208,8 +212,8 @@ export function deleteEraSnapshot(database: CatalogDatabase, volume: string, nam
 }
 
 /**
- * The least size in bytes that a volume had from one of its snapshots to a later one of the same line, both included; undefined when
- * either is no longer on record.
+ * The least size in bytes that a volume had from one of its snapshots to a later one of the same history, both
+ * included; undefined when either is forgotten.
  */
 export function leastEraSize(database: CatalogDatabase, base: string, target: string): number | undefined {
   const ends = rangeOf(database, base, target)
@@ -226,10 +230,10 @@ export function leastEraSize(database: CatalogDatabase, base: string, target: st
 }
 
 /**
- * Bitmaps of the boundaries after the base, up to and with the target, by chunk and boundary.
+ * Bitmaps of the boundaries after the base, up to and including the target, by chunk and boundary.
  *
- * @param after the place of the last one that was read; `seq` 0 for none of a chunk
- * @returns undefined when either snapshot is no longer on record: what was read before then still counts, and there is no more
+ * @param after the place of the last bitmap that was read; `seq` 0 for none of a chunk
+ * @returns undefined when either snapshot is forgotten: what was read before then still counts, and no more follows
  * @throws DM_CATALOG_DAMAGED
  */
 export function eraWrites(
@@ -253,8 +257,8 @@ export function eraWrites(
 }
 
 /**
- * Forgets snapshots taken before a time, and beyond a number for each volume: first those without data, then the oldest. What was
- * forgotten cannot be asked about; what was written between its neighbours stays known.
+ * Forgets snapshots taken before a time, and beyond a number for each volume: first those without data, then the
+ * oldest. A forgotten snapshot cannot be asked about; what was written between its neighbours stays known.
  *
  * @returns how many
  */
@@ -278,7 +282,8 @@ export function forgetEraSnapshots(
 }
 
 /**
- * Puts bitmaps of forgotten boundaries together with the next one's, and removes what no pair of snapshots needs any more; a few at a time.
+ * Merges bitmaps of forgotten boundaries into the next one's, and removes what no pair of snapshots needs any more; a
+ * few at a time.
  *
  * @returns how many bitmaps are gone; call again while it is not 0
  */
@@ -294,8 +299,9 @@ export function compactEraHistory(database: CatalogDatabase): number {
 }
 
 /**
- * When a snapshot of this name was taken that is no longer on record, because its name was given to another, because of retention, or because
- * the volume of that name was detached; undefined where none is known. What a client calls by this name may be that one.
+ * When a forgotten snapshot of this name was taken; undefined if none is known. It may be forgotten because its name
+ * was given to another, because of retention, or because its volume was detached. A client may mean that one by the
+ * name.
  *
  * @param volume its name
  * @returns milliseconds since 1970
@@ -340,7 +346,7 @@ export function eraHistoryFacts(database: CatalogDatabase): EraHistoryFacts[] {
   })
 }
 
-/** Removes all of a volume's history, in a transaction of the caller's. */
+/** Removes all of a volume's history, in the caller's transaction. */
 export function forgetVolumeHistory(database: CatalogDatabase, { id, name }: EraVolumeRow): void {
   for (const { seq } of database.writes.boundaries(id)) deleteWrites(database, id, seq)
   const snapshots = eraSnapshotsTable.find(database, { volume: id })
@@ -348,15 +354,16 @@ export function forgetVolumeHistory(database: CatalogDatabase, { id, name }: Era
   for (const each of snapshots) rememberName(database, name, each)
 }
 
-/** Removes what was stored for a snapshot that was not recorded, in a transaction of the caller's. */
+/** Removes what was stored for a snapshot that was not recorded, in the caller's transaction. */
 export function clearStagedWrites(database: CatalogDatabase, { id, lastSeq }: EraVolumeRow): void {
   for (const { seq } of database.writes.boundaries(id)) if (seq > lastSeq) deleteWrites(database, id, seq)
 }
 
 /**
- * What a forgotten snapshot knew of the time before it goes to the next of its line, or to the one that is to come.
+ * Moves what a forgotten snapshot knew of the time before it to the next snapshot of its history, or to the next one to
+ * be taken.
  *
- * @param id of one that is on record; not its row, which is another as soon as the one before it is forgotten
+ * @param id of a recorded snapshot; its row may change as soon as the snapshot before it is forgotten
  */
 function forget(database: CatalogDatabase, id: string): void {
   const row = eraSnapshotsTable.get(database, { id })
@@ -370,10 +377,10 @@ function forget(database: CatalogDatabase, id: string): void {
   rememberName(database, tracked.name, row)
   const isNewest = next === undefined && tracked.line === line
   if (rest.length === 0 && isNewest) {
-    // Nothing is left to be a base: the next one is the first.
+    // Nothing is left to be a base: the next snapshot is the first.
     eraVolumesTable.update(database, tracked, { boundaryEra: undefined, leastBytes: tracked.sizeBytes, openExact: 1 })
   } else if (rest.at(0) !== next) {
-    // Something before it is left, which what comes after is compared with.
+    // An earlier snapshot is left, and later ones are compared with it.
     if (next !== undefined) {
       eraSnapshotsTable.update(database, next, {
         leastBytes: Math.min(next.leastBytes, leastBytes),
@@ -388,7 +395,7 @@ function forget(database: CatalogDatabase, id: string): void {
   }
 }
 
-/** A client may come back with this name: as base, or to go on where it was interrupted. */
+/** A client may come back with this name: as base, or to resume an answer. */
 function rememberName(database: CatalogDatabase, volume: string, { name, takenAt }: SnapshotRow): void {
   const handle = `${volume}/${name}`
   const known = eraNamesTable.get(database, { handle })
@@ -443,7 +450,10 @@ function mergeWrites(database: CatalogDatabase, volume: string, seq: number, int
   return chunks.length
 }
 
-/** Two snapshots as they are on record now; undefined when either is not. @throws DM_INTERNAL for what no one may ask */
+/**
+ * Two snapshots as they are recorded now; undefined when either is forgotten. @throws DM_INTERNAL for a pair that
+ * nobody may ask for
+ */
 function rangeOf(database: CatalogDatabase, base: string, target: string) {
   const from = eraSnapshotsTable.get(database, { id: base })
   const to = eraSnapshotsTable.get(database, { id: target })

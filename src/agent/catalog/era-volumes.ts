@@ -1,12 +1,14 @@
 /**
- * Era volumes: what is tracked, by which devices, what was last seen of them, and what is about to be done to one.
+ * Tracked volumes: their devices, what was last seen of them, and their intents.
  *
- * What the history of a volume rests on is kept here because nothing else keeps it: the metadata does not name itself (the kernel blanks its
- * UUID with each commit), and neither says which device's writes it has. As long as all of it is as it was, the volume is in one *line*;
- * whatever voids the history begins another, and snapshots of different lines are never compared (era-snapshots.ts).
+ * The evidence for a volume's history is kept here because nothing else keeps it. The metadata has no name of its own
+ * (the kernel blanks its UUID with each commit), and it does not say which device's writes it has. As long as the
+ * evidence stays consistent, the volume has one *history*. Otherwise a new history begins, and snapshots of different
+ * histories are never compared (era-snapshots.ts).
  *
- * Changes are written ahead as they are for pools (owned-pools.ts): `begin` ─▶ the kernel is told ─▶ `complete` or `rollBack`. One at a time
- * for each volume. A snapshot is completed by what records it, together with its history.
+ * Changes are recorded ahead, as for owned pools (owned-pools.ts): `begin`, then the kernel is told, then `complete` or
+ * `rollBack`. One change at a time for each volume. A snapshot's intent is completed by the call that records it with
+ * its history.
  */
 import { randomUUID } from 'node:crypto'
 import { DeltamapperError } from '../../errors.ts'
@@ -23,48 +25,48 @@ import {
 } from './store/era-tables.ts'
 import type { RowOf } from './store/table.ts'
 
-/** A tracked volume: two device-mapper devices of ours over a lower one. */
+/** A tracked volume: two device-mapper devices of ours over a data device. */
 export interface EraVolume {
-  /** Never used again; the UUIDs of its devices are made of it. */
+  /** Never used again; the UUIDs of its devices contain it. */
   readonly id: string
-  /** What comes before the slash in the handles of its snapshots. */
+  /** The part before the slash in the handles of its snapshots. */
   readonly name: string
   /** Name of the device that has the era target. */
   readonly dmName: string
   readonly dataDevice: string
-  /** What tells the data device from others, whatever its name is by then. */
+  /** Identifies the data device, even if its name changes. */
   readonly dataIdentity: string
   readonly metadataDevice: string
   readonly metadataIdentity: string
-  /** The size in which writes are tracked, in sectors of 512 bytes. */
+  /** The size of a tracked block, in sectors of 512 bytes. */
   readonly blockSectors: number
   /** Size of the era device in bytes. */
   readonly sizeBytes: number
-  /** One unbroken history; another one whenever it is void. */
+  /** The id of its present history. */
   readonly line: string
-  /** Why that line began, in words. */
+  /** Why that history began, in words. */
   readonly lineBecause: string
-  /** The era that was seen last in this line, and how many blocks the device had then. */
+  /** The era that was seen last in this history, and how many blocks the device had then. */
   readonly newestEra: number
   readonly seenBlocks: number
-  /** When everything was last seen to be as it has to be; milliseconds since 1970. */
+  /** When the history check last found everything right; milliseconds since 1970. */
   readonly guardCheckedAt: number
-  /** What is remembered of the lower device, in a form of whoever looks; empty for nothing. */
+  /** What was last seen of the devices, as JSON of the code that looks; empty if nothing was. */
   readonly lowerSeen: string
-  /** Kernels that lose the current era in a crash are put up with. */
+  /** Accept a kernel that loses the current era in a crash. */
   readonly allowLossyKernel: boolean
-  /** How its lower snapshots are taken, in a form of whoever takes them; empty where only others do. */
+  /** How its lower snapshots are taken, as JSON of the code that takes them; empty if only drivers take them. */
   readonly snapshotBy: string
   /** Milliseconds since 1970. */
   readonly createdAt: number
 }
 
-/** What is about to be done. `volume`: its name. */
+/** A change that is about to be made. `volume`: its name. */
 export type EraIntent =
   | { readonly kind: 'attach'; readonly volume: string }
   | { readonly kind: 'detach'; readonly volume: string }
   | { readonly kind: 'grow'; readonly volume: string; readonly sizeBytes: number }
-  /** `token` tells what was made for this snapshot from everything else of its name. */
+  /** `token` identifies what was made for this snapshot. */
   | { readonly kind: 'snapshot'; readonly volume: string; readonly snapshot: string; readonly token: string }
 
 export type NewEraIntent =
@@ -87,13 +89,13 @@ export type SeenOfEraVolume = Partial<
 
 type IntentRow = RowOf<typeof eraIntentsTable>
 
-/** Bytes of the longest text that says why a line began. */
+/** The longest text, in bytes, that says why a history began. */
 const LONGEST_REASON = 1000
 
 /**
- * Writes down what is about to be done to a volume. The kernel may be told once this has returned.
+ * Records an intent for a volume. Tell the kernel only after this has returned.
  *
- * @throws DM_DEVICE_BUSY when something else is under way there, or a name is taken; DM_NO_SUCH_DEVICE; DM_ARGUMENT_INVALID
+ * @throws DM_DEVICE_BUSY when the volume has another intent, or a name is taken; DM_NO_SUCH_DEVICE; DM_ARGUMENT_INVALID
  */
 export function beginEra(database: CatalogDatabase, intent: NewEraIntent, at: number): EraIntent {
   return database.write(() => {
@@ -111,7 +113,10 @@ export function beginEra(database: CatalogDatabase, intent: NewEraIntent, at: nu
   })
 }
 
-/** Makes the volume's intent a fact, after the kernel has done its part. A snapshot is completed by `recordEraSnapshot`. */
+/**
+ * Completes the volume's intent, after the kernel has done its part. (`recordEraSnapshot` completes that of a
+ * snapshot.)
+ */
 export function completeEra(database: CatalogDatabase, volume: string): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, volume)
@@ -135,7 +140,7 @@ export function completeEra(database: CatalogDatabase, volume: string): void {
   })
 }
 
-/** Forgets the volume's intent, after it was refused, or found not to have been carried out. */
+/** Rolls back the volume's intent, after it was refused, or found undone. */
 export function rollBackEra(database: CatalogDatabase, volume: string): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, volume)
@@ -146,7 +151,10 @@ export function rollBackEra(database: CatalogDatabase, volume: string): void {
   })
 }
 
-/** Remembers what was seen of a volume. Fewer blocks than at the last look: it was made smaller, and what lay beyond is another's now. */
+/**
+ * Records a look at a volume. If it has fewer blocks than at the last look, it was made smaller, and another volume may
+ * use the rest.
+ */
 export function sawEraVolume(database: CatalogDatabase, volume: string, seen: SeenOfEraVolume): void {
   database.write(() => {
     const tracked = eraVolumeRow(database, volume)
@@ -158,7 +166,7 @@ export function sawEraVolume(database: CatalogDatabase, volume: string, seen: Se
   })
 }
 
-/** Voids the volume's history: what is recorded from now on is of another line. @param because why, in words */
+/** Ends the volume's history: later records belong to a new one. @param because why, in words */
 export function breakEraLine(
   database: CatalogDatabase,
   volume: string,
@@ -179,7 +187,7 @@ export function breakEraLine(
   })
 }
 
-/** All volumes and what is under way, by name. */
+/** All volumes and all intents, by name. */
 export function eraView(database: CatalogDatabase): { volumes: readonly EraVolume[]; intents: readonly EraIntent[] } {
   return {
     volumes: eraVolumesTable.find(database, {}).map(volumeOf),
@@ -205,7 +213,7 @@ function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>,
       throw busy(`there already is an era volume ${Object.values(taken).join()}`, 'choose another name')
     }
   }
-  // Also of those that are not active: they could not become so.
+  // Inactive volumes count as well: otherwise they could not be activated.
   const wanted = [volume.dmName, guardName(volume)]
   for (const other of eraVolumesTable.find(database, {})) {
     const taken = [other.dmName, guardName(other)].find((each) => wanted.includes(each))
@@ -228,7 +236,7 @@ function checkBegins(database: CatalogDatabase, intent: Exclude<NewEraIntent, { 
   if (intent.kind !== 'snapshot') return
   checkName(intent.snapshot)
   const taken = eraSnapshotsTable.get(database, { volume: id, name: intent.snapshot })
-  // The name of one whose data are gone may be used again.
+  // The name of a snapshot with removed data may be used again.
   if (taken !== undefined && taken.removedAt === undefined) {
     throw busy(`era volume ${name} already has a snapshot ${intent.snapshot}`, 'choose another name')
   }
@@ -266,7 +274,7 @@ function checkName(name: string): void {
   )
 }
 
-/** A text that the catalog can keep, whatever an error's message was. */
+/** The text of any error message, in a form that the catalog can store. */
 function shortened(text: string): string {
   return text.toWellFormed().replaceAll('\0', '').slice(0, LONGEST_REASON)
 }

@@ -1,35 +1,39 @@
 /**
  * Whether a base is still what it was when it was served.
  *
- * A backup that was made of a snapshot holds what the snapshot held then. If the snapshot was written to or trimmed since, or another
- * one goes by its name now, then a delta from it leaves out blocks that the backup has differently: a restore would be wrong, and
- * nobody would notice. So what is known of every target is kept from when it is served, and compared when it is asked for as base.
+ * A backup of a snapshot holds the snapshot's content at that time. If the snapshot was written to or trimmed since, or
+ * another one has its name now, a delta from it misses blocks that the backup has differently. A restore would be
+ * wrong, and nobody would notice. So the fingerprint of every target is recorded when it is served, and compared when
+ * the snapshot is used as base.
  *
- * What is compared here finds trims and other devices, and every write that maps a block anew. A write to a block that the snapshot shares
- * with its origin changes no number: its mapping's time tells (thin-walk.ts). Where the tree's root lies, and with which checksum, proves nothing: freed metadata
- * blocks are used again, and both come back.
+ * This comparison finds trims, other devices, and every write that maps a block anew. It does not find a write to a
+ * block that the snapshot shares with its origin, which changes no number; the time of its mapping shows that one
+ * (thin-walk.ts). The place of the tree's root and its checksum prove nothing, because freed metadata blocks are used
+ * again, and both can recur.
  */
 import { DeltamapperError } from '../../errors.ts'
 
-/** What was served, under which name, and by what it is known again. */
+/** What was served, under which name, and how it is recognised. */
 export interface ServedTarget {
   /** As the client asked for it. */
   readonly handle: string
-  /** Made by the source; the same for as long as the source takes it for the same snapshot, whatever its name. Opaque here. */
+  /**
+   * Made by the source; the same for as long as the source takes it for the same snapshot, under any name. Opaque here.
+   */
   readonly identity: string
   /**
-   * What versions before schema 5 would have called it, which knew a volume of LVM's by another identity where it was asked for by
+   * The identity in records from before schema 5, where an LVM volume had another identity if it was asked for by
    * device-mapper's names. Not recorded.
    */
   readonly formerIdentity?: string | undefined
   /**
-   * What the same versions would have called a snapshot whose pool they knew by its path alone. A pool that was made anew has the same
-   * path: what is on record by it may be this one or another. Not recorded.
+   * The identity in records from before schema 5 if the pool was known by its path alone. A pool that was made anew has
+   * the same path, so such a record may be of this snapshot or of another. Not recorded.
    */
   readonly formerPlace?: string | undefined
   /** Key of its pool, whose clock `creationTime` is read from. Opaque here; a path in records from before schema 5. */
   readonly pool: string
-  /** Key of the volume it is a snapshot of, where the source knows it. Opaque here. */
+  /** Key of the volume it is a snapshot of, if the source knows it. Opaque here. */
   readonly volume: string | undefined
   readonly thinId: number
   /** The pool's clock when it was created. */
@@ -44,14 +48,14 @@ export interface ServedTarget {
 export type Comparison =
   | { readonly relation: 'same' }
   /**
-   * Known by the same identity, but written to, trimmed, resized, or put in the place of another device (`lvconvert --merge`). `what` ends
-   * the sentence "since it was served, ...".
+   * The same identity, but written to, trimmed, resized, or replaced by another device (`lvconvert --merge`). `what`
+   * ends the sentence "since it was served, ...".
    */
   | { readonly relation: 'changed'; readonly what: string }
   /** Another device. */
   | { readonly relation: 'replaced'; readonly what: string }
 
-/** Compares what was recorded when a snapshot was served with what goes by its handle or identity now. Handles do not matter. */
+/** Compares the record of a served snapshot with what has its handle or identity now. Handles do not matter. */
 export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): Comparison {
   if (!sameDevice(recorded, now)) {
     return { relation: 'replaced', what: `${now.identity} has taken the place of ${recorded.identity}` }
@@ -79,7 +83,8 @@ export function compareFingerprints(recorded: ServedTarget, now: ServedTarget): 
 function sameDevice(recorded: ServedTarget, now: ServedTarget): boolean {
   if (recorded.identity === now.formerIdentity) return true
   if (recorded.identity !== now.identity) return false
-  // Records from before schema 5 have the path of the pool's metadata, which a rename changes; their identities are as good as ours.
+  // Records from before schema 5 have the path of the pool's metadata, which a rename changes; their identities are as
+  // good as ours.
   return recorded.pool === now.pool || (isPath(recorded.pool) && !isPath(now.pool))
 }
 
@@ -88,8 +93,9 @@ function isPath(pool: string): boolean {
 }
 
 /**
- * An identity that a place in a pool makes up (served-target.ts) holds the first two. Where they differ within one, it is LVM's: a volume
- * keeps its UUID when a snapshot is merged into it, and has the snapshot's device from then on.
+ * An identity made of a place in a pool (served-target.ts) contains the first two. If they differ under one identity,
+ * it is LVM's: when a snapshot is merged into a volume, the volume keeps its UUID and has the snapshot's device from
+ * then on.
  */
 const identifying = [
   ['thinId', 'thin device id', 'changed'],
@@ -97,10 +103,10 @@ const identifying = [
   ['transactionId', 'transaction id at its creation', 'replaced']
 ] as const satisfies [keyof ServedTarget, string, Comparison['relation']][]
 
-/** As what a snapshot was part of an answer. */
+/** The role of a snapshot in an answer. */
 export type Role = 'target' | 'base'
 
-/** What is on record of a snapshot. */
+/** The record of a snapshot. */
 export interface KnownSnapshot extends ServedTarget {
   readonly role: Role
 }
@@ -108,11 +114,11 @@ export interface KnownSnapshot extends ServedTarget {
 /**
  * Decides whether a snapshot can be the base of a delta, as far as records tell.
  *
- * @param recorded everything on record under its handle or its identity
- * @returns 'unchanged' when it was served as target, and is the same; 'unrecorded' when it never was, so that nothing proves that it was
- *   not trimmed
- * @throws DM_BASE_CHANGED when anything was answered about under this handle that is not what the handle names now: the client may hold
- *   a backup of that
+ * @param recorded all records with its handle or its identity
+ * @returns 'unchanged' when it was served as target, and is the same; 'unrecorded' when it never was, so that nothing
+ *   proves that it was not trimmed
+ * @throws DM_BASE_CHANGED when anything was answered under this handle that the handle does not name now: the client
+ *   may hold a backup of that
  */
 export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget): 'unchanged' | 'unrecorded' {
   let verdict: 'unchanged' | 'unrecorded' = 'unrecorded'
@@ -122,7 +128,8 @@ export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget)
       if (each.role === 'target') verdict = 'unchanged'
       continue
     }
-    // Thin ids, and identities made of them, are used again: what was served by another name and is gone does not concern this one.
+    // Thin ids, and identities made of them, are used again: records of a vanished snapshot under another name do not
+    // concern this one.
     if (comparison.relation === 'replaced' && isElsewhere(each, now)) continue
     const was = each.role === 'target' ? 'served' : 'used as a base'
     throw new DeltamapperError(
@@ -138,7 +145,7 @@ export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget)
   return verdict
 }
 
-/** Whether a record is about something else, by its name and by its place. */
+/** Whether a record is about another snapshot, by its name and by its place. */
 function isElsewhere(recorded: KnownSnapshot, now: ServedTarget): boolean {
   return recorded.handle !== now.handle && recorded.identity !== now.formerPlace
 }
@@ -150,10 +157,11 @@ function by(recorded: KnownSnapshot, now: ServedTarget): string {
 }
 
 /**
- * Whether an answer may go on where an earlier one ended: the two together are one answer only if both are about the same.
+ * Whether an answer may be resumed. Both parts are one answer only if they are about the same snapshot.
  *
- * @param recorded everything on record under the target's handle or its identity
- * @throws DM_RESUME_REFUSED when nothing was served from the beginning under this handle, or not only what the handle names now
+ * @param recorded all records with the target's handle or its identity
+ * @throws DM_RESUME_REFUSED when nothing was served from the beginning under this handle, or not only what the handle
+ *   names now
  */
 export function checkResumed(recorded: readonly KnownSnapshot[], now: ServedTarget): void {
   const served = recorded.filter((each) => each.role === 'target')

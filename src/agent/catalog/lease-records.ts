@@ -1,16 +1,15 @@
 /**
- * The records that a lease verdict rests on. Each is on disk when the call returns, and only then may the message that it speaks of be
- * sent (or, after a release, the next lease be taken):
+ * The lease records. Each call is on disk when it returns. Only then send the message that it announces (or, after a
+ * release, take the next lease):
  *
  *     beginLease ─▶ reserve_metadata_snap ─▶ confirmLease ─▶ … ─▶ beginRelease ─▶ release_metadata_snap ─▶ clearLease
  *
- * When the kernel refuses to reserve, `clearLease` takes the record back; when it refuses to release, `keepLease`. When it is unknown
- * whether the message was carried out, the record stays, and `leaseVerdict` decides.
+ * If the kernel refuses to reserve, `clearLease` removes the record; if it refuses to release, `keepLease` restores it.
+ * If it is unknown whether the kernel carried out the message, the record stays, and `leaseVerdict` decides.
  */
 import { DeltamapperError } from '../../errors.ts'
-import type { CatalogDatabase } from './database.ts'
 import type { LeaseRecord } from './lease.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const leasesTable = new Table(
   'leases',
@@ -27,12 +26,12 @@ export const leasesTable = new Table(
 )
 
 /**
- * Records that the slot is about to be asked for.
+ * Records that a metadata snapshot is about to be reserved.
  *
- * @throws DM_DEVICE_BUSY when there already is a record for this device
+ * @throws DM_DEVICE_BUSY when this device already has a record
  */
 export function beginLease(
-  database: CatalogDatabase,
+  database: Writable,
   lease: { device: string; purpose: string; factsBefore: string },
   at: number
 ): void {
@@ -51,43 +50,39 @@ export function beginLease(
   })
 }
 
-/** Records where the metadata snapshot lies and what it holds. From now on it can be told to be ours. */
-export function confirmLease(
-  database: CatalogDatabase,
-  device: string,
-  held: { heldRoot: number; factsHeld: string }
-): void {
+/** Records the block and content of the metadata snapshot, by which it is recognised from now on. */
+export function confirmLease(database: Writable, device: string, held: { heldRoot: number; factsHeld: string }): void {
   move(database, device, 'reserving', { state: 'held', heldRoot: held.heldRoot, factsHeld: held.factsHeld })
 }
 
 /** Records that the metadata snapshot is about to be released. */
-export function beginRelease(database: CatalogDatabase, device: string): void {
+export function beginRelease(database: Writable, device: string): void {
   move(database, device, 'held', { state: 'releasing' })
 }
 
 /** Records that the kernel refused to release it: it is held as before. */
-export function keepLease(database: CatalogDatabase, device: string): void {
+export function keepLease(database: Writable, device: string): void {
   move(database, device, 'releasing', { state: 'held' })
 }
 
-/** Forgets the lease: it was released, never came to be, or turned out to be somebody else's. */
-export function clearLease(database: CatalogDatabase, device: string): void {
+/** Forgets the lease: it was released, never began, or turned out to be foreign. */
+export function clearLease(database: Writable, device: string): void {
   database.write(() => {
     leasesTable.delete(database, leasesTable.find(database, { device }))
   })
 }
 
-export function findLease(database: CatalogDatabase, device: string): LeaseRecord | undefined {
+export function findLease(database: Writable, device: string): LeaseRecord | undefined {
   const row = leasesTable.get(database, { device })
   return row && record(row)
 }
 
-export function listLeases(database: CatalogDatabase): LeaseRecord[] {
+export function listLeases(database: Writable): LeaseRecord[] {
   return leasesTable.find(database, {}).map(record)
 }
 
 function move(
-  database: CatalogDatabase,
+  database: Writable,
   device: string,
   from: LeaseRecord['state'],
   changes: Partial<RowOf<typeof leasesTable>>
@@ -106,6 +101,6 @@ function move(
 }
 
 function record(row: RowOf<typeof leasesTable>): LeaseRecord {
-  // What the column's CHECK allows.
+  // The column's CHECK allows only these.
   return { ...row, state: row.state as LeaseRecord['state'] }
 }

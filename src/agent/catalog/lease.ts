@@ -1,45 +1,46 @@
 /**
  * Whose is the metadata snapshot that a pool (or an era device) holds?
  *
- * There is one slot, anybody with access can fill and empty it, and nothing in it says who did. So a lease is recorded, durably, around
- * each of the two messages:
+ * There is one slot. Anything with access can fill and empty it, and its content does not say who did. So a lease is
+ * recorded, durably, around each of the two messages:
  *
  *     record 'reserving' ─▶ reserve_metadata_snap ─▶ record 'held' ─▶ … ─▶ record 'releasing' ─▶ release_metadata_snap ─▶ no record
  *
- * After a crash the record and the kernel are compared:
+ * After a crash, record and kernel are compared:
  *
  *     record      slot empty         slot filled
  *     none        nothing to do      foreign
- *     reserving   never happened     ambiguous: ours, or somebody's who came between our record and now
- *     held        somebody emptied   ours, if it is in the block, and has the content, that ours had; else foreign
- *                 it for us
- *     releasing   it was released    ambiguous: ours still, or somebody's who came after the release
+ *     reserving   never happened     ambiguous: ours, or another's that came between our record and now
+ *     held        another process    ours, if it is in our block and has our content; otherwise foreign
+ *                 released it
+ *     releasing   it was released    ambiguous: still ours, or another's that came after the release
  *
- * Ambiguous means foreign, and foreign is never released: another tool may be reading through it. In a pool that nobody has written to
- * since, somebody else's metadata snapshot lies in the same block with the same content, so nothing but the record can tell; the
- * price is that a crash within the moments of the two messages leaves a lease for a person to release.
+ * Ambiguous counts as foreign, and a foreign one is never released: another tool may be reading it. If the pool has not
+ * been written to since, another process's metadata snapshot is in the same block with the same content, so only the
+ * record can tell. The price: after a crash in the moments of the two messages, a person must release the metadata
+ * snapshot.
  */
 
-/** What the record of a lease says. */
+/** The record of a lease. */
 export interface LeaseRecord {
   /** Key of the pool or era device, made by the source. */
   readonly device: string
   readonly state: 'reserving' | 'held' | 'releasing'
-  /** For whom it was taken; for people. */
+  /** What it was taken for, in words for people. */
   readonly purpose: string
-  /** The superblock before the slot was asked for: see `poolFacts`. */
+  /** The superblock before the reservation: see `poolFacts`. */
   readonly factsBefore: string
   /** Block of the metadata snapshot; undefined while reserving. */
   readonly heldRoot: number | undefined
-  /** The superblock's copy that the metadata snapshot is; undefined while reserving. */
+  /** The superblock copy that is the metadata snapshot; undefined while reserving. */
   readonly factsHeld: string | undefined
   /** Milliseconds since 1970. */
   readonly takenAt: number
 }
 
-/** What the kernel and the metadata device show. */
+/** What kernel and metadata device show. */
 export interface HeldSlot {
-  /** Block of the metadata snapshot as the status line gives it; 0 when none is held. */
+  /** Block of the metadata snapshot in the status line; 0 when none is held. */
   readonly heldRoot: number
   /** `poolFacts` of the copy in that block; undefined when none is held or it cannot be read. */
   readonly facts: string | undefined
@@ -47,15 +48,15 @@ export interface HeldSlot {
 
 export interface LeaseVerdict {
   readonly whose: 'none' | 'ours' | 'foreign'
-  /** Foreign, but may be ours all the same: `doctor` says so when it offers to release it. */
+  /** Foreign, but perhaps ours: `doctor` says so when it offers to release it. */
   readonly ambiguous: boolean
-  /** What is to become of the record: one that says nothing any more would stand in the way of the next lease. */
+  /** What to do with the record. A record without meaning would block the next lease. */
   readonly record: 'keep' | 'clear'
   /** For the log. */
   readonly because: string
 }
 
-/** What identifies a state of a thin pool's metadata, as text that is compared and never taken apart. */
+/** Identifies a state of a thin pool's metadata, as text that is only compared. */
 export function poolFacts(superblock: {
   time: number
   transactionId: bigint
@@ -66,7 +67,7 @@ export function poolFacts(superblock: {
   return `thin-pool time ${time} transaction ${transactionId} mappings ${mappingRoot} details ${detailsRoot}`
 }
 
-/** Decides whose a held metadata snapshot is, from the record and what is there. */
+/** Decides whose a held metadata snapshot is, from the record and the present state. */
 export function leaseVerdict(record: LeaseRecord | undefined, { heldRoot, facts }: HeldSlot): LeaseVerdict {
   if (heldRoot === 0) {
     return verdict(
@@ -89,7 +90,7 @@ export function leaseVerdict(record: LeaseRecord | undefined, { heldRoot, facts 
   }
 }
 
-/** Unreadable content speaks neither for nor against it. */
+/** Unreadable content proves nothing either way. */
 function matches(record: LeaseRecord, { heldRoot, facts }: HeldSlot): boolean {
   return record.heldRoot === heldRoot && (facts === undefined || record.factsHeld === facts)
 }

@@ -1,30 +1,31 @@
 /**
- * Of which volume two snapshots are, and which came first, as far as is known.
+ * Whether two snapshots are of one volume, and which came first, as far as is known.
  *
- * The answer to a delta is exact for any two thin devices of one pool, so this is a check on the caller: a backup of one volume with
- * the changes of another laid over it is of no use to anyone. What is not known for sure is `unknown`, and answered.
+ * A delta of any two thin devices in one pool is exact, so this check protects the caller: the changes of one volume
+ * laid over a backup of another are useless. If the relation is not known for sure, it is `unknown`, and the delta is
+ * answered.
  */
 
-/** Of which snapshot something is to be known. */
+/** The snapshot to relate. */
 export interface LineageMember {
-  /** What it goes by, and is called as a volume by what was taken of it. */
+  /** Its identity, which is also the volume key of snapshots that were taken of it. */
   readonly identity: string
   /** The clock of its pool when it was taken. */
   readonly creationTime: number
 }
 
-/** What is on record of one snapshot. */
+/** The record of one snapshot. */
 export interface LineageFacts extends LineageMember {
   readonly pool: string
-  /** Key of the volume it is a snapshot of; undefined where that was not known. */
+  /** Key of the volume it is a snapshot of; undefined if that was not known. */
   readonly volume: string | undefined
 }
 
 export type Lineage =
-  /** Snapshots of one volume (or it and one of them), and the first was taken before the second. */
+  /** Both of one volume (or one is the other's volume), and the first was taken before the second. */
   | 'before'
   | 'after'
-  /** Of one volume, in an order that is not known. */
+  /** Of one volume, in unknown order. */
   | 'same-volume'
   | 'different-volumes'
   | 'unknown'
@@ -32,20 +33,20 @@ export type Lineage =
 /**
  * Relates two snapshots.
  *
- * @param one every record of the first, in any order; records that contradict each other are as good as none
+ * @param one all records of the first, in any order; records that contradict each other count as none
  */
 export function compareLineage(one: readonly LineageFacts[], other: readonly LineageFacts[]): Lineage {
   const [first, second] = [agreed(one), agreed(other)]
   if (first?.volume === undefined || second?.volume === undefined) return 'unknown'
-  // What was taken of a snapshot belongs to that one, which belongs to a volume of its own.
+  // A snapshot of a snapshot has that snapshot as its volume, which in turn belongs to a volume of its own.
   const related = first.volume === second.volume || first.volume === second.identity || second.volume === first.identity
   if (!related) return 'different-volumes'
-  // Clocks of different pools have nothing to do with each other.
+  // Clocks of different pools cannot be compared.
   if (first.pool !== second.pool || first.creationTime === second.creationTime) return 'same-volume'
   return first.creationTime < second.creationTime ? 'before' : 'after'
 }
 
-/** What all records that know of a volume say; undefined if they do not say the same. */
+/** The volume on which all records that know one agree; undefined otherwise. */
 function agreed(facts: readonly LineageFacts[]): LineageFacts | undefined {
   const known = facts.filter(({ volume }) => volume !== undefined)
   const [first] = known

@@ -1,10 +1,8 @@
-/**
- * What the main thread and the catalog's thread say to each other.
- */
+/** The messages between the main thread and the catalog's thread. */
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import type { CallName } from './calls.ts'
 
-/** What the thread is started with. */
+/** The arguments of the thread. */
 export interface Start {
   path: string
   lockWaitMs: number | undefined

@@ -1,25 +1,26 @@
 /**
- * Pools that the agent itself has made on plain device-mapper: what they are called, how large their volumes are, what is a snapshot
- * of what. The kernel knows none of that; it knows which thin ids there are. (Pools of LVM's are never in here: LVM keeps their books.)
+ * Pools that the agent itself made on plain device-mapper: their names, the sizes of their volumes, the origins of
+ * their snapshots. The kernel knows only which thin ids exist. (LVM's pools are never in here: LVM keeps their data.)
  *
- * The two are kept in step by writing ahead. Everything that changes a pool is a pair of calls around what the kernel is told:
+ * Catalog and kernel stay consistent by recording intents ahead. Every change of a pool is a pair of calls around what
+ * the kernel is told:
  *
  *     begin(intent) ─▶ kernel: suspend origin, create_snap N, set_transaction_id T T+1, resume ─▶ complete(pool)
  *     on disk                                                                                     on disk
  *
- * `begin` returns once the intent is on disk, and only then may the kernel be told; `complete` makes it a fact, `rollBack` forgets it. One
- * intent at a time for each pool, because a pool has one transaction id. Whatever moment a crash picks, an intent that was begun is
- * still there, and `reconcile` (reconcile.ts) can tell from the pool's transaction id and devices how far it got.
+ * Tell the kernel only after `begin` has returned: then the intent is on disk. `complete` turns it into a fact,
+ * `rollBack` forgets it. One intent at a time for each pool, because a pool has one transaction id. After a crash at
+ * any moment, the intent still exists. `reconcile` (reconcile.ts) then tells from the pool's transaction id and devices
+ * how far it got.
  */
 import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
-import type { CatalogDatabase } from './database.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export interface OwnedPool {
-  /** What comes before the slash in the handles of its snapshots. */
+  /** The part before the slash in the handles of its snapshots. */
   readonly name: string
   readonly dmName: string
   readonly dataDevice: string
@@ -30,7 +31,7 @@ export interface OwnedPool {
   readonly lowWaterBlocks: number
   /** The feature words of its table line, separated by spaces. */
   readonly features: string
-  /** What the agent last moved it to. */
+  /** The last one that the agent set. */
   readonly transactionId: bigint
   /** Milliseconds since 1970. */
   readonly createdAt: number
@@ -50,7 +51,7 @@ export interface OwnedThin {
   readonly volume: string
   /** `id` of what it was taken of; undefined for a volume. */
   readonly origin: string | undefined
-  /** The pool's clock when it was created: with the thin id, this tells it from later devices of that id. */
+  /** The pool's clock when it was created. With the thin id, this tells it from later devices of that id. */
   readonly creationTime: number
   /** The pool's transaction id when it was created. */
   readonly transactionId: bigint
@@ -64,11 +65,11 @@ export interface NewThin {
   readonly thinId: number
   readonly dmName: string
   readonly sizeBytes: number
-  /** The pool's transaction id before; creating moves it to the next. */
+  /** The pool's transaction id before; creating increases it by one. */
   readonly transactionId: bigint
 }
 
-/** What is about to be done to a pool. `thin`, `origin`: `id` of an owned thin. */
+/** A change that is about to be made to a pool. `thin`, `origin`: `id` of an owned thin. */
 export type Intent =
   | { readonly kind: 'create-pool'; readonly pool: string }
   | { readonly kind: 'delete-pool'; readonly pool: string }
@@ -77,7 +78,7 @@ export type Intent =
       readonly kind: 'create-snapshot'
       readonly thin: string
       readonly origin: string
-      /** The device-mapper name of the origin where it is suspended meanwhile. */
+      /** The device-mapper name of the origin, if it is suspended meanwhile. */
       readonly suspends: string | undefined
     } & NewThin)
   | { readonly kind: 'delete-thin'; readonly pool: string; readonly thin: string; readonly transactionId: bigint }
@@ -153,12 +154,12 @@ export const intentsTable = new Table(
 type IntentRow = RowOf<typeof intentsTable>
 
 /**
- * Writes down what is about to be done to a pool. The kernel may be told once this has returned.
+ * Records an intent for a pool. Tell the kernel only after this has returned.
  *
- * @throws DM_DEVICE_BUSY when something else is under way there, or a name or thin id is taken; DM_NO_SUCH_DEVICE;
- *   DM_CATALOG_DISAGREES when the pool's transaction id is not the one recorded; DM_ARGUMENT_INVALID
+ * @throws DM_DEVICE_BUSY when the pool has another intent, or a name or thin id is taken; DM_NO_SUCH_DEVICE;
+ *   DM_CATALOG_DISAGREES when the pool's transaction id is not the recorded one; DM_ARGUMENT_INVALID
  */
-export function begin(database: CatalogDatabase, intent: NewIntent, at: number): Intent {
+export function begin(database: Writable, intent: NewIntent, at: number): Intent {
   return database.write(() => {
     const name = intent.kind === 'create-pool' ? intent.pool.name : intent.pool
     const pending = intentsTable.get(database, { pool: name })
@@ -180,12 +181,12 @@ export function begin(database: CatalogDatabase, intent: NewIntent, at: number):
 }
 
 /**
- * Makes the pool's intent a fact, after the kernel has done its part.
+ * Completes the pool's intent, after the kernel has done its part.
  *
- * @param creationTime of the thin that was created, from its device details; for those two intents only
+ * @param creationTime of the created thin, from its device details; for those two intents only
  */
 export function complete(
-  database: CatalogDatabase,
+  database: Writable,
   pool: string,
   { creationTime }: { creationTime?: number | undefined } = {}
 ): void {
@@ -223,8 +224,8 @@ export function complete(
   })
 }
 
-/** Forgets the pool's intent, after it was refused, or found not to have been carried out. */
-export function rollBack(database: CatalogDatabase, pool: string): void {
+/** Rolls back the pool's intent, after it was refused, or found undone. */
+export function rollBack(database: Writable, pool: string): void {
   database.write(() => {
     const { row, intent } = pendingIntent(database, pool)
     intentsTable.delete(database, [row])
@@ -233,12 +234,12 @@ export function rollBack(database: CatalogDatabase, pool: string): void {
 }
 
 /**
- * Takes a thin device of the kernel's into the books, after somebody has decided that it belongs there.
+ * Adds a thin device of the kernel's to the catalog. A person has decided that it belongs there.
  *
  * @throws DM_DEVICE_BUSY, DM_NO_SUCH_DEVICE, DM_ARGUMENT_INVALID
  */
 export function adoptThin(
-  database: CatalogDatabase,
+  database: Writable,
   thin: Omit<NewThin, 'transactionId'> & Pick<OwnedThin, 'creationTime' | 'transactionId' | 'origin'>,
   at: number
 ): OwnedThin {
@@ -260,8 +261,8 @@ export function adoptThin(
   })
 }
 
-/** Strikes a thin that the kernel does not have off the books, after somebody has decided so. */
-export function forgetThin(database: CatalogDatabase, id: string): void {
+/** Removes a thin that the kernel does not have from the catalog. A person has decided it. */
+export function forgetThin(database: Writable, id: string): void {
   database.write(() => {
     const thin = ownedThin(database, id)
     refuseWhilePending(database, thin.pool)
@@ -269,11 +270,8 @@ export function forgetThin(database: CatalogDatabase, id: string): void {
   })
 }
 
-/**
- * Takes the transaction id that the kernel shows for right, after somebody has decided so. Also ends an intent that contradicts it, as
- * not carried out.
- */
-export function acceptTransactionId(database: CatalogDatabase, pool: string, transactionId: bigint): void {
+/** Takes over the kernel's transaction id. A person has decided it. An intent that contradicts it is rolled back. */
+export function acceptTransactionId(database: Writable, pool: string, transactionId: bigint): void {
   database.write(() => {
     const pending = intentsTable.get(database, { pool })
     if (pending !== undefined) {
@@ -284,7 +282,7 @@ export function acceptTransactionId(database: CatalogDatabase, pool: string, tra
   })
 }
 
-export function catalogView(database: CatalogDatabase): CatalogView {
+export function catalogView(database: Writable): CatalogView {
   return {
     pools: poolsTable.find(database, {}),
     thins: thinsTable.select(database, 'ORDER BY pool, thin_id').map(thinOf),
@@ -293,18 +291,18 @@ export function catalogView(database: CatalogDatabase): CatalogView {
 }
 
 /** The owned thin with this id, if there is one. */
-export function findThin(database: CatalogDatabase, id: string): OwnedThin | undefined {
+export function findThin(database: Writable, id: string): OwnedThin | undefined {
   const row = thinsTable.get(database, { id })
   return row && thinOf(row)
 }
 
 /** The owned volume or snapshot of this name, if there is one. */
-export function findThinByName(database: CatalogDatabase, pool: string, name: string): OwnedThin | undefined {
+export function findThinByName(database: Writable, pool: string, name: string): OwnedThin | undefined {
   const row = thinsTable.get(database, { pool, name })
   return row && thinOf(row)
 }
 
-function beginPool(database: CatalogDatabase, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
+function beginPool(database: Writable, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
   checkName(pool.name)
   for (const taken of [{ name: pool.name }, { dmName: pool.dmName }]) {
     if (poolsTable.get(database, taken) !== undefined) {
@@ -314,7 +312,7 @@ function beginPool(database: CatalogDatabase, pool: Omit<OwnedPool, 'createdAt'>
   poolsTable.insert(database, { ...pool, createdAt: at })
 }
 
-function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kind: 'create-pool' }>): void {
+function beginInPool(database: Writable, intent: Exclude<NewIntent, { kind: 'create-pool' }>): void {
   const pool = ownedPool(database, intent.pool)
   if ('transactionId' in intent && intent.transactionId !== pool.transactionId) {
     throw new DeltamapperError(
@@ -351,7 +349,7 @@ function beginInPool(database: CatalogDatabase, intent: Exclude<NewIntent, { kin
   }
 }
 
-function checkNewThin(database: CatalogDatabase, thin: { pool: string; name: string; thinId: number }): void {
+function checkNewThin(database: Writable, thin: { pool: string; name: string; thinId: number }): void {
   const { pool, name, thinId } = thin
   ownedPool(database, pool)
   checkName(name)
@@ -371,23 +369,23 @@ function checkName(name: string): void {
   throw invalid(`${JSON.stringify(name)} is no name`, 'use letters, digits and + _ . - only')
 }
 
-function moveTransaction(database: CatalogDatabase, pool: string, transactionId: bigint): void {
+function moveTransaction(database: Writable, pool: string, transactionId: bigint): void {
   poolsTable.update(database, ownedPool(database, pool), { transactionId })
 }
 
-function refuseWhilePending(database: CatalogDatabase, pool: string): void {
+function refuseWhilePending(database: Writable, pool: string): void {
   const pending = intentsTable.get(database, { pool })
   if (pending !== undefined)
     throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
 }
 
-function pendingIntent(database: CatalogDatabase, pool: string): { row: IntentRow; intent: Intent } {
+function pendingIntent(database: Writable, pool: string): { row: IntentRow; intent: Intent } {
   const row = intentsTable.get(database, { pool })
   if (row === undefined) throw defect(`nothing is under way in pool ${pool}`)
   return { row, intent: intentOf(row) }
 }
 
-function ownedPool(database: CatalogDatabase, name: string): OwnedPool {
+function ownedPool(database: Writable, name: string): OwnedPool {
   const row = poolsTable.get(database, { name })
   if (row !== undefined) return row
   throw new DeltamapperError(
@@ -397,7 +395,7 @@ function ownedPool(database: CatalogDatabase, name: string): OwnedPool {
   )
 }
 
-function ownedThin(database: CatalogDatabase, id: string): RowOf<typeof thinsTable> {
+function ownedThin(database: Writable, id: string): RowOf<typeof thinsTable> {
   const row = thinsTable.get(database, { id })
   if (row !== undefined) return row
   throw new DeltamapperError(
@@ -418,7 +416,7 @@ const noDetails = {
   transactionId: undefined
 }
 
-/** Which details an intent has, follows from its kind; `begin` wrote no other. */
+/** The details of an intent follow from its kind; `begin` wrote no others. */
 function intentOf({ startedAt: _startedAt, ...details }: IntentRow): Intent {
   const given = Object.entries(details).filter(([name, value]) => value !== undefined || name === 'suspends')
   const intent = Object.fromEntries(given)
@@ -426,7 +424,7 @@ function intentOf({ startedAt: _startedAt, ...details }: IntentRow): Intent {
   return intent as unknown as Intent
 }
 
-/** The kinds are what the column's CHECK allows. */
+/** The column's CHECK allows only these kinds. */
 function thinOf(row: RowOf<typeof thinsTable>): OwnedThin {
   return { ...row, kind: row.kind as OwnedThin['kind'] }
 }

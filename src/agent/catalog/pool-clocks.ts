@@ -1,12 +1,11 @@
 /**
  * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata restored from a copy,
- * disks put back) is not taken for one that went on. How that shows: src/devicemapper/thin/pool-moment.ts.
+ * disks put back) is not taken for one that went on. How that shows: src/devicemapper/thin/base-record/pool-moment.ts.
  */
-import { howWentBack, type PoolMoment } from '../../devicemapper/thin/pool-moment.ts'
+import { howWentBack, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { CatalogDatabase } from './database.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
-import { Table } from './store/table.ts'
+import { Table, type Writable } from './store/table.ts'
 
 export const poolClocksTable = new Table(
   'pool_clocks',
@@ -28,18 +27,18 @@ export interface PoolClock extends PoolMoment {
   readonly pool: string
 }
 
-/** When it was found that a pool had gone back, and how that showed. Milliseconds since 1970. */
+/** When a pool was found in an earlier state, and what showed it. Milliseconds since 1970. */
 export interface WentBack {
   readonly at: number
   readonly how: string
 }
 
 /**
- * Takes a look into account. Looks at one pool are to be told in the order in which they were made.
+ * Takes a look into account. Report the looks at one pool in the order in which they were made.
  *
- * @returns when the pool was last found to have gone back, be it now; undefined where it never was
+ * @returns when the pool was last found in an earlier state, perhaps now; undefined if never
  */
-export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: number): WentBack | undefined {
+export function sawPoolClock(database: Writable, now: PoolClock, at: number): WentBack | undefined {
   const { pool, time, transactionId, devices } = now
   const seen = { time, transactionId, devices, lookedAt: at }
   const before = poolClocksTable.byKey(database, pool)
@@ -53,7 +52,7 @@ export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: numb
   const isSame =
     time === before.time && transactionId === before.transactionId && Buffer.compare(devices, before.devices) === 0
   if (how !== undefined) {
-    // Whatever the wall clock has been set to since: all that is on record was served before.
+    // Everything on record was served before, even if the wall clock was set back since.
     const [newest] = servedTable.select(database, 'ORDER BY first_served_at DESC LIMIT 1')
     const wentBackAt = Math.max(at, before.lookedAt, newest?.firstServedAt ?? 0)
     database.write(() => poolClocksTable.update(database, before, { ...seen, wentBackAt, wentBack: how }))
@@ -64,7 +63,7 @@ export function sawPoolClock(database: CatalogDatabase, now: PoolClock, at: numb
 }
 
 /** What is known of a pool without another look. */
-export function poolWentBack(database: CatalogDatabase, pool: string): WentBack | undefined {
+export function poolWentBack(database: Writable, pool: string): WentBack | undefined {
   const known = poolClocksTable.byKey(database, pool)
   return known && wentBackOf(known)
 }
@@ -74,9 +73,10 @@ function wentBackOf({ wentBackAt, wentBack = '' }: { wentBackAt?: number | undef
 }
 
 /**
- * Refuses a base that was not served for the first time since its pool went back: what a backup of it holds may be what it was before.
+ * Refuses a base that was first served before its pool was restored to an earlier state: the client's backup may be of
+ * what the base was before.
  *
- * @param recorded everything that was served under its handle or its identity
+ * @param recorded all served records with its handle or its identity
  * @throws DM_POOL_WENT_BACK
  */
 export function checkSinceWentBack(

@@ -1,5 +1,5 @@
 /**
- * The catalog and the kernel compared, at start: what was begun and not finished is settled, and every other difference is reported.
+ * Compares the catalog with the kernel: decides what becomes of unfinished intents, and reports every other difference.
  *
  * **Unfinished intents.** A pool's transaction id T and its devices show how far creating or deleting thin N got:
  *
@@ -10,13 +10,16 @@
  *              N missing, T          half done           → set_transaction_id T T+1, complete
  *              N missing, T+1        done                → complete
  *
- * Half done goes forward, never back: going back would mean to delete a device, on the word of a record that is older than it. Anything
- * else (another transaction id, a device that was created at another one) means that somebody else was there: it stays as it is,
- * and is reported. So does everything about a pool that is not active, or whose metadata cannot be read; it is settled when it is.
+ * Half done always goes forward. Going back would delete a device because of a record that is older than it. Anything
+ * else (another transaction id, a device created at another one) means that another process changed the pool: it stays
+ * as it is, and is reported. A pool that is inactive or unreadable is reported too, and its intents wait until it can
+ * be read.
  *
- * **Other differences** are never settled here and never dropped: both sides are kept, and a person is told what they can do.
+ * **Other differences** are never resolved here and never dropped: both sides are kept, and a person is told what to
+ * do.
  *
- * Pure: the steps are for the caller to carry out, in their order. A crash among them is met by doing all this again.
+ * Pure: the caller carries out the steps, in their order. After a crash between two steps, the same comparison is made
+ * again.
  */
 import type { CatalogView, Intent, OwnedPool, OwnedThin } from './owned-pools.ts'
 
@@ -61,7 +64,7 @@ export type Step = { readonly because: string } & (
 export type FindingKind =
   /** The catalog has a pool that is not active. */
   | 'pool-inactive'
-  /** The pool is active, but what it holds cannot be read. */
+  /** The pool is active, but its metadata cannot be read. */
   | 'pool-unreadable'
   /** There is a pool that the catalog does not have. */
   | 'pool-unknown'
@@ -71,21 +74,21 @@ export type FindingKind =
   | 'thin-unknown'
   /** Both have this thin id, but it is not the same device. */
   | 'thin-replaced'
-  /** Somebody else has moved the pool's transaction id. */
+  /** Another process has changed the pool's transaction id. */
   | 'transaction-differs'
-  /** An active device has another size than the catalog. */
+  /** An active device has another size than the catalog says. */
   | 'size-differs'
-  /** An intent cannot be settled yet. */
+  /** An intent cannot be decided yet. */
   | 'intent-waits'
   /** An intent contradicts what the kernel shows. */
   | 'intent-contradicted'
 
 export interface Finding {
   readonly kind: FindingKind
-  /** The pool's name in the catalog, or its device-mapper name where the catalog does not have it. */
+  /** The pool's name in the catalog, or its device-mapper name if the catalog does not have it. */
   readonly pool: string
   readonly thinId: number | undefined
-  /** What is the case, and what to do about it, for a person. */
+  /** What was found, and what to do about it, for a person. */
   readonly what: string
   readonly remedy: string
 }
@@ -129,13 +132,13 @@ interface Books {
   readonly intent: Intent | undefined
 }
 
-/** What becomes of an intent. */
+/** The decision on an intent. */
 interface Decision {
   readonly steps: readonly Step[]
   readonly findings: readonly Finding[]
-  /** What the pool's transaction id has to be afterwards; undefined where a finding already says that it is wrong. */
+  /** What the pool's transaction id must be afterwards; undefined if a finding already says that it is wrong. */
   readonly transactionId: bigint | undefined
-  /** The thin that the intent (or the finding about it) speaks for, left out of the comparison. */
+  /** The thin that the intent (or the finding about it) covers; it is left out of the comparison. */
   readonly thinId: number | undefined
   /** The thin whose size becomes this one. */
   readonly resized?: { readonly id: string; readonly sizeBytes: number }
@@ -191,7 +194,7 @@ function settlePool(intent: Extract<Intent, { kind: 'create-pool' | 'delete-pool
     : { step: 'roll-back', pool: intent.pool, because }
 }
 
-/** A snapshot's origin is suspended while it is taken. Nothing else may wait for it to be resumed. */
+/** A snapshot's origin is suspended while it is taken. Resume it before anything else. */
 function resumeOrigin(intent: Intent, devices: readonly KernelDevice[]): Step[] {
   if (intent.kind !== 'create-snapshot' || intent.suspends === undefined) return []
   const { suspends: dmName } = intent
@@ -209,12 +212,12 @@ function settle(
   switch (intent.kind) {
     case 'create-pool':
     case 'delete-pool':
-      // settlePool's.
+      // Decided by the function for pools.
       return { steps: [], findings: [], transactionId: undefined, thinId: undefined }
     case 'create-volume':
     case 'create-snapshot': {
       const device = kernelThins.get(intent.thinId)
-      // What was created at another transaction is not what this intent created.
+      // A device created at another transaction is not the one of this intent.
       const contradicted = device !== undefined && device.transactionId !== intent.transactionId
       const what = `${intent.kind} of ${pool.name}/${intent.name} as thin device ${intent.thinId}`
       return settleThin(what, intent, active, contradicted ? 'contradicted' : device !== undefined, {
@@ -235,7 +238,7 @@ function settle(
     case 'resize-thin': {
       const thin = thins.find((each) => each.id === intent.thin)
       const device = devices.find((each) => each.thinId === thin?.thinId)
-      // Not active, it has no size but the catalog's, and the larger one leaves nothing out.
+      // An inactive thin has only the catalog's size, and the larger one leaves nothing out.
       const done =
         device === undefined ? intent.sizeBytes > (thin?.sizeBytes ?? 0) : device.sizeBytes === intent.sizeBytes
       const because = `${intent.kind} of ${pool.name}/${thin?.name} to ${intent.sizeBytes} bytes was begun, and it ${

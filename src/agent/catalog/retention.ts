@@ -1,22 +1,25 @@
 /**
- * What was served is remembered for as long as somebody may come back for it as a base, and not for ever.
+ * Served records are kept as long as a client may come back with the snapshot as base, but not for ever.
  *
- * A forgotten base may not have been written to all the same, only that nothing proves any more that it was not trimmed: the log and `doctor`
- * say so, and `strictBases` refuses it. So the limit is far beyond any chain of backups; it keeps the file from growing for ever. It is a number,
- * because a machine that starts with a wrong clock would find everything too old at once.
+ * A forgotten base may still be untouched, but nothing proves any more that it was not trimmed: the log and `doctor`
+ * say so, and `strictBases` refuses it. So the limit is far beyond any chain of backups. It only keeps the file from
+ * growing for ever. It is a number, not a time, because a machine that starts with a wrong clock would find everything
+ * too old at once.
  *
- * The history of era volumes takes more room, and how much is worth keeping is for whoever runs the node to say. A base that is forgotten
- * there is a full backup.
+ * The history of tracked volumes takes more room, so the operator decides how much to keep. There, a forgotten base
+ * costs a full backup.
  */
 import type { Logger } from 'pino'
 import type { Catalog } from './catalog.ts'
 
 const DAY_MS = 86_400_000
 
-/** A quarter of a million of what was served (some 70 MB, on the disk and in memory), and of names of snapshots that are forgotten. */
+/**
+ * A quarter of a million served records (some 70 MB, on disk and in memory), and as many names of forgotten snapshots.
+ */
 export const retention = { keep: 250_000 } as const
 
-/** How much history of era volumes is kept. */
+/** How much history of tracked volumes is kept. */
 export interface EraRetention {
   /** How long after it was taken a snapshot can be asked about, in milliseconds. */
   readonly keptMs: number
@@ -24,7 +27,10 @@ export interface EraRetention {
   readonly keep: number
 }
 
-/** Forgets snapshots of era volumes beyond that, and puts together what is left of them. @returns how many @throws what the catalog throws */
+/**
+ * Forgets snapshots of tracked volumes beyond that, and merges their bitmaps. @returns how many @throws what the
+ * catalog throws
+ */
 export async function forgetHistory(
   catalog: Catalog,
   { keptMs, keep }: EraRetention,
@@ -32,12 +38,12 @@ export async function forgetHistory(
 ): Promise<number> {
   const forgotten = await catalog.forgetEraSnapshots({ before: Math.max(0, now - keptMs), keep })
   while ((await catalog.compactEraHistory()) > 0);
-  // Their names for far longer: whoever comes back with one by then may mean another.
+  // Their names are kept far longer: a client that comes back with one may mean another snapshot.
   while ((await catalog.forgetEraNames(retention.keep)) > 0);
   return forgotten
 }
 
-/** Forgets the oldest of what was served. @returns how many records are gone @throws what the catalog throws */
+/** Forgets the oldest served records. @returns how many @throws what the catalog throws */
 export async function forgetOld(catalog: Catalog, { keep }: { keep: number } = retention): Promise<number> {
   let forgotten = 0
   for (let some; (some = await catalog.forgetServed(keep)) > 0; forgotten += some);
@@ -45,7 +51,7 @@ export async function forgetOld(catalog: Catalog, { keep }: { keep: number } = r
   return forgotten
 }
 
-/** Does both now and once a day. @returns what ends it */
+/** Does both now and once a day. @returns a function that ends it */
 export function keepForgetting(catalog: Catalog, logger: Logger, era: EraRetention): () => void {
   const forget = () => {
     forgetHistory(catalog, era).then(

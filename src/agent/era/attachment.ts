@@ -1,8 +1,8 @@
 /**
- * A tracked volume's life in the kernel: taken in, activated, deactivated, grown, let go; and what a death in the middle of any of these has
- * left, finished or undone.
+ * The life of a tracked volume in the kernel: attach, activate, deactivate, grow, detach. It also completes or rolls
+ * back what an interrupted call left.
  *
- * Everything here is for whoever has the volume's turn.
+ * The caller must hold the volume's lock.
  */
 import { randomUUID } from 'node:crypto'
 import { release } from 'node:os'
@@ -36,16 +36,21 @@ import {
 } from './device/tracked-device.ts'
 
 const SECTOR_BYTES = 512
-/** Metadata per tracked block, in bytes: an era and some bits, twice because a metadata snapshot may be held. And what it takes at least. */
+/**
+ * Bytes of metadata for each tracked block: an era and some bits, twice, because a metadata snapshot may be held. And
+ * the least size of a metadata device.
+ */
 const METADATA_BYTES_PER_BLOCK = 10
 const LEAST_METADATA_BYTES = 2 ** 20
-/** The kernel has fewer blocks than this (valid_nr_blocks). */
+/** The kernel takes fewer blocks than this (valid_nr_blocks). */
 const MAX_BLOCKS = 2 ** 31
-/** How long a volume is suspended at most while it grows, in milliseconds. */
+/** The longest suspension while a volume grows, in milliseconds. */
 const GROW_DEADLINE_MS = 30_000
-/** How often a volume is suspended to grow, where others ask it something in that moment. */
+/** How often to suspend a volume to grow it, if other processes query it each time. */
 const MOST_TRIES = 3
-/** The most eras that begin meanwhile: with each resume, and one when a watchdog's call that was given up comes through late. */
+/**
+ * The most eras that begin meanwhile: one with each resume, and one if a watchdog's abandoned call comes through late.
+ */
 const GROW_ERAS = MOST_TRIES + 1
 
 export interface AttachRequest {
@@ -70,7 +75,7 @@ export class Attachment {
   readonly #logger: Logger
   readonly #trustRestarts: boolean
 
-  /** @param trustRestarts whatever happened between two boots, nothing was written to the devices below: somebody vouches for it */
+  /** @param trustRestarts the operator guarantees that nothing writes to the devices below between two boots */
   constructor(
     catalog: AttachmentCatalog,
     deviceMapper: DeviceMapper,
@@ -89,8 +94,8 @@ export class Attachment {
   /**
    * Begins to track a device.
    *
-   * @throws DM_KERNEL_LOSSY; DM_DEVICE_BUSY when somebody uses a device or name; DM_DEVICE_NOT_BLANK; DM_ARGUMENT_INVALID for a block size or
-   *   metadata device that will not do; and what device-mapper calls and the catalog throw
+   * @throws DM_KERNEL_LOSSY; DM_DEVICE_BUSY when a device or name is in use; DM_DEVICE_NOT_BLANK; DM_ARGUMENT_INVALID
+   *   for an unusable block size or metadata device; and what device-mapper calls and the catalog throw
    */
   async attach(request: AttachRequest): Promise<void> {
     const { name, dataDevice, metadataDevice, snapshotBy, allowLossyKernel } = request
@@ -106,7 +111,7 @@ export class Attachment {
       )
     }
     const blocks = Math.ceil(data.sizeBytes / request.blockBytes)
-    // Throws for a block size that cannot be.
+    // Throws for an impossible block size.
     formatEraTable({ metadataDevice: metadata.number, originDevice: data.number, blockSectors })
     if (blocks >= MAX_BLOCKS) {
       throw invalid(`${dataDevice} would have ${blocks} blocks of ${request.blockBytes} bytes`, 'take larger blocks')
@@ -139,10 +144,11 @@ export class Attachment {
   }
 
   /**
-   * Makes the devices of a volume. Nothing where they are there and as they have to be.
+   * Makes the devices of a volume. Does nothing if they exist and are right.
    *
-   * @param startOver give up on a history whose metadata is not what it was: it is formatted anew
-   * @throws DM_ERA_HISTORY_LOST when the metadata is not what it was; DM_KERNEL_LOSSY, DM_DEVICE_BUSY, DM_CATALOG_DISAGREES
+   * @param startOver if the metadata is not what it was, format it anew and begin a new history
+   * @throws DM_ERA_HISTORY_LOST when the metadata is not what it was; DM_KERNEL_LOSSY, DM_DEVICE_BUSY,
+   *   DM_CATALOG_DISAGREES
    */
   async activate(volume: EraVolume, startOver: boolean): Promise<void> {
     const { name, metadataDevice, dmName } = volume
@@ -152,7 +158,7 @@ export class Attachment {
       return
     }
     refuseLossyKernel(volume.allowLossyKernel)
-    // What a call that was cut short has left: nothing stands on it.
+    // An interrupted call left it: nothing stands on it.
     await tracked.takeDown()
     for (const each of [dmName, guardName(volume)]) await this.#refuseTaken(each)
     const data = await tracked.checkData()
@@ -186,29 +192,31 @@ export class Attachment {
         : ((await this.#headExchanged(volume, below, before)) ??
           tracked.writtenBeside(below, before, this.#trustRestarts))
     const metadataSeen = { newestEra: now?.currentEra ?? 0, seenBlocks: now?.blocks ?? 0 }
-    // Before anything can be written through the devices, and on disk before a snapshot could be taken of the old line.
+    // On disk before anything can be written through the devices, and before a snapshot of the old history could be
+    // taken.
     if (because !== undefined) {
       await this.#catalog.breakEraLine(name, because, metadataSeen)
       this.#logger.warn({ volume: name, because }, 'the history of a tracked volume is void')
     }
-    // What is written to it from here on has to come through the devices, whoever looks next.
+    // From here on, every write to it must come through the devices, whoever checks next.
     await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(below), ...metadataSeen })
     await tracked.putUp(data.number, metadata)
     await this.#guard.check(name)
   }
 
   /**
-   * Takes the devices away, and remembers what is below.
+   * Removes the devices, and remembers the state of the devices below.
    *
-   * @param atShutdown nothing is written to the devices below any more in this boot: a restart leaves the history as it is
-   * @throws DM_DEVICE_BUSY while somebody uses it
+   * @param atShutdown nothing writes to the devices below any more in this boot, so the history continues after the
+   *   restart
+   * @throws DM_DEVICE_BUSY while the volume is in use
    */
   async deactivate(volume: EraVolume, atShutdown: boolean): Promise<void> {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const active = await tracked.info()
-    // Nothing must be in flight: from this look on, nothing may be written to the data device.
+    // No write may be in flight: after this look, nothing may write to the data device.
     if (active) refuseInUse(active, volume.name)
-    // What they have seen counts, even though they go.
+    // What they counted matters, even though they are being removed.
     const checked = active && (await this.#lastLook(volume.name))
     await tracked.takeDown()
     if (!active && atShutdown) await this.#stillInactive(volume, tracked)
@@ -216,7 +224,7 @@ export class Attachment {
     const { dataDevice, table } = checked.devices
     const seen = await tracked.seenInactive(dataDevice, table.metadataDevice, checked.counted)
     const { currentEra, blocks } = await superblockOf(volume.metadataDevice)
-    // Where somebody has written beside it since the look, the counters tell in this boot, and nothing in the next.
+    // If something wrote beside the volume since the look, the counters show it in this boot only.
     const { writtenSectors, discards } = await blockCounters(dataDevice)
     const isLast = atShutdown && writtenSectors === seen.writtenSectors && discards === seen.discards
     await this.#catalog.sawEraVolume(volume.name, {
@@ -226,12 +234,16 @@ export class Attachment {
     })
   }
 
-  /** At the shutdown, of a volume that was deactivated before: where nothing was written since, nothing is until the next boot. */
+  /**
+   * At shutdown, for a volume that was deactivated before: if nothing was written since then, nothing will be until the
+   * next boot.
+   */
   async #stillInactive(volume: EraVolume, tracked: TrackedDevice): Promise<void> {
     const before = parseLowerSeen(volume.lowerSeen)
     if (before.state !== 'inactive') return
     const remember = (seen: LowerSeen) => this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
-    // An earlier shutdown was not the last thing in its boot. First, because a device that is in use cannot be looked at.
+    // The earlier shutdown was not the last act of its boot. This comes first, because a device in use cannot be
+    // inspected.
     await remember({ ...before, atShutdown: false })
     const [data, metadata] = [await tracked.checkData(), await tracked.checkMetadata()]
     const now = await tracked.seenInactive(data.number, metadata)
@@ -239,8 +251,9 @@ export class Attachment {
   }
 
   /**
-   * What is to be seen of a volume when an agent starts, before anything is asked of it: an active one may have begun eras for an agent that
-   * died, and none of these may hide another's; of one that was shut down in order, this boot is the next one, whether it is activated or not.
+   * The first look at a volume when an agent starts, before anything queries it. An active volume may have begun eras
+   * for an agent that died; none of these may hide the era of another process. For a volume that was shut down in
+   * order, this boot is the next one, whether the volume is activated or not.
    */
   async lookAtStart(name: string): Promise<void> {
     const volume = await this.#catalog.findEraVolume(name)
@@ -254,8 +267,8 @@ export class Attachment {
   }
 
   /**
-   * Of a volume that was active when its machine stopped, and whose history is to go on all the same: whether the first bytes of the data device
-   * are others than at the last look, and the volume has not written to them since.
+   * For a volume that was active when its machine stopped, and whose history is to continue: whether the first bytes of
+   * the data device differ from the last look, although the volume has not written to them since.
    */
   async #headExchanged({ name, dataDevice, metadataDevice, newestEra }: EraVolume, now: Inactive, before: LowerSeen) {
     if (!this.#trustRestarts || before.state !== 'active' || before.head === now.head) return undefined
@@ -263,7 +276,10 @@ export class Attachment {
     return `the first bytes of ${dataDevice} are not what they were, and ${name} did not write to them`
   }
 
-  /** Ends the tracking: the data device is what it was before, the history is forgotten, the metadata device made blank. @throws DM_DEVICE_BUSY while somebody uses it */
+  /**
+   * Ends the tracking. The data device keeps its contents, the history is forgotten, and the metadata device is made
+   * blank. @throws DM_DEVICE_BUSY while the volume is in use
+   */
   async detach(volume: EraVolume): Promise<void> {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const info = await tracked.info()
@@ -273,9 +289,9 @@ export class Attachment {
   }
 
   /**
-   * Lets a volume take the whole of its data device, after that has grown.
+   * Enlarges a volume to the whole of its data device, after that has grown.
    *
-   * @throws DM_ARGUMENT_INVALID when it has not; DM_ERA_INACTIVE, and what device-mapper calls throw
+   * @throws DM_ARGUMENT_INVALID when it has not grown; DM_ERA_INACTIVE, and what device-mapper calls throw
    */
   async grow(volume: EraVolume): Promise<void> {
     const { name } = volume
@@ -298,7 +314,7 @@ export class Attachment {
       )
     }
     await onceNoKeeper(volume, this.#catalog.path)
-    // (Before there is an intent: a table that is found when one is settled voids the history.)
+    // (Before the intent is recorded: recovery treats a loaded table as a reason to end the history.)
     await refuseInactiveTables(this.#deviceMapper, devices.era, `${name} does not grow`)
     await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
     await this.#guard.expectEras(name, GROW_ERAS)
@@ -314,9 +330,9 @@ export class Attachment {
   }
 
   /**
-   * Finishes or undoes what was begun with a volume and is still in the catalog.
+   * Completes or rolls back the intent of a volume that is still in the catalog.
    *
-   * @returns what was done, in words; undefined when nothing was under way
+   * @returns what was done, in words; undefined when there was no intent
    */
   async settle(name: string): Promise<string | undefined> {
     const { volumes, intents } = await this.#catalog.eraView()
@@ -329,7 +345,7 @@ export class Attachment {
         return this.#settleAttach(volume, tracked)
       case 'detach':
         await tracked.takeDown()
-        // So that it can be used again. What cannot be seen to be era metadata, and this volume's, stays as it is.
+        // Makes the metadata device usable again. Anything that is not recognised as era metadata of this volume stays.
         await tracked
           .checkMetadata()
           .then(() => superblockOf(volume.metadataDevice))
@@ -345,7 +361,7 @@ export class Attachment {
         await resumeTracked(this.#deviceMapper, tracked)
         const left = await this.#lower.unfinished(volume, intent.snapshot, intent.token)
         await this.removeLower(volume, left).catch((error: unknown) => {
-          // No snapshot of ours refers to it: it costs space, no more.
+          // No snapshot in the catalog refers to it, so leaving it only costs space.
           this.#logger.warn(
             { volume: name, snapshot: intent.snapshot, err: error },
             'what was taken could not be removed'
@@ -358,7 +374,7 @@ export class Attachment {
     }
   }
 
-  /** Removes what was taken below a volume; nothing where that is somebody else's to do. @throws what removing throws */
+  /** Removes the lower snapshot; does nothing if a driver is responsible for it. @throws what removing throws */
   async removeLower(volume: EraVolume, lower: Pick<LowerSnapshot, 'remove'> | undefined): Promise<void> {
     if (lower === undefined) return
     const seen = await new TrackedDevice(this.#deviceMapper, volume).removeLower(() => lower.remove())
@@ -378,7 +394,7 @@ export class Attachment {
       return `${name} was to be attached: it is`
     }
     await tracked.takeDown()
-    // It was blank before, and nothing is lost with it. Where it cannot be blanked, the next attach says what it holds.
+    // The device was blank before, so nothing is lost. If it cannot be blanked, the next attach reports its content.
     await tracked.blankMetadata().catch(() => undefined)
     await this.#catalog.rollBackEra(name)
     return `${name} was to be attached, and is not`
@@ -392,7 +408,8 @@ export class Attachment {
     const { name } = volume
     const left = await activeOrNone(tracked)
     if (left?.era.hasInactiveTable && !left.era.suspended) {
-      // Loaded while it was written to, it is dropped. But who was not there cannot know that no such table was in place for a while.
+      // The table was loaded while the volume was being written to. It is dropped now, but it may have been live for a
+      // while.
       const because = `a table was loaded into ${left.era.name} while that was in use, and an agent died before it could drop it`
       await this.#guard.breakLine(volume, because, await superblockOf(await tracked.metadataPath(left.table)))
     }
@@ -407,25 +424,29 @@ export class Attachment {
     return `${name} was to grow to ${sizeBytes} bytes, and has not`
   }
 
-  /** A look whose findings count, and keep nobody. Undefined where there is nothing to look at that could be understood. */
+  /**
+   * A look that records its findings and never fails. Undefined if there is nothing to inspect that could be
+   * understood.
+   */
   async #lastLook(name: string) {
     try {
       return await this.#guard.check(name)
     } catch (error) {
       const code = error instanceof DeltamapperError ? error.code : undefined
       if (code === 'DM_ERA_INACTIVE' || code === 'DM_CATALOG_DISAGREES') return undefined
-      // It is in the catalog by now: from here on, it is another line.
+      // The catalog has it by now: from here on, this is a new history.
       if (code === 'DM_ERA_HISTORY_LOST') return this.#guard.check(name)
       throw error
     }
   }
 
   /**
-   * Gives both devices larger tables. Whoever asks the era device for its status while it is suspended waits for its resume, and the resume
-   * that exchanges its table waits for whoever asks: so where somebody does, it is resumed with the table that it had, and tried again.
+   * Gives both devices larger tables. There is a deadlock to avoid: a process that queries the status of the suspended
+   * era device waits for its resume, and the resume that exchanges the table waits for that process. So if another
+   * process queries it, the device is resumed with its old table, and the exchange is tried again.
    */
   async #enlarge(volume: EraVolume, lengthSectors: number): Promise<void> {
-    // Who waits already, and goes on with that, does not wait for this volume.
+    // A process that waited before the suspension does not wait for this volume.
     const before = new Set(waitingForDeviceMapper().map(({ wait }) => wait))
     for (let tries = 1; ; tries++) {
       const asking = await this.#exchangeTables(volume, lengthSectors, before)
@@ -439,7 +460,7 @@ export class Attachment {
     }
   }
 
-  /** @returns who stood in the way: then nothing has been exchanged */
+  /** @returns the process in the way, if there is one: then no table was exchanged */
   async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const devices = await tracked.active()
@@ -447,7 +468,8 @@ export class Attachment {
     try {
       await suspension.suspend()
       const isFresh = await this.#load(tracked, devices, lengthSectors)
-      // As late as can be, and then resumed by the shortest way: what begins to wait in between is not seen.
+      // As late as possible, and with the shortest way to the resume: a process that begins to wait in between is not
+      // seen.
       const asking = waitingForDeviceMapper().find(({ wait }) => !before.has(wait))
       if (isFresh && !asking) await this.#deviceMapper.resume(tracked.era)
       const dropped = isFresh && !asking ? undefined : await dropInactiveTable(this.#deviceMapper, tracked.era)
@@ -479,9 +501,11 @@ export class Attachment {
   }
 
   /**
-   * Gives the guard of a suspended volume its larger table, and loads that of the era device, which reads its metadata then.
+   * Gives the guard of a suspended volume its larger table, and loads the table of the era device, which reads its
+   * metadata then.
    *
-   * @returns whether it was suspended all the time until then: what a live table has committed since would be lost with the loaded one
+   * @returns whether the volume stayed suspended until then: otherwise the loaded table would lose what the live one
+   *   has committed since
    */
   async #load(tracked: TrackedDevice, { table, dataDevice, guard }: ActiveDevices, lengthSectors: number) {
     const metadataPath = await tracked.metadataPath(table)
@@ -491,10 +515,11 @@ export class Attachment {
     const linear = { ...row, targetType: 'linear', params: `${dataDevice.major}:${dataDevice.minor} 0` }
     await this.#deviceMapper.reload(tracked.guard, [linear])
     await this.#deviceMapper.resume(tracked.guard)
-    // Its limit is open again now. Nothing comes through the era device above, which takes its own from this one when it is resumed.
+    // Its discard limit is open again now. But nothing gets through the era device above, which takes its own limit
+    // from this one at its resume.
     await refuseDiscards(guard)
     await this.#deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
-    // Resumed meanwhile, another era has begun, whoever has suspended it again.
+    // If it was resumed meanwhile, another era has begun, even if it is suspended again.
     const { currentEra } = await superblockOf(metadataPath)
     const isSuspended = (await tracked.info())?.suspended === true
     return isSuspended && archived.currentWriteset === undefined && currentEra === archived.currentEra
@@ -534,12 +559,12 @@ export class Attachment {
   }
 }
 
-/** Bytes of metadata that so many blocks take at most. */
+/** The most bytes of metadata that so many blocks take. */
 export function metadataBytes(blocks: number): number {
   return LEAST_METADATA_BYTES + METADATA_BYTES_PER_BLOCK * blocks
 }
 
-/** Both devices, if they are there and as they have to be. */
+/** Both devices, if they exist and are right. */
 async function activeOrNone(tracked: TrackedDevice): Promise<ActiveDevices | undefined> {
   return tracked.active().catch((error: unknown) => {
     const code = error instanceof DeltamapperError ? error.code : undefined

@@ -1,6 +1,6 @@
 /**
- * Tracked volumes and their snapshots, as they are shown: what the catalog has of them, with what the kernel says now. What the kernel does
- * not tell is left out, and nothing fails for it.
+ * Tracked volumes and their snapshots for display: the catalog's data with the kernel's present state. If the kernel
+ * does not answer, its part is left out, and the call still succeeds.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError } from '../../errors.ts'
@@ -14,12 +14,12 @@ import { dataBytes, parseLowerSeen, TrackedDevice } from './device/tracked-devic
 
 const SECTOR_BYTES = 512
 const METADATA_BLOCK_BYTES = 4096
-/** Above this part of its metadata in use, a volume is said to be in trouble: a full metadata device fails writes. Percent. */
+/** Percent of metadata in use above which a volume has a problem: a full metadata device fails writes. */
 const FULL_PERCENT = 80
 
 /**
  * @param intents of all volumes; `snapshots` too
- * @param quiet says whether the kernel can be asked for more than it knows by itself
+ * @param quiet tells whether the kernel may be asked for status, beyond what it answers without waiting
  */
 export async function describeEraVolume(
   deviceMapper: DeviceMapper,
@@ -73,7 +73,7 @@ export async function describeEraVolume(
   return described
 }
 
-/** @param warning what whoever takes it should know */
+/** @param warning for the one who takes the snapshot */
 export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): admin.EraSnapshot {
   const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
   return {

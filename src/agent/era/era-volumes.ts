@@ -1,10 +1,11 @@
 /**
- * The volumes that dm-era tracks for us: attached, activated, grown, snapshotted, detached, on the word of whoever calls the Admin service.
+ * The tracked volumes, as the Admin service drives them: attach, activate, grow, snapshot, detach.
  *
- *     call ─▶ the volume's turn ─▶ settle what was left unfinished ─▶ attachment.ts · boundary.ts ─▶ the volume as it is now
+ *     call ─▶ the volume's lock ─▶ recover what was interrupted ─▶ attachment.ts · boundary.ts ─▶ the volume as it is now
  *
- * One change at a time in each volume. A suspension that a driver has asked for (BeginSnapshot) keeps the turn until it ends, which it does
- * at its deadline at the latest. Nothing is activated at start: that is a person's word, or a unit's that runs `deltamapper era activate`.
+ * One change at a time in each volume. A suspension for a driver (BeginSnapshot) keeps the lock until it ends, at its
+ * deadline at the latest. The agent activates nothing at its start: a person does, or the unit that runs `deltamapper
+ * era activate`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -27,15 +28,17 @@ import { ownPlaces } from './device/own-place.ts'
 import { Quiet } from './device/quiet.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
-/** Blocks are a multiple of this, in bytes. */
+/** Block sizes are a multiple of this, in bytes. */
 const BLOCK_UNIT = 4096
-/** How long a start waits for what is to be settled, in milliseconds. */
+/** How long a start waits for the recovery, in milliseconds. */
 const SETTLE_AT_START_MS = 5000
-/** The longest suspension that can be asked for, in milliseconds. */
+/** The longest suspension that a caller may ask for, in milliseconds. */
 const MAX_DEADLINE_MS = 600_000
-/** The longest words of a driver's own for what it has taken, in characters. */
+/** The longest description that a driver may give of its snapshot, in characters. */
 const LONGEST_REFERENCE = 1000
-/** What is left of a suspension's time to resume in, in milliseconds: a lower snapshot has to be done before. */
+/**
+ * The part of a suspension's time that is kept for the resume, in milliseconds: the lower snapshot must be done before.
+ */
 const RESUME_MARGIN_MS = 500
 
 export interface EraVolumesOptions {
@@ -45,24 +48,27 @@ export interface EraVolumesOptions {
   readonly logger: Logger
   /** The words that start LVM. */
   readonly lvmCommand: readonly string[]
-  /** How lower snapshots are taken where it is not by LVM, by the volume's name. */
+  /** Commands that take lower snapshots where LVM does not, by the volume's name. */
   readonly commands?: Readonly<Record<string, SnapshotCommands>>
-  /** The history goes on after any restart of the machine, if nothing was written since: somebody vouches for what was booted meanwhile. */
+  /**
+   * The history continues after any restart if no write shows: the operator guarantees it for other systems that were
+   * booted.
+   */
   readonly trustRestarts?: boolean
-  /** How long a volume may be suspended, in milliseconds, unless a caller says so. */
+  /** How long a volume may be suspended, in milliseconds, unless a caller gives a deadline. */
   readonly deadlineMs: number
-  /** What else answers to a name before the slash of a handle, in words; undefined when nothing does. */
+  /** What else answers to this source name, in words; undefined if nothing does. */
   readonly takenBy?: (name: string) => Promise<string | undefined>
 }
 
 type Request<M extends keyof EraCalls> = EraCalls[M][0]
 
-/** A suspension that a driver has asked for. */
+/** A suspension that a driver asked for. */
 interface Session {
   readonly boundary: Boundary
-  /** What `unmountedSince` said when it began. */
+  /** What `unmountedSince` returned at its beginning. */
   readonly unmounted: string | undefined
-  /** Ends the turn that it keeps. */
+  /** Releases the lock that it keeps. */
   readonly over: () => void
   readonly timer: NodeJS.Timeout
 }
@@ -95,11 +101,11 @@ export class EraVolumes implements EraBackend {
   }
 
   /**
-   * Settles what the last agent left unfinished, and looks at every volume. What cannot be settled is said, and tried again with the next change; what hangs is no reason
-   * not to start.
+   * Recovers what the last agent left, and looks at every volume. The log names what cannot be recovered, and the next
+   * change tries again. A call that hangs does not keep the agent from starting.
    *
-   * @returns when everything has been settled, or been given up: before that, nobody should ask an era device anything that might wait for
-   *   its resume
+   * @returns when the recovery is complete or was given up. Before that, send an era device no query that might wait
+   *   for its resume
    */
   async start(): Promise<{ settled: Promise<void> }> {
     const { volumes } = await this.#catalog.eraView()
@@ -108,7 +114,7 @@ export class EraVolumes implements EraBackend {
     return { settled }
   }
 
-  /** Ends suspensions that are under way, whoever takes a snapshot in them, and waits for everything else that is. */
+  /** Ends all suspensions, and waits for everything else that is running. */
   async close(): Promise<void> {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
     this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', why, 'ask again once it is back'))
@@ -116,7 +122,7 @@ export class EraVolumes implements EraBackend {
     await this.#turns.close()
   }
 
-  /** Whether a name before the slash of a handle is a tracked volume's. */
+  /** Whether a source name is that of a tracked volume. */
   async has(name: string): Promise<boolean> {
     return (await this.#catalog.findEraVolume(name)) !== undefined
   }
@@ -126,7 +132,7 @@ export class EraVolumes implements EraBackend {
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
     const snapshotBy = formatSnapshotBy(snapshotSize)
-    // One after the other, whatever their names: two may be given the same devices.
+    // One at a time for all names: two calls may name the same devices.
     await this.#turns.take('', () =>
       this.#turns.take(name, async () => {
         await this.#settle(name)
@@ -211,7 +217,7 @@ export class EraVolumes implements EraBackend {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
-    // The turn goes on after this call has been answered.
+    // The lock is kept after this call has been answered.
     void this.inTurn(volume, async (tracked) => {
       const unmounted = await this.#unmounted(tracked)
       const { boundary } = await Boundary.begin(this.#parts, volume, name, deadline, () => Promise.resolve())
@@ -229,7 +235,7 @@ export class EraVolumes implements EraBackend {
   }
 
   async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
-    // Before anything is ended: the driver can say it better within its deadline.
+    // Checked before anything is ended, so that the driver can correct it within its deadline.
     if (!abandon) checkReference(reference)
     const session = this.#takeSession(token)
     if (!session) {
@@ -262,7 +268,9 @@ export class EraVolumes implements EraBackend {
     return { snapshots: there.map((each) => describeEraSnapshot(names.get(each.volume) ?? '', each)) }
   }
 
-  /** Removes what was taken below, unless a driver has; what is known of the snapshot stays, as the base of later ones. */
+  /**
+   * Removes the lower snapshot, unless a driver must do it. The record of the snapshot stays, as a base for later ones.
+   */
   async deleteSnapshot(volume: string, name: string): Promise<void> {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
@@ -273,10 +281,9 @@ export class EraVolumes implements EraBackend {
   }
 
   /**
-   * Does to a volume what only whoever has its turn may do, such as sending its device a message, after what was left unfinished has been
-   * settled.
+   * Does work that needs the volume's lock, such as sending its device a message. Recovers what was interrupted first.
    *
-   * @throws DM_NO_SUCH_DEVICE, and what `work` and settling throw
+   * @throws DM_NO_SUCH_DEVICE, and what `work` and the recovery throw
    */
   async inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
     if (!(await this.has(name))) throw noSuchVolume(name)
@@ -298,7 +305,7 @@ export class EraVolumes implements EraBackend {
     )
   }
 
-  /** What is to be said of a volume that is not mounted where it was, and is no reason to take no snapshot. */
+  /** A warning for a volume that is not mounted where it was. The snapshot is taken nevertheless. */
   async #unmounted(volume: EraVolume): Promise<string | undefined> {
     const info = await new TrackedDevice(this.#deviceMapper, volume).info()
     const said = info && unmountedSince(info, await this.#catalog.eraSnapshots(volume.name))
@@ -311,7 +318,7 @@ export class EraVolumes implements EraBackend {
     if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
   }
 
-  /** Never rejects: nobody may be waiting any more. */
+  /** Never rejects: the caller may be gone. */
   async #settleAtStart(volume: string): Promise<void> {
     try {
       await this.#turns.take(volume, async () => {
@@ -358,7 +365,7 @@ export class EraVolumes implements EraBackend {
   }
 }
 
-/** @throws DM_ARGUMENT_INVALID for what the catalog could not keep as it is */
+/** @throws DM_ARGUMENT_INVALID for text that the catalog could not store unchanged */
 function checkReference(reference: string): void {
   const { length } = reference
   if (length <= LONGEST_REFERENCE && reference.isWellFormed() && !/\p{Cc}/u.test(reference)) return

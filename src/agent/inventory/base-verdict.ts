@@ -1,6 +1,4 @@
-/**
- * Whether a snapshot could be the base of a delta if it were asked for now, as far as that shows without reading its mappings.
- */
+/** Whether a snapshot could be the base of a delta now, as far as that shows without reading its mappings. */
 import { DeltamapperError } from '../../errors.ts'
 import type { AsBase } from '../../grpc/inventory.ts'
 import { checkBase, compareFingerprints, type KnownSnapshot, type ServedTarget } from '../catalog/fingerprint.ts'
@@ -13,8 +11,8 @@ export interface BaseVerdict {
 }
 
 /**
- * @param recorded what is on record under its handle or its identity, by the catalog
- * @param wentBack when its pool was last found to have gone back, if ever
+ * @param recorded the catalog's records of its handle or its identity
+ * @param wentBack when its pool was last found in an earlier state, if ever
  */
 export function judgeBase(
   recorded: readonly (KnownSnapshot & Pick<ServedRecord, 'firstServedAt'>)[],
@@ -22,7 +20,7 @@ export function judgeBase(
   wentBack?: WentBack
 ): BaseVerdict {
   try {
-    // What was never served may have been taken since.
+    // A snapshot that was never served may have been taken since.
     if (recorded.length > 0) checkSinceWentBack(now.handle, recorded, wentBack)
     if (checkBase(recorded, now) === 'unchanged') {
       return { asBase: 'unchanged', because: 'it is what it was when it was served' }
@@ -35,10 +33,10 @@ export function judgeBase(
   }
 }
 
-/** Of errors about a base, those that last. */
+/** The lasting ones among errors about a base. */
 const NO_BASE: readonly string[] = ['DM_BASE_CHANGED', 'DM_POOL_WENT_BACK']
 
-/** Somebody has a backup of it that is not on record here. */
+/** A client has a backup of it that is not on record here. */
 const unrecorded: BaseVerdict = {
   asBase: 'unrecorded',
   because: 'it was used as a base without having been served here: nothing proves that it was not trimmed before'
@@ -55,7 +53,7 @@ export const neverServed: BaseVerdict = {
   because: 'it was never served here: whether it was written to since it was taken shows when it is asked for'
 }
 
-/** Why nothing can be said. */
+/** Why nothing is known. */
 export function unknownBase(because: string): BaseVerdict {
   return { asBase: 'unknown', because }
 }

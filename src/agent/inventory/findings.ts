@@ -1,6 +1,6 @@
 /**
- * What follows from what was found on a node: what stands in the way, what soon will, and what is worth knowing, each with the way
- * out. Facts in, findings out; nothing is looked at here.
+ * Findings from the facts of a node: problems, future problems, and notes, each with its remedy. Facts in, findings
+ * out; this file looks at nothing itself.
  */
 import type {
   CatalogFacts,
@@ -17,14 +17,14 @@ import type {
   VolumeGroupFacts
 } from '../../grpc/inventory.ts'
 
-/** What findings are made of. */
+/** The facts that findings are made of. */
 export type ExaminationFacts = Omit<Examination, 'findings'>
 
 /** The oldest kernel whose status lines and ioctls are understood. */
 const OLDEST_KERNEL = [3, 19] as const
-/** From how much of a pool that is used on it is worth a warning, in percent. */
+/** Percent of a pool in use from which there is a warning. */
 const NEARLY_FULL = 80
-/** Names that one finding lists. */
+/** The most names that one finding lists. */
 const MOST_NAMED = 5
 
 const order: Record<Severity, number> = { problem: 0, warning: 1, note: 2 }
@@ -54,7 +54,7 @@ function finding(severity: Severity, kind: string, about: string, what: string, 
   return { severity, kind, about, what, remedy, command }
 }
 
-/** A part that could not be looked at. */
+/** A part that could not be inspected. */
 function failed(severity: Severity, kind: string, about: string, { message, remedy }: Problem): Finding {
   return finding(severity, kind, about, message, remedy)
 }
@@ -240,7 +240,7 @@ function aboutPool(pool: PoolFacts): Finding[] {
   ]
 }
 
-/** Of a failed pool, that is no news. */
+/** Expected of a failed pool. */
 function unreadable({ name, state, problem }: PoolFacts): Finding[] {
   if (problem === undefined || state === 'failed') return []
   return [finding('problem', 'pool-unreadable', name, `pool ${name}: ${problem.message}`, problem.remedy)]

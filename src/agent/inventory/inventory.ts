@@ -1,8 +1,9 @@
 /**
- * The inventory of a node: everything that matters to whether its snapshots can be served, looked at once, each part within a deadline
- * and none in the way of another.
+ * The inventory of a node: everything that decides whether its snapshots can be served, looked at once. Each part has a
+ * deadline, and none holds up another.
  *
- * The agent gives it over its socket, with what its catalog knows. The command line can make one by itself, without a catalog.
+ * The agent serves it on its socket, with what its catalog knows. The command line can make one by itself, without a
+ * catalog.
  */
 import { stat } from 'node:fs/promises'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
@@ -24,7 +25,8 @@ import { reconcile } from '../catalog/reconcile.ts'
 import type { LvmReporter } from '../lvm/report.ts'
 import { fullName } from '../lvm/volume.ts'
 import type { MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
-import { isLvm, readKernelView, type SurveyedDevice, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { readKernelView } from '../owned-pools/kernel-view.ts'
+import { isLvm, type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { type ExaminationFacts, findings, inOrder } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
@@ -46,7 +48,7 @@ export interface LiveInventory {
   readonly deviceMapper: Pick<DeviceMapper, 'versions' | 'targets' | 'list' | 'info' | 'table' | 'status'>
   readonly lvm: LvmPort & Pick<LvmReporter, 'snapshotLinks'>
   readonly lvmCommand: readonly string[]
-  /** Where the agent's catalog is. */
+  /** Path of the agent's catalog. */
   readonly catalogPath: string
   /** What only the agent has. */
   readonly agent?:
@@ -64,7 +66,7 @@ const noDeviceMapper: DeviceMapperFacts = {
 export class Inventory implements InventoryBackend {
   readonly #options: InventoryOptions
   readonly #node = new NodeInventory()
-  /** Whoever asks while a look is under way gets what that finds: one look asks enough of the node. */
+  /** Callers share a running look, because each look asks a lot of the node. */
   readonly #look = new SingleLook(() => this.#examine())
 
   constructor(options: InventoryOptions) {
@@ -76,7 +78,7 @@ export class Inventory implements InventoryBackend {
     return this.#look.take()
   }
 
-  /** Ends what is under way, as far as it can be ended; device-mapper's calls end with device-mapper. */
+  /** Ends a running look, as far as possible; device-mapper's calls end with device-mapper. */
   async close(): Promise<void> {
     await this.#node.close()
   }
@@ -161,7 +163,7 @@ async function lookAtDeviceMapper(
   }
 }
 
-/** A data device that is tracked, and its snapshots below, are no news. */
+/** A data device that is tracked, and its snapshots below, are expected. */
 function withoutTracked({ facts, volumes }: LvmNode, eraVolumes: readonly EraVolume[]): LvmFacts {
   const all = volumes.flatMap((group) => [...group.values()])
   const tracked = all.filter((each) => isTracked(each, eraVolumes))
@@ -187,7 +189,7 @@ async function lookAtCatalog(
 ): Promise<CatalogLook> {
   const noVolumes = { eraVolumes: [], trackedVolumes: [] }
   if (agent === undefined) {
-    // Only its size: whoever else opened the file would take the agent's lock away (see catalog/database.ts).
+    // Only its size: opening the file would make the agent lose its lock (see catalog/database.ts).
     const size = await stat(catalogPath).then(
       (found) => ({ sizeBytes: found.size }),
       () => ({})
@@ -208,7 +210,7 @@ async function lookAtCatalog(
     reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
   )
   const looked = await probe('tracked volumes', deadlineMs, () => lookAtTrackedVolumes(tracked, eraVolumes, records))
-  // Pools that are not active are told by their state, those of others are none of the catalog's business.
+  // The pool's state already tells of an inactive pool, and the catalog has nothing to say of other owners' pools.
   const disagreements = compared.value?.findings.filter(
     ({ kind }) => kind !== 'pool-unknown' && kind !== 'pool-inactive'
   )

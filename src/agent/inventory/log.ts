@@ -1,6 +1,4 @@
-/**
- * An inventory in the agent's log: one line of figures, and one for each finding that is more than a note.
- */
+/** An inventory in the agent's log: one line of figures, and one for each finding that is more than a note. */
 import type { Logger } from 'pino'
 import type { AsBase, Examination, Severity } from '../../grpc/inventory.ts'
 

@@ -1,5 +1,6 @@
 /**
- * What LVM has on this node: its groups, the thin pools in them, and what cannot be tracked. From reports alone (lvm/report.ts).
+ * LVM's part of the inventory: its groups, the thin pools in them, and the volumes that cannot be tracked. From reports
+ * alone (lvm/report.ts).
  */
 import type { LvmFacts, VolumeGroupFacts } from '../../grpc/inventory.ts'
 import type { LogicalVolume, VolumeGroup } from '../lvm/parse.ts'
@@ -16,7 +17,7 @@ export interface LvmNode {
   readonly volumes: readonly VolumesByName[]
 }
 
-/** @param inUse whether device-mapper has devices of LVM's: then it has to answer */
+/** @param inUse whether device-mapper has LVM devices: then LVM must answer */
 export async function lookAtLvm(
   lvm: LvmPort,
   command: readonly string[],
@@ -59,8 +60,8 @@ function isUntracked(lv: LogicalVolume, volumes: VolumesByName): boolean {
 }
 
 /**
- * VG and LV out of a device-mapper name of LVM's: `my--vg-data` and `my--vg-pool-tpool` (dm_build_dm_name in libdevmapper: hyphens inside
- * of a name are doubled).
+ * VG and LV out of a device-mapper name of LVM's: `my--vg-data` and `my--vg-pool-tpool` (dm_build_dm_name in
+ * libdevmapper: hyphens inside of a name are doubled).
  */
 export function splitLvmName(deviceName: string): { group: string; volume: string } {
   const [group = '', volume = ''] = deviceName

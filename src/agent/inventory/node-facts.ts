@@ -1,6 +1,4 @@
-/**
- * The node and its block devices, as `systeminformation` tells them (node-worker.ts), within a deadline.
- */
+/** The node and its block devices, as `systeminformation` reports them (node-worker.ts), within a deadline. */
 import { availableParallelism, hostname, machine, release, totalmem } from 'node:os'
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,7 +18,7 @@ export class NodeInventory {
   #closed = false
 
   async node(deadlineMs: number): Promise<NodeFacts> {
-    // That does not change under a running process.
+    // It does not change while the process runs.
     const { value, problem } = await probe('the operating system', deadlineMs, async () => {
       return (this.#known ??= await this.#system.take())
     })
@@ -36,7 +34,7 @@ export class NodeInventory {
     }
   }
 
-  /** @param suspended devices that whoever opens them waits for: then it is better not to let anybody look at all devices */
+  /** @param suspended suspended devices: opening one waits, so all devices are left out then */
   async blockDevices(deadlineMs: number, suspended: readonly string[]): Promise<Examination['blockDevices']> {
     const { value, problem } = await probe('the list of block devices (lsblk)', deadlineMs, async () => {
       if (suspended.length === 0) return this.#devices.take()
@@ -49,7 +47,7 @@ export class NodeInventory {
     return { devices: value ?? [], ...(problem && { problem }) }
   }
 
-  /** Ends what is under way, or stops waiting for it after a second: a thread that waits for a program is not to be ended. */
+  /** Ends a running look, or stops waiting for it after a second: a thread that waits for a program cannot be ended. */
   async close(): Promise<void> {
     this.#closed = true
     const ended = Promise.all([...this.#workers].map((each) => each.terminate()))

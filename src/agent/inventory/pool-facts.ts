@@ -1,9 +1,9 @@
 /**
- * The thin pools of the node, whoever made them: what state they are in, what is in them, which snapshots can serve as base, and whose the
- * metadata snapshot is that they hold.
+ * The thin pools of the node, made by anyone: their state, their content, which snapshots can be a base, and whose
+ * metadata snapshot they hold.
  *
- * Names come from those who give them: LVM's report, our catalog, device-mapper's tables. What a pool's metadata holds comes from its
- * live root, read without reserving anything.
+ * Names come from LVM's report, our catalog, and device-mapper's tables. A pool's content comes from the live root of
+ * its metadata, read without reserving anything.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
@@ -19,7 +19,7 @@ import type { LogicalVolume } from '../lvm/parse.ts'
 import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
 import type { HeldLease } from '../leases/metadata-snapshot-lease.ts'
-import { isLvm, type SurveyedDevice } from '../owned-pools/kernel-view.ts'
+import { isLvm, type SurveyedDevice } from '../node/survey.ts'
 import { isOwnPoolUuid, poolNameOf, poolUuid, thinUuid } from '../node/naming.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
@@ -43,7 +43,7 @@ export interface AgentKnowledge {
   readonly held: readonly HeldLease[]
 }
 
-/** A thin volume or snapshot, as whoever named it knows it. */
+/** A thin volume or snapshot, as named by LVM, catalog or table. */
 interface NamedThin {
   readonly handle: string
   readonly kind: ThinFacts['kind']
@@ -58,7 +58,7 @@ interface NamedThin {
   readonly refused?: string
 }
 
-/** A pool, as whoever named it knows it. */
+/** A pool, as named by LVM, catalog or table. */
 interface NamedPool {
   readonly name: string
   readonly kind: PoolFacts['kind']
@@ -74,7 +74,7 @@ export interface PoolsLook {
   readonly deadlineMs: number
 }
 
-/** Every pool of the node, by name. Never rejects: what is wrong with one is its own problem. */
+/** Every pool of the node, by name. Never rejects: an error in one pool is reported for that pool. */
 export async function lookAtPools(look: PoolsLook): Promise<PoolFacts[]> {
   const pools = await Promise.all(namedPools(look).map((pool) => lookAtPool(look, pool)))
   return pools.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0))
@@ -131,7 +131,7 @@ function lvmUuid({ vgUuid, uuid }: LogicalVolume): string {
   return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}`
 }
 
-/** A pool that nobody has told us the name of: device-mapper's own, and those of its active devices. */
+/** A pool without a name from LVM or the catalog: it has device-mapper's, as have its active devices. */
 function unnamedPool(device: SurveyedDevice, survey: readonly SurveyedDevice[]): NamedPool {
   const { info } = device
   const kind = isLvm(info) ? 'lvm' : isOwnPoolUuid(info.uuid) ? 'own' : 'plain'
@@ -204,7 +204,7 @@ function withProblem(problem: Problem | undefined): { problem?: Problem } {
   return problem === undefined ? {} : { problem }
 }
 
-/** @param blockSectors undefined where the table is not understood: then there are no sizes */
+/** @param blockSectors undefined if the table is not understood: then there are no sizes */
 function numbers(status: PoolStatus, blockSectors: number | undefined): Partial<PoolFacts> & Pick<PoolFacts, 'state'> {
   if (status.state !== 'working') return { state: status.state }
   const blockBytes = (blockSectors ?? NaN) * SECTOR_BYTES
@@ -246,7 +246,7 @@ async function lookInside(
     for await (const device of metadata.devices()) devices.set(device.id, device)
     const { dataBlockBytes } = metadata.superblock
     const facts: ThinFacts[] = []
-    // Half of the time is for these: the rest of the answer must not be lost over a thousand snapshots.
+    // Half of the time is for these: a thousand snapshots must not cost the rest of the answer.
     const until = performance.now() + look.deadlineMs / 2
     for (const thin of thins) {
       const device = devices.get(thin.thinId)
@@ -321,7 +321,7 @@ async function judge(
   return (await isUnwritten(metadata, device, until)) ?? verdict
 }
 
-/** What speaks against a base that the records say nothing against: its mappings, all of them. */
+/** What makes a base unusable that its records do not rule out: its mappings, all of them. */
 async function isUnwritten(
   metadata: PoolMetadata,
   device: ThinDevice,
@@ -338,7 +338,7 @@ async function isUnwritten(
   }
 }
 
-/** What is wrong with a device's tree, above all a count of mappings that it does not bear out, as far as there is time to read it. */
+/** What is wrong with a device's tree, above all a wrong count of mappings, as far as there is time to read it. */
 async function damageOf(
   metadata: PoolMetadata,
   { id }: ThinDevice,

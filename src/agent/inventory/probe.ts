@@ -1,6 +1,6 @@
 /**
- * One look at something that may fail or never answer. Whatever comes of it, there is a result, and in time: a part of the
- * inventory that cannot be had must not keep the others away.
+ * One look at something that may fail or never answer. It always has a result, and in time: one missing part of the
+ * inventory must not hold up the others.
  */
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Problem } from '../../grpc/inventory.ts'
@@ -9,9 +9,9 @@ export type Probed<T> =
   { readonly value: T; readonly problem?: undefined } | { readonly value?: undefined; readonly problem: Problem }
 
 /**
- * Waits for a look, up to a deadline. What is still under way then goes on, and nobody hears of it.
+ * Waits for a look, up to a deadline. A look that takes longer goes on unnoticed.
  *
- * @param what is being looked at, for the message that it did not answer
+ * @param what its subject, for the message that it did not answer
  */
 export async function probe<T>(what: string, deadlineMs: number, look: () => Promise<T>): Promise<Probed<T>> {
   let timer: NodeJS.Timeout | undefined
@@ -32,7 +32,7 @@ export async function probe<T>(what: string, deadlineMs: number, look: () => Pro
   }
 }
 
-/** A look that is not begun again while the last one has not come back. */
+/** A look that does not begin again before the last one has returned. */
 export class SingleLook<T> {
   readonly #look: () => Promise<T>
   #underWay: Promise<T> | undefined
@@ -41,7 +41,7 @@ export class SingleLook<T> {
     this.#look = look
   }
 
-  /** The answer of the look that is under way, or of a new one. */
+  /** The answer of the running look, or of a new one. */
   async take(): Promise<T> {
     this.#underWay ??= this.#look().finally(() => (this.#underWay = undefined))
     return this.#underWay

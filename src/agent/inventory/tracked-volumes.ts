@@ -1,6 +1,4 @@
-/**
- * The volumes that dm-era tracks for the agent, as it lists them itself, and which of LVM's volumes are their data devices.
- */
+/** The tracked volumes, as the agent lists them, and which LVM volumes are their data devices. */
 import type { TrackedVolumeFacts } from '../../grpc/inventory.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
@@ -10,7 +8,7 @@ import type { LogicalVolume } from '../lvm/parse.ts'
 
 export type TrackedPort = Pick<EraVolumes, 'listEra'>
 
-/** Asks the kernel about all of them. @param volumes as the catalog has them; `records`, of metadata snapshots that are ours, too */
+/** Asks the kernel about all of them. @param volumes as in the catalog; `records`, of our metadata snapshots, too */
 export async function lookAtTrackedVolumes(
   tracked: TrackedPort,
   volumes: readonly Pick<EraVolume, 'name' | 'id'>[],
@@ -31,7 +29,10 @@ export async function lookAtTrackedVolumes(
   }))
 }
 
-/** Whether a logical volume is the data device of one of them (device-mapper's UUID of it: `LVM-`, the group's UUID, its own). */
+/**
+ * Whether a logical volume is the data device of one of them (its device-mapper UUID: `LVM-`, the group's UUID, its
+ * own).
+ */
 export function isTracked({ uuid }: LogicalVolume, volumes: readonly Pick<EraVolume, 'dataIdentity'>[]): boolean {
   const own = uuid.replaceAll('-', '')
   return volumes.some(({ dataIdentity }) => dataIdentity.startsWith('dm-uuid:LVM-') && dataIdentity.endsWith(own))

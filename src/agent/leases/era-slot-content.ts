@@ -1,5 +1,6 @@
 /**
- * What is in an era device's slot for a metadata snapshot, as its metadata device shows it; and how its lease is called on record.
+ * The content of an era device's metadata-snapshot slot, read from its metadata device; and the key of its lease in the
+ * catalog.
  */
 import type { DeviceNumber } from '../../../native/device.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
@@ -7,17 +8,17 @@ import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
 import type { HeldSlot } from '../catalog/lease.ts'
 import { eraUuid } from '../node/era-devices.ts'
 
-/** How a tracked volume's slot is called in lease records. @param volume with the id that the catalog has */
+/** The key of a tracked volume's slot in lease records. @param volume with its id in the catalog */
 export function slotKey(volume: { readonly id: string }): string {
   return `dm-uuid:${eraUuid(volume)}`
 }
 
-/** Whether a lease record is of an era volume's slot. */
+/** Whether a lease record is of a tracked volume's slot. */
 export function isEraSlot(key: string): boolean {
   return key.startsWith(slotKey({ id: 'era:' }))
 }
 
-/** Reads what is in an era device's slot from its metadata device. @throws what opening metadata throws */
+/** Reads the content of an era device's slot from its metadata device. @throws what opening metadata throws */
 export async function readEraSlot(metadataPath: string, device?: DeviceNumber): Promise<HeldSlot> {
   const metadata = await openEraMetadata(metadataPath, { device })
   await metadata.close()
@@ -25,7 +26,7 @@ export async function readEraSlot(metadataPath: string, device?: DeviceNumber): 
   return { heldRoot, facts: heldRoot === 0 ? undefined : eraFacts(metadata.superblock) }
 }
 
-/** What identifies a state of an era device's metadata, as text that is compared and never taken apart. */
+/** Identifies a state of an era device's metadata, as text that is only compared. */
 export function eraFacts({ currentEra, writesetTreeRoot, eraArrayRoot, blocks }: EraSuperblock): string {
   return `era ${currentEra} writesets ${writesetTreeRoot} array ${eraArrayRoot} blocks ${blocks}`
 }

@@ -1,17 +1,18 @@
 /**
- * What a keeper leaves for the next agent: that it is about to release, on its own, the metadata snapshot of this lease.
+ * The release note, which a keeper leaves for the next agent: it is about to release the metadata snapshot of this
+ * lease by itself.
  *
- * The record of the lease is in the catalog and says `held`; the keeper cannot change it, another agent may have the catalog already.
- * Without the note, that record would go on claiming whatever is found in the same block with the same content, which by then may be
- * somebody else's. With it, the record counts as `releasing` (see catalog/lease.ts). It lies beside the catalog, and is on disk before the message
- * is sent.
+ * The catalog's record of the lease says `held`. The keeper cannot change it, because another agent may have the
+ * catalog open already. Without the note, that record would claim any metadata snapshot in the same block with the same
+ * content, which may be another process's by then. With the note, the record counts as `releasing` (see
+ * catalog/lease.ts). The note is beside the catalog, and on disk before the message is sent.
  */
 import { createHash } from 'node:crypto'
 import { open, readFile, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { LeaseRecord } from '../catalog/lease.ts'
 
-/** Where the note about a device is. */
+/** The path of the note about a device. */
 export function notePath(catalogPath: string, device: string): string {
   return `${catalogPath}.keeper-${createHash('sha256').update(device).digest('hex').slice(0, 16)}`
 }
@@ -35,12 +36,12 @@ export async function writeNote(path: string, takenAt: number): Promise<void> {
   }
 }
 
-/** Takes a note back: the release was refused, or the record it is about is gone. */
+/** Removes a note: the release was refused, or its record is gone. */
 export async function removeNote(path: string): Promise<void> {
   await rm(path, { force: true })
 }
 
-/** A record, as it is to be understood with what a keeper has noted. */
+/** A record, as the keeper's note changes its meaning. */
 export async function withNote(record: LeaseRecord, catalogPath: string): Promise<LeaseRecord> {
   if (record.state !== 'held') return record
   const note = await readFile(notePath(catalogPath, record.device), 'utf8').catch((error: unknown) => {

@@ -1,9 +1,9 @@
 /**
- * Where the keeper of a lease listens while it lives, so that others can tell that it does.
+ * The socket of a lease's keeper. It shows that the keeper is alive.
  *
- * A socket in the catalog's folder, in which only root can make a file. In a space of names that are anybody's, such as abstract sockets,
- * whoever took the name would keep every keeper out. The agents that follow each other on a node have the catalog in common, whatever
- * containers they are in. Who is killed leaves the file; nobody answers at it then.
+ * It is in the catalog's folder, where only root can make a file. In an open name space, such as abstract sockets, any
+ * process could take the name and keep every keeper out. All agents that follow each other on a node share the catalog,
+ * whatever containers they are in. A keeper that was killed leaves the file, but nothing answers on it.
  */
 import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
@@ -19,12 +19,12 @@ export function keeperSocket(catalogPath: string, device: string): string {
   return join(dirname(catalogPath), `keeper-${whose.slice(0, 16)}.socket`)
 }
 
-/** Whether somebody listens. @throws Error with the code of what keeps that from being told */
+/** Whether somebody listens. @throws Error with the system's code when that cannot be told */
 export async function isAnswered(path: string): Promise<boolean> {
   return atAddress(path, answers)
 }
 
-/** Listens. @returns undefined where somebody else does. @throws Error of the system */
+/** Listens. @returns undefined when another process does. @throws Error of the system */
 export async function listenAt(path: string): Promise<Server | undefined> {
   return atAddress(path, async (address) => {
     for (;;) {
@@ -32,13 +32,13 @@ export async function listenAt(path: string): Promise<Server | undefined> {
       if (outcome instanceof Server) return outcome
       if (outcome.code !== 'EADDRINUSE') throw outcome
       if (await answers(address)) return undefined
-      // Of one that was killed. There is one agent to a catalog, so that nobody else is about to do the same.
+      // The file of a keeper that was killed. A catalog has one agent, so no other process removes it at the same time.
       await rm(address, { force: true })
     }
   })
 }
 
-/** A socket's address has at most 107 bytes, whatever the folder's path has. */
+/** A socket's address has at most 107 bytes, however long the folder's path is. */
 async function atAddress<T>(path: string, use: (address: string) => Promise<T>): Promise<T> {
   const folder = await open(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)
   try {
@@ -54,7 +54,7 @@ async function answers(address: string): Promise<boolean> {
     return await new Promise((resolve, reject) => {
       connection.once('connect', () => resolve(true))
       connection.once('error', (error: NodeJS.ErrnoException) => {
-        // Full, or reset: it is there, or was a moment ago; whoever asks, asks again.
+        // Its queue is full, or it reset the connection: it exists, or did a moment ago. The caller will ask again.
         if (error.code === 'ECONNREFUSED' || error.code === 'ENOENT') resolve(false)
         else if (error.code === 'EAGAIN' || error.code === 'ECONNRESET') resolve(true)
         else reject(error)

@@ -1,15 +1,16 @@
 /**
- * The process that holds the metadata snapshot of one pool, or one era device, for the agent: it sends both messages, and when the agent is gone, however that
- * happened, it releases what it has reserved and ends.
+ * The lease keeper: the process that holds the metadata snapshot of one pool or era device for the agent. It sends both
+ * messages. When the agent is gone, for any reason, it releases what it has reserved and ends.
  *
- * Only whoever reserved a metadata snapshot knows for certain that it is theirs. Were that the agent itself, its death at the wrong
- * moment would leave one that nobody may release (see catalog/lease.ts), growing the pool's metadata until a person comes. So the
- * messages are sent from here, where there is little to go wrong, and a kill of the agent does not reach (a process group of its own,
- * deaf to signals that end processes politely). What remains for the records in the catalog is the death of both at once: a power cut,
- * a whole container killed.
+ * Only the process that reserved a metadata snapshot knows for certain whose it is. If that were the agent itself, its
+ * death at the wrong moment would leave a metadata snapshot that nothing may release (see catalog/lease.ts), and that
+ * makes the pool's metadata grow until a person comes. So this process sends the messages. It does little that can
+ * fail, and a kill of the agent does not reach it: it has a process group of its own, and ignores the signals that end
+ * processes politely. The records in the catalog are for the death of both at once: a power cut, or a container that is
+ * killed as a whole.
  *
- * While it lives, it listens on a socket beside the catalog (keeper-socket.ts): an agent that has just been started can tell that its
- * predecessor's lease is still being dealt with, and there are never two keepers of a pool.
+ * While it lives, it listens on a socket beside the catalog (keeper-socket.ts). So a new agent knows that its
+ * predecessor's lease is still being handled, and a pool never has two keepers.
  */
 import { rmSync } from 'node:fs'
 import { CallFailed } from '../../../native/call.ts'
@@ -26,7 +27,7 @@ import { readSlot } from './pool-slot.ts'
 
 const { kind, pool, metadata, socket, note, takenAt } = JSON.parse(process.argv[2] ?? '') as KeeperStart
 const messages = slotMessages[kind]
-/** The metadata snapshot that is ours: where it lies, and what is in it. */
+/** Our metadata snapshot: its block and its content. */
 let ours: { heldRoot: number; facts: string } | undefined
 let library: Libdevmapper | undefined
 let listens = false
@@ -37,7 +38,7 @@ function send(text: string): void {
   library.perform({ call: 'message', device: pool, sector: 0, text })
 }
 
-/** What is in the slot, and of a pool's the superblock's copy. */
+/** The content of the slot, and for a pool the superblock copy. */
 async function look(): Promise<HeldSlot & { held?: ThinSuperblock | undefined }> {
   const { path, device } = metadata
   return kind === 'era' ? readEraSlot(path, device) : readSlot(path, device)
@@ -52,11 +53,11 @@ async function reserve(): Promise<KeeperAnswer> {
     ours = { heldRoot, facts }
     return { answer: 'reserved', heldRoot, facts, held }
   } catch (thrown) {
-    // Not knowing what it looks like, nobody could release it later. Now, we can.
+    // Without its content, nobody could recognise and release it later. Now we still can.
     try {
       send(messages.release)
     } catch {
-      // It is ours, and stays: the agent takes our end for not knowing, which is the truth.
+      // It is ours, and stays. The agent takes our end as "unknown", which is true.
       endAtOnce()
     }
     const { code, message, remedy } = asDeltamapperError(thrown)
@@ -95,14 +96,17 @@ async function answer(question: KeeperQuestion): Promise<KeeperAnswer> {
 }
 
 function say(message: KeeperAnswer | 'ready' | 'occupied'): void {
-  // The agent may have gone meanwhile; `disconnect` follows.
+  // The agent may be gone by now; `disconnect` follows.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 
 process.on('message', (question: KeeperQuestion) => {
   work = work.then(async () => say(await answer(question)))
 })
-/** The agent is gone. What cannot be noted is not released: then the record still proves to the next agent that it is ours. */
+/**
+ * The agent is gone. Without a note there is no release: then the record still proves to the next agent that it is
+ * ours.
+ */
 async function releaseOnOurOwn(): Promise<void> {
   if (ours === undefined) return
   await writeNote(note, takenAt)

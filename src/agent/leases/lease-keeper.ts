@@ -1,6 +1,4 @@
-/**
- * The keeper of one pool's metadata snapshot (lease-keeper-process.ts), seen from the agent.
- */
+/** The keeper of one pool's metadata snapshot (lease-keeper-process.ts), seen from the agent. */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { getCompileCacheDir } from 'node:module'
@@ -17,7 +15,7 @@ import { notePath } from './keeper-note.ts'
 import { isAnswered, keeperSocket } from './keeper-socket.ts'
 import { keyedPool } from './pool-slot.ts'
 
-/** What a slot is asked for, and given back, with. */
+/** How a slot is reserved and released. */
 export const slotMessages = {
   thin: { reserve: 'reserve_metadata_snap', release: 'release_metadata_snap' },
   era: { reserve: 'take_metadata_snap', release: 'drop_metadata_snap' }
@@ -25,34 +23,34 @@ export const slotMessages = {
 
 export type SlotKind = keyof typeof slotMessages
 
-/** Starting is Node's own start-up; a busy machine may need long for it. Milliseconds. */
+/** Most of a start is Node's own start-up, which is slow on a busy machine. Milliseconds. */
 const START_DEADLINE_MS = 30_000
-/** How long the end of one that was let go is waited for, in milliseconds. */
+/** How long to wait for the end of a process that was let go, in milliseconds. */
 const FAREWELL_MS = 1000
 
-/** The node of a metadata device, and which device that has to be. */
+/** The node of a metadata device, and the device that it must be. */
 export interface MetadataPlace {
   readonly path: string
   readonly device?: DeviceNumber
 }
 
-/** What a keeper is started with, as JSON. */
+/** The arguments of a keeper, as JSON. */
 export interface KeeperStart {
   readonly kind: SlotKind
   readonly pool: DeviceReference
   readonly metadata: MetadataPlace
   /** Where it listens (keeper-socket.ts). */
   readonly socket: string
-  /** Where it leaves its note (keeper-note.ts), and which lease that is about. */
+  /** The path of its release note (release-note.ts), and the lease that the note is about. */
   readonly note: string
   readonly takenAt: number
 }
 
-/** Questions are asked one at a time. */
+/** It answers one question at a time. */
 export type KeeperQuestion =
   | { readonly ask: 'reserve' }
   | { readonly ask: 'release' }
-  /** Takes charge of a metadata snapshot that the records prove to be ours. */
+  /** Takes over a metadata snapshot that the records prove to be ours. */
   | { readonly ask: 'adopt'; readonly heldRoot: number; readonly facts: string }
 
 export type KeeperAnswer =
@@ -60,16 +58,16 @@ export type KeeperAnswer =
       readonly answer: 'reserved'
       readonly heldRoot: number
       readonly facts: string
-      /** The superblock's copy that it is, of a thin pool's. */
+      /** For a thin pool, the superblock copy that it is. */
       readonly held?: ThinSuperblock | undefined
     }
   | { readonly answer: 'adopted' }
   | { readonly answer: 'released' }
-  /** Somebody else has released ours; there may be another one, or (0) none. */
+  /** Another process has released ours; there may be another one, or (0) none. */
   | { readonly answer: 'not-ours'; readonly heldRoot: number }
-  /** The kernel said no, and nothing has changed. */
+  /** The kernel refused, and nothing has changed. */
   | { readonly answer: 'refused'; readonly failure: CallFailure }
-  /** It was reserved, could not be looked at, and was released. */
+  /** It was reserved, could not be read, and was released. */
   | ({ readonly answer: 'given-back' } & Portable)
   /** No message was sent. */
   | ({ readonly answer: 'failed' } & Portable)
@@ -80,7 +78,7 @@ interface Portable {
   readonly remedy: string
 }
 
-/** Thrown when a keeper ended or did not answer, so that it is not known what has become of its message. */
+/** Thrown when a keeper ended or did not answer: it is unknown whether its message was carried out. */
 export class KeeperLost extends DeltamapperError {
   constructor(what: string, cause?: unknown) {
     super('DM_CALL_STUCK', what, 'see what the pool waits for (a suspended device? a dead disk?); ask again later', {
@@ -89,7 +87,7 @@ export class KeeperLost extends DeltamapperError {
   }
 }
 
-/** Whether a keeper of this pool is alive that works for this catalog: of this agent, or of one before. */
+/** Whether a keeper of this pool is alive that works for this catalog: of this agent, or of an earlier one. */
 export async function keeperAtWork(key: string, catalogPath: string): Promise<boolean> {
   return isAnswered(keeperSocket(catalogPath, key)).catch((error: unknown) => {
     throw new KeeperLost(`whether another process holds ${key} cannot be told: ${(error as Error).message}`, error)
@@ -121,9 +119,9 @@ export class LeaseKeeper {
   /**
    * Starts a keeper for a pool.
    *
-   * @param lease what its record says: device and time
+   * @param lease of its record: device and time
    * @param deadlineMs how long an answer may take
-   * @param kind what it is a slot of
+   * @param kind of the slot
    * @throws DM_DEVICE_BUSY when there is one already; DM_CALL_STUCK when it cannot be started
    */
   static async start(
@@ -139,10 +137,10 @@ export class LeaseKeeper {
     const program = fileURLToPath(new URL(`./lease-keeper-process${extname(import.meta.filename)}`, import.meta.url))
     const compiled = getCompileCacheDir()
     const child = fork(program, [JSON.stringify(start)], {
-      // A group of its own: what is meant for the agent's (Ctrl-C, a kill of the group) is not for the keeper.
+      // A process group of its own: signals for the agent's group (Ctrl-C) are not for the keeper.
       detached: true,
       execArgv: ['--max-old-space-size=64'],
-      // It starts several times as fast with what Node has compiled before.
+      // It starts several times as fast with Node's compile cache.
       env: { ...helperEnvironment(), ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }) },
       stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
       // JSON has no bigint.
@@ -170,7 +168,8 @@ export class LeaseKeeper {
   /**
    * Reserves the metadata snapshot. It is held until `release`, or until this process is gone.
    *
-   * @throws KeeperLost when it is not known whether it was reserved; DM_DEVICE_BUSY when one is held; else it was not
+   * @throws KeeperLost when it is unknown whether it was reserved; DM_DEVICE_BUSY when one is held; otherwise it was
+   *   not reserved
    */
   async reserve(): Promise<Extract<KeeperAnswer, { answer: 'reserved' }>> {
     return this.#expect(await this.#ask({ ask: 'reserve' }), 'reserved', slotMessages[this.#kind].reserve)
@@ -182,10 +181,10 @@ export class LeaseKeeper {
   }
 
   /**
-   * Releases it, if it still is what it was.
+   * Releases it, if it is still ours.
    *
-   * @returns whether it was there: 'not-ours' when somebody else has released it
-   * @throws KeeperLost when it is not known whether it was released; else it was not
+   * @returns whether it was: 'not-ours' when another process has released it
+   * @throws KeeperLost when it is unknown whether it was released; otherwise it was not
    */
   async release(): Promise<'released' | 'not-ours'> {
     const answer = await this.#ask({ ask: 'release' })
@@ -195,8 +194,8 @@ export class LeaseKeeper {
   }
 
   /**
-   * Lets it go. What it still holds, it releases first. Resolves when it is gone, or after a second: it may be stuck in the kernel, and
-   * that is no reason for us to stay.
+   * Lets it go. It first releases what it still holds. Resolves when it has ended, or after a second: it may hang in
+   * the kernel, and must not hold up this process.
    */
   async end(): Promise<void> {
     const child = this.#child
@@ -228,7 +227,7 @@ export class LeaseKeeper {
     })
     this.#settle = undefined
     if (!(answer instanceof KeeperLost)) return answer
-    // If its message is carried out after all, it undoes that, finding us gone.
+    // If its message is carried out after all, it finds us gone and undoes it.
     void this.end()
     throw answer
   }

@@ -1,19 +1,21 @@
 /**
- * The lease of a pool's metadata snapshot, for what cannot do without one: external tools, a volume that is being written. (Walks of
- * snapshots take none: see pool-metadata.ts.)
+ * The lease of a pool's metadata snapshot, for uses that cannot do without one: external tools, a volume that is being
+ * written. (Walks of snapshots take none: see pool-metadata.ts.)
  *
- * A pool has one slot, and whatever is in it costs the pool (pool-slot.ts). So there is one lease for each pool, which its users share:
+ * A pool has one slot, and filling it costs the pool (pool-slot.ts). So there is one lease for each pool, which its
+ * users share:
  *
- *     acquire ─▶ the pool's own lease will do? ── yes ─▶ one more user ──────────────────────────▶ the last one's release
- *                  │ no                                                                             gives it back
- *                  ├─ somebody else holds the slot ─▶ wait, up to `waitMs` ─▶ DM_DEVICE_BUSY            ▲
- *                  └─ free ─▶ in a state to hold one? ─▶ record ─▶ reserve ─▶ record ─▶ first user ─────┘
+ *     acquire ─▶ does the agent's own lease suffice? ── yes ─▶ one more user ────────────────▶ the last user's release
+ *                  │ no                                                                        releases it
+ *                  ├─ another holder ─▶ wait, up to `waitMs` ─▶ DM_DEVICE_BUSY                     ▲
+ *                  └─ free ─▶ may the pool hold one? ─▶ record ─▶ reserve ─▶ record ─▶ first user ─┘
  *
- * It ends by itself when its time is up, when free metadata gets scarce while it is held, or when somebody else has released it; then
- * its users' signals are aborted with DM_LEASE_LOST, and the slot is given back without waiting for them.
+ * A lease also ends when its time is up, when free metadata gets scarce, or when another process has released the
+ * metadata snapshot. Then its users' signals abort with DM_LEASE_LOST, and the slot is released without waiting for
+ * them.
  *
- * What is in the slot is ours as long as the keeper lives (lease-keeper-process.ts); after that, if the record proves it
- * (catalog/lease.ts). Everything else is foreign and stays.
+ * The content of the slot is ours as long as the keeper lives (lease-keeper-process.ts), and after that if the record
+ * proves it (catalog/lease.ts). Everything else is foreign and stays.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -24,7 +26,6 @@ import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
-import type { AgentConfig } from '../config.ts'
 import { isEraSlot } from './era-slot-content.ts'
 import { notePath, removeNote, withNote } from './keeper-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
@@ -32,29 +33,32 @@ import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
 
 export interface LeaseOptions {
-  /** Free metadata below which none is taken; one that is held ends at half of it. */
+  /** The least free metadata for taking one; a held one ends at half of it. */
   readonly headroom: Headroom
   /** How long a lease may be held, in milliseconds. Nobody joins one in the second half of its time. */
   readonly holdMs: number
-  /** How long to wait for whoever else holds the slot, in milliseconds, unless a caller says so. */
+  /** How long to wait for another holder of the slot, in milliseconds, unless a caller says so. */
   readonly waitMs: number
-  /** How often a held lease is looked after, in milliseconds. */
+  /** How often a held lease is checked, in milliseconds. */
   readonly watchMs?: number
-  /** How often what could not be settled is tried again, in milliseconds. */
+  /** How often a failed recovery is tried again, in milliseconds. */
   readonly retryMs?: number
   /** How long a message to the pool may take, in milliseconds. */
   readonly deadlineMs?: number
-  /** Told of each lease that has ended: how long it was held, in milliseconds, and whether it still had users. */
+  /** Called for each lease that has ended: how long it was held, in milliseconds, and whether it still had users. */
   readonly onEnd?: (heldMs: number, lost: boolean) => void
 }
 
+/** `lease` of a configuration file. */
+export interface LeaseConfig {
+  readonly freePercent: number
+  readonly freeBlocks: number
+  readonly holdSeconds: number
+  readonly waitSeconds: number
+}
+
 /** The options that a configuration file sets. */
-export function leaseOptions({
-  freePercent,
-  freeBlocks,
-  holdSeconds,
-  waitSeconds
-}: AgentConfig['lease']): LeaseOptions {
+export function leaseOptions({ freePercent, freeBlocks, holdSeconds, waitSeconds }: LeaseConfig): LeaseOptions {
   return {
     headroom: { percent: freePercent, blocks: freeBlocks },
     holdMs: holdSeconds * 1000,
@@ -63,28 +67,34 @@ export function leaseOptions({
 }
 
 export interface AcquireOptions {
-  /** What for, in words for people: it is shown to whoever has to wait. */
+  /** What for, in words for people: others that must wait see it. */
   readonly purpose: string
   /** Ends the waiting, and the use of the lease. */
   readonly signal?: AbortSignal
   readonly waitMs?: number
   /**
-   * Whether a metadata snapshot that was reserved before this call will do, for instance because it is younger than the snapshots that are
-   * to be compared. Any will, unless given. One that was reserved after this call always does.
+   * Whether a metadata snapshot that was reserved before this call is good enough, for instance because it is younger
+   * than the snapshots to compare. Any is by default. One that was reserved after this call always is.
    */
   readonly suffices?: (held: ThinSuperblock) => boolean
 }
 
-/** A use of a pool's metadata snapshot. To be released however the use ends: `await using`. */
+/** A use of a pool's metadata snapshot. Release it however the use ends: `await using`. */
 export interface MetadataSnapshotLease extends AsyncDisposable {
   readonly pool: PoolDevice
   /** Block of the metadata snapshot on the pool's metadata device. */
   readonly heldRoot: number
-  /** The superblock's copy that it is. */
+  /** The superblock copy that it is. */
   readonly held: ThinSuperblock
-  /** Aborted with DM_LEASE_LOST when the metadata snapshot is given back before its time, or with the reason of the caller's own. */
+  /**
+   * Aborted with DM_LEASE_LOST when the metadata snapshot is released early, or with the reason of the caller's own
+   * signal.
+   */
   readonly signal: AbortSignal
-  /** Ends this use, once; resolves when the slot is free if it was the last. Never rejects: what cannot be released is tried again later. */
+  /**
+   * Ends this use, once; resolves when the slot is free if it was the last. Never rejects: a failed release is tried
+   * again later.
+   */
   release(): Promise<void>
 }
 
@@ -105,18 +115,18 @@ export type LeaseCatalog = Pick<
 
 export type LeaseDeviceMapper = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
-/** Why there is no lease yet: who is in the way. */
+/** Who has the metadata snapshot, so that there is no lease yet. */
 interface InTheWay {
   readonly who: string
   readonly remedy: string
 }
 
-/** What became of a record without a lease. */
+/** The outcome of recovering a record without a lease. */
 type Settlement = { readonly settled: true } | { readonly settled: false; readonly why: string }
 
 const SLOT_POLL_MS = 200
 
-/** One pool's: whatever happens to its slot happens one after the other. */
+/** One pool's slot: actions on it run one after the other. */
 class Slot {
   readonly key: string
   lease: Lease | undefined
@@ -145,11 +155,11 @@ interface Lease {
   readonly facts: string
   readonly held: ThinSuperblock
   readonly users: Set<User>
-  /** performance.now(): when it was asked for; whoever has asked before is served by it. */
+  /** performance.now() when it was requested; it serves everyone who has asked before. */
   readonly begunAt: number
   readonly takenAt: number
   readonly endsAt: number
-  /** Somebody waits for a newer one: no further users. */
+  /** A caller waits for a newer one: no further users. */
   closed: boolean
   ended: boolean
   timers: NodeJS.Timeout[]
@@ -162,7 +172,7 @@ export class MetadataSnapshotLeases {
   readonly #logger: Logger
   readonly #slots = new Map<string, Slot>()
   readonly #closing = new AbortController()
-  /** What was said of a record last, so that it is said once. */
+  /** The last message logged about a record, so that it is logged once. */
   readonly #said = new Map<string, string>()
   #retry: NodeJS.Timeout | undefined
   #settling: Promise<void> | undefined
@@ -189,10 +199,11 @@ export class MetadataSnapshotLeases {
   }
 
   /**
-   * A use of the pool's metadata snapshot, shared with others where that will do.
+   * A use of the pool's metadata snapshot, shared with others if that suffices.
    *
-   * @throws DM_DEVICE_BUSY when somebody else still holds it after `waitMs`; DM_LEASE_REFUSED; DM_POOL_INACTIVE; DM_NOT_TRACKED when
-   *   the device is no thin pool; DM_SHUTTING_DOWN; the signal's reason; what device-mapper, the catalog and reading metadata throw
+   * @throws DM_DEVICE_BUSY when another process still holds it after `waitMs`; DM_LEASE_REFUSED; DM_POOL_INACTIVE;
+   *   DM_NOT_TRACKED when the device is no thin pool; DM_SHUTTING_DOWN; the signal's reason; what device-mapper, the
+   *   catalog and reading metadata throw
    */
   async acquire(reference: DeviceReference, options: AcquireOptions): Promise<MetadataSnapshotLease> {
     const { signal, waitMs = this.#options.waitMs } = options
@@ -221,15 +232,15 @@ export class MetadataSnapshotLeases {
   }
 
   /**
-   * Settles every record that has no lease: releases what is proven to be ours, forgets what is over, and keeps the rest, trying again
-   * from time to time. For the agent's start; never rejects.
+   * Recovers every record that has no lease: releases what is proven to be ours, forgets what is over, and keeps the
+   * rest, which it tries again from time to time. For the agent's start; never rejects.
    */
   async recover(): Promise<void> {
     this.#settling ??= this.#settleAll().finally(() => (this.#settling = undefined))
     await this.#settling
   }
 
-  /** Ends every lease, and waits until the slots are free, or have been left to the next start. */
+  /** Ends every lease, and waits until the slots are free, or are left to the next start. */
   async close(): Promise<void> {
     this.#closing.abort(
       new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
@@ -237,7 +248,7 @@ export class MetadataSnapshotLeases {
     clearTimeout(this.#retry)
     await this.#settling
     const stopping = this.#closing.signal.reason as DeltamapperError
-    // Behind whatever is under way there.
+    // After the running action.
     await Promise.all(
       [...this.#slots.values()].map((slot) =>
         slot.exclusively(async () => {
@@ -271,7 +282,7 @@ export class MetadataSnapshotLeases {
     return parsePoolStatus(row?.params ?? '')
   }
 
-  /** One look at the slot: a use of what is in it, or of what was put into it, or who is in the way. */
+  /** One attempt: a use of the present metadata snapshot, or of a new one, or the holder in the way. */
   async #attempt(
     slot: Slot,
     pool: PoolDevice,
@@ -285,7 +296,7 @@ export class MetadataSnapshotLeases {
       const timeLeft = lease.endsAt - Date.now()
       const serves = lease.begunAt >= askedAt || suffices(lease.held)
       if (serves && !lease.closed && timeLeft >= this.#options.holdMs / 2) return this.#join(slot, lease, purpose, stop)
-      // Otherwise those who are content with it could keep it from whoever is not.
+      // Otherwise users that are content with it could keep a caller waiting for ever that is not.
       lease.closed = true
       const users = [...lease.users].map((each) => each.purpose)
       return {
@@ -305,7 +316,7 @@ export class MetadataSnapshotLeases {
     try {
       return await this.#take(slot, pool, purpose, stop)
     } catch (error) {
-      // Somebody was quicker; who, shows at the next look.
+      // Another process was quicker; the next look shows which.
       if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
       return { who: error.message, remedy: error.remedy }
     }
@@ -315,7 +326,10 @@ export class MetadataSnapshotLeases {
     return { who: why, remedy: `ask again; \`deltamapper doctor\` shows what is in the slot of ${pool.name}` }
   }
 
-  /** @throws DM_DEVICE_BUSY when somebody else takes it at the same time; then, and whenever it throws, it is not held, or settled later */
+  /**
+   * @throws DM_DEVICE_BUSY when another process takes it at the same time. Whenever it throws, the metadata snapshot is
+   *   not held, or recovered later
+   */
   async #take(slot: Slot, pool: PoolDevice, purpose: string, stop: AbortSignal): Promise<MetadataSnapshotLease> {
     const begunAt = performance.now()
     const { live } = await readSlot(pool.metadataPath, pool.metadataDevice)
@@ -325,7 +339,7 @@ export class MetadataSnapshotLeases {
     try {
       await this.#catalog.beginLease({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)
       const { heldRoot, facts, held } = await keeper.reserve().catch(async (error: unknown) => {
-        // Reserved or not: that is for the record to say.
+        // Reserved or not: the record decides.
         if (!(error instanceof KeeperLost)) await this.#catalog.clearLease(slot.key)
         throw error
       })
@@ -338,7 +352,7 @@ export class MetadataSnapshotLeases {
         ...{ closed: false, ended: false, timers: [] }
       }
     } catch (error) {
-      // What it holds, it releases.
+      // It releases what it holds.
       await keeper.end()
       this.#tryAgainLater()
       throw error
@@ -369,12 +383,12 @@ export class MetadataSnapshotLeases {
     lease.users.delete(user)
     if (lease.users.size > 0) return
     await slot.exclusively(async () => {
-      // Somebody may have joined, or it may have ended, meanwhile.
+      // Meanwhile another user may have joined, or the lease may have ended.
       if (lease.users.size === 0) await this.#end(slot, lease)
     })
   }
 
-  /** Gives a lease back; its users, if there still are any, are told why. */
+  /** Ends a lease, and tells its remaining users why. */
   async #end(slot: Slot, lease: Lease, why?: DeltamapperError): Promise<void> {
     if (lease.ended) return
     lease.ended = true
@@ -443,13 +457,13 @@ export class MetadataSnapshotLeases {
     return LeaseKeeper.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
   }
 
-  /** Forgets a lease, and then what a keeper has noted about it. */
+  /** Forgets a lease, then the release note of its keeper. */
   async #clear(device: string): Promise<void> {
     await this.#catalog.clearLease(device)
     await removeNote(notePath(this.#catalog.path, device))
   }
 
-  /** Ends a lease when its time is up, the metadata is, or the slot has another's. */
+  /** Ends a lease when its time is up, when metadata gets scarce, or when the slot is another's. */
   #watch(slot: Slot, lease: Lease): void {
     const { pool } = lease
     const end = (what: string, remedy: string) => {
@@ -492,7 +506,7 @@ export class MetadataSnapshotLeases {
   async #settleAll(): Promise<void> {
     try {
       for (const { device } of await this.#catalog.leases()) {
-        // Those of era volumes are looked after elsewhere (era/era-slot.ts).
+        // Leases of tracked volumes are recovered elsewhere (era/history/era-slot.ts).
         if (isEraSlot(device)) continue
         if (this.#closing.signal.aborted) return
         const slot = this.#slot(device)
@@ -515,7 +529,7 @@ export class MetadataSnapshotLeases {
     this.#retry = setTimeout(() => void this.recover(), this.#options.retryMs).unref()
   }
 
-  /** Finds out what became of a record that has no lease, from what the pool shows now. Never rejects. */
+  /** Decides on a record without a lease, from what the pool shows now. Never rejects. */
   async #settle({ key }: Slot, record: LeaseRecord): Promise<Settlement> {
     const log = (level: 'info' | 'warn', because: string, message: string) => {
       if (this.#said.get(key) === message + because) return

@@ -1,10 +1,9 @@
 /**
- * The slot for a metadata snapshot that every thin pool has: by what name it is kept on record, what is in it, and whether the pool is
- * in a state to hold one.
+ * A pool's metadata-snapshot slot: its key in the catalog, its content, and whether the pool may take one.
  *
- * Held, a metadata snapshot shares the metadata's nodes, so that every node written for the first time since needs a new block:
- * metadata grows by as much as is written to, twofold in the end. And what is discarded meanwhile stays allocated. So it is not
- * taken where that could fill the pool.
+ * While it is held, a metadata snapshot shares the metadata's nodes. So the first write to each node since then needs a
+ * new block: metadata grows with every write, up to twice its size. And discarded blocks stay allocated. Therefore it
+ * is not taken if that could fill the pool.
  */
 import type { DeviceInfo, DeviceNumber, DeviceReference } from '../../../native/device-mapper.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
@@ -13,7 +12,7 @@ import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type HeldSlot, poolFacts } from '../catalog/lease.ts'
 
-/** How much metadata must be free. Enough is whichever is less, so that neither small nor huge pools are asked for too much. */
+/** How much metadata must be free: the lesser of the two, so that neither small nor huge pools need too much. */
 export interface Headroom {
   /** Percent of the pool's metadata blocks; 0 to 100. */
   readonly percent: number
@@ -21,7 +20,7 @@ export interface Headroom {
   readonly blocks: number
 }
 
-/** What a slot holds, with the superblock that is in it. */
+/** The content of a slot, with its superblock. */
 export interface PoolSlot extends HeldSlot {
   /** The live pool's. */
   readonly live: ThinSuperblock
@@ -30,14 +29,14 @@ export interface PoolSlot extends HeldSlot {
 }
 
 /**
- * The key of a pool in lease records. The UUID, where there is one, is the same for as long as the pool exists, and so is LVM's; a
- * device number changes with every activation.
+ * The key of a pool in lease records: its UUID, which lasts as long as the pool, or else its device number, which
+ * changes with every activation.
  */
 export function poolKey({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): string {
   return uuid === '' ? `dm-name:${name}` : `dm-uuid:${uuid}`
 }
 
-/** The device that a key is of. */
+/** The device of a key. */
 export function keyedPool(key: string): DeviceReference {
   const [, kind, value] = /^dm-(name|uuid):(.+)$/s.exec(key) ?? []
   if (value === undefined) {
@@ -51,9 +50,10 @@ export function keyedPool(key: string): DeviceReference {
 }
 
 /**
- * Reads what is in a pool's slot from its metadata device, where every reservation and release is as soon as the kernel has answered.
+ * Reads the content of a pool's slot from its metadata device. Reservations and releases are on it as soon as the
+ * kernel has answered.
  *
- * @param device what the path has to lead to
+ * @param device the device that the path must lead to
  * @throws what opening metadata throws
  */
 export async function readSlot(metadataPath: string, device?: DeviceNumber): Promise<PoolSlot> {
@@ -63,12 +63,12 @@ export async function readSlot(metadataPath: string, device?: DeviceNumber): Pro
   if (heldRoot === 0) return { heldRoot, facts: undefined, live, held: undefined }
   const copy = await openPoolMetadata(metadataPath, { device })
   await copy.close()
-  // Released, or released and taken again, between the two looks: whoever asks looks again.
+  // It was released, perhaps also taken again, between the two looks: the caller looks again.
   if (copy.heldRoot !== heldRoot) return { heldRoot: copy.heldRoot, facts: undefined, live, held: undefined }
   return { heldRoot, facts: poolFacts(copy.superblock), live, held: copy.superblock }
 }
 
-/** Metadata blocks that have to be free. */
+/** Metadata blocks that must be free. */
 export function wantedBlocks(
   { totalMetadataBlocks }: Pick<PoolNumbers, 'totalMetadataBlocks'>,
   { percent, blocks }: Headroom
@@ -77,9 +77,9 @@ export function wantedBlocks(
 }
 
 /**
- * Whether a pool is in a state to hold a metadata snapshot.
+ * Checks that a pool may hold a metadata snapshot.
  *
- * @param what the pool, as messages call it
+ * @param what the pool's name in messages
  * @throws DM_LEASE_REFUSED
  */
 export function checkHolds(what: string, status: PoolStatus, headroom: Headroom): asserts status is PoolNumbers {

@@ -1,6 +1,6 @@
 /**
- * `lv_attr`: ten characters, one fact each (lvs(8), NOTES). LVM adds letters over time; one that is not listed here is `unknown`,
- * and so is what a report made without asking the kernel cannot say (`X`).
+ * `lv_attr`: ten characters, one fact each (lvs(8), NOTES). LVM adds letters over time. A letter that is not listed
+ * here is `unknown`, and so is what a report made without asking the kernel cannot say (`X`).
  *
  *   V w i - a o t z - k
  *   │ │ │ │ │ │ │ │ │ └ skip activation
@@ -108,7 +108,7 @@ export interface Attributes {
   skipActivation: boolean
 }
 
-/** Decodes `lv_attr`; undefined for what is no such string. Older versions of LVM leave out the last characters. */
+/** Decodes `lv_attr`; undefined for any other string. Older versions of LVM leave out the last characters. */
 export function parseAttributes(text: string): Attributes | undefined {
   if (!/^[A-Za-z-]{6,16}$/.test(text)) return undefined
   const [volumeType, permission, allocation, minor, state, open, target, zero, health, skip] = text.padEnd(10, '-')

@@ -1,16 +1,17 @@
 /**
- * Runs one LVM command: no shell, a deadline, bounded output, and an end that is certain.
+ * Runs one LVM command: no shell, a deadline, bounded output, and a certain end.
  *
- * LVM blocks where a disk or a lock does, and callers that merely stop waiting leave processes behind that pile up. So the command
- * gets a process group of its own (it may be `nsenter … lvm`, which is two processes), and the group is killed when its time is up.
- * A process that hangs in the kernel survives even that; `gone` says when it is really over, so that nobody starts the next one.
+ * LVM blocks where a disk or a lock does, and a caller that merely stops waiting leaves processes behind that pile up.
+ * So the command gets a process group of its own (it may be `nsenter … lvm`, which is two processes), and the group is
+ * killed when its time is up. A process that hangs in the kernel survives even that. `gone` resolves when it has really
+ * ended, so that no next one is started before.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { constants } from 'node:os'
 import { DeltamapperError } from '../../errors.ts'
 import { childEnvironment } from '../../search-path.ts'
 
-/** How much of stderr is kept, in bytes: what came last, because a talkative program says at the end what was wrong. */
+/** How much of stderr is kept, in bytes: the end, because a talkative program names the error last. */
 const MAX_STDERR_BYTES = 16384
 
 export interface CommandLimits {
@@ -33,20 +34,23 @@ export interface CommandResult {
 export interface RunningCommand {
   /** The process group; undefined when the command could not be started. */
   readonly pid: number | undefined
-  /** Whatever its exit status. Rejects with DM_LVM_FAILED: cannot be started, not done in time, too much output; or with the signal's reason. */
+  /**
+   * Resolves for any exit status. Rejects with DM_LVM_FAILED: cannot be started, not done in time, too much output; or
+   * with the signal's reason.
+   */
   readonly result: Promise<CommandResult>
   /** Resolves when no process of it is left. */
   readonly gone: Promise<void>
 }
 
-/** What LVM had to say, on one line: its messages are indented, and often several. */
+/** LVM's message on one line: it indents messages, and often has several. */
 export function oneLine(stderr: string): string {
   const lines = stderr.split('\n').map((line) => line.trim())
   const said = lines.filter((line) => line !== '').join('; ')
   return said.length > 500 ? `${said.slice(0, 500)} …` : said
 }
 
-/** A command line for people: what would be typed into a shell. */
+/** A command line for people, as one would type it into a shell. */
 export function describeCommand(words: readonly string[]): string {
   return words.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`)).join(' ')
 }
@@ -69,7 +73,7 @@ export function startCommand(
     child = spawn(program, args, {
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
-      // LVM's messages are in the language of the locale, and some versions write numbers as it does.
+      // LVM's messages are in the language of the locale, and some versions format numbers by it.
       env: childEnvironment({ LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' })
     })
   } catch (error) {
@@ -101,7 +105,7 @@ function collect(
     const kill = () => {
       end()
       killGroup(child)
-      // What still comes is read and dropped: a full pipe would keep a process that is not killed yet.
+      // Read and drop the rest: a full pipe would keep a process that is not killed yet.
       stdout.length = 0
       limit = Infinity
     }
@@ -160,6 +164,7 @@ function killGroup({ pid }: ChildProcess): void {
   try {
     process.kill(-pid, 'SIGKILL')
   } catch {
-    // Over in the same moment, or another user's (`sudo lvm`): then it ends when LVM does, and nothing is started before.
+    // It ended in the same moment, or belongs to another user (`sudo lvm`): then it ends when LVM does, and nothing is
+    // started before.
   }
 }

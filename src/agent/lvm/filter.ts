@@ -1,12 +1,12 @@
 /**
- * What every LVM command of ours is told to leave alone: the devices of tracked volumes.
+ * The filter that keeps our LVM commands away from the devices of tracked volumes.
  *
- * LVM looks at every block device before it does anything, and asks a device of device-mapper's for its status. A suspended era device
- * answers when it is resumed; should it get another table then, as it does when the volume grows, the two wait for each other for good. So no
- * command of ours gets to see one, by any of the names that it has (LVM takes a device if *any* of its names is accepted), in front of
- * whatever filter LVM has of its own.
+ * Before anything else, LVM looks at every block device, and asks device-mapper devices for their status. A suspended
+ * era device answers at its resume. If its table is exchanged meanwhile (a grow), LVM and the resume deadlock. So every
+ * LVM command of ours filters these devices out, under all their names (LVM takes a device if *any* of its names is
+ * accepted), ahead of LVM's own filter.
  *
- * Read from sysfs, so that it costs little and concerns the volumes of every agent on this machine.
+ * The devices are read from sysfs. That is cheap, and covers the volumes of every agent on this machine.
  */
 import { readdir, readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -14,21 +14,21 @@ import { decodeDeviceNumber, nodeName } from '../../../native/device.ts'
 import { TRACKED_UUIDS } from '../node/era-devices.ts'
 import { startCommand } from './command.ts'
 
-/** How long LVM may take to tell its configuration, in milliseconds, and how much of it there may be, in bytes. */
+/** How long LVM may take to report its configuration, in milliseconds, and the most bytes of it. */
 const CONFIGURATION_DEADLINE_MS = 20_000
 const MAX_CONFIGURATION_BYTES = 65_536
-/** Folders in /dev that hold no block devices, and maybe many files. */
+/** Folders in /dev that hold no block devices, and perhaps many files. */
 const NO_BLOCK_DEVICES = new Set(['char', 'fd', 'hugepages', 'mqueue', 'pts', 'shm'])
 
 export interface FilterOptions {
   /**
-   * Leaves alone what stands on them as well, such as an encrypted volume: it cannot be read while a volume is suspended. Not for reports:
-   * there may be a volume group on it, whose volumes are asked for.
+   * Also leave out what stands on them, such as an encrypted volume: it cannot be read while the volume is suspended.
+   * Not for reports: a volume group may be on it, and its volumes may be asked for.
    */
   readonly holders?: boolean
 }
 
-/** Where the kernel and udev tell of devices. */
+/** Where the kernel and udev describe devices. */
 export interface FilterPlaces {
   readonly sysfs: string
   readonly udev: string
@@ -40,16 +40,16 @@ interface Block {
   readonly name: string
   /** `MAJOR:MINOR` */
   readonly number: string
-  /** As device-mapper calls it, if it is one of its. */
+  /** Its device-mapper name, if it has one. */
   readonly dmName: string | undefined
 }
 
 /**
- * A setting for an LVM command, as lvm.conf has them.
+ * A setting for an LVM command, in the form of lvm.conf.
  *
  * @param command the words that start LVM
- * @returns undefined where no volume is tracked
- * @throws DM_LVM_FAILED when LVM cannot be asked for the filter that it has
+ * @returns undefined if no volume is tracked
+ * @throws DM_LVM_FAILED when LVM does not report its own filter
  */
 export async function filterSetting(
   command: readonly string[],
@@ -64,19 +64,19 @@ export async function filterSetting(
   return `devices { global_filter=[ ${patterns.join(', ')} ] }`
 }
 
-/** What lvm.conf has in `global_filter`, word by word: ours comes in its place. */
+/** The `global_filter` of lvm.conf, word by word: our setting replaces it. */
 async function configuredFilter(command: readonly string[]): Promise<string[]> {
   const limits = { deadlineMs: CONFIGURATION_DEADLINE_MS, maxOutputBytes: MAX_CONFIGURATION_BYTES }
   const { result } = startCommand([...command, 'lvmconfig', 'devices/global_filter'], limits)
-  // It fails where none is set.
+  // It fails if none is set.
   const { exitCode, stdout } = await result
   if (exitCode !== 0) return []
-  // (A talkative LVM has more to say on stdout.)
+  // (A talkative LVM prints more than that to stdout.)
   const [, configured = ''] = /^\s*global_filter=(.*)$/m.exec(stdout) ?? []
   return configured.match(/"(?:[^"\\]|\\.)*"/g) ?? []
 }
 
-/** The devices of tracked volumes, guards among them. */
+/** The devices of tracked volumes, guards included. */
 async function trackedDevices(places: FilterPlaces): Promise<Block[]> {
   const names = await readdir(classFolder(places)).catch(() => [])
   const found = await Promise.all(
@@ -90,7 +90,7 @@ async function trackedDevices(places: FilterPlaces): Promise<Block[]> {
   return found.filter((each) => each !== undefined)
 }
 
-/** Them, and whatever stands on them, however many devices are in between. */
+/** These devices, and all that stand on them, however many are in between. */
 async function withHolders(devices: readonly Block[], places: FilterPlaces): Promise<Block[]> {
   const found = new Map<string, Block>()
   const add = async (each: Block | undefined): Promise<void> => {
@@ -107,20 +107,20 @@ async function withHolders(devices: readonly Block[], places: FilterPlaces): Pro
 
 async function block(places: FilterPlaces, name: string): Promise<Block | undefined> {
   const number = await attribute(places, name, 'dev')
-  // Gone in the same moment.
+  // It disappeared in the same moment.
   if (number === '') return undefined
   const dmName = await attribute(places, name, 'dm/name')
   return { name, number, dmName: dmName === '' ? undefined : dmName }
 }
 
-/** All names that the devices have, or could have, for LVM. */
+/** All names that the devices have, or may have, for LVM. */
 async function allNames(devices: readonly Block[], places: FilterPlaces): Promise<string[]> {
   const names = new Set<string>()
   for (const { name, number, dmName } of devices) {
     names.add(`/dev/${name.replaceAll('!', '/')}`)
     if (dmName !== undefined) names.add(`/dev/mapper/${nodeName(dmName)}`)
     names.add(`/dev/block/${number}`)
-    // (LVM asks udev for names where it is configured to, and its /dev may be another than ours.)
+    // (LVM asks udev for names if it is configured to, and its /dev may be another than ours.)
     const known = await readFile(join(places.udev, `b${number}`), 'utf8').catch(() => '')
     for (const [, link] of known.matchAll(/^S:(.+)$/gm)) names.add(`/dev/${link}`)
   }
@@ -129,7 +129,7 @@ async function allNames(devices: readonly Block[], places: FilterPlaces): Promis
   return [...names]
 }
 
-/** The block devices, and symbolic links to such, that have one of these numbers. */
+/** The block devices with one of these numbers, and symbolic links to them. */
 async function* nodesOf(numbers: ReadonlySet<string>, folder: string): AsyncGenerator<string> {
   for (const entry of await readdir(folder, { withFileTypes: true }).catch(() => [])) {
     const path = join(folder, entry.name)
@@ -152,7 +152,7 @@ async function attribute(places: FilterPlaces, name: string, file: string): Prom
   return (await readFile(join(classFolder(places), name, file), 'utf8').catch(() => '')).trim()
 }
 
-/** A path as LVM's patterns have it (libdm/regex), between bars, inside of a quoted string. */
+/** A path as a pattern of LVM's (libdm/regex), between bars, inside a quoted string. */
 function escaped(path: string): string {
   return path.replaceAll(/[.*+?^$()[\]{}|\\"]/g, (character) =>
     character === '|' || character === '"' ? '.' : `\\\\${character}`

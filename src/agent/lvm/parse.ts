@@ -4,17 +4,18 @@
  *   json       {"report":[{"lv":[{"lv_size":"16777216", "thin_id":"",   "lv_role":"public,snapshot",     "lv_merging":""}]}]}
  *   json_std   {"report":[{"lv":[{"lv_size":"16777216", "thin_id":null, "lv_role":["public","snapshot"], "lv_merging":0}]}], "log":[]}
  *
- * The first has strings only, and every version of LVM in use speaks it; the second (2.03.17 and later) has numbers, null and arrays,
- * for some fields. Here both become one: numbers keep their digits, because not all of them fit a double.
+ * The first has strings only, and every version of LVM in use speaks it. The second (2.03.17 and later) has numbers,
+ * null and arrays, for some fields. Here both become one: numbers keep their digits, because not all of them fit a
+ * double.
  *
- * Reports are asked for with `--units b --nosuffix`. What answers depend on (identity, sizes, thin ids) must be there and exact;
- * fields that are not asked for may come along.
+ * Reports are requested with `--units b --nosuffix`. Fields that answers depend on (identity, sizes, thin ids) must be
+ * present and exact. Other fields may be there too.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { type Attributes, parseAttributes } from './attributes.ts'
 
-/** What `lvs` is asked for. The last ones are of segments: a volume with several segments has several rows. */
+/** The fields requested from `lvs`. The last ones are of segments: a volume with several segments has several rows. */
 export const logicalVolumeFields = [
   ...(['vg_uuid', 'vg_name', 'lv_uuid', 'lv_name', 'lv_dm_path', 'lv_attr', 'lv_size', 'lv_active'] as const),
   ...(['lv_skip_activation', 'lv_health_status', 'lv_merging', 'lv_layout', 'lv_role', 'lv_tags'] as const),
@@ -22,7 +23,7 @@ export const logicalVolumeFields = [
   ...(['segtype', 'thin_id', 'transaction_id', 'chunk_size'] as const)
 ]
 
-/** What `vgs` is asked for. */
+/** The fields requested from `vgs`. */
 export const volumeGroupFields = [
   ...(['vg_uuid', 'vg_name', 'vg_attr', 'vg_size', 'vg_free', 'vg_extent_size', 'vg_seqno', 'lv_count'] as const),
   ...(['vg_missing_pv_count', 'vg_exported', 'vg_partial', 'vg_shared', 'vg_systemid', 'vg_tags'] as const)
@@ -36,17 +37,17 @@ export interface LogicalVolume {
   name: string
   /** A part of another volume, or otherwise not for use by its own name. */
   hidden: boolean
-  /** Where its device node is while it is active. */
+  /** Its device node while it is active. */
   dmPath: string
   attributes: Attributes
   sizeBytes: number
   /** Undefined when the report was made without asking the kernel (`--readonly`). */
   active: boolean | undefined
-  /** It is left out of ordinary activation (`lvchange -K` activates it). */
+  /** Ordinary activation leaves it out (`lvchange -K` activates it). */
   skipActivation: boolean
   /** LVM's words; empty when all is well as far as the report can say. */
   health: string
-  /** A snapshot that is to become its origin again. */
+  /** A snapshot that is being merged into its origin. */
   merging: boolean
   layout: readonly string[]
   role: readonly string[]
@@ -58,7 +59,7 @@ export interface LogicalVolume {
   /** The parts of a pool. */
   dataLv: string | undefined
   metadataLv: string | undefined
-  /** What it is a snapshot of; for the oldest of a family of thin volumes, its external origin. Empty once the origin is removed. */
+  /** Its origin; for the oldest of a family of thin volumes, its external origin. Empty once the origin is removed. */
   origin: string | undefined
   originUuid: string | undefined
   /** The device id in its thin pool, of a thin volume. */
@@ -88,7 +89,7 @@ export interface VolumeGroup {
 }
 
 /**
- * The volumes of an `lvs` report, one each however many segments they have.
+ * The volumes of an `lvs` report, one for each volume even if it has several segments.
  *
  * @throws DM_LVM_FAILED when it is no such report, or lacks what answers depend on
  */
@@ -203,7 +204,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-/** One row, its fields asked for by the kind of value they must hold. */
+/** One row, whose fields are read by the kind of value they must hold. */
 class Row {
   readonly #fields: Record<string, unknown>
 
@@ -211,7 +212,7 @@ class Row {
     this.#fields = fields
   }
 
-  /** A string that may be empty. A field that is not there (lvm.conf can compact reports) is an empty one. */
+  /** A string that may be empty. A missing field (lvm.conf can compact reports) is an empty one. */
   text(field: string): string {
     const value = this.#fields[field] ?? ''
     return typeof value === 'string' ? value : this.refuse(field)
@@ -255,7 +256,7 @@ class Row {
   list(field: string): string[] {
     const value = this.#fields[field] ?? ''
     if (Array.isArray(value) && value.every((each) => typeof each === 'string')) return value
-    // What tags and roles can consist of: LVM's man page, lvm(8), "VALID NAMES".
+    // The characters of tags and roles: LVM's man page, lvm(8), "VALID NAMES".
     return this.text(field)
       .split(/[^\w+.\-/=!:&#]+/)
       .filter((each) => each !== '')

@@ -1,16 +1,17 @@
 /**
- * Asks LVM what it knows of a volume group.
+ * Asks LVM for the state of volume groups.
  *
- * - With `--readonly`: LVM then reads its metadata from disk without a lock, and asks the kernel nothing about its volumes. So it does
- *   not wait for an lvcreate that is under way (it holds the group's lock), needs no lock directory shared with the host, and cannot
- *   change anything. What that loses is what the kernel knows: activity, open state, a pool's health. device-mapper tells those better:
- *   LVM calls a pool inactive when only its thin volumes are active. An uncommitted change is not seen, a half-written one fails LVM's
- *   own checksum. It still looks at every block device for its metadata, and waits for one that hangs; tracked volumes, which hang
- *   while they are suspended, it is kept from (filter.ts).
- * - Whole groups at once: a volume, its pool and its origins are then of one moment, and no volume's name, which comes from
- *   whoever asks, gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
- * - One command at a time, however many ask. Those who ask the same while it waits for its turn share its answer; an answer that is
- *   already under way is not shared, because a snapshot taken since then would be missing from it.
+ * - With `--readonly`: LVM reads its metadata from disk without a lock, and does not ask the kernel about its volumes.
+ *   So it does not wait for a running lvcreate (which holds the group's lock), needs no lock directory shared with the
+ *   host, and cannot change anything. The report then lacks what the kernel knows: activity, open state, a pool's
+ *   health. device-mapper tells those better: LVM calls a pool inactive when only its thin volumes are active. An
+ *   uncommitted change is not seen, and a half-written one fails LVM's own checksum. LVM still looks at every block
+ *   device for its metadata, and waits for one that hangs. It is kept away from tracked volumes, which hang while they
+ *   are suspended (filter.ts).
+ * - Whole groups at once. Then a volume, its pool and its origins are of one moment, and no volume name from a client
+ *   gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
+ * - One command at a time, for any number of callers. Callers with the same question share the answer of a command that
+ *   has not started yet. A running command is not shared, because its report may lack a snapshot taken since its start.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
@@ -28,11 +29,12 @@ import { parseSnapshotLinks, type SnapshotLinks } from './snapshot-links.ts'
 
 export interface LvmOptions {
   /**
-   * The words that start LVM; a subcommand and its options are put after them. `['lvm']` by default (found through PATH); a host's
-   * LVM is reached with `['nsenter', '-m', '-u', '-i', '-n', '-p', '-t', '1', '/sbin/lvm']` or `['chroot', '/host', '/sbin/lvm']`.
+   * The words that start LVM; subcommand and options follow them. `['lvm']` by default (found through PATH). To reach a
+   * host's LVM: `['nsenter', '-m', '-u', '-i', '-n', '-p', '-t', '1', '/sbin/lvm']` or `['chroot', '/host',
+   * '/sbin/lvm']`.
    */
   command?: readonly string[]
-  /** How long an answer may take, waiting for its turn included, in milliseconds; 20,000 by default. */
+  /** How long an answer may take, including the wait for its turn, in milliseconds; 20,000 by default. */
   deadlineMs?: number
   /** The longest report that is accepted, in bytes; 64 MiB (some 50,000 volumes) by default. */
   maxOutputBytes?: number
@@ -40,15 +42,15 @@ export interface LvmOptions {
   format?: 'json' | 'json_std'
 }
 
-/** LVM ended with an error, which may be about something else than what was asked for. */
+/** LVM ended with an error, which may be about something else than the question. */
 export class LvmRefused extends DeltamapperError {}
 
 /** A command that waits for its turn, or has had it. */
 interface Question {
-  /** What errors call it: the command as a person would type it, without our options. */
+  /** Its name in errors: the command as a person would type it, without our options. */
   readonly described: string
   readonly answer: Promise<CommandResult>
-  /** Asks. Resolves when no process of it is left. @param onStart told the process group */
+  /** Asks. Resolves when no process of it is left. @param onStart gets the process group */
   run(onStart: (pid: number | undefined) => void): Promise<void>
 }
 
@@ -121,7 +123,7 @@ export class LvmReporter {
     return ['--readonly', '--reportformat', this.#format, ...units, '--options', fields.join(',')]
   }
 
-  /** The report; undefined when what it is about does not exist. */
+  /** The report; undefined when its subject does not exist. */
   async #ask(
     subcommand: string,
     options: readonly string[],
@@ -132,8 +134,8 @@ export class LvmReporter {
     this.#next()
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
-    // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells which.
-    // (In front of it may stand where in LVM's source it is said, when lvm.conf wants to know everything.)
+    // 5 is every failure that is not the caller's (ECMD_FAILED in LVM's lib/commands/errors.h); only the text tells
+    // which. (lvm.conf may put the place in LVM's source in front of it.)
     const notFound = names.some((name) => stderr.includes(`Volume group "${name}" not found\n`))
     if (exitCode === 5 && notFound) return undefined
     throw exitError(question.described, exitCode, stderr)
@@ -187,7 +189,10 @@ export class LvmReporter {
   }
 }
 
-/** Throws DM_ARGUMENT_INVALID for what can be no volume group's name (lvm(8), VALID NAMES), or would be taken for an option. */
+/**
+ * Throws DM_ARGUMENT_INVALID for a text that cannot be a volume group's name (lvm(8), VALID NAMES), or would be taken
+ * for an option.
+ */
 export function checkVolumeGroupName(name: string): void {
   if (!/^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}$/.test(name) || name === '.' || name === '..') {
     throw new DeltamapperError(

@@ -1,8 +1,8 @@
 /**
- * Names of volumes that LVM keeps for itself. It says so when lvcreate runs, and then a volume has been suspended already for a snapshot of that
- * name.
+ * Names of volumes that LVM reserves. LVM refuses them when lvcreate runs, but then a volume has been suspended already
+ * for that snapshot.
  *
- * From apply_lvname_restrictions in LVM's lib/misc/lvm-string.c, as of 2.03.16; versions before have fewer of them.
+ * From apply_lvname_restrictions in LVM's lib/misc/lvm-string.c, as of 2.03.16; earlier versions have fewer of them.
  */
 import { DeltamapperError } from '../../errors.ts'
 
@@ -12,7 +12,7 @@ const PARTS = [
   ...['_tmeta', '_vdata', '_imeta', '_iorig', '_pmspare', '_vorigin']
 ]
 
-/** @param name of a volume or snapshot that is to be made @throws DM_ARGUMENT_INVALID */
+/** @param name of a new volume or snapshot @throws DM_ARGUMENT_INVALID */
 export function refuseReservedName(name: string): void {
   const prefix = PREFIXES.find((each) => name.startsWith(each))
   const part = PARTS.find((each) => name.includes(each))

@@ -1,9 +1,10 @@
 /**
- * What a logical volume is to a backup: a thin volume or snapshot, whose mappings the pool's metadata can compare, or something else,
- * which is refused with the reason and the way out.
+ * What a logical volume is to a backup: a thin volume or snapshot, whose mappings can be compared, or something else,
+ * which is refused with the reason and a remedy.
  *
- * Told from segment types and the rows a volume refers to. `lv_attr` and `lv_role` only help: a thin volume that is the origin of a
- * copy-on-write snapshot has an `o` where others have a `V`, and a thin volume over an external origin has the role of a snapshot.
+ * Segment types and the rows that a volume refers to decide. `lv_attr` and `lv_role` only help: a thin volume that is
+ * the origin of a classic snapshot has an `o` where others have a `V`, and a thin volume over an external origin has
+ * the role of a snapshot.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { LogicalVolume } from './parse.ts'
@@ -23,9 +24,14 @@ export interface ThinVolume {
   thinId: number
   transactionId: bigint
   pool: LogicalVolume
-  /** The thin volume of the same pool that it is a snapshot of. Undefined when there is none, or no longer: LVM forgets it. */
+  /**
+   * The thin volume of the same pool that it is a snapshot of. Undefined when there is none, or no longer: LVM forgets
+   * it.
+   */
   origin: LogicalVolume | undefined
-  /** The read-only volume, not of this pool, that shows through where neither it nor any of its origins maps anything. */
+  /**
+   * The read-only volume outside of this pool that shows through where neither it nor any of its origins maps anything.
+   */
   externalOrigin: LogicalVolume | undefined
 }
 
@@ -48,14 +54,14 @@ export function volumeKind(lv: LogicalVolume, volumes: VolumesByName): VolumeKin
     return 'copy-on-write snapshot'
   }
   if (lv.hidden || state === 'historical') return 'part of another volume'
-  // Such as a mirror's images, should lvm.conf have brackets turned off. A pool of another sort is one as well.
+  // Such as a mirror's images, if lvm.conf turns brackets off. A pool of another sort is one as well.
   return lv.role.includes('private') ? 'part of another volume' : 'thick volume'
 }
 
 /**
  * A volume whose changed blocks can be told.
  *
- * @throws DM_NOT_TRACKED saying why they cannot, and what to do instead; DM_LVM_FAILED when the report contradicts itself
+ * @throws DM_NOT_TRACKED with the reason and a remedy; DM_LVM_FAILED when the report contradicts itself
  */
 export function thinVolume(lv: LogicalVolume, volumes: VolumesByName): ThinVolume {
   const kind = volumeKind(lv, volumes)
@@ -108,7 +114,7 @@ function poolOf(lv: LogicalVolume, volumes: VolumesByName): LogicalVolume {
   return pool
 }
 
-/** Follows the chain of origins to its end: snapshots of snapshots, down to what is outside of the pool. */
+/** Follows the chain of origins to its end: snapshots of snapshots, down to a device outside of the pool. */
 function origins(lv: LogicalVolume, volumes: VolumesByName): Pick<ThinVolume, 'origin' | 'externalOrigin'> {
   let origin: LogicalVolume | undefined
   const seen = new Set<LogicalVolume>()

@@ -1,6 +1,6 @@
 /**
- * Which device a path leads to, in a form that lasts: paths and numbers are given anew at every start of the machine, and a metadata device
- * put beside another data device would tell of writes that were none of its.
+ * Identifies a device by something that lasts. Paths and numbers change at boot, and pairing metadata with the wrong
+ * data device would report another device's writes.
  */
 import { readdir, readFile, realpath } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -8,9 +8,9 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import type { DeviceNumber } from '../../devicemapper/target-words.ts'
 
 /**
- * What a device is known by: LVM's and device-mapper's UUID, a partition's, a disk's WWID or serial number, a loop device's file; else the
- * place where it is plugged in (a virtio disk without a serial number has no more than its PCI slot); and only the path where there is none of
- * these.
+ * The identity of a device, by the first of these that exists: LVM's or device-mapper's UUID; a partition's UUID; a
+ * disk's WWID or serial number; a loop device's file; the place where it is plugged in (a virtio disk without a serial
+ * number has only its PCI slot); its path.
  *
  * @param sysfs where sysfs is mounted
  */
@@ -33,12 +33,15 @@ export async function deviceIdentity(
   return disk === undefined ? pathIdentity(path) : `${disk}:part${partition}:${await text(`${folder}/start`)}`
 }
 
-/** Whether a device is the one that was known by this. Who was known by a path only is so, whatever else could be told of it now. */
+/**
+ * Whether a device is the one with this identity. A device that was known only by its path is matched by its path, even
+ * if it has a better identity now.
+ */
 export function isKnownBy(recorded: string, identity: string, path: string): boolean {
   return recorded === identity || recorded === pathIdentity(path)
 }
 
-/** Whether nothing is known of a device but its path, which may be another's after a restart of the machine. */
+/** Whether the identity is only a path, which may lead to another device after a restart. */
 export function isPathOnly(identity: string): boolean {
   return identity.startsWith('path:')
 }
@@ -58,15 +61,15 @@ async function diskIdentity(folder: string): Promise<string | undefined> {
     ['serial', 'device/serial']
   ] as const) {
     const value = await text(`${folder}/${file}`)
-    // (The serial number of a user-mode kernel's disks reads "(null)".)
+    // (The disks of a user-mode kernel have the serial number "(null)".)
     if (value !== undefined && value !== '' && value !== '(null)') return `${name}:${value}`
   }
   return placeOf(await realpath(folder))
 }
 
 /**
- * Where a disk is plugged in, if it is the only one there; without the number that virtio gives to its devices in the order it finds them.
- * SCSI's hosts are numbered like that as well, and in the middle: of those it is not told.
+ * Where a disk is plugged in, if it is the only one there. Without the number that virtio gives to its devices in order
+ * of discovery. SCSI host numbers are of that kind too, but in the middle of the path, so SCSI disks get no place.
  */
 async function placeOf(folder: string): Promise<string | undefined> {
   const place = /\/devices\/(.+)\/block\/[^/]+$/.exec(folder)?.[1]

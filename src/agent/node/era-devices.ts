@@ -1,12 +1,12 @@
 /**
- * What device-mapper calls the two devices of a tracked volume. The UUIDs are what we go by: they say that a device is ours and which one,
- * while names are for people and can be anybody's.
+ * The device-mapper names and UUIDs of the two devices of a tracked volume. The UUID decides which device it is and
+ * that it is ours; a name is for people, and anything can have it.
  */
 
-/** What all of these UUIDs begin with. */
+/** The beginning of all these UUIDs. */
 export const TRACKED_UUIDS = 'DELTAMAPPER-era'
 
-/** @param volume with the id that the catalog has, `era:` and a random UUID */
+/** @param volume with its id in the catalog: `era:` and a random UUID */
 export function eraUuid(volume: { readonly id: string }): string {
   return `DELTAMAPPER-${volume.id.replace(':', '-')}`
 }

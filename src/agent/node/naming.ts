@@ -1,10 +1,9 @@
 /**
- * What device-mapper calls the devices of our own pools. The UUID is what we go by: it says that a device is ours and which one, while
- * names are for people and can be anybody's.
+ * The device-mapper names and UUIDs of the devices of owned pools. The UUID decides which device it is and that it is
+ * ours; a name is for people, and anything can have it.
  */
 import { checkName } from '../../../native/device.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { isHandleName } from '../../handle.ts'
 
 /** So that pool, slash and name fit into a handle of 128 bytes, and the UUID into device-mapper's 128. */
@@ -12,11 +11,11 @@ const MAX_POOL_NAME = 63
 const MAX_NAME = 64
 const POOL_PREFIX = 'DELTAMAPPER-pool-'
 
-export function poolUuid(pool: Pick<OwnedPool, 'name'>): string {
+export function poolUuid(pool: { readonly name: string }): string {
   return `${POOL_PREFIX}${pool.name}`
 }
 
-/** Whether a device-mapper UUID is of a pool of an agent's own. */
+/** Whether a device-mapper UUID is of a pool that an agent made. */
 export function isOwnPoolUuid(uuid: string): boolean {
   return uuid.startsWith(POOL_PREFIX)
 }
@@ -27,12 +26,13 @@ export function poolNameOf(uuid: string): string {
 }
 
 /** @param thin with the id that the catalog gave it, `thin:` and a random UUID */
-export function thinUuid(thin: Pick<OwnedThin, 'id'>): string {
+export function thinUuid(thin: { readonly id: string }): string {
   return `DELTAMAPPER-${thin.id.replace(':', '-')}`
 }
 
 /**
- * POOL-NAME, with the dashes of either doubled. No two are alike: the one odd run of dashes ends where NAME begins, which is with no dash.
+ * POOL-NAME, with the dashes of either doubled. Unambiguous: doubled dashes leave exactly one odd run of dashes, and it
+ * ends just before NAME, which never starts with a dash.
  *
  * @throws DM_ARGUMENT_INVALID when that is too long
  */

@@ -1,7 +1,7 @@
 /**
- * An active thin pool, as device-mapper has it: from the thin-pool target's table to the device that its metadata is on.
+ * An active thin pool, as device-mapper has it: from the thin-pool target's table to the device of its metadata.
  *
- * The table is the authority: names only suggest what a pool stands on.
+ * The table is the authority: names only suggest which devices a pool is made of.
  */
 import { readFile } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber, DeviceReference } from '../../../native/device-mapper.ts'
@@ -9,7 +9,7 @@ import { nodeName } from '../../../native/device.ts'
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 
-/** What is asked of device-mapper: nothing that changes anything. */
+/** The device-mapper calls that change nothing. */
 export type DeviceMapperPort = Pick<DeviceMapper, 'info' | 'table'>
 
 export interface PoolDevice extends DeviceNumber {
@@ -23,8 +23,8 @@ export interface PoolDevice extends DeviceNumber {
 }
 
 /**
- * The device that a pool's metadata is on. Its number is its own for as long as somebody has it open, so whoever has opened it by name
- * proves by the number that it is the one that the pool's table names.
+ * The device of a pool's metadata. A device keeps its number while it is open. So after opening it by name, the number
+ * proves that it is the one in the pool's table.
  */
 export interface MetadataDevice extends DeviceNumber {
   /** Its device-mapper UUID; empty when it has none. */
@@ -60,7 +60,7 @@ export async function findPoolDevice(
   }
 }
 
-/** Where the node of a block device is that is none of device-mapper's. */
+/** The node of a block device that is not device-mapper's. */
 export async function nodePath({ major, minor }: DeviceNumber): Promise<string> {
   const uevent = await readFile(`/sys/dev/block/${major}:${minor}/uevent`, 'utf8').catch((cause: unknown) => {
     throw new DeltamapperError(

@@ -1,20 +1,22 @@
 /**
- * How full the node's active thin pools and stores of classic snapshots are, whoever made them: for metrics. Only looked at when somebody asks, and not again at once.
+ * How full the node's active thin pools and stores of classic snapshots are, made by anyone: for metrics. It looks
+ * only when asked, and not again at once.
  *
- * A look takes a call to device-mapper for each of its devices, none of which makes a pool commit; a call that hangs makes it late.
+ * A look takes one device-mapper call for each pool, and none of them makes a pool commit. A call that hangs makes the
+ * look late.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type SurveyPort, surveyDevices } from '../owned-pools/kernel-view.ts'
+import { type SurveyPort, surveyDevices } from './survey.ts'
 import { lookAtStores, type StoreFullness } from './store-fullness.ts'
 
 export interface PoolFullness {
   /** Device-mapper's name of the pool's device. */
   readonly name: string
   readonly state: PoolMode | 'failed' | 'unknown'
-  /** Undefined where the state is `failed` or `unknown`. */
+  /** Undefined if the state is `failed` or `unknown`. */
   readonly usage: PoolUsage | undefined
 }
 
@@ -54,7 +56,7 @@ export async function lookAtFullness(deviceMapper: SurveyPort): Promise<PoolFull
       pools.push({ name, state: status.mode, usage })
     } catch (error) {
       if (!(error instanceof DeltamapperError)) throw error
-      // It went away meanwhile, or says something that nobody knows yet.
+      // It disappeared meanwhile, or its status has unknown words.
       if (error.code !== 'DM_NO_SUCH_DEVICE') pools.push({ name, state: 'unknown', usage: undefined })
     }
   }
@@ -78,8 +80,8 @@ export class FullnessLooks {
   #looking: Promise<void> | undefined
 
   /**
-   * @param freshMs a look serves for so long
-   * @param waitMs so long is one waited for; after that, the one before has to do
+   * @param freshMs how long a look is used
+   * @param waitMs how long to wait for a new one, before the last one is used again
    */
   constructor(deviceMapper: SurveyPort, { freshMs = 10_000, waitMs = 1000 } = {}) {
     this.#deviceMapper = deviceMapper
@@ -87,7 +89,7 @@ export class FullnessLooks {
     this.#waitMs = waitMs
   }
 
-  /** The last look that has succeeded, a new one where that is old. Never rejects. */
+  /** The last look that has succeeded; a new one if that is old. Never rejects. */
   async latest(): Promise<FullnessSeen | undefined> {
     if (this.#seen && Date.now() - this.#seen.at < this.#freshMs) return this.#seen
     this.#looking ??= this.#look().finally(() => (this.#looking = undefined))
@@ -101,7 +103,7 @@ export class FullnessLooks {
       const stores = await lookAtStores(this.#deviceMapper, await surveyDevices(this.#deviceMapper))
       this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper), stores }
     } catch {
-      // That it is old says so; what is wrong with device-mapper, every call says.
+      // Its age shows the failure; every other call reports what is wrong with device-mapper.
     }
   }
 }

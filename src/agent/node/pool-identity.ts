@@ -1,6 +1,6 @@
 /**
- * Which thin pool this is, in a form that outlasts names: what is on record of a pool must not be taken for another's that was made by
- * the same name.
+ * Identifies a thin pool independently of names: records of one pool must not be taken for those of another of the same
+ * name.
  */
 import { createHash } from 'node:crypto'
 import type { DeviceNumber } from '../../../native/device.ts'
@@ -16,8 +16,8 @@ const LVM_POOL = /^LVM-[0-9A-Za-z]{32}([0-9A-Za-z]{32})-tpool$/
 const LVM_UUID = /^(.{6})(.{4})(.{4})(.{4})(.{4})(.{4})(.{6})$/
 
 /**
- * LVM's UUID of the pool, which it keeps in whichever group (vgrename, vgsplit, vgmerge); else its device-mapper UUID; where it has none,
- * what its metadata and data are on. Growing either does not change it.
+ * LVM's UUID of the pool, which it keeps in any group (vgrename, vgsplit, vgmerge); otherwise its device-mapper UUID;
+ * without one, the disks of its metadata and data. Growing either does not change it.
  *
  * @throws what device-mapper calls throw, DM_READ_FAILED
  */
@@ -26,11 +26,11 @@ export async function poolIdentity(deviceMapper: DeviceMapperPort, pool: PoolDev
   if (lvm !== undefined) return lvm.replace(LVM_UUID, '$1-$2-$3-$4-$5-$6-$7')
   if (pool.uuid !== '') return pool.uuid
   const below = [await onDisks(deviceMapper, pool.metadataDevice), await onDisks(deviceMapper, pool.dataDevice)]
-  // Its own length however many disks there are; and parameters may hold a key.
+  // A hash: its length does not depend on the number of disks, and parameters may hold a key.
   return `disks:${createHash('sha256').update(below.join('\n')).digest('hex')}`
 }
 
-/** What a device is known by; one of device-mapper's that has no UUID, by where its first sectors are. */
+/** The identity of a device; a device-mapper device without UUID is identified by where its first sectors are. */
 async function onDisks(deviceMapper: DeviceMapperPort, device: DeviceNumber): Promise<string> {
   const number = { major: device.major, minor: device.minor }
   const info = await deviceMapper.info(number)

@@ -1,6 +1,4 @@
-/**
- * What is refused of a request before anything is looked at. (Names: naming.ts.)
- */
+/** Checks of a request that need nothing but the request. (Names: naming.ts.) */
 import { DeltamapperError } from '../../errors.ts'
 
 export const SECTOR_BYTES = 512
@@ -10,7 +8,10 @@ export function checkSize(bytes: number): void {
   checkCount('size_bytes', bytes, SECTOR_BYTES)
 }
 
-/** @throws DM_ARGUMENT_INVALID for what is no whole number of bytes below 2^53, not above 0, or no multiple of `unit` */
+/**
+ * @throws DM_ARGUMENT_INVALID for a number that is not a whole number of bytes below 2^53, not above 0, or no multiple
+ *   of `unit`
+ */
 export function checkCount(field: string, bytes: number, unit = 1): void {
   if (Number.isSafeInteger(bytes) && bytes > 0 && bytes % unit === 0) return
   throw invalid(

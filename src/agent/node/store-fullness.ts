@@ -3,7 +3,7 @@
  */
 import { parseCowStatus } from '../../devicemapper/cow/status.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { SurveyedDevice, SurveyPort } from '../owned-pools/kernel-view.ts'
+import type { SurveyedDevice, SurveyPort } from './survey.ts'
 
 const SECTOR_BYTES = 512
 

@@ -1,16 +1,16 @@
 /**
- * One change at a time in each pool, in the order in which they were asked for: a pool has one transaction id, and two changes would take
- * it from each other. Pools do not wait for each other.
+ * One change at a time for each key (a pool or a tracked volume), in the order in which they were requested. A pool has
+ * one transaction id, and two concurrent changes would both take it. Keys do not wait for each other.
  */
 import { DeltamapperError } from '../../errors.ts'
 
 export class Turns {
-  /** What the next turn in a pool waits for. */
+  /** What the next change of a key waits for. */
   readonly #last = new Map<string, Promise<unknown>>()
   #closed = false
 
   /**
-   * Runs `work` when everything that was asked of this pool before is done.
+   * Runs `work` when all earlier work for this key is done.
    *
    * @throws DM_SHUTTING_DOWN when that is only after `close`; what `work` throws
    */
@@ -35,7 +35,7 @@ export class Turns {
     }
   }
 
-  /** Lets nothing more begin, and waits for what has. */
+  /** Lets nothing more begin, and waits for running work. */
   async close(): Promise<void> {
     this.#closed = true
     await Promise.all(this.#last.values())

@@ -1,6 +1,6 @@
 /**
- * A pool of our own as the kernel has it now: its target's status, what is in its metadata, and the devices made of that, whoever made
- * them.
+ * An owned pool as the kernel has it now: its target's status, the content of its metadata, and the devices made of its
+ * thins, by any process.
  */
 import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
 import type { DeviceDetails } from '../../devicemapper/thin/device-details.ts'
@@ -11,7 +11,8 @@ import type { PoolNumbers } from '../../devicemapper/thin/status.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
-import { isLvm, surveyDevices, type ThinDevice, thinDevices } from './kernel-view.ts'
+import { type ThinDevice, thinDevices } from './kernel-view.ts'
+import { isLvm, surveyDevices } from '../node/survey.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
 import { SECTOR_BYTES } from '../node/request-checks.ts'
 
@@ -23,7 +24,7 @@ const noFeatures = {
   errorIfNoSpace: false
 }
 
-/** What the pool is made of. */
+/** The devices that it is made of. */
 export function planOf(pool: Omit<OwnedPool, 'createdAt'>): PoolPlan {
   return {
     name: pool.dmName,
@@ -38,7 +39,7 @@ export function planOf(pool: Omit<OwnedPool, 'createdAt'>): PoolPlan {
 
 export class ActivePool {
   readonly pool: OwnedPool
-  /** What drives it. */
+  /** Its interface to the kernel. */
   readonly target: ThinPool
   readonly #deviceMapper: DeviceMapper
 
@@ -97,7 +98,7 @@ export class ActivePool {
     }
   }
 
-  /** The active devices of its thins, whoever made them. */
+  /** The active devices of its thins, made by any process. */
   async devices(): Promise<ThinDevice[]> {
     const devices = thinDevices(await surveyDevices(this.#deviceMapper))
     return devices.filter((each) => each.poolUuid === poolUuid(this.pool) && !isLvm(each.info))
@@ -112,10 +113,9 @@ export class ActivePool {
   }
 
   /**
-   * The same, where a change is to be made to a thin that may be active: somebody else's device of it would go on as before, and another
-   * size than the catalog's would make for something that is not what it is said to be.
+   * Refuses to change a thin that another process has activated, or whose active size differs from the catalog's.
    *
-   * @throws DM_DEVICE_BUSY when somebody else has made a device of it
+   * @throws DM_DEVICE_BUSY when another process has made a device of it
    */
   async onlyDevice(thin: OwnedThin): Promise<ThinDevice | undefined> {
     const devices = (await this.devices()).filter((each) => each.thinId === thin.thinId)
@@ -128,7 +128,10 @@ export class ActivePool {
     )
   }
 
-  /** Takes the pool out of use, and with `withVolumes` its thins; `ours` are those in the catalog. Nothing where it is not active. */
+  /**
+   * Deactivates the pool, and with `withVolumes` its thins; `ours` are those in the catalog. Does nothing if it is not
+   * active.
+   */
   async deactivate(ours: readonly OwnedThin[], withVolumes: boolean): Promise<void> {
     if (!(await this.isActive())) return
     const { name } = this.pool
@@ -142,7 +145,7 @@ export class ActivePool {
       )
     }
     const uuids = new Set(ours.map(thinUuid))
-    // All of them are looked at before the first goes.
+    // All of them are checked before the first is removed.
     for (const { info } of devices) {
       refuseInUse(info, info.name)
       if (uuids.has(info.uuid)) continue
@@ -156,7 +159,10 @@ export class ActivePool {
     await this.target.deactivate()
   }
 
-  /** Makes the start of its disks blank. @throws DM_DEVICE_NOT_BLANK when there is something in the pool that the catalog does not know of */
+  /**
+   * Makes the start of its disks blank. @throws DM_DEVICE_NOT_BLANK when the pool holds something that the catalog does
+   * not know
+   */
   async wipe(): Promise<void> {
     const plan = planOf(this.pool)
     const inside = await thinsOn(plan.metadataDevice).catch((error: unknown) => {
@@ -181,7 +187,7 @@ export class ActivePool {
   }
 }
 
-/** @throws DM_DEVICE_BUSY while somebody has the device open */
+/** @throws DM_DEVICE_BUSY while the device is open */
 export function refuseInUse(info: DeviceInfo, what: string): void {
   if (info.openCount === 0) return
   throw new DeltamapperError(

@@ -1,8 +1,8 @@
 /**
- * The catalog as the book of our own pools, and how a change goes into it: the intent onto disk, then the kernel, then `settlePool`, which
- * looks at what the kernel has and makes the intent a fact or forgets it. So there is nothing that only a crash would run.
+ * How a change of an owned pool is made. The intent goes to disk, then the kernel is told, then `recoverPool` looks at
+ * the kernel and completes or rolls back the intent. So no code runs only after a crash.
  *
- * Everything here is for whoever has the pool's turn (turns.ts).
+ * The caller must hold the pool's lock.
  */
 import type { Logger } from 'pino'
 import { DeviceMapperError, type DeviceMapper } from '../../../native/device-mapper.ts'
@@ -13,7 +13,7 @@ import type { Finding } from '../catalog/reconcile.ts'
 import { invalid } from '../node/request-checks.ts'
 import { settlePool, type Settlement, unsettled } from './settle.ts'
 
-/** A pool of ours, with what the catalog has of it. */
+/** An owned pool, with what the catalog has of it. */
 export interface Entry {
   readonly pool: OwnedPool
   /** Of this pool only. */
@@ -46,7 +46,7 @@ export class PoolBooks {
     return { pool, view: { pools: [pool], thins: ofPool(thins), intents: ofPool(intents) } }
   }
 
-  /** The same, after what was left unfinished has been settled, if it could be. */
+  /** The same, after trying to recover interrupted changes. */
   async triedEntry(name: string): Promise<Entry & { findings: readonly Finding[] }> {
     const entry = await this.entry(name)
     if (entry.view.intents.length === 0) return { ...entry, findings: [] }
@@ -55,14 +55,14 @@ export class PoolBooks {
     return { ...(await this.entry(name)), findings: settlement.findings }
   }
 
-  /** The same, for what must not come on top of something unfinished. @throws DM_CATALOG_DISAGREES */
+  /** The same, for a change that must not follow an unfinished one. @throws DM_CATALOG_DISAGREES */
   async settledEntry(name: string): Promise<Entry> {
     const { pool, view, findings } = await this.triedEntry(name)
     if (view.intents.length > 0) throw unfinished(name, findings)
     return { pool, view }
   }
 
-  /** @throws DM_NO_SUCH_DEVICE; DM_ARGUMENT_INVALID when it is not of this kind */
+  /** @throws DM_NO_SUCH_DEVICE; DM_ARGUMENT_INVALID when it is of another kind */
   async thin(pool: string, name: string, kind?: OwnedThin['kind']): Promise<OwnedThin> {
     const thin = await this.#catalog.findThinByName(pool, name)
     if (!thin) {
@@ -77,11 +77,11 @@ export class PoolBooks {
   }
 
   /**
-   * Makes one change: writes down what is about to be done, does it, and looks whether it is.
+   * Makes one change: records the intent, makes the change, and checks that it was made.
    *
-   * @param decide what the kernel either does or refuses: refused, nothing has happened
-   * @param rest what belongs to it all the same
-   * @throws DM_CATALOG_DISAGREES when it cannot be seen to be done
+   * @param decide the step that the kernel either takes or refuses; after a refusal nothing has happened
+   * @param rest the other steps, which a refusal of `decide` skips
+   * @throws DM_CATALOG_DISAGREES when the change cannot be seen in the kernel
    */
   async change(
     pool: string,
@@ -103,7 +103,7 @@ export class PoolBooks {
     if (failure === undefined) await rest().catch((error: unknown) => (failure = error))
     const settlement = await this.settle(pool)
     if (failure !== undefined) {
-      // Settled or not, the caller has to know that it did not go as it should.
+      // Recovered or not, the caller must know that the call failed.
       this.report(settlement)
       throw failure as Error
     }
@@ -120,7 +120,7 @@ export class PoolBooks {
     throw unfinished(pool, settlement.findings)
   }
 
-  /** Settles a pool; what keeps it from being settled becomes a finding. */
+  /** Recovers a pool. What prevents it becomes a finding. */
   async settle(name: string): Promise<Settlement> {
     try {
       return await settlePool(this.#catalog, this.#deviceMapper, name)
@@ -131,7 +131,7 @@ export class PoolBooks {
     }
   }
 
-  /** Says in the log what was settled, and what could not be. */
+  /** Logs what was recovered, and what could not be. */
   report({ settled, findings }: Settlement): void {
     for (const because of settled) this.#logger.warn({ because }, 'settled what was left unfinished')
     for (const { kind, pool, thinId, what, remedy } of findings) {
@@ -149,7 +149,7 @@ function unfinished(pool: string, findings: readonly Finding[]): DeltamapperErro
   )
 }
 
-/** Whether the kernel has said no to what would have made the change: then it is not made, and will not be. */
+/** Whether the kernel refused the step that makes the change: then it is not made, and will not be. */
 function isRefusal(error: unknown): boolean {
   if (!(error instanceof DeviceMapperError)) return false
   return error.errno !== undefined && (error.call === 'message' || error.call === 'suspend')

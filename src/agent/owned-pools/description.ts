@@ -1,6 +1,6 @@
 /**
- * Pools of our own, their volumes and snapshots, as they are shown: what the catalog has of them, with what the kernel says now. What the
- * kernel does not tell is left out, and nothing fails for it.
+ * Owned pools, their volumes and snapshots for display: the catalog's data with the kernel's present state. If the
+ * kernel does not answer, its part is left out, and the call still succeeds.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { nodeName } from '../../../native/device.ts'
@@ -14,7 +14,10 @@ import { thinUuid } from '../node/naming.ts'
 import { SECTOR_BYTES } from '../node/request-checks.ts'
 
 const METADATA_BLOCK_BYTES = 4096
-/** How long a metadata device may take to tell what is mapped, in milliseconds: without that, the rest can be shown. */
+/**
+ * How long a metadata device may take to tell what is mapped, in milliseconds. After that, the rest is shown without
+ * it.
+ */
 const LOOK_DEADLINE_MS = 5000
 
 export async function describePool(

@@ -1,8 +1,9 @@
 /**
- * Says in the log when a pool of ours fills up, runs full, or changes for the worse: once, when it happens, and again when it is over.
+ * Logs when an owned pool fills up, is full, or gets into a worse state: once when it happens, and again when it is
+ * over.
  *
- * A pool that runs out of data space fails or holds writes; one that runs out of metadata space takes no changes at all and may need a
- * repair. So data is warned of at its low-water mark too, and both at 80, 90 and 95 percent.
+ * A pool without data space fails writes or holds them. A pool without metadata space accepts no changes at all, and
+ * may need a repair. So data has a warning at its low-water mark, and both have one at 80, 90 and 95 percent.
  */
 import type { Logger } from 'pino'
 import type { Pool, PoolUsage } from '../../grpc/admin.ts'
@@ -10,7 +11,7 @@ import type { Pool, PoolUsage } from '../../grpc/admin.ts'
 /** In percent. */
 const THRESHOLDS = [80, 90, 95, 100]
 
-/** What was last said of a pool. */
+/** The last warning about a pool. */
 interface Said {
   state: string
   data: number
@@ -26,7 +27,7 @@ export class FullnessLog {
     this.#logger = logger
   }
 
-  /** Looks at a pool, and says what has become different. */
+  /** Looks at a pool, and logs what has changed. */
   look(pool: Pool): void {
     const before = this.#said.get(pool.name) ?? { state: '', data: 0, metadata: 0, lowWater: false }
     const now = { ...before, state: pool.state, ...(pool.usage && levels(pool, pool.usage)) }
@@ -51,13 +52,13 @@ export class FullnessLog {
     }
   }
 
-  /** A pool that is no more; one of the same name is another. */
+  /** The pool was removed; one of the same name is another. */
   forget(pool: string): void {
     this.#said.delete(pool)
   }
 }
 
-/** The highest threshold that has been reached; 0 for none. */
+/** The highest threshold that was reached; 0 for none. */
 function levels(pool: Pool, usage: PoolUsage): Pick<Said, 'data' | 'metadata' | 'lowWater'> {
   const reached = (used: number, total: number) => THRESHOLDS.findLast((each) => used * 100 >= each * total) ?? 0
   return {

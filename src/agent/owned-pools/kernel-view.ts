@@ -1,9 +1,10 @@
 /**
- * What the kernel has of our own pools, for `reconcile`: which pools are active, what is in their metadata, which thin devices there are.
+ * The kernel's state of our owned pools, for `reconcile`: which pools are active, what their metadata holds, which thin
+ * devices exist.
  *
- * A device that has the name of one of our pools and not its UUID is somebody else's: it is left out, as if it were not there.
+ * A device with the name of one of our pools and another UUID is foreign, and is left out.
  */
-import type { DeviceInfo, DeviceMapper, TableRow } from '../../../native/device-mapper.ts'
+import type { DeviceInfo } from '../../../native/device-mapper.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { parsePoolStatus } from '../../devicemapper/thin/status.ts'
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
@@ -12,28 +13,9 @@ import type { OwnedPool } from '../catalog/owned-pools.ts'
 import type { KernelDevice, KernelPool, KernelView } from '../catalog/reconcile.ts'
 import { findPoolDevice } from '../node/pool-device.ts'
 import { poolUuid } from '../node/naming.ts'
-
-export type SurveyPort = Pick<DeviceMapper, 'list' | 'info' | 'table' | 'status'>
-
-/** A device-mapper device, with the one row that thin pools and thin devices have; undefined where there is no table, or a longer one. */
-export interface SurveyedDevice {
-  readonly info: DeviceInfo
-  readonly row: TableRow | undefined
-}
+import { isLvm, type SurveyedDevice, type SurveyPort } from '../node/survey.ts'
 
 const SECTOR_BYTES = 512
-
-/** Every device-mapper device of the node. Those that go away meanwhile are left out. */
-export async function surveyDevices(deviceMapper: SurveyPort): Promise<SurveyedDevice[]> {
-  const devices: SurveyedDevice[] = []
-  for (const { name } of await deviceMapper.list()) {
-    const info = await deviceMapper.info(name)
-    if (!info) continue
-    const rows = info.hasLiveTable ? await deviceMapper.table(name).catch(noneIfGone) : []
-    devices.push({ info, row: rows.length === 1 ? rows[0] : undefined })
-  }
-  return devices
-}
 
 /** Looks at the pools given. @throws what device-mapper calls throw */
 export async function readKernelView(
@@ -60,7 +42,7 @@ export interface ThinDevice extends Omit<KernelDevice, 'pool'> {
   readonly poolUuid: string
 }
 
-/** The active thin devices, of whatever pool, LVM's excepted. */
+/** The active thin devices of all pools, except LVM's. */
 export function thinDevices(survey: readonly SurveyedDevice[]): ThinDevice[] {
   return survey.flatMap(({ info, row }) => {
     if (row?.targetType !== 'thin' || isLvm(info)) return []
@@ -88,10 +70,6 @@ export function otherPools(survey: readonly SurveyedDevice[], pools: readonly Ow
     .map(({ info }) => ({ dmName: info.name, transactionId: 0n, thins: undefined }))
 }
 
-export function isLvm({ uuid }: Pick<DeviceInfo, 'uuid'>): boolean {
-  return uuid.startsWith('LVM-')
-}
-
 async function readPool(deviceMapper: SurveyPort, { dmName }: OwnedPool, info: DeviceInfo): Promise<KernelPool> {
   const [row] = await deviceMapper.status({ uuid: info.uuid })
   const status = row && parsePoolStatus(row.params)
@@ -115,9 +93,4 @@ async function readThins(deviceMapper: SurveyPort, { uuid }: DeviceInfo): Promis
     if (error instanceof DeltamapperError) return undefined
     throw error
   }
-}
-
-function noneIfGone(error: unknown): readonly TableRow[] {
-  if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
-  throw error
 }

@@ -1,9 +1,9 @@
 /**
- * Pools of our own: thin pools on plain device-mapper that the agent makes and drives, with the catalog as their book.
+ * Owned pools: thin pools on plain device-mapper that the agent makes and manages.
  *
- *     a request ─▶ its turn in the pool (turns.ts) ─▶ checks ─▶ intent on disk ─▶ kernel ─▶ settled (books.ts) ─▶ described (description.ts)
+ *     a request ─▶ the pool's lock ─▶ checks ─▶ intent on disk ─▶ kernel ─▶ recovered (pool-intents.ts) ─▶ described (description.ts)
  *
- * Nothing is activated at start: that is a person's word, or a unit's that runs `deltamapper pool activate`.
+ * The agent activates nothing at its start: a person does, or a unit that runs `deltamapper pool activate`.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -19,25 +19,29 @@ import { ActivePool, planOf } from './active-pool.ts'
 import { PoolBooks } from './books.ts'
 import { describeFinding, describePool, describeThins } from './description.ts'
 import { FullnessLog } from './fullness.ts'
-import { otherPools, surveyDevices } from './kernel-view.ts'
+import { otherPools } from './kernel-view.ts'
+import { surveyDevices } from '../node/survey.ts'
 import { checkPoolName } from '../node/naming.ts'
 import { checkCount, SECTOR_BYTES } from '../node/request-checks.ts'
 import { ownedPoolSource } from '../answers/owned-pool.ts'
 import { type Placed, Thins } from './thins.ts'
 import { Turns } from '../node/turns.ts'
 
-/** Low-water mark unless one is asked for: this part of the pool. */
+/** The default low-water mark, as a part of the pool. */
 const LOW_WATER_PART = 20
-/** How often the pools' fullness is looked at, in milliseconds. */
+/** How often the pools' fullness is checked, in milliseconds. */
 const WATCH_INTERVAL_MS = 10_000
-/** How long a start waits for what is to be settled, in milliseconds. A pool that hangs is settled later, and until then its own turn waits. */
+/**
+ * How long a start waits for the recovery, in milliseconds. A pool that hangs is recovered later; until then its lock
+ * is held.
+ */
 const SETTLE_AT_START_MS = 5000
 
 export interface OwnedPoolsOptions {
   readonly catalog: Catalog
   readonly deviceMapper: DeviceMapper
   readonly logger: Logger
-  /** What else answers to a name before the slash of a handle, in words; undefined when nothing does. */
+  /** What else answers to this source name, in words; undefined if nothing does. */
   readonly takenBy?: (name: string) => Promise<string | undefined>
   /** Milliseconds; 10,000 by default. */
   readonly watchIntervalMs?: number
@@ -56,7 +60,7 @@ export class OwnedPools implements PoolBackend {
   readonly #thins: Thins
   readonly #fullness: FullnessLog
   readonly #stopping = new AbortController()
-  /** The names in the catalog, which nobody else writes to. */
+  /** The names in the catalog, which nothing else writes to. */
   #names = new Set<string>()
   #watching: Promise<void> | undefined
 
@@ -72,8 +76,8 @@ export class OwnedPools implements PoolBackend {
   }
 
   /**
-   * Settles what the last agent left unfinished, says what disagrees in the log, and begins to watch. A pool that cannot be settled is no
-   * reason not to start: it is said, and tried again with the next change. Nor is one that hangs.
+   * Recovers what the last agent left, logs differences, and begins to watch. A pool that cannot be recovered, or that
+   * hangs, does not keep the agent from starting: the log names it, and the next change tries again.
    *
    * @throws what the catalog throws
    */
@@ -84,14 +88,14 @@ export class OwnedPools implements PoolBackend {
     this.#watching = this.#watch()
   }
 
-  /** Stops watching, and waits for what is under way. */
+  /** Stops watching, and waits for running changes. */
   async close(): Promise<void> {
     this.#stopping.abort()
     await this.#watching
     await this.#turns.close()
   }
 
-  /** Answers for the volumes and snapshots of a pool of ours; undefined when there is no pool of this name. */
+  /** Answers for the volumes and snapshots of an owned pool; undefined when there is no pool of this name. */
   source(name: string): SnapshotSource | undefined {
     return this.#names.has(name) ? ownedPoolSource(name, this.#catalog, this.#deviceMapper) : undefined
   }
@@ -109,7 +113,7 @@ export class OwnedPools implements PoolBackend {
       features: whenFull === 'queue' ? '' : 'error_if_no_space',
       transactionId: 0n
     }
-    // One after the other, whatever their names: two may be given the same devices.
+    // One at a time for all names: two calls may name the same devices.
     await this.#turns.take('', () =>
       this.#turns.take(name, async () => {
         const takenBy = this.#names.has(name) ? 'a pool of this agent' : await this.#takenBy(name)
@@ -164,7 +168,7 @@ export class OwnedPools implements PoolBackend {
       const active = this.#active(pool)
       await active.refuseInactive()
       await active.target.grow()
-      // What waited for metadata space can be settled now.
+      // Intents that waited for metadata space can be recovered now.
       await this.#books.triedEntry(name)
     })
     return this.getPool({ pool: name })
@@ -182,9 +186,9 @@ export class OwnedPools implements PoolBackend {
       }
       const active = this.#active(pool)
       await active.deactivate([], false)
-      // Before the pool is forgotten: what is cut short here can be asked for again.
+      // Before the pool is forgotten: a call that is interrupted here can be repeated.
       if (wipe) await active.wipe()
-      // Whatever was begun in it and cannot be settled, it was to become something in this pool.
+      // An unfinished intent does not matter any more: it was about something in this pool.
       if (view.intents.length > 0) await this.#catalog.acceptTransactionId(name, pool.transactionId)
       await this.#catalog.begin({ kind: 'delete-pool', pool: name })
       await this.#catalog.complete(name)
@@ -255,7 +259,7 @@ export class OwnedPools implements PoolBackend {
     return { snapshots: await this.#list(pool, 'snapshot') }
   }
 
-  // What disagrees
+  // Differences
 
   async reconcile({ pool: name }: Request<'reconcile'>): Promise<PoolCalls['reconcile'][1]> {
     const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#books.entry(name)).pool] }
@@ -299,13 +303,13 @@ export class OwnedPools implements PoolBackend {
     return {}
   }
 
-  // How it is done
+  // Implementation
 
   #active(pool: OwnedPool): ActivePool {
     return new ActivePool(this.#deviceMapper, pool)
   }
 
-  /** Does something to one thin when it is its pool's turn; the thin as it is afterwards. */
+  /** Runs work on one thin under its pool's lock. @returns the thin as it is afterwards */
   async #placed(poolName: string, work: () => Promise<Placed>): Promise<Volume> {
     return this.#turns.take(poolName, async () => {
       const { pool, thin } = await work()
@@ -327,12 +331,12 @@ export class OwnedPools implements PoolBackend {
     return new Set((await this.#catalog.view()).pools.map(({ name }) => name))
   }
 
-  /** Never rejects: nobody may be waiting any more. */
+  /** Never rejects: the caller may be gone. */
   async #settleAtStart(name: string): Promise<void> {
     try {
       await this.#turns.take(name, async () => {
         this.#books.report(await this.#books.settle(name))
-        // One whose creation was cut short is not there after all.
+        // A thin whose creation was interrupted does not exist after all.
         if (!(await this.#namesInCatalog()).has(name)) this.#names.delete(name)
       })
     } catch (error) {
@@ -344,7 +348,7 @@ export class OwnedPools implements PoolBackend {
   async #watch(): Promise<void> {
     const { signal } = this.#stopping
     while (!signal.aborted) {
-      // Should the catalog fail, whoever wants something of it is told.
+      // If the catalog fails, the next caller is told.
       const { pools } = await this.listPools().catch(() => ({ pools: [] }))
       if (!signal.aborted) for (const pool of pools) this.#fullness.look(pool)
       await sleep(this.#watchIntervalMs, undefined, { signal, ref: false }).catch(() => undefined)

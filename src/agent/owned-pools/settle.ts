@@ -1,8 +1,8 @@
 /**
- * Brings the catalog and the kernel together for one pool: what an agent that died has left half done is undone or finished, by the
- * rules of `reconcile`; every other difference is handed back for a person to decide.
+ * Recovers one pool: completes or rolls back what an agent that died left half done, by the rules of `reconcile`. Every
+ * other difference is returned, for a person to decide.
  *
- * The same path is taken after every change, because to see in the kernel that it was made is what makes it a fact.
+ * Every change takes the same path, because seeing a change in the kernel is what completes its intent.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { dropInactiveTable } from '../../devicemapper/inactive-table.ts'
@@ -11,21 +11,22 @@ import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, OwnedPool } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile, type Step } from '../catalog/reconcile.ts'
-import { readKernelView, type SurveyedDevice, surveyDevices } from './kernel-view.ts'
+import { readKernelView } from './kernel-view.ts'
+import { type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
 
 export interface Settlement {
   /** What was done, and why, for the log and for people. */
   readonly settled: readonly string[]
-  /** Those of them that are not done, and were forgotten. */
+  /** Those of them that were not done, and are rolled back. */
   readonly undone: readonly string[]
   readonly findings: readonly Finding[]
 }
 
 /**
- * Settles one pool. Nothing else may be under way in it.
+ * Recovers one pool. Nothing else may run in it.
  *
- * @throws what the catalog and device-mapper calls throw: then it is not settled, and can be tried again
+ * @throws what the catalog and device-mapper calls throw: then it is not recovered, and can be tried again
  */
 export async function settlePool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Settlement> {
   const view = viewOf(await catalog.view(), name)
@@ -43,7 +44,7 @@ export async function settlePool(catalog: Catalog, deviceMapper: DeviceMapper, n
   return { settled, undone, findings: [...findings, ...impostor(pool, survey)] }
 }
 
-/** What concerns one pool. */
+/** The part about one pool. */
 function viewOf({ pools, thins, intents }: CatalogView, name: string): CatalogView {
   return {
     pools: pools.filter((each) => each.name === name),
@@ -53,8 +54,9 @@ function viewOf({ pools, thins, intents }: CatalogView, name: string): CatalogVi
 }
 
 /**
- * Takes what a call that was cut short has left on our devices: suspended, everything that uses one waits; with a table that was loaded
- * and never put in place, or with none at all, it is in the way of the next attempt.
+ * Cleans up after an interrupted call: resumes suspended devices, drops tables that were loaded but not activated,
+ * removes devices without a table. Suspended devices block everything that uses them; the others are in the way of the
+ * next attempt.
  */
 async function freeDevices(
   deviceMapper: DeviceMapper,
@@ -83,7 +85,8 @@ async function freeDevices(
   }
   for (const intent of intents) {
     if (intent.kind !== 'create-snapshot' || intent.suspends === undefined) continue
-    // A suspend whose caller has died may be waiting for I/O in flight, and does not show yet. Resuming waits for it, and undoes it.
+    // A suspend whose caller has died may still wait for I/O in flight, and does not show yet. Resuming waits for it,
+    // and undoes it.
     const device = survey.find(({ info }) => ours.has(info.uuid) && info.name === intent.suspends)
     if (!device || device.info.suspended) continue
     await dropInactiveTable(deviceMapper, { uuid: device.info.uuid })
@@ -95,7 +98,7 @@ async function freeDevices(
 async function carryOut(catalog: Catalog, deviceMapper: DeviceMapper, pool: OwnedPool, step: Step): Promise<void> {
   switch (step.step) {
     case 'resume':
-      // Done by freeDevices, for whatever reason it is suspended.
+      // freeDevices has done it, whatever the reason of the suspension.
       return
     case 'set-transaction-id':
       return new ThinPool(deviceMapper, poolUuid(pool)).setTransactionId(step.from, step.to)
@@ -106,7 +109,7 @@ async function carryOut(catalog: Catalog, deviceMapper: DeviceMapper, pool: Owne
   }
 }
 
-/** Somebody else's device that has the name of our pool. */
+/** A foreign device that has the name of our pool. */
 function impostor(pool: OwnedPool, survey: readonly SurveyedDevice[]): Finding[] {
   const device = survey.find(({ info }) => info.name === pool.dmName)
   if (!device || device.info.uuid === poolUuid(pool)) return []
@@ -121,7 +124,7 @@ function impostor(pool: OwnedPool, survey: readonly SurveyedDevice[]): Finding[]
   ]
 }
 
-/** What cannot be compared at all, as a finding. */
+/** A pool that cannot be compared at all, as a finding. */
 export function unsettled(pool: string, error: DeltamapperError): Finding {
   return {
     kind: 'pool-unreadable',

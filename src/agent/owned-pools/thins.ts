@@ -1,8 +1,8 @@
 /**
- * The volumes and snapshots in pools of our own: made, grown, activated, deleted; and, on a person's word, taken into the catalog or struck
- * off it where it disagrees with the pool.
+ * The volumes and snapshots in owned pools: create, grow, activate, delete. And where catalog and pool disagree, a
+ * person may add them to the catalog or remove them from it.
  *
- * Everything here is for whoever has the pool's turn (turns.ts).
+ * The caller must hold the pool's lock.
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
@@ -45,7 +45,8 @@ export class Thins {
     const { active, common, thinId, moveOn } = await this.#beforeCreating(poolName, name)
     const origin = await this.#books.thin(poolName, originName)
     await this.#refuseReplaced(active, origin, `\`deltamapper pool check ${poolName}\` shows what disagrees`)
-    // An active origin is suspended meanwhile, and a device that we do not know of would go on being written to.
+    // An active origin is suspended meanwhile. A device that we do not know of would not be suspended, and could be
+    // written to.
     const device = await active.onlyDevice(origin)
     if (device && device.sizeBytes !== origin.sizeBytes) throw sizeDiffers(origin, device.sizeBytes)
     const intent = {
@@ -108,7 +109,7 @@ export class Thins {
     )
   }
 
-  /** Makes its device. Nothing where there is one that will do. @throws DM_DEVICE_BUSY, DM_CATALOG_DISAGREES */
+  /** Makes its device. Does nothing if there is a suitable one. @throws DM_DEVICE_BUSY, DM_CATALOG_DISAGREES */
   async activate(pool: OwnedPool, thin: OwnedThin, readOnly: boolean): Promise<void> {
     const active = this.#active(pool)
     const device = await active.deviceOf(thin)
@@ -125,7 +126,7 @@ export class Thins {
     }
   }
 
-  /** Removes its device. Nothing where it is not active. @throws DM_DEVICE_BUSY while somebody uses it */
+  /** Removes its device. Does nothing if it is not active. @throws DM_DEVICE_BUSY while it is in use */
   async deactivate(pool: OwnedPool, thin: OwnedThin): Promise<void> {
     const info = await this.#deviceMapper.info({ uuid: thinUuid(thin) })
     if (!info) return
@@ -133,7 +134,9 @@ export class Thins {
     await this.#active(pool).target.deactivateThin({ uuid: info.uuid })
   }
 
-  /** Takes a thin device that only the pool has into the catalog. @param origin the name of what it is a snapshot of; empty for a volume */
+  /**
+   * Adds a thin device that only the pool has to the catalog. @param origin the name of its origin; empty for a volume
+   */
   async adopt(poolName: string, thinId: number, as: string, sizeBytes: number, origin: string): Promise<Placed> {
     checkThinName(as)
     checkSize(sizeBytes)
@@ -159,7 +162,7 @@ export class Thins {
     return { pool, thin }
   }
 
-  /** Strikes a thin that the pool has lost off the catalog. @param unseen even where the pool cannot be looked into */
+  /** Removes a thin that the pool has lost from the catalog. @param unseen even if the pool cannot be read */
   async forget(poolName: string, name: string, unseen: boolean): Promise<void> {
     const { pool, view } = unseen ? await this.#books.triedEntry(poolName) : await this.#books.settledEntry(poolName)
     const thin = await this.#books.thin(poolName, name)
@@ -185,7 +188,7 @@ export class Thins {
     return new ActivePool(this.#deviceMapper, pool)
   }
 
-  /** What a new volume and a new snapshot have in common. */
+  /** The common part of creating a volume and a snapshot. */
   async #beforeCreating(poolName: string, name: string) {
     checkThinName(name)
     const dmName = thinDeviceName(poolName, name)
@@ -208,7 +211,7 @@ export class Thins {
     }
   }
 
-  /** @throws DM_CATALOG_DISAGREES when the pool has lost it, or has another one of its id */
+  /** @throws DM_CATALOG_DISAGREES when the pool has lost it, or has another device of its id */
   async #refuseReplaced(active: ActivePool, thin: OwnedThin, remedy: string): Promise<void> {
     const there = (await active.thins()).get(thin.thinId)
     if (there?.creationTime === thin.creationTime && there.transactionId === thin.transactionId) return
@@ -219,7 +222,7 @@ export class Thins {
   }
 }
 
-/** The id after the highest, so that ids come back as late as they can; a free one below when there is none. */
+/** The id after the highest, so that ids are reused as late as possible; a free lower one if there is none. */
 function freeId(taken: ReadonlySet<number>): number {
   let id = 0
   for (const each of taken) id = Math.max(id, each + 1)

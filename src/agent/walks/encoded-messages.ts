@@ -7,7 +7,7 @@ import { BlockMetadataEncoder } from '../../grpc/block-metadata.ts'
 /** A message that is not full leaves after this long all the same. Milliseconds. */
 const FLUSH_AFTER_MS = 100
 
-/** What a walk has cost, for the log and the metrics. */
+/** The cost of a walk, for the log and the metrics. */
 export interface WalkStatistics {
   nodesRead: number
   bytesRead: number
@@ -18,7 +18,7 @@ export interface WalkStatistics {
 export interface MessageShape {
   /** Size of the target in bytes. */
   readonly capacityBytes: number
-  /** The most extents in a message; 0 for as many as are good. */
+  /** The most extents in a message; 0 chooses a good number. */
   readonly maxResults: number
 }
 

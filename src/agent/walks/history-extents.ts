@@ -1,8 +1,9 @@
 /**
- * What was written to between two snapshots of an era volume, as extents: the union of the bitmaps of all snapshots after the base, up to and
- * with the target, and everything that the base cannot have.
+ * The writes between two snapshots of a tracked volume, as extents: the union of the bitmaps of all snapshots after the
+ * base, up to and including the target, and everything beyond the end of the base.
  *
- * The bitmaps come by ascending chunk, so that only one chunk's union is ever there, and what a slow client does not ask for is not read.
+ * Bitmaps arrive by ascending chunk. So only one chunk's union is in memory, and nothing is read before the client asks
+ * for it.
  */
 import { type ExtentBatch, ExtentBuilder } from '../../devicemapper/extents.ts'
 import { CHUNK_BLOCKS, ChunkUnion, type WrittenChunk } from '../catalog/store/written-chunks.ts'
@@ -13,21 +14,22 @@ export interface HistoryQuestion {
   /** Size of the target in bytes. */
   readonly sizeBytes: number
   /**
-   * The least size in bytes that the volume had from the base to the target, both included: from there on everything counts as written to.
-   * What was cut off and came back has other content, and no mark that says so.
+   * The least size in bytes that the volume had from the base to the target, both included. Everything beyond it counts
+   * as written: what was cut off and added again has other content, and no mark shows it.
    */
   readonly leastBytes: number
-  /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
+  /** Leave out extents that end at or before this byte. Rounded down to a block. 0 to `sizeBytes`. */
   readonly startingOffset: number
 }
 
-/** The chunk that is the first of interest. */
+/** The first chunk that can matter. */
 export function firstChunk({ blockBytes, startingOffset }: HistoryQuestion): number {
   return Math.floor(Math.floor(startingOffset / blockBytes) / CHUNK_BLOCKS)
 }
 
 /**
- * @param chunks by ascending chunk, any number of each, from `firstChunk` on; nothing more is asked for once the rest cannot matter
+ * @param chunks by ascending chunk, any number of each, from `firstChunk` on; no more are requested once they cannot
+ *   matter
  * @throws DM_CATALOG_DAMAGED
  */
 export async function* historyExtents(
@@ -36,7 +38,7 @@ export async function* historyExtents(
 ): AsyncGenerator<ExtentBatch> {
   const extents = new ExtentBuilder(blockBytes, sizeBytes)
   const sizeBlocks = Math.ceil(sizeBytes / blockBytes)
-  // A block that the base had only a part of has changed as well: its rest is new.
+  // A block of which the base had only a part has changed as well: its rest is new.
   const end = leastBytes < sizeBytes ? Math.floor(leastBytes / blockBytes) : sizeBlocks
   // At the very end nothing is left, not even of a last block that the end cuts in two.
   const first = startingOffset < sizeBytes ? Math.floor(startingOffset / blockBytes) : sizeBlocks
@@ -54,7 +56,7 @@ export async function* historyExtents(
   if (last) yield last
 }
 
-/** One for each chunk that there is anything of. */
+/** One for each chunk with at least one written block. */
 async function* unions(chunks: AsyncIterable<WrittenChunk>): AsyncGenerator<ChunkUnion> {
   let union: ChunkUnion | undefined
   for await (const each of chunks) {
@@ -68,7 +70,7 @@ async function* unions(chunks: AsyncIterable<WrittenChunk>): AsyncGenerator<Chun
   if (union) yield union
 }
 
-/** Adds those of the blocks, which count from `begin` on, that lie in `[first, end)`. */
+/** Adds those blocks, numbered from `begin` on, that lie in `[first, end)`. */
 function addBlocks(extents: ExtentBuilder, blocks: Uint32Array, begin: number, first: number, end: number): void {
   for (let i = 0; i < blocks.length; i++) {
     const block = begin + blocks[i]

@@ -1,6 +1,6 @@
 /**
- * A question about an era volume's snapshots, answered from what is on record: bitmaps in, encoded messages out. Runs in a walker thread;
- * the catalog is the main thread's, and is asked for one page of bitmaps at a time.
+ * A question about snapshots of a tracked volume, answered from the catalog: bitmaps in, encoded messages out. Runs in
+ * a walker thread. The catalog belongs to the main thread, and is asked for one page of bitmaps at a time.
  */
 import type { HistoryPage, HistoryPlace } from '../catalog/era-snapshots.ts'
 import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
@@ -10,13 +10,13 @@ import type { WrittenChunk } from '../catalog/store/written-chunks.ts'
 
 export interface HistoryWalkRequest {
   readonly question: HistoryQuestion
-  /** Whether anything on record has a part in the answer. Otherwise all that counts is the sizes. */
+  /** Whether the catalog has anything for the answer. Otherwise only the sizes count. */
   readonly isOnRecord: boolean
-  /** The most extents in a message; 0 for as many as are good. */
+  /** The most extents in a message; 0 chooses a good number. */
   readonly maxResults: number
 }
 
-/** What comes after a place, in the order of chunk and boundary. Rejects when there is no answer any more. */
+/** The page after a place, in the order of chunk and boundary. Rejects when the answer is no longer possible. */
 export type NextPage = (after: HistoryPlace) => Promise<HistoryPage>
 
 /** The walk of era volumes' snapshots. @throws what `historyMessages` throws */
@@ -24,7 +24,7 @@ export const historyWalk: Walk<HistoryWalkRequest> = (request, { statistics, ask
   historyMessages(request, statistics, (after) => ask('page', after) as Promise<HistoryPage>)
 
 /**
- * @param statistics kept up to date while the walk goes on: bitmaps count as nodes, pages as read calls
+ * @param statistics updated during the walk: pages of bitmaps count as read calls
  * @throws DM_CATALOG_DAMAGED, and what `nextPage` throws
  */
 export function historyMessages(

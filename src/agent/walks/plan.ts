@@ -8,7 +8,7 @@
  */
 import type { WalkStatistics } from './encoded-messages.ts'
 
-/** What is asked: everything that is allocated, or what changed. */
+/** The question: everything that is allocated, or what changed. */
 export type WalkKind = 'allocated' | 'delta'
 
 /** How an answer is made. */
@@ -49,11 +49,11 @@ export interface WalkUnderWay {
 
 /** How all metadata is read. */
 export interface Reading {
-  /** Read images around the page cache, as devices are. */
+  /** Read images without the page cache, as devices are read. */
   readonly direct: boolean
   /** How long one request to a metadata device may take, in milliseconds. */
   readonly readDeadlineMs?: number | undefined
-  /** What one walker thread may read of a metadata device, in bytes a second; undefined for as fast as it goes. */
+  /** The most bytes a second that one walker thread may read of a metadata device; undefined for no limit. */
   readonly readBytesPerSecond?: number | undefined
 }
 

@@ -1,6 +1,4 @@
-/**
- * What the agent needs to know of a snapshot before its metadata is opened, and where it asks for that.
- */
+/** What the agent must know of a snapshot before its metadata is opened, and the interface of its sources. */
 
 import type { DeviceReference } from '../../../native/device.ts'
 import type { MetadataDevice } from '../node/pool-device.ts'
@@ -18,38 +16,47 @@ export interface Snapshot {
   readonly kind: 'thin'
   /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   handle: string
-  /** What names this very snapshot for good, such as an LV UUID. Left out where there are names only, which can be used again. */
+  /**
+   * Identifies this very snapshot for ever, such as an LV UUID. Left out if there are only names, which can be used
+   * again.
+   */
   identity?: string
   /**
-   * The identity of what it is a snapshot of; two snapshots that are known to be of different volumes are never compared. Left out
-   * when it is not known: LVM forgets origins that are removed, device-mapper never knew.
+   * The identity of its volume; two snapshots of different volumes are never compared. Left out if unknown: LVM forgets
+   * origins that are removed, and device-mapper does not know any.
    */
   volume?: string
-  /** What messages call that volume; its identity by default. */
+  /** The name of that volume in messages; its identity by default. */
   volumeName?: string
   /** The thin device id in its pool. */
   thinId: number
   /** Size in bytes, exact. Thin metadata does not hold it. */
   sizeBytes: number
-  /** The pool's data block size in bytes, where the source says; the metadata must agree. */
+  /** The pool's data block size in bytes, if the source knows it; the metadata must agree. */
   blockBytes?: number
   /** The metadata device or image of its pool; two images are different pools. */
   metadataPath: string
-  /** What the path has to lead to, where the pool is in use: names can go to other devices before they are opened. */
+  /** For a pool in use, the device that the path must lead to: a name can go to another device before it is opened. */
   metadataDevice?: MetadataDevice
-  /** Which pool in use it is, whatever its name (pool-identity.ts). */
+  /** For a pool in use, which pool it is, under any name (pool-identity.ts). */
   poolIdentity?: string
-  /** The pool is in use: its live root is to be read, whether or not somebody holds a metadata snapshot. */
+  /** The pool is in use: read its live root, even if a metadata snapshot is held. */
   live?: boolean
-  /** Of metadata that nobody uses: the live root is to be read all the same. */
+  /** Read the live root, although nobody uses this metadata. */
   liveRoot?: boolean
-  /** A device of it is active that can be written to. */
+  /** It has an active device that can be written to. */
   writable?: boolean
-  /** The device that has the thin-pool target, where the pool is in use. */
+  /** For a pool in use, the device with the thin-pool target. */
   pool?: DeviceReference
-  /** What the pool's metadata must say of the device (DeviceDetails.transactionId), or it is another one under a reused id. */
+  /**
+   * What the pool's metadata must say of the device (DeviceDetails.transactionId); otherwise it is another device under
+   * a reused id.
+   */
   transactionId?: bigint
-  /** A device outside of the pool that shows through where the snapshot maps nothing: there, unmapped does not mean zeros. */
+  /**
+   * A device outside of the pool that shows through where the snapshot maps nothing: there, unmapped does not mean
+   * zeros.
+   */
   externalOrigin?: {
     identity: string
     /** Left out when it is not known. */
@@ -57,7 +64,7 @@ export interface Snapshot {
   }
 }
 
-/** Answers for one name before the slash of a handle. */
+/** Answers for the snapshots of one source name. */
 export interface SnapshotSource<S extends FoundSnapshot = Snapshot> {
   /** The snapshot of this name, or undefined when there is none. */
   snapshot(name: string): Promise<S | undefined>

@@ -1,6 +1,6 @@
 /**
- * One question, answered: opens the metadata, finds the devices, checks that the question makes sense, and turns the walk's extents
- * into encoded messages. Runs in a walker thread; knows nothing of threads itself.
+ * Answers one question: opens the metadata, finds the devices, checks the question against them, and encodes the walk's
+ * extents as messages. Runs in a walker thread, and does not know of threads.
  */
 import { DeltamapperError } from '../../errors.ts'
 import {
@@ -31,15 +31,15 @@ export interface ThinQuestion {
   target: Snapshot
   /** Bytes; 0 to the target's size. */
   startingOffset: number
-  /** The most extents in a message; 0 for as many as are good. */
+  /** The most extents in a message; 0 chooses a good number. */
   maxResults: number
-  /** Left out: our own reading is all there is. */
+  /** Left out for our own reading alone. */
   tools?: ToolsRequested | undefined
 }
 
 export interface WalkRequest extends ThinQuestion, Reading {}
 
-/** A device as the pool's metadata has it when a walk begins, to be compared with what was seen of it before. */
+/** A device as the pool's metadata has it when a walk begins, to compare with earlier observations. */
 export interface SeenDevice {
   snapshot: Snapshot
   /** The pool's transaction id when the device was created. */
@@ -47,11 +47,11 @@ export interface SeenDevice {
   fingerprint: Fingerprint
 }
 
-/** What a walk is about, told before its first message. */
+/** The devices of a walk, reported before its first message. */
 export interface SeenDevices {
   base?: SeenDevice | undefined
   target: SeenDevice
-  /** It goes on from an offset, where an earlier answer has ended. */
+  /** The answer is resumed at an offset, where an earlier one ended. */
   resumed: boolean
 }
 
@@ -114,11 +114,11 @@ export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, si
 /**
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
- * @param statistics kept up to date while the walk goes on
- * @param onSeen told of a live pool's devices before the first message, which waits for it
- * @param support needed where the tools have a part in it
- * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED, DM_VOLUME_IN_USE,
- *   DM_RESUME_REFUSED; what the tools and `onSeen` throw
+ * @param statistics updated during the walk
+ * @param onSeen gets a live pool's devices before the first message, which waits for it
+ * @param support required if the tools have a part in it
+ * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED,
+ *   DM_VOLUME_IN_USE, DM_RESUME_REFUSED; what the tools and `onSeen` throw
  */
 export async function* walkMessages(
   { base, target, startingOffset, maxResults, direct, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
@@ -135,7 +135,7 @@ export async function* walkMessages(
   try {
     checkBlockSize(metadata, target)
     const devices = await find(metadata, base, target, signal)
-    // What is in a file does not change: nobody has to know anything about it.
+    // An image in a file does not change, so there is nothing to check.
     const seen = target.live ? await see(metadata, devices, startingOffset > 0) : undefined
     if (seen) {
       await refuseVolumeInUse(metadata, devices.target, signal)
@@ -169,7 +169,7 @@ interface FoundDevices {
   target: FoundDevice
 }
 
-/** @throws DM_RECORDED_POOL_INVALID when the description and the image are not of one pool */
+/** @throws DM_RECORDED_POOL_INVALID when the description and the image are of different pools */
 function checkBlockSize(
   { path, superblock: { dataBlockBytes } }: PoolMetadata,
   { handle, blockBytes }: Snapshot
@@ -219,8 +219,8 @@ async function see(metadata: PoolMetadata, { base, target }: FoundDevices, resum
 }
 
 /**
- * What was written to a volume and acknowledged is not in the metadata before the pool commits, up to a second later: an answer about a
- * volume in use lacks it. A snapshot begins with a commit.
+ * Refuses a volume in use. The kernel acknowledges writes up to a second before the pool commits its metadata, so an
+ * answer would lack them. A snapshot begins with a commit.
  *
  * @throws DM_VOLUME_IN_USE
  */
@@ -238,12 +238,13 @@ async function refuseVolumeInUse(
 }
 
 /**
- * Whether the walk that makes the answer finds out by itself if the base was written to.
+ * Whether the walk that makes the answer would notice a base that was written to.
  *
- * A write leaves a mapping that is as young as the base or younger (pack_block_time in drivers/md/dm-thin-metadata.c). While nobody has taken a
- * snapshot of the base, such a mapping lies in nodes that are the base's alone, and the walk reads all that base and target do not share. (It does
- * not matter what happens after this look: the target is older, so it shares nothing of what is written now.) It has to be another
- * device than the target, and what the walk leaves out, before its offset and behind its end, has to be empty.
+ * A write leaves a mapping that is as young as the base or younger (pack_block_time in drivers/md/dm-thin-metadata.c).
+ * Until somebody takes a snapshot of the base, such a mapping is in nodes of the base alone, and the walk reads all
+ * nodes that base and target do not share. (Later snapshots do not matter: the target is older, so it shares nothing
+ * that is written now.) The target must be another device. And the base must have no mappings where the walk does not
+ * read: before its offset and behind its end.
  */
 async function isMetByWalk(
   metadata: PoolMetadata,
@@ -259,15 +260,16 @@ async function isMetByWalk(
   try {
     return (await metadata.mappedEnd(base.device, signal)) <= walked
   } catch (error) {
-    // A tree that is being written to looks damaged. Whoever looks through it whole says which it is.
+    // A tree that is being written to looks damaged. The check of the whole tree tells which it is.
     if (error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED') return false
     throw error
   }
 }
 
 /**
- * What was written to a base since it was taken can be shared with a target, and then differs from what the backup holds without being
- * seen. No short cut: neither root nor checksum of the tree tell that it is the one that was looked through before.
+ * Reads the base's whole tree for blocks that were written since it was taken. A target may share such blocks, so the
+ * delta would not show them, although the backup lacks them. There is no short cut: neither root nor checksum prove
+ * that the tree is the one that was checked before.
  *
  * @throws DM_BASE_CHANGED
  */
@@ -285,8 +287,8 @@ async function checkUnwritten(
 }
 
 /**
- * The catalog has found that the target maps as many blocks as when its answer was begun. That it is the same takes that none of them was
- * written since; where some were written before, nothing tells.
+ * The catalog has found that the target maps as many blocks as when its answer began. It is the same if none of them
+ * was written since it was taken. If some were, nothing tells whether that was before or after the answer began.
  *
  * @throws DM_RESUME_REFUSED
  */
@@ -299,7 +301,7 @@ async function checkResumable(
   throw resumeRefused(snapshot.handle, 'it was written to after it was taken, and maybe since the answer was begun')
 }
 
-/** @param seen what the devices were when they were checked, which the answer has to be about */
+/** @param seen the devices when they were checked; the answer must be about these */
 async function answer(
   metadata: PoolMetadata,
   base: Snapshot | undefined,
@@ -321,7 +323,7 @@ async function answer(
   })
 }
 
-/** The same question, as the tools' engine takes it. */
+/** The same question in the form for the tools. */
 function asked({ base, target }: FoundDevices, seen: SeenDevices | undefined, startingOffset: number): EngineQuestion {
   const device = ({ snapshot, device }: FoundDevice, as: SeenDevice | undefined) => {
     return { device, sizeBytes: snapshot.sizeBytes, fingerprint: as?.fingerprint }
@@ -329,7 +331,7 @@ function asked({ base, target }: FoundDevices, seen: SeenDevices | undefined, st
   return { base: base && device(base, seen?.base), target: device(target, seen?.target), startingOffset }
 }
 
-/** The snapshot's device, under the code that its loss means for the caller. */
+/** The snapshot's device. Its loss is an error with the code for the caller's role of the snapshot. */
 async function findDevice(
   metadata: PoolMetadata,
   { handle, thinId, transactionId }: Snapshot,
@@ -350,7 +352,7 @@ async function findDevice(
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_NOT_FOUND') throw error
     throw gone(`no thin device ${thinId}`, error)
   }
-  // LVM gives the highest device id out again: the same id with another transaction id is another snapshot.
+  // LVM reuses the highest device id: the same id with another transaction id is another snapshot.
   if (transactionId !== undefined && device.details.transactionId !== transactionId) {
     throw gone(
       `thin device ${thinId} is of transaction ${device.details.transactionId}, the snapshot of ${transactionId}`

@@ -1,6 +1,6 @@
 /**
- * The tools as an engine, seen from the main thread: checked at the start, given a metadata snapshot to read where a pool is in use, and
- * counted where they check our own answers.
+ * The tools as an engine, seen from the main thread: it checks their versions at the start, holds a metadata snapshot
+ * for them on pools in use, and counts the results of their checks.
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { Logger } from 'pino'
@@ -13,18 +13,21 @@ import type { EngineReport, ToolsRequested } from '../../devicemapper/tools/engi
 import type { MetadataSnapshotLease, MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
 import type { SeenDevices, WalkRequest } from './thin-walk.ts'
 
-/** A check waits no longer than this for another metadata snapshot to be released: the answer's end waits for the check. Milliseconds. */
+/**
+ * The longest that a check waits for another process's metadata snapshot: the answer's end waits for the check.
+ * Milliseconds.
+ */
 const CHECK_WAITS_MS = 5000
 
-/** What became of checked answers since the start. */
+/** Results of checks since the start. */
 export interface CheckCounts {
-  /** The tools said the same. */
+  /** The tools agreed. */
   agreed: number
-  /** They did not: the answer has ended with DM_ENGINES_DISAGREE. */
+  /** They disagreed: the answer ended with DM_ENGINES_DISAGREE. */
   disagreed: number
-  /** They said nothing: the answer is that of our own reading alone. */
+  /** They gave no answer: the client got our own, unchecked. */
   unchecked: number
-  /** Data blocks beyond a shrunk base that thin_delta has called the same, as is expected of it. */
+  /** Data blocks beyond a smaller base that thin_delta called the same, as it always does. */
   sameBeyondBase: number
 }
 
@@ -41,9 +44,9 @@ export class ToolEngine {
   }
 
   /**
-   * Asks the tools for their versions, once. (Whoever installs others starts the agent anew.)
+   * Asks the tools for their versions, once. (Restart the agent after installing others.)
    *
-   * @param leases left out: no pool in use is served
+   * @param leases left out if no pool in use is served
    * @throws DM_TOOL_MISSING, DM_TOOL_UNFIT, DM_TOOL_FAILED
    */
   static async start(
@@ -59,7 +62,7 @@ export class ToolEngine {
   }
 
   /**
-   * Holds a metadata snapshot in which the devices are as they were seen, until the signal says that it is over.
+   * Holds a metadata snapshot that has the devices as they were seen, until the signal aborts.
    *
    * @throws what taking a lease throws; DM_SNAPSHOT_CHANGED when the devices do not stay as they are
    */
@@ -78,7 +81,7 @@ export class ToolEngine {
     const names = [base, target].flatMap((each) => (each === undefined ? [] : each.snapshot.handle))
     const purpose = `${base === undefined ? 'thin_dump' : 'thin_delta'} of ${names.join(' and ')}`
     const waiting = this.requested.engine === 'both' ? { waitMs: CHECK_WAITS_MS } : {}
-    // One that others hold already may be older than the snapshots that are asked about.
+    // An existing one may be older than the snapshots in question.
     for (const suffices of [() => true, () => false]) {
       const lease = await this.#leases.acquire(pool, { purpose, signal, suffices, ...waiting })
       const isOfPool = isDeepStrictEqual(lease.pool.metadataDevice, metadataDevice)
@@ -92,7 +95,7 @@ export class ToolEngine {
     )
   }
 
-  /** Counts what became of a check, and says what somebody has to look after. */
+  /** Counts the result of a check, and logs what an operator must look at. */
   report({ base, target }: Pick<WalkRequest, 'base' | 'target'>, { outcome, beyondBase }: EngineReport): void {
     this.counts[outcome.check]++
     this.counts.sameBeyondBase += beyondBase

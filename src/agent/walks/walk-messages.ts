@@ -12,10 +12,10 @@ export type ToWalker =
   | { kind: 'answer'; id: number; ask: number; value: unknown }
   /** What an answer had lent is no longer there. */
   | { kind: 'withdrawn'; id: number; error: PortableError }
-  /** So many more messages may be sent. */
+  /** The walk may send so many more messages. */
   | { kind: 'credit'; id: number; messages: number }
   | { kind: 'cancel'; id: number; error: PortableError }
-  /** Many walks have ended: what they have left behind is to be given back. Of no walk. */
+  /** Many walks have ended: free the memory that they left. Not about one walk. */
   | { kind: 'rest'; id: number }
 
 /** What the walker says. `end` and `error` are the last word on a walk. */
@@ -26,7 +26,7 @@ export type FromWalker =
   | { kind: 'end'; id: number; statistics: TimedStatistics }
   | { kind: 'error'; id: number; error: PortableError; statistics: TimedStatistics }
 
-/** What a walk has cost, its time included. */
+/** The cost of a walk, with its time. */
 export interface TimedStatistics extends WalkStatistics {
   /** How long it took, in milliseconds, without waiting for its client or for its turn. */
   walkMs: number

@@ -1,12 +1,13 @@
 /**
- * Who goes on when more walks want to than a thread can serve well: clients take turns, however many walks each of them has.
+ * Which walk goes on, when more want to than a thread can serve well: clients take turns, however many walks each has.
  *
- * A turn is one message: the making of it, in a walker thread, or its passing on, in the main thread. A few are under way at a time, so that
- * one walk computes while others wait for their reads, and every client has an equal share of them, at least one: a client with a
- * single walk never stands behind the hundreds of another. Among the walks of one client, who has waited longest is next.
+ * A turn is one message: making it in a walker thread, or passing it on in the main thread. A few turns run at a time,
+ * so that one walk computes while others wait for their reads. Every client has an equal share of them, at least one: a
+ * client with a single walk never waits behind the hundreds of another. Among the walks of one client, the one that has
+ * waited longest is next.
  *
- * A walk that waits for a device, or has nothing to say for long, must not keep others from theirs: while somebody waits, a turn that
- * takes too long no longer counts. So this bounds nobody's answer in time; it only says who comes first.
+ * A walk that waits for a device, or has no message for long, must not hold up others: while others wait, a turn that
+ * takes too long no longer counts. So this limits no answer in time; it only decides the order.
  */
 
 /** Turns at a time in one thread. */
@@ -14,7 +15,10 @@ const AT_ONCE = 4
 /** After so long, a turn no longer counts, in milliseconds. */
 const OVERDUE_MS = 50
 
-/** To be ended, once. It is over when the thread has looked after what else came in: nobody is next who has not been heard. */
+/**
+ * End it once. The next turn is given out only after the thread has read its incoming messages, so that all waiting
+ * clients are known.
+ */
 export interface Turn {
   end(): void
 }
@@ -33,9 +37,9 @@ const noTurn: Turn = { end: () => undefined }
 export class WalkTurns {
   readonly #atOnce: number
   readonly #overdueMs: number
-  /** Turns under way that count. */
+  /** Running turns that count. */
   readonly #counted = new Set<CountedTurn>()
-  /** By client; who is next among them is first. */
+  /** By client; the first in each list is next. */
   readonly #waiting = new Map<string, Waiting[]>()
   #timer: NodeJS.Timeout | undefined
 
@@ -44,7 +48,7 @@ export class WalkTurns {
     this.#overdueMs = overdueMs
   }
 
-  /** A turn, at once or when it is this client's. When the signal aborts first, there is no need to wait any longer: a turn that is none. */
+  /** A turn, at once or when it is this client's. If the signal aborts first, the wait ends with an empty turn. */
   take(client: string, signal: AbortSignal): Turn | Promise<Turn> {
     if (signal.aborted) return noTurn
     if (!this.#waiting.has(client) && this.#mayBegin(client)) return this.#begin(client)
@@ -92,7 +96,7 @@ export class WalkTurns {
     if (this.#counted.delete(turn) && this.#waiting.size > 0) this.#next()
   }
 
-  /** Gives out the turns that are free. A client that gets one goes to the end of the line. */
+  /** Gives out the free turns. A client that gets one goes to the end of the queue. */
   #next(): void {
     for (const [client, queue] of [...this.#waiting]) {
       if (!this.#mayBegin(client)) continue

@@ -1,9 +1,9 @@
 /**
  * What a walker thread does: walks as many trees at once as it is asked to, and hands out their messages as far as they are wanted.
  *
- * A thread of its own keeps the event loop that serves gRPC and health free of checksums and encoding. Walks are asynchronous, so
- * one thread serves many; a walk whose client is slow holds nothing but its place in the tree. Whose walk goes on is for clients to
- * take turns in (walk-turns.ts).
+ * A thread of its own keeps checksums and encoding away from the event loop that serves gRPC and health. Walks are
+ * asynchronous, so one thread serves many. A walk with a slow client holds nothing but its place in the tree. Clients
+ * take turns (walk-turns.ts).
  */
 import type { MessagePort } from 'node:worker_threads'
 import { forgetSpareWindows } from '../../devicemapper/block-reader.ts'
@@ -38,7 +38,7 @@ export function serveWalks(port: MessagePort, walkOf: (target: string) => Walk<u
       forgetSpareWindows()
       giveMemoryBack()
     } else {
-      // A walk that has just ended may still be spoken to.
+      // Messages may still arrive for a walk that has just ended.
       walks.get(message.id)?.hear(message)
     }
   })
@@ -88,7 +88,7 @@ class WalkInThread {
         await this.#credited()
         this.#credit--
         this.#say({ kind: 'message', id: this.#id, message, statistics }, [message.buffer])
-        // No message is made that would have to wait here, in memory.
+        // A message is made only when it can leave at once, so none waits in memory.
         await this.#credited({ orCancelled: true })
       }
       this.#say({ kind: 'end', id: this.#id, statistics })

@@ -1,6 +1,6 @@
 /**
- * The walker threads, seen from the main thread: starts walks on the least busy one, passes their messages on no faster than they
- * are taken, and replaces a thread that dies.
+ * The walker threads, seen from the main thread: starts walks on the least busy one, passes messages on as fast as
+ * clients take them, and replaces a thread that dies.
  */
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -20,7 +20,10 @@ import { WalkTurns } from './walk-turns.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2
-/** Messages that are passed on before connections are looked after again, which is when whoever has little to say gets its next one. */
+/**
+ * Messages that are passed on before the event loop reads connections again. Clients with few messages get their next
+ * one then.
+ */
 const PASSED_AT_ONCE = 8
 /** A thread that died is replaced after this long, or at once when there is no other. Milliseconds. */
 const RESTART_AFTER_MS = 1000
@@ -37,22 +40,22 @@ interface Walk {
   statistics: TimedStatistics
   /** What an aside has thrown. */
   failure: { readonly thrown: unknown } | undefined
-  /** How it ended: undefined while it goes on. */
+  /** How it ended: undefined while it runs. */
   outcome: 'complete' | DeltamapperError | undefined
-  /** Wakes the one who waits for the next message. */
+  /** Wakes the consumer that waits for the next message. */
   wake: () => void
 }
 
 export interface WalkersOptions {
-  /** Read images around the page cache, as devices are. */
+  /** Read images without the page cache, as devices are read. */
   direct?: boolean
   /** How long one request to a metadata device may take, in milliseconds. */
   readDeadlineMs?: number
-  /** What all threads together may read of one metadata device. */
+  /** What all threads together may read of one metadata device, in bytes a second. */
   readBytesPerSecond?: number | undefined
   /** Walks may start programs, which their thread has to end before it ends itself. */
   startPrograms?: boolean
-  /** Told of each walk that has ended, however it did. */
+  /** Called for each walk that has ended, however it did. */
   onEnd?: (kind: WalkKind, statistics: TimedStatistics) => void
 }
 
@@ -80,7 +83,7 @@ export class Walkers {
     const { direct = false, readDeadlineMs, readBytesPerSecond, onEnd = () => undefined } = options
     this.#reading = {
       ...{ direct, readDeadlineMs },
-      // Threads do not know of each other: each has its share.
+      // Threads do not know of each other, so each has an equal share.
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
     this.#startPrograms = options.startPrograms ?? false
@@ -93,7 +96,7 @@ export class Walkers {
     return this.#threads.reduce((sum, { walks }) => sum + walks.size, 0)
   }
 
-  /** What all walks have cost since the start, those under way included. */
+  /** The cost of all walks since the start, running ones included. */
   get totals(): Record<WalkKind, TimedStatistics> {
     const totals = { allocated: { ...this.#ended.allocated }, delta: { ...this.#ended.delta } }
     for (const { walks } of this.#threads) {
@@ -102,7 +105,7 @@ export class Walkers {
     return totals
   }
 
-  /** Threads that run. */
+  /** Running threads. */
   get alive(): number {
     return this.#threads.filter(({ diedAt }) => diedAt === undefined).length
   }
@@ -184,12 +187,12 @@ export class Walkers {
     }
   }
 
-  /** Has all threads give back what many walks have left behind. */
+  /** Tells all threads to free the memory that many walks have left. */
   rest(): void {
     for (const thread of this.#threads) say(thread, { kind: 'rest', id: NaN })
   }
 
-  /** Ends all threads; walks that go on end with DM_SHUTTING_DOWN. */
+  /** Ends all threads; running walks end with DM_SHUTTING_DOWN. */
   async close(): Promise<void> {
     this.#closed = true
     if (this.#startPrograms) await this.#endWalks()
@@ -207,8 +210,8 @@ export class Walkers {
 
   #leastBusy(): Thread {
     const now = performance.now()
-    // A dead thread is replaced when it is needed, and not again at once: one that cannot even start must not be started for ever, nor
-    // be given the walks that others can do.
+    // A dead thread is replaced when it is needed, and not again at once. A thread that cannot even start must not be
+    // started for ever, nor get walks that others can do.
     const usable = this.#threads.filter(({ diedAt }) => diedAt === undefined || now - diedAt > RESTART_AFTER_MS)
     const choice = usable.length > 0 ? usable : this.#threads
     const least = choice.reduce((one, other) => (other.walks.size < one.walks.size ? other : one))

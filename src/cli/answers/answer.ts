@@ -1,59 +1,17 @@
 /**
- * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata straight from a file or
- * device, or what a tool has printed of it. Either way it is an ExtentAnswer, and what follows need not know.
+ * Where an answer comes from: an agent (or any CSI SnapshotMetadata server) at an endpoint, a pool's metadata in a file
+ * or device, or the output of a tool. Either way it is an ExtentAnswer, and the code after it does not depend on the
+ * source.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import type { Engine } from '../../devicemapper/tools/engine.ts'
-import { endpointAddress, endpointTls, type TlsOptions } from '../command-line/endpoint.ts'
+import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
+import type { AnswerOptions, NamedQuestion, Question, Remark } from './question.ts'
 
 /**
- * What the target has allocated, or what changed since the base. They are named by snapshot handles for an endpoint, and by thin device ids
- * for metadata. XML may name them itself.
- */
-export interface Question {
-  ask: 'allocated' | 'delta'
-  base?: string | undefined
-  target?: string | undefined
-}
-
-/** A question that names everything it is about. */
-export interface NamedQuestion {
-  base: string | undefined
-  target: string
-}
-
-/** What the command line may say of it. Sizes and offsets in bytes. */
-export interface AnswerOptions extends TlsOptions {
-  endpoint?: string
-  metadata?: string
-  xml?: string
-  /** An era: of an era device, what was written to since. */
-  since?: number
-  /** The store of a classic snapshot, the base; and that of the target. */
-  cow?: string
-  targetCow?: string
-  /** What both stores have is told apart by its old contents. */
-  compare?: boolean
-  /** Of an era device, where the XML does not say it. */
-  blockSize?: number
-  size?: number
-  baseSize?: number
-  /** A base that is gone, by its record. */
-  baseRecord?: string
-  liveRoot?: boolean
-  engine?: Engine
-  startingOffset?: number
-  maxResults?: number
-}
-
-/** Says on the side, in a line of its own, what the answer rests on. */
-export type Remark = (text: string) => void
-
-/**
- * Asks the question and hands the answer to `use`; what was opened for it is closed afterwards.
+ * Asks the question and hands the answer to `use`; then closes what was opened for it.
  *
- * @throws UsageError where the question does not suit the source; whatever the source throws
+ * @throws UsageError when the question does not suit the source; what the source throws
  */
 export async function withAnswer(
   question: Question,
@@ -133,7 +91,7 @@ async function fromEndpoint(
   }
   const tls = await endpointTls(rest)
   const address = endpointAddress(endpoint, { tls: tls !== undefined })
-  // gRPC takes longer to load than a small answer from metadata to give.
+  // Loading gRPC takes longer than a small answer from metadata.
   const [{ connect }, { socketAwaited }] = await Promise.all([
     import('../../grpc/client.ts'),
     import('../command-line/awaited-socket.ts')

@@ -6,8 +6,8 @@ import { changed } from '../../devicemapper/cow/delta.ts'
 import type { CompareBudget } from '../../devicemapper/cow/old-contents.ts'
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { UsageError } from '../command-line/failure.ts'
-import { counted } from '../output/quantities.ts'
-import type { AnswerOptions, Question, Remark } from './answer.ts'
+import { counted } from '../../cli/command-line/quantities.ts'
+import type { AnswerOptions, Question, Remark } from './question.ts'
 
 /** Hands the answer to `use`. @throws UsageError where the command line says more or less than it has to; what reading stores throws */
 export async function answerFromStores(

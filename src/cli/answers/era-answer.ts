@@ -1,15 +1,13 @@
-/**
- * `deltamapper delta --since ERA`: what was written to an era device since an era, straight from its metadata.
- */
+/** `deltamapper delta --since ERA`: the blocks of an era device written since an era, straight from its metadata. */
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import type { ExtentStream } from '../../devicemapper/extents.ts'
-import type { AnswerOptions, Question, Remark } from './answer.ts'
-import { describeEraView } from '../output/era-views.ts'
+import type { AnswerOptions, Question, Remark } from './question.ts'
+import { describeEraView } from '../inspection/era-views.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
-import { humanSize } from '../output/quantities.ts'
+import { humanSize } from '../command-line/quantities.ts'
 
-/** Hands the answer to `use`. @throws UsageError where the command line says more than it can; what reading throws */
+/** Hands the answer to `use`. @throws UsageError for options that do not fit; what reading throws */
 export async function answerSince(
   sinceEra: number,
   { base, target }: Question,

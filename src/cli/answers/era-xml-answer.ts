@@ -1,20 +1,18 @@
-/**
- * `delta --xml` with what era_invalidate or era_dump has printed: what was written to an era device since an era.
- */
+/** `delta --xml` with the output of era_invalidate or era_dump: the blocks of an era device written since an era. */
 import { type EraDumpHeader, readEraDumpXml } from '../../devicemapper/era/dump-xml.ts'
 import { type BlockRunBatch, readInvalidateXml } from '../../devicemapper/era/invalidate-xml.ts'
 import { type WrittenDump, writtenExtentsOf, writtenSince } from '../../devicemapper/era/xml-extents.ts'
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { endBytes } from '../../devicemapper/xml-extents.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { AnswerOptions, Remark } from './answer.ts'
+import type { AnswerOptions, Remark } from './question.ts'
 import { leftOutOf } from './left-out.ts'
-import { exactSize, humanSize } from '../output/quantities.ts'
+import { exactSize, humanSize } from '../command-line/quantities.ts'
 import { readWhole } from './xml-end.ts'
 import type { XmlInput } from './xml-input.ts'
 
 /**
- * What era_invalidate lists. Since which era it was asked, and of which device, is not in it.
+ * The list of era_invalidate. It contains neither the era it began with, nor the device.
  *
  * @param blockSize size of a block of the era device in bytes
  * @throws XmlInvalid, and what reading throws
@@ -43,7 +41,7 @@ export async function writtenFromInvalidate(
 }
 
 /**
- * What era_dump has of an era and later ones.
+ * The blocks of an era and later ones in a dump of era_dump.
  *
  * @throws DM_ERA_NOT_REACHED, DM_ARGUMENT_INVALID, DM_METADATA_DAMAGED, XmlInvalid, and what reading throws
  */

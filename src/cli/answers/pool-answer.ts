@@ -1,15 +1,17 @@
 /**
- * `allocated` and `delta` with `--metadata`: what a pool's metadata says of its thin devices, read straight from a file or device.
+ * `allocated` and `delta` with `--metadata`: answers about thin devices, straight from a pool's metadata in a file or
+ * device.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
-import type { MappingStream, PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
-import type { AnswerOptions, NamedQuestion, Remark } from './answer.ts'
+import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import type { AnswerOptions, NamedQuestion, Remark } from './question.ts'
+import { type MetadataQuestion, nativeAnswer } from './native-answer.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import { deviceId } from '../command-line/option-values.ts'
-import { describeView, openViews } from '../output/pool-views.ts'
-import { humanSize } from '../output/quantities.ts'
+import { describeView, openViews } from '../inspection/pool-views.ts'
+import { humanSize } from '../command-line/quantities.ts'
 
-/** Hands the answer to `use`. @throws UsageError where BASE or TARGET is no thin device id; what reading throws */
+/** Hands the answer to `use`. @throws UsageError when BASE or TARGET is no thin device id; what reading throws */
 export async function answerFromPool(
   path: string,
   { base, target }: NamedQuestion,
@@ -41,30 +43,6 @@ export async function answerFromPool(
   } finally {
     await views.close()
   }
-}
-
-/** A question about a pool's metadata. Sizes and offset in bytes. */
-export interface MetadataQuestion {
-  readonly baseId: number | undefined
-  readonly targetId: number
-  /** By default as large as the target. */
-  readonly baseSizeBytes: number | undefined
-  readonly sizeBytes: number
-  /** Nobody said the size: it is the end of the target's highest mapping. */
-  readonly sizeIsFromTree: boolean
-  readonly startingOffset: number
-  readonly signal: AbortSignal
-}
-
-/** What our own reading of the metadata says. */
-export async function nativeAnswer(
-  metadata: PoolMetadata,
-  { baseId, targetId, baseSizeBytes, sizeBytes, sizeIsFromTree, ...rest }: MetadataQuestion
-): Promise<MappingStream> {
-  const question = { sizeBytes: sizeIsFromTree ? undefined : sizeBytes, ...rest }
-  return baseId === undefined
-    ? metadata.allocated({ deviceId: targetId, ...question })
-    : metadata.delta({ baseId, targetId, baseSizeBytes, ...question })
 }
 
 /** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */

@@ -1,7 +1,9 @@
 /**
- * `delta --base-record FILE TARGET --metadata FILE`: what changed since a base that is gone, by its record and the pool's metadata.
+ * `delta --base-record FILE TARGET --metadata FILE`: what changed since a base that is gone, by its record and the
+ * pool's metadata.
  *
- * Metadata does not say which pool it is of, nor what happened to a snapshot that is gone. What can be checked is; the rest is said.
+ * Metadata does not say which pool it is of, nor what happened to a snapshot that is gone. What can be checked is; the
+ * rest is said.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
@@ -9,11 +11,14 @@ import { checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/tru
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { UsageError } from '../command-line/failure.ts'
-import { describeView, openViews } from '../output/pool-views.ts'
-import { humanSize } from '../output/quantities.ts'
-import type { AnswerOptions, Question, Remark } from './answer.ts'
+import { describeView, openViews } from '../inspection/pool-views.ts'
+import { humanSize } from '../command-line/quantities.ts'
+import type { AnswerOptions, Question, Remark } from './question.ts'
 
-/** Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata throws */
+/**
+ * Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata
+ * throws
+ */
 export async function answerFromRecord(
   recordPath: string,
   question: Question,

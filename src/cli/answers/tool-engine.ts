@@ -1,5 +1,6 @@
 /**
- * `--engine tools` and `--engine both` of a question about metadata: thin_delta and thin_dump answer, or check the answer.
+ * `--engine tools` and `--engine both` of a question about metadata: thin_delta and thin_dump answer, or check the
+ * answer.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
@@ -8,14 +9,17 @@ import type { Engine } from '../../devicemapper/tools/engine.ts'
 import { checkTool } from '../../devicemapper/tools/tool.ts'
 import { toolAnswer } from '../../devicemapper/tools/tool-answer.ts'
 import { describeVersion } from '../../devicemapper/tools/tool-version.ts'
-import type { Remark } from './answer.ts'
-import { type MetadataQuestion, nativeAnswer } from './pool-answer.ts'
-import { counted } from '../output/quantities.ts'
+import type { Remark } from './question.ts'
+import { type MetadataQuestion, nativeAnswer } from './native-answer.ts'
+import { counted } from '../command-line/quantities.ts'
 
-/** The tools are those that this user's PATH has. */
+/** The tools in this user's PATH. */
 const command: readonly string[] = []
 
-/** @throws what the tools throw; with `both`, DM_ENGINES_DISAGREE, and what kept them from checking: that was asked for */
+/**
+ * @throws what the tools throw; with `both`, DM_ENGINES_DISAGREE, and the reason why they could not check: the user
+ *   asked for it
+ */
 export async function answerWithTools(
   engine: Exclude<Engine, 'native'>,
   metadata: PoolMetadata,

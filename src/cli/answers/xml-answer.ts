@@ -1,9 +1,9 @@
 /**
- * Answers from the XML that thin_delta, thin_dump, era_invalidate or era_dump has printed, here or elsewhere. Which of them is told by the
- * options: --since goes with era_dump's, --block-size with era_invalidate's.
+ * Answers from the XML of thin_delta, thin_dump, era_invalidate or era_dump, printed here or elsewhere. The options
+ * tell which: --since goes with era_dump, --block-size with era_invalidate.
  *
- * An answer begins with the volume's size, which the XML does not hold (but era_dump's). Where the command line does not give it either, it
- * is the end of what the XML tells of.
+ * An answer begins with the volume's size, which only era_dump's XML has. Without --size, it is the end of the runs in
+ * the XML.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import {
@@ -18,16 +18,16 @@ import { allocatedExtentsOf, changedExtentsOf, noSuchDevice } from '../../device
 import { endBytes } from '../../devicemapper/xml-extents.ts'
 import { XmlInvalid } from '../../devicemapper/xml-stream.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { AnswerOptions, Question, Remark } from './answer.ts'
+import type { AnswerOptions, Question, Remark } from './question.ts'
 import { UsageError } from '../command-line/failure.ts'
-import { exactSize, humanSize } from '../output/quantities.ts'
+import { exactSize, humanSize } from '../command-line/quantities.ts'
 import { leftOutOf } from './left-out.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { writtenFromDump, writtenFromInvalidate } from './era-xml-answer.ts'
 import { readWhole } from './xml-end.ts'
 import { openXmlInput, type XmlInput } from './xml-input.ts'
 
-/** Devices named at most in a message. */
+/** The most devices that a message names. */
 const NAMED_DEVICES = 12
 
 /** Hands the answer to `use`. @throws UsageError, XmlInvalid, and what reading throws */
@@ -75,7 +75,7 @@ function checkEraOptions({ base, target }: Question, { since, blockSize }: Answe
   )
 }
 
-/** Which options the XML needs or cannot have, where it is another tool's than they go with. */
+/** The options that the XML needs or excludes, if it is another tool's than they go with. */
 function wrongOptions({ name }: XmlInput, { since, blockSize }: AnswerOptions, error: unknown): UsageError | undefined {
   const writer = error instanceof XmlInvalid ? error.writer : undefined
   if (writer === undefined) return undefined
@@ -195,7 +195,7 @@ function onlyDevice({ name }: XmlInput, devices: Set<number>): number {
   throw new UsageError(`${name} has several thin devices: ${named}${more}`, 'name one of them as TARGET')
 }
 
-/** BASE and TARGET need not be given, because the XML has them; where they are, they have to be those. */
+/** BASE and TARGET are optional, because the XML has them; if they are given, they must match. */
 function checkSides(
   { name }: XmlInput,
   header: DeltaXmlHeader,

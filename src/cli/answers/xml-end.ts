@@ -1,11 +1,12 @@
 /**
- * Where what XML tells of ends: the size of a volume, where nothing says it. XML is read twice for that, or remembered where it cannot be.
+ * Finds the end of the runs in XML: the size of a volume, if nothing else tells it. The XML is read twice for that, or
+ * kept in memory if it cannot be.
  */
 import type { XmlDocument } from '../../devicemapper/xml-stream.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { XmlInput } from './xml-input.ts'
 
-/** Runs remembered of XML that cannot be read twice: some 100 MB. */
+/** The most runs that are kept of XML that cannot be read twice: some 100 MB. */
 const REMEMBERED_RUNS = 4_000_000
 
 export interface RunBatch {
@@ -15,18 +16,18 @@ export interface RunBatch {
 }
 
 export interface Whole<Batch> {
-  /** The end of the last run that is wanted; 0 where there is none. */
+  /** The end of the last wanted run; 0 if there is none. */
   endBlock: number
   /** Whether any batch was wanted. */
   found: boolean
-  /** What is wanted, from the beginning. */
+  /** The wanted batches, from the beginning. */
   batches: AsyncIterable<Batch>
 }
 
 /**
- * Reads a document to its end, to know where that is.
+ * Reads a document to its end, to find that.
  *
- * @param copy a batch that stays valid
+ * @param copy makes a batch that stays valid
  * @param wanted which batches matter
  */
 export async function readWhole<Header, Batch extends RunBatch>(
@@ -58,7 +59,7 @@ export async function readWhole<Header, Batch extends RunBatch>(
     for await (const batch of batches) {
       if (!wanted(batch)) continue
       end = endOf(batch, end)
-      // Checked before it is shown: what lies beyond the first reading's end would be cut off.
+      // Checked before it is shown: runs beyond the first reading's end would be cut off.
       if (end > endBlock) break
       yield batch
     }

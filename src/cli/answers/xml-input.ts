@@ -1,6 +1,4 @@
-/**
- * XML to be read: a file, or whatever arrives on standard input.
- */
+/** XML input: a file, or standard input. */
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { addAbortSignal, type Readable } from 'node:stream'
@@ -9,19 +7,19 @@ import { DeltamapperError } from '../../errors.ts'
 const READ_BYTES = 256 * 1024
 
 export interface XmlInput {
-  /** What messages call it. */
+  /** Its name in messages. */
   readonly name: string
   /** Whether it can be read a second time. */
   readonly again: boolean
-  /** Its bytes, from the beginning. The chunks are valid until the next one is asked for. */
+  /** Its bytes, from the beginning. A chunk is valid until the next one is requested. */
   bytes(): AsyncIterable<Uint8Array>
   close(): Promise<void>
 }
 
 /**
- * Opens a file, or standard input where the path is `-`.
+ * Opens a file, or standard input for the path `-`.
  *
- * @param signal what ends the reading, and the waiting for a writer that does not write
+ * @param signal ends the reading, and the waiting for a writer that does not write
  * @throws DM_READ_FAILED
  */
 export async function openXmlInput(path: string, signal: AbortSignal): Promise<XmlInput> {

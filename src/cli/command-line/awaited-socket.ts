@@ -1,6 +1,6 @@
 /**
- * A client that is started right after its agent (`deltamapper agent … & deltamapper allocated …`) comes before the socket is there. It waits a
- * moment for one that is being made, where it can be: in a folder that exists.
+ * A client that is started right after its agent (`deltamapper agent … & deltamapper allocated …`) comes before the
+ * socket exists. So it waits a moment for a socket in an existing folder.
  */
 import { stat } from 'node:fs/promises'
 import { connect } from 'node:net'
@@ -11,7 +11,10 @@ import { parseAddress } from '../../grpc/address.ts'
 /** How long an agent may take until it listens, and how often to look, in milliseconds. */
 const [MOMENT_MS, LOOK_MS] = [5000, 100]
 
-/** Resolves when somebody listens at a unix socket, or nobody has for a moment: what is asked then says so. At once for other addresses. */
+/**
+ * Resolves when something listens at a unix socket, or nothing has for a moment: then the call reports it. At once for
+ * other addresses.
+ */
 export async function socketAwaited(address: string, momentMs = MOMENT_MS): Promise<void> {
   const parsed = parseAddress(address)
   if (parsed.kind !== 'unix') return
@@ -22,7 +25,7 @@ export async function socketAwaited(address: string, momentMs = MOMENT_MS): Prom
   }
 }
 
-/** Nobody listens yet: there is no socket, or one that an agent before has left behind. */
+/** Nothing listens yet: there is no socket, or one that an earlier agent has left. */
 function isBeingMade(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path)

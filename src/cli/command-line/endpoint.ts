@@ -1,17 +1,15 @@
-/**
- * Addresses on the command line, and with what certificates to go there.
- */
+/** Addresses on the command line, and the certificates for them. */
 import { type Command, Option } from 'commander'
 import { parseAddress, parseConnectAddress } from '../../grpc/address.ts'
 import type { ClientTls } from '../../grpc/client.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { UsageError } from './failure.ts'
 
-/** Where an agent listens by default. */
+/** The default address of an agent. */
 export const DEFAULT_ENDPOINT = 'unix:///run/deltamapper/agent.sock'
 export const ENDPOINT_VARIABLE = 'DELTAMAPPER_ENDPOINT'
 
-/** The endpoint to ask: what the option says, else the environment, else the default. @throws UsageError */
+/** The endpoint to ask: from the option, else the environment, else the default. @throws UsageError */
 export function endpointAddress(option: string | undefined, { tls = false } = {}): string {
   const parse = (text: string) => {
     const parsed = parseConnectAddress(text, { tls })
@@ -48,7 +46,7 @@ export function addTlsOptions(command: Command): Command {
   return command
 }
 
-/** Reads the files. Undefined where none is named. @throws UsageError, DM_CONFIG_INVALID */
+/** Reads the files. Undefined if none is named. @throws UsageError, DM_CONFIG_INVALID */
 export async function endpointTls({
   tlsCa,
   tlsCert,
@@ -66,7 +64,7 @@ export async function endpointTls({
   return { material, serverName: tlsServerName }
 }
 
-/** An address to listen on, in its full form; whether it may be listened on is the configuration's to say. @throws UsageError */
+/** An address to listen on, in its full form; the configuration decides whether it may be used. @throws UsageError */
 export function listenAddress(text: string): string {
   return address(text, parseAddress)
 }

@@ -1,10 +1,10 @@
 /**
- * How a command ends when it does not end well: one line on stderr that says what and what to do, and an exit status that scripts can
- * rely on. Never a stack trace.
+ * How a command fails: one line on stderr with what is wrong and what to do, and an exit status that scripts can rely
+ * on. Never a stack trace.
  */
 import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../../errors.ts'
 
-/** Exit statuses. Those above 128 are what a shell reports for a process that a signal ended (SIGINT 2, SIGPIPE 13). */
+/** Exit statuses. Those above 128 are a shell's for a process that a signal ended (SIGINT 2, SIGPIPE 13). */
 export const exitStatus = { failed: 1, usage: 2, interrupted: 130, outputClosed: 141 } as const
 
 /** The command line itself is wrong: exit status 2. */
@@ -21,10 +21,10 @@ export class Interrupted extends DeltamapperError {
   }
 }
 
-/** Whoever read our stdout has had enough (`| head`): nothing is left to say, and nobody to say it to. */
+/** The reader of our stdout has ended (`| head`): print nothing more. */
 export class OutputClosed extends Error {}
 
-/** What to print, if anything, and the status to end with. */
+/** What to print, if anything, and the exit status. */
 export function describeFailure(thrown: unknown): { line: string | undefined; status: number } {
   if (thrown instanceof OutputClosed) return { line: undefined, status: exitStatus.outputClosed }
   const error = asDeltamapperError(thrown)

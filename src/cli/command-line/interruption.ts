@@ -1,12 +1,10 @@
-/**
- * What ends a running question early: Ctrl-C, or the time that it was given.
- */
+/** Ends a running question early: Ctrl-C, or its time limit. */
 import { DeltamapperError } from '../../errors.ts'
 import { Interrupted } from './failure.ts'
 
 /**
- * Runs `work` with a signal that is aborted by SIGINT and, where a limit is given, when it is up. A second SIGINT ends the process at
- * once, as if nobody had listened.
+ * Runs `work` with a signal that aborts on SIGINT and, if there is a limit, when it is up. A second SIGINT ends the
+ * process at once, as if nothing handled it.
  */
 export async function interruptible<T>(
   timeoutSeconds: number | undefined,

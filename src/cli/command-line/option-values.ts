@@ -1,10 +1,13 @@
 /**
- * Values on the command line, strictly: a number that is understood by half would be a wrong answer to a question nobody asked.
+ * Strict values on the command line: a half-understood number would be a wrong answer to a question that nobody asked.
  */
 import { InvalidArgumentError } from 'commander'
 import { UsageError } from './failure.ts'
 
-/** Units of a byte count by their first letter, in either case: LVM takes `g` and `G` for the same when it reads a size (lvm(8)). */
+/**
+ * Units of a byte count by their first letter, in either case: LVM takes `g` and `G` for the same when it reads a size
+ * (lvm(8)).
+ */
 const units: Record<string, bigint> = {
   '': 1n,
   B: 1n,
@@ -21,8 +24,8 @@ const MAX_INT32 = 2 ** 31 - 1
 const MAX_TIMEOUT_SECONDS = Math.floor(MAX_INT32 / 1000)
 
 /**
- * A byte count from 0 to 2^53 - 1: decimal digits, and optionally a unit, as in 64KiB, 64k or 64K; B for bytes and S for sectors of 512 bytes,
- * as LVM writes them. No fractions: what LVM prints with one is rounded.
+ * A byte count from 0 to 2^53 - 1: decimal digits, and optionally a unit, as in 64KiB, 64k or 64K; B for bytes and S
+ * for sectors of 512 bytes, as LVM writes them. No fractions, because LVM rounds what it prints with one.
  */
 export function byteCount(text: string): number {
   const [, digits, letter = '', prefix = letter] =
@@ -43,7 +46,7 @@ function notBytes(text: string): string {
   return 'A byte count is a whole number, as in 65536, 64KiB or 64k (MiB, GiB, TiB, PiB).'
 }
 
-/** A count from 0 to 2^31 - 1, as the protocol has it. */
+/** A count from 0 to 2^31 - 1, as in the protocol. */
 export function count(text: string): number {
   if (!/^(0|[1-9]\d*)$/.test(text) || Number(text) > MAX_INT32) {
     throw invalid(`It is a whole number from 0 to ${MAX_INT32}.`)
@@ -66,7 +69,7 @@ export function era(text: string): number {
   return Number(text)
 }
 
-/** The block size of an era device in bytes: what dm-era takes, a multiple of 4 KiB below 2^41. */
+/** The block size of an era device in bytes that dm-era accepts: a multiple of 4 KiB below 2^41. */
 export function eraBlockSize(text: string): number {
   const bytes = byteCount(text)
   if (bytes === 0 || bytes % 4096 !== 0 || bytes >= 2 ** 41) {
@@ -86,7 +89,7 @@ export function seconds(text: string): number {
   return value
 }
 
-/** A thin device id. Whether the pool has one of that number is the pool's to say. @throws UsageError */
+/** A thin device id. Whether it exists, the pool tells. @throws UsageError */
 export function deviceId(text: string, option: '--metadata' | '--xml'): number {
   const id = Number(text)
   if (/^(0|[1-9]\d*)$/.test(text) && id < 2 ** 24) return id

@@ -1,5 +1,6 @@
 /**
- * What the commands that give an agent orders have in common: where the agent is, how its answer is shown, and handles taken apart.
+ * The common part of commands that change something through an agent: its endpoint, the display of its answer, and the
+ * parsing of handles.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { AdminClient } from '../../grpc/admin-client.ts'
@@ -29,7 +30,7 @@ Exit status:
   0    it is done, and shown
   1    it is not: stderr says why, and what to do
   2    the command line is wrong
-  141  whoever read the output stopped reading`
+  141  the reader of the output stopped reading`
 
 /** A volume or snapshot and its pool. */
 export interface HandleArgument {

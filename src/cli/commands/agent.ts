@@ -23,7 +23,7 @@ export function addAgentCommand(program: Command): void {
         'Runs in the foreground until SIGTERM or SIGINT, then lets running answers finish. Its log goes to stdout, one JSON ' +
         'object to a line.'
     )
-    .option('--config <file>', 'configuration, YAML or JSON; what stands on the command line goes before it')
+    .option('--config <file>', 'configuration file, YAML or JSON; options on the command line override it')
     .option(
       '--listen <address>',
       `where to listen, as in unix:///run/x.sock or, with tls in the configuration, tcp://0.0.0.0:50051; may be repeated (default: ${DEFAULT_ENDPOINT})`,
@@ -37,7 +37,8 @@ export function addAgentCommand(program: Command): void {
     .addOption(
       new Option(
         '--engine <engine>',
-        'who reads the metadata: native, tools (thin_delta and thin_dump), or both (native, checked with the tools)'
+        'what reads the metadata: native, tools (thin_delta and thin_dump), or both (native, checked with the ' +
+          'tools)'
       ).choices(engines)
     )
     .option(
@@ -49,7 +50,7 @@ export function addAgentCommand(program: Command): void {
       `
 Exit status:
   0  stopped by SIGTERM or SIGINT
-  1  it could not start, or not go on: stderr says why, and what to do
+  1  it could not start or continue: stderr says why, and what to do
   2  the command line is wrong
 
 Examples:

@@ -2,13 +2,13 @@
  * `deltamapper allocated TARGET`: what a full backup has to copy.
  */
 import type { Command } from 'commander'
-import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
+import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './extents-command.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
 export function addAllocatedCommand(program: Command): void {
   const command = program
     .command('allocated')
-    .summary('what a snapshot has allocated: the extents of a full backup')
+    .summary('list the allocated extents of a snapshot, for a full backup')
     .description(
       'Lists the byte ranges of snapshot TARGET that are allocated, without reading the volume. ' +
         'A full backup copies these; everything else reads as zeros.'
@@ -18,7 +18,7 @@ export function addAllocatedCommand(program: Command): void {
   addExtentsOptions(command, false)
     .addHelpText(
       'after',
-      `${extentsHelp}
+      `${extentsHelp}${rangesHelp}
 
 Examples:
   deltamapper allocated vg0/data-monday

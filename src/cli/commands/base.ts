@@ -8,10 +8,10 @@ import type { SaveOptions } from './save-base.ts'
 export function addBaseCommand(program: Command): void {
   const base = program
     .command('base')
-    .summary('keep what a snapshot maps, so that it may be removed and still be a base')
+    .summary("record a snapshot's mappings, so that it may be removed and still be a base")
     .description(
-      'A base record holds which data blocks a snapshot mapped, and when they were written: about a ten-thousandth of its data. ' +
-        'With it, a delta can be told after the snapshot was removed.'
+      'A base record holds which data blocks a snapshot mapped, and when they were written: about 0.01 % of ' +
+        'its data. With it, you can ask for a delta after the snapshot was removed.'
     )
   base
     .command('save')
@@ -24,7 +24,7 @@ export function addBaseCommand(program: Command): void {
     .requiredOption('--metadata <file>', "a thin pool's metadata device, or a copy of it")
     .requiredOption('--to <file>', 'where the record goes; what is there before is replaced, once the record is whole')
     .option('--size <bytes>', 'size of the snapshot (default: where its mappings end)', byteCount)
-    .option('--live-root', 'read the live pool even where a metadata snapshot is held')
+    .option('--live-root', 'read the live pool even if a metadata snapshot is held')
     .addHelpText(
       'after',
       `

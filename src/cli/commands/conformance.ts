@@ -8,11 +8,12 @@ import type { ConformanceCommandOptions } from './run-conformance.ts'
 export function addConformanceCommand(program: Command): void {
   program
     .command('conformance')
-    .summary('whether a CSI driver keeps the rules of SnapshotMetadata')
+    .summary('check whether a CSI driver keeps the rules of SnapshotMetadata')
     .description(
-      'Asks the SnapshotMetadata service of a CSI driver, any, and judges its answers by the rules of the CSI specification, of KEP-3314 and of ' +
-        'the sidecar, each with its number and source (docs/conformance.md). Trusts the driver with nothing: a run ends within five ' +
-        'minutes whatever it does.'
+      'Asks the SnapshotMetadata service of any CSI driver, and judges its answers by the rules of the CSI ' +
+        'specification, of KEP-3314 and of the sidecar, each with its number and source ' +
+        '(docs/conformance.md). It does not trust the driver: a run ends within five minutes, whatever the ' +
+        'driver does.'
     )
     .option('--endpoint <address>', "the driver's unix socket, as in unix:///csi/csi.sock")
     .option('--snapshot <id...>', 'snapshots of one volume, oldest first; two or more')
@@ -24,7 +25,7 @@ export function addConformanceCommand(program: Command): void {
     .option('--unready-snapshot <id>', 'a snapshot that is not ready (rule 40)')
     .option(
       '--device <id=file...>',
-      'what was restored from a snapshot, a device or file, for its size (rule 19)',
+      'a device or file that was restored from a snapshot, for its size (rule 19)',
       device
     )
     .option('--rule <number...>', 'only these rules', ruleNumber)
@@ -51,7 +52,10 @@ export function addConformanceCommand(program: Command): void {
         'record'
       ])
     )
-    .option('--baseline <file>', 'an earlier report (-o json): what failed there is known, and fails no more')
+    .option(
+      '--baseline <file>',
+      'an earlier report (-o json): rules that failed there are known, and do not fail this run'
+    )
     .addOption(
       new Option('-o, --output <format>', 'how to show it').choices(['table', 'json', 'junit', 'tap']).default('table')
     )

@@ -2,19 +2,20 @@
  * `deltamapper delta BASE TARGET`: what an incremental backup has to copy.
  */
 import { type Command, Option } from 'commander'
-import { addExtentsOptions, answerExtents, extentsHelp } from './extents-command.ts'
+import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './extents-command.ts'
 import { era, eraBlockSize } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
 export function addDeltaCommand(program: Command): void {
   const command = program
     .command('delta')
-    .summary('what changed from one snapshot to another: the extents of an incremental backup')
+    .summary('list the extents that changed between two snapshots, for an incremental backup')
     .description(
-      'Lists the byte ranges in which snapshot TARGET differs from snapshot BASE of the same volume, without reading the volume. ' +
-        'What was discarded in between is listed too: it reads as zeros now. An incremental backup copies these ranges onto ' +
-        'a copy of BASE. With --since, lists what was written to a device below an era target since an era. With --cow, lists ' +
-        'what differs between two classic LVM snapshots (lvcreate -s -L) of one volume.'
+      'Lists the byte ranges in which snapshot TARGET differs from snapshot BASE of the same volume, ' +
+        'without reading the volume. Discarded blocks are listed too, because they read as zeros now. An ' +
+        'incremental backup copies these ranges onto a copy of BASE. With --since, lists the blocks of an era ' +
+        'device that were written since an era. With --cow, lists what differs between two classic LVM ' +
+        'snapshots (lvcreate -s -L) of one volume.'
     )
     .usage(
       '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --metadata <file> --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>\n       deltamapper delta [options] --cow <store> [--target-cow <store>] --size <bytes>'
@@ -24,7 +25,8 @@ export function addDeltaCommand(program: Command): void {
   addExtentsOptions(command, true)
     .option(
       '--since <era>',
-      'with the --metadata of an era device, or what era_dump has printed: what was written to in this era and later; without BASE and TARGET',
+      'with the --metadata of an era device, or the output of era_dump: list the blocks written in this era ' +
+        'and later; without BASE and TARGET',
       era
     )
     .addOption(
@@ -35,7 +37,7 @@ export function addDeltaCommand(program: Command): void {
     )
     .option(
       '--block-size <bytes>',
-      "with what era_invalidate has printed: the size of the era device's blocks, which it does not say",
+      "with the output of era_invalidate: the size of the era device's blocks, which is not in it",
       eraBlockSize
     )
     .addOption(
@@ -54,7 +56,7 @@ export function addDeltaCommand(program: Command): void {
     )
     .addHelpText(
       'after',
-      `${extentsHelp}
+      `${extentsHelp}${rangesHelp}
 
 Classic snapshots (--cow): a store does not say whose it is, nor which of two is
 older, whether a merge is under way, or whether the snapshot was split off and

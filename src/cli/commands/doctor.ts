@@ -8,12 +8,12 @@ import type { DoctorOptions } from './show-examination.ts'
 export function addDoctorCommand(program: Command): void {
   program
     .command('doctor')
-    .summary('what this node can do, and what stands in the way')
+    .summary('find problems of this node, and their solutions')
     .description(
-      'Shows what matters to serving snapshots of this node: device-mapper, LVM, thin pools and how full they are, which snapshots ' +
-        'can still serve as base, metadata snapshots that are held and whose they are; and what stands in the way, each with the ' +
-        'way out. Asks the agent, which alone can look into its catalog; where none answers, looks by itself, and says so. ' +
-        'Changes nothing.'
+      "Inspects everything that serving this node's snapshots needs: device-mapper, LVM, thin pools and how " +
+        'full they are, which snapshots can still be a base, and who holds metadata snapshots. Lists ' +
+        'problems, each with its solution. Asks the agent, because only the agent can read its catalog. If ' +
+        'none answers, inspects the node itself, and says so. Changes nothing.'
     )
     .addOption(
       new Option(
@@ -26,15 +26,15 @@ export function addDoctorCommand(program: Command): void {
     .addHelpText(
       'after',
       `
-A finding is a problem (it stands in the way), a warning (it will, or may) or a
-note. Where a command takes the way out, it is shown and never run.
+A finding is a problem (something does not work), a warning (it will or may not) or
+a note. If a command solves it, the command is shown and never run.
 
 Exit status:
-  0    nothing stands in the way: no finding is a problem
-  1    something does; the output is complete all the same
+  0    no finding is a problem
+  1    at least one is; the output is complete nevertheless
   2    the command line is wrong
   130  interrupted (Ctrl-C)
-  141  whoever read the output stopped reading
+  141  the reader of the output stopped reading
 
 Examples:
   deltamapper doctor

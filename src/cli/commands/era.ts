@@ -14,7 +14,10 @@ import { eraVolumeFacts, eraVolumesTable } from '../output/era-tables.ts'
 
 /** How often to try again, in milliseconds. */
 const WAIT_INTERVAL_MS = 250
-/** What may be different in a moment, while a machine starts: an agent that is not there yet, or again; a device; somebody who looks at it. */
+/**
+ * What may be different in a moment, while a machine starts: an agent that is not there yet, or again; a device;
+ * somebody who looks at it.
+ */
 const PASSING = ['DM_UNREACHABLE', 'DM_SHUTTING_DOWN', 'DM_NO_SUCH_DEVICE', 'DM_DEVICE_BUSY']
 
 const volumeArgument = ['<VOLUME>', 'the name that it was attached under'] as const
@@ -24,16 +27,17 @@ export function addEraCommand(program: Command): void {
     .command('era')
     .summary('track changed blocks of volumes that are not thin')
     .description(
-      "Thick LVM volumes, partitions and disks have no mapping tree that could be compared. The kernel's dm-era notes for each block when it " +
-        'was last written to. An attached volume is used as /dev/mapper/VOLUME in place of the device below; its snapshots ' +
-        '(`deltamapper snapshot create VOLUME NAME`) are compared as any others are.'
+      'Thick LVM volumes, partitions and disks have no mapping tree that could be compared. For them, the ' +
+        "kernel's dm-era notes for each block when it was last written to. Use an attached volume as " +
+        '/dev/mapper/VOLUME instead of the device below. Its snapshots (`deltamapper snapshot create VOLUME ' +
+        'NAME`) can be compared like any others.'
     )
     .addHelpText(
       'after',
       `
-What it costs: each block's first write after a snapshot waits for a note of it to reach the
-metadata device. Discards (fstrim) do not get through, because dm-era would not see all of them.
-Nothing may write to the data device beside the volume: mount /dev/mapper/VOLUME only.
+Costs: after a snapshot, the first write to each block waits until its note is on the
+metadata device. Discards (fstrim) have no effect, because dm-era would not see all of
+them. Nothing may write to the data device beside the volume: mount /dev/mapper/VOLUME only.
 ${adminHelp}
 
 Examples:
@@ -50,8 +54,8 @@ Examples:
       .command('attach')
       .summary('begin to track a device')
       .description(
-        'Makes /dev/mapper/VOLUME over a device that nobody uses at the moment, and tracks what is written to it from then on. What the ' +
-          'device holds stays as it is; the metadata device must hold nothing.'
+        'Makes /dev/mapper/VOLUME over a device that is not in use, and tracks its writes from then on. The ' +
+          'device keeps its content. The metadata device must be blank.'
       )
       .argument('<VOLUME>', 'what it is to be called: letters, digits and + _ . -')
       .requiredOption(
@@ -62,11 +66,11 @@ Examples:
         '--metadata <device>',
         'a blank device: 1 MiB, and 10 bytes for each block (160 MiB for each TiB of 64 KiB blocks)'
       )
-      .option('--block-size <bytes>', 'the size in which writes are tracked, a multiple of 4KiB', byteCount, 65536)
-      .option('--snapshot-size <size>', 'what LVM gives each snapshot of a thick volume, such as 10g or 20%ORIGIN', '')
+      .option('--block-size <bytes>', 'the size of a tracked block, a multiple of 4KiB', byteCount, 65536)
+      .option('--snapshot-size <size>', 'space for each LVM snapshot of a thick volume, such as 10g or 20%ORIGIN', '')
       .option(
         '--allow-lossy-kernel',
-        'even on Linux before 5.12, which forgets writes when it crashes unless it was given the fixes'
+        'even on Linux before 5.12, which forgets writes in a crash unless it has the fixes'
       )
   )
     .addHelpText(
@@ -107,8 +111,9 @@ Examples:
       .command('detach')
       .summary('end the tracking of a volume')
       .description(
-        'Removes /dev/mapper/VOLUME, which nobody may be using, and forgets what was known of it: snapshots that were taken stay, and can no ' +
-          'longer be compared. The data device is what it was before; the metadata device is made blank.'
+        'Removes /dev/mapper/VOLUME, which must not be in use, and forgets its history: existing snapshots ' +
+          'stay, but can no longer be compared. The data device keeps its content. The metadata device is made ' +
+          'blank.'
       )
       .argument(...volumeArgument)
   )
@@ -131,9 +136,7 @@ Examples:
     era
       .command('status')
       .summary('the tracked volumes, or one')
-      .description(
-        'Shows one tracked volume, or all of them: what they are made of, in which era they are, and what is wrong with them.'
-      )
+      .description('Shows one tracked volume, or all: their devices, their era, and their problems.')
       .argument('[VOLUME]', 'one volume; all of them if left out')
   )
     .addHelpText('after', `${adminHelp}\n\nExamples:\n  deltamapper era status\n  deltamapper era status srv -o json`)
@@ -148,15 +151,16 @@ Examples:
   addAdminOptions(
     era
       .command('activate')
-      .summary('make the devices of a volume, as after a restart')
+      .summary('make the devices of a volume, for example after a restart')
       .description(
-        'Makes /dev/mapper/VOLUME again, after a restart of the machine or `era deactivate`. If the data device was written to meanwhile, the ' +
-          'history begins anew, and the next backup is a full one. Refused when the metadata is not what it was.'
+        'Makes /dev/mapper/VOLUME again, after a restart of the machine or `era deactivate`. If the data ' +
+          'device was written to meanwhile, a new history begins, and the next backup is a full one. Refused if ' +
+          'the metadata is not what it was.'
       )
       .argument('[VOLUME]', 'the volume')
-      .option('--all', 'all volumes; each is tried, whatever becomes of the others')
-      .option('--start-over', 'give up on metadata that is not what it was: it is formatted anew')
-      .option('--wait <seconds>', 'how long to wait for an agent that is about to start, and for devices', seconds)
+      .option('--all', 'all volumes; each is tried, even if others fail')
+      .option('--start-over', 'if the metadata is not what it was, format it anew and begin a new history')
+      .option('--wait <seconds>', 'how long to wait for a starting agent, and for devices', seconds)
   )
     .addHelpText(
       'after',
@@ -189,15 +193,16 @@ Examples:
       .command('deactivate')
       .summary('remove the devices of a volume')
       .description(
-        'Removes /dev/mapper/VOLUME, which nobody may be using. Until it is activated again, nothing should write to the data device: that ' +
-          'would end its history, as a restart of the machine does. With --at-shutdown the history goes on after a restart: for the last moment ' +
-          'before the machine stops, as deltamapper-era.service has it, when nothing can write to the data device any more.'
+        'Removes /dev/mapper/VOLUME, which must not be in use. Until it is activated again, nothing should ' +
+          'write to the data device: that would end its history, as a restart of the machine does. With ' +
+          '--at-shutdown the history continues after a restart. Use that option at the very end of a shutdown, ' +
+          'as deltamapper-era.service does, when nothing can write to the data device any more.'
       )
       .argument('[VOLUME]', 'the volume')
-      .option('--all', 'all volumes; each is tried, whatever becomes of the others')
+      .option('--all', 'all volumes; each is tried, even if others fail')
       .option(
         '--at-shutdown',
-        'nothing is written below until the machine has stopped: go on with the history after a restart'
+        'nothing writes to the data device until the machine has stopped: continue the history after a ' + 'restart'
       )
   )
     .addHelpText(
@@ -219,7 +224,7 @@ Examples:
   addAdminOptions(
     era
       .command('grow')
-      .summary('let a volume take all of its device, which has grown')
+      .summary('enlarge a volume, after its data device has grown')
       .description(
         'Makes a volume as large as its data device, after that has grown (lvextend, growpart). What is mounted stays in use; its file system ' +
           'can be enlarged afterwards. For backups, what was added has changed throughout.'
@@ -235,7 +240,10 @@ Examples:
     })
 }
 
-/** Waits for an agent to take orders, until `deadline` of performance.now(). Whoever gives one next is told if it does not. */
+/**
+ * Waits for an agent to take orders, until `deadline` of performance.now(). Whoever gives one next is told if it does
+ * not.
+ */
 async function untilReachable({ endpoint }: AdminOptions, deadline: number): Promise<void> {
   const { connectAdmin } = await import('../../grpc/admin-client.ts')
   for (; performance.now() < deadline; await sleep(WAIT_INTERVAL_MS)) {
@@ -277,8 +285,8 @@ function checkOneOrAll(volume: string | undefined, all: boolean): void {
 }
 
 /**
- * Does something to every volume, even where it fails for some. What may pass is tried again, with the others in between, until `deadline` of
- * performance.now().
+ * Does something to every volume, even where it fails for some. What may pass is tried again, with the others in
+ * between, until `deadline` of performance.now().
  *
  * @throws what it failed of first, with how many others did
  */

@@ -3,7 +3,7 @@
  */
 import { type Command, Option } from 'commander'
 import { engines } from '../../devicemapper/tools/engine.ts'
-import type { Question } from '../answers/answer.ts'
+import type { Question } from '../answers/question.ts'
 import { addTlsOptions, DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
 import { byteCount, count, seconds } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
@@ -26,8 +26,9 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
     .option(
       '--xml <file>',
       baseToo
-        ? 'take what thin_delta has printed of a pool, or era_dump or era_invalidate of an era device, in this file or (-) on standard input'
-        : 'take what thin_dump has printed of a pool, in this file or (-) on standard input'
+        ? 'read the output of thin_delta (a pool), or of era_dump or era_invalidate (an era device), from this ' +
+            'file or (-) standard input'
+        : 'read the output of thin_dump from this file or (-) standard input'
     )
     .option(
       '--size <bytes>',
@@ -42,28 +43,31 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
     )
   }
   addTlsOptions(command)
-    .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
+    .option('--live-root', 'with --metadata: read the live pool even if a metadata snapshot is held')
     .addOption(
       new Option(
         '--engine <engine>',
         'with --metadata: read it natively, with the tools (thin_delta, thin_dump), or both: natively, checked with the tools (default: native)'
       ).choices(engines)
     )
-  return addAnswerOptions(command)
+  return addAnswerOptions(command, ['table', 'json', 'ndjson', 'map', 'ranges', 'borg-map'])
 }
 
 /** Which part of an answer, by when, and how to show it. */
-export function addAnswerOptions(command: Command): Command {
+export function addAnswerOptions(command: Command, formats = ['table', 'json', 'ndjson', 'map']): Command {
   return command
-    .option('--starting-offset <bytes>', 'leave out what ends at or before this offset; to resume', byteCount)
-    .option('--max-results <count>', 'most extents in a message of the endpoint; the answer is the same', count)
-    .option('--timeout <seconds>', 'give up when the answer is not complete by then', seconds)
-    .addOption(
-      new Option('-o, --output <format>', 'how to show the answer')
-        .choices(['table', 'json', 'ndjson', 'map'])
-        .default('table')
-    )
+    .option('--starting-offset <bytes>', 'leave out extents that end at or before this offset; to resume', byteCount)
+    .option('--max-results <count>', 'the most extents in a message of the endpoint; the answer is the same', count)
+    .option('--timeout <seconds>', 'give up if the answer is not complete by then', seconds)
+    .addOption(new Option('-o, --output <format>', 'how to show the answer').choices(formats).default('table'))
 }
+
+/** What formats without gaps say of themselves; not every command has them. */
+export const rangesHelp = `
+
+Maps of the whole volume, without gaps, from 0 to its end:
+  ranges    START LENGTH TYPE: data or zero; of a delta, changed or same
+  borg-map  for borg 2's --map: data and zero; of a delta, also same`
 
 /** What commands that answer with extents say of themselves below their options. */
 export const extentsHelp = `
@@ -72,21 +76,26 @@ Extents ascend and never overlap.
 
 Output:
   table   a line for each extent, and a last one with the total and "complete"
-  json    one object with the field names of csi.v1; cut off, it does not parse
+  json    one object with the field names of csi.v1; if it is cut off, it does not parse
   ndjson  one object to a line: the volume, each extent, {"complete":true,...}
   map     where in the volume they are, drawn
-A driver that finds nothing may say no capacity: json and ndjson leave
-volume_capacity_bytes out then. The image keeps the size it has.
+A driver that finds nothing may not tell the capacity. json and ndjson then leave
+out volume_capacity_bytes: keep the size of your image.
 
 Exit status:
   0    the answer is complete
   1    it is not: stderr says why, and what to do
   2    the command line is wrong
   130  interrupted (Ctrl-C)
-  141  whoever read the output stopped reading`
+  141  the reader of the output stopped reading`
 
-/** Answers the question. What that takes is loaded only now: help and usage errors need none of it. */
+/** Answers the question. Its code is loaded only now: help and usage errors need none of it. */
 export async function answerExtents(question: Question, options: ExtentsOptions): Promise<void> {
+  const { output } = options
+  if (output === 'ranges' || output === 'borg-map') {
+    const { showRanges } = await import('./show-ranges.ts')
+    return showRanges(question, options)
+  }
   const { showExtents } = await import('./show-extents.ts')
-  await showExtents(question, options)
+  await showExtents(question, { ...options, output })
 }

@@ -1,27 +1,23 @@
-/**
- * `deltamapper inspect FILE-OR-DEVICE`: what the metadata of a thin pool, an era device or a classic snapshot says of it.
- */
+/** `deltamapper inspect FILE-OR-DEVICE`: shows the metadata of a thin pool or of an era device, or a classic snapshot's store. */
 import { type Command, Option } from 'commander'
 import type { InspectOptions } from './show-inspection.ts'
 
 export function addInspectCommand(program: Command): void {
   program
     .command('inspect')
-    .summary(
-      "what a thin pool's metadata says of the pool and its devices, or an era device's of its eras, or a classic snapshot's store of what it has copied"
-    )
+    .summary("show the metadata of a thin pool or era device, or a classic snapshot's store")
     .description(
-      "Shows the superblock of a thin pool's metadata, the metadata snapshot that may be held and how " +
-        'old it is, and all thin devices with what they map, when they were created, and whose snapshot they are as far as ' +
-        'that can be told. Of the metadata of an era device: which era it is in, the metadata snapshot, and the eras not yet ' +
-        'digested. Of a base record: what it stands for, and that it is whole. Of the store of a classic LVM snapshot: its chunk size, how ' +
-        'many chunks of the origin it has copied, and how full it is. Reads only.'
+      "Shows a thin pool's metadata: the superblock, the metadata snapshot and its age, and all thin " +
+        'devices with their mapped blocks, creation times and, as far as that can be told, origins. Shows an ' +
+        "era device's metadata: the current era, the metadata snapshot, and the eras not yet digested. Checks " +
+        'and shows a base record. Of the store of a classic LVM snapshot, shows its chunk size, how many chunks ' +
+        'of the origin it has copied, and how full it is. Reads only.'
     )
     .argument(
       '<METADATA-FILE-OR-DEVICE>',
       'the metadata device (LVM: /dev/mapper/VG-POOL_tmeta, /dev/mapper/VG-SNAPSHOT-cow), or a copy of it'
     )
-    .option('--live-root', 'list the devices of the live pool even where a metadata snapshot is held')
+    .option('--live-root', 'list the devices of the live pool even if a metadata snapshot is held')
     .addOption(new Option('-o, --output <format>', 'how to show it').choices(['table', 'json']).default('table'))
     .addHelpText(
       'after',
@@ -34,7 +30,7 @@ Exit status:
   1    it is not: stderr says why, and what to do
   2    the command line is wrong
   130  interrupted (Ctrl-C)
-  141  whoever read the output stopped reading
+  141  the reader of the output stopped reading
 
 Examples:
   deltamapper inspect /dev/mapper/vg0-pool_tmeta

@@ -1,6 +1,4 @@
-/**
- * `deltamapper kube allocated|delta NAMESPACE SNAPSHOT`: what backup software asks of a Kubernetes cluster, asked by hand.
- */
+/** `deltamapper kube allocated|delta NAMESPACE SNAPSHOT`: asks a Kubernetes cluster by hand as backup software does. */
 import { type Command, Option } from 'commander'
 import { addAnswerOptions, extentsHelp } from './extents-command.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -30,7 +28,7 @@ interface KubeOptions extends ShowOptions {
 export function addKubeCommand(program: Command): void {
   const kube = program
     .command('kube')
-    .summary('ask a Kubernetes cluster about its VolumeSnapshots, as backup software does')
+    .summary('ask a Kubernetes cluster about VolumeSnapshots, as backup software does')
     .description(
       'Asks the SnapshotMetadata service of a CSI driver in a Kubernetes cluster (KEP-3314), deltamapper behind it or not: finds the ' +
         'driver of a VolumeSnapshot and its SnapshotMetadataService, has a token made for it, and asks over TLS. A stream that ' +
@@ -39,7 +37,7 @@ export function addKubeCommand(program: Command): void {
   addQuestion(
     kube
       .command('allocated')
-      .summary('what a VolumeSnapshot has allocated: the extents of a full backup')
+      .summary('list the allocated extents of a VolumeSnapshot, for a full backup')
       .description('Lists the byte ranges of a VolumeSnapshot that are allocated. A full backup copies these.'),
     'allocated',
     `
@@ -50,10 +48,10 @@ Examples:
   addQuestion(
     kube
       .command('delta')
-      .summary('what changed from one VolumeSnapshot to another: the extents of an incremental backup')
+      .summary('list the extents that changed between two VolumeSnapshots, for an incremental backup')
       .description(
-        'Lists the byte ranges in which VolumeSnapshot SNAPSHOT differs from a base, an older snapshot of the same volume. The ' +
-          'base is a VolumeSnapshot of the same namespace, or a CSI handle that was kept.'
+        'Lists the byte ranges in which VolumeSnapshot SNAPSHOT differs from a base, an older snapshot of the ' +
+          'same volume. The base is a VolumeSnapshot of the same namespace, or a CSI handle that you kept.'
       )
       .addOption(
         new Option('--base <name>', 'the older VolumeSnapshot')
@@ -62,7 +60,7 @@ Examples:
       )
       .option(
         '--base-handle <handle>',
-        'its CSI handle instead (status.snapshotHandle of its VolumeSnapshotContent), which does without the objects',
+        'its CSI handle instead (status.snapshotHandle of its VolumeSnapshotContent); its objects may be gone',
         usage(checkHandle)
       ),
     'delta',
@@ -85,7 +83,7 @@ function addQuestion(command: Command, ask: 'allocated' | 'delta', examples: str
       .option('--context <name>', 'a context of it other than the current one')
       .option(
         '--service-account <namespace/name>',
-        'whose token is shown to the service (default: our own, if we are a service account)',
+        'the account for the token (default: our own, if we are a service account)',
         usage(checkServiceAccount)
       )
       .option(
@@ -93,7 +91,7 @@ function addQuestion(command: Command, ask: 'allocated' | 'delta', examples: str
         'where to reach the service, if not at the address that its object names',
         usage(checkAddress)
       )
-      .option('--tries <count>', 'give up after so many failures without an extent in between (default: 5)', atLeastOne)
+      .option('--tries <count>', 'give up after so many failures in a row without an extent (default: 5)', atLeastOne)
   )
     .addHelpText(
       'after',
@@ -117,7 +115,7 @@ ${examples}`
     })
 }
 
-/** What the library would refuse is here a command line that is wrong. */
+/** What the library refuses is a wrong command line here. */
 function usage(check: (text: string) => void): (text: string) => string {
   return (text) => {
     try {

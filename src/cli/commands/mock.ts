@@ -1,6 +1,6 @@
 /**
- * `deltamapper mock`: a CSI driver for whoever writes a backup program, on any machine; `mock check` holds what was
- * restored against its data.
+ * `deltamapper mock`: a CSI driver for authors of backup programs, on any machine; `mock check` compares a restored
+ * image with its data.
  */
 import type { Command } from 'commander'
 import { listenAddress } from '../command-line/endpoint.ts'
@@ -11,18 +11,18 @@ import type { MockCommandOptions } from './run-mock.ts'
 export function addMockCommand(program: Command): void {
   const mock = program
     .command('mock')
-    .summary('a CSI driver to test a backup program with: snapshots, their data, and every way to go wrong')
+    .summary('run a CSI driver for testing a backup program: snapshots, their data, and every kind of failure')
     .description(
-      'Serves csi.v1.SnapshotMetadata, Identity and the snapshots of Controller over volumes that it makes up: no root, no device-mapper. ' +
-        'A scenario says how it answers: as a good driver, broken off at every place, or against the rules. Runs in the foreground ' +
-        'until SIGTERM or SIGINT.'
+      'Serves csi.v1.SnapshotMetadata, Identity and the snapshots of Controller for made-up volumes: no ' +
+        'root, no device-mapper. A scenario determines how it answers: like a good driver, cut off at any ' +
+        'place, or against the rules. Runs in the foreground until SIGTERM or SIGINT.'
     )
     .option('--listen <address>', 'the unix socket to listen on, as in unix:///tmp/csi.sock', listenAddress)
     .option(
       '--scenario <name|file>',
       'how to answer: a name that --list has, `random`, or a YAML file (default: honest)'
     )
-    .option('--seed <number>', 'what everything random follows from (default: 1)', count)
+    .option('--seed <number>', 'the seed of everything random (default: 1)', count)
     .option(
       '--data <dir>',
       'write the data of every snapshot there, as sparse files, and snapshots.json, which lists them'
@@ -57,11 +57,11 @@ Examples:
     })
   mock
     .command('check')
-    .summary("whether a restored image is a snapshot's data, byte for byte")
+    .summary("check that a restored image equals a snapshot's data, byte for byte")
     .description("Compares a file with a snapshot's data, and names the first ranges that differ, in bytes.")
-    .argument('<IMAGE>', 'what was restored: a file or a block device')
+    .argument('<IMAGE>', 'the restored file or block device')
     .option('--data <dir>', 'the folder that the mock was given')
-    .option('--snapshot <id>', 'the snapshot that it is to be')
+    .option('--snapshot <id>', 'the snapshot that it should equal')
     .addHelpText(
       'after',
       `

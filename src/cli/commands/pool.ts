@@ -1,6 +1,4 @@
-/**
- * `deltamapper pool …`: thin pools that the agent makes and drives itself.
- */
+/** `deltamapper pool …`: owned pools, which the agent makes and manages. */
 import { type Command, Option } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
 import { byteCount } from '../command-line/option-values.ts'
@@ -17,11 +15,11 @@ interface CreateOptions extends AdminOptions {
 export function addPoolCommand(program: Command): void {
   const pool = program
     .command('pool')
-    .summary('make and drive thin pools of our own')
+    .summary('make and manage owned pools: thin pools of the agent')
     .description(
-      'Thin pools that the agent makes of two block devices and drives itself, on plain device-mapper. What is in them goes by ' +
-        "POOL/NAME. The agent keeps their book: names and sizes are in its catalog. LVM's pools are served as they are, and are not " +
-        'for these commands.'
+      'Owned pools: thin pools that the agent makes of two block devices and manages itself, on plain ' +
+        "device-mapper. Their volumes and snapshots are POOL/NAME; names and sizes are in the agent's " +
+        "catalog. LVM's pools are served without these commands, which refuse them."
     )
     .addHelpText(
       'after',
@@ -37,24 +35,22 @@ Examples:
   addAdminOptions(
     pool
       .command('create')
-      .summary('make a pool of two devices that hold nothing')
+      .summary('make a pool of two blank devices')
       .description(
-        'Makes pool NAME of a data and a metadata device, and activates it. Both must be blank: what holds a file system, a partition ' +
-          'table or another pool is refused. Name them by links that stay the same, such as those in /dev/disk/by-id.'
+        'Makes pool NAME of a data and a metadata device, and activates it. Both must be blank: a device with ' +
+          'a file system, a partition table or another pool is refused. Use stable links, such as those in ' +
+          '/dev/disk/by-id.'
       )
       .argument('<NAME>', 'at most 63 letters, digits and + _ . -')
-      .requiredOption('--data <device>', 'where the blocks of its volumes go')
+      .requiredOption('--data <device>', 'the device for the blocks of its volumes')
       .requiredOption(
         '--metadata <device>',
-        'where it is kept which block is whose: 2 MiB or more, 48 bytes for each data block'
+        "the device for the pool's metadata: 2 MiB or more, 48 bytes for each data block"
       )
-      .option('--block-size <bytes>', 'what is mapped at once: 64KiB to 1GiB, a multiple of 64KiB', byteCount, 65536)
-      .option('--low-water <bytes>', 'warn at so much free data space (default: a twentieth)', byteCount)
+      .option('--block-size <bytes>', 'the size of a data block: 64KiB to 1GiB, a multiple of 64KiB', byteCount, 65536)
+      .option('--low-water <bytes>', 'warn at so much free data space (default: 5 %)', byteCount)
       .addOption(
-        new Option(
-          '--when-full <how>',
-          'what becomes of a write that finds no free block: it fails, or waits for a minute'
-        )
+        new Option('--when-full <how>', 'what a write does that finds no free block: it fails, or waits for a minute')
           .choices(['error', 'queue'])
           .default('error')
       )
@@ -95,8 +91,8 @@ Examples:
       .command('show')
       .summary('everything about one pool')
       .description(
-        'Shows how full pool NAME is, what state it is in, what it stands on, and whether its metadata snapshot is held (whose it is, ' +
-          '`deltamapper doctor` tells).'
+        'Shows how full pool NAME is, its state, its devices, and whether its metadata snapshot is held ' +
+          '(`deltamapper doctor` shows by whom).'
       )
       .argument('<NAME>', 'the pool')
   )
@@ -111,10 +107,10 @@ Examples:
   addAdminOptions(
     pool
       .command('activate')
-      .summary('put a pool into use, as after a restart of the machine')
+      .summary('activate a pool, for example after a restart of the machine')
       .description(
-        'Activates pool NAME, on the devices that it was made of. The agent never does that by itself. Where the devices have grown, so ' +
-          'has the pool. What is on them must be what the pool left there.'
+        'Activates pool NAME, on the devices that it was made of. The agent never does that by itself. If the ' +
+          'devices have grown, so has the pool. Their content must be what the pool left there.'
       )
       .argument('<NAME>', 'the pool')
       .option('--with-volumes', 'activate its volumes too (snapshots are not: they need no device to be backed up)')
@@ -134,8 +130,8 @@ Examples:
   addAdminOptions(
     pool
       .command('deactivate')
-      .summary('take a pool out of use')
-      .description('Takes pool NAME out of use. Everything stays on its devices.')
+      .summary('deactivate a pool')
+      .description('Deactivates pool NAME. Everything stays on its devices.')
       .argument('<NAME>', 'the pool')
       .option('--with-volumes', 'deactivate its volumes and snapshots first; none of them may be in use')
   )
@@ -154,9 +150,10 @@ Examples:
   addAdminOptions(
     pool
       .command('grow')
-      .summary('take all of the devices, after they have grown')
+      .summary('enlarge a pool, after its devices have grown')
       .description(
-        'Lets pool NAME take the whole of its data and metadata devices, after you have enlarged them. Its volumes stay in use.'
+        'Enlarges pool NAME to the whole of its data and metadata devices, after you have enlarged these. Its ' +
+          'volumes stay in use.'
       )
       .argument('<NAME>', 'the pool')
   )
@@ -173,8 +170,8 @@ Examples:
       .command('remove')
       .summary('forget a pool that is empty')
       .description(
-        'Deactivates and forgets pool NAME, which may have no volumes and snapshots any more. Its devices stay as they are, unless ' +
-          '--wipe makes the start of both blank, so that they can be used again.'
+        'Deactivates and forgets pool NAME, which must have no volumes and snapshots. Its devices keep their ' +
+          'content, unless --wipe makes the start of both blank for another use.'
       )
       .argument('<NAME>', 'the pool')
       .option('--wipe', 'overwrite the first MiB of both devices')
@@ -203,8 +200,8 @@ Examples:
       .command('check')
       .summary('compare the catalog with the kernel')
       .description(
-        'Compares what the agent has in its catalog with what the kernel has, settles what was interrupted, and tells everything else ' +
-          'that disagrees, with what can be done about it. Of that, nothing is changed.'
+        "Compares the agent's catalog with the kernel, and recovers interrupted changes. Lists every other " +
+          'difference with what you can do about it, and does not change these.'
       )
       .argument('[NAME]', 'one pool; all of them if left out')
   )
@@ -216,10 +213,11 @@ Examples:
   addAdminOptions(
     pool
       .command('accept')
-      .summary('take the transaction id that the kernel has for right')
+      .summary("take over the kernel's transaction id")
       .description(
-        'On your word: takes the transaction id that the kernel has of pool NAME for right, after somebody else has moved it, and gives up ' +
-          'what was begun and contradicts it. Find out who it was first; `deltamapper pool check` tells what has changed.'
+        "Use this after another program changed pool NAME. Takes over the kernel's transaction id, and rolls " +
+          'back an unfinished change that contradicts it. First find out which program it was; `deltamapper ' +
+          'pool check` shows what has changed.'
       )
       .argument('<NAME>', 'the pool')
   )

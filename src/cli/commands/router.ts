@@ -7,14 +7,14 @@ import { listenAddress } from '../command-line/endpoint.ts'
 export function addRouterCommand(program: Command): void {
   program
     .command('router')
-    .summary('pass questions on to the agent of the node that has the snapshot')
+    .summary('pass calls on to the agent of the node that has the snapshot')
     .description(
-      'Answers csi.v1.SnapshotMetadata for all nodes of a cluster: finds the node of a snapshot and passes the question to the ' +
-        "agent there, and the agent's answer back, untouched. One for each CSI driver, behind the driver's snapshot-metadata " +
-        'sidecar. It keeps nothing, so that several may run. Runs in the foreground until SIGTERM or SIGINT; its log goes to ' +
-        'stdout, one JSON object to a line.'
+      'Answers csi.v1.SnapshotMetadata for all nodes of a cluster: finds the node of a snapshot, passes the ' +
+        "question to the agent there, and passes the agent's answer back unchanged. One for each CSI driver, " +
+        "behind the driver's snapshot-metadata sidecar. It keeps no state, so several may run. Runs in the " +
+        'foreground until SIGTERM or SIGINT; its log goes to stdout, one JSON object to a line.'
     )
-    .option('--config <file>', 'configuration, YAML or JSON; what stands on the command line goes before it')
+    .option('--config <file>', 'configuration file, YAML or JSON; options on the command line override it')
     .option(
       '--listen <address>',
       'unix socket to listen on; may be repeated (default: unix:///run/deltamapper/router.sock)',
@@ -27,8 +27,8 @@ export function addRouterCommand(program: Command): void {
     .addHelpText(
       'after',
       `
-The configuration says which driver it answers for, where the agents are, and what
-handles say of nodes and volume groups:
+The configuration has the driver's name, the agents' addresses, and how to read
+node and volume group from handles:
 
   driverName: local.csi.example.org
   tls:
@@ -45,9 +45,9 @@ handles say of nodes and volume groups:
       - pattern: '(?<vg>archive)/(?<lv>.+)'
         node: node-2
 
-Where nothing says the node, all agents are asked. In a Kubernetes cluster, both
-come from the API server, in place of static (docs/reference.md lists the drivers
-and what has to be granted):
+If nothing names the node, all agents are asked. In a Kubernetes cluster, nodes
+and handles come from the API server instead (docs/reference.md lists the drivers
+and the permissions that they need):
 
   driverName: topolvm.io
   kubernetes:
@@ -56,7 +56,7 @@ and what has to be granted):
 
 Exit status:
   0  stopped by SIGTERM or SIGINT
-  1  it could not start, or not go on: stderr says why, and what to do
+  1  it could not start or continue: stderr says why, and what to do
   2  the command line is wrong
 
 Examples:

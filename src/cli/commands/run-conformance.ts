@@ -1,6 +1,4 @@
-/**
- * What `deltamapper conformance` does once its command line is understood.
- */
+/** `deltamapper conformance`, after its command line is parsed. */
 import { open, readFile } from 'node:fs/promises'
 import { z } from 'zod'
 import {
@@ -43,10 +41,7 @@ export interface ConformanceCommandOptions {
 /** Bytes: sizes of volumes are a multiple of it. */
 const VOLUME_UNIT = 64 * 1024
 
-/**
- * Sets the process's exit status where a rule failed. @throws UsageError, Interrupted, OutputClosed,
- * DM_CONFIG_INVALID
- */
+/** Sets the process's exit status if a rule failed. @throws UsageError, Interrupted, OutputClosed, DM_CONFIG_INVALID */
 export async function showConformance(options: ConformanceCommandOptions): Promise<void> {
   const known = options.baseline === undefined ? undefined : await readBaseline(options.baseline)
   await interruptible(undefined, async (signal) => {
@@ -141,7 +136,7 @@ async function sizes(devices: Readonly<Record<string, string>>): Promise<Record<
   return found
 }
 
-/** Where a block device ends, in bytes: the kernel tells its size only by a seek or an ioctl, and sysfs. */
+/** The size of a block device, in bytes: the kernel tells it only by a seek, an ioctl, or sysfs. */
 async function endOf(path: string): Promise<number> {
   const { deviceBytes } = await import('../../conformance/device.ts')
   return deviceBytes(path)

@@ -1,10 +1,8 @@
-/**
- * What `deltamapper mock` does once its command line is understood.
- */
+/** `deltamapper mock`, after its command line is parsed. */
 import { once } from 'node:events'
-import { compareImage } from '../../mock/images.ts'
+import { compareImage } from '../../mock/driver/images.ts'
 import { startMock } from '../../mock/mock.ts'
-import { listScenarios } from '../../mock/scenario.ts'
+import { listScenarios } from '../../mock/driver/scenario.ts'
 import { exitStatus, UsageError } from '../command-line/failure.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'
@@ -40,7 +38,7 @@ export async function runMock({ list, ...options }: MockCommandOptions): Promise
   }
 }
 
-/** Sets the process's exit status where they differ. @throws DM_SNAPSHOT_NOT_FOUND, DM_CONFIG_INVALID */
+/** Sets the process's exit status if they differ. @throws DM_SNAPSHOT_NOT_FOUND, DM_CONFIG_INVALID */
 export async function checkImage(image: string, { data, snapshot }: { data: string; snapshot: string }): Promise<void> {
   const { expectedBytes, actualBytes, differing, more } = await compareImage(data, snapshot, image)
   const lines = differing.map(([offset, size]) => `bytes ${offset} to ${offset + size - 1} differ (${size} bytes)`)

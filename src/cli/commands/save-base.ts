@@ -1,14 +1,14 @@
 /**
  * `deltamapper base save`: from a pool's metadata to a record on disk.
  */
-import { WholeRecordSink } from '../../devicemapper/thin/base-record/sinks.ts'
+import { WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { BaseRecordWriter } from '../../devicemapper/thin/base-record/writer.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { describeView, openViews } from '../output/pool-views.ts'
-import { counted, humanSize } from '../output/quantities.ts'
+import { describeView, openViews } from '../inspection/pool-views.ts'
+import { counted, humanSize } from '../command-line/quantities.ts'
 
 export interface SaveOptions {
   metadata: string

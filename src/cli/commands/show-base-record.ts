@@ -5,7 +5,7 @@ import { basename } from 'node:path'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { facts } from '../output/columns.ts'
 import { moment as written } from '../output/moment.ts'
-import { counted, humanSize } from '../output/quantities.ts'
+import { counted, humanSize } from '../command-line/quantities.ts'
 import type { TextOutput } from '../output/text-output.ts'
 
 /** @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */

@@ -1,13 +1,11 @@
-/**
- * Has the node examined, by the agent or else by this very process, and shows what was found: the one path of `doctor`.
- */
+/** Has the node examined, by the agent or else by this process, and shows the findings: the one path of `doctor`. */
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Examination, Finding } from '../../grpc/inventory.ts'
 import { forJson } from './admin-command.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { exitStatus, UsageError } from '../command-line/failure.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { examinationText, textStyle } from '../output/examination-text.ts'
+import { examinationText, type SeenExamination, textStyle } from '../output/examination-text.ts'
 import { written } from '../output/text-output.ts'
 
 /** How long the agent may take: more than its own patience with devices that do not answer. Milliseconds. */
@@ -19,12 +17,6 @@ export interface DoctorOptions {
   endpoint?: string
   local?: boolean
   output: 'table' | 'json'
-}
-
-/** An examination, and the agent it is from; undefined when this process has looked itself. */
-export interface SeenExamination {
-  endpoint: string | undefined
-  examination: Examination
 }
 
 /** Sets the process's exit status when something stands in the way. @throws UsageError, Interrupted, OutputClosed */
@@ -61,13 +53,13 @@ async function examine(address: string | undefined, signal: AbortSignal): Promis
 }
 
 function silent(about: string, { code, message, remedy }: DeltamapperError): Finding {
-  // What the transport says of it is long, and of no use to anybody.
+  // The transport's own message is long and useless.
   const why = code === 'DM_UNREACHABLE' ? `no agent answers at ${about}` : message
   const what = `${why}: this command has looked at the node by itself`
   return { severity: 'problem', kind: 'agent-silent', about, what, remedy, command: '' }
 }
 
-/** Without an agent: its catalog stays closed, LVM is what is called `lvm` here. */
+/** Without an agent: its catalog stays closed, and LVM is the `lvm` of this machine. */
 async function examineHere(signal: AbortSignal): Promise<Examination> {
   const [{ DeviceMapper }, { agentConfig }, { Inventory }, { LvmReporter }] = await Promise.all([
     import('../../../native/device-mapper.ts'),
@@ -92,7 +84,7 @@ async function examineHere(signal: AbortSignal): Promise<Examination> {
   }
 }
 
-/** Tells whoever sits at a terminal that something is going on, once it takes longer. */
+/** Tells a user at a terminal that something is happening, if it takes longer. */
 async function whileWaiting<T>(what: string, work: () => Promise<T>): Promise<T> {
   const { stderr } = process
   let shown = false

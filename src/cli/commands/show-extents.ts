@@ -1,8 +1,10 @@
 /**
- * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout, whoever is asked.
+ * Asks for extents and shows them: the one path of `allocated` and `delta`, from the question to stdout, for every
+ * source.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { type AnswerOptions, type Question, type Remark, withAnswer } from '../answers/answer.ts'
+import { withAnswer } from '../answers/answer.ts'
+import type { AnswerOptions, Question, Remark } from '../answers/question.ts'
 import { interruptible } from '../command-line/interruption.ts'
 import { writeJson } from '../output/json.ts'
 import { mapStyle, writeMap } from '../output/map.ts'
@@ -18,10 +20,13 @@ export interface ShowOptions {
   output: 'table' | 'json' | 'ndjson' | 'map'
 }
 
-export interface ExtentsOptions extends AnswerOptions, ShowOptions {}
+export interface ExtentsOptions extends AnswerOptions, Omit<ShowOptions, 'output'> {
+  /** The last two are made apart (show-ranges.ts). */
+  output: ShowOptions['output'] | 'ranges' | 'borg-map'
+}
 
 /** Asks, and shows the answer. Resolves when it is complete and written. */
-export async function showExtents(question: Question, options: ExtentsOptions): Promise<void> {
+export async function showExtents(question: Question, options: AnswerOptions & ShowOptions): Promise<void> {
   await showAnswer(question.ask, options, (signal, remark, use) => withAnswer(question, options, signal, remark, use))
 }
 
@@ -37,7 +42,7 @@ export async function showAnswer(
     const remark = (text: string) => stderr.write(`deltamapper: ${text}\n`)
     await withAnswer(signal, remark, async (answer) => {
       const output = new TextOutput(stdout, signal)
-      // On the terminal where the extents go by, a bar would only be in their way.
+      // On the terminal where the extents are printed, a bar would only be in their way.
       const shown = stdout.isTTY && options.output !== 'map' ? answer : withProgress(answer, stderr)
       switch (options.output) {
         case 'table':

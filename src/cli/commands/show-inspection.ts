@@ -1,41 +1,19 @@
 /**
- * Looks into metadata and shows what is there: the one path of `inspect`, from the file to stdout. Here for thin pools; era devices have
- * show-era-inspection.ts, stores of classic snapshots show-cow-inspection.ts.
+ * Reads metadata and shows its content: the one path of `inspect`, from the file to stdout. Here for thin pools; era
+ * devices have show-era-inspection.ts, stores of classic snapshots show-cow-inspection.ts.
  */
 import { readMetadataKind } from '../../devicemapper/metadata-kind.ts'
 import { isBaseRecord } from '../../devicemapper/thin/base-record/format.ts'
-import type { ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
-import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { DeltamapperError } from '../../errors.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { type Origin, Origins } from '../answers/origins.ts'
 import { writeInspectionJson } from '../output/inspection-json.ts'
 import { writeInspectionTable } from '../output/inspection-table.ts'
 import { TextOutput } from '../output/text-output.ts'
-import { sharesBlocks } from '../answers/shared-blocks.ts'
-import { openViews, type PoolViews } from '../output/pool-views.ts'
-
-/** After so much reading (a few seconds), devices still to come are no longer compared: their origins rest on the clock alone. */
-const MAX_NODES_READ = 100_000
+import { inspectPool } from '../inspection/pool-inspection.ts'
+import { openViews } from '../inspection/pool-views.ts'
 
 export interface InspectOptions {
   liveRoot?: boolean
   output: 'table' | 'json'
-}
-
-/** What is shown of a pool, whatever the format. */
-export interface Inspection {
-  views: PoolViews
-  /** What the metadata snapshot was found to be, where one is held: also beside the live root, and there it may be damaged. */
-  held: ThinSuperblock | DeltamapperError | undefined
-  /** By ascending id; to be iterated once. */
-  devices: AsyncIterable<InspectedDevice>
-}
-
-export interface InspectedDevice extends ThinDevice {
-  origin: Origin
-  /** Another device that maps exactly the same. */
-  twin: number | undefined
 }
 
 /** @throws what reading metadata throws */
@@ -57,51 +35,10 @@ export async function showInspection(path: string, { liveRoot = false, output }:
     }
     const views = await openViews(path, liveRoot)
     try {
-      const held = views.held ?? (views.live.heldRoot === 0 ? undefined : await heldBeside(path))
-      const inspection = { views, held, devices: inspectedDevices(views, signal) }
       const write = output === 'json' ? writeInspectionJson : writeInspectionTable
-      await write(inspection, text)
+      await write(await inspectPool(path, views, signal), text)
     } finally {
       await views.close()
     }
   })
-}
-
-/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
-async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperError> {
-  try {
-    const views = await openViews(path, false)
-    await views.close()
-    return views.metadata.superblock
-  } catch (error) {
-    if (error instanceof DeltamapperError) return error
-    throw error
-  }
-}
-
-/**
- * Reads the devices twice: to tell one's origin, the clock readings of all of them must have been seen.
- *
- * @throws DM_METADATA_DAMAGED for what is wrong with a device's tree only once all devices were listed
- */
-async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): AsyncGenerator<InspectedDevice> {
-  const origins = new Origins()
-  for await (const device of metadata.devices(signal)) origins.add(device)
-  origins.complete()
-  let damage: DeltamapperError | undefined
-  for await (const device of metadata.devices(signal)) {
-    const origin = origins.of(device)
-    const sharing: number[] = []
-    if (metadata.statistics.nodesRead < MAX_NODES_READ) {
-      for (const candidate of origin.devices) {
-        const shares = await sharesBlocks(metadata, device, candidate, signal).catch((error: unknown) => {
-          if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') throw error
-          damage ??= error
-        })
-        if (shares) sharing.push(candidate)
-      }
-    }
-    yield { ...device, origin: origins.refined(origin, sharing), twin: origins.twinOf(device) }
-  }
-  if (damage !== undefined) throw damage
 }

@@ -1,6 +1,4 @@
-/**
- * `deltamapper snapshot …`: snapshots in pools of the agent's own, and of volumes that dm-era tracks.
- */
+/** `deltamapper snapshot …`: snapshots in owned pools, and of tracked volumes. */
 import type { Command } from 'commander'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
@@ -12,11 +10,12 @@ import { volumeFacts, volumesTable } from '../output/pool-tables.ts'
 export function addSnapshotCommand(program: Command): void {
   const snapshot = program
     .command('snapshot')
-    .summary('take and delete snapshots in pools of our own, and of tracked volumes')
+    .summary('take and delete snapshots in owned pools, and of tracked volumes')
     .description(
-      'Snapshots of the volumes that the agent has made (`deltamapper volume`). They take no space until the volume is written to, and ' +
-        'need no block device to be backed up: `deltamapper allocated POOL/NAME` and `deltamapper delta` work on them as they are. And ' +
-        'snapshots of volumes that dm-era tracks (`deltamapper era`), which LVM or a configured command takes of the device below.'
+      'Snapshots of volumes in owned pools (`deltamapper volume`). They take no space until the volume is ' +
+        'written to. To be backed up they need no block device: `deltamapper allocated POOL/NAME` and ' +
+        '`deltamapper delta` work without one. Also snapshots of tracked volumes (`deltamapper era`), which ' +
+        'LVM or a configured command takes of the data device.'
     )
     .addHelpText(
       'after',
@@ -80,7 +79,7 @@ Examples:
         'Lists the snapshots of a pool or of a tracked volume; without one, those of all pools, or of all tracked volumes.'
       )
       .argument('[POOL|VOLUME]', 'one pool or tracked volume')
-      .option('--tracked', 'of tracked volumes, in place of pools')
+      .option('--tracked', 'list those of tracked volumes instead of pools')
   )
     .addHelpText(
       'after',
@@ -107,10 +106,11 @@ Examples:
       .command('activate')
       .summary('make a block device of a snapshot, to read from it')
       .description(
-        'Makes a block device of a snapshot: read-only, because one that was written to can no longer be the base of an incremental backup.'
+        'Makes a block device of a snapshot. It is read-only, because a snapshot that was written to can no ' +
+          'longer be the base of an incremental backup.'
       )
       .argument('<POOL/NAME>', 'the snapshot', handle)
-      .option('--writable', 'let it be written to, and give up on that')
+      .option('--writable', 'let it be written to; it can no longer be a base')
   )
     .addHelpText(
       'after',
@@ -129,7 +129,7 @@ Examples:
     snapshot
       .command('deactivate')
       .summary('remove the block device of a snapshot')
-      .description('Removes the block device of a snapshot that nobody uses. The snapshot stays.')
+      .description('Removes the block device of a snapshot that is not in use. The snapshot stays.')
       .argument('<POOL/NAME>', 'the snapshot', handle)
   )
     .addHelpText(
@@ -149,8 +149,8 @@ Examples:
       .command('delete')
       .summary('delete a snapshot')
       .description(
-        'Deletes a snapshot that nobody uses. Keep the newest one that was backed up: without it, the next backup is a full one. (That of a ' +
-          'tracked volume can be the base of the next backup even when it is deleted.)'
+        'Deletes a snapshot that is not in use. Keep the newest one that you backed up: without it, the next ' +
+          'backup is a full one. (A snapshot of a tracked volume can be a base even after it was deleted.)'
       )
       .argument('<POOL/NAME>', 'the snapshot; or VOLUME/NAME, of a tracked volume', handle)
   )

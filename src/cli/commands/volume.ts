@@ -1,6 +1,4 @@
-/**
- * `deltamapper volume …`: thin volumes in pools of the agent's own.
- */
+/** `deltamapper volume …`: thin volumes in owned pools. */
 import type { Command } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
 import { byteCount, count } from '../command-line/option-values.ts'
@@ -11,10 +9,10 @@ const volumeArgument = ['<POOL/NAME>', 'the volume', handle] as const
 export function addVolumeCommand(program: Command): void {
   const volume = program
     .command('volume')
-    .summary('make and drive volumes in pools of our own')
+    .summary('make and manage volumes in owned pools')
     .description(
-      'Thin volumes in the pools that the agent has made (`deltamapper pool`). A volume takes from its pool what is written to it; its ' +
-        'size is what it may come to.'
+      'Thin volumes in owned pools (`deltamapper pool`). A volume takes space from its pool when it is ' +
+        'written to. Its size is the most that it may take.'
     )
     .addHelpText(
       'after',
@@ -30,10 +28,8 @@ Examples:
     volume
       .command('create')
       .summary('make a volume, and its block device')
-      .description(
-        'Makes a volume, and a block device of it: /dev/mapper/POOL-NAME, with dashes inside of either name doubled.'
-      )
-      .argument('<POOL/NAME>', 'the pool, and what the volume is to be called', handle)
+      .description('Makes a volume, and its block device /dev/mapper/POOL-NAME. Dashes inside either name are doubled.')
+      .argument('<POOL/NAME>', 'the pool, and the name of the new volume', handle)
       .requiredOption('--size <bytes>', 'a multiple of 512; it may be more than the pool has', byteCount)
       .option('--inactive', 'make no block device yet')
   )
@@ -74,11 +70,9 @@ Examples:
     volume
       .command('grow')
       .summary('make a volume larger')
-      .description(
-        'Makes a volume larger. What is on it stays in use; a file system on it is enlarged afterwards, by its own tool.'
-      )
+      .description('Makes a volume larger. It stays in use. Enlarge its file system afterwards, with its own tool.')
       .argument(...volumeArgument)
-      .requiredOption('--size <bytes>', 'what it is to have then, a multiple of 512', byteCount)
+      .requiredOption('--size <bytes>', 'the new size, a multiple of 512', byteCount)
   )
     .addHelpText(
       'after',
@@ -116,7 +110,7 @@ Examples:
     volume
       .command('deactivate')
       .summary('remove the block device of a volume')
-      .description('Removes the block device of a volume that nobody uses. What is in the volume stays.')
+      .description('Removes the block device of a volume that is not in use. The volume keeps its content.')
       .argument(...volumeArgument)
   )
     .addHelpText(
@@ -134,9 +128,9 @@ Examples:
   addAdminOptions(
     volume
       .command('delete')
-      .summary('delete a volume, with what is in it')
+      .summary('delete a volume with its content')
       .description(
-        'Deletes a volume that nobody uses, with what is in it. Its snapshots stay, and can still be compared.'
+        'Deletes a volume that is not in use, with its content. Its snapshots stay, and can still be ' + 'compared.'
       )
       .argument(...volumeArgument)
   )
@@ -162,10 +156,11 @@ Examples:
   addAdminOptions(
     volume
       .command('adopt')
-      .summary('take a thin device that only the kernel has into the catalog')
+      .summary('add a thin device that only the kernel has to the catalog')
       .description(
-        'On your word: gives a name and a size to a thin device that somebody has made in the pool behind the back of the agent. Thin ' +
-          'metadata holds neither: give the size that it was used with, because what lies beyond would be missing from backups.'
+        'Gives a name and a size to a thin device that another program has made in the pool. Thin metadata ' +
+          'has neither. Give the size that the device was used with: blocks beyond it would be missing from ' +
+          'backups.'
       )
       .argument('<POOL/NAME>', 'the pool, and what it is to be called', handle)
       .requiredOption('--thin-id <id>', 'its thin device id, as `deltamapper pool check` tells', count)
@@ -188,13 +183,13 @@ Examples:
   addAdminOptions(
     volume
       .command('forget')
-      .summary('strike off a volume or snapshot that the pool has lost')
+      .summary('remove a volume or snapshot that the pool has lost from the catalog')
       .description(
-        'On your word: strikes a volume or snapshot off the catalog that is no longer in the pool. What is there is not forgotten, but ' +
-          'deleted (`deltamapper volume delete`).'
+        'Removes a volume or snapshot from the catalog that is no longer in the pool. If it still is in the ' +
+          'pool, delete it (`deltamapper volume delete`).'
       )
       .argument('<POOL/NAME>', 'the volume or snapshot', handle)
-      .option('--unseen', 'even though the pool cannot be looked into to see that it is gone')
+      .option('--unseen', 'even if the pool cannot be read, so that nothing shows whether it is gone')
   )
     .addHelpText(
       'after',

@@ -1,9 +1,7 @@
-/**
- * A small table as text: columns as wide as what stands in them, two spaces apart.
- */
+/** A small table as text: columns as wide as their content, two spaces apart. */
 import { oneLine } from '../command-line/failure.ts'
 
-/** A heading, and whether what stands below it is a number and goes to the right. */
+/** A heading, and whether the column has numbers, which are right-aligned. */
 export type Column = readonly [heading: string, align?: 'right']
 
 /** Lines, each ended. The last column is not padded. */

@@ -2,7 +2,7 @@
  * An inspection of an era device as one JSON object.
  */
 import { DeltamapperError } from '../../errors.ts'
-import { digestedUpTo, type EraInspection } from '../commands/show-era-inspection.ts'
+import { digestedUpTo, type EraInspection } from '../inspection/era-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
 export async function writeEraInspectionJson(inspection: EraInspection, output: TextOutput): Promise<void> {

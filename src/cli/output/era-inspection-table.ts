@@ -1,11 +1,9 @@
-/**
- * An inspection of an era device as text for people: the device, then a line for each era that is not yet digested.
- */
+/** An inspection of an era device as text for people: the device, then a line for each era that is not yet digested. */
 import { DeltamapperError } from '../../errors.ts'
-import { describeEraAge } from './era-views.ts'
+import { describeEraAge } from '../inspection/era-views.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, exactSize, humanSize } from './quantities.ts'
-import { digestedUpTo, type EraInspection } from '../commands/show-era-inspection.ts'
+import { counted, exactSize, humanSize } from '../command-line/quantities.ts'
+import { digestedUpTo, type EraInspection } from '../inspection/era-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
 export async function writeEraInspectionTable(inspection: EraInspection, output: TextOutput): Promise<void> {

@@ -3,7 +3,7 @@
  */
 import type { EraSnapshot, EraVolume } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, exactSize, humanSize, percentage } from './quantities.ts'
+import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
 
@@ -84,7 +84,7 @@ export function eraSnapshotsTable(snapshots: readonly EraSnapshot[]): string {
   return `${columns(heads, rows)}${counted(snapshots.length, 'snapshot')} of tracked volumes; complete\n`
 }
 
-/** One snapshot, as the answer to what was done. */
+/** One snapshot, as the answer to a call. */
 export function eraSnapshotFacts(snapshot: EraSnapshot): string {
   return facts([
     ['snapshot', `${snapshot.volume}/${snapshot.name}`],

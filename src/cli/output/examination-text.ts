@@ -1,12 +1,17 @@
 /**
- * An examination of a node as text for people: what there is, in a few lines and tables; then what was found, the worst first, each with
- * the way out.
+ * An examination of a node as text for people: the node's parts, in a few lines and tables; then the findings, the
+ * worst first, each with its remedy.
  */
 import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, humanSize, percentage } from './quantities.ts'
-import type { SeenExamination } from '../commands/show-examination.ts'
+import { counted, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
+
+/** An examination, and the agent it is from; undefined when this process has looked itself. */
+export interface SeenExamination {
+  endpoint: string | undefined
+  examination: Examination
+}
 
 /** Rows of a table, and names in a line; JSON has all of them. */
 const MOST_ROWS = 40
@@ -69,7 +74,7 @@ function nodeFacts({ deviceMapper, lvm, catalog, blockDevices, recordedPools, li
   return lines
 }
 
-/** Disks by name; what is made of them by number. */
+/** Disks by name; devices built on them by number. */
 function disks(devices: readonly BlockDevice[]): string {
   const whole = devices.filter(({ type }) => type === 'disk')
   const named = whole.map(({ path, sizeBytes }) => `${path} (${humanSize(sizeBytes)})`)
@@ -112,7 +117,7 @@ function pools(pools: readonly PoolFacts[]): string {
   return columns(heads, rows) + andMore(pools.length)
 }
 
-/** What could be asked for as base: snapshots, and whatever was served before. */
+/** Possible bases: snapshots, and everything that was served before. */
 function snapshots(pools: readonly PoolFacts[]): string {
   const bases = pools
     .flatMap(({ thins }) => thins)
@@ -130,7 +135,7 @@ function snapshots(pools: readonly PoolFacts[]): string {
   return columns(heads, rows) + andMore(bases.length)
 }
 
-/** Tracked volumes, and what is on record of them. */
+/** Tracked volumes, and their recorded history. */
 function trackedVolumes({ trackedVolumes: volumes, catalog: { eraHistories: all } }: Examination): string {
   if (all.length === 0) return ''
   const states = new Map(volumes.map(({ name, active }) => [name, active ? 'yes' : 'no']))
@@ -192,7 +197,7 @@ function findingText({ severity, what, remedy, command }: Finding, { width, colo
     (colour ? `${colours[severity]}${mark}\u001b[0m` : mark) + first,
     ...more.map((line) => indent + line),
     ...wrapped(`→ ${remedy}`, width - MARK_WIDTH - 2).map((line, i) => `${indent}${i === 0 ? '' : '  '}${line}`),
-    // Not wrapped: it is there to be copied.
+    // Not wrapped: it should be copied.
     ...(command === '' ? [] : [`${indent}  $ ${oneLine(command)}`])
   ]
   return `${lines.join('\n')}\n`

@@ -1,9 +1,10 @@
 /**
- * An inspection as one JSON object. Transaction ids are strings: they have 64 bits, and most parsers round numbers beyond 2^53.
+ * An inspection as one JSON object. Transaction ids are strings: they have 64 bits, and most parsers round numbers
+ * beyond 2^53.
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { InspectedDevice, Inspection } from '../commands/show-inspection.ts'
+import type { InspectedDevice, Inspection } from '../inspection/pool-inspection.ts'
 import type { TextOutput } from './text-output.ts'
 
 export async function writeInspectionJson({ views, held, devices }: Inspection, output: TextOutput): Promise<void> {
@@ -64,7 +65,7 @@ function device({ id, root, details, origin, twin }: InspectedDevice, blockBytes
   }
 }
 
-/** Beyond 2^53 a number would be rounded, here or by whoever reads it. */
+/** Beyond 2^53 a number would be rounded, here or by the reader. */
 function exactOrNull(bytes: number): number | null {
   return Number.isSafeInteger(bytes) ? bytes : null
 }

@@ -3,11 +3,11 @@
  */
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { Inspection } from '../commands/show-inspection.ts'
+import type { Inspection } from '../inspection/pool-inspection.ts'
 import { oneLine } from '../command-line/failure.ts'
-import type { Origin } from '../answers/origins.ts'
-import { describeAge, type PoolViews } from './pool-views.ts'
-import { counted, humanSize } from './quantities.ts'
+import type { Origin } from '../inspection/origins.ts'
+import { describeAge, type PoolViews } from '../inspection/pool-views.ts'
+import { counted, humanSize } from '../command-line/quantities.ts'
 import type { TextOutput } from './text-output.ts'
 
 const METADATA_BLOCK_BYTES = 4096
@@ -42,7 +42,7 @@ export async function writeInspectionTable({ views, held, devices }: Inspection,
       if (output.isFull) await output.flush()
     }
   } finally {
-    // Also what was found before something was damaged.
+    // Also the devices that were found before damage.
     await output.flush()
   }
   output.text(`${counted(count, 'device')}; complete\n`)

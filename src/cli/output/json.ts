@@ -1,6 +1,6 @@
 /**
- * An answer as one JSON object, with the field names of csi.v1. It is closed only when the answer is complete: what is cut off does not
- * parse. A capacity that nobody said is left out: whoever needs it fails, where a null would pass for 0.
+ * An answer as one JSON object, with the field names of csi.v1. It is closed only when the answer is complete: if it is
+ * cut off, it does not parse. An unknown capacity is left out: code that needs it fails, while a null would pass for 0.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { Phrase, type TextOutput } from './text-output.ts'

@@ -1,14 +1,14 @@
 /**
- * An answer as a map of the volume: rows of cells, each shaded by how much of it is changed. For a volume of any size and an answer of any
- * length it takes the same number of cells.
+ * An answer as a map of the volume: rows of cells, each shaded by how much of it is changed. For a volume of any size
+ * and an answer of any length it takes the same number of cells.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { exactSize } from './quantities.ts'
+import { exactSize } from '../command-line/quantities.ts'
 import type { TextOutput } from './text-output.ts'
 import { type Subject, summary, type Totals } from './totals.ts'
 
 const MAX_ROWS = 16
-/** The smallest data block that dm-thin has: nothing finer can show. */
+/** The smallest data block of dm-thin: nothing finer can show. */
 const MIN_CELL_BYTES = 65536
 const LABEL_WIDTH = 10
 
@@ -106,7 +106,7 @@ export class VolumeMap {
     yield summary(this.total, this.#capacityBytes, subject)
   }
 
-  /** Any change shows, and only a cell that has changed all over is full. */
+  /** Any change shows, and only a cell that has changed completely is full. */
   #shade(cell: number): string {
     const whole = Math.min(this.#cellBytes, this.#capacityBytes - cell * this.#cellBytes)
     const part = this.#cells[cell] / whole

@@ -1,4 +1,4 @@
-/** A time, as people are shown it. */
+/** A time for people. */
 
 /** Coordinated Universal Time, to the second. `ms`: since 1970. */
 export function moment(ms: number): string {

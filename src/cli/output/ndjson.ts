@@ -1,5 +1,6 @@
 /**
- * An answer as one JSON object to a line: first what volume it is of, then each extent, last a line that says that it is complete.
+ * An answer as one JSON object to a line: first its volume, then each extent, last a line that says that it is
+ * complete.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { Phrase, type TextOutput } from './text-output.ts'
@@ -9,7 +10,7 @@ const SIZE = new Phrase(',"size_bytes":')
 const END = new Phrase('}\n')
 
 export async function writeNdjson({ capacityBytes, batches }: ExtentAnswer, output: TextOutput): Promise<void> {
-  // JSON leaves out what is undefined: a capacity that nobody said (see json.ts).
+  // JSON leaves out undefined values: an unknown capacity (see json.ts).
   const volume = { block_metadata_type: 'VARIABLE_LENGTH', volume_capacity_bytes: capacityBytes }
   output.text(`${JSON.stringify(volume)}\n`)
   let extents = 0

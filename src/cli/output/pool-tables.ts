@@ -1,9 +1,7 @@
-/**
- * Pools of the agent's own, their volumes and snapshots, and what disagrees, as text for people.
- */
+/** Owned pools, their volumes and snapshots, and differences, as text for people. */
 import type { AdminCalls, Pool, Volume } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
-import { counted, exactSize, humanSize, percentage } from './quantities.ts'
+import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
 
@@ -79,7 +77,7 @@ export function volumesTable(volumes: readonly Volume[], noun: 'volume' | 'snaps
   return `${columns(heads, rows)}${counted(volumes.length, noun)}; complete\n`
 }
 
-/** One volume or snapshot, as the answer to what was done to it. */
+/** One volume or snapshot, as the answer to a call. */
 export function volumeFacts(volume: Volume): string {
   return facts([
     [volume.kind, `${volume.pool}/${volume.name}`],

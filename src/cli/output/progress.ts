@@ -1,8 +1,6 @@
-/**
- * A bar on a terminal's stderr while a long answer passes by. What takes no longer than half a second goes without.
- */
+/** A bar on a terminal's stderr while a long answer passes by. Answers within half a second have none. */
 import type { ExtentAnswer, ExtentBatch, ExtentStream } from '../../devicemapper/extents.ts'
-import { humanSize, percentage } from './quantities.ts'
+import { humanSize, percentage } from '../command-line/quantities.ts'
 
 const FIRST_AFTER_MS = 500
 const REDRAW_EVERY_MS = 100
@@ -16,7 +14,7 @@ export interface Terminal {
   write(text: string): unknown
 }
 
-/** The same answer, watched: the bar follows what is taken from it. Off a terminal, or without a capacity, the answer as it is. */
+/** The same answer, watched: the bar follows its consumer. Without a terminal or a capacity, the answer as it is. */
 export function withProgress(answer: ExtentAnswer, terminal: Terminal): ExtentAnswer {
   const { capacityBytes, batches } = answer
   if (!terminal.isTTY || capacityBytes === undefined) return answer

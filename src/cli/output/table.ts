@@ -1,8 +1,9 @@
 /**
- * An answer as a table for people: one line for each extent, and a last one with the total, without which it is not complete.
+ * An answer as a table for people: one line for each extent, and a last one with the total, without which it is not
+ * complete.
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
-import { humanSize } from './quantities.ts'
+import { humanSize } from '../command-line/quantities.ts'
 import { Phrase, type TextOutput } from './text-output.ts'
 import { type Subject, summary } from './totals.ts'
 

@@ -1,16 +1,17 @@
 /**
- * Text on its way to stdout: collected in chunks, written one after the other, each waiting until the one before has gone. However slow
- * the reader and however long the answer, one chunk is all that is in memory.
+ * Text on its way to stdout: collected in chunks, written one after the other, each after the one before has left.
+ * However slow the reader and however long the answer, only one chunk is in memory.
  *
- * An answer may have 100 million lines, and strings would cost five times as much as what is done here: numbers are put down four digits at
- * a time, and what every line repeats, four bytes. What a last step of four puts down too much, the next one overwrites.
+ * An answer may have 100 million lines, and strings would cost five times as much as this. Numbers are written four
+ * digits at a time, and repeated text four bytes at a time. If the last step writes too much, the next one overwrites
+ * it.
  */
 import type { Writable } from 'node:stream'
 import { DeltamapperError } from '../../errors.ts'
 import { OutputClosed } from '../command-line/failure.ts'
 
 const CHUNK_BYTES = 256 * 1024
-/** What may be added after `isFull` was seen to be false: the longest thing that is written without looking. */
+/** What may be added after `isFull` was false: the longest thing that is written without checking. */
 const SPARE_BYTES = 16 * 1024
 
 const SPACE = 0x20
@@ -46,7 +47,7 @@ export class TextOutput {
   readonly #view = new DataView(this.#chunk.buffer, this.#chunk.byteOffset, this.#chunk.length)
   #used = 0
 
-  /** @param signal what ends the waiting for a reader that does not read */
+  /** @param signal ends the waiting for a reader that does not read */
   constructor(stream: Writable, signal: AbortSignal) {
     this.#stream = stream
     this.#signal = signal
@@ -71,8 +72,8 @@ export class TextOutput {
   }
 
   /**
-   * Adds the i-th of `values`, an integer from 0 to 2^53 - 1, in decimal, right-aligned in `width` columns. (Handed over by itself, a number
-   * beyond 32 bits would be put into an object first.)
+   * Adds the i-th of `values`, an integer from 0 to 2^53 - 1, in decimal, right-aligned in `width` columns. (Handed
+   * over by itself, a number beyond 32 bits would be put into an object first.)
    */
   integer(values: Float64Array, i: number, width = 0): void {
     const value = values[i]
@@ -110,7 +111,7 @@ export class TextOutput {
   /**
    * Hands over what was added, and waits until it has gone.
    *
-   * @throws OutputClosed when nobody reads any more; DM_OUTPUT_FAILED when it cannot be written; the signal's reason
+   * @throws OutputClosed when the reader has ended; DM_OUTPUT_FAILED when it cannot be written; the signal's reason
    */
   async flush(): Promise<void> {
     if (this.#used === 0) return

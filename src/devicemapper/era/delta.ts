@@ -1,14 +1,14 @@
 /**
- * Which blocks were written to in some eras, in order: the bitsets of those eras and the era array, read side by side.
+ * The blocks written in some eras, in order: the bitsets of those eras and the era array, read side by side.
  *
  *      blocks       0                 130304              260608
  *      writeset 7   ├────┼────┼────┼────┼────┼────┼────┼────┼──      a bitset block has 32576 bits
  *      writeset 8   ├────┼────┼────┼────┼────┼────┼────┼────┼──
- *      era array    ├┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼──      an array block has 1018 eras, one 32nd of that
+ *      era array    ├┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼┼──      an array block has 1018 eras, one 32nd of that
  *                   └──── stretch ────┘
  *
- * One stretch of the device at a time is put together as a bitmap, which leaves as extents. Memory is that of a stretch and a few windows of
- * blocks, however large the device is; and of 2 KiB at most for each writeset.
+ * One stretch of the device at a time becomes a bitmap, which leaves as extents. Memory is that of a stretch and a few
+ * windows of blocks, for any size of the device, plus 2 KiB at most for each writeset.
  */
 import { arrayBlockCapacity, arrayElements, ArrayIndex } from '../array.ts'
 import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
@@ -22,17 +22,20 @@ const BITS_PER_WORD = 64
 const BITSET_BLOCK_BITS = arrayBlockCapacity(8) * BITS_PER_WORD
 /** Eras in a full block of the era array: 1018. */
 const ERA_BLOCK_BLOCKS = arrayBlockCapacity(4)
-/** A stretch, in bitset blocks: with the era array as many as fill one window of its blocks; without it, a longer one reads more at once. */
+/**
+ * A stretch, in bitset blocks: with the era array as many as fill one window of its blocks; without it, a longer one
+ * reads more at once.
+ */
 const STRETCH_WITH_ARRAY = (WINDOW_BLOCKS * ERA_BLOCK_BLOCKS) / BITSET_BLOCK_BITS
 const STRETCH_OF_BITSETS = 16
-/** Windows under way while another is taken in, where reading takes time: the device and the processor both have work. */
+/** Windows being read while another is processed, if reading takes time: this keeps device and processor busy. */
 const WINDOWS_AHEAD = 3
 
 export interface WrittenBlocks {
   reader: BlockReader
   /** The eras' own bitsets. */
   writesets: readonly Writeset[]
-  /** The era array, unless the bitsets are known to have all that is asked for. */
+  /** The era array, unless the bitsets are known to have everything. */
   eraArray: EraArray | undefined
   /** Size of a block in bytes. */
   blockBytes: number
@@ -40,26 +43,33 @@ export interface WrittenBlocks {
   sizeBytes: number
   /** First block of interest; Infinity for none. */
   firstBlock: number
-  /** From this block on everything counts as written to: nobody can have a copy of it. Infinity where that is not so. */
+  /**
+   * From this block on everything counts as written, because nobody can have a copy of it. Infinity for no such block.
+   */
   baseEndBlock: number
-  /** Told when the array has a block of an era after `untilEra`, which is counted all the same: an earlier one may be hidden behind it. */
+  /**
+   * Called when the array has a block of an era after `untilEra`. Such a block counts, because it may hide an earlier
+   * write.
+   */
   onLater: () => void
   signal?: AbortSignal | undefined
 }
 
 export interface EraArray {
   readonly root: number
-  /** Blocks that it has an era for. */
+  /** How many blocks it has an era for. */
   readonly blocks: number
   /** Blocks of this era and later ones count. Above 0: era 0 stands for never. */
   readonly sinceEra: number
   /** The last era of interest; Infinity for all. */
   readonly untilEra: number
-  /** The newest era that can stand in it; a later one is damage. */
+  /** The newest era that it can contain; a later one is damage. */
   readonly newestEra: number
 }
 
-/** Yields what was written to, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. */
+/**
+ * Yields the written blocks, merged and clamped. The last extent of a batch is closed: nothing that follows touches it.
+ */
 export async function* writtenExtents(written: WrittenBlocks): AsyncGenerator<ExtentBatch> {
   const { blockBytes, sizeBytes, firstBlock, baseEndBlock } = written
   const extents = new ExtentBuilder(blockBytes, sizeBytes)
@@ -81,14 +91,14 @@ export async function* writtenExtents(written: WrittenBlocks): AsyncGenerator<Ex
   }
 }
 
-/** A stretch that is complete. */
+/** A complete stretch. */
 type Stretch = BitmapPart
 
-/** Blocks to be read together, in ascending order of what they tell of. All are of one stretch. */
+/** Blocks to be read together, in ascending order of the device's blocks that they describe. All are of one stretch. */
 interface Load {
   readonly stretch: Omit<Stretch, 'bitmap'>
   readonly blocks: number[]
-  /** The array each block is of, and which of that array's blocks it is. */
+  /** For each block, its array and its index in that array. */
   readonly arrays: ArrayIndex[]
   readonly indexes: number[]
   /** Nothing more of this stretch comes after it. */
@@ -104,10 +114,10 @@ class StretchReading {
   readonly #loads: AsyncGenerator<Load>
   /** A bit for each metadata block that was met in one of the arrays. */
   readonly #met: Uint8Array
-  /** Windows under way, the next one first. */
+  /** Windows being read, the next one first. */
   readonly #ahead: { readonly load: Load; readonly window: Promise<BlockWindow> }[] = []
 
-  /** @param first the first block of interest; `end` the first that is of none any more */
+  /** @param first the first block of interest; `end` the first block beyond interest */
   constructor(written: WrittenBlocks, first: number, end: number) {
     const { reader, writesets, eraArray } = written
     this.#written = written
@@ -124,7 +134,7 @@ class StretchReading {
     this.#loads = this.#plan(first, end)
   }
 
-  /** The next stretch of which anything was read. Its bitmap has to be all zero again before the next is asked for. */
+  /** The next stretch of which anything was read. Clear its bitmap before asking for the next. */
   async next(): Promise<Stretch | undefined> {
     for (;;) {
       const { reader, signal } = this.#written
@@ -134,7 +144,7 @@ class StretchReading {
         if (planned.done) break
         const load = planned.value
         const window = reader.load(load.blocks, load.blocks.length, checksumSalt.arrayBlock)
-        // Whoever waits for the window hears of a failure; until someone does, it is nobody's unhandled rejection.
+        // The consumer of the window gets a failure; until there is one, the rejection is nobody's.
         window.catch(ignore)
         this.#ahead.push({ load, window })
       }
@@ -150,7 +160,7 @@ class StretchReading {
     }
   }
 
-  /** Waits for what is still being read, so that the file may be closed. */
+  /** Waits for running reads, so that the file may be closed. */
   async end(): Promise<void> {
     for (const { window } of this.#ahead) await window.then((each) => this.#written.reader.release(each), ignore)
   }
@@ -167,7 +177,7 @@ class StretchReading {
             load = undefined
           }
           load ??= { stretch, blocks: [], arrays: [], indexes: [], isLast: false }
-          // (Mostly known, and waiting for what is known would take longer than all else that is done here.)
+          // (Usually known; awaiting a known value would dominate this loop.)
           const block = array.known(index) ?? (await array.blockOf(index, this.#written.signal))
           this.#checkFirst(block)
           load.blocks.push(block)
@@ -180,8 +190,8 @@ class StretchReading {
   }
 
   /**
-   * No block is in two places, of one array or of two: the kernel shares only between the live root and the metadata snapshot, of which one
-   * is read. It also bounds the reading by the size of the metadata, whatever that says.
+   * No block is in two places, of one array or of two: the kernel shares blocks only between live root and metadata
+   * snapshot, and we read one of these. This check also bounds the reading by the real size of the metadata.
    */
   #checkFirst(block: number): void {
     const bit = 1 << (block & 7)
@@ -191,7 +201,7 @@ class StretchReading {
     this.#met[block >>> 3] |= bit
   }
 
-  /** Which blocks `[from, to)` of each array tell of a stretch. */
+  /** The blocks `[from, to)` of each array that describe a stretch. */
   #wantedFor({ low, high }: Omit<Stretch, 'bitmap'>): { array: ArrayIndex; from: number; to: number }[] {
     const part = (array: ArrayIndex, length: number, blockLength: number) => ({
       array,
@@ -232,7 +242,7 @@ class StretchReading {
     const { sinceEra, untilEra, newestEra } = eras
     const lastUsual = Math.min(untilEra, newestEra)
     let later = 0
-    // A word of the bitmap at a time, and nowhere a branch that depends on an era: what was written to when, no processor guesses.
+    // One word of the bitmap at a time, and no branch that depends on an era, because a processor cannot predict these.
     const end = from + count
     for (let at = from, bit = to; at < end;) {
       const shift = bit & 31

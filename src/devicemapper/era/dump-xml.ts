@@ -1,5 +1,5 @@
 /**
- * What era_dump prints: in which era each block was written to.
+ * The output of era_dump: in which era each block was written.
  *
  *     <superblock uuid="" block_size="128" nr_blocks="512" current_era="3">
  *       <writeset era="3" nr_bits="512">                    an era whose writes are not in the array yet
@@ -11,10 +11,10 @@
  *       </era_array>
  *     </superblock>
  *
- * 1.x prints the writeset of the current era too, 0.9 does not: whoever needs the writes since the last checkpoint has to see whether a
- * writeset of the header's `currentEra` was there (xml-extents.ts does). 1.x fills up the bits of a writeset that is older than the device's
- * last growth; 0.9 does not. With --logical there are no writesets, and 0.9 then gives the oldest era of a block that is in several, not the
- * newest.
+ * 1.x prints the writeset of the current era too, 0.9 does not. To get the writes since the last checkpoint, check for
+ * a writeset of the header's `currentEra` (as xml-extents.ts does). 1.x fills up the bits of a writeset that is older
+ * than the device's last growth; 0.9 does not. With --logical there are no writesets, and 0.9 then gives the oldest era
+ * of a block that is in several, not the newest.
  */
 import {
   type ByteStream,
@@ -33,14 +33,14 @@ export interface EraDumpHeader {
   /** Size of a block in sectors of 512 bytes, and in bytes. */
   blockSectors: number
   blockBytes: number
-  /** Size of the device in blocks; the last may be a part of one. */
+  /** Size of the device in blocks; the last may be a partial one. */
   blocks: number
   currentEra: number
 }
 
 /**
- * Blocks `[begins[i], begins[i] + lengths[i])`, ascending, that were written to in era `eras[i]`: in that era too (a writeset), or last (the
- * array; 0 is never). Valid until the next batch is asked for.
+ * Blocks `[begins[i], begins[i] + lengths[i])`, ascending, written in era `eras[i]`: in that era among others (a
+ * writeset), or last (the array; 0 is never). Valid until the next batch is requested.
  */
 export interface EraRunBatch {
   readonly section: 'writeset' | 'era_array'
@@ -60,7 +60,7 @@ export type EraDumpXml = XmlDocument<EraDumpHeader, EraRunBatch>
 /**
  * Reads era_dump's XML, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readEraDumpXml(bytes: ByteStream, options?: XmlOptions): Promise<EraDumpXml> {
   return openXml(bytes, new EraDumpDialect(), options)
@@ -94,13 +94,13 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
   #place: Place = 'outside'
   /** Where an element without content stands. */
   #around: 'writeset' | 'era_array' = 'writeset'
-  /** The run that may still grow: blocks [#begin, #end) of #era; none where they are equal. */
+  /** The run that may still grow: blocks [#begin, #end) of #era; none if they are equal. */
   #begin = 0
   #end = 0
   #era = 0
   /** The first block that may follow in this section. */
   #next = 0
-  /** Of the writeset: blocks it has bits for, and in which of the two ways it tells them. */
+  /** Of the writeset: the number of its bits, and in which of the two forms it lists them. */
   #bits = 0
   #way: 'bit' | 'marked' | undefined
   #lastEra = -1
@@ -176,7 +176,7 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     if (era <= this.#lastEra) refuse(`the writeset of era ${era} comes after that of era ${this.#lastEra}`)
     if (era > currentEra) refuse(`a writeset of era ${era}, and the current era is ${currentEra}`)
     this.#bits = element.number('nr_bits', MAX_ERA_BLOCKS)
-    // As in metadata: the kernel writes none, and it would pass for an era in which nothing was written to.
+    // As in metadata: the kernel writes no era 0, and it would look like an era without writes.
     if (this.#bits === 0) refuse(`the writeset of era ${era} is of no blocks at all`)
     this.#way = undefined
     this.#lastEra = era
@@ -195,7 +195,7 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     this.#batch.era = undefined
   }
 
-  /** Where each block is mentioned, none may be missing: lines cut out of the middle would not show otherwise. */
+  /** If each block is listed, none may be missing: otherwise lines cut out of the middle would not show. */
   #closeSection(section: 'writeset' | 'era_array'): void {
     const { blocks } = this.header as EraDumpHeader
     const due = section === 'writeset' ? this.#bits : blocks

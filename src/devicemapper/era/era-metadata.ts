@@ -1,16 +1,17 @@
 /**
- * An era device's metadata, opened for questions: which eras there are, and which blocks were written to since one of them.
+ * An era device's metadata, opened for questions: which eras exist, and which blocks were written since one of them.
  *
- * The answers come from one *view*: the metadata snapshot that someone has taken, or the live root. A file does not change. A device does,
- * for as long as its era device is active:
+ * The answers come from one *view*: the metadata snapshot, if one was taken, or the live root. A file does not change.
+ * A device does, while its era device is active:
  *
- * - A metadata snapshot stays as it is until it is dropped, which is looked for before each batch leaves. It holds the writes of all eras
- *   that were over when it was taken, for taking one ends an era.
- * - The live root changes with every first write to a block, and nothing in it counts the changes: superblocks of two moments may be equal
- *   byte for byte and lead to different trees. So it is read only while the device is claimed for us, which nobody has active then.
+ * - A metadata snapshot stays as it is until it is dropped, which is checked before each batch leaves. It has the
+ *   writes of all eras before it was taken, because taking one ends an era.
+ * - The live root changes with every first write to a block, and nothing counts these changes: two superblocks may be
+ *   equal byte for byte and lead to different trees. So the live root is read only while we have claimed the device,
+ *   which nobody has active then.
  *
- * A write is in the metadata, committed, before the data is written (dm-era-target.c, process_deferred_bios). The in-core bitmap of the
- * kernel never knows of more than the metadata.
+ * A write is committed to the metadata before the data is written (dm-era-target.c, process_deferred_bios). The
+ * kernel's bitmap in memory never has more than the metadata.
  */
 import { resolve } from 'node:path'
 import { DeltamapperError } from '../../errors.ts'
@@ -27,19 +28,21 @@ import { parseWriteset, type Writeset, WRITESET_SIZE } from './writeset.ts'
 /** How often to look again at metadata that changed meanwhile, before giving up. */
 const MOST_LOOKS = 100
 
-/** Which state of the device is looked at. */
+/** Which state of the device is read. */
 export type MetadataView = 'live' | 'metadata-snapshot'
 
 export interface WrittenQuestion {
-  /** Blocks written to in this era or a later one; 0 to `lastEra`. As eras count from 1, 0 asks for whatever was written to. */
+  /**
+   * Blocks written in this era or a later one; 0 to `lastEra`. Eras count from 1, so 0 asks for every written block.
+   */
   sinceEra: number
-  /** Leave out what was written to in later eras only, as far as that can be told; all eras that the view knows by default. */
+  /** Leave out what was written in later eras only, as far as that can be told; all eras of the view by default. */
   untilEra?: number | undefined
-  /** Size of the device in bytes, at most that of all its blocks, which it is by default. */
+  /** Size of the device in bytes, at most that of all its blocks, which is the default. */
   sizeBytes?: number | undefined
-  /** Size in bytes that the device had in the era; by default as large as now. Everything beyond counts as written to. */
+  /** Size in bytes of the device in that era; as large as now by default. Everything beyond counts as written. */
   baseSizeBytes?: number | undefined
-  /** Extents that end at or before this byte are left out; it is rounded down to a block. 0 to `sizeBytes`. */
+  /** Leave out extents that end at or before this byte. Rounded down to a block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
   signal?: AbortSignal | undefined
 }
@@ -48,7 +51,7 @@ export interface WrittenQuestion {
  * Opens an era device's metadata.
  *
  * @param path a metadata device, or a file that holds a copy of one
- * @param liveRoot look at the live root even where there is a metadata snapshot
+ * @param liveRoot read the live root even if there is a metadata snapshot
  * @throws DM_READ_FAILED, DM_METADATA_FOREIGN, DM_METADATA_DAMAGED, DM_METADATA_UNSUPPORTED
  */
 export async function openEraMetadata(
@@ -81,17 +84,17 @@ export async function openEraMetadata(
   }
 }
 
-/** What was written to. */
+/** The written blocks. */
 export interface WrittenStream extends ExtentStream {
   /**
-   * Whether there is nothing in it that was written to after `untilEra` only; to be asked when it is complete. What is in a writeset of its own
-   * can be left out; what the array has of a later era hides whether there was an earlier one, and counts.
+   * Whether the answer contains only blocks written up to `untilEra`; ask when it is complete. Later writes in a
+   * writeset can be left out. A later era in the array hides whether there was an earlier one, and counts.
    */
   readonly isExact: () => boolean
 }
 
 export class EraMetadata {
-  /** The superblock of the view: the live one, or the copy of it that the metadata snapshot is. */
+  /** The superblock of the view: the live one, or the copy that is the metadata snapshot. */
   readonly superblock: EraSuperblock
   /** The live superblock as it was at opening. */
   readonly live: EraSuperblock
@@ -112,17 +115,23 @@ export class EraMetadata {
     return this.#reader.path
   }
 
-  /** What reading has cost since opening. */
+  /** The cost of reading since opening. */
   get statistics(): Readonly<ReadStatistics> {
     return this.#reader.statistics
   }
 
-  /** Size of the device in bytes, up to the end of its last block: that it is a part of one is not in the metadata. */
+  /**
+   * Size of the device in bytes, up to the end of its last block. The metadata does not say whether that is a partial
+   * one.
+   */
   get sizeBytes(): number {
     return this.superblock.blocks * this.superblock.blockBytes
   }
 
-  /** The last era whose writes this view knows. A metadata snapshot is taken between two eras, and its current one has not begun there. */
+  /**
+   * The last era whose writes this view has. A metadata snapshot is taken between two eras, so its current era has not
+   * begun.
+   */
   get lastEra(): number {
     return lastEraOf(this.superblock, this.view)
   }
@@ -132,7 +141,7 @@ export class EraMetadata {
   }
 
   /**
-   * The writesets that are not yet digested, by ascending era; that of the current era is the last, in the live view.
+   * The writesets that are not yet digested, by ascending era; in the live view, the last is that of the current era.
    *
    * @throws DM_METADATA_DAMAGED, DM_READ_FAILED; DM_SNAPSHOT_CHANGED when the metadata snapshot was dropped
    */
@@ -141,7 +150,7 @@ export class EraMetadata {
     if (this.view === 'metadata-snapshot') {
       return this.#whileHeld(() => this.#writesets(this.superblock, signal))
     }
-    // Good enough to be looked at. What blocks are reported from is read under a claim.
+    // Good enough for inspection. Blocks are reported only from metadata under a claim.
     for (let attempt = 0; attempt < MOST_LOOKS; attempt++) {
       const before = await readSuperblock(this.#reader, 0)
       const looked = await this.#writesets(before.superblock, signal).then(
@@ -160,10 +169,10 @@ export class EraMetadata {
   }
 
   /**
-   * Every block that was written to in an era or later, as far as this view knows.
+   * Every block that was written in an era or later, as far as this view knows.
    *
-   * @throws DM_ERA_NOT_REACHED; DM_OFFSET_OUT_OF_RANGE; DM_ARGUMENT_INVALID; DM_DEVICE_BUSY for the live root of an active device's metadata;
-   *   and what reading metadata throws
+   * @throws DM_ERA_NOT_REACHED; DM_OFFSET_OUT_OF_RANGE; DM_ARGUMENT_INVALID; DM_DEVICE_BUSY for the live root of an
+   *   active device's metadata; and what reading metadata throws
    */
   async written(question: WrittenQuestion): Promise<WrittenStream> {
     const { sinceEra, untilEra = Infinity, startingOffset = 0, baseSizeBytes, signal } = question
@@ -198,7 +207,7 @@ export class EraMetadata {
     let isExact = true
     const batches = this.#undisturbed(async function* (this: EraMetadata) {
       const writesets = await this.#writesets(this.superblock, signal)
-      // Also where nothing else of it is read: how large the device is stands nowhere but here and in the superblock.
+      // Even if nothing else of it is read: only here and in the superblock is the device's size.
       const eras = { root: this.superblock.eraArrayRoot, length: blocks, valueSize: 4 } as const
       await new ArrayIndex(this.#reader, eras).checkLength(signal)
       yield* writtenExtents({
@@ -220,9 +229,9 @@ export class EraMetadata {
   }
 
   /**
-   * Where the eras asked for are to be found. The kernel digests writesets in order, and one at a time: the array has all eras before the
-   * oldest writeset, and of that one as much as is digested, but nothing of any later era. So what the writesets have, the array need not be
-   * asked for.
+   * Where the requested eras are. The kernel digests writesets in order, one at a time. So the array has all eras
+   * before the oldest writeset, perhaps a part of that one, and nothing of later eras. Eras in writesets need no look
+   * at the array.
    */
   #sources(writesets: readonly Writeset[], sinceEra: number, untilEra: number) {
     const oldest = writesets.at(0)?.era
@@ -239,8 +248,8 @@ export class EraMetadata {
   }
 
   /**
-   * @throws DM_METADATA_DAMAGED also where an era is missing: what is digested is digested in order, so that the writesets there are follow
-   *   each other up to now. A gap is what a crash leaves on kernels before 5.12, and the writes of that era are lost.
+   * @throws DM_METADATA_DAMAGED, also when an era is missing: writesets are digested in order, so those that are left
+   *   follow each other up to now. A crash leaves a gap on kernels before 5.12, and the writes of that era are lost
    */
   async #writesets(superblock: EraSuperblock, signal?: AbortSignal): Promise<Writeset[]> {
     const { writesetTreeRoot: root, currentWriteset } = superblock
@@ -252,7 +261,7 @@ export class EraMetadata {
       if (before !== undefined && era !== before + 1) throw damaged(path, root, lacks(before + 1, era))
       if (value.bits === 0 || value.root === 0)
         throw damaged(path, root, `the writeset of era ${era} is of no blocks at all`)
-      // Each era has a bitset of its own, so that there are no more of them than blocks; whoever reads them depends on that.
+      // Each era has a bitset of its own, so there are no more of them than blocks. This bounds what readers do.
       if (roots.size >= blocks || roots.has(value.root)) throw damaged(path, value.root, sharedBy(era))
       roots.add(value.root)
       found.push({ era, ...value })
@@ -270,7 +279,7 @@ export class EraMetadata {
     return found
   }
 
-  /** Lets extents pass only as long as what they are read from cannot have changed. */
+  /** Lets extents pass only if their source cannot have changed meanwhile. */
   async *#undisturbed(
     read: (this: EraMetadata) => AsyncGenerator<ExtentBatch>,
     signal: AbortSignal | undefined
@@ -300,7 +309,9 @@ export class EraMetadata {
     }
   }
 
-  /** What was read, if the metadata snapshot is still there now. A block that was freed and is being overwritten looks damaged. */
+  /**
+   * The result, if the metadata snapshot still exists. A block that was freed and is being overwritten looks damaged.
+   */
   async #whileHeld<T>(read: () => Promise<T>): Promise<T> {
     const outcome = await read().then(
       (value) => ({ value }),
@@ -311,7 +322,10 @@ export class EraMetadata {
     return outcome.value
   }
 
-  /** A metadata snapshot does not change as long as it is held; another one may have taken its block. @throws DM_SNAPSHOT_CHANGED */
+  /**
+   * A metadata snapshot does not change as long as it is held, but another one may have taken its block. @throws
+   * DM_SNAPSHOT_CHANGED
+   */
   async #checkHeld(): Promise<void> {
     const { metadataSnapshot } = (await readSuperblock(this.#reader, 0)).superblock
     const held = this.live.metadataSnapshot
@@ -386,7 +400,7 @@ interface ReadSuperblock {
   superblock: EraSuperblock
 }
 
-/** Reads a superblock; on a device as often as it takes to catch it between two writes. */
+/** Reads a superblock. On a device it reads again until it catches one between two writes. */
 async function readSuperblock(reader: BlockReader, block: number): Promise<ReadSuperblock> {
   for (let attempt = 1; ; attempt++) {
     const content = await reader.readRaw(block)
@@ -412,7 +426,8 @@ async function readSnapshot(reader: BlockReader, live: EraSuperblock): Promise<R
   if (blockSectors !== live.blockSectors) {
     throw damaged(reader.path, block, `its block size is ${blockSectors} sectors, that of block 0 ${live.blockSectors}`)
   }
-  // What it has for the current writeset is a stale pointer: nothing keeps what it leads to (struct superblock_disk).
+  // Its copy of the current writeset is a stale pointer: nothing keeps the blocks that it leads to (struct
+  // superblock_disk).
   return { ...snapshot, superblock: { ...snapshot.superblock, currentWriteset: undefined } }
 }
 

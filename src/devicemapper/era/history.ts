@@ -1,21 +1,23 @@
 /**
- * Whether era metadata is still what it was when somebody looked before: the rules by which a history is refused rather than continued.
+ * Whether era metadata is still what it was at the last look: the rules by which a history is refused or continued.
  *
- * Nothing in the metadata names it: the kernel blanks the superblock's UUID with each commit. What there is counts eras, upwards only
- * (dm-era-target.c, metadata_new_era), and the block size never changes (open_metadata). Metadata that is formatted anew begins at era 1, and
- * a table that was loaded before the suspension that it was meant for goes back by what was committed in between. Either shows as an era
- * below one that was seen before, if it is looked for each time the device was activated: later the count may have caught up.
+ * The metadata has no name of its own: the kernel blanks the superblock's UUID with each commit. But eras only count
+ * upwards (dm-era-target.c, metadata_new_era), and the block size never changes (open_metadata). Newly formatted
+ * metadata begins at era 1. A table that was loaded before its suspension loses what was committed in between. Both
+ * show as an era below one that was seen before, if there is a look after each activation: later the count may have
+ * caught up.
  *
- * An era begins with each table that is put in place, each resume, each checkpoint and each metadata snapshot, and with nothing else
- * (metadata_era_rollover). Whoever knows which of these were its own knows in which era the device is; one that is further on was suspended by
- * somebody else, who may have given it another table meanwhile, through which writes went unseen.
+ * An era begins with each table that is put in place, each resume, each checkpoint and each metadata snapshot, and with
+ * nothing else (metadata_era_rollover). We know which of these were ours, so we know in which era the device must be.
+ * In a later era, another process has suspended it, and may have given it another table meanwhile, under which writes
+ * went unseen.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { EraSuperblock } from './superblock.ts'
 
 /** What is remembered of an era device from one look to the next. */
 export interface EraHistory {
-  /** The size in which writes are tracked, in sectors of 512 bytes. */
+  /** The size of a tracked block, in sectors of 512 bytes. */
   readonly blockSectors: number
   /** The era that was seen last. */
   readonly newestEra: number
@@ -24,13 +26,14 @@ export interface EraHistory {
 }
 
 /**
- * What is to be remembered after another look.
+ * What to remember after another look.
  *
  * @param seen what was remembered until now; undefined at the first look
  * @param now the live superblock
  * @param path where it was read
- * @param ownEras how many eras may have begun since then by what we did ourselves; `any` where nobody could look
- * @throws DM_ERA_NOT_REACHED when this is not the metadata that was seen before; DM_ERA_HISTORY_LOST when somebody else had a hand in it
+ * @param ownEras how many eras we may have begun since then; `any` if nobody could look
+ * @throws DM_ERA_NOT_REACHED when this is not the metadata that was seen before; DM_ERA_HISTORY_LOST when another
+ *   process has changed it
  */
 export function continuedHistory(
   seen: EraHistory | undefined,

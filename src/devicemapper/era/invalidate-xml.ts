@@ -1,13 +1,14 @@
 /**
- * What era_invalidate prints: the blocks that were written to since an era.
+ * The output of era_invalidate: the blocks written since an era.
  *
  *     <blocks>
  *       <block block="5"/>
- *       <range begin="64" end = "70"/>          0.9; 1.x leaves out the spaces. `end` is the first block that was not written to
+ *       <range begin="64" end = "70"/>          0.9; 1.x leaves out the spaces. `end` is the first block that was not written
  *     </blocks>
  *
- * It says neither of which device, nor since when, nor how large a block is. Nor can it be seen here that some versions answer wrongly:
- * 0.9.0 --metadata-snapshot reads the live superblock, and 1.0.0 to 1.3.2 list nothing where all writesets have been digested.
+ * It names neither the device, nor the era, nor the size of a block. Nor does it show that some versions answer
+ * wrongly: 0.9.0 --metadata-snapshot reads the live superblock, and 1.0.0 to 1.3.2 list nothing when all writesets have
+ * been digested.
  */
 import {
   type ByteStream,
@@ -24,7 +25,10 @@ import { mistaken } from '../xml-tools.ts'
 /** An era device has fewer blocks than this (dm-era-target.c: valid_nr_blocks). */
 export const MAX_ERA_BLOCKS = 2 ** 31
 
-/** Blocks `[begins[i], begins[i] + lengths[i])`, ascending, none overlapping, none empty. Valid until the next batch is asked for. */
+/**
+ * Blocks `[begins[i], begins[i] + lengths[i])`, ascending, none overlapping, none empty. Valid until the next batch is
+ * requested.
+ */
 export interface BlockRunBatch {
   count: number
   readonly begins: Float64Array
@@ -36,7 +40,7 @@ export type InvalidateXml = XmlDocument<object, BlockRunBatch>
 /**
  * Reads era_invalidate's XML, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readInvalidateXml(bytes: ByteStream, options?: XmlOptions): Promise<InvalidateXml> {
   return openXml(bytes, new InvalidateDialect(), options)

@@ -1,10 +1,10 @@
 /**
- * What an era device says of its state: era_status in drivers/md/dm-era-target.c.
+ * The status of an era device: era_status in drivers/md/dm-era-target.c.
  *
  *   era  METADATA-BLOCK-SECTORS USED/TOTAL CURRENT-ERA METADATA-SNAPSHOT|-
  *
- * The pair counts metadata blocks of 4 KiB. The kernel says `Error` when it could not find its own numbers. Asked while the device is
- * suspended, it does not answer before that is resumed.
+ * The pair counts metadata blocks of 4 KiB. The kernel prints `Error` when it could not find its own numbers. On a
+ * suspended device, the query does not return before the resume.
  */
 import { TargetWords } from '../target-words.ts'
 

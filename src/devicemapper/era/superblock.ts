@@ -1,7 +1,8 @@
 /**
  * The superblock of dm-era metadata: block 0, and the copy of it that a metadata snapshot is.
  *
- * Field offsets: struct superblock_disk, drivers/md/dm-era-target.c. Packed and little endian, so that 64-bit fields stand at odd places.
+ * Field offsets: struct superblock_disk, drivers/md/dm-era-target.c. Packed and little endian, so that 64-bit fields
+ * stand at odd places.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { damaged } from '../block-reader.ts'
@@ -17,14 +18,19 @@ const MIN_BLOCK = 8
 const MAX_BLOCKS = 2 ** 31
 
 export interface EraSuperblock {
-  /** The size in which writes are tracked, in sectors of 512 bytes, and in bytes. */
+  /** The size of a tracked block, in sectors of 512 bytes, and in bytes. */
   blockSectors: number
   blockBytes: number
-  /** Size of the device in blocks; the last may be a part of one. 0 before the device was resumed for the first time. */
+  /**
+   * Size of the device in blocks; the last may be a partial one. 0 before the device was resumed for the first time.
+   */
   blocks: number
   /** The era that has begun last. 0 before the device was resumed for the first time. */
   currentEra: number
-  /** The writes of the current era so far; undefined while the device is suspended or inactive, because they are archived then. */
+  /**
+   * The writes of the current era so far; undefined while the device is suspended or inactive, because they are
+   * archived then.
+   */
   currentWriteset: Writeset | undefined
   /** Root of the tree: era → writeset, of the eras that are over and not yet digested. */
   writesetTreeRoot: number

@@ -3,8 +3,9 @@
  *
  *   era  METADATA-DEVICE ORIGIN-DEVICE BLOCK-SECTORS
  *
- * Devices are read as MAJOR:MINOR, the form in which the kernel prints them. The target reads its metadata when the table is *loaded*, and
- * what is committed between then and the resume that puts the table in place is lost: a table is changed as suspend, load, resume.
+ * Devices are read as MAJOR:MINOR, the form in which the kernel prints them. The target reads its metadata when the
+ * table is *loaded*. Commits between the load and the resume that puts the table in place are lost. So change a table
+ * by suspend, load, resume.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type DeviceNumber, TargetWords } from '../target-words.ts'
@@ -13,7 +14,7 @@ export interface EraTable {
   readonly metadataDevice: DeviceNumber
   /** The device whose writes are tracked. */
   readonly originDevice: DeviceNumber
-  /** The size in which they are, in sectors of 512 bytes: a multiple of 8 (MIN_BLOCK_SIZE). */
+  /** The size of a tracked block, in sectors of 512 bytes: a multiple of 8 (MIN_BLOCK_SIZE). */
   readonly blockSectors: number
 }
 
@@ -31,7 +32,7 @@ export function parseEraTable(params: string): EraTable {
   return { metadataDevice, originDevice, blockSectors }
 }
 
-/** Writes the parameters of an `era` target. Throws DM_ARGUMENT_INVALID for a block size that cannot be. */
+/** Writes the parameters of an `era` target. Throws DM_ARGUMENT_INVALID for an impossible block size. */
 export function formatEraTable({ metadataDevice, originDevice, blockSectors }: EraTable): string {
   if (!isEraBlock(blockSectors)) {
     throw new DeltamapperError(

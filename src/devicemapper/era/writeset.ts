@@ -1,5 +1,5 @@
 /**
- * The blocks that were written to in one era: a bitset, until the kernel has digested it into the era array (struct writeset_disk,
+ * The blocks written in one era: a bitset, until the kernel has digested it into the era array (struct writeset_disk,
  * drivers/md/dm-era-target.c).
  */
 
@@ -8,7 +8,7 @@ export const WRITESET_SIZE = 12
 
 /** Where a writeset's bits are. */
 export interface WritesetRecord {
-  /** One for each block that the device had in that era: more or fewer than it has now where its size has changed. */
+  /** One for each block that the device had in that era: more or fewer than now if its size has changed. */
   bits: number
   /** Root block of the bitset's tree. */
   root: number

@@ -1,8 +1,10 @@
 /**
- * From what era_invalidate and era_dump print to extents, by the rules that hold for our own reading of metadata (era-metadata.ts, delta.ts).
+ * Turns the output of era_invalidate and era_dump into extents, by the same rules as our own reading of metadata
+ * (era-metadata.ts, delta.ts).
  *
- * era_dump prints the writesets before the array, and a block counts for either. So the writesets that are asked for are united first, in a
- * bitmap with a bit for each block of the device, at most 256 MiB; the array then goes by with the bitmap beside it.
+ * era_dump prints the writesets before the array, and a block counts for either. So the requested writesets are first
+ * united in a bitmap with one bit for each block of the device, at most 256 MiB. The array then passes by beside the
+ * bitmap.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { ExtentStream } from '../extents.ts'
@@ -14,8 +16,8 @@ import type { BlockRunBatch } from './invalidate-xml.ts'
 const BATCH_RUNS = 4096
 
 /**
- * What was written to, as extents: the runs, and all that lies beyond a smaller base. What they tell of blocks beyond the target's end is
- * left out: a device can have shrunk.
+ * The written blocks as extents: the runs, and everything beyond a smaller base. Runs beyond the target's end are left
+ * out, because a device can have shrunk.
  *
  * @param blockBytes size of a block in bytes
  * @throws DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; while it is read, what the batches throw
@@ -31,22 +33,25 @@ export function writtenExtentsOf(
   return extentsOfBatches(batches, blockBytes, sizes, addAll, baseEndBlock(sizes, blockBytes))
 }
 
-/** A dump of which the writesets have been read. */
+/** A dump whose writesets have been read. */
 export interface WrittenDump {
-  /** How many writesets it has. None in what --logical prints, and where all are digested. */
+  /** How many writesets it has. None in the output of --logical, or if all are digested. */
   readonly writesets: number
   /** The last era whose writes are known to be in it: the current one, or the one before. */
   readonly lastEra: number
-  /** What was written to since; reads the array. Throws XmlInvalid, and DM_METADATA_DAMAGED where the array has an impossible era. */
+  /**
+   * The blocks written since; reads the array. Throws XmlInvalid, and DM_METADATA_DAMAGED if the array has an
+   * impossible era.
+   */
   readonly batches: AsyncIterable<BlockRunBatch>
 }
 
 /**
- * Looks in a dump for what was written to in an era and later ones, as far as the array.
+ * Reads a dump up to the array, for what was written in an era and later ones.
  *
- * @param sinceEra as eras count from 1, 0 asks for whatever was written to
- * @param name what messages call the dump
- * @throws DM_ERA_NOT_REACHED; DM_METADATA_DAMAGED where a writeset is missing; XmlInvalid, and what the stream throws
+ * @param sinceEra eras count from 1, so 0 asks for every written block
+ * @param name the dump's name in messages
+ * @throws DM_ERA_NOT_REACHED; DM_METADATA_DAMAGED when a writeset is missing; XmlInvalid, and what the stream throws
  */
 export async function writtenSince(
   { header: { blocks, currentEra }, batches }: EraDumpXml,
@@ -71,7 +76,7 @@ export async function writtenSince(
     for (let i = 0; i < count; i++) marked.add(begins[i], begins[i] + lengths[i])
   }
   checkComplete(eras, currentEra, name)
-  // 0.9.0 does not print what was written to in the current era, unless the device was suspended by then.
+  // 0.9.0 does not print the writes of the current era, unless the device was suspended by then.
   const lastEra = eras.at(-1) === currentEra ? currentEra : currentEra - 1
   if (Math.max(sinceEra, 1) > lastEra) {
     throw new DeltamapperError(
@@ -99,14 +104,14 @@ async function* arrayFrom(
 
 interface Wanted {
   readonly sinceEra: number
-  /** The newest era that can stand in the array. */
+  /** The newest era that the array can contain. */
   readonly newestEra: number
-  /** What the writesets have. */
+  /** The blocks of the writesets. */
   readonly marked: BlockBitmap
   readonly name: string
 }
 
-/** The array mentions every block there is, in order; so all that is marked comes by. */
+/** The array lists every block in order, so every marked block comes by. */
 async function* writtenRuns(
   array: AsyncIterable<EraRunBatch>,
   { sinceEra, newestEra, marked, name }: Wanted
@@ -137,8 +142,8 @@ async function* writtenRuns(
 }
 
 /**
- * The kernel digests writesets in order: those that are left follow each other, up to the current era or the one before. A gap is what a
- * crash leaves on kernels before 5.12, or lines that were cut out of a dump.
+ * The kernel digests writesets in order: those that are left follow each other, up to the current era or the one
+ * before. A gap comes from a crash on kernels before 5.12, or from lines that were cut out of a dump.
  *
  * @throws DM_METADATA_DAMAGED
  */
@@ -164,7 +169,7 @@ class BlockBitmap {
     this.#blocks = blocks
   }
 
-  /** Marks the blocks `[begin, end)`, as far as the device has them now: a writeset may be of an era in which it was larger. */
+  /** Marks the blocks `[begin, end)` that the device still has: in the writeset's era it may have been larger. */
   add(begin: number, end: number): void {
     if (this.#words.length === 0) this.#words = new Uint32Array(Math.ceil(this.#blocks / 32))
     const words = this.#words
@@ -177,12 +182,12 @@ class BlockBitmap {
     }
   }
 
-  /** The first marked block of `[begin, end)`; `end` where there is none. */
+  /** The first marked block of `[begin, end)`; `end` if there is none. */
   nextMarked(begin: number, end: number): number {
     return this.#next(begin, end, 0)
   }
 
-  /** The first block of `[begin, end)` that is not marked; `end` where there is none. */
+  /** The first block of `[begin, end)` that is not marked; `end` if there is none. */
   nextUnmarked(begin: number, end: number): number {
     return this.#next(begin, end, -1)
   }

@@ -1,5 +1,5 @@
 /**
- * What thin_delta prints, as runs of blocks.
+ * The output of thin_delta, as runs of blocks.
  *
  *     <superblock uuid="" time="15" transaction="19" data_block_size="128" nr_data_blocks="0">
  *       <diff left="1" right="2">
@@ -10,11 +10,11 @@
  *       </diff>
  *     </superblock>
  *
- * 0.9 adds `metadata_snap` without -m, 1.x adds `flags` where the pool needs a check, writes `left_root` for --root1, and ends without a
- * newline. nr_data_blocks is 0 with -m. What neither device maps is not mentioned.
+ * 0.9 adds `metadata_snap` without -m. 1.x adds `flags` if the pool needs a check, writes `left_root` for --root1, and
+ * ends without a newline. nr_data_blocks is 0 with -m. Blocks that neither device maps are not listed.
  *
- * The data addresses of --verbose are read over and never handed out: 1.0.0 to 1.3.3 print wrong ones for runs whose virtual blocks
- * follow one another while their data blocks do not.
+ * The data addresses of --verbose are skipped: 1.0.0 to 1.3.3 print wrong ones for runs whose virtual blocks follow one
+ * another while their data blocks do not.
  */
 import {
   type ByteStream,
@@ -31,19 +31,19 @@ import { mistaken } from '../xml-tools.ts'
 import { MAX_DEVICES } from './device-details.ts'
 import { poolHeader, type PoolXmlHeader } from './pool-xml.ts'
 
-/** What became of a run, by the numbers that batches have for it. */
+/** What became of a run; batches have the index. */
 export const deltaKinds = ['same', 'different', 'left_only', 'right_only'] as const
 export type DeltaKind = (typeof deltaKinds)[number]
 
 export interface DeltaXmlHeader extends PoolXmlHeader {
-  /** What was compared: thin device ids, or roots of mapping trees (metadata blocks). */
+  /** The two sides: thin device ids, or roots of mapping trees (metadata blocks). */
   left: DeltaSide
   right: DeltaSide
 }
 
 export type DeltaSide = { deviceId: number; root?: undefined } | { root: number; deviceId?: undefined }
 
-/** Runs in ascending order, none overlapping, none empty, in data blocks. Valid until the next batch is asked for. */
+/** Runs in ascending order, none overlapping, none empty, in data blocks. Valid until the next batch is requested. */
 export interface DeltaRunBatch {
   count: number
   /** Index into `deltaKinds`. */
@@ -57,7 +57,7 @@ export type DeltaXml = XmlDocument<DeltaXmlHeader, DeltaRunBatch>
 /**
  * Reads thin_delta's XML, plain or verbose, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readDeltaXml(bytes: ByteStream, options?: XmlOptions): Promise<DeltaXml> {
   return openXml(bytes, new DeltaDialect(), options)
@@ -65,7 +65,7 @@ export async function readDeltaXml(bytes: ByteStream, options?: XmlOptions): Pro
 
 const BATCH_RUNS = 4096
 const DIFFERENT = deltaKinds.indexOf('different')
-/** Where in `patterns` lists of ranges are opened, where they are closed, and the two forms of a range. */
+/** Indexes in `patterns`: where lists of ranges open and close, and the two forms of a range. */
 const [OPENS, CLOSES, RANGE, DIFFERENT_RANGE] = [4, 8, 12, 13]
 
 type Place = 'outside' | 'superblock' | 'diff' | 'list' | 'run' | 'range'
@@ -87,7 +87,7 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
   }
   #place: Place = 'outside'
   #pool: PoolXmlHeader | undefined
-  /** Of the list that is open: what its ranges are, and whether there was one. */
+  /** The open list: what its ranges mean, and whether there was one. */
   #kind = 0
   #ranges = false
   /** The first block that may follow. */

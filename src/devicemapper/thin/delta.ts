@@ -2,20 +2,21 @@
  * The heart of it: what differs between two mapping trees, in order, without reading what they share.
  *
  * A snapshot begins as a second reference to its origin's root; later writes copy just the path from root to leaf
- * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a node both refer
- * to holds the same mappings in both. Data blocks are shared the same way and never written in place while they are, so equal data
- * block means equal content, and a different one counts as changed.
+ * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a node
+ * both refer to holds the same mappings in both. Data blocks are shared the same way and never written in place while
+ * they are, so equal data block means equal content, and a different one counts as changed.
  *
  * Both trees are walked at once, in ascending order (see Frontier), by three rules:
  *
  * 1. *Drop what is shared.* A subtree that stands in both queues of a depth is removed from both, unread.
- * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would have shown
+ * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would
+ *    have shown
  *    up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that spans half of a sparse
  *    volume would have to wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
- * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record of its mappings
- * (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
+ * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record
+ * of its mappings (base-record/): all of the target's tree is read then, as nothing tells what of it was the base's.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
@@ -23,34 +24,46 @@ import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import { RecordedMappings } from './base-record/recorded-mappings.ts'
+import { RecordedMappings } from './recorded-mappings.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
-/** Leaves read at once, to begin with: the first answer is to leave soon. It doubles with each window, up to the walk's share. */
+/**
+ * Leaves read at once at the beginning, so that the first answer leaves soon. It doubles with each window, up to the
+ * walk's share.
+ */
 const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
-/** Windows of leaves under way while another is compared, where reading takes time: the device and the processor both have work. */
+/**
+ * Windows of leaves being read while another is compared, if reading takes time: this keeps device and processor busy.
+ */
 const WINDOWS_AHEAD = 3
 /**
- * Leaves that all walks of a thread together may read at once. A walk that its client keeps waiting holds what it has read of them, so that
- * many walks read little each, and keep the device as busy as a few that read much.
+ * Leaves that all walks of a thread together may read at once. A walk with a slow client holds the leaves that it has
+ * read. So many walks read little each, and keep the device as busy as a few that read much.
  */
 const LEAVES_AT_ONCE = 256
 /** Of this thread. */
 let walksUnderWay = 0
-/** Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least. */
+/**
+ * Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least.
+ */
 const EXPECTED_CHILDREN = 64
 
 export interface MappingDelta {
   reader: BlockReader
-  /** Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record. */
+  /**
+   * Root block of the base's mapping tree; undefined for "everything the target maps", and where the base is a record.
+   */
   baseRoot: number | undefined
   /**
-   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could write to it in place.
+   * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could
+   * write to it in place.
    */
   baseRecord?: Pick<BaseRecordReader, 'skipTo' | 'next' | 'header'> | undefined
   /** Root block of the target's mapping tree. */
   targetRoot: number
-  /** Data blocks that base and target map by their device details, which what is found is held against. Undefined: that is not known. */
+  /**
+   * Data blocks that base and target map according to their device details, to check the result. Undefined if unknown.
+   */
   baseMapped?: number | undefined
   targetMapped?: number | undefined
   /** Size of a data block in bytes. */
@@ -58,27 +71,27 @@ export interface MappingDelta {
   /** Size of the target in bytes: extents end there. */
   sizeBytes: number
   /**
-   * The size was taken from the target's tree: were that damaged, the size would be wrong with it. So both trees are read to their ends,
-   * though the extents end with the size, and held against the details.
+   * The size was taken from the target's tree, so damage there would make it wrong. Therefore both trees are read to
+   * their ends, beyond the last extent, and checked against the details.
    */
   sizeIsFromTree?: boolean | undefined
   /** First data block of interest; Infinity for none. */
   firstBlock: number
   /**
-   * From this block on the base has nothing that a backup of it could hold, so that everything mapped counts as changed, even where
+   * From this block on the base has nothing that a backup could hold. So everything mapped counts as changed, even if
    * both trees agree (a volume that shrank and grew again). Infinity when the base is as large as the target.
    */
   baseEndBlock: number
   /**
-   * The pool's time at which the base became a snapshot: a mapping of that time or later shows that it was written to since, and ends the
-   * walk with DM_BASE_CHANGED. Infinity where the base need not be a snapshot.
+   * The pool's time at which the base became a snapshot. A mapping of that time or later was written since, and ends
+   * the walk with DM_BASE_CHANGED. Infinity if the base need not be a snapshot.
    */
   baseTakenAt: number
   /** The same for the target, where it is only noted: see `changedExtents`. */
   targetTakenAt: number
   /**
-   * Data blocks from 0 on that an external origin provides wherever the target maps nothing: all of them count as allocated. 0 without
-   * one. Two snapshots with the same origin differ only where their trees do.
+   * Data blocks from 0 on that an external origin provides wherever the target maps nothing: all of them count as
+   * allocated. 0 without one. Two snapshots with the same origin differ only where their trees do.
    */
   originBlocks: number
   /** Is told the target's mappings, as far as the walk meets them. */
@@ -98,10 +111,10 @@ export interface MappingSink {
 }
 
 /**
- * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. The end comes only where
- * what was found adds up to what the device details say, as far as that can be told: see `checkMapped`.
+ * Yields what changed, merged and clamped. The last extent of a batch is closed: nothing that follows touches it. The
+ * end comes only if the result adds up to the device details, as far as that can be told: see `checkMapped`.
  *
- * @returns whether, of the target's mappings that differ from the base's, none was written after it became a snapshot
+ * @returns whether none of the target's own mappings was written after it became a snapshot
  */
 export async function* changedExtents(delta: MappingDelta): AsyncGenerator<ExtentBatch, boolean> {
   const walk = new CoWalk(delta)
@@ -128,12 +141,15 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   }
 }
 
-/** Leaves that a walk may read at once: all that a window holds, while there are few walks. */
+/** Leaves that a walk may read at once: a whole window, while there are few walks. */
 function share(): number {
   return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksUnderWay), WINDOW_BLOCKS))
 }
 
-/** Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will be. */
+/**
+ * Subtrees that are being read together, in ascending order of keys: which tree each belongs to, and where they will
+ * be.
+ */
 interface Reading {
   sides: Frontier[]
   depth: number
@@ -148,12 +164,12 @@ class CoWalk {
   readonly #record: RecordedMappings | undefined
   /** From this time on a pair that both have proves nothing. */
   readonly #pairsUntil: number
-  /** Windows of leaves under way, the next one first. */
+  /** Windows of leaves being read, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
-  /** Both trees have been put level: equal depth means equal height. */
+  /** Both trees are level: equal depth means equal height. */
   #level = false
-  /** The roots were read, and with them all that the rules want of what lies below. */
+  /** The roots were read, and all subtrees below them that the rules want. */
   #walked = false
 
   constructor(delta: MappingDelta) {
@@ -182,7 +198,8 @@ class CoWalk {
     await this.#accept(this.#startReading(0, Infinity, 2))
 
     const [baseQueue, targetQueue] = [base.queue(1), target.queue(1)]
-    // A tree that is just a leaf, or not there, has no subtrees to share. Two roots with a child in common are of one height.
+    // A tree that is just a leaf, or missing, has no subtrees to share. Two roots with a child in common are of one
+    // height.
     if (baseQueue.tail === 0 || targetQueue.tail === 0) return
     this.#level = true
     if (!queuedBlocks(baseQueue).isDisjointFrom(queuedBlocks(targetQueue))) return
@@ -265,8 +282,8 @@ class CoWalk {
   }
 
   /**
-   * Holds what was found against what the device details say. What both trees have is in both or in neither, so that it does not matter that
-   * it was not read; what an offset or a size leaves out does.
+   * Checks the result against the device details. Shared subtrees count in both trees or in neither, so leaving them
+   * unread does not matter. Subtrees left out by an offset or a size do matter.
    *
    * @throws DM_METADATA_DAMAGED
    */
@@ -291,7 +308,7 @@ class CoWalk {
     )
   }
 
-  /** @throws DM_METADATA_DAMAGED when one tree is said to be of two sizes */
+  /** @throws DM_METADATA_DAMAGED when the details give one tree two sizes */
   #checkSameRoot(): void {
     const { reader, baseRoot, targetRoot, baseMapped, targetMapped } = this.#delta
     if (baseRoot !== targetRoot || baseMapped === targetMapped) return
@@ -299,9 +316,12 @@ class CoWalk {
     throw damaged(reader.path, targetRoot, what)
   }
 
-  /** Takes in the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at their end. */
+  /**
+   * Processes the next window of leaves (or, before the first leaf, of internal nodes). False when both trees are at
+   * their end.
+   */
   async advance(): Promise<boolean> {
-    // The leaves of the taller tree. Those of a tree that was not put level with it are shallower, and read on the way there.
+    // The leaves of the taller tree. Leaves of a shorter tree that could not be levelled are read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
     const most = share()
@@ -318,17 +338,20 @@ class CoWalk {
     return true
   }
 
-  /** Waits for what is still being read, so that the file may be closed. */
+  /** Waits for running reads, so that the file may be closed. */
   async end(): Promise<void> {
     for (const { window } of this.#ahead) await window.then((each) => this.#delta.reader.release(each), ignore)
   }
 
-  /** Starts to read up to `wanted` subtrees of one depth, lowest keys first, having opened the depths above as far as that takes. */
+  /**
+   * Starts to read up to `wanted` subtrees of one depth, lowest keys first, and opens the depths above as far as
+   * necessary.
+   */
   async #read(depth: number, wanted: number): Promise<Reading | undefined> {
     for (;;) {
       const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
       this.#dropShared(base, target)
-      // Rule 2: what begins beyond this bound might still turn out to be shared.
+      // Rule 2: subtrees that begin beyond this bound may still turn out to be shared.
       const bound = Math.min(this.#base.horizon(depth), this.#target.horizon(depth))
       const ready = countBelow(base, bound, wanted) + countBelow(target, bound, wanted)
       if (ready < wanted && depth > 0) {
@@ -342,7 +365,7 @@ class CoWalk {
     }
   }
 
-  /** Rule 1. Both queues ascend, so that a shared subtree stands under the same key in both. */
+  /** Rule 1. Both queues ascend, so a shared subtree has the same key in both. */
   #dropShared(base: SubtreeQueue, target: SubtreeQueue): void {
     if (base.compared === base.tail && target.compared === target.tail) return
     const { baseEndBlock } = this.#delta
@@ -376,7 +399,7 @@ class CoWalk {
       blocks.push(queue.blocks[queue.asked++])
     }
     const window = this.#delta.reader.load(blocks, blocks.length, checksumSalt.btreeNode)
-    // Whoever waits for the window hears of a failure; until someone does, it is nobody's unhandled rejection.
+    // The consumer of the window gets a failure; until there is one, the rejection is nobody's.
     window.catch(ignore)
     return { sides, depth, window }
   }
@@ -410,24 +433,24 @@ class CoWalk {
     }
   }
 
-  /** Whether all of a leaf's mappings lie where what both trees have is no change. */
+  /** Whether equal mappings count as unchanged in the whole range of a leaf. */
   #mayDrop(words: Uint32Array, leaf: NodeShape): boolean {
     return leaf.entries > 0 && keyAt(words, leaf, leaf.entries - 1) < this.#delta.baseEndBlock
   }
 
   /**
-   * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves that differ differ in an entry or two, and
-   * comparing words in place costs a fraction of taking all of them in.
+   * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves differ in an entry or two,
+   * and comparing words in place costs a fraction of adding all of them.
    */
   #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
     const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
     const [otherKeys, otherValues, otherEntries] = [otherLeaf.keys, otherLeaf.values, otherLeaf.entries]
-    // Without gaps, what follows the same key has the same keys.
+    // Without gaps, entries after the same key have the same keys.
     const dense = isDense(words, oneLeaf) && isDense(words, otherLeaf)
     let i = 0
     let j = 0
     while (i < oneEntries && j < otherEntries) {
-      // Entries under the same keys: first those that are the same in both, which are dropped, then those with other values.
+      // Entries under the same keys: first the equal ones, which are dropped, then those with other values.
       const keysApart = otherKeys + 2 * j - (oneKeys + 2 * i)
       const valuesApart = otherValues + 2 * j - (oneValues + 2 * i)
       let alike = Math.min(oneEntries - i, otherEntries - j)
@@ -477,14 +500,14 @@ function queuedBlocks({ blocks, head, tail }: SubtreeQueue): Set<number> {
   return new Set(blocks.subarray(head, tail))
 }
 
-/** How many subtrees that wait begin below `bound`; counts no further than `most`. */
+/** How many waiting subtrees begin below `bound`; counts no further than `most`. */
 function countBelow({ lows, asked, tail }: SubtreeQueue, bound: number, most: number): number {
   let i = asked
   while (i < tail && i - asked < most && lows[i] < bound) i++
   return i - asked
 }
 
-/** The lowest key of the next subtree that waits, if that is below `bound`; else Infinity. */
+/** The lowest key of the next waiting subtree, if that is below `bound`; otherwise Infinity. */
 function nextLow({ lows, asked, tail }: SubtreeQueue, bound: number): number {
   return asked < tail && lows[asked] < bound ? lows[asked] : Infinity
 }
@@ -495,7 +518,7 @@ function keep(queue: SubtreeQueue, from: number, to: number): void {
   queue.highs[to] = queue.highs[from]
 }
 
-/** How many data blocks a tree maps beside another: `3 data blocks more than`. */
+/** How many data blocks a tree maps compared with another: `3 data blocks more than`. */
 function inWords(more: number): string {
   if (more === 0) return 'as many data blocks as'
   const blocks = Math.abs(more)

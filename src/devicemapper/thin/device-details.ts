@@ -1,6 +1,4 @@
-/**
- * What a pool knows of each thin device beside its mappings: struct disk_device_details, drivers/md/dm-thin-metadata.c.
- */
+/** The record of each thin device beside its mappings: struct disk_device_details, drivers/md/dm-thin-metadata.c. */
 
 /** Bytes of one record in the device-details tree. */
 export const DEVICE_DETAILS_SIZE = 24
@@ -12,7 +10,10 @@ export interface DeviceDetails {
   mappedBlocks: number
   /** The pool's transaction id when the device was created. */
   transactionId: bigint
-  /** The pool's clock (ThinSuperblock.time) when the device was created. Together with the id, this names a device for good. */
+  /**
+   * The pool's clock (ThinSuperblock.time) when the device was created. Together with the id, this identifies a device
+   * for ever.
+   */
   creationTime: number
   /** The pool's clock when the device last took part in a snapshot, as origin or as the snapshot itself. */
   snapshottedTime: number

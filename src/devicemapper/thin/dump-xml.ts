@@ -1,5 +1,5 @@
 /**
- * What thin_dump prints, as mappings of each device.
+ * The output of thin_dump, as mappings of each device.
  *
  *     <superblock uuid="" time="15" transaction="19" flags="0" version="2" data_block_size="128" nr_data_blocks="1024">
  *       <def name="357">                                                                     1.x: what devices share
@@ -11,10 +11,10 @@
  *       </device>
  *     </superblock>
  *
- * Of devices that nobody asked about, what they refer to is counted and not expanded: else a list that many devices refer to would be gone
- * through for each of them.
+ * For devices that nobody asked about, references are counted and not expanded: otherwise a list that many devices
+ * refer to would be processed for each of them.
  *
- * A device also says how many blocks it maps. That is held against what is there, because some dumps lack mappings without looking torn:
+ * A device also says how many blocks it maps. This is checked, because some dumps lack mappings without looking torn:
  * those made with --skip-mappings, and those that 0.9 --repair makes of damaged metadata.
  */
 import {
@@ -39,12 +39,12 @@ export interface DumpedDevice {
 }
 
 /**
- * Mappings of one device, in data blocks: virtual blocks from `begins[i]` on to data blocks from `dataBegins[i]` on. They ascend and do not
- * overlap. Valid until the next batch is asked for.
+ * Mappings of one device, in data blocks: virtual blocks from `begins[i]` on to data blocks from `dataBegins[i]` on.
+ * They ascend and do not overlap. Valid until the next batch is requested.
  */
 export interface MappingBatch {
   readonly device: DumpedDevice
-  /** This is the last batch of the device, and all that it maps has been there. Devices without mappings have one empty batch. */
+  /** This is the last batch of the device, which is complete then. Devices without mappings have one empty batch. */
   readonly last: boolean
   readonly count: number
   readonly begins: Float64Array
@@ -60,14 +60,16 @@ export type DumpXml = XmlDocument<PoolXmlHeader, MappingBatch>
 export interface DumpXmlOptions extends XmlOptions {
   /** Memory for what devices share, in bytes. */
   sharedBytes?: number
-  /** Whether a device's mappings are wanted; of others only the last batch comes, and it is empty. All are by default. */
+  /**
+   * Whether a device's mappings are wanted; for others only the last batch comes, and it is empty. All are by default.
+   */
   isWanted?: (deviceId: number) => boolean
 }
 
 /**
  * Reads thin_dump's XML, as `openXml` does.
  *
- * @throws XmlInvalid; whatever the stream throws
+ * @throws XmlInvalid; what the stream throws
  */
 export async function readDumpXml(
   bytes: ByteStream,
@@ -110,11 +112,11 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
   /** The device that came last: ids ascend. */
   #lastId = -1
   readonly #shared: SharedMappings
-  /** What a reference stands for, as far as it has not found room in the batch yet. */
+  /** The part of a reference that has not found room in the batch yet. */
   #referred: Generator<MappingRun, void> | undefined
 
   readonly #isWanted: (deviceId: number) => boolean
-  /** Of the device that is open. */
+  /** Of the open device. */
   #wanted = true
 
   constructor(sharedBytes: number, isWanted: (deviceId: number) => boolean) {
@@ -242,8 +244,8 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
   }
 
   /**
-   * Everything a reference stands for, as if it stood there. A list holds no references, and fits into a device only once. That it fits
-   * shows with its first run, now: the others follow from there.
+   * Expands a reference in place. A list holds no references, and fits into a device only once. Its first run shows now
+   * whether it fits: the others follow from there.
    */
   #refer(name: string): void {
     if (this.#place !== 'device') refuse('<ref> belongs into a device only')

@@ -1,5 +1,6 @@
 /**
- * How far a walk has come into one mapping tree: what it has read but not yet used, and what it knows of but has not read.
+ * How far a walk has come into one mapping tree: what it has read but not yet used, and which subtrees it knows but has
+ * not read.
  *
  *      depth 0   ────────────────────────────────────────● root's children not yet followed
  *      depth 1            ─────────────────●─────●─────●
@@ -7,16 +8,16 @@
  *      mappings   ▪▪▪▪                                        virtual block → data block
  *                 └──────────────────────────────────────────▶ virtual block number
  *
- * One queue for each depth. What stands in a deeper queue lies wholly before what stands in a shallower one, so the tree's order
- * is: the mappings, then the deepest queue, and so on up. Depth is counted from the top of the taller of the trees that are walked
- * together, so that a subtree they share stands at the same depth in both.
+ * One queue for each depth. A deeper queue lies wholly before a shallower one, so the tree's order is: the mappings,
+ * then the deepest queue, and so on up. Depth is counted from the top of the taller of the trees that are walked
+ * together. So a shared subtree has the same depth in both.
  */
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
 /**
- * Subtrees not yet taken in, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`. Those of `head <= i < asked` are
- * being read, those of `asked <= i < tail` still wait for that.
+ * Waiting subtrees, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`. Those of `head <= i < asked`
+ * are being read, those of `asked <= i < tail` are not yet.
  */
 export class SubtreeQueue {
   blocks = new Float64Array(256)
@@ -54,8 +55,8 @@ export class SubtreeQueue {
 }
 
 /**
- * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it at the pool's time
- * `times[i]`, for `head <= i < tail`.
+ * Mappings read and not yet used, ascending: virtual block `keys[i]` is in data block `data[i]`, which was given to it
+ * at the pool's time `times[i]`, for `head <= i < tail`.
  */
 export class MappingQueue {
   keys = new Float64Array(512)
@@ -98,11 +99,14 @@ export class MappingQueue {
 
 export class Frontier {
   readonly mappings = new MappingQueue()
-  /** A virtual block that was written to after this tree became a snapshot's, of those added; undefined when there is none. */
+  /**
+   * A virtual block, among those added, that was written after this tree became a snapshot's; undefined when there is
+   * none.
+   */
   writtenBlock: number | undefined
   /** Entries of all leaves that were added, in and out of the range. */
   entriesAdded = 0
-  /** A subtree outside the range was left unread, so that `entriesAdded` is not all that the tree has. */
+  /** A subtree outside the range was left unread, so `entriesAdded` is not the whole tree. */
   leftOut = false
   readonly queues: SubtreeQueue[] = [new SubtreeQueue()]
   readonly #reader: BlockReader
@@ -112,11 +116,11 @@ export class Frontier {
   #leafDepth: number | undefined
 
   /**
-   * @param range virtual blocks that matter: `low` inclusive, `high` exclusive. Of what lies beyond, the first child of each node is read:
-   *   were its lower bound wrong, then blocks of the range would be in it
-   * @param takenAt the pool's time at which this tree became a snapshot's: a mapping of that time or later was written by whoever wrote
-   *   to the snapshot. Infinity where that does not matter
-   * @param toTheEnd read also what lies beyond the range, to know that nothing of the range is there
+   * @param range virtual blocks that matter: `low` inclusive, `high` exclusive. Beyond it, the first child of each node
+   *   is read: if its lower bound were wrong, blocks of the range would be in it
+   * @param takenAt the pool's time at which this tree became a snapshot's: a mapping of that time or later was written
+   *   to the snapshot. Infinity if that does not matter
+   * @param toTheEnd read also beyond the range, to prove that nothing of the range is there
    */
   constructor(reader: BlockReader, range: KeyRange, takenAt = Infinity, toTheEnd = false) {
     this.#reader = reader
@@ -135,15 +139,17 @@ export class Frontier {
     return this.queues[depth]
   }
 
-  /** Puts the whole tree `levels` deeper: the other tree is taller by as much. Before anything was read below the root. */
+  /**
+   * Puts the whole tree `levels` deeper: the other tree is taller by as much. Call it before anything below the root is
+   * read.
+   */
   lower(levels: number): void {
     for (let i = 0; i < levels; i++) this.queues.unshift(new SubtreeQueue())
     if (this.#leafDepth !== undefined) this.#leafDepth += levels
   }
 
   /**
-   * The lowest key about which depth `depth` does not know everything yet: it is still hidden in a subtree further up. Infinity when
-   * nothing is.
+   * The lowest key that depth `depth` may still lack: it is hidden in a subtree further up. Infinity when nothing is.
    */
   horizon(depth: number): number {
     for (let above = Math.min(depth, this.queues.length) - 1; above >= 0; above--) {
@@ -159,8 +165,8 @@ export class Frontier {
   }
 
   /**
-   * Takes in the node at the head of the queue of `depth`, which was read as the window's i-th. An internal node's children go to the next depth; a leaf is
-   * returned, for its mappings to be added as far as they matter.
+   * Processes the node at the head of the queue of `depth`, which was read as the window's i-th. An internal node's
+   * children go to the next depth. A leaf is returned, and the caller adds the mappings that matter.
    */
   take(window: BlockWindow, i: number, depth: number): NodeShape | undefined {
     const { words } = window
@@ -187,7 +193,7 @@ export class Frontier {
     return undefined
   }
 
-  /** Adds a leaf's entries `[from, to)` to the mappings, which they follow. */
+  /** Appends a leaf's entries `[from, to)` to the mappings. */
   addMappings(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
     const { low: first, high: end } = this.#range
     const { mappings } = this
@@ -200,8 +206,8 @@ export class Frontier {
       const key = words[k] + words[k + 1] * 2 ** 32
       if (key < first) continue
       if (key >= end) break
-      // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was given to the
-      // device: what a snapshot got from its origin is older than itself.
+      // The value is data block << 24 | time (dm-thin-metadata.c, pack_block_time). The time says when the block was
+      // given to the device: mappings that a snapshot got from its origin are older than the snapshot.
       const time = words[v] & 0xffffff
       if (time >= takenAt) this.writtenBlock ??= key
       keys[tail] = key

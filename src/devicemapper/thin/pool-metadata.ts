@@ -1,10 +1,11 @@
 /**
- * A thin pool's metadata, opened for questions: which devices there are, what one maps, how two differ.
+ * A thin pool's metadata, opened for questions: which devices exist, what one maps, how two differ.
  *
- * The answers come from one *view*: the metadata snapshot that someone holds, or the live root. A file does not change. A device
- * does, under our eyes and without asking: then nothing is reserved, but before each batch leaves, the superblock is read again, and
- * the devices that were asked about must still have the root and creation time they had. The tree of an untouched snapshot never
- * changes, and its nodes cannot be reused before a commit that no longer refers to it, so what was read until then was right.
+ * The answers come from one *view*: the metadata snapshot, if one is held, or the live root. A file does not change. A
+ * device does, while we read, and nothing is reserved. So before each batch leaves, the superblock is read again, and
+ * the devices in question must still have the root and creation time they had. The tree of an untouched snapshot never
+ * changes, and its nodes cannot be reused before a commit that no longer refers to it. So what was read until then was
+ * right.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
@@ -16,16 +17,17 @@ import type { BaseRecordReader } from './base-record/reader.ts'
 import { checkRecordBlocks } from './base-record/trust.ts'
 import { changedExtents, type MappingSink } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
-import { packDevices, type PoolMoment } from './pool-moment.ts'
+import { packDevices, type PoolMoment } from './base-record/pool-moment.ts'
+import { type MappedLeaf, mappedLeaf } from './mapped-leaf.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
 /** How often to look again at metadata that changed meanwhile, before giving up. */
 const MOST_LOOKS = 100
 
-/** So many mappings are looked at for one that is older than its device. */
+/** How many mappings are checked for one that is older than its device. */
 const MOST_MAPPINGS = 65_536
 
-/** Which state of the pool is looked at. */
+/** Which state of the pool is read. */
 export type MetadataView = 'live' | 'metadata-snapshot'
 
 /** A thin device in this view. `root` is the block number of its mapping tree's root. */
@@ -36,19 +38,19 @@ export interface ThinDevice {
 }
 
 /**
- * What stays the same about a snapshot as long as nobody writes to it or trims it. A change moves the root to another block; later ones
- * can move it back, with the same content (freed metadata blocks are used again). So it tells what changed from one message of an answer to the
- * next, unless both happened in between, and nothing about a longer time.
+ * What stays the same about a snapshot as long as nobody writes to it or trims it. A change moves the root to another
+ * block; later changes can move it back, with the same content (freed metadata blocks are used again). So it shows
+ * changes between two messages of an answer, unless both happened in between. Over a longer time it proves nothing.
  */
 export interface Fingerprint {
   creationTime: number
   mappedBlocks: number
   root: number
-  /** The checksum that the root node carries, unsigned. */
+  /** The checksum in the root node, unsigned. */
   rootChecksum: number
 }
 
-/** A device, and what it was found to be before, if anybody looked. */
+/** A device, and its earlier fingerprint, if there is one. */
 export interface PinnedDevice {
   readonly device: ThinDevice
   readonly fingerprint?: Fingerprint | undefined
@@ -58,8 +60,9 @@ export interface PinnedDevice {
 export interface MappingStream extends ExtentStream {
   readonly batches: AsyncGenerator<ExtentBatch>
   /**
-   * Once `batches` has ended: whether the target was never written to since it was taken, as far as it was looked at (from the starting
-   * offset on, and only where it differs from the base). Only a snapshot can be pristine: a volume's mappings are all its own.
+   * After the end of `batches`: whether the target was never written since it was taken, as far as it was read (from
+   * the starting offset on, and only where it differs from the base). Only a snapshot can be pristine: a volume's
+   * mappings are all its own.
    */
   readonly isPristine: () => boolean
 }
@@ -69,11 +72,13 @@ export interface AllocatedQuestion {
   deviceId: number
   /** Size of the device in bytes; by default up to the end of its highest mapping. */
   sizeBytes?: number | undefined
-  /** Extents that end at or before this byte are left out; it is rounded down to a data block. 0 to `sizeBytes`. */
+  /** Leave out extents that end at or before this byte. Rounded down to a data block. 0 to `sizeBytes`. */
   startingOffset?: number | undefined
-  /** Size in bytes of the external origin that shows wherever the device maps nothing; all of it counts as allocated. */
+  /**
+   * Size in bytes of the external origin that shows wherever the device maps nothing; all of it counts as allocated.
+   */
   externalOriginBytes?: number | undefined
-  /** What the device was found to be before; on a live pool it has to be that still. */
+  /** The device's earlier fingerprint; on a live pool it must still be the same. */
   fingerprint?: Fingerprint | undefined
   /** Is told all that is found (delta.ts). */
   sink?: MappingSink | undefined
@@ -90,12 +95,15 @@ export interface DeltaQuestion {
   targetId: number
   /** Size of the base in bytes; by default as large as the target. */
   baseSizeBytes?: number | undefined
-  /** Whether the base is known to be a snapshot, which nobody should have written to: then a block written to since is found out. */
+  /**
+   * Whether the base is known to be a snapshot, to which nobody should have written: then a block written since is an
+   * error.
+   */
   baseIsSnapshot?: boolean | undefined
-  /** What base and target were found to be before; on a live pool they have to be that still. */
+  /** Earlier fingerprints of base and target; on a live pool they must still be the same. */
   baseFingerprint?: Fingerprint | undefined
   fingerprint?: Fingerprint | undefined
-  /** Given: the blocks that the external origin provides count as changed, whatever the trees say of them. */
+  /** If given, the blocks that the external origin provides count as changed, whatever the trees say of them. */
   externalOriginBytes?: number | undefined
   /** Size of the target in bytes; by default up to the end of its highest mapping. */
   sizeBytes?: number | undefined
@@ -117,7 +125,7 @@ interface Base {
  * Opens a thin pool's metadata.
  *
  * @param path a metadata device, or a file that holds a copy of one
- * @param liveRoot look at the live root even where a metadata snapshot is held
+ * @param liveRoot read the live root even if a metadata snapshot is held
  * @throws DM_READ_FAILED, DM_METADATA_FOREIGN, DM_METADATA_DAMAGED, DM_METADATA_UNSUPPORTED
  */
 export async function openPoolMetadata(
@@ -152,7 +160,7 @@ export async function openPoolMetadata(
 }
 
 export class PoolMetadata {
-  /** The superblock of the view: the live one, or the copy of it that the metadata snapshot is. */
+  /** The superblock of the view: the live one, or the copy that is the metadata snapshot. */
   readonly superblock: ThinSuperblock
   readonly view: MetadataView
   /** Block of the metadata snapshot that was held at opening; 0 for none. */
@@ -183,7 +191,7 @@ export class PoolMetadata {
     return this.#reader.descriptor
   }
 
-  /** What reading has cost since opening. */
+  /** The cost of reading since opening. */
   get statistics(): Readonly<ReadStatistics> {
     return this.#reader.statistics
   }
@@ -195,7 +203,7 @@ export class PoolMetadata {
   /**
    * One device of the view.
    *
-   * @throws DM_DEVICE_NOT_FOUND; DM_ARGUMENT_INVALID for what can be no device id
+   * @throws DM_DEVICE_NOT_FOUND; DM_ARGUMENT_INVALID for an impossible device id
    */
   async device(id: number, signal?: AbortSignal): Promise<ThinDevice> {
     if (!Number.isInteger(id) || id < 0 || id >= MAX_DEVICES) {
@@ -219,7 +227,7 @@ export class PoolMetadata {
     return device
   }
 
-  /** What the device is to be known again by. @throws DM_SNAPSHOT_CHANGED when it is no longer as it was handed out */
+  /** The fingerprint of the device. @throws DM_SNAPSHOT_CHANGED when it has changed since it was handed out */
   async fingerprint(device: ThinDevice): Promise<Fingerprint> {
     return (await this.#fingerprints([device]))[0]
   }
@@ -241,8 +249,8 @@ export class PoolMetadata {
   }
 
   /**
-   * All devices of the view, by ascending id. A few blocks in memory however many there are; from the live root of a device, which may
-   * change under a longer look, they are all read before the first is handed out.
+   * All devices of the view, by ascending id, with a few blocks in memory. From the live root of a device, which may
+   * change under a longer look, all are read before the first is handed out.
    */
   async *devices(signal?: AbortSignal): AsyncGenerator<ThinDevice> {
     if (this.#reader.isDevice)
@@ -270,15 +278,16 @@ export class PoolMetadata {
   /**
    * Everything the device maps.
    *
-   * @throws DM_DEVICE_NOT_FOUND, or DM_SNAPSHOT_CHANGED where it was seen before; DM_OFFSET_OUT_OF_RANGE, and what reading metadata throws
+   * @throws DM_DEVICE_NOT_FOUND, or DM_SNAPSHOT_CHANGED with an earlier fingerprint; DM_OFFSET_OUT_OF_RANGE, and what
+   *   reading metadata throws
    */
   async allocated(question: AllocatedQuestion): Promise<MappingStream> {
     return this.#answer(undefined, question)
   }
 
   /**
-   * What changed between two devices of the pool: every block that is mapped elsewhere, newly mapped or no longer mapped, and
-   * everything the target maps beyond the base's size.
+   * What changed between two devices of the pool: every block that is mapped elsewhere, newly mapped or no longer
+   * mapped, and everything the target maps beyond the base's size.
    */
   async delta({
     baseId,
@@ -295,8 +304,9 @@ export class PoolMetadata {
   }
 
   /**
-   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is not the recorded one,
-   * or as young as the base, and everything the target maps beyond the base's size. Reads all of the target's tree.
+   * What changed between a base that is gone and a device of the pool: every block whose pair of data block and time is
+   * not the recorded one, or as young as the base, and everything the target maps beyond the base's size. Reads all of
+   * the target's tree.
    *
    * Whether the pool is still the one that went on from the record is for `checkWentOn` (base-record/trust.ts) to tell.
    *
@@ -335,7 +345,7 @@ export class PoolMetadata {
       // At the very end nothing is left, not even of a last block that the end cuts in two.
       firstBlock:
         startingOffset < capacityBytes || startingOffset === 0 ? Math.floor(startingOffset / dataBlockBytes) : Infinity,
-      // Only what lies beyond a *smaller* base is missing from every backup of it.
+      // Only blocks beyond a *smaller* base are missing from every backup of it.
       baseEndBlock:
         base?.sizeBytes !== undefined && base.sizeBytes < capacityBytes
           ? Math.floor(base.sizeBytes / dataBlockBytes)
@@ -362,8 +372,8 @@ export class PoolMetadata {
   }
 
   /**
-   * Whether a device is known to be a snapshot: it maps something that is older than itself, of its first mappings. (A snapshot of which all
-   * those were written anew cannot be told from a volume.)
+   * Whether a device is known to be a snapshot: one of its first mappings is older than the device. (A snapshot of
+   * which all those were written anew cannot be told from a volume.)
    */
   async isSnapshot({ id, details: { creationTime } }: ThinDevice, signal?: AbortSignal): Promise<boolean> {
     return this.#settled(async (superblock) => {
@@ -379,18 +389,28 @@ export class PoolMetadata {
   }
 
   /**
-   * Whether a device was never written to since it was taken: it has no mapping as young as itself. A volume's are all so young. Reads its
-   * whole tree.
+   * Whether a device was never written since it was taken: it has no mapping as young as itself. All mappings of a
+   * volume are. Reads its whole tree.
    *
-   * @param fingerprint what it was found to be before; on a live pool it has to be that still
+   * @param fingerprint its earlier one; on a live pool it must still be the same
    * @throws what `allocated` throws
    */
   async isPristine(deviceId: number, signal?: AbortSignal, fingerprint?: Fingerprint): Promise<boolean> {
-    // Whatever its size: a tree that may change is not asked for its end first.
+    // Without its size: the end of a tree that may change is not read first.
     const sizeBytes = Number.MAX_SAFE_INTEGER
     const { batches, isPristine } = await this.allocated({ deviceId, sizeBytes, fingerprint, signal })
     while (!(await batches.next()).done) signal?.throwIfAborted()
     return isPristine()
+  }
+
+  /**
+   * Where the data blocks of a device are, in the neighbourhood of a virtual block. On a live pool it counts only where the device's
+   * fingerprint is found to be the same afterwards.
+   *
+   * @throws what reading metadata throws
+   */
+  async mappedLeaf({ root }: ThinDevice, block: number, signal?: AbortSignal): Promise<MappedLeaf> {
+    return mappedLeaf(this.#reader, root, block, signal)
   }
 
   /**
@@ -412,8 +432,8 @@ export class PoolMetadata {
   }
 
   /**
-   * Lets a batch pass, whoever made it, only after the devices it speaks of were found unchanged: since the walk began, or since before,
-   * where they have a fingerprint from then. A file does not change.
+   * Lets a batch pass, of any producer, only after its devices were found unchanged: since the walk began, or since an
+   * earlier fingerprint. A file does not change.
    *
    * @throws DM_SNAPSHOT_CHANGED, and what `extents` throws
    */
@@ -447,7 +467,8 @@ export class PoolMetadata {
         yield next.value
       }
     } catch (error) {
-      // A node that was freed and is being overwritten looks damaged. Only if the snapshots are still the same, it is.
+      // A node that was freed and is being overwritten looks damaged. It is damaged only if the snapshots are still the
+      // same.
       if (isDamage(error)) await checkUnchanged()
       throw error
     } finally {
@@ -455,14 +476,18 @@ export class PoolMetadata {
     }
   }
 
-  /** What the devices look like now. @throws DM_SNAPSHOT_CHANGED when one is gone, or has another root than it was handed out with */
+  /**
+   * The devices as they are now. @throws DM_SNAPSHOT_CHANGED when one is gone, or has another root than when it was
+   * handed out
+   */
   async #fingerprints(devices: ThinDevice[]): Promise<Fingerprint[]> {
     return this.#settled(async (superblock) => {
       const fingerprints: Fingerprint[] = []
       for (const device of devices) {
         const found = await findDevice(this.#reader, superblock, device.id)
         if (found?.root !== device.root) throw this.#changed(device)
-        // A root may come back to its block; what it maps is held against the details as they were when it was handed out.
+        // A root may come back to its block; so its mappings are checked against the details at the time when it was
+        // handed out.
         const { creationTime: createdAt, mappedBlocks: mapped } = device.details
         if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt)
           throw this.#changed(device)
@@ -479,8 +504,9 @@ export class PoolMetadata {
   }
 
   /**
-   * A look that no commit has disturbed. Blocks that one commit has freed may be overwritten once the next is under way, and then still
-   * be intact and in their place; so the superblock has to be the same before and after. A look at a file needs no second one.
+   * A look that no commit has disturbed. Blocks that one commit has freed may be overwritten during the next, and then
+   * still be intact and in their place. So the superblock must be the same before and after. A look at a file needs no
+   * second one.
    */
   async #settled<T>(look: (superblock: ThinSuperblock) => Promise<T>): Promise<T> {
     if (!this.#reader.isDevice) return look(this.superblock)
@@ -506,7 +532,10 @@ export class PoolMetadata {
     )
   }
 
-  /** A metadata snapshot does not change as long as it is held; another one may have taken its block. @throws DM_SNAPSHOT_CHANGED */
+  /**
+   * A metadata snapshot does not change as long as it is held, but another one may have taken its block. @throws
+   * DM_SNAPSHOT_CHANGED
+   */
   async #checkHeld({ superblock: { heldRoot } }: ReadSuperblock): Promise<void> {
     if (heldRoot === this.heldRoot && (await this.#reader.readRaw(heldRoot)).equals(this.#block)) return
     throw new DeltamapperError(
@@ -516,7 +545,7 @@ export class PoolMetadata {
     )
   }
 
-  /** A device that has been seen before (it has a fingerprint from then) and is gone was removed meanwhile. */
+  /** A device with an earlier fingerprint that is gone was removed meanwhile. */
   async #deviceAsSeen(id: number, fingerprint: Fingerprint | undefined, signal?: AbortSignal): Promise<ThinDevice> {
     try {
       return await this.device(id, signal)
@@ -562,7 +591,7 @@ interface ReadSuperblock {
   superblock: ThinSuperblock
 }
 
-/** Reads a superblock; on a device as often as it takes to catch it between two writes. */
+/** Reads a superblock. On a device it reads again until it catches one between two writes. */
 async function readSuperblock(reader: BlockReader, block: number): Promise<ReadSuperblock> {
   for (let attempt = 1; ; attempt++) {
     const content = await reader.readRaw(block)

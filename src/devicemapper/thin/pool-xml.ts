@@ -1,6 +1,4 @@
-/**
- * What thin_delta's and thin_dump's XML begin with: the pool.
- */
+/** The beginning of thin_delta's and thin_dump's XML: the pool. */
 import { MAX_BLOCKS, refuse, type XmlElement, type XmlTool } from '../xml-stream.ts'
 import { mistaken } from '../xml-tools.ts'
 
@@ -16,14 +14,14 @@ export interface PoolXmlHeader {
   time: number
   /** User space's transaction id. */
   transactionId: bigint
-  /** The superblock's flags are set to say that the pool needs a check. Not every version of the tools tells. */
+  /** The superblock's flags say that the pool needs a check. Not every version of the tools prints this. */
   needsCheck: boolean
   /** The pool's block size in sectors of 512 bytes, and in bytes. */
   dataBlockSectors: number
   dataBlockBytes: number
-  /** Size of the data device in data blocks; 0 in what comes from a metadata snapshot, which does not know. */
+  /** Size of the data device in data blocks; 0 in the output for a metadata snapshot, which does not know it. */
   dataBlocks: number
-  /** Metadata block of the metadata snapshot that is held. Not every version tells. */
+  /** Metadata block of the held metadata snapshot. Not every version prints it. */
   metadataSnapshot: number | undefined
 }
 

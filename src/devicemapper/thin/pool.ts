@@ -1,15 +1,15 @@
 /**
- * One thin pool on plain device-mapper, driven: created, grown, activated and deactivated, and the volumes and snapshots in it.
+ * One thin pool on plain device-mapper: create, grow, activate and deactivate it, and its volumes and snapshots.
  * (Documentation/admin-guide/device-mapper/thin-provisioning.rst; drivers/md/dm-thin.c where that says less.)
  *
- * - Every device is addressed by a UUID of ours, never by its name or number. So nothing here can reach a device of anybody else's,
- *   whatever that is called, and LVM's (UUIDs `LVM-…`) least of all; it does not put its hands on devices without its own UUIDs either.
- * - A metadata device whose first block is zero is formatted by the kernel, any other is taken for what it says it is. So what a new
- *   pool is put on must be blank, and what a pool is activated on must be the metadata that it left.
- * - A new table is loaded beside the live one and put in place by a resume, which suspends for as long as that takes. Whoever is
- *   killed in between leaves a device that works, be it with the old table.
- * - An active origin has to be suspended while a snapshot of it is taken, or what the snapshot holds is not of one moment ("NOT
- *   enforced"). It is resumed on every way out.
+ * - Every device is addressed by a UUID of ours, never by its name or number. So nothing here can reach a foreign
+ *   device, whatever its name is. LVM likewise leaves devices without its UUID prefix (`LVM-…`) alone.
+ * - The kernel formats a metadata device whose first block is zero, and believes any other. So a new pool needs blank
+ *   devices, and activating a pool needs the metadata that it left.
+ * - A new table is loaded beside the live one and put in place by a resume, which suspends for a moment. A kill in
+ *   between leaves a device that works, perhaps with the old table.
+ * - An active origin must be suspended while a snapshot of it is taken. Otherwise the snapshot is not of one moment
+ *   ("NOT enforced"). It is resumed on every way out.
  */
 import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -22,7 +22,7 @@ import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } f
 const SECTOR_BYTES = 512
 /** The least that the kernel's documentation recommends for metadata, in bytes. */
 const LEAST_METADATA_BYTES = 2 * 2 ** 20
-/** Suspending waits for the I/O in flight, and a mounted file system first writes out what it holds. Milliseconds. */
+/** Suspending waits for I/O in flight, and a mounted file system first writes its dirty data. Milliseconds. */
 const SUSPEND_DEADLINE_MS = 60_000
 /** Formatting the metadata of a large pool writes a bitmap for all its blocks. Milliseconds. */
 const CREATE_DEADLINE_MS = 60_000
@@ -33,9 +33,9 @@ export type PoolPort = Pick<
   'info' | 'table' | 'status' | 'message' | 'create' | 'reload' | 'clear' | 'suspend' | 'resume' | 'remove'
 >
 
-/** What a pool is made of. */
+/** The parts of a pool. */
 export interface PoolPlan {
-  /** What device-mapper calls it. */
+  /** Its device-mapper name. */
   readonly name: string
   readonly uuid: string
   /** Absolute paths of block devices; the pool takes all of each. */
@@ -48,7 +48,7 @@ export interface PoolPlan {
   readonly features: PoolFeatures
 }
 
-/** A thin device as it is to be activated. */
+/** A thin device to activate. */
 export interface ThinPlan {
   readonly name: string
   readonly uuid: string
@@ -59,10 +59,11 @@ export interface ThinPlan {
 }
 
 /**
- * Checks that a pool can be made like this, without changing anything. Sizes in bytes.
+ * Checks that such a pool can be made, without changing anything. Sizes in bytes.
  *
- * @throws DM_ARGUMENT_INVALID for sizes and names that cannot be; DM_DEVICE_BUSY when a device or name is in use; DM_DEVICE_NOT_BLANK when
- *   a device holds something; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what device-mapper calls throw
+ * @throws DM_ARGUMENT_INVALID for impossible sizes and names; DM_DEVICE_BUSY when a device or name is in use;
+ *   DM_DEVICE_NOT_BLANK when a device holds something; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what
+ *   device-mapper calls throw
  */
 export async function checkNewPool(
   deviceMapper: PoolPort,
@@ -106,11 +107,13 @@ export async function createPool(deviceMapper: PoolPort, plan: PoolPlan): Promis
 }
 
 /**
- * Activates a pool that was made before. It takes all of its devices: where they have grown, so has the pool.
+ * Activates an existing pool. It takes all of its devices: if they have grown, so has the pool.
  *
- * @param transactionIds what the pool may be at; anything else is another pool, or was changed by somebody
- * @throws DM_CATALOG_DISAGREES when the metadata is not what this pool left; DM_METADATA_FOREIGN, DM_METADATA_DAMAGED; DM_DEVICE_BUSY when a
- *   device or name is in use; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what device-mapper calls throw
+ * @param transactionIds the transaction ids that are right; with any other it is another pool, or another process
+ *   changed it
+ * @throws DM_CATALOG_DISAGREES when the metadata is not what this pool left; DM_METADATA_FOREIGN, DM_METADATA_DAMAGED;
+ *   DM_DEVICE_BUSY when a device or name is in use; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED, and what
+ *   device-mapper calls throw
  */
 export async function activatePool(
   deviceMapper: PoolPort,
@@ -144,7 +147,7 @@ export async function activatePool(
 }
 
 /**
- * Makes what a pool was on blank again, as far as a new pool wants it: the first MiB of both devices.
+ * Makes the devices of a pool blank again for a new pool: the first MiB of both.
  *
  * @throws DM_DEVICE_BUSY while the pool or something else uses them; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED
  */
@@ -154,7 +157,7 @@ export async function wipePool(deviceMapper: PoolPort, plan: PoolPlan): Promise<
   await devices.data.zeroStart(2 ** 20)
 }
 
-/** A pool of ours that is active. Whether it still is shows with the next call: DM_NO_SUCH_DEVICE. */
+/** An active pool of ours. If it is not active any more, the next call shows it: DM_NO_SUCH_DEVICE. */
 export class ThinPool {
   readonly #deviceMapper: PoolPort
   readonly #reference: { readonly uuid: string }
@@ -177,7 +180,8 @@ export class ThinPool {
   }
 
   /**
-   * Refuses what the kernel would refuse with a bare error number: every message to a pool that has failed or takes no changes.
+   * Refuses what the kernel would refuse with a bare error number: every message to a pool that has failed or accepts
+   * no changes.
    *
    * @throws DM_POOL_READ_ONLY
    */
@@ -207,7 +211,7 @@ export class ThinPool {
   /**
    * Takes a snapshot of a thin device.
    *
-   * @param activeOrigin the origin's device where it is active. It is suspended meanwhile, and a file system on it frozen.
+   * @param activeOrigin the origin's device if it is active. It is suspended meanwhile, and its file system frozen
    */
   async createSnapshot(thinId: number, originId: number, activeOrigin?: DeviceReference): Promise<void> {
     const message = () => this.#message(`create_snap ${thinId} ${originId}`)
@@ -216,7 +220,7 @@ export class ThinPool {
       await this.#deviceMapper.suspend(activeOrigin, { deadlineMs: SUSPEND_DEADLINE_MS })
       await message()
     } finally {
-      // Even where suspending has failed: a call that was given up may still take effect. Resuming waits for it.
+      // Even if suspending has failed: a call that was given up may still take effect. Resuming waits for it.
       await this.#resumeAsItWas(activeOrigin)
     }
   }
@@ -226,7 +230,7 @@ export class ThinPool {
     await this.#message(`delete ${thinId}`)
   }
 
-  /** Moves the pool's transaction id, if it is `from`. */
+  /** Changes the pool's transaction id, if it is `from`. */
   async setTransactionId(from: bigint, to: bigint): Promise<void> {
     await this.#message(`set_transaction_id ${from} ${to}`)
   }
@@ -276,7 +280,7 @@ export class ThinPool {
     return true
   }
 
-  /** Removes the pool's device; what is on its disks stays. @throws DM_DEVICE_BUSY while thin devices are active */
+  /** Removes the pool's device; its disks keep their content. @throws DM_DEVICE_BUSY while thin devices are active */
   async deactivate(): Promise<void> {
     await this.#deviceMapper.remove(this.#reference, { retry: true })
   }
@@ -300,16 +304,16 @@ export class ThinPool {
     try {
       await this.#deviceMapper.resume(device, { deadlineMs: SUSPEND_DEADLINE_MS })
     } catch (error) {
-      // The kernel looks at a pool's new sizes only when it resumes, and a device whose new table it does not take stays suspended.
+      // The kernel checks a pool's new sizes only when it resumes. A device whose new table it refuses stays suspended.
       await this.#deviceMapper.reload(device, [old], { readOnly })
       await this.#resume(device)
       throw error
     }
   }
 
-  /** Resumes a device with the table that it has: another one that is loaded is somebody else's, and dropped. */
+  /** Resumes a device with its live table: another one that is loaded is foreign, and dropped. */
   async #resumeAsItWas(device: DeviceReference): Promise<void> {
-    // (Whatever becomes of that: suspended, it would hold up whoever uses it.)
+    // (Even if that fails: a suspended device would block everything that uses it.)
     await dropInactiveTable(this.#deviceMapper, device).catch(() => undefined)
     await this.#resume(device)
   }
@@ -357,7 +361,7 @@ interface ClaimedDevices extends AsyncDisposable {
   readonly data: ClaimedDevice
 }
 
-/** Both devices of a pool, after a check that nobody uses them and that they can be a pool's. */
+/** Both devices of a pool, after a check that they are free and fit for a pool. */
 async function claimDevices(
   deviceMapper: PoolPort,
   { metadataDevice, dataDevice, blockSectors, lowWaterBlocks, features }: PoolPlan,
@@ -371,7 +375,7 @@ async function claimDevices(
       throw new DeltamapperError(error.code, error.message, `${error.remedy}; it cannot be the metadata device as well`)
     })
   )
-  // Throws for a block size or low-water mark that cannot be.
+  // Throws for an impossible block size or low-water mark.
   formatPoolTable({ metadataDevice: metadata.number, dataDevice: data.number, blockSectors, lowWaterBlocks, features })
   if (wholeBlocks(data.sizeBytes / SECTOR_BYTES, blockSectors) === 0) {
     throw invalid(
@@ -404,7 +408,10 @@ async function refuseExisting(deviceMapper: PoolPort, reference: DeviceReference
   )
 }
 
-/** Whether a metadata device holds a pool that was only just formatted: nothing ever was in it, and nothing is lost with it. */
+/**
+ * Whether a metadata device holds a pool that was only just formatted: it never held anything, and nothing is lost with
+ * it.
+ */
 async function isFreshPool(path: string): Promise<boolean> {
   try {
     const metadata = await openPoolMetadata(path, { liveRoot: true })

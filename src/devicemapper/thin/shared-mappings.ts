@@ -1,7 +1,7 @@
 /**
- * Mappings that several devices share: thin_dump 1.x prints each such list once, with a name, before the devices, which then refer to it.
- * They have to be remembered until the end, because any device may do so: packed, each number as its difference from what the one before
- * makes likely, seven bits to a byte. That takes about six bytes for a run, and no more than it was given room for.
+ * Mappings that several devices share. thin_dump 1.x prints each such list once, with a name, before the devices, which
+ * then refer to it. Any device may refer to it, so it is kept until the end, packed: each number as its difference from
+ * the likely one, seven bits to a byte. That takes about six bytes for a run, within a fixed limit.
  */
 import { refuse } from '../xml-stream.ts'
 
@@ -20,7 +20,9 @@ export interface MappingRun {
   time: number
 }
 
-/** A list of runs: where its bytes are, the virtual blocks `[begin, end)` that it lies in, and how many of them it maps. */
+/**
+ * A list of runs: where its bytes are, the virtual blocks `[begin, end)` that it lies in, and how many of them it maps.
+ */
 interface SharedList {
   readonly from: number
   readonly to: number
@@ -72,7 +74,7 @@ export class SharedMappings {
     this.#checkRoom(0)
   }
 
-  /** What a list has in all, without unpacking it. */
+  /** The totals of a list, without unpacking it. */
   list(name: string): Readonly<SharedList> {
     return this.#lists.get(name) ?? refuse(`${JSON.stringify(name.slice(0, 40))} is not defined`)
   }
@@ -134,7 +136,7 @@ export class SharedMappings {
   }
 }
 
-/** Integers of both signs as those from 0 up, small ones small. */
+/** Integers of both signs as non-negative ones, small ones small. */
 function zigzag(value: number): number {
   return value < 0 ? -2 * value - 1 : 2 * value
 }

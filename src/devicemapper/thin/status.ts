@@ -1,20 +1,20 @@
 /**
- * What a thin pool and its devices say of their state: pool_status and thin_status in drivers/md/dm-thin.c.
+ * The status of a thin pool and its devices: pool_status and thin_status in drivers/md/dm-thin.c.
  *
  *   thin-pool  TRANSACTION USED/TOTAL USED/TOTAL HELD-ROOT|- rw|ro|out_of_data_space
  *              discard_passdown|no_discard_passdown|ignore_discard queue_if_no_space|error_if_no_space
  *              [needs_check|- [METADATA-LOW-WATER]]
  *   thin       MAPPED-SECTORS HIGHEST-SECTOR|-
  *
- * The first pair counts metadata blocks (4 KiB), the second data blocks. Linux 3.19 ends before `needs_check`, later ones added
- * the rest; what a future one adds at the end does not change what stands before it. Either target says `Fail` when the pool has
- * given up, and `Error` when it could not find its own numbers.
+ * The first pair counts metadata blocks (4 KiB), the second data blocks. Linux 3.19 ends before `needs_check`, and
+ * later ones added the rest. Words that a future kernel adds at the end do not change the earlier ones. Either target
+ * prints `Fail` when the pool has failed, and `Error` when it could not find its own numbers.
  */
 import { TargetWords } from '../target-words.ts'
 
 /**
- * `read-only` is also what a pool out of metadata space says, or one whose metadata needs to be checked. In neither that nor
- * `out-of-data-space` are all messages taken.
+ * `read-only` is also the state of a pool without metadata space, or whose metadata needs a check. In this state and in
+ * `out-of-data-space`, some messages are refused.
  */
 export type PoolMode = 'read-write' | 'out-of-data-space' | 'read-only'
 
@@ -31,9 +31,9 @@ export interface PoolNumbers {
   /** Metadata block of the held metadata snapshot; undefined when none is held. */
   readonly heldRoot: number | undefined
   readonly mode: PoolMode
-  /** What becomes of a discard: passed on to the data device, kept to the mapping, or ignored. */
+  /** What happens to a discard: passed on to the data device, kept to the mapping, or ignored. */
   readonly discards: 'passed-down' | 'mapping-only' | 'ignored'
-  /** What becomes of a write that finds no free data block. */
+  /** What happens to a write that finds no free data block. */
   readonly whenFull: 'queue' | 'error'
   /** Undefined from kernels too old to say. */
   readonly needsCheck: boolean | undefined
@@ -41,12 +41,12 @@ export interface PoolNumbers {
   readonly metadataLowWaterBlocks: number | undefined
 }
 
-/** The pool (or the pool of a device) is in failure mode: nothing is served from it until it is repaired. */
+/** The pool (or the pool of a device) is in failure mode: it serves nothing until it is repaired. */
 export interface FailedState {
   readonly state: 'failed'
 }
 
-/** The kernel could not find out; it may be able to the next time. */
+/** The kernel could not find out; the next time it may. */
 export interface UnknownState {
   readonly state: 'unknown'
 }
@@ -99,7 +99,7 @@ export function parsePoolStatus(line: string): PoolStatus {
 
 /** Reads the status of a `thin` target. Throws DM_STATUS_UNKNOWN. */
 export function parseThinStatus(line: string): ThinStatus {
-  // A lone dash is a target without a device of the pool's: it has no numbers.
+  // A lone dash is a target whose thin device is not open: it has no numbers.
   if (line.trim() === '-') return { state: 'unknown' }
   const unusual = parseUnusual(line)
   if (unusual !== undefined) return unusual

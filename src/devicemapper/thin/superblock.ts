@@ -13,7 +13,10 @@ const SECTOR_SIZE = 512
 const MIN_DATA_BLOCK = 128
 const MAX_DATA_BLOCK = 2097152
 const NEEDS_CHECK = 1
-/** A mapping has 24 bits for the time; what goes beyond is added to its data block (pack_block_time in dm-thin-metadata.c). */
+/**
+ * A mapping has 24 bits for the time; what goes beyond is added to its data block (pack_block_time in
+ * dm-thin-metadata.c).
+ */
 const MAX_TIME = 2 ** 24 - 1
 
 export interface ThinSuperblock {
@@ -21,7 +24,7 @@ export interface ThinSuperblock {
   needsCheck: boolean
   /** The pool's clock: one more with every snapshot taken; 0 to 2^24 - 1. */
   time: number
-  /** User space's transaction id: LVM's, or whoever drives the pool. Exact up to 2^64, hence a bigint. */
+  /** User space's transaction id: LVM's, or that of the pool's owner. Exact up to 2^64, hence a bigint. */
   transactionId: bigint
   /** Block of the held metadata snapshot; 0 when none is held. */
   heldRoot: number
@@ -91,7 +94,10 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
   }
 }
 
-/** What is written when a pool is made, and never again: all that a metadata snapshot's copy must have like block 0. Byte offsets. */
+/**
+ * Fields that are written when a pool is made, and never again: the metadata snapshot's copy must equal block 0 there.
+ * Byte offsets.
+ */
 const constantFields = [
   ['uuid', 16, 16],
   ['version', 40, 4],
@@ -102,7 +108,7 @@ const constantFields = [
   ['incompatible features', 360, 4]
 ] as const
 
-/** What the copy has none of (dm-thin-metadata.c, __reserve_metadata_snap). */
+/** Fields that are zero in the copy (dm-thin-metadata.c, __reserve_metadata_snap). */
 const blankFields = [
   ['held root', 56, 8],
   ['data space map root', 64, 128],
@@ -110,9 +116,9 @@ const blankFields = [
 ] as const
 
 /**
- * Holds a metadata snapshot's superblock, the copy of block 0 that was made when it was taken, against block 0 as it is.
+ * Compares a metadata snapshot's superblock, the copy of block 0 at the time of taking it, with block 0 as it is.
  *
- * Not compared is what may go either way: the flags, and the transaction id, which user space sets.
+ * Flags and transaction id may differ either way, so they are not compared; user space sets the latter.
  *
  * @param copy its 4096 bytes, and `live` those of block 0; both parsed
  * @param blockNumber where the copy was read

@@ -1,18 +1,18 @@
 /**
- * The tables of thin pools and thin devices, read and written: pool_ctr, thin_ctr and their counterparts pool_status and thin_status
- * in drivers/md/dm-thin.c.
+ * The tables of thin pools and thin devices, read and written: pool_ctr, thin_ctr and their counterparts pool_status
+ * and thin_status in drivers/md/dm-thin.c.
  *
  *   thin-pool  METADATA-DEVICE DATA-DEVICE BLOCK-SECTORS LOW-WATER-BLOCKS #FEATURES FEATURE…
  *   thin       POOL-DEVICE DEVICE-ID [EXTERNAL-ORIGIN]
  *
- * Devices are read as MAJOR:MINOR, the form in which the kernel prints them. With an external origin, a block that is not mapped
+ * Devices are read as MAJOR:MINOR, the form in which the kernel prints them. With an external origin, an unmapped block
  * is read from there: it is not a zero.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { TargetWords, type DeviceNumber } from '../target-words.ts'
 
 export interface PoolFeatures {
-  /** New blocks are not zeroed where a write covers them only in part: they may hold what was in them before. */
+  /** New blocks are not zeroed outside of a partial write: they may keep old content. */
   readonly skipBlockZeroing: boolean
   readonly ignoreDiscard: boolean
   /** Discards unmap blocks and are not passed on to the data device. */
@@ -36,7 +36,7 @@ export interface ThinTable {
   readonly poolDevice: DeviceNumber
   /** The device's id in the pool, 0 to 2^24 - 1. */
   readonly deviceId: number
-  /** Where blocks that are not mapped are read from; undefined where those are zeros. */
+  /** Where unmapped blocks are read from; undefined if they are zeros. */
   readonly externalOrigin: DeviceNumber | undefined
 }
 
@@ -66,7 +66,10 @@ export function parsePoolTable(params: string): PoolTable {
   return { metadataDevice, dataDevice, blockSectors, lowWaterBlocks, features }
 }
 
-/** Writes the parameters of a `thin-pool` target. Throws DM_ARGUMENT_INVALID for a block size or low-water mark that cannot be. */
+/**
+ * Writes the parameters of a `thin-pool` target. Throws DM_ARGUMENT_INVALID for an impossible block size or low-water
+ * mark.
+ */
 export function formatPoolTable({
   metadataDevice,
   dataDevice,
@@ -89,8 +92,8 @@ export function formatPoolTable({
 }
 
 /**
- * Reads the parameters of a `thin` target; undefined when the pool has failed (the kernel prints `Fail`) or the device is not
- * open yet (`-`): then there is nothing to read. Throws DM_STATUS_UNKNOWN.
+ * Reads the parameters of a `thin` target. Undefined when there is nothing to read: the pool has failed (the kernel
+ * prints `Fail`), or the device is not open yet (`-`). Throws DM_STATUS_UNKNOWN.
  */
 export function parseThinTable(params: string): ThinTable | undefined {
   if (['Fail', '-', 'Error'].includes(params.trim())) return undefined
@@ -103,7 +106,7 @@ export function parseThinTable(params: string): ThinTable | undefined {
   return { poolDevice, deviceId, externalOrigin }
 }
 
-/** Writes the parameters of a `thin` target. Throws DM_ARGUMENT_INVALID for an id that cannot be. */
+/** Writes the parameters of a `thin` target. Throws DM_ARGUMENT_INVALID for an impossible id. */
 export function formatThinTable({ poolDevice, deviceId, externalOrigin }: ThinTable): string {
   if (!isDeviceId(deviceId)) throw invalid(`${deviceId} is no thin device id`, 'ids are 0 to 16777215')
   const words = [formatDevice(poolDevice), deviceId]

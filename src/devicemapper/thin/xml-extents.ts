@@ -1,6 +1,4 @@
-/**
- * From what the tools' XML says of blocks to extents, by the rules that hold for our own reading of metadata (pool-metadata.ts).
- */
+/** Turns the tools' XML into extents, by the same rules as our own reading of metadata (pool-metadata.ts). */
 import { DeltamapperError } from '../../errors.ts'
 import type { ExtentStream } from '../extents.ts'
 import { baseEndBlock, extentsOfBatches, type XmlSizes } from '../xml-extents.ts'
@@ -10,8 +8,9 @@ import type { MappingBatch } from './dump-xml.ts'
 const SAME = deltaKinds.indexOf('same')
 
 /**
- * What thin_delta says has changed: what differs, what is mapped in one of the two only, and what is the same where the base had ended.
- * thin_delta does not know how large the volumes are: what it says of blocks beyond the target's end is left out.
+ * The changes according to thin_delta: blocks that differ, blocks mapped in only one of the two, and equal blocks
+ * beyond the end of the base. thin_delta does not know the sizes of the volumes; blocks beyond the target's end are
+ * left out.
  *
  * @throws DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid
  */
@@ -30,9 +29,10 @@ export function changedExtentsOf(
 }
 
 /**
- * What thin_dump says that one device maps.
+ * The mappings of one device according to thin_dump.
  *
- * @throws DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid, and DM_DEVICE_NOT_FOUND at the end when the device was not there
+ * @throws DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; while it is read, XmlInvalid, and DM_DEVICE_NOT_FOUND at the end
+ *   when the device was not there
  */
 export function allocatedExtentsOf(
   batches: AsyncIterable<MappingBatch>,
@@ -45,7 +45,7 @@ export function allocatedExtentsOf(
   })
 }
 
-/** The batches of one device; the others' are read over, to the end of the document. */
+/** The batches of one device; those of others are skipped, to the end of the document. */
 async function* ofDevice(batches: AsyncIterable<MappingBatch>, deviceId: number): AsyncGenerator<MappingBatch> {
   let found = false
   for await (const batch of batches) {

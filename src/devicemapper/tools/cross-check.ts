@@ -1,8 +1,9 @@
 /**
- * Holds one engine's answer against the other's, extent by extent, while it goes out.
+ * Compares one engine's answer with the other's, extent by extent, while it leaves.
  *
- * The answer is not kept waiting for the check, but for its end: an answer that ends has been checked whole. What goes out is remembered
- * until the other engine has got there, up to a bound; beyond that it waits, which costs no time at the end, because that waits anyway.
+ * Messages do not wait for the check, but the end of the answer does: an answer that ends has been checked whole.
+ * Extents are kept until the other engine has reached them, up to a bound. Beyond that the answer waits. This costs no
+ * time in all, because the end waits anyway.
  */
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { ExtentBatch } from '../extents.ts'
@@ -13,12 +14,14 @@ const MOST_AHEAD = 256 * 1024
 export type CheckOutcome =
   /** Both are the same, to the byte. */
   | { readonly check: 'agreed'; readonly extents: number }
-  /** They are not; `first` says where that shows first. */
+  /** They differ; `first` is the first difference. */
   | { readonly check: 'disagreed'; readonly first: Difference }
-  /** The other engine gave no complete answer: it says nothing about this one. */
+  /** The other engine gave no complete answer, so this one is unchecked. */
   | { readonly check: 'unchecked'; readonly why: DeltamapperError }
 
-/** The first byte that only one of two answers has, and the extents that they have there; undefined where one has no more. */
+/**
+ * The first byte that only one of two answers has, and the extents that they have there; undefined if one has no more.
+ */
 export interface Difference {
   readonly byte: number
   readonly answered: Extent | undefined
@@ -30,8 +33,8 @@ type Extent = readonly [offset: number, size: number]
 /**
  * Passes an answer on, checked.
  *
- * @param other the second answer; it is started with the first, and ended by the signal that it is given
- * @param report told of the outcome once, before the end of the answer; what it throws ends the answer
+ * @param other the second answer; it is started with the first, and ended by its signal
+ * @param report called with the outcome once, before the end of the answer; an error that it throws ends the answer
  * @throws DM_ENGINES_DISAGREE as soon as that is known; what the answer itself throws
  */
 export async function* crossChecked<T>(
@@ -44,7 +47,7 @@ export async function* crossChecked<T>(
   let outcome: CheckOutcome | undefined
   const check = compare(queue, other(over.signal)).then((result) => {
     outcome = result
-    // Nobody takes anything out any more.
+    // Nothing takes extents out any more.
     queue.close()
   })
   const settle = () => {
@@ -62,7 +65,7 @@ export async function* crossChecked<T>(
         return next.value
       }
       await queue.put(next.value)
-      // What is known to be doubtful does not leave.
+      // A batch that is known to be doubtful does not leave.
       if (outcome?.check === 'disagreed') settle()
       yield next.value
     }
@@ -79,7 +82,7 @@ async function compare(queue: ExtentQueue, other: AsyncIterable<ExtentBatch>): P
   try {
     for await (const { count, offsets, sizes } of other) {
       for (let i = 0; i < count; i++) {
-        // Waiting for what is there already would cost more than comparing it.
+        // Awaiting an extent that is there already would cost more than comparing it.
         if (!queue.ready) await queue.wait()
         const answered = queue.take()
         if (answered?.[0] !== offsets[i] || answered[1] !== sizes[i]) {
@@ -97,7 +100,7 @@ async function compare(queue: ExtentQueue, other: AsyncIterable<ExtentBatch>): P
   }
 }
 
-/** Where the first difference is, for messages. */
+/** The place of the first difference, for messages. */
 export function describeDifference({ byte, answered, other }: Difference): string {
   const shown = (extent: Extent | undefined) => (extent === undefined ? 'nothing more' : `${extent[0]}+${extent[1]}`)
   return `they part at byte ${byte}: the walk says ${shown(answered)}, the tool says ${shown(other)}`
@@ -129,7 +132,7 @@ class ExtentQueue {
   #wakePutter: () => void = () => undefined
   #wakeTaker: () => void = () => undefined
 
-  /** Whether `take` has something to say: an extent, or that there are no more. */
+  /** Whether `take` has a result: an extent, or the end. */
   get ready(): boolean {
     return this.#count > 0 || this.#ended
   }
@@ -142,12 +145,12 @@ class ExtentQueue {
     if (this.#count === 0) return undefined
     const at = 2 * this.#first
     this.#first = (this.#first + 1) % MOST_AHEAD
-    // Half of it at a time: whoever waits is not woken for each.
+    // Half of it at a time: the waiting side is not woken for each.
     if (--this.#count === MOST_AHEAD / 2) this.#wakePutter()
     return [this.#ring[at], this.#ring[at + 1]]
   }
 
-  /** Copies a batch, as soon as there is room; drops it when nobody takes it. */
+  /** Copies a batch, as soon as there is room; drops it when nothing takes it. */
   async put({ count, offsets, sizes }: ExtentBatch): Promise<void> {
     for (let i = 0; i < count; i++) {
       while (this.#count === MOST_AHEAD && !this.#closed) {

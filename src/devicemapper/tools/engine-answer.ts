@@ -1,9 +1,10 @@
 /**
- * Which engine gives a walk its extents: our own reading of the metadata, the tools', or ours held against theirs. Runs in a walker thread.
+ * Which engine gives a walk its extents: our own reading of the metadata, the tools', or ours checked with theirs. Runs
+ * in a walker thread.
  *
- * The tools read a live pool's metadata snapshot, and nothing else of it. The main thread holds one for as long as the walk goes on
- * (tool-engine.ts), in which the devices are as the walk has seen them; and the devices of the live pool have to stay as they are as well,
- * as without the tools.
+ * The tools read only a live pool's metadata snapshot. The main thread holds one during the walk (tool-engine.ts), in
+ * which the devices are as the walk has seen them. The devices of the live pool must stay the same as well, as without
+ * the tools.
  */
 import { type MappingStream, openPoolMetadata, type PinnedDevice, type PoolMetadata } from '../thin/pool-metadata.ts'
 import type { ExtentBatch } from '../extents.ts'
@@ -13,13 +14,16 @@ import type { ToolCommand } from './tool.ts'
 import { toolAnswer, type ToolDevice } from './tool-answer.ts'
 import { DeltamapperError } from '../../errors.ts'
 
-/** What a walk is asked with where the tools have a part in it. */
+/** The tools' part in a walk's request. */
 export interface ToolsRequested {
   readonly engine: Exclude<Engine, 'native'>
   readonly command: ToolCommand
 }
 
-/** What became of a check, and data blocks called the same beyond a shrunk base, which is expected of thin_delta (ToolAnswer.beyondBase). */
+/**
+ * The outcome of a check, and data blocks called the same beyond a smaller base, as thin_delta always does
+ * (ToolAnswer.beyondBase).
+ */
 export interface EngineReport {
   readonly outcome: CheckOutcome
   readonly beyondBase: number
@@ -27,14 +31,14 @@ export interface EngineReport {
 
 /** What the main thread does for a walk with tools. */
 export interface ToolSupport {
-  /** The block of the metadata snapshot that is held for the tools, once it is. @throws why there is none */
+  /** Resolves with the block of the metadata snapshot once it is held for the tools. @throws why there is none */
   readonly heldRoot: () => Promise<number>
-  /** Aborted when the tools are to end: the metadata snapshot is no longer held, or the answer no longer wanted. */
+  /** Aborted when the tools must end: the metadata snapshot is no longer held, or the answer no longer wanted. */
   readonly signal: AbortSignal
   readonly report: (report: EngineReport) => void
 }
 
-/** What both engines are asked. */
+/** The question to both engines. */
 export interface EngineQuestion {
   readonly base: ToolDevice | undefined
   readonly target: ToolDevice
@@ -42,7 +46,7 @@ export interface EngineQuestion {
 }
 
 /**
- * The extents of an answer, from whichever engine.
+ * The extents of an answer, from the requested engine.
  *
  * @param live whether the metadata is that of a pool in use
  * @param native asks our own

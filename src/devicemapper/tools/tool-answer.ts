@@ -1,5 +1,6 @@
 /**
- * The second engine: what thin_delta and thin_dump say, as the same extents that our own walk gives, by the same rules (xml-extents.ts).
+ * The second engine: the answers of thin_delta and thin_dump, as the same extents as our own walk gives, by the same
+ * rules (xml-extents.ts).
  *
  *     thin_delta [-m] ─▶ its XML, through a pipe ─▶ runs ─▶ extents ─▶ devices unchanged? ─▶ out
  */
@@ -21,7 +22,7 @@ export interface ToolDevice extends PinnedDevice {
 }
 
 export interface ToolQuestion {
-  /** The view that the tools are to read: of a device in use only a metadata snapshot will do. */
+  /** The view for the tools: on a device in use it must be a metadata snapshot. */
   readonly metadata: PoolMetadata
   /** Undefined: everything the target maps. */
   readonly base?: ToolDevice | undefined
@@ -35,8 +36,8 @@ export interface ToolQuestion {
 export interface ToolAnswer extends ExtentStream {
   readonly batches: AsyncGenerator<ExtentBatch, boolean>
   /**
-   * Data blocks so far that the tool has called the same though no backup of the base can hold them, because it was smaller then.
-   * thin_delta knows no sizes; this is expected, and put right.
+   * Data blocks so far that the tool called the same although no backup of the base can hold them, because it was
+   * smaller then. thin_delta knows no sizes, so this is expected, and corrected.
    */
   readonly beyondBase: () => number
 }
@@ -48,7 +49,8 @@ const RIGHT_ONLY = deltaKinds.indexOf('right_only')
 /**
  * Asks the tools. They run while `batches` is being read.
  *
- * @throws while it is read: what running a tool throws (tool.ts), DM_SNAPSHOT_CHANGED, DM_TOOL_FAILED when its output is not what it should be
+ * @throws while it is read: what running a tool throws (tool.ts), DM_SNAPSHOT_CHANGED, DM_TOOL_FAILED when its output
+ *   is not what it should be
  */
 export function toolAnswer(question: ToolQuestion): ToolAnswer {
   const { metadata, base, target, signal } = question
@@ -74,7 +76,7 @@ async function* extentsOf(
     if (!(error instanceof XmlInvalid)) throw error
     throw misprinted(tool, error.message, error)
   }
-  // Its XML tells no times: it cannot be told from it who was written to.
+  // Its XML has no times, so it does not show which device was written to.
   return false
 }
 
@@ -110,8 +112,9 @@ async function allocatedBy({ metadata, target, startingOffset, command, signal }
 }
 
 /**
- * What a tool is to read: of a device the very one that is open here, whose name may lead to another by now. Where other words go before
- * the tool's, descriptors may not reach it (sudo closes them); then it gets the name. An absolute path is never taken for an option.
+ * What a tool reads: for a device the very one that is open here, because its name may lead to another by now. With
+ * words before the tool's, descriptors may not reach it (sudo closes them); then it gets the name. An absolute path is
+ * never taken for an option.
  */
 function viewOf(
   { view, path, openDevice, descriptor }: PoolMetadata,
@@ -122,7 +125,7 @@ function viewOf(
   return { words: [...options, resolve(path)] }
 }
 
-/** The pool's clock and transaction are those of the view, or the tool has looked at another one. */
+/** Checks that the pool's clock and transaction are those of the view: otherwise the tool has read another one. */
 function checkHeader(tool: ToolName, header: PoolXmlHeader, { superblock, path }: PoolMetadata): void {
   const { time, transactionId, dataBlockBytes } = superblock
   if (header.time === time && header.transactionId === transactionId && header.dataBlockBytes === dataBlockBytes) {
@@ -136,7 +139,7 @@ function checkHeader(tool: ToolName, header: PoolXmlHeader, { superblock, path }
 }
 
 /**
- * Lets runs pass whose blocks add up, at the end, to what the device details say that both devices map.
+ * Lets runs pass, and checks at the end that their blocks add up to what the device details say that both devices map.
  *
  * @throws DM_METADATA_DAMAGED
  */

@@ -1,8 +1,9 @@
 /**
- * Which versions of thin-provisioning-tools may be believed, and what is wrong with the others. They answer with exit status 0 and XML
- * that is well-formed; nothing but their version tells.
+ * Which versions of thin-provisioning-tools may be believed, and what is wrong with the others. Those answer wrongly
+ * with exit status 0 and well-formed XML; only their version tells.
  *
- * (0.x is written in C++ and ends with 0.9.0; 1.x is Rust. Their release notes, issues #25, #39 and #109, and trying them.)
+ * (0.x is written in C++ and ends with 0.9.0; 1.x is Rust. Sources: their release notes, issues #25, #39 and #109, and
+ * trying them.)
  */
 
 /** As `--version` prints it. */
@@ -19,7 +20,10 @@ interface Fault {
   readonly what: string
 }
 
-/** What makes an answer wrong or impossible. (The wrong data addresses of --verbose, 1.0.0 to 1.3.3, do not: nobody looks at them.) */
+/**
+ * What makes an answer wrong or impossible. (The wrong data addresses of --verbose, 1.0.0 to 1.3.3, do not: nobody
+ * reads them.)
+ */
 const faults: readonly Fault[] = [
   { to: '0.7.5', what: 'leaves out changed blocks (the last run of a device, and others)' },
   { from: '0.9.1', to: '0.999.0', what: 'is not a version that has been tried' },
@@ -27,7 +31,7 @@ const faults: readonly Fault[] = [
   { from: '1.0.5', to: '1.0.5', what: 'does not take the option --thin2' }
 ]
 
-/** What `--version` has printed, understood; undefined where it is not of that form. */
+/** The parsed output of `--version`; undefined if it has another form. */
 export function parseToolVersion(output: string): ToolVersion | undefined {
   const [, major, minor, patch] = /^(?:\w+ )?(\d{1,4})\.(\d{1,4})\.(\d{1,4})\s*$/.exec(output) ?? []
   return major === undefined ? undefined : { major: Number(major), minor: Number(minor), patch: Number(patch) }

@@ -1,9 +1,9 @@
 /**
- * Runs one of thin-provisioning-tools: no shell, its output as it comes and no faster than it is taken, what it says on stderr in the
- * error, and dead as soon as nobody wants it any more.
+ * Runs one of thin-provisioning-tools: no shell, its output read at our pace, its stderr in the error, and killed as
+ * soon as nobody wants it any more.
  *
- * Exit statuses: 0.x ends with 1 whatever is wrong and prints its usage after the message; 1.x ends with 64, and with 2 where it does not
- * understand its arguments.
+ * Exit statuses: 0.x ends with 1 for every error and prints its usage after the message; 1.x ends with 64, and with 2
+ * for arguments that it does not understand.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
@@ -12,7 +12,9 @@ import { describeVersion, faultOf, parseToolVersion, type ToolVersion } from './
 
 export type ToolName = 'thin_delta' | 'thin_dump'
 
-/** Words that go before a tool's name, to reach another host's (`nsenter …`) or another folder's (`env PATH=…`); mostly none. */
+/**
+ * Words before a tool's name, to reach another host's (`nsenter …`) or another folder's (`env PATH=…`); mostly none.
+ */
 export type ToolCommand = readonly string[]
 
 export interface ToolOptions {
@@ -23,22 +25,22 @@ export interface ToolOptions {
   readonly descriptor?: number | undefined
 }
 
-/** How a tool names the descriptor that it was given: opening this opens the same device again, whatever became of its name. */
+/** The path of that descriptor for the tool: opening it opens the same device again, whatever its name leads to now. */
 export const DESCRIPTOR_PATH = '/proc/self/fd/3'
 
 /** How much of stderr is kept, in bytes, and how much of that is passed on, in characters. */
 const MAX_STDERR_BYTES = 16384
 const MAX_SAID = 400
-/** How long a tool may take to say its version, in milliseconds. */
+/** How long a tool may take to print its version, in milliseconds. */
 const VERSION_DEADLINE_MS = 20_000
 /** Exit status of 1.x for arguments that it does not understand. */
 const USAGE_STATUS = 2
 /** Exit statuses of `env`, `nsenter` and the like for a program that cannot be started. */
 const NOT_STARTED_STATUS = [126, 127]
-/** Why a process cannot be started where the program may well be there: no descriptors, processes or memory left. */
+/** Reasons why a process cannot be started although the program may exist: no descriptors, processes or memory left. */
 const EXHAUSTED = ['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM']
 
-/** What the tools say, and what that means here. Everything else is DM_TOOL_FAILED. */
+/** Messages of the tools, and what they mean here. Everything else is DM_TOOL_FAILED. */
 const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] = [
   {
     says: /resource busy/i,
@@ -54,9 +56,10 @@ const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] =
 ]
 
 /**
- * What a tool prints.
+ * The output of a tool.
  *
- * @throws DM_TOOL_MISSING, DM_TOOL_UNFIT, DM_TOOL_FAILED, and what `understood` says, at the end; the signal's reason at once
+ * @throws DM_TOOL_MISSING, DM_TOOL_UNFIT, DM_TOOL_FAILED, and what `understood` returns, at the end; the signal's
+ *   reason at once
  */
 export async function* toolOutput(
   name: ToolName,
@@ -77,7 +80,7 @@ export async function* toolOutput(
   aborted.promise.catch(() => undefined)
   const abort = () => {
     killGroup(child)
-    // Not waited for: a process that hangs in the kernel does not die of it.
+    // Not awaited: a process that hangs in the kernel does not die of it.
     stdout.destroy()
     aborted.reject(signal?.reason as Error)
   }
@@ -99,7 +102,7 @@ export async function* toolOutput(
 /**
  * The version of a tool, if it may be believed.
  *
- * @throws DM_TOOL_UNFIT when it answers wrongly, or nobody knows how it answers; DM_TOOL_MISSING, DM_TOOL_FAILED
+ * @throws DM_TOOL_UNFIT when it answers wrongly, or its answers are unknown; DM_TOOL_MISSING, DM_TOOL_FAILED
  */
 export async function checkTool(name: ToolName, command: ToolCommand): Promise<ToolVersion> {
   const signal = AbortSignal.timeout(VERSION_DEADLINE_MS)
@@ -146,7 +149,7 @@ function failure(name: ToolName, status: number | string | undefined, said: stri
 function start(name: ToolName, [program, ...words]: readonly string[], descriptor: number | undefined): ChildProcess {
   try {
     return spawn(program, words, {
-      // A group of its own: it may be `nsenter …`, which is two processes.
+      // A process group of its own: it may be `nsenter …`, which is two processes.
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe', ...(descriptor === undefined ? [] : [descriptor])],
       env: childEnvironment({ LC_ALL: 'C' })
@@ -180,7 +183,7 @@ function keepStart({ stderr }: ChildProcess): () => string {
   const kept: Buffer[] = []
   let bytes = 0
   stderr?.on('data', (chunk: Buffer) => {
-    // What is beyond is read and dropped: a full pipe would keep the tool.
+    // Read and drop the rest: a full pipe would stop the tool.
     if (bytes < MAX_STDERR_BYTES) kept.push(chunk.subarray(0, MAX_STDERR_BYTES - bytes))
     bytes += chunk.length
   })
@@ -217,6 +220,6 @@ function killGroup({ pid, exitCode, signalCode }: ChildProcess): void {
   try {
     process.kill(-pid, 'SIGKILL')
   } catch {
-    // Over in the same moment.
+    // It ended in the same moment.
   }
 }

@@ -4,8 +4,8 @@
  * the moment.
  */
 import { randomBytes } from 'node:crypto'
-import { MOCK_DRIVER_NAME } from '../driver.ts'
-import type { History, Snapshot } from '../history.ts'
+import { MOCK_DRIVER_NAME } from '../driver/driver.ts'
+import type { History, Snapshot } from '../driver/history.ts'
 
 export const NAMESPACE = 'default'
 export const AUDIENCE = 'mock-snapshot-metadata'

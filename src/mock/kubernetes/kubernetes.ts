@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import type { MockDriver } from '../driver.ts'
+import type { MockDriver } from '../driver/driver.ts'
 import { ApiServer } from './api-server.ts'
 import { Authority } from './certificate.ts'
 import { Cluster, NAMESPACE } from './cluster.ts'

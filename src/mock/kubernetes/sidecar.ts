@@ -18,7 +18,7 @@ import {
 import { csiPackage } from '../../grpc/protos.ts'
 import { sidecarPackage } from '../../grpc/sidecar-protos.ts'
 import type { Methods } from '../../grpc/volume-protos.ts'
-import { type Refusal, refusal } from '../question.ts'
+import { type Refusal, refusal } from '../driver/question.ts'
 import type { Certified } from './certificate.ts'
 import type { Cluster } from './cluster.ts'
 

@@ -1,20 +1,20 @@
 /**
- * What Kubernetes' own objects say of a snapshot, where its driver has none: the VolumeSnapshotContents that bind its handle, and the
- * PersistentVolume that it was taken of.
+ * What Kubernetes' own objects say of a snapshot, for drivers without objects of their own: the VolumeSnapshotContents
+ * that bind its handle, and the PersistentVolume that it was taken of.
  *
- * A handle may have several contents. The one that came with the snapshot names the volume; those that were imported by handle (backup software
- * does that) do not, and their times are those of the import.
+ * A handle may have several contents. The one that came with the snapshot names the volume. Those that were imported by
+ * handle (backup software does that) do not, and their times are those of the import.
  */
 import { fieldOf, type KubernetesObject, listOf, textOf } from '../../kubernetes/object.ts'
 import { ambiguous, type Find, type Resource } from './driver.ts'
 
-/** Put on by external-snapshotter where snapshots are taken by the node they are on (--enable-distributed-snapshotting). */
+/** external-snapshotter sets it if the snapshot's node takes snapshots (--enable-distributed-snapshotting). */
 const managedBy = 'snapshot.storage.kubernetes.io/managed-by'
 
-/** Keys of these do not say where in a region or zone a node is. */
+/** These keys do not identify a node in a region or zone. */
 const wideTopology = /(^|[./])(zone|region)$/
 
-/** What `snapshotFacts` looks at. */
+/** The objects that `snapshotFacts` reads. */
 export function commonResources(driverName: string): { contents: Resource; volumes: Resource } {
   return {
     contents: {
@@ -41,11 +41,11 @@ export interface SnapshotFacts {
   readonly node?: string | undefined
   /** The `volumeAttributes` of the volume. */
   readonly attributes: Readonly<Record<string, string>>
-  /** As the driver said, in milliseconds since 1970. */
+  /** According to the driver, in milliseconds since 1970. */
   readonly createdAt?: number | undefined
 }
 
-/** @throws DM_NODE_AMBIGUOUS where objects contradict each other */
+/** @throws DM_NODE_AMBIGUOUS when objects contradict each other */
 export function snapshotFacts(handle: string, find: Find): SnapshotFacts {
   const contents = find('contents', handle)
   const own = contents.filter((content) => textOf(content, 'spec', 'source', 'volumeHandle') !== undefined)
@@ -62,7 +62,7 @@ export function snapshotFacts(handle: string, find: Find): SnapshotFacts {
   return { volume, node, attributes, createdAt: typeof nanoseconds === 'number' ? nanoseconds / 1e6 : undefined }
 }
 
-/** The one node that a PersistentVolume can be used on; undefined where it does not come down to one. */
+/** The one node that can use a PersistentVolume; undefined if it is not exactly one. */
 function nodeOf(volume: KubernetesObject): string | undefined {
   const terms = listOf(volume, 'spec', 'nodeAffinity', 'required', 'nodeSelectorTerms')
   // Terms are alternatives; within one, everything has to be met.
@@ -76,7 +76,7 @@ function nodeOf(volume: KubernetesObject): string | undefined {
   return typeof node === 'string' && others.length === 0 ? node : undefined
 }
 
-/** What all objects say that say anything. */
+/** The value on which all objects agree that have one. */
 function agreed(
   handle: string,
   what: string,

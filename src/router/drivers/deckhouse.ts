@@ -1,6 +1,7 @@
 /**
  * Deckhouse's sds-local-volume. A handle is the name of an LVMLogicalVolumeSnapshot, which has everything.
- * (deckhouse/sds-local-volume: images/sds-local-volume-csi/driver/controller_snapshots_ee.go, and the CRD beside its tests)
+ * (deckhouse/sds-local-volume: images/sds-local-volume-csi/driver/controller_snapshots_ee.go, and the CRD beside its
+ * tests)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
 import { agentHandle, byName, type Driver, notReady, single } from './driver.ts'

@@ -1,6 +1,6 @@
 /**
- * What a CSI driver's snapshot handle means, told from objects of the cluster: a driver names the resources that it needs, and looks up a
- * handle in them. It asks nobody: it is a function of the objects.
+ * Tells from objects of the cluster what a CSI driver's snapshot handle means. A driver names the resources that it
+ * needs, and looks up a handle in them. It is a pure function of the objects.
  */
 import { ANY_SOURCE, isHandleName, MAX_HANDLE_BYTES } from '../../handle.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -10,17 +10,17 @@ import type { KubernetesObject } from '../../kubernetes/object.ts'
 export interface Resource {
   /** Path of the list, as in `/apis/GROUP/VERSION/PLURAL`. */
   readonly path: string
-  /** What an object can be found by; empty for one that does not matter. */
+  /** The keys of an object; empty for one that does not matter. */
   readonly keys: (object: KubernetesObject) => readonly string[]
 }
 
-/** What is known of a snapshot. */
+/** The facts about a snapshot. */
 export interface Located {
-  /** Undefined: nothing says it. */
+  /** Undefined if nothing tells it. */
   readonly node?: string | undefined
-  /** What its node's agent calls it, VG/LV; `*` for a group that nothing says. */
+  /** Its name for its node's agent, VG/LV; `*` for an unknown group. */
   readonly handle: string
-  /** What names the volume that it is a snapshot of, comparable among the snapshots of one driver. */
+  /** Identifies the volume that it is a snapshot of, comparable among the snapshots of one driver. */
   readonly origin?: string | undefined
   /** When it was taken, in milliseconds since 1970, as exactly as the cluster knows. */
   readonly createdAt?: number | undefined
@@ -33,8 +33,8 @@ export interface Driver {
   /** By the names that `locate` uses. */
   readonly resources: Readonly<Record<string, Resource>>
   /**
-   * @throws DM_HANDLE_INVALID for what is no handle of this driver; DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY, DM_NODE_AMBIGUOUS; DM_NOT_TRACKED
-   * where the objects already say that it is not thin
+   * @throws DM_HANDLE_INVALID when it is no handle of this driver; DM_SNAPSHOT_NOT_FOUND, DM_SNAPSHOT_NOT_READY,
+   *   DM_NODE_AMBIGUOUS; DM_NOT_TRACKED when the objects already say that it is not thin
    */
   locate(handle: string, find: Find): Located
 }
@@ -42,7 +42,7 @@ export interface Driver {
 /** For resources whose objects are looked up by name. */
 export const byName = ({ metadata }: KubernetesObject): readonly string[] => [metadata.name]
 
-/** The one object that a look-up may find. @throws DM_SNAPSHOT_NOT_FOUND, DM_NODE_AMBIGUOUS */
+/** The only object that a look-up finds. @throws DM_SNAPSHOT_NOT_FOUND, DM_NODE_AMBIGUOUS */
 export function single(objects: readonly KubernetesObject[], kind: string, handle: string): KubernetesObject {
   const [object, another] = objects
   if (object === undefined) throw notFound(`there is no ${kind} for the snapshot ${printable(handle)}`)
@@ -50,14 +50,17 @@ export function single(objects: readonly KubernetesObject[], kind: string, handl
   throw ambiguous(handle, objects.map(({ metadata }) => `${kind} ${metadata.name}`).join(' and '))
 }
 
-/** VG/LV for the agent, of parts that come from objects and handles. @throws DM_HANDLE_INVALID; DM_NOT_TRACKED where the two are too long */
+/**
+ * VG/LV for the agent, made of parts from objects and handles. @throws DM_HANDLE_INVALID; DM_NOT_TRACKED when the two
+ * are too long together
+ */
 export function agentHandle(volumeGroup: string, logicalVolume: string, handle: string): string {
-  // Parts that no agent would take, such as a slash, would make another handle than the one that was meant.
+  // Parts that no agent would take, such as a slash, would make another handle than intended.
   if (!(volumeGroup === anyGroup || isHandleName(volumeGroup)) || !isHandleName(logicalVolume)) {
     throw malformed(handle, 'a logical volume cannot be called that')
   }
   const agents = `${volumeGroup}/${logicalVolume}`
-  // The agent's name is a field of CSI, like the driver's, and it is not the driver's that is too long.
+  // The agent's name is a field of CSI, like the driver's, and the driver's is not the one that is too long.
   if (agents.length > MAX_HANDLE_BYTES) {
     throw new DeltamapperError(
       'DM_NOT_TRACKED',

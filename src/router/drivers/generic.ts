@@ -1,6 +1,6 @@
 /**
- * Any driver whose handles say which logical volume a snapshot is: patterns take volume group and logical volume out of them, and Kubernetes'
- * own objects tell the node where the patterns do not.
+ * Any driver whose handles name the logical volume: patterns extract volume group and logical volume, and Kubernetes'
+ * own objects tell the node if the patterns do not.
  */
 import { type HandlePattern, readHandle } from './handle-patterns.ts'
 import { commonResources, snapshotFacts } from './common-objects.ts'

@@ -1,9 +1,11 @@
 /**
- * What a snapshot handle says by itself, told by configured patterns: its node, and what the agent there calls the snapshot.
+ * What a snapshot handle tells by itself, read by configured patterns: its node, and the snapshot's name for the agent
+ * there.
  *
- * A pattern is a regular expression for the whole handle. Its named groups `vg` and `lv` make the agent's handle, VG/LV; with `lv` alone
- * it is whichever volume group has it; without them the agent gets the handle as it is. The group `node`, or a fixed node beside the pattern, says the node; without either the
- * agents are asked. The first pattern that matches counts.
+ * A pattern is a regular expression for the whole handle. Its named groups `vg` and `lv` make the agent's handle,
+ * VG/LV. With `lv` alone, any volume group may have it. Without them, the agent gets the handle as it is. The group
+ * `node`, or a fixed node beside the pattern, names the node; without either, the agents are asked. The first pattern
+ * that matches counts.
  */
 import { ANY_SOURCE, isHandleName } from '../../handle.ts'
 
@@ -13,14 +15,14 @@ export interface HandlePattern {
 }
 
 export interface ReadHandle {
-  /** Undefined: nothing says it. */
+  /** Undefined if nothing tells it. */
   readonly node: string | undefined
   readonly handle: string
 }
 
-/** @throws SyntaxError for what is no regular expression, or has groups that make no sense */
+/** @throws SyntaxError for a malformed regular expression, or one whose groups make no sense */
 export function handlePattern(source: string, node?: string): HandlePattern {
-  // By itself first: with a group that it closes but did not open, it would be more than what stands between the anchors.
+  // Compiled alone first: a pattern that closes a group that it did not open would escape from between the anchors.
   void new RegExp(source, 'su')
   // `s`: a dot is any character, so that no handle escapes a pattern by a line break.
   const pattern = new RegExp(`^(?:${source})$`, 'su')
@@ -38,7 +40,7 @@ export function readHandle(handle: string, patterns: readonly HandlePattern[]): 
     const match = pattern.exec(handle)
     if (match === null) continue
     const { vg, lv, node: named } = match.groups ?? {}
-    // Parts that no agent would take, such as a second slash, would make another handle than the one that was meant.
+    // Parts that no agent would take, such as a second slash, would make another handle than intended.
     if (lv !== undefined && !(isHandleName(lv) && (vg === undefined || isHandleName(vg)))) continue
     return { node: node ?? named, handle: lv === undefined ? handle : `${vg ?? ANY_SOURCE}/${lv}` }
   }

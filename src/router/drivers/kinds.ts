@@ -1,6 +1,4 @@
-/**
- * The drivers whose handles are understood, by the word for them in the configuration.
- */
+/** The known drivers, by their names in the configuration. */
 import type { HandlePattern } from './handle-patterns.ts'
 import { deckhouse } from './deckhouse.ts'
 import type { Driver } from './driver.ts'
@@ -12,7 +10,7 @@ import { legacyTopolvm, topolvm } from './topolvm.ts'
 export const driverKinds = ['topolvm', 'openebs-lvm', 'harvester', 'deckhouse', 'generic'] as const
 export type DriverKind = (typeof driverKinds)[number]
 
-/** What a CSI driver's name says of its kind. */
+/** The kind that a CSI driver's name tells. */
 export const kindsByName: Readonly<Record<string, DriverKind>> = {
   'topolvm.io': 'topolvm',
   [legacyTopolvm]: 'topolvm',
@@ -23,7 +21,7 @@ export const kindsByName: Readonly<Record<string, DriverKind>> = {
 
 export interface DriverSettings {
   readonly driverName: string
-  /** Where the driver keeps its own objects, if they are in a namespace; all unless given. */
+  /** The namespace of the driver's own objects; all unless given. */
   readonly namespace?: string | undefined
   /** For `generic`. */
   readonly patterns: readonly HandlePattern[]

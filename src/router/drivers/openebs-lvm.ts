@@ -1,8 +1,8 @@
 /**
- * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves names that begin with
- * "snapshot", so the logical volume is called SNAPSHOT without that prefix. With a size of its own (spec.snapSize) it is a classic snapshot, which
- * the agent answers for as well.
- * (openebs/lvm-localpv: pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
+ * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves
+ * names that begin with "snapshot", so the logical volume is called SNAPSHOT without that prefix. With a size
+ * of its own (spec.snapSize) it is a classic snapshot, which the agent serves as well. (openebs/lvm-localpv:
+ * pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
 import { agentHandle, byName, type Driver, malformed, notFound, notReady, printable, single } from './driver.ts'

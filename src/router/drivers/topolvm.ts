@@ -1,12 +1,13 @@
 /**
- * TopoLVM, and OpenShift's LVMS, which contains it. A handle is the `status.volumeID` of a LogicalVolume, which is what the node calls the
- * logical volume. The volume group is known to the node only (its device class is looked up in lvmd's configuration there).
- * (topolvm/topolvm: api/v1/logicalvolume_types.go, internal/driver/internal/k8s/logicalvolume_service.go)
+ * TopoLVM, and OpenShift's LVMS, which contains it. A handle is the `status.volumeID` of a LogicalVolume, which is also
+ * the logical volume's name on the node. Only the node knows the volume group (its device class is looked up in lvmd's
+ * configuration there). (topolvm/topolvm: api/v1/logicalvolume_types.go,
+ * internal/driver/internal/k8s/logicalvolume_service.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
 import { agentHandle, anyGroup, type Driver, notFound, printable, single } from './driver.ts'
 
-/** The name it went by until 2022, and still does where it is installed with USE_LEGACY; so does the group of its resources. */
+/** Its name until 2022, and still the name of an installation with USE_LEGACY; so is the group of its resources. */
 export const legacyTopolvm = 'topolvm.cybozu.com'
 
 export function topolvm(driverName: string): Driver {

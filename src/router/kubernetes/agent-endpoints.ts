@@ -1,8 +1,8 @@
 /**
- * Where the agents are, by the EndpointSlices of their Service: each endpoint names its node.
+ * The agents' addresses, from the EndpointSlices of their Service: each endpoint names its node.
  *
- * An agent whose pod is being replaced is in none for a while. Its node is remembered for some time: to ask all agents but that one, and to hear
- * from none that it has the snapshot, does not mean that there is no such snapshot.
+ * An agent whose pod is being replaced is in no slice for a while. Its node is remembered for some time: if all other
+ * agents do not have a snapshot, that one still may.
  */
 import { isIPv6 } from 'node:net'
 import { formatTcp } from '../../grpc/address.ts'
@@ -13,13 +13,16 @@ import type { Agents } from '../relay/agents.ts'
 /** How long a node without an agent counts as one that should have one, in milliseconds. */
 const REMEMBER_MS = 600_000
 
-/** How much an endpoint is worth: one that is ready, one that still answers while it goes; others cannot be asked. */
+/**
+ * The order of preference: an endpoint that is ready, then one that still serves while it terminates; others cannot be
+ * asked.
+ */
 const [READY, LEAVING, DOWN] = [2, 1, 0]
 
 /**
- * The best address on each node, undefined for a node whose agent cannot be asked.
+ * The best address on each node; undefined for a node whose agent cannot be asked.
  *
- * @param port the name of the port; in a slice with a single port that has no name, it is that one
+ * @param port the name of the port; in a slice with a single unnamed port, that one
  */
 export function agentAddresses(slices: Iterable<KubernetesObject>, port: string): Map<string, string | undefined> {
   const best = new Map<string, { worth: number; address: string }>()
@@ -40,14 +43,14 @@ export function agentAddresses(slices: Iterable<KubernetesObject>, port: string)
   return new Map([...best].map(([node, { worth, address }]) => [node, worth === DOWN ? undefined : address]))
 }
 
-/** What is not said counts as yes for `ready`, which `serving` follows (discovery.k8s.io/v1, EndpointConditions). */
+/** A missing `ready` counts as true, and a missing `serving` as `ready` (discovery.k8s.io/v1, EndpointConditions). */
 function worthOf(endpoint: unknown): number {
   const ready = fieldOf(endpoint, 'conditions', 'ready') ?? true
   if (ready === true) return READY
   return fieldOf(endpoint, 'conditions', 'serving') === true ? LEAVING : DOWN
 }
 
-/** The same choice whatever the order in which the slices come. */
+/** The same choice in any order of the slices. */
 function compare(one: { worth: number; address: string }, other: { worth: number; address: string }): number {
   if (one.worth !== other.worth) return other.worth - one.worth
   const sixth = (address: string) => Number(isIPv6(/^tcp:\/\/\[([^\]]*)\]/.exec(address)?.[1] ?? ''))
@@ -58,7 +61,7 @@ export interface EndpointOptions {
   readonly port: string
   /** How long `awaited` waits, in milliseconds. */
   readonly waitMs: number
-  /** Told the addresses in use after each change. */
+  /** Gets the addresses in use after each change. */
   readonly onChange: (addresses: ReadonlySet<string>) => void
 }
 
@@ -67,7 +70,7 @@ export class AgentEndpoints implements Agents {
   readonly #options: EndpointOptions
   readonly #arrivals = new Set<() => void>()
   #addresses = new Map<string, string | undefined>()
-  /** When nodes were last seen to have an agent, in milliseconds since 1970. */
+  /** When each node was last seen to have an agent, in milliseconds since 1970. */
   readonly #seen = new Map<string, number>()
 
   constructor(slices: WatchCache, options: EndpointOptions) {

@@ -1,8 +1,9 @@
 /**
- * What a router knows of its cluster: the driver's objects, for what handles mean, and the agents' EndpointSlices.
+ * The router's knowledge of its cluster: the driver's objects, which give handles their meaning, and the agents'
+ * EndpointSlices.
  *
- * What is found is answered from what is known, however old: a snapshot does not move. What is not found may be too young to be known here, and
- * is looked for once more after everything has been listed anew. Where that cannot be, nothing is said of it.
+ * A known snapshot is answered from the cache, whatever its age: a snapshot does not move. A miss may be a snapshot
+ * newer than the cache: relist once, then look again. If relisting fails, answer UNAVAILABLE, not NOT_FOUND.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -20,7 +21,7 @@ export interface ClusterOptions extends EndpointOptions {
   readonly logger: Logger
 }
 
-/** Located, and how old the knowledge is where it is not kept up to date. */
+/** The place, and the age of the knowledge if it is not up to date. */
 export interface LocatedInCluster extends Located {
   readonly ageSeconds?: number | undefined
 }
@@ -53,7 +54,7 @@ export class Cluster {
     this.#find = (resource, key) => this.#objects.get(resource)?.find(key) ?? []
   }
 
-  /** Whether everything has been listed once. It stays so when the API server goes away. */
+  /** Whether everything has been listed once. It stays true when the API server goes away. */
   get isKnown(): boolean {
     return this.#caches.every(({ asOf }) => asOf !== undefined)
   }
@@ -75,7 +76,7 @@ export class Cluster {
       await Promise.all([...this.#objects.values()].map((cache) => cache.refresh(patience)))
     } catch (error) {
       signal.throwIfAborted()
-      // The agents can be asked; what objects say is a short cut, where they say anything.
+      // The agents can be asked; objects are a short cut, if they say anything.
       if (located !== undefined) return { ...located, ageSeconds: this.staleSeconds }
       throw notUpToDate(refusal, error, this.staleSeconds)
     }
@@ -90,7 +91,10 @@ export class Cluster {
     return [...this.#objects.values(), this.#slices]
   }
 
-  /** The age of the oldest of what is known, where that is not kept up to date. Of what never was known: since when it has been asked for. */
+  /**
+   * The age of the oldest part that is not up to date. For a part that was never known: since when it has been
+   * requested.
+   */
   get staleSeconds(): number | undefined {
     const stale = this.#caches.filter(({ failure }) => failure !== undefined)
     const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? this.#startedAt))
@@ -124,7 +128,7 @@ function notKnownYet(failure: DeltamapperError | undefined): DeltamapperError {
     )
   }
   if (failure.code !== 'DM_ACCESS_DENIED') return failure
-  // Whoever asks would take it for a refusal of what they have shown themselves.
+  // The caller would take it for a refusal of its own credentials.
   return new DeltamapperError(
     'DM_CLUSTER_UNREACHABLE',
     `the router may not see what it needs to: ${failure.message}`,

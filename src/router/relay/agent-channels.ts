@@ -1,46 +1,53 @@
 /**
- * The router's connections to agents: one to each address, opened with the first call and again after a loss, shared by all calls.
+ * The router's connections to agents: one to each address, opened with the first call and again after a loss, shared by
+ * all calls.
  */
 import type { Client } from '@grpc/grpc-js'
 import { parseConnectAddress } from '../../grpc/address.ts'
 import { openChannel } from '../../grpc/client.ts'
 import type { Certificates } from '../../grpc/tls.ts'
 
-/** A machine that is gone says nothing. Pings go out while calls are under way, and a call without an answer to one ends. */
+/**
+ * A machine that has failed sends nothing. Pings go out while calls are running, and a call without an answer to one
+ * ends.
+ */
 const keepalive = { 'grpc.keepalive_time_ms': 10_000, 'grpc.keepalive_timeout_ms': 10_000 }
 
 /** gRPC's own limit, and the CSI sidecar's. Agents stay far below. */
 const maximumMessageBytes = 4 * 1024 * 1024
 
 /**
- * What an agent may send of one answer before it is read, in bytes. Enough for 250 MB/s where a round trip takes a millisecond, as within a
- * cluster; and what every answer costs that nobody reads.
+ * What an agent may send of one answer before it is read, in bytes. Enough for 250 MB/s with a round trip of a
+ * millisecond, as within a cluster. Every unread answer costs as much memory.
  */
 const flowControlWindowBytes = 256 * 1024
 
 /**
- * Without a call for so long, a connection is closed, in milliseconds. That is also how those with old certificates end: to close
- * one ends the calls that are under way over it.
+ * A connection without a call for so long is closed, in milliseconds. Those with old certificates end in the same way,
+ * because closing one at once would end its running calls.
  */
 const idleMs = 60_000
 
 export class AgentChannels {
   readonly #tls: { readonly certificates: Certificates; readonly agentName: string } | undefined
   readonly #channels = new Map<string, Client>()
-  /** No longer to be used, by reason of their certificates or their addresses. Calls under way hold them; once idle, they are gone. */
+  /**
+   * Not for new calls, because their certificates or addresses are old. Running calls hold them; once idle, they are
+   * closed.
+   */
   readonly #retired = new Set<WeakRef<Client>>()
   readonly #stopListening: (() => void) | undefined
 
-  /** @param tls for agents at `tcp://` addresses, whose certificates have to carry `agentName` */
+  /** @param tls for agents at `tcp://` addresses, whose certificates must carry `agentName` */
   constructor(tls?: { readonly certificates: Certificates; readonly agentName: string }) {
     this.#tls = tls
-    // New certificates, new connections; calls under way go on over the old ones.
+    // New certificates mean new connections; running calls go on over the old ones.
     this.#stopListening = tls?.certificates.onChange(() => {
       this.retain(new Set())
     })
   }
 
-  /** Leaves the connections to all other addresses to the calls under way over them. */
+  /** Leaves the connections to all other addresses to their running calls. */
   retain(addresses: ReadonlySet<string>): void {
     for (const [address, channel] of this.#channels) {
       if (addresses.has(address)) continue

@@ -1,17 +1,18 @@
-/**
- * Where the agents are: one on each node.
- */
+/** The agents' addresses: one agent on each node. */
 
 export interface Agents {
-  /** The nodes that have an agent, or had one a short while ago: those that have to be asked where nothing says the node of a snapshot. */
+  /**
+   * The nodes that have an agent, or had one recently: all of them must be asked if nothing names the node of a
+   * snapshot.
+   */
   nodes(): readonly string[]
   /** Where a node's agent is now; undefined while there is none. */
   address(node: string): string | undefined
-  /** The same, and where there is none, what comes within a short while: pods are replaced. */
+  /** The same; without an address, waits a short while for one: pods are replaced. */
   awaited(node: string, signal: AbortSignal): Promise<string | undefined>
 }
 
-/** Agents that stay where the configuration says. */
+/** Agents at fixed addresses from the configuration. */
 export function fixedAgents(addresses: ReadonlyMap<string, string>): Agents {
   return {
     nodes: () => [...addresses.keys()],

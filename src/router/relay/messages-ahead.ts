@@ -1,7 +1,7 @@
 /**
- * How far a call is read ahead of whoever takes its messages. grpc-js itself reads sixteen messages ahead, whatever their size, which for
- * answers that nobody takes comes to megabytes each. This lets through so many, and each further one when one has been taken; what
- * waits behind it is held back by the flow control of HTTP/2.
+ * How far a call is read ahead of its consumer. grpc-js itself reads sixteen messages ahead, of any size, which comes
+ * to megabytes for each unread answer. This lets a few through, and a further one when one has been taken. HTTP/2's
+ * flow control holds back what waits behind.
  */
 import { InterceptingCall, type Interceptor } from '@grpc/grpc-js'
 
@@ -9,7 +9,7 @@ export class MessagesAhead {
   #left: number
   #letThrough: (() => void) | undefined
 
-  /** @param limit messages that have been let through and not been taken, at most; 1 or more */
+  /** @param limit the most messages that have been let through and not been taken; 1 or more */
   constructor(limit: number) {
     this.#left = limit
   }
@@ -19,7 +19,7 @@ export class MessagesAhead {
     new InterceptingCall(nextCall(options), {
       start: (metadata, _listener, next) => {
         next(metadata, {
-          // A call asks for its next message when it has been given the one before, so that no two wait here.
+          // A call asks for its next message when it got the one before, so no two wait here.
           onReceiveMessage: (message, give) => {
             if (this.#left > 0) {
               this.#left--

@@ -1,12 +1,13 @@
 /**
- * The router's half of csi.v1.SnapshotMetadata: a backend (snapshot-metadata.ts) that has no answers of its own. It finds the agent that has
- * the snapshot and passes that agent's messages on, byte for byte, undecoded, as the service asks for them: a slow client thereby slows
- * the agent's walk, and a call that ends here ends there.
+ * The router's half of csi.v1.SnapshotMetadata: a backend (snapshot-metadata.ts) without answers of its own. It finds
+ * the agent that has the snapshot and passes that agent's messages on, byte for byte, undecoded, as the service asks
+ * for them. So a slow client slows the agent's walk, and a call that ends here ends there.
  *
- * An agent that cannot be reached is tried again for a while, but only until its first message has arrived. A connection that is lost later
- * ends the call with DM_AGENT_UNREACHABLE: the client knows where to resume. OK leaves only where the agent said OK.
+ * An agent that cannot be reached is tried again for a while, but only until its first message has arrived. A
+ * connection that is lost later ends the call with DM_AGENT_UNREACHABLE: the client knows where to resume. OK leaves
+ * only if the agent said OK.
  *
- * What goes to the agent is the request without its secrets, which no agent needs.
+ * The agent gets the request without its secrets, which no agent needs.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
@@ -25,20 +26,20 @@ import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMeta
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { isServiceError, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
 
-/** Where to ask, and by which handle. */
+/** The agent to ask, and the handle for it. */
 export interface Place {
   readonly node: string
-  /** Where its agent is now. */
+  /** The agent's present address. */
   readonly address: string
-  /** What the node's agent calls the snapshot. */
+  /** The snapshot's name for the node's agent. */
   readonly handle: string
-  /** How old the knowledge is that it is there, where that is not kept up to date. For the log. */
+  /** The age of the knowledge that it is there, if that is not up to date. For the log. */
   readonly ageSeconds?: number | undefined
 }
 
 /**
- * Finds the nodes that snapshots are on. Throws a DeltamapperError where that cannot be told for certain. `call` is for whoever has to be asked
- * for it.
+ * Finds the nodes of snapshots. Throws a DeltamapperError if that cannot be told for certain. `call` is for asking
+ * agents.
  */
 export interface SnapshotLocator {
   target(snapshotId: string, signal: AbortSignal, call?: CallContext): Promise<Place>
@@ -52,16 +53,18 @@ export interface SnapshotLocator {
 }
 
 export interface RouterOptions {
-  /** How long an agent may be tried to be reached, in milliseconds. */
+  /** How long to try to reach an agent, in milliseconds. */
   readonly connectMs: number
-  /** Told of each try to have a call answered by an agent. */
+  /** Called for each attempt to have an agent answer a call. */
   readonly onTry?: (node: string) => void
 }
 
-/** Messages that are read before the client of a call has taken those before: one on its way out while the next arrives. */
+/**
+ * Messages that are read before the client of a call has taken those before: one on its way out while the next arrives.
+ */
 const MESSAGES_AHEAD = 2
 
-/** Between two tries, in milliseconds: doubled each time, up to the longest. */
+/** The pause between two tries, in milliseconds: doubled each time, up to the longest. */
 const [shortestPauseMs, longestPauseMs] = [50, 1000]
 
 export function routerBackend(
@@ -120,10 +123,10 @@ export function routerBackend(
 }
 
 /**
- * Whether an agent has a snapshot, without any of its metadata being read: a starting offset that no volume reaches is refused once the
- * snapshot has been found, and not before.
+ * Whether an agent has a snapshot, without reading any of its metadata: a starting offset that no volume reaches is
+ * refused once the snapshot has been found, and not before.
  *
- * @returns where the agent did not say, why not, as a clause that names the node
+ * @returns true or false, or, if the agent gave no answer, the reason (it names the node)
  */
 export async function hasSnapshot(
   client: Client,
@@ -148,7 +151,7 @@ export async function hasSnapshot(
   }
 }
 
-/** Thick, in a pool that is not active, or there twice, is found as well: that agent is the one to say so. */
+/** A thick one, one in an inactive pool, or one that is there twice is found as well: that agent answers the error. */
 const saysYes: readonly ErrorCode[] = [
   'DM_OFFSET_OUT_OF_RANGE',
   'DM_NOT_TRACKED',
@@ -166,7 +169,7 @@ interface TryOptions {
   readonly call?: CallContext | undefined
 }
 
-/** One try. Throws RelayedStatus with what the agent said, or DM_AGENT_UNREACHABLE. */
+/** One attempt. Throws RelayedStatus with the agent's status, or DM_AGENT_UNREACHABLE. */
 async function* answer<Request>(
   client: Client,
   { path, requestSerialize }: MethodDefinition<Request, Uint8Array>,
@@ -186,7 +189,7 @@ async function* answer<Request>(
   )
   const cancel = () => stream.cancel()
   signal.addEventListener('abort', cancel, { once: true })
-  // A connection may neither come about nor fail: packets to a node that is gone go nowhere.
+  // A connection may neither succeed nor fail: packets to a node that is gone are lost.
   const connecting = setTimeout(
     () => {
       if (client.getChannel().getConnectivityState(false) !== connectivityState.READY) cancel()
@@ -194,7 +197,7 @@ async function* answer<Request>(
     Math.max(0, giveUp - Date.now())
   )
   const ended = new Promise<StatusObject>((resolve) => stream.on('status', resolve))
-  // A cancelled stream reports its end as an error, to nobody once the loop below has been left.
+  // A cancelled stream reports its end as an error, even after the loop below was left.
   stream.on('error', () => undefined)
   let begun = false
   try {
@@ -217,13 +220,13 @@ async function* answer<Request>(
   }
 }
 
-/** What a connection's failures look like when grpc-js reports them. An agent's own errors begin with their code. */
+/** How grpc-js reports a connection's failures. An agent's own errors begin with their code. */
 const ofTheConnection = [grpcStatus.UNAVAILABLE, grpcStatus.CANCELLED, grpcStatus.INTERNAL, grpcStatus.UNKNOWN]
 
 function notOk(status: WireStatus, { node, address }: Place, begun: boolean): DeltamapperError {
   const { code, details, metadata } = status
   if (/^DM_[A-Z_]+: /.test(details) || !ofTheConnection.includes(code)) {
-    // What HTTP has to say of itself is each connection's own.
+    // HTTP's own headers belong to each connection.
     for (const own of ['content-type', 'date']) metadata?.remove(own)
     return new RelayedStatus({ code, details, ...(metadata && { metadata }) }, address)
   }

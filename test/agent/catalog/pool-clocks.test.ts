@@ -8,7 +8,7 @@ import {
   poolWentBack,
   sawPoolClock
 } from '../../../src/agent/catalog/pool-clocks.ts'
-import { howWentBack, packDevices } from '../../../src/devicemapper/thin/pool-moment.ts'
+import { howWentBack, packDevices } from '../../../src/devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from './examples.ts'
 

@@ -11,7 +11,7 @@ import {
   type PoolsPort
 } from '../../../src/agent/inventory/pool-facts.ts'
 import { byName } from '../../../src/agent/lvm/volume.ts'
-import type { SurveyedDevice } from '../../../src/agent/owned-pools/kernel-view.ts'
+import type { SurveyedDevice } from '../../../src/agent/node/survey.ts'
 import { poolUuid } from '../../../src/agent/node/naming.ts'
 import type { PoolFacts } from '../../../src/grpc/inventory.ts'
 import { DeltamapperError } from '../../../src/errors.ts'

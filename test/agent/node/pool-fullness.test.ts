@@ -1,7 +1,7 @@
 import test from 'ava'
 import type { DeviceInfo, TableRow } from '../../../native/device-mapper.ts'
 import { FullnessLooks, lookAtFullness } from '../../../src/agent/node/pool-fullness.ts'
-import type { SurveyPort } from '../../../src/agent/owned-pools/kernel-view.ts'
+import type { SurveyPort } from '../../../src/agent/node/survey.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 
 const table = '7:0 7:1 128 0 0 '

@@ -1,5 +1,5 @@
 /**
- * The tables of era volumes (era-volumes.ts) and of their history (era-snapshots.ts), which refer to each other.
+ * The tables of tracked volumes (era-volumes.ts) and of their history (era-snapshots.ts), which refer to each other.
  */
 import { DeltamapperError } from '../../../errors.ts'
 import { type RowOf, Table, type Statements } from './table.ts'
@@ -24,12 +24,13 @@ export const eraVolumesTable = new Table(
     lowerSeen: 'text',
     allowLossyKernel: 'count',
     snapshotBy: 'text',
-    // The last boundary of this line, whether or not its snapshot is still known: the first era after it; none before the first.
+    // The last boundary of this history, even if its snapshot is forgotten: the first era after it; none before the
+    // first.
     boundaryEra: 'count?',
-    // Since that boundary: the least size in bytes, and whether what was forgotten meanwhile was exact.
+    // Since that boundary: the least size in bytes, and whether everything forgotten since was exact.
     leastBytes: 'count',
     openExact: 'count',
-    // The number of the last boundary, of whichever line.
+    // The number of the last boundary, of any history.
     lastSeq: 'count',
     createdAt: 'count'
   } as const,
@@ -60,7 +61,7 @@ export const eraSnapshotsTable = new Table(
     lineBecause: 'text',
     boundaryEra: 'count',
     sizeBytes: 'count',
-    // The least size since the boundary before, in bytes; of the first of a line, its size.
+    // The least size since the boundary before, in bytes; for the first of a history, its size.
     leastBytes: 'count',
     exact: 'count',
     takenAt: 'count',
@@ -71,7 +72,7 @@ export const eraSnapshotsTable = new Table(
   ['id']
 )
 
-/** Handles whose snapshot was forgotten: whoever takes the name is another one. */
+/** Handles whose snapshot was forgotten: a new snapshot of that name is another one. */
 export const eraNamesTable = new Table(
   'era_names',
   {

@@ -1,10 +1,11 @@
 /**
- * The bitmaps of era volumes' histories as they are stored, one row for each chunk and boundary in which something was written.
+ * The bitmaps of tracked volumes' histories as they are stored: one row for each chunk and boundary with at least one
+ * write.
  *
- * A row that is missing would be a block that is not reported as changed, and SQLite does not know that it is: a bit that flips on the disk
- * in a row's key, or in a page of an index, and the row is not found. The history may be far larger than what is kept in memory, and is read
- * from the disk whenever it is needed. So which rows there are is kept in memory, from the moment when the whole table was checked: each is
- * asked for by its key, and one that does not come is damage. Nothing is ever looked for.
+ * A missing row would be a block that is not reported as changed, and SQLite does not notice one. If a bit flips on the
+ * disk in a row's key, or in a page of an index, the row is not found. The history may be far larger than memory, so it
+ * is read from the disk when it is needed. Therefore the keys of all rows are kept in memory, from the check of the
+ * whole table on. Rows are only read by key, never searched for, and a row that does not come is damage.
  */
 import { eraWritesTable } from './era-tables.ts'
 import type { KeptPages } from './kept-pages.ts'
@@ -17,9 +18,9 @@ export type WritesKey = Pick<WritesRow, 'volume' | 'chunk' | 'seq'>
 
 /** Bitmaps of one boundary of a volume. */
 interface Boundary {
-  /** All that is stored for one boundary is of one line. */
+  /** All rows of one boundary belong to one history. */
   readonly line: string
-  /** Bytes of each chunk's bitmap. A number for each: there may be hundreds of thousands. */
+  /** Bytes of each chunk's bitmap. As plain numbers, because there may be hundreds of thousands. */
   readonly sizes: Map<number, number>
   /** No chunk comes after this one. */
   lastChunk: number
@@ -36,7 +37,7 @@ export class EraWrites {
     this.#kept = kept
   }
 
-  /** Checks every row, and knows from then on which there are. @throws DM_CATALOG_DAMAGED */
+  /** Checks every row, and from then on knows which exist. @throws DM_CATALOG_DAMAGED */
   verify(): void {
     this.#volumes.clear()
     eraWritesTable.verify(this.#database, (row) => {
@@ -49,10 +50,10 @@ export class EraWrites {
     return this.#volumes.get(volume)?.get(seq)?.sizes.has(chunk) ?? false
   }
 
-  /** @param key of a bitmap that is there @throws DM_CATALOG_DAMAGED */
+  /** @param key of an existing bitmap @throws DM_CATALOG_DAMAGED */
   get({ volume, chunk, seq }: WritesKey): WritesRow {
     const row = eraWritesTable.byKey(this.#database, volume, chunk, seq)
-    // An index may lead to another row, which has a checksum too.
+    // A damaged index may lead to another row, whose checksum is right.
     if (row?.volume !== volume || row.chunk !== chunk || row.seq !== seq) {
       throw damagedCatalog(
         this.#database.path,
@@ -85,18 +86,21 @@ export class EraWrites {
     if (boundaries?.size === 0) this.#volumes.delete(row.volume)
   }
 
-  /** Boundaries of a volume for which there is anything, in their order. */
+  /** The boundaries of a volume that have bitmaps, in their order. */
   boundaries(volume: string): { seq: number; line: string }[] {
     const all = [...(this.#volumes.get(volume) ?? [])]
     return all.map(([seq, { line }]) => ({ seq, line })).sort((one, other) => one.seq - other.seq)
   }
 
-  /** The chunks in which something was written before a boundary; those that were stored first come first. */
+  /** The chunks written before a boundary; those that were stored first come first. */
   chunks(volume: string, seq: number): number[] {
     return [...(this.#volumes.get(volume)?.get(seq)?.sizes.keys() ?? [])]
   }
 
-  /** What there is for the boundaries after `from`, up to and with `to`, by chunk and boundary. @param after the place to begin behind */
+  /**
+   * The bitmaps of the boundaries after `from`, up to and including `to`, by chunk and boundary. @param after begin
+   * behind this place
+   */
   *places(
     volume: string,
     from: number,

@@ -1,34 +1,35 @@
 /**
- * Which pages stay in SQLite's cache: all but those with the rows of `era_writes`. They are read from the disk once, when the catalog is opened
- * and checked, and never again.
+ * Which pages stay in SQLite's cache: all but those with the rows of `era_writes`. They are read from the disk once,
+ * when the catalog is opened and checked, and never again.
  *
- * A row's checksum does not show that a row is missing: a bit that flips on the disk in its key, or in a page of an index, makes it one
- * that nobody finds. Of `era_writes`, which may be larger than any cache, the keys are known (era-writes.ts). Everything else is small, and
- * what stays in memory cannot flip on the disk. That goes for its indices too, which could lead a change astray, into the pages of another
- * table, and for the list of free pages, which could hand out one that is in use.
+ * A row's checksum does not show that a row is missing: if a bit flips on the disk in its key or in an index, the row
+ * is not found. For `era_writes`, which may be larger than any cache, the keys are known (era-writes.ts). Everything
+ * else is small, and pages in memory cannot flip on the disk. This includes the indices, which could lead a change into
+ * another table's pages. It also includes the list of free pages, which could hand out a page that is in use.
  *
- * The cache lets go of the page that was not used for longest. So it has room for all of these and for some of the history, and before as
- * many others were used as fill half of that room, these are used again. What they take is measured at the same time, because they grow. A
- * transaction is different: the pages it has changed stay until it is committed, and take the room of others. A quarter is for that. After a
- * larger one, as after one that was undone, whose pages SQLite reads again, nothing is taken for kept: see `CatalogDatabase.write`.
+ * SQLite evicts the least recently used page. So the cache has room for all kept pages and for some of the history. All
+ * kept pages are touched again before other pages have used half of that room. Touching also measures how many kept
+ * pages there are, because they grow. A transaction is different: its changed pages stay until it is committed, and
+ * take the room of others. A quarter of the room is for that. After a larger transaction, or one that was rolled back,
+ * the pages no longer count as kept: see `CatalogDatabase.write`.
  */
 import { damagedCatalog, type Statements } from './table.ts'
 
 /** Bytes of a page that hold a part of a long value. */
 const PAGE_BYTES = 4092
-/** A page of the list of free pages has the numbers of so many, and some more. */
+/** A page of the list of free pages has at least so many numbers. */
 const FREE_PAGES_LISTED = 1000
-/** The cache grows by so many pages, not by each. */
+/** The cache grows in steps of so many pages. */
 const GROWTH = 64
 
 export class KeptPages {
   readonly #database: Statements
-  /** Pages of history for which there is room as well. */
+  /** Pages of history that fit in addition. */
   readonly #room: number
   readonly #names: readonly string[]
-  /** Pages that are kept, for which the cache has room. */
+  /** Kept pages that fit the cache. */
   #kept = 0
-  /** At most so many others were used since the kept ones were, and for the transaction that runs. */
+  /** The most other pages that were used since the kept ones were, including those of the running transaction. */
   #others = 0
   #ofTransaction = 0
 
@@ -40,12 +41,12 @@ export class KeptPages {
     this.#names = ['sqlite_schema', ...schema.all(except).map(({ name }) => String(name))]
   }
 
-  /** Uses every page that is to be kept. */
+  /** Touches every kept page. */
   use(): void {
     const ofTree = this.#database.statement('SELECT pageno FROM dbstat WHERE aggregate = TRUE AND name = ?')
     let pages = 1
     for (const each of this.#names) pages += Number(ofTree.get(each)?.['pageno'] ?? 0)
-    // Looks at the list of free pages as well.
+    // Reads the list of free pages as well.
     const verdict = this.#database.statement("PRAGMA integrity_check('sqlite_schema')").get()?.['integrity_check']
     if (verdict !== 'ok') throw damagedCatalog(this.#database.path, String(verdict))
     const free = Number(this.#database.statement('PRAGMA freelist_count').get()?.['freelist_count'])
@@ -57,14 +58,14 @@ export class KeptPages {
     this.#others = 0
   }
 
-  /** To be told of each row of the other table that is read. @param bytes of its value */
+  /** Call for each row of the other table that is read. @param bytes of its value */
   readAnother(bytes: number): void {
     this.#used(pagesOfRow(bytes))
   }
 
-  /** To be told of each that is changed. @param bytes of its value before and after */
+  /** Call for each one that is changed. @param bytes of its value before and after */
   changedAnother(bytes: number): void {
-    // The page beside it, too, where one becomes two or two become one.
+    // The neighbouring page, too, if a page splits or two pages merge.
     const pages = pagesOfRow(bytes) + 1
     this.#ofTransaction += pages
     this.#used(pages)
@@ -74,9 +75,9 @@ export class KeptPages {
     this.#ofTransaction = 0
   }
 
-  /** @param rows that were changed, in whichever table @returns whether the pages are kept all the same */
+  /** @param rows that were changed, in any table @returns whether the pages are still kept */
   endTransaction(rows: number): boolean {
-    // For each a page that is new, at most: what is kept grows.
+    // At most one new page for each: the kept pages grow.
     this.#used(rows)
     return this.#ofTransaction <= this.#room / 4
   }
@@ -87,7 +88,7 @@ export class KeptPages {
   }
 }
 
-/** The one that it is in, and those of its value. The pages above are few, and there is a quarter of the room to spare. */
+/** Its own page, and those of its value. The pages above are few, and a quarter of the room is to spare. */
 function pagesOfRow(bytes: number): number {
   return 1 + Math.ceil(bytes / PAGE_BYTES)
 }

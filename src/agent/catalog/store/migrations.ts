@@ -1,9 +1,11 @@
 /**
- * The catalog's schema, as the steps that lead to it. Forward only: a step that was published is never changed, later ones are added.
+ * The catalog's schema, as the steps that lead to it. Forward only: a published step never changes; later steps are
+ * added.
  *
- * Each step is one transaction, with the number of the schema in it twice: as `user_version`, which any SQLite tool shows, and in the
- * row of `catalog`, which has a checksum. A step that changes rows of an existing table also has to renew their checksums and the
- * table's entry in `contents`: it reads and writes them through a `Table` of its own that describes them as they were.
+ * Each step is one transaction. It stores the schema's number twice: as `user_version`, which any SQLite tool shows,
+ * and in the row of `catalog`, which has a checksum. A step that changes rows of an existing table must also renew
+ * their checksums and the table's entry in `contents`. It reads and writes them through a `Table` that describes them
+ * as they were.
  */
 import { randomUUID } from 'node:crypto'
 import type { DatabaseSync } from 'node:sqlite'
@@ -16,15 +18,15 @@ export interface Migration {
   readonly sql: string
   /** Tables that this step creates and whose rows are counted. */
   readonly adds: readonly string[]
-  /** Counted tables that are gone after it; one that is created anew is among both. */
+  /** Counted tables that this step removes; a table that is created anew is in both lists. */
   readonly drops?: readonly string[]
-  /** Takes rows along that have another form afterwards: reads them before the step's statements, and writes them after. */
+  /** Converts rows whose form changes: reads them before the step's statements, and writes them after. */
   readonly carry?: (before: Statements) => (after: Statements) => void
 }
 
 /**
- * The one row about the catalog itself. `id` is random: one catalog is not another. This table stays as it is in every schema, so that an
- * older version can read that a catalog is newer.
+ * The one row about the catalog itself. The random `id` identifies the catalog. This table stays the same in every
+ * schema, so that an older version can read that a catalog is newer.
  */
 export const catalogTable = new Table(
   'catalog',
@@ -142,7 +144,7 @@ const first: Migration = {
   `
 }
 
-/** Era volumes, their snapshots, and what was written between those. */
+/** Tracked volumes, their snapshots, and what was written between those. */
 const second: Migration = {
   adds: ['era_volumes', 'era_intents', 'era_snapshots', 'era_writes'],
   sql: `
@@ -216,7 +218,7 @@ const second: Migration = {
   `
 }
 
-/** Names of snapshots of era volumes that are no longer on record. */
+/** Names of forgotten snapshots of tracked volumes. */
 const eraNames: Migration = {
   adds: ['era_names'],
   sql: `
@@ -246,13 +248,13 @@ const poolClocks: Migration = {
   `
 }
 
-/** What became smaller is told from the last look, not from the smallest size ever. (Checksums are over values alone.) */
+/** Shrinking is told from the last look, not from the smallest size ever. (Checksums are over values alone.) */
 const seenBlocks: Migration = {
   adds: [],
   sql: 'ALTER TABLE era_volumes RENAME COLUMN fewest_blocks TO seen_blocks'
 }
 
-/** What was served, as it was before bases were kept beside it. */
+/** Served records as they were before bases were recorded too. */
 const servedBefore = new Table(
   'served',
   {
@@ -295,7 +297,10 @@ const servedWithRole = new Table(
   ['handle', 'identity', 'role', 'variant']
 )
 
-/** Bases are remembered beside targets. The root of a tree proves nothing, and is not kept; nor is what was concluded from it. */
+/**
+ * Bases are recorded beside targets. The root of a tree proves nothing and is not kept, nor is what was concluded from
+ * it.
+ */
 const basesBeside: Migration = {
   adds: ['served'],
   drops: ['served', 'pristine'],
@@ -362,7 +367,7 @@ export const migrations: readonly Migration[] = [
   classicSnapshots
 ]
 
-/** The tables whose rows are counted once these steps were taken. */
+/** The tables whose rows are counted after these steps. */
 export function countedTables(steps: readonly Migration[]): string[] {
   const names = new Set<string>()
   for (const { adds, drops = [] } of steps) {
@@ -373,7 +378,7 @@ export function countedTables(steps: readonly Migration[]): string[] {
 }
 
 /**
- * Takes one step, inside a transaction of the caller's.
+ * Takes one step, inside the caller's transaction.
  *
  * @param from the schema that the database has; 0 for an empty one
  */

@@ -1,23 +1,26 @@
 /**
  * A table whose every row carries a checksum, and which knows how many rows it holds.
  *
- * SQLite notices a damaged page only where the damage breaks its structure: a flipped bit in a value is served as if it had been
- * written. Here that would be a wrong answer (a base taken for unchanged), so
+ * SQLite notices a damaged page only if the damage breaks its structure. A flipped bit in a value is returned as if it
+ * had been written. Here that would be a wrong answer (a changed base taken for unchanged), so
  *
- *   - each row ends in a CRC-32 over its table's name and all of its values: a changed value, or a row from elsewhere, shows;
- *   - the table `contents` holds, for each other table, the number of rows and the sum of their checksums: a row that vanished, or
- *     came back from an older state of a page, shows.
+ * - each row ends in a CRC-32 over its table's name and all of its values: this shows a changed value, or a row from
+ *   elsewhere;
+ * - the table `contents` holds, for each other table, the number of rows and the sum of their checksums: this shows a
+ *   row that vanished, or came back from an older state of a page.
  *
- * Both change in the transaction that changes the row. All is checked when the catalog is opened, and each row whenever it is read. Between
- * the two, no row can go missing: the pages stay in memory (kept-pages.ts), or it is known which rows there are (era-writes.ts).
+ * Both change in the transaction that changes the row. Everything is checked when the catalog is opened, and each row
+ * whenever it is read. Between the two, no row can go missing: the pages stay in memory (kept-pages.ts), or the keys of
+ * all rows are known (era-writes.ts).
  */
 import { crc32 } from 'node:zlib'
 import type { SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite'
 import { DeltamapperError } from '../../../errors.ts'
 
 /**
- * What a column holds. `count`: a whole number of at least 0 that a double holds exactly. `u64`: 64 bits unsigned, a bigint, kept as
- * decimal text because SQLite's integers are signed. `bytes`: a Uint8Array. With `?`, it may be absent (undefined, NULL).
+ * What a column holds. `count`: a whole number of at least 0 that a double holds exactly. `u64`: 64 bits unsigned, a
+ * bigint, kept as decimal text because SQLite's integers are signed. `bytes`: a Uint8Array. With `?`, it may be absent
+ * (undefined, NULL).
  */
 export type ColumnKind = 'text' | 'count' | 'u64' | 'bytes' | 'text?' | 'count?' | 'u64?'
 /** By the names the program uses; the database's are the same `in_snake_case`. */
@@ -37,9 +40,14 @@ export interface Statements {
   readonly path: string
 }
 
-/** Bytes of the longest text that is kept: paths have at most 4096. */
+/** What records are written to: all that `action` does is on disk when this returns, or nothing of it. */
+export interface Writable extends Statements {
+  write<T>(action: () => T): T
+}
+
+/** The longest text that is kept, in bytes: paths have at most 4096. */
 const LONGEST_TEXT = 4096
-/** Bytes of the largest value that is kept: more has to be put into several rows. */
+/** The largest value that is kept, in bytes: split larger ones into several rows. */
 const MOST_BYTES = 2 ** 20
 /** Sums of checksums are kept modulo this, so that a double holds them exactly. */
 const DIGEST_MODULUS = 2 ** 48
@@ -72,7 +80,7 @@ export class Table<C extends Columns> {
     this.#select = `SELECT ${names.join(', ')} FROM ${name}`
     this.#byKey = `${this.#select} WHERE ${where}`
     this.#insert = `INSERT INTO ${name} (${names.join(', ')}) VALUES (${names.map(() => '?').join(', ')})`
-    // The checksum as well: a row that has changed since it was read is not the one that is meant.
+    // Compares the checksum as well: a row that has changed since it was read is another row.
     this.#update = `UPDATE ${name} SET ${names.map((each) => `${each} = ?`).join(', ')} WHERE ${where} AND checksum = ?`
     this.#delete = `DELETE FROM ${name} WHERE ${where} AND checksum = ?`
   }
@@ -113,14 +121,17 @@ export class Table<C extends Columns> {
     this.#count(database, 1, checksumOf(values))
   }
 
-  /** Gives an existing row other values; its key stays. @param old as it is now @throws DM_INTERNAL when it is not any more */
+  /**
+   * Gives an existing row other values; its key stays. @param old the row as it is now @throws DM_INTERNAL when it has
+   * changed
+   */
   update(database: Statements, old: Row<C>, changes: Partial<Row<C>>): void {
     const [before, after] = [this.#write(old), this.#write({ ...old, ...changes })]
     this.#changeOne(database, this.#update, old, after)
     this.#count(database, 0, checksumOf(after) - checksumOf(before))
   }
 
-  /** @param rows as they are now @throws DM_INTERNAL when one is not any more */
+  /** @param rows as they are now @throws DM_INTERNAL when one has changed */
   delete(database: Statements, rows: readonly Row<C>[]): void {
     let sum = 0
     for (const row of rows) {
@@ -130,7 +141,7 @@ export class Table<C extends Columns> {
     if (rows.length > 0) this.#count(database, -rows.length, -sum)
   }
 
-  /** Reads every row, which `found` is told of, and compares with what `contents` says of them. @throws DM_CATALOG_DAMAGED */
+  /** Reads every row, passes it to `found`, and compares all with `contents`. @throws DM_CATALOG_DAMAGED */
   verify(database: Statements, found?: (row: Row<C>) => void): void {
     let rows = 0
     let digest = 0
@@ -206,7 +217,10 @@ export class Table<C extends Columns> {
     return row as Row<C>
   }
 
-  /** JSON tells a number from a text and from null, so no two different rows have the same form; bytes are in it by their own checksum. */
+  /**
+   * JSON tells a number from a text and from null, so no two different rows have the same form; bytes are in it by
+   * their own checksum.
+   */
   #checksum(values: readonly unknown[]): number {
     const spelt = values.map((value) =>
       typeof value === 'bigint'
@@ -224,7 +238,7 @@ export const contents = new Table('contents', { name: 'text', rowCount: 'count',
   counted: false
 })
 
-/** The refusal of a catalog that is not as it was written. */
+/** The refusal of a damaged catalog. */
 export function damagedCatalog(path: string, what: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_CATALOG_DAMAGED',
@@ -241,7 +255,7 @@ function fits(kind: ColumnKind, value: unknown): boolean {
   if (kind.startsWith('count')) return Number.isSafeInteger(value) && (value as number) >= 0
   if (kind.startsWith('u64')) return typeof value === 'bigint' && value >= 0n && value < U64_END
   if (kind === 'bytes') return value instanceof Uint8Array && value.length <= MOST_BYTES
-  // SQLite would replace what is not well-formed, and ends some texts at a NUL.
+  // SQLite would replace malformed text, and ends some texts at a NUL.
   return (
     typeof value === 'string' &&
     value.isWellFormed() &&

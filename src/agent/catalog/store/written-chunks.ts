@@ -1,12 +1,13 @@
 /**
- * The blocks that were written to between two snapshots of an era volume, as the catalog keeps them: compressed bitmaps, one for each chunk
- * of 2^20 blocks in which there is any.
+ * The blocks written between two snapshots of a tracked volume, as the catalog keeps them: compressed bitmaps, one for
+ * each chunk of 2^20 blocks with at least one write.
  *
- * In chunks, because nothing may grow with the volume: whoever makes, stores, reads or unites them has one chunk at a time, at most 132 KB
- * of it compressed and 4 MiB as numbers, whether the volume has a thousand blocks or 2^31. And a chunk in which nothing was written costs
+ * Chunks keep memory independent of the volume's size. Making, storing, reading and uniting them takes one chunk at a
+ * time: at most 132 KB compressed and 4 MiB as numbers, for a thousand blocks or 2^31. A chunk without writes costs
  * nothing.
  *
- * A bitmap is in Roaring's portable format (github.com/RoaringBitmap/RoaringFormatSpec); its values count from the beginning of its chunk.
+ * A bitmap has Roaring's portable format (github.com/RoaringBitmap/RoaringFormatSpec). Its values count from the
+ * beginning of its chunk.
  */
 import { RoaringBitmap32 } from 'roaring-wasm'
 import { DeltamapperError } from '../../../errors.ts'
@@ -41,7 +42,7 @@ export class ChunkWriter {
     }
   }
 
-  /** The chunks that are complete, since they were last asked for. */
+  /** The chunks completed since the last call. */
   take(): WrittenChunk[] {
     return this.#finished.splice(0)
   }
@@ -61,7 +62,7 @@ export class ChunkWriter {
   }
 }
 
-/** The blocks of several bitmaps of one chunk. To be disposed of: its memory is not the garbage collector's. */
+/** The blocks of several bitmaps of one chunk. Dispose of it: the garbage collector does not own its memory. */
 export class ChunkUnion implements Disposable {
   readonly chunk: number
   readonly #bitmap = new RoaringBitmap32()
@@ -70,7 +71,7 @@ export class ChunkUnion implements Disposable {
     this.chunk = chunk
   }
 
-  /** @throws DM_CATALOG_DAMAGED for what is no bitmap of this chunk */
+  /** @throws DM_CATALOG_DAMAGED for anything but a bitmap of this chunk */
   add(written: WrittenChunk): void {
     const bitmap = decompressed(written)
     try {

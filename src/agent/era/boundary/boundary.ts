@@ -1,13 +1,15 @@
 /**
- * The boundary between two eras at which a snapshot is taken:
+ * The boundary between two eras at which a snapshot is taken. (dm-era's own message for ending an era is `checkpoint`.)
  *
- *     check ─▶ intent ─▶ watchdog suspends (file system frozen, era N archived) ─▶ check ─▶ lower snapshot ─▶ resume (era N + 1 begins)
- *                                                                                             ─▶ record, which makes the intent a fact
+ *     check ─▶ intent ─▶ watchdog suspends (file system frozen, era N archived)
+ *                          ─▶ check ─▶ lower snapshot ─▶ resume (era N + 1 begins)
+ *                               ─▶ record: the intent is complete
  *
- * What was written in era N and before is in the snapshot, what is written from N + 1 on is not: no write is in flight while the device is
- * suspended. Whatever fails, the device is resumed first; what was taken of no certain moment is removed, and nothing is recorded.
+ * The snapshot contains the writes of era N and before, and none from era N + 1 on, because no write is in flight while
+ * the device is suspended. If a step fails, the device is resumed first. Then the lower snapshot is removed, because it
+ * may be of any moment, and nothing is recorded.
  *
- * Everything here is for whoever has the volume's turn.
+ * The caller must hold the volume's lock.
  */
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
@@ -25,14 +27,14 @@ import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from '../device/tracked-device.ts'
 
 /**
- * The most eras that begin with a boundary: with the resume, with the metadata snapshot that its history is read from, and once more when a
- * watchdog's call that was given up comes through late.
+ * The most eras that begin with a boundary: with the resume, with the metadata snapshot that its history is read from,
+ * and once more if a watchdog's abandoned call comes through late.
  */
 const BOUNDARY_ERAS = 3
 
-/** What was taken, between suspend and resume. */
+/** A snapshot between resume and record. */
 export interface TakenEraSnapshot {
-  /** As it is in the catalog; its line is the snapshot's. */
+  /** As in the catalog; the snapshot belongs to its history. */
   readonly volume: EraVolume
   readonly name: string
   /** The first era after the snapshot. */
@@ -46,11 +48,11 @@ export interface TakenEraSnapshot {
   readonly lower: string
 }
 
-/** Who makes a boundary part of the volume's history. */
+/** Adds a boundary to the volume's history. */
 export interface EraHistoryRecorder {
-  /** Waits until nothing stands in the way of recording. @throws DM_DEVICE_BUSY and the like: nothing is to be suspended then */
+  /** Waits until recording is possible. @throws DM_DEVICE_BUSY and the like: then nothing must be suspended */
   ready(volume: EraVolume): Promise<void>
-  /** Durable when it resolves; it has completed the volume's intent then. */
+  /** Durable when it resolves; the volume's intent is complete then. */
   record(taken: TakenEraSnapshot): Promise<EraSnapshot>
 }
 
@@ -60,14 +62,14 @@ export interface BoundaryParts {
   readonly guard: EraGuard
   readonly recorder: EraHistoryRecorder
   readonly logger: Logger
-  /** What must not lie on a volume that is suspended. */
+  /** Paths that must not be on a volume that is suspended. */
   readonly places: () => Promise<readonly OwnPlace[]>
 }
 
 export class Boundary {
   readonly volume: EraVolume
   readonly name: string
-  /** Names this boundary: in its intent, and on what is made for it. */
+  /** Names this boundary in its intent, and on everything that is made for it. */
   readonly token: string
   /** The first era after it. */
   readonly boundaryEra: number
@@ -95,10 +97,10 @@ export class Boundary {
   /**
    * Suspends a volume for a snapshot.
    *
-   * @param prepare what is to be found out before that
-   * @param deadlineMs after so many milliseconds the volume is resumed, whatever has become of the snapshot
-   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws; then nothing is suspended, and nothing under way,
-   *   unless it could not be resumed: then it is under way still, and settled with the next change
+   * @param prepare collects what is needed before the suspension
+   * @param deadlineMs after so many milliseconds the volume is resumed, whether or not the snapshot is complete
+   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws. The volume is resumed and
+   *   the intent rolled back then; if resuming fails, the intent stays, and the next change recovers it
    */
   static async begin<T>(
     parts: BoundaryParts,
@@ -130,7 +132,8 @@ export class Boundary {
       suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
       const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
-      // Again: until now, writes and discards went on, and tables could be loaded. (What is loaded is dropped before it is resumed.)
+      // Again: until now, writes and discards went on, and tables could be loaded. (A loaded table is dropped before
+      // the resume.)
       const { superblock, devices: now } = await guard.check(volumeName, { suspended: true })
       const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
       if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
@@ -152,22 +155,25 @@ export class Boundary {
     }
   }
 
-  /** Aborted when the watchdog has died: to be abandoned at once, because nobody else ends the suspension. */
+  /**
+   * Aborted when the watchdog has died. Abandon the boundary at once then, because nothing else ends the suspension.
+   */
   get lost(): AbortSignal {
     return this.#suspension.lost
   }
 
   /**
-   * Ends the suspension and records the snapshot that was taken in it.
+   * Ends the suspension and records the snapshot that was taken during it.
    *
-   * @throws DM_SNAPSHOT_TOO_SLOW when it had ended before; what looking at it and recording throw. Then nothing is recorded
+   * @throws DM_SNAPSHOT_TOO_SLOW when the suspension had ended before; what the check and recording throw. Then nothing
+   *   is recorded
    */
   async complete(lower: Lower): Promise<EraSnapshot> {
     const { guard, logger, recorder } = this.#parts
     const { name, boundaryEra, volume } = this
-    // Once more: what is written beside it since the last look is in the snapshot.
+    // Once more: the snapshot contains what was written beside the volume since the last look.
     await guard.check(volume.name, { suspended: true })
-    // Had anybody resumed it, the next era would have begun.
+    // If anything had resumed it, the next era would have begun.
     const { currentEra } = await superblockOf(this.#metadataPath)
     const { ms, held } = await this.#suspension.resume()
     const suspendedMs = Math.round(ms)
@@ -179,8 +185,8 @@ export class Boundary {
       )
     }
     logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
-    // It may take long to record, and what was allowed for the suspension must not hide what others do meanwhile: one era has begun with the
-    // resume, and one more will with the metadata snapshot.
+    // Recording may take long, and the eras allowed for the suspension must not hide those of other processes
+    // meanwhile. One era began with the resume; the metadata snapshot begins one more.
     await guard.expectEras(volume.name, 1)
     await guard.lookAfter(volume.name)
     await guard.expectEras(volume.name, 1)
@@ -194,14 +200,14 @@ export class Boundary {
     return snapshot
   }
 
-  /** Ends the suspension without a snapshot, once; nothing after `complete` has succeeded. */
+  /** Ends the suspension without a snapshot, once. Does nothing after `complete` has succeeded. */
   async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     if (this.#ended) return
     this.#ended = true
     const { catalog, guard, logger } = this.#parts
     const { volume, name } = this
     const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
-    // What is under way still is settled with the next change, or by the next agent.
+    // The next change, or the next agent, recovers what is left.
     if (!(await ended(this.#suspension, volume.name, logger))) return
     await remove()
     await catalog.rollBackEra(volume.name)
@@ -218,7 +224,7 @@ interface SuspendedAt {
   readonly mountedAt: readonly string[]
 }
 
-/** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; if not, that is in the log */
+/** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; otherwise the log says so */
 async function ended(suspension: Suspension | undefined, volume: string, logger: Logger): Promise<boolean> {
   try {
     await suspension?.end()

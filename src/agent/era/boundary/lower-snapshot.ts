@@ -1,9 +1,9 @@
 /**
- * The snapshot of what is below a tracked volume, taken while that is suspended: by LVM where the data device is one of its volumes, or by a
- * command that was configured.
+ * The snapshot of the data device of a tracked volume, taken while the volume is suspended: by LVM if the data device
+ * is one of its volumes, otherwise by a configured command.
  *
- * LVM must not look at what is suspended (lvm/filter.ts). What was made for one snapshot carries its token as a tag: nothing else is ever
- * removed.
+ * LVM must not look at a suspended volume (lvm/filter.ts). What LVM makes for a snapshot has its token as a tag, and
+ * nothing without that tag is removed.
  */
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
 import { DeltamapperError } from '../../../errors.ts'
@@ -12,28 +12,31 @@ import { type CommandLimits, describeCommand, oneLine, startCommand } from '../.
 import { refuseReservedName } from '../../lvm/reserved-names.ts'
 import { settingOptions } from '../../lvm/settings.ts'
 
-/** The longest output that is kept of a command, in bytes. */
+/** The most bytes that are kept of a command's output. */
 const MAX_OUTPUT_BYTES = 65_536
-/** How long it may take to remove one, in milliseconds. */
+/** How long removing one may take, in milliseconds. */
 const REMOVE_DEADLINE_MS = 60_000
-/** How large a copy-on-write snapshot is to be, unless something else is asked for. */
+/** The default size of a classic snapshot. */
 export const DEFAULT_SIZE = '20%ORIGIN'
 
 /** How a volume's lower snapshots are taken; `snapshotBy` of its record. */
 export interface SnapshotBy {
-  /** For LVM, of a volume that is in no thin pool: a size as `lvcreate --size` takes it, or as `--extents` does where there is a `%`. */
+  /**
+   * For LVM, if the volume is in no thin pool: a size as for `lvcreate --size`, or as for `--extents` if it contains a
+   * `%`.
+   */
   readonly size?: string
 }
 
-/** What configuration says of one volume. */
+/** The configuration of one volume. */
 export interface SnapshotCommands {
-  /** The words of a command that takes a snapshot; after them come the volume's name, the snapshot's, and the data device. */
+  /** The words of a command that takes a snapshot. Volume name, snapshot name and data device follow. */
   readonly take: readonly string[]
-  /** The same for one that removes it. */
+  /** The same for removing it. */
   readonly remove: readonly string[]
 }
 
-/** What a snapshot is, for people and to remove it again; `lower` of its record. */
+/** What a snapshot is, for people and for removing it; `lower` of its record. */
 export type Lower =
   | { readonly kind: 'lvm'; readonly volume: string; readonly token: string }
   | { readonly kind: 'command'; readonly name: string }
@@ -41,9 +44,9 @@ export type Lower =
 
 export interface LowerSnapshot {
   readonly lower: Lower
-  /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED, the signal's reason; then there may be one all the same */
+  /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED, the signal's reason; a snapshot may exist nevertheless */
   take(deadlineMs: number, signal: AbortSignal): Promise<void>
-  /** Removes it, or what there is of it; nothing where there is nothing. @throws the same */
+  /** Removes it, or any part of it that exists. @throws the same */
   remove(): Promise<void>
 }
 
@@ -64,10 +67,11 @@ export class LowerSnapshots {
   }
 
   /**
-   * Prepares a snapshot: what can be found out is found out before anything is suspended.
+   * Prepares a snapshot: everything that can be found out before the suspension.
    *
-   * @param dataDevice what the volume stands on
-   * @throws DM_CONFIG_INVALID when nothing says how; DM_ARGUMENT_INVALID for a name that LVM would refuse; DM_LVM_FAILED
+   * @param dataDevice the device below the volume
+   * @throws DM_CONFIG_INVALID when no method is configured; DM_ARGUMENT_INVALID for a name that LVM would refuse;
+   *   DM_LVM_FAILED
    */
   async prepare(
     { name: volumeName, dataDevice: dataPath, snapshotBy }: EraVolume,
@@ -89,7 +93,7 @@ export class LowerSnapshots {
     return this.#lvmSnapshot(lv, snapshot, token, parseSnapshotBy(snapshotBy))
   }
 
-  /** What a record says of a snapshot, so that it can be removed. Undefined where that is somebody else's to do. */
+  /** How to remove a recorded snapshot. Undefined if a driver must do it. */
   async recorded(lower: Lower, { name, dataDevice }: EraVolume): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
     switch (lower.kind) {
       case 'driver':
@@ -103,7 +107,7 @@ export class LowerSnapshots {
     }
   }
 
-  /** What an agent that died may have left of a snapshot that it was taking. */
+  /** Removes what an agent that died may have left of a snapshot that it was taking. */
   async unfinished(
     volume: EraVolume,
     snapshot: string,
@@ -146,13 +150,13 @@ export class LowerSnapshots {
     return runCommand([...this.#lvmCommand, ...words], described, { deadlineMs, signal }, 'DM_LVM_FAILED')
   }
 
-  /** What stands on a volume is not looked at either: it hangs as the volume does. */
+  /** LVM must not look at what stands on the volume either: it hangs as the volume does. */
   #settings(): Promise<string[]> {
     return settingOptions(this.#lvmCommand, { holders: true })
   }
 }
 
-/** @throws DM_ARGUMENT_INVALID for a size that LVM would not take */
+/** @throws DM_ARGUMENT_INVALID for a size that LVM would refuse */
 export function formatSnapshotBy(size: string): string {
   if (size === '') return ''
   if (!/^\d{1,15}(\.\d{1,3})?[bBsSkKmMgGtTpPeE]?$/.test(size) && !/^\d{1,3}%(ORIGIN|FREE|VG)$/.test(size)) {
@@ -169,7 +173,7 @@ function parseSnapshotBy(text: string): SnapshotBy {
   return text === '' ? {} : (JSON.parse(text) as SnapshotBy)
 }
 
-/** Volume group and volume of a device of LVM's; undefined for any other, and for what is only a part of a volume. */
+/** Volume group and logical volume of an LVM device; undefined for any other device, and for a part of a volume. */
 export function lvmNames({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): { vg: string; lv: string } | undefined {
   // LVM- and two UUIDs of 32 characters; a part of a volume has a suffix.
   if (!/^LVM-[A-Za-z0-9]{64}$/.test(uuid)) return undefined
@@ -194,7 +198,7 @@ function commandSnapshot({ take, remove }: SnapshotCommands, words: readonly [st
   }
 }
 
-/** Does not wait for the end of one that was killed: it may hang until the device has been resumed. */
+/** Does not wait for the end of a process that was killed: it may hang until the device is resumed. */
 async function runCommand(
   words: readonly string[],
   described: string,

@@ -1,6 +1,7 @@
 /**
- * Whether a tracked volume is mounted where it was. One that lost its mount looks as quiet as one that nobody writes to: what is written into
- * the empty folder below goes to another device, and the next snapshot says that nothing has changed, which is true and of no use.
+ * Whether a tracked volume is still mounted where it was. A volume that lost its mount looks like one that nobody
+ * writes to: writes to the empty mount point go to another device. The next snapshot would say that nothing changed,
+ * which is true and useless.
  */
 import { readFile } from 'node:fs/promises'
 import type { DeviceInfo } from '../../../../native/device-mapper.ts'
@@ -8,14 +9,15 @@ import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { Lower } from './lower-snapshot.ts'
 import { parseMounts } from '../device/own-place.ts'
 
-/** Places that are remembered of one snapshot. A volume may be mounted anywhere any number of times. */
+/** The most mount points that are remembered of one snapshot. A volume may have any number. */
 const MOST_PLACES = 10
 
-/** What is recorded with a snapshot, in `lower`: what it is, and where the volume was mounted when it was taken. */
+/** `lower` of a snapshot's record: the lower snapshot, and where the volume was mounted when it was taken. */
 export type RecordedLower = Lower & { readonly mountedAt?: readonly string[] }
 
 /**
- * Where a device is mounted, as this machine's first process sees it, or as this one does; in a container that may be nowhere.
+ * The mount points of a device, as this machine's first process sees them, or else this process; in a container there
+ * may be none.
  *
  * @param proc where procfs is mounted
  */
@@ -31,9 +33,9 @@ export async function mountPoints(
 }
 
 /**
- * Says so when nobody uses a volume any more that was mounted when a snapshot of it was taken last.
+ * A warning if nothing uses a volume any more that was mounted at its last snapshot.
  *
- * @param openCount of the era device: whoever has it open, a mount too, counts, wherever that is
+ * @param openCount of the era device: every opener counts, including a mount anywhere
  * @param snapshots the volume's, in any order
  */
 export function unmountedSince(

@@ -1,6 +1,6 @@
 /**
- * One suspension of a tracked volume. It belongs to a watchdog from begin to end, so that the agent can die; where it is the watchdog that
- * dies, or answers no more, the agent ends it with its own hand.
+ * One suspension of a tracked volume. A watchdog owns it from beginning to end, so that the agent may die. If the
+ * watchdog dies or does not answer, the agent itself ends the suspension.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceMapper } from '../../../../native/device-mapper.ts'
@@ -10,7 +10,7 @@ import { DeltamapperError } from '../../../errors.ts'
 import type { TrackedDevice } from '../device/tracked-device.ts'
 import { Watchdog } from './watchdog.ts'
 
-/** How often the agent tries to resume, and for how long it waits in between, in milliseconds. */
+/** How often the agent tries to resume, and how long it waits in between, in milliseconds. */
 const MOST_TRIES = 5
 const RETRY_MS = 500
 
@@ -31,22 +31,25 @@ export class Suspension {
     return new Suspension(deviceMapper, tracked, await Watchdog.start({ device: era, guard, deadlineMs }))
   }
 
-  /** Aborted when the watchdog has died: from then on nobody but the agent ends the suspension. */
+  /** Aborted when the watchdog has died: from then on only the agent can end the suspension. */
   get lost(): AbortSignal {
     return this.#watchdog.lost
   }
 
-  /** @returns how long it took, in milliseconds @throws what suspending throws; `end` it then, too */
+  /** @returns how long it took, in milliseconds @throws what suspending throws; call `end` then, too */
   suspend(): Promise<number> {
     return this.#watchdog.suspend()
   }
 
-  /** @returns for how long it was suspended, in milliseconds, and whether until now @throws DM_CALL_STUCK; `end` it then, too */
+  /**
+   * @returns how long it was suspended, in milliseconds, and whether it lasted until now @throws DM_CALL_STUCK; call
+   *   `end` then, too
+   */
   resume(): Promise<{ ms: number; held: boolean }> {
     return this.#watchdog.resume()
   }
 
-  /** Resumes the volume, if that has not been done, whoever has to. @throws DM_CALL_STUCK when it may be suspended, or become so */
+  /** Resumes the volume, unless that is done already. @throws DM_CALL_STUCK when it may be suspended, or become so */
   async end(): Promise<void> {
     const resumed = await this.#watchdog.resume().then(
       () => true,
@@ -84,9 +87,9 @@ export class Suspension {
 }
 
 /**
- * Takes what a suspension that was cut short has left on the devices. A table that was loaded and not put in place is dropped.
+ * Cleans up after an interrupted suspension: drops tables that were loaded but not activated, and resumes the devices.
  *
- * @throws DM_CALL_STUCK when they are suspended all the same
+ * @throws DM_CALL_STUCK when they are still suspended
  */
 export async function resumeTracked(deviceMapper: DeviceMapper, tracked: TrackedDevice): Promise<void> {
   const guard = await deviceMapper.info(tracked.guard)
@@ -96,7 +99,7 @@ export async function resumeTracked(deviceMapper: DeviceMapper, tracked: Tracked
   const era = await deviceMapper.info(tracked.era)
   if (!era?.hasLiveTable) return
   await dropInactiveTable(deviceMapper, tracked.era)
-  // Even where it does not show as suspended: it may be about to be, by a call whose caller has died.
+  // Even if it does not show as suspended: a call whose caller has died may be about to suspend it.
   await deviceMapper.resume(tracked.era)
   if (!(await tracked.info())?.suspended) return
   throw new DeltamapperError(

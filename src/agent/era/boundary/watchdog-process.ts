@@ -1,13 +1,14 @@
 /**
- * The process that owns one suspension of a tracked volume, from suspend to resume: whatever becomes of the agent, the device comes back, at
- * the latest when the deadline has passed.
+ * The process that owns one suspension of a tracked volume, from suspend to resume. Whatever happens to the agent, this
+ * process resumes the device, when the deadline passes at the latest.
  *
- * While a device is suspended, everything that writes to it waits. Were that the agent's own doing, its death in between would leave the
- * machine standing until somebody comes. So there is as little here as can go wrong, in a process group of its own, deaf to signals that end
- * processes politely. What it needs is loaded and its helper is running before anything is suspended.
+ * While a device is suspended, everything that writes to it waits. If the agent itself suspended it and died, the
+ * machine would hang until somebody comes. So this process does as little as possible, has a process group of its own,
+ * and ignores the signals that end processes politely. Everything that it needs is loaded, and its helper runs, before
+ * it suspends.
  *
- * What is left is the death of all of them at once, a power cut aside: a whole container killed. Then the next agent resumes the device when
- * it settles what was left unfinished.
+ * There is one case left, apart from a power cut: agent, watchdog and helper are all killed at once, for example with
+ * their container. Then the next agent resumes the device when it recovers.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DeviceMapper } from '../../../../native/device-mapper.ts'
@@ -17,18 +18,18 @@ import { dropInactiveTable } from '../../../devicemapper/inactive-table.ts'
 import { asDeltamapperError } from '../../../errors.ts'
 import type { WatchdogAnswer, WatchdogQuestion, WatchdogStart } from './watchdog.ts'
 
-/** How long to wait before what could not be resumed is tried again, in milliseconds. */
+/** How long to wait before a failed resume is tried again, in milliseconds. */
 const RETRY_MS = 200
 
 const { device, guard, deadlineMs } = JSON.parse(process.argv[2] ?? '') as WatchdogStart
 const deviceMapper = new DeviceMapper()
-/** performance.now() when the suspension began; undefined while there is none. */
+/** performance.now() when the suspension began; undefined without one. */
 let since: number | undefined
 let timer: NodeJS.Timeout | undefined
-/** What has become of the last suspension, once it has been ended. */
+/** The outcome of the last suspension, once it has ended. */
 let ended: { ms: number; held: boolean } | undefined
 let ending: Promise<void> | undefined
-/** Settles when the call that suspends has come back. */
+/** Settles when the suspending call has returned. */
 let suspending: Promise<unknown> = Promise.resolve()
 
 async function suspend(): Promise<WatchdogAnswer> {
@@ -46,7 +47,7 @@ async function suspend(): Promise<WatchdogAnswer> {
   }
 }
 
-/** Ends the suspension, once. @param inTime whoever asked for it wants it ended now */
+/** Ends the suspension, once. @param inTime the caller wants it ended now */
 function release(inTime: boolean): Promise<void> {
   if (since === undefined) return Promise.resolve()
   const begun = since
@@ -63,9 +64,9 @@ function release(inTime: boolean): Promise<void> {
         }
         const info = await deviceMapper.info(device)
         held &&= info?.suspended === true
-        // Whoever has loaded it: growing puts its own in place itself.
+        // Drops a table that any process has loaded. To grow, the agent puts its own table in place itself.
         await dropInactiveTable(deviceMapper, device)
-        // It may be about to be suspended, by a call that hangs: resuming waits for that, and ends it.
+        // A call that hangs may be about to suspend it: resuming waits for that call, and undoes it.
         if (info) await deviceMapper.resume(device, { deadlineMs: 60_000 })
         await suspending
         if (!(await deviceMapper.info(device))?.suspended) break
@@ -84,7 +85,7 @@ async function answer(question: WatchdogQuestion): Promise<WatchdogAnswer> {
 }
 
 function say(message: WatchdogAnswer): void {
-  // The agent may have gone meanwhile; `disconnect` follows.
+  // The agent may be gone by now; `disconnect` follows.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }
 
@@ -94,6 +95,6 @@ process.on('disconnect', () => {
 })
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
 
-// Its helper has to be there before anything is suspended.
+// The helper must run before anything is suspended.
 await deviceMapper.info(device)
 say('ready')

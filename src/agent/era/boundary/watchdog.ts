@@ -11,20 +11,23 @@ import { helperEnvironment } from '../../../../native/helper-process.ts'
 import { DeltamapperError, type ErrorCode } from '../../../errors.ts'
 import { groupRuns } from '../device/processes.ts'
 
-/** Starting is Node's own start-up; a busy machine may need long for it. Milliseconds. */
+/** Most of a start is Node's own start-up, which is slow on a busy machine. Milliseconds. */
 const START_DEADLINE_MS = 30_000
-/** How much longer than the suspension's own deadline an answer may take, in milliseconds: resuming waits for whatever hangs. */
+/**
+ * How much longer than the suspension's own deadline an answer may take, in milliseconds: resuming waits for calls that
+ * hang.
+ */
 const ANSWER_MARGIN_MS = 30_000
-/** How long the end of one that was let go is waited for, in milliseconds. */
+/** How long to wait for the end of a process that was let go, in milliseconds. */
 const FAREWELL_MS = 1000
-/** How long the end of one that was killed is waited for, and how often it is looked for, in milliseconds. */
+/** How long to wait for the end of a watchdog that was killed, and how often to look, in milliseconds. */
 const KILL_MS = 5000
 const LOOK_MS = 50
 
-/** What a watchdog is started with, as JSON. */
+/** The arguments of a watchdog, as JSON. */
 export interface WatchdogStart {
   readonly device: { readonly uuid: string }
-  /** To be resumed first, and closed to discards, where it is suspended as well. */
+  /** To be resumed first, and closed to discards, if it is suspended as well. */
   readonly guard: { readonly uuid: string }
   readonly deadlineMs: number
 }
@@ -35,7 +38,9 @@ export type WatchdogAnswer =
   | 'ready'
   /** `ms`: how long it took. */
   | { readonly answer: 'suspended'; readonly ms: number }
-  /** `ms`: from the begin of the suspension to its end. `held`: it was suspended all the time, as far as is known. */
+  /**
+   * `ms`: from the beginning of the suspension to its end. `held`: it was suspended all the time, as far as is known.
+   */
   | { readonly answer: 'resumed'; readonly ms: number; readonly held: boolean }
   | { readonly answer: 'failed'; readonly code: ErrorCode; readonly message: string; readonly remedy: string }
 
@@ -67,7 +72,7 @@ export class Watchdog {
     const program = fileURLToPath(new URL(`./watchdog-process${extname(import.meta.filename)}`, import.meta.url))
     const compiled = getCompileCacheDir()
     const child = fork(program, [JSON.stringify(start)], {
-      // A group of its own: what is meant for the agent's (Ctrl-C, a kill of the group) is not for the watchdog.
+      // A process group of its own: signals for the agent's group (Ctrl-C) are not for the watchdog.
       detached: true,
       execArgv: ['--max-old-space-size=64'],
       env: { ...helperEnvironment(), ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }) },
@@ -82,14 +87,14 @@ export class Watchdog {
     return this.#child.pid
   }
 
-  /** Aborted when it has gone, whether it was let go or not. Whom it has left suspended, nobody resumes. */
+  /** Aborted when the watchdog has ended, expectedly or not. If it left a device suspended, nothing else resumes it. */
   get lost(): AbortSignal {
     return this.#lost.signal
   }
 
   /**
-   * Suspends the device, with the file system on it frozen. It will be resumed: by `resume`, when the deadline passes, or when this process
-   * is gone.
+   * Suspends the device and freezes its file system. The watchdog resumes it on `resume`, when the deadline passes, or
+   * when this process is gone.
    *
    * @returns how long it took, in milliseconds
    * @throws what suspending throws: then it is not suspended
@@ -99,15 +104,15 @@ export class Watchdog {
   }
 
   /**
-   * Resumes the device, if that has not been done.
+   * Resumes the device, unless that is done already.
    *
-   * @returns for how long it was suspended, in milliseconds, and whether that lasted until now
+   * @returns how long it was suspended, in milliseconds, and whether that lasted until now
    */
   async resume(): Promise<{ ms: number; held: boolean }> {
     return expect(await this.#ask('resume'), 'resumed')
   }
 
-  /** Lets it go. What is still suspended, it resumes first. Resolves when it is gone, or after a second. */
+  /** Lets it go. It first resumes a device that is still suspended. Resolves when it has ended, or after a second. */
   async end(): Promise<void> {
     const child = this.#child
     if (child.connected) child.disconnect()
@@ -117,9 +122,10 @@ export class Watchdog {
   }
 
   /**
-   * Ends it and its helper, whatever they are at.
+   * Kills it and its helper, whatever they are doing.
    *
-   * @returns whether nothing of them is left, to suspend anything: what hangs in the kernel outlives this
+   * @returns whether nothing of them is left that could suspend anything: a process that hangs in the kernel outlives
+   *   the kill
    */
   async kill(): Promise<boolean> {
     const { pid } = this.#child

@@ -1,19 +1,20 @@
 /**
- * Whether the writes to a tracked volume are still all seen: the look that every boundary and every answer from live metadata begins with.
+ * The history check: whether all writes to a tracked volume have been seen. Every boundary, and every answer from live
+ * metadata, begins with it.
  *
- * What is looked at:
+ * It checks that
  *
- * - both devices are there, with the tables that they had;
- * - neither lets discards through, and none has gone through the guard since it was last looked at (the kernel counts them, so that a limit
- *   that was open for a moment only does not go unnoticed);
- * - while nothing is in flight, as many sectors more as the last time were written to the data device than to the guard, and to the guard
- *   than to the era device (the kernel counts those as well): more of them came by another way, and no era has them;
- * - the metadata is in the era that was seen last, but for those that we began ourselves since then; a later one says that somebody else has
- *   suspended the volume (or sent it a message), and may have put other tables in its place meanwhile;
- * - both devices stand on what they stood on;
+ * - both devices exist, with the tables that they had;
+ * - neither lets discards through, and none went through the guard since the last look (the kernel counts them, so a
+ *   limit that was open only for a moment shows);
+ * - the gaps between the write counters of data device, guard and era device have not grown since the last look,
+ *   measured while nothing is in flight: otherwise some writes bypassed the era device, and no era has them;
+ * - the metadata is in the era that was seen last, apart from eras that we began: a later era shows that another
+ *   process suspended the volume or sent it a message, and it may have exchanged tables meanwhile;
+ * - both devices stand on the same devices as before;
  * - no snapshot is being merged into the data device, which writes to it from below.
  *
- * Whatever is not so voids the history from the last look on: a new line begins in the catalog before anybody is told.
+ * If one of these fails, the history ends at the last look: the catalog has a new history before anyone is told.
  */
 import type { Logger } from 'pino'
 import type { DeviceInfo, DeviceMapper } from '../../../../native/device-mapper.ts'
@@ -30,7 +31,7 @@ import { type ActiveDevices, type LowerSeen, parseLowerSeen, superblockOf, Track
 export type GuardCatalog = Pick<Catalog, 'findEraVolume' | 'sawEraVolume' | 'breakEraLine'>
 
 export interface GuardedVolume {
-  /** As it is in the catalog now. */
+  /** As in the catalog now. */
   readonly volume: EraVolume
   readonly devices: ActiveDevices
   readonly device: DeviceInfo
@@ -53,11 +54,12 @@ export class EraGuard {
   }
 
   /**
-   * Looks at an active volume, suspended or not, and remembers what was seen.
+   * Checks an active volume, suspended or not, and records the look.
    *
-   * @param suspended by us: what was to begin eras may still do so. (A watchdog resumes at its deadline, whoever looks: that is for the caller to see.)
-   * @throws DM_ERA_HISTORY_LOST after a new line was begun; DM_ERA_INACTIVE, DM_NO_SUCH_DEVICE, DM_CATALOG_DISAGREES, and what reading
-   *   metadata and device-mapper calls throw
+   * @param suspended by us: the eras that we announced may still begin. (A watchdog resumes at its deadline; the caller
+   *   must check for that.)
+   * @throws DM_ERA_HISTORY_LOST after a new history was begun; DM_ERA_INACTIVE, DM_NO_SUCH_DEVICE,
+   *   DM_CATALOG_DISAGREES, and what reading metadata and device-mapper calls throw
    */
   async check(name: string, { suspended = false }: { suspended?: boolean } = {}): Promise<GuardedVolume> {
     const volume = await this.#volume(name)
@@ -71,13 +73,13 @@ export class EraGuard {
     const history = continued(volume, superblock, metadataPath, ownEras)
     const [head, guardCheckedAt] = [await this.#head(devices, before), Date.now()]
     if (because !== undefined || history instanceof DeltamapperError) {
-      // (The limit first: until it is closed, the new line would be void as well.)
+      // (The limit first: until it is closed, the new history would be void as well.)
       await refuseDiscards(devices.guard)
-      // Its own is open where it got a table meanwhile, and would be found so each time.
+      // Its own limit is open if it got a table meanwhile, and each look would find it so.
       if (!devices.era.suspended) await refuseDiscards(devices.era)
       const why = because ?? (history as DeltamapperError).message
       await this.breakLine(volume, why, superblock)
-      // The new line begins with its first snapshot: what was counted until then is nothing to it.
+      // The new history begins with its first snapshot, so earlier counts do not matter to it.
       const lowerSeen = JSON.stringify(tracked.seenActive(now, { state: 'never' }, head, suspended ? ownEras : 0))
       await this.#catalog.sawEraVolume(name, { lowerSeen, guardCheckedAt })
       throw historyLost(name, why)
@@ -90,8 +92,8 @@ export class EraGuard {
   }
 
   /**
-   * Remembers that so many eras may begin by what is about to be done to an active volume, until it is looked at again. Ahead of that, because
-   * whoever does it may die.
+   * Announces that the next action may begin so many eras, until the next look at the volume. It is recorded before the
+   * action, because the process that acts may die.
    */
   async expectEras(name: string, ownEras: number): Promise<void> {
     const before = parseLowerSeen((await this.#volume(name)).lowerSeen)
@@ -99,14 +101,17 @@ export class EraGuard {
     await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify({ ...before, ownEras } satisfies LowerSeen) })
   }
 
-  /** A look after what was done, so that whatever comes next is somebody else's. What it finds is in the catalog and the log; nobody is kept. */
+  /**
+   * A look after our own action, so that any later change is another process's. Findings go to the catalog and the log;
+   * it never fails.
+   */
   async lookAfter(name: string): Promise<void> {
     await this.check(name).catch((error: unknown) => {
       this.#logger.warn({ volume: name, what: asDeltamapperError(error).line }, 'looked at a tracked volume')
     })
   }
 
-  /** Begins a new line: nothing that was recorded before can be the base of anything recorded from now on. */
+  /** Begins a new history: no snapshot recorded before can be the base of one recorded from now on. */
   async breakLine(
     volume: EraVolume,
     because: string,
@@ -119,14 +124,20 @@ export class EraGuard {
     })
   }
 
-  /** Of the data device; as it was at the last look where somebody has suspended that, because reading would wait for its resume. */
+  /**
+   * Of the data device. If another process has suspended it, reading would wait for its resume, so the value of the
+   * last look is used.
+   */
   async #head({ dataDevice, guard }: ActiveDevices, before: LowerSeen): Promise<string> {
     const info = await this.#deviceMapper.info(dataDevice)
     if (info?.suspended) return before.state === 'never' ? '' : (before.head ?? '')
     return dataHead(`/dev/mapper/${nodeName(guard.name)}`)
   }
 
-  /** Where somebody has exchanged them, no later look may find them as they were and take the history to go on. */
+  /**
+   * If the tables were exchanged, a new history begins now. Otherwise a later look could find them restored, and
+   * continue the history.
+   */
   async #devices(volume: EraVolume, tracked: TrackedDevice): Promise<ActiveDevices> {
     try {
       const devices = await tracked.active()
@@ -154,15 +165,15 @@ export class EraGuard {
   }
 }
 
-/** How many eras may have begun since an earlier look by what we did ourselves. Activating begins one. */
+/** How many eras we may have begun since an earlier look. Activating begins one. */
 function ownErasOf(before: LowerSeen): number {
   return before.state === 'active' ? (before.ownEras ?? 0) : 1
 }
 
 /**
- * What is to be remembered of the metadata after this look, or why it is not what it was.
+ * What to remember of the metadata after this look, or why it is not what it was.
  *
- * @param ownEras how many eras may have begun by what we did ourselves
+ * @param ownEras how many eras we may have begun ourselves
  */
 export function continued(
   volume: EraVolume,

@@ -1,10 +1,12 @@
 /**
- * What tells, from one look at a tracked volume to the next, whether the devices below it still hold what they held: counters end with the boot
- * and with the device, these do not.
+ * Traces that show whether the devices below a tracked volume still hold the same content. Counters end with the boot
+ * and with the device; these traces do not.
  *
- * - The *head* of the data device, where file systems keep what a mount changes. It is read at each look, also while the volume is in use.
- * - The *state* of the metadata of a volume that is not active: the superblock, and which blocks the last era has. An earlier copy of the same
- *   era differs in those blocks. Its superblock alone does not tell: roots come back when the allocator has gone round.
+ * - The *head* of the data device, where file systems keep what a mount changes. Each look reads it, even while the
+ *   volume is in use.
+ * - The *state* of an inactive volume's metadata: the superblock, and the blocks of the last era. An older copy in the
+ *   same era differs in those blocks. The superblock alone is not enough, because root blocks recur when the allocator
+ *   has gone round.
  */
 import { createHash } from 'node:crypto'
 import { LOOK_BYTES } from '../../../devicemapper/block-device.ts'
@@ -14,7 +16,7 @@ import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
 import { DeltamapperError } from '../../../errors.ts'
 
 /**
- * Fingerprint of a data device's first 128 KiB, whoever has it open.
+ * Fingerprint of a data device's first 128 KiB. The device may be in use.
  *
  * @throws DM_READ_FAILED
  */
@@ -31,9 +33,9 @@ export async function dataHead(path: string): Promise<string> {
 }
 
 /**
- * Fingerprint of the metadata of a volume that is not active; empty where it cannot be read, which is nobody's equal.
+ * Fingerprint of an inactive volume's metadata. Empty if it cannot be read; an empty one equals no other.
  *
- * @throws DM_DEVICE_BUSY when somebody uses the device
+ * @throws DM_DEVICE_BUSY when the device is in use
  */
 export async function metadataState(path: string): Promise<string> {
   try {
@@ -55,9 +57,10 @@ export async function metadataState(path: string): Promise<string> {
 }
 
 /**
- * Whether the metadata has writes to a data device's first 128 KiB since an era: another head is the volume's own work then.
+ * Whether the metadata has writes to the data device's first 128 KiB since an era. Then the volume itself changed the
+ * head.
  *
- * @param path metadata of a volume that is not active
+ * @param path metadata of an inactive volume
  * @throws what reading metadata throws
  */
 export async function headWritten(path: string, sinceEra: number): Promise<boolean> {

@@ -1,9 +1,9 @@
 /**
- * What could be merged into a data device: its copy-on-write snapshots. `lvconvert --merge` puts a snapshot's content into its origin from
- * below, which no counter of the origin shows; what does show is that the snapshot is gone when it is done. A thin volume becomes another
- * thin device of its pool in a merge.
+ * The classic snapshots of a data device, which could be merged into it. `lvconvert --merge` writes a snapshot's
+ * content into its origin from below, and no counter of the origin shows that. But the snapshot is gone afterwards. A
+ * merge into a thin volume gives it another thin device of its pool.
  *
- * device-mapper is asked, and not LVM: its snapshots are active whenever their origin is.
+ * This asks device-mapper, not LVM: a classic snapshot is active whenever its origin is.
  */
 import { readdir, readFile } from 'node:fs/promises'
 import type { DeviceMapper } from '../../../../native/device-mapper.ts'
@@ -11,10 +11,13 @@ import type { TableRow } from '../../../../native/device.ts'
 import { parseThinTable } from '../../../devicemapper/thin/table.ts'
 import { type DeviceNumber, TargetWords } from '../../../devicemapper/target-words.ts'
 
-/** How many are told: each makes every write to the origin slower, so that nobody has as many; and the catalog has room for them. */
+/**
+ * The most snapshots that are listed. Each slows down every write to the origin, so nobody has as many; and the catalog
+ * has room for them.
+ */
 const MOST = 64
 
-/** @returns what each is known by, lastingly; nothing for a device that is none of device-mapper's */
+/** @returns a lasting identity of each; none for a device that is not device-mapper's */
 export async function mergeable(
   deviceMapper: Pick<DeviceMapper, 'info' | 'table'>,
   data: DeviceNumber
@@ -22,18 +25,18 @@ export async function mergeable(
   if (!(await deviceMapper.info(data))) return []
   const [row] = await deviceMapper.table(data)
   if (row?.targetType !== 'snapshot-origin' && row?.targetType !== 'snapshot-merge') return thinDevice(row)
-  // Its data are in a device of their own then, and the snapshots stand on that, too.
+  // Its data are in a device of their own then, and the snapshots stand on that as well.
   const real = new TargetWords(row.params, 'the table of an origin').device()
   const [realRow] = await deviceMapper.table(real)
   const found = thinDevice(realRow)
   const folder = `/sys/dev/block/${real.major}:${real.minor}/holders`
   for (const holder of await readdir(folder)) {
-    // It may go in between.
+    // It may disappear in between.
     const [major, minor] = (await readFile(`${folder}/${holder}/dev`, 'utf8').catch(() => '')).split(':').map(Number)
     if (major === undefined || minor === undefined) continue
     const info = await deviceMapper.info({ major, minor })
     const [holderRow] = info ? await deviceMapper.table({ major, minor }) : []
-    // (Not by its name: that can be changed. LVM's UUIDs begin with the group's.)
+    // (Not by name, which can change. LVM's UUIDs begin with the group's.)
     if (info && holderRow?.targetType === 'snapshot') found.push(`snapshot ${(info.uuid || info.name).slice(-32)}`)
   }
   return found.sort().slice(0, MOST)

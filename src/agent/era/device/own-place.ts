@@ -1,6 +1,6 @@
 /**
- * Whether a volume may be suspended without suspending whoever has to resume it: what the agent writes and reads meanwhile (catalog, logs,
- * LVM's files, its own program) and swap must not lie on it, however many devices are in between.
+ * The self-hosting check: whether suspending a volume would suspend what must resume it. The agent's catalog, logs and
+ * program, LVM's files, and swap must not be on the volume, however many devices are in between.
  */
 import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
@@ -11,11 +11,11 @@ import { DeltamapperError } from '../../../errors.ts'
 /** @param catalogPath the catalog's file */
 export interface OwnPlace {
   readonly path: string
-  /** What it is to us, in words. */
+  /** What we use it for, in words. */
   readonly what: string
 }
 
-/** What must go on while a volume is suspended; what does not exist is left out when it is looked for. */
+/** What must work while a volume is suspended. The look-up skips what does not exist. */
 export async function ownPlaces(catalogPath: string): Promise<OwnPlace[]> {
   const logs = await Promise.all([1, 2].map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))
   return [
@@ -33,8 +33,8 @@ export async function ownPlaces(catalogPath: string): Promise<OwnPlace[]> {
 }
 
 /**
- * @param device what is to be suspended
- * @throws DM_DEVICE_BUSY when something that is needed meanwhile is on it
+ * @param device the device to suspend
+ * @throws DM_DEVICE_BUSY when it holds something that is needed meanwhile
  */
 export async function refuseOwnPlace(device: DeviceNumber, name: string, places: readonly OwnPlace[]): Promise<void> {
   const mounts = parseMounts(await readFile('/proc/self/mountinfo', 'utf8'))
@@ -52,7 +52,7 @@ interface Mount {
   readonly device: DeviceNumber
   readonly mountPoint: string
   readonly source: string
-  /** The folders that an overlay is made of, as it was told of them: in a container, those are the host's. */
+  /** The folders of an overlay, as given in its mount options. In a container these are paths of the host. */
   readonly layers: readonly string[]
 }
 
@@ -69,14 +69,14 @@ export function parseMounts(text: string): Mount[] {
   })
 }
 
-/** The absolute ones of an overlay's options: filesystems/overlayfs.rst in the kernel's documentation. */
+/** The absolute paths among an overlay's options: filesystems/overlayfs.rst in the kernel's documentation. */
 function overlayLayers(options: string): string[] {
   return options
     .split(',')
     .flatMap((option) => {
       const [name = '', folders = ''] = option.split(/=(.*)/s)
       if (name === 'upperdir') return [folders]
-      // A colon that is part of a name has a backslash in front.
+      // A colon inside a name is preceded by a backslash.
       return /^(lowerdir|datadir)\+?$/.test(name) ? folders.split(/(?<!\\):+/) : []
     })
     .map((folder) => unescaped(folder).replaceAll(/\\(.)/g, '$1'))
@@ -97,9 +97,10 @@ function unescaped(word: string): string {
 }
 
 /**
- * Whether a file, or the block device that it is, needs a device. What cannot be seen from here is not followed.
+ * Whether a file, or the block device that it is, needs a device. Paths that this process cannot see are not followed.
  *
- * @param through overlays that led here: where one of them is found again, its folder is the host's, and this is a container
+ * @param through overlays on the way here. If one of them appears again, its folder is the host's, and this is a
+ *   container
  */
 async function isOn(
   path: string,
@@ -123,12 +124,12 @@ async function isOn(
   for (const layer of mount.layers) {
     if (await isOn(layer, wanted, mounts, [...through, mount])) return true
   }
-  // btrfs and the like have numbers of their own; what they were mounted from is in the line.
+  // btrfs and the like have device numbers of their own; the source in the mount line is the real device.
   const source = mount.source.startsWith('/') ? await stat(mount.source).catch(() => undefined) : undefined
   return source?.isBlockDevice() === true && standsOn(decodeDeviceNumber(source.rdev), wanted, mounts)
 }
 
-/** Whether a device is another, or is made of it. */
+/** Whether a device is another device, or is built on it. */
 async function standsOn(device: DeviceNumber, wanted: DeviceNumber, mounts: readonly Mount[]): Promise<boolean> {
   if (device.major === wanted.major && device.minor === wanted.minor) return true
   const folder = await realpath(`/sys/dev/block/${device.major}:${device.minor}`).catch(() => undefined)

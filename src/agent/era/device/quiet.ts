@@ -1,13 +1,14 @@
 /**
- * Keeps questions away from a volume that may be suspended. A status that is asked of a suspended era device waits in the kernel, holding its
- * table; should that be exchanged meanwhile, as it is when a volume grows, each waits for the other, for good. So whoever changes a volume lets
- * questions that are under way come back first, and none begin until it is done.
+ * The status gate: keeps status queries away from a volume that may be suspended. A status query to a suspended era
+ * device waits in the kernel and holds its table. If that table is exchanged meanwhile, as when the volume grows, query
+ * and exchange wait for each other for ever. So a change to a volume first waits for running queries, and admits no new
+ * ones until it is done.
  */
 export class Quiet {
   readonly #kept = new Map<string, number>()
   readonly #asking = new Map<string, Set<Promise<unknown>>>()
 
-  /** Does `work` while nothing is asked of the volume. */
+  /** Runs `work` while nothing queries the volume. */
   async keep<T>(name: string, work: () => Promise<T>): Promise<T> {
     this.#kept.set(name, (this.#kept.get(name) ?? 0) + 1)
     try {
@@ -20,7 +21,7 @@ export class Quiet {
     }
   }
 
-  /** Asks something of the volume; undefined where that is not possible now. */
+  /** Asks the volume something; undefined if that is not possible now. */
   async ask<T>(name: string, question: () => Promise<T>): Promise<T | undefined> {
     if (this.#kept.has(name)) return undefined
     const asking = this.#asking.get(name) ?? new Set()

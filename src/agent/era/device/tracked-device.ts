@@ -1,17 +1,19 @@
 /**
- * A tracked volume in the kernel: two devices over the one that it was before.
+ * A tracked volume in the kernel: two devices over its data device.
  *
- *     /dev/mapper/NAME          era      marks what is written to
+ *     /dev/mapper/NAME          era      marks the blocks that are written
  *       │        └ metadata device
- *     NAME-guard                linear   its discard limit is 0, so that none reaches what is above or below
+ *     NAME-guard                linear   its discard limit is 0: no discard reaches the devices above or below
  *       │
- *     the data device                    claimed by the guard: nobody can mount it beside us
+ *     the data device                    claimed by the guard: nothing can mount it beside us
  *
- * dm-era marks only the first block of a discard (era_map), and the limit of an era device itself is open again after each table that it
- * gets. The guard's is closed before anything stands on it, and it gets another table only while the era device is suspended.
+ * dm-era marks only the first block of a discard (era_map), and the limit of the era device itself opens again with
+ * each new table. So the guard's limit is closed before anything stands on it, and the guard gets another table only
+ * while the era device is suspended.
  *
- * Table changes are suspend, load, resume: the target reads its metadata at the load. Of a suspended era device nothing is asked but what
- * the kernel knows by itself (info, table): status and messages would wait for the resume, and for good in the wrong moment.
+ * Tables change by suspend, load, resume: the target reads its metadata at the load. Ask a suspended era device only
+ * what the kernel answers without waiting (info, table). Status and messages would wait for the resume, perhaps for
+ * ever.
  */
 import { open, stat } from 'node:fs/promises'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
@@ -40,12 +42,12 @@ import { dataHead, metadataState } from './lasting-traces.ts'
 import { mergeable } from './mergeable.ts'
 
 const SECTOR_BYTES = 512
-/** Formatting a large device's metadata takes its time. */
+/** Formatting the metadata of a large device takes long. */
 const CREATE_DEADLINE_MS = 60_000
-/** How often an era device is tried to make, where the kernel gives no reason that would tell. */
+/** How often to try to make an era device, if the kernel's error does not tell the reason. */
 const MOST_TRIES = 5
 
-/** Both devices, with their tables as they have to be. */
+/** Both devices, with the right tables. */
 export interface ActiveDevices {
   readonly era: DeviceInfo
   readonly guard: DeviceInfo
@@ -79,9 +81,9 @@ export class TrackedDevice {
   }
 
   /**
-   * Both devices and what they are made of.
+   * Both devices and the devices below them.
    *
-   * @throws DM_ERA_INACTIVE; DM_CATALOG_DISAGREES when somebody has given them other tables
+   * @throws DM_ERA_INACTIVE; DM_CATALOG_DISAGREES when they have other tables
    */
   async active(): Promise<ActiveDevices> {
     const { name } = this.volume
@@ -117,14 +119,15 @@ export class TrackedDevice {
     return { era, guard, table, dataDevice, sizeBytes: eraRow.lengthSectors * SECTOR_BYTES }
   }
 
-  /** Its status line. Not to be asked while it is suspended. */
+  /** Its status line. Do not ask while it is suspended. */
   async status(): Promise<EraStatus> {
     const [row] = await this.#deviceMapper.status(this.era)
     return row === undefined ? { state: 'unknown' } : parseEraStatus(row.params)
   }
 
   /**
-   * That the active devices stand on the two that they are to stand on: tables of ours, exchanged for others of the same shape, would not show.
+   * Checks that the active devices stand on the right data and metadata device. An exchange for tables of the same
+   * shape would not show otherwise.
    *
    * @throws DM_CATALOG_DISAGREES
    */
@@ -144,7 +147,7 @@ export class TrackedDevice {
     }
   }
 
-  /** Where the metadata of the active device is. */
+  /** The metadata device of the active device. */
   async metadataPath(table: EraTable): Promise<string> {
     const info = await this.#deviceMapper.info(table.metadataDevice)
     if (info) return `/dev/mapper/${nodeName(info.name)}`
@@ -154,7 +157,7 @@ export class TrackedDevice {
   /**
    * Checks the data device of an inactive volume.
    *
-   * @throws DM_DEVICE_BUSY when somebody uses it; DM_CATALOG_DISAGREES when it is not the one that it was, or has shrunk
+   * @throws DM_DEVICE_BUSY when it is in use; DM_CATALOG_DISAGREES when it is another device, or has shrunk
    */
   async checkData(): Promise<{ identity: string; number: DeviceNumber; sizeBytes: number }> {
     const { dataDevice, dataIdentity, sizeBytes, name } = this.volume
@@ -177,7 +180,10 @@ export class TrackedDevice {
     return { identity, number: device.number, sizeBytes: device.sizeBytes }
   }
 
-  /** Checks the metadata device of an inactive volume: free, and the one that it was. @throws DM_DEVICE_BUSY, DM_CATALOG_DISAGREES */
+  /**
+   * Checks the metadata device of an inactive volume: not in use, and the same as before. @throws DM_DEVICE_BUSY,
+   * DM_CATALOG_DISAGREES
+   */
   async checkMetadata(): Promise<DeviceNumber> {
     const { metadataDevice, metadataIdentity, name } = this.volume
     await using device = await ClaimedDevice.open(metadataDevice)
@@ -191,9 +197,9 @@ export class TrackedDevice {
   }
 
   /**
-   * Removes what was taken below. It is not missed then when the volume is activated, as a snapshot is that was merged.
+   * Removes a lower snapshot. The next activation then does not take it for one that was merged.
    *
-   * @returns what is to be remembered instead; undefined when nothing has to be
+   * @returns what to remember instead; undefined if nothing changes
    */
   async removeLower(remove: () => Promise<void>): Promise<LowerSeen | undefined> {
     const seen = parseLowerSeen(this.volume.lowerSeen)
@@ -215,9 +221,9 @@ export class TrackedDevice {
   }
 
   /**
-   * Makes both devices, of which there must be none yet.
+   * Makes both devices. Neither may exist yet.
    *
-   * @throws DM_DEVICE_BUSY, and what device-mapper calls throw; then there may be one of them
+   * @throws DM_DEVICE_BUSY, and what device-mapper calls throw; one of them may exist then
    */
   async putUp(data: DeviceNumber, metadata: DeviceNumber): Promise<void> {
     const { dmName, metadataDevice, sizeBytes, blockSectors } = this.volume
@@ -228,7 +234,7 @@ export class TrackedDevice {
         table: [{ startSector: 0, lengthSectors, targetType: 'linear', params: `${data.major}:${data.minor} 0` }]
       })
     )
-    // Nothing stands on it yet, so that no discard comes in before.
+    // Nothing stands on it yet, so no discard comes in before.
     await refuseDiscards(guard)
     const params = formatEraTable({ metadataDevice: metadata, originDevice: guard, blockSectors })
     const create = () =>
@@ -242,16 +248,17 @@ export class TrackedDevice {
         await onceFree(create)
         return
       } catch (error) {
-        // The target says EINVAL whatever kept it from opening a device (era_ctr): that somebody had it, too.
+        // The target answers EINVAL for every reason that kept it from opening a device (era_ctr), including a device
+        // in use.
         const why = error instanceof DeviceMapperError ? error.errno : undefined
         if (why !== 'EINVAL' || tries === MOST_TRIES) throw error
       }
-      // Waits for whoever has it; throws DM_DEVICE_BUSY when that takes too long.
+      // Waits until the device is free; throws DM_DEVICE_BUSY when that takes too long.
       await (await ClaimedDevice.open(metadataDevice)).close()
     }
   }
 
-  /** Removes both devices, or what there is of them. @throws DM_DEVICE_BUSY while the volume is in use */
+  /** Removes both devices, or any of them that exists. @throws DM_DEVICE_BUSY while the volume is in use */
   async takeDown(): Promise<void> {
     for (const reference of [this.era, this.guard]) {
       const info = await this.#deviceMapper.info(reference)
@@ -261,7 +268,10 @@ export class TrackedDevice {
     }
   }
 
-  /** What there is to see of an active volume, suspended or not: read once, so that nothing falls between comparing and remembering. */
+  /**
+   * The state of an active volume, suspended or not. It is read once, so that nothing is lost between comparing and
+   * remembering.
+   */
   async look({ guard, dataDevice, era, table }: ActiveDevices): Promise<ActiveLook> {
     const limits = await Promise.all([guard, era].map(async (each) => [each.name, await discardLimit(each)] as const))
     const [open] = limits.filter(([, limit]) => limit !== 0)
@@ -294,7 +304,7 @@ export class TrackedDevice {
   unseen(now: ActiveLook, before: LowerSeen): string | undefined {
     const { name, dataDevice, sizeBytes } = this.volume
     if (now.openLimit !== undefined) return now.openLimit
-    // What lay beyond is another's now, and comes back as that left it.
+    // What lay beyond may have been used by another volume, and comes back with its content.
     if (now.dataBytes < sizeBytes)
       return `${dataDevice} has ${now.dataBytes} bytes, and ${name} has ${sizeBytes}: it was made smaller`
     const was = countersThen(now, before)
@@ -315,10 +325,10 @@ export class TrackedDevice {
   }
 
   /**
-   * What is to be remembered of an active volume, for the next look.
+   * What to remember of an active volume for the next look.
    *
    * @param head of the data device at this look (lasting-traces.ts)
-   * @param ownEras how many eras may begin until the next look by what we are about to do
+   * @param ownEras how many eras our next action may begin before the next look
    */
   seenActive(look: ActiveLook, before: LowerSeen, head: string, ownEras: number): LowerSeen {
     const { boot, instance, discards, settled, pastEra, pastGuard, data, mergeable, metadataMergeable } = look
@@ -333,11 +343,12 @@ export class TrackedDevice {
   }
 
   /**
-   * What is to be remembered of both devices of an inactive volume. What others have left in the page cache of the data device is on the disk
-   * then, and counted: closing it did not write that back while somebody else had it open, as the guard had.
+   * What to remember of both devices of an inactive volume. First, dirty pages in the page cache of the data device are
+   * written to it, and so counted. Closing the device does not write them while another opener, such as the guard,
+   * remains.
    *
-   * @param counted what was counted of the data device when the volume was last seen active, so that what is written from then on is not taken
-   *   for its own
+   * @param counted the data device's counters when the volume was last seen active, so that later writes do not count
+   *   as its own
    */
   async seenInactive(data: DeviceNumber, metadata: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
     const { dataDevice, metadataDevice } = this.volume
@@ -354,17 +365,17 @@ export class TrackedDevice {
   }
 
   /**
-   * Whether either device was written to while the volume was inactive, as far as can be told: by the kernel's counters, which go back to when
-   * a device appeared, by the first bytes of the data device, and by the metadata's last era.
+   * Whether either device was written to while the volume was inactive, as far as can be told. It compares the kernel's
+   * counters, which begin when a device appears; the first bytes of the data device; and the last era of the metadata.
    *
-   * Counters end with the boot. So what was counted when the volume was deactivated says nothing after a restart, unless that was the last
-   * thing that the boot did; and of a volume that was never deactivated nothing is known, but that whatever was booted meanwhile may have
+   * Counters end with the boot. So the counters at deactivation say nothing after a restart, unless deactivation was
+   * the last act of that boot. For a volume that was never deactivated, any system that was booted meanwhile may have
    * written to it.
    *
-   * The next boot, too, has to be the one in which it is looked at again: what happened in others is not known.
+   * Also, the look must be in the next boot: nothing is known of what happened in any other.
    *
-   * @param trusted somebody who knows better vouches for what happened between two boots: nothing was written
-   * @returns what was seen, in words; undefined when nothing speaks for it
+   * @param trusted the operator guarantees that nothing was written between two boots
+   * @returns what was seen, in words; undefined when there is no sign of a write
    */
   writtenBeside(now: Inactive, before: LowerSeen, trusted: boolean): string | undefined {
     if (before.state === 'never') return this.#writtenSinceBoot(now)
@@ -398,10 +409,10 @@ export class TrackedDevice {
     return undefined
   }
 
-  /** In the boot in which it was looked at before. */
+  /** In the same boot as the last look. */
   #writtenInBoot(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
     const { name, dataDevice, metadataDevice } = this.volume
-    // The devices were removed, by whomever, without a word to us and without a restart of the machine.
+    // Another process removed the devices, without telling us and without a restart of the machine.
     if (before.state === 'active') return `${name} was taken down by somebody else, and may have been written to since`
     for (const [path, was, is] of [
       [dataDevice, before, now],
@@ -418,7 +429,7 @@ export class TrackedDevice {
     return undefined
   }
 
-  /** With a restart in between, or more. */
+  /** With at least one restart in between. */
   #writtenBetween(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>, trusted: boolean): string | undefined {
     const { name, dataDevice } = this.volume
     const wasLast = before.state === 'inactive' && before.atShutdown === true
@@ -434,7 +445,7 @@ export class TrackedDevice {
     return this.#writtenSinceBoot(now)
   }
 
-  /** In this boot, in which it was never looked at. */
+  /** In this boot, without an earlier look in it. */
   #writtenSinceBoot({ writtenSectors, discards, metadata }: Inactive): string | undefined {
     const { name, dataDevice, metadataDevice } = this.volume
     if (writtenSectors !== 0 || discards !== 0) return `${dataDevice} was written to, before ${name} was activated`
@@ -443,7 +454,7 @@ export class TrackedDevice {
   }
 }
 
-/** What is remembered of the devices of a volume from one look to the next; `lowerSeen` of its record. */
+/** What is remembered of a volume's devices from one look to the next; `lowerSeen` of its record. */
 export type LowerSeen =
   | { readonly state: 'never' }
   /** `instance`, `discards`: the guard's. */
@@ -452,17 +463,17 @@ export type LowerSeen =
       readonly boot: string
       readonly instance: string
       readonly discards: number
-      /** How many eras may have begun since by what we did ourselves. */
+      /** How many eras we may have begun since. */
       readonly ownEras?: number
       readonly head?: string
       readonly mergeable?: readonly string[]
       readonly metadataMergeable?: readonly string[]
-      /** When nothing was in flight last; without it where that was not seen in these devices. */
+      /** From the last look with nothing in flight; missing if there was none with these devices. */
       readonly beside?: Beside
     }
   | Inactive
 
-/** Of the data device, where nothing else is said. */
+/** Of the data device, unless said otherwise. */
 export interface Inactive {
   readonly state: 'inactive'
   readonly boot: string
@@ -470,27 +481,30 @@ export interface Inactive {
   readonly writtenSectors: number
   readonly discards: number
   readonly head: string
-  /** What could be merged into it (mergeable.ts). */
+  /** The snapshots that could be merged into it (mergeable.ts). */
   readonly mergeable?: readonly string[]
-  /** Fingerprint of the metadata (lasting-traces.ts), and what could be merged into its device. */
+  /** Fingerprint of the metadata (lasting-traces.ts), and the snapshots that could be merged into its device. */
   readonly metadataState?: string
   readonly metadataMergeable?: readonly string[]
   readonly metadata?: BlockCounters & { readonly instance: string }
-  /** The machine was being shut down: nobody was to write to either device any more in that boot. */
+  /** The machine was being shut down: nothing was to write to either device any more in that boot. */
   readonly atShutdown?: boolean
-  /** The first boot after that in which an agent was there. */
+  /** The first boot after that in which an agent ran. */
   readonly nextBoot?: string
 }
 
-/** What has reached a device by other ways than through the one above it, since both appeared. */
+/** Writes that reached a device by other ways than through the one above it, since both appeared. */
 interface Beside {
-  /** Sectors of 512 bytes: how many more were written to the guard than to the era device, and to the data device than to the guard. */
+  /**
+   * Sectors of 512 bytes: how many more were written to the guard than to the era device, and to the data device than
+   * to the guard.
+   */
   readonly pastEra: number
   readonly pastGuard: number
   readonly dataDiscards: number
 }
 
-/** What there is to see of an active volume. */
+/** The observed state of an active volume. */
 export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
   readonly boot: string
   /** The guard's, and the data device's. */
@@ -501,21 +515,21 @@ export interface ActiveLook extends Omit<Beside, 'dataDiscards'> {
   /** Of the data device; its size in bytes. */
   readonly data: BlockCounters
   readonly dataBytes: number
-  /** What could be merged into the data device, and into the metadata device. */
+  /** The snapshots that could be merged into the data device, and into the metadata device. */
   readonly mergeable: readonly string[]
   readonly metadataMergeable: readonly string[]
   /** Which device lets discards through, in words. */
   readonly openLimit: string | undefined
-  /** No write is in flight between the devices: until then some are counted in one and not yet in another. */
+  /** No write is in flight between the devices. A write in flight is counted in one device and not yet in another. */
   readonly settled: boolean
 }
 
-/** Nobody can write: to a suspended device, or one that nobody has open (who had has flushed it). */
+/** Nothing can write: to a suspended device, or to one that nobody has open (closing it has flushed it). */
 function isQuiet(era: DeviceInfo | undefined): boolean {
   return era !== undefined && (era.suspended || era.openCount === 0)
 }
 
-/** What the counters of active devices were at an earlier look. A device that was put up since began at 0. */
+/** The counters of active devices at an earlier look. A device that was made since began at 0. */
 function countersThen(
   { boot, instance, dataInstance }: Pick<ActiveLook, 'boot' | 'instance' | 'dataInstance'>,
   before: LowerSeen
@@ -538,7 +552,7 @@ export function parseLowerSeen(text: string): LowerSeen {
   return text === '' ? { state: 'never' } : (JSON.parse(text) as LowerSeen)
 }
 
-/** Has what is in the page cache of a block device written to it. @throws DM_READ_FAILED */
+/** Writes the dirty pages of a block device's page cache to it. @throws DM_READ_FAILED */
 async function writeBack(path: string): Promise<void> {
   try {
     await using device = await open(path)

@@ -1,9 +1,9 @@
 /**
- * The slot for a metadata snapshot that every era device has, used for as long as it takes to read what was written between two snapshots.
+ * The metadata-snapshot slot of an era device. It is held for as long as the writes between two snapshots are read.
  *
- * As with pools, what is in it is ours only if it is on record (catalog/lease.ts), a process of its own holds it so that no death of the
- * agent leaves it behind (lease-keeper-process.ts), and what is not ours stays. Unlike a pool's it has one user at a time: whoever has
- * the volume's turn.
+ * As with pools, the content is ours only if the catalog says so (catalog/lease.ts). A process of its own holds it, so
+ * that it is released even if the agent dies (lease-keeper-process.ts). Foreign content stays. Unlike a pool's slot, it
+ * has one user at a time: the one that holds the volume's lock.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
@@ -21,9 +21,9 @@ import { wantedBlocks } from '../../leases/pool-slot.ts'
 import { eraFacts, isEraSlot, readEraSlot, slotKey } from '../../leases/era-slot-content.ts'
 import { TrackedDevice } from '../device/tracked-device.ts'
 
-/** Free metadata below which none is taken: it is held for seconds, in which little is written anew. */
+/** The least free metadata for taking one. It is held for seconds, in which few blocks are written anew. */
 const HEADROOM = { percent: 5, blocks: 256 }
-/** How long to wait for whoever else has it, and how often to look; milliseconds. */
+/** How long to wait for another holder, and how often to look; milliseconds. */
 const WAIT_MS = 10_000
 const LOOK_MS = 200
 /** How long a message may take, in milliseconds. */
@@ -48,15 +48,15 @@ export interface EraSlotParts {
 
 /** A metadata snapshot that is held. */
 export interface HeldEraSnapshot {
-  /** Where it is read. */
+  /** The metadata device to read it from. */
   readonly metadata: MetadataPlace
   readonly heldRoot: number
 }
 
-/** Does something when it is a volume's turn. Rejects as `work` does, or when there is no turn to be had. */
+/** Runs `work` under a volume's lock. Rejects as `work` does, or when the lock is not to be had. */
 export type InVolumesTurn = <T>(volume: string, work: () => Promise<T>) => Promise<T>
 
-/** A message or a question for its status would wait for the resume, and for good if that puts another table in place. */
+/** A message or status query would wait for the resume, and for ever if the resume puts another table in place. */
 function refuseSuspended({ name, suspended }: DeviceInfo): void {
   if (!suspended) return
   throw new DeltamapperError(
@@ -67,9 +67,9 @@ function refuseSuspended({ name, suspended }: DeviceInfo): void {
 }
 
 /**
- * Waits until no process holds a volume's metadata snapshot. For whoever gives its device another table: a message that comes in while it is
- * suspended waits for the resume, and that would then wait for the message. A keeper sends one when its agent dies, which is soon after, but
- * may be after the next agent has begun.
+ * Waits until no process holds a volume's metadata snapshot. Call it before giving the device another table: a message
+ * to the suspended device waits for the resume, and the resume would wait for the message. A keeper sends such a
+ * message soon after its agent dies, perhaps after the next agent has begun.
  *
  * @throws DM_DEVICE_BUSY
  */
@@ -82,7 +82,7 @@ export async function onceNoKeeper(volume: EraVolume, catalogPath: string): Prom
 
 export class EraSlots {
   readonly #parts: EraSlotParts
-  /** One thing at a time is done to a slot, also at the start, when what is left of the last agent is looked after. */
+  /** One action at a time on a slot, including the recovery at start. */
   readonly #turns = new Turns()
 
   constructor(parts: EraSlotParts) {
@@ -90,18 +90,18 @@ export class EraSlots {
   }
 
   /**
-   * Takes a metadata snapshot of an active volume for as long as `use` takes. For whoever has the volume's turn.
+   * Holds a metadata snapshot of an active volume while `use` runs. The caller must hold the volume's lock.
    *
-   * @throws DM_DEVICE_BUSY when somebody else has the slot; DM_LEASE_REFUSED; DM_ERA_INACTIVE; what device-mapper, the catalog, reading
-   *   metadata and `use` throw
+   * @throws DM_DEVICE_BUSY when another process has the slot; DM_LEASE_REFUSED; DM_ERA_INACTIVE; what device-mapper,
+   *   the catalog, reading metadata and `use` throw
    */
   async hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
     return this.#turns.take(slotKey(volume), () => this.#hold(volume, purpose, use))
   }
 
   /**
-   * Waits until nobody else has the metadata snapshot of an active volume, so that a volume is not suspended for nothing. For whoever has the
-   * volume's turn.
+   * Waits until no other process has the metadata snapshot of an active volume, so that the volume is not suspended in
+   * vain. The caller must hold the volume's lock.
    *
    * @throws DM_DEVICE_BUSY, DM_LEASE_REFUSED, DM_ERA_INACTIVE; what device-mapper and reading metadata throw
    */
@@ -112,7 +112,7 @@ export class EraSlots {
     const { path, device } = await metadataOf(tracked, table)
     const isTaken = async () =>
       (await readEraSlot(path, device)).heldRoot !== 0 &&
-      // What is ours is settled when it is needed.
+      // Our own is recovered when the slot is needed.
       (await this.#parts.catalog.findLease(slotKey(volume))) === undefined
     for (const until = performance.now() + WAIT_MS; await isTaken(); await sleep(LOOK_MS)) {
       if (performance.now() > until) throw takenError(era.name)
@@ -121,9 +121,9 @@ export class EraSlots {
   }
 
   /**
-   * Settles what an agent before this one has left behind, as far as it can be settled. Never rejects.
+   * Recovers what an earlier agent left, as far as possible. Never rejects.
    *
-   * @param inTurn nobody may suspend a volume while it is sent a message
+   * @param inTurn runs its argument under the volume's lock: nothing may suspend a volume while a message is sent to it
    */
   async recover(inTurn: InVolumesTurn): Promise<void> {
     const { catalog, logger } = this.#parts
@@ -146,7 +146,7 @@ export class EraSlots {
     }
   }
 
-  /** @returns why what is on record of an active volume cannot be settled; undefined when there is nothing (more) */
+  /** @returns why the lease record of an active volume cannot be recovered; undefined when there is none (any more) */
   async #recover(volume: EraVolume, key: string): Promise<string | undefined> {
     const record = await this.#parts.catalog.findLease(key)
     if (record === undefined) return undefined
@@ -173,7 +173,7 @@ export class EraSlots {
     try {
       await catalog.beginLease({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
       const { heldRoot, facts } = await keeper.reserve().catch(async (error: unknown) => {
-        // Taken or not: where that is not known, the record stays.
+        // Taken or not: if that is unknown, the record stays.
         if (!(error instanceof KeeperLost)) await catalog.clearLease(key)
         throw error
       })
@@ -182,7 +182,7 @@ export class EraSlots {
         return await use({ metadata, heldRoot })
       } finally {
         await this.#giveBack(key, keeper).catch((error: unknown) => {
-          // The keeper drops it when it is let go; and what is left is settled the next time.
+          // The keeper drops it when it ends; anything left is recovered the next time.
           logger.warn(
             { volume: volume.name, what: asDeltamapperError(error).line },
             'a metadata snapshot is not given back yet'
@@ -194,7 +194,7 @@ export class EraSlots {
     }
   }
 
-  /** Waits until nothing is in the slot. @throws DM_DEVICE_BUSY */
+  /** Waits until the slot is empty. @throws DM_DEVICE_BUSY */
   async #free(key: string, device: string, metadata: MetadataPlace): Promise<void> {
     for (const until = performance.now() + WAIT_MS; ;) {
       const record = await this.#parts.catalog.findLease(key)
@@ -202,13 +202,13 @@ export class EraSlots {
       const { heldRoot } = await readEraSlot(metadata.path, metadata.device)
       const atWork = await keeperAtWork(key, this.#parts.catalog.path)
       if (why === undefined && heldRoot === 0 && !atWork) return
-      // (Where none is held, there is none to be dropped.)
+      // (If none is held, there is nothing to drop.)
       if (performance.now() > until) throw heldRoot === 0 && atWork ? atWorkError(device) : takenError(device, why)
       await sleep(LOOK_MS)
     }
   }
 
-  /** @returns why a record cannot be settled; undefined when there is none any more */
+  /** @returns why a record cannot be recovered; undefined when there is none any more */
   async #settle(record: LeaseRecord, metadata: MetadataPlace): Promise<string | undefined> {
     const { device } = record
     if (await keeperAtWork(device, this.#parts.catalog.path)) return 'another process is still at work on it'
@@ -264,7 +264,7 @@ export class EraSlots {
     return LeaseKeeper.start({ device: key, takenAt }, metadata, this.#parts.catalog.path, DEADLINE_MS, 'era')
   }
 
-  /** Forgets a lease, and then what a keeper has noted about it. */
+  /** Forgets a lease, then the release note of its keeper. */
   async #clear(key: string): Promise<void> {
     const { catalog } = this.#parts
     await catalog.clearLease(key)
@@ -272,7 +272,7 @@ export class EraSlots {
   }
 }
 
-/** Where the metadata of an active volume is. The node may lead elsewhere by now; the number in its table does not. */
+/** The metadata device of the active volume. Its node may lead elsewhere by now; the number in its table does not. */
 async function metadataOf(tracked: TrackedDevice, table: EraTable): Promise<MetadataPlace> {
   return { path: await tracked.metadataPath(table), device: table.metadataDevice }
 }

@@ -1,6 +1,7 @@
 /**
- * The thread that reads what was written in some eras from an era device's metadata snapshot, and makes bitmaps of it; one for each snapshot
- * that is taken. So the event loop stays free, and what a large volume takes is gone when it is done.
+ * The thread that reads the blocks written in some eras from an era device's metadata snapshot, and turns them into
+ * bitmaps. One thread for each snapshot: the event loop stays free, and the memory for a large volume is freed at the
+ * end.
  */
 import { parentPort, workerData } from 'node:worker_threads'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
@@ -18,18 +19,18 @@ export interface HistoryReading {
   /** Blocks written to in these eras, both included. */
   readonly sinceEra: number
   readonly untilEra: number
-  /** What the volume is known to be tracked in, in sectors. */
+  /** The block size that the catalog has for the volume, in sectors. */
   readonly blockSectors: number
   readonly readDeadlineMs: number | undefined
 }
 
-/** `chunks` waits for `more`; the others are the last word. */
+/** After `chunks` the worker waits for `more`; the others are final. */
 export type FromHistoryReader =
   | { readonly kind: 'chunks'; readonly chunks: readonly WrittenChunk[] }
   | { readonly kind: 'end'; readonly isExact: boolean }
   | { readonly kind: 'error'; readonly error: PortableError }
 
-/** As many bytes of bitmaps are handed over at once. */
+/** Bytes of bitmaps that are handed over at once. */
 const HANDOVER_BYTES = 2 ** 20
 
 if (parentPort) {
@@ -53,7 +54,7 @@ if (parentPort) {
 
 /**
  * @param handOver takes chunks, and resolves when there is room for more
- * @returns whether nothing but what was written in those eras is among them
+ * @returns whether they contain only what was written in those eras
  */
 async function read(
   { metadata: { path, device }, heldRoot, sinceEra, untilEra, blockSectors, readDeadlineMs }: HistoryReading,
@@ -87,7 +88,8 @@ async function read(
       await pass(writer.take(), HANDOVER_BYTES)
     }
     await pass(writer.takeLast(), 0)
-    // Whose blocks are free, they may have been used again while they were read: with right checksums, for other parts of the array.
+    // If its blocks were freed, they may have been reused while they were read: with valid checksums, for other parts
+    // of the array.
     const now = await readEraSlot(path, device)
     if (now.heldRoot !== heldRoot || now.facts !== eraFacts(superblock)) throw dropped(path)
     return isExact()

@@ -1,12 +1,13 @@
 /**
- * Makes a boundary part of an era volume's history: what was written since the boundary before is read and stored, and the snapshot with it,
- * before anybody is told that the snapshot is taken.
+ * Adds a boundary to the history of a tracked volume. It reads what was written since the boundary before, and stores
+ * that with the snapshot, before the snapshot is reported as taken.
  *
- *     resume ─▶ metadata snapshot (ends the era that has just begun) ─▶ blocks of [last boundary, this one) ─▶ catalog, in pieces
- *                                                                                            ─▶ snapshot and intent, in one transaction
+ *     resume ─▶ metadata snapshot (ends the era that has just begun)
+ *                 ─▶ blocks of [last boundary, this one) ─▶ catalog, in pieces
+ *                      ─▶ snapshot and intent, in one transaction
  *
- * What is written meanwhile belongs to a later era, which that metadata snapshot still has in a writeset of its own: it is left out. It
- * works as well long after the boundary, only that there may then be more in it than was written: never less.
+ * Writes that happen meanwhile belong to a later era, whose writeset in that metadata snapshot is separate: they are
+ * left out. Recording also works long after the boundary. It may then contain more than was written, never less.
  */
 import { once } from 'node:events'
 import { extname } from 'node:path'
@@ -30,7 +31,10 @@ export interface EraHistoryParts {
   readonly readDeadlineMs?: number | undefined
 }
 
-/** The reader needs little; what needs more than this is a defect, and ends the thread instead of the agent. MiB. */
+/**
+ * The reader needs little memory. A reader that needs more than this has a defect, and the limit ends the thread
+ * instead of the agent. MiB.
+ */
 const HEAP_MIB = 256
 
 export class EraHistoryRecords implements EraHistoryRecorder {
@@ -42,27 +46,27 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     this.#slots = new EraSlots(parts)
   }
 
-  /** Looks after metadata snapshots that an agent before this one has left behind, each in its volume's turn. Never rejects. */
+  /** Recovers metadata snapshots that an earlier agent left, each under its volume's lock. Never rejects. */
   async recover(inTurn: InVolumesTurn): Promise<void> {
     await this.#slots.recover(inTurn)
   }
 
   /**
-   * Waits until what was written since the last snapshot could be recorded, for whoever has the volume's turn.
+   * Waits until the writes since the last snapshot could be recorded. The caller must hold the volume's lock.
    *
    * @throws what `EraSlots.ready` throws
    */
   async ready(volume: EraVolume): Promise<void> {
     const { boundaryEra } = await this.#parts.catalog.beginEraHistory(volume.name)
-    // Of the first snapshot, nothing is.
+    // For the first snapshot, nothing is recorded.
     if (boundaryEra !== undefined) await this.#slots.ready(volume)
   }
 
   /**
-   * Records a snapshot, for whoever has the volume's turn and its intent.
+   * Records a snapshot. The caller must hold the volume's lock, and its intent must be in the catalog.
    *
-   * @throws DM_HISTORY_BROKEN when the history was voided since the snapshot was taken, or its eras go back; what holding and reading a
-   *   metadata snapshot and the catalog throw. Then nothing is recorded, and the intent is as it was
+   * @throws DM_HISTORY_BROKEN when the history ended since the snapshot was taken, or its eras go back; what holding
+   *   and reading a metadata snapshot and the catalog throw. Then nothing is recorded, and the intent is unchanged
    */
   async record(taken: TakenEraSnapshot): Promise<EraSnapshot> {
     const { catalog, logger } = this.#parts
@@ -87,7 +91,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     return snapshot
   }
 
-  /** @returns whether what is stored has nothing but what was written in these eras */
+  /** @returns whether the stored bitmaps contain only what was written in these eras */
   async #store({ volume, name, boundaryEra }: TakenEraSnapshot, sinceEra: number): Promise<boolean> {
     const { readDeadlineMs } = this.#parts
     const { blockSectors } = volume
@@ -102,7 +106,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     const worker = new Worker(file, {
       name: 'era-history',
       workerData: reading,
-      // The process's own options (how its input is to be read, a test runner's hooks) are not for the thread.
+      // The process's own options (how to read its input, a test runner's hooks) are not for the thread.
       execArgv: [],
       resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
     })
@@ -120,7 +124,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
   }
 }
 
-/** @throws what the thread died of */
+/** @throws the error that ended the thread */
 async function nextMessage(worker: Worker): Promise<FromHistoryReader> {
   const over = new AbortController()
   const { signal } = over
@@ -135,7 +139,7 @@ async function nextMessage(worker: Worker): Promise<FromHistoryReader> {
     })
     return (await Promise.race([message, ended]))[0]
   } finally {
-    // (What is no longer waited for rejects, and nobody cares.)
+    // (A promise that nobody waits for any more may reject unnoticed.)
     over.abort()
   }
 }

@@ -1,9 +1,11 @@
 /**
- * The file that stands for a base snapshot once it is gone: which data block, and which time, each of its virtual blocks had.
+ * The file that stands for a base snapshot once it is gone: which data block, and which time, each of its virtual
+ * blocks had.
  *
- * A mapping of dm-thin is a pair of data block and time (pack_block_time in drivers/md/dm-thin-metadata.c). A pair older than the snapshot
- * is never written in place again, in no device of the pool, and a data block that is freed is given out again with a later time. So a
- * target that has the recorded pair at a virtual block reads there what the base read, whatever happened in between.
+ * A mapping of dm-thin is a pair of data block and time (pack_block_time in drivers/md/dm-thin-metadata.c). A pair
+ * older than the snapshot is never written in place again, in no device of the pool, and a data block that is freed is
+ * given out again with a later time. So a target that has the recorded pair at a virtual block reads there what the
+ * base read, whatever happened in between.
  *
  *      0  16  magic number
  *     16   4  version
@@ -30,7 +32,7 @@ import { crc32c } from '@node-rs/crc32'
 import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { DeltamapperError } from '../../../errors.ts'
-import type { PoolMoment } from '../pool-moment.ts'
+import type { PoolMoment } from './pool-moment.ts'
 
 export const MAGIC = Buffer.from('deltamapper base')
 export const VERSION = 1
@@ -42,7 +44,10 @@ export const MAX_FRAME_RUNS_BYTES = 65_536
 export const MAX_RUN_BYTES = 32
 /** The list of a pool's devices is most of it. */
 export const MAX_HEADER_BYTES = 4 * 2 ** 20
-/** Virtual and data blocks are below this: a mapping has 40 bits for the data block; a volume of 2^53 bytes has fewer blocks. */
+/**
+ * Virtual and data blocks are below this: a mapping has 40 bits for the data block; a volume of 2^53 bytes has fewer
+ * blocks.
+ */
 export const MAX_BLOCK = 2 ** 40
 /** Times are below this. */
 export const MAX_TIME = 2 ** 24

@@ -115,7 +115,9 @@ export class BaseRecordReader {
     }
   }
 
-  /** Leaves out the frames that end before a virtual block. Their runs are not checked. @throws DM_BASE_RECORD_DAMAGED */
+  /**
+   * Leaves out the frames that end before a virtual block. Their runs are not checked. @throws DM_BASE_RECORD_DAMAGED
+   */
   async skipTo(block: number): Promise<void> {
     for (;;) {
       const head = await this.#head(this.#offset)

@@ -1,11 +1,16 @@
 /**
- * Runs of mappings as bytes, and back: virtual blocks that follow one another, in data blocks that do too, given out at one time.
+ * Runs of mappings as bytes, and back: virtual blocks that follow one another, in data blocks that do too, given out at
+ * one time.
  *
- * What was written in order is one run of a few bytes, whatever its length. Each frame begins anew, so that it can be read by itself.
+ * What was written in order is one run of a few bytes, whatever its length. Each frame begins anew, so that it can be
+ * read by itself.
  */
 import { MAX_BLOCK, MAX_FRAME_RUNS_BYTES, MAX_RUN_BYTES, MAX_TIME } from './format.ts'
 
-/** Run `i` maps virtual blocks `[starts[i], starts[i] + lengths[i])` to the data blocks from `data[i]` on, for `0 <= i < count`. */
+/**
+ * Run `i` maps virtual blocks `[starts[i], starts[i] + lengths[i])` to the data blocks from `data[i]` on, for `0 <= i <
+ * count`.
+ */
 export interface Runs {
   count: number
   readonly starts: Float64Array

@@ -1,8 +1,9 @@
 /**
- * When a base record may be compared with, as far as pool and metadata tell: the same pool, gone on from the moment of the record.
+ * When a base record may be compared with, as far as pool and metadata tell: the same pool, gone on from the moment of
+ * the record.
  */
 import { DeltamapperError } from '../../../errors.ts'
-import { howWentBack, type PoolMoment } from '../pool-moment.ts'
+import { howWentBack, type PoolMoment } from './pool-moment.ts'
 import { type BaseRecordHeader, MAX_TIME } from './format.ts'
 
 /** @throws DM_BASE_RECORD_FOREIGN for a pool of another block size: numbers of blocks are not comparable */
@@ -19,7 +20,8 @@ export function checkRecordBlocks(
 }
 
 /**
- * A pool that was put back to an earlier state gives out the same times and blocks a second time: pairs that are alike prove nothing.
+ * A pool that was put back to an earlier state gives out the same times and blocks a second time: pairs that are alike
+ * prove nothing.
  *
  * @param now the pool as it is
  * @throws DM_BASE_RECORD_VOID

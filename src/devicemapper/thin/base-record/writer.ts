@@ -41,7 +41,10 @@ export class BaseRecordWriter {
     this.#waiting.push(preamble)
   }
 
-  /** Begins a record beside `path`, by a name of its own that ends in `.part` until it is finished. @throws what open throws */
+  /**
+   * Begins a record beside `path`, by a name of its own that ends in `.part` until it is finished. @throws what open
+   * throws
+   */
   static async begin(path: string, header: BaseRecordHeader): Promise<BaseRecordWriter> {
     const partPath = `${path}.${randomUUID()}.part`
     return new BaseRecordWriter(path, partPath, await open(partPath, 'wx', 0o600), header)

@@ -1,0 +1,106 @@
+/**
+ * Whether an answer about a live pool may begin, decided and recorded in one call before the first message leaves.
+ *
+ * A base that was served must still be what it was then, because that is what the backup holds. A base that was never
+ * served may have been trimmed without a trace; it is answered unless `strictBases` refuses it. A resumed answer must
+ * be about the same snapshot as its beginning. Base and target must not be known to be unrelated, or reversed in time.
+ */
+import { DeltamapperError } from '../../errors.ts'
+import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './fingerprint.ts'
+import type { Lineage } from './lineage.ts'
+import { checkSinceWentBack, type WentBack } from './pool-clocks.ts'
+import { findServed, rememberWithin, type ServedRecord } from './served-targets.ts'
+import type { Writable } from './store/table.ts'
+
+/** What is about to be answered. */
+export interface Admission {
+  /** Undefined: everything that the target has allocated. */
+  readonly base: ServedTarget | undefined
+  readonly target: ServedTarget
+  /** The answer is resumed at an offset, where an earlier one ended. */
+  readonly resumed: boolean
+  /** Whether a base that was never served is refused. */
+  readonly strictBases: boolean
+  /** When the pool was last found in an earlier state, by a look of just now. */
+  readonly wentBack: WentBack | undefined
+}
+
+/** The verdict on the base; `unchanged` if there is none. */
+export type Admitted = 'unchanged' | 'unrecorded'
+
+/**
+ * @param lineage how two snapshots are related, according to their records
+ * @param at milliseconds since 1970
+ * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER,
+ *   DM_ORDER_REVERSED; then nothing was recorded
+ */
+export function admit(
+  database: Writable,
+  { base, target, resumed, strictBases, wentBack }: Admission,
+  lineage: (base: ServedTarget, target: ServedTarget) => Lineage,
+  at: number
+): Admitted {
+  if (resumed) checkGoesOn(findServed(database, target), target, wentBack)
+  let known: Admitted = 'unchanged'
+  if (base) {
+    const records = findServed(database, base)
+    checkSinceWentBack(base.handle, records, wentBack)
+    known = checkBase(records, base)
+    if (known === 'unrecorded') checkUnrecorded(records, base, { resumed, strictBases })
+    checkLineage(base, target, lineage)
+  }
+  // Answered since the pool was restored, whatever the wall clock says.
+  const now = Math.max(at, (wentBack?.at ?? 0) + 1)
+  database.write(() => {
+    if (base) rememberWithin(database, base, now, 'base')
+    rememberWithin(database, target, now, 'target')
+  })
+  return known
+}
+
+/** @throws DM_RESUME_REFUSED */
+function checkGoesOn(records: readonly ServedRecord[], target: ServedTarget, wentBack: WentBack | undefined): void {
+  checkResumed(records, target)
+  if (wentBack === undefined || records.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
+  throw resumeRefused(target.handle, `its pool went on from an earlier state since it was begun: ${wentBack.how}`)
+}
+
+/** @throws DM_BASE_UNRECORDED, DM_RESUME_REFUSED */
+function checkUnrecorded(
+  records: readonly ServedRecord[],
+  { handle }: ServedTarget,
+  { resumed, strictBases }: Pick<Admission, 'resumed' | 'strictBases'>
+): void {
+  if (strictBases) {
+    throw new DeltamapperError(
+      'DM_BASE_UNRECORDED',
+      `${handle} was never served here, or was forgotten: nothing proves that it holds what the backup of it does`,
+      'take a full backup through this agent; `strictBases: false` answers for such bases'
+    )
+  }
+  if (resumed && records.length === 0) throw resumeRefused(handle, 'no answer was begun with it as base')
+}
+
+/** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */
+function checkLineage(
+  base: ServedTarget,
+  target: ServedTarget,
+  lineage: (base: ServedTarget, target: ServedTarget) => Lineage
+): void {
+  if (base.identity === target.identity) return
+  const relation = lineage(base, target)
+  if (relation === 'different-volumes') {
+    throw new DeltamapperError(
+      'DM_VOLUMES_DIFFER',
+      `${base.handle} and ${target.handle} were taken of different volumes, the catalog says`,
+      'compare snapshots of one volume'
+    )
+  }
+  if (relation === 'after') {
+    throw new DeltamapperError(
+      'DM_ORDER_REVERSED',
+      `base ${base.handle} was taken after target ${target.handle}, the catalog says`,
+      'ask the other way round'
+    )
+  }
+}

@@ -1,0 +1,161 @@
+/**
+ * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has the data.
+ */
+import { access } from 'node:fs/promises'
+import { DeviceMapper } from '../../../native/device-mapper.ts'
+import { LvmReporter } from '../../agent/lvm/report.ts'
+import { startCommand } from '../../agent/lvm/command.ts'
+import type { ExtentAnswer } from '../../devicemapper/extents.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
+import { parseHandle, type Handle } from '../../handle.ts'
+import type { NbdSource } from '../../nbd/source.ts'
+import { ThinDeviceData } from '../../nbd/thin-device.ts'
+import { socketAwaited } from '../command-line/awaited-socket.ts'
+import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
+import { UsageError } from '../command-line/failure.ts'
+import type { NbdOptions } from '../commands/run-nbd.ts'
+import type { Remark } from './question.ts'
+
+/** How long LVM may take to activate a volume, in milliseconds. */
+const ACTIVATION_MS = 60_000
+
+/** @throws UsageError; the agent's errors; what opening the device throws; DM_LVM_FAILED */
+export async function openAgentSource(
+  target: string,
+  bases: readonly string[],
+  options: NbdOptions,
+  remark: Remark
+): Promise<NbdSource> {
+  const handle = parseHandle(target)
+  const tls = await endpointTls(options)
+  const address = endpointAddress(options.endpoint, { tls: tls !== undefined })
+  if (!address.startsWith('unix:')) {
+    throw new UsageError(
+      `${address} may be another machine, and the data are read here`,
+      "name the agent's unix socket"
+    )
+  }
+  const path = options.device ?? devicePath(handle)
+  const closing: (() => Promise<void> | void)[] = []
+  const close = async () => {
+    for (const each of closing.splice(0).reverse()) await each()
+  }
+  try {
+    if (await isMissing(path)) {
+      if (!options.activate) throw inactive(target, path)
+      await activate(handle)
+      closing.push(() => deactivate(handle))
+    }
+    const deviceMapper = new DeviceMapper()
+    closing.push(() => deviceMapper.close())
+    const data = await ThinDeviceData.open(path, { deviceMapper, handle, bytesPerSecond: options.rate })
+    closing.push(() => data.close())
+    if (!data.isReadOnly) {
+      remark(`${path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`)
+    }
+    await socketAwaited(address)
+    const client = connect(address, { tls })
+    closing.push(() => client.close())
+    const sizes = await sizesOf(bases)
+    return {
+      ...questions(client, target, bases, sizes),
+      ...(data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
+      ...described(data, target),
+      data,
+      look: () => data.look(),
+      close
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Whatever is not mapped shows another device then: all of it is data. */
+function everything(sizeBytes: number): ExtentAnswer {
+  const batch = { count: 1, offsets: Float64Array.of(0), sizes: Float64Array.of(sizeBytes) }
+  return {
+    capacityBytes: sizeBytes,
+    batches: (async function* () {
+      if (sizeBytes > 0) yield batch
+    })()
+  }
+}
+
+function described({ sizeBytes, blockBytes }: ThinDeviceData, target: string) {
+  return { target, sizeBytes, blockBytes }
+}
+
+function questions(
+  client: SnapshotMetadataClient,
+  target: string,
+  bases: readonly string[],
+  sizes: ReadonlyMap<string, number>
+): Pick<NbdSource, 'allocated' | 'bases'> {
+  return {
+    allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal }),
+    bases: bases.map((name) => ({
+      name,
+      sizeBytes: sizes.get(name),
+      delta: (startingOffset, signal) =>
+        client.delta({ baseSnapshotId: name, targetSnapshotId: target, startingOffset, signal })
+    }))
+  }
+}
+
+/**
+ * Sizes of bases, in bytes, as far as LVM knows them. (The agent would say, to a question that it then has on record as an answer about the
+ * base, which nobody was given.) Where one is not known, an increment zeroes what it could have left alone, and is right all the same.
+ */
+async function sizesOf(bases: readonly string[]): Promise<Map<string, number>> {
+  const sizes = new Map<string, number>()
+  const lvm = new LvmReporter()
+  for (const base of bases) {
+    const { source, name } = parseHandle(base)
+    const volumes = await lvm.logicalVolumes(source).catch(() => undefined)
+    const volume = volumes?.find((each) => each.name === name)
+    if (volume) sizes.set(base, volume.sizeBytes)
+  }
+  return sizes
+}
+
+function devicePath({ source, name }: Handle): string {
+  if (source !== '*') return `/dev/${source}/${name}`
+  throw new UsageError(`*/${name} does not say where its device is`, 'name it with --device')
+}
+
+async function isMissing(path: string): Promise<boolean> {
+  return access(path).then(
+    () => false,
+    (error: NodeJS.ErrnoException) => error.code === 'ENOENT'
+  )
+}
+
+function inactive(target: string, path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NO_SUCH_DEVICE',
+    `there is no ${path}: ${target} is not active, or has its device elsewhere`,
+    `activate it (lvchange -ay -K ${target}), or say --activate, which also undoes it; or name its device with --device`
+  )
+}
+
+async function activate({ source, name }: Handle): Promise<void> {
+  await lvchange(['-ay', '-K', `${source}/${name}`])
+}
+
+async function deactivate({ source, name }: Handle): Promise<void> {
+  await lvchange(['-an', `${source}/${name}`])
+}
+
+async function lvchange(words: readonly string[]): Promise<void> {
+  const command = ['lvm', 'lvchange', ...words]
+  const { result } = startCommand(command, { deadlineMs: ACTIVATION_MS, maxOutputBytes: 2 ** 20 })
+  const { exitCode, stderr } = await result
+  if (exitCode === 0) return
+  throw new DeltamapperError(
+    'DM_LVM_FAILED',
+    `\`${command.join(' ')}\` failed: ${stderr.trim().replaceAll(/\s+/g, ' ')}`,
+    'see what LVM says of the volume (lvs -a)'
+  )
+}

@@ -1,0 +1,72 @@
+/**
+ * What `inspect` finds in a pool's metadata, before it is text.
+ */
+import type { ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
+import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
+import { DeltamapperError } from '../../errors.ts'
+import { type Origin, Origins } from './origins.ts'
+import { openViews, type PoolViews } from './pool-views.ts'
+import { sharesBlocks } from './shared-blocks.ts'
+
+/** After so much reading (a few seconds), devices still to come are no longer compared: their origins rest on the clock alone. */
+const MAX_NODES_READ = 100_000
+
+/** What is shown of a pool, whatever the format. */
+export interface Inspection {
+  views: PoolViews
+  /** What the metadata snapshot was found to be, where one is held: also beside the live root, and there it may be damaged. */
+  held: ThinSuperblock | DeltamapperError | undefined
+  /** By ascending id; to be iterated once. */
+  devices: AsyncIterable<InspectedDevice>
+}
+
+export interface InspectedDevice extends ThinDevice {
+  origin: Origin
+  /** Another device that maps exactly the same. */
+  twin: number | undefined
+}
+
+/** @throws what reading metadata throws */
+export async function inspectPool(path: string, views: PoolViews, signal: AbortSignal): Promise<Inspection> {
+  const held = views.held ?? (views.live.heldRoot === 0 ? undefined : await heldBeside(path))
+  return { views, held, devices: inspectedDevices(views, signal) }
+}
+
+/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
+async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperError> {
+  try {
+    const views = await openViews(path, false)
+    await views.close()
+    return views.metadata.superblock
+  } catch (error) {
+    if (error instanceof DeltamapperError) return error
+    throw error
+  }
+}
+
+/**
+ * Reads the devices twice: to tell one's origin, the clock readings of all of them must have been seen.
+ *
+ * @throws DM_METADATA_DAMAGED for what is wrong with a device's tree only once all devices were listed
+ */
+async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): AsyncGenerator<InspectedDevice> {
+  const origins = new Origins()
+  for await (const device of metadata.devices(signal)) origins.add(device)
+  origins.complete()
+  let damage: DeltamapperError | undefined
+  for await (const device of metadata.devices(signal)) {
+    const origin = origins.of(device)
+    const sharing: number[] = []
+    if (metadata.statistics.nodesRead < MAX_NODES_READ) {
+      for (const candidate of origin.devices) {
+        const shares = await sharesBlocks(metadata, device, candidate, signal).catch((error: unknown) => {
+          if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') throw error
+          damage ??= error
+        })
+        if (shares) sharing.push(candidate)
+      }
+    }
+    yield { ...device, origin: origins.refined(origin, sharing), twin: origins.twinOf(device) }
+  }
+  if (damage !== undefined) throw damage
+}

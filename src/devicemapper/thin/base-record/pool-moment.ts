@@ -1,0 +1,73 @@
+/**
+ * How far a pool has come at one moment, and whether a later look shows one that went on from there.
+ *
+ * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c); LVM and others
+ * count their changes with the transaction id. Neither goes back, and a device is no older than the clock was when it
+ * was not there yet. A pool that was put back and has caught up since is still given away by a device that it got back,
+ * or that it would have had before.
+ */
+
+/** How far a pool has come. */
+export interface PoolMoment {
+  /** Snapshots taken in it so far; 0 to 2^32 - 1. */
+  readonly time: number
+  readonly transactionId: bigint
+  /** Its devices, made by `packDevices`. */
+  readonly devices: Uint8Array
+}
+
+/** Bytes for one device: id (4), creation time (4), transaction id (8), little-endian, by ascending id. */
+const DEVICE_BYTES = 16
+/** Of more devices than that (a mebibyte of them) only the clock is kept. */
+const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
+
+/**
+ * The devices of a pool in few bytes; none of them where there are more than 65,536.
+ *
+ * @param devices by ascending id
+ */
+export function packDevices(
+  devices: readonly { readonly id: number; readonly creationTime: number; readonly transactionId: bigint }[]
+): Uint8Array {
+  if (devices.length > MOST_DEVICES) return new Uint8Array()
+  const bytes = new Uint8Array(devices.length * DEVICE_BYTES)
+  const view = new DataView(bytes.buffer)
+  devices.forEach(({ id, creationTime, transactionId }, i) => {
+    view.setUint32(i * DEVICE_BYTES, id, true)
+    view.setUint32(i * DEVICE_BYTES + 4, creationTime, true)
+    view.setBigUint64(i * DEVICE_BYTES + 8, transactionId, true)
+  })
+  return bytes
+}
+
+/** How it shows that a pool is not the one that went on from `before`; undefined where nothing says so. */
+export function howWentBack(before: PoolMoment, now: PoolMoment): string | undefined {
+  if (now.time < before.time) return `its clock was ${before.time} before, and is ${now.time}`
+  if (now.transactionId < before.transactionId) {
+    return `its transaction id was ${before.transactionId} before, and is ${now.transactionId}`
+  }
+  // Nothing is known of the devices where there were too many.
+  if (before.devices.length === 0) return undefined
+  const [known, found] = [viewOf(before.devices), viewOf(now.devices)]
+  let k = 0
+  for (let f = 0; f < found.byteLength; f += DEVICE_BYTES) {
+    const id = found.getUint32(f, true)
+    while (k < known.byteLength && known.getUint32(k, true) < id) k += DEVICE_BYTES
+    const [creationTime, transactionId] = [found.getUint32(f + 4, true), found.getBigUint64(f + 8, true)]
+    const isKnown =
+      k < known.byteLength &&
+      known.getUint32(k, true) === id &&
+      known.getUint32(k + 4, true) === creationTime &&
+      known.getBigUint64(k + 8, true) === transactionId
+    if (isKnown || (creationTime >= before.time && transactionId >= before.transactionId)) continue
+    return (
+      `thin device ${id} is of time ${creationTime} and transaction ${transactionId}, and was not there at time ` +
+      `${before.time} and transaction ${before.transactionId}`
+    )
+  }
+  return undefined
+}
+
+function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {
+  return new DataView(buffer, byteOffset, byteLength)
+}

@@ -1,0 +1,128 @@
+/**
+ * Makes a record of the target while an answer about it is streamed: no second walk.
+ */
+import type { MappingSink } from './delta.ts'
+import type { BaseRecordReader } from './base-record/reader.ts'
+import type { Runs } from './base-record/runs.ts'
+import type { BaseRecordWriter } from './base-record/writer.ts'
+
+/** From a walk that meets all that the target maps: `allocated`, or a delta from a record. */
+export class WholeRecordSink implements MappingSink {
+  readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>
+
+  constructor(writer: Pick<BaseRecordWriter, 'add' | 'drain'>) {
+    this.#writer = writer
+  }
+
+  put(block: number, data: number, time: number): void {
+    this.#writer.add(block, 1, data, time)
+  }
+
+  keep(block: number, data: number, time: number): void {
+    this.#writer.add(block, 1, data, time)
+  }
+
+  drop(): void {}
+
+  async settle(): Promise<void> {
+    await this.#writer.drain()
+  }
+}
+
+/**
+ * From a delta of two trees, which says only what differs: the base's record, with that patched in. Its cost is that of
+ * the change, and of copying the record.
+ */
+export class PatchedRecordSink implements MappingSink {
+  readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>
+  readonly #base: Pick<BaseRecordReader, 'next'>
+  readonly #endBlock: number
+  /** What was said since the last `settle`: blocks, and for each its data block (-1: none) and time. */
+  readonly #blocks: number[] = []
+  readonly #data: number[] = []
+  readonly #times: number[] = []
+  #runs: Runs | undefined
+  #run = 0
+  #taken = 0
+  #ended = false
+
+  /**
+   * @param base the record of the base, not yet read from
+   * @param endBlock the first virtual block beyond the target
+   */
+  constructor(writer: Pick<BaseRecordWriter, 'add' | 'drain'>, base: Pick<BaseRecordReader, 'next'>, endBlock: number) {
+    this.#writer = writer
+    this.#base = base
+    this.#endBlock = endBlock
+  }
+
+  put(block: number, data: number, time: number): void {
+    this.#blocks.push(block)
+    this.#data.push(data)
+    this.#times.push(time)
+  }
+
+  keep(): void {}
+
+  drop(block: number): void {
+    this.put(block, -1, 0)
+  }
+
+  async settle(): Promise<void> {
+    for (let i = 0; i < this.#blocks.length; i++) {
+      const block = this.#blocks[i]
+      await this.#copyTo(block)
+      await this.#skip(block)
+      if (this.#data[i] >= 0) this.#writer.add(block, 1, this.#data[i], this.#times[i])
+    }
+    this.#blocks.length = this.#data.length = this.#times.length = 0
+    await this.#writer.drain()
+  }
+
+  /** Takes the rest of the base's record over. After the walk. */
+  async finish(): Promise<void> {
+    await this.settle()
+    await this.#copyTo(this.#endBlock)
+    // To its end, which shows whether the record is whole.
+    while (this.#runs) await this.#next()
+    await this.#writer.drain()
+  }
+
+  /** Copies what the base maps below `end`. */
+  async #copyTo(end: number): Promise<void> {
+    for (;;) {
+      const runs = await this.#current()
+      if (!runs) return
+      const i = this.#run
+      const from = runs.starts[i] + this.#taken
+      if (from >= end) return
+      const length = Math.min(runs.lengths[i] - this.#taken, end - from)
+      this.#writer.add(from, length, runs.data[i] + this.#taken, runs.times[i])
+      this.#taken += length
+      await this.#writer.drain()
+    }
+  }
+
+  async #skip(block: number): Promise<void> {
+    const runs = await this.#current()
+    if (runs && runs.starts[this.#run] + this.#taken === block) this.#taken++
+  }
+
+  /** The runs that `#run` is an index of, with something left to take; undefined at the end. */
+  async #current(): Promise<Runs | undefined> {
+    while (!this.#ended) {
+      const runs = this.#runs
+      if (!runs) await this.#next()
+      else if (this.#taken < runs.lengths[this.#run]) return runs
+      else if (++this.#run < runs.count) this.#taken = 0
+      else await this.#next()
+    }
+    return undefined
+  }
+
+  async #next(): Promise<void> {
+    this.#runs = await this.#base.next()
+    this.#run = this.#taken = 0
+    if (!this.#runs) this.#ended = true
+  }
+}

@@ -1,0 +1,193 @@
+/**
+ * A thin snapshot's block device, and whether what is read from it still is the snapshot.
+ *
+ *   device ──table──▶ thin POOL ID ──▶ thin-pool METADATA DATA ──▶ the snapshot's root and count of mappings
+ *
+ * Whoever writes to the device, or trims it, moves the root, once the pool commits. A pool commits within a second, and data of a write are
+ * read back before that: so where anybody can write, the pool is made to commit before each look (pool_status in drivers/md/dm-thin.c). Where the
+ * device is read-only, it is left alone.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
+import { findPoolDevice } from '../agent/node/pool-device.ts'
+import {
+  type Fingerprint,
+  openPoolMetadata,
+  type PoolMetadata,
+  sameFingerprint,
+  type ThinDevice
+} from '../devicemapper/thin/pool-metadata.ts'
+import { parseThinTable } from '../devicemapper/thin/table.ts'
+import { DeltamapperError } from '../errors.ts'
+import { DataFile } from './data-file.ts'
+import type { ExportData, Part } from './export.ts'
+
+export interface ThinDeviceOptions {
+  readonly deviceMapper: Pick<DeviceMapper, 'info' | 'table' | 'status'>
+  /** No faster than so many bytes a second. */
+  readonly bytesPerSecond?: number | undefined
+  /** Of the snapshot; the device has to be it. */
+  readonly handle: { readonly source: string; readonly name: string }
+}
+
+export class ThinDeviceData implements ExportData {
+  readonly sizeBytes: number
+  /** Of the pool's data blocks. */
+  readonly blockBytes: number
+  /** Nobody can write through this device. */
+  readonly isReadOnly: boolean
+  /** Where the snapshot maps nothing, another device shows: it does not read as zeros. */
+  readonly hasExternalOrigin: boolean
+  readonly #file: DataFile
+  readonly #metadata: PoolMetadata
+  readonly #device: ThinDevice
+  readonly #seen: Fingerprint
+  readonly #opened: Opened
+  readonly #deviceMapper: ThinDeviceOptions['deviceMapper']
+
+  private constructor(
+    file: DataFile,
+    metadata: PoolMetadata,
+    device: ThinDevice,
+    seen: Fingerprint,
+    opened: Opened,
+    deviceMapper: ThinDeviceOptions['deviceMapper']
+  ) {
+    this.#file = file
+    this.#metadata = metadata
+    this.#device = device
+    this.#seen = seen
+    this.#opened = opened
+    this.#deviceMapper = deviceMapper
+    this.sizeBytes = file.sizeBytes
+    this.blockBytes = metadata.superblock.dataBlockBytes
+    this.isReadOnly = opened.info.readOnly
+    this.hasExternalOrigin = opened.hasExternalOrigin
+  }
+
+  /**
+   * @throws DM_NO_SUCH_DEVICE where it is no device-mapper device, or another's than the handle says; DM_NOT_TRACKED where it is not thin;
+   *   DM_VOLUME_IN_USE where blocks could be overwritten without a trace; what reading throws
+   */
+  static async open(path: string, options: ThinDeviceOptions): Promise<ThinDeviceData> {
+    const { deviceMapper, bytesPerSecond, handle } = options
+    const file = await DataFile.open(path, { bytesPerSecond })
+    let metadata: PoolMetadata | undefined
+    try {
+      // Open, it keeps its number, whatever becomes of its name.
+      const opened = await look(deviceMapper, path, file.device)
+      checkIsMeant(path, handle, opened)
+      await deviceMapper.status(opened.pool, { flush: !opened.info.readOnly })
+      metadata = await openPoolMetadata(opened.metadataPath, { liveRoot: true, device: opened.metadataDevice })
+      const device = await metadata.device(opened.thinId)
+      const seen = await metadata.fingerprint(device)
+      // Blocks of its own are written in place, and nothing tells.
+      if (!opened.info.readOnly && !(await metadata.isPristine(opened.thinId, undefined, seen))) {
+        throw new DeltamapperError(
+          'DM_VOLUME_IN_USE',
+          `${path} was written to since it was taken, or is no snapshot, and can be written to: nothing would tell if it was`,
+          `take a snapshot, and serve that; or make it read-only (lvchange -pr)`
+        )
+      }
+      return new ThinDeviceData(file, metadata, device, seen, opened, deviceMapper)
+    } catch (error) {
+      await metadata?.close()
+      await file.close()
+      throw error
+    }
+  }
+
+  async parts(offset: number, size: number): Promise<Part[]> {
+    return [{ offset, size, position: offset }]
+  }
+
+  async read({ position = 0, size }: Part, into: Buffer): Promise<Buffer> {
+    return this.#file.read(position, size, into)
+  }
+
+  /** @throws DM_SNAPSHOT_CHANGED where it is not what it was when it was opened, and what looking throws */
+  async look(): Promise<void> {
+    const now = await look(this.#deviceMapper, this.#file.path, this.#file.device)
+    if (!isDeepStrictEqual(now, this.#opened) || this.#file.sizeBytes !== this.sizeBytes) {
+      throw this.#changed('was renamed, resized, given another table or made writable')
+    }
+    if (!this.isReadOnly) await this.#deviceMapper.status(this.#opened.pool, { flush: true })
+    const seen = await this.#metadata.fingerprint(this.#device)
+    if (!sameFingerprint(seen, this.#seen)) throw this.#changed('was written to or trimmed')
+  }
+
+  async close(): Promise<void> {
+    await this.#metadata.close()
+    await this.#file.close()
+  }
+
+  #changed(how: string): DeltamapperError {
+    return new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `${this.#file.path} ${how} while it was served`,
+      'throw away what was copied; keep snapshots read-only'
+    )
+  }
+}
+
+/** What the kernel says of a device that is to stay so. */
+interface Opened {
+  readonly info: Pick<DeviceInfo, 'name' | 'uuid' | 'readOnly'>
+  readonly table: readonly TableRow[]
+  readonly thinId: number
+  readonly hasExternalOrigin: boolean
+  readonly pool: DeviceNumber
+  readonly poolName: string
+  readonly poolUuid: string
+  readonly metadataPath: string
+  readonly metadataDevice: DeviceNumber
+}
+
+async function look(
+  deviceMapper: ThinDeviceOptions['deviceMapper'],
+  path: string,
+  number: DeviceNumber | undefined
+): Promise<Opened> {
+  const info = number && (await deviceMapper.info(number))
+  if (!number || !info) {
+    throw new DeltamapperError(
+      'DM_NO_SUCH_DEVICE',
+      `${path} is no device-mapper device`,
+      "name the snapshot's block device with --device"
+    )
+  }
+  const table = await deviceMapper.table(number)
+  const thin = table.length === 1 && table[0].targetType === 'thin' ? parseThinTable(table[0].params) : undefined
+  if (!thin) {
+    throw new DeltamapperError(
+      'DM_NOT_TRACKED',
+      `${path} is no thin device that works (its table is of ${table[0]?.targetType ?? 'no target'})`,
+      'serve a thin snapshot; what lies over or beside it cannot be watched'
+    )
+  }
+  const pool = await findPoolDevice(deviceMapper, thin.poolDevice)
+  if (!pool) throw new DeltamapperError('DM_POOL_INACTIVE', `the pool of ${path} is gone`, 'activate it again')
+  const { name, uuid, readOnly } = info
+  return {
+    ...{ info: { name, uuid, readOnly }, table, thinId: thin.deviceId, pool: thin.poolDevice },
+    hasExternalOrigin: thin.externalOrigin !== undefined,
+    ...{ poolName: pool.name, poolUuid: pool.uuid },
+    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice }
+  }
+}
+
+/**
+ * The agent answers for a name, and the data come from a device: they have to be of one snapshot. LVM and our own pools call a device after group
+ * or pool and volume, hyphens doubled; dmsetup's pools go by device-mapper's names themselves.
+ */
+function checkIsMeant(path: string, { source, name }: ThinDeviceOptions['handle'], { info, poolName }: Opened): void {
+  const [group, volume] = [source, name].map((each) => each.replaceAll('-', '--'))
+  if (/^(LVM|DELTAMAPPER)-/.test(info.uuid)) {
+    if (source === '*' ? info.name.endsWith(`-${volume}`) : info.name === `${group}-${volume}`) return
+  } else if (info.name === name && poolName === source) return
+  throw new DeltamapperError(
+    'DM_NO_SUCH_DEVICE',
+    `${path} is ${info.name} to device-mapper, and not the device of ${source}/${name}`,
+    "name the snapshot's own block device with --device"
+  )
+}

@@ -1,0 +1,307 @@
+/**
+ * Live thin snapshots over NBD, as stock tools back them up: LVM under ext4, agent and block device, exact increments with no read too many; and
+ * everything that can become of a snapshot while it is copied. Runs inside the kernel lab: node test/lab/run.ts test/kernel/nbd.test.ts
+ */
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import test from 'ava'
+import type { NbdOptions } from '../../src/cli/commands/run-nbd.ts'
+import { type ErrorCode, DeltamapperError } from '../../src/errors.ts'
+import { clientTest, type RunTool, serveNbd, type TestServer } from '../support/nbd-clients.ts'
+import { run } from './dmsetup.ts'
+import { labRun } from './lab-run.ts'
+import { LiveAgent } from './live-agent.ts'
+import { createGroup, createThin, lvm, prepareLvm, writeBlocks } from './lvm-setup.ts'
+
+const group = 'vg'
+const { random, count: increments } = labRun(5)
+const folder = mkdtempSync(join(tmpdir(), 'nbd-'))
+let files = 0
+const newFile = (name: string) => join(folder, `${files++}-${name}`)
+
+let agent: LiveAgent
+
+test.before(async () => {
+  prepareLvm()
+  createGroup(group, '/dev/ubda')
+  for (const [pool, chunk] of [
+    ['pool64', '64k'],
+    ['pool192', '192k']
+  ]) {
+    const words = ['--type', 'thin-pool', '--size', '384m', '--chunksize', chunk, '--name', pool]
+    lvm('lvcreate', ...words, group)
+  }
+  agent = await LiveAgent.start()
+})
+test.after.always(async () => {
+  if (agent.child.exitCode === null) await agent.kill()
+  rmSync(folder, { recursive: true })
+})
+
+/** An active snapshot; read-only unless `writable`. */
+function snapshot(origin: string, name: string, { writable = false, active = true } = {}): string {
+  const words = ['--setactivationskip', active ? 'n' : 'y', '--permission', writable ? 'rw' : 'r']
+  lvm('lvcreate', '--snapshot', ...words, '--name', name, `${group}/${origin}`)
+  return `/dev/${group}/${name}`
+}
+
+const serve = (name: string, bases: readonly string[] = [], more: NbdOptions = {}): Promise<TestServer> =>
+  serveNbd(`${group}/${name}`, { endpoint: agent.address, base: bases.map((base) => `${group}/${base}`), ...more })
+
+const increment = (base: string, name: string) => `${group}/${base}..${group}/${name}`
+
+const kernelTest = (title: string, body: Parameters<typeof clientTest>[1]) => clientTest(title, body, ['bookworm'])
+
+/** Bytes that were read of a device since it was made. */
+function bytesRead(device: string): number {
+  const { rdev } = statSync(device)
+  const number = `${rdev >> 8}:${rdev & 0xff}`
+  return Number(readFileSync(`/sys/dev/block/${number}/stat`, 'utf8').trim().split(/\s+/)[2]) * 512
+}
+
+async function bitmapBytes(tool: RunTool, uri: string, base: string): Promise<number> {
+  const { stdout } = await tool('nbdinfo', [`--map=qemu:dirty-bitmap:${group}/${base}`, '--json', uri])
+  const map = JSON.parse(stdout) as { length: number; type: number }[]
+  return map.reduce((sum, { length, type }) => sum + type * length, 0)
+}
+
+/** Backs a snapshot up, onto a backup of the base where there is one, and holds it against the device. */
+async function backUp(
+  tool: RunTool,
+  name: string,
+  base: { name: string; layer: string } | undefined
+): Promise<{ layer: string; read: number; changed: number; identical: boolean; stderr: string }> {
+  const device = `/dev/${group}/${name}`
+  const server = await serve(name, base ? [base.name] : [])
+  try {
+    const changed = base ? await bitmapBytes(tool, server.uri(), base.name) : 0
+    const layer = newFile(`${name}.qcow2`)
+    const onto = base ? ['-B', base.layer, '-F', 'qcow2'] : []
+    const before = bytesRead(device)
+    const view = server.uri(base ? increment(base.name, name) : '')
+    const { status, stderr } = await tool('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', ...onto, view, layer])
+    const read = bytesRead(device) - before
+    const compared = await tool('qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', device, layer])
+    return { layer, read, changed, identical: status === 0 && compared.status === 0, stderr: stderr + compared.stdout }
+  } finally {
+    await server.close()
+  }
+}
+
+kernelTest('a file system in use: a full backup and increments, each read once', async (t, tool) => {
+  t.timeout(30 * 60_000)
+  const volume = createThin(group, 'pool64', 'data', 192)
+  run('mkfs.ext4', ['-q', volume])
+  const mountPoint = mkdtempSync(join(tmpdir(), 'mounted-'))
+  run('mount', ['-o', 'discard', volume, mountPoint])
+  const file = () => join(mountPoint, `file-${random.integer(0, 15)}`)
+  const change = () => {
+    for (let i = 0; i < 6; i++) {
+      const [path, bytes] = [file(), random.integer(1, 3_000_000)]
+      if (random.chance(0.25)) rmSync(path, { force: true })
+      else if (random.chance(0.3) && existsSync(path)) {
+        const at = random.integer(0, statSync(path).size)
+        run('dd', [
+          'if=/dev/urandom',
+          `of=${path}`,
+          'bs=4096',
+          'count=2',
+          `seek=${at >> 12}`,
+          'conv=notrunc',
+          'status=none'
+        ])
+      } else run('bash', ['-c', `head -c ${bytes} /dev/urandom > ${path}`])
+    }
+    if (random.chance(0.4)) run('fstrim', [mountPoint])
+  }
+  let base: { name: string; layer: string } | undefined
+  for (let i = 0; i <= increments; i++) {
+    change()
+    const name = `data-${i}`
+    snapshot('data', name, { writable: i % 2 === 1 })
+    const { layer, read, changed, identical, stderr } = await backUp(tool, name, base)
+    t.true(identical, `${name}: ${stderr}`)
+    if (base) {
+      t.true(changed > 0)
+      t.true(read <= changed * 1.01, `${name}: ${read} bytes were read, ${changed} changed`)
+    }
+    base = { name, layer }
+  }
+  run('umount', [mountPoint])
+})
+
+kernelTest(
+  'chunks of 192 KiB, an odd size, shrunk and grown again, trimmed, and a qcow2 header to begin with',
+  async (t, tool) => {
+    const volume = createThin(group, 'pool192', 'odd', 61)
+    writeBlocks(volume, 0, 900, 'a')
+    // A header of qcow2 with a file of the host as its backing file: whoever probes for formats would follow it.
+    const secret = newFile('secret')
+    run('bash', ['-c', `head -c 65536 /dev/zero | tr '\\0' s > ${secret}`])
+    const trap = newFile('trap.qcow2')
+    t.is((await tool('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', secret, '-F', 'raw', trap])).status, 0)
+    run('dd', [`if=${trap}`, `of=${volume}`, 'oflag=direct', 'bs=64k', 'count=1', 'conv=sync', 'status=none'])
+    const names = ['odd-0']
+    snapshot('odd', 'odd-0')
+    const next = (change: () => void) => {
+      change()
+      const name = `odd-${names.length}`
+      snapshot('odd', name, { writable: true })
+      names.push(name)
+    }
+    next(() => writeBlocks(volume, 100, 7, 'b'))
+    next(() => run('blkdiscard', ['--offset', String(12 * 192 * 1024), '--length', String(30 * 192 * 1024), volume]))
+    next(() => lvm('lvreduce', '--force', '--size', '31m', `${group}/odd`))
+    next(() => {
+      lvm('lvextend', '--size', '45m', `${group}/odd`)
+      writeBlocks(volume, 600, 3, 'c')
+    })
+    next(() => lvm('lvextend', '--size', '67m', `${group}/odd`))
+    let base: { name: string; layer: string } | undefined
+    for (const name of names) {
+      const { layer, identical, stderr } = await backUp(tool, name, base)
+      t.true(identical, `${name}: ${stderr}`)
+      base = { name, layer }
+    }
+    const header = newFile('header')
+    await tool('qemu-img', ['convert', '-O', 'raw', base!.layer, header])
+    t.is(readFileSync(header).subarray(0, 4).toString('latin1'), 'QFI\xfb')
+  }
+)
+
+kernelTest('an external origin shows where a snapshot maps nothing: all of that is read', async (t, tool) => {
+  lvm('lvcreate', '--size', '12m', '--name', 'origin', group)
+  run('bash', ['-c', `head -c 12M /dev/urandom > /dev/${group}/origin`])
+  lvm('lvchange', '-an', `${group}/origin`)
+  lvm('lvchange', '--permission', 'r', `${group}/origin`)
+  lvm('lvcreate', '--snapshot', '--thinpool', `${group}/pool64`, '--name', 'over', `${group}/origin`)
+  lvm('lvchange', '-ay', '-K', `${group}/over`)
+  snapshot('over', 'over-0')
+  writeBlocks(`/dev/${group}/over`, 3, 2, 'x')
+  snapshot('over', 'over-1')
+  const full = await backUp(tool, 'over-0', undefined)
+  t.true(full.identical, full.stderr)
+  const more = await backUp(tool, 'over-1', { name: 'over-0', layer: full.layer })
+  t.true(more.identical, more.stderr)
+  t.is(more.changed, 2 * 65536)
+})
+
+async function refused(work: Promise<TestServer>): Promise<DeltamapperError> {
+  const served = await work.then(
+    async (server) => {
+      await server.close()
+      return new Error('it is served')
+    },
+    (error: unknown) => error
+  )
+  if (served instanceof DeltamapperError) return served
+  throw served
+}
+
+kernelTest(
+  'an inactive snapshot is refused with the command that activates it, which --activate runs and undoes',
+  async (t, tool) => {
+    const volume = createThin(group, 'pool64', 'asleep', 8)
+    writeBlocks(volume, 0, 5, 'z')
+    const device = snapshot('asleep', 'asleep-0', { active: false, writable: true })
+    const error = await refused(serve('asleep-0'))
+    t.is(error.code, 'DM_NO_SUCH_DEVICE')
+    t.true(error.remedy.includes(`lvchange -ay -K ${group}/asleep-0`))
+    t.false(existsSync(device))
+    const server = await serve('asleep-0', [], { activate: true })
+    t.true(existsSync(device))
+    const copy = newFile('copy')
+    t.is((await tool('nbdcopy', [server.uri(), copy])).status, 0)
+    await server.close()
+    t.false(existsSync(device))
+    t.deepEqual(readFileSync(copy).subarray(0, 5 * 65536), Buffer.alloc(5 * 65536, 'z'))
+  }
+)
+
+kernelTest("devices that are not the snapshot's, and volumes in use, are refused", async (t) => {
+  const volume = createThin(group, 'pool64', 'used', 8)
+  writeBlocks(volume, 0, 2, 'u')
+  snapshot('used', 'used-0')
+  const written = snapshot('used', 'used-1', { writable: true })
+  writeBlocks(written, 5, 1, 'w')
+  const wrong = { device: `/dev/${group}/used-0` }
+  const cases: [string, NbdOptions, ErrorCode][] = [
+    ['used', {}, 'DM_VOLUME_IN_USE'],
+    ['used-1', {}, 'DM_VOLUME_IN_USE'],
+    ['used-1', wrong, 'DM_NO_SUCH_DEVICE'],
+    ['used-0', { device: '/dev/ubda' }, 'DM_NO_SUCH_DEVICE']
+  ]
+  for (const [name, options, code] of cases) t.is((await refused(serve(name, [], options))).code, code)
+})
+
+/** What device-mapper calls a volume. */
+const mapped = (name: string) => `${group}-${name.replaceAll('-', '--')}`
+
+/** What becomes of a snapshot while it is copied, and what the server says then. */
+const fates: Record<string, { writable: boolean; happens: (name: string, device: string) => Promise<void> | void }> = {
+  'written to': { writable: true, happens: (_, device) => writeBlocks(device, 100, 1, 'n') },
+  trimmed: {
+    writable: true,
+    happens: (_, device) => void run('blkdiscard', ['--offset', String(20 * 65536), '--length', '65536', device])
+  },
+  'written to through another device of the same thin id': {
+    writable: true,
+    happens: (name) => {
+      const table = run('dmsetup', ['table', mapped(name)])
+      run('dmsetup', ['create', `other-${name}`, '--table', table.trim()])
+      writeBlocks(`/dev/mapper/other-${name}`, 100, 1, 'n')
+      run('dmsetup', ['remove', `other-${name}`])
+    }
+  },
+  'made writable': {
+    writable: false,
+    happens: (name) => void lvm('lvchange', '--permission', 'rw', `${group}/${name}`)
+  },
+  renamed: { writable: false, happens: (name) => void lvm('lvrename', group, name, `${name}-new`) },
+  'removed by force': {
+    writable: false,
+    happens: (name) => void run('bash', ['-c', `dmsetup remove --force ${mapped(name)} || true`])
+  },
+  resized: { writable: true, happens: (name) => void lvm('lvextend', '--size', '70m', `${group}/${name}`) }
+}
+
+for (const [fate, { writable, happens }] of Object.entries(fates)) {
+  kernelTest(`a snapshot that is ${fate} in the middle of a copy fails the copy`, async (t, tool) => {
+    const volume = `fate${Object.keys(fates).indexOf(fate)}`
+    writeBlocks(createThin(group, 'pool64', volume, 64), 0, 40, 'f')
+    const name = `${volume}-0`
+    const device = snapshot(volume, name, { writable })
+    const server = await serve(name, [], { rate: 512 * 1024 })
+    const copying = tool('nbdcopy', ['--requests=1', '--connections=1', server.uri(), newFile('copy')])
+    const before = bytesRead(device)
+    while (bytesRead(device) - before < 300_000) await sleep(20)
+    await happens(name, device)
+    const { status } = await copying
+    t.not(status, 0)
+    t.true(
+      ['DM_SNAPSHOT_CHANGED', 'DM_NOT_TRACKED', 'DM_READ_FAILED', 'DM_NO_SUCH_DEVICE'].includes(
+        server.failures[0]?.code
+      )
+    )
+    t.not((await tool('nbdinfo', ['--map', server.uri()])).status, 0)
+    await server.close()
+  })
+}
+
+kernelTest('an agent that is killed ends whoever still has to know what changed', async (t, tool) => {
+  const other = await LiveAgent.start()
+  const volume = createThin(group, 'pool64', 'orphan', 64)
+  writeBlocks(volume, 0, 20, 'o')
+  snapshot('orphan', 'orphan-0')
+  writeBlocks(volume, 3, 2, 'p')
+  snapshot('orphan', 'orphan-1')
+  const server = await serve('orphan-1', ['orphan-0'], { endpoint: other.address })
+  await other.kill()
+  const layer = newFile('layer.qcow2')
+  const view = server.uri(increment('orphan-0', 'orphan-1'))
+  t.not((await tool('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', view, layer])).status, 0)
+  t.not((await tool('nbdinfo', [`--map=qemu:dirty-bitmap:${group}/orphan-0`, server.uri()])).status, 0)
+  await server.close()
+})
