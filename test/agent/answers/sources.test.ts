@@ -25,7 +25,12 @@ test.before(async () => {
 function node(others: Record<string, string[]> = {}) {
   const volumes = recordedVolumes('volumes')
   const more = Object.entries(others).flatMap(([vgName, names]) =>
-    names.map((name): LogicalVolume => ({ ...volumes.find((lv) => lv.name === 'thick')!, vgName, name }))
+    names.map((name): LogicalVolume => ({
+      ...volumes.find((lv) => lv.name === 'thick')!,
+      vgName,
+      name,
+      role: ['public']
+    }))
   )
   const all = [...volumes, ...more]
   return {

@@ -130,8 +130,8 @@ const found: [driver: string, what: string, handle: string, located: Located][] 
     'a snapshot of a striped volume, which is a classic one',
     harvested(2),
     {
-      node: 'worker-1',
-      handle: `vg01/lvm-${harvested(2)}`,
+      node: 'worker-2',
+      handle: `vg02/lvm-${harvested(2)}`,
       origin: 'pvc-6c1e0a4b-92f4-4a4e-8a35-9c7c52a50002',
       createdAt: monday
     }
