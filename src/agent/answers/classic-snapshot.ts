@@ -17,6 +17,7 @@ import {
   checkClassicList,
   type ClassicFacts,
   type ClassicRow,
+  longestList,
   rejoined
 } from '../catalog/classic-served.ts'
 import { resumeRefused } from '../catalog/fingerprint.ts'
@@ -146,7 +147,10 @@ class ClassicAnswer {
   readonly #startingOffset: number
   readonly #lookUp: LookUp
   readonly #services: ClassicServices
+  /** What is on record of the base as target. */
   #record: ClassicRow | undefined
+  /** What each list has to begin with. */
+  readonly #known: { base?: ClassicRow | undefined; target?: ClassicRow | undefined } = {}
 
   constructor(
     base: ClassicSnapshot | undefined,
@@ -176,12 +180,18 @@ class ClassicAnswer {
     await this.#checkResumed()
     if (this.#base) this.#record = await this.#checkBase(this.#base)
     const [target, base] = [this.#target, this.#base]
+    const known = this.#known
+    known.target = await this.#longestList(target)
+    if (base) known.base = await this.#longestList(base)
     return {
-      target: { counted: await entriesCounted(deviceMapper, target.handle, target.devices) },
+      target: {
+        counted: await entriesCounted(deviceMapper, target.handle, target.devices),
+        ...(known.target && { prefix: known.target.entries })
+      },
       ...(base && {
         base: {
           counted: await entriesCounted(deviceMapper, base.handle, base.devices),
-          ...(this.#record && { prefix: this.#record.entries })
+          ...(known.base && { prefix: known.base.entries })
         }
       }),
       isSame: base !== undefined && base.identity === target.identity && base.readOnly && this.#wasReadOnly(),
@@ -193,7 +203,8 @@ class ClassicAnswer {
   async read({ base, target }: ReadStores): Promise<void> {
     await this.#lookAgain()
     const { catalog } = this.#services
-    if (this.#record && base) checkClassicList(this.#record, base)
+    if (this.#known.base && base) checkClassicList(this.#known.base, base)
+    if (this.#known.target) checkClassicList(this.#known.target, target)
     if (this.#base && base) await catalog.rememberClassic(factsOf(this.#base), base, 'base')
     await catalog.rememberClassic(factsOf(this.#target), target, 'target')
   }
@@ -217,6 +228,10 @@ class ClassicAnswer {
       () => error,
       (found: unknown) => found
     )
+  }
+
+  async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
+    return longestList(await this.#services.catalog.findClassic(snapshot), factsOf(snapshot))
   }
 
   async #lookAgain(): Promise<void> {

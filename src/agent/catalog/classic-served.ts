@@ -2,7 +2,8 @@
  * The record of classic snapshots: what was served as target, and what was compared with as base. Durable before the first message leaves.
  *
  * What a snapshot is stands in LVM's metadata (its UUID, and the id by which it is tied to its origin), and in its store, to which entries are
- * only added: as base it has to be tied as it was, and its list has to begin with what the list was. The first record of each is kept.
+ * only added: as base it has to be tied as it was, and its list has to begin with what the list was. So has a target's: all records of one are
+ * beginnings of one list.
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { CatalogDatabase } from './database.ts'
@@ -67,7 +68,9 @@ export function rememberClassic(
     const still = known.readOnly === 1 && readOnly ? 1 : 0
     const isOld = at - known.lastServedAt >= RESOLUTION
     if (still === known.readOnly && !isOld) return
-    classicTable.update(database, known, { readOnly: still, lastServedAt: isOld ? at : known.lastServedAt })
+    // Whoever records it has held the list against what is on record: a longer one says more.
+    const longer = isOld && entries > known.entries ? { entries, digest } : {}
+    classicTable.update(database, known, { ...longer, readOnly: still, lastServedAt: isOld ? at : known.lastServedAt })
   })
 }
 
@@ -93,7 +96,7 @@ export function forgetClassic(database: CatalogDatabase, keep: number): number {
  * Whether a base is what it was when it was answered about, as far as LVM and its table tell.
  *
  * @param records everything on record of it
- * @returns its record as target: its list has to begin with what that has
+ * @returns its record as target; undefined where it was never served
  * @throws DM_BASE_CHANGED, DM_COW_REJOINED
  */
 export function checkClassicBase(records: readonly ClassicRow[], now: ClassicFacts): ClassicRow | undefined {
@@ -107,10 +110,17 @@ export function checkClassicBase(records: readonly ClassicRow[], now: ClassicFac
     if (each.chunkBytes !== now.chunkBytes) throw changed(now.handle, `its chunks were of ${each.chunkBytes} bytes`)
   }
   const served = records.filter(({ role }) => role === 'target')
-  return served.reduce<ClassicRow | undefined>(
-    (most, each) => (most && most.entries > each.entries ? most : each),
-    undefined
-  )
+  // Once it could be written to, by whichever name it was asked for.
+  return served.find(({ readOnly }) => readOnly === 0) ?? served.at(0)
+}
+
+/** The longest list on record of a snapshot that is tied as it is now; undefined where there is none. */
+export function longestList(
+  records: readonly ClassicRow[],
+  { identity, link }: Pick<ClassicFacts, 'identity' | 'link'>
+): ClassicRow | undefined {
+  const own = records.filter((each) => each.identity === identity && each.link === link)
+  return own.sort((one, other) => other.entries - one.entries).at(0)
 }
 
 /** @throws DM_BASE_CHANGED when a list does not begin with what it was */

@@ -5,6 +5,7 @@ import {
   checkClassicList,
   type ClassicFacts,
   findClassic,
+  longestList,
   forgetClassic,
   rememberClassic
 } from '../../../src/agent/catalog/classic-served.ts'
@@ -24,10 +25,11 @@ test('the first record stays, and a base has to match it', (t) => {
   t.teardown(() => database.close())
   t.is(checkClassicBase(findClassic(database, monday), monday), undefined)
   rememberClassic(database, monday, list, 'target', HOUR)
-  rememberClassic(database, monday, { entries: 9, digest: 'def' }, 'target', 2 * HOUR)
-  rememberClassic(database, monday, { entries: 10, digest: 'ghi' }, 'base', 2 * HOUR)
+  rememberClassic(database, monday, { entries: 9, digest: 'def' }, 'target', HOUR + 1)
+  rememberClassic(database, monday, { entries: 2, digest: 'ghi' }, 'base', 2 * HOUR)
   const record = checkClassicBase(findClassic(database, monday), monday)
-  t.like(record, { entries: 3, digest: 'abc', readOnly: 1, lastServedAt: 2 * HOUR })
+  t.like(record, { entries: 3, digest: 'abc', readOnly: 1, lastServedAt: HOUR })
+  t.like(longestList(findClassic(database, monday), monday), { entries: 3, role: 'target' })
   if (!record) return
   checkClassicList(record, { entries: 5, prefixDigest: 'abc' })
   for (const found of [
