@@ -109,9 +109,10 @@ export function checkClassicBase(records: readonly ClassicRow[], now: ClassicFac
     if (each.sizeBytes !== now.sizeBytes) throw changed(now.handle, `it had ${each.sizeBytes} bytes`)
     if (each.chunkBytes !== now.chunkBytes) throw changed(now.handle, `its chunks were of ${each.chunkBytes} bytes`)
   }
-  const served = records.filter(({ role }) => role === 'target')
-  // Once it could be written to, by whichever name it was asked for.
-  return served.find(({ readOnly }) => readOnly === 0) ?? served.at(0)
+  // Once it could be written to, as target or as base and by whichever name, it counts as such.
+  const readOnly = records.every((each) => each.readOnly === 1) ? 1 : 0
+  const served = records.find(({ role }) => role === 'target')
+  return served && { ...served, readOnly }
 }
 
 /** The longest list on record of a snapshot that is tied as it is now; undefined where there is none. */

@@ -60,6 +60,15 @@ test('once it could be written to, it counts as such', (t) => {
   t.is(checkClassicBase(findClassic(database, monday), monday)?.readOnly, 0)
 })
 
+test('nor is it told by its target record alone: it was writable when it was a base', (t) => {
+  const database = openDatabase(join(folder, 'base-writable.sqlite'))
+  t.teardown(() => database.close())
+  rememberClassic(database, monday, list, 'target', HOUR)
+  rememberClassic(database, { ...monday, readOnly: false }, list, 'base', HOUR + 1)
+  rememberClassic(database, monday, list, 'base', HOUR + 2)
+  t.is(checkClassicBase(findClassic(database, monday), monday)?.readOnly, 0)
+})
+
 test('the oldest are forgotten', (t) => {
   const database = openDatabase(join(folder, 'forget.sqlite'))
   t.teardown(() => database.close())
