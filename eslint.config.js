@@ -2,7 +2,7 @@ import js from '@eslint/js'
 import tseslint from 'typescript-eslint'
 
 export default tseslint.config(
-  { ignores: ['dist/', '.cache/', 'node_modules/'] },
+  { ignores: ['dist/', '.cache/', 'node_modules/', 'src/grpc/generated/'] },
   js.configs.recommended,
   {
     files: ['**/*.ts'],
@@ -14,6 +14,21 @@ export default tseslint.config(
       // A port implementation is often async by contract, with nothing of its own to await.
       '@typescript-eslint/require-await': 'off',
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }]
+    }
+  },
+  {
+    files: ['src/**/*.ts', 'native/**/*.ts'],
+    rules: {
+      // What does not fit on a screen is read in pieces; who needs more says why beside it.
+      'max-lines-per-function': ['error', { max: 70 }],
+      // As prettier has it for code; it leaves comments alone. Drawings, links and messages may be wider.
+      'max-len': [
+        'error',
+        {
+          ...{ code: 120, ignoreUrls: true, ignoreStrings: true, ignoreTemplateLiterals: true },
+          ...{ ignoreRegExpLiterals: true, ignorePattern: '[─│┌└▶▲▼]' }
+        }
+      ]
     }
   },
   {

@@ -13,10 +13,9 @@ import type {
   EraHistoryFacts,
   Examination,
   Finding,
-  InventoryBackend,
   LvmFacts,
   TrackedVolumeFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -63,7 +62,7 @@ const noDeviceMapper: DeviceMapperFacts = {
   ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
 }
 
-export class Inventory implements InventoryBackend {
+export class Inventory {
   readonly #options: InventoryOptions
   readonly #node = new NodeInventory()
   /** Callers share a running look, because each look asks a lot of the node. */
@@ -116,12 +115,11 @@ interface LiveFacts extends Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog'
 
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
-  const { value: survey = [], ...surveyed } = await probe('device-mapper', deadlineMs, () =>
-    surveyDevices(deviceMapper)
-  )
-  const inUse = survey.some(({ info }) => isLvm(info))
+  const { value: survey, problem } = await probe('device-mapper', deadlineMs, () => surveyDevices(deviceMapper))
+  // A device-mapper that does not answer may well have an active volume of LVM's.
+  const inUse = survey?.some(({ info }) => isLvm(info)) ?? problem?.code === 'DM_CALL_STUCK'
   const [facts, lvmNode, catalog] = await Promise.all([
-    lookAtDeviceMapper(live, survey, surveyed.problem, deadlineMs),
+    lookAtDeviceMapper(live, survey ?? [], problem, deadlineMs),
     lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),
     lookAtCatalog(live, survey, deadlineMs)
   ])
@@ -131,7 +129,7 @@ async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<Live
   const lvmFacts = withoutTracked(lvmNode, eraVolumes)
   const stores = await probe('classic snapshots', deadlineMs, async () =>
     storeFindings({
-      ...{ stores: await lookAtStores(deviceMapper, survey), volumes, lvm, now: Date.now() },
+      ...{ stores: await lookAtStores(deviceMapper, survey ?? []), volumes, lvm, now: Date.now() },
       catalog: live.agent?.catalog
     })
   )
@@ -184,7 +182,7 @@ interface CatalogLook {
 
 async function lookAtCatalog(
   { agent, catalogPath, deviceMapper }: LiveInventory,
-  survey: readonly SurveyedDevice[],
+  survey: readonly SurveyedDevice[] | undefined,
   deadlineMs: number
 ): Promise<CatalogLook> {
   const noVolumes = { eraVolumes: [], trackedVolumes: [] }
@@ -207,7 +205,8 @@ async function lookAtCatalog(
   const { view, records, statistics, eraVolumes, histories } = value
   const held = leases.current
   const compared = await probe("the agent's own pools", deadlineMs, async () =>
-    reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+    // Without a kernel's word nothing can disagree with it.
+    survey === undefined ? undefined : reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
   )
   const looked = await probe('tracked volumes', deadlineMs, () => lookAtTrackedVolumes(tracked, eraVolumes, records))
   // The pool's state already tells of an inactive pool, and the catalog has nothing to say of other owners' pools.

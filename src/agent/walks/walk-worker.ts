@@ -1,5 +1,6 @@
 /**
- * What a walker thread does: walks as many trees at once as it is asked to, and hands out their messages as far as they are wanted.
+ * What a walker thread does: walks as many trees at once as it is asked to, and hands out their messages as far as they
+ * are wanted.
  *
  * A thread of its own keeps checksums and encoding away from the event loop that serves gRPC and health. Walks are
  * asynchronous, so one thread serves many. A walk with a slow client holds nothing but its place in the tree. Clients

@@ -1,6 +1,7 @@
 /** `deltamapper pool …`: owned pools, which the agent makes and manages. */
 import { type Command, Option } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { byteCount } from '../command-line/option-values.ts'
 import { poolFacts, poolsTable, reconciliation } from '../output/pool-tables.ts'
 
@@ -32,6 +33,11 @@ Examples:
   deltamapper delta tank/sunday tank/monday`
     )
 
+  for (const add of [addCreate, addList, addShow, addActivate, addDeactivate, addGrow, addRemove, addCheck, addAccept])
+    add(pool)
+}
+
+function addCreate(pool: Command): void {
   addAdminOptions(
     pool
       .command('create')
@@ -70,7 +76,9 @@ Examples:
       }
       await order(options, (agent) => agent.createPool(request), poolFacts)
     })
+}
 
+function addList(pool: Command): void {
   addAdminOptions(
     pool
       .command('list')
@@ -85,7 +93,9 @@ Examples:
         ({ pools }) => poolsTable(pools)
       )
     })
+}
 
+function addShow(pool: Command): void {
   addAdminOptions(
     pool
       .command('show')
@@ -103,7 +113,9 @@ Examples:
     .action(async (name: string, options: AdminOptions) => {
       await order(options, (agent) => agent.getPool({ pool: name }), poolFacts)
     })
+}
 
+function addActivate(pool: Command): void {
   addAdminOptions(
     pool
       .command('activate')
@@ -126,7 +138,9 @@ Examples:
     .action(async (name: string, { withVolumes = false, ...options }: AdminOptions & { withVolumes?: boolean }) => {
       await order(options, (agent) => agent.activatePool({ pool: name, withVolumes }), poolFacts)
     })
+}
 
+function addDeactivate(pool: Command): void {
   addAdminOptions(
     pool
       .command('deactivate')
@@ -146,7 +160,9 @@ Examples:
     .action(async (name: string, { withVolumes = false, ...options }: AdminOptions & { withVolumes?: boolean }) => {
       await order(options, (agent) => agent.deactivatePool({ pool: name, withVolumes }), poolFacts)
     })
+}
 
+function addGrow(pool: Command): void {
   addAdminOptions(
     pool
       .command('grow')
@@ -164,8 +180,10 @@ Examples:
     .action(async (name: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growPool({ pool: name }), poolFacts)
     })
+}
 
-  addAdminOptions(
+function addRemove(pool: Command): void {
+  addDestructiveOptions(
     pool
       .command('remove')
       .summary('forget a pool that is empty')
@@ -184,7 +202,8 @@ Examples:
   deltamapper pool remove tank
   deltamapper pool remove tank --wipe`
     )
-    .action(async (name: string, { wipe = false, ...options }: AdminOptions & { wipe?: boolean }) => {
+    .action(async (name: string, { wipe = false, yes, ...options }: AdminOptions & Confirmed & { wipe?: boolean }) => {
+      if (wipe) await confirmed(`pool ${name} is forgotten, and the start of both of its devices overwritten`, yes)
       await order(
         options,
         async (agent) => {
@@ -194,7 +213,9 @@ Examples:
         () => `pool ${name} is removed\n`
       )
     })
+}
 
+function addCheck(pool: Command): void {
   addAdminOptions(
     pool
       .command('check')
@@ -209,8 +230,10 @@ Examples:
     .action(async (name: string | undefined, options: AdminOptions) => {
       await order(options, (agent) => agent.reconcile({ pool: name ?? '' }), reconciliation)
     })
+}
 
-  addAdminOptions(
+function addAccept(pool: Command): void {
+  addDestructiveOptions(
     pool
       .command('accept')
       .summary("take over the kernel's transaction id")
@@ -222,7 +245,8 @@ Examples:
       .argument('<NAME>', 'the pool')
   )
     .addHelpText('after', `${adminHelp}\n\nExamples:\n  deltamapper pool check tank\n  deltamapper pool accept tank`)
-    .action(async (name: string, options: AdminOptions) => {
+    .action(async (name: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`pool ${name} is taken as the kernel has it: what was begun and contradicts it is given up`, yes)
       await order(options, (agent) => agent.acceptKernel({ pool: name }), poolFacts)
     })
 }

@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { seconds } from '../command-line/option-values.ts'
 import { eraSnapshotFacts, eraSnapshotsTable } from '../output/era-tables.ts'
@@ -28,6 +29,10 @@ Examples:
   deltamapper snapshot create srv monday`
     )
 
+  for (const add of [addCreate, addList, addActivate, addDeactivate, addDelete]) add(snapshot)
+}
+
+function addCreate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('create')
@@ -70,7 +75,9 @@ Examples:
       }
       await order(options, (agent) => agent.createSnapshot({ pool, origin, name }), volumeFacts)
     })
+}
 
+function addList(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('list')
@@ -100,7 +107,9 @@ Examples:
         ({ snapshots }) => volumesTable(snapshots, 'snapshot')
       )
     })
+}
 
+function addActivate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('activate')
@@ -124,7 +133,9 @@ Examples:
     .action(async (at: HandleArgument, { writable = false, ...options }: AdminOptions & { writable?: boolean }) => {
       await order(options, (agent) => agent.activateVolume({ ...at, writable }), volumeFacts)
     })
+}
 
+function addDeactivate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('deactivate')
@@ -143,8 +154,10 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
     })
+}
 
-  addAdminOptions(
+function addDelete(snapshot: Command): void {
+  addDestructiveOptions(
     snapshot
       .command('delete')
       .summary('delete a snapshot')
@@ -160,9 +173,10 @@ Examples:
 
 Examples:
   deltamapper snapshot delete tank/monday
-  deltamapper snapshot delete tank/monday -o json`
+  deltamapper snapshot delete tank/monday --yes -o json`
     )
-    .action(async (at: HandleArgument, options: AdminOptions) => {
+    .action(async (at: HandleArgument, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`snapshot ${at.pool}/${at.name} is deleted`, yes)
       await order(
         options,
         async (agent) => {

@@ -1,6 +1,7 @@
 /** `deltamapper volume …`: thin volumes in owned pools. */
 import type { Command } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { byteCount, count } from '../command-line/option-values.ts'
 import { volumeFacts, volumesTable } from '../output/pool-tables.ts'
 
@@ -24,6 +25,11 @@ Examples:
   deltamapper volume grow tank/documents --size 200GiB`
     )
 
+  for (const add of [addCreate, addList, addGrow, addActivate, addDeactivate, addDelete, addAdopt, addForget])
+    add(volume)
+}
+
+function addCreate(volume: Command): void {
   addAdminOptions(
     volume
       .command('create')
@@ -46,7 +52,9 @@ Examples:
         await order(options, (agent) => agent.createVolume({ ...at, sizeBytes: size, inactive }), volumeFacts)
       }
     )
+}
 
+function addList(volume: Command): void {
   addAdminOptions(
     volume
       .command('list')
@@ -65,7 +73,9 @@ Examples:
         ({ volumes }) => volumesTable(volumes, 'volume')
       )
     })
+}
 
+function addGrow(volume: Command): void {
   addAdminOptions(
     volume
       .command('grow')
@@ -86,7 +96,9 @@ Examples:
     .action(async (at: HandleArgument, { size, ...options }: AdminOptions & SizeOption) => {
       await order(options, (agent) => agent.growVolume({ ...at, sizeBytes: size }), volumeFacts)
     })
+}
 
+function addActivate(volume: Command): void {
   addAdminOptions(
     volume
       .command('activate')
@@ -105,7 +117,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.activateVolume({ ...at, writable: false }), volumeFacts)
     })
+}
 
+function addDeactivate(volume: Command): void {
   addAdminOptions(
     volume
       .command('deactivate')
@@ -124,8 +138,10 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
     })
+}
 
-  addAdminOptions(
+function addDelete(volume: Command): void {
+  addDestructiveOptions(
     volume
       .command('delete')
       .summary('delete a volume with its content')
@@ -140,9 +156,10 @@ Examples:
 
 Examples:
   deltamapper volume delete tank/documents
-  deltamapper volume delete tank/documents -o json`
+  deltamapper volume delete tank/documents --yes -o json`
     )
-    .action(async (at: HandleArgument, options: AdminOptions) => {
+    .action(async (at: HandleArgument, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`volume ${at.pool}/${at.name} is deleted with all data in it`, yes)
       await order(
         options,
         async (agent) => {
@@ -152,7 +169,9 @@ Examples:
         ({ deleted }) => `volume ${deleted} is deleted\n`
       )
     })
+}
 
+function addAdopt(volume: Command): void {
   addAdminOptions(
     volume
       .command('adopt')
@@ -179,8 +198,10 @@ Examples:
     .action(async (at: HandleArgument, { size, thinId, origin = '', ...options }: AdminOptions & AdoptOptions) => {
       await order(options, (agent) => agent.adoptThin({ ...at, thinId, sizeBytes: size, origin }), volumeFacts)
     })
+}
 
-  addAdminOptions(
+function addForget(volume: Command): void {
+  addDestructiveOptions(
     volume
       .command('forget')
       .summary('remove a volume or snapshot that the pool has lost from the catalog')
@@ -199,7 +220,8 @@ Examples:
   deltamapper pool check tank
   deltamapper volume forget tank/documents`
     )
-    .action(async (at: HandleArgument, { unseen = false, ...options }: AdminOptions & { unseen?: boolean }) => {
+    .action(async (at: HandleArgument, { unseen = false, yes, ...options }: ForgetOptions) => {
+      await confirmed(`the catalog's record of ${at.pool}/${at.name} is struck off`, yes)
       await order(
         options,
         async (agent) => {
@@ -209,6 +231,10 @@ Examples:
         ({ forgotten }) => `${forgotten} is forgotten\n`
       )
     })
+}
+
+interface ForgetOptions extends AdminOptions, Confirmed {
+  unseen?: boolean
 }
 
 interface SizeOption {

@@ -5,14 +5,31 @@
  * pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, byName, type Driver, malformed, notFound, notReady, printable, single } from './driver.ts'
+import {
+  agentHandle,
+  byName,
+  creation,
+  type Driver,
+  malformed,
+  notFound,
+  notReady,
+  printable,
+  single
+} from './driver.ts'
 
 /** @param namespace where the driver keeps its objects; all namespaces unless given */
 export function openebsLvm(namespace?: string): Driver {
   const scope = namespace === undefined ? '' : `/namespaces/${namespace}`
   return {
     resources: {
-      lvmSnapshots: { path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`, keys: byName }
+      lvmSnapshots: {
+        path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`,
+        keys: byName,
+        fields: [
+          ...[creation, ['metadata', 'labels', 'openebs.io/persistent-volume'], ['status', 'state']],
+          ...['snapSize', 'volGroup', 'ownerNodeID'].map((field) => ['spec', field])
+        ]
+      }
     },
     locate(handle, find) {
       const [volume, snapshot, ...rest] = handle.split('@')
