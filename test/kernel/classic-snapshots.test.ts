@@ -229,7 +229,9 @@ test.serial('tables of two stores swapped: a list does not begin as it did', asy
     reloadDevice(`${group}-${name}-cow`, stores[1 - i])
     run('dmsetup', ['resume', `${group}-${name}`])
   }
-  t.is(await refusal('w1', 'w3'), 'DM_BASE_CHANGED')
+  // The kernel goes on with the list that it has in memory, so that its count may not be that of the other store either.
+  const code = await refusal('w1', 'w3')
+  t.true(code === 'DM_BASE_CHANGED' || code === 'DM_METADATA_DAMAGED', code)
   lvm('lvchange', '--activate', 'n', handle('swap'))
   lvm('lvchange', '--activate', 'y', handle('swap'))
 })
