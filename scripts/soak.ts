@@ -20,6 +20,7 @@ import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import type { DamageTrial } from '../test/support/damage-trial.ts'
+import { type CowTally, damageStores, tallyTable } from '../test/support/cow-mutations.ts'
 import { eraCampaign } from '../test/support/era-mutations.ts'
 import { availableEraTools } from '../test/support/era-tools.ts'
 import { newTally, runCampaign } from '../test/support/mutations.ts'
@@ -58,6 +59,11 @@ const HOSTILE_SECONDS = 15
 /** Images of which a field is damaged under a right checksum: rounds with an image each, thin and era by turns. */
 const MUTATION_ROUNDS = 200
 const MUTATIONS_A_ROUND = 500
+/** Pairs of stores of classic snapshots, and how often each is damaged. */
+const COW_MUTATION_ROUNDS = 200
+const COW_MUTATIONS_A_ROUND = 50
+/** Lives of a volume with classic snapshots; 15 to 30 pairs each. */
+const COW_LIVES = 100
 
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
@@ -294,6 +300,16 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'classic-snapshots',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      for (const file of ['classic-snapshots', 'cow-stores']) {
+        const said = await testInLab(file, COW_LIVES, seedOf(number))
+        yield [said, { ...nothing, done: `${figure(COW_LIVES)} lives of volumes with classic snapshots (${file})` }]
+      }
+    }
+  },
+  {
     name: 'lease-kills',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -453,6 +469,20 @@ const sections: readonly Section[] = [
         const done = `${figure(tally.images)} ${isThin ? 'thin' : 'era'} images with damage under right checksums`
         yield [`seed ${random.seed}: ${JSON.stringify(tally)}`, { ...nothing, done }]
       }
+    }
+  },
+  {
+    name: 'cow-mutations',
+    share: 0,
+    run: async function* ([number = 0], seedOf, folder) {
+      const tally: CowTally = new Map()
+      for (let round = 0; round < COW_MUTATION_ROUNDS; round++) {
+        const random = new Random(seedOf(number) + round)
+        const faults = await damageStores(folder, random, COW_MUTATIONS_A_ROUND, tally)
+        if (faults.length > 0) throw new Error(`seed ${random.seed}: ${faults.join('\n')}`)
+      }
+      const done = `${figure(COW_MUTATION_ROUNDS * COW_MUTATIONS_A_ROUND)} damaged stores of classic snapshots`
+      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}`, { ...nothing, done }]
     }
   },
   {

@@ -209,10 +209,21 @@ export class BlockReader {
    * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
    */
   async load(blocks: ArrayLike<number>, count: number, salt: number): Promise<BlockWindow> {
+    const window = await this.loadUnverified(blocks, count)
+    try {
+      for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
+      return window
+    } catch (error) {
+      this.release(window)
+      throw error
+    }
+  }
+
+  /** The same of blocks that have no checksum and no number of their own (dm-snapshot's), as they come. @throws DM_READ_FAILED */
+  async loadUnverified(blocks: ArrayLike<number>, count: number): Promise<BlockWindow> {
     const window = windowsFor(count).take()
     try {
       await this.#fill(window, blocks, count)
-      for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
       return window
     } catch (error) {
       this.release(window)

@@ -4,6 +4,7 @@
  *
  * - Which snapshots were served as target or used as base (fingerprint.ts, served-targets.ts). So a base that has
  *   changed is refused, and an answer is resumed only for the same snapshot.
+ * - Classic snapshots that were answered about, and their stores' lists then (classic-served.ts).
  * - How far each pool's clock had come, to notice a pool that was restored to an earlier state (pool-clocks.ts).
  * - The pools, volumes and snapshots that the agent made on plain device-mapper (owned-pools.ts), and the changes that
  *   were interrupted when it was killed (reconcile.ts).
@@ -19,6 +20,7 @@ import { DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
 import { type CatalogRun, CatalogThread } from './catalog-thread.ts'
+import type { ClassicFacts, ClassicRow } from './classic-served.ts'
 import type { Opening } from './database.ts'
 import type {
   EraHistoryFacts,
@@ -108,6 +110,26 @@ export class Catalog {
   /** Forgets the oldest served records beyond a number. Returns how many; repeat until 0. */
   async forgetServed(keep: number): Promise<number> {
     return this.#call('forgetServed', keep)
+  }
+
+  /** Records that a classic snapshot is about to be answered about; to be awaited before the first message leaves. See classic-served.ts. */
+  async rememberClassic(
+    facts: ClassicFacts,
+    list: { readonly entries: number; readonly digest: string },
+    role: Role,
+    at = Date.now()
+  ): Promise<void> {
+    await this.#call('rememberClassic', facts, list, role, at)
+  }
+
+  /** Everything on record of a classic snapshot, by its handle or its identity. */
+  async findClassic(snapshot: Pick<ClassicFacts, 'handle' | 'identity'>): Promise<ClassicRow[]> {
+    return this.#call('findClassic', snapshot)
+  }
+
+  /** Forgets the oldest classic snapshots on record, beyond a number. Returns how many; to be repeated until 0. */
+  async forgetClassic(keep: number): Promise<number> {
+    return this.#call('forgetClassic', keep)
   }
 
   /** How two snapshots are related, according to their records. */
