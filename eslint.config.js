@@ -17,6 +17,21 @@ export default tseslint.config(
     }
   },
   {
+    files: ['src/**/*.ts', 'native/**/*.ts'],
+    rules: {
+      // What does not fit on a screen is read in pieces; who needs more says why beside it.
+      'max-lines-per-function': ['error', { max: 70 }],
+      // As prettier has it for code; it leaves comments alone. Drawings, links and messages may be wider.
+      'max-len': [
+        'error',
+        {
+          ...{ code: 120, ignoreUrls: true, ignoreStrings: true, ignoreTemplateLiterals: true },
+          ...{ ignoreRegExpLiterals: true, ignorePattern: '[─│┌└▶▲▼]' }
+        }
+      ]
+    }
+  },
+  {
     files: ['**/*.js', '**/*.mjs'],
     languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } }
   }

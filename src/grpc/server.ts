@@ -236,7 +236,7 @@ function makeServers({ snapshotMetadata, identity, health, admin, inventory }: S
   // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a
   // minute (its output in a pager) is merely slow and must not lose its stream.
   const unix = makeServer({}, { admin, inventory })
-  // What is not there cannot be called: TCP gets a server of its own.
+  // A service that is not there cannot be called: TCP gets a server of its own.
   const tcp = overTcp ? makeServer(networkKeepalive) : undefined
   return { unix, tcp, all: tcp ? [unix, tcp] : [unix] }
 }

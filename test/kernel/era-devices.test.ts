@@ -269,7 +269,7 @@ test.serial('grown, and what is beyond is tracked; it does not shrink', async (t
 })
 
 test.serial('reports of LVM neither wait for a suspended volume nor keep one from growing', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   const [group, data, metadata] = [loopDisk(200), loopDisk(16), loopDisk(8)]
   createGroup('vg-r', group.path)
   createThick('vg-r', 'other', 16)

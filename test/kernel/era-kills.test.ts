@@ -162,7 +162,7 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
 })
 
 test.serial('the watchdog alone dies: the agent resumes at once, and nothing is under way', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   const catalog = await openCatalog(join(mkdtempSync(join(tmpdir(), 'alone-')), 'catalog.sqlite'))
   t.teardown(() => catalog.close())
   const commands = { alone: { take: ['sh', '-c', 'sleep 600'], remove: ['true'] } }

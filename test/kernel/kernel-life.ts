@@ -97,6 +97,8 @@ async function setUp(): Promise<void> {
   foreign.snapshot('foreign-volume', 'foreign-snapshot', 1)
   run('dmsetup', ['message', 'foreign', '0', 'reserve_metadata_snap'])
   await startAgent()
+  // At the start the agent looks at all devices, one after the other, and has each for a moment: on a busy machine, for seconds.
+  while (!agent.log.some(({ msg }) => msg === 'inventory')) await sleep(50)
   await admin.createPool({
     name: 'own',
     metadataDevice: ownMetadata,

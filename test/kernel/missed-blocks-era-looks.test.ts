@@ -470,8 +470,8 @@ test.serial('a partition that the kernel has found anew is not what it was', asy
 })
 
 test.serial('every block that differs is in the answer, or there is none', async (t) => {
-  const { random, count, again } = labRun(6)
-  t.timeout(300_000 + count * 60_000)
+  const { random, count, again } = labRun(3)
+  t.timeout(600_000 + count * 120_000)
   const machine = new Machine(t, random, await labCatalog(t))
   await machine.startAgent()
   await machine.attach()

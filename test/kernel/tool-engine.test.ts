@@ -83,7 +83,7 @@ const held = () => run('dmsetup', ['status', 'tank']).trim().split(' ')[6]
 
 async function until(condition: () => boolean, what: string): Promise<void> {
   // (Less than ava's own patience, which says nothing of why.)
-  for (const deadline = performance.now() + 60_000; !condition(); await sleep(20)) {
+  for (const deadline = performance.now() + 600_000; !condition(); await sleep(20)) {
     if (performance.now() > deadline) throw new Error(`not yet: ${what}; processes: ${JSON.stringify(processes())}`)
   }
 }

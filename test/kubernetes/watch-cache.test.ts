@@ -222,7 +222,7 @@ test('watches that end as soon as they have begun are asked for ever more slowly
 
 for (const how of ['unanswered', 'forgotten'] as const) {
   test(`watches that are ${how} are a server that does not answer, and what is known gets older`, async (t) => {
-    t.timeout(180_000)
+    t.timeout(900_000)
     const server = await FakeApiServer.start(t, volumes)
     server.watchesAre = how
     const { cache } = await cacheOf(t, server)

@@ -10,7 +10,6 @@ import { asDeltamapperError, DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, NewIntent, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import type { Finding } from '../catalog/reconcile.ts'
-import {} from '../node/request-checks.ts'
 import { recoverPool, type Recovery, unrecovered } from './recover.ts'
 
 /** An owned pool, with what the catalog has of it. */

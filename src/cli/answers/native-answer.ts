@@ -10,13 +10,13 @@ export interface MetadataQuestion {
   /** By default as large as the target. */
   readonly baseSizeBytes: number | undefined
   readonly sizeBytes: number
-  /** Nobody said the size: it is the end of the target's highest mapping. */
+  /** The size was not given: it is the end of the target's highest mapping. */
   readonly sizeIsFromTree: boolean
   readonly startingOffset: number
   readonly signal: AbortSignal
 }
 
-/** What our own reading of the metadata says. */
+/** The answer of our own reading of the metadata. */
 export async function nativeAnswer(
   metadata: PoolMetadata,
   { baseId, targetId, baseSizeBytes, sizeBytes, sizeIsFromTree, ...rest }: MetadataQuestion

@@ -45,7 +45,7 @@ export async function answerFromPool(
   }
 }
 
-/** The same question about what lies beyond its size, up to the end of all mappings; undefined where nothing does. */
+/** The same question beyond its size, up to the end of all mappings; undefined if nothing is there. */
 async function beyond(metadata: PoolMetadata, question: MetadataQuestion): Promise<ExtentStream | undefined> {
   const { baseId, targetId, sizeBytes, signal } = question
   let endBytes = 0

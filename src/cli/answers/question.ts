@@ -5,8 +5,8 @@ import type { Engine } from '../../devicemapper/tools/engine.ts'
 import type { TlsOptions } from '../command-line/endpoint.ts'
 
 /**
- * What the target has allocated, or what changed since the base. They are named by snapshot handles for an endpoint, and by thin device ids
- * for metadata. XML may name them itself.
+ * The allocated blocks of the target, or the changes since the base. Snapshot handles name them for an endpoint, thin
+ * device ids for metadata. XML may name them itself.
  */
 export interface Question {
   ask: 'allocated' | 'delta'
@@ -14,20 +14,20 @@ export interface Question {
   target?: string | undefined
 }
 
-/** A question that names everything it is about. */
+/** A question with all its names. */
 export interface NamedQuestion {
   base: string | undefined
   target: string
 }
 
-/** What the command line may say of it. Sizes and offsets in bytes. */
+/** The options of the command line. Sizes and offsets in bytes. */
 export interface AnswerOptions extends TlsOptions {
   endpoint?: string
   metadata?: string
   xml?: string
-  /** An era: of an era device, what was written to since. */
+  /** An era: for an era device, since when it was written. */
   since?: number
-  /** Of an era device, where the XML does not say it. */
+  /** Of an era device, if the XML does not have it. */
   blockSize?: number
   size?: number
   baseSize?: number
@@ -39,5 +39,5 @@ export interface AnswerOptions extends TlsOptions {
   maxResults?: number
 }
 
-/** Says on the side, in a line of its own, what the answer rests on. */
+/** Prints a remark on the basis of the answer, in a line of its own. */
 export type Remark = (text: string) => void

@@ -5,6 +5,23 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { byteCount, count } from '../command-line/option-values.ts'
 import type { ConformanceCommandOptions } from './run-conformance.ts'
 
+const help = `
+A rule that has to be kept (must) fails where it is broken; one that should be
+is a warning. A rule that could not be judged is skipped, and says why. What was
+seen is quoted, so that a driver's author can act on it.
+
+Exit status:
+  0    no must failed
+  1    one did, or the run could not be made: stderr says why
+  2    the command line is wrong
+  130  interrupted (Ctrl-C)
+
+Examples:
+  deltamapper conformance --endpoint unix:///csi/csi.sock --snapshot ID1 ID2 ID3 --other-snapshot ID4
+  deltamapper conformance --endpoint unix:///csi/csi.sock --snapshot ID1 ID2 -o junit > report.xml
+  deltamapper conformance --endpoint unix:///csi/csi.sock --content content.yaml --record run.ndjson
+  deltamapper conformance --replay run.ndjson --rule 10 15`
+
 export function addConformanceCommand(program: Command): void {
   program
     .command('conformance')
@@ -61,22 +78,7 @@ export function addConformanceCommand(program: Command): void {
     )
     .addHelpText(
       'after',
-      `
-A rule that has to be kept (must) fails where it is broken; one that should be
-is a warning. A rule that could not be judged is skipped, and says why. What was
-seen is quoted, so that a driver's author can act on it.
-
-Exit status:
-  0    no must failed
-  1    one did, or the run could not be made: stderr says why
-  2    the command line is wrong
-  130  interrupted (Ctrl-C)
-
-Examples:
-  deltamapper conformance --endpoint unix:///csi/csi.sock --snapshot ID1 ID2 ID3 --other-snapshot ID4
-  deltamapper conformance --endpoint unix:///csi/csi.sock --snapshot ID1 ID2 -o junit > report.xml
-  deltamapper conformance --endpoint unix:///csi/csi.sock --content content.yaml --record run.ndjson
-  deltamapper conformance --replay run.ndjson --rule 10 15`
+      help
     )
     .action(async (options: ConformanceCommandOptions) => {
       const { showConformance } = await import('./run-conformance.ts')

@@ -50,6 +50,10 @@ Examples:
   deltamapper delta srv/monday srv/tuesday`
     )
 
+  for (const add of [addAttach, addDetach, addStatus, addActivate, addDeactivate, addGrow]) add(era)
+}
+
+function addAttach(era: Command): void {
   addAdminOptions(
     era
       .command('attach')
@@ -106,7 +110,9 @@ Examples:
         await order(options, (agent) => agent.attachEra(request), eraVolumeFacts)
       }
     )
+}
 
+function addDetach(era: Command): void {
   addDestructiveOptions(
     era
       .command('detach')
@@ -133,7 +139,9 @@ Examples:
         ({ detached }) => `volume ${detached} is detached\n`
       )
     })
+}
 
+function addStatus(era: Command): void {
   addAdminOptions(
     era
       .command('status')
@@ -149,7 +157,9 @@ Examples:
         ({ volumes }) => (volume === undefined ? eraVolumesTable(volumes) : volumes.map(eraVolumeFacts).join(''))
       )
     })
+}
 
+function addActivate(era: Command): void {
   addDestructiveOptions(
     era
       .command('activate')
@@ -189,7 +199,9 @@ Examples:
         }
       }
     )
+}
 
+function addDeactivate(era: Command): void {
   addAdminOptions(
     era
       .command('deactivate')
@@ -226,7 +238,9 @@ Examples:
         } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }), deadline)
       }
     )
+}
 
+function addGrow(era: Command): void {
   addAdminOptions(
     era
       .command('grow')

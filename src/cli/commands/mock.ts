@@ -55,6 +55,10 @@ Examples:
       const { runMock } = await import('./run-mock.ts')
       await runMock(options)
     })
+  addCheck(mock)
+}
+
+function addCheck(mock: Command): void {
   mock
     .command('check')
     .summary("check that a restored image equals a snapshot's data, byte for byte")

@@ -33,6 +33,11 @@ Examples:
   deltamapper delta tank/sunday tank/monday`
     )
 
+  for (const add of [addCreate, addList, addShow, addActivate, addDeactivate, addGrow, addRemove, addCheck, addAccept])
+    add(pool)
+}
+
+function addCreate(pool: Command): void {
   addAdminOptions(
     pool
       .command('create')
@@ -71,7 +76,9 @@ Examples:
       }
       await order(options, (agent) => agent.createPool(request), poolFacts)
     })
+}
 
+function addList(pool: Command): void {
   addAdminOptions(
     pool
       .command('list')
@@ -86,7 +93,9 @@ Examples:
         ({ pools }) => poolsTable(pools)
       )
     })
+}
 
+function addShow(pool: Command): void {
   addAdminOptions(
     pool
       .command('show')
@@ -104,7 +113,9 @@ Examples:
     .action(async (name: string, options: AdminOptions) => {
       await order(options, (agent) => agent.getPool({ pool: name }), poolFacts)
     })
+}
 
+function addActivate(pool: Command): void {
   addAdminOptions(
     pool
       .command('activate')
@@ -127,7 +138,9 @@ Examples:
     .action(async (name: string, { withVolumes = false, ...options }: AdminOptions & { withVolumes?: boolean }) => {
       await order(options, (agent) => agent.activatePool({ pool: name, withVolumes }), poolFacts)
     })
+}
 
+function addDeactivate(pool: Command): void {
   addAdminOptions(
     pool
       .command('deactivate')
@@ -147,7 +160,9 @@ Examples:
     .action(async (name: string, { withVolumes = false, ...options }: AdminOptions & { withVolumes?: boolean }) => {
       await order(options, (agent) => agent.deactivatePool({ pool: name, withVolumes }), poolFacts)
     })
+}
 
+function addGrow(pool: Command): void {
   addAdminOptions(
     pool
       .command('grow')
@@ -165,7 +180,9 @@ Examples:
     .action(async (name: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growPool({ pool: name }), poolFacts)
     })
+}
 
+function addRemove(pool: Command): void {
   addDestructiveOptions(
     pool
       .command('remove')
@@ -196,7 +213,9 @@ Examples:
         () => `pool ${name} is removed\n`
       )
     })
+}
 
+function addCheck(pool: Command): void {
   addAdminOptions(
     pool
       .command('check')
@@ -211,7 +230,9 @@ Examples:
     .action(async (name: string | undefined, options: AdminOptions) => {
       await order(options, (agent) => agent.reconcile({ pool: name ?? '' }), reconciliation)
     })
+}
 
+function addAccept(pool: Command): void {
   addDestructiveOptions(
     pool
       .command('accept')

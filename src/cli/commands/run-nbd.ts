@@ -16,31 +16,12 @@ import { Validity } from '../../nbd/validity.ts'
 import { childEnvironment } from '../../search-path.ts'
 import { sayReady } from '../../process/service-manager.ts'
 import { stopSignal } from '../../process/stop-signal.ts'
-import type { TlsOptions } from '../command-line/endpoint.ts'
 import { describeFailure, exitStatus, UsageError } from '../command-line/failure.ts'
+import type { NbdOptions } from '../answers/nbd-options.ts'
 import { openSource } from '../answers/nbd-sources.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'
 import { humanSize } from '../command-line/quantities.ts'
-
-export interface NbdOptions extends TlsOptions {
-  base?: string[]
-  endpoint?: string
-  device?: string
-  activate?: boolean
-  metadata?: string
-  data?: string
-  size?: number
-  baseSize?: number
-  liveRoot?: boolean
-  recorded?: Record<string, string>
-  socket?: string
-  socketMode?: number
-  run?: string
-  /** Bytes a second. */
-  rate?: number
-  list?: boolean
-}
 
 /** The descriptor on which systemd hands over a socket (sd_listen_fds(3)). */
 const FIRST_LISTENING_FD = 3

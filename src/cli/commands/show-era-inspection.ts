@@ -1,6 +1,4 @@
-/**
- * Looks into an era device's metadata and shows what is there.
- */
+/** Reads an era device's metadata and shows its content. */
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
 import { writeEraInspectionJson } from '../output/era-inspection-json.ts'
 import { writeEraInspectionTable } from '../output/era-inspection-table.ts'

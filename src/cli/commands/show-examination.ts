@@ -19,7 +19,7 @@ export interface DoctorOptions {
   output: 'table' | 'json'
 }
 
-/** Sets the process's exit status when something stands in the way. @throws UsageError, Interrupted, OutputClosed */
+/** Sets the process's exit status when there is a problem. @throws UsageError, Interrupted, OutputClosed */
 export async function showExamination(options: DoctorOptions): Promise<void> {
   const address = options.local ? undefined : endpointAddress(options.endpoint)
   await interruptible(undefined, async (signal) => {

@@ -29,6 +29,10 @@ Examples:
   deltamapper snapshot create srv monday`
     )
 
+  for (const add of [addCreate, addList, addActivate, addDeactivate, addDelete]) add(snapshot)
+}
+
+function addCreate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('create')
@@ -71,7 +75,9 @@ Examples:
       }
       await order(options, (agent) => agent.createSnapshot({ pool, origin, name }), volumeFacts)
     })
+}
 
+function addList(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('list')
@@ -101,7 +107,9 @@ Examples:
         ({ snapshots }) => volumesTable(snapshots, 'snapshot')
       )
     })
+}
 
+function addActivate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('activate')
@@ -125,7 +133,9 @@ Examples:
     .action(async (at: HandleArgument, { writable = false, ...options }: AdminOptions & { writable?: boolean }) => {
       await order(options, (agent) => agent.activateVolume({ ...at, writable }), volumeFacts)
     })
+}
 
+function addDeactivate(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('deactivate')
@@ -144,7 +154,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
     })
+}
 
+function addDelete(snapshot: Command): void {
   addDestructiveOptions(
     snapshot
       .command('delete')

@@ -25,6 +25,11 @@ Examples:
   deltamapper volume grow tank/documents --size 200GiB`
     )
 
+  for (const add of [addCreate, addList, addGrow, addActivate, addDeactivate, addDelete, addAdopt, addForget])
+    add(volume)
+}
+
+function addCreate(volume: Command): void {
   addAdminOptions(
     volume
       .command('create')
@@ -47,7 +52,9 @@ Examples:
         await order(options, (agent) => agent.createVolume({ ...at, sizeBytes: size, inactive }), volumeFacts)
       }
     )
+}
 
+function addList(volume: Command): void {
   addAdminOptions(
     volume
       .command('list')
@@ -66,7 +73,9 @@ Examples:
         ({ volumes }) => volumesTable(volumes, 'volume')
       )
     })
+}
 
+function addGrow(volume: Command): void {
   addAdminOptions(
     volume
       .command('grow')
@@ -87,7 +96,9 @@ Examples:
     .action(async (at: HandleArgument, { size, ...options }: AdminOptions & SizeOption) => {
       await order(options, (agent) => agent.growVolume({ ...at, sizeBytes: size }), volumeFacts)
     })
+}
 
+function addActivate(volume: Command): void {
   addAdminOptions(
     volume
       .command('activate')
@@ -106,7 +117,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.activateVolume({ ...at, writable: false }), volumeFacts)
     })
+}
 
+function addDeactivate(volume: Command): void {
   addAdminOptions(
     volume
       .command('deactivate')
@@ -125,7 +138,9 @@ Examples:
     .action(async (at: HandleArgument, options: AdminOptions) => {
       await order(options, (agent) => agent.deactivateVolume(at), volumeFacts)
     })
+}
 
+function addDelete(volume: Command): void {
   addDestructiveOptions(
     volume
       .command('delete')
@@ -154,7 +169,9 @@ Examples:
         ({ deleted }) => `volume ${deleted} is deleted\n`
       )
     })
+}
 
+function addAdopt(volume: Command): void {
   addAdminOptions(
     volume
       .command('adopt')
@@ -181,7 +198,9 @@ Examples:
     .action(async (at: HandleArgument, { size, thinId, origin = '', ...options }: AdminOptions & AdoptOptions) => {
       await order(options, (agent) => agent.adoptThin({ ...at, thinId, sizeBytes: size, origin }), volumeFacts)
     })
+}
 
+function addForget(volume: Command): void {
   addDestructiveOptions(
     volume
       .command('forget')

@@ -6,11 +6,11 @@ import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
 import type { Writeset } from '../../devicemapper/era/writeset.ts'
 import { DeltamapperError } from '../../errors.ts'
 
-/** What is shown of an era device, whatever the format. */
+/** The inspection of an era device, for any format. */
 export interface EraInspection {
   /** The view whose writesets are listed. */
   metadata: EraMetadata
-  /** What the metadata snapshot was found to be, where there is one: also beside the live root, and there it may be damaged. */
+  /** The state of the metadata snapshot, if there is one: also beside the live root, where it may be damaged. */
   held: EraSuperblock | DeltamapperError | undefined
   /** By ascending era. */
   writesets: Writeset[]
@@ -23,7 +23,7 @@ export async function inspectEra(path: string, metadata: EraMetadata, signal: Ab
   return { metadata, held, writesets: await metadata.writesets(signal) }
 }
 
-/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
+/** The metadata snapshot beside the view that is read: examined for its age, or its damage. */
 async function heldBeside(path: string): Promise<EraSuperblock | DeltamapperError> {
   try {
     const metadata = await openEraMetadata(path)
@@ -35,7 +35,7 @@ async function heldBeside(path: string): Promise<EraSuperblock | DeltamapperErro
   }
 }
 
-/** The last era that the array has all of; 0 for none. All later ones that the view knows are among its writesets. */
+/** The last era that the array has completely; 0 for none. All later eras of the view are among its writesets. */
 export function digestedUpTo({ metadata, writesets }: EraInspection): number {
   return (writesets.at(0)?.era ?? metadata.lastEra + 1) - 1
 }

@@ -8,13 +8,15 @@ import { type Origin, Origins } from './origins.ts'
 import { openViews, type PoolViews } from './pool-views.ts'
 import { sharesBlocks } from './shared-blocks.ts'
 
-/** After so much reading (a few seconds), devices still to come are no longer compared: their origins rest on the clock alone. */
+/**
+ * After so much reading (a few seconds), further devices are no longer compared: their origins rest on the clock alone.
+ */
 const MAX_NODES_READ = 100_000
 
-/** What is shown of a pool, whatever the format. */
+/** The inspection of a pool, for any format. */
 export interface Inspection {
   views: PoolViews
-  /** What the metadata snapshot was found to be, where one is held: also beside the live root, and there it may be damaged. */
+  /** The state of the metadata snapshot, if one is held: also beside the live root, where it may be damaged. */
   held: ThinSuperblock | DeltamapperError | undefined
   /** By ascending id; to be iterated once. */
   devices: AsyncIterable<InspectedDevice>
@@ -22,7 +24,7 @@ export interface Inspection {
 
 export interface InspectedDevice extends ThinDevice {
   origin: Origin
-  /** Another device that maps exactly the same. */
+  /** Another device with exactly the same mappings. */
   twin: number | undefined
 }
 
@@ -32,7 +34,7 @@ export async function inspectPool(path: string, views: PoolViews, signal: AbortS
   return { views, held, devices: inspectedDevices(views, signal) }
 }
 
-/** The metadata snapshot that nothing is read from: it is looked at for its age, and says what is wrong with it. */
+/** The metadata snapshot beside the view that is read: examined for its age, or its damage. */
 async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperError> {
   try {
     const views = await openViews(path, false)
@@ -45,9 +47,9 @@ async function heldBeside(path: string): Promise<ThinSuperblock | DeltamapperErr
 }
 
 /**
- * Reads the devices twice: to tell one's origin, the clock readings of all of them must have been seen.
+ * Reads the devices twice: telling one's origin needs the clock readings of all of them.
  *
- * @throws DM_METADATA_DAMAGED for what is wrong with a device's tree only once all devices were listed
+ * @throws DM_METADATA_DAMAGED for a damaged tree of a device, only after all devices were listed
  */
 async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): AsyncGenerator<InspectedDevice> {
   const origins = new Origins()

@@ -14,7 +14,7 @@ import { oneLine } from '../command-line/failure.ts'
 import { counted, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 
-/** An examination, and the agent it is from; undefined when this process has looked itself. */
+/** An examination, and the agent it is from; undefined when this process made it. */
 export interface SeenExamination {
   endpoint: string | undefined
   examination: Examination

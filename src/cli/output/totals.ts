@@ -1,6 +1,4 @@
-/**
- * What an answer amounts to, in the words that end a table and a map.
- */
+/** The totals of an answer, in the words that end a table and a map. */
 import { counted, humanSize, percentage } from '../command-line/quantities.ts'
 
 /** What the extents of an answer say of the volume. */

@@ -7,7 +7,7 @@ const now = servedTarget({ mappedBlocks: 50 })
 
 for (const [name, recorded, asBase, because] of [
   ['nothing was served', [], 'never-served', /never served/],
-  ['served, and the same', [now], 'unchanged', /what it was/],
+  ['served, and the same', [now], 'unchanged', /unchanged since it was served/],
   ['served by another name, and the same', [servedTarget({ ...now, handle: 'vg/other' })], 'unchanged', /./],
   ['written to', [servedTarget({ ...now, mappedBlocks: 49 })], 'changed', /written to: 49 blocks became 50/],
   ['trimmed', [servedTarget({ ...now, mappedBlocks: 51 })], 'changed', /trimmed from 51 to 50/],

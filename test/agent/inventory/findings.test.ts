@@ -148,7 +148,7 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
     [
       'a tracked volume with more on record than was written',
       catalog({ eraHistories: [history({ supersets: 2 })] }),
-      [['note', 'history-superset', 'vol', /of 2 of the snapshots of vol/]]
+      [['note', 'history-superset', 'vol', /for 2 of the snapshots of vol/]]
     ],
     [
       'a thin that the catalog misses',
@@ -242,7 +242,7 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
     [
       'snapshots that changed',
       withPool({ thins: [thinOf({ asBase: 'changed' }), thinOf({ handle: 'vg0/tue', asBase: 'changed' }), thinOf()] }),
-      [['warning', 'base-changed', 'vg0/pool', /^vg0\/monday, vg0\/tue cannot serve as base/]]
+      [['warning', 'base-changed', 'vg0/pool', /^vg0\/monday, vg0\/tue can no longer be a base/]]
     ],
     ['snapshots that were never served', withPool({ thins: [thinOf({ asBase: 'never-served' })] }), []],
     [
