@@ -4,5 +4,6 @@ export default {
   extensions: { ts: 'module' },
   workerThreads: false,
   concurrency: 2,
-  timeout: '2m'
+  // Nothing is to be concluded from how long a busy machine takes; whoever hangs for so long hangs for good.
+  timeout: '10m'
 }

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
 const checkoutCommand = fileURLToPath(new URL('../bin/deltamapper.js', import.meta.url))
-const START_WITHIN_MS = 20_000
+const START_WITHIN_MS = 120_000
 const STOP_WITHIN_MS = 5_000
 
 /** What the agent is to serve: a recorded pool, or what its configuration file says. */
@@ -77,7 +77,7 @@ export async function startAgentProcess(
         reject(error)
       }
       exited.then(ended, ended)
-      setTimeout(() => reject(new Error('the agent does not listen after 20 seconds')), START_WITHIN_MS).unref()
+      setTimeout(() => reject(new Error('the agent does not listen after two minutes')), START_WITHIN_MS).unref()
     })
   } catch (error) {
     await end('SIGTERM')

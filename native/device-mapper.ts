@@ -13,7 +13,7 @@
  *                                         goes to a device that one of them hangs at, and none at all once there
  *                                         are `mostStuck`
  */
-import { DeltamapperError } from '../src/errors.ts'
+import { type DeltamapperError, invalid, shuttingDown } from '../src/errors.ts'
 import type { Call, CallName, CallResults, Reply, SuspendOptions } from './call.ts'
 import { checkName, checkReference, checkTable, checkUuid } from './device.ts'
 import type { DeviceInfo, DeviceNumber, DeviceReference, ListedDevice, TableRow, TargetVersion } from './device.ts'
@@ -146,11 +146,7 @@ export class DeviceMapper {
   ): Promise<string | undefined> {
     checkReference(device)
     if (text === '' || text.includes('\0')) {
-      throw new DeltamapperError(
-        'DM_ARGUMENT_INVALID',
-        'a message cannot be empty or hold a NUL',
-        'send words separated by spaces'
-      )
+      throw invalid('a message cannot be empty or hold a NUL', 'send words separated by spaces')
     }
     return this.#call({ call: 'message', device, sector: options?.sector ?? 0, text }, options)
   }
@@ -370,9 +366,5 @@ function suspendOptions({ lockfs = true, flush = true }: SuspendOptions = {}): R
 }
 
 function closedError(): DeltamapperError {
-  return new DeltamapperError(
-    'DM_SHUTTING_DOWN',
-    'device-mapper calls are over: closing',
-    'ask again after the restart'
-  )
+  return shuttingDown('device-mapper calls are over: closing', 'ask again after the restart')
 }

@@ -4,7 +4,7 @@
  * Names and UUIDs are bytes to the kernel (at most 127 and 128 of them: DM_NAME_LEN and DM_UUID_LEN in linux/dm-ioctl.h
  * include the closing NUL). All positions and lengths are in sectors of 512 bytes.
  */
-import { DeltamapperError } from '../src/errors.ts'
+import { invalid } from '../src/errors.ts'
 
 /** A device by its name, by its UUID, or by its number. */
 export type DeviceReference = string | { readonly uuid: string } | DeviceNumber
@@ -87,8 +87,7 @@ export function nodeName(name: string): string {
 export function checkName(name: string): void {
   const bytes = Buffer.byteLength(name)
   if (bytes === 0 || bytes > 127 || /[/\0]/.test(name) || ['.', '..', 'control'].includes(name)) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(name.slice(0, 200))} cannot be the name of a device-mapper device`,
       'use 1 to 127 bytes without a slash or NUL; ".", ".." and "control" are taken'
     )
@@ -99,8 +98,7 @@ export function checkName(name: string): void {
 export function checkUuid(uuid: string): void {
   const bytes = Buffer.byteLength(uuid)
   if (bytes === 0 || bytes > 128 || /[/\0]/.test(uuid)) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(uuid.slice(0, 200))} cannot be the UUID of a device-mapper device`,
       'use 1 to 128 bytes without a slash or NUL'
     )
@@ -113,8 +111,7 @@ export function checkReference(device: DeviceReference): void {
   if ('uuid' in device) return checkUuid(device.uuid)
   const fits = (value: number, below: number) => Number.isInteger(value) && value >= 0 && value < below
   if (!fits(device.major, 2 ** 12) || !fits(device.minor, 2 ** 20)) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${device.major}:${device.minor} is no device number`,
       'give a major below 4096 and a minor below 1048576'
     )
@@ -127,11 +124,7 @@ export function checkReference(device: DeviceReference): void {
  */
 export function checkTable(rows: readonly TableRow[]): void {
   const refuse = (what: string): never => {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
-      what,
-      'give rows that cover the device from sector 0 without gaps'
-    )
+    throw invalid(what, 'give rows that cover the device from sector 0 without gaps')
   }
   if (rows.length === 0) refuse('a device-mapper table needs at least one row')
   let end = 0

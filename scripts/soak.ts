@@ -79,6 +79,8 @@ const ERA_SNAPSHOTS = 60
 const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
+/** Of lvm.conf: all of them. */
+const LVM_SETTINGS = 23
 /** Lives of a tracked volume in which blocks change beside dm-era, and in which they do not. */
 const MISSED_ERA_LOOKS = 200
 /** Steps through which an era device is taken, and rounds of discards at one. Most steps end an era. */
@@ -351,6 +353,16 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'lvm-settings',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      yield [
+        await testInLab('lvm-settings', LVM_SETTINGS, seedOf(number)),
+        { ...nothing, done: 'reports under all lvm.conf' }
+      ]
+    }
+  },
+  {
     name: 'missed-era-looks',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -443,12 +455,14 @@ const sections: readonly Section[] = [
     name: 'catalog-damage',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      const files = ['database', 'era-snapshots', 'kept-pages'].map((each) => `test/agent/catalog/${each}.test.ts`)
+      const files = ['database', 'era-snapshots', 'store/kept-pages'].map(
+        (each) => `test/agent/catalog/${each}.test.ts`
+      )
       const environment = {
         DELTAMAPPER_CATALOG_DAMAGES: String(CATALOG_DAMAGES),
         DELTAMAPPER_CATALOG_SEED: String(seedOf(number))
       }
-      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=60m', ...files]
+      const words = [process.execPath, join(projectFolder, 'scripts/ava.mjs'), '--tap', '--timeout=60m', ...files]
       const said = await testHere(words, environment)
       yield [
         `seed ${seedOf(number)}: ${said}`,
@@ -463,7 +477,7 @@ const sections: readonly Section[] = [
       const node = process.execPath
       await testHere([node, join(projectFolder, 'scripts/conformance-table.ts'), '--check'], {})
       yield ['', { ...nothing, done: 'a whole conformance run against every mutant' }]
-      const words = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=10m']
+      const words = [process.execPath, join(projectFolder, 'scripts/ava.mjs'), '--tap', '--timeout=10m']
       const patience = { HOSTILE_PATIENCE: 'command' }
       const said = await testHere([...words, 'test/conformance/hostile.test.ts'], patience)
       yield [said, { ...nothing, done: 'hostile drivers, with all the patience that the command has' }]

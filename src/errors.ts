@@ -13,6 +13,7 @@ export type StatusName =
   | 'INVALID_ARGUMENT'
   | 'DEADLINE_EXCEEDED'
   | 'NOT_FOUND'
+  | 'ALREADY_EXISTS'
   | 'PERMISSION_DENIED'
   | 'FAILED_PRECONDITION'
   | 'ABORTED'
@@ -51,7 +52,7 @@ export const errorRegistry = {
   },
   DM_POOL_WENT_BACK: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the pool went on from an earlier state since the base was served'
+    summary: 'the pool was restored to an earlier state since the base was served'
   },
   DM_SNAPSHOT_CHANGED: {
     status: 'ABORTED',
@@ -63,7 +64,7 @@ export const errorRegistry = {
   },
   DM_RESUME_REFUSED: {
     status: 'ABORTED',
-    summary: 'an answer cannot go on from an offset: its snapshot is not known to be what it was when it was begun'
+    summary: 'an answer cannot be resumed: its snapshot is not known to be the same as at its beginning'
   },
   DM_VOLUME_IN_USE: { status: 'FAILED_PRECONDITION', summary: 'the target is a volume in use, not a snapshot' },
   DM_METADATA_DAMAGED: { status: 'DATA_LOSS', summary: 'a metadata block is damaged' },
@@ -77,7 +78,7 @@ export const errorRegistry = {
   },
   DM_ERA_NOT_REACHED: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the metadata knows nothing of the era that was asked about yet, or not any more'
+    summary: 'the metadata does not have the requested era yet, or not any more'
   },
   DM_HISTORY_BROKEN: {
     status: 'FAILED_PRECONDITION',
@@ -89,10 +90,13 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'a recorded pool is incomplete or contradicts itself'
   },
-  DM_XML_INVALID: { status: 'INVALID_ARGUMENT', summary: "what should be a tool's XML is torn, changed or another's" },
+  DM_XML_INVALID: {
+    status: 'INVALID_ARGUMENT',
+    summary: "the XML of a tool is incomplete, changed, or another tool's"
+  },
   DM_TOOL_MISSING: { status: 'FAILED_PRECONDITION', summary: 'a tool that the engine needs cannot be started' },
   DM_TOOL_UNFIT: { status: 'FAILED_PRECONDITION', summary: 'this version of a tool answers wrongly, or is not known' },
-  DM_TOOL_FAILED: { status: 'INTERNAL', summary: 'a tool ended with an error, or printed what it should not' },
+  DM_TOOL_FAILED: { status: 'INTERNAL', summary: 'a tool ended with an error, or printed unexpected output' },
   DM_ENGINES_DISAGREE: {
     status: 'INTERNAL',
     summary: "our own reading of the metadata and the tools' do not agree"
@@ -108,12 +112,16 @@ export const errorRegistry = {
   DM_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'nothing answers at the endpoint' },
   DM_ANSWER_INVALID: { status: 'INTERNAL', summary: 'a server sent an answer that breaks the CSI rules' },
   DM_NOT_TRACKED: { status: 'FAILED_PRECONDITION', summary: 'changed blocks cannot be told for this snapshot' },
-  DM_SERVER_FAILED: { status: 'INTERNAL', summary: 'a server of another make ended the call with an error of its own' },
+  DM_SERVER_FAILED: { status: 'INTERNAL', summary: 'another CSI server ended the call with an error of its own' },
   DM_LIBDEVMAPPER_MISSING: { status: 'FAILED_PRECONDITION', summary: 'libdevmapper is not installed, or too old' },
   DM_CONTROL_MISSING: { status: 'FAILED_PRECONDITION', summary: "the kernel's device-mapper cannot be reached" },
   DM_PERMISSION: { status: 'FAILED_PRECONDITION', summary: 'this process may not use device-mapper' },
   DM_NO_SUCH_DEVICE: { status: 'NOT_FOUND', summary: 'no such device-mapper device' },
-  DM_DEVICE_BUSY: { status: 'UNAVAILABLE', summary: 'a device-mapper device, or what was asked of it, is in use' },
+  DM_DEVICE_BUSY: {
+    status: 'UNAVAILABLE',
+    summary: 'a device-mapper device, or a part of it that the call needs, is in use'
+  },
+  DM_NAME_TAKEN: { status: 'ALREADY_EXISTS', summary: 'something goes by this name already' },
   DM_CALL_FAILED: { status: 'FAILED_PRECONDITION', summary: 'the kernel or libdevmapper refused a call' },
   DM_CALL_STUCK: { status: 'UNAVAILABLE', summary: 'a device-mapper call has not come back from the kernel in time' },
   DM_STATUS_UNKNOWN: {
@@ -129,9 +137,9 @@ export const errorRegistry = {
   DM_SNAPSHOT_NOT_READY: { status: 'UNAVAILABLE', summary: 'the CSI driver has not finished the snapshot' },
   DM_CLUSTER_UNREACHABLE: {
     status: 'UNAVAILABLE',
-    summary: 'the Kubernetes API does not answer, and what is known of it does not do'
+    summary: 'the Kubernetes API does not answer, and what is known of the cluster is not enough'
   },
-  DM_ACCESS_DENIED: { status: 'PERMISSION_DENIED', summary: 'the Kubernetes API or a server does not let us' },
+  DM_ACCESS_DENIED: { status: 'PERMISSION_DENIED', summary: 'the Kubernetes API or a server refuses us permission' },
   DM_CLUSTER_SETUP: {
     status: 'FAILED_PRECONDITION',
     summary: 'the cluster lacks something, or has it in an unusable form'
@@ -140,8 +148,7 @@ export const errorRegistry = {
   DM_AGENT_UNREACHABLE: { status: 'UNAVAILABLE', summary: 'the router does not reach an agent, or has lost it' },
   DM_TOO_MANY_STREAMS: {
     status: 'UNAVAILABLE',
-    summary:
-      'as many answers are under way as one client, or all together, may have; or a client cancels calls faster than it may'
+    summary: 'one client, or all together, have as many answers running as they may; or a client cancels calls too fast'
   },
   DM_CLIENT_IDLE: { status: 'UNAVAILABLE', summary: 'the client has not read its answer for too long' },
   DM_CATALOG_DAMAGED: { status: 'FAILED_PRECONDITION', summary: "the agent's catalog is damaged" },
@@ -157,7 +164,7 @@ export const errorRegistry = {
   DM_POOL_FAILED: { status: 'UNAVAILABLE', summary: 'the thin pool has failed' },
   DM_LEASE_REFUSED: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the pool is in no state to hold a metadata snapshot'
+    summary: 'the pool must not hold a metadata snapshot now'
   },
   DM_LEASE_LOST: { status: 'ABORTED', summary: 'a metadata snapshot was released before its user was done' },
   DM_POOL_READ_ONLY: {
@@ -227,9 +234,26 @@ export class DeltamapperError extends Error {
   }
 }
 
+/** A value of a caller's that can never be right. */
+export function invalid(message: string, remedy: string): DeltamapperError {
+  return new DeltamapperError('DM_ARGUMENT_INVALID', message, remedy)
+}
+
+/** What cannot be unless this program is wrong. */
+export function defect(message: string, options?: ErrorDetails): DeltamapperError {
+  return new DeltamapperError('DM_INTERNAL', message, 'report it with the log lines around it', options)
+}
+
+/** What is refused or given up because agent or router is being stopped. */
+export function shuttingDown(
+  message = 'the agent is stopping',
+  remedy = 'ask again once it has been restarted'
+): DeltamapperError {
+  return new DeltamapperError('DM_SHUTTING_DOWN', message, remedy)
+}
+
 /** Any thrown value as a DeltamapperError: what is not one already is a defect. */
 export function asDeltamapperError(thrown: unknown): DeltamapperError {
   if (thrown instanceof DeltamapperError) return thrown
-  const what = thrown instanceof Error ? thrown.message : String(thrown)
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it', { cause: thrown })
+  return defect(thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown })
 }

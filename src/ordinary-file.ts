@@ -2,7 +2,7 @@
  * Reads files that others put in place, and only if they are ordinary files. Opening a FIFO waits for a writer, and
  * reading a device may never end; neither can be cancelled.
  */
-import { constants } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 
 /**
@@ -18,6 +18,18 @@ export async function readOrdinaryFile(path: string): Promise<Buffer<ArrayBuffer
     return await file.readFile()
   } finally {
     await file.close()
+  }
+}
+
+/** The same, for who cannot wait. */
+export function readOrdinaryFileSync(path: string): Buffer {
+  const file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  try {
+    const status = fstatSync(file)
+    if (!status.isFile()) throw new Error(`${path} is no file (but a ${kindOf(status)})`)
+    return readFileSync(file)
+  } finally {
+    closeSync(file)
   }
 }
 

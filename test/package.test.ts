@@ -9,8 +9,13 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import test from 'ava'
 import { startAgentProcess } from '../demo/agent-process.ts'
+import { openEraMetadata } from '../src/devicemapper/era/era-metadata.ts'
+import { openPoolMetadata } from '../src/devicemapper/thin/pool-metadata.ts'
 import { type CommandResult, runCommand } from './cli/run-command.ts'
 import { readPoolDescription, unpackRecordedPool } from './fixtures/recorded-pool.ts'
+import { collectExtents } from './support/collect-extents.ts'
+import { smallEraDevice } from './support/era-damage.ts'
+import { Random } from './support/random.ts'
 
 const project = fileURLToPath(new URL('..', import.meta.url))
 const run = promisify(execFile)
@@ -21,6 +26,7 @@ const [base, target] = pool.snapshots.filter((each) => each.volume === pool.volu
 // Short, since a socket is put there as well.
 const folder = await mkdtemp(join(tmpdir(), 'dm-'))
 const packageFolder = join(folder, 'app/node_modules/deltamapper')
+let tarball: string
 /** The command as a shell finds it. */
 const installed = join(folder, 'app/node_modules/.bin/deltamapper')
 /** Where `#!/usr/bin/env node` is to find the Node that runs this test. */
@@ -29,11 +35,11 @@ const path = `${dirname(process.execPath)}:${process.env['PATH']}`
 test.before(async (t) => {
   t.timeout(900_000)
   await run('npm', ['pack', '--pack-destination', folder], { cwd: project })
-  const [tarball] = (await readdir(folder)).filter((name) => name.endsWith('.tgz'))
+  tarball = join(folder, (await readdir(folder)).find((name) => name.endsWith('.tgz')) ?? '')
   await mkdir(join(folder, 'app'))
   await writeFile(join(folder, 'app/package.json'), '{"private":true}')
   const options = ['--omit=dev', '--prefer-offline', '--no-audit', '--no-fund']
-  await run('npm', ['install', ...options, join(folder, tarball)], { cwd: join(folder, 'app') })
+  await run('npm', ['install', ...options, tarball], { cwd: join(folder, 'app') })
 })
 test.after.always(() => rm(folder, { recursive: true }))
 
@@ -92,6 +98,63 @@ test('it is a library as well, for backup software', async (t) => {
     exports: Record<string, { types: string }>
   }
   t.true((await readdir(packageFolder, { recursive: true })).includes(exports['./kubernetes'].types.slice(2)))
+})
+
+/** The examples of docs/library.md, by the names of their files, in a folder where the package is installed. */
+async function examples(): Promise<string[]> {
+  const page = await readFile(join(project, 'docs/library.md'), 'utf8')
+  const found = [...page.matchAll(/^```ts (\S+)\n(.*?)^```$/gms)]
+  for (const [, name, text] of found) await writeFile(join(folder, 'app', name), text)
+  return found.map(([, name]) => name)
+}
+
+test('the examples of docs/library.md are right, and their types are for who uses them', async (t) => {
+  const cwd = join(folder, 'app')
+  t.deepEqual(await examples(), ['thin.ts', 'era.ts'])
+  const asked = await run(process.execPath, ['thin.ts', metadata, String(base.thin_id), String(target.thin_id)], {
+    cwd
+  })
+  const opened = await openPoolMetadata(metadata)
+  const answer = await opened.delta({ baseId: base.thin_id, targetId: target.thin_id })
+  const { capacityBytes } = answer
+  const expected = await collectExtents(answer)
+  await opened.close()
+  t.true(expected.length > 5)
+  const lines = [...expected.map((each) => each.join(' ')), `complete: ${capacityBytes} bytes`]
+  t.is(asked.stdout, `${lines.join('\n')}\n`)
+
+  const image = join(folder, 'era.img')
+  await writeFile(image, smallEraDevice(new Random(1)).bytes)
+  const since = await run(process.execPath, ['era.ts', image, '4'], { cwd })
+  const device = await openEraMetadata(image)
+  const written = await collectExtents(await device.written({ sinceEra: 4 }))
+  await device.close()
+  t.true(written.length > 5)
+  t.is(since.stdout, written.map((each) => `${each.join(' ')}\n`).join(''))
+
+  const settings = [
+    '--noEmit',
+    '--strict',
+    '--module',
+    'nodenext',
+    '--target',
+    'es2024',
+    '--lib',
+    'es2024,esnext.disposable'
+  ]
+  const types = ['--types', 'node', '--typeRoots', join(project, 'node_modules/@types')]
+  const tsc = join(project, 'node_modules/typescript/bin/tsc')
+  await writeFile(join(cwd, 'package.json'), '{"private":true,"type":"module"}')
+  await t.notThrowsAsync(run(process.execPath, [tsc, ...settings, ...types, 'thin.ts', 'era.ts'], { cwd }))
+})
+
+test('whatever imports it finds every module, and its types', async (t) => {
+  const bin = join(project, 'node_modules/.bin')
+  const env = { ...process.env, PATH: path }
+  const words = ['--profile', 'esm-only', '--no-emoji', '--no-color', '--format', 'ascii', tarball]
+  const { stdout } = await run(join(bin, 'attw'), words, { env })
+  for (const each of ['thin', 'era', 'kubernetes', 'testing']) t.true(stdout.includes(`deltamapper/${each}`), stdout)
+  await t.notThrowsAsync(run(join(bin, 'publint'), ['run', tarball, '--strict'], { env }))
 })
 
 test('it is a library for tests, too: the mock and a conformance run', async (t) => {

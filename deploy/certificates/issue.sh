@@ -6,6 +6,7 @@
 # DRIVER is the driver's name in the chart's `drivers`, or its overlay's folder: topolvm, openebs, harvester …
 #
 #   --authority DIR     where the authority is kept: ca.crt, ca.key (default: ./deltamapper-authority; made if it is not there).
+#                       A folder of its own, since it is put there as a whole.
 #                       Whoever has ca.key can read the metadata of all snapshots: keep it off the cluster, and back it up.
 #   --namespace NAME    default: deltamapper
 #   --name NAME         what all names begin with; Helm's release (default: deltamapper)
@@ -47,18 +48,24 @@ done
 [[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail "--days wants a number, not $days"
 
 umask 077
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d) new=
+trap 'rm -rf -- "$work" ${new:+"$new"}' EXIT
 new_key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
 
+# The authority appears whole, by one rename, so that two who run this at once end up with the same one.
 if [ ! -e "$authority/ca.key" ]; then
-  [ ! -e "$authority/ca.crt" ] || fail "$authority has ca.crt, but no ca.key to make certificates with"
-  mkdir -p "$authority"
-  openssl req -x509 "${new_key[@]}" -keyout "$authority/ca.key.new" -out "$authority/ca.crt" -days 3650 \
+  [ ! -e "$authority/ca.crt" ] || [ -e "$authority/ca.key" ] || fail "$authority has ca.crt, but no ca.key to make certificates with"
+  mkdir -p "$(dirname -- "$authority")"
+  new=$(mktemp -d -- "$authority.XXXXXX")
+  openssl req -x509 "${new_key[@]}" -keyout "$new/ca.key" -out "$new/ca.crt" -days 3650 \
     -subj "/CN=$name authority" -addext 'basicConstraints=critical,CA:TRUE,pathlen:0' \
     -addext 'keyUsage=critical,keyCertSign,cRLSign' 2>"$work/log" || { cat "$work/log" >&2 && exit 1; }
-  mv "$authority/ca.key.new" "$authority/ca.key"
-  echo "issue.sh: made a new authority in $authority" >&2
+  # Fails where the folder is there with something in it: what somebody else has just made, say.
+  if mv -T -- "$new" "$authority" 2>"$work/log"; then
+    echo "issue.sh: made a new authority in $authority" >&2
+  elif [ ! -e "$authority/ca.key" ]; then
+    fail "an authority cannot be put into $authority: $(cat "$work/log"); give --authority a folder of its own"
+  fi
 fi
 
 # secret NAME USAGE DNS-NAME…

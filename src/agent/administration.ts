@@ -1,19 +1,32 @@
-/** Dispatches the calls of the Admin service to owned pools or tracked volumes. */
-import { type AdminBackend, adminMethods, type EraBackend, type PoolBackend } from '../grpc/admin.ts'
+/**
+ * Dispatches the calls of the Admin service to owned pools or tracked volumes. Here the agent's types meet those of
+ * admin.proto, and the compiler checks one against the other.
+ */
+import type { AdminBackend, AdminMethod } from '../grpc/admin.ts'
+
+const POOL_CALLS = [
+  ...(['createPool', 'activatePool', 'deactivatePool', 'growPool', 'removePool', 'getPool', 'listPools'] as const),
+  ...(['createVolume', 'growVolume', 'activateVolume', 'deactivateVolume', 'deleteVolume', 'listVolumes'] as const),
+  ...(['createSnapshot', 'listSnapshots', 'reconcile', 'acceptKernel', 'adoptThin', 'forgetThin'] as const)
+]
+const ERA_CALLS = [
+  ...(['attachEra', 'detachEra', 'activateEra', 'deactivateEra', 'growEra', 'listEra'] as const),
+  ...(['createEraSnapshot', 'beginSnapshot', 'endSnapshot', 'listEraSnapshots'] as const)
+]
+
+/** Pools of our own. */
+export type PoolBackend = Pick<AdminBackend, (typeof POOL_CALLS)[number] | 'deleteSnapshot'>
 
 /** Tracked volumes, as far as a call does not tell that it is about one. */
-export interface TrackedVolumes extends EraBackend {
+export interface EraBackend extends Pick<AdminBackend, (typeof ERA_CALLS)[number]> {
   has(name: string): Promise<boolean>
   deleteSnapshot(volume: string, name: string): Promise<void>
 }
 
-export function administration(pools: PoolBackend, tracked: TrackedVolumes): AdminBackend {
-  const calls = adminMethods.map((method) => {
-    const answering = method in pools ? pools : tracked
-    return [method, (answering as AdminBackend)[method].bind(answering)]
-  })
+export function administration(pools: PoolBackend, tracked: EraBackend): AdminBackend {
   return {
-    ...(Object.fromEntries(calls) as AdminBackend),
+    ...calls(pools, POOL_CALLS),
+    ...calls(tracked, ERA_CALLS),
     /** The one call that may mean either. */
     async deleteSnapshot(request) {
       if (!(await tracked.has(request.pool))) return pools.deleteSnapshot(request)
@@ -21,4 +34,12 @@ export function administration(pools: PoolBackend, tracked: TrackedVolumes): Adm
       return {}
     }
   }
+}
+
+function calls<Call extends AdminMethod>(
+  backend: Pick<AdminBackend, Call>,
+  names: readonly Call[]
+): Pick<AdminBackend, Call> {
+  const bound = names.map((name) => [name, (backend[name] as () => unknown).bind(backend)])
+  return Object.fromEntries(bound) as Pick<AdminBackend, Call>
 }

@@ -1,7 +1,7 @@
 /**
- * The registry of targets: every kind of storage that the agent answers for. Who answers plans in the main thread
- * (walks/plan.ts), and the walk that a plan is about runs in a walker thread. Nobody else knows which kinds there are;
- * docs/architecture.md says how to add one.
+ * The registry of targets: every kind of storage that the agent answers for. A target makes a plan in the main thread
+ * (walks/plan.ts), and its walk runs in a walker thread. Nothing else knows which kinds exist; docs/architecture.md
+ * says how to add one.
  */
 import { thinAnswers } from './answers/thin-snapshots.ts'
 import { trackedAnswers } from './answers/tracked-volume.ts'
@@ -16,17 +16,17 @@ export const targets = {
   tracked: { answers: trackedAnswers, walk: historyWalk }
 } satisfies Record<string, Target<never, never>>
 
-/** Who answers for which kind, with what the agent lends them. */
+/** The target for each kind, with what the agent provides. */
 export function answersWith(services: AnswerServices): AnswersOf {
   const made = new Map<string, TargetAnswers<never>>()
   for (const [kind, { answers }] of Object.entries(targets)) made.set(kind, answers(services))
-  // A source that finds a snapshot of a kind finds what its target takes.
+  // A source that finds a snapshot of a kind returns the form that its target takes.
   return (kind) => made.get(kind)
 }
 
-/** @throws Error where there is no such target */
+/** @throws Error when there is no such target */
 export function walkOf(target: string): Walk<unknown> {
   if (!Object.hasOwn(targets, target)) throw new Error(`there is no target ${target}`)
-  // Whoever has planned the walk has made its request.
+  // The target that planned the walk has made its request.
   return targets[target as keyof typeof targets].walk as Walk<unknown>
 }

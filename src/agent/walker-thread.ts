@@ -1,6 +1,4 @@
-/**
- * The program of a walker thread (walks/walkers.ts starts it): what it does, and for which targets.
- */
+/** The program of a walker thread (walks/walkers.ts starts it): its function and its targets. */
 import { parentPort } from 'node:worker_threads'
 import { walkOf } from './targets.ts'
 import { serveWalks } from './walks/walk-worker.ts'

@@ -3,7 +3,7 @@
  * tests in Node `import { runConformance } from 'deltamapper/testing'`.
  */
 import { parseAddress } from '../grpc/address.ts'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import { Asker, type Patience, usualPatience } from './asker.ts'
 import { runContent } from './content-run.ts'
 import { type ContentConfig, CsiStorage } from './csi-storage.ts'
@@ -155,8 +155,7 @@ function chosen(rules: readonly Rule[], numbers: readonly number[] | undefined):
   if (numbers === undefined || numbers.length === 0) return rules
   const unknown = numbers.find((number) => !rules.some((rule) => rule.number === number))
   if (unknown === undefined) return rules.filter(({ number }) => numbers.includes(number))
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
+  throw invalid(
     `there is no rule ${unknown} about drivers`,
     `name some of ${rules.map(({ number }) => number).join(', ')}`
   )

@@ -4,16 +4,17 @@
  */
 import { open, readFile } from 'node:fs/promises'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { DeltamapperError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import type { Asker } from './asker.ts'
 import { CONTENT } from './content.ts'
 import type { ContentRecord } from './content-record.ts'
 import { deviceBytes } from './device.ts'
-import { type Change, firstLoad, histories, SECTOR_BYTES, someWrites, type Written } from './histories.ts'
+import { type Change, firstLoad, histories, someWrites, type Written } from './histories.ts'
 import { missing, type Range, rangesOf, totalBytes, union } from './ranges.ts'
 import { isOk, type StreamCall } from './run.ts'
 import { ended } from './rule.ts'
 import { Cleanup, type Storage } from './storage.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Ranges that were lost, as many as are kept. */
 const LOST_KEPT = 100
@@ -46,11 +47,7 @@ export async function runContent(
   const all = [...Object.keys(histories), ...Object.keys(laboratory.others)]
   const unknown = chosen?.find((name) => !all.includes(name))
   if (unknown !== undefined) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
-      `there is no history ${unknown}`,
-      `name some of ${all.join(', ')}`
-    )
+    throw invalid(`there is no history ${unknown}`, `name some of ${all.join(', ')}`)
   }
   try {
     for (const name of chosen ?? all) {

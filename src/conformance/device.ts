@@ -2,8 +2,7 @@
  * Sizes of devices and files, in bytes.
  */
 import { readFile, realpath, stat } from 'node:fs/promises'
-
-const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Of a file its length; of a block device what sysfs says, in sectors of 512 bytes. */
 export async function deviceBytes(path: string): Promise<number> {

@@ -4,9 +4,9 @@
  */
 import type { FileHandle } from 'node:fs/promises'
 import type { Random } from '../random.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Bytes: the smallest write that a device takes. */
-export const SECTOR_BYTES = 512
 
 /** Bytes: what "a block" is in the histories; drivers track coarser and finer than that. */
 const BLOCK_BYTES = 64 * 1024

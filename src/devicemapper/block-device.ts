@@ -10,13 +10,13 @@ import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import type { DeviceNumber } from './target-words.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
 
-const SECTOR_BYTES = 512
 /** The zeros at the start of a device that counts as blank, in bytes. */
 const BLANK_BYTES = 4096
 /** How many bytes of a device are examined: the last signature below ends before. */
@@ -79,8 +79,7 @@ export class ClaimedDevice {
    */
   static async open(path: string, { writable = false }: { writable?: boolean } = {}): Promise<ClaimedDevice> {
     if (!path.startsWith('/') || path.includes('\0')) {
-      throw new DeltamapperError(
-        'DM_ARGUMENT_INVALID',
+      throw invalid(
         `${JSON.stringify(path)} is no absolute path`,
         'name a block device, best by a link under /dev/disk/by-id, which stays the same'
       )
@@ -148,7 +147,7 @@ export class ClaimedDevice {
       throw new DeltamapperError(
         'DM_READ_FAILED',
         `${this.path} could not be read or written (${(cause as NodeJS.ErrnoException).code})`,
-        'look into the kernel log for what is wrong with the device',
+        'look into the kernel log for errors of the device',
         { cause }
       )
     }
@@ -183,11 +182,7 @@ async function refuseUnlessBlockDevice(path: string): Promise<void> {
   } finally {
     await file.close()
   }
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
-    `${path} is no block device`,
-    'name a disk, a partition, a loop device or another block device'
-  )
+  throw invalid(`${path} is no block device`, 'name a disk, a partition, a loop device or another block device')
 }
 
 /** O_DIRECT wants page-aligned memory, and this is the one such allocation that plain Node offers. */
@@ -215,7 +210,7 @@ function cannotClaim(path: string, cause: unknown): DeltamapperError {
       return new DeltamapperError(
         'DM_READ_FAILED',
         `${path} cannot be opened (${code === 'unknown' ? String(cause) : code})`,
-        'look into the kernel log for what is wrong with the device',
+        'look into the kernel log for errors of the device',
         { cause }
       )
   }

@@ -22,6 +22,7 @@ import { DeltamapperError } from '../errors.ts'
 import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
 import { DeviceReads, type ReadTerms, Unanswered } from './device-reads.ts'
 import type { DeviceNumber } from './target-words.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 /** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: {
@@ -476,5 +477,5 @@ function cannotOpen(path: string, cause: unknown): DeltamapperError {
  */
 async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
-  return Number(sectors) * 512
+  return Number(sectors) * SECTOR_BYTES
 }

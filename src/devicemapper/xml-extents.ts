@@ -1,5 +1,5 @@
 /** Turns the runs of blocks in any tool's XML into extents, clipped to the question. */
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import { type ExtentBatch, ExtentBuilder, type ExtentStream } from './extents.ts'
 
 /** The facts that XML lacks. All in bytes. */
@@ -89,5 +89,5 @@ export function endBytes(endBlock: number, blockBytes: number): number {
 
 function checkSize(bytes: number | undefined): void {
   if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
-  throw new DeltamapperError('DM_ARGUMENT_INVALID', `${bytes} is no size`, 'give a whole number of bytes below 2^53')
+  throw invalid(`${bytes} is no size`, 'give a whole number of bytes below 2^53')
 }

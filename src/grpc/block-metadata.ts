@@ -15,7 +15,7 @@
  * bytes. Fields that are zero are left out, as proto3 serializers do.
  * (https://protobuf.dev/programming-guides/encoding)
  */
-import { DeltamapperError } from '../errors.ts'
+import { defect, DeltamapperError } from '../errors.ts'
 import type { ExtentBatch } from '../devicemapper/extents.ts'
 
 /**
@@ -162,10 +162,6 @@ function writeVarint(bytes: Uint8Array, position: number, value: number): number
   }
   bytes[position++] = rest
   return position
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }
 
 /** One decoded message, to be used again for the next: its arrays grow with the longest message seen. */

@@ -15,6 +15,11 @@ export interface CallContext {
   readonly requestId: string
   /** The caller, as far as connections tell: the IP address, or the process at the other end of a unix socket. */
   readonly client: string
+  /**
+   * The caller means the handles as they are: it knows that they may be of two volumes, of which an answer is exact all
+   * the same.
+   */
+  readonly anyVolume: boolean
 }
 
 /** The part of grpc-js's calls that we use. */
@@ -25,12 +30,25 @@ interface IncomingCall {
 }
 
 const requestIdKey = 'x-request-id'
+/**
+ * Set by our own client, whose handles are ours. A CSI driver's base and target are to be of one volume, as the
+ * specification wants, so that nothing passes this on, and sidecars do not know it.
+ */
+const anyVolumeKey = 'deltamapper-any-volume'
 const requestIdForm = /^[A-Za-z0-9._:-]{1,64}$/
 
 export function callContext(call: IncomingCall): CallContext {
   const [brought] = call.metadata.get(requestIdKey)
   const requestId = typeof brought === 'string' && requestIdForm.test(brought) ? brought : randomUUID()
-  return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()) }
+  const anyVolume = call.metadata.get(anyVolumeKey)[0] === 'yes'
+  return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()), anyVolume }
+}
+
+/** The metadata of a client whose handles are ours. */
+export function ownHandlesMetadata(): Metadata {
+  const metadata = new Metadata()
+  metadata.set(anyVolumeKey, 'yes')
+  return metadata
 }
 
 /**

@@ -11,11 +11,13 @@ import {
   Client,
   credentials,
   type ClientReadableStream,
+  Metadata,
   type MethodDefinition
 } from '@grpc/grpc-js'
 import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
+import { ownHandlesMetadata } from './call-context.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './protos.ts'
 import { fromStatus, isServiceError, type WireStatus } from './status.ts'
@@ -48,9 +50,18 @@ export interface SnapshotMetadataClient {
    * @throws the server's error; DM_UNREACHABLE when nothing answers; DM_ANSWER_INVALID when the answer breaks the rules
    */
   allocated(request: { readonly snapshotId: string } & CallOptions): Promise<ExtentAnswer>
-  /** What changed from the base to the target; otherwise as `allocated`. */
+  /**
+   * What changed from the base to the target; otherwise as `allocated`.
+   *
+   * `anyVolume`: asked of an agent of ours by its own handles, two of different volumes are compared as well, where
+   * they are of one pool.
+   */
   delta(
-    request: { readonly baseSnapshotId: string; readonly targetSnapshotId: string } & CallOptions
+    request: {
+      readonly baseSnapshotId: string
+      readonly targetSnapshotId: string
+      readonly anyVolume?: boolean
+    } & CallOptions
   ): Promise<ExtentAnswer>
   /** Ends every call and closes the connection. */
   close(): void
@@ -88,9 +99,18 @@ export function connect(
       const request = { snapshotId, ...requestNumbers(options) }
       return askForExtents(client, getMetadataAllocated, request, failure, withClosing(signal), options.deadlineMs)
     },
-    async delta({ baseSnapshotId, targetSnapshotId, signal, ...options }) {
+    async delta({ baseSnapshotId, targetSnapshotId, anyVolume = false, signal, ...options }) {
       const request = { baseSnapshotId, targetSnapshotId, ...requestNumbers(options) }
-      return askForExtents(client, getMetadataDelta, request, failure, withClosing(signal), options.deadlineMs)
+      const metadata = anyVolume ? ownHandlesMetadata() : undefined
+      return askForExtents(
+        client,
+        getMetadataDelta,
+        request,
+        failure,
+        withClosing(signal),
+        options.deadlineMs,
+        metadata
+      )
     },
     close() {
       // grpc-js lets calls go on over a closed client.
@@ -149,7 +169,7 @@ export function requestNumbers({ startingOffset = 0, maxResults = 0 }: CallOptio
 }
 
 function unsendable(what: string, value: number | bigint): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', `${value} cannot be sent as a ${what}`, 'give a smaller integer')
+  return invalid(`${value} cannot be sent as a ${what}`, 'give a smaller integer')
 }
 
 /**
@@ -164,7 +184,8 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   request: Request,
   failure: (status: WireStatus) => DeltamapperError,
   signal: AbortSignal,
-  deadlineMs: number | undefined
+  deadlineMs: number | undefined,
+  metadata = new Metadata()
 ): Promise<ExtentAnswer> {
   if (signal.aborted) throw cancelled(signal)
   const stream = client.makeServerStreamRequest(
@@ -172,6 +193,7 @@ export async function askForExtents<Request extends { readonly startingOffset: b
     method.requestSerialize,
     method.responseDeserialize,
     request,
+    metadata,
     deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
   )
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)

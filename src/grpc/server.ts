@@ -12,11 +12,14 @@ import { ReflectionService } from '@grpc/reflection'
 import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
-import { type AdminBackend, adminName, adminPackage, AdminService } from './admin.ts'
+import { type AdminBackend, AdminService } from './admin.ts'
 import { parseListenAddress, type Address } from './address.ts'
 import { ClientConnections, type ConnectionLimits } from './client-connections.ts'
+import { Admin, file_deltamapper_v1_admin } from './generated/deltamapper/v1/admin_pb.ts'
+import { file_deltamapper_v1_inventory, Inventory } from './generated/deltamapper/v1/inventory_pb.ts'
+import { understandTimeouts } from './grpc-timeout.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
-import { type InventoryBackend, inventoryName, inventoryPackage, InventoryService } from './inventory.ts'
+import { type InventoryBackend, InventoryService } from './inventory.ts'
 import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
 import {
   type CallObserver,
@@ -26,6 +29,7 @@ import {
 } from './snapshot-metadata.ts'
 import { listenOnTcp } from './tcp-socket.ts'
 import { type Certificates, createTlsServer } from './tls.ts'
+import { reflected } from './unary.ts'
 import { unixClient } from './unix-client.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
 
@@ -195,8 +199,8 @@ function makeServices(options: ServerOptions, isReady: () => Promise<boolean>): 
     ...{ admin, inventory },
     names: [
       ...['', snapshotMetadataName, identityName],
-      ...(admin ? [adminName] : []),
-      ...(inventory ? [inventoryName] : [])
+      ...(admin ? [Admin.typeName] : []),
+      ...(inventory ? [Inventory.typeName] : [])
     ]
   }
 }
@@ -216,12 +220,16 @@ function makeServers({ snapshotMetadata, identity, health, admin, inventory }: S
       'grpc.max_concurrent_streams': maximumConcurrentStreams,
       'grpc.enable_channelz': 0
     })
+    understandTimeouts(server)
     server.addService(SnapshotMetadataService.definition, snapshotMetadata.implementation)
     server.addService(IdentityService.definition, identity.implementation)
     if (local.admin) server.addService(AdminService.definition, local.admin.implementation)
     if (local.inventory) server.addService(InventoryService.definition, local.inventory.implementation)
     health.addToServer(server)
-    const own = { ...(local.admin && adminPackage), ...(local.inventory && inventoryPackage) }
+    const own = {
+      ...(local.admin && reflected(file_deltamapper_v1_admin)),
+      ...(local.inventory && reflected(file_deltamapper_v1_inventory))
+    }
     new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...own }).addToServer(server)
     return server
   }

@@ -6,7 +6,7 @@ import { type Client, credentials, status as grpcStatus } from '@grpc/grpc-js'
 import { DeltamapperError } from '../errors.ts'
 import { parseHostPort } from './address.ts'
 import { openChannelTo } from './client.ts'
-import { fromStatus, type WireStatus } from './status.ts'
+import { fromStatus, plainly, type WireStatus } from './status.ts'
 
 /** Where a driver's sidecar is, according to its SnapshotMetadataService object. */
 export interface SidecarService {
@@ -63,16 +63,26 @@ const denials: readonly number[] = [grpcStatus.UNAUTHENTICATED, grpcStatus.PERMI
 const ofTheConnection: readonly number[] = [grpcStatus.INTERNAL, grpcStatus.UNKNOWN, grpcStatus.CANCELLED]
 const broken = /RST_STREAM|GOAWAY|ECONN|EPIPE|socket|connection/i
 
+/** Node's words for a certificate that it does not accept (X509_verify_cert_error_string), whatever the status. */
+const ofTheCertificate = /certificate|altnames/i
+
 /** How a call to a sidecar ended. Errors that it passes on from a driver of ours keep their code. */
 export function fromSidecarStatus(wire: WireStatus, address: string): DeltamapperError {
   const { code, details } = wire
   if (/^DM_[A-Z_]+: /.test(details)) return fromStatus(wire, address)
-  const text = details.replaceAll(/\s+/g, ' ').trim() || 'no reason given'
+  const text = plainly(details.replaceAll(/\s+/g, ' ').trim()) || 'no reason given'
   if (denials.includes(code)) {
     return new DeltamapperError(
       'DM_ACCESS_DENIED',
       `the snapshot metadata service at ${address} does not let us: ${text}`,
       'let the service account get volumesnapshots in the namespace; see that its token is for the audience of the SnapshotMetadataService'
+    )
+  }
+  if (ofTheCertificate.test(text)) {
+    return new DeltamapperError(
+      'DM_CLUSTER_SETUP',
+      `the certificate of the snapshot metadata service at ${address} is not of the authority in spec.caCert of its SnapshotMetadataService, or not for this address: ${text}`,
+      'where the authority was replaced, make that object again (deltamapper: deploy/certificates/snapshot-metadata-service.sh)'
     )
   }
   if (grpcStatus[code] === 'UNAVAILABLE' || (ofTheConnection.includes(code) && broken.test(text))) {

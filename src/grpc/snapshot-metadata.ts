@@ -12,12 +12,13 @@
 import { isIP } from 'node:net'
 import type { ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
-import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../errors.ts'
+import { asDeltamapperError, defect, DeltamapperError, type ErrorCode, invalid } from '../errors.ts'
 import { Bursts } from '../memory-after-bursts.ts'
 import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
+import { settledWithin } from './settled.ts'
 import { nameOfStatus, toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
@@ -162,17 +163,9 @@ export class SnapshotMetadataService {
    */
   async drain(graceMs: number): Promise<void> {
     this.#stopping = true
-    await this.#settled(graceMs)
+    await settledWithin(this.#running.keys(), graceMs)
     for (const controller of this.#running.values()) controller.abort(shuttingDown())
-    await this.#settled(1000)
-  }
-
-  async #settled(withinMs: number): Promise<void> {
-    if (this.#running.size === 0) return
-    let timer: NodeJS.Timeout | undefined
-    const patience = new Promise<void>((resolve) => (timer = setTimeout(resolve, withinMs)))
-    await Promise.race([Promise.all(this.#running.keys()), patience])
-    clearTimeout(timer)
+    await settledWithin(this.#running.keys(), 1000)
   }
 
   #begin<Request extends AllocatedRequest | DeltaRequest>(
@@ -338,11 +331,7 @@ async function passOn(
     if (next.done && sent.messages > 0) return
     const message = next.done ? emptyMessage(capacityBytes) : next.value
     if (message.length > maximumMessageBytes) {
-      throw new DeltamapperError(
-        'DM_INTERNAL',
-        `a message of ${message.length} bytes was made, and ${maximumMessageBytes} are allowed`,
-        'report it with the log lines around it'
-      )
+      throw defect(`a message of ${message.length} bytes was made, and ${maximumMessageBytes} are allowed`)
     }
     sent.messages++
     sent.bytes += message.length
@@ -441,8 +430,7 @@ function checkId(field: string, id: string): void {
 
 function checkNumbers({ startingOffset, maxResults }: AllocatedRequest | DeltaRequest): void {
   if (maxResults < 0) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `max_results is ${maxResults}`,
       'give the most extents a message may hold, or 0 to leave it to the server'
     )

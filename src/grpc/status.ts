@@ -103,12 +103,22 @@ const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
   DEADLINE_EXCEEDED: ['DM_DEADLINE_EXCEEDED', 'allow more time, or resume from the end of the last extent received'],
   NOT_FOUND: ['DM_SNAPSHOT_NOT_FOUND', 'check the snapshot ids'],
   FAILED_PRECONDITION: ['DM_NOT_TRACKED', 'take a full backup instead'],
-  ABORTED: ['DM_SNAPSHOT_CHANGED', 'throw away what was received, and call again from offset 0'],
+  ABORTED: ['DM_SNAPSHOT_CHANGED', 'discard what was received, and call again from offset 0'],
   OUT_OF_RANGE: ['DM_OFFSET_OUT_OF_RANGE', 'give a starting offset within the volume'],
   DATA_LOSS: ['DM_METADATA_DAMAGED', 'take a full backup and have the storage checked']
 }
 
-function unreachable(text: string, address: string): DeltamapperError {
+/** What grpc-js says of a connection, without the words that only it understands. */
+export function plainly(text: string): string {
+  return text
+    .replace(/^No connection established\. Last error: (?:Error: )?/, '')
+    .replace(/;? ?if the root CA is installed locally.*?--use-system-ca\.?/i, '')
+    .replace(/\.? ?Resolution note:.*$/, '')
+    .trim()
+}
+
+function unreachable(said: string, address: string): DeltamapperError {
+  const text = plainly(said)
   const remedy = text.includes('EACCES')
     ? 'run as a user or group that may open the socket'
     : address.startsWith('unix:')

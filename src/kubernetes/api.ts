@@ -9,11 +9,12 @@ import {
   type Cluster,
   HttpMethod,
   IsomorphicFetchHttpLibrary,
-  KubeConfig,
+  type KubeConfig,
   RequestContext,
   Watch
 } from '@kubernetes/client-node'
 import { DeltamapperError } from '../errors.ts'
+import { loadKubeConfig } from './kubeconfig.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
 
 /** How long a request may take, in milliseconds. A watch runs for as long as something arrives. */
@@ -38,11 +39,6 @@ export interface ApiOptions {
   readonly context?: string | undefined
 }
 
-export interface List {
-  readonly items: readonly KubernetesObject[]
-  readonly resourceVersion: string
-}
-
 export type WatchEvent =
   | { readonly type: 'ADDED' | 'MODIFIED' | 'DELETED'; readonly object: KubernetesObject }
   | { readonly type: 'BOOKMARK'; readonly object: { readonly metadata: { readonly resourceVersion: string } } }
@@ -59,15 +55,11 @@ export class KubernetesApi {
    * or means plain HTTP
    */
   constructor({ kubeconfig, context }: ApiOptions = {}) {
-    this.#config = new KubeConfig()
     try {
-      if (kubeconfig === undefined) loadFromSurroundings(this.#config)
-      else this.#config.loadFromFile(kubeconfig)
-      if (context !== undefined) {
-        if (this.#config.getContextObject(context) === null) throw new Error(`it has no context ${context}`)
-        this.#config.setCurrentContext(context)
-      }
-      const cluster = this.#config.getCurrentCluster()
+      const config = loadKubeConfig(kubeconfig, context)
+      if (config === undefined) throw noCluster()
+      this.#config = config
+      const cluster = config.getCurrentCluster()
       if (cluster === null) throw new Error('it names no cluster as the current one')
       this.#server = usable(cluster)
     } catch (cause) {
@@ -100,9 +92,18 @@ export class KubernetesApi {
     return answered(status, body, 'create', path)
   }
 
-  /** All objects, of one moment. @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP */
-  async list(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<List> {
-    const items: KubernetesObject[] = []
+  /**
+   * Hands on all objects, of one moment, a page at a time.
+   *
+   * @returns the resource version of that moment
+   * @throws TooOld, DM_CLUSTER_UNREACHABLE, DM_ACCESS_DENIED, DM_CLUSTER_SETUP
+   */
+  async list(
+    path: string,
+    query: Record<string, string>,
+    onPage: (items: readonly KubernetesObject[]) => void,
+    signal?: AbortSignal
+  ): Promise<string> {
     let next: string | undefined
     for (;;) {
       const page = { ...query, limit: String(PAGE), ...(next !== undefined && { continue: next }) }
@@ -111,9 +112,9 @@ export class KubernetesApi {
       const resourceVersion = textOf(list, 'metadata', 'resourceVersion')
       const more = fieldOf(list, 'items') ?? []
       if (!Array.isArray(more) || resourceVersion === undefined) throw strange(path)
-      items.push(...(more as KubernetesObject[]))
+      onPage(more as KubernetesObject[])
       next = textOf(list, 'metadata', 'continue')
-      if (next === undefined) return { items, resourceVersion }
+      if (next === undefined) return resourceVersion
     }
   }
 
@@ -200,7 +201,6 @@ export class KubernetesApi {
     const timeout = AbortSignal.timeout(REQUEST_MS)
     const request = new RequestContext(url.toString(), method)
     request.setHeaderParam('Accept', 'application/json')
-    request.setHeaderParam('User-Agent', 'deltamapper')
     if (object !== undefined) {
       request.setHeaderParam('Content-Type', 'application/json')
       request.setBody(JSON.stringify(object))
@@ -228,15 +228,9 @@ export class KubernetesApi {
   }
 }
 
-/**
- * As kubectl finds it, or a pod. @throws DM_CONFIG_INVALID when nothing names a cluster, and what the library throws
- */
-function loadFromSurroundings(config: KubeConfig): void {
-  config.loadFromDefault()
-  // The library's guess if it finds nothing. Nobody means that.
-  const cluster = config.getCurrentCluster()
-  if (cluster?.name !== 'cluster' || cluster.server !== 'http://localhost:8080') return
-  throw new DeltamapperError(
+/** Nothing is guessed: nobody means the library's guess. */
+function noCluster(): DeltamapperError {
+  return new DeltamapperError(
     'DM_CONFIG_INVALID',
     'no cluster is configured: neither KUBECONFIG nor ~/.kube/config says which, and this is no pod with a service account',
     'name a kubeconfig file'
@@ -288,7 +282,7 @@ function refusal(status: number, body: unknown, verb: string, path: string): Err
     return new DeltamapperError(
       'DM_CLUSTER_SETUP',
       `the Kubernetes API refused to ${verb} ${path}: ${said}`,
-      'put right what it complains of'
+      'correct what it reports'
     )
   }
   return new DeltamapperError(
@@ -302,7 +296,7 @@ function strange(path: string): DeltamapperError {
   return new DeltamapperError(
     'DM_CLUSTER_UNREACHABLE',
     `what answers for the Kubernetes API at ${path} does not speak it`,
-    'see what is between here and the API server'
+    'check the network between here and the API server'
   )
 }
 

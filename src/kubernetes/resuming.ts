@@ -166,7 +166,7 @@ function after(batch: ExtentBatch, end: number): ExtentBatch {
 function differs(how: string): DeltamapperError {
   return new DeltamapperError(
     'DM_ANSWER_INVALID',
-    `the answer does not go on as it began: ${how}`,
+    `the answer does not continue as it began: ${how}`,
     'do not use what was received; ask again from the beginning'
   )
 }

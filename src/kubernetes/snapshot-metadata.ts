@@ -390,7 +390,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     if (namespace !== undefined && name !== undefined) return `${namespace}/${name}`
     throw new DeltamapperError(
       'DM_ARGUMENT_MISSING',
-      `tokens are made for service accounts, and ${user === '' ? 'whoever we are' : user} is none`,
+      `tokens are made for service accounts, and ${user === '' ? 'our user' : user} is none`,
       'name one (NAMESPACE/NAME) that may get the VolumeSnapshots'
     )
   }

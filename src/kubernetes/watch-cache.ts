@@ -5,6 +5,8 @@
  *   replaces the old objects at once. Bookmarks keep that rare for resources that hardly change.
  * - While the server does not answer, the known objects stay, and get older; `asOf` says how old. Before reporting that
  *   an object does not exist, ask for a `refresh`.
+ * - Only the fields that are asked for are kept of an object, and nothing of objects without a key: they are a router's
+ *   memory.
  * - It tries again for ever, at growing and partly random intervals, so that many routers do not come back at the same
  *   moment.
  */
@@ -12,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import { type KubernetesApi, TooOld } from './api.ts'
-import type { KubernetesObject } from './object.ts'
+import { type KubernetesObject, withOnly } from './object.ts'
 
 /** The pause between two tries, in milliseconds: doubled each time, up to the longest. */
 const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [200, 10_000]
@@ -23,6 +25,9 @@ const [SHORTEST_PAUSE_MS, LONGEST_PAUSE_MS] = [200, 10_000]
  */
 const REFRESH_EVERY_MS = 1000
 
+/** A list begins so many milliseconds after the first request for it: requests that come together share it. */
+const GATHER_MS = 20
+
 /** A watch that ends sooner without an event, in milliseconds, has failed: asking again at once would never end. */
 const SHORTEST_WATCH_MS = 1000
 
@@ -30,9 +35,17 @@ export interface CacheOptions {
   /** Path of the list. */
   readonly path: string
   readonly query?: Record<string, string>
-  /** The keys of an object. */
+  /** The keys of an object; none if nobody can ask for it. Sees the kept fields only. */
   readonly keys: (object: KubernetesObject) => readonly string[]
+  /** What is kept of an object beside its name. */
+  readonly fields: readonly (readonly string[])[]
   readonly logger: Logger
+}
+
+/** Waits for a list that begins later. */
+interface Waiting extends PromiseWithResolvers<void> {
+  /** Runs out when the server has not been heard of for as long as whoever waits has patience. */
+  readonly silence: NodeJS.Timeout
 }
 
 export class WatchCache {
@@ -40,8 +53,7 @@ export class WatchCache {
   readonly #options: CacheOptions
   readonly #closing = new AbortController()
   readonly #listeners = new Set<() => void>()
-  #objects = new Map<string, KubernetesObject>()
-  #byKey = new Map<string, Set<KubernetesObject>>()
+  #objects: Objects
   #resourceVersion: string | undefined
   #asOf: number | undefined
   #failure: DeltamapperError | undefined
@@ -49,11 +61,14 @@ export class WatchCache {
   /** Ends the running watch or pause, so that a list begins. */
   #wake = new AbortController()
   /** Waiting for the next list to begin and end. */
-  #waiting: PromiseWithResolvers<void>[] = []
+  #waiting: Waiting[] = []
+  /** Waiting for any list. */
+  readonly #patient = new Set<Waiting>()
 
   constructor(api: KubernetesApi, options: CacheOptions) {
     this.#api = api
     this.#options = options
+    this.#objects = new Objects(options)
     void this.#run()
   }
 
@@ -77,11 +92,11 @@ export class WatchCache {
   }
 
   find(key: string): readonly KubernetesObject[] {
-    return [...(this.#byKey.get(key) ?? [])]
+    return this.#objects.find(key)
   }
 
   all(): Iterable<KubernetesObject> {
-    return this.#objects.values()
+    return this.#objects.all()
   }
 
   /** Calls `listener` after each change. Returns a function that ends that. */
@@ -91,19 +106,26 @@ export class WatchCache {
   }
 
   /**
-   * Resolves once everything has been listed anew since now. @throws the reason why it could not be listed, or the
-   * signal's reason
+   * Resolves once everything has been listed anew since now.
+   *
+   * @param silenceMs how long the server may say nothing, in milliseconds; a list may take as long as it takes
+   * @throws the reason why it could not be listed, DM_CLUSTER_UNREACHABLE for silence, or the signal's reason
    */
-  async refresh(signal: AbortSignal): Promise<void> {
-    const waiting = Promise.withResolvers<void>()
+  async refresh(signal: AbortSignal, silenceMs: number): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    const silence = setTimeout(() => reject(this.#silent(silenceMs)), silenceMs)
+    const waiting: Waiting = { promise, resolve, reject, silence }
     this.#waiting.push(waiting)
+    this.#patient.add(waiting)
     this.#wake.abort()
-    const onAbort = () => waiting.reject(signal.reason as Error)
+    const onAbort = () => reject(signal.reason as Error)
     signal.addEventListener('abort', onAbort, { once: true })
     if (signal.aborted) onAbort()
     try {
-      await waiting.promise
+      await promise
     } finally {
+      clearTimeout(silence)
+      this.#patient.delete(waiting)
       signal.removeEventListener('abort', onAbort)
     }
   }
@@ -140,7 +162,7 @@ export class WatchCache {
 
   /** Replaces everything. Later requests are not answered by this list. */
   async #list(): Promise<void> {
-    const early = this.#listedAt + REFRESH_EVERY_MS - Date.now()
+    const early = Math.max(this.#listedAt + REFRESH_EVERY_MS - Date.now(), this.#waiting.length > 0 ? GATHER_MS : 0)
     if (early > 0) await sleep(early, undefined, { signal: this.#closing.signal })
     const waiting = this.#waiting
     this.#waiting = []
@@ -148,11 +170,13 @@ export class WatchCache {
     const begun = this.#listedAt
     const { path, query = {} } = this.#options
     try {
-      const { items, resourceVersion } = await this.#api.list(path, query, this.#closing.signal)
-      this.#objects = new Map()
-      this.#byKey = new Map()
-      for (const object of items) this.#put(object)
-      this.#resourceVersion = resourceVersion
+      const listed = new Objects(this.#options)
+      const onPage = (items: readonly KubernetesObject[]) => {
+        for (const object of items) listed.put(object)
+        for (const { silence } of this.#patient) silence.refresh()
+      }
+      this.#resourceVersion = await this.#api.list(path, query, onPage, this.#closing.signal)
+      this.#objects = listed
       this.#asOf = begun
       for (const { resolve } of waiting) resolve()
       this.#changed()
@@ -177,8 +201,8 @@ export class WatchCache {
           this.#resourceVersion = object.metadata.resourceVersion!
           this.#recovered()
           if (type === 'BOOKMARK') return
-          this.#remove(object)
-          if (type !== 'DELETED') this.#put(object)
+          if (type === 'DELETED') this.#objects.remove(object)
+          else this.#objects.put(object)
           this.#changed()
         },
         signal,
@@ -195,30 +219,17 @@ export class WatchCache {
   #endedAtOnce(): DeltamapperError {
     return new DeltamapperError(
       'DM_CLUSTER_UNREACHABLE',
-      `the Kubernetes API at ${this.#api.server} ends a watch of ${this.#options.path} as soon as it has begun`,
-      'see what is between here and the API server; if it stays, see its log'
+      `the Kubernetes API at ${this.#api.server} ends every watch of ${this.#options.path} at once`,
+      'check the network between here and the API server; if it stays, see its log'
     )
   }
 
-  #put(object: KubernetesObject): void {
-    const slim = withoutHistory(object)
-    this.#objects.set(idOf(object), slim)
-    for (const key of this.#options.keys(slim)) {
-      const objects = this.#byKey.get(key)
-      if (objects) objects.add(slim)
-      else this.#byKey.set(key, new Set([slim]))
-    }
-  }
-
-  #remove(object: KubernetesObject): void {
-    const known = this.#objects.get(idOf(object))
-    if (known === undefined) return
-    this.#objects.delete(idOf(object))
-    for (const key of this.#options.keys(known)) {
-      const objects = this.#byKey.get(key)
-      objects?.delete(known)
-      if (objects?.size === 0) this.#byKey.delete(key)
-    }
+  #silent(silenceMs: number): DeltamapperError {
+    return new DeltamapperError(
+      'DM_CLUSTER_UNREACHABLE',
+      `nothing came of a list of ${this.#options.path} from the Kubernetes API at ${this.#api.server} for ${silenceMs / 1000} seconds`,
+      'see whether it runs, and can be reached from here'
+    )
   }
 
   #changed(): void {
@@ -230,7 +241,7 @@ export class WatchCache {
       const { path, logger } = this.#options
       const ageSeconds = this.#asOf === undefined ? undefined : Math.round((Date.now() - this.#asOf) / 1000)
       logger.warn(
-        { path, code: failure.code, reason: failure.message, objects: this.#objects.size, ageSeconds },
+        { path, code: failure.code, reason: failure.message, objects: this.#objects.count, ageSeconds },
         this.#asOf === undefined ? 'cannot be listed yet' : 'is no longer kept up to date; what is known stays in use'
       )
     }
@@ -241,17 +252,58 @@ export class WatchCache {
     if (this.#failure === undefined) return
     this.#failure = undefined
     const { path, logger } = this.#options
-    logger.info({ path, objects: this.#objects.size }, 'is kept up to date again')
+    logger.info({ path, objects: this.#objects.count }, 'is kept up to date again')
+  }
+}
+
+/** What is kept of the objects of one resource, by name and by keys. */
+class Objects {
+  readonly #options: Pick<CacheOptions, 'keys' | 'fields'>
+  readonly #byId = new Map<string, KubernetesObject>()
+  readonly #byKey = new Map<string, Set<KubernetesObject>>()
+
+  constructor(options: Pick<CacheOptions, 'keys' | 'fields'>) {
+    this.#options = options
+  }
+
+  get count(): number {
+    return this.#byId.size
+  }
+
+  all(): Iterable<KubernetesObject> {
+    return this.#byId.values()
+  }
+
+  find(key: string): readonly KubernetesObject[] {
+    return [...(this.#byKey.get(key) ?? [])]
+  }
+
+  put(object: KubernetesObject): void {
+    this.remove(object)
+    const { keys, fields } = this.#options
+    const kept = withOnly(object, fields)
+    const keysOfIt = keys(kept)
+    if (keysOfIt.length === 0) return
+    this.#byId.set(idOf(kept), kept)
+    for (const key of keysOfIt) {
+      const objects = this.#byKey.get(key)
+      if (objects) objects.add(kept)
+      else this.#byKey.set(key, new Set([kept]))
+    }
+  }
+
+  remove(object: KubernetesObject): void {
+    const known = this.#byId.get(idOf(object))
+    if (known === undefined) return
+    this.#byId.delete(idOf(object))
+    for (const key of this.#options.keys(known)) {
+      const objects = this.#byKey.get(key)
+      objects?.delete(known)
+      if (objects?.size === 0) this.#byKey.delete(key)
+    }
   }
 }
 
 function idOf({ metadata: { namespace = '', name } }: KubernetesObject): string {
   return `${namespace}/${name}`
-}
-
-/** The list of who set which field, and the notes of tools, are often more than half of an object. */
-function withoutHistory(object: KubernetesObject): KubernetesObject {
-  const { name, namespace, uid, resourceVersion, creationTimestamp, labels } = object.metadata
-  const metadata = { name, namespace, uid, resourceVersion, creationTimestamp, labels }
-  return { ...object, metadata: JSON.parse(JSON.stringify(metadata)) as KubernetesObject['metadata'] }
 }

@@ -10,7 +10,7 @@ import type { Socket } from 'node:net'
 import type { Logger } from 'pino'
 import { collectDefaultMetrics, type Registry } from 'prom-client'
 import { type Address, parseAddress } from '../grpc/address.ts'
-import { CrowdedDoor } from '../grpc/crowded-door.ts'
+import { HandshakeLimit } from '../grpc/handshake-limit.ts'
 import { listenOnTcp } from '../grpc/tcp-socket.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { Readiness } from './readiness.ts'
@@ -53,7 +53,7 @@ export async function startMonitor(text: string, monitored: Monitored, logger: L
       response.end()
     })
   })
-  const door = new CrowdedDoor(MAXIMUM_CONNECTIONS)
+  const door = new HandshakeLimit(MAXIMUM_CONNECTIONS)
   server.prependListener('connection', (socket: Socket) => door.came(socket))
   const listening = await listenOnTcp(server, address)
   // Node's own: memory, event loop, file descriptors.

@@ -42,7 +42,7 @@ export async function startMonitoring(options: MonitoringOptions): Promise<Monit
     readiness.add('certificate', () =>
       certificates.expiresAt > Date.now()
         ? undefined
-        : 'our certificate has expired, and nobody will talk to us; renew it (it is read again without a restart)'
+        : 'our certificate has expired, and no peer accepts it; renew it (it is read again without a restart)'
     )
   }
   const { registry, observer } = processMetrics({ role, version: packageVersion(), readiness, certificates })

@@ -89,7 +89,7 @@ export class Locator implements SnapshotLocator {
       throw new DeltamapperError(
         'DM_AGENT_UNREACHABLE',
         `nothing says on which node ${printable(handle)} is, and not all agents do: ${reason}${others}`,
-        'mend what is said of that node, or give the router a pattern that tells the node',
+        'solve the problem of that node, or give the router a pattern that names the node',
         { node }
       )
     }

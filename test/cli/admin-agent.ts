@@ -17,6 +17,20 @@ export interface AdminAgent {
   order(...words: string[]): Promise<CommandResult & { calls: RecordedCall[] }>
 }
 
+/** One that records what it is asked. */
+export async function adminAgent(
+  folder = mkdtempSync(join(tmpdir(), 'dm-cli-')),
+  name = 'agent',
+  endpoint = `unix://${folder}/${name}.sock`
+) {
+  const { backend, calls } = recordingBackend()
+  const server = await startServer({
+    ...{ listen: [endpoint], backend: new ExtentBackend(), admin: backend },
+    ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) }
+  })
+  return { endpoint, calls, stop: () => server.drain(0) }
+}
+
 /** One for each order, so that tests can run at once. */
 export function adminAgents(test: TestFn): Pick<AdminAgent, 'order'> {
   const folder = mkdtempSync(join(tmpdir(), 'dm-cli-'))
@@ -24,16 +38,11 @@ export function adminAgents(test: TestFn): Pick<AdminAgent, 'order'> {
   let started = 0
   return {
     async order(...words) {
-      const { backend, calls } = recordingBackend()
-      const endpoint = `unix://${folder}/${started++}.sock`
-      const server = await startServer({
-        ...{ listen: [endpoint], backend: new ExtentBackend(), admin: backend },
-        ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) }
-      })
+      const { endpoint, calls, stop } = await adminAgent(folder, String(started++))
       try {
         return { ...(await runCommand([...words, '--endpoint', endpoint])), calls }
       } finally {
-        await server.drain(0)
+        await stop()
       }
     }
   }

@@ -38,7 +38,7 @@ for (const [what, expected] of [
   ['silent', /no end within the time that it had/]
 ] as const) {
   test.serial(`a driver that sends ${what}`, async (t) => {
-    t.timeout(400_000)
+    t.timeout(900_000)
     const path = join(folder, `${what}.sock`)
     const driver = spawn(process.execPath, [script('hostile-driver.ts'), what, path], {
       stdio: ['ignore', 'pipe', 'inherit']

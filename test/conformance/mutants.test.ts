@@ -57,7 +57,7 @@ for (const { name, kind } of asked()) {
   if (row === undefined) continue
   const rules = [...numbersIn(row.fails), ...numbersIn(row.warnings)]
   test(`${name} is caught as the table says`, async (t) => {
-    t.timeout(300_000)
+    t.timeout(900_000)
     // One that hangs costs patience with every rule, and what is wedged is so once a rule has cancelled: two of
     // them tell enough.
     const some = name === 'hangs' ? [4, 31] : name.startsWith('wedged') ? [27, 28] : rules

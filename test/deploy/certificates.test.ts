@@ -2,9 +2,9 @@
  * Certificates without cert-manager: what deploy/certificates/issue.sh makes is what agents, routers and backup software want to see.
  */
 import { execFile } from 'node:child_process'
-import { X509Certificate } from 'node:crypto'
+import { createPrivateKey, createPublicKey, X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -111,6 +111,26 @@ test('run again, it keeps the authority and makes new certificates', async (t) =
   t.is(agent.subjectAltName, 'DNS:agent.example')
   t.true(Date.parse(agent.validTo) - Date.now() < 4 * 86_400_000)
   t.not(agent.serialNumber, (await certificateIn(await mounted(secrets, 'deltamapper-agent-tls'))).serialNumber)
+})
+
+test('run several times at once, all have one authority', async (t) => {
+  const times = Array.from({ length: 6 }, () => issue('--authority', 'raced', 'topolvm'))
+  const authorities = (await Promise.all(times)).flatMap((all) => all.map(({ data }) => data?.['ca.crt']))
+  t.is(authorities.length, 18)
+  t.deepEqual([...new Set(authorities)], [await readFile(join(folder, 'raced/ca.crt'), 'base64')])
+  const left = (await readdir(folder)).filter((each) => each.startsWith('raced'))
+  t.deepEqual(left, ['raced'])
+  const { publicKey } = new X509Certificate(await readFile(join(folder, 'raced/ca.crt')))
+  const key = createPrivateKey(await readFile(join(folder, 'raced/ca.key')))
+  t.true(createPublicKey(key).equals(publicKey), 'its key is the one of its certificate')
+})
+
+test('an authority is not put between files of somebody else', async (t) => {
+  await mkdir(join(folder, 'taken'))
+  await writeFile(join(folder, 'taken/file'), '')
+  const { stderr } = await t.throwsAsync<Error & { stderr: string }>(issue('--authority', 'taken', 'topolvm'))
+  t.regex(stderr, /taken.*folder of its own/)
+  t.deepEqual(await readdir(join(folder, 'taken')), ['file'])
 })
 
 test('the SnapshotMetadataService object has the authority, and the address that is in the certificate', async (t) => {

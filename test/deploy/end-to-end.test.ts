@@ -96,7 +96,7 @@ async function start(t: ExecutionContext, routerSecret = 'router-tls') {
 }
 
 toolTest('agent and router run with what is rendered for them, and ask for nothing that they may not', async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   const { objects, agentPods, routerPods, agent, router, server, client, sample } = await start(t)
   const delta = await client.delta({ baseSnapshotId: 'mon', targetSnapshotId: 'thu' })
   t.deepEqual(await collectExtents(delta), await sample.extents('mon', 'thu'))
@@ -118,7 +118,7 @@ toolTest('agent and router run with what is rendered for them, and ask for nothi
 })
 
 toolTest("the sidecar's certificate does not open an agent", async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   const { agent, client } = await start(t, 'sidecar-tls')
   const error = await t.throwsAsync(async () => collectExtents(await client.allocated({ snapshotId: 'mon' })), {
     instanceOf: DeltamapperError

@@ -31,7 +31,7 @@ let variants: Promise<Variant[]> | undefined
 /** Every variant of the chart. (The overlays are equal to one of them: rendering.test.ts.) */
 function eachVariant(title: string, check: (t: ExecutionContext, variant: Variant) => void): void {
   toolTest(title, async (t) => {
-    t.timeout(240_000)
+    t.timeout(900_000)
     for (const variant of await (variants ??= renderVariants())) check(t, variant)
   })
 }

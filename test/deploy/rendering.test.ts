@@ -42,7 +42,7 @@ async function build(folder: string): Promise<Manifest[]> {
 }
 
 toolTest('what is generated is what the chart renders', async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   t.deepEqual(await outdated(await renderDeploy()), [], 'run `node scripts/render-deploy.ts`')
 })
 

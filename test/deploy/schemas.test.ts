@@ -94,7 +94,7 @@ test('the checks find what is wrong', async (t) => {
 })
 
 toolTest('whatever the chart renders is what Kubernetes takes', async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   const variants = await renderVariants()
   for (const { name, objects } of variants) {
     for (const object of objects) await t.notThrowsAsync(() => validate(object), `${name}: ${nameOf(object)}`)
@@ -103,7 +103,7 @@ toolTest('whatever the chart renders is what Kubernetes takes', async (t) => {
 })
 
 test('and so is every plain manifest', async (t) => {
-  t.timeout(240_000)
+  t.timeout(900_000)
   const files = ['deploy/lab/demo.yaml']
   for (const folder of ['deploy/base', 'deploy/observability', 'deploy/overlays']) {
     files.push(...(await readdir(join(project, folder), { recursive: true })).map((file) => join(folder, file)))

@@ -22,7 +22,7 @@ const noTools = await ensureLab().then(
     throw error
   }
 )
-const MUTATIONS = 250
+const MUTATIONS = 120
 
 test('thin metadata: keys, counts, flags, pointers, sizes, levels', async (t) => {
   if (noTools !== undefined) {

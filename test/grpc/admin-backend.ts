@@ -3,7 +3,12 @@
  * request.
  */
 import { DeltamapperError } from '../../src/errors.ts'
-import type { AdminBackend, AdminMethod, EraSnapshot, EraVolume, Pool, Volume } from '../../src/grpc/admin.ts'
+import type {
+  DescribedEraSnapshot as EraSnapshot,
+  DescribedEraVolume as EraVolume
+} from '../../src/agent/era/description.ts'
+import type { DescribedPool as Pool, DescribedThin as Volume } from '../../src/agent/owned-pools/description.ts'
+import type { AdminBackend, AdminMethod } from '../../src/grpc/admin.ts'
 
 export const fullPool: Pool = {
   name: 'tank',
@@ -15,13 +20,13 @@ export const fullPool: Pool = {
   whenFull: 'queue',
   state: 'out-of-data-space',
   problem: 'it is full',
-  transactionId: 2n ** 64n - 1n,
+  transactionId: String(2n ** 64n - 1n),
   usage: {
     dataUsedBytes: Number.MAX_SAFE_INTEGER,
     dataTotalBytes: Number.MAX_SAFE_INTEGER,
     metadataUsedBytes: 4096,
     metadataTotalBytes: 17_045_913_600,
-    transactionId: 2n ** 64n - 2n,
+    transactionId: String(2n ** 64n - 2n),
     heldMetadataSnapshot: 4_161_599,
     needsCheck: true
   },
@@ -34,13 +39,13 @@ export const fullPool: Pool = {
 export const inactivePool: Pool = {
   ...{ name: 'spare', deviceName: 'spare', metadataDevice: '/dev/m', dataDevice: '/dev/d' },
   ...{ blockBytes: 2 ** 30, lowWaterBytes: 0, whenFull: 'error', state: 'inactive', problem: '' },
-  ...{ transactionId: 0n, volumes: 0, snapshots: 0, underWay: '', createdAtMs: 1 }
+  ...{ transactionId: '0', volumes: 0, snapshots: 0, underWay: '', createdAtMs: 1 }
 }
 
 export const snapshot: Volume = {
   ...{ pool: 'tank', name: 'monday', kind: 'snapshot', id: 'thin:2', thinId: 2 ** 24 - 1 },
   ...{ sizeBytes: 2 ** 53 - 512, volume: 'documents', volumeId: 'thin:1', origin: 'documents' },
-  ...{ creationTime: 2 ** 32 - 1, transactionId: 2n ** 63n, createdAtMs: 1_800_000_000_000, mappedBytes: 0 }
+  ...{ creationTime: 2 ** 32 - 1, transactionId: String(2n ** 63n), createdAtMs: 1_800_000_000_000, mappedBytes: 0 }
 }
 
 export const volume: Volume = {

@@ -8,7 +8,7 @@ import {
 } from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import test, { type ExecutionContext } from 'ava'
-import { type AdminMethod, adminService } from '../../src/grpc/admin.ts'
+import { adminMethods } from '../../src/grpc/admin.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { connect } from '../../src/grpc/client.ts'
 import { fullPool, recordingBackend } from './admin-backend.ts'
@@ -41,12 +41,11 @@ test('every method of the service is answered by the backend method of its name'
   const { backend, calls } = recordingBackend()
   const { path } = await testServer(t, { admin: backend })
   const call = plainCall(t, `unix:${path}`)
-  const methods = Object.keys(adminService)
-  t.is(methods.length, 30)
-  for (const method of methods) await call(method, {})
+  t.is(adminMethods.length, 30)
+  for (const [, { name }] of adminMethods) await call(name, {})
   t.deepEqual(
     calls.map(([method]) => method),
-    methods.map((each) => `${each[0].toLowerCase()}${each.slice(1)}` as AdminMethod)
+    adminMethods.map(([method]) => method)
   )
 })
 
@@ -71,8 +70,21 @@ test('on the wire it is what the .proto file says', async (t) => {
       whenFull: 'error'
     }
   ])
-  await call('CreateVolume', { pool: 'tank', name: 'kind', size_bytes: '9007199254740992' })
-  t.deepEqual(calls.at(-1), ['createVolume', { pool: 'tank', name: 'kind', sizeBytes: NaN, inactive: false }])
+})
+
+test('a count that no number holds is refused with words, and the backend not called', async (t) => {
+  const { backend, calls } = recordingBackend()
+  const { path } = await testServer(t, { admin: backend })
+  const call = plainCall(t, `unix:${path}`)
+  const beyond = { pool: 'tank', name: 'kind', size_bytes: '9007199254740992' }
+  const error = await t.throwsAsync<ServiceError>(call('CreateVolume', beyond))
+  t.is(error.code, status.INVALID_ARGUMENT)
+  t.is(error.details, 'DM_ARGUMENT_INVALID: size_bytes is 9007199254740992; give a whole number below 2^53')
+  t.deepEqual(calls, [])
+  await call('CreateVolume', { ...beyond, size_bytes: '9007199254740991' })
+  t.deepEqual(calls, [
+    ['createVolume', { pool: 'tank', name: 'kind', sizeBytes: Number.MAX_SAFE_INTEGER, inactive: false }]
+  ])
 })
 
 test('errors are statuses with a code of ours, and defects are INTERNAL', async (t) => {

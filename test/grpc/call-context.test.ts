@@ -1,6 +1,6 @@
 import { Metadata } from '@grpc/grpc-js'
 import test from 'ava'
-import { callContext, onwardMetadata } from '../../src/grpc/call-context.ts'
+import { callContext, onwardMetadata, ownHandlesMetadata } from '../../src/grpc/call-context.ts'
 
 function call(requestId: string | undefined, peer = 'unix-1', deadline: Date | number = Infinity) {
   const metadata = new Metadata()
@@ -49,4 +49,11 @@ test('nothing but the id goes on', (t) => {
   const { metadata, ...rest } = call('one')
   metadata.set('authorization', 'Bearer hunter2')
   t.deepEqual(onwardMetadata(callContext({ metadata, ...rest })).getMap(), { 'x-request-id': 'one' })
+})
+
+test('that handles are ours is said by our own client alone, and goes no further', (t) => {
+  t.false(callContext(call(undefined)).anyVolume)
+  const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata() })
+  t.true(context.anyVolume)
+  t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id'])
 })

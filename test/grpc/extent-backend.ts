@@ -172,7 +172,7 @@ export async function testServer(t: ExecutionContext, options: Partial<ServerOpt
 }
 
 /** Waits until `condition` holds; returns whether it came to hold within a time that no machine should need. */
-export async function eventually(condition: () => boolean, withinMs = 30_000): Promise<boolean> {
+export async function eventually(condition: () => boolean, withinMs = 300_000): Promise<boolean> {
   const end = Date.now() + withinMs
   while (!condition()) {
     if (Date.now() > end) return false

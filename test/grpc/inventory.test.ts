@@ -2,7 +2,8 @@ import { join } from 'node:path'
 import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'
-import { askInventory, type Examination, inventoryPackage } from '../../src/grpc/inventory.ts'
+import type { Examination } from '../../src/agent/inventory/examination.ts'
+import { askInventory, InventoryService } from '../../src/grpc/inventory.ts'
 import { examinationOf, poolOf, thinOf } from '../support/examination.ts'
 import { some, temporaryFolder, testServer } from './extent-backend.ts'
 
@@ -137,12 +138,7 @@ test('on unix sockets only', async (t) => {
 /** How a call ends that goes to a TCP port all the same. */
 async function statusOverTcp(address: string): Promise<number> {
   const { Client, credentials } = await import('@grpc/grpc-js')
-  const { path, requestSerialize, responseDeserialize } = (
-    inventoryPackage['deltamapper.v1.Inventory'] as unknown as Record<
-      string,
-      import('@grpc/grpc-js').MethodDefinition<object, object>
-    >
-  ).Examine
+  const { path, requestSerialize, responseDeserialize } = InventoryService.definition['Examine']
   const client = new Client(address.replace('tcp://', 'ipv4:'), credentials.createInsecure())
   try {
     return await new Promise((resolve) => {

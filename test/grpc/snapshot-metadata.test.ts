@@ -209,6 +209,8 @@ const hostile: [string, { headers?: Record<string, string>; body?: Buffer }, Reg
   ['two messages', { body: Buffer.concat([allocatedRequest('some'), allocatedRequest('some')]) }, /^12$/],
   ['bytes that are no gzip', { headers: { 'grpc-encoding': 'gzip' }, body: framed(Buffer.from('no'), 1) }, /^13$/],
   ['a deadline that is none', { headers: { 'grpc-timeout': 'soon' }, body: allocatedRequest('some') }, /^13$/],
+  ['a deadline of nine digits', { headers: { 'grpc-timeout': '100000000n' }, body: allocatedRequest('some') }, /^13$/],
+  ['a deadline within words', { headers: { 'grpc-timeout': 'in 9S' }, body: allocatedRequest('some') }, /^13$/],
   ['another content type', { headers: { 'content-type': 'text/html' }, body: allocatedRequest('some') }, /^undefined$/],
   [
     'an unknown method',
@@ -416,6 +418,24 @@ test.serial('a deadline ends the walk, also of a client that only waits, or does
     t.like(await logLine(server), { status: 'DEADLINE_EXCEEDED', code: 'DM_DEADLINE_EXCEEDED' })
   }
 })
+
+for (const timeout of ['1000H', '99999999H', '99999999M', '99999999S', '99999999m']) {
+  test(`a deadline that is far away has not passed: ${timeout}`, async (t) => {
+    const { path } = await testServer(t)
+    const { received, stream } = rawCall(t, path, {
+      headers: { 'grpc-timeout': timeout },
+      body: allocatedRequest('endless')
+    })
+    // One that has passed ends the call within a few messages.
+    let bytes = 0
+    for await (const chunk of stream) {
+      bytes += (chunk as Buffer).length
+      if (bytes > 2 ** 22) break
+    }
+    t.true(bytes > 2 ** 22)
+    t.is(received['grpc-status'], undefined)
+  })
+}
 
 test('a backend that does not listen cannot keep a call from ending', async (t) => {
   const { path } = await testServer(t)

@@ -34,7 +34,7 @@ const MOST_SNAPSHOTS = 6
 /** Of a whole life, in milliseconds; most of it is the start. */
 const LONGEST_LIFE = 2000
 
-const { random, count: kills, again } = labRun(4)
+const { random, count: kills, again } = labRun(3)
 const catalog = join('/run/mnt/agent', 'catalog.sqlite')
 const holder = fileURLToPath(new URL('lease-holder.ts', import.meta.url))
 

@@ -5,7 +5,8 @@
  */
 import { execFileSync } from 'node:child_process'
 import test, { type ExecutionContext } from 'ava'
-import { type AsBase, askInventory, type Examination, type Finding, type PoolFacts } from '../../src/grpc/inventory.ts'
+import { askForExamination } from '../../src/agent/inventory/ask.ts'
+import type { AsBase, Examination, Finding, PoolFacts } from '../../src/agent/inventory/examination.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { runCommand } from '../cli/run-command.ts'
 import { answerTo } from './ask.ts'
@@ -83,7 +84,7 @@ function camelCase(value: unknown): unknown {
 }
 
 /** The same, without the command. */
-const asked = () => askInventory(agent.address, { deadlineMs: 90_000 })
+const asked = () => askForExamination(agent.address, { deadlineMs: 90_000 })
 
 function pool({ pools }: Seen, name: string): PoolFacts {
   const found = pools.find((each) => each.name === name)
@@ -339,7 +340,7 @@ test.serial('for people', async (t) => {
   t.regex(stdout, /^POOL +KIND +STATE +DATA +METADATA +VOLUMES +METADATA SNAPSHOT$/m)
   t.regex(stdout, /^vg-0\/pool +lvm +read-write /m)
   t.regex(stdout, /^ +\$ lvchange -ay -K vg-0\/cold$/m)
-  t.regex(stdout, /\nsomething stands in the way: \d+ problems, \d+ warnings?, \d+ notes?\n$/)
+  t.regex(stdout, /\nthere are problems: \d+ problems, \d+ warnings?, \d+ notes?\n$/)
   for (const line of stdout.split('\n')) t.log(line)
 })
 

@@ -50,7 +50,7 @@ interface Taken {
 
 test.serial(`any two snapshots make a backup that restores the later one byte for byte (${trial.again})`, async (t) => {
   const { random, count, again } = trial
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   const [disk, metadata] = [loopDisk(512), loopDisk(4)]
   createGroup('vgf', disk.path)
   createThick('vgf', 'data', MEBIBYTES)

@@ -62,7 +62,7 @@ async function startVolume(t: ExecutionContext) {
 }
 
 test.serial('beside an active volume', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   await using volume = await startVolume(t)
   const { volumes, snapshot, sameLine, anotherLine } = volume
   const first = await snapshot()
@@ -132,7 +132,7 @@ test.serial('beside an active volume', async (t) => {
 })
 
 test.serial('beside an inactive volume', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   await using volume = await startVolume(t)
   const { volumes, snapshot, sameLine, anotherLine } = volume
   const whileInactive = async (happens: () => unknown) => {

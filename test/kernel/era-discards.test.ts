@@ -28,7 +28,7 @@ const volume = 'cut'
 const upper = `/dev/mapper/${volume}`
 const MEBIBYTES = 32
 const MOST_MEBIBYTES = 48
-const trial = labRun(5)
+const trial = labRun(3)
 const buffer = alignedBuffer(mebibyte)
 
 function withDevice<T>(path: string, flags: number, use: (file: number) => T): T {
@@ -42,7 +42,7 @@ function withDevice<T>(path: string, flags: number, use: (file: number) => T): T
 
 test.serial(`whatever is discarded, no block that reads as zeros is missing (${trial.again})`, async (t) => {
   const { random, count, again } = trial
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   const [data, metadata] = [loopDisk(MEBIBYTES), loopDisk(4)]
   const catalog = await openCatalog(join(mkdtempSync(join(tmpdir(), 'discards-')), 'catalog.sqlite'))
   const commands = { [volume]: { take: ['true'], remove: ['true'] } }

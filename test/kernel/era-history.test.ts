@@ -105,8 +105,8 @@ async function attach(volumes: EraVolumes, name: string, mebibytes: number): Pro
 }
 
 test.serial('a random history: of any two snapshots exactly what was written between them', async (t) => {
-  const { random, count, again } = labRun(7)
-  t.timeout(300_000 + count * 60_000)
+  const { random, count, again } = labRun(5)
+  t.timeout(600_000 + count * 120_000)
   const path = join(mkdtempSync(join(tmpdir(), 'catalog-')), 'catalog.sqlite')
   let catalog = await openCatalog(path)
   const driver = await startDriver(catalog, deviceMapper, {
@@ -187,7 +187,7 @@ async function takeBoundary(catalog: Catalog, name: string, metadata: string, { 
 test.serial(
   'what is written after a boundary is left out; recorded late, there may be more, and that is known',
   async (t) => {
-    t.timeout(300_000)
+    t.timeout(900_000)
     const catalog = await labCatalog(t)
     const recorder = recorderOf(catalog, deviceMapper)
     await using driver = await startDriver(catalog, deviceMapper, { recorder })

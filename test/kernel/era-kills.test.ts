@@ -37,7 +37,7 @@ const changing = new Set([
     'completeEra',
     'rollBackEra',
     'sawEraVolume',
-    'breakEraLine',
+    'endEraHistory',
     'recordEraSnapshot',
     'deleteEraSnapshot'
   ]
@@ -162,7 +162,7 @@ test.serial(`whichever call is its last, the next agent puts everything right ($
 })
 
 test.serial('the watchdog alone dies: the agent resumes at once, and nothing is under way', async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   const catalog = await openCatalog(join(mkdtempSync(join(tmpdir(), 'alone-')), 'catalog.sqlite'))
   t.teardown(() => catalog.close())
   const commands = { alone: { take: ['sh', '-c', 'sleep 600'], remove: ['true'] } }
@@ -345,7 +345,7 @@ test.serial(
         ({ volumes: [volume] }) => volume?.underWay === ''
       )
       t.like(volumes[0], { problem: '', active: true, suspended: false, line }, context)
-      if (agent.log.some(({ msg }) => msg === 'settled what was left unfinished')) seen.settled++
+      if (agent.log.some(({ msg }) => msg === 'recovered what was interrupted')) seen.settled++
       const { snapshots } = await client.listEraSnapshots({ volume: 'killed' })
       const listed = lvm('lvs', '--noheadings', '-o', 'lv_name,lv_tags', 'vgk').split('\n')
       const tagged = listed.filter((line) => line.includes('deltamapper_')).map((line) => line.trim().split(/\s+/)[0])

@@ -74,7 +74,7 @@ if (isFirst) {
 const buffer = alignedBuffer(blockBytes)
 
 async function tracked() {
-  for (const until = performance.now() + 60_000; ; await sleep(100)) {
+  for (const until = performance.now() + 300_000; ; await sleep(100)) {
     const [now] = (await admin.listEra({ volume })).volumes
     if (!now) throw new Error('the volume is not tracked any more')
     // (What takes long is settled after the start.)
@@ -295,7 +295,7 @@ if (isFirst) {
   journal.say({ kind: 'line', line })
 } else await takeUp(isVoid)
 if (isVoid) console.log('up')
-const settled = agent.log.some(({ msg }) => msg === 'settled what was left unfinished')
+const settled = agent.log.some(({ msg }) => msg === 'recovered what was interrupted')
 await checkSnapshots()
 // What was written last, by whoever was killed, belongs to what differs from the last snapshot before.
 const ambiguous = await takeSnapshot()

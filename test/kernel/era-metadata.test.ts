@@ -64,8 +64,8 @@ function writeSomewhere(device: RawEra, random: Random): void {
 }
 
 test('a random history: for every era exactly what was written to', async (t) => {
-  const { random, count, again } = labRun(45)
-  t.timeout(300_000 + count * 20_000)
+  const { random, count, again } = labRun(25)
+  t.timeout(600_000 + count * 120_000)
   const blockBytes = random.pick([4096, 65536, 262144, 12288])
   // Some hundred blocks, or more than a bitset block has bits; the last one is a part of one.
   const blocks = blockBytes === 4096 ? 40_000 : random.integer(100, 3000)

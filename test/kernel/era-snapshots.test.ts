@@ -24,7 +24,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { decodeDeviceNumber } from '../../native/device.ts'
-import { refuseOwnPlace } from '../../src/agent/era/device/own-place.ts'
+import { refuseSelfHosting } from '../../src/agent/era/device/self-hosting.ts'
 import { Watchdog } from '../../src/agent/era/boundary/watchdog.ts'
 import { createDevice, removeDevice, run } from './dmsetup.ts'
 import { blockBytes, boundariesOnly, labCatalog, loopDisk, startDriver, writtenSince } from './era-lab.ts'
@@ -278,7 +278,7 @@ test.serial('what the agent itself needs is not suspended', async (t) => {
   run('mount', ['-t', 'overlay', 'overlay', '-o', layers, '/run/laid-over'])
   for (const path of ['/run/in-a-file', '/run/laid-over']) {
     const tracked = decodeDeviceNumber(statSync('/dev/mapper/own').rdev)
-    const refusal = await failure(refuseOwnPlace(tracked, 'own', [{ path, what: 'the catalog' }]))
+    const refusal = await failure(refuseSelfHosting(tracked, 'own', [{ path, what: 'the catalog' }]))
     t.is(refusal.code, 'DM_DEVICE_BUSY', path)
     run('umount', [path])
   }
@@ -362,10 +362,10 @@ const lane = async (file, lane) => {
   await Promise.all([0, 1, 2, 3].map((each) => lane(file, each)))
 })()`
 
-const inFlight = labRun(5)
+const inFlight = labRun(3)
 
 test.serial(`no write in flight is missed (${inFlight.again})`, async (t) => {
-  t.timeout(600_000)
+  t.timeout(900_000)
   run('/run/modprobe', ['dm-delay'])
   const { random, count, again } = inFlight
   const sizeBytes = 16 * 2 ** 20

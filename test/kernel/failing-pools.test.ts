@@ -86,7 +86,7 @@ function attempt(action: () => void): void {
 }
 
 async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = performance.now() + 30_000; !condition(); await sleep(20)) {
+  for (const deadline = performance.now() + 300_000; !condition(); await sleep(20)) {
     if (performance.now() > deadline) throw new Error(`still not so after 30 s: ${what}`)
   }
 }

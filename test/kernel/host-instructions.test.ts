@@ -138,6 +138,12 @@ test('hosts.md, a backup with nothing but a shell', async (t) => {
   // It is not the moment of copying that counts.
   writeFileSync(join(folder, 'letter'), randomBytes(mebibyte))
   await terminal.type(full)
+  // What was refused, or cut off, is no answer, and everything after it is not done.
+  const cutOff = 'head -n 2 /srv/backup/mail-1.ndjson >/srv/backup/cut-off.ndjson'
+  const tried = 'if copy_extents $answer /dev/zero /srv/backup/mail.img; then echo copied; else echo refused; fi'
+  for (const answer of ['/dev/null', '/srv/backup/cut-off.ndjson']) {
+    t.regex(await terminal.type(`${cutOff}; answer=${answer}; ${tried}`), /is not complete\nrefused\n$/)
+  }
   rmSync(join(folder, 'inbox'))
   run('sync', ['-f', folder])
   run('fstrim', [folder])

@@ -40,7 +40,7 @@ let agent: LiveAgent
 let client: SnapshotMetadataClient
 
 test.before(async (t) => {
-  t.timeout(300_000)
+  t.timeout(900_000)
   prepareLvm()
   run('losetup', ['--offset', String(128 * mebibyte), '/dev/loop0', '/dev/ubda'])
   raw = new RawPool({ name: 'raw', offsetBytes: 0, metadataBytes: 4 * mebibyte, dataBytes: 16 * mebibyte })

@@ -19,7 +19,7 @@ import { fileURLToPath } from 'node:url'
 import { openDatabase } from '../../src/agent/catalog/database.ts'
 import { findLease, listLeases } from '../../src/agent/catalog/lease-records.ts'
 import { findServed } from '../../src/agent/catalog/served-targets.ts'
-import { withNote } from '../../src/agent/leases/keeper-note.ts'
+import { withNote } from '../../src/agent/leases/release-note.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { type AdminClient, connectAdmin } from '../../src/grpc/admin-client.ts'
 import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
@@ -97,6 +97,8 @@ async function setUp(): Promise<void> {
   foreign.snapshot('foreign-volume', 'foreign-snapshot', 1)
   run('dmsetup', ['message', 'foreign', '0', 'reserve_metadata_snap'])
   await startAgent()
+  // At the start the agent looks at all devices, one after the other, and has each for a moment: on a busy machine, for seconds.
+  while (!agent.log.some(({ msg }) => msg === 'inventory')) await sleep(50)
   await admin.createPool({
     name: 'own',
     metadataDevice: ownMetadata,

@@ -6,7 +6,7 @@ import test from 'ava'
 import { labRun } from './lab-run.ts'
 import { liveWorkload } from './live-workload.ts'
 
-const { count, random } = labRun(120)
+const { count, random } = labRun(60)
 
 for (const [pool, steps] of [
   ['dmsetup', count],

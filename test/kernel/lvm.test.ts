@@ -475,13 +475,13 @@ test('an LVM that hangs is given up in time', async (t) => {
   try {
     const started = performance.now()
     const first = await failure(impatient.volumeGroups())
-    t.true(performance.now() - started < deadlineMs + 10_000)
+    t.true(performance.now() - started < deadlineMs + 120_000)
     t.is(first.code, 'DM_LVM_FAILED')
     t.regex(first.message, /was not done after 4\.0 s and was killed/)
     // Killed or not, its read hangs in the kernel, and so does it: nothing is started behind it, and nobody waits for long.
     const others = await Promise.all([group, 'a', 'b'].map((name) => failure(impatient.logicalVolumes(name))))
     for (const error of others) t.regex(error.message, /has not had its turn in time: `lvm vgs`/)
-    t.true(performance.now() - started < 2 * deadlineMs + 20_000)
+    t.true(performance.now() - started < 2 * deadlineMs + 240_000)
   } finally {
     run('dmsetup', ['resume', 'below'])
   }
@@ -494,9 +494,10 @@ test('a program that only sleeps is killed at the deadline', async (t) => {
   const sleeper = new LvmReporter({ command: ['bash', '-c', 'sleep 63 & wait', 'lvm'], deadlineMs: 700 })
   const started = performance.now()
   t.is((await failure(sleeper.logicalVolumes(group))).code, 'DM_LVM_FAILED')
-  t.true(performance.now() - started < 3000)
-  await sleep(200)
-  t.is(run('bash', ['-c', 'pgrep -fc "^sleep 63" || true']).trim(), '0')
+  // (Alive, it would be for 63 s.)
+  t.true(performance.now() - started < 60_000)
+  while (run('bash', ['-c', 'pgrep -fc "^sleep 63" || true']).trim() !== '0') await sleep(50)
+  t.true(performance.now() - started < 60_000, 'it was killed, and has not ended by itself')
 })
 
 test('a pool without LVM, by its tables alone', async (t) => {

@@ -217,7 +217,7 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   )
 }
 
-const grows = labRun(2)
+const grows = labRun(1)
 
 /** What becomes of a grow whose deadline passes before its table is loaded. */
 const delays = [
@@ -229,7 +229,7 @@ const delays = [
 
 test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, async (t) => {
   const { random, count, again } = grows
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('late', random)
   const ended: Record<string, number> = {}
   const first = random.integer(0, delays.length - 1)
@@ -289,11 +289,11 @@ test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, as
   t.log(ended)
 })
 
-const loads = labRun(3)
+const loads = labRun(2)
 
-test.serial(`what somebody else has loaded is not put in place (${loads.again})`, async (t) => {
+test.serial(`what another program has loaded is not put in place (${loads.again})`, async (t) => {
   const { random, count, again } = loads
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('loaded', random)
   const elsewhere = loopDisk(4 * MEBIBYTES).path
   const guard = `${life.name}-guard`
@@ -358,7 +358,7 @@ test.serial(`what somebody else has loaded is not put in place (${loads.again})`
   t.log(ended)
 })
 
-const owns = labRun(2)
+const owns = labRun(1)
 
 /** What leaves the agent with eras that it said it would begin, and has not. */
 const allowances: Record<string, (life: Life, exchange: () => void) => Promise<unknown>> = {
@@ -406,7 +406,7 @@ const allowances: Record<string, (life: Life, exchange: () => void) => Promise<u
 
 test.serial(`eras that the agent begins itself hide no other's (${owns.again})`, async (t) => {
   const { random, count, again } = owns
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('allowed', random)
   const ended: Record<string, number> = {}
   let deck: string[] = []
@@ -437,7 +437,7 @@ const forgets = labRun(1)
 
 test.serial(`retention and names that are used again lose nothing (${forgets.again})`, async (t) => {
   const { random, count, again } = forgets
-  t.timeout(300_000 + count * 90_000)
+  t.timeout(600_000 + count * 120_000)
   await using life = await Life.begin('forgetful', random)
   const volume = life.name
   for (let i = 0; i < count; i++) {

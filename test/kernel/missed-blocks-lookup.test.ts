@@ -25,7 +25,7 @@ import { createGroup, createPool, createSnapshot, createThin, lvm, prepareLvm, w
 import { blockBytes, expectedDelta, RawPool } from './raw-pool.ts'
 
 const mebibyte = 2 ** 20
-const { random, count, again } = labRun(3)
+const { random, count, again } = labRun(1)
 const group = 'looked-vg'
 /** Where on the disk volume groups end and pools of dmsetup's begin, in MiB. */
 const GROUPS_MIB = 512
@@ -158,7 +158,7 @@ async function rounds(
 const CODES = ['exact', 'DM_SNAPSHOT_CHANGED', 'DM_SNAPSHOT_NOT_FOUND', 'DM_ORDER_REVERSED', 'DM_READ_FAILED']
 
 test.serial('logical volumes and pools that swap names during a question', async (t) => {
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   // The same thin ids and transactions in both; only in the first is there a difference between the snapshots.
   for (const [i, blocks] of [10, 0].entries()) {
     createPool(group, `pool${i}`, 32)
@@ -186,7 +186,7 @@ function rawPool(name: string, place = places++ % PLACES, writesBefore = 0): Raw
 }
 
 test.serial("pools of dmsetup's that swap names during a question", async (t) => {
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   const [one, other] = [rawPool('looked-one'), rawPool('looked-other')]
   for (const pool of [one, other]) {
     pool.createVolume(`${pool.name}-volume`, 0, 64)
@@ -215,7 +215,7 @@ function pickOf<T extends string>(ways: readonly T[], round: number): T {
 const REFUSED = ['DM_POOL_WENT_BACK', 'DM_BASE_CHANGED', 'DM_BASE_LOST']
 
 test.serial("pools of dmsetup's that are made anew by the same names", async (t) => {
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   const seen: Record<string, number> = {}
   for (let round = 0; round < count; round++) {
     const how = pickOf(['fewer snapshots', 'other ids', 'another place'], round)
@@ -249,7 +249,7 @@ test.serial("pools of dmsetup's that are made anew by the same names", async (t)
 })
 
 test.serial('disks that are put back to an earlier copy', async (t) => {
-  t.timeout(300_000 + count * 60_000)
+  t.timeout(600_000 + count * 120_000)
   const copy = join(mkdtempSync(join(tmpdir(), 'copy-')), 'metadata')
   const seen: Record<string, number> = {}
   for (let round = 0; round < count; round++) {

@@ -130,10 +130,10 @@ export async function failure(promise: Promise<unknown>): Promise<DeltamapperErr
 
 /** Looks until it is good. */
 export async function until<T>(look: () => Promise<T>, good: (seen: T) => boolean): Promise<T> {
-  for (const deadline = performance.now() + 30_000; ; await sleep(200)) {
+  for (const deadline = performance.now() + 300_000; ; await sleep(200)) {
     const seen = await look()
     if (good(seen)) return seen
-    if (performance.now() > deadline) throw new Error('still not so after 30 s')
+    if (performance.now() > deadline) throw new Error('still not so after 300 s')
   }
 }
 

@@ -183,7 +183,7 @@ test('the life of a pool, from the command line', async (t) => {
   // And to its end.
   t.deepEqual(await again.reconcile({ pool: '' }), { settled: [], findings: [] })
   t.regex((await failure(again.removePool({ pool: 'tank', wipe: false }))).line, /4 volumes and snapshots/)
-  t.deepEqual(await agent.command('volume', 'delete', 'tank/my-docs'), { deleted: 'tank/my-docs' })
+  t.deepEqual(await agent.command('volume', 'delete', 'tank/my-docs', '--yes'), { deleted: 'tank/my-docs' })
   t.deepEqual(blocksOf(await agent.delta('tank/monday', 'tank/tuesday')), changed, 'snapshots outlive their volume')
   t.regex((await failure(agent.allocated('tank/my-docs'))).line, /^DM_SNAPSHOT_NOT_FOUND/)
   for (const name of ['monday', 'tuesday', 'wednesday']) await again.deleteSnapshot({ pool: 'tank', name })
@@ -250,7 +250,7 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
   }
   await refused({ name: '' }, 'DM_ARGUMENT_MISSING', /no name/)
   createDevice('somebody', '0 8 zero')
-  await refused({ name: 'somebody' }, 'DM_DEVICE_BUSY', /already is a device-mapper device somebody/)
+  await refused({ name: 'somebody' }, 'DM_NAME_TAKEN', /already is a device-mapper device somebody/)
   removeDevice('somebody')
 
   // LVM's, as far as device-mapper knows.
@@ -265,7 +265,7 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
   // A pool that was only just formatted is as good as nothing; one that was used is not.
   await client.createPool({ ...plan, name: 'yes' })
   await refused({}, 'DM_DEVICE_BUSY', /is in use/)
-  await refused({ name: 'yes' }, 'DM_DEVICE_BUSY', /the name yes is taken/)
+  await refused({ name: 'yes' }, 'DM_NAME_TAKEN', /the name yes is taken/)
   await client.removePool({ pool: 'yes', wipe: false })
   await client.createPool({ ...plan, name: 'yes' })
 
@@ -277,13 +277,14 @@ test('what cannot become a pool is refused, and left alone', async (t) => {
   t.is((await volume({ pool: 'nowhere' })).code, 'DM_NO_SUCH_DEVICE')
   t.is((await volume({ pool: '' })).code, 'DM_NO_SUCH_DEVICE')
   await client.createVolume({ pool: 'yes', name: 'v', sizeBytes: mebibyte, inactive: false })
-  t.regex((await volume({})).line, /DM_DEVICE_BUSY: .*yes-v/)
+  // Active or not, what has the name is in use: nobody is told to remove it.
+  t.regex((await volume({})).line, /DM_NAME_TAKEN: pool yes already has a volume v; choose another name/)
   await client.deactivateVolume({ pool: 'yes', name: 'v' })
-  t.regex((await volume({})).line, /DM_DEVICE_BUSY: pool yes already has a v/)
+  t.regex((await volume({})).line, /DM_NAME_TAKEN: pool yes already has a volume v; choose another name/)
   await client.createSnapshot({ pool: 'yes', origin: 'v', name: 's' })
   const snapshot = (origin: string, name: string) => failure(client.createSnapshot({ pool: 'yes', origin, name }))
-  t.is((await snapshot('v', 's')).code, 'DM_DEVICE_BUSY')
-  t.is((await snapshot('v', 'v')).code, 'DM_DEVICE_BUSY')
+  t.is((await snapshot('v', 's')).code, 'DM_NAME_TAKEN')
+  t.is((await snapshot('v', 'v')).code, 'DM_NAME_TAKEN')
   t.is((await snapshot('w', 't')).code, 'DM_NO_SUCH_DEVICE')
   t.regex((await failure(client.deleteVolume({ pool: 'yes', name: 's' }))).line, /is a snapshot, no volume/)
   t.regex((await failure(client.deleteSnapshot({ pool: 'yes', name: 'v' }))).line, /is a volume, no snapshot/)
@@ -389,7 +390,7 @@ test('metadata that cannot be written makes for a pool that takes no changes, an
   await client.deactivatePool({ pool: 'ro', withVolumes: true })
 })
 
-test('what somebody else has done to a pool is told, and settled on a word', async (t) => {
+test('what another program has done to a pool is told, and settled on a word', async (t) => {
   const { client } = agent
   const { data, metadata } = blankDisks(16)
   await client.createPool({
@@ -423,7 +424,7 @@ test('what somebody else has done to a pool is told, and settled on a word', asy
   t.regex(page.stdout, /is at transaction 5, where the catalog has 2.*\n {4}find out who.*pool accept/)
   t.regex(page.stdout, /3 findings; complete\n$/)
 
-  t.like(await agent.command('pool', 'accept', 'shared'), { transaction_id: '5' })
+  t.like(await agent.command('pool', 'accept', 'shared', '--yes'), { transaction_id: '5' })
   const forget = { pool: 'shared', unseen: false }
   t.regex((await failure(client.forgetThin({ ...forget, name: 'v' }))).line, /is in the pool, as thin device 0/)
   await client.forgetThin({ ...forget, name: 's' })

@@ -6,7 +6,7 @@ import test from 'ava'
 import { labRun } from './lab-run.ts'
 import { walkThroughStorm } from './storm.ts'
 
-const { count, random } = labRun(80)
+const { count, random } = labRun(40)
 
 test('walks through live metadata are right or end with an error, whatever the storm does', async (t) => {
   t.timeout(30 * 60_000)

@@ -8,6 +8,7 @@ import type { AddressInfo } from 'node:net'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
 import { KubernetesApi, TooOld } from '../../src/kubernetes/api.ts'
+import type { KubernetesObject } from '../../src/kubernetes/object.ts'
 import { recordedObjects } from '../support/cluster-objects.ts'
 import { FakeApiServer } from '../support/fake-api-server.ts'
 import { testFolder } from '../support/test-folder.ts'
@@ -15,6 +16,7 @@ import { testFolder } from '../support/test-folder.ts'
 const folder = await testFolder(test)
 const path = '/apis/topolvm.io/v1/logicalvolumes'
 const volumes = recordedObjects('topolvm')
+const ignore = () => undefined
 let files = 0
 const file = () => join(folder, `${files++}.json`)
 
@@ -34,7 +36,8 @@ test('one object, none, and all of them', async (t) => {
   const { name } = volumes[0].metadata
   t.is((await api.get(`${path}/${name}`))?.metadata.name, name)
   t.is(await api.get(`${path}/nothing`), undefined)
-  const { items, resourceVersion } = await api.list(path, {})
+  const items: KubernetesObject[] = []
+  const resourceVersion = await api.list(path, {}, (page) => items.push(...page))
   t.deepEqual(
     items.map(({ metadata }) => metadata.name),
     volumes.filter(({ apiVersion }) => apiVersion === 'topolvm.io/v1').map(({ metadata }) => metadata.name)
@@ -46,12 +49,16 @@ test('one object, none, and all of them', async (t) => {
 test('what the server refuses has a code of ours', async (t) => {
   const { server, api } = await connected(t)
   server.forbidden.add(`GET ${path}`)
-  await fails(t, api.list(path, {}), 'DM_ACCESS_DENIED', /does not let us list .*logicalvolumes: somebody cannot/)
-  await fails(t, api.list('/apis/example.org/v1/things', {}), 'DM_CLUSTER_SETUP', /has no \/apis\/example\.org/)
+  await fails(
+    t,
+    api.list(path, {}, ignore),
+    'DM_ACCESS_DENIED',
+    /does not let us list .*logicalvolumes: somebody cannot/
+  )
+  await fails(t, api.list('/apis/example.org/v1/things', {}, ignore), 'DM_CLUSTER_SETUP', /has no \/apis\/example\.org/)
   await fails(t, api.create('/api/v1/nothing', {}), 'DM_CLUSTER_SETUP', /has no/)
   const stranger = new KubernetesApi({ kubeconfig: await withToken(server, 'wrong') })
   await fails(t, stranger.get(path), 'DM_ACCESS_DENIED', /Unauthorized/)
-  const ignore = () => undefined
   const { signal } = new AbortController()
   server.forbidden.clear()
   server.compact()
@@ -92,7 +99,12 @@ test('a proxy that answers in its place is not taken for it', async (t) => {
     `127.0.0.1:${(proxy.address() as AddressInfo).port}`
   )
   await writeFile(kubeconfig, config)
-  await fails(t, new KubernetesApi({ kubeconfig }).list(path, {}), 'DM_CLUSTER_UNREACHABLE', /does not speak it/)
+  await fails(
+    t,
+    new KubernetesApi({ kubeconfig }).list(path, {}, ignore),
+    'DM_CLUSTER_UNREACHABLE',
+    /does not speak it/
+  )
 })
 
 test('a server that is asked over plain HTTP, or is no address, is refused before anything is sent', async (t) => {
@@ -124,6 +136,6 @@ test('a file that is no kubeconfig, and a context that is none', async (t) => {
   const broken = file()
   await writeFile(broken, 'users:\n  - name: x\n    user:\n      token: hunter2\n     password: hunter2\n')
   const error = t.throws(() => new KubernetesApi({ kubeconfig: broken }), { instanceOf: DeltamapperError })
-  t.regex(error.message, /cannot be used: .*\d+:\d+/)
+  t.regex(error.message, /cannot be used: .* is no YAML \(line \d+, column \d+\)/)
   t.false(`${error.stack} ${JSON.stringify(error)} ${String(error.cause)}`.includes('hunter2'))
 })

@@ -284,11 +284,17 @@ test.serial('what cannot be answered has its own code, and does not ask twice', 
   withSpec({ caCert: '' })
   await fails(t, allocated(first), 'DM_CLUSTER_SETUP', /lacks address, audience or caCert/)
   const impostor = await Authority.create(join(folder, 'impostor'))
-  const impatient = client(t, everything, { tries: 1 })
   withSpec({ caCert: (await readFile(impostor.certificate)).toString('base64') })
-  await fails(t, impatient.allocated({ namespace, snapshotName: first }), 'DM_UNREACHABLE', /certificate/)
+  // Whoever may try again does not: it would be in vain.
+  const refused = allocated(first)
+  await fails(
+    t,
+    refused,
+    'DM_CLUSTER_SETUP',
+    /not of the authority in spec\.caCert .*: unable to verify the first certificate$/
+  )
   withSpec({ address: spec['address'].replace('localhost', '127.0.0.1') })
-  await fails(t, impatient.allocated({ namespace, snapshotName: first }), 'DM_UNREACHABLE', /IP|altnames/i)
+  await fails(t, allocated(first), 'DM_CLUSTER_SETUP', /or not for this address: .*(IP|altnames)/i)
   const forwarded = client(t, everything, { address: spec['address'].replace('localhost', '127.0.0.1') })
   withSpec({})
   const nowhere = client(t, everything, { tries: 1, address: '127.0.0.1:1' })

@@ -20,7 +20,7 @@ test('sizes', (t) => {
 test('what runs a file follows from its name', (t) => {
   const bin = `${projectFolder}/node_modules/.bin`
   t.deepEqual(commandFor(`${projectFolder}/test/kernel/lab.test.ts`, ['--match', 'x']), [
-    ...[`${bin}/node`, `${bin}/ava`, '--config', 'ava.lab.config.js', '--tap', 'test/kernel/lab.test.ts'],
+    ...[`${bin}/node`, 'scripts/ava.mjs', '--config', 'ava.lab.config.js', '--tap', 'test/kernel/lab.test.ts'],
     ...['--match', 'x']
   ])
   t.deepEqual(commandFor('/a/b.ts', ['c']), [`${bin}/node`, '/a/b.ts', 'c'])

@@ -9,7 +9,7 @@ import { LabFailure, LabUnavailable, projectFolder, startLab } from './boot.ts'
 const help = `Usage: node test/lab/run.ts [OPTIONS] FILE [ARGS…]
 
 Boots a real Linux kernel with device-mapper (user-mode Linux: no root, no VM) and runs FILE in it as root.
-  FILE.test.ts    with ava, as TAP; ARGS are more options for ava
+  FILE.test.ts    with ava, as TAP; ARGS are more options for ava, or more test files, which share the kernel
   FILE.ts, .mjs   with the checkout's own Node
   any other       as a bash script
 
@@ -30,7 +30,7 @@ export function commandFor(file: string, args: readonly string[]): string[] {
   const bin = resolve(projectFolder, 'node_modules/.bin')
   if (file.endsWith('.test.ts')) {
     const test = relative(projectFolder, resolve(file))
-    return [`${bin}/node`, `${bin}/ava`, '--config', 'ava.lab.config.js', '--tap', test, ...args]
+    return [`${bin}/node`, 'scripts/ava.mjs', '--config', 'ava.lab.config.js', '--tap', test, ...args]
   }
   if (/\.(ts|mjs|js)$/.test(file)) return [`${bin}/node`, resolve(file), ...args]
   return ['bash', resolve(file), ...args]

@@ -71,7 +71,7 @@ function isAlive(pid: number): boolean {
 }
 
 async function until(condition: () => boolean, what: string): Promise<void> {
-  for (const deadline = performance.now() + 20_000; !condition(); await sleep(20)) {
+  for (const deadline = performance.now() + 300_000; !condition(); await sleep(20)) {
     if (performance.now() > deadline) throw new Error(`still not so after 20 s: ${what}`)
   }
 }

@@ -3,7 +3,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { parseAllDocuments } from 'yaml'
-import type { KubernetesObject } from '../../src/kubernetes/object.ts'
+import { type KubernetesObject, withOnly } from '../../src/kubernetes/object.ts'
 import type { Driver, Find } from '../../src/router/drivers/driver.ts'
 
 const folder = new URL('../fixtures/kubernetes/', import.meta.url)
@@ -24,13 +24,12 @@ export function listPathOf({ apiVersion = 'v1', kind = '' }: KubernetesObject): 
 /** Looks objects up as the router's caches do. */
 export function findAmong(objects: readonly KubernetesObject[], { resources }: Driver): Find {
   return (resource, key) => {
-    const { path } = resources[resource]
+    const { path, fields, keys } = resources[resource]
     const namespace = /\/namespaces\/([^/]+)/.exec(path)?.[1]
-    return objects.filter(
-      (object) =>
-        listPathOf(object) === path.replace(/\/namespaces\/[^/]+/, '') &&
-        (namespace === undefined || object.metadata.namespace === namespace) &&
-        resources[resource].keys(object).includes(key)
-    )
+    return objects
+      .filter((object) => listPathOf(object) === path.replace(/\/namespaces\/[^/]+/, ''))
+      .filter((object) => namespace === undefined || object.metadata.namespace === namespace)
+      .map((object) => withOnly(object, fields))
+      .filter((object) => keys(object).includes(key))
   }
 }

@@ -1,7 +1,7 @@
 /**
  * A node on which nothing is amiss, and a pool of it, to change for a test.
  */
-import type { Examination, PoolFacts, ThinFacts } from '../../src/grpc/inventory.ts'
+import type { Examination, PoolFacts, ThinFacts } from '../../src/agent/inventory/examination.ts'
 
 export function thinOf(changes: Partial<ThinFacts> = {}): ThinFacts {
   return {
@@ -12,7 +12,7 @@ export function thinOf(changes: Partial<ThinFacts> = {}): ThinFacts {
     sizeBytes: 64 * 2 ** 20,
     mappedBytes: 2 ** 20,
     asBase: 'unchanged',
-    because: 'it is what it was when it was served',
+    because: 'it is unchanged since it was served',
     ...changes
   }
 }

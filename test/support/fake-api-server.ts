@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { readFile, writeFile } from 'node:fs/promises'
 import type { ExecutionContext } from 'ava'
 import type { KubernetesObject } from '../../src/kubernetes/object.ts'
@@ -50,6 +51,8 @@ export class FakeApiServer {
   watchesAre: 'answered' | 'ended' | 'unanswered' | 'forgotten' = 'answered'
   /** Objects in a page, at most. */
   pageSize = 2
+  /** How long each page of a list takes, in milliseconds; Infinity for a server that has nothing to say. */
+  pageMs = 0
   readonly #objects = new Map<string, KubernetesObject>()
   readonly #events: StoredEvent[] = []
   readonly #watchers = new Set<Watcher>()
@@ -210,6 +213,8 @@ export class FakeApiServer {
     const found = this.#named(url.pathname)
     if (found !== undefined) return answer(response, 200, found)
     if (!known(url.pathname)) return fail(response, 404, 'the server could not find the requested resource')
+    if (this.pageMs === Infinity) return
+    if (this.pageMs > 0) await sleep(this.pageMs)
     return this.#list(url, response)
   }
 

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 /** Listens, again and again as long as the port is taken, but not for ever. Rejects as `listen` does. */
 export async function oncePortIsFree<T>(listen: () => Promise<T>): Promise<T> {
-  for (const giveUp = Date.now() + 30_000; ;) {
+  for (const giveUp = Date.now() + 300_000; ;) {
     try {
       return await listen()
     } catch (error) {

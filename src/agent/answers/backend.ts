@@ -3,12 +3,13 @@
  * a plan of it.
  */
 import { DeltamapperError } from '../../errors.ts'
+import type { CallContext } from '../../grpc/call-context.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { parseHandle } from '../../handle.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Walkers } from '../walks/walkers.ts'
 import type { Sources } from './sources.ts'
-import type { AnswersOf, Question, TargetAnswers } from './target.ts'
+import type { AnswersOf, LookUp, Question, TargetAnswers } from './target.ts'
 
 /** @param answersOf who answers for which kind of snapshots (targets.ts) */
 export function snapshotMetadataBackend(
@@ -18,13 +19,17 @@ export function snapshotMetadataBackend(
 ): SnapshotMetadataBackend {
   return {
     async allocated({ snapshotId, startingOffset, maxResults }, signal, call) {
+      const lookUp = lookUpFor(call)
       const [target] = await lookUp([snapshotId])
-      return answer({ base: undefined, target, startingOffset, maxResults, lookUp }, signal, call?.client)
+      const question = { base: undefined, target, startingOffset, maxResults, anyVolume: false, lookUp }
+      return answer(question, signal, call?.client)
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
+      const lookUp = lookUpFor(call)
       const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
-      return answer({ base, target, startingOffset, maxResults, lookUp }, signal, call?.client)
+      const { anyVolume = false } = call ?? {}
+      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call?.client)
     }
   }
 
@@ -54,9 +59,11 @@ export function snapshotMetadataBackend(
     )
   }
 
-  async function lookUp(handles: readonly string[]): Promise<FoundSnapshot[]> {
-    const look = sources.look()
-    return Promise.all(handles.map((handle) => resolve(handle, look)))
+  function lookUpFor(call: CallContext | undefined): LookUp {
+    return async (handles) => {
+      const look = sources.look(call?.client)
+      return Promise.all(handles.map((handle) => resolve(handle, look)))
+    }
   }
 
   async function resolve(handle: string, look: Sources): Promise<FoundSnapshot> {

@@ -9,8 +9,7 @@ import type { DeviceMapperPort } from '../node/pool-device.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import type { LvmReporter } from '../lvm/report.ts'
 import { thinPoolUuid, volumeGroupSource } from './volume-group.ts'
-
-const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 export interface DeviceNamesOptions {
   lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>

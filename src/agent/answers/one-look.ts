@@ -16,11 +16,14 @@ export type LvmPort = Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
 /** LVM at one look. */
 export class LvmLook implements LvmPort {
   readonly #lvm: LvmPort
+  readonly #client: string | undefined
   #all: Promise<LogicalVolume[]> | undefined
   readonly #groups = new Map<string, Promise<LogicalVolume[] | undefined>>()
 
-  constructor(lvm: LvmPort) {
+  /** @param client on whose behalf */
+  constructor(lvm: LvmPort, client?: string) {
     this.#lvm = lvm
+    this.#client = client
   }
 
   async allLogicalVolumes(): Promise<LogicalVolume[]> {
@@ -42,12 +45,14 @@ export class LvmLook implements LvmPort {
       all = await this.allLogicalVolumes()
     } catch (error) {
       // LVM may have complained about another group.
-      if (error instanceof LvmRefused) return this.#lvm.logicalVolumes(volumeGroup)
+      if (error instanceof LvmRefused) return this.#lvm.logicalVolumes(volumeGroup, this.#client)
       throw error
     }
     const volumes = all.filter(({ vgName }) => vgName === volumeGroup)
     // For two groups of one name, LVM chooses one, or says that it cannot.
-    if (new Set(volumes.map(({ vgUuid }) => vgUuid)).size > 1) return this.#lvm.logicalVolumes(volumeGroup)
+    if (new Set(volumes.map(({ vgUuid }) => vgUuid)).size > 1) {
+      return this.#lvm.logicalVolumes(volumeGroup, this.#client)
+    }
     return volumes.length > 0 ? volumes : undefined
   }
 }

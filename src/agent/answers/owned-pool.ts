@@ -8,8 +8,7 @@ import { type DeviceMapperPort, findPoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
-
-const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 /**
  * Answers for the volumes and snapshots of a pool.

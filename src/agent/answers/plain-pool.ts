@@ -14,8 +14,7 @@ import { DeltamapperError } from '../../errors.ts'
 import { type DeviceMapperPort, findPoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
-
-const SECTOR_SIZE = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 /**
  * Answers for the thin devices of a pool.
@@ -89,7 +88,7 @@ async function findThinDevice(
       'find out why in the kernel log, deactivate the pool, and repair it (`thin_check`, `thin_repair`)'
     )
   }
-  const sizeBytes = row.lengthSectors * SECTOR_SIZE
+  const sizeBytes = row.lengthSectors * SECTOR_BYTES
   if (!Number.isSafeInteger(sizeBytes)) {
     throw new DeltamapperError(
       'DM_NOT_TRACKED',

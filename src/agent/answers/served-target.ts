@@ -10,8 +10,12 @@ import type { SeenDevice, SeenDevices } from '../walks/thin-walk.ts'
 
 /** What is known of live pools beside their metadata, and must be remembered of them. */
 export interface DeviceKnowledge {
-  /** Gets the devices of a walk. No message arrives before this has resolved, and none if it rejects. */
-  check(seen: SeenDevices): Promise<void>
+  /**
+   * Gets the devices of a walk. No message arrives before this has resolved, and none if it rejects.
+   *
+   * @param anyVolume whether base and target may be of different volumes
+   */
+  check(seen: SeenDevices, anyVolume?: boolean): Promise<void>
 }
 
 /**
@@ -31,10 +35,11 @@ export function catalogKnowledge(
      * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER,
      *   DM_ORDER_REVERSED, and what the catalog throws
      */
-    async check({ base, target, resumed }) {
+    async check({ base, target, resumed }, anyVolume = false) {
       const wentBack = await clocks.look(target.snapshot)
       const admitted = await catalog.admit({
-        ...{ base: base && servedTarget(base), target: servedTarget(target), resumed, strictBases, wentBack }
+        ...{ base: base && servedTarget(base), target: servedTarget(target), resumed, strictBases, wentBack },
+        anyVolume
       })
       if (admitted === 'unchanged') return
       logger.warn(

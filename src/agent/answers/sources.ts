@@ -35,13 +35,13 @@ export class Sources {
     this.#node = node
   }
 
-  /** The same sources at one look, which begins with its first question (one-look.ts). */
-  look(): Sources {
+  /** The same sources at one look, which begins with its first question (one-look.ts). @param client on whose behalf */
+  look(client?: string): Sources {
     if (!this.#node) return this
     const { lvm, deviceMapper, ...rest } = this.#node
     return new Sources(this.#recorded, {
       ...rest,
-      lvm: new LvmLook(lvm),
+      lvm: new LvmLook(lvm, client),
       deviceMapper: new DeviceMapperLook(deviceMapper)
     })
   }
@@ -96,7 +96,7 @@ export class Sources {
   get description(): string {
     const recorded = [...this.#recorded.keys()].join(', ')
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
-    return `this agent serves the node's thin pools, era volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
+    return `this agent serves the node's thin pools, tracked volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
   }
 }
 

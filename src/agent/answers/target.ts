@@ -1,6 +1,5 @@
-/**
- * What a kind of storage has to bring along so that its snapshots are answered for. The registry is targets.ts.
- */
+/** The interface of a kind of storage whose snapshots the agent answers for. The registry is targets.ts. */
+import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
@@ -12,34 +11,37 @@ export interface Question<S extends FoundSnapshot = FoundSnapshot> {
   /** Undefined: everything the target has allocated. */
   readonly base: S | undefined
   readonly target: S
-  /** Bytes, as the client has them. */
+  /** Bytes, as the client gave them. */
   readonly startingOffset: bigint
   /** The most extents in a message; 0 chooses a good number. */
   readonly maxResults: number
+  /** Whether base and target may be of different volumes: the handles are ours, and meant as they are. */
+  readonly anyVolume: boolean
   readonly lookUp: LookUp
 }
 
 /**
- * Finds the snapshots that have these handles, all at one look, which begins when it is called.
- *
- * @throws DM_SNAPSHOT_NOT_FOUND …
+ * Finds the snapshots with these handles, all at one look, which begins when it is called. @throws
+ * DM_SNAPSHOT_NOT_FOUND …
  */
 export type LookUp = (handles: readonly string[]) => Promise<FoundSnapshot[]>
 
-/** What may be asked of a kind of snapshots, and how it is answered. */
+/** Which questions about a kind of snapshots are allowed, and how they are answered. */
 export interface TargetAnswers<S extends FoundSnapshot = FoundSnapshot> {
-  /** Where such snapshots are, after their handle: `is in a thin pool`. */
+  /** Ends a sentence that begins with a handle: `is in a thin pool`. */
   readonly where: string
   /** Refuses what cannot be compared, before any metadata is read. @throws the refusal */
   plan(question: Question<S>): Plan | Promise<Plan>
 }
 
-/** What the agent lends to those who answer. */
+/** What the agent provides for answering. */
 export interface AnswerServices {
   /** What is known of the devices of live pools. */
   readonly knowledge?: DeviceKnowledge | undefined
   /** The tools, if they have a part in answers. */
   readonly tools?: ToolEngine | undefined
+  /** Told of what is answered all the same. */
+  readonly logger?: Pick<Logger, 'warn'> | undefined
 }
 
 export interface Target<S extends FoundSnapshot, Request> {
@@ -47,7 +49,7 @@ export interface Target<S extends FoundSnapshot, Request> {
   readonly walk: Walk<Request>
 }
 
-/** Who answers for snapshots of a kind; undefined where nobody does. */
+/** The target for snapshots of a kind; undefined if there is none. */
 export type AnswersOf = (kind: string) => TargetAnswers | undefined
 
 /** @throws DM_OFFSET_OUT_OF_RANGE */

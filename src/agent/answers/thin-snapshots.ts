@@ -1,5 +1,5 @@
 /**
- * Thin snapshots, whichever source has found them: what may be compared, and how the answer is made.
+ * Thin snapshots from any source: which may be compared, and how the answer is made.
  *
  *   look up both handles, at one look ─▶ open the metadata ─▶ find the devices in it ─▶ look up again ─▶ the catalog ─▶ first message
  *
@@ -24,16 +24,16 @@ import { toPortable } from '../walks/walk-messages.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 
-export function thinAnswers({ knowledge, tools }: AnswerServices): TargetAnswers<Snapshot> {
+export function thinAnswers({ knowledge, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
   return {
     where: 'is in a thin pool',
-    plan({ base, target, startingOffset, maxResults, lookUp }) {
-      if (base) checkRelated(base, target)
+    plan({ base, target, startingOffset, maxResults, anyVolume, lookUp }) {
+      if (base) checkRelated(base, target, anyVolume, logger)
       checkExternalOrigin(base, target)
       checkOffset(startingOffset, target.handle, target.sizeBytes)
       const question = { base, target, startingOffset: Number(startingOffset), maxResults }
       if (!target.live || !knowledge) return thinPlan(question, undefined, tools)
-      const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp)
+      const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp, anyVolume)
       return { ...thinPlan(question, second, tools), explained: (error) => second.explained(error) }
     }
   }
@@ -42,8 +42,8 @@ export function thinAnswers({ knowledge, tools }: AnswerServices): TargetAnswers
 /**
  * The plan of a walk through a pool's metadata.
  *
- * @param knowledge told of a live pool's devices before the first message, which it may refuse
- * @param tools where they have a part in the answer
+ * @param knowledge gets a live pool's devices before the first message, and may refuse them
+ * @param tools the tools, if they have a part in the answer
  */
 export function thinPlan(question: ThinQuestion, knowledge?: DeviceKnowledge, tools?: ToolEngine): Plan {
   const asides: Record<keyof ThinAsides, Aside> = {
@@ -75,18 +75,20 @@ class SecondLook implements DeviceKnowledge {
   readonly #snapshots: readonly Snapshot[]
   readonly #known: DeviceKnowledge
   readonly #lookUp: LookUp
+  readonly #anyVolume: boolean
   #isTaken = false
 
-  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp) {
+  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp, anyVolume: boolean) {
     this.#snapshots = snapshots
     this.#known = known
     this.#lookUp = lookUp
+    this.#anyVolume = anyVolume
   }
 
   async check(seen: SeenDevices): Promise<void> {
     await this.#take()
     this.#isTaken = true
-    await this.#known.check(seen)
+    await this.#known.check(seen, this.#anyVolume)
   }
 
   /** An error from the metadata may be about another pool's metadata: then the client should ask again. */
@@ -117,11 +119,12 @@ function checkSame(before: Snapshot, now: FoundSnapshot): void {
 
 /**
  * Refuses a mix-up of handles. Any two thin devices of one pool compare exactly, so this protects the caller, not the
- * answer: unknown relations pass.
+ * answer: unknown relations pass, and so does what is meant. (A volume that was rolled back, as Proxmox and Qubes do,
+ * is another one to LVM by the same name.)
  *
  * @throws DM_POOLS_DIFFER, DM_VOLUMES_DIFFER, DM_SNAPSHOT_CHANGED
  */
-function checkRelated(base: Snapshot, target: Snapshot): void {
+function checkRelated(base: Snapshot, target: Snapshot, anyVolume: boolean, logger: AnswerServices['logger']): void {
   const remedy = 'compare snapshots of one volume'
   if (poolOf(base) !== poolOf(target)) {
     throw new DeltamapperError('DM_POOLS_DIFFER', `${base.handle} and ${target.handle} are in different pools`, remedy)
@@ -138,6 +141,13 @@ function checkRelated(base: Snapshot, target: Snapshot): void {
   // A snapshot and the volume it was taken of are related, even when that volume is itself a snapshot of another.
   if (base.volume === target.identity || target.volume === base.identity) return
   const ofWhat = ({ volume, volumeName }: Snapshot) => volumeName ?? volume
+  if (anyVolume) {
+    logger?.warn(
+      { base: base.handle, target: target.handle, baseOf: ofWhat(base), targetOf: ofWhat(target) },
+      'base and target are of different volumes: what differs between them is exact, and is answered'
+    )
+    return
+  }
   throw new DeltamapperError(
     'DM_VOLUMES_DIFFER',
     `${base.handle} is a snapshot of ${ofWhat(base)}, ${target.handle} of ${ofWhat(target)}`,

@@ -10,6 +10,7 @@ import type { HistoryQuestion } from '../walks/history-extents.ts'
 import type { HistoryWalkRequest, NextPage } from '../walks/history-walk.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import { checkOffset, type TargetAnswers } from './target.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 export type HistoryCatalog = Pick<
   Catalog,
@@ -32,7 +33,7 @@ export interface TrackedSnapshot {
 /** No metadata is read for these, and the tools have no part in it. */
 export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
   return {
-    where: 'is a snapshot of an era volume',
+    where: 'is a snapshot of a tracked volume',
     async plan({ base, target, startingOffset, maxResults }) {
       checkOffset(startingOffset, target.handle, target.record.sizeBytes)
       const from = Number(startingOffset)
@@ -64,7 +65,7 @@ export async function eraSource(
 ): Promise<SnapshotSource<TrackedSnapshot> | undefined> {
   const volume = await catalog.findEraVolume(name)
   if (volume === undefined) return undefined
-  const blockBytes = volume.blockSectors * 512
+  const blockBytes = volume.blockSectors * SECTOR_BYTES
   return {
     async snapshot(snapshot) {
       const record = await catalog.findEraSnapshot(name, snapshot)
@@ -151,7 +152,7 @@ function checkComparable(base: TrackedSnapshot, target: TrackedSnapshot): void {
   if (base.record.volume !== target.record.volume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
-      `${base.handle} is a snapshot of era volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
+      `${base.handle} is a snapshot of tracked volume ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
       'compare snapshots of one volume'
     )
   }

@@ -15,8 +15,7 @@ import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import { checkVolumeGroupName, type LvmReporter } from '../lvm/report.ts'
 import { byName, fullName, thinVolume } from '../lvm/volume.ts'
-
-const SECTOR_SIZE = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 export interface VolumeGroupSourceOptions {
   lvm: Pick<LvmReporter, 'logicalVolumes'>
@@ -88,7 +87,7 @@ async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolum
   // Reading tells whether a pool has failed.
   const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
   if (!row || !table) return !info.readOnly
-  const sizeBytes = row.lengthSectors * SECTOR_SIZE
+  const sizeBytes = row.lengthSectors * SECTOR_BYTES
   if (table.deviceId === thinId && sizeBytes === lv.sizeBytes) return !info.readOnly
   throw new DeltamapperError(
     'DM_NOT_TRACKED',

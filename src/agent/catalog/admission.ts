@@ -21,6 +21,8 @@ export interface Admission {
   readonly resumed: boolean
   /** Whether a base that was never served is refused. */
   readonly strictBases: boolean
+  /** Whether base and target may be of different volumes. */
+  readonly anyVolume?: boolean
   /** When the pool was last found in an earlier state, by a look of just now. */
   readonly wentBack: WentBack | undefined
 }
@@ -36,7 +38,7 @@ export type Admitted = 'unchanged' | 'unrecorded'
  */
 export function admit(
   database: Writable,
-  { base, target, resumed, strictBases, wentBack }: Admission,
+  { base, target, resumed, strictBases, wentBack, anyVolume = false }: Admission,
   lineage: (base: ServedTarget, target: ServedTarget) => Lineage,
   at: number
 ): Admitted {
@@ -47,7 +49,7 @@ export function admit(
     checkSinceWentBack(base.handle, records, wentBack)
     known = checkBase(records, base)
     if (known === 'unrecorded') checkUnrecorded(records, base, { resumed, strictBases })
-    checkLineage(base, target, lineage)
+    checkLineage(base, target, lineage, anyVolume)
   }
   // Answered since the pool was restored, whatever the wall clock says.
   const now = Math.max(at, (wentBack?.at ?? 0) + 1)
@@ -62,7 +64,7 @@ export function admit(
 function checkGoesOn(records: readonly ServedRecord[], target: ServedTarget, wentBack: WentBack | undefined): void {
   checkResumed(records, target)
   if (wentBack === undefined || records.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
-  throw resumeRefused(target.handle, `its pool went on from an earlier state since it was begun: ${wentBack.how}`)
+  throw resumeRefused(target.handle, `its pool was restored to an earlier state since it was begun: ${wentBack.how}`)
 }
 
 /** @throws DM_BASE_UNRECORDED, DM_RESUME_REFUSED */
@@ -85,11 +87,12 @@ function checkUnrecorded(
 function checkLineage(
   base: ServedTarget,
   target: ServedTarget,
-  lineage: (base: ServedTarget, target: ServedTarget) => Lineage
+  lineage: (base: ServedTarget, target: ServedTarget) => Lineage,
+  anyVolume: boolean
 ): void {
   if (base.identity === target.identity) return
   const relation = lineage(base, target)
-  if (relation === 'different-volumes') {
+  if (relation === 'different-volumes' && !anyVolume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
       `${base.handle} and ${target.handle} were taken of different volumes, the catalog says`,

@@ -44,7 +44,7 @@ export function catalogCalls(database: CatalogDatabase) {
     completeEra: on(era.completeEra),
     rollBackEra: on(era.rollBackEra),
     sawEraVolume: on(era.sawEraVolume),
-    breakEraLine: on(era.breakEraLine),
+    endEraHistory: on(era.endEraHistory),
     eraView: on(era.eraView),
     findEraVolume: on(era.findEraVolume),
     beginEraHistory: on(eraHistory.beginEraHistory),

@@ -135,7 +135,7 @@ export class CatalogThread {
     return new DeltamapperError(
       'DM_CATALOG_UNAVAILABLE',
       `the catalog ${this.#path} cannot be used: ${what}; whether it took what it was last told is not known`,
-      'ask again; if it stays so, look into the kernel log for what is wrong with its disk',
+      'ask again; if it stays like this, look into the kernel log for errors of its disk',
       { cause }
     )
   }

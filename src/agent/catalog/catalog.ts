@@ -15,7 +15,7 @@
  * since 1970.
  */
 import { resolve } from 'node:path'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
 import { CatalogThread } from './catalog-thread.ts'
@@ -28,7 +28,7 @@ import type {
   LastBoundary,
   TakenSnapshot
 } from './era-snapshots.ts'
-import type { EraIntent, EraVolume, NewEraIntent, SeenOfEraVolume } from './era-volumes.ts'
+import type { EraIntent, EraVolume, NewEraIntent, EraVolumeLook } from './era-volumes.ts'
 import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
@@ -194,17 +194,17 @@ export class Catalog {
   }
 
   /** Records a look at a volume. */
-  async sawEraVolume(volume: string, seen: SeenOfEraVolume): Promise<void> {
+  async sawEraVolume(volume: string, seen: EraVolumeLook): Promise<void> {
     await this.#call('sawEraVolume', volume, seen)
   }
 
   /** Ends the volume's history at its last snapshot, and begins a new one. */
-  async breakEraLine(
+  async endEraHistory(
     volume: string,
     because: string,
     now: { newestEra: number; seenBlocks: number }
   ): Promise<EraVolume> {
-    return this.#call('breakEraLine', volume, because, now)
+    return this.#call('endEraHistory', volume, because, now)
   }
 
   async eraView(): Promise<{ volumes: readonly EraVolume[]; intents: readonly EraIntent[] }> {
@@ -343,13 +343,13 @@ export class Catalog {
   /** The running thread, or a new one if the last has ended. */
   #running(): CatalogThread {
     if (this.#closed) {
-      throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
+      throw shuttingDown()
     }
     if (this.#thread?.stuck) {
       throw new DeltamapperError(
         'DM_CATALOG_UNAVAILABLE',
         `the catalog ${this.path} cannot be used: a call to it has not come back from its disk`,
-        'look into the kernel log for what is wrong with the disk'
+        'look into the kernel log for errors of the disk'
       )
     }
     if (this.#thread === undefined || this.#thread.ended) {

@@ -15,7 +15,7 @@
  * as both ends of the range exist.
  */
 import { randomUUID } from 'node:crypto'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError } from '../../errors.ts'
 import { ChunkUnion, type WrittenChunk } from './store/written-chunks.ts'
 import {
   eraIntentsTable,
@@ -156,7 +156,7 @@ export function recordEraSnapshot(
     if (tracked.boundaryEra !== undefined && taken.boundaryEra < tracked.boundaryEra) {
       throw new DeltamapperError(
         'DM_HISTORY_BROKEN',
-        `era volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
+        `tracked volume ${volume} goes back from era ${tracked.boundaryEra} to era ${taken.boundaryEra}`,
         'take a full backup; `deltamapper doctor` shows what is wrong with the volume'
       )
     }
@@ -470,8 +470,4 @@ function isRemoved({ removedAt }: SnapshotRow): boolean {
 
 function snapshotOf({ leastBytes: _least, exact, ...snapshot }: SnapshotRow): EraSnapshot {
   return { ...snapshot, exact: exact === 1 }
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

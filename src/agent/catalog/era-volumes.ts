@@ -11,11 +11,12 @@
  * its history.
  */
 import { randomUUID } from 'node:crypto'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { guardName } from '../node/era-devices.ts'
 import { isHandleName } from '../../handle.ts'
 import type { CatalogDatabase } from './database.ts'
 import { clearStagedWrites, forgetVolumeHistory } from './era-snapshots.ts'
+import { nameTaken } from './name-taken.ts'
 import {
   eraIntentsTable,
   eraSnapshotsTable,
@@ -24,6 +25,7 @@ import {
   eraVolumesTable
 } from './store/era-tables.ts'
 import type { RowOf } from './store/table.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** A tracked volume: two device-mapper devices of ours over a data device. */
 export interface EraVolume {
@@ -73,7 +75,7 @@ export type NewEraIntent =
   Exclude<EraIntent, { kind: 'attach' }> | { readonly kind: 'attach'; readonly volume: Omit<EraVolume, 'createdAt'> }
 
 /** What may have changed since the last look. */
-export type SeenOfEraVolume = Partial<
+export type EraVolumeLook = Partial<
   Pick<
     EraVolume,
     | 'newestEra'
@@ -102,7 +104,10 @@ export function beginEra(database: CatalogDatabase, intent: NewEraIntent, at: nu
     const name = intent.kind === 'attach' ? intent.volume.name : intent.volume
     const pending = eraIntentsTable.get(database, { volume: name })
     if (pending !== undefined) {
-      throw busy(`era volume ${name} is in the middle of something else (${pending.kind})`, 'wait for it to be done')
+      throw busy(
+        `tracked volume ${name} is in the middle of something else (${pending.kind})`,
+        'wait for it to be done'
+      )
     }
     if (intent.kind === 'attach') attach(database, intent.volume, at)
     else checkBegins(database, intent)
@@ -155,19 +160,19 @@ export function rollBackEra(database: CatalogDatabase, volume: string): void {
  * Records a look at a volume. If it has fewer blocks than at the last look, it was made smaller, and another volume may
  * use the rest.
  */
-export function sawEraVolume(database: CatalogDatabase, volume: string, seen: SeenOfEraVolume): void {
+export function sawEraVolume(database: CatalogDatabase, volume: string, seen: EraVolumeLook): void {
   database.write(() => {
     const tracked = eraVolumeRow(database, volume)
     const shrunk = seen.seenBlocks !== undefined && seen.seenBlocks < tracked.seenBlocks
     const leastBytes = shrunk
-      ? Math.min(tracked.leastBytes, (seen.seenBlocks ?? 0) * tracked.blockSectors * 512)
+      ? Math.min(tracked.leastBytes, (seen.seenBlocks ?? 0) * tracked.blockSectors * SECTOR_BYTES)
       : tracked.leastBytes
     eraVolumesTable.update(database, tracked, { ...seen, leastBytes })
   })
 }
 
 /** Ends the volume's history: later records belong to a new one. @param because why, in words */
-export function breakEraLine(
+export function endEraHistory(
   database: CatalogDatabase,
   volume: string,
   because: string,
@@ -202,15 +207,15 @@ export function findEraVolume(database: CatalogDatabase, name: string): EraVolum
 
 function pendingIntent(database: CatalogDatabase, volume: string): { row: IntentRow; intent: EraIntent } {
   const row = eraIntentsTable.get(database, { volume })
-  if (row === undefined) throw defect(`nothing is under way with era volume ${volume}`)
+  if (row === undefined) throw defect(`nothing is under way with tracked volume ${volume}`)
   return { row, intent: intentOf(row) }
 }
 
 function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>, at: number): void {
   checkName(volume.name)
-  for (const taken of [{ name: volume.name }, { id: volume.id }]) {
-    if (eraVolumesTable.get(database, taken) !== undefined) {
-      throw busy(`there already is an era volume ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: volume.name }, { id: volume.id }]) {
+    if (eraVolumesTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a tracked volume ${Object.values(each).join()}`, 'deltamapper era status')
     }
   }
   // Inactive volumes count as well: otherwise they could not be activated.
@@ -218,7 +223,7 @@ function attach(database: CatalogDatabase, volume: Omit<EraVolume, 'createdAt'>,
   for (const other of eraVolumesTable.find(database, {})) {
     const taken = [other.dmName, guardName(other)].find((each) => wanted.includes(each))
     if (taken !== undefined) {
-      throw busy(`the device-mapper name ${taken} belongs to era volume ${other.name}`, 'choose another name')
+      throw nameTaken(`the device-mapper name ${taken} belongs to tracked volume ${other.name}`)
     }
   }
   eraVolumesTable.insert(database, {
@@ -238,7 +243,10 @@ function checkBegins(database: CatalogDatabase, intent: Exclude<NewEraIntent, { 
   const taken = eraSnapshotsTable.get(database, { volume: id, name: intent.snapshot })
   // The name of a snapshot with removed data may be used again.
   if (taken !== undefined && taken.removedAt === undefined) {
-    throw busy(`era volume ${name} already has a snapshot ${intent.snapshot}`, 'choose another name')
+    throw nameTaken(
+      `tracked volume ${name} already has a snapshot ${intent.snapshot}`,
+      `deltamapper snapshot list ${name} --tracked`
+    )
   }
 }
 
@@ -262,16 +270,12 @@ function intentOf({ volume, kind, sizeBytes, snapshot, token }: IntentRow): EraI
   if (kind === 'attach' || kind === 'detach') return { kind, volume }
   if (kind === 'grow' && sizeBytes !== undefined) return { kind, volume, sizeBytes }
   if (kind === 'snapshot' && snapshot !== undefined && token !== undefined) return { kind, volume, snapshot, token }
-  throw defect(`what is under way with era volume ${volume} is not known: ${kind}`)
+  throw defect(`what is under way with tracked volume ${volume} is not known: ${kind}`)
 }
 
 function checkName(name: string): void {
   if (isHandleName(name)) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
-    `${JSON.stringify(name)} is no name`,
-    'use letters, digits and + _ . - only'
-  )
+  throw invalid(`${JSON.stringify(name)} is no name`, 'use letters, digits and + _ . - only')
 }
 
 /** The text of any error message, in a form that the catalog can store. */
@@ -281,8 +285,4 @@ function shortened(text: string): string {
 
 function busy(what: string, remedy: string): DeltamapperError {
   return new DeltamapperError('DM_DEVICE_BUSY', what, remedy)
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

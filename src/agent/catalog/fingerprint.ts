@@ -180,6 +180,6 @@ export function resumeRefused(handle: string, why: string): DeltamapperError {
   return new DeltamapperError(
     'DM_RESUME_REFUSED',
     `the answer about ${handle} cannot go on from an offset: ${why}`,
-    'throw away what was received, and ask again from the beginning'
+    'discard what was received, and ask again from the beginning'
   )
 }

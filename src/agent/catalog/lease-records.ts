@@ -7,7 +7,7 @@
  * If the kernel refuses to reserve, `clearLease` removes the record; if it refuses to release, `keepLease` restores it.
  * If it is unknown whether the kernel carried out the message, the record stays, and `leaseVerdict` decides.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError } from '../../errors.ts'
 import type { LeaseRecord } from './lease.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
 
@@ -90,11 +90,7 @@ function move(
   database.write(() => {
     const row = leasesTable.get(database, { device })
     if (row?.state !== from) {
-      throw new DeltamapperError(
-        'DM_INTERNAL',
-        `the lease of ${device} is ${row?.state ?? 'not recorded'}, not ${from}`,
-        'report it with the log lines around it'
-      )
+      throw defect(`the lease of ${device} is ${row?.state ?? 'not recorded'}, not ${from}`)
     }
     leasesTable.update(database, row, changes)
   })

@@ -78,10 +78,10 @@ export function leaseVerdict(record: LeaseRecord | undefined, { heldRoot, facts 
   if (record === undefined) return verdict('foreign', 'there is no record of it')
   switch (record.state) {
     case 'reserving':
-      return ambiguous('a crash came while it was being reserved, or somebody else took it then')
+      return ambiguous('a crash came while it was being reserved, or another program took it then')
     case 'releasing':
       if (!matches(record, { heldRoot, facts })) return verdict('foreign', 'it is not the one that was being released')
-      return ambiguous('a crash came while it was being released, or somebody else took it afterwards')
+      return ambiguous('a crash came while it was being released, or another program took it afterwards')
     case 'held':
       if (!matches(record, { heldRoot, facts }))
         return verdict('foreign', 'it is not the one that the record describes')

@@ -15,8 +15,9 @@
  */
 import { randomUUID } from 'node:crypto'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
+import { nameTaken, thinNameTaken } from './name-taken.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export interface OwnedPool {
@@ -304,9 +305,9 @@ export function findThinByName(database: Writable, pool: string, name: string): 
 
 function beginPool(database: Writable, pool: Omit<OwnedPool, 'createdAt'>, at: number): void {
   checkName(pool.name)
-  for (const taken of [{ name: pool.name }, { dmName: pool.dmName }]) {
-    if (poolsTable.get(database, taken) !== undefined) {
-      throw busy(`there already is a pool ${Object.values(taken).join()}`, 'choose another name')
+  for (const each of [{ name: pool.name }, { dmName: pool.dmName }]) {
+    if (poolsTable.get(database, each) !== undefined) {
+      throw nameTaken(`there already is a pool ${Object.values(each).join()}`, 'deltamapper pool list')
     }
   }
   poolsTable.insert(database, { ...pool, createdAt: at })
@@ -317,7 +318,7 @@ function beginInPool(database: Writable, intent: Exclude<NewIntent, { kind: 'cre
   if ('transactionId' in intent && intent.transactionId !== pool.transactionId) {
     throw new DeltamapperError(
       'DM_CATALOG_DISAGREES',
-      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: somebody else has changed it`,
+      `pool ${pool.name} is at transaction ${intent.transactionId}, where the catalog has ${pool.transactionId}: another program has changed it`,
       'see `deltamapper doctor`'
     )
   }
@@ -356,9 +357,8 @@ function checkNewThin(database: Writable, thin: { pool: string; name: string; th
   if (!Number.isInteger(thinId) || thinId < 0 || thinId >= MAX_DEVICES) {
     throw invalid(`${thinId} is no thin device id`, `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`)
   }
-  if (thinsTable.get(database, { pool, name }) !== undefined) {
-    throw busy(`pool ${pool} already has a ${name}`, 'choose another name')
-  }
+  const known = findThinByName(database, pool, name)
+  if (known !== undefined) throw thinNameTaken(known)
   if (thinsTable.get(database, { pool, thinId }) !== undefined) {
     throw busy(`thin device ${thinId} of pool ${pool} is already in use`, 'use another id')
   }
@@ -376,7 +376,7 @@ function moveTransaction(database: Writable, pool: string, transactionId: bigint
 function refuseWhilePending(database: Writable, pool: string): void {
   const pending = intentsTable.get(database, { pool })
   if (pending !== undefined)
-    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'settle that first')
+    throw busy(`pool ${pool} is in the middle of something else (${pending.kind})`, 'recover that first')
 }
 
 function pendingIntent(database: Writable, pool: string): { row: IntentRow; intent: Intent } {
@@ -431,12 +431,4 @@ function thinOf(row: RowOf<typeof thinsTable>): OwnedThin {
 
 function busy(what: string, remedy: string): DeltamapperError {
   return new DeltamapperError('DM_DEVICE_BUSY', what, remedy)
-}
-
-function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

@@ -1,7 +1,6 @@
 /**
- * How far every pool had come when it was last looked at: so that a pool that goes on from an earlier state (metadata
- * restored from a copy, disks put back) is not taken for one that went on. How that shows:
- * src/devicemapper/thin/base-record/pool-moment.ts.
+ * How far every pool had come at the last look. This shows a pool that was restored to an earlier state (metadata from
+ * a copy, disks put back). How it shows: src/devicemapper/thin/base-record/pool-moment.ts.
  */
 import { howWentBack, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -89,7 +88,7 @@ export function checkSinceWentBack(
   if (recorded.length > 0 && recorded.every(({ firstServedAt }) => firstServedAt > wentBack.at)) return
   throw new DeltamapperError(
     'DM_POOL_WENT_BACK',
-    `the pool of ${handle} went on from an earlier state, which was noticed at ${new Date(wentBack.at).toISOString()}: ${wentBack.how}`,
-    'take a full backup of a new snapshot; what was backed up before is no base any more'
+    `the pool of ${handle} was restored to an earlier state, which was noticed at ${new Date(wentBack.at).toISOString()}: ${wentBack.how}`,
+    'take a full backup of a new snapshot; what was backed up before is no longer a base'
   )
 }

@@ -102,14 +102,14 @@ export function reconcile(catalog: CatalogView, kernel: KernelView): Reconciliat
   const steps: Step[] = []
   const findings: Finding[] = []
   for (const pool of catalog.pools) {
-    const books = {
+    const records = {
       pool,
       thins: catalog.thins.filter((each) => each.pool === pool.name),
       intent: catalog.intents.find((each) => each.pool === pool.name)
     }
     const active = kernel.pools.find((each) => each.dmName === pool.dmName)
     const devices = kernel.devices.filter((each) => each.pool === pool.dmName)
-    const result = reconcilePool(books, active, devices)
+    const result = reconcilePool(records, active, devices)
     steps.push(...result.steps)
     findings.push(...result.findings)
   }
@@ -120,13 +120,13 @@ export function reconcile(catalog: CatalogView, kernel: KernelView): Reconciliat
       pool: dmName,
       thinId: undefined,
       what: `pool ${dmName} is active, but was not created by this agent`,
-      remedy: 'nothing is to be done; its snapshots are served from their tables if it is configured as a source'
+      remedy: 'no action is needed; its snapshots are served from their tables if it is configured as a source'
     })
   }
   return { steps, findings }
 }
 
-interface Books {
+interface PoolRecords {
   readonly pool: OwnedPool
   readonly thins: readonly OwnedThin[]
   readonly intent: Intent | undefined
@@ -144,10 +144,14 @@ interface Decision {
   readonly resized?: { readonly id: string; readonly sizeBytes: number }
 }
 
-function reconcilePool(books: Books, active: KernelPool | undefined, devices: readonly KernelDevice[]): Reconciliation {
-  const { pool, thins, intent } = books
+function reconcilePool(
+  records: PoolRecords,
+  active: KernelPool | undefined,
+  devices: readonly KernelDevice[]
+): Reconciliation {
+  const { pool, thins, intent } = records
   if (intent?.kind === 'create-pool' || intent?.kind === 'delete-pool') {
-    return { steps: [settlePool(intent, active !== undefined)], findings: [] }
+    return { steps: [decidePool(intent, active !== undefined)], findings: [] }
   }
   const resume = intent === undefined ? [] : resumeOrigin(intent, devices)
   if (active?.thins === undefined) {
@@ -156,15 +160,15 @@ function reconcilePool(books: Books, active: KernelPool | undefined, devices: re
     return { steps: resume, findings }
   }
 
-  const decision = settle(books, active, active.thins, devices)
+  const decision = decide(records, active, active.thins, devices)
   const findings = [...decision.findings]
   if (decision.transactionId !== undefined && decision.transactionId !== active.transactionId) {
     findings.push({
       kind: 'transaction-differs',
       pool: pool.name,
       thinId: undefined,
-      what: `pool ${pool.name} is at transaction ${active.transactionId}, where the catalog has ${decision.transactionId}: somebody else has changed it`,
-      remedy: 'find out who; then `deltamapper pool accept` takes the pool as it is'
+      what: `pool ${pool.name} is at transaction ${active.transactionId}, where the catalog has ${decision.transactionId}: another program has changed it`,
+      remedy: 'find out which; then `deltamapper pool accept` takes the pool as it is'
     })
   }
   for (const thin of thins) {
@@ -186,7 +190,7 @@ function reconcilePool(books: Books, active: KernelPool | undefined, devices: re
 }
 
 /** Creating a pool is done when it is active; deleting one, when it is not. */
-function settlePool(intent: Extract<Intent, { kind: 'create-pool' | 'delete-pool' }>, active: boolean): Step {
+function decidePool(intent: Extract<Intent, { kind: 'create-pool' | 'delete-pool' }>, active: boolean): Step {
   const done = intent.kind === 'create-pool' ? active : !active
   const because = `${intent.kind} of ${intent.pool} was begun, and the pool is ${active ? 'active' : 'not active'}`
   return done
@@ -202,8 +206,8 @@ function resumeOrigin(intent: Intent, devices: readonly KernelDevice[]): Step[] 
   return [{ step: 'resume', dmName, because: `it was suspended to take the snapshot ${intent.pool}/${intent.name}` }]
 }
 
-function settle(
-  { pool, thins, intent }: Books,
+function decide(
+  { pool, thins, intent }: PoolRecords,
   active: KernelPool,
   kernelThins: ReadonlyMap<number, KernelThin>,
   devices: readonly KernelDevice[]
@@ -220,7 +224,7 @@ function settle(
       // A device created at another transaction is not the one of this intent.
       const contradicted = device !== undefined && device.transactionId !== intent.transactionId
       const what = `${intent.kind} of ${pool.name}/${intent.name} as thin device ${intent.thinId}`
-      return settleThin(what, intent, active, contradicted ? 'contradicted' : device !== undefined, {
+      return decideThin(what, intent, active, contradicted ? 'contradicted' : device !== undefined, {
         thinId: intent.thinId,
         creationTime: device?.creationTime
       })
@@ -230,7 +234,7 @@ function settle(
       const device = thin && kernelThins.get(thin.thinId)
       const contradicted = thin === undefined || (device !== undefined && device.creationTime !== thin.creationTime)
       const what = `${intent.kind} of ${pool.name}/${thin?.name}`
-      return settleThin(what, intent, active, contradicted ? 'contradicted' : device === undefined, {
+      return decideThin(what, intent, active, contradicted ? 'contradicted' : device === undefined, {
         thinId: thin?.thinId,
         creationTime: undefined
       })
@@ -260,7 +264,7 @@ function settle(
 }
 
 /** The table at the top: how far creating or deleting one thin got. */
-function settleThin(
+function decideThin(
   what: string,
   { pool, transactionId }: { pool: string; transactionId: bigint },
   active: KernelPool,
@@ -285,8 +289,8 @@ function settleThin(
     kind: 'intent-contradicted',
     pool,
     thinId,
-    what: `${what}, begun at transaction ${transactionId}, contradicts what the kernel shows (${shown}): somebody else has changed it`,
-    remedy: 'find out who; then `deltamapper pool accept` takes the pool as it is and forgets what was begun'
+    what: `${what}, begun at transaction ${transactionId}, contradicts what the kernel shows (${shown}): another program has changed it`,
+    remedy: 'find out which; then `deltamapper pool accept` takes the pool as it is and forgets what was begun'
   }
   return { steps: [], findings: [finding], transactionId: undefined, thinId }
 }
@@ -305,7 +309,7 @@ function compareThin(
         pool: pool.name,
         thinId: thin.thinId,
         what: `${thin.kind} ${pool.name}/${thin.name} (thin device ${thin.thinId}) is in the catalog, but not in the pool`,
-        remedy: '`deltamapper volume forget` strikes it off; its data is gone'
+        remedy: '`deltamapper volume forget` removes it from the catalog; its data is gone'
       }
     ]
   }
@@ -317,7 +321,7 @@ function compareThin(
         thinId: thin.thinId,
         what: `thin device ${thin.thinId} of pool ${pool.name} is not the ${thin.kind} ${thin.name} that it was: it was created at ${there.creationTime}/${there.transactionId}, not at ${thin.creationTime}/${thin.transactionId}`,
         remedy:
-          '`deltamapper volume forget` strikes the old one off, `deltamapper volume adopt` gives the new one a name'
+          '`deltamapper volume forget` removes the old one from the catalog, `deltamapper volume adopt` gives the new one a name'
       }
     ]
   }
@@ -361,6 +365,6 @@ function waits(intent: Intent): Finding {
     pool: intent.pool,
     thinId: 'thinId' in intent ? intent.thinId : undefined,
     what: `${intent.kind} in pool ${intent.pool} was begun, and what became of it cannot be told yet`,
-    remedy: 'it is settled as soon as the pool is active and can be read'
+    remedy: 'it is recovered as soon as the pool is active and can be read'
   }
 }

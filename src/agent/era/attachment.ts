@@ -13,14 +13,15 @@ import { blockCounters, bootId, refuseDiscards } from '../../devicemapper/block-
 import { dropInactiveTable, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { losesEras } from '../../devicemapper/era/kernel.ts'
 import { formatEraTable } from '../../devicemapper/era/table.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
+import { deviceNameTaken } from '../catalog/name-taken.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
 import { deviceIdentity, isPathOnly } from '../node/device-identity.ts'
 import { guardName } from '../node/era-devices.ts'
 import { onceNoKeeper } from './history/era-slot.ts'
-import { continued, type EraGuard } from './device/guard.ts'
+import { continued, type HistoryCheck } from './device/history-check.ts'
 import { headWritten } from './device/lasting-traces.ts'
 import type { LowerSnapshot, LowerSnapshots } from './boundary/lower-snapshot.ts'
 import { waitingForDeviceMapper } from './device/processes.ts'
@@ -29,13 +30,13 @@ import {
   type ActiveDevices,
   dataBytes,
   type Inactive,
-  type LowerSeen,
-  parseLowerSeen,
+  type LastLook,
+  parseLastLook,
   superblockOf,
   TrackedDevice
 } from './device/tracked-device.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_BYTES = 512
 /**
  * Bytes of metadata for each tracked block: an era and some bits, twice, because a metadata snapshot may be held. And
  * the least size of a metadata device.
@@ -64,13 +65,13 @@ export interface AttachRequest {
 
 export type AttachmentCatalog = Pick<
   Catalog,
-  'path' | 'beginEra' | 'completeEra' | 'rollBackEra' | 'sawEraVolume' | 'breakEraLine' | 'findEraVolume' | 'eraView'
+  'path' | 'beginEra' | 'completeEra' | 'rollBackEra' | 'sawEraVolume' | 'endEraHistory' | 'findEraVolume' | 'eraView'
 >
 
 export class Attachment {
   readonly #catalog: AttachmentCatalog
   readonly #deviceMapper: DeviceMapper
-  readonly #guard: EraGuard
+  readonly #historyCheck: HistoryCheck
   readonly #lower: LowerSnapshots
   readonly #logger: Logger
   readonly #trustRestarts: boolean
@@ -79,13 +80,13 @@ export class Attachment {
   constructor(
     catalog: AttachmentCatalog,
     deviceMapper: DeviceMapper,
-    guard: EraGuard,
+    historyCheck: HistoryCheck,
     lower: LowerSnapshots,
     { logger, trustRestarts }: { logger: Logger; trustRestarts: boolean }
   ) {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
-    this.#guard = guard
+    this.#historyCheck = historyCheck
     this.#lower = lower
     this.#logger = logger
     this.#trustRestarts = trustRestarts
@@ -140,7 +141,7 @@ export class Attachment {
       throw error
     }
     await this.settle(name)
-    await this.#guard.check(name)
+    await this.#historyCheck.check(name)
   }
 
   /**
@@ -154,7 +155,7 @@ export class Attachment {
     const { name, metadataDevice, dmName } = volume
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     if (await tracked.info()) {
-      await this.#guard.check(name)
+      await this.#historyCheck.check(name)
       return
     }
     refuseLossyKernel(volume.allowLossyKernel)
@@ -164,7 +165,7 @@ export class Attachment {
     const data = await tracked.checkData()
     const metadata = await tracked.checkMetadata()
     const below = await tracked.seenInactive(data.number, metadata)
-    const before = parseLowerSeen(volume.lowerSeen)
+    const before = parseLastLook(volume.lowerSeen)
     const superblock = await superblockOf(metadataDevice).catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code !== 'DM_READ_FAILED') return error
       throw error
@@ -195,13 +196,13 @@ export class Attachment {
     // On disk before anything can be written through the devices, and before a snapshot of the old history could be
     // taken.
     if (because !== undefined) {
-      await this.#catalog.breakEraLine(name, because, metadataSeen)
+      await this.#catalog.endEraHistory(name, because, metadataSeen)
       this.#logger.warn({ volume: name, because }, 'the history of a tracked volume is void')
     }
     // From here on, every write to it must come through the devices, whoever checks next.
     await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(below), ...metadataSeen })
     await tracked.putUp(data.number, metadata)
-    await this.#guard.check(name)
+    await this.#historyCheck.check(name)
   }
 
   /**
@@ -228,7 +229,7 @@ export class Attachment {
     const { writtenSectors, discards } = await blockCounters(dataDevice)
     const isLast = atShutdown && writtenSectors === seen.writtenSectors && discards === seen.discards
     await this.#catalog.sawEraVolume(volume.name, {
-      lowerSeen: JSON.stringify({ ...seen, atShutdown: isLast } satisfies LowerSeen),
+      lowerSeen: JSON.stringify({ ...seen, atShutdown: isLast } satisfies LastLook),
       newestEra: Math.max(currentEra, checked.volume.newestEra),
       seenBlocks: blocks
     })
@@ -239,9 +240,9 @@ export class Attachment {
    * next boot.
    */
   async #stillInactive(volume: EraVolume, tracked: TrackedDevice): Promise<void> {
-    const before = parseLowerSeen(volume.lowerSeen)
+    const before = parseLastLook(volume.lowerSeen)
     if (before.state !== 'inactive') return
-    const remember = (seen: LowerSeen) => this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
+    const remember = (seen: LastLook) => this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
     // The earlier shutdown was not the last act of its boot. This comes first, because a device in use cannot be
     // inspected.
     await remember({ ...before, atShutdown: false })
@@ -258,11 +259,11 @@ export class Attachment {
   async lookAtStart(name: string): Promise<void> {
     const volume = await this.#catalog.findEraVolume(name)
     if (!volume) return
-    if (await new TrackedDevice(this.#deviceMapper, volume).info()) return this.#guard.lookAfter(name)
-    const [before, nextBoot] = [parseLowerSeen(volume.lowerSeen), await bootId()]
+    if (await new TrackedDevice(this.#deviceMapper, volume).info()) return this.#historyCheck.lookAfter(name)
+    const [before, nextBoot] = [parseLastLook(volume.lowerSeen), await bootId()]
     if (before.state !== 'inactive' || !before.atShutdown || before.nextBoot !== undefined) return
     if (before.boot === nextBoot) return
-    const lowerSeen = JSON.stringify({ ...before, nextBoot } satisfies LowerSeen)
+    const lowerSeen = JSON.stringify({ ...before, nextBoot } satisfies LastLook)
     await this.#catalog.sawEraVolume(name, { lowerSeen })
   }
 
@@ -270,7 +271,7 @@ export class Attachment {
    * For a volume that was active when its machine stopped, and whose history is to continue: whether the first bytes of
    * the data device differ from the last look, although the volume has not written to them since.
    */
-  async #headExchanged({ name, dataDevice, metadataDevice, newestEra }: EraVolume, now: Inactive, before: LowerSeen) {
+  async #headExchanged({ name, dataDevice, metadataDevice, newestEra }: EraVolume, now: Inactive, before: LastLook) {
     if (!this.#trustRestarts || before.state !== 'active' || before.head === now.head) return undefined
     if (await headWritten(metadataDevice, newestEra)) return undefined
     return `the first bytes of ${dataDevice} are not what they were, and ${name} did not write to them`
@@ -295,7 +296,7 @@ export class Attachment {
    */
   async grow(volume: EraVolume): Promise<void> {
     const { name } = volume
-    const { devices } = await this.#guard.check(name)
+    const { devices } = await this.#historyCheck.check(name)
     const sizeBytes = await dataBytes(devices)
     if (sizeBytes <= volume.sizeBytes) {
       throw invalid(
@@ -317,7 +318,7 @@ export class Attachment {
     // (Before the intent is recorded: recovery treats a loaded table as a reason to end the history.)
     await refuseInactiveTables(this.#deviceMapper, devices.era, `${name} does not grow`)
     await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
-    await this.#guard.expectEras(name, GROW_ERAS)
+    await this.#historyCheck.expectEras(name, GROW_ERAS)
     let failure: unknown
     try {
       await this.#enlarge(volume, sizeBytes / SECTOR_BYTES)
@@ -326,7 +327,7 @@ export class Attachment {
     }
     await this.settle(name)
     if (failure !== undefined) throw failure as Error
-    await this.#guard.check(name)
+    await this.#historyCheck.check(name)
   }
 
   /**
@@ -364,11 +365,11 @@ export class Attachment {
           // No snapshot in the catalog refers to it, so leaving it only costs space.
           this.#logger.warn(
             { volume: name, snapshot: intent.snapshot, err: error },
-            'what was taken could not be removed'
+            'the lower snapshot could not be removed'
           )
         })
         await this.#catalog.rollBackEra(name)
-        if (await tracked.info()) await this.#guard.lookAfter(name)
+        if (await tracked.info()) await this.#historyCheck.lookAfter(name)
         return `snapshot ${name}/${intent.snapshot} was not finished: it is given up`
       }
     }
@@ -411,7 +412,7 @@ export class Attachment {
       // The table was loaded while the volume was being written to. It is dropped now, but it may have been live for a
       // while.
       const because = `a table was loaded into ${left.era.name} while that was in use, and an agent died before it could drop it`
-      await this.#guard.breakLine(volume, because, await superblockOf(await tracked.metadataPath(left.table)))
+      await this.#historyCheck.endHistory(volume, because, await superblockOf(await tracked.metadataPath(left.table)))
     }
     await resumeTracked(this.#deviceMapper, tracked)
     const devices = await activeOrNone(tracked)
@@ -420,7 +421,7 @@ export class Attachment {
       return `${name} was to grow to ${sizeBytes} bytes: it has`
     }
     await this.#catalog.rollBackEra(name)
-    if (devices) await this.#guard.lookAfter(name)
+    if (devices) await this.#historyCheck.lookAfter(name)
     return `${name} was to grow to ${sizeBytes} bytes, and has not`
   }
 
@@ -430,12 +431,12 @@ export class Attachment {
    */
   async #lastLook(name: string) {
     try {
-      return await this.#guard.check(name)
+      return await this.#historyCheck.check(name)
     } catch (error) {
       const code = error instanceof DeltamapperError ? error.code : undefined
       if (code === 'DM_ERA_INACTIVE' || code === 'DM_CATALOG_DISAGREES') return undefined
       // The catalog has it by now: from here on, this is a new history.
-      if (code === 'DM_ERA_HISTORY_LOST') return this.#guard.check(name)
+      if (code === 'DM_ERA_HISTORY_LOST') return this.#historyCheck.check(name)
       throw error
     }
   }
@@ -479,8 +480,12 @@ export class Attachment {
       const { sizeBytes } = await tracked.active()
       if (sizeBytes === lengthSectors * SECTOR_BYTES) {
         if (!isFresh) {
-          const because = `somebody else has put a table of ${volume.name} in place that was loaded while it was in use`
-          await this.#guard.breakLine(volume, because, await superblockOf(await tracked.metadataPath(devices.table)))
+          const because = `another program has put a table of ${volume.name} in place that was loaded while it was in use`
+          await this.#historyCheck.endHistory(
+            volume,
+            because,
+            await superblockOf(await tracked.metadataPath(devices.table))
+          )
         }
         this.#logger.info({ volume: volume.name, sizeBytes, suspendedMs }, 'grown')
         return undefined
@@ -526,12 +531,7 @@ export class Attachment {
   }
 
   async #refuseTaken(dmName: string): Promise<void> {
-    if (!(await this.#deviceMapper.info(dmName))) return
-    throw new DeltamapperError(
-      'DM_DEVICE_BUSY',
-      `there already is a device-mapper device ${dmName}`,
-      'choose another name, or remove that device if it is yours'
-    )
+    if (await this.#deviceMapper.info(dmName)) throw deviceNameTaken(dmName)
   }
 
   /** Both devices of a new volume. @throws DM_DEVICE_BUSY, DM_DEVICE_NOT_BLANK, DM_ARGUMENT_INVALID */
@@ -580,8 +580,4 @@ function refuseLossyKernel(allowed: boolean): void {
     `Linux ${release()} forgets what was written in the current era when it crashes, and nothing shows it`,
     'update to Linux 5.12 or later; where your kernel has the dm-era fixes of March 2021, attach with --allow-lossy-kernel'
   )
-}
-
-function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
 }

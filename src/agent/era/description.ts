@@ -4,32 +4,86 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError } from '../../errors.ts'
-import type * as admin from '../../grpc/admin.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
-import type { Lower } from './boundary/lower-snapshot.ts'
+import type { LowerSnapshotRecord } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import type { Quiet } from './device/quiet.ts'
-import { dataBytes, parseLowerSeen, TrackedDevice } from './device/tracked-device.ts'
+import type { StatusGate } from './device/status-gate.ts'
+import { dataBytes, parseLastLook, TrackedDevice } from './device/tracked-device.ts'
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_BYTES = 512
-const METADATA_BLOCK_BYTES = 4096
 /** Percent of metadata in use above which a volume has a problem: a full metadata device fails writes. */
 const FULL_PERCENT = 80
 
+/** A tracked volume. Sizes are in bytes, times in milliseconds since 1970. */
+export interface DescribedEraVolume {
+  readonly name: string
+  /** Under /dev/mapper. */
+  readonly deviceName: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  readonly sizeBytes: number
+  readonly active: boolean
+  readonly suspended: boolean
+  /** What is wrong with it; empty where nothing is known to be. */
+  problem: string
+  /** Left out where the kernel cannot be asked. */
+  usage?: DescribedEraUsage
+  /** Of the data device; left out while the volume is not active. More than `sizeBytes`: the volume can grow. */
+  dataBytes?: number
+  readonly line: string
+  readonly lineBecause: string
+  readonly guardCheckedAtMs: number
+  readonly snapshots: number
+  /** What was begun and is not finished; empty for nothing. */
+  readonly underWay: string
+  readonly createdAtMs: number
+}
+
+interface DescribedEraUsage {
+  readonly currentEra: number
+  readonly metadataUsedBytes: number
+  readonly metadataTotalBytes: number
+  /** Metadata block. */
+  readonly heldMetadataSnapshot?: number
+  readonly openCount: number
+}
+
+/** A snapshot of a tracked volume. */
+export interface DescribedEraSnapshot {
+  readonly volume: string
+  readonly name: string
+  readonly id: string
+  readonly line: string
+  /** The first era after it. */
+  readonly boundaryEra: number
+  readonly sizeBytes: number
+  /** What was taken below, in words. */
+  readonly lower: string
+  /** Whether what was written since the one before is known exactly, or may be more. */
+  readonly exact: boolean
+  readonly suspendedMs: number
+  readonly takenAtMs: number
+  /** Left out while it has not been deleted. */
+  readonly removedAtMs?: number
+  /** What whoever takes it should know; empty for nothing. */
+  readonly warning: string
+}
+
 /**
  * @param intents of all volumes; `snapshots` too
- * @param quiet tells whether the kernel may be asked for status, beyond what it answers without waiting
+ * @param statusGate tells whether the kernel may be asked for status, beyond what it answers without waiting
  */
 export async function describeEraVolume(
   deviceMapper: DeviceMapper,
   volume: EraVolume,
   intents: readonly EraIntent[],
   snapshots: readonly EraSnapshot[],
-  quiet: Quiet
-): Promise<admin.EraVolume> {
+  statusGate: StatusGate
+): Promise<DescribedEraVolume> {
   const { name, dmName, dataDevice, metadataDevice, blockSectors, sizeBytes, line, lineBecause } = volume
-  const described: admin.EraVolume = {
+  const described: DescribedEraVolume = {
     ...{ name, deviceName: dmName, dataDevice, metadataDevice, blockBytes: blockSectors * SECTOR_BYTES, sizeBytes },
     ...{ active: false, suspended: false, problem: '', line, lineBecause },
     guardCheckedAtMs: volume.guardCheckedAt,
@@ -44,9 +98,9 @@ export async function describeEraVolume(
     Object.assign(described, { active: true, suspended: info.suspended })
     const devices = await tracked.active()
     described.dataBytes = await dataBytes(devices)
-    const problem = tracked.unseen(await tracked.look(devices), parseLowerSeen(volume.lowerSeen))
+    const problem = tracked.unseen(await tracked.look(devices), parseLastLook(volume.lowerSeen))
     if (problem !== undefined) described.problem = problem
-    const status = await quiet.ask(name, async () => {
+    const status = await statusGate.ask(name, async () => {
       // A suspended device does not answer.
       return (await tracked.info())?.suspended === false ? tracked.status() : undefined
     })
@@ -74,17 +128,17 @@ export async function describeEraVolume(
 }
 
 /** @param warning for the one who takes the snapshot */
-export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): admin.EraSnapshot {
+export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): DescribedEraSnapshot {
   const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
   return {
     ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, warning },
-    lower: lowerInWords(JSON.parse(snapshot.lower) as Lower),
+    lower: lowerInWords(JSON.parse(snapshot.lower) as LowerSnapshotRecord),
     takenAtMs: takenAt,
     ...(removedAt === undefined ? {} : { removedAtMs: removedAt })
   }
 }
 
-function lowerInWords(lower: Lower): string {
+function lowerInWords(lower: LowerSnapshotRecord): string {
   switch (lower.kind) {
     case 'lvm':
       return `LVM's ${lower.volume}`

@@ -10,22 +10,32 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { EraBackend, EraCalls, EraSnapshot, EraVolume as ShownEraVolume } from '../../grpc/admin.ts'
+import { asDeltamapperError, DeltamapperError, invalid, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import type { EraSnapshot as RecordedSnapshot } from '../catalog/era-snapshots.ts'
+import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
-import { describeEraSnapshot, describeEraVolume } from './description.ts'
-import { EraGuard, noSuchVolume } from './device/guard.ts'
-import { formatSnapshotBy, type Lower, LowerSnapshots, type SnapshotCommands } from './boundary/lower-snapshot.ts'
+import {
+  type DescribedEraSnapshot,
+  type DescribedEraVolume,
+  describeEraSnapshot,
+  describeEraVolume
+} from './description.ts'
+import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
+import {
+  formatSnapshotBy,
+  type LowerSnapshotRecord,
+  LowerSnapshots,
+  type SnapshotCommands
+} from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import { ownPlaces } from './device/own-place.ts'
-import { Quiet } from './device/quiet.ts'
+import { neededPaths } from './device/self-hosting.ts'
+import { StatusGate } from './device/status-gate.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
 /** Block sizes are a multiple of this, in bytes. */
@@ -61,7 +71,30 @@ export interface EraVolumesOptions {
   readonly takenBy?: (name: string) => Promise<string | undefined>
 }
 
-type Request<M extends keyof EraCalls> = EraCalls[M][0]
+/** What is asked for of a volume that is to be tracked. The devices are absolute paths. */
+export interface TrackingRequest {
+  readonly name: string
+  readonly dataDevice: string
+  readonly metadataDevice: string
+  readonly blockBytes: number
+  /** How large LVM is to make snapshots of a volume that is in no thin pool; empty for its own choice. */
+  readonly snapshotSize: string
+  readonly allowLossyKernel: boolean
+}
+
+/** The snapshot that is to be taken; `deadlineMs` 0: as configured. */
+interface SnapshotRequest {
+  readonly volume: string
+  readonly name: string
+  readonly deadlineMs: number
+}
+
+/** How a suspension is to end: with what the driver has taken, or abandoned. */
+interface SnapshotEnd {
+  readonly token: string
+  readonly reference: string
+  readonly abandon: boolean
+}
 
 /** A suspension that a driver asked for. */
 interface Session {
@@ -73,7 +106,7 @@ interface Session {
   readonly timer: NodeJS.Timeout
 }
 
-export class EraVolumes implements EraBackend {
+export class EraVolumes {
   readonly #options: EraVolumesOptions
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
@@ -81,8 +114,8 @@ export class EraVolumes implements EraBackend {
   readonly #lower: LowerSnapshots
   readonly #attachment: Attachment
   readonly #parts: BoundaryParts
-  readonly #turns = new Turns()
-  readonly #quiet = new Quiet()
+  readonly #locks = new KeyedLock()
+  readonly #statusGate = new StatusGate()
   readonly #sessions = new Map<string, Session>()
   /** Aborted when the agent stops. */
   readonly #closing = new AbortController()
@@ -93,11 +126,11 @@ export class EraVolumes implements EraBackend {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
-    const guard = new EraGuard(catalog, deviceMapper, logger)
+    const historyCheck = new HistoryCheck(catalog, deviceMapper, logger)
     this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, guard, this.#lower, { logger, trustRestarts })
-    const places = () => ownPlaces(catalog.path)
-    this.#parts = { catalog, deviceMapper, guard, recorder, logger, places }
+    this.#attachment = new Attachment(catalog, deviceMapper, historyCheck, this.#lower, { logger, trustRestarts })
+    const places = () => neededPaths(catalog.path)
+    this.#parts = { catalog, deviceMapper, historyCheck, recorder, logger, places }
   }
 
   /**
@@ -117,9 +150,9 @@ export class EraVolumes implements EraBackend {
   /** Ends all suspensions, and waits for everything else that is running. */
   async close(): Promise<void> {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
-    this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', why, 'ask again once it is back'))
+    this.#closing.abort(shuttingDown(why))
     for (const token of [...this.#sessions.keys()]) await this.#expire(token)
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
   /** Whether a source name is that of a tracked volume. */
@@ -127,24 +160,20 @@ export class EraVolumes implements EraBackend {
     return (await this.#catalog.findEraVolume(name)) !== undefined
   }
 
-  async attachEra(request: Request<'attachEra'>): Promise<ShownEraVolume> {
+  async attachEra(request: TrackingRequest): Promise<DescribedEraVolume> {
     const { name, blockBytes, snapshotSize } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, BLOCK_UNIT)
     const snapshotBy = formatSnapshotBy(snapshotSize)
     // One at a time for all names: two calls may name the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         await this.#settle(name)
         const takenBy = (await this.has(name))
           ? 'a volume that is tracked already'
           : await this.#options.takenBy?.(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         await this.#attachment.attach({ ...request, snapshotBy })
       })
@@ -152,39 +181,39 @@ export class EraVolumes implements EraBackend {
     return this.#shown(name)
   }
 
-  async detachEra({ volume }: Request<'detachEra'>): Promise<object> {
+  async detachEra({ volume }: { volume: string }): Promise<object> {
     await this.inTurn(volume, (tracked) => this.#attachment.detach(tracked))
     return {}
   }
 
-  async activateEra({ volume, startOver }: Request<'activateEra'>): Promise<ShownEraVolume> {
+  async activateEra({ volume, startOver }: { volume: string; startOver: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
     return this.#shown(volume)
   }
 
-  async deactivateEra({ volume, atShutdown }: Request<'deactivateEra'>): Promise<ShownEraVolume> {
+  async deactivateEra({ volume, atShutdown }: { volume: string; atShutdown: boolean }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 
-  async growEra({ volume }: Request<'growEra'>): Promise<ShownEraVolume> {
+  async growEra({ volume }: { volume: string }): Promise<DescribedEraVolume> {
     await this.inTurn(volume, (tracked) => this.#attachment.grow(tracked))
     return this.#shown(volume)
   }
 
-  async listEra({ volume }: Request<'listEra'>): Promise<{ volumes: ShownEraVolume[] }> {
+  async listEra({ volume }: { volume: string }): Promise<{ volumes: DescribedEraVolume[] }> {
     const { volumes, intents } = await this.#catalog.eraView()
     const wanted = volumes.filter((each) => volume === '' || each.name === volume)
     if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
     const snapshots = await this.#catalog.eraSnapshots()
     return {
       volumes: await Promise.all(
-        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#quiet))
+        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#statusGate))
       )
     }
   }
 
-  async createEraSnapshot({ volume, name, deadlineMs }: Request<'createEraSnapshot'>): Promise<EraSnapshot> {
+  async createEraSnapshot({ volume, name, deadlineMs }: SnapshotRequest): Promise<DescribedEraSnapshot> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const recorded = await this.inTurn(volume, async (tracked) => {
@@ -204,7 +233,7 @@ export class EraVolumes implements EraBackend {
       } catch (error) {
         await boundary.abandon(async () => {
           await prepared.remove().catch((failure: unknown) => {
-            this.#logger.warn({ volume, snapshot: name, err: failure }, 'what was taken could not be removed')
+            this.#logger.warn({ volume, snapshot: name, err: failure }, 'the lower snapshot could not be removed')
           })
         })
         throw error
@@ -213,7 +242,11 @@ export class EraVolumes implements EraBackend {
     return describeEraSnapshot(volume, recorded.snapshot, recorded.unmounted)
   }
 
-  async beginSnapshot({ volume, name, deadlineMs }: Request<'beginSnapshot'>): Promise<EraCalls['beginSnapshot'][1]> {
+  async beginSnapshot({
+    volume,
+    name,
+    deadlineMs
+  }: SnapshotRequest): Promise<{ token: string; boundaryEra: number; deadlineMs: number }> {
     checkThinName(name)
     const deadline = this.#deadline(deadlineMs)
     const begun = Promise.withResolvers<Boundary>()
@@ -234,7 +267,7 @@ export class EraVolumes implements EraBackend {
     return { token, boundaryEra, deadlineMs: deadline }
   }
 
-  async endSnapshot({ token, reference, abandon }: Request<'endSnapshot'>): Promise<EraCalls['endSnapshot'][1]> {
+  async endSnapshot({ token, reference, abandon }: SnapshotEnd): Promise<{ snapshot?: DescribedEraSnapshot }> {
     // Checked before anything is ended, so that the driver can correct it within its deadline.
     if (!abandon) checkReference(reference)
     const session = this.#takeSession(token)
@@ -251,7 +284,7 @@ export class EraVolumes implements EraBackend {
         await boundary.abandon()
         return {}
       }
-      const lower: Lower = { kind: 'driver', reference }
+      const lower: LowerSnapshotRecord = { kind: 'driver', reference }
       return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower), unmounted) }
     } finally {
       await boundary.abandon()
@@ -259,7 +292,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async listEraSnapshots({ volume }: Request<'listEraSnapshots'>): Promise<{ snapshots: EraSnapshot[] }> {
+  async listEraSnapshots({ volume }: { volume: string }): Promise<{ snapshots: DescribedEraSnapshot[] }> {
     const { volumes } = await this.#catalog.eraView()
     const names = new Map(volumes.map(({ id, name }) => [id, name]))
     if (volume !== '' && !volumes.some(({ name }) => name === volume)) throw noSuchVolume(volume)
@@ -274,7 +307,7 @@ export class EraVolumes implements EraBackend {
   async deleteSnapshot(volume: string, name: string): Promise<void> {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
-      const lower = JSON.parse(snapshot.lower) as Lower
+      const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
       await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
       await this.#catalog.deleteEraSnapshot(volume, name)
     })
@@ -287,15 +320,15 @@ export class EraVolumes implements EraBackend {
    */
   async inTurn<T>(name: string, work: (volume: EraVolume) => Promise<T>): Promise<T> {
     if (!(await this.has(name))) throw noSuchVolume(name)
-    return this.#turns.take(name, async () => {
+    return this.#locks.take(name, async () => {
       await this.#settle(name)
       const volume = await this.#catalog.findEraVolume(name)
       if (!volume) throw noSuchVolume(name)
-      return this.#quiet.keep(name, () => work(volume))
+      return this.#statusGate.keep(name, () => work(volume))
     })
   }
 
-  async #snapshot(volume: string, name: string): Promise<RecordedSnapshot> {
+  async #snapshot(volume: string, name: string): Promise<EraSnapshot> {
     const snapshot = await this.#catalog.findEraSnapshot(volume, name)
     if (snapshot && snapshot.removedAt === undefined) return snapshot
     throw new DeltamapperError(
@@ -314,14 +347,14 @@ export class EraVolumes implements EraBackend {
   }
 
   async #settle(name: string): Promise<void> {
-    const because = await this.#quiet.keep(name, () => this.#attachment.settle(name))
-    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'settled what was left unfinished')
+    const because = await this.#statusGate.keep(name, () => this.#attachment.settle(name))
+    if (because !== undefined) this.#logger.warn({ volume: name, because }, 'recovered what was interrupted')
   }
 
   /** Never rejects: the caller may be gone. */
   async #settleAtStart(volume: string): Promise<void> {
     try {
-      await this.#turns.take(volume, async () => {
+      await this.#locks.take(volume, async () => {
         await this.#settle(volume)
         await this.#attachment.lookAtStart(volume)
       })
@@ -331,7 +364,7 @@ export class EraVolumes implements EraBackend {
     }
   }
 
-  async #shown(name: string): Promise<ShownEraVolume> {
+  async #shown(name: string): Promise<DescribedEraVolume> {
     const [volume] = (await this.listEra({ volume: name })).volumes
     if (volume) return volume
     throw noSuchVolume(name)
@@ -341,8 +374,7 @@ export class EraVolumes implements EraBackend {
     if (asked === 0) return this.#options.deadlineMs
     checkCount('deadline_ms', asked)
     if (asked <= MAX_DEADLINE_MS) return asked
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `a volume cannot be suspended for ${asked} ms`,
       `give at most ${MAX_DEADLINE_MS}: everything that writes to it waits`
     )
@@ -369,8 +401,7 @@ export class EraVolumes implements EraBackend {
 function checkReference(reference: string): void {
   const { length } = reference
   if (length <= LONGEST_REFERENCE && reference.isWellFormed() && !/\p{Cc}/u.test(reference)) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
+  throw invalid(
     length > LONGEST_REFERENCE
       ? `a reference of ${length} characters is too long`
       : `the reference ${JSON.stringify(reference.slice(0, 50))} has control characters in it`,

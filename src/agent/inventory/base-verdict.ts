@@ -1,6 +1,6 @@
 /** Whether a snapshot could be the base of a delta now, as far as that shows without reading its mappings. */
 import { DeltamapperError } from '../../errors.ts'
-import type { AsBase } from '../../grpc/inventory.ts'
+import type { AsBase } from './examination.ts'
 import { checkBase, compareFingerprints, type KnownSnapshot, type ServedTarget } from '../catalog/fingerprint.ts'
 import { checkSinceWentBack, type WentBack } from '../catalog/pool-clocks.ts'
 import type { ServedRecord } from '../catalog/served-targets.ts'
@@ -23,7 +23,7 @@ export function judgeBase(
     // A snapshot that was never served may have been taken since.
     if (recorded.length > 0) checkSinceWentBack(now.handle, recorded, wentBack)
     if (checkBase(recorded, now) === 'unchanged') {
-      return { asBase: 'unchanged', because: 'it is what it was when it was served' }
+      return { asBase: 'unchanged', because: 'it is unchanged since it was served' }
     }
     const wasBase = recorded.some((each) => compareFingerprints(each, now).relation === 'same')
     return wasBase ? unrecorded : neverServed

@@ -2,6 +2,7 @@
  * Findings from the facts of a node: problems, future problems, and notes, each with its remedy. Facts in, findings
  * out; this file looks at nothing itself.
  */
+import { MAX_HANDLE_BYTES } from '../../handle.ts'
 import type {
   CatalogFacts,
   DeviceMapperFacts,
@@ -15,7 +16,7 @@ import type {
   Severity,
   TrackedVolumeFacts,
   VolumeGroupFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 
 /** The facts that findings are made of. */
 export type ExaminationFacts = Omit<Examination, 'findings'>
@@ -76,7 +77,7 @@ function aboutDeviceMapper({ problem, suspended, targets }: DeviceMapperFacts): 
       'warning',
       'device-suspended',
       name,
-      `${name} is suspended: whatever uses it waits`,
+      `${name} is suspended: everything that uses it waits`,
       'that is normal for the moment in which a snapshot is taken; if it lasts, find out who suspended it, and resume it',
       `dmsetup resume ${name}`
     )
@@ -88,7 +89,7 @@ function aboutDeviceMapper({ problem, suspended, targets }: DeviceMapperFacts): 
         'thin-target-not-loaded',
         'kernel',
         'the kernel has not loaded its thin-pool target',
-        'nothing is to be done if there are no thin pools: it is loaded with the first one',
+        'do nothing if there are no thin pools: it is loaded with the first one',
         'modprobe dm-thin-pool'
       )
     )
@@ -105,7 +106,7 @@ function aboutLvm({ problem, inUse, command, groups }: LvmFacts): Finding[] {
         'lvm-silent',
         'LVM',
         `LVM does not answer (${problem.message}), and no device of its is active`,
-        `nothing is to be done if this node has no volume groups; else install lvm2, or set \`lvmCommand\` (now ${command})`
+        `do nothing if this node has no volume groups; else install lvm2, or set \`lvmCommand\` (now ${command})`
       )
     ]
   }
@@ -184,7 +185,7 @@ function aboutHistory({ volume, earlierHistories, because, supersets }: EraHisto
         'note',
         'history-superset',
         volume,
-        `of ${supersets} of the snapshots of ${volume} more may be on record than was written: the agent was interrupted when they were taken`,
+        `for ${supersets} of the snapshots of ${volume}, more blocks may be recorded than were written: the agent was interrupted when they were taken`,
         'nothing is missing: a backup copies more than it would have to, once'
       )
     )
@@ -195,7 +196,7 @@ function aboutHistory({ volume, earlierHistories, because, supersets }: EraHisto
 function aboutTracked(volume: TrackedVolumeFacts): Finding[] {
   const { name, deviceName, active, problem, underWay } = volume
   if (!active) {
-    const what = `tracked volume ${name} is not active: it cannot be used, and what is written to its data device beside it is not tracked`
+    const what = `tracked volume ${name} is not active: it cannot be used, and writes to its data device are not tracked`
     const command = `deltamapper era activate ${name}`
     return [finding('problem', 'tracked-inactive', name, what, 'activate it', command)]
   }
@@ -218,8 +219,8 @@ function aboutTracked(volume: TrackedVolumeFacts): Finding[] {
     found.push(finding('warning', 'tracked-metadata-snapshot-foreign', name, what, remedy, command))
   }
   if (underWay !== '') {
-    const what = `something was begun with tracked volume ${name} and is not finished: ${underWay}`
-    const remedy = 'that is normal while it is at work; what was interrupted is settled when the volume is used next'
+    const what = `a change of tracked volume ${name} is not finished: ${underWay}`
+    const remedy = 'that is normal while it runs; what was interrupted is recovered when the volume is used next'
     found.push(finding('note', 'tracked-under-way', name, what, remedy))
   }
   return found
@@ -230,8 +231,28 @@ function aboutPool(pool: PoolFacts): Finding[] {
     ...aboutState(pool),
     ...aboutFullness(pool),
     ...unreadable(pool),
+    ...aboutNames(pool),
     ...(pool.metadataSnapshot ? aboutMetadataSnapshot(pool, pool.metadataSnapshot) : []),
     ...aboutThins(pool)
+  ]
+}
+
+/** Stratis' pools and file systems have names of some 80 bytes each: two of them are no handle. */
+function aboutNames({ name, kind, thins }: PoolFacts): Finding[] {
+  const tooLong = thins.filter(({ handle }) => Buffer.byteLength(handle) > MAX_HANDLE_BYTES)
+  // Room for a slash and one letter.
+  const none = kind === 'plain' && Buffer.byteLength(name) > MAX_HANDLE_BYTES - 2
+  if (tooLong.length === 0 && !none) return []
+  const which = none ? 'nothing in it' : `${tooLong.length} of its ${thins.length} volumes and snapshots`
+  const what = `pool ${name}: handles have at most ${MAX_HANDLE_BYTES} bytes, so that ${which} can${none ? '' : 'not'} be asked for`
+  return [
+    finding(
+      'warning',
+      'names-too-long',
+      name,
+      what,
+      'back up every block, or compare by thin ids with `deltamapper delta --metadata DEVICE`'
+    )
   ]
 }
 
@@ -247,7 +268,7 @@ function aboutState({ name, kind, state, needsCheck }: PoolFacts): Finding[] {
   switch (state) {
     case 'inactive': {
       const command = kind === 'own' ? `deltamapper pool activate ${name}` : `lvchange -ay -K ${name}`
-      const what = `pool ${name} is not active: what is in it cannot be served`
+      const what = `pool ${name} is not active, so its snapshots cannot be served`
       return [
         finding('problem', 'pool-inactive', name, what, 'activate it; the agent activates nothing by itself', command)
       ]
@@ -335,7 +356,7 @@ function aboutMetadataSnapshot({ name, deviceName }: PoolFacts, snapshot: Metada
         'metadata-snapshot-ours',
         name,
         `${held}: it is ours, for ${users.join(', ')}`,
-        'nothing is to be done: it is released when its users are done, or when its time is up'
+        'no action is needed: it is released when its users are done, or when its time is up'
       )
     ]
   }
@@ -373,8 +394,8 @@ function aboutThins({ name, thins, unnamedDevices = 0, kind }: PoolFacts): Findi
         'warning',
         'base-changed',
         name,
-        `${listed(changed)} cannot serve as base any more: written to, trimmed, resized, replaced, or its pool put back since`,
-        'the next backup has to be a full one; keep snapshots that are backed up read-only, and fstrim away from them'
+        `${listed(changed)} can no longer be a base: written to, trimmed, resized, replaced, or its pool restored to an earlier state since`,
+        'take a full backup next; keep snapshots that are backed up read-only, and away from fstrim'
       )
     )
   }
@@ -405,7 +426,7 @@ function aboutThins({ name, thins, unnamedDevices = 0, kind }: PoolFacts): Findi
           ? `${what} ${unnamedDevices === 1 ? 'is' : 'are'} not active: without a device, size and name are known nowhere`
           : `${what} ${unnamedDevices === 1 ? 'has' : 'have'} no name here`,
         kind === 'plain'
-          ? 'activate what is to be served (dmsetup create … --readonly)'
+          ? 'activate the snapshots to serve (dmsetup create … --readonly)'
           : '`deltamapper inspect` lists what is in the metadata'
       )
     )

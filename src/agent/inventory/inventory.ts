@@ -12,10 +12,9 @@ import type {
   DeviceMapperFacts,
   EraHistoryFacts,
   Examination,
-  InventoryBackend,
   LvmFacts,
   TrackedVolumeFacts
-} from '../../grpc/inventory.ts'
+} from './examination.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -59,7 +58,7 @@ const noDeviceMapper: DeviceMapperFacts = {
   ...{ libraryVersion: '', driverVersion: '', targets: [], devices: 0, suspended: [] }
 }
 
-export class Inventory implements InventoryBackend {
+export class Inventory {
   readonly #options: InventoryOptions
   readonly #node = new NodeInventory()
   /** Callers share a running look, because each look asks a lot of the node. */
@@ -109,12 +108,11 @@ type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools' 
 
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
-  const { value: survey = [], ...surveyed } = await probe('device-mapper', deadlineMs, () =>
-    surveyDevices(deviceMapper)
-  )
-  const inUse = survey.some(({ info }) => isLvm(info))
+  const { value: survey, problem } = await probe('device-mapper', deadlineMs, () => surveyDevices(deviceMapper))
+  // A device-mapper that does not answer may well have an active volume of LVM's.
+  const inUse = survey?.some(({ info }) => isLvm(info)) ?? problem?.code === 'DM_CALL_STUCK'
   const [facts, lvmNode, catalog] = await Promise.all([
-    lookAtDeviceMapper(live, survey, surveyed.problem, deadlineMs),
+    lookAtDeviceMapper(live, survey ?? [], problem, deadlineMs),
     lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),
     lookAtCatalog(live, survey, deadlineMs)
   ])
@@ -168,7 +166,7 @@ interface CatalogLook {
 
 async function lookAtCatalog(
   { agent, catalogPath, deviceMapper }: LiveInventory,
-  survey: readonly SurveyedDevice[],
+  survey: readonly SurveyedDevice[] | undefined,
   deadlineMs: number
 ): Promise<CatalogLook> {
   const noVolumes = { eraVolumes: [], trackedVolumes: [] }
@@ -191,7 +189,8 @@ async function lookAtCatalog(
   const { view, records, statistics, eraVolumes, histories } = value
   const held = leases.current
   const compared = await probe("the agent's own pools", deadlineMs, async () =>
-    reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+    // Without a kernel's word nothing can disagree with it.
+    survey === undefined ? undefined : reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
   )
   const looked = await probe('tracked volumes', deadlineMs, () => lookAtTrackedVolumes(tracked, eraVolumes, records))
   // The pool's state already tells of an inactive pool, and the catalog has nothing to say of other owners' pools.

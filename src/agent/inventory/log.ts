@@ -1,6 +1,6 @@
 /** An inventory in the agent's log: one line of figures, and one for each finding that is more than a note. */
 import type { Logger } from 'pino'
-import type { AsBase, Examination, Severity } from '../../grpc/inventory.ts'
+import type { AsBase, Examination, Severity } from './examination.ts'
 
 export function logInventory(examination: Examination, logger: Logger): void {
   const { node, deviceMapper, lvm, pools, recordedPools, findings, tookMs } = examination

@@ -2,7 +2,7 @@
  * LVM's part of the inventory: its groups, the thin pools in them, and the volumes that cannot be tracked. From reports
  * alone (lvm/report.ts).
  */
-import type { LvmFacts, VolumeGroupFacts } from '../../grpc/inventory.ts'
+import type { LvmFacts, VolumeGroupFacts } from './examination.ts'
 import type { LogicalVolume, VolumeGroup } from '../lvm/parse.ts'
 import type { LvmReporter } from '../lvm/report.ts'
 import { byName, fullName, volumeKind, type VolumesByName } from '../lvm/volume.ts'

@@ -3,8 +3,8 @@ import { availableParallelism, hostname, machine, release, totalmem } from 'node
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { DeltamapperError } from '../../errors.ts'
-import type { Examination, NodeFacts } from '../../grpc/inventory.ts'
+import { DeltamapperError, shuttingDown } from '../../errors.ts'
+import type { Examination, NodeFacts } from './examination.ts'
 import type { NodeAnswer, NodeQuestion, SystemFacts } from './node-worker.ts'
 import { probe, SingleLook } from './probe.ts'
 
@@ -55,7 +55,7 @@ export class NodeInventory {
   }
 
   async #ask<Q extends NodeQuestion>(question: Q): Promise<Extract<NodeAnswer, { of: Q }>> {
-    if (this.#closed) throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again later')
+    if (this.#closed) throw shuttingDown()
     const file = new URL(`./node-worker${extname(import.meta.filename)}`, import.meta.url)
     const worker = new Worker(file, { name: 'node inventory', execArgv: [] })
     // A program that never ends must not keep this process.

@@ -4,7 +4,7 @@
  */
 import { parentPort } from 'node:worker_threads'
 import si from 'systeminformation'
-import type { BlockDevice } from '../../grpc/inventory.ts'
+import type { BlockDevice } from './examination.ts'
 
 /** The answers. */
 export type NodeAnswer =

@@ -10,11 +10,11 @@ import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devi
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable, parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from '../../grpc/inventory.ts'
+import type { MetadataSnapshotFacts, PoolFacts, Problem, ThinFacts } from './examination.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../catalog/lease.ts'
 import type { CatalogView } from '../catalog/owned-pools.ts'
-import { withNote } from '../leases/keeper-note.ts'
+import { withNote } from '../leases/release-note.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import { thinPoolUuid } from '../answers/volume-group.ts'
 import { fullName, thinVolume, volumeKind, type VolumesByName } from '../lvm/volume.ts'
@@ -29,9 +29,7 @@ import type { Snapshot } from '../walks/snapshot.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
-
-const SECTOR_BYTES = 512
-const METADATA_BLOCK_BYTES = 4096
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
@@ -68,7 +66,8 @@ interface NamedPool {
 
 export interface PoolsLook {
   readonly deviceMapper: PoolsPort
-  readonly survey: readonly SurveyedDevice[]
+  /** Undefined where device-mapper did not say: that is no sign that nothing is active. */
+  readonly survey: readonly SurveyedDevice[] | undefined
   readonly volumes: readonly VolumesByName[]
   readonly knowledge: AgentKnowledge | undefined
   readonly deadlineMs: number
@@ -80,7 +79,7 @@ export async function lookAtPools(look: PoolsLook): Promise<PoolFacts[]> {
   return pools.sort((one, other) => (one.name < other.name ? -1 : one.name > other.name ? 1 : 0))
 }
 
-function namedPools({ survey, volumes, knowledge }: PoolsLook): NamedPool[] {
+function namedPools({ survey = [], volumes, knowledge }: PoolsLook): NamedPool[] {
   const byUuid = new Map(survey.flatMap((each) => (each.info.uuid === '' ? [] : [[each.info.uuid, each] as const])))
   const pools: NamedPool[] = []
   for (const group of volumes) {
@@ -164,6 +163,9 @@ async function lookAtPool(look: PoolsLook, { name, kind, device, thins }: NamedP
     ...{ whenFull: '', discards: '', transactionId: '' }
   }
   const unknown = (because: string) => thins.map((thin) => thinFacts(thin, undefined, 0, unknownBase(because)))
+  if (look.survey === undefined) {
+    return { ...empty, state: 'unknown', thins: unknown('device-mapper did not say whether its pool is active') }
+  }
   if (device?.row?.targetType !== 'thin-pool') return { ...empty, thins: unknown('its pool is not active') }
 
   const { deviceMapper, deadlineMs } = look
@@ -306,8 +308,7 @@ async function judge(
       because: `thin device ${thinId} was created at transaction ${transactionId}, and it at ${thin.transactionId}: they are not the same`
     }
   }
-  if (knowledge === undefined)
-    return unknownBase('whether it is what it was when it was served, only the agent can tell')
+  if (knowledge === undefined) return unknownBase('only the agent knows whether it is unchanged since it was served')
   const snapshot: Snapshot = {
     kind: 'thin',
     ...{ handle, thinId, sizeBytes, metadataPath: metadata.path, poolIdentity: pool.identity, live: true },

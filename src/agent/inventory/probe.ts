@@ -3,7 +3,7 @@
  * inventory must not hold up the others.
  */
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { Problem } from '../../grpc/inventory.ts'
+import type { Problem } from './examination.ts'
 
 export type Probed<T> =
   { readonly value: T; readonly problem?: undefined } | { readonly value?: undefined; readonly problem: Problem }

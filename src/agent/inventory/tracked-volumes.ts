@@ -1,5 +1,5 @@
 /** The tracked volumes, as the agent lists them, and which LVM volumes are their data devices. */
-import type { TrackedVolumeFacts } from '../../grpc/inventory.ts'
+import type { TrackedVolumeFacts } from './examination.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
 import type { EraVolumes } from '../era/era-volumes.ts'

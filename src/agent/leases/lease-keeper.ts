@@ -10,8 +10,8 @@ import { failedError } from '../../../native/device-mapper-error.ts'
 import { type DeviceNumber, type DeviceReference, describeDevice } from '../../../native/device.ts'
 import { helperEnvironment } from '../../../native/helper-process.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { DeltamapperError, type ErrorCode } from '../../errors.ts'
-import { notePath } from './keeper-note.ts'
+import { defect, DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { notePath } from './release-note.ts'
 import { isAnswered, keeperSocket } from './keeper-socket.ts'
 import { keyedPool } from './pool-slot.ts'
 
@@ -244,10 +244,6 @@ export class LeaseKeeper {
     if (answer.answer === 'failed' || answer.answer === 'given-back') {
       throw new DeltamapperError(answer.code, answer.message, answer.remedy)
     }
-    throw new DeltamapperError(
-      'DM_INTERNAL',
-      `a lease's keeper answered ${answer.answer}`,
-      'report it with the log lines around it'
-    )
+    throw defect(`a lease's keeper answered ${answer.answer}`)
   }
 }

@@ -23,11 +23,11 @@ import type { DeviceMapper, DeviceReference } from '../../../native/device-mappe
 import { describeDevice } from '../../../native/device.ts'
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
 import { isEraSlot } from './era-slot-content.ts'
-import { notePath, removeNote, withNote } from './keeper-note.ts'
+import { notePath, removeNote, withNote } from './release-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
@@ -116,7 +116,7 @@ export type LeaseCatalog = Pick<
 export type LeaseDeviceMapper = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
 /** Who has the metadata snapshot, so that there is no lease yet. */
-interface InTheWay {
+interface Holder {
   readonly who: string
   readonly remedy: string
 }
@@ -242,9 +242,7 @@ export class MetadataSnapshotLeases {
 
   /** Ends every lease, and waits until the slots are free, or are left to the next start. */
   async close(): Promise<void> {
-    this.#closing.abort(
-      new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
-    )
+    this.#closing.abort(shuttingDown())
     clearTimeout(this.#retry)
     await this.#settling
     const stopping = this.#closing.signal.reason as DeltamapperError
@@ -289,7 +287,7 @@ export class MetadataSnapshotLeases {
     askedAt: number,
     { purpose, suffices = () => true }: AcquireOptions,
     stop: AbortSignal
-  ): Promise<MetadataSnapshotLease | InTheWay> {
+  ): Promise<MetadataSnapshotLease | Holder> {
     stop.throwIfAborted()
     const { lease } = slot
     if (lease !== undefined) {
@@ -322,7 +320,7 @@ export class MetadataSnapshotLeases {
     }
   }
 
-  #unsettled(pool: PoolDevice, why: string): InTheWay {
+  #unsettled(pool: PoolDevice, why: string): Holder {
     return { who: why, remedy: `ask again; \`deltamapper doctor\` shows what is in the slot of ${pool.name}` }
   }
 
@@ -430,7 +428,7 @@ export class MetadataSnapshotLeases {
       const outcome = await keeper.release()
       await this.#clear(key)
       if (outcome === 'not-ours') {
-        this.#logger.warn({ pool: pool.name }, 'somebody else has released our metadata snapshot')
+        this.#logger.warn({ pool: pool.name }, 'another program has released our metadata snapshot')
       }
       return { settled: true }
     } catch (thrown) {
@@ -481,7 +479,7 @@ export class MetadataSnapshotLeases {
       if (status?.state === 'failed') return end('the pool has failed', 'look into the kernel log')
       if (status?.state === 'working') {
         if (status.heldRoot !== lease.heldRoot)
-          return end('somebody else has released it', 'find out who, and ask again')
+          return end('another program has released it', 'find out who, and ask again')
         const free = status.totalMetadataBlocks - status.usedMetadataBlocks
         if (free < wantedBlocks(status, headroom) / 2) {
           return end(
@@ -573,13 +571,13 @@ export class MetadataSnapshotLeases {
   }
 }
 
-function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): InTheWay {
+function foreign({ name }: PoolDevice, { live, held, heldRoot }: PoolSlot): Holder {
   const age =
     held === undefined
       ? ''
       : `, ${live.time - held.time} snapshots and ${live.transactionId - held.transactionId} transactions ago`
   return {
-    who: `somebody else has reserved it (block ${heldRoot}${age})`,
+    who: `another program has reserved it (block ${heldRoot}${age})`,
     remedy: `wait for the tool that did (thin_delta, thin_dump, a backup); if none runs any more: dmsetup message ${name} 0 release_metadata_snap`
   }
 }

@@ -9,7 +9,7 @@ import type { DeviceInfo, DeviceNumber, DeviceReference } from '../../../native/
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers, PoolStatus } from '../../devicemapper/thin/status.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError } from '../../errors.ts'
 import { type HeldSlot, poolFacts } from '../catalog/lease.ts'
 
 /** How much metadata must be free: the lesser of the two, so that neither small nor huge pools need too much. */
@@ -40,11 +40,7 @@ export function poolKey({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): stri
 export function keyedPool(key: string): DeviceReference {
   const [, kind, value] = /^dm-(name|uuid):(.+)$/s.exec(key) ?? []
   if (value === undefined) {
-    throw new DeltamapperError(
-      'DM_INTERNAL',
-      `${JSON.stringify(key)} names no pool`,
-      'report it with the log lines around it'
-    )
+    throw defect(`${JSON.stringify(key)} names no pool`)
   }
   return kind === 'uuid' ? { uuid: value } : value
 }

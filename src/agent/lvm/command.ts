@@ -150,7 +150,18 @@ function collect(
   })
 }
 
+/** What the kernel says where it has no more processes, memory or descriptors to give (fork(2), pipe(2)). */
+const EXHAUSTED = ['ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE']
+
 function startError(described: string, cause: Error): DeltamapperError {
+  if (EXHAUSTED.includes((cause as NodeJS.ErrnoException).code ?? '')) {
+    return new DeltamapperError(
+      'DM_LVM_FAILED',
+      `\`${described}\` could not be started: memory, processes or descriptors have run out (${cause.message})`,
+      'see what uses them (the unit or pod may have a limit of its own), and ask again',
+      { cause }
+    )
+  }
   return new DeltamapperError(
     'DM_LVM_FAILED',
     `\`${described}\` could not be started (${cause.message})`,

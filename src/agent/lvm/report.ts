@@ -12,8 +12,9 @@
  *   gets onto a command line. Questions about snapshots are answered from a report of all groups (one-look.ts).
  * - One command at a time, for any number of callers. Callers with the same question share the answer of a command that
  *   has not started yet. A running command is not shared, because its report may lack a snapshot taken since its start.
+ * - Turns go round the waiting clients: a client that asks about many groups waits behind its own questions only.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import { type CommandResult, describeCommand, oneLine, startCommand } from './command.ts'
 import {
   type LogicalVolume,
@@ -45,6 +46,8 @@ export class LvmRefused extends DeltamapperError {}
 
 /** A command that waits for its turn, or has had it. */
 interface Question {
+  /** Who asked it first. */
+  readonly client: string
   /** Its name in errors: the command as a person would type it, without our options. */
   readonly described: string
   readonly answer: Promise<CommandResult>
@@ -59,6 +62,8 @@ export class LvmReporter {
   readonly #format: string
   /** Waiting for their turn, in order, by their words. */
   readonly #waiting = new Map<string, Question>()
+  /** Clients that had a turn since the queue was last empty, the longest ago first. */
+  readonly #served = new Set<string>()
   #running: { described: string; pid: number | undefined } | undefined
 
   constructor({ command = ['lvm'], deadlineMs = 20_000, maxOutputBytes = 2 ** 26, format = 'json' }: LvmOptions = {}) {
@@ -74,11 +79,12 @@ export class LvmReporter {
   /**
    * All logical volumes of a group, hidden ones included; undefined when LVM sees no such group.
    *
+   * @param client who asks, for the order of turns
    * @throws DM_LVM_FAILED
    */
-  async logicalVolumes(volumeGroup: string): Promise<LogicalVolume[] | undefined> {
+  async logicalVolumes(volumeGroup: string, client?: string): Promise<LogicalVolume[] | undefined> {
     checkVolumeGroupName(volumeGroup)
-    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup])
+    const report = await this.#ask('lvs', ['--all', ...this.#options(logicalVolumeFields)], [volumeGroup], client)
     return report === undefined ? undefined : parseLogicalVolumes(report)
   }
 
@@ -102,10 +108,11 @@ export class LvmReporter {
   async #ask(
     subcommand: string,
     options: readonly string[],
-    names: readonly string[] = []
+    names: readonly string[] = [],
+    client = ''
   ): Promise<string | undefined> {
     const key = [subcommand, ...names].join(' ')
-    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names])
+    const question = this.#waiting.get(key) ?? this.#enqueue(key, subcommand, [...options, '--', ...names], client)
     this.#next()
     const { exitCode, stdout, stderr } = await question.answer
     if (exitCode === 0) return stdout
@@ -116,7 +123,7 @@ export class LvmReporter {
     throw exitError(question.described, exitCode, stderr)
   }
 
-  #enqueue(key: string, subcommand: string, words: readonly string[]): Question {
+  #enqueue(key: string, subcommand: string, words: readonly string[], client: string): Question {
     const { promise, resolve, reject } = Promise.withResolvers<CommandResult>()
     const described = describeCommand([...this.#command, ...key.split(' ')])
     const deadline = performance.now() + this.#deadlineMs
@@ -125,6 +132,7 @@ export class LvmReporter {
       reject(busyError(described, this.#running))
     }, this.#deadlineMs)
     const question: Question = {
+      client,
       described,
       answer: promise,
       run: async (onStart) => {
@@ -146,11 +154,24 @@ export class LvmReporter {
     return question
   }
 
+  /** The first question of a client that had no turn yet, or of the one whose turn is longest ago. */
+  #nextInTurn(): [string, Question] | undefined {
+    const waiting = [...this.#waiting]
+    if (waiting.length === 0) this.#served.clear()
+    const client =
+      waiting.find(([, each]) => !this.#served.has(each.client))?.[1].client ??
+      [...this.#served].find((served) => waiting.some(([, each]) => each.client === served))
+    if (client === undefined) return undefined
+    this.#served.delete(client)
+    this.#served.add(client)
+    return waiting.find(([, each]) => each.client === client)
+  }
+
   #next(): void {
     if (this.#running) return
-    const [first] = this.#waiting
-    if (!first) return
-    const [key, question] = first
+    const next = this.#nextInTurn()
+    if (!next) return
+    const [key, question] = next
     this.#waiting.delete(key)
     const { described } = question
     this.#running = { described, pid: undefined }
@@ -170,8 +191,7 @@ export class LvmReporter {
  */
 export function checkVolumeGroupName(name: string): void {
   if (!/^[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,126}$/.test(name) || name === '.' || name === '..') {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(name.slice(0, 200))} cannot be the name of a volume group`,
       'use 1 to 127 letters, digits and + _ . -, not beginning with -'
     )

@@ -4,7 +4,7 @@
  *
  * From apply_lvname_restrictions in LVM's lib/misc/lvm-string.c, as of 2.03.16; earlier versions have fewer of them.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 
 const PREFIXES = ['pvmove', 'snapshot']
 const PARTS = [
@@ -17,8 +17,7 @@ export function refuseReservedName(name: string): void {
   const prefix = PREFIXES.find((each) => name.startsWith(each))
   const part = PARTS.find((each) => name.includes(each))
   if (prefix === undefined && part === undefined) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
+  throw invalid(
     `LVM takes no name ${prefix === undefined ? `with ${part} in it` : `that begins with ${prefix}`}, such as ${name}`,
     'choose another name'
   )

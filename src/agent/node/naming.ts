@@ -3,7 +3,7 @@
  * ours; a name is for people, and anything can have it.
  */
 import { checkName } from '../../../native/device.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import { isHandleName } from '../../handle.ts'
 
 /** So that pool, slash and name fit into a handle of 128 bytes, and the UUID into device-mapper's 128. */
@@ -56,8 +56,7 @@ export function checkThinName(name: string): void {
 function check(what: string, name: string, most: number): void {
   if (name === '') throw new DeltamapperError('DM_ARGUMENT_MISSING', `the ${what} has no name`, 'give it one')
   if (isHandleName(name) && name.length <= most && !name.startsWith('-')) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
+  throw invalid(
     `${JSON.stringify(name.slice(0, 200))} cannot be the name of a ${what}`,
     `use 1 to ${most} letters, digits and + _ . -, and no dash to begin with`
   )

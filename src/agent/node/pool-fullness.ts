@@ -10,6 +10,7 @@ import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.t
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type SurveyPort, surveyDevices } from './survey.ts'
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 export interface PoolFullness {
   /** Device-mapper's name of the pool's device. */
@@ -27,9 +28,6 @@ interface PoolUsage {
   readonly metadataUsedBytes: number
   readonly needsCheck: boolean
 }
-
-const SECTOR_BYTES = 512
-const METADATA_BLOCK_BYTES = 4096
 
 /** Every active thin pool of the node, by name. @throws what device-mapper calls throw */
 export async function lookAtFullness(deviceMapper: SurveyPort): Promise<PoolFullness[]> {

@@ -1,7 +1,6 @@
 /** Checks of a request that need nothing but the request. (Names: naming.ts.) */
-import { DeltamapperError } from '../../errors.ts'
-
-export const SECTOR_BYTES = 512
+import { invalid } from '../../errors.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** Of a volume. @throws DM_ARGUMENT_INVALID */
 export function checkSize(bytes: number): void {
@@ -18,8 +17,4 @@ export function checkCount(field: string, bytes: number, unit = 1): void {
     `${field} is ${bytes}`,
     `give a whole number of bytes above 0 and below 2^53${unit > 1 ? `, a multiple of ${unit}` : ''}`
   )
-}
-
-export function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
 }

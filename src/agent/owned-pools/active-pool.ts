@@ -14,7 +14,7 @@ import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { type ThinDevice, thinDevices } from './kernel-view.ts'
 import { isLvm, surveyDevices } from '../node/survey.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
-import { SECTOR_BYTES } from '../node/request-checks.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 const noFeatures = {
   skipBlockZeroing: false,
@@ -123,7 +123,7 @@ export class ActivePool {
     if (!foreign) return devices[0]
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
-      `${this.pool.name}/${thin.name} is active as ${foreign.dmName}, which this agent has not made and leaves as it is`,
+      `${this.pool.name}/${thin.name} is active as ${foreign.dmName}, which this agent has not made and does not touch`,
       `\`dmsetup remove ${foreign.dmName}\``
     )
   }

@@ -6,7 +6,7 @@
  * may need a repair. So data has a warning at its low-water mark, and both have one at 80, 90 and 95 percent.
  */
 import type { Logger } from 'pino'
-import type { Pool, PoolUsage } from '../../grpc/admin.ts'
+import type { DescribedPool, DescribedUsage } from './description.ts'
 
 /** In percent. */
 const THRESHOLDS = [80, 90, 95, 100]
@@ -28,11 +28,11 @@ export class FullnessLog {
   }
 
   /** Looks at a pool, and logs what has changed. */
-  look(pool: Pool): void {
+  look(pool: DescribedPool): void {
     const before = this.#said.get(pool.name) ?? { state: '', data: 0, metadata: 0, lowWater: false }
     const now = { ...before, state: pool.state, ...(pool.usage && levels(pool, pool.usage)) }
     this.#said.set(pool.name, now)
-    const about = { pool: pool.name, state: pool.state, usage: pool.usage && printable(pool.usage) }
+    const about = { pool: pool.name, state: pool.state, usage: pool.usage }
     if (now.state !== before.state) {
       if (pool.problem !== '') this.#logger.warn(about, `pool ${pool.name} is ${pool.state}: ${pool.problem}`)
       else if (before.state !== '') this.#logger.info(about, `pool ${pool.name} is ${pool.state}`)
@@ -59,16 +59,11 @@ export class FullnessLog {
 }
 
 /** The highest threshold that was reached; 0 for none. */
-function levels(pool: Pool, usage: PoolUsage): Pick<Said, 'data' | 'metadata' | 'lowWater'> {
+function levels(pool: DescribedPool, usage: DescribedUsage): Pick<Said, 'data' | 'metadata' | 'lowWater'> {
   const reached = (used: number, total: number) => THRESHOLDS.findLast((each) => used * 100 >= each * total) ?? 0
   return {
     data: reached(usage.dataUsedBytes, usage.dataTotalBytes),
     metadata: reached(usage.metadataUsedBytes, usage.metadataTotalBytes),
     lowWater: pool.lowWaterBytes > 0 && usage.dataTotalBytes - usage.dataUsedBytes <= pool.lowWaterBytes
   }
-}
-
-/** JSON knows no bigint. */
-function printable(usage: PoolUsage): object {
-  return { ...usage, transactionId: String(usage.transactionId) }
 }

@@ -14,8 +14,7 @@ import type { KernelDevice, KernelPool, KernelView } from '../catalog/reconcile.
 import { findPoolDevice } from '../node/pool-device.ts'
 import { poolUuid } from '../node/naming.ts'
 import { isLvm, type SurveyedDevice, type SurveyPort } from '../node/survey.ts'
-
-const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** Looks at the pools given. @throws what device-mapper calls throw */
 export async function readKernelView(

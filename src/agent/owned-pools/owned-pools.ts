@@ -10,22 +10,30 @@ import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/pool.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { Pool, PoolBackend, PoolCalls, Volume } from '../../grpc/admin.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { nameTaken } from '../catalog/name-taken.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { type Finding, reconcile } from '../catalog/reconcile.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import { ActivePool, planOf } from './active-pool.ts'
-import { PoolBooks } from './books.ts'
-import { describeFinding, describePool, describeThins } from './description.ts'
+import { PoolIntents } from './pool-intents.ts'
+import {
+  type DescribedFinding,
+  type DescribedPool,
+  type DescribedThin,
+  describeFinding,
+  describePool,
+  describeThins
+} from './description.ts'
 import { FullnessLog } from './fullness.ts'
 import { otherPools } from './kernel-view.ts'
 import { surveyDevices } from '../node/survey.ts'
 import { checkPoolName } from '../node/naming.ts'
-import { checkCount, SECTOR_BYTES } from '../node/request-checks.ts'
+import { checkCount } from '../node/request-checks.ts'
 import { ownedPoolSource } from '../answers/owned-pool.ts'
 import { type Placed, Thins } from './thins.ts'
-import { Turns } from '../node/turns.ts'
+import { KeyedLock } from '../node/keyed-lock.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** The default low-water mark, as a part of the pool. */
 const LOW_WATER_PART = 20
@@ -47,16 +55,32 @@ export interface OwnedPoolsOptions {
   readonly watchIntervalMs?: number
 }
 
-type Request<M extends keyof PoolCalls> = PoolCalls[M][0]
+/** What is asked for of a new pool. The devices are absolute paths. */
+export interface PoolRequest {
+  readonly name: string
+  readonly metadataDevice: string
+  readonly dataDevice: string
+  readonly blockBytes: number
+  /** A twentieth of the pool, unless given. */
+  readonly lowWaterBytes?: number
+  /** `queue`: a write that finds no free block waits. It fails otherwise. */
+  readonly whenFull: string
+}
 
-export class OwnedPools implements PoolBackend {
+/** Requests name a volume or snapshot by its pool and its own name. */
+interface ThinName {
+  readonly pool: string
+  readonly name: string
+}
+
+export class OwnedPools {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
   readonly #takenBy: NonNullable<OwnedPoolsOptions['takenBy']>
   readonly #watchIntervalMs: number
-  readonly #turns = new Turns()
-  readonly #books: PoolBooks
+  readonly #locks = new KeyedLock()
+  readonly #intents: PoolIntents
   readonly #thins: Thins
   readonly #fullness: FullnessLog
   readonly #stopping = new AbortController()
@@ -70,8 +94,8 @@ export class OwnedPools implements PoolBackend {
     this.#logger = logger
     this.#takenBy = takenBy ?? (() => Promise.resolve(undefined))
     this.#watchIntervalMs = watchIntervalMs
-    this.#books = new PoolBooks(catalog, deviceMapper, logger)
-    this.#thins = new Thins(this.#books, catalog, deviceMapper)
+    this.#intents = new PoolIntents(catalog, deviceMapper, logger)
+    this.#thins = new Thins(this.#intents, catalog, deviceMapper)
     this.#fullness = new FullnessLog(logger)
   }
 
@@ -92,7 +116,7 @@ export class OwnedPools implements PoolBackend {
   async close(): Promise<void> {
     this.#stopping.abort()
     await this.#watching
-    await this.#turns.close()
+    await this.#locks.close()
   }
 
   /** Answers for the volumes and snapshots of an owned pool; undefined when there is no pool of this name. */
@@ -102,7 +126,7 @@ export class OwnedPools implements PoolBackend {
 
   // Pools
 
-  async createPool(request: Request<'createPool'>): Promise<Pool> {
+  async createPool(request: PoolRequest): Promise<DescribedPool> {
     const { name, metadataDevice, dataDevice, blockBytes, whenFull, lowWaterBytes } = request
     checkPoolName(name)
     checkCount('block_bytes', blockBytes, SECTOR_BYTES)
@@ -114,21 +138,17 @@ export class OwnedPools implements PoolBackend {
       transactionId: 0n
     }
     // One at a time for all names: two calls may name the same devices.
-    await this.#turns.take('', () =>
-      this.#turns.take(name, async () => {
+    await this.#locks.take('', () =>
+      this.#locks.take(name, async () => {
         const takenBy = this.#names.has(name) ? 'a pool of this agent' : await this.#takenBy(name)
         if (takenBy !== undefined) {
-          throw new DeltamapperError(
-            'DM_DEVICE_BUSY',
-            `the name ${name} is taken: ${takenBy} answers to it`,
-            'choose another name'
-          )
+          throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
         const { dataBytes } = await checkNewPool(this.#deviceMapper, planOf(asked))
         const lowWaterBlocks =
           lowWaterBytes === undefined ? Math.ceil(dataBytes / blockBytes / LOW_WATER_PART) : asked.lowWaterBlocks
         const pool = { ...asked, lowWaterBlocks }
-        await this.#books.change(name, { kind: 'create-pool', pool }, async () => {
+        await this.#intents.change(name, { kind: 'create-pool', pool }, async () => {
           await createPool(this.#deviceMapper, planOf(pool))
         })
         this.#names.add(name)
@@ -137,46 +157,46 @@ export class OwnedPools implements PoolBackend {
     return this.getPool({ pool: name })
   }
 
-  async activatePool({ pool: name, withVolumes }: Request<'activatePool'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.entry(name)
+  async activatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.entry(name)
       if (!(await this.#active(pool).isActive())) {
         const [intent] = view.intents
         const unfinished = intent !== undefined && 'transactionId' in intent ? [pool.transactionId + 1n] : []
         await activatePool(this.#deviceMapper, planOf(pool), [pool.transactionId, ...unfinished])
       }
-      this.#books.report(await this.#books.settle(name))
+      this.#intents.report(await this.#intents.recover(name))
       if (!withVolumes) return
-      for (const thin of (await this.#books.entry(name)).view.thins) {
+      for (const thin of (await this.#intents.entry(name)).view.thins) {
         if (thin.kind === 'volume') await this.#thins.activate(pool, thin, false)
       }
     })
     return this.getPool({ pool: name })
   }
 
-  async deactivatePool({ pool: name, withVolumes }: Request<'deactivatePool'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.triedEntry(name)
+  async deactivatePool({ pool: name, withVolumes }: { pool: string; withVolumes: boolean }): Promise<DescribedPool> {
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.triedEntry(name)
       await this.#active(pool).deactivate(view.thins, withVolumes)
     })
     return this.getPool({ pool: name })
   }
 
-  async growPool({ pool: name }: Request<'growPool'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool } = await this.#books.triedEntry(name)
+  async growPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
+    await this.#locks.take(name, async () => {
+      const { pool } = await this.#intents.triedEntry(name)
       const active = this.#active(pool)
       await active.refuseInactive()
       await active.target.grow()
       // Intents that waited for metadata space can be recovered now.
-      await this.#books.triedEntry(name)
+      await this.#intents.triedEntry(name)
     })
     return this.getPool({ pool: name })
   }
 
-  async removePool({ pool: name, wipe }: Request<'removePool'>): Promise<object> {
-    await this.#turns.take(name, async () => {
-      const { pool, view } = await this.#books.triedEntry(name)
+  async removePool({ pool: name, wipe }: { pool: string; wipe: boolean }): Promise<object> {
+    await this.#locks.take(name, async () => {
+      const { pool, view } = await this.#intents.triedEntry(name)
       if (view.thins.length > 0) {
         throw new DeltamapperError(
           'DM_DEVICE_BUSY',
@@ -198,77 +218,82 @@ export class OwnedPools implements PoolBackend {
     return {}
   }
 
-  async getPool({ pool: name }: Request<'getPool'>): Promise<Pool> {
-    const { pool, view } = await this.#books.entry(name)
+  async getPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
+    const { pool, view } = await this.#intents.entry(name)
     return describePool(this.#deviceMapper, pool, view)
   }
 
-  async listPools(_request: object = {}): Promise<{ pools: Pool[] }> {
+  async listPools(_request: object = {}): Promise<{ pools: DescribedPool[] }> {
     const view = await this.#catalog.view()
     return { pools: await Promise.all(view.pools.map((pool) => describePool(this.#deviceMapper, pool, view))) }
   }
 
   // Volumes and snapshots
 
-  async createVolume({ pool, name, sizeBytes, inactive }: Request<'createVolume'>): Promise<Volume> {
+  async createVolume({
+    pool,
+    name,
+    sizeBytes,
+    inactive
+  }: ThinName & { sizeBytes: number; inactive: boolean }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.createVolume(pool, name, sizeBytes, inactive))
   }
 
-  async createSnapshot({ pool, origin, name }: Request<'createSnapshot'>): Promise<Volume> {
+  async createSnapshot({ pool, origin, name }: ThinName & { origin: string }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.createSnapshot(pool, origin, name))
   }
 
-  async growVolume({ pool, name, sizeBytes }: Request<'growVolume'>): Promise<Volume> {
+  async growVolume({ pool, name, sizeBytes }: ThinName & { sizeBytes: number }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.grow(pool, name, sizeBytes))
   }
 
-  async activateVolume({ pool: poolName, name, writable }: Request<'activateVolume'>): Promise<Volume> {
+  async activateVolume({ pool: poolName, name, writable }: ThinName & { writable: boolean }): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
-      const { pool } = await this.#books.triedEntry(poolName)
-      const thin = await this.#books.thin(poolName, name)
+      const { pool } = await this.#intents.triedEntry(poolName)
+      const thin = await this.#intents.thin(poolName, name)
       await this.#active(pool).refuseInactive()
       await this.#thins.activate(pool, thin, thin.kind === 'snapshot' && !writable)
       return { pool, thin }
     })
   }
 
-  async deactivateVolume({ pool: poolName, name }: Request<'deactivateVolume'>): Promise<Volume> {
+  async deactivateVolume({ pool: poolName, name }: ThinName): Promise<DescribedThin> {
     return this.#placed(poolName, async () => {
-      const { pool } = await this.#books.triedEntry(poolName)
-      const thin = await this.#books.thin(poolName, name)
+      const { pool } = await this.#intents.triedEntry(poolName)
+      const thin = await this.#intents.thin(poolName, name)
       await this.#thins.deactivate(pool, thin)
       return { pool, thin }
     })
   }
 
-  async deleteVolume({ pool, name }: Request<'deleteVolume'>): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'volume'))
+  async deleteVolume({ pool, name }: ThinName): Promise<object> {
+    await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'volume'))
     return {}
   }
 
-  async deleteSnapshot({ pool, name }: Request<'deleteSnapshot'>): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
+  async deleteSnapshot({ pool, name }: ThinName): Promise<object> {
+    await this.#locks.take(pool, () => this.#thins.delete(pool, name, 'snapshot'))
     return {}
   }
 
-  async listVolumes({ pool }: Request<'listVolumes'>): Promise<{ volumes: Volume[] }> {
+  async listVolumes({ pool }: { pool: string }): Promise<{ volumes: DescribedThin[] }> {
     return { volumes: await this.#list(pool, 'volume') }
   }
 
-  async listSnapshots({ pool }: Request<'listSnapshots'>): Promise<{ snapshots: Volume[] }> {
+  async listSnapshots({ pool }: { pool: string }): Promise<{ snapshots: DescribedThin[] }> {
     return { snapshots: await this.#list(pool, 'snapshot') }
   }
 
   // Differences
 
-  async reconcile({ pool: name }: Request<'reconcile'>): Promise<PoolCalls['reconcile'][1]> {
-    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#books.entry(name)).pool] }
+  async reconcile({ pool: name }: { pool: string }): Promise<{ settled: string[]; findings: DescribedFinding[] }> {
+    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#intents.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []
     for (const pool of pools) {
-      const settlement = await this.#turns.take(pool.name, () => this.#books.settle(pool.name))
-      settled.push(...settlement.settled)
-      findings.push(...settlement.findings)
+      const recovery = await this.#locks.take(pool.name, () => this.#intents.recover(pool.name))
+      settled.push(...recovery.settled)
+      findings.push(...recovery.findings)
     }
     if (name === '') {
       const others = otherPools(await surveyDevices(this.#deviceMapper), pools)
@@ -278,28 +303,34 @@ export class OwnedPools implements PoolBackend {
     return { settled, findings: findings.map(describeFinding) }
   }
 
-  async acceptKernel({ pool: name }: Request<'acceptKernel'>): Promise<Pool> {
-    await this.#turns.take(name, async () => {
-      const { pool } = await this.#books.entry(name)
+  async acceptKernel({ pool: name }: { pool: string }): Promise<DescribedPool> {
+    await this.#locks.take(name, async () => {
+      const { pool } = await this.#intents.entry(name)
       const active = this.#active(pool)
       await active.refuseInactive()
       const { transactionId } = await active.numbers()
-      await this.#books.settle(name)
-      const after = await this.#books.entry(name)
+      await this.#intents.recover(name)
+      const after = await this.#intents.entry(name)
       if (after.view.intents.length > 0 || after.pool.transactionId !== transactionId) {
         await this.#catalog.acceptTransactionId(name, (await active.numbers()).transactionId)
       }
-      this.#books.report(await this.#books.settle(name))
+      this.#intents.report(await this.#intents.recover(name))
     })
     return this.getPool({ pool: name })
   }
 
-  async adoptThin({ pool, thinId, name, sizeBytes, origin }: Request<'adoptThin'>): Promise<Volume> {
+  async adoptThin({
+    pool,
+    thinId,
+    name,
+    sizeBytes,
+    origin
+  }: ThinName & { thinId: number; sizeBytes: number; origin: string }): Promise<DescribedThin> {
     return this.#placed(pool, () => this.#thins.adopt(pool, thinId, name, sizeBytes, origin))
   }
 
-  async forgetThin({ pool, name, unseen }: Request<'forgetThin'>): Promise<object> {
-    await this.#turns.take(pool, () => this.#thins.forget(pool, name, unseen))
+  async forgetThin({ pool, name, unseen }: ThinName & { unseen: boolean }): Promise<object> {
+    await this.#locks.take(pool, () => this.#thins.forget(pool, name, unseen))
     return {}
   }
 
@@ -310,17 +341,17 @@ export class OwnedPools implements PoolBackend {
   }
 
   /** Runs work on one thin under its pool's lock. @returns the thin as it is afterwards */
-  async #placed(poolName: string, work: () => Promise<Placed>): Promise<Volume> {
-    return this.#turns.take(poolName, async () => {
+  async #placed(poolName: string, work: () => Promise<Placed>): Promise<DescribedThin> {
+    return this.#locks.take(poolName, async () => {
       const { pool, thin } = await work()
-      const { view } = await this.#books.entry(poolName)
+      const { view } = await this.#intents.entry(poolName)
       const [described] = await describeThins(this.#deviceMapper, pool, view, ({ id }) => id === thin.id)
       return described
     })
   }
 
-  async #list(pool: string, kind: OwnedThin['kind']): Promise<Volume[]> {
-    const view = pool === '' ? await this.#catalog.view() : (await this.#books.entry(pool)).view
+  async #list(pool: string, kind: OwnedThin['kind']): Promise<DescribedThin[]> {
+    const view = pool === '' ? await this.#catalog.view() : (await this.#intents.entry(pool)).view
     const listed = await Promise.all(
       view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))
     )
@@ -334,8 +365,8 @@ export class OwnedPools implements PoolBackend {
   /** Never rejects: the caller may be gone. */
   async #settleAtStart(name: string): Promise<void> {
     try {
-      await this.#turns.take(name, async () => {
-        this.#books.report(await this.#books.settle(name))
+      await this.#locks.take(name, async () => {
+        this.#intents.report(await this.#intents.recover(name))
         // A thin whose creation was interrupted does not exist after all.
         if (!(await this.#namesInCatalog()).has(name)) this.#names.delete(name)
       })

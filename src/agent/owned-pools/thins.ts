@@ -6,13 +6,15 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { deviceNameTaken, thinNameTaken } from '../catalog/name-taken.ts'
 import type { OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import { ActivePool, refuseInUse } from './active-pool.ts'
-import type { PoolBooks } from './books.ts'
+import type { PoolIntents } from './pool-intents.ts'
 import { checkThinName, thinDeviceName, thinUuid } from '../node/naming.ts'
-import { checkSize, invalid, SECTOR_BYTES } from '../node/request-checks.ts'
+import { checkSize } from '../node/request-checks.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** A thin and the pool it is in. */
 export interface Placed {
@@ -21,12 +23,12 @@ export interface Placed {
 }
 
 export class Thins {
-  readonly #books: PoolBooks
+  readonly #intents: PoolIntents
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
 
-  constructor(books: PoolBooks, catalog: Catalog, deviceMapper: DeviceMapper) {
-    this.#books = books
+  constructor(intents: PoolIntents, catalog: Catalog, deviceMapper: DeviceMapper) {
+    this.#intents = intents
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
   }
@@ -35,15 +37,15 @@ export class Thins {
     checkSize(sizeBytes)
     const { active, common, thinId, moveOn } = await this.#beforeCreating(poolName, name)
     const intent = { kind: 'create-volume' as const, ...common, sizeBytes }
-    await this.#books.change(poolName, intent, () => active.target.createThin(thinId), moveOn)
-    const thin = await this.#books.thin(poolName, name)
+    await this.#intents.change(poolName, intent, () => active.target.createThin(thinId), moveOn)
+    const thin = await this.#intents.thin(poolName, name)
     if (!inactive) await this.activate(active.pool, thin, false)
     return { pool: active.pool, thin }
   }
 
   async createSnapshot(poolName: string, originName: string, name: string): Promise<Placed> {
     const { active, common, thinId, moveOn } = await this.#beforeCreating(poolName, name)
-    const origin = await this.#books.thin(poolName, originName)
+    const origin = await this.#intents.thin(poolName, originName)
     await this.#refuseReplaced(active, origin, `\`deltamapper pool check ${poolName}\` shows what disagrees`)
     // An active origin is suspended meanwhile. A device that we do not know of would not be suspended, and could be
     // written to.
@@ -56,14 +58,14 @@ export class Thins {
     }
     const reference = device && { uuid: device.info.uuid }
     const take = () => active.target.createSnapshot(thinId, origin.thinId, reference)
-    await this.#books.change(poolName, intent, take, moveOn)
-    return { pool: active.pool, thin: await this.#books.thin(poolName, name) }
+    await this.#intents.change(poolName, intent, take, moveOn)
+    return { pool: active.pool, thin: await this.#intents.thin(poolName, name) }
   }
 
   async grow(poolName: string, name: string, sizeBytes: number): Promise<Placed> {
     checkSize(sizeBytes)
-    const { pool } = await this.#books.settledEntry(poolName)
-    const thin = await this.#books.thin(poolName, name, 'volume')
+    const { pool } = await this.#intents.recoveredEntry(poolName)
+    const thin = await this.#intents.thin(poolName, name, 'volume')
     if (sizeBytes < thin.sizeBytes) {
       throw invalid(
         `${poolName}/${name} has ${thin.sizeBytes} bytes, more than the ${sizeBytes} it is to have`,
@@ -84,13 +86,13 @@ export class Thins {
       }
     }
     if (sizeBytes === thin.sizeBytes) await resize()
-    else await this.#books.change(poolName, { kind: 'resize-thin', pool: poolName, thin: thin.id, sizeBytes }, resize)
-    return { pool, thin: await this.#books.thin(poolName, name) }
+    else await this.#intents.change(poolName, { kind: 'resize-thin', pool: poolName, thin: thin.id, sizeBytes }, resize)
+    return { pool, thin: await this.#intents.thin(poolName, name) }
   }
 
   async delete(poolName: string, name: string, kind: OwnedThin['kind']): Promise<void> {
-    const { pool } = await this.#books.settledEntry(poolName)
-    const thin = await this.#books.thin(poolName, name, kind)
+    const { pool } = await this.#intents.recoveredEntry(poolName)
+    const thin = await this.#intents.thin(poolName, name, kind)
     const active = this.#active(pool)
     await active.refuseInactive()
     await active.target.refuseUnlessChangeable()
@@ -101,7 +103,7 @@ export class Thins {
     )
     await this.deactivate(pool, thin)
     const { transactionId } = await active.numbers()
-    await this.#books.change(
+    await this.#intents.change(
       poolName,
       { kind: 'delete-thin', pool: poolName, thin: thin.id, transactionId },
       () => active.target.deleteThin(thin.thinId),
@@ -140,7 +142,7 @@ export class Thins {
   async adopt(poolName: string, thinId: number, as: string, sizeBytes: number, origin: string): Promise<Placed> {
     checkThinName(as)
     checkSize(sizeBytes)
-    const { pool } = await this.#books.settledEntry(poolName)
+    const { pool } = await this.#intents.recoveredEntry(poolName)
     const active = this.#active(pool)
     await active.refuseInactive()
     const { details, mappedEnd } = await active.look(thinId)
@@ -157,15 +159,17 @@ export class Thins {
       ...{ pool: poolName, name: as, thinId, sizeBytes, dmName: thinDeviceName(poolName, as) },
       creationTime: details.creationTime,
       transactionId: details.transactionId,
-      origin: origin === '' ? undefined : (await this.#books.thin(poolName, origin)).id
+      origin: origin === '' ? undefined : (await this.#intents.thin(poolName, origin)).id
     })
     return { pool, thin }
   }
 
   /** Removes a thin that the pool has lost from the catalog. @param unseen even if the pool cannot be read */
   async forget(poolName: string, name: string, unseen: boolean): Promise<void> {
-    const { pool, view } = unseen ? await this.#books.triedEntry(poolName) : await this.#books.settledEntry(poolName)
-    const thin = await this.#books.thin(poolName, name)
+    const { pool, view } = unseen
+      ? await this.#intents.triedEntry(poolName)
+      : await this.#intents.recoveredEntry(poolName)
+    const thin = await this.#intents.thin(poolName, name)
     const kernelThins = await this.#active(pool)
       .thins()
       .catch((error: unknown) => {
@@ -192,17 +196,13 @@ export class Thins {
   async #beforeCreating(poolName: string, name: string) {
     checkThinName(name)
     const dmName = thinDeviceName(poolName, name)
-    const { pool, view } = await this.#books.settledEntry(poolName)
+    const { pool, view } = await this.#intents.recoveredEntry(poolName)
     const active = this.#active(pool)
     await active.refuseInactive()
     await active.target.refuseUnlessChangeable()
-    if (await this.#deviceMapper.info(dmName)) {
-      throw new DeltamapperError(
-        'DM_DEVICE_BUSY',
-        `there already is a device-mapper device ${dmName}`,
-        'choose another name, or remove that device if it is yours'
-      )
-    }
+    const known = await this.#catalog.findThinByName(poolName, name)
+    if (known !== undefined) throw thinNameTaken(known)
+    if (await this.#deviceMapper.info(dmName)) throw deviceNameTaken(dmName)
     const thinId = freeId(new Set([...view.thins.map((thin) => thin.thinId), ...(await active.thins()).keys()]))
     const { transactionId } = await active.numbers()
     return {

@@ -19,7 +19,7 @@ export interface HistoryWalkRequest {
 /** The page after a place, in the order of chunk and boundary. Rejects when the answer is no longer possible. */
 export type NextPage = (after: HistoryPlace) => Promise<HistoryPage>
 
-/** The walk of era volumes' snapshots. @throws what `historyMessages` throws */
+/** The walk of tracked volumes' snapshots. @throws what `historyMessages` throws */
 export const historyWalk: Walk<HistoryWalkRequest> = (request, { statistics, ask }) =>
   historyMessages(request, statistics, (after) => ask('page', after) as Promise<HistoryPage>)
 

@@ -1,12 +1,12 @@
 /**
- * The seam between those who know a kind of storage and the walker threads, which know none. Whoever answers for a
- * target makes a plan:
+ * The seam between the targets, which know a kind of storage, and the walker threads, which know none. A target makes a
+ * plan:
  *
  *   answers/ ── plan ──▶ walkers.ts ── task ──▶ walk-worker.ts ──▶ the target's walk
  *                          asides, by name  ◀── ask ──┘   └── messages ──▶ client
  *
- * A task goes to another thread, so it is plain data. What the walk needs of the main thread meanwhile (the catalog, a
- * lease) it asks for.
+ * A task goes to another thread, so it is plain data. During the walk, it asks the main thread for what it needs (the
+ * catalog, a lease).
  */
 import type { WalkStatistics } from './encoded-messages.ts'
 
@@ -19,23 +19,23 @@ export interface Plan {
   /** Size of the target in bytes. */
   readonly capacityBytes: number
   readonly task: WalkTask
-  /** What the main thread answers meanwhile, by the name that the walk asks for it by. */
+  /** The main thread's answers during the walk, by the name that the walk asks by. */
   readonly asides?: Readonly<Record<string, Aside>>
-  /** What a failure is to be told as. By default, as what it is. */
+  /** Maps a failure to the error for the client. By default, the failure itself. */
   readonly explained?: (error: unknown) => Promise<unknown>
 }
 
-/** What a thread is to do: structured cloning has to leave it as it is. */
+/** A thread's task: structured cloning must leave it unchanged. */
 export interface WalkTask {
   /** A name in the registry of targets (targets.ts). */
   readonly target: string
-  /** What that target's walk takes. */
+  /** The input of that target's walk. */
   readonly request: unknown
 }
 
 /**
- * Answers a walk, in the main thread. An error of it ends the walk and becomes the answer's: without what was asked
- * for, an answer could be too small. A refusal that a walk can go on after is a value.
+ * Answers a walk, in the main thread. Its error ends the walk and becomes the answer's: without the result, an answer
+ * could be too small. A refusal after which a walk can continue is a value.
  *
  * @param value as the walk has sent it
  */
@@ -45,11 +45,11 @@ export type Aside = (value: never, walk: WalkUnderWay) => unknown
 export interface WalkUnderWay {
   /** Aborted when the walk is over, however it ended. */
   readonly signal: AbortSignal
-  /** Tells the walk that what it was lent is no longer there. */
+  /** Tells the walk that what it was given is no longer available. */
   readonly withdraw: (why: unknown) => void
 }
 
-/** How all metadata is read. */
+/** Options for reading any metadata. */
 export interface Reading {
   /** Read images without the page cache, as devices are read. */
   readonly direct: boolean
@@ -59,20 +59,18 @@ export interface Reading {
   readonly readBytesPerSecond?: number | undefined
 }
 
-/** What a walk has around it, in its thread. */
+/** The surroundings of a walk in its thread. */
 export interface WalkContext {
   readonly reading: Reading
-  /** Kept up to date while the walk goes on. */
+  /** Updated during the walk. */
   readonly statistics: WalkStatistics
   /** Aborted when the answer is no longer wanted, with the reason. */
   readonly signal: AbortSignal
-  /**
-   * Aborted when the main thread has withdrawn what it had lent, or the answer is no longer wanted; with the reason.
-   */
+  /** Aborted when the main thread has withdrawn what it gave, or the answer is no longer wanted; with the reason. */
   readonly withdrawn: AbortSignal
   /** Asks for an aside of the plan. @throws when the answer is no longer wanted */
   readonly ask: (aside: string, value?: unknown) => Promise<unknown>
 }
 
-/** A target's walk: the encoded messages of an answer. @throws what is to be the end of the answer */
+/** A target's walk: the encoded messages of an answer. @throws the error that ends the answer */
 export type Walk<Request> = (request: Request, context: WalkContext) => AsyncGenerator<Uint8Array<ArrayBuffer>>

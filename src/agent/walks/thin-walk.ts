@@ -104,7 +104,7 @@ export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, si
     },
     signal: withdrawn,
     report: (report) => {
-      // Nobody wants to know whether an answer that nobody wants could be checked.
+      // If the answer is no longer wanted, neither is the result of its check.
       if (!signal.aborted) void ask('report', toPortableReport(report))
     }
   }

@@ -8,7 +8,7 @@ import { openPoolMetadata, sameFingerprint } from '../../devicemapper/thin/pool-
 import { describeDifference } from '../../devicemapper/tools/cross-check.ts'
 import { checkTool, type ToolCommand } from '../../devicemapper/tools/tool.ts'
 import { describeVersion } from '../../devicemapper/tools/tool-version.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError } from '../../errors.ts'
 import type { EngineReport, ToolsRequested } from '../../devicemapper/tools/engine-answer.ts'
 import type { MetadataSnapshotLease, MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
 import type { SeenDevices, WalkRequest } from './thin-walk.ts'
@@ -72,11 +72,7 @@ export class ToolEngine {
   ): Promise<MetadataSnapshotLease> {
     const { pool, metadataDevice, handle } = target.snapshot
     if (this.#leases === undefined || pool === undefined) {
-      throw new DeltamapperError(
-        'DM_INTERNAL',
-        `nobody knows the pool of ${handle}`,
-        'report it with the log lines around it'
-      )
+      throw defect(`the pool of ${handle} is not known`)
     }
     const names = [base, target].flatMap((each) => (each === undefined ? [] : each.snapshot.handle))
     const purpose = `${base === undefined ? 'thin_dump' : 'thin_delta'} of ${names.join(' and ')}`

@@ -5,7 +5,7 @@
 import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { EncodedStream } from '../../grpc/snapshot-metadata.ts'
 import type { Plan, Reading, WalkKind, WalkUnderWay } from './plan.ts'
 import {
@@ -179,9 +179,9 @@ export class Walkers {
     } finally {
       signal.removeEventListener('abort', cancel)
       // What was lent to it is given back.
-      over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'nothing is to be done'))
+      over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is over', 'no action is needed'))
       if (!walk.outcome) {
-        const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done')
+        const gone = new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'no action is needed')
         say(thread, { kind: 'cancel', id, error: toPortable(gone) })
       }
     }
@@ -294,10 +294,6 @@ async function answer(
     say(thread, { kind: 'cancel', id, error: toPortable(asDeltamapperError(thrown)) })
     walk.wake()
   }
-}
-
-function shuttingDown(): DeltamapperError {
-  return new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it has been restarted')
 }
 
 function say({ worker }: Thread, message: ToWalker): void {

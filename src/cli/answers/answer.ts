@@ -93,7 +93,7 @@ async function fromEndpoint(
     await use(
       base === undefined
         ? await client.allocated({ snapshotId: target, ...request })
-        : await client.delta({ baseSnapshotId: base, targetSnapshotId: target, ...request })
+        : await client.delta({ baseSnapshotId: base, targetSnapshotId: target, anyVolume: true, ...request })
     )
   } finally {
     client.close()

@@ -4,7 +4,7 @@ import { type BlockRunBatch, readInvalidateXml } from '../../devicemapper/era/in
 import { type WrittenDump, writtenExtentsOf, writtenSince } from '../../devicemapper/era/xml-extents.ts'
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { endBytes } from '../../devicemapper/xml-extents.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import type { AnswerOptions, Remark } from './question.ts'
 import { leftOutOf } from './left-out.ts'
 import { exactSize, humanSize } from '../command-line/quantities.ts'
@@ -60,8 +60,7 @@ export async function writtenFromDump(
     remark('it has no writesets: 0.9.0 --logical gives blocks too early an era, so that some may be missing here')
   }
   if (size !== undefined && size > blocks * blockBytes) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `the device in ${name} has ${blocks} blocks of ${blockBytes} bytes, and ${size} bytes are more than they hold`,
       'give the size that the device had when its metadata was as it is here'
     )

@@ -1,9 +1,9 @@
 /**
- * `delta --base-record FILE TARGET --metadata FILE`: what changed since a base that is gone, by its record and the
+ * `delta --base-record FILE TARGET --metadata FILE`: what changed since a base that is gone, from its record and the
  * pool's metadata.
  *
- * Metadata does not say which pool it is of, nor what happened to a snapshot that is gone. What can be checked is; the
- * rest is said.
+ * Metadata tells neither its pool nor the fate of a snapshot that is gone. What can be checked is checked; the rest is
+ * printed as a remark.
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
@@ -69,7 +69,7 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
 }
 
 /**
- * That the pool went on from the record, and that the base, where it is there still, is what it was.
+ * Checks that the pool continued from the record, and that the base, if it still exists, is unchanged.
  *
  * @throws DM_BASE_RECORD_VOID
  */

@@ -1,6 +1,4 @@
-/**
- * `deltamapper base …`: records of base snapshots, which stand for them once they are gone.
- */
+/** `deltamapper base …`: records of base snapshots, which replace them once they are removed. */
 import type { Command } from 'commander'
 import { byteCount } from '../command-line/option-values.ts'
 import type { SaveOptions } from './save-base.ts'

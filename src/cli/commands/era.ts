@@ -4,9 +4,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { EraVolume } from '../../grpc/admin.ts'
+import type { AdminResponse } from '../../grpc/admin.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { byteCount, seconds } from '../command-line/option-values.ts'
@@ -112,7 +113,7 @@ Examples:
 }
 
 function addDetach(era: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     era
       .command('detach')
       .summary('end the tracking of a volume')
@@ -127,7 +128,8 @@ function addDetach(era: Command): void {
       'after',
       `${adminHelp}\n\nExamples:\n  umount /srv\n  deltamapper era detach srv\n  deltamapper era detach srv -o json`
     )
-    .action(async (volume: string, options: AdminOptions) => {
+    .action(async (volume: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`the history of volume ${volume} is forgotten, and its metadata device made blank`, yes)
       await order(
         options,
         async (agent) => {
@@ -158,7 +160,7 @@ function addStatus(era: Command): void {
 }
 
 function addActivate(era: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     era
       .command('activate')
       .summary('make the devices of a volume, for example after a restart')
@@ -179,14 +181,14 @@ function addActivate(era: Command): void {
     .action(
       async (
         volume: string | undefined,
-        {
-          all = false,
-          startOver = false,
-          wait = 0,
-          ...options
-        }: AdminOptions & { all?: boolean; startOver?: boolean; wait?: number }
+        { all = false, startOver = false, wait = 0, yes, ...options }: ActivateOptions
       ) => {
         checkOneOrAll(volume, all)
+        if (startOver)
+          await confirmed(
+            `the history of ${volume === undefined ? 'every volume' : `volume ${volume}`} is given up where it does not fit`,
+            yes
+          )
         const deadline = performance.now() + wait * 1000
         if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
@@ -216,6 +218,7 @@ function addDeactivate(era: Command): void {
         '--at-shutdown',
         'nothing writes to the data device until the machine has stopped: continue the history after a ' + 'restart'
       )
+      .option('--wait <seconds>', 'how long to wait for an agent that is about to start, and for who looks on', seconds)
   )
     .addHelpText(
       'after',
@@ -224,12 +227,15 @@ function addDeactivate(era: Command): void {
     .action(
       async (
         volume: string | undefined,
-        { all = false, atShutdown = false, ...options }: AdminOptions & { all?: boolean; atShutdown?: boolean }
+        { all = false, atShutdown = false, wait = 0, ...options }: DeactivateOptions
       ) => {
         checkOneOrAll(volume, all)
+        const deadline = performance.now() + wait * 1000
+        if (wait > 0) await untilReachable(options, deadline)
         if (volume !== undefined) {
-          await order(options, (agent) => agent.deactivateEra({ volume, atShutdown }), eraVolumeFacts)
-        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
+          const deactivate = (agent: AdminClient) => () => agent.deactivateEra({ volume, atShutdown })
+          await order(options, (agent) => patiently(deadline, deactivate(agent)), eraVolumeFacts)
+        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }), deadline)
       }
     )
 }
@@ -252,6 +258,18 @@ function addGrow(era: Command): void {
     .action(async (volume: string, options: AdminOptions) => {
       await order(options, (agent) => agent.growEra({ volume }), eraVolumeFacts)
     })
+}
+
+interface DeactivateOptions extends AdminOptions {
+  all?: boolean
+  atShutdown?: boolean
+  wait?: number
+}
+
+interface ActivateOptions extends AdminOptions, Confirmed {
+  all?: boolean
+  startOver?: boolean
+  wait?: number
 }
 
 /**
@@ -306,13 +324,13 @@ function checkOneOrAll(volume: string | undefined, all: boolean): void {
  */
 async function forAll(
   options: AdminOptions,
-  give: (agent: AdminClient, volume: string) => Promise<EraVolume>,
+  give: (agent: AdminClient, volume: string) => Promise<AdminResponse<'growEra'>>,
   deadline = 0
 ): Promise<void> {
   await order(
     options,
     async (agent) => {
-      const volumes: EraVolume[] = []
+      const volumes: AdminResponse<'growEra'>[] = []
       const failures: DeltamapperError[] = []
       let waiting = (await agent.listEra({ volume: '' })).volumes.map(({ name }) => name)
       while (waiting.length > 0) {

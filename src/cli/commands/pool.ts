@@ -1,6 +1,7 @@
 /** `deltamapper pool …`: owned pools, which the agent makes and manages. */
 import { type Command, Option } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { byteCount } from '../command-line/option-values.ts'
 import { poolFacts, poolsTable, reconciliation } from '../output/pool-tables.ts'
 
@@ -182,7 +183,7 @@ function addGrow(pool: Command): void {
 }
 
 function addRemove(pool: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     pool
       .command('remove')
       .summary('forget a pool that is empty')
@@ -201,7 +202,8 @@ Examples:
   deltamapper pool remove tank
   deltamapper pool remove tank --wipe`
     )
-    .action(async (name: string, { wipe = false, ...options }: AdminOptions & { wipe?: boolean }) => {
+    .action(async (name: string, { wipe = false, yes, ...options }: AdminOptions & Confirmed & { wipe?: boolean }) => {
+      if (wipe) await confirmed(`pool ${name} is forgotten, and the start of both of its devices overwritten`, yes)
       await order(
         options,
         async (agent) => {
@@ -231,7 +233,7 @@ function addCheck(pool: Command): void {
 }
 
 function addAccept(pool: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     pool
       .command('accept')
       .summary("take over the kernel's transaction id")
@@ -243,7 +245,8 @@ function addAccept(pool: Command): void {
       .argument('<NAME>', 'the pool')
   )
     .addHelpText('after', `${adminHelp}\n\nExamples:\n  deltamapper pool check tank\n  deltamapper pool accept tank`)
-    .action(async (name: string, options: AdminOptions) => {
+    .action(async (name: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`pool ${name} is taken as the kernel has it: what was begun and contradicts it is given up`, yes)
       await order(options, (agent) => agent.acceptKernel({ pool: name }), poolFacts)
     })
 }

@@ -1,6 +1,6 @@
 /** Has the node examined, by the agent or else by this process, and shows the findings: the one path of `doctor`. */
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
-import type { Examination, Finding } from '../../grpc/inventory.ts'
+import type { Examination, Finding } from '../../agent/inventory/examination.ts'
 import { forJson } from './admin-command.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { exitStatus, UsageError } from '../command-line/failure.ts'
@@ -37,9 +37,12 @@ export async function showExamination(options: DoctorOptions): Promise<void> {
 async function examine(address: string | undefined, signal: AbortSignal): Promise<SeenExamination> {
   if (address === undefined) return { endpoint: undefined, examination: await examineHere(signal) }
   // Loaded only now: help and usage errors need none of it.
-  const { askInventory } = await import('../../grpc/inventory.ts')
+  const { askForExamination } = await import('../../agent/inventory/ask.ts')
   try {
-    return { endpoint: address, examination: await askInventory(address, { deadlineMs: ANSWER_DEADLINE_MS, signal }) }
+    return {
+      endpoint: address,
+      examination: await askForExamination(address, { deadlineMs: ANSWER_DEADLINE_MS, signal })
+    }
   } catch (thrown) {
     signal.throwIfAborted()
     const error = asDeltamapperError(thrown)

@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { seconds } from '../command-line/option-values.ts'
 import { eraSnapshotFacts, eraSnapshotsTable } from '../output/era-tables.ts'
@@ -156,7 +157,7 @@ Examples:
 }
 
 function addDelete(snapshot: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     snapshot
       .command('delete')
       .summary('delete a snapshot')
@@ -172,9 +173,10 @@ function addDelete(snapshot: Command): void {
 
 Examples:
   deltamapper snapshot delete tank/monday
-  deltamapper snapshot delete tank/monday -o json`
+  deltamapper snapshot delete tank/monday --yes -o json`
     )
-    .action(async (at: HandleArgument, options: AdminOptions) => {
+    .action(async (at: HandleArgument, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`snapshot ${at.pool}/${at.name} is deleted`, yes)
       await order(
         options,
         async (agent) => {

@@ -1,6 +1,7 @@
 /** `deltamapper volume …`: thin volumes in owned pools. */
 import type { Command } from 'commander'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { byteCount, count } from '../command-line/option-values.ts'
 import { volumeFacts, volumesTable } from '../output/pool-tables.ts'
 
@@ -140,7 +141,7 @@ Examples:
 }
 
 function addDelete(volume: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     volume
       .command('delete')
       .summary('delete a volume with its content')
@@ -155,9 +156,10 @@ function addDelete(volume: Command): void {
 
 Examples:
   deltamapper volume delete tank/documents
-  deltamapper volume delete tank/documents -o json`
+  deltamapper volume delete tank/documents --yes -o json`
     )
-    .action(async (at: HandleArgument, options: AdminOptions) => {
+    .action(async (at: HandleArgument, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`volume ${at.pool}/${at.name} is deleted with all data in it`, yes)
       await order(
         options,
         async (agent) => {
@@ -199,7 +201,7 @@ Examples:
 }
 
 function addForget(volume: Command): void {
-  addAdminOptions(
+  addDestructiveOptions(
     volume
       .command('forget')
       .summary('remove a volume or snapshot that the pool has lost from the catalog')
@@ -218,7 +220,8 @@ Examples:
   deltamapper pool check tank
   deltamapper volume forget tank/documents`
     )
-    .action(async (at: HandleArgument, { unseen = false, ...options }: AdminOptions & { unseen?: boolean }) => {
+    .action(async (at: HandleArgument, { unseen = false, yes, ...options }: ForgetOptions) => {
+      await confirmed(`the catalog's record of ${at.pool}/${at.name} is struck off`, yes)
       await order(
         options,
         async (agent) => {
@@ -228,6 +231,10 @@ Examples:
         ({ forgotten }) => `${forgotten} is forgotten\n`
       )
     })
+}
+
+interface ForgetOptions extends AdminOptions, Confirmed {
+  unseen?: boolean
 }
 
 interface SizeOption {

@@ -1,11 +1,14 @@
 /**
  * Tracked volumes and their snapshots, as text for people.
  */
-import type { EraSnapshot, EraVolume } from '../../grpc/admin.ts'
+import type { AdminResponse } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
 import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
+
+type EraVolume = AdminResponse<'growEra'>
+type EraSnapshot = AdminResponse<'createEraSnapshot'>
 
 export function eraVolumesTable(volumes: readonly EraVolume[]): string {
   const rows = volumes.map((each) => [
@@ -51,7 +54,7 @@ export function eraVolumeFacts(volume: EraVolume): string {
         ] as const)
       : []),
     ['snapshots', String(volume.snapshots)],
-    ['history', `since it was ${oneLine(volume.lineBecause)} (line ${volume.line})`],
+    ['history', `since it was ${oneLine(volume.lineBecause)} (id ${volume.line})`],
     ['last checked', moment(volume.guardCheckedAtMs)],
     ['data device', volume.dataDevice],
     ['metadata device', volume.metadataDevice],

@@ -2,7 +2,14 @@
  * An examination of a node as text for people: the node's parts, in a few lines and tables; then the findings, the
  * worst first, each with its remedy.
  */
-import type { BlockDevice, Examination, Finding, PoolFacts, Severity, ThinFacts } from '../../grpc/inventory.ts'
+import type {
+  BlockDevice,
+  Examination,
+  Finding,
+  PoolFacts,
+  Severity,
+  ThinFacts
+} from '../../agent/inventory/examination.ts'
 import { oneLine } from '../command-line/failure.ts'
 import { counted, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
@@ -219,7 +226,7 @@ function tally(findings: readonly Finding[]): string {
     (severity) => [severity, findings.filter((each) => each.severity === severity).length] as const
   )
   const told = counts.filter(([, count]) => count > 0).map(([severity, count]) => counted(count, severity))
-  const verdict = counts[0][1] > 0 ? 'something stands in the way' : 'nothing stands in the way'
+  const verdict = counts[0][1] > 0 ? 'there are problems' : 'there are no problems'
   return told.length === 0 ? verdict : `${verdict}: ${told.join(', ')}`
 }
 

@@ -9,9 +9,8 @@ import type { Origin } from '../inspection/origins.ts'
 import { describeAge, type PoolViews } from '../inspection/pool-views.ts'
 import { counted, humanSize } from '../command-line/quantities.ts'
 import type { TextOutput } from './text-output.ts'
+import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
-const METADATA_BLOCK_BYTES = 4096
-const SECTOR_BYTES = 512
 /** Possible origins that are named; JSON has more of them. */
 const NAMED_ORIGINS = 4
 

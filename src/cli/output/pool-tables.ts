@@ -1,9 +1,12 @@
 /** Owned pools, their volumes and snapshots, and differences, as text for people. */
-import type { AdminCalls, Pool, Volume } from '../../grpc/admin.ts'
+import type { AdminResponse } from '../../grpc/admin.ts'
 import { oneLine } from '../command-line/failure.ts'
 import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { columns, facts } from './columns.ts'
 import { moment } from './moment.ts'
+
+type Pool = AdminResponse<'getPool'>
+type Volume = AdminResponse<'createVolume'>
 
 export function poolsTable(pools: readonly Pool[]): string {
   const rows = pools.map(({ name, state, usage, volumes, snapshots, metadataDevice, dataDevice }) => [
@@ -90,7 +93,7 @@ export function volumeFacts(volume: Volume): string {
   ])
 }
 
-export function reconciliation({ settled, findings }: AdminCalls['reconcile'][1]): string {
+export function reconciliation({ settled, findings }: AdminResponse<'reconcile'>): string {
   const lines = settled.map((each) => `settled: ${oneLine(each)}\n`)
   for (const { what, remedy } of findings) lines.push(`${oneLine(what)}\n    ${oneLine(remedy)}\n`)
   const nothing = settled.length + findings.length === 0

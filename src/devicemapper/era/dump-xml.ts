@@ -28,6 +28,7 @@ import {
 } from '../xml-stream.ts'
 import { mistaken } from '../xml-tools.ts'
 import { MAX_ERA_BLOCKS } from './invalidate-xml.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 export interface EraDumpHeader {
   /** Size of a block in sectors of 512 bytes, and in bytes. */
@@ -67,7 +68,6 @@ export async function readEraDumpXml(bytes: ByteStream, options?: XmlOptions): P
 }
 
 const BATCH_RUNS = 4096
-const SECTOR_SIZE = 512
 /** Blocks are a multiple of 8 sectors (dm-era-target.c: MIN_BLOCK_SIZE). */
 const MIN_BLOCK = 8
 const MAX_UINT32 = 2 ** 32 - 1
@@ -268,7 +268,7 @@ function dumpHeader(element: XmlElement): EraDumpHeader {
   }
   return {
     blockSectors,
-    blockBytes: blockSectors * SECTOR_SIZE,
+    blockBytes: blockSectors * SECTOR_BYTES,
     blocks: element.number('nr_blocks', MAX_ERA_BLOCKS - 1),
     currentEra: element.number('current_era', MAX_UINT32)
   }

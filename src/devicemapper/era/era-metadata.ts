@@ -14,7 +14,7 @@
  * kernel's bitmap in memory never has more than the metadata.
  */
 import { resolve } from 'node:path'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import { ArrayIndex } from '../array.ts'
 import { ClaimedDevice } from '../block-device.ts'
 import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
@@ -178,7 +178,7 @@ export class EraMetadata {
     const { sinceEra, untilEra = Infinity, startingOffset = 0, baseSizeBytes, signal } = question
     const { blockBytes, blocks } = this.superblock
     if (!Number.isInteger(sinceEra) || sinceEra < 0) {
-      throw new DeltamapperError('DM_ARGUMENT_INVALID', `${sinceEra} is no era`, 'eras are whole numbers, from 1 on')
+      throw invalid(`${sinceEra} is no era`, 'eras are whole numbers, from 1 on')
     }
     if (sinceEra > this.lastEra) throw this.#notReached(sinceEra)
     for (const size of [question.sizeBytes, baseSizeBytes]) checkSize(size)
@@ -191,8 +191,7 @@ export class EraMetadata {
       )
     }
     if (capacityBytes > this.sizeBytes) {
-      throw new DeltamapperError(
-        'DM_ARGUMENT_INVALID',
+      throw invalid(
         `the device in ${this.path} has ${blocks} blocks of ${blockBytes} bytes, and ${capacityBytes} bytes are more than they hold`,
         'give the size that the device had when the metadata was as it is here'
       )
@@ -392,7 +391,7 @@ function lacks(first: number, next: number): string {
 
 function checkSize(bytes: number | undefined): void {
   if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
-  throw new DeltamapperError('DM_ARGUMENT_INVALID', `${bytes} is no size`, 'give a whole number of bytes below 2^53')
+  throw invalid(`${bytes} is no size`, 'give a whole number of bytes below 2^53')
 }
 
 interface ReadSuperblock {

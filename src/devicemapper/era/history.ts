@@ -58,11 +58,11 @@ export function continuedHistory(
   }
   if (ownEras !== 'any' && currentEra > seen.newestEra + ownEras) {
     const due = seen.newestEra + ownEras
-    throw lost(`${path} is in era ${currentEra}, and ${due} was due: somebody else has suspended the volume`)
+    throw lost(`${path} is in era ${currentEra}, and ${due} was due: another program has suspended the volume`)
   }
   if (blocks < seen.blocks) {
     throw lost(
-      `${path} is of ${blocks} blocks, and was of ${seen.blocks} before: somebody else has made the volume smaller`
+      `${path} is of ${blocks} blocks, and was of ${seen.blocks} before: another program has made the volume smaller`
     )
   }
   return remembered

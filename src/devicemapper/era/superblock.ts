@@ -9,9 +9,9 @@ import { damaged } from '../block-reader.ts'
 import { checksumSalt, impliedSalt } from '../checksum.ts'
 import { ERA_MAGIC, metadataKind } from '../metadata-kind.ts'
 import { parseWriteset, type Writeset } from './writeset.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 const VERSION = 1
-const SECTOR_SIZE = 512
 /** Blocks are a multiple of 4 KiB (dm-era-target.c: MIN_BLOCK_SIZE); in sectors. */
 const MIN_BLOCK = 8
 /** A device has fewer blocks than this (valid_nr_blocks). */
@@ -77,7 +77,7 @@ export function parseEraSuperblock(block: Buffer, blockNumber: number, path: str
   }
   return {
     blockSectors,
-    blockBytes: blockSectors * SECTOR_SIZE,
+    blockBytes: blockSectors * SECTOR_BYTES,
     blocks,
     currentEra,
     // INVALID_WRITESET_ROOT: the superblock's own block number says that there is none.

@@ -7,7 +7,7 @@
  * table is *loaded*. Commits between the load and the resume that puts the table in place are lost. So change a table
  * by suspend, load, resume.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { type DeviceNumber, TargetWords } from '../target-words.ts'
 
 export interface EraTable {
@@ -35,11 +35,7 @@ export function parseEraTable(params: string): EraTable {
 /** Writes the parameters of an `era` target. Throws DM_ARGUMENT_INVALID for an impossible block size. */
 export function formatEraTable({ metadataDevice, originDevice, blockSectors }: EraTable): string {
   if (!isEraBlock(blockSectors)) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
-      `an era device cannot have blocks of ${blockSectors} sectors`,
-      'take a multiple of 8 (4 KiB)'
-    )
+    throw invalid(`an era device cannot have blocks of ${blockSectors} sectors`, 'take a multiple of 8 (4 KiB)')
   }
   const device = ({ major, minor }: DeviceNumber) => `${major}:${minor}`
   return [device(metadataDevice), device(originDevice), blockSectors].join(' ')

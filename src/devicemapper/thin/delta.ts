@@ -2,16 +2,16 @@
  * The heart of it: what differs between two mapping trees, in order, without reading what they share.
  *
  * A snapshot begins as a second reference to its origin's root; later writes copy just the path from root to leaf
- * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a node
- * both refer to holds the same mappings in both. Data blocks are shared the same way and never written in place while
- * they are, so equal data block means equal content, and a different one counts as changed.
+ * (Documentation/admin-guide/device-mapper/persistent-data.rst). So two snapshots share most of their nodes, and a
+ * shared node holds the same mappings in both. Data blocks are shared the same way, and never written in place while
+ * they are. So equal data blocks mean equal content, and different ones count as changed.
  *
  * Both trees are walked at once, in ascending order (see Frontier), by three rules:
  *
- * 1. *Drop what is shared.* A subtree that stands in both queues of a depth is removed from both, unread.
- * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that it would
- *    have shown up there: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf that
- *    spans half of a sparse volume would have to wait until the same half of a full one was read, and remembered.)
+ * 1. *Drop what is shared.* A subtree that is in both queues of a depth is removed from both, unread.
+ * 2. *Read only what cannot be shared.* A subtree is read once the other tree has been opened far enough that a shared
+ *    subtree would have appeared: its lowest key lies below the other's horizon at that depth. (Not its highest: a leaf
+ *    that spans half of a sparse volume would wait until the same half of a full one was read, and remembered.)
  * 3. *Compare what is known of both.* Mappings below both horizons are compared and leave as changed blocks.
  *
  * `allocated` is the same walk with no base: everything differs from nothing. A base that is gone is there as a record

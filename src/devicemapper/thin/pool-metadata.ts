@@ -7,7 +7,7 @@
  * changes, and its nodes cannot be reused before a commit that no longer refers to it. So what was read until then was
  * right.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, invalid } from '../../errors.ts'
 import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
 import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
@@ -207,11 +207,7 @@ export class PoolMetadata {
    */
   async device(id: number, signal?: AbortSignal): Promise<ThinDevice> {
     if (!Number.isInteger(id) || id < 0 || id >= MAX_DEVICES) {
-      throw new DeltamapperError(
-        'DM_ARGUMENT_INVALID',
-        `${id} is no thin device id`,
-        `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`
-      )
+      throw invalid(`${id} is no thin device id`, `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`)
     }
     const device = await this.#settled((superblock) => findDevice(this.#reader, superblock, id, signal))
     if (!device) {
@@ -574,7 +570,7 @@ export class PoolMetadata {
 
 function checkSize(bytes: number | undefined): void {
   if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
-  throw new DeltamapperError('DM_ARGUMENT_INVALID', `${bytes} is no size`, 'give a whole number of bytes below 2^53')
+  throw invalid(`${bytes} is no size`, 'give a whole number of bytes below 2^53')
 }
 
 export function sameFingerprint(one: Fingerprint, other: Fingerprint): boolean {

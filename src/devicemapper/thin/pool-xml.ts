@@ -1,8 +1,8 @@
 /** The beginning of thin_delta's and thin_dump's XML: the pool. */
 import { MAX_BLOCKS, refuse, type XmlElement, type XmlTool } from '../xml-stream.ts'
 import { mistaken } from '../xml-tools.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_SIZE = 512
 /** Data blocks are 64 KiB to 1 GiB, in steps of 64 KiB; here in sectors. */
 const MIN_DATA_BLOCK = 128
 const MAX_DATA_BLOCK = 2097152
@@ -37,7 +37,7 @@ export function poolHeader(element: XmlElement, tool: XmlTool): PoolXmlHeader {
     transactionId: element.bigint('transaction'),
     needsCheck: ((element.optionalNumber('flags', MAX_UINT32) ?? 0) & NEEDS_CHECK) !== 0,
     dataBlockSectors,
-    dataBlockBytes: dataBlockSectors * SECTOR_SIZE,
+    dataBlockBytes: dataBlockSectors * SECTOR_BYTES,
     dataBlocks: element.number('nr_data_blocks', MAX_BLOCKS),
     metadataSnapshot: element.optionalNumber('metadata_snap', MAX_BLOCKS)
   }

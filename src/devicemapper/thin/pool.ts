@@ -12,14 +12,14 @@
  *   ("NOT enforced"). It is resumed on every way out.
  */
 import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../errors.ts'
 import { ClaimedDevice, onceFree, sizeOf } from '../block-device.ts'
 import { dropInactiveTable } from '../inactive-table.ts'
 import { parsePoolStatus, type PoolStatus } from './status.ts'
 import { openPoolMetadata } from './pool-metadata.ts'
 import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } from './table.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_BYTES = 512
 /** The least that the kernel's documentation recommends for metadata, in bytes. */
 const LEAST_METADATA_BYTES = 2 * 2 ** 20
 /** Suspending waits for I/O in flight, and a mounted file system first writes its dirty data. Milliseconds. */
@@ -330,7 +330,7 @@ export class ThinPool {
         throw new DeltamapperError(
           'DM_CALL_STUCK',
           `${name} was suspended and could not be resumed: ${(cause as Error).message}`,
-          `\`dmsetup resume ${name}\`: until then, whatever uses it waits`,
+          `\`dmsetup resume ${name}\`: until then, everything that uses it waits`,
           { cause }
         )
       }
@@ -400,10 +400,10 @@ async function refuseExisting(deviceMapper: PoolPort, reference: DeviceReference
   const info = await deviceMapper.info(reference)
   if (!info) return
   throw new DeltamapperError(
-    'DM_DEVICE_BUSY',
+    'DM_NAME_TAKEN',
     `there already is a device-mapper device ${info.name}`,
     info.hasLiveTable
-      ? 'choose another name, or remove it if it is yours'
+      ? `choose another name; \`dmsetup info ${info.name}\` tells what goes by this one`
       : `\`dmsetup remove ${info.name}\`: it is empty`
   )
 }
@@ -431,12 +431,4 @@ async function isFreshPool(path: string): Promise<boolean> {
 
 function wholeBlocks(sectors: number, blockSectors: number): number {
   return Math.floor(sectors / blockSectors) * blockSectors
-}
-
-function invalid(what: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', what, remedy)
-}
-
-function defect(what: string): DeltamapperError {
-  return new DeltamapperError('DM_INTERNAL', what, 'report it with the log lines around it')
 }

@@ -6,7 +6,7 @@ import type { BaseRecordReader } from './base-record/reader.ts'
 import type { Runs } from './base-record/runs.ts'
 import type { BaseRecordWriter } from './base-record/writer.ts'
 
-/** From a walk that meets all that the target maps: `allocated`, or a delta from a record. */
+/** From a walk that meets all mappings of the target: `allocated`, or a delta from a record. */
 export class WholeRecordSink implements MappingSink {
   readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>
 
@@ -30,14 +30,14 @@ export class WholeRecordSink implements MappingSink {
 }
 
 /**
- * From a delta of two trees, which says only what differs: the base's record, with that patched in. Its cost is that of
- * the change, and of copying the record.
+ * From a delta of two trees, which tells only the differences: the base's record, patched with them. It costs the
+ * change, and copying the record.
  */
 export class PatchedRecordSink implements MappingSink {
   readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>
   readonly #base: Pick<BaseRecordReader, 'next'>
   readonly #endBlock: number
-  /** What was said since the last `settle`: blocks, and for each its data block (-1: none) and time. */
+  /** What was added since the last `settle`: blocks, and for each its data block (-1: none) and time. */
   readonly #blocks: number[] = []
   readonly #data: number[] = []
   readonly #times: number[] = []
@@ -79,11 +79,11 @@ export class PatchedRecordSink implements MappingSink {
     await this.#writer.drain()
   }
 
-  /** Takes the rest of the base's record over. After the walk. */
+  /** Copies the rest of the base's record. After the walk. */
   async finish(): Promise<void> {
     await this.settle()
     await this.#copyTo(this.#endBlock)
-    // To its end, which shows whether the record is whole.
+    // To its end, which shows whether the record is complete.
     while (this.#runs) await this.#next()
     await this.#writer.drain()
   }

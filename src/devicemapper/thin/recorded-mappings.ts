@@ -38,7 +38,7 @@ export class RecordedMappings {
       this.#begun = true
       await this.#reader.skipTo(this.#range.low)
     }
-    // Read on beyond the range as well: only at its end a record is known to be whole.
+    // Read on beyond the range as well: only the end of a record shows that it is complete.
     while (!this.#runs || this.#run === this.#runs.count) {
       this.#runs = await this.#reader.next()
       this.#run = this.#taken = 0

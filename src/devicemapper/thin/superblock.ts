@@ -7,8 +7,8 @@ import { DeltamapperError } from '../../errors.ts'
 import { damaged } from '../block-reader.ts'
 import { checksumSalt, impliedSalt } from '../checksum.ts'
 import { metadataKind, THIN_MAGIC } from '../metadata-kind.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
-const SECTOR_SIZE = 512
 /** Data blocks are 64 KiB to 1 GiB, in steps of 64 KiB; here in sectors. */
 const MIN_DATA_BLOCK = 128
 const MAX_DATA_BLOCK = 2097152
@@ -89,7 +89,7 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
     mappingRoot: Number(block.readBigUInt64LE(320)),
     detailsRoot: Number(block.readBigUInt64LE(328)),
     dataBlockSectors,
-    dataBlockBytes: dataBlockSectors * SECTOR_SIZE,
+    dataBlockBytes: dataBlockSectors * SECTOR_BYTES,
     metadataBlocks: Number(block.readBigUInt64LE(344))
   }
 }

@@ -8,7 +8,7 @@
  * Devices are read as MAJOR:MINOR, the form in which the kernel prints them. With an external origin, an unmapped block
  * is read from there: it is not a zero.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { TargetWords, type DeviceNumber } from '../target-words.ts'
 
 export interface PoolFeatures {
@@ -131,8 +131,4 @@ function isDeviceId(value: number): boolean {
 
 function formatDevice({ major, minor }: DeviceNumber): string {
   return `${major}:${minor}`
-}
-
-function invalid(message: string, remedy: string): DeltamapperError {
-  return new DeltamapperError('DM_ARGUMENT_INVALID', message, remedy)
 }

@@ -70,7 +70,7 @@ export async function* crossChecked<T>(
       yield next.value
     }
   } finally {
-    over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'nothing is to be done'))
+    over.abort(new DeltamapperError('DM_CANCELLED', 'the answer is no longer wanted', 'no action is needed'))
     queue.close()
     await answer.return(undefined as T)
   }

@@ -189,7 +189,7 @@ async function* countSame(
 function misprinted(tool: ToolName, what: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_TOOL_FAILED',
-    `${tool} has printed what it should not: ${what}`,
+    `${tool} has printed unexpected output: ${what}`,
     'report it with the version of the tool; the native engine needs no tools',
     { cause }
   )

@@ -22,14 +22,31 @@ export function commonResources(driverName: string): { contents: Resource; volum
       keys: (object) =>
         textOf(object, 'spec', 'driver') === driverName
           ? given(textOf(object, 'status', 'snapshotHandle') ?? textOf(object, 'spec', 'source', 'snapshotHandle'))
-          : []
+          : [],
+      fields: [
+        ...[
+          ['spec', 'driver'],
+          ['spec', 'source'],
+          ['metadata', 'labels', managedBy]
+        ],
+        ...[
+          ['status', 'snapshotHandle'],
+          ['status', 'creationTime']
+        ]
+      ]
     },
     volumes: {
       path: '/api/v1/persistentvolumes',
       keys: (object) =>
         textOf(object, 'spec', 'csi', 'driver') === driverName
           ? given(textOf(object, 'spec', 'csi', 'volumeHandle'))
-          : []
+          : [],
+      // Of its attributes, those that a driver of ours looks at.
+      fields: [
+        ...['driver', 'volumeHandle'].map((field) => ['spec', 'csi', field]),
+        ...['type', 'vgName'].map((field) => ['spec', 'csi', 'volumeAttributes', field]),
+        ['spec', 'nodeAffinity', 'required', 'nodeSelectorTerms']
+      ]
     }
   }
 }

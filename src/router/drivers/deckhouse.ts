@@ -4,12 +4,19 @@
  * tests)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, byName, type Driver, notReady, single } from './driver.ts'
+import { agentHandle, byName, creation, type Driver, notReady, single } from './driver.ts'
 
 export function deckhouse(): Driver {
   return {
     resources: {
-      snapshots: { path: '/apis/storage.deckhouse.io/v1alpha1/lvmlogicalvolumesnapshots', keys: byName }
+      snapshots: {
+        path: '/apis/storage.deckhouse.io/v1alpha1/lvmlogicalvolumesnapshots',
+        keys: byName,
+        fields: [
+          ...[creation, ['spec', 'actualSnapshotNameOnTheNode'], ['spec', 'lvmLogicalVolumeName']],
+          ...['phase', 'reason', 'actualVGNameOnTheNode', 'nodeName'].map((field) => ['status', field])
+        ]
+      }
     },
     locate(handle, find) {
       const object = single(find('snapshots', handle), 'LVMLogicalVolumeSnapshot', handle)

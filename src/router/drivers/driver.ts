@@ -12,6 +12,8 @@ export interface Resource {
   readonly path: string
   /** The keys of an object; empty for one that does not matter. */
   readonly keys: (object: KubernetesObject) => readonly string[]
+  /** What `keys` and `locate` look at beside an object's name: nothing else is kept of it. */
+  readonly fields: readonly (readonly string[])[]
 }
 
 /** The facts about a snapshot. */
@@ -38,6 +40,9 @@ export interface Driver {
    */
   locate(handle: string, find: Find): Located
 }
+
+/** When it was made, for `createdAt`. */
+export const creation = ['metadata', 'creationTimestamp'] as const
 
 /** For resources whose objects are looked up by name. */
 export const byName = ({ metadata }: KubernetesObject): readonly string[] => [metadata.name]

@@ -7,6 +7,7 @@ import { createdAt, textOf } from '../../kubernetes/object.ts'
 import {
   agentHandle,
   byName,
+  creation,
   type Driver,
   malformed,
   notFound,
@@ -21,7 +22,14 @@ export function openebsLvm(namespace?: string): Driver {
   const scope = namespace === undefined ? '' : `/namespaces/${namespace}`
   return {
     resources: {
-      lvmSnapshots: { path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`, keys: byName }
+      lvmSnapshots: {
+        path: `/apis/local.openebs.io/v1alpha1${scope}/lvmsnapshots`,
+        keys: byName,
+        fields: [
+          ...[creation, ['metadata', 'labels', 'openebs.io/persistent-volume'], ['status', 'state']],
+          ...['snapSize', 'volGroup', 'ownerNodeID'].map((field) => ['spec', field])
+        ]
+      }
     },
     locate(handle, find) {
       const [volume, snapshot, ...rest] = handle.split('@')

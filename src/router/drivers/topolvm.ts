@@ -5,7 +5,7 @@
  * internal/driver/internal/k8s/logicalvolume_service.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, anyGroup, type Driver, notFound, printable, single } from './driver.ts'
+import { agentHandle, anyGroup, creation, type Driver, notFound, printable, single } from './driver.ts'
 
 /** Its name until 2022, and still the name of an installation with USE_LEGACY; so is the group of its resources. */
 export const legacyTopolvm = 'topolvm.cybozu.com'
@@ -17,7 +17,15 @@ export function topolvm(driverName: string): Driver {
       logicalVolumes: {
         path: `/apis/${group}/v1/logicalvolumes`,
         // There is none before the node has made the logical volume.
-        keys: (object) => [textOf(object, 'status', 'volumeID')].filter((id) => id !== undefined)
+        keys: (object) => [textOf(object, 'status', 'volumeID')].filter((id) => id !== undefined),
+        fields: [
+          ...[creation, ['status', 'volumeID']],
+          ...[
+            ['spec', 'source'],
+            ['spec', 'accessType'],
+            ['spec', 'nodeName']
+          ]
+        ]
       }
     },
     locate(handle, find) {

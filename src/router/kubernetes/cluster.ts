@@ -10,8 +10,14 @@ import type { Logger } from 'pino'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { KubernetesApi } from '../../kubernetes/api.ts'
 import { WatchCache } from '../../kubernetes/watch-cache.ts'
-import type { Driver, Find, Located } from '../drivers/driver.ts'
+import { byName, type Driver, type Find, type Located } from '../drivers/driver.ts'
 import { AgentEndpoints, type EndpointOptions } from './agent-endpoints.ts'
+
+/**
+ * What nothing was heard of for so long, in milliseconds, is not kept up to date, though its watch may seem to go on: a
+ * server ends each watch after half of that (api.ts), and with that says that it is all.
+ */
+const SILENT_MS = 60_000
 
 export interface ClusterOptions extends EndpointOptions {
   readonly driver: Driver
@@ -19,6 +25,8 @@ export interface ClusterOptions extends EndpointOptions {
   readonly namespace: string
   readonly service: string
   readonly logger: Logger
+  /** What nothing was heard of for so long counts as not kept up to date, in milliseconds; a minute unless given. */
+  readonly silentMs?: number
 }
 
 /** The place, and the age of the knowledge if it is not up to date. */
@@ -32,22 +40,22 @@ export class Cluster {
   readonly #objects: ReadonlyMap<string, WatchCache>
   readonly #slices: WatchCache
   readonly #waitMs: number
+  readonly #silentMs: number
   readonly #startedAt = Date.now()
   readonly #find: Find
 
-  constructor(api: KubernetesApi, { driver, namespace, service, logger, ...endpoints }: ClusterOptions) {
+  constructor(api: KubernetesApi, options: ClusterOptions) {
+    const { driver, namespace, service, logger, silentMs = SILENT_MS, ...endpoints } = options
+    this.#silentMs = silentMs
     this.#driver = driver
     this.#waitMs = endpoints.waitMs
     this.#objects = new Map(
-      Object.entries(driver.resources).map(([name, { path, keys }]) => [
-        name,
-        new WatchCache(api, { path, keys, logger })
-      ])
+      Object.entries(driver.resources).map(([name, resource]) => [name, new WatchCache(api, { ...resource, logger })])
     )
     this.#slices = new WatchCache(api, {
       path: endpointSlicePath(namespace),
       query: { labelSelector: `kubernetes.io/service-name=${service}` },
-      keys: () => [],
+      ...{ keys: byName, fields: [['ports'], ['endpoints']] },
       logger
     })
     this.agents = new AgentEndpoints(this.#slices, endpoints)
@@ -72,8 +80,8 @@ export class Cluster {
       if (refusal.code === 'DM_HANDLE_INVALID') throw refusal
     }
     try {
-      const patience = AbortSignal.any([signal, AbortSignal.timeout(this.#waitMs)])
-      await Promise.all([...this.#objects.values()].map((cache) => cache.refresh(patience)))
+      const sooner = await this.#listedOrFound(handle, signal)
+      if (sooner !== undefined) return sooner
     } catch (error) {
       signal.throwIfAborted()
       // The agents can be asked; objects are a short cut, if they say anything.
@@ -81,6 +89,32 @@ export class Cluster {
       throw notUpToDate(refusal, error, this.staleSeconds)
     }
     return this.#driver.locate(handle, this.#find)
+  }
+
+  /**
+   * Lists everything anew. Who asks while a list is under way shares it, if that has what is asked for: that it has not
+   * may be because the snapshot is younger.
+   */
+  async #listedOrFound(handle: string, signal: AbortSignal): Promise<Located | undefined> {
+    const found = Promise.withResolvers<Located>()
+    const look = () => {
+      try {
+        const located = this.#driver.locate(handle, this.#find)
+        if (located.node !== undefined) found.resolve(located)
+      } catch {
+        // Not yet, and perhaps never.
+      }
+    }
+    const caches = [...this.#objects.values()]
+    const stops = caches.map((cache) => cache.onChange(look))
+    const listed = Promise.all(caches.map((cache) => cache.refresh(signal, this.#waitMs)))
+    // It goes on for others when this one has been found.
+    listed.catch(() => undefined)
+    try {
+      return await Promise.race([found.promise, listed.then(() => undefined)])
+    } finally {
+      for (const stop of stops) stop()
+    }
   }
 
   close(): void {
@@ -96,9 +130,11 @@ export class Cluster {
    * requested.
    */
   get staleSeconds(): number | undefined {
-    const stale = this.#caches.filter(({ failure }) => failure !== undefined)
-    const oldest = Math.min(...stale.map(({ asOf }) => asOf ?? this.#startedAt))
-    return stale.length === 0 ? undefined : Math.round((Date.now() - oldest) / 1000)
+    const now = Date.now()
+    const ages = this.#caches.flatMap(({ failure, asOf = this.#startedAt }) =>
+      failure !== undefined || now - asOf > this.#silentMs ? [now - asOf] : []
+    )
+    return ages.length === 0 ? undefined : Math.round(Math.max(...ages) / 1000)
   }
 
   /** A router that has just started waits a moment for the API server's answers. */

@@ -24,7 +24,7 @@ import { type CallContext, onwardMetadata } from '../../grpc/call-context.ts'
 import { MessagesAhead } from './messages-ahead.ts'
 import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from '../../grpc/protos.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
-import { isServiceError, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
+import { isServiceError, plainly, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
 
 /** The agent to ask, and the handle for it. */
 export interface Place {
@@ -232,7 +232,7 @@ function notOk(status: WireStatus, { node, address }: Place, begun: boolean): De
   }
   return new DeltamapperError(
     'DM_AGENT_UNREACHABLE',
-    `the agent of node ${node} at ${address} ${begun ? 'was lost in the middle of its answer' : 'does not answer'} (${details})`,
+    `the agent of node ${node} at ${address} ${begun ? 'was lost in the middle of its answer' : 'does not answer'} (${plainly(details)})`,
     begun ? 'resume from the end of the last extent received' : 'see whether it runs, and what it logs'
   )
 }

@@ -2,6 +2,7 @@ import { join } from 'node:path'
 
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
+import type { Logger } from 'pino'
 
 import { snapshotMetadataBackend } from '../../../src/agent/answers/backend.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
@@ -9,6 +10,7 @@ import type { SeenDevices } from '../../../src/agent/walks/thin-walk.ts'
 import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import type { Snapshot, SnapshotSource } from '../../../src/agent/walks/snapshot.ts'
 import { answersWith } from '../../../src/agent/targets.ts'
+import type { DeviceKnowledge } from '../../../src/agent/answers/served-target.ts'
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { EncodedStream } from '../../../src/grpc/snapshot-metadata.ts'
@@ -194,6 +196,32 @@ test('only what is known to be unrelated is refused', async (t) => {
   for (const [base, target, says] of refusals) {
     await refused(t, ask(await related(base, target), compare), 'DM_VOLUMES_DIFFER', says)
   }
+})
+
+test('by handles of our own, snapshots of two volumes are compared, and the log says so', async (t) => {
+  const log: object[] = []
+  const logger = { warn: (fields: object) => void log.push(fields) } as unknown as Logger
+  const seen: (boolean | undefined)[] = []
+  const knowledge: DeviceKnowledge = { check: async (_seen, anyVolume) => void seen.push(anyVolume) }
+  const pool = await sample
+  const snapshots = new Map<string, Snapshot>([
+    ['base', { ...pool.snapshot('mon'), volume: 'v1', live: true }],
+    ['target', { ...pool.snapshot('wed'), volume: 'v2', live: true }]
+  ])
+  const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
+  const backend = snapshotMetadataBackend(
+    new Sources(new Map([['s', source]])),
+    walkers,
+    answersWith({ knowledge, logger })
+  )
+  const asked = { baseSnapshotId: 's/base', targetSnapshotId: 's/target', startingOffset: 0n, maxResults: 0 }
+  const { signal } = new AbortController()
+  const by = (anyVolume: boolean) => ({ deadline: Infinity, requestId: 'x', client: 'c', anyVolume })
+  t.deepEqual(await extentsOf(await backend.delta(asked, signal, by(true))), await pool.extents('mon', 'wed'))
+  t.deepEqual(seen, [true], 'the catalog is told, too')
+  t.like(log, [{ base: 's/base', target: 's/target', baseOf: 'v1', targetOf: 'v2' }])
+  const error = await t.throwsAsync(backend.delta(asked, signal, by(false)), { instanceOf: DeltamapperError })
+  t.is(error.code, 'DM_VOLUMES_DIFFER')
 })
 
 test('what an external origin shows is never left out: such answers are refused', async (t) => {

@@ -1,5 +1,5 @@
 /**
- * A server with a real catalog of era volumes behind it, asked as a client asks; and a hand that takes snapshots in that catalog.
+ * A server with a real catalog of tracked volumes behind it, asked as a client asks; and a hand that takes snapshots in that catalog.
  */
 import { join } from 'node:path'
 import type { ExecutionContext } from 'ava'
@@ -23,7 +23,7 @@ export interface HistoryServer {
   readonly client: SnapshotMetadataClient
 }
 
-/** Serves the catalog's era volumes, and a recorded pool `sample`. Closed when the test is over. */
+/** Serves the catalog's tracked volumes, and a recorded pool `sample`. Closed when the test is over. */
 export async function historyServer(t: ExecutionContext): Promise<HistoryServer> {
   const folder = testFolder(t)
   const catalog = await openCatalog(join(folder, 'catalog.db'))

@@ -1,5 +1,5 @@
 /**
- * Snapshots of era volumes as a client of the agent sees them: questions over gRPC, answers from a real catalog.
+ * Snapshots of tracked volumes as a client of the agent sees them: questions over gRPC, answers from a real catalog.
  */
 import test from 'ava'
 import type { ExecutionContext } from 'ava'
@@ -116,7 +116,7 @@ test('mixed up handles are refused', async (t) => {
     for (const name of ['s1', 's2']) await take(catalog, `${volume}/${name}`, [1], { sizeBytes })
   }
   await refused(t, delta(server, 'vol/s2', 'vol/s1'), 'DM_ORDER_REVERSED', /vol\/s2 was taken after target vol\/s1/)
-  await refused(t, delta(server, 'vol/s1', 'other/s2'), 'DM_VOLUMES_DIFFER', /era volume vol, other\/s2 of other/)
+  await refused(t, delta(server, 'vol/s1', 'other/s2'), 'DM_VOLUMES_DIFFER', /tracked volume vol, other\/s2 of other/)
   await refused(t, delta(server, 'vol/s1', 'vol/s9'), 'DM_SNAPSHOT_NOT_FOUND', /vol has no snapshot s9/)
   await refused(t, delta(server, 'vol/s9', 'vol/s1'), 'DM_SNAPSHOT_NOT_FOUND', /vol has no snapshot s9/)
   await refused(t, client.allocated({ snapshotId: 'vol/s9' }), 'DM_SNAPSHOT_NOT_FOUND', /s9/)
@@ -124,9 +124,9 @@ test('mixed up handles are refused', async (t) => {
     t,
     delta(server, 'sample/mon', 'vol/s1'),
     'DM_POOLS_DIFFER',
-    /sample\/mon is in a thin pool, vol\/s1 .* era volume/
+    /sample\/mon is in a thin pool, vol\/s1 .* tracked volume/
   )
-  await refused(t, delta(server, 'vol/s1', 'sample/mon'), 'DM_POOLS_DIFFER', /vol\/s1 .* era volume, sample\/mon /)
+  await refused(t, delta(server, 'vol/s1', 'sample/mon'), 'DM_POOLS_DIFFER', /vol\/s1 .* tracked volume, sample\/mon /)
   await refused(t, delta(server, 'vol/s1', 'vol/s2', { startingOffset: sizeBytes + 1 }), 'DM_OFFSET_OUT_OF_RANGE', /s2/)
   t.deepEqual(await delta(server, 'vol/s1', 'vol/s1'), [])
 })
@@ -137,7 +137,7 @@ test('a history that was broken is a full backup, never a smaller answer; on eit
   const sizeBytes = 100 * KIB_64
   await attach(catalog, 'vol', { sizeBytes })
   for (const [i, block] of [1, 2, 3].entries()) await take(catalog, `vol/s${i}`, [block], { sizeBytes })
-  await catalog.breakEraLine('vol', 'the metadata is in era 2, and was in era 9 before', {
+  await catalog.endEraHistory('vol', 'the metadata is in era 2, and was in era 9 before', {
     newestEra: 2,
     seenBlocks: 100
   })

@@ -23,7 +23,7 @@ import { Random } from '../../support/random.ts'
 import { contentOfDatabase, fill, servedTarget, testFolder } from './examples.ts'
 
 /** More for a longer run: how many random damages are tried, of each kind. */
-const TRIALS = Number(process.env['DELTAMAPPER_CATALOG_DAMAGES'] ?? 150)
+const TRIALS = Number(process.env['DELTAMAPPER_CATALOG_DAMAGES'] ?? 60)
 /** Other damages. */
 const SEED = Number(process.env['DELTAMAPPER_CATALOG_SEED'] ?? 1)
 

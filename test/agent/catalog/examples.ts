@@ -189,13 +189,13 @@ export function fill(database: CatalogDatabase, targets = 20): void {
   fillEra(database)
 }
 
-/** An era volume with five snapshots in two lines, and one that was interrupted. */
+/** A tracked volume with five snapshots in two lines, and one that was interrupted. */
 function fillEra(database: CatalogDatabase): void {
   const calls = catalogCalls(database)
   calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)
   calls.completeEra('e')
   for (let i = 1; i <= 5; i++) {
-    if (i === 4) calls.breakEraLine('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
+    if (i === 4) calls.endEraHistory('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
     calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
     const since = calls.beginEraHistory('e')
     if (since.boundaryEra !== undefined) {

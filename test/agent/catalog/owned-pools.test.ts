@@ -176,7 +176,7 @@ test('what is taken, unknown or impossible is refused, and nothing is left of it
   const before = catalog.view()
   const next = { ...volume, transactionId: 2n }
   for (const [intent, code] of [
-    [{ kind: 'create-volume', ...next, thinId: 7 }, 'DM_DEVICE_BUSY'],
+    [{ kind: 'create-volume', ...next, thinId: 7 }, 'DM_NAME_TAKEN'],
     [{ kind: 'create-volume', ...next, name: 'w', thinId: 1 }, 'DM_DEVICE_BUSY'],
     [{ kind: 'create-volume', ...next, name: 'w', thinId: 7, pool: 'none' }, 'DM_NO_SUCH_DEVICE'],
     [{ kind: 'create-volume', ...next, name: 'w', thinId: 7, transactionId: 3n }, 'DM_CATALOG_DISAGREES'],
@@ -196,8 +196,8 @@ test('what is taken, unknown or impossible is refused, and nothing is left of it
     [{ kind: 'delete-thin', pool: 'a', thin: 'none', transactionId: 2n }, 'DM_NO_SUCH_DEVICE'],
     [{ kind: 'delete-thin', pool: 'b', thin: s.id, transactionId: 0n }, 'DM_INTERNAL'],
     [{ kind: 'delete-thin', pool: 'a', thin: s.id, transactionId: 1n }, 'DM_CATALOG_DISAGREES'],
-    [{ kind: 'create-pool', pool: newPool('a') }, 'DM_DEVICE_BUSY'],
-    [{ kind: 'create-pool', pool: newPool('c', { dmName: 'a-pool' }) }, 'DM_DEVICE_BUSY'],
+    [{ kind: 'create-pool', pool: newPool('a') }, 'DM_NAME_TAKEN'],
+    [{ kind: 'create-pool', pool: newPool('c', { dmName: 'a-pool' }) }, 'DM_NAME_TAKEN'],
     [{ kind: 'create-pool', pool: newPool('c/d') }, 'DM_ARGUMENT_INVALID'],
     [{ kind: 'delete-pool', pool: 'none' }, 'DM_NO_SUCH_DEVICE']
   ] as const) {

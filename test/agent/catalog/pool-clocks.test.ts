@@ -1,4 +1,4 @@
-/** How it shows that a pool went on from an earlier state, and what is refused from then on. */
+/** How it shows that a pool was restored to an earlier state, and what is refused from then on. */
 import { join } from 'node:path'
 import test from 'ava'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'

@@ -79,7 +79,7 @@ for (const [what, catalog, shown, expected] of [
   ['create: done', books([one], create), kernel(6n, { 1: there(one), 9: created }), ['complete']],
   ['create: moved, and not there', books([one], create), kernel(6n, { 1: there(one) }), ['intent-contradicted']],
   [
-    'create: somebody else has moved on',
+    'create: another program has moved on',
     books([one], create),
     kernel(7n, { 9: created, 1: there(one) }),
     ['intent-contradicted']
@@ -116,7 +116,7 @@ for (const [what, catalog, shown, expected] of [
     kernel(9n, { 1: there(one) }, [{ suspended: true }]),
     ['resume a-t1', 'intent-contradicted']
   ],
-  ['somebody else has suspended something', books([one]), kernel(5n, { 1: there(one) }, [{ suspended: true }]), []],
+  ['another program has suspended something', books([one]), kernel(5n, { 1: there(one) }, [{ suspended: true }]), []],
 
   ['delete: not begun', books([one], remove), kernel(5n, { 1: there(one) }), ['roll-back']],
   ['delete: half done', books([one], remove), kernel(5n, {}), ['set-transaction-id', 'complete']],

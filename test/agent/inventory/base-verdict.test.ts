@@ -7,7 +7,7 @@ const now = servedTarget({ mappedBlocks: 50 })
 
 for (const [name, recorded, asBase, because] of [
   ['nothing was served', [], 'never-served', /never served/],
-  ['served, and the same', [now], 'unchanged', /what it was/],
+  ['served, and the same', [now], 'unchanged', /unchanged since it was served/],
   ['served by another name, and the same', [servedTarget({ ...now, handle: 'vg/other' })], 'unchanged', /./],
   ['written to', [servedTarget({ ...now, mappedBlocks: 49 })], 'changed', /written to: 49 blocks became 50/],
   ['trimmed', [servedTarget({ ...now, mappedBlocks: 51 })], 'changed', /trimmed from 51 to 50/],
@@ -45,7 +45,7 @@ for (const [name, firstServedAt, asBase] of [
     const recorded = [{ ...now, role: 'target', firstServedAt } as const]
     const verdict = judgeBase(recorded, now, { at: 100, how: 'its clock was 5 before, and is 3' })
     t.is(verdict.asBase, asBase)
-    if (asBase === 'changed') t.regex(verdict.because, /went on from an earlier state.*clock was 5/)
+    if (asBase === 'changed') t.regex(verdict.because, /was restored to an earlier state.*clock was 5/)
   })
 }
 

@@ -1,6 +1,6 @@
 import test from 'ava'
 import { type ExaminationFacts, findings } from '../../../src/agent/inventory/findings.ts'
-import type { Finding, PoolFacts, Problem, Severity } from '../../../src/grpc/inventory.ts'
+import type { Finding, PoolFacts, Problem, Severity } from '../../../src/agent/inventory/examination.ts'
 import { examinationOf, poolOf, thinOf } from '../../support/examination.ts'
 
 const healthy = examinationOf()
@@ -148,7 +148,7 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
     [
       'a tracked volume with more on record than was written',
       catalog({ eraHistories: [history({ supersets: 2 })] }),
-      [['note', 'history-superset', 'vol', /of 2 of the snapshots of vol/]]
+      [['note', 'history-superset', 'vol', /for 2 of the snapshots of vol/]]
     ],
     [
       'a thin that the catalog misses',
@@ -242,7 +242,7 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
     [
       'snapshots that changed',
       withPool({ thins: [thinOf({ asBase: 'changed' }), thinOf({ handle: 'vg0/tue', asBase: 'changed' }), thinOf()] }),
-      [['warning', 'base-changed', 'vg0/pool', /^vg0\/monday, vg0\/tue cannot serve as base/]]
+      [['warning', 'base-changed', 'vg0/pool', /^vg0\/monday, vg0\/tue can no longer be a base/]]
     ],
     ['snapshots that were never served', withPool({ thins: [thinOf({ asBase: 'never-served' })] }), []],
     [
@@ -323,3 +323,18 @@ test('the worst comes first, and no probe that failed hides what the others foun
 })
 
 const heldSnapshot = { block: 1, whose: 'foreign', ambiguous: false, because: 'no record', users: [] } as const
+
+test('pools whose names leave no room for a handle are said to be out of reach, as those of Stratis', (t) => {
+  const about = (changes: Partial<PoolFacts>) =>
+    findings(withPool(changes)).filter(({ kind }) => kind === 'names-too-long')
+  const stratis = (what: string) => `stratis-1-${'0'.repeat(32)}-thin-${what}-${'1'.repeat(32)}`
+  const pool = stratis('pool')
+  const thins = [thinOf({ handle: `${pool}/${stratis('fs')}` }), thinOf({ handle: `${pool}/x` })]
+  const [found, ...more] = about({ name: pool, kind: 'plain', thins })
+  t.deepEqual(more, [])
+  t.is(found.severity, 'warning')
+  t.regex(found.what, /1 of its 2 volumes and snapshots cannot be asked for/)
+  const [none] = about({ name: 'p'.repeat(127), kind: 'plain', thins: [] })
+  t.regex(none.what, /nothing in it can be asked for/)
+  t.deepEqual(about({ name: 'p'.repeat(126), kind: 'plain', thins: [] }), [])
+})

@@ -1,7 +1,7 @@
 import test from 'ava'
 import { pino } from 'pino'
 import { logInventory } from '../../../src/agent/inventory/log.ts'
-import type { Finding } from '../../../src/grpc/inventory.ts'
+import type { Finding } from '../../../src/agent/inventory/examination.ts'
 import { examinationOf, poolOf, thinOf } from '../../support/examination.ts'
 
 test('one line of figures, and one for each finding that is more than a note', (t) => {

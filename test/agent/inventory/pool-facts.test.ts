@@ -13,7 +13,7 @@ import {
 import { byName } from '../../../src/agent/lvm/volume.ts'
 import type { SurveyedDevice } from '../../../src/agent/node/survey.ts'
 import { poolUuid } from '../../../src/agent/node/naming.ts'
-import type { PoolFacts } from '../../../src/grpc/inventory.ts'
+import type { PoolFacts } from '../../../src/agent/inventory/examination.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { recordedDevices, recordedVolumes } from '../../support/recorded-lvm.ts'
 import { newPool } from '../catalog/examples.ts'
@@ -62,8 +62,8 @@ function port(devices: readonly SurveyedDevice[], status: (minor: number) => Pro
 const row = (params: string): TableRow => ({ startSector: 0, lengthSectors: 1, targetType: 'thin-pool', params })
 
 async function look(changes: Partial<PoolsLook> = {}): Promise<PoolFacts[]> {
-  const { survey: devices = survey } = changes
-  const deviceMapper = port(devices, async () => [row(line)])
+  const devices = 'survey' in changes ? changes.survey : survey
+  const deviceMapper = port(devices ?? [], async () => [row(line)])
   return lookAtPools({ deviceMapper, survey: devices, volumes: [], knowledge: undefined, deadlineMs: 2000, ...changes })
 }
 
@@ -115,6 +115,18 @@ test("without LVM's word, its pools go by device-mapper's, and show what is acti
   t.like(pool, { name: 'my-vg/po-ol', kind: 'lvm', state: 'read-write' })
   // (`data` has a snapshot outside of the pool: its thin device has another name.)
   t.deepEqual(handles(pool), ['my-vg/clone', 'my-vg/monday'])
+})
+
+test('where device-mapper does not say what is active, nothing is called inactive', async (t) => {
+  const pools = await look({ volumes: [group], survey: undefined })
+  t.true(pools.length > 1)
+  for (const { name, state, thins } of pools) {
+    t.is(state, 'unknown', name)
+    for (const { asBase, because } of thins) {
+      t.is(asBase, 'unknown')
+      t.regex(because, /device-mapper did not say whether its pool is active/)
+    }
+  }
 })
 
 test('pools of the agent, by its catalog or without; and those of others', async (t) => {

@@ -17,7 +17,7 @@ test('an answer, an error and no answer at all: there is always a result, and in
   const begin = performance.now()
   const never = await probe('the disk', 50, () => new Promise(() => undefined))
   t.like(never.problem, { code: 'DM_CALL_STUCK', message: 'the disk has not answered for 0.05 s' })
-  t.true(performance.now() - begin < 30_000)
+  t.true(performance.now() - begin < 100_000)
 })
 
 test('what throws at once is a result as well', async (t) => {

@@ -1,9 +1,9 @@
 import test from 'ava'
 import { isTracked, lookAtTrackedVolumes } from '../../../src/agent/inventory/tracked-volumes.ts'
-import type { EraVolume } from '../../../src/grpc/admin.ts'
+import type { DescribedEraVolume } from '../../../src/agent/era/description.ts'
 import type { LogicalVolume } from '../../../src/agent/lvm/parse.ts'
 
-const shown: EraVolume = {
+const shown: DescribedEraVolume = {
   ...{ name: 'srv', deviceName: 'srv', dataDevice: '/dev/sdb', metadataDevice: '/dev/sdc', blockBytes: 65536 },
   ...{ sizeBytes: 2 ** 30, active: true, suspended: false, problem: '', line: 'l', lineBecause: 'attached' },
   ...{ guardCheckedAtMs: 1, snapshots: 0, underWay: '', createdAtMs: 1 },

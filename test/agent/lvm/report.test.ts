@@ -2,9 +2,11 @@
  * How LVM is asked, with programs that stand for it: what they are given, how many run, and what becomes of their answers. The real
  * one is asked in test/kernel/lvm.test.ts.
  */
+import { execFile } from 'node:child_process'
 import { chmodSync, copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import test from 'ava'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { LvmReporter } from '../../../src/agent/lvm/report.ts'
@@ -72,6 +74,20 @@ test('the command line can be several words', async (t) => {
   await new LvmReporter({ command: ['env', 'A=two words', path, '--first'] }).logicalVolumes('my-vg')
   t.deepEqual(log().slice(0, 3), ['C', '--first', 'lvs'])
   t.throws(() => new LvmReporter({ command: [] }), { instanceOf: DeltamapperError })
+})
+
+test('turns go round those who wait: who asks about many groups waits behind its own questions', async (t) => {
+  const { path, log } = program('echo "${@: -1}" >>"$log"; cat "$report"')
+  const lvm = new LvmReporter({ command: [path] })
+  const many = Array.from({ length: 20 }, (_, i) => lvm.logicalVolumes(`no-such-group-${i}`, 'flood'))
+  const others = ['b', 'c', 'b'].map((client, i) => lvm.logicalVolumes(`of-${client}-${i}`, client))
+  await Promise.all([...many, ...others])
+  const asked = log()
+  t.is(asked.length, 23)
+  t.deepEqual(asked.slice(0, 6), [
+    ...['no-such-group-0', 'of-b-0', 'of-c-1'],
+    ...['no-such-group-1', 'of-b-2', 'no-such-group-2']
+  ])
 })
 
 test('a group that is not there is no failure; what else exit status 5 means is one', async (t) => {
@@ -182,4 +198,21 @@ test('a missing LVM is said so, every time', async (t) => {
   for (let times = 0; times < 3; times++) {
     t.regex((await failure(reporter.logicalVolumes('my-vg'))).line, /could not be started.*install lvm2/)
   }
+})
+
+test('where descriptors have run out, nobody is told to install LVM', async (t) => {
+  const command = new URL('../../../src/agent/lvm/command.ts', import.meta.url).href
+  const script = `
+    import { openSync } from 'node:fs'
+    const { startCommand } = await import(${JSON.stringify(command)})
+    startCommand(['true'], { deadlineMs: 5000, maxOutputBytes: 1 }).result.catch(() => undefined)
+    try { for (;;) openSync('/dev/null') } catch {}
+    await startCommand(['true'], { deadlineMs: 5000, maxOutputBytes: 1 }, 'lvm lvs').result.catch((error) => console.log(error.line))`
+  const node = [process.execPath, '--input-type=module', '--eval', script]
+  const { stdout: said } = await promisify(execFile)('bash', ['-c', 'ulimit -n 64; exec "$@"', 'bash', ...node])
+  t.regex(
+    said,
+    /^DM_LVM_FAILED: `lvm lvs` could not be started: memory, processes or descriptors have run out \(.*EMFILE/
+  )
+  t.notRegex(said, /install/)
 })

@@ -1,7 +1,7 @@
 import test from 'ava'
 import { pino } from 'pino'
 import { FullnessLog } from '../../../src/agent/owned-pools/fullness.ts'
-import type { Pool } from '../../../src/grpc/admin.ts'
+import type { DescribedPool } from '../../../src/agent/owned-pools/description.ts'
 import { fullPool, inactivePool } from '../../grpc/admin-backend.ts'
 
 const gibibyte = 2 ** 30
@@ -19,12 +19,12 @@ function watcher() {
   )
   const log = new FullnessLog(logger)
   /** What is said of a pool with so much in use, of 100 GiB each. */
-  return (data: number, metadata = 0, changes: Partial<Pool> = {}): string[] => {
+  return (data: number, metadata = 0, changes: Partial<DescribedPool> = {}): string[] => {
     lines = []
     const usage = {
       ...{ dataUsedBytes: data * gibibyte, dataTotalBytes: 100 * gibibyte },
       ...{ metadataUsedBytes: metadata * gibibyte, metadataTotalBytes: 100 * gibibyte },
-      ...{ transactionId: 1n, needsCheck: false }
+      ...{ transactionId: '1', needsCheck: false }
     }
     const state = { state: 'read-write' as const, problem: '', lowWaterBytes: 0 }
     log.look({ ...fullPool, ...state, usage, ...changes })
@@ -66,8 +66,7 @@ test('the low-water mark is said, where there is one', (t) => {
 test('without numbers, what was said of them stands', (t) => {
   const look = watcher()
   look(85)
-  const unknown: Pool = { ...fullPool, state: 'unknown', problem: 'it hangs' }
-  delete unknown.usage
+  const unknown: DescribedPool = { ...inactivePool, name: fullPool.name, state: 'unknown', problem: 'it hangs' }
   const lines: string[] = []
   const log = new FullnessLog(pino({}, { write: (text: string) => lines.push(text) }))
   log.look(fullPool)

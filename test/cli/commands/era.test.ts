@@ -7,7 +7,7 @@ import { DeltamapperError } from '../../../src/errors.ts'
 import { startServer } from '../../../src/grpc/server.ts'
 import { eraVolume, recordingBackend } from '../../grpc/admin-backend.ts'
 import { ExtentBackend } from '../../grpc/extent-backend.ts'
-import { adminAgents, helpLacks } from '../admin-agent.ts'
+import { adminAgent, adminAgents, helpLacks } from '../admin-agent.ts'
 import { complaint, runCommand } from '../run-command.ts'
 
 const { order } = adminAgents(test)
@@ -46,11 +46,11 @@ test('what is asked for is what the agent is asked', async (t) => {
       'attachEra',
       { name: 'srv', ...plain, blockBytes: 2 ** 20, snapshotSize: '10g', allowLossyKernel: true }
     ],
-    [['detach', 'srv'], 'detachEra', { volume: 'srv' }],
+    [['detach', 'srv', '--yes'], 'detachEra', { volume: 'srv' }],
     [['status'], 'listEra', { volume: '' }],
     [['status', 'srv'], 'listEra', { volume: 'srv' }],
     [['activate', 'srv'], 'activateEra', { volume: 'srv', startOver: false }],
-    [['activate', 'srv', '--start-over'], 'activateEra', { volume: 'srv', startOver: true }],
+    [['activate', 'srv', '--start-over', '--yes'], 'activateEra', { volume: 'srv', startOver: true }],
     [['deactivate', 'srv'], 'deactivateEra', { volume: 'srv', atShutdown: false }],
     [['deactivate', 'srv', '--at-shutdown'], 'deactivateEra', { volume: 'srv', atShutdown: true }],
     [['grow', 'srv'], 'growEra', { volume: 'srv' }]
@@ -81,6 +81,21 @@ test('an agent that is about to start is waited for, and for so long only', asyn
   t.regex(stderr, /DM_UNREACHABLE/)
   t.true(performance.now() - begun > 1000)
   t.is((await order('era', 'activate', 'srv', '--wait', '10')).status, 0)
+  t.is((await order('era', 'deactivate', '--all', '--wait', '10')).status, 0)
+})
+
+test('an agent that is being restarted is waited for, and then lets go', async (t) => {
+  const agent = await adminAgent()
+  await agent.stop()
+  const endpoint = `${agent.endpoint}-later`
+  const done = runCommand(['era', 'deactivate', '--all', '--at-shutdown', '--wait', '60', '--endpoint', endpoint])
+  const later = await adminAgent(undefined, undefined, endpoint)
+  t.teardown(() => later.stop())
+  t.is((await done).status, 0)
+  t.deepEqual(
+    later.calls.filter(([method]) => method === 'deactivateEra'),
+    ['srv', 'db'].map((volume) => ['deactivateEra', { volume, atShutdown: true }])
+  )
 })
 
 test('answers as tables and as JSON', async (t) => {
@@ -92,9 +107,9 @@ test('answers as tables and as JSON', async (t) => {
   const one = (await order('era', 'status', 'srv')).stdout
   t.regex(one, /^state +active: it is full$/m)
   t.regex(one, /^device +\/dev\/mapper\/srv$/m)
-  t.regex(one, /^history +since it was attached \(line b5c2\)$/m)
+  t.regex(one, /^history +since it was attached \(id b5c2\)$/m)
   t.regex(one, /^under way +snapshot$/m)
-  t.is((await order('era', 'detach', 'srv')).stdout, 'volume srv is detached\n')
+  t.is((await order('era', 'detach', 'srv', '--yes')).stdout, 'volume srv is detached\n')
   const json = JSON.parse((await order('era', 'attach', 'srv', ...devices, '-o', 'json')).stdout) as object
   t.like(json, { name: 'srv', size_bytes: 2 ** 53 - 512, usage: { current_era: 2 ** 32 - 1 } })
 })

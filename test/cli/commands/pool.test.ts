@@ -50,11 +50,11 @@ test('what is asked for is what the agent is asked', async (t) => {
     [['deactivate', 'tank', '--with-volumes'], 'deactivatePool', { pool: 'tank', withVolumes: true }],
     [['grow', 'tank'], 'growPool', { pool: 'tank' }],
     [['remove', 'tank'], 'removePool', { pool: 'tank', wipe: false }],
-    [['remove', 'tank', '--wipe'], 'removePool', { pool: 'tank', wipe: true }],
+    [['remove', 'tank', '--wipe', '--yes'], 'removePool', { pool: 'tank', wipe: true }],
     [['show', 'tank'], 'getPool', { pool: 'tank' }],
     [['check'], 'reconcile', { pool: '' }],
     [['check', 'tank'], 'reconcile', { pool: 'tank' }],
-    [['accept', 'tank'], 'acceptKernel', { pool: 'tank' }]
+    [['accept', 'tank', '--yes'], 'acceptKernel', { pool: 'tank' }]
   ]
   for (const [words, method, request] of asked) {
     const { status, stderr, calls } = await order('pool', ...words)

@@ -43,7 +43,7 @@ test('what is asked for is what the agent is asked', async (t) => {
     [['activate', 'tank/monday'], 'activateVolume', { ...at, writable: false }],
     [['activate', 'tank/monday', '--writable'], 'activateVolume', { ...at, writable: true }],
     [['deactivate', 'tank/monday'], 'deactivateVolume', at],
-    [['delete', 'tank/monday'], 'deleteSnapshot', at]
+    [['delete', 'tank/monday', '--yes'], 'deleteSnapshot', at]
   ]
   for (const [words, method, request] of asked) {
     const { status, stderr, calls } = await order('snapshot', ...words)
@@ -68,5 +68,5 @@ test('answers as tables', async (t) => {
   t.regex(taken, /^is +LVM's vg0\/monday$/m)
   t.regex(taken, /^suspended for +812 ms$/m)
   t.regex((await order('snapshot', 'list', '--tracked')).stdout, /^srv\/monday .* 812 ms +exact .*\n1 snapshot of/m)
-  t.is((await order('snapshot', 'delete', 'tank/monday')).stdout, 'snapshot tank/monday is deleted\n')
+  t.is((await order('snapshot', 'delete', 'tank/monday', '--yes')).stdout, 'snapshot tank/monday is deleted\n')
 })

@@ -40,7 +40,7 @@ test('what is asked for is what the agent is asked', async (t) => {
     [['grow', handle, '--size', '2GiB'], 'growVolume', { ...at, sizeBytes: 2 ** 31 }],
     [['activate', handle], 'activateVolume', { ...at, writable: false }],
     [['deactivate', handle], 'deactivateVolume', at],
-    [['delete', handle], 'deleteVolume', at],
+    [['delete', handle, '--yes'], 'deleteVolume', at],
     [
       ['adopt', handle, '--thin-id', '7', '--size', '1GiB'],
       'adoptThin',
@@ -51,8 +51,8 @@ test('what is asked for is what the agent is asked', async (t) => {
       'adoptThin',
       { ...at, thinId: 0, sizeBytes: 2 ** 30, origin: 'x' }
     ],
-    [['forget', handle], 'forgetThin', { ...at, unseen: false }],
-    [['forget', handle, '--unseen'], 'forgetThin', { ...at, unseen: true }]
+    [['forget', handle, '-y'], 'forgetThin', { ...at, unseen: false }],
+    [['forget', handle, '--unseen', '--yes'], 'forgetThin', { ...at, unseen: true }]
   ]
   for (const [words, method, request] of asked) {
     const { status, stderr, calls } = await order('volume', ...words)
@@ -75,12 +75,12 @@ test('answers as tables and as JSON', async (t) => {
     ...{ name: 'documents', kind: 'volume', size_bytes: 2 ** 53 - 512, transaction_id: '9223372036854775808' },
     ...{ mapped_bytes: 0, device: { path: '/dev/mapper/tank-documents', read_only: false, open_count: 3 } }
   })
-  t.is((await order('volume', 'delete', 'tank/documents')).stdout, 'volume tank/documents is deleted\n')
-  t.is((await order('volume', 'forget', 'tank/documents')).stdout, 'tank/documents is forgotten\n')
+  t.is((await order('volume', 'delete', 'tank/documents', '--yes')).stdout, 'volume tank/documents is deleted\n')
+  t.is((await order('volume', 'forget', 'tank/documents', '--yes')).stdout, 'tank/documents is forgotten\n')
 })
 
 test('what the agent refuses ends with status 1 and its words', async (t) => {
-  const result = await order('volume', 'delete', 'busy/documents')
+  const result = await order('volume', 'delete', 'busy/documents', '--yes')
   t.is(result.status, 1)
   t.is(result.stdout, '')
   t.is(complaint(result), 'deltamapper: busy is in use; wait (DM_DEVICE_BUSY)')

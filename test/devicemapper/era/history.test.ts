@@ -28,7 +28,7 @@ test('eras count upwards, and as many as are due', (t) => {
   seen = continuedHistory(seen, superblock(90, 120), PATH)
   const error = t.throws<DeltamapperError>(() => continuedHistory(seen, superblock(92, 120), PATH, 1))
   t.is(error?.code, 'DM_ERA_HISTORY_LOST')
-  t.regex(error?.message ?? '', /is in era 92, and 91 was due: somebody else has suspended the volume/)
+  t.regex(error?.message ?? '', /is in era 92, and 91 was due: another program has suspended the volume/)
 })
 
 test('what became smaller since the last look is not what it was, also after it has grown', (t) => {

@@ -166,7 +166,7 @@ test('a name that is taken is refused before any device is looked at', async (t)
     ...{ lowWaterBlocks: 0, features: noFeatures }
   }
   await t.throwsAsync(checkNewPool(port, plan), {
-    code: 'DM_DEVICE_BUSY',
+    code: 'DM_NAME_TAKEN',
     message: /already is a device-mapper device p/
   })
   const nobody = { ...port, info: async () => undefined } as unknown as PoolPort

@@ -120,10 +120,10 @@ async function scripted(script: string, base?: number): Promise<unknown> {
 }
 
 const scripts: [title: string, script: string, code: string, says: RegExp][] = [
-  ['nothing', 'true', 'DM_TOOL_FAILED', /what it should not.*it is empty/],
+  ['nothing', 'true', 'DM_TOOL_FAILED', /unexpected output.*it is empty/],
   ['half of it, with status 0', 'real "$@" | head -n 5', 'DM_TOOL_FAILED', /it ends too early|ends in the middle/],
   ['all of it, with status 1', 'real "$@"; exit 1', 'DM_TOOL_FAILED', /status 1/],
-  ['what is no XML', 'echo Segmentation fault', 'DM_TOOL_FAILED', /what it should not/],
+  ['what is no XML', 'echo Segmentation fault', 'DM_TOOL_FAILED', /unexpected output/],
   [
     'the live pool instead of the metadata snapshot',
     'shift_m() { for each; do shift; [ "$each" = -m ] || set -- "$@" "$each"; done; real "$@"; }; shift_m "$@"',

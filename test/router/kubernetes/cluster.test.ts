@@ -3,9 +3,13 @@
  */
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
+import { pino } from 'pino'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { connect, type SnapshotMetadataClient } from '../../../src/grpc/client.ts'
+import { KubernetesApi } from '../../../src/kubernetes/api.ts'
 import type { KubernetesObject } from '../../../src/kubernetes/object.ts'
+import { makeDriver } from '../../../src/router/drivers/kinds.ts'
+import { Cluster } from '../../../src/router/kubernetes/cluster.ts'
 import { type SamplePool, writeBigPool, writeSamplePool } from '../../agent/sample-pool.ts'
 import { eventually } from '../../grpc/extent-backend.ts'
 import { PlainClient } from '../../grpc/plain-client.ts'
@@ -280,6 +284,44 @@ test.serial('a snapshot too young for the watch is found; without an API server,
 
   await cluster.server.listen()
   await fails(t, capacity(client, 'gone'), 'DM_SNAPSHOT_NOT_FOUND', /no LogicalVolume/)
+})
+
+test.serial('many who ask for what does not exist are told so, however long a list takes', async (t) => {
+  const cluster = await topolvm(t)
+  const router = await cluster.router(t, 'topolvm.io', { connectSeconds: 2 })
+  const client = clientOf(t, router)
+  t.true(await eventually(() => cluster.server.watchers === 2))
+  // A list takes longer than the API server may be silent, and no page of it does.
+  cluster.server.pageSize = 1
+  cluster.server.pageMs = 700
+  const asked = Array.from({ length: 20 }, (_, i) => capacity(client, `nothing-${i}`))
+  await Promise.all(asked.map((each) => fails(t, each, 'DM_SNAPSHOT_NOT_FOUND')))
+  cluster.server.pageMs = Infinity
+  await fails(t, capacity(client, 'nothing'), 'DM_CLUSTER_UNREACHABLE', /nothing came of a list/)
+})
+
+test.serial('what nothing is heard of gets older, though its watch seems to go on', async (t) => {
+  const cluster = await topolvm(t)
+  cluster.server.watchesAre = 'forgotten'
+  const known = new Cluster(
+    new KubernetesApi({ kubeconfig: await cluster.server.kubeconfig(join(folder, 'silent')) }),
+    {
+      ...{ driver: makeDriver('topolvm', { driverName: 'topolvm.io', patterns: [] }), namespace: 'deltamapper' },
+      ...{
+        service: 'agents',
+        logger: pino({ level: 'silent' }),
+        port: 'grpc',
+        waitMs: 1000,
+        onChange: () => undefined
+      },
+      silentMs: 2000
+    }
+  )
+  t.teardown(() => known.close())
+  t.true(await eventually(() => known.isKnown))
+  t.is(known.staleSeconds, undefined)
+  // (The watch itself is given up after half a minute.)
+  t.true(await eventually(() => (known.staleSeconds ?? 0) >= 3))
 })
 
 test.serial('where no object names the node, all agents are asked, except for their volume group', async (t) => {

@@ -98,7 +98,7 @@ export function eraVolumeRow(database: Statements, name: string): EraVolumeRow {
   if (row === undefined) {
     throw new DeltamapperError(
       'DM_NO_SUCH_DEVICE',
-      `no era volume is called ${name}`,
+      `no tracked volume is called ${name}`,
       'check the name; `deltamapper era status` lists them'
     )
   }

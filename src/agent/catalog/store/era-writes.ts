@@ -57,7 +57,7 @@ export class EraWrites {
     if (row?.volume !== volume || row.chunk !== chunk || row.seq !== seq) {
       throw damagedCatalog(
         this.#database.path,
-        `what was written in chunk ${chunk} before boundary ${seq} of era volume ${volume} is missing`
+        `what was written in chunk ${chunk} before boundary ${seq} of tracked volume ${volume} is missing`
       )
     }
     this.#kept.readAnother(row.bytes.length)

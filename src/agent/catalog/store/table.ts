@@ -15,7 +15,7 @@
  */
 import { crc32 } from 'node:zlib'
 import type { SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite'
-import { DeltamapperError } from '../../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../../errors.ts'
 
 /**
  * What a column holds. `count`: a whole number of at least 0 that a double holds exactly. `u64`: 64 bits unsigned, a
@@ -169,11 +169,7 @@ export class Table<C extends Columns> {
     if (this.byKey(database, ...key) === undefined) {
       throw damagedCatalog(database.path, `a row of its table ${this.name} is not found by its key`)
     }
-    throw new DeltamapperError(
-      'DM_INTERNAL',
-      `a row of the catalog's table ${this.name} was to be changed as it was before it changed last`,
-      'report it with the log lines around it'
-    )
+    throw defect(`a row of the catalog's table ${this.name} was to be changed as it was before it changed last`)
   }
 
   #keyOf(row: Row<C>): SQLInputValue[] {
@@ -194,8 +190,7 @@ export class Table<C extends Columns> {
   #write(row: Row<C>): SQLInputValue[] {
     const values = this.#columns.map(({ name, kind }) => {
       if (!fits(kind, row[name])) {
-        throw new DeltamapperError(
-          'DM_ARGUMENT_INVALID',
+        throw invalid(
           `the catalog cannot keep ${show(row[name])} as ${name} of ${this.name}`,
           'report it with the log lines around it'
         )

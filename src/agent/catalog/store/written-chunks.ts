@@ -117,7 +117,7 @@ function decompressed({ chunk, blocks, bytes }: WrittenChunk): RoaringBitmap32 {
 function damaged(chunk: number, what: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_CATALOG_DAMAGED',
-    `the catalog's record of what was written in chunk ${chunk} of an era volume ${what}`,
+    `the catalog's record of what was written in chunk ${chunk} of a tracked volume ${what}`,
     'detach the volume, attach it anew, and take a full backup',
     { cause }
   )

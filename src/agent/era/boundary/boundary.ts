@@ -19,10 +19,10 @@ import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
-import type { EraGuard } from '../device/guard.ts'
-import type { Lower } from './lower-snapshot.ts'
+import type { HistoryCheck } from '../device/history-check.ts'
+import type { LowerSnapshotRecord } from './lower-snapshot.ts'
 import { mountPoints } from './mounted.ts'
-import { type OwnPlace, refuseOwnPlace } from '../device/own-place.ts'
+import { type NeededPath, refuseSelfHosting } from '../device/self-hosting.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from '../device/tracked-device.ts'
 
@@ -44,7 +44,7 @@ export interface TakenEraSnapshot {
   /** Milliseconds since 1970. */
   readonly takenAt: number
   readonly suspendedMs: number
-  /** JSON of a `RecordedLower`. */
+  /** JSON of a `RecordedLowerSnapshot`. */
   readonly lower: string
 }
 
@@ -59,11 +59,11 @@ export interface EraHistoryRecorder {
 export interface BoundaryParts {
   readonly catalog: Pick<Catalog, 'beginEra' | 'rollBackEra'>
   readonly deviceMapper: DeviceMapper
-  readonly guard: EraGuard
+  readonly historyCheck: HistoryCheck
   readonly recorder: EraHistoryRecorder
   readonly logger: Logger
   /** Paths that must not be on a volume that is suspended. */
-  readonly places: () => Promise<readonly OwnPlace[]>
+  readonly places: () => Promise<readonly NeededPath[]>
 }
 
 export class Boundary {
@@ -107,19 +107,19 @@ export class Boundary {
     volumeName: string,
     name: string,
     deadlineMs: number,
-    prepare: (checked: Awaited<ReturnType<EraGuard['check']>>, token: string) => Promise<T>
+    prepare: (checked: Awaited<ReturnType<HistoryCheck['check']>>, token: string) => Promise<T>
   ): Promise<{ boundary: Boundary; prepared: T }> {
-    const { catalog, deviceMapper, guard, logger } = parts
-    const checked = await guard.check(volumeName)
+    const { catalog, deviceMapper, historyCheck, logger } = parts
+    const checked = await historyCheck.check(volumeName)
     const { volume, devices, metadataPath } = checked
     if (devices.era.suspended) {
       throw new DeltamapperError(
         'DM_DEVICE_BUSY',
-        `${volumeName} is suspended already, by somebody else`,
-        `find out by whom; \`dmsetup resume ${devices.era.name}\` if by nobody that is still there`
+        `${volumeName} is suspended already, by another program`,
+        `find out by which; \`dmsetup resume ${devices.era.name}\` if that program is gone`
       )
     }
-    await refuseOwnPlace(devices.era, volumeName, await parts.places())
+    await refuseSelfHosting(devices.era, volumeName, await parts.places())
     await parts.recorder.ready(volume)
     const token = randomUUID()
     const prepared = await prepare(checked, token)
@@ -128,19 +128,19 @@ export class Boundary {
     await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
     try {
-      await guard.expectEras(volumeName, BOUNDARY_ERAS)
+      await historyCheck.expectEras(volumeName, BOUNDARY_ERAS)
       suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
       const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
       // Again: until now, writes and discards went on, and tables could be loaded. (A loaded table is dropped before
       // the resume.)
-      const { superblock, devices: now } = await guard.check(volumeName, { suspended: true })
+      const { superblock, devices: now } = await historyCheck.check(volumeName, { suspended: true })
       const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
       if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
       if (superblock.currentWriteset !== undefined) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_TOO_SLOW',
-          `${volumeName} was resumed by somebody else while a snapshot was to be taken`,
+          `${volumeName} was resumed by another program while a snapshot was to be taken`,
           'find out by whom, and take it again'
         )
       }
@@ -149,7 +149,7 @@ export class Boundary {
     } catch (error) {
       if (await ended(suspension, volumeName, logger)) {
         await catalog.rollBackEra(volumeName)
-        await guard.lookAfter(volumeName)
+        await historyCheck.lookAfter(volumeName)
       }
       throw error
     }
@@ -168,11 +168,11 @@ export class Boundary {
    * @throws DM_SNAPSHOT_TOO_SLOW when the suspension had ended before; what the check and recording throw. Then nothing
    *   is recorded
    */
-  async complete(lower: Lower): Promise<EraSnapshot> {
-    const { guard, logger, recorder } = this.#parts
+  async complete(lower: LowerSnapshotRecord): Promise<EraSnapshot> {
+    const { historyCheck, logger, recorder } = this.#parts
     const { name, boundaryEra, volume } = this
     // Once more: the snapshot contains what was written beside the volume since the last look.
-    await guard.check(volume.name, { suspended: true })
+    await historyCheck.check(volume.name, { suspended: true })
     // If anything had resumed it, the next era would have begun.
     const { currentEra } = await superblockOf(this.#metadataPath)
     const { ms, held } = await this.#suspension.resume()
@@ -180,23 +180,23 @@ export class Boundary {
     if (!held || currentEra + 1 !== boundaryEra) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
-        `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it is of no certain moment`,
+        `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it may be of any moment`,
         'remove what was taken of it, and take another; find out what took so long, or give it a later deadline'
       )
     }
     logger.info({ volume: volume.name, snapshot: name, boundaryEra, suspendedMs }, 'snapshot taken')
     // Recording may take long, and the eras allowed for the suspension must not hide those of other processes
     // meanwhile. One era began with the resume; the metadata snapshot begins one more.
-    await guard.expectEras(volume.name, 1)
-    await guard.lookAfter(volume.name)
-    await guard.expectEras(volume.name, 1)
+    await historyCheck.expectEras(volume.name, 1)
+    await historyCheck.lookAfter(volume.name)
+    await historyCheck.expectEras(volume.name, 1)
     const snapshot = await recorder.record({
       ...{ volume, name, boundaryEra, suspendedMs, sizeBytes: this.#sizeBytes, takenAt: this.#takenAt },
       lower: JSON.stringify({ ...lower, ...(this.#mountedAt.length > 0 && { mountedAt: this.#mountedAt }) })
     })
     this.#ended = true
     await ended(this.#suspension, volume.name, logger)
-    await guard.lookAfter(volume.name)
+    await historyCheck.lookAfter(volume.name)
     return snapshot
   }
 
@@ -204,14 +204,14 @@ export class Boundary {
   async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     if (this.#ended) return
     this.#ended = true
-    const { catalog, guard, logger } = this.#parts
+    const { catalog, historyCheck, logger } = this.#parts
     const { volume, name } = this
     const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
     // The next change, or the next agent, recovers what is left.
     if (!(await ended(this.#suspension, volume.name, logger))) return
     await remove()
     await catalog.rollBackEra(volume.name)
-    await guard.lookAfter(volume.name)
+    await historyCheck.lookAfter(volume.name)
     logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
   }
 }

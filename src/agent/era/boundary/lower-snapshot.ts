@@ -6,7 +6,7 @@
  * nothing without that tag is removed.
  */
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
-import { DeltamapperError } from '../../../errors.ts'
+import { DeltamapperError, invalid } from '../../../errors.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import { type CommandLimits, describeCommand, oneLine, startCommand } from '../../lvm/command.ts'
 import { refuseReservedName } from '../../lvm/reserved-names.ts'
@@ -37,13 +37,13 @@ export interface SnapshotCommands {
 }
 
 /** What a snapshot is, for people and for removing it; `lower` of its record. */
-export type Lower =
+export type LowerSnapshotRecord =
   | { readonly kind: 'lvm'; readonly volume: string; readonly token: string }
   | { readonly kind: 'command'; readonly name: string }
   | { readonly kind: 'driver'; readonly reference: string }
 
 export interface LowerSnapshot {
-  readonly lower: Lower
+  readonly lower: LowerSnapshotRecord
   /** Takes it. @throws DM_LVM_FAILED, DM_TOOL_FAILED, the signal's reason; a snapshot may exist nevertheless */
   take(deadlineMs: number, signal: AbortSignal): Promise<void>
   /** Removes it, or any part of it that exists. @throws the same */
@@ -94,7 +94,10 @@ export class LowerSnapshots {
   }
 
   /** How to remove a recorded snapshot. Undefined if a driver must do it. */
-  async recorded(lower: Lower, { name, dataDevice }: EraVolume): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
+  async recorded(
+    lower: LowerSnapshotRecord,
+    { name, dataDevice }: EraVolume
+  ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
     switch (lower.kind) {
       case 'driver':
         return undefined
@@ -114,7 +117,9 @@ export class LowerSnapshots {
     token: string
   ): Promise<Pick<LowerSnapshot, 'remove'> | undefined> {
     const isCommand = Object.hasOwn(this.#commands, volume.name)
-    const lower: Lower = isCommand ? { kind: 'command', name: snapshot } : { kind: 'lvm', volume: '', token }
+    const lower: LowerSnapshotRecord = isCommand
+      ? { kind: 'command', name: snapshot }
+      : { kind: 'lvm', volume: '', token }
     return this.recorded(lower, volume)
   }
 
@@ -160,8 +165,7 @@ export class LowerSnapshots {
 export function formatSnapshotBy(size: string): string {
   if (size === '') return ''
   if (!/^\d{1,15}(\.\d{1,3})?[bBsSkKmMgGtTpPeE]?$/.test(size) && !/^\d{1,3}%(ORIGIN|FREE|VG)$/.test(size)) {
-    throw new DeltamapperError(
-      'DM_ARGUMENT_INVALID',
+    throw invalid(
       `${JSON.stringify(size.slice(0, 50))} is no size for a snapshot`,
       'give one that LVM knows, such as 10g or 20%ORIGIN'
     )
@@ -214,6 +218,6 @@ async function runCommand(
   throw new DeltamapperError(
     code,
     `\`${described}\` ended with exit status ${exitCode}: ${oneLine(stderr) || 'without a word'}`,
-    'put right what it complains of, and ask again'
+    'correct what it reports, and ask again'
   )
 }

@@ -6,14 +6,14 @@
 import { readFile } from 'node:fs/promises'
 import type { DeviceInfo } from '../../../../native/device-mapper.ts'
 import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
-import type { Lower } from './lower-snapshot.ts'
-import { parseMounts } from '../device/own-place.ts'
+import type { LowerSnapshotRecord } from './lower-snapshot.ts'
+import { parseMounts } from '../device/self-hosting.ts'
 
 /** The most mount points that are remembered of one snapshot. A volume may have any number. */
 const MOST_PLACES = 10
 
 /** `lower` of a snapshot's record: the lower snapshot, and where the volume was mounted when it was taken. */
-export type RecordedLower = Lower & { readonly mountedAt?: readonly string[] }
+export type RecordedLowerSnapshot = LowerSnapshotRecord & { readonly mountedAt?: readonly string[] }
 
 /**
  * The mount points of a device, as this machine's first process sees them, or else this process; in a container there
@@ -45,7 +45,7 @@ export function unmountedSince(
   if (openCount > 0) return undefined
   const newestFirst = [...snapshots].sort((one, other) => other.takenAt - one.takenAt)
   for (const snapshot of newestFirst) {
-    const { mountedAt = [] } = JSON.parse(snapshot.lower || '{}') as RecordedLower
+    const { mountedAt = [] } = JSON.parse(snapshot.lower || '{}') as RecordedLowerSnapshot
     if (mountedAt.length === 0) continue
     return (
       `nobody has /dev/mapper/${name} open: it was mounted at ${mountedAt.join(', ')} when snapshot ${snapshot.name} was taken, and is not now. ` +

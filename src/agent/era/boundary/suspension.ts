@@ -68,7 +68,7 @@ export class Suspension {
     }
     throw new DeltamapperError(
       'DM_CALL_STUCK',
-      `what is to suspend ${this.#tracked.volume.name} hangs in the kernel, and may still do so`,
+      `the call that suspends ${this.#tracked.volume.name} hangs in the kernel, and may still succeed`,
       'see what the device waits for; the next call for this volume resumes it'
     )
   }

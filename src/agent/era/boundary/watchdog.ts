@@ -8,7 +8,7 @@ import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { helperEnvironment } from '../../../../native/helper-process.ts'
-import { DeltamapperError, type ErrorCode } from '../../../errors.ts'
+import { defect, DeltamapperError, type ErrorCode } from '../../../errors.ts'
 import { groupRuns } from '../device/processes.ts'
 
 /** Most of a start is Node's own start-up, which is slow on a busy machine. Milliseconds. */
@@ -57,7 +57,7 @@ export class Watchdog {
       const gone = new DeltamapperError(
         'DM_CALL_STUCK',
         `the process that watches over the suspension ${what}`,
-        'find out why: the kernel log names what it killed for want of memory; then ask again'
+        'find out why (the kernel log names processes that it killed when memory ran out), then ask again'
       )
       this.#lost.abort(gone)
       this.#settle?.(gone)
@@ -172,9 +172,5 @@ function expect<A extends Named['answer']>(answer: WatchdogAnswer, expected: A):
   if (answer !== 'ready' && answer.answer === 'failed') {
     throw new DeltamapperError(answer.code, answer.message, answer.remedy)
   }
-  throw new DeltamapperError(
-    'DM_INTERNAL',
-    `a suspension's watchdog answered ${JSON.stringify(answer)}`,
-    'report it with the log lines around it'
-  )
+  throw defect(`a suspension's watchdog answered ${JSON.stringify(answer)}`)
 }

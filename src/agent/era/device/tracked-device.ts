@@ -40,8 +40,8 @@ import { deviceIdentity, isKnownBy } from '../../node/device-identity.ts'
 import { eraUuid, guardName, guardUuid } from '../../node/era-devices.ts'
 import { dataHead, metadataState } from './lasting-traces.ts'
 import { mergeable } from './mergeable.ts'
+import { SECTOR_BYTES } from '../../../units.ts'
 
-const SECTOR_BYTES = 512
 /** Formatting the metadata of a large device takes long. */
 const CREATE_DEADLINE_MS = 60_000
 /** How often to try to make an era device, if the kernel's error does not tell the reason. */
@@ -100,7 +100,7 @@ export class TrackedDevice {
     const refuse = (what: string): never => {
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
-        `${what}: somebody else has changed it, and writes may go unseen`,
+        `${what}: another program has changed it, and writes may go unseen`,
         `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
       )
     }
@@ -141,7 +141,7 @@ export class TrackedDevice {
       if (isKnownBy(recorded, identity, path)) continue
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
-        `${name} stands on ${identity}, and ${path} was ${recorded}: somebody else has changed it, and writes may go unseen`,
+        `${name} stands on ${identity}, and ${path} was ${recorded}: another program has changed it, and writes may go unseen`,
         `\`deltamapper era deactivate ${name}\` and \`era activate\` put it right; take a full backup`
       )
     }
@@ -201,8 +201,8 @@ export class TrackedDevice {
    *
    * @returns what to remember instead; undefined if nothing changes
    */
-  async removeLower(remove: () => Promise<void>): Promise<LowerSeen | undefined> {
-    const seen = parseLowerSeen(this.volume.lowerSeen)
+  async removeLower(remove: () => Promise<void>): Promise<LastLook | undefined> {
+    const seen = parseLastLook(this.volume.lowerSeen)
     const facts = await stat(this.volume.dataDevice).catch(() => undefined)
     const look = async (): Promise<string[]> =>
       facts?.isBlockDevice() ? mergeable(this.#deviceMapper, decodeDeviceNumber(facts.rdev)) : []
@@ -301,14 +301,14 @@ export class TrackedDevice {
    *
    * @returns what was seen, in words; undefined when all is well
    */
-  unseen(now: ActiveLook, before: LowerSeen): string | undefined {
+  unseen(now: ActiveLook, before: LastLook): string | undefined {
     const { name, dataDevice, sizeBytes } = this.volume
     if (now.openLimit !== undefined) return now.openLimit
     // What lay beyond may have been used by another volume, and comes back with its content.
     if (now.dataBytes < sizeBytes)
       return `${dataDevice} has ${now.dataBytes} bytes, and ${name} has ${sizeBytes}: it was made smaller`
     const was = countersThen(now, before)
-    if (was === 'other devices') return `${name} was taken down and put up again by somebody else`
+    if (was === 'other devices') return `${name} was deactivated and activated again by another program`
     if (now.discards > was.discards)
       return `${now.discards - was.discards} discards went through ${guardName(this.volume)}`
     if (was.beside === undefined) return undefined
@@ -330,7 +330,7 @@ export class TrackedDevice {
    * @param head of the data device at this look (lasting-traces.ts)
    * @param ownEras how many eras our next action may begin before the next look
    */
-  seenActive(look: ActiveLook, before: LowerSeen, head: string, ownEras: number): LowerSeen {
+  seenActive(look: ActiveLook, before: LastLook, head: string, ownEras: number): LastLook {
     const { boot, instance, discards, settled, pastEra, pastGuard, data, mergeable, metadataMergeable } = look
     const was = countersThen(look, before)
     const beside = settled
@@ -377,7 +377,7 @@ export class TrackedDevice {
    * @param trusted the operator guarantees that nothing was written between two boots
    * @returns what was seen, in words; undefined when there is no sign of a write
    */
-  writtenBeside(now: Inactive, before: LowerSeen, trusted: boolean): string | undefined {
+  writtenBeside(now: Inactive, before: LastLook, trusted: boolean): string | undefined {
     if (before.state === 'never') return this.#writtenSinceBoot(now)
     return (
       this.#merged(now, before) ??
@@ -386,7 +386,7 @@ export class TrackedDevice {
     )
   }
 
-  #merged(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
+  #merged(now: Inactive, before: Exclude<LastLook, { state: 'never' }>): string | undefined {
     const { name, dataDevice, metadataDevice } = this.volume
     for (const [path, were, are] of [
       [dataDevice, before.mergeable, now.mergeable],
@@ -410,10 +410,11 @@ export class TrackedDevice {
   }
 
   /** In the same boot as the last look. */
-  #writtenInBoot(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>): string | undefined {
+  #writtenInBoot(now: Inactive, before: Exclude<LastLook, { state: 'never' }>): string | undefined {
     const { name, dataDevice, metadataDevice } = this.volume
     // Another process removed the devices, without telling us and without a restart of the machine.
-    if (before.state === 'active') return `${name} was taken down by somebody else, and may have been written to since`
+    if (before.state === 'active')
+      return `${name} was deactivated by another program, and may have been written to since`
     for (const [path, was, is] of [
       [dataDevice, before, now],
       [metadataDevice, before.metadata, now.metadata]
@@ -430,7 +431,7 @@ export class TrackedDevice {
   }
 
   /** With at least one restart in between. */
-  #writtenBetween(now: Inactive, before: Exclude<LowerSeen, { state: 'never' }>, trusted: boolean): string | undefined {
+  #writtenBetween(now: Inactive, before: Exclude<LastLook, { state: 'never' }>, trusted: boolean): string | undefined {
     const { name, dataDevice } = this.volume
     const wasLast = before.state === 'inactive' && before.atShutdown === true
     const isNext = before.state === 'active' || before.nextBoot === undefined || before.nextBoot === now.boot
@@ -455,7 +456,7 @@ export class TrackedDevice {
 }
 
 /** What is remembered of a volume's devices from one look to the next; `lowerSeen` of its record. */
-export type LowerSeen =
+export type LastLook =
   | { readonly state: 'never' }
   /** `instance`, `discards`: the guard's. */
   | {
@@ -532,7 +533,7 @@ function isQuiet(era: DeviceInfo | undefined): boolean {
 /** The counters of active devices at an earlier look. A device that was made since began at 0. */
 function countersThen(
   { boot, instance, dataInstance }: Pick<ActiveLook, 'boot' | 'instance' | 'dataInstance'>,
-  before: LowerSeen
+  before: LastLook
 ): { discards: number; beside?: Beside | undefined } | 'other devices' {
   switch (before.state) {
     case 'never':
@@ -548,8 +549,8 @@ function countersThen(
   }
 }
 
-export function parseLowerSeen(text: string): LowerSeen {
-  return text === '' ? { state: 'never' } : (JSON.parse(text) as LowerSeen)
+export function parseLastLook(text: string): LastLook {
+  return text === '' ? { state: 'never' } : (JSON.parse(text) as LastLook)
 }
 
 /** Writes the dirty pages of a block device's page cache to it. @throws DM_READ_FAILED */

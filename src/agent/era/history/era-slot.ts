@@ -14,9 +14,9 @@ import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../../catalog/lease.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
-import { notePath, removeNote, withNote } from '../../leases/keeper-note.ts'
+import { notePath, removeNote, withNote } from '../../leases/release-note.ts'
 import { keeperAtWork, KeeperLost, LeaseKeeper, type MetadataPlace, slotMessages } from '../../leases/lease-keeper.ts'
-import { Turns } from '../../node/turns.ts'
+import { KeyedLock } from '../../node/keyed-lock.ts'
 import { wantedBlocks } from '../../leases/pool-slot.ts'
 import { eraFacts, isEraSlot, readEraSlot, slotKey } from '../../leases/era-slot-content.ts'
 import { TrackedDevice } from '../device/tracked-device.ts'
@@ -83,7 +83,7 @@ export async function onceNoKeeper(volume: EraVolume, catalogPath: string): Prom
 export class EraSlots {
   readonly #parts: EraSlotParts
   /** One action at a time on a slot, including the recovery at start. */
-  readonly #turns = new Turns()
+  readonly #locks = new KeyedLock()
 
   constructor(parts: EraSlotParts) {
     this.#parts = parts
@@ -96,7 +96,7 @@ export class EraSlots {
    *   the catalog, reading metadata and `use` throw
    */
   async hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
-    return this.#turns.take(slotKey(volume), () => this.#hold(volume, purpose, use))
+    return this.#locks.take(slotKey(volume), () => this.#hold(volume, purpose, use))
   }
 
   /**
@@ -132,17 +132,17 @@ export class EraSlots {
       for (const { device } of records.filter((each) => isEraSlot(each.device))) {
         const volume = volumes.find((each) => slotKey(each) === device)
         if (volume === undefined) {
-          await this.#turns.take(device, () => this.#clear(device))
+          await this.#locks.take(device, () => this.#clear(device))
           continue
         }
         const why = await inTurn(volume.name, () =>
-          this.#turns.take(device, () => this.#recover(volume, device))
+          this.#locks.take(device, () => this.#recover(volume, device))
         ).catch((error: unknown) => asDeltamapperError(error).line)
         if (why === undefined) continue
         logger.warn({ volume: volume.name, why }, 'a metadata snapshot on record is left as it is')
       }
     } catch (error) {
-      logger.warn({ err: error }, 'metadata snapshots of era volumes could not be looked after')
+      logger.warn({ err: error }, 'metadata snapshots of tracked volumes could not be looked after')
     }
   }
 
@@ -285,7 +285,7 @@ function atWorkError(device: string): DeltamapperError {
   )
 }
 
-function takenError(device: string, why = 'somebody else has it'): DeltamapperError {
+function takenError(device: string, why = 'another program has it'): DeltamapperError {
   return new DeltamapperError(
     'DM_DEVICE_BUSY',
     `the metadata snapshot of ${device} is taken: ${why}`,

@@ -14,7 +14,7 @@ import { extname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../../native/device-mapper.ts'
-import { DeltamapperError } from '../../../errors.ts'
+import { defect, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
@@ -131,11 +131,7 @@ async function nextMessage(worker: Worker): Promise<FromHistoryReader> {
   try {
     const message = once(worker, 'message', { signal }) as Promise<[FromHistoryReader]>
     const ended = once(worker, 'exit', { signal }).then((): never => {
-      throw new DeltamapperError(
-        'DM_INTERNAL',
-        "the thread that reads an era volume's history ended",
-        'report it with the log lines around it'
-      )
+      throw defect("the thread that reads a tracked volume's history ended")
     })
     return (await Promise.race([message, ended]))[0]
   } finally {

@@ -54,10 +54,10 @@ export const MAX_BLOCK = 2 ** 40
 /** Times are below this. */
 export const MAX_TIME = 2 ** 24
 
-/** What is known of a base beside its mappings. */
+/** The facts about a base beside its mappings. */
 export interface BaseRecordHeader {
   readonly pool: {
-    /** Which pool it is, as the agent knows pools; undefined where it was read from an image, which does not say it. */
+    /** Which pool it is, as the agent identifies pools; undefined if it was read from an image, which does not tell. */
     readonly identity: string | undefined
     readonly dataBlockBytes: number
     /** The pool when the base was read. */
@@ -68,15 +68,15 @@ export interface BaseRecordHeader {
     readonly id: number
     readonly creationTime: number
     readonly transactionId: bigint
-    /** Blocks that the device maps, all of which are on record. */
+    /** Blocks that the device maps; all of them are recorded. */
     readonly mappedBlocks: number
     /** Size in bytes, beyond which a backup holds nothing. */
     readonly sizeBytes: number
-    /** What the snapshot is known by beside its names, and the volume that it was taken of. */
+    /** What identifies the snapshot beside its names, and the volume that it was taken of. */
     readonly identity: string | undefined
     readonly volume: string | undefined
   }
-  /** The handles that it was served by. */
+  /** The handles under which it was served. */
   readonly handles: readonly string[]
   /** Milliseconds since 1970. */
   readonly madeAt: number
@@ -103,7 +103,7 @@ export function frameChecksum(head: Buffer, runs: Buffer, seed: number): number 
   return crc32c(runs, crc32c(head.subarray(0, FRAME_BYTES - 4), seed))
 }
 
-/** @returns undefined where these are no such bytes: another file, or one cut off */
+/** @returns undefined for any other bytes: another file, or one that is cut off */
 export function decodePreamble(
   preamble: Buffer
 ): { version: number; headerBytes: number; checksum: number } | undefined {
@@ -115,7 +115,7 @@ export function decodePreamble(
   }
 }
 
-/** Whether a file begins like a record. False also for what cannot be read. */
+/** Whether a file begins like a record. False also if it cannot be read. */
 export async function isBaseRecord(path: string): Promise<boolean> {
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch(() => undefined)
   if (!file) return false
@@ -129,12 +129,12 @@ export async function isBaseRecord(path: string): Promise<boolean> {
   }
 }
 
-/** What every damaged record is refused with. */
+/** The error for every damaged record. */
 export function damagedRecord(path: string, what: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_BASE_RECORD_DAMAGED',
     `the base record ${path} is damaged: ${what}`,
-    'take a full backup; the record is of no use any more',
+    'take a full backup; the record is useless now',
     { cause }
   )
 }

@@ -1,10 +1,10 @@
 /**
- * How far a pool has come at one moment, and whether a later look shows one that went on from there.
+ * How far a pool has come at one moment, and whether a later look shows that it continued from there.
  *
- * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c); LVM and others
- * count their changes with the transaction id. Neither goes back, and a device is no older than the clock was when it
- * was not there yet. A pool that was put back and has caught up since is still given away by a device that it got back,
- * or that it would have had before.
+ * The kernel counts snapshots (`time` in struct thin_disk_superblock, drivers/md/dm-thin-metadata.c), and LVM and
+ * others count their changes with the transaction id. Neither ever decreases, and a device that was not there at a look
+ * cannot be older than the clock was. A pool that was restored and has caught up since is still found: by a device that
+ * it got back, or by one that it would have had before.
  */
 
 /** How far a pool has come. */
@@ -18,11 +18,11 @@ export interface PoolMoment {
 
 /** Bytes for one device: id (4), creation time (4), transaction id (8), little-endian, by ascending id. */
 const DEVICE_BYTES = 16
-/** Of more devices than that (a mebibyte of them) only the clock is kept. */
+/** With more devices than this (a mebibyte), only the clock is kept. */
 const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
 
 /**
- * The devices of a pool in few bytes; none of them where there are more than 65,536.
+ * The devices of a pool in few bytes; empty if there are more than 65,536.
  *
  * @param devices by ascending id
  */
@@ -40,13 +40,13 @@ export function packDevices(
   return bytes
 }
 
-/** How it shows that a pool is not the one that went on from `before`; undefined where nothing says so. */
+/** What shows that a pool did not continue from `before`; undefined if nothing does. */
 export function howWentBack(before: PoolMoment, now: PoolMoment): string | undefined {
   if (now.time < before.time) return `its clock was ${before.time} before, and is ${now.time}`
   if (now.transactionId < before.transactionId) {
     return `its transaction id was ${before.transactionId} before, and is ${now.transactionId}`
   }
-  // Nothing is known of the devices where there were too many.
+  // The devices are unknown if there were too many.
   if (before.devices.length === 0) return undefined
   const [known, found] = [viewOf(before.devices), viewOf(now.devices)]
   let k = 0

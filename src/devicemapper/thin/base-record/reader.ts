@@ -49,7 +49,7 @@ const headerSchema = z.object({
   madeAt: count
 })
 
-/** What a frame says of itself. */
+/** The header of a frame. */
 interface FrameHead {
   readonly bytes: Buffer
   readonly compressedBytes: number
@@ -93,7 +93,7 @@ export class BaseRecordReader {
     this.#offset = offset
   }
 
-  /** @throws DM_BASE_RECORD_FOREIGN for what is none, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
+  /** @throws DM_BASE_RECORD_FOREIGN for any other file, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
   static async open(path: string): Promise<BaseRecordReader> {
     const file = await open(path, 'r').catch((error: unknown) => {
       throw unreadable(path, error)
@@ -161,7 +161,7 @@ export class BaseRecordReader {
     await this.#file.close()
   }
 
-  /** @throws DM_BASE_RECORD_DAMAGED where something is missing, or follows */
+  /** @throws DM_BASE_RECORD_DAMAGED when something is missing, or follows */
   #checkEnd(head: FrameHead): undefined {
     this.#checkSum(head, Buffer.alloc(0))
     const { mappedBlocks } = this.header.device

@@ -1,9 +1,9 @@
 /**
- * Runs of mappings as bytes, and back: virtual blocks that follow one another, in data blocks that do too, given out at
+ * Runs of mappings as bytes, and back: virtual blocks that follow one another, in data blocks that do too, allocated at
  * one time.
  *
- * What was written in order is one run of a few bytes, whatever its length. Each frame begins anew, so that it can be
- * read by itself.
+ * Blocks that were written in order are one run of a few bytes, whatever its length. Each frame begins anew, so that it
+ * can be read alone.
  */
 import { MAX_BLOCK, MAX_FRAME_RUNS_BYTES, MAX_RUN_BYTES, MAX_TIME } from './format.ts'
 
@@ -62,7 +62,7 @@ export class RunEncoder {
   }
 }
 
-/** @throws Error that says what no encoder of ours writes */
+/** @throws Error for bytes that no encoder of ours writes */
 export function decodeRuns(bytes: Uint8Array, count: number): Runs {
   // Four bytes is the least that a run takes.
   if (count * 4 > bytes.length) throw new Error(`${bytes.length} bytes cannot hold ${count} runs`)

@@ -1,12 +1,12 @@
 /**
- * When a base record may be compared with, as far as pool and metadata tell: the same pool, gone on from the moment of
- * the record.
+ * When a base record may be compared with, as far as pool and metadata tell: the same pool, continued from the moment
+ * of the record.
  */
 import { DeltamapperError } from '../../../errors.ts'
 import { howWentBack, type PoolMoment } from './pool-moment.ts'
 import { type BaseRecordHeader, MAX_TIME } from './format.ts'
 
-/** @throws DM_BASE_RECORD_FOREIGN for a pool of another block size: numbers of blocks are not comparable */
+/** @throws DM_BASE_RECORD_FOREIGN for a pool of another block size: block numbers cannot be compared */
 export function checkRecordBlocks(
   { path, header }: { readonly path: string; readonly header: BaseRecordHeader },
   dataBlockBytes: number
@@ -20,25 +20,25 @@ export function checkRecordBlocks(
 }
 
 /**
- * A pool that was put back to an earlier state gives out the same times and blocks a second time: pairs that are alike
- * prove nothing.
+ * A pool that was restored to an earlier state hands out the same times and blocks a second time, so equal pairs prove
+ * nothing.
  *
  * @param now the pool as it is
  * @throws DM_BASE_RECORD_VOID
  */
 export function checkWentOn({ pool: { moment } }: BaseRecordHeader, now: PoolMoment): void {
   const how = howWentBack(moment, now)
-  if (how !== undefined) throw voidRecord(`the pool went on from an earlier state than the record's: ${how}`)
+  if (how !== undefined) throw voidRecord(`the pool was restored to an earlier state than the record's: ${how}`)
   // The kernel mixes up time and data block beyond that (pack_block_time in drivers/md/dm-thin-metadata.c).
   if (now.time >= MAX_TIME - 1)
     throw voidRecord(`the pool has had ${now.time} snapshots, more than its mappings tell apart`)
 }
 
-/** What a record that proves nothing any more is refused with. */
+/** The error for a record that proves nothing any more. */
 export function voidRecord(why: string): DeltamapperError {
   return new DeltamapperError(
     'DM_BASE_RECORD_VOID',
     `what changed since a base that is gone cannot be told: ${why}`,
-    'take a full backup; what was backed up before is no base any more'
+    'take a full backup; what was backed up before is no longer a base'
   )
 }

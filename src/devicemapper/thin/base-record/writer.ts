@@ -1,7 +1,7 @@
 /**
- * Writes a base record: in bounded memory, and durably before anybody is told of it.
+ * Writes a base record, in bounded memory, and durably before it is reported.
  *
- * The file gets its name last, once all of it is on disk: who finds a record by its name finds it whole.
+ * The file gets its name last, once all of it is on disk: a record found by its name is complete.
  */
 import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
@@ -10,7 +10,7 @@ import { constants, zstdCompressSync } from 'node:zlib'
 import { type BaseRecordHeader, encodePreamble, FRAME_BYTES, frameChecksum } from './format.ts'
 import { RunEncoder } from './runs.ts'
 
-/** Faster than the walk, and runs have little that a slower level would find. */
+/** Faster than the walk; a slower level would find little more in runs. */
 const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
 
 export class BaseRecordWriter {
@@ -42,7 +42,7 @@ export class BaseRecordWriter {
   }
 
   /**
-   * Begins a record beside `path`, by a name of its own that ends in `.part` until it is finished. @throws what open
+   * Begins a record beside `path`, under a name of its own that ends in `.part` until it is finished. @throws what open
    * throws
    */
   static async begin(path: string, header: BaseRecordHeader): Promise<BaseRecordWriter> {
@@ -69,7 +69,7 @@ export class BaseRecordWriter {
     this.#time = time
   }
 
-  /** Writes the frames that are full. To be awaited now and then: what was added meanwhile is held in memory. */
+  /** Writes the full frames. Await it now and then: until then, mappings are held in memory. */
   async drain(): Promise<void> {
     const waiting = this.#waiting
     if (waiting.length === 0) return
@@ -81,7 +81,7 @@ export class BaseRecordWriter {
   /**
    * Ends the record and gives it its name, once all of it is on disk.
    *
-   * @returns false, and nothing is left, where it does not have as many blocks as its header says
+   * @returns false, with nothing left, if it has not as many blocks as its header says
    */
   async finish(): Promise<boolean> {
     this.#closeRun()

@@ -4,7 +4,7 @@ import type { DeviceMapper } from '../../../../native/device-mapper.ts'
 import {
   type ActiveLook,
   type Inactive,
-  type LowerSeen,
+  type LastLook,
   TrackedDevice
 } from '../../../../src/agent/era/device/tracked-device.ts'
 import { eraVolume } from '../../catalog/examples.ts'
@@ -20,7 +20,7 @@ function look(changes: Partial<ActiveLook> = {}): ActiveLook {
   }
 }
 
-const seen = (changes: Partial<ActiveLook> = {}, before: LowerSeen = { state: 'never' }) =>
+const seen = (changes: Partial<ActiveLook> = {}, before: LastLook = { state: 'never' }) =>
   tracked.seenActive(look(changes), before, 'head', 0)
 
 test('what is more than it was when nothing was in flight came by another way', (t) => {
@@ -50,15 +50,15 @@ test('while writes are in flight nothing is compared, and what was known before 
 })
 
 test('devices that were put up by the last agent, and those that somebody else put up', (t) => {
-  const inactive: LowerSeen = {
+  const inactive: LastLook = {
     state: 'inactive',
     ...{ boot: 'boot', instance: 'data', writtenSectors: 16, discards: 0, head: '', mergeable: [] }
   }
   t.is(tracked.unseen(look(), inactive), undefined)
   t.regex(tracked.unseen(look({ pastGuard: 24 }), inactive) ?? '', /^8 sectors/)
-  t.regex(tracked.unseen(look({ dataInstance: 'another' }), inactive) ?? '', /by somebody else/)
+  t.regex(tracked.unseen(look({ dataInstance: 'another' }), inactive) ?? '', /by another program/)
   for (const other of [{ instance: 'another' }, { boot: 'another' }]) {
-    t.regex(tracked.unseen(look(other), seen()) ?? '', /^v was taken down and put up again by somebody else$/)
+    t.regex(tracked.unseen(look(other), seen()) ?? '', /^v was deactivated and activated again by another program$/)
   }
 })
 

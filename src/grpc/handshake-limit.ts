@@ -8,7 +8,7 @@
  */
 import type { Socket } from 'node:net'
 
-export class CrowdedDoor {
+export class HandshakeLimit {
   readonly #most: number
   /** In the order in which they came. */
   readonly #waiting = new Set<Socket>()

@@ -15,7 +15,7 @@ import { readKernelView } from './kernel-view.ts'
 import { type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
 
-export interface Settlement {
+export interface Recovery {
   /** What was done, and why, for the log and for people. */
   readonly settled: readonly string[]
   /** Those of them that were not done, and are rolled back. */
@@ -28,7 +28,7 @@ export interface Settlement {
  *
  * @throws what the catalog and device-mapper calls throw: then it is not recovered, and can be tried again
  */
-export async function settlePool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Settlement> {
+export async function recoverPool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Recovery> {
   const view = viewOf(await catalog.view(), name)
   const [pool] = view.pools
   if (pool === undefined) return { settled: [], undone: [], findings: [] }
@@ -125,7 +125,7 @@ function impostor(pool: OwnedPool, survey: readonly SurveyedDevice[]): Finding[]
 }
 
 /** A pool that cannot be compared at all, as a finding. */
-export function unsettled(pool: string, error: DeltamapperError): Finding {
+export function unrecovered(pool: string, error: DeltamapperError): Finding {
   return {
     kind: 'pool-unreadable',
     pool,

@@ -26,11 +26,11 @@ import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import { dataHead } from './lasting-traces.ts'
-import { type ActiveDevices, type LowerSeen, parseLowerSeen, superblockOf, TrackedDevice } from './tracked-device.ts'
+import { type ActiveDevices, type LastLook, parseLastLook, superblockOf, TrackedDevice } from './tracked-device.ts'
 
-export type GuardCatalog = Pick<Catalog, 'findEraVolume' | 'sawEraVolume' | 'breakEraLine'>
+export type HistoryCheckCatalog = Pick<Catalog, 'findEraVolume' | 'sawEraVolume' | 'endEraHistory'>
 
-export interface GuardedVolume {
+export interface CheckedVolume {
   /** As in the catalog now. */
   readonly volume: EraVolume
   readonly devices: ActiveDevices
@@ -42,12 +42,12 @@ export interface GuardedVolume {
   readonly counted: BlockCounters
 }
 
-export class EraGuard {
-  readonly #catalog: GuardCatalog
+export class HistoryCheck {
+  readonly #catalog: HistoryCheckCatalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
 
-  constructor(catalog: GuardCatalog, deviceMapper: DeviceMapper, logger: Logger) {
+  constructor(catalog: HistoryCheckCatalog, deviceMapper: DeviceMapper, logger: Logger) {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
@@ -61,13 +61,13 @@ export class EraGuard {
    * @throws DM_ERA_HISTORY_LOST after a new history was begun; DM_ERA_INACTIVE, DM_NO_SUCH_DEVICE,
    *   DM_CATALOG_DISAGREES, and what reading metadata and device-mapper calls throw
    */
-  async check(name: string, { suspended = false }: { suspended?: boolean } = {}): Promise<GuardedVolume> {
+  async check(name: string, { suspended = false }: { suspended?: boolean } = {}): Promise<CheckedVolume> {
     const volume = await this.#volume(name)
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const devices = await this.#devices(volume, tracked)
     const metadataPath = await tracked.metadataPath(devices.table)
     const superblock = await superblockOf(metadataPath)
-    const [before, now] = [parseLowerSeen(volume.lowerSeen), await tracked.look(devices)]
+    const [before, now] = [parseLastLook(volume.lowerSeen), await tracked.look(devices)]
     const because = tracked.unseen(now, before) ?? (await this.#merging(devices, volume))
     const ownEras = ownErasOf(before)
     const history = continued(volume, superblock, metadataPath, ownEras)
@@ -78,7 +78,7 @@ export class EraGuard {
       // Its own limit is open if it got a table meanwhile, and each look would find it so.
       if (!devices.era.suspended) await refuseDiscards(devices.era)
       const why = because ?? (history as DeltamapperError).message
-      await this.breakLine(volume, why, superblock)
+      await this.endHistory(volume, why, superblock)
       // The new history begins with its first snapshot, so earlier counts do not matter to it.
       const lowerSeen = JSON.stringify(tracked.seenActive(now, { state: 'never' }, head, suspended ? ownEras : 0))
       await this.#catalog.sawEraVolume(name, { lowerSeen, guardCheckedAt })
@@ -96,9 +96,9 @@ export class EraGuard {
    * action, because the process that acts may die.
    */
   async expectEras(name: string, ownEras: number): Promise<void> {
-    const before = parseLowerSeen((await this.#volume(name)).lowerSeen)
+    const before = parseLastLook((await this.#volume(name)).lowerSeen)
     if (before.state !== 'active') return
-    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify({ ...before, ownEras } satisfies LowerSeen) })
+    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify({ ...before, ownEras } satisfies LastLook) })
   }
 
   /**
@@ -112,13 +112,13 @@ export class EraGuard {
   }
 
   /** Begins a new history: no snapshot recorded before can be the base of one recorded from now on. */
-  async breakLine(
+  async endHistory(
     volume: EraVolume,
     because: string,
     superblock: Pick<EraSuperblock, 'currentEra' | 'blocks'>
   ): Promise<EraVolume> {
     this.#logger.warn({ volume: volume.name, because, line: volume.line }, 'the history of a tracked volume is void')
-    return this.#catalog.breakEraLine(volume.name, because, {
+    return this.#catalog.endEraHistory(volume.name, because, {
       newestEra: superblock.currentEra,
       seenBlocks: superblock.blocks
     })
@@ -128,7 +128,7 @@ export class EraGuard {
    * Of the data device. If another process has suspended it, reading would wait for its resume, so the value of the
    * last look is used.
    */
-  async #head({ dataDevice, guard }: ActiveDevices, before: LowerSeen): Promise<string> {
+  async #head({ dataDevice, guard }: ActiveDevices, before: LastLook): Promise<string> {
     const info = await this.#deviceMapper.info(dataDevice)
     if (info?.suspended) return before.state === 'never' ? '' : (before.head ?? '')
     return dataHead(`/dev/mapper/${nodeName(guard.name)}`)
@@ -146,7 +146,7 @@ export class EraGuard {
     } catch (error) {
       if (!(error instanceof DeltamapperError) || error.code !== 'DM_CATALOG_DISAGREES') throw error
       const { newestEra: currentEra, seenBlocks: blocks } = volume
-      await this.breakLine(volume, error.message, { currentEra, blocks })
+      await this.endHistory(volume, error.message, { currentEra, blocks })
       throw error
     }
   }
@@ -166,7 +166,7 @@ export class EraGuard {
 }
 
 /** How many eras we may have begun since an earlier look. Activating begins one. */
-function ownErasOf(before: LowerSeen): number {
+function ownErasOf(before: LastLook): number {
   return before.state === 'active' ? (before.ownEras ?? 0) : 1
 }
 

@@ -2,9 +2,9 @@
  * One change at a time for each key (a pool or a tracked volume), in the order in which they were requested. A pool has
  * one transaction id, and two concurrent changes would both take it. Keys do not wait for each other.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { shuttingDown } from '../../errors.ts'
 
-export class Turns {
+export class KeyedLock {
   /** What the next change of a key waits for. */
   readonly #last = new Map<string, Promise<unknown>>()
   #closed = false
@@ -19,7 +19,7 @@ export class Turns {
     const run = (async () => {
       await before
       if (this.#closed) {
-        throw new DeltamapperError('DM_SHUTTING_DOWN', 'the agent is stopping', 'ask again once it is back')
+        throw shuttingDown()
       }
       return work()
     })()

@@ -2,7 +2,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import test from 'ava'
 import { decodeDeviceNumber } from '../../../../native/device.ts'
-import { ownPlaces, parseMounts, refuseOwnPlace, swaps } from '../../../../src/agent/era/device/own-place.ts'
+import { neededPaths, parseMounts, refuseSelfHosting, swaps } from '../../../../src/agent/era/device/self-hosting.ts'
 
 test('mounts, with optional fields and escaped names', (t) => {
   const lines = [
@@ -39,11 +39,11 @@ test('swap on partitions and in files', (t) => {
 })
 
 test('what is needed is looked for where it is, and what is not there stands in nobody’s way', async (t) => {
-  const places = await ownPlaces('/var/lib/deltamapper/catalog.sqlite')
+  const places = await neededPaths('/var/lib/deltamapper/catalog.sqlite')
   t.true(places.some(({ path }) => path === '/var/lib/deltamapper'))
   t.true(places.some(({ path }) => path === process.execPath))
   await t.notThrowsAsync(
-    refuseOwnPlace({ major: 4000, minor: 1 }, 'srv', [...places, { path: '/nonexistent', what: 'x' }])
+    refuseSelfHosting({ major: 4000, minor: 1 }, 'srv', [...places, { path: '/nonexistent', what: 'x' }])
   )
 })
 
@@ -58,6 +58,6 @@ test('the device that this program is on is refused', async (t) => {
     t.pass('nothing on this machine is mounted from a block device')
     return
   }
-  const refused = refuseOwnPlace(mount.device, 'srv', [{ path: mount.mountPoint, what: 'the catalog' }])
+  const refused = refuseSelfHosting(mount.device, 'srv', [{ path: mount.mountPoint, what: 'the catalog' }])
   await t.throwsAsync(refused, { code: 'DM_DEVICE_BUSY', message: /^the catalog \(.*\) is on srv/ })
 })

@@ -6,12 +6,11 @@
  */
 import type { Logger } from 'pino'
 import { DeviceMapperError, type DeviceMapper } from '../../../native/device-mapper.ts'
-import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { asDeltamapperError, DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, NewIntent, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
 import type { Finding } from '../catalog/reconcile.ts'
-import { invalid } from '../node/request-checks.ts'
-import { settlePool, type Settlement, unsettled } from './settle.ts'
+import { recoverPool, type Recovery, unrecovered } from './recover.ts'
 
 /** An owned pool, with what the catalog has of it. */
 export interface Entry {
@@ -20,7 +19,7 @@ export interface Entry {
   readonly view: CatalogView
 }
 
-export class PoolBooks {
+export class PoolIntents {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
@@ -50,13 +49,13 @@ export class PoolBooks {
   async triedEntry(name: string): Promise<Entry & { findings: readonly Finding[] }> {
     const entry = await this.entry(name)
     if (entry.view.intents.length === 0) return { ...entry, findings: [] }
-    const settlement = await this.settle(name)
-    this.report(settlement)
-    return { ...(await this.entry(name)), findings: settlement.findings }
+    const recovery = await this.recover(name)
+    this.report(recovery)
+    return { ...(await this.entry(name)), findings: recovery.findings }
   }
 
   /** The same, for a change that must not follow an unfinished one. @throws DM_CATALOG_DISAGREES */
-  async settledEntry(name: string): Promise<Entry> {
+  async recoveredEntry(name: string): Promise<Entry> {
     const { pool, view, findings } = await this.triedEntry(name)
     if (view.intents.length > 0) throw unfinished(name, findings)
     return { pool, view }
@@ -101,39 +100,39 @@ export class PoolBooks {
       failure = error
     }
     if (failure === undefined) await rest().catch((error: unknown) => (failure = error))
-    const settlement = await this.settle(pool)
+    const recovery = await this.recover(pool)
     if (failure !== undefined) {
       // Recovered or not, the caller must know that the call failed.
-      this.report(settlement)
+      this.report(recovery)
       throw failure as Error
     }
-    const [undone] = settlement.undone
+    const [undone] = recovery.undone
     if (undone !== undefined) {
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
-        `the kernel took it, and it is not done: ${undone}`,
+        `the kernel accepted the change, but it is not made: ${undone}`,
         `look into the kernel log, and at \`deltamapper pool check ${pool}\``
       )
     }
     const { intents } = await this.#catalog.view()
     if (!intents.some((each) => each.pool === pool)) return
-    throw unfinished(pool, settlement.findings)
+    throw unfinished(pool, recovery.findings)
   }
 
   /** Recovers a pool. What prevents it becomes a finding. */
-  async settle(name: string): Promise<Settlement> {
+  async recover(name: string): Promise<Recovery> {
     try {
-      return await settlePool(this.#catalog, this.#deviceMapper, name)
+      return await recoverPool(this.#catalog, this.#deviceMapper, name)
     } catch (error) {
       const known = asDeltamapperError(error)
-      if (known.code === 'DM_INTERNAL') this.#logger.error({ err: known.cause ?? known, pool: name }, 'not settled')
-      return { settled: [], undone: [], findings: [unsettled(name, known)] }
+      if (known.code === 'DM_INTERNAL') this.#logger.error({ err: known.cause ?? known, pool: name }, 'not recovered')
+      return { settled: [], undone: [], findings: [unrecovered(name, known)] }
     }
   }
 
   /** Logs what was recovered, and what could not be. */
-  report({ settled, findings }: Settlement): void {
-    for (const because of settled) this.#logger.warn({ because }, 'settled what was left unfinished')
+  report({ settled, findings }: Recovery): void {
+    for (const because of settled) this.#logger.warn({ because }, 'recovered what was interrupted')
     for (const { kind, pool, thinId, what, remedy } of findings) {
       this.#logger.warn({ kind, pool, thinId, remedy }, what)
     }
@@ -144,7 +143,7 @@ function unfinished(pool: string, findings: readonly Finding[]): DeltamapperErro
   const [first] = findings
   return new DeltamapperError(
     'DM_CATALOG_DISAGREES',
-    first?.what ?? `what was begun in pool ${pool} is not finished`,
+    first?.what ?? `a change of pool ${pool} is not finished`,
     first?.remedy ?? `\`deltamapper pool check ${pool}\` shows what disagrees`
   )
 }

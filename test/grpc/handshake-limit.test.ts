@@ -2,10 +2,10 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import test from 'ava'
-import { CrowdedDoor } from '../../src/grpc/crowded-door.ts'
+import { HandshakeLimit } from '../../src/grpc/handshake-limit.ts'
 
 test('of too many that wait the oldest goes; who was let in stays', async (t) => {
-  const door = new CrowdedDoor(3)
+  const door = new HandshakeLimit(3)
   const arrived: Socket[] = []
   const server = createServer((socket) => {
     arrived.push(socket)

@@ -1,9 +1,9 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import test from 'ava'
-import { Quiet } from '../../../../src/agent/era/device/quiet.ts'
+import { StatusGate } from '../../../../src/agent/era/device/status-gate.ts'
 
 test('a change waits for questions that are under way, and none begin before it is done', async (t) => {
-  const quiet = new Quiet()
+  const quiet = new StatusGate()
   const order: string[] = []
   const [answer, change] = [Promise.withResolvers<string>(), Promise.withResolvers<string>()]
   const asked = quiet.ask('a', () => answer.promise)
@@ -26,7 +26,7 @@ test('a change waits for questions that are under way, and none begin before it 
 })
 
 test('what fails is over all the same', async (t) => {
-  const quiet = new Quiet()
+  const quiet = new StatusGate()
   const failing = () => Promise.reject(new Error('no'))
   await t.throwsAsync(quiet.ask('a', failing), { message: 'no' })
   await t.throwsAsync(quiet.keep('a', failing), { message: 'no' })

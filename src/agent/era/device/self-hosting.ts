@@ -9,14 +9,14 @@ import type { DeviceNumber } from '../../../devicemapper/target-words.ts'
 import { DeltamapperError } from '../../../errors.ts'
 
 /** @param catalogPath the catalog's file */
-export interface OwnPlace {
+export interface NeededPath {
   readonly path: string
   /** What we use it for, in words. */
   readonly what: string
 }
 
 /** What must work while a volume is suspended. The look-up skips what does not exist. */
-export async function ownPlaces(catalogPath: string): Promise<OwnPlace[]> {
+export async function neededPaths(catalogPath: string): Promise<NeededPath[]> {
   const logs = await Promise.all([1, 2].map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')))
   return [
     { path: dirname(catalogPath), what: 'the catalog' },
@@ -36,13 +36,17 @@ export async function ownPlaces(catalogPath: string): Promise<OwnPlace[]> {
  * @param device the device to suspend
  * @throws DM_DEVICE_BUSY when it holds something that is needed meanwhile
  */
-export async function refuseOwnPlace(device: DeviceNumber, name: string, places: readonly OwnPlace[]): Promise<void> {
+export async function refuseSelfHosting(
+  device: DeviceNumber,
+  name: string,
+  places: readonly NeededPath[]
+): Promise<void> {
   const mounts = parseMounts(await readFile('/proc/self/mountinfo', 'utf8'))
   for (const { path, what } of places) {
     if (!(await isOn(path, device, mounts))) continue
     throw new DeltamapperError(
       'DM_DEVICE_BUSY',
-      `${what} (${path}) is on ${name}: suspended, it would suspend whoever is to resume it`,
+      `${what} (${path}) is on ${name}: suspending it would suspend the process that must resume it`,
       'move that to another device; volumes that hold them are for a driver of their own'
     )
   }
@@ -84,7 +88,7 @@ function overlayLayers(options: string): string[] {
 }
 
 /** The files of /proc/swaps. */
-export function swaps(text: string): OwnPlace[] {
+export function swaps(text: string): NeededPath[] {
   const lines = text.split('\n').slice(1)
   return lines.flatMap((line) => {
     const path = line.split(/\s/)[0] ?? ''

@@ -1,5 +1,5 @@
 import test from 'ava'
-import { Turns } from '../../../src/agent/node/turns.ts'
+import { KeyedLock } from '../../../src/agent/node/keyed-lock.ts'
 
 /** Work that ends when it is told to. */
 function gate() {
@@ -8,7 +8,7 @@ function gate() {
 }
 
 test('one after the other in a pool, in the order in which they came', async (t) => {
-  const turns = new Turns()
+  const turns = new KeyedLock()
   const gates = [gate(), gate(), gate()]
   const begun: number[] = []
   const all = gates.map(({ work }, index) =>
@@ -28,7 +28,7 @@ test('one after the other in a pool, in the order in which they came', async (t)
 })
 
 test('what fails, fails for whoever asked for it, and for nobody else', async (t) => {
-  const turns = new Turns()
+  const turns = new KeyedLock()
   const first = gate()
   const [failing, next] = [turns.take('tank', first.work), turns.take('tank', () => Promise.resolve('done'))]
   first.fail(new Error('no'))
@@ -37,7 +37,7 @@ test('what fails, fails for whoever asked for it, and for nobody else', async (t
 })
 
 test('when it closes, what is under way ends, and what waits is refused', async (t) => {
-  const turns = new Turns()
+  const turns = new KeyedLock()
   const first = gate()
   const running = turns.take('tank', first.work)
   const waiting = turns.take('tank', () => Promise.resolve('too late'))

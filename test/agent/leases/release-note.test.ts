@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import type { LeaseRecord } from '../../../src/agent/catalog/lease.ts'
-import { notePath, removeNote, withNote, writeNote } from '../../../src/agent/leases/keeper-note.ts'
+import { notePath, removeNote, withNote, writeNote } from '../../../src/agent/leases/release-note.ts'
 
 function catalogPath(t: ExecutionContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'note-'))

@@ -4,7 +4,7 @@
  * and exchange wait for each other for ever. So a change to a volume first waits for running queries, and admits no new
  * ones until it is done.
  */
-export class Quiet {
+export class StatusGate {
   readonly #kept = new Map<string, number>()
   readonly #asking = new Map<string, Set<Promise<unknown>>>()
 
