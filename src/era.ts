@@ -1,6 +1,6 @@
 /**
- * Walks of an era device's metadata, as a library (`import { openEraDevice } from 'deltamapper/era'`): what was written to since an era,
- * without an agent. docs/library.md has an example, and what a caller has to see to.
+ * Walks of an era device's metadata, as a library (`import { openEraDevice } from 'deltamapper/era'`): what was written
+ * to since an era, without an agent. docs/library.md has an example, and what a caller has to see to.
  */
 import { type EraMetadata, type MetadataView, openEraMetadata } from './devicemapper/era/era-metadata.ts'
 import type { ExtentStream } from './devicemapper/extents.ts'
@@ -26,11 +26,17 @@ export interface EraDeviceFacts {
   readonly sizeBytes: number
   /** The last era whose writes this view knows; 0 for none yet. */
   readonly lastEra: number
-  /** Eras whose writes are still told apart, ascending. Of those before, only the last in which a block was written to is known. */
+  /**
+   * Eras whose writes are still told apart, ascending. Of those before, only the last in which a block was written to
+   * is known.
+   */
   readonly distinctEras: readonly number[]
 }
 
-/** dm-era knows when a block was last written to, not what was in it: a delta is what was written to since the base's era. */
+/**
+ * dm-era knows when a block was last written to, not what was in it: a delta is what was written to since the base's
+ * era.
+ */
 export interface DeltaQuestion {
   /** Blocks written to in this era or later; 0 to `lastEra`. The base was taken at the end of the era before. */
   readonly sinceEra: number
@@ -45,18 +51,25 @@ export interface DeltaQuestion {
   readonly signal?: AbortSignal | undefined
 }
 
-/** An era device's metadata, open. Batches are valid until the next is asked for; an answer is complete where they end by themselves. */
+/**
+ * An era device's metadata, open. Batches are valid until the next is asked for; an answer is complete where they end
+ * by themselves.
+ */
 export interface EraDevice extends AsyncDisposable {
   readonly path: string
   /** @throws DM_METADATA_DAMAGED, DM_READ_FAILED, DM_SNAPSHOT_CHANGED where the metadata snapshot was dropped */
   inspect(signal?: AbortSignal): Promise<EraDeviceFacts>
-  /** Whatever was ever written to since the device is tracked: no full backup, unless it was empty then. @throws what `delta` throws */
+  /**
+   * Whatever was ever written to since the device is tracked: no full backup, unless it was empty then.
+   *
+   * @throws what `delta` throws
+   */
   allocated(question?: Omit<DeltaQuestion, 'sinceEra'>): Promise<ExtentStream>
   /**
    * What was written to since an era began.
    *
-   * @throws DM_ERA_NOT_REACHED, DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; DM_DEVICE_BUSY for the live root of an active device; it and its
-   *   batches: DM_SNAPSHOT_CHANGED, DM_METADATA_DAMAGED, DM_READ_FAILED, DM_CANCELLED
+   * @throws DM_ERA_NOT_REACHED, DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; DM_DEVICE_BUSY for the live root of an
+   *   active device; it and its batches: DM_SNAPSHOT_CHANGED, DM_METADATA_DAMAGED, DM_READ_FAILED, DM_CANCELLED
    */
   delta(question: DeltaQuestion): Promise<ExtentStream>
   close(): Promise<void>
@@ -65,8 +78,8 @@ export interface EraDevice extends AsyncDisposable {
 /**
  * Opens an era device's metadata.
  *
- * @param path its metadata device, or a file with a copy of one. While the device is active, it needs a metadata snapshot
- *   (`dmsetup message DEVICE 0 take_metadata_snap`)
+ * @param path its metadata device, or a file with a copy of one. While the device is active, it needs a metadata
+ *   snapshot (`dmsetup message DEVICE 0 take_metadata_snap`)
  * @throws DM_READ_FAILED, DM_METADATA_FOREIGN, DM_METADATA_DAMAGED, DM_METADATA_UNSUPPORTED
  */
 export async function openEraDevice(path: string, options: OpenOptions = {}): Promise<EraDevice> {

@@ -1,6 +1,6 @@
 /**
- * Walks of a thin pool's metadata, as a library (`import { openThinPool } from 'deltamapper/thin'`): what an agent does for each question,
- * without an agent. docs/library.md has an example, and what a caller has to see to.
+ * Walks of a thin pool's metadata, as a library (`import { openThinPool } from 'deltamapper/thin'`): what an agent does
+ * for each question, without an agent. docs/library.md has an example, and what a caller has to see to.
  */
 import type { ExtentStream } from './devicemapper/extents.ts'
 import { type MetadataView, openPoolMetadata, type PoolMetadata } from './devicemapper/thin/pool-metadata.ts'
@@ -10,7 +10,10 @@ export type { MetadataView } from './devicemapper/thin/pool-metadata.ts'
 export { DeltamapperError, type ErrorCode } from './errors.ts'
 
 export interface OpenOptions {
-  /** Look at the live root even where a metadata snapshot is held. Without it, what is newer than the metadata snapshot is not there. */
+  /**
+   * Look at the live root even where a metadata snapshot is held. Without it, what is newer than the metadata snapshot
+   * is not there.
+   */
   readonly liveRoot?: boolean | undefined
   /** How long one read of a device may take, in milliseconds; 30,000 by default. */
   readonly deadlineMs?: number | undefined
@@ -47,11 +50,16 @@ export interface ThinPoolFacts {
 
 export interface AllocatedQuestion {
   readonly deviceId: number
-  /** Size of the device in bytes; by default up to the end of its highest mapping, which is less where its end was never written to. */
+  /**
+   * Size of the device in bytes; by default up to the end of its highest mapping, which is less where its end was never
+   * written to.
+   */
   readonly sizeBytes?: number | undefined
   /** Extents that end at or before this byte are left out; rounded down to a block. 0 to `sizeBytes`. */
   readonly startingOffset?: number | undefined
-  /** Size in bytes of an external origin, which shows wherever the device maps nothing: all of it counts as allocated. */
+  /**
+   * Size in bytes of an external origin, which shows wherever the device maps nothing: all of it counts as allocated.
+   */
   readonly externalOriginBytes?: number | undefined
   readonly signal?: AbortSignal | undefined
 }
@@ -60,7 +68,9 @@ export interface DeltaQuestion {
   /** A snapshot that nobody has written to since it was taken: a block that was gives an error where it shows. */
   readonly baseId: number
   readonly targetId: number
-  /** Size of the base in bytes: whatever the target maps beyond counts as changed. By default as large as the target. */
+  /**
+   * Size of the base in bytes: whatever the target maps beyond counts as changed. By default as large as the target.
+   */
   readonly baseSizeBytes?: number | undefined
   /** Size of the target in bytes; by default up to the end of its highest mapping. */
   readonly sizeBytes?: number | undefined
@@ -72,8 +82,9 @@ export interface DeltaQuestion {
 }
 
 /**
- * A pool's metadata, open. Answers come in batches: each batch is valid until the next is asked for, and an answer is complete only where
- * its batches end by themselves. On a device in use, every batch is checked against the live metadata before it is handed out.
+ * A pool's metadata, open. Answers come in batches: each batch is valid until the next is asked for, and an answer is
+ * complete only where its batches end by themselves. On a device in use, every batch is checked against the live
+ * metadata before it is handed out.
  */
 export interface ThinPool extends AsyncDisposable {
   readonly path: string
@@ -82,8 +93,8 @@ export interface ThinPool extends AsyncDisposable {
   /**
    * What a device maps: the extents of a full backup.
    *
-   * @throws DM_DEVICE_NOT_FOUND, DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; it and its batches: DM_SNAPSHOT_CHANGED, DM_METADATA_DAMAGED,
-   *   DM_READ_FAILED, DM_CANCELLED
+   * @throws DM_DEVICE_NOT_FOUND, DM_ARGUMENT_INVALID, DM_OFFSET_OUT_OF_RANGE; it and its batches: DM_SNAPSHOT_CHANGED,
+   *   DM_METADATA_DAMAGED, DM_READ_FAILED, DM_CANCELLED
    */
   allocated(question: AllocatedQuestion): Promise<ExtentStream>
   /**

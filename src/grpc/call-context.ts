@@ -15,7 +15,10 @@ export interface CallContext {
   readonly requestId: string
   /** The caller, as far as connections tell: the IP address, or the process at the other end of a unix socket. */
   readonly client: string
-  /** The caller means the handles as they are: it knows that they may be of two volumes, of which an answer is exact all the same. */
+  /**
+   * The caller means the handles as they are: it knows that they may be of two volumes, of which an answer is exact all
+   * the same.
+   */
   readonly anyVolume: boolean
 }
 
@@ -28,8 +31,8 @@ interface IncomingCall {
 
 const requestIdKey = 'x-request-id'
 /**
- * Set by our own client, whose handles are ours. A CSI driver's base and target are to be of one volume, as the specification wants, so that
- * nothing passes this on, and sidecars do not know it.
+ * Set by our own client, whose handles are ours. A CSI driver's base and target are to be of one volume, as the
+ * specification wants, so that nothing passes this on, and sidecars do not know it.
  */
 const anyVolumeKey = 'deltamapper-any-volume'
 const requestIdForm = /^[A-Za-z0-9._:-]{1,64}$/

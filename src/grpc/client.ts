@@ -53,7 +53,8 @@ export interface SnapshotMetadataClient {
   /**
    * What changed from the base to the target; otherwise as `allocated`.
    *
-   * `anyVolume`: asked of an agent of ours by its own handles, two of different volumes are compared as well, where they are of one pool.
+   * `anyVolume`: asked of an agent of ours by its own handles, two of different volumes are compared as well, where
+   * they are of one pool.
    */
   delta(
     request: {

@@ -1,8 +1,8 @@
 /**
  * `grpc-timeout` in every form that the protocol allows: one to eight digits and a unit (gRPC over HTTP/2, "Timeout").
  *
- * grpc-js counts it in milliseconds of 31 bits, so that 1000 hours lie in the past; of nine digits it takes the last eight, and of words that
- * hold a time that. So the header is looked at before grpc-js sees it.
+ * grpc-js counts it in milliseconds of 31 bits, so that 1000 hours lie in the past; of nine digits it takes the last
+ * eight, and of words that hold a time that. So the header is looked at before grpc-js sees it.
  */
 import type { Http2Server, IncomingHttpHeaders } from 'node:http2'
 import type { Server } from '@grpc/grpc-js'
@@ -13,8 +13,8 @@ const MS_OF_UNIT: Record<string, number> = { H: 3_600_000, M: 60_000, S: 1000, m
 const LONGEST_MS = 2 ** 31 - 1
 
 /**
- * What grpc-js is to be told in place of a header; undefined for no deadline at all. One beyond 24 days is left to the client, which ends
- * its call itself; what is no timeout is refused with what it says.
+ * What grpc-js is to be told in place of a header; undefined for no deadline at all. One beyond 24 days is left to the
+ * client, which ends its call itself; what is no timeout is refused with what it says.
  */
 export function understoodTimeout(header: string): string | undefined {
   const [, digits, unit = ''] = /^(\d{1,8})([HMSmun])$/.exec(header) ?? []

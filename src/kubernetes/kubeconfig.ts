@@ -1,10 +1,10 @@
 /**
- * Which cluster, and who we are there, as kubectl reads it (client-go, tools/clientcmd): a kubeconfig file, several in KUBECONFIG, or the
- * service account of a pod.
+ * Which cluster, and who we are there, as kubectl reads it (client-go, tools/clientcmd): a kubeconfig file, several in
+ * KUBECONFIG, or the service account of a pod.
  *
- * The client library reads kubeconfigs in part: of several files it lets the last one win, it knows no `tokenFile`, and it leaves out what it
- * does not know. Whoever is not who they were meant to be is refused at best, and may do too much at worst. So the files are read and merged
- * here, and what cannot be kept is refused.
+ * The client library reads kubeconfigs in part: of several files it lets the last one win, it knows no `tokenFile`, and
+ * it leaves out what it does not know. Whoever is not who they were meant to be is refused at best, and may do too much
+ * at worst. So the files are read and merged here, and what cannot be kept is refused.
  */
 import { existsSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -18,7 +18,9 @@ import { fieldOf, listOf, textOf } from './object.ts'
 type Fields = Record<string, unknown>
 type Authenticator = Parameters<KubeConfig['addAuthenticator']>[0]
 
-/** The lists of a kubeconfig: what their entries hold, and which fields of that are paths, from the file's folder on. */
+/**
+ * The lists of a kubeconfig: what their entries hold, and which fields of that are paths, from the file's folder on.
+ */
 const LISTS = [
   { name: 'clusters', holds: 'cluster', paths: ['certificate-authority'] },
   { name: 'users', holds: 'user', paths: ['client-certificate', 'client-key', 'tokenFile'] },

@@ -1,8 +1,8 @@
 /**
- * What whoever wants a name that something else has is told: to choose another. Never to remove what has it, which is in use.
+ * What whoever wants a name that something else has is told: to choose another. Never to remove what has it, which is
+ * in use.
  */
 import { DeltamapperError } from '../../errors.ts'
-import type { OwnedThin } from './owned-pools.ts'
 
 /** @param has what goes by that name, as a clause */
 export function nameTaken(has: string, lists?: string): DeltamapperError {
@@ -11,7 +11,7 @@ export function nameTaken(has: string, lists?: string): DeltamapperError {
 }
 
 /** The name of a volume or snapshot in a pool of the agent's own. */
-export function thinNameTaken({ pool, name, kind }: Pick<OwnedThin, 'pool' | 'name' | 'kind'>): DeltamapperError {
+export function thinNameTaken({ pool, name, kind }: { pool: string; name: string; kind: string }): DeltamapperError {
   return nameTaken(`pool ${pool} already has a ${kind} ${name}`, `deltamapper ${kind} list ${pool}`)
 }
 

@@ -1,6 +1,6 @@
 /**
- * Asks before something is destroyed that cannot be had back: data, history, or what the catalog knows. On a terminal a person is asked. Where
- * nobody can be, as in a script, `--yes` has to say that it is meant; silence is no answer.
+ * Asks before something is destroyed that cannot be had back: data, history, or what the catalog knows. On a terminal a
+ * person is asked. Where nobody can be, as in a script, `--yes` has to say that it is meant; silence is no answer.
  */
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -23,7 +23,8 @@ export function addDestructiveOptions(command: Command): Command {
  *
  * @param what what is going to be lost, as a clause: `volume tank/documents is deleted, with all data in it`
  * @param yes whether that was said beforehand
- * @throws UsageError where nobody can be asked; DM_CANCELLED where who was asked does not agree; Interrupted on Ctrl-C and at the end of input
+ * @throws UsageError where nobody can be asked; DM_CANCELLED where who was asked does not agree; Interrupted on Ctrl-C
+ *   and at the end of input
  */
 export async function confirmed(what: string, yes = false): Promise<void> {
   if (yes) return

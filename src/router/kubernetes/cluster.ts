@@ -14,8 +14,8 @@ import { byName, type Driver, type Find, type Located } from '../drivers/driver.
 import { AgentEndpoints, type EndpointOptions } from './agent-endpoints.ts'
 
 /**
- * What nothing was heard of for so long, in milliseconds, is not kept up to date, though its watch may seem to go on: a server ends each
- * watch after half of that (api.ts), and with that says that it is all.
+ * What nothing was heard of for so long, in milliseconds, is not kept up to date, though its watch may seem to go on: a
+ * server ends each watch after half of that (api.ts), and with that says that it is all.
  */
 const SILENT_MS = 60_000
 
@@ -92,8 +92,8 @@ export class Cluster {
   }
 
   /**
-   * Lists everything anew. Who asks while a list is under way shares it, if that has what is asked for: that it has not may be because the
-   * snapshot is younger.
+   * Lists everything anew. Who asks while a list is under way shares it, if that has what is asked for: that it has not
+   * may be because the snapshot is younger.
    */
   async #listedOrFound(handle: string, signal: AbortSignal): Promise<Located | undefined> {
     const found = Promise.withResolvers<Located>()

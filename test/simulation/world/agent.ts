@@ -91,7 +91,9 @@ export function startAgent(
     logicalVolumes: async (group: string) => {
       const volumes = (await report()).filter(({ vgName }) => vgName === group)
       return volumes.length > 0 ? volumes : undefined
-    }
+    },
+    // Classic snapshots have no part in this world.
+    snapshotLinks: async () => undefined
   }
   const sources = new Sources(new Map(), { deviceMapper: devices.portOf(owner), lvm })
   const knowledge = catalogKnowledge(catalog, logger, { strictBases, open, now: () => scheduler.now })
