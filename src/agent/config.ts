@@ -113,11 +113,15 @@ export const agentConfig = z.strictObject({
   cow: z
     .strictObject({
       /**
-       * Chunks that were written to after the target, and perhaps before as well, are told apart by their old contents: `auto` where base and target
-       * are read-only and the base was so when it was served, `always` where they are read-only now, `never`. Otherwise they count as changed.
+       * Chunks that were written to after the target, and perhaps before as well, are told apart by their old contents:
+       * `auto` where base and target are read-only and the base was so when it was served, `always` where they are
+       * read-only now, `never`. Otherwise they count as changed.
        */
       compare: z.enum(['auto', 'never', 'always']).default('auto'),
-      /** With `auto`, the most that is read for it in one answer; the rest counts as changed. And how fast, whatever `compare` says. */
+      /**
+       * With `auto`, the most that is read for it in one answer; the rest counts as changed. And how fast, whatever
+       * `compare` says.
+       */
       compareMebibytes: z.number().min(0).default(1024),
       compareMebibytesPerSecond: z.number().min(0.1).default(64)
     })

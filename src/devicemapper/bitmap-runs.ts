@@ -11,7 +11,10 @@ export interface BitmapPart {
   readonly high: number
 }
 
-/** Adds the runs of ones to the extents. What is of no interest in the words looked at is cleared. Nothing where `low >= high`. */
+/**
+ * Adds the runs of ones to the extents. What is of no interest in the words looked at is cleared. Nothing where `low >=
+ * high`.
+ */
 export function addRuns(extents: ExtentBuilder, { bitmap, begin, low, high }: BitmapPart): void {
   if (low >= high) return
   const firstWord = (low - begin) >>> 5

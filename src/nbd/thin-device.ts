@@ -3,12 +3,12 @@
  *
  *   device ──table──▶ thin POOL ID ──▶ thin-pool METADATA DATA ──▶ the snapshot's root and count of mappings
  *
- * Whoever writes to the device, or trims it, moves the root, once the pool commits. A pool commits within a second, and data of a write are
- * read back before that: so where anybody can write, the pool is made to commit before each look (pool_status in drivers/md/dm-thin.c). Where the
- * device is read-only, it is left alone.
+ * Whoever writes to the device, or trims it, moves the root, once the pool commits. A pool commits within a second, and
+ * data of a write are read back before that: so where anybody can write, the pool is made to commit before each look
+ * (pool_status in drivers/md/dm-thin.c). Where the device is read-only, it is left alone.
  *
- * Two writes can bring a root back to the block that it was in, with the same checksum, while a client pauses. So the kernel's own count of the
- * device's writes and discards has to stay what it was, too.
+ * Two writes can bring a root back to the block that it was in, with the same checksum, while a client pauses. So the
+ * kernel's own count of the device's writes and discards has to stay what it was, too.
  */
 import { readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
@@ -174,7 +174,10 @@ interface Opened {
   readonly writes: string
 }
 
-/** Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of none.) */
+/**
+ * Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of
+ * none.)
+ */
 function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
   const fields = readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)
   return [6, 13].map((at) => fields[at] ?? '0').join(' ')

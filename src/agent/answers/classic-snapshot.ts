@@ -1,17 +1,17 @@
 /**
- * Classic LVM snapshots (`lvcreate -s -L`): `VG/LV`, of a thick or a thin volume. What changed since one was taken is in its store.
+ * Classic LVM snapshots (`lvcreate -s -L`): `VG/LV`, of a thick or a thin volume. What changed since one was taken is
+ * in its store.
  *
  *   look up both, at one look ─▶ count their entries ─▶ read the lists ─▶ look up again ─▶ the catalog ─▶ first message
  *                                                                        the kernel, before each message ─┘
  *
- * LVM says what a snapshot is: its UUID, and how it is tied to its origin (snapshot-links.ts). The kernel says whether its devices stand as LVM
- * puts them (classic-devices.ts), and whether its store is whole. A store itself says neither whose it is nor since when.
+ * LVM says what a snapshot is: its UUID, and how it is tied to its origin (snapshot-links.ts). The kernel says whether
+ * its devices stand as LVM puts them (classic-devices.ts), and whether its store is whole. A store itself says neither
+ * whose it is nor since when.
  */
 import { isDeepStrictEqual } from 'node:util'
-import type { Logger } from 'pino'
-import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { Catalog } from '../catalog/catalog.ts'
+import type { ClassicServices } from './classic-services.ts'
 import {
   checkClassicBase,
   checkClassicList,
@@ -37,7 +37,9 @@ import type { LvmPort } from './one-look.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { volumeUuid } from './volume-group.ts'
 
-/** LVM makes a snapshot's volume and ties it to its origin in one command; more apart, it was tied once more. Seconds. */
+/**
+ * LVM makes a snapshot's volume and ties it to its origin in one command; more apart, it was tied once more. Seconds.
+ */
 const ONE_COMMAND = 60
 
 /** A classic snapshot as its source knows it. */
@@ -57,25 +59,11 @@ export interface ClassicSnapshot extends FoundSnapshot {
   readonly devices: ClassicDevices
 }
 
-/** What the agent lends for them. */
-export interface ClassicServices {
-  readonly catalog: Pick<Catalog, 'findClassic' | 'rememberClassic'>
-  readonly deviceMapper: Pick<DeviceMapper, 'info' | 'table' | 'status'>
-  readonly logger: Logger
-  readonly strictBases: boolean
-  readonly compare: 'auto' | 'never' | 'always'
-  /** The most that is read to compare old contents with `auto`, and how fast in any case: bytes, and bytes a second. */
-  readonly compareBytes: number
-  readonly compareBytesPerSecond: number
-  /** Told how many bytes were reported because nothing told them apart. */
-  readonly onDoubtful?: (bytes: number) => void
-}
-
 /**
  * The classic snapshots of a group; undefined for everything else.
  *
- * `snapshot()` throws DM_COW_INACTIVE, DM_COW_MERGING, DM_COW_TRANSIENT, DM_COW_DETACHED, DM_VOLUME_IN_USE for what has such snapshots, DM_LVM_FAILED,
- * and what device-mapper calls throw.
+ * `snapshot()` throws DM_COW_INACTIVE, DM_COW_MERGING, DM_COW_TRANSIENT, DM_COW_DETACHED, DM_VOLUME_IN_USE for what has
+ * such snapshots, DM_LVM_FAILED, and what device-mapper calls throw.
  */
 export function classicSource(
   volumeGroup: string,
@@ -171,9 +159,11 @@ class ClassicAnswer {
   }
 
   /**
-   * What has to be known before the stores are read. Both snapshots are there by now, so that whatever changed between them is on disk.
+   * What has to be known before the stores are read. Both snapshots are there by now, so that whatever changed between
+   * them is on disk.
    *
-   * @throws DM_BASE_CHANGED, DM_COW_REJOINED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_COW_INVALID, DM_COW_OVERFLOWED; what the catalog throws
+   * @throws DM_BASE_CHANGED, DM_COW_REJOINED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_COW_INVALID, DM_COW_OVERFLOWED;
+   *   what the catalog throws
    */
   async begin(): Promise<BegunStores> {
     const { deviceMapper } = this.#services
@@ -219,7 +209,9 @@ class ClassicAnswer {
     }
   }
 
-  /** What a store says against a question, the kernel or LVM may say better: that it was given up, merged, or made anew. */
+  /**
+   * What a store says against a question, the kernel or LVM may say better: that it was given up, merged, or made anew.
+   */
   async explained(error: unknown): Promise<unknown> {
     if (error instanceof DeltamapperError && error.code !== 'DM_METADATA_DAMAGED' && error.code !== 'DM_READ_FAILED') {
       return error
@@ -280,8 +272,8 @@ class ClassicAnswer {
   }
 
   /**
-   * How much may be compared. Only where nobody can write into either: who wrote the target's content into the base would hide a change from what
-   * was backed up.
+   * How much may be compared. Only where nobody can write into either: who wrote the target's content into the base
+   * would hide a change from what was backed up.
    */
   #compareBytes(): number {
     const { compare, compareBytes } = this.#services
@@ -312,8 +304,8 @@ function checkRelated(base: ClassicSnapshot, target: ClassicSnapshot): void {
       'compare snapshots of one volume'
     )
   }
-  // A clock may have gone back in between, and a volume been put before others: what the two say together is taken for true. (Either way the
-  // answer has all that differs; it is the caller who has mixed something up.)
+  // A clock may have gone back in between, and a volume been put before others: what the two say together is taken for
+  // true. (Either way the answer has all that differs; it is the caller who has mixed something up.)
   if (base.link.createdAt > target.link.createdAt && base.link.place > target.link.place) {
     throw new DeltamapperError(
       'DM_ORDER_REVERSED',

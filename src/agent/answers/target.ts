@@ -1,7 +1,7 @@
 /** The interface of a kind of storage whose snapshots the agent answers for. The registry is targets.ts. */
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
-import type { ClassicServices } from './classic-snapshot.ts'
+import type { ClassicServices } from './classic-services.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Plan, Walk } from '../walks/plan.ts'

@@ -112,7 +112,10 @@ export class Catalog {
     return this.#call('forgetServed', keep)
   }
 
-  /** Records that a classic snapshot is about to be answered about; to be awaited before the first message leaves. See classic-served.ts. */
+  /**
+   * Records that a classic snapshot is about to be answered about; to be awaited before the first message leaves. See
+   * classic-served.ts.
+   */
   async rememberClassic(
     facts: ClassicFacts,
     list: { readonly entries: number; readonly digest: string },

@@ -1,14 +1,14 @@
 /**
- * The record of classic snapshots: what was served as target, and what was compared with as base. Durable before the first message leaves.
+ * The record of classic snapshots: what was served as target, and what was compared with as base. Durable before the
+ * first message leaves.
  *
- * What a snapshot is stands in LVM's metadata (its UUID, and the id by which it is tied to its origin), and in its store, to which entries are
- * only added: as base it has to be tied as it was, and its list has to begin with what the list was. So has a target's: all records of one are
- * beginnings of one list.
+ * What a snapshot is stands in LVM's metadata (its UUID, and the id by which it is tied to its origin), and in its
+ * store, to which entries are only added: as base it has to be tied as it was, and its list has to begin with what the
+ * list was. So has a target's: all records of one are beginnings of one list.
  */
 import { DeltamapperError } from '../../errors.ts'
-import type { CatalogDatabase } from './database.ts'
 import type { Role } from './fingerprint.ts'
-import { type RowOf, Table } from './store/table.ts'
+import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const classicTable = new Table(
   'classic_served',
@@ -49,7 +49,7 @@ const MOST_FORGOTTEN = 10_000
 
 /** Records that a snapshot is about to be answered about. @param list how many entries it had, and their digest */
 export function rememberClassic(
-  database: CatalogDatabase,
+  database: Writable,
   { readOnly, ...facts }: ClassicFacts,
   list: { readonly entries: number; readonly digest: string },
   role: Role,
@@ -76,7 +76,7 @@ export function rememberClassic(
 
 /** Everything on record under this handle, or with this identity under another. */
 export function findClassic(
-  database: CatalogDatabase,
+  database: Writable,
   { handle, identity }: Pick<ClassicFacts, 'handle' | 'identity'>
 ): ClassicRow[] {
   const byIdentity = classicTable.find(database, { identity })
@@ -84,7 +84,7 @@ export function findClassic(
 }
 
 /** Forgets the oldest beyond a number, 10,000 at most a call. @returns how many; call again while it is not 0 */
-export function forgetClassic(database: CatalogDatabase, keep: number): number {
+export function forgetClassic(database: Writable, keep: number): number {
   return database.write(() => {
     const rest = classicTable.select(database, 'ORDER BY last_served_at DESC LIMIT ? OFFSET ?', MOST_FORGOTTEN, keep)
     classicTable.delete(database, rest)

@@ -1,6 +1,6 @@
 /**
- * What is worth knowing of the classic snapshots on a node: how full their stores are, how long they will last at the rate at which they have
- * filled so far, and which of them can be a base.
+ * What is worth knowing of the classic snapshots on a node: how full their stores are, how long they will last at the
+ * rate at which they have filled so far, and which of them can be a base.
  */
 import type { Finding } from './examination.ts'
 import { type Catalog } from '../catalog/catalog.ts'

@@ -102,8 +102,8 @@ export class LvmReporter {
   }
 
   /**
-   * How the classic snapshots of a group are tied to their origins; undefined when LVM sees no such group. No report has it, so that the group's
-   * metadata is read from one of its disks.
+   * How the classic snapshots of a group are tied to their origins; undefined when LVM sees no such group. No report
+   * has it, so that the group's metadata is read from one of its disks.
    *
    * @throws DM_LVM_FAILED; also when the group changes meanwhile, or a disk has an older state of it
    */

@@ -1,18 +1,23 @@
 /**
- * What LVM's metadata says of classic snapshots beyond what its reports do: each is tied to its origin by a hidden volume, `snapshotN`.
+ * What LVM's metadata says of classic snapshots beyond what its reports do: each is tied to its origin by a hidden
+ * volume, `snapshotN`.
  *
- *     snapshot0 { id = "BDkLfR-…"  creation_time = 1795981557  segment1 { type = "snapshot"  chunk_size = 16  origin = "o"  cow_store = "s1" } }
+ *     snapshot0 { id = "BDkLfR-…"  creation_time = 1795981557  segment1 { type = "snapshot"  chunk_size = 16  origin =
+ *     "o"  cow_store = "s1" } }
  *
- * Split off and joined again (lvconvert --splitsnapshot, --type snapshot), a snapshot has all that it had before, and lacks what was written
- * meanwhile; only this id is another, and its time. No report shows it, so the metadata's text is read (pvck --dump metadata; format:
- * lib/format_text in LVM's sources). A snapshot that is being merged has `merging_store` in place of `cow_store`.
+ * Split off and joined again (lvconvert --splitsnapshot, --type snapshot), a snapshot has all that it had before, and
+ * lacks what was written meanwhile; only this id is another, and its time. No report shows it, so the metadata's text
+ * is read (pvck --dump metadata; format: lib/format_text in LVM's sources). A snapshot that is being merged has
+ * `merging_store` in place of `cow_store`.
  */
 import { DeltamapperError } from '../../errors.ts'
 
 export interface SnapshotLink {
   /** The hidden volume's UUID. */
   readonly id: string
-  /** When it was tied to its origin, and when its own volume was made: seconds since 1970, by this machine's clock then. */
+  /**
+   * When it was tied to its origin, and when its own volume was made: seconds since 1970, by this machine's clock then.
+   */
   readonly linkedAt: number
   readonly createdAt: number
   /** Names of the origin and of the snapshot. */

@@ -6,8 +6,9 @@
  *                              VG-ORIGIN-real ◀───────────┘          ▼
  *                                                              VG-SNAPSHOT-cow   the store
  *
- * Everything that is written to the origin has to come through its snapshot-origin target: what is written to `-real` beside it is in no store.
- * So each device is found by the UUID that LVM gives it, each table has to lead to the next, and nobody else may stand on `-real`.
+ * Everything that is written to the origin has to come through its snapshot-origin target: what is written to `-real`
+ * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
+ * and nobody else may stand on `-real`.
  */
 import { readdir, readFile } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
@@ -39,8 +40,8 @@ export interface ClassicDevices {
 }
 
 /**
- * @throws DM_COW_INACTIVE, DM_COW_MERGING, DM_COW_TRANSIENT; DM_COW_DETACHED where they do not stand as LVM puts them; what device-mapper calls
- *   throw
+ * @throws DM_COW_INACTIVE, DM_COW_MERGING, DM_COW_TRANSIENT; DM_COW_DETACHED where they do not stand as LVM puts them;
+ *   what device-mapper calls throw
  */
 export async function classicDevices(
   deviceMapper: ClassicPort,

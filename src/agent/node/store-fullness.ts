@@ -1,5 +1,6 @@
 /**
- * How full the stores of the node's active classic snapshots are: one that overflows is a base that is lost. From device-mapper alone.
+ * How full the stores of the node's active classic snapshots are: one that overflows is a base that is lost. From
+ * device-mapper alone.
  */
 import { parseCowStatus } from '../../devicemapper/cow/status.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -18,7 +19,9 @@ export interface StoreFullness {
   readonly usage: { readonly bytes: number; readonly usedBytes: number } | undefined
 }
 
-/** @param survey the node's devices; those that go away meanwhile are left out. @throws what device-mapper calls throw */
+/**
+ * @param survey the node's devices; those that go away meanwhile are left out. @throws what device-mapper calls throw
+ */
 export async function lookAtStores(
   deviceMapper: Pick<SurveyPort, 'status'>,
   survey: readonly SurveyedDevice[]

@@ -1,6 +1,6 @@
 /**
- * A question about classic snapshots, answered from their stores: lists in, encoded messages out. Runs in a walker thread; LVM, the kernel's
- * word on both snapshots and the catalog are the main thread's.
+ * A question about classic snapshots, answered from their stores: lists in, encoded messages out. Runs in a walker
+ * thread; LVM, the kernel's word on both snapshots and the catalog are the main thread's.
  */
 import { type CowStore, openCowStore } from '../../devicemapper/cow/cow-store.ts'
 import { changed, type ReadStore, type SnapshotStore } from '../../devicemapper/cow/delta.ts'
@@ -70,7 +70,10 @@ export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, c
   await ask('doubtful', budget.left * (base?.store.header.chunkBytes ?? 0))
 }
 
-/** The answer that needs no comparison: everything for a target alone, nothing for a snapshot and itself. Both lists go on record. */
+/**
+ * The answer that needs no comparison: everything for a target alone, nothing for a snapshot and itself. Both lists go
+ * on record.
+ */
 async function* alone(
   { startingOffset }: ClassicWalkRequest,
   target: SnapshotStore,

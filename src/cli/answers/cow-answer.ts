@@ -1,5 +1,6 @@
 /**
- * `deltamapper delta --cow STORE`: what differs between two classic snapshots of one volume, straight from their stores.
+ * `deltamapper delta --cow STORE`: what differs between two classic snapshots of one volume, straight from their
+ * stores.
  */
 import { type CowStore, openCowStore } from '../../devicemapper/cow/cow-store.ts'
 import { changed } from '../../devicemapper/cow/delta.ts'
@@ -9,7 +10,10 @@ import { UsageError } from '../command-line/failure.ts'
 import { counted } from '../../cli/command-line/quantities.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
 
-/** Hands the answer to `use`. @throws UsageError where the command line says more or less than it has to; what reading stores throws */
+/**
+ * Hands the answer to `use`. @throws UsageError where the command line says more or less than it has to; what reading
+ * stores throws
+ */
 export async function answerFromStores(
   basePath: string,
   question: Question,

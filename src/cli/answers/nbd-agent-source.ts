@@ -84,8 +84,8 @@ export async function openAgentSource(
 }
 
 /**
- * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So what the agent says is held
- * against what the pool of the device has.
+ * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So
+ * what the agent says is held against what the pool of the device has.
  *
  * @throws DM_NO_SUCH_DEVICE where they are not of one snapshot; DM_SNAPSHOT_CHANGED
  */

@@ -40,20 +40,7 @@ export function addDeltaCommand(program: Command): void {
       "with the output of era_invalidate: the size of the era device's blocks, which is not in it",
       eraBlockSize
     )
-    .addOption(
-      new Option(
-        '--cow <store>',
-        "the store of the older of two classic LVM snapshots (/dev/mapper/VG-SNAPSHOT-cow), or a copy of it; with --size, the target's size"
-      ).conflicts(['endpoint', 'metadata', 'xml', 'since', 'baseRecord'])
-    )
-    .option(
-      '--target-cow <store>',
-      'with --cow: the store of the newer one. Left out, nobody may have written into that snapshot: the older store does not show it'
-    )
-    .option(
-      '--compare',
-      'with --target-cow: compare the old contents of what both stores have, and leave out what is the same. Only where nobody has ever written into the older snapshot since its backup'
-    )
+  addClassicOptions(command)
     .addHelpText(
       'after',
       `${extentsHelp}${rangesHelp}
@@ -76,5 +63,24 @@ Examples:
     )
     .action(async (base: string | undefined, target: string | undefined, options: ExtentsOptions) =>
       answerExtents({ ask: 'delta', base, target }, options)
+    )
+}
+
+/** Answers from the stores of classic snapshots. */
+function addClassicOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option(
+        '--cow <store>',
+        "the store of the older of two classic LVM snapshots (/dev/mapper/VG-SNAPSHOT-cow), or a copy of it; with --size, the target's size"
+      ).conflicts(['endpoint', 'metadata', 'xml', 'since', 'baseRecord'])
+    )
+    .option(
+      '--target-cow <store>',
+      'with --cow: the store of the newer one. Left out, nobody may have written into that snapshot: the older store does not show it'
+    )
+    .option(
+      '--compare',
+      'with --target-cow: compare the old contents of what both stores have, and leave out what is the same. Only where nobody has ever written into the older snapshot since its backup'
     )
 }

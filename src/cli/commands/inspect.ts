@@ -1,4 +1,7 @@
-/** `deltamapper inspect FILE-OR-DEVICE`: shows the metadata of a thin pool or of an era device, or a classic snapshot's store. */
+/**
+ * `deltamapper inspect FILE-OR-DEVICE`: shows the metadata of a thin pool or of an era device, or a classic snapshot's
+ * store.
+ */
 import { type Command, Option } from 'commander'
 import type { InspectOptions } from './show-inspection.ts'
 

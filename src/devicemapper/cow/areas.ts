@@ -8,13 +8,14 @@
  *
  * What the kernel does, and what is held against each store (drivers/md/dm-snap-persistent.c):
  *
- * - Chunks are given out in turn (prepare_exception) and committed in that very order (dm-snap.c, exception_complete_sequence, since 3.14). So
- *   the old content of entry `i` is at one place only, and no `new_chunk` needs to be remembered to find one that is wrong.
- * - An area is written as a whole, and the next one is zeroed before it is full (persistent_commit_exception): behind the last entry, all is
- *   zero up to the end of its area. Beyond that area, a device holds whatever was there before.
+ * - Chunks are given out in turn (prepare_exception) and committed in that very order (dm-snap.c,
+ *   exception_complete_sequence, since 3.14). So the old content of entry `i` is at one place only, and no `new_chunk`
+ *   needs to be remembered to find one that is wrong.
+ * - An area is written as a whole, and the next one is zeroed before it is full (persistent_commit_exception): behind
+ *   the last entry, all is zero up to the end of its area. Beyond that area, a device holds whatever was there before.
  *
- * An area may be written while it is read. Sectors are whole, so that entries can be missing in between, but none is torn: what does not fit
- * together is read once more.
+ * An area may be written while it is read. Sectors are whole, so that entries can be missing in between, but none is
+ * torn: what does not fit together is read once more.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type BlockReader, type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
@@ -24,7 +25,9 @@ import type { CowHeader } from './header.ts'
 
 export const ENTRY_BYTES = 16
 const ENTRY_WORDS = 4
-/** Windows under way while another is taken in, where reading takes time: the device and the processor both have work. */
+/**
+ * Windows under way while another is taken in, where reading takes time: the device and the processor both have work.
+ */
 const WINDOWS_AHEAD = 3
 /** How long an entry that the kernel has counted may take to be written, in milliseconds: a copy waits for its disk. */
 const COMMIT_MS = 10_000
@@ -32,7 +35,10 @@ const LOOK_AGAIN_MS = 5
 /** How often an area that is being written is read again before it counts as damaged. */
 const MOST_LOOKS = 100
 
-/** Entries of one area. `words` has four to an entry, from word `from` on; all of it is valid until the next area is asked for. */
+/**
+ * Entries of one area. `words` has four to an entry, from word `from` on; all of it is valid until the next area is
+ * asked for.
+ */
 export interface AreaEntries {
   /** Number of the first of them in the list, from 0. */
   readonly first: number
@@ -98,7 +104,10 @@ class AreaReading {
   /** Windows under way, the next one first. */
   #ahead: Load[] = []
   #current: (Omit<Load, 'window'> & { readonly window: BlockWindow }) | undefined
-  /** The first area that nobody has asked for yet; it grows from one area to a window's worth, for most stores are short. */
+  /**
+   * The first area that nobody has asked for yet; it grows from one area to a window's worth, for most stores are
+   * short.
+   */
   #planned = 0
   #width = 1
 

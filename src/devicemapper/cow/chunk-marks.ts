@@ -1,8 +1,10 @@
 /**
- * Which chunks of the origin a store has entries for, in one stretch of the volume: entries stand in order of time, and answers ascend.
+ * Which chunks of the origin a store has entries for, in one stretch of the volume: entries stand in order of time, and
+ * answers ascend.
  *
- * A bit for each chunk, whatever the number of entries. A volume that has more chunks than the budget has bits is gone through stretch by
- * stretch, and the areas are read once for each: the data never, and memory is the same for 2^32 chunks as for 2^28.
+ * A bit for each chunk, whatever the number of entries. A volume that has more chunks than the budget has bits is gone
+ * through stretch by stretch, and the areas are read once for each: the data never, and memory is the same for 2^32
+ * chunks as for 2^28.
  */
 import { damagedStore } from './damaged-store.ts'
 import type { AreaEntries } from './areas.ts'

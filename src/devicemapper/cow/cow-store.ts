@@ -1,10 +1,10 @@
 /**
  * A classic snapshot's store, opened for questions: which chunks were copied since it was taken.
  *
- * A write to the origin is held back until the old chunk is copied and the area with its entry is on disk, with flush and FUA
- * (drivers/md/dm-snap.c, dm-snap-persistent.c). So everything that was written before a store is read is in it; what is appended meanwhile is
- * more than was asked for, never less. Entries are only taken out by a merge, and nothing in the store says that one is under way: whoever serves
- * a store asks the kernel.
+ * A write to the origin is held back until the old chunk is copied and the area with its entry is on disk, with flush
+ * and FUA (drivers/md/dm-snap.c, dm-snap-persistent.c). So everything that was written before a store is read is in it;
+ * what is appended meanwhile is more than was asked for, never less. Entries are only taken out by a merge, and nothing
+ * in the store says that one is under way: whoever serves a store asks the kernel.
  */
 import { createHash, type Hash } from 'node:crypto'
 import { BlockReader, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
@@ -91,8 +91,8 @@ export class CowStore {
   }
 
   /**
-   * The list as it is now. What is behind its end, a device has from whoever had it before, until the kernel has zeroed it: a list that grows
-   * while it is read is read until a second reading agrees.
+   * The list as it is now. What is behind its end, a device has from whoever had it before, until the kernel has zeroed
+   * it: a list that grows while it is read is read until a second reading agrees.
    *
    * @throws DM_METADATA_DAMAGED, DM_READ_FAILED, DM_COW_INVALID
    */

@@ -1,6 +1,6 @@
 /**
- * The error for a store that cannot be what the kernel wrote. Nothing in a store has a checksum: whatever contradicts itself is refused, and what
- * does not is listed in docs/guarantees.md.
+ * The error for a store that cannot be what the kernel wrote. Nothing in a store has a checksum: whatever contradicts
+ * itself is refused, and what does not is listed in docs/guarantees.md.
  */
 import { DeltamapperError } from '../../errors.ts'
 

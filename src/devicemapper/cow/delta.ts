@@ -1,15 +1,18 @@
 /**
- * Which chunks changed between two classic snapshots of one origin, S1 (older) and S2: those that either store has an entry for.
+ * Which chunks changed between two classic snapshots of one origin, S1 (older) and S2: those that either store has an
+ * entry for.
  *
  *     only in store(S1)   the origin was written between the two, or somebody wrote into S1
  *     only in store(S2)   somebody wrote into S2
- *     in both             the origin was written after S2, and perhaps before as well: the old contents tell (old-contents.ts)
+ *     in both             the origin was written after S2, and perhaps before as well: the old contents tell
+ *     (old-contents.ts)
  *
- * No chunk that changed is in neither: the origin's writes after S1 are in store(S1), and S2 is the origin as it was, but for S2's own writes.
- * What is beyond the base's end is changed, whatever the stores say. Chunk sizes may differ: then a larger chunk counts as a whole.
+ * No chunk that changed is in neither: the origin's writes after S1 are in store(S1), and S2 is the origin as it was,
+ * but for S2's own writes. What is beyond the base's end is changed, whatever the stores say. Chunk sizes may differ:
+ * then a larger chunk counts as a whole.
  *
- * A damaged list may lack a chunk, and any of its places may be the one. So both lists are read to their end, and found to be in order, before
- * the first extent leaves. Volumes of several stretches are read twice for that.
+ * A damaged list may lack a chunk, and any of its places may be the one. So both lists are read to their end, and found
+ * to be in order, before the first extent leaves. Volumes of several stretches are read twice for that.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { addRuns } from '../bitmap-runs.ts'
@@ -29,7 +32,9 @@ export interface SnapshotStore {
   readonly contents?: CowStore | undefined
   /** Size of the snapshot in bytes. */
   readonly sizeBytes: number
-  /** How many entries the kernel has counted: so many are waited for, and no more are read. All there are by default. */
+  /**
+   * How many entries the kernel has counted: so many are waited for, and no more are read. All there are by default.
+   */
   readonly counted?: number | undefined
   /** So many entries from the first get a digest of their own. */
   readonly prefix?: number | undefined
@@ -49,7 +54,10 @@ export interface ChangedQuestion {
   readonly sizeBytes?: number | undefined
   /** Extents that end at or before this byte are left out; it is rounded down to a chunk. */
   readonly startingOffset?: number | undefined
-  /** Chunks in both stores are told apart by their contents, as far as this goes. Only for a base that is what was backed up. */
+  /**
+   * Chunks in both stores are told apart by their contents, as far as this goes. Only for a base that is what was
+   * backed up.
+   */
   readonly compare?: CompareBudget | undefined
   /** Chunks that are looked at in one go; for tests. */
   readonly stretchChunks?: number | undefined
@@ -89,7 +97,9 @@ class Delta {
   /** Of each store: used for one stretch after the other. */
   readonly #bitmaps: Uint32Array[] = []
   readonly #low: number
-  /** The chunk in which the base ends, or Infinity: from there on all is changed. In the smaller chunks, as all here. */
+  /**
+   * The chunk in which the base ends, or Infinity: from there on all is changed. In the smaller chunks, as all here.
+   */
   readonly #baseEnd: number
 
   constructor(question: ChangedQuestion, capacityBytes: number, startingOffset: number) {
@@ -151,7 +161,10 @@ class Delta {
     if (last) yield last
   }
 
-  /** Marks what both lists have of a stretch. @param before what the lists were found to be in another stretch, and have to be still */
+  /**
+   * Marks what both lists have of a stretch. @param before what the lists were found to be in another stretch, and have
+   * to be still
+   */
   async #read(
     stretch: Stretch,
     before: readonly (ReadStore | undefined)[]

@@ -1,5 +1,6 @@
 /**
- * The header of a classic snapshot's store, chunk 0: struct disk_header, drivers/md/dm-snap-persistent.c. Little endian.
+ * The header of a classic snapshot's store, chunk 0: struct disk_header, drivers/md/dm-snap-persistent.c. Little
+ * endian.
  *
  *     0      magic 0x70416e53
  *     4      1 while the store is valid; 0 for good once it has overflowed, failed, or been given up
@@ -7,7 +8,8 @@
  *     12     size of a chunk, in sectors of 512 bytes
  *     16     zeros up to the end of the chunk (write_header)
  *
- * It says neither whose store it is nor how many entries it has. Where it and the device-mapper table disagree about the chunk, it counts.
+ * It says neither whose store it is nor how many entries it has. Where it and the device-mapper table disagree about
+ * the chunk, it counts.
  */
 import { DeltamapperError } from '../../errors.ts'
 import { COW_MAGIC, metadataKind } from '../metadata-kind.ts'
@@ -21,7 +23,10 @@ const MAX_CHUNK = 1024
 const HEADER_BYTES = 16
 
 export interface CowHeader {
-  /** The size in which the origin is copied, in sectors of 512 bytes, and in bytes: a power of two from 4 KiB to 512 KiB. */
+  /**
+   * The size in which the origin is copied, in sectors of 512 bytes, and in bytes: a power of two from 4 KiB to 512
+   * KiB.
+   */
   readonly chunkSectors: number
   readonly chunkBytes: number
 }
@@ -30,7 +35,8 @@ export interface CowHeader {
  * Decodes a header.
  *
  * @param block the first 4096 bytes of the store
- * @throws DM_METADATA_FOREIGN when this is no store; DM_COW_INVALID when it was given up; DM_METADATA_DAMAGED; DM_METADATA_UNSUPPORTED
+ * @throws DM_METADATA_FOREIGN when this is no store; DM_COW_INVALID when it was given up; DM_METADATA_DAMAGED;
+ *   DM_METADATA_UNSUPPORTED
  */
 export function parseCowHeader(block: Buffer, path: string): CowHeader {
   if (block.readUInt32LE(0) !== COW_MAGIC) throw foreign(path, block)

@@ -1,11 +1,13 @@
 /**
- * Chunks that both stores have: written to after the target, and perhaps before as well. Their old contents, which lie in the two stores, tell.
+ * Chunks that both stores have: written to after the target, and perhaps before as well. Their old contents, which lie
+ * in the two stores, tell.
  *
- * They are compared in batches, so that memory does not grow with them: the places of a batch's chunks are looked up in both lists, and the
- * contents are read in the order in which the base has them. That is the target's order, too: a write to the origin enters both.
+ * They are compared in batches, so that memory does not grow with them: the places of a batch's chunks are looked up in
+ * both lists, and the contents are read in the order in which the base has them. That is the target's order, too: a
+ * write to the origin enters both.
  *
- * Equal content says that the origin was the same at both moments **only while the base is what was backed up**. Who wrote the target's content
- * into the base would hide a change; the caller knows whether anyone could.
+ * Equal content says that the origin was the same at both moments **only while the base is what was backed up**. Who
+ * wrote the target's content into the base would hide a change; the caller knows whether anyone could.
  */
 import { type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
 import { METADATA_BLOCK_SIZE } from '../checksum.ts'
@@ -41,7 +43,8 @@ export interface CompareBudget {
 /**
  * Takes out of the base's marks the chunks whose old contents are the same in both.
  *
- * @param marks of both stores, of the same stretch and chunk size; where both have a mark and the contents agree, both are cleared
+ * @param marks of both stores, of the same stretch and chunk size; where both have a mark and the contents agree, both
+ *   are cleared
  * @param low first chunk of interest; `high`: the first that is of none any more
  * @throws DM_METADATA_DAMAGED, DM_READ_FAILED
  */

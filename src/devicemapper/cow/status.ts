@@ -3,7 +3,8 @@
  *
  *   snapshot  ALLOCATED/TOTAL METADATA | Invalid | Overflow | Merge failed | Unknown
  *
- * Sectors of 512 bytes of its store: given out (for old contents, areas and header), all there are, and those of areas and header alone.
+ * Sectors of 512 bytes of its store: given out (for old contents, areas and header), all there are, and those of areas
+ * and header alone.
  */
 import { TargetWords } from '../target-words.ts'
 
@@ -15,8 +16,8 @@ export interface CowNumbers {
 }
 
 /**
- * `invalid`: the kernel has given it up, and its store says so. `overflow`: the same for want of space. `merge failed`: entries may be missing.
- * `unknown`: the kernel does not say, or the store is not kept on disk.
+ * `invalid`: the kernel has given it up, and its store says so. `overflow`: the same for want of space. `merge failed`:
+ * entries may be missing. `unknown`: the kernel does not say, or the store is not kept on disk.
  */
 export type CowStatus = CowNumbers | { readonly state: 'invalid' | 'overflow' | 'merge failed' | 'unknown' }
 
@@ -39,8 +40,8 @@ export function parseCowStatus(line: string): CowStatus {
 }
 
 /**
- * How many entries have been given a chunk, those not yet written included (persistent_usage in drivers/md/dm-snap-persistent.c counts the same
- * two).
+ * How many entries have been given a chunk, those not yet written included (persistent_usage in
+ * drivers/md/dm-snap-persistent.c counts the same two).
  */
 export function countedEntries({ allocatedSectors, metadataSectors }: CowNumbers, chunkSectors: number): number {
   return (allocatedSectors - metadataSectors) / chunkSectors

@@ -3,8 +3,8 @@
  *
  *   snapshot[-merge]  ORIGIN-DEVICE STORE-DEVICE P|PO|N CHUNK-SECTORS [#FEATURES FEATURE…]
  *
- * P and PO keep the list on disk (O: they are told apart from overflow), N only in memory. The features let discards through that no list shows;
- * LVM sets none of them.
+ * P and PO keep the list on disk (O: they are told apart from overflow), N only in memory. The features let discards
+ * through that no list shows; LVM sets none of them.
  */
 import { type DeviceNumber, TargetWords } from '../target-words.ts'
 

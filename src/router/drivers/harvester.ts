@@ -1,7 +1,8 @@
 /**
  * Harvester's LVM driver. A handle is the CSI name of the snapshot; the logical volume has the same name after "lvm-".
  * The driver has no objects of its own: node and volume group are in the PersistentVolume. Once that is gone, all nodes
- * are asked. Snapshots of its striped volumes are classic ones, which the agent serves as well. (harvester/csi-driver-lvm: pkg/lvm/controllerserver.go, pkg/lvm/lvm.go)
+ * are asked. Snapshots of its striped volumes are classic ones, which the agent serves as well.
+ * (harvester/csi-driver-lvm: pkg/lvm/controllerserver.go, pkg/lvm/lvm.go)
  */
 import { commonResources, snapshotFacts } from './common-objects.ts'
 import { agentHandle, anyGroup, type Driver } from './driver.ts'
