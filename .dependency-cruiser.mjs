@@ -6,7 +6,7 @@
 import { readdirSync } from 'node:fs'
 
 /** Folders with files of their own beside rooms. Where the files use the rooms, no room uses them. */
-const above = ['agent', 'agent/catalog', 'agent/era', 'cli', 'devicemapper/thin', 'mock', 'router']
+const above = ['agent', 'agent/catalog', 'agent/era', 'cli', 'devicemapper/thin', 'grpc', 'mock', 'router']
 /** Where the rooms use the files, no file uses a room. */
 const below = ['conformance', 'devicemapper']
 

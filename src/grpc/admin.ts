@@ -1,6 +1,7 @@
 /**
- * deltamapper.v1.Admin: the pools that an agent makes and drives itself, and the volumes that it has dm-era track. What the calls mean stands
- * in protos/deltamapper/v1/admin.proto, and their types are generated from it; here they are plain objects (plain.ts).
+ * deltamapper.v1.Admin: the pools that an agent makes and drives itself, and the volumes that it has dm-era track. What
+ * the calls mean stands in protos/deltamapper/v1/admin.proto, and their types are generated from it; here they are
+ * plain objects (plain.ts).
  */
 import type { DescMethodUnary, Message } from '@bufbuild/protobuf'
 import type { sendUnaryData, ServerUnaryCall, ServiceDefinition } from '@grpc/grpc-js'
@@ -19,7 +20,10 @@ export type AdminMethod = keyof Methods
 export type AdminRequest<M extends AdminMethod> = PlainRequest<Methods[M]>
 export type AdminResponse<M extends AdminMethod> = PlainResponse<Methods[M]>
 
-/** What answers. Left out, a text is empty and a flag is false. Methods throw DeltamapperErrors, and carry through what they have begun. */
+/**
+ * What answers. Left out, a text is empty and a flag is false. Methods throw DeltamapperErrors, and carry through what
+ * they have begun.
+ */
 export type AdminBackend = { [M in AdminMethod]: (request: AdminRequest<M>) => Promise<AdminResponse<M>> }
 
 export const adminMethods = methodsOf(Admin)
@@ -52,7 +56,10 @@ export class AdminService {
     )
   }
 
-  /** Refuses new calls from now on. Resolves when those under way have ended, or after `graceMs`; nothing can end them early. */
+  /**
+   * Refuses new calls from now on. Resolves when those under way have ended, or after `graceMs`; nothing can end them
+   * early.
+   */
   async drain(graceMs: number): Promise<void> {
     this.#stopping = true
     await settledWithin(this.#running, graceMs)

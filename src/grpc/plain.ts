@@ -25,7 +25,10 @@ type Word<Name> = Name extends `${infer First}_${infer Rest}`
   ? `${Lowercase<First>}-${Word<Rest>}`
   : Lowercase<Name & string>
 
-/** Fields that hold an enumeration, by message. A type of numbers does not tell which it is; one that is not listed has no plain type. */
+/**
+ * Fields that hold an enumeration, by message. A type of numbers does not tell which it is; one that is not listed has
+ * no plain type.
+ */
 interface EnumFields {
   'deltamapper.v1.Pool': { state: Word<keyof typeof PoolState>; whenFull: Word<keyof typeof WhenFull> }
   'deltamapper.v1.Volume': { kind: Word<keyof typeof VolumeKind> }
@@ -75,7 +78,8 @@ export function toPlain<Desc extends DescMessage>(
 /**
  * The other way. What is left out is not set, or has protobuf's default.
  *
- * @throws RangeError for a count that is no whole number, or a word that the enumeration does not have: defects of whoever made the object
+ * @throws RangeError for a count that is no whole number, or a word that the enumeration does not have: defects of
+ *   whoever made the object
  */
 export function fromPlain<Desc extends DescMessage>(
   schema: Desc,

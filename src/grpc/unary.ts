@@ -1,6 +1,6 @@
 /**
- * The services of our own, deltamapper.v1.Admin and Inventory: unary calls between plain objects (plain.ts). They give orders, or name
- * volumes and devices; who may open the socket may call them, so they are on unix sockets only.
+ * The services of our own, deltamapper.v1.Admin and Inventory: unary calls between plain objects (plain.ts). They give
+ * orders, or name volumes and devices; who may open the socket may call them, so they are on unix sockets only.
  */
 import { type DescMethodUnary, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf'
 import type { DescFile, DescMessage, DescService, Message } from '@bufbuild/protobuf'
@@ -18,7 +18,9 @@ const MAXIMUM_MESSAGE_BYTES = 64 * 1024 * 1024
 export type PlainRequest<Method extends { input: DescMessage }> = Plain<MessageShape<Method['input']>>
 export type PlainResponse<Method extends { output: DescMessage }> = Plain<MessageShape<Method['output']>>
 
-/** A call as grpc-js takes it. The messages are protobuf's: what a server makes of a request may be an error with words. */
+/**
+ * A call as grpc-js takes it. The messages are protobuf's: what a server makes of a request may be an error with words.
+ */
 export function unaryMethod({ parent, name, input, output }: DescMethodUnary): MethodDefinition<Message, Message> {
   return {
     path: `/${parent.typeName}/${name}`,
@@ -72,8 +74,8 @@ export class UnaryClient {
   }
 
   /**
-   * @throws the server's error; DM_UNREACHABLE when nothing answers; DM_SERVER_FAILED when it has no such service; DM_ANSWER_INVALID;
-   *   DM_DEADLINE_EXCEEDED; the signal's reason
+   * @throws the server's error; DM_UNREACHABLE when nothing answers; DM_SERVER_FAILED when it has no such service;
+   *   DM_ANSWER_INVALID; DM_DEADLINE_EXCEEDED; the signal's reason
    */
   async ask<Input extends DescMessage, Output extends DescMessage>(
     method: DescMethodUnary<Input, Output>,

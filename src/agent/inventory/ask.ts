@@ -6,8 +6,8 @@ import type { Examination } from './examination.ts'
 
 /**
  * @param address of its unix socket
- * @throws the agent's error; DM_UNREACHABLE when nothing answers; DM_SERVER_FAILED when it has no such service; DM_DEADLINE_EXCEEDED;
- *   DM_CONFIG_INVALID for what is no address of a unix socket; the signal's reason
+ * @throws the agent's error; DM_UNREACHABLE when nothing answers; DM_SERVER_FAILED when it has no such service;
+ *   DM_DEADLINE_EXCEEDED; DM_CONFIG_INVALID for what is no address of a unix socket; the signal's reason
  */
 export async function askForExamination(
   address: string,

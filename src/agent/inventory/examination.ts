@@ -1,9 +1,9 @@
 /**
- * What an examination of a node finds out: facts part by part, and the findings that follow from them. Sizes are in bytes, times in
- * milliseconds since 1970. What could not be found out is left out, and the part's `problem` says why.
+ * What an examination of a node finds out: facts part by part, and the findings that follow from them. Sizes are in
+ * bytes, times in milliseconds since 1970. What could not be found out is left out, and the part's `problem` says why.
  *
- * deltamapper.v1.Inventory has the same fields (grpc/protos/deltamapper/v1/inventory.proto says what each means); the compiler holds the two
- * together where the agent hands an examination to its server.
+ * deltamapper.v1.Inventory has the same fields (grpc/protos/deltamapper/v1/inventory.proto says what each means); the
+ * compiler holds the two together where the agent hands an examination to its server.
  */
 
 export interface Problem {
