@@ -9,8 +9,9 @@
  *
  *   calls ──▶ queue ──▶ helper            one call at a time
  *                  └──▶ second helper     only while the first is slow
- *                       given up …        killed, but the kernel has not let them go: no further call that could hang goes to a
- *                                         device that one of them hangs at, and none at all once there are `mostStuck`
+ *                       given up …        killed, but the kernel has not let them go: no further call that could hang
+ *                                         goes to a device that one of them hangs at, and none at all once there
+ *                                         are `mostStuck`
  */
 import { type DeltamapperError, invalid, shuttingDown } from '../src/errors.ts'
 import type { Call, CallName, CallResults, Reply, SuspendOptions } from './call.ts'

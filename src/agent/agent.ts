@@ -35,6 +35,7 @@ export interface Agent {
  * @throws DM_RECORDED_POOL_INVALID, DM_SOCKET_IN_USE, DM_CONFIG_INVALID, and what opening the catalog and checking the
  *   tools throws
  */
+// eslint-disable-next-line max-lines-per-function -- the order in which parts start, and stop, is read in one piece
 export async function startAgent(config: AgentConfig, logger: Logger): Promise<Agent> {
   // The last to start is the first to stop.
   await using started = new AsyncDisposableStack()
@@ -76,7 +77,11 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
 
   const server = await startServer({
     ...serverOptions(config, certificates, monitoring),
-    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge: live?.knowledge, tools, logger })),
+    backend: snapshotMetadataBackend(
+      sources,
+      walkers,
+      answersWith({ knowledge: live?.knowledge, tools, logger, classic: live?.classic })
+    ),
     // Anyone who can connect may change things: so by default only if that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? live?.admin : undefined,
     inventory,

@@ -1,10 +1,11 @@
 /**
  * One client, from the greeting to its last request.
  *
- *   haggle → read a request → find its parts → read a piece → confirm that the snapshot is what it was → send → next piece
+ *   haggle → read a request → find its parts → read a piece → confirm that the snapshot is what it was → send → next
+ *   piece
  *
- * A few requests are under way at once, each in pieces that are sent as they come. What a client does not take holds up its own requests,
- * and nobody else's.
+ * A few requests are under way at once, each in pieces that are sent as they come. What a client does not take holds up
+ * its own requests, and nobody else's.
  */
 import type { Socket } from 'node:net'
 import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
@@ -214,7 +215,10 @@ class Transmission {
     }
   }
 
-  /** A range that was asked for, piece by piece: each is handed on only once the snapshot was found to be what it was when it was read. */
+  /**
+   * A range that was asked for, piece by piece: each is handed on only once the snapshot was found to be what it was
+   * when it was read.
+   */
   async #pieces(
     { offset, length }: Request,
     use: (part: Part, data: Buffer | undefined, isLast: boolean) => Promise<void>

@@ -1,11 +1,12 @@
 /**
- * Metadata contexts: what a client may ask of a range, and how it asks for them (proto.md, "Metadata querying", and qemu's
- * docs/interop/nbd.rst).
+ * Metadata contexts: what a client may ask of a range, and how it asks for them (proto.md, "Metadata querying", and
+ * qemu's docs/interop/nbd.rst).
  *
  *   base:allocation             bit 0 hole, bit 1 reads as zeros
  *   qemu:dirty-bitmap:BASE      bit 0 differs from BASE
  *
- * A query names one context, or with an empty leaf lists all of a kind. In a namespace that is not known it finds nothing, and is no error.
+ * A query names one context, or with an empty leaf lists all of a kind. In a namespace that is not known it finds
+ * nothing, and is no error.
  */
 export const ALLOCATION = 'base:allocation'
 const DIRTY_BITMAP = 'qemu:dirty-bitmap:'

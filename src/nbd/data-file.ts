@@ -1,5 +1,6 @@
 /**
- * Reads an image or a block device at any place: a device around the page cache, in whole pages and with a deadline, an image through it.
+ * Reads an image or a block device at any place: a device around the page cache, in whole pages and with a deadline, an
+ * image through it.
  */
 import { constants, fstatSync, readFileSync, type Stats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'

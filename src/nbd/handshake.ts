@@ -1,13 +1,14 @@
 /**
- * The handshake's bytes: what client and server say before the first request (proto.md, "Newstyle negotiation" and "Option haggling").
+ * The handshake's bytes: what client and server say before the first request (proto.md, "Newstyle negotiation" and
+ * "Option haggling").
  *
  *   server   u64 INIT_MAGIC, u64 OPTION_MAGIC, u16 flags
  *   client   u32 flags
  *   client   u64 OPTION_MAGIC, u32 option, u32 length, data             as often as it likes
  *   server   u64 OPTION_REPLY_MAGIC, u32 option, u32 type, u32 length, data
  *
- * Whatever a client sends is decoded here to a value or to undefined; nothing throws, and no length is believed before it was compared with
- * what is there.
+ * Whatever a client sends is decoded here to a value or to undefined; nothing throws, and no length is believed before
+ * it was compared with what is there.
  */
 import {
   handshakeFlag,
@@ -140,7 +141,10 @@ export interface MetaContextRequest {
   readonly queries: readonly string[]
 }
 
-/** The data of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT: u32 length, name, u32 count, each u32 length and string. */
+/**
+ * The data of NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT: u32 length, name, u32 count, each u32 length and
+ * string.
+ */
 export function decodeMetaContextRequest(data: Buffer): MetaContextRequest | undefined {
   const fields = new Fields(data)
   const exportName = fields.text()

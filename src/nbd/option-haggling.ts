@@ -1,8 +1,9 @@
 /**
- * The first phase of a connection: client and server agree on an export, on structured replies, and on metadata contexts.
+ * The first phase of a connection: client and server agree on an export, on structured replies, and on metadata
+ * contexts.
  *
- * The client names options in any order and as often as it likes; one that is not known is answered so, and the next one is read. It ends with
- * GO (or the old EXPORT_NAME), or without an export.
+ * The client names options in any order and as often as it likes; one that is not known is answered so, and the next
+ * one is read. It ends with GO (or the old EXPORT_NAME), or without an export.
  */
 import type { Export } from './export.ts'
 import { listedContexts, selectedContexts } from './contexts.ts'

@@ -1,5 +1,6 @@
 /**
- * A thin snapshot's bytes without its kernel: found through its mapping tree, read from the pool's data image or device.
+ * A thin snapshot's bytes without its kernel: found through its mapping tree, read from the pool's data image or
+ * device.
  *
  *   virtual block ──mapping tree──▶ data block ──▶ position in the data
  *                 └─ not mapped ──▶ zeros

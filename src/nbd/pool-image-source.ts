@@ -1,6 +1,6 @@
 /**
- * A thin snapshot out of copies of its pool's metadata and data, or out of their devices while the pool is not in use: no kernel has to know
- * of them.
+ * A thin snapshot out of copies of its pool's metadata and data, or out of their devices while the pool is not in use:
+ * no kernel has to know of them.
  */
 import { constants, fstatSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
@@ -28,8 +28,8 @@ export interface PoolImageQuestion extends Omit<NbdSource, 'blockBytes' | 'data'
  * Opens both.
  *
  * @param describe told of the open metadata, says what is asked about; what it opens is its own to close
- * @throws DM_DEVICE_BUSY where one is a device in use; what reading throws; DM_METADATA_DAMAGED also where the device's tree does not have what
- *   its details say, because what is lost there would read as zeros
+ * @throws DM_DEVICE_BUSY where one is a device in use; what reading throws; DM_METADATA_DAMAGED also where the device's
+ *   tree does not have what its details say, because what is lost there would read as zeros
  */
 export async function openPoolImage(
   { metadataPath, dataPath, liveRoot, bytesPerSecond }: PoolImage,
@@ -72,8 +72,8 @@ export async function openPoolImage(
 }
 
 /**
- * Keeps a device to itself: a pool that is active has claimed what it stands on, and none can be made of it while this holds it. Undefined for a
- * file.
+ * Keeps a device to itself: a pool that is active has claimed what it stands on, and none can be made of it while this
+ * holds it. Undefined for a file.
  */
 async function claimed(path: string): Promise<FileHandle | undefined> {
   // (What is wrong with a path is said by whoever reads from it.)

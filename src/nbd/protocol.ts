@@ -1,6 +1,6 @@
 /**
- * The numbers of NBD, the network block device protocol (NetworkBlockDevice/nbd, doc/proto.md). All integers are big endian. Only what a
- * read-only server of fixed newstyle with structured replies needs.
+ * The numbers of NBD, the network block device protocol (NetworkBlockDevice/nbd, doc/proto.md). All integers are big
+ * endian. Only what a read-only server of fixed newstyle with structured replies needs.
  */
 
 /** What the server says first, twice eight bytes: "NBDMAGIC" and "IHAVEOPT". The second also begins every option. */

@@ -1,6 +1,6 @@
 /**
- * Memory that data passes through: page-aligned, because O_DIRECT wants that; used again; and never more than so much of it, however
- * many clients there are and however slowly they take what they asked for. Who finds none free waits.
+ * Memory that data passes through: page-aligned, because O_DIRECT wants that; used again; and never more than so much
+ * of it, however many clients there are and however slowly they take what they asked for. Who finds none free waits.
  */
 
 /** The types for it live in the DOM library, of which nothing else is wanted here. */

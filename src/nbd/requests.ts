@@ -2,7 +2,7 @@
  * The bytes of the transmission phase (proto.md, "Transmission"):
  *
  *   request   u32 REQUEST_MAGIC, u16 flags, u16 command, u64 cookie, u64 offset, u32 length
- *   chunk     u32 CHUNK_MAGIC, u16 flags, u16 type, u64 cookie, u32 length, payload        a structured reply is one or more
+ *   chunk     u32 CHUNK_MAGIC, u16 flags, u16 type, u64 cookie, u32 length, payload   one or more for each reply
  *   simple    u32 SIMPLE_REPLY_MAGIC, u32 error, u64 cookie, and for a read its data
  *
  * A cookie is the client's, and goes back as it came.
@@ -41,7 +41,11 @@ export function encodeSimpleReply(cookie: bigint, error = 0): Buffer {
   return bytes
 }
 
-/** A chunk's header, with room for as much of its payload as the caller writes behind it. @param more bytes of payload sent apart */
+/**
+ * A chunk's header, with room for as much of its payload as the caller writes behind it.
+ *
+ * @param more bytes of payload sent apart
+ */
 function chunkHead(cookie: bigint, type: number, isLast: boolean, payload: number, more = 0): Buffer {
   const bytes = Buffer.alloc(20 + payload)
   bytes.writeUInt32BE(CHUNK_MAGIC, 0)

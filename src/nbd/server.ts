@@ -49,7 +49,9 @@ export class NbdServer {
     this.listener.maxConnections = MOST_CONNECTIONS
   }
 
-  /** Ends every connection, also in the middle of a reply, and gives up the maps. The listener is its owner's to close. */
+  /**
+   * Ends every connection, also in the middle of a reply, and gives up the maps. The listener is its owner's to close.
+   */
   async close(): Promise<void> {
     for (const socket of this.#sockets) socket.destroy()
     const maps = new Set(this.#exports.flatMap(({ contexts }) => [...contexts.values()]))

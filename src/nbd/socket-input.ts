@@ -1,6 +1,6 @@
 /**
- * What a client sends, taken in portions of known length. Never more of it is in memory than the socket's own buffer and the portion that is
- * asked for.
+ * What a client sends, taken in portions of known length. Never more of it is in memory than the socket's own buffer
+ * and the portion that is asked for.
  */
 import type { Socket } from 'node:net'
 

@@ -1,5 +1,6 @@
 /**
- * A snapshot to export, wherever it is: what it has allocated, what differs from its bases, its bytes, and whether it still is what it was.
+ * A snapshot to export, wherever it is: what it has allocated, what differs from its bases, its bytes, and whether it
+ * still is what it was.
  */
 import { invalid } from '../errors.ts'
 import { ALLOCATION, dirtyBitmap } from './contexts.ts'
@@ -87,12 +88,13 @@ export function offers(source: NbdSource): Offer[] {
 }
 
 /**
- * What makes `qemu-img convert -B` an incremental backup program: it leaves to the backing file what is HOLE and not ZERO.
+ * What makes `qemu-img convert -B` an incremental backup program: it leaves to the backing file what is HOLE and not
+ * ZERO.
  *
  * - changed and allocated: 0, to be read
  * - changed and not allocated: HOLE and ZERO, to be zeroed
- * - unchanged: HOLE, to be left alone. Not beyond the base's end, where a backup of the base holds nothing: an increment that leaves that alone
- *   would let a chain bring older data back.
+ * - unchanged: HOLE, to be left alone. Not beyond the base's end, where a backup of the base holds nothing: an
+ *   increment that leaves that alone would let a chain bring older data back.
  */
 function incrementView({ sizeBytes, allocated }: NbdSource, { sizeBytes: baseBytes = 0, delta }: NbdBase): StatusMap {
   return new StatusMap({

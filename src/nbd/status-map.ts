@@ -5,9 +5,9 @@
  *   changed          ░░░░██████░░░░░░░░░░████░░░░     answer 2
  *   state            1   0   3 1     ··· each run ends where one of the answers changes its mind
  *
- * Clients ask from the front to the back, many times and in small parts. So an answer is walked once and goes on where the last part ended:
- * a *walk* stays open between two questions, and whoever asks gets the one that is nearest before what is asked about, whichever
- * connection used it before. Only who goes back makes a new one.
+ * Clients ask from the front to the back, many times and in small parts. So an answer is walked once and goes on where
+ * the last part ended: a *walk* stays open between two questions, and whoever asks gets the one that is nearest before
+ * what is asked about, whichever connection used it before. Only who goes back makes a new one.
  */
 import type { ExtentAnswer } from '../devicemapper/extents.ts'
 import { DeltamapperError, shuttingDown } from '../errors.ts'
@@ -122,7 +122,9 @@ export class StatusMap {
     }
   }
 
-  /** The nearest walk that is not beyond the offset; else a new one, for which the one that was idle longest makes room. */
+  /**
+   * The nearest walk that is not beyond the offset; else a new one, for which the one that was idle longest makes room.
+   */
   async #take(offset: number): Promise<Walk> {
     for (;;) {
       this.#closing.signal.throwIfAborted()
@@ -209,7 +211,10 @@ class ExtentCursor {
     this.#signal = signal
   }
 
-  /** The first extent that ends beyond an offset, which is not below the last one asked for; undefined when the answer has no more. */
+  /**
+   * The first extent that ends beyond an offset, which is not below the last one asked for; undefined when the answer
+   * has no more.
+   */
   async reach(offset: number): Promise<{ readonly begin: number; readonly end: number } | undefined> {
     while (this.#extent.end <= offset) {
       if (!(await this.#advance(offset))) return undefined

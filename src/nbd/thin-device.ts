@@ -82,8 +82,8 @@ export class ThinDeviceData implements ExportData {
   }
 
   /**
-   * @throws DM_NO_SUCH_DEVICE where it is no device-mapper device, or another's than the handle says; DM_NOT_TRACKED where it is not thin;
-   *   DM_VOLUME_IN_USE where blocks could be overwritten without a trace; what reading throws
+   * @throws DM_NO_SUCH_DEVICE where it is no device-mapper device, or another's than the handle says; DM_NOT_TRACKED
+   *   where it is not thin; DM_VOLUME_IN_USE where blocks could be overwritten without a trace; what reading throws
    */
   static async open(path: string, options: ThinDeviceOptions): Promise<ThinDeviceData> {
     const { bytesPerSecond, handle } = options
@@ -211,8 +211,9 @@ async function look({ deviceMapper, findPool }: Node, path: string, number: Devi
 }
 
 /**
- * The agent answers for a name, and the data come from a device: they have to be of one snapshot. LVM and our own pools call a device after group
- * or pool and volume, hyphens doubled; dmsetup's pools go by device-mapper's names themselves.
+ * The agent answers for a name, and the data come from a device: they have to be of one snapshot. LVM and our own pools
+ * call a device after group or pool and volume, hyphens doubled; dmsetup's pools go by device-mapper's names
+ * themselves.
  */
 function checkIsMeant(path: string, { source, name }: ThinDeviceOptions['handle'], { info, poolName }: Opened): void {
   const [group, volume] = [source, name].map((each) => each.replaceAll('-', '--'))

@@ -1,8 +1,9 @@
 /**
- * Whether what is served still is what it was. Nothing leaves the server, no status and no data, before a look that began after it was read
- * has found that. A look costs a few reads, so all that wait share one.
+ * Whether what is served still is what it was. Nothing leaves the server, no status and no data, before a look that
+ * began after it was read has found that. A look costs a few reads, so all that wait share one.
  *
- * Once it is not, nothing leaves any more: a client may keep what it has got, and must hear that this is not a snapshot.
+ * Once it is not, nothing leaves any more: a client may keep what it has got, and must hear that this is not a
+ * snapshot.
  */
 export class Validity {
   readonly #look: () => Promise<void>

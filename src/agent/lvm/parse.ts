@@ -1,3 +1,4 @@
+/* eslint-disable max-len -- LVM's own words, side by side */
 /**
  * LVM's JSON reports. Two dialects:
  *
@@ -11,6 +12,7 @@
  * Reports are requested with `--units b --nosuffix`. Fields that answers depend on (identity, sizes, thin ids) must be
  * present and exact. Other fields may be there too.
  */
+/* eslint-enable max-len */
 import { DeltamapperError } from '../../errors.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import { type Attributes, parseAttributes } from './attributes.ts'
@@ -121,6 +123,11 @@ export function parseVolumeGroups(text: string): VolumeGroup[] {
     systemId: row.text('vg_systemid'),
     tags: row.list('vg_tags')
   }))
+}
+
+/** The disks of a `vgs` report that was asked for `pv_name`, which has a row for each. @throws DM_LVM_FAILED */
+export function parsePhysicalVolumes(text: string): string[] {
+  return rows(text, 'vg').map((row) => row.text('pv_name'))
 }
 
 function logicalVolume(row: Row): LogicalVolume {

@@ -1,5 +1,6 @@
 /**
- * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has the data.
+ * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has
+ * the data.
  */
 import { access } from 'node:fs/promises'
 import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
@@ -155,8 +156,9 @@ function questions(
 }
 
 /**
- * Sizes of bases, in bytes, as far as LVM knows them. (The agent would say, to a question that it then has on record as an answer about the
- * base, which nobody was given.) Where one is not known, an increment zeroes what it could have left alone, and is right all the same.
+ * Sizes of bases, in bytes, as far as LVM knows them. (The agent would say, to a question that it then has on record as
+ * an answer about the base, which nobody was given.) Where one is not known, an increment zeroes what it could have
+ * left alone, and is right all the same.
  */
 async function sizesOf(bases: readonly string[]): Promise<Map<string, number>> {
   const sizes = new Map<string, number>()

@@ -1,5 +1,6 @@
 /**
- * Where the snapshot of `deltamapper nbd` is: in copies of a pool, in a recorded pool, or on this node, where the agent knows it.
+ * Where the snapshot of `deltamapper nbd` is: in copies of a pool, in a recorded pool, or on this node, where the agent
+ * knows it.
  */
 import { join } from 'node:path'
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'

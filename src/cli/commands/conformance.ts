@@ -76,10 +76,7 @@ export function addConformanceCommand(program: Command): void {
     .addOption(
       new Option('-o, --output <format>', 'how to show it').choices(['table', 'json', 'junit', 'tap']).default('table')
     )
-    .addHelpText(
-      'after',
-      help
-    )
+    .addHelpText('after', help)
     .action(async (options: ConformanceCommandOptions) => {
       const { showConformance } = await import('./run-conformance.ts')
       await showConformance(options)

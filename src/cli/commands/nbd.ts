@@ -7,6 +7,7 @@ import { UsageError } from '../command-line/failure.ts'
 import { byteCount, recordedPool } from '../command-line/option-values.ts'
 import type { NbdOptions } from '../answers/nbd-options.ts'
 
+// eslint-disable-next-line max-lines-per-function -- one command's options and help, which are read together
 export function addNbdCommand(program: Command): void {
   const command = program
     .command('nbd')

@@ -1,5 +1,6 @@
 /**
- * What `deltamapper nbd` does once its command line is understood: open the snapshot, walk its maps once, serve, and end.
+ * What `deltamapper nbd` does once its command line is understood: open the snapshot, walk its maps once, serve, and
+ * end.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -26,7 +27,11 @@ import { humanSize } from '../command-line/quantities.ts'
 /** The descriptor on which systemd hands over a socket (sd_listen_fds(3)). */
 const FIRST_LISTENING_FD = 3
 
-/** Serves until it is told to stop, or the command has ended. @throws UsageError, what opening the snapshot throws, DM_SOCKET_IN_USE */
+/**
+ * Serves until it is told to stop, or the command has ended.
+ *
+ * @throws UsageError, what opening the snapshot throws, DM_SOCKET_IN_USE
+ */
 export async function runNbd(target: string, options: NbdOptions): Promise<void> {
   const handedOver = isHandedOver()
   if (!options.list && options.run === undefined && options.socket === undefined && !handedOver) {
@@ -59,7 +64,10 @@ function isHandedOver(): boolean {
   return LISTEN_PID === String(process.pid) && Number(LISTEN_FDS) >= 1
 }
 
-/** Bytes by state of each context, by export and context. Walks every map to its end: what is damaged shows now, and not to a client. */
+/**
+ * Bytes by state of each context, by export and context. Walks every map to its end: what is damaged shows now, and not
+ * to a client.
+ */
 async function survey(offered: readonly Offer[]): Promise<Map<string, Map<number, number>>> {
   const sums = new Map<string, Map<number, number>>()
   const done = new Map<object, Map<number, number>>()

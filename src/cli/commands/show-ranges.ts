@@ -2,8 +2,8 @@
  * An answer as a map of the whole volume, for other programs: `START LENGTH TYPE` on each line, in bytes, without gaps.
  *
  * - `-o ranges`, for scripts: data or zero of what is allocated; changed or same of a delta.
- * - `-o borg-map`, for `borg2 create --map`, which trusts it: what is the same but not allocated has to be zero, and what changed but is not
- *   allocated any more as well. So a delta takes the target's allocation, too.
+ * - `-o borg-map`, for `borg2 create --map`, which trusts it: what is the same but not allocated has to be zero, and
+ *   what changed but is not allocated any more as well. So a delta takes the target's allocation, too.
  *
  * A map that is cut off does not reach the volume's end, which borg refuses; and it lacks the last line.
  */
@@ -20,7 +20,11 @@ import type { ExtentsOptions } from './show-extents.ts'
 type State = 'data' | 'zero' | 'changed' | 'same'
 const states: readonly State[] = ['data', 'zero', 'changed', 'same']
 
-/** Asks, and writes the map. Resolves when it is complete and written. @throws UsageError, DM_NOT_TRACKED, what asking throws */
+/**
+ * Asks, and writes the map. Resolves when it is complete and written.
+ *
+ * @throws UsageError, DM_NOT_TRACKED, what asking throws
+ */
 export async function showRanges(question: Question, options: ExtentsOptions): Promise<void> {
   const { ask } = question
   const ofBorg = options.output === 'borg-map'
@@ -54,8 +58,9 @@ function checkWhole(ask: Question['ask'], { output, startingOffset, xml, since }
 }
 
 /**
- * What the target has allocated, and what changed in it, of one state of it: the first answer goes on until after the second has begun. One that
- * an agent has sent by then is asked for once more, at its end: the agent then says whether the snapshot is what it was when it was begun.
+ * What the target has allocated, and what changed in it, of one state of it: the first answer goes on until after the
+ * second has begun. One that an agent has sent by then is asked for once more, at its end: the agent then says whether
+ * the snapshot is what it was when it was begun.
  */
 async function withBoth(
   question: Question,

@@ -1,9 +1,8 @@
 /**
  * The output of era_invalidate: the blocks written since an era.
  *
- *     <blocks>
- *       <block block="5"/>
- *       <range begin="64" end = "70"/>          0.9; 1.x leaves out the spaces. `end` is the first block that was not written
+ *     <blocks> <block block="5"/> <range begin="64" end = "70"/>          0.9; 1.x leaves out the spaces. `end` is the
+ *       first block that was not written
  *     </blocks>
  *
  * It names neither the device, nor the era, nor the size of a block. Nor does it show that some versions answer

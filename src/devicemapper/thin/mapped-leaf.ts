@@ -4,7 +4,10 @@
 import type { BlockReader } from '../block-reader.ts'
 import { ALL_KEYS, entries, keyAt, leafOf, U64_SIZE } from '../btree.ts'
 
-/** What a device maps of the virtual blocks `[low, high)`: `blocks[i]`, ascending, is in data block `data[i]`; the others are not mapped. */
+/**
+ * What a device maps of the virtual blocks `[low, high)`: `blocks[i]`, ascending, is in data block `data[i]`; the
+ * others are not mapped.
+ */
 export interface MappedLeaf {
   readonly low: number
   readonly high: number

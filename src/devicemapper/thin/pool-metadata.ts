@@ -400,8 +400,8 @@ export class PoolMetadata {
   }
 
   /**
-   * Where the data blocks of a device are, in the neighbourhood of a virtual block. On a live pool it counts only where the device's
-   * fingerprint is found to be the same afterwards.
+   * Where the data blocks of a device are, in the neighbourhood of a virtual block. On a live pool it counts only where
+   * the device's fingerprint is found to be the same afterwards.
    *
    * @throws what reading metadata throws
    */

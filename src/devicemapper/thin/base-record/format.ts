@@ -20,11 +20,13 @@
  *      8   4  number of runs; in the last frame 0
  *     12   4  number of this frame, from 0
  *     16   8  first virtual block; in the last frame, how many blocks are mapped in all
- *     24   4  checksum of the 24 bytes above and the compressed runs, which begins with the header's: a frame fits one file only
+ *     24   4  checksum of the 24 bytes above and the compressed runs, which begins with the header's: a frame fits one
+ *            file only
  *     28   …  runs, compressed with Zstandard
  *
- *   a run, all numbers LEB128: blocks since the end of the last run, length in blocks; data block since the end of the last run and time
- *   since the last run, both signed (zigzag). Each frame begins at virtual block, data block and time 0.
+ *   a run, all numbers LEB128: blocks since the end of the last run, length in blocks; data block since the end of the
+ *   last run and time since the last run, both signed (zigzag). Each frame begins at virtual block, data block and time
+ *   0.
  *
  * All numbers little-endian, all checksums CRC-32C.
  */

@@ -454,7 +454,7 @@ export type Examination_VolumeGroup = Message<"deltamapper.v1.Examination.Volume
   missingDisks: number;
 
   /**
-   * Volumes outside of any thin pool, and copy-on-write snapshots, that the agent does not track: their changed blocks cannot be told.
+   * Volumes outside of any thin pool and without classic snapshots, that the agent does not track: their changed blocks cannot be told.
    *
    * @generated from field: repeated string untracked = 5;
    */
