@@ -7,9 +7,9 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { decodeDeviceNumber, type DeviceNumber } from '../../native/device.ts'
 import { DeviceReads } from '../devicemapper/device-reads.ts'
 import { DeltamapperError } from '../errors.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 const PAGE_BYTES = 4096
-const SECTOR_BYTES = 512
 /** How long a read may take, in milliseconds: what disks take to give up. */
 const DEADLINE_MS = 30_000
 

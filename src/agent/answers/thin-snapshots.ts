@@ -20,9 +20,9 @@ import {
   type ThinQuestion
 } from '../walks/thin-walk.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
-import { toPortable } from '../walks/walk-messages.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
+import { toPortable } from '../../portable-error.ts'
 
 export function thinAnswers({ knowledge, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
   return {

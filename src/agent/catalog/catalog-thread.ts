@@ -8,7 +8,8 @@ import { Worker } from 'node:worker_threads'
 import { DeltamapperError } from '../../errors.ts'
 import type { CallName } from './calls.ts'
 import type { Opening } from './database.ts'
-import { fromPortable, type FromCatalog, type Start, type ToCatalog } from './messages.ts'
+import { type FromCatalog, type Start, type ToCatalog } from './messages.ts'
+import { fromPortable } from '../../portable-error.ts'
 
 interface Pending {
   resolve: (result: unknown) => void

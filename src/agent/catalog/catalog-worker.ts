@@ -7,7 +7,8 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { type CallName, catalogCalls } from './calls.ts'
 import { catalogError, type CatalogDatabase, openDatabase } from './database.ts'
-import { type FromCatalog, type Start, toPortable, type ToCatalog } from './messages.ts'
+import { type FromCatalog, type Start, type ToCatalog } from './messages.ts'
+import { toPortable } from '../../portable-error.ts'
 
 const { path, lockWaitMs } = workerData as Start
 

@@ -1,6 +1,6 @@
 /** The messages between the main thread and the catalog's thread. */
-import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import type { CallName } from './calls.ts'
+import type { PortableError } from '../../portable-error.ts'
 
 /** The arguments of the thread. */
 export interface Start {
@@ -16,21 +16,3 @@ export interface ToCatalog {
 
 /** The first answer is about opening: its result is an `Opening`. After one with `last`, the thread ends. */
 export type FromCatalog = { result: unknown; last: boolean } | { error: PortableError; last: boolean }
-
-/** A DeltamapperError between threads; structured cloning would lose its class. */
-export interface PortableError {
-  code: ErrorCode
-  message: string
-  remedy: string
-  stack: string | undefined
-}
-
-export function toPortable({ code, message, remedy, cause, stack }: DeltamapperError): PortableError {
-  return { code, message, remedy, stack: cause instanceof Error ? cause.stack : stack }
-}
-
-export function fromPortable({ code, message, remedy, stack }: PortableError): DeltamapperError {
-  const error = new DeltamapperError(code, message, remedy)
-  if (stack !== undefined) error.stack = stack
-  return error
-}

@@ -16,8 +16,7 @@ import { nodeName } from '../../../native/device.ts'
 import { countedEntries, parseCowStatus } from '../../devicemapper/cow/status.ts'
 import { parseCowTable } from '../../devicemapper/cow/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-
-const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 /** What is asked of device-mapper: nothing that changes anything. */
 export type ClassicPort = Pick<DeviceMapper, 'info' | 'table'>

@@ -5,8 +5,7 @@
 import { parseCowStatus } from '../../devicemapper/cow/status.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { SurveyedDevice, SurveyPort } from './survey.ts'
-
-const SECTOR_BYTES = 512
+import { SECTOR_BYTES } from '../../units.ts'
 
 export interface StoreFullness {
   /** Device-mapper's name of the snapshot's device. */

@@ -22,8 +22,8 @@ import {
 } from '../../devicemapper/tools/engine-answer.ts'
 import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
 import type { Reading, Walk } from './plan.ts'
-import { fromPortable, type PortableError, toPortable } from './walk-messages.ts'
 import type { Snapshot } from './snapshot.ts'
+import { fromPortable, type PortableError, toPortable } from '../../portable-error.ts'
 
 /** A question about thin snapshots. */
 export interface ThinQuestion {

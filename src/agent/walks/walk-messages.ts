@@ -1,9 +1,9 @@
 /**
  * What the main thread and a walker thread say to each other. Each walk goes by an id of the main thread's choice.
  */
-import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import type { WalkStatistics } from './encoded-messages.ts'
 import type { Reading, WalkTask } from './plan.ts'
+import type { PortableError } from '../../portable-error.ts'
 
 /** What the main thread says. */
 export type ToWalker =
@@ -34,23 +34,4 @@ export interface TimedStatistics extends WalkStatistics {
 
 export function noStatistics(): TimedStatistics {
   return { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, walkMs: 0 }
-}
-
-/** A DeltamapperError between threads; structured cloning would lose its class. */
-export interface PortableError {
-  code: ErrorCode
-  message: string
-  remedy: string
-  stack: string | undefined
-}
-
-export function toPortable(error: DeltamapperError): PortableError {
-  const { code, message, remedy, cause } = error
-  return { code, message, remedy, stack: cause instanceof Error ? cause.stack : error.stack }
-}
-
-export function fromPortable({ code, message, remedy, stack }: PortableError): DeltamapperError {
-  const error = new DeltamapperError(code, message, remedy)
-  if (stack !== undefined) error.stack = stack
-  return error
 }

@@ -11,15 +11,9 @@ import { forgetSpareWindows } from '../../devicemapper/block-reader.ts'
 import { asDeltamapperError, type DeltamapperError } from '../../errors.ts'
 import { giveMemoryBack } from '../../memory-after-bursts.ts'
 import type { Walk, WalkContext } from './plan.ts'
-import {
-  fromPortable,
-  type FromWalker,
-  noStatistics,
-  type TimedStatistics,
-  toPortable,
-  type ToWalker
-} from './walk-messages.ts'
+import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker } from './walk-messages.ts'
 import { WalkTurns } from './walk-turns.ts'
+import { fromPortable, toPortable } from '../../portable-error.ts'
 
 type Start = Extract<ToWalker, { kind: 'start' }>
 

@@ -8,15 +8,9 @@ import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { EncodedStream } from '../../grpc/snapshot-metadata.ts'
 import type { Plan, Reading, WalkKind, WalkUnderWay } from './plan.ts'
-import {
-  fromPortable,
-  type FromWalker,
-  noStatistics,
-  type TimedStatistics,
-  toPortable,
-  type ToWalker
-} from './walk-messages.ts'
+import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker } from './walk-messages.ts'
 import { WalkTurns } from './walk-turns.ts'
+import { fromPortable, toPortable } from '../../portable-error.ts'
 
 /** Messages a walk may be ahead of its client: one on its way out while the next is made. */
 const MESSAGES_AHEAD = 2

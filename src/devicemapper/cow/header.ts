@@ -14,9 +14,9 @@
 import { DeltamapperError } from '../../errors.ts'
 import { COW_MAGIC, metadataKind } from '../metadata-kind.ts'
 import { damagedStore } from './damaged-store.ts'
+import { SECTOR_BYTES } from '../../units.ts'
 
 const VERSION = 1
-const SECTOR_SIZE = 512
 /** What LVM makes: 4 KiB to 512 KiB (lvcreate --chunksize). In sectors. */
 const MIN_CHUNK = 8
 const MAX_CHUNK = 1024
@@ -55,7 +55,7 @@ export function parseCowHeader(block: Buffer, path: string): CowHeader {
     throw unsupported(path, `with chunks of ${chunkSectors} sectors; LVM makes ${MIN_CHUNK} to ${MAX_CHUNK}`)
   }
   if (valid === 0) throw invalid(path)
-  return { chunkSectors, chunkBytes: chunkSectors * SECTOR_SIZE }
+  return { chunkSectors, chunkBytes: chunkSectors * SECTOR_BYTES }
 }
 
 function invalid(path: string): DeltamapperError {

@@ -6,10 +6,11 @@ import test from 'ava'
 import type { ExecutionContext } from 'ava'
 
 import type { SeenDevices, ThinQuestion } from '../../../src/agent/walks/thin-walk.ts'
-import { fromPortable, type FromWalker, toPortable, type ToWalker } from '../../../src/agent/walks/walk-messages.ts'
+import { type FromWalker, type ToWalker } from '../../../src/agent/walks/walk-messages.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, writeBigPool } from '../sample-pool.ts'
+import { fromPortable, toPortable } from '../../../src/portable-error.ts'
 
 const folder = await testFolder(test)
 const big = writeBigPool(join(folder, 'big'), 20_000)

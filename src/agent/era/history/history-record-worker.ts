@@ -6,10 +6,10 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
 import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
-import { type PortableError, toPortable } from '../../catalog/messages.ts'
 import type { MetadataPlace } from '../../leases/lease-keeper.ts'
 import { eraFacts, readEraSlot } from '../../leases/era-slot-content.ts'
 import { ChunkWriter, type WrittenChunk } from '../../catalog/store/written-chunks.ts'
+import { type PortableError, toPortable } from '../../../portable-error.ts'
 
 /** What is to be read. */
 export interface HistoryReading {

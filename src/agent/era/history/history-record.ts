@@ -18,10 +18,10 @@ import { defect, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
-import { fromPortable } from '../../catalog/messages.ts'
 import type { EraHistoryRecorder, TakenEraSnapshot } from '../boundary/boundary.ts'
 import { EraSlots, type InVolumesTurn } from './era-slot.ts'
 import type { FromHistoryReader, HistoryReading } from './history-record-worker.ts'
+import { fromPortable } from '../../../portable-error.ts'
 
 export interface EraHistoryParts {
   readonly catalog: Catalog
