@@ -34,7 +34,7 @@ const knows = {
   kubernetes: ['devicemapper', 'grpc'],
   mock: ['grpc'],
   monitoring: ['grpc'],
-  nbd: ['agent', 'devicemapper'],
+  nbd: ['devicemapper'],
   process: ['grpc'],
   router: ['grpc', 'kubernetes', 'monitoring', 'process']
 }

@@ -20,6 +20,7 @@ import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import type { DamageTrial } from '../test/support/damage-trial.ts'
+import { type CowTally, damageStores, tallyTable } from '../test/support/cow-mutations.ts'
 import { eraCampaign } from '../test/support/era-mutations.ts'
 import { availableEraTools } from '../test/support/era-tools.ts'
 import { newTally, runCampaign } from '../test/support/mutations.ts'
@@ -30,6 +31,7 @@ import { beginPoolTrial, smallPool } from '../test/support/pool-damage.ts'
 import { kernelPools } from '../test/support/kernel-pool.ts'
 import { type Damage, flipByte, nodeDamages } from '../test/support/metadata-damage.ts'
 import { BLOCK_BYTES } from '../test/support/metadata-image.ts'
+import { Catalogs, liveOn, worldNames } from '../test/simulation/run.ts'
 import { Random } from '../test/support/random.ts'
 import { restoredPool, tallPool, writtenPool } from '../test/support/random-pool.ts'
 import type { TestPool } from '../test/support/random-pool.ts'
@@ -57,6 +59,11 @@ const HOSTILE_SECONDS = 15
 /** Images of which a field is damaged under a right checksum: rounds with an image each, thin and era by turns. */
 const MUTATION_ROUNDS = 200
 const MUTATIONS_A_ROUND = 500
+/** Pairs of stores of classic snapshots, and how often each is damaged. */
+const COW_MUTATION_ROUNDS = 200
+const COW_MUTATIONS_A_ROUND = 50
+/** Lives of a volume with classic snapshots; 15 to 30 pairs each. */
+const COW_LIVES = 100
 
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
@@ -112,6 +119,9 @@ interface Section {
     folder: string
   ) => AsyncIterable<[what: string, outcome: Outcome]>
 }
+
+/** Lives of each simulated world. */
+const SIMULATED_LIVES = 500_000
 
 /** ava, for tests that take hours. */
 const avaForLong = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=4h']
@@ -290,6 +300,16 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'classic-snapshots',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      for (const file of ['classic-snapshots', 'cow-stores']) {
+        const said = await testInLab(file, COW_LIVES, seedOf(number))
+        yield [said, { ...nothing, done: `${figure(COW_LIVES)} lives of volumes with classic snapshots (${file})` }]
+      }
+    }
+  },
+  {
     name: 'lease-kills',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -452,6 +472,20 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'cow-mutations',
+    share: 0,
+    run: async function* ([number = 0], seedOf, folder) {
+      const tally: CowTally = new Map()
+      for (let round = 0; round < COW_MUTATION_ROUNDS; round++) {
+        const random = new Random(seedOf(number) + round)
+        const faults = await damageStores(folder, random, COW_MUTATIONS_A_ROUND, tally)
+        if (faults.length > 0) throw new Error(`seed ${random.seed}: ${faults.join('\n')}`)
+      }
+      const done = `${figure(COW_MUTATION_ROUNDS * COW_MUTATIONS_A_ROUND)} damaged stores of classic snapshots`
+      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}`, { ...nothing, done }]
+    }
+  },
+  {
     name: 'catalog-damage',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -485,6 +519,20 @@ const sections: readonly Section[] = [
         await testInLab('conformance', 1, seedOf(number)),
         { ...nothing, done: 'histories of the content rules, on loop devices, thin volumes and tracked volumes' }
       ]
+    }
+  },
+  {
+    name: 'simulation',
+    share: 0,
+    run: async function* (numbers, seedOf) {
+      const [first = 0] = numbers
+      const seed = seedOf(first)
+      for (const world of worldNames) {
+        using catalogs = new Catalogs()
+        const { failed, turns } = await liveOn(world, seed, SIMULATED_LIVES, catalogs)
+        if (failed) throw new Error(`world ${world}, seed ${failed.life.seed}: ${failed.result.violation}`)
+        yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
+      }
     }
   }
 ]

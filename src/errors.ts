@@ -84,6 +84,28 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'what was written between two snapshots of a tracked volume is not known'
   },
+  DM_COW_INVALID: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the kernel has given a classic snapshot up: its store overflowed or could not be written'
+  },
+  DM_COW_OVERFLOWED: { status: 'FAILED_PRECONDITION', summary: "a classic snapshot's store has overflowed" },
+  DM_COW_MERGING: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the origin of a classic snapshot is being put back to a snapshot'
+  },
+  DM_COW_TRANSIENT: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'a classic snapshot keeps its list of changes in memory only'
+  },
+  DM_COW_INACTIVE: { status: 'FAILED_PRECONDITION', summary: 'a classic snapshot, or its origin, is not active' },
+  DM_COW_DETACHED: {
+    status: 'FAILED_PRECONDITION',
+    summary: "a classic snapshot's devices do not stand as LVM puts them"
+  },
+  DM_COW_REJOINED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'a classic snapshot was split off its origin and joined again'
+  },
   DM_DEVICE_NOT_FOUND: { status: 'NOT_FOUND', summary: 'the pool has no thin device with this id' },
   DM_READ_FAILED: { status: 'UNAVAILABLE', summary: 'the metadata could not be opened or read' },
   DM_RECORDED_POOL_INVALID: {

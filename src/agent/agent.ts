@@ -77,7 +77,11 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
 
   const server = await startServer({
     ...serverOptions(config, certificates, monitoring),
-    backend: snapshotMetadataBackend(sources, walkers, answersWith({ knowledge: live?.knowledge, tools, logger })),
+    backend: snapshotMetadataBackend(
+      sources,
+      walkers,
+      answersWith({ knowledge: live?.knowledge, tools, logger, classic: live?.classic })
+    ),
     // Anyone who can connect may change things: so by default only if that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? live?.admin : undefined,
     inventory,

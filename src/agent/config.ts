@@ -109,6 +109,23 @@ export const agentConfig = z.strictObject({
       keepDays: z.number().min(1).max(36_500).default(730)
     })
     .prefault({}),
+  /** Classic LVM snapshots (`lvcreate -s -L`). */
+  cow: z
+    .strictObject({
+      /**
+       * Chunks that were written to after the target, and perhaps before as well, are told apart by their old contents:
+       * `auto` where base and target are read-only and the base was so when it was served, `always` where they are
+       * read-only now, `never`. Otherwise they count as changed.
+       */
+      compare: z.enum(['auto', 'never', 'always']).default('auto'),
+      /**
+       * With `auto`, the most that is read for it in one answer; the rest counts as changed. And how fast, whatever
+       * `compare` says.
+       */
+      compareMebibytes: z.number().min(0).default(1024),
+      compareMebibytesPerSecond: z.number().min(0.1).default(64)
+    })
+    .prefault({}),
   /**
    * What reads the metadata: `native` our code, `tools` thin_delta and thin_dump, `both` our code, checked with the
    * tools.

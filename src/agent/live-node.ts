@@ -7,6 +7,7 @@ import type { Logger } from 'pino'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { administration } from './administration.ts'
+import type { ClassicServices } from './answers/classic-services.ts'
 import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import { Sources } from './answers/sources.ts'
 import { type Catalog, openCatalog } from './catalog/catalog.ts'
@@ -29,6 +30,7 @@ export interface LiveNode {
   readonly leases: MetadataSnapshotLeases
   readonly sources: Sources
   readonly knowledge: DeviceKnowledge
+  readonly classic: ClassicServices
   readonly admin: AdminBackend
   readonly inventory: LiveInventory
 }
@@ -76,6 +78,12 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
       readDeadlineMs: config.readDeadlineSeconds * 1000,
       strictBases: config.strictBases
     }),
+    classic: {
+      ...{ catalog, deviceMapper, logger, strictBases: config.strictBases, compare: config.cow.compare },
+      compareBytes: config.cow.compareMebibytes * 2 ** 20,
+      compareBytesPerSecond: config.cow.compareMebibytesPerSecond * 2 ** 20,
+      onDoubtful: metrics.reportedDoubtful
+    },
     admin: administration(owned, tracked),
     inventory: {
       ...{ deviceMapper, lvm, lvmCommand: config.lvmCommand, catalogPath: config.catalog },

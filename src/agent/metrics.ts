@@ -8,6 +8,7 @@ import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { SurveyPort } from './node/survey.ts'
 import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
+import type { StoreFullness } from './node/store-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
 import type { TimedStatistics } from './walks/walk-messages.ts'
 import type { WalkKind } from './walks/plan.ts'
@@ -25,6 +26,7 @@ const methods: Record<WalkKind, string> = { allocated: 'GetMetadataAllocated', d
 export class AgentMetrics {
   readonly #registers: [Registry]
   readonly #walkSeconds: Histogram<'method'>
+  readonly #doubtful: Counter
 
   constructor(registry: Registry) {
     this.#registers = [registry]
@@ -35,11 +37,21 @@ export class AgentMetrics {
       buckets: WALK_SECONDS,
       registers: this.#registers
     })
+    this.#doubtful = new Counter({
+      name: 'deltamapper_cow_doubtful_bytes_total',
+      help: 'What answers about classic snapshots reported as changed because nothing told whether it was',
+      registers: this.#registers
+    })
   }
 
   /** Call for each walk that has ended. */
   readonly walkEnded = (kind: WalkKind, { walkMs }: TimedStatistics): void => {
     this.#walkSeconds.observe({ method: methods[kind] }, walkMs / 1000)
+  }
+
+  /** To be told of each answer about classic snapshots. */
+  readonly reportedDoubtful = (bytes: number): void => {
+    this.#doubtful.inc(bytes)
   }
 
   watchWalkers(walkers: Pick<Walkers, 'totals' | 'active' | 'alive'>): void {
@@ -153,6 +165,21 @@ export class AgentMetrics {
     perPool('deltamapper_pool_needs_check', '1: the pool wants its metadata to be checked', (each) =>
       Number(each.needsCheck)
     )
+    const perStore = (name: string, help: string, of: (store: StoreFullness) => number | undefined) =>
+      new Gauge({
+        ...{ name, help, labelNames: ['snapshot'], registers },
+        async collect() {
+          const seen = await looks.latest()
+          this.reset()
+          for (const store of (seen?.stores ?? []).slice(0, MAXIMUM_POOLS)) {
+            const value = of(store)
+            if (value !== undefined) this.set({ snapshot: store.name }, value)
+          }
+        }
+      })
+    perStore('deltamapper_cow_store_bytes', "Size of a classic snapshot's store", ({ usage }) => usage?.bytes)
+    perStore('deltamapper_cow_store_used_bytes', 'What of it is used', ({ usage }) => usage?.usedBytes)
+    perStore('deltamapper_cow_store_lost', '1: the kernel has given the snapshot up', ({ isLost }) => Number(isLost))
     new Gauge({
       name: 'deltamapper_pool_state',
       help: '1 for the state a thin pool is in',

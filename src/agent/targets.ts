@@ -3,9 +3,11 @@
  * (walks/plan.ts), and its walk runs in a walker thread. Nothing else knows which kinds exist; docs/architecture.md
  * says how to add one.
  */
+import { classicAnswers } from './answers/classic-snapshot.ts'
 import { thinAnswers } from './answers/thin-snapshots.ts'
 import { trackedAnswers } from './answers/tracked-volume.ts'
 import type { AnswersOf, AnswerServices, Target, TargetAnswers } from './answers/target.ts'
+import { classicWalk } from './walks/classic-walk.ts'
 import { historyWalk } from './walks/history-walk.ts'
 import type { Walk } from './walks/plan.ts'
 import { thinWalk } from './walks/thin-walk.ts'
@@ -13,7 +15,8 @@ import { thinWalk } from './walks/thin-walk.ts'
 /** By the `kind` of the snapshots that its sources find. */
 export const targets = {
   thin: { answers: thinAnswers, walk: thinWalk },
-  tracked: { answers: trackedAnswers, walk: historyWalk }
+  tracked: { answers: trackedAnswers, walk: historyWalk },
+  classic: { answers: classicAnswers, walk: classicWalk }
 } satisfies Record<string, Target<never, never>>
 
 /** The target for each kind, with what the agent provides. */

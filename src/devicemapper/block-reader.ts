@@ -1,28 +1,21 @@
 /**
- * Reads metadata blocks, many at a time: the only place in this room that touches a file descriptor.
+ * Reads metadata blocks, many at a time.
  *
  * A walk knows which blocks it needs next, so it asks for a *window* of them at once. The window is sorted, and
  * neighbours are read in one request (bridging small gaps is cheaper than another request). Every block's checksum and
  * own block number are verified before use. A block that was freed and used again is intact in itself; only its number
  * shows it.
  *
- * Devices are read with O_DIRECT. The pool writes through dm-bufio, around the page cache, and keeps the device open,
- * so buffered reads would return old content. O_DIRECT needs page-aligned memory, and WebAssembly.Memory is the one
- * page-aligned allocation that plain Node offers.
- *
- * A file in the page cache is read in place, synchronously: copying from memory takes less time than asking another
- * thread. This blocks everything else in this thread, so it is only for walker threads and tools. Every few windows the
- * event loop has its turn.
+ * Devices are read with O_DIRECT (metadata-medium.ts). That wants page-aligned memory, and WebAssembly.Memory is
+ * the one page-aligned
+ * allocation that plain Node offers. Files are read in place; every few windows the event loop has its turn.
  */
-import { constants, readSync } from 'node:fs'
 import { setImmediate } from 'node:timers/promises'
-import { open, readFile, type FileHandle } from 'node:fs/promises'
-import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
-import { DeviceReads, type ReadTerms, Unanswered } from './device-reads.ts'
+import { Unanswered } from './device-reads.ts'
+import { type MediumOptions, type MetadataMedium, openMedium, type OpenMedium } from './metadata-medium.ts'
 import type { DeviceNumber } from './target-words.ts'
-import { SECTOR_BYTES } from '../units.ts'
 
 /** Its types are in the DOM library, of which we want nothing else. */
 declare const WebAssembly: {
@@ -44,9 +37,6 @@ export const SMALL_WINDOW_BLOCKS = 16
 const BYTES_ALLOCATED = 8 * 2 ** 20
 /** Bytes of unused windows of a size that are kept for the next reader; the rest of a burst goes back to the system. */
 const SPARE_BYTES = 16 * 2 ** 20
-
-/** The default deadline of a request around the page cache, in milliseconds: disks give up after that long. */
-const READ_DEADLINE_MS = 30_000
 
 /** After so many loads from the page cache, the event loop has a turn, for messages, signals and timers. */
 const LOADS_PER_TURN = 8
@@ -151,26 +141,14 @@ function windowsFor(blocks: number): WindowPool {
 }
 
 /** How metadata is read. */
-export interface ReadOptions {
-  /** Read around the page cache; always so for devices, optional for files. */
-  direct?: boolean | undefined
-  /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
-  deadlineMs?: number | undefined
-  /** The most bytes a second around the page cache, for all that this thread reads from there. */
-  bytesPerSecond?: number | undefined
+export interface ReadOptions extends MediumOptions {
   /**
    * The block device that the path must lead to. A name can go to another device before it is opened; an open device
    * keeps its number, because nothing can remove it.
    */
   device?: DeviceNumber | undefined
-}
-
-/** The result of opening. */
-interface Opened {
-  blocks: number
-  device: DeviceNumber | undefined
-  requests: DeviceReads | undefined
-  terms: ReadTerms
+  /** What opens the path; by default, as what it is on this machine. */
+  open?: OpenMedium | undefined
 }
 
 export class BlockReader {
@@ -180,22 +158,14 @@ export class BlockReader {
   /** Undefined for a file. */
   readonly device: DeviceNumber | undefined
   readonly statistics: ReadStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0 }
-  readonly #file: FileHandle
-  /** Around the page cache: requests take time, and many should run at once. */
-  readonly isDirect: boolean
-  /** Undefined if reads go through the page cache. */
-  readonly #requests: DeviceReads | undefined
-  readonly #terms: ReadTerms
+  readonly #medium: MetadataMedium
   #loads = 0
 
-  private constructor(path: string, file: FileHandle, { blocks, device, requests, terms }: Opened) {
+  private constructor(path: string, medium: MetadataMedium) {
     this.path = path
-    this.#file = file
-    this.blocks = blocks
-    this.device = device
-    this.isDirect = requests !== undefined
-    this.#requests = requests
-    this.#terms = terms
+    this.#medium = medium
+    this.blocks = Math.floor(medium.sizeBytes / METADATA_BLOCK_SIZE)
+    this.device = medium.device
   }
 
   /** The pool may write to a device while it is read; a file does not change. */
@@ -203,9 +173,14 @@ export class BlockReader {
     return this.device !== undefined
   }
 
+  /** Around the page cache: requests take time, and many should be under way at once. */
+  get isDirect(): boolean {
+    return this.#medium.isDirect
+  }
+
   /** As long as it is open. */
   get descriptor(): number {
-    return this.#file.fd
+    return this.#medium.descriptor
   }
 
   /**
@@ -214,47 +189,14 @@ export class BlockReader {
    * @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device; DM_SNAPSHOT_CHANGED when
    *   it is another device than `device`
    */
-  static async open(
-    path: string,
-    { direct = false, deadlineMs = READ_DEADLINE_MS, bytesPerSecond, device }: ReadOptions = {}
-  ): Promise<BlockReader> {
-    let file: FileHandle
+  static async open(path: string, { device, open = openMedium, ...options }: ReadOptions = {}): Promise<BlockReader> {
+    const medium = await open(path, options)
     try {
-      // O_NONBLOCK: opening a FIFO by mistake must fail below, not wait for a writer for ever.
-      file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
-    } catch (cause) {
-      throw cannotOpen(path, cause)
-    }
-    try {
-      let status = await file.stat()
-      const isDevice = status.isBlockDevice()
-      if (!isDevice && !status.isFile()) {
-        throw new DeltamapperError(
-          'DM_READ_FAILED',
-          `${path} is neither a file nor a block device`,
-          "name the pool's metadata device, or a copy of it"
-        )
-      }
-      if (isDevice || direct) {
-        await file.close()
-        file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
-        status = await file.stat()
-      }
-      const number = isDevice ? decodeDeviceNumber(status.rdev) : undefined
-      if (device) checkNumber(path, number, device)
-      const size = number ? await deviceSizeBytes(number) : status.size
-      const { rdev, dev, ino } = status
-      const requests =
-        isDevice || direct ? DeviceReads.join(isDevice ? `device ${rdev}` : `file ${dev}:${ino}`) : undefined
-      return new BlockReader(path, file, {
-        blocks: Math.floor(size / METADATA_BLOCK_SIZE),
-        device: number,
-        requests,
-        terms: { deadlineMs, bytesPerSecond }
-      })
-    } catch (cause) {
-      await file.close().catch(() => undefined)
-      throw cause instanceof DeltamapperError ? cause : cannotOpen(path, cause)
+      if (device) checkNumber(path, medium.device, device)
+      return new BlockReader(path, medium)
+    } catch (error) {
+      await medium.close().catch(() => undefined)
+      throw error
     }
   }
 
@@ -267,10 +209,25 @@ export class BlockReader {
    * @throws DM_METADATA_DAMAGED naming the first damaged block; DM_READ_FAILED when the device does not deliver
    */
   async load(blocks: ArrayLike<number>, count: number, salt: number): Promise<BlockWindow> {
+    const window = await this.loadUnverified(blocks, count)
+    try {
+      for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
+      return window
+    } catch (error) {
+      this.release(window)
+      throw error
+    }
+  }
+
+  /**
+   * The same of blocks that have no checksum and no number of their own (dm-snapshot's), as they come.
+   *
+   * @throws DM_READ_FAILED
+   */
+  async loadUnverified(blocks: ArrayLike<number>, count: number): Promise<BlockWindow> {
     const window = windowsFor(count).take()
     try {
       await this.#fill(window, blocks, count)
-      for (let i = 0; i < count; i++) this.#verify(window, i, blocks[i], salt)
       return window
     } catch (error) {
       this.release(window)
@@ -323,8 +280,7 @@ export class BlockReader {
   }
 
   async close(): Promise<void> {
-    this.#requests?.leave()
-    await this.#file.close()
+    await this.#medium.close()
   }
 
   #verify(window: BlockWindow, i: number, block: number, salt: number): void {
@@ -368,7 +324,7 @@ export class BlockReader {
       }
       const length = last - first + 1
       used = firstSlot + length
-      if (this.#requests) reads.push(this.#readDirect(this.#requests, window, firstSlot, first, length))
+      if (this.isDirect) reads.push(this.#readDirect(window, firstSlot, first, length))
       else this.#readCached(window, firstSlot, first, length)
     }
     if (!this.isDirect) {
@@ -381,18 +337,11 @@ export class BlockReader {
     if (failed) throw failed.reason
   }
 
-  async #readDirect(
-    requests: DeviceReads,
-    window: BlockWindow,
-    slot: number,
-    firstBlock: number,
-    length: number
-  ): Promise<void> {
+  async #readDirect(window: BlockWindow, slot: number, firstBlock: number, length: number): Promise<void> {
     const { start, bytes } = this.#request(slot, length)
-    const { fd } = this.#file
     let read: number
     try {
-      read = await requests.read(fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE, this.#terms)
+      read = await this.#medium.read(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE)
     } catch (error) {
       if (error instanceof Unanswered && error.sent) window.isLost = true
       throw this.#undelivered(firstBlock, length, error as Error)
@@ -404,7 +353,7 @@ export class BlockReader {
     const { start, bytes } = this.#request(slot, length)
     let read: number
     try {
-      read = readSync(this.#file.fd, window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE)
+      read = this.#medium.readNow(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE)
     } catch (error) {
       throw this.#undelivered(firstBlock, length, error as Error)
     }
@@ -457,25 +406,4 @@ export function damaged(path: string, block: number, what: string): DeltamapperE
     `metadata block ${block} of ${path} is damaged: ${what}`,
     'take a full backup, and run thin_check (era_check) on the metadata'
   )
-}
-
-function cannotOpen(path: string, cause: unknown): DeltamapperError {
-  const { code, message } = cause as NodeJS.ErrnoException
-  const remedy =
-    code === 'ENOENT'
-      ? 'check the path; the metadata device of a pool exists only while the pool is active'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'run as root, or give this user read access to it'
-        : code === 'EINVAL'
-          ? 'the file system below does not take O_DIRECT: read the file without it'
-          : 'check the path and the device'
-  return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
-}
-
-/**
- * Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector size.
- */
-async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
-  const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
-  return Number(sectors) * SECTOR_BYTES
 }

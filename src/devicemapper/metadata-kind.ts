@@ -8,8 +8,10 @@ import { checksumSalt, impliedSalt } from './checksum.ts'
 /** Magic numbers at byte 32 (drivers/md: dm-thin-metadata.c, dm-era-target.c). */
 export const THIN_MAGIC = 27022010n
 export const ERA_MAGIC = 2126579579n
+/** At byte 0, which in the others is a checksum (dm-snap-persistent.c: SNAP_MAGIC). */
+export const COW_MAGIC = 0x70416e53
 
-export type MetadataKind = 'dm-thin' | 'dm-era' | 'dm-cache'
+export type MetadataKind = 'dm-thin' | 'dm-era' | 'dm-cache' | 'dm-snapshot'
 
 /**
  * The kind of a superblock by its checksum, or else by its magic number; undefined for any other block. @param block
@@ -25,6 +27,7 @@ export function metadataKind(block: Buffer): MetadataKind | undefined {
     case checksumSalt.cacheSuperblock:
       return 'dm-cache'
   }
+  if (block.readUInt32LE(0) === COW_MAGIC) return 'dm-snapshot'
   return magic === THIN_MAGIC ? 'dm-thin' : magic === ERA_MAGIC ? 'dm-era' : undefined
 }
 

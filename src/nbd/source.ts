@@ -2,7 +2,7 @@
  * A snapshot to export, wherever it is: what it has allocated, what differs from its bases, its bytes, and whether it
  * still is what it was.
  */
-import { DeltamapperError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { ALLOCATION, dirtyBitmap } from './contexts.ts'
 import type { Export, ExportData } from './export.ts'
 import { DIRTY, HOLE, MAX_STRING_BYTES, ZERO } from './protocol.ts'
@@ -110,9 +110,5 @@ function incrementView({ sizeBytes, allocated }: NbdSource, { sizeBytes: baseByt
 
 function checkName(name: string): void {
   if (Buffer.byteLength(name) <= MAX_STRING_BYTES) return
-  throw new DeltamapperError(
-    'DM_ARGUMENT_INVALID',
-    'a name of an export would be too long for NBD',
-    'use shorter names'
-  )
+  throw invalid('a name of an export would be too long for NBD', 'use shorter names')
 }

@@ -10,7 +10,7 @@
  * what is asked about, whichever connection used it before. Only who goes back makes a new one.
  */
 import type { ExtentAnswer } from '../devicemapper/extents.ts'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, shuttingDown } from '../errors.ts'
 import type { Descriptor } from './requests.ts'
 
 /** Asks for an answer from an offset on, in bytes. */
@@ -101,7 +101,7 @@ export class StatusMap {
 
   /** Ends all walks: who waits for one hears of it. */
   async close(): Promise<void> {
-    this.#closing.abort(new DeltamapperError('DM_SHUTTING_DOWN', 'the server is being stopped', 'start it again'))
+    this.#closing.abort(shuttingDown('the server is being stopped', 'start it again'))
     for (const wake of this.#waiting.splice(0)) wake()
     await Promise.all(this.#idle.splice(0).map((walk) => walk.close()))
   }

@@ -6,10 +6,13 @@
  * Whoever writes to the device, or trims it, moves the root, once the pool commits. A pool commits within a second, and
  * data of a write are read back before that: so where anybody can write, the pool is made to commit before each look
  * (pool_status in drivers/md/dm-thin.c). Where the device is read-only, it is left alone.
+ *
+ * Two writes can bring a root back to the block that it was in, with the same checksum, while a client pauses. So the
+ * kernel's own count of the device's writes and discards has to stay what it was, too.
  */
+import { readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
 import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
-import { findPoolDevice } from '../agent/node/pool-device.ts'
 import {
   type Fingerprint,
   openPoolMetadata,
@@ -20,15 +23,28 @@ import {
 import { parseThinTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
+import type { ExtentStream } from '../devicemapper/extents.ts'
 import type { ExportData, Part } from './export.ts'
+
+/** What there is to know of a pool that is active. */
+export interface FoundPool {
+  readonly name: string
+  readonly uuid: string
+  readonly metadataPath: string
+  readonly metadataDevice: DeviceNumber
+}
 
 export interface ThinDeviceOptions {
   readonly deviceMapper: Pick<DeviceMapper, 'info' | 'table' | 'status'>
+  /** The pool behind a device number; undefined when there is none. */
+  readonly findPool: (pool: DeviceNumber) => Promise<FoundPool | undefined>
   /** No faster than so many bytes a second. */
   readonly bytesPerSecond?: number | undefined
   /** Of the snapshot; the device has to be it. */
   readonly handle: { readonly source: string; readonly name: string }
 }
+
+type Node = Pick<ThinDeviceOptions, 'deviceMapper' | 'findPool'>
 
 export class ThinDeviceData implements ExportData {
   readonly sizeBytes: number
@@ -43,7 +59,7 @@ export class ThinDeviceData implements ExportData {
   readonly #device: ThinDevice
   readonly #seen: Fingerprint
   readonly #opened: Opened
-  readonly #deviceMapper: ThinDeviceOptions['deviceMapper']
+  readonly #node: Node
 
   private constructor(
     file: DataFile,
@@ -51,14 +67,14 @@ export class ThinDeviceData implements ExportData {
     device: ThinDevice,
     seen: Fingerprint,
     opened: Opened,
-    deviceMapper: ThinDeviceOptions['deviceMapper']
+    node: Node
   ) {
     this.#file = file
     this.#metadata = metadata
     this.#device = device
     this.#seen = seen
     this.#opened = opened
-    this.#deviceMapper = deviceMapper
+    this.#node = node
     this.sizeBytes = file.sizeBytes
     this.blockBytes = metadata.superblock.dataBlockBytes
     this.isReadOnly = opened.info.readOnly
@@ -70,14 +86,15 @@ export class ThinDeviceData implements ExportData {
    *   where it is not thin; DM_VOLUME_IN_USE where blocks could be overwritten without a trace; what reading throws
    */
   static async open(path: string, options: ThinDeviceOptions): Promise<ThinDeviceData> {
-    const { deviceMapper, bytesPerSecond, handle } = options
+    const { bytesPerSecond, handle } = options
     const file = await DataFile.open(path, { bytesPerSecond })
     let metadata: PoolMetadata | undefined
     try {
       // Open, it keeps its number, whatever becomes of its name.
-      const opened = await look(deviceMapper, path, file.device)
+      const opened = await look(options, path, file.device)
       checkIsMeant(path, handle, opened)
-      await deviceMapper.status(opened.pool, { flush: !opened.info.readOnly })
+      // What was written just before it was made read-only is in the metadata after a commit.
+      await options.deviceMapper.status(opened.pool, { flush: true })
       metadata = await openPoolMetadata(opened.metadataPath, { liveRoot: true, device: opened.metadataDevice })
       const device = await metadata.device(opened.thinId)
       const seen = await metadata.fingerprint(device)
@@ -89,7 +106,7 @@ export class ThinDeviceData implements ExportData {
           `take a snapshot, and serve that; or make it read-only (lvchange -pr)`
         )
       }
-      return new ThinDeviceData(file, metadata, device, seen, opened, deviceMapper)
+      return new ThinDeviceData(file, metadata, device, seen, opened, options)
     } catch (error) {
       await metadata?.close()
       await file.close()
@@ -105,15 +122,27 @@ export class ThinDeviceData implements ExportData {
     return this.#file.read(position, size, into)
   }
 
+  /** What the snapshot maps, by the metadata of the pool that its device is in. */
+  async allocated(): Promise<ExtentStream> {
+    const { id: deviceId } = this.#device
+    return this.#metadata.allocated({ deviceId, sizeBytes: this.sizeBytes, fingerprint: this.#seen })
+  }
+
   /** @throws DM_SNAPSHOT_CHANGED where it is not what it was when it was opened, and what looking throws */
   async look(): Promise<void> {
-    const now = await look(this.#deviceMapper, this.#file.path, this.#file.device)
-    if (!isDeepStrictEqual(now, this.#opened) || this.#file.sizeBytes !== this.sizeBytes) {
+    const now = await look(this.#node, this.#file.path, this.#file.device)
+    if (
+      !isDeepStrictEqual({ ...now, writes: this.#opened.writes }, this.#opened) ||
+      this.#file.sizeBytes !== this.sizeBytes
+    ) {
       throw this.#changed('was renamed, resized, given another table or made writable')
     }
-    if (!this.isReadOnly) await this.#deviceMapper.status(this.#opened.pool, { flush: true })
+    if (!this.isReadOnly) await this.#node.deviceMapper.status(this.#opened.pool, { flush: true })
     const seen = await this.#metadata.fingerprint(this.#device)
-    if (!sameFingerprint(seen, this.#seen)) throw this.#changed('was written to or trimmed')
+    const writes = countWrites(this.#file.device)
+    if (!sameFingerprint(seen, this.#seen) || writes !== this.#opened.writes) {
+      throw this.#changed('was written to or trimmed')
+    }
   }
 
   async close(): Promise<void> {
@@ -141,13 +170,20 @@ interface Opened {
   readonly poolUuid: string
   readonly metadataPath: string
   readonly metadataDevice: DeviceNumber
+  /** Sectors written and discarded through the device, as the kernel has counted. */
+  readonly writes: string
 }
 
-async function look(
-  deviceMapper: ThinDeviceOptions['deviceMapper'],
-  path: string,
-  number: DeviceNumber | undefined
-): Promise<Opened> {
+/**
+ * Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of
+ * none.)
+ */
+function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
+  const fields = readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)
+  return [6, 13].map((at) => fields[at] ?? '0').join(' ')
+}
+
+async function look({ deviceMapper, findPool }: Node, path: string, number: DeviceNumber | undefined): Promise<Opened> {
   const info = number && (await deviceMapper.info(number))
   if (!number || !info) {
     throw new DeltamapperError(
@@ -165,14 +201,15 @@ async function look(
       'serve a thin snapshot; what lies over or beside it cannot be watched'
     )
   }
-  const pool = await findPoolDevice(deviceMapper, thin.poolDevice)
+  const pool = await findPool(thin.poolDevice)
   if (!pool) throw new DeltamapperError('DM_POOL_INACTIVE', `the pool of ${path} is gone`, 'activate it again')
   const { name, uuid, readOnly } = info
   return {
     ...{ info: { name, uuid, readOnly }, table, thinId: thin.deviceId, pool: thin.poolDevice },
     hasExternalOrigin: thin.externalOrigin !== undefined,
     ...{ poolName: pool.name, poolUuid: pool.uuid },
-    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice }
+    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice },
+    writes: countWrites(number)
   }
 }
 

@@ -30,7 +30,7 @@ export class EraAnswers {
   async delta(catalog: Catalog, base: string, target: string, startingOffset = 0): Promise<Extent[]> {
     const sources = new Sources(new Map(), {
       deviceMapper: this.#deviceMapper,
-      lvm: { logicalVolumes: async () => undefined, allLogicalVolumes: async () => [] },
+      lvm: { logicalVolumes: async () => undefined, allLogicalVolumes: async () => [], snapshotLinks: async () => undefined },
       history: catalog
     })
     const { messages } = await snapshotMetadataBackend(sources, this.#walkers, answersWith({})).delta(

@@ -245,10 +245,9 @@ test('what cannot be tracked is refused', async (t) => {
   createThick(group, 'thick', 16)
   lvm('lvcreate', '--snapshot', '--size', '8m', '--name', 'cow', `${group}/thick`)
   lvm('lvcreate', '--snapshot', '--size', '8m', '--name', 'thin-cow', `${group}/data`)
+  createThick(group, 'alone', 16)
   for (const [name, why] of [
-    ['thick', /is a linear volume/],
-    ['cow', /is a copy-on-write snapshot/],
-    ['thin-cow', /is a copy-on-write snapshot/],
+    ['alone', /is a linear volume/],
     ['po-ol', /is a thin pool/],
     ['po-ol_tmeta', /is a part of another volume/]
   ] as const) {
@@ -258,7 +257,8 @@ test('what cannot be tracked is refused', async (t) => {
   }
   // A thin volume that has a copy-on-write snapshot is thin all the same, and a target as little as any volume in use.
   t.is((await failure(allocated(`${group}/data`))).code, 'DM_VOLUME_IN_USE')
-  lvm('lvremove', `${group}/thin-cow`, `${group}/cow`, `${group}/thick`)
+  t.is((await failure(allocated(`${group}/thick`))).code, 'DM_VOLUME_IN_USE')
+  lvm('lvremove', `${group}/thin-cow`, `${group}/cow`, `${group}/thick`, `${group}/alone`)
 })
 
 test('hostile handles find nothing, and no shell', async (t) => {

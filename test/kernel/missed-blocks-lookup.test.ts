@@ -75,7 +75,8 @@ async function askWhile(
     },
     lvm: {
       logicalVolumes: (name) => inTurn(() => reporter.logicalVolumes(name)),
-      allLogicalVolumes: () => inTurn(() => reporter.allLogicalVolumes())
+      allLogicalVolumes: () => inTurn(() => reporter.allLogicalVolumes()),
+      snapshotLinks: (name) => inTurn(() => reporter.snapshotLinks(name))
     }
   } satisfies LiveNode
   const backend = snapshotMetadataBackend(new Sources(new Map(), node), walkers, answersWith({ knowledge }))

@@ -10,6 +10,7 @@ import test from 'ava'
 import type { NbdOptions } from '../../src/cli/answers/nbd-options.ts'
 import { type ErrorCode, DeltamapperError } from '../../src/errors.ts'
 import { clientTest, type RunTool, serveNbd, type TestServer } from '../support/nbd-clients.ts'
+import { unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { run } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent } from './live-agent.ts'
@@ -234,6 +235,28 @@ kernelTest("devices that are not the snapshot's, and volumes in use, are refused
     ['used-0', { device: '/dev/ubda' }, 'DM_NO_SUCH_DEVICE']
   ]
   for (const [name, options, code] of cases) t.is((await refused(serve(name, [], options))).code, code)
+})
+
+kernelTest("a name that is another's to the agent is refused", async (t) => {
+  const recorded = await unpackRecordedPool()
+  const other = await LiveAgent.start({ config: { recorded: { [group]: recorded } } })
+  writeBlocks(createThin(group, 'pool64', 'twin', 48), 0, 3, 't')
+  snapshot('twin', 'monday')
+  t.is((await refused(serve('monday', [], { endpoint: other.address }))).code, 'DM_NO_SUCH_DEVICE')
+  await other.kill()
+})
+
+kernelTest('writes of which the tree shows nothing in the end fail the next request', async (t, tool) => {
+  const volume = createThin(group, 'pool64', 'back', 16)
+  writeBlocks(volume, 0, 20, 'b')
+  const device = snapshot('back', 'back-0', { writable: true })
+  const server = await serve('back-0')
+  t.is((await tool('nbdinfo', ['--map', server.uri()])).status, 0)
+  // A block that was never mapped: mapped, and trimmed again.
+  writeBlocks(device, 100, 1, 'x')
+  run('blkdiscard', ['--offset', String(100 * 65536), '--length', '65536', device])
+  t.not((await tool('nbdinfo', ['--map', server.uri()])).status, 0)
+  await server.close()
 })
 
 /** What device-mapper calls a volume. */

@@ -34,7 +34,7 @@ function tidy(): void {
   for (const each of readdirSync('/dev', { withFileTypes: true })) {
     if (each.isDirectory() && !before.includes(each.name)) rmSync(join('/dev', each.name), { recursive: true })
   }
-  run('blkdiscard', '/dev/ubda')
+  run('blkdiscard', '--force', '/dev/ubda')
   for (const name of readdirSync('/run/tmp')) rmSync(join('/run/tmp', name), { recursive: true })
   rmSync('/run/lvm', { recursive: true })
   cpSync(`${found}-lvm`, '/run/lvm', { recursive: true })

@@ -285,7 +285,7 @@ clientTest(
 
 test('thin ids and copies of a pool do as well', async (t) => {
   const [monday, tuesday] = volumes.get('harbour') ?? []
-  const sizes = ['--size', String(tuesday.size_bytes)]
+  const sizes = ['--size', String(tuesday.size_bytes), '--base-size', String(monday.size_bytes)]
   const images = ['--metadata', metadataPath, '--data', dataPath]
   const { status, stdout } = await runCommand([
     ...['nbd', String(tuesday.thin_id), '--base', String(monday.thin_id), ...images, ...sizes, '--list']
@@ -324,6 +324,7 @@ test('what does not go together is said in a line', async (t) => {
     [['x/tides-cut', '--base', 'x/monday', ...recordedPool, '--list'], /DM_VOLUMES_DIFFER/],
     [['1', '--metadata', metadataPath, '--list'], /--data FILE/],
     [['1', '--metadata', metadataPath, '--data', dataPath, '--list'], /--size/],
+    [['2', '--base', '1', '--metadata', metadataPath, '--data', dataPath, '--size', '1MiB', '--list'], /--base-size/],
     [['1', '--metadata', dataPath, '--data', metadataPath, '--size', '1MiB', '--list'], /DM_METADATA_FOREIGN/],
     [['x/monday', '--activate', ...recordedPool, '--list'], /goes with the agent only/]
   ] as const) {

@@ -2,7 +2,7 @@
  * Where a CSI question becomes an answer: handles are looked up, and whoever answers for snapshots of their kind makes
  * a plan of it.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { defect, DeltamapperError } from '../../errors.ts'
 import type { CallContext } from '../../grpc/call-context.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { parseHandle } from '../../handle.ts'
@@ -52,11 +52,7 @@ export function snapshotMetadataBackend(
   function kindOf({ kind, handle }: FoundSnapshot): TargetAnswers {
     const answers = answersOf(kind)
     if (answers) return answers
-    throw new DeltamapperError(
-      'DM_INTERNAL',
-      `nobody answers for ${handle}, which is of kind ${kind}`,
-      'report it with the log lines around it'
-    )
+    throw defect(`nobody answers for ${handle}, which is of kind ${kind}`)
   }
 
   function lookUpFor(call: CallContext | undefined): LookUp {

@@ -11,7 +11,7 @@ import type { LogicalVolume } from '../lvm/parse.ts'
 import { LvmRefused, type LvmReporter } from '../lvm/report.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
 
-export type LvmPort = Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
+export type LvmPort = Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes' | 'snapshotLinks'>
 
 /** LVM at one look. */
 export class LvmLook implements LvmPort {
@@ -19,6 +19,7 @@ export class LvmLook implements LvmPort {
   readonly #client: string | undefined
   #all: Promise<LogicalVolume[]> | undefined
   readonly #groups = new Map<string, Promise<LogicalVolume[] | undefined>>()
+  readonly #links = new Map<string, ReturnType<LvmPort['snapshotLinks']>>()
 
   /** @param client on whose behalf */
   constructor(lvm: LvmPort, client?: string) {
@@ -37,6 +38,14 @@ export class LvmLook implements LvmPort {
     const volumes = this.#volumesOf(volumeGroup)
     this.#groups.set(volumeGroup, volumes)
     return volumes
+  }
+
+  async snapshotLinks(volumeGroup: string): ReturnType<LvmPort['snapshotLinks']> {
+    const known = this.#links.get(volumeGroup)
+    if (known) return known
+    const links = this.#lvm.snapshotLinks(volumeGroup)
+    this.#links.set(volumeGroup, links)
+    return links
   }
 
   async #volumesOf(volumeGroup: string): Promise<LogicalVolume[] | undefined> {

@@ -5,6 +5,7 @@
  * They are in order because a look that is reported late would look like a restored pool. Callers share a look that
  * still waits for its turn. A running look is not shared, because it may be older than the question.
  */
+import type { ReadOptions } from '../../devicemapper/block-reader.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { WentBack } from '../catalog/pool-clocks.ts'
@@ -12,6 +13,8 @@ import type { Snapshot } from '../walks/snapshot.ts'
 
 /** A pool's metadata device, and which pool it is. */
 type PoolPlace = Pick<Snapshot, 'metadataPath' | 'metadataDevice' | 'poolIdentity'>
+
+type Reading = Pick<ReadOptions, 'deadlineMs' | 'open'>
 
 /** One look. */
 interface Turn {
@@ -23,14 +26,19 @@ interface Turn {
 
 export class PoolClockLooks {
   readonly #catalog: Pick<Catalog, 'sawPoolClock'>
-  readonly #deadlineMs: number | undefined
+  readonly #reading: Reading
+  readonly #now: () => number
   /** The last look of each pool, waiting or running. */
   readonly #last = new Map<string, Turn>()
 
-  /** @param readDeadlineMs how long one request to a metadata device may take, in milliseconds */
-  constructor(catalog: Pick<Catalog, 'sawPoolClock'>, readDeadlineMs?: number) {
+  /**
+   * @param reading how metadata devices are read
+   * @param now milliseconds since 1970
+   */
+  constructor(catalog: Pick<Catalog, 'sawPoolClock'>, reading: Reading = {}, now: () => number = Date.now) {
     this.#catalog = catalog
-    this.#deadlineMs = readDeadlineMs
+    this.#reading = reading
+    this.#now = now
   }
 
   /**
@@ -65,10 +73,11 @@ export class PoolClockLooks {
 
   async #read(pool: string, { metadataPath, metadataDevice }: PoolPlace): Promise<WentBack | undefined> {
     const metadata = await openPoolMetadata(metadataPath, {
-      ...{ liveRoot: true, device: metadataDevice, deadlineMs: this.#deadlineMs }
+      ...{ liveRoot: true, device: metadataDevice, ...this.#reading }
     })
     try {
-      return await this.#catalog.sawPoolClock({ pool, ...(await metadata.moment()) })
+      const clock = { pool, ...(await metadata.moment()) }
+      return await this.#catalog.sawPoolClock(clock, this.#now())
     } finally {
       await metadata.close()
     }

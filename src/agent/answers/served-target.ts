@@ -3,6 +3,7 @@
  * (catalog/admission.ts).
  */
 import type { Logger } from 'pino'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { ServedTarget } from '../catalog/fingerprint.ts'
 import { PoolClockLooks } from './pool-clock-looks.ts'
@@ -18,18 +19,24 @@ export interface DeviceKnowledge {
   check(seen: SeenDevices, anyVolume?: boolean): Promise<void>
 }
 
-/**
- * The catalog's knowledge of the devices that walks are about.
- *
- * @param readDeadlineMs how long one request to a metadata device may take, in milliseconds
- * @param strictBases whether a base that was never served is refused
- */
+export interface KnowledgeOptions {
+  /** How long one request to a metadata device may take, in milliseconds. */
+  readDeadlineMs?: number
+  /** Whether a base that was never served is refused. */
+  strictBases?: boolean
+  /** What opens metadata; by default, files and devices of this machine. */
+  open?: OpenMedium
+  /** Milliseconds since 1970. */
+  now?: () => number
+}
+
+/** What the catalog knows of the devices that walks are about. */
 export function catalogKnowledge(
   catalog: Catalog,
   logger: Logger,
-  { readDeadlineMs, strictBases = false }: { readDeadlineMs?: number; strictBases?: boolean } = {}
+  { readDeadlineMs, strictBases = false, open, now = Date.now }: KnowledgeOptions = {}
 ): DeviceKnowledge {
-  const clocks = new PoolClockLooks(catalog, readDeadlineMs)
+  const clocks = new PoolClockLooks(catalog, { deadlineMs: readDeadlineMs, open }, now)
   return {
     /**
      * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER,
@@ -37,10 +44,8 @@ export function catalogKnowledge(
      */
     async check({ base, target, resumed }, anyVolume = false) {
       const wentBack = await clocks.look(target.snapshot)
-      const admitted = await catalog.admit({
-        ...{ base: base && servedTarget(base), target: servedTarget(target), resumed, strictBases, wentBack },
-        anyVolume
-      })
+      const asked = { base: base && servedTarget(base), target: servedTarget(target) }
+      const admitted = await catalog.admit({ ...asked, resumed, strictBases, wentBack, anyVolume }, now())
       if (admitted === 'unchanged') return
       logger.warn(
         { base: base?.snapshot.handle, code: 'DM_BASE_UNRECORDED' },

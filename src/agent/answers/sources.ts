@@ -8,17 +8,17 @@ import { DeltamapperError } from '../../errors.ts'
 import { eraSource, type HistoryCatalog } from './tracked-volume.ts'
 import { ANY_SOURCE } from '../../handle.ts'
 import { isLvmUuid, lvmDeviceSource } from './lvm-device.ts'
-import type { LvmReporter } from '../lvm/report.ts'
 import { volumeGroupSource } from './volume-group.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
-import { DeviceMapperLook, LvmLook } from './one-look.ts'
+import { classicSource } from './classic-snapshot.ts'
+import { DeviceMapperLook, LvmLook, type LvmPort } from './one-look.ts'
 import type { DeviceMapperPort } from '../node/pool-device.ts'
-import type { FoundSnapshot, Snapshot, SnapshotSource } from '../walks/snapshot.ts'
+import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
 
 /** What looking at this node's own pools takes. */
 export interface LiveNode {
   deviceMapper: DeviceMapperPort
-  lvm: Pick<LvmReporter, 'logicalVolumes' | 'allLogicalVolumes'>
+  lvm: LvmPort
   /** The owned pools. */
   ownedPools?: { source(name: string): SnapshotSource | undefined } | undefined
   /** The history of tracked volumes. */
@@ -65,12 +65,12 @@ export class Sources {
       if (isOwnPoolUuid(poolUuid)) throw ownPool(name, poolNameOf(poolUuid))
       return deviceMapperSource(name, deviceMapper)
     }
-    return volumeGroupSource(name, { lvm, deviceMapper })
+    return groupSource(name, { lvm, deviceMapper })
   }
 
   /** @throws DM_HANDLE_AMBIGUOUS, DM_LVM_FAILED, and what the source throws that has it */
-  async #wherever(name: string): Promise<Snapshot | undefined> {
-    const found: { source: string; snapshot: () => Promise<Snapshot | undefined> }[] = []
+  async #wherever(name: string): Promise<FoundSnapshot | undefined> {
+    const found: { source: string; snapshot: () => Promise<FoundSnapshot | undefined> }[] = []
     for (const [source, recorded] of this.#recorded) {
       if (await recorded.snapshot(name)) found.push({ source, snapshot: () => recorded.snapshot(name) })
     }
@@ -78,7 +78,7 @@ export class Sources {
       const { lvm, deviceMapper } = this.#node
       for (const volume of await lvm.allLogicalVolumes()) {
         if (volume.name !== name || volume.hidden) continue
-        const group = volumeGroupSource(volume.vgName, { lvm, deviceMapper })
+        const group = groupSource(volume.vgName, { lvm, deviceMapper })
         found.push({ source: volume.vgName, snapshot: () => group.snapshot(name) })
       }
     }
@@ -98,6 +98,12 @@ export class Sources {
     if (!this.#node) return recorded === '' ? 'this agent serves nothing' : `this agent serves ${recorded}`
     return `this agent serves the node's thin pools, tracked volumes and volume groups${recorded === '' ? '' : ` and ${recorded}`}`
   }
+}
+
+/** A group has snapshots of two kinds: classic ones, which have a store of their own, and those in thin pools. */
+function groupSource(volumeGroup: string, node: Pick<LiveNode, 'lvm' | 'deviceMapper'>): SnapshotSource<FoundSnapshot> {
+  const [classic, thin] = [classicSource(volumeGroup, node), volumeGroupSource(volumeGroup, node)]
+  return { snapshot: async (name) => (await classic.snapshot(name)) ?? (await thin.snapshot(name)) }
 }
 
 /** The device-mapper UUID of the active thin pool of this name, which may be empty; undefined when there is none. */

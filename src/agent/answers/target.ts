@@ -1,6 +1,7 @@
 /** The interface of a kind of storage whose snapshots the agent answers for. The registry is targets.ts. */
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
+import type { ClassicServices } from './classic-services.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Plan, Walk } from '../walks/plan.ts'
@@ -42,6 +43,8 @@ export interface AnswerServices {
   readonly tools?: ToolEngine | undefined
   /** Told of what is answered all the same. */
   readonly logger?: Pick<Logger, 'warn'> | undefined
+  /** What classic snapshots take. */
+  readonly classic?: ClassicServices | undefined
 }
 
 export interface Target<S extends FoundSnapshot, Request> {

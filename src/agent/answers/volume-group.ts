@@ -119,6 +119,7 @@ export function thinPoolUuid(pool: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): stri
   return `${volumeUuid(pool)}-tpool`
 }
 
-function volumeUuid({ vgUuid, uuid }: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
+/** The device-mapper UUID of a volume's own device; those that it stands on have a word more. */
+export function volumeUuid({ vgUuid, uuid }: Pick<LogicalVolume, 'vgUuid' | 'uuid'>): string {
   return `LVM-${vgUuid.replaceAll('-', '')}${uuid.replaceAll('-', '')}`
 }

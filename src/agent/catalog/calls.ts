@@ -1,5 +1,6 @@
 /** The calls that the catalog takes, by name: the worker thread's side of `Catalog`. */
 import { admit, type Admission } from './admission.ts'
+import * as classic from './classic-served.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
 import * as era from './era-volumes.ts'
@@ -19,6 +20,9 @@ export function catalogCalls(database: CatalogDatabase) {
     remember: on(served.remember),
     findServed: on(served.findServed),
     forgetServed: on(served.forgetServed),
+    rememberClassic: on(classic.rememberClassic),
+    findClassic: on(classic.findClassic),
+    forgetClassic: on(classic.forgetClassic),
     admit: (admission: Admission, at: number) =>
       admit(database, admission, (one, other) => lineage(database, one, other), at),
     lineage: on(lineage),

@@ -23,14 +23,24 @@ const HEAP_MIB = 256
 /** Opening reads and checks the whole file: allow a second more for each so many bytes. */
 const CHECKED_A_SECOND = 16 * 2 ** 20
 
-export class CatalogThread {
-  /** The result of opening; rejects if opening failed. */
+/** One run of the catalog, in whatever carries out its calls. */
+export interface CatalogRun {
+  /** What opening found; rejects as opening failed. */
   readonly opening: Promise<Opening>
-  /** Resolves when the thread has ended, and the file is free. */
+  /** Resolves when it is gone, and the file free. */
   readonly gone: Promise<void>
   /** It takes no more calls: it has ended, failed, or is being closed. */
+  readonly ended: boolean
+  /** It was given up while at a call, and is not gone yet. */
+  readonly stuck: boolean
+  /** @throws what the call throws; DM_CATALOG_UNAVAILABLE when it ended or took too long, done or not */
+  call(call: CallName | 'close', args: unknown[]): Promise<unknown>
+}
+
+export class CatalogThread implements CatalogRun {
+  readonly opening: Promise<Opening>
+  readonly gone: Promise<void>
   ended = false
-  /** It was given up during a call, and has not ended yet. */
   stuck = false
   readonly #path: string
   readonly #deadlineMs: number
@@ -72,10 +82,6 @@ export class CatalogThread {
     this.opening.catch(() => undefined)
   }
 
-  /**
-   * @throws what the call throws; DM_CATALOG_UNAVAILABLE when the thread ended or took too long: the call may or may
-   *   not be done
-   */
   async call(call: CallName | 'close', args: unknown[]): Promise<unknown> {
     // A value that cannot be sent throws here, and then no answer will come.
     this.#worker.postMessage({ call, args } satisfies ToCatalog)

@@ -4,6 +4,7 @@
  *
  * - Which snapshots were served as target or used as base (fingerprint.ts, served-targets.ts). So a base that has
  *   changed is refused, and an answer is resumed only for the same snapshot.
+ * - Classic snapshots that were answered about, and their stores' lists then (classic-served.ts).
  * - How far each pool's clock had come, to notice a pool that was restored to an earlier state (pool-clocks.ts).
  * - The pools, volumes and snapshots that the agent made on plain device-mapper (owned-pools.ts), and the changes that
  *   were interrupted when it was killed (reconcile.ts).
@@ -18,7 +19,8 @@ import { resolve } from 'node:path'
 import { DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Admission, Admitted } from './admission.ts'
 import type { CallName, CatalogCalls } from './calls.ts'
-import { CatalogThread } from './catalog-thread.ts'
+import { type CatalogRun, CatalogThread } from './catalog-thread.ts'
+import type { ClassicFacts, ClassicRow } from './classic-served.ts'
 import type { Opening } from './database.ts'
 import type {
   EraHistoryFacts,
@@ -32,6 +34,7 @@ import type { EraIntent, EraVolume, NewEraIntent, EraVolumeLook } from './era-vo
 import type { Role, ServedTarget } from './fingerprint.ts'
 import type { Intent, NewIntent, OwnedThin, CatalogView } from './owned-pools.ts'
 import type { LeaseRecord } from './lease.ts'
+import type { Start } from './messages.ts'
 import type { Lineage, LineageMember } from './lineage.ts'
 import type { PoolClock, WentBack } from './pool-clocks.ts'
 import type { ServedRecord } from './served-targets.ts'
@@ -42,6 +45,8 @@ export interface CatalogOptions {
   deadlineMs?: number
   /** How long to wait for another process to release the file, in milliseconds; 3,000 by default. */
   lockWaitMs?: number
+  /** What runs it; by default, a thread. */
+  run?: (start: Start, deadlineMs: number) => CatalogRun
 }
 
 /**
@@ -56,10 +61,14 @@ export async function openCatalog(path: string, options: CatalogOptions = {}): P
   return catalog
 }
 
+function startThread(start: Start, deadlineMs: number): CatalogRun {
+  return new CatalogThread(start, deadlineMs)
+}
+
 export class Catalog {
   readonly path: string
   readonly #options: CatalogOptions
-  #thread: CatalogThread | undefined
+  #thread: CatalogRun | undefined
   #closed = false
 
   constructor(path: string, options: CatalogOptions) {
@@ -101,6 +110,29 @@ export class Catalog {
   /** Forgets the oldest served records beyond a number. Returns how many; repeat until 0. */
   async forgetServed(keep: number): Promise<number> {
     return this.#call('forgetServed', keep)
+  }
+
+  /**
+   * Records that a classic snapshot is about to be answered about; to be awaited before the first message leaves. See
+   * classic-served.ts.
+   */
+  async rememberClassic(
+    facts: ClassicFacts,
+    list: { readonly entries: number; readonly digest: string },
+    role: Role,
+    at = Date.now()
+  ): Promise<void> {
+    await this.#call('rememberClassic', facts, list, role, at)
+  }
+
+  /** Everything on record of a classic snapshot, by its handle or its identity. */
+  async findClassic(snapshot: Pick<ClassicFacts, 'handle' | 'identity'>): Promise<ClassicRow[]> {
+    return this.#call('findClassic', snapshot)
+  }
+
+  /** Forgets the oldest classic snapshots on record, beyond a number. Returns how many; to be repeated until 0. */
+  async forgetClassic(keep: number): Promise<number> {
+    return this.#call('forgetClassic', keep)
   }
 
   /** How two snapshots are related, according to their records. */
@@ -341,7 +373,7 @@ export class Catalog {
   }
 
   /** The running thread, or a new one if the last has ended. */
-  #running(): CatalogThread {
+  #running(): CatalogRun {
     if (this.#closed) {
       throw shuttingDown()
     }
@@ -353,8 +385,8 @@ export class Catalog {
       )
     }
     if (this.#thread === undefined || this.#thread.ended) {
-      const { deadlineMs = 30_000, lockWaitMs } = this.#options
-      this.#thread = new CatalogThread({ path: this.path, lockWaitMs }, deadlineMs)
+      const { deadlineMs = 30_000, lockWaitMs, run = startThread } = this.#options
+      this.#thread = run({ path: this.path, lockWaitMs }, deadlineMs)
     }
     return this.#thread
   }

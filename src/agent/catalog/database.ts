@@ -61,6 +61,7 @@ import {
   migrations
 } from './store/migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
+import { classicTable } from './classic-served.ts'
 import { poolClocksTable } from './pool-clocks.ts'
 import { servedTable } from './served-targets.ts'
 import { contents, damagedCatalog, type Statements } from './store/table.ts'
@@ -87,7 +88,8 @@ export interface Opening {
 /** The tables that are kept in memory, whose rows are counted. */
 const keptTables = [
   ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
-  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable]
+  ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable],
+  classicTable
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
 const HISTORY_PAGES = 16_384

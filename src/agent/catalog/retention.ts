@@ -47,6 +47,7 @@ export async function forgetHistory(
 export async function forgetOld(catalog: Catalog, { keep }: { keep: number } = retention): Promise<number> {
   let forgotten = 0
   for (let some; (some = await catalog.forgetServed(keep)) > 0; forgotten += some);
+  for (let some; (some = await catalog.forgetClassic(keep)) > 0; forgotten += some);
   return forgotten
 }
 

@@ -43,7 +43,12 @@ export function findings(facts: ExaminationFacts): Finding[] {
     ...(facts.live ? aboutHavingPools(facts) : [recordedOnly(facts)]),
     ...aboutNode(facts)
   ]
-  return found.sort((one, other) => order[one.severity] - order[other.severity])
+  return inOrder(found)
+}
+
+/** The worst first. */
+export function inOrder(found: readonly Finding[]): Finding[] {
+  return [...found].sort((one, other) => order[one.severity] - order[other.severity])
 }
 
 function finding(severity: Severity, kind: string, about: string, what: string, remedy: string, command = ''): Finding {
@@ -134,7 +139,7 @@ function aboutGroup({ name, problem, missingDisks, untracked }: VolumeGroupFacts
         'volumes-untracked',
         name,
         `${listed(untracked)} ${untracked.length === 1 ? 'is' : 'are'} in no thin pool: changed blocks cannot be told`,
-        'back them up in full, have dm-era track them (deltamapper era attach), or move them into a thin pool (lvconvert --type thin)'
+        'take classic snapshots of them (lvcreate -s -L), of which changed blocks can be told; or have dm-era track them (deltamapper era attach), or move them into a thin pool (lvconvert --type thin)'
       )
     )
   }

@@ -12,6 +12,7 @@ import type {
   DeviceMapperFacts,
   EraHistoryFacts,
   Examination,
+  Finding,
   LvmFacts,
   TrackedVolumeFacts
 } from './examination.ts'
@@ -20,13 +21,16 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { reconcile } from '../catalog/reconcile.ts'
+import type { LvmReporter } from '../lvm/report.ts'
 import { fullName } from '../lvm/volume.ts'
 import type { MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
 import { readKernelView } from '../owned-pools/kernel-view.ts'
 import { isLvm, type SurveyedDevice, surveyDevices } from '../node/survey.ts'
-import { type ExaminationFacts, findings } from './findings.ts'
+import { type ExaminationFacts, findings, inOrder } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
+import { lookAtStores } from '../node/store-fullness.ts'
+import { storeFindings } from './store-findings.ts'
 import { type AgentKnowledge, lookAtPools } from './pool-facts.ts'
 import { probe, SingleLook } from './probe.ts'
 import { isTracked, lookAtTrackedVolumes, type TrackedPort } from './tracked-volumes.ts'
@@ -41,7 +45,7 @@ export interface InventoryOptions {
 
 export interface LiveInventory {
   readonly deviceMapper: Pick<DeviceMapper, 'versions' | 'targets' | 'list' | 'info' | 'table' | 'status'>
-  readonly lvm: LvmPort
+  readonly lvm: LvmPort & Pick<LvmReporter, 'snapshotLinks'>
   readonly lvmCommand: readonly string[]
   /** Path of the agent's catalog. */
   readonly catalogPath: string
@@ -100,11 +104,14 @@ export class Inventory {
       pools: looked?.pools ?? [],
       trackedVolumes: looked?.trackedVolumes ?? []
     }
-    return { ...facts, tookMs: Math.round(performance.now() - begin), findings: findings(facts) }
+    const found = inOrder([...findings(facts), ...(looked?.storeFindings ?? [])])
+    return { ...facts, tookMs: Math.round(performance.now() - begin), findings: found }
   }
 }
 
-type LiveFacts = Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools' | 'trackedVolumes'>
+interface LiveFacts extends Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog' | 'pools' | 'trackedVolumes'> {
+  readonly storeFindings: readonly Finding[]
+}
 
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
@@ -120,7 +127,16 @@ async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<Live
   const pools = await lookAtPools({ deviceMapper, survey, volumes, knowledge: catalog.knowledge, deadlineMs })
   const { trackedVolumes, eraVolumes } = catalog
   const lvmFacts = withoutTracked(lvmNode, eraVolumes)
-  return { deviceMapper: facts, lvm: lvmFacts, catalog: catalog.facts, pools, trackedVolumes }
+  const stores = await probe('classic snapshots', deadlineMs, async () =>
+    storeFindings({
+      ...{ stores: await lookAtStores(deviceMapper, survey ?? []), volumes, lvm, now: Date.now() },
+      catalog: live.agent?.catalog
+    })
+  )
+  return {
+    ...{ deviceMapper: facts, lvm: lvmFacts, catalog: catalog.facts, pools, trackedVolumes },
+    storeFindings: stores.value ?? []
+  }
 }
 
 async function lookAtDeviceMapper(

@@ -54,10 +54,9 @@ function lookAtGroup(
   }
 }
 
-/** A volume of its own, and in no thin pool. */
+/** A volume of its own, in no thin pool, and without a classic snapshot. */
 function isUntracked(lv: LogicalVolume, volumes: VolumesByName): boolean {
-  const kind = volumeKind(lv, volumes)
-  return kind === 'thick volume' || kind === 'copy-on-write snapshot'
+  return volumeKind(lv, volumes) === 'thick volume' && !lv.role.includes('thickorigin')
 }
 
 /**

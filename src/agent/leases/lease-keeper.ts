@@ -11,7 +11,8 @@ import { type DeviceNumber, type DeviceReference, describeDevice } from '../../.
 import { helperEnvironment } from '../../../native/helper-process.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { defect, DeltamapperError, type ErrorCode } from '../../errors.ts'
-import { notePath } from './release-note.ts'
+import type { LeaseRecord } from '../catalog/lease.ts'
+import { notePath, removeNote, withNote } from './release-note.ts'
 import { isAnswered, keeperSocket } from './keeper-socket.ts'
 import { keyedPool } from './pool-slot.ts'
 
@@ -93,6 +94,24 @@ export async function keeperAtWork(key: string, catalogPath: string): Promise<bo
     throw new KeeperLost(`whether another process holds ${key} cannot be told: ${(error as Error).message}`, error)
   })
 }
+
+/** Keepers, and what they leave behind for the next agent. */
+export interface Keepers {
+  /** @throws DM_DEVICE_BUSY when there is one already; DM_CALL_STUCK when it cannot be started */
+  start(
+    lease: { device: string; takenAt: number },
+    metadata: MetadataPlace,
+    catalogPath: string,
+    deadlineMs: number
+  ): Promise<Keeper>
+  /** Whether one of this pool is alive that works for this catalog. */
+  atWork(key: string, catalogPath: string): Promise<boolean>
+  /** A record, as it is to be understood with what a keeper has noted. */
+  withNote(record: LeaseRecord, catalogPath: string): Promise<LeaseRecord>
+  removeNote(device: string, catalogPath: string): Promise<void>
+}
+
+export type Keeper = Pick<LeaseKeeper, 'alive' | 'reserve' | 'adopt' | 'release' | 'end'>
 
 export class LeaseKeeper {
   readonly #child: ChildProcess
@@ -246,4 +265,12 @@ export class LeaseKeeper {
     }
     throw defect(`a lease's keeper answered ${answer.answer}`)
   }
+}
+
+/** Processes of this machine, with notes beside the catalog. */
+export const processKeepers: Keepers = {
+  start: (lease, metadata, catalogPath, deadlineMs) => LeaseKeeper.start(lease, metadata, catalogPath, deadlineMs),
+  atWork: keeperAtWork,
+  withNote,
+  removeNote: (device, catalogPath) => removeNote(notePath(catalogPath, device))
 }

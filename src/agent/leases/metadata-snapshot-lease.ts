@@ -17,18 +17,18 @@
  * The content of the slot is ours as long as the keeper lives (lease-keeper-process.ts), and after that if the record
  * proves it (catalog/lease.ts). Everything else is foreign and stays.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper, DeviceReference } from '../../../native/device-mapper.ts'
 import { describeDevice } from '../../../native/device.ts'
 import { parsePoolStatus, type PoolStatus } from '../../devicemapper/thin/status.ts'
+import { type Clock, systemClock } from '../../clock.ts'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict, poolFacts } from '../catalog/lease.ts'
 import { isEraSlot } from './era-slot-content.ts'
-import { notePath, removeNote, withNote } from './release-note.ts'
-import { keeperAtWork, KeeperLost, LeaseKeeper } from './lease-keeper.ts'
+import { type Keeper, KeeperLost, type Keepers, processKeepers } from './lease-keeper.ts'
 import { findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
 import { checkHolds, type Headroom, keyedPool, poolKey, type PoolSlot, readSlot, wantedBlocks } from './pool-slot.ts'
 
@@ -47,6 +47,14 @@ export interface LeaseOptions {
   readonly deadlineMs?: number
   /** Called for each lease that has ended: how long it was held, in milliseconds, and whether it still had users. */
   readonly onEnd?: (heldMs: number, lost: boolean) => void
+}
+
+/** Processes, time and files, as leases see them. */
+export interface LeaseSurroundings {
+  readonly keepers?: Keepers
+  readonly clock?: Clock
+  /** What opens metadata. */
+  readonly open?: OpenMedium
 }
 
 /** `lease` of a configuration file. */
@@ -150,35 +158,49 @@ interface User {
 
 interface Lease {
   readonly pool: PoolDevice
-  readonly keeper: LeaseKeeper
+  readonly keeper: Keeper
   readonly heldRoot: number
   readonly facts: string
   readonly held: ThinSuperblock
   readonly users: Set<User>
-  /** performance.now() when it was requested; it serves everyone who has asked before. */
+  /** Clock.monotonic() when it was requested; it serves everyone who has asked before. */
   readonly begunAt: number
   readonly takenAt: number
   readonly endsAt: number
   /** A caller waits for a newer one: no further users. */
   closed: boolean
   ended: boolean
-  timers: NodeJS.Timeout[]
+  /** What take its timers back. */
+  timers: (() => void)[]
 }
 
 export class MetadataSnapshotLeases {
   readonly #catalog: LeaseCatalog
   readonly #deviceMapper: LeaseDeviceMapper
+  readonly #keepers: Keepers
+  readonly #clock: Clock
+  readonly #open: OpenMedium | undefined
   readonly #options: Required<LeaseOptions>
   readonly #logger: Logger
   readonly #slots = new Map<string, Slot>()
   readonly #closing = new AbortController()
   /** The last message logged about a record, so that it is logged once. */
   readonly #said = new Map<string, string>()
-  #retry: NodeJS.Timeout | undefined
+  #retry: (() => void) | undefined
   #settling: Promise<void> | undefined
 
-  constructor(catalog: LeaseCatalog, deviceMapper: LeaseDeviceMapper, options: LeaseOptions, logger: Logger) {
+  /** @param surroundings left out: those of this machine */
+  constructor(
+    catalog: LeaseCatalog,
+    deviceMapper: LeaseDeviceMapper,
+    options: LeaseOptions,
+    logger: Logger,
+    { keepers = processKeepers, clock = systemClock, open }: LeaseSurroundings = {}
+  ) {
     this.#catalog = catalog
+    this.#keepers = keepers
+    this.#clock = clock
+    this.#open = open
     this.#deviceMapper = deviceMapper
     this.#options = { watchMs: 1000, retryMs: 30_000, deadlineMs: 10_000, onEnd: () => undefined, ...options }
     this.#logger = logger
@@ -208,7 +230,7 @@ export class MetadataSnapshotLeases {
   async acquire(reference: DeviceReference, options: AcquireOptions): Promise<MetadataSnapshotLease> {
     const { signal, waitMs = this.#options.waitMs } = options
     const stop = signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal])
-    const askedAt = performance.now()
+    const askedAt = this.#clock.monotonic()
     for (;;) {
       stop.throwIfAborted()
       const { pool, key } = await this.#find(reference)
@@ -219,7 +241,7 @@ export class MetadataSnapshotLeases {
         stop.throwIfAborted()
         return outcome
       }
-      const left = askedAt + waitMs - performance.now()
+      const left = askedAt + waitMs - this.#clock.monotonic()
       if (left <= 0) {
         throw new DeltamapperError(
           'DM_DEVICE_BUSY',
@@ -227,7 +249,7 @@ export class MetadataSnapshotLeases {
           outcome.remedy
         )
       }
-      await sleep(Math.min(SLOT_POLL_MS, left), undefined, { signal: stop }).catch(() => undefined)
+      await this.#clock.sleep(Math.min(SLOT_POLL_MS, left), stop)
     }
   }
 
@@ -243,7 +265,7 @@ export class MetadataSnapshotLeases {
   /** Ends every lease, and waits until the slots are free, or are left to the next start. */
   async close(): Promise<void> {
     this.#closing.abort(shuttingDown())
-    clearTimeout(this.#retry)
+    this.#retry?.()
     await this.#settling
     const stopping = this.#closing.signal.reason as DeltamapperError
     // After the running action.
@@ -280,6 +302,10 @@ export class MetadataSnapshotLeases {
     return parsePoolStatus(row?.params ?? '')
   }
 
+  async #readSlot({ metadataPath, metadataDevice }: PoolDevice): Promise<PoolSlot> {
+    return readSlot(metadataPath, metadataDevice, this.#open)
+  }
+
   /** One attempt: a use of the present metadata snapshot, or of a new one, or the holder in the way. */
   async #attempt(
     slot: Slot,
@@ -291,7 +317,7 @@ export class MetadataSnapshotLeases {
     stop.throwIfAborted()
     const { lease } = slot
     if (lease !== undefined) {
-      const timeLeft = lease.endsAt - Date.now()
+      const timeLeft = lease.endsAt - this.#clock.now()
       const serves = lease.begunAt >= askedAt || suffices(lease.held)
       if (serves && !lease.closed && timeLeft >= this.#options.holdMs / 2) return this.#join(slot, lease, purpose, stop)
       // Otherwise users that are content with it could keep a caller waiting for ever that is not.
@@ -308,8 +334,8 @@ export class MetadataSnapshotLeases {
     const status = await this.#status(pool)
     checkHolds(pool.name, status, this.#options.headroom)
     if (settlement?.settled === false) return this.#unsettled(pool, settlement.why)
-    if (status.heldRoot !== undefined) return foreign(pool, await readSlot(pool.metadataPath, pool.metadataDevice))
-    if (await keeperAtWork(slot.key, this.#catalog.path))
+    if (status.heldRoot !== undefined) return foreign(pool, await this.#readSlot(pool))
+    if (await this.#keepers.atWork(slot.key, this.#catalog.path))
       return this.#unsettled(pool, 'another process is at work on it')
     try {
       return await this.#take(slot, pool, purpose, stop)
@@ -329,9 +355,9 @@ export class MetadataSnapshotLeases {
    *   not held, or recovered later
    */
   async #take(slot: Slot, pool: PoolDevice, purpose: string, stop: AbortSignal): Promise<MetadataSnapshotLease> {
-    const begunAt = performance.now()
-    const { live } = await readSlot(pool.metadataPath, pool.metadataDevice)
-    const takenAt = Date.now()
+    const begunAt = this.#clock.monotonic()
+    const { live } = await this.#readSlot(pool)
+    const takenAt = this.#clock.now()
     const keeper = await this.#startKeeper(slot.key, takenAt, pool)
     let lease: Lease
     try {
@@ -390,8 +416,8 @@ export class MetadataSnapshotLeases {
   async #end(slot: Slot, lease: Lease, why?: DeltamapperError): Promise<void> {
     if (lease.ended) return
     lease.ended = true
-    for (const timer of lease.timers) clearTimeout(timer)
-    this.#options.onEnd(Date.now() - lease.takenAt, lease.users.size > 0)
+    for (const cancel of lease.timers) cancel()
+    this.#options.onEnd(this.#clock.now() - lease.takenAt, lease.users.size > 0)
     for (const { controller } of lease.users) controller.abort(why)
     if (why !== undefined) {
       const { pool, takenAt } = lease
@@ -413,7 +439,7 @@ export class MetadataSnapshotLeases {
   async #giveBack(
     key: string,
     pool: PoolDevice,
-    keeper: LeaseKeeper,
+    keeper: Keeper,
     held: { heldRoot: number; facts: string; takenAt: number }
   ): Promise<Settlement> {
     let begun = false
@@ -450,15 +476,15 @@ export class MetadataSnapshotLeases {
     }
   }
 
-  async #startKeeper(device: string, takenAt: number, pool: PoolDevice): Promise<LeaseKeeper> {
+  async #startKeeper(device: string, takenAt: number, pool: PoolDevice): Promise<Keeper> {
     const metadata = { path: pool.metadataPath, device: pool.metadataDevice }
-    return LeaseKeeper.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
+    return this.#keepers.start({ device, takenAt }, metadata, this.#catalog.path, this.#options.deadlineMs)
   }
 
   /** Forgets a lease, then the release note of its keeper. */
   async #clear(device: string): Promise<void> {
     await this.#catalog.clearLease(device)
-    await removeNote(notePath(this.#catalog.path, device))
+    await this.#keepers.removeNote(device, this.#catalog.path)
   }
 
   /** Ends a lease when its time is up, when metadata gets scarce, or when the slot is another's. */
@@ -488,16 +514,16 @@ export class MetadataSnapshotLeases {
           )
         }
       }
-      lease.timers[1] = setTimeout(() => void look(), watchMs)
+      lease.timers[1] = this.#clock.after(watchMs, () => void look())
     }
     lease.timers = [
-      setTimeout(() => {
+      this.#clock.after(holdMs, () => {
         end(
           `it was held for ${holdMs / 1000} s`,
           'ask again; `lease.holdSeconds` in the configuration allows more time'
         )
-      }, holdMs),
-      setTimeout(() => void look(), watchMs)
+      }),
+      this.#clock.after(watchMs, () => void look())
     ]
   }
 
@@ -523,8 +549,8 @@ export class MetadataSnapshotLeases {
 
   #tryAgainLater(): void {
     if (this.#closing.signal.aborted) return
-    clearTimeout(this.#retry)
-    this.#retry = setTimeout(() => void this.recover(), this.#options.retryMs).unref()
+    this.#retry?.()
+    this.#retry = this.#clock.after(this.#options.retryMs, () => void this.recover(), true)
   }
 
   /** Decides on a record without a lease, from what the pool shows now. Never rejects. */
@@ -540,14 +566,14 @@ export class MetadataSnapshotLeases {
       return { settled: false, why: because }
     }
     try {
-      if (await keeperAtWork(key, this.#catalog.path)) return keep('another process is still at work on it')
+      if (await this.#keepers.atWork(key, this.#catalog.path)) return keep('another process is still at work on it')
       const pool = await findPoolDevice(this.#deviceMapper, keyedPool(key))
       if (pool === undefined) return keep('the pool is not active')
       const status = await this.#status(pool)
       if (status.state !== 'working') return keep('the pool has failed')
       const heldRoot = status.heldRoot ?? 0
-      const facts = heldRoot === 0 ? undefined : (await readSlot(pool.metadataPath, pool.metadataDevice)).facts
-      const verdict = leaseVerdict(await withNote(record, this.#catalog.path), { heldRoot, facts })
+      const facts = heldRoot === 0 ? undefined : (await this.#readSlot(pool)).facts
+      const verdict = leaseVerdict(await this.#keepers.withNote(record, this.#catalog.path), { heldRoot, facts })
       if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
         if (status.mode !== 'read-write' && status.mode !== 'out-of-data-space') {
           return keep('it is ours, and the pool is read-only')

@@ -6,6 +6,7 @@
  * is not taken if that could fill the pool.
  */
 import type { DeviceInfo, DeviceNumber, DeviceReference } from '../../../native/device-mapper.ts'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers, PoolStatus } from '../../devicemapper/thin/status.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
@@ -50,14 +51,15 @@ export function keyedPool(key: string): DeviceReference {
  * kernel has answered.
  *
  * @param device the device that the path must lead to
+ * @param open what opens it; by default, files and devices of this machine
  * @throws what opening metadata throws
  */
-export async function readSlot(metadataPath: string, device?: DeviceNumber): Promise<PoolSlot> {
-  const newest = await openPoolMetadata(metadataPath, { liveRoot: true, device })
+export async function readSlot(metadataPath: string, device?: DeviceNumber, open?: OpenMedium): Promise<PoolSlot> {
+  const newest = await openPoolMetadata(metadataPath, { liveRoot: true, device, open })
   await newest.close()
   const { superblock: live, heldRoot } = newest
   if (heldRoot === 0) return { heldRoot, facts: undefined, live, held: undefined }
-  const copy = await openPoolMetadata(metadataPath, { device })
+  const copy = await openPoolMetadata(metadataPath, { device, open })
   await copy.close()
   // It was released, perhaps also taken again, between the two looks: the caller looks again.
   if (copy.heldRoot !== heldRoot) return { heldRoot: copy.heldRoot, facts: undefined, live, held: undefined }

@@ -125,6 +125,11 @@ export function parseVolumeGroups(text: string): VolumeGroup[] {
   }))
 }
 
+/** The disks of a `vgs` report that was asked for `pv_name`, which has a row for each. @throws DM_LVM_FAILED */
+export function parsePhysicalVolumes(text: string): string[] {
+  return rows(text, 'vg').map((row) => row.text('pv_name'))
+}
+
 function logicalVolume(row: Row): LogicalVolume {
   const reported = row.word('lv_name')
   const thinId = row.whole('thin_id')

@@ -20,11 +20,13 @@ import {
   type LogicalVolume,
   logicalVolumeFields,
   parseLogicalVolumes,
+  parsePhysicalVolumes,
   parseVolumeGroups,
   type VolumeGroup,
   volumeGroupFields
 } from './parse.ts'
 import { settingOptions } from './settings.ts'
+import { parseSnapshotLinks, type SnapshotLinks } from './snapshot-links.ts'
 
 export interface LvmOptions {
   /**
@@ -97,6 +99,29 @@ export class LvmReporter {
   async volumeGroups(): Promise<VolumeGroup[]> {
     const report = await this.#ask('vgs', this.#options(volumeGroupFields))
     return parseVolumeGroups(report ?? '')
+  }
+
+  /**
+   * How the classic snapshots of a group are tied to their origins; undefined when LVM sees no such group. No report
+   * has it, so that the group's metadata is read from one of its disks.
+   *
+   * @throws DM_LVM_FAILED; also when the group changes meanwhile, or a disk has an older state of it
+   */
+  async snapshotLinks(volumeGroup: string): Promise<SnapshotLinks | undefined> {
+    checkVolumeGroupName(volumeGroup)
+    const report = await this.#ask('vgs', this.#options([...volumeGroupFields, 'pv_name']), [volumeGroup])
+    if (report === undefined) return undefined
+    const [group] = parseVolumeGroups(report)
+    const disk = parsePhysicalVolumes(report).find((name) => name.startsWith('/'))
+    if (group === undefined || disk === undefined) return undefined
+    const text = await this.#ask('pvck', ['--dump', 'metadata'], [disk])
+    const found = parseSnapshotLinks(text ?? '', volumeGroup)
+    if (found.vgUuid === group.uuid && found.sequenceNumber === group.sequenceNumber) return found
+    throw new DeltamapperError(
+      'DM_LVM_FAILED',
+      `${disk} has state ${found.sequenceNumber} of volume group ${volumeGroup}, and LVM reports state ${group.sequenceNumber}`,
+      'ask again: the group was just changed; or a disk was away meanwhile (`vgck --updatemetadata`)'
+    )
   }
 
   #options(fields: readonly string[]): string[] {

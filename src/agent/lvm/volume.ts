@@ -89,10 +89,7 @@ function refusal(kind: VolumeKind, lv: LogicalVolume): [why: string, remedy: str
     case 'thin pool':
       return ['is a thin pool, not a volume', 'name a thin volume or snapshot in it']
     case 'copy-on-write snapshot':
-      return [
-        'is a copy-on-write snapshot: its changed blocks are in no thin pool',
-        `${full}; snapshots in a thin pool can be tracked (lvcreate -s of a thin volume, without a size)`
-      ]
+      return ['is a classic snapshot, and this name is of a thin pool', 'ask for it as VG/LV']
     case 'part of another volume':
       return ['is a part of another volume, or is kept for one', 'name the volume itself']
     case 'thick volume':
@@ -100,7 +97,7 @@ function refusal(kind: VolumeKind, lv: LogicalVolume): [why: string, remedy: str
     case 'thin snapshot':
       return [
         `is a ${lv.segmentTypes.join(' and ')} volume, outside of any thin pool`,
-        `${full}; volumes in a thin pool can be tracked (lvconvert --type thin, or lvcreate --thin)`
+        `take a snapshot of it (lvcreate -s -L SIZE ${lv.vgName}/${lv.name}), and ask for that: from the second one on, backups are incremental`
       ]
   }
 }

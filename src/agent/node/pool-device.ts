@@ -4,7 +4,13 @@
  * The table is the authority: names only suggest which devices a pool is made of.
  */
 import { readFile } from 'node:fs/promises'
-import type { DeviceMapper, DeviceNumber, DeviceReference } from '../../../native/device-mapper.ts'
+import type {
+  DeviceInfo,
+  DeviceMapper,
+  DeviceNumber,
+  DeviceReference,
+  TableRow
+} from '../../../native/device-mapper.ts'
 import { nodeName } from '../../../native/device.ts'
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -34,7 +40,9 @@ export interface MetadataDevice extends DeviceNumber {
 /**
  * The pool behind a reference; undefined when there is no such device, or it has no table (yet).
  *
- * @throws DM_NOT_TRACKED when the device is no thin pool; what device-mapper calls throw
+ * @throws DM_NOT_TRACKED when the device is no thin pool; DM_SNAPSHOT_CHANGED when its number went to another
+ * meanwhile; what
+ *   device-mapper calls throw
  */
 export async function findPoolDevice(
   deviceMapper: DeviceMapperPort,
@@ -43,8 +51,9 @@ export async function findPoolDevice(
   const info = await deviceMapper.info(reference)
   if (!info?.hasLiveTable) return undefined
   const number = { major: info.major, minor: info.minor }
-  const [row, ...more] = await deviceMapper.table(number)
+  const [row, ...more] = await tableOf(deviceMapper, number)
   if (row?.targetType !== 'thin-pool' || more.length > 0) {
+    await checkIsStill(deviceMapper, info)
     throw new DeltamapperError(
       'DM_NOT_TRACKED',
       `device-mapper device ${info.name} is no thin pool (its table is of ${row?.targetType ?? 'no target'})`,
@@ -58,6 +67,27 @@ export async function findPoolDevice(
     metadataDevice: { ...metadataDevice, uuid: metadata?.uuid ?? '' },
     metadataPath: metadata ? `/dev/mapper/${nodeName(metadata.name)}` : await nodePath(metadataDevice)
   }
+}
+
+/** The live table; empty when the device is gone. */
+async function tableOf(deviceMapper: DeviceMapperPort, number: DeviceNumber): Promise<readonly TableRow[]> {
+  try {
+    return await deviceMapper.table(number)
+  } catch (error) {
+    if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
+    throw error
+  }
+}
+
+/** A number is given out again at once: what was asked by it may be another device's. @throws DM_SNAPSHOT_CHANGED */
+async function checkIsStill(deviceMapper: DeviceMapperPort, { name, uuid, major, minor }: DeviceInfo): Promise<void> {
+  const now = await deviceMapper.info({ major, minor })
+  if (now?.name === name && now.uuid === uuid) return
+  throw new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    `the thin pool ${name} was deactivated, or activated anew, while it was looked up`,
+    'ask again'
+  )
 }
 
 /** The node of a block device that is not device-mapper's. */

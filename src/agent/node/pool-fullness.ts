@@ -1,6 +1,6 @@
 /**
- * How full the node's active thin pools are, made by anyone: for metrics. It looks only when asked, and not again at
- * once.
+ * How full the node's active thin pools and stores of classic snapshots are, made by anyone: for metrics. It looks
+ * only when asked, and not again at once.
  *
  * A look takes one device-mapper call for each pool, and none of them makes a pool commit. A call that hangs makes the
  * look late.
@@ -10,6 +10,7 @@ import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.t
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type SurveyPort, surveyDevices } from './survey.ts'
+import { lookAtStores, type StoreFullness } from './store-fullness.ts'
 import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
 export interface PoolFullness {
@@ -65,6 +66,8 @@ export interface FullnessSeen {
   /** Milliseconds since 1970. */
   readonly at: number
   readonly pools: readonly PoolFullness[]
+  /** Of classic snapshots. */
+  readonly stores: readonly StoreFullness[]
 }
 
 export class FullnessLooks {
@@ -95,7 +98,8 @@ export class FullnessLooks {
   async #look(): Promise<void> {
     const at = Date.now()
     try {
-      this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper) }
+      const stores = await lookAtStores(this.#deviceMapper, await surveyDevices(this.#deviceMapper))
+      this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper), stores }
     } catch {
       // Its age shows the failure; every other call reports what is wrong with device-mapper.
     }

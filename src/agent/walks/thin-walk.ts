@@ -10,6 +10,7 @@ import {
   type PoolMetadata,
   type ThinDevice
 } from '../../devicemapper/thin/pool-metadata.ts'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { CheckOutcome } from '../../devicemapper/tools/cross-check.ts'
 import { resumeRefused } from '../catalog/fingerprint.ts'
 import {
@@ -117,6 +118,7 @@ export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, si
  * @param statistics updated during the walk
  * @param onSeen gets a live pool's devices before the first message, which waits for it
  * @param support required if the tools have a part in it
+ * @param open what opens the metadata; by default, files and devices of this machine
  * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED,
  *   DM_VOLUME_IN_USE, DM_RESUME_REFUSED; what the tools and `onSeen` throw
  */
@@ -125,11 +127,12 @@ export async function* walkMessages(
   statistics: WalkStatistics,
   signal: AbortSignal,
   onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
-  support?: ToolSupport
+  support?: ToolSupport,
+  open?: OpenMedium
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const liveRoot = (target.live || target.liveRoot) ?? false
   const metadata = await openPoolMetadata(target.metadataPath, {
-    ...{ liveRoot, direct, device: target.metadataDevice },
+    ...{ liveRoot, direct, device: target.metadataDevice, open },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
   })
   try {

@@ -24,6 +24,16 @@ export async function withAnswer(
     const { answerFromXml } = await import('./xml-answer.ts')
     return answerFromXml(options.xml, question, options, signal, remark, use)
   }
+  if (options.cow !== undefined) {
+    const { answerFromStores } = await import('./cow-answer.ts')
+    return answerFromStores(options.cow, question, options, signal, remark, use)
+  }
+  if (options.targetCow !== undefined || options.compare !== undefined) {
+    throw new UsageError(
+      `${options.targetCow === undefined ? '--compare' : '--target-cow'} goes with --cow only`,
+      'name the store of the older snapshot with --cow STORE'
+    )
+  }
   if (options.blockSize !== undefined) {
     throw new UsageError(
       '--block-size goes with --xml only',

@@ -3,7 +3,8 @@
  * the data.
  */
 import { access } from 'node:fs/promises'
-import { DeviceMapper } from '../../../native/device-mapper.ts'
+import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
+import { findPoolDevice } from '../../agent/node/pool-device.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { startCommand } from '../../agent/lvm/command.ts'
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
@@ -39,8 +40,14 @@ export async function openAgentSource(
   }
   const path = options.device ?? devicePath(handle)
   const closing: (() => Promise<void> | void)[] = []
-  const close = async () => {
-    for (const each of closing.splice(0).reverse()) await each()
+  /** All of them, also where one fails: what was activated is deactivated. */
+  const close = async (): Promise<void> => {
+    const last = closing.pop()
+    try {
+      await last?.()
+    } finally {
+      if (last) await close()
+    }
   }
   try {
     if (await isMissing(path)) {
@@ -50,7 +57,9 @@ export async function openAgentSource(
     }
     const deviceMapper = new DeviceMapper()
     closing.push(() => deviceMapper.close())
-    const data = await ThinDeviceData.open(path, { deviceMapper, handle, bytesPerSecond: options.rate })
+    const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
+    const opening = { deviceMapper, findPool, handle, bytesPerSecond: options.rate }
+    const data = await ThinDeviceData.open(path, opening)
     closing.push(() => data.close())
     if (!data.isReadOnly) {
       remark(`${path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`)
@@ -58,6 +67,7 @@ export async function openAgentSource(
     await socketAwaited(address)
     const client = connect(address, { tls })
     closing.push(() => client.close())
+    if (!data.hasExternalOrigin) await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), data)
     const sizes = await sizesOf(bases)
     return {
       ...questions(client, target, bases, sizes),
@@ -71,6 +81,46 @@ export async function openAgentSource(
     await close()
     throw error
   }
+}
+
+/**
+ * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So
+ * what the agent says is held against what the pool of the device has.
+ *
+ * @throws DM_NO_SUCH_DEVICE where they are not of one snapshot; DM_SNAPSHOT_CHANGED
+ */
+async function checkSameSnapshot(target: string, told: ExtentAnswer, data: ThinDeviceData): Promise<void> {
+  const [ofAgent, ofDevice] = [ranges(told), ranges(await data.allocated())]
+  try {
+    for (;;) {
+      const [one, other] = [await ofAgent.next(), await ofDevice.next()]
+      const isOther = one.done !== other.done || (!one.done && !other.done && String(one.value) !== String(other.value))
+      if (isOther || (told.capacityBytes ?? data.sizeBytes) !== data.sizeBytes) {
+        throw new DeltamapperError(
+          'DM_NO_SUCH_DEVICE',
+          `what the agent calls ${target} is not what its device has: another source of the agent has that name, or it has just changed`,
+          "name the snapshot's own block device with --device, or ask again"
+        )
+      }
+      if (one.done) return
+    }
+  } finally {
+    await ofAgent.return()
+    await ofDevice.return()
+  }
+}
+
+/** `[offset, end)` of each extent; those that touch, as one. */
+async function* ranges({ batches }: ExtentAnswer): AsyncGenerator<[number, number], void, void> {
+  let [begin, end] = [0, 0]
+  for await (const { count, offsets, sizes } of batches) {
+    for (let i = 0; i < count; i++) {
+      if (offsets[i] !== end && end > begin) yield [begin, end]
+      if (offsets[i] !== end || end === begin) begin = offsets[i]
+      end = offsets[i] + sizes[i]
+    }
+  }
+  if (end > begin) yield [begin, end]
 }
 
 /** Whatever is not mapped shows another device then: all of it is data. */
@@ -143,11 +193,11 @@ function inactive(target: string, path: string): DeltamapperError {
 }
 
 async function activate({ source, name }: Handle): Promise<void> {
-  await lvchange(['-ay', '-K', `${source}/${name}`])
+  await lvchange(['-ay', '-K', '--', `${source}/${name}`])
 }
 
 async function deactivate({ source, name }: Handle): Promise<void> {
-  await lvchange(['-an', `${source}/${name}`])
+  await lvchange(['-an', '--', `${source}/${name}`])
 }
 
 async function lvchange(words: readonly string[]): Promise<void> {

@@ -1,4 +1,4 @@
-/** What `deltamapper nbd` may be told. Sizes in bytes. */
+/** What the command line may say of a snapshot to serve, and of where. */
 import type { TlsOptions } from '../command-line/endpoint.ts'
 
 export interface NbdOptions extends TlsOptions {

@@ -63,7 +63,11 @@ async function fromImages(
   const thinId = deviceId(target, '--metadata')
   const baseIds = bases.map((base) => ({ name: base, baseId: deviceId(base, '--metadata') }))
   if (bases.length > 0 && baseSize === undefined) {
-    remark(`size of each base: that of target ${target}; --base-size says otherwise`)
+    throw new UsageError(
+      'the size of the bases is not known, and what lies beyond it has changed',
+      'give it with --base-size; bases of different sizes take a server each',
+      'DM_ARGUMENT_MISSING'
+    )
   }
   const image = { metadataPath, dataPath: data, liveRoot, bytesPerSecond: rate }
   return openPoolImage(image, async (metadata) => {
@@ -79,7 +83,7 @@ async function fromImages(
       bases: baseIds.map(({ name, baseId }) => {
         const pair = { baseId, targetId: thinId, baseSizeBytes: baseSize, ...question }
         const delta: ExtentQuestion = (startingOffset, signal) => metadata.delta({ startingOffset, signal, ...pair })
-        return { name, sizeBytes: baseSize ?? size, delta }
+        return { name, sizeBytes: baseSize, delta }
       })
     }
   })

@@ -27,6 +27,11 @@ export interface AnswerOptions extends TlsOptions {
   xml?: string
   /** An era: for an era device, since when it was written. */
   since?: number
+  /** The store of a classic snapshot, the base; and that of the target. */
+  cow?: string
+  targetCow?: string
+  /** What both stores have is told apart by its old contents. */
+  compare?: boolean
   /** Of an era device, if the XML does not have it. */
   blockSize?: number
   size?: number

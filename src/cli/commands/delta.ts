@@ -6,6 +6,7 @@ import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './ext
 import { era, eraBlockSize } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
+// eslint-disable-next-line max-lines-per-function -- one command's options and help, which are read together
 export function addDeltaCommand(program: Command): void {
   const command = program
     .command('delta')
@@ -14,10 +15,11 @@ export function addDeltaCommand(program: Command): void {
       'Lists the byte ranges in which snapshot TARGET differs from snapshot BASE of the same volume, ' +
         'without reading the volume. Discarded blocks are listed too, because they read as zeros now. An ' +
         'incremental backup copies these ranges onto a copy of BASE. With --since, lists the blocks of an era ' +
-        'device that were written since an era.'
+        'device that were written since an era. With --cow, lists what differs between two classic LVM ' +
+        'snapshots (lvcreate -s -L) of one volume.'
     )
     .usage(
-      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --metadata <file> --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>'
+      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --metadata <file> --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>\n       deltamapper delta [options] --cow <store> [--target-cow <store>] --size <bytes>'
     )
     .argument('[BASE]', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
     .argument('[TARGET]', 'the newer snapshot')
@@ -39,9 +41,28 @@ export function addDeltaCommand(program: Command): void {
       "with the output of era_invalidate: the size of the era device's blocks, which is not in it",
       eraBlockSize
     )
+    .addOption(
+      new Option(
+        '--cow <store>',
+        "the store of the older of two classic LVM snapshots (/dev/mapper/VG-SNAPSHOT-cow), or a copy of it; with --size, the target's size"
+      ).conflicts(['endpoint', 'metadata', 'xml', 'since', 'baseRecord'])
+    )
+    .option(
+      '--target-cow <store>',
+      'with --cow: the store of the newer one. Left out, nobody may have written into that snapshot: the older store does not show it'
+    )
+    .option(
+      '--compare',
+      'with --target-cow: compare the old contents of what both stores have, and leave out what is the same. Only where nobody has ever written into the older snapshot since its backup'
+    )
     .addHelpText(
       'after',
       `${extentsHelp}${rangesHelp}
+
+Classic snapshots (--cow): a store does not say whose it is, nor which of two is
+older, whether a merge is under way, or whether the snapshot was split off and
+joined again. The agent asks LVM and the kernel; here, that is up to you. What it
+lists is then all that differs, and without --compare some that does not.
 
 Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday
@@ -51,7 +72,8 @@ Examples:
   deltamapper delta --metadata /dev/vg0/era-metadata --since 17 --size 20GiB
   thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB
   era_dump era.img | deltamapper delta --xml - --since 17 --size 20GiB
-  deltamapper delta --xml blocks.xml --block-size 64KiB --size 20GiB`
+  deltamapper delta --xml blocks.xml --block-size 64KiB --size 20GiB
+  deltamapper delta --cow /dev/mapper/vg0-monday-cow --target-cow /dev/mapper/vg0-tuesday-cow --size 20GiB`
     )
     .action(async (base: string | undefined, target: string | undefined, options: ExtentsOptions) =>
       answerExtents({ ask: 'delta', base, target }, options)

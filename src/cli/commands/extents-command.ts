@@ -30,11 +30,15 @@ export function addExtentsOptions(command: Command, baseToo: boolean): Command {
             'file or (-) standard input'
         : 'read the output of thin_dump from this file or (-) standard input'
     )
-    .option('--size <bytes>', 'with --metadata or --xml: size of TARGET (default: where its mappings end)', byteCount)
+    .option(
+      '--size <bytes>',
+      `with --metadata${baseToo ? ', --xml or --cow' : ' or --xml'}: size of TARGET (default: where its mappings end)`,
+      byteCount
+    )
   if (baseToo) {
     command.option(
       '--base-size <bytes>',
-      'with --metadata or --xml: size of BASE (default: as large as TARGET)',
+      'with --metadata, --xml or --cow: size of BASE (default: as large as TARGET)',
       byteCount
     )
   }

@@ -36,7 +36,7 @@ export function addNbdCommand(program: Command): void {
     )
     .option('--data <file>', "with --metadata: the pool's data, a copy or a device")
     .option('--size <bytes>', 'with --metadata: size of TARGET, which metadata does not hold', byteCount)
-    .option('--base-size <bytes>', 'with --metadata: size of each BASE (default: as large as TARGET)', byteCount)
+    .option('--base-size <bytes>', 'with --metadata: size of each BASE', byteCount)
     .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
     .option('--recorded <name=dir>', 'a recorded pool instead: a folder with images and a description', recordedPool)
     .addOption(
@@ -72,7 +72,8 @@ Examples:
   deltamapper nbd vg0/tuesday --base vg0/monday --run \\
     'qemu-img convert -f raw -O qcow2 -B full.qcow2 -F qcow2 "$increment" inc1.qcow2'
   deltamapper nbd demo/tuesday --base demo/monday --recorded demo=/srv/recorded-pool --list
-  deltamapper nbd 7 --base 3 --metadata tmeta.img --data tdata.img --size 20GiB --socket /run/nbd.sock`
+  deltamapper nbd 7 --base 3 --metadata tmeta.img --data tdata.img \\
+    --size 20GiB --base-size 20GiB --socket /run/nbd.sock`
     )
     .action(async (target: string, options: NbdOptions) => {
       const { runNbd } = await import('./run-nbd.ts')

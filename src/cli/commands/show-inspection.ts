@@ -1,6 +1,6 @@
 /**
  * Reads metadata and shows its content: the one path of `inspect`, from the file to stdout. Here for thin pools; era
- * devices have show-era-inspection.ts.
+ * devices have show-era-inspection.ts, stores of classic snapshots show-cow-inspection.ts.
  */
 import { readMetadataKind } from '../../devicemapper/metadata-kind.ts'
 import { isBaseRecord } from '../../devicemapper/thin/base-record/format.ts'
@@ -24,7 +24,12 @@ export async function showInspection(path: string, { liveRoot = false, output }:
       const { showBaseRecord } = await import('./show-base-record.ts')
       return showBaseRecord(path, output, text, signal)
     }
-    if ((await readMetadataKind(path)) === 'dm-era') {
+    const kind = await readMetadataKind(path)
+    if (kind === 'dm-snapshot') {
+      const { showCowInspection } = await import('./show-cow-inspection.ts')
+      return showCowInspection(path, output, text, signal)
+    }
+    if (kind === 'dm-era') {
       const { showEraInspection } = await import('./show-era-inspection.ts')
       return showEraInspection(path, liveRoot, output, text, signal)
     }

@@ -12,6 +12,7 @@
  */
 import { arrayBlockCapacity, arrayElements, ArrayIndex } from '../array.ts'
 import { type BlockReader, type BlockWindow, damaged, WINDOW_BLOCKS } from '../block-reader.ts'
+import { type BitmapPart, addRuns } from '../bitmap-runs.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { Writeset } from './writeset.ts'
@@ -90,13 +91,8 @@ export async function* writtenExtents(written: WrittenBlocks): AsyncGenerator<Ex
   }
 }
 
-/** A complete stretch. Bit `i` of the bitmap is block `begin + i`; the blocks `[low, high)` matter. */
-interface Stretch {
-  readonly bitmap: Uint32Array
-  readonly begin: number
-  readonly low: number
-  readonly high: number
-}
+/** A complete stretch. */
+type Stretch = BitmapPart
 
 /** Blocks to be read together, in ascending order of the device's blocks that they describe. All are of one stretch. */
 interface Load {
@@ -269,31 +265,6 @@ class StretchReading {
     }
     this.#written.onLater()
   }
-}
-
-/** Adds the runs of ones to the extents, as far as they lie in blocks `[low, high)`. */
-function addRuns(extents: ExtentBuilder, { bitmap, begin, low, high }: Stretch): void {
-  const firstWord = (low - begin) >>> 5
-  const endWord = Math.ceil((high - begin) / 32)
-  // Blocks beyond interest count as not written. (JavaScript shifts by the count modulo 32.)
-  bitmap[firstWord] &= -1 << (low - begin)
-  bitmap[endWord - 1] &= -1 >>> (begin - high)
-  /** The beginning of the run that has not ended yet. */
-  let run = 0
-  /** 1 while there is such a run. */
-  let inRun = 0
-  for (let w = firstWord; w < endWord; w++) {
-    const word = bitmap[w]
-    // Ones where a block differs from the one before it: there a run begins, or ends.
-    let edges = word ^ ((word << 1) | inRun)
-    for (; edges !== 0; edges &= edges - 1) {
-      const block = begin + 32 * w + 31 - Math.clz32(edges & -edges)
-      if (inRun === 0) run = block
-      else extents.addRun(run, block)
-      inRun ^= 1
-    }
-  }
-  if (inRun === 1) extents.addRun(run, high)
 }
 
 function ignore(): void {}

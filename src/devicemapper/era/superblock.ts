@@ -95,6 +95,8 @@ function foreign(path: string, block: Buffer): DeltamapperError {
     `${path} ${kind === undefined ? 'holds no dm-era metadata: block 0 is no superblock' : `holds ${kind} metadata, not dm-era metadata`}`,
     kind === 'dm-thin'
       ? "a thin pool's volumes have no eras: compare two of its devices, `deltamapper delta BASE TARGET --metadata FILE`"
-      : "name an era device's metadata device, or a copy of it"
+      : kind === 'dm-snapshot'
+        ? 'ask for what a classic snapshot has copied: `deltamapper delta --cow STORE`'
+        : "name an era device's metadata device, or a copy of it"
   )
 }

@@ -158,6 +158,8 @@ function foreign(path: string, block: Buffer): DeltamapperError {
     `${path} ${what}`,
     kind === 'dm-era'
       ? 'ask what was written since an era: `deltamapper delta --metadata FILE --since ERA`'
-      : "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
+      : kind === 'dm-snapshot'
+        ? 'ask for what a classic snapshot has copied: `deltamapper delta --cow STORE`'
+        : "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
   )
 }

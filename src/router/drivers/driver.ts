@@ -95,14 +95,6 @@ export function notReady(handle: string, state: string): DeltamapperError {
   )
 }
 
-export function notThin(handle: string, why: string): DeltamapperError {
-  return new DeltamapperError(
-    'DM_NOT_TRACKED',
-    `the snapshot ${printable(handle)} is not thin: ${why}`,
-    'back up every block; changes are known of thin snapshots only'
-  )
-}
-
 export function ambiguous(handle: string, claims: string): DeltamapperError {
   return new DeltamapperError(
     'DM_NODE_AMBIGUOUS',

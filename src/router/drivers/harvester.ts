@@ -1,18 +1,18 @@
 /**
  * Harvester's LVM driver. A handle is the CSI name of the snapshot; the logical volume has the same name after "lvm-".
  * The driver has no objects of its own: node and volume group are in the PersistentVolume. Once that is gone, all nodes
- * are asked. (harvester/csi-driver-lvm: pkg/lvm/controllerserver.go, pkg/lvm/lvm.go)
+ * are asked. Snapshots of its striped volumes are classic ones, which the agent serves as well.
+ * (harvester/csi-driver-lvm: pkg/lvm/controllerserver.go, pkg/lvm/lvm.go)
  */
 import { commonResources, snapshotFacts } from './common-objects.ts'
-import { agentHandle, anyGroup, type Driver, notThin } from './driver.ts'
+import { agentHandle, anyGroup, type Driver } from './driver.ts'
 
 export function harvester(driverName: string): Driver {
   return {
     resources: commonResources(driverName),
     locate(handle, find) {
       const { volume, node, attributes, createdAt } = snapshotFacts(handle, find)
-      const { type, vgName = anyGroup } = attributes
-      if (type !== undefined && type !== 'dm-thin') throw notThin(handle, `its volume ${volume} is of type ${type}`)
+      const { vgName = anyGroup } = attributes
       return { node, handle: agentHandle(vgName, `lvm-${handle}`, handle), origin: volume, createdAt }
     }
   }

@@ -1,6 +1,7 @@
 /**
  * OpenEBS LocalPV-LVM. A handle is VOLUME@SNAPSHOT; the LVMSnapshot SNAPSHOT has node and volume group. LVM reserves
- * names that begin with "snapshot", so the logical volume is called SNAPSHOT without that prefix. (openebs/lvm-localpv:
+ * names that begin with "snapshot", so the logical volume is called SNAPSHOT without that prefix. With a size
+ * of its own (spec.snapSize) it is a classic snapshot, which the agent serves as well. (openebs/lvm-localpv:
  * pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
@@ -12,7 +13,6 @@ import {
   malformed,
   notFound,
   notReady,
-  notThin,
   printable,
   single
 } from './driver.ts'
@@ -41,14 +41,6 @@ export function openebsLvm(namespace?: string): Driver {
       }
       const state = textOf(object, 'status', 'state')
       if (state !== 'Ready') throw notReady(handle, `its LVMSnapshot is in state ${state ?? 'unknown'}`)
-      // With a size, LVM makes a classic snapshot outside of the pool, even of a thin volume.
-      const size = textOf(object, 'spec', 'snapSize')
-      if (size !== undefined) {
-        throw notThin(
-          handle,
-          `it was made with a size of its own, ${size} bytes, by a thick volume or by snapSize in its VolumeSnapshotClass`
-        )
-      }
       const group = textOf(object, 'spec', 'volGroup')
       if (group === undefined) throw notReady(handle, 'its LVMSnapshot names no volume group')
       return {

@@ -32,7 +32,11 @@ export async function historyServer(t: ExecutionContext): Promise<HistoryServer>
   const sources = new Sources(new Map([['sample', sample]]), {
     // There are no pools here beside those.
     deviceMapper: { info: async () => undefined, table: async () => [] },
-    lvm: { logicalVolumes: async () => undefined, allLogicalVolumes: async () => [] },
+    lvm: {
+      logicalVolumes: async () => undefined,
+      allLogicalVolumes: async () => [],
+      snapshotLinks: async () => undefined
+    },
     history: catalog
   })
   const address = `unix://${join(folder, 'agent.sock')}`

@@ -24,7 +24,8 @@ function counting(all: () => LogicalVolume[]): LvmPort & { asked: string[] } {
     logicalVolumes: async (group) => {
       asked.push(group)
       return volumes.filter(({ vgName }) => vgName === group)
-    }
+    },
+    snapshotLinks: async () => undefined
   }
 }
 

@@ -25,14 +25,20 @@ test.before(async () => {
 function node(others: Record<string, string[]> = {}) {
   const volumes = recordedVolumes('volumes')
   const more = Object.entries(others).flatMap(([vgName, names]) =>
-    names.map((name): LogicalVolume => ({ ...volumes.find((lv) => lv.name === 'thick')!, vgName, name }))
+    names.map((name): LogicalVolume => ({
+      ...volumes.find((lv) => lv.name === 'thick')!,
+      vgName,
+      name,
+      role: ['public']
+    }))
   )
   const all = [...volumes, ...more]
   return {
     deviceMapper: recordedDevices(),
     lvm: {
       logicalVolumes: async (group: string) => all.filter(({ vgName }) => vgName === group),
-      allLogicalVolumes: async () => all
+      allLogicalVolumes: async () => all,
+      snapshotLinks: async () => undefined
     }
   }
 }

@@ -51,6 +51,14 @@ test('a base that was never served is said to be so, however often it was a base
   }
 })
 
+test('snapshots of different volumes are admitted where that is meant, in their order', async (t) => {
+  const catalog = await newCatalog(t)
+  const other = snapshot('other', 2, 'other')
+  for (const each of [monday, other]) await catalog.admit(asked(each))
+  t.is(await catalog.admit(asked(other, { base: monday, anyVolume: true })), 'unchanged')
+  await t.throwsAsync(catalog.admit(asked(other, { base: monday })), { code: 'DM_VOLUMES_DIFFER' })
+})
+
 const restored = { at: 5000, how: 'its clock went from 9 to 4' }
 const refusals: [name: string, before: Admission[], asked: Admission, code: ErrorCode][] = [
   ['not on record, and it has to be', [], asked(tuesday, { base: monday, strictBases: true }), 'DM_BASE_UNRECORDED'],

@@ -94,11 +94,11 @@ test('what cannot be tracked is refused with the reason and the way out', (t) =>
     ['volumes', 'po-ol', /my-vg\/po-ol is a thin pool.*; name a thin volume/],
     ['volumes', 'po-ol_tmeta', /is a part of another volume.*; name the volume itself/],
     ['volumes', 'lvol0_pmspare', /is a part of another volume/],
-    ['volumes', 'thick', /my-vg\/thick is a linear volume, outside of any thin pool; take a full backup/],
+    ['volumes', 'thick', /my-vg\/thick is a linear volume, outside of any thin pool; take a snapshot of it/],
     ['volumes', 'raid', /is a raid1 volume/],
     ['volumes', 'cached', /is a writecache volume/],
-    ['volumes', 'thick-cow', /copy-on-write snapshot.*; take a full backup.*without a size/],
-    ['volumes', 'thin-cow', /copy-on-write snapshot/],
+    ['volumes', 'thick-cow', /classic snapshot.*; ask for it as VG\/LV/],
+    ['volumes', 'thin-cow', /classic snapshot/],
     ['merging', 'monday', /being merged back into my-vg\/data.*; take a full backup/]
   ]
   for (const [scene, name, line] of refusals) {

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, realpathSync } from 'node:fs'
 import { basename } from 'node:path'
 import test from 'ava'
 import { type DeviceMapperPort, findPoolDevice } from '../../../src/agent/node/pool-device.ts'
+import { DeltamapperError } from '../../../src/errors.ts'
 import { recordedDevices } from '../../support/recorded-lvm.ts'
 
 test('the table says where the metadata is', async (t) => {
@@ -55,4 +56,30 @@ test('a metadata device that has gone is said to have', async (t) => {
     code: 'DM_READ_FAILED',
     message: /block device 4095:1048575/
   })
+})
+
+test('a number that went to another device between two calls is no verdict on the pool', async (t) => {
+  const devices = recordedDevices()
+  const name = 'my--vg-po--ol-tpool'
+  const pool = (await devices.info(name))!
+  const another = (await devices.info('my--vg-monday'))!
+  // Removed after it was found: its number is nobody's, or another's.
+  const taken = { ...devices, table: async () => devices.table('my--vg-monday') }
+  const asked = (answer: typeof another | undefined): DeviceMapperPort => ({
+    ...taken,
+    info: async (reference) => (typeof reference === 'string' ? pool : answer)
+  })
+  for (const now of [undefined, { ...another, major: pool.major, minor: pool.minor }]) {
+    await t.throwsAsync(() => findPoolDevice(asked(now), name), {
+      code: 'DM_SNAPSHOT_CHANGED',
+      message: /activated anew/
+    })
+  }
+  const gone: DeviceMapperPort = {
+    info: async (reference) => (typeof reference === 'string' ? pool : undefined),
+    table: async () => {
+      throw new DeltamapperError('DM_NO_SUCH_DEVICE', 'there is no such device', 'look')
+    }
+  }
+  await t.throwsAsync(() => findPoolDevice(gone, name), { code: 'DM_SNAPSHOT_CHANGED' })
 })

@@ -71,6 +71,17 @@ const found: [driver: string, what: string, handle: string, located: Located][] 
     }
   ],
   [
+    'local.csi.openebs.io',
+    'a snapshot with a size of its own, which is a classic one',
+    'pvc-8a0f8d2e-7c39-4a6b-8c53-7c9d3f3b0a02@snapshot-b3b2c7b1-0b0c-4d8c-9d63-2f0d6a1c0003',
+    {
+      node: 'worker-2',
+      handle: 'lvmvg/b3b2c7b1-0b0c-4d8c-9d63-2f0d6a1c0003',
+      origin: 'pvc-8a0f8d2e-7c39-4a6b-8c53-7c9d3f3b0a02',
+      createdAt: monday + 24 * 3600_000
+    }
+  ],
+  [
     'local.csi.storage.deckhouse.io',
     'a snapshot',
     llvs(1),
@@ -111,6 +122,17 @@ const found: [driver: string, what: string, handle: string, located: Located][] 
       node: 'worker-1',
       handle: `vg01/lvm-${harvested(1)}`,
       origin: 'pvc-6c1e0a4b-92f4-4a4e-8a35-9c7c52a50001',
+      createdAt: monday
+    }
+  ],
+  [
+    'lvm.driver.harvesterhci.io',
+    'a snapshot of a striped volume, which is a classic one',
+    harvested(2),
+    {
+      node: 'worker-2',
+      handle: `vg02/lvm-${harvested(2)}`,
+      origin: 'pvc-6c1e0a4b-92f4-4a4e-8a35-9c7c52a50002',
       createdAt: monday
     }
   ],
@@ -194,13 +216,6 @@ const refused: [driver: string, what: string, handle: string, code: ErrorCode, w
   ['local.csi.openebs.io', 'one that is not ready', openebs(4), 'DM_SNAPSHOT_NOT_READY', /state Pending/],
   [
     'local.csi.openebs.io',
-    'a thick one',
-    'pvc-8a0f8d2e-7c39-4a6b-8c53-7c9d3f3b0a02@snapshot-b3b2c7b1-0b0c-4d8c-9d63-2f0d6a1c0003',
-    'DM_NOT_TRACKED',
-    /1073741824 bytes/
-  ],
-  [
-    'local.csi.openebs.io',
     'another volume’s snapshot',
     'pvc-other@snapshot-b3b2c7b1-0b0c-4d8c-9d63-2f0d6a1c0001',
     'DM_SNAPSHOT_NOT_FOUND',
@@ -216,7 +231,6 @@ const refused: [driver: string, what: string, handle: string, code: ErrorCode, w
   ],
   ['local.csi.storage.deckhouse.io', 'one that failed', llvs(4), 'DM_SNAPSHOT_NOT_READY', /Failed \(not enough space/],
   ['local.csi.storage.deckhouse.io', 'one without a status', llvs(5), 'DM_SNAPSHOT_NOT_READY', /phase is unknown/],
-  ['lvm.driver.harvesterhci.io', 'a thick one', harvested(2), 'DM_NOT_TRACKED', /of type striped/],
   ['lvm.driver.harvesterhci.io', 'what LVM could not have', 'a/../b', 'DM_HANDLE_INVALID', /cannot be called/],
   [
     'local.csi.example.org',

@@ -336,8 +336,36 @@ const basesBeside: Migration = {
   `
 }
 
+/** Classic snapshots that were answered about. */
+const classicSnapshots: Migration = {
+  adds: ['classic_served'],
+  sql: `
+    CREATE TABLE classic_served (
+      handle TEXT NOT NULL,
+      identity TEXT NOT NULL,
+      link TEXT NOT NULL,
+      role TEXT NOT NULL CHECK (role IN ('target', 'base')),
+      origin TEXT NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      chunk_bytes INTEGER NOT NULL,
+      entries INTEGER NOT NULL,
+      digest TEXT NOT NULL,
+      read_only INTEGER NOT NULL CHECK (read_only IN (0, 1)),
+      first_served_at INTEGER NOT NULL,
+      last_served_at INTEGER NOT NULL,
+      checksum INTEGER NOT NULL,
+      PRIMARY KEY (handle, identity, link, role)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX classic_served_by_identity ON classic_served (identity);
+    CREATE INDEX classic_served_by_age ON classic_served (last_served_at);
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
-export const migrations: readonly Migration[] = [first, second, eraNames, poolClocks, seenBlocks, basesBeside]
+export const migrations: readonly Migration[] = [
+  ...[first, second, eraNames, poolClocks, seenBlocks, basesBeside],
+  classicSnapshots
+]
 
 /** The tables whose rows are counted after these steps. */
 export function countedTables(steps: readonly Migration[]): string[] {

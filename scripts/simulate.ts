@@ -1,0 +1,29 @@
+/**
+ * Lives of a simulated machine, one after the other: test/simulation/ has the world, docs/simulation.md says how to read what this prints.
+ *
+ *     npm run simulate -- [--world thin|leases|all] [--seed S] [--lives N]     N lives from seed S on; the first that fails is made small, and told as a story
+ *     npm run simulate -- --story --world W --seed S     one life, told
+ *     npm run simulate -- --mutants [--lives N] [--only NAME,…]     takes each guard of the product away in turn: N lives at most to find that out
+ */
+import { parseArgs } from 'node:util'
+import { isWorld, runLives, runMutants, worldNames } from '../test/simulation/run.ts'
+
+const { values } = parseArgs({
+  options: {
+    world: { type: 'string', default: 'all' },
+    seed: { type: 'string', default: '1' },
+    lives: { type: 'string' },
+    story: { type: 'boolean', default: false },
+    mutants: { type: 'boolean', default: false },
+    only: { type: 'string' }
+  }
+})
+const seed = Number(values.seed)
+if (values.mutants) {
+  process.exitCode = await runMutants({ seed, lives: Number(values.lives ?? 10_000), only: values.only })
+} else {
+  for (const world of values.world === 'all' ? worldNames : [values.world]) {
+    if (!isWorld(world)) throw new Error(`there is no world ${world}: ${worldNames.join(', ')}, all`)
+    process.exitCode ||= await runLives({ world, seed, lives: Number(values.lives ?? 1000), story: values.story })
+  }
+}

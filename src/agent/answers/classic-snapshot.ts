@@ -1,0 +1,340 @@
+/**
+ * Classic LVM snapshots (`lvcreate -s -L`): `VG/LV`, of a thick or a thin volume. What changed since one was taken is
+ * in its store.
+ *
+ *   look up both, at one look ─▶ count their entries ─▶ read the lists ─▶ look up again ─▶ the catalog ─▶ first message
+ *                                                                        the kernel, before each message ─┘
+ *
+ * LVM says what a snapshot is: its UUID, and how it is tied to its origin (snapshot-links.ts). The kernel says whether
+ * its devices stand as LVM puts them (classic-devices.ts), and whether its store is whole. A store itself says neither
+ * whose it is nor since when.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import { DeltamapperError } from '../../errors.ts'
+import {
+  checkClassicBase,
+  checkClassicList,
+  type ClassicFacts,
+  type ClassicRow,
+  longestList,
+  rejoined
+} from '../catalog/classic-served.ts'
+import { resumeRefused } from '../catalog/fingerprint.ts'
+import type { LogicalVolume } from '../lvm/parse.ts'
+import type { SnapshotLink } from '../lvm/snapshot-links.ts'
+import { byName, fullName, volumeKind } from '../lvm/volume.ts'
+import {
+  type ClassicDevices,
+  classicDevices,
+  type ClassicPort,
+  entriesCounted,
+  merging
+} from '../node/classic-devices.ts'
+import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
+import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
+import type { LvmPort } from './one-look.ts'
+import type { ClassicServices } from './classic-services.ts'
+import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
+import { volumeUuid } from './volume-group.ts'
+
+/**
+ * LVM makes a snapshot's volume and ties it to its origin in one command; more apart, it was tied once more. Seconds.
+ */
+const ONE_COMMAND = 60
+
+/** A classic snapshot as its source knows it. */
+export interface ClassicSnapshot extends FoundSnapshot {
+  readonly kind: 'classic'
+  /** The LV's UUID, and the origin's. */
+  readonly identity: string
+  readonly volume: string
+  readonly volumeName: string
+  /** How it is tied to its origin. */
+  readonly link: SnapshotLink
+  /** To LVM: nobody may write into it. */
+  readonly readOnly: boolean
+  /** Their UUIDs, as device-mapper has them. */
+  readonly uuid: string
+  readonly originUuid: string
+  readonly devices: ClassicDevices
+}
+
+/**
+ * The classic snapshots of a group; undefined for everything else.
+ *
+ * `snapshot()` throws DM_COW_INACTIVE, DM_COW_MERGING, DM_COW_TRANSIENT, DM_COW_DETACHED, DM_VOLUME_IN_USE for what has
+ * such snapshots, DM_LVM_FAILED, and what device-mapper calls throw.
+ */
+export function classicSource(
+  volumeGroup: string,
+  { lvm, deviceMapper }: { lvm: LvmPort; deviceMapper: ClassicPort }
+): SnapshotSource<ClassicSnapshot> {
+  return {
+    async snapshot(name) {
+      const named = byName((await lvm.logicalVolumes(volumeGroup)) ?? [])
+      const lv = named.get(name)
+      if (!lv) return undefined
+      const kind = volumeKind(lv, named)
+      if (kind === 'thick volume' && lv.role.includes('thickorigin')) throw originInUse(lv)
+      if (kind !== 'copy-on-write snapshot') return undefined
+      const origin = lv.origin === undefined ? undefined : named.get(lv.origin)
+      if (!origin || origin.uuid !== lv.originUuid) throw contradiction(lv, 'its origin is not in the report')
+      if (lv.merging || lv.attributes.volumeType === 'merging snapshot') throw merging(fullName(lv))
+      const found = await lvm.snapshotLinks(volumeGroup)
+      const [link, ...more] = found?.links.filter(({ snapshot }) => snapshot === name) ?? []
+      if (found?.vgUuid !== lv.vgUuid || link?.origin !== origin.name || more.length > 0) {
+        throw contradiction(lv, 'its metadata does not tie it to its origin')
+      }
+      if (link.merging || found.links.some((each) => each.merging && each.origin === origin.name)) {
+        throw merging(fullName(lv))
+      }
+      const [uuid, originUuid] = [volumeUuid(lv), volumeUuid(origin)]
+      const devices = await classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid })
+      return {
+        ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link, uuid, originUuid, devices } as const),
+        ...{ volume: origin.uuid, volumeName: fullName(origin) },
+        readOnly: lv.attributes.permissions === 'read-only'
+      }
+    }
+  }
+}
+
+export function classicAnswers({ classic }: AnswerServices): TargetAnswers<ClassicSnapshot> {
+  return {
+    where: 'is a classic snapshot',
+    async plan({ base, target, startingOffset, maxResults, lookUp }) {
+      if (classic === undefined) throw new Error('nothing is lent for classic snapshots')
+      checkOffset(startingOffset, target.handle, target.devices.sizeBytes)
+      if (base) checkRelated(base, target)
+      const answer = new ClassicAnswer(base, target, Number(startingOffset), lookUp, classic)
+      const request: ClassicWalkRequest = {
+        ...(base && { base: base.devices }),
+        ...{ target: target.devices, startingOffset: Number(startingOffset), maxResults },
+        compareBytesPerSecond: classic.compareBytesPerSecond
+      }
+      return {
+        kind: base ? 'delta' : 'allocated',
+        capacityBytes: target.devices.sizeBytes,
+        task: { target: 'classic', request },
+        asides: {
+          begin: async () => answer.begin(),
+          read: async (stores: ReadStores) => answer.read(stores),
+          state: async () => answer.checkState(),
+          doubtful: (bytes: number) => classic.onDoubtful?.(bytes)
+        },
+        explained: async (error) => answer.explained(error)
+      }
+    }
+  }
+}
+
+/** One answer, in the main thread. */
+class ClassicAnswer {
+  readonly #base: ClassicSnapshot | undefined
+  readonly #target: ClassicSnapshot
+  readonly #startingOffset: number
+  readonly #lookUp: LookUp
+  readonly #services: ClassicServices
+  /** What is on record of the base as target. */
+  #record: ClassicRow | undefined
+  /** What each list has to begin with. */
+  readonly #known: { base?: ClassicRow | undefined; target?: ClassicRow | undefined } = {}
+
+  constructor(
+    base: ClassicSnapshot | undefined,
+    target: ClassicSnapshot,
+    startingOffset: number,
+    lookUp: LookUp,
+    services: ClassicServices
+  ) {
+    this.#base = base
+    this.#target = target
+    this.#startingOffset = startingOffset
+    this.#lookUp = lookUp
+    this.#services = services
+  }
+
+  get #snapshots(): readonly ClassicSnapshot[] {
+    return this.#base ? [this.#base, this.#target] : [this.#target]
+  }
+
+  /**
+   * What has to be known before the stores are read. Both snapshots are there by now, so that whatever changed between
+   * them is on disk.
+   *
+   * @throws DM_BASE_CHANGED, DM_COW_REJOINED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_COW_INVALID, DM_COW_OVERFLOWED;
+   *   what the catalog throws
+   */
+  async begin(): Promise<BegunStores> {
+    const { deviceMapper } = this.#services
+    await this.#checkResumed()
+    if (this.#base) this.#record = await this.#checkBase(this.#base)
+    const [target, base] = [this.#target, this.#base]
+    const known = this.#known
+    known.target = await this.#longestList(target)
+    if (base) known.base = await this.#longestList(base)
+    return {
+      target: {
+        counted: await entriesCounted(deviceMapper, target.handle, target.devices),
+        ...(known.target && { prefix: known.target.entries })
+      },
+      ...(base && {
+        base: {
+          counted: await entriesCounted(deviceMapper, base.handle, base.devices),
+          ...(known.base && { prefix: known.base.entries })
+        }
+      }),
+      isSame: base !== undefined && base.identity === target.identity && base.readOnly && this.#wasReadOnly(),
+      compareBytes: this.#compareBytes()
+    }
+  }
+
+  /** Both lists are read, and in order. @throws DM_SNAPSHOT_CHANGED, DM_BASE_CHANGED; what the catalog throws */
+  async read({ base, target }: ReadStores): Promise<void> {
+    await this.#lookAgain()
+    const { catalog } = this.#services
+    if (this.#known.base && base) checkClassicList(this.#known.base, base)
+    if (this.#known.target) checkClassicList(this.#known.target, target)
+    if (this.#base && base) await catalog.rememberClassic(factsOf(this.#base), base, 'base')
+    await catalog.rememberClassic(factsOf(this.#target), target, 'target')
+  }
+
+  /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
+  async checkState(): Promise<void> {
+    const { deviceMapper } = this.#services
+    for (const snapshot of this.#snapshots) {
+      const now = await classicDevices(deviceMapper, snapshot)
+      if (!isDeepStrictEqual(now, snapshot.devices)) throw changedMeanwhile(snapshot.handle)
+      await entriesCounted(deviceMapper, snapshot.handle, now)
+    }
+  }
+
+  /**
+   * What a store says against a question, the kernel or LVM may say better: that it was given up, merged, or made anew.
+   */
+  async explained(error: unknown): Promise<unknown> {
+    if (error instanceof DeltamapperError && error.code !== 'DM_METADATA_DAMAGED' && error.code !== 'DM_READ_FAILED') {
+      return error
+    }
+    return this.checkState().then(
+      () => error,
+      (found: unknown) => found
+    )
+  }
+
+  async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
+    return longestList(await this.#services.catalog.findClassic(snapshot), factsOf(snapshot))
+  }
+
+  async #lookAgain(): Promise<void> {
+    const now = await this.#lookUp(this.#snapshots.map(({ handle }) => handle))
+    for (const [i, snapshot] of this.#snapshots.entries()) {
+      if (!isDeepStrictEqual(withoutPlace(snapshot), withoutPlace(now[i]))) throw changedMeanwhile(snapshot.handle)
+    }
+  }
+
+  async #checkBase(base: ClassicSnapshot): Promise<ClassicRow | undefined> {
+    const { catalog, logger, strictBases } = this.#services
+    const records = await catalog.findClassic(base)
+    const record = checkClassicBase(records, factsOf(base))
+    if (record) return record
+    if (strictBases) {
+      throw new DeltamapperError(
+        'DM_BASE_UNRECORDED',
+        `${base.handle} was never served here, or was forgotten: nothing proves that it holds what the backup of it does`,
+        'take a full backup through this agent; `strictBases: false` answers for such bases'
+      )
+    }
+    if (base.link.linkedAt - base.link.createdAt > ONE_COMMAND) throw rejoined(base.handle)
+    logger.warn(
+      { base: base.handle, code: 'DM_BASE_UNRECORDED' },
+      "the base was never served here: that it was not split off and joined again rests on LVM's times"
+    )
+    return undefined
+  }
+
+  /** @throws DM_RESUME_REFUSED */
+  async #checkResumed(): Promise<void> {
+    if (this.#startingOffset === 0) return
+    const { handle, identity, link, readOnly } = this.#target
+    const records = (await this.#services.catalog.findClassic(this.#target)).filter(({ role }) => role === 'target')
+    const isOnRecord = records.some((each) => each.handle === handle && each.identity === identity)
+    const isAnother = records.some((each) => each.identity !== identity || each.link !== link.id)
+    if (!isOnRecord) throw resumeRefused(handle, 'no answer about it was begun by this name')
+    if (isAnother) throw resumeRefused(handle, 'it is another snapshot than the one that it was begun about')
+    if (!readOnly)
+      throw resumeRefused(handle, 'it can be written to, and what was written since it was begun is not known')
+  }
+
+  /** As far as is known. */
+  #wasReadOnly(): boolean {
+    return this.#record === undefined || this.#record.readOnly === 1
+  }
+
+  /**
+   * How much may be compared. Only where nobody can write into either: who wrote the target's content into the base
+   * would hide a change from what was backed up.
+   */
+  #compareBytes(): number {
+    const { compare, compareBytes } = this.#services
+    if (compare === 'never' || !this.#base?.readOnly || !this.#target.readOnly || !this.#wasReadOnly()) return 0
+    if (compare === 'always') return Number.MAX_SAFE_INTEGER
+    return this.#record ? compareBytes : 0
+  }
+}
+
+/** Its place is another one as soon as somebody else's volume is removed. */
+function withoutPlace(snapshot: FoundSnapshot): FoundSnapshot {
+  if (snapshot.kind !== 'classic') return snapshot
+  const { link, ...rest } = snapshot as ClassicSnapshot
+  return { ...rest, link: { ...link, place: 0 } } as FoundSnapshot
+}
+
+function factsOf({ handle, identity, link, volume, devices, readOnly }: ClassicSnapshot): ClassicFacts {
+  const { sizeBytes, chunkBytes } = devices
+  return { handle, identity, link: link.id, origin: volume, sizeBytes, chunkBytes, readOnly }
+}
+
+/** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */
+function checkRelated(base: ClassicSnapshot, target: ClassicSnapshot): void {
+  if (base.volume !== target.volume) {
+    throw new DeltamapperError(
+      'DM_VOLUMES_DIFFER',
+      `${base.handle} is a snapshot of ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
+      'compare snapshots of one volume'
+    )
+  }
+  // A clock may have gone back in between, and a volume been put before others: what the two say together is taken for
+  // true. (Either way the answer has all that differs; it is the caller who has mixed something up.)
+  if (base.link.createdAt > target.link.createdAt && base.link.place > target.link.place) {
+    throw new DeltamapperError(
+      'DM_ORDER_REVERSED',
+      `base ${base.handle} was taken after target ${target.handle}`,
+      'ask the other way round'
+    )
+  }
+}
+
+function originInUse(lv: LogicalVolume): DeltamapperError {
+  return new DeltamapperError(
+    'DM_VOLUME_IN_USE',
+    `${fullName(lv)} is a volume in use, not a snapshot`,
+    `take a snapshot of it (lvcreate -s -L SIZE ${fullName(lv)}), and ask for that`
+  )
+}
+
+function changedMeanwhile(handle: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    `${handle} was renamed, replaced, resized, merged or changed by hand while it was looked at`,
+    'ask again'
+  )
+}
+
+function contradiction(lv: LogicalVolume, what: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_LVM_FAILED',
+    `LVM contradicts itself about ${fullName(lv)}: ${what}`,
+    'ask again; if it happens again, `vgck` checks the volume group'
+  )
+}

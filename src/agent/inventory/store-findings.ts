@@ -1,0 +1,82 @@
+/**
+ * What is worth knowing of the classic snapshots on a node: how full their stores are, how long they will last at the
+ * rate at which they have filled so far, and which of them can be a base.
+ */
+import type { Finding } from './examination.ts'
+import { type Catalog } from '../catalog/catalog.ts'
+import type { LvmReporter } from '../lvm/report.ts'
+import { fullName, volumeKind, type VolumesByName } from '../lvm/volume.ts'
+import type { StoreFullness } from '../node/store-fullness.ts'
+import { volumeUuid } from '../answers/volume-group.ts'
+
+/** From how much of a store that is used on it is worth a warning, in percent. */
+const NEARLY_FULL = 80
+const advice =
+  'give it more room, and let LVM do so from now on: snapshot_autoextend_threshold = 70 in the activation section of lvm.conf, with dmeventd running'
+
+export interface StoresLook {
+  readonly stores: readonly StoreFullness[]
+  readonly volumes: readonly VolumesByName[]
+  readonly lvm: Pick<LvmReporter, 'snapshotLinks'>
+  readonly catalog: Pick<Catalog, 'findClassic'> | undefined
+  /** Milliseconds since 1970. */
+  readonly now: number
+}
+
+/** One finding for each classic snapshot. What LVM or the catalog does not say is left out. */
+export async function storeFindings({ stores, volumes, lvm, catalog, now }: StoresLook): Promise<Finding[]> {
+  const found: Finding[] = []
+  for (const group of volumes) {
+    const snapshots = [...group.values()].filter((lv) => volumeKind(lv, group) === 'copy-on-write snapshot')
+    if (snapshots.length === 0) continue
+    const links = await lvm.snapshotLinks(snapshots[0].vgName).catch(() => undefined)
+    for (const lv of snapshots) {
+      const store = stores.find(({ uuid }) => uuid === volumeUuid(lv))
+      if (store === undefined) continue
+      const link = links?.links.find(({ snapshot }) => snapshot === lv.name)
+      const records = (await catalog?.findClassic({ handle: fullName(lv), identity: lv.uuid })) ?? []
+      const isBase =
+        records.some(({ role }) => role === 'target') &&
+        records.every((each) => each.identity === lv.uuid && (!link || each.link === link.id))
+      found.push(aboutStore(fullName(lv), store, link && now - link.linkedAt * 1000, isBase))
+    }
+  }
+  return found
+}
+
+/** @param ageMs since the snapshot was taken */
+function aboutStore(
+  name: string,
+  { isLost, usage }: StoreFullness,
+  ageMs: number | undefined,
+  isBase: boolean
+): Finding {
+  const rest = { about: name, command: `lvextend -L +1G ${name}` }
+  if (isLost) {
+    return {
+      ...{ ...rest, severity: 'problem', kind: 'store-lost', command: `lvremove ${name}` },
+      what: `the kernel has given classic snapshot ${name} up: its store overflowed, or could not be written`,
+      remedy: `take a full backup of a new snapshot, and remove this one; ${advice}`
+    }
+  }
+  const use = isBase ? 'it was served, and can be a base' : 'it was never served, or is not what it was then'
+  if (usage === undefined) {
+    return {
+      ...{ ...rest, severity: 'note', kind: 'classic-snapshot', command: '' },
+      what: `classic snapshot ${name}: ${use}`,
+      remedy: 'nothing is to be done'
+    }
+  }
+  const percent = (100 * usage.usedBytes) / usage.bytes
+  const what = `the store of classic snapshot ${name} is ${percent.toFixed(0)} % full${lasts(usage, ageMs)}; ${use}`
+  return percent >= NEARLY_FULL
+    ? { ...rest, severity: 'warning', kind: 'store-nearly-full', what, remedy: advice }
+    : { ...rest, severity: 'note', kind: 'classic-snapshot', what, remedy: 'nothing is to be done', command: '' }
+}
+
+function lasts({ bytes, usedBytes }: { bytes: number; usedBytes: number }, ageMs: number | undefined): string {
+  if (ageMs === undefined || ageMs <= 0 || usedBytes === 0) return ''
+  const hours = (((bytes - usedBytes) / usedBytes) * ageMs) / 3_600_000
+  if (hours > 24 * 365) return ''
+  return `, and lasts about ${hours < 48 ? `${hours.toFixed(1)} hours` : `${(hours / 24).toFixed(0)} days`} at the rate so far`
+}

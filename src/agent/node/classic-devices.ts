@@ -1,0 +1,158 @@
+/**
+ * The devices of a classic LVM snapshot, as device-mapper has them, and whether they stand as LVM puts them:
+ *
+ *     VG-ORIGIN  snapshot-origin ──┐                      ┌── VG-SNAPSHOT  snapshot
+ *                                  ▼                      ▼          │
+ *                              VG-ORIGIN-real ◀───────────┘          ▼
+ *                                                              VG-SNAPSHOT-cow   the store
+ *
+ * Everything that is written to the origin has to come through its snapshot-origin target: what is written to `-real`
+ * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
+ * and nobody else may stand on `-real`.
+ */
+import { readdir, readFile } from 'node:fs/promises'
+import type { DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
+import { nodeName } from '../../../native/device.ts'
+import { countedEntries, parseCowStatus } from '../../devicemapper/cow/status.ts'
+import { parseCowTable } from '../../devicemapper/cow/table.ts'
+import { DeltamapperError } from '../../errors.ts'
+
+const SECTOR_BYTES = 512
+
+/** What is asked of device-mapper: nothing that changes anything. */
+export type ClassicPort = Pick<DeviceMapper, 'info' | 'table'>
+
+/** Which snapshot is meant: by LVM's UUIDs, as device-mapper has them. */
+export interface ClassicReference {
+  /** For messages. */
+  readonly handle: string
+  readonly uuid: string
+  readonly originUuid: string
+}
+
+export interface ClassicDevices {
+  readonly snapshot: DeviceNumber
+  readonly storePath: string
+  readonly storeDevice: DeviceNumber
+  /** Size of the snapshot in bytes. */
+  readonly sizeBytes: number
+  readonly chunkBytes: number
+}
+
+/**
+ * @throws DM_COW_INACTIVE, DM_COW_MERGING, DM_COW_TRANSIENT; DM_COW_DETACHED where they do not stand as LVM puts them;
+ *   what device-mapper calls throw
+ */
+export async function classicDevices(
+  deviceMapper: ClassicPort,
+  { handle, uuid, originUuid }: ClassicReference
+): Promise<ClassicDevices> {
+  const info = await deviceMapper.info({ uuid })
+  const origin = await deviceMapper.info({ uuid: originUuid })
+  if (!info?.hasLiveTable || !origin?.hasLiveTable) throw inactive(handle)
+  const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  const [top, ...others] = await deviceMapper.table({ major: origin.major, minor: origin.minor })
+  if (row?.targetType === 'snapshot-merge' || top?.targetType === 'snapshot-merge') throw merging(handle)
+  if (row?.targetType !== 'snapshot' || more.length > 0) {
+    throw detached(handle, `its device has the target ${row?.targetType ?? 'none'}, not snapshot`)
+  }
+  if (top?.targetType !== 'snapshot-origin' || others.length > 0) {
+    throw detached(handle, `its origin's device has the target ${top?.targetType ?? 'none'}, not snapshot-origin`)
+  }
+  const table = parseCowTable(row.params)
+  if (!table.persistent) throw transient(handle)
+  if (table.features.length > 0) throw detached(handle, `its table has ${table.features.join(' and ')}`)
+  const [real, store] = [await deviceMapper.info(table.originDevice), await deviceMapper.info(table.storeDevice)]
+  if (real?.uuid !== `${originUuid}-real`) throw detached(handle, `it stands on ${real?.name ?? 'another device'}`)
+  if (store?.uuid !== `${uuid}-cow`) throw detached(handle, `its store is ${store?.name ?? 'another device'}`)
+  const below = `${real.major}:${real.minor}`
+  if (top.params.trim() !== below) throw detached(handle, `its origin stands on ${top.params.trim()}, it on ${below}`)
+  await refuseOthers(deviceMapper, handle, real, origin)
+  return {
+    snapshot: { major: info.major, minor: info.minor },
+    storePath: `/dev/mapper/${nodeName(store.name)}`,
+    storeDevice: { major: store.major, minor: store.minor },
+    sizeBytes: row.lengthSectors * SECTOR_BYTES,
+    chunkBytes: table.chunkSectors * SECTOR_BYTES
+  }
+}
+
+/**
+ * How many entries of a snapshot have been given a chunk.
+ *
+ * @throws DM_COW_INVALID, DM_COW_OVERFLOWED, DM_COW_MERGING; what device-mapper calls throw
+ */
+export async function entriesCounted(
+  deviceMapper: Pick<DeviceMapper, 'status'>,
+  handle: string,
+  { snapshot, chunkBytes }: ClassicDevices
+): Promise<number> {
+  const [row] = await deviceMapper.status(snapshot)
+  if (row?.targetType === 'snapshot-merge') throw merging(handle)
+  if (row?.targetType !== 'snapshot') throw inactive(handle)
+  const status = parseCowStatus(row.params)
+  if (status.state === 'working') return countedEntries(status, chunkBytes / SECTOR_BYTES)
+  if (status.state === 'overflow') {
+    throw new DeltamapperError('DM_COW_OVERFLOWED', `the store of ${handle} is full, and what it held is lost`, larger)
+  }
+  if (status.state === 'merge failed') throw merging(handle)
+  throw new DeltamapperError(
+    'DM_COW_INVALID',
+    `the kernel has given ${handle} up: its store overflowed, or could not be written`,
+    larger
+  )
+}
+
+const larger =
+  'take a full backup of a new snapshot, with a larger store (lvcreate -s -L) or snapshot_autoextend_threshold below 100'
+
+/** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot. */
+async function refuseOthers(
+  deviceMapper: ClassicPort,
+  handle: string,
+  real: DeviceNumber,
+  origin: DeviceNumber
+): Promise<void> {
+  for (const name of await readdir(`/sys/dev/block/${real.major}:${real.minor}/holders`)) {
+    const [major = NaN, minor = NaN] = (await readFile(`/sys/class/block/${name}/dev`, 'utf8'))
+      .trim()
+      .split(':')
+      .map(Number)
+    if (major === origin.major && minor === origin.minor) continue
+    const rows = await deviceMapper.table({ major, minor })
+    if (rows.length === 1 && rows[0].targetType === 'snapshot') continue
+    throw detached(handle, `${name} stands on its origin beside it, so that writes can be missing from its store`)
+  }
+}
+
+function inactive(handle: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_COW_INACTIVE',
+    `${handle} or its origin is not active here: only the kernel says whether its store is whole`,
+    `activate its volume group's volumes: lvchange -ay ${handle}`
+  )
+}
+
+export function merging(handle: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_COW_MERGING',
+    `the origin of ${handle} is being put back to a snapshot of it (lvconvert --merge), which takes entries out of stores`,
+    'take a full backup of a new snapshot once the merge is done'
+  )
+}
+
+function transient(handle: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_COW_TRANSIENT',
+    `${handle} keeps its list of changes in memory only`,
+    'take a full backup; take snapshots with LVM, which keeps the list on disk'
+  )
+}
+
+function detached(handle: string, why: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_COW_DETACHED',
+    `the devices of ${handle} do not stand as LVM puts them: ${why}`,
+    'take a full backup of a new snapshot; leave the devices of classic snapshots to LVM'
+  )
+}

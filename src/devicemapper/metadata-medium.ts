@@ -1,0 +1,163 @@
+/**
+ * Where metadata blocks are read from: a block device, a file, or whatever is given in their place. The only place
+ * in this room that
+ * touches a file descriptor.
+ *
+ * Devices are read with O_DIRECT: the pool writes through dm-bufio, around the page cache, and keeps the device
+ * open, so that
+ * buffered reads would return what was true minutes ago.
+ *
+ * A file that is read through the page cache is read in place, synchronously: what is in memory already is copied
+ * in less time than it
+ * takes to ask another thread for it. It holds up whatever else this thread has to do, so that is walker threads'
+ * and tools' work.
+ */
+import { constants, readSync } from 'node:fs'
+import { open, readFile, type FileHandle } from 'node:fs/promises'
+import { decodeDeviceNumber } from '../../native/device.ts'
+import { DeltamapperError } from '../errors.ts'
+import { DeviceReads } from './device-reads.ts'
+import { SECTOR_BYTES } from '../units.ts'
+import type { DeviceNumber } from './target-words.ts'
+
+/**
+ * How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take
+ * to give up.
+ */
+const READ_DEADLINE_MS = 30_000
+
+export interface MetadataMedium {
+  readonly sizeBytes: number
+  /** The block device that it is; undefined for a file. */
+  readonly device: DeviceNumber | undefined
+  /** Requests take time, and many should be under way at once: read with `read`. Otherwise with `readNow`. */
+  readonly isDirect: boolean
+  /** For as long as it is open. */
+  readonly descriptor: number
+  /**
+   * Reads into page-aligned memory, which is the medium's until this has settled. @returns how many bytes came back
+   * @throws Unanswered
+   */
+  read(into: Uint8Array, start: number, bytes: number, position: number): Promise<number>
+  readNow(into: Uint8Array, start: number, bytes: number, position: number): number
+  close(): Promise<void>
+}
+
+/** How a medium is opened and read. */
+export interface MediumOptions {
+  /** Read around the page cache; always so for devices, on request for files. */
+  direct?: boolean | undefined
+  /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
+  deadlineMs?: number | undefined
+  /**
+   * No faster than so many bytes a second around the page cache, together with all that this thread reads from
+   * there.
+   */
+  bytesPerSecond?: number | undefined
+}
+
+/** @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device */
+export type OpenMedium = (path: string, options: MediumOptions) => Promise<MetadataMedium>
+
+/** Files and block devices of this machine. */
+export const openMedium: OpenMedium = async (path, options) => {
+  let file: FileHandle
+  try {
+    // O_NONBLOCK: opening a FIFO by mistake must fail below, not wait for a writer for ever.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+  } catch (cause) {
+    throw cannotOpen(path, cause)
+  }
+  try {
+    let status = await file.stat()
+    const isDevice = status.isBlockDevice()
+    if (!isDevice && !status.isFile()) {
+      throw new DeltamapperError(
+        'DM_READ_FAILED',
+        `${path} is neither a file nor a block device`,
+        "name the pool's metadata device, or a copy of it"
+      )
+    }
+    const isDirect = isDevice || (options.direct ?? false)
+    if (isDirect) {
+      await file.close()
+      file = await open(path, constants.O_RDONLY | constants.O_DIRECT)
+      status = await file.stat()
+    }
+    const { rdev, dev, ino } = status
+    const device = isDevice ? decodeDeviceNumber(rdev) : undefined
+    const sizeBytes = device ? await deviceSizeBytes(device) : status.size
+    const requests = isDirect ? DeviceReads.join(isDevice ? `device ${rdev}` : `file ${dev}:${ino}`) : undefined
+    return new FileMedium(file, { sizeBytes, device }, requests, options)
+  } catch (cause) {
+    await file.close().catch(() => undefined)
+    throw cause instanceof DeltamapperError ? cause : cannotOpen(path, cause)
+  }
+}
+
+class FileMedium implements MetadataMedium {
+  readonly sizeBytes: number
+  readonly device: DeviceNumber | undefined
+  readonly #file: FileHandle
+  /** Undefined where reads go through the page cache. */
+  readonly #requests: DeviceReads | undefined
+  readonly #options: MediumOptions
+
+  constructor(
+    file: FileHandle,
+    { sizeBytes, device }: Pick<MetadataMedium, 'sizeBytes' | 'device'>,
+    requests: DeviceReads | undefined,
+    options: MediumOptions
+  ) {
+    this.sizeBytes = sizeBytes
+    this.device = device
+    this.#file = file
+    this.#requests = requests
+    this.#options = options
+  }
+
+  get isDirect(): boolean {
+    return this.#requests !== undefined
+  }
+
+  get descriptor(): number {
+    return this.#file.fd
+  }
+
+  async read(into: Uint8Array, start: number, bytes: number, position: number): Promise<number> {
+    const { deadlineMs = READ_DEADLINE_MS, bytesPerSecond } = this.#options
+    if (!this.#requests) return this.readNow(into, start, bytes, position)
+    return this.#requests.read(this.#file.fd, into, start, bytes, position, { deadlineMs, bytesPerSecond })
+  }
+
+  readNow(into: Uint8Array, start: number, bytes: number, position: number): number {
+    return readSync(this.#file.fd, into, start, bytes, position)
+  }
+
+  async close(): Promise<void> {
+    this.#requests?.leave()
+    await this.#file.close()
+  }
+}
+
+function cannotOpen(path: string, cause: unknown): DeltamapperError {
+  const { code, message } = cause as NodeJS.ErrnoException
+  const remedy =
+    code === 'ENOENT'
+      ? 'check the path; the metadata device of a pool exists only while the pool is active'
+      : code === 'EACCES' || code === 'EPERM'
+        ? 'run as root, or give this user read access to it'
+        : code === 'EINVAL'
+          ? 'the file system below does not take O_DIRECT: read the file without it'
+          : 'check the path and the device'
+  return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
+}
+
+/**
+ * Size of a block device. `stat` says 0; sysfs counts in sectors of 512 bytes whatever the device's own sector
+ * size.
+ */
+async function deviceSizeBytes({ major, minor }: DeviceNumber): Promise<number> {
+  const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'utf8')
+  return Number(sectors) * SECTOR_BYTES
+}

@@ -1,0 +1,115 @@
+/**
+ * `delta --cow` and `inspect` of a store from outside: what is answered, what is said with it, and all the ways in which an answer does not come
+ * about.
+ */
+import { closeSync, openSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'ava'
+import { unpackRecordedPool } from '../../fixtures/recorded-pool.ts'
+import { writeCowStore } from '../../support/cow-image.ts'
+import type { Extent } from '../../support/expected.ts'
+import { testFolder } from '../../support/test-folder.ts'
+import { complaint, runCommand } from '../run-command.ts'
+
+const thin = join(await unpackRecordedPool(), 'metadata.img')
+const folder = await testFolder(test)
+const CHUNK = 8192
+const file = (name: string) => join(folder, name)
+
+const filled = (value: number) => () => Buffer.alloc(CHUNK, value)
+writeCowStore(file('monday'), { chunkBytes: CHUNK, chunks: [5, 1, 9], contents: filled(1) })
+writeCowStore(file('tuesday'), {
+  ...{ chunkBytes: CHUNK, chunks: [7, 9, 1] },
+  contents: (index) => filled(index === 1 ? 1 : 2)()
+})
+writeCowStore(file('coarse'), { chunkBytes: 2 * CHUNK, chunks: [3] })
+writeCowStore(file('given-up'), { chunkBytes: CHUNK, chunks: [5] })
+const header = openSync(file('given-up'), 'r+')
+writeSync(header, Buffer.alloc(4), 0, 4, 4)
+closeSync(header)
+writeCowStore(file('twice'), { chunkBytes: CHUNK, chunks: [5, 5] })
+writeCowStore(file('beyond'), { chunkBytes: CHUNK, chunks: [5, 12] })
+writeCowStore(file('cut'), { chunkBytes: CHUNK, chunks: [5, 7] })
+truncateSync(file('cut'), 3 * CHUNK)
+writeFileSync(file('nothing'), 'x')
+
+const size = 12 * CHUNK - 512
+const cow = (base: string, target?: string, ...more: string[]) => [
+  ...['delta', '--cow', file(base), ...(target === undefined ? [] : ['--target-cow', file(target)])],
+  ...['--size', `${size}`, ...more]
+]
+
+async function extents(args: string[]): Promise<Extent[]> {
+  const { status, stdout, stderr } = await runCommand([...args, '-o', 'json'])
+  if (status !== 0) throw new Error(stderr)
+  const answer = JSON.parse(stdout) as { block_metadata: { byte_offset: number; size_bytes: number }[] }
+  return answer.block_metadata.map((each) => [each.byte_offset, each.size_bytes])
+}
+
+const chunks = (...numbers: number[]): Extent[] => numbers.map((chunk) => [chunk * CHUNK, CHUNK])
+
+test('one store, two, with contents compared, with chunks of two sizes', async (t) => {
+  t.deepEqual(await extents(cow('monday')), chunks(1, 5, 9))
+  t.deepEqual(await extents(cow('monday', 'tuesday')), chunks(1, 5, 7, 9))
+  t.deepEqual(await extents(cow('monday', 'tuesday', '--compare')), chunks(1, 5, 7))
+  t.deepEqual(await extents(cow('monday', 'coarse')), [...chunks(1), [5 * CHUNK, 3 * CHUNK], ...chunks(9)])
+  t.deepEqual(await extents(cow('monday', 'tuesday', '--starting-offset', '50000')), chunks(7, 9))
+})
+
+test('a base that was smaller: from its end on everything', async (t) => {
+  t.deepEqual(await extents(cow('monday', 'tuesday', '--base-size', `${10 * CHUNK + 512}`)), [
+    ...chunks(1, 5, 7),
+    ...([[9 * CHUNK, CHUNK + 2 * CHUNK - 512]] as Extent[])
+  ])
+})
+
+test('what an answer rests on is said each time', async (t) => {
+  const said = async (args: string[]) => (await runCommand(args)).stderr
+  t.regex(await said(cow('monday')), /monday is taken to be the older .* --target-cow names its store/)
+  t.regex(await said(cow('monday', 'tuesday')), /monday is taken to be the older .*tuesday the newer one's/)
+  t.regex(await said(cow('monday', 'coarse')), /different sizes: what cannot be told apart counts as changed/)
+  t.regex(
+    await said(cow('monday', 'tuesday', '--compare')),
+    /hold what was backed up.*\n.*2 chunks compared, 1 the same/
+  )
+})
+
+test('what cannot be asked, or not of these stores, is said with what to do, and nothing else', async (t) => {
+  const wrong: [args: string[], status: number, says: RegExp][] = [
+    [['delta', '--cow', file('monday')], 2, /--cow wants --size/],
+    [cow('monday', undefined, '3', '7'), 2, /--cow names the stores, and 7 was named as well/],
+    [cow('monday', undefined, '--compare'), 2, /--compare goes with --target-cow only/],
+    [cow('monday', undefined, '--live-root'), 2, /--live-root does not go with --cow/],
+    [cow('monday', undefined, '--metadata', thin), 2, /cannot be used with option/],
+    [['delta', '1', '2', '--target-cow', file('monday')], 2, /--target-cow goes with --cow only/],
+    [cow('monday', undefined, '--starting-offset', '1GiB'), 1, /DM_OFFSET_OUT_OF_RANGE/],
+    [cow('given-up'), 1, /given up.*snapshot_autoextend.*DM_COW_INVALID/],
+    [cow('monday', 'given-up'), 1, /DM_COW_INVALID/],
+    [cow('twice'), 1, /an earlier one is of as well.*DM_METADATA_DAMAGED/],
+    [cow('monday', 'twice'), 1, /DM_METADATA_DAMAGED/],
+    [cow('beyond'), 1, /ends after 12 chunks.*DM_METADATA_DAMAGED/],
+    [cow('cut'), 1, /points beyond its end.*DM_METADATA_DAMAGED/],
+    [cow('nothing'), 1, /smaller than a header.*DM_METADATA_DAMAGED/],
+    [['delta', '--cow', thin, '--size', '1GiB'], 1, /dm-thin metadata, not a classic.*DM_METADATA_FOREIGN/],
+    [['delta', '--metadata', file('monday'), '1', '2'], 1, /dm-snapshot metadata.*--cow STORE.*DM_METADATA_FOREIGN/],
+    [['delta', '--metadata', file('monday'), '--since', '2'], 1, /--cow STORE.*DM_METADATA_FOREIGN/],
+    [['inspect', file('cut')], 1, /DM_METADATA_DAMAGED/]
+  ]
+  await Promise.all(
+    wrong.map(async ([args, status, says]) => {
+      const result = await runCommand(args)
+      t.is(result.status, status, args.join(' '))
+      t.regex(result.stderr.trimEnd().split('\n').at(-1) ?? '', says, args.join(' '))
+      complaint(result)
+      t.is(result.stdout, '', args.join(' '))
+    })
+  )
+})
+
+test('inspect shows a store', async (t) => {
+  const table = await runCommand(['inspect', file('monday')])
+  t.regex(table.stdout, /of a classic snapshot\nchunk size +8 KiB \(16 sectors\)\ncopied +3 chunks, from 1 to 9 of/)
+  t.regex(table.stdout, /used +5 of 6 chunks \(83\.3 %\)\n.*\ncomplete\n$/)
+  const json = JSON.parse((await runCommand(['inspect', file('monday'), '-o', 'json'])).stdout) as object
+  t.like(json, { target: 'dm-snapshot', entries: 3, lowest_chunk: 1, highest_chunk: 9, used_chunks: 5 })
+})

@@ -1,0 +1,308 @@
+/**
+ * Random lives of an LVM volume with classic snapshots (lvcreate -s -L), inside the kernel lab: writes of any size and place, raw or through ext4,
+ * snapshots of several chunk sizes, writes into some of them, stores that overflow or get larger, restarts, merges, names given again.
+ *
+ * Each snapshot is backed up when it is taken: that copy is what an incremental restore begins with.
+ */
+import { closeSync, constants, fsyncSync, mkdirSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import { randomFillSync } from 'node:crypto'
+import { join } from 'node:path'
+import { tmpdir } from 'node:os'
+import { DeltamapperError } from '../../src/errors.ts'
+import type { Extent } from '../support/expected.ts'
+import type { Random } from '../support/random.ts'
+import { alignedBuffer, deviceBytes, run } from './dmsetup.ts'
+import { lvm } from './lvm-setup.ts'
+
+export const MEBIBYTE = 2 ** 20
+const KIBIBYTE = 1024
+const MOST_WRITTEN = MEBIBYTE
+const buffer = alignedBuffer(MOST_WRITTEN)
+
+export interface LifeSnapshot {
+  readonly name: string
+  readonly chunkBytes: number
+  readonly readOnly: boolean
+  /** What a backup copied when it was taken. */
+  readonly backup: Buffer
+  /** Its number in the order in which they were taken. */
+  readonly order: number
+  /** Somebody has written into it since. */
+  isWritten: boolean
+  /** The code that an answer about it has to be refused with; undefined where it has to be answered. */
+  lost: string | undefined
+}
+
+/** How an incremental backup is asked for. @throws DeltamapperError */
+export type AskPair = (base: LifeSnapshot, target: LifeSnapshot, life: CowLife) => Promise<Extent[]>
+
+export interface LifeCounts {
+  pairs: number
+  /** Of which the answer had to be exact, and was. */
+  exact: number
+  refused: Record<string, number>
+  steps: Record<string, number>
+}
+
+export class CowLife {
+  readonly group: string
+  readonly origin: string
+  readonly snapshots: LifeSnapshot[] = []
+  readonly counts: LifeCounts = { pairs: 0, exact: 0, refused: {}, steps: {} }
+  readonly #random: Random
+  readonly #ext4: boolean
+  /** Of the names of its snapshots. */
+  readonly #prefix: string
+  #mounted = false
+  #taken = 0
+  /** Content that was there before has come back: then a chunk that was written to may be as it was. */
+  #contentsReturn = false
+
+  /** Makes the volume in a group that there is. @param group with 100 MiB to spare */
+  constructor(group: string, origin: string, random: Random, { ext4 = false, prefix = '' } = {}) {
+    this.#prefix = prefix
+    this.group = group
+    this.origin = origin
+    this.#random = random
+    this.#ext4 = ext4
+    lvm('lvcreate', '--size', ext4 ? '16m' : '8m', '--wipesignatures', 'n', '--name', origin, group)
+    if (!ext4) return
+    this.#contentsReturn = true
+    run('mkfs.ext4', ['-q', '-F', this.device()])
+    this.#mount()
+  }
+
+  device(name = this.origin): string {
+    return `/dev/${this.group}/${name}`
+  }
+
+  get #mountPoint(): string {
+    return join(tmpdir(), `life-${this.group}-${this.origin}`)
+  }
+
+  /** So many snapshots, with writes and events in between. */
+  live(snapshots: number): void {
+    for (let i = 0; i < snapshots; i++) {
+      this.write()
+      this.take()
+      this.write()
+      this.event()
+    }
+    this.write()
+  }
+
+  write(): void {
+    for (let i = this.#random.integer(1, 6); i > 0; i--) {
+      if (this.#mounted) {
+        const bytes = Buffer.alloc(this.#random.pick([700, 5000, 60_000, 300_000]))
+        writeFileSync(join(this.#mountPoint, `file-${this.#random.integer(0, 5)}`), randomFillSync(bytes))
+      } else writeSomewhere(this.device(), this.#random)
+    }
+    if (this.#mounted) run('sync', ['-f', this.#mountPoint])
+    const writable = this.snapshots.filter(({ readOnly, lost }) => !readOnly && lost === undefined)
+    if (writable.length === 0 || !this.#random.chance(0.4)) return
+    const snapshot = this.#random.pick(writable)
+    writeSomewhere(this.device(snapshot.name), this.#random)
+    snapshot.isWritten = true
+    this.#step('written into')
+    this.#lookForOverflow()
+  }
+
+  /** @param store size of its store; by default as large as it can need */
+  take({
+    name = `${this.#prefix}s${this.#taken}`,
+    mebibytes = this.#ext4 ? 20 : 12,
+    readOnly = this.#random.chance(0.7)
+  } = {}): LifeSnapshot {
+    const chunk = this.#random.pick([4, 4, 4, 8, 64, 512])
+    lvm(
+      ...['lvcreate', '--snapshot', '--size', `${mebibytes}m`, '--chunksize', `${chunk}k`],
+      ...['--permission', readOnly ? 'r' : 'rw', '--name', name, `${this.group}/${this.origin}`]
+    )
+    const snapshot: LifeSnapshot = {
+      ...{ name, chunkBytes: chunk * KIBIBYTE, readOnly, order: this.#taken++ },
+      ...{ backup: contentOf(this.device(name)), isWritten: false, lost: undefined }
+    }
+    this.snapshots.push(snapshot)
+    this.#step('taken')
+    return snapshot
+  }
+
+  /** Something other than a write. */
+  event(): void {
+    const event = this.#random.pick(['nothing', 'restart', 'extend', 'overflow', 'remove', 'grow'] as const)
+    const [first] = this.snapshots
+    if (event === 'restart') this.restart()
+    if (event === 'extend') lvm('lvextend', '--size', '+1m', `${this.group}/${this.#random.pick(this.snapshots).name}`)
+    if (event === 'overflow' && !this.#ext4) this.overflow()
+    if (event === 'remove' && this.snapshots.length > 3) this.remove(first)
+    if (event === 'grow') this.grow()
+    this.#step(event)
+  }
+
+  /** As after an orderly reboot. */
+  restart(): void {
+    this.#unmount()
+    lvm('vgchange', '--activate', 'n', this.group)
+    lvm('vgchange', '--activate', 'y', this.group)
+    this.#mount()
+  }
+
+  /** An origin that is not active can get larger, with snapshots of its old size. */
+  grow(): void {
+    this.#unmount()
+    lvm('vgchange', '--activate', 'n', this.group)
+    lvm('lvextend', '--size', '+1m', `${this.group}/${this.origin}`)
+    lvm('vgchange', '--activate', 'y', this.group)
+    this.#mount()
+  }
+
+  /** A snapshot of which the store is too small for what is written then. */
+  overflow(): void {
+    const name = `${this.#prefix}over${this.#taken}`
+    const snapshot = this.take({ name, mebibytes: 1 })
+    for (let at = 0; at < 3 * MEBIBYTE; at += MEBIBYTE) writeBytes(this.device(), at, MEBIBYTE)
+    this.#lookForOverflow()
+    if (snapshot.lost === undefined) this.#step('has not overflowed')
+  }
+
+  remove(snapshot: LifeSnapshot): void {
+    lvm('lvremove', `${this.group}/${snapshot.name}`)
+    this.snapshots.splice(this.snapshots.indexOf(snapshot), 1)
+  }
+
+  /** Puts the volume back to what a snapshot holds; the snapshot is gone then. */
+  merge(snapshot: LifeSnapshot): void {
+    this.#unmount()
+    lvm('lvconvert', '--merge', '--interval', '1', `${this.group}/${snapshot.name}`)
+    this.snapshots.splice(this.snapshots.indexOf(snapshot), 1)
+    this.#contentsReturn = true
+    this.#step('merged')
+    this.#lookForOverflow()
+    this.#mount()
+  }
+
+  /** Asks about every pair, and holds a restore of each against the snapshot. @throws Error that says which was wrong */
+  async check(ask: AskPair): Promise<void> {
+    this.#lookForOverflow()
+    for (const target of this.snapshots) {
+      const content = target.lost === undefined ? contentOf(this.device(target.name)) : undefined
+      for (const base of this.snapshots) {
+        if (base.order >= target.order) continue
+        this.counts.pairs++
+        const answer = await ask(base, target, this).catch((error: unknown) => {
+          if (error instanceof DeltamapperError) return error
+          throw error
+        })
+        const fault = this.#fault(base, target, content, answer)
+        if (fault !== undefined) throw new Error(`${base.name} → ${target.name}: ${fault}`)
+      }
+    }
+  }
+
+  /** Takes all of it away. */
+  end(): void {
+    this.#unmount()
+    lvm('lvremove', '--force', `${this.group}/${this.origin}`)
+  }
+
+  #fault(
+    base: LifeSnapshot,
+    target: LifeSnapshot,
+    content: Buffer | undefined,
+    answer: Extent[] | DeltamapperError
+  ): string | undefined {
+    const due = base.lost ?? target.lost
+    if (answer instanceof DeltamapperError) {
+      this.counts.refused[answer.code] = (this.counts.refused[answer.code] ?? 0) + 1
+      return answer.code === due ? undefined : `refused with ${answer.line} where ${due ?? 'an answer'} is due`
+    }
+    if (due !== undefined || content === undefined) return `answered where ${due ?? 'a refusal'} is due`
+    const restored = Buffer.alloc(content.length)
+    base.backup.copy(restored)
+    for (const [offset, size] of answer) content.copy(restored, offset, offset, offset + size)
+    if (!restored.equals(content)) return `a restore is wrong at byte ${firstDifference(restored, content)}`
+    const sameSize = base.backup.length === target.backup.length
+    const isExact = base.readOnly && target.readOnly && !this.#contentsReturn && base.chunkBytes === target.chunkBytes
+    if (!isExact || !sameSize) return undefined
+    this.counts.exact++
+    const [found, wanted] = [chunksOf(answer, base.chunkBytes), differing(base.backup, content, base.chunkBytes)]
+    return found.join() === wanted.join() ? undefined : `chunks ${found.join()} were reported, ${wanted.join()} differ`
+  }
+
+  #lookForOverflow(): void {
+    for (const snapshot of this.snapshots) {
+      const name = `${this.group}-${snapshot.name.replaceAll('-', '--')}`
+      const said = run('dmsetup', ['status', '--noflush', name]).trim()
+      if (/ (Invalid|Overflow)$/.test(said)) snapshot.lost = 'DM_COW_INVALID'
+    }
+  }
+
+  #mount(): void {
+    if (!this.#ext4) return
+    mkdirSync(this.#mountPoint, { recursive: true })
+    run('mount', [this.device(), this.#mountPoint])
+    this.#mounted = true
+  }
+
+  #unmount(): void {
+    if (this.#mounted) run('umount', [this.#mountPoint])
+    this.#mounted = false
+  }
+
+  #step(name: string): void {
+    this.counts.steps[name] = (this.counts.steps[name] ?? 0) + 1
+  }
+}
+
+/** Writes what was nowhere before, past the page cache. */
+function writeSomewhere(device: string, random: Random): void {
+  const size = deviceBytes(device)
+  const bytes = Math.min(512 * random.integer(1, random.pick([1, 8, 64, MOST_WRITTEN / 512])), size)
+  writeBytes(device, 512 * random.integer(0, (size - bytes) / 512), bytes)
+}
+
+function writeBytes(device: string, at: number, bytes: number): void {
+  randomFillSync(buffer, 0, bytes)
+  const file = openSync(device, constants.O_WRONLY | constants.O_DIRECT)
+  try {
+    writeSync(file, buffer, 0, bytes, at)
+    fsyncSync(file)
+  } finally {
+    closeSync(file)
+  }
+}
+
+/** All that a device holds, read around the page cache. */
+export function contentOf(device: string): Buffer {
+  const content = Buffer.alloc(deviceBytes(device))
+  const file = openSync(device, constants.O_RDONLY | constants.O_DIRECT)
+  try {
+    for (let at = 0; at < content.length;) {
+      const read = readSync(file, buffer, 0, Math.min(buffer.length, content.length - at), at)
+      content.set(buffer.subarray(0, read), at)
+      at += read
+    }
+  } finally {
+    closeSync(file)
+  }
+  return content
+}
+
+function firstDifference(one: Buffer, other: Buffer): number {
+  return one.findIndex((byte, index) => byte !== other[index])
+}
+
+function chunksOf(extents: readonly Extent[], chunkBytes: number): number[] {
+  return extents.flatMap(([offset, size]) =>
+    Array.from({ length: Math.ceil(size / chunkBytes) }, (_, i) => offset / chunkBytes + i)
+  )
+}
+
+function differing(one: Buffer, other: Buffer, chunkBytes: number): number[] {
+  const chunks: number[] = []
+  for (let at = 0; at < one.length; at += chunkBytes) {
+    if (!one.subarray(at, at + chunkBytes).equals(other.subarray(at, at + chunkBytes))) chunks.push(at / chunkBytes)
+  }
+  return chunks
+}

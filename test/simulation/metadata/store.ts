@@ -1,0 +1,298 @@
+/**
+ * Metadata blocks as the kernel's transaction manager and metadata space map keep them (drivers/md/persistent-data/): a block that is to
+ * be changed is shadowed first, what is freed is not used again before it was committed, and the space maps are trees in the same blocks.
+ *
+ *   shadow(b)   shared, or of an earlier transaction ─▶ another block, b is given back; of this one ─▶ b itself     (dm_tm_shadow_block)
+ *   allocate    the first block from the cursor on that is free now *and* was free at the last commit; the cursor starts at 0 when the
+ *               metadata is loaded, and goes round                                             (sm_metadata_new_block_)
+ */
+import {
+  type Content,
+  decodeBitmap,
+  decodeIndex,
+  decodeNode,
+  decodeSuperblock,
+  encodeBitmap,
+  encodeIndex,
+  encodeNode,
+  encodeSuperblock,
+  ENTRIES_PER_BITMAP,
+  type BTreeNode,
+  type IndexEntry,
+  type SuperblockFields
+} from './blocks.ts'
+import type { MetadataDisk } from './disk.ts'
+import { emptyTree, entriesOf, insert, noReferences, remove, type TreeType } from './btree.ts'
+
+/** There is no free block: the kernel aborts the transaction and makes its pool read-only. */
+export class NoSpace extends Error {}
+
+const referenceCounts: TreeType = { valueBytes: 4, ...noReferences }
+const indexEntries: TreeType = { valueBytes: 16, ...noReferences }
+
+/** Reference counts, and where they are on disk. */
+export class SpaceMap {
+  readonly of: 'data' | 'metadata'
+  readonly counts: Uint32Array
+  /** As they were at the last commit. */
+  readonly committed: Uint32Array
+  allocated = 0
+  /** Entries whose count has changed since the last commit. */
+  readonly changed = new Set<number>()
+  readonly bitmaps: number[] = []
+  referenceCountRoot = 0
+  /** Of data: the index's tree. Of metadata: the one index block. */
+  indexRoot = 0
+  #cursor = 0
+
+  constructor(of: 'data' | 'metadata', entries: number) {
+    this.of = of
+    this.counts = new Uint32Array(entries)
+    this.committed = new Uint32Array(entries)
+  }
+
+  add(entry: number, more: number): void {
+    const before = this.counts[entry]
+    const after = before + more
+    if (after < 0) throw new Error(`the ${this.of} space map: entry ${entry} would be used ${after} times`)
+    this.counts[entry] = after
+    if (before === 0) this.allocated++
+    if (after === 0) this.allocated--
+    this.changed.add(entry)
+  }
+
+  /** Neither now nor at the last commit in use, from the cursor on and then from the start. @throws NoSpace */
+  take(): number {
+    const found = this.#free(this.#cursor, this.counts.length) ?? this.#free(0, this.#cursor)
+    if (found === undefined) throw new NoSpace(`no ${this.of} block is free`)
+    this.#cursor = found + 1
+    this.add(found, 1)
+    return found
+  }
+
+  get free(): number {
+    return this.counts.length - this.allocated
+  }
+
+  #free(from: number, to: number): number | undefined {
+    for (let entry = from; entry < to; entry++) {
+      if (this.counts[entry] === 0 && this.committed[entry] === 0) return entry
+    }
+    return undefined
+  }
+
+  commit(): void {
+    for (const entry of this.changed) this.committed[entry] = this.counts[entry]
+    this.changed.clear()
+  }
+}
+
+export class MetadataStore {
+  readonly disk: MetadataDisk
+  readonly metadata: SpaceMap
+  readonly data: SpaceMap
+  readonly #blocks = new Map<number, Content>()
+  /** Of this transaction: may be changed where they are, as long as they are used once. */
+  readonly #fresh = new Set<number>()
+
+  private constructor(disk: MetadataDisk, dataBlocks: number) {
+    this.disk = disk
+    this.metadata = new SpaceMap('metadata', disk.blocks)
+    this.data = new SpaceMap('data', dataBlocks)
+  }
+
+  /** Empty space maps, before the first commit. */
+  static format(disk: MetadataDisk, dataBlocks: number): MetadataStore {
+    const store = new MetadataStore(disk, dataBlocks)
+    store.metadata.add(0, 1)
+    for (const map of [store.metadata, store.data]) {
+      for (let first = 0; first < map.counts.length; first += ENTRIES_PER_BITMAP) {
+        map.bitmaps.push(store.allocate({ kind: 'bitmap', of: map.of, index: map.bitmaps.length }))
+        map.changed.add(first)
+      }
+      map.referenceCountRoot = emptyTree(store, referenceCounts)
+    }
+    store.metadata.indexRoot = store.allocate({ kind: 'index' })
+    store.data.indexRoot = emptyTree(store, indexEntries)
+    return store
+  }
+
+  /** Everything from disk: what the superblock leads to, and nothing of what was lost. @throws where that is damaged */
+  static load(disk: MetadataDisk): { store: MetadataStore; superblock: SuperblockFields } {
+    const superblock = decodeSuperblock(disk.read(0), 0)
+    const { dataSpaceMap, metadataSpaceMap, mappingRoot, detailsRoot, heldRoot } = superblock
+    const store = new MetadataStore(disk, dataSpaceMap.blocks)
+    const { data, metadata } = store
+    for (const [map, root] of [[data, dataSpaceMap] as const, [metadata, metadataSpaceMap] as const]) {
+      map.referenceCountRoot = root.referenceCountRoot
+      map.indexRoot = root.bitmapRoot
+      store.#readTree(root.referenceCountRoot)
+    }
+    store.#readTree(data.indexRoot)
+    const dataIndex = [...entriesOf(store, data.indexRoot)].map(([, entry]) => entry as IndexEntry)
+    const bitmaps = Math.ceil(disk.blocks / ENTRIES_PER_BITMAP)
+    const metadataIndex = decodeIndex(disk.read(metadata.indexRoot), metadata.indexRoot, bitmaps)
+    store.#blocks.set(metadata.indexRoot, { kind: 'index' })
+    store.#readCounts(data, dataIndex)
+    store.#readCounts(metadata, metadataIndex)
+    store.#readTree(detailsRoot)
+    store.#readTree(mappingRoot, true)
+    if (heldRoot !== 0) {
+      const fields = decodeSuperblock(disk.read(heldRoot), heldRoot)
+      store.#blocks.set(heldRoot, { kind: 'held', fields })
+      store.#readTree(fields.detailsRoot)
+      store.#readTree(fields.mappingRoot, true)
+    }
+    return { store, superblock }
+  }
+
+  node(block: number): BTreeNode {
+    const content = this.#blocks.get(block)
+    if (content?.kind !== 'node') throw new Error(`block ${block} is no node`)
+    return content
+  }
+
+  allocate(content: Content): number {
+    const block = this.metadata.take()
+    this.#blocks.set(block, content)
+    this.#fresh.add(block)
+    return block
+  }
+
+  /** A node to be changed in place: the block itself where it is of this transaction and used once. */
+  shadow(block: number, type: TreeType): number {
+    const { counts } = this.metadata
+    const isShared = counts[block] > 1
+    if (this.#fresh.has(block) && !isShared) return block
+    const { leaf, valueBytes, keys, values } = this.node(block)
+    const copy = this.allocate({ kind: 'node', leaf, valueBytes, keys: [...keys], values: values.map(cloned) })
+    this.metadata.add(block, -1)
+    if (!isShared) this.#forget(block)
+    else if (leaf) for (const value of values) type.increment(this, value)
+    else for (const child of values) this.metadata.add(child as number, 1)
+    return copy
+  }
+
+  /** The same for a block that is not in a tree, and never shared. */
+  #move(block: number): number {
+    const content = this.#blocks.get(block)
+    if (content === undefined || this.#fresh.has(block)) return block
+    const moved = this.allocate(content)
+    this.metadata.add(block, -1)
+    this.#forget(block)
+    return moved
+  }
+
+  /** One user less; with the last one it is given back. @returns whether that was the last */
+  release(block: number): boolean {
+    this.metadata.add(block, -1)
+    if (this.metadata.counts[block] > 0) return false
+    this.#forget(block)
+    return true
+  }
+
+  held(block: number): SuperblockFields {
+    const content = this.#blocks.get(block)
+    if (content?.kind !== 'held') throw new Error(`block ${block} is no metadata snapshot`)
+    return content.fields
+  }
+
+  /** Blocks that are to be written before the superblock of this transaction may be. */
+  get unwritten(): readonly number[] {
+    return [...this.#fresh]
+  }
+
+  /** What a block is on disk, as of now. */
+  encode(block: number): Buffer | undefined {
+    const content = this.#blocks.get(block)
+    switch (content?.kind) {
+      case 'node':
+        return encodeNode(block, content)
+      case 'bitmap':
+        return encodeBitmap(block, this[content.of].counts, content.index * ENTRIES_PER_BITMAP)[0]
+      case 'index':
+        return encodeIndex(block, this.#index(this.metadata))
+      case 'held':
+        return encodeSuperblock(block, content.fields)
+      case undefined:
+        return undefined
+    }
+  }
+
+  /** Brings the space maps' own blocks up to date; afterwards nothing is to be changed before `committed`. @throws NoSpace */
+  flushSpaceMaps(): void {
+    this.#countReferences(this.data)
+    this.#moveBitmaps(this.data)
+    for (const [i, entry] of this.data.changed.size > 0 ? this.#index(this.data).entries() : []) {
+      this.data.indexRoot = insert(this, this.data.indexRoot, i, entry, indexEntries)
+    }
+    this.#countReferences(this.metadata)
+    this.metadata.indexRoot = this.#move(this.metadata.indexRoot)
+    this.#moveBitmaps(this.metadata)
+  }
+
+  /** The superblock is written: what was freed may be used from now on. */
+  committed(): void {
+    this.metadata.commit()
+    this.data.commit()
+    this.#fresh.clear()
+  }
+
+  /** To move a bitmap changes counts, which may be in another of the metadata's. */
+  #moveBitmaps(map: SpaceMap): void {
+    for (let isSettled = false; !isSettled;) {
+      isSettled = true
+      for (const i of new Set([...map.changed].map((entry) => Math.floor(entry / ENTRIES_PER_BITMAP)))) {
+        const moved = this.#move(map.bitmaps[i])
+        if (moved !== map.bitmaps[i]) isSettled = false
+        map.bitmaps[i] = moved
+      }
+    }
+  }
+
+  #index(map: SpaceMap): IndexEntry[] {
+    return map.bitmaps.map((block, i) => encodeBitmap(block, map.counts, i * ENTRIES_PER_BITMAP)[1])
+  }
+
+  /** Counts of three and more stand in a tree. */
+  #countReferences(map: SpaceMap): void {
+    for (const entry of [...map.changed].sort((a, b) => a - b)) {
+      const [before, now] = [map.committed[entry], map.counts[entry]]
+      if (now > 2) {
+        if (now !== before) map.referenceCountRoot = insert(this, map.referenceCountRoot, entry, now, referenceCounts)
+      } else if (before > 2) {
+        map.referenceCountRoot = remove(this, map.referenceCountRoot, entry, referenceCounts)
+      }
+    }
+  }
+
+  #readTree(root: number, isTop = false): void {
+    if (this.#blocks.has(root)) return
+    const node = decodeNode(this.disk.read(root), root)
+    this.#blocks.set(root, node)
+    for (const value of node.values) {
+      if (!node.leaf) this.#readTree(value as number, isTop)
+      else if (isTop) this.#readTree(value as number)
+    }
+  }
+
+  #readCounts(map: SpaceMap, index: readonly IndexEntry[]): void {
+    index.forEach(({ bitmapBlock }, i) => {
+      decodeBitmap(this.disk.read(bitmapBlock), bitmapBlock, map.counts, i * ENTRIES_PER_BITMAP)
+      map.bitmaps.push(bitmapBlock)
+      this.#blocks.set(bitmapBlock, { kind: 'bitmap', of: map.of, index: i })
+    })
+    for (const [entry, count] of entriesOf(this, map.referenceCountRoot)) map.counts[entry] = count as number
+    map.committed.set(map.counts)
+    map.allocated = map.counts.reduce((sum, count) => sum + Math.min(count, 1), 0)
+  }
+
+  #forget(block: number): void {
+    this.#blocks.delete(block)
+    this.#fresh.delete(block)
+  }
+}
+
+function cloned<T>(value: T): T {
+  return typeof value === 'object' ? { ...value } : value
+}
