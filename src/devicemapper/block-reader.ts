@@ -220,8 +220,9 @@ export class BlockReader {
   }
 
   /**
-   * The same of blocks that have no checksum and no number of their own (dm-snapshot's), as they come. @throws
-   * DM_READ_FAILED
+   * The same of blocks that have no checksum and no number of their own (dm-snapshot's), as they come.
+   *
+   * @throws DM_READ_FAILED
    */
   async loadUnverified(blocks: ArrayLike<number>, count: number): Promise<BlockWindow> {
     const window = windowsFor(count).take()

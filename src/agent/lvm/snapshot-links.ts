@@ -2,8 +2,8 @@
  * What LVM's metadata says of classic snapshots beyond what its reports do: each is tied to its origin by a hidden
  * volume, `snapshotN`.
  *
- *     snapshot0 { id = "BDkLfR-…"  creation_time = 1795981557  segment1 { type = "snapshot"  chunk_size = 16  origin =
- *     "o"  cow_store = "s1" } }
+ *     snapshot0 { id = "BDkLfR-…"  creation_time = 1795981557
+ *                 segment1 { type = "snapshot"  chunk_size = 16  origin = "o"  cow_store = "s1" } }
  *
  * Split off and joined again (lvconvert --splitsnapshot, --type snapshot), a snapshot has all that it had before, and
  * lacks what was written meanwhile; only this id is another, and its time. No report shows it, so the metadata's text

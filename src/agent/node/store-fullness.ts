@@ -19,7 +19,8 @@ export interface StoreFullness {
 }
 
 /**
- * @param survey the node's devices; those that go away meanwhile are left out. @throws what device-mapper calls throw
+ * @param survey the node's devices; those that go away meanwhile are left out.
+ * @throws what device-mapper calls throw
  */
 export async function lookAtStores(
   deviceMapper: Pick<SurveyPort, 'status'>,

@@ -11,8 +11,9 @@ import { counted } from '../../cli/command-line/quantities.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
 
 /**
- * Hands the answer to `use`. @throws UsageError where the command line says more or less than it has to; what reading
- * stores throws
+ * Hands the answer to `use`.
+ *
+ * @throws UsageError where the command line says more or less than it has to; what reading stores throws
  */
 export async function answerFromStores(
   basePath: string,

@@ -5,7 +5,7 @@
  *     only in store(S1)   the origin was written between the two, or somebody wrote into S1
  *     only in store(S2)   somebody wrote into S2
  *     in both             the origin was written after S2, and perhaps before as well: the old contents tell
- *     (old-contents.ts)
+ *                         (old-contents.ts)
  *
  * No chunk that changed is in neither: the origin's writes after S1 are in store(S1), and S2 is the origin as it was,
  * but for S2's own writes. What is beyond the base's end is changed, whatever the stores say. Chunk sizes may differ:
@@ -162,8 +162,9 @@ class Delta {
   }
 
   /**
-   * Marks what both lists have of a stretch. @param before what the lists were found to be in another stretch, and have
-   * to be still
+   * Marks what both lists have of a stretch.
+   *
+   * @param before what the lists were found to be in another stretch, and have to be still
    */
   async #read(
     stretch: Stretch,

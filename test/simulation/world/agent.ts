@@ -92,7 +92,7 @@ export function startAgent(
       const volumes = (await report()).filter(({ vgName }) => vgName === group)
       return volumes.length > 0 ? volumes : undefined
     },
-    // Classic snapshots have no part in this world.
+    // No classic snapshots are simulated.
     snapshotLinks: async () => undefined
   }
   const sources = new Sources(new Map(), { deviceMapper: devices.portOf(owner), lvm })
