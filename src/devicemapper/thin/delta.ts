@@ -239,7 +239,10 @@ class CoWalk {
       const targetKey = target.keys[t]
       if (baseKey === targetKey) {
         const [data, time] = [target.data[t], target.times[t]]
-        if (base.data[b] !== data || base.times[b] !== time || time >= pairsUntil || targetKey >= baseEndBlock) {
+        // While the base lives, its data blocks are given to nobody else, whatever times the mappings have.
+        const isOther =
+          base.data[b] !== data || (pairsUntil < Infinity && (base.times[b] !== time || time >= pairsUntil))
+        if (isOther || targetKey >= baseEndBlock) {
           extents.add(targetKey)
           sink?.put(targetKey, data, time)
         } else {
