@@ -137,7 +137,15 @@ test('owned pools and leases, by name', async (t) => {
   t.is(await catalog.forgetServed(5), 0)
   t.deepEqual((await catalog.statistics()).rows, {
     ...{ served: 0, pools: 1, thins: 1, intents: 0, leases: 0 },
-    ...{ era_volumes: 0, era_intents: 0, era_snapshots: 0, era_writes: 0, era_names: 0, pool_clocks: 0 }
+    ...{
+      era_volumes: 0,
+      era_intents: 0,
+      era_snapshots: 0,
+      era_writes: 0,
+      era_names: 0,
+      pool_clocks: 0,
+      classic_served: 0
+    }
   })
   await catalog.close()
 })

@@ -68,7 +68,15 @@ test('it is the same after closing and opening', (t) => {
     bytes: statSync(path).size,
     rows: {
       ...{ served: 21, pools: 2, thins: 3, intents: 1, leases: 1 },
-      ...{ era_volumes: 1, era_intents: 1, era_snapshots: 5, era_writes: 7, era_names: 0, pool_clocks: 0 }
+      ...{
+        era_volumes: 1,
+        era_intents: 1,
+        era_snapshots: 5,
+        era_writes: 7,
+        era_names: 0,
+        pool_clocks: 0,
+        classic_served: 0
+      }
     }
   })
   database.close()

@@ -105,7 +105,7 @@ for (const [what, sql] of [
     t.true(database.writes.has(key))
     t.throws(() => database.writes.get(key), {
       code: 'DM_CATALOG_DAMAGED',
-      message: /chunk 3 before boundary 1 of era/
+      message: /chunk 3 before boundary 1 of tracked volume era/
     })
     for (const change of [
       () => {
