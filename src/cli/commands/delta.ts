@@ -60,7 +60,7 @@ Examples:
   thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB
   era_dump era.img | deltamapper delta --xml - --since 17 --size 20GiB
   deltamapper delta --xml blocks.xml --block-size 64KiB --size 20GiB
-  deltamapper delta --cow /dev/mapper/vg0-monday-cow --target-cow /dev/mapper/vg0-tuesday-cow --size 20GiB`
+  deltamapper delta --cow /dev/mapper/v-mon-cow --target-cow /dev/mapper/v-tue-cow --size 20GiB`
     )
     .action(async (base: string | undefined, target: string | undefined, options: ExtentsOptions) =>
       answerExtents({ ask: 'delta', base, target }, options)
