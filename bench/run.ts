@@ -2,10 +2,10 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router] [--era-blocks N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd] [--era-blocks N] [--no-write]
  *
  * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --era-load: only what tracking costs,
- * --router: only what a router costs, likewise.
+ * --router: only what a router costs, --nbd: only what reading over NBD costs, likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -17,6 +17,7 @@ import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
 import { eraHeading, measureEra, renderEra } from './era.ts'
 import { eraLoadHeading, measureEraLoad } from './era-load.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
+import { measureNbd, nbdHeading } from './nbd.ts'
 import { measurePoolLoad, poolLoadHeading } from './pool-load.ts'
 import { measureRouter, renderRouter, routerHeading } from './router.ts'
 import { measureStream, type StreamFigures } from './stream.ts'
@@ -30,6 +31,7 @@ const { values } = parseArgs({
     era: { type: 'boolean', default: false },
     'era-load': { type: 'boolean', default: false },
     router: { type: 'boolean', default: false },
+    nbd: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
   }
@@ -41,7 +43,8 @@ const sections = {
   'pool-load': [poolLoadHeading, () => measurePoolLoad(runs)],
   era: [eraHeading, era],
   'era-load': [eraLoadHeading, () => measureEraLoad(runs)],
-  router: [routerHeading, router]
+  router: [routerHeading, router],
+  nbd: [nbdHeading, () => measureNbd(runs)]
 } as const
 
 if (!values.router) {
@@ -50,7 +53,7 @@ if (!values.router) {
     throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
 }
 const file = join(projectFolder, 'docs/benchmarks.md')
-const only = (['pool-load', 'era', 'era-load', 'router'] as const).find((name) => values[name])
+const only = (['pool-load', 'era', 'era-load', 'router', 'nbd'] as const).find((name) => values[name])
 if (only === undefined) {
   const page = await measureAll()
   console.log(page)
@@ -93,7 +96,7 @@ async function measureAll(): Promise<string> {
   const stream = await measureStream(Number(values.extents), runs)
   const routing = await router()
   const xml = renderXml(await measureXml(runs))
-  const load = `${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
+  const load = `${await measureNbd(runs)}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
   return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${load}`
 }
 

@@ -1,0 +1,71 @@
+/**
+ * Runs inside the kernel lab, started by nbd.ts: reads a live snapshot whole with dd, and with nbdcopy from
+ * `deltamapper nbd`, by turns, and prints the figures as JSON.
+ *
+ *   node bench/load-nbd.ts --fio FILE --libraries FOLDERS --rounds N --seconds S
+ */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { LiveAgent } from '../test/kernel/live-agent.ts'
+import { createGroup, createThin, lvm, prepareLvm } from '../test/kernel/lvm-setup.ts'
+import { ensureNbdTools } from '../test/lab/nbd-tools.ts'
+import { loadArguments } from './fio-job.ts'
+import { cpuSeconds, timeProcess } from './measure.ts'
+
+/** What reading all of the snapshot takes. */
+export interface NbdFigures {
+  readonly bytes: number
+  /** Milliseconds, turn by turn. */
+  readonly dd: number[]
+  readonly nbdcopy: number[]
+  /** Processor seconds of the server, turn by turn. */
+  readonly serverCpu: number[]
+}
+
+const mebibytes = 1024
+const command = fileURLToPath(new URL('../bin/deltamapper.js', import.meta.url))
+const { rounds } = loadArguments()
+const nbdcopy = join(await ensureNbdTools('bookworm'), 'nbdcopy')
+
+prepareLvm()
+createGroup('vg', '/dev/ubda')
+lvm('lvcreate', '--type', 'thin-pool', '--size', '1200m', '--chunksize', '64k', '--name', 'pool', 'vg')
+const volume = createThin('vg', 'pool', 'volume', mebibytes)
+await timeProcess('dd', ['if=/dev/urandom', `of=${volume}`, 'bs=1M', 'conv=fsync'], process.env, 'ignore').catch(ended)
+lvm('lvcreate', '--snapshot', '--setactivationskip', 'n', '--permission', 'r', '--name', 'snapshot', 'vg/volume')
+
+const agent = await LiveAgent.start()
+const socket = join(await mkdtemp(join(tmpdir(), 'nbd-')), 's')
+const words = ['nbd', 'vg/snapshot', '--endpoint', agent.address, '--socket', socket]
+const server = spawn(process.execPath, [command, ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
+while (!existsSync(socket)) await sleep(50)
+
+const figures: NbdFigures = { bytes: mebibytes * 2 ** 20, dd: [], nbdcopy: [], serverCpu: [] }
+for (let round = 0; round <= rounds; round++) {
+  const dd = await timed('dd', ['if=/dev/vg/snapshot', 'of=/dev/null', 'iflag=direct', 'bs=2M'])
+  const before = cpuSeconds(server.pid ?? 0)
+  const copied = await timed(nbdcopy, [`nbd+unix:///?socket=${socket}`, 'null:'])
+  // What is done only once is not what is measured.
+  if (round === 0) continue
+  figures.dd.push(dd)
+  figures.nbdcopy.push(copied)
+  figures.serverCpu.push(cpuSeconds(server.pid ?? 0) - before)
+}
+server.kill()
+await once(server, 'exit')
+await agent.stop()
+console.log(JSON.stringify(figures))
+process.exit(0)
+
+async function timed(program: string, args: readonly string[]): Promise<number> {
+  return (await timeProcess(program, args, process.env, 'ignore')).milliseconds
+}
+
+/** dd ends with a failure where the volume is full, which is the aim. */
+function ended(): void {}
