@@ -31,6 +31,9 @@ export const quiet: Readonly<Record<string, string>> = {
   [`deltamapper_pool_state{${agent},pool="p",state="read-write"}`]: '1x120',
   [`deltamapper_pool_needs_check{${agent},pool="p"}`]: '0x120',
   [`deltamapper_pools_looked_at_timestamp_seconds{${agent}}`]: '0+60x120',
+  [`deltamapper_cow_store_bytes{${agent},snapshot="s"}`]: '1000x120',
+  [`deltamapper_cow_store_used_bytes{${agent},snapshot="s"}`]: '100+1x120',
+  [`deltamapper_cow_store_lost{${agent},snapshot="s"}`]: '0x120',
   [`deltamapper_leases_held{${agent}}`]: '0 1 1 0x117',
   [`deltamapper_lease_held_seconds_count{${agent},outcome="released"}`]: '0+1x120',
   // Somebody else holds the metadata snapshot now and then.
@@ -124,6 +127,19 @@ export const histories: readonly History[] = [
       DeltamapperLeaseHeldLong: { at: '20m', labels: `severity="warning",${agent}` },
       DeltamapperCatalogLarge: { at: '90m', labels: `severity="info",${agent}` }
     }
+  },
+  {
+    name: 'stores of classic snapshots that fill up, and one that has overflowed',
+    series: {
+      [`deltamapper_cow_store_bytes{${agent},snapshot="s"}`]: '1000x60',
+      [`deltamapper_cow_store_used_bytes{${agent},snapshot="s"}`]: '700+10x25 900x35',
+      [`deltamapper_cow_store_lost{${agent},snapshot="t"}`]: '0x5 1x55'
+    },
+    fires: {
+      DeltamapperSnapshotStoreFilling: { at: '30m', labels: `severity="warning",${agent},snapshot="s"` },
+      DeltamapperSnapshotStoreLost: { at: '30m', labels: `severity="warning",${agent},snapshot="t"` }
+    },
+    silent: { DeltamapperSnapshotStoreFilling: '5m', DeltamapperSnapshotStoreLost: '3m' }
   },
   {
     name: 'a certificate that is not renewed',

@@ -113,6 +113,7 @@ test('every metric of ours is on the dashboard or in an alert, or left out on pu
   const families = [...known.keys()].filter((name) => !/_(count|sum|bucket)$/.test(name))
   const left = families.filter((name) => !new RegExp(`\\b${name}(_bucket|_count)?\\b`).test(asked))
   t.deepEqual(left.sort(), [
+    'deltamapper_cow_doubtful_bytes_total',
     'deltamapper_messages_total',
     'deltamapper_metadata_reads_total',
     'deltamapper_pools_left_out'

@@ -6,7 +6,6 @@ import { addExtentsOptions, answerExtents, extentsHelp, rangesHelp } from './ext
 import { era, eraBlockSize } from '../command-line/option-values.ts'
 import type { ExtentsOptions } from './show-extents.ts'
 
-// eslint-disable-next-line max-lines-per-function -- one command's options and help, which are read together
 export function addDeltaCommand(program: Command): void {
   const command = program
     .command('delta')
