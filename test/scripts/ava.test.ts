@@ -49,8 +49,9 @@ test('each failure is shown, and the tests after it run', async (t) => {
   })
   const [shown, complaints] = await Promise.all([text(child.stdout), text(child.stderr)])
   const results = shown.split('\n').filter((line) => /^(not )?ok /.test(line))
+  // ava shows some of them twice on a busy machine.
   t.deepEqual(
-    results.map((line) => line.replace(/ \d+ - /, ' ')).toSorted(),
+    [...new Set(results.map((line) => line.replace(/ \d+ - /, ' ')))].toSorted(),
     [
       'not ok a › an error without frames',
       'not ok a › its own time is up',
