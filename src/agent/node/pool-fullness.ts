@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type SurveyPort, surveyDevices } from './survey.ts'
+import { type SurveyedDevice, type SurveyPort, surveyDevices } from './survey.ts'
 import { lookAtStores, type StoreFullness } from './store-fullness.ts'
 import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 
@@ -30,10 +30,18 @@ interface PoolUsage {
   readonly needsCheck: boolean
 }
 
-/** Every active thin pool of the node, by name. @throws what device-mapper calls throw */
-export async function lookAtFullness(deviceMapper: SurveyPort): Promise<PoolFullness[]> {
+/**
+ * Every active thin pool of the node, by name.
+ *
+ * @param survey the node's devices; those that go away meanwhile are left out
+ * @throws what device-mapper calls throw
+ */
+export async function lookAtFullness(
+  deviceMapper: SurveyPort,
+  survey: readonly SurveyedDevice[]
+): Promise<PoolFullness[]> {
   const pools: PoolFullness[] = []
-  for (const { info, row } of await surveyDevices(deviceMapper)) {
+  for (const { info, row } of survey) {
     if (row?.targetType !== 'thin-pool') continue
     const { name, major, minor } = info
     try {
@@ -98,8 +106,9 @@ export class FullnessLooks {
   async #look(): Promise<void> {
     const at = Date.now()
     try {
-      const stores = await lookAtStores(this.#deviceMapper, await surveyDevices(this.#deviceMapper))
-      this.#seen = { at, pools: await lookAtFullness(this.#deviceMapper), stores }
+      const survey = await surveyDevices(this.#deviceMapper)
+      const pools = await lookAtFullness(this.#deviceMapper, survey)
+      this.#seen = { at, pools, stores: await lookAtStores(this.#deviceMapper, survey) }
     } catch {
       // Its age shows the failure; every other call reports what is wrong with device-mapper.
     }

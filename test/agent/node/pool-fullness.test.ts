@@ -1,7 +1,7 @@
 import test from 'ava'
 import type { DeviceInfo, TableRow } from '../../../native/device-mapper.ts'
 import { FullnessLooks, lookAtFullness } from '../../../src/agent/node/pool-fullness.ts'
-import type { SurveyPort } from '../../../src/agent/node/survey.ts'
+import { surveyDevices, type SurveyPort } from '../../../src/agent/node/survey.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 
 const table = '7:0 7:1 128 0 0 '
@@ -35,16 +35,15 @@ function devices(status: Record<string, string | undefined>): SurveyPort & { loo
 }
 
 test('pools as the kernel describes them, in bytes; what is no pool, or went away, is left out', async (t) => {
-  const pools = await lookAtFullness(
-    devices({
-      'vg0-pool0-tpool': '5 900/1024 20/200 - rw discard_passdown queue_if_no_space - 256',
-      'vg0-root': undefined,
-      broken: 'Fail',
-      'a-full': '5 1/1024 200/200 7 out_of_data_space no_discard_passdown error_if_no_space needs_check 256',
-      strange: 'what is this',
-      vanished: 'gone'
-    })
-  )
+  const port = devices({
+    'vg0-pool0-tpool': '5 900/1024 20/200 - rw discard_passdown queue_if_no_space - 256',
+    'vg0-root': undefined,
+    broken: 'Fail',
+    'a-full': '5 1/1024 200/200 7 out_of_data_space no_discard_passdown error_if_no_space needs_check 256',
+    strange: 'what is this',
+    vanished: 'gone'
+  })
+  const pools = await lookAtFullness(port, await surveyDevices(port))
   t.deepEqual(pools, [
     {
       name: 'a-full',
