@@ -4,13 +4,13 @@
  *
  * A bit for each chunk, whatever the number of entries. A volume that has more chunks than the budget has bits is gone
  * through stretch by stretch, and the areas are read once for each: the data never, and memory is the same for 2^32
- * chunks as for 2^28.
+ * chunks as for 2^26.
  */
 import { damagedStore } from './damaged-store.ts'
 import type { AreaEntries } from './areas.ts'
 
-/** Chunks of a stretch: a bitmap of 32 MiB for each of two stores. 1 TiB of 4 KiB chunks, 16 TiB of 64 KiB ones. */
-export const STRETCH_CHUNKS = 2 ** 28
+/** Chunks of a stretch: a bitmap of 8 MiB for each of two stores. 256 GiB of 4 KiB chunks, 4 TiB of 64 KiB ones. */
+export const STRETCH_CHUNKS = 2 ** 26
 
 /** Chunks `[begin, end)` of the volume, in the smaller chunks of the two stores; `begin` is a multiple of 4096. */
 export interface Stretch {

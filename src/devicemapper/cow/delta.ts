@@ -25,6 +25,14 @@ import { clearEqual, type CompareBudget } from './old-contents.ts'
 /** Words of a bitmap that are turned into extents at a time. */
 const SLICE_WORDS = 2 ** 15
 
+/** Of this thread. */
+let walksUnderWay = 0
+
+/** Chunks of a stretch: less for each of many walks, which read the lists more often then. At least 1 MiB a bitmap. */
+function share(): number {
+  return Math.max(2 ** 23, Math.floor(STRETCH_CHUNKS / 4096 / walksUnderWay) * 4096)
+}
+
 /** A store, and what its snapshot's owner knows of it. */
 export interface SnapshotStore {
   readonly store: CowStore
@@ -93,7 +101,7 @@ class Delta {
   readonly #capacityBytes: number
   readonly #unitBytes: number
   readonly #sides: readonly Side[]
-  readonly #stretches: readonly Stretch[]
+  #stretches: readonly Stretch[] = []
   /** Of each store: used for one stretch after the other. */
   readonly #bitmaps: Uint32Array[] = []
   readonly #low: number
@@ -103,7 +111,7 @@ class Delta {
   readonly #baseEnd: number
 
   constructor(question: ChangedQuestion, capacityBytes: number, startingOffset: number) {
-    const { base, target, stretchChunks = STRETCH_CHUNKS } = question
+    const { base, target } = question
     const given = target ? [base, target] : [base]
     const unitBytes = Math.min(...given.map(({ store }) => store.header.chunkBytes))
     this.#question = question
@@ -113,9 +121,6 @@ class Delta {
       const { chunkBytes } = each.store.header
       return { ...each, chunks: Math.ceil(each.sizeBytes / chunkBytes), ratio: chunkBytes / unitBytes }
     })
-    // (All of both lists is held to be in order, also what is of a part of the base that the target does not have.)
-    const largest = Math.max(...this.#sides.map(({ chunks, ratio }) => chunks * ratio))
-    this.#stretches = stretchesOf(largest, stretchChunks)
     // At the very end nothing is left, not even of a last chunk that the end cuts in two.
     this.#low = startingOffset < capacityBytes ? Math.floor(startingOffset / unitBytes) : Infinity
     this.#baseEnd = base.sizeBytes < capacityBytes ? Math.floor(base.sizeBytes / unitBytes) : Infinity
@@ -124,11 +129,19 @@ class Delta {
   /** Lets extents pass only as long as the kernel keeps the stores. */
   async *batches(): AsyncGenerator<ExtentBatch> {
     this.#question.signal?.throwIfAborted()
-    for await (const batch of this.#extents()) {
+    // (All of both lists is held to be in order, also what is of a part of the base that the target does not have.)
+    const largest = Math.max(...this.#sides.map(({ chunks, ratio }) => chunks * ratio))
+    walksUnderWay++
+    try {
+      this.#stretches = stretchesOf(largest, this.#question.stretchChunks ?? share())
+      for await (const batch of this.#extents()) {
+        await this.#checkValid()
+        yield batch
+      }
       await this.#checkValid()
-      yield batch
+    } finally {
+      walksUnderWay--
     }
-    await this.#checkValid()
   }
 
   async #checkValid(): Promise<void> {
