@@ -54,14 +54,14 @@ export type Plain<T> = T extends bigint
           : never
         : T
 
-/** A count that no number holds exactly. */
+/** A count that no number holds exactly, or that is none: below 0, or a fraction. */
 export class CountBeyond extends RangeError {
   /** As in the .proto file: size_bytes. */
   readonly field: string
   readonly digits: string
 
   constructor(field: string, digits: string) {
-    super(`${field} is ${digits}, beyond 2^53`)
+    super(`${field} is ${digits}, no whole number from 0 to 2^53 - 1`)
     this.field = field
     this.digits = digits
   }
@@ -78,8 +78,7 @@ export function toPlain<Desc extends DescMessage>(
 /**
  * The other way. What is left out is not set, or has protobuf's default.
  *
- * @throws RangeError for a count that is no whole number, or a word that the enumeration does not have: defects of
- *   whoever made the object
+ * @throws CountBeyond; RangeError for a word that the enumeration does not have, a defect of whoever made the object
  */
 export function fromPlain<Desc extends DescMessage>(
   schema: Desc,
@@ -101,7 +100,10 @@ function plainMessage(schema: DescMessage, message: object): object {
 
 function messageInit(schema: DescMessage, plain: object): object {
   return eachField(schema, plain, (field, value) => {
-    if (isLong(field)) return BigInt(value as number)
+    if (isLong(field)) {
+      if (Number.isInteger(value) && (value as number) >= 0) return BigInt(value as number)
+      throw new CountBeyond(field.name, String(value))
+    }
     if (field.message) return messageInit(field.message, value as object)
     return field.enum ? numberOf(field.enum, value as string) : value
   })

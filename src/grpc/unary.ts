@@ -7,7 +7,7 @@ import type { DescFile, DescMessage, DescService, Message } from '@bufbuild/prot
 import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt'
 import { Client, credentials, type MethodDefinition, type ServiceError, status } from '@grpc/grpc-js'
 import type { AnyDefinition, PackageDefinition } from '@grpc/proto-loader'
-import { DeltamapperError } from '../errors.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress } from './address.ts'
 import { CountBeyond, fromPlain, type Plain, toPlain } from './plain.ts'
 import { fromStatus } from './status.ts'
@@ -83,7 +83,7 @@ export class UnaryClient {
     { deadlineMs, signal }: { readonly deadlineMs?: number; readonly signal?: AbortSignal | undefined } = {}
   ): Promise<Plain<MessageShape<Output>>> {
     const { path, requestSerialize, responseDeserialize } = unaryMethod(method)
-    const message = fromPlain(method.input, request)
+    const message = requestOf(method.input, request)
     const answer = await new Promise<Message>((resolve, reject) => {
       const options = deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
       const answered = (error: ServiceError | null, response?: Message) => {
@@ -130,6 +130,16 @@ export class UnaryClient {
 /** The methods of a service, as the generated descriptor types them. */
 export function methodsOf<Service extends DescService>(service: Service): [keyof Service['method'], DescMethodUnary][] {
   return Object.entries(service.method) as [keyof Service['method'], DescMethodUnary][]
+}
+
+/** @throws DM_ARGUMENT_INVALID for a count that is none */
+function requestOf<Input extends DescMessage>(schema: Input, request: Plain<MessageShape<Input>>): MessageShape<Input> {
+  try {
+    return fromPlain(schema, request)
+  } catch (error) {
+    if (!(error instanceof CountBeyond)) throw error
+    throw invalid(error.message, 'give a whole number')
+  }
 }
 
 /** grpc-js wants a Buffer; this one shares the message's memory. */

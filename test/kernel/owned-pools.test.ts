@@ -421,7 +421,7 @@ test('what another program has done to a pool is told, and settled on a word', a
   )
   t.is((await failure(client.deleteSnapshot({ pool: 'shared', name: 's' }))).code, 'DM_CATALOG_DISAGREES')
   const page = await runCommand(['pool', 'check', 'shared', '--endpoint', agent.live.address])
-  t.regex(page.stdout, /is at transaction 5, where the catalog has 2.*\n {4}find out who.*pool accept/)
+  t.regex(page.stdout, /is at transaction 5, where the catalog has 2.*\n {4}find out which.*pool accept/)
   t.regex(page.stdout, /3 findings; complete\n$/)
 
   t.like(await agent.command('pool', 'accept', 'shared', '--yes'), { transaction_id: '5' })
