@@ -78,7 +78,7 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
   rmSync('/dev/mapper/another-name')
 
   const twice = await failure(volumes.createEraSnapshot({ volume: 'lv', name: 's1', deadlineMs: 0 }))
-  t.is(twice.code, 'DM_DEVICE_BUSY')
+  t.is(twice.code, 'DM_NAME_TAKEN')
   // A name that LVM has already, for something else.
   createThick('vg-a', 'taken', 4)
   const taken = await failure(volumes.createEraSnapshot({ volume: 'lv', name: 'taken', deadlineMs: 0 }))

@@ -31,7 +31,7 @@ const EXTENTS = 40_000
 /** Of that, a client which has stopped reading is sent so much: its window, and 16 messages that grpc-js keeps. Bytes. */
 const SMALL_WINDOW = 65_535
 
-const { random, count: streams, again } = labRun(32)
+const { random, count: streams, again } = labRun(48)
 const catalog = '/run/tmp/streams-catalog'
 
 interface AnsweredQuestion extends Question {
