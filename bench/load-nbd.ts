@@ -38,17 +38,17 @@ createGroup('vg', '/dev/ubda')
 lvm('lvcreate', '--type', 'thin-pool', '--size', '1200m', '--chunksize', '64k', '--name', 'pool', 'vg')
 const volume = createThin('vg', 'pool', 'volume', mebibytes)
 await timeProcess('dd', ['if=/dev/urandom', `of=${volume}`, 'bs=1M', 'conv=fsync'], process.env, 'ignore').catch(ended)
-lvm('lvcreate', '--snapshot', '--setactivationskip', 'n', '--permission', 'r', '--name', 'snapshot', 'vg/volume')
+lvm('lvcreate', '--snapshot', '--setactivationskip', 'n', '--permission', 'r', '--name', 'tuesday', 'vg/volume')
 
 const agent = await LiveAgent.start()
 const socket = join(await mkdtemp(join(tmpdir(), 'nbd-')), 's')
-const words = ['nbd', 'vg/snapshot', '--endpoint', agent.address, '--socket', socket]
+const words = ['nbd', 'vg/tuesday', '--endpoint', agent.address, '--socket', socket]
 const server = spawn(process.execPath, [command, ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
 while (!existsSync(socket)) await sleep(50)
 
 const figures: NbdFigures = { bytes: mebibytes * 2 ** 20, dd: [], nbdcopy: [], serverCpu: [] }
 for (let round = 0; round <= rounds; round++) {
-  const dd = await timed('dd', ['if=/dev/vg/snapshot', 'of=/dev/null', 'iflag=direct', 'bs=2M'])
+  const dd = await timed('dd', ['if=/dev/vg/tuesday', 'of=/dev/null', 'iflag=direct', 'bs=2M'])
   const before = cpuSeconds(server.pid ?? 0)
   const copied = await timed(nbdcopy, [`nbd+unix:///?socket=${socket}`, 'null:'])
   // What is done only once is not what is measured.

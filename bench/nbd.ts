@@ -2,6 +2,7 @@
  * What reading a live snapshot over NBD costs beside reading its device: in a kernel of the lab's (load-nbd.ts is what
  * runs there), turn by turn, in one run.
  */
+import { ensureNbdTools } from '../test/lab/nbd-tools.ts'
 import { measureInLab } from './lab-load.ts'
 import type { NbdFigures } from './load-nbd.ts'
 import { median } from './measure.ts'
@@ -11,6 +12,8 @@ export const nbdHeading = '## Reading over NBD'
 
 /** @returns its section */
 export async function measureNbd(rounds: number): Promise<string> {
+  // The lab has no network.
+  await ensureNbdTools('bookworm')
   const { bytes, dd, nbdcopy, serverCpu } = await measureInLab<NbdFigures>('load-nbd.ts', rounds, 1, 2 * 2 ** 30)
   const speed = (ms: readonly number[]) => bytes / 2 ** 20 / (median(ms) / 1000)
   const row = (what: string, ms: readonly number[], cpu: string) =>
