@@ -7,7 +7,7 @@ import { changed } from '../../devicemapper/cow/delta.ts'
 import type { CompareBudget } from '../../devicemapper/cow/old-contents.ts'
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { UsageError } from '../command-line/failure.ts'
-import { counted } from '../../cli/command-line/quantities.ts'
+import { counted } from '../command-line/quantities.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
 
 /**

@@ -2,7 +2,7 @@
  * Looks into the store of a classic snapshot and shows what is there.
  */
 import { type CowInspection, type CowStore, openCowStore } from '../../devicemapper/cow/cow-store.ts'
-import { counted, exactSize, humanSize, percentage } from '../../cli/command-line/quantities.ts'
+import { counted, exactSize, humanSize, percentage } from '../command-line/quantities.ts'
 import { oneLine } from '../command-line/failure.ts'
 import type { TextOutput } from '../output/text-output.ts'
 

@@ -123,13 +123,13 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
     do {
       do {
         walk.compare()
-        await delta.sink?.settle()
+        if (delta.sink) await delta.sink.settle()
         const batch = walk.extents.take()
         if (batch) yield batch
-      } while (await walk.advanceRecord())
+      } while (delta.baseRecord && (await walk.advanceRecord()))
     } while (await walk.advance())
     walk.compare()
-    await delta.sink?.settle()
+    if (delta.sink) await delta.sink.settle()
     walk.checkMapped()
     const last = walk.extents.takeLast()
     if (last) yield last
