@@ -57,7 +57,13 @@ const parts = [
 await ensureDependencies()
 await firstPart()
 await kernelTests()
-if (failures.length > 0) console.log(`\n# what failed:\n${failures.flat().map((line) => `# ${line}`).join('\n')}`)
+if (failures.length > 0)
+  console.log(
+    `\n# what failed:\n${failures
+      .flat()
+      .map((line) => `# ${line}`)
+      .join('\n')}`
+  )
 console.log(`\n${parts.map(spent).join(', ')}; ${secondsSince(started)} s in all`)
 console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ''}`)
 process.exitCode = total.failed === 0 ? 0 : 1
