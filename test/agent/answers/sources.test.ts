@@ -13,7 +13,7 @@ import { recordedDevices, recordedVolumes } from '../../support/recorded-lvm.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { writeSamplePool } from '../sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let recorded: Map<string, SnapshotSource>, twins: typeof recorded
 test.before(async () => {
   const sample = await writeSamplePool(join(folder, 'sample'))

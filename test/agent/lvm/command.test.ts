@@ -7,7 +7,7 @@ import { describeCommand, oneLine, startCommand } from '../../../src/agent/lvm/c
 import { searchPath } from '../../../src/search-path.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const limits = { deadlineMs: 20_000, maxOutputBytes: 2 ** 20 }
 const bash = (script: string, ...args: string[]) => ['bash', '-c', script, 'bash', ...args]
 
