@@ -2,9 +2,7 @@
  * Memory that data passes through: page-aligned, because O_DIRECT wants that; used again; and never more than so much
  * of it, however many clients there are and however slowly they take what they asked for. Who finds none free waits.
  */
-
-/** The types for it live in the DOM library, of which nothing else is wanted here. */
-declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
+import { pageAligned } from '../devicemapper/page-aligned.ts'
 
 /** What is read and sent at once, in bytes. */
 export const PIECE_BYTES = 256 * 1024
@@ -36,10 +34,10 @@ export class ReadBuffers {
   }
 
   #makeSlab(): void {
-    const { buffer } = new WebAssembly.Memory({ initial: SLAB_BYTES / 65536 })
+    const slab = pageAligned(SLAB_BYTES)
     const each = PIECE_BYTES + EDGE_BYTES
     for (let at = 0; at + each <= SLAB_BYTES && this.#made < this.#most; at += each, this.#made++) {
-      this.#free.push(Buffer.from(buffer, at, each))
+      this.#free.push(slab.subarray(at, at + each))
     }
   }
 }
