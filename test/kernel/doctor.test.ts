@@ -56,7 +56,7 @@ test.before(async () => {
   plain.write('origin', 4, 8)
   plain.snapshot('origin', 'snap-2', 2)
   plain.deactivate('snap-2')
-  agent = await LiveAgent.start({ config: { lease: { waitSeconds: 0 }, monitoring } })
+  agent = await LiveAgent.start({ config: { lease: { waitSeconds: 0 }, monitoring, examinationDeadlineSeconds: 20 } })
 })
 test.after.always(async () => {
   if (agent.child.exitCode === null) await agent.kill()
