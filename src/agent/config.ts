@@ -144,7 +144,7 @@ export const agentConfig = z.strictObject({
    * How long the examination for `doctor`, and the one at the start, waits for each thing that it looks at: LVM,
    * device-mapper, a pool's metadata. It then says that this one has not answered. Some follow each other.
    */
-  examinationDeadlineSeconds: z.number().min(0.1).max(600).default(8),
+  examinationDeadlineSeconds: z.number().min(0.1).max(60).default(8),
   /**
    * The most MiB a second to read from one metadata device, so that its pool serves others first. No limit by default.
    */
