@@ -4,7 +4,7 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 
 export interface ClassicServices {
-  readonly catalog: Pick<Catalog, 'findClassic' | 'rememberClassic'>
+  readonly catalog: Pick<Catalog, 'classicSnapshots'>
   readonly deviceMapper: Pick<DeviceMapper, 'info' | 'table' | 'status'>
   readonly logger: Logger
   readonly strictBases: boolean

@@ -195,8 +195,8 @@ class ClassicAnswer {
     const { catalog } = this.#services
     if (this.#known.base && base) checkClassicList(this.#known.base, base)
     if (this.#known.target) checkClassicList(this.#known.target, target)
-    if (this.#base && base) await catalog.rememberClassic(factsOf(this.#base), base, 'base')
-    await catalog.rememberClassic(factsOf(this.#target), target, 'target')
+    if (this.#base && base) await catalog.classicSnapshots.remember(factsOf(this.#base), base, 'base')
+    await catalog.classicSnapshots.remember(factsOf(this.#target), target, 'target')
   }
 
   /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
@@ -223,7 +223,7 @@ class ClassicAnswer {
   }
 
   async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
-    return longestList(await this.#services.catalog.findClassic(snapshot), factsOf(snapshot))
+    return longestList(await this.#services.catalog.classicSnapshots.find(snapshot), factsOf(snapshot))
   }
 
   async #lookAgain(): Promise<void> {
@@ -235,7 +235,7 @@ class ClassicAnswer {
 
   async #checkBase(base: ClassicSnapshot): Promise<ClassicRow | undefined> {
     const { catalog, logger, strictBases } = this.#services
-    const records = await catalog.findClassic(base)
+    const records = await catalog.classicSnapshots.find(base)
     const record = checkClassicBase(records, factsOf(base))
     if (record) return record
     if (strictBases) {
@@ -257,7 +257,9 @@ class ClassicAnswer {
   async #checkResumed(): Promise<void> {
     if (this.#startingOffset === 0) return
     const { handle, identity, link, readOnly } = this.#target
-    const records = (await this.#services.catalog.findClassic(this.#target)).filter(({ role }) => role === 'target')
+    const records = (await this.#services.catalog.classicSnapshots.find(this.#target)).filter(
+      ({ role }) => role === 'target'
+    )
     const isOnRecord = records.some((each) => each.handle === handle && each.identity === identity)
     const isAnother = records.some((each) => each.identity !== identity || each.link !== link.id)
     if (!isOnRecord) throw resumeRefused(handle, 'no answer about it was begun by this name')
