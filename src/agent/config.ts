@@ -142,6 +142,11 @@ export const agentConfig = z.strictObject({
   /** How long a metadata device may take to answer one read. Calls that wait longer end with DM_READ_FAILED. */
   readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
   /**
+   * How long the examination for `doctor`, and the one at the start, waits for each thing that it looks at: LVM,
+   * device-mapper, a pool's metadata. It then says that this one has not answered. Some follow each other.
+   */
+  examinationDeadlineSeconds: z.number().min(0.1).max(60).default(8),
+  /**
    * The most MiB a second to read from one metadata device, so that its pool serves others first. No limit by default.
    */
   readMebibytesPerSecond: z.number().min(0.1).optional(),

@@ -7,7 +7,7 @@ import { type AgentOptions, DEFAULT_LISTEN, loadConfig } from '../../src/agent/c
 import { DeltamapperError } from '../../src/errors.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let files = 0
 
 async function configFile(content: string): Promise<string> {

@@ -6,7 +6,7 @@ import type { PoolClock } from '../../../src/agent/catalog/pool-clocks.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { writeSamplePool } from '../sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 
 async function samplePlace() {

@@ -10,7 +10,7 @@ import type { SeenDevice } from '../../../src/agent/walks/thin-walk.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 // A catalog's thread does not keep a process alive on its own.
 const alive = setInterval(() => undefined, 1000)
 test.after.always(() => clearInterval(alive))

@@ -14,7 +14,7 @@ import { numbersOfAnother, recordedDevices, recordedVolumes } from '../../suppor
 import { testFolder } from '../../support/test-folder.ts'
 import { writeSamplePool } from '../sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let recorded: Map<string, SnapshotSource>, twins: typeof recorded
 test.before(async () => {
   const sample = await writeSamplePool(join(folder, 'sample'))

@@ -7,7 +7,7 @@ import type { ServedTarget } from '../../../src/agent/catalog/fingerprint.ts'
 import type { ErrorCode } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 // A catalog's thread does not keep a process alive on its own.
 const alive = setInterval(() => undefined, 1000)
 test.after.always(() => clearInterval(alive))
