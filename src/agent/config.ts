@@ -13,6 +13,7 @@ import {
   tlsFields,
   valid
 } from '../process/config-file.ts'
+import { describeIssues } from '../process/config-issues.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
@@ -189,7 +190,7 @@ export async function loadConfig({
   engine,
   monitoring
 }: AgentOptions): Promise<AgentConfig> {
-  const fields = await readConfigFile(configFile)
+  const { fields, text } = await readConfigFile(configFile)
   const merged = agentConfig.safeParse({
     ...fields,
     ...(listen?.length ? { listen } : {}),
@@ -199,7 +200,7 @@ export async function loadConfig({
       ? { recorded: { ...(fields['recorded'] as object | undefined), ...recorded } }
       : {})
   })
-  if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  if (!merged.success) throw invalidConfig(configFile, describeIssues(merged.error.issues, agentConfig, text))
   checkServing(merged.data)
   return merged.data
 }
