@@ -110,7 +110,7 @@ async function check() {
 
 /** What test files would fetch for themselves, some at the same time, and be given up for. They say what could not be had. */
 async function prepare() {
-  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools'])
+  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools', ...(withLab ? ['releases'] : [])])
     await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
 }
 

@@ -328,7 +328,7 @@ test.serial(
       await agent.kill()
       const begun = performance.now()
       await until(isSuspended, (is) => !is)
-      t.true(performance.now() - begun < DEADLINE_MS, context)
+      t.true(performance.now() - begun < 8 * DEADLINE_MS, context)
 
       agent = await LiveAgent.start({ config })
       client = connectAdmin(agent.address)
