@@ -14,6 +14,7 @@ import { UsageError } from '../command-line/failure.ts'
 import { describeView, openViews } from '../inspection/pool-views.ts'
 import { humanSize } from '../command-line/quantities.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
+import { refuseStray } from './stray-options.ts'
 
 /**
  * Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata
@@ -59,9 +60,7 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
   if (metadata === undefined) {
     throw new UsageError('--base-record goes with --metadata', 'name the metadata of its pool with --metadata FILE')
   }
-  for (const [option, value] of Object.entries({ '--base-size': baseSize, '--engine': engine })) {
-    if (value !== undefined) throw new UsageError(`${option} does not go with --base-record`, 'leave it out')
-  }
+  refuseStray({ '--base-size': baseSize, '--engine': engine }, '--base-record')
   if (base === undefined || target !== undefined) {
     throw new UsageError('--base-record takes the place of BASE', 'name TARGET, a thin device id, and nothing else')
   }
