@@ -14,7 +14,7 @@ import { parseArgs } from 'node:util'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
-import { killKernels, killKernelsThatTrack } from '../test/lab/kernel-kills.ts'
+import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
@@ -62,8 +62,10 @@ const MUTATIONS_A_ROUND = 500
 /** Pairs of stores of classic snapshots, and how often each is damaged. */
 const COW_MUTATION_ROUNDS = 200
 const COW_MUTATIONS_A_ROUND = 50
-/** Lives of a volume with classic snapshots; 15 to 30 pairs each. */
-const COW_LIVES = 100
+/** Lives of a volume with classic snapshots, 15 to 30 pairs each: asked of an agent, and of the stores themselves. */
+const COW_LIVES = { 'classic-snapshots': 25, 'cow-stores': 100 } as const
+/** Of a whole kernel, while a volume has classic snapshots; 3 to 10 pairs after each. */
+const COW_KERNEL_KILLS = 30
 
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
@@ -303,10 +305,25 @@ const sections: readonly Section[] = [
     name: 'classic-snapshots',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      for (const file of ['classic-snapshots', 'cow-stores']) {
-        const said = await testInLab(file, COW_LIVES, seedOf(number))
-        yield [said, { ...nothing, done: `${figure(COW_LIVES)} lives of volumes with classic snapshots (${file})` }]
+      for (const [file, count] of Object.entries(COW_LIVES)) {
+        const said = await testInLab(file, count, seedOf(number))
+        yield [said, { ...nothing, done: `${figure(count)} lives of volumes with classic snapshots (${file})` }]
       }
+    }
+  },
+  {
+    name: 'classic-kernel-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const report = await killKernelsWithClassicSnapshots(seedOf(number), COW_KERNEL_KILLS, (line) => {
+        console.log(line)
+      })
+      const { kills, whileStarting, pairs, refused, merging } = report
+      yield [
+        `seed ${seedOf(number)}: ${whileStarting} while the agent started, ${merging} while a snapshot was merged; ` +
+          `${figure(pairs)} pairs right afterwards, of which refused ${JSON.stringify(refused)}`,
+        { ...nothing, done: `${kills} kills of a kernel with classic snapshots` }
+      ]
     }
   },
   {
