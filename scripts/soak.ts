@@ -6,7 +6,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -16,6 +16,7 @@ import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
 import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
+import { type LabRelease, labReleases } from '../test/lab/releases.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
@@ -389,6 +390,22 @@ const sections: readonly Section[] = [
       ]
     }
   },
+  ...labReleases.map((release): Section => ({
+    name: `kernels-${release}`,
+    share: 0,
+    run: async function* () {
+      const files = (await readdir(join(projectFolder, 'test/kernel'))).filter((name) => name.endsWith('.test.ts'))
+      for (const file of files) {
+        const began = performance.now()
+        await showLab(commandFor(join(projectFolder, 'test/kernel', file), []), {}, release)
+        yield [`${file}, ${figure((performance.now() - began) / 1000)} s`, nothing]
+      }
+      yield [
+        '',
+        { ...nothing, done: `${files.length} files of kernel tests with the kernel, LVM and tools of ${release}` }
+      ]
+    }
+  })),
   {
     name: 'lvm-settings',
     share: 0,
@@ -591,9 +608,14 @@ async function inLab<Report>(script: string, words: readonly string[]): Promise<
 }
 
 /** Runs a command in the kernel lab and shows what it prints. @returns its stdout @throws LabFailure unless it succeeds */
-async function showLab(command: readonly string[], environment: Readonly<Record<string, string>> = {}) {
+async function showLab(
+  command: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+  release?: LabRelease
+) {
   let output = ''
   const { status } = await runInLab({
+    release,
     command,
     environment: { ...labVariables({}), ...environment },
     timeoutSeconds: 6 * 3600,

@@ -12,7 +12,7 @@ import { LvmReporter } from '../../src/agent/lvm/report.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { extentsOfBlocks } from '../support/era-model.ts'
 import { discard } from './discard.ts'
-import { alignedBuffer, createDevice, reloadDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
+import { alignedBuffer, createDevice, openToDiscards, reloadDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
 import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver, writtenSince } from './era-lab.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 import { failure, until } from './owned-agent.ts'
@@ -206,7 +206,7 @@ test.serial(
     // Somebody opens it, on purpose.
     const guard = await deviceMapper.info('trimmed-guard')
     const limit = `/sys/dev/block/${guard?.major}:${guard?.minor}/queue/discard_max_bytes`
-    writeFileSync(limit, '1073741824')
+    openToDiscards('trimmed-guard', limit)
     t.regex((await volumes.listEra({ volume: 'trimmed' })).volumes[0]?.problem ?? '', /let discards through/)
     t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
     t.is(readFileSync(limit, 'utf8').trim(), '0', 'it is closed again')
@@ -215,7 +215,7 @@ test.serial(
     t.regex(second.lineBecause, /let discards through/)
 
     // For a moment only, while nobody looks.
-    writeFileSync(limit, '1073741824')
+    openToDiscards('trimmed-guard', limit)
     reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
     trim(4096, mebibyte)
     writeFileSync(limit, '0')
@@ -227,7 +227,7 @@ test.serial(
     t.regex(third.lineBecause, /1 discards went through trimmed-guard/)
 
     // Open, with a table that took that over, and left so: it is closed as well, and void once only.
-    writeFileSync(limit, '1073741824')
+    openToDiscards('trimmed-guard', limit)
     reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
     trim(4096, mebibyte)
     t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
@@ -454,8 +454,8 @@ test.serial('after an orderly shutdown the history goes on, unless something was
   const restart = async () => {
     await volumes.deactivateEra({ volume: 'reborn', atShutdown: true })
     for (const each of ['disk', 'notes']) removeDevice(each)
-    const { lowerSeen = '' } = (await catalog.findEraVolume('reborn')) ?? {}
-    await catalog.sawEraVolume('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
+    const { lowerSeen = '' } = (await catalog.eraVolumes.find('reborn')) ?? {}
+    await catalog.eraVolumes.saw('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
     disks()
   }
   writeBlock('/dev/mapper/reborn', 9)

@@ -5,7 +5,7 @@ import type { Catalog } from '../catalog/catalog.ts'
 import type { WalkMemory } from '../walks/walk-memory.ts'
 
 export interface ClassicServices {
-  readonly catalog: Pick<Catalog, 'findClassic' | 'rememberClassic'>
+  readonly catalog: Pick<Catalog, 'classicSnapshots'>
   readonly deviceMapper: Pick<DeviceMapper, 'info' | 'table' | 'status'>
   readonly logger: Logger
   readonly strictBases: boolean

@@ -201,8 +201,8 @@ class ClassicAnswer {
     const { catalog } = this.#services
     if (this.#known.base && base) checkClassicList(this.#known.base, base)
     if (this.#known.target) checkClassicList(this.#known.target, target)
-    if (this.#base && base) await catalog.rememberClassic(factsOf(this.#base), base, 'base')
-    await catalog.rememberClassic(factsOf(this.#target), target, 'target')
+    if (this.#base && base) await catalog.classicSnapshots.remember(factsOf(this.#base), base, 'base')
+    await catalog.classicSnapshots.remember(factsOf(this.#target), target, 'target')
   }
 
   /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
@@ -229,12 +229,12 @@ class ClassicAnswer {
   }
 
   async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
-    return longestList(await this.#services.catalog.findClassic(snapshot), factsOf(snapshot))
+    return longestList(await this.#services.catalog.classicSnapshots.find(snapshot), factsOf(snapshot))
   }
 
   async #checkBase(base: ClassicSnapshot): Promise<ClassicRow | undefined> {
     const { catalog, logger, strictBases } = this.#services
-    const records = await catalog.findClassic(base)
+    const records = await catalog.classicSnapshots.find(base)
     const record = checkClassicBase(records, factsOf(base))
     if (record) return record
     if (strictBases) {
@@ -256,7 +256,7 @@ class ClassicAnswer {
   async #checkResumed(): Promise<void> {
     if (this.#startingOffset === 0) return
     const { handle, identity, link, readOnly } = this.#target
-    const all = await this.#services.catalog.findClassic(this.#target)
+    const all = await this.#services.catalog.classicSnapshots.find(this.#target)
     const records = all.filter(({ role }) => role === 'target')
     const isOnRecord = records.some((each) => each.handle === handle && each.identity === identity)
     const wasWritable = all.some((each) => each.identity === identity && each.readOnly === 0)

@@ -42,7 +42,7 @@ async function about(
     const found = await storeFindings({
       ...{ stores: [full], volumes: [group], now: TAKEN * 1000 + 10 * HOUR_MS },
       lvm: { snapshotLinks: async () => (linksFail ? Promise.reject(new Error('LVM is gone')) : links) },
-      catalog: { findClassic: async (snapshot) => findClassic(database, snapshot) }
+      catalog: { classicSnapshots: { find: async (snapshot) => findClassic(database, snapshot) } }
     })
     expectOne(found.length)
     return found[0]

@@ -14,7 +14,7 @@ import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { runCommand } from '../run-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let metadata = ''
 let snapshots: RecordedSnapshot[] = []
 let volumes: RecordedVolume[] = []

@@ -8,7 +8,7 @@ import { type CowTally, damageStores, tallyTable } from '../../support/cow-mutat
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 test('entries, counts, order, header, length', async (t) => {
   const tally: CowTally = new Map()
