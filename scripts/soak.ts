@@ -21,7 +21,7 @@ import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import type { DamageTrial } from '../test/support/damage-trial.ts'
-import { type CowTally, damageStores, tallyTable } from '../test/support/cow-mutations.ts'
+import { type CowTally, damageStores, summaryTable, tallyTable } from '../test/support/cow-mutations.ts'
 import { eraCampaign } from '../test/support/era-mutations.ts'
 import { availableEraTools } from '../test/support/era-tools.ts'
 import { newTally, runCampaign } from '../test/support/mutations.ts'
@@ -516,7 +516,7 @@ const sections: readonly Section[] = [
         if (faults.length > 0) throw new Error(`seed ${random.seed}: ${faults.join('\n')}`)
       }
       const done = `${figure(COW_MUTATION_ROUNDS * COW_MUTATIONS_A_ROUND)} damaged stores of classic snapshots`
-      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}`, { ...nothing, done }]
+      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}\n\n${summaryTable(tally)}`, { ...nothing, done }]
     }
   },
   {
