@@ -198,7 +198,7 @@ export class SnapshotMetadataService {
         throw tooMany('maxStreamsPerClient', `this client has ${ofClient} answers under way`)
       }
       check(call.request)
-      await this.#turns.take(client, signal)
+      await this.#turns.take(context.party, signal)
       return ask(signal, context)
     }).finally(() => this.#running.delete(run))
     this.#running.set(run, controller)
