@@ -10,7 +10,7 @@ import { DeviceReads, type ReadTerms } from '../devicemapper/device-reads.ts'
 import { DeltamapperError } from '../errors.ts'
 import { SECTOR_BYTES } from '../units.ts'
 import { JoinedReads } from './joined-reads.ts'
-import { ReadBuffers } from './read-buffers.ts'
+import { readBuffers } from './read-buffers.ts'
 
 const PAGE_BYTES = 4096
 /** How long a read may take, in milliseconds: what disks take to give up. */
@@ -133,12 +133,13 @@ async function openDirect(path: string): Promise<OpenFile> {
     if (error.code !== 'EINVAL') throw error
   })
   if (direct) {
-    const buffers = new ReadBuffers()
+    const buffer = readBuffers.take()
     // Some file systems say so only when they are read.
-    const isDirect = await direct.read(buffers.take(), 0, PAGE_BYTES, 0).then(
+    const isDirect = await direct.read(buffer, 0, PAGE_BYTES, 0).then(
       () => true,
       (error: NodeJS.ErrnoException) => error.code !== 'EINVAL'
     )
+    readBuffers.giveBack(buffer)
     if (isDirect) return { file: direct, isDirect }
     await direct.close()
   }

@@ -35,6 +35,9 @@ export class ReadBuffers {
   }
 }
 
+/** Of this process: such memory goes back to the system late, so that whoever comes next had better use it. */
+export const readBuffers = new ReadBuffers()
+
 /** What one client may use of them at once. */
 export class BufferShare {
   readonly #buffers: ReadBuffers

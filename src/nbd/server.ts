@@ -5,7 +5,7 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
 import { serveConnection } from './connection.ts'
 import type { Export } from './export.ts'
-import { ReadBuffers } from './read-buffers.ts'
+import { readBuffers } from './read-buffers.ts'
 import type { Validity } from './validity.ts'
 
 /** Connections at once; nbdcopy and qemu open up to 16. Those beyond are closed before the greeting. */
@@ -31,7 +31,7 @@ export class NbdServer {
 
   constructor({ exports, validity, onFailure, handshakeMs = HANDSHAKE_MS }: NbdServerOptions) {
     this.#exports = exports
-    const served = { exports, validity, buffers: new ReadBuffers(), onFailure }
+    const served = { exports, validity, buffers: readBuffers, onFailure }
     this.listener = createServer({ pauseOnConnect: false, allowHalfOpen: true }, (socket) => {
       this.#sockets.add(socket)
       const ended = serveConnection(socket, served, handshakeMs)
