@@ -58,7 +58,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       : undefined
   if (live) {
     monitoring.readiness.add('catalog', async () => {
-      await live.catalog.leases()
+      await live.catalog.leases.list()
       return undefined
     })
   }

@@ -478,8 +478,8 @@ test.serial('after an orderly shutdown the history goes on, unless something was
   const restart = async () => {
     await volumes.deactivateEra({ volume: 'reborn', atShutdown: true })
     for (const each of ['disk', 'notes']) removeDevice(each)
-    const { lowerSeen = '' } = (await catalog.findEraVolume('reborn')) ?? {}
-    await catalog.sawEraVolume('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
+    const { lowerSeen = '' } = (await catalog.eraVolumes.find('reborn')) ?? {}
+    await catalog.eraVolumes.saw('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
     disks()
   }
   writeBlock('/dev/mapper/reborn', 9)

@@ -32,15 +32,8 @@ test.after.always(() => deviceMapper.close())
 /** Calls that change something: where a process can die with something half done. */
 const changing = new Set([
   ...['message', 'create', 'reload', 'clear', 'suspend', 'resume', 'remove'],
-  ...[
-    'beginEra',
-    'completeEra',
-    'rollBackEra',
-    'sawEraVolume',
-    'endEraHistory',
-    'recordEraSnapshot',
-    'deleteEraSnapshot'
-  ]
+  ...['begin', 'complete', 'rollBack', 'saw', 'endHistory'].map((call) => `eraVolumes.${call}`),
+  ...['eraSnapshots.record', 'eraSnapshots.delete']
 ])
 
 const deaths = labRun(1)
