@@ -37,6 +37,7 @@ test('without a file and without options everything has its default', async (t) 
     readDeadlineSeconds: 30,
     maxStreams: 256,
     maxStreamsPerClient: 192,
+    examinationDeadlineSeconds: 8,
     idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
@@ -79,6 +80,7 @@ const everything = {
   walkers: 3,
   maxStreams: 40,
   maxStreamsPerClient: 7,
+  examinationDeadlineSeconds: 20,
   idleSeconds: 60,
   monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
@@ -120,6 +122,7 @@ readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40
 maxStreamsPerClient: 7
+examinationDeadlineSeconds: 20
 idleSeconds: 60
 monitoring: tcp://127.0.0.1:8081
 logLevel: debug
