@@ -14,14 +14,14 @@ import { parseArgs } from 'node:util'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
-import { killKernels, killKernelsThatTrack } from '../test/lab/kernel-kills.ts'
+import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { type LabRelease, labReleases } from '../test/lab/releases.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import type { DamageTrial } from '../test/support/damage-trial.ts'
-import { type CowTally, damageStores, tallyTable } from '../test/support/cow-mutations.ts'
+import { type CowTally, damageStores, summaryTable, tallyTable } from '../test/support/cow-mutations.ts'
 import { eraCampaign } from '../test/support/era-mutations.ts'
 import { availableEraTools } from '../test/support/era-tools.ts'
 import { newTally, runCampaign } from '../test/support/mutations.ts'
@@ -63,8 +63,10 @@ const MUTATIONS_A_ROUND = 500
 /** Pairs of stores of classic snapshots, and how often each is damaged. */
 const COW_MUTATION_ROUNDS = 200
 const COW_MUTATIONS_A_ROUND = 50
-/** Lives of a volume with classic snapshots; 15 to 30 pairs each. */
-const COW_LIVES = 100
+/** Lives of a volume with classic snapshots, 15 to 30 pairs each: asked of an agent, and of the stores themselves. */
+const COW_LIVES = { 'classic-snapshots': 25, 'cow-stores': 100 } as const
+/** Of a whole kernel, while a volume has classic snapshots; 3 to 10 pairs after each. */
+const COW_KERNEL_KILLS = 30
 
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
@@ -305,10 +307,25 @@ const sections: readonly Section[] = [
     name: 'classic-snapshots',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      for (const file of ['classic-snapshots', 'cow-stores']) {
-        const said = await testInLab(file, COW_LIVES, seedOf(number))
-        yield [said, { ...nothing, done: `${figure(COW_LIVES)} lives of volumes with classic snapshots (${file})` }]
+      for (const [file, count] of Object.entries(COW_LIVES)) {
+        const said = await testInLab(file, count, seedOf(number))
+        yield [said, { ...nothing, done: `${figure(count)} lives of volumes with classic snapshots (${file})` }]
       }
+    }
+  },
+  {
+    name: 'classic-kernel-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const report = await killKernelsWithClassicSnapshots(seedOf(number), COW_KERNEL_KILLS, (line) => {
+        console.log(line)
+      })
+      const { kills, whileStarting, pairs, refused, merging } = report
+      yield [
+        `seed ${seedOf(number)}: ${whileStarting} while the agent started, ${merging} while a snapshot was merged; ` +
+          `${figure(pairs)} pairs right afterwards, of which refused ${JSON.stringify(refused)}`,
+        { ...nothing, done: `${kills} kills of a kernel with classic snapshots` }
+      ]
     }
   },
   kernelTest('lease-kills', 'lease', LEASE_KILLS, `${figure(LEASE_KILLS)} kills of a lease's holder`),
@@ -459,7 +476,7 @@ const sections: readonly Section[] = [
         if (faults.length > 0) throw new Error(`seed ${random.seed}: ${faults.join('\n')}`)
       }
       const done = `${figure(COW_MUTATION_ROUNDS * COW_MUTATIONS_A_ROUND)} damaged stores of classic snapshots`
-      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}`, { ...nothing, done }]
+      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}\n\n${summaryTable(tally)}`, { ...nothing, done }]
     }
   },
   {

@@ -124,7 +124,9 @@ export const agentConfig = z.strictObject({
        * `compare` says.
        */
       compareMebibytes: z.number().min(0).default(1024),
-      compareMebibytesPerSecond: z.number().min(0.1).default(64)
+      compareMebibytesPerSecond: z.number().min(0.1).default(64),
+      /** For all answers about classic snapshots together. An answer gets an eighth of what is left, 32 MiB at most. */
+      memoryMebibytes: z.number().min(1).default(128)
     })
     .prefault({}),
   /**

@@ -18,7 +18,7 @@ export interface StoresLook {
   readonly stores: readonly StoreFullness[]
   readonly volumes: readonly VolumesByName[]
   readonly lvm: Pick<LvmReporter, 'snapshotLinks'>
-  readonly catalog: Pick<Catalog, 'classicSnapshots'> | undefined
+  readonly catalog: { readonly classicSnapshots: Pick<Catalog['classicSnapshots'], 'find'> } | undefined
   /** Milliseconds since 1970. */
   readonly now: number
 }

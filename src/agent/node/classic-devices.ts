@@ -37,6 +37,8 @@ export interface ClassicDevices {
   /** Size of the snapshot in bytes. */
   readonly sizeBytes: number
   readonly chunkBytes: number
+  /** To the kernel: whatever LVM says, a table can be loaded that is not. */
+  readonly readOnly: boolean
 }
 
 /**
@@ -74,7 +76,8 @@ export async function classicDevices(
     storePath: `/dev/mapper/${nodeName(store.name)}`,
     storeDevice: { major: store.major, minor: store.minor },
     sizeBytes: row.lengthSectors * SECTOR_BYTES,
-    chunkBytes: table.chunkSectors * SECTOR_BYTES
+    chunkBytes: table.chunkSectors * SECTOR_BYTES,
+    readOnly: info.readOnly
   }
 }
 

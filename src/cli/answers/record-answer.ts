@@ -16,6 +16,7 @@ import { UsageError } from '../command-line/failure.ts'
 import { describeView, openViews } from '../inspection/pool-views.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
+import { refuseStray } from './stray-options.ts'
 import { targetSize } from './target-size.ts'
 
 /**
@@ -58,9 +59,7 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
   if (metadata === undefined) {
     throw new UsageError('--base-record goes with --metadata', 'name the metadata of its pool with --metadata FILE')
   }
-  for (const [option, value] of Object.entries({ '--base-size': baseSize, '--engine': engine })) {
-    if (value !== undefined) throw new UsageError(`${option} does not go with --base-record`, 'leave it out')
-  }
+  refuseStray({ '--base-size': baseSize, '--engine': engine }, '--base-record')
   if (base === undefined || target !== undefined) {
     throw new UsageError('--base-record takes the place of BASE', 'name TARGET, a thin device id, and nothing else')
   }

@@ -235,7 +235,9 @@ function addGrow(era: Command): void {
       .summary('enlarge a volume, after its data device has grown')
       .description(
         'Makes a volume as large as its data device, after that has grown (lvextend, growpart). What is mounted stays in use; its file system ' +
-          'can be enlarged afterwards. For backups, what was added has changed throughout.'
+          'can be enlarged afterwards. For backups, what was added has changed throughout.\n\n' +
+          'LVM extends a thick volume in use only once it has no classic snapshot: delete those first (deltamapper snapshot delete). ' +
+          'What asks for the status of all devices in a loop (lvs, dmsetup status) can keep the volume from growing: end it meanwhile.'
       )
       .argument(...volumeArgument)
   )

@@ -16,8 +16,8 @@ import type { CowStore } from './cow-store.ts'
 import { damagedStore } from './damaged-store.ts'
 import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
-/** Chunks of a batch: three arrays of 8 bytes each. */
-const BATCH_CHUNKS = 2 ** 19
+/** What a chunk of a batch takes: itself, twice while chunks are gathered, two places, and its turn. Bytes. */
+const CHUNK_BYTES = 40
 
 export interface Comparison {
   readonly base: CowStore
@@ -27,6 +27,8 @@ export interface Comparison {
   readonly targetEntries: number
   /** Both snapshots end at this byte, or the base at an earlier chunk's end: what a chunk holds beyond is nobody's. */
   readonly sizeBytes: number
+  /** What a batch of chunks may take. Bytes. */
+  readonly memoryBytes: number
   readonly signal?: AbortSignal | undefined
 }
 
@@ -56,10 +58,11 @@ export async function clearEqual(
   budget: CompareBudget
 ): Promise<void> {
   const { chunkBytes } = comparison.base.header
+  const batchChunks = Math.max(Math.floor(comparison.memoryBytes / CHUNK_BYTES), WINDOW_BLOCKS)
   for (let from = low; from < high;) {
-    const most = Math.min(BATCH_CHUNKS, Math.floor(budget.bytes / (2 * chunkBytes)))
+    const most = Math.min(batchChunks, Math.floor(budget.bytes / (2 * chunkBytes)))
     if (most === 0) {
-      budget.left += countBoth(marks, from, high)
+      budget.left += countBoth(marks, from, high, batchChunks)
       return
     }
     const { chunks, next } = doubtful(marks, from, high, most)
@@ -96,10 +99,15 @@ function doubtful(
   return { chunks: Float64Array.from(found), next: high }
 }
 
-function countBoth(marks: { base: ChunkMarks; target: ChunkMarks }, from: number, high: number): number {
+function countBoth(
+  marks: { base: ChunkMarks; target: ChunkMarks },
+  from: number,
+  high: number,
+  batchChunks: number
+): number {
   let count = 0
   for (let chunk = from; chunk < high;) {
-    const { chunks, next } = doubtful(marks, chunk, high, BATCH_CHUNKS)
+    const { chunks, next } = doubtful(marks, chunk, high, batchChunks)
     count += chunks.length
     chunk = next
   }
