@@ -1,6 +1,7 @@
 /**
- * Pools' metadata-snapshot slots, and the records of them: taken, given back, recovered. Whatever fails, slot and record
- * agree afterwards, or the record is left to be recovered. (Sharing a slot among users: metadata-snapshot-lease.ts.)
+ * Pools' metadata-snapshot slots, and the records of them: taken, given back, recovered. Whatever fails, slot and
+ * record agree afterwards, or the record is left to be recovered. (Sharing a slot among users:
+ * metadata-snapshot-lease.ts.)
  *
  * The caller must hold the slot's lock.
  */
