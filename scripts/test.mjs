@@ -88,8 +88,9 @@ async function firstPart() {
   if (files.length > 0) {
     if (chosen.length > 0) await hostTests(chosen)
   } else {
-    await prepare()
-    await Promise.all([check(), hostTests(hostFiles())])
+    await prepare('deploy-tools', 'trixie-lvm', 'nbd-tools')
+    // (What only kernel tests need comes meanwhile.)
+    await Promise.all([check(), hostTests(hostFiles()), ...(withLab ? [prepare('releases', 'systemd')] : [])])
   }
   parts.find(({ name }) => name === FIRST).seconds = secondsSince(began)
 }
@@ -114,9 +115,8 @@ async function check() {
 }
 
 /** What test files would fetch for themselves, some at the same time, and be given up for. They say what could not be had. */
-async function prepare() {
-  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools'])
-    await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
+async function prepare(...what) {
+  for (const each of what) await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
 }
 
 async function kernelTests() {
