@@ -142,6 +142,18 @@ function comparing(make: (seed: number, folder: string, number: number) => Promi
   }
 }
 
+/** A kernel test with its full count, by its file's name in test/kernel/. */
+function kernelTest(name: string, file: string, count: number, done: string): Section {
+  return {
+    name,
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      yield [await testInLab(file, count, seedOf(number)), { ...nothing, done }]
+    }
+  }
+}
+
+/** (A section's seeds come from its place in this list.) */
 const sections: readonly Section[] = [
   {
     name: 'written',
@@ -247,14 +259,7 @@ const sections: readonly Section[] = [
       yield [said.join('\n'), { ...nothing, done: `${figure(all)} walks through a storm` }]
     }
   },
-  {
-    name: 'streams',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('streams', STREAMS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(STREAMS)} streams, 32 at once` }]
-    }
-  },
+  kernelTest('streams', 'streams', STREAMS, `${figure(STREAMS)} streams, 32 at once`),
   {
     name: 'agent-kills',
     share: 0,
@@ -286,22 +291,18 @@ const sections: readonly Section[] = [
       ]
     }
   },
-  {
-    name: 'missed-blocks-lookup',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-lookup', LOOKUP_ROUNDS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(LOOKUP_ROUNDS)} rounds of names that change during a question` }]
-    }
-  },
-  {
-    name: 'missed-bases',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-bases', BASE_ROUNDS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(BASE_ROUNDS)} rounds of each life of a base or a resumed answer` }]
-    }
-  },
+  kernelTest(
+    'missed-blocks-lookup',
+    'missed-blocks-lookup',
+    LOOKUP_ROUNDS,
+    `${figure(LOOKUP_ROUNDS)} rounds of names that change during a question`
+  ),
+  kernelTest(
+    'missed-bases',
+    'missed-blocks-bases',
+    BASE_ROUNDS,
+    `${figure(BASE_ROUNDS)} rounds of each life of a base or a resumed answer`
+  ),
   {
     name: 'classic-snapshots',
     share: 0,
@@ -327,55 +328,32 @@ const sections: readonly Section[] = [
       ]
     }
   },
-  {
-    name: 'lease-kills',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('lease', LEASE_KILLS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(LEASE_KILLS)} kills of a lease's holder` }]
-    }
-  },
-  {
-    name: 'owned-pools-kills',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('owned-pools-killed', OWNED_POOLS_KILLS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(OWNED_POOLS_KILLS)} kills while pools of our own were changed` }]
-    }
-  },
-  {
-    name: 'era-boundaries',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-snapshots', ERA_BOUNDARIES, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(ERA_BOUNDARIES)} snapshots with writes in flight` }]
-    }
-  },
-  {
-    name: 'era-history',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-history', ERA_SNAPSHOTS, seedOf(number))
-      yield [said, { ...nothing, done: `every pair of ${figure(ERA_SNAPSHOTS)} snapshots of a tracked volume` }]
-    }
-  },
-  {
-    name: 'era-kills',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-kills', ERA_KILLS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(ERA_KILLS)} kills of an agent that tracks a volume` }]
-    }
-  },
-  {
-    name: 'era-backups',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-backups', ERA_BACKUPS, seedOf(number))
-      const done = `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
-      yield [said, { ...nothing, done }]
-    }
-  },
+  kernelTest('lease-kills', 'lease', LEASE_KILLS, `${figure(LEASE_KILLS)} kills of a lease's holder`),
+  kernelTest(
+    'owned-pools-kills',
+    'owned-pools-killed',
+    OWNED_POOLS_KILLS,
+    `${figure(OWNED_POOLS_KILLS)} kills while pools of our own were changed`
+  ),
+  kernelTest(
+    'era-boundaries',
+    'era-snapshots',
+    ERA_BOUNDARIES,
+    `${figure(ERA_BOUNDARIES)} snapshots with writes in flight`
+  ),
+  kernelTest(
+    'era-history',
+    'era-history',
+    ERA_SNAPSHOTS,
+    `every pair of ${figure(ERA_SNAPSHOTS)} snapshots of a tracked volume`
+  ),
+  kernelTest('era-kills', 'era-kills', ERA_KILLS, `${figure(ERA_KILLS)} kills of an agent that tracks a volume`),
+  kernelTest(
+    'era-backups',
+    'era-backups',
+    ERA_BACKUPS,
+    `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
+  ),
   {
     name: 'era-kernel-kills',
     share: 0,
@@ -406,40 +384,25 @@ const sections: readonly Section[] = [
       ]
     }
   })),
-  {
-    name: 'lvm-settings',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      yield [
-        await testInLab('lvm-settings', LVM_SETTINGS, seedOf(number)),
-        { ...nothing, done: 'reports under all lvm.conf' }
-      ]
-    }
-  },
-  {
-    name: 'missed-era-looks',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-era-looks', MISSED_ERA_LOOKS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(MISSED_ERA_LOOKS)} lives of a tracked volume between two looks` }]
-    }
-  },
-  {
-    name: 'era-metadata',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-metadata', ERA_STEPS, seedOf(number))
-      yield [said, { ...nothing, done: `every era of an era device through ${figure(ERA_STEPS)} steps` }]
-    }
-  },
-  {
-    name: 'era-discards',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-discards', ERA_DISCARD_ROUNDS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume` }]
-    }
-  },
+  kernelTest('lvm-settings', 'lvm-settings', LVM_SETTINGS, 'reports under all lvm.conf'),
+  kernelTest(
+    'missed-era-looks',
+    'missed-blocks-era-looks',
+    MISSED_ERA_LOOKS,
+    `${figure(MISSED_ERA_LOOKS)} lives of a tracked volume between two looks`
+  ),
+  kernelTest(
+    'era-metadata',
+    'era-metadata',
+    ERA_STEPS,
+    `every era of an era device through ${figure(ERA_STEPS)} steps`
+  ),
+  kernelTest(
+    'era-discards',
+    'era-discards',
+    ERA_DISCARD_ROUNDS,
+    `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume`
+  ),
   {
     name: 'nbd',
     share: 0,
@@ -457,15 +420,12 @@ const sections: readonly Section[] = [
       yield [said, { ...nothing, done }]
     }
   },
-  {
-    name: 'missed-era-tables',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-era-tables', ERA_TABLE_ROUNDS, seedOf(number))
-      const done = `${figure(ERA_TABLE_ROUNDS)} rounds of tables that others load, of late grows and of retention`
-      yield [said, { ...nothing, done }]
-    }
-  },
+  kernelTest(
+    'missed-era-tables',
+    'missed-blocks-era-tables',
+    ERA_TABLE_ROUNDS,
+    `${figure(ERA_TABLE_ROUNDS)} rounds of tables that others load, of late grows and of retention`
+  ),
   {
     name: 'era-damage',
     share: 0,

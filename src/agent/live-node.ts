@@ -71,6 +71,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
   started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
   metrics.watchCatalog(catalog.path)
   metrics.watchPools(deviceMapper)
+  metrics.watchTracked(tracked)
   return {
     catalog,
     leases,

@@ -306,6 +306,25 @@ test.serial('reports of LVM neither wait for a suspended volume nor keep one fro
   lvm('vgremove', '--force', 'vg-r')
 })
 
+test.serial('LVM extends no thick volume in use that has classic snapshots: grow says so', async (t) => {
+  const [group, metadata] = [loopDisk(100), loopDisk(4)]
+  createGroup('vg-k', group.path)
+  createThick('vg-k', 'srv', 16)
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  await volumes.attachEra(request('srv', '/dev/vg-k/srv', metadata.path))
+  lvm('lvcreate', '--snapshot', '--size', '8m', '--name', 'monday', 'vg-k/srv')
+  t.throws(() => lvm('lvextend', '--size', '20m', 'vg-k/srv'), { message: /only while inactive/ })
+  const same = await failure(volumes.growEra({ volume: 'srv' }))
+  t.regex(same.remedy, /LVM extends a thick volume in use only once it has no classic snapshot/)
+  lvm('lvremove', 'vg-k/monday')
+  lvm('lvextend', '--size', '20m', 'vg-k/srv')
+  t.is((await volumes.growEra({ volume: 'srv' })).sizeBytes, 20 * mebibyte)
+  await volumes.detachEra({ volume: 'srv' })
+  lvm('vgremove', '--force', 'vg-k')
+})
+
 test.serial('who asks a volume that is about to grow for its status is let go first', async (t) => {
   const [data, metadata] = [loopDisk(16), loopDisk(4)]
   const catalog = await labCatalog(t)
@@ -337,19 +356,24 @@ test.serial('who asks a volume that is about to grow for its status is let go fi
   t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 17 * mebibyte)
   t.deepEqual(await Promise.all(answers), [[0, null]])
 
+  // One that asks in a loop, as long as it pauses now and then.
+  mostAsked = 9
+  data.grow(18)
+  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 18 * mebibyte)
+
   // Whoever never stops is no reason to wait for ever.
   mostAsked = Infinity
-  data.grow(18)
+  data.grow(19)
   const busy = await failure(volumes.growEra({ volume: 'asked' }))
   t.is(busy.code, 'DM_DEVICE_BUSY')
   t.regex(busy.message, /process \d+ \(dmsetup\) waits/)
   t.like((await volumes.listEra({ volume: 'asked' })).volumes[0], {
-    sizeBytes: 17 * mebibyte,
+    sizeBytes: 18 * mebibyte,
     suspended: false,
     underWay: ''
   })
   mostAsked = 0
-  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 18 * mebibyte)
+  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 19 * mebibyte)
   for (const answer of await Promise.all(answers)) t.deepEqual(answer, [0, null])
   await volumes.detachEra({ volume: 'asked' })
 })

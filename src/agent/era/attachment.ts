@@ -4,6 +4,7 @@
  *
  * The caller must hold the volume's lock.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { randomUUID } from 'node:crypto'
 import { release } from 'node:os'
 import type { Logger } from 'pino'
@@ -47,8 +48,12 @@ const LEAST_METADATA_BYTES = 2 ** 20
 const MAX_BLOCKS = 2 ** 31
 /** The longest suspension while a volume grows, in milliseconds. */
 const GROW_DEADLINE_MS = 30_000
-/** How often to suspend a volume to grow it, if other processes query it each time. */
-const MOST_TRIES = 3
+/**
+ * How often to suspend a volume to grow it, if other processes query it each time. Between two tries it waits for up to
+ * LONGEST_PAUSE_MS, a different time each, so that it comes between the rounds of one that asks in a loop.
+ */
+const MOST_TRIES = 12
+const LONGEST_PAUSE_MS = 500
 /**
  * The most eras that begin meanwhile: one with each resume, and one if a watchdog's abandoned call comes through late.
  */
@@ -298,7 +303,9 @@ export class Attachment {
     if (sizeBytes <= volume.sizeBytes) {
       throw invalid(
         `${volume.dataDevice} has ${sizeBytes} bytes, and ${name} has ${volume.sizeBytes}`,
-        sizeBytes === volume.sizeBytes ? 'enlarge that device first' : 'a tracked volume cannot shrink'
+        sizeBytes === volume.sizeBytes
+          ? 'enlarge that device first; LVM extends a thick volume in use only once it has no classic snapshot'
+          : 'a tracked volume cannot shrink'
       )
     }
     const blocks = Math.ceil(sizeBytes / (volume.blockSectors * SECTOR_BYTES))
@@ -449,11 +456,15 @@ export class Attachment {
     for (let tries = 1; ; tries++) {
       const asking = await this.#exchangeTables(volume, lengthSectors, before)
       if (!asking) return
-      if (tries < MOST_TRIES) continue
+      if (tries < MOST_TRIES) {
+        await sleep(Math.random() * LONGEST_PAUSE_MS)
+        continue
+      }
       throw new DeltamapperError(
         'DM_DEVICE_BUSY',
         `${volume.name} cannot grow while process ${asking.pid} (${asking.name}) waits for device-mapper: it may wait for this volume`,
-        'ask again when that is done; have `global_filter` in lvm.conf leave out the devices of tracked volumes'
+        'end what asks for the status of all devices (lvs, pvs, dmsetup status in a loop), or have `global_filter` in ' +
+          'lvm.conf leave out the devices of tracked volumes; then ask again'
       )
     }
   }

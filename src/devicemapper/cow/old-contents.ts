@@ -10,11 +10,11 @@
  * wrote the target's content into the base would hide a change; the caller knows whether anyone could.
  */
 import { type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
-import { METADATA_BLOCK_SIZE } from '../checksum.ts'
 import { entriesPerArea, placeOf } from './areas.ts'
 import type { ChunkMarks } from './chunk-marks.ts'
 import type { CowStore } from './cow-store.ts'
 import { damagedStore } from './damaged-store.ts'
+import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
 /** What a chunk of a batch takes: itself, twice while chunks are gathered, two places, and its turn. Bytes. */
 const CHUNK_BYTES = 40
@@ -121,7 +121,7 @@ async function* equalChunks(comparison: Comparison, chunks: Float64Array): Async
   const basePlaces = await placesOf(base, baseEntries, chunks, signal)
   const targetPlaces = await placesOf(target, targetEntries, chunks, signal)
   const order = Uint32Array.from(chunks, (_, i) => i).sort((a, b) => basePlaces[a] - basePlaces[b])
-  const atOnce = WINDOW_BLOCKS / (chunkBytes / METADATA_BLOCK_SIZE)
+  const atOnce = WINDOW_BLOCKS / (chunkBytes / METADATA_BLOCK_BYTES)
   for (let from = 0; from < order.length; from += atOnce) {
     signal?.throwIfAborted()
     const some = order.subarray(from, from + atOnce)
@@ -180,7 +180,7 @@ function indexOf(values: Float64Array, value: number): number {
 }
 
 async function loadChunks(store: CowStore, some: Uint32Array, places: Float64Array): Promise<BlockWindow> {
-  const chunkBlocks = store.header.chunkBytes / METADATA_BLOCK_SIZE
+  const chunkBlocks = store.header.chunkBytes / METADATA_BLOCK_BYTES
   const blocks = new Float64Array(some.length * chunkBlocks)
   for (let i = 0; i < blocks.length; i++) {
     blocks[i] = places[some[Math.floor(i / chunkBlocks)]] * chunkBlocks + (i % chunkBlocks)
@@ -202,6 +202,6 @@ async function bothWindows(...loading: [Loading, Loading]): Promise<[BlockWindow
 
 /** The blocks of a chunk lie side by side in a window. */
 function contentOf(window: BlockWindow, i: number, chunkBytes: number, bytes: number): Buffer {
-  const start = window.slots[i * (chunkBytes / METADATA_BLOCK_SIZE)] * METADATA_BLOCK_SIZE
+  const start = window.slots[i * (chunkBytes / METADATA_BLOCK_BYTES)] * METADATA_BLOCK_BYTES
   return window.bytes.subarray(start, start + bytes)
 }
