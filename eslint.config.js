@@ -32,6 +32,28 @@ export default tseslint.config(
     }
   },
   {
+    files: ['test/**/*.test.ts'],
+    rules: {
+      // ava starts what is declared in the next moment, and takes nothing after it: a file that then waits fails on a busy machine.
+      'no-restricted-syntax': [
+        'error',
+        ...[
+          'Program > :matches(ExpressionStatement, VariableDeclaration):has(:matches(CallExpression[callee.name=/^test/], CallExpression[callee.object.name="test"]))',
+          'Program > ForOfStatement:has(CallExpression[callee.name="test"])'
+        ].flatMap((declaration) =>
+          [
+            'VariableDeclaration > VariableDeclarator',
+            'ExpressionStatement',
+            'ExpressionStatement > AssignmentExpression'
+          ].map((place) => ({
+            selector: `${declaration} ~ ${place} > AwaitExpression`,
+            message: 'What a test file waits for comes before its first test, hook and folder.'
+          }))
+        )
+      ]
+    }
+  },
+  {
     files: ['**/*.js', '**/*.mjs'],
     languageOptions: { globals: { process: 'readonly', console: 'readonly', URL: 'readonly' } }
   }

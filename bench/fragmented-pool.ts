@@ -15,13 +15,23 @@ const BLOCK_BYTES = 65536
 
 /** The folder of the pool with one snapshot, `volume`, of `extents` extents; made once and kept in the cache. */
 export async function fragmentedPool(extents: number): Promise<string> {
-  const folder = join(projectFolder, '.cache/bench', `fragmented-${extents}`)
+  return writtenPool(`fragmented-${extents}`, extents, 2)
+}
+
+/** The same of a volume all of whose `blocks` blocks are mapped, in order. */
+export async function mappedPool(blocks: number): Promise<string> {
+  return writtenPool(`mapped-${blocks}`, blocks, 1)
+}
+
+/** @param spacing every so many blocks, one is mapped */
+async function writtenPool(name: string, extents: number, spacing: number): Promise<string> {
+  const folder = join(projectFolder, '.cache/bench', name)
   if (await stat(join(folder, 'pool.json')).catch(() => undefined)) return folder
   const unfinished = `${folder}.unfinished`
   await rm(unfinished, { recursive: true, force: true })
   await mkdir(unfinished, { recursive: true })
-  await writeMetadata(join(unfinished, 'metadata.img'), extents)
-  const snapshot = { name: 'volume', volume: 'volume', thin_id: 1, size_bytes: 2 * extents * BLOCK_BYTES }
+  await writeMetadata(join(unfinished, 'metadata.img'), extents, spacing)
+  const snapshot = { name: 'volume', volume: 'volume', thin_id: 1, size_bytes: spacing * extents * BLOCK_BYTES }
   const description = {
     format: 1,
     data_block_size_bytes: BLOCK_BYTES,
@@ -33,7 +43,7 @@ export async function fragmentedPool(extents: number): Promise<string> {
   return folder
 }
 
-async function writeMetadata(path: string, extents: number): Promise<void> {
+async function writeMetadata(path: string, extents: number, spacing: number): Promise<void> {
   const file = await open(path, 'w')
   const buffer = Buffer.alloc(256 * BLOCK)
   let next = 1
@@ -61,13 +71,13 @@ async function writeMetadata(path: string, extents: number): Promise<void> {
     const count = Math.min(ENTRIES, extents - done)
     const block = await node(true, 8, count, (bytes) => {
       for (let i = 0; i < count; i++) {
-        writeU64(bytes, 32 + 8 * i, 2 * (done + i))
+        writeU64(bytes, 32 + 8 * i, spacing * (done + i))
         // The mapping is data block << 24, at time 0.
         bytes.writeUInt32LE(((done + i) % 256) * 2 ** 24, 32 + 8 * ENTRIES + 8 * i)
         bytes.writeUInt32LE(Math.floor((done + i) / 256), 36 + 8 * ENTRIES + 8 * i)
       }
     })
-    level.push({ key: 2 * done, block })
+    level.push({ key: spacing * done, block })
   }
   while (level.length > 1) {
     const above: typeof level = []

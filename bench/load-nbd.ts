@@ -1,6 +1,6 @@
 /**
  * Runs inside the kernel lab, started by nbd.ts: reads a live snapshot whole with dd, and with nbdcopy from
- * `deltamapper nbd`, by turns, and prints the figures as JSON.
+ * `deltamapper nbd` and from nbdkit, by turns, and prints the figures as JSON.
  *
  *   node bench/load-nbd.ts --fio FILE --libraries FOLDERS --rounds N --seconds S
  */
@@ -23,6 +23,8 @@ export interface NbdFigures {
   readonly bytes: number
   /** Milliseconds, turn by turn. */
   readonly dd: number[]
+  /** Empty where it was not asked. */
+  readonly nbdkit: number[]
   readonly nbdcopy: number[]
   /** Processor seconds of the server, turn by turn. */
   readonly serverCpu: number[]
@@ -31,7 +33,8 @@ export interface NbdFigures {
 const mebibytes = 1024
 const command = fileURLToPath(new URL('../bin/deltamapper.js', import.meta.url))
 const { rounds } = loadArguments()
-const nbdcopy = join(await ensureNbdTools('bookworm'), 'nbdcopy')
+const tools = await ensureNbdTools('bookworm')
+const nbdcopy = join(tools, 'nbdcopy')
 
 prepareLvm()
 createGroup('vg', '/dev/ubda')
@@ -41,24 +44,33 @@ await timeProcess('dd', ['if=/dev/urandom', `of=${volume}`, 'bs=1M', 'conv=fsync
 lvm('lvcreate', '--snapshot', '--setactivationskip', 'n', '--permission', 'r', '--name', 'tuesday', 'vg/volume')
 
 const agent = await LiveAgent.start()
-const socket = join(await mkdtemp(join(tmpdir(), 'nbd-')), 's')
+const folder = await mkdtemp(join(tmpdir(), 'nbd-'))
+const socket = join(folder, 's')
 const words = ['nbd', 'vg/tuesday', '--endpoint', agent.address, '--socket', socket]
 const server = spawn(process.execPath, [command, ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
-while (!existsSync(socket)) await sleep(50)
+const kitSocket = join(folder, 'k')
+const plugin = join(tools, '../usr/lib/x86_64-linux-gnu/nbdkit/plugins/nbdkit-file-plugin.so')
+const kitWords = ['-f', '-r', '-U', kitSocket, plugin, '/dev/vg/tuesday', 'cache=none']
+const kit = spawn(join(tools, 'nbdkit'), kitWords, { stdio: ['ignore', 'ignore', 'inherit'] })
+while (!existsSync(socket) || !existsSync(kitSocket)) await sleep(50)
 
-const figures: NbdFigures = { bytes: mebibytes * 2 ** 20, dd: [], nbdcopy: [], serverCpu: [] }
+const figures: NbdFigures = { bytes: mebibytes * 2 ** 20, dd: [], nbdkit: [], nbdcopy: [], serverCpu: [] }
 for (let round = 0; round <= rounds; round++) {
   const dd = await timed('dd', ['if=/dev/vg/tuesday', 'of=/dev/null', 'iflag=direct', 'bs=2M'])
+  const kitCopied = await timed(nbdcopy, [`nbd+unix:///?socket=${kitSocket}`, 'null:'])
   const before = cpuSeconds(server.pid ?? 0)
   const copied = await timed(nbdcopy, [`nbd+unix:///?socket=${socket}`, 'null:'])
   // What is done only once is not what is measured.
   if (round === 0) continue
   figures.dd.push(dd)
+  figures.nbdkit.push(kitCopied)
   figures.nbdcopy.push(copied)
   figures.serverCpu.push(cpuSeconds(server.pid ?? 0) - before)
 }
-server.kill()
-await once(server, 'exit')
+for (const each of [server, kit]) {
+  each.kill()
+  await once(each, 'exit')
+}
 await agent.stop()
 console.log(JSON.stringify(figures))
 process.exit(0)

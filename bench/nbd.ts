@@ -1,33 +1,95 @@
 /**
- * What reading a live snapshot over NBD costs beside reading its device: in a kernel of the lab's (load-nbd.ts is what
- * runs there), turn by turn, in one run.
+ * What reading a snapshot over NBD costs beside reading what it is on: out of a pool's images on this machine's disk, and in a kernel
+ * of the lab's (load-nbd.ts is what runs there), turn by turn, in one run.
  */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createWriteStream, existsSync } from 'node:fs'
+import { mkdtemp, rename, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { fileURLToPath } from 'node:url'
 import { ensureNbdTools } from '../test/lab/nbd-tools.ts'
+import { mappedPool } from './fragmented-pool.ts'
 import { measureInLab } from './lab-load.ts'
 import type { NbdFigures } from './load-nbd.ts'
-import { median } from './measure.ts'
+import { cpuSeconds, median, timeProcess } from './measure.ts'
 
 /** The heading of its section in docs/benchmarks.md. */
 export const nbdHeading = '## Reading over NBD'
 
+const command = fileURLToPath(new URL('../bin/deltamapper.js', import.meta.url))
+const BYTES = 2 ** 30
+
 /** @returns its section */
 export async function measureNbd(rounds: number): Promise<string> {
   // The lab has no network.
-  await ensureNbdTools('bookworm')
-  const { bytes, dd, nbdcopy, serverCpu } = await measureInLab<NbdFigures>('load-nbd.ts', rounds, 1, 2 * 2 ** 30)
+  const tools = await ensureNbdTools('bookworm')
+  const images = await measureImages(join(tools, 'nbdcopy'), rounds)
+  const lab = await measureInLab<NbdFigures>('load-nbd.ts', rounds, 1, 2 * 2 ** 30)
+  return `${nbdHeading}
+
+A thin snapshot of ${BYTES / 2 ** 20} MiB, all of it mapped, is read whole: with dd (O_DIRECT, 2 MiB at once), and with nbdcopy from
+\`deltamapper nbd\`. ${rounds} turns of each, by turns, medians. Made by \`npm run bench -- --nbd\`.
+
+Out of a pool's images, without a kernel; dd reads the file with the pool's data, on the same disk:
+
+${table(images)}
+
+A live LVM snapshot in the kernel lab. Its disk is memory, so dd shows what a system call costs there, and no disk. One processor
+is shared by the kernel, the server, the agent and nbdcopy, and a switch between processes costs much more than on a machine. nbdkit's
+file plugin, which is written in C and checks nothing, serves the same device to the same nbdcopy for comparison:
+
+${table(lab)}
+`
+}
+
+function table({ bytes, dd, nbdkit, nbdcopy, serverCpu }: NbdFigures): string {
   const speed = (ms: readonly number[]) => bytes / 2 ** 20 / (median(ms) / 1000)
   const row = (what: string, ms: readonly number[], cpu: string) =>
     `| ${what} | ${speed(ms).toFixed(0)} MiB/s | ${((speed(ms) / speed(dd)) * 100).toFixed(0)} % | ${cpu} |`
-  return `${nbdHeading}
+  return [
+    "| | speed | of dd's | CPU of the server |",
+    '|---|--:|--:|--:|',
+    row('dd', dd, ''),
+    ...(nbdkit.length > 0 ? [row('nbdcopy from nbdkit', nbdkit, '')] : []),
+    row('nbdcopy from deltamapper nbd', nbdcopy, `${median(serverCpu).toFixed(2)} s`)
+  ].join('\n')
+}
 
-A live LVM thin snapshot of ${bytes / 2 ** 20} MiB, all of it mapped, is read whole: from its device with dd (O_DIRECT, 2 MiB at once),
-and from \`deltamapper nbd\` with nbdcopy, which keeps many requests under way on several connections. ${rounds} turns of
-each, by turns, medians. Made by \`npm run bench -- --nbd\` in the kernel lab, whose one processor kernel, server, agent
-and nbdcopy share.
+async function measureImages(nbdcopy: string, rounds: number): Promise<NbdFigures> {
+  const folder = await mappedPool(BYTES / 65536)
+  const data = join(folder, 'data.img')
+  if (!existsSync(data)) await writeRandom(data)
+  const work = await mkdtemp(join(tmpdir(), 'nbd-'))
+  const socket = join(work, 's')
+  const words = ['nbd', 'x/volume', '--recorded', `x=${folder}`, '--socket', socket]
+  const server = spawn(process.execPath, [command, ...words], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await once(server.stdout, 'data')
+  const figures = { bytes: BYTES, dd: [] as number[], nbdkit: [], nbdcopy: [] as number[], serverCpu: [] as number[] }
+  for (let round = 0; round <= rounds; round++) {
+    const dd = await timed('dd', [`if=${data}`, 'of=/dev/null', 'iflag=direct', 'bs=2M'])
+    const before = cpuSeconds(server.pid ?? 0)
+    const copied = await timed(nbdcopy, [`nbd+unix:///?socket=${socket}`, 'null:'])
+    // What is done only once is not what is measured.
+    if (round === 0) continue
+    figures.dd.push(dd)
+    figures.nbdcopy.push(copied)
+    figures.serverCpu.push(cpuSeconds(server.pid ?? 0) - before)
+  }
+  server.kill()
+  await once(server, 'exit')
+  await rm(work, { recursive: true, force: true })
+  return figures
+}
 
-| | speed | of dd's | CPU of the server |
-|---|--:|--:|--:|
-${row('dd from the device', dd, '')}
-${row('nbdcopy from deltamapper nbd', nbdcopy, `${median(serverCpu).toFixed(2)} s`)}
-`
+async function writeRandom(path: string): Promise<void> {
+  const source = spawn('head', ['-c', String(BYTES), '/dev/urandom'], { stdio: ['ignore', 'pipe', 'inherit'] })
+  await pipeline(source.stdout, createWriteStream(`${path}.unfinished`))
+  await rename(`${path}.unfinished`, path)
+}
+
+async function timed(program: string, args: readonly string[]): Promise<number> {
+  return (await timeProcess(program, args, process.env, 'ignore')).milliseconds
 }

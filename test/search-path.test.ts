@@ -10,7 +10,7 @@ import test from 'ava'
 import { childEnvironment, faultOfCommand, searchPath } from '../src/search-path.ts'
 import { testFolder } from './support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const system = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 test('only absolute folders are left of a PATH, and those of the system are always there', (t) => {

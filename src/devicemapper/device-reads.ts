@@ -12,7 +12,7 @@
  *
  * A pace limits the requests to so many bytes a second, so that a pool serves others first.
  */
-import { read } from 'node:fs'
+import { read, readv } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 const REQUESTS_AT_ONCE = 16
@@ -98,7 +98,21 @@ export class DeviceReads {
     start: number,
     bytes: number,
     position: number,
-    { deadlineMs, bytesPerSecond }: ReadTerms
+    terms: ReadTerms
+  ): Promise<number> {
+    return this.#inTurn(bytes, terms, (done) => this.#read(file, into, start, bytes, position, done))
+  }
+
+  /** The same into several buffers, one after the other, as one request. */
+  async readInto(file: number, into: readonly Uint8Array[], position: number, terms: ReadTerms): Promise<number> {
+    const bytes = into.reduce((sum, { length }) => sum + length, 0)
+    return this.#inTurn(bytes, terms, (done) => readv(file, into, position, done))
+  }
+
+  async #inTurn(
+    bytes: number,
+    { deadlineMs, bytesPerSecond }: ReadTerms,
+    send: (done: (error: Error | null, bytesRead: number) => void) => void
   ): Promise<number> {
     const pauseMs = bytesPerSecond === undefined ? 0 : this.#pause(bytes, bytesPerSecond)
     if (pauseMs >= SHORTEST_PAUSE_MS) await sleep(pauseMs)
@@ -109,7 +123,7 @@ export class DeviceReads {
           sent = true
           const since = { sentAt: performance.now() }
           this.#underWay.add(since)
-          this.#read(file, into, start, bytes, position, (error, bytesRead) => {
+          send((error, bytesRead) => {
             clearTimeout(timer)
             this.#underWay.delete(since)
             if (error) reject(error)

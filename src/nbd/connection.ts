@@ -1,13 +1,14 @@
 /**
  * One client, from the greeting to its last request.
  *
- *   haggle → read a request → find its parts → read a piece → confirm that the snapshot is what it was → send → next
- *   piece
+ *   haggle → take a request → find its parts → read a piece → confirm that the snapshot is what it was → send
+ *                                              └ the next ones are read meanwhile
  *
- * A few requests are under way at once, each in pieces that are sent as they come. What a client does not take holds up
- * its own requests, and nobody else's.
+ * Many requests are under way at once, each in pieces that are sent in order: so reads are large, and one look at the
+ * snapshot is for many of them. What a client does not take holds up its own requests, and nobody else's.
  */
 import type { Socket } from 'node:net'
+import { Unanswered } from '../devicemapper/device-reads.ts'
 import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
 import type { Export, Part } from './export.ts'
 import {
@@ -20,7 +21,7 @@ import {
 } from './handshake.ts'
 import { type Chosen, OptionHaggling } from './option-haggling.ts'
 import { command, commandFlag, MAX_OPTION_BYTES, MAX_PAYLOAD_BYTES, nbdError, optionReply } from './protocol.ts'
-import { PIECE_BYTES, type ReadBuffers } from './read-buffers.ts'
+import { BufferShare, PIECE_BYTES, type ReadBuffers } from './read-buffers.ts'
 import {
   decodeRequest,
   encodeBlockStatus,
@@ -36,7 +37,11 @@ import { SocketInput } from './socket-input.ts'
 import type { Validity } from './validity.ts'
 
 /** Requests of one client that are under way at once; what it sends beyond them waits in its socket. */
-export const REQUESTS_AT_ONCE = 8
+const REQUESTS_AT_ONCE = 64
+/** Pieces of one client that are in memory at once, over all its requests: 8 MiB. */
+const PIECES_AT_ONCE = 32
+/** Pieces of one request that are read before the first of them is sent. */
+const PIECES_AHEAD = 16
 /** A handshake with more options than these is none. */
 const MOST_OPTIONS = 256
 /** An option longer than this is not even skipped, in bytes. */
@@ -125,7 +130,9 @@ class Transmission {
   readonly #export: Export
   readonly #structured: boolean
   readonly #contexts: readonly string[]
+  readonly #buffers: BufferShare
   readonly #underWay = new Set<Promise<void>>()
+  #wakeReader: (() => void) | undefined
   /** Simple replies have no frame around their data: one has to be over before the next begins. */
   #turn: Promise<void> = Promise.resolve()
 
@@ -136,6 +143,7 @@ class Transmission {
     this.#export = chosen.export
     this.#structured = chosen.structuredReplies
     this.#contexts = chosen.contexts
+    this.#buffers = new BufferShare(served.buffers, PIECES_AT_ONCE)
   }
 
   async run(): Promise<void> {
@@ -148,7 +156,7 @@ class Transmission {
         if (request.length > MAX_PAYLOAD_BYTES || !(await this.#input.skip(request.length))) break
       }
       this.#begin(request)
-      while (this.#underWay.size >= REQUESTS_AT_ONCE) await Promise.race(this.#underWay)
+      while (this.#underWay.size >= REQUESTS_AT_ONCE) await new Promise<void>((resolve) => (this.#wakeReader = resolve))
     }
     await Promise.all(this.#underWay)
   }
@@ -160,7 +168,10 @@ class Transmission {
       this.#served.onFailure(asDeltamapperError(error))
     })
     this.#underWay.add(answer)
-    void answer.then(() => this.#underWay.delete(answer))
+    void answer.then(() => {
+      this.#underWay.delete(answer)
+      this.#wakeReader?.()
+    })
   }
 
   async #answer(request: Request): Promise<void> {
@@ -216,32 +227,59 @@ class Transmission {
   }
 
   /**
-   * A range that was asked for, piece by piece: each is handed on only once the snapshot was found to be what it was
-   * when it was read.
+   * A range that was asked for, piece by piece, in order: each is handed on only once the snapshot was found to be what
+   * it was when it was read.
    */
   async #pieces(
     { offset, length }: Request,
     use: (part: Part, data: Buffer | undefined, isLast: boolean) => Promise<void>
   ): Promise<void> {
-    const { data } = this.#export
-    const { buffers, validity } = this.#served
-    const parts = (await data.parts(offset, length)).flatMap(inPieces)
-    for (const [i, part] of parts.entries()) {
-      if (this.#socket.destroyed) return
-      const isLast = i === parts.length - 1
-      if (part.position === undefined) {
-        await validity.confirm()
-        await use(part, undefined, isLast)
-        continue
+    const parts = (await this.#export.data.parts(offset, length)).flatMap(inPieces)
+    const ahead: Promise<Piece>[] = []
+    let next = 0
+    try {
+      for (const [i, part] of parts.entries()) {
+        while (next < parts.length && ahead.length < PIECES_AHEAD) {
+          const piece = this.#piece(parts[next++])
+          // It is heard of in its turn.
+          piece.catch(() => undefined)
+          ahead.push(piece)
+        }
+        const piece = await ahead[0]
+        void ahead.shift()
+        try {
+          // Whoever has gone takes nothing more.
+          if (this.#socket.destroyed) return
+          await use(part, piece.content, i === parts.length - 1)
+        } finally {
+          if (piece.buffer) this.#buffers.giveBack(piece.buffer)
+        }
       }
-      const buffer = await buffers.take()
-      try {
-        const content = await data.read(part, buffer)
-        await validity.confirm()
-        await use(part, content, isLast)
-      } finally {
-        buffers.giveBack(buffer)
+    } finally {
+      // What was read in vain: one that fails says so itself, and has no buffer any more.
+      for (const each of ahead) {
+        const [result] = await Promise.allSettled([each])
+        if (result.status === 'fulfilled' && result.value.buffer) this.#buffers.giveBack(result.value.buffer)
       }
+    }
+  }
+
+  /** @throws what reading throws, and looking at the snapshot */
+  async #piece(part: Part): Promise<Piece> {
+    const { validity } = this.#served
+    if (part.position === undefined) {
+      await validity.confirm()
+      return { content: undefined, buffer: undefined }
+    }
+    const buffer = await this.#buffers.take()
+    try {
+      const content = await this.#export.data.read(part, buffer)
+      await validity.confirm()
+      return { content, buffer }
+    } catch (error) {
+      if (mayStillBeWrittenTo(error)) this.#buffers.lose()
+      else this.#buffers.giveBack(buffer)
+      throw error
     }
   }
 
@@ -286,6 +324,17 @@ class Transmission {
     this.#turn = turn.catch(() => undefined)
     return turn
   }
+}
+
+/** What was read, and what it is in; undefined for a hole. */
+interface Piece {
+  readonly content: Buffer | undefined
+  readonly buffer: Buffer | undefined
+}
+
+/** Its read was given up, and not by the kernel. */
+function mayStillBeWrittenTo(error: unknown): boolean {
+  return error instanceof Error && error.cause instanceof Unanswered && error.cause.sent
 }
 
 const ZEROS = Buffer.alloc(PIECE_BYTES)

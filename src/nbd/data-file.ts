@@ -1,13 +1,16 @@
 /**
- * Reads an image or a block device at any place: a device around the page cache, in whole pages and with a deadline, an
- * image through it.
+ * Reads an image or a block device at any place: around the page cache, which a backup would only fill with what nobody
+ * wants again, in whole pages and with a deadline. An image on a file system that cannot do that is read through the
+ * page cache.
  */
 import { constants, fstatSync, readFileSync, type Stats } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { decodeDeviceNumber, type DeviceNumber } from '../../native/device.ts'
-import { DeviceReads } from '../devicemapper/device-reads.ts'
+import { DeviceReads, type ReadTerms } from '../devicemapper/device-reads.ts'
 import { DeltamapperError } from '../errors.ts'
 import { SECTOR_BYTES } from '../units.ts'
+import { JoinedReads } from './joined-reads.ts'
+import { ReadBuffers } from './read-buffers.ts'
 
 const PAGE_BYTES = 4096
 /** How long a read may take, in milliseconds: what disks take to give up. */
@@ -23,43 +26,36 @@ export class DataFile {
   /** Undefined for a file. */
   readonly device: DeviceNumber | undefined
   readonly #file: FileHandle
+  /** Reads begin and end at multiples of so many bytes. */
+  readonly #unitBytes: number
   readonly #requests: DeviceReads
-  readonly #bytesPerSecond: number | undefined
+  readonly #joined: JoinedReads
   readonly #opened: Stats
 
-  private constructor(path: string, file: FileHandle, opened: Stats, bytesPerSecond: number | undefined) {
+  private constructor(path: string, { file, isDirect }: OpenFile, opened: Stats, bytesPerSecond: number | undefined) {
     this.path = path
     this.device = opened.isBlockDevice() ? decodeDeviceNumber(opened.rdev) : undefined
     this.#file = file
+    this.#unitBytes = isDirect ? PAGE_BYTES : 1
     this.#opened = opened
-    this.#bytesPerSecond = bytesPerSecond
     this.#requests = DeviceReads.join(`data ${opened.isBlockDevice() ? opened.rdev : `${opened.dev} ${opened.ino}`}`)
+    const terms: ReadTerms = { deadlineMs: DEADLINE_MS, bytesPerSecond }
+    this.#joined = new JoinedReads((into, at) => this.#requests.readInto(file.fd, into, at, terms))
   }
 
   /** @throws DM_READ_FAILED when it cannot be opened, or is neither a file nor a block device */
   static async open(path: string, { bytesPerSecond }: DataFileOptions = {}): Promise<DataFile> {
-    const opening = (flags: number) =>
-      open(path, constants.O_RDONLY | constants.O_NONBLOCK | flags).catch((cause: NodeJS.ErrnoException) => {
-        throw failed(
-          `${path} cannot be opened (${cause.code ?? cause.message})`,
-          'check its path and permissions',
-          cause
-        )
-      })
-    let file = await opening(0)
+    const opened = await openDirect(path).catch((cause: NodeJS.ErrnoException) => {
+      throw failed(`${path} cannot be opened (${cause.code ?? cause.message})`, 'check its path and permissions', cause)
+    })
     try {
-      let status = await file.stat()
-      if (status.isBlockDevice()) {
-        await file.close()
-        file = await opening(constants.O_DIRECT)
-        status = await file.stat()
-      }
+      const status = await opened.file.stat()
       if (!status.isBlockDevice() && !status.isFile()) {
         throw failed(`${path} is neither a file nor a block device`, 'name the data image or device')
       }
-      return new DataFile(path, file, status, bytesPerSecond)
+      return new DataFile(path, opened, status, bytesPerSecond)
     } catch (error) {
-      await file.close().catch(() => undefined)
+      await opened.file.close().catch(() => undefined)
       throw error
     }
   }
@@ -79,18 +75,17 @@ export class DataFile {
    * @throws DM_READ_FAILED, also where it ends before
    */
   async read(position: number, size: number, into: Buffer): Promise<Buffer> {
-    const page = this.device === undefined ? 1 : PAGE_BYTES
-    const start = Math.floor(position / page) * page
-    const end = Math.ceil((position + size) / page) * page
+    const unit = this.#unitBytes
+    const start = Math.floor(position / unit) * unit
+    const end = Math.ceil((position + size) / unit) * unit
     const skipped = position - start
-    const terms = { deadlineMs: DEADLINE_MS, bytesPerSecond: this.#bytesPerSecond }
     let done = 0
     try {
-      // A device may end in the middle of the last page.
       while (done < skipped + size) {
-        const count = await this.#requests.read(this.#file.fd, into, done, end - start - done, start + done, terms)
-        if (count === 0) break
+        const count = await this.#joined.read(into.subarray(done, end - start), start + done)
         done += count
+        // What is left of a page is the end.
+        if (count === 0 || count % unit !== 0) break
       }
     } catch (cause) {
       const { code, message } = cause as NodeJS.ErrnoException
@@ -123,6 +118,31 @@ export class DataFile {
     this.#requests.leave()
     await this.#file.close()
   }
+}
+
+interface OpenFile {
+  readonly file: FileHandle
+  readonly isDirect: boolean
+}
+
+/** Around the page cache where that can be done. @throws what fs.open throws */
+async function openDirect(path: string): Promise<OpenFile> {
+  // O_NONBLOCK: a FIFO by mistake is not waited for.
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK
+  const direct = await open(path, flags | constants.O_DIRECT).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EINVAL') throw error
+  })
+  if (direct) {
+    const buffers = new ReadBuffers()
+    // Some file systems say so only when they are read.
+    const isDirect = await direct.read(buffers.take(), 0, PAGE_BYTES, 0).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => error.code !== 'EINVAL'
+    )
+    if (isDirect) return { file: direct, isDirect }
+    await direct.close()
+  }
+  return { file: await open(path, flags), isDirect: false }
 }
 
 function failed(what: string, remedy: string, cause?: unknown): DeltamapperError {

@@ -3,7 +3,7 @@
  */
 import { createServer, type Server, type Socket } from 'node:net'
 import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
-import { REQUESTS_AT_ONCE, serveConnection } from './connection.ts'
+import { serveConnection } from './connection.ts'
 import type { Export } from './export.ts'
 import { ReadBuffers } from './read-buffers.ts'
 import type { Validity } from './validity.ts'
@@ -31,8 +31,7 @@ export class NbdServer {
 
   constructor({ exports, validity, onFailure, handshakeMs = HANDSHAKE_MS }: NbdServerOptions) {
     this.#exports = exports
-    const buffers = new ReadBuffers(MOST_CONNECTIONS * REQUESTS_AT_ONCE)
-    const served = { exports, validity, buffers, onFailure }
+    const served = { exports, validity, buffers: new ReadBuffers(), onFailure }
     this.listener = createServer({ pauseOnConnect: false, allowHalfOpen: true }, (socket) => {
       this.#sockets.add(socket)
       const ended = serveConnection(socket, served, handshakeMs)

@@ -26,7 +26,7 @@ import { command, nodeFlags } from '../cli/run-command.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type Extent, KIB_64, type SamplePool, writeBigPool, writeSamplePool } from './sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 const twin = writeSamplePool(join(folder, 'twin'))
 const EXTENTS = 300_000

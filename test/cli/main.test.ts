@@ -7,7 +7,7 @@ import test from 'ava'
 import { testFolder } from '../support/test-folder.ts'
 import { command, complaint, runCommand, startCommand } from './run-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const project = fileURLToPath(new URL('../..', import.meta.url))
 const { version } = JSON.parse(readFileSync(join(project, 'package.json'), 'utf8')) as { version: string }
 

@@ -8,7 +8,7 @@ import { type Mock, startMock } from '../../src/mock/mock.ts'
 import { complaint, outcome, runCommand, startCommand } from '../cli/run-command.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 /** Rules that are judged soon. */
 const quick = ['--rule', '1', '4', '10', '33', '34']
 

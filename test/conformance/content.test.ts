@@ -16,7 +16,7 @@ import { turns } from '../support/turns.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type FileFault, startFileDriver } from './file-driver.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const sizeBytes = 1024 * 1024
 const contentRules = [19, 21, 22, 23, 24, 25, 30]
 const inTurn = turns(3)

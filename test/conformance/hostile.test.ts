@@ -12,7 +12,7 @@ import type { Report } from '../../src/conformance/conformance.ts'
 import { nodeFlags } from '../cli/run-command.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const script = (name: string) => fileURLToPath(new URL(name, import.meta.url))
 
 /** Bytes. */

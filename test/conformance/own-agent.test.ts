@@ -9,7 +9,7 @@ import { readPoolDescription, unpackRecordedPool } from '../fixtures/recorded-po
 import { runAgent, runRouter } from '../support/in-process.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let recorded: string
 let own: Snapshot[]
 let other: Snapshot[]

@@ -13,7 +13,7 @@ import { testFolder } from '../support/test-folder.ts'
 const demo = fileURLToPath(new URL('../../demo/demo.ts', import.meta.url))
 const recorded = await unpackRecordedPool()
 const pool = await readPoolDescription(recorded)
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 interface Ending {
   status: number

@@ -7,7 +7,7 @@ import test from 'ava'
 import { compare, restore, takeBackup } from '../../demo/stored-backup.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const file = (name: string) => join(folder, name)
 const blockBytes = 4096
 

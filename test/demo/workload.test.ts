@@ -10,7 +10,7 @@ import test from 'ava'
 import { type Progress, readRecords } from '../../demo/workload.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 test('it writes until it is told to stop, and a damaged record shows', async (t) => {
   const child = fork(fileURLToPath(new URL('../../demo/workload.ts', import.meta.url)), [folder, '2'])

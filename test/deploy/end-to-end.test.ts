@@ -21,7 +21,7 @@ import { testFolder } from '../support/test-folder.ts'
 import { configurationOf, find, type Manifest, may, objectsOf, rightsOf, type Workload, workloads } from './objects.ts'
 import { project, toolTest } from './tools.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 interface Configuration {
   tls: Record<string, string>

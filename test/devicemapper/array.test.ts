@@ -13,7 +13,7 @@ import { EraModel } from '../support/era-model.ts'
 import { blockOf, NodeFields } from '../support/metadata-damage.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const BLOCKS = 50_000
 const ARRAY_BLOCKS = Math.ceil(BLOCKS / 1018)
 let files = 0

@@ -17,7 +17,7 @@ import { testFolder } from '../support/test-folder.ts'
 
 const NODE = checksumSalt.btreeNode
 const BLOCKS = 1500
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const bytes = Buffer.alloc(BLOCKS * BLOCK_BYTES)
 const random = new Random(1)
 for (let number = 0; number < BLOCKS; number++) {

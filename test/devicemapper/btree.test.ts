@@ -14,7 +14,7 @@ import { PoolModel } from '../support/pool-model.ts'
 import { Random } from '../support/random.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const small: TreeShape = { leafEntries: 6, internalEntries: 6, split: 'anywhere' }
 
 /** Data block of a mapping (dm-thin-metadata.c, pack_block_time). */

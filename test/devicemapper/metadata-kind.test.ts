@@ -9,7 +9,7 @@ import { EraModel } from '../support/era-model.ts'
 import { BLOCK_BYTES, blankSuperblock, seal } from '../support/metadata-image.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 test('superblocks are known by their checksum, and where that is damaged by their magic number', (t) => {
   const thin = Buffer.alloc(BLOCK_BYTES)

@@ -14,7 +14,6 @@ import { poolCampaign } from '../support/pool-mutations.ts'
 import { Random } from '../support/random.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
 const noTools = await ensureLab().then(
   () => undefined,
   (error: unknown) => {
@@ -22,6 +21,7 @@ const noTools = await ensureLab().then(
     throw error
   }
 )
+const folder = testFolder(test)
 const MUTATIONS = 120
 
 test('thin metadata: keys, counts, flags, pointers, sizes, levels', async (t) => {

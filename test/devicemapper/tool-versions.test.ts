@@ -37,7 +37,7 @@ const unavailable = await Promise.all([ensureLab(), ensureTrixieTools()]).then(
     throw error
   }
 )
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 /** A test that needs the tools. Where they cannot be had, it is left out, and says so. */
 function toolTest(title: string, run: (t: ExecutionContext) => Promise<void>): void {

@@ -16,7 +16,7 @@ import { Authority } from '../support/certificates.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { capacityBytes, eventually, type TestServer, testServer } from './extent-backend.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let authority: Authority, stranger: Authority
 let agentFiles: TlsFiles, routerFiles: TlsFiles
 test.before(async () => {

@@ -17,7 +17,7 @@ import { RawEra } from './raw-era.ts'
 const MIB = 2 ** 20
 /** A write of 4 MiB, what the device's buffer holds. */
 const MOST_SECTORS = 8192
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const copy = join(folder, 'copy.img')
 
 /** Every era of a view; what came of it is counted by where it was read. */

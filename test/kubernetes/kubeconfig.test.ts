@@ -12,7 +12,7 @@ import { DeltamapperError } from '../../src/errors.ts'
 import { KubernetesApi } from '../../src/kubernetes/api.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let folders = 0
 const ownFolder = async () => {
   const path = join(folder, String(folders++))

@@ -22,7 +22,7 @@ import type { Running } from '../support/in-process.ts'
 import { boundSnapshot, Sidecar } from '../support/sidecar.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 // One after the other: everything runs in this process, and what has to answer in time must get its turn.
 const driver = 'topolvm.io'
 const audience = 'topolvm-cbt'

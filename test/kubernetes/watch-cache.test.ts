@@ -13,7 +13,7 @@ import { recordedObjects } from '../support/cluster-objects.ts'
 import { FakeApiServer } from '../support/fake-api-server.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const path = '/apis/topolvm.io/v1/logicalvolumes'
 const { signal } = new AbortController()
 /** Longer than any page takes here, on a machine that is busy, too. */

@@ -20,12 +20,12 @@ const cache = join(projectFolder, '.cache', 'lab')
 
 /** Downloads and unpacks a release's tools unless they are there. Returns a folder for PATH. Throws LabUnavailable where they cannot be had. */
 export async function ensureNbdTools(release: NbdRelease): Promise<string> {
-  return ensureTools(release, `${release}-nbd-1`, packages, [...programs, 'python3'])
+  return ensureTools(release, `${release}-nbd-2`, packages, [...programs, 'python3'])
 }
 
 /** borg 2 with --map, which no release but sid has. */
 export async function ensureBorg2(): Promise<string> {
-  return ensureTools('sid', 'sid-borg2-1', ['borgbackup2'], ['borg2'])
+  return ensureTools('sid', 'sid-borg2-2', ['borgbackup2'], ['borg2'])
 }
 
 async function ensureTools(
@@ -43,7 +43,7 @@ async function ensureTools(
     const root = join(work, 'root')
     await mkdir(join(root, 'bin-for-tests'), { recursive: true })
     await unpackRelease(release, wanted, { work, root, whole: true })
-    for (const program of wrapped) await writeStarter(root, folder, program)
+    for (const program of wrapped) await writeStarter(root, program)
     await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
     })
@@ -53,8 +53,8 @@ async function ensureTools(
   return bin
 }
 
-/** A script that starts a program of the tree with the tree's own loader, libraries and Python. @param folder where the tree will be */
-async function writeStarter(root: string, folder: string, program: string): Promise<void> {
+/** A script that starts a program of the tree, wherever that is moved, with the tree's own loader, libraries and Python. */
+async function writeStarter(root: string, program: string): Promise<void> {
   const libraries = ['usr/lib/x86_64-linux-gnu', 'lib/x86_64-linux-gnu']
   const loader = ['lib', 'usr/lib']
     .map((each) => `${each}/x86_64-linux-gnu/ld-linux-x86-64.so.2`)
@@ -64,10 +64,12 @@ async function writeStarter(root: string, folder: string, program: string): Prom
   const python = pythons.find((each) => /^python3\.\d+$/.test(each))
   const isScript = program === 'borg2'
   const started = program === 'python3' || isScript ? `usr/bin/${python}` : `usr/bin/${program}`
+  const inTree = (path: string) => `"$tree/${path}"`
   const text = `#!/bin/sh
-export PYTHONHOME='${folder}/usr' PYTHONPATH='${folder}/usr/lib/python3/dist-packages:${folder}/usr/lib/borgbackup2' PYTHONDONTWRITEBYTECODE=1
-exec '${folder}/${loader}' --library-path '${libraries.map((each) => join(folder, each)).join(':')}' \\
-  '${folder}/${started}' ${isScript ? `'${folder}/usr/bin/${program}' ` : ''}"$@"
+tree="\${0%/*}/.."
+export PYTHONHOME="$tree/usr" PYTHONPATH="$tree/usr/lib/python3/dist-packages:$tree/usr/lib/borgbackup2" PYTHONDONTWRITEBYTECODE=1
+exec ${inTree(loader)} --library-path "${libraries.map((each) => `$tree/${each}`).join(':')}" \\
+  ${inTree(started)} ${isScript ? `${inTree(`usr/bin/${program}`)} ` : ''}"$@"
 `
   const path = join(root, 'bin-for-tests', program)
   await writeFile(path, text)

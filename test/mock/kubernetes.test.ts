@@ -15,7 +15,7 @@ import { turns } from '../support/turns.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type Copy, copyInto, isRight, snapshotsOf } from './backup.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const inTurn = turns(4)
 
 async function mockOf(t: ExecutionContext, scenario: string): Promise<Mock> {

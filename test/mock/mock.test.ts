@@ -14,7 +14,7 @@ import { listScenarios } from '../../src/mock/driver/scenario.ts'
 import { complaint, runCommand, startCommand } from '../cli/run-command.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 /** One call with one answer, by a plain client. */
 async function call<T>(t: ExecutionContext, endpoint: string, name: string, request: object): Promise<T> {

@@ -10,7 +10,7 @@ import { type MonitoringOptions, startMonitoring } from '../../src/monitoring/mo
 import { Authority } from '../support/certificates.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const logger = pino({ level: 'silent' })
 
 async function monitoring(t: ExecutionContext, options: Partial<MonitoringOptions> = {}) {

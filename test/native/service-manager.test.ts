@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import test from 'ava'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const say = `import { sayReady } from '${new URL('../../src/process/service-manager.ts', import.meta.url).href}'
   await sayReady(); await sayReady(); console.log(process.env.NOTIFY_SOCKET)`
 

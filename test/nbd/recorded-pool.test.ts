@@ -18,7 +18,7 @@ const recorded = await unpackRecordedPool()
 const pool = await readPoolDescription(recorded)
 const metadataPath = join(recorded, 'metadata.img')
 const dataPath = join(recorded, 'data.img')
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let files = 0
 const newFile = (name: string) => join(folder, `${files++}-${name}`)
 

@@ -15,7 +15,7 @@ import { Authority } from '../support/certificates.ts'
 import { Listener } from '../support/listener.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 /** Answers of some 7 MB: no buffers on the way hold that much. */
 const EXTENTS = 500_000
 const driverName = 'local.csi.example.org'

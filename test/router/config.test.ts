@@ -5,7 +5,7 @@ import { DeltamapperError } from '../../src/errors.ts'
 import { DEFAULT_LISTEN, loadConfig } from '../../src/router/config.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let files = 0
 async function configFile(content: object | string): Promise<string> {
   const path = join(folder, `router-${files++}.yaml`)

@@ -16,7 +16,7 @@ import { Authority } from '../support/certificates.ts'
 import { Listener } from '../support/listener.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 /** Answers of some 30 MB: no buffers on the way hold that much. */
 const EXTENTS = 2_000_000
 let authority: Authority

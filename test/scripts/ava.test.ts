@@ -10,7 +10,7 @@ import test from 'ava'
 import { testFolder } from '../support/test-folder.ts'
 
 const project = fileURLToPath(new URL('../..', import.meta.url))
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 const files = {
   'a.test.js': `

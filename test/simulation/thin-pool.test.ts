@@ -8,7 +8,7 @@ import { thinCheck, thinDump } from '../support/thin-tools.ts'
 import { DataDevice, ThinPool } from './kernel/thin-pool.ts'
 import { MetadataDisk } from './metadata/disk.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const VOLUME_BLOCKS = 900
 
 interface Life {

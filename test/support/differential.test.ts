@@ -10,7 +10,7 @@ import { testFolder } from './test-folder.ts'
 import { scriptedTools, toolCommands, toolVersions } from './tool-commands.ts'
 
 const commands = await toolCommands()
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const toolTest = typeof commands === 'string' ? test.skip : test
 
 for (const version of toolVersions) {

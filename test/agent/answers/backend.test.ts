@@ -17,7 +17,7 @@ import type { EncodedStream } from '../../../src/grpc/snapshot-metadata.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, writeSamplePool } from '../sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const walkers = new Walkers(1)
 // Walkers do not keep a process alive; in an agent the server does.
 const alive = setInterval(() => undefined, 1000)

@@ -9,7 +9,7 @@ import { Sources } from '../../../src/agent/answers/sources.ts'
 import { recordedDevices, recordedReports, recordedVolumes } from '../../support/recorded-lvm.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const volumes = recordedVolumes('volumes')
 
 /** LVM that counts what it is asked. */

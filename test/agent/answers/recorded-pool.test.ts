@@ -9,7 +9,7 @@ import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let pools = 0
 
 const description = {

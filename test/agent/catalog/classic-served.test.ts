@@ -12,7 +12,7 @@ import {
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const monday: ClassicFacts = {
   ...{ handle: 'vg/monday', identity: 'lv-1', link: 'link-1', origin: 'lv-0' },
   ...{ sizeBytes: 1 << 20, chunkBytes: 4096, readOnly: true }

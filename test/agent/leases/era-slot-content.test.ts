@@ -8,7 +8,7 @@ import { writeEraImage } from '../../support/era-image.ts'
 import { EraModel } from '../../support/era-model.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 test('leases of tracked volumes are told from those of pools', (t) => {
   t.true(isEraSlot(poolKey({ name: 'srv', uuid: eraUuid({ id: 'era:0b0e' }) })))

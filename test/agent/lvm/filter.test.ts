@@ -8,7 +8,7 @@ import test from 'ava'
 import { filterSetting } from '../../../src/agent/lvm/filter.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 /** Files by their path below a new folder; in sysfs, folders of block devices may hold each other's. */
 function places(name: string, files: Record<string, string>) {

@@ -13,7 +13,7 @@ import { LvmReporter } from '../../../src/agent/lvm/report.ts'
 import { recordedReports } from '../../support/recorded-lvm.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const [{ text: volumes }] = recordedReports('volumes')
 const [{ text: groups }] = recordedReports('group')
 

@@ -13,7 +13,7 @@ import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, KIB_64, writeBigPool, writeSamplePool } from '../sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 const big = writeBigPool(join(folder, 'big'), 60_000)
 

@@ -19,7 +19,7 @@ import { scriptedTools, toolCommands, toolVersions } from '../../support/tool-co
 import { type Extent, writeBigPool, writeSamplePool } from '../sample-pool.ts'
 
 const commands = await toolCommands()
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 const big = writeBigPool(join(folder, 'big'), 300_000)
 const toolTest = typeof commands === 'string' ? test.skip : test

@@ -12,7 +12,7 @@ import { testFolder } from '../../support/test-folder.ts'
 import { decode, writeBigPool } from '../sample-pool.ts'
 import { fromPortable, toPortable } from '../../../src/portable-error.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const big = writeBigPool(join(folder, 'big'), 20_000)
 
 test('an error is the same on the other side of a thread', (t) => {

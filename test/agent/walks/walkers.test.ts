@@ -16,7 +16,7 @@ import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, writeBigPool, writeSamplePool } from '../sample-pool.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 const EXTENTS = 50_000
 const big = writeBigPool(join(folder, 'big'), EXTENTS)

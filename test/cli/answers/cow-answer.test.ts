@@ -12,7 +12,7 @@ import { testFolder } from '../../support/test-folder.ts'
 import { complaint, runCommand } from '../run-command.ts'
 
 const thin = join(await unpackRecordedPool(), 'metadata.img')
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const CHUNK = 8192
 const file = (name: string) => join(folder, name)
 

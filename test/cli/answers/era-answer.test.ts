@@ -12,7 +12,7 @@ import { testFolder } from '../../support/test-folder.ts'
 import { complaint, runCommand } from '../run-command.ts'
 
 const thin = join(await unpackRecordedPool(), 'metadata.img')
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const BLOCK = 65536
 
 /** Eras 1 to 3 in a metadata snapshot, and two more since. */

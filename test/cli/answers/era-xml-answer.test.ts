@@ -11,7 +11,7 @@ import { testFolder } from '../../support/test-folder.ts'
 import { type CommandResult, complaint, runCommand } from '../run-command.ts'
 import { answerOf, withInput } from './xml-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const fixture = (name: string) => fileURLToPath(new URL(`../../fixtures/xml/${name}.xml`, import.meta.url))
 const BLOCK = 65536
 const blocks = 301

@@ -12,7 +12,7 @@ const commands = await toolCommands()
 const recorded = await unpackRecordedPool()
 const image = join(recorded, 'metadata.img')
 const { snapshots } = await readPoolDescription(recorded)
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const toolTest = typeof commands === 'string' ? test.skip : test
 const named = (name: string) => {
   const found = snapshots.find((each) => each.name === name)

@@ -14,7 +14,7 @@ import { parseThinDelta, parseThinDump } from '../../support/thin-tools.ts'
 import { command, complaint, runCommand } from '../run-command.ts'
 import { answerOf, withInput } from './xml-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const fixture = (name: string) => fileURLToPath(new URL(`../../fixtures/xml/${name}.xml`, import.meta.url))
 const [deltaFile, dumpFile] = [fixture('thin_delta-0.9.0'), fixture('thin_dump-0.9.0')]
 const runs = parseThinDelta(readFileSync(deltaFile, 'utf8'), 1, 8)

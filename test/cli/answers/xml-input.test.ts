@@ -7,7 +7,7 @@ import test from 'ava'
 import { openXmlInput } from '../../../src/cli/answers/xml-input.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 test('a file is read as often as it takes, until the signal', async (t) => {
   const path = join(folder, 'long.xml')

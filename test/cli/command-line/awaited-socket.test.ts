@@ -10,7 +10,7 @@ import { writeSamplePool } from '../../agent/sample-pool.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { command, nodeFlags, runCommand } from '../run-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 test('a socket that is being made is waited for, and one that cannot be is not', async (t) => {
   const path = join(folder, 'late.sock')

@@ -8,7 +8,7 @@ import { Authority } from '../../support/certificates.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { complaint, runCommand } from '../run-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let authority: Authority
 let serverFiles: TlsFiles, clientFiles: TlsFiles
 test.before(async () => {

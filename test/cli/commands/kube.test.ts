@@ -7,7 +7,7 @@ import { FakeApiServer } from '../../support/fake-api-server.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { complaint, runCommand } from '../run-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 const wrong: [what: string, args: string[], words: RegExp][] = [
   ['no question', [], /--help.*DM_ARGUMENT_MISSING/],

@@ -6,7 +6,7 @@ import { EraModel } from '../../support/era-model.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { runCommand } from '../run-command.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 interface Inspected {
   target: string

@@ -79,7 +79,7 @@ const expected = await truth(monday.thin_id, friday.thin_id, friday.size_bytes)
 const socketFolder = await mkdtemp(join(tmpdir(), 'dm-'))
 const endpoint = `unix://${socketFolder}/agent.sock`
 // From the first hook on, nothing may be waited for outside tests and hooks.
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let agent: AgentProcess
 let large: { path: string; image: MetadataImage }
 test.before(async () => {

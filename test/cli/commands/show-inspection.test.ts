@@ -16,7 +16,7 @@ import { complaint, outcome, runCommand, startCommand } from '../run-command.ts'
 const recorded = await unpackRecordedPool()
 const pool = await readPoolDescription(recorded)
 const metadata = join(recorded, 'metadata.img')
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 interface InspectedJson {
   path: string

@@ -8,7 +8,7 @@ import { PoolModel } from '../../support/pool-model.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const signal = new AbortController().signal
 
 /** Two volumes of 10,000 blocks, and snapshots of the first: `rewritten` of them blocks, from the end, then differ. */

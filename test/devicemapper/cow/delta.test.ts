@@ -13,7 +13,7 @@ import { BLOCK_BYTES, type ModelSnapshot, randomLife } from '../../support/cow-l
 import type { Extent } from '../../support/expected.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const KIB = 1024
 const unlimited = (): CompareBudget => ({ bytes: Infinity, equal: 0, different: 0, left: 0 })
 

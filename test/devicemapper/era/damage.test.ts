@@ -15,7 +15,7 @@ import { BLOCK_BYTES } from '../../support/metadata-image.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const HEADER_BYTES = 32
 const SUPERBLOCK_BYTES = 224
 const SAMPLED_BYTES = 1

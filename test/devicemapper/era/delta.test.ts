@@ -13,7 +13,7 @@ import type { Extent } from '../../support/expected.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const KIB_64 = 65536
 /** 1 TiB of 64 KiB blocks: 16,481 blocks of the era array, 516 of a bitset. */
 const BLOCKS = 2 ** 24

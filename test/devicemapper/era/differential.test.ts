@@ -16,9 +16,9 @@ import { EraModel } from '../../support/era-model.ts'
 import { availableEraTools, eraCheck, eraInvalidate, eraRestore } from '../../support/era-tools.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
 const KIB_64 = 65536
 const { versions, unavailable } = await availableEraTools()
+const folder = testFolder(test)
 
 /** @returns how many answers were compared */
 async function compare(t: ExecutionContext, path: string, model: EraModel, currentIsListed: boolean): Promise<number> {

@@ -21,7 +21,7 @@ import { blockOf, NodeFields } from '../../support/metadata-damage.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const KIB_64 = 65536
 let images = 0
 

@@ -21,9 +21,9 @@ import type { Extent } from '../../support/expected.ts'
 import { streamOf } from '../../support/read-xml.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
 const BLOCK = 65536
 const { versions, unavailable } = await availableEraTools()
+const folder = testFolder(test)
 
 /** A dump of a view: with the current writeset, as 1.x has it, or without, as 0.9.0; bit by bit, or by runs. */
 function dumpXml(view: EraView, { withCurrent = true, runs = false } = {}): string {

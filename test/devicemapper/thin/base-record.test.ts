@@ -16,7 +16,7 @@ import { flavours, randomModel } from '../../support/random-pool.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let files = 0
 
 async function opened(model: PoolModel): Promise<PoolMetadata> {

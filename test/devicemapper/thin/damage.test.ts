@@ -17,7 +17,7 @@ import { BLOCK_BYTES, blankSuperblock } from '../../support/metadata-image.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const HEADER_BYTES = 32
 const SAMPLED_BYTES = 5
 

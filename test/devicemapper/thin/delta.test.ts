@@ -23,7 +23,7 @@ type Extent = readonly [offset: number, size: number]
 const KIB_64 = 65536
 const small: TreeShape = { leafEntries: 6, internalEntries: 6, split: 'middle' }
 const kernel: TreeShape = { leafEntries: 252, internalEntries: 252, split: 'middle' }
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let images = 0
 
 function newModel(shape = small): PoolModel {

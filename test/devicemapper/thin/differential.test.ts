@@ -21,7 +21,6 @@ import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { thinCheck } from '../../support/thin-tools.ts'
 
-const folder = await testFolder(test)
 const noTools = await ensureLab().then(
   () => undefined,
   (error: unknown) => {
@@ -29,6 +28,7 @@ const noTools = await ensureLab().then(
     throw error
   }
 )
+const folder = testFolder(test)
 /** Pools that have at least four devices and trees of unequal heights. */
 const SEEDS = { written: 1000, restored: 2000 }
 const KIB_64 = 65536

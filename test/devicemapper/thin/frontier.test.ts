@@ -17,7 +17,7 @@ import { PoolModel } from '../../support/pool-model.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let images = 0
 
 interface Tree {

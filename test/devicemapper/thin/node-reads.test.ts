@@ -19,7 +19,7 @@ import type { ModelledPool } from '../../support/random-pool.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 /** Sizes that cut nothing off and need no search for the highest mapping. */
 const EVERYTHING = { sizeBytes: Number.MAX_SAFE_INTEGER, baseSizeBytes: Number.MAX_SAFE_INTEGER }
 const KIB_64 = 65536

@@ -21,7 +21,7 @@ import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
 const KIB_64 = 65536
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let images = 0
 
 function newModel(more: { dataBlockSizeSectors?: number; transactionId?: number } = {}): PoolModel {

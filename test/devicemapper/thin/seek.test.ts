@@ -19,7 +19,7 @@ import { flavours, writtenPool } from '../../support/random-pool.ts'
 import type { TestPool } from '../../support/random-pool.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const RUNS = 60
 
 /** A question about a random pool, to be asked with different offsets. */

@@ -18,7 +18,7 @@ import { PoolModel } from '../../support/pool-model.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const KIB_64 = 65536
 const MAPPED = 400
 const WHOLE = MAPPED * KIB_64

@@ -17,7 +17,7 @@ const commands = await toolCommands()
 const recorded = await unpackRecordedPool()
 const description = await readPoolDescription(recorded)
 const recordedImage = join(recorded, 'metadata.img')
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 /** A test that needs the tools. Where they cannot be had, it is left out, and says so. */
 function toolTest(title: string, run: (t: ExecutionContext, command: ToolCommand) => Promise<void>) {

@@ -16,7 +16,7 @@ import { scriptedTools, toolCommands, toolVersions } from '../../support/tool-co
 
 const commands = await toolCommands()
 const recorded = join(await unpackRecordedPool(), 'metadata.img')
-const folder = await testFolder(test)
+const folder = testFolder(test)
 
 /** A test that needs the tools. Where they cannot be had, it is left out, and says so. */
 function toolTest(title: string, run: (t: ExecutionContext, command: ToolCommand, version: string) => Promise<void>) {

@@ -20,7 +20,7 @@ import type { Running } from '../../support/in-process.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
 // One after the other: everything runs in this process, and what has to answer in time must get its turn.
-const folder = await testFolder(test)
+const folder = testFolder(test)
 let authority: Authority
 let sample: SamplePool, big: SamplePool
 test.before(async () => {

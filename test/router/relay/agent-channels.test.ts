@@ -9,7 +9,7 @@ import { Authority } from '../../support/certificates.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { eventually, testServer } from '../../grpc/extent-backend.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const quiet = pino({ level: 'silent' })
 
 test('calls share a channel; new certificates make a new one, and calls under way go on over the old', async (t) => {

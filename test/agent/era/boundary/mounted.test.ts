@@ -7,7 +7,7 @@ import test from 'ava'
 import { mountPoints, unmountedSince } from '../../../../src/agent/era/boundary/mounted.ts'
 import { testFolder } from '../../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const mountinfo = `22 1 98:0 / / rw,relatime - ext4 /dev/root rw
 41 22 254:9 / /srv/data rw,relatime shared:1 - ext4 /dev/mapper/srv rw
 42 22 254:9 /logs /var/log/my\\040app rw - ext4 /dev/mapper/srv rw

@@ -10,7 +10,7 @@ import { writeEraImage } from '../../../support/era-image.ts'
 import { EraModel } from '../../../support/era-model.ts'
 import { testFolder } from '../../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const program = new URL('../../../../src/agent/era/history/history-record-worker.ts', import.meta.url)
 
 for (const [what, change, expected] of [
