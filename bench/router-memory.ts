@@ -137,7 +137,7 @@ export async function measureRouterMemory(volumes: number): Promise<MemoryFigure
   try {
     await notFound(client, 'nothing')
     await sleep(SETTLE_MS)
-    const restMiB = await residentMiB(router.pid)
+    const restMiB = residentMiB(router.pid)
     for (let round = 0; round < ROUNDS; round++) {
       await Promise.all(Array.from({ length: AT_ONCE }, (_, i) => notFound(client, `nothing-${round}-${i}`)))
     }

@@ -8,7 +8,7 @@ import { DeltamapperError } from '../../src/errors.ts'
 import { KubernetesApi } from '../../src/kubernetes/api.ts'
 import { testFolder } from '../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const NOBODY = 65_534
 
 test.serial('a file that may not be read is no file with a wrong content', async (t) => {
