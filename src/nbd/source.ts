@@ -95,15 +95,18 @@ export function offers(source: NbdSource): Offer[] {
  * - changed and not allocated: HOLE and ZERO, to be zeroed
  * - unchanged: HOLE, to be left alone. Not beyond the base's end, where a backup of the base holds nothing: an
  *   increment that leaves that alone would let a chain bring older data back.
+ *
+ * Where nobody knows the base's end any more, what is not allocated is zeroed. What is allocated beyond the end has
+ * changed by every answer (delta.ts, in devicemapper/thin and in devicemapper/cow).
  */
-function incrementView({ sizeBytes, allocated }: NbdSource, { sizeBytes: baseBytes = 0, delta }: NbdBase): StatusMap {
+function incrementView({ sizeBytes, allocated }: NbdSource, { sizeBytes: baseBytes, delta }: NbdBase): StatusMap {
   return new StatusMap({
     sizeBytes,
     questions: [delta, allocated],
     boundary: baseBytes,
     state: ([changed, has], offset) => {
-      if (!has) return changed || offset >= baseBytes ? HOLE | ZERO : HOLE
-      return changed || offset >= baseBytes ? 0 : HOLE
+      if (!has) return changed || offset >= (baseBytes ?? 0) ? HOLE | ZERO : HOLE
+      return changed || offset >= (baseBytes ?? Infinity) ? 0 : HOLE
     }
   })
 }

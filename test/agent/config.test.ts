@@ -35,8 +35,10 @@ test('without a file and without options everything has its default', async (t) 
     toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
+    examinationDeadlineSeconds: 8,
     maxStreams: 256,
     maxStreamsPerClient: 192,
+    examinationDeadlineSeconds: 8,
     idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
@@ -75,10 +77,12 @@ const everything = {
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
   readDeadlineSeconds: 5,
+  examinationDeadlineSeconds: 20,
   readMebibytesPerSecond: 40,
   walkers: 3,
   maxStreams: 40,
   maxStreamsPerClient: 7,
+  examinationDeadlineSeconds: 20,
   idleSeconds: 60,
   monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
@@ -116,10 +120,12 @@ engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true
 readDeadlineSeconds: 5
+examinationDeadlineSeconds: 20
 readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40
 maxStreamsPerClient: 7
+examinationDeadlineSeconds: 20
 idleSeconds: 60
 monitoring: tcp://127.0.0.1:8081
 logLevel: debug

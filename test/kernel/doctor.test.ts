@@ -364,7 +364,9 @@ async function metricsPage() {
 test.serial('the dashboard asks a real agent for nothing that it does not tell', async (t) => {
   const { page } = await metricsPage()
   const told = new Set([...page.matchAll(/^# TYPE (\S+) /gm)].map(([, name]) => name))
-  const { panels } = JSON.parse(readFileSync('deploy/observability/dashboard.json', 'utf8')) as {
+  const { panels } = JSON.parse(
+    readFileSync(new URL('../../deploy/observability/dashboard.json', import.meta.url), 'utf8')
+  ) as {
     panels: { targets?: { expr: string }[] }[]
   }
   const asked = panels.flatMap(({ targets = [] }) =>
