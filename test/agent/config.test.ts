@@ -38,7 +38,6 @@ test('without a file and without options everything has its default', async (t) 
     examinationDeadlineSeconds: 8,
     maxStreams: 256,
     maxStreamsPerClient: 192,
-    examinationDeadlineSeconds: 8,
     idleSeconds: 1800,
     logLevel: 'info',
     drainSeconds: 20
@@ -82,7 +81,6 @@ const everything = {
   walkers: 3,
   maxStreams: 40,
   maxStreamsPerClient: 7,
-  examinationDeadlineSeconds: 20,
   idleSeconds: 60,
   monitoring: 'tcp://127.0.0.1:8081',
   logLevel: 'debug',
