@@ -123,7 +123,6 @@ readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40
 maxStreamsPerClient: 7
-examinationDeadlineSeconds: 20
 idleSeconds: 60
 monitoring: tcp://127.0.0.1:8081
 logLevel: debug
