@@ -326,9 +326,11 @@ test.serial(
       [['warning', 'tracked-metadata-snapshot-foreign']]
     )
     const { value } = await metricsPage()
-    const [, used, total] = /^0 \d+ era \d+ (\d+)\/(\d+) /.exec(run('dmsetup', ['status', 'srv'])) ?? []
+    const [, total] = /^0 \d+ era \d+ \d+\/(\d+) /.exec(run('dmsetup', ['status', 'srv'])) ?? []
     t.is(value('deltamapper_era_metadata_bytes{volume="srv"}'), Number(total) * 4096)
-    t.is(value('deltamapper_era_metadata_used_bytes{volume="srv"}'), Number(used) * 4096)
+    // A held metadata snapshot makes each commit take new blocks, so that no two looks need agree.
+    const used = value('deltamapper_era_metadata_used_bytes{volume="srv"}') ?? 0
+    t.true(used >= 4096 && used < Number(total) * 4096, `${used} bytes`)
     for (const [name, is] of Object.entries({ active: 1, suspended: 0, problem: 0, history_lost: 0 })) {
       t.is(value(`deltamapper_era_${name}{volume="srv"}`), is, name)
     }
