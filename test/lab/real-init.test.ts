@@ -59,8 +59,6 @@ const secondBoot = `${begin}
 step 'after the boot'
 until findmnt -n -o SOURCE /srv/data; do sleep 0.5; done
 cat /srv/data/one /srv/data/three
-deltamapper snapshot create srv thursday --deadline 600
-deltamapper delta srv/tuesday srv/thursday -o ndjson | tail -n 1
 trap - EXIT
 `
 
@@ -80,8 +78,7 @@ machineTest('a tracked volume is snapshotted, stays mounted, and is there again 
   const second = await machine.boot(secondBoot, { timeoutSeconds: 20 * 60 })
   const after = sections(second.said).get('after the boot') ?? ''
   t.notRegex(second.said ?? second.console, /^ended with/m, second.said)
-  t.regex(after, /^\/dev\/mapper\/srv\none\nthree\n/)
-  t.regex(after, /^{"complete":true/m)
+  t.is(after, '/dev/mapper/srv\none\nthree\n')
   t.log(`${first.seconds} s and ${second.seconds} s`)
 })
 

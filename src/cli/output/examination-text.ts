@@ -90,7 +90,7 @@ function disks(devices: readonly BlockDevice[]): string {
   return others === 0 ? list : `${list}; ${counted(others, 'other')}`
 }
 
-/** What the rows of the catalog's tables are to people, one and many. Those that are no more than an index are left out. */
+/** What the rows of the catalog's tables are to people, one and many. Mere indices are left out. */
 const recordWords: Readonly<Record<string, readonly [one: string, many: string]>> = {
   served: ['thin snapshot served', 'thin snapshots served'],
   classic_served: ['classic snapshot served', 'classic snapshots served'],
