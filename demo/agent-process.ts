@@ -78,7 +78,10 @@ export async function startAgentProcess(
         reject(error)
       }
       exited.then(ended, ended)
-      setTimeout(() => reject(new Error('the agent does not listen after a quarter of an hour')), START_WITHIN_MS).unref()
+      setTimeout(
+        () => reject(new Error('the agent does not listen after a quarter of an hour')),
+        START_WITHIN_MS
+      ).unref()
     })
   } catch (error) {
     await end('SIGTERM')

@@ -73,7 +73,7 @@ export async function renderDeploy(): Promise<Map<string, string>> {
   )
   for (const driver of overlays) {
     await place(plainValues(driver), (template) =>
-      /^router\/|^certificates\/sidecar/.test(template) ? `deploy/overlays/${driver}/${fileName(template)}` : undefined
+      /^router\/|^certificates\/sidecar/.test(template) ? `deploy/drivers/${driver}/${fileName(template)}` : undefined
     )
   }
   await place([...plainValues(), 'podMonitor.enabled=true', 'prometheusRule.enabled=true'], (template) =>

@@ -368,8 +368,8 @@ const sections: readonly Section[] = [
       ]
     }
   },
-  ...labReleases.map((release): Section => ({
-    name: `kernels-${release}`,
+  ...[undefined, ...labReleases].map((release): Section => ({
+    name: `kernels-${release ?? 'own'}`,
     share: 0,
     run: async function* () {
       const files = (await readdir(join(projectFolder, 'test/kernel'))).filter((name) => name.endsWith('.test.ts'))
@@ -380,7 +380,10 @@ const sections: readonly Section[] = [
       }
       yield [
         '',
-        { ...nothing, done: `${files.length} files of kernel tests with the kernel, LVM and tools of ${release}` }
+        {
+          ...nothing,
+          done: `${files.length} files of kernel tests with the kernel, LVM and tools of ${release ?? 'the machine'}`
+        }
       ]
     }
   })),

@@ -28,6 +28,11 @@ const files = options.filter((each) => !each.startsWith('--')).map((each) => rel
 const GIBIBYTE = 2 ** 30
 /** A lab has one processor, which waits now and then; each takes 1 GiB of memory, and a node process as much again. */
 const labsAtOnce = Math.max(1, Math.min(availableParallelism() + 1, Math.floor(totalmem() / (2 * GIBIBYTE)), 5))
+/**
+ * The kernel that most files run on: Debian 13's, where starting a process takes half of what it takes on 6.1. A slice runs on the machine's own
+ * (test/lab/other-kernels.test.ts), and all of them on each kernel in `npm run soak` (docs/decisions/0019-kernels-of-the-tests.md).
+ */
+const RELEASE = 'trixie'
 /** Whoever prints nothing for so long hangs: a process that something keeps from ending, say. */
 const QUIET_MS = 30 * 60_000
 /** Kernel files that take less share a kernel, until they take more together. Seconds. */
@@ -83,8 +88,9 @@ async function firstPart() {
   if (files.length > 0) {
     if (chosen.length > 0) await hostTests(chosen)
   } else {
-    await prepare()
-    await Promise.all([check(), hostTests(hostFiles())])
+    await prepare('deploy-tools', 'trixie-lvm', 'nbd-tools')
+    // (What only kernel tests need comes meanwhile.)
+    await Promise.all([check(), hostTests(hostFiles()), ...(withLab ? [prepare('releases', 'systemd')] : [])])
   }
   parts.find(({ name }) => name === FIRST).seconds = secondsSince(began)
 }
@@ -109,9 +115,8 @@ async function check() {
 }
 
 /** What test files would fetch for themselves, some at the same time, and be given up for. They say what could not be had. */
-async function prepare() {
-  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools', ...(withLab ? ['releases'] : [])])
-    await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
+async function prepare(...what) {
+  for (const each of what) await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
 }
 
 async function kernelTests() {
@@ -124,6 +129,11 @@ async function kernelTests() {
     else total.skipped += kernel.length
     return
   }
+  const hasRelease = (await run(projectNode, ['test/lab/releases.ts', RELEASE], () => undefined)) === 0
+  const release = hasRelease ? ['--release', RELEASE] : []
+  console.log(
+    `# kernel of the lab: ${hasRelease ? `that of Debian ${RELEASE}` : `the machine's own, because ${RELEASE} cannot be had`}`
+  )
   const known = JSON.parse(readFileSync(secondsFile, 'utf8'))
   const waiting = shared(kernel, known)
   console.log(
@@ -131,7 +141,7 @@ async function kernelTests() {
   )
   const seconds = {}
   const oneAfterTheOther = async () => {
-    for (let some; (some = waiting.shift()) !== undefined;) Object.assign(seconds, await inKernel(some))
+    for (let some; (some = waiting.shift()) !== undefined;) Object.assign(seconds, await inKernel(some, release))
   }
   await Promise.all(Array.from({ length: labsAtOnce }, oneAfterTheOther))
   if (remember) rememberSeconds(known, seconds)
@@ -175,7 +185,7 @@ function shared(kernel, known) {
 }
 
 /** Runs files in one kernel, one after the other. @returns the seconds of each */
-async function inKernel(some) {
+async function inKernel(some, release) {
   const lines = []
   const seconds = {}
   const began = Date.now()
@@ -185,7 +195,9 @@ async function inKernel(some) {
     seconds[current] = (seconds[current] ?? 0) + (now - since) / 1000
     since = now
   }
-  const words = runsInside(some[0]) ? ['test/lab/run.ts', '--timeout', '3600', ...some] : [ava, '--tap', ...some]
+  const words = runsInside(some[0])
+    ? ['test/lab/run.ts', ...release, '--timeout', '3600', ...some]
+    : [ava, '--tap', ...some]
   await tap(some.join(', '), words, (line) => {
     lines.push(line)
     // Where there are several files, a title begins with its file's name.

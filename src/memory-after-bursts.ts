@@ -2,9 +2,10 @@
  * Gives memory back when many streams have ended. V8 collects garbage when it allocates, and malloc keeps freed memory
  * for later: after a burst, an idle server would keep its memory for ever.
  */
+import { createRequire } from 'node:module'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import koffi from 'koffi'
+import type koffi from 'koffi'
 
 /** Fewer streams at a time are no burst. */
 const BURST = 32
@@ -54,9 +55,12 @@ export function giveMemoryBack(): void {
   setFlagsFromString('--expose-gc')
   collect ??= runInNewContext('gc') as () => void
   collect()
-  // Other C libraries than glibc have no such call, and keep less.
+  // Other C libraries than glibc have no such call, and keep less. (koffi is not loaded as a thread starts: it aborts
+  // the process if the thread is ended meanwhile, as by a stop of the agent.)
   try {
-    trim ??= koffi.load(null).func('int malloc_trim(size_t keep)') as (keep: number) => number
+    trim ??= (createRequire(import.meta.url)('koffi') as typeof koffi)
+      .load(null)
+      .func('int malloc_trim(size_t keep)') as (keep: number) => number
   } catch {
     trim = () => 0
   }

@@ -63,6 +63,27 @@ test('it ships no TypeScript sources, and no tests', async (t) => {
   )
 })
 
+test('it carries the versions that were tested, and `npm ci` takes them; two of the packages have a script', async (t) => {
+  interface Lock {
+    readonly packages: Record<string, { readonly dev?: boolean; readonly hasInstallScript?: boolean }>
+  }
+  const shipped = await readFile(join(packageFolder, 'npm-shrinkwrap.json'), 'utf8')
+  t.is(shipped, await readFile(join(project, 'package-lock.json'), 'utf8'))
+  t.false((await readdir(project)).includes('npm-shrinkwrap.json'), 'a checkout has its lock file alone')
+  const unpacked = await mkdtemp(join(tmpdir(), 'dm-'))
+  t.teardown(() => rm(unpacked, { recursive: true }))
+  for (const name of ['package.json', 'npm-shrinkwrap.json']) {
+    await writeFile(join(unpacked, name), await readFile(join(packageFolder, name)))
+  }
+  // As in docs/hosts.md: it fails where package and versions do not agree.
+  const options = ['--omit=dev', '--ignore-scripts', '--dry-run', '--offline', '--no-audit']
+  const { stdout } = await run('npm', ['ci', ...options, '--prefix', unpacked], { cwd: tmpdir() })
+  t.regex(stdout, /added \d+ packages/)
+  const { packages } = JSON.parse(shipped) as Lock
+  const scripts = Object.entries(packages).filter(([, each]) => each.hasInstallScript === true && each.dev !== true)
+  t.deepEqual(scripts.map(([path]) => path.replace(/^.*node_modules\//, '')).sort(), ['koffi', 'protobufjs'])
+})
+
 test('the command is found as a shell would find it', async (t) => {
   const { stdout } = await run(installed, ['--version'], { env: { ...process.env, PATH: path } })
   t.is(stdout, (await runCommand(['--version'])).stdout)

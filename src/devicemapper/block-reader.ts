@@ -282,6 +282,18 @@ export class BlockReader {
     if (own !== block) throw damaged(this.path, block, `it says that it is block ${own}`)
   }
 
+  /** A copy that was cut off is met more often than a pointer that is wrong. */
+  #beyondEnd(block: number): DeltamapperError {
+    const what = `it lies beyond the end of the metadata (${this.blocks} blocks)`
+    if (this.isDevice) return damaged(this.path, block, what)
+    return damaged(
+      this.path,
+      block,
+      what,
+      'if this is a copy, it was cut off: copy the whole metadata device again; otherwise take a full backup, and run thin_check (era_check) on it'
+    )
+  }
+
   /**
    * Reads the blocks into the window, in as few requests as their neighbourhood allows. Requests around the page cache
    * all run at once.
@@ -290,7 +302,7 @@ export class BlockReader {
     const order = new Uint32Array(count)
     for (let i = 0; i < count; i++) {
       if (!(blocks[i] < this.blocks)) {
-        throw damaged(this.path, blocks[i], `it lies beyond the end of the metadata (${this.blocks} blocks)`)
+        throw this.#beyondEnd(blocks[i])
       }
       order[i] = i
     }
@@ -392,10 +404,11 @@ function ownNumberWord(salt: number): number {
 }
 
 /** The error for a block that the kernel cannot have written there. */
-export function damaged(path: string, block: number, what: string): DeltamapperError {
-  return new DeltamapperError(
-    'DM_METADATA_DAMAGED',
-    `metadata block ${block} of ${path} is damaged: ${what}`,
-    'take a full backup, and run thin_check (era_check) on the metadata'
-  )
+export function damaged(
+  path: string,
+  block: number,
+  what: string,
+  remedy = 'take a full backup, and run thin_check (era_check) on the metadata'
+): DeltamapperError {
+  return new DeltamapperError('DM_METADATA_DAMAGED', `metadata block ${block} of ${path} is damaged: ${what}`, remedy)
 }

@@ -25,7 +25,7 @@ export class CallTurns {
       }
       const leave = () => {
         this.#remove(client, begin)
-        reject(signal.reason)
+        reject(signal.reason as Error)
       }
       signal.addEventListener('abort', leave, { once: true })
       const own = this.#waiting.get(client)

@@ -13,6 +13,7 @@ import {
   RequestContext,
   Watch
 } from '@kubernetes/client-node'
+import { remedyForMissingRight } from '../ordinary-file.ts'
 import { DeltamapperError } from '../errors.ts'
 import { loadKubeConfig } from './kubeconfig.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
@@ -69,7 +70,7 @@ export class KubernetesApi {
       throw new DeltamapperError(
         'DM_CONFIG_INVALID',
         `${kubeconfig ?? 'the kubeconfig in use'} cannot be used: ${what}`,
-        'name a kubeconfig file and, if need be, one of its contexts'
+        remedyForMissingRight(cause) ?? 'name a kubeconfig file and, if need be, one of its contexts'
       )
     }
   }

@@ -35,6 +35,7 @@ test('without a file and without options everything has its default', async (t) 
     toolCommand: [],
     directReads: false,
     readDeadlineSeconds: 30,
+    examinationDeadlineSeconds: 8,
     maxStreams: 256,
     maxStreamsPerClient: 192,
     idleSeconds: 1800,
@@ -75,6 +76,7 @@ const everything = {
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
   readDeadlineSeconds: 5,
+  examinationDeadlineSeconds: 20,
   readMebibytesPerSecond: 40,
   walkers: 3,
   maxStreams: 40,
@@ -116,6 +118,7 @@ engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true
 readDeadlineSeconds: 5
+examinationDeadlineSeconds: 20
 readMebibytesPerSecond: 40
 walkers: 3
 maxStreams: 40

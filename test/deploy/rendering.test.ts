@@ -56,10 +56,24 @@ for (const overlay of overlays) {
   })
 }
 
+toolTest('two drivers share the agents, in a kustomization as docs/kubernetes.md has it', async (t) => {
+  const docs = await readFile(join(project, 'docs/kubernetes.md'), 'utf8')
+  const [, written = ''] =
+    /^ *```yaml\n((?: *#[^\n]*\n)? *resources:\n(?: +- .*deploy\/(?:base|drivers)[^\n]*\n)+)/m.exec(docs) ?? []
+  const folder = await mkdtemp(join(tmpdir(), 'deploy-'))
+  t.teardown(() => rm(folder, { recursive: true }))
+  await cp(join(project, 'deploy'), join(folder, 'deploy'), { recursive: true })
+  await mkdir(join(folder, 'mine'))
+  await writeFile(join(folder, 'mine/kustomization.yaml'), written)
+  const built = await build(join(folder, 'mine'))
+  const rendered = objectsOf(await renderChart(helm(), [...plainValues('topolvm'), 'drivers.openebs.enabled=true']))
+  t.deepEqual(comparable(built.filter(({ kind }) => kind !== 'Namespace')), comparable(rendered))
+})
+
 toolTest('without cert-manager, its objects and nothing else are left out', async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'deploy-'))
   try {
-    for (const part of ['base', 'overlays', 'components']) {
+    for (const part of ['base', 'drivers', 'overlays', 'components']) {
       await cp(join(project, 'deploy', part), join(folder, part), { recursive: true })
     }
     const wish = ['resources: [../topolvm]', 'components: [../../components/own-certificates]']

@@ -105,7 +105,7 @@ toolTest('whatever the chart renders is what Kubernetes takes', async (t) => {
 test('and so is every plain manifest', async (t) => {
   t.timeout(900_000)
   const files = ['deploy/lab/demo.yaml']
-  for (const folder of ['deploy/base', 'deploy/observability', 'deploy/overlays']) {
+  for (const folder of ['deploy/base', 'deploy/drivers', 'deploy/observability', 'deploy/overlays']) {
     files.push(...(await readdir(join(project, folder), { recursive: true })).map((file) => join(folder, file)))
   }
   const objects: Manifest[] = []

@@ -206,6 +206,7 @@ test('a block beyond the end is damage of whoever pointed there', async (t) => {
     const error = await t.throwsAsync(reader.load([1, number], 2, NODE), { instanceOf: DeltamapperError })
     t.is(error?.code, 'DM_METADATA_DAMAGED')
     t.regex(error?.message ?? '', /beyond the end of the metadata \(5 blocks\)/)
+    t.regex(error?.remedy ?? '', /^if this is a copy, it was cut off: copy the whole metadata device again; /)
   }
 })
 

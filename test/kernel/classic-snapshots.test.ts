@@ -62,6 +62,9 @@ function snapshot(origin: string, name: string, { size = '5m', permission = 'r' 
   lvm('lvcreate', '--snapshot', ...options, '--name', name, handle(origin))
 }
 
+/** Seconds. */
+const DAY = 86_400
+
 const activate = (name: string, yes: 'y' | 'n') => lvm('lvchange', '--activate', yes, handle(name))
 
 const { random: seeds, count, again } = labRun(1)
@@ -142,8 +145,8 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     const split = ['p1', 'p2', 'p3']
     for (const name of split) snapshot('split', name)
     await inStep(() => serve('p1'))
-    // LVM's times are by a clock that may be put forward, and back.
-    for (const [i, seconds] of [0, 120, -120].entries()) {
+    // LVM's times are by a clock that may be put forward, and back. (By more than this file takes.)
+    for (const [i, seconds] of [0, DAY, -DAY].entries()) {
       lvm('lvconvert', '--splitsnapshot', handle(split[i]))
       write(device, 30 + i)
       run('date', ['--set', `${seconds} seconds`])

@@ -77,7 +77,9 @@ const ask: AskPair = async (base, target) => {
 /** While a merge goes on, its origin's snapshots are refused; then it comes to its end. */
 async function checkMerge(merging: LifeSnapshot): Promise<void> {
   const { code } = await failure(answerTo(client, { target: handle(merging.name) }))
-  if (code !== 'DM_COW_MERGING' && code !== 'DM_SNAPSHOT_NOT_FOUND') throw new Error(`a merge is refused with ${code}`)
+  // (It may come to its end while LVM is asked about it.)
+  const due = ['DM_COW_MERGING', 'DM_SNAPSHOT_NOT_FOUND', 'DM_SNAPSHOT_CHANGED', 'DM_LVM_FAILED']
+  if (!due.includes(code)) throw new Error(`a merge is refused with ${code}`)
   const until = performance.now() + MERGED_WITHIN_MS
   while (names().includes(`[${merging.name}]`)) {
     if (performance.now() > until) throw new Error(`${merging.name} is never merged`)

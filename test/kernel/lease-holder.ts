@@ -19,7 +19,8 @@ const deviceMapper = new DeviceMapper()
 const leases = new MetadataSnapshotLeases(
   catalog,
   deviceMapper,
-  { headroom: { percent: 25, blocks: 100 }, holdMs: 60_000, waitMs: 0, watchMs: 20 },
+  // On a busy machine, the keeper of the last lease may still be about to end.
+  { headroom: { percent: 25, blocks: 100 }, holdMs: 60_000, waitMs: 300_000, watchMs: 20 },
   pino({ level: 'info' }, pino.destination(2))
 )
 let stopping = false

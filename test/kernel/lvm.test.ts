@@ -4,7 +4,9 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, existsSync, openSync } from 'node:fs'
+import { closeSync, existsSync, openSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
@@ -409,15 +411,17 @@ test('snapshots whose volume was removed are still compared', async (t) => {
 
 test('reports in the middle of changes are never of a snapshot that is not that snapshot', async (t) => {
   createThin(group, 'po-ol', 'busy', 16)
-  const script = `for i in $(seq 1 6); do
-    lvm lvcreate -q -y -s -ky -n "turn" ${group}/busy && lvm lvremove -q -y ${group}/turn || exit 1
+  // It stays for a different time each, and goes on until it was seen: how long a look takes is the machine's business.
+  const enough = join(tmpdir(), 'enough')
+  const script = `while [ ! -e ${enough} ]; do
+    lvm lvcreate -q -y -s -ky -n "turn" ${group}/busy && sleep 0.$((RANDOM % 8)) && lvm lvremove -q -y ${group}/turn || exit 1
   done`
   const changes = spawn('bash', ['-c', script], { stdio: 'ignore' })
   const ended = once(changes, 'exit')
   let over = false
   void ended.then(() => (over = true))
   let [seen, gone, asked] = [0, 0, 0]
-  while (!over) {
+  while (!over && (asked < 8 || seen === 0)) {
     asked++
     const found = await source.snapshot('turn')
     if (!found) continue
@@ -429,9 +433,10 @@ test('reports in the middle of changes are never of a snapshot that is not that 
     if (details?.transactionId === found.transactionId) seen++
     else gone++
   }
+  writeFileSync(enough, '')
   t.deepEqual(await ended, [0, null])
   t.log(`asked ${asked} times; there: ${seen}, already removed or replaced: ${gone}`)
-  t.true(asked >= 4)
+  t.true(asked >= 8)
   t.true(seen > 0)
 })
 
@@ -478,7 +483,7 @@ test('an LVM that hangs is given up in time', async (t) => {
     const first = await failure(impatient.volumeGroups())
     t.true(performance.now() - started < deadlineMs + 120_000)
     t.is(first.code, 'DM_LVM_FAILED')
-    t.regex(first.message, /was not done after 4\.0 s and was killed/)
+    t.regex(first.message, /was not done after \d\.\d s and was killed/)
     // Killed or not, its read hangs in the kernel, and so does it: nothing is started behind it, and nobody waits for long.
     const others = await Promise.all([group, 'a', 'b'].map((name) => failure(impatient.logicalVolumes(name))))
     for (const error of others) t.regex(error.message, /has not had its turn in time: `lvm vgs`/)

@@ -28,6 +28,8 @@ const delta = 'src/devicemapper/thin/delta.ts'
 const fingerprint = 'src/agent/catalog/fingerprint.ts'
 const clocks = 'src/devicemapper/thin/base-record/pool-moment.ts'
 const leases = 'src/agent/leases/metadata-snapshot-lease.ts'
+const slots = 'src/agent/leases/recorded-slots.ts'
+const recovery = 'src/agent/leases/lease-recovery.ts'
 const holder = 'src/agent/leases/slot-holder.ts'
 const verdicts = 'src/agent/catalog/lease.ts'
 
@@ -302,23 +304,23 @@ export const mutants: readonly Mutant[] = [
     name: 'lease-intent',
     world: 'leases',
     guard: 'that a lease is to be taken is on record before the kernel is told',
-    file: leases,
-    from: 'await this.#catalog.leases.begin({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)\n',
+    file: slots,
+    from: 'await this.#catalog.leases.begin({ device: key, purpose, factsBefore: poolFacts(live) }, takenAt)\n',
     to: '\n'
   },
   {
     name: 'lease-confirmed',
     world: 'leases',
     guard: 'what was reserved is on record before anybody uses it',
-    file: leases,
-    from: 'await this.#catalog.leases.confirm(slot.key, { heldRoot, factsHeld: facts })',
-    to: 'void this.#catalog.leases.confirm(slot.key, { heldRoot, factsHeld: facts })'
+    file: slots,
+    from: 'await this.#catalog.leases.confirm(key, { heldRoot, factsHeld: facts })',
+    to: 'void this.#catalog.leases.confirm(key, { heldRoot, factsHeld: facts })'
   },
   {
     name: 'release-intent',
     world: 'leases',
     guard: 'that a lease is to be released is on record before the kernel is told',
-    file: leases,
+    file: slots,
     from: 'await this.#catalog.leases.beginRelease(key)',
     to: ''
   },
@@ -334,7 +336,7 @@ export const mutants: readonly Mutant[] = [
     name: 'note-is-read',
     world: 'leases',
     guard: "what a keeper has noted counts as much as the agent's record",
-    file: leases,
+    file: slots,
     from: 'await this.#keepers.withNote(record, this.#catalog.path)',
     to: 'record'
   },
@@ -406,7 +408,7 @@ export const mutants: readonly Mutant[] = [
     name: 'left-behind-is-settled',
     world: 'leases',
     guard: 'an agent gives back what the one before has left',
-    file: leases,
+    file: slots,
     from: "if (verdict.whose === 'ours' && record.heldRoot !== undefined",
     to: "if (verdict.whose === 'none' && record.heldRoot !== undefined"
   },
@@ -414,7 +416,7 @@ export const mutants: readonly Mutant[] = [
     name: 'keeper-dead-adopted',
     world: 'leases',
     guard: 'what a dead keeper has left is taken over to be released',
-    file: leases,
+    file: slots,
     from: 'await keeper.adopt(held.heldRoot, held.facts)\n      }\n',
     to: '\n      }\n'
   },
@@ -422,8 +424,8 @@ export const mutants: readonly Mutant[] = [
     name: 'try-again-later',
     world: 'leases',
     guard: 'what could not be settled is tried again',
-    file: leases,
-    from: 'this.#retry = this.#clock.after(this.#options.retryMs, () => void this.recover(), true)',
+    file: recovery,
+    from: 'this.#retry = this.#parts.clock.after(this.#parts.retryMs, () => void this.recover(), true)',
     to: ''
   }
 ]

@@ -282,9 +282,10 @@ export function summaryTable(tally: CowTally): string {
     const counts = [...tally].filter(([row]) => row.endsWith(` | ${way}`)).map(([, each]) => each)
     const sum = (of: 'refused' | 'notSmaller' | 'unnoticed') =>
       counts.reduce((all, each) => all + each[of], 0).toLocaleString('en-US')
-    return `| ${way} | ${sum('refused')} | ${sum('notSmaller')} | ${sum('unnoticed')} |`
+    return `| ${way} | ${sum('refused')} and ${sum('notSmaller')} | ${sum('unnoticed')} |`
   })
-  return ['| asked | refused | nothing missing | smaller, not noticed |', '|---|--:|--:|--:|', ...lines].join('\n')
+  const heading = '| What is asked | Refused, and answered with nothing missing | Smaller, not noticed |'
+  return [heading, '|---|---|---|', ...lines].join('\n')
 }
 
 /** The tally for each kind of damage. */

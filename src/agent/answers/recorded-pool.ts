@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { DeltamapperError } from '../../errors.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
-import { readOrdinaryFile } from '../../ordinary-file.ts'
+import { readOrdinaryFile, remedyForMissingRight } from '../../ordinary-file.ts'
 import { isHandleName } from '../../handle.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 
@@ -75,7 +75,7 @@ function invalid(file: string, what: string, cause?: unknown): DeltamapperError 
   return new DeltamapperError(
     'DM_RECORDED_POOL_INVALID',
     `${file} does not describe a recorded pool: ${what}`,
-    'see "Recorded pools" in docs/reference.md for its form',
+    remedyForMissingRight(cause) ?? 'see "Recorded pools" in docs/reference.md for its form',
     { cause }
   )
 }

@@ -90,11 +90,29 @@ function disks(devices: readonly BlockDevice[]): string {
   return others === 0 ? list : `${list}; ${counted(others, 'other')}`
 }
 
+/** What the rows of the catalog's tables are to people, one and many. Mere indices are left out. */
+const recordWords: Readonly<Record<string, readonly [one: string, many: string]>> = {
+  served: ['thin snapshot served', 'thin snapshots served'],
+  classic_served: ['classic snapshot served', 'classic snapshots served'],
+  pools: ['pool of its own', 'pools of its own'],
+  thins: ['volume or snapshot in them', 'volumes and snapshots in them'],
+  intents: ['change of them under way', 'changes of them under way'],
+  leases: ['metadata snapshot held', 'metadata snapshots held'],
+  era_volumes: ['tracked volume', 'tracked volumes'],
+  era_intents: ['change of one under way', 'changes of some under way'],
+  era_snapshots: ['snapshot of tracked volumes', 'snapshots of tracked volumes']
+}
+
+function inWords({ table, rows }: { table: string; rows: number }): string {
+  const [one, many] = recordWords[table] ?? [table, table]
+  return `${rows} ${rows === 1 ? one : many}`
+}
+
 function catalogLine({ path, consulted, sizeBytes, rows, problem }: Examination['catalog']): string {
   if (problem && !consulted) return `${path}, not usable`
   const size = sizeBytes === undefined ? (consulted ? '' : ', not there') : `, ${humanSize(sizeBytes)}`
   if (!consulted) return `${path}${size}, not looked into`
-  const counts = rows.filter(({ rows }) => rows > 0).map(({ table, rows }) => `${rows} ${table}`)
+  const counts = rows.filter(({ rows, table }) => rows > 0 && table in recordWords).map(inWords)
   return `${path}${size}: ${counts.length === 0 ? 'empty' : counts.join(', ')}`
 }
 

@@ -15,10 +15,10 @@ const snapshot = (changes: Partial<ClassicSnapshot> = {}): ClassicSnapshot => ({
 
 /** What a pair is refused with before anything is read; undefined where it is not. */
 async function refusal(base: ClassicSnapshot, target: ClassicSnapshot): Promise<string | undefined> {
-  const { plan } = classicAnswers({ classic: {} as ClassicServices })
+  const answers = classicAnswers({ classic: {} as ClassicServices })
   const question = { base, target, startingOffset: 0n, maxResults: 0, anyVolume: false, lookUp: async () => [] }
   try {
-    await plan(question)
+    await answers.plan(question)
     return undefined
   } catch (error) {
     return (error as { code?: string }).code

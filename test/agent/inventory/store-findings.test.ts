@@ -9,7 +9,7 @@ import type { StoreFullness } from '../../../src/agent/node/store-fullness.ts'
 import { recordedVolumes } from '../../support/recorded-lvm.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
-const folder = await testFolder(test)
+const folder = testFolder(test)
 const group = byName(recordedVolumes('volumes'))
 const lv = group.get('thick-cow')!
 const name = `${lv.vgName}/thick-cow`

@@ -7,11 +7,8 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { pino } from 'pino'
 import { type Catalog, openCatalog } from '../../../src/agent/catalog/catalog.ts'
-import {
-  type LeaseDeviceMapper,
-  leaseOptions,
-  MetadataSnapshotLeases
-} from '../../../src/agent/leases/metadata-snapshot-lease.ts'
+import { leaseOptions, MetadataSnapshotLeases } from '../../../src/agent/leases/metadata-snapshot-lease.ts'
+import type { LeaseDeviceMapper } from '../../../src/agent/leases/recorded-slots.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { recordedDevices } from '../../support/recorded-lvm.ts'
 

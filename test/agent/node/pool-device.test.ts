@@ -88,8 +88,5 @@ test('a pool whose number went to another pool has its own metadata still', asyn
   const [devices, name] = [recordedDevices(), 'my--vg-po--ol-tpool']
   const another = 'my--vg-second-tpool'
   t.not((await findPoolDevice(devices, another))?.metadataPath, (await findPoolDevice(devices, name))?.metadataPath)
-  t.deepEqual(
-    await findPoolDevice(numbersOfAnother(devices, another), name),
-    await findPoolDevice(devices, name)
-  )
+  t.deepEqual(await findPoolDevice(numbersOfAnother(devices, another), name), await findPoolDevice(devices, name))
 })
