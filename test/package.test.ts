@@ -77,8 +77,7 @@ test('it carries the versions that were tested, and `npm ci` takes them; two of 
   }
   // As in docs/hosts.md: it fails where package and versions do not agree.
   const options = ['--omit=dev', '--ignore-scripts', '--dry-run', '--offline', '--no-audit']
-  const { stdout } = await run('npm', ['ci', ...options, '--prefix', unpacked], { cwd: tmpdir() })
-  t.regex(stdout, /added \d+ packages/)
+  await run('npm', ['ci', ...options, '--prefix', unpacked], { cwd: tmpdir() })
   const { packages } = JSON.parse(shipped) as Lock
   const scripts = Object.entries(packages).filter(([, each]) => each.hasInstallScript === true && each.dev !== true)
   t.deepEqual(scripts.map(([path]) => path.replace(/^.*node_modules\//, '')).sort(), ['koffi', 'protobufjs'])
