@@ -37,9 +37,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'second-look',
     guard: 'handles are looked up again once the metadata is open',
-    file: backend,
-    from: 'if (isDeepStrictEqual(before, now)) return',
-    to: 'if (before.handle === before.handle) return'
+    file: 'src/agent/answers/second-look.ts',
+    from: 'if (!isDeepStrictEqual(compared(snapshot), compared(now[i]))) throw',
+    to: 'if (compared(snapshot) === now) throw'
   },
   {
     name: 'one-look',
