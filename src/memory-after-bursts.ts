@@ -47,16 +47,20 @@ export class Bursts {
 let collect: (() => void) | undefined
 let trim: ((keep: number) => number) | undefined
 
-/**
- * Collects this thread's garbage, and gives malloc's unused memory of the whole process back to the system. Takes some
- * ten milliseconds.
- */
-export function giveMemoryBack(): void {
+/** Collects this thread's garbage. Takes some ten milliseconds. */
+export function collectGarbage(): void {
   setFlagsFromString('--expose-gc')
   collect ??= runInNewContext('gc') as () => void
   collect()
-  // Other C libraries than glibc have no such call, and keep less. (koffi is not loaded as a thread starts: it aborts
-  // the process if the thread is ended meanwhile, as by a stop of the agent.)
+}
+
+/**
+ * Collects this thread's garbage, and gives malloc's unused memory of the whole process back to the system. For the
+ * main thread: koffi aborts the process if a thread is ended while it loads it, as by a stop of the agent.
+ */
+export function giveMemoryBack(): void {
+  collectGarbage()
+  // Other C libraries than glibc have no such call, and keep less.
   try {
     trim ??= (createRequire(import.meta.url)('koffi') as typeof koffi)
       .load(null)

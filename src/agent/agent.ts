@@ -22,6 +22,9 @@ import { ToolEngine } from './walks/tool-engine.ts'
 import { answersWith } from './targets.ts'
 import { Walkers } from './walks/walkers.ts'
 
+/** Threads collect their garbage in less; what comes later stays until the next burst is over. Milliseconds. */
+const REST_MS = 500
+
 export interface Agent {
   /** Its addresses, as clients write them. */
   readonly addresses: readonly string[]
@@ -89,7 +92,8 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     inventory,
     onBurstOver: () => {
       walkers.rest()
-      giveMemoryBack()
+      // What the threads have freed goes back with the rest: so after them.
+      setTimeout(giveMemoryBack, REST_MS).unref()
     },
     logger
   })

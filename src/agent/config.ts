@@ -2,7 +2,7 @@
  * The agent's configuration: a YAML (or JSON) file, which the command line overrides. Errors name the field and stop
  * the agent at start: an agent that runs differently from its configuration would be found out during a restore.
  */
-import { availableParallelism } from 'node:os'
+import { availableParallelism, totalmem } from 'node:os'
 import { z } from 'zod'
 import {
   checkServing,
@@ -152,12 +152,15 @@ export const agentConfig = z.strictObject({
    * The most MiB a second to read from one metadata device, so that its pool serves others first. No limit by default.
    */
   readMebibytesPerSecond: z.number().min(0.1).optional(),
-  /** Threads that walk metadata. */
+  /**
+   * Threads that walk metadata. Each may have 16 requests at one device, of as many as bin/deltamapper.js has threads
+   * for by the machine's memory: a device that hangs must leave some.
+   */
   walkers: z
     .int()
     .min(1)
     .max(64)
-    .default(Math.max(1, Math.min(4, availableParallelism() - 1))),
+    .default(Math.max(1, Math.min(4, availableParallelism() - 1, Math.floor(totalmem() / 2 ** 28) - 3))),
   /**
    * Answers that may run at the same time. Each takes about a MiB while nobody reads it: 256 fit the 512 MiB of our
    * manifests. And for one client, which is an address or, on a unix socket, a process (grpc/peer-process.ts).

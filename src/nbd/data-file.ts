@@ -133,6 +133,8 @@ async function openDirect(path: string): Promise<OpenFile> {
     if (error.code !== 'EINVAL') throw error
   })
   if (direct) {
+    // A device can always do it, and may hang: it is read with a deadline only.
+    if (!(await direct.stat()).isFile()) return { file: direct, isDirect: true }
     const buffer = readBuffers.take()
     // Some file systems say so only when they are read.
     const isDirect = await direct.read(buffer, 0, PAGE_BYTES, 0).then(

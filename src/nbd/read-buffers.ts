@@ -41,7 +41,7 @@ export const readBuffers = new ReadBuffers()
 /** What one client may use of them at once. */
 export class BufferShare {
   readonly #buffers: ReadBuffers
-  readonly #waiting: ((buffer: Buffer) => void)[] = []
+  readonly #waiting: PromiseWithResolvers<Buffer>[] = []
   #left: number
 
   /** @param most buffers in all */
@@ -50,24 +50,29 @@ export class BufferShare {
     this.#left = most
   }
 
-  /** Resolves in the order of the calls. */
+  /** Resolves in the order of the calls. @throws RangeError where there is no memory */
   async take(): Promise<Buffer> {
-    if (this.#left === 0) return new Promise((resolve) => this.#waiting.push(resolve))
+    if (this.#left === 0) {
+      const waiting = Promise.withResolvers<Buffer>()
+      this.#waiting.push(waiting)
+      return waiting.promise
+    }
+    const buffer = this.#buffers.take()
     this.#left--
-    return this.#buffers.take()
+    return buffer
   }
 
   giveBack(buffer: Buffer): void {
     const next = this.#waiting.shift()
-    if (next) return next(buffer)
+    if (next) return next.resolve(buffer)
     this.#left++
     this.#buffers.giveBack(buffer)
   }
 
   /** The kernel may still write into it: it is not used again. */
   lose(): void {
+    this.#left++
     const next = this.#waiting.shift()
-    if (next) next(this.#buffers.take())
-    else this.#left++
+    if (next) this.take().then(next.resolve, next.reject)
   }
 }

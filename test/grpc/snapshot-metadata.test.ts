@@ -356,7 +356,7 @@ test.serial('memory does not grow with the length of a stream', async (t) => {
   t.true(await eventually(() => backend.open === 0))
 })
 
-test.serial('a client that cancels ends the walk within 100 ms', async (t) => {
+test.serial('a client that cancels ends the walk at once', async (t) => {
   for (const id of ['endless', 'hanging']) {
     const server = await testServer(t)
     const { backend } = server

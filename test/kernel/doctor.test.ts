@@ -4,7 +4,9 @@
  * node test/lab/run.ts test/kernel/doctor.test.ts
  */
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { askForExamination } from '../../src/agent/inventory/ask.ts'
 import type { AsBase, Examination, Finding, PoolFacts } from '../../src/agent/inventory/examination.ts'
@@ -299,7 +301,9 @@ test.serial('a metadata device that hangs keeps nothing else away', async (t) =>
 })
 
 test.serial('LVM that does not answer is one problem among others', async (t) => {
-  const seen = await doctor(['--local'], { PATH: '/nowhere' })
+  const folder = mkdtempSync(join(tmpdir(), 'silent-lvm-'))
+  writeFileSync(join(folder, 'lvm'), '#!/bin/sh\nexit 5\n', { mode: 0o755 })
+  const seen = await doctor(['--local'], { PATH: `${folder}:${process.env['PATH']}` })
   t.like(finding(seen, 'lvm-silent'), { severity: 'problem' })
   t.like(pool(seen, 'vg-0/pool'), { kind: 'lvm', state: 'read-write' })
   t.is(pool(seen, 'plain').problem, undefined)

@@ -421,19 +421,22 @@ test('reports in the middle of changes are never of a snapshot that is not that 
   let over = false
   void ended.then(() => (over = true))
   let [seen, gone, asked] = [0, 0, 0]
-  while (!over && (asked < 8 || seen === 0)) {
-    asked++
-    const found = await source.snapshot('turn')
-    if (!found) continue
-    const details = await detailsOf(found).catch((error: unknown) => {
-      if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
-      throw error
-    })
-    // Removed, or replaced by the next one under the same id: then the transaction id differs.
-    if (details?.transactionId === found.transactionId) seen++
-    else gone++
+  try {
+    while (!over && (asked < 8 || seen === 0)) {
+      asked++
+      const found = await source.snapshot('turn')
+      if (!found) continue
+      const details = await detailsOf(found).catch((error: unknown) => {
+        if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
+        throw error
+      })
+      // Removed, or replaced by the next one under the same id: then the transaction id differs.
+      if (details?.transactionId === found.transactionId) seen++
+      else gone++
+    }
+  } finally {
+    writeFileSync(enough, '')
   }
-  writeFileSync(enough, '')
   t.deepEqual(await ended, [0, null])
   t.log(`asked ${asked} times; there: ${seen}, already removed or replaced: ${gone}`)
   t.true(asked >= 8)

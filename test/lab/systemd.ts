@@ -110,6 +110,9 @@ export class SystemdMachine implements AsyncDisposable {
   }
 }
 
+/** Where the checkout is inside: units see nothing of /tmp and /home, where it may be on the machine. */
+const CHECKOUT = '/opt/deltamapper'
+
 /** What makes the root a machine of ours: kernel modules, `deltamapper`, its units, and what runs the script. */
 async function furnish(root: string, lab: string): Promise<void> {
   const put = async (path: string, text: string, mode = 0o644) => {
@@ -125,15 +128,19 @@ async function furnish(root: string, lab: string): Promise<void> {
   await cp(join(units, 'agent.yaml'), join(root, 'etc/deltamapper/agent.yaml'), { recursive: true })
   await put(
     'usr/bin/deltamapper',
-    `#!/bin/sh\nexec ${projectFolder}/node_modules/.bin/node ${projectFolder}/bin/deltamapper.js "$@"\n`,
+    `#!/bin/sh\nexec ${CHECKOUT}/node_modules/.bin/node ${CHECKOUT}/bin/deltamapper.js "$@"\n`,
     0o755
   )
   await put('etc/fstab', '')
   await put('etc/hostname', 'lab\n')
   // (User-mode Linux's disks are none that LVM knows by itself.)
   await put('etc/lvm/lvmlocal.conf', 'devices { types=["ubd",16] use_devicesfile=0 }\n')
-  const mounts = [projectFolder, tmpdir()].map((each) => `busybox mount -t hostfs -o ${each} none ${each}`)
-  const folders = [projectFolder, tmpdir()].map((each) => `mkdir -p ${each}`)
+  const seen = [
+    [projectFolder, CHECKOUT],
+    [tmpdir(), tmpdir()]
+  ]
+  const mounts = seen.map(([from, at]) => `busybox mount -t hostfs -o ${from} none ${at}`)
+  const folders = seen.map(([, at]) => `mkdir -p ${at}`)
   await put('usr/local/sbin/host-folders', `#!/bin/sh\nset -e\n${[...folders, ...mounts].join('\n')}\n`, 0o755)
   await put(
     'etc/systemd/system/host-folders.service',

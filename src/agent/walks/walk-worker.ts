@@ -9,7 +9,7 @@
 import type { MessagePort } from 'node:worker_threads'
 import { forgetSpareWindows } from '../../devicemapper/block-reader.ts'
 import { asDeltamapperError, type DeltamapperError } from '../../errors.ts'
-import { giveMemoryBack } from '../../memory-after-bursts.ts'
+import { collectGarbage } from '../../memory-after-bursts.ts'
 import type { Walk, WalkContext } from './plan.ts'
 import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker } from './walk-messages.ts'
 import { WalkTurns } from './walk-turns.ts'
@@ -31,7 +31,7 @@ export function serveWalks(port: MessagePort, walkOf: (target: string) => Walk<u
       void walk.run(walkOf, message, turns).finally(() => walks.delete(message.id))
     } else if (message.kind === 'rest') {
       forgetSpareWindows()
-      giveMemoryBack()
+      collectGarbage()
     } else {
       // Messages may still arrive for a walk that has just ended.
       walks.get(message.id)?.hear(message)
