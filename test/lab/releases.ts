@@ -20,7 +20,7 @@ const packages = [
   ...['dmsetup', 'lvm2', 'thin-provisioning-tools', 'e2fsprogs', 'util-linux', 'mount'],
   // What Node needs, and what scripts expect of any system.
   ...['libstdc++6', 'bash', 'dash', 'coreutils', 'diffutils', 'findutils', 'grep', 'sed', 'mawk', 'tar', 'gzip'],
-  ...['procps', 'hostname', 'libc-bin', 'base-files', 'base-passwd'],
+  ...['procps', 'hostname', 'libc-bin', 'base-files', 'base-passwd', 'perl-base'],
   // For the kernel's own program, which runs on the machine.
   'patchelf'
 ]
@@ -68,7 +68,7 @@ export async function hostFolders(needed: readonly string[]): Promise<string[]> 
 /** Downloads and unpacks a release unless it is there. Returns its folder; throws LabUnavailable where it cannot be had. */
 export async function ensureRelease(release: LabRelease): Promise<string> {
   const cache = join(projectFolder, '.cache', 'lab')
-  const folder = join(cache, `${release}-root-1`)
+  const folder = join(cache, `${release}-root-2`)
   if (existsSync(folder)) return folder
   await mkdir(cache, { recursive: true })
   const work = await mkdtemp(join(cache, 'new-'))
