@@ -9,7 +9,7 @@ import { runInLab } from './boot.ts'
 import { commandFor, labVariables } from './run.ts'
 
 /** What differs between kernels and between versions of LVM: errno, status lines, tables, reports. */
-const files = ['lab', 'device-mapper', 'thin-status', 'era-metadata', 'lvm', 'era-devices']
+const files = ['lab', 'device-mapper', 'thin-status', 'era-metadata', 'lvm', 'lvm-settings']
 
 test('kernel tests pass with the kernel, LVM and tools of the machine', async (t) => {
   t.timeout(20 * 60_000)
