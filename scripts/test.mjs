@@ -227,7 +227,7 @@ function rememberSeconds(known, seconds) {
 
 /** Runs something that prints TAP, shows it, and counts its results. */
 async function tap(name, args, show = (line) => console.log(line)) {
-  const seen = { passed: 0, failed: 0 }
+  const seen = { passed: 0, failed: 0, skipped: 0 }
   let ended = false
   let failure
   const status = await run(projectNode, args, (line) => {
@@ -239,14 +239,15 @@ async function tap(name, args, show = (line) => console.log(line)) {
     // Indented lines belong to a result that has been counted.
     const result = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
     if (!result) return
-    if (/# (SKIP|TODO)\b/i.test(result[2] ?? '')) total.skipped++
+    if (/# (SKIP|TODO)\b/i.test(result[2] ?? '')) seen.skipped++
     else if (result[1]) seen.failed++
     else seen.passed++
   })
   total.passed += seen.passed
   total.failed += seen.failed
+  total.skipped += seen.skipped
   if (!ended || (status !== 0 && seen.failed === 0)) count(false, `${name}: ended with status ${status}`)
-  else if (seen.passed + seen.failed === 0) count(false, `${name}: no test ran`)
+  else if (seen.passed + seen.failed + seen.skipped === 0) count(false, `${name}: no test ran`)
 }
 
 function count(ok, name, lines = []) {

@@ -24,7 +24,7 @@ const CATALOG_BYTES = 48 * MEBIBYTE
 const GROUP_BYTES = 200 * MEBIBYTE
 const FEWEST_SNAPSHOTS = 3
 const MOST_SNAPSHOTS = 4
-const MERGED_WITHIN_MS = 120_000
+const MERGED_WITHIN_MS = 600_000
 
 const folder = '/run/mnt/agent'
 const group = 'kills'

@@ -188,7 +188,7 @@ async function spawnKernel(
  * The kernel's memory is a file (removed while in use) that it maps executable. Memory-backed is quicker, but containers often
  * have a /dev/shm of 64 MB, or one that is mounted noexec.
  */
-function placeForMemory(memoryMiB: number): string {
+export function placeForMemory(memoryMiB: number): string {
   const mounts = existsSync('/proc/mounts') ? readFileSync('/proc/mounts', 'utf8').split('\n') : []
   const shm = mounts.map((line) => line.split(' ')).findLast((fields) => fields[1] === '/dev/shm')
   if (shm?.[2] === 'tmpfs' && !/(^|,)noexec(,|$)/.test(shm[3] ?? '')) {

@@ -25,7 +25,7 @@ const restarts: [Restart, RegExp | undefined][] = [
 
 for (const [how, because] of restarts) {
   labTest(`${how.ends}${how.rescue ? ', and a rescue system that writes' : ''}`, async (t) => {
-    t.timeout(10 * 60_000)
+    t.timeout(60 * 60_000)
     const { outcome, lineBecause, differ, missed } = await restart(how, seed)
     t.is(missed, 0, `seed ${seed}`)
     t.true(differ > 0)

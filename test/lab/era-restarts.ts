@@ -10,7 +10,7 @@ import { labVariables } from './run.ts'
 
 const DISK_BYTES = 128 * 2 ** 20
 /** A boot that has not come to its end by then has failed. Seconds. */
-const PATIENCE_S = 180
+const PATIENCE_S = 1200
 
 export interface Restart {
   /** How the first boot ends: in order, after `era deactivate` by hand, or with the volume active. */

@@ -17,7 +17,7 @@ const DISK_BYTES = 256 * 2 ** 20
 /** How long after it was up, or was at work, a kernel is killed at most, in milliseconds. */
 const LONGEST_MOMENT = 5000
 /** A life that has not come so far by then has failed. Seconds. */
-const PATIENCE_S = 180
+const PATIENCE_S = 1200
 
 type OnProgress = (line: string) => void
 

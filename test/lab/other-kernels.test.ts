@@ -12,12 +12,12 @@ import { commandFor, labVariables } from './run.ts'
 const files = ['lab', 'device-mapper', 'thin-status', 'era-metadata', 'lvm', 'lvm-settings']
 
 test('kernel tests pass with the kernel, LVM and tools of the machine', async (t) => {
-  t.timeout(20 * 60_000)
+  t.timeout(29 * 60_000)
   const [first = '', ...more] = files.map((each) => `test/kernel/${each}.test.ts`)
   const { status, stdout, stderr } = await runInLab({
     command: commandFor(first, more),
     environment: labVariables({}),
-    timeoutSeconds: 20 * 60
+    timeoutSeconds: 28 * 60
   })
   if (status !== 0) t.log(stdout, stderr)
   t.is(status, 0)

@@ -63,9 +63,9 @@ trap - EXIT
 `
 
 machineTest('a tracked volume is snapshotted, stays mounted, and is there again after a boot', async (t) => {
-  t.timeout(20 * 60_000)
+  t.timeout(29 * 60_000)
   await using machine = await SystemdMachine.create()
-  const first = await machine.boot(firstBoot, { timeoutSeconds: 20 * 60 })
+  const first = await machine.boot(firstBoot, { timeoutSeconds: 14 * 60 })
   const said = sections(first.said)
   t.notRegex(first.said ?? first.console, /^ended with/m, first.said)
   t.is(said.get('the agent dies'), '/dev/mapper/srv\n/dev/mapper/srv\n')
@@ -75,7 +75,7 @@ machineTest('a tracked volume is snapshotted, stays mounted, and is there again 
   const says = /nobody has \/dev\/mapper\/srv open: it was mounted\s+at \/srv\/data when\s+snapshot tuesday/g
   t.is(unmounted.match(says)?.length, 2, `doctor and snapshot create say so: ${unmounted}`)
 
-  const second = await machine.boot(secondBoot, { timeoutSeconds: 20 * 60 })
+  const second = await machine.boot(secondBoot, { timeoutSeconds: 14 * 60 })
   const after = sections(second.said).get('after the boot') ?? ''
   t.notRegex(second.said ?? second.console, /^ended with/m, second.said)
   t.is(after, '/dev/mapper/srv\none\nthree\n')

@@ -5,6 +5,7 @@
  * everything that it depends on, never installed; so no script of a package has run, and what those would have made is made here. As with
  * packages.ts, a folder that exists is complete. sid's stays what it was when it was fetched: remove it to get a newer one.
  */
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -68,7 +69,9 @@ export async function hostFolders(needed: readonly string[]): Promise<string[]> 
 /** Downloads and unpacks a release unless it is there. Returns its folder; throws LabUnavailable where it cannot be had. */
 export async function ensureRelease(release: LabRelease): Promise<string> {
   const cache = join(projectFolder, '.cache', 'lab')
-  const folder = join(cache, `${release}-root-2`)
+  // (Its kernel names the folder that it was unpacked for.)
+  const place = createHash('sha256').update(cache).digest('hex').slice(0, 8)
+  const folder = join(cache, `${release}-root-2-${place}`)
   if (existsSync(folder)) return folder
   await mkdir(cache, { recursive: true })
   const work = await mkdtemp(join(cache, 'new-'))

@@ -11,7 +11,8 @@ import { existsSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, open, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { arch, platform, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { runQuietly } from './debian-release.ts'
+import { placeForMemory } from './boot.ts'
+import { runQuietly, unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 import { ensureRelease } from './releases.ts'
 
@@ -28,10 +29,14 @@ export async function ensureSystemdRoot(): Promise<string> {
   try {
     const root = join(work, 'root')
     try {
+      // (A script for perl and apt. It is unpacked like all else, so that nothing need be installed.)
+      const tools = join(work, 'tools')
+      await mkdir(tools)
+      await unpackRelease('bookworm', ['mmdebstrap'], { work, root: tools })
       const words = ['--variant=minbase', `--include=${packages}`, 'trixie', root]
-      await runQuietly('mmdebstrap', words, work)
+      await runQuietly(join(tools, 'usr/bin/mmdebstrap'), words, work)
     } catch (error) {
-      if (error instanceof LabUnavailable) throw new LabUnavailable(`${error.message} (apt-get install mmdebstrap)`)
+      if (error instanceof LabUnavailable) throw error
       throw new LabUnavailable(`a root with systemd could not be made: ${(error as Error).message}`)
     }
     await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
@@ -92,7 +97,11 @@ export class SystemdMachine implements AsyncDisposable {
         ...[`ubd0=${join(this.#job, 'root.img')}`, `ubd1=${join(this.#job, 'data.img')}`, `uml_dir=${this.#job}`],
         ...['con=null', 'con0=null,fd:1', 'systemd.show_status=auto', `systemd.setenv=JOB=${this.#job}`]
       ],
-      { stdio: ['ignore', log.fd, log.fd], detached: true, env: { PATH: process.env['PATH'], HOME: this.#job } }
+      {
+        stdio: ['ignore', log.fd, log.fd],
+        detached: true,
+        env: { PATH: process.env['PATH'], HOME: this.#job, TMPDIR: placeForMemory(1024) }
+      }
     )
     const timer = setTimeout(() => process.kill(-(kernel.pid ?? 0), 'SIGKILL'), timeoutSeconds * 1000)
     await once(kernel, 'exit')
@@ -133,6 +142,11 @@ async function furnish(root: string, lab: string): Promise<void> {
   )
   await put('etc/fstab', '')
   await put('etc/hostname', 'lab\n')
+  // (How long a busy machine takes says nothing.)
+  await put(
+    'etc/systemd/system.conf.d/patience.conf',
+    '[Manager]\nDefaultTimeoutStartSec=15min\nDefaultTimeoutStopSec=15min\n'
+  )
   // (User-mode Linux's disks are none that LVM knows by itself.)
   await put('etc/lvm/lvmlocal.conf', 'devices { types=["ubd",16] use_devicesfile=0 }\n')
   const seen = [
