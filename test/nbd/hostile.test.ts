@@ -12,6 +12,7 @@ test('malformed handshakes and requests', async (t) => {
   const recorded = await unpackRecordedPool()
   const { size_bytes } = (await readPoolDescription(recorded)).snapshots.find(({ name }) => name === 'tides-grown')!
   const server = await serveNbd('x/tides-grown', { base: ['x/tides-shrunk'], recorded: { x: recorded } })
+  t.teardown(() => server.close())
   const { NBD_SEED = '1', NBD_MESSAGES = '8000' } = process.env
   const report = await attackNbd(server.path, size_bytes, { seed: Number(NBD_SEED), messages: Number(NBD_MESSAGES) })
   t.log(JSON.stringify(report))
@@ -20,5 +21,4 @@ test('malformed handshakes and requests', async (t) => {
   // (After 250,000 messages the heap holds 18 MiB, as after 50,000; the rest is read buffers and what V8 and malloc keep.)
   t.true(report.grownMiB < 350)
   t.deepEqual(server.failures, [])
-  await server.close()
 })
