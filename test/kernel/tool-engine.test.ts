@@ -19,7 +19,8 @@ import { expectedAllocated, expectedDelta, RawPool } from './raw-pool.ts'
 const mebibyte = 2 ** 20
 const folder = mkdtempSync(join(tmpdir(), 'tool-engine-'))
 const commands = await toolCommands()
-const versions = typeof commands === 'string' ? (['0.9.0'] as const) : toolVersions
+/** (A release's lab has only tools of its own.) */
+const versions = typeof commands === 'string' ? (['own'] as const) : toolVersions
 const engines = ['tools', 'both'] as const
 /** What the tools do next: a version's work, fail, or wait at the gate. */
 const [mode, gate, reached] = ['mode', 'gate', 'reached'].map((name) => join(folder, name))
@@ -56,7 +57,7 @@ async function start(engine: string): Promise<Started> {
   const newer = (name: string) => (typeof commands === 'string' ? 'false' : [...commands['1.1.0'], name].join(' '))
   const script = (name: string) => `asked_version "$@" && echo 0.9.0 && exit
 case $(cat ${mode}) in
-  0.9.0) real "$@" ;;
+  0.9.0 | own) real "$@" ;;
   1.1.0) ${newer(name)} "$@" ;;
   gated) touch ${reached}; while [ ! -e ${gate} ]; do sleep 0.1; done; real "$@" ;;
   failing) echo "out of memory" >&2; exit 1 ;;
@@ -166,7 +167,8 @@ test.serial(
       t.regex(error.line, /dmsetup message tank 0 release_metadata_snap/)
       t.deepEqual(await answerTo(started.both.client, question('monday', 'tuesday')), expected('monday', 'tuesday'))
       // The log comes another way than the answer.
-      const warnings = () => started.both.agent.log.filter(({ level }) => level === 40)
+      const warnings = () =>
+        started.both.agent.log.filter(({ level, code }) => level === 40 && code !== 'DM_BASE_UNRECORDED')
       await until(() => warnings().length > 0, 'a warning is in the log')
       t.like(warnings()[0], {
         base: 'tank/monday',
