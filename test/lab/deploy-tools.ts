@@ -8,9 +8,9 @@
  * of 2022, which does for a chart that is to work with every Helm 3.
  */
 import { createHash } from 'node:crypto'
-import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { completeFolder } from './complete-folder.ts'
 import { runQuietly, unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
@@ -59,21 +59,10 @@ export interface Program {
 
 /** Downloads and unpacks them unless they are there. Throws LabUnavailable where they cannot be had. */
 export async function ensureDeployTools(): Promise<void> {
-  if (existsSync(folder)) return
-  const cache = join(folder, '..')
-  await mkdir(cache, { recursive: true })
-  const work = await mkdtemp(join(cache, 'new-'))
-  try {
-    const root = join(work, 'root')
-    await mkdir(root)
+  await completeFolder(folder, async (root, work) => {
     for (const [release, names] of Object.entries(packages)) await unpackRelease(release, names, { work, root })
     await unpackHelm(work, root)
-    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
+  })
 }
 
 export const helm = (): Program => ({ path: join(folder, 'usr/bin/helm'), env: quiet() })

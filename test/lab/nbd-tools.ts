@@ -5,8 +5,9 @@
  * release's loader, so that they run on a machine of any release. As in packages.ts, a folder that exists is complete.
  */
 import { existsSync } from 'node:fs'
-import { chmod, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { completeFolder } from './complete-folder.ts'
 import { unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
@@ -35,22 +36,12 @@ async function ensureTools(
   wrapped: readonly string[]
 ): Promise<string> {
   const folder = join(cache, name)
-  const bin = join(folder, 'bin-for-tests')
-  if (existsSync(folder)) return bin
-  await mkdir(cache, { recursive: true })
-  const work = await mkdtemp(join(cache, 'new-'))
-  try {
-    const root = join(work, 'root')
-    await mkdir(join(root, 'bin-for-tests'), { recursive: true })
+  await completeFolder(folder, async (root, work) => {
+    await mkdir(join(root, 'bin-for-tests'))
     await unpackRelease(release, wanted, { work, root, whole: true })
     for (const program of wrapped) await writeStarter(root, program)
-    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
-  return bin
+  })
+  return join(folder, 'bin-for-tests')
 }
 
 /** A script that starts a program of the tree, wherever that is moved, with the tree's own loader, libraries and Python. */

@@ -8,11 +8,12 @@
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { arch, platform } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { completeFolder } from './complete-folder.ts'
 
 /** Debian's names; `a|b` takes the first one that the release has (library names changed with the 64-bit time_t). */
 const packages = [
@@ -85,23 +86,12 @@ export function labFolder(): string {
 /** Downloads and unpacks the lab unless it is there. Returns its folder; throws LabUnavailable where it cannot be had. */
 export async function ensureLab(): Promise<string> {
   const folder = labFolder()
-  if (existsSync(folder)) return folder
-  const cache = join(projectFolder, '.cache', 'lab')
-  await mkdir(cache, { recursive: true })
-  const work = await mkdtemp(join(cache, 'new-'))
-  try {
-    const root = join(work, 'root')
-    await mkdir(root)
+  await completeFolder(folder, async (root, work) => {
     await download(work)
     for (const file of await readdir(work)) {
       if (file.endsWith('.deb')) await run('dpkg', ['-x', file, root], work)
     }
-    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
+  })
   return folder
 }
 

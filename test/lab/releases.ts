@@ -6,9 +6,9 @@
  * packages.ts, a folder that exists is complete. sid's stays what it was when it was fetched: remove it to get a newer one.
  */
 import { createHash } from 'node:crypto'
-import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, readdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { readdir, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { completeFolder } from './complete-folder.ts'
 import { runQuietly, unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
@@ -72,20 +72,10 @@ export async function ensureRelease(release: LabRelease): Promise<string> {
   // (Its kernel names the folder that it was unpacked for.)
   const place = createHash('sha256').update(cache).digest('hex').slice(0, 8)
   const folder = join(cache, `${release}-root-2-${place}`)
-  if (existsSync(folder)) return folder
-  await mkdir(cache, { recursive: true })
-  const work = await mkdtemp(join(cache, 'new-'))
-  try {
-    const root = join(work, 'root')
-    await mkdir(root)
+  await completeFolder(folder, async (root, work) => {
     await unpackRelease(release, packages, { work, root, whole: true })
     await furnish(root, folder)
-    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
+  })
   return folder
 }
 

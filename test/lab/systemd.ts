@@ -8,9 +8,10 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { cp, mkdir, mkdtemp, open, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, open, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { arch, platform, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { completeFolder } from './complete-folder.ts'
 import { placeForMemory } from './boot.ts'
 import { runQuietly, unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
@@ -23,11 +24,7 @@ const folder = join(projectFolder, '.cache', 'lab', 'trixie-systemd-1')
 /** Makes the root unless it is there. Throws LabUnavailable where it cannot be had. */
 export async function ensureSystemdRoot(): Promise<string> {
   if (platform() !== 'linux' || arch() !== 'x64') throw new LabUnavailable('a machine with systemd needs x86-64 Linux')
-  if (existsSync(folder)) return folder
-  await mkdir(dirname(folder), { recursive: true })
-  const work = await mkdtemp(join(dirname(folder), 'new-'))
-  try {
-    const root = join(work, 'root')
+  await completeFolder(folder, async (root, work) => {
     try {
       // (A script for perl and apt. It is unpacked like all else, so that nothing need be installed.)
       const tools = join(work, 'tools')
@@ -39,12 +36,7 @@ export async function ensureSystemdRoot(): Promise<string> {
       if (error instanceof LabUnavailable) throw error
       throw new LabUnavailable(`a root with systemd could not be made: ${(error as Error).message}`)
     }
-    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
+  })
   return folder
 }
 

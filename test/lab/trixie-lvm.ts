@@ -5,8 +5,8 @@
  * machine's or the lab's.
  */
 import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { completeFolder } from './complete-folder.ts'
 import { unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
@@ -30,20 +30,7 @@ const folder = join(projectFolder, '.cache', 'lab', `${release}-lvm-1`)
 
 /** Downloads and unpacks it unless it is there. Throws LabUnavailable where it cannot be had. */
 export async function ensureTrixieLvm(): Promise<void> {
-  if (existsSync(folder)) return
-  const cache = join(folder, '..')
-  await mkdir(cache, { recursive: true })
-  const work = await mkdtemp(join(cache, 'new-'))
-  try {
-    const root = join(work, 'root')
-    await mkdir(root)
-    await unpackRelease(release, packages, { work, root })
-    await rename(root, folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
+  await completeFolder(folder, (root, work) => unpackRelease(release, packages, { work, root }))
 }
 
 /** The words that start it; undefined where it has not been fetched. */

@@ -5,9 +5,9 @@
  * They are downloaded and unpacked into `.cache/lab/`, never installed (debian-release.ts). They want Debian 13's libc, so that is unpacked too, and each tool is started through its
  * loader: by a small script in its name, so that whoever starts it need not know. As with packages.ts, a folder that exists is complete.
  */
-import { existsSync } from 'node:fs'
-import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { completeFolder } from './complete-folder.ts'
 import { unpackRelease } from './debian-release.ts'
 import { projectFolder } from './packages.ts'
 import type { ThinTool, ThinToolName } from './tools.ts'
@@ -22,21 +22,12 @@ const folder = join(projectFolder, '.cache', 'lab', `${release}-tools-1`)
 
 /** Downloads and unpacks the tools unless they are there. Throws LabUnavailable where they cannot be had. */
 export async function ensureTrixieTools(): Promise<void> {
-  if (existsSync(folder)) return
-  const cache = join(folder, '..')
-  await mkdir(cache, { recursive: true })
-  const work = await mkdtemp(join(cache, 'new-'))
-  try {
-    const root = join(work, 'unpacked', 'root')
-    await mkdir(root, { recursive: true })
-    await unpackRelease(release, packages, { work, root })
-    for (const name of names) await writeFile(join(work, 'unpacked', name), script(name), { mode: 0o755 })
-    await rename(join(work, 'unpacked'), folder).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error
-    })
-  } finally {
-    await rm(work, { recursive: true, force: true })
-  }
+  await completeFolder(folder, async (root, work) => {
+    const unpacked = join(root, 'root')
+    await mkdir(unpacked)
+    await unpackRelease(release, packages, { work, root: unpacked })
+    for (const name of names) await writeFile(join(root, name), script(name), { mode: 0o755 })
+  })
 }
 
 /** Where a tool is. They must be there (`ensureTrixieTools()`). */
