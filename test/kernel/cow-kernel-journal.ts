@@ -5,6 +5,7 @@
  */
 import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import type { LifeSnapshot } from './cow-life.ts'
+import { readJournal } from './kernel-life-journal.ts'
 
 type Entry =
   | { kind: 'taking' | 'removing' | 'merging' | 'removed'; name: string }
@@ -36,9 +37,7 @@ export class CowKernelJournal {
 
   constructor(path: string) {
     this.#path = path
-    if (!existsSync(path)) return
-    for (const line of readFileSync(path, 'utf8').trimEnd().split('\n')) {
-      const entry = JSON.parse(line) as Entry
+    for (const entry of readJournal<Entry>(path)) {
       if (entry.kind === 'taken') {
         const { name, snapshot } = entry
         // (They are files of the host's, and the lives are over when the report is made.)

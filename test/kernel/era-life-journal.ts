@@ -2,7 +2,8 @@
  * What the lives of a kernel in which a volume is tracked (era-life.ts) leave to each other, in files of the host's: which snapshots there have
  * to be, and what was in them.
  */
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { readJournal } from './kernel-life-journal.ts'
 
 type Entry =
   /** The volume is tracked, or its history has begun anew for a reason. */
@@ -48,8 +49,7 @@ export class EraLifeJournal {
 
   constructor(path: string) {
     this.#path = path
-    if (!existsSync(path)) return
-    for (const line of readFileSync(path, 'utf8').trimEnd().split('\n')) this.#take(JSON.parse(line) as Entry)
+    for (const entry of readJournal<Entry>(path)) this.#take(entry)
   }
 
   /** On the host when this returns; a line is written by one call, so that a kill cuts none short. */

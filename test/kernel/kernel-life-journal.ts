@@ -38,11 +38,11 @@ export interface JournalledSnapshot extends RawThin {
   unsure: boolean
 }
 
-/** (A line is written by one call, so that a kill cuts none short.) */
-export function readJournal(path: string): JournalEntry[] {
+/** Of any of the journals of lives. (A line is written by one call, so that a kill cuts none short.) */
+export function readJournal<Entry = JournalEntry>(path: string): Entry[] {
   if (!existsSync(path)) return []
   const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
-  return lines.map((line) => JSON.parse(line) as JournalEntry)
+  return lines.map((line) => JSON.parse(line) as Entry)
 }
 
 export class Journal {
