@@ -10,7 +10,7 @@
  * takes too long no longer counts. So this limits no answer in time; it only decides the order.
  */
 
-/** KeyedLock at a time in one thread. */
+/** Turns at a time in one thread. */
 const AT_ONCE = 4
 /** After so long, a turn no longer counts, in milliseconds. */
 const OVERDUE_MS = 50
