@@ -9,13 +9,14 @@ import { ensureFio } from '../test/lab/fio.ts'
  * @param script below `bench/`; it gets `--fio FILE --libraries FOLDERS --rounds N --seconds S`, and prints JSON
  * @param rounds turns of each kind
  * @param seconds a turn takes
- * @param diskBytes size of the lab's disk
+ * @param diskBytes size of the lab's disk; `memoryMiB`: of its memory, 1024 by default
  */
 export async function measureInLab<Figures>(
   script: string,
   rounds: number,
   seconds: number,
-  diskBytes: number
+  diskBytes: number,
+  memoryMiB?: number
 ): Promise<Figures> {
   const { path, libraries } = await ensureFio()
   const numbers = ['--rounds', String(rounds), '--seconds', String(seconds)]
@@ -27,6 +28,7 @@ export async function measureInLab<Figures>(
       ...['--fio', path, '--libraries', libraries, ...numbers]
     ],
     diskBytes,
+    ...(memoryMiB !== undefined && { memoryMiB }),
     timeoutSeconds: 600 + rounds * 60,
     onOutput: (stream, chunk) => {
       if (stream === 'stdout') output += chunk.toString()

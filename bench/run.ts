@@ -2,10 +2,10 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd] [--era-blocks N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow] [--era-blocks N] [--no-write]
  *
  * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --era-load: only what tracking costs,
- * --router: only what a router costs, --nbd: only what reading over NBD costs, likewise.
+ * --router: only what a router costs, --nbd: only what reading over NBD costs, --cow: only classic snapshots, likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -13,6 +13,7 @@ import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
+import { cowHeading, measureCow } from './cow.ts'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
 import { eraHeading, measureEra, renderEra } from './era.ts'
 import { eraLoadHeading, measureEraLoad } from './era-load.ts'
@@ -32,6 +33,7 @@ const { values } = parseArgs({
     'era-load': { type: 'boolean', default: false },
     router: { type: 'boolean', default: false },
     nbd: { type: 'boolean', default: false },
+    cow: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
   }
@@ -44,7 +46,8 @@ const sections = {
   era: [eraHeading, era],
   'era-load': [eraLoadHeading, () => measureEraLoad(runs)],
   router: [routerHeading, router],
-  nbd: [nbdHeading, () => measureNbd(runs)]
+  nbd: [nbdHeading, () => measureNbd(runs)],
+  cow: [cowHeading, () => measureCow(Math.min(runs, 3))]
 } as const
 
 if (!values.router) {
@@ -53,7 +56,7 @@ if (!values.router) {
     throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
 }
 const file = join(projectFolder, 'docs/benchmarks.md')
-const only = (['pool-load', 'era', 'era-load', 'router', 'nbd'] as const).find((name) => values[name])
+const only = (['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow'] as const).find((name) => values[name])
 if (only === undefined) {
   const page = await measureAll()
   console.log(page)
@@ -96,7 +99,8 @@ async function measureAll(): Promise<string> {
   const stream = await measureStream(Number(values.extents), runs)
   const routing = await router()
   const xml = renderXml(await measureXml(runs))
-  const load = `${await measureNbd(runs)}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
+  const cow = await measureCow(Math.min(runs, 3))
+  const load = `${await measureNbd(runs)}\n${cow}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
   return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${load}`
 }
 

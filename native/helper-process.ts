@@ -4,9 +4,9 @@
  * A process that waits uninterruptibly in the kernel does not die of SIGKILL until the kernel lets it go. Giving it up
  * means: kill it, expect nothing of it any more, and learn later (`onGone`) that it has really ended.
  */
-import { fork, type ChildProcess } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import type { ChildProcess } from 'node:child_process'
 import type { HelperConfiguration, Reply, Request } from './call.ts'
+import { startHelper } from './helper-program.ts'
 
 /** A start is Node's own start-up, and cannot hang; on a busy machine it may take long. */
 const startDeadlineMs = 30_000
@@ -41,12 +41,8 @@ export class HelperProcess {
   constructor(configuration: HelperConfiguration, patienceMs: number, events: HelperEvents) {
     this.#events = events
     this.#patienceMs = patienceMs
-    const extension = import.meta.url.slice(import.meta.url.lastIndexOf('.'))
-    const program = fileURLToPath(new URL(`./device-mapper-worker${extension}`, import.meta.url))
-    this.#child = fork(program, [JSON.stringify(configuration), String(process.pid)], {
-      // The parent's own options (an inspector's port, a test runner's hooks) are not for the helper.
-      execArgv: ['--max-old-space-size=64'],
-      env: helperEnvironment(),
+    const args = [JSON.stringify(configuration), String(process.pid)]
+    this.#child = startHelper('./device-mapper-worker', import.meta.url, args, {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc']
     })
     this.#child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
@@ -145,14 +141,4 @@ export class HelperProcess {
       else handle?.unref()
     }
   }
-}
-
-/**
- * The library's messages are recognised by their English words; its debugging switches would abort the process or
- * reword them.
- */
-export function helperEnvironment(): NodeJS.ProcessEnv {
-  const { DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS, ...environment } = process.env
-  void [DM_ABORT_ON_INTERNAL_ERRORS, DM_DEBUG_WITH_LINE_NUMBERS, NODE_OPTIONS]
-  return { ...environment, LC_ALL: 'C' }
 }

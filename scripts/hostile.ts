@@ -30,6 +30,8 @@ const EXTENTS = 2_000_000
 const BLOCK_BYTES = 65_536
 /** How much longer than at rest the bystander may wait, at the 99th percentile; and what any machine may take. */
 const [SLOWER, GRACE_MS] = [10, 20]
+/** How long the bystander is watched before each attack, in milliseconds. */
+const REST_MS = 5000
 /** What may stay of an attack's memory beyond that at rest, and for how long it is waited for. */
 const [KEPT_BYTES, RETURN_MS] = [96 * 2 ** 20, 30_000]
 
@@ -97,7 +99,9 @@ async function withBystander({ process: { address }, snapshotId }: Victim, ms: n
   return p99(took)
 }
 
-async function attacked(victim: Victim, attack: string, seconds: number, restMs: number, restBytes: number) {
+async function attacked(victim: Victim, attack: string, seconds: number, restBytes: number) {
+  // Before each: the machine has other things to do too, now more, now less.
+  const restMs = await withBystander(victim, REST_MS)
   const {
     memory,
     process: { address },
@@ -137,11 +141,11 @@ async function attackAll(victim: Victim, attacks: readonly string[], seconds: nu
   } = victim
   // The first answers compile the code.
   await withBystander(victim, 3000)
-  const restMs = await withBystander(victim, 5000)
+  await withBystander(victim, REST_MS)
   const restBytes = memory.held
   console.log(`${name} (${pid}): limit ${inMiB(LIMIT_BYTES)} by ${memory.means}; at rest ${inMiB(restBytes)}`)
   let faults = 0
-  for (const attack of attacks) faults += await attacked(victim, attack, seconds, restMs, restBytes)
+  for (const attack of attacks) faults += await attacked(victim, attack, seconds, restBytes)
   console.log(`${name}: ${inMiB(memory.peak)} at the most`)
   return faults
 }

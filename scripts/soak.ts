@@ -6,7 +6,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -14,13 +14,14 @@ import { parseArgs } from 'node:util'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
-import { killKernels, killKernelsThatTrack } from '../test/lab/kernel-kills.ts'
+import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
+import { type LabRelease, labReleases } from '../test/lab/releases.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
 import type { DamageTrial } from '../test/support/damage-trial.ts'
-import { type CowTally, damageStores, tallyTable } from '../test/support/cow-mutations.ts'
+import { type CowTally, damageStores, summaryTable, tallyTable } from '../test/support/cow-mutations.ts'
 import { eraCampaign } from '../test/support/era-mutations.ts'
 import { availableEraTools } from '../test/support/era-tools.ts'
 import { newTally, runCampaign } from '../test/support/mutations.ts'
@@ -62,8 +63,10 @@ const MUTATIONS_A_ROUND = 500
 /** Pairs of stores of classic snapshots, and how often each is damaged. */
 const COW_MUTATION_ROUNDS = 200
 const COW_MUTATIONS_A_ROUND = 50
-/** Lives of a volume with classic snapshots; 15 to 30 pairs each. */
-const COW_LIVES = 100
+/** Lives of a volume with classic snapshots, 15 to 30 pairs each: asked of an agent, and of the stores themselves. */
+const COW_LIVES = { 'classic-snapshots': 25, 'cow-stores': 100 } as const
+/** Of a whole kernel, while a volume has classic snapshots; 3 to 10 pairs after each. */
+const COW_KERNEL_KILLS = 30
 
 /** Streams asked for, 32 of them at a time. */
 const STREAMS = 320
@@ -139,6 +142,18 @@ function comparing(make: (seed: number, folder: string, number: number) => Promi
   }
 }
 
+/** A kernel test with its full count, by its file's name in test/kernel/. */
+function kernelTest(name: string, file: string, count: number, done: string): Section {
+  return {
+    name,
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      yield [await testInLab(file, count, seedOf(number)), { ...nothing, done }]
+    }
+  }
+}
+
+/** (A section's seeds come from its place in this list.) */
 const sections: readonly Section[] = [
   {
     name: 'written',
@@ -244,14 +259,7 @@ const sections: readonly Section[] = [
       yield [said.join('\n'), { ...nothing, done: `${figure(all)} walks through a storm` }]
     }
   },
-  {
-    name: 'streams',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('streams', STREAMS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(STREAMS)} streams, 32 at once` }]
-    }
-  },
+  kernelTest('streams', 'streams', STREAMS, `${figure(STREAMS)} streams, 32 at once`),
   {
     name: 'agent-kills',
     share: 0,
@@ -283,81 +291,69 @@ const sections: readonly Section[] = [
       ]
     }
   },
-  {
-    name: 'missed-blocks-lookup',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-lookup', LOOKUP_ROUNDS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(LOOKUP_ROUNDS)} rounds of names that change during a question` }]
-    }
-  },
-  {
-    name: 'missed-bases',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-bases', BASE_ROUNDS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(BASE_ROUNDS)} rounds of each life of a base or a resumed answer` }]
-    }
-  },
+  kernelTest(
+    'missed-blocks-lookup',
+    'missed-blocks-lookup',
+    LOOKUP_ROUNDS,
+    `${figure(LOOKUP_ROUNDS)} rounds of names that change during a question`
+  ),
+  kernelTest(
+    'missed-bases',
+    'missed-blocks-bases',
+    BASE_ROUNDS,
+    `${figure(BASE_ROUNDS)} rounds of each life of a base or a resumed answer`
+  ),
   {
     name: 'classic-snapshots',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      for (const file of ['classic-snapshots', 'cow-stores']) {
-        const said = await testInLab(file, COW_LIVES, seedOf(number))
-        yield [said, { ...nothing, done: `${figure(COW_LIVES)} lives of volumes with classic snapshots (${file})` }]
+      for (const [file, count] of Object.entries(COW_LIVES)) {
+        const said = await testInLab(file, count, seedOf(number))
+        yield [said, { ...nothing, done: `${figure(count)} lives of volumes with classic snapshots (${file})` }]
       }
     }
   },
   {
-    name: 'lease-kills',
+    name: 'classic-kernel-kills',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('lease', LEASE_KILLS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(LEASE_KILLS)} kills of a lease's holder` }]
+      const report = await killKernelsWithClassicSnapshots(seedOf(number), COW_KERNEL_KILLS, (line) => {
+        console.log(line)
+      })
+      const { kills, whileStarting, pairs, refused, merging } = report
+      yield [
+        `seed ${seedOf(number)}: ${whileStarting} while the agent started, ${merging} while a snapshot was merged; ` +
+          `${figure(pairs)} pairs right afterwards, of which refused ${JSON.stringify(refused)}`,
+        { ...nothing, done: `${kills} kills of a kernel with classic snapshots` }
+      ]
     }
   },
-  {
-    name: 'owned-pools-kills',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('owned-pools-killed', OWNED_POOLS_KILLS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(OWNED_POOLS_KILLS)} kills while pools of our own were changed` }]
-    }
-  },
-  {
-    name: 'era-boundaries',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-snapshots', ERA_BOUNDARIES, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(ERA_BOUNDARIES)} snapshots with writes in flight` }]
-    }
-  },
-  {
-    name: 'era-history',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-history', ERA_SNAPSHOTS, seedOf(number))
-      yield [said, { ...nothing, done: `every pair of ${figure(ERA_SNAPSHOTS)} snapshots of a tracked volume` }]
-    }
-  },
-  {
-    name: 'era-kills',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-kills', ERA_KILLS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(ERA_KILLS)} kills of an agent that tracks a volume` }]
-    }
-  },
-  {
-    name: 'era-backups',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-backups', ERA_BACKUPS, seedOf(number))
-      const done = `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
-      yield [said, { ...nothing, done }]
-    }
-  },
+  kernelTest('lease-kills', 'lease', LEASE_KILLS, `${figure(LEASE_KILLS)} kills of a lease's holder`),
+  kernelTest(
+    'owned-pools-kills',
+    'owned-pools-killed',
+    OWNED_POOLS_KILLS,
+    `${figure(OWNED_POOLS_KILLS)} kills while pools of our own were changed`
+  ),
+  kernelTest(
+    'era-boundaries',
+    'era-snapshots',
+    ERA_BOUNDARIES,
+    `${figure(ERA_BOUNDARIES)} snapshots with writes in flight`
+  ),
+  kernelTest(
+    'era-history',
+    'era-history',
+    ERA_SNAPSHOTS,
+    `every pair of ${figure(ERA_SNAPSHOTS)} snapshots of a tracked volume`
+  ),
+  kernelTest('era-kills', 'era-kills', ERA_KILLS, `${figure(ERA_KILLS)} kills of an agent that tracks a volume`),
+  kernelTest(
+    'era-backups',
+    'era-backups',
+    ERA_BACKUPS,
+    `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
+  ),
   {
     name: 'era-kernel-kills',
     share: 0,
@@ -372,40 +368,41 @@ const sections: readonly Section[] = [
       ]
     }
   },
-  {
-    name: 'lvm-settings',
+  ...labReleases.map((release): Section => ({
+    name: `kernels-${release}`,
     share: 0,
-    run: async function* ([number = 0], seedOf) {
+    run: async function* () {
+      const files = (await readdir(join(projectFolder, 'test/kernel'))).filter((name) => name.endsWith('.test.ts'))
+      for (const file of files) {
+        const began = performance.now()
+        await showLab(commandFor(join(projectFolder, 'test/kernel', file), []), {}, release)
+        yield [`${file}, ${figure((performance.now() - began) / 1000)} s`, nothing]
+      }
       yield [
-        await testInLab('lvm-settings', LVM_SETTINGS, seedOf(number)),
-        { ...nothing, done: 'reports under all lvm.conf' }
+        '',
+        { ...nothing, done: `${files.length} files of kernel tests with the kernel, LVM and tools of ${release}` }
       ]
     }
-  },
-  {
-    name: 'missed-era-looks',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-era-looks', MISSED_ERA_LOOKS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(MISSED_ERA_LOOKS)} lives of a tracked volume between two looks` }]
-    }
-  },
-  {
-    name: 'era-metadata',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-metadata', ERA_STEPS, seedOf(number))
-      yield [said, { ...nothing, done: `every era of an era device through ${figure(ERA_STEPS)} steps` }]
-    }
-  },
-  {
-    name: 'era-discards',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('era-discards', ERA_DISCARD_ROUNDS, seedOf(number))
-      yield [said, { ...nothing, done: `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume` }]
-    }
-  },
+  })),
+  kernelTest('lvm-settings', 'lvm-settings', LVM_SETTINGS, 'reports under all lvm.conf'),
+  kernelTest(
+    'missed-era-looks',
+    'missed-blocks-era-looks',
+    MISSED_ERA_LOOKS,
+    `${figure(MISSED_ERA_LOOKS)} lives of a tracked volume between two looks`
+  ),
+  kernelTest(
+    'era-metadata',
+    'era-metadata',
+    ERA_STEPS,
+    `every era of an era device through ${figure(ERA_STEPS)} steps`
+  ),
+  kernelTest(
+    'era-discards',
+    'era-discards',
+    ERA_DISCARD_ROUNDS,
+    `${figure(ERA_DISCARD_ROUNDS)} rounds of discards at a tracked volume`
+  ),
   {
     name: 'nbd',
     share: 0,
@@ -423,15 +420,12 @@ const sections: readonly Section[] = [
       yield [said, { ...nothing, done }]
     }
   },
-  {
-    name: 'missed-era-tables',
-    share: 0,
-    run: async function* ([number = 0], seedOf) {
-      const said = await testInLab('missed-blocks-era-tables', ERA_TABLE_ROUNDS, seedOf(number))
-      const done = `${figure(ERA_TABLE_ROUNDS)} rounds of tables that others load, of late grows and of retention`
-      yield [said, { ...nothing, done }]
-    }
-  },
+  kernelTest(
+    'missed-era-tables',
+    'missed-blocks-era-tables',
+    ERA_TABLE_ROUNDS,
+    `${figure(ERA_TABLE_ROUNDS)} rounds of tables that others load, of late grows and of retention`
+  ),
   {
     name: 'era-damage',
     share: 0,
@@ -482,7 +476,7 @@ const sections: readonly Section[] = [
         if (faults.length > 0) throw new Error(`seed ${random.seed}: ${faults.join('\n')}`)
       }
       const done = `${figure(COW_MUTATION_ROUNDS * COW_MUTATIONS_A_ROUND)} damaged stores of classic snapshots`
-      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}`, { ...nothing, done }]
+      yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}\n\n${summaryTable(tally)}`, { ...nothing, done }]
     }
   },
   {
@@ -574,9 +568,14 @@ async function inLab<Report>(script: string, words: readonly string[]): Promise<
 }
 
 /** Runs a command in the kernel lab and shows what it prints. @returns its stdout @throws LabFailure unless it succeeds */
-async function showLab(command: readonly string[], environment: Readonly<Record<string, string>> = {}) {
+async function showLab(
+  command: readonly string[],
+  environment: Readonly<Record<string, string>> = {},
+  release?: LabRelease
+) {
   let output = ''
   const { status } = await runInLab({
+    release,
     command,
     environment: { ...labVariables({}), ...environment },
     timeoutSeconds: 6 * 3600,

@@ -5,8 +5,8 @@
  *   node scripts/test.mjs [--no-lab] [--remember] [FILE…]     FILEs: only these test files, no checks
  *
  * `--remember` writes how long each kernel file took to test/kernel/seconds.json: the longest begin first, so that none is left
- * alone at the end, and short ones share a kernel. The last lines are the seconds of each part beside its budget (CONTRIBUTING.md),
- * and `N passed, N failed[, N skipped]`; the exit status is 0 only if nothing failed. Where CI is set, the lab must run.
+ * alone at the end, and short ones share a kernel. At the end what failed is shown once more, then the seconds of each part beside its
+ * budget (CONTRIBUTING.md), and `N passed, N failed[, N skipped]`; the exit status is 0 only if nothing failed. Where CI is set, the lab must run.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -34,6 +34,10 @@ const QUIET_MS = 30 * 60_000
 const SHORT_SECONDS = 25
 const SHARED_SECONDS = 100
 const total = { passed: 0, failed: 0, skipped: 0 }
+/** The lines of each failure, which stand far above the end of a long output. */
+const failures = []
+/** Lines kept of one failure: its message and where it was, not all of a long difference. */
+const FAILURE_LINES = 60
 const started = Date.now()
 const secondsFile = join(projectFolder, 'test/kernel/seconds.json')
 
@@ -53,6 +57,13 @@ const parts = [
 await ensureDependencies()
 await firstPart()
 await kernelTests()
+if (failures.length > 0)
+  console.log(
+    `\n# what failed:\n${failures
+      .flat()
+      .map((line) => `# ${line}`)
+      .join('\n')}`
+  )
 console.log(`\n${parts.map(spent).join(', ')}; ${secondsSince(started)} s in all`)
 console.log(`${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ''}`)
 process.exitCode = total.failed === 0 ? 0 : 1
@@ -94,12 +105,12 @@ async function check() {
   const status = await run('npm', ['run', '--silent', 'check'], (line) => lines.push(line))
   console.log('# types, lint, format')
   for (const line of lines) console.log(line)
-  count(status === 0, 'npm run check')
+  count(status === 0, 'npm run check', lines)
 }
 
 /** What test files would fetch for themselves, some at the same time, and be given up for. They say what could not be had. */
 async function prepare() {
-  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools'])
+  for (const each of ['deploy-tools', 'trixie-lvm', 'nbd-tools', ...(withLab ? ['releases'] : [])])
     await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
 }
 
@@ -206,8 +217,12 @@ function rememberSeconds(known, seconds) {
 async function tap(name, args, show = (line) => console.log(line)) {
   const seen = { passed: 0, failed: 0 }
   let ended = false
+  let failure
   const status = await run(projectNode, args, (line) => {
     show(line)
+    if (/^not ok /.test(line)) failures.push((failure = [`${name}: ${line}`]))
+    else if (/^ /.test(line)) failure?.length < FAILURE_LINES && failure.push(line)
+    else failure = undefined
     ended ||= /^1\.\.\d+$/.test(line)
     // Indented lines belong to a result that has been counted.
     const result = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
@@ -222,8 +237,9 @@ async function tap(name, args, show = (line) => console.log(line)) {
   else if (seen.passed + seen.failed === 0) count(false, `${name}: no test ran`)
 }
 
-function count(ok, name) {
+function count(ok, name, lines = []) {
   console.log(`${ok ? 'ok' : 'not ok'} - ${name}`)
+  if (!ok) failures.push([`not ok - ${name}`, ...lines.slice(0, FAILURE_LINES)])
   total[ok ? 'passed' : 'failed']++
 }
 

@@ -2,10 +2,11 @@
  * Walks of an era device's metadata, as a library (`import { openEraDevice } from 'deltamapper/era'`): what was written
  * to since an era, without an agent. docs/library.md has an example, and what a caller has to see to.
  */
-import { type EraMetadata, type MetadataView, openEraMetadata } from './devicemapper/era/era-metadata.ts'
+import { type EraMetadata, openEraMetadata } from './devicemapper/era/era-metadata.ts'
 import type { ExtentStream } from './devicemapper/extents.ts'
+import type { MetadataView } from './devicemapper/metadata-view.ts'
 
-export type { MetadataView } from './devicemapper/era/era-metadata.ts'
+export type { MetadataView } from './devicemapper/metadata-view.ts'
 export type { ExtentAnswer, ExtentBatch, ExtentStream } from './devicemapper/extents.ts'
 export { DeltamapperError, type ErrorCode } from './errors.ts'
 

@@ -45,7 +45,7 @@ function isSource(source: string): boolean {
 }
 
 /** In quotes and pure ASCII: JSON alone keeps characters that steer terminals or reverse the direction of text. */
-function printable(text: string): string {
+export function printable(text: string): string {
   return JSON.stringify(text).replaceAll(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 

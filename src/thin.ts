@@ -3,10 +3,11 @@
  * for each question, without an agent. docs/library.md has an example, and what a caller has to see to.
  */
 import type { ExtentStream } from './devicemapper/extents.ts'
-import { type MetadataView, openPoolMetadata, type PoolMetadata } from './devicemapper/thin/pool-metadata.ts'
+import type { MetadataView } from './devicemapper/metadata-view.ts'
+import { openPoolMetadata, type PoolMetadata } from './devicemapper/thin/pool-metadata.ts'
 
 export type { ExtentAnswer, ExtentBatch, ExtentStream } from './devicemapper/extents.ts'
-export type { MetadataView } from './devicemapper/thin/pool-metadata.ts'
+export type { MetadataView } from './devicemapper/metadata-view.ts'
 export { DeltamapperError, type ErrorCode } from './errors.ts'
 
 export interface OpenOptions {

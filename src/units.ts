@@ -7,6 +7,6 @@ export const SECTOR_BYTES = 512
 
 /**
  * Metadata of dm-thin and dm-era is read and written in blocks (THIN_METADATA_BLOCK_SIZE in
- * drivers/md/dm-thin-metadata.h). Bytes.
+ * drivers/md/dm-thin-metadata.h, DM_ERA_METADATA_BLOCK_SIZE). Bytes.
  */
 export const METADATA_BLOCK_BYTES = 4096

@@ -58,7 +58,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
       : undefined
   if (live) {
     monitoring.readiness.add('catalog', async () => {
-      await live.catalog.leases()
+      await live.catalog.leases.list()
       return undefined
     })
   }
@@ -72,7 +72,9 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   last.defer(() => walkers.close())
 
   const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({ name, folder }))
-  const inventory = new Inventory({ live: live?.inventory, recordedPools })
+  const inventory = new Inventory({
+    ...{ live: live?.inventory, recordedPools, deadlineMs: config.examinationDeadlineSeconds * 1000 }
+  })
   started.defer(() => inventory.close())
 
   const server = await startServer({

@@ -13,6 +13,7 @@ import {
   tlsFields,
   valid
 } from '../process/config-file.ts'
+import { describeIssues } from '../process/config-issues.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
@@ -123,7 +124,9 @@ export const agentConfig = z.strictObject({
        * `compare` says.
        */
       compareMebibytes: z.number().min(0).default(1024),
-      compareMebibytesPerSecond: z.number().min(0.1).default(64)
+      compareMebibytesPerSecond: z.number().min(0.1).default(64),
+      /** For all answers about classic snapshots together. An answer gets an eighth of what is left, 32 MiB at most. */
+      memoryMebibytes: z.number().min(1).default(128)
     })
     .prefault({}),
   /**
@@ -140,6 +143,11 @@ export const agentConfig = z.strictObject({
   directReads: z.boolean().default(false),
   /** How long a metadata device may take to answer one read. Calls that wait longer end with DM_READ_FAILED. */
   readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
+  /**
+   * How long the examination for `doctor`, and the one at the start, waits for each thing that it looks at: LVM,
+   * device-mapper, a pool's metadata. It then says that this one has not answered. Some follow each other.
+   */
+  examinationDeadlineSeconds: z.number().min(0.1).max(60).default(8),
   /**
    * The most MiB a second to read from one metadata device, so that its pool serves others first. No limit by default.
    */
@@ -184,7 +192,7 @@ export async function loadConfig({
   engine,
   monitoring
 }: AgentOptions): Promise<AgentConfig> {
-  const fields = await readConfigFile(configFile)
+  const { fields, text } = await readConfigFile(configFile)
   const merged = agentConfig.safeParse({
     ...fields,
     ...(listen?.length ? { listen } : {}),
@@ -194,7 +202,7 @@ export async function loadConfig({
       ? { recorded: { ...(fields['recorded'] as object | undefined), ...recorded } }
       : {})
   })
-  if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  if (!merged.success) throw invalidConfig(configFile, describeIssues(merged.error.issues, agentConfig, text))
   checkServing(merged.data)
   return merged.data
 }

@@ -21,6 +21,7 @@ import { LvmReporter } from './lvm/report.ts'
 import type { AgentMetrics } from './metrics.ts'
 import { OwnedPools } from './owned-pools/owned-pools.ts'
 import type { SnapshotSource } from './walks/snapshot.ts'
+import { WalkMemory } from './walks/walk-memory.ts'
 
 /** How long a start waits for the recovery of leases, in milliseconds. */
 const RECOVERY_MS = 5000
@@ -70,6 +71,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
   started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
   metrics.watchCatalog(catalog.path)
   metrics.watchPools(deviceMapper)
+  metrics.watchTracked(tracked)
   return {
     catalog,
     leases,
@@ -82,6 +84,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
       ...{ catalog, deviceMapper, logger, strictBases: config.strictBases, compare: config.cow.compare },
       compareBytes: config.cow.compareMebibytes * 2 ** 20,
       compareBytesPerSecond: config.cow.compareMebibytesPerSecond * 2 ** 20,
+      memory: new WalkMemory(config.cow.memoryMebibytes * 2 ** 20, 'cow.memoryMebibytes'),
       onDoubtful: metrics.reportedDoubtful
     },
     admin: administration(owned, tracked),

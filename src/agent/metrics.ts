@@ -1,13 +1,15 @@
 /**
  * The metrics that only an agent has: the cost of its walks, results of checks with the tools, its metadata snapshots,
- * how full the pools are, its catalog.
+ * how full the pools are, its tracked volumes, its catalog.
  *
  * Nothing is counted for each extent or node: totals are taken from the walks' own statistics when a scrape comes.
  */
 import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { lookAtTracked, type TrackedState } from './era/tracked-state.ts'
 import type { SurveyPort } from './node/survey.ts'
-import { FullnessLooks, type PoolFullness } from './node/pool-fullness.ts'
+import { Looks } from './node/looks.ts'
+import { lookAtPoolsAndStores, type PoolFullness } from './node/pool-fullness.ts'
 import type { StoreFullness } from './node/store-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
 import type { TimedStatistics } from './walks/walk-messages.ts'
@@ -18,7 +20,7 @@ import type { Walkers } from './walks/walkers.ts'
 const WALK_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300]
 /** Up to `lease.holdSeconds`, 600 by default. */
 const LEASE_SECONDS = [0.1, 1, 10, 60, 300, 600, 1800]
-/** The most pools that are shown: each is six time series. */
+/** The most pools that are shown, each with six time series; and of stores and tracked volumes. */
 const MAXIMUM_POOLS = 64
 
 const methods: Record<WalkKind, string> = { allocated: 'GetMetadataAllocated', delta: 'GetMetadataDelta' }
@@ -56,15 +58,23 @@ export class AgentMetrics {
 
   watchWalkers(walkers: Pick<Walkers, 'totals' | 'active' | 'alive'>): void {
     const registers = this.#registers
-    new Counter({
-      ...{ name: 'deltamapper_extents_total', help: 'Extents found by walks', labelNames: ['method'], registers },
-      collect() {
-        const { allocated, delta } = walkers.totals
-        this.reset()
-        this.inc({ method: methods.allocated }, allocated.extents)
-        this.inc({ method: methods.delta }, delta.extents)
-      }
-    })
+    const byMethod = (name: string, help: string, of: (statistics: TimedStatistics) => number) =>
+      new Counter({
+        ...{ name, help, labelNames: ['method'], registers },
+        collect() {
+          const { allocated, delta } = walkers.totals
+          this.reset()
+          this.inc({ method: methods.allocated }, of(allocated))
+          this.inc({ method: methods.delta }, of(delta))
+        }
+      })
+    byMethod('deltamapper_extents_total', 'Extents found by walks', (each) => each.extents)
+    byMethod('deltamapper_extent_bytes_total', 'Bytes of these extents', (each) => each.extentBytes)
+    byMethod(
+      'deltamapper_volume_bytes_total',
+      'Sizes of the volumes that they are of, once for each walk',
+      (each) => each.volumeBytes
+    )
     const total = (name: string, help: string, of: (statistics: TimedStatistics) => number) =>
       new Counter({
         ...{ name, help, registers },
@@ -147,7 +157,7 @@ export class AgentMetrics {
   }
 
   watchPools(deviceMapper: SurveyPort): void {
-    const looks = new FullnessLooks(deviceMapper)
+    const looks = new Looks(() => lookAtPoolsAndStores(deviceMapper))
     const registers = this.#registers
     const perPool = (name: string, help: string, of: (usage: NonNullable<PoolFullness['usage']>) => number) =>
       new Gauge({
@@ -155,7 +165,7 @@ export class AgentMetrics {
         async collect() {
           const seen = await looks.latest()
           this.reset()
-          for (const { name: pool, usage } of shown(seen?.pools)) if (usage) this.set({ pool }, of(usage))
+          for (const { name: pool, usage } of shown(seen?.what.pools)) if (usage) this.set({ pool }, of(usage))
         }
       })
     perPool('deltamapper_pool_data_bytes', "Size of a thin pool's data space", (each) => each.dataBytes)
@@ -171,7 +181,7 @@ export class AgentMetrics {
         async collect() {
           const seen = await looks.latest()
           this.reset()
-          for (const store of (seen?.stores ?? []).slice(0, MAXIMUM_POOLS)) {
+          for (const store of (seen?.what.stores ?? []).slice(0, MAXIMUM_POOLS)) {
             const value = of(store)
             if (value !== undefined) this.set({ snapshot: store.name }, value)
           }
@@ -188,7 +198,7 @@ export class AgentMetrics {
       async collect() {
         const seen = await looks.latest()
         this.reset()
-        for (const { name: pool, state } of shown(seen?.pools)) this.set({ pool, state }, 1)
+        for (const { name: pool, state } of shown(seen?.what.pools)) this.set({ pool, state }, 1)
       }
     })
     new Gauge({
@@ -197,12 +207,52 @@ export class AgentMetrics {
       registers,
       async collect() {
         const seen = await looks.latest()
-        this.set(Math.max(0, (seen?.pools.length ?? 0) - MAXIMUM_POOLS))
+        this.set(Math.max(0, (seen?.what.pools.length ?? 0) - MAXIMUM_POOLS))
       }
     })
     new Gauge({
       name: 'deltamapper_pools_looked_at_timestamp_seconds',
       help: 'Unix time of the last look at the pools that has succeeded',
+      registers,
+      async collect() {
+        this.set(((await looks.latest())?.at ?? 0) / 1000)
+      }
+    })
+  }
+
+  /** Volumes that dm-era tracks. A name of theirs is one of the configuration's, as a pool's is. */
+  watchTracked(volumes: Parameters<typeof lookAtTracked>[0]): void {
+    const looks = new Looks(() => lookAtTracked(volumes))
+    const registers = this.#registers
+    const perVolume = (name: string, help: string, of: (volume: TrackedState) => number | undefined) =>
+      new Gauge({
+        ...{ name, help, labelNames: ['volume'], registers },
+        async collect() {
+          const seen = await looks.latest()
+          this.reset()
+          for (const volume of (seen?.what ?? []).slice(0, MAXIMUM_POOLS)) {
+            const value = of(volume)
+            if (value !== undefined) this.set({ volume: volume.name }, value)
+          }
+        }
+      })
+    perVolume('deltamapper_era_active', '1: the tracked volume is active', ({ active }) => Number(active))
+    perVolume('deltamapper_era_suspended', '1: it is suspended, and whoever writes to it waits', ({ suspended }) =>
+      Number(suspended)
+    )
+    perVolume('deltamapper_era_problem', '1: era list says what is wrong with it', ({ hasProblem }) =>
+      Number(hasProblem)
+    )
+    perVolume(
+      'deltamapper_era_history_lost',
+      '1: what was written since its newest snapshot is not known, so that the next backup is a full one',
+      ({ historyLost }) => Number(historyLost)
+    )
+    perVolume('deltamapper_era_metadata_bytes', "Size of the tracked volume's metadata", (each) => each.metadata?.bytes)
+    perVolume('deltamapper_era_metadata_used_bytes', 'What of it is used', (each) => each.metadata?.usedBytes)
+    new Gauge({
+      name: 'deltamapper_era_looked_at_timestamp_seconds',
+      help: 'Unix time of the last look at the tracked volumes that has succeeded',
       registers,
       async collect() {
         this.set(((await looks.latest())?.at ?? 0) / 1000)

@@ -103,6 +103,21 @@ export function ended(end: End): string {
   }
 }
 
+/** Makes calls that end with statuses of all kinds: whole answers, and refusals. */
+export async function askForStatuses(asker: Asker): Promise<void> {
+  await asker.wholes()
+  await asker.stream('refused', { target: '' })
+  for (const question of asker.questions) await asker.stream('refused', { ...question, maxResults: -1 })
+}
+
+/** The calls that ended with a status, for people, and the status. */
+export function statuses(run: Run): { what: string; end: Extract<End, { how: 'status' }> }[] {
+  return run.calls.flatMap((call) => {
+    if (!('end' in call) || call.end.how !== 'status') return []
+    return [{ what: call.kind === 'stream' ? describe(call.question) : call.method, end: call.end }]
+  })
+}
+
 export function statusName(end: End): string {
   return end.how === 'status' ? (grpcStatus[end.code] ?? `status ${end.code}`) : end.how
 }

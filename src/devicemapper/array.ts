@@ -14,7 +14,8 @@
  */
 import { type BlockReader, type BlockWindow, damaged } from './block-reader.ts'
 import { blockAt, highestKey, keyAt, leafOf, U64_SIZE } from './btree.ts'
-import { checksumSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
+import { checksumSalt } from './checksum.ts'
+import { METADATA_BLOCK_BYTES } from '../units.ts'
 
 const HEADER_BYTES = 24
 const HEADER_WORDS = HEADER_BYTES / 4
@@ -31,7 +32,7 @@ export interface ArrayShape {
 
 /** Elements in a full array block. */
 export function arrayBlockCapacity(valueSize: ArrayShape['valueSize']): number {
-  return Math.floor((METADATA_BLOCK_SIZE - HEADER_BYTES) / valueSize)
+  return Math.floor((METADATA_BLOCK_BYTES - HEADER_BYTES) / valueSize)
 }
 
 /**

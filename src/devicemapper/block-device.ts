@@ -11,11 +11,9 @@ import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
+import { pageAligned } from './page-aligned.ts'
 import type { DeviceNumber } from './target-words.ts'
 import { SECTOR_BYTES } from '../units.ts'
-
-/** Its types are in the DOM library, of which we want nothing else. */
-declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
 
 /** The zeros at the start of a device that counts as blank, in bytes. */
 const BLANK_BYTES = 4096
@@ -108,7 +106,7 @@ export class ClaimedDevice {
 
   /** Its first LOOK_BYTES, or all there are: where file systems keep what a mount changes. */
   async start(): Promise<Buffer> {
-    const buffer = alignedBuffer(LOOK_BYTES)
+    const buffer = pageAligned(LOOK_BYTES)
     let length = 0
     // A device may end in the middle of it.
     while (length < LOOK_BYTES) {
@@ -124,7 +122,7 @@ export class ClaimedDevice {
    * the device has.
    */
   async zeroStart(bytes: number): Promise<void> {
-    const zeros = alignedBuffer(Math.min(bytes, this.sizeBytes))
+    const zeros = pageAligned(Math.min(bytes, this.sizeBytes))
     for (let at = 0; at < zeros.length;) {
       const { bytesWritten } = await this.#io(() => this.#file.write(zeros, at, zeros.length - at, at))
       at += bytesWritten
@@ -183,11 +181,6 @@ async function refuseUnlessBlockDevice(path: string): Promise<void> {
     await file.close()
   }
   throw invalid(`${path} is no block device`, 'name a disk, a partition, a loop device or another block device')
-}
-
-/** O_DIRECT wants page-aligned memory, and this is the one such allocation that plain Node offers. */
-function alignedBuffer(bytes: number): Buffer {
-  return Buffer.from(new WebAssembly.Memory({ initial: Math.ceil(bytes / 65536) }).buffer, 0, bytes)
 }
 
 function cannotClaim(path: string, cause: unknown): DeltamapperError {

@@ -6,21 +6,17 @@
  * own block number are verified before use. A block that was freed and used again is intact in itself; only its number
  * shows it.
  *
- * Devices are read with O_DIRECT (metadata-medium.ts). That wants page-aligned memory, and WebAssembly.Memory is
- * the one page-aligned
- * allocation that plain Node offers. Files are read in place; every few windows the event loop has its turn.
+ * Devices are read with O_DIRECT (metadata-medium.ts), into page-aligned memory. Files are read in place; every few
+ * windows the event loop has its turn.
  */
 import { setImmediate } from 'node:timers/promises'
 import { DeltamapperError } from '../errors.ts'
-import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
+import { checksumSalt, impliedSalt } from './checksum.ts'
 import { Unanswered } from './device-reads.ts'
 import { type MediumOptions, type MetadataMedium, openMedium, type OpenMedium } from './metadata-medium.ts'
+import { pageAligned } from './page-aligned.ts'
 import type { DeviceNumber } from './target-words.ts'
-
-/** Its types are in the DOM library, of which we want nothing else. */
-declare const WebAssembly: {
-  Memory: new (size: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer }
-}
+import { METADATA_BLOCK_BYTES } from '../units.ts'
 
 /** Blocks a single read request may span: 256 KiB, the point from which larger requests no longer gain. */
 const MAX_RUN_BLOCKS = 64
@@ -30,10 +26,7 @@ const MAX_BRIDGED_BLOCKS = 8
 export const WINDOW_BLOCKS = 128
 /** A request for no more than these gets a small window. */
 export const SMALL_WINDOW_BLOCKS = 16
-/**
- * Memory is allocated in pieces of this size: each WebAssembly.Memory, however small, takes 10 GB of addresses, and
- * processes may have a limit to those.
- */
+/** Memory is allocated in pieces of this size (page-aligned.ts). */
 const BYTES_ALLOCATED = 8 * 2 ** 20
 /** Bytes of unused windows of a size that are kept for the next reader; the rest of a burst goes back to the system. */
 const SPARE_BYTES = 16 * 2 ** 20
@@ -68,27 +61,27 @@ export class BlockWindow {
 
   /** @param memory page-aligned, with room for wanted and bridged blocks: twice the most that may be requested */
   constructor(memory: Buffer) {
-    this.slots = new Uint32Array(memory.length / METADATA_BLOCK_SIZE / 2)
+    this.slots = new Uint32Array(memory.length / METADATA_BLOCK_BYTES / 2)
     this.bytes = memory
     this.words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4)
   }
 
   /** The i-th requested block, as bytes. */
   block(i: number): Buffer {
-    const start = this.slots[i] * METADATA_BLOCK_SIZE
-    return this.bytes.subarray(start, start + METADATA_BLOCK_SIZE)
+    const start = this.slots[i] * METADATA_BLOCK_BYTES
+    return this.bytes.subarray(start, start + METADATA_BLOCK_BYTES)
   }
 
   /** Index in `words` of the i-th requested block's first word. */
   firstWord(i: number): number {
-    return (this.slots[i] * METADATA_BLOCK_SIZE) / 4
+    return (this.slots[i] * METADATA_BLOCK_BYTES) / 4
   }
 
   /** The kind of the i-th requested block, by its checksum (see checksum.ts). */
   salt(i: number): number {
     const slot = this.slots[i]
-    const start = slot * METADATA_BLOCK_SIZE
-    this.#covered[slot] ??= this.bytes.subarray(start + 4, start + METADATA_BLOCK_SIZE)
+    const start = slot * METADATA_BLOCK_BYTES
+    this.#covered[slot] ??= this.bytes.subarray(start + 4, start + METADATA_BLOCK_BYTES)
     return impliedSalt(this.words[this.firstWord(i)], this.#covered[slot])
   }
 }
@@ -102,17 +95,16 @@ class WindowPool {
 
   /** @param blocks that may be requested in one window */
   constructor(blocks: number) {
-    this.#bytes = 2 * blocks * METADATA_BLOCK_SIZE
+    this.#bytes = 2 * blocks * METADATA_BLOCK_BYTES
   }
 
   take(): BlockWindow {
     const spare = this.#spare.pop()
     if (spare) return spare
     if (this.#fresh.length === 0) {
-      const pages = BYTES_ALLOCATED / 65536
-      const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })
+      const piece = pageAligned(BYTES_ALLOCATED)
       const count = BYTES_ALLOCATED / this.#bytes
-      this.#fresh = Array.from({ length: count }, (_, i) => Buffer.from(buffer, i * this.#bytes, this.#bytes))
+      this.#fresh = Array.from({ length: count }, (_, i) => piece.subarray(i * this.#bytes, (i + 1) * this.#bytes))
     }
     return new BlockWindow(this.#fresh.pop()!)
   }
@@ -164,7 +156,7 @@ export class BlockReader {
   private constructor(path: string, medium: MetadataMedium) {
     this.path = path
     this.#medium = medium
-    this.blocks = Math.floor(medium.sizeBytes / METADATA_BLOCK_SIZE)
+    this.blocks = Math.floor(medium.sizeBytes / METADATA_BLOCK_BYTES)
     this.device = medium.device
   }
 
@@ -341,7 +333,7 @@ export class BlockReader {
     const { start, bytes } = this.#request(slot, length)
     let read: number
     try {
-      read = await this.#medium.read(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE)
+      read = await this.#medium.read(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_BYTES)
     } catch (error) {
       if (error instanceof Unanswered && error.sent) window.isLost = true
       throw this.#undelivered(firstBlock, length, error as Error)
@@ -353,7 +345,7 @@ export class BlockReader {
     const { start, bytes } = this.#request(slot, length)
     let read: number
     try {
-      read = this.#medium.readNow(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_SIZE)
+      read = this.#medium.readNow(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_BYTES)
     } catch (error) {
       throw this.#undelivered(firstBlock, length, error as Error)
     }
@@ -361,15 +353,15 @@ export class BlockReader {
   }
 
   #request(slot: number, length: number): { start: number; bytes: number } {
-    const bytes = length * METADATA_BLOCK_SIZE
+    const bytes = length * METADATA_BLOCK_BYTES
     this.statistics.readCalls++
     this.statistics.bytesRead += bytes
-    return { start: slot * METADATA_BLOCK_SIZE, bytes }
+    return { start: slot * METADATA_BLOCK_BYTES, bytes }
   }
 
   #undelivered(firstBlock: number, length: number, outcome: Error | number): DeltamapperError {
     const last = firstBlock + length - 1
-    const bytes = length * METADATA_BLOCK_SIZE
+    const bytes = length * METADATA_BLOCK_BYTES
     const why = typeof outcome === 'number' ? `only ${outcome} of ${bytes} bytes came back` : outcome.message
     return new DeltamapperError(
       'DM_READ_FAILED',

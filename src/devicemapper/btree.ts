@@ -15,7 +15,8 @@
  * says: a cycle would need a node that lies in two ranges at once.
  */
 import { damaged, type BlockReader, type BlockWindow, WINDOW_BLOCKS } from './block-reader.ts'
-import { checksumSalt, METADATA_BLOCK_SIZE } from './checksum.ts'
+import { checksumSalt } from './checksum.ts'
+import { METADATA_BLOCK_BYTES } from '../units.ts'
 
 const HEADER_BYTES = 32
 const KEYS_WORD = HEADER_BYTES / 4
@@ -97,7 +98,7 @@ export function nodeShape(
 
 /** Entries that fit into a node, always a multiple of three (dm-btree.c, calc_max_entries). */
 function mostEntries(valueSize: number): number {
-  return 3 * Math.floor((METADATA_BLOCK_SIZE - HEADER_BYTES) / (U64_SIZE + valueSize) / 3)
+  return 3 * Math.floor((METADATA_BLOCK_BYTES - HEADER_BYTES) / (U64_SIZE + valueSize) / 3)
 }
 
 function checkKeys(

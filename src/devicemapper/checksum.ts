@@ -7,9 +7,6 @@
  */
 import { crc32c } from '@node-rs/crc32'
 
-/** Metadata block size in bytes; fixed by the kernel (THIN_METADATA_BLOCK_SIZE, DM_ERA_METADATA_BLOCK_SIZE). */
-export const METADATA_BLOCK_SIZE = 4096
-
 /** Salts of the kinds of blocks, as the kernel names them. */
 export const checksumSalt = {
   thinSuperblock: 160774,

@@ -6,6 +6,7 @@
  * may bring its own. It ends up in log lines and nowhere else, so it must be short and plain.
  */
 import { randomUUID } from 'node:crypto'
+import { isIP } from 'node:net'
 import { Metadata } from '@grpc/grpc-js'
 
 export interface CallContext {
@@ -15,6 +16,10 @@ export interface CallContext {
   readonly requestId: string
   /** The caller, as far as connections tell: the IP address, or the process at the other end of a unix socket. */
   readonly client: string
+  /**
+   * Whose turn it is when many want to go on: the caller, or the one that a router calls for. Limits count by `client`.
+   */
+  readonly party: string
   /**
    * The caller means the handles as they are: it knows that they may be of two volumes, of which an answer is exact all
    * the same.
@@ -31,17 +36,26 @@ interface IncomingCall {
 
 const requestIdKey = 'x-request-id'
 /**
+ * For whom a router calls, in the router's words. Only routers come over TCP, with their certificates; a process of
+ * this machine could take more turns with it than it has a share of, so that it is not believed.
+ */
+const onBehalfOfKey = 'deltamapper-on-behalf-of'
+/**
  * Set by our own client, whose handles are ours. A CSI driver's base and target are to be of one volume, as the
  * specification wants, so that nothing passes this on, and sidecars do not know it.
  */
 const anyVolumeKey = 'deltamapper-any-volume'
-const requestIdForm = /^[A-Za-z0-9._:-]{1,64}$/
+const plainForm = /^[A-Za-z0-9._:-]{1,64}$/
 
 export function callContext(call: IncomingCall): CallContext {
   const [brought] = call.metadata.get(requestIdKey)
-  const requestId = typeof brought === 'string' && requestIdForm.test(brought) ? brought : randomUUID()
+  const requestId = typeof brought === 'string' && plainForm.test(brought) ? brought : randomUUID()
   const anyVolume = call.metadata.get(anyVolumeKey)[0] === 'yes'
-  return { deadline: Number(call.getDeadline()), requestId, client: withoutPort(call.getPeer()), anyVolume }
+  const client = withoutPort(call.getPeer())
+  const [behind] = call.metadata.get(onBehalfOfKey)
+  const isTold = isIP(client) !== 0 && typeof behind === 'string' && plainForm.test(behind)
+  const party = isTold ? `${client} for ${behind}` : client
+  return { deadline: Number(call.getDeadline()), requestId, client, party, anyVolume }
 }
 
 /** The metadata of a client whose handles are ours. */
@@ -52,12 +66,13 @@ export function ownHandlesMetadata(): Metadata {
 }
 
 /**
- * The metadata that carries the id on. Nothing else of the call goes along: tokens and the like are not for the next
- * server.
+ * The metadata that carries the id on, and who calls. Nothing else of the call goes along: tokens and the like are not
+ * for the next server.
  */
-export function onwardMetadata({ requestId }: Pick<CallContext, 'requestId'>): Metadata {
+export function onwardMetadata({ requestId, client }: Pick<CallContext, 'requestId' | 'client'>): Metadata {
   const metadata = new Metadata()
   metadata.set(requestIdKey, requestId)
+  metadata.set(onBehalfOfKey, client)
   return metadata
 }
 

@@ -17,6 +17,7 @@ import { Bursts } from '../memory-after-bursts.ts'
 import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
+import { CallTurns } from './call-turns.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
 import { settledWithin } from './settled.ts'
 import { nameOfStatus, toStatus } from './status.ts'
@@ -129,6 +130,7 @@ export class SnapshotMetadataService {
    */
   readonly #clients = new Map<string, number>()
   #open = 0
+  readonly #turns = new CallTurns()
   readonly #bursts: Bursts
   readonly #logOfMany: (client: string, fields: object) => void
   #stopping = false
@@ -196,6 +198,7 @@ export class SnapshotMetadataService {
         throw tooMany('maxStreamsPerClient', `this client has ${ofClient} answers under way`)
       }
       check(call.request)
+      await this.#turns.take(context.party, signal)
       return ask(signal, context)
     }).finally(() => this.#running.delete(run))
     this.#running.set(run, controller)

@@ -1,8 +1,8 @@
 /**
  * The common metrics of agent and router: calls, and messages sent. Each has a registry of its own, never a global one.
  *
- * Labels have few values by construction: methods, status codes, error codes, nodes and pools. Never a handle, a
- * volume, a client.
+ * Labels have few values by construction: methods, status codes, error codes, nodes, pools, tracked volumes. Never a
+ * handle, a client.
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { ServerObserver } from '../grpc/server.ts'

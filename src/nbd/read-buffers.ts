@@ -2,9 +2,7 @@
  * Memory that data passes through: page-aligned, because O_DIRECT wants that, and used again. Each client has a share,
  * so that one that does not take what it asked for holds up nobody else. Who finds its share used up waits.
  */
-
-/** The types for it live in the DOM library, of which nothing else is wanted here. */
-declare const WebAssembly: { Memory: new (size: { initial: number }) => { readonly buffer: ArrayBuffer } }
+import { pageAligned } from '../devicemapper/page-aligned.ts'
 
 /** What is read and sent in one piece, in bytes: nbdcopy asks for as much. */
 export const PIECE_BYTES = 256 * 1024
@@ -28,11 +26,11 @@ export class ReadBuffers {
   }
 
   #makeSlab(): void {
-    const { buffer } = new WebAssembly.Memory({ initial: SLAB_BYTES / 65536 })
+    const slab = pageAligned(SLAB_BYTES)
     const each = PIECE_BYTES + EDGE_BYTES
     // The one at the front is taken first: neighbours in memory are neighbours on the disk, mostly.
     for (let at = SLAB_BYTES - (SLAB_BYTES % each) - each; at >= 0; at -= each) {
-      this.#free.push(Buffer.from(buffer, at, each))
+      this.#free.push(slab.subarray(at, at + each))
     }
   }
 }

@@ -22,17 +22,26 @@ export const socketFields = {
 /** TLS files: PEM, read again when they change. */
 export const tlsFields = { certificate: z.string().min(1), key: z.string().min(1), ca: z.string().min(1) }
 
-/** The fields, unchecked; empty without a file. @throws DM_CONFIG_INVALID */
-export async function readConfigFile(file: string | undefined): Promise<Record<string, unknown>> {
-  if (file === undefined) return {}
+export interface ConfigFile {
+  /** Unchecked. */
+  readonly fields: Readonly<Record<string, unknown>>
+  /** What they were read from. */
+  readonly text: string
+}
+
+/** Nothing without a file. @throws DM_CONFIG_INVALID */
+export async function readConfigFile(file: string | undefined): Promise<ConfigFile> {
+  if (file === undefined) return { fields: {}, text: '' }
+  let text: string
   let content: unknown
   try {
-    content = parse(await readFile(file, 'utf8')) ?? {}
+    text = await readFile(file, 'utf8')
+    content = parse(text) ?? {}
   } catch (cause) {
     throw invalidConfig(file, (cause as Error).message, cause)
   }
   if (!isMapping(content)) throw invalidConfig(file, 'it is no mapping of fields')
-  return content as Record<string, unknown>
+  return { fields: content as Record<string, unknown>, text }
 }
 
 /**

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../process/config-file.ts'
+import { describeIssues } from '../process/config-issues.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
@@ -136,13 +137,13 @@ export interface RouterOptions {
 
 /** @throws DM_CONFIG_INVALID naming file and field */
 export async function loadConfig({ configFile, listen, monitoring }: RouterOptions): Promise<RouterConfig> {
-  const fields = await readConfigFile(configFile)
+  const { fields, text } = await readConfigFile(configFile)
   const merged = routerConfig.safeParse({
     ...fields,
     ...(listen?.length ? { listen } : {}),
     ...(monitoring === undefined ? {} : { monitoring })
   })
-  if (!merged.success) throw invalidConfig(configFile, z.prettifyError(merged.error))
+  if (!merged.success) throw invalidConfig(configFile, describeIssues(merged.error.issues, routerConfig, text))
   checkServing(merged.data)
   return merged.data
 }

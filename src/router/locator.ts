@@ -11,9 +11,10 @@
  */
 import { DeltamapperError } from '../errors.ts'
 import type { CallContext } from '../grpc/call-context.ts'
+import { printable } from '../handle.ts'
 import type { Place, SnapshotLocator } from './relay/relay.ts'
 import type { Agents } from './relay/agents.ts'
-import { type Located, printable } from './drivers/driver.ts'
+import type { Located } from './drivers/driver.ts'
 
 export interface LocatorSources {
   /** What is known of a snapshot without asking agents. */

@@ -29,7 +29,7 @@ test('without a file and without options everything has its default', async (t) 
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
     era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730, trustRestarts: false },
-    cow: { compare: 'auto', compareMebibytes: 1024, compareMebibytesPerSecond: 64 },
+    cow: { compare: 'auto', compareMebibytes: 1024, compareMebibytesPerSecond: 64, memoryMebibytes: 128 },
     strictBases: false,
     engine: 'native',
     toolCommand: [],
@@ -69,7 +69,7 @@ const everything = {
     trustRestarts: true,
     snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
   },
-  cow: { compare: 'never', compareMebibytes: 10, compareMebibytesPerSecond: 5 },
+  cow: { compare: 'never', compareMebibytes: 10, compareMebibytesPerSecond: 5, memoryMebibytes: 32 },
   strictBases: true,
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
@@ -110,7 +110,7 @@ era:
   deadlineSeconds: 5
   trustRestarts: true
   snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
-cow: { compare: never, compareMebibytes: 10, compareMebibytesPerSecond: 5 }
+cow: { compare: never, compareMebibytes: 10, compareMebibytesPerSecond: 5, memoryMebibytes: 32 }
 strictBases: true
 engine: both
 toolCommand: [env, PATH=/opt/tools]
@@ -172,8 +172,26 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['no address', 'listen: []', /listen/],
   ['TLS by halves', 'tls: { certificate: a, key: b, ca: c }', /clientName/],
   ['an address instead of a list', 'listen: unix:///run/a.sock', /listen/],
-  ['a mode that YAML takes for a number', 'socketMode: 0660', /expected string.* socketMode/],
-  ['a mode that is no octal number', 'socketMode: "0680"', /is no file mode such as "0660".* socketMode/],
+  [
+    'a mode that YAML takes for a number',
+    'walkers: 2\nsocketMode: 0660',
+    /expected string.* \(socketMode, line 2\): put it in quotes, "0660"$/
+  ],
+  ['a name with a letter too few', 'walkers: 2\nlistn: []', /Unrecognized key: "listn", is listen meant\? \(line 2\)/],
+  ['a name in small letters', '\n\nsocketmode: "0600"', /"socketmode", is socketMode meant\? \(line 3\)/],
+  ['the beginning of a name', 'lease:\n  hold: 5', /"hold", is holdSeconds meant\? \(lease, line 2\)/],
+  [
+    'a name below a name of our own',
+    'era: { snapshotCommands: { srv: { tak: [x] } } }',
+    /"tak", is take meant\? \(era/
+  ],
+  ['a name like no other', 'colour: red', /Unrecognized key: "colour" \(line 1\)/],
+  ['a line of JSON', '{\n  "walkers": 0\n}', /\(walkers, line 2\)/],
+  ['a line of a list', 'listen:\n  - unix:///a\n  - 5', /\(listen\[1\], line 3\): put it in quotes, "5"/],
+  ['a number in quotes', 'walkers: "2"', /\(walkers, line 1\): write it without quotes, 2/],
+  ['a value that is there alone', 'listen: unix:///run/a.sock', /: write it as a list, \[unix:\/\/\/run\/a\.sock\]/],
+  ['a yes in place of true', 'live: yes', /\(live, line 1\): true or false, without quotes/],
+  ['a mode that is no octal number', 'socketMode: "0680"', /is no file mode such as "0660".*socketMode/],
   ['a mode with more than permissions', 'socketMode: "4755"', /is no file mode/],
   ['a mode in letters', 'socketMode: rw-rw----', /is no file mode/],
   ['an empty group', 'socketGroup: ""', /socketGroup/],
@@ -198,17 +216,17 @@ const wrong: [name: string, content: string, says: RegExp][] = [
   ['no command for LVM', 'lvmCommand: []', /lvmCommand/],
   ['a command line for LVM', 'lvmCommand: sudo lvm', /lvmCommand/],
   ['an empty word in it', 'lvmCommand: [lvm, ""]', /lvmCommand/],
-  ['a program in the current directory', 'lvmCommand: [./lvm]', /depends on the current directory.* lvmCommand/],
-  ['tools from there', 'toolCommand: [env, "PATH=:/bin"]', /names the current directory.* toolCommand/],
+  ['a program in the current directory', 'lvmCommand: [./lvm]', /depends on the current directory.*lvmCommand/],
+  ['tools from there', 'toolCommand: [env, "PATH=:/bin"]', /names the current directory.*toolCommand/],
   [
     'a snapshot command from there',
     'era: { snapshotCommands: { srv: { take: [bin/snap], remove: [snap] } } }',
-    /depends on the current directory.* era\.snapshotCommands/
+    /depends on the current directory.*era\.snapshotCommands/
   ],
   ['no catalog', 'catalog: ""', /catalog/],
   ['more than all of the metadata', 'lease: {freePercent: 101}', /lease/],
   ['a lease that is over at once', 'lease: {holdSeconds: 0}', /lease/],
-  ['a misspelt field of a field', 'lease: {hold: 5}', /Unrecognized key: "hold".* lease/],
+  ['a misspelt field of a field', 'lease: {hold: 5}', /Unrecognized key: "hold".*lease/],
   ['a list', '- a\n- b', /no mapping of fields/],
   ['a text', 'hello', /no mapping of fields/],
   ['a number', '5', /no mapping of fields/],

@@ -34,6 +34,12 @@ export const quiet: Readonly<Record<string, string>> = {
   [`deltamapper_cow_store_bytes{${agent},snapshot="s"}`]: '1000x120',
   [`deltamapper_cow_store_used_bytes{${agent},snapshot="s"}`]: '100+1x120',
   [`deltamapper_cow_store_lost{${agent},snapshot="s"}`]: '0x120',
+  [`deltamapper_era_looked_at_timestamp_seconds{${agent}}`]: '0+60x120',
+  [`deltamapper_era_suspended{${agent},volume="v"}`]: '0x120',
+  [`deltamapper_era_problem{${agent},volume="v"}`]: '0x120',
+  [`deltamapper_era_history_lost{${agent},volume="v"}`]: '0x120',
+  [`deltamapper_era_metadata_bytes{${agent},volume="v"}`]: '1000x120',
+  [`deltamapper_era_metadata_used_bytes{${agent},volume="v"}`]: '100+1x120',
   [`deltamapper_leases_held{${agent}}`]: '0 1 1 0x117',
   [`deltamapper_lease_held_seconds_count{${agent},outcome="released"}`]: '0+1x120',
   // Somebody else holds the metadata snapshot now and then.
@@ -140,6 +146,33 @@ export const histories: readonly History[] = [
       DeltamapperSnapshotStoreLost: { at: '30m', labels: `severity="warning",${agent},snapshot="t"` }
     },
     silent: { DeltamapperSnapshotStoreFilling: '5m', DeltamapperSnapshotStoreLost: '3m' }
+  },
+  {
+    name: 'tracked volumes: one suspended for good, one whose metadata fills up, one whose history was lost',
+    series: {
+      // A snapshot suspends it for a moment, which a scrape may see; then it stays so.
+      [`deltamapper_era_suspended{${agent},volume="s"}`]: '0 1 0x23 1x35',
+      [`deltamapper_era_metadata_bytes{${agent},volume="m"}`]: '1000x60',
+      [`deltamapper_era_metadata_used_bytes{${agent},volume="m"}`]: '700+10x60',
+      [`deltamapper_era_problem{${agent},volume="m"}`]: '0x11 1x49',
+      [`deltamapper_era_history_lost{${agent},volume="h"}`]: '0x5 1x30 0x25'
+    },
+    fires: {
+      DeltamapperTrackedVolumeSuspended: { at: '30m', labels: `severity="critical",${agent},volume="s"` },
+      DeltamapperTrackedMetadataFull: { at: '30m', labels: `severity="warning",${agent},volume="m"` },
+      DeltamapperTrackedVolumeProblem: { at: '30m', labels: `severity="warning",${agent},volume="m"` },
+      DeltamapperTrackedHistoryLost: { at: '30m', labels: `severity="info",${agent},volume="h"` }
+    },
+    silent: {
+      DeltamapperTrackedVolumeSuspended: '20m',
+      DeltamapperTrackedMetadataFull: '5m',
+      DeltamapperTrackedHistoryLost: '50m'
+    }
+  },
+  {
+    name: 'tracked volumes that cannot be looked at',
+    series: { [`deltamapper_era_looked_at_timestamp_seconds{${agent}}`]: '60x60' },
+    fires: { DeltamapperPoolsNotSeen: { at: '20m', labels: `severity="warning",${agent}` } }
   },
   {
     name: 'a certificate that is not renewed',

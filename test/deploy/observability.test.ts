@@ -29,7 +29,10 @@ const { groups } = parse(await readFile(join(folder, 'alerts.yaml'), 'utf8')) as
 const rules = groups.flatMap((group) => group.rules)
 
 interface Panel {
+  id: number
+  type: string
   title: string
+  gridPos: { x: number; y: number; w: number; h: number }
   targets?: { expr: string; legendFormat: string }[]
 }
 const dashboard = JSON.parse(await readFile(join(folder, 'dashboard.json'), 'utf8')) as { panels: Panel[] }
@@ -46,6 +49,7 @@ function registered(): Map<string, Set<string>> {
   metrics.watchLeases(() => 0)
   metrics.watchCatalog('/nonexistent')
   metrics.watchPools({} as never)
+  metrics.watchTracked({} as never)
   const router = processMetrics({ ...facts, role: 'router' })
   routerMetrics(router.registry, router.observer.calls, () => 0)
   for (const metric of [...agent.registry.getMetricsAsArray(), ...router.registry.getMetricsAsArray()]) {
@@ -101,6 +105,16 @@ test('the check finds metrics and labels that there are not', (t) => {
 test('alerts ask for metrics and labels that there are', (t) => {
   t.true(rules.length >= 15)
   for (const { alert, expr } of rules) t.deepEqual(mistakes(expr), [], alert)
+})
+
+test('the dashboard has tables and figures of how things are, and panels that do not overlap', (t) => {
+  const { panels } = dashboard
+  for (const type of ['stat', 'table'] as const) t.true(panels.filter((each) => each.type === type).length >= 2, type)
+  t.is(new Set(panels.map(({ id }) => id)).size, panels.length)
+  const places = panels.flatMap(({ gridPos: { x, y, w, h } }) =>
+    Array.from({ length: w * h }, (_, i) => `${x + (i % w)},${y + Math.floor(i / w)}`)
+  )
+  t.is(new Set(places).size, places.length)
 })
 
 test('the dashboard asks for metrics and labels that there are', (t) => {

@@ -1,7 +1,8 @@
 import test from 'ava'
 import fc from 'fast-check'
 
-import { checksumSalt, impliedSalt, METADATA_BLOCK_SIZE } from '../../src/devicemapper/checksum.ts'
+import { checksumSalt, impliedSalt } from '../../src/devicemapper/checksum.ts'
+import { METADATA_BLOCK_BYTES } from '../../src/units.ts'
 
 /** CRC-32C as its definition has it, bit by bit: polynomial 0x1EDC6F41 reflected, register preset to ones, and here not inverted at the end. */
 function rawCrc32c(bytes: Uint8Array): number {
@@ -18,7 +19,7 @@ function saltOf(block: Buffer): number {
 }
 
 const anyBlock = fc
-  .uint8Array({ minLength: METADATA_BLOCK_SIZE, maxLength: METADATA_BLOCK_SIZE })
+  .uint8Array({ minLength: METADATA_BLOCK_BYTES, maxLength: METADATA_BLOCK_BYTES })
   .map((bytes) => Buffer.from(bytes))
 
 test('the definition used here gives the published check value', (t) => {
@@ -38,7 +39,7 @@ test('a block sealed with any salt implies that salt', (t) => {
 
 test('no bit of a block can change unnoticed', (t) => {
   fc.assert(
-    fc.property(anyBlock, fc.nat({ max: 8 * METADATA_BLOCK_SIZE - 1 }), (block, bit) => {
+    fc.property(anyBlock, fc.nat({ max: 8 * METADATA_BLOCK_BYTES - 1 }), (block, bit) => {
       const before = saltOf(block)
       block[bit >> 3] ^= 1 << (bit & 7)
       t.not(saltOf(block), before)

@@ -45,15 +45,31 @@ test('a deadline is in milliseconds, or none', (t) => {
   t.is(callContext(call(undefined)).deadline, Infinity)
 })
 
-test('nothing but the id goes on', (t) => {
+test('a router says for whom it calls, and is believed over TCP alone', (t) => {
+  const onward = onwardMetadata(callContext(call('one', 'pid-7')))
+  const party = (peer: string, metadata = onward) => callContext({ ...call(undefined, peer), metadata }).party
+  t.is(party('10.0.0.7:51234'), '10.0.0.7 for pid-7')
+  t.is(party('fd00::7:51234'), 'fd00::7 for pid-7')
+  t.is(party('pid-8'), 'pid-8', 'a process of this machine has one share, whatever it says')
+  t.is(callContext({ ...call(undefined, '10.0.0.7:51234'), metadata: onward }).client, '10.0.0.7', 'limits are its own')
+  const strange = new Metadata()
+  strange.set('deltamapper-on-behalf-of', 'a b')
+  t.is(party('10.0.0.7:51234', strange), '10.0.0.7')
+  t.is(party('10.0.0.7:51234', new Metadata()), '10.0.0.7')
+})
+
+test('nothing but the id and the client goes on', (t) => {
   const { metadata, ...rest } = call('one')
   metadata.set('authorization', 'Bearer hunter2')
-  t.deepEqual(onwardMetadata(callContext({ metadata, ...rest })).getMap(), { 'x-request-id': 'one' })
+  t.deepEqual(onwardMetadata(callContext({ metadata, ...rest })).getMap(), {
+    'x-request-id': 'one',
+    'deltamapper-on-behalf-of': 'unix-1'
+  })
 })
 
 test('that handles are ours is said by our own client alone, and goes no further', (t) => {
   t.false(callContext(call(undefined)).anyVolume)
   const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata() })
   t.true(context.anyVolume)
-  t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id'])
+  t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id', 'deltamapper-on-behalf-of'])
 })

@@ -36,6 +36,17 @@ test('calls that are cancelled by the thousand do not end another one of the sam
   t.true(await eventually(() => backend.open === 0))
 })
 
+test('of calls that are cancelled in the packet that brings them, hardly any begins', async (t) => {
+  const { path, backend, log } = await testServer(t)
+  const connection = await RawConnection.open(path)
+  t.teardown(() => connection.socket.destroy())
+  connection.socket.write(connection.calls(400, allocatedRequest('hanging'), true))
+  t.true(await eventually(() => log.filter(({ code }) => code === 'DM_CANCELLED').length >= 20))
+  t.is((await new PlainClient(t, path).allocated({ snapshot_id: 'some' })).code, 0)
+  t.true(await eventually(() => backend.open === 0))
+  t.true(backend.requests.length < 100, `${backend.requests.length} of them asked the backend`)
+})
+
 test('a client that was slowed down is served again, and nobody else notices', async (t) => {
   const names = new Map<number, string>()
   let connections = 0

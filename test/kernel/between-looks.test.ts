@@ -100,7 +100,7 @@ async function failure(promise: Promise<unknown>): Promise<DeltamapperError> {
 
 /** A whole walk, with something done to the pool once the catalog is asked about what was seen. */
 async function walkWith(meanwhile: () => void, base: Snapshot | undefined, target: Snapshot) {
-  const statistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
+  const statistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, extentBytes: 0, volumeBytes: 0 }
   const request = { base, target, startingOffset: 0, maxResults: 0, direct: false }
   const onSeen = async () => {
     meanwhile()

@@ -58,13 +58,28 @@ export class CowLife {
   /** Content that was there before has come back: then a chunk that was written to may be as it was. */
   #contentsReturn = false
 
-  /** Makes the volume in a group that there is. @param group with 100 MiB to spare */
-  constructor(group: string, origin: string, random: Random, { ext4 = false, prefix = '' } = {}) {
+  /**
+   * Makes the volume in a group that there is, unless it is there from an earlier life.
+   *
+   * @param group with 100 MiB to spare
+   * @param options.taken how many snapshots an earlier life has taken; those that are left are still to be told
+   */
+  constructor(
+    group: string,
+    origin: string,
+    random: Random,
+    { ext4 = false, prefix = '', taken }: { ext4?: boolean; prefix?: string; taken?: number } = {}
+  ) {
     this.#prefix = prefix
     this.group = group
     this.origin = origin
     this.#random = random
     this.#ext4 = ext4
+    if (taken !== undefined) {
+      this.#taken = taken
+      this.#contentsReturn = true
+      return
+    }
     lvm('lvcreate', '--size', ext4 ? '16m' : '8m', '--wipesignatures', 'n', '--name', origin, group)
     if (!ext4) return
     this.#contentsReturn = true
@@ -143,18 +158,23 @@ export class CowLife {
   /** As after an orderly reboot. */
   restart(): void {
     this.#unmount()
-    lvm('vgchange', '--activate', 'n', this.group)
-    lvm('vgchange', '--activate', 'y', this.group)
+    this.#activate('n')
+    this.#activate('y')
     this.#mount()
   }
 
   /** An origin that is not active can get larger, with snapshots of its old size. */
   grow(): void {
     this.#unmount()
-    lvm('vgchange', '--activate', 'n', this.group)
+    this.#activate('n')
     lvm('lvextend', '--size', '+1m', `${this.group}/${this.origin}`)
-    lvm('vgchange', '--activate', 'y', this.group)
+    this.#activate('y')
     this.#mount()
+  }
+
+  /** Of the volume, and with it of its snapshots. */
+  #activate(yes: 'y' | 'n'): void {
+    lvm('lvchange', '--activate', yes, `${this.group}/${this.origin}`)
   }
 
   /** A snapshot of which the store is too small for what is written then. */
@@ -182,21 +202,30 @@ export class CowLife {
     this.#mount()
   }
 
-  /** Asks about every pair, and holds a restore of each against the snapshot. @throws Error that says which was wrong */
+  /**
+   * Asks about every pair, all at once, and holds a restore of each against the snapshot. @throws Error that says which
+   * was wrong
+   */
   async check(ask: AskPair): Promise<void> {
     this.#lookForOverflow()
-    for (const target of this.snapshots) {
-      const content = target.lost === undefined ? contentOf(this.device(target.name)) : undefined
-      for (const base of this.snapshots) {
-        if (base.order >= target.order) continue
-        this.counts.pairs++
-        const answer = await ask(base, target, this).catch((error: unknown) => {
+    await Promise.all(this.snapshots.map((target) => this.#checkTarget(target, ask)))
+  }
+
+  async #checkTarget(target: LifeSnapshot, ask: AskPair): Promise<void> {
+    const bases = this.snapshots.filter(({ order }) => order < target.order)
+    const answers = await Promise.all(
+      bases.map((base) =>
+        ask(base, target, this).catch((error: unknown) => {
           if (error instanceof DeltamapperError) return error
           throw error
         })
-        const fault = this.#fault(base, target, content, answer)
-        if (fault !== undefined) throw new Error(`${base.name} → ${target.name}: ${fault}`)
-      }
+      )
+    )
+    const content = target.lost === undefined ? contentOf(this.device(target.name)) : undefined
+    for (const [i, base] of bases.entries()) {
+      this.counts.pairs++
+      const fault = this.#fault(base, target, content, answers[i])
+      if (fault !== undefined) throw new Error(`${base.name} → ${target.name}: ${fault}`)
     }
   }
 

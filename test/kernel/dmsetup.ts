@@ -4,7 +4,17 @@
  * Sizes and offsets are bytes here; dm tables count 512-byte sectors.
  */
 import { execFileSync, spawn } from 'node:child_process'
-import { closeSync, constants, ftruncateSync, mkdtempSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  writeSync
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -125,6 +135,25 @@ export function deviceBytes(device: string): number {
 /** The kernel's version, such as 6.1.176. */
 export function kernelRelease(): string {
   return readFileSync('/proc/sys/kernel/osrelease', 'utf8').trim()
+}
+
+/** Whether the kernel is of that version, or later: kernels differ in the errno that they give for one and the same thing. */
+export function isKernelSince(major: number, minor: number): boolean {
+  const [ownMajor = 0, ownMinor = 0] = kernelRelease().split('.').map(Number)
+  return ownMajor > major || (ownMajor === major && ownMinor >= minor)
+}
+
+/**
+ * Lets discards through a device that was closed to them by its `discard_max_bytes`, a file of sysfs. From some kernel between 6.1
+ * and 6.12 on, a limit of 0 cannot be raised by writing to it; a table that is loaded anew raises it on all of them.
+ */
+export function openToDiscards(name: string, limit: string): void {
+  try {
+    writeFileSync(limit, '1073741824')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error
+    reloadDevice(name, run('dmsetup', ['table', name]).trim())
+  }
 }
 
 /** Memory that O_DIRECT takes: page-aligned, which only WebAssembly's is for certain. */

@@ -180,7 +180,7 @@ test.serial(`any two snapshots make a backup that restores the later one byte fo
     seen.kills++
     const begun = performance.now()
     await until(isSuspended, (suspended) => !suspended)
-    t.true(performance.now() - begun < DEADLINE_MS, context)
+    t.true(performance.now() - begun < 8 * DEADLINE_MS, context)
     agent = await LiveAgent.start({ config })
     admin = connectAdmin(agent.address)
     const { volumes } = await until(

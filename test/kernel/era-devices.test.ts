@@ -12,7 +12,7 @@ import { LvmReporter } from '../../src/agent/lvm/report.ts'
 import type { ErrorCode } from '../../src/errors.ts'
 import { extentsOfBlocks } from '../support/era-model.ts'
 import { discard } from './discard.ts'
-import { alignedBuffer, createDevice, reloadDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
+import { alignedBuffer, createDevice, openToDiscards, reloadDevice, removeDevice, run, zeroStart } from './dmsetup.ts'
 import { blockBytes, labCatalog, loopDisk, mebibyte, startDriver, writtenSince } from './era-lab.ts'
 import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
 import { failure, until } from './owned-agent.ts'
@@ -206,7 +206,7 @@ test.serial(
     // Somebody opens it, on purpose.
     const guard = await deviceMapper.info('trimmed-guard')
     const limit = `/sys/dev/block/${guard?.major}:${guard?.minor}/queue/discard_max_bytes`
-    writeFileSync(limit, '1073741824')
+    openToDiscards('trimmed-guard', limit)
     t.regex((await volumes.listEra({ volume: 'trimmed' })).volumes[0]?.problem ?? '', /let discards through/)
     t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
     t.is(readFileSync(limit, 'utf8').trim(), '0', 'it is closed again')
@@ -215,7 +215,7 @@ test.serial(
     t.regex(second.lineBecause, /let discards through/)
 
     // For a moment only, while nobody looks.
-    writeFileSync(limit, '1073741824')
+    openToDiscards('trimmed-guard', limit)
     reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
     trim(4096, mebibyte)
     writeFileSync(limit, '0')
@@ -227,7 +227,7 @@ test.serial(
     t.regex(third.lineBecause, /1 discards went through trimmed-guard/)
 
     // Open, with a table that took that over, and left so: it is closed as well, and void once only.
-    writeFileSync(limit, '1073741824')
+    openToDiscards('trimmed-guard', limit)
     reloadDevice('trimmed', run('dmsetup', ['table', 'trimmed']).trim())
     trim(4096, mebibyte)
     t.is((await failure(volumes.activateEra({ volume: 'trimmed', startOver: false }))).code, 'DM_ERA_HISTORY_LOST')
@@ -306,6 +306,25 @@ test.serial('reports of LVM neither wait for a suspended volume nor keep one fro
   lvm('vgremove', '--force', 'vg-r')
 })
 
+test.serial('LVM extends no thick volume in use that has classic snapshots: grow says so', async (t) => {
+  const [group, metadata] = [loopDisk(100), loopDisk(4)]
+  createGroup('vg-k', group.path)
+  createThick('vg-k', 'srv', 16)
+  const catalog = await labCatalog(t)
+  await using driver = await startDriver(catalog, deviceMapper, { recorder: noRecorder })
+  const { volumes } = driver
+  await volumes.attachEra(request('srv', '/dev/vg-k/srv', metadata.path))
+  lvm('lvcreate', '--snapshot', '--size', '8m', '--name', 'monday', 'vg-k/srv')
+  t.throws(() => lvm('lvextend', '--size', '20m', 'vg-k/srv'), { message: /only while inactive/ })
+  const same = await failure(volumes.growEra({ volume: 'srv' }))
+  t.regex(same.remedy, /LVM extends a thick volume in use only once it has no classic snapshot/)
+  lvm('lvremove', 'vg-k/monday')
+  lvm('lvextend', '--size', '20m', 'vg-k/srv')
+  t.is((await volumes.growEra({ volume: 'srv' })).sizeBytes, 20 * mebibyte)
+  await volumes.detachEra({ volume: 'srv' })
+  lvm('vgremove', '--force', 'vg-k')
+})
+
 test.serial('who asks a volume that is about to grow for its status is let go first', async (t) => {
   const [data, metadata] = [loopDisk(16), loopDisk(4)]
   const catalog = await labCatalog(t)
@@ -337,19 +356,24 @@ test.serial('who asks a volume that is about to grow for its status is let go fi
   t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 17 * mebibyte)
   t.deepEqual(await Promise.all(answers), [[0, null]])
 
+  // One that asks in a loop, as long as it pauses now and then.
+  mostAsked = 9
+  data.grow(18)
+  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 18 * mebibyte)
+
   // Whoever never stops is no reason to wait for ever.
   mostAsked = Infinity
-  data.grow(18)
+  data.grow(19)
   const busy = await failure(volumes.growEra({ volume: 'asked' }))
   t.is(busy.code, 'DM_DEVICE_BUSY')
   t.regex(busy.message, /process \d+ \(dmsetup\) waits/)
   t.like((await volumes.listEra({ volume: 'asked' })).volumes[0], {
-    sizeBytes: 17 * mebibyte,
+    sizeBytes: 18 * mebibyte,
     suspended: false,
     underWay: ''
   })
   mostAsked = 0
-  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 18 * mebibyte)
+  t.is((await volumes.growEra({ volume: 'asked' })).sizeBytes, 19 * mebibyte)
   for (const answer of await Promise.all(answers)) t.deepEqual(answer, [0, null])
   await volumes.detachEra({ volume: 'asked' })
 })
@@ -454,8 +478,8 @@ test.serial('after an orderly shutdown the history goes on, unless something was
   const restart = async () => {
     await volumes.deactivateEra({ volume: 'reborn', atShutdown: true })
     for (const each of ['disk', 'notes']) removeDevice(each)
-    const { lowerSeen = '' } = (await catalog.findEraVolume('reborn')) ?? {}
-    await catalog.sawEraVolume('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
+    const { lowerSeen = '' } = (await catalog.eraVolumes.find('reborn')) ?? {}
+    await catalog.eraVolumes.saw('reborn', { lowerSeen: lowerSeen.replace(/"boot":"[^"]+"/, '"boot":"another"') })
     disks()
   }
   writeBlock('/dev/mapper/reborn', 9)

@@ -10,7 +10,7 @@ import { DeviceMapper } from '../../native/device-mapper.ts'
 import { openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { blockFingerprints } from './block-fingerprints.ts'
 import { discard } from './discard.ts'
-import { alignedBuffer, reloadDevice, run } from './dmsetup.ts'
+import { alignedBuffer, openToDiscards, reloadDevice, run } from './dmsetup.ts'
 import { EraAnswers, recorderOf } from './era-answers.ts'
 import { blockBytes, knowEra, loopDisk, mebibyte, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
@@ -129,7 +129,7 @@ test.serial(`whatever is discarded, no block that reads as zeros is missing (${t
   /** Somebody lets discards through, and may close it again before anybody looks. */
   const letThrough = async () => {
     const limit = await guard()
-    writeFileSync(limit, '1073741824')
+    openToDiscards(`${volume}-guard`, limit)
     reloadDevice(volume, run('dmsetup', ['table', volume]).trim())
     for (let discards = random.integer(1, 3); discards > 0; discards--) {
       tryDiscard(range())

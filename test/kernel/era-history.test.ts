@@ -142,7 +142,7 @@ test.serial('a random history: of any two snapshots exactly what was written bet
     const { exact } = await volumes
       .createEraSnapshot({ volume: 'vol', name: `s${i}`, deadlineMs: 0 })
       .then(async () => {
-        const record = await catalog.findEraSnapshot('vol', `s${i}`)
+        const record = await catalog.eraSnapshots.find('vol', `s${i}`)
         return record ?? { exact: undefined }
       })
     t.true(exact, again)
@@ -156,29 +156,29 @@ test.serial('a random history: of any two snapshots exactly what was written bet
   const gone = written.boundaries[random.integer(1, count - 2)]
   for (const { name } of [gone, written.boundaries[0]]) await volumes.deleteSnapshot('vol', name)
   await driver[Symbol.asyncDispose]()
-  t.is(await catalog.forgetEraSnapshots({ before: 0, keep: count - 1 }), 1)
-  while ((await catalog.compactEraHistory()) > 0);
+  t.is(await catalog.eraSnapshots.forget({ before: 0, keep: count - 1 }), 1)
+  while ((await catalog.eraSnapshots.compact()) > 0);
   await catalog.close()
   catalog = await openCatalog(path)
-  const left = new Set((await catalog.eraSnapshots('vol')).map(({ name }) => name))
+  const left = new Set((await catalog.eraSnapshots.list('vol')).map(({ name }) => name))
   t.is(left.size, count - 1)
   const boundaries = written.boundaries.filter(({ name }) => left.has(name))
   for (const [i, base] of boundaries.entries()) for (const target of boundaries.slice(i)) await compare(base, target)
   written.close()
   await using last = await startDriver(catalog, deviceMapper, { recorder: recorderOf(catalog, deviceMapper) })
   await last.volumes.detachEra({ volume: 'vol' })
-  t.deepEqual(await catalog.eraSnapshots(), [])
+  t.deepEqual(await catalog.eraSnapshots.list(), [])
   await catalog.close()
   t.log({ compared, snapshots: count })
 })
 
 /** A boundary, as whoever drives the device takes it; to be recorded by the test. */
 async function takeBoundary(catalog: Catalog, name: string, metadata: string, { written }: Tracked) {
-  await catalog.beginEra({ kind: 'snapshot', volume: written.name, snapshot: name, token: name })
+  await catalog.eraVolumes.begin({ kind: 'snapshot', volume: written.name, snapshot: name, token: name })
   run('dmsetup', ['suspend', written.name])
   const { currentEra } = await superblockOf(metadata)
   run('dmsetup', ['resume', written.name])
-  const volume = await catalog.findEraVolume(written.name)
+  const volume = await catalog.eraVolumes.find(written.name)
   if (volume === undefined) throw new Error('no volume')
   const taken = { boundaryEra: currentEra + 1, sizeBytes: written.sizeBytes, takenAt: 1, suspendedMs: 1, lower: '' }
   return { volume, name, ...taken }
@@ -222,7 +222,7 @@ test.serial(
     t.deepEqual(await delta(catalog, 'late/s2', 'late/s3'), expected(4, 5, 6))
     t.true((await recorder.record(await boundary('s4'))).exact)
     t.deepEqual(await delta(catalog, 'late/s3', 'late/s4'), expected(6))
-    t.deepEqual(await catalog.leases(), [])
+    t.deepEqual(await catalog.leases.list(), [])
 
     // Somebody else has the metadata snapshot: nothing is taken from them, and it can be done later.
     blocks(7)
@@ -232,7 +232,7 @@ test.serial(
     t.is(busy?.code, 'DM_DEVICE_BUSY')
     t.regex(busy?.remedy ?? '', /drop_metadata_snap/)
     // It is looked for before a volume is suspended, too.
-    await catalog.rollBackEra('late')
+    await catalog.eraVolumes.rollBack('late')
     const { usage } = (await driver.volumes.listEra({ volume: 'late' })).volumes[0] ?? {}
     await knowEra(catalog, 'late')
     const early = await t.throwsAsync<DeltamapperError>(
@@ -240,25 +240,25 @@ test.serial(
     )
     t.is(early?.code, 'DM_DEVICE_BUSY')
     t.like((await driver.volumes.listEra({ volume: 'late' })).volumes[0], { usage, underWay: '' }, 'not suspended')
-    await catalog.beginEra({ kind: 'snapshot', volume: 'late', snapshot: 's5', token: 's5' })
+    await catalog.eraVolumes.begin({ kind: 'snapshot', volume: 'late', snapshot: 's5', token: 's5' })
     sendMessage('late', 'drop_metadata_snap')
     t.true((await recorder.record(fifth)).exact)
     t.deepEqual(await delta(catalog, 'late/s4', 'late/s5'), expected(7))
 
     // An intent that nobody will complete is what its driver rolls back.
     await boundary('s6')
-    await catalog.rollBackEra('late')
+    await catalog.eraVolumes.rollBack('late')
     blocks(8)
     t.true((await recorder.record(await boundary('s7'))).exact)
     t.deepEqual(await delta(catalog, 'late/s5', 'late/s7'), expected(8))
 
     // Whoever held it is gone, and everything with it: what is on record proves that it is ours.
-    const volume = await catalog.findEraVolume('late')
+    const volume = await catalog.eraVolumes.find('late')
     const device = `dm-uuid:${eraUuid({ id: volume?.id ?? '' })}`
-    await catalog.beginLease({ device, purpose: 'test', factsBefore: '' })
+    await catalog.leases.begin({ device, purpose: 'test', factsBefore: '' })
     sendMessage('late', 'take_metadata_snap')
     const left = await readEraSlot(metadata)
-    await catalog.confirmLease(device, { heldRoot: left.heldRoot, factsHeld: left.facts ?? '' })
+    await catalog.leases.confirm(device, { heldRoot: left.heldRoot, factsHeld: left.facts ?? '' })
     // Not while the volume is suspended: what is sent to it then waits for the resume, and for good if it is about to grow.
     await knowEra(catalog, 'late')
     const { token } = await driver.volumes.beginSnapshot({ volume: 'late', name: 'other', deadlineMs: 0 })
@@ -270,7 +270,7 @@ test.serial(
     await driver.volumes.endSnapshot({ token, reference: '', abandon: true })
     await recovery
     t.is((await readEraSlot(metadata)).heldRoot, 0)
-    t.deepEqual(await catalog.leases(), [])
+    t.deepEqual(await catalog.leases.list(), [])
 
     // An agent that holds it is killed: it is given back, and the next one goes on.
     const folder = mkdtempSync(join(tmpdir(), 'holder-'))
@@ -287,7 +287,7 @@ test.serial(
        // An agent that was before ours had the same catalog.
        const catalog = new Proxy(own, {
          get: (target, name) =>
-           name === 'path' ? ${JSON.stringify(catalog.path)} : Reflect.get(target, name)?.bind?.(target)
+           name === 'path' ? ${JSON.stringify(catalog.path)} : Reflect.get(target, name)
        })
        const slots = new EraSlots({ catalog, deviceMapper: new DeviceMapper(), logger: pino({ level: 'silent' }) })
        setInterval(() => undefined, 1000)

@@ -42,7 +42,7 @@ export function loopDisk(mebibytes: number): { path: string; grow(mebibytes: num
 /** Lets the catalog know the era that a volume is in: as if the agent itself had begun those that a test has begun. */
 export async function knowEra(catalog: Catalog, volume: string): Promise<void> {
   const [, era = ''] = /\d+\/\d+ (\d+) (?:\d+|-)\s*$/.exec(run('dmsetup', ['status', volume])) ?? []
-  await catalog.sawEraVolume(volume, { newestEra: Number(era) })
+  await catalog.eraVolumes.saw(volume, { newestEra: Number(era) })
 }
 
 /** The blocks that a tracked volume's metadata says were written to since an era; a metadata snapshot is taken and dropped for it. */
@@ -112,9 +112,9 @@ export function boundariesOnly(catalog: Catalog): EraHistoryRecorder & { taken: 
     taken,
     ready: () => Promise.resolve(),
     async record(each) {
-      const since = await catalog.beginEraHistory(each.volume.name)
+      const since = await catalog.eraSnapshots.beginHistory(each.volume.name)
       const { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower } = each
-      const recorded = await catalog.recordEraSnapshot(
+      const recorded = await catalog.eraSnapshots.record(
         each.volume.name,
         { name, boundaryEra, sizeBytes, takenAt, suspendedMs, lower },
         since,

@@ -106,7 +106,7 @@ test.serial('LVM takes the snapshot, with the era device in its sight and somebo
   await volumes.deleteSnapshot('lv', 's1')
   // After a restart of the machine no volume is active, and LVM has none of ours to leave alone.
   await volumes.deactivateEra({ volume: 'lv', atShutdown: false })
-  await catalog.beginEra({ kind: 'snapshot', volume: 'lv', snapshot: 'cut', token: 'short' })
+  await catalog.eraVolumes.begin({ kind: 'snapshot', volume: 'lv', snapshot: 'cut', token: 'short' })
   lvm('lvcreate', '--snapshot', '--size', '8m', '--addtag', 'deltamapper_short', '--name', 'cut', 'vg-a/data-1')
   await volumes.deleteSnapshot('lv', 's3')
   for (const name of ['s3', 'cut']) t.false(existsSync(`/dev/vg-a/${name}`), name)
@@ -175,7 +175,7 @@ test.serial('an agent that stops waits for no command: the volume is resumed, an
   t.is((await taking).code, 'DM_SHUTTING_DOWN')
   await closing
   t.false(await suspended('stopped'))
-  t.deepEqual((await catalog.eraView()).intents, [])
+  t.deepEqual((await catalog.eraVolumes.view()).intents, [])
   await using next = await startDriver(catalog, deviceMapper, { recorder })
   await next.volumes.detachEra({ volume: 'stopped' })
 })
@@ -262,8 +262,8 @@ test.serial('what the agent itself needs is not suspended', async (t) => {
   mkdirSync('/run/catalog-there')
   run('mount', [above, '/run/catalog-there'])
   const other = await labCatalog(t, '/run/catalog-there')
-  await other.beginEra({ kind: 'attach', volume: (await catalog.eraView()).volumes[0] })
-  await other.completeEra('own')
+  await other.eraVolumes.begin({ kind: 'attach', volume: (await catalog.eraVolumes.view()).volumes[0] })
+  await other.eraVolumes.complete('own')
   await using second = await startDriver(other, deviceMapper, { recorder: boundariesOnly(other) })
   const error = await failure(second.volumes.beginSnapshot({ volume: 'own', name: 'a', deadlineMs: 0 }))
   t.is(error.code, 'DM_DEVICE_BUSY')
@@ -294,7 +294,7 @@ test.serial('whoever asked for a suspension dies: the watchdog resumes at once',
   await using driver = await startDriver(catalog, deviceMapper, { recorder: boundariesOnly(catalog) })
   const { volumes } = driver
   await volumes.attachEra(request('dog', data.path, metadata.path))
-  const volume = await catalog.findEraVolume('dog')
+  const volume = await catalog.eraVolumes.find('dog')
   const id = volume?.id.replace('era:', '') ?? ''
   const start = { device: { uuid: `DELTAMAPPER-era-${id}` }, guard: { uuid: `DELTAMAPPER-eraguard-${id}` } }
   const script = join(mkdtempSync(join(tmpdir(), 'parent-')), 'parent.ts')

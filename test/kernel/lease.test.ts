@@ -23,6 +23,7 @@ import { readSlot } from '../../src/agent/leases/pool-slot.ts'
 import { parsePoolStatus, type PoolNumbers } from '../../src/devicemapper/thin/status.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import { createDevice, createLinear, sendMessage, thinPoolTable, thinTable, zeroStart } from './dmsetup.ts'
+import { intercepted } from './intercepted.ts'
 import { labRun } from './lab-run.ts'
 import { processes } from './live-agent.ts'
 
@@ -140,7 +141,7 @@ test('one lease, many users: the slot is free when the last has left', async (t)
   t.is(await heldRoot(pool.name), first.heldRoot)
   t.is((await readSlot(pool.metadataPath)).held?.time, first.held.time)
   for (const each of others) t.is(each.heldRoot, first.heldRoot)
-  t.like(await catalog.findLease(`dm-name:${pool.name}`), { state: 'held', heldRoot: first.heldRoot })
+  t.like(await catalog.leases.find(`dm-name:${pool.name}`), { state: 'held', heldRoot: first.heldRoot })
   t.deepEqual(
     leases.current.map(({ device, purposes }) => [device, purposes]),
     [[`dm-name:${pool.name}`, ['a', 'b', 'c']]]
@@ -149,7 +150,7 @@ test('one lease, many users: the slot is free when the last has left', async (t)
   t.is(await heldRoot(pool.name), first.heldRoot)
   await users[2]?.release()
   t.is(await heldRoot(pool.name), undefined)
-  t.deepEqual(await catalog.leases(), [])
+  t.deepEqual(await catalog.leases.list(), [])
   t.deepEqual(leases.current, [])
   t.false(await keeperAtWork(`dm-name:${pool.name}`, catalog.path))
   for (const { signal } of users) t.false(signal.aborted)
@@ -190,7 +191,7 @@ test('somebody else holds the slot: waited for, named, and never touched', async
   )
   t.regex(error.remedy, new RegExp(`dmsetup message ${pool.name} 0 release_metadata_snap`))
   t.is(await heldRoot(pool.name), foreign)
-  t.deepEqual(await catalog.leases(), [])
+  t.deepEqual(await catalog.leases.list(), [])
 
   const waiting = leases.acquire(pool.name, { purpose: 'patient', waitMs: 10_000 })
   await sleep(300)
@@ -255,7 +256,7 @@ test('somebody else releases it: users are told, and what is there afterwards is
   sendMessage(pool.name, 'release_metadata_snap')
   await once(lease.signal, 'abort')
   lost(t, lease.signal, /another program has released it/)
-  await until(async () => (await catalog.leases()).length === 0, 'the record is cleared')
+  await until(async () => (await catalog.leases.list()).length === 0, 'the record is cleared')
 
   // Too quick for the eye: only what is in the slot tells.
   const slow = await holder(t, { watchMs: 60_000 })
@@ -266,7 +267,7 @@ test('somebody else releases it: users are told, and what is there afterwards is
   const foreign = await heldRoot(pool.name)
   await second.release()
   t.is(await heldRoot(pool.name), foreign)
-  t.deepEqual(await slow.catalog.leases(), [])
+  t.deepEqual(await slow.catalog.leases.list(), [])
   sendMessage(pool.name, 'release_metadata_snap')
 })
 
@@ -280,7 +281,7 @@ test('too little free metadata: refused; too little while it is held: given back
   t.is(error.code, 'DM_LEASE_REFUSED')
   t.regex(error.message, new RegExp(`${free} of its ${totalMetadataBlocks} metadata blocks are free`))
   t.is(await heldRoot(pool.name), undefined)
-  t.deepEqual(await tight.catalog.leases(), [])
+  t.deepEqual(await tight.catalog.leases.list(), [])
 
   const wide = await holder(t, { headroom: { percent: 100, blocks: free } })
   const lease = await wide.leases.acquire(pool.name, { purpose: 'me' })
@@ -302,7 +303,7 @@ async function refused(t: ExecutionContext, { leases, catalog }: Holder, pool: P
   const error = await failure(leases.acquire(pool.name, { purpose: 'me' }))
   t.is(error.code, 'DM_LEASE_REFUSED')
   t.regex(error.message, says)
-  t.deepEqual(await catalog.leases(), [])
+  t.deepEqual(await catalog.leases.list(), [])
 }
 
 /** Puts another target in the place of a pool's metadata device. */
@@ -336,7 +337,7 @@ test('pools that are full, need a check, have failed or are no pools: refused', 
   t.like(await status(pool.name), { mode: 'read-only', needsCheck: true })
   await lease.release()
   t.is(await heldRoot(pool.name), lease.heldRoot)
-  t.like(await own.catalog.findLease(`dm-name:${pool.name}`), { state: 'held' })
+  t.like(await own.catalog.leases.find(`dm-name:${pool.name}`), { state: 'held' })
   t.like(await failure(own.leases.acquire(pool.name, { purpose: 'me' })), { code: 'DM_LEASE_REFUSED' })
   await own.close()
 
@@ -400,7 +401,7 @@ test('SIGTERM: the slot is free when the process has ended', async (t) => {
   t.deepEqual([holding.child.exitCode, holding.child.signalCode], [0, null], holding.stderr)
   t.is(await heldRoot(pool.name), undefined)
   const catalog = await openCatalog(path)
-  t.deepEqual(await catalog.leases(), [])
+  t.deepEqual(await catalog.leases.list(), [])
   await catalog.close()
 })
 
@@ -424,7 +425,7 @@ async function recover(t: ExecutionContext, path: string): Promise<Record<string
 
 async function recorded(path: string): Promise<string | undefined> {
   const catalog = await openCatalog(path)
-  const [record] = await catalog.leases()
+  const [record] = await catalog.leases.list()
   await catalog.close()
   return record?.state
 }
@@ -442,24 +443,18 @@ function killAll(pids: readonly (number | undefined)[]): void {
 
 /** Both are killed where the record cannot tell whether the message was carried out. */
 for (const [call, state] of [
-  ['confirmLease', 'reserving'],
-  ['beginRelease', 'releasing']
+  ['leases.confirm', 'reserving'],
+  ['leases.beginRelease', 'releasing']
 ] as const) {
   test(`killed while ${state}: it may be ours or not, and is left to a person`, async (t) => {
     const pool = makePool(t)
     const path = newCatalog()
     const catalog = await openCatalog(path)
     const dead = Promise.withResolvers<void>()
-    const dying = new Proxy(catalog, {
-      get: (target, name) => {
-        const method: unknown = Reflect.get(target, name, target)
-        if (typeof method !== 'function') return method
-        return async (...args: unknown[]): Promise<unknown> => {
-          if (name === call && state === 'reserving') return die()
-          const result: unknown = await Reflect.apply(method, target, args)
-          return name === call ? die() : result
-        }
-      }
+    const dying = intercepted(catalog, async (name, _args, go) => {
+      if (name === call && state === 'reserving') return die()
+      const result = await go()
+      return name === call ? die() : result
     })
     const die = (): Promise<never> => {
       killAll(processes().flatMap(({ pid, words }) => (words.includes('lease-keeper-process') ? [pid] : [])))
@@ -487,7 +482,7 @@ for (const [call, state] of [
     sendMessage(pool.name, 'release_metadata_snap')
     const lease = await next.leases.acquire(pool.name, { purpose: 'me' })
     await lease.release()
-    t.deepEqual(await next.catalog.leases(), [])
+    t.deepEqual(await next.catalog.leases.list(), [])
     t.is(await heldRoot(pool.name), undefined)
   })
 }

@@ -134,7 +134,7 @@ export class LiveAgent {
     return processes().flatMap(({ pid, parent, words }) => (parent === this.pid ? [`${pid} ${words}`] : []))
   }
 
-  /** SIGKILL, and nothing after it. */
+  /** SIGKILL, and nothing after it: its folder stays, because its keepers note there what they release. */
   async kill(): Promise<void> {
     this.child.kill('SIGKILL')
     await this.#gone()
@@ -143,13 +143,14 @@ export class LiveAgent {
   /** SIGTERM; resolves with its exit status, null when a signal ended it. */
   async stop(): Promise<number | null> {
     this.child.kill('SIGTERM')
-    return this.#gone()
+    const status = await this.#gone()
+    rmSync(this.#folder, { recursive: true, force: true })
+    return status
   }
 
   async #gone(): Promise<number | null> {
     const { status } = await this.exit
     for (const client of this.#clients) client.close()
-    rmSync(this.#folder, { recursive: true, force: true })
     return status
   }
 }

@@ -69,6 +69,13 @@ export function createThick(group: string, name: string, mebibytes: number, ...o
   lvm('lvcreate', '--size', `${mebibytes}m`, '--name', name, group, ...options)
 }
 
+/** Makes a volume smaller. `size` as lvreduce takes it. From 2.03.17 on, LVM refuses unless it is told to leave file systems alone. */
+export function shrink(volume: string, size: string): void {
+  const [, major, patch] = /LVM version: +2\.(\d+)\.(\d+)/.exec(run('lvm', ['version'])) ?? []
+  const looksAtFileSystems = Number(major) > 3 || (Number(major) === 3 && Number(patch) >= 17)
+  lvm('lvreduce', '--force', ...(looksAtFileSystems ? ['--fs', 'ignore'] : []), '--size', size, volume)
+}
+
 /** Writes to a device past the page cache: byte by byte what `fill` says, over whole 64 KiB blocks. */
 export function writeBlocks(device: string, firstBlock: number, count: number, fill: string): void {
   const bytes = `head -c ${count * 65536} /dev/zero | tr '\\0' ${fill}`

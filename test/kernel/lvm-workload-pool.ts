@@ -4,7 +4,7 @@
 import { closeSync, openSync } from 'node:fs'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { zeroStart } from './dmsetup.ts'
-import { createGroup, createPool, createSnapshot, createThin, lvm, prepareLvm } from './lvm-setup.ts'
+import { createGroup, createPool, createSnapshot, createThin, lvm, prepareLvm, shrink } from './lvm-setup.ts'
 import { mappedBlocks, poolFullness, type ThinFacts, thinRow, type WorkloadPool } from './workload-pool.ts'
 
 const mebibyte = 2 ** 20
@@ -68,10 +68,9 @@ export class LvmPool implements WorkloadPool {
   }
 
   async resize(name: string, sizeBytes: number): Promise<void> {
-    const size = ['--size', `${sizeBytes}b`, `${group}/${name}`]
     const now = (await this.#factsOf(name)).sizeBytes
-    if (sizeBytes > now) lvm('lvextend', ...size)
-    else if (sizeBytes < now) lvm('lvreduce', '--force', ...size)
+    if (sizeBytes > now) lvm('lvextend', '--size', `${sizeBytes}b`, `${group}/${name}`)
+    else if (sizeBytes < now) shrink(`${group}/${name}`, `${sizeBytes}b`)
     this.#facts = undefined
   }
 

@@ -41,6 +41,7 @@ import {
   lockFile,
   lvm,
   prepareLvm,
+  shrink,
   writeBlocks
 } from './lvm-setup.ts'
 
@@ -217,7 +218,7 @@ test('a volume that was resized has the size it has now, its snapshots theirs', 
   writeBlocks('/dev/my-vg/data', 1100, 1, 'c')
   createSnapshot(group, 'data', 'grown')
   t.deepEqual(await delta('wednesday', 'grown'), [[1100, 1101]])
-  lvm('lvreduce', '--force', '--size', '64m', `${group}/data`)
+  shrink(`${group}/data`, '64m')
   t.is((await find('data')).sizeBytes, 64 * mebibyte)
   t.is((await find('grown')).sizeBytes, 80 * mebibyte)
 })
@@ -326,7 +327,7 @@ test('external origins', async (t) => {
   lvm('lvextend', '--size', '20m', `${group}/clone`)
   createSnapshot(group, 'clone', 'clone-3')
   t.deepEqual(await delta('clone-2', 'clone-3'), [])
-  lvm('lvreduce', '--force', '--size', '8m', `${group}/clone`)
+  shrink(`${group}/clone`, '8m')
   createSnapshot(group, 'clone', 'clone-4')
   lvm('lvextend', '--size', '12m', `${group}/clone`)
   createSnapshot(group, 'clone', 'clone-5')

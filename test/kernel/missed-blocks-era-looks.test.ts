@@ -20,7 +20,7 @@ import { alignedBuffer, reloadDevice, removeDevice, run } from './dmsetup.ts'
 import { EraAnswers, recorderOf } from './era-answers.ts'
 import { blockBytes, type Driver, labCatalog, loopDisk, mebibyte, startDriver } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
-import { createGroup, createThick, lvm, prepareLvm } from './lvm-setup.ts'
+import { createGroup, createThick, lvm, prepareLvm, shrink } from './lvm-setup.ts'
 
 run('/run/modprobe', ['dm-era'])
 prepareLvm({ mapped: true })
@@ -319,7 +319,7 @@ const missed: Record<string, [RegExp, Life]> = {
     /smaller/,
     async (machine) => {
       const half = Math.floor(machine.mebibytes / 2)
-      lvm('lvreduce', '--force', '--size', `${half}m`, 'vgw/data')
+      shrink('vgw/data', `${half}m`)
       await machine.snapshot().catch(() => undefined)
       createThick('vgw', 'other', machine.mebibytes - half)
       machine.write('/dev/vgw/other', { to: machine.blocks / 2 })

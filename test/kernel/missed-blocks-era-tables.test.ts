@@ -16,6 +16,7 @@ import { blockFingerprints } from './block-fingerprints.ts'
 import { alignedBuffer, createDevice, reloadDevice, removeDevice, run } from './dmsetup.ts'
 import { EraAnswers, recorderOf } from './era-answers.ts'
 import { blockBytes, type Driver, loopDisk, mebibyte, startDriver, watchdogs } from './era-lab.ts'
+import { intercepted, type Interception } from './intercepted.ts'
 import { labRun } from './lab-run.ts'
 import { failure } from './owned-agent.ts'
 
@@ -82,23 +83,12 @@ class Life implements AsyncDisposable {
     this.catalog = await openCatalog(this.#catalogPath)
     const agent = ++this.#agent
     const isAlive = () => agent === this.#agent
-    const meddled = <T extends object>(
-      target: T,
-      change: (name: string, args: unknown[], go: () => unknown) => unknown
-    ) =>
-      new Proxy(target, {
-        get(object, name) {
-          const method: unknown = Reflect.get(object, name, object)
-          if (typeof method !== 'function') return method
-          return (...args: unknown[]) =>
-            isAlive()
-              ? change(String(name), args, () => Reflect.apply(method, object, args) as unknown)
-              : new Promise(() => undefined)
-        }
-      })
+    const meddled = <T extends object>(target: T, change: Interception) =>
+      intercepted(target, (...call) => (isAlive() ? change(...call) : new Promise(() => undefined)))
     const catalog = meddled(this.catalog, async (name, [intent], go) => {
       const result = await go()
-      if (name === 'beginEra' && (intent as { kind: string }).kind === 'snapshot') await this.beforeSuspension?.()
+      if (name === 'eraVolumes.begin' && (intent as { kind: string }).kind === 'snapshot')
+        await this.beforeSuspension?.()
       const [awaited, work] = this.afterCall ?? []
       if (name !== awaited) return result
       this.afterCall = undefined
@@ -127,12 +117,12 @@ class Life implements AsyncDisposable {
   }
 
   async era(): Promise<{ uuid: string }> {
-    return { uuid: eraUuid({ id: (await this.catalog.findEraVolume(this.name))?.id ?? '' }) }
+    return { uuid: eraUuid({ id: (await this.catalog.eraVolumes.find(this.name))?.id ?? '' }) }
   }
 
   /** Of the volume, as it is on record; and of what is below. */
   async sizeBytes(): Promise<number> {
-    return (await this.catalog.findEraVolume(this.name))?.sizeBytes ?? 0
+    return (await this.catalog.eraVolumes.find(this.name))?.sizeBytes ?? 0
   }
 
   get belowBytes(): number {
@@ -140,7 +130,7 @@ class Life implements AsyncDisposable {
   }
 
   async line(): Promise<string | undefined> {
-    return (await this.catalog.findEraVolume(this.name))?.line
+    return (await this.catalog.eraVolumes.find(this.name))?.line
   }
 
   /** Writes something new to some blocks. */
@@ -370,7 +360,7 @@ const allowances: Record<string, (life: Life, exchange: () => void) => Promise<u
   },
   'an agent killed once its snapshot is on record': async (life, exchange) => {
     const killed = Promise.withResolvers<void>()
-    life.afterCall = ['recordEraSnapshot', () => (killed.resolve(), new Promise(() => undefined))]
+    life.afterCall = ['eraSnapshots.record', () => (killed.resolve(), new Promise(() => undefined))]
     void life.snapshot().catch(() => undefined)
     await killed.promise
     await life.killAgent()
@@ -389,7 +379,7 @@ const allowances: Record<string, (life: Life, exchange: () => void) => Promise<u
     if ((await life.sizeBytes()) < life.belowBytes) await life.volumes.growEra({ volume: life.name })
   },
   'while a snapshot is recorded': async (life, exchange) => {
-    life.afterCall = ['beginLease', () => Promise.resolve(exchange())]
+    life.afterCall = ['leases.begin', () => Promise.resolve(exchange())]
     await life.snapshot().catch(() => undefined)
   },
   'right before a suspension, and back after it': async (life) => {

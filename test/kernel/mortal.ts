@@ -1,6 +1,7 @@
 /**
  * Processes that die at a moment that is chosen, without a process.
  */
+import { intercepted } from './intercepted.ts'
 
 /** At which of the calls that change something, from 1. */
 export interface Moment {
@@ -40,13 +41,7 @@ export class Mortal {
 
   /** The same object, whose calls are this process's. */
   mortal<T extends object>(target: T): T {
-    return new Proxy(target, {
-      get: (object, name) => {
-        const method: unknown = Reflect.get(object, name, object)
-        if (typeof method !== 'function') return method
-        return (...args: unknown[]) => this.#call(String(name), () => Reflect.apply(method, object, args) as unknown)
-      }
-    })
+    return intercepted(target, (name, _args, go) => this.#call(name, go))
   }
 
   async #call(name: string, perform: () => unknown): Promise<unknown> {

@@ -14,7 +14,7 @@ import { unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { run } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent } from './live-agent.ts'
-import { createGroup, createPool, createThin, lvm, prepareLvm, writeBlocks } from './lvm-setup.ts'
+import { createGroup, createPool, createThin, lvm, prepareLvm, shrink, writeBlocks } from './lvm-setup.ts'
 import { goBytes, RawClient, requestBytes } from '../nbd/raw-client.ts'
 
 const group = 'vg'
@@ -162,7 +162,7 @@ kernelTest(
       writeBlocks(volume, 100, 7, 'b')
       run('blkdiscard', ['--offset', String(12 * 192 * 1024), '--length', String(30 * 192 * 1024), volume])
     })
-    next(() => lvm('lvreduce', '--force', '--size', '31m', `${group}/odd`))
+    next(() => shrink(`${group}/odd`, '31m'))
     next(() => {
       lvm('lvextend', '--size', '67m', `${group}/odd`)
       writeBlocks(volume, 600, 3, 'c')

@@ -103,7 +103,9 @@ async function owned(): Promise<{ name: string; uuid: string }[]> {
 /** Calls that change something: where a process can die with something half done. */
 const changing = new Set([
   ...['message', 'create', 'reload', 'clear', 'suspend', 'resume', 'remove'],
-  ...['begin', 'complete', 'rollBack', 'acceptTransactionId', 'adoptThin', 'forgetThin']
+  ...['begin', 'complete', 'rollBack', 'acceptTransactionId', 'adoptThin', 'forgetThin'].map(
+    (call) => `ownedPools.${call}`
+  )
 ])
 
 const silent = pino({ level: 'silent' })

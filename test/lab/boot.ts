@@ -14,6 +14,7 @@ import { join, resolve } from 'node:path'
 import type { Writable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ensureLab, labEnvironment, LabUnavailable, projectFolder } from './packages.ts'
+import { ensureRelease, hostFolders, type LabRelease, releaseEnvironment, releaseOf } from './releases.ts'
 
 export { LabUnavailable, projectFolder } from './packages.ts'
 
@@ -22,6 +23,8 @@ const mebibyte = 2 ** 20
 export interface LabOptions {
   /** The program to run inside and its arguments; found through the lab's PATH first, then the host's. */
   command: readonly string[]
+  /** Whose kernel, LVM and tools: the machine's own Debian release's by default, or what LAB_RELEASE names. */
+  release?: LabRelease | undefined
   /** More environment variables for the command. */
   environment?: Readonly<Record<string, string>>
   /** Where the command runs; the project's folder by default. */
@@ -66,7 +69,8 @@ export async function runInLab(options: LabOptions): Promise<LabResult> {
 
 /** Boots and starts the command. Throws LabUnavailable where the machine cannot run a lab. */
 export async function startLab(options: LabOptions): Promise<Lab> {
-  const packages = await ensureLab()
+  const release = options.release ?? releaseOf(process.env['LAB_RELEASE'])
+  const packages = release === undefined ? await ensureLab() : await ensureRelease(release)
   const hidden = ['/run', '/proc', '/sys', '/dev'].find((each) => `${projectFolder}/`.startsWith(`${each}/`))
   if (hidden !== undefined) {
     throw new LabUnavailable(
@@ -82,10 +86,12 @@ export async function startLab(options: LabOptions): Promise<Lab> {
       await writeFile(disk, '')
       await truncate(disk, options.diskBytes ?? 2048 * mebibyte)
     }
-    const environment = { ...labEnvironment(packages), ...options.environment }
+    const own = release === undefined ? labEnvironment(packages) : releaseEnvironment(release)
+    const environment = { ...own, ...options.environment }
     await Promise.all([
       symlink(new URL('init.sh', import.meta.url).pathname, join(job, 'init')),
-      writeFile(join(job, 'lab'), packages),
+      // (Where the packages are, as a prefix of paths inside: a release is the root itself.)
+      writeFile(join(job, 'lab'), release === undefined ? packages : ''),
       writeFile(join(job, 'folder'), options.folder ?? projectFolder),
       writeFile(join(job, 'command'), options.command.map((each) => `${each}\0`).join('')),
       writeFile(
@@ -96,7 +102,8 @@ export async function startLab(options: LabOptions): Promise<Lab> {
       ),
       ...['stdout', 'stderr'].map((each) => writeFile(join(job, each), ''))
     ])
-    kernel = await spawnKernel(packages, job, disk, memoryMiB)
+    const root = release === undefined ? ownRoot(job) : await releaseRoot(release, packages, job)
+    kernel = await spawnKernel(packages, job, root, disk, memoryMiB)
   } catch (error) {
     await rm(job, { recursive: true, force: true })
     throw error
@@ -126,15 +133,34 @@ end; kill "$watch" 2>&-
 wait "$watch" 2>&-; [ $? = 1 ] && rm -rf -- "$job"
 exit "$status"`
 
-async function spawnKernel(packages: string, job: string, disk: string, memoryMiB: number): Promise<ChildProcess> {
+/** The words that make the machine's own root the kernel's. */
+function ownRoot(job: string): string[] {
+  return ['rootflags=/', `init=${join(job, 'init')}`]
+}
+
+/** The words that make a release the kernel's root; the machine's own folders, but for its system, are there under their own paths. */
+async function releaseRoot(release: LabRelease, root: string, job: string): Promise<string[]> {
+  const folders = await hostFolders([projectFolder, job])
+  for (const each of folders) await mkdir(join(root, each), { recursive: true })
+  const words = [`rootflags=${root}`, 'init=/sbin/lab-init', `LAB_JOB=${job}`, `LAB_FOLDERS=${folders.join(':')}`]
+  // Page faults and system calls inside cost a fraction of what they cost by ptrace. Kernels before 6.16 cannot.
+  return release === 'sid' ? [...words, 'seccomp=auto'] : words
+}
+
+async function spawnKernel(
+  packages: string,
+  job: string,
+  root: readonly string[],
+  disk: string,
+  memoryMiB: number
+): Promise<ChildProcess> {
   const memoryFolder = placeForMemory(memoryMiB)
   const log = await open(join(job, 'console'), 'w')
   const words = [
     `mem=${memoryMiB}M`,
-    ...['root=/dev/root', 'rootfstype=hostfs', 'rootflags=/', 'rw', 'quiet', 'panic=1'],
+    ...['root=/dev/root', 'rootfstype=hostfs', 'rw', 'quiet', 'panic=1', ...root],
     `ubd0=${disk}`,
     `uml_dir=${job}`,
-    `init=${join(job, 'init')}`,
     ...['con=null', 'con0=null,fd:1']
   ]
   const spaced = words.find((each) => /\s/.test(each))

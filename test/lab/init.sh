@@ -3,7 +3,8 @@
 # and this script leaves the job's output and exit status there. The root file system is the host's own, so nothing that exists
 # there is covered or written: what must be fresh lives on a tmpfs under /run.
 #
-# The job folder holds: command and environment (NUL-separated), folder (where to run), lab (the unpacked packages).
+# The job folder holds: command and environment (NUL-separated), folder (where to run), lab (the unpacked packages;
+# nothing where they are the root itself).
 JOB=$(dirname "$0")
 LAB=$(<"$JOB/lab")
 : >"$JOB/started"
@@ -20,6 +21,8 @@ box mount -t devpts devpts /dev/pts
 box mount -t tmpfs shm /dev/shm
 for link in fd:fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do ln -sf "/proc/self/${link#*:}" "/dev/${link%%:*}"; done
 box ip link set lo up
+# Node's use of io_uring corrupts the memory of user-mode Linux. (Kernels before 6.6 cannot forbid it, nor does it happen there.)
+if [ -e /proc/sys/kernel/io_uring_disabled ]; then echo 2 >/proc/sys/kernel/io_uring_disabled; fi
 echo lab >/proc/sys/kernel/hostname
 
 # The kernel asks for modules by itself (a dm target, a file system): it finds them through this wrapper.

@@ -3,7 +3,7 @@
  */
 import test from 'ava'
 import { LabUnavailable } from './boot.ts'
-import { killKernels, killKernelsThatTrack } from './kernel-kills.ts'
+import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from './kernel-kills.ts'
 import { ensureLab } from './packages.ts'
 
 const unavailable = await ensureLab().then(
@@ -30,4 +30,12 @@ labTest('whenever a kernel is killed that tracks a volume, the next one misses n
   const report = await killKernelsThatTrack(Number(process.env.LAB_SEED ?? 1), Number(process.env.LAB_COUNT ?? 1))
   t.log(JSON.stringify(report))
   t.true(report.answers > 0 && report.differing > 0)
+})
+
+labTest('whenever a kernel is killed that has classic snapshots, the next one misses no change', async (t) => {
+  t.timeout(10 * 60_000)
+  const { LAB_SEED = '1', LAB_COUNT = '1' } = process.env
+  const report = await killKernelsWithClassicSnapshots(Number(LAB_SEED), Number(LAB_COUNT))
+  t.log(JSON.stringify(report))
+  t.true(report.pairs > 0)
 })

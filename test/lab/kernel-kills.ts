@@ -6,6 +6,7 @@ import { mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { CowKernelJournal } from '../kernel/cow-kernel-journal.ts'
 import { EraLifeJournal } from '../kernel/era-life-journal.ts'
 import { type LifeChecked, readJournal } from '../kernel/kernel-life-journal.ts'
 import { Random } from '../support/random.ts'
@@ -77,6 +78,34 @@ export function killKernelsThatTrack(
       ...{ answers: sum('answers'), differing: sum('differing'), refused: sum('refused'), lost },
       settled: checked.filter(({ settled }) => settled).length,
       ambiguous: checked.filter(({ ambiguous }) => ambiguous).length
+    }
+  })
+}
+
+export interface CowKernelKillsReport extends Kills {
+  /** Pairs of classic snapshots whose answers were right after a start, or refused as they have to be. */
+  pairs: number
+  refused: Record<string, number>
+  /** Kernels that were killed while they merged a snapshot. */
+  merging: number
+}
+
+/** The same with a volume that has classic snapshots. @throws the same */
+export function killKernelsWithClassicSnapshots(
+  seed: number,
+  kills: number,
+  onProgress?: OnProgress
+): Promise<CowKernelKillsReport> {
+  return killAgainAndAgain('cow-kernel-life.ts', seed, kills, onProgress, (path) => {
+    const { checked } = new CowKernelJournal(path)
+    const refused: Record<string, number> = {}
+    for (const each of checked) {
+      for (const [code, count] of Object.entries(each.refused)) refused[code] = (refused[code] ?? 0) + count
+    }
+    return {
+      pairs: checked.reduce((sum, { pairs }) => sum + pairs, 0),
+      refused,
+      merging: checked.filter(({ merging }) => merging).length
     }
   })
 }

@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import { relative, resolve } from 'node:path'
 import { existsSync } from 'node:fs'
 import { LabFailure, LabUnavailable, projectFolder, startLab } from './boot.ts'
+import { type LabRelease, releaseOf } from './releases.ts'
 
 const help = `Usage: node test/lab/run.ts [OPTIONS] FILE [ARGS…]
 
@@ -19,6 +20,8 @@ their seed and their number of rounds from. Exit status: that of FILE; 3 when th
 kernel died or its time was up (its messages are kept in .cache/lab-logs/).
 
 Options:
+  --release NAME  kernel, LVM and tools of this Debian release: trixie (Linux 6.12) or sid (7.2 and later), with its own root; by default
+                  of the machine's own (Debian 12 has 6.1). LAB_RELEASE says the same
   --disk SIZE     size of /dev/ubda, such as 512M or 8G (sparse; default 2G)
   --memory MB     memory of the kernel in MiB (default 1024)
   --timeout S     kill the kernel after S seconds (default 120)
@@ -60,17 +63,26 @@ function wholeNumber(option: string, text: string): number {
   return Number(text)
 }
 
+function releaseNamed(text: string | undefined): LabRelease | undefined {
+  try {
+    return releaseOf(text)
+  } catch (error) {
+    throw new UsageError((error as Error).message)
+  }
+}
+
 async function main(argv: readonly string[]): Promise<number> {
   // Options end at FILE: what follows belongs to it.
   let fileAt = 0
   while (argv[fileAt]?.startsWith('-')) {
-    fileAt += ['--disk', '--memory', '--timeout'].includes(argv[fileAt] ?? '') ? 2 : 1
+    fileAt += ['--release', '--disk', '--memory', '--timeout'].includes(argv[fileAt] ?? '') ? 2 : 1
   }
   let options
   try {
     options = parseArgs({
       args: argv.slice(0, fileAt),
       options: {
+        release: { type: 'string' },
         disk: { type: 'string' },
         memory: { type: 'string' },
         timeout: { type: 'string' },
@@ -88,6 +100,7 @@ async function main(argv: readonly string[]): Promise<number> {
   if (file === undefined) throw new UsageError('no FILE given')
   if (!existsSync(file)) throw new UsageError(`${file} does not exist`)
   const lab = await startLab({
+    release: releaseNamed(options.release ?? process.env['LAB_RELEASE']),
     command: commandFor(file, argv.slice(fileAt + 1)),
     folder: file.endsWith('.test.ts') ? projectFolder : process.cwd(),
     environment: labVariables(process.env),

@@ -303,7 +303,7 @@ export const mutants: readonly Mutant[] = [
     world: 'leases',
     guard: 'that a lease is to be taken is on record before the kernel is told',
     file: leases,
-    from: 'await this.#catalog.beginLease({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)\n',
+    from: 'await this.#catalog.leases.begin({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)\n',
     to: '\n'
   },
   {
@@ -311,15 +311,15 @@ export const mutants: readonly Mutant[] = [
     world: 'leases',
     guard: 'what was reserved is on record before anybody uses it',
     file: leases,
-    from: 'await this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })',
-    to: 'void this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })'
+    from: 'await this.#catalog.leases.confirm(slot.key, { heldRoot, factsHeld: facts })',
+    to: 'void this.#catalog.leases.confirm(slot.key, { heldRoot, factsHeld: facts })'
   },
   {
     name: 'release-intent',
     world: 'leases',
     guard: 'that a lease is to be released is on record before the kernel is told',
     file: leases,
-    from: 'await this.#catalog.beginRelease(key)',
+    from: 'await this.#catalog.leases.beginRelease(key)',
     to: ''
   },
   {

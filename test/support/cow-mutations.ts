@@ -276,7 +276,18 @@ function covers(outer: readonly Extent[], inner: readonly Extent[]): boolean {
   return true
 }
 
-/** The tally as the table that docs/guarantees.md has. */
+/** The sums of the tally for each way of asking: the table that docs/guarantees.md has. */
+export function summaryTable(tally: CowTally): string {
+  const lines = ways.map((way) => {
+    const counts = [...tally].filter(([row]) => row.endsWith(` | ${way}`)).map(([, each]) => each)
+    const sum = (of: 'refused' | 'notSmaller' | 'unnoticed') =>
+      counts.reduce((all, each) => all + each[of], 0).toLocaleString('en-US')
+    return `| ${way} | ${sum('refused')} | ${sum('notSmaller')} | ${sum('unnoticed')} |`
+  })
+  return ['| asked | refused | nothing missing | smaller, not noticed |', '|---|--:|--:|--:|', ...lines].join('\n')
+}
+
+/** The tally for each kind of damage. */
 export function tallyTable(tally: CowTally): string {
   const lines = [...tally]
     .sort(([a], [b]) => (a < b ? -1 : 1))

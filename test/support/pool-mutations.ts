@@ -10,7 +10,7 @@ import type { Campaign, MutatedAnswer, MutatedQuestion, Mutation } from './mutat
 import { mutateKeysOrCounts } from './node-mutations.ts'
 import { PoolModel } from './pool-model.ts'
 import type { Random } from './random.ts'
-import { thinCheck, thinDelta, thinDump } from './thin-tools.ts'
+import { thinCheck, thinDelta, thinDump, thinDumpComplaint } from './thin-tools.ts'
 
 const BLOCK = 65536
 
@@ -76,7 +76,8 @@ export function poolCampaign(random: Random): Campaign<PoolQuestion> {
     questions,
     mutate: (bytes, draw) => mutate(image, bytes, draw),
     ask: (path) => askAll(path, questions),
-    check: thinCheck,
+    // thin_check does not look at a held view, and thin_dump reads all of the one that is asked for.
+    check: async (path) => (await thinCheck(path)) || thinDumpComplaint(path, view),
     oracle: async (path, { baseId, targetId, sizeBytes, startingOffset }) => {
       if (startingOffset > 0) return undefined
       const { devices, dataBlockSizeSectors } = await thinDump(path, view)

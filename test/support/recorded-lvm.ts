@@ -56,3 +56,12 @@ export function recordedDevices(without: readonly string[] = []): DeviceMapperPo
     }
   }
 }
+
+/** Devices whose numbers went to another one as soon as they were found: tables asked by number are its. */
+export function numbersOfAnother(devices: DeviceMapperPort, another: string): DeviceMapperPort {
+  return {
+    info: devices.info,
+    table: async (reference) =>
+      devices.table(typeof reference === 'object' && 'major' in reference ? another : reference)
+  }
+}

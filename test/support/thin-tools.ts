@@ -66,6 +66,16 @@ export async function thinCheck(path: string): Promise<string> {
   }
 }
 
+/** What thin_dump has against an image or its held view, which thin_check may be content with; an empty string for nothing. */
+export async function thinDumpComplaint(path: string, view: ToolView): Promise<string> {
+  try {
+    await runThinTool('thin_dump', [...(view.metadataSnapshot ? ['-m'] : []), path])
+    return ''
+  } catch (error) {
+    return (error as { stderr?: string }).stderr ?? String(error)
+  }
+}
+
 /** Lets thin_restore write `path` from XML; `metadataBytes` is the size of the file, at least 40960. */
 export async function thinRestore(xml: string, path: string, metadataBytes: number): Promise<void> {
   const xmlPath = `${path}.xml`

@@ -22,20 +22,20 @@ export function snapshotMetadataBackend(
       const lookUp = lookUpFor(call)
       const [target] = await lookUp([snapshotId])
       const question = { base: undefined, target, startingOffset, maxResults, anyVolume: false, lookUp }
-      return answer(question, signal, call?.client)
+      return answer(question, signal, call?.party)
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       const lookUp = lookUpFor(call)
       const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
       const { anyVolume = false } = call ?? {}
-      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call?.client)
+      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call?.party)
     }
   }
 
-  async function answer(question: Question, signal: AbortSignal, client?: string): Promise<EncodedStream> {
+  async function answer(question: Question, signal: AbortSignal, party?: string): Promise<EncodedStream> {
     const answers = whoAnswers(question)
-    return walkers.stream(await answers.plan(question), signal, client)
+    return walkers.stream(await answers.plan(question), signal, party)
   }
 
   /** @throws DM_POOLS_DIFFER where base and target are of two kinds */
@@ -57,7 +57,7 @@ export function snapshotMetadataBackend(
 
   function lookUpFor(call: CallContext | undefined): LookUp {
     return async (handles) => {
-      const look = sources.look(call?.client)
+      const look = sources.look(call?.party)
       return Promise.all(handles.map((handle) => resolve(handle, look)))
     }
   }

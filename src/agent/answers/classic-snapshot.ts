@@ -11,6 +11,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import { DeltamapperError } from '../../errors.ts'
+import { LEAST_DELTA_BYTES, MOST_DELTA_BYTES } from '../../devicemapper/cow/delta.ts'
 import type { ClassicServices } from './classic-services.ts'
 import {
   checkClassicBase,
@@ -32,13 +33,16 @@ import {
   merging
 } from '../node/classic-devices.ts'
 import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
+import type { WalkUnderWay } from '../walks/plan.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
 import type { LvmPort } from './one-look.ts'
+import { changedMeanwhile, lookAgain } from './second-look.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { volumeUuid } from './volume-group.ts'
 
 /**
- * LVM makes a snapshot's volume and ties it to its origin in one command; more apart, it was tied once more. Seconds.
+ * LVM makes a snapshot's volume and ties it to its origin in one command; more apart, it was tied once more, by a clock
+ * that may have gone back meanwhile. Seconds.
  */
 const ONE_COMMAND = 60
 
@@ -51,7 +55,7 @@ export interface ClassicSnapshot extends FoundSnapshot {
   readonly volumeName: string
   /** How it is tied to its origin. */
   readonly link: SnapshotLink
-  /** To LVM: nobody may write into it. */
+  /** To LVM and the kernel: nobody may write into it. */
   readonly readOnly: boolean
   /** Their UUIDs, as device-mapper has them. */
   readonly uuid: string
@@ -93,7 +97,7 @@ export function classicSource(
       return {
         ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link, uuid, originUuid, devices } as const),
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
-        readOnly: lv.attributes.permissions === 'read-only'
+        readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly
       }
     }
   }
@@ -117,7 +121,7 @@ export function classicAnswers({ classic }: AnswerServices): TargetAnswers<Class
         capacityBytes: target.devices.sizeBytes,
         task: { target: 'classic', request },
         asides: {
-          begin: async () => answer.begin(),
+          begin: async (_: undefined, { signal }: WalkUnderWay) => answer.begin(signal),
           read: async (stores: ReadStores) => answer.read(stores),
           state: async () => answer.checkState(),
           doubtful: (bytes: number) => classic.onDoubtful?.(bytes)
@@ -162,10 +166,11 @@ class ClassicAnswer {
    * What has to be known before the stores are read. Both snapshots are there by now, so that whatever changed between
    * them is on disk.
    *
-   * @throws DM_BASE_CHANGED, DM_COW_REJOINED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_COW_INVALID, DM_COW_OVERFLOWED;
-   *   what the catalog throws
+   * @param signal aborted when the walk is over
+   * @throws DM_BASE_CHANGED, DM_COW_REJOINED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_COW_INVALID, DM_COW_OVERFLOWED,
+   *   DM_TOO_MANY_STREAMS; what the catalog throws
    */
-  async begin(): Promise<BegunStores> {
+  async begin(signal: AbortSignal): Promise<BegunStores> {
     const { deviceMapper } = this.#services
     await this.#checkResumed()
     if (this.#base) this.#record = await this.#checkBase(this.#base)
@@ -184,19 +189,20 @@ class ClassicAnswer {
           ...(known.base && { prefix: known.base.entries })
         }
       }),
-      isSame: base !== undefined && base.identity === target.identity && base.readOnly && this.#wasReadOnly(),
-      compareBytes: this.#compareBytes()
+      isSame: base?.identity === target.identity && base.readOnly && this.#record !== undefined && this.#wasReadOnly(),
+      compareBytes: this.#compareBytes(),
+      memoryBytes: this.#takeMemory(signal)
     }
   }
 
   /** Both lists are read, and in order. @throws DM_SNAPSHOT_CHANGED, DM_BASE_CHANGED; what the catalog throws */
   async read({ base, target }: ReadStores): Promise<void> {
-    await this.#lookAgain()
+    await lookAgain(this.#snapshots, this.#lookUp, withoutPlace)
     const { catalog } = this.#services
     if (this.#known.base && base) checkClassicList(this.#known.base, base)
     if (this.#known.target) checkClassicList(this.#known.target, target)
-    if (this.#base && base) await catalog.rememberClassic(factsOf(this.#base), base, 'base')
-    await catalog.rememberClassic(factsOf(this.#target), target, 'target')
+    if (this.#base && base) await catalog.classicSnapshots.remember(factsOf(this.#base), base, 'base')
+    await catalog.classicSnapshots.remember(factsOf(this.#target), target, 'target')
   }
 
   /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
@@ -223,19 +229,12 @@ class ClassicAnswer {
   }
 
   async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
-    return longestList(await this.#services.catalog.findClassic(snapshot), factsOf(snapshot))
-  }
-
-  async #lookAgain(): Promise<void> {
-    const now = await this.#lookUp(this.#snapshots.map(({ handle }) => handle))
-    for (const [i, snapshot] of this.#snapshots.entries()) {
-      if (!isDeepStrictEqual(withoutPlace(snapshot), withoutPlace(now[i]))) throw changedMeanwhile(snapshot.handle)
-    }
+    return longestList(await this.#services.catalog.classicSnapshots.find(snapshot), factsOf(snapshot))
   }
 
   async #checkBase(base: ClassicSnapshot): Promise<ClassicRow | undefined> {
     const { catalog, logger, strictBases } = this.#services
-    const records = await catalog.findClassic(base)
+    const records = await catalog.classicSnapshots.find(base)
     const record = checkClassicBase(records, factsOf(base))
     if (record) return record
     if (strictBases) {
@@ -245,7 +244,7 @@ class ClassicAnswer {
         'take a full backup through this agent; `strictBases: false` answers for such bases'
       )
     }
-    if (base.link.linkedAt - base.link.createdAt > ONE_COMMAND) throw rejoined(base.handle)
+    checkTimes(base)
     logger.warn(
       { base: base.handle, code: 'DM_BASE_UNRECORDED' },
       "the base was never served here: that it was not split off and joined again rests on LVM's times"
@@ -257,18 +256,28 @@ class ClassicAnswer {
   async #checkResumed(): Promise<void> {
     if (this.#startingOffset === 0) return
     const { handle, identity, link, readOnly } = this.#target
-    const records = (await this.#services.catalog.findClassic(this.#target)).filter(({ role }) => role === 'target')
+    const all = await this.#services.catalog.classicSnapshots.find(this.#target)
+    const records = all.filter(({ role }) => role === 'target')
     const isOnRecord = records.some((each) => each.handle === handle && each.identity === identity)
+    const wasWritable = all.some((each) => each.identity === identity && each.readOnly === 0)
     const isAnother = records.some((each) => each.identity !== identity || each.link !== link.id)
     if (!isOnRecord) throw resumeRefused(handle, 'no answer about it was begun by this name')
     if (isAnother) throw resumeRefused(handle, 'it is another snapshot than the one that it was begun about')
-    if (!readOnly)
-      throw resumeRefused(handle, 'it can be written to, and what was written since it was begun is not known')
+    if (!readOnly || wasWritable)
+      throw resumeRefused(handle, 'it can be written to, or could, and what was written since is not known')
   }
 
   /** As far as is known. */
   #wasReadOnly(): boolean {
     return this.#record === undefined || this.#record.readOnly === 1
+  }
+
+  /** For all of the volume at once where there is enough. @throws DM_TOO_MANY_STREAMS */
+  #takeMemory(signal: AbortSignal): number {
+    const bitmapBytes = this.#snapshots.map(({ devices }) => devices.sizeBytes / devices.chunkBytes / 8)
+    const most = this.#compareBytes() > 0 ? MOST_DELTA_BYTES : 4 * Math.ceil(Math.max(...bitmapBytes))
+    const wanted = Math.min(Math.max(most, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
+    return this.#services.memory.take(LEAST_DELTA_BYTES, wanted, signal)
   }
 
   /**
@@ -281,6 +290,22 @@ class ClassicAnswer {
     if (compare === 'always') return Number.MAX_SAFE_INTEGER
     return this.#record ? compareBytes : 0
   }
+}
+
+/**
+ * Whether a base that is not on record was tied to its origin when it was made.
+ *
+ * @throws DM_COW_REJOINED; DM_BASE_UNRECORDED where LVM has noted no times
+ */
+function checkTimes({ handle, link: { linkedAt, createdAt } }: ClassicSnapshot): void {
+  if (linkedAt === 0 || createdAt === 0) {
+    throw new DeltamapperError(
+      'DM_BASE_UNRECORDED',
+      `${handle} was never served here, and LVM has not noted when it was taken: it may have been split off and joined again`,
+      'take a full backup through this agent'
+    )
+  }
+  if (Math.abs(linkedAt - createdAt) > ONE_COMMAND) throw rejoined(handle)
 }
 
 /** Its place is another one as soon as somebody else's volume is removed. */
@@ -297,7 +322,8 @@ function factsOf({ handle, identity, link, volume, devices, readOnly }: ClassicS
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */
 function checkRelated(base: ClassicSnapshot, target: ClassicSnapshot): void {
-  if (base.volume !== target.volume) {
+  // A group that was cloned (vgimportclone) has the volumes' UUIDs, and an origin of its own.
+  if (base.originUuid !== target.originUuid) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
       `${base.handle} is a snapshot of ${base.volumeName}, ${target.handle} of ${target.volumeName}`,
@@ -320,14 +346,6 @@ function originInUse(lv: LogicalVolume): DeltamapperError {
     'DM_VOLUME_IN_USE',
     `${fullName(lv)} is a volume in use, not a snapshot`,
     `take a snapshot of it (lvcreate -s -L SIZE ${fullName(lv)}), and ask for that`
-  )
-}
-
-function changedMeanwhile(handle: string): DeltamapperError {
-  return new DeltamapperError(
-    'DM_SNAPSHOT_CHANGED',
-    `${handle} was renamed, replaced, resized, merged or changed by hand while it was looked at`,
-    'ask again'
   )
 }
 

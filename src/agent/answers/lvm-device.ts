@@ -5,7 +5,7 @@
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { DeviceMapperPort } from '../node/pool-device.ts'
+import { type DeviceMapperPort, liveTable } from '../node/pool-device.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
 import type { LvmReporter } from '../lvm/report.ts'
 import { thinPoolUuid, volumeGroupSource } from './volume-group.ts'
@@ -37,7 +37,7 @@ export function lvmDeviceSource(
     async snapshot(name) {
       const [device, poolDevice] = [await deviceMapper.info(name), await deviceMapper.info({ uuid: pool.uuid })]
       if (!device?.hasLiveTable || !poolDevice) return undefined
-      const [row] = await deviceMapper.table({ major: device.major, minor: device.minor })
+      const [row] = await liveTable(deviceMapper, device)
       const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
       if (!row || !table) return undefined
       const { major, minor } = table.poolDevice

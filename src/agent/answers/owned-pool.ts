@@ -18,12 +18,12 @@ import { SECTOR_BYTES } from '../../units.ts'
  */
 export function ownedPoolSource(
   pool: string,
-  catalog: Pick<Catalog, 'findThinByName' | 'findThin'>,
+  catalog: { readonly ownedPools: Pick<Catalog['ownedPools'], 'findThin' | 'findThinByName'> },
   deviceMapper: DeviceMapperPort
 ): SnapshotSource {
   return {
     async snapshot(name) {
-      const thin = await catalog.findThinByName(pool, name)
+      const thin = await catalog.ownedPools.findThinByName(pool, name)
       if (!thin) return undefined
       const device = await findPoolDevice(deviceMapper, { uuid: poolUuid({ name: pool }) })
       if (!device) {
@@ -53,7 +53,7 @@ export function ownedPoolSource(
   }
 
   async function volumeName(id: string): Promise<string> {
-    const volume = await catalog.findThin(id)
+    const volume = await catalog.ownedPools.findThin(id)
     return volume ? `${pool}/${volume.name}` : `a volume of ${pool} that was deleted (${id})`
   }
 }

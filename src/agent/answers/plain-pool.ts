@@ -11,7 +11,7 @@ import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
 import type { DeviceNumber } from '../../devicemapper/target-words.ts'
 import { parseThinTable, type ThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type DeviceMapperPort, findPoolDevice } from '../node/pool-device.ts'
+import { type DeviceMapperPort, findPoolDevice, liveTable } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 import { SECTOR_BYTES } from '../../units.ts'
@@ -70,7 +70,7 @@ async function findThinDevice(
 ): Promise<(ThinTable & { sizeBytes: number; writable: boolean }) | undefined> {
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
-  const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  const [row, ...more] = await liveTable(deviceMapper, info)
   // It is just being made or removed: its table is not live (DM_TABLE_STATUS reports no target then).
   if (!row) return undefined
   if (row.targetType !== 'thin' || more.length > 0) {

@@ -17,6 +17,10 @@ type PoolPlace = Pick<Snapshot, 'metadataPath' | 'metadataDevice' | 'poolIdentit
 type Reading = Pick<ReadOptions, 'deadlineMs' | 'open'>
 
 /** One look. */
+interface PoolClockCatalog {
+  readonly poolClocks: Pick<Catalog['poolClocks'], 'saw'>
+}
+
 interface Turn {
   /** Its subject. */
   readonly key: string
@@ -25,7 +29,7 @@ interface Turn {
 }
 
 export class PoolClockLooks {
-  readonly #catalog: Pick<Catalog, 'sawPoolClock'>
+  readonly #catalog: PoolClockCatalog
   readonly #reading: Reading
   readonly #now: () => number
   /** The last look of each pool, waiting or running. */
@@ -35,7 +39,7 @@ export class PoolClockLooks {
    * @param reading how metadata devices are read
    * @param now milliseconds since 1970
    */
-  constructor(catalog: Pick<Catalog, 'sawPoolClock'>, reading: Reading = {}, now: () => number = Date.now) {
+  constructor(catalog: PoolClockCatalog, reading: Reading = {}, now: () => number = Date.now) {
     this.#catalog = catalog
     this.#reading = reading
     this.#now = now
@@ -77,7 +81,7 @@ export class PoolClockLooks {
     })
     try {
       const clock = { pool, ...(await metadata.moment()) }
-      return await this.#catalog.sawPoolClock(clock, this.#now())
+      return await this.#catalog.poolClocks.saw(clock, this.#now())
     } finally {
       await metadata.close()
     }

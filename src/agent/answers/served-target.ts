@@ -45,7 +45,7 @@ export function catalogKnowledge(
     async check({ base, target, resumed }, anyVolume = false) {
       const wentBack = await clocks.look(target.snapshot)
       const asked = { base: base && servedTarget(base), target: servedTarget(target) }
-      const admitted = await catalog.admit({ ...asked, resumed, strictBases, wentBack, anyVolume }, now())
+      const admitted = await catalog.served.admit({ ...asked, resumed, strictBases, wentBack, anyVolume }, now())
       if (admitted === 'unchanged') return
       logger.warn(
         { base: base?.snapshot.handle, code: 'DM_BASE_UNRECORDED' },

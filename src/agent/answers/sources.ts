@@ -12,7 +12,7 @@ import { volumeGroupSource } from './volume-group.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
 import { classicSource } from './classic-snapshot.ts'
 import { DeviceMapperLook, LvmLook, type LvmPort } from './one-look.ts'
-import type { DeviceMapperPort } from '../node/pool-device.ts'
+import { type DeviceMapperPort, liveTable } from '../node/pool-device.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
 
 /** What looking at this node's own pools takes. */
@@ -110,7 +110,7 @@ function groupSource(volumeGroup: string, node: Pick<LiveNode, 'lvm' | 'deviceMa
 async function thinPoolUuidOf(deviceMapper: DeviceMapperPort, name: string): Promise<string | undefined> {
   const info = await deviceMapper.info(name)
   if (!info?.hasLiveTable) return undefined
-  const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  const [row] = await liveTable(deviceMapper, info)
   return row?.targetType === 'thin-pool' ? info.uuid : undefined
 }
 

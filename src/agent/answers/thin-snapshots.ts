@@ -10,7 +10,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Aside, Plan } from '../walks/plan.ts'
-import type { FoundSnapshot, Snapshot } from '../walks/snapshot.ts'
+import type { Snapshot } from '../walks/snapshot.ts'
 import {
   fromPortableReport,
   type HeldForTools,
@@ -20,6 +20,7 @@ import {
   type ThinQuestion
 } from '../walks/thin-walk.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
+import { lookAgain } from './second-look.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { toPortable } from '../../portable-error.ts'
@@ -100,21 +101,8 @@ class SecondLook implements DeviceKnowledge {
 
   /** @throws DM_SNAPSHOT_CHANGED, and what looking up throws */
   async #take(): Promise<void> {
-    const now = await this.#lookUp(this.#snapshots.map(({ handle }) => handle))
-    this.#snapshots.forEach((snapshot, i) => {
-      checkSame(snapshot, now[i])
-    })
+    await lookAgain(this.#snapshots, this.#lookUp)
   }
-}
-
-/** @throws DM_SNAPSHOT_CHANGED when anything known of the snapshot differs from before */
-function checkSame(before: Snapshot, now: FoundSnapshot): void {
-  if (isDeepStrictEqual(before, now)) return
-  throw new DeltamapperError(
-    'DM_SNAPSHOT_CHANGED',
-    `${before.handle} was renamed, replaced, resized or moved while it was looked at`,
-    'ask again'
-  )
 }
 
 /**

@@ -12,10 +12,7 @@ import type { SnapshotSource } from '../walks/snapshot.ts'
 import { checkOffset, type TargetAnswers } from './target.ts'
 import { SECTOR_BYTES } from '../../units.ts'
 
-export type HistoryCatalog = Pick<
-  Catalog,
-  'findEraVolume' | 'findEraSnapshot' | 'eraNameUsedBefore' | 'leastEraSize' | 'eraWrites' | 'findServed' | 'remember'
->
+export type HistoryCatalog = Pick<Catalog, 'eraVolumes' | 'eraSnapshots' | 'served'>
 
 /** A recorded snapshot of a tracked volume. */
 export interface TrackedSnapshot {
@@ -63,12 +60,12 @@ export async function eraSource(
   name: string,
   catalog: HistoryCatalog
 ): Promise<SnapshotSource<TrackedSnapshot> | undefined> {
-  const volume = await catalog.findEraVolume(name)
+  const volume = await catalog.eraVolumes.find(name)
   if (volume === undefined) return undefined
   const blockBytes = volume.blockSectors * SECTOR_BYTES
   return {
     async snapshot(snapshot) {
-      const record = await catalog.findEraSnapshot(name, snapshot)
+      const record = await catalog.eraSnapshots.find(name, snapshot)
       // Meanwhile the volume was detached, and another one attached under this name.
       if (record?.volume !== volume.id) return undefined
       return { kind: 'tracked', handle: `${name}/${snapshot}`, volumeName: name, blockBytes, record, catalog }
@@ -101,18 +98,18 @@ async function trackedDelta(
   checkComparable(base, target)
   const { catalog, blockBytes } = target
   const served = servedTracked(base)
-  checkBase(await catalog.findServed(served), served)
+  checkBase(await catalog.served.find(served), served)
   await refuseUsedName(base)
   await rememberTarget(target, startingOffset)
   const [from, to] = [base.record.id, target.record.id]
-  const leastBytes = await catalog.leastEraSize(from, to)
+  const leastBytes = await catalog.eraSnapshots.leastSize(from, to)
   if (leastBytes === undefined) throw forgotten(base, target)
   const question = { blockBytes, sizeBytes: target.record.sizeBytes, leastBytes, startingOffset }
   if (from === to) return { question, nextPage: undefined }
   return {
     question,
     async nextPage(after) {
-      const page = await catalog.eraWrites(from, to, after)
+      const page = await catalog.eraSnapshots.writes(from, to, after)
       if (page === undefined) throw forgotten(base, target)
       return page
     }
@@ -126,7 +123,7 @@ async function trackedDelta(
  * @throws DM_BASE_CHANGED
  */
 async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSnapshot): Promise<void> {
-  const takenAt = await catalog.eraNameUsedBefore(volumeName, record.name)
+  const takenAt = await catalog.eraSnapshots.nameUsedBefore(volumeName, record.name)
   if (takenAt === undefined) return
   throw new DeltamapperError(
     'DM_BASE_CHANGED',
@@ -143,8 +140,8 @@ async function refuseUsedName({ handle, volumeName, record, catalog }: TrackedSn
  */
 async function rememberTarget(target: TrackedSnapshot, startingOffset: number): Promise<void> {
   const served = servedTracked(target)
-  if (startingOffset > 0) checkResumed(await target.catalog.findServed(served), served)
-  await target.catalog.remember(served)
+  if (startingOffset > 0) checkResumed(await target.catalog.served.find(served), served)
+  await target.catalog.served.remember(served)
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED, DM_HISTORY_BROKEN */

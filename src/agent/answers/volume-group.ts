@@ -9,7 +9,7 @@
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type DeviceMapperPort, findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
+import { type DeviceMapperPort, findPoolDevice, liveTable, type PoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
@@ -83,7 +83,7 @@ async function checkActiveTable(deviceMapper: DeviceMapperPort, lv: LogicalVolum
   const uuid = volumeUuid(lv)
   const info = (await deviceMapper.info({ uuid: `${uuid}-real` })) ?? (await deviceMapper.info({ uuid }))
   if (!info?.hasLiveTable) return false
-  const [row] = await deviceMapper.table({ major: info.major, minor: info.minor })
+  const [row] = await liveTable(deviceMapper, info)
   // Reading tells whether a pool has failed.
   const table = row?.targetType === 'thin' ? parseThinTable(row.params) : undefined
   if (!row || !table) return !info.readOnly

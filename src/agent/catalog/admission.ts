@@ -7,9 +7,10 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './fingerprint.ts'
-import type { Lineage } from './lineage.ts'
+import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
+import { findThin } from './owned-pools.ts'
 import { checkSinceWentBack, type WentBack } from './pool-clocks.ts'
-import { findServed, rememberWithin, type ServedRecord } from './served-targets.ts'
+import { findServed, rememberWithin, servedWithIdentity, type ServedRecord } from './served-targets.ts'
 import type { Writable } from './store/table.ts'
 
 /** What is about to be answered. */
@@ -31,7 +32,6 @@ export interface Admission {
 export type Admitted = 'unchanged' | 'unrecorded'
 
 /**
- * @param lineage how two snapshots are related, according to their records
  * @param at milliseconds since 1970
  * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER,
  *   DM_ORDER_REVERSED; then nothing was recorded
@@ -39,7 +39,6 @@ export type Admitted = 'unchanged' | 'unrecorded'
 export function admit(
   database: Writable,
   { base, target, resumed, strictBases, wentBack, anyVolume = false }: Admission,
-  lineage: (base: ServedTarget, target: ServedTarget) => Lineage,
   at: number
 ): Admitted {
   if (resumed) checkGoesOn(findServed(database, target), target, wentBack)
@@ -49,7 +48,7 @@ export function admit(
     checkSinceWentBack(base.handle, records, wentBack)
     known = checkBase(records, base)
     if (known === 'unrecorded') checkUnrecorded(records, base, { resumed, strictBases })
-    checkLineage(base, target, lineage, anyVolume)
+    checkLineage(database, base, target, anyVolume)
   }
   // Answered since the pool was restored, whatever the wall clock says.
   const now = Math.max(at, (wentBack?.at ?? 0) + 1)
@@ -84,14 +83,9 @@ function checkUnrecorded(
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */
-function checkLineage(
-  base: ServedTarget,
-  target: ServedTarget,
-  lineage: (base: ServedTarget, target: ServedTarget) => Lineage,
-  anyVolume: boolean
-): void {
+function checkLineage(database: Writable, base: ServedTarget, target: ServedTarget, anyVolume: boolean): void {
   if (base.identity === target.identity) return
-  const relation = lineage(base, target)
+  const relation = lineage(database, base, target)
   if (relation === 'different-volumes' && !anyVolume) {
     throw new DeltamapperError(
       'DM_VOLUMES_DIFFER',
@@ -106,4 +100,20 @@ function checkLineage(
       'ask the other way round'
     )
   }
+}
+
+/**
+ * How two snapshots are related, according to their records.
+ *
+ * An owned thin's id is its identity; other records are known by the time when they were served. `lvconvert --merge`
+ * puts another device in a volume's place and keeps its UUID. What was served before that has another creation time,
+ * and says nothing of this device.
+ */
+export function lineage(database: Writable, one: LineageMember, other: LineageMember): Lineage {
+  const facts = ({ identity, creationTime }: LineageMember): LineageFacts[] => {
+    const thin = findThin(database, identity)
+    if (thin !== undefined) return [{ ...thin, identity }]
+    return servedWithIdentity(database, identity).filter((each) => each.creationTime === creationTime)
+  }
+  return compareLineage(facts(one), facts(other))
 }

@@ -1,11 +1,10 @@
-/** The calls that the catalog takes, by name: the worker thread's side of `Catalog`. */
-import { admit, type Admission } from './admission.ts'
+/** The calls that the catalog takes, by concern and name: the catalog's thread's side of `concerns.ts`. */
+import { admit } from './admission.ts'
 import * as classic from './classic-served.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
 import * as era from './era-volumes.ts'
 import * as leases from './lease-records.ts'
-import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import * as pools from './owned-pools.ts'
 import * as clocks from './pool-clocks.ts'
 import * as served from './served-targets.ts'
@@ -17,70 +16,76 @@ export function catalogCalls(database: CatalogDatabase) {
     (...rest: A): R =>
       call(database, ...rest)
   return {
-    remember: on(served.remember),
-    findServed: on(served.findServed),
-    forgetServed: on(served.forgetServed),
-    rememberClassic: on(classic.rememberClassic),
-    findClassic: on(classic.findClassic),
-    forgetClassic: on(classic.forgetClassic),
-    admit: (admission: Admission, at: number) =>
-      admit(database, admission, (one, other) => lineage(database, one, other), at),
-    lineage: on(lineage),
-    sawPoolClock: on(clocks.sawPoolClock),
-    poolWentBack: on(clocks.poolWentBack),
-    view: on(pools.catalogView),
-    findThin: on(pools.findThin),
-    findThinByName: on(pools.findThinByName),
-    begin: on(pools.begin),
-    complete: on(pools.complete),
-    rollBack: on(pools.rollBack),
-    adoptThin: on(pools.adoptThin),
-    forgetThin: on(pools.forgetThin),
-    acceptTransactionId: on(pools.acceptTransactionId),
-    beginLease: on(leases.beginLease),
-    confirmLease: on(leases.confirmLease),
-    beginRelease: on(leases.beginRelease),
-    keepLease: on(leases.keepLease),
-    clearLease: on(leases.clearLease),
-    findLease: on(leases.findLease),
-    listLeases: on(leases.listLeases),
-    beginEra: on(era.beginEra),
-    completeEra: on(era.completeEra),
-    rollBackEra: on(era.rollBackEra),
-    sawEraVolume: on(era.sawEraVolume),
-    endEraHistory: on(era.endEraHistory),
-    eraView: on(era.eraView),
-    findEraVolume: on(era.findEraVolume),
-    beginEraHistory: on(eraHistory.beginEraHistory),
-    stageEraWrites: on(eraHistory.stageEraWrites),
-    recordEraSnapshot: on(eraHistory.recordEraSnapshot),
-    eraSnapshots: on(eraHistory.eraSnapshots),
-    findEraSnapshot: on(eraHistory.findEraSnapshot),
-    deleteEraSnapshot: on(eraHistory.deleteEraSnapshot),
-    leastEraSize: on(eraHistory.leastEraSize),
-    eraWrites: on(eraHistory.eraWrites),
-    forgetEraSnapshots: on(eraHistory.forgetEraSnapshots),
-    eraNameUsedBefore: on(eraHistory.eraNameUsedBefore),
-    forgetEraNames: on(eraHistory.forgetEraNames),
-    compactEraHistory: on(eraHistory.compactEraHistory),
-    eraHistoryFacts: on(eraHistory.eraHistoryFacts),
-    statistics: () => database.statistics()
+    served: {
+      admit: on(admit),
+      remember: on(served.remember),
+      find: on(served.findServed),
+      forget: on(served.forgetServed)
+    },
+    classicSnapshots: {
+      remember: on(classic.rememberClassic),
+      find: on(classic.findClassic),
+      forget: on(classic.forgetClassic)
+    },
+    poolClocks: {
+      saw: on(clocks.sawPoolClock),
+      wentBack: on(clocks.poolWentBack)
+    },
+    ownedPools: {
+      view: on(pools.catalogView),
+      findThin: on(pools.findThin),
+      findThinByName: on(pools.findThinByName),
+      begin: on(pools.begin),
+      complete: on(pools.complete),
+      rollBack: on(pools.rollBack),
+      adoptThin: on(pools.adoptThin),
+      forgetThin: on(pools.forgetThin),
+      acceptTransactionId: on(pools.acceptTransactionId)
+    },
+    eraVolumes: {
+      begin: on(era.beginEra),
+      complete: on(era.completeEra),
+      rollBack: on(era.rollBackEra),
+      saw: on(era.sawEraVolume),
+      endHistory: on(era.endEraHistory),
+      view: on(era.eraView),
+      find: on(era.findEraVolume)
+    },
+    eraSnapshots: {
+      beginHistory: on(eraHistory.beginEraHistory),
+      stageWrites: on(eraHistory.stageEraWrites),
+      record: on(eraHistory.recordEraSnapshot),
+      list: on(eraHistory.eraSnapshots),
+      find: on(eraHistory.findEraSnapshot),
+      delete: on(eraHistory.deleteEraSnapshot),
+      leastSize: on(eraHistory.leastEraSize),
+      writes: on(eraHistory.eraWrites),
+      forget: on(eraHistory.forgetEraSnapshots),
+      nameUsedBefore: on(eraHistory.eraNameUsedBefore),
+      forgetNames: on(eraHistory.forgetEraNames),
+      compact: on(eraHistory.compactEraHistory),
+      facts: on(eraHistory.eraHistoryFacts)
+    },
+    leases: {
+      begin: on(leases.beginLease),
+      confirm: on(leases.confirmLease),
+      beginRelease: on(leases.beginRelease),
+      keep: on(leases.keepLease),
+      clear: on(leases.clearLease),
+      find: on(leases.findLease),
+      list: on(leases.listLeases)
+    },
+    file: { statistics: () => database.statistics() }
   }
 }
 
 export type CatalogCalls = ReturnType<typeof catalogCalls>
-export type CallName = keyof CatalogCalls
+export type Concern = keyof CatalogCalls
+/** A call as it is sent: `leases.begin`. */
+export type CallName = { [C in Concern]: `${C}.${keyof CatalogCalls[C] & string}` }[Concern]
 
-/**
- * An owned thin's id is its identity; other records are known by the time when they were served. `lvconvert --merge`
- * puts another device in a volume's place and keeps its UUID. What was served before that has another creation time,
- * and says nothing of this device.
- */
-function lineage(database: CatalogDatabase, one: LineageMember, other: LineageMember): Lineage {
-  const facts = ({ identity, creationTime }: LineageMember): LineageFacts[] => {
-    const thin = pools.findThin(database, identity)
-    if (thin !== undefined) return [{ ...thin, identity }]
-    return served.servedWithIdentity(database, identity).filter((each) => each.creationTime === creationTime)
-  }
-  return compareLineage(facts(one), facts(other))
+/** Runs a call by its name. */
+export function runCall(calls: CatalogCalls, name: CallName, args: unknown[]): unknown {
+  const [concern, call] = name.split('.') as [Concern, string]
+  return (calls[concern] as Record<string, (...args: unknown[]) => unknown>)[call](...args)
 }

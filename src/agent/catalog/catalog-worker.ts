@@ -5,7 +5,7 @@
  * database and ends. The next call opens it anew, with every check.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import { type CallName, catalogCalls } from './calls.ts'
+import { catalogCalls, runCall } from './calls.ts'
 import { catalogError, type CatalogDatabase, openDatabase } from './database.ts'
 import { type FromCatalog, type Start, type ToCatalog } from './messages.ts'
 import { toPortable } from '../../portable-error.ts'
@@ -30,13 +30,13 @@ function serve(port: NonNullable<typeof parentPort>): void {
   }
   say({ result: database.opening, last: false })
 
-  const calls = catalogCalls(database) as Record<CallName, (...args: unknown[]) => unknown>
+  const calls = catalogCalls(database)
   port.on('message', ({ call, args }: ToCatalog) => {
     try {
       if (call === 'close') {
         database.close()
         say({ result: undefined, last: true })
-      } else say({ result: calls[call](...args), last: false })
+      } else say({ result: runCall(calls, call, args), last: false })
     } catch (thrown) {
       const error = catalogError(path, thrown)
       const raw = (thrown as NodeJS.ErrnoException).code === 'ERR_SQLITE_ERROR'

@@ -36,18 +36,18 @@ export async function forgetHistory(
   { keptMs, keep }: EraRetention,
   now = Date.now()
 ): Promise<number> {
-  const forgotten = await catalog.forgetEraSnapshots({ before: Math.max(0, now - keptMs), keep })
-  while ((await catalog.compactEraHistory()) > 0);
+  const forgotten = await catalog.eraSnapshots.forget({ before: Math.max(0, now - keptMs), keep })
+  while ((await catalog.eraSnapshots.compact()) > 0);
   // Their names are kept far longer: a client that comes back with one may mean another snapshot.
-  while ((await catalog.forgetEraNames(retention.keep)) > 0);
+  while ((await catalog.eraSnapshots.forgetNames(retention.keep)) > 0);
   return forgotten
 }
 
 /** Forgets the oldest served records. @returns how many @throws what the catalog throws */
 export async function forgetOld(catalog: Catalog, { keep }: { keep: number } = retention): Promise<number> {
   let forgotten = 0
-  for (let some; (some = await catalog.forgetServed(keep)) > 0; forgotten += some);
-  for (let some; (some = await catalog.forgetClassic(keep)) > 0; forgotten += some);
+  for (let some; (some = await catalog.served.forget(keep)) > 0; forgotten += some);
+  for (let some; (some = await catalog.classicSnapshots.forget(keep)) > 0; forgotten += some);
   return forgotten
 }
 

@@ -4,6 +4,7 @@
  *
  * The caller must hold the volume's lock.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { randomUUID } from 'node:crypto'
 import { release } from 'node:os'
 import type { Logger } from 'pino'
@@ -47,8 +48,12 @@ const LEAST_METADATA_BYTES = 2 ** 20
 const MAX_BLOCKS = 2 ** 31
 /** The longest suspension while a volume grows, in milliseconds. */
 const GROW_DEADLINE_MS = 30_000
-/** How often to suspend a volume to grow it, if other processes query it each time. */
-const MOST_TRIES = 3
+/**
+ * How often to suspend a volume to grow it, if other processes query it each time. Between two tries it waits for up to
+ * LONGEST_PAUSE_MS, a different time each, so that it comes between the rounds of one that asks in a loop.
+ */
+const MOST_TRIES = 12
+const LONGEST_PAUSE_MS = 500
 /**
  * The most eras that begin meanwhile: one with each resume, and one if a watchdog's abandoned call comes through late.
  */
@@ -63,10 +68,7 @@ export interface AttachRequest {
   readonly allowLossyKernel: boolean
 }
 
-export type AttachmentCatalog = Pick<
-  Catalog,
-  'path' | 'beginEra' | 'completeEra' | 'rollBackEra' | 'sawEraVolume' | 'endEraHistory' | 'findEraVolume' | 'eraView'
->
+export type AttachmentCatalog = Pick<Catalog, 'path' | 'eraVolumes'>
 
 export class Attachment {
   readonly #catalog: AttachmentCatalog
@@ -131,7 +133,7 @@ export class Attachment {
       ...{ line: randomUUID(), lineBecause: 'attached', newestEra: 0, seenBlocks: 0 },
       ...{ guardCheckedAt: Date.now(), lowerSeen: '', allowLossyKernel, snapshotBy }
     }
-    await this.#catalog.beginEra({ kind: 'attach', volume })
+    await this.#catalog.eraVolumes.begin({ kind: 'attach', volume })
     try {
       const tracked = new TrackedDevice(this.#deviceMapper, { ...volume, createdAt: 0 })
       await tracked.blankMetadata()
@@ -196,11 +198,11 @@ export class Attachment {
     // On disk before anything can be written through the devices, and before a snapshot of the old history could be
     // taken.
     if (because !== undefined) {
-      await this.#catalog.endEraHistory(name, because, metadataSeen)
+      await this.#catalog.eraVolumes.endHistory(name, because, metadataSeen)
       this.#logger.warn({ volume: name, because }, 'the history of a tracked volume is void')
     }
     // From here on, every write to it must come through the devices, whoever checks next.
-    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify(below), ...metadataSeen })
+    await this.#catalog.eraVolumes.saw(name, { lowerSeen: JSON.stringify(below), ...metadataSeen })
     await tracked.putUp(data.number, metadata)
     await this.#historyCheck.check(name)
   }
@@ -228,7 +230,7 @@ export class Attachment {
     // If something wrote beside the volume since the look, the counters show it in this boot only.
     const { writtenSectors, discards } = await blockCounters(dataDevice)
     const isLast = atShutdown && writtenSectors === seen.writtenSectors && discards === seen.discards
-    await this.#catalog.sawEraVolume(volume.name, {
+    await this.#catalog.eraVolumes.saw(volume.name, {
       lowerSeen: JSON.stringify({ ...seen, atShutdown: isLast } satisfies LastLook),
       newestEra: Math.max(currentEra, checked.volume.newestEra),
       seenBlocks: blocks
@@ -242,7 +244,7 @@ export class Attachment {
   async #stillInactive(volume: EraVolume, tracked: TrackedDevice): Promise<void> {
     const before = parseLastLook(volume.lowerSeen)
     if (before.state !== 'inactive') return
-    const remember = (seen: LastLook) => this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
+    const remember = (seen: LastLook) => this.#catalog.eraVolumes.saw(volume.name, { lowerSeen: JSON.stringify(seen) })
     // The earlier shutdown was not the last act of its boot. This comes first, because a device in use cannot be
     // inspected.
     await remember({ ...before, atShutdown: false })
@@ -257,14 +259,14 @@ export class Attachment {
    * order, this boot is the next one, whether the volume is activated or not.
    */
   async lookAtStart(name: string): Promise<void> {
-    const volume = await this.#catalog.findEraVolume(name)
+    const volume = await this.#catalog.eraVolumes.find(name)
     if (!volume) return
     if (await new TrackedDevice(this.#deviceMapper, volume).info()) return this.#historyCheck.lookAfter(name)
     const [before, nextBoot] = [parseLastLook(volume.lowerSeen), await bootId()]
     if (before.state !== 'inactive' || !before.atShutdown || before.nextBoot !== undefined) return
     if (before.boot === nextBoot) return
     const lowerSeen = JSON.stringify({ ...before, nextBoot } satisfies LastLook)
-    await this.#catalog.sawEraVolume(name, { lowerSeen })
+    await this.#catalog.eraVolumes.saw(name, { lowerSeen })
   }
 
   /**
@@ -285,7 +287,7 @@ export class Attachment {
     const tracked = new TrackedDevice(this.#deviceMapper, volume)
     const info = await tracked.info()
     if (info && info.openCount > 0) await tracked.takeDown()
-    await this.#catalog.beginEra({ kind: 'detach', volume: volume.name })
+    await this.#catalog.eraVolumes.begin({ kind: 'detach', volume: volume.name })
     await this.settle(volume.name)
   }
 
@@ -301,7 +303,9 @@ export class Attachment {
     if (sizeBytes <= volume.sizeBytes) {
       throw invalid(
         `${volume.dataDevice} has ${sizeBytes} bytes, and ${name} has ${volume.sizeBytes}`,
-        sizeBytes === volume.sizeBytes ? 'enlarge that device first' : 'a tracked volume cannot shrink'
+        sizeBytes === volume.sizeBytes
+          ? 'enlarge that device first; LVM extends a thick volume in use only once it has no classic snapshot'
+          : 'a tracked volume cannot shrink'
       )
     }
     const blocks = Math.ceil(sizeBytes / (volume.blockSectors * SECTOR_BYTES))
@@ -317,7 +321,7 @@ export class Attachment {
     await onceNoKeeper(volume, this.#catalog.path)
     // (Before the intent is recorded: recovery treats a loaded table as a reason to end the history.)
     await refuseInactiveTables(this.#deviceMapper, devices.era, `${name} does not grow`)
-    await this.#catalog.beginEra({ kind: 'grow', volume: name, sizeBytes })
+    await this.#catalog.eraVolumes.begin({ kind: 'grow', volume: name, sizeBytes })
     await this.#historyCheck.expectEras(name, GROW_ERAS)
     let failure: unknown
     try {
@@ -336,7 +340,7 @@ export class Attachment {
    * @returns what was done, in words; undefined when there was no intent
    */
   async settle(name: string): Promise<string | undefined> {
-    const { volumes, intents } = await this.#catalog.eraView()
+    const { volumes, intents } = await this.#catalog.eraVolumes.view()
     const volume = volumes.find((each) => each.name === name)
     const intent = intents.find((each) => each.volume === name)
     if (!volume || !intent) return undefined
@@ -354,7 +358,7 @@ export class Attachment {
           .catch((error: unknown) => {
             this.#logger.warn({ volume: name, err: error }, 'the metadata device was not made blank')
           })
-        await this.#catalog.completeEra(name)
+        await this.#catalog.eraVolumes.complete(name)
         return `${name} was to be detached: it is`
       case 'grow':
         return this.#settleGrow(volume, tracked, intent)
@@ -368,7 +372,7 @@ export class Attachment {
             'the lower snapshot could not be removed'
           )
         })
-        await this.#catalog.rollBackEra(name)
+        await this.#catalog.eraVolumes.rollBack(name)
         if (await tracked.info()) await this.#historyCheck.lookAfter(name)
         return `snapshot ${name}/${intent.snapshot} was not finished: it is given up`
       }
@@ -379,7 +383,7 @@ export class Attachment {
   async removeLower(volume: EraVolume, lower: Pick<LowerSnapshot, 'remove'> | undefined): Promise<void> {
     if (lower === undefined) return
     const seen = await new TrackedDevice(this.#deviceMapper, volume).removeLower(() => lower.remove())
-    if (seen) await this.#catalog.sawEraVolume(volume.name, { lowerSeen: JSON.stringify(seen) })
+    if (seen) await this.#catalog.eraVolumes.saw(volume.name, { lowerSeen: JSON.stringify(seen) })
   }
 
   async #settleAttach(volume: EraVolume, tracked: TrackedDevice): Promise<string> {
@@ -391,13 +395,13 @@ export class Attachment {
     if (complete) {
       const devices = await tracked.active()
       await refuseDiscards(devices.guard)
-      await this.#catalog.completeEra(name)
+      await this.#catalog.eraVolumes.complete(name)
       return `${name} was to be attached: it is`
     }
     await tracked.takeDown()
     // The device was blank before, so nothing is lost. If it cannot be blanked, the next attach reports its content.
     await tracked.blankMetadata().catch(() => undefined)
-    await this.#catalog.rollBackEra(name)
+    await this.#catalog.eraVolumes.rollBack(name)
     return `${name} was to be attached, and is not`
   }
 
@@ -417,10 +421,10 @@ export class Attachment {
     await resumeTracked(this.#deviceMapper, tracked)
     const devices = await activeOrNone(tracked)
     if (devices?.sizeBytes === sizeBytes) {
-      await this.#catalog.completeEra(name)
+      await this.#catalog.eraVolumes.complete(name)
       return `${name} was to grow to ${sizeBytes} bytes: it has`
     }
-    await this.#catalog.rollBackEra(name)
+    await this.#catalog.eraVolumes.rollBack(name)
     if (devices) await this.#historyCheck.lookAfter(name)
     return `${name} was to grow to ${sizeBytes} bytes, and has not`
   }
@@ -452,11 +456,15 @@ export class Attachment {
     for (let tries = 1; ; tries++) {
       const asking = await this.#exchangeTables(volume, lengthSectors, before)
       if (!asking) return
-      if (tries < MOST_TRIES) continue
+      if (tries < MOST_TRIES) {
+        await sleep(Math.random() * LONGEST_PAUSE_MS)
+        continue
+      }
       throw new DeltamapperError(
         'DM_DEVICE_BUSY',
         `${volume.name} cannot grow while process ${asking.pid} (${asking.name}) waits for device-mapper: it may wait for this volume`,
-        'ask again when that is done; have `global_filter` in lvm.conf leave out the devices of tracked volumes'
+        'end what asks for the status of all devices (lvs, pvs, dmsetup status in a loop), or have `global_filter` in ' +
+          'lvm.conf leave out the devices of tracked volumes; then ask again'
       )
     }
   }

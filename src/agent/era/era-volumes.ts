@@ -141,7 +141,7 @@ export class EraVolumes {
    *   for its resume
    */
   async start(): Promise<{ settled: Promise<void> }> {
-    const { volumes } = await this.#catalog.eraView()
+    const { volumes } = await this.#catalog.eraVolumes.view()
     const settled = Promise.all(volumes.map(({ name }) => this.#settleAtStart(name))).then(() => undefined)
     await Promise.race([settled, sleep(SETTLE_AT_START_MS, undefined, { ref: false })])
     return { settled }
@@ -157,7 +157,7 @@ export class EraVolumes {
 
   /** Whether a source name is that of a tracked volume. */
   async has(name: string): Promise<boolean> {
-    return (await this.#catalog.findEraVolume(name)) !== undefined
+    return (await this.#catalog.eraVolumes.find(name)) !== undefined
   }
 
   async attachEra(request: TrackingRequest): Promise<DescribedEraVolume> {
@@ -202,10 +202,10 @@ export class EraVolumes {
   }
 
   async listEra({ volume }: { volume: string }): Promise<{ volumes: DescribedEraVolume[] }> {
-    const { volumes, intents } = await this.#catalog.eraView()
+    const { volumes, intents } = await this.#catalog.eraVolumes.view()
     const wanted = volumes.filter((each) => volume === '' || each.name === volume)
     if (volume !== '' && wanted.length === 0) throw noSuchVolume(volume)
-    const snapshots = await this.#catalog.eraSnapshots()
+    const snapshots = await this.#catalog.eraSnapshots.list()
     return {
       volumes: await Promise.all(
         wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#statusGate))
@@ -293,10 +293,10 @@ export class EraVolumes {
   }
 
   async listEraSnapshots({ volume }: { volume: string }): Promise<{ snapshots: DescribedEraSnapshot[] }> {
-    const { volumes } = await this.#catalog.eraView()
+    const { volumes } = await this.#catalog.eraVolumes.view()
     const names = new Map(volumes.map(({ id, name }) => [id, name]))
     if (volume !== '' && !volumes.some(({ name }) => name === volume)) throw noSuchVolume(volume)
-    const snapshots = await this.#catalog.eraSnapshots(volume === '' ? undefined : volume)
+    const snapshots = await this.#catalog.eraSnapshots.list(volume === '' ? undefined : volume)
     const there = snapshots.filter(({ removedAt }) => removedAt === undefined)
     return { snapshots: there.map((each) => describeEraSnapshot(names.get(each.volume) ?? '', each)) }
   }
@@ -309,7 +309,7 @@ export class EraVolumes {
       const snapshot = await this.#snapshot(volume, name)
       const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
       await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
-      await this.#catalog.deleteEraSnapshot(volume, name)
+      await this.#catalog.eraSnapshots.delete(volume, name)
     })
   }
 
@@ -322,14 +322,14 @@ export class EraVolumes {
     if (!(await this.has(name))) throw noSuchVolume(name)
     return this.#locks.take(name, async () => {
       await this.#settle(name)
-      const volume = await this.#catalog.findEraVolume(name)
+      const volume = await this.#catalog.eraVolumes.find(name)
       if (!volume) throw noSuchVolume(name)
       return this.#statusGate.keep(name, () => work(volume))
     })
   }
 
   async #snapshot(volume: string, name: string): Promise<EraSnapshot> {
-    const snapshot = await this.#catalog.findEraSnapshot(volume, name)
+    const snapshot = await this.#catalog.eraSnapshots.find(volume, name)
     if (snapshot && snapshot.removedAt === undefined) return snapshot
     throw new DeltamapperError(
       'DM_NO_SUCH_DEVICE',
@@ -341,7 +341,7 @@ export class EraVolumes {
   /** A warning for a volume that is not mounted where it was. The snapshot is taken nevertheless. */
   async #unmounted(volume: EraVolume): Promise<string | undefined> {
     const info = await new TrackedDevice(this.#deviceMapper, volume).info()
-    const said = info && unmountedSince(info, await this.#catalog.eraSnapshots(volume.name))
+    const said = info && unmountedSince(info, await this.#catalog.eraSnapshots.list(volume.name))
     if (said !== undefined) this.#logger.warn({ volume: volume.name, what: said }, 'not mounted where it was')
     return said
   }

@@ -196,9 +196,13 @@ async function lookAtCatalog(
   }
   const { catalog, leases, tracked } = agent
   const { value, problem } = await probe(`the catalog ${catalog.path}`, deadlineMs, async () => {
-    const [view, records, statistics] = [await catalog.view(), await catalog.leases(), await catalog.statistics()]
-    const { volumes: eraVolumes } = await catalog.eraView()
-    return { view, records, statistics, eraVolumes, histories: await catalog.eraHistoryFacts() }
+    const [view, records, statistics] = [
+      await catalog.ownedPools.view(),
+      await catalog.leases.list(),
+      await catalog.statistics()
+    ]
+    const { volumes: eraVolumes } = await catalog.eraVolumes.view()
+    return { view, records, statistics, eraVolumes, histories: await catalog.eraSnapshots.facts() }
   })
   if (problem) return { facts: { ...noCatalog, path: catalog.path, problem }, knowledge: undefined, ...noVolumes }
 

@@ -35,7 +35,11 @@ export type PoolsPort = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
 /** What only the agent has, because it has the catalog open. */
 export interface AgentKnowledge {
-  readonly catalog: Pick<Catalog, 'findServed' | 'poolWentBack' | 'path'>
+  readonly catalog: {
+    readonly path: string
+    readonly served: Pick<Catalog['served'], 'find'>
+    readonly poolClocks: Pick<Catalog['poolClocks'], 'wentBack'>
+  }
   readonly view: CatalogView
   readonly records: readonly LeaseRecord[]
   readonly held: readonly HeldLease[]
@@ -317,7 +321,7 @@ async function judge(
   }
   const now = servedTarget({ snapshot, transactionId, fingerprint: device.details })
   const { catalog } = knowledge
-  const verdict = judgeBase(await catalog.findServed(now), now, await catalog.poolWentBack(pool.identity))
+  const verdict = judgeBase(await catalog.served.find(now), now, await catalog.poolClocks.wentBack(pool.identity))
   if (verdict.asBase !== 'unchanged') return verdict
   return (await isUnwritten(metadata, device, until)) ?? verdict
 }

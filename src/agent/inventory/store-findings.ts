@@ -18,7 +18,7 @@ export interface StoresLook {
   readonly stores: readonly StoreFullness[]
   readonly volumes: readonly VolumesByName[]
   readonly lvm: Pick<LvmReporter, 'snapshotLinks'>
-  readonly catalog: Pick<Catalog, 'findClassic'> | undefined
+  readonly catalog: { readonly classicSnapshots: Pick<Catalog['classicSnapshots'], 'find'> } | undefined
   /** Milliseconds since 1970. */
   readonly now: number
 }
@@ -34,7 +34,7 @@ export async function storeFindings({ stores, volumes, lvm, catalog, now }: Stor
       const store = stores.find(({ uuid }) => uuid === volumeUuid(lv))
       if (store === undefined) continue
       const link = links?.links.find(({ snapshot }) => snapshot === lv.name)
-      const records = (await catalog?.findClassic({ handle: fullName(lv), identity: lv.uuid })) ?? []
+      const records = (await catalog?.classicSnapshots.find({ handle: fullName(lv), identity: lv.uuid })) ?? []
       const isBase =
         records.some(({ role }) => role === 'target') &&
         records.every((each) => each.identity === lv.uuid && (!link || each.link === link.id))

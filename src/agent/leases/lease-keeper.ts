@@ -1,14 +1,8 @@
 /** The keeper of one pool's metadata snapshot (lease-keeper-process.ts), seen from the agent. */
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
-import { getCompileCacheDir } from 'node:module'
-import { extname } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { CallFailure } from '../../../native/call.ts'
 import { failedError } from '../../../native/device-mapper-error.ts'
 import { type DeviceNumber, type DeviceReference, describeDevice } from '../../../native/device.ts'
-import { helperEnvironment } from '../../../native/helper-process.ts'
+import { HelperDialogue } from '../../../native/helper-dialogue.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { defect, DeltamapperError, type ErrorCode } from '../../errors.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
@@ -23,11 +17,6 @@ export const slotMessages = {
 } as const
 
 export type SlotKind = keyof typeof slotMessages
-
-/** Most of a start is Node's own start-up, which is slow on a busy machine. Milliseconds. */
-const START_DEADLINE_MS = 30_000
-/** How long to wait for the end of a process that was let go, in milliseconds. */
-const FAREWELL_MS = 1000
 
 /** The node of a metadata device, and the device that it must be. */
 export interface MetadataPlace {
@@ -113,26 +102,24 @@ export interface Keepers {
 
 export type Keeper = Pick<LeaseKeeper, 'alive' | 'reserve' | 'adopt' | 'release' | 'end'>
 
+type KeeperWord = KeeperAnswer | 'ready' | 'occupied'
+
 export class LeaseKeeper {
-  readonly #child: ChildProcess
+  readonly #dialogue: HelperDialogue<KeeperQuestion, KeeperWord>
   readonly #pool: DeviceReference
   readonly #kind: SlotKind
   readonly #deadlineMs: number
-  #settle: ((answer: KeeperAnswer | 'ready' | 'occupied' | KeeperLost) => void) | undefined
-  #gone: KeeperLost | undefined
+  #letGo: KeeperLost | undefined
 
-  private constructor(child: ChildProcess, { pool, kind }: KeeperStart, deadlineMs: number) {
-    this.#child = child
+  private constructor(start: KeeperStart, deadlineMs: number) {
+    const { pool, kind } = start
     this.#pool = pool
     this.#kind = kind
     this.#deadlineMs = deadlineMs
-    const lost = (what: string, cause?: unknown) => {
-      this.#gone ??= new KeeperLost(`the keeper of ${describeDevice(pool)}'s metadata snapshot ${what}`, cause)
-      this.#settle?.(this.#gone)
-    }
-    child.on('message', (message: KeeperAnswer | 'ready' | 'occupied') => this.#settle?.(message))
-    child.on('error', (error) => lost(`could not be started: ${error.message}`, error))
-    child.on('exit', (code, signal) => lost(`ended (${signal ?? `exit status ${code}`})`))
+    this.#dialogue = new HelperDialogue('./lease-keeper-process', import.meta.url, start, {
+      lost: (what, cause) => new KeeperLost(`the keeper of ${describeDevice(pool)}'s metadata snapshot ${what}`, cause),
+      late: (ms) => new KeeperLost(`${describeDevice(pool)} has not taken a message for ${ms / 1000} s`)
+    })
   }
 
   /**
@@ -153,20 +140,8 @@ export class LeaseKeeper {
     const pool = keyedPool(device)
     const note = notePath(catalogPath, device)
     const start: KeeperStart = { kind, pool, metadata, socket: keeperSocket(catalogPath, device), note, takenAt }
-    const program = fileURLToPath(new URL(`./lease-keeper-process${extname(import.meta.filename)}`, import.meta.url))
-    const compiled = getCompileCacheDir()
-    const child = fork(program, [JSON.stringify(start)], {
-      // A process group of its own: signals for the agent's group (Ctrl-C) are not for the keeper.
-      detached: true,
-      execArgv: ['--max-old-space-size=64'],
-      // It starts several times as fast with Node's compile cache.
-      env: { ...helperEnvironment(), ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }) },
-      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-      // JSON has no bigint.
-      serialization: 'advanced'
-    })
-    const keeper = new LeaseKeeper(child, start, deadlineMs)
-    const first = await keeper.#next(START_DEADLINE_MS)
+    const keeper = new LeaseKeeper(start, deadlineMs)
+    const first = await keeper.#orLetGo(keeper.#dialogue.started())
     if (first === 'ready') return keeper
     if (first !== 'occupied') keeper.#expect(first, 'adopted', slotMessages[kind].reserve)
     throw new DeltamapperError(
@@ -177,11 +152,11 @@ export class LeaseKeeper {
   }
 
   get alive(): boolean {
-    return this.#gone === undefined
+    return this.#letGo === undefined && !this.#dialogue.lost.aborted
   }
 
   get pid(): number | undefined {
-    return this.#child.pid
+    return this.#dialogue.pid
   }
 
   /**
@@ -217,38 +192,24 @@ export class LeaseKeeper {
    * the kernel, and must not hold up this process.
    */
   async end(): Promise<void> {
-    const child = this.#child
-    if (child.connected) child.disconnect()
-    this.#gone ??= new KeeperLost('the keeper was let go')
-    if (child.exitCode !== null || child.signalCode !== null) return
-    await Promise.race([once(child, 'exit').catch(() => undefined), sleep(FAREWELL_MS, undefined, { ref: false })])
-    child.unref()
+    this.#letGo ??= new KeeperLost('the keeper was let go')
+    await this.#dialogue.end()
   }
 
   async #ask(question: KeeperQuestion): Promise<KeeperAnswer> {
-    if (this.#gone !== undefined) throw this.#gone
-    const next = this.#next(this.#deadlineMs)
-    this.#child.send(question, () => undefined)
-    return (await next) as KeeperAnswer
+    if (this.#letGo !== undefined) throw this.#letGo
+    this.#dialogue.lost.throwIfAborted()
+    return (await this.#orLetGo(this.#dialogue.ask(question, this.#deadlineMs))) as KeeperAnswer
   }
 
-  async #next(deadlineMs: number): Promise<KeeperAnswer | 'ready' | 'occupied'> {
-    const answer = await new Promise<KeeperAnswer | 'ready' | 'occupied' | KeeperLost>((resolve) => {
-      this.#settle = resolve
-      const timer = setTimeout(() => {
-        resolve(new KeeperLost(`${describeDevice(this.#pool)} has not taken a message for ${deadlineMs / 1000} s`))
-      }, deadlineMs)
-      this.#settle = (answer) => {
-        clearTimeout(timer)
-        resolve(answer)
-      }
-      if (this.#gone !== undefined) this.#settle(this.#gone)
-    })
-    this.#settle = undefined
-    if (!(answer instanceof KeeperLost)) return answer
-    // If its message is carried out after all, it finds us gone and undoes it.
-    void this.end()
-    throw answer
+  /** One that does not answer is let go: if its message is carried out after all, it finds us gone and undoes it. */
+  async #orLetGo(word: Promise<KeeperWord>): Promise<KeeperWord> {
+    try {
+      return await word
+    } catch (error) {
+      void this.end()
+      throw error
+    }
   }
 
   #expect<A extends KeeperAnswer['answer']>(

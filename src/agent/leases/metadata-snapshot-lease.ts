@@ -116,10 +116,7 @@ export interface HeldLease {
   readonly endsAt: number
 }
 
-export type LeaseCatalog = Pick<
-  Catalog,
-  'path' | 'beginLease' | 'confirmLease' | 'beginRelease' | 'keepLease' | 'clearLease' | 'findLease' | 'leases'
->
+export type LeaseCatalog = Pick<Catalog, 'path' | 'leases'>
 
 export type LeaseDeviceMapper = Pick<DeviceMapper, 'info' | 'table' | 'status'>
 
@@ -329,7 +326,7 @@ export class MetadataSnapshotLeases {
       }
     }
 
-    const record = await this.#catalog.findLease(slot.key)
+    const record = await this.#catalog.leases.find(slot.key)
     const settlement = record && (await this.#settle(slot, record))
     const status = await this.#status(pool)
     checkHolds(pool.name, status, this.#options.headroom)
@@ -361,13 +358,13 @@ export class MetadataSnapshotLeases {
     const keeper = await this.#startKeeper(slot.key, takenAt, pool)
     let lease: Lease
     try {
-      await this.#catalog.beginLease({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)
+      await this.#catalog.leases.begin({ device: slot.key, purpose, factsBefore: poolFacts(live) }, takenAt)
       const { heldRoot, facts, held } = await keeper.reserve().catch(async (error: unknown) => {
         // Reserved or not: the record decides.
-        if (!(error instanceof KeeperLost)) await this.#catalog.clearLease(slot.key)
+        if (!(error instanceof KeeperLost)) await this.#catalog.leases.clear(slot.key)
         throw error
       })
-      await this.#catalog.confirmLease(slot.key, { heldRoot, factsHeld: facts })
+      await this.#catalog.leases.confirm(slot.key, { heldRoot, factsHeld: facts })
       if (held === undefined) throw new Error('the superblock of a metadata snapshot is missing')
       const users = new Set<User>()
       const endsAt = takenAt + this.#options.holdMs
@@ -449,7 +446,7 @@ export class MetadataSnapshotLeases {
         keeper = await this.#startKeeper(key, held.takenAt, pool)
         await keeper.adopt(held.heldRoot, held.facts)
       }
-      await this.#catalog.beginRelease(key)
+      await this.#catalog.leases.beginRelease(key)
       begun = true
       const outcome = await keeper.release()
       await this.#clear(key)
@@ -465,7 +462,7 @@ export class MetadataSnapshotLeases {
         'a metadata snapshot could not be released'
       )
       if (begun && !(error instanceof KeeperLost)) {
-        await this.#catalog.keepLease(key).catch((failed: unknown) => {
+        await this.#catalog.leases.keep(key).catch((failed: unknown) => {
           this.#logger.error({ err: failed }, 'the record of a metadata snapshot is not as it should be')
         })
       }
@@ -483,7 +480,7 @@ export class MetadataSnapshotLeases {
 
   /** Forgets a lease, then the release note of its keeper. */
   async #clear(device: string): Promise<void> {
-    await this.#catalog.clearLease(device)
+    await this.#catalog.leases.clear(device)
     await this.#keepers.removeNote(device, this.#catalog.path)
   }
 
@@ -529,13 +526,13 @@ export class MetadataSnapshotLeases {
 
   async #settleAll(): Promise<void> {
     try {
-      for (const { device } of await this.#catalog.leases()) {
+      for (const { device } of await this.#catalog.leases.list()) {
         // Leases of tracked volumes are recovered elsewhere (era/history/era-slot.ts).
         if (isEraSlot(device)) continue
         if (this.#closing.signal.aborted) return
         const slot = this.#slot(device)
         await slot.exclusively(async () => {
-          const record = await this.#catalog.findLease(device)
+          const record = await this.#catalog.leases.find(device)
           if (record === undefined || slot.lease !== undefined) return
           const settlement = await this.#settle(slot, record)
           if (!settlement.settled) this.#tryAgainLater()

@@ -12,6 +12,7 @@
  */
 import { readdir, readFile } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
+import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
 import { countedEntries, parseCowStatus } from '../../devicemapper/cow/status.ts'
 import { parseCowTable } from '../../devicemapper/cow/table.ts'
@@ -36,6 +37,8 @@ export interface ClassicDevices {
   /** Size of the snapshot in bytes. */
   readonly sizeBytes: number
   readonly chunkBytes: number
+  /** To the kernel: whatever LVM says, a table can be loaded that is not. */
+  readonly readOnly: boolean
 }
 
 /**
@@ -49,14 +52,15 @@ export async function classicDevices(
   const info = await deviceMapper.info({ uuid })
   const origin = await deviceMapper.info({ uuid: originUuid })
   if (!info?.hasLiveTable || !origin?.hasLiveTable) throw inactive(handle)
-  const [row, ...more] = await deviceMapper.table({ major: info.major, minor: info.minor })
-  const [top, ...others] = await deviceMapper.table({ major: origin.major, minor: origin.minor })
-  if (row?.targetType === 'snapshot-merge' || top?.targetType === 'snapshot-merge') throw merging(handle)
-  if (row?.targetType !== 'snapshot' || more.length > 0) {
-    throw detached(handle, `its device has the target ${row?.targetType ?? 'none'}, not snapshot`)
+  const [row, ...more] = await liveTable(deviceMapper, info)
+  const [top, ...others] = await liveTable(deviceMapper, origin)
+  if (!row || !top) throw inactive(handle)
+  if (row.targetType === 'snapshot-merge' || top.targetType === 'snapshot-merge') throw merging(handle)
+  if (row.targetType !== 'snapshot' || more.length > 0) {
+    throw detached(handle, `its device has the target ${row.targetType}, not snapshot`)
   }
-  if (top?.targetType !== 'snapshot-origin' || others.length > 0) {
-    throw detached(handle, `its origin's device has the target ${top?.targetType ?? 'none'}, not snapshot-origin`)
+  if (top.targetType !== 'snapshot-origin' || others.length > 0) {
+    throw detached(handle, `its origin's device has the target ${top.targetType}, not snapshot-origin`)
   }
   const table = parseCowTable(row.params)
   if (!table.persistent) throw transient(handle)
@@ -72,7 +76,8 @@ export async function classicDevices(
     storePath: `/dev/mapper/${nodeName(store.name)}`,
     storeDevice: { major: store.major, minor: store.minor },
     sizeBytes: row.lengthSectors * SECTOR_BYTES,
-    chunkBytes: table.chunkSectors * SECTOR_BYTES
+    chunkBytes: table.chunkSectors * SECTOR_BYTES,
+    readOnly: info.readOnly
   }
 }
 

@@ -51,7 +51,7 @@ export async function findPoolDevice(
   const info = await deviceMapper.info(reference)
   if (!info?.hasLiveTable) return undefined
   const number = { major: info.major, minor: info.minor }
-  const [row, ...more] = await tableOf(deviceMapper, number)
+  const [row, ...more] = await liveTable(deviceMapper, info)
   if (row?.targetType !== 'thin-pool' || more.length > 0) {
     await checkIsStill(deviceMapper, info)
     throw new DeltamapperError(
@@ -69,10 +69,16 @@ export async function findPoolDevice(
   }
 }
 
-/** The live table; empty when the device is gone. */
-async function tableOf(deviceMapper: DeviceMapperPort, number: DeviceNumber): Promise<readonly TableRow[]> {
+/**
+ * The live table of a device that was found; empty when it is gone. It is asked by UUID, or by name where there is
+ * none, because its number may be another device's by now.
+ */
+export async function liveTable(
+  deviceMapper: Pick<DeviceMapper, 'table'>,
+  { uuid, name }: Pick<DeviceInfo, 'uuid' | 'name'>
+): Promise<readonly TableRow[]> {
   try {
-    return await deviceMapper.table(number)
+    return await deviceMapper.table(uuid === '' ? name : { uuid })
   } catch (error) {
     if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
     throw error

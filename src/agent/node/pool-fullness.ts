@@ -1,11 +1,9 @@
 /**
- * How full the node's active thin pools and stores of classic snapshots are, made by anyone: for metrics. It looks
- * only when asked, and not again at once.
+ * How full the node's active thin pools and stores of classic snapshots are, made by anyone: for metrics.
  *
  * A look takes one device-mapper call for each pool, and none of them makes a pool commit. A call that hangs makes the
- * look late.
+ * look late (looks.ts).
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { parsePoolStatus, type PoolMode } from '../../devicemapper/thin/status.ts'
 import { parsePoolTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -69,48 +67,15 @@ export async function lookAtFullness(
   return pools.sort((one, other) => (one.name < other.name ? -1 : 1))
 }
 
-/** A look that has succeeded. */
-export interface FullnessSeen {
-  /** Milliseconds since 1970. */
-  readonly at: number
+/** What metrics tell of pools, and of classic snapshots' stores. */
+export interface Fullness {
   readonly pools: readonly PoolFullness[]
-  /** Of classic snapshots. */
   readonly stores: readonly StoreFullness[]
 }
 
-export class FullnessLooks {
-  readonly #deviceMapper: SurveyPort
-  readonly #freshMs: number
-  readonly #waitMs: number
-  #seen: FullnessSeen | undefined
-  #looking: Promise<void> | undefined
-
-  /**
-   * @param freshMs how long a look is used
-   * @param waitMs how long to wait for a new one, before the last one is used again
-   */
-  constructor(deviceMapper: SurveyPort, { freshMs = 10_000, waitMs = 1000 } = {}) {
-    this.#deviceMapper = deviceMapper
-    this.#freshMs = freshMs
-    this.#waitMs = waitMs
-  }
-
-  /** The last look that has succeeded; a new one if that is old. Never rejects. */
-  async latest(): Promise<FullnessSeen | undefined> {
-    if (this.#seen && Date.now() - this.#seen.at < this.#freshMs) return this.#seen
-    this.#looking ??= this.#look().finally(() => (this.#looking = undefined))
-    await Promise.race([this.#looking, sleep(this.#waitMs, undefined, { ref: false })])
-    return this.#seen
-  }
-
-  async #look(): Promise<void> {
-    const at = Date.now()
-    try {
-      const survey = await surveyDevices(this.#deviceMapper)
-      const pools = await lookAtFullness(this.#deviceMapper, survey)
-      this.#seen = { at, pools, stores: await lookAtStores(this.#deviceMapper, survey) }
-    } catch {
-      // Its age shows the failure; every other call reports what is wrong with device-mapper.
-    }
-  }
+/** @throws what device-mapper calls throw */
+export async function lookAtPoolsAndStores(deviceMapper: SurveyPort): Promise<Fullness> {
+  const survey = await surveyDevices(deviceMapper)
+  const pools = await lookAtFullness(deviceMapper, survey)
+  return { pools, stores: await lookAtStores(deviceMapper, survey) }
 }

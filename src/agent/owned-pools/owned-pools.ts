@@ -209,9 +209,9 @@ export class OwnedPools {
       // Before the pool is forgotten: a call that is interrupted here can be repeated.
       if (wipe) await active.wipe()
       // An unfinished intent does not matter any more: it was about something in this pool.
-      if (view.intents.length > 0) await this.#catalog.acceptTransactionId(name, pool.transactionId)
-      await this.#catalog.begin({ kind: 'delete-pool', pool: name })
-      await this.#catalog.complete(name)
+      if (view.intents.length > 0) await this.#catalog.ownedPools.acceptTransactionId(name, pool.transactionId)
+      await this.#catalog.ownedPools.begin({ kind: 'delete-pool', pool: name })
+      await this.#catalog.ownedPools.complete(name)
       this.#names.delete(name)
       this.#fullness.forget(name)
     })
@@ -224,7 +224,7 @@ export class OwnedPools {
   }
 
   async listPools(_request: object = {}): Promise<{ pools: DescribedPool[] }> {
-    const view = await this.#catalog.view()
+    const view = await this.#catalog.ownedPools.view()
     return { pools: await Promise.all(view.pools.map((pool) => describePool(this.#deviceMapper, pool, view))) }
   }
 
@@ -287,7 +287,8 @@ export class OwnedPools {
   // Differences
 
   async reconcile({ pool: name }: { pool: string }): Promise<{ settled: string[]; findings: DescribedFinding[] }> {
-    const { pools } = name === '' ? await this.#catalog.view() : { pools: [(await this.#intents.entry(name)).pool] }
+    const { pools } =
+      name === '' ? await this.#catalog.ownedPools.view() : { pools: [(await this.#intents.entry(name)).pool] }
     const settled: string[] = []
     const findings: Finding[] = []
     for (const pool of pools) {
@@ -312,7 +313,7 @@ export class OwnedPools {
       await this.#intents.recover(name)
       const after = await this.#intents.entry(name)
       if (after.view.intents.length > 0 || after.pool.transactionId !== transactionId) {
-        await this.#catalog.acceptTransactionId(name, (await active.numbers()).transactionId)
+        await this.#catalog.ownedPools.acceptTransactionId(name, (await active.numbers()).transactionId)
       }
       this.#intents.report(await this.#intents.recover(name))
     })
@@ -351,7 +352,7 @@ export class OwnedPools {
   }
 
   async #list(pool: string, kind: OwnedThin['kind']): Promise<DescribedThin[]> {
-    const view = pool === '' ? await this.#catalog.view() : (await this.#intents.entry(pool)).view
+    const view = pool === '' ? await this.#catalog.ownedPools.view() : (await this.#intents.entry(pool)).view
     const listed = await Promise.all(
       view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))
     )
@@ -359,7 +360,7 @@ export class OwnedPools {
   }
 
   async #namesInCatalog(): Promise<Set<string>> {
-    return new Set((await this.#catalog.view()).pools.map(({ name }) => name))
+    return new Set((await this.#catalog.ownedPools.view()).pools.map(({ name }) => name))
   }
 
   /** Never rejects: the caller may be gone. */

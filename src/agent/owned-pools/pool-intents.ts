@@ -32,7 +32,7 @@ export class PoolIntents {
 
   /** @throws DM_NO_SUCH_DEVICE */
   async entry(name: string): Promise<Entry> {
-    const { pools, thins, intents } = await this.#catalog.view()
+    const { pools, thins, intents } = await this.#catalog.ownedPools.view()
     const pool = pools.find((each) => each.name === name)
     if (!pool) {
       throw new DeltamapperError(
@@ -63,7 +63,7 @@ export class PoolIntents {
 
   /** @throws DM_NO_SUCH_DEVICE; DM_ARGUMENT_INVALID when it is of another kind */
   async thin(pool: string, name: string, kind?: OwnedThin['kind']): Promise<OwnedThin> {
-    const thin = await this.#catalog.findThinByName(pool, name)
+    const thin = await this.#catalog.ownedPools.findThinByName(pool, name)
     if (!thin) {
       throw new DeltamapperError(
         'DM_NO_SUCH_DEVICE',
@@ -88,13 +88,13 @@ export class PoolIntents {
     decide: () => Promise<void>,
     rest: () => Promise<void> = () => Promise.resolve()
   ): Promise<void> {
-    await this.#catalog.begin(intent)
+    await this.#catalog.ownedPools.begin(intent)
     let failure: unknown
     try {
       await decide()
     } catch (error) {
       if (isRefusal(error)) {
-        await this.#catalog.rollBack(pool)
+        await this.#catalog.ownedPools.rollBack(pool)
         throw error
       }
       failure = error
@@ -114,7 +114,7 @@ export class PoolIntents {
         `look into the kernel log, and at \`deltamapper pool check ${pool}\``
       )
     }
-    const { intents } = await this.#catalog.view()
+    const { intents } = await this.#catalog.ownedPools.view()
     if (!intents.some((each) => each.pool === pool)) return
     throw unfinished(pool, recovery.findings)
   }

@@ -29,7 +29,7 @@ export interface Recovery {
  * @throws what the catalog and device-mapper calls throw: then it is not recovered, and can be tried again
  */
 export async function recoverPool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Recovery> {
-  const view = viewOf(await catalog.view(), name)
+  const view = viewOf(await catalog.ownedPools.view(), name)
   const [pool] = view.pools
   if (pool === undefined) return { settled: [], undone: [], findings: [] }
 
@@ -103,9 +103,9 @@ async function carryOut(catalog: Catalog, deviceMapper: DeviceMapper, pool: Owne
     case 'set-transaction-id':
       return new ThinPool(deviceMapper, poolUuid(pool)).setTransactionId(step.from, step.to)
     case 'complete':
-      return catalog.complete(pool.name, { creationTime: step.creationTime })
+      return catalog.ownedPools.complete(pool.name, { creationTime: step.creationTime })
     case 'roll-back':
-      return catalog.rollBack(pool.name)
+      return catalog.ownedPools.rollBack(pool.name)
   }
 }
 

@@ -155,7 +155,7 @@ export class Thins {
         'give the size that it was used with: what lies beyond would be missing from backups'
       )
     }
-    const thin = await this.#catalog.adoptThin({
+    const thin = await this.#catalog.ownedPools.adoptThin({
       ...{ pool: poolName, name: as, thinId, sizeBytes, dmName: thinDeviceName(poolName, as) },
       creationTime: details.creationTime,
       transactionId: details.transactionId,
@@ -184,8 +184,8 @@ export class Thins {
         'delete it if it is not needed: forgetting is for what the pool has lost'
       )
     }
-    if (view.intents.length > 0) await this.#catalog.acceptTransactionId(poolName, pool.transactionId)
-    await this.#catalog.forgetThin(thin.id)
+    if (view.intents.length > 0) await this.#catalog.ownedPools.acceptTransactionId(poolName, pool.transactionId)
+    await this.#catalog.ownedPools.forgetThin(thin.id)
   }
 
   #active(pool: OwnedPool): ActivePool {
@@ -200,7 +200,7 @@ export class Thins {
     const active = this.#active(pool)
     await active.refuseInactive()
     await active.target.refuseUnlessChangeable()
-    const known = await this.#catalog.findThinByName(poolName, name)
+    const known = await this.#catalog.ownedPools.findThinByName(poolName, name)
     if (known !== undefined) throw thinNameTaken(known)
     if (await this.#deviceMapper.info(dmName)) throw deviceNameTaken(dmName)
     const thinId = freeId(new Set([...view.thins.map((thin) => thin.thinId), ...(await active.thins()).keys()]))

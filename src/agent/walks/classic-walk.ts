@@ -31,6 +31,8 @@ export interface BegunStores {
   readonly isSame: boolean
   /** How much may be read to compare old contents, in bytes. */
   readonly compareBytes: number
+  /** What the walk may take, in bytes. */
+  readonly memoryBytes: number
 }
 
 interface BegunStore {
@@ -50,6 +52,7 @@ export interface ReadStores {
 export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, context) {
   const { ask, statistics } = context
   const begun = (await ask('begin')) as BegunStores
+  const { memoryBytes } = begun
   await using stores = new OpenStores(request, context)
   const target = await stores.open(request.target, begun.target)
   const base = request.base && begun.base && (await stores.open(request.base, begun.base))
@@ -58,9 +61,10 @@ export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, c
     base && !begun.isSame
       ? changed({
           ...{ base, target, startingOffset: request.startingOffset, compare: budget, signal: context.signal },
+          memoryBytes,
           onRead: (baseList, targetList) => ask('read', { base: baseList, target: targetList }) as Promise<void>
         }).batches
-      : alone(request, target, base, context)
+      : alone(request, target, base, memoryBytes, context)
   const shape = { capacityBytes: target.sizeBytes, maxResults: request.maxResults }
   for await (const message of encodedMessages(batches, shape, statistics)) {
     stores.count()
@@ -78,11 +82,12 @@ async function* alone(
   { startingOffset }: ClassicWalkRequest,
   target: SnapshotStore,
   base: SnapshotStore | undefined,
+  memoryBytes: number,
   { ask, signal }: WalkContext
 ): AsyncGenerator<ExtentBatch> {
   const read = async (snapshot: SnapshotStore) => {
     let found: ReadStore | undefined
-    const { batches } = changed({ base: snapshot, signal, onRead: (list) => void (found = list) })
+    const { batches } = changed({ base: snapshot, memoryBytes, signal, onRead: (list) => void (found = list) })
     const reading = batches[Symbol.asyncIterator]()
     while (!(await reading.next()).done);
     if (!found) throw damagedStore(snapshot.store.path, 'it is of a snapshot without a single chunk')

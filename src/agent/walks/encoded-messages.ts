@@ -13,6 +13,10 @@ export interface WalkStatistics {
   bytesRead: number
   readCalls: number
   extents: number
+  /** Bytes of the extents. */
+  extentBytes: number
+  /** Size in bytes of the volume that they are of; 0 before the answer begins. */
+  volumeBytes: number
 }
 
 export interface MessageShape {
@@ -25,24 +29,29 @@ export interface MessageShape {
 /**
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
- * @param statistics its `extents` are counted up, those of a message before it leaves
+ * @param statistics its `extents` and their bytes are counted up, those of a message before it leaves
  * @param beforeMessage called before each message leaves
  */
 export async function* encodedMessages(
   batches: AsyncIterable<ExtentBatch>,
   { capacityBytes, maxResults }: MessageShape,
-  statistics: { extents: number },
+  statistics: Pick<WalkStatistics, 'extents' | 'extentBytes' | 'volumeBytes'>,
   beforeMessage: () => void = () => undefined
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new BlockMetadataEncoder(capacityBytes, maxResults)
   let flushed = 0
+  let bytes = 0
+  statistics.volumeBytes = capacityBytes
   const finish = () => {
     statistics.extents += encoder.count
+    statistics.extentBytes += bytes
+    bytes = 0
     beforeMessage()
     return encoder.finish()
   }
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) {
+      bytes += sizes[i]
       if (encoder.add(offsets[i], sizes[i])) {
         yield finish()
         flushed = performance.now()

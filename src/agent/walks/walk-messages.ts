@@ -33,5 +33,5 @@ export interface TimedStatistics extends WalkStatistics {
 }
 
 export function noStatistics(): TimedStatistics {
-  return { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, walkMs: 0 }
+  return { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, extentBytes: 0, volumeBytes: 0, walkMs: 0 }
 }

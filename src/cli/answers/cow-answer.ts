@@ -9,6 +9,7 @@ import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { counted } from '../command-line/quantities.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
+import { refuseStray } from './stray-options.ts'
 
 /**
  * Hands the answer to `use`.
@@ -57,10 +58,7 @@ function checkOptions({ base, target }: Question, options: AnswerOptions): numbe
       'leave out BASE and TARGET; or leave out --cow, to ask the agent'
     )
   }
-  const stray = { '--live-root': liveRoot, '--engine': engine, '--block-size': blockSize }
-  for (const [option, value] of Object.entries(stray)) {
-    if (value !== undefined) throw new UsageError(`${option} does not go with --cow`, 'leave it out')
-  }
+  refuseStray({ '--live-root': liveRoot, '--engine': engine, '--block-size': blockSize }, '--cow')
   if (compare && targetCow === undefined) {
     throw new UsageError('--compare goes with --target-cow only', "name the newer snapshot's store with --target-cow")
   }

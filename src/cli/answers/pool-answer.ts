@@ -9,7 +9,7 @@ import { type MetadataQuestion, nativeAnswer } from './native-answer.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { describeView, openViews } from '../inspection/pool-views.ts'
-import { humanSize } from '../command-line/quantities.ts'
+import { targetSize } from './target-size.ts'
 
 /** Hands the answer to `use`. @throws UsageError when BASE or TARGET is no thin device id; what reading throws */
 export async function answerFromPool(
@@ -26,12 +26,8 @@ export async function answerFromPool(
   try {
     const { metadata } = views
     remark(`reading ${describeView(views)}`)
-    const sizeBytes = size ?? (await metadata.mappedEnd(await metadata.device(targetId, signal), signal))
+    const sizeBytes = await targetSize(metadata, targetId, size, signal, remark)
     const sizeIsFromTree = size === undefined
-    if (size === undefined) {
-      const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
-      remark(`size of ${targetId}: ${taken}; --size says otherwise`)
-    }
     if (baseId !== undefined && baseSize === undefined) {
       remark(`size of base ${baseId}: that of target ${targetId}; --base-size says otherwise`)
     }

@@ -8,12 +8,16 @@
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
+import type { DeviceDetails } from '../../devicemapper/thin/device-details.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import { DeltamapperError } from '../../errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { describeView, openViews } from '../inspection/pool-views.ts'
-import { humanSize } from '../command-line/quantities.ts'
+import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
+import { refuseStray } from './stray-options.ts'
+import { targetSize } from './target-size.ts'
 
 /**
  * Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata
@@ -39,12 +43,8 @@ export async function answerFromRecord(
       remark(
         'that the metadata is of the pool of the record, and that nobody wrote to the base before it went, cannot be seen here'
       )
-      const target = await metadata.device(targetId, signal)
-      const sizeBytes = size ?? (await metadata.mappedEnd(target, signal))
-      if (size === undefined) {
-        const taken = `${sizeBytes} bytes (${humanSize(sizeBytes)}), the end of its highest mapping`
-        remark(`size of ${targetId}: ${taken}; --size says otherwise`)
-      }
+      await targetSize(metadata, targetId, size, signal, remark)
+      if (size !== undefined) await remarkBeyond(recordPath, metadata, { targetId, size, signal }, remark)
       await use(await metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes: size, startingOffset, signal }))
     } finally {
       await views.close()
@@ -59,9 +59,7 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
   if (metadata === undefined) {
     throw new UsageError('--base-record goes with --metadata', 'name the metadata of its pool with --metadata FILE')
   }
-  for (const [option, value] of Object.entries({ '--base-size': baseSize, '--engine': engine })) {
-    if (value !== undefined) throw new UsageError(`${option} does not go with --base-record`, 'leave it out')
-  }
+  refuseStray({ '--base-size': baseSize, '--engine': engine }, '--base-record')
   if (base === undefined || target !== undefined) {
     throw new UsageError('--base-record takes the place of BASE', 'name TARGET, a thin device id, and nothing else')
   }
@@ -81,12 +79,44 @@ async function checkRecord(
 ): Promise<void> {
   const { id, creationTime, transactionId, mappedBlocks } = record.header.device
   checkWentOn(record.header, await metadata.moment(signal))
-  for await (const device of metadata.devices(signal)) {
-    const { details } = device
-    if (device.id !== id || details.creationTime !== creationTime || details.transactionId !== transactionId) continue
-    if (details.mappedBlocks !== mappedBlocks || (await differs(recordPath, metadata, id, signal))) {
-      throw voidRecord(`base ${id} is still in the pool, and maps something else than the record`)
+  const details = await detailsOf(metadata, id, signal)
+  // A device of its id that was made at another time is another one.
+  if (details?.creationTime !== creationTime || details.transactionId !== transactionId) return
+  if (details.mappedBlocks !== mappedBlocks || (await differs(recordPath, metadata, id, signal))) {
+    throw voidRecord(`base ${id} is still in the pool, and maps something else than the record`)
+  }
+}
+
+/** Undefined if there is no such device. */
+async function detailsOf(metadata: PoolMetadata, id: number, signal: AbortSignal): Promise<DeviceDetails | undefined> {
+  try {
+    return (await metadata.device(id, signal)).details
+  } catch (error) {
+    if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
+    throw error
+  }
+}
+
+/** Prints what `--size` leaves out, if anything. */
+async function remarkBeyond(
+  recordPath: string,
+  metadata: PoolMetadata,
+  { targetId, size, signal }: { targetId: number; size: number; signal: AbortSignal },
+  remark: Remark
+): Promise<void> {
+  // A record is read once, from its beginning to its end.
+  const record = await BaseRecordReader.open(recordPath)
+  try {
+    const beyond = async () => {
+      const mapped = await metadata.mappedEnd(await metadata.device(targetId, signal), signal)
+      const sizeBytes = Math.max(mapped, record.header.device.sizeBytes)
+      const startingOffset = firstBeyond(size, metadata.superblock.dataBlockBytes)
+      if (sizeBytes <= startingOffset) return undefined
+      return metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes, startingOffset, signal })
     }
+    await remarkLeftOut(beyond, remark)
+  } finally {
+    await record.close()
   }
 }
 

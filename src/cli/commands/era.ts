@@ -189,14 +189,7 @@ function addActivate(era: Command): void {
             `the history of ${volume === undefined ? 'every volume' : `volume ${volume}`} is given up where it does not fit`,
             yes
           )
-        const deadline = performance.now() + wait * 1000
-        if (wait > 0) await untilReachable(options, deadline)
-        if (volume !== undefined) {
-          const activate = (agent: AdminClient) => () => agent.activateEra({ volume, startOver })
-          await order(options, (agent) => patiently(deadline, activate(agent)), eraVolumeFacts)
-        } else {
-          await forAll(options, (agent, each) => agent.activateEra({ volume: each, startOver }), deadline)
-        }
+        await forOneOrAll(volume, options, wait, (agent, each) => agent.activateEra({ volume: each, startOver }))
       }
     )
 }
@@ -230,12 +223,7 @@ function addDeactivate(era: Command): void {
         { all = false, atShutdown = false, wait = 0, ...options }: DeactivateOptions
       ) => {
         checkOneOrAll(volume, all)
-        const deadline = performance.now() + wait * 1000
-        if (wait > 0) await untilReachable(options, deadline)
-        if (volume !== undefined) {
-          const deactivate = (agent: AdminClient) => () => agent.deactivateEra({ volume, atShutdown })
-          await order(options, (agent) => patiently(deadline, deactivate(agent)), eraVolumeFacts)
-        } else await forAll(options, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }), deadline)
+        await forOneOrAll(volume, options, wait, (agent, each) => agent.deactivateEra({ volume: each, atShutdown }))
       }
     )
 }
@@ -247,7 +235,9 @@ function addGrow(era: Command): void {
       .summary('enlarge a volume, after its data device has grown')
       .description(
         'Makes a volume as large as its data device, after that has grown (lvextend, growpart). What is mounted stays in use; its file system ' +
-          'can be enlarged afterwards. For backups, what was added has changed throughout.'
+          'can be enlarged afterwards. For backups, what was added has changed throughout.\n\n' +
+          'LVM extends a thick volume in use only once it has no classic snapshot: delete those first (deltamapper snapshot delete). ' +
+          'What asks for the status of all devices in a loop (lvs, dmsetup status) can keep the volume from growing: end it meanwhile.'
       )
       .argument(...volumeArgument)
   )
@@ -316,17 +306,33 @@ function checkOneOrAll(volume: string | undefined, all: boolean): void {
   )
 }
 
+/** An order to the agent about one volume, answered with the volume as it is now. */
+type VolumeOrder = (agent: AdminClient, volume: string) => Promise<AdminResponse<'growEra'>>
+
+/**
+ * Gives an order for one volume, or for all of them if it is undefined. What may pass is tried again.
+ *
+ * @param waitSeconds for how long
+ */
+async function forOneOrAll(
+  volume: string | undefined,
+  options: AdminOptions,
+  waitSeconds: number,
+  give: VolumeOrder
+): Promise<void> {
+  const deadline = performance.now() + waitSeconds * 1000
+  if (waitSeconds > 0) await untilReachable(options, deadline)
+  if (volume === undefined) await forAll(options, give, deadline)
+  else await order(options, (agent) => patiently(deadline, () => give(agent, volume)), eraVolumeFacts)
+}
+
 /**
  * Does something to every volume, even where it fails for some. What may pass is tried again, with the others in
  * between, until `deadline` of performance.now().
  *
  * @throws what it failed of first, with how many others did
  */
-async function forAll(
-  options: AdminOptions,
-  give: (agent: AdminClient, volume: string) => Promise<AdminResponse<'growEra'>>,
-  deadline = 0
-): Promise<void> {
+async function forAll(options: AdminOptions, give: VolumeOrder, deadline: number): Promise<void> {
   await order(
     options,
     async (agent) => {

@@ -9,7 +9,7 @@ import { examinationText, type SeenExamination, textStyle } from '../output/exam
 import { written } from '../output/text-output.ts'
 
 /** How long the agent may take: more than its own patience with devices that do not answer. Milliseconds. */
-const ANSWER_DEADLINE_MS = 90_000
+const ANSWER_DEADLINE_MS = 300_000
 const WAITING_SHOWN_AFTER_MS = 500
 const CLEAR_LINE = '\r\u001b[K'
 

@@ -2,7 +2,7 @@
  * status.details must be empty, and status.message human readable.
  * Source: CSI specification, Error Scheme
  */
-import { describe, ended, fail, pass, skip, type Rule } from '../rule.ts'
+import { askForStatuses, ended, fail, pass, skip, statuses, type Rule } from '../rule.ts'
 
 /** Whether a google.rpc.Status has field 3, details. What cannot be read counts as details. */
 function hasDetails(base64: string): boolean {
@@ -21,18 +21,11 @@ export const rule: Rule = {
   level: 'must',
   title: 'a status has no details, and a message where it is an error',
   source: 'CSI specification, Error Scheme',
-  ask: async (asker) => {
-    await asker.wholes()
-    await asker.stream('refused', { target: '' })
-    for (const question of asker.questions) await asker.stream('refused', { ...question, maxResults: -1 })
-  },
+  ask: askForStatuses,
   judge: (run) => {
-    const ends = run.calls.flatMap((call) =>
-      'end' in call && call.end.how === 'status' ? [{ call, end: call.end }] : []
-    )
+    const ends = statuses(run)
     if (ends.length === 0) return skip('no call ended with a status')
-    for (const { call, end } of ends) {
-      const what = call.kind === 'stream' ? describe(call.question) : call.method
+    for (const { what, end } of ends) {
       if (hasDetails(end.detailsBase64)) return fail(`${what}: ${ended(end)} carries details`)
       if (end.code !== 0 && end.message === '') return fail(`${what}: ${ended(end)} has no message`)
     }

@@ -19,9 +19,9 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type BlockReader, type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
-import { METADATA_BLOCK_SIZE } from '../checksum.ts'
 import { damagedStore } from './damaged-store.ts'
 import type { CowHeader } from './header.ts'
+import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
 export const ENTRY_BYTES = 16
 const ENTRY_WORDS = 4
@@ -116,7 +116,7 @@ class AreaReading {
     this.#limit = limit
     this.#signal = signal
     this.#perArea = entriesPerArea(header)
-    this.#chunkBlocks = header.chunkBytes / METADATA_BLOCK_SIZE
+    this.#chunkBlocks = header.chunkBytes / METADATA_BLOCK_BYTES
   }
 
   /** The entries of an area; areas are asked for in turn. */

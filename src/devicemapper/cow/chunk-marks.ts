@@ -9,7 +9,9 @@
 import { damagedStore } from './damaged-store.ts'
 import type { AreaEntries } from './areas.ts'
 
-/** Chunks of a stretch: a bitmap of 8 MiB for each of two stores. 256 GiB of 4 KiB chunks, 4 TiB of 64 KiB ones. */
+/**
+ * Chunks of a stretch at most: a bitmap of 8 MiB for each of two stores. 256 GiB of 4 KiB chunks, 4 TiB of 64 KiB ones.
+ */
 export const STRETCH_CHUNKS = 2 ** 26
 
 /** Chunks `[begin, end)` of the volume, in the smaller chunks of the two stores; `begin` is a multiple of 4096. */

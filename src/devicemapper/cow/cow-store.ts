@@ -8,10 +8,10 @@
  */
 import { createHash, type Hash } from 'node:crypto'
 import { BlockReader, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
-import { METADATA_BLOCK_SIZE } from '../checksum.ts'
 import { type AreaEntries, type AreaQuestion, entries, ENTRY_BYTES, entriesPerArea, placeOf } from './areas.ts'
 import { damagedStore } from './damaged-store.ts'
 import { type CowHeader, parseCowHeader } from './header.ts'
+import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
 /** How often a store whose list goes back is read again. */
 const MOST_READINGS = 20
@@ -44,7 +44,7 @@ export interface CowInspection extends StoreList {
 export async function openCowStore(path: string, reading: ReadOptions = {}): Promise<CowStore> {
   const reader = await BlockReader.open(path, reading)
   try {
-    if (reader.blocks === 0) throw damagedStore(path, `it is smaller than a header of ${METADATA_BLOCK_SIZE} bytes`)
+    if (reader.blocks === 0) throw damagedStore(path, `it is smaller than a header of ${METADATA_BLOCK_BYTES} bytes`)
     return new CowStore(reader, parseCowHeader(await reader.readRaw(0), path))
   } catch (error) {
     await reader.close()
@@ -123,7 +123,7 @@ export class CowStore {
         highest = Math.max(highest, chunk)
       }
     }
-    const storeChunks = Math.floor((this.reader.blocks * METADATA_BLOCK_SIZE) / header.chunkBytes)
+    const storeChunks = Math.floor((this.reader.blocks * METADATA_BLOCK_BYTES) / header.chunkBytes)
     const usedChunks = placeOf(list.entries, entriesPerArea(header))
     const found = list.entries === 0 ? { lowest: undefined, highest: undefined } : { lowest, highest }
     return { ...list, ...found, usedChunks: Math.min(usedChunks, storeChunks), storeChunks }

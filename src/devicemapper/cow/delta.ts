@@ -25,12 +25,15 @@ import { clearEqual, type CompareBudget } from './old-contents.ts'
 /** Words of a bitmap that are turned into extents at a time. */
 const SLICE_WORDS = 2 ** 15
 
-/** Of this thread. */
-let walksUnderWay = 0
+/** Half of it is for the two bitmaps, half for comparing. Bytes; more is of no use. */
+export const MOST_DELTA_BYTES = 32 * 2 ** 20
+/** With less, the lists of a large volume would be read hundreds of times. Bytes. */
+export const LEAST_DELTA_BYTES = 2 ** 19
 
-/** Chunks of a stretch: less for each of many walks, which read the lists more often then. At least 1 MiB a bitmap. */
-function share(): number {
-  return Math.max(2 ** 23, Math.floor(STRETCH_CHUNKS / 4096 / walksUnderWay) * 4096)
+/** Chunks of a stretch for which two bitmaps fit half of the memory: a multiple of 4096. */
+function chunksFor(memoryBytes: number): number {
+  const bitmapBytes = Math.max(memoryBytes, LEAST_DELTA_BYTES) / 4
+  return Math.min(Math.floor((8 * bitmapBytes) / 4096) * 4096, STRETCH_CHUNKS)
 }
 
 /** A store, and what its snapshot's owner knows of it. */
@@ -67,8 +70,13 @@ export interface ChangedQuestion {
    * backed up.
    */
   readonly compare?: CompareBudget | undefined
-  /** Chunks that are looked at in one go; for tests. */
+  /** Chunks that are looked at in one go; for tests. By default, what the memory is enough for. */
   readonly stretchChunks?: number | undefined
+  /**
+   * What it may take for bitmaps and for comparing, in bytes: LEAST_DELTA_BYTES to MOST_DELTA_BYTES, the default. With
+   * less, the lists of a large volume are read more often.
+   */
+  readonly memoryBytes?: number | undefined
   /** Told what was read once both lists are known to be in order, and before the first extent: it may refuse. */
   readonly onRead?: ((base: ReadStore, target: ReadStore | undefined) => void | Promise<void>) | undefined
   readonly signal?: AbortSignal | undefined
@@ -131,17 +139,16 @@ class Delta {
     this.#question.signal?.throwIfAborted()
     // (All of both lists is held to be in order, also what is of a part of the base that the target does not have.)
     const largest = Math.max(...this.#sides.map(({ chunks, ratio }) => chunks * ratio))
-    walksUnderWay++
-    try {
-      this.#stretches = stretchesOf(largest, this.#question.stretchChunks ?? share())
-      for await (const batch of this.#extents()) {
-        await this.#checkValid()
-        yield batch
-      }
+    this.#stretches = stretchesOf(largest, this.#question.stretchChunks ?? chunksFor(this.#memoryBytes))
+    for await (const batch of this.#extents()) {
       await this.#checkValid()
-    } finally {
-      walksUnderWay--
+      yield batch
     }
+    await this.#checkValid()
+  }
+
+  get #memoryBytes(): number {
+    return this.#question.memoryBytes ?? MOST_DELTA_BYTES
   }
 
   async #checkValid(): Promise<void> {
@@ -223,6 +230,7 @@ class Delta {
       baseEntries: lists[0].entries,
       targetEntries: lists[1].entries,
       sizeBytes: Math.min(base.sizeBytes, target.sizeBytes),
+      memoryBytes: this.#memoryBytes / 2,
       signal
     }
     if (low < high) await clearEqual(comparison, { base: marks[0], target: marks[1] }, low, high, compare)

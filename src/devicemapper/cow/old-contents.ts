@@ -10,14 +10,14 @@
  * wrote the target's content into the base would hide a change; the caller knows whether anyone could.
  */
 import { type BlockWindow, WINDOW_BLOCKS } from '../block-reader.ts'
-import { METADATA_BLOCK_SIZE } from '../checksum.ts'
 import { entriesPerArea, placeOf } from './areas.ts'
 import type { ChunkMarks } from './chunk-marks.ts'
 import type { CowStore } from './cow-store.ts'
 import { damagedStore } from './damaged-store.ts'
+import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
-/** Chunks of a batch: three arrays of 8 bytes each. */
-const BATCH_CHUNKS = 2 ** 19
+/** What a chunk of a batch takes: itself, twice while chunks are gathered, two places, and its turn. Bytes. */
+const CHUNK_BYTES = 40
 
 export interface Comparison {
   readonly base: CowStore
@@ -27,6 +27,8 @@ export interface Comparison {
   readonly targetEntries: number
   /** Both snapshots end at this byte, or the base at an earlier chunk's end: what a chunk holds beyond is nobody's. */
   readonly sizeBytes: number
+  /** What a batch of chunks may take. Bytes. */
+  readonly memoryBytes: number
   readonly signal?: AbortSignal | undefined
 }
 
@@ -56,10 +58,11 @@ export async function clearEqual(
   budget: CompareBudget
 ): Promise<void> {
   const { chunkBytes } = comparison.base.header
+  const batchChunks = Math.max(Math.floor(comparison.memoryBytes / CHUNK_BYTES), WINDOW_BLOCKS)
   for (let from = low; from < high;) {
-    const most = Math.min(BATCH_CHUNKS, Math.floor(budget.bytes / (2 * chunkBytes)))
+    const most = Math.min(batchChunks, Math.floor(budget.bytes / (2 * chunkBytes)))
     if (most === 0) {
-      budget.left += countBoth(marks, from, high)
+      budget.left += countBoth(marks, from, high, batchChunks)
       return
     }
     const { chunks, next } = doubtful(marks, from, high, most)
@@ -96,10 +99,15 @@ function doubtful(
   return { chunks: Float64Array.from(found), next: high }
 }
 
-function countBoth(marks: { base: ChunkMarks; target: ChunkMarks }, from: number, high: number): number {
+function countBoth(
+  marks: { base: ChunkMarks; target: ChunkMarks },
+  from: number,
+  high: number,
+  batchChunks: number
+): number {
   let count = 0
   for (let chunk = from; chunk < high;) {
-    const { chunks, next } = doubtful(marks, chunk, high, BATCH_CHUNKS)
+    const { chunks, next } = doubtful(marks, chunk, high, batchChunks)
     count += chunks.length
     chunk = next
   }
@@ -113,7 +121,7 @@ async function* equalChunks(comparison: Comparison, chunks: Float64Array): Async
   const basePlaces = await placesOf(base, baseEntries, chunks, signal)
   const targetPlaces = await placesOf(target, targetEntries, chunks, signal)
   const order = Uint32Array.from(chunks, (_, i) => i).sort((a, b) => basePlaces[a] - basePlaces[b])
-  const atOnce = WINDOW_BLOCKS / (chunkBytes / METADATA_BLOCK_SIZE)
+  const atOnce = WINDOW_BLOCKS / (chunkBytes / METADATA_BLOCK_BYTES)
   for (let from = 0; from < order.length; from += atOnce) {
     signal?.throwIfAborted()
     const some = order.subarray(from, from + atOnce)
@@ -172,7 +180,7 @@ function indexOf(values: Float64Array, value: number): number {
 }
 
 async function loadChunks(store: CowStore, some: Uint32Array, places: Float64Array): Promise<BlockWindow> {
-  const chunkBlocks = store.header.chunkBytes / METADATA_BLOCK_SIZE
+  const chunkBlocks = store.header.chunkBytes / METADATA_BLOCK_BYTES
   const blocks = new Float64Array(some.length * chunkBlocks)
   for (let i = 0; i < blocks.length; i++) {
     blocks[i] = places[some[Math.floor(i / chunkBlocks)]] * chunkBlocks + (i % chunkBlocks)
@@ -194,6 +202,6 @@ async function bothWindows(...loading: [Loading, Loading]): Promise<[BlockWindow
 
 /** The blocks of a chunk lie side by side in a window. */
 function contentOf(window: BlockWindow, i: number, chunkBytes: number, bytes: number): Buffer {
-  const start = window.slots[i * (chunkBytes / METADATA_BLOCK_SIZE)] * METADATA_BLOCK_SIZE
+  const start = window.slots[i * (chunkBytes / METADATA_BLOCK_BYTES)] * METADATA_BLOCK_BYTES
   return window.bytes.subarray(start, start + bytes)
 }

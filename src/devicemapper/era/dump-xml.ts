@@ -19,13 +19,13 @@
 import {
   type ByteStream,
   checkedEnd,
-  type Dialect,
   openXml,
   refuse,
   type XmlDocument,
   type XmlElement,
   type XmlOptions
 } from '../xml-stream.ts'
+import { BATCH_RUNS, RunDialect } from '../run-dialect.ts'
 import { mistaken } from '../xml-tools.ts'
 import { MAX_ERA_BLOCKS } from './invalidate-xml.ts'
 import { SECTOR_BYTES } from '../../units.ts'
@@ -67,31 +67,22 @@ export async function readEraDumpXml(bytes: ByteStream, options?: XmlOptions): P
   return openXml(bytes, new EraDumpDialect(), options)
 }
 
-const BATCH_RUNS = 4096
 /** Blocks are a multiple of 8 sectors (dm-era-target.c: MIN_BLOCK_SIZE). */
 const MIN_BLOCK = 8
 const MAX_UINT32 = 2 ** 32 - 1
 
-type Place = 'outside' | 'superblock' | 'writeset' | 'era_array' | 'leaf'
+/** A batch that is being filled. */
+type OwnBatch = { -readonly [K in keyof EraRunBatch]: EraRunBatch[K] }
 
-class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
+type Place = 'superblock' | 'writeset' | 'era_array' | 'leaf'
+
+class EraDumpDialect extends RunDialect<EraDumpHeader, OwnBatch, Place> {
   readonly patterns = [
     '<bit block="#" value="true"/>',
     '<bit block="#" value="false"/>',
     '<era block="#" era="#"/>',
     '<marked block_begin="#" len="#"/>'
   ]
-  header: EraDumpHeader | undefined
-  readonly #batch = {
-    section: 'writeset' as EraRunBatch['section'],
-    era: undefined as number | undefined,
-    last: false,
-    count: 0,
-    begins: new Float64Array(BATCH_RUNS),
-    lengths: new Float64Array(BATCH_RUNS),
-    eras: new Uint32Array(BATCH_RUNS)
-  }
-  #place: Place = 'outside'
   /** Where an element without content stands. */
   #around: 'writeset' | 'era_array' = 'writeset'
   /** The run that may still grow: blocks [#begin, #end) of #era; none if they are equal. */
@@ -106,21 +97,20 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
   #lastEra = -1
   #arrayRead = false
 
-  get waiting(): EraRunBatch | undefined {
-    return this.#batch.last || this.#batch.count > 0 ? this.#batch : undefined
+  constructor() {
+    super('era_dump', {
+      section: 'writeset',
+      era: undefined,
+      last: false,
+      count: 0,
+      begins: new Float64Array(BATCH_RUNS),
+      lengths: new Float64Array(BATCH_RUNS),
+      eras: new Uint32Array(BATCH_RUNS)
+    })
   }
 
-  taken(): void {
-    this.#batch.count = 0
-    this.#batch.last = false
-  }
-
-  get full(): boolean {
-    return this.#batch.last || this.#batch.count === BATCH_RUNS
-  }
-
-  get complete(): boolean {
-    return this.#place === 'outside' && this.header !== undefined
+  protected override get isOfUnknownTool(): boolean {
+    return this.place === 'superblock' || this.header === undefined
   }
 
   matched(pattern: number, numbers: Float64Array): void {
@@ -136,36 +126,36 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     if (this.header === undefined) {
       if (name !== 'superblock' || element.has('data_block_size')) mistaken(name, 'era_dump', element)
       this.header = dumpHeader(element)
-      this.#place = 'superblock'
-    } else if (this.#place === 'superblock') {
+      this.place = 'superblock'
+    } else if (this.place === 'superblock') {
       if (name === 'writeset') this.#openWriteset(element)
       else if (name === 'era_array') this.#openArray()
       else mistaken(name, 'era_dump')
-    } else if (this.#place === 'writeset' || this.#place === 'era_array') {
-      const around = this.#place
+    } else if (this.place === 'writeset' || this.place === 'era_array') {
+      const around = this.place
       if (name === 'bit') this.#bit(block('block'), truth(element.text('value')))
       else if (name === 'marked') this.#marked(block('block_begin'), block('len'))
       else if (name === 'era') this.#eraOf(block('block'), element.number('era', MAX_UINT32))
-      else this.#misplaced(name)
+      else this.misplaced(name)
       this.#around = around
-      this.#place = 'leaf'
-    } else this.#misplaced(name)
+      this.place = 'leaf'
+    } else this.misplaced(name)
   }
 
   closed(): void {
-    switch (this.#place) {
+    switch (this.place) {
       case 'leaf':
-        this.#place = this.#around
+        this.place = this.#around
         break
       case 'writeset':
       case 'era_array':
-        this.#closeSection(this.#place)
-        this.#place = 'superblock'
+        this.#closeSection(this.place)
+        this.place = 'superblock'
         break
       case 'superblock':
       case 'outside':
         if (!this.#arrayRead) refuse('<superblock> holds no <era_array>')
-        this.#place = 'outside'
+        this.place = 'outside'
     }
   }
 
@@ -182,8 +172,8 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     this.#lastEra = era
     this.#begin = this.#end = this.#next = 0
     this.#era = era
-    this.#batch.section = this.#place = 'writeset'
-    this.#batch.era = era
+    this.batch.section = this.place = 'writeset'
+    this.batch.era = era
   }
 
   #openArray(): void {
@@ -191,8 +181,8 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     this.#arrayRead = true
     this.#way = undefined
     this.#begin = this.#end = this.#next = 0
-    this.#batch.section = this.#place = 'era_array'
-    this.#batch.era = undefined
+    this.batch.section = this.place = 'era_array'
+    this.batch.era = undefined
   }
 
   /** If each block is listed, none may be missing: otherwise lines cut out of the middle would not show. */
@@ -202,11 +192,11 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
     const filled = this.#next === due || this.#next === blocks
     if (!filled && this.#way !== 'marked') refuse(`it tells of ${this.#next} blocks where there are ${due}`)
     this.#flush()
-    this.#batch.last = true
+    this.batch.last = true
   }
 
   #bit(block: number, marked: boolean): void {
-    if (this.#place !== 'writeset' || this.#way === 'marked') this.#misplaced('bit')
+    if (this.place !== 'writeset' || this.#way === 'marked') this.misplaced('bit')
     this.#way = 'bit'
     this.#follows(block, Math.max(this.#bits, (this.header as EraDumpHeader).blocks))
     if (!marked) return
@@ -215,7 +205,7 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
   }
 
   #marked(begin: number, length: number): void {
-    if (this.#place !== 'writeset' || this.#way === 'bit') this.#misplaced('marked')
+    if (this.place !== 'writeset' || this.#way === 'bit') this.misplaced('marked')
     this.#way = 'marked'
     this.#next = checkedEnd(begin, length, this.#next, MAX_ERA_BLOCKS)
     if (this.#next > this.#bits) refuse(`block ${this.#next - 1} is marked in a writeset of ${this.#bits} bits`)
@@ -223,7 +213,7 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
   }
 
   #eraOf(block: number, era: number): void {
-    if (this.#place !== 'era_array') this.#misplaced('era')
+    if (this.place !== 'era_array') this.misplaced('era')
     const { blocks, currentEra } = this.header as EraDumpHeader
     this.#follows(block, blocks)
     if (era > currentEra) refuse(`block ${block} was written to in era ${era}, and the current era is ${currentEra}`)
@@ -247,17 +237,12 @@ class EraDumpDialect implements Dialect<EraDumpHeader, EraRunBatch> {
 
   #flush(): void {
     if (this.#begin === this.#end) return
-    const batch = this.#batch
+    const batch = this.batch
     const i = batch.count++
     batch.begins[i] = this.#begin
     batch.lengths[i] = this.#end - this.#begin
     batch.eras[i] = this.#era
     this.#begin = this.#end
-  }
-
-  #misplaced(name: string): never {
-    if (this.#place === 'superblock' || this.header === undefined) mistaken(name, 'era_dump')
-    refuse(`<${name}> does not belong here`)
   }
 }
 

@@ -17,19 +17,24 @@ import { resolve } from 'node:path'
 import { DeltamapperError, invalid } from '../../errors.ts'
 import { ArrayIndex } from '../array.ts'
 import { ClaimedDevice } from '../block-device.ts'
-import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
+import { type BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
 import { entries } from '../btree.ts'
-import { METADATA_BLOCK_SIZE } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
+import {
+  checkSize,
+  checkStartingOffset,
+  isDamage,
+  type MetadataFormat,
+  type MetadataView,
+  MOST_LOOKS,
+  type OpenedMetadata,
+  openMetadata,
+  type ReadSuperblock,
+  readSuperblock
+} from '../metadata-view.ts'
 import { writtenExtents } from './delta.ts'
 import { type EraSuperblock, parseEraSuperblock } from './superblock.ts'
 import { parseWriteset, type Writeset, WRITESET_SIZE } from './writeset.ts'
-
-/** How often to look again at metadata that changed meanwhile, before giving up. */
-const MOST_LOOKS = 100
-
-/** Which state of the device is read. */
-export type MetadataView = 'live' | 'metadata-snapshot'
 
 export interface WrittenQuestion {
   /**
@@ -56,32 +61,9 @@ export interface WrittenQuestion {
  */
 export async function openEraMetadata(
   path: string,
-  { liveRoot = false, ...reading }: { liveRoot?: boolean } & ReadOptions = {}
+  options: { liveRoot?: boolean } & ReadOptions = {}
 ): Promise<EraMetadata> {
-  const reader = await BlockReader.open(path, reading)
-  try {
-    if (reader.blocks === 0) {
-      throw new DeltamapperError(
-        'DM_METADATA_FOREIGN',
-        `${path} holds no dm-era metadata: it is smaller than one block of ${METADATA_BLOCK_SIZE} bytes`,
-        "name an era device's metadata device, or a copy of it"
-      )
-    }
-    for (let attempt = 1; ; attempt++) {
-      const live = await readSuperblock(reader, 0)
-      if (liveRoot || live.superblock.metadataSnapshot === 0) return new EraMetadata(reader, live, live)
-      try {
-        return new EraMetadata(reader, live, await readSnapshot(reader, live.superblock))
-      } catch (error) {
-        // It may have been dropped in between; then the superblock says so.
-        const mayBeGone = reader.isDevice && isDamage(error) && attempt < MOST_LOOKS
-        if (!mayBeGone || (await reader.readRaw(0)).equals(live.block)) throw error
-      }
-    }
-  } catch (error) {
-    await reader.close()
-    throw error
-  }
+  return new EraMetadata(await openMetadata(path, eraFormat, options))
 }
 
 /** The written blocks. */
@@ -103,12 +85,12 @@ export class EraMetadata {
   /** The view's superblock as it was read. */
   readonly #block: Buffer
 
-  constructor(reader: BlockReader, live: ReadSuperblock, seen: ReadSuperblock) {
+  constructor({ reader, live, seen, view }: OpenedMetadata<EraSuperblock>) {
     this.#reader = reader
     this.#block = seen.block
     this.live = live.superblock
     this.superblock = seen.superblock
-    this.view = seen === live ? 'live' : 'metadata-snapshot'
+    this.view = view
   }
 
   get path(): string {
@@ -152,7 +134,7 @@ export class EraMetadata {
     }
     // Good enough for inspection. Blocks are reported only from metadata under a claim.
     for (let attempt = 0; attempt < MOST_LOOKS; attempt++) {
-      const before = await readSuperblock(this.#reader, 0)
+      const before = await readSuperblock(this.#reader, 0, eraFormat)
       const looked = await this.#writesets(before.superblock, signal).then(
         (value) => ({ value }),
         (error: unknown) => ({ error })
@@ -196,13 +178,7 @@ export class EraMetadata {
         'give the size that the device had when the metadata was as it is here'
       )
     }
-    if (!(startingOffset >= 0 && startingOffset <= capacityBytes)) {
-      throw new DeltamapperError(
-        'DM_OFFSET_OUT_OF_RANGE',
-        `starting offset ${startingOffset} is outside the volume of ${capacityBytes} bytes`,
-        'resume at the end of the last extent received, or at 0'
-      )
-    }
+    checkStartingOffset(startingOffset, capacityBytes)
     let isExact = true
     const batches = this.#undisturbed(async function* (this: EraMetadata) {
       const writesets = await this.#writesets(this.superblock, signal)
@@ -326,7 +302,7 @@ export class EraMetadata {
    * DM_SNAPSHOT_CHANGED
    */
   async #checkHeld(): Promise<void> {
-    const { metadataSnapshot } = (await readSuperblock(this.#reader, 0)).superblock
+    const { metadataSnapshot } = (await readSuperblock(this.#reader, 0, eraFormat)).superblock
     const held = this.live.metadataSnapshot
     if (metadataSnapshot === held && (await this.#reader.readRaw(held)).equals(this.#block)) return
     throw new DeltamapperError(
@@ -389,31 +365,17 @@ function lacks(first: number, next: number): string {
   return `it lacks the writeset of ${eras}, so that what was written to then is not known`
 }
 
-function checkSize(bytes: number | undefined): void {
-  if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
-  throw invalid(`${bytes} is no size`, 'give a whole number of bytes below 2^53')
+const eraFormat: MetadataFormat<EraSuperblock> = {
+  target: 'dm-era',
+  remedy: "name an era device's metadata device, or a copy of it",
+  parse: parseEraSuperblock,
+  heldRoot: ({ metadataSnapshot }) => metadataSnapshot,
+  readHeld: (reader, { superblock }) => readSnapshot(reader, superblock)
 }
 
-interface ReadSuperblock {
-  block: Buffer
-  superblock: EraSuperblock
-}
-
-/** Reads a superblock. On a device it reads again until it catches one between two writes. */
-async function readSuperblock(reader: BlockReader, block: number): Promise<ReadSuperblock> {
-  for (let attempt = 1; ; attempt++) {
-    const content = await reader.readRaw(block)
-    try {
-      return { block: content, superblock: parseEraSuperblock(content, block, reader.path) }
-    } catch (error) {
-      if (!isDamage(error) || !reader.isDevice || attempt === MOST_LOOKS) throw error
-    }
-  }
-}
-
-async function readSnapshot(reader: BlockReader, live: EraSuperblock): Promise<ReadSuperblock> {
+async function readSnapshot(reader: BlockReader, live: EraSuperblock): Promise<ReadSuperblock<EraSuperblock>> {
   const block = live.metadataSnapshot
-  const snapshot = await readSuperblock(reader, block)
+  const snapshot = await readSuperblock(reader, block, eraFormat)
   const { currentEra, blockSectors } = snapshot.superblock
   if (currentEra === 0 || currentEra > live.currentEra) {
     throw damaged(
@@ -428,8 +390,4 @@ async function readSnapshot(reader: BlockReader, live: EraSuperblock): Promise<R
   // Its copy of the current writeset is a stale pointer: nothing keeps the blocks that it leads to (struct
   // superblock_disk).
   return { ...snapshot, superblock: { ...snapshot.superblock, currentWriteset: undefined } }
-}
-
-function isDamage(error: unknown): boolean {
-  return error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED'
 }

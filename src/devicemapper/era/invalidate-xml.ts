@@ -12,13 +12,12 @@
 import {
   type ByteStream,
   checkedEnd,
-  type Dialect,
   openXml,
-  refuse,
   type XmlDocument,
   type XmlElement,
   type XmlOptions
 } from '../xml-stream.ts'
+import { BATCH_RUNS, RunDialect } from '../run-dialect.ts'
 import { mistaken } from '../xml-tools.ts'
 
 /** An era device has fewer blocks than this (dm-era-target.c: valid_nr_blocks). */
@@ -45,36 +44,23 @@ export async function readInvalidateXml(bytes: ByteStream, options?: XmlOptions)
   return openXml(bytes, new InvalidateDialect(), options)
 }
 
-const BATCH_RUNS = 4096
+type Place = 'blocks' | 'leaf'
 
-type Place = 'outside' | 'blocks' | 'leaf'
-
-class InvalidateDialect implements Dialect<object, BlockRunBatch> {
+class InvalidateDialect extends RunDialect<object, BlockRunBatch, Place> {
   readonly patterns = ['<block block="#"/>', '<range begin="#" end="#"/>', '<range begin="#" end = "#"/>']
-  header: object | undefined
-  readonly #batch = { count: 0, begins: new Float64Array(BATCH_RUNS), lengths: new Float64Array(BATCH_RUNS) }
-  #place: Place = 'outside'
   /** The first block that may follow. */
   #next = 0
 
-  get waiting(): BlockRunBatch | undefined {
-    return this.#batch.count > 0 ? this.#batch : undefined
-  }
-
-  taken(): void {
-    this.#batch.count = 0
-  }
-
-  get full(): boolean {
-    return this.#batch.count === BATCH_RUNS
-  }
-
-  get complete(): boolean {
-    return this.#place === 'outside' && this.header !== undefined
+  constructor() {
+    super('era_invalidate', {
+      count: 0,
+      begins: new Float64Array(BATCH_RUNS),
+      lengths: new Float64Array(BATCH_RUNS)
+    })
   }
 
   matched(pattern: number, numbers: Float64Array): void {
-    if (this.#place !== 'blocks') this.#misplaced(pattern === 0 ? 'block' : 'range')
+    if (this.place !== 'blocks') this.misplaced(pattern === 0 ? 'block' : 'range')
     this.#add(numbers[0], pattern === 0 ? numbers[0] + 1 : numbers[1])
   }
 
@@ -84,28 +70,23 @@ class InvalidateDialect implements Dialect<object, BlockRunBatch> {
     if (this.header === undefined) {
       if (name !== 'blocks') mistaken(name, 'era_invalidate', element)
       this.header = {}
-      this.#place = 'blocks'
-    } else if (this.#place === 'blocks' && (name === 'block' || name === 'range')) {
+      this.place = 'blocks'
+    } else if (this.place === 'blocks' && (name === 'block' || name === 'range')) {
       if (name === 'block') this.#add(block('block'), block('block') + 1)
       else this.#add(block('begin'), block('end'))
-      this.#place = 'leaf'
-    } else this.#misplaced(name)
+      this.place = 'leaf'
+    } else this.misplaced(name)
   }
 
   closed(): void {
-    this.#place = this.#place === 'leaf' ? 'blocks' : 'outside'
+    this.place = this.place === 'leaf' ? 'blocks' : 'outside'
   }
 
   #add(begin: number, end: number): void {
     this.#next = checkedEnd(begin, end - begin, this.#next, MAX_ERA_BLOCKS)
-    const batch = this.#batch
+    const batch = this.batch
     const i = batch.count++
     batch.begins[i] = begin
     batch.lengths[i] = end - begin
-  }
-
-  #misplaced(name: string): never {
-    if (this.header === undefined) mistaken(name, 'era_invalidate')
-    refuse(`<${name}> does not belong here`)
   }
 }

@@ -19,7 +19,6 @@
 import {
   type ByteStream,
   checkedEnd,
-  type Dialect,
   MAX_BLOCKS,
   openXml,
   refuse,
@@ -27,6 +26,7 @@ import {
   type XmlElement,
   type XmlOptions
 } from '../xml-stream.ts'
+import { BATCH_RUNS, RunDialect } from '../run-dialect.ts'
 import { mistaken } from '../xml-tools.ts'
 import { MAX_DEVICES } from './device-details.ts'
 import { poolHeader, type PoolXmlHeader } from './pool-xml.ts'
@@ -63,14 +63,13 @@ export async function readDeltaXml(bytes: ByteStream, options?: XmlOptions): Pro
   return openXml(bytes, new DeltaDialect(), options)
 }
 
-const BATCH_RUNS = 4096
 const DIFFERENT = deltaKinds.indexOf('different')
 /** Indexes in `patterns`: where lists of ranges open and close, and the two forms of a range. */
 const [OPENS, CLOSES, RANGE, DIFFERENT_RANGE] = [4, 8, 12, 13]
 
-type Place = 'outside' | 'superblock' | 'diff' | 'list' | 'run' | 'range'
+type Place = 'superblock' | 'diff' | 'list' | 'run' | 'range'
 
-class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
+class DeltaDialect extends RunDialect<DeltaXmlHeader, DeltaRunBatch, Place> {
   readonly patterns = [
     ...deltaKinds.map((kind) => `<${kind} begin="#" length="#"/>`),
     ...deltaKinds.map((kind) => `<${kind}>`),
@@ -78,14 +77,6 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
     '<range begin="#" data_begin="#" length="#"/>',
     '<range begin="#" left_data_begin="#" right_data_begin="#" length="#"/>'
   ]
-  header: DeltaXmlHeader | undefined
-  readonly #batch = {
-    count: 0,
-    kinds: new Uint8Array(BATCH_RUNS),
-    begins: new Float64Array(BATCH_RUNS),
-    lengths: new Float64Array(BATCH_RUNS)
-  }
-  #place: Place = 'outside'
   #pool: PoolXmlHeader | undefined
   /** The open list: what its ranges mean, and whether there was one. */
   #kind = 0
@@ -93,25 +84,18 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
   /** The first block that may follow. */
   #next = 0
 
-  get waiting(): DeltaRunBatch | undefined {
-    return this.#batch.count > 0 ? this.#batch : undefined
-  }
-
-  taken(): void {
-    this.#batch.count = 0
-  }
-
-  get full(): boolean {
-    return this.#batch.count === BATCH_RUNS
-  }
-
-  get complete(): boolean {
-    return this.#place === 'outside' && this.header !== undefined
+  constructor() {
+    super('thin_delta', {
+      count: 0,
+      kinds: new Uint8Array(BATCH_RUNS),
+      begins: new Float64Array(BATCH_RUNS),
+      lengths: new Float64Array(BATCH_RUNS)
+    })
   }
 
   matched(pattern: number, numbers: Float64Array): void {
     if (pattern < OPENS) {
-      if (this.#place !== 'diff') this.#misplaced(deltaKinds[pattern])
+      if (this.place !== 'diff') this.misplaced(deltaKinds[pattern])
       this.#run(pattern, numbers[0], numbers[1])
     } else if (pattern < CLOSES) this.#open(pattern - OPENS)
     else if (pattern < RANGE) this.#close()
@@ -126,60 +110,60 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
     const length = () => element.number('length', MAX_BLOCKS)
     if (this.#pool === undefined) {
       this.#pool = poolHeader(element, 'thin_delta')
-      this.#place = 'superblock'
+      this.place = 'superblock'
     } else if (this.header === undefined) {
       if (name !== 'diff') mistaken(name, 'thin_delta')
       this.header = { ...this.#pool, left: side(element, 'left'), right: side(element, 'right') }
-      this.#place = 'diff'
-    } else if (this.#place === 'diff' && kind >= 0) {
+      this.place = 'diff'
+    } else if (this.place === 'diff' && kind >= 0) {
       if (!element.has('begin') && !element.has('length')) this.#open(kind)
       else {
         this.#run(kind, begin(), length())
-        this.#place = 'run'
+        this.place = 'run'
       }
-    } else if (this.#place === 'list' && name === 'range') {
+    } else if (this.place === 'list' && name === 'range') {
       const data = (attribute: string) => element.number(attribute, MAX_BLOCKS)
       if (this.#kind !== DIFFERENT) this.#range(false, begin(), data('data_begin'), 0, length())
       else this.#range(true, begin(), data('left_data_begin'), data('right_data_begin'), length())
-      this.#place = 'range'
-    } else this.#misplaced(name)
+      this.place = 'range'
+    } else this.misplaced(name)
   }
 
   closed(): void {
-    switch (this.#place) {
+    switch (this.place) {
       case 'range':
-        this.#place = 'list'
+        this.place = 'list'
         break
       case 'run':
-        this.#place = 'diff'
+        this.place = 'diff'
         break
       case 'list':
         this.#close()
         break
       case 'diff':
-        this.#place = 'superblock'
+        this.place = 'superblock'
         break
       case 'superblock':
       case 'outside':
         if (this.header === undefined) refuse('<superblock> holds no <diff>')
-        this.#place = 'outside'
+        this.place = 'outside'
     }
   }
 
   #open(kind: number): void {
-    if (this.#place !== 'diff') this.#misplaced(deltaKinds[kind])
-    this.#place = 'list'
+    if (this.place !== 'diff') this.misplaced(deltaKinds[kind])
+    this.place = 'list'
     this.#kind = kind
     this.#ranges = false
   }
 
   #close(): void {
     if (!this.#ranges) refuse(`<${deltaKinds[this.#kind]}> says of no blocks`)
-    this.#place = 'diff'
+    this.place = 'diff'
   }
 
   #range(two: boolean, begin: number, data: number, otherData: number, length: number): void {
-    if (this.#place !== 'list') this.#misplaced('range')
+    if (this.place !== 'list') this.misplaced('range')
     if (two !== (this.#kind === DIFFERENT)) refuse(`a range of <${deltaKinds[this.#kind]}> has other attributes`)
     if (data + length > MAX_BLOCKS || otherData + length > MAX_BLOCKS) refuse('its data blocks are beyond 2^40')
     this.#ranges = true
@@ -188,16 +172,11 @@ class DeltaDialect implements Dialect<DeltaXmlHeader, DeltaRunBatch> {
 
   #run(kind: number, begin: number, length: number): void {
     this.#next = checkedEnd(begin, length, this.#next, MAX_BLOCKS)
-    const batch = this.#batch
+    const batch = this.batch
     const i = batch.count++
     batch.kinds[i] = kind
     batch.begins[i] = begin
     batch.lengths[i] = length
-  }
-
-  #misplaced(name: string): never {
-    if (this.header === undefined) mistaken(name, 'thin_delta')
-    refuse(`<${name}> does not belong here`)
   }
 }
 

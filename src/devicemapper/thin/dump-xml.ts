@@ -20,7 +20,6 @@
 import {
   type ByteStream,
   checkedEnd,
-  type Dialect,
   MAX_BLOCKS,
   openXml,
   refuse,
@@ -28,6 +27,7 @@ import {
   type XmlElement,
   type XmlOptions
 } from '../xml-stream.ts'
+import { BATCH_RUNS, RunDialect } from '../run-dialect.ts'
 import { mistaken } from '../xml-tools.ts'
 import { type DeviceDetails, MAX_DEVICES } from './device-details.ts'
 import { poolHeader, type PoolXmlHeader } from './pool-xml.ts'
@@ -78,30 +78,21 @@ export async function readDumpXml(
   return openXml(bytes, new DumpDialect(sharedBytes, isWanted), options)
 }
 
-const BATCH_RUNS = 4096
 const MAX_UINT32 = 2 ** 32 - 1
 /** A mapping's time has 24 bits. */
 const MAX_TIME = 2 ** 24 - 1
 
-type Place = 'outside' | 'superblock' | 'def' | 'device' | 'leaf'
+/** A batch that is being filled. */
+type OwnBatch = { -readonly [K in keyof MappingBatch]: MappingBatch[K] }
 
-class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
+type Place = 'superblock' | 'def' | 'device' | 'leaf'
+
+class DumpDialect extends RunDialect<PoolXmlHeader, OwnBatch, Place> {
   readonly patterns = [
     '<single_mapping origin_block="#" data_block="#" time="#"/>',
     '<range_mapping origin_begin="#" data_begin="#" length="#" time="#"/>',
     '<ref name="#"/>'
   ]
-  header: PoolXmlHeader | undefined
-  readonly #batch = {
-    device: undefined as DumpedDevice | undefined,
-    last: false,
-    count: 0,
-    begins: new Float64Array(BATCH_RUNS),
-    dataBegins: new Float64Array(BATCH_RUNS),
-    lengths: new Float64Array(BATCH_RUNS),
-    times: new Uint32Array(BATCH_RUNS)
-  }
-  #place: Place = 'outside'
   /** The header, before it is known whether thin_dump wrote it. */
   #pool: PoolXmlHeader | undefined
   /** Where an element without content stands. */
@@ -120,34 +111,36 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
   #wanted = true
 
   constructor(sharedBytes: number, isWanted: (deviceId: number) => boolean) {
+    super('thin_dump', {
+      // Set when a device is opened, before anything is in the batch.
+      device: undefined as unknown as DumpedDevice,
+      last: false,
+      count: 0,
+      begins: new Float64Array(BATCH_RUNS),
+      dataBegins: new Float64Array(BATCH_RUNS),
+      lengths: new Float64Array(BATCH_RUNS),
+      times: new Uint32Array(BATCH_RUNS)
+    })
     this.#shared = new SharedMappings(sharedBytes)
     this.#isWanted = isWanted
   }
 
-  get waiting(): MappingBatch | undefined {
-    const { device, last, count } = this.#batch
-    return device !== undefined && (last || count > 0) ? (this.#batch as MappingBatch) : undefined
+  protected override get isOfUnknownTool(): boolean {
+    return this.place === 'superblock' || this.#pool === undefined
   }
 
-  taken(): void {
-    const batch = this.#batch
-    batch.count = 0
-    if (batch.last) batch.device = undefined
-    batch.last = false
+  override taken(): void {
+    super.taken()
     this.#copyReferred()
   }
 
-  get full(): boolean {
-    return this.#batch.last || this.#batch.count === BATCH_RUNS || this.#referred !== undefined
-  }
-
-  get complete(): boolean {
-    return this.#place === 'outside' && this.header !== undefined
+  override get full(): boolean {
+    return super.full || this.#referred !== undefined
   }
 
   matched(pattern: number, numbers: Float64Array): void {
-    if (this.#place !== 'device' && this.#place !== 'def')
-      this.#misplaced(['single_mapping', 'range_mapping', 'ref'][pattern])
+    if (this.place !== 'device' && this.place !== 'def')
+      this.misplaced(['single_mapping', 'range_mapping', 'ref'][pattern])
     if (pattern === 0) this.#map(numbers[0], numbers[1], 1, numbers[2])
     else if (pattern === 1) this.#map(numbers[0], numbers[1], numbers[2], numbers[3])
     else this.#refer(String(numbers[0]))
@@ -158,42 +151,42 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
     const block = (attribute: string) => element.number(attribute, MAX_BLOCKS)
     if (this.#pool === undefined) {
       this.#pool = poolHeader(element, 'thin_dump')
-      this.#place = 'superblock'
-    } else if (this.#place === 'superblock') {
+      this.place = 'superblock'
+    } else if (this.place === 'superblock') {
       if (name !== 'device' && name !== 'def') mistaken(name, 'thin_dump')
       this.header = this.#pool
       if (name === 'device') this.#openDevice(element)
       else this.#shared.begin(element.text('name'))
       this.#next = 0
-      this.#place = name
-    } else if (this.#place === 'def' || this.#place === 'device') {
-      this.#around = this.#place
+      this.place = name
+    } else if (this.place === 'def' || this.place === 'device') {
+      this.#around = this.place
       if (name === 'single_mapping') this.#map(block('origin_block'), block('data_block'), 1, block('time'))
       else if (name === 'range_mapping')
         this.#map(block('origin_begin'), block('data_begin'), block('length'), block('time'))
       else if (name === 'ref') this.#refer(element.text('name'))
-      else this.#misplaced(name)
-      this.#place = 'leaf'
-    } else this.#misplaced(name)
+      else this.misplaced(name)
+      this.place = 'leaf'
+    } else this.misplaced(name)
   }
 
   closed(): void {
-    switch (this.#place) {
+    switch (this.place) {
       case 'leaf':
-        this.#place = this.#around
+        this.place = this.#around
         break
       case 'def':
         this.#shared.end()
-        this.#place = 'superblock'
+        this.place = 'superblock'
         break
       case 'device':
         this.#closeDevice()
-        this.#place = 'superblock'
+        this.place = 'superblock'
         break
       case 'superblock':
       case 'outside':
         this.header = this.#pool
-        this.#place = 'outside'
+        this.place = 'outside'
     }
   }
 
@@ -203,7 +196,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
     this.#lastId = id
     this.#wanted = this.#isWanted(id)
     this.#mapped = 0
-    this.#batch.device = {
+    this.batch.device = {
       id,
       details: {
         mappedBlocks: element.number('mapped_blocks', MAX_BLOCKS),
@@ -215,27 +208,27 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
   }
 
   #closeDevice(): void {
-    const { id, details } = this.#batch.device as DumpedDevice
+    const { id, details } = this.batch.device
     if (details.mappedBlocks !== this.#mapped) {
       refuse(
         `device ${id} is said to map ${details.mappedBlocks} blocks, and ${this.#mapped} are there`,
         'dump it without --skip-mappings; if thin_check finds the metadata damaged, take a full backup instead'
       )
     }
-    this.#batch.last = true
+    this.batch.last = true
   }
 
   #map(begin: number, data: number, length: number, time: number): void {
     this.#next = checkedEnd(begin, length, this.#next, MAX_BLOCKS)
     if (data + length > MAX_BLOCKS) refuse(`data blocks ${data} to ${data + length - 1} are beyond 2^40`)
     if (time > MAX_TIME) refuse(`time ${time} has more than 24 bits`)
-    if (this.#place === 'def') {
+    if (this.place === 'def') {
       this.#shared.add(begin, data, length, time)
       return
     }
     this.#mapped += length
     if (!this.#wanted) return
-    const batch = this.#batch
+    const batch = this.batch
     const i = batch.count++
     batch.begins[i] = begin
     batch.dataBegins[i] = data
@@ -248,7 +241,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
    * whether it fits: the others follow from there.
    */
   #refer(name: string): void {
-    if (this.#place !== 'device') refuse('<ref> belongs into a device only')
+    if (this.place !== 'device') refuse('<ref> belongs into a device only')
     if (!this.#wanted) {
       const { begin, end, blocks } = this.#shared.list(name)
       if (blocks === 0) return
@@ -263,7 +256,7 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
 
   #copyReferred(): void {
     if (this.#referred === undefined) return
-    while (this.#batch.count < BATCH_RUNS) {
+    while (this.batch.count < BATCH_RUNS) {
       const next = this.#referred.next()
       if (next.done === true) {
         this.#referred = undefined
@@ -272,10 +265,5 @@ class DumpDialect implements Dialect<PoolXmlHeader, MappingBatch> {
       const { begin, data, length, time } = next.value
       this.#map(begin, data, length, time)
     }
-  }
-
-  #misplaced(name: string): never {
-    if (this.#place === 'superblock' || this.#pool === undefined) mistaken(name, 'thin_dump')
-    refuse(`<${name}> does not belong here`)
   }
 }

@@ -8,10 +8,22 @@
  * right.
  */
 import { DeltamapperError, invalid } from '../../errors.ts'
-import { BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
+import { type BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
-import { checksumSalt, METADATA_BLOCK_SIZE } from '../checksum.ts'
+import { checksumSalt } from '../checksum.ts'
 import type { ExtentBatch, ExtentStream } from '../extents.ts'
+import {
+  checkSize,
+  checkStartingOffset,
+  isDamage,
+  type MetadataFormat,
+  type MetadataView,
+  MOST_LOOKS,
+  type OpenedMetadata,
+  openMetadata,
+  type ReadSuperblock,
+  readSuperblock
+} from '../metadata-view.ts'
 import type { DeviceNumber } from '../target-words.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
 import { checkRecordBlocks } from './base-record/trust.ts'
@@ -21,14 +33,8 @@ import { packDevices, type PoolMoment } from './base-record/pool-moment.ts'
 import { type MappedLeaf, mappedLeaf } from './mapped-leaf.ts'
 import { checkHeldCopy, parseThinSuperblock, type ThinSuperblock } from './superblock.ts'
 
-/** How often to look again at metadata that changed meanwhile, before giving up. */
-const MOST_LOOKS = 100
-
 /** How many mappings are checked for one that is older than its device. */
 const MOST_MAPPINGS = 65_536
-
-/** Which state of the pool is read. */
-export type MetadataView = 'live' | 'metadata-snapshot'
 
 /** A thin device in this view. `root` is the block number of its mapping tree's root. */
 export interface ThinDevice {
@@ -130,33 +136,10 @@ interface Base {
  */
 export async function openPoolMetadata(
   path: string,
-  { liveRoot = false, ...reading }: { liveRoot?: boolean } & ReadOptions = {}
+  options: { liveRoot?: boolean } & ReadOptions = {}
 ): Promise<PoolMetadata> {
-  const reader = await BlockReader.open(path, reading)
-  try {
-    if (reader.blocks === 0) {
-      throw new DeltamapperError(
-        'DM_METADATA_FOREIGN',
-        `${path} holds no dm-thin metadata: it is smaller than one block of ${METADATA_BLOCK_SIZE} bytes`,
-        "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it"
-      )
-    }
-    for (let attempt = 1; ; attempt++) {
-      const live = await readSuperblock(reader, 0)
-      const { heldRoot } = live.superblock
-      if (liveRoot || heldRoot === 0) return new PoolMetadata(reader, live, 'live', heldRoot)
-      try {
-        return new PoolMetadata(reader, await readHeld(reader, live), 'metadata-snapshot', heldRoot)
-      } catch (error) {
-        // It may have been released in between; then the superblock says so.
-        const mayBeGone = reader.isDevice && isDamage(error) && attempt < MOST_LOOKS
-        if (!mayBeGone || (await reader.readRaw(0)).equals(live.block)) throw error
-      }
-    }
-  } catch (error) {
-    await reader.close()
-    throw error
-  }
+  const opened = await openMetadata(path, poolFormat, options)
+  return new PoolMetadata(opened, opened.live.superblock.heldRoot)
 }
 
 export class PoolMetadata {
@@ -169,10 +152,10 @@ export class PoolMetadata {
   /** The view's superblock as it was read. */
   readonly #block: Buffer
 
-  constructor(reader: BlockReader, { block, superblock }: ReadSuperblock, view: MetadataView, heldRoot: number) {
+  constructor({ reader, seen, view }: OpenedMetadata<ThinSuperblock>, heldRoot: number) {
     this.#reader = reader
-    this.#block = block
-    this.superblock = superblock
+    this.#block = seen.block
+    this.superblock = seen.superblock
     this.view = view
     this.heldRoot = heldRoot
   }
@@ -320,13 +303,7 @@ export class PoolMetadata {
     const target = await this.#deviceAsSeen(deviceId, fingerprint, signal)
     for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
     const capacityBytes = sizeBytes ?? (await this.mappedEnd(target, signal))
-    if (!(startingOffset >= 0 && startingOffset <= capacityBytes)) {
-      throw new DeltamapperError(
-        'DM_OFFSET_OUT_OF_RANGE',
-        `starting offset ${startingOffset} is outside the volume of ${capacityBytes} bytes`,
-        'resume at the end of the last extent received, or at 0'
-      )
-    }
+    checkStartingOffset(startingOffset, capacityBytes)
     const { dataBlockBytes } = this.superblock
     const extents = changedExtents({
       reader: this.#reader,
@@ -507,14 +484,14 @@ export class PoolMetadata {
   async #settled<T>(look: (superblock: ThinSuperblock) => Promise<T>): Promise<T> {
     if (!this.#reader.isDevice) return look(this.superblock)
     for (let attempt = 0; attempt < MOST_LOOKS; attempt++) {
-      const before = await readSuperblock(this.#reader, 0)
+      const before = await readSuperblock(this.#reader, 0, poolFormat)
       if (this.view === 'metadata-snapshot') await this.#checkHeld(before)
       const seen = this.view === 'live' ? before.superblock : this.superblock
       const looked = await look(seen).then(
         (value) => ({ value }),
         (error: unknown) => ({ error })
       )
-      const after = await readSuperblock(this.#reader, 0)
+      const after = await readSuperblock(this.#reader, 0, poolFormat)
       if (this.view === 'metadata-snapshot') await this.#checkHeld(after)
       const undisturbed = this.view === 'metadata-snapshot' || before.block.equals(after.block)
       if (!undisturbed) continue
@@ -532,7 +509,7 @@ export class PoolMetadata {
    * A metadata snapshot does not change as long as it is held, but another one may have taken its block. @throws
    * DM_SNAPSHOT_CHANGED
    */
-  async #checkHeld({ superblock: { heldRoot } }: ReadSuperblock): Promise<void> {
+  async #checkHeld({ superblock: { heldRoot } }: ReadSuperblock<ThinSuperblock>): Promise<void> {
     if (heldRoot === this.heldRoot && (await this.#reader.readRaw(heldRoot)).equals(this.#block)) return
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
@@ -568,11 +545,6 @@ export class PoolMetadata {
   }
 }
 
-function checkSize(bytes: number | undefined): void {
-  if (bytes === undefined || (Number.isSafeInteger(bytes) && bytes >= 0)) return
-  throw invalid(`${bytes} is no size`, 'give a whole number of bytes below 2^53')
-}
-
 export function sameFingerprint(one: Fingerprint, other: Fingerprint): boolean {
   return (
     one.creationTime === other.creationTime &&
@@ -582,33 +554,17 @@ export function sameFingerprint(one: Fingerprint, other: Fingerprint): boolean {
   )
 }
 
-interface ReadSuperblock {
-  block: Buffer
-  superblock: ThinSuperblock
-}
-
-/** Reads a superblock. On a device it reads again until it catches one between two writes. */
-async function readSuperblock(reader: BlockReader, block: number): Promise<ReadSuperblock> {
-  for (let attempt = 1; ; attempt++) {
-    const content = await reader.readRaw(block)
-    try {
-      return { block: content, superblock: parseThinSuperblock(content, block, reader.path) }
-    } catch (error) {
-      if (!isDamage(error) || !reader.isDevice || attempt === MOST_LOOKS) throw error
-    }
+const poolFormat: MetadataFormat<ThinSuperblock> = {
+  target: 'dm-thin',
+  remedy: "name a thin pool's metadata device (LVM: VG/POOL_tmeta), or a copy of it",
+  parse: parseThinSuperblock,
+  heldRoot: ({ heldRoot }) => heldRoot,
+  readHeld: async (reader, live) => {
+    const { heldRoot } = live.superblock
+    const held = await readSuperblock(reader, heldRoot, poolFormat)
+    checkHeldCopy(held.block, live.block, heldRoot, reader.path)
+    return held
   }
-}
-
-/** Reads the metadata snapshot that a live superblock names. */
-async function readHeld(reader: BlockReader, live: ReadSuperblock): Promise<ReadSuperblock> {
-  const { heldRoot } = live.superblock
-  const held = await readSuperblock(reader, heldRoot)
-  checkHeldCopy(held.block, live.block, heldRoot, reader.path)
-  return held
-}
-
-function isDamage(error: unknown): boolean {
-  return error instanceof DeltamapperError && error.code === 'DM_METADATA_DAMAGED'
 }
 
 async function findDevice(

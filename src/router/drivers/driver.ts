@@ -2,7 +2,7 @@
  * Tells from objects of the cluster what a CSI driver's snapshot handle means. A driver names the resources that it
  * needs, and looks up a handle in them. It is a pure function of the objects.
  */
-import { ANY_SOURCE, isHandleName, MAX_HANDLE_BYTES } from '../../handle.ts'
+import { ANY_SOURCE, isHandleName, MAX_HANDLE_BYTES, printable } from '../../handle.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { KubernetesObject } from '../../kubernetes/object.ts'
 
@@ -109,8 +109,4 @@ export function malformed(handle: string, why: string): DeltamapperError {
     `${printable(handle)} is no snapshot handle of this driver: ${why}`,
     'give the snapshotHandle of the VolumeSnapshotContent'
   )
-}
-
-export function printable(text: string): string {
-  return JSON.stringify(text).replaceAll(/[^ -~]/g, '?')
 }

@@ -4,18 +4,9 @@
  * of its own (spec.snapSize) it is a classic snapshot, which the agent serves as well. (openebs/lvm-localpv:
  * pkg/apis/openebs.io/lvm/v1alpha1/lvmsnapshot.go, pkg/driver/controller.go, pkg/lvm/lvm_util.go)
  */
+import { printable } from '../../handle.ts'
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import {
-  agentHandle,
-  byName,
-  creation,
-  type Driver,
-  malformed,
-  notFound,
-  notReady,
-  printable,
-  single
-} from './driver.ts'
+import { agentHandle, byName, creation, type Driver, malformed, notFound, notReady, single } from './driver.ts'
 
 /** @param namespace where the driver keeps its objects; all namespaces unless given */
 export function openebsLvm(namespace?: string): Driver {

@@ -4,8 +4,9 @@
  * configuration there). (topolvm/topolvm: api/v1/logicalvolume_types.go,
  * internal/driver/internal/k8s/logicalvolume_service.go)
  */
+import { printable } from '../../handle.ts'
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, anyGroup, creation, type Driver, notFound, printable, single } from './driver.ts'
+import { agentHandle, anyGroup, creation, type Driver, notFound, single } from './driver.ts'
 
 /** Its name until 2022, and still the name of an installation with USE_LEGACY; so is the group of its resources. */
 export const legacyTopolvm = 'topolvm.cybozu.com'

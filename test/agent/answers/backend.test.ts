@@ -216,7 +216,7 @@ test('by handles of our own, snapshots of two volumes are compared, and the log 
   )
   const asked = { baseSnapshotId: 's/base', targetSnapshotId: 's/target', startingOffset: 0n, maxResults: 0 }
   const { signal } = new AbortController()
-  const by = (anyVolume: boolean) => ({ deadline: Infinity, requestId: 'x', client: 'c', anyVolume })
+  const by = (anyVolume: boolean) => ({ deadline: Infinity, requestId: 'x', client: 'c', party: 'c', anyVolume })
   t.deepEqual(await extentsOf(await backend.delta(asked, signal, by(true))), await pool.extents('mon', 'wed'))
   t.deepEqual(seen, [true], 'the catalog is told, too')
   t.like(log, [{ base: 's/base', target: 's/target', baseOf: 'v1', targetOf: 'v2' }])

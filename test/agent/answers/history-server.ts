@@ -58,8 +58,8 @@ export async function historyServer(t: ExecutionContext): Promise<HistoryServer>
 
 /** Attaches a volume: no device, only what is on record of one. */
 export async function attach(catalog: Catalog, name: string, changes: Partial<EraVolume> = {}): Promise<void> {
-  await catalog.beginEra({ kind: 'attach', volume: eraVolume(name, changes) })
-  await catalog.completeEra(name)
+  await catalog.eraVolumes.begin({ kind: 'attach', volume: eraVolume(name, changes) })
+  await catalog.eraVolumes.complete(name)
 }
 
 export interface Taken {
@@ -76,16 +76,16 @@ export async function take(
   { sizeBytes, exact = true, takenAt = 1 }: Taken
 ): Promise<EraSnapshot> {
   const [volume, name] = handle.split('/')
-  await catalog.beginEra({ kind: 'snapshot', volume, snapshot: name, token: handle })
-  const since = await catalog.beginEraHistory(volume)
+  await catalog.eraVolumes.begin({ kind: 'snapshot', volume, snapshot: name, token: handle })
+  const since = await catalog.eraSnapshots.beginHistory(volume)
   if (since.boundaryEra !== undefined) {
     const writer = new ChunkWriter()
     for (const each of blocks) {
       const [begin, end] = typeof each === 'number' ? [each, each + 1] : each
       writer.addRun(begin, end)
     }
-    await catalog.stageEraWrites(volume, writer.takeLast())
+    await catalog.eraSnapshots.stageWrites(volume, writer.takeLast())
   }
   const taken = { name, boundaryEra: (since.boundaryEra ?? 1) + 1, sizeBytes, takenAt, suspendedMs: 1, lower: '' }
-  return catalog.recordEraSnapshot(volume, taken, since, exact)
+  return catalog.eraSnapshots.record(volume, taken, since, exact)
 }

@@ -46,11 +46,11 @@ const active = {
 }
 
 function source(devices: Record<string, TableRow>, thins = [volume, snapshot]) {
-  const catalog = {
+  const ownedPools = {
     findThin: async (id: string) => thins.find((each) => each.id === id),
     findThinByName: async (pool: string, name: string) => thins.find((each) => each.pool === pool && each.name === name)
   }
-  return ownedPoolSource('tank', catalog, devicesOf(devices))
+  return ownedPoolSource('tank', { ownedPools }, devicesOf(devices))
 }
 
 test('a snapshot that is not active, with everything the catalog has of it', async (t) => {

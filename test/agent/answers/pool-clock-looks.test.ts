@@ -19,12 +19,14 @@ test('one at a time, shared while it waits, not while it is under way', async (t
   let atOnce = 0
   const release: (() => void)[] = []
   const looks = new PoolClockLooks({
-    sawPoolClock: async (clock) => {
-      told.push(clock)
-      t.is(++atOnce, 1)
-      await new Promise<void>((resolve) => release.push(resolve))
-      atOnce--
-      return undefined
+    poolClocks: {
+      saw: async (clock) => {
+        told.push(clock)
+        t.is(++atOnce, 1)
+        await new Promise<void>((resolve) => release.push(resolve))
+        atOnce--
+        return undefined
+      }
     }
   })
   const first = looks.look(place)
@@ -46,9 +48,11 @@ test('one that fails holds up nobody, and a snapshot whose pool is not known has
   const place = await samplePlace()
   let calls = 0
   const looks = new PoolClockLooks({
-    sawPoolClock: async () => {
-      if (++calls === 1) throw new Error('the catalog is not there')
-      return { at: 5, how: 'its clock went back' }
+    poolClocks: {
+      saw: async () => {
+        if (++calls === 1) throw new Error('the catalog is not there')
+        return { at: 5, how: 'its clock went back' }
+      }
     }
   })
   const [failed, next] = [
@@ -62,7 +66,7 @@ test('one that fails holds up nobody, and a snapshot whose pool is not known has
 
 test('what is open has to be the device that was looked up', async (t) => {
   const place = await samplePlace()
-  const looks = new PoolClockLooks({ sawPoolClock: async () => undefined })
+  const looks = new PoolClockLooks({ poolClocks: { saw: async () => undefined } })
   const error = await t.throwsAsync(looks.look({ ...place, metadataDevice: { major: 254, minor: 3, uuid: '' } }))
   t.is((error as { code?: string }).code, 'DM_SNAPSHOT_CHANGED')
 })

@@ -65,7 +65,7 @@ test('with strictBases it is refused, and once it was served it is a base', asyn
     t.like(error, { code: 'DM_BASE_UNRECORDED', status: 'FAILED_PRECONDITION' })
     t.regex(error?.message ?? '', /^vg\/monday was never served here/)
   }
-  t.is((await catalog.findServed({ handle: 'vg/tuesday', identity: '' })).length, 0, 'nothing was answered')
+  t.is((await catalog.served.find({ handle: 'vg/tuesday', identity: '' })).length, 0, 'nothing was answered')
   await knowledge.check({ target: base, resumed: false })
   await knowledge.check({ base, target, resumed: false })
   t.deepEqual(lines, [])

@@ -2,6 +2,7 @@
  * Which source a handle's first part means; above all `*`, which leaves it to the agent.
  */
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import type { DeviceReference } from '../../../native/device-mapper.ts'
 import type { LogicalVolume } from '../../../src/agent/lvm/parse.ts'
@@ -9,7 +10,7 @@ import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import type { SnapshotSource } from '../../../src/agent/walks/snapshot.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
-import { recordedDevices, recordedVolumes } from '../../support/recorded-lvm.ts'
+import { numbersOfAnother, recordedDevices, recordedVolumes } from '../../support/recorded-lvm.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { writeSamplePool } from '../sample-pool.ts'
 
@@ -77,7 +78,9 @@ test("a pool of an agent's own is not asked for by its device, whose snapshots w
   const devices = {
     ...deviceMapper,
     info: async (device: DeviceReference) =>
-      device === 'tank-pool' ? { ...pool!, uuid: 'DELTAMAPPER-pool-tank' } : deviceMapper.info(device)
+      device === 'tank-pool' ? { ...pool!, uuid: 'DELTAMAPPER-pool-tank' } : deviceMapper.info(device),
+    table: async (device: DeviceReference) =>
+      deviceMapper.table(isDeepStrictEqual(device, { uuid: 'DELTAMAPPER-pool-tank' }) ? pool!.name : device)
   }
   // Whether this agent has the pool on record, or another one has.
   const source = { snapshot: async () => undefined }
@@ -86,6 +89,13 @@ test("a pool of an agent's own is not asked for by its device, whose snapshots w
     await fails(t, sources.find('tank-pool'), 'DM_NOT_TRACKED', /^tank-pool is the device of pool tank, /)
     t.is((await sources.find('tank')) === source, ownedPools !== undefined)
   }
+})
+
+test('a number that went to another device between two calls does not make a pool or its volumes unknown', async (t) => {
+  const { deviceMapper, lvm } = node()
+  const sources = new Sources(new Map(), { lvm, deviceMapper: numbersOfAnother(deviceMapper, 'my--vg-thick') })
+  const pool = await sources.find('my--vg-po--ol-tpool')
+  t.is((await pool?.snapshot('my--vg-monday'))?.handle, 'my--vg-po--ol-tpool/my--vg-monday')
 })
 
 test('what LVM hides has no name', async (t) => {

@@ -80,8 +80,8 @@ test('a grown range has changed all over, from the block on that the base had a 
   await attach(catalog, 'vol', { sizeBytes: small, seenBlocks: 11 })
   await take(catalog, 'vol/small', [], { sizeBytes: small })
   await take(catalog, 'vol/small2', [2, 10], { sizeBytes: small })
-  await catalog.beginEra({ kind: 'grow', volume: 'vol', sizeBytes: large })
-  await catalog.completeEra('vol')
+  await catalog.eraVolumes.begin({ kind: 'grow', volume: 'vol', sizeBytes: large })
+  await catalog.eraVolumes.complete('vol')
   await take(catalog, 'vol/large', [4, 15], { sizeBytes: large })
   await take(catalog, 'vol/large2', [20], { sizeBytes: large })
   t.deepEqual(await delta(server, 'vol/small', 'vol/small2'), [
@@ -93,7 +93,7 @@ test('a grown range has changed all over, from the block on that the base had a 
     [10 * KIB_64, 10 * KIB_64 + 4096]
   ])
   t.deepEqual(await delta(server, 'vol/large', 'vol/large2'), [[20 * KIB_64, 4096]])
-  await catalog.sawEraVolume('vol', { seenBlocks: 5 })
+  await catalog.eraVolumes.saw('vol', { seenBlocks: 5 })
   await take(catalog, 'vol/again', [1], { sizeBytes: large })
   t.deepEqual(await delta(server, 'vol/large2', 'vol/again'), [
     [KIB_64, KIB_64],
@@ -137,7 +137,7 @@ test('a history that was broken is a full backup, never a smaller answer; on eit
   const sizeBytes = 100 * KIB_64
   await attach(catalog, 'vol', { sizeBytes })
   for (const [i, block] of [1, 2, 3].entries()) await take(catalog, `vol/s${i}`, [block], { sizeBytes })
-  await catalog.endEraHistory('vol', 'the metadata is in era 2, and was in era 9 before', {
+  await catalog.eraVolumes.endHistory('vol', 'the metadata is in era 2, and was in era 9 before', {
     newestEra: 2,
     seenBlocks: 100
   })
@@ -167,7 +167,7 @@ test('an answer goes on only about the snapshot that it was begun with', async (
   t.deepEqual(await delta(server, 'vol/base', 'vol/target'), [[KIB_64, KIB_64]])
   t.deepEqual(await delta(server, 'vol/base', 'vol/target', middle), [])
 
-  await catalog.deleteEraSnapshot('vol', 'target')
+  await catalog.eraSnapshots.delete('vol', 'target')
   await take(catalog, 'vol/target', [2, 60], { sizeBytes })
   // From 0 on would be [1], [2] and [60].
   await refused(t, delta(server, 'vol/base', 'vol/target', middle), 'DM_RESUME_REFUSED', /has taken the place of/)
@@ -186,9 +186,9 @@ test('removed snapshots are still compared; forgotten ones are not, and what was
   for (let i = 0; i < 6; i++) await take(catalog, `vol/s${i}`, [10 * i], { sizeBytes })
   const expected = extentsOfBlocks([20, 30, 40], { blockBytes: KIB_64, sizeBytes })
   t.deepEqual(await delta(server, 'vol/s1', 'vol/s4'), expected)
-  for (let i = 0; i < 6; i++) await catalog.deleteEraSnapshot('vol', `s${i}`)
+  for (let i = 0; i < 6; i++) await catalog.eraSnapshots.delete('vol', `s${i}`)
   t.deepEqual(await delta(server, 'vol/s1', 'vol/s4'), expected)
-  t.is(await catalog.forgetEraSnapshots({ before: 0, keep: 5 }), 1)
+  t.is(await catalog.eraSnapshots.forget({ before: 0, keep: 5 }), 1)
   await refused(t, delta(server, 'vol/s0', 'vol/s4'), 'DM_SNAPSHOT_NOT_FOUND', /s0/)
   t.deepEqual(await delta(server, 'vol/s1', 'vol/s4'), expected)
 })
@@ -201,15 +201,15 @@ test('the name of a base that now names another snapshot is found out', async (t
   await take(catalog, 'vol/daily', [], { sizeBytes })
   t.deepEqual(await collectExtents(await client.allocated({ snapshotId: 'vol/daily' })), [[0, sizeBytes]])
   await take(catalog, 'vol/between', [1], { sizeBytes })
-  await catalog.deleteEraSnapshot('vol', 'daily')
+  await catalog.eraSnapshots.delete('vol', 'daily')
   await take(catalog, 'vol/daily', [2], { sizeBytes })
   await take(catalog, 'vol/new', [3], { sizeBytes })
   await refused(t, delta(server, 'vol/daily', 'vol/new'), 'DM_BASE_CHANGED', /another snapshot than the one served/)
   t.deepEqual(await delta(server, 'vol/between', 'vol/new'), [[2 * KIB_64, 2 * KIB_64]])
 
   // As is that of a volume.
-  await catalog.beginEra({ kind: 'detach', volume: 'vol' })
-  await catalog.completeEra('vol')
+  await catalog.eraVolumes.begin({ kind: 'detach', volume: 'vol' })
+  await catalog.eraVolumes.complete('vol')
   await attach(catalog, 'vol', { sizeBytes, id: 'era:another' })
   for (const name of ['between', 'new']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
   await take(catalog, 'vol/newer', [5], { sizeBytes })
@@ -233,28 +233,28 @@ test('a name that was another snapshot’s is no base, whether or not that one w
   // As base only.
   t.deepEqual(await delta(server, 'vol/asked', 'vol/next'), [[KIB_64, 2 * KIB_64]])
   for (const name of ['asked', 'never']) {
-    await catalog.deleteEraSnapshot('vol', name)
+    await catalog.eraSnapshots.delete('vol', name)
     await take(catalog, `vol/${name}`, [3], { sizeBytes })
   }
   // Forgotten before its name is taken.
-  await catalog.deleteEraSnapshot('vol', 'old')
-  t.is(await catalog.forgetEraSnapshots({ before: 0, keep: 4 }), 1)
+  await catalog.eraSnapshots.delete('vol', 'old')
+  t.is(await catalog.eraSnapshots.forget({ before: 0, keep: 4 }), 1)
   await take(catalog, 'vol/old', [4], { sizeBytes })
   await take(catalog, 'vol/last', [5], { sizeBytes })
   for (const name of ['asked', 'never', 'old']) await used(name)
   t.deepEqual(await delta(server, 'vol/alone', 'vol/last'), [[2 * KIB_64, 4 * KIB_64]])
 
   // Of a volume that is no more.
-  await catalog.beginEra({ kind: 'detach', volume: 'vol' })
-  await catalog.completeEra('vol')
+  await catalog.eraVolumes.begin({ kind: 'detach', volume: 'vol' })
+  await catalog.eraVolumes.complete('vol')
   await attach(catalog, 'vol', { sizeBytes, id: 'era:another' })
   for (const name of ['alone', 'fresh', 'last']) await take(catalog, `vol/${name}`, [1], { sizeBytes })
   await used('alone')
   t.deepEqual(await delta(server, 'vol/fresh', 'vol/last'), [[KIB_64, KIB_64]])
 
   // Not for ever.
-  t.is(await catalog.forgetEraNames(0), 6)
-  t.is(await catalog.forgetEraNames(0), 0)
+  t.is(await catalog.eraSnapshots.forgetNames(0), 6)
+  t.is(await catalog.eraSnapshots.forgetNames(0), 0)
   t.deepEqual(await delta(server, 'vol/alone', 'vol/last'), [[KIB_64, KIB_64]])
 })
 
@@ -278,9 +278,9 @@ test('a client that goes on slowly while everything around it is forgotten gets 
     return extents
   }
   const forget = async (name: string, keep: number) => {
-    await catalog.deleteEraSnapshot('vol', name)
-    t.is(await catalog.forgetEraSnapshots({ before: 0, keep }), 1)
-    while ((await catalog.compactEraHistory()) > 0);
+    await catalog.eraSnapshots.delete('vol', name)
+    t.is(await catalog.eraSnapshots.forget({ before: 0, keep }), 1)
+    while ((await catalog.eraSnapshots.compact()) > 0);
   }
   t.is(await slow(() => forget('s3', 4)), blocks.length)
   t.is(await slow(() => forget('s0', 3)), blocks.length)

@@ -7,7 +7,7 @@ import type { LogicalVolume } from '../../../src/agent/lvm/parse.ts'
 import { thinPoolUuid, volumeGroupSource } from '../../../src/agent/answers/volume-group.ts'
 import type { DeviceMapperPort } from '../../../src/agent/node/pool-device.ts'
 import type { Snapshot } from '../../../src/agent/walks/snapshot.ts'
-import { recordedDevices, recordedVolumes, type Scene } from '../../support/recorded-lvm.ts'
+import { numbersOfAnother, recordedDevices, recordedVolumes, type Scene } from '../../support/recorded-lvm.ts'
 
 const mebibyte = 2 ** 20
 
@@ -84,7 +84,7 @@ test('an active device has to be what LVM says', async (t) => {
     const deviceMapper: DeviceMapperPort = {
       info: recorded.info,
       table: async (reference) =>
-        typeof reference === 'object' && 'minor' in reference && reference.minor === data.minor
+        typeof reference === 'object' && 'uuid' in reference && reference.uuid === data.uuid
           ? [changed]
           : recorded.table(reference)
     }
@@ -94,6 +94,14 @@ test('an active device has to be what LVM says', async (t) => {
     })
     await t.throwsAsync(() => source.snapshot('data'), { code: 'DM_NOT_TRACKED', message })
   }
+})
+
+test('a number that went to another device between two calls is no verdict on the volume', async (t) => {
+  const source = volumeGroupSource('my-vg', {
+    lvm: { logicalVolumes: async () => recordedVolumes('volumes') },
+    deviceMapper: numbersOfAnother(recordedDevices(), 'my--vg-second-tpool')
+  })
+  t.deepEqual(await source.snapshot('data'), await find('data'))
 })
 
 test('a volume knows itself, and not what it is of', async (t) => {

@@ -36,27 +36,27 @@ const rows = async (catalog: Catalog) => (await catalog.statistics()).rows['serv
 
 test('base and target are on record when it resolves, in their roles', async (t) => {
   const catalog = await newCatalog(t)
-  t.is(await catalog.admit(asked(monday), 1000), 'unchanged')
-  t.is(await catalog.admit(asked(tuesday, { base: monday }), 2000), 'unchanged')
-  const roles = async (name: ServedTarget) => (await catalog.findServed(name)).map(({ role }) => role).sort()
+  t.is(await catalog.served.admit(asked(monday), 1000), 'unchanged')
+  t.is(await catalog.served.admit(asked(tuesday, { base: monday }), 2000), 'unchanged')
+  const roles = async (name: ServedTarget) => (await catalog.served.find(name)).map(({ role }) => role).sort()
   t.deepEqual(await roles(monday), ['base', 'target'])
   t.deepEqual(await roles(tuesday), ['target'])
-  t.is(await catalog.admit(asked(tuesday, { base: tuesday }), 3000), 'unchanged')
+  t.is(await catalog.served.admit(asked(tuesday, { base: tuesday }), 3000), 'unchanged')
 })
 
 test('a base that was never served is said to be so, however often it was a base', async (t) => {
   const catalog = await newCatalog(t)
   for (let times = 0; times < 2; times++) {
-    t.is(await catalog.admit(asked(tuesday, { base: monday })), 'unrecorded')
+    t.is(await catalog.served.admit(asked(tuesday, { base: monday })), 'unrecorded')
   }
 })
 
 test('snapshots of different volumes are admitted where that is meant, in their order', async (t) => {
   const catalog = await newCatalog(t)
   const other = snapshot('other', 2, 'other')
-  for (const each of [monday, other]) await catalog.admit(asked(each))
-  t.is(await catalog.admit(asked(other, { base: monday, anyVolume: true })), 'unchanged')
-  await t.throwsAsync(catalog.admit(asked(other, { base: monday })), { code: 'DM_VOLUMES_DIFFER' })
+  for (const each of [monday, other]) await catalog.served.admit(asked(each))
+  t.is(await catalog.served.admit(asked(other, { base: monday, anyVolume: true })), 'unchanged')
+  await t.throwsAsync(catalog.served.admit(asked(other, { base: monday })), { code: 'DM_VOLUMES_DIFFER' })
 })
 
 const restored = { at: 5000, how: 'its clock went from 9 to 4' }
@@ -88,9 +88,9 @@ const refusals: [name: string, before: Admission[], asked: Admission, code: Erro
 for (const [name, before, refused, code] of refusals) {
   test(`refused, and nothing more is on record: ${name}`, async (t) => {
     const catalog = await newCatalog(t)
-    for (const each of before) await catalog.admit(each)
+    for (const each of before) await catalog.served.admit(each)
     const known = await rows(catalog)
-    await t.throwsAsync(catalog.admit(refused), { code })
+    await t.throwsAsync(catalog.served.admit(refused), { code })
     t.is(await rows(catalog), known)
   })
 }
@@ -98,6 +98,6 @@ for (const [name, before, refused, code] of refusals) {
 test('what is served after a pool went back counts as served since, whatever the clock on the wall says', async (t) => {
   const catalog = await newCatalog(t)
   const wentBack = { ...restored, at: Date.now() + 3_600_000 }
-  await catalog.admit(asked(monday, { wentBack }))
-  t.is(await catalog.admit(asked(tuesday, { base: monday, wentBack })), 'unchanged')
+  await catalog.served.admit(asked(monday, { wentBack }))
+  t.is(await catalog.served.admit(asked(tuesday, { base: monday, wentBack })), 'unchanged')
 })

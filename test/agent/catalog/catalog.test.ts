@@ -8,9 +8,11 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import type { Worker } from 'node:worker_threads'
 import test from 'ava'
+import { lineage } from '../../../src/agent/catalog/admission.ts'
 import { openCatalog } from '../../../src/agent/catalog/catalog.ts'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
 import { checkBase } from '../../../src/agent/catalog/fingerprint.ts'
+import { remember } from '../../../src/agent/catalog/served-targets.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { Random } from '../../support/random.ts'
 import { contentOf, fill, newPool, servedTarget, testFolder } from './examples.ts'
@@ -26,13 +28,12 @@ test('from nothing to a refused base, across threads and runs', async (t) => {
   let catalog = await openCatalog(path)
   t.true((await catalog.opening()).created)
   const target = servedTarget()
-  t.is(await catalog.remember(target, 5), 'new')
-  t.is(await catalog.lineage(target, { identity: 'none', creationTime: 0 }), 'unknown')
+  t.is(await catalog.served.remember(target, 5), 'new')
   await catalog.close()
 
   catalog = await openCatalog(path)
   t.false((await catalog.opening()).created)
-  const [record] = await catalog.findServed(target)
+  const [record] = await catalog.served.find(target)
   t.deepEqual(record, { ...target, role: 'target', firstServedAt: 5, lastServedAt: 5 })
   t.is(checkBase([record], target), 'unchanged')
   t.throws(() => checkBase([record], { ...target, mappedBlocks: 42 }), { code: 'DM_BASE_CHANGED' })
@@ -45,10 +46,10 @@ test('calls are answered in the order in which they are made, whatever becomes o
   const calls = Array.from({ length: 60 }, (_, index) => {
     const call =
       index % 3 === 0
-        ? catalog.remember(servedTarget({ handle: `vg/${index}` }), index)
+        ? catalog.served.remember(servedTarget({ handle: `vg/${index}` }), index)
         : index % 3 === 1
-          ? catalog.rollBack('none')
-          : catalog.findServed({ handle: `vg/${index - 2}`, identity: '' })
+          ? catalog.ownedPools.rollBack('none')
+          : catalog.served.find({ handle: `vg/${index - 2}`, identity: '' })
     return call.then(
       (value) => {
         order.push(index)
@@ -75,9 +76,11 @@ test('calls are answered in the order in which they are made, whatever becomes o
 test('closing waits for what is under way, and refuses the rest', async (t) => {
   const path = join(testFolder(t), 'catalog.db')
   const catalog = await openCatalog(path)
-  const answers = Array.from({ length: 20 }, (_, index) => catalog.remember(servedTarget({ handle: `vg/${index}` }), 0))
+  const answers = Array.from({ length: 20 }, (_, index) =>
+    catalog.served.remember(servedTarget({ handle: `vg/${index}` }), 0)
+  )
   const closing = catalog.close()
-  await t.throwsAsync(catalog.view(), { code: 'DM_SHUTTING_DOWN' })
+  await t.throwsAsync(catalog.ownedPools.view(), { code: 'DM_SHUTTING_DOWN' })
   t.deepEqual(new Set(await Promise.all(answers)), new Set(['new']))
   await closing
   await catalog.close()
@@ -90,51 +93,54 @@ test('closing waits for what is under way, and refuses the rest', async (t) => {
 test('what cannot be sent fails by itself, and nothing behind it', async (t) => {
   const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
   const target = { ...servedTarget(), extra: () => 0 }
-  const [failed, next] = [catalog.remember(target, 0), catalog.remember(servedTarget(), 0)]
+  const [failed, next] = [catalog.served.remember(target, 0), catalog.served.remember(servedTarget(), 0)]
   await t.throwsAsync(failed, { name: 'DataCloneError' })
   t.is(await next, 'new')
   await catalog.close()
 })
 
 test('lineage: what a volume was before another device took its place is forgotten', async (t) => {
-  const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
+  const database = openDatabase(join(testFolder(t), 'catalog.db'))
   const volume = servedTarget({ handle: 'vg/vol', identity: 'lvm:vol', creationTime: 5 })
   const snapshot = servedTarget({ handle: 'vg/snap', identity: 'lvm:snap', creationTime: 9 })
-  for (const each of [volume, snapshot]) await catalog.remember(each)
-  t.is(await catalog.lineage(snapshot, volume), 'after')
+  for (const each of [volume, snapshot]) remember(database, each, 0)
+  t.is(lineage(database, snapshot, volume), 'after')
   // lvconvert --merge: a snapshot that was taken later goes by the volume's UUID.
-  t.is(await catalog.lineage(snapshot, { ...volume, creationTime: 12 }), 'unknown')
-  await catalog.close()
+  t.is(lineage(database, snapshot, { ...volume, creationTime: 12 }), 'unknown')
+  database.close()
 })
 
 test('owned pools and leases, by name', async (t) => {
   const catalog = await openCatalog(join(testFolder(t), 'catalog.db'))
-  await catalog.begin({ kind: 'create-pool', pool: newPool('a') })
-  await catalog.complete('a')
+  await catalog.ownedPools.begin({ kind: 'create-pool', pool: newPool('a') })
+  await catalog.ownedPools.complete('a')
   const volume = { pool: 'a', name: 'v', thinId: 0, dmName: 'a-v', sizeBytes: 1, transactionId: 0n }
-  await catalog.begin({ kind: 'create-volume', ...volume })
-  await catalog.rollBack('a')
-  await catalog.begin({ kind: 'create-volume', ...volume })
-  await catalog.complete('a', { creationTime: 3 })
-  const v = await catalog.findThinByName('a', 'v')
-  t.deepEqual(await catalog.findThin(v?.id ?? ''), v)
-  const adopted = await catalog.adoptThin({ ...volume, name: 'w', thinId: 1, creationTime: 4, origin: v?.id })
-  t.is(
-    await catalog.lineage({ identity: v?.id ?? '', creationTime: 3 }, { identity: adopted.id, creationTime: 4 }),
-    'before'
-  )
-  await catalog.forgetThin(adopted.id)
-  await catalog.acceptTransactionId('a', 9n)
-  t.like(await catalog.view(), { pools: [{ name: 'a', transactionId: 9n }], thins: [v], intents: [] })
+  await catalog.ownedPools.begin({ kind: 'create-volume', ...volume })
+  await catalog.ownedPools.rollBack('a')
+  await catalog.ownedPools.begin({ kind: 'create-volume', ...volume })
+  await catalog.ownedPools.complete('a', { creationTime: 3 })
+  const v = await catalog.ownedPools.findThinByName('a', 'v')
+  t.deepEqual(await catalog.ownedPools.findThin(v?.id ?? ''), v)
+  const adopted = await catalog.ownedPools.adoptThin({
+    ...volume,
+    name: 'w',
+    thinId: 1,
+    creationTime: 4,
+    origin: v?.id
+  })
+  t.is(v?.id, adopted.volume)
+  await catalog.ownedPools.forgetThin(adopted.id)
+  await catalog.ownedPools.acceptTransactionId('a', 9n)
+  t.like(await catalog.ownedPools.view(), { pools: [{ name: 'a', transactionId: 9n }], thins: [v], intents: [] })
 
-  await catalog.beginLease({ device: 'dm:a', purpose: 'x', factsBefore: 'y' })
-  await catalog.confirmLease('dm:a', { heldRoot: 1, factsHeld: 'z' })
-  await catalog.beginRelease('dm:a')
-  t.like(await catalog.findLease('dm:a'), { state: 'releasing', heldRoot: 1 })
-  t.is((await catalog.leases()).length, 1)
-  await catalog.clearLease('dm:a')
-  t.deepEqual(await catalog.leases(), [])
-  t.is(await catalog.forgetServed(5), 0)
+  await catalog.leases.begin({ device: 'dm:a', purpose: 'x', factsBefore: 'y' })
+  await catalog.leases.confirm('dm:a', { heldRoot: 1, factsHeld: 'z' })
+  await catalog.leases.beginRelease('dm:a')
+  t.like(await catalog.leases.find('dm:a'), { state: 'releasing', heldRoot: 1 })
+  t.is((await catalog.leases.list()).length, 1)
+  await catalog.leases.clear('dm:a')
+  t.deepEqual(await catalog.leases.list(), [])
+  t.is(await catalog.served.forget(5), 0)
   t.deepEqual((await catalog.statistics()).rows, {
     ...{ served: 0, pools: 1, thins: 1, intents: 0, leases: 0 },
     ...{
@@ -165,9 +171,9 @@ test.serial('a thread that dies fails the calls under way; the next call finds w
   const watched = watchThreads()
   t.teardown(watched.stop)
   const catalog = await openCatalog(path)
-  t.is(await catalog.remember(servedTarget({ handle: 'vg/first' }), 0), 'new')
+  t.is(await catalog.served.remember(servedTarget({ handle: 'vg/first' }), 0), 'new')
   const underWay = Array.from({ length: 30 }, (_, index) =>
-    catalog.remember(servedTarget({ handle: `vg/${index}` }), 0).then(
+    catalog.served.remember(servedTarget({ handle: `vg/${index}` }), 0).then(
       () => true,
       (error: unknown) => error
     )
@@ -180,10 +186,10 @@ test.serial('a thread that dies fails the calls under way; the next call finds w
     t.is((error as DeltamapperError).code, 'DM_CATALOG_UNAVAILABLE')
     t.regex((error as DeltamapperError).message, /not known/)
   }
-  t.is((await catalog.findServed({ handle: 'vg/first', identity: '' })).length, 1)
+  t.is((await catalog.served.find({ handle: 'vg/first', identity: '' })).length, 1)
   for (const [index, answer] of answers.entries()) {
     if (answer !== true) continue
-    t.is((await catalog.findServed({ handle: `vg/${index}`, identity: '' })).length, 1)
+    t.is((await catalog.served.find({ handle: `vg/${index}`, identity: '' })).length, 1)
   }
   t.is(watched.threads.length, 2)
   await catalog.close()
@@ -209,7 +215,7 @@ test.serial('a thread that does not answer fails the call in time, blocks nobody
 
   holder.close()
   const catalog = await openCatalog(path, { deadlineMs: 10_000 })
-  t.is((await catalog.view()).thins.length, 3)
+  t.is((await catalog.ownedPools.view()).thins.length, 3)
   const blocker = watched.threads[1]
   await catalog.close()
   t.is(blocker.threadId, -1)
@@ -222,7 +228,7 @@ test('in use, damaged, newer: the errors cross the thread', async (t) => {
   t.true(error instanceof DeltamapperError)
   t.true(error?.message.includes(path))
   // The other's attempt does not touch ours.
-  t.is(await catalog.remember(servedTarget(), 0), 'new')
+  t.is(await catalog.served.remember(servedTarget(), 0), 'new')
   await catalog.close()
 
   const bytes = readFileSync(path)
@@ -243,12 +249,12 @@ test('a full disk fails calls with the reason; once there is space, everything a
     const target = JSON.parse(process.argv[3], (key, value) => key === 'transactionId' ? BigInt(value) : value)
     let served = 0
     try {
-      for (;; served++) await catalog.remember({ ...target, handle: 'vg/' + served, identity: String(served) }, 0)
+      for (;; served++) await catalog.served.remember({ ...target, handle: 'vg/' + served, identity: String(served) }, 0)
     } catch (error) {
       console.log(served)
       console.log(error.line)
     }
-    console.log(await catalog.view().then(() => 'works', ({ code }) => code))
+    console.log(await catalog.ownedPools.view().then(() => 'works', ({ code }) => code))
     await catalog.close()`
   const target = JSON.stringify({ ...servedTarget(), transactionId: '7' })
   const node = [process.execPath, '--input-type=module', '-e', program, catalogSource, path, target]
@@ -267,7 +273,7 @@ test('an idle catalog does not keep a process alive', async (t) => {
   const program = `
     const { openCatalog } = await import(process.argv[1])
     const catalog = await openCatalog(process.argv[2])
-    await catalog.view()
+    await catalog.ownedPools.view()
     console.log('done')`
   const path = join(testFolder(t), 'catalog.db')
   const options = { timeout: 20_000 }

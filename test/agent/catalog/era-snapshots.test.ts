@@ -19,8 +19,8 @@ import { chunksOf, eraVolume, testFolder } from './examples.ts'
 const MIB = 2 ** 20
 
 function attach(calls: CatalogCalls, name = 'v', sizeBytes = 64 * MIB): void {
-  calls.beginEra({ kind: 'attach', volume: eraVolume(name, { sizeBytes }) }, 0)
-  calls.completeEra(name)
+  calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume(name, { sizeBytes }) }, 0)
+  calls.eraVolumes.complete(name)
 }
 
 interface Taking {
@@ -34,17 +34,17 @@ interface Taking {
 /** Takes a snapshot after these blocks were written. */
 function take(calls: CatalogCalls, name: string, blocks: readonly number[], taking: Taking = {}): EraSnapshot {
   const { volume = 'v', sizeBytes = 64 * MIB, exact = true, takenAt = 1 } = taking
-  calls.beginEra({ kind: 'snapshot', volume, snapshot: name, token: name }, 0)
-  const since = calls.beginEraHistory(volume)
+  calls.eraVolumes.begin({ kind: 'snapshot', volume, snapshot: name, token: name }, 0)
+  const since = calls.eraSnapshots.beginHistory(volume)
   const ascending = [...new Set(blocks)].sort((a, b) => a - b)
   if (since.boundaryEra !== undefined) {
     for (const chunk of chunksOf(...ascending.map((each) => [each, each + 1] as const))) {
-      calls.stageEraWrites(volume, [chunk])
+      calls.eraSnapshots.stageWrites(volume, [chunk])
     }
   }
   const { boundaryEra = (since.boundaryEra ?? 1) + 1 } = taking
   const taken = { name, boundaryEra, sizeBytes, takenAt, suspendedMs: 3, lower: '' }
-  return calls.recordEraSnapshot(volume, taken, since, exact)
+  return calls.eraSnapshots.record(volume, taken, since, exact)
 }
 
 /** What is on record as written between two, read in pieces. */
@@ -52,7 +52,7 @@ function written(calls: CatalogCalls, base: EraSnapshot, target: EraSnapshot): n
   const blocks = new Set<number>()
   let after = { chunk: 0, seq: 0 }
   for (;;) {
-    const page = calls.eraWrites(base.id, target.id, after)
+    const page = calls.eraSnapshots.writes(base.id, target.id, after)
     if (page === undefined) return undefined
     for (const each of page.chunks) {
       using union = new ChunkUnion(each.chunk)
@@ -84,7 +84,7 @@ test('a pair is the union of what was written between, also after the database w
   ]
   const [s1, s2, s3, s4] = all
   const check = (now: CatalogCalls) => {
-    t.deepEqual(now.eraSnapshots('v'), all)
+    t.deepEqual(now.eraSnapshots.list('v'), all)
     t.deepEqual(written(now, s1, s4), [5, 6, CHUNK_BLOCKS, 2 * CHUNK_BLOCKS])
     t.deepEqual(written(now, s1, s2), [5, 2 * CHUNK_BLOCKS])
     t.deepEqual(written(now, s2, s3), [])
@@ -103,7 +103,7 @@ test('the first of a line has no bitmap, and another line is not compared', (t) 
   attach(calls)
   const s1 = take(calls, 's1', [1])
   take(calls, 's2', [2])
-  const broken = calls.endEraHistory('v', 'the metadata was formatted anew', { newestEra: 1, seenBlocks: 1024 })
+  const broken = calls.eraVolumes.endHistory('v', 'the metadata was formatted anew', { newestEra: 1, seenBlocks: 1024 })
   t.not(broken.line, s1.line)
   const s3 = take(calls, 's3', [3], { boundaryEra: 2 })
   t.is(s3.line, broken.line)
@@ -111,9 +111,9 @@ test('the first of a line has no bitmap, and another line is not compared', (t) 
   t.is(s3.seq, 3)
   const s4 = take(calls, 's4', [4])
   t.deepEqual(written(calls, s3, s4), [4])
-  t.throws(() => calls.eraWrites(s1.id, s3.id, { chunk: 0, seq: 0 }), { code: 'DM_INTERNAL' })
-  t.throws(() => calls.eraWrites(s4.id, s3.id, { chunk: 0, seq: 0 }), { code: 'DM_INTERNAL' })
-  t.is(calls.eraHistoryFacts()[0].earlierLines, 1)
+  t.throws(() => calls.eraSnapshots.writes(s1.id, s3.id, { chunk: 0, seq: 0 }), { code: 'DM_INTERNAL' })
+  t.throws(() => calls.eraSnapshots.writes(s4.id, s3.id, { chunk: 0, seq: 0 }), { code: 'DM_INTERNAL' })
+  t.is(calls.eraSnapshots.facts()[0].earlierLines, 1)
 })
 
 test('an era that goes back is refused, and nothing is recorded', (t) => {
@@ -121,24 +121,24 @@ test('an era that goes back is refused, and nothing is recorded', (t) => {
   attach(calls)
   take(calls, 's1', [], { boundaryEra: 7 })
   t.throws(() => take(calls, 's2', [1], { boundaryEra: 6 }), { code: 'DM_HISTORY_BROKEN' })
-  t.is(calls.findEraSnapshot('v', 's2'), undefined)
-  calls.rollBackEra('v')
-  t.is(calls.eraHistoryFacts()[0].bitmaps, 0)
+  t.is(calls.eraSnapshots.find('v', 's2'), undefined)
+  calls.eraVolumes.rollBack('v')
+  t.is(calls.eraSnapshots.facts()[0].bitmaps, 0)
 })
 
 test('what was stored for a snapshot that never came counts for nothing', (t) => {
   const { calls } = opened(t)
   attach(calls)
   const s1 = take(calls, 's1', [])
-  calls.beginEra({ kind: 'snapshot', volume: 'v', snapshot: 'lost', token: 'x' }, 0)
-  calls.beginEraHistory('v')
-  calls.stageEraWrites('v', chunksOf([100, 200]))
+  calls.eraVolumes.begin({ kind: 'snapshot', volume: 'v', snapshot: 'lost', token: 'x' }, 0)
+  calls.eraSnapshots.beginHistory('v')
+  calls.eraSnapshots.stageWrites('v', chunksOf([100, 200]))
   // The same attempt, begun again after a crash.
-  calls.beginEraHistory('v')
-  calls.stageEraWrites('v', chunksOf([100, 150]))
-  t.throws(() => calls.completeEra('v'), { code: 'DM_INTERNAL' })
-  calls.rollBackEra('v')
-  t.is(calls.eraHistoryFacts()[0].bitmaps, 0)
+  calls.eraSnapshots.beginHistory('v')
+  calls.eraSnapshots.stageWrites('v', chunksOf([100, 150]))
+  t.throws(() => calls.eraVolumes.complete('v'), { code: 'DM_INTERNAL' })
+  calls.eraVolumes.rollBack('v')
+  t.is(calls.eraSnapshots.facts()[0].bitmaps, 0)
   const s2 = take(calls, 's2', [7])
   t.deepEqual(written(calls, s1, s2), [7])
 })
@@ -148,8 +148,8 @@ test('a name is free again when the data are gone, and then means the new one', 
   attach(calls)
   const [s1, old] = [take(calls, 's1', []), take(calls, 'daily', [1])]
   t.throws(() => take(calls, 'daily', [2]), { code: 'DM_NAME_TAKEN' })
-  calls.deleteEraSnapshot('v', 'daily', 99)
-  t.is(calls.findEraSnapshot('v', 'daily')?.removedAt, 99)
+  calls.eraSnapshots.delete('v', 'daily', 99)
+  t.is(calls.eraSnapshots.find('v', 'daily')?.removedAt, 99)
   t.deepEqual(written(calls, s1, old), [1])
   const s3 = take(calls, 's3', [3])
   t.deepEqual(written(calls, old, s3), [3], 'a base whose data are gone is still a base')
@@ -165,18 +165,18 @@ test('the last one, taken again under its own name, loses nothing of what was wr
   attach(calls)
   const s1 = take(calls, 's1', [])
   take(calls, 'daily', [1])
-  calls.deleteEraSnapshot('v', 'daily', 1)
+  calls.eraSnapshots.delete('v', 'daily', 1)
   const daily = take(calls, 'daily', [2])
   t.deepEqual(written(calls, s1, daily), [1, 2])
-  while (calls.compactEraHistory() > 0);
+  while (calls.eraSnapshots.compact() > 0);
   t.deepEqual(written(calls, s1, daily), [1, 2])
   // The only one there is.
-  calls.deleteEraSnapshot('v', 's1', 1)
-  t.is(calls.forgetEraSnapshots({ before: 0, keep: 1 }), 1)
-  calls.deleteEraSnapshot('v', 'daily', 1)
+  calls.eraSnapshots.delete('v', 's1', 1)
+  t.is(calls.eraSnapshots.forget({ before: 0, keep: 1 }), 1)
+  calls.eraSnapshots.delete('v', 'daily', 1)
   const only = take(calls, 'daily', [3])
-  t.deepEqual(calls.eraSnapshots('v'), [only])
-  while (calls.compactEraHistory() > 0);
+  t.deepEqual(calls.eraSnapshots.list('v'), [only])
+  while (calls.eraSnapshots.compact() > 0);
   t.deepEqual(written(calls, only, take(calls, 's5', [4])), [4])
 })
 
@@ -185,23 +185,23 @@ test('the least size in between is known, whatever is forgotten', (t) => {
   attach(calls)
   const s1 = take(calls, 's1', [])
   const grow = (sizeBytes: number) => {
-    calls.beginEra({ kind: 'grow', volume: 'v', sizeBytes }, 0)
-    calls.completeEra('v')
+    calls.eraVolumes.begin({ kind: 'grow', volume: 'v', sizeBytes }, 0)
+    calls.eraVolumes.complete('v')
   }
   grow(96 * MIB)
   const s2 = take(calls, 's2', [], { sizeBytes: 96 * MIB })
-  t.is(calls.leastEraSize(s1.id, s2.id), 64 * MIB)
+  t.is(calls.eraSnapshots.leastSize(s1.id, s2.id), 64 * MIB)
   // Cut off and grown again between two snapshots of the same size.
-  calls.sawEraVolume('v', { seenBlocks: 1024 })
-  calls.sawEraVolume('v', { seenBlocks: 512 })
+  calls.eraVolumes.saw('v', { seenBlocks: 1024 })
+  calls.eraVolumes.saw('v', { seenBlocks: 512 })
   const s3 = take(calls, 's3', [], { sizeBytes: 96 * MIB })
   const s4 = take(calls, 's4', [], { sizeBytes: 96 * MIB })
-  const least = (base: EraSnapshot, target: EraSnapshot) => calls.leastEraSize(base.id, target.id)
+  const least = (base: EraSnapshot, target: EraSnapshot) => calls.eraSnapshots.leastSize(base.id, target.id)
   t.is(least(s2, s3), 32 * MIB)
   t.is(least(s3, s4), 96 * MIB)
   t.is(least(s2, s4), 32 * MIB)
-  calls.deleteEraSnapshot('v', 's3', 1)
-  t.is(calls.forgetEraSnapshots({ before: 0, keep: 3 }), 1)
+  calls.eraSnapshots.delete('v', 's3', 1)
+  t.is(calls.eraSnapshots.forget({ before: 0, keep: 3 }), 1)
   t.is(least(s2, s4), 32 * MIB)
   t.is(least(s2, s3), undefined)
 })
@@ -211,65 +211,67 @@ test('detaching forgets everything', (t) => {
   attach(calls)
   attach(calls, 'w')
   for (const volume of ['v', 'w']) for (const name of ['s1', 's2']) take(calls, name, [1], { volume })
-  calls.beginEra({ kind: 'detach', volume: 'v' }, 0)
-  t.throws(() => calls.beginEra({ kind: 'grow', volume: 'v', sizeBytes: 1 }, 0), { code: 'DM_DEVICE_BUSY' })
-  calls.completeEra('v')
-  t.is(calls.findEraVolume('v'), undefined)
-  t.throws(() => calls.eraSnapshots('v'), { code: 'DM_NO_SUCH_DEVICE' })
-  t.is(calls.eraSnapshots().length, 2)
+  calls.eraVolumes.begin({ kind: 'detach', volume: 'v' }, 0)
+  t.throws(() => calls.eraVolumes.begin({ kind: 'grow', volume: 'v', sizeBytes: 1 }, 0), { code: 'DM_DEVICE_BUSY' })
+  calls.eraVolumes.complete('v')
+  t.is(calls.eraVolumes.find('v'), undefined)
+  t.throws(() => calls.eraSnapshots.list('v'), { code: 'DM_NO_SUCH_DEVICE' })
+  t.is(calls.eraSnapshots.list().length, 2)
   const { rows } = database.statistics()
   t.deepEqual([rows['era_volumes'], rows['era_snapshots'], rows['era_writes']], [1, 2, 1])
 })
 
 test('an attachment that is rolled back leaves nothing; names are looked at', (t) => {
   const { calls } = opened(t)
-  calls.beginEra({ kind: 'attach', volume: eraVolume('v') }, 3)
-  t.deepEqual(calls.eraView().intents, [{ kind: 'attach', volume: 'v' }])
-  calls.rollBackEra('v')
-  t.deepEqual(calls.eraView(), { volumes: [], intents: [] })
-  t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('../v') }, 0), { code: 'DM_ARGUMENT_INVALID' })
+  calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('v') }, 3)
+  t.deepEqual(calls.eraVolumes.view().intents, [{ kind: 'attach', volume: 'v' }])
+  calls.eraVolumes.rollBack('v')
+  t.deepEqual(calls.eraVolumes.view(), { volumes: [], intents: [] })
+  t.throws(() => calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('../v') }, 0), {
+    code: 'DM_ARGUMENT_INVALID'
+  })
   attach(calls)
-  t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('v') }, 0), { code: 'DM_NAME_TAKEN' })
-  t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName: 'v-era' }) }, 0), {
+  t.throws(() => calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('v') }, 0), { code: 'DM_NAME_TAKEN' })
+  t.throws(() => calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('w', { dmName: 'v-era' }) }, 0), {
     code: 'DM_NAME_TAKEN'
   })
   // The guards' names, either way round: an inactive volume could not be activated any more.
-  calls.beginEra({ kind: 'attach', volume: eraVolume('x', { dmName: 'y-guard' }) }, 0)
+  calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('x', { dmName: 'y-guard' }) }, 0)
   for (const [dmName, whose] of [
     ['v-era-guard', 'v'],
     ['y', 'x']
   ]) {
-    t.throws(() => calls.beginEra({ kind: 'attach', volume: eraVolume('w', { dmName }) }, 0), {
+    t.throws(() => calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('w', { dmName }) }, 0), {
       code: 'DM_NAME_TAKEN',
       message: `the device-mapper name ${dmName === 'y' ? 'y-guard' : dmName} belongs to tracked volume ${whose}`
     })
   }
   t.throws(() => take(calls, 'a/b', []), { code: 'DM_ARGUMENT_INVALID' })
-  t.throws(() => calls.beginEra({ kind: 'detach', volume: 'w' }, 0), { code: 'DM_NO_SUCH_DEVICE' })
+  t.throws(() => calls.eraVolumes.begin({ kind: 'detach', volume: 'w' }, 0), { code: 'DM_NO_SUCH_DEVICE' })
 })
 
 test('by age and number: first those without data, and what was written between the rest stays known', (t) => {
   const { calls } = opened(t)
   attach(calls)
   const all = Array.from({ length: 8 }, (_, i) => take(calls, `s${i}`, [i, 1000 + i], { takenAt: 100 * i }))
-  calls.deleteEraSnapshot('v', 's5', 1)
-  t.is(calls.forgetEraSnapshots({ before: 150, keep: 5 }), 3)
+  calls.eraSnapshots.delete('v', 's5', 1)
+  t.is(calls.eraSnapshots.forget({ before: 150, keep: 5 }), 3)
   t.deepEqual(
-    calls.eraSnapshots('v').map(({ name }) => name),
+    calls.eraSnapshots.list('v').map(({ name }) => name),
     ['s2', 's3', 's4', 's6', 's7']
   )
-  const before = calls.eraHistoryFacts()[0]
-  while (calls.compactEraHistory() > 0);
-  const after = calls.eraHistoryFacts()[0]
+  const before = calls.eraSnapshots.facts()[0]
+  while (calls.eraSnapshots.compact() > 0);
+  const after = calls.eraSnapshots.facts()[0]
   t.is(before.bitmaps, 7)
   t.is(after.bitmaps, 4)
   t.is(after.snapshots, 5)
   t.deepEqual(written(calls, all[4], all[7]), [5, 6, 7, 1005, 1006, 1007])
   t.deepEqual(written(calls, all[2], all[3]), [3, 1003])
   t.is(written(calls, all[1], all[3]), undefined)
-  t.is(calls.forgetEraSnapshots({ before: 0, keep: 0 }), 5)
-  while (calls.compactEraHistory() > 0);
-  t.is(calls.eraHistoryFacts()[0].bitmaps, 0)
+  t.is(calls.eraSnapshots.forget({ before: 0, keep: 0 }), 5)
+  while (calls.eraSnapshots.compact() > 0);
+  t.is(calls.eraSnapshots.facts()[0].bitmaps, 0)
 })
 
 /** Every order of these. */
@@ -296,13 +298,13 @@ function changingSizes(
     happened.push({ seq, blocks, leastBytes })
   }
   const grow = (sizeBytes: number) => {
-    calls.beginEra({ kind: 'grow', volume, sizeBytes }, 0)
-    calls.completeEra(volume)
+    calls.eraVolumes.begin({ kind: 'grow', volume, sizeBytes }, 0)
+    calls.eraVolumes.complete(volume)
   }
   taken('a', [1], 64 * MIB, 64 * MIB)
   grow(96 * MIB)
   taken('b', [2, 3], 96 * MIB, 64 * MIB)
-  calls.sawEraVolume(volume, { seenBlocks: 512 })
+  calls.eraVolumes.saw(volume, { seenBlocks: 512 })
   grow(128 * MIB)
   taken('c', [4], 128 * MIB, 32 * MIB)
   taken('d', [3, 5, CHUNK_BLOCKS], 128 * MIB, 128 * MIB)
@@ -317,7 +319,7 @@ function changingSizes(
         const expected = [...new Set(between.flatMap(({ blocks }) => blocks))].sort((a, b) => a - b)
         t.deepEqual(written(calls, base, target), expected, `${what}: ${base.name} to ${target.name}`)
         const least = Math.min(base.sizeBytes, ...between.map(({ leastBytes }) => leastBytes))
-        t.is(calls.leastEraSize(base.id, target.id), least, `${what}: ${base.name} to ${target.name}`)
+        t.is(calls.eraSnapshots.leastSize(base.id, target.id), least, `${what}: ${base.name} to ${target.name}`)
       }
     }
   }
@@ -329,17 +331,17 @@ test('in whichever order snapshots of a volume that grows and shrinks are forgot
   const names = 'DELTAMAPPER_ERA_HISTORIES' in process.env ? ['a', 'b', 'c', 'd', 'e'] : ['a', 'b', 'c', 'd']
   let volumes = 0
   const ended = (volume: string) => {
-    calls.beginEra({ kind: 'detach', volume }, 0)
-    calls.completeEra(volume)
+    calls.eraVolumes.begin({ kind: 'detach', volume }, 0)
+    calls.eraVolumes.complete(volume)
   }
   for (const order of orders(names)) {
     const volume = `v${volumes++}`
     const check = changingSizes(calls, volume, names)
     for (const [i, name] of order.entries()) {
-      calls.deleteEraSnapshot(volume, name, 1)
-      t.is(calls.forgetEraSnapshots({ before: 0, keep: names.length - i - 1 }), 1)
-      if (i % 2 === 1) calls.compactEraHistory()
-      check(calls.eraSnapshots(volume), t, `${order.join('')}, up to ${name}`)
+      calls.eraSnapshots.delete(volume, name, 1)
+      t.is(calls.eraSnapshots.forget({ before: 0, keep: names.length - i - 1 }), 1)
+      if (i % 2 === 1) calls.eraSnapshots.compact()
+      check(calls.eraSnapshots.list(volume), t, `${order.join('')}, up to ${name}`)
     }
     if (volumes % 20 > 0) ended(volume)
   }
@@ -348,12 +350,12 @@ test('in whichever order snapshots of a volume that grows and shrinks are forgot
     for (let keep = 0; keep < names.length; keep++) {
       const volume = `v${volumes++}`
       const check = changingSizes(calls, volume, names)
-      for (const name of removed) calls.deleteEraSnapshot(volume, name, 1)
+      for (const name of removed) calls.eraSnapshots.delete(volume, name, 1)
       // Of this one only: the others have no more.
-      t.is(calls.forgetEraSnapshots({ before: 0, keep }), names.length - keep)
-      check(calls.eraSnapshots(volume), t, `${removed.join('')} removed, ${keep} kept`)
-      while (calls.compactEraHistory() > 0);
-      check(calls.eraSnapshots(volume), t, `${removed.join('')} removed, ${keep} kept, put together`)
+      t.is(calls.eraSnapshots.forget({ before: 0, keep }), names.length - keep)
+      check(calls.eraSnapshots.list(volume), t, `${removed.join('')} removed, ${keep} kept`)
+      while (calls.eraSnapshots.compact() > 0);
+      check(calls.eraSnapshots.list(volume), t, `${removed.join('')} removed, ${keep} kept, put together`)
       ended(volume)
     }
   }
@@ -366,11 +368,11 @@ test('a row that is not any more what it was when it was read is neither changed
   attach(calls)
   take(calls, 's1', [])
   const stale = eraSnapshotsTable.find(database, {})
-  calls.deleteEraSnapshot('v', 's1', 7)
+  calls.eraSnapshots.delete('v', 's1', 7)
   const refusal = { code: 'DM_INTERNAL', message: /era_snapshots was to be changed as it was before/ }
   t.throws(() => database.write(() => eraSnapshotsTable.delete(database, stale)), refusal)
   t.throws(() => database.write(() => eraSnapshotsTable.update(database, stale[0], { removedAt: 9 })), refusal)
-  t.is(calls.findEraSnapshot('v', 's1')?.removedAt, 7)
+  t.is(calls.eraSnapshots.find('v', 's1')?.removedAt, 7)
   database.close()
   openDatabase(path).close()
 })
@@ -416,7 +418,7 @@ test('whatever happens, no pair misses a block, and none has one too many that i
       const happened: Happened[] = []
       let line = 0
       for (const step of all) {
-        const present = calls.eraSnapshots(volume)
+        const present = calls.eraSnapshots.list(volume)
         if (step.do === 'take') {
           const name = `s${step.name}`
           const known = present.find((each) => each.name === name)
@@ -426,21 +428,21 @@ test('whatever happens, no pair misses a block, and none has one too many that i
         } else if (step.do === 'remove' || step.do === 'forget') {
           if (present.length === 0) continue
           const { name } = present[step.which % present.length]
-          calls.deleteEraSnapshot(volume, name, 1)
+          calls.eraSnapshots.delete(volume, name, 1)
           // The removed ones are the first to go.
-          if (step.do === 'forget') calls.forgetEraSnapshots({ before: 0, keep: Math.max(1, present.length - 1) })
-        } else if (step.do === 'compact') calls.compactEraHistory()
+          if (step.do === 'forget') calls.eraSnapshots.forget({ before: 0, keep: Math.max(1, present.length - 1) })
+        } else if (step.do === 'compact') calls.eraSnapshots.compact()
         else if (step.do === 'break') {
-          calls.endEraHistory(volume, 'a test', { newestEra: 1, seenBlocks: 1 })
+          calls.eraVolumes.endHistory(volume, 'a test', { newestEra: 1, seenBlocks: 1 })
           line++
         } else {
-          calls.beginEra({ kind: 'snapshot', volume, snapshot: 'lost', token: '' }, 0)
-          calls.beginEraHistory(volume)
-          calls.stageEraWrites(volume, chunksOf([3, 9]))
-          calls.rollBackEra(volume)
+          calls.eraVolumes.begin({ kind: 'snapshot', volume, snapshot: 'lost', token: '' }, 0)
+          calls.eraSnapshots.beginHistory(volume)
+          calls.eraSnapshots.stageWrites(volume, chunksOf([3, 9]))
+          calls.eraVolumes.rollBack(volume)
         }
       }
-      const present = calls.eraSnapshots(volume)
+      const present = calls.eraSnapshots.list(volume)
       for (const base of present) {
         for (const target of present) {
           if (target.seq < base.seq || target.line !== base.line) continue
@@ -451,8 +453,8 @@ test('whatever happens, no pair misses a block, and none has one too many that i
           if (claimed) t.true(between.every(({ exact }) => exact))
         }
       }
-      calls.beginEra({ kind: 'detach', volume }, 0)
-      calls.completeEra(volume)
+      calls.eraVolumes.begin({ kind: 'detach', volume }, 0)
+      calls.eraVolumes.complete(volume)
     }),
     { numRuns: Number(process.env['DELTAMAPPER_ERA_HISTORIES'] ?? 40) }
   )
@@ -469,7 +471,7 @@ test('what is forgotten and put together while a pair is read piece by piece los
   const found = new Set<number>()
   let after = { chunk: 0, seq: 0 }
   for (let pieces = 0; ; pieces++) {
-    const page = calls.eraWrites(all[1].id, all[10].id, after)
+    const page = calls.eraSnapshots.writes(all[1].id, all[10].id, after)
     // A page may end anywhere: here after its first bitmap.
     const first = page?.chunks.at(0)
     if (first === undefined) break
@@ -479,18 +481,18 @@ test('what is forgotten and put together while a pair is read piece by piece los
     after = first
     if (pieces % 3 === 0) {
       const name = `s${random.integer(2, 9)}`
-      if (calls.findEraSnapshot('v', name) === undefined) continue
-      calls.deleteEraSnapshot('v', name, 1)
-      calls.forgetEraSnapshots({ before: 0, keep: calls.eraSnapshots('v').length - 1 })
-      calls.compactEraHistory()
+      if (calls.eraSnapshots.find('v', name) === undefined) continue
+      calls.eraSnapshots.delete('v', name, 1)
+      calls.eraSnapshots.forget({ before: 0, keep: calls.eraSnapshots.list('v').length - 1 })
+      calls.eraSnapshots.compact()
     }
   }
-  t.true(calls.eraSnapshots('v').length < 11)
+  t.true(calls.eraSnapshots.list('v').length < 11)
   t.true(expected.isSubsetOf(found))
   t.deepEqual([...found.difference(new Set(blocks.slice(1, 12).flat()))], [])
-  calls.deleteEraSnapshot('v', 's10', 1)
-  calls.forgetEraSnapshots({ before: 0, keep: calls.eraSnapshots('v').length - 1 })
-  t.is(calls.eraWrites(all[1].id, all[10].id, { chunk: 0, seq: 0 }), undefined)
+  calls.eraSnapshots.delete('v', 's10', 1)
+  calls.eraSnapshots.forget({ before: 0, keep: calls.eraSnapshots.list('v').length - 1 })
+  t.is(calls.eraSnapshots.writes(all[1].id, all[10].id, { chunk: 0, seq: 0 }), undefined)
 })
 
 test('bytes flipped anywhere in a history: an error that says so, or the same answers', (t) => {
@@ -502,10 +504,10 @@ test('bytes flipped anywhere in a history: an error that says so, or the same an
   const blocks = () => Array.from({ length: 25_000 }, () => random.integer(0, 2 * CHUNK_BLOCKS))
   const all = Array.from({ length: 6 }, (_, i) => take(calls, `s${i}`, blocks()))
   const content = (now: CatalogCalls) => ({
-    snapshots: now.eraSnapshots(),
+    snapshots: now.eraSnapshots.list(),
     pairs: [0, 4].map((i) => ({
-      least: now.leastEraSize(all[i].id, all[5].id),
-      written: now.eraWrites(all[i].id, all[5].id, { chunk: 0, seq: 0 })
+      least: now.eraSnapshots.leastSize(all[i].id, all[5].id),
+      written: now.eraSnapshots.writes(all[i].id, all[5].id, { chunk: 0, seq: 0 })
     }))
   })
   const before = content(calls)
@@ -549,8 +551,8 @@ test('bytes flipped on the disk while the catalog is open: the same answers, fro
   const calls = catalogCalls(database)
   const content = () =>
     [0, 3].map((i) => [
-      calls.leastEraSize(all[i].id, all[7].id),
-      calls.eraWrites(all[i].id, all[7].id, { chunk: 0, seq: 0 })
+      calls.eraSnapshots.leastSize(all[i].id, all[7].id),
+      calls.eraSnapshots.writes(all[i].id, all[7].id, { chunk: 0, seq: 0 })
     ])
   const before = content()
   const file = openSync(path, 'r+')

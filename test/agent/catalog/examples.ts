@@ -101,8 +101,8 @@ export interface CatalogContent {
 /** Everything a catalog answers, with the names of thins in place of their ids, which are random. */
 export async function contentOf(catalog: Catalog, handles: readonly string[]): Promise<unknown> {
   const served: ServedRecord[] = []
-  for (const handle of handles) served.push(...(await catalog.findServed({ handle, identity: '' })))
-  return withoutRandomIds({ view: await catalog.view(), leases: await catalog.leases(), served })
+  for (const handle of handles) served.push(...(await catalog.served.find({ handle, identity: '' })))
+  return withoutRandomIds({ view: await catalog.ownedPools.view(), leases: await catalog.leases.list(), served })
 }
 
 /** The same, straight from the database. */
@@ -110,33 +110,33 @@ export function contentOfDatabase(database: CatalogDatabase): CatalogContent & {
   const calls = catalogCalls(database)
   const rows = servedTable.find(database, {})
   return {
-    view: calls.view(),
-    leases: calls.listLeases(),
+    view: calls.ownedPools.view(),
+    leases: calls.leases.list(),
     era: eraContent(database),
     served: [...new Set(rows.map(({ handle }) => handle))].flatMap((handle) =>
-      calls.findServed({ handle, identity: '' })
+      calls.served.find({ handle, identity: '' })
     ),
     byIdentity: [...new Set(rows.map(({ identity }) => identity))].flatMap((identity) =>
-      calls.findServed({ handle: '', identity })
+      calls.served.find({ handle: '', identity })
     )
   }
 }
 
 function eraContent(database: CatalogDatabase): CatalogContent['era'] {
   const calls = catalogCalls(database)
-  const snapshots = calls.eraSnapshots()
+  const snapshots = calls.eraSnapshots.list()
   const pairs = snapshots.flatMap((base) =>
     snapshots
       .filter(({ volume, line, seq }) => volume === base.volume && line === base.line && seq > base.seq)
       .map((target) => [base.id, target.id] as const)
   )
   return {
-    view: calls.eraView(),
+    view: calls.eraVolumes.view(),
     snapshots,
-    facts: calls.eraHistoryFacts(),
+    facts: calls.eraSnapshots.facts(),
     written: pairs.map(([base, target]) => ({
-      least: calls.leastEraSize(base, target),
-      page: calls.eraWrites(base, target, { chunk: 0, seq: 0 })
+      least: calls.eraSnapshots.leastSize(base, target),
+      page: calls.eraSnapshots.writes(base, target, { chunk: 0, seq: 0 })
     }))
   }
 }
@@ -155,25 +155,25 @@ function withoutRandomIds(content: Omit<CatalogContent, 'era'>): unknown {
 export function fill(database: CatalogDatabase, targets = 20): void {
   const calls = catalogCalls(database)
   for (let i = 0; i < targets; i++) {
-    calls.remember(
+    calls.served.remember(
       servedTarget({ handle: `vg/s${i}`, identity: `lvm:${i}`, creationTime: i, mappedBlocks: 100 + i }),
       1_000_000 + i
     )
   }
-  calls.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', mappedBlocks: 9 }), 2_000_000)
+  calls.served.remember(servedTarget({ handle: 'vg/s3', identity: 'lvm:3', mappedBlocks: 9 }), 2_000_000)
   for (const name of ['a', 'b']) {
-    calls.begin({ kind: 'create-pool', pool: newPool(name) }, 1)
-    calls.complete(name)
+    calls.ownedPools.begin({ kind: 'create-pool', pool: newPool(name) }, 1)
+    calls.ownedPools.complete(name)
   }
-  calls.begin(
+  calls.ownedPools.begin(
     { kind: 'create-volume', pool: 'a', name: 'v', thinId: 0, dmName: 'a-v', sizeBytes: 2 ** 40, transactionId: 0n },
     2
   )
-  calls.complete('a', { creationTime: 0 })
-  const origin = calls.findThinByName('a', 'v')!.id
+  calls.ownedPools.complete('a', { creationTime: 0 })
+  const origin = calls.ownedPools.findThinByName('a', 'v')!.id
   for (const [index, name] of ['s1', 's2', 's3'].entries()) {
     const transactionId = BigInt(index + 1)
-    calls.begin(
+    calls.ownedPools.begin(
       {
         kind: 'create-snapshot',
         ...{ pool: 'a', name, thinId: index + 1, dmName: `a-${name}`, sizeBytes: 2 ** 40, transactionId },
@@ -182,29 +182,29 @@ export function fill(database: CatalogDatabase, targets = 20): void {
       },
       3
     )
-    if (name !== 's3') calls.complete('a', { creationTime: index + 1 })
+    if (name !== 's3') calls.ownedPools.complete('a', { creationTime: index + 1 })
   }
-  calls.beginLease({ device: 'dm:pool', purpose: 'thin_delta', factsBefore: 'thin-pool time 5' }, 4)
-  calls.confirmLease('dm:pool', { heldRoot: 77, factsHeld: 'thin-pool time 5' })
+  calls.leases.begin({ device: 'dm:pool', purpose: 'thin_delta', factsBefore: 'thin-pool time 5' }, 4)
+  calls.leases.confirm('dm:pool', { heldRoot: 77, factsHeld: 'thin-pool time 5' })
   fillEra(database)
 }
 
 /** A tracked volume with five snapshots in two lines, and one that was interrupted. */
 function fillEra(database: CatalogDatabase): void {
   const calls = catalogCalls(database)
-  calls.beginEra({ kind: 'attach', volume: eraVolume('e') }, 5)
-  calls.completeEra('e')
+  calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('e') }, 5)
+  calls.eraVolumes.complete('e')
   for (let i = 1; i <= 5; i++) {
-    if (i === 4) calls.endEraHistory('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
-    calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
-    const since = calls.beginEraHistory('e')
+    if (i === 4) calls.eraVolumes.endHistory('e', 'a discard reached it', { newestEra: 9, seenBlocks: 2 ** 28 })
+    calls.eraVolumes.begin({ kind: 'snapshot', volume: 'e', snapshot: `s${i}`, token: `token ${i}` }, 6)
+    const since = calls.eraSnapshots.beginHistory('e')
     if (since.boundaryEra !== undefined) {
       const blocks = Array.from({ length: 1500 }, (_, n) => [n * 37 * i, n * 37 * i + 1] as const)
-      calls.stageEraWrites('e', chunksOf(...blocks, [2 ** 24, 2 ** 24 + i * 100_000]))
+      calls.eraSnapshots.stageWrites('e', chunksOf(...blocks, [2 ** 24, 2 ** 24 + i * 100_000]))
     }
     const taken = { boundaryEra: 10 + i, sizeBytes: 2 ** 44, takenAt: i, suspendedMs: 12, lower: `{"lv":"s${i}"}` }
-    calls.recordEraSnapshot('e', { name: `s${i}`, ...taken }, since, i !== 3)
+    calls.eraSnapshots.record('e', { name: `s${i}`, ...taken }, since, i !== 3)
   }
-  calls.beginEra({ kind: 'snapshot', volume: 'e', snapshot: 'next', token: 'token 6' }, 6)
-  calls.stageEraWrites('e', chunksOf([0, 1]))
+  calls.eraVolumes.begin({ kind: 'snapshot', volume: 'e', snapshot: 'next', token: 'token 6' }, 6)
+  calls.eraSnapshots.stageWrites('e', chunksOf([0, 1]))
 }

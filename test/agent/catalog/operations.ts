@@ -16,8 +16,8 @@ export function* operations(seed: number): Generator<Operation, never> {
   let time = 0
   const transactions = new Map<string, bigint>()
   const pending = new Set<string>()
-  yield async (catalog) => catalog.begin({ kind: 'create-pool', pool: newPool('a') }, 0)
-  yield async (catalog) => catalog.complete('a')
+  yield async (catalog) => catalog.ownedPools.begin({ kind: 'create-pool', pool: newPool('a') }, 0)
+  yield async (catalog) => catalog.ownedPools.complete('a')
   for (;;) {
     const at = (time += 10_000_000)
     const pool = 'a'
@@ -26,22 +26,22 @@ export function* operations(seed: number): Generator<Operation, never> {
     const [number, mappedBlocks] = [random.integer(0, handles.length - 1), random.integer(0, 1)]
     if (what === 'serve') {
       const target = servedTarget({ handle: handles[number], identity: `lvm:${number % 5}`, mappedBlocks })
-      yield async (catalog) => catalog.remember(target, at)
-    } else if (what === 'forget') yield async (catalog) => catalog.forgetServed(8)
+      yield async (catalog) => catalog.served.remember(target, at)
+    } else if (what === 'forget') yield async (catalog) => catalog.served.forget(8)
     else if (what === 'lease') {
       const device = `dm:${number % 3}`
-      yield async (catalog) => catalog.beginLease({ device, purpose: `lease ${at}`, factsBefore: 'before' }, at)
-      yield async (catalog) => catalog.confirmLease(device, { heldRoot: number, factsHeld: 'held' })
+      yield async (catalog) => catalog.leases.begin({ device, purpose: `lease ${at}`, factsBefore: 'before' }, at)
+      yield async (catalog) => catalog.leases.confirm(device, { heldRoot: number, factsHeld: 'held' })
       if (random.chance(0.5)) {
-        yield async (catalog) => catalog.beginRelease(device)
-        yield async (catalog) => catalog.clearLease(device)
+        yield async (catalog) => catalog.leases.beginRelease(device)
+        yield async (catalog) => catalog.leases.clear(device)
       }
     } else if (pending.has(pool)) {
       pending.delete(pool)
       if (random.chance(0.7)) {
         transactions.set(pool, transactionId + 1n)
-        yield async (catalog) => catalog.complete(pool, { creationTime: time })
-      } else yield async (catalog) => catalog.rollBack(pool)
+        yield async (catalog) => catalog.ownedPools.complete(pool, { creationTime: time })
+      } else yield async (catalog) => catalog.ownedPools.rollBack(pool)
     } else {
       pending.add(pool)
       const thinId = Number(transactionId)
@@ -56,13 +56,18 @@ export function* operations(seed: number): Generator<Operation, never> {
       const chosen = random.integer(0, 1000)
       const kind = random.pick(['volume', 'snapshot', 'delete'] as const)
       yield async (catalog) => {
-        const { thins } = await catalog.view()
+        const { thins } = await catalog.ownedPools.view()
         // Their ids are random, their order must not be.
         const inOrder = thins.toSorted((one, other) => one.thinId - other.thinId)
         const origin = inOrder.length > 0 ? inOrder[chosen % inOrder.length] : undefined
-        if (kind === 'volume' || origin === undefined) return catalog.begin({ kind: 'create-volume', ...fresh }, at)
-        if (kind === 'delete') return catalog.begin({ kind: 'delete-thin', pool, thin: origin.id, transactionId }, at)
-        return catalog.begin({ kind: 'create-snapshot', ...fresh, origin: origin.id, suspends: origin.dmName }, at)
+        if (kind === 'volume' || origin === undefined)
+          return catalog.ownedPools.begin({ kind: 'create-volume', ...fresh }, at)
+        if (kind === 'delete')
+          return catalog.ownedPools.begin({ kind: 'delete-thin', pool, thin: origin.id, transactionId }, at)
+        return catalog.ownedPools.begin(
+          { kind: 'create-snapshot', ...fresh, origin: origin.id, suspends: origin.dmName },
+          at
+        )
       }
     }
   }

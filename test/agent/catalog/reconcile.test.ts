@@ -229,7 +229,7 @@ type Event = typeof event extends fc.Arbitrary<infer E> ? E : never
 
 /** The steps that an event consists of, as the agent takes them: each is one call to the catalog or the kernel. */
 function stepsOf({ what, at, size }: Event, calls: CatalogCalls, kernel: Pool): (() => void)[] {
-  const { thins, pools } = calls.view()
+  const { thins, pools } = calls.ownedPools.view()
   const transactionId = pools[0].transactionId
   const chosen = thins.length === 0 ? undefined : thins[at % thins.length]
   const ids = [...kernel.thins.keys(), ...thins.map(({ thinId }) => thinId)]
@@ -247,12 +247,12 @@ function stepsOf({ what, at, size }: Event, calls: CatalogCalls, kernel: Pool): 
     kernel.setTransactionId(transactionId, transactionId + 1n)
   }
   const created = () => {
-    calls.complete('a', { creationTime: kernel.thins.get(thinId)?.creationTime })
+    calls.ownedPools.complete('a', { creationTime: kernel.thins.get(thinId)?.creationTime })
   }
   switch (what) {
     case 'volume':
       return [
-        () => calls.begin({ kind: 'create-volume', ...fresh }, 0),
+        () => calls.ownedPools.begin({ kind: 'create-volume', ...fresh }, 0),
         () => {
           kernel.create(thinId, false)
         },
@@ -263,7 +263,7 @@ function stepsOf({ what, at, size }: Event, calls: CatalogCalls, kernel: Pool): 
       if (chosen === undefined) return []
       const suspends = kernel.devices.get(chosen.thinId)?.dmName
       return [
-        () => calls.begin({ kind: 'create-snapshot', ...fresh, origin: chosen.id, suspends }, 0),
+        () => calls.ownedPools.begin({ kind: 'create-snapshot', ...fresh, origin: chosen.id, suspends }, 0),
         () => {
           kernel.suspend(suspends, true)
         },
@@ -280,23 +280,23 @@ function stepsOf({ what, at, size }: Event, calls: CatalogCalls, kernel: Pool): 
     case 'delete':
       if (chosen === undefined || kernel.devices.has(chosen.thinId)) return []
       return [
-        () => calls.begin({ kind: 'delete-thin', pool: 'a', thin: chosen.id, transactionId }, 0),
+        () => calls.ownedPools.begin({ kind: 'delete-thin', pool: 'a', thin: chosen.id, transactionId }, 0),
         () => kernel.thins.delete(chosen.thinId),
         move,
         () => {
-          calls.complete('a')
+          calls.ownedPools.complete('a')
         }
       ]
     case 'resize':
       if (chosen === undefined) return []
       return [
-        () => calls.begin({ kind: 'resize-thin', pool: 'a', thin: chosen.id, sizeBytes: size * 1000 }, 0),
+        () => calls.ownedPools.begin({ kind: 'resize-thin', pool: 'a', thin: chosen.id, sizeBytes: size * 1000 }, 0),
         () => {
           const device = kernel.devices.get(chosen.thinId)
           if (device) kernel.devices.set(chosen.thinId, { ...device, sizeBytes: size * 1000 })
         },
         () => {
-          calls.complete('a')
+          calls.ownedPools.complete('a')
         }
       ]
     case 'activate':
@@ -324,10 +324,10 @@ function carryOut(step: Step, calls: CatalogCalls, kernel: Pool): void {
       kernel.setTransactionId(step.from, step.to)
       return
     case 'complete':
-      calls.complete(step.pool, { creationTime: step.creationTime })
+      calls.ownedPools.complete(step.pool, { creationTime: step.creationTime })
       return
     case 'roll-back':
-      calls.rollBack(step.pool)
+      calls.ownedPools.rollBack(step.pool)
   }
 }
 
@@ -349,10 +349,10 @@ test('killed at any moment of anything, and again while settling: catalog and ke
       try {
         const calls = catalogCalls(database)
         const kernel = new Pool()
-        calls.begin({ kind: 'create-pool', pool: newPool('a') }, 0)
-        calls.complete('a')
+        calls.ownedPools.begin({ kind: 'create-pool', pool: newPool('a') }, 0)
+        calls.ownedPools.complete('a')
         for (const each of events) {
-          const before = calls.view()
+          const before = calls.ownedPools.view()
           const steps = stepsOf(each, calls, kernel)
           const done = Math.min(each.steps, steps.length)
           for (const step of steps.slice(0, done)) step()
@@ -361,18 +361,18 @@ test('killed at any moment of anything, and again while settling: catalog and ke
             kernel.devices.clear()
             kernel.active = false
             // Nothing is settled while the pool is not there, and nothing is lost.
-            const { steps } = reconcile(calls.view(), kernel.view)
+            const { steps } = reconcile(calls.ownedPools.view(), kernel.view)
             t.deepEqual(steps, [])
             kernel.active = true
           }
 
           // Started again; killed while settling, and started once more.
-          const first = reconcile(calls.view(), kernel.view)
+          const first = reconcile(calls.ownedPools.view(), kernel.view)
           for (const step of first.steps.slice(0, each.settled)) carryOut(step, calls, kernel)
-          for (const step of reconcile(calls.view(), kernel.view).steps) carryOut(step, calls, kernel)
+          for (const step of reconcile(calls.ownedPools.view(), kernel.view).steps) carryOut(step, calls, kernel)
 
-          t.deepEqual(reconcile(calls.view(), kernel.view), { steps: [], findings: [] })
-          const { thins, intents, pools } = calls.view()
+          t.deepEqual(reconcile(calls.ownedPools.view(), kernel.view), { steps: [], findings: [] })
+          const { thins, intents, pools } = calls.ownedPools.view()
           t.deepEqual(intents, [])
           t.is(pools[0].transactionId, kernel.transactionId)
           const byId = (entries: [number, KernelThin][]) => entries.sort(([one], [other]) => one - other)
@@ -385,7 +385,7 @@ test('killed at any moment of anything, and again while settling: catalog and ke
             for (const old of before.thins) t.true(thins.some(({ id }) => id === old.id))
           }
           if (each.what === 'delete' && completed) t.is(thins.length, before.thins.length - 1)
-          if (done === 0) t.deepEqual(calls.view(), before)
+          if (done === 0) t.deepEqual(calls.ownedPools.view(), before)
         }
         return true
       } finally {

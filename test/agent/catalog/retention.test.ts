@@ -17,14 +17,14 @@ test('the oldest of too many are forgotten, what was asked for since is not', as
   const [old, again, young] = ['old', 'again', 'young'].map((name) =>
     servedTarget({ handle: `vg0/${name}`, identity: `lvm:${name}` })
   )
-  await catalog.remember(old, day)
-  await catalog.remember(again, day)
-  await catalog.remember(again, 3 * day)
-  await catalog.remember(young, 2 * day)
+  await catalog.served.remember(old, day)
+  await catalog.served.remember(again, day)
+  await catalog.served.remember(again, 3 * day)
+  await catalog.served.remember(young, 2 * day)
   t.is(await forgetOld(catalog, { keep: 2 }), 1)
-  t.deepEqual(await catalog.findServed(old), [])
-  t.is((await catalog.findServed(again)).length, 1)
-  t.is((await catalog.findServed(young)).length, 1)
+  t.deepEqual(await catalog.served.find(old), [])
+  t.is((await catalog.served.find(again)).length, 1)
+  t.is((await catalog.served.find(young)).length, 1)
   t.is(await forgetOld(catalog, { keep: 2 }), 0)
 })
 
@@ -33,11 +33,11 @@ test('a clock that was wrong while something was served, or is wrong now, makes 
   t.teardown(() => catalog.close())
   // Before the network told the time.
   const base = servedTarget({ mappedBlocks: 10 })
-  await catalog.remember(base, 1)
+  await catalog.served.remember(base, 1)
   const stop = keepForgetting(catalog, pino({ level: 'silent' }), era)
   t.teardown(stop)
   await forgetOld(catalog)
-  const records = await catalog.findServed(base)
+  const records = await catalog.served.find(base)
   t.is(checkBase(records, base), 'unchanged')
   t.throws(() => checkBase(records, { ...base, mappedBlocks: 9 }), { code: 'DM_BASE_CHANGED', message: /trimmed/ })
 })
@@ -50,16 +50,16 @@ test('of tracked volumes, what is too old or too many is forgotten, and its bitm
   for (let i = 0; i < 6; i++) await take(catalog, `vol/s${i}`, [i], { sizeBytes, takenAt: i * day })
   t.is(await forgetHistory(catalog, { keptMs: 8 * day, keep: 3 }, 9 * day), 3)
   t.deepEqual(
-    (await catalog.eraSnapshots('vol')).map(({ name }) => name),
+    (await catalog.eraSnapshots.list('vol')).map(({ name }) => name),
     ['s3', 's4', 's5']
   )
-  t.like((await catalog.eraHistoryFacts())[0], { snapshots: 3, bitmaps: 2, oldestTakenAt: 3 * day })
+  t.like((await catalog.eraSnapshots.facts())[0], { snapshots: 3, bitmaps: 2, oldestTakenAt: 3 * day })
   t.is(await forgetHistory(catalog, { keptMs: 730 * day, keep: 3 }, 9 * day), 0)
   // Their names are known for far longer.
-  t.is(await catalog.eraNameUsedBefore('vol', 's2'), 2 * day)
+  t.is(await catalog.eraSnapshots.nameUsedBefore('vol', 's2'), 2 * day)
   t.is(await forgetHistory(catalog, { keptMs: 8 * day, keep: 3 }, 738 * day + 2 * day), 3)
-  t.is(await catalog.eraNameUsedBefore('vol', 's1'), day)
-  t.is(await catalog.eraNameUsedBefore('vol', 's2'), 2 * day)
+  t.is(await catalog.eraSnapshots.nameUsedBefore('vol', 's1'), day)
+  t.is(await catalog.eraSnapshots.nameUsedBefore('vol', 's2'), 2 * day)
 })
 
 test('an agent does so from its start on, and a catalog that fails is no reason to stop', async (t) => {

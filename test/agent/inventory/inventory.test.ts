@@ -72,7 +72,7 @@ test("the agent's knows what is in the catalog", async (t) => {
   const options = { headroom: { percent: 25, blocks: 1024 }, holdMs: 1000, waitMs: 0 }
   const leases = new MetadataSnapshotLeases(catalog, live.deviceMapper, options, pino({ level: 'silent' }))
   t.teardown(() => leases.close())
-  await catalog.beginLease({ device: 'dm-name:pool', purpose: 'thin_delta', factsBefore: '' }, 123)
+  await catalog.leases.begin({ device: 'dm-name:pool', purpose: 'thin_delta', factsBefore: '' }, 123)
   const seen = await inventory(t, { ...live, agent: { catalog, leases, tracked: noVolumes } }).examine()
   t.is(seen.seenBy, 'agent')
   t.like(seen.catalog, { path: catalog.path, consulted: true })

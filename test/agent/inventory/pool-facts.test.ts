@@ -137,7 +137,11 @@ test('pools of the agent, by its catalog or without; and those of others', async
     device('any', '', 9003, 'thin', '254:9002 0')
   ]
   const knowledge: AgentKnowledge = {
-    catalog: { findServed: async () => [], poolWentBack: async () => undefined, path: '/nowhere' },
+    catalog: {
+      path: '/nowhere',
+      served: { find: async () => [] },
+      poolClocks: { wentBack: async () => undefined }
+    },
     view: {
       pools: [
         { ...newPool('tank'), createdAt: 0 },

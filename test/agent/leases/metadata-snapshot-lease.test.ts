@@ -50,7 +50,7 @@ for (const [status, code] of [
     const { made, catalog } = await leases(t, devices(status))
     const error = await t.throwsAsync(made.acquire(pool, { purpose: 'me' }), { instanceOf: DeltamapperError })
     t.is(error.code, code)
-    t.deepEqual(await catalog.leases(), [])
+    t.deepEqual(await catalog.leases.list(), [])
     t.deepEqual(made.current, [])
   })
 }
@@ -86,9 +86,9 @@ test('records of pools that are not here stay, and are said once', async (t) => 
     await catalog.close()
     rmSync(folder, { recursive: true })
   })
-  await catalog.beginLease({ device: 'dm-name:gone', purpose: 'thin_delta', factsBefore: '' }, 1)
+  await catalog.leases.begin({ device: 'dm-name:gone', purpose: 'thin_delta', factsBefore: '' }, 1)
   for (let round = 0; round < 3; round++) await made.recover()
-  t.is((await catalog.leases()).length, 1)
+  t.is((await catalog.leases.list()).length, 1)
   t.deepEqual(
     lines.map(({ msg, pool, because }) => [msg, pool, because]),
     [['a metadata snapshot on record is left as it is', 'dm-name:gone', 'the pool is not active']]

@@ -3,7 +3,7 @@ import { basename } from 'node:path'
 import test from 'ava'
 import { type DeviceMapperPort, findPoolDevice } from '../../../src/agent/node/pool-device.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
-import { recordedDevices } from '../../support/recorded-lvm.ts'
+import { numbersOfAnother, recordedDevices } from '../../support/recorded-lvm.ts'
 
 test('the table says where the metadata is', async (t) => {
   const devices = recordedDevices()
@@ -82,4 +82,14 @@ test('a number that went to another device between two calls is no verdict on th
     }
   }
   await t.throwsAsync(() => findPoolDevice(gone, name), { code: 'DM_SNAPSHOT_CHANGED' })
+})
+
+test('a pool whose number went to another pool has its own metadata still', async (t) => {
+  const [devices, name] = [recordedDevices(), 'my--vg-po--ol-tpool']
+  const another = 'my--vg-second-tpool'
+  t.not((await findPoolDevice(devices, another))?.metadataPath, (await findPoolDevice(devices, name))?.metadataPath)
+  t.deepEqual(
+    await findPoolDevice(numbersOfAnother(devices, another), name),
+    await findPoolDevice(devices, name)
+  )
 })

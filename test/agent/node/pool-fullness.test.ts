@@ -1,6 +1,7 @@
 import test from 'ava'
 import type { DeviceInfo, TableRow } from '../../../native/device-mapper.ts'
-import { FullnessLooks, lookAtFullness } from '../../../src/agent/node/pool-fullness.ts'
+import { Looks } from '../../../src/agent/node/looks.ts'
+import { lookAtFullness, lookAtPoolsAndStores } from '../../../src/agent/node/pool-fullness.ts'
 import { surveyDevices, type SurveyPort } from '../../../src/agent/node/survey.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 
@@ -74,12 +75,12 @@ test('pools as the kernel describes them, in bytes; what is no pool, or went awa
 
 test('a look serves everybody who asks for a while', async (t) => {
   const port = devices({ pool: '5 1/1024 20/200 - rw discard_passdown queue_if_no_space - 256' })
-  const looks = new FullnessLooks(port)
+  const looks = new Looks(() => lookAtPoolsAndStores(port))
   const seen = await Promise.all([looks.latest(), looks.latest(), looks.latest()])
   t.is(new Set(seen).size, 1)
   t.is(await looks.latest(), seen[0])
   t.is(port.looks, 1)
-  const impatient = new FullnessLooks(port, { freshMs: 0 })
+  const impatient = new Looks(() => lookAtPoolsAndStores(port), { freshMs: 0 })
   await impatient.latest()
   await impatient.latest()
   t.is(port.looks, 3)
@@ -88,13 +89,13 @@ test('a look serves everybody who asks for a while', async (t) => {
 test('a look that fails or hangs leaves the one before, whose time says so', async (t) => {
   const port = devices({ pool: '5 1/1024 20/200 - rw discard_passdown queue_if_no_space - 256' })
   const { list } = port
-  const looks = new FullnessLooks(port, { freshMs: 0, waitMs: 20 })
+  const looks = new Looks(() => lookAtPoolsAndStores(port), { freshMs: 0, waitMs: 20 })
   const fail = () => Promise.reject(new DeltamapperError('DM_CALL_STUCK', 'it hangs', 'wait'))
   port.list = fail
   t.is(await looks.latest(), undefined)
   port.list = list
   const seen = await looks.latest()
-  t.is(seen?.pools.length, 1)
+  t.is(seen?.what.pools.length, 1)
   port.list = fail
   t.is(await looks.latest(), seen)
   let free: (() => void) | undefined
@@ -104,5 +105,5 @@ test('a look that fails or hangs leaves the one before, whose time says so', asy
   t.is(await looks.latest(), seen, 'and is not asked a second time')
   clearInterval(alive)
   free?.()
-  while ((await looks.latest())?.pools.length !== 0) port.list = async () => []
+  while ((await looks.latest())?.what.pools.length !== 0) port.list = async () => []
 })

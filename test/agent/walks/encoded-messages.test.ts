@@ -15,7 +15,7 @@ function batch(...extents: Extent[]): ExtentBatch {
 }
 
 async function collect(batches: AsyncIterable<ExtentBatch>, maxResults: number) {
-  const statistics = { extents: 0 }
+  const statistics = { extents: 0, extentBytes: 0, volumeBytes: 0 }
   let before = 0
   const messages: Extent[][] = []
   for await (const message of encodedMessages(batches, { capacityBytes, maxResults }, statistics, () => before++)) {
@@ -23,21 +23,23 @@ async function collect(batches: AsyncIterable<ExtentBatch>, maxResults: number) 
     if (told !== capacityBytes) throw new Error(`a capacity of ${told}`)
     messages.push(extents)
   }
-  return { messages, extents: statistics.extents, before }
+  return { messages, ...statistics, before }
 }
 
 test('messages are as full as they may be, and the last has the rest', async (t) => {
   async function* batches() {
     yield batch([0, 1], [10, 1])
-    yield batch([20, 1], [30, 1], [40, 1])
+    yield batch([20, 1], [30, 1], [40, 7])
   }
-  const { messages, extents } = await collect(batches(), 2)
+  const { messages, extents, extentBytes, volumeBytes } = await collect(batches(), 2)
   t.deepEqual(
     messages.flat().map(([offset]) => offset),
     [0, 10, 20, 30, 40]
   )
   t.true(messages.every(({ length }) => length <= 2))
   t.is(extents, 5)
+  t.is(extentBytes, 11)
+  t.is(volumeBytes, capacityBytes)
 })
 
 test('nothing at all is one message, which tells the capacity', async (t) => {

@@ -17,7 +17,14 @@ const folder = testFolder(test)
 const sample = writeSamplePool(join(folder, 'sample'))
 const big = writeBigPool(join(folder, 'big'), 60_000)
 
-const NOTHING_YET: WalkStatistics = { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0 }
+const NOTHING_YET: WalkStatistics = {
+  nodesRead: 0,
+  bytesRead: 0,
+  readCalls: 0,
+  extents: 0,
+  extentBytes: 0,
+  volumeBytes: 0
+}
 
 type Asked = Pick<WalkRequest, 'target'> & Partial<WalkRequest>
 

@@ -118,7 +118,15 @@ test.serial('a walk begins when it is asked for its first message', async (t) =>
   const { messages, statistics } = watched.walk({ target: (await big).snapshot('big') })
   await setTimeout(50)
   t.is(watched.walkers.active, 0)
-  t.deepEqual(statistics?.(), { nodesRead: 0, bytesRead: 0, readCalls: 0, extents: 0, walkMs: 0 })
+  t.deepEqual(statistics?.(), {
+    nodesRead: 0,
+    bytesRead: 0,
+    readCalls: 0,
+    extents: 0,
+    extentBytes: 0,
+    volumeBytes: 0,
+    walkMs: 0
+  })
   await messages.return?.()
 })
 

@@ -85,6 +85,22 @@ async function imageOf(name: string, happen: (model: PoolModel) => void, sectors
   return path
 }
 
+test('what --size leaves out of a delta from a record is said', async (t) => {
+  const image = await imageOf('left-out.img', (model) => {
+    model.createSnapshot(3, 1)
+    for (const block of [3, 18, 19]) model.write(1, block)
+  })
+  const { to } = await save(3, 20 * 65536, 'left-out.base', image)
+  const ask = (...size: string[]) => runCommand(['delta', '1', '--base-record', to, '--metadata', image, ...size])
+  const cut = await ask('--size', `${10 * 65536}`)
+  t.is(cut.status, 0, cut.stderr)
+  t.regex(cut.stderr, /--size leaves out 131072 bytes \(128 KiB\) that lie beyond it/)
+  for (const whole of [await ask(), await ask('--size', `${20 * 65536}`)]) {
+    t.is(whole.status, 0, whole.stderr)
+    t.notRegex(whole.stderr, /leaves out/)
+  }
+})
+
 test('a pool that went back, another one, a base that was changed and mistaken options are refused', async (t) => {
   const nothing = () => undefined
   const later = await imageOf('later.img', (model) => {

@@ -4,7 +4,7 @@
  */
 import test from 'ava'
 
-import { type CowTally, damageStores, tallyTable } from '../../support/cow-mutations.ts'
+import { type CowTally, damageStores, summaryTable, tallyTable } from '../../support/cow-mutations.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
@@ -16,6 +16,7 @@ test('entries, counts, order, header, length', async (t) => {
     t.deepEqual(await damageStores(folder, new Random(seed), 30, tally), [], `seed ${seed}`)
   }
   t.log(tallyTable(tally))
+  t.regex(summaryTable(tally), /^\| by hand \| \d+ \| \d+ \| \d+ \|$/m)
   const refused = [...tally.values()].reduce((sum, each) => sum + each.refused, 0)
   t.true(refused > 900, `${refused}`)
 })

@@ -5,7 +5,7 @@
 import pino from 'pino'
 import { snapshotMetadataBackend } from '../../../src/agent/answers/backend.ts'
 import type { CatalogRun } from '../../../src/agent/catalog/catalog-thread.ts'
-import { type CatalogCalls, catalogCalls } from '../../../src/agent/catalog/calls.ts'
+import { type CatalogCalls, catalogCalls, runCall } from '../../../src/agent/catalog/calls.ts'
 import { Catalog } from '../../../src/agent/catalog/catalog.ts'
 import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
 import { parseLogicalVolumes } from '../../../src/agent/lvm/parse.ts'
@@ -25,13 +25,13 @@ const logger = pino({ level: 'silent' })
 
 /** The catalog's calls, each carried out at its turn. On disk when it is carried out, as the database promises. */
 export function runOn(database: CatalogDatabase, scheduler: Scheduler, owner: string): () => CatalogRun {
-  const calls = catalogCalls(database) as Record<string, (...args: unknown[]) => unknown>
+  const calls = catalogCalls(database)
   return () => ({
     opening: Promise.resolve(database.opening),
     gone: Promise.resolve(),
     ended: false,
     stuck: false,
-    call: (call, args) => scheduler.io(owner, () => calls[call](...args))
+    call: (call, args) => scheduler.io(owner, () => (call === 'close' ? undefined : runCall(calls, call, args)))
   })
 }
 
@@ -55,7 +55,7 @@ function walkersOf(open: OpenMedium): Pick<Walkers, 'stream'> {
 export interface AgentOptions {
   readonly strictBases: boolean
   /** Told how far a pool's clock had come when the agent looked. */
-  readonly onClock: (clock: Parameters<CatalogCalls['sawPoolClock']>[0]) => void
+  readonly onClock: (clock: Parameters<CatalogCalls['poolClocks']['saw']>[0]) => void
 }
 
 export interface SimulatedAgent {
@@ -79,7 +79,7 @@ export function startAgent(
       return {
         ...under,
         call: (name, args) => {
-          if (name === 'sawPoolClock') onClock(args[0] as Parameters<CatalogCalls['sawPoolClock']>[0])
+          if (name === 'poolClocks.saw') onClock(args[0] as Parameters<CatalogCalls['poolClocks']['saw']>[0])
           return under.call(name, args)
         }
       }

@@ -60,7 +60,7 @@ export async function liveLeases(life: Life, catalog: CatalogDatabase, tells: bo
   const world = new LeaseWorld(life, catalog, tells)
   const violation = await world.run()
   const calls = catalogCalls(catalog)
-  for (const { device } of calls.listLeases()) calls.clearLease(device)
+  for (const { device } of calls.leases.list()) calls.leases.clear(device)
   return { violation, story: world.story, turns: world.turns, outcomes: world.outcomes }
 }
 
@@ -134,7 +134,7 @@ class LeaseWorld {
     for (let passed = 0; passed < 2 * RETRY_MS + HOLD_MS; passed += WATCH_MS) await this.#pass(WATCH_MS)
     if (this.#violation !== undefined) return this.#violation
     if (this.#holder !== 'ours') return undefined
-    const [record] = catalogCalls(this.#catalog).listLeases()
+    const [record] = catalogCalls(this.#catalog).leases.list()
     if (!record) return 'our metadata snapshot is held, and nothing says that it is ours'
     const isNoted = this.#keepers.notes.read(record.device) === record.takenAt
     if (record.state === 'held' && !isNoted)

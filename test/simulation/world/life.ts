@@ -109,7 +109,7 @@ export async function liveThin(life: Life, catalog: CatalogDatabase, tells: bool
   const world = new ThinWorld(life, catalog, tells)
   const violation = await world.run()
   // What it has left in the catalog is nobody's.
-  catalogCalls(catalog).forgetServed(0)
+  catalogCalls(catalog).served.forget(0)
   return { violation, story: world.story, turns: world.turns, outcomes: world.outcomes }
 }
 

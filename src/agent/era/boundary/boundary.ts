@@ -57,7 +57,7 @@ export interface EraHistoryRecorder {
 }
 
 export interface BoundaryParts {
-  readonly catalog: Pick<Catalog, 'beginEra' | 'rollBackEra'>
+  readonly catalog: Pick<Catalog, 'eraVolumes'>
   readonly deviceMapper: DeviceMapper
   readonly historyCheck: HistoryCheck
   readonly recorder: EraHistoryRecorder
@@ -125,7 +125,7 @@ export class Boundary {
     const prepared = await prepare(checked, token)
     const mountedAt = await mountPoints(devices.era)
     await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`)
-    await catalog.beginEra({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
+    await catalog.eraVolumes.begin({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
     try {
       await historyCheck.expectEras(volumeName, BOUNDARY_ERAS)
@@ -148,7 +148,7 @@ export class Boundary {
       return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
       if (await ended(suspension, volumeName, logger)) {
-        await catalog.rollBackEra(volumeName)
+        await catalog.eraVolumes.rollBack(volumeName)
         await historyCheck.lookAfter(volumeName)
       }
       throw error
@@ -210,7 +210,7 @@ export class Boundary {
     // The next change, or the next agent, recovers what is left.
     if (!(await ended(this.#suspension, volume.name, logger))) return
     await remove()
-    await catalog.rollBackEra(volume.name)
+    await catalog.eraVolumes.rollBack(volume.name)
     await historyCheck.lookAfter(volume.name)
     logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
   }

@@ -1,25 +1,16 @@
 /**
  * The watchdog of one suspension (watchdog-process.ts), seen from the agent.
  */
-import { type ChildProcess, fork } from 'node:child_process'
-import { once } from 'node:events'
-import { getCompileCacheDir } from 'node:module'
-import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
-import { helperEnvironment } from '../../../../native/helper-process.ts'
+import { HelperDialogue } from '../../../../native/helper-dialogue.ts'
 import { defect, DeltamapperError, type ErrorCode } from '../../../errors.ts'
 import { groupRuns } from '../device/processes.ts'
 
-/** Most of a start is Node's own start-up, which is slow on a busy machine. Milliseconds. */
-const START_DEADLINE_MS = 30_000
 /**
  * How much longer than the suspension's own deadline an answer may take, in milliseconds: resuming waits for calls that
  * hang.
  */
 const ANSWER_MARGIN_MS = 30_000
-/** How long to wait for the end of a process that was let go, in milliseconds. */
-const FAREWELL_MS = 1000
 /** How long to wait for the end of a watchdog that was killed, and how often to look, in milliseconds. */
 const KILL_MS = 5000
 const LOOK_MS = 50
@@ -45,51 +36,41 @@ export type WatchdogAnswer =
   | { readonly answer: 'failed'; readonly code: ErrorCode; readonly message: string; readonly remedy: string }
 
 export class Watchdog {
-  readonly #child: ChildProcess
+  readonly #dialogue: HelperDialogue<WatchdogQuestion, WatchdogAnswer>
   readonly #deadlineMs: number
-  #settle: ((answer: WatchdogAnswer | Error) => void) | undefined
-  readonly #lost = new AbortController()
 
-  private constructor(child: ChildProcess, deadlineMs: number) {
-    this.#child = child
-    this.#deadlineMs = deadlineMs
-    const lost = (what: string) => {
-      const gone = new DeltamapperError(
-        'DM_CALL_STUCK',
-        `the process that watches over the suspension ${what}`,
-        'find out why (the kernel log names processes that it killed when memory ran out), then ask again'
-      )
-      this.#lost.abort(gone)
-      this.#settle?.(gone)
-    }
-    child.on('message', (message: WatchdogAnswer) => this.#settle?.(message))
-    child.on('error', (error) => lost(`could not be started: ${error.message}`))
-    child.on('exit', (code, signal) => lost(`ended (${signal ?? `exit status ${code}`})`))
+  private constructor(start: WatchdogStart) {
+    this.#deadlineMs = start.deadlineMs + ANSWER_MARGIN_MS
+    this.#dialogue = new HelperDialogue('./watchdog-process', import.meta.url, start, {
+      lost: (what) =>
+        new DeltamapperError(
+          'DM_CALL_STUCK',
+          `the process that watches over the suspension ${what}`,
+          'find out why (the kernel log names processes that it killed when memory ran out), then ask again'
+        ),
+      late: () =>
+        new DeltamapperError(
+          'DM_CALL_STUCK',
+          'the process that watches over the suspension has not answered',
+          'see what the device waits for; ask again later'
+        )
+    })
   }
 
   /** Starts a watchdog. Nothing is suspended yet. @throws DM_CALL_STUCK */
   static async start(start: WatchdogStart): Promise<Watchdog> {
-    const program = fileURLToPath(new URL(`./watchdog-process${extname(import.meta.filename)}`, import.meta.url))
-    const compiled = getCompileCacheDir()
-    const child = fork(program, [JSON.stringify(start)], {
-      // A process group of its own: signals for the agent's group (Ctrl-C) are not for the watchdog.
-      detached: true,
-      execArgv: ['--max-old-space-size=64'],
-      env: { ...helperEnvironment(), ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }) },
-      stdio: ['ignore', 'ignore', 'ignore', 'ipc']
-    })
-    const watchdog = new Watchdog(child, start.deadlineMs)
-    await watchdog.#next(START_DEADLINE_MS)
+    const watchdog = new Watchdog(start)
+    await watchdog.#dialogue.started()
     return watchdog
   }
 
   get pid(): number | undefined {
-    return this.#child.pid
+    return this.#dialogue.pid
   }
 
   /** Aborted when the watchdog has ended, expectedly or not. If it left a device suspended, nothing else resumes it. */
   get lost(): AbortSignal {
-    return this.#lost.signal
+    return this.#dialogue.lost
   }
 
   /**
@@ -114,11 +95,7 @@ export class Watchdog {
 
   /** Lets it go. It first resumes a device that is still suspended. Resolves when it has ended, or after a second. */
   async end(): Promise<void> {
-    const child = this.#child
-    if (child.connected) child.disconnect()
-    if (child.exitCode !== null || child.signalCode !== null) return
-    await Promise.race([once(child, 'exit').catch(() => undefined), sleep(FAREWELL_MS, undefined, { ref: false })])
-    child.unref()
+    await this.#dialogue.end()
   }
 
   /**
@@ -128,7 +105,7 @@ export class Watchdog {
    *   the kill
    */
   async kill(): Promise<boolean> {
-    const { pid } = this.#child
+    const { pid } = this
     if (pid === undefined) return true
     try {
       process.kill(-pid, 'SIGKILL')
@@ -142,26 +119,7 @@ export class Watchdog {
   }
 
   #ask(question: WatchdogQuestion): Promise<WatchdogAnswer> {
-    const next = this.#next(this.#deadlineMs + ANSWER_MARGIN_MS)
-    this.#child.send(question, () => undefined)
-    return next
-  }
-
-  async #next(deadlineMs: number): Promise<WatchdogAnswer> {
-    const answer = await new Promise<WatchdogAnswer | Error>((resolve) => {
-      const timer = setTimeout(() => {
-        const what = 'the process that watches over the suspension has not answered'
-        resolve(new DeltamapperError('DM_CALL_STUCK', what, 'see what the device waits for; ask again later'))
-      }, deadlineMs)
-      this.#settle = (settled) => {
-        clearTimeout(timer)
-        resolve(settled)
-      }
-      if (this.lost.aborted) this.#settle(this.lost.reason as Error)
-    })
-    this.#settle = undefined
-    if (answer instanceof Error) throw answer
-    return answer
+    return this.#dialogue.ask(question, this.#deadlineMs)
   }
 }
 

@@ -28,7 +28,7 @@ import type { EraVolume } from '../../catalog/era-volumes.ts'
 import { dataHead } from './lasting-traces.ts'
 import { type ActiveDevices, type LastLook, parseLastLook, superblockOf, TrackedDevice } from './tracked-device.ts'
 
-export type HistoryCheckCatalog = Pick<Catalog, 'findEraVolume' | 'sawEraVolume' | 'endEraHistory'>
+export type HistoryCheckCatalog = Pick<Catalog, 'eraVolumes'>
 
 export interface CheckedVolume {
   /** As in the catalog now. */
@@ -81,12 +81,12 @@ export class HistoryCheck {
       await this.endHistory(volume, why, superblock)
       // The new history begins with its first snapshot, so earlier counts do not matter to it.
       const lowerSeen = JSON.stringify(tracked.seenActive(now, { state: 'never' }, head, suspended ? ownEras : 0))
-      await this.#catalog.sawEraVolume(name, { lowerSeen, guardCheckedAt })
+      await this.#catalog.eraVolumes.saw(name, { lowerSeen, guardCheckedAt })
       throw historyLost(name, why)
     }
     const { newestEra, blocks: seenBlocks } = history
     const lowerSeen = JSON.stringify(tracked.seenActive(now, before, head, suspended ? ownEras : 0))
-    await this.#catalog.sawEraVolume(name, { newestEra, seenBlocks, lowerSeen, guardCheckedAt })
+    await this.#catalog.eraVolumes.saw(name, { newestEra, seenBlocks, lowerSeen, guardCheckedAt })
     const seen = { ...volume, newestEra, seenBlocks, lowerSeen, guardCheckedAt }
     return { volume: seen, devices, device: devices.era, metadataPath, superblock, counted: now.data }
   }
@@ -98,7 +98,7 @@ export class HistoryCheck {
   async expectEras(name: string, ownEras: number): Promise<void> {
     const before = parseLastLook((await this.#volume(name)).lowerSeen)
     if (before.state !== 'active') return
-    await this.#catalog.sawEraVolume(name, { lowerSeen: JSON.stringify({ ...before, ownEras } satisfies LastLook) })
+    await this.#catalog.eraVolumes.saw(name, { lowerSeen: JSON.stringify({ ...before, ownEras } satisfies LastLook) })
   }
 
   /**
@@ -118,7 +118,7 @@ export class HistoryCheck {
     superblock: Pick<EraSuperblock, 'currentEra' | 'blocks'>
   ): Promise<EraVolume> {
     this.#logger.warn({ volume: volume.name, because, line: volume.line }, 'the history of a tracked volume is void')
-    return this.#catalog.endEraHistory(volume.name, because, {
+    return this.#catalog.eraVolumes.endHistory(volume.name, because, {
       newestEra: superblock.currentEra,
       seenBlocks: superblock.blocks
     })
@@ -152,7 +152,7 @@ export class HistoryCheck {
   }
 
   async #volume(name: string): Promise<EraVolume> {
-    const volume = await this.#catalog.findEraVolume(name)
+    const volume = await this.#catalog.eraVolumes.find(name)
     if (volume) return volume
     throw noSuchVolume(name)
   }

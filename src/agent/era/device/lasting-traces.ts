@@ -11,9 +11,9 @@
 import { createHash } from 'node:crypto'
 import { LOOK_BYTES } from '../../../devicemapper/block-device.ts'
 import { BlockReader } from '../../../devicemapper/block-reader.ts'
-import { METADATA_BLOCK_SIZE } from '../../../devicemapper/checksum.ts'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
 import { DeltamapperError } from '../../../errors.ts'
+import { METADATA_BLOCK_BYTES } from '../../../units.ts'
 
 /**
  * Fingerprint of a data device's first 128 KiB. The device may be in use.
@@ -23,7 +23,7 @@ import { DeltamapperError } from '../../../errors.ts'
 export async function dataHead(path: string): Promise<string> {
   const reader = await BlockReader.open(path)
   try {
-    const blocks = Math.min(reader.blocks, LOOK_BYTES / METADATA_BLOCK_SIZE)
+    const blocks = Math.min(reader.blocks, LOOK_BYTES / METADATA_BLOCK_BYTES)
     return createHash('sha256')
       .update(await reader.readStart(blocks))
       .digest('hex')

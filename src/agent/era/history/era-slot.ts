@@ -30,18 +30,7 @@ const LOOK_MS = 200
 const DEADLINE_MS = 30_000
 
 export interface EraSlotParts {
-  readonly catalog: Pick<
-    Catalog,
-    | 'path'
-    | 'findLease'
-    | 'leases'
-    | 'beginLease'
-    | 'confirmLease'
-    | 'beginRelease'
-    | 'keepLease'
-    | 'clearLease'
-    | 'eraView'
-  >
+  readonly catalog: Pick<Catalog, 'path' | 'leases' | 'eraVolumes'>
   readonly deviceMapper: DeviceMapper
   readonly logger: Logger
 }
@@ -113,7 +102,7 @@ export class EraSlots {
     const isTaken = async () =>
       (await readEraSlot(path, device)).heldRoot !== 0 &&
       // Our own is recovered when the slot is needed.
-      (await this.#parts.catalog.findLease(slotKey(volume))) === undefined
+      (await this.#parts.catalog.leases.find(slotKey(volume))) === undefined
     for (const until = performance.now() + WAIT_MS; await isTaken(); await sleep(LOOK_MS)) {
       if (performance.now() > until) throw takenError(era.name)
     }
@@ -128,7 +117,7 @@ export class EraSlots {
   async recover(inTurn: InVolumesTurn): Promise<void> {
     const { catalog, logger } = this.#parts
     try {
-      const [records, { volumes }] = [await catalog.leases(), await catalog.eraView()]
+      const [records, { volumes }] = [await catalog.leases.list(), await catalog.eraVolumes.view()]
       for (const { device } of records.filter((each) => isEraSlot(each.device))) {
         const volume = volumes.find((each) => slotKey(each) === device)
         if (volume === undefined) {
@@ -148,7 +137,7 @@ export class EraSlots {
 
   /** @returns why the lease record of an active volume cannot be recovered; undefined when there is none (any more) */
   async #recover(volume: EraVolume, key: string): Promise<string | undefined> {
-    const record = await this.#parts.catalog.findLease(key)
+    const record = await this.#parts.catalog.leases.find(key)
     if (record === undefined) return undefined
     const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
     if ((await tracked.info()) === undefined) return undefined
@@ -171,13 +160,13 @@ export class EraSlots {
     const takenAt = Date.now()
     const keeper = await this.#startKeeper(key, takenAt, metadata)
     try {
-      await catalog.beginLease({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
+      await catalog.leases.begin({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
       const { heldRoot, facts } = await keeper.reserve().catch(async (error: unknown) => {
         // Taken or not: if that is unknown, the record stays.
-        if (!(error instanceof KeeperLost)) await catalog.clearLease(key)
+        if (!(error instanceof KeeperLost)) await catalog.leases.clear(key)
         throw error
       })
-      await catalog.confirmLease(key, { heldRoot, factsHeld: facts })
+      await catalog.leases.confirm(key, { heldRoot, factsHeld: facts })
       try {
         return await use({ metadata, heldRoot })
       } finally {
@@ -197,7 +186,7 @@ export class EraSlots {
   /** Waits until the slot is empty. @throws DM_DEVICE_BUSY */
   async #free(key: string, device: string, metadata: MetadataPlace): Promise<void> {
     for (const until = performance.now() + WAIT_MS; ;) {
-      const record = await this.#parts.catalog.findLease(key)
+      const record = await this.#parts.catalog.leases.find(key)
       const why = record && (await this.#settle(record, metadata))
       const { heldRoot } = await readEraSlot(metadata.path, metadata.device)
       const atWork = await keeperAtWork(key, this.#parts.catalog.path)
@@ -231,11 +220,11 @@ export class EraSlots {
 
   async #giveBack(key: string, keeper: LeaseKeeper): Promise<void> {
     const { catalog } = this.#parts
-    await catalog.beginRelease(key)
+    await catalog.leases.beginRelease(key)
     try {
       await keeper.release()
     } catch (error) {
-      if (!(error instanceof KeeperLost)) await catalog.keepLease(key)
+      if (!(error instanceof KeeperLost)) await catalog.leases.keep(key)
       throw error
     }
     await this.#clear(key)
@@ -267,7 +256,7 @@ export class EraSlots {
   /** Forgets a lease, then the release note of its keeper. */
   async #clear(key: string): Promise<void> {
     const { catalog } = this.#parts
-    await catalog.clearLease(key)
+    await catalog.leases.clear(key)
     await removeNote(notePath(catalog.path, key))
   }
 }

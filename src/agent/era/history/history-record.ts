@@ -57,7 +57,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
    * @throws what `EraSlots.ready` throws
    */
   async ready(volume: EraVolume): Promise<void> {
-    const { boundaryEra } = await this.#parts.catalog.beginEraHistory(volume.name)
+    const { boundaryEra } = await this.#parts.catalog.eraSnapshots.beginHistory(volume.name)
     // For the first snapshot, nothing is recorded.
     if (boundaryEra !== undefined) await this.#slots.ready(volume)
   }
@@ -72,7 +72,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     const { catalog, logger } = this.#parts
     const { volume, name, boundaryEra } = taken
     const began = performance.now()
-    const since = await catalog.beginEraHistory(volume.name)
+    const since = await catalog.eraSnapshots.beginHistory(volume.name)
     if (since.line !== volume.line) {
       throw new DeltamapperError(
         'DM_HISTORY_BROKEN',
@@ -82,7 +82,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     }
     const nothing = since.boundaryEra === undefined || since.boundaryEra >= boundaryEra
     const isExact = nothing || (await this.#store(taken, since.boundaryEra))
-    const snapshot = await catalog.recordEraSnapshot(volume.name, taken, since, isExact)
+    const snapshot = await catalog.eraSnapshots.record(volume.name, taken, since, isExact)
     const ms = Math.round(performance.now() - began)
     logger.info(
       { volume: volume.name, snapshot: name, exact: snapshot.exact, ms },
@@ -115,7 +115,7 @@ export class EraHistoryRecords implements EraHistoryRecorder {
         const message = await nextMessage(worker)
         if (message.kind === 'end') return message.isExact
         if (message.kind === 'error') throw fromPortable(message.error)
-        await this.#parts.catalog.stageEraWrites(volume, message.chunks)
+        await this.#parts.catalog.eraSnapshots.stageWrites(volume, message.chunks)
         worker.postMessage('more')
       }
     } finally {

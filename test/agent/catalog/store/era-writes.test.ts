@@ -11,8 +11,8 @@ function opened(t: ExecutionContext): { database: CatalogDatabase; path: string 
   const database = openDatabase(path)
   const calls = catalogCalls(database)
   for (const name of ['v', 'w']) {
-    calls.beginEra({ kind: 'attach', volume: eraVolume(name) }, 0)
-    calls.completeEra(name)
+    calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume(name) }, 0)
+    calls.eraVolumes.complete(name)
   }
   return { database, path }
 }

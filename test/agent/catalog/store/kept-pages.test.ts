@@ -39,20 +39,20 @@ function make(path: string): void {
   const calls = catalogCalls(database)
   const random = new Random(7)
   fill(database, 60)
-  calls.beginEra({ kind: 'attach', volume: eraVolume('v') }, 5)
-  calls.completeEra('v')
+  calls.eraVolumes.begin({ kind: 'attach', volume: eraVolume('v') }, 5)
+  calls.eraVolumes.complete('v')
   for (let i = 0; i < SNAPSHOTS; i++) {
     const name = `s${i}`
-    calls.beginEra({ kind: 'snapshot', volume: 'v', snapshot: name, token: name }, 6)
-    const since = calls.beginEraHistory('v')
+    calls.eraVolumes.begin({ kind: 'snapshot', volume: 'v', snapshot: name, token: name }, 6)
+    const since = calls.eraSnapshots.beginHistory('v')
     if (since.boundaryEra !== undefined) {
       const blocks = Array.from({ length: 80 * 1400 }, () => random.integer(0, 80 * CHUNK_BLOCKS - 1))
       const ascending = [...new Set(blocks)].sort((a, b) => a - b)
-      calls.stageEraWrites('v', chunksOf(...ascending.map((each) => [each, each + 1] as const)))
+      calls.eraSnapshots.stageWrites('v', chunksOf(...ascending.map((each) => [each, each + 1] as const)))
     }
     const sizeBytes = 2 ** 44 - (i === 4 ? 2 ** 30 : 0)
     const taken = { name, boundaryEra: 10 + i, sizeBytes, takenAt: i, suspendedMs: 12, lower: `{"lv":"${name}"}` }
-    calls.recordEraSnapshot('v', taken, since, true)
+    calls.eraSnapshots.record('v', taken, since, true)
   }
   database.close()
 }
@@ -61,23 +61,28 @@ function make(path: string): void {
 function answers(database: CatalogDatabase): unknown {
   const calls = catalogCalls(database)
   const few = {
-    ...{ view: calls.view(), leases: calls.listLeases(), era: calls.eraView(), snapshots: calls.eraSnapshots() },
+    ...{
+      view: calls.ownedPools.view(),
+      leases: calls.leases.list(),
+      era: calls.eraVolumes.view(),
+      snapshots: calls.eraSnapshots.list()
+    },
     served: Array.from({ length: 62 }, (_, i) => [
-      calls.findServed({ handle: `vg/s${i}`, identity: '' }),
-      calls.findServed({ handle: '', identity: `lvm:${i}` })
+      calls.served.find({ handle: `vg/s${i}`, identity: '' }),
+      calls.served.find({ handle: '', identity: `lvm:${i}` })
     ]),
-    thins: ['v', 's1', 's2', 's3'].map((name) => calls.findThinByName('a', name)),
-    lease: calls.findLease('dm:pool'),
-    volumes: ['e', 'v'].map((name) => calls.findEraVolume(name)),
-    facts: calls.eraHistoryFacts(),
-    rows: calls.statistics().rows
+    thins: ['v', 's1', 's2', 's3'].map((name) => calls.ownedPools.findThinByName('a', name)),
+    lease: calls.leases.find('dm:pool'),
+    volumes: ['e', 'v'].map((name) => calls.eraVolumes.find(name)),
+    facts: calls.eraSnapshots.facts(),
+    rows: calls.file.statistics().rows
   }
   const { snapshots } = few
-  const named = snapshots.map(({ volume, name }) => [volume, calls.findEraSnapshot(volume.slice(4), name)])
+  const named = snapshots.map(({ volume, name }) => [volume, calls.eraSnapshots.find(volume.slice(4), name)])
   const pairs = snapshots.flatMap((base) => {
     const later = snapshots.filter(({ line, seq }) => line === base.line && seq > base.seq)
     return later.map((target, i) => {
-      const least = calls.leastEraSize(base.id, target.id)
+      const least = calls.eraSnapshots.leastSize(base.id, target.id)
       // From the first of a line to the last, which is all there is.
       const isRead = i === later.length - 1 && !snapshots.some(({ line, seq }) => line === base.line && seq < base.seq)
       return [least, isRead ? written(database, base.id, target.id) : undefined]
@@ -90,7 +95,7 @@ function written(database: CatalogDatabase, base: string, target: string): strin
   const digest = createHash('sha1')
   const calls = catalogCalls(database)
   for (let after = { chunk: 0, seq: 0 }; ;) {
-    const page = calls.eraWrites(base, target, after)
+    const page = calls.eraSnapshots.writes(base, target, after)
     for (const { chunk, seq, blocks, bytes } of page?.chunks ?? []) {
       digest.update(`${chunk} ${seq} ${blocks} `).update(bytes)
       after = { chunk, seq }
@@ -182,10 +187,10 @@ test('bits flipped while history is put together and transactions are undone: an
   const undone = new Error('undone')
   const change = (database: CatalogDatabase) => {
     const calls = catalogCalls(database)
-    for (const name of ['s3', 's6']) calls.deleteEraSnapshot('v', name, 50)
-    calls.forgetEraSnapshots({ before: 0, keep: SNAPSHOTS - 2 })
-    while (calls.compactEraHistory() > 0);
-    calls.remember(servedTarget({ handle: 'vg/s61', identity: 'lvm:61' }), 9)
+    for (const name of ['s3', 's6']) calls.eraSnapshots.delete('v', name, 50)
+    calls.eraSnapshots.forget({ before: 0, keep: SNAPSHOTS - 2 })
+    while (calls.eraSnapshots.compact() > 0);
+    calls.served.remember(servedTarget({ handle: 'vg/s61', identity: 'lvm:61' }), 9)
     try {
       database.write(() => {
         servedTable.delete(database, [servedTable.find(database, {})[0]])
@@ -194,7 +199,7 @@ test('bits flipped while history is put together and transactions are undone: an
     } catch (error) {
       if (error !== undone) throw error
     }
-    calls.clearLease('dm:pool')
+    calls.leases.clear('dm:pool')
   }
   const path = join(folder, 'catalog.db')
   const random = new Random(SEED + 1)
@@ -258,7 +263,7 @@ test('after a transaction that was undone, what is read again is checked', (t) =
   const calls = catalogCalls(database)
   const file = openSync(path, 'r+')
   flipText(file, bytes, 'lvm:7')
-  t.is(calls.findServed({ handle: '', identity: 'lvm:7' }).length, 1)
+  t.is(calls.served.find({ handle: '', identity: 'lvm:7' }).length, 1)
   const undo = () =>
     database.write(() => {
       servedTable.delete(database, [servedTable.find(database, {})[0]])
@@ -276,7 +281,9 @@ test('what was undone without a change needs no check, and leaves what is known 
   const before = spelt(answers(database))
   const file = openSync(path, 'r+')
   flipText(file, bytes, 'lvm:7')
-  t.throws(() => catalogCalls(database).beginEra({ kind: 'detach', volume: 'w' }, 0), { code: 'DM_NO_SUCH_DEVICE' })
+  t.throws(() => catalogCalls(database).eraVolumes.begin({ kind: 'detach', volume: 'w' }, 0), {
+    code: 'DM_NO_SUCH_DEVICE'
+  })
   t.is(spelt(answers(database)), before)
   database.close()
   closeSync(file)
@@ -291,11 +298,11 @@ test('after a transaction that took the room of what is kept, everything is chec
     example(path)
     const database = openDatabase(path, { historyPages })
     const calls = catalogCalls(database)
-    calls.beginEra({ kind: 'detach', volume: 'v' }, 0)
+    calls.eraVolumes.begin({ kind: 'detach', volume: 'v' }, 0)
     // Damage that nothing else comes across.
     database.statement("UPDATE served SET mapped_blocks = mapped_blocks + 1 WHERE handle = 'vg/s5'").run()
     const detach = () => {
-      calls.completeEra('v')
+      calls.eraVolumes.complete('v')
     }
     if (checked) t.throws(detach, { code: 'DM_CATALOG_DAMAGED', message: /a row of its table served/ })
     else t.notThrows(detach)
