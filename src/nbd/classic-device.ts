@@ -42,6 +42,7 @@ export class ClassicDeviceData implements WatchedDevice {
   readonly sizeBytes: number
   readonly blockBytes: number
   readonly isCostly = false
+  readonly allocated: () => Promise<ExtentStream>
   readonly #file: DataFile
   readonly #attributes: DeviceAttributes
   readonly #seen: Seen
@@ -52,7 +53,8 @@ export class ClassicDeviceData implements WatchedDevice {
     this.#attributes = attributes
     this.#seen = seen
     this.#options = options
-    this.sizeBytes = file.sizeBytes
+    const sizeBytes = (this.sizeBytes = file.sizeBytes)
+    this.allocated = async () => everything(sizeBytes)
     this.blockBytes = seen.state.chunkBytes
   }
 
@@ -86,10 +88,6 @@ export class ClassicDeviceData implements WatchedDevice {
       await file.close()
       throw error
     }
-  }
-
-  async allocated(): Promise<ExtentStream> {
-    return everything(this.sizeBytes)
   }
 
   async parts(offset: number, size: number): Promise<Part[]> {
