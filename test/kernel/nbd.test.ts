@@ -14,7 +14,8 @@ import { unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { run } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent } from './live-agent.ts'
-import { createGroup, createThin, lvm, prepareLvm, shrink, writeBlocks } from './lvm-setup.ts'
+import { createGroup, createPool, createThin, lvm, prepareLvm, shrink, writeBlocks } from './lvm-setup.ts'
+import { goBytes, RawClient, requestBytes } from '../nbd/raw-client.ts'
 
 const group = 'vg'
 const { random, count: increments } = labRun(5)
@@ -23,6 +24,8 @@ let files = 0
 const newFile = (name: string) => join(folder, `${files++}-${name}`)
 
 let agent: LiveAgent
+/** A volume with 40 blocks, of which tests that change nothing in it take snapshots. */
+let small: string
 
 test.before(async () => {
   prepareLvm()
@@ -34,6 +37,8 @@ test.before(async () => {
     const words = ['--type', 'thin-pool', '--size', '384m', '--chunksize', chunk, '--name', pool]
     lvm('lvcreate', ...words, group)
   }
+  small = createThin(group, 'pool64', 'small', 64)
+  writeBlocks(small, 0, 40, 's')
   agent = await LiveAgent.start()
 })
 test.after.always(async () => {
@@ -72,12 +77,13 @@ async function bitmapBytes(tool: RunTool, uri: string, base: string): Promise<nu
 async function backUp(
   tool: RunTool,
   name: string,
-  base: { name: string; layer: string } | undefined
+  base: { name: string; layer: string } | undefined,
+  { counted = false } = {}
 ): Promise<{ layer: string; read: number; changed: number; identical: boolean; stderr: string }> {
   const device = `/dev/${group}/${name}`
   const server = await serve(name, base ? [base.name] : [])
   try {
-    const changed = base ? await bitmapBytes(tool, server.uri(), base.name) : 0
+    const changed = base && counted ? await bitmapBytes(tool, server.uri(), base.name) : 0
     const layer = newFile(`${name}.qcow2`)
     const onto = base ? ['-B', base.layer, '-F', 'qcow2'] : []
     const before = bytesRead(device)
@@ -93,7 +99,7 @@ async function backUp(
 
 kernelTest('a file system in use: a full backup and increments, each read once', async (t, tool) => {
   t.timeout(30 * 60_000)
-  const volume = createThin(group, 'pool64', 'data', 192)
+  const volume = createThin(group, 'pool64', 'data', 96)
   run('mkfs.ext4', ['-q', volume])
   const mountPoint = mkdtempSync(join(tmpdir(), 'mounted-'))
   run('mount', ['-o', 'discard', volume, mountPoint])
@@ -122,7 +128,7 @@ kernelTest('a file system in use: a full backup and increments, each read once',
     change()
     const name = `data-${i}`
     snapshot('data', name, { writable: i % 2 === 1 })
-    const { layer, read, changed, identical, stderr } = await backUp(tool, name, base)
+    const { layer, read, changed, identical, stderr } = await backUp(tool, name, base, { counted: true })
     t.true(identical, `${name}: ${stderr}`)
     if (base) {
       t.true(changed > 0)
@@ -152,14 +158,15 @@ kernelTest(
       snapshot('odd', name, { writable: true })
       names.push(name)
     }
-    next(() => writeBlocks(volume, 100, 7, 'b'))
-    next(() => run('blkdiscard', ['--offset', String(12 * 192 * 1024), '--length', String(30 * 192 * 1024), volume]))
+    next(() => {
+      writeBlocks(volume, 100, 7, 'b')
+      run('blkdiscard', ['--offset', String(12 * 192 * 1024), '--length', String(30 * 192 * 1024), volume])
+    })
     next(() => shrink(`${group}/odd`, '31m'))
     next(() => {
-      lvm('lvextend', '--size', '45m', `${group}/odd`)
+      lvm('lvextend', '--size', '67m', `${group}/odd`)
       writeBlocks(volume, 600, 3, 'c')
     })
-    next(() => lvm('lvextend', '--size', '67m', `${group}/odd`))
     let base: { name: string; layer: string } | undefined
     for (const name of names) {
       const { layer, identical, stderr } = await backUp(tool, name, base)
@@ -184,10 +191,37 @@ kernelTest('an external origin shows where a snapshot maps nothing: all of that 
   snapshot('over', 'over-1')
   const full = await backUp(tool, 'over-0', undefined)
   t.true(full.identical, full.stderr)
-  const more = await backUp(tool, 'over-1', { name: 'over-0', layer: full.layer })
+  const more = await backUp(tool, 'over-1', { name: 'over-0', layer: full.layer }, { counted: true })
   t.true(more.identical, more.stderr)
   t.is(more.changed, 2 * 65536)
 })
+
+kernelTest(
+  'classic snapshots: a full backup and an increment, and a store that overflows fails the copy',
+  async (t, tool) => {
+    lvm('lvcreate', '--size', '12m', '--name', 'thick', group)
+    const volume = `/dev/${group}/thick`
+    run('bash', ['-c', `head -c 12M /dev/urandom > ${volume}`])
+    const take = (name: string, size: string) =>
+      lvm('lvcreate', '--snapshot', '--permission', 'r', '--size', size, '--name', name, `${group}/thick`)
+    take('thick-0', '8m')
+    const full = await backUp(tool, 'thick-0', undefined)
+    t.true(full.identical, full.stderr)
+    writeBlocks(volume, 7, 3, 'k')
+    take('thick-1', '1m')
+    const more = await backUp(tool, 'thick-1', { name: 'thick-0', layer: full.layer }, { counted: true })
+    t.true(more.identical, more.stderr)
+    t.is(more.changed, 3 * 65536)
+    t.true(more.read <= more.changed * 1.01)
+    const server = await serve('thick-1', ['thick-0'])
+    t.true(await isServed(server))
+    // More than thick-1 has room for.
+    writeBlocks(volume, 20, 40, 'o')
+    t.false(await isServed(server))
+    t.true(['DM_COW_INVALID', 'DM_COW_OVERFLOWED', 'DM_READ_FAILED'].includes(server.failures[0]?.code))
+    await server.close()
+  }
+)
 
 async function refused(work: Promise<TestServer>): Promise<DeltamapperError> {
   const served = await work.then(
@@ -204,9 +238,7 @@ async function refused(work: Promise<TestServer>): Promise<DeltamapperError> {
 kernelTest(
   'an inactive snapshot is refused with the command that activates it, which --activate runs and undoes',
   async (t, tool) => {
-    const volume = createThin(group, 'pool64', 'asleep', 8)
-    writeBlocks(volume, 0, 5, 'z')
-    const device = snapshot('asleep', 'asleep-0', { active: false, writable: true })
+    const device = snapshot('small', 'asleep-0', { active: false, writable: true })
     const error = await refused(serve('asleep-0'))
     t.is(error.code, 'DM_NO_SUCH_DEVICE')
     t.true(error.remedy.includes(`lvchange -ay -K ${group}/asleep-0`))
@@ -217,19 +249,17 @@ kernelTest(
     t.is((await tool('nbdcopy', [server.uri(), copy])).status, 0)
     await server.close()
     t.false(existsSync(device))
-    t.deepEqual(readFileSync(copy).subarray(0, 5 * 65536), Buffer.alloc(5 * 65536, 'z'))
+    t.deepEqual(readFileSync(copy).subarray(0, 40 * 65536), Buffer.alloc(40 * 65536, 's'))
   }
 )
 
 kernelTest("devices that are not the snapshot's, and volumes in use, are refused", async (t) => {
-  const volume = createThin(group, 'pool64', 'used', 8)
-  writeBlocks(volume, 0, 2, 'u')
-  snapshot('used', 'used-0')
-  const written = snapshot('used', 'used-1', { writable: true })
+  snapshot('small', 'used-0')
+  const written = snapshot('small', 'used-1', { writable: true })
   writeBlocks(written, 5, 1, 'w')
   const wrong = { device: `/dev/${group}/used-0` }
   const cases: [string, NbdOptions, ErrorCode][] = [
-    ['used', {}, 'DM_VOLUME_IN_USE'],
+    ['small', {}, 'DM_VOLUME_IN_USE'],
     ['used-1', {}, 'DM_VOLUME_IN_USE'],
     ['used-1', wrong, 'DM_NO_SUCH_DEVICE'],
     ['used-0', { device: '/dev/ubda' }, 'DM_NO_SUCH_DEVICE']
@@ -247,20 +277,32 @@ kernelTest("a name that is another's to the agent is refused", async (t) => {
 })
 
 kernelTest('writes of which the tree shows nothing in the end fail the next request', async (t, tool) => {
-  const volume = createThin(group, 'pool64', 'back', 16)
-  writeBlocks(volume, 0, 20, 'b')
-  const device = snapshot('back', 'back-0', { writable: true })
+  const device = snapshot('small', 'back-0', { writable: true })
   const server = await serve('back-0')
-  t.is((await tool('nbdinfo', ['--map', server.uri()])).status, 0)
+  t.true(await isServed(server))
   // A block that was never mapped: mapped, and trimmed again.
   writeBlocks(device, 100, 1, 'x')
   run('blkdiscard', ['--offset', String(100 * 65536), '--length', '65536', device])
   t.not((await tool('nbdinfo', ['--map', server.uri()])).status, 0)
+  t.false(await isServed(server))
   await server.close()
 })
 
 /** What device-mapper calls a volume. */
 const mapped = (name: string) => `${group}-${name.replaceAll('-', '--')}`
+
+/** Whether a client is let in, and may read the first byte. */
+async function isServed({ path }: TestServer): Promise<boolean> {
+  const client = new RawClient(path)
+  await client.greet()
+  await client.option(8)
+  const replies = await client.option(7, goBytes(''))
+  if (replies.at(-1)?.type !== 1) return false
+  client.send(requestBytes({ type: 0, length: 1 }))
+  const chunks = await client.chunks()
+  await client.close()
+  return chunks[0]?.type === 1
+}
 
 /** What becomes of a snapshot while it is copied, and what the server says then. */
 const fates: Record<string, { writable: boolean; happens: (name: string, device: string) => Promise<void> | void }> = {
@@ -292,10 +334,8 @@ const fates: Record<string, { writable: boolean; happens: (name: string, device:
 
 for (const [fate, { writable, happens }] of Object.entries(fates)) {
   kernelTest(`a snapshot that is ${fate} in the middle of a copy fails the copy`, async (t, tool) => {
-    const volume = `fate${Object.keys(fates).indexOf(fate)}`
-    writeBlocks(createThin(group, 'pool64', volume, 64), 0, 40, 'f')
-    const name = `${volume}-0`
-    const device = snapshot(volume, name, { writable })
+    const name = `fate-${Object.keys(fates).indexOf(fate)}`
+    const device = snapshot('small', name, { writable })
     const server = await serve(name, [], { rate: 512 * 1024 })
     const copying = tool('nbdcopy', ['--requests=1', '--connections=1', server.uri(), newFile('copy')])
     const before = bytesRead(device)
@@ -308,20 +348,63 @@ for (const [fate, { writable, happens }] of Object.entries(fates)) {
         server.failures[0]?.code
       )
     )
-    t.not((await tool('nbdinfo', ['--map', server.uri()])).status, 0)
+    t.false(await isServed(server))
     await server.close()
   })
 }
 
+kernelTest(
+  'a pool that is rolled back under a snapshot, which then looks the same, fails the copy',
+  async (t, tool) => {
+    createPool(group, 'rolled', 16)
+    const volume = createThin(group, 'rolled', 'rb', 8)
+    writeBlocks(volume, 0, 20, 'r')
+    const [pool, metadata] = [`${group}-rolled-tpool`, `/dev/mapper/${group}-rolled_tmeta`]
+    const tableOf = (name: string) => run('dmsetup', ['table', name]).trim()
+    // An older state of the pool, in which the snapshot's id was another's.
+    const id = Number(/\d+$/.exec(tableOf(mapped('rb')))?.[0])
+    run('dmsetup', ['suspend', mapped('rb')])
+    run('dmsetup', ['message', pool, '0', `create_snap ${id + 1} ${id}`])
+    run('dmsetup', ['resume', mapped('rb')])
+    run('dmsetup', ['status', pool])
+    const saved = newFile('tmeta')
+    run('dd', [`if=${metadata}`, `of=${saved}`, 'iflag=direct', 'bs=1M', 'status=none'])
+    run('dmsetup', ['message', pool, '0', `delete ${id + 1}`])
+    writeBlocks(volume, 3, 5, 'R')
+    const device = snapshot('rb', 'rb-0')
+    const server = await serve('rb-0')
+    t.true(await isServed(server))
+    const [snapshotTable, poolTable] = [tableOf(mapped('rb-0')), tableOf(pool)]
+    const uuid = run('dmsetup', ['info', '-c', '--noheadings', '-o', 'uuid', pool]).trim()
+    // Nobody can remove what is being served: by force, it gets a table of errors.
+    run('bash', ['-c', `dmsetup remove --force ${mapped('rb-0')} || true`])
+    run('bash', ['-c', `dmsetup remove ${mapped('rb')} && dmsetup remove ${mapped('rolled')} ; dmsetup remove ${pool}`])
+    run('dd', [`if=${saved}`, `of=${metadata}`, 'oflag=direct', 'bs=1M', 'status=none'])
+    run('dmsetup', ['create', pool, '--uuid', uuid, '--table', poolTable])
+    run('dmsetup', ['reload', mapped('rb-0'), '--table', snapshotTable])
+    run('dmsetup', ['resume', mapped('rb-0')])
+    t.is(tableOf(mapped('rb-0')), snapshotTable)
+    t.is(
+      readFileSync(device)
+        .subarray(3 * 65536, 3 * 65536 + 1)
+        .toString(),
+      'r'
+    )
+    t.false(await isServed(server))
+    t.is(server.failures[0]?.code, 'DM_SNAPSHOT_CHANGED')
+    t.not((await tool('nbdcopy', [server.uri(), newFile('copy')])).status, 0)
+    await server.close()
+  }
+)
+
 kernelTest('an agent that is killed ends whoever still has to know what changed', async (t, tool) => {
-  const other = await LiveAgent.start()
   const volume = createThin(group, 'pool64', 'orphan', 64)
-  writeBlocks(volume, 0, 20, 'o')
   snapshot('orphan', 'orphan-0')
   writeBlocks(volume, 3, 2, 'p')
   snapshot('orphan', 'orphan-1')
-  const server = await serve('orphan-1', ['orphan-0'], { endpoint: other.address })
-  await other.kill()
+  const server = await serve('orphan-1', ['orphan-0'])
+  // No test comes after this one.
+  await agent.kill()
   const layer = newFile('layer.qcow2')
   const view = server.uri(increment('orphan-0', 'orphan-1'))
   t.not((await tool('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', view, layer])).status, 0)

@@ -2,17 +2,21 @@
  * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has
  * the data.
  */
-import { access } from 'node:fs/promises'
+import { access, stat } from 'node:fs/promises'
 import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
+import { decodeDeviceNumber } from '../../../native/device.ts'
+import { classicDevices, entriesCounted } from '../../agent/node/classic-devices.ts'
 import { findPoolDevice } from '../../agent/node/pool-device.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { startCommand } from '../../agent/lvm/command.ts'
-import type { ExtentAnswer } from '../../devicemapper/extents.ts'
+import type { ExtentAnswer, ExtentStream } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
 import { parseHandle, type Handle } from '../../handle.ts'
 import type { NbdSource } from '../../nbd/source.ts'
+import { ClassicDeviceData } from '../../nbd/classic-device.ts'
 import { ThinDeviceData } from '../../nbd/thin-device.ts'
+import { everything, type WatchedDevice } from '../../nbd/watched-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
@@ -57,21 +61,22 @@ export async function openAgentSource(
     }
     const deviceMapper = new DeviceMapper()
     closing.push(() => deviceMapper.close())
-    const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
-    const opening = { deviceMapper, findPool, handle, bytesPerSecond: options.rate }
-    const data = await ThinDeviceData.open(path, opening)
+    const data = await openDevice(path, handle, deviceMapper, options.rate)
     closing.push(() => data.close())
-    if (!data.isReadOnly) {
+    if (data.isCostly) {
       remark(`${path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`)
     }
     await socketAwaited(address)
     const client = connect(address, { tls })
     closing.push(() => client.close())
-    if (!data.hasExternalOrigin) await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), data)
+    const { allocated } = data
+    if (allocated) {
+      await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), await allocated())
+    }
     const sizes = await sizesOf(bases)
     return {
       ...questions(client, target, bases, sizes),
-      ...(data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
+      ...(!allocated && { allocated: async () => everything(data.sizeBytes) }),
       ...described(data, target),
       data,
       look: () => data.look(),
@@ -83,19 +88,42 @@ export async function openAgentSource(
   }
 }
 
+/** @throws what opening the snapshot's device throws, of whichever kind it is */
+async function openDevice(
+  path: string,
+  handle: Handle,
+  deviceMapper: DeviceMapper,
+  bytesPerSecond: number | undefined
+): Promise<WatchedDevice> {
+  const { rdev } = await stat(path)
+  const [row] = await deviceMapper.table(decodeDeviceNumber(rdev)).catch(() => [])
+  if (row?.targetType === 'snapshot') {
+    const state = async (uuid: string, originUuid: string) => {
+      const reference = { handle: `${handle.source}/${handle.name}`, uuid, originUuid }
+      const devices = await classicDevices(deviceMapper, reference)
+      await entriesCounted(deviceMapper, reference.handle, devices)
+      return devices
+    }
+    return ClassicDeviceData.open(path, handle, { deviceMapper, state, bytesPerSecond })
+  }
+  // Whatever else it is, this says why it cannot be served.
+  const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
+  return ThinDeviceData.open(path, { deviceMapper, findPool, handle, bytesPerSecond })
+}
+
 /**
  * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So
  * what the agent says is held against what the pool of the device has.
  *
  * @throws DM_NO_SUCH_DEVICE where they are not of one snapshot; DM_SNAPSHOT_CHANGED
  */
-async function checkSameSnapshot(target: string, told: ExtentAnswer, data: ThinDeviceData): Promise<void> {
-  const [ofAgent, ofDevice] = [ranges(told), ranges(await data.allocated())]
+async function checkSameSnapshot(target: string, told: ExtentAnswer, found: ExtentStream): Promise<void> {
+  const [ofAgent, ofDevice] = [ranges(told), ranges(found)]
   try {
     for (;;) {
       const [one, other] = [await ofAgent.next(), await ofDevice.next()]
       const isOther = one.done !== other.done || (!one.done && !other.done && String(one.value) !== String(other.value))
-      if (isOther || (told.capacityBytes ?? data.sizeBytes) !== data.sizeBytes) {
+      if (isOther || (told.capacityBytes ?? found.capacityBytes) !== found.capacityBytes) {
         throw new DeltamapperError(
           'DM_NO_SUCH_DEVICE',
           `what the agent calls ${target} is not what its device has: another source of the agent has that name, or it has just changed`,
@@ -123,18 +151,7 @@ async function* ranges({ batches }: ExtentAnswer): AsyncGenerator<[number, numbe
   if (end > begin) yield [begin, end]
 }
 
-/** Whatever is not mapped shows another device then: all of it is data. */
-function everything(sizeBytes: number): ExtentAnswer {
-  const batch = { count: 1, offsets: Float64Array.of(0), sizes: Float64Array.of(sizeBytes) }
-  return {
-    capacityBytes: sizeBytes,
-    batches: (async function* () {
-      if (sizeBytes > 0) yield batch
-    })()
-  }
-}
-
-function described({ sizeBytes, blockBytes }: ThinDeviceData, target: string) {
+function described({ sizeBytes, blockBytes }: WatchedDevice, target: string) {
   return { target, sizeBytes, blockBytes }
 }
 
