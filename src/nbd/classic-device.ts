@@ -9,10 +9,11 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { DeviceMapper, DeviceNumber } from '../../native/device-mapper.ts'
 import { parseCowTable } from '../devicemapper/cow/table.ts'
+import { namedClassic } from '../devicemapper/device-named.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
-import { type Attributes, DeviceAttributes } from './device-attributes.ts'
+import { type Attributes, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
 import type { Part } from './export.ts'
 import { everything, type WatchedDevice } from './watched-device.ts'
 
@@ -29,6 +30,8 @@ export interface ClassicDeviceOptions {
   readonly state: (uuid: string, originUuid: string) => Promise<ClassicState>
   /** No faster than so many bytes a second. */
   readonly bytesPerSecond?: number | undefined
+  /** Nothing else records what was written to it: nobody may have written through its device, as far as that goes. */
+  readonly untouched?: boolean | undefined
 }
 
 /** What has to stay as it was. */
@@ -42,6 +45,7 @@ export class ClassicDeviceData implements WatchedDevice {
   readonly sizeBytes: number
   readonly blockBytes: number
   readonly isCostly = false
+  readonly named: string
   readonly allocated: () => Promise<ExtentStream>
   readonly #file: DataFile
   readonly #attributes: DeviceAttributes
@@ -54,13 +58,15 @@ export class ClassicDeviceData implements WatchedDevice {
     this.#seen = seen
     this.#options = options
     const sizeBytes = (this.sizeBytes = file.sizeBytes)
+    this.named = namedClassic(seen.attributes.uuid)
     this.allocated = async () => everything(sizeBytes)
     this.blockBytes = seen.state.chunkBytes
   }
 
   /**
    * @param handle group and name of the snapshot; the device has to be LVM's of that name
-   * @throws DM_NO_SUCH_DEVICE; what `state` throws, and opening the device
+   * @throws DM_NO_SUCH_DEVICE; DM_VOLUME_IN_USE where it was to be untouched, and is not; what `state` throws, and
+   *   opening the device
    */
   static async open(
     path: string,
@@ -75,6 +81,7 @@ export class ClassicDeviceData implements WatchedDevice {
       const now = attributes.read()
       const expected = [handle.source, handle.name].map((each) => each.replaceAll('-', '--')).join('-')
       if (!now.uuid.startsWith('LVM-') || now.name !== expected) throw notOf(path, handle, now.name)
+      if (options.untouched && now.writes !== UNWRITTEN) throw writtenTo(path)
       const [row] = await options.deviceMapper.table(file.device)
       const origin = row?.targetType === 'snapshot' ? parseCowTable(row.params).originDevice : undefined
       const real = origin && (await options.deviceMapper.info(origin))
@@ -114,6 +121,14 @@ export class ClassicDeviceData implements WatchedDevice {
     this.#attributes.close()
     await this.#file.close()
   }
+}
+
+function writtenTo(path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_VOLUME_IN_USE',
+    `${path} was written to since it was taken or activated, and nothing says where`,
+    'take a new snapshot, and write to none'
+  )
 }
 
 function notOf(path: string, { source, name }: { source: string; name: string }, what: string): DeltamapperError {

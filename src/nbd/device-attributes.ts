@@ -18,6 +18,9 @@ export interface Attributes {
   readonly writes: string
 }
 
+/** `writes` of a device that nobody has written to since it was activated. */
+export const UNWRITTEN = '0 0'
+
 const files = ['dm/name', 'dm/uuid', 'ro', 'size', 'stat']
 
 export class DeviceAttributes {

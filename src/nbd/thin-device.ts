@@ -12,6 +12,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
+import { namedThin } from '../devicemapper/device-named.ts'
 import {
   type Fingerprint,
   openPoolMetadata,
@@ -41,6 +42,8 @@ export interface ThinDeviceOptions {
   readonly findPool: (pool: DeviceNumber) => Promise<FoundPool | undefined>
   /** No faster than so many bytes a second. */
   readonly bytesPerSecond?: number | undefined
+  /** Nothing else records what was written to it: it has to be as it was taken, also where it is read-only. */
+  readonly untouched?: boolean | undefined
   /** Of the snapshot; the device has to be it. */
   readonly handle: { readonly source: string; readonly name: string }
 }
@@ -49,6 +52,7 @@ export class ThinDeviceData implements WatchedDevice {
   readonly sizeBytes: number
   /** Of the pool's data blocks. */
   readonly blockBytes: number
+  readonly named: string
   /** The pool is made to commit before each look. */
   readonly isCostly: boolean
   /**
@@ -82,6 +86,7 @@ export class ThinDeviceData implements WatchedDevice {
     this.#deviceMapper = deviceMapper
     this.sizeBytes = file.sizeBytes
     this.blockBytes = metadata.superblock.dataBlockBytes
+    this.named = namedThin(opened.metadataDevice, opened.thinId)
     this.isCostly = !opened.readOnly
     const question = { deviceId: device.id, sizeBytes: this.sizeBytes, fingerprint: seen }
     this.allocated = opened.hasExternalOrigin ? undefined : async () => metadata.allocated(question)
@@ -92,7 +97,7 @@ export class ThinDeviceData implements WatchedDevice {
    *   where it is not thin; DM_VOLUME_IN_USE where blocks could be overwritten without a trace; what reading throws
    */
   static async open(path: string, options: ThinDeviceOptions): Promise<ThinDeviceData> {
-    const { bytesPerSecond, handle } = options
+    const { bytesPerSecond, handle, untouched = false } = options
     const file = await DataFile.open(path, { bytesPerSecond })
     let metadata: PoolMetadata | undefined
     let attributes: DeviceAttributes | undefined
@@ -109,12 +114,9 @@ export class ThinDeviceData implements WatchedDevice {
       const device = await metadata.device(opened.thinId)
       const seen = await metadata.fingerprint(device)
       // Blocks of its own are written in place, and nothing tells.
-      if (!opened.readOnly && !(await metadata.isPristine(opened.thinId, undefined, seen))) {
-        throw new DeltamapperError(
-          'DM_VOLUME_IN_USE',
-          `${path} was written to since it was taken, or is no snapshot, and can be written to: nothing would tell if it was`,
-          `take a snapshot, and serve that; or make it read-only (lvchange -pr)`
-        )
+      const isToBePristine = untouched || !opened.readOnly
+      if (isToBePristine && !(await metadata.isPristine(opened.thinId, undefined, seen))) {
+        throw notPristine(path, untouched)
       }
       return new ThinDeviceData(file, metadata, device, seen, opened, attributes, options.deviceMapper)
     } catch (error) {
@@ -218,6 +220,22 @@ async function standsOn(
   if (table.length !== 1 || table[0].targetType !== 'thin-pool') return undefined
   const { metadataDevice, dataDevice } = parsePoolTable(table[0].params)
   return { metadataDevice, dataDevice }
+}
+
+function notPristine(path: string, untouched: boolean): DeltamapperError {
+  const written = `${path} was written to since it was taken, or is no snapshot`
+  if (untouched) {
+    return new DeltamapperError(
+      'DM_VOLUME_IN_USE',
+      `${written}, and nothing says where`,
+      'take a new snapshot, and write to none'
+    )
+  }
+  return new DeltamapperError(
+    'DM_VOLUME_IN_USE',
+    `${written}, and can be written to: nothing would tell if it was`,
+    'take a snapshot, and serve that; or make it read-only (lvchange -pr)'
+  )
 }
 
 function noDevice(path: string): DeltamapperError {

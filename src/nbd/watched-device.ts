@@ -6,6 +6,8 @@ export interface WatchedDevice extends ExportData {
   readonly sizeBytes: number
   /** Of what changes are kept in: the pool's data blocks, the store's chunks. */
   readonly blockBytes: number
+  /** What it is to this node (device-named.ts). */
+  readonly named: string
   /** Somebody can write through it, so that each look costs more. */
   readonly isCostly: boolean
   /** What the agent has to say as well. Undefined where data may show though nothing is mapped. */

@@ -8,6 +8,7 @@ import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot
 import { parseHandle } from '../../handle.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Walkers } from '../walks/walkers.ts'
+import { checkIsMeant } from '../../devicemapper/device-named.ts'
 import type { Sources } from './sources.ts'
 import type { AnswersOf, LookUp, Question, TargetAnswers } from './target.ts'
 
@@ -22,20 +23,22 @@ export function snapshotMetadataBackend(
       const lookUp = lookUpFor(call)
       const [target] = await lookUp([snapshotId])
       const question = { base: undefined, target, startingOffset, maxResults, anyVolume: false, lookUp }
-      return answer(question, signal, call?.party)
+      return answer(question, signal, call)
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       const lookUp = lookUpFor(call)
       const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
       const { anyVolume = false } = call ?? {}
-      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call?.party)
+      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call)
     }
   }
 
-  async function answer(question: Question, signal: AbortSignal, party?: string): Promise<EncodedStream> {
+  async function answer(question: Question, signal: AbortSignal, call?: CallContext): Promise<EncodedStream> {
     const answers = whoAnswers(question)
-    return walkers.stream(await answers.plan(question), signal, party)
+    const { target } = question
+    checkIsMeant(target.handle, call?.device, answers.named(target))
+    return walkers.stream(await answers.plan(question), signal, call?.party)
   }
 
   /** @throws DM_POOLS_DIFFER where base and target are of two kinds */

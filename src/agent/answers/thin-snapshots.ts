@@ -20,6 +20,7 @@ import {
   type ThinQuestion
 } from '../walks/thin-walk.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
+import { namedThin } from '../../devicemapper/device-named.ts'
 import { lookAgain } from './second-look.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
@@ -28,6 +29,8 @@ import { toPortable } from '../../portable-error.ts'
 export function thinAnswers({ knowledge, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
   return {
     where: 'is in a thin pool',
+    named: ({ live, metadataDevice, thinId }) =>
+      live && metadataDevice ? namedThin(metadataDevice, thinId) : undefined,
     plan({ base, target, startingOffset, maxResults, anyVolume, lookUp }) {
       if (base) checkRelated(base, target, anyVolume, logger)
       checkExternalOrigin(base, target)
