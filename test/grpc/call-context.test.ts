@@ -73,3 +73,13 @@ test('that handles are ours is said by our own client alone, and goes no further
   t.true(context.anyVolume)
   t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id', 'deltamapper-on-behalf-of'])
 })
+
+test('what a client has the data of is said to the agent, as it is, and goes no further', (t) => {
+  t.is(callContext(call(undefined)).device, undefined)
+  for (const device of ['thin:253:2:7', '']) {
+    const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata({ device }) })
+    t.is(context.device, device)
+    t.false(context.anyVolume)
+    t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id', 'deltamapper-on-behalf-of'])
+  }
+})
