@@ -13,7 +13,7 @@ import { namedClassic } from '../devicemapper/device-named.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
-import { type Attributes, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
+import { type Attributes, checkCounted, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
 import type { Part } from './export.ts'
 import { everything, type WatchedDevice } from './watched-device.ts'
 
@@ -78,7 +78,8 @@ export class ClassicDeviceData implements WatchedDevice {
     try {
       if (!file.device) throw notOf(path, handle, 'no block device')
       attributes = new DeviceAttributes(file.device)
-      const now = attributes.read()
+      const now = await attributes.settled()
+      checkCounted(path, now)
       const expected = [handle.source, handle.name].map((each) => each.replaceAll('-', '--')).join('-')
       if (!now.uuid.startsWith('LVM-') || now.name !== expected) throw notOf(path, handle, now.name)
       if (options.untouched && now.writes !== UNWRITTEN) throw writtenTo(path)
@@ -109,7 +110,7 @@ export class ClassicDeviceData implements WatchedDevice {
     const { attributes, originUuid, state } = this.#seen
     const now = await this.#options.state(attributes.uuid, originUuid)
     // Last: what was written before it was read from is counted by now.
-    if (isDeepStrictEqual(now, state) && isDeepStrictEqual(this.#attributes.read(), attributes)) return
+    if (isDeepStrictEqual(now, state) && isDeepStrictEqual(await this.#attributes.settled(), attributes)) return
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `${this.#file.path} was written to, renamed, resized, given another table or made writable while it was served`,

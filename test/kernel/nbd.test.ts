@@ -2,7 +2,9 @@
  * Live thin snapshots over NBD, as stock tools back them up: LVM under ext4, agent and block device, exact increments with no read too many; and
  * everything that can become of a snapshot while it is copied. Runs inside the kernel lab: node test/lab/run.ts test/kernel/nbd.test.ts
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -64,11 +66,21 @@ const increment = (base: string, name: string) => `${handleOf(base)}..${handleOf
 
 const kernelTest = (title: string, body: Parameters<typeof clientTest>[1]) => clientTest(title, body, ['bookworm'])
 
+/** A device's folder in sysfs. */
+function sysfs(device: string): string {
+  const { rdev } = statSync(device)
+  return `/sys/dev/block/${rdev >> 8}:${rdev & 0xff}`
+}
+
 /** Bytes that were read of a device since it was made. */
 function bytesRead(device: string): number {
-  const { rdev } = statSync(device)
-  const number = `${rdev >> 8}:${rdev & 0xff}`
-  return Number(readFileSync(`/sys/dev/block/${number}/stat`, 'utf8').trim().split(/\s+/)[2]) * 512
+  return (
+    Number(
+      readFileSync(`${sysfs(device)}/stat`, 'utf8')
+        .trim()
+        .split(/\s+/)[2]
+    ) * 512
+  )
 }
 
 async function bitmapBytes(tool: RunTool, uri: string, base: string): Promise<number> {
@@ -206,8 +218,8 @@ kernelTest(
     lvm('lvcreate', '--size', '12m', '--name', 'thick', group)
     const volume = `/dev/${group}/thick`
     run('bash', ['-c', `head -c 12M /dev/urandom > ${volume}`])
-    const take = (name: string, size: string) =>
-      lvm('lvcreate', '--snapshot', '--permission', 'r', '--size', size, '--name', name, `${group}/thick`)
+    const take = (name: string, size: string, permission = 'r') =>
+      lvm('lvcreate', '--snapshot', '--permission', permission, '--size', size, '--name', name, `${group}/thick`)
     take('thick-0', '8m')
     const full = await backUp(tool, 'thick-0', undefined)
     t.true(full.identical, full.stderr)
@@ -217,6 +229,28 @@ kernelTest(
     t.true(more.identical, more.stderr)
     t.is(more.changed, 3 * 65536)
     t.true(more.read <= more.changed * 1.01, `${more.read} bytes were read, ${more.changed} changed`)
+
+    // A write that is under way: what it has written can be read, and the kernel has not counted it.
+    take('thick-2', '4m', 'rw')
+    const own = await serve('thick-2')
+    const client = await entered(own)
+    t.true(await reads(client!))
+    const store = `${mapped('thick-2')}-cow`
+    run('dmsetup', ['suspend', store])
+    const words = ['if=/dev/zero', `of=/dev/${group}/thick-2`, 'bs=1M', 'count=1', 'oflag=direct', 'status=none']
+    const writing = once(spawn('dd', words), 'exit')
+    while (/ 0$/.test(readFileSync(`${sysfs(`/dev/${group}/thick-2`)}/inflight`, 'utf8').trim())) await sleep(10)
+    const answer = reads(client!, 100)
+    await sleep(300)
+    run('dmsetup', ['resume', store])
+    t.deepEqual(await writing, [0, null])
+    t.false(await answer)
+    t.is(own.failures[0]?.code, 'DM_SNAPSHOT_CHANGED')
+    await client?.close()
+    await own.close()
+    writeFileSync(`${sysfs(`/dev/${group}/thick-0`)}/queue/iostats`, '0')
+    t.is((await refused(serve('thick-0'))).code, 'DM_NOT_TRACKED', 'nothing would tell of writes')
+
     const server = await serve('thick-1', ['thick-0'])
     t.true(await isServed(server))
     // More than thick-1 has room for.

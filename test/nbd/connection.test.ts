@@ -243,6 +243,27 @@ test('many requests at once are all answered, each whole', async (t) => {
   }
 })
 
+test('--rate holds reading back', async (t) => {
+  const bytesPerSecond = 4 * 2 ** 20
+  const slow = await serveNbd(`x/${target}`, { ...options, rate: bytesPerSecond })
+  const client = new RawClient(slow.path)
+  await client.greet()
+  await client.option(8)
+  await client.option(7, goBytes(''))
+  const part = 65536
+  const begin = performance.now()
+  let read = 0
+  for (let offset = 0; offset + part <= size && read < 2 ** 20; offset += part) {
+    client.send(requestBytes({ type: 0, offset: BigInt(offset), length: part }))
+    for (const { type, payload } of await client.chunks()) if (type === 1) read += payload.length - 8
+  }
+  t.true(read >= 2 ** 20)
+  // What was read last is paid for by who comes next.
+  t.true(performance.now() - begin >= ((read - part) / bytesPerSecond) * 1000 - 5)
+  await client.close()
+  await slow.close()
+})
+
 test('what cannot be asked gets its error, and the next request is answered', async (t) => {
   const [EPERM, EINVAL] = [1, 22]
   const wrong: [RawRequest, number][] = [

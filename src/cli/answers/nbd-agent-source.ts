@@ -47,8 +47,9 @@ export async function openAgentSource(
   }
   try {
     await socketAwaited(address)
-    const { tracked, sizes } = await findTracked(address, target, bases)
-    const place = tracked ? await placeBelow(tracked) : await placeOf(parseHandle(target), options.device)
+    const { tracked, sizes } = await findTracked(address, target)
+    const below = tracked && (await placeBelow(tracked))
+    const place = await placeOf(below ?? parseHandle(target), options.device)
     const deactivate = await activated(place, options.activate ?? false)
     if (deactivate) closing.push(deactivate)
     const deviceMapper = new DeviceMapper()
@@ -81,28 +82,24 @@ export async function openAgentSource(
 }
 
 /**
- * What the agent has on record of a target that is a snapshot of a tracked volume, and the sizes of its bases in bytes,
- * as far as their data are there.
+ * What the agent has on record of a target that is a snapshot of a tracked volume, and the sizes in bytes of all of that
+ * volume whose data are there, by their handles.
  *
  * @throws DM_SNAPSHOT_NOT_FOUND where the volume is tracked, and has no such snapshot with data
  */
-async function findTracked(address: string, target: string, bases: readonly string[]) {
+async function findTracked(address: string, target: string) {
   const { source, name } = parseHandle(target)
-  const sizes = new Map<string, number>()
   const admin = connectAdmin(address)
   try {
     const snapshots = await trackedSnapshots(admin, source)
-    if (!snapshots) return { tracked: undefined, sizes }
-    const tracked = snapshots.find((each) => each.name === name)
-    if (!tracked) {
-      throw new DeltamapperError(
-        'DM_SNAPSHOT_NOT_FOUND',
-        `tracked volume ${source} has no snapshot ${name}, or its data were deleted`,
-        '`deltamapper snapshot list --tracked` lists those whose data are there'
-      )
-    }
-    for (const each of snapshots) sizes.set(`${source}/${each.name}`, each.sizeBytes)
-    return { tracked, sizes: new Map([...sizes].filter(([handle]) => bases.includes(handle))) }
+    const sizes = new Map(snapshots?.map((each) => [`${source}/${each.name}`, each.sizeBytes]))
+    const tracked = snapshots?.find((each) => each.name === name)
+    if (tracked || !snapshots) return { tracked, sizes }
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_NOT_FOUND',
+      `tracked volume ${source} has no snapshot ${name}, or its data were deleted`,
+      '`deltamapper snapshot list --tracked` lists those whose data are there'
+    )
   } finally {
     admin.close()
   }

@@ -55,11 +55,11 @@ export async function placeOf(handle: Handle, device: string | undefined): Promi
 }
 
 /**
- * LVM's snapshot below a snapshot of a tracked volume.
+ * The handle of LVM's snapshot below a snapshot of a tracked volume.
  *
  * @throws DM_NOT_TRACKED where LVM did not take it; DM_NO_SUCH_DEVICE where it is gone; DM_LVM_FAILED
  */
-export async function placeBelow({ volume, name, lower, lowerTag }: TrackedSnapshot): Promise<DevicePlace> {
+export async function placeBelow({ volume, name, lower, lowerTag }: TrackedSnapshot): Promise<Handle> {
   if (lowerTag === '') {
     throw new DeltamapperError(
       'DM_NOT_TRACKED',
@@ -77,7 +77,7 @@ export async function placeBelow({ volume, name, lower, lowerTag }: TrackedSnaps
       'take a new snapshot; `deltamapper snapshot delete` takes data away properly'
     )
   }
-  return { path: `/dev/${group}/${lv}`, handle: { source: group, name: lv } }
+  return { source: group, name: lv }
 }
 
 /**

@@ -26,7 +26,10 @@ export function addNbdCommand(program: Command): void {
       ).conflicts(['metadata', 'recorded'])
     )
   addTlsOptions(command)
-    .option('--device <path>', "the snapshot's block device (default: /dev/SOURCE/NAME)")
+    .option(
+      '--device <path>',
+      "the snapshot's block device (default: /dev/SOURCE/NAME; of a tracked volume, what LVM took below)"
+    )
     .option('--activate', "activate the snapshot's logical volume, and deactivate it at the end")
     .addOption(
       new Option(
