@@ -21,7 +21,9 @@ import { createGroup, createPool, createThick, createThin, lvm, prepareLvm, shri
 import { goBytes, RawClient, requestBytes } from '../nbd/raw-client.ts'
 
 const group = 'vg'
-const { random, count: increments } = labRun(5)
+/** A recorded pool of the agent's. */
+const elsewhere = 'elsewhere'
+const { random, count: increments } = labRun(3)
 const folder = mkdtempSync(join(tmpdir(), 'nbd-'))
 let files = 0
 const newFile = (name: string) => join(folder, `${files++}-${name}`)
@@ -42,7 +44,7 @@ test.before(async () => {
   }
   small = createThin(group, 'pool64', 'small', 64)
   writeBlocks(small, 0, 40, 's')
-  agent = await LiveAgent.start()
+  agent = await LiveAgent.start({ config: { recorded: { [elsewhere]: await unpackRecordedPool() } } })
 })
 test.after.always(async () => {
   if (agent.child.exitCode === null) await agent.kill()
@@ -332,6 +334,32 @@ kernelTest(
   }
 )
 
+kernelTest("a snapshot in a pool of the agent's own", async (t, tool) => {
+  for (const [disk, mebibytes] of [
+    ['own-data', 16],
+    ['own-metadata', 4]
+  ] as const) {
+    createThick(group, disk, mebibytes)
+    run('dd', ['if=/dev/zero', `of=/dev/${group}/${disk}`, 'bs=1M', 'count=1', 'conv=fsync', 'status=none'])
+  }
+  const admin = connectAdmin(agent.address)
+  const [dataDevice, metadataDevice] = ['own-data', 'own-metadata'].map((disk) => `/dev/${group}/${disk}`)
+  await admin.createPool({ name: 'own-pool', dataDevice, metadataDevice, blockBytes: 65536, whenFull: 'error' })
+  await admin.createVolume({ pool: 'own-pool', name: 'own-volume', sizeBytes: 8 * 2 ** 20 })
+  writeBlocks('/dev/mapper/own--pool-own--volume', 5, 20, 'v')
+  await admin.createSnapshot({ pool: 'own-pool', origin: 'own-volume', name: 'own-0' })
+  const error = await refused(serve('own-pool/own-0'))
+  t.is(error.code, 'DM_NO_SUCH_DEVICE')
+  t.true(error.remedy.includes('deltamapper snapshot activate own-pool/own-0'))
+  await admin.activateVolume({ pool: 'own-pool', name: 'own-0', writable: false })
+  const server = await serve('own-pool/own-0')
+  const copy = newFile('copy')
+  t.is((await tool('nbdcopy', [server.uri(), copy])).status, 0)
+  t.true(readFileSync(copy).equals(readFileSync('/dev/mapper/own--pool-own--0')))
+  await server.close()
+  admin.close()
+})
+
 async function refused(work: Promise<TestServer>): Promise<DeltamapperError> {
   const served = await work.then(
     async (server) => {
@@ -382,12 +410,12 @@ kernelTest("devices that are not the snapshot's, and volumes in use, are refused
 })
 
 kernelTest("a name that is another's to the agent is refused", async (t) => {
-  const recorded = await unpackRecordedPool()
-  const other = await LiveAgent.start({ config: { recorded: { [group]: recorded } } })
-  writeBlocks(createThin(group, 'pool64', 'twin', 48), 0, 3, 't')
-  snapshot('twin', 'monday')
-  t.is((await refused(serve('monday', [], { endpoint: other.address }))).code, 'DM_NO_SUCH_DEVICE')
-  await other.kill()
+  snapshot('small', 'twin')
+  const table = run('dmsetup', ['table', mapped('twin')]).trim()
+  run('dmsetup', ['create', `${elsewhere}-monday`, '--uuid', `LVM-${'x'.repeat(64)}`, '--readonly', '--table', table])
+  const error = await refused(serve(`${elsewhere}/monday`))
+  t.is(error.code, 'DM_NO_SUCH_DEVICE')
+  t.regex(error.message, /what the agent calls elsewhere\/monday is not what its device has/)
 })
 
 kernelTest('writes of which the tree shows nothing in the end fail the next request', async (t, tool) => {

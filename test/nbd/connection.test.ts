@@ -318,6 +318,24 @@ test('states of both contexts come together, and one run where one is asked for'
   await client.close()
 })
 
+test('no more than 32 clients at once; who comes then is turned away, and served once one has gone', async (t) => {
+  const own = await serveNbd(`x/${target}`, options)
+  const greeted = async () => {
+    const client = new RawClient(own.path)
+    return { client, isIn: (await client.greet()) !== undefined }
+  }
+  const clients = []
+  for (let i = 0; i < 32; i++) clients.push(await greeted())
+  t.true(clients.every(({ isIn }) => isIn))
+  t.false((await greeted()).isIn)
+  await clients[0].client.close()
+  let last = await greeted()
+  // (The server hears of the end in a turn of its own.)
+  for (; !last.isIn; last = await greeted()) await sleep(10)
+  for (const { client } of [...clients, last]) await client.close()
+  await own.close()
+})
+
 test('a client that takes nothing is ended with its handshake, and its answers take no more than their share', async (t) => {
   const source = await openSource(`x/${target}`, options, () => undefined)
   const short = await serveSource(source, 300)

@@ -335,6 +335,21 @@ test('what does not go together is said in a line', async (t) => {
   }
 })
 
+clientTest(
+  'a command that says all is well where something could not be served is not believed',
+  async (t) => {
+    const [monday] = volumes.get('harbour') ?? []
+    const cut = newFile('data.img')
+    await writeFile(cut, (await readFile(dataPath)).subarray(0, 4 * 2 ** 20))
+    const images = ['--metadata', metadataPath, '--data', cut, '--size', String(monday.size_bytes)]
+    const hides = `'${join(toolFolder('bookworm'), 'nbdcopy')}' "$uri" null: || true`
+    const { status, stderr } = await runCommand(['nbd', '1', ...images, '--run', hides])
+    t.is(status, 1)
+    t.regex(stderr, /DM_READ_FAILED/)
+  },
+  ['bookworm']
+)
+
 clientTest('images that change or end too early fail the client, and the command', async (t, tool) => {
   const [monday] = volumes.get('harbour') ?? []
   const cut = newFile('data.img')
