@@ -69,9 +69,14 @@ export function callContext(call: IncomingCall): CallContext {
   const isTold = isIP(client) !== 0 && typeof behind === 'string' && plainForm.test(behind)
   const party = isTold ? `${client} for ${behind}` : client
   // Whatever it is, it has to be said again by whoever answers: a form that is wrong fits nothing.
-  const device = call.metadata.get(deviceKey)[0]?.toString()
+  const device = deviceIn(call.metadata)
   const deadline = Number(call.getDeadline())
   return { deadline, requestId, client, party, anyVolume, ...(device !== undefined && { device }) }
+}
+
+/** The device that a caller has named, or a server has answered about; undefined for none. */
+export function deviceIn(metadata: Metadata): string | undefined {
+  return metadata.get(deviceKey)[0]?.toString()
 }
 
 /** The metadata of a client whose handles are ours. @param device what it has the data of */

@@ -17,7 +17,7 @@ import {
 import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
-import { ownHandlesMetadata } from './call-context.ts'
+import { deviceIn, ownHandlesMetadata } from './call-context.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './snapshot-metadata-methods.ts'
 import { fromStatus, isServiceError, type WireStatus } from './status.ts'
@@ -41,7 +41,7 @@ export interface CallOptions {
   readonly deadlineMs?: number
   /**
    * Asked of an agent of ours: what the caller has the data of (devicemapper/device-named.ts). About anything else
-   * there is no answer, but DM_NO_SUCH_DEVICE.
+   * there is no answer, but DM_NO_SUCH_DEVICE; DM_ANSWER_INVALID from a server that does not know of it.
    */
   readonly device?: string
 }
@@ -201,9 +201,19 @@ export async function askForExtents<Request extends { readonly startingOffset: b
     metadata,
     deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
   )
+  let answeredAbout: string | undefined
+  stream.once('metadata', (told: Metadata) => (answeredAbout = deviceIn(told)))
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
   const messages = decoded(stream, rules, failure, signal)
   const first = await messages.next()
+  if (answeredAbout !== deviceIn(metadata)) {
+    await messages.return()
+    throw new DeltamapperError(
+      'DM_ANSWER_INVALID',
+      'the server does not say whether its answer is about the device that has the data',
+      "ask an agent of deltamapper's, of this version or later"
+    )
+  }
   const message = first.done ? undefined : first.value
   let iterated = false
   return {

@@ -57,6 +57,26 @@ test('allocated and delta bring capacity and extents', async (t) => {
   })
 })
 
+test('who has the data of a device is answered about that device, or not at all', async (t) => {
+  const { address, backend } = await testServer(t)
+  const agent = client(t, address)
+  const device = 'thin:253:2:7'
+  // A server that does not know what is meant.
+  for (const snapshotId of ['some', 'silent']) {
+    await fails(t, agent.allocated({ snapshotId, device }), 'DM_ANSWER_INVALID', /about the device/)
+  }
+  await fails(t, agent.delta({ baseSnapshotId: 'empty', targetSnapshotId: 'some', device }), 'DM_ANSWER_INVALID')
+  const answer = backend.allocated.bind(backend)
+  const asked: unknown[] = []
+  backend.allocated = async (request, signal, call) => {
+    asked.push(call?.device)
+    return { ...(await answer(request, signal)), device }
+  }
+  t.deepEqual(await extentsOf(await agent.allocated({ snapshotId: 'some', device })), some)
+  await fails(t, agent.allocated({ snapshotId: 'some', device: 'thin:253:2:8' }), 'DM_ANSWER_INVALID')
+  t.deepEqual(asked, [device, 'thin:253:2:8'])
+})
+
 test('an empty answer has a capacity and no batch', async (t) => {
   const { address } = await testServer(t)
   const answer = await client(t, address).allocated({ snapshotId: 'empty' })

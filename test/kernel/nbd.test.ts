@@ -345,7 +345,7 @@ kernelTest("a snapshot in a pool of the agent's own", async (t, tool) => {
   const admin = connectAdmin(agent.address)
   const [dataDevice, metadataDevice] = ['own-data', 'own-metadata'].map((disk) => `/dev/${group}/${disk}`)
   await admin.createPool({ name: 'own-pool', dataDevice, metadataDevice, blockBytes: 65536, whenFull: 'error' })
-  await admin.createVolume({ pool: 'own-pool', name: 'own-volume', sizeBytes: 8 * 2 ** 20 })
+  await admin.createVolume({ pool: 'own-pool', name: 'own-volume', inactive: false, sizeBytes: 8 * 2 ** 20 })
   writeBlocks('/dev/mapper/own--pool-own--volume', 5, 20, 'v')
   await admin.createSnapshot({ pool: 'own-pool', origin: 'own-volume', name: 'own-0' })
   const error = await refused(serve('own-pool/own-0'))

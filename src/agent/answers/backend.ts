@@ -37,8 +37,10 @@ export function snapshotMetadataBackend(
   async function answer(question: Question, signal: AbortSignal, call?: CallContext): Promise<EncodedStream> {
     const answers = whoAnswers(question)
     const { target } = question
-    checkIsMeant(target.handle, call?.device, answers.named(target))
-    return walkers.stream(await answers.plan(question), signal, call?.party)
+    const { device, party } = call ?? {}
+    checkIsMeant(target.handle, device, answers.named(target))
+    const stream = await walkers.stream(await answers.plan(question), signal, party)
+    return device === undefined ? stream : { ...stream, device }
   }
 
   /** @throws DM_POOLS_DIFFER where base and target are of two kinds */
