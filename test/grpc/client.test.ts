@@ -7,7 +7,9 @@ import { loadSync } from '@grpc/proto-loader'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
 import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
+import type { CallContext } from '../../src/grpc/call-context.ts'
 import { connect, type ConnectOptions } from '../../src/grpc/client.ts'
+import type { AllocatedRequest } from '../../src/grpc/snapshot-metadata-methods.ts'
 import { capacityBytes, eventually, some, temporaryFolder, testServer, type Extent } from './extent-backend.ts'
 import { reachableHere } from '../support/reachable-memory.ts'
 
@@ -68,7 +70,7 @@ test('who has the data of a device is answered about that device, or not at all'
   await fails(t, agent.delta({ baseSnapshotId: 'empty', targetSnapshotId: 'some', device }), 'DM_ANSWER_INVALID')
   const answer = backend.allocated.bind(backend)
   const asked: unknown[] = []
-  backend.allocated = async (request, signal, call) => {
+  backend.allocated = async (request: AllocatedRequest, signal: AbortSignal, call?: CallContext) => {
     asked.push(call?.device)
     return { ...(await answer(request, signal)), device }
   }

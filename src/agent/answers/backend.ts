@@ -39,7 +39,7 @@ export function snapshotMetadataBackend(
     const { target } = question
     const { device, party } = call ?? {}
     checkIsMeant(target.handle, device, answers.named(target))
-    const stream = await walkers.stream(await answers.plan(question), signal, party)
+    const stream = walkers.stream(await answers.plan(question), signal, party)
     return device === undefined ? stream : { ...stream, device }
   }
 

@@ -82,8 +82,8 @@ export async function openAgentSource(
 }
 
 /**
- * What the agent has on record of a target that is a snapshot of a tracked volume, and the sizes in bytes of all of that
- * volume whose data are there, by their handles.
+ * What the agent has on record of a target that is a snapshot of a tracked volume, and the sizes in bytes of all of
+ * that volume whose data are there, by their handles.
  *
  * @throws DM_SNAPSHOT_NOT_FOUND where the volume is tracked, and has no such snapshot with data
  */
