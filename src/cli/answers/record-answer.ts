@@ -20,6 +20,10 @@ import type { AnswerOptions, Question, Remark } from './question.ts'
 import { refuseStray } from './stray-options.ts'
 import { targetSize } from './target-size.ts'
 
+/** What is said beside every answer from a record. */
+export const NOT_SEEN =
+  'that the metadata is of the pool of the record, and that nobody wrote to the base before it went, cannot be seen here'
+
 /**
  * Hands the answer to `use`. @throws UsageError where the options do not go together; what reading record and metadata
  * throws
@@ -41,9 +45,7 @@ export async function answerFromRecord(
       const { metadata } = views
       remark(`reading ${describeView(views)}`)
       await checkRecord(record, views, signal)
-      remark(
-        'that the metadata is of the pool of the record, and that nobody wrote to the base before it went, cannot be seen here'
-      )
+      remark(NOT_SEEN)
       await targetSize(metadata, targetId, size, signal, remark)
       if (size !== undefined) await remarkBeyond(record, metadata, { targetId, size, signal }, remark)
       await use(await metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes: size, startingOffset, signal }))
@@ -72,7 +74,7 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
  *
  * @throws what `checkWentOn` throws, DM_BASE_RECORD_WRITABLE
  */
-async function checkRecord(
+export async function checkRecord(
   record: BaseRecordReader,
   { metadata, live }: PoolViews,
   signal: AbortSignal
