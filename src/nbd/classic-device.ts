@@ -13,7 +13,7 @@ import { namedClassic } from '../devicemapper/device-named.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
-import { type Attributes, checkCounted, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
+import { type Attributes, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
 import type { Part } from './export.ts'
 import { everything, type WatchedDevice } from './watched-device.ts'
 
@@ -79,7 +79,6 @@ export class ClassicDeviceData implements WatchedDevice {
       if (!file.device) throw notOf(path, handle, 'no block device')
       attributes = new DeviceAttributes(file.device)
       const now = await attributes.settled()
-      checkCounted(path, now)
       const expected = [handle.source, handle.name].map((each) => each.replaceAll('-', '--')).join('-')
       if (!now.uuid.startsWith('LVM-') || now.name !== expected) throw notOf(path, handle, now.name)
       if (options.untouched && now.writes !== UNWRITTEN) throw writtenTo(path)
@@ -90,6 +89,7 @@ export class ClassicDeviceData implements WatchedDevice {
       const originUuid = real.uuid.slice(0, -'-real'.length)
       const state = await options.state(now.uuid, originUuid)
       if (!isDeepStrictEqual(state.snapshot, file.device)) throw notOf(path, handle, 'another device')
+      await attributes.checkCounted(() => file.readPage())
       return new ClassicDeviceData(file, attributes, { attributes: now, originUuid, state }, options)
     } catch (error) {
       attributes?.close()

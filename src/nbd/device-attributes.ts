@@ -15,8 +15,6 @@ export interface Attributes {
   readonly readOnly: boolean
   /** In bytes. */
   readonly size: number
-  /** Whether the kernel counts what is written (queue/iostats). */
-  readonly isCounted: boolean
   /** Sectors written and discarded through the device, as the kernel has counted. */
   readonly writes: string
 }
@@ -24,7 +22,7 @@ export interface Attributes {
 /** `writes` of a device that nobody has written to since it was activated. */
 export const UNWRITTEN = '0 0'
 
-const files = ['dm/name', 'dm/uuid', 'ro', 'size', 'queue/iostats', 'stat']
+const files = ['dm/name', 'dm/uuid', 'ro', 'size', 'stat']
 
 /** How long a write may be under way, and how often to look, in milliseconds. */
 const [WRITE_MS, LOOK_MS] = [30_000, 5]
@@ -74,10 +72,13 @@ export class DeviceAttributes {
   }
 
   #read(): Attributes {
-    const [name, uuid, readOnly, sectors, counted, stat] = files.map((_, i) => this.#text(this.#descriptors[i]))
+    const [name, uuid, readOnly, sectors, stat] = files.map((_, i) => this.#text(this.#descriptors[i]))
     return {
-      ...{ name, uuid, readOnly: readOnly !== '0', size: Number(sectors) * SECTOR_BYTES },
-      ...{ isCounted: counted !== '0', writes: writesIn(stat) }
+      name,
+      uuid,
+      readOnly: readOnly !== '0',
+      size: Number(sectors) * SECTOR_BYTES,
+      writes: countIn(stat, 6, 13)
     }
   }
 
@@ -86,26 +87,37 @@ export class DeviceAttributes {
     return this.#buffer.toString('utf8', 0, bytes).trim()
   }
 
+  /**
+   * Finds out whether the kernel counts: newer ones do not where queue/iostats is 0, older ones do all the same.
+   *
+   * @param read reads something, past the page cache
+   * @throws DM_NOT_TRACKED where it is not counted, so that writes would show nowhere; what reading throws
+   */
+  async checkCounted(read: () => Promise<unknown>): Promise<void> {
+    const readSectors = () => countIn(this.#text(this.#descriptors[files.indexOf('stat')]), 2)
+    const before = readSectors()
+    await read()
+    if (readSectors() === before) throw notCounted(this.device)
+  }
+
   close(): void {
     for (const file of this.#descriptors.splice(0)) closeSync(file)
   }
 }
 
 /**
- * Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of
- * none.)
+ * Fields of Documentation/block/stat.rst, counted from 0: sectors read (2), written (6) and discarded (13). (A flush
+ * alone counts as a write of none.)
  */
-function writesIn(stat: string): string {
+function countIn(stat: string, ...at: number[]): string {
   const fields = stat.split(/\s+/)
-  return [6, 13].map((at) => fields[at] ?? '0').join(' ')
+  return at.map((each) => fields[each] ?? '0').join(' ')
 }
 
-/** @throws DM_NOT_TRACKED where writes would show nowhere */
-export function checkCounted(path: string, { isCounted }: Attributes): void {
-  if (isCounted) return
-  throw new DeltamapperError(
+function notCounted({ major, minor }: DeviceNumber): DeltamapperError {
+  return new DeltamapperError(
     'DM_NOT_TRACKED',
-    `the kernel does not count what is written to ${path} (queue/iostats is 0)`,
+    `the kernel does not count what is read from and written to block device ${major}:${minor}`,
     'write 1 to queue/iostats of the device, below /sys/block'
   )
 }

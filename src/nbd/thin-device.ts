@@ -24,7 +24,7 @@ import { parsePoolTable, parseThinTable, type PoolTable } from '../devicemapper/
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
-import { type Attributes, checkCounted, DeviceAttributes } from './device-attributes.ts'
+import { type Attributes, DeviceAttributes } from './device-attributes.ts'
 import type { Part } from './export.ts'
 import type { WatchedDevice } from './watched-device.ts'
 
@@ -108,7 +108,6 @@ export class ThinDeviceData implements WatchedDevice {
       attributes = new DeviceAttributes(number)
       const opened = await find(options, path, number, attributes)
       checkIsMeant(path, handle, opened)
-      checkCounted(path, opened)
       // What was written just before it was made read-only is in the metadata after a commit.
       await options.deviceMapper.status(opened.pool, { flush: true })
       metadata = await openPoolMetadata(opened.metadataPath, { liveRoot: true, device: opened.metadataDevice })
@@ -119,6 +118,7 @@ export class ThinDeviceData implements WatchedDevice {
       if (isToBePristine && !(await metadata.isPristine(opened.thinId, undefined, seen))) {
         throw notPristine(path, untouched)
       }
+      await attributes.checkCounted(() => file.readPage())
       return new ThinDeviceData(file, metadata, device, seen, opened, attributes, options.deviceMapper)
     } catch (error) {
       attributes?.close()
@@ -137,14 +137,14 @@ export class ThinDeviceData implements WatchedDevice {
   }
 
   async look(): Promise<void> {
-    const { pool, poolTable, table, name, uuid, readOnly, size, isCounted, writes } = this.#opened
+    const { pool, poolTable, table, name, uuid, readOnly, size, writes } = this.#opened
     const now = {
       ...(await this.#attributes.settled()),
       table: await this.#deviceMapper.table(this.#attributes.device),
       // Somebody could have put another pool under the device, with other metadata.
       poolTable: await standsOn(this.#deviceMapper, pool)
     }
-    if (!isDeepStrictEqual(now, { name, uuid, readOnly, size, isCounted, table, poolTable, writes: now.writes })) {
+    if (!isDeepStrictEqual(now, { name, uuid, readOnly, size, table, poolTable, writes: now.writes })) {
       throw this.#changed('was renamed, resized, given another table or made writable')
     }
     if (!readOnly) await this.#deviceMapper.status(pool, { flush: true })
