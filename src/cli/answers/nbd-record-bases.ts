@@ -27,8 +27,8 @@ export interface RecordQuestion {
  * The bases that records are of, each called by its thin device id.
  *
  * @param others names of bases that are there
- * @throws UsageError where two have one name; what reading a record throws, and what `checkRecord` throws where the pool
- *   has not gone on from it
+ * @throws UsageError where two have one name; what reading a record throws, and what `checkRecord` throws where the
+ *   pool has not gone on from it
  */
 export async function recordBases(
   paths: readonly string[],
