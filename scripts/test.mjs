@@ -90,7 +90,11 @@ async function firstPart() {
   } else {
     await prepare('deploy-tools', 'trixie-lvm', 'nbd-tools')
     // (What only kernel tests need comes meanwhile.)
-    await Promise.all([check(), hostTests(hostFiles()), ...(withLab ? [prepare('releases', 'systemd')] : [])])
+    await Promise.all([
+      check(),
+      hostTests(hostFiles()),
+      ...(withLab ? [prepare('releases', 'systemd', 'debian-root')] : [])
+    ])
   }
   parts.find(({ name }) => name === FIRST).seconds = secondsSince(began)
 }
