@@ -284,6 +284,29 @@ eachVariant('routers look for the agents where they are', (t, { objects }) => {
   }
 })
 
+eachVariant("OpenShift's constraints grant what the agents' pods say of themselves", (t, { values, objects }) => {
+  const found = objects.find(({ kind }) => kind === 'SecurityContextConstraints') as unknown as
+    Record<string, unknown> | undefined
+  t.is(found !== undefined, values.includes('openShift.securityContextConstraints=true'))
+  if (found === undefined) return
+  const { pod, manifest } = agents(objects)
+  const [container] = pod.containers
+  t.deepEqual(found['users'], [`system:serviceaccount:${manifest.metadata.namespace}:${pod.serviceAccountName}`])
+  t.is(found['allowPrivilegedContainer'], container?.securityContext['privileged'] === true)
+  const { add = [] } = (container?.securityContext['capabilities'] ?? {}) as { add?: string[] }
+  t.deepEqual(found['allowedCapabilities'], add)
+  t.is(found['allowHostPID'], pod.hostPID === true)
+  const kinds = ['configMap', 'emptyDir', 'hostPath', 'secret'].filter((kind) =>
+    pod.volumes.some((each) => kind in each)
+  )
+  t.deepEqual(found['volumes'], kinds)
+  for (const router of routers(objects)) {
+    const binding = find(objects, 'RoleBinding', `${router.pod.serviceAccountName}-nonroot`)
+    t.is(binding?.roleRef?.name, 'system:openshift:scc:nonroot-v2')
+    t.is(binding?.subjects?.[0]?.name, router.pod.serviceAccountName)
+  }
+})
+
 eachVariant('pods are no more privileged than they say', (t, { values, objects }) => {
   const { pod } = agents(objects)
   t.is(pod.automountServiceAccountToken, false)

@@ -35,7 +35,9 @@ const variants: Readonly<Record<string, readonly string[]>> = {
     'helmTest.base=monday',
     'helmTest.target=tuesday'
   ],
+  'on OpenShift': [...drivers, 'openShift.securityContextConstraints=true', 'agent.lvm=nsenter'],
   'an agent that is not privileged': [
+    'openShift.securityContextConstraints=true',
     'drivers.topolvm.enabled=true',
     'agent.privileged=false',
     'agent.devicePluginResources.devices\\.example\\.org/thin-pools=1'
