@@ -3,7 +3,7 @@
  * one that knows fewer catalogs.
  */
 import { readdir, readFile, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { makeDeb } from '../../scripts/package/deb.ts'
 import { ownArchitecture } from '../../scripts/package/architecture.ts'
 import { runQuietly } from './debian-release.ts'
@@ -46,4 +46,28 @@ export async function filesOf(deb: string, folder: string): Promise<string[]> {
     .filter((each) => !each.isDirectory())
     .map((each) => join(each.parentPath, each.name).slice(root.length))
     .sort()
+}
+
+/**
+ * What a command loads as it is called, threads and helpers left out: the texts of the files of the bundle, by their paths.
+ *
+ * @param root of the bundle (`dist`)
+ */
+export async function loadedBy(command: string, root: string): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
+  const load = async (file: string): Promise<void> => {
+    if (found.has(file)) return
+    const text = await readFile(file, 'utf8')
+    found.set(file, text)
+    for (const [, path = ''] of text.matchAll(/\b(?:from|import)"(\.[^"]+)"/g)) await load(join(dirname(file), path))
+  }
+  const dynamic = (text: string) => [...text.matchAll(/\bimport\("(\.[^"]+)"\)/g)].map(([, path = '']) => path)
+  const main = join(root, 'src/cli/main.js')
+  const [, definition = ''] =
+    new RegExp(`${command}:async\\(\\)=>\\(await import\\("([^"]+)"`).exec(await readFile(main, 'utf8')) ?? []
+  const defined = join(dirname(main), definition)
+  for (const each of [main, defined]) await load(each)
+  // What its action loads.
+  for (const each of dynamic(found.get(defined) ?? '')) await load(join(dirname(defined), each))
+  return found
 }

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'ava'
 import { migrations } from '../../src/agent/catalog/store/migrations.ts'
-import { filesOf, quickDeb, variantOf } from './debian-package.ts'
+import { filesOf, loadedBy, quickDeb, variantOf } from './debian-package.ts'
 import { type DebianRelease, debianReleases, DebianRoot, ensureDebianRoot } from './debian-root.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
@@ -170,4 +170,9 @@ rootTest('made twice, it is the same, byte for byte; and it has what its docs sp
     files.filter((each) => /\.(ts|map|d\.ts)$/.test(each)),
     []
   )
+  const loads = async (command: string) =>
+    [...(await loadedBy(command, join(folder, 'files/usr/lib/deltamapper/dist'))).values()].join('\n')
+  const ofKubernetes = 'kubernetes.io/serviceaccount'
+  t.false((await loads('agent')).includes(ofKubernetes), 'an agent loads nothing that speaks to Kubernetes')
+  t.true((await loads('router')).includes(ofKubernetes))
 })
