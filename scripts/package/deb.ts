@@ -43,7 +43,7 @@ export async function makeDeb({ architecture, output, compression = 'xz' }: DebO
   try {
     const root = join(work, 'root')
     const parts = await layProgram(root, architecture)
-    await layDocuments(root, { version, epoch, parts })
+    await layDocuments(root, { manifest, epoch, parts })
     await layService(root)
     await layControl(root, { ...manifest, architecture })
     await setModes(root)
@@ -115,13 +115,14 @@ async function layProgram(root: string, architecture: Architecture) {
 }
 
 interface Edition {
-  readonly version: string
+  readonly manifest: Manifest
   readonly epoch: number
   readonly parts: Awaited<ReturnType<typeof components>>
 }
 
 /** Docs, man pages, completion, licences, and the metadata that README's first command is shown with. */
-async function layDocuments(root: string, { version, epoch, parts }: Edition): Promise<void> {
+async function layDocuments(root: string, { manifest, epoch, parts }: Edition): Promise<void> {
+  const { version } = manifest
   const date = new Date(epoch * 1000)
   const doc = join(root, 'usr/share/doc/deltamapper')
   await mkdir(doc, { recursive: true })
@@ -131,7 +132,7 @@ async function layDocuments(root: string, { version, epoch, parts }: Edition): P
   await put(doc, 'sbom.cdx.json', cycloneDx('deltamapper', version, date.toISOString(), parts))
   const changes = await readFile(join(project, 'CHANGELOG.md'), 'utf8')
   const heading = `deltamapper (${version}) stable; urgency=medium\n\n  * What a user notices: CHANGELOG.md.gz beside this.\n`
-  const entry = `${heading}\n -- ${maintainer()}  ${date.toUTCString().replace('GMT', '+0000')}\n`
+  const entry = `${heading}\n -- ${maintainer(manifest)}  ${date.toUTCString().replace('GMT', '+0000')}\n`
   await put(doc, 'changelog.gz', packed(entry))
   await put(doc, 'CHANGELOG.md.gz', packed(changes))
   const program = await commandLine(() => undefined)
@@ -169,10 +170,8 @@ async function layService(root: string): Promise<void> {
 }
 
 /** What dpkg reads. */
-async function layControl(
-  root: string,
-  { version, description, homepage, architecture }: Manifest & { architecture: Architecture }
-): Promise<void> {
+async function layControl(root: string, manifest: Manifest & { architecture: Architecture }): Promise<void> {
+  const { version, description, homepage, architecture } = manifest
   const files = (await readdir(root, { recursive: true, withFileTypes: true }))
     .filter((each) => each.isFile())
     .map((each) => join(each.parentPath, each.name).slice(root.length + 1))
@@ -188,7 +187,7 @@ async function layControl(
     'Package: deltamapper',
     `Version: ${version}`,
     `Architecture: ${architecture}`,
-    `Maintainer: ${maintainer()}`,
+    `Maintainer: ${maintainer(manifest)}`,
     `Installed-Size: ${parseInt(sizes, 10)}`,
     // What the official Node is linked with. A minimal root has all of it, so that one file is enough.
     'Depends: libc6 (>= 2.28), libgcc-s1 (>= 4.2), libstdc++6 (>= 9)',
@@ -213,8 +212,8 @@ async function layControl(
 }
 
 /** The owner's name and address are for them to fill in, in package.json (CONTRIBUTING.md). */
-function maintainer(): string {
-  return 'deltamapper contributors <deltamapper@users.noreply.invalid>'
+function maintainer({ author = 'deltamapper contributors', bugs }: Manifest): string {
+  return `${author} <${bugs?.email ?? 'deltamapper@users.noreply.invalid'}>`
 }
 
 function folded(text: string): string[] {

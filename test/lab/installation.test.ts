@@ -174,5 +174,5 @@ rootTest('made twice, it is the same, byte for byte; and it has what its docs sp
     [...(await loadedBy(command, join(folder, 'files/usr/lib/deltamapper/dist'))).values()].join('\n')
   const ofKubernetes = 'kubernetes.io/serviceaccount'
   t.false((await loads('agent')).includes(ofKubernetes), 'an agent loads nothing that speaks to Kubernetes')
-  t.true((await loads('router')).includes(ofKubernetes))
+  t.true((await loads('kube')).includes(ofKubernetes))
 })
