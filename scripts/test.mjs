@@ -50,7 +50,7 @@ const secondsFile = join(projectFolder, 'test/kernel/seconds.json')
 const FIRST = 'check and host tests'
 const parts = [
   { name: FIRST, budget: 180, files: /$^/ },
-  { name: 'other kernels and a real init', budget: 180, files: /systemd|other-kernels|real-init|trixie|installation/ },
+  { name: 'other kernels and a real init', budget: 180, files: /systemd|other-kernels|real-init|trixie|install/ },
   {
     name: 'classic snapshots, NBD, backups, simulation',
     budget: 180,
