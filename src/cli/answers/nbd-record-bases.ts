@@ -11,7 +11,7 @@ import type { NbdBase } from '../../nbd/source.ts'
 import { openViews } from '../inspection/pool-views.ts'
 import { UsageError } from '../command-line/failure.ts'
 import type { Remark } from './question.ts'
-import { checkRecord, NOT_SEEN } from './record-answer.ts'
+import { checkRecord, remarkUnseen } from './record-answer.ts'
 
 /** What is asked of each record. */
 export interface RecordQuestion {
@@ -38,17 +38,16 @@ export async function recordBases(
 ): Promise<NbdBase[]> {
   const bases: NbdBase[] = []
   for (const path of paths) {
-    const base = await recordBase(path, question)
+    const base = await recordBase(path, question, remark)
     if ([...others, ...bases.map(({ name }) => name)].includes(base.name)) {
       throw new UsageError(`${path} is the record of ${base.name}, which is given already`, 'give each base once')
     }
     bases.push(base)
   }
-  if (bases.length > 0) remark(NOT_SEEN)
   return bases
 }
 
-async function recordBase(path: string, question: RecordQuestion): Promise<NbdBase> {
+async function recordBase(path: string, question: RecordQuestion, remark: Remark): Promise<NbdBase> {
   const { metadata, metadataPath, liveRoot, deviceId, sizeBytes } = question
   const record = await BaseRecordReader.open(path)
   try {
@@ -62,6 +61,8 @@ async function recordBase(path: string, question: RecordQuestion): Promise<NbdBa
     await record.close()
   }
   const { header, bytes } = record
+  if (header.device.externalOrigin) throw overAnother(path)
+  remarkUnseen(record, remark)
   return {
     name: String(header.device.id),
     sizeBytes: header.device.sizeBytes,
@@ -109,5 +110,14 @@ function replaced(path: string): DeltamapperError {
     'DM_SNAPSHOT_CHANGED',
     `${path} is another record than when it was opened`,
     'begin again, and leave the record as it is'
+  )
+}
+
+/** What shows through is in no image of the pool: it would read as zeros. */
+function overAnother(path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NOT_TRACKED',
+    `${path} is of a snapshot over an external origin, of which the pool's images have nothing`,
+    'serve the snapshot itself (--endpoint)'
   )
 }
