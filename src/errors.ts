@@ -50,6 +50,38 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the record of the base no longer tells what changed: the pool did not simply go on from it'
   },
+  DM_BASE_RECORD_NONE: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and there is no record of it'
+  },
+  DM_BASE_RECORD_AMBIGUOUS: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its handle has meant two snapshots, or one that changed'
+  },
+  DM_BASE_RECORD_WRITABLE: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and could be written to between its first answer and its end'
+  },
+  DM_BASE_RECORD_UNWATCHED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and was not looked at often enough while it did'
+  },
+  DM_BASE_RECORD_INTERRUPTED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its pool was not active all the time since its answer'
+  },
+  DM_BASE_RECORD_ROLLED_BACK: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its pool was restored to an earlier state'
+  },
+  DM_BASE_RECORD_POOL_FAILED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its pool has given up a transaction, or needs a check'
+  },
+  DM_BASE_RECORD_ORIGIN: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and the target shows an external origin where it maps nothing'
+  },
   DM_POOL_WENT_BACK: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was restored to an earlier state since the base was served'

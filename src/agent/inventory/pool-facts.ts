@@ -26,6 +26,8 @@ import { poolIdentity } from '../node/pool-identity.ts'
 import { poolKey, readSlot } from '../leases/pool-slot.ts'
 import { servedTarget } from '../answers/served-target.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
+import { stateOf } from '../bases/base-administration.ts'
+import type { BaseKey } from '../catalog/bases.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
@@ -39,6 +41,7 @@ export interface AgentKnowledge {
     readonly path: string
     readonly served: Pick<Catalog['served'], 'find'>
     readonly poolClocks: Pick<Catalog['poolClocks'], 'wentBack'>
+    readonly bases: Pick<Catalog['bases'], 'find'>
   }
   readonly view: CatalogView
   readonly records: readonly LeaseRecord[]
@@ -323,7 +326,16 @@ async function judge(
   const { catalog } = knowledge
   const verdict = judgeBase(await catalog.served.find(now), now, await catalog.poolClocks.wentBack(pool.identity))
   if (verdict.asBase !== 'unchanged') return verdict
-  return (await isUnwritten(metadata, device, until)) ?? verdict
+  const written = await isUnwritten(metadata, device, until)
+  return written ?? { ...verdict, because: `${verdict.because}; ${await whetherItMayGo(catalog, now)}` }
+}
+
+/** Whether a record stands for a snapshot once it is gone. */
+async function whetherItMayGo(catalog: AgentKnowledge['catalog'], key: BaseKey): Promise<string> {
+  const known = await catalog.bases.find(key)
+  if (known === undefined) return 'it must stay to be a base: no record can stand for it'
+  const { state, because } = stateOf(known)
+  return state === 'may-go' ? 'it may go: its record stands for it' : `it must stay to be a base: ${because}`
 }
 
 /** What makes a base unusable that its records do not rule out: its mappings, all of them. */
