@@ -114,6 +114,7 @@ export function admitFromRecord(
   const known = enterGone(database, found, pool, at)
   checkUsable(known, handle)
   const base: ServedTarget = { ...known, handle }
+  if (!anyVolume) checkVolumes(base, target)
   checkLineage(database, base, target, anyVolume)
   const now = Math.max(at, (wentBack?.at ?? 0) + 1)
   database.write(() => {
@@ -146,6 +147,17 @@ function checkUnrecorded(
     )
   }
   if (resumed && records.length === 0) throw resumeRefused(handle, 'no answer was begun with it as base')
+}
+
+/** Of a base that is gone, only its row tells the volume. @throws DM_VOLUMES_DIFFER */
+function checkVolumes(base: ServedTarget, target: ServedTarget): void {
+  if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return
+  if (base.volume === target.identity || target.volume === base.identity) return
+  throw new DeltamapperError(
+    'DM_VOLUMES_DIFFER',
+    `${base.handle}, which is gone, was taken of another volume than ${target.handle}`,
+    'compare snapshots of one volume'
+  )
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */

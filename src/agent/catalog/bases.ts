@@ -283,8 +283,8 @@ export function forgetBases(database: Writable, keys: readonly BaseKey[]): void 
 }
 
 /**
- * The snapshot that a handle meant, which means none now; undefined if nothing was ever answered about it by this
- * handle.
+ * The snapshot that a handle meant, which means none now; undefined if nothing that is watched was
+ * ever answered about by this handle.
  *
  * @param pool the pool of the target
  * @throws DM_BASE_RECORD_AMBIGUOUS for a handle that meant two; DM_BASE_RECORD_NONE and the others when no record
@@ -292,29 +292,25 @@ export function forgetBases(database: Writable, keys: readonly BaseKey[]): void 
  */
 export function baseByHandle(database: Writable, handle: string, pool: string): KnownBase | undefined {
   const served = servedTable.find(database, { handle })
-  const [first] = served
-  if (first === undefined) return undefined
+  const watched = served.map((each) => basesTable.byKey(database, each.pool, each.identity))
+  const known = watched.find((each) => each !== undefined)
+  // Of what is not watched, a pool of dmsetup's for one, nothing is known but that it was there.
+  if (known === undefined) return undefined
   const meant = new Set(
     served.map(({ identity, pool, thinId, creationTime, transactionId, mappedBlocks, sizeBytes }) =>
       JSON.stringify([identity, pool, thinId, creationTime, String(transactionId), mappedBlocks, sizeBytes])
     )
   )
-  if (meant.size > 1) {
+  const [{ creationTime, mappedBlocks }] = served
+  if (meant.size > 1 || known.creationTime !== creationTime || known.mappedBlocks !== mappedBlocks) {
     throw refuse('DM_BASE_RECORD_AMBIGUOUS', handle, 'this handle has meant two snapshots, or one that changed')
   }
-  if (first.pool !== pool) {
+  if (known.pool !== pool) {
     throw new DeltamapperError(
       'DM_POOLS_DIFFER',
       `${handle}, which no longer exists, was in another pool than the target`,
       'compare snapshots of one volume'
     )
-  }
-  const known = basesTable.byKey(database, pool, first.identity)
-  if (known === undefined) {
-    throw refuse('DM_BASE_RECORD_NONE', handle, 'it was served without anything watching it')
-  }
-  if (known.creationTime !== first.creationTime || known.mappedBlocks !== first.mappedBlocks) {
-    throw refuse('DM_BASE_RECORD_AMBIGUOUS', handle, 'it was not the same at all answers about it')
   }
   checkUsable(known, handle)
   return known

@@ -104,6 +104,7 @@ test('a look spoils a record although the question is refused', async (t) => {
     [monday, { ...snapshot('other', 3), volume: 'other' }]
   ] as const) {
     const catalog = await served(t)
+    await catalog.served.remember(target, 1)
     const looks = { base: look({ root: 9 }), target: undefined }
     await t.throwsAsync(catalog.served.admit(asked(target, undefined, { base, looks }), 2))
     await catalog.bases.saw(monday, look())

@@ -184,14 +184,16 @@ test('what says that a record is not the base’s, or that the pool did not go o
   }
   const origin = { externalOrigin: { identity: 'uuid-0' } }
   await refused('DM_BASE_RECORD_ORIGIN', { target: snapshot(after, 5, origin) })
-  const third = await recordedBase((await answer({ target: snapshot(after, 5) })).path)
-  await refused('DM_ORDER_REVERSED', { recorded: third, target: snapshot(after, 3) })
+  const fifth = await recordedBase((await answer({ target: snapshot(after, 5) })).path)
+  model.delete(5)
+  const later = await image(model)
+  await refused('DM_ORDER_REVERSED', { recorded: fifth, target: snapshot(later, 3) })
 
   // A pool that was put back: its clock is lower than the record's.
   const young = new PoolModel({ random: new Random(1), shape: { leafEntries: 6, internalEntries: 6, split: 'middle' } })
   young.createThin(1)
   young.createSnapshot(5, 1)
-  await refused('DM_BASE_RECORD_VOID', { recorded: third }, await image(young))
+  await refused('DM_BASE_RECORD_VOID', { recorded }, await image(young))
 })
 
 test('a damaged record is an error, or the same answer', async (t) => {
