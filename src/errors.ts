@@ -46,9 +46,9 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the file is no base record, or one of another pool or version'
   },
-  DM_BASE_RECORD_VOID: {
+  DM_BASE_RECORD_ROLLED_BACK: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the record of the base no longer tells what changed: the pool did not simply go on from it'
+    summary: 'the pool was restored to an earlier state since the base was recorded'
   },
   DM_BASE_RECORD_NONE: {
     status: 'FAILED_PRECONDITION',
@@ -58,10 +58,6 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the base no longer exists, and its handle has meant two snapshots, or one that changed'
   },
-  DM_BASE_RECORD_WRITABLE: {
-    status: 'FAILED_PRECONDITION',
-    summary: 'the base no longer exists, and could be written to between its first answer and its end'
-  },
   DM_BASE_RECORD_UNWATCHED: {
     status: 'FAILED_PRECONDITION',
     summary: 'the base no longer exists, and was not looked at often enough while it did'
@@ -70,18 +66,32 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the base no longer exists, and its pool was not active all the time since its answer'
   },
-  DM_BASE_RECORD_ROLLED_BACK: {
+  DM_BASE_RECORD_STILL_THERE: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the base no longer exists, and its pool was restored to an earlier state'
+    summary: 'the base is not found by its name, and its device is still in the pool'
   },
-  DM_BASE_RECORD_POOL_FAILED: {
+  DM_BASE_RECORD_REBUILT: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the base no longer exists, and its pool has given up a transaction, or needs a check'
+    summary: 'the pool was made anew or its blocks were given other numbers since the base was recorded'
+  },
+  DM_BASE_RECORD_NEEDS_CHECK: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool of a base that is gone needs a check'
+  },
+  DM_BASE_RECORD_WRITABLE: {
+    status: 'FAILED_PRECONDITION',
+    summary:
+      'a base that is gone could have been written to between its backup and its removal, or a base that exists differs from its record'
   },
   DM_BASE_RECORD_ORIGIN: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the base no longer exists, and the target shows an external origin where it maps nothing'
+    summary: 'an external origin shows through base or target, and may have changed'
   },
+  DM_BASE_RECORD_TIME_EXHAUSTED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool has had more snapshots than its mappings tell apart'
+  },
+  DM_BASE_RECORD_IMPOSSIBLE: { status: 'FAILED_PRECONDITION', summary: 'no record can be made of this snapshot' },
   DM_POOL_WENT_BACK: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was restored to an earlier state since the base was served'

@@ -139,7 +139,7 @@ test.serial('a handle that has meant two snapshots, and a base that goes by anot
   await full('before')
   lvm('lvrename', GROUP, 'before', 'renamed')
   snapshot('another')
-  t.is(await refusal('before', 'another'), 'DM_BASE_RECORD_VOID')
+  t.is(await refusal('before', 'another'), 'DM_BASE_RECORD_STILL_THERE')
 })
 
 test.serial('a pool that was not active all the time ends its records', async (t) => {

@@ -126,14 +126,14 @@ export class BaseRecords {
   /**
    * A pool that could not commit has forgotten what it was told last, perhaps discards that were passed down.
    *
-   * @throws DM_BASE_RECORD_POOL_FAILED
+   * @throws DM_BASE_RECORD_NEEDS_CHECK
    */
   async checkPool({ pool }: Pick<Snapshot, 'pool'>, handle: string): Promise<void> {
-    if (pool === undefined) throw refuse('DM_BASE_RECORD_POOL_FAILED', handle, 'its pool is not known')
+    if (pool === undefined) throw refuse('DM_BASE_RECORD_NEEDS_CHECK', handle, 'its pool is not known')
     const [row] = await this.#deviceMapper.status(pool)
     const status = row && parsePoolStatus(row.params)
     if (status?.state === 'working' && status.needsCheck === false) return
-    throw refuse('DM_BASE_RECORD_POOL_FAILED', handle, 'its pool has failed, or needs a check')
+    throw refuse('DM_BASE_RECORD_NEEDS_CHECK', handle, 'its pool has failed, or needs a check')
   }
 
   /** The record that an answer is to leave; undefined if there is one, or none may stand for its target. */

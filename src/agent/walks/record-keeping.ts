@@ -120,9 +120,7 @@ export class RecordKeeping {
       this.#sink = new GuardedSink(new WholeRecordSink(writer), writer, this.#wanted.maxBytes)
       return
     }
-    const { sizeBytes } = this.#header.device
-    const endBlock = Math.ceil(sizeBytes / this.#header.pool.dataBlockBytes)
-    const sink = new PatchedRecordSink(writer, base, endBlock)
+    const sink = new PatchedRecordSink(writer, base)
     this.#patched = { sink, base }
     this.#sink = new GuardedSink(sink, writer, this.#wanted.maxBytes)
   }

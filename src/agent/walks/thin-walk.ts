@@ -2,9 +2,9 @@
  * Answers one question: opens the metadata, finds the devices, checks the question against them, and encodes the walk's
  * extents as messages. Runs in a walker thread, and does not know of threads.
  */
-import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { DeltamapperError } from '../../errors.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
-import { checkRecordBlocks, checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
+import { checkExternalOrigin, checkRecordBlocks, checkWentOn } from '../../devicemapper/thin/base-record/trust.ts'
 import type { MappingSink } from '../../devicemapper/thin/delta.ts'
 import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import {
@@ -415,8 +415,8 @@ async function answer(
  * The record of a base that is gone, if it is the one that is meant, and pool and metadata continued from it. Which base
  * that is, and whether nobody wrote to it, the main thread knows.
  *
- * @throws DM_BASE_RECORD_DAMAGED, DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_VOID, DM_BASE_RECORD_ORIGIN,
- *   DM_BASE_RECORD_POOL_FAILED
+ * @throws DM_BASE_RECORD_DAMAGED, DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_STILL_THERE, and what `checkWentOn` and
+ *   `checkExternalOrigin` throw
  */
 async function openRecord(
   recorded: RecordedBase,
@@ -424,11 +424,6 @@ async function openRecord(
   target: Snapshot,
   signal: AbortSignal
 ): Promise<BaseRecordReader> {
-  const refuse = (code: ErrorCode, why: string) =>
-    new DeltamapperError(code, `${recorded.handle} is gone, and its record does not stand for it: ${why}`, FULL)
-  if (target.externalOrigin) {
-    throw refuse('DM_BASE_RECORD_ORIGIN', `${target.handle} has an external origin, which shows where it maps nothing`)
-  }
   const record = await BaseRecordReader.open(recorded.path)
   try {
     const { pool, device } = record.header
@@ -439,10 +434,17 @@ async function openRecord(
       device.transactionId === recorded.transactionId &&
       device.mappedBlocks === recorded.mappedBlocks &&
       device.sizeBytes === recorded.sizeBytes
-    if (!isMeant) throw refuse('DM_BASE_RECORD_FOREIGN', 'the file is the record of another snapshot')
-    if (metadata.superblock.needsCheck) throw refuse('DM_BASE_RECORD_POOL_FAILED', 'its pool needs a check')
+    if (!isMeant) {
+      throw new DeltamapperError(
+        'DM_BASE_RECORD_FOREIGN',
+        `${recorded.handle} is gone, and ${recorded.path} is the record of another snapshot`,
+        FULL
+      )
+    }
+    // The agent makes no record where an origin shows, which has none in it to be compared.
+    checkExternalOrigin(record.header, target.externalOrigin)
     checkRecordBlocks(record, metadata.superblock.dataBlockBytes)
-    checkWentOn(record.header, await metadata.moment(signal))
+    checkWentOn(record.header, await metadata.moment(signal), metadata.superblock)
     await checkIsGone(recorded, metadata, signal)
     return record
   } catch (error) {
@@ -453,7 +455,7 @@ async function openRecord(
 
 const FULL = 'take a full backup; what is served from then on is a base again'
 
-/** A base that is there under another name, or is just being removed, can be written to. @throws DM_BASE_RECORD_VOID */
+/** A base that is there under another name, or is just being removed, can be written to. @throws DM_BASE_RECORD_STILL_THERE */
 async function checkIsGone(recorded: RecordedBase, metadata: PoolMetadata, signal: AbortSignal): Promise<void> {
   const { thinId, creationTime, transactionId } = recorded
   const there = await metadata.device(thinId, signal).catch((error: unknown) => {
@@ -461,7 +463,11 @@ async function checkIsGone(recorded: RecordedBase, metadata: PoolMetadata, signa
     throw error
   })
   if (there?.details.creationTime !== creationTime || there.details.transactionId !== transactionId) return
-  throw voidRecord(`${recorded.handle} is not found by its name, and still is in its pool, as thin device ${thinId}`)
+  throw new DeltamapperError(
+    'DM_BASE_RECORD_STILL_THERE',
+    `${recorded.handle} is not found by its name, and still is in its pool, as thin device ${thinId}`,
+    'ask by the name that it has now; if it is being removed, take a full backup'
+  )
 }
 
 /** The same question in the form for the tools. */

@@ -169,7 +169,7 @@ test('what says that a record is not the base’s, or that the pool did not go o
     t.is(error.code, code, error.message)
     t.is(error.status, code === 'DM_ORDER_REVERSED' ? 'INVALID_ARGUMENT' : 'FAILED_PRECONDITION')
   }
-  await refused('DM_BASE_RECORD_VOID', {})
+  await refused('DM_BASE_RECORD_STILL_THERE', {})
   model.delete(2)
   const after = await image(model)
   for (const [field, value] of [
@@ -193,7 +193,7 @@ test('what says that a record is not the base’s, or that the pool did not go o
   const young = new PoolModel({ random: new Random(1), shape: { leafEntries: 6, internalEntries: 6, split: 'middle' } })
   young.createThin(1)
   young.createSnapshot(5, 1)
-  await refused('DM_BASE_RECORD_VOID', { recorded }, await image(young))
+  await refused('DM_BASE_RECORD_ROLLED_BACK', { recorded }, await image(young))
 })
 
 test('a damaged record is an error, or the same answer', async (t) => {
