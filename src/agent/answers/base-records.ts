@@ -1,5 +1,5 @@
 /**
- * The records of bases on this node: files in a folder, and what the catalog knows of the snapshots that they stand for.
+ * The records of bases on this node: files in a folder, and what the catalog knows of the snapshots behind them.
  *
  *     answer ends ─▶ file on disk (walks/record-keeping.ts) ─▶ in the catalog ─▶ OK leaves ─▶ the snapshot may go
  *

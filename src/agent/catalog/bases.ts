@@ -6,7 +6,7 @@
  * that afterwards. So a row is made before the first message leaves, each look is entered in it (bases/base-looks.ts),
  * and one look at anything else than the same read-only snapshot spoils it for good.
  *
- * All of it holds within one activation of the pool only: while a pool is not active, its metadata can be put back to an
+ * All of it holds within one activation of the pool only: while it is not active, its metadata can be put back to an
  * earlier state, repaired or moved; and after an unclean stop with discards passed down, a mapping can be back whose
  * data are gone. Each activation is another instance (`deviceInstance` in devicemapper/block-queue.ts).
  */

@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { BaseRecordWriter } from '../../devicemapper/thin/base-record/writer.ts'
 import type { BaseRecordHeader } from '../../devicemapper/thin/base-record/format.ts'
+import { checkRecordable } from '../../devicemapper/thin/base-record/trust.ts'
 import type { MappingSink } from '../../devicemapper/thin/delta.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
@@ -68,6 +69,7 @@ export class RecordKeeping {
       pool: {
         identity: wanted.poolIdentity,
         dataBlockBytes: metadata.superblock.dataBlockBytes,
+        dataBlocks: metadata.superblock.dataBlocks,
         moment: await metadata.moment(signal)
       },
       device: {
@@ -78,6 +80,7 @@ export class RecordKeeping {
     }
     const keeping = new RecordKeeping(wanted, answer, header)
     try {
+      keeping.#checkRecordable()
       await keeping.#beginStreaming()
     } catch {
       // The walk afterwards says why.
@@ -94,6 +97,7 @@ export class RecordKeeping {
   /** After the last message, before the end. Never rejects. */
   async finish(signal: AbortSignal): Promise<RecordOutcome> {
     try {
+      this.#checkRecordable()
       const bytes = (await this.#finishStreamed()) ?? (await this.#walkWhole(signal))
       return bytes === undefined ? { notKept: 'its tree maps not as many blocks as its details say' } : { bytes }
     } catch (error) {
@@ -108,6 +112,11 @@ export class RecordKeeping {
     this.#writer = this.#sink = this.#patched = undefined
     await writer?.abandon()
     await patched?.base.close()
+  }
+
+  /** @throws DM_BASE_RECORD_IMPOSSIBLE */
+  #checkRecordable(): void {
+    checkRecordable(this.#answer.metadata.superblock, this.#header.pool.moment)
   }
 
   async #beginStreaming(): Promise<void> {
@@ -162,14 +171,14 @@ export class RecordKeeping {
     return undefined
   }
 
-  /** Reads all of the target's tree, also what lies behind its end. @returns undefined when it does not count */
+  /** Reads all of the target's tree. @returns undefined when it does not count */
   async #walkWhole(signal: AbortSignal): Promise<number | undefined> {
     const { metadata, target } = this.#answer
     const writer = (this.#writer = await this.#begin())
     const sink = new GuardedSink(new WholeRecordSink(writer), writer, this.#wanted.maxBytes)
     const { batches } = await metadata.allocated({
       deviceId: target.snapshot.thinId,
-      sizeBytes: Number.MAX_SAFE_INTEGER,
+      sizeBytes: target.snapshot.sizeBytes,
       fingerprint: target.fingerprint,
       ...{ sink, signal }
     })
