@@ -5,7 +5,9 @@
 import { mkdtempSync, readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
+import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import type { Extent } from '../support/expected.ts'
 import { ask, answerTo, failure } from './ask.ts'
@@ -48,6 +50,16 @@ async function refusal(base: string, target: string): Promise<string> {
   return (await failure(ask(client, { base: `${GROUP}/${base}`, target: `${GROUP}/${target}` }))).code
 }
 
+/** Until a look of the agent's own, every 20 seconds, has found that a snapshot is not what a record can stand for. */
+async function untilMustStay(handle: string): Promise<void> {
+  const admin = connectAdmin(agent.address)
+  try {
+    while ((await admin.getBase({ handle })).state !== 'must-stay') await sleep(200)
+  } finally {
+    admin.close()
+  }
+}
+
 function extent(block: number, count = 1): Extent {
   return [block * BLOCK, count * BLOCK]
 }
@@ -80,6 +92,15 @@ test.serial('a base may go once its answer has ended: the same answer comes from
   snapshot('thu')
   t.deepEqual(await delta('tue', 'thu'), [extent(0, 100)])
   t.is(await refusal('never', 'thu'), 'DM_SNAPSHOT_NOT_FOUND')
+  const admin = connectAdmin(agent.address)
+  t.teardown(() => admin.close())
+  const states = (await admin.listBases({})).bases.map(({ handle, state, answers }) => `${handle} ${state} ${answers}`)
+  t.deepEqual(states.toSorted(), [
+    'bases/mon stands 3',
+    'bases/thu may-go 0',
+    'bases/tue stands 2',
+    'bases/wed may-go 0'
+  ])
 })
 
 test.serial('an agent that was killed answers from the records that it finds', async (t) => {
@@ -95,6 +116,7 @@ test.serial(
   async (t) => {
     t.timeout(600_000)
     for (const [name, meanwhile] of [
+      ['looked-at', () => untilMustStay(`${GROUP}/looked-at`)],
       ['seen', () => answerTo(client, { target: `${GROUP}/seen` })],
       ['written', () => undefined]
     ] as const) {

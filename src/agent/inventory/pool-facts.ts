@@ -27,7 +27,7 @@ import { poolKey, readSlot } from '../leases/pool-slot.ts'
 import { servedTarget } from '../answers/served-target.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
 import { stateOf } from '../bases/base-administration.ts'
-import type { BaseKey } from '../catalog/bases.ts'
+import type { KnownBase } from '../catalog/bases.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
@@ -285,13 +285,13 @@ function thinFacts(
   { handle, kind, thinId, active, sizeBytes }: NamedThin,
   device: ThinDevice | undefined,
   blockBytes: number,
-  { asBase, because }: BaseVerdict
+  { asBase, because, needed }: BaseVerdict
 ): ThinFacts {
   const mappedBytes = device === undefined ? NaN : device.details.mappedBlocks * blockBytes
   return {
     ...{ handle, kind, thinId, active, sizeBytes },
     ...(Number.isSafeInteger(mappedBytes) && { mappedBytes }),
-    ...{ asBase, because }
+    ...{ asBase, because, ...(needed && { needed }) }
   }
 }
 
@@ -327,16 +327,18 @@ async function judge(
   const verdict = judgeBase(await catalog.served.find(now), now, await catalog.poolClocks.wentBack(pool.identity))
   if (verdict.asBase !== 'unchanged') return verdict
   const written = await isUnwritten(metadata, device, until)
-  return written ?? { ...verdict, because: `${verdict.because}; ${await whetherItMayGo(catalog, now)}` }
+  return written ?? whatIsNeeded(verdict, await catalog.bases.find(now))
 }
 
-/** Whether a record stands for a snapshot once it is gone. */
-async function whetherItMayGo(catalog: AgentKnowledge['catalog'], key: BaseKey): Promise<string> {
-  const known = await catalog.bases.find(key)
-  if (known === undefined) return 'it must stay to be a base: no record can stand for it'
-  const { state, because } = stateOf(known)
-  return state === 'may-go' ? 'it may go: its record stands for it' : `it must stay to be a base: ${because}`
+/** Whether a record stands for an unchanged snapshot once it is gone. @param known the catalog's row of it */
+function whatIsNeeded({ asBase, because }: BaseVerdict, known: KnownBase | undefined): BaseVerdict {
+  const { state, because: why } = known ? stateOf(known) : unwatched
+  return state === 'may-go'
+    ? { asBase, because: `${because}; it may go: its record stands for it`, needed: 'record' }
+    : { asBase, because: `${because}; it must stay: ${why}`, needed: 'itself' }
 }
+
+const unwatched = { state: 'must-stay', because: 'no record can stand for it, or it was served by an earlier version' }
 
 /** What makes a base unusable that its records do not rule out: its mappings, all of them. */
 async function isUnwritten(
