@@ -12,6 +12,7 @@ import {
   checkUsable,
   countAnswer,
   enterGone,
+  enterReused,
   enterSpoiling,
   type KnownBase,
   type PoolLook,
@@ -66,6 +67,7 @@ export function admit(
   at: number
 ): Admitted {
   if (base && looks?.base) enterSpoiling(database, base, looks.base)
+  if (base) enterReused(database, base)
   if (looks?.target) enterSpoiling(database, target, looks.target)
   const before = { base: base && findServed(database, base), target: findServed(database, target) }
   if (resumed) checkGoesOn(findServed(database, target), target, wentBack)

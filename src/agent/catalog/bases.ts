@@ -135,6 +135,23 @@ export function enterSpoiling(database: Writable, now: ServedTarget, look: BaseL
   if (whatChanged(known, now, look) !== undefined) database.write(() => enter(database, known, now, look))
 }
 
+/**
+ * Enters that a handle means another snapshot than the one that was served by it: once both are gone, nothing else tells
+ * which of them a client means.
+ */
+export function enterReused(database: Writable, { handle, pool, identity }: ServedTarget): void {
+  const others = servedTable.find(database, { handle }).filter((each) => each.identity !== identity)
+  const watched = others.map((each) => basesTable.byKey(database, each.pool, each.identity))
+  const usable = watched.filter((each) => each !== undefined && each.spoilt === undefined)
+  if (usable.length === 0) return
+  const why = `its handle has meant another snapshot since, ${identity} in ${pool}`
+  database.write(() => {
+    for (const each of new Map(usable.map((known) => [known?.identity, known])).values()) {
+      if (each) basesTable.update(database, each, spoiltFields(['DM_BASE_RECORD_AMBIGUOUS', why]))
+    }
+  })
+}
+
 function enter(database: Writable, known: KnownBase, now: ServedTarget, look: BaseLook): void {
   const change = whatChanged(known, now, look)
   const seenAt = Math.max(known.seenAt, look.uptimeMs)

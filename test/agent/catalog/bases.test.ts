@@ -1,24 +1,36 @@
 /** When a record may stand for a snapshot that is gone, as far as looks on record decide. */
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import type { Admission, RecordAdmission } from '../../../src/agent/catalog/admission.ts'
 import { type BaseLook, LONGEST_UNWATCHED_MS } from '../../../src/agent/catalog/bases.ts'
-import { type Catalog, openCatalog } from '../../../src/agent/catalog/catalog.ts'
+import { catalogCalls, runCall } from '../../../src/agent/catalog/calls.ts'
+import { Catalog } from '../../../src/agent/catalog/catalog.ts'
+import { openDatabase } from '../../../src/agent/catalog/database.ts'
 import type { ServedTarget } from '../../../src/agent/catalog/fingerprint.ts'
 import { packDevices } from '../../../src/devicemapper/thin/base-record/pool-moment.ts'
 import type { ErrorCode } from '../../../src/errors.ts'
-import { testFolder } from '../../support/test-folder.ts'
 
-const folder = testFolder(test)
-// A catalog's thread does not keep a process alive on its own.
-const alive = setInterval(() => undefined, 1000)
-test.after.always(() => clearInterval(alive))
+// Each test has a catalog of its own, in memory where that is possible, and without a thread: it is about rules, not disks.
+const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'deltamapper-bases-'))
+test.after.always(() => {
+  rmSync(folder, { recursive: true, force: true })
+})
 
 let catalogs = 0
 async function newCatalog(t: ExecutionContext): Promise<Catalog> {
-  const catalog = await openCatalog(join(folder, `catalog-${++catalogs}`, 'catalog.db'))
-  t.teardown(() => catalog.close())
-  return catalog
+  const database = openDatabase(join(folder, `catalog-${++catalogs}.db`))
+  t.teardown(() => {
+    database.close()
+  })
+  const calls = catalogCalls(database)
+  return new Catalog(database.path, {
+    run: () => ({
+      ...{ opening: Promise.resolve(database.opening), gone: Promise.resolve(), ended: false, stuck: false },
+      call: async (call, args) => (call === 'close' ? undefined : runCall(calls, call, args))
+    })
+  })
 }
 
 function snapshot(name: string, creationTime: number, more: Partial<ServedTarget> = {}): ServedTarget {
@@ -203,6 +215,14 @@ test('a handle that has meant two snapshots, or one that changed, means none', a
     await catalog.served.remember(other, 2)
     await refused(t, catalog, 'DM_BASE_RECORD_AMBIGUOUS')
   }
+})
+
+test('a handle that means another snapshot at a question, even one that is refused, means none once both are gone', async (t) => {
+  const catalog = await served(t)
+  const other = snapshot('monday', 3, { identity: 'another', transactionId: 3n })
+  const question = asked(snapshot('wednesday', 4), undefined, { base: other })
+  await t.throwsAsync(catalog.served.admit(question, 2), { code: 'DM_BASE_CHANGED' })
+  await refused(t, catalog, 'DM_BASE_RECORD_AMBIGUOUS')
 })
 
 test('a record is for its own pool and volume', async (t) => {
