@@ -50,6 +50,26 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was restored to an earlier state since the base was recorded'
   },
+  DM_BASE_RECORD_NONE: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and there is no record of it'
+  },
+  DM_BASE_RECORD_AMBIGUOUS: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its handle has meant two snapshots, or one that changed'
+  },
+  DM_BASE_RECORD_UNWATCHED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and was not looked at often enough while it did'
+  },
+  DM_BASE_RECORD_INTERRUPTED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its pool was not active all the time since its answer'
+  },
+  DM_BASE_RECORD_STILL_THERE: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base is not found by its name, and its device is still in the pool'
+  },
   DM_BASE_RECORD_REBUILT: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was made anew or its blocks were given other numbers since the base was recorded'
@@ -57,10 +77,6 @@ export const errorRegistry = {
   DM_BASE_RECORD_NEEDS_CHECK: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool of a base that is gone needs a check'
-  },
-  DM_BASE_RECORD_UNCLEAN_STOP: {
-    status: 'FAILED_PRECONDITION',
-    summary: 'the pool of a base that is gone was not deactivated in order, and passes discards down'
   },
   DM_BASE_RECORD_WRITABLE: {
     status: 'FAILED_PRECONDITION',

@@ -61,6 +61,7 @@ import {
   migrations
 } from './store/migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
+import { basesTable } from './bases.ts'
 import { classicTable } from './classic-served.ts'
 import { poolClocksTable } from './pool-clocks.ts'
 import { servedTable } from './served-targets.ts'
@@ -89,7 +90,7 @@ export interface Opening {
 const keptTables = [
   ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
   ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable],
-  classicTable
+  ...[classicTable, basesTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
 const HISTORY_PAGES = 16_384
