@@ -5,6 +5,7 @@ import { WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { BaseRecordWriter } from '../../devicemapper/thin/base-record/writer.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { interruptible } from '../command-line/interruption.ts'
 import { describeView, openViews } from '../inspection/pool-views.ts'
@@ -73,10 +74,8 @@ function refused(path: string): (error: unknown) => never {
     throw new DeltamapperError(
       'DM_OUTPUT_FAILED',
       `${path} cannot be written: ${what}`,
-      'name a file that can be made',
-      {
-        cause
-      }
+      systemRemedy(cause, 'the right to write into its folder') ?? 'name a new file, in a folder that exists',
+      { cause }
     )
   }
 }
