@@ -6,6 +6,7 @@ import { defect, DeltamapperError } from '../../errors.ts'
 import type { CallContext } from '../../grpc/call-context.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { parseHandle } from '../../handle.ts'
+import type { Plan } from '../walks/plan.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Walkers } from '../walks/walkers.ts'
 import { checkIsMeant } from '../../devicemapper/device-named.ts'
@@ -28,18 +29,37 @@ export function snapshotMetadataBackend(
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       const lookUp = lookUpFor(call)
-      const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
-      const { anyVolume = false } = call ?? {}
-      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call)
+      const rest = { startingOffset, maxResults, anyVolume: call?.anyVolume ?? false, lookUp }
+      const look = sources.look(call?.party)
+      const [base, target] = await Promise.all([
+        resolve(baseSnapshotId, look).catch((error: unknown) => {
+          if (isNotFound(error)) return error
+          throw error
+        }),
+        resolve(targetSnapshotId, look)
+      ])
+      if (!(base instanceof DeltamapperError)) return answer({ base, target, ...rest }, signal, call)
+      checkDevice(target, call)
+      const plan = await kindOf(target).planWithoutBase?.({ baseHandle: baseSnapshotId, target, ...rest })
+      if (plan === undefined) throw base
+      return streamed(plan, signal, call)
     }
   }
 
   async function answer(question: Question, signal: AbortSignal, call?: CallContext): Promise<EncodedStream> {
     const answers = whoAnswers(question)
-    const { target } = question
+    checkDevice(question.target, call)
+    return streamed(await answers.plan(question), signal, call)
+  }
+
+  /** @throws DM_NO_SUCH_DEVICE where the caller has the data of something else */
+  function checkDevice(target: FoundSnapshot, call: CallContext | undefined): void {
+    checkIsMeant(target.handle, call?.device, kindOf(target).named(target))
+  }
+
+  function streamed(plan: Plan, signal: AbortSignal, call: CallContext | undefined): EncodedStream {
     const { device, party } = call ?? {}
-    checkIsMeant(target.handle, device, answers.named(target))
-    const stream = walkers.stream(await answers.plan(question), signal, party)
+    const stream = walkers.stream(plan, signal, party)
     return device === undefined ? stream : { ...stream, device }
   }
 
@@ -82,4 +102,8 @@ export function snapshotMetadataBackend(
     // The client will ask again by the name that it used.
     return { ...snapshot, handle }
   }
+}
+
+function isNotFound(error: unknown): error is DeltamapperError {
+  return error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_NOT_FOUND'
 }
