@@ -15,6 +15,7 @@ import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { clientTest, type RunTool, serveNbd, type TestServer } from '../support/nbd-clients.ts'
 import { unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { run } from './dmsetup.ts'
+import { loopDisk } from './era-lab.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent } from './live-agent.ts'
 import { createGroup, createPool, createThick, createThin, lvm, prepareLvm, shrink, writeBlocks } from './lvm-setup.ts'
@@ -342,15 +343,8 @@ kernelTest(
 )
 
 kernelTest("a snapshot in a pool of the agent's own", async (t, tool) => {
-  for (const [disk, mebibytes] of [
-    ['own-data', 16],
-    ['own-metadata', 4]
-  ] as const) {
-    createThick(group, disk, mebibytes)
-    run('dd', ['if=/dev/zero', `of=/dev/${group}/${disk}`, 'bs=1M', 'count=1', 'conv=fsync', 'status=none'])
-  }
   const admin = connectAdmin(agent.address)
-  const [dataDevice, metadataDevice] = ['own-data', 'own-metadata'].map((disk) => `/dev/${group}/${disk}`)
+  const [dataDevice, metadataDevice] = [loopDisk(16).path, loopDisk(4).path]
   await admin.createPool({ name: 'own-pool', dataDevice, metadataDevice, blockBytes: 65536, whenFull: 'error' })
   await admin.createVolume({ pool: 'own-pool', name: 'own-volume', inactive: false, sizeBytes: 8 * 2 ** 20 })
   writeBlocks('/dev/mapper/own--pool-own--volume', 5, 20, 'v')
