@@ -13,7 +13,7 @@ import {
   tlsFields,
   valid
 } from '../process/config-file.ts'
-import { describeIssues } from '../process/config-issues.ts'
+import { describeIssues } from '../config-issues.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'

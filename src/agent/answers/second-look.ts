@@ -37,6 +37,6 @@ export function changedMeanwhile(handle: string): DeltamapperError {
   return new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `${handle} was renamed, replaced, resized, moved or merged while it was looked at`,
-    'ask again'
+    'ask again from the beginning'
   )
 }

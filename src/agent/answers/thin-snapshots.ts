@@ -149,7 +149,7 @@ function checkRelated(base: Snapshot, target: Snapshot, anyVolume: boolean, logg
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `the pool of ${base.handle} and ${target.handle} was activated anew while they were looked up`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
   if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return

@@ -42,6 +42,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import {
   eraIntentsTable,
   eraNamesTable,
@@ -438,7 +439,13 @@ export function catalogError(path: string, error: unknown): DeltamapperError {
     // A number beyond 2^53, which no catalog of ours contains.
     if (code === 'ERR_OUT_OF_RANGE') return damagedCatalog(path, message, error)
     if (syscall === undefined) return asDeltamapperError(error)
-    return unavailable(path, message, 'see that its folder is on a local file system that is writable', error)
+    return unavailable(
+      path,
+      message,
+      systemRemedy(error, 'the right to write into its folder') ??
+        'see that its folder exists, on a local file system that can be written to',
+      error
+    )
   }
   switch (errcode & 0xff) {
     case sqliteCode.busy: {
@@ -473,9 +480,7 @@ function unavailable(path: string, what: string, remedy: string, cause?: unknown
     'DM_CATALOG_UNAVAILABLE',
     `the catalog ${path} cannot be read or written: ${what}`,
     remedy,
-    {
-      cause
-    }
+    { cause }
   )
 }
 

@@ -441,8 +441,8 @@ async function openRecord(
         FULL
       )
     }
-    // The agent makes no record where an origin shows, which has none in it to be compared.
-    checkExternalOrigin(record.header, target.externalOrigin)
+    // The agent makes no record where an origin shows, and whether one could be written to since is not on record.
+    checkExternalOrigin(record.header, target.externalOrigin && { ...target.externalOrigin, readOnly: false })
     checkRecordBlocks(record, metadata.superblock.dataBlockBytes)
     checkWentOn(record.header, await metadata.moment(signal), metadata.superblock)
     await checkIsGone(recorded, metadata, signal)

@@ -88,7 +88,7 @@ export class ToolEngine {
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `${names.join(' or ')} was written to, trimmed or replaced while it was looked at`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
 
