@@ -16,7 +16,7 @@ import { asDeltamapperError, defect, DeltamapperError, type ErrorCode, invalid }
 import { Bursts } from '../memory-after-bursts.ts'
 import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
-import { type CallContext, callContext } from './call-context.ts'
+import { type CallContext, callContext, ownHandlesMetadata } from './call-context.ts'
 import { CallTurns } from './call-turns.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './snapshot-metadata-methods.ts'
 import { settledWithin } from './settled.ts'
@@ -36,6 +36,8 @@ export interface EncodedStream {
    * garbage collector.
    */
   readonly messages: AsyncIterable<Uint8Array>
+  /** The device that the caller named, where the answer is about it (CallContext). */
+  readonly device?: string
   /** The node of the answer, if it is not our own; for the log line. */
   readonly node?: string
   /** The cost of the answer so far (nodes read and the like), for the log line at the end of the call. */
@@ -235,6 +237,7 @@ export class SnapshotMetadataService {
         throw error
       }
       const iterator = stream.messages[Symbol.asyncIterator]()
+      if (stream.device !== undefined) call.sendMetadata(ownHandlesMetadata({ device: stream.device }))
       try {
         await passOn(call, iterator, stream.capacityBytes, sent, signal, this.#limits.idleMs)
       } catch (error) {

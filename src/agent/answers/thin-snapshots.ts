@@ -21,6 +21,7 @@ import {
 } from '../walks/thin-walk.ts'
 import type { SeenDevices } from '../walks/seen-devices.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
+import { namedThin } from '../../devicemapper/device-named.ts'
 import { checkStillGone, lookAgain } from './second-look.ts'
 import type { DeviceKnowledge, FoundRecord, KeptTarget } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
@@ -29,6 +30,8 @@ import { toPortable } from '../../portable-error.ts'
 export function thinAnswers({ knowledge, bases, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
   return {
     where: 'is in a thin pool',
+    named: ({ live, metadataDevice, thinId }) =>
+      live && metadataDevice ? namedThin(metadataDevice, thinId) : undefined,
     plan({ base, target, startingOffset, maxResults, anyVolume, lookUp }) {
       if (base) checkRelated(base, target, anyVolume, logger)
       checkExternalOrigin(base, target)

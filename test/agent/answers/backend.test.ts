@@ -224,6 +224,40 @@ test('by handles of our own, snapshots of two volumes are compared, and the log 
   t.is(error.code, 'DM_VOLUMES_DIFFER')
 })
 
+test('a caller that has the data of a device gets no answer about anything else', async (t) => {
+  const pool = await sample
+  const metadataDevice = { major: 253, minor: 2, uuid: '' }
+  const live = { ...pool.snapshot('wed'), live: true, metadataDevice }
+  const source: SnapshotSource = {
+    snapshot: async (name) => ({ live, copy: pool.snapshot('wed'), mon: { ...live, ...pool.snapshot('mon') } })[name]
+  }
+  const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, answersWith({}))
+  const { signal } = new AbortController()
+  const request = { startingOffset: 0n, maxResults: 0 }
+  const asked = (snapshotId: string, device?: string) => {
+    const call = { deadline: Infinity, requestId: 'x', client: 'c', party: 'c', anyVolume: false }
+    return backend.allocated({ snapshotId, ...request }, signal, { ...call, ...(device !== undefined && { device }) })
+  }
+  const named = `thin:253:2:${live.thinId}`
+  t.true((await extentsOf(await asked('s/copy'))).length > 0, 'who does not say is answered')
+  // The walk begins, and finds an image where a device should be.
+  const begun = await t.throwsAsync(asked('s/live', named).then(extentsOf), { instanceOf: DeltamapperError })
+  t.is(begun.code, 'DM_SNAPSHOT_CHANGED')
+  for (const [handle, device] of [
+    ['s/live', `thin:253:3:${live.thinId}`],
+    ['s/live', `thin:253:2:${live.thinId + 1}`],
+    ['s/live', 'classic:LVM-x'],
+    ['s/live', ''],
+    // An image has no device, whatever is in it.
+    ['s/copy', named],
+    ['s/mon', named]
+  ]) {
+    const error = await t.throwsAsync(asked(handle, device), { instanceOf: DeltamapperError }, `${handle} ${device}`)
+    t.is(error.code, 'DM_NO_SUCH_DEVICE')
+    t.true(error.message.includes(handle))
+  }
+})
+
 test('what an external origin shows is never left out: such answers are refused', async (t) => {
   const pool = await sample
   const right = await pool.extents('mon', 'wed')
