@@ -11,7 +11,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import { DeltamapperError } from '../../errors.ts'
-import { LEAST_DELTA_BYTES, MOST_DELTA_BYTES } from '../../devicemapper/cow/delta.ts'
+import { LEAST_DELTA_BYTES, wantedDeltaBytes } from '../../devicemapper/cow/delta.ts'
 import type { ClassicServices } from './classic-services.ts'
 import {
   checkClassicBase,
@@ -274,9 +274,8 @@ class ClassicAnswer {
 
   /** For all of the volume at once where there is enough. @throws DM_TOO_MANY_STREAMS */
   #takeMemory(signal: AbortSignal): number {
-    const bitmapBytes = this.#snapshots.map(({ devices }) => devices.sizeBytes / devices.chunkBytes / 8)
-    const most = this.#compareBytes() > 0 ? MOST_DELTA_BYTES : 4 * Math.ceil(Math.max(...bitmapBytes))
-    const wanted = Math.min(Math.max(most, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
+    const chunks = this.#snapshots.map(({ devices }) => Math.ceil(devices.sizeBytes / devices.chunkBytes))
+    const wanted = wantedDeltaBytes(Math.max(...chunks), this.#compareBytes() > 0)
     return this.#services.memory.take(LEAST_DELTA_BYTES, wanted, signal)
   }
 

@@ -10,7 +10,7 @@
  * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
  * and nobody else may stand on `-real`.
  */
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
@@ -117,13 +117,12 @@ async function refuseOthers(
   real: DeviceNumber,
   origin: DeviceNumber
 ): Promise<void> {
-  for (const name of await readdir(`/sys/dev/block/${real.major}:${real.minor}/holders`)) {
-    const [major = NaN, minor = NaN] = (await readFile(`/sys/class/block/${name}/dev`, 'utf8'))
-      .trim()
-      .split(':')
-      .map(Number)
-    if (major === origin.major && minor === origin.minor) continue
-    const rows = await deviceMapper.table({ major, minor })
+  const { major } = real
+  for (const name of await readdir(`/sys/dev/block/${major}:${real.minor}/holders`)) {
+    // (The kernel names device-mapper's devices after their minor numbers: alloc_dev in drivers/md/dm.c.)
+    const minor = Number(/^dm-(\d+)$/.exec(name)?.[1] ?? NaN)
+    if (minor === origin.minor) continue
+    const rows = Number.isNaN(minor) ? [] : await deviceMapper.table({ major, minor })
     if (rows.length === 1 && rows[0].targetType === 'snapshot') continue
     throw detached(handle, `${name} stands on its origin beside it, so that writes can be missing from its store`)
   }

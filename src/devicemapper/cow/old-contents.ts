@@ -17,7 +17,7 @@ import { damagedStore } from './damaged-store.ts'
 import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
 /** What a chunk of a batch takes: itself, twice while chunks are gathered, two places, and its turn. Bytes. */
-const CHUNK_BYTES = 40
+export const CHUNK_BYTES = 40
 
 export interface Comparison {
   readonly base: CowStore
