@@ -42,11 +42,13 @@ async function live(seed: number, ext4: boolean, inStep: InStep): Promise<LifeCo
   try {
     life.live(snapshots)
     await inStep(() => life.check(ask))
-    life.merge(random.pick(life.snapshots.filter(({ lost }) => lost === undefined)))
+    console.error(`life ${seed}: ${life.counts.pairs} pairs`)
+    if (life.mergeable.length > 0) life.merge(random.pick(life.mergeable))
     life.take()
     life.write()
     life.event()
     await inStep(() => life.check(ask))
+    console.error(`life ${seed}: ${life.counts.pairs} pairs, and at its end`)
   } catch (error) {
     throw new Error(`life ${seed}: ${(error as Error).stack}`, { cause: error })
   }

@@ -185,7 +185,7 @@ export class CowLife {
   /** A snapshot of which the store is too small for what is written then. */
   overflow(): void {
     const name = `${this.#prefix}over${this.#taken}`
-    const snapshot = this.take({ name, mebibytes: 1 })
+    const snapshot = this.take({ name, mebibytes: 2 })
     for (let at = 0; at < 3 * MEBIBYTE; at += MEBIBYTE) writeBytes(this.device(), at, MEBIBYTE)
     this.#lookForOverflow()
     if (snapshot.lost === undefined) this.#step('has not overflowed')
@@ -202,6 +202,11 @@ export class CowLife {
   remove(snapshot: LifeSnapshot): void {
     lvm('lvremove', `${this.group}/${snapshot.name}`)
     this.snapshots.splice(this.snapshots.indexOf(snapshot), 1)
+  }
+
+  /** Snapshots that the volume can be put back to. (With what is written into one, its file system is none any more.) */
+  get mergeable(): LifeSnapshot[] {
+    return this.snapshots.filter(({ lost, isWritten }) => lost === undefined && !(this.#ext4 && isWritten))
   }
 
   /** Puts the volume back to what a snapshot holds; the snapshot is gone then. */

@@ -49,6 +49,8 @@ const ONE_COMMAND = 60
 /** A classic snapshot as its source knows it. */
 export interface ClassicSnapshot extends FoundSnapshot {
   readonly kind: 'classic'
+  /** `VG/LV`, whatever it was asked for by: names rotate, and all ways to ask by one are on record as one. */
+  readonly ownHandle: string
   /** The LV's UUID, and the origin's. */
   readonly identity: string
   readonly volume: string
@@ -95,7 +97,8 @@ export function classicSource(
       const [uuid, originUuid] = [volumeUuid(lv), volumeUuid(origin)]
       const devices = await classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid })
       return {
-        ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link, uuid, originUuid, devices } as const),
+        ...({ kind: 'classic', handle: fullName(lv), ownHandle: fullName(lv), identity: lv.uuid, link } as const),
+        ...{ uuid, originUuid, devices },
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
         readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly
       }
@@ -229,13 +232,16 @@ class ClassicAnswer {
   }
 
   async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
-    return longestList(await this.#services.catalog.classicSnapshots.find(snapshot), factsOf(snapshot))
+    const facts = factsOf(snapshot)
+    return longestList(await this.#services.catalog.classicSnapshots.find(facts), facts)
   }
 
   async #checkBase(base: ClassicSnapshot): Promise<ClassicRow | undefined> {
     const { catalog, logger, strictBases } = this.#services
-    const records = await catalog.classicSnapshots.find(base)
-    const record = checkClassicBase(records, factsOf(base))
+    const facts = factsOf(base)
+    await catalog.classicSnapshots.refuseServedAsThin(facts.handle)
+    const records = await catalog.classicSnapshots.find(facts)
+    const record = checkClassicBase(records, facts)
     if (record) return record
     if (strictBases) {
       throw new DeltamapperError(
@@ -255,8 +261,9 @@ class ClassicAnswer {
   /** @throws DM_RESUME_REFUSED */
   async #checkResumed(): Promise<void> {
     if (this.#startingOffset === 0) return
-    const { handle, identity, link, readOnly } = this.#target
-    const all = await this.#services.catalog.classicSnapshots.find(this.#target)
+    const { link } = this.#target
+    const { handle, identity, readOnly } = factsOf(this.#target)
+    const all = await this.#services.catalog.classicSnapshots.find({ handle, identity })
     const records = all.filter(({ role }) => role === 'target')
     const isOnRecord = records.some((each) => each.handle === handle && each.identity === identity)
     const wasWritable = all.some((each) => each.identity === identity && each.readOnly === 0)
@@ -314,9 +321,9 @@ function withoutPlace(snapshot: FoundSnapshot): FoundSnapshot {
   return { ...rest, link: { ...link, place: 0 } } as FoundSnapshot
 }
 
-function factsOf({ handle, identity, link, volume, devices, readOnly }: ClassicSnapshot): ClassicFacts {
+function factsOf({ ownHandle, identity, link, volume, devices, readOnly }: ClassicSnapshot): ClassicFacts {
   const { sizeBytes, chunkBytes } = devices
-  return { handle, identity, link: link.id, origin: volume, sizeBytes, chunkBytes, readOnly }
+  return { handle: ownHandle, identity, link: link.id, origin: volume, sizeBytes, chunkBytes, readOnly }
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */

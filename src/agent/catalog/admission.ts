@@ -6,6 +6,7 @@
  * be about the same snapshot as its beginning. Base and target must not be known to be unrelated, or reversed in time.
  */
 import { DeltamapperError } from '../../errors.ts'
+import { refuseServedAsClassic } from './classic-served.ts'
 import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './fingerprint.ts'
 import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import { findThin } from './owned-pools.ts'
@@ -44,6 +45,7 @@ export function admit(
   if (resumed) checkGoesOn(findServed(database, target), target, wentBack)
   let known: Admitted = 'unchanged'
   if (base) {
+    refuseServedAsClassic(database, base.handle)
     const records = findServed(database, base)
     checkSinceWentBack(base.handle, records, wentBack)
     known = checkBase(records, base)

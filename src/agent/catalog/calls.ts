@@ -25,6 +25,7 @@ export function catalogCalls(database: CatalogDatabase) {
     classicSnapshots: {
       remember: on(classic.rememberClassic),
       find: on(classic.findClassic),
+      refuseServedAsThin: on(classic.refuseServedAsThin),
       forget: on(classic.forgetClassic)
     },
     poolClocks: {

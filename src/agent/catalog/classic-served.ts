@@ -8,6 +8,7 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Role } from './fingerprint.ts'
+import { servedTable } from './served-targets.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const classicTable = new Table(
@@ -81,6 +82,20 @@ export function findClassic(
 ): ClassicRow[] {
   const byIdentity = classicTable.find(database, { identity })
   return [...classicTable.find(database, { handle }), ...byIdentity.filter((each) => each.handle !== handle)]
+}
+
+/**
+ * Names rotate, also from one kind of snapshot to the other: by this one, a thin snapshot was answered about.
+ *
+ * @throws DM_BASE_CHANGED
+ */
+export function refuseServedAsThin(database: Writable, handle: string): void {
+  if (servedTable.find(database, { handle }).length > 0) throw changed(handle, 'it was a thin snapshot')
+}
+
+/** The other way round. @throws DM_BASE_CHANGED */
+export function refuseServedAsClassic(database: Writable, handle: string): void {
+  if (classicTable.find(database, { handle }).length > 0) throw changed(handle, 'it was a classic snapshot')
 }
 
 /** Forgets the oldest beyond a number, 10,000 at most a call. @returns how many; call again while it is not 0 */

@@ -89,6 +89,11 @@ export function classicSnapshotsCalls(send: Send<'classicSnapshots'>) {
       return send('find', snapshot)
     },
 
+    /** @throws DM_BASE_CHANGED where a thin snapshot was answered about by this name */
+    async refuseServedAsThin(handle: string): Promise<void> {
+      await send('refuseServedAsThin', handle)
+    },
+
     /** Forgets the oldest classic snapshots on record, beyond a number. Returns how many; to be repeated until 0. */
     async forget(keep: number): Promise<number> {
       return send('forget', keep)

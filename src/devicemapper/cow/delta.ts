@@ -20,7 +20,7 @@ import { type ExtentBatch, ExtentBuilder, type ExtentStream } from '../extents.t
 import { ChunkMarks, type Stretch, STRETCH_CHUNKS, STRETCH_UNIT, stretchesOf, wordsFor } from './chunk-marks.ts'
 import { type CowStore, ListDigest, type StoreList } from './cow-store.ts'
 import { damagedStore } from './damaged-store.ts'
-import { CHUNK_BYTES, clearEqual, type CompareBudget } from './old-contents.ts'
+import { CHUNK_BYTES, clearEqual, type CompareBudget, countBoth } from './old-contents.ts'
 
 /** Words of a bitmap that are turned into extents at a time. */
 const SLICE_WORDS = 2 ** 15
@@ -234,7 +234,12 @@ class Delta {
     high: number
   ): Promise<void> {
     const { base, target, compare, signal } = this.#question
-    if (!compare || !target || base.store.header.chunkBytes !== target.store.header.chunkBytes) return
+    if (!compare || !target || low >= high) return
+    const both = { base: marks[0], target: marks[1] }
+    if (base.store.header.chunkBytes !== target.store.header.chunkBytes) {
+      compare.left += countBoth(both, low, high)
+      return
+    }
     const comparison = {
       base: base.contents ?? base.store,
       target: target.contents ?? target.store,
@@ -244,7 +249,7 @@ class Delta {
       memoryBytes: this.#memoryBytes / 2,
       signal
     }
-    if (low < high) await clearEqual(comparison, { base: marks[0], target: marks[1] }, low, high, compare)
+    await clearEqual(comparison, both, low, high, compare)
   }
 }
 
