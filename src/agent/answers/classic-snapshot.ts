@@ -10,7 +10,7 @@
  * whose it is nor since when.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import { LEAST_DELTA_BYTES, wantedDeltaBytes } from '../../devicemapper/cow/delta.ts'
 import type { ClassicServices } from './classic-services.ts'
 import {
@@ -45,6 +45,9 @@ import { volumeUuid } from './volume-group.ts'
  * that may have gone back meanwhile. Seconds.
  */
 const ONE_COMMAND = 60
+
+/** What the kernel says of a snapshot that it keeps no more. */
+const givenUp: readonly string[] = ['DM_COW_INVALID', 'DM_COW_OVERFLOWED'] satisfies ErrorCode[]
 
 /** A classic snapshot as its source knows it. */
 export interface ClassicSnapshot extends FoundSnapshot {
@@ -174,7 +177,6 @@ class ClassicAnswer {
    *   DM_TOO_MANY_STREAMS; what the catalog throws
    */
   async begin(signal: AbortSignal): Promise<BegunStores> {
-    const { deviceMapper } = this.#services
     await this.#checkResumed()
     if (this.#base) this.#record = await this.#checkBase(this.#base)
     const [target, base] = [this.#target, this.#base]
@@ -183,12 +185,12 @@ class ClassicAnswer {
     if (base) known.base = await this.#longestList(base)
     return {
       target: {
-        counted: await entriesCounted(deviceMapper, target.handle, target.devices),
+        counted: await this.#counted(target),
         ...(known.target && { prefix: known.target.entries })
       },
       ...(base && {
         base: {
-          counted: await entriesCounted(deviceMapper, base.handle, base.devices),
+          counted: await this.#counted(base),
           ...(known.base && { prefix: known.base.entries })
         }
       }),
@@ -214,7 +216,7 @@ class ClassicAnswer {
     for (const snapshot of this.#snapshots) {
       const now = await classicDevices(deviceMapper, snapshot)
       if (!isDeepStrictEqual(now, snapshot.devices)) throw changedMeanwhile(snapshot.handle)
-      await entriesCounted(deviceMapper, snapshot.handle, now)
+      await this.#counted(snapshot)
     }
   }
 
@@ -229,6 +231,19 @@ class ClassicAnswer {
       () => error,
       (found: unknown) => found
     )
+  }
+
+  /** The entries that the kernel has counted. That it has given a snapshot up is remembered. */
+  async #counted(snapshot: ClassicSnapshot): Promise<number> {
+    const { catalog, deviceMapper } = this.#services
+    try {
+      return await entriesCounted(deviceMapper, snapshot.handle, snapshot.devices)
+    } catch (error) {
+      if (error instanceof DeltamapperError && givenUp.includes(error.code)) {
+        await catalog.classicSnapshots.giveUp(factsOf(snapshot))
+      }
+      throw error
+    }
   }
 
   async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {

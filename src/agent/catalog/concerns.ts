@@ -84,6 +84,11 @@ export function classicSnapshotsCalls(send: Send<'classicSnapshots'>) {
       await send('remember', facts, list, role, at)
     },
 
+    /** Records that the kernel has given a classic snapshot up. See classic-served.ts. */
+    async giveUp(facts: ClassicFacts, at = Date.now()): Promise<void> {
+      await send('giveUp', facts, at)
+    },
+
     /** Everything on record of a classic snapshot, by its handle or its identity. */
     async find(snapshot: Pick<ClassicFacts, 'handle' | 'identity'>): Promise<ClassicRow[]> {
       return send('find', snapshot)

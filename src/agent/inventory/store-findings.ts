@@ -4,7 +4,7 @@
  */
 import type { Finding, Problem } from './examination.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import type { ClassicRow } from '../catalog/classic-served.ts'
+import { type ClassicRow, isGivenUp } from '../catalog/classic-served.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
 import type { LvmReporter } from '../lvm/report.ts'
 import { fullName, volumeKind, type VolumesByName } from '../lvm/volume.ts'
@@ -64,7 +64,8 @@ export function storesUnknown({ message, remedy }: Problem): Finding {
 
 /** As the catalog and LVM have it (classic-served.ts holds a base against more). */
 function asBase(records: readonly ClassicRow[], identity: string, link: string | undefined): AsBase {
-  if (records.some((each) => each.identity !== identity || (link !== undefined && each.link !== link))) return 'changed'
+  const isAnother = (each: ClassicRow) => each.identity !== identity || (link !== undefined && each.link !== link)
+  if (records.some((each) => isAnother(each) || isGivenUp(each))) return 'changed'
   return records.some(({ role }) => role === 'target') ? 'served' : 'never served'
 }
 
