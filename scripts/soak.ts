@@ -112,6 +112,8 @@ const ERA_TABLE_ROUNDS = 200
 /** Options and requests that a server of ours gets from hostile clients, and increments that qemu-img makes of a live volume. */
 const NBD_MESSAGES = 1_000_000
 const NBD_INCREMENTS = 20
+/** Of an agent around the last message of an answer, after which its base is removed. */
+const VANISHED_BASE_KILLS = 1000
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
 const RECORD_PAIRS = 100_000
 const RECORD_DAMAGES = 20_000
@@ -593,7 +595,13 @@ const sections: readonly Section[] = [
         yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
       }
     }
-  }
+  },
+  kernelTest(
+    'vanished-bases-kills',
+    'vanished-bases-kills',
+    VANISHED_BASE_KILLS,
+    `${figure(VANISHED_BASE_KILLS)} kills of the agent around the end of an answer whose base goes then`
+  )
 ]
 
 /** Runs a kernel test with a full count. @returns what it logged */
