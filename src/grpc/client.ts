@@ -20,7 +20,7 @@ import { parseConnectAddress, type Address } from './address.ts'
 import { ownHandlesMetadata } from './call-context.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './snapshot-metadata-methods.ts'
-import { fromStatus, isServiceError, type WireStatus } from './status.ts'
+import { fromStatus, isServiceError, remarkKey, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
 import { tlsChannel, type TlsMaterial } from './tls.ts'
 
@@ -197,12 +197,15 @@ export async function askForExtents<Request extends { readonly startingOffset: b
     deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
   )
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
+  let remark: string | undefined
+  stream.once('metadata', (initial: Metadata) => (remark = initial.get(remarkKey)[0]?.toString()))
   const messages = decoded(stream, rules, failure, signal)
   const first = await messages.next()
   const message = first.done ? undefined : first.value
   let iterated = false
   return {
     capacityBytes: message?.capacityBytes,
+    ...(remark !== undefined && { remark }),
     batches: {
       [Symbol.asyncIterator]() {
         if (iterated) throw new TypeError('an answer can be read once')

@@ -20,7 +20,7 @@ import { type CallContext, callContext } from './call-context.ts'
 import { CallTurns } from './call-turns.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './snapshot-metadata-methods.ts'
 import { settledWithin } from './settled.ts'
-import { nameOfStatus, toStatus } from './status.ts'
+import { nameOfStatus, remarkMetadata, toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
 export interface EncodedStream {
@@ -36,6 +36,8 @@ export interface EncodedStream {
    * garbage collector.
    */
   readonly messages: AsyncIterable<Uint8Array>
+  /** For a person, though there is an answer; sent as initial metadata, under `remarkKey`. */
+  readonly remark?: string
   /** The node of the answer, if it is not our own; for the log line. */
   readonly node?: string
   /** The cost of the answer so far (nodes read and the like), for the log line at the end of the call. */
@@ -234,6 +236,7 @@ export class SnapshotMetadataService {
         )
         throw error
       }
+      if (stream.remark !== undefined) call.sendMetadata(remarkMetadata(stream.remark))
       const iterator = stream.messages[Symbol.asyncIterator]()
       try {
         await passOn(call, iterator, stream.capacityBytes, sent, signal, this.#limits.idleMs)

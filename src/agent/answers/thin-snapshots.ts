@@ -21,11 +21,13 @@ import {
 } from '../walks/thin-walk.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
 import { lookAgain } from './second-look.ts'
+import { sparingly } from '../../sparing-log.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { toPortable } from '../../portable-error.ts'
 
 export function thinAnswers({ knowledge, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
+  const warn = sparingly((fields) => logger?.warn(fields, 'a snapshot that can be written to is asked about'))
   return {
     where: 'is in a thin pool',
     plan({ base, target, startingOffset, maxResults, anyVolume, lookUp }) {
@@ -35,9 +37,24 @@ export function thinAnswers({ knowledge, tools, logger }: AnswerServices): Targe
       const question = { base, target, startingOffset: Number(startingOffset), maxResults }
       if (!target.live || !knowledge) return thinPlan(question, undefined, tools)
       const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp, anyVolume)
-      return { ...thinPlan(question, second, tools), explained: (error) => second.explained(error) }
+      const remark = remarkOnWritable(target)
+      if (remark !== undefined) warn({ handle: target.handle, remark })
+      const plan = { ...thinPlan(question, second, tools), ...(remark !== undefined && { remark }) }
+      return { ...plan, explained: (error) => second.explained(error) }
     }
   }
+}
+
+/**
+ * A write to a snapshot is noticed only when it is the base of the next backup, which then has to be a full one. So it
+ * is said while it can be prevented.
+ */
+function remarkOnWritable({ handle, writable }: Snapshot): string | undefined {
+  if (writable !== true) return undefined
+  return (
+    `${handle} is active and can be written to: a write makes it useless as a base, and what was copied of it a mixture; ` +
+    `make it read-only (LVM: lvchange -pr ${handle}), or deactivate it`
+  )
 }
 
 /**
