@@ -34,7 +34,7 @@ for (const [authority, isServed] of [
     }
     const stream = call(authority)
     let status: unknown
-    stream.on('trailers', (trailers) => (status = trailers['grpc-status']))
+    stream.on('trailers', (trailers: Record<string, string>) => (status = trailers['grpc-status']))
     await new Promise((resolve) => stream.once('close', resolve))
     t.is(status, isServed ? '0' : undefined)
     t.is(stream.rstCode, isServed ? constants.NGHTTP2_NO_ERROR : constants.NGHTTP2_PROTOCOL_ERROR)

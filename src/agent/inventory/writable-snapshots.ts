@@ -1,4 +1,6 @@
-/** Snapshots that somebody could write to at this moment: said here, because a write is noticed only at the next backup. */
+/**
+ * Snapshots that somebody could write to at this moment: said here, because a write is noticed only at the next backup.
+ */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import type { SurveyedDevice } from '../node/survey.ts'
 import type { Finding, PoolFacts } from './examination.ts'
