@@ -34,6 +34,7 @@ test('without a file and without options everything has its default', async (t) 
     engine: 'native',
     toolCommand: [],
     directReads: false,
+    reads: 'auto',
     readDeadlineSeconds: 30,
     examinationDeadlineSeconds: 8,
     maxStreams: 256,
@@ -75,6 +76,7 @@ const everything = {
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
+  reads: 'preadv',
   readDeadlineSeconds: 5,
   examinationDeadlineSeconds: 20,
   readMebibytesPerSecond: 40,
@@ -117,6 +119,7 @@ strictBases: true
 engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true
+reads: preadv
 readDeadlineSeconds: 5
 examinationDeadlineSeconds: 20
 readMebibytesPerSecond: 40

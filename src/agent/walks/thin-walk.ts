@@ -123,7 +123,7 @@ export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, si
  *   DM_VOLUME_IN_USE, DM_RESUME_REFUSED; what the tools and `onSeen` throw
  */
 export async function* walkMessages(
-  { base, target, startingOffset, maxResults, direct, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
+  { base, target, startingOffset, maxResults, direct, reads, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal,
   onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
@@ -132,7 +132,7 @@ export async function* walkMessages(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const liveRoot = (target.live || target.liveRoot) ?? false
   const metadata = await openPoolMetadata(target.metadataPath, {
-    ...{ liveRoot, direct, device: target.metadataDevice, open },
+    ...{ liveRoot, direct, reads, device: target.metadataDevice, open },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
   })
   try {

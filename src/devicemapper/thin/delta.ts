@@ -40,6 +40,12 @@ const WINDOWS_AHEAD = 3
  * read. So many walks read little each, and keep the device as busy as a few that read much.
  */
 const LEAVES_AT_ONCE = 256
+/**
+ * Extents that are worth leaving: each batch of a device in use has a check of its own (pool-metadata.ts). A batch that
+ * is smaller leaves after so long (milliseconds), and the first one at once.
+ */
+const EXTENTS_IN_BATCH = 8192
+const LEAVES_AFTER_MS = 100
 /** Of this thread. */
 let walksUnderWay = 0
 /**
@@ -120,14 +126,23 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   walksUnderWay++
   try {
     await walk.openRoots()
+    let more: boolean
     do {
       do {
         walk.compare()
         if (delta.sink) await delta.sink.settle()
-        const batch = walk.extents.take()
+        const batch = walk.takeBatch()
         if (batch) yield batch
       } while (delta.baseRecord && (await walk.advanceRecord()))
-    } while (await walk.advance())
+      try {
+        more = await walk.advance()
+      } catch (error) {
+        // Damage further on does not spoil what came before.
+        const batch = delta.signal?.aborted ? undefined : walk.extents.take()
+        if (batch) yield batch
+        throw error
+      }
+    } while (more)
     walk.compare()
     if (delta.sink) await delta.sink.settle()
     walk.checkMapped()
@@ -166,6 +181,8 @@ class CoWalk {
   /** Windows of leaves being read, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
+  /** When a batch left, by performance.now(). */
+  #lastLeft = -Infinity
   /** Both trees are level: equal depth means equal height. */
   #level = false
   /** The roots were read, and all subtrees below them that the rules want. */
@@ -205,6 +222,15 @@ class CoWalk {
     const taller = (await this.#heightOfFirst(targetQueue)) - (await this.#heightOfFirst(baseQueue))
     if (taller > 0) base.lower(taller)
     else target.lower(-taller)
+  }
+
+  /** What is to leave by now. */
+  takeBatch(): ExtentBatch | undefined {
+    const { count } = this.extents
+    if (count === 0) return undefined
+    if (count < EXTENTS_IN_BATCH && performance.now() - this.#lastLeft < LEAVES_AFTER_MS) return undefined
+    this.#lastLeft = performance.now()
+    return this.extents.take()
   }
 
   get targetIsPristine(): boolean {
