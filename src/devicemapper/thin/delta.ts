@@ -185,6 +185,8 @@ class CoWalk {
   #lastLeft = -Infinity
   /** Both trees are level: equal depth means equal height. */
   #level = false
+  /** Everything that the target maps is in the answer, and nobody else wants to know: nothing has to wait for a base. */
+  readonly #isAlone: boolean
   /** The roots were read, and all subtrees below them that the rules want. */
   #walked = false
 
@@ -197,6 +199,7 @@ class CoWalk {
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
     this.#record = delta.baseRecord && new RecordedMappings(delta.baseRecord, range)
     this.#pairsUntil = delta.baseRecord?.header.device.creationTime ?? Infinity
+    this.#isAlone = delta.baseRoot === undefined && !delta.baseRecord && !delta.sink
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
@@ -441,6 +444,10 @@ class CoWalk {
         const side = sides[i]
         const leaf = side.take(window, i, depth)
         if (!leaf) continue
+        if (this.#isAlone) {
+          side.addExtents(window.words, leaf, this.extents)
+          continue
+        }
         // In order of keys, a leaf of one tree is mostly followed by the other tree's leaf of the same range.
         const other = sides[i + 1] === side ? undefined : sides[i + 1]
         const twin = other?.take(window, ++i, depth)
@@ -468,7 +475,8 @@ class CoWalk {
 
   /**
    * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves differ in an entry or two,
-   * and comparing words in place costs a fraction of adding all of them.
+   * and comparing words in place costs a fraction of adding all of them. Where both have a block in different places,
+   * the target's mapping alone says all there is to say.
    */
   #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
     const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
@@ -492,10 +500,19 @@ class CoWalk {
       let v = oneValues + 2 * i
       while (v < end && words[v] === words[v + valuesApart] && words[v + 1] === words[v + 1 + valuesApart]) v += 2
       const same = (v - oneValues) / 2 - i
-      while (v < end && (words[v] !== words[v + valuesApart] || words[v + 1] !== words[v + 1 + valuesApart])) v += 2
+      while (v < end && isMoved(words, v, v + valuesApart)) v += 2
+      const moved = (v - oneValues) / 2 - i
+      while (v < end && !isMoved(words, v, v + valuesApart) && words[v] !== words[v + valuesApart]) v += 2
       const n = (v - oneValues) / 2 - i
-      one.addMappings(words, oneLeaf, i + same, i + n)
-      other.addMappings(words, otherLeaf, j + same, j + n)
+      if (one === this.#target) {
+        one.addMappings(words, oneLeaf, i + same, i + n)
+        other.countMappings(words, otherLeaf, j + same, j + moved)
+        other.addMappings(words, otherLeaf, j + moved, j + n)
+      } else {
+        other.addMappings(words, otherLeaf, j + same, j + n)
+        one.countMappings(words, oneLeaf, i + same, i + moved)
+        one.addMappings(words, oneLeaf, i + moved, i + n)
+      }
       i += n
       j += n
       if (n > 0) continue
@@ -516,6 +533,12 @@ class CoWalk {
     const { reader, signal } = this.#delta
     return heightBelow(reader, blocks[head], { low: lows[head], high: highs[head] }, U64_SIZE, signal)
   }
+}
+
+/** Whether two mappings, which begin at these words, have different data blocks, whatever their times. */
+function isMoved(words: Uint32Array, one: number, other: number): boolean {
+  // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
+  return words[one] >>> 24 !== words[other] >>> 24 || words[one + 1] !== words[other + 1]
 }
 
 /** Whether a leaf, whose keys ascend, has every key from its first to its last. */
