@@ -21,6 +21,9 @@ import type { FailedRun, ReadRuns } from './read-runs.ts'
 const THREADS_AT_ONCE = 16
 /** Of the queue's places. A window of blocks is never larger. */
 const PLACES_AT_ONCE = 128
+/** Requests for no more than so many runs go before larger ones, into places of their own: answers begin with them. */
+const SMALL_RUNS = 2
+const PLACES_FOR_SMALL = 32
 const PATIENCE_MS = 1000
 /** The resolution of timers, in milliseconds. A request that should wait for less is sent, and counts nevertheless. */
 const SHORTEST_PAUSE_MS = 1
@@ -70,6 +73,7 @@ export class DeviceReads {
   readonly #key: string
   readonly #read: ReadCall
   readonly #waiting: Request[] = []
+  readonly #smallWaiting: Request[] = []
   /** When each running request was sent (performance.now()), the oldest first. */
   readonly #underWay = new Set<{ sentAt: number }>()
   #threads = 0
@@ -184,6 +188,7 @@ export class DeviceReads {
   ): Promise<T> {
     const pauseMs = bytesPerSecond === undefined ? 0 : this.#pause(bytes, bytesPerSecond)
     if (pauseMs >= SHORTEST_PAUSE_MS) await sleep(pauseMs)
+    const waiting = isSmall(places) ? this.#smallWaiting : this.#waiting
     return new Promise((resolve, reject) => {
       let sent = false
       const request: Request = {
@@ -205,10 +210,10 @@ export class DeviceReads {
         }
       }
       const timer = setTimeout(() => {
-        if (!sent) this.#waiting.splice(this.#waiting.indexOf(request), 1)
+        if (!sent) waiting.splice(waiting.indexOf(request), 1)
         reject(new Unanswered(deadlineMs, sent))
       }, deadlineMs)
-      this.#waiting.push(request)
+      waiting.push(request)
       this.#sendNext()
     })
   }
@@ -227,12 +232,15 @@ export class DeviceReads {
   }
 
   #sendNext(): void {
-    while (this.#waiting.length > 0 && this.#mayBeSent(this.#waiting[0])) this.#waiting.shift()?.send()
+    for (const waiting of [this.#smallWaiting, this.#waiting]) {
+      while (waiting.length > 0 && this.#mayBeSent(waiting[0])) waiting.shift()?.send()
+    }
   }
 
   #mayBeSent({ places }: Request): boolean {
+    const most = PLACES_AT_ONCE + (isSmall(places) ? PLACES_FOR_SMALL : 0)
     const isRoom =
-      places === 0 ? this.#threads < THREADS_AT_ONCE : this.#places === 0 || this.#places + places <= PLACES_AT_ONCE
+      places === 0 ? this.#threads < THREADS_AT_ONCE : this.#places === 0 || this.#places + places <= most
     if (!isRoom) return false
     const [oldest] = this.#underWay
     return oldest === undefined || performance.now() - oldest.sentAt < PATIENCE_MS
@@ -246,4 +254,9 @@ export class DeviceReads {
 
 function all({ count }: ReadRuns): number[] {
   return Array.from({ length: count }, (_, run) => run)
+}
+
+/** @param places that a request takes in the queue */
+function isSmall(places: number): boolean {
+  return places > 0 && places <= SMALL_RUNS
 }

@@ -5,8 +5,9 @@
  * A read in the queue cannot be taken back. So its memory is held here until the kernel has returned it, whatever has
  * become of whoever asked: otherwise a late answer would overwrite nodes that have been verified already.
  *
- * Nothing tells this thread that a read has ended; it looks. While the youngest reads are expected every moment, a look
- * waits for them in the kernel, for a millisecond at most, and then the event loop has its turn. What takes longer is
+ * Nothing tells this thread that a read has ended; it looks. While the youngest reads are expected every moment, and
+ * no walk has anything else to do, a look waits for them in the kernel, for a millisecond at most, and then the event
+ * loop has its turn. What takes longer is
  * looked after by a timer, after an eighth of the time that it has taken so far. (An eventfd would need one of libuv's
  * threads for each wait.)
  *
@@ -16,6 +17,7 @@
 import type { KernelAio } from '../../native/kernel-aio.ts'
 import { pageAligned } from './page-aligned.ts'
 import type { FailedRun, ReadRuns } from './read-runs.ts'
+import { windowTurns } from './window-turns.ts'
 
 /**
  * Places of a thread's queue. The kernel counts twice as many against the host's budget (65,536 by default). A device
@@ -148,7 +150,8 @@ export class ReadQueue {
         break
       }
     }
-    const count = expected ? this.#aio.fetch(expected.underWay, WAIT_MS) : this.#aio.fetch(0, 0)
+    const mayWait = expected && !windowTurns.areWanted
+    const count = mayWait ? this.#aio.fetch(expected.underWay, WAIT_MS) : this.#aio.fetch(0, 0)
     for (let i = 0; i < count; i++) this.#end(this.#aio.places[i], this.#aio.results[i])
     if (this.#underWay.size === 0) return
     if (expected || count > 0) return this.#lookSoon()

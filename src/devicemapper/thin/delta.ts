@@ -33,13 +33,13 @@ import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
 /**
  * Windows of leaves being read while another is compared, if reading takes time: this keeps device and processor busy.
+ * A walk with a slow client holds those that it has read. So this is for a few walks in a thread; more keep the device
+ * busy with a window each, and hold none while their clients are slow.
  */
 const WINDOWS_AHEAD = 3
-/**
- * Leaves that all walks of a thread together may read at once. A walk with a slow client holds the leaves that it has
- * read. So many walks read little each, and keep the device as busy as a few that read much.
- */
-const LEAVES_AT_ONCE = 256
+const WALKS_WITH_WINDOWS_AHEAD = 2
+/** Leaves that all walks of a thread together may read at once. */
+const LEAVES_AT_ONCE = 4096
 /**
  * Extents that are worth leaving: each batch of a device in use has a check of its own (pool-metadata.ts). A batch that
  * is smaller leaves after so long (milliseconds), and the first one at once.
@@ -356,8 +356,8 @@ class CoWalk {
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
     const most = share()
-    const isAlone = most > FIRST_WINDOW
-    while (this.#ahead.length < (atLeaves && isAlone && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
+    const areFew = walksUnderWay <= WALKS_WITH_WINDOWS_AHEAD
+    while (this.#ahead.length < (atLeaves && areFew && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
       const reading = await this.#read(depth, Math.min(this.#leavesAtOnce, most))
       if (!reading) break
       this.#ahead.push(reading)
