@@ -239,8 +239,7 @@ export class DeviceReads {
 
   #mayBeSent({ places }: Request): boolean {
     const most = PLACES_AT_ONCE + (isSmall(places) ? PLACES_FOR_SMALL : 0)
-    const isRoom =
-      places === 0 ? this.#threads < THREADS_AT_ONCE : this.#places === 0 || this.#places + places <= most
+    const isRoom = places === 0 ? this.#threads < THREADS_AT_ONCE : this.#places === 0 || this.#places + places <= most
     if (!isRoom) return false
     const [oldest] = this.#underWay
     return oldest === undefined || performance.now() - oldest.sentAt < PATIENCE_MS

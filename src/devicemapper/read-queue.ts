@@ -150,8 +150,8 @@ export class ReadQueue {
         break
       }
     }
-    const mayWait = expected && !windowTurns.areWanted
-    const count = mayWait ? this.#aio.fetch(expected.underWay, WAIT_MS) : this.#aio.fetch(0, 0)
+    const count =
+      expected && !windowTurns.areWanted ? this.#aio.fetch(expected.underWay, WAIT_MS) : this.#aio.fetch(0, 0)
     for (let i = 0; i < count; i++) this.#end(this.#aio.places[i], this.#aio.results[i])
     if (this.#underWay.size === 0) return
     if (expected || count > 0) return this.#lookSoon()

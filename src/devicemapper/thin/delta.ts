@@ -185,7 +185,7 @@ class CoWalk {
   #lastLeft = -Infinity
   /** Both trees are level: equal depth means equal height. */
   #level = false
-  /** Everything that the target maps is in the answer, and nobody else wants to know: nothing has to wait for a base. */
+  /** All that the target maps is in the answer, and nobody else wants to know: nothing has to wait for a base. */
   readonly #isAlone: boolean
   /** The roots were read, and all subtrees below them that the rules want. */
   #walked = false
