@@ -18,7 +18,6 @@ import { pageAligned } from './page-aligned.ts'
 import { type FailedRun, ReadRuns } from './read-runs.ts'
 import type { DeviceNumber } from './target-words.ts'
 import { METADATA_BLOCK_BYTES } from '../units.ts'
-import { windowTurns } from './window-turns.ts'
 
 /** Blocks a single read request may span: 256 KiB, the point from which larger requests no longer gain. */
 const MAX_RUN_BLOCKS = 64
@@ -343,8 +342,7 @@ export class BlockReader {
       if (failed.outcome instanceof Unanswered && failed.outcome.sent) window.isLost = true
       throw this.#undelivered(runs, failed)
     }
-    if (this.isDirect) await windowTurns.take(this.statistics.nodesRead)
-    else if (++this.#loads % LOADS_PER_TURN === 0) await setImmediate()
+    if (!this.isDirect && ++this.#loads % LOADS_PER_TURN === 0) await setImmediate()
   }
 
   #readCached({ bytes, runs: { count, starts, lengths, positions } }: BlockWindow): FailedRun | undefined {

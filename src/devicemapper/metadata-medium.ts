@@ -21,6 +21,7 @@ import { ReadQueue } from './read-queue.ts'
 import type { FailedRun, ReadRuns } from './read-runs.ts'
 import { SECTOR_BYTES } from '../units.ts'
 import type { DeviceNumber } from './target-words.ts'
+import { windowTurns } from './window-turns.ts'
 
 /**
  * How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take
@@ -117,6 +118,7 @@ class FileMedium implements MetadataMedium {
   readonly #requests: DeviceReads | undefined
   readonly #queue: ReadQueue | undefined
   readonly #options: MediumOptions
+  #bytesRead = 0
 
   constructor(
     file: FileHandle,
@@ -144,7 +146,10 @@ class FileMedium implements MetadataMedium {
   async readRuns(into: Uint8Array, runs: ReadRuns): Promise<FailedRun | undefined> {
     const { deadlineMs = READ_DEADLINE_MS, bytesPerSecond } = this.#options
     if (!this.#requests) throw new Error(`${this.#file.fd} is read through the page cache`)
-    return this.#requests.readRuns(this.#file.fd, into, runs, { deadlineMs, bytesPerSecond }, this.#queue)
+    const failed = await this.#requests.readRuns(this.#file.fd, into, runs, { deadlineMs, bytesPerSecond }, this.#queue)
+    this.#bytesRead += runs.bytes
+    await windowTurns.take(this.#bytesRead)
+    return failed
   }
 
   readNow(into: Uint8Array, start: number, bytes: number, position: number): number {

@@ -1,6 +1,6 @@
 /**
  * Which walk of a thread goes on, when the windows of several have come: by turns the one that has read least, and the
- * one that has waited longest. So an answer that takes a few nodes is there soon, however many long ones are under way,
+ * one that has waited longest. So an answer that takes a few blocks is there soon, however many long ones are under way,
  * and no long one stops for short ones that follow each other.
  *
  * A turn is what a walk does with one window, until it waits for the next: all of it happens before the event loop goes
@@ -8,7 +8,7 @@
  */
 
 interface Waiting {
-  readonly nodesRead: number
+  readonly bytesRead: number
   readonly go: () => void
 }
 
@@ -23,14 +23,14 @@ export class WindowTurns {
     return this.#waiting.length > 0
   }
 
-  /** @param nodesRead by this walk so far. @returns undefined for a turn at once */
-  take(nodesRead: number): Promise<void> | undefined {
+  /** @param bytesRead by this walk so far. @returns undefined for a turn at once */
+  take(bytesRead: number): Promise<void> | undefined {
     if (!this.#isTaken) {
       this.#isTaken = true
       setImmediate(this.#next)
       return undefined
     }
-    return new Promise((go) => this.#waiting.push({ nodesRead, go }))
+    return new Promise((go) => this.#waiting.push({ bytesRead, go }))
   }
 
   readonly #next = (): void => {
@@ -41,7 +41,7 @@ export class WindowTurns {
     let next = 0
     if (this.#leastIsNext) {
       for (let i = 1; i < this.#waiting.length; i++) {
-        if (this.#waiting[i].nodesRead < this.#waiting[next].nodesRead) next = i
+        if (this.#waiting[i].bytesRead < this.#waiting[next].bytesRead) next = i
       }
     }
     this.#leastIsNext = !this.#leastIsNext

@@ -3,12 +3,12 @@ import test from 'ava'
 import { WindowTurns } from '../../src/devicemapper/window-turns.ts'
 
 /** Walks that take turns, each until it has had as many as it wants. */
-async function run(walks: Record<string, { turns: number; nodesEach: number }>): Promise<string> {
+async function run(walks: Record<string, { turns: number; bytesEach: number }>): Promise<string> {
   const turns = new WindowTurns()
   let order = ''
-  const walk = async (name: string, { turns: wanted, nodesEach }: { turns: number; nodesEach: number }) => {
+  const walk = async (name: string, { turns: wanted, bytesEach }: { turns: number; bytesEach: number }) => {
     for (let turn = 1; turn <= wanted; turn++) {
-      await turns.take(turn * nodesEach)
+      await turns.take(turn * bytesEach)
       order += name
     }
   }
@@ -17,8 +17,8 @@ async function run(walks: Record<string, { turns: number; nodesEach: number }>):
 }
 
 test('a walk alone has every turn; two that are alike have them by turns', async (t) => {
-  t.is(await run({ a: { turns: 5, nodesEach: 128 } }), 'aaaaa')
-  const both = await run({ a: { turns: 20, nodesEach: 128 }, b: { turns: 20, nodesEach: 128 } })
+  t.is(await run({ a: { turns: 5, bytesEach: 128 } }), 'aaaaa')
+  const both = await run({ a: { turns: 20, bytesEach: 128 }, b: { turns: 20, bytesEach: 128 } })
   for (let end = 2; end <= both.length; end += 2) {
     const apart = Math.abs([...both.slice(0, end)].filter((name) => name === 'a').length - end / 2)
     t.true(apart <= 2, both)
@@ -26,8 +26,8 @@ test('a walk alone has every turn; two that are alike have them by turns', async
 })
 
 test('a short answer is there long before long ones that began earlier, and does not wait for each of them', async (t) => {
-  const long = Object.fromEntries([...'abcdefghijklmnop'].map((name) => [name, { turns: 50, nodesEach: 128 }]))
-  const order = await run({ ...long, z: { turns: 10, nodesEach: 1 } })
+  const long = Object.fromEntries([...'abcdefghijklmnop'].map((name) => [name, { turns: 50, bytesEach: 128 }]))
+  const order = await run({ ...long, z: { turns: 10, bytesEach: 1 } })
   // Of any two turns one is the short one's, once the long ones that came before it have had theirs.
   t.true(order.lastIndexOf('z') <= 16 + 2 * 10 + 2, `${order.lastIndexOf('z')} of ${order.length}`)
 })

@@ -9,7 +9,7 @@ import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors
 import type { WayToRead } from '../../devicemapper/metadata-medium.ts'
 import type { EncodedStream } from '../../grpc/snapshot-metadata.ts'
 import type { Plan, Reading, WalkKind, WalkUnderWay } from './plan.ts'
-import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker } from './walk-messages.ts'
+import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker, type WalkerData } from './walk-messages.ts'
 import { WalkTurns } from './walk-turns.ts'
 import { fromPortable, toPortable } from '../../portable-error.ts'
 
@@ -219,7 +219,10 @@ export class Walkers {
   #startThread(index: number): Thread {
     // The sources run as .ts, the published package as .js.
     const file = new URL(`../walker-thread${extname(import.meta.filename)}`, import.meta.url)
-    const worker = new Worker(file, { name: `walker-${index}` })
+    const worker = new Worker(file, {
+      name: `walker-${index}`,
+      workerData: { reads: this.#reading.reads ?? 'auto' } satisfies WalkerData
+    })
     const thread: Thread = { index, worker, walks: new Map(), diedAt: undefined }
     worker.on('message', (message: FromWalker) => {
       const walk = thread.walks.get(message.id)
