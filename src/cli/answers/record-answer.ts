@@ -8,7 +8,7 @@
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { newcomers, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
-import { checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
+import { checkExternalOrigin, checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
 import type { DeviceDetails } from '../../devicemapper/thin/device-details.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -41,9 +41,7 @@ export async function answerFromRecord(
       const { metadata } = views
       remark(`reading ${describeView(views)}`)
       await checkRecord(record, views, signal)
-      remark(
-        'that the metadata is of the pool of the record, and that nobody wrote to the base before it went, cannot be seen here'
-      )
+      remarkUnseen(record, remark)
       await targetSize(metadata, targetId, size, signal, remark)
       if (size !== undefined) await remarkBeyond(record, metadata, { targetId, size, signal }, remark)
       await use(await metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes: size, startingOffset, signal }))
@@ -53,6 +51,18 @@ export async function answerFromRecord(
   } finally {
     await record.close()
   }
+}
+
+/** Prints what metadata does not show. @throws DM_BASE_RECORD_ORIGIN */
+function remarkUnseen({ header }: BaseRecordReader, remark: Remark): void {
+  const { externalOrigin } = header.device
+  // Which one the target has, metadata does not say.
+  checkExternalOrigin(header, externalOrigin)
+  if (externalOrigin) remark(`external origin ${externalOrigin.identity} must still be the target's, and read-only`)
+  remark(
+    'that the metadata is of the pool of the record, that nobody wrote to the base before it went, ' +
+      'and that the pool has not stopped without its last commit since, cannot be seen here'
+  )
 }
 
 /** @throws UsageError */
