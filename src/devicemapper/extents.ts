@@ -77,6 +77,11 @@ export class ExtentBuilder {
     this.#end = end
   }
 
+  /** Extents that can no longer grow. */
+  get count(): number {
+    return this.#count
+  }
+
   /** Everything that can no longer grow, or undefined when there is nothing. */
   take(): ExtentBatch | undefined {
     if (this.#count === 0) return undefined
@@ -101,7 +106,7 @@ export class ExtentBuilder {
     this.#sizes[i] = Math.min(this.#end * this.#blockBytes, this.#sizeBytes) - offset
   }
 
-  /** The caller bounds it: it takes a batch after each window of blocks. */
+  /** The caller bounds it: it takes what is there when it is enough. */
   #grow(): void {
     const [offsets, sizes] = [this.#offsets, this.#sizes]
     this.#offsets = new Float64Array(2 * offsets.length)
