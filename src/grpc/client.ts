@@ -20,7 +20,7 @@ import { parseConnectAddress, type Address } from './address.ts'
 import { deviceIn, ownHandlesMetadata } from './call-context.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './snapshot-metadata-methods.ts'
-import { fromStatus, isServiceError, type WireStatus } from './status.ts'
+import { fromStatus, isServiceError, remarkKey, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
 import { tlsChannel, type TlsMaterial } from './tls.ts'
 
@@ -204,6 +204,8 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   let answeredAbout: string | undefined
   stream.once('metadata', (told: Metadata) => (answeredAbout = deviceIn(told)))
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
+  let remark: string | undefined
+  stream.once('metadata', (initial: Metadata) => (remark = initial.get(remarkKey)[0]?.toString()))
   const messages = decoded(stream, rules, failure, signal)
   const first = await messages.next()
   if (answeredAbout !== deviceIn(metadata)) {
@@ -218,6 +220,7 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   let iterated = false
   return {
     capacityBytes: message?.capacityBytes,
+    ...(remark !== undefined && { remark }),
     batches: {
       [Symbol.asyncIterator]() {
         if (iterated) throw new TypeError('an answer can be read once')

@@ -10,7 +10,7 @@
  * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
  */
 import { isIP } from 'node:net'
-import type { ServerWritableStream } from '@grpc/grpc-js'
+import type { Metadata, ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { asDeltamapperError, defect, DeltamapperError, type ErrorCode, invalid } from '../errors.ts'
 import { Bursts } from '../memory-after-bursts.ts'
@@ -20,7 +20,7 @@ import { type CallContext, callContext, ownHandlesMetadata } from './call-contex
 import { CallTurns } from './call-turns.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './snapshot-metadata-methods.ts'
 import { settledWithin } from './settled.ts'
-import { nameOfStatus, toStatus } from './status.ts'
+import { nameOfStatus, remarkMetadata, toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
 export interface EncodedStream {
@@ -38,6 +38,8 @@ export interface EncodedStream {
   readonly messages: AsyncIterable<Uint8Array>
   /** The device that the caller named, where the answer is about it (CallContext). */
   readonly device?: string
+  /** For a person, though there is an answer; sent as initial metadata, under `remarkKey`. */
+  readonly remark?: string
   /** The node of the answer, if it is not our own; for the log line. */
   readonly node?: string
   /** The cost of the answer so far (nodes read and the like), for the log line at the end of the call. */
@@ -237,7 +239,8 @@ export class SnapshotMetadataService {
         throw error
       }
       const iterator = stream.messages[Symbol.asyncIterator]()
-      if (stream.device !== undefined) call.sendMetadata(ownHandlesMetadata({ device: stream.device }))
+      const initial = initialMetadata(stream)
+      if (initial) call.sendMetadata(initial)
       try {
         await passOn(call, iterator, stream.capacityBytes, sent, signal, this.#limits.idleMs)
       } catch (error) {
@@ -488,4 +491,12 @@ function shuttingDown(): DeltamapperError {
     'the server is stopping',
     'call again once it is back, from the end of the last extent received'
   )
+}
+
+/** What goes before the first message; it can be sent once only. */
+function initialMetadata({ device, remark }: EncodedStream): Metadata | undefined {
+  if (device === undefined && remark === undefined) return undefined
+  const metadata = ownHandlesMetadata({ device })
+  if (remark !== undefined) metadata.merge(remarkMetadata(remark))
+  return metadata
 }

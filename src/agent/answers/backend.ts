@@ -31,13 +31,7 @@ export function snapshotMetadataBackend(
       const lookUp = lookUpFor(call)
       const rest = { startingOffset, maxResults, anyVolume: call?.anyVolume ?? false, lookUp }
       const look = sources.look(call?.party)
-      const [base, target] = await Promise.all([
-        resolve(baseSnapshotId, look).catch((error: unknown) => {
-          if (isNotFound(error)) return error
-          throw error
-        }),
-        resolve(targetSnapshotId, look)
-      ])
+      const [base, target] = await Promise.all([ifThere(baseSnapshotId, look), resolve(targetSnapshotId, look)])
       if (!(base instanceof DeltamapperError)) return answer({ base, target, ...rest }, signal, call)
       checkDevice(target, call)
       const plan = await kindOf(target).planWithoutBase?.({ baseHandle: baseSnapshotId, target, ...rest })
@@ -86,22 +80,31 @@ export function snapshotMetadataBackend(
       return Promise.all(handles.map((handle) => resolve(handle, look)))
     }
   }
+}
 
-  async function resolve(handle: string, look: Sources): Promise<FoundSnapshot> {
-    const { source, name } = parseHandle(handle)
-    const found = await look.find(source)
-    const snapshot = await found?.snapshot(name)
-    if (!snapshot) {
-      throw new DeltamapperError(
-        'DM_SNAPSHOT_NOT_FOUND',
-        found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
-        `check the handle; ${sources.description}`,
-        { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
-      )
-    }
-    // The client will ask again by the name that it used.
-    return { ...snapshot, handle }
+/** @throws DM_SNAPSHOT_NOT_FOUND, and what its source throws */
+async function resolve(handle: string, look: Sources): Promise<FoundSnapshot> {
+  const { source, name } = parseHandle(handle)
+  const found = await look.find(source)
+  const snapshot = await found?.snapshot(name)
+  if (!snapshot) {
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_NOT_FOUND',
+      found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
+      `check the handle; ${look.description}`,
+      { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
+    )
   }
+  // The client will ask again by the name that it used.
+  return { ...snapshot, handle }
+}
+
+/** The error, where there is no such snapshot. @throws any other */
+async function ifThere(handle: string, look: Sources): Promise<FoundSnapshot | DeltamapperError> {
+  return resolve(handle, look).catch((error: unknown) => {
+    if (isNotFound(error)) return error
+    throw error
+  })
 }
 
 function isNotFound(error: unknown): error is DeltamapperError {

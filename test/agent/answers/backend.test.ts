@@ -14,6 +14,8 @@ import type { DeviceKnowledge } from '../../../src/agent/answers/served-target.t
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { EncodedStream } from '../../../src/grpc/snapshot-metadata.ts'
+import { runCommand } from '../../cli/run-command.ts'
+import { testServer } from '../../grpc/extent-backend.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, writeSamplePool } from '../sample-pool.ts'
 
@@ -312,4 +314,34 @@ test('what a source throws passes through', async (t) => {
   const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, answersWith({}))
   await t.throwsAsync(ask(backend, { target: 's/target' }), { is: failure })
   await t.throwsAsync(ask(backend, compare), { is: failure })
+})
+
+test('a snapshot that can be written to is answered, and said in the log and on the command line', async (t) => {
+  const log: { handle?: string }[] = []
+  const logger = { warn: (fields: object) => void log.push(fields) } as unknown as Logger
+  const pool = await sample
+  const snapshots = new Map<string, Snapshot>([
+    ['read-only', { ...pool.snapshot('mon'), volume: 'v', live: true, writable: false }],
+    ['writable', { ...pool.snapshot('wed'), handle: 's/writable', volume: 'v', live: true, writable: true }]
+  ])
+  const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
+  const knowledge: DeviceKnowledge = { check: async () => undefined }
+  const sources = new Sources(new Map([['s', source]]))
+  const backend = snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, logger }))
+  const { address } = await testServer(t, { backend })
+
+  const quiet = await runCommand(['allocated', 's/read-only', '--endpoint', address, '-o', 'ndjson'])
+  t.is(quiet.stderr, '')
+  t.deepEqual(log, [])
+  const said = await runCommand(['delta', 's/read-only', 's/writable', '--endpoint', address, '-o', 'ndjson'])
+  t.is(said.status, 0)
+  t.regex(
+    said.stderr,
+    /^deltamapper: s\/writable is active and can be written to: .*make it read-only \(LVM: lvchange -pr s\/writable\)/
+  )
+  t.regex(said.stdout, /"complete":true/)
+  t.deepEqual(
+    log.map(({ handle }) => handle),
+    ['s/writable']
+  )
 })
