@@ -17,6 +17,8 @@ export interface ExtentBatch {
 
 /** An answer of any source, including other drivers: everything allocated or changed in a target. */
 export interface ExtentAnswer {
+  /** What a person should know of the target, though there is an answer. Only servers say such a thing. */
+  readonly remark?: string
   /**
    * Size of the (target) snapshot in bytes; constant for the answer. Undefined if nobody told it: a driver that finds
    * nothing may send no message (the CSI specification is silent). It is never 0 then, so that nobody cuts an image to

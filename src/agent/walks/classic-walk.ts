@@ -71,7 +71,8 @@ export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, c
     await ask('state')
     yield message
   }
-  await ask('doubtful', budget.left * (base?.store.header.chunkBytes ?? 0))
+  const chunkBytes = [base, target].map((each) => each?.store.header.chunkBytes ?? Infinity)
+  await ask('doubtful', budget.left * Math.min(...chunkBytes))
 }
 
 /**

@@ -20,6 +20,8 @@ export interface Plan {
   /** Size of the target in bytes. */
   readonly capacityBytes: number
   readonly task: WalkTask
+  /** What whoever asks should know of the target, though there is an answer. */
+  readonly remark?: string
   /** The main thread's answers during the walk, by the name that the walk asks by. */
   readonly asides?: Readonly<Record<string, Aside>>
   /** Maps a failure to the error for the client. By default, the failure itself. */

@@ -125,6 +125,7 @@ export class Walkers {
     const began = (walk: Walk) => (statistics = () => walk.statistics)
     return {
       capacityBytes: plan.capacityBytes,
+      ...(plan.remark !== undefined && { remark: plan.remark }),
       messages: explained(this.#messages(plan, signal, client, began), plan, signal),
       statistics() {
         const { walkMs, ...rest } = statistics()
