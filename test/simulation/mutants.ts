@@ -227,8 +227,8 @@ export const mutants: readonly Mutant[] = [
     name: 'devices-come-back',
     guard: 'a device that was not there when the pool was seen last, and is older, is noticed',
     file: clocks,
-    from: 'if (isKnown || (creationTime >= before.time && transactionId >= before.transactionId)) continue',
-    to: 'if (isKnown || creationTime >= 0) continue'
+    from: 'if (creationTime >= before.time && transactionId >= before.transactionId) continue',
+    to: 'if (creationTime >= 0) continue'
   },
   {
     name: 'target-on-record',
