@@ -234,15 +234,15 @@ export const mutants: readonly Mutant[] = [
     name: 'target-on-record',
     guard: 'a target is on record',
     file: served,
-    from: "rememberWithin(database, target, now, 'target')",
-    to: ''
+    from: "base, now, 'base')\n    rememberWithin(database, target, now, 'target')\n    if (base",
+    to: "base, now, 'base')\n    if (base"
   },
   {
     name: 'on-record-before-the-message',
     guard: 'a target is on record before its first message',
     file: 'src/agent/answers/thin-snapshots.ts',
-    from: 'seen: (devices: SeenDevices) => knowledge?.check(devices),',
-    to: 'seen: (devices: SeenDevices) => void knowledge?.check(devices),'
+    from: 'keeping = await knowledge?.check(devices)',
+    to: 'void knowledge?.check(devices)'
   },
   {
     name: 'base-goes-on-record',
