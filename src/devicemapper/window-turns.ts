@@ -1,7 +1,7 @@
 /**
  * Which walk of a thread goes on, when the windows of several have come: by turns the one that has read least, and the
- * one that has waited longest. So an answer that takes a few blocks is there soon, however many long ones are under way,
- * and no long one stops for short ones that follow each other.
+ * one that has waited longest. So an answer that takes a few blocks is there soon, however many long ones are under
+ * way, and no long one stops for short ones that follow each other.
  *
  * A turn is what a walk does with one window, until it waits for the next: all of it happens before the event loop goes
  * on. So turns are given out one for each round of the event loop, where more than one is wanted.

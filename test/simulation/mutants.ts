@@ -227,22 +227,22 @@ export const mutants: readonly Mutant[] = [
     name: 'devices-come-back',
     guard: 'a device that was not there when the pool was seen last, and is older, is noticed',
     file: clocks,
-    from: 'if (isKnown || (creationTime >= before.time && transactionId >= before.transactionId)) continue',
-    to: 'if (isKnown || creationTime >= 0) continue'
+    from: 'if (creationTime >= before.time && transactionId >= before.transactionId) continue',
+    to: 'if (creationTime >= 0) continue'
   },
   {
     name: 'target-on-record',
     guard: 'a target is on record',
     file: served,
-    from: "rememberWithin(database, target, now, 'target')",
-    to: ''
+    from: "base, now, 'base')\n    rememberWithin(database, target, now, 'target')\n    if (base",
+    to: "base, now, 'base')\n    if (base"
   },
   {
     name: 'on-record-before-the-message',
     guard: 'a target is on record before its first message',
     file: 'src/agent/answers/thin-snapshots.ts',
-    from: 'seen: (devices: SeenDevices) => knowledge?.check(devices),',
-    to: 'seen: (devices: SeenDevices) => void knowledge?.check(devices),'
+    from: 'keeping = await knowledge?.check(devices)',
+    to: 'void knowledge?.check(devices)'
   },
   {
     name: 'base-goes-on-record',

@@ -19,9 +19,9 @@ import { fromPortable, toPortable } from '../../portable-error.ts'
 type Start = Extract<ToWalker, { kind: 'start' }>
 
 /** Makes ready what the first walk would have to wait for. */
-export function warmUp({ reads }: WalkerData): void {
+export function warmUp(data: WalkerData | undefined): void {
   // Where there is no queue, the walks say so.
-  if (reads !== 'preadv') ReadQueue.ofThread().catch(() => undefined)
+  if (data && data.reads !== 'preadv') ReadQueue.ofThread().catch(() => undefined)
 }
 
 /** @param walkOf the walk of the target that has this name */
