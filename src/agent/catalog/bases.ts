@@ -136,8 +136,8 @@ export function enterSpoiling(database: Writable, now: ServedTarget, look: BaseL
 }
 
 /**
- * Enters that a handle means another snapshot than the one that was served by it: once both are gone, nothing else tells
- * which of them a client means.
+ * Enters that a handle means another snapshot than the one that was served by it: once both are gone, nothing else
+ * tells which of them a client means.
  */
 export function enterReused(database: Writable, { handle, pool, identity }: ServedTarget): void {
   const others = servedTable.find(database, { handle }).filter((each) => each.identity !== identity)

@@ -412,8 +412,8 @@ async function answer(
 }
 
 /**
- * The record of a base that is gone, if it is the one that is meant, and pool and metadata continued from it. Which base
- * that is, and whether nobody wrote to it, the main thread knows.
+ * The record of a base that is gone, if it is the one that is meant, and pool and metadata continued from it. Which
+ * base that is, and whether nobody wrote to it, the main thread knows.
  *
  * @throws DM_BASE_RECORD_DAMAGED, DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_STILL_THERE, and what `checkWentOn` and
  *   `checkExternalOrigin` throw
@@ -455,7 +455,11 @@ async function openRecord(
 
 const FULL = 'take a full backup; what is served from then on is a base again'
 
-/** A base that is there under another name, or is just being removed, can be written to. @throws DM_BASE_RECORD_STILL_THERE */
+/**
+ * A base that is there under another name, or is just being removed, can be written to.
+ *
+ * @throws DM_BASE_RECORD_STILL_THERE
+ */
 async function checkIsGone(recorded: RecordedBase, metadata: PoolMetadata, signal: AbortSignal): Promise<void> {
   const { thinId, creationTime, transactionId } = recorded
   const there = await metadata.device(thinId, signal).catch((error: unknown) => {

@@ -60,7 +60,9 @@ test('a snapshot that is not active, with everything the catalog has of it', asy
     ...{ kind: 'thin', handle: 'tank/monday', identity: 'thin:s', volume: 'thin:v', volumeName: 'tank/documents' },
     writable: false,
     ...{ thinId: 1, sizeBytes: 2 ** 30, transactionId: 1n, metadataPath: '/dev/mapper/device-1', live: true },
-    pool: { uuid: poolUuid({ name: 'tank' }) }
+    madeReadOnly: true,
+    pool: { uuid: poolUuid({ name: 'tank' }) },
+    poolDevice: { major: 254, minor: 0 }
   })
 })
 

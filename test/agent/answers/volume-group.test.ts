@@ -38,6 +38,8 @@ async function refusal(name: string, scene: Scene, inactive: string[] = []): Pro
 }
 
 test('a snapshot, active or not', async (t) => {
+  const poolDevice = (await recordedDevices().info({ uuid: thinPoolUuid(row('po-ol')) }))!
+  const madeReadOnly = (name: string) => row(name).attributes.permissions === 'read-only'
   t.deepEqual(await find('monday'), {
     kind: 'thin',
     handle: 'my-vg/monday',
@@ -56,7 +58,9 @@ test('a snapshot, active or not', async (t) => {
     transactionId: 1n,
     metadataPath: '/dev/mapper/my--vg-po--ol_tmeta',
     live: true,
-    pool: { uuid: thinPoolUuid(row('po-ol')) }
+    madeReadOnly: madeReadOnly('monday'),
+    pool: { uuid: thinPoolUuid(row('po-ol')) },
+    poolDevice: { major: poolDevice.major, minor: poolDevice.minor }
   })
   t.deepEqual(await find('tue.sd+ay_'), {
     ...(await find('monday')),
@@ -64,6 +68,7 @@ test('a snapshot, active or not', async (t) => {
     identity: row('tue.sd+ay_').uuid,
     // It is not active.
     writable: false,
+    madeReadOnly: madeReadOnly('tue.sd+ay_'),
     thinId: 3,
     transactionId: 2n
   })

@@ -73,6 +73,7 @@ test('it is the same after closing and opening', (t) => {
         era_intents: 1,
         era_snapshots: 5,
         era_writes: 7,
+        bases: 0,
         era_names: 0,
         pool_clocks: 0,
         classic_served: 0
