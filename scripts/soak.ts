@@ -583,6 +583,15 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'cancelled-walks',
+    share: 0,
+    run: async function* () {
+      const words = [process.execPath, join(projectFolder, 'scripts/ava.mjs'), '--tap', '--timeout=30m']
+      const said = await testHere([...words, 'test/devicemapper/read-queue.test.ts'], { LAB_COUNT: '10000' })
+      yield [said, { ...nothing, done: '10,000 cancelled walks through the kernel queue, of which nothing is left' }]
+    }
+  },
+  {
     name: 'simulation',
     share: 0,
     run: async function* (numbers, seedOf) {

@@ -35,6 +35,7 @@ import {
 import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
 import type { WalkUnderWay } from '../walks/plan.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
+import { namedClassic } from '../../devicemapper/device-named.ts'
 import type { LvmPort } from './one-look.ts'
 import { changedMeanwhile, lookAgain } from './second-look.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
@@ -112,6 +113,7 @@ export function classicSource(
 export function classicAnswers({ classic }: AnswerServices): TargetAnswers<ClassicSnapshot> {
   return {
     where: 'is a classic snapshot',
+    named: ({ uuid }) => namedClassic(uuid),
     async plan({ base, target, startingOffset, maxResults, lookUp }) {
       if (classic === undefined) throw new Error('nothing is lent for classic snapshots')
       checkOffset(startingOffset, target.handle, target.devices.sizeBytes)

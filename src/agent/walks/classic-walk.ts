@@ -115,7 +115,7 @@ class OpenStores implements AsyncDisposable {
   async open(devices: ClassicDevices, { counted, prefix }: BegunStore): Promise<SnapshotStore> {
     const { reading } = this.#context
     const { storePath, storeDevice, sizeBytes, chunkBytes } = devices
-    const terms = { deadlineMs: reading.readDeadlineMs, device: storeDevice }
+    const terms = { reads: reading.reads, deadlineMs: reading.readDeadlineMs, device: storeDevice }
     const store = await openCowStore(storePath, { ...terms, bytesPerSecond: reading.readBytesPerSecond })
     this.#opened.push(store)
     if (store.header.chunkBytes !== chunkBytes) {
