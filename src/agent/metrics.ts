@@ -228,7 +228,7 @@ export class AgentMetrics {
         async collect() {
           const seen = await looks.latest()
           this.reset()
-          for (const store of (seen?.what.stores ?? []).slice(0, MAXIMUM_POOLS)) {
+          for (const store of worstFirst(seen?.what.stores ?? []).slice(0, MAXIMUM_POOLS)) {
             const value = of(store)
             if (value !== undefined) this.set({ snapshot: store.name }, value)
           }
@@ -319,4 +319,10 @@ export class AgentMetrics {
 
 function shown(pools: readonly PoolFullness[] = []): readonly PoolFullness[] {
   return pools.slice(0, MAXIMUM_POOLS)
+}
+
+/** Where not all are shown, those that are lost or fill up are. */
+function worstFirst(stores: readonly StoreFullness[]): StoreFullness[] {
+  const need = ({ isLost, usage }: StoreFullness) => (isLost ? 1 : usage ? usage.usedBytes / usage.bytes : 0)
+  return stores.toSorted((one, other) => need(other) - need(one))
 }

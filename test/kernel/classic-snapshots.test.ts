@@ -162,7 +162,7 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     t.is(await inStep(() => refusal('p1', 'p4')), 'DM_COW_REJOINED')
   },
 
-  async 'a name that goes to another snapshot, by whichever way it is asked for'(t, inStep) {
+  async 'a name that goes to another snapshot'(t, inStep) {
     const device = volume('rotated')
     snapshot('rotated', 'last')
     await inStep(() => serve('last'))
@@ -170,11 +170,7 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     lvm('lvremove', handle('last'))
     snapshot('rotated', 'last')
     snapshot('rotated', 'next')
-    const anyhow = { base: '*/last', target: '*/next' }
-    const refused = await inStep(() =>
-      Promise.all([refusal('last', 'next'), failure(answerTo(client, anyhow)).then(({ code }) => code)])
-    )
-    t.deepEqual(refused, ['DM_BASE_CHANGED', 'DM_BASE_CHANGED'])
+    t.is(await inStep(() => refusal('last', 'next')), 'DM_BASE_CHANGED')
     lvm('lvrename', handle('last'), handle('other'))
     const changed = write(device, 41)
     snapshot('rotated', 'third')
@@ -395,12 +391,6 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     }
     const codes = await inStep(() => Promise.all([failure(rest()).then(({ code }) => code), refusal('f1', 'f2')]))
     t.deepEqual(codes, ['DM_COW_INVALID', 'DM_COW_INVALID'])
-    // A store that nothing marks as given up, as after its disk has failed: the agent remembers.
-    run('bash', ['-c', `printf '\\1' | dd of=/dev/mapper/${group}-f1-cow bs=1 seek=4 conv=notrunc,fsync status=none`])
-    activate('full', 'n')
-    activate('full', 'y')
-    t.notRegex(run('dmsetup', ['status', `${group}-f1`]), /Invalid|Overflow/)
-    t.is(await inStep(() => refusal('f1', 'f2')), 'DM_COW_INVALID')
   },
 
   async 'while its origin is put back to a snapshot, none is a base'(t, inStep) {
@@ -434,7 +424,6 @@ test.serial('a random life, and whatever a snapshot can meet with', async (t) =>
 test.serial('doctor and metrics: how full stores are, how long they last, which can be a base', async (t) => {
   const device = volume('filled')
   snapshot('filled', 'y1', { size: '2m' })
-  snapshot('filled', 'y2', { size: '1m' })
   write(device, 0, 220)
   write(device, 256, 220)
   const { findings } = await askForExamination(agent.address, { deadlineMs: 540_000 })
@@ -448,8 +437,7 @@ test.serial('doctor and metrics: how full stores are, how long they last, which 
   )
   t.regex(about('x1'), /^note classic-snapshot: .* \d+ % full, and lasts .*it was served, and can be a base/)
   t.regex(about('p1'), /^note classic-snapshot: .* it is not what it was when it was served/)
-  t.regex(about('f1'), /it is not what it was when it was served/)
-  t.regex(about('y2'), /^problem store-lost: .*snapshot_autoextend/)
+  t.regex(about('f1'), /^problem store-lost: .*snapshot_autoextend/)
   // (A first look may come too late for a page, which is then without.)
   let page = ''
   while (!page.includes(`snapshot="${group}-y1"`)) page = await (await fetch(`http://${monitoring}/metrics`)).text()
@@ -458,6 +446,6 @@ test.serial('doctor and metrics: how full stores are, how long they last, which 
   t.is(sample('deltamapper_cow_store_bytes', 'y1'), 2 * MEBIBYTE)
   t.is(sample('deltamapper_cow_store_used_bytes', 'y1'), (440 + 3) * 4096)
   t.is(sample('deltamapper_cow_store_lost', 'y1'), 0)
-  t.is(sample('deltamapper_cow_store_lost', 'y2'), 1)
+  t.is(sample('deltamapper_cow_store_lost', 'f1'), 1)
   t.regex(page, /^deltamapper_cow_doubtful_bytes_total \d+$/m)
 })

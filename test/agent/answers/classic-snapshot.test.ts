@@ -109,6 +109,15 @@ test("a base that was never served rests on LVM's times, which the log says, or 
   t.is(await codeOf(begun({ services: { strictBases: true } })), 'DM_BASE_UNRECORDED')
 })
 
+test('a snapshot is on record by one name, by whichever way it is asked for', async (t) => {
+  const asked: string[] = []
+  const find = async ({ handle }: { handle: string }) => (asked.push(handle), [])
+  const refuseServedAsThin = async (handle: string) => void asked.push(handle)
+  const services = { catalog: { classicSnapshots: { find, refuseServedAsThin } } } as unknown as ClassicServices
+  await begun({ base: { handle: '*/s1' }, target: { handle: '*/s2' }, services })
+  t.deepEqual([...new Set(asked)].sort(), ['vg/s1', 'vg/s2'])
+})
+
 test('that the kernel has given a snapshot up is remembered', async (t) => {
   const gone: string[] = []
   const giveUp = async ({ handle }: { handle: string }) => void gone.push(handle)
