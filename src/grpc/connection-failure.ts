@@ -79,7 +79,7 @@ export function connectionFailure(text: string): ConnectionFailure {
 }
 
 /** Without what only grpc-js understands, and Node's advice for another program than this. */
-function withoutAdvice(text: string): string {
+export function withoutAdvice(text: string): string {
   return text
     .replace(/^No connection established\. Last error: (?:Error: )?/, '')
     .replace(/;? ?if the root CA is installed locally.*?--use-system-ca\.?/i, '')

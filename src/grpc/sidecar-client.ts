@@ -6,7 +6,7 @@ import { type Client, credentials, status as grpcStatus } from '@grpc/grpc-js'
 import { DeltamapperError } from '../errors.ts'
 import { parseHostPort } from './address.ts'
 import { openChannelTo } from './client.ts'
-import { connectionFailure } from './connection-failure.ts'
+import { connectionFailure, withoutAdvice } from './connection-failure.ts'
 import { fromStatus, type WireStatus } from './status.ts'
 
 /** Where a driver's sidecar is, according to its SnapshotMetadataService object. */
@@ -83,7 +83,7 @@ export function fromSidecarStatus(wire: WireStatus, address: string): Deltamappe
   if (ofTheCertificate.test(said)) {
     return new DeltamapperError(
       'DM_CLUSTER_SETUP',
-      `the certificate of the snapshot metadata service at ${address} is not of the authority in spec.caCert of its SnapshotMetadataService, or not for this address: ${connectionFailure(said).why}`,
+      `the certificate of the snapshot metadata service at ${address} is not of the authority in spec.caCert of its SnapshotMetadataService, or not for this address: ${withoutAdvice(said)}`,
       'where the authority was replaced, make that object again (deltamapper: deploy/certificates/snapshot-metadata-service.sh)'
     )
   }
