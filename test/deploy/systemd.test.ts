@@ -82,6 +82,8 @@ test('an active volume needs no agent: nothing that its unit is bound to may end
   // Unmounted, then deactivated, then the agent: in that order.
   t.true(era.get('After')?.includes('deltamapper-agent.service'))
   t.true(era.get('Before')?.includes('remote-fs-pre.target'))
+  // LVM's unit takes all devices away at shutdown: it stops after whatever is ordered after it.
+  t.true(era.get('After')?.includes('blk-availability.service'))
   // Devices that are late are waited for, and what fails is tried again.
   t.regex(era.get('ExecStart')?.[0] ?? '', / era activate --all --wait \d+$/)
   t.deepEqual(era.get('Restart'), ['on-failure'])
