@@ -54,7 +54,7 @@ deltamapper snapshot create srv s${round} --deadline 600 >/dev/null`
  * What is asked after a boot: both mounts, and the difference since the last boot's snapshots, compared with the
  * devices themselves.
  */
-const nextBoot = (round: number) => `${begin}
+const askAfterBoot = (round: number) => `${begin}
 step mounts
 until mounted >/dev/null; do sleep 0.5; done; mounted
 sha256sum /srv/home/file-${round - 1} /srv/data/file-${round - 1} >/dev/null
@@ -71,11 +71,15 @@ else
   cat /root/why
 fi
 deltamapper snapshot delete --yes srv/s${round - 1} >/dev/null
+`
+
+const nextBoot = (round: number) => `${askAfterBoot(round)}
 step done
+trap - EXIT
 `
 
 /** The agent's death, another version, and a purge. */
-const lastBoot = (round: number, newer: string) => `${nextBoot(round)}
+const lastBoot = (round: number, newer: string) => `${askAfterBoot(round)}
 step killed
 systemctl kill --signal KILL --kill-whom main deltamapper-agent; mounted
 until [ "$(systemctl is-active deltamapper-agent)" = active ]; do sleep 0.2; done; mounted
