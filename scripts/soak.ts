@@ -15,6 +15,7 @@ import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
 import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
+import { faults, liveInstalled } from '../test/lab/installed-init.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { type LabRelease, labReleases } from '../test/lab/releases.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
@@ -40,6 +41,7 @@ import { flood } from '../test/support/xml-flood.ts'
 import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
 import { figure, wholeNumber } from './figures.ts'
 import { hostile } from './hostile.ts'
+import { tryPackages } from './package/try-packages.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -89,6 +91,8 @@ const ERA_SNAPSHOTS = 60
 const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
+/** Of a machine on which the package is installed; every second one after a power cut. */
+const INSTALLED_REBOOTS = 10
 /** Of lvm.conf: all of them. */
 const LVM_SETTINGS = 23
 /** Lives of a tracked volume in which blocks change beside dm-era, and in which they do not. */
@@ -101,6 +105,8 @@ const ERA_TABLE_ROUNDS = 200
 /** Options and requests that a server of ours gets from hostile clients, and increments that qemu-img makes of a live volume. */
 const NBD_MESSAGES = 1_000_000
 const NBD_INCREMENTS = 20
+/** Of an agent around the last message of an answer, after which its base is removed. */
+const VANISHED_BASE_KILLS = 1000
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
 const RECORD_PAIRS = 100_000
 const RECORD_DAMAGES = 20_000
@@ -358,6 +364,28 @@ const sections: readonly Section[] = [
     `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
   ),
   {
+    name: 'installed',
+    share: 0,
+    run: async function* () {
+      const found = faults(
+        await liveInstalled(INSTALLED_REBOOTS, (round, { seconds }) => console.log(`boot ${round}: ${seconds} s`))
+      )
+      if (found.length > 0) throw new Error(found.join('\n'))
+      yield [
+        'mounts stayed, every delta had what differed, and histories ended with a power cut only',
+        { ...nothing, done: `${INSTALLED_REBOOTS} reboots of a machine with the package, an upgrade and a purge` }
+      ]
+    }
+  },
+  {
+    name: 'packages',
+    share: 0,
+    run: async function* () {
+      const said = await tryPackages((line) => console.log(line))
+      yield [said, { ...nothing, done: 'packages and images made twice' }]
+    }
+  },
+  {
     name: 'era-kernel-kills',
     share: 0,
     run: async function* ([number = 0], seedOf) {
@@ -550,7 +578,13 @@ const sections: readonly Section[] = [
         yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
       }
     }
-  }
+  },
+  kernelTest(
+    'vanished-bases-kills',
+    'vanished-bases-kills',
+    VANISHED_BASE_KILLS,
+    `${figure(VANISHED_BASE_KILLS)} kills of the agent around the end of an answer whose base goes then`
+  )
 ]
 
 /** Runs a kernel test with a full count. @returns what it logged */

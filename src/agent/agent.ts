@@ -85,7 +85,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     backend: snapshotMetadataBackend(
       sources,
       walkers,
-      answersWith({ knowledge: live?.knowledge, tools, logger, classic: live?.classic })
+      answersWith({ knowledge: live?.knowledge, bases: live?.bases, tools, logger, classic: live?.classic })
     ),
     // Anyone who can connect may change things: so by default only if that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? live?.admin : undefined,

@@ -392,7 +392,7 @@ function checkNumber(path: string, opened: DeviceNumber | undefined, { major, mi
   throw new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `${path} is not block device ${major}:${minor}, which it was when it was looked up`,
-    'ask again'
+    'ask again from the beginning'
   )
 }
 

@@ -16,6 +16,7 @@ import { constants, readSync } from 'node:fs'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
+import { systemRemedy } from '../system-errors.ts'
 import { DeviceReads } from './device-reads.ts'
 import { SECTOR_BYTES } from '../units.ts'
 import type { DeviceNumber } from './target-words.ts'
@@ -145,11 +146,9 @@ function cannotOpen(path: string, cause: unknown): DeltamapperError {
   const remedy =
     code === 'ENOENT'
       ? 'check the path; the metadata device of a pool exists only while the pool is active'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'run as root, or give this user read access to it'
-        : code === 'EINVAL'
-          ? 'the file system below does not take O_DIRECT: read the file without it'
-          : 'check the path and the device'
+      : code === 'EINVAL'
+        ? 'the file system below does not take O_DIRECT: read the file without it'
+        : (systemRemedy(cause) ?? 'check the path and the device')
   return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
 }
 

@@ -350,7 +350,7 @@ function emptyMessage(capacityBytes: number | undefined): Uint8Array {
   throw new DeltamapperError(
     'DM_ANSWER_INVALID',
     'the agent ended its answer without a message, so the capacity is not known',
-    'report it with the log lines around it'
+    'ask again from the beginning; if it stays, see what the log of that agent says of the call'
   )
 }
 

@@ -8,6 +8,7 @@
  */
 import { Metadata, type ServiceError, status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
+import { connectionFailure } from './connection-failure.ts'
 
 /** How grpc-js ends a call. `details` is its name for status.message. */
 export interface WireStatus {
@@ -108,23 +109,12 @@ const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
   DATA_LOSS: ['DM_METADATA_DAMAGED', 'take a full backup and have the storage checked']
 }
 
-/** What grpc-js says of a connection, without the words that only it understands. */
-export function plainly(text: string): string {
-  return text
-    .replace(/^No connection established\. Last error: (?:Error: )?/, '')
-    .replace(/;? ?if the root CA is installed locally.*?--use-system-ca\.?/i, '')
-    .replace(/\.? ?Resolution note:.*$/, '')
-    .trim()
-}
-
 function unreachable(said: string, address: string): DeltamapperError {
-  const text = plainly(said)
-  const remedy = text.includes('EACCES')
-    ? 'run as a user or group that may open the socket'
-    : address.startsWith('unix:')
-      ? `start the agent there (deltamapper agent --listen ${address}), or correct the address`
-      : 'see whether an agent runs there and listens on that address, or correct it'
-  return new DeltamapperError('DM_UNREACHABLE', `${address} does not answer (${text || 'no reason given'})`, remedy)
+  const { why, remedy } = connectionFailure(said)
+  const start = address.startsWith('unix:')
+    ? `start the agent there (deltamapper agent --listen ${address}), or correct the address`
+    : 'see whether an agent runs there and listens on that address, or correct it'
+  return new DeltamapperError('DM_UNREACHABLE', `${address} does not answer (${why})`, remedy ?? start)
 }
 
 function isErrorCode(code: string): code is ErrorCode {

@@ -29,6 +29,7 @@ test('without a file and without options everything has its default', async (t) 
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
     era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730, trustRestarts: false },
+    bases: { keep: 3, days: 45, maxBytes: 2 ** 30 },
     cow: { compare: 'auto', compareMebibytes: 1024, compareMebibytesPerSecond: 64, memoryMebibytes: 128 },
     strictBases: false,
     engine: 'native',
@@ -70,6 +71,7 @@ const everything = {
     trustRestarts: true,
     snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
   },
+  bases: { keep: 1, days: 7, maxBytes: 1000, folder: '/srv/bases' },
   cow: { compare: 'never', compareMebibytes: 10, compareMebibytesPerSecond: 5, memoryMebibytes: 32 },
   strictBases: true,
   engine: 'both',
@@ -112,6 +114,7 @@ era:
   deadlineSeconds: 5
   trustRestarts: true
   snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
+bases: { keep: 1, days: 7, maxBytes: 1000, folder: /srv/bases }
 cow: { compare: never, compareMebibytes: 10, compareMebibytesPerSecond: 5, memoryMebibytes: 32 }
 strictBases: true
 engine: both

@@ -117,6 +117,17 @@ test('the dashboard has tables and figures of how things are, and panels that do
   t.is(new Set(places).size, places.length)
 })
 
+test("the dashboard begins with what people ask: what is protected, what changed, what stands in the way; the machine's details come last", (t) => {
+  const rows = dashboard.panels
+    .filter(({ type }) => type === 'row')
+    .sort((one, other) => one.gridPos.y - other.gridPos.y)
+  t.deepEqual(
+    rows.slice(0, 3).map(({ title }) => title),
+    ['What is protected', 'What changed', 'What stands in the way']
+  )
+  t.true(rows.slice(3).every(({ title }) => title.startsWith("The machine's details: ")))
+})
+
 test('the dashboard asks for metrics and labels that there are', (t) => {
   t.true(targets.length >= 20)
   for (const { title, expr } of targets) t.deepEqual(mistakes(expr), [], title)

@@ -27,9 +27,19 @@ export function snapshotMetadataBackend(
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       const lookUp = lookUpFor(call)
-      const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
-      const { anyVolume = false } = call ?? {}
-      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call?.party)
+      const rest = { startingOffset, maxResults, anyVolume: call?.anyVolume ?? false, lookUp }
+      const look = sources.look(call?.party)
+      const [base, target] = await Promise.all([
+        resolve(baseSnapshotId, look).catch((error: unknown) => {
+          if (isNotFound(error)) return error
+          throw error
+        }),
+        resolve(targetSnapshotId, look)
+      ])
+      if (!(base instanceof DeltamapperError)) return answer({ base, target, ...rest }, signal, call?.party)
+      const plan = await kindOf(target).planWithoutBase?.({ baseHandle: baseSnapshotId, target, ...rest })
+      if (plan === undefined) throw base
+      return walkers.stream(plan, signal, call?.party)
     }
   }
 
@@ -77,4 +87,8 @@ export function snapshotMetadataBackend(
     // The client will ask again by the name that it used.
     return { ...snapshot, handle }
   }
+}
+
+function isNotFound(error: unknown): error is DeltamapperError {
+  return error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_NOT_FOUND'
 }

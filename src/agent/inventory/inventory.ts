@@ -16,6 +16,7 @@ import type {
   LvmFacts,
   TrackedVolumeFacts
 } from './examination.ts'
+import type { ErrorCode } from '../../errors.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -113,11 +114,14 @@ interface LiveFacts extends Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog'
   readonly storeFindings: readonly Finding[]
 }
 
+/** Device-mapper itself was not asked, or has not answered. */
+const unanswered: readonly string[] = ['DM_CALL_STUCK', 'DM_SYSTEM_REFUSED'] satisfies ErrorCode[]
+
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
   const { value: survey, problem } = await probe('device-mapper', deadlineMs, () => surveyDevices(deviceMapper))
   // A device-mapper that does not answer may well have an active volume of LVM's.
-  const inUse = survey?.some(({ info }) => isLvm(info)) ?? problem?.code === 'DM_CALL_STUCK'
+  const inUse = survey?.some(({ info }) => isLvm(info)) ?? unanswered.includes(problem?.code ?? '')
   const [facts, lvmNode, catalog] = await Promise.all([
     lookAtDeviceMapper(live, survey ?? [], problem, deadlineMs),
     lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),

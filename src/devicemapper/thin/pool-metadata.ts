@@ -537,7 +537,7 @@ export class PoolMetadata {
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `the metadata snapshot in ${this.path} was released while it was read`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
 
@@ -555,7 +555,7 @@ export class PoolMetadata {
     return new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `thin device ${id} of ${this.path} was written to, trimmed or removed while it was read`,
-      'ask again; if it happens again, take the snapshot read-only'
+      'ask again from the beginning; if it happens again, take the snapshot read-only'
     )
   }
 

@@ -6,7 +6,7 @@ import type { Logger } from 'pino'
 
 import { snapshotMetadataBackend } from '../../../src/agent/answers/backend.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
-import type { SeenDevices } from '../../../src/agent/walks/thin-walk.ts'
+import type { SeenDevices } from '../../../src/agent/walks/seen-devices.ts'
 import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import type { Snapshot, SnapshotSource } from '../../../src/agent/walks/snapshot.ts'
 import { answersWith } from '../../../src/agent/targets.ts'

@@ -104,8 +104,7 @@ function isExhausted(time: number): boolean {
 }
 
 /** What ends a record. */
-export type RecordEnd =
-  'ROLLED_BACK' | 'REBUILT' | 'NEEDS_CHECK' | 'UNCLEAN_STOP' | 'WRITABLE' | 'ORIGIN' | 'TIME_EXHAUSTED'
+export type RecordEnd = 'ROLLED_BACK' | 'REBUILT' | 'NEEDS_CHECK' | 'WRITABLE' | 'ORIGIN' | 'TIME_EXHAUSTED'
 
 /** The error for a record that proves nothing any more. */
 export function voidRecord(end: RecordEnd, why: string): DeltamapperError {
