@@ -139,6 +139,7 @@ async function startTools(
 function startWalkers(config: AgentConfig, tools: ToolEngine | undefined, metrics: AgentMetrics): Walkers {
   const walkers = new Walkers(config.walkers, {
     direct: config.directReads,
+    reads: config.reads,
     readDeadlineMs: config.readDeadlineSeconds * 1000,
     readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
     startPrograms: tools !== undefined,

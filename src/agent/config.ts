@@ -14,6 +14,7 @@ import {
   valid
 } from '../process/config-file.ts'
 import { describeIssues } from '../config-issues.ts'
+import { waysToRead } from '../devicemapper/metadata-medium.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
@@ -156,6 +157,11 @@ export const agentConfig = z.strictObject({
    * memory.
    */
   directReads: z.boolean().default(false),
+  /**
+   * How walks read metadata devices: through the kernel's queue of reads (`aio`), by threads that wait for each read
+   * (`preadv`), or by threads only where there is no queue to be had (`auto`).
+   */
+  reads: z.enum(waysToRead).default('auto'),
   /** How long a metadata device may take to answer one read. Calls that wait longer end with DM_READ_FAILED. */
   readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
   /**

@@ -38,6 +38,15 @@ const maximumTextLength = 800
 /** The trailing metadata that holds the DM_ code, for clients that do not want to take the text apart. */
 export const errorCodeKey = 'deltamapper-error-code'
 
+/** The initial metadata in which an agent tells a person something about an answer, in printable ASCII. */
+export const remarkKey = 'deltamapper-remark'
+
+export function remarkMetadata(remark: string): Metadata {
+  const metadata = new Metadata()
+  metadata.set(remarkKey, remark.replaceAll(/[^ -~]/g, '?'))
+  return metadata
+}
+
 /**
  * Any thrown value as the status that ends a call. Anything but a DeltamapperError is a defect: INTERNAL, never
  * UNKNOWN.

@@ -35,6 +35,7 @@ test('without a file and without options everything has its default', async (t) 
     engine: 'native',
     toolCommand: [],
     directReads: false,
+    reads: 'auto',
     readDeadlineSeconds: 30,
     examinationDeadlineSeconds: 8,
     maxStreams: 256,
@@ -77,6 +78,7 @@ const everything = {
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
+  reads: 'preadv',
   readDeadlineSeconds: 5,
   examinationDeadlineSeconds: 20,
   readMebibytesPerSecond: 40,
@@ -120,6 +122,7 @@ strictBases: true
 engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true
+reads: preadv
 readDeadlineSeconds: 5
 examinationDeadlineSeconds: 20
 readMebibytesPerSecond: 40

@@ -48,6 +48,7 @@ function registered(): Map<string, Set<string>> {
   metrics.watchChecks({ agreed: 0, disagreed: 0, unchecked: 0, sameBeyondBase: 0 })
   metrics.watchLeases(() => 0)
   metrics.watchCatalog('/nonexistent')
+  metrics.watchBases({ bases: { list: async () => [] } }, { answered: 0, refused: 0, notKept: 0 })
   metrics.watchPools({} as never)
   metrics.watchTracked({} as never)
   const router = processMetrics({ ...facts, role: 'router' })

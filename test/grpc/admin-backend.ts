@@ -77,7 +77,7 @@ export const inactiveEraVolume: EraVolume = {
 export const eraSnapshot: EraSnapshot = {
   ...{ volume: 'srv', name: 'monday', id: 'era-snapshot:1', line: 'b5c2', boundaryEra: 2 ** 32 - 1 },
   ...{ sizeBytes: 2 ** 53 - 512, lower: "LVM's vg0/monday", exact: true, suspendedMs: 812 },
-  ...{ takenAtMs: 1_800_000_000_000, warning: 'nobody has /dev/mapper/srv open' }
+  ...{ takenAtMs: 1_800_000_000_000, warning: 'nobody has /dev/mapper/srv open', lowerTag: 'deltamapper_1' }
 }
 
 export const standingBase: AdminResponse<'getBase'> = {

@@ -37,6 +37,8 @@ export type LookUp = (handles: readonly string[]) => Promise<FoundSnapshot[]>
 export interface TargetAnswers<S extends FoundSnapshot = FoundSnapshot> {
   /** Ends a sentence that begins with a handle: `is in a thin pool`. */
   readonly where: string
+  /** What a snapshot is to this node (device-named.ts); undefined where it has no device here. */
+  named(snapshot: S): string | undefined
   /** Refuses what cannot be compared, before any metadata is read. @throws the refusal */
   plan(question: Question<S>): Plan | Promise<Plan>
   /**

@@ -21,14 +21,25 @@ import {
 } from '../walks/thin-walk.ts'
 import type { SeenDevices } from '../walks/seen-devices.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
+import { namedThin } from '../../devicemapper/device-named.ts'
+import { sparingly } from '../../sparing-log.ts'
 import { checkStillGone, lookAgain } from './second-look.ts'
 import type { DeviceKnowledge, FoundRecord, KeptTarget } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { toPortable } from '../../portable-error.ts'
 
 export function thinAnswers({ knowledge, bases, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
+  const warn = sparingly((fields) => logger?.warn(fields, 'a snapshot that can be written to is asked about'))
+  const remarked = (target: Snapshot): Pick<Plan, 'remark'> => {
+    const remark = remarkOnWritable(target)
+    if (remark === undefined) return {}
+    warn({ handle: target.handle, remark })
+    return { remark }
+  }
   return {
     where: 'is in a thin pool',
+    named: ({ live, metadataDevice, thinId }) =>
+      live && metadataDevice ? namedThin(metadataDevice, thinId) : undefined,
     plan({ base, target, startingOffset, maxResults, anyVolume, lookUp }) {
       if (base) checkRelated(base, target, anyVolume, logger)
       checkExternalOrigin(base, target)
@@ -36,7 +47,8 @@ export function thinAnswers({ knowledge, bases, tools, logger }: AnswerServices)
       const question = { base, target, startingOffset: Number(startingOffset), maxResults }
       if (!target.live || !knowledge) return thinPlan(question, undefined, tools)
       const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp, anyVolume)
-      return { ...thinPlan(question, second, tools), explained: (error) => second.explained(error) }
+      const plan = { ...thinPlan(question, second, tools), ...remarked(target) }
+      return { ...plan, explained: (error) => second.explained(error) }
     },
 
     async planWithoutBase({ baseHandle, target, startingOffset, maxResults, anyVolume, lookUp }) {
@@ -47,9 +59,21 @@ export function thinAnswers({ knowledge, bases, tools, logger }: AnswerServices)
       const question = { recorded, target, startingOffset: Number(startingOffset), maxResults }
       const second = new SecondLook([target], knowledge, lookUp, anyVolume, recorded)
       // The tools know nothing of records.
-      return { ...thinPlan(question, second), explained: (error) => second.explained(error) }
+      return { ...thinPlan(question, second), ...remarked(target), explained: (error) => second.explained(error) }
     }
   }
+}
+
+/**
+ * A write to a snapshot is noticed only when it is the base of the next backup, which then has to be a full one. So it
+ * is said while it can be prevented.
+ */
+function remarkOnWritable({ handle, writable }: Snapshot): string | undefined {
+  if (writable !== true) return undefined
+  return (
+    `${handle} is active and can be written to: a write makes it useless as a base, and what was copied of it a mixture; ` +
+    `make it read-only (LVM: lvchange -pr ${handle}), or deactivate it`
+  )
 }
 
 /**

@@ -19,6 +19,7 @@ import {
   refuse,
   sawServedBase
 } from './bases.ts'
+import { refuseServedAsClassic } from './classic-served.ts'
 import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './fingerprint.ts'
 import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import { findThin } from './owned-pools.ts'
@@ -73,6 +74,7 @@ export function admit(
   if (resumed) checkGoesOn(findServed(database, target), target, wentBack)
   let known: Admitted = 'unchanged'
   if (base) {
+    refuseServedAsClassic(database, base.handle)
     const records = findServed(database, base)
     checkSinceWentBack(base.handle, records, wentBack)
     known = checkBase(records, base)

@@ -26,7 +26,9 @@ export function catalogCalls(database: CatalogDatabase) {
     },
     classicSnapshots: {
       remember: on(classic.rememberClassic),
+      giveUp: on(classic.giveUpClassic),
       find: on(classic.findClassic),
+      refuseServedAsThin: on(classic.refuseServedAsThin),
       forget: on(classic.forgetClassic)
     },
     bases: {

@@ -153,9 +153,19 @@ export function classicSnapshotsCalls(send: Send<'classicSnapshots'>) {
       await send('remember', facts, list, role, at)
     },
 
+    /** Records that the kernel has given a classic snapshot up. See classic-served.ts. */
+    async giveUp(facts: ClassicFacts, at = Date.now()): Promise<void> {
+      await send('giveUp', facts, at)
+    },
+
     /** Everything on record of a classic snapshot, by its handle or its identity. */
     async find(snapshot: Pick<ClassicFacts, 'handle' | 'identity'>): Promise<ClassicRow[]> {
       return send('find', snapshot)
+    },
+
+    /** @throws DM_BASE_CHANGED where a thin snapshot was answered about by this name */
+    async refuseServedAsThin(handle: string): Promise<void> {
+      await send('refuseServedAsThin', handle)
     },
 
     /** Forgets the oldest classic snapshots on record, beyond a number. Returns how many; to be repeated until 0. */

@@ -31,7 +31,8 @@ import { type ExaminationFacts, findings, inOrder } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
 import { lookAtStores } from '../node/store-fullness.ts'
-import { storeFindings } from './store-findings.ts'
+import { storeFindings, storesUnknown } from './store-findings.ts'
+import { writableSnapshots } from './writable-snapshots.ts'
 import { type AgentKnowledge, lookAtPools } from './pool-facts.ts'
 import { probe, SingleLook } from './probe.ts'
 import { isTracked, lookAtTrackedVolumes, type TrackedPort } from './tracked-volumes.ts'
@@ -139,7 +140,10 @@ async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<Live
   )
   return {
     ...{ deviceMapper: facts, lvm: lvmFacts, catalog: catalog.facts, pools, trackedVolumes },
-    storeFindings: stores.value ?? []
+    storeFindings: [
+      ...(stores.problem ? [storesUnknown(stores.problem)] : (stores.value ?? [])),
+      ...writableSnapshots(survey, pools)
+    ]
   }
 }
 

@@ -151,10 +151,10 @@ export async function* walkMessages(
   signal: AbortSignal,
   { onSeen, onKept, support, open }: WalkSurroundings = {}
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const { target, direct, readDeadlineMs, readBytesPerSecond } = request
+  const { target, direct, reads, readDeadlineMs, readBytesPerSecond } = request
   await using used = new AsyncDisposableStack()
   const metadata = await openPoolMetadata(target.metadataPath, {
-    ...{ liveRoot: isLiveRoot(target), direct, device: target.metadataDevice, open },
+    ...{ liveRoot: isLiveRoot(target), direct, reads, device: target.metadataDevice, open },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
   })
   used.defer(async () => {

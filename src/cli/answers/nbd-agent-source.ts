@@ -2,25 +2,23 @@
  * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has
  * the data.
  */
-import { access } from 'node:fs/promises'
-import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
-import { findPoolDevice } from '../../agent/node/pool-device.ts'
+import { DeviceMapper } from '../../../native/device-mapper.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
-import { startCommand } from '../../agent/lvm/command.ts'
-import type { ExtentAnswer } from '../../devicemapper/extents.ts'
+import { isThin } from '../../agent/lvm/volume.ts'
+import { namedTracked } from '../../devicemapper/device-named.ts'
+import type { ExtentAnswer, ExtentStream } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { connectAdmin } from '../../grpc/admin-client.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
-import { parseHandle, type Handle } from '../../handle.ts'
+import { parseHandle } from '../../handle.ts'
 import type { NbdSource } from '../../nbd/source.ts'
-import { ThinDeviceData } from '../../nbd/thin-device.ts'
+import { everything } from '../../nbd/watched-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
 import type { NbdOptions } from './nbd-options.ts'
 import type { Remark } from './question.ts'
-
-/** How long LVM may take to activate a volume, in milliseconds. */
-const ACTIVATION_MS = 60_000
+import { activated, openDevice, placeBelow, placeOf, trackedSnapshots } from './snapshot-device.ts'
 
 /** @throws UsageError; the agent's errors; what opening the device throws; DM_LVM_FAILED */
 export async function openAgentSource(
@@ -29,7 +27,6 @@ export async function openAgentSource(
   options: NbdOptions,
   remark: Remark
 ): Promise<NbdSource> {
-  const handle = parseHandle(target)
   const tls = await endpointTls(options)
   const address = endpointAddress(options.endpoint, { tls: tls !== undefined })
   if (!address.startsWith('unix:')) {
@@ -38,7 +35,6 @@ export async function openAgentSource(
       "name the agent's unix socket"
     )
   }
-  const path = options.device ?? devicePath(handle)
   const closing: (() => Promise<void> | void)[] = []
   /** All of them, also where one fails: what was activated is deactivated. */
   const close = async (): Promise<void> => {
@@ -50,37 +46,73 @@ export async function openAgentSource(
     }
   }
   try {
-    if (await isMissing(path)) {
-      if (!options.activate) throw inactive(target, path)
-      await activate(handle)
-      closing.push(() => deactivate(handle))
-    }
+    await socketAwaited(address)
+    const { tracked, sizes } = await findTracked(address, target)
+    const below = tracked && (await placeBelow(tracked))
+    const place = await placeOf(below ?? parseHandle(target), options.device)
+    const deactivate = await activated(place, options.activate ?? false)
+    if (deactivate) closing.push(deactivate)
     const deviceMapper = new DeviceMapper()
     closing.push(() => deviceMapper.close())
-    const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
-    const opening = { deviceMapper, findPool, handle, bytesPerSecond: options.rate }
-    const data = await ThinDeviceData.open(path, opening)
+    const opening = { bytesPerSecond: options.rate, untouched: tracked !== undefined }
+    const data = await openDevice(place, deviceMapper, opening)
     closing.push(() => data.close())
-    if (!data.isReadOnly) {
-      remark(`${path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`)
+    if (data.isCostly) {
+      remark(
+        `${place.path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`
+      )
     }
-    await socketAwaited(address)
     const client = connect(address, { tls })
     closing.push(() => client.close())
-    if (!data.hasExternalOrigin) await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), data)
-    const sizes = await sizesOf(bases)
-    return {
-      ...questions(client, target, bases, sizes),
-      ...(data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
-      ...described(data, target),
-      data,
-      look: () => data.look(),
-      close
+    const common = { target, data, look: () => data.look(), close, blockBytes: data.blockBytes }
+    if (tracked) {
+      const { id, sizeBytes } = tracked
+      checkHolds(place.path, data.sizeBytes, target, sizeBytes)
+      return { ...common, ...questions(client, target, namedTracked(id), bases, sizes), sizeBytes }
     }
+    const { allocated, named, sizeBytes } = data
+    const asked = questions(client, target, named, bases, await sizesOf(bases))
+    if (!allocated) return { ...common, ...asked, allocated: async () => everything(sizeBytes), sizeBytes }
+    await checkSameSnapshot(target, await asked.allocated(0, new AbortController().signal), await allocated())
+    return { ...common, ...asked, sizeBytes }
   } catch (error) {
     await close()
     throw error
   }
+}
+
+/**
+ * What the agent has on record of a target that is a snapshot of a tracked volume, and the sizes in bytes of all of
+ * that volume whose data are there, by their handles.
+ *
+ * @throws DM_SNAPSHOT_NOT_FOUND where the volume is tracked, and has no such snapshot with data
+ */
+async function findTracked(address: string, target: string) {
+  const { source, name } = parseHandle(target)
+  const admin = connectAdmin(address)
+  try {
+    const snapshots = await trackedSnapshots(admin, source)
+    const sizes = new Map(snapshots?.map((each) => [`${source}/${each.name}`, each.sizeBytes]))
+    const tracked = snapshots?.find((each) => each.name === name)
+    if (tracked || !snapshots) return { tracked, sizes }
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_NOT_FOUND',
+      `tracked volume ${source} has no snapshot ${name}, or its data were deleted`,
+      '`deltamapper snapshot list --tracked` lists those whose data are there'
+    )
+  } finally {
+    admin.close()
+  }
+}
+
+/** A tracked volume may be smaller than the device below it. @throws DM_SNAPSHOT_CHANGED where it is larger */
+function checkHolds(path: string, bytes: number, target: string, sizeBytes: number): void {
+  if (bytes >= sizeBytes) return
+  throw new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    `${path} has ${bytes} bytes, and ${target} had ${sizeBytes}`,
+    'take a new snapshot'
+  )
 }
 
 /**
@@ -89,13 +121,13 @@ export async function openAgentSource(
  *
  * @throws DM_NO_SUCH_DEVICE where they are not of one snapshot; DM_SNAPSHOT_CHANGED
  */
-async function checkSameSnapshot(target: string, told: ExtentAnswer, data: ThinDeviceData): Promise<void> {
-  const [ofAgent, ofDevice] = [ranges(told), ranges(await data.allocated())]
+async function checkSameSnapshot(target: string, told: ExtentAnswer, found: ExtentStream): Promise<void> {
+  const [ofAgent, ofDevice] = [ranges(told), ranges(found)]
   try {
     for (;;) {
       const [one, other] = [await ofAgent.next(), await ofDevice.next()]
       const isOther = one.done !== other.done || (!one.done && !other.done && String(one.value) !== String(other.value))
-      if (isOther || (told.capacityBytes ?? data.sizeBytes) !== data.sizeBytes) {
+      if (isOther || (told.capacityBytes ?? found.capacityBytes) !== found.capacityBytes) {
         throw new DeltamapperError(
           'DM_NO_SUCH_DEVICE',
           `what the agent calls ${target} is not what its device has: another source of the agent has that name, or it has just changed`,
@@ -123,42 +155,29 @@ async function* ranges({ batches }: ExtentAnswer): AsyncGenerator<[number, numbe
   if (end > begin) yield [begin, end]
 }
 
-/** Whatever is not mapped shows another device then: all of it is data. */
-function everything(sizeBytes: number): ExtentAnswer {
-  const batch = { count: 1, offsets: Float64Array.of(0), sizes: Float64Array.of(sizeBytes) }
-  return {
-    capacityBytes: sizeBytes,
-    batches: (async function* () {
-      if (sizeBytes > 0) yield batch
-    })()
-  }
-}
-
-function described({ sizeBytes, blockBytes }: ThinDeviceData, target: string) {
-  return { target, sizeBytes, blockBytes }
-}
-
+/** @param device what the data are of: nothing else is answered about */
 function questions(
   client: SnapshotMetadataClient,
   target: string,
+  device: string,
   bases: readonly string[],
   sizes: ReadonlyMap<string, number>
 ): Pick<NbdSource, 'allocated' | 'bases'> {
   return {
-    allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal }),
+    allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal, device }),
     bases: bases.map((name) => ({
       name,
       sizeBytes: sizes.get(name),
       delta: (startingOffset, signal) =>
-        client.delta({ baseSnapshotId: name, targetSnapshotId: target, startingOffset, signal })
+        client.delta({ baseSnapshotId: name, targetSnapshotId: target, startingOffset, signal, device })
     }))
   }
 }
 
 /**
- * Sizes of bases, in bytes, as far as LVM knows them. (The agent would say, to a question that it then has on record as
- * an answer about the base, which nobody was given.) Where one is not known, an increment zeroes what it could have
- * left alone, and is right all the same.
+ * Sizes of bases, in bytes, as far as LVM knows them: of a classic snapshot it has the size of the store. (The agent
+ * would say, to a question that it then has on record as an answer about the base, which nobody was given.) Where one
+ * is not known, an increment zeroes what it could have left alone, and is right all the same.
  */
 async function sizesOf(bases: readonly string[]): Promise<Map<string, number>> {
   const sizes = new Map<string, number>()
@@ -167,47 +186,7 @@ async function sizesOf(bases: readonly string[]): Promise<Map<string, number>> {
     const { source, name } = parseHandle(base)
     const volumes = await lvm.logicalVolumes(source).catch(() => undefined)
     const volume = volumes?.find((each) => each.name === name)
-    if (volume) sizes.set(base, volume.sizeBytes)
+    if (volume && isThin(volume)) sizes.set(base, volume.sizeBytes)
   }
   return sizes
-}
-
-function devicePath({ source, name }: Handle): string {
-  if (source !== '*') return `/dev/${source}/${name}`
-  throw new UsageError(`*/${name} does not say where its device is`, 'name it with --device')
-}
-
-async function isMissing(path: string): Promise<boolean> {
-  return access(path).then(
-    () => false,
-    (error: NodeJS.ErrnoException) => error.code === 'ENOENT'
-  )
-}
-
-function inactive(target: string, path: string): DeltamapperError {
-  return new DeltamapperError(
-    'DM_NO_SUCH_DEVICE',
-    `there is no ${path}: ${target} is not active, or has its device elsewhere`,
-    `activate it (lvchange -ay -K ${target}), or say --activate, which also undoes it; or name its device with --device`
-  )
-}
-
-async function activate({ source, name }: Handle): Promise<void> {
-  await lvchange(['-ay', '-K', '--', `${source}/${name}`])
-}
-
-async function deactivate({ source, name }: Handle): Promise<void> {
-  await lvchange(['-an', '--', `${source}/${name}`])
-}
-
-async function lvchange(words: readonly string[]): Promise<void> {
-  const command = ['lvm', 'lvchange', ...words]
-  const { result } = startCommand(command, { deadlineMs: ACTIVATION_MS, maxOutputBytes: 2 ** 20 })
-  const { exitCode, stderr } = await result
-  if (exitCode === 0) return
-  throw new DeltamapperError(
-    'DM_LVM_FAILED',
-    `\`${command.join(' ')}\` failed: ${stderr.trim().replaceAll(/\s+/g, ' ')}`,
-    'see what LVM says of the volume (lvs -a)'
-  )
 }
