@@ -23,14 +23,49 @@ export async function mappedPool(blocks: number): Promise<string> {
   return writtenPool(`mapped-${blocks}`, blocks, 1)
 }
 
+/**
+ * A snapshot all of whose `blocks` blocks are mapped, but in no order: what a volume looks like that was written at random
+ * from the beginning. The worst that a base record can be made of.
+ */
+export async function shuffledPool(blocks: number): Promise<string> {
+  return writtenPool(`shuffled-${blocks}`, blocks, 1, (i) => {
+    const drawn = mixed(i)
+    return { data: drawn % blocks, time: mixed(drawn) % 97 }
+  })
+}
+
+/** A snapshot of a volume that was filled in order, and then had 1 % of its blocks written at random, twenty times. */
+export async function agedPool(blocks: number): Promise<string> {
+  return writtenPool(`aged-${blocks}`, blocks, 1, (i) => {
+    for (let time = 20; time > 0; time--) {
+      const drawn = mixed(i ^ Math.imul(time, 0x9e3779b1))
+      if (drawn % 100 === 0)
+        return { data: blocks + ((Math.floor((time * blocks) / 100) + drawn) % Math.floor(blocks / 5)), time }
+    }
+    return { data: i, time: 0 }
+  })
+}
+
+/** As good as random: the last step of MurmurHash3. */
+function mixed(value: number): number {
+  let bits = Math.imul(value ^ (value >>> 16), 0x85ebca6b)
+  bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35)
+  return (bits ^ (bits >>> 16)) >>> 0
+}
+
+/** Where a block is in the pool, and when it was written. */
+type Place = (i: number) => { data: number; time: number }
+/** The time at which the one device became a snapshot: after all of its mappings. */
+const TAKEN_AT = 100
+
 /** @param spacing every so many blocks, one is mapped */
-async function writtenPool(name: string, extents: number, spacing: number): Promise<string> {
+async function writtenPool(name: string, extents: number, spacing: number, place?: Place): Promise<string> {
   const folder = join(projectFolder, '.cache/bench', name)
   if (await stat(join(folder, 'pool.json')).catch(() => undefined)) return folder
   const unfinished = `${folder}.unfinished`
   await rm(unfinished, { recursive: true, force: true })
   await mkdir(unfinished, { recursive: true })
-  await writeMetadata(join(unfinished, 'metadata.img'), extents, spacing)
+  await writeMetadata(join(unfinished, 'metadata.img'), extents, spacing, place)
   const snapshot = { name: 'volume', volume: 'volume', thin_id: 1, size_bytes: spacing * extents * BLOCK_BYTES }
   const description = {
     format: 1,
@@ -43,7 +78,7 @@ async function writtenPool(name: string, extents: number, spacing: number): Prom
   return folder
 }
 
-async function writeMetadata(path: string, extents: number, spacing: number): Promise<void> {
+async function writeMetadata(path: string, extents: number, spacing: number, place?: Place): Promise<void> {
   const file = await open(path, 'w')
   const buffer = Buffer.alloc(256 * BLOCK)
   let next = 1
@@ -72,9 +107,10 @@ async function writeMetadata(path: string, extents: number, spacing: number): Pr
     const block = await node(true, 8, count, (bytes) => {
       for (let i = 0; i < count; i++) {
         writeU64(bytes, 32 + 8 * i, spacing * (done + i))
-        // The mapping is data block << 24, at time 0.
-        bytes.writeUInt32LE(((done + i) % 256) * 2 ** 24, 32 + 8 * ENTRIES + 8 * i)
-        bytes.writeUInt32LE(Math.floor((done + i) / 256), 36 + 8 * ENTRIES + 8 * i)
+        // The mapping is data block << 24 | time.
+        const { data, time } = place?.(done + i) ?? { data: done + i, time: 0 }
+        bytes.writeUInt32LE((Math.floor(data) % 256) * 2 ** 24 + time, 32 + 8 * ENTRIES + 8 * i)
+        bytes.writeUInt32LE(Math.floor(data / 256), 36 + 8 * ENTRIES + 8 * i)
       }
     })
     level.push({ key: spacing * done, block })
@@ -101,11 +137,14 @@ async function writeMetadata(path: string, extents: number, spacing: number): Pr
   const detailsRoot = await node(true, 24, 1, (bytes) => {
     writeU64(bytes, 32, device)
     writeU64(bytes, 32 + 8 * 126, extents)
+    if (place) bytes.writeUInt32LE(TAKEN_AT, 32 + 8 * 126 + 16)
+    if (place) bytes.writeUInt32LE(TAKEN_AT, 32 + 8 * 126 + 20)
   })
   await flush()
   const superblock = Buffer.alloc(BLOCK)
   writeU64(superblock, 32, 27022010)
   superblock.writeUInt32LE(2, 40)
+  if (place) superblock.writeUInt32LE(TAKEN_AT, 44)
   writeU64(superblock, 320, mappingRoot)
   writeU64(superblock, 328, detailsRoot)
   superblock.writeUInt32LE(BLOCK_BYTES / 512, 336)

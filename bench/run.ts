@@ -2,11 +2,12 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow | --device] [--era-blocks N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow | --device | --records]
+ *                     [--era-blocks N] [--no-write]
  *
  * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --era-load: only what tracking costs,
  * --router: only what a router costs, --nbd: only what reading over NBD costs, --cow: only classic snapshots, --device: only block devices,
- * likewise.
+ * --records: only base records, likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -15,6 +16,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
 import { cowHeading, measureCow } from './cow.ts'
+import { measureRecords, recordsHeading } from './base-records.ts'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
 import { deviceHeading, measureDevice } from './device.ts'
 import { eraHeading, measureEra, renderEra } from './era.ts'
@@ -37,6 +39,7 @@ const { values } = parseArgs({
     nbd: { type: 'boolean', default: false },
     cow: { type: 'boolean', default: false },
     device: { type: 'boolean', default: false },
+    records: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
   }
@@ -51,16 +54,18 @@ const sections = {
   router: [routerHeading, router],
   nbd: [nbdHeading, () => measureNbd(runs)],
   cow: [cowHeading, () => measureCow(Math.min(runs, 3))],
-  device: [deviceHeading, device]
+  device: [deviceHeading, device],
+  records: [recordsHeading, () => measureRecords(runs)]
 } as const
 
-if (!values.router) {
+if (!values.router && !values.records) {
   const lab = await ensureLab()
   if ('unavailable' in lab && lab.unavailable !== undefined)
     throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
 }
 const file = join(projectFolder, 'docs/benchmarks.md')
-const only = (['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow', 'device'] as const).find((name) => values[name])
+const flags = ['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow', 'device', 'records'] as const
+const only = flags.find((name) => values[name])
 if (only === undefined) {
   const page = await measureAll()
   console.log(page)
@@ -118,7 +123,8 @@ async function measureAll(): Promise<string> {
   const routing = `${await device()}\n${await router()}`
   const xml = renderXml(await measureXml(runs))
   const cow = await measureCow(Math.min(runs, 3))
-  const load = `${await measureNbd(runs)}\n${cow}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
+  const records = await measureRecords(runs)
+  const load = `${records}\n${await measureNbd(runs)}\n${cow}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
   return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${load}`
 }
 

@@ -23,7 +23,7 @@ import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import { RecordedMappings } from './recorded-mappings.ts'
+import { RecordedRuns } from './recorded-runs.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 
 /**
@@ -175,7 +175,7 @@ class CoWalk {
   readonly #delta: MappingDelta
   readonly #base: Frontier
   readonly #target: Frontier
-  readonly #record: RecordedMappings | undefined
+  readonly #record: RecordedRuns | undefined
   /** From this time on a pair that both have proves nothing. */
   readonly #pairsUntil: number
   /** Windows of leaves being read, the next one first. */
@@ -197,7 +197,7 @@ class CoWalk {
     const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
     this.#base = new Frontier(delta.reader, range, delta.baseTakenAt, delta.sizeIsFromTree)
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
-    this.#record = delta.baseRecord && new RecordedMappings(delta.baseRecord, range)
+    this.#record = delta.baseRecord && new RecordedRuns(delta.baseRecord, range)
     this.#pairsUntil = delta.baseRecord?.header.device.creationTime ?? Infinity
     this.#isAlone = delta.baseRoot === undefined && !delta.baseRecord && !delta.sink
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
@@ -250,15 +250,15 @@ class CoWalk {
         'take a full backup, and keep snapshots that are backed up read-only'
       )
     }
-    const base = this.#record ?? this.#base
-    const target = this.#target
-    this.#compareBelow(Math.min(base.mappingHorizon, target.mappingHorizon), base.mappings, target.mappings)
+    const [base, target] = [this.#base, this.#target]
+    const record = this.#record
+    if (record) this.#compareRuns(Math.min(record.horizon, target.mappingHorizon), record, target.mappings)
+    else this.#compareBelow(Math.min(base.mappingHorizon, target.mappingHorizon), base.mappings, target.mappings)
   }
 
   #compareBelow(bound: number, base: MappingQueue, target: MappingQueue): void {
     const { extents } = this
     const { baseEndBlock, sink } = this.#delta
-    const pairsUntil = this.#pairsUntil
     const baseEnd = base.indexOf(bound)
     const targetEnd = target.indexOf(bound)
     let b = base.head
@@ -271,8 +271,7 @@ class CoWalk {
         // While the base lives, its data blocks are given to nobody else, whatever times the mappings have.
         const isMoved = base.data[b] !== data
         const isOtherPair = isMoved || base.times[b] !== time
-        const isOther = pairsUntil === Infinity ? isMoved : isOtherPair || time >= pairsUntil
-        if (isOther || targetKey >= baseEndBlock) extents.add(targetKey)
+        if (isMoved || targetKey >= baseEndBlock) extents.add(targetKey)
         if (isOtherPair) sink?.put(targetKey, data, time)
         else sink?.keep(targetKey, data, time)
         b++
@@ -300,11 +299,49 @@ class CoWalk {
     target.head = t
   }
 
+  /** The same, with a record in place of the base's tree. */
+  #compareRuns(bound: number, record: RecordedRuns, target: MappingQueue): void {
+    const { extents } = this
+    const { baseEndBlock, sink } = this.#delta
+    const { keys, data, times } = target
+    const targetEnd = target.indexOf(bound)
+    let t = target.head
+    for (;;) {
+      const key = t < targetEnd ? keys[t] : bound
+      while (record.begin < key) {
+        const end = Math.min(record.end, key)
+        extents.addRun(record.begin, end)
+        if (sink) for (let block = record.begin; block < end; block++) sink.drop(block)
+        record.begin = end
+        if (end === record.end) record.nextRun()
+      }
+      if (t === targetEnd) break
+      if (record.begin > key) {
+        extents.add(key)
+        sink?.put(key, data[t], times[t])
+        t++
+        continue
+      }
+      const { end, shift, time } = record
+      const isYoung = time >= this.#pairsUntil
+      let block = key
+      for (; block < end && t < targetEnd && keys[t] === block; block++, t++) {
+        const isOther = data[t] !== block + shift || times[t] !== time
+        if (isOther || isYoung || block >= baseEndBlock) extents.add(block)
+        if (!sink) continue
+        if (isOther) sink.put(block, data[t], times[t])
+        else sink.keep(block, data[t], times[t])
+      }
+      record.begin = block
+      if (block === end) record.nextRun()
+    }
+    target.head = t
+  }
+
   /** Takes in more of the record, as far as the target is known. False when there is no more to be had of it by now. */
   async advanceRecord(): Promise<boolean> {
     const record = this.#record
-    if (!record || record.mappingHorizon === Infinity || record.mappingHorizon >= this.#target.mappingHorizon)
-      return false
+    if (!record || record.horizon === Infinity || record.horizon >= this.#target.mappingHorizon) return false
     this.#delta.signal?.throwIfAborted()
     await record.advance()
     return true

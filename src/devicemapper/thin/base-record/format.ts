@@ -24,9 +24,7 @@
  *            file only
  *     28   …  runs, compressed with Zstandard
  *
- *   a run, all numbers LEB128: blocks since the end of the last run, length in blocks; data block since the end of the
- *   last run and time since the last run, both signed (zigzag). Each frame begins at virtual block, data block and time
- *   0.
+ *   The runs, in columns: see runs.ts.
  *
  * All numbers little-endian, all checksums CRC-32C.
  */
@@ -40,10 +38,10 @@ export const MAGIC = Buffer.from('deltamapper base')
 export const VERSION = 1
 export const PREAMBLE_BYTES = 28
 export const FRAME_BYTES = 28
-/** A frame's runs, before they are compressed, take no more than this. */
-export const MAX_FRAME_RUNS_BYTES = 65_536
-/** Four numbers of up to eight bytes. */
-export const MAX_RUN_BYTES = 32
+/** Runs in a frame. */
+export const MAX_FRAME_RUNS = 8192
+/** A frame's runs, before they are compressed: four columns, each of up to six bytes a value and one more. */
+export const MAX_FRAME_RUNS_BYTES = 4 * (6 * MAX_FRAME_RUNS + 1)
 /** The list of a pool's devices is most of it. */
 export const MAX_HEADER_BYTES = 4 * 2 ** 20
 /**

@@ -20,7 +20,7 @@ import {
   PREAMBLE_BYTES,
   VERSION
 } from './format.ts'
-import { decodeRuns, type Runs } from './runs.ts'
+import { RunDecoder, type Runs } from './runs.ts'
 
 const count = z.number().int().nonnegative()
 const bigCount = z
@@ -83,6 +83,7 @@ export class BaseRecordReader {
   /** Frames were skipped, so that blocks cannot be counted. */
   #skipped = false
   #ended = false
+  readonly #decoder = new RunDecoder()
 
   private constructor(
     path: string,
@@ -141,7 +142,11 @@ export class BaseRecordReader {
     }
   }
 
-  /** The next runs, all behind those before; undefined at the end. @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
+  /**
+   * The next runs, all behind those before; undefined at the end. They are valid until it is called again.
+   *
+   * @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED
+   */
   async next(): Promise<Runs | undefined> {
     if (this.#ended) return undefined
     const head = await this.#head(this.#offset)
@@ -151,9 +156,12 @@ export class BaseRecordReader {
     this.#checkSum(head, compressed)
     let runs: Runs
     try {
-      const raw = zstdDecompressSync(compressed, { maxOutputLength: MAX_FRAME_RUNS_BYTES })
+      const raw = zstdDecompressSync(compressed, {
+        maxOutputLength: MAX_FRAME_RUNS_BYTES,
+        chunkSize: Math.max(64, head.rawBytes)
+      })
       if (raw.length !== head.rawBytes) throw new Error(`${raw.length} bytes of runs, where ${head.rawBytes} are due`)
-      runs = decodeRuns(raw, head.count)
+      runs = this.#decoder.decode(raw, head.count)
     } catch (error) {
       throw damagedRecord(this.path, error instanceof Error ? error.message : String(error), error)
     }
@@ -228,7 +236,7 @@ function parseHeader(path: string, json: Buffer): BaseRecordHeader {
 
 /** Up to `length` bytes; less only where the file ends. @throws DM_READ_FAILED */
 async function readAt(file: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
-  const buffer = Buffer.alloc(length)
+  const buffer = Buffer.allocUnsafe(length)
   let filled = 0
   while (filled < length) {
     const { bytesRead } = await file

@@ -119,10 +119,10 @@ export class BaseRecordWriter {
   }
 
   #closeFrame(): void {
-    const { bytes, length, count, first } = this.#encoder
+    const { count, first } = this.#encoder
     if (count === 0) return
-    const runs = zstdCompressSync(bytes.subarray(0, length), COMPRESSION)
-    this.#waiting.push(this.#frame(runs, length, count, first))
+    const raw = this.#encoder.encoded()
+    this.#waiting.push(this.#frame(zstdCompressSync(raw, COMPRESSION), raw.length, count, first))
     this.#encoder.clear()
   }
 

@@ -1,0 +1,206 @@
+/**
+ * Base records: how large they are, what making one costs, and a delta from a record beside `allocated` of the target and
+ * beside the delta from the living base. All in one process, warm, in turn, by our own reading of an image.
+ */
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { BaseRecordReader } from '../src/devicemapper/thin/base-record/reader.ts'
+import { BaseRecordWriter } from '../src/devicemapper/thin/base-record/writer.ts'
+import { type MappingStream, openPoolMetadata, type PoolMetadata } from '../src/devicemapper/thin/pool-metadata.ts'
+import { WholeRecordSink } from '../src/devicemapper/thin/record-sinks.ts'
+import { projectFolder } from '../scripts/setup.mjs'
+import { agedPool, shuffledPool } from './fragmented-pool.ts'
+import { kernelGrownPool } from './kernel-grown-pool.ts'
+import { median, timeProcess } from './measure.ts'
+
+/** The heading of its section in docs/benchmarks.md. */
+export const recordsHeading = '## Base records'
+
+/** Data blocks of 64 KiB. */
+const BLOCKS = 4_200_000
+const BLOCK_BYTES = 65536
+const HUGE = 100_000_000
+
+interface Description {
+  snapshots: { name: string; thin_id: number; size_bytes: number }[]
+}
+
+/** @returns its section */
+export async function measureRecords(runs: number): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'deltamapper-records-'))
+  try {
+    const grown = await kernelGrownPool()
+    const pools = [
+      ['written in order', grown, 'base'],
+      ['in order, then 1 % of it written at random, 20 times', await agedPool(BLOCKS), 'volume'],
+      ['written at random from the beginning', await shuffledPool(BLOCKS), 'volume']
+    ] as const
+    const sizes: string[] = []
+    for (const [title, pool, snapshot] of pools) sizes.push(said(await sizeRow(title, pool, snapshot, folder, runs)))
+    const deltas: string[] = []
+    for (const target of ['identical', 'clustered', 'scattered', 'rewritten']) {
+      deltas.push(said(await deltaRow(grown, target, folder, runs)))
+    }
+    return `${recordsHeading}
+
+Pools of 4.2 million mappings (64 KiB blocks). *Allocated* and *with its record* are our own reading of a warm image, in
+one process: processor time of all of its threads; ${runs} runs by turns, medians. Made by \`npm run bench -- --records\`.
+
+| a snapshot that was | mappings | its record | bytes a mapping | of its data | allocated | with its record | times | delta from its record | times |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+${sizes.join('\n')}
+
+A delta whose base is gone reads all of the target's tree; one whose base lives, what differs. Read with O_DIRECT, as
+devices are:
+
+| change since the base | blocks changed | allocated of the target | delta from the record | times allocated | delta from the living base |
+|---|--:|--:|--:|--:|--:|
+${deltas.join('\n')}
+
+${await hugeRecord(folder)}
+`
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+}
+
+/** The rest takes minutes. */
+function said(row: string): string {
+  process.stderr.write(`${row}\n`)
+  return row
+}
+
+async function snapshotsOf(pool: string): Promise<Map<string, { id: number; sizeBytes: number }>> {
+  const { snapshots } = JSON.parse(await readFile(join(pool, 'pool.json'), 'utf8')) as Description
+  return new Map(snapshots.map(({ name, thin_id: id, size_bytes: sizeBytes }) => [name, { id, sizeBytes }]))
+}
+
+async function sizeRow(title: string, pool: string, snapshot: string, folder: string, runs: number): Promise<string> {
+  const { id, sizeBytes } = (await snapshotsOf(pool)).get(snapshot) ?? { id: 0, sizeBytes: 0 }
+  const metadata = await openPoolMetadata(join(pool, 'metadata.img'))
+  try {
+    const path = join(folder, 'size.base')
+    await record(metadata, id, sizeBytes, path)
+    const reader = await BaseRecordReader.open(path)
+    const [plain, recorded, gone] = await byTurns(runs, [
+      async () => drained(await metadata.allocated({ deviceId: id, sizeBytes })),
+      () => record(metadata, id, sizeBytes, `${path}.again`),
+      async () => drained(await metadata.deltaFromRecord({ record: reader, deviceId: id, sizeBytes }))
+    ])
+    await reader.close()
+    const { mappedBlocks } = await metadata.deviceDetails(id)
+    const { size } = await stat(path)
+    const cells = [
+      title,
+      count(mappedBlocks),
+      size < 2 ** 20 ? `${(size / 1024).toFixed(1)} KiB` : `${(size / 2 ** 20).toFixed(1)} MiB`,
+      (size / mappedBlocks).toFixed(2),
+      `${((100 * size) / (mappedBlocks * BLOCK_BYTES)).toFixed(5)} %`,
+      `${plain.toFixed(0)} ms`,
+      `${recorded.toFixed(0)} ms`,
+      (recorded / plain).toFixed(2),
+      `${gone.toFixed(0)} ms`,
+      (gone / plain).toFixed(2)
+    ]
+    return `| ${cells.join(' | ')} |`
+  } finally {
+    await metadata.close()
+  }
+}
+
+async function deltaRow(pool: string, target: string, folder: string, runs: number): Promise<string> {
+  const snapshots = await snapshotsOf(pool)
+  const [base, changed] = [snapshots.get('base'), snapshots.get(target)]
+  if (!base || !changed) throw new Error(`${pool} has no ${target}`)
+  // As devices are read.
+  const metadata = await openPoolMetadata(join(pool, 'metadata.img'), { direct: true })
+  try {
+    const path = join(folder, 'base.base')
+    await record(metadata, base.id, base.sizeBytes, path)
+    const reader = await BaseRecordReader.open(path)
+    const { id: deviceId, sizeBytes } = changed
+    let blocks = 0
+    const [allocated, gone, living] = await byTurns(runs, [
+      async () => drained(await metadata.allocated({ deviceId, sizeBytes })),
+      async () => (blocks = await drained(await metadata.deltaFromRecord({ record: reader, deviceId, sizeBytes }))),
+      async () => drained(await metadata.delta({ baseId: base.id, targetId: deviceId, sizeBytes }))
+    ])
+    await reader.close()
+    const cells = [
+      target,
+      count(blocks / BLOCK_BYTES),
+      `${allocated.toFixed(0)} ms`,
+      `${gone.toFixed(0)} ms`,
+      `**${(gone / allocated).toFixed(2)}**`,
+      `${living.toFixed(1)} ms`
+    ]
+    return `| ${cells.join(' | ')} |`
+  } finally {
+    await metadata.close()
+  }
+}
+
+/** The commands, each a process of its own, on as many mappings as a pool may well have. */
+async function hugeRecord(folder: string): Promise<string> {
+  const image = join(await shuffledPool(HUGE), 'metadata.img')
+  const command = join(projectFolder, 'bin/deltamapper.js')
+  const path = join(folder, 'huge.base')
+  const size = ['--metadata', image, '--size', String(HUGE * BLOCK_BYTES)]
+  const save = await timeProcess(
+    process.execPath,
+    [command, 'base', 'save', '1', ...size, '--to', path],
+    process.env,
+    'ignore'
+  )
+  const delta = await timeProcess(
+    process.execPath,
+    [command, 'delta', '1', '--base-record', path, ...size, '-o', 'ndjson'],
+    process.env,
+    'ignore'
+  )
+  const bytes = (await stat(path)).size
+  return (
+    `Of ${count(HUGE)} mappings in no order, \`base save\` makes a record of ${(bytes / 2 ** 20).toFixed(0)} MiB in ${(save.milliseconds / 1000).toFixed(0)} s, ` +
+    `with ${save.peakMiB.toFixed(0)} MiB of memory at most; \`delta --base-record\` reads it three times beside the tree, in ${(delta.milliseconds / 1000).toFixed(0)} s, with ${delta.peakMiB.toFixed(0)} MiB.`
+  )
+}
+
+async function record(metadata: PoolMetadata, id: number, sizeBytes: number, path: string): Promise<number> {
+  const { dataBlockBytes } = metadata.superblock
+  const details = await metadata.deviceDetails(id)
+  const writer = await BaseRecordWriter.begin(path, {
+    pool: { identity: undefined, dataBlockBytes, moment: await metadata.moment() },
+    device: { id, ...details, sizeBytes, identity: undefined, volume: undefined },
+    handles: [],
+    madeAt: 0
+  })
+  const bytes = await drained(await metadata.allocated({ deviceId: id, sizeBytes, sink: new WholeRecordSink(writer) }))
+  if (!(await writer.finish())) throw new Error(`the record of ${id} is not whole`)
+  return bytes
+}
+
+/** @returns bytes in all */
+async function drained({ batches }: MappingStream): Promise<number> {
+  let bytes = 0
+  for await (const { count, sizes } of batches) for (let i = 0; i < count; i++) bytes += sizes[i]
+  return bytes
+}
+
+/** Medians of processor time in milliseconds; one run before, which does not count. */
+async function byTurns(runs: number, turns: readonly (() => Promise<number>)[]): Promise<number[]> {
+  const times: number[][] = turns.map(() => [])
+  for (let run = -1; run < runs; run++) {
+    for (const [i, turn] of turns.entries()) {
+      const began = process.cpuUsage()
+      await turn()
+      const { user, system } = process.cpuUsage(began)
+      if (run >= 0) times[i].push((user + system) / 1000)
+    }
+  }
+  return times.map(median)
+}
+
+function count(value: number): string {
+  return value.toLocaleString('en-US')
+}
