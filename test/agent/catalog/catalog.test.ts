@@ -148,6 +148,7 @@ test('owned pools and leases, by name', async (t) => {
       era_intents: 0,
       era_snapshots: 0,
       era_writes: 0,
+      bases: 0,
       era_names: 0,
       pool_clocks: 0,
       classic_served: 0
