@@ -128,6 +128,14 @@ export class ThinDeviceData implements ExportData {
     return this.#metadata.allocated({ deviceId, sizeBytes: this.sizeBytes, fingerprint: this.#seen })
   }
 
+  /** Of the snapshot, or of another device of its pool, in words; undefined where the pool has no such device. */
+  async fingerprintOf(thinId: number = this.#device.id): Promise<string | undefined> {
+    return this.#metadata.fingerprintText(thinId).catch((error: unknown) => {
+      if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
+      throw error
+    })
+  }
+
   /** @throws DM_SNAPSHOT_CHANGED where it is not what it was when it was opened, and what looking throws */
   async look(): Promise<void> {
     const now = await look(this.#node, this.#file.path, this.#file.device)

@@ -5,13 +5,14 @@
 import { access } from 'node:fs/promises'
 import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
 import { findPoolDevice } from '../../agent/node/pool-device.ts'
+import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { startCommand } from '../../agent/lvm/command.ts'
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
 import { parseHandle, type Handle } from '../../handle.ts'
-import type { NbdSource } from '../../nbd/source.ts'
+import type { NbdBase, NbdSource, SnapshotIdentity } from '../../nbd/source.ts'
 import { ThinDeviceData } from '../../nbd/thin-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
@@ -68,9 +69,10 @@ export async function openAgentSource(
     const client = connect(address, { tls })
     closing.push(() => client.close())
     if (!data.hasExternalOrigin) await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), data)
-    const sizes = await sizesOf(bases)
+    const volumes = await lvmVolumes([target, ...bases])
     return {
-      ...questions(client, target, bases, sizes),
+      identity: await identityOf(volumes.get(target), data),
+      ...(await questions(client, target, bases, volumes, data)),
       ...(data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
       ...described(data, target),
       data,
@@ -138,38 +140,49 @@ function described({ sizeBytes, blockBytes }: ThinDeviceData, target: string) {
   return { target, sizeBytes, blockBytes }
 }
 
-function questions(
+async function questions(
   client: SnapshotMetadataClient,
   target: string,
   bases: readonly string[],
-  sizes: ReadonlyMap<string, number>
-): Pick<NbdSource, 'allocated' | 'bases'> {
-  return {
-    allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal }),
-    bases: bases.map((name) => ({
-      name,
-      sizeBytes: sizes.get(name),
+  volumes: ReadonlyMap<string, LogicalVolume>,
+  data: ThinDeviceData
+): Promise<Pick<NbdSource, 'allocated' | 'bases'>> {
+  const asked: NbdBase[] = []
+  for (const name of bases) {
+    const volume = volumes.get(name)
+    asked.push({
+      ...{ name, sizeBytes: volume?.sizeBytes, identity: volume && (await identityOf(volume, data)) },
       delta: (startingOffset, signal) =>
         client.delta({ baseSnapshotId: name, targetSnapshotId: target, startingOffset, signal })
-    }))
+    })
+  }
+  return {
+    allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal }),
+    bases: asked
   }
 }
 
+/** @param volume undefined where LVM knows nothing of it, or nobody asked */
+async function identityOf(volume: LogicalVolume | undefined, data: ThinDeviceData): Promise<SnapshotIdentity> {
+  const fingerprint = await data.fingerprintOf(volume?.thinId)
+  return { ...(volume && { uuid: volume.uuid }), ...(fingerprint !== undefined && { fingerprint }) }
+}
+
 /**
- * Sizes of bases, in bytes, as far as LVM knows them. (The agent would say, to a question that it then has on record as
- * an answer about the base, which nobody was given.) Where one is not known, an increment zeroes what it could have
- * left alone, and is right all the same.
+ * Snapshots that LVM knows. (Their sizes are not asked of the agent, which would then have the question on record as an
+ * answer about the base, which nobody was given. Where one is not known, an increment zeroes what it could have left
+ * alone, and is right all the same.)
  */
-async function sizesOf(bases: readonly string[]): Promise<Map<string, number>> {
-  const sizes = new Map<string, number>()
+async function lvmVolumes(handles: readonly string[]): Promise<Map<string, LogicalVolume>> {
+  const found = new Map<string, LogicalVolume>()
   const lvm = new LvmReporter()
-  for (const base of bases) {
-    const { source, name } = parseHandle(base)
-    const volumes = await lvm.logicalVolumes(source).catch(() => undefined)
+  for (const handle of handles) {
+    const { source, name } = parseHandle(handle)
+    const volumes = source === '*' ? [] : await lvm.logicalVolumes(source).catch(() => undefined)
     const volume = volumes?.find((each) => each.name === name)
-    if (volume) sizes.set(base, volume.sizeBytes)
+    if (volume) found.set(handle, volume)
   }
-  return sizes
+  return found
 }
 
 function devicePath({ source, name }: Handle): string {
