@@ -15,7 +15,9 @@ Exit status:
   130  interrupted (Ctrl-C)`
 
 export function addBackupCommand(program: Command): void {
+  // Otherwise `backup` takes the options of its subcommands for its own, where they are called the same.
   const backup = program
+    .enablePositionalOptions()
     .command('backup')
     .summary('back up volumes: changed blocks only, into qcow2 files that any qemu-img restores')
     .enablePositionalOptions()
