@@ -28,6 +28,8 @@ export interface Snapshots {
   take(chains: readonly Chain[], signal: AbortSignal): Promise<TakenSnapshot[]>
   /** After a backup: `stored` is a point by now, or could not be made one. */
   giveUp(chain: Chain, snapshot: TakenSnapshot, stored: boolean): Promise<void>
+  /** What went wrong around them, and was no reason not to store them. */
+  readonly failure: DeltamapperError | undefined
 }
 
 export interface BackupOptions {
@@ -104,6 +106,7 @@ export function existingSnapshot(handle: string, takenAt: Date): Snapshots {
   return {
     clear: async () => undefined,
     take: async () => [{ handle, takenAt }],
-    giveUp: async () => undefined
+    giveUp: async () => undefined,
+    failure: undefined
   }
 }

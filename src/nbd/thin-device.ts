@@ -186,7 +186,7 @@ interface Opened {
  * Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of
  * none.)
  */
-function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
+export function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
   const fields = readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)
   return [6, 13].map((at) => fields[at] ?? '0').join(' ')
 }
@@ -226,7 +226,17 @@ async function look({ deviceMapper, findPool }: Node, path: string, number: Devi
  * call a device after group or pool and volume, hyphens doubled; dmsetup's pools go by device-mapper's names
  * themselves.
  */
-function checkIsMeant(path: string, { source, name }: ThinDeviceOptions['handle'], { info, poolName }: Opened): void {
+function checkIsMeant(path: string, handle: ThinDeviceOptions['handle'], { info, poolName }: Opened): void {
+  checkName(path, handle, info, poolName)
+}
+
+/** @throws DM_NO_SUCH_DEVICE @param poolName of a pool of dmsetup's */
+export function checkName(
+  path: string,
+  { source, name }: ThinDeviceOptions['handle'],
+  info: Pick<DeviceInfo, 'name' | 'uuid'>,
+  poolName?: string
+): void {
   const [group, volume] = [source, name].map((each) => each.replaceAll('-', '--'))
   if (/^(LVM|DELTAMAPPER)-/.test(info.uuid)) {
     if (source === '*' ? info.name.endsWith(`-${volume}`) : info.name === `${group}-${volume}`) return

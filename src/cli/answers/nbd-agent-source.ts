@@ -2,7 +2,9 @@
  * The snapshot of `deltamapper nbd` on this node: the agent says what is in it and what changed, its block device has
  * the data.
  */
-import { access } from 'node:fs/promises'
+import { access, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { decodeDeviceNumber } from '../../../native/device.ts'
 import { DeviceMapper, type DeviceNumber } from '../../../native/device-mapper.ts'
 import { findPoolDevice } from '../../agent/node/pool-device.ts'
 import type { LogicalVolume } from '../../agent/lvm/parse.ts'
@@ -13,7 +15,8 @@ import { DeltamapperError } from '../../errors.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
 import { parseHandle, type Handle } from '../../handle.ts'
 import type { NbdBase, NbdSource, SnapshotIdentity } from '../../nbd/source.ts'
-import { ThinDeviceData } from '../../nbd/thin-device.ts'
+import { StillDeviceData } from '../../nbd/still-device.ts'
+import { checkName, ThinDeviceData } from '../../nbd/thin-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
@@ -39,7 +42,7 @@ export async function openAgentSource(
       "name the agent's unix socket"
     )
   }
-  const path = options.device ?? devicePath(handle)
+  const path = options.device ?? (await devicePath(handle, address))
   const closing: (() => Promise<void> | void)[] = []
   /** All of them, also where one fails: what was activated is deactivated. */
   const close = async (): Promise<void> => {
@@ -58,23 +61,22 @@ export async function openAgentSource(
     }
     const deviceMapper = new DeviceMapper()
     closing.push(() => deviceMapper.close())
-    const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
-    const opening = { deviceMapper, findPool, handle, bytesPerSecond: options.rate }
-    const data = await ThinDeviceData.open(path, opening)
+    const data = await openData(path, deviceMapper, handle, options)
     closing.push(() => data.close())
-    if (!data.isReadOnly) {
+    if (!data.isReadOnly && data instanceof ThinDeviceData) {
       remark(`${path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`)
     }
     await socketAwaited(address)
     const client = connect(address, { tls })
     closing.push(() => client.close())
-    if (!data.hasExternalOrigin) await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), data)
+    const isThin = data instanceof ThinDeviceData && !data.hasExternalOrigin
+    if (isThin) await checkSameSnapshot(target, await client.allocated({ snapshotId: target }), data)
     const volumes = await lvmVolumes([target, ...bases])
     return {
-      identity: await identityOf(volumes.get(target), data),
+      identity: await identityOf(volumes.get(target), data, true),
       ...(await questions(client, target, bases, volumes, data)),
-      ...(data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
-      ...described(data, target),
+      ...(data instanceof ThinDeviceData && data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
+      ...{ target, sizeBytes: data.sizeBytes, blockBytes: data instanceof ThinDeviceData ? data.blockBytes : undefined },
       data,
       look: () => data.look(),
       close
@@ -83,6 +85,28 @@ export async function openAgentSource(
     await close()
     throw error
   }
+}
+
+/** What its device-mapper table says that it is. */
+async function openData(
+  path: string,
+  deviceMapper: DeviceMapper,
+  handle: Handle,
+  { rate, device }: NbdOptions
+): Promise<ThinDeviceData | StillDeviceData> {
+  const findPool = (pool: DeviceNumber) => findPoolDevice(deviceMapper, pool)
+  const status = await stat(path).catch(() => undefined)
+  const number = status?.isBlockDevice() ? decodeDeviceNumber(status.rdev) : undefined
+  const table = number && (await deviceMapper.info(number)) ? await deviceMapper.table(number) : []
+  const isClassic = table.length === 1 && table[0].targetType === 'snapshot'
+  if (!isClassic) return ThinDeviceData.open(path, { deviceMapper, findPool, handle, bytesPerSecond: rate })
+  const data = await StillDeviceData.open(path, { deviceMapper, bytesPerSecond: rate })
+  // A tracked volume's snapshot goes by the name of the volume, and its device is of the group of the data device.
+  if (device === undefined && number && path === `/dev/${handle.source}/${handle.name}`) {
+    const info = await deviceMapper.info(number)
+    if (info) checkName(path, handle, info)
+  }
+  return data
 }
 
 /**
@@ -136,22 +160,18 @@ function everything(sizeBytes: number): ExtentAnswer {
   }
 }
 
-function described({ sizeBytes, blockBytes }: ThinDeviceData, target: string) {
-  return { target, sizeBytes, blockBytes }
-}
-
 async function questions(
   client: SnapshotMetadataClient,
   target: string,
   bases: readonly string[],
   volumes: ReadonlyMap<string, LogicalVolume>,
-  data: ThinDeviceData
+  data: ThinDeviceData | StillDeviceData
 ): Promise<Pick<NbdSource, 'allocated' | 'bases'>> {
   const asked: NbdBase[] = []
   for (const name of bases) {
     const volume = volumes.get(name)
     asked.push({
-      ...{ name, sizeBytes: volume?.sizeBytes, identity: volume && (await identityOf(volume, data)) },
+      ...{ name, sizeBytes: volume?.sizeBytes, identity: volume && (await identityOf(volume, data, false)) },
       delta: (startingOffset, signal) =>
         client.delta({ baseSnapshotId: name, targetSnapshotId: target, startingOffset, signal })
     })
@@ -162,9 +182,14 @@ async function questions(
   }
 }
 
-/** @param volume undefined where LVM knows nothing of it, or nobody asked */
-async function identityOf(volume: LogicalVolume | undefined, data: ThinDeviceData): Promise<SnapshotIdentity> {
-  const fingerprint = await data.fingerprintOf(volume?.thinId)
+/** @param volume undefined where LVM knows nothing of it */
+async function identityOf(
+  volume: LogicalVolume | undefined,
+  data: ThinDeviceData | StillDeviceData,
+  isTarget: boolean
+): Promise<SnapshotIdentity> {
+  const knows = data instanceof ThinDeviceData && (isTarget || volume?.thinId !== undefined)
+  const fingerprint = knows ? await data.fingerprintOf(volume?.thinId) : undefined
   return { ...(volume && { uuid: volume.uuid }), ...(fingerprint !== undefined && { fingerprint }) }
 }
 
@@ -185,9 +210,31 @@ async function lvmVolumes(handles: readonly string[]): Promise<Map<string, Logic
   return found
 }
 
-function devicePath({ source, name }: Handle): string {
-  if (source !== '*') return `/dev/${source}/${name}`
-  throw new UsageError(`*/${name} does not say where its device is`, 'name it with --device')
+/** LVM's node; device-mapper's of a pool of our own; or of what was taken below a tracked volume. */
+async function devicePath({ source, name }: Handle, address: string): Promise<string> {
+  if (source === '*') throw new UsageError(`*/${name} does not say where its device is`, 'name it with --device')
+  const path = `/dev/${source}/${name}`
+  if (!(await isMissing(path))) return path
+  const [pool, volume] = [source, name].map((each) => each.replaceAll('-', '--'))
+  const mapped = `/dev/mapper/${pool}-${volume}`
+  if (!(await isMissing(mapped))) return mapped
+  const below = await deviceBelow(source, name, address)
+  return below ?? path
+}
+
+/** LVM's snapshot of a tracked volume's data device; undefined where the agent tracks no such volume, or cannot say. */
+async function deviceBelow(volume: string, snapshot: string, address: string): Promise<string | undefined> {
+  const { connectAdmin } = await import('../../grpc/admin-client.ts')
+  const agent = connectAdmin(address)
+  try {
+    const { volumes } = await agent.listEra({ volume: '' }).catch(() => ({ volumes: [] }))
+    const found = volumes.find(({ name }) => name === volume)
+    if (!found) return undefined
+    const path = join(dirname(found.dataDevice), snapshot)
+    return (await isMissing(path)) ? undefined : path
+  } finally {
+    agent.close()
+  }
 }
 
 async function isMissing(path: string): Promise<boolean> {

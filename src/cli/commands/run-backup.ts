@@ -90,6 +90,7 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
   })
   await written(process.stdout, output === 'json' ? backupJson(results) : backupTable(results))
   failTogether(results)
+  if (snapshots.failure) throw snapshots.failure
 }
 
 async function snapshotsFor(volumes: readonly string[], options: BackupOptions): Promise<Snapshots> {
