@@ -89,8 +89,12 @@ function isAboutBase(error: unknown): error is DeltamapperError {
   return ['FAILED_PRECONDITION', 'NOT_FOUND', 'INVALID_ARGUMENT', 'DATA_LOSS'].includes(error.status)
 }
 
-/** Undefined where the base is the snapshot that the newest point was made of. */
-function pairingFault({ point, snapshot }: Point, now: SnapshotIdentity = {}): string | undefined {
+/**
+ * Undefined where nothing says that the base is not the snapshot that the newest point was made of. Of one that is gone
+ * nothing is known here: then it is for the answer to say whether what changed is known still.
+ */
+function pairingFault({ point, snapshot }: Point, now: SnapshotIdentity | undefined): string | undefined {
+  if (now === undefined) return undefined
   for (const [what, before, after] of [
     ['another snapshot', snapshot.uuid, now.uuid],
     ['not what it was', snapshot.fingerprint, now.fingerprint]

@@ -58,8 +58,9 @@ pools and tracked volumes are made by the agent.
 
 An increment is made only onto a backup of the very base that it changed from. Where
 that is not certain, a full backup is made, and said why. So the next run needs the
-snapshot of this one. --keep-snapshot keeps it; without it, every backup is a full one.
-(A tracked volume needs none: the agent keeps its history.)
+snapshot of this one as its base: --keep-snapshot keeps it in the pool. Without it the
+snapshot is removed, and the next backup is a full one, unless the agent can still
+tell what changed: of tracked volumes, and where it has a record of the base.
 
 Needs qemu-img and qemu-io (Debian: qemu-utils).
 ${endHelp}
