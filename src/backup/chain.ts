@@ -58,7 +58,7 @@ export class Chain {
     return atTarget(folder, async () => {
       // It is not made: where a disk is not mounted, the backup would go to the disk below.
       await stat(root)
-      if (access === 'exclusive') await mkdir(folder, { recursive: true, mode: 0o700 })
+      if (access === 'exclusive') await makeFolders(resolve(root), volume)
       else if (!(await exists(join(folder, MANIFEST_NAME)))) throw noChain(root, volume)
       const lock = await locked(folder, access)
       try {
@@ -237,6 +237,17 @@ function chainFolder(root: string, volume: string): string {
     throw invalid(`${JSON.stringify(volume)} is no volume`, 'name it as SOURCE/NAME, a tracked volume by its name')
   }
   return join(root, ...names)
+}
+
+/** One by one: below /proc, `recursive` never ends. */
+async function makeFolders(root: string, volume: string): Promise<void> {
+  let path = root
+  for (const name of volume.split('/')) {
+    path = join(path, name)
+    await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+    })
+  }
 }
 
 function noChain(root: string, volume: string): DeltamapperError {

@@ -14,6 +14,7 @@ export class ClusterMap {
   readonly #may: Uint8Array
   readonly #has: Uint8Array
   readonly #backingBytes: number
+  readonly #sizeBytes: number
 
   /** @param sizeBytes of the volume @param backingBytes of what the layer is onto */
   constructor(sizeBytes: number, backingBytes: number) {
@@ -22,6 +23,7 @@ export class ClusterMap {
     this.#may = new Uint8Array(bytes)
     this.#has = new Uint8Array(bytes)
     this.#backingBytes = backingBytes
+    this.#sizeBytes = sizeBytes
   }
 
   /** Adds a run of the increment's view, bytes `[begin, end)`, with its `base:allocation` flags. */
@@ -30,6 +32,14 @@ export class ClusterMap {
     mark(this.#may, begin, end)
     // Zeros beyond the end of what it is onto are there without being stored.
     mark(this.#must, begin, flags === (HOLE | ZERO) ? Math.min(end, this.#backingBytes) : end)
+  }
+
+  /**
+   * The last cluster may be in it, where the volume ends inside it: with `-c`, qemu-img reads and stores that one in
+   * any case (seen with 10.0).
+   */
+  allowLast(): void {
+    if (this.#sizeBytes % CLUSTER_BYTES !== 0) mark(this.#may, this.#sizeBytes - 1, this.#sizeBytes)
   }
 
   /** How many clusters have to be in the layer. */

@@ -74,7 +74,7 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
     if (unproven !== undefined) return unproven
     const plan = await opened.plan(base, newest.size_bytes)
     const made = await copy(opened, plan, newest, options)
-    return made ?? 'qemu-img did not store exactly what changed'
+    return typeof made === 'string' ? `the increment ${made}: qemu-img did not store exactly what changed` : made
   } catch (error) {
     if (isAboutBase(error)) return `${error.message} (${error.code})`
     throw error
@@ -110,21 +110,21 @@ async function makeFull(because: string, options: PointOptions): Promise<MadePoi
   const opened = new ServedSnapshot(await options.open(options.handle, []), options.chain.manifest.chain)
   try {
     const made = await copy(opened, await opened.plan(undefined), undefined, options, because)
-    if (made) return made
+    if (typeof made !== 'string') return made
     throw new TypeError('a full backup is held against nothing')
   } finally {
     await opened.close()
   }
 }
 
-/** @returns undefined where the layer is not what was planned: then it is thrown away */
+/** @returns what is wrong with the layer where it is not what was planned: then it is thrown away */
 async function copy(
   opened: ServedSnapshot,
   plan: CopyPlan,
   onto: Point | undefined,
   options: PointOptions,
   because?: string
-): Promise<MadePoint | undefined> {
+): Promise<MadePoint | string> {
   const { chain, handle, created, tools } = options
   await checkRoom(chain, plan, options)
   const name = pointName(chain, created)
@@ -132,9 +132,10 @@ async function copy(
   const part = chain.partOf(file)
   try {
     await convert(opened, plan, onto, part, options)
-    if (onto && !(await isAsPlanned(chain, part, plan))) {
+    const complaint = onto && (await complaintOf(chain, part, plan))
+    if (complaint !== undefined) {
       await chain.remove(part)
-      return undefined
+      return complaint
     }
     const { sizeBytes, identity } = opened.source
     const layer = await readLayer(chain, part)
@@ -167,7 +168,10 @@ async function convert(
 ): Promise<void> {
   const uri = await opened.uri(onto && opened.source.bases[0].name)
   const words = ['convert', '-f', 'raw', '-O', 'qcow2', '-o', `compat=1.1,cluster_size=${CLUSTER_BYTES}`]
-  if (compress) words.push('-c')
+  if (compress) {
+    words.push('-c')
+    plan.clusters.allowLast()
+  }
   if (onto) words.push('-B', onto.file, '-F', 'qcow2')
   const timer = setInterval(() => onProgress?.(opened.servedBytes, plan.dataBytes), 200)
   try {
@@ -181,9 +185,9 @@ async function convert(
   opened.checkServed()
 }
 
-async function isAsPlanned(chain: Chain, part: string, { clusters }: CopyPlan): Promise<boolean> {
+async function complaintOf(chain: Chain, part: string, { clusters }: CopyPlan): Promise<string | undefined> {
   await forEachStored(chain, part, (begin, end) => clusters.found(begin, end))
-  return clusters.complaint() === undefined
+  return clusters.complaint()
 }
 
 /** Header, first tables, and the manifest. */

@@ -19,7 +19,7 @@ const group = 'vg'
 const { random, count: increments, again } = labRun(4)
 const folder = mkdtempSync(join(tmpdir(), 'backup-'))
 const root = join(folder, 'to')
-const env: NodeJS.ProcessEnv & { PATH: string } = { PATH: `${toolFolder('bookworm')}:${process.env['PATH'] ?? ''}`, DELTAMAPPER_ENDPOINT: '' }
+const env = { PATH: `${toolFolder('bookworm')}:${process.env['PATH'] ?? ''}`, DELTAMAPPER_ENDPOINT: '' }
 
 let agent: LiveAgent
 
@@ -62,7 +62,7 @@ let runs = 0
  */
 async function backUp(t: ExecutionContext, volumes: string[], ...more: string[]) {
   const note = join(folder, `note-${runs++}`)
-  const each = `dd if=$d iflag=direct bs=1M status=none | sha256sum; stat -c %t:%T $d; cat /sys/dev/block/$(($(stat -c 0x%t $d))):$(($(stat -c 0x%T $d)))/stat`
+  const each = `dd if=$d iflag=direct bs=1M status=none | sha256sum; stat -L -c %t:%T $d; cat /sys/dev/block/$(($(stat -L -c 0x%t $d))):$(($(stat -L -c 0x%T $d)))/stat`
   const devices = volumes.map((volume) => `$(ls -d /dev/${volume.slice(0, 40)}-backup-*-* | tail -n 1)`)
   const hook = `for d in ${devices.join(' ')}; do ${each}; done > ${note}`
   const words = ['backup', ...volumes, '--to', root, '-o', 'json', '--after', hook, ...more]
@@ -72,7 +72,7 @@ async function backUp(t: ExecutionContext, volumes: string[], ...more: string[])
   const noted = readFileSync(note, 'utf8').trim().split('\n')
   t.is(points.length, volumes.length)
   return points.map((made, i) => {
-    const [digest, , stat] = noted.slice(3 * i, 3 * i + 3)
+    const [digest = '', , stat = ''] = noted.slice(3 * i, 3 * i + 3)
     expected.set(`${made.volume} ${made.point}`, digest.split(' ')[0])
     return { ...made, readBefore: Number(stat.trim().split(/\s+/)[2]) * 512, stderr }
   })
