@@ -101,6 +101,10 @@ const ERA_TABLE_ROUNDS = 200
 /** Options and requests that a server of ours gets from hostile clients, and increments that qemu-img makes of a live volume. */
 const NBD_MESSAGES = 1_000_000
 const NBD_INCREMENTS = 20
+/** Kills of backups; volumes that shrink and grow, each pruned to its last point; and increments of a file system in use. */
+const BACKUP_KILLS = 300
+const BACKUP_HISTORIES = 200
+const BACKUP_INCREMENTS = 20
 /** Of each kind, to a catalog. */
 const CATALOG_DAMAGES = 2000
 
@@ -530,6 +534,21 @@ const sections: readonly Section[] = [
         if (failed) throw new Error(`world ${world}, seed ${failed.life.seed}: ${failed.result.violation}`)
         yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
       }
+    }
+  },
+  {
+    name: 'backup',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const seed = String(seedOf(number))
+      const kills = { LAB_SEED: seed, LAB_COUNT: String(BACKUP_KILLS) }
+      console.log(`backup: ${BACKUP_KILLS} kills`)
+      await testHere([...avaForLong, 'test/backup/kills.test.ts'], kills)
+      console.log(`backup: ${BACKUP_HISTORIES} volumes that shrink and grow, pruned to the end`)
+      await testHere([...avaForLong, 'test/backup/prune.test.ts'], { ...kills, LAB_COUNT: String(BACKUP_HISTORIES) })
+      const said = await testInLab('backup', BACKUP_INCREMENTS, seedOf(number))
+      const done = `${BACKUP_KILLS} kills of backups, prunes and restores, ${BACKUP_HISTORIES} volumes pruned to the end`
+      yield [said, { ...nothing, done }]
     }
   }
 ]

@@ -40,7 +40,7 @@ export class Frozen {
     const frozen = new Frozen(shell)
     let said = ''
     shell.stderr?.setEncoding('utf8').on('data', (text: string) => (said += text))
-    const [answer] = (await Promise.race([once(shell.stdout!, 'data'), once(shell, 'exit')])) as [unknown]
+    const [answer] = (await Promise.race([once(shell.stdout, 'data'), once(shell, 'exit')])) as [unknown]
     if (String(answer).trim() === 'frozen') return frozen
     await frozen.thaw()
     throw new DeltamapperError(
@@ -72,12 +72,23 @@ export async function mountPointsOf(devices: readonly string[]): Promise<string[
     const { major, minor } = decodeDeviceNumber(status.rdev)
     numbers.add(`${major}:${minor}`)
   }
-  const ours = new Set(await Promise.all(OURS.map((path) => stat(path).then(({ dev }) => dev, () => undefined))))
+  const ours = new Set(
+    await Promise.all(
+      OURS.map((path) =>
+        stat(path).then(
+          ({ dev }) => dev,
+          () => undefined
+        )
+      )
+    )
+  )
   const found = new Map<string, string>()
   for (const line of (await readFile('/proc/self/mountinfo', 'utf8')).split('\n')) {
     const [, , number = '', , mountPoint = ''] = line.split(' ')
     // Spaces and the like are in octal (proc(5)).
-    const path = mountPoint.replaceAll(/\\(\d{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)))
+    const path = mountPoint.replaceAll(/\\(\d{3})/g, (_, octal: string) =>
+      String.fromCharCode(Number.parseInt(octal, 8))
+    )
     if (numbers.has(number) && !found.has(number) && !ours.has((await stat(path)).dev)) found.set(number, path)
   }
   return [...found.values()]

@@ -25,7 +25,11 @@ export async function runHook(option: string, command: string, deadlineMs: numbe
     const [status, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
     if (status === 0) return
     const how = isLate ? `was not done after ${deadlineMs / 1000} s and was killed` : `ended with ${status ?? signal}`
-    throw new DeltamapperError('DM_HOOK_FAILED', `the command of ${option} ${how}`, 'see what it printed, and run it by hand')
+    throw new DeltamapperError(
+      'DM_HOOK_FAILED',
+      `the command of ${option} ${how}`,
+      'see what it printed, and run it by hand'
+    )
   } finally {
     clearTimeout(timer)
   }

@@ -28,7 +28,11 @@ export async function readLayer(chain: Chain, name: string): Promise<Layer> {
   return { sizeBytes: parsed.data['virtual-size'], backing: parsed.data['backing-filename'] }
 }
 
-/** Tells of each range that the file itself has, bytes `[begin, end)`. Reads its tables only. @throws what runTool throws */
+/**
+ * Tells of each range that the file itself has, bytes `[begin, end)`. Reads its tables only.
+ *
+ * @throws what runTool throws
+ */
 export async function forEachStored(
   chain: Chain,
   name: string,

@@ -25,9 +25,7 @@ export async function findLvmVolume(volume: string): Promise<LogicalVolume | und
 export function lvmSnapshots(volume: string, cowSizeBytes: number | undefined): SnapshotMaker {
   const { source: group } = parseHandle(volume)
   const kind =
-    cowSizeBytes === undefined
-      ? ['--setactivationskip', 'n']
-      : ['--size', `${Math.ceil(cowSizeBytes / 512) * 512}b`]
+    cowSizeBytes === undefined ? ['--setactivationskip', 'n'] : ['--size', `${Math.ceil(cowSizeBytes / 512) * 512}b`]
   return {
     needsBase: true,
     device: `/dev/${volume}`,

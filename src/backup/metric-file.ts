@@ -5,7 +5,8 @@
 import { open, rename } from 'node:fs/promises'
 import { chainsBelow, readPoints } from './chain.ts'
 
-const families = [
+/** Gauges with the label `volume`: name and help. */
+export const families = [
   ['deltamapper_backup_newest_point_timestamp_seconds', 'When the snapshot of the newest point was taken.'],
   ['deltamapper_backup_points', 'Points that can be restored.'],
   ['deltamapper_backup_size_bytes', 'Size of the volume at the newest point.'],

@@ -79,8 +79,8 @@ export async function finishPrune(chain: Chain, options: PruneOptions = {}): Pro
     }
     options.onStep?.(`the digest of ${layer} is made`)
     const { sha256, bytes } = await atTarget(chain.folder, () => digestOf(chain.path(layer), options))
-    const [{ backing: _, ...oldest }, ...others] = points
-    const merged: Point = { ...oldest, kind: 'full', sha256, stored_bytes: bytes }
+    const [oldest, ...others] = points
+    const merged: Point = { ...oldest, kind: 'full', backing: undefined, sha256, stored_bytes: bytes }
     await chain.save({ points: [merged, ...others], merging: undefined })
   }
 }

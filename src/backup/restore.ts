@@ -102,7 +102,13 @@ async function convert(
   } catch (error) {
     if (!(error instanceof DeltamapperError) || error.code === 'DM_TOOL_MISSING' || signal?.aborted) throw error
     // What a tool says of a path may be of either side.
-    if (await chain.checkThere().then(() => true, () => false)) throw failed(to, error)
+    if (
+      await chain.checkThere().then(
+        () => true,
+        () => false
+      )
+    )
+      throw failed(to, error)
     throw error
   }
 }

@@ -1,6 +1,6 @@
 /**
- * A snapshot for the tools of this process: our own NBD exports of it at a socket that nobody else knows, what a copy of
- * it will read, and how much of that has been read.
+ * A snapshot for the tools of this process: our own NBD exports of it at a socket that nobody else knows, what a copy
+ * of it will read, and how much of that has been read.
  */
 import { lstat, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -73,11 +73,13 @@ export class ServedSnapshot {
     const { sizeBytes } = this.source
     const clusters = new ClusterMap(sizeBytes, backingBytes)
     let [dataBytes, zeroBytes] = [0, 0]
-    await this.#offer(base).export.contexts.get(ALLOCATION)?.forEachRun((begin, end, flags) => {
-      clusters.add(begin, end, flags)
-      if (flags === 0) dataBytes += end - begin
-      else if (flags !== HOLE) zeroBytes += end - begin
-    })
+    await this.#offer(base)
+      .export.contexts.get(ALLOCATION)
+      ?.forEachRun((begin, end, flags) => {
+        clusters.add(begin, end, flags)
+        if (flags === 0) dataBytes += end - begin
+        else if (flags !== HOLE) zeroBytes += end - begin
+      })
     return { dataBytes, zeroBytes, clusters }
   }
 

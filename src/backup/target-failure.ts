@@ -7,7 +7,10 @@ import { DeltamapperError } from '../errors.ts'
 const kinds = [
   [/ENOSPC|EDQUOT|No space left on device|Disk quota exceeded/, 'DM_CHAIN_NO_SPACE'],
   [/EROFS|EACCES|EPERM|Read-only file system|Permission denied|Operation not permitted/, 'DM_CHAIN_READ_ONLY'],
-  [/ENOENT|ENOTDIR|EIO|ESTALE|ENODEV|ENXIO|ENOTCONN|ETIMEDOUT|No such file|Input\/output error|Stale file/, 'DM_CHAIN_GONE']
+  [
+    /ENOENT|ENOTDIR|EIO|ESTALE|ENODEV|ENXIO|ENOTCONN|ETIMEDOUT|No such file|Input\/output error|Stale file/,
+    'DM_CHAIN_GONE'
+  ]
 ] as const
 
 const remedies = {

@@ -1,6 +1,6 @@
 /**
- * Reads a chain: whether its files are those that were written, and whether the newest point is what its snapshot holds,
- * while that is there.
+ * Reads a chain: whether its files are those that were written, and whether the newest point is what its snapshot
+ * holds, while that is there.
  */
 import { DeltamapperError } from '../errors.ts'
 import type { Chain } from './chain.ts'

@@ -60,7 +60,9 @@ async function restored(root: string, point: string): Promise<string> {
     ...['backup', 'restore', root, '--volume', 'demo/harbour', '--point', point, '--to', to]
   ])
   if (status !== 0) throw new Error(stderr)
-  return createHash('sha256').update(await readFile(to)).digest('hex')
+  return createHash('sha256')
+    .update(await readFile(to))
+    .digest('hex')
 }
 
 /** A chain of the first two snapshots, to be copied. */
@@ -85,7 +87,10 @@ function failsWith(t: ExecutionContext, result: Awaited<ReturnType<typeof backUp
 
 test('a full backup and increments: list, restore and verify, as the manual has them', async (t) => {
   t.is(prepared.points.length, 2)
-  t.deepEqual(prepared.points.map(({ kind }) => kind), ['full', 'increment'])
+  t.deepEqual(
+    prepared.points.map(({ kind }) => kind),
+    ['full', 'increment']
+  )
   t.deepEqual(Object.keys(prepared.points[0]), ['volume', 'point', 'created', 'kind', 'size_bytes', 'stored_bytes'])
   for (const [i, { point, volume, size_bytes }] of prepared.points.entries()) {
     t.is(volume, 'demo/harbour')
@@ -95,10 +100,13 @@ test('a full backup and increments: list, restore and verify, as the manual has 
   const verified = await runCommand(['backup', 'verify', prepared.root, '--recorded', `demo=${recorded}`, '-o', 'json'])
   t.is(verified.status, 0, verified.stderr)
   const { points } = JSON.parse(verified.stdout) as { points: { state: string; compared: boolean }[] }
-  t.deepEqual(points.map(({ state, compared }) => [state, compared]), [
-    ['ok', false],
-    ['ok', true]
-  ])
+  t.deepEqual(
+    points.map(({ state, compared }) => [state, compared]),
+    [
+      ['ok', false],
+      ['ok', true]
+    ]
+  )
 })
 
 test('a chain that was moved as a whole goes on, is compressed and pruned, and each point is what it was', async (t) => {
@@ -106,7 +114,10 @@ test('a chain that was moved as a whole goes on, is compressed and pruned, and e
   const made = await backedUp(root, harbour[2].name, '--compress', '--keep', '2')
   t.is(made.kind, 'increment', made.full_because)
   const points = await listed(root)
-  t.deepEqual(points.map(({ kind }) => kind), ['full', 'increment'])
+  t.deepEqual(
+    points.map(({ kind }) => kind),
+    ['full', 'increment']
+  )
   for (const [i, { point }] of points.entries()) t.is(await restored(root, point), harbour[i + 1].sha256)
   t.deepEqual((await readdir(join(root, 'demo/harbour'))).sort(), [
     ...points.map(({ point }) => `${point}.qcow2`),
@@ -183,7 +194,9 @@ test('a qemu-img that stores less than what changed is not believed: a full back
           delta: async (offset, signal) => {
             const answer = await base.delta(offset, signal)
             if (asked++ === 0) return answer
-            const [first] = await Array.fromAsync(answer.batches as AsyncIterable<{ count: number; offsets: Float64Array; sizes: Float64Array }>)
+            const [first] = await Array.fromAsync(
+              answer.batches as AsyncIterable<{ count: number; offsets: Float64Array; sizes: Float64Array }>
+            )
             const rest = { count: first.count - 1, offsets: first.offsets.subarray(1), sizes: first.sizes.subarray(1) }
             return {
               ...answer,
@@ -225,7 +238,11 @@ test('a manifest of another volume, one that is changed, and one that is gone', 
   const changed = await copied()
   const manifest = join(changed.chain, 'chain.json')
   const text = await readFile(manifest, 'utf8')
-  for (const broken of [text.slice(0, 200), text.replace('"increment"', '"full"'), text.replace('"format": 1', '"format": 2')]) {
+  for (const broken of [
+    text.slice(0, 200),
+    text.replace('"increment"', '"full"'),
+    text.replace('"format": 1', '"format": 2')
+  ]) {
     await writeFile(manifest, broken)
     failsWith(t, await backUp(changed.root, 'thursday'), 'DM_CHAIN_INVALID')
   }
@@ -296,7 +313,8 @@ test('an interrupted backup leaves the chain as it was, and the next one tidies 
     ...['backup', 'demo/harbour', '--snapshot', 'thursday', '--recorded', `demo=${recorded}`, '--to', root],
     ...['--rate', '64KiB']
   ])
-  while (!(await readdir(chain)).some((name) => name.endsWith('.part'))) await new Promise((resolve) => setTimeout(resolve, 20))
+  while (!(await readdir(chain)).some((name) => name.endsWith('.part')))
+    await new Promise((resolve) => setTimeout(resolve, 20))
   child.kill('SIGINT')
   const [status] = (await once(child, 'close')) as [number]
   t.is(status, 130)

@@ -31,7 +31,9 @@ function toolsIn(root: string): string[] {
     try {
       const words = readFileSync(`/proc/${each}/cmdline`, 'utf8')
       const environment = readFileSync(`/proc/${each}/environ`, 'utf8')
-      return words.includes('qemu-') && environment.includes(`BACKUP_ROOT=${root}\0`) ? [words.replaceAll('\0', ' ')] : []
+      return words.includes('qemu-') && environment.includes(`BACKUP_ROOT=${root}\0`)
+        ? [words.replaceAll('\0', ' ')]
+        : []
     } catch {
       return []
     }

@@ -68,16 +68,23 @@ test.serial('random orders of shrinking and growing, with blocks of 4 KiB to 1 M
   }
 })
 
-test.serial('several points are dropped at once, and a full backup in the middle ends what has to be merged', async (t) => {
-  process.env['PATH'] = `${toolFolder('trixie')}:${path}`
-  const history = new VolumeHistory({ seed: 3, sizes: [large, middle, large, small, large, large], blockBytes: 65536 })
-  const root = await mkdtemp(join(folder, 'root-'))
-  const chain = await Chain.open(root, VOLUME, 'exclusive')
-  for (let at = 0; at < history.count; at++) await store(chain, history, at, { full: at === 3 })
-  t.is((await prune(chain, 3)).length, 3)
-  t.is(chain.points[0].kind, 'full')
-  t.is((await prune(chain, 1)).length, 2)
-  t.deepEqual(await unnamedFiles(chain), [])
-  await chain.close()
-  t.deepEqual(await wrongPoints(root, folder, history), [])
-})
+test.serial(
+  'several points are dropped at once, and a full backup in the middle ends what has to be merged',
+  async (t) => {
+    process.env['PATH'] = `${toolFolder('trixie')}:${path}`
+    const history = new VolumeHistory({
+      seed: 3,
+      sizes: [large, middle, large, small, large, large],
+      blockBytes: 65536
+    })
+    const root = await mkdtemp(join(folder, 'root-'))
+    const chain = await Chain.open(root, VOLUME, 'exclusive')
+    for (let at = 0; at < history.count; at++) await store(chain, history, at, { full: at === 3 })
+    t.is((await prune(chain, 3)).length, 3)
+    t.is(chain.points[0].kind, 'full')
+    t.is((await prune(chain, 1)).length, 2)
+    t.deepEqual(await unnamedFiles(chain), [])
+    await chain.close()
+    t.deepEqual(await wrongPoints(root, folder, history), [])
+  }
+)

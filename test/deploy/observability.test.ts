@@ -14,6 +14,7 @@ import { processMetrics } from '../../src/monitoring/metrics.ts'
 import { Readiness } from '../../src/monitoring/readiness.ts'
 import { routerMetrics } from '../../src/router/metrics.ts'
 import { promtool } from '../lab/deploy-tools.ts'
+import { families } from '../../src/backup/metric-file.ts'
 import { histories, quiet } from './alert-histories.ts'
 import { project, runTool, toolTest } from './tools.ts'
 
@@ -60,6 +61,8 @@ function registered(): Map<string, Set<string>> {
       addLabels(found, `${name}_bucket`, [...labelNames, 'le'])
     }
   }
+  // Those of `backup --metric-file`, which node_exporter serves.
+  for (const [name] of families) addLabels(found, name, ['volume'])
   return found
 }
 

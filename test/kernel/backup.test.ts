@@ -169,16 +169,19 @@ kernelTest('chunks of 192 KiB and 1 MiB, odd sizes, shrunk and grown, pruned all
   }
 })
 
-kernelTest('without a kept snapshot each backup is a full one, which says why, and nothing stays in the pool', async (t) => {
-  writeBlocks(createThin(group, 'pool64', 'lone', 16), 0, 20, 'l')
-  const [first] = await backUp(t, [`${group}/lone`])
-  const [second] = await backUp(t, [`${group}/lone`])
-  t.deepEqual([first.kind, second.kind], ['full', 'full'])
-  t.regex(second.full_because ?? '', /is gone/)
-  t.regex(second.stderr, /a full backup, because/)
-  t.deepEqual(left('lone'), [])
-  await checkRestores(t, `${group}/lone`)
-})
+kernelTest(
+  'without a kept snapshot each backup is a full one, which says why, and nothing stays in the pool',
+  async (t) => {
+    writeBlocks(createThin(group, 'pool64', 'lone', 16), 0, 20, 'l')
+    const [first] = await backUp(t, [`${group}/lone`])
+    const [second] = await backUp(t, [`${group}/lone`])
+    t.deepEqual([first.kind, second.kind], ['full', 'full'])
+    t.regex(second.full_because ?? '', /is gone/)
+    t.regex(second.stderr, /a full backup, because/)
+    t.deepEqual(left('lone'), [])
+    await checkRestores(t, `${group}/lone`)
+  }
+)
 
 kernelTest('classic snapshots: full and increments', async (t) => {
   createThick(group, 'thick', 24)
@@ -197,7 +200,7 @@ kernelTest('classic snapshots: full and increments', async (t) => {
   t.regex(refused.stderr, /--cow-size/)
 })
 
-kernelTest('several volumes: frozen together and thawed; hooks; one that fails is no other\'s problem', async (t) => {
+kernelTest("several volumes: frozen together and thawed; hooks; one that fails is no other's problem", async (t) => {
   const names = ['one', 'two']
   const mounts = names.map((name) => {
     const device = createThin(group, 'pool64', name, 32)
@@ -210,7 +213,10 @@ kernelTest('several volumes: frozen together and thawed; hooks; one that fails i
   for (let i = 0; i < 2; i++) {
     for (const each of mounts) writeFileSync(join(each, `file-${i}`), Buffer.alloc(500_000, i + 1))
     const made = await backUp(t, volumes, '--keep-snapshot')
-    t.deepEqual(made.map(({ kind }) => kind), i === 0 ? ['full', 'full'] : ['increment', 'increment'])
+    t.deepEqual(
+      made.map(({ kind }) => kind),
+      i === 0 ? ['full', 'full'] : ['increment', 'increment']
+    )
     // Nothing is frozen: this would hang.
     for (const each of mounts) run('touch', [join(each, 'thawed')])
   }
@@ -222,7 +228,10 @@ kernelTest('several volumes: frozen together and thawed; hooks; one that fails i
   t.true(existsSync(mark))
   const late = await runCommand([...words, 'sleep 1000', '--hook-deadline', '1'], { env })
   t.regex(late.stderr, /not done after 1 s.*DM_HOOK_FAILED/)
-  t.deepEqual(names.map((name) => left(name).length), [1, 1])
+  t.deepEqual(
+    names.map((name) => left(name).length),
+    [1, 1]
+  )
   for (const each of mounts) run('umount', [each])
 })
 
@@ -243,8 +252,14 @@ kernelTest('runs that are killed leave nothing once the next one is over', async
     const [made] = await backUp(t, [`${group}/killed`], '--keep-snapshot', '--keep', '2')
     t.is(left('killed').length, 1)
     const chain = join(root, group, 'killed')
-    t.deepEqual(readdirSync(chain).filter((name) => name.endsWith('.part')), [])
-    t.deepEqual(processes().filter(({ words }) => words.includes('qemu-img')), [])
+    t.deepEqual(
+      readdirSync(chain).filter((name) => name.endsWith('.part')),
+      []
+    )
+    t.deepEqual(
+      processes().filter(({ words }) => words.includes('qemu-img')),
+      []
+    )
     // A point that was finished before it was killed has no digest noted: prune keeps the newest two, and the last is ours.
     const to = join(folder, 'newest')
     run('bash', ['-c', `PATH=${env.PATH} qemu-img convert -f qcow2 -O raw ${join(chain, `${made.point}.qcow2`)} ${to}`])

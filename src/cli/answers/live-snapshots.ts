@@ -45,4 +45,3 @@ async function lvmMaker(volume: string, cowSize: number | undefined): Promise<Sn
     'DM_ARGUMENT_MISSING'
   )
 }
-

@@ -75,8 +75,13 @@ export async function openAgentSource(
     return {
       identity: await identityOf(volumes.get(target), data, true),
       ...(await questions(client, target, bases, volumes, data)),
-      ...(data instanceof ThinDeviceData && data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
-      ...{ target, sizeBytes: data.sizeBytes, blockBytes: data instanceof ThinDeviceData ? data.blockBytes : undefined },
+      ...(data instanceof ThinDeviceData &&
+        data.hasExternalOrigin && { allocated: async () => everything(data.sizeBytes) }),
+      ...{
+        target,
+        sizeBytes: data.sizeBytes,
+        blockBytes: data instanceof ThinDeviceData ? data.blockBytes : undefined
+      },
       data,
       look: () => data.look(),
       close
@@ -210,7 +215,7 @@ async function lvmVolumes(handles: readonly string[]): Promise<Map<string, Logic
   return found
 }
 
-/** LVM's node; device-mapper's of a pool of our own; or of what was taken below a tracked volume. */
+/** LVM's node; device-mapper's of a pool of our own or of dmsetup's; or of what was taken below a tracked volume. */
 async function devicePath({ source, name }: Handle, address: string): Promise<string> {
   if (source === '*') throw new UsageError(`*/${name} does not say where its device is`, 'name it with --device')
   const path = `/dev/${source}/${name}`
@@ -218,6 +223,7 @@ async function devicePath({ source, name }: Handle, address: string): Promise<st
   const [pool, volume] = [source, name].map((each) => each.replaceAll('-', '--'))
   const mapped = `/dev/mapper/${pool}-${volume}`
   if (!(await isMissing(mapped))) return mapped
+  if (!(await isMissing(`/dev/mapper/${name}`))) return `/dev/mapper/${name}`
   const below = await deviceBelow(source, name, address)
   return below ?? path
 }

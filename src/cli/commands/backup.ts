@@ -25,7 +25,6 @@ export function addBackupCommand(program: Command): void {
   for (const add of [addList, addRestore, addVerify, addPrune]) add(backup)
 }
 
-// eslint-disable-next-line max-lines-per-function -- one command's options and help, which are read together
 function addMake(backup: Command): void {
   addSourceOptions(
     backup

@@ -8,6 +8,7 @@ import { restore } from '../../backup/restore.ts'
 import type { OpenSnapshot } from '../../backup/served-snapshot.ts'
 import { type Verified, verifyChain } from '../../backup/verify.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { packageVersion } from '../../grpc/identity.ts'
 import { stopSignal } from '../../process/stop-signal.ts'
 import { openSource } from '../answers/nbd-sources.ts'
 import { describeFailure, Interrupted, UsageError } from '../command-line/failure.ts'
@@ -15,7 +16,6 @@ import { humanSize } from '../command-line/quantities.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'
 import { TransferProgress } from '../output/transfer-progress.ts'
-import { packageVersion } from '../version.ts'
 
 type Output = 'table' | 'json'
 
@@ -175,7 +175,8 @@ export async function runVerify(root: string, options: VerifyCommandOptions): Pr
         progress.begin(each)
         const stored = chain.points.reduce((sum, point) => sum + point.stored_bytes, 0)
         const onBytes = (bytes: number) => progress.update((read += bytes), stored)
-        for (const one of await verifyChain(chain, opener(options), { signal, onBytes })) found.push({ ...one, volume: each })
+        for (const one of await verifyChain(chain, opener(options), { signal, onBytes }))
+          found.push({ ...one, volume: each })
       } finally {
         await chain.close()
       }
