@@ -105,6 +105,9 @@ const NBD_INCREMENTS = 20
 const BACKUP_KILLS = 300
 const BACKUP_HISTORIES = 200
 const BACKUP_INCREMENTS = 20
+/** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
+const RECORD_PAIRS = 100_000
+const RECORD_DAMAGES = 20_000
 /** Of each kind, to a catalog. */
 const CATALOG_DAMAGES = 2000
 
@@ -484,6 +487,22 @@ const sections: readonly Section[] = [
       }
       const done = `${figure(COW_MUTATION_ROUNDS * COW_MUTATIONS_A_ROUND)} damaged stores of classic snapshots`
       yield [`seed ${seedOf(number)}:\n${tallyTable(tally)}\n\n${summaryTable(tally)}`, { ...nothing, done }]
+    }
+  },
+  kernelTest(
+    'base-records',
+    'base-records',
+    RECORD_PAIRS,
+    `${figure(RECORD_PAIRS)} pairs of snapshots by the records of their bases, against what the kernel reads`
+  ),
+  {
+    name: 'base-record-damage',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const environment = { RECORD_DAMAGES: String(RECORD_DAMAGES), RECORD_SEED: String(seedOf(number)) }
+      const said = await testHere([...avaForLong, 'test/devicemapper/thin/base-record.test.ts'], environment)
+      const done = `${figure(RECORD_DAMAGES)} damaged base records`
+      yield [`seed ${seedOf(number)}: ${said}`, { ...nothing, done }]
     }
   },
   {

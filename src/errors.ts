@@ -46,10 +46,36 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the file is no base record, or one of another pool or version'
   },
-  DM_BASE_RECORD_VOID: {
+  DM_BASE_RECORD_ROLLED_BACK: {
     status: 'FAILED_PRECONDITION',
-    summary: 'the record of the base no longer tells what changed: the pool did not simply go on from it'
+    summary: 'the pool was restored to an earlier state since the base was recorded'
   },
+  DM_BASE_RECORD_REBUILT: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool was made anew or its blocks were given other numbers since the base was recorded'
+  },
+  DM_BASE_RECORD_NEEDS_CHECK: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool of a base that is gone needs a check'
+  },
+  DM_BASE_RECORD_UNCLEAN_STOP: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool of a base that is gone was not deactivated in order, and passes discards down'
+  },
+  DM_BASE_RECORD_WRITABLE: {
+    status: 'FAILED_PRECONDITION',
+    summary:
+      'a base that is gone could have been written to between its backup and its removal, or a base that exists differs from its record'
+  },
+  DM_BASE_RECORD_ORIGIN: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'an external origin shows through base or target, and may have changed'
+  },
+  DM_BASE_RECORD_TIME_EXHAUSTED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the pool has had more snapshots than its mappings tell apart'
+  },
+  DM_BASE_RECORD_IMPOSSIBLE: { status: 'FAILED_PRECONDITION', summary: 'no record can be made of this snapshot' },
   DM_POOL_WENT_BACK: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was restored to an earlier state since the base was served'

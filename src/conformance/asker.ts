@@ -3,8 +3,13 @@
  * sends is folded as it comes. A driver that hangs or floods costs patience: each such call makes the next deadlines
  * shorter.
  */
-import { csiPackage } from '../grpc/protos.ts'
-import { controllerMethods, type Methods, nodeMethods } from '../grpc/volume-protos.ts'
+import {
+  controllerMethods,
+  identityMethods,
+  metadataMethods,
+  type Methods,
+  nodeMethods
+} from '../grpc/loaded-protos.ts'
 import { Random } from '../random.ts'
 import { AnswerFold } from './answer.ts'
 import { MessageReader } from './decode.ts'
@@ -238,9 +243,8 @@ export class Asker {
   }
 }
 
-const metadataMethods = csiPackage['csi.v1.SnapshotMetadata'] as unknown as Methods
 const servicesByName: Readonly<Record<string, Methods>> = {
-  Identity: csiPackage['csi.v1.Identity'] as unknown as Methods,
+  Identity: identityMethods,
   Controller: controllerMethods,
   Node: nodeMethods
 }

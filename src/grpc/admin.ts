@@ -11,7 +11,8 @@ import { Admin } from './generated/deltamapper/v1/admin_pb.ts'
 import { CountBeyond, fromPlain, toPlain } from './plain.ts'
 import { settledWithin } from './settled.ts'
 import { toStatus } from './status.ts'
-import { methodsOf, type PlainRequest, type PlainResponse, unaryMethod } from './unary.ts'
+import { methodsOf, unaryMethod } from './method-definitions.ts'
+import type { PlainRequest, PlainResponse } from './unary.ts'
 
 type Methods = (typeof Admin)['method']
 

@@ -7,10 +7,18 @@
  */
 import { findPackageJSON } from 'node:module'
 import { readFileSync } from 'node:fs'
-import type { sendUnaryData, ServerUnaryCall } from '@grpc/grpc-js'
+import type { sendUnaryData, ServerUnaryCall, ServiceDefinition } from '@grpc/grpc-js'
 import { status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
-import { identityService } from './protos.ts'
+import { create, type Message } from '@bufbuild/protobuf'
+import {
+  GetPluginCapabilitiesResponseSchema,
+  GetPluginInfoResponseSchema,
+  Identity,
+  PluginCapability_Service_Type,
+  ProbeResponseSchema
+} from './generated/csi/v1/csi_pb.ts'
+import { methodsOf, unaryMethod } from './method-definitions.ts'
 import { toStatus } from './status.ts'
 
 export interface IdentityOptions {
@@ -22,26 +30,29 @@ export interface IdentityOptions {
   readonly isReady: () => boolean | Promise<boolean>
 }
 
-type Handler<Response> = (call: ServerUnaryCall<object, Response>, respond: sendUnaryData<Response>) => void
+type Handler = (call: ServerUnaryCall<Message, Message>, respond: sendUnaryData<Message>) => void
 
 export class IdentityService {
-  static readonly definition = identityService
+  static readonly definition: ServiceDefinition = Object.fromEntries(
+    methodsOf(Identity).map(([, method]) => [method.name, unaryMethod(method)])
+  )
 
   readonly implementation: {
-    GetPluginInfo: Handler<object>
-    GetPluginCapabilities: Handler<object>
-    Probe: Handler<object>
+    GetPluginInfo: Handler
+    GetPluginCapabilities: Handler
+    Probe: Handler
   }
 
   constructor({ driverName, vendorVersion = packageVersion(), isReady }: IdentityOptions) {
     checkDriverName(driverName)
     this.implementation = {
-      GetPluginInfo: (_call, respond) => respond(null, { name: driverName, vendor_version: vendorVersion }),
+      GetPluginInfo: (_call, respond) =>
+        respond(null, create(GetPluginInfoResponseSchema, { name: driverName, vendorVersion })),
       GetPluginCapabilities: (_call, respond) =>
-        respond(null, { capabilities: [{ service: { type: 'SNAPSHOT_METADATA_SERVICE' } }] }),
+        respond(null, create(GetPluginCapabilitiesResponseSchema, { capabilities: [{ type: snapshotMetadata }] })),
       Probe: (_call, respond) => {
         void probe(isReady).then(
-          (ready) => respond(null, { ready: { value: ready } }),
+          (ready) => respond(null, create(ProbeResponseSchema, { ready })),
           // The one status for "unhealthy" in CSI, for any reason. The sidecar gives up on it.
           (error: unknown) =>
             respond({ ...toStatus(asDeltamapperError(error)), code: grpcStatus.FAILED_PRECONDITION }, null)
@@ -50,6 +61,12 @@ export class IdentityService {
     }
   }
 }
+
+/** The one capability, as a oneof of PluginCapability. */
+const snapshotMetadata = {
+  case: 'service',
+  value: { type: PluginCapability_Service_Type.SNAPSHOT_METADATA_SERVICE }
+} as const
 
 async function probe(isReady: IdentityOptions['isReady']): Promise<boolean> {
   return isReady()

@@ -9,7 +9,8 @@ import { asDeltamapperError } from '../errors.ts'
 import { ExaminationSchema, Inventory } from './generated/deltamapper/v1/inventory_pb.ts'
 import { fromPlain } from './plain.ts'
 import { toStatus } from './status.ts'
-import { type PlainResponse, UnaryClient, unaryMethod } from './unary.ts'
+import { unaryMethod } from './method-definitions.ts'
+import { type PlainResponse, UnaryClient } from './unary.ts'
 
 const { examine } = Inventory.method
 

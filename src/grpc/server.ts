@@ -20,7 +20,7 @@ import { file_deltamapper_v1_inventory, Inventory } from './generated/deltamappe
 import { understandTimeouts } from './grpc-timeout.ts'
 import { IdentityService, isPortableDriverName, type IdentityOptions } from './identity.ts'
 import { type InventoryBackend, InventoryService } from './inventory.ts'
-import { csiPackage, identityName, snapshotMetadataName } from './protos.ts'
+import { file_csi_v1_csi, Identity, SnapshotMetadata } from './generated/csi/v1/csi_pb.ts'
 import {
   type CallObserver,
   SnapshotMetadataService,
@@ -29,7 +29,7 @@ import {
 } from './snapshot-metadata.ts'
 import { listenOnTcp } from './tcp-socket.ts'
 import { type Certificates, createTlsServer } from './tls.ts'
-import { reflected } from './unary.ts'
+import { reflected } from './method-definitions.ts'
 import { unixClient } from './unix-client.ts'
 import { listenOnUnixSocket } from './unix-socket.ts'
 
@@ -198,7 +198,7 @@ function makeServices(options: ServerOptions, isReady: () => Promise<boolean>): 
     health: new HealthImplementation(),
     ...{ admin, inventory },
     names: [
-      ...['', snapshotMetadataName, identityName],
+      ...['', SnapshotMetadata.typeName, Identity.typeName],
       ...(admin ? [Admin.typeName] : []),
       ...(inventory ? [Inventory.typeName] : [])
     ]
@@ -227,10 +227,11 @@ function makeServers({ snapshotMetadata, identity, health, admin, inventory }: S
     if (local.inventory) server.addService(InventoryService.definition, local.inventory.implementation)
     health.addToServer(server)
     const own = {
+      ...reflected(file_csi_v1_csi),
       ...(local.admin && reflected(file_deltamapper_v1_admin)),
       ...(local.inventory && reflected(file_deltamapper_v1_inventory))
     }
-    new ReflectionService({ ...csiPackage, ...loadSync(healthProtoPath), ...own }).addToServer(server)
+    new ReflectionService({ ...loadSync(healthProtoPath), ...own }).addToServer(server)
     return server
   }
   // No keepalive pings: a connection within one machine cannot be half open, while a client that is stopped for a

@@ -18,7 +18,7 @@ import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
 import { type CallContext, callContext } from './call-context.ts'
 import { CallTurns } from './call-turns.ts'
-import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './protos.ts'
+import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './snapshot-metadata-methods.ts'
 import { settledWithin } from './settled.ts'
 import { nameOfStatus, toStatus } from './status.ts'
 

@@ -2,13 +2,11 @@
  * The services of our own, deltamapper.v1.Admin and Inventory: unary calls between plain objects (plain.ts). They give
  * orders, or name volumes and devices; who may open the socket may call them, so they are on unix sockets only.
  */
-import { type DescMethodUnary, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf'
-import type { DescFile, DescMessage, DescService, Message } from '@bufbuild/protobuf'
-import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt'
-import { Client, credentials, type MethodDefinition, type ServiceError, status } from '@grpc/grpc-js'
-import type { AnyDefinition, PackageDefinition } from '@grpc/proto-loader'
+import type { DescMessage, DescMethodUnary, Message, MessageShape } from '@bufbuild/protobuf'
+import { Client, credentials, type ServiceError, status } from '@grpc/grpc-js'
 import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress } from './address.ts'
+import { unaryMethod } from './method-definitions.ts'
 import { CountBeyond, fromPlain, type Plain, toPlain } from './plain.ts'
 import { fromStatus } from './status.ts'
 
@@ -17,28 +15,6 @@ const MAXIMUM_MESSAGE_BYTES = 64 * 1024 * 1024
 
 export type PlainRequest<Method extends { input: DescMessage }> = Plain<MessageShape<Method['input']>>
 export type PlainResponse<Method extends { output: DescMessage }> = Plain<MessageShape<Method['output']>>
-
-/**
- * A call as grpc-js takes it. The messages are protobuf's: what a server makes of a request may be an error with words.
- */
-export function unaryMethod({ parent, name, input, output }: DescMethodUnary): MethodDefinition<Message, Message> {
-  return {
-    path: `/${parent.typeName}/${name}`,
-    requestStream: false,
-    responseStream: false,
-    requestSerialize: (request) => encoded(input, request),
-    requestDeserialize: (bytes) => fromBinary(input, bytes),
-    responseSerialize: (response) => encoded(output, response),
-    responseDeserialize: (bytes) => fromBinary(output, bytes)
-  }
-}
-
-/** A file's descriptor for server reflection, which takes what proto-loader makes. */
-export function reflected({ proto, name }: DescFile): PackageDefinition {
-  const fileDescriptorProtos = [encoded(FileDescriptorProtoSchema, proto)]
-  // Of a file it reads nothing but this.
-  return { [name]: { fileDescriptorProtos } as unknown as AnyDefinition }
-}
 
 /** A client of one such service. Connects with the first call. */
 export class UnaryClient {
@@ -127,11 +103,6 @@ export class UnaryClient {
   }
 }
 
-/** The methods of a service, as the generated descriptor types them. */
-export function methodsOf<Service extends DescService>(service: Service): [keyof Service['method'], DescMethodUnary][] {
-  return Object.entries(service.method) as [keyof Service['method'], DescMethodUnary][]
-}
-
 /** @throws DM_ARGUMENT_INVALID for a count that is none */
 function requestOf<Input extends DescMessage>(schema: Input, request: Plain<MessageShape<Input>>): MessageShape<Input> {
   try {
@@ -140,10 +111,4 @@ function requestOf<Input extends DescMessage>(schema: Input, request: Plain<Mess
     if (!(error instanceof CountBeyond)) throw error
     throw invalid(error.message, 'give a whole number')
   }
-}
-
-/** grpc-js wants a Buffer; this one shares the message's memory. */
-function encoded<Desc extends DescMessage>(schema: Desc, message: Message): Buffer {
-  const { buffer, byteOffset, byteLength } = toBinary(schema, message as MessageShape<Desc>)
-  return Buffer.from(buffer, byteOffset, byteLength)
 }

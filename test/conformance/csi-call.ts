@@ -3,7 +3,7 @@
  * with single quotes for double ones.
  */
 import { Client, credentials } from '@grpc/grpc-js'
-import { controllerMethods } from '../../src/grpc/volume-protos.ts'
+import { controllerMethods } from '../../src/grpc/loaded-protos.ts'
 
 const [socket, method = '', request = ''] = process.argv.slice(2)
 const { path, requestSerialize, responseDeserialize } = controllerMethods[method]

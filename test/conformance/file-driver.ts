@@ -17,8 +17,7 @@ import {
   type ServerWritableStream,
   status
 } from '@grpc/grpc-js'
-import { csiPackage } from '../../src/grpc/protos.ts'
-import { controllerMethods, type Methods, nodeMethods } from '../../src/grpc/volume-protos.ts'
+import { controllerMethods, identityMethods, metadataMethods, nodeMethods } from '../../src/grpc/loaded-protos.ts'
 
 /** Ways to be wrong that only data shows. */
 export type FileFault =
@@ -72,11 +71,10 @@ export async function startFileDriver(
   await mkdir(folder, { recursive: true })
   const driver = new FileDriver(folder, how === 'loop', fault)
   const server = new Server()
-  const metadata = csiPackage['csi.v1.SnapshotMetadata'] as unknown as Methods
-  server.addService(csiPackage['csi.v1.Identity'] as unknown as Methods, unaries(driver.identity))
+  server.addService(identityMethods, unaries(driver.identity))
   server.addService(controllerMethods, unaries(driver.controller))
   server.addService(nodeMethods, unaries(driver.node))
-  server.addService(metadata, {
+  server.addService(metadataMethods, {
     GetMetadataAllocated: (call: ServerWritableStream<Request, object>) =>
       void streamed(call, () => driver.ranges(undefined, call.request['snapshot_id'], call.request)),
     GetMetadataDelta: (call: ServerWritableStream<Request, object>) =>

@@ -9,7 +9,7 @@ import type { ExecutionContext } from 'ava'
 import pino from 'pino'
 import { DeltamapperError } from '../../src/errors.ts'
 import { BlockMetadataEncoder } from '../../src/grpc/block-metadata.ts'
-import type { AllocatedRequest, DeltaRequest } from '../../src/grpc/protos.ts'
+import type { AllocatedRequest, DeltaRequest } from '../../src/grpc/snapshot-metadata-methods.ts'
 import { startServer, type RunningServer, type ServerOptions } from '../../src/grpc/server.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../src/grpc/snapshot-metadata.ts'
 

@@ -7,6 +7,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import type { PoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { collectExtents } from './collect-extents.ts'
+import { deltaOf, recordedPairs, withoutOthers } from './compare-records.ts'
 import { expectedAllocated, expectedDelta, fromStartingOffset, mappedEndBytes } from './expected.ts'
 import type { Extent } from './expected.ts'
 import { oracleOf } from './oracle.ts'
@@ -49,6 +50,7 @@ export async function comparePool(pool: TestPool, seed = 1): Promise<Comparison>
       )
       tally = [allocated, ...deltas].reduce(added, tally)
     }
+    tally = added(tally, await compareRecords(pool, metadata, oracle, random))
   } finally {
     await metadata.close()
   }
@@ -61,6 +63,31 @@ export function added(left: Comparison, right: Comparison): Comparison {
     answers: left.answers + right.answers,
     extents: left.extents + right.extents
   }
+}
+
+/** Removes the bases, and compares by their records with what the oracle said before. */
+async function compareRecords(
+  pool: TestPool,
+  metadata: PoolMetadata,
+  oracle: Oracle,
+  random: Random
+): Promise<Comparison> {
+  const pairs = await recordedPairs(pool, metadata, oracle, random)
+  let extents = 0
+  for (const target of pool.deviceIds) {
+    const after = await withoutOthers(pool, target)
+    try {
+      for (const pair of pairs.filter((each) => each.target === target)) {
+        const actual = await deltaOf(pair, after)
+        if (!isDeepStrictEqual(actual, pair.expected)) throw disagreement(pool, pair.question, actual, pair.expected)
+        extents += actual.length
+      }
+    } finally {
+      await after.close()
+    }
+  }
+  for (const record of new Set(pairs.map((each) => each.record))) await record.close()
+  return { pairs: 0, answers: pairs.length, extents }
 }
 
 async function compareDevices(pool: TestPool, metadata: PoolMetadata, oracle: Oracle): Promise<void> {

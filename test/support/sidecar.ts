@@ -7,7 +7,6 @@ import { readFile } from 'node:fs/promises'
 import {
   Client,
   credentials,
-  type MethodDefinition,
   Server,
   ServerCredentials,
   type ServerWritableStream,
@@ -15,17 +14,14 @@ import {
   status
 } from '@grpc/grpc-js'
 import type { ExecutionContext } from 'ava'
-import { csiPackage } from '../../src/grpc/protos.ts'
-import { sidecarPackage } from '../../src/grpc/sidecar-protos.ts'
+import { identityMethods, metadataMethods, sidecarMethods } from '../../src/grpc/loaded-protos.ts'
 import type { TlsFiles } from '../../src/grpc/tls.ts'
 import { type KubernetesObject, textOf } from '../../src/kubernetes/object.ts'
 import type { FakeApiServer } from './fake-api-server.ts'
 import { oncePortIsFree } from './same-port.ts'
 
 type Fields = Record<string, string>
-type Methods = Record<string, MethodDefinition<object, object>>
-const csi = { ...csiPackage['csi.v1.Identity'], ...csiPackage['csi.v1.SnapshotMetadata'] } as unknown as Methods
-const offered = sidecarPackage['snapshotmetadata.SnapshotMetadata'] as unknown as Methods
+const csi = { ...identityMethods, ...metadataMethods }
 
 export interface Refusal {
   readonly code: number
@@ -106,7 +102,7 @@ export class Sidecar {
 
   async #listenOnce(serverCredentials: ServerCredentials): Promise<void> {
     const server = new Server()
-    server.addService(offered, {
+    server.addService(sidecarMethods, {
       GetMetadataAllocated: (call: ServerWritableStream<Fields, object>) =>
         this.#serve(call, 'GetMetadataAllocated', 'snapshot_name', (snapshot_id) => ({ snapshot_id })),
       GetMetadataDelta: (call: ServerWritableStream<Fields, object>) =>

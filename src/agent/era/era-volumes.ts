@@ -1,7 +1,7 @@
 /**
  * The tracked volumes, as the Admin service drives them: attach, activate, grow, snapshot, detach.
  *
- *     call ─▶ the volume's lock ─▶ recover what was interrupted ─▶ attachment.ts · boundary.ts ─▶ the volume as it is now
+ *     call ─▶ the volume's lock ─▶ recovery.ts ─▶ attachment.ts · activation.ts · growth.ts · boundary/ ─▶ as it is now
  *
  * One change at a time in each volume. A suspension for a driver (BeginSnapshot) keeps the lock until it ends, at its
  * deadline at the latest. The agent activates nothing at its start: a person does, or the unit that runs `deltamapper
@@ -18,6 +18,7 @@ import { nameTaken } from '../catalog/name-taken.ts'
 import { checkPoolName, checkThinName } from '../node/naming.ts'
 import { checkCount } from '../node/request-checks.ts'
 import { KeyedLock } from '../node/keyed-lock.ts'
+import { Activation } from './activation.ts'
 import { Attachment } from './attachment.ts'
 import { Boundary, type BoundaryParts, type EraHistoryRecorder } from './boundary/boundary.ts'
 import {
@@ -26,6 +27,9 @@ import {
   describeEraSnapshot,
   describeEraVolume
 } from './description.ts'
+import { DriverSuspensions } from './boundary/driver-suspensions.ts'
+import { Growth } from './growth.ts'
+import { Recovery } from './recovery.ts'
 import { HistoryCheck, noSuchVolume } from './device/history-check.ts'
 import {
   formatSnapshotBy,
@@ -44,8 +48,6 @@ const BLOCK_UNIT = 4096
 const SETTLE_AT_START_MS = 5000
 /** The longest suspension that a caller may ask for, in milliseconds. */
 const MAX_DEADLINE_MS = 600_000
-/** The longest description that a driver may give of its snapshot, in characters. */
-const LONGEST_REFERENCE = 1000
 /**
  * The part of a suspension's time that is kept for the resume, in milliseconds: the lower snapshot must be done before.
  */
@@ -96,16 +98,6 @@ interface SnapshotEnd {
   readonly abandon: boolean
 }
 
-/** A suspension that a driver asked for. */
-interface Session {
-  readonly boundary: Boundary
-  /** What `unmountedSince` returned at its beginning. */
-  readonly unmounted: string | undefined
-  /** Releases the lock that it keeps. */
-  readonly over: () => void
-  readonly timer: NodeJS.Timeout
-}
-
 export class EraVolumes {
   readonly #options: EraVolumesOptions
   readonly #catalog: Catalog
@@ -113,10 +105,13 @@ export class EraVolumes {
   readonly #logger: Logger
   readonly #lower: LowerSnapshots
   readonly #attachment: Attachment
+  readonly #activation: Activation
+  readonly #growth: Growth
+  readonly #recovery: Recovery
   readonly #parts: BoundaryParts
   readonly #locks = new KeyedLock()
   readonly #statusGate = new StatusGate()
-  readonly #sessions = new Map<string, Session>()
+  readonly #suspensions: DriverSuspensions
   /** Aborted when the agent stops. */
   readonly #closing = new AbortController()
 
@@ -126,11 +121,15 @@ export class EraVolumes {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
-    const historyCheck = new HistoryCheck(catalog, deviceMapper, logger)
-    this.#lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
-    this.#attachment = new Attachment(catalog, deviceMapper, historyCheck, this.#lower, { logger, trustRestarts })
-    const places = () => neededPaths(catalog.path)
-    this.#parts = { catalog, deviceMapper, historyCheck, recorder, logger, places }
+    const parts = { catalog, deviceMapper, historyCheck: new HistoryCheck(catalog, deviceMapper, logger), logger }
+    const lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
+    this.#lower = lower
+    this.#attachment = new Attachment(parts)
+    this.#activation = new Activation({ ...parts, trustRestarts })
+    this.#growth = new Growth(parts)
+    this.#recovery = new Recovery({ ...parts, lower, attachment: this.#attachment, growth: this.#growth })
+    this.#suspensions = new DriverSuspensions(logger)
+    this.#parts = { ...parts, recorder, places: () => neededPaths(catalog.path) }
   }
 
   /**
@@ -151,7 +150,7 @@ export class EraVolumes {
   async close(): Promise<void> {
     const why = 'the agent is stopping: the volume is resumed, and the snapshot given up'
     this.#closing.abort(shuttingDown(why))
-    for (const token of [...this.#sessions.keys()]) await this.#expire(token)
+    await this.#suspensions.close()
     await this.#locks.close()
   }
 
@@ -187,17 +186,17 @@ export class EraVolumes {
   }
 
   async activateEra({ volume, startOver }: { volume: string; startOver: boolean }): Promise<DescribedEraVolume> {
-    await this.inTurn(volume, (tracked) => this.#attachment.activate(tracked, startOver))
+    await this.inTurn(volume, (tracked) => this.#activation.activate(tracked, startOver))
     return this.#shown(volume)
   }
 
   async deactivateEra({ volume, atShutdown }: { volume: string; atShutdown: boolean }): Promise<DescribedEraVolume> {
-    await this.inTurn(volume, (tracked) => this.#attachment.deactivate(tracked, atShutdown))
+    await this.inTurn(volume, (tracked) => this.#activation.deactivate(tracked, atShutdown))
     return this.#shown(volume)
   }
 
   async growEra({ volume }: { volume: string }): Promise<DescribedEraVolume> {
-    await this.inTurn(volume, (tracked) => this.#attachment.grow(tracked))
+    await this.inTurn(volume, (tracked) => this.#growth.grow(tracked))
     return this.#shown(volume)
   }
 
@@ -254,42 +253,15 @@ export class EraVolumes {
     void this.inTurn(volume, async (tracked) => {
       const unmounted = await this.#unmounted(tracked)
       const { boundary } = await Boundary.begin(this.#parts, volume, name, deadline, () => Promise.resolve())
-      const over = Promise.withResolvers<undefined>()
-      const { token } = boundary
-      const timer = setTimeout(() => void this.#expire(token), deadline)
-      this.#sessions.set(token, { boundary, unmounted, timer, over: () => over.resolve(undefined) })
-      boundary.lost.addEventListener('abort', () => void this.#expire(token))
-      begun.resolve(boundary)
-      if (this.#closing.signal.aborted || boundary.lost.aborted) await this.#expire(token)
-      await over.promise
+      await this.#suspensions.keep({ boundary, unmounted }, deadline, () => begun.resolve(boundary))
     }).catch((error: unknown) => begun.reject(error as Error))
     const { token, boundaryEra } = await begun.promise
     return { token, boundaryEra, deadlineMs: deadline }
   }
 
   async endSnapshot({ token, reference, abandon }: SnapshotEnd): Promise<{ snapshot?: DescribedEraSnapshot }> {
-    // Checked before anything is ended, so that the driver can correct it within its deadline.
-    if (!abandon) checkReference(reference)
-    const session = this.#takeSession(token)
-    if (!session) {
-      throw new DeltamapperError(
-        'DM_SNAPSHOT_TOO_SLOW',
-        'there is no such suspension any more: its deadline has passed, its watchdog died (the log says so), or the agent was restarted',
-        'remove what was taken, and begin again; give BeginSnapshot a later deadline if it has to be that long'
-      )
-    }
-    const { boundary, unmounted } = session
-    try {
-      if (abandon) {
-        await boundary.abandon()
-        return {}
-      }
-      const lower: LowerSnapshotRecord = { kind: 'driver', reference }
-      return { snapshot: describeEraSnapshot(boundary.volume.name, await boundary.complete(lower), unmounted) }
-    } finally {
-      await boundary.abandon()
-      session.over()
-    }
+    const ended = await this.#suspensions.end(token, reference, abandon)
+    return ended ? { snapshot: describeEraSnapshot(ended.volume, ended.snapshot, ended.unmounted) } : {}
   }
 
   async listEraSnapshots({ volume }: { volume: string }): Promise<{ snapshots: DescribedEraSnapshot[] }> {
@@ -308,7 +280,7 @@ export class EraVolumes {
     await this.inTurn(volume, async (tracked) => {
       const snapshot = await this.#snapshot(volume, name)
       const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
-      await this.#attachment.removeLower(tracked, await this.#lower.recorded(lower, tracked))
+      await this.#recovery.removeLower(tracked, await this.#lower.recorded(lower, tracked))
       await this.#catalog.eraSnapshots.delete(volume, name)
     })
   }
@@ -347,7 +319,7 @@ export class EraVolumes {
   }
 
   async #settle(name: string): Promise<void> {
-    const because = await this.#statusGate.keep(name, () => this.#attachment.settle(name))
+    const because = await this.#statusGate.keep(name, () => this.#recovery.settle(name))
     if (because !== undefined) this.#logger.warn({ volume: name, because }, 'recovered what was interrupted')
   }
 
@@ -356,7 +328,7 @@ export class EraVolumes {
     try {
       await this.#locks.take(volume, async () => {
         await this.#settle(volume)
-        await this.#attachment.lookAtStart(volume)
+        await this.#activation.lookAtStart(volume)
       })
     } catch (error) {
       const { code, message } = asDeltamapperError(error)
@@ -379,32 +351,4 @@ export class EraVolumes {
       `give at most ${MAX_DEADLINE_MS}: everything that writes to it waits`
     )
   }
-
-  #takeSession(token: string): Session | undefined {
-    const session = this.#sessions.get(token)
-    this.#sessions.delete(token)
-    clearTimeout(session?.timer)
-    return session
-  }
-
-  async #expire(token: string): Promise<void> {
-    const session = this.#takeSession(token)
-    if (!session) return
-    await session.boundary.abandon().catch((error: unknown) => {
-      this.#logger.error({ what: asDeltamapperError(error).line }, 'a suspension was not ended in order')
-    })
-    session.over()
-  }
-}
-
-/** @throws DM_ARGUMENT_INVALID for text that the catalog could not store unchanged */
-function checkReference(reference: string): void {
-  const { length } = reference
-  if (length <= LONGEST_REFERENCE && reference.isWellFormed() && !/\p{Cc}/u.test(reference)) return
-  throw invalid(
-    length > LONGEST_REFERENCE
-      ? `a reference of ${length} characters is too long`
-      : `the reference ${JSON.stringify(reference.slice(0, 50))} has control characters in it`,
-    `end the suspension with one of at most ${LONGEST_REFERENCE} characters, or with abandon`
-  )
 }

@@ -7,13 +7,14 @@
  */
 import type { ExtentStream } from '../../devicemapper/extents.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
-import { checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
+import { newcomers, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
+import { checkExternalOrigin, checkWentOn, voidRecord } from '../../devicemapper/thin/base-record/trust.ts'
 import type { DeviceDetails } from '../../devicemapper/thin/device-details.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { UsageError } from '../command-line/failure.ts'
-import { describeView, openViews } from '../inspection/pool-views.ts'
+import { describeView, openViews, type PoolViews } from '../inspection/pool-views.ts'
 import { firstBeyond, remarkLeftOut } from './left-out.ts'
 import type { AnswerOptions, Question, Remark } from './question.ts'
 import { refuseStray } from './stray-options.ts'
@@ -39,12 +40,10 @@ export async function answerFromRecord(
     try {
       const { metadata } = views
       remark(`reading ${describeView(views)}`)
-      await checkRecord(record, recordPath, metadata, signal)
-      remark(
-        'that the metadata is of the pool of the record, and that nobody wrote to the base before it went, cannot be seen here'
-      )
+      await checkRecord(record, views, signal)
+      remarkUnseen(record, remark)
       await targetSize(metadata, targetId, size, signal, remark)
-      if (size !== undefined) await remarkBeyond(recordPath, metadata, { targetId, size, signal }, remark)
+      if (size !== undefined) await remarkBeyond(record, metadata, { targetId, size, signal }, remark)
       await use(await metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes: size, startingOffset, signal }))
     } finally {
       await views.close()
@@ -52,6 +51,18 @@ export async function answerFromRecord(
   } finally {
     await record.close()
   }
+}
+
+/** Prints what metadata does not show. @throws DM_BASE_RECORD_ORIGIN */
+function remarkUnseen({ header }: BaseRecordReader, remark: Remark): void {
+  const { externalOrigin } = header.device
+  // Which one the target has, metadata does not say.
+  checkExternalOrigin(header, externalOrigin)
+  if (externalOrigin) remark(`external origin ${externalOrigin.identity} must still be the target's, and read-only`)
+  remark(
+    'that the metadata is of the pool of the record, that nobody wrote to the base before it went, ' +
+      'and that the pool has not stopped without its last commit since, cannot be seen here'
+  )
 }
 
 /** @throws UsageError */
@@ -69,21 +80,43 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
 /**
  * Checks that the pool continued from the record, and that the base, if it still exists, is unchanged.
  *
- * @throws DM_BASE_RECORD_VOID
+ * @throws what `checkWentOn` throws, DM_BASE_RECORD_WRITABLE
  */
 async function checkRecord(
   record: BaseRecordReader,
-  recordPath: string,
-  metadata: PoolMetadata,
+  { metadata, live }: PoolViews,
   signal: AbortSignal
 ): Promise<void> {
   const { id, creationTime, transactionId, mappedBlocks } = record.header.device
-  checkWentOn(record.header, await metadata.moment(signal))
+  const now = await metadata.moment(signal)
+  checkWentOn(record.header, now, live)
+  await checkNewcomers(record.header.pool.moment, now, metadata, signal)
   const details = await detailsOf(metadata, id, signal)
   // A device of its id that was made at another time is another one.
   if (details?.creationTime !== creationTime || details.transactionId !== transactionId) return
-  if (details.mappedBlocks !== mappedBlocks || (await differs(recordPath, metadata, id, signal))) {
-    throw voidRecord(`base ${id} is still in the pool, and maps something else than the record`)
+  if (details.mappedBlocks !== mappedBlocks || (await differs(record, metadata, id, signal))) {
+    throw voidRecord('WRITABLE', `base ${id} is still in the pool, and maps something else than the record`)
+  }
+}
+
+/**
+ * A snapshot of the record's very moment that is not in its list was taken after the pool had gone back.
+ *
+ * @throws DM_BASE_RECORD_ROLLED_BACK
+ */
+async function checkNewcomers(
+  before: PoolMoment,
+  now: PoolMoment,
+  metadata: PoolMetadata,
+  signal: AbortSignal
+): Promise<void> {
+  for (const { id, creationTime } of newcomers(before, now)) {
+    if (creationTime !== before.time || !(await metadata.isSnapshot(await metadata.device(id, signal), signal)))
+      continue
+    throw voidRecord(
+      'ROLLED_BACK',
+      `thin device ${id} is a snapshot of time ${creationTime}, as the record is, and was not there when that was made`
+    )
   }
 }
 
@@ -99,36 +132,30 @@ async function detailsOf(metadata: PoolMetadata, id: number, signal: AbortSignal
 
 /** Prints what `--size` leaves out, if anything. */
 async function remarkBeyond(
-  recordPath: string,
+  record: BaseRecordReader,
   metadata: PoolMetadata,
   { targetId, size, signal }: { targetId: number; size: number; signal: AbortSignal },
   remark: Remark
 ): Promise<void> {
-  // A record is read once, from its beginning to its end.
-  const record = await BaseRecordReader.open(recordPath)
-  try {
-    const beyond = async () => {
-      const mapped = await metadata.mappedEnd(await metadata.device(targetId, signal), signal)
-      const sizeBytes = Math.max(mapped, record.header.device.sizeBytes)
-      const startingOffset = firstBeyond(size, metadata.superblock.dataBlockBytes)
-      if (sizeBytes <= startingOffset) return undefined
-      return metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes, startingOffset, signal })
-    }
-    await remarkLeftOut(beyond, remark)
-  } finally {
-    await record.close()
+  const beyond = async () => {
+    const mapped = await metadata.mappedEnd(await metadata.device(targetId, signal), signal)
+    const sizeBytes = Math.max(mapped, record.header.device.sizeBytes)
+    const startingOffset = firstBeyond(size, metadata.superblock.dataBlockBytes)
+    if (sizeBytes <= startingOffset) return undefined
+    return metadata.deltaFromRecord({ record, deviceId: targetId, sizeBytes, startingOffset, signal })
   }
+  await remarkLeftOut(beyond, remark)
 }
 
-async function differs(recordPath: string, metadata: PoolMetadata, id: number, signal: AbortSignal): Promise<boolean> {
-  const record = await BaseRecordReader.open(recordPath)
-  try {
-    // Beyond its size a base has nothing, so that all the rest would count as changed.
-    const { sizeBytes } = record.header.device
-    const { batches } = await metadata.deltaFromRecord({ record, deviceId: id, sizeBytes, signal })
-    for await (const { count } of batches) if (count > 0) return true
-    return false
-  } finally {
-    await record.close()
-  }
+async function differs(
+  record: BaseRecordReader,
+  metadata: PoolMetadata,
+  id: number,
+  signal: AbortSignal
+): Promise<boolean> {
+  // Beyond its size a base has nothing, so that all the rest would count as changed.
+  const { sizeBytes } = record.header.device
+  const { batches } = await metadata.deltaFromRecord({ record, deviceId: id, sizeBytes, signal })
+  for await (const { count } of batches) if (count > 0) return true
+  return false
 }

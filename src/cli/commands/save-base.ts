@@ -3,11 +3,11 @@
  */
 import { WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { BaseRecordWriter } from '../../devicemapper/thin/base-record/writer.ts'
-import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import { checkRecordable } from '../../devicemapper/thin/base-record/trust.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { interruptible } from '../command-line/interruption.ts'
-import { describeView, openViews } from '../inspection/pool-views.ts'
+import { describeView, openViews, type PoolViews } from '../inspection/pool-views.ts'
 import { counted, humanSize } from '../command-line/quantities.ts'
 
 export interface SaveOptions {
@@ -27,9 +27,8 @@ export async function saveBase(
   await interruptible(undefined, async (signal) => {
     const views = await openViews(path, liveRoot)
     try {
-      const { metadata } = views
       process.stderr.write(`deltamapper: reading ${describeView(views)}\n`)
-      const { mappedBlocks, bytes, sizeBytes } = await save(metadata, id, to, size, signal)
+      const { mappedBlocks, bytes, sizeBytes } = await save(views, id, to, size, signal)
       const what = `${counted(mappedBlocks, 'block')} of a device of ${humanSize(sizeBytes)}, in ${humanSize(bytes)}`
       process.stderr.write(`deltamapper: ${to}: ${what}; complete\n`)
     } finally {
@@ -38,25 +37,28 @@ export async function saveBase(
   })
 }
 
-async function save(metadata: PoolMetadata, id: number, to: string, size: number | undefined, signal: AbortSignal) {
+async function save(
+  { metadata, live }: PoolViews,
+  id: number,
+  to: string,
+  size: number | undefined,
+  signal: AbortSignal
+) {
   const device = await metadata.device(id, signal)
   const { mappedBlocks, creationTime, transactionId } = device.details
-  const mappedEnd = await metadata.mappedEnd(device, signal)
-  const sizeBytes = size ?? mappedEnd
+  const sizeBytes = size ?? (await metadata.mappedEnd(device, signal))
+  const moment = await metadata.moment(signal)
+  checkRecordable(live, moment)
+  const { dataBlockBytes } = metadata.superblock
   const writer = await BaseRecordWriter.begin(to, {
-    pool: {
-      identity: undefined,
-      dataBlockBytes: metadata.superblock.dataBlockBytes,
-      moment: await metadata.moment(signal)
-    },
+    pool: { identity: undefined, dataBlockBytes, dataBlocks: live.dataBlocks, moment },
     device: { id, creationTime, transactionId, mappedBlocks, sizeBytes, identity: undefined, volume: undefined },
     handles: [],
     madeAt: Date.now()
   }).catch(refused(to))
   try {
-    // All mappings, also those beyond its size: only then their number shows that none is missing.
     const sink = new WholeRecordSink(writer)
-    const answer = await metadata.allocated({ deviceId: id, sizeBytes: Math.max(sizeBytes, mappedEnd), sink, signal })
+    const answer = await metadata.allocated({ deviceId: id, sizeBytes, sink, signal })
     while (!(await answer.batches.next()).done) signal.throwIfAborted()
     if (!answer.isPristine()) throw writtenTo(id)
   } catch (error) {

@@ -27,6 +27,7 @@ export async function showBaseRecord(
 }
 
 function asJson({ path, header: { pool, device, handles, madeAt }, bytes }: BaseRecordReader, runs: number) {
+  const { externalOrigin: origin } = device
   return {
     kind: 'base record',
     path,
@@ -39,9 +40,15 @@ function asJson({ path, header: { pool, device, handles, madeAt }, bytes }: Base
     id: device.id,
     transaction_id: String(device.transactionId),
     creation_time: device.creationTime,
+    identity: device.identity ?? null,
+    volume: device.volume ?? null,
+    external_origin: origin ? { identity: origin.identity, read_only: origin.readOnly } : null,
     pool: {
       identity: pool.identity ?? null,
       data_block_size_bytes: pool.dataBlockBytes,
+      data_blocks: pool.dataBlocks ?? null,
+      metadata_uuid: pool.metadataUuid ?? null,
+      data_uuid: pool.dataUuid ?? null,
       time: pool.moment.time,
       transaction_id: String(pool.moment.transactionId)
     }

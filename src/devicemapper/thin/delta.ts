@@ -57,7 +57,7 @@ export interface MappingDelta {
    * The record of a base that is gone. A pair as young as the base or younger proves nothing: whoever got it could
    * write to it in place.
    */
-  baseRecord?: Pick<BaseRecordReader, 'skipTo' | 'next' | 'header'> | undefined
+  baseRecord?: Pick<BaseRecordReader, 'startAt' | 'next' | 'header'> | undefined
   /** Root block of the target's mapping tree. */
   targetRoot: number
   /**
@@ -240,14 +240,12 @@ class CoWalk {
       if (baseKey === targetKey) {
         const [data, time] = [target.data[t], target.times[t]]
         // While the base lives, its data blocks are given to nobody else, whatever times the mappings have.
-        const isOther =
-          base.data[b] !== data || (pairsUntil < Infinity && (base.times[b] !== time || time >= pairsUntil))
-        if (isOther || targetKey >= baseEndBlock) {
-          extents.add(targetKey)
-          sink?.put(targetKey, data, time)
-        } else {
-          sink?.keep(targetKey, data, time)
-        }
+        const isMoved = base.data[b] !== data
+        const isOtherPair = isMoved || base.times[b] !== time
+        const isOther = pairsUntil === Infinity ? isMoved : isOtherPair || time >= pairsUntil
+        if (isOther || targetKey >= baseEndBlock) extents.add(targetKey)
+        if (isOtherPair) sink?.put(targetKey, data, time)
+        else sink?.keep(targetKey, data, time)
         b++
         t++
       } else if (baseKey < targetKey) {

@@ -27,7 +27,7 @@ import {
 import type { DeviceNumber } from '../target-words.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
 import { checkRecordBlocks } from './base-record/trust.ts'
-import { changedExtents, type MappingSink } from './delta.ts'
+import { changedExtents, type MappingDelta, type MappingSink } from './delta.ts'
 import { DEVICE_DETAILS_SIZE, type DeviceDetails, MAX_DEVICES, parseDeviceDetails } from './device-details.ts'
 import { packDevices, type PoolMoment } from './base-record/pool-moment.ts'
 import { type MappedLeaf, mappedLeaf } from './mapped-leaf.ts'
@@ -86,7 +86,7 @@ export interface AllocatedQuestion {
   externalOriginBytes?: number | undefined
   /** The device's earlier fingerprint; on a live pool it must still be the same. */
   fingerprint?: Fingerprint | undefined
-  /** Is told all that is found (delta.ts). */
+  /** Is told all mappings of the target from `startingOffset` on, also those beyond its size (delta.ts). */
   sink?: MappingSink | undefined
   signal?: AbortSignal | undefined
 }
@@ -298,8 +298,9 @@ export class PoolMetadata {
    * the target's tree.
    *
    * Whether the pool is still the one that went on from the record is for `checkWentOn` (base-record/trust.ts) to tell.
+   * The record may be read again afterwards.
    *
-   * @throws DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_DAMAGED, and what `allocated` throws
+   * @throws DM_BASE_RECORD_REBUILT, DM_BASE_RECORD_DAMAGED, and what `allocated` throws
    */
   async deltaFromRecord({ record, ...question }: RecordedDeltaQuestion): Promise<MappingStream> {
     checkRecordBlocks(record, this.superblock.dataBlockBytes)
@@ -315,7 +316,7 @@ export class PoolMetadata {
     const capacityBytes = sizeBytes ?? (await this.mappedEnd(target, signal))
     checkStartingOffset(startingOffset, capacityBytes)
     const { dataBlockBytes } = this.superblock
-    const extents = changedExtents({
+    const delta: MappingDelta = {
       reader: this.#reader,
       baseRoot: base?.device?.root,
       baseRecord: base?.record,
@@ -338,7 +339,9 @@ export class PoolMetadata {
       originBlocks: Math.ceil(externalOriginBytes / dataBlockBytes),
       sink,
       signal
-    })
+    }
+    const devices = base?.device ? [target, base.device] : [target]
+    const extents = sink ? this.#toldWhole(delta, devices) : changedExtents(delta)
     const pinned = [
       ...(base?.device ? [{ device: base.device, fingerprint: base.fingerprint }] : []),
       { device: target, fingerprint }
@@ -352,6 +355,26 @@ export class PoolMetadata {
       })(),
       isPristine: () => pristine
     }
+  }
+
+  /**
+   * The walk of an answer, and for its sink the rest of the trees: what lies below the end of an external origin, where
+   * the answer does not depend on it, and behind the size, where a volume that was larger once still has mappings.
+   */
+  async *#toldWhole(delta: MappingDelta, devices: readonly ThinDevice[]): AsyncGenerator<ExtentBatch, boolean> {
+    const { blockBytes, sizeBytes, firstBlock, originBlocks, signal } = delta
+    const rest = { ...delta, originBlocks: 0, sizeIsFromTree: false }
+    const endBlock = Math.ceil(sizeBytes / blockBytes)
+    const originEnd = Math.min(originBlocks, endBlock)
+    let pristine = true
+    if (firstBlock < originEnd) {
+      pristine = await ended(changedExtents({ ...rest, sizeBytes: Math.min(originEnd * blockBytes, sizeBytes) }))
+    }
+    pristine = (yield* changedExtents(delta)) && pristine
+    let mappedEnd = 0
+    for (const device of devices) mappedEnd = Math.max(mappedEnd, await this.mappedEnd(device, signal))
+    if (mappedEnd <= endBlock * blockBytes) return pristine
+    return (await ended(changedExtents({ ...rest, firstBlock: endBlock, sizeBytes: mappedEnd }))) && pristine
   }
 
   /**
@@ -552,6 +575,14 @@ export class PoolMetadata {
       this.superblock.mappingRoot,
       `thin device ${id} is in only one of the tree below it and that of the device details below block ${this.superblock.detailsRoot}`
     )
+  }
+}
+
+/** Walks to the end, for what a sink is told of it. */
+async function ended(extents: AsyncGenerator<ExtentBatch, boolean>): Promise<boolean> {
+  for (;;) {
+    const next = await extents.next()
+    if (next.done) return next.value
   }
 }
 

@@ -6,11 +6,13 @@ import type { BaseRecordReader } from './base-record/reader.ts'
 import type { Runs } from './base-record/runs.ts'
 import type { BaseRecordWriter } from './base-record/writer.ts'
 
+type Writer = Pick<BaseRecordWriter, 'add' | 'drain'>
+
 /** From a walk that meets all mappings of the target: `allocated`, or a delta from a record. */
 export class WholeRecordSink implements MappingSink {
-  readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>
+  readonly #writer: Writer
 
-  constructor(writer: Pick<BaseRecordWriter, 'add' | 'drain'>) {
+  constructor(writer: Writer) {
     this.#writer = writer
   }
 
@@ -34,26 +36,22 @@ export class WholeRecordSink implements MappingSink {
  * change, and copying the record.
  */
 export class PatchedRecordSink implements MappingSink {
-  readonly #writer: Pick<BaseRecordWriter, 'add' | 'drain'>
-  readonly #base: Pick<BaseRecordReader, 'next'>
-  readonly #endBlock: number
-  /** What was added since the last `settle`: blocks, and for each its data block (-1: none) and time. */
+  readonly #writer: Writer
+  readonly #base: Pick<BaseRecordReader, 'startAt' | 'next'>
+  /** Told since the last `settle`: blocks, and for each its data block (-1: none) and time. */
   readonly #blocks: number[] = []
   readonly #data: number[] = []
   readonly #times: number[] = []
   #runs: Runs | undefined
   #run = 0
   #taken = 0
+  #begun = false
   #ended = false
 
-  /**
-   * @param base the record of the base, not yet read from
-   * @param endBlock the first virtual block beyond the target
-   */
-  constructor(writer: Pick<BaseRecordWriter, 'add' | 'drain'>, base: Pick<BaseRecordReader, 'next'>, endBlock: number) {
+  /** @param base the record of the base */
+  constructor(writer: Writer, base: Pick<BaseRecordReader, 'startAt' | 'next'>) {
     this.#writer = writer
     this.#base = base
-    this.#endBlock = endBlock
   }
 
   put(block: number, data: number, time: number): void {
@@ -79,12 +77,10 @@ export class PatchedRecordSink implements MappingSink {
     await this.#writer.drain()
   }
 
-  /** Copies the rest of the base's record. After the walk. */
+  /** After the answer: copies the rest of the base's record, whose end shows whether it is complete. */
   async finish(): Promise<void> {
     await this.settle()
-    await this.#copyTo(this.#endBlock)
-    // To its end, which shows whether the record is complete.
-    while (this.#runs) await this.#next()
+    await this.#copyTo(Infinity)
     await this.#writer.drain()
   }
 
@@ -121,6 +117,8 @@ export class PatchedRecordSink implements MappingSink {
   }
 
   async #next(): Promise<void> {
+    if (!this.#begun) await this.#base.startAt(0)
+    this.#begun = true
     this.#runs = await this.#base.next()
     this.#run = this.#taken = 0
     if (!this.#runs) this.#ended = true

@@ -12,7 +12,7 @@ const STRIDE = 4096
 
 export class RecordedMappings {
   readonly mappings = new MappingQueue()
-  readonly #reader: Pick<BaseRecordReader, 'skipTo' | 'next'>
+  readonly #reader: Pick<BaseRecordReader, 'startAt' | 'next'>
   readonly #range: KeyRange
   #runs: Runs | undefined
   /** The next run, and how many of its blocks were taken. */
@@ -22,7 +22,7 @@ export class RecordedMappings {
   #horizon = 0
 
   /** @param range virtual blocks that matter: `low` inclusive, `high` exclusive */
-  constructor(reader: Pick<BaseRecordReader, 'skipTo' | 'next'>, range: KeyRange) {
+  constructor(reader: Pick<BaseRecordReader, 'startAt' | 'next'>, range: KeyRange) {
     this.#reader = reader
     this.#range = range
   }
@@ -36,7 +36,7 @@ export class RecordedMappings {
   async advance(): Promise<void> {
     if (!this.#begun) {
       this.#begun = true
-      await this.#reader.skipTo(this.#range.low)
+      await this.#reader.startAt(this.#range.low)
     }
     // Read on beyond the range as well: only the end of a record shows that it is complete.
     while (!this.#runs || this.#run === this.#runs.count) {

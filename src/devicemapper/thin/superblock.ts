@@ -37,6 +37,8 @@ export interface ThinSuperblock {
   dataBlockBytes: number
   /** Size of the metadata device in metadata blocks, as the pool was last told. */
   metadataBlocks: number
+  /** Size of the data device in data blocks; undefined in a metadata snapshot, which does not know it. */
+  dataBlocks: number | undefined
 }
 
 /**
@@ -90,7 +92,9 @@ export function parseThinSuperblock(block: Buffer, blockNumber: number, path: st
     detailsRoot: Number(block.readBigUInt64LE(328)),
     dataBlockSectors,
     dataBlockBytes: dataBlockSectors * SECTOR_BYTES,
-    metadataBlocks: Number(block.readBigUInt64LE(344))
+    metadataBlocks: Number(block.readBigUInt64LE(344)),
+    // The first field of the data space map's root (struct disk_sm_root in drivers/md/persistent-data).
+    dataBlocks: Number(block.readBigUInt64LE(64)) || undefined
   }
 }
 

@@ -14,8 +14,7 @@ import {
   status as grpcStatus,
   type UntypedServiceImplementation
 } from '@grpc/grpc-js'
-import { csiPackage } from '../../grpc/protos.ts'
-import { controllerMethods, type Methods } from '../../grpc/volume-protos.ts'
+import { controllerMethods, identityMethods, metadataMethods, type Methods } from '../../grpc/loaded-protos.ts'
 import { Controller } from './controller.ts'
 import { type DriverFault, type Fault, faults, type Occasion } from './faults.ts'
 import type { History, Snapshot, Tuple } from './history.ts'
@@ -85,13 +84,12 @@ export class MockDriver {
 
   /** Everything that it serves, as grpc-js takes it. */
   get services(): { definition: Methods; implementation: UntypedServiceImplementation }[] {
-    const metadata = csiPackage['csi.v1.SnapshotMetadata'] as unknown as Methods
     return [
-      { definition: csiPackage['csi.v1.Identity'] as unknown as Methods, implementation: this.#identity() },
+      { definition: identityMethods, implementation: this.#identity() },
       {
         // The answers are encoded by hand.
         definition: Object.fromEntries(
-          Object.entries(metadata).map(([name, method]) => [
+          Object.entries(metadataMethods).map(([name, method]) => [
             name,
             { ...method, responseSerialize: (bytes: object) => bytes as Buffer }
           ])

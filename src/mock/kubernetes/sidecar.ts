@@ -15,9 +15,7 @@ import {
   type ServiceError,
   status as grpcStatus
 } from '@grpc/grpc-js'
-import { csiPackage } from '../../grpc/protos.ts'
-import { sidecarPackage } from '../../grpc/sidecar-protos.ts'
-import type { Methods } from '../../grpc/volume-protos.ts'
+import { metadataMethods, sidecarMethods } from '../../grpc/loaded-protos.ts'
 import { type Refusal, refusal } from '../driver/question.ts'
 import type { Certified } from './certificate.ts'
 import type { Cluster } from './cluster.ts'
@@ -25,8 +23,6 @@ import type { Cluster } from './cluster.ts'
 type Fields = Readonly<Record<string, string>>
 type Call = ServerWritableStream<Fields, Buffer>
 
-const driverMethods = csiPackage['csi.v1.SnapshotMetadata'] as unknown as Methods
-const offered = sidecarPackage['snapshotmetadata.SnapshotMetadata'] as unknown as Methods
 const asTheyAre = (bytes: object) => bytes as Buffer
 
 export class Sidecar {
@@ -46,7 +42,7 @@ export class Sidecar {
       'grpc.max_reconnect_backoff_ms': 200
     })
     const definition = Object.fromEntries(
-      Object.entries(offered).map(([name, method]) => [name, { ...method, responseSerialize: asTheyAre }])
+      Object.entries(sidecarMethods).map(([name, method]) => [name, { ...method, responseSerialize: asTheyAre }])
     )
     this.#server.addService(definition, {
       GetMetadataAllocated: (call: Call) => this.#serve(call, 'GetMetadataAllocated'),
@@ -93,7 +89,7 @@ export class Sidecar {
   #serve(call: Call, method: 'GetMetadataAllocated' | 'GetMetadataDelta'): void {
     const asked = this.#resolved(call.request, method)
     if ('details' in asked) return void call.emit('error', asked)
-    const { path, requestSerialize } = driverMethods[method]
+    const { path, requestSerialize } = metadataMethods[method]
     const stream = this.#driver.makeServerStreamRequest(path, requestSerialize, asTheyAre, asked)
     call.on('cancelled', () => stream.cancel())
     stream.on('data', (message: Buffer) => {

@@ -22,7 +22,7 @@ import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../../erro
 import type { AgentChannels } from './agent-channels.ts'
 import { type CallContext, onwardMetadata } from '../../grpc/call-context.ts'
 import { MessagesAhead } from './messages-ahead.ts'
-import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from '../../grpc/protos.ts'
+import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from '../../grpc/snapshot-metadata-methods.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { isServiceError, plainly, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
 

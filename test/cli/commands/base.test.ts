@@ -8,7 +8,7 @@ import {
   type RecordedVolume,
   unpackRecordedPool
 } from '../../fixtures/recorded-pool.ts'
-import { writeMetadataImage } from '../../support/metadata-image.ts'
+import { seal, superblockField, writeMetadataImage } from '../../support/metadata-image.ts'
 import { PoolModel } from '../../support/pool-model.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
@@ -108,10 +108,10 @@ test('a pool that went back, another one, a base that was changed and mistaken o
   })
   const { to } = await save(3, 20 * 65536, 'later.base', later)
   const cases: [args: string[], says: RegExp][] = [
-    [['2', '--metadata', await imageOf('earlier.img', nothing)], /its clock was 2 before.*DM_BASE_RECORD_VOID/],
+    [['2', '--metadata', await imageOf('earlier.img', nothing)], /its clock was 2 before.*DM_BASE_RECORD_ROLLED_BACK/],
     [
       ['1', '--metadata', await imageOf('other.img', (model) => model.createSnapshot(3, 1), 256)],
-      /DM_BASE_RECORD_FOREIGN/
+      /DM_BASE_RECORD_REBUILT/
     ],
     [
       [
@@ -122,7 +122,7 @@ test('a pool that went back, another one, a base that was changed and mistaken o
           model.discard(3, 4)
         })
       ],
-      /still in the pool.*DM_BASE_RECORD_VOID/
+      /still in the pool.*DM_BASE_RECORD_WRITABLE/
     ],
     [['1', '2', '--metadata', later], /takes the place of BASE/],
     [['1'], /goes with --metadata/]
@@ -136,4 +136,69 @@ test('a pool that went back, another one, a base that was changed and mistaken o
   const noRecord = await runCommand(['delta', '--base-record', later, '1', '--metadata', later])
   t.regex(noRecord.stderr, /DM_BASE_RECORD_FOREIGN/)
   t.true((await readFile(to)).length > 0)
+})
+
+test('a snapshot taken a second time after the pool went back is found by its time, where there are no transactions', async (t) => {
+  const withoutTransactions = (happen: (model: PoolModel) => void) => (model: PoolModel) => {
+    model.transactionId = 5
+    happen(model)
+    model.transactionId = 5
+  }
+  const first = await imageOf(
+    'first.img',
+    withoutTransactions((model) => model.createSnapshot(3, 1))
+  )
+  const { to } = await save(3, 20 * 65536, 'first.base', first)
+  const ask = (image: string) => runCommand(['delta', '--base-record', to, '1', '--metadata', image])
+  const again = await imageOf(
+    'again.img',
+    withoutTransactions((model) => {
+      model.write(1, 7)
+      model.createSnapshot(4, 1)
+    })
+  )
+  t.regex((await ask(again)).stderr, /thin device 4 is a snapshot of time 2.*DM_BASE_RECORD_ROLLED_BACK/)
+  // A volume that was made since has that time too.
+  const wentOn = await imageOf(
+    'went-on.img',
+    withoutTransactions((model) => {
+      model.createSnapshot(3, 1)
+      model.delete(3)
+      model.transactionId = 5
+      model.createThin(4)
+      model.write(4, 1)
+      model.write(1, 7)
+    })
+  )
+  const answer = await ask(wentOn)
+  t.is(answer.status, 0, answer.stderr)
+})
+
+test('a pool that needs a check, was shrunk or has no time left is refused', async (t) => {
+  const snapshot = (model: PoolModel) => model.createSnapshot(3, 1)
+  const image = await imageOf('state.img', snapshot)
+  const { to } = await save(3, 20 * 65536, 'state.base', image)
+  const bytes = await readFile(image)
+  const spoilt = async (name: string, change: (superblock: Buffer) => void) => {
+    const copy = Buffer.from(bytes)
+    change(copy.subarray(0, 4096))
+    seal(copy.subarray(0, 4096), 'superblock')
+    await writeFile(join(folder, name), copy)
+    return join(folder, name)
+  }
+  const ends: [image: string, code: RegExp][] = [
+    [await spoilt('needs-check.img', (block) => block.writeUInt32LE(1, superblockField.flags)), /NEEDS_CHECK/],
+    [await spoilt('shrunk.img', (block) => block.writeUInt32LE(3, superblockField.dataSpaceMapRoot)), /REBUILT/],
+    [await spoilt('no-time.img', (block) => block.writeUInt32LE(2 ** 24 - 1, superblockField.time)), /TIME_EXHAUSTED/]
+  ]
+  for (const [spoiltImage, code] of ends) {
+    const { status, stdout, stderr } = await runCommand(['delta', '--base-record', to, '1', '--metadata', spoiltImage])
+    t.is(status, 1)
+    t.is(stdout, '')
+    t.regex(stderr, code)
+  }
+  for (const each of ['needs-check.img', 'no-time.img']) {
+    const { saved } = await save(3, 20 * 65536, 'impossible.base', join(folder, each))
+    t.regex(saved.stderr, /DM_BASE_RECORD_IMPOSSIBLE/)
+  }
 })

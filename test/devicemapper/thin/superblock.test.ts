@@ -40,6 +40,7 @@ test('every field comes from its place', (t) => {
     writeU64(block, field.detailsRoot, 2 ** 32 + 8)
     block.writeUInt32LE(3 * 128, field.dataBlockSize)
     writeU64(block, field.metadataBlocks, 4_161_600)
+    writeU64(block, field.dataSpaceMapRoot, 16_777_216)
   })
   t.deepEqual(parseThinSuperblock(block, 0, PATH), {
     needsCheck: true,
@@ -50,7 +51,8 @@ test('every field comes from its place', (t) => {
     detailsRoot: 2 ** 32 + 8,
     dataBlockSectors: 384,
     dataBlockBytes: 196608,
-    metadataBlocks: 4_161_600
+    metadataBlocks: 4_161_600,
+    dataBlocks: 16_777_216
   })
   t.false(parseThinSuperblock(superblock(), 0, PATH).needsCheck)
 })

@@ -12,7 +12,7 @@ import {
 } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import { AgentChannels } from '../../../src/router/relay/agent-channels.ts'
-import { getMetadataAllocated } from '../../../src/grpc/protos.ts'
+import { getMetadataAllocated } from '../../../src/grpc/snapshot-metadata-methods.ts'
 import { hasSnapshot, type Place, routerBackend, type RouterOptions } from '../../../src/router/relay/relay.ts'
 import type { ServerOptions } from '../../../src/grpc/server.ts'
 import { RawConnection } from '../../support/raw-http2.ts'

@@ -60,6 +60,11 @@ export interface BaseRecordHeader {
     /** Which pool it is, as the agent identifies pools; undefined if it was read from an image, which does not tell. */
     readonly identity: string | undefined
     readonly dataBlockBytes: number
+    /** Size of its data device in data blocks, which never gets smaller. Undefined if it was not known. */
+    readonly dataBlocks?: number | undefined
+    /** The UUIDs of the logical volumes with its metadata and its data, if it is LVM's. */
+    readonly metadataUuid?: string | undefined
+    readonly dataUuid?: string | undefined
     /** The pool when the base was read. */
     readonly moment: PoolMoment
   }
@@ -75,11 +80,21 @@ export interface BaseRecordHeader {
     /** What identifies the snapshot beside its names, and the volume that it was taken of. */
     readonly identity: string | undefined
     readonly volume: string | undefined
+    /** The device outside of the pool that shows through wherever this one maps nothing. */
+    readonly externalOrigin?: ExternalOrigin | undefined
   }
   /** The handles under which it was served. */
   readonly handles: readonly string[]
   /** Milliseconds since 1970. */
   readonly madeAt: number
+}
+
+/** A device outside of the pool, below a thin device. */
+export interface ExternalOrigin {
+  /** Identifies it for ever, such as an LV UUID. */
+  readonly identity: string
+  /** Nobody can write to it. */
+  readonly readOnly: boolean
 }
 
 /** What opens every record. */

@@ -21,14 +21,19 @@ const DEVICE_BYTES = 16
 /** With more devices than this (a mebibyte), only the clock is kept. */
 const MOST_DEVICES = 2 ** 20 / DEVICE_BYTES
 
+/** A device in the list. */
+export interface ListedDevice {
+  readonly id: number
+  readonly creationTime: number
+  readonly transactionId: bigint
+}
+
 /**
  * The devices of a pool in few bytes; empty if there are more than 65,536.
  *
  * @param devices by ascending id
  */
-export function packDevices(
-  devices: readonly { readonly id: number; readonly creationTime: number; readonly transactionId: bigint }[]
-): Uint8Array {
+export function packDevices(devices: readonly ListedDevice[]): Uint8Array {
   if (devices.length > MOST_DEVICES) return new Uint8Array()
   const bytes = new Uint8Array(devices.length * DEVICE_BYTES)
   const view = new DataView(bytes.buffer)
@@ -46,8 +51,24 @@ export function howWentBack(before: PoolMoment, now: PoolMoment): string | undef
   if (now.transactionId < before.transactionId) {
     return `its transaction id was ${before.transactionId} before, and is ${now.transactionId}`
   }
-  // The devices are unknown if there were too many.
-  if (before.devices.length === 0) return undefined
+  for (const { id, creationTime, transactionId } of newcomers(before, now)) {
+    if (creationTime >= before.time && transactionId >= before.transactionId) continue
+    return (
+      `thin device ${id} is of time ${creationTime} and transaction ${transactionId}, and was not there at time ` +
+      `${before.time} and transaction ${before.transactionId}`
+    )
+  }
+  return undefined
+}
+
+/**
+ * The devices that are there now and were not before. None if there were too many before to know them.
+ *
+ * One with the creation time `before.time` may be a new volume, but no snapshot: each snapshot raises the clock first
+ * (__create_snap in drivers/md/dm-thin-metadata.c).
+ */
+export function* newcomers(before: PoolMoment, now: PoolMoment): Generator<ListedDevice> {
+  if (before.devices.length === 0) return
   const [known, found] = [viewOf(before.devices), viewOf(now.devices)]
   let k = 0
   for (let f = 0; f < found.byteLength; f += DEVICE_BYTES) {
@@ -59,13 +80,8 @@ export function howWentBack(before: PoolMoment, now: PoolMoment): string | undef
       known.getUint32(k, true) === id &&
       known.getUint32(k + 4, true) === creationTime &&
       known.getBigUint64(k + 8, true) === transactionId
-    if (isKnown || (creationTime >= before.time && transactionId >= before.transactionId)) continue
-    return (
-      `thin device ${id} is of time ${creationTime} and transaction ${transactionId}, and was not there at time ` +
-      `${before.time} and transaction ${before.transactionId}`
-    )
+    if (!isKnown) yield { id, creationTime, transactionId }
   }
-  return undefined
 }
 
 function viewOf({ buffer, byteOffset, byteLength }: Uint8Array): DataView {

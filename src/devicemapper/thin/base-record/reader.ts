@@ -30,6 +30,9 @@ const headerSchema = z.object({
   pool: z.object({
     identity: z.string().optional(),
     dataBlockBytes: count.positive(),
+    dataBlocks: count.optional(),
+    metadataUuid: z.string().optional(),
+    dataUuid: z.string().optional(),
     moment: z.object({
       time: count.max(MAX_TIME),
       transactionId: bigCount,
@@ -43,7 +46,8 @@ const headerSchema = z.object({
     mappedBlocks: count,
     sizeBytes: count,
     identity: z.string().optional(),
-    volume: z.string().optional()
+    volume: z.string().optional(),
+    externalOrigin: z.object({ identity: z.string(), readOnly: z.boolean() }).optional()
   }),
   handles: z.array(z.string()),
   madeAt: count
@@ -68,6 +72,8 @@ export class BaseRecordReader {
   readonly bytes: number
   readonly #file: FileHandle
   readonly #seed: number
+  /** Where the frames begin. */
+  readonly #begin: number
   #offset: number
   #frames = 0
   /** Virtual block behind the last run read. */
@@ -81,16 +87,14 @@ export class BaseRecordReader {
     path: string,
     file: FileHandle,
     bytes: number,
-    header: BaseRecordHeader,
-    seed: number,
-    offset: number
+    { header, seed, begin }: { header: BaseRecordHeader; seed: number; begin: number }
   ) {
     this.path = path
     this.header = header
     this.bytes = bytes
     this.#file = file
     this.#seed = seed
-    this.#offset = offset
+    this.#begin = this.#offset = begin
   }
 
   /** @throws DM_BASE_RECORD_FOREIGN for any other file, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
@@ -108,7 +112,8 @@ export class BaseRecordReader {
       const json = await readAt(file, path, PREAMBLE_BYTES, headerBytes)
       if (json.length < headerBytes) throw damagedRecord(path, 'it ends within its header')
       if (crc32c(json) !== checksum) throw damagedRecord(path, 'the checksum of its header is wrong')
-      return new BaseRecordReader(path, file, size, parseHeader(path, json), checksum, PREAMBLE_BYTES + headerBytes)
+      const begin = PREAMBLE_BYTES + headerBytes
+      return new BaseRecordReader(path, file, size, { header: parseHeader(path, json), seed: checksum, begin })
     } catch (error) {
       await file.close()
       throw error
@@ -116,9 +121,14 @@ export class BaseRecordReader {
   }
 
   /**
-   * Leaves out the frames that end before a virtual block. Their runs are not checked. @throws DM_BASE_RECORD_DAMAGED
+   * Begins (again) with the frame in which a virtual block would be. The runs of those before are not checked. @throws
+   * DM_BASE_RECORD_DAMAGED
    */
-  async skipTo(block: number): Promise<void> {
+  async startAt(block: number): Promise<void> {
+    this.#offset = this.#begin
+    this.#frames = this.#end = this.#mappedBlocks = 0
+    this.#skipped = this.#ended = false
+    if (block === 0) return
     for (;;) {
       const head = await this.#head(this.#offset)
       if (head.compressedBytes === 0) return
@@ -164,10 +174,10 @@ export class BaseRecordReader {
   /** @throws DM_BASE_RECORD_DAMAGED when something is missing, or follows */
   #checkEnd(head: FrameHead): undefined {
     this.#checkSum(head, Buffer.alloc(0))
+    if (head.at !== this.bytes) throw damagedRecord(this.path, 'something follows its end')
     const { mappedBlocks } = this.header.device
     const isWhole = head.first === mappedBlocks && (this.#skipped || this.#mappedBlocks === mappedBlocks)
     if (!isWhole) throw damagedRecord(this.path, `it has ${this.#mappedBlocks} of ${mappedBlocks} blocks`)
-    if (head.at !== this.bytes) throw damagedRecord(this.path, 'something follows its end')
     this.#ended = true
     return undefined
   }

@@ -1,6 +1,6 @@
 /** How much metadata a volume takes. Attaching is tried in test/kernel/era-devices.test.ts. */
 import test from 'ava'
-import { metadataBytes } from '../../../src/agent/era/attachment.ts'
+import { metadataBytes } from '../../../../src/agent/era/device/metadata-size.ts'
 
 test('a TiB of 64 KiB blocks takes what the documentation says', (t) => {
   t.is(metadataBytes(2 ** 40 / 65536), 161 * 2 ** 20)
