@@ -130,6 +130,10 @@ test('every metric of ours is on the dashboard or in an alert, or left out on pu
   const families = [...known.keys()].filter((name) => !/_(count|sum|bucket)$/.test(name))
   const left = families.filter((name) => !new RegExp(`\\b${name}(_bucket|_count)?\\b`).test(asked))
   t.deepEqual(left.sort(), [
+    'deltamapper_backup_increments',
+    'deltamapper_backup_points',
+    'deltamapper_backup_size_bytes',
+    'deltamapper_backup_stored_bytes',
     'deltamapper_cow_doubtful_bytes_total',
     'deltamapper_messages_total',
     'deltamapper_metadata_reads_total',
