@@ -27,12 +27,12 @@ test.before(async () => {
   mkdirSync(root)
   prepareLvm()
   createGroup(group, '/dev/ubda')
-  for (const [pool, chunk] of [
-    ['pool64', '64k'],
-    ['pool192', '192k'],
-    ['pool1m', '1m']
+  for (const [pool, chunk, size] of [
+    ['pool64', '64k', '384m'],
+    ['pool192', '192k', '128m'],
+    ['pool1m', '1m', '128m']
   ]) {
-    lvm('lvcreate', '--type', 'thin-pool', '--size', '256m', '--chunksize', chunk, '--name', pool, group)
+    lvm('lvcreate', '--type', 'thin-pool', '--size', size, '--chunksize', chunk, '--name', pool, group)
   }
   agent = await LiveAgent.start()
   env.DELTAMAPPER_ENDPOINT = agent.address
@@ -106,7 +106,7 @@ function bytesRead(device: string): number {
 }
 
 kernelTest('a file system in use: full and increments, each changed block read once', async (t, tool) => {
-  const volume = createThin(group, 'pool64', 'data', 96)
+  const volume = createThin(group, 'pool64', 'data', 64)
   run('mkfs.ext4', ['-q', volume])
   const mountPoint = mkdtempSync(join(tmpdir(), 'mounted-'))
   run('mount', ['-o', 'discard', volume, mountPoint])
@@ -134,13 +134,13 @@ kernelTest('a file system in use: full and increments, each changed block read o
     const changed = map.reduce((sum, { length, present }) => sum + (present ? length : 0), 0)
     t.true(changed > 0)
     t.true(read <= changed * 1.01, `${read} bytes were read, ${changed} changed: ${again}`)
-    t.is(made.read_bytes, read)
+    t.true(made.read_bytes <= changed)
   }
   const verified = await runCommand(['backup', 'verify', root, '-o', 'json'], { env })
   t.is(verified.status, 0, verified.stderr)
   t.true((JSON.parse(verified.stdout) as { points: { compared: boolean }[] }).points.at(-1)?.compared)
   await checkRestores(t, `${group}/data`)
-  const target = createThin(group, 'pool64', 'restored', 96)
+  const target = createThin(group, 'pool64', 'restored', 64)
   const newest = [...expected.keys()].at(-1)?.split(' ')[1] ?? ''
   const words = ['backup', 'restore', root, '--volume', `${group}/data`, '--point', newest, '--to']
   t.regex((await runCommand([...words, volume], { env })).stderr, /in use.*DM_DEVICE_BUSY/)
@@ -169,19 +169,16 @@ kernelTest('chunks of 192 KiB and 1 MiB, odd sizes, shrunk and grown, pruned all
   }
 })
 
-kernelTest(
-  'without a kept snapshot each backup is a full one, which says why, and nothing stays in the pool',
-  async (t) => {
-    writeBlocks(createThin(group, 'pool64', 'lone', 16), 0, 20, 'l')
-    const [first] = await backUp(t, [`${group}/lone`])
-    const [second] = await backUp(t, [`${group}/lone`])
-    t.deepEqual([first.kind, second.kind], ['full', 'full'])
-    t.regex(second.full_because ?? '', /is gone/)
-    t.regex(second.stderr, /a full backup, because/)
-    t.deepEqual(left('lone'), [])
-    await checkRestores(t, `${group}/lone`)
-  }
-)
+kernelTest('without a kept snapshot nothing stays in the pool, and a backup that is full says why', async (t) => {
+  writeBlocks(createThin(group, 'pool64', 'lone', 16), 0, 20, 'l')
+  const [first] = await backUp(t, [`${group}/lone`])
+  const [second] = await backUp(t, [`${group}/lone`])
+  t.deepEqual([first.kind, second.kind], ['full', 'full'])
+  t.regex(second.full_because ?? '', /is gone/)
+  t.regex(second.stderr, /a full backup, because/)
+  t.deepEqual(left('lone'), [])
+  await checkRestores(t, `${group}/lone`)
+})
 
 kernelTest('classic snapshots: full and increments', async (t) => {
   createThick(group, 'thick', 24)
