@@ -16,7 +16,7 @@ const kinds = [
 const remedies = {
   DM_CHAIN_NO_SPACE: 'make room there, or keep fewer points (backup prune), and run it again: the chain is as it was',
   DM_CHAIN_READ_ONLY: 'let it be written to, and run it again: the chain is as it was',
-  DM_CHAIN_GONE: 'mount it again, and run it again: what was finished is as it was'
+  DM_CHAIN_GONE: 'mount it, or make it for a first backup, and run it again: what was finished is as it was'
 }
 
 /**
@@ -40,7 +40,6 @@ export async function atTarget<T>(where: string, work: () => Promise<T>): Promis
     return await work()
   } catch (error) {
     if (error instanceof DeltamapperError) throw error
-    const { code, message } = error as NodeJS.ErrnoException
-    throw targetFailure(where, `${code ?? ''} ${message}`, error) ?? error
+    throw targetFailure(where, (error as Error).message, error) ?? error
   }
 }
