@@ -16,7 +16,7 @@ import { LiveAgent, processes } from './live-agent.ts'
 import { createGroup, createThick, createThin, lvm, prepareLvm, shrink, writeBlocks } from './lvm-setup.ts'
 
 const group = 'vg'
-const { random, count: increments, again } = labRun(4)
+const { random, count: increments, again } = labRun(3)
 const folder = mkdtempSync(join(tmpdir(), 'backup-'))
 const root = join(folder, 'to')
 const env = { PATH: `${toolFolder('bookworm')}:${process.env['PATH'] ?? ''}`, DELTAMAPPER_ENDPOINT: '' }
@@ -152,8 +152,8 @@ kernelTest('a file system in use: full and increments, each changed block read o
 
 kernelTest('chunks of 192 KiB and 1 MiB, odd sizes, shrunk and grown, pruned all the while', async (t) => {
   for (const [name, pool, sizes] of [
-    ['odd', 'pool192', ['61m', '31m', '45m', '67m']],
-    ['wide', 'pool1m', ['37m', '12m', '50m', '21m']]
+    ['odd', 'pool192', ['61m', '31m', '45m']],
+    ['wide', 'pool1m', ['37m', '12m', '50m']]
   ] as const) {
     const device = createThin(group, pool, name, Number.parseInt(sizes[0]))
     writeBlocks(device, 0, 190, 'a')
@@ -237,7 +237,7 @@ kernelTest("several volumes: frozen together and thawed; hooks; one that fails i
 
 kernelTest('runs that are killed leave nothing once the next one is over', async (t) => {
   const device = createThin(group, 'pool64', 'killed', 32)
-  for (let i = 0; i < 4; i++) {
+  for (let i = 0; i < 2; i++) {
     writeBlocks(device, 30 * i, 60, 'pqrs'[i])
     const child = startCommand(
       ['backup', `${group}/killed`, '--to', root, '--keep-snapshot', '--keep', '2', '--rate', '6MiB'],
