@@ -5,14 +5,14 @@
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Chain } from '../../src/backup/chain.ts'
 import { makePoint } from '../../src/backup/make-point.ts'
 import { ClusterMap } from '../../src/backup/cluster-map.ts'
 import { type ErrorCode } from '../../src/errors.ts'
-import { complaint, runCommand, startCommand } from '../cli/run-command.ts'
+import { complaint, outcome, runCommand, startCommand } from '../cli/run-command.ts'
 import { readPoolDescription, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
 import { toolFolder } from '../support/nbd-clients.ts'
 import { testFolder } from '../support/test-folder.ts'
@@ -322,6 +322,24 @@ test('an interrupted backup leaves the chain as it was, and the next one tidies 
   await writeFile(join(chain, 'left.qcow2.part'), 'by one that was killed')
   t.is((await backedUp(root, harbour[2].name)).kind, 'increment')
   t.false(existsSync(join(chain, 'left.qcow2.part')))
+})
+
+test('a folder that goes away in the middle', async (t) => {
+  const { root, chain } = await copied()
+  const elsewhere = `${root}-elsewhere`
+  const child = startCommand([
+    ...['backup', 'demo/harbour', '--snapshot', 'thursday', '--recorded', `demo=${recorded}`, '--to', root],
+    ...['--rate', '256KiB']
+  ])
+  const ended = outcome(child)
+  while (!(await readdir(chain)).some((name) => name.endsWith('.part'))) {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  await rename(root, elsewhere)
+  failsWith(t, await ended, 'DM_CHAIN_GONE')
+  await rename(elsewhere, root)
+  t.is((await listed(root)).length, 2)
+  t.is((await backedUp(root, harbour[2].name)).kind, 'increment')
 })
 
 for (const [what, words, wanted] of [

@@ -235,6 +235,32 @@ kernelTest("several volumes: frozen together and thawed; hooks; one that fails i
   for (const each of mounts) run('umount', [each])
 })
 
+kernelTest('a target that is read-only, or full, or fills up in the middle: nothing is lost', async (t) => {
+  const device = createThin(group, 'pool64', 'target', 16)
+  const place = join(folder, 'small')
+  mkdirSync(place)
+  run('mount', ['-t', 'tmpfs', '-o', 'size=9m', 'tmpfs', place])
+  const words = ['backup', `${group}/target`, '--to', place, '--keep-snapshot']
+  writeBlocks(device, 0, 40, 'a')
+  t.is((await runCommand(words, { env })).status, 0)
+  run('mount', ['-o', 'remount,ro', place])
+  t.regex((await runCommand(words, { env })).stderr, /DM_CHAIN_READ_ONLY/)
+  run('mount', ['-o', 'remount,rw', place])
+  writeBlocks(device, 50, 70, 'b')
+  const child = startCommand([...words, '--rate', '2MiB'], { env })
+  const ended = outcome(child)
+  while (!readdirSync(join(place, group, 'target')).some((name) => name.endsWith('.part'))) await sleep(20)
+  run('bash', ['-c', `head -c 9M /dev/zero > ${place}/other || true`])
+  t.regex((await ended).stderr, /DM_CHAIN_NO_SPACE/)
+  t.regex((await runCommand(words, { env })).stderr, /bytes free, and this backup needs.*DM_CHAIN_NO_SPACE/)
+  rmSync(join(place, 'other'))
+  const { status, stdout } = await runCommand([...words, '-o', 'json'], { env })
+  t.is(status, 0)
+  t.is((JSON.parse(stdout) as { points: Made[] }).points[0].kind, 'increment')
+  t.is(left('target').length, 1)
+  run('umount', [place])
+})
+
 kernelTest('runs that are killed leave nothing once the next one is over', async (t) => {
   const device = createThin(group, 'pool64', 'killed', 32)
   for (let i = 0; i < 2; i++) {
