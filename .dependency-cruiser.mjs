@@ -28,7 +28,7 @@ const rooms = [
 /** What each room may import from, beside itself, the files of src/ and native/. */
 const knows = {
   agent: ['devicemapper', 'grpc', 'monitoring', 'process'],
-  backup: ['agent', 'grpc', 'nbd', 'process'],
+  backup: ['grpc', 'nbd'],
   cli: rooms,
   conformance: ['grpc'],
   devicemapper: [],

@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 
 /** The middle one; of an even number, the lower of the two. */
 export function median(values: readonly number[]): number {
@@ -52,6 +52,12 @@ export function peakMemoryMiB(pid: number): number {
 export function cpuSeconds(pid: number): number {
   const fields = readProc(pid, 'stat').split(') ')[1]?.split(' ') ?? []
   return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+/** The same in milliseconds, of the threads that it has now, and exact (proc(5), schedstat; Documentation/scheduler/sched-stats.rst). */
+export function cpuMilliseconds(pid: number): number {
+  const threads = readdirSync(`/proc/${pid}/task`)
+  return threads.reduce((sum, thread) => sum + Number(readProc(pid, `task/${thread}/schedstat`).split(' ')[0]), 0) / 1e6
 }
 
 /** Resident memory of a process in MiB (proc(5), VmRSS); 0 when it is gone. */

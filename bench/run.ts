@@ -2,10 +2,11 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow] [--era-blocks N] [--no-write]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow | --device] [--era-blocks N] [--no-write]
  *
  * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --era-load: only what tracking costs,
- * --router: only what a router costs, --nbd: only what reading over NBD costs, --cow: only classic snapshots, likewise.
+ * --router: only what a router costs, --nbd: only what reading over NBD costs, --cow: only classic snapshots, --device: only block devices,
+ * likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -15,6 +16,7 @@ import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
 import { cowHeading, measureCow } from './cow.ts'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
+import { deviceHeading, measureDevice } from './device.ts'
 import { eraHeading, measureEra, renderEra } from './era.ts'
 import { eraLoadHeading, measureEraLoad } from './era-load.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
@@ -34,6 +36,7 @@ const { values } = parseArgs({
     router: { type: 'boolean', default: false },
     nbd: { type: 'boolean', default: false },
     cow: { type: 'boolean', default: false },
+    device: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
   }
@@ -47,7 +50,8 @@ const sections = {
   'era-load': [eraLoadHeading, () => measureEraLoad(runs)],
   router: [routerHeading, router],
   nbd: [nbdHeading, () => measureNbd(runs)],
-  cow: [cowHeading, () => measureCow(Math.min(runs, 3))]
+  cow: [cowHeading, () => measureCow(Math.min(runs, 3))],
+  device: [deviceHeading, device]
 } as const
 
 if (!values.router) {
@@ -56,7 +60,7 @@ if (!values.router) {
     throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
 }
 const file = join(projectFolder, 'docs/benchmarks.md')
-const only = (['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow'] as const).find((name) => values[name])
+const only = (['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow', 'device'] as const).find((name) => values[name])
 if (only === undefined) {
   const page = await measureAll()
   console.log(page)
@@ -79,6 +83,20 @@ function withSection(page: string, heading: string, section: string): string {
   return at < 0 ? `${page}\n${section}` : `${page.slice(0, at)}${section}\n${page.slice(at)}`
 }
 
+async function device(): Promise<string> {
+  return measureDevice(
+    await kernelGrownPool(),
+    [
+      { title: 'identical', base: 'base', target: 'identical' },
+      { title: '1 % clustered', base: 'base', target: 'clustered' },
+      { title: '1 % scattered', base: 'base', target: 'scattered' },
+      { title: 'everything', base: 'base', target: 'rewritten' },
+      { title: 'allocated', target: 'base' }
+    ],
+    runs
+  )
+}
+
 async function router(): Promise<string> {
   return renderRouter(await measureRouter(Number(values.extents), runs))
 }
@@ -97,7 +115,7 @@ async function measureAll(): Promise<string> {
     runs
   )
   const stream = await measureStream(Number(values.extents), runs)
-  const routing = await router()
+  const routing = `${await device()}\n${await router()}`
   const xml = renderXml(await measureXml(runs))
   const cow = await measureCow(Math.min(runs, 3))
   const load = `${await measureNbd(runs)}\n${cow}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`

@@ -3,7 +3,7 @@
  * messages, and what to do.
  */
 import { constants } from 'node:os'
-import { DeltamapperError, type ErrorCode } from '../src/errors.ts'
+import { DeltamapperError, type ErrorCode, notStarted } from '../src/errors.ts'
 import type { Call, CallFailure, CallName } from './call.ts'
 import { describeDevice } from './device.ts'
 
@@ -102,9 +102,14 @@ export function refusedBehindStuckError(call: Call, stuck: string): DeviceMapper
 
 export function diedError(call: Call, why: string): DeviceMapperError {
   return new DeviceMapperError(
-    'DM_CALL_FAILED',
+    'DM_CALL_STUCK',
     call,
     `the helper process ended during ${describeCall(call)}: ${why}`,
-    'try again; the call may have taken effect'
+    'ask again; the call may have taken effect (the kernel log names processes that it killed when memory ran out)'
   )
+}
+
+/** The call was not made. */
+export function helperNotStarted(call: Call, cause: Error): DeltamapperError {
+  return notStarted(`the helper process for ${describeCall(call)}`, cause)
 }

@@ -21,6 +21,7 @@ import {
   describeCall,
   deviceOf,
   diedError,
+  helperNotStarted,
   failedError,
   refusedBehindStuckError,
   stuckError
@@ -272,8 +273,19 @@ export class DeviceMapper {
       const [waiting] = next < 0 ? [] : this.#waiting.splice(next, 1)
       if (waiting === undefined) return
       const stuck = this.#stuckBefore(waiting.call)
-      if (stuck === undefined) void this.#run(helpers.find((each) => each.idle) ?? this.#start(), waiting)
-      else waiting.reject(refusedBehindStuckError(waiting.call, stuck))
+      if (stuck !== undefined) {
+        waiting.reject(refusedBehindStuckError(waiting.call, stuck))
+        continue
+      }
+      let helper: HelperProcess
+      try {
+        helper = helpers.find((each) => each.idle) ?? this.#start()
+      } catch (error) {
+        // Node throws some reasons why a process cannot be started, such as no memory; others are an event.
+        waiting.reject(helperNotStarted(waiting.call, error as Error))
+        continue
+      }
+      void this.#run(helper, waiting)
     }
   }
 
@@ -328,6 +340,9 @@ export class DeviceMapper {
         break
       case 'died':
         reject(diedError(call, ending.why))
+        break
+      case 'not started':
+        reject(helperNotStarted(call, ending.cause))
         break
     }
     // An extra helper is not kept.

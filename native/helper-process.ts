@@ -18,6 +18,8 @@ export type Ending =
   | { readonly how: 'stuck'; readonly afterMs: number }
   /** The process ended by itself or was killed by someone else. */
   | { readonly how: 'died'; readonly why: string }
+  /** The system had nothing left for a process: nothing was asked. */
+  | { readonly how: 'not started'; readonly cause: Error }
 
 export interface HelperEvents {
   /** The running call has taken longer than `patienceMs`. */
@@ -54,7 +56,10 @@ export class HelperProcess {
         if (this.#current !== undefined) this.#startClock()
       } else if (message.id === this.#current?.request.id) this.#settle({ how: 'answered', reply: message })
     })
-    this.#child.on('error', (error) => this.#end(error.message))
+    this.#child.on('error', (error) => {
+      if (this.#child.pid === undefined) this.#settle({ how: 'not started', cause: error })
+      this.#end(error.message)
+    })
     this.#child.on('exit', (code, signal) => this.#end(signal ?? `exit status ${code}`))
     this.#keepParentAlive(false)
   }
@@ -77,6 +82,8 @@ export class HelperProcess {
     return new Promise((settle) => {
       this.#current = { request, deadlineMs, settle }
       this.#keepParentAlive(true)
+      // What is wrong with it comes as an event. (Where descriptors have run out, there is nothing to send through.)
+      if (this.#child.pid === undefined) return
       this.#child.send(request, (error) => {
         if (error !== null) this.#end(error.message)
       })

@@ -33,15 +33,15 @@ const chartFiles = {
   'dashboard.json': 'deploy/observability/dashboard.json'
 }
 
-/** Renders the chart. `values` are Helm's --set. */
+/** Renders the chart, or one that is somewhere else (`from`). `values` are Helm's --set. */
 export async function renderChart(
   { path, env }: Program,
   values: readonly string[],
-  { release = 'deltamapper', namespace = 'deltamapper' } = {}
+  { release = 'deltamapper', namespace = 'deltamapper', from = chart } = {}
 ): Promise<string> {
   const settings = values.flatMap((each) => ['--set', each])
   const target = ['--namespace', namespace, '--kube-version', kubeVersion]
-  const { stdout } = await promisify(execFile)(path, ['template', release, chart, ...target, ...settings], {
+  const { stdout } = await promisify(execFile)(path, ['template', release, from, ...target, ...settings], {
     cwd: project,
     env,
     maxBuffer: 2 ** 24

@@ -11,10 +11,12 @@ import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
+import type { ClassicLivesReport } from '../test/kernel/classic-lives.ts'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
 import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
+import { faults, liveInstalled } from '../test/lab/installed-init.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { type LabRelease, labReleases } from '../test/lab/releases.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
@@ -40,6 +42,7 @@ import { flood } from '../test/support/xml-flood.ts'
 import { trySpoiledDocuments } from '../test/support/xml-trial.ts'
 import { figure, wholeNumber } from './figures.ts'
 import { hostile } from './hostile.ts'
+import { tryPackages } from './package/try-packages.ts'
 
 const usage = `usage: soak [--seed S] [--pools N] [--section NAME] [--pool I]
   --seed S        another seed, other pools (default 1)
@@ -63,8 +66,14 @@ const MUTATIONS_A_ROUND = 500
 /** Pairs of stores of classic snapshots, and how often each is damaged. */
 const COW_MUTATION_ROUNDS = 200
 const COW_MUTATIONS_A_ROUND = 50
-/** Lives of a volume with classic snapshots, 15 to 30 pairs each: asked of an agent, and of the stores themselves. */
-const COW_LIVES = { 'classic-snapshots': 25, 'cow-stores': 100 } as const
+/**
+ * Kernels in which two volumes with classic snapshots live, some 300 pairs each, asked of an agent. Most of them have the
+ * release whose page faults cost least in the lab.
+ */
+const COW_KERNELS = ['sid', 'sid', 'trixie', 'sid', 'sid', undefined, 'sid', 'sid', 'sid'] as const
+const COW_LIVES_EACH = 2
+/** Lives of which the stores themselves are asked, without an agent. */
+const COW_STORE_LIVES = 20
 /** Of a whole kernel, while a volume has classic snapshots; 3 to 10 pairs after each. */
 const COW_KERNEL_KILLS = 30
 
@@ -89,6 +98,8 @@ const ERA_SNAPSHOTS = 60
 const ERA_BACKUPS = 60
 /** Of a whole kernel, while a volume is tracked. */
 const ERA_KERNEL_KILLS = 10
+/** Of a machine on which the package is installed; every second one after a power cut. */
+const INSTALLED_REBOOTS = 10
 /** Of lvm.conf: all of them. */
 const LVM_SETTINGS = 23
 /** Lives of a tracked volume in which blocks change beside dm-era, and in which they do not. */
@@ -101,10 +112,11 @@ const ERA_TABLE_ROUNDS = 200
 /** Options and requests that a server of ours gets from hostile clients, and increments that qemu-img makes of a live volume. */
 const NBD_MESSAGES = 1_000_000
 const NBD_INCREMENTS = 20
-/** Kills of backups; volumes that shrink and grow, each pruned to its last point; and increments of a file system in use. */
+/** Kills of backups; and volumes that shrink and grow, each pruned to its last point. */
 const BACKUP_KILLS = 300
 const BACKUP_HISTORIES = 200
-const BACKUP_INCREMENTS = 20
+/** Of an agent around the last message of an answer, after which its base is removed. */
+const VANISHED_BASE_KILLS = 1000
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
 const RECORD_PAIRS = 100_000
 const RECORD_DAMAGES = 20_000
@@ -314,10 +326,20 @@ const sections: readonly Section[] = [
     name: 'classic-snapshots',
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      for (const [file, count] of Object.entries(COW_LIVES)) {
-        const said = await testInLab(file, count, seedOf(number))
-        yield [said, { ...nothing, done: `${figure(count)} lives of volumes with classic snapshots (${file})` }]
+      const said: string[] = []
+      let [lives, pairs] = [0, 0]
+      for (const [i, release] of COW_KERNELS.entries()) {
+        const words = ['--seed', String(seedOf(number) + COW_LIVES_EACH * i), '--lives', String(COW_LIVES_EACH)]
+        const report = await inLab<ClassicLivesReport>('test/kernel/classic-lives.ts', words, release)
+        lives += report.lives
+        pairs += report.pairs
+        said.push(`Linux of ${release ?? 'the machine'}: ${JSON.stringify(report)}`)
+        console.log(`classic-snapshots: ${figure(pairs)} pairs of ${figure(lives)} lives, 0 wrong answers`)
       }
+      const done = `${figure(pairs)} pairs of classic snapshots, of ${figure(lives)} lives`
+      yield [said.join('\n'), { ...nothing, done }]
+      const stores = await testInLab('cow-stores', COW_STORE_LIVES, seedOf(number))
+      yield [stores, { ...nothing, done: `${figure(COW_STORE_LIVES)} lives of which the stores were asked` }]
     }
   },
   {
@@ -361,6 +383,28 @@ const sections: readonly Section[] = [
     ERA_BACKUPS,
     `backups of ${figure(ERA_BACKUPS)} snapshots of a tracked volume restored, the agent killed ${ERA_BACKUPS / 3} times`
   ),
+  {
+    name: 'installed',
+    share: 0,
+    run: async function* () {
+      const found = faults(
+        await liveInstalled(INSTALLED_REBOOTS, (round, { seconds }) => console.log(`boot ${round}: ${seconds} s`))
+      )
+      if (found.length > 0) throw new Error(found.join('\n'))
+      yield [
+        'mounts stayed, every delta had what differed, and histories ended with a power cut only',
+        { ...nothing, done: `${INSTALLED_REBOOTS} reboots of a machine with the package, an upgrade and a purge` }
+      ]
+    }
+  },
+  {
+    name: 'packages',
+    share: 0,
+    run: async function* () {
+      const said = await tryPackages((line) => console.log(line))
+      yield [said, { ...nothing, done: 'packages and images made twice' }]
+    }
+  },
   {
     name: 'era-kernel-kills',
     share: 0,
@@ -542,6 +586,15 @@ const sections: readonly Section[] = [
     }
   },
   {
+    name: 'cancelled-walks',
+    share: 0,
+    run: async function* () {
+      const words = [process.execPath, join(projectFolder, 'scripts/ava.mjs'), '--tap', '--timeout=30m']
+      const said = await testHere([...words, 'test/devicemapper/read-queue.test.ts'], { LAB_COUNT: '10000' })
+      yield [said, { ...nothing, done: '10,000 cancelled walks through the kernel queue, of which nothing is left' }]
+    }
+  },
+  {
     name: 'simulation',
     share: 0,
     run: async function* (numbers, seedOf) {
@@ -555,6 +608,12 @@ const sections: readonly Section[] = [
       }
     }
   },
+  kernelTest(
+    'vanished-bases-kills',
+    'vanished-bases-kills',
+    VANISHED_BASE_KILLS,
+    `${figure(VANISHED_BASE_KILLS)} kills of the agent around the end of an answer whose base goes then`
+  ),
   {
     name: 'backup',
     share: 0,
@@ -565,9 +624,8 @@ const sections: readonly Section[] = [
       await testHere([...avaForLong, 'test/backup/kills.test.ts'], kills)
       console.log(`backup: ${BACKUP_HISTORIES} volumes that shrink and grow, pruned to the end`)
       await testHere([...avaForLong, 'test/backup/prune.test.ts'], { ...kills, LAB_COUNT: String(BACKUP_HISTORIES) })
-      const said = await testInLab('backup', BACKUP_INCREMENTS, seedOf(number))
       const done = `${BACKUP_KILLS} kills of backups, prunes and restores, ${BACKUP_HISTORIES} volumes pruned to the end`
-      yield [said, { ...nothing, done }]
+      yield [`seed ${seed}`, { ...nothing, done }]
     }
   }
 ]
@@ -603,8 +661,8 @@ function logged(output: string): string {
 }
 
 /** Runs a script of the kernel lab that ends with its report, as JSON. */
-async function inLab<Report>(script: string, words: readonly string[]): Promise<Report> {
-  const output = await showLab([process.execPath, join(projectFolder, script), ...words])
+async function inLab<Report>(script: string, words: readonly string[], release?: LabRelease): Promise<Report> {
+  const output = await showLab([process.execPath, join(projectFolder, script), ...words], {}, release)
   return JSON.parse(output.trim().split('\n').at(-1) ?? '') as Report
 }
 

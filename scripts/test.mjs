@@ -50,7 +50,7 @@ const secondsFile = join(projectFolder, 'test/kernel/seconds.json')
 const FIRST = 'check and host tests'
 const parts = [
   { name: FIRST, budget: 180, files: /$^/ },
-  { name: 'other kernels and a real init', budget: 180, files: /systemd|other-kernels|real-init|trixie|installation/ },
+  { name: 'other kernels and a real init', budget: 180, files: /systemd|other-kernels|real-init|trixie|install/ },
   {
     name: 'classic snapshots, NBD, backups, simulation',
     budget: 180,
@@ -90,7 +90,11 @@ async function firstPart() {
   } else {
     await prepare('deploy-tools', 'trixie-lvm', 'nbd-tools')
     // (What only kernel tests need comes meanwhile.)
-    await Promise.all([check(), hostTests(hostFiles()), ...(withLab ? [prepare('releases', 'systemd')] : [])])
+    await Promise.all([
+      check(),
+      hostTests(hostFiles()),
+      ...(withLab ? [prepare('releases', 'systemd', 'debian-root')] : [])
+    ])
   }
   parts.find(({ name }) => name === FIRST).seconds = secondsSince(began)
 }

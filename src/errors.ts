@@ -7,6 +7,8 @@
  * a full backup instead".
  */
 
+import { systemRemedy } from './system-errors.ts'
+
 /** gRPC status names; their numbers are fixed by the gRPC specification (statuscodes.md). */
 export type StatusName =
   | 'CANCELLED'
@@ -50,6 +52,26 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was restored to an earlier state since the base was recorded'
   },
+  DM_BASE_RECORD_NONE: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and there is no record of it'
+  },
+  DM_BASE_RECORD_AMBIGUOUS: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its handle has meant two snapshots, or one that changed'
+  },
+  DM_BASE_RECORD_UNWATCHED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and was not looked at often enough while it did'
+  },
+  DM_BASE_RECORD_INTERRUPTED: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base no longer exists, and its pool was not active all the time since its answer'
+  },
+  DM_BASE_RECORD_STILL_THERE: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the base is not found by its name, and its device is still in the pool'
+  },
   DM_BASE_RECORD_REBUILT: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool was made anew or its blocks were given other numbers since the base was recorded'
@@ -57,10 +79,6 @@ export const errorRegistry = {
   DM_BASE_RECORD_NEEDS_CHECK: {
     status: 'FAILED_PRECONDITION',
     summary: 'the pool of a base that is gone needs a check'
-  },
-  DM_BASE_RECORD_UNCLEAN_STOP: {
-    status: 'FAILED_PRECONDITION',
-    summary: 'the pool of a base that is gone was not deactivated in order, and passes discards down'
   },
   DM_BASE_RECORD_WRITABLE: {
     status: 'FAILED_PRECONDITION',
@@ -236,6 +254,10 @@ export const errorRegistry = {
     status: 'FAILED_PRECONDITION',
     summary: 'a tracked volume was resumed before its snapshot was done'
   },
+  DM_SYSTEM_REFUSED: {
+    status: 'UNAVAILABLE',
+    summary: 'the operating system refuses what is needed: memory, processes, open files, room or a right'
+  },
   DM_OUTPUT_FAILED: { status: 'INTERNAL', summary: 'the answer could not be written out' },
   DM_CHAIN_IN_USE: { status: 'UNAVAILABLE', summary: 'another process is working on the chain of backups' },
   DM_CHAIN_NO_SPACE: { status: 'UNAVAILABLE', summary: 'the disk that backups go to has not enough room' },
@@ -257,9 +279,6 @@ export const errorRegistry = {
     summary: 'the device to restore to has not the size of the point'
   },
   DM_RESTORE_FAILED: { status: 'UNAVAILABLE', summary: 'the place to restore to could not be written' },
-  DM_HOOK_FAILED: { status: 'FAILED_PRECONDITION', summary: 'a command that --before or --after names has failed' },
-  DM_FREEZE_FAILED: { status: 'UNAVAILABLE', summary: 'a file system could not be frozen for the snapshots' },
-  DM_BACKUP_INCOMPLETE: { status: 'UNAVAILABLE', summary: 'some of several volumes were not backed up' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>
 
@@ -323,8 +342,19 @@ export function shuttingDown(
   return new DeltamapperError('DM_SHUTTING_DOWN', message, remedy)
 }
 
-/** Any thrown value as a DeltamapperError: what is not one already is a defect. */
+/** A process of ours or of others that the system has no memory, processes or descriptors for. */
+export function notStarted(program: string, cause: Error): DeltamapperError {
+  const remedy = systemRemedy(cause, 'the right to start it') ?? 'ask again'
+  return new DeltamapperError('DM_SYSTEM_REFUSED', `${program} could not be started (${cause.message})`, remedy, {
+    cause
+  })
+}
+
+/** Any thrown value as a DeltamapperError: what neither is one already nor the system's refusal is a defect. */
 export function asDeltamapperError(thrown: unknown): DeltamapperError {
   if (thrown instanceof DeltamapperError) return thrown
-  return defect(thrown instanceof Error ? thrown.message : String(thrown), { cause: thrown })
+  if (!(thrown instanceof Error)) return defect(String(thrown), { cause: thrown })
+  const remedy = systemRemedy(thrown, 'that right')
+  if (remedy === undefined) return defect(thrown.message, { cause: thrown })
+  return new DeltamapperError('DM_SYSTEM_REFUSED', thrown.message, remedy, { cause: thrown })
 }

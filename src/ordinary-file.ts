@@ -33,12 +33,6 @@ export function readOrdinaryFileSync(path: string): Buffer {
   }
 }
 
-/** What to do where a file could not be opened for want of a right; undefined where that was not the reason. */
-export function remedyForMissingRight(cause: unknown): string | undefined {
-  const { code } = (cause ?? {}) as NodeJS.ErrnoException
-  return code === 'EACCES' || code === 'EPERM' ? 'run as root, or give this user read access to it' : undefined
-}
-
 interface Kinds {
   isFIFO(): boolean
   isDirectory(): boolean

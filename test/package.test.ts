@@ -75,7 +75,7 @@ test('it carries the versions that were tested, and `npm ci` takes them; two of 
   for (const name of ['package.json', 'npm-shrinkwrap.json']) {
     await writeFile(join(unpacked, name), await readFile(join(packageFolder, name)))
   }
-  // As in docs/hosts.md: it fails where package and versions do not agree.
+  // As in docs/install.md: it fails where package and versions do not agree.
   const options = ['--omit=dev', '--ignore-scripts', '--dry-run', '--offline', '--no-audit']
   await run('npm', ['ci', ...options, '--prefix', unpacked], { cwd: tmpdir() })
   const { packages } = JSON.parse(shipped) as Lock

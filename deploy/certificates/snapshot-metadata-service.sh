@@ -10,6 +10,8 @@
 #   --name NAME         what all names begin with; fullnameOverride, or Helm's release (default: deltamapper)
 #   --release NAME      Helm's release, where it is another (default: NAME)
 #   --port N            of the router's Service (default: 6443)
+#   --require-base-snapshot-for-delta true|false
+#                       whether a base must exist for a delta (default: not said; CRDs of v1.1.0 have no such field)
 #
 # A Helm release of that name takes the object for its own, and so leaves it as it is until it is given an authority itself.
 # Nobody else keeps the certificate in that object up to date: when the authority is replaced, run this again.
@@ -20,13 +22,18 @@ fail() {
   exit 2
 }
 
-authority='' namespace=deltamapper name=deltamapper release='' port=6443
+authority='' namespace=deltamapper name=deltamapper release='' port=6443 requires_base=''
 words=()
 while [ $# -gt 0 ]; do
   case $1 in
     --authority | --namespace | --name | --release | --port)
       [ $# -ge 2 ] || fail "$1 wants a value"
       printf -v "${1#--}" %s "$2"
+      shift 2
+      ;;
+    --require-base-snapshot-for-delta)
+      [[ ${2-} =~ ^(true|false)$ ]] || fail "$1 wants true or false"
+      requires_base=$2
       shift 2
       ;;
     --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" && exit ;;
@@ -64,3 +71,4 @@ spec:
   audience: $csi_name
   caCert: $certificate
 OBJECT
+[ -z "$requires_base" ] || echo "  requireBaseSnapshotForDelta: $requires_base"

@@ -1,5 +1,5 @@
 /**
- * Dispatches the calls of the Admin service to owned pools or tracked volumes. Here the agent's types meet those of
+ * Dispatches the calls of the Admin service to owned pools, tracked volumes or records of bases. Here the agent's types meet those of
  * admin.proto, and the compiler checks one against the other.
  */
 import type { AdminBackend, AdminMethod } from '../grpc/admin.ts'
@@ -13,6 +13,7 @@ const ERA_CALLS = [
   ...(['attachEra', 'detachEra', 'activateEra', 'deactivateEra', 'growEra', 'listEra'] as const),
   ...(['createEraSnapshot', 'beginSnapshot', 'endSnapshot', 'listEraSnapshots'] as const)
 ]
+const BASE_CALLS = ['listBases', 'getBase', 'dropBase'] as const
 
 /** Pools of our own. */
 export type PoolBackend = Pick<AdminBackend, (typeof POOL_CALLS)[number] | 'deleteSnapshot'>
@@ -23,10 +24,14 @@ export interface EraBackend extends Pick<AdminBackend, (typeof ERA_CALLS)[number
   deleteSnapshot(volume: string, name: string): Promise<void>
 }
 
-export function administration(pools: PoolBackend, tracked: EraBackend): AdminBackend {
+/** Records of bases. */
+export type BaseBackend = Pick<AdminBackend, (typeof BASE_CALLS)[number]>
+
+export function administration(pools: PoolBackend, tracked: EraBackend, bases: BaseBackend): AdminBackend {
   return {
     ...calls(pools, POOL_CALLS),
     ...calls(tracked, ERA_CALLS),
+    ...calls(bases, BASE_CALLS),
     /** The one call that may mean either. */
     async deleteSnapshot(request) {
       if (!(await tracked.has(request.pool))) return pools.deleteSnapshot(request)

@@ -85,7 +85,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     backend: snapshotMetadataBackend(
       sources,
       walkers,
-      answersWith({ knowledge: live?.knowledge, tools, logger, classic: live?.classic })
+      answersWith({ knowledge: live?.knowledge, bases: live?.bases, tools, logger, classic: live?.classic })
     ),
     // Anyone who can connect may change things: so by default only if that is the agent's own user.
     admin: (config.admin ?? (config.socketMode & 0o077) === 0) ? live?.admin : undefined,
@@ -139,6 +139,7 @@ async function startTools(
 function startWalkers(config: AgentConfig, tools: ToolEngine | undefined, metrics: AgentMetrics): Walkers {
   const walkers = new Walkers(config.walkers, {
     direct: config.directReads,
+    reads: config.reads,
     readDeadlineMs: config.readDeadlineSeconds * 1000,
     readBytesPerSecond: config.readMebibytesPerSecond && config.readMebibytesPerSecond * 2 ** 20,
     startPrograms: tools !== undefined,

@@ -13,7 +13,8 @@ import {
   tlsFields,
   valid
 } from '../process/config-file.ts'
-import { describeIssues } from '../process/config-issues.ts'
+import { describeIssues } from '../config-issues.ts'
+import { waysToRead } from '../devicemapper/metadata-medium.ts'
 import { type Engine, engines } from '../devicemapper/tools/engine.ts'
 import { checkMonitorAddress } from '../monitoring/monitor.ts'
 import { faultOfCommand } from '../search-path.ts'
@@ -67,6 +68,21 @@ export const agentConfig = z.strictObject({
   catalog: z.string().min(1).default('/var/lib/deltamapper/catalog.sqlite'),
   /** Refuse a base that this agent never served: nothing proves that it was not trimmed since its backup. */
   strictBases: z.boolean().default(false),
+  /** Records of bases: what is kept of snapshots in thin pools, so that they need not stay to be compared with. */
+  bases: z
+    .strictObject({
+      /** How many of each volume; with 0, none are made. Younger ones than `days` are kept too. */
+      keep: z.int().min(0).max(10_000).default(3),
+      days: z.number().min(0).max(36_500).default(45),
+      /** Bytes for all of them. */
+      maxBytes: z
+        .int()
+        .min(0)
+        .default(2 ** 30),
+      /** Their folder, on a local file system; by default `bases` beside the catalog. */
+      folder: z.string().min(1).optional()
+    })
+    .prefault({}),
   /** Metadata snapshots, for uses that cannot do without them. */
   lease: z
     .strictObject({
@@ -141,6 +157,11 @@ export const agentConfig = z.strictObject({
    * memory.
    */
   directReads: z.boolean().default(false),
+  /**
+   * How walks read metadata devices: through the kernel's queue of reads (`aio`), by threads that wait for each read
+   * (`preadv`), or by threads only where there is no queue to be had (`auto`).
+   */
+  reads: z.enum(waysToRead).default('auto'),
   /** How long a metadata device may take to answer one read. Calls that wait longer end with DM_READ_FAILED. */
   readDeadlineSeconds: z.number().min(0.1).max(3600).default(30),
   /**

@@ -2,14 +2,18 @@
  * The part of an agent that serves the node's own volumes: the catalog, device-mapper and LVM, leases, our pools and
  * the tracked volumes. An agent that serves recorded pools alone has none of it.
  */
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import type { AdminBackend } from '../grpc/admin.ts'
 import { administration } from './administration.ts'
+import { BaseRecords } from './answers/base-records.ts'
 import type { ClassicServices } from './answers/classic-services.ts'
 import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import { Sources } from './answers/sources.ts'
+import { BaseAdministration } from './bases/base-administration.ts'
+import { BaseLooks } from './bases/base-looks.ts'
 import { type Catalog, openCatalog } from './catalog/catalog.ts'
 import { keepForgetting } from './catalog/retention.ts'
 import type { AgentConfig } from './config.ts'
@@ -31,6 +35,7 @@ export interface LiveNode {
   readonly leases: MetadataSnapshotLeases
   readonly sources: Sources
   readonly knowledge: DeviceKnowledge
+  readonly bases: BaseRecords
   readonly classic: ClassicServices
   readonly admin: AdminBackend
   readonly inventory: LiveInventory
@@ -67,6 +72,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
   const node = { catalog, deviceMapper, lvm }
   const leases = await startLeases(config, context, node)
   const { owned, tracked } = await startVolumes(config, context, node)
+  const bases = await startBases(config, context, node)
   const { keepSnapshots, keepDays } = config.era
   started.defer(keepForgetting(catalog, logger, { keep: keepSnapshots, keptMs: keepDays * 86_400_000 }))
   metrics.watchCatalog(catalog.path)
@@ -78,8 +84,10 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
     sources: new Sources(recorded, { deviceMapper, lvm, ownedPools: owned, history: catalog }),
     knowledge: catalogKnowledge(catalog, logger, {
       readDeadlineMs: config.readDeadlineSeconds * 1000,
-      strictBases: config.strictBases
+      strictBases: config.strictBases,
+      bases
     }),
+    bases,
     classic: {
       ...{ catalog, deviceMapper, logger, strictBases: config.strictBases, compare: config.cow.compare },
       compareBytes: config.cow.compareMebibytes * 2 ** 20,
@@ -87,12 +95,32 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
       memory: new WalkMemory(config.cow.memoryMebibytes * 2 ** 20, 'cow.memoryMebibytes'),
       onDoubtful: metrics.reportedDoubtful
     },
-    admin: administration(owned, tracked),
+    admin: administration(owned, tracked, new BaseAdministration(catalog, bases)),
     inventory: {
       ...{ deviceMapper, lvm, lvmCommand: config.lvmCommand, catalogPath: config.catalog },
       agent: { catalog, leases, tracked }
     }
   }
+}
+
+/** Records of bases, and the looks that they depend on. */
+async function startBases(
+  { bases: { keep, days, maxBytes, folder }, catalog: path, readDeadlineSeconds }: AgentConfig,
+  { started, metrics, logger }: LiveNodeContext,
+  { catalog, deviceMapper, lvm }: Node
+): Promise<BaseRecords> {
+  const records = new BaseRecords({
+    ...{ catalog, deviceMapper, logger, folder: folder ?? join(dirname(path), 'bases') },
+    retention: { keep, keptMs: days * 86_400_000, maxBytes }
+  })
+  if (keep > 0) await records.start()
+  const looks = new BaseLooks({
+    ...{ catalog, deviceMapper, lvm, records, logger, readDeadlineMs: readDeadlineSeconds * 1000 }
+  })
+  looks.start()
+  started.defer(() => looks.close())
+  metrics.watchBases(catalog, records.counts)
+  return records
 }
 
 async function startLeases(

@@ -6,6 +6,8 @@
  */
 import { stat } from 'node:fs/promises'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import type { KnownBase } from './catalog/bases.ts'
+import type { Catalog } from './catalog/catalog.ts'
 import { lookAtTracked, type TrackedState } from './era/tracked-state.ts'
 import type { SurveyPort } from './node/survey.ts'
 import { Looks } from './node/looks.ts'
@@ -135,6 +137,51 @@ export class AgentMetrics {
       registers: this.#registers
     })
     return (heldMs, lost) => seconds.observe({ outcome: lost ? 'lost' : 'released' }, heldMs / 1000)
+  }
+
+  /**
+   * Records of bases. @param counts what became of questions about bases that are gone, and of records, since the start
+   */
+  watchBases(
+    catalog: { readonly bases: Pick<Catalog['bases'], 'list'> },
+    counts: Readonly<Record<'answered' | 'refused' | 'notKept', number>>
+  ): void {
+    const looks = new Looks(async () => (await catalog.bases.list()).filter(({ record }) => record !== undefined))
+    const registers = this.#registers
+    const gauge = (name: string, help: string, of: (records: readonly KnownBase[]) => number) =>
+      new Gauge({
+        ...{ name, help, registers },
+        async collect() {
+          this.set(of((await looks.latest())?.what ?? []))
+        }
+      })
+    gauge('deltamapper_base_records', 'Records of base snapshots', (records) => records.length)
+    gauge('deltamapper_base_record_bytes', 'Bytes of these records', (records) =>
+      records.reduce((sum, { recordBytes = 0 }) => sum + recordBytes, 0)
+    )
+    const counter = (name: string, help: string, of: () => number) =>
+      new Counter({
+        ...{ name, help, registers },
+        collect() {
+          this.reset()
+          this.inc(of())
+        }
+      })
+    counter(
+      'deltamapper_base_record_answers_total',
+      'Answers that compared with a record of a base that is gone',
+      () => counts.answered
+    )
+    counter(
+      'deltamapper_base_record_refusals_total',
+      'Questions about a base that is gone, for which no record could stand',
+      () => counts.refused
+    )
+    counter(
+      'deltamapper_base_records_not_kept_total',
+      'Records that could not be kept, so that their snapshots have to stay',
+      () => counts.notKept
+    )
   }
 
   /** @param path of the database */

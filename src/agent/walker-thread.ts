@@ -1,6 +1,10 @@
 /** The program of a walker thread (walks/walkers.ts starts it): its function and its targets. */
-import { parentPort } from 'node:worker_threads'
+import { parentPort, workerData } from 'node:worker_threads'
 import { walkOf } from './targets.ts'
-import { serveWalks } from './walks/walk-worker.ts'
+import { serveWalks, warmUp } from './walks/walk-worker.ts'
+import type { WalkerData } from './walks/walk-messages.ts'
 
-if (parentPort) serveWalks(parentPort, walkOf)
+if (parentPort) {
+  serveWalks(parentPort, walkOf)
+  warmUp(workerData as WalkerData)
+}

@@ -87,8 +87,9 @@ async function compareWithSnapshot(
   }
 }
 
-/** Undefined where the snapshot is gone, or cannot be had here, or is another by now. */
+/** Undefined where the snapshot is gone, or cannot be had here, or is another by now, or nothing would tell. */
 async function openIfThere({ snapshot }: Point, open: OpenSnapshot): Promise<ServedSnapshot | undefined> {
+  if (snapshot.uuid === undefined && snapshot.fingerprint === undefined) return undefined
   const source = await open(snapshot.handle, []).catch((error: unknown) => {
     const isAway = error instanceof DeltamapperError && ['NOT_FOUND', 'UNAVAILABLE'].includes(error.status)
     if (!isAway) throw error

@@ -56,6 +56,25 @@ export async function main(args: readonly string[]): Promise<void> {
 
 async function run(args: readonly string[]): Promise<void> {
   let help = ''
+  // Options of the program itself, help, and usage errors are for all of them.
+  const asked = Object.keys(commands).filter((name) => name === args[0])
+  const program = await commandLine((text) => (help += text), asked.length > 0 ? asked : undefined)
+  try {
+    await program.parseAsync(args, { from: 'user' })
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    if (error.exitCode !== 0) throw usageError(error, program, args)
+    const { written } = await import('./output/text-output.ts')
+    await written(process.stdout, help)
+  }
+}
+
+/**
+ * The definitions of commands: what is parsed, and what man pages and completion are made from.
+ *
+ * @param writeOut gets the text of help
+ */
+export async function commandLine(writeOut: (text: string) => void, names = Object.keys(commands)): Promise<Command> {
   const program = new Command('deltamapper')
     .description(
       'Tells which blocks of a Linux volume are allocated in a snapshot, and which changed between two ' +
@@ -63,12 +82,10 @@ async function run(args: readonly string[]): Promise<void> {
     )
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print help for the program, or for a command')
-    .configureOutput({ writeOut: (text) => (help += text), writeErr: () => undefined })
+    .configureOutput({ writeOut, writeErr: () => undefined })
     .exitOverride()
-  // Options of the program itself, help, and usage errors are for all of them.
-  const asked = Object.keys(commands).filter((name) => name === args[0])
-  for (const name of asked.length > 0 ? asked : Object.keys(commands)) (await commands[name]())(program)
-  program.addHelpText(
+  for (const name of names) (await commands[name]())(program)
+  return program.addHelpText(
     'after',
     `
 All sizes and offsets are in bytes. Exit status: 0 complete, 2 wrong usage,
@@ -82,14 +99,6 @@ Examples:
   deltamapper inspect /dev/mapper/vg0-pool_tmeta
   deltamapper doctor`
   )
-  try {
-    await program.parseAsync(args, { from: 'user' })
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error
-    if (error.exitCode !== 0) throw usageError(error, program, args)
-    const { written } = await import('./output/text-output.ts')
-    await written(process.stdout, help)
-  }
 }
 
 /** Commander's errors in our form. */

@@ -2,11 +2,13 @@
  * Volumes and snapshots through the driver's own Controller and Node services, in block mode, as an orchestrator
  * would: CreateVolume, ControllerPublish where there is one, NodeStage where there is one, NodePublish, and back.
  */
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { parse } from 'yaml'
 import { z } from 'zod'
+import { fieldsOf } from '../config-issues.ts'
 import { DeltamapperError } from '../errors.ts'
+import { readOrdinaryFile } from '../ordinary-file.ts'
+import { systemRemedy } from '../system-errors.ts'
 import type { Asker } from './asker.ts'
 import { ended } from './rule.ts'
 import { isOk } from './run.ts'
@@ -33,12 +35,12 @@ const BLOCK = { block: {}, access_type: 'block', access_mode: { mode: 'SINGLE_NO
 /** @throws DM_CONFIG_INVALID */
 export async function readContentConfig(path: string): Promise<ContentConfig> {
   try {
-    return contentSchema.parse(parse(await readFile(path, 'utf8')))
+    return fieldsOf((await readOrdinaryFile(path)).toString('utf8'), contentSchema)
   } catch (cause) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
       `${path} cannot be used: ${(cause as Error).message.replaceAll(/\s+/g, ' ')}`,
-      'docs/conformance.md has an example',
+      systemRemedy(cause) ?? 'docs/conformance.md has an example',
       { cause }
     )
   }

@@ -3,11 +3,12 @@
  * with what it is about in the environment. A command that has something to say prints it as its last line.
  */
 import { execFile } from 'node:child_process'
-import { readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
-import { parse } from 'yaml'
 import { z } from 'zod'
+import { fieldsOf } from '../config-issues.ts'
 import { DeltamapperError } from '../errors.ts'
+import { readOrdinaryFile } from '../ordinary-file.ts'
+import { systemRemedy } from '../system-errors.ts'
 import type { Storage } from './storage.ts'
 
 const hooksSchema = z.strictObject({
@@ -28,12 +29,12 @@ const PATIENCE_MS = 60_000
 /** @throws DM_CONFIG_INVALID */
 export async function readHooks(path: string): Promise<Hooks> {
   try {
-    return hooksSchema.parse(parse(await readFile(path, 'utf8')))
+    return fieldsOf((await readOrdinaryFile(path)).toString('utf8'), hooksSchema)
   } catch (cause) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
       `${path} cannot be used: ${(cause as Error).message.replaceAll(/\s+/g, ' ')}`,
-      'docs/conformance.md has an example of hooks',
+      systemRemedy(cause) ?? 'docs/conformance.md has an example of hooks',
       { cause }
     )
   }

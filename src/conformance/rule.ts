@@ -5,6 +5,7 @@
  */
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import type { Asker } from './asker.ts'
 import { quoted, type SeenTuple } from './answer.ts'
 import { isOk, type Question, type Run, type StreamCall } from './run.ts'
@@ -36,7 +37,9 @@ export interface Rule {
 export async function loadRules(): Promise<Rule[]> {
   const folder = join(import.meta.dirname, 'rules')
   const files = readdirSync(folder).filter((name) => /^\d\d-.*\.(?:ts|js)$/.test(name) && !name.endsWith('.d.ts'))
-  const modules = await Promise.all(files.map((name) => import(`./rules/${name}`) as Promise<{ rule: Rule }>))
+  const modules = await Promise.all(
+    files.map((name) => import(pathToFileURL(join(folder, name)).href) as Promise<{ rule: Rule }>)
+  )
   return modules.map(({ rule }) => rule).sort((one, other) => one.number - other.number)
 }
 

@@ -7,6 +7,7 @@ import { open } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { z } from 'zod'
 import { DeltamapperError } from '../errors.ts'
+import { systemRemedy } from '../system-errors.ts'
 import type { Answer } from './answer.ts'
 import type { ContentRecord } from './content-record.ts'
 import type { End } from './wire.ts'
@@ -148,7 +149,7 @@ export async function readRun(path: string): Promise<Run> {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
       `${path} is no recorded run: ${(cause as Error).message.split('\n', 1)[0]}`,
-      'name a file that --record has written',
+      systemRemedy(cause) ?? 'name a file that --record has written',
       { cause }
     )
   }

@@ -11,6 +11,7 @@ import { type FileHandle, open, readFile } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
+import { systemRemedy } from '../system-errors.ts'
 import { pageAligned } from './page-aligned.ts'
 import type { DeviceNumber } from './target-words.ts'
 import { SECTOR_BYTES } from '../units.ts'
@@ -198,12 +199,17 @@ function cannotClaim(path: string, cause: unknown): DeltamapperError {
       )
     case 'EACCES':
     case 'EPERM':
-      return new DeltamapperError('DM_PERMISSION', `${path} may not be opened`, 'run the agent as root', { cause })
+      return new DeltamapperError(
+        'DM_PERMISSION',
+        `${path} may not be opened (${code})`,
+        systemRemedy(cause, 'the right to read and write it') ?? 'run the agent as root',
+        { cause }
+      )
     default:
       return new DeltamapperError(
         'DM_READ_FAILED',
         `${path} cannot be opened (${code === 'unknown' ? String(cause) : code})`,
-        'look into the kernel log for errors of the device',
+        systemRemedy(cause) ?? 'look into the kernel log for errors of the device',
         { cause }
       )
   }

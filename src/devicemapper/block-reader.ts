@@ -15,6 +15,7 @@ import { checksumSalt, impliedSalt } from './checksum.ts'
 import { Unanswered } from './device-reads.ts'
 import { type MediumOptions, type MetadataMedium, openMedium, type OpenMedium } from './metadata-medium.ts'
 import { pageAligned } from './page-aligned.ts'
+import { type FailedRun, ReadRuns } from './read-runs.ts'
 import type { DeviceNumber } from './target-words.ts'
 import { METADATA_BLOCK_BYTES } from '../units.ts'
 
@@ -51,6 +52,8 @@ export class BlockWindow {
   readonly words: Uint32Array
   /** `slots[i]` is the place of the i-th requested block: byte `slots[i] * 4096`. */
   readonly slots: Uint32Array
+  /** Where its blocks are read from. */
+  readonly runs: ReadRuns
   /** A request was given up while the kernel had it: the kernel may still write into this memory at any time. */
   isLost = false
   /**
@@ -62,6 +65,7 @@ export class BlockWindow {
   /** @param memory page-aligned, with room for wanted and bridged blocks: twice the most that may be requested */
   constructor(memory: Buffer) {
     this.slots = new Uint32Array(memory.length / METADATA_BLOCK_BYTES / 2)
+    this.runs = new ReadRuns(this.slots.length)
     this.bytes = memory
     this.words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4)
   }
@@ -295,8 +299,8 @@ export class BlockReader {
   }
 
   /**
-   * Reads the blocks into the window, in as few requests as their neighbourhood allows. Requests around the page cache
-   * all run at once.
+   * Reads the blocks into the window, in as few requests as their neighbourhood allows. Those around the page cache go
+   * to the kernel together.
    */
   async #fill(window: BlockWindow, blocks: ArrayLike<number>, count: number): Promise<void> {
     const order = new Uint32Array(count)
@@ -308,7 +312,8 @@ export class BlockReader {
     }
     order.sort((a, b) => blocks[a] - blocks[b])
 
-    const reads: Promise<void>[] = []
+    const { runs } = window
+    runs.clear()
     let used = 0
     for (let i = 0; i < count;) {
       const start = i
@@ -328,56 +333,38 @@ export class BlockReader {
       }
       const length = last - first + 1
       used = firstSlot + length
-      if (this.isDirect) reads.push(this.#readDirect(window, firstSlot, first, length))
-      else this.#readCached(window, firstSlot, first, length)
+      runs.add(firstSlot * METADATA_BLOCK_BYTES, length * METADATA_BLOCK_BYTES, first * METADATA_BLOCK_BYTES)
     }
-    if (!this.isDirect) {
-      if (++this.#loads % LOADS_PER_TURN === 0) await setImmediate()
-      return
+    this.statistics.readCalls += runs.count
+    this.statistics.bytesRead += runs.bytes
+    const failed = this.isDirect ? await this.#medium.readRuns(window.bytes, runs) : this.#readCached(window)
+    if (failed) {
+      if (failed.outcome instanceof Unanswered && failed.outcome.sent) window.isLost = true
+      throw this.#undelivered(runs, failed)
     }
-    if (reads.length === 1) return reads[0]
-    // Every request must have returned before the window may be used or given away, even if one of them failed.
-    const failed = (await Promise.allSettled(reads)).find((result) => result.status === 'rejected')
-    if (failed) throw failed.reason
+    if (!this.isDirect && ++this.#loads % LOADS_PER_TURN === 0) await setImmediate()
   }
 
-  async #readDirect(window: BlockWindow, slot: number, firstBlock: number, length: number): Promise<void> {
-    const { start, bytes } = this.#request(slot, length)
-    let read: number
-    try {
-      read = await this.#medium.read(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_BYTES)
-    } catch (error) {
-      if (error instanceof Unanswered && error.sent) window.isLost = true
-      throw this.#undelivered(firstBlock, length, error as Error)
+  #readCached({ bytes, runs: { count, starts, lengths, positions } }: BlockWindow): FailedRun | undefined {
+    for (let run = 0; run < count; run++) {
+      let outcome: number | Error
+      try {
+        outcome = this.#medium.readNow(bytes, starts[run], lengths[run], positions[run])
+      } catch (error) {
+        outcome = error as Error
+      }
+      if (outcome !== lengths[run]) return { run, outcome }
     }
-    if (read !== bytes) throw this.#undelivered(firstBlock, length, read)
+    return undefined
   }
 
-  #readCached(window: BlockWindow, slot: number, firstBlock: number, length: number): void {
-    const { start, bytes } = this.#request(slot, length)
-    let read: number
-    try {
-      read = this.#medium.readNow(window.bytes, start, bytes, firstBlock * METADATA_BLOCK_BYTES)
-    } catch (error) {
-      throw this.#undelivered(firstBlock, length, error as Error)
-    }
-    if (read !== bytes) throw this.#undelivered(firstBlock, length, read)
-  }
-
-  #request(slot: number, length: number): { start: number; bytes: number } {
-    const bytes = length * METADATA_BLOCK_BYTES
-    this.statistics.readCalls++
-    this.statistics.bytesRead += bytes
-    return { start: slot * METADATA_BLOCK_BYTES, bytes }
-  }
-
-  #undelivered(firstBlock: number, length: number, outcome: Error | number): DeltamapperError {
-    const last = firstBlock + length - 1
-    const bytes = length * METADATA_BLOCK_BYTES
+  #undelivered({ positions, lengths }: ReadRuns, { run, outcome }: FailedRun): DeltamapperError {
+    const [first, bytes] = [positions[run] / METADATA_BLOCK_BYTES, lengths[run]]
+    const last = first + bytes / METADATA_BLOCK_BYTES - 1
     const why = typeof outcome === 'number' ? `only ${outcome} of ${bytes} bytes came back` : outcome.message
     return new DeltamapperError(
       'DM_READ_FAILED',
-      `blocks ${firstBlock} to ${last} of ${this.path} could not be read: ${why}`,
+      `blocks ${first} to ${last} of ${this.path} could not be read: ${why}`,
       outcome instanceof Unanswered
         ? 'see what the device below waits for (suspended? a dead path?); ask again'
         : 'look into the kernel log for errors of the device below',
@@ -392,7 +379,7 @@ function checkNumber(path: string, opened: DeviceNumber | undefined, { major, mi
   throw new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `${path} is not block device ${major}:${minor}, which it was when it was looked up`,
-    'ask again'
+    'ask again from the beginning'
   )
 }
 

@@ -17,6 +17,8 @@ export interface ExtentBatch {
 
 /** An answer of any source, including other drivers: everything allocated or changed in a target. */
 export interface ExtentAnswer {
+  /** What a person should know of the target, though there is an answer. Only servers say such a thing. */
+  readonly remark?: string
   /**
    * Size of the (target) snapshot in bytes; constant for the answer. Undefined if nobody told it: a driver that finds
    * nothing may send no message (the CSI specification is silent). It is never 0 then, so that nobody cuts an image to
@@ -75,6 +77,11 @@ export class ExtentBuilder {
     this.#end = end
   }
 
+  /** Extents that can no longer grow. */
+  get count(): number {
+    return this.#count
+  }
+
   /** Everything that can no longer grow, or undefined when there is nothing. */
   take(): ExtentBatch | undefined {
     if (this.#count === 0) return undefined
@@ -99,7 +106,7 @@ export class ExtentBuilder {
     this.#sizes[i] = Math.min(this.#end * this.#blockBytes, this.#sizeBytes) - offset
   }
 
-  /** The caller bounds it: it takes a batch after each window of blocks. */
+  /** The caller bounds it: it takes what is there when it is enough. */
   #grow(): void {
     const [offsets, sizes] = [this.#offsets, this.#sizes]
     this.#offsets = new Float64Array(2 * offsets.length)

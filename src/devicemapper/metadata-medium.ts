@@ -16,9 +16,13 @@ import { constants, readSync } from 'node:fs'
 import { open, readFile, type FileHandle } from 'node:fs/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
+import { systemRemedy } from '../system-errors.ts'
 import { DeviceReads } from './device-reads.ts'
+import { ReadQueue } from './read-queue.ts'
+import type { FailedRun, ReadRuns } from './read-runs.ts'
 import { SECTOR_BYTES } from '../units.ts'
 import type { DeviceNumber } from './target-words.ts'
+import { windowTurns } from './window-turns.ts'
 
 /**
  * How long a request around the page cache may take unless it is said otherwise, in milliseconds: what disks take
@@ -30,23 +34,34 @@ export interface MetadataMedium {
   readonly sizeBytes: number
   /** The block device that it is; undefined for a file. */
   readonly device: DeviceNumber | undefined
-  /** Requests take time, and many should be under way at once: read with `read`. Otherwise with `readNow`. */
+  /** Requests take time, and many should be under way at once: read with `readRuns`. Otherwise with `readNow`. */
   readonly isDirect: boolean
   /** For as long as it is open. */
   readonly descriptor: number
   /**
-   * Reads into page-aligned memory, which is the medium's until this has settled. @returns how many bytes came back
-   * @throws Unanswered
+   * Reads into page-aligned memory, which with the runs is the medium's until this has settled. @returns a run that was
+   * not read whole, if there is one: one that the kernel still has (Unanswered.sent), rather than another
    */
-  read(into: Uint8Array, start: number, bytes: number, position: number): Promise<number>
+  readRuns(into: Uint8Array, runs: ReadRuns): Promise<FailedRun | undefined>
   readNow(into: Uint8Array, start: number, bytes: number, position: number): number
   close(): Promise<void>
 }
+
+/**
+ * How reads around the page cache are made: by threads that wait for them (`preadv`), or through the kernel's queue
+ * (`aio`), which costs a fraction. `auto`: by threads where the kernel has no queue for us.
+ *
+ * Whoever uses the queue waits in it for a millisecond now and then. So that is for walker threads and commands.
+ */
+export const waysToRead = ['auto', 'aio', 'preadv'] as const
+export type WayToRead = (typeof waysToRead)[number]
 
 /** How a medium is opened and read. */
 export interface MediumOptions {
   /** Read around the page cache; always so for devices, on request for files. */
   direct?: boolean | undefined
+  /** `preadv` by default. */
+  reads?: WayToRead | undefined
   /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
   deadlineMs?: number | undefined
   /**
@@ -87,8 +102,9 @@ export const openMedium: OpenMedium = async (path, options) => {
     const { rdev, dev, ino } = status
     const device = isDevice ? decodeDeviceNumber(rdev) : undefined
     const sizeBytes = device ? await deviceSizeBytes(device) : status.size
+    const queue = isDirect ? await queueFor(path, options.reads) : undefined
     const requests = isDirect ? DeviceReads.join(isDevice ? `device ${rdev}` : `file ${dev}:${ino}`) : undefined
-    return new FileMedium(file, { sizeBytes, device }, requests, options)
+    return new FileMedium(file, { sizeBytes, device }, requests, queue, options)
   } catch (cause) {
     await file.close().catch(() => undefined)
     throw cause instanceof DeltamapperError ? cause : cannotOpen(path, cause)
@@ -101,18 +117,22 @@ class FileMedium implements MetadataMedium {
   readonly #file: FileHandle
   /** Undefined where reads go through the page cache. */
   readonly #requests: DeviceReads | undefined
+  readonly #queue: ReadQueue | undefined
   readonly #options: MediumOptions
+  #bytesRead = 0
 
   constructor(
     file: FileHandle,
     { sizeBytes, device }: Pick<MetadataMedium, 'sizeBytes' | 'device'>,
     requests: DeviceReads | undefined,
+    queue: ReadQueue | undefined,
     options: MediumOptions
   ) {
     this.sizeBytes = sizeBytes
     this.device = device
     this.#file = file
     this.#requests = requests
+    this.#queue = queue
     this.#options = options
   }
 
@@ -124,10 +144,13 @@ class FileMedium implements MetadataMedium {
     return this.#file.fd
   }
 
-  async read(into: Uint8Array, start: number, bytes: number, position: number): Promise<number> {
+  async readRuns(into: Uint8Array, runs: ReadRuns): Promise<FailedRun | undefined> {
     const { deadlineMs = READ_DEADLINE_MS, bytesPerSecond } = this.#options
-    if (!this.#requests) return this.readNow(into, start, bytes, position)
-    return this.#requests.read(this.#file.fd, into, start, bytes, position, { deadlineMs, bytesPerSecond })
+    if (!this.#requests) throw new Error(`${this.#file.fd} is read through the page cache`)
+    const failed = await this.#requests.readRuns(this.#file.fd, into, runs, { deadlineMs, bytesPerSecond }, this.#queue)
+    this.#bytesRead += runs.bytes
+    await windowTurns.take(this.#bytesRead)
+    return failed
   }
 
   readNow(into: Uint8Array, start: number, bytes: number, position: number): number {
@@ -140,16 +163,30 @@ class FileMedium implements MetadataMedium {
   }
 }
 
+/** @throws DM_READ_FAILED when there has to be one, and is none */
+async function queueFor(path: string, reads: WayToRead = 'preadv'): Promise<ReadQueue | undefined> {
+  if (reads === 'preadv') return undefined
+  try {
+    return await ReadQueue.ofThread()
+  } catch (cause) {
+    if (reads === 'auto') return undefined
+    throw new DeltamapperError(
+      'DM_READ_FAILED',
+      `${path} cannot be read through the kernel's queue: ${(cause as Error).message}`,
+      'leave `reads` at `auto`, or raise fs.aio-max-nr',
+      { cause }
+    )
+  }
+}
+
 function cannotOpen(path: string, cause: unknown): DeltamapperError {
   const { code, message } = cause as NodeJS.ErrnoException
   const remedy =
     code === 'ENOENT'
       ? 'check the path; the metadata device of a pool exists only while the pool is active'
-      : code === 'EACCES' || code === 'EPERM'
-        ? 'run as root, or give this user read access to it'
-        : code === 'EINVAL'
-          ? 'the file system below does not take O_DIRECT: read the file without it'
-          : 'check the path and the device'
+      : code === 'EINVAL'
+        ? 'the file system below does not take O_DIRECT: read the file without it'
+        : (systemRemedy(cause) ?? 'check the path and the device')
   return new DeltamapperError('DM_READ_FAILED', `cannot open ${path}: ${message}`, remedy, { cause })
 }
 

@@ -25,6 +25,17 @@ export interface CallContext {
    * the same.
    */
   readonly anyVolume: boolean
+  /**
+   * What the caller has the data of (devicemapper/device-named.ts): an answer is to be about nothing else. Undefined
+   * where it did not say.
+   */
+  readonly device?: string | undefined
+}
+
+/** What a client says beside a question, of itself; see CallContext. */
+export interface OwnQuestion {
+  readonly anyVolume?: boolean | undefined
+  readonly device?: string | undefined
 }
 
 /** The part of grpc-js's calls that we use. */
@@ -45,6 +56,8 @@ const onBehalfOfKey = 'deltamapper-on-behalf-of'
  * specification wants, so that nothing passes this on, and sidecars do not know it.
  */
 const anyVolumeKey = 'deltamapper-any-volume'
+/** Set by our own client that reads from a device. */
+const deviceKey = 'deltamapper-device'
 const plainForm = /^[A-Za-z0-9._:-]{1,64}$/
 
 export function callContext(call: IncomingCall): CallContext {
@@ -55,13 +68,22 @@ export function callContext(call: IncomingCall): CallContext {
   const [behind] = call.metadata.get(onBehalfOfKey)
   const isTold = isIP(client) !== 0 && typeof behind === 'string' && plainForm.test(behind)
   const party = isTold ? `${client} for ${behind}` : client
-  return { deadline: Number(call.getDeadline()), requestId, client, party, anyVolume }
+  // Whatever it is, it has to be said again by whoever answers: a form that is wrong fits nothing.
+  const device = deviceIn(call.metadata)
+  const deadline = Number(call.getDeadline())
+  return { deadline, requestId, client, party, anyVolume, ...(device !== undefined && { device }) }
 }
 
-/** The metadata of a client whose handles are ours. */
-export function ownHandlesMetadata(): Metadata {
+/** The device that a caller has named, or a server has answered about; undefined for none. */
+export function deviceIn(metadata: Metadata): string | undefined {
+  return metadata.get(deviceKey)[0]?.toString()
+}
+
+/** The metadata of a client whose handles are ours. @param device what it has the data of */
+export function ownHandlesMetadata({ anyVolume = false, device }: OwnQuestion): Metadata {
   const metadata = new Metadata()
-  metadata.set(anyVolumeKey, 'yes')
+  if (anyVolume) metadata.set(anyVolumeKey, 'yes')
+  if (device !== undefined) metadata.set(deviceKey, device)
   return metadata
 }
 

@@ -17,10 +17,10 @@ import {
 import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
-import { ownHandlesMetadata } from './call-context.ts'
+import { deviceIn, ownHandlesMetadata } from './call-context.ts'
 import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './snapshot-metadata-methods.ts'
-import { fromStatus, isServiceError, type WireStatus } from './status.ts'
+import { fromStatus, isServiceError, remarkKey, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
 import { tlsChannel, type TlsMaterial } from './tls.ts'
 
@@ -39,6 +39,11 @@ export interface CallOptions {
   readonly signal?: AbortSignal
   /** Milliseconds until the whole answer must be there; else DM_DEADLINE_EXCEEDED. No limit unless given. */
   readonly deadlineMs?: number
+  /**
+   * Asked of an agent of ours: what the caller has the data of (devicemapper/device-named.ts). About anything else
+   * there is no answer, but DM_NO_SUCH_DEVICE; DM_ANSWER_INVALID from a server that does not know of it.
+   */
+  readonly device?: string
 }
 
 export interface SnapshotMetadataClient {
@@ -94,23 +99,23 @@ export function connect(
   const failure = (status: WireStatus) => fromStatus(status, parsed.text)
   const withClosing = (signal: AbortSignal | undefined) =>
     signal === undefined ? closing.signal : AbortSignal.any([closing.signal, signal])
+  const ask = <Request extends { readonly startingOffset: bigint; readonly maxResults: number }>(
+    method: MethodDefinition<Request, Uint8Array>,
+    request: Request,
+    signal: AbortSignal | undefined,
+    { deadlineMs }: CallOptions,
+    metadata: Metadata
+  ) => askForExtents(client, method, request, failure, withClosing(signal), deadlineMs, metadata)
   return {
-    async allocated({ snapshotId, signal, ...options }) {
+    async allocated({ snapshotId, signal, device, ...options }) {
       const request = { snapshotId, ...requestNumbers(options) }
-      return askForExtents(client, getMetadataAllocated, request, failure, withClosing(signal), options.deadlineMs)
+      const metadata = ownHandlesMetadata({ device })
+      return ask(getMetadataAllocated, request, signal, options, metadata)
     },
-    async delta({ baseSnapshotId, targetSnapshotId, anyVolume = false, signal, ...options }) {
+    async delta({ baseSnapshotId, targetSnapshotId, anyVolume, signal, device, ...options }) {
       const request = { baseSnapshotId, targetSnapshotId, ...requestNumbers(options) }
-      const metadata = anyVolume ? ownHandlesMetadata() : undefined
-      return askForExtents(
-        client,
-        getMetadataDelta,
-        request,
-        failure,
-        withClosing(signal),
-        options.deadlineMs,
-        metadata
-      )
+      const metadata = ownHandlesMetadata({ anyVolume, device })
+      return ask(getMetadataDelta, request, signal, options, metadata)
     },
     close() {
       // grpc-js lets calls go on over a closed client.
@@ -196,13 +201,26 @@ export async function askForExtents<Request extends { readonly startingOffset: b
     metadata,
     deadlineMs === undefined ? {} : { deadline: Date.now() + deadlineMs }
   )
+  let answeredAbout: string | undefined
+  stream.once('metadata', (told: Metadata) => (answeredAbout = deviceIn(told)))
   const rules = new StreamRules(Number(request.startingOffset), request.maxResults)
+  let remark: string | undefined
+  stream.once('metadata', (initial: Metadata) => (remark = initial.get(remarkKey)[0]?.toString()))
   const messages = decoded(stream, rules, failure, signal)
   const first = await messages.next()
+  if (answeredAbout !== deviceIn(metadata)) {
+    await messages.return()
+    throw new DeltamapperError(
+      'DM_ANSWER_INVALID',
+      'the server does not say whether its answer is about the device that has the data',
+      "ask an agent of deltamapper's, of this version or later"
+    )
+  }
   const message = first.done ? undefined : first.value
   let iterated = false
   return {
     capacityBytes: message?.capacityBytes,
+    ...(remark !== undefined && { remark }),
     batches: {
       [Symbol.asyncIterator]() {
         if (iterated) throw new TypeError('an answer can be read once')

@@ -98,7 +98,11 @@ export function isPortableDriverName(name: string): boolean {
 export function packageVersion(): string {
   const path = findPackageJSON(import.meta.url)
   if (path === undefined) {
-    throw new DeltamapperError('DM_CONFIG_INVALID', 'the package has lost its package.json', 'install it again')
+    throw new DeltamapperError(
+      'DM_CONFIG_INVALID',
+      'the package has lost its package.json',
+      'install deltamapper again'
+    )
   }
   return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version
 }

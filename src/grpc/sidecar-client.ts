@@ -6,7 +6,8 @@ import { type Client, credentials, status as grpcStatus } from '@grpc/grpc-js'
 import { DeltamapperError } from '../errors.ts'
 import { parseHostPort } from './address.ts'
 import { openChannelTo } from './client.ts'
-import { fromStatus, plainly, type WireStatus } from './status.ts'
+import { connectionFailure } from './connection-failure.ts'
+import { fromStatus, type WireStatus } from './status.ts'
 
 /** Where a driver's sidecar is, according to its SnapshotMetadataService object. */
 export interface SidecarService {
@@ -34,7 +35,7 @@ export function openSidecarChannel({ address, caCert }: SidecarService, at = add
     throw new DeltamapperError(
       'DM_CLUSTER_SETUP',
       `the address of the snapshot metadata service, ${JSON.stringify(address)}, is not HOST:PORT`,
-      'correct it in the SnapshotMetadataService object'
+      'correct spec.address of its SnapshotMetadataService (kubectl edit snapshotmetadataservice DRIVER)'
     )
   }
   let channelCredentials
@@ -45,7 +46,7 @@ export function openSidecarChannel({ address, caCert }: SidecarService, at = add
     throw new DeltamapperError(
       'DM_CLUSTER_SETUP',
       `the caCert of the snapshot metadata service at ${address} cannot be used: ${(cause as Error).message}`,
-      'correct it in the SnapshotMetadataService object',
+      'put the PEM of its authority into spec.caCert of its SnapshotMetadataService (deltamapper: deploy/certificates/snapshot-metadata-service.sh)',
       { cause }
     )
   }
@@ -70,7 +71,8 @@ const ofTheCertificate = /certificate|altnames/i
 export function fromSidecarStatus(wire: WireStatus, address: string): DeltamapperError {
   const { code, details } = wire
   if (/^DM_[A-Z_]+: /.test(details)) return fromStatus(wire, address)
-  const text = plainly(details.replaceAll(/\s+/g, ' ').trim()) || 'no reason given'
+  const said = details.replaceAll(/\s+/g, ' ').trim()
+  const text = said || 'no reason given'
   if (denials.includes(code)) {
     return new DeltamapperError(
       'DM_ACCESS_DENIED',
@@ -78,17 +80,17 @@ export function fromSidecarStatus(wire: WireStatus, address: string): Deltamappe
       'let the service account get volumesnapshots in the namespace; see that its token is for the audience of the SnapshotMetadataService'
     )
   }
-  if (ofTheCertificate.test(text)) {
+  if (ofTheCertificate.test(said)) {
     return new DeltamapperError(
       'DM_CLUSTER_SETUP',
-      `the certificate of the snapshot metadata service at ${address} is not of the authority in spec.caCert of its SnapshotMetadataService, or not for this address: ${text}`,
+      `the certificate of the snapshot metadata service at ${address} is not of the authority in spec.caCert of its SnapshotMetadataService, or not for this address: ${connectionFailure(said).why}`,
       'where the authority was replaced, make that object again (deltamapper: deploy/certificates/snapshot-metadata-service.sh)'
     )
   }
-  if (grpcStatus[code] === 'UNAVAILABLE' || (ofTheConnection.includes(code) && broken.test(text))) {
+  if (grpcStatus[code] === 'UNAVAILABLE' || (ofTheConnection.includes(code) && broken.test(said))) {
     return new DeltamapperError(
       'DM_UNREACHABLE',
-      `the snapshot metadata service at ${address} is not available: ${text}`,
+      `the snapshot metadata service at ${address} is not available: ${connectionFailure(said).why}`,
       'ask again; if it stays, see the log of the sidecar (csi-snapshot-metadata), and that the address can be reached from here'
     )
   }

@@ -10,17 +10,17 @@
  * (CSI spec, "SnapshotMetadata Service RPC": the rules of the fields, and the error table.)
  */
 import { isIP } from 'node:net'
-import type { ServerWritableStream } from '@grpc/grpc-js'
+import type { Metadata, ServerWritableStream } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { asDeltamapperError, defect, DeltamapperError, type ErrorCode, invalid } from '../errors.ts'
 import { Bursts } from '../memory-after-bursts.ts'
 import { sparinglyByClient } from '../sparing-log.ts'
 import { BlockMetadataEncoder, maximumMessageBytes } from './block-metadata.ts'
-import { type CallContext, callContext } from './call-context.ts'
+import { type CallContext, callContext, ownHandlesMetadata } from './call-context.ts'
 import { CallTurns } from './call-turns.ts'
 import { snapshotMetadataService, type AllocatedRequest, type DeltaRequest } from './snapshot-metadata-methods.ts'
 import { settledWithin } from './settled.ts'
-import { nameOfStatus, toStatus } from './status.ts'
+import { nameOfStatus, remarkMetadata, toStatus } from './status.ts'
 
 /** An answer on its way: encoded response messages, each complete in itself (see BlockMetadataEncoder). */
 export interface EncodedStream {
@@ -36,6 +36,10 @@ export interface EncodedStream {
    * garbage collector.
    */
   readonly messages: AsyncIterable<Uint8Array>
+  /** The device that the caller named, where the answer is about it (CallContext). */
+  readonly device?: string
+  /** For a person, though there is an answer; sent as initial metadata, under `remarkKey`. */
+  readonly remark?: string
   /** The node of the answer, if it is not our own; for the log line. */
   readonly node?: string
   /** The cost of the answer so far (nodes read and the like), for the log line at the end of the call. */
@@ -235,6 +239,8 @@ export class SnapshotMetadataService {
         throw error
       }
       const iterator = stream.messages[Symbol.asyncIterator]()
+      const initial = initialMetadata(stream)
+      if (initial) call.sendMetadata(initial)
       try {
         await passOn(call, iterator, stream.capacityBytes, sent, signal, this.#limits.idleMs)
       } catch (error) {
@@ -350,7 +356,7 @@ function emptyMessage(capacityBytes: number | undefined): Uint8Array {
   throw new DeltamapperError(
     'DM_ANSWER_INVALID',
     'the agent ended its answer without a message, so the capacity is not known',
-    'report it with the log lines around it'
+    'ask again from the beginning; if it stays, see what the log of that agent says of the call'
   )
 }
 
@@ -485,4 +491,12 @@ function shuttingDown(): DeltamapperError {
     'the server is stopping',
     'call again once it is back, from the end of the last extent received'
   )
+}
+
+/** What goes before the first message; it can be sent once only. */
+function initialMetadata({ device, remark }: EncodedStream): Metadata | undefined {
+  if (device === undefined && remark === undefined) return undefined
+  const metadata = ownHandlesMetadata({ device })
+  if (remark !== undefined) metadata.merge(remarkMetadata(remark))
+  return metadata
 }

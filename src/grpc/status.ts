@@ -8,6 +8,7 @@
  */
 import { Metadata, type ServiceError, status as grpcStatus } from '@grpc/grpc-js'
 import { asDeltamapperError, DeltamapperError, errorRegistry, type ErrorCode, type StatusName } from '../errors.ts'
+import { connectionFailure } from './connection-failure.ts'
 
 /** How grpc-js ends a call. `details` is its name for status.message. */
 export interface WireStatus {
@@ -36,6 +37,15 @@ const maximumTextLength = 800
 
 /** The trailing metadata that holds the DM_ code, for clients that do not want to take the text apart. */
 export const errorCodeKey = 'deltamapper-error-code'
+
+/** The initial metadata in which an agent tells a person something about an answer, in printable ASCII. */
+export const remarkKey = 'deltamapper-remark'
+
+export function remarkMetadata(remark: string): Metadata {
+  const metadata = new Metadata()
+  metadata.set(remarkKey, remark.replaceAll(/[^ -~]/g, '?'))
+  return metadata
+}
 
 /**
  * Any thrown value as the status that ends a call. Anything but a DeltamapperError is a defect: INTERNAL, never
@@ -108,23 +118,12 @@ const foreignStatus: Partial<Record<StatusName, [ErrorCode, string]>> = {
   DATA_LOSS: ['DM_METADATA_DAMAGED', 'take a full backup and have the storage checked']
 }
 
-/** What grpc-js says of a connection, without the words that only it understands. */
-export function plainly(text: string): string {
-  return text
-    .replace(/^No connection established\. Last error: (?:Error: )?/, '')
-    .replace(/;? ?if the root CA is installed locally.*?--use-system-ca\.?/i, '')
-    .replace(/\.? ?Resolution note:.*$/, '')
-    .trim()
-}
-
 function unreachable(said: string, address: string): DeltamapperError {
-  const text = plainly(said)
-  const remedy = text.includes('EACCES')
-    ? 'run as a user or group that may open the socket'
-    : address.startsWith('unix:')
-      ? `start the agent there (deltamapper agent --listen ${address}), or correct the address`
-      : 'see whether an agent runs there and listens on that address, or correct it'
-  return new DeltamapperError('DM_UNREACHABLE', `${address} does not answer (${text || 'no reason given'})`, remedy)
+  const { why, remedy } = connectionFailure(said)
+  const start = address.startsWith('unix:')
+    ? `start the agent there (deltamapper agent --listen ${address}), or correct the address`
+    : 'see whether an agent runs there and listens on that address, or correct it'
+  return new DeltamapperError('DM_UNREACHABLE', `${address} does not answer (${why})`, remedy ?? start)
 }
 
 function isErrorCode(code: string): code is ErrorCode {

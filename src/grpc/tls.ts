@@ -16,6 +16,7 @@ import { createServer, createSecureContext, type Server, type TLSSocket } from '
 import { type ChannelCredentials, type ChannelOptions, credentials } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../errors.ts'
+import { systemRemedy } from '../system-errors.ts'
 import { readOrdinaryFile } from '../ordinary-file.ts'
 import { sparingly } from '../sparing-log.ts'
 import { HandshakeLimit } from './handshake-limit.ts'
@@ -244,11 +245,26 @@ export async function readTlsMaterial({ certificate, key, ca }: TlsFiles): Promi
     // Node's message names the file, or OpenSSL's objection to its content; never the content.
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
-      `${reading} cannot be used for TLS: ${(cause as Error).message}`,
-      'give PEM files: a certificate, the key that belongs to it, and the certificates of the authorities',
+      `${reading} cannot be used for TLS: ${plainly((cause as Error).message)}`,
+      systemRemedy(cause) ?? remedyForPem(reading, { certificate, key, ca }),
       { cause }
     )
   }
+}
+
+/** OpenSSL's objections, without its numbers and the names of its parts. */
+function plainly(message: string): string {
+  if (/no start line/i.test(message)) return 'it holds no PEM (-----BEGIN …)'
+  if (/key values mismatch/i.test(message)) return 'it is the key of another certificate'
+  if (/bad decrypt|password|interrupted or cancelled/i.test(message)) return 'it is encrypted with a password'
+  return message.replace(/^error:[0-9a-f]+:(?:[^:]*:)*/i, '')
+}
+
+function remedyForPem(reading: string, { certificate, key }: TlsFiles): string {
+  if (reading === certificate)
+    return 'give a PEM file with a certificate, and those between it and its authority after it'
+  if (reading === key) return `give a PEM file with the key that belongs to ${certificate}, without a password`
+  return 'give a PEM file with the certificates of the authorities'
 }
 
 /** It may be renewed while we run, so it does not keep us from starting. */

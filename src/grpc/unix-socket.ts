@@ -19,6 +19,7 @@ import { chmodSync, existsSync, lchownSync, lstatSync, readFileSync, renameSync,
 import { connect, type Server } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import { DeltamapperError } from '../errors.ts'
+import { systemRemedy } from '../system-errors.ts'
 
 /** sockaddr_un.sun_path holds 108 bytes including the closing NUL (unix(7)). */
 const maximumPathBytes = 107
@@ -118,7 +119,9 @@ function checkFolder(path: string): void {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     const what = code === 'ENOENT' ? 'does not exist' : `cannot be used (${code})`
-    throw invalid(`the folder ${folder} for the socket ${what}`, 'create it, or listen somewhere else')
+    const remedy =
+      systemRemedy(error, 'the right to enter it') ?? `create it (mkdir -p ${folder}), or listen somewhere else`
+    throw invalid(`the folder ${folder} for the socket ${what}`, remedy)
   }
   if (!stats.isDirectory()) throw invalid(`${folder} is no folder`, 'listen somewhere else')
 }
@@ -176,7 +179,7 @@ function changeGroup(path: string, groupId: number): void {
   } catch (error) {
     throw invalid(
       `the socket cannot be given to group ${groupId} (${(error as NodeJS.ErrnoException).code})`,
-      'choose a group that the user running this belongs to'
+      `choose a group that user ${process.geteuid?.()}, who runs this, belongs to; or run it with CAP_CHOWN`
     )
   }
 }
@@ -190,7 +193,10 @@ function bindFailed(error: NodeJS.ErrnoException, path: string): DeltamapperErro
       'start only one, and again'
     )
   }
-  return invalid(`cannot listen on ${path} (${error.code ?? error.message})`, 'check the permissions of its folder')
+  return invalid(
+    `cannot listen on ${path} (${error.code ?? error.message})`,
+    systemRemedy(error, 'the right to write into its folder') ?? 'listen on a path in a local file system'
+  )
 }
 
 function inUse(path: string): DeltamapperError {

@@ -13,7 +13,8 @@ import {
   RequestContext,
   Watch
 } from '@kubernetes/client-node'
-import { remedyForMissingRight } from '../ordinary-file.ts'
+import { connectionFailure } from '../grpc/connection-failure.ts'
+import { systemRemedy } from '../system-errors.ts'
 import { DeltamapperError } from '../errors.ts'
 import { loadKubeConfig } from './kubeconfig.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
@@ -70,7 +71,7 @@ export class KubernetesApi {
       throw new DeltamapperError(
         'DM_CONFIG_INVALID',
         `${kubeconfig ?? 'the kubeconfig in use'} cannot be used: ${what}`,
-        remedyForMissingRight(cause) ?? 'name a kubeconfig file and, if need be, one of its contexts'
+        systemRemedy(cause) ?? 'name a kubeconfig file and, if need be, one of its contexts'
       )
     }
   }
@@ -219,11 +220,12 @@ export class KubernetesApi {
 
   #unreachable(error: unknown): DeltamapperError {
     const { message, cause } = error as Error
-    const why = cause instanceof Error ? cause.message || (cause as NodeJS.ErrnoException).code : message
+    const said = cause instanceof Error ? cause.message || (cause as NodeJS.ErrnoException).code : message
+    const { why, remedy = 'see whether it runs, and can be reached from here' } = connectionFailure(said ?? '')
     return new DeltamapperError(
       'DM_CLUSTER_UNREACHABLE',
       `the Kubernetes API at ${this.#server} does not answer (${why})`,
-      'see whether it runs, and can be reached from here',
+      remedy,
       { cause: error }
     )
   }

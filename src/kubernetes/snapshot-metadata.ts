@@ -326,7 +326,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       throw new DeltamapperError(
         'DM_CLUSTER_SETUP',
         `the CSI driver ${driver} offers no snapshot metadata here: there is no SnapshotMetadataService of that name`,
-        'install it for this driver, or take full backups'
+        'make it for this driver (deltamapper: deploy/certificates/snapshot-metadata-service.sh), or take full backups'
       )
     }
     const [address, audience] = [textOf(object, 'spec', 'address'), textOf(object, 'spec', 'audience')]
@@ -337,7 +337,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
     throw new DeltamapperError(
       'DM_CLUSTER_SETUP',
       `the SnapshotMetadataService ${driver} lacks address, audience or caCert`,
-      'complete it'
+      `make it anew (deltamapper: deploy/certificates/snapshot-metadata-service.sh), or kubectl edit snapshotmetadataservice ${driver}`
     )
   }
 

@@ -101,6 +101,14 @@ export class DataFile {
     return into.subarray(skipped, skipped + size)
   }
 
+  /** Reads the first page, or what there is of it. @throws DM_READ_FAILED */
+  async readPage(): Promise<void> {
+    const buffer = readBuffers.take()
+    // One that the kernel may still write to is not used again.
+    await this.read(0, Math.min(PAGE_BYTES, this.sizeBytes), buffer)
+    readBuffers.giveBack(buffer)
+  }
+
   /** @throws DM_SNAPSHOT_CHANGED when an image was written to since it was opened */
   checkUnchanged(): void {
     if (this.device !== undefined) return

@@ -10,9 +10,9 @@
  * Two writes can bring a root back to the block that it was in, with the same checksum, while a client pauses. So the
  * kernel's own count of the device's writes and discards has to stay what it was, too.
  */
-import { readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
-import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
+import type { DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
+import { namedThin } from '../devicemapper/device-named.ts'
 import {
   type Fingerprint,
   openPoolMetadata,
@@ -20,11 +20,13 @@ import {
   sameFingerprint,
   type ThinDevice
 } from '../devicemapper/thin/pool-metadata.ts'
-import { parseThinTable } from '../devicemapper/thin/table.ts'
+import { parsePoolTable, parseThinTable, type PoolTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
-import type { ExportData, Part } from './export.ts'
+import { type Attributes, DeviceAttributes } from './device-attributes.ts'
+import type { Part } from './export.ts'
+import type { WatchedDevice } from './watched-device.ts'
 
 /** What there is to know of a pool that is active. */
 export interface FoundPool {
@@ -40,26 +42,31 @@ export interface ThinDeviceOptions {
   readonly findPool: (pool: DeviceNumber) => Promise<FoundPool | undefined>
   /** No faster than so many bytes a second. */
   readonly bytesPerSecond?: number | undefined
+  /** Nothing else records what was written to it: it has to be as it was taken, also where it is read-only. */
+  readonly untouched?: boolean | undefined
   /** Of the snapshot; the device has to be it. */
   readonly handle: { readonly source: string; readonly name: string }
 }
 
-type Node = Pick<ThinDeviceOptions, 'deviceMapper' | 'findPool'>
-
-export class ThinDeviceData implements ExportData {
+export class ThinDeviceData implements WatchedDevice {
   readonly sizeBytes: number
   /** Of the pool's data blocks. */
   readonly blockBytes: number
-  /** Nobody can write through this device. */
-  readonly isReadOnly: boolean
-  /** Where the snapshot maps nothing, another device shows: it does not read as zeros. */
-  readonly hasExternalOrigin: boolean
+  readonly named: string
+  /** The pool is made to commit before each look. */
+  readonly isCostly: boolean
+  /**
+   * What the snapshot maps, by the metadata of the pool that its device is in. Undefined where it has an external
+   * origin: that shows where nothing is mapped.
+   */
+  readonly allocated: (() => Promise<ExtentStream>) | undefined
   readonly #file: DataFile
   readonly #metadata: PoolMetadata
   readonly #device: ThinDevice
   readonly #seen: Fingerprint
   readonly #opened: Opened
-  readonly #node: Node
+  readonly #attributes: DeviceAttributes
+  readonly #deviceMapper: ThinDeviceOptions['deviceMapper']
 
   private constructor(
     file: DataFile,
@@ -67,18 +74,22 @@ export class ThinDeviceData implements ExportData {
     device: ThinDevice,
     seen: Fingerprint,
     opened: Opened,
-    node: Node
+    attributes: DeviceAttributes,
+    deviceMapper: ThinDeviceOptions['deviceMapper']
   ) {
     this.#file = file
     this.#metadata = metadata
     this.#device = device
     this.#seen = seen
     this.#opened = opened
-    this.#node = node
+    this.#attributes = attributes
+    this.#deviceMapper = deviceMapper
     this.sizeBytes = file.sizeBytes
     this.blockBytes = metadata.superblock.dataBlockBytes
-    this.isReadOnly = opened.info.readOnly
-    this.hasExternalOrigin = opened.hasExternalOrigin
+    this.named = namedThin(opened.metadataDevice, opened.thinId)
+    this.isCostly = !opened.readOnly
+    const question = { deviceId: device.id, sizeBytes: this.sizeBytes, fingerprint: seen }
+    this.allocated = opened.hasExternalOrigin ? undefined : async () => metadata.allocated(question)
   }
 
   /**
@@ -86,12 +97,16 @@ export class ThinDeviceData implements ExportData {
    *   where it is not thin; DM_VOLUME_IN_USE where blocks could be overwritten without a trace; what reading throws
    */
   static async open(path: string, options: ThinDeviceOptions): Promise<ThinDeviceData> {
-    const { bytesPerSecond, handle } = options
+    const { bytesPerSecond, handle, untouched = false } = options
     const file = await DataFile.open(path, { bytesPerSecond })
     let metadata: PoolMetadata | undefined
+    let attributes: DeviceAttributes | undefined
     try {
       // Open, it keeps its number, whatever becomes of its name.
-      const opened = await look(options, path, file.device)
+      const number = file.device
+      if (!number) throw noDevice(path)
+      attributes = new DeviceAttributes(number)
+      const opened = await find(options, path, number, attributes)
       checkIsMeant(path, handle, opened)
       // What was written just before it was made read-only is in the metadata after a commit.
       await options.deviceMapper.status(opened.pool, { flush: true })
@@ -99,15 +114,14 @@ export class ThinDeviceData implements ExportData {
       const device = await metadata.device(opened.thinId)
       const seen = await metadata.fingerprint(device)
       // Blocks of its own are written in place, and nothing tells.
-      if (!opened.info.readOnly && !(await metadata.isPristine(opened.thinId, undefined, seen))) {
-        throw new DeltamapperError(
-          'DM_VOLUME_IN_USE',
-          `${path} was written to since it was taken, or is no snapshot, and can be written to: nothing would tell if it was`,
-          `take a snapshot, and serve that; or make it read-only (lvchange -pr)`
-        )
+      const isToBePristine = untouched || !opened.readOnly
+      if (isToBePristine && !(await metadata.isPristine(opened.thinId, undefined, seen))) {
+        throw notPristine(path, untouched)
       }
-      return new ThinDeviceData(file, metadata, device, seen, opened, options)
+      await attributes.checkCounted(() => file.readPage())
+      return new ThinDeviceData(file, metadata, device, seen, opened, attributes, options.deviceMapper)
     } catch (error) {
+      attributes?.close()
       await metadata?.close()
       await file.close()
       throw error
@@ -122,38 +136,27 @@ export class ThinDeviceData implements ExportData {
     return this.#file.read(position, size, into)
   }
 
-  /** What the snapshot maps, by the metadata of the pool that its device is in. */
-  async allocated(): Promise<ExtentStream> {
-    const { id: deviceId } = this.#device
-    return this.#metadata.allocated({ deviceId, sizeBytes: this.sizeBytes, fingerprint: this.#seen })
-  }
-
-  /** Of the snapshot, or of another device of its pool, in words; undefined where the pool has no such device. */
-  async fingerprintOf(thinId: number = this.#device.id): Promise<string | undefined> {
-    return this.#metadata.fingerprintText(thinId).catch((error: unknown) => {
-      if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
-      throw error
-    })
-  }
-
-  /** @throws DM_SNAPSHOT_CHANGED where it is not what it was when it was opened, and what looking throws */
   async look(): Promise<void> {
-    const now = await look(this.#node, this.#file.path, this.#file.device)
-    if (
-      !isDeepStrictEqual({ ...now, writes: this.#opened.writes }, this.#opened) ||
-      this.#file.sizeBytes !== this.sizeBytes
-    ) {
+    const { pool, poolTable, table, name, uuid, readOnly, size, writes } = this.#opened
+    const now = {
+      ...(await this.#attributes.settled()),
+      table: await this.#deviceMapper.table(this.#attributes.device),
+      // Somebody could have put another pool under the device, with other metadata.
+      poolTable: await standsOn(this.#deviceMapper, pool)
+    }
+    if (!isDeepStrictEqual(now, { name, uuid, readOnly, size, table, poolTable, writes: now.writes })) {
       throw this.#changed('was renamed, resized, given another table or made writable')
     }
-    if (!this.isReadOnly) await this.#node.deviceMapper.status(this.#opened.pool, { flush: true })
+    if (!readOnly) await this.#deviceMapper.status(pool, { flush: true })
     const seen = await this.#metadata.fingerprint(this.#device)
-    const writes = countWrites(this.#file.device)
-    if (!sameFingerprint(seen, this.#seen) || writes !== this.#opened.writes) {
+    // Last: what was written before it was read from is counted by now.
+    if (!sameFingerprint(seen, this.#seen) || (await this.#attributes.settled()).writes !== writes) {
       throw this.#changed('was written to or trimmed')
     }
   }
 
   async close(): Promise<void> {
+    this.#attributes.close()
     await this.#metadata.close()
     await this.#file.close()
   }
@@ -168,38 +171,24 @@ export class ThinDeviceData implements ExportData {
 }
 
 /** What the kernel says of a device that is to stay so. */
-interface Opened {
-  readonly info: Pick<DeviceInfo, 'name' | 'uuid' | 'readOnly'>
+interface Opened extends Attributes {
   readonly table: readonly TableRow[]
   readonly thinId: number
   readonly hasExternalOrigin: boolean
   readonly pool: DeviceNumber
   readonly poolName: string
-  readonly poolUuid: string
+  readonly poolTable: StandsOn | undefined
   readonly metadataPath: string
   readonly metadataDevice: DeviceNumber
-  /** Sectors written and discarded through the device, as the kernel has counted. */
-  readonly writes: string
 }
 
-/**
- * Fields 7 and 14 of Documentation/block/stat.rst: sectors written and discarded. (A flush alone counts as a write of
- * none.)
- */
-export function countWrites({ major, minor }: DeviceNumber = { major: 0, minor: 0 }): string {
-  const fields = readFileSync(`/sys/dev/block/${major}:${minor}/stat`, 'utf8').trim().split(/\s+/)
-  return [6, 13].map((at) => fields[at] ?? '0').join(' ')
-}
-
-async function look({ deviceMapper, findPool }: Node, path: string, number: DeviceNumber | undefined): Promise<Opened> {
-  const info = number && (await deviceMapper.info(number))
-  if (!number || !info) {
-    throw new DeltamapperError(
-      'DM_NO_SUCH_DEVICE',
-      `${path} is no device-mapper device`,
-      "name the snapshot's block device with --device"
-    )
-  }
+async function find(
+  { deviceMapper, findPool }: ThinDeviceOptions,
+  path: string,
+  number: DeviceNumber,
+  attributes: DeviceAttributes
+): Promise<Opened> {
+  if (!(await deviceMapper.info(number))) throw noDevice(path)
   const table = await deviceMapper.table(number)
   const thin = table.length === 1 && table[0].targetType === 'thin' ? parseThinTable(table[0].params) : undefined
   if (!thin) {
@@ -211,14 +200,51 @@ async function look({ deviceMapper, findPool }: Node, path: string, number: Devi
   }
   const pool = await findPool(thin.poolDevice)
   if (!pool) throw new DeltamapperError('DM_POOL_INACTIVE', `the pool of ${path} is gone`, 'activate it again')
-  const { name, uuid, readOnly } = info
   return {
-    ...{ info: { name, uuid, readOnly }, table, thinId: thin.deviceId, pool: thin.poolDevice },
+    ...(await attributes.settled()),
+    ...{ table, thinId: thin.deviceId, pool: thin.poolDevice, poolName: pool.name },
+    poolTable: await standsOn(deviceMapper, thin.poolDevice),
     hasExternalOrigin: thin.externalOrigin !== undefined,
-    ...{ poolName: pool.name, poolUuid: pool.uuid },
-    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice },
-    writes: countWrites(number)
+    ...{ metadataPath: pool.metadataPath, metadataDevice: pool.metadataDevice }
   }
+}
+
+/** What a pool keeps its metadata and data on. */
+type StandsOn = Pick<PoolTable, 'metadataDevice' | 'dataDevice'>
+
+/** Undefined where it is no pool. */
+async function standsOn(
+  deviceMapper: ThinDeviceOptions['deviceMapper'],
+  pool: DeviceNumber
+): Promise<StandsOn | undefined> {
+  const table = await deviceMapper.table(pool)
+  if (table.length !== 1 || table[0].targetType !== 'thin-pool') return undefined
+  const { metadataDevice, dataDevice } = parsePoolTable(table[0].params)
+  return { metadataDevice, dataDevice }
+}
+
+function notPristine(path: string, untouched: boolean): DeltamapperError {
+  const written = `${path} was written to since it was taken, or is no snapshot`
+  if (untouched) {
+    return new DeltamapperError(
+      'DM_VOLUME_IN_USE',
+      `${written}, and nothing says where`,
+      'take a new snapshot, and write to none'
+    )
+  }
+  return new DeltamapperError(
+    'DM_VOLUME_IN_USE',
+    `${written}, and can be written to: nothing would tell if it was`,
+    'take a snapshot, and serve that; or make it read-only (lvchange -pr)'
+  )
+}
+
+function noDevice(path: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_NO_SUCH_DEVICE',
+    `${path} is no device-mapper device`,
+    "name the snapshot's block device with --device"
+  )
 }
 
 /**
@@ -226,16 +252,10 @@ async function look({ deviceMapper, findPool }: Node, path: string, number: Devi
  * call a device after group or pool and volume, hyphens doubled; dmsetup's pools go by device-mapper's names
  * themselves.
  */
-function checkIsMeant(path: string, handle: ThinDeviceOptions['handle'], { info, poolName }: Opened): void {
-  checkName(path, handle, info, poolName)
-}
-
-/** @throws DM_NO_SUCH_DEVICE @param poolName of a pool of dmsetup's */
-export function checkName(
+function checkIsMeant(
   path: string,
   { source, name }: ThinDeviceOptions['handle'],
-  info: Pick<DeviceInfo, 'name' | 'uuid'>,
-  poolName?: string
+  { poolName, ...info }: Opened
 ): void {
   const [group, volume] = [source, name].map((each) => each.replaceAll('-', '--'))
   if (/^(LVM|DELTAMAPPER)-/.test(info.uuid)) {

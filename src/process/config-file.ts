@@ -2,11 +2,11 @@
 import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
 import { z } from 'zod'
-import { remedyForMissingRight } from '../ordinary-file.ts'
 import { DeltamapperError } from '../errors.ts'
 import { parseListenAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
 import { groupIdOf } from '../grpc/unix-socket.ts'
+import { systemRemedy } from '../system-errors.ts'
 
 /** How a unix socket is made, for agent and router alike. */
 export const socketFields = {
@@ -77,7 +77,7 @@ export function invalidConfig(file: string | undefined, what: string, cause?: un
   return new DeltamapperError(
     'DM_CONFIG_INVALID',
     `the configuration in ${file ?? 'the command line'} cannot be used: ${what.replaceAll(/\s+/g, ' ').trim()}`,
-    remedyForMissingRight(cause) ?? 'docs/reference.md lists the fields',
+    systemRemedy(cause) ?? 'docs/reference.md lists the fields',
     { cause }
   )
 }

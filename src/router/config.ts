@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 import { checkServing, invalidConfig, readConfigFile, socketFields, tlsFields, valid } from '../process/config-file.ts'
-import { describeIssues } from '../process/config-issues.ts'
+import { describeIssues } from '../config-issues.ts'
 import type { DeltamapperError } from '../errors.ts'
 import { parseConnectAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'

@@ -22,6 +22,12 @@ export interface LocatorSources {
     snapshotId: string,
     signal: AbortSignal
   ) => Promise<Located & { readonly ageSeconds?: number | undefined }>
+  /**
+   * The agent's name of a snapshot of which nothing is known any more; undefined if that cannot be told.
+   *
+   * @param target a later snapshot of its volume
+   */
+  readonly whenGone?: ((snapshotId: string, target: Located) => string | undefined) | undefined
   readonly agents: Agents
   /**
    * Whether the agent there has the snapshot, or, if it gave no answer, the reason, as a clause that names the node.
@@ -49,9 +55,19 @@ export class Locator implements SnapshotLocator {
     call?: CallContext
   ): Promise<{ target: Place; baseHandle: string }> {
     const [base, located] = await Promise.all([
-      this.#sources.locate(baseSnapshotId, signal),
+      this.#sources.locate(baseSnapshotId, signal).catch((error: unknown) => {
+        if (error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_NOT_FOUND') return error
+        throw error
+      }),
       this.#sources.locate(targetSnapshotId, signal)
     ])
+    // The agent may have a record of it, by the name that it knew it by.
+    const goneHandle = () => this.#sources.whenGone?.(baseSnapshotId, located)
+    if (base instanceof DeltamapperError) {
+      const baseHandle = goneHandle()
+      if (baseHandle === undefined) throw base
+      return { target: await this.#place(located, signal, call), baseHandle }
+    }
     if (baseSnapshotId !== targetSnapshotId) checkRelated(baseSnapshotId, base, targetSnapshotId, located)
     if (base.node !== undefined && located.node !== undefined && base.node !== located.node) {
       throw nodesDiffer(base.node, located.node)
@@ -59,14 +75,14 @@ export class Locator implements SnapshotLocator {
     const target = await this.#place(located, signal, call)
     if (base.node !== undefined) {
       if (base.node !== target.node) throw nodesDiffer(base.node, target.node)
-    } else {
-      // The target's node counts. A missing base may have been removed, which its agent knows better.
-      const { having } = await this.#askAll(base.handle, signal, call)
-      if (having.length > 0 && !having.some(({ node }) => node === target.node)) {
-        throw nodesDiffer(having[0].node, target.node)
-      }
+      return { target, baseHandle: base.handle }
     }
-    return { target, baseHandle: base.handle }
+    // The target's node counts. A missing base may have been removed, which its agent knows better.
+    const { having } = await this.#askAll(base.handle, signal, call)
+    if (having.length > 0 && !having.some(({ node }) => node === target.node)) {
+      throw nodesDiffer(having[0].node, target.node)
+    }
+    return { target, baseHandle: having.length > 0 ? base.handle : (goneHandle() ?? base.handle) }
   }
 
   async #place(

@@ -43,7 +43,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   started.defer(() => channels.close())
 
   const connectMs = config.connectSeconds * 1000
-  const { locate, agents, isReady, ageSeconds } = config.kubernetes
+  const { locate, whenGone, agents, isReady, ageSeconds } = config.kubernetes
     ? await fromCluster(config, config.kubernetes, (addresses) => channels.retain(addresses), started, logger)
     : fromFile(config)
   if (config.kubernetes) {
@@ -57,6 +57,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   const metrics = routerMetrics(monitoring.registry, monitoring.observer.calls, reachable, ageSeconds)
   const locator = new Locator({
     locate,
+    whenGone,
     agents,
     ask: (place, signal, call) => hasSnapshot(channels.to(place.address), place, signal, connectMs, call)
   })
@@ -92,7 +93,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
   }
 }
 
-interface Knowledge extends Pick<LocatorSources, 'locate' | 'agents'> {
+interface Knowledge extends Pick<LocatorSources, 'locate' | 'whenGone' | 'agents'> {
   readonly agents: Agents
   readonly isReady: () => boolean
   readonly ageSeconds?: () => number
@@ -139,6 +140,7 @@ async function fromCluster(
   started.defer(() => cluster.close())
   return {
     locate: (snapshotId, signal) => cluster.locate(snapshotId, signal),
+    whenGone: (snapshotId, target) => cluster.whenGone(snapshotId, target),
     agents: cluster.agents,
     isReady: () => cluster.isKnown,
     ageSeconds: () => cluster.staleSeconds ?? 0

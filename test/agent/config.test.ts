@@ -29,11 +29,13 @@ test('without a file and without options everything has its default', async (t) 
     catalog: '/var/lib/deltamapper/catalog.sqlite',
     lease: { freePercent: 25, freeBlocks: 1024, holdSeconds: 600, waitSeconds: 30 },
     era: { deadlineSeconds: 30, snapshotCommands: {}, keepSnapshots: 1000, keepDays: 730, trustRestarts: false },
+    bases: { keep: 3, days: 45, maxBytes: 2 ** 30 },
     cow: { compare: 'auto', compareMebibytes: 1024, compareMebibytesPerSecond: 64, memoryMebibytes: 128 },
     strictBases: false,
     engine: 'native',
     toolCommand: [],
     directReads: false,
+    reads: 'auto',
     readDeadlineSeconds: 30,
     examinationDeadlineSeconds: 8,
     maxStreams: 256,
@@ -70,11 +72,13 @@ const everything = {
     trustRestarts: true,
     snapshotCommands: { srv: { take: ['/usr/bin/snap', 'take'], remove: ['/usr/bin/snap'] } }
   },
+  bases: { keep: 1, days: 7, maxBytes: 1000, folder: '/srv/bases' },
   cow: { compare: 'never', compareMebibytes: 10, compareMebibytesPerSecond: 5, memoryMebibytes: 32 },
   strictBases: true,
   engine: 'both',
   toolCommand: ['env', 'PATH=/opt/tools'],
   directReads: true,
+  reads: 'preadv',
   readDeadlineSeconds: 5,
   examinationDeadlineSeconds: 20,
   readMebibytesPerSecond: 40,
@@ -112,11 +116,13 @@ era:
   deadlineSeconds: 5
   trustRestarts: true
   snapshotCommands: { srv: { take: [/usr/bin/snap, take], remove: [/usr/bin/snap] } }
+bases: { keep: 1, days: 7, maxBytes: 1000, folder: /srv/bases }
 cow: { compare: never, compareMebibytes: 10, compareMebibytesPerSecond: 5, memoryMebibytes: 32 }
 strictBases: true
 engine: both
 toolCommand: [env, PATH=/opt/tools]
 directReads: true
+reads: preadv
 readDeadlineSeconds: 5
 examinationDeadlineSeconds: 20
 readMebibytesPerSecond: 40

@@ -48,8 +48,9 @@ export const quiet: Readonly<Record<string, string>> = {
   [checks('unchecked')]: '0+1x120',
   [`deltamapper_refused_clients_total{${agent}}`]: '0x120',
   [`deltamapper_catalog_bytes{${agent}}`]: '1000000x120',
-  [`deltamapper_certificate_expiry_timestamp_seconds{${agent}}`]: '7776000x120',
-  'deltamapper_backup_newest_point_timestamp_seconds{volume="v",instance="h"}': '0x120'
+  'deltamapper_backup_newest_point_timestamp_seconds{volume="v",instance="h"}': '0x120',
+  [`deltamapper_base_records_not_kept_total{${agent}}`]: '0x120',
+  [`deltamapper_certificate_expiry_timestamp_seconds{${agent}}`]: '7776000x120'
 }
 
 export const histories: readonly History[] = [
@@ -84,6 +85,12 @@ export const histories: readonly History[] = [
     },
     // A restart is no alarm.
     silent: { DeltamapperDown: '8m', DeltamapperNotReady: '8m', DeltamapperNoAgents: '8m' }
+  },
+  {
+    name: 'a record that could not be kept',
+    series: { [`deltamapper_base_records_not_kept_total{${agent}}`]: '0x10 1x200' },
+    fires: { DeltamapperBaseRecordsNotKept: { at: '30m', labels: `severity="warning",${agent}` } },
+    silent: { DeltamapperBaseRecordsNotKept: '8m' }
   },
   {
     name: 'a single event is enough, where it is the first of its series',

@@ -49,6 +49,7 @@ function registered(): Map<string, Set<string>> {
   metrics.watchChecks({ agreed: 0, disagreed: 0, unchecked: 0, sameBeyondBase: 0 })
   metrics.watchLeases(() => 0)
   metrics.watchCatalog('/nonexistent')
+  metrics.watchBases({ bases: { list: async () => [] } }, { answered: 0, refused: 0, notKept: 0 })
   metrics.watchPools({} as never)
   metrics.watchTracked({} as never)
   const router = processMetrics({ ...facts, role: 'router' })
@@ -118,6 +119,17 @@ test('the dashboard has tables and figures of how things are, and panels that do
     Array.from({ length: w * h }, (_, i) => `${x + (i % w)},${y + Math.floor(i / w)}`)
   )
   t.is(new Set(places).size, places.length)
+})
+
+test("the dashboard begins with what people ask: what is protected, what changed, what stands in the way; the machine's details come last", (t) => {
+  const rows = dashboard.panels
+    .filter(({ type }) => type === 'row')
+    .sort((one, other) => one.gridPos.y - other.gridPos.y)
+  t.deepEqual(
+    rows.slice(0, 3).map(({ title }) => title),
+    ['What is protected', 'What changed', 'What stands in the way']
+  )
+  t.true(rows.slice(3).every(({ title }) => title.startsWith("The machine's details: ")))
 })
 
 test('the dashboard asks for metrics and labels that there are', (t) => {

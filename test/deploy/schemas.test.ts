@@ -18,7 +18,7 @@ function moduleOf(apiVersion: string): string {
   return `kubernetes-models/${apiVersion}`
 }
 
-/** The one kind that nobody has published types of. (kubernetes-csi/external-snapshot-metadata, client/config/crd) */
+/** Kinds that nobody has published types of. (kubernetes-csi/external-snapshot-metadata, client/config/crd) */
 const snapshotMetadataService = z.strictObject({
   apiVersion: z.literal('cbt.storage.k8s.io/v1beta1'),
   kind: z.literal('SnapshotMetadataService'),
@@ -34,6 +34,34 @@ const snapshotMetadataService = z.strictObject({
   })
 })
 
+/** (openshift/api, security/v1/types.go: fields that the chart has no use for are left out.) */
+const securityContextConstraints = z.strictObject({
+  apiVersion: z.literal('security.openshift.io/v1'),
+  kind: z.literal('SecurityContextConstraints'),
+  metadata: z.strictObject({ name: z.string(), labels: z.record(z.string(), z.string()) }),
+  users: z.array(z.string().regex(/^system:serviceaccount:[^:]+:[^:]+$/)),
+  groups: z.array(z.string()),
+  ...Object.fromEntries(
+    [
+      ...['allowPrivilegedContainer', 'allowPrivilegeEscalation', 'allowHostDirVolumePlugin', 'allowHostPID'],
+      ...['allowHostIPC', 'allowHostNetwork', 'allowHostPorts', 'readOnlyRootFilesystem']
+    ].map((name) => [name, z.boolean()])
+  ),
+  ...Object.fromEntries(
+    ['allowedCapabilities', 'defaultAddCapabilities', 'requiredDropCapabilities'].map((name) => [
+      name,
+      z.array(z.string())
+    ])
+  ),
+  ...Object.fromEntries(
+    ['runAsUser', 'fsGroup', 'supplementalGroups', 'seLinuxContext'].map((name) => [
+      name,
+      z.strictObject({ type: z.enum(['RunAsAny', 'MustRunAs', 'MustRunAsNonRoot', 'MustRunAsRange']) })
+    ])
+  ),
+  volumes: z.array(z.enum(['configMap', 'emptyDir', 'hostPath', 'secret']))
+})
+
 interface Model {
   validate(): void
 }
@@ -42,6 +70,10 @@ interface Model {
 async function validate(object: Manifest): Promise<void> {
   if (object.apiVersion === 'cbt.storage.k8s.io/v1beta1') {
     snapshotMetadataService.parse(object)
+    return
+  }
+  if (object.kind === 'SecurityContextConstraints') {
+    securityContextConstraints.parse(object)
     return
   }
   const models = (await import(moduleOf(object.apiVersion))) as Record<string, new (data: unknown) => Model>
@@ -74,7 +106,8 @@ function compilerErrors(objects: readonly Manifest[]): string[] {
   })
 }
 
-const typed = (objects: readonly Manifest[]) => objects.filter(({ kind }) => kind !== 'SnapshotMetadataService')
+const untyped = ['SnapshotMetadataService', 'SecurityContextConstraints']
+const typed = (objects: readonly Manifest[]) => objects.filter(({ kind }) => !untyped.includes(kind))
 
 test('the checks find what is wrong', async (t) => {
   const good: Manifest = {

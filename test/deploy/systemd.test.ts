@@ -82,6 +82,11 @@ test('an active volume needs no agent: nothing that its unit is bound to may end
   // Unmounted, then deactivated, then the agent: in that order.
   t.true(era.get('After')?.includes('deltamapper-agent.service'))
   t.true(era.get('Before')?.includes('remote-fs-pre.target'))
+  // blkdeactivate, which LVM runs at a shutdown, removes the devices of whoever is later.
+  for (const unit of ['deltamapper-era.service', 'deltamapper-agent.service']) {
+    const after = (await settings(unit)).get('After') ?? []
+    t.true(after.flatMap((each) => each.split(' ')).includes('blk-availability.service'), unit)
+  }
   // Devices that are late are waited for, and what fails is tried again.
   t.regex(era.get('ExecStart')?.[0] ?? '', / era activate --all --wait \d+$/)
   t.deepEqual(era.get('Restart'), ['on-failure'])

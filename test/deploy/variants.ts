@@ -31,7 +31,16 @@ const variants: Readonly<Record<string, readonly string[]>> = {
     'networkPolicy.clients[0].namespaceSelector.matchLabels.backup=yes',
     'networkPolicy.monitoring[0].namespaceSelector.matchLabels.team=monitoring',
     'serviceAccount.annotations.a=b',
-    'router.service.annotations.a=b'
+    'router.service.annotations.a=b',
+    'helmTest.base=monday',
+    'helmTest.target=tuesday'
+  ],
+  'on OpenShift': [...drivers, 'openShift.securityContextConstraints=true', 'agent.lvm=nsenter'],
+  'an agent that is not privileged': [
+    'openShift.securityContextConstraints=true',
+    'drivers.topolvm.enabled=true',
+    'agent.privileged=false',
+    'agent.devicePluginResources.devices\\.example\\.org/thin-pools=1'
   ],
   "the host's LVM, with nsenter": ['drivers.topolvm.enabled=true', 'agent.lvm=nsenter'],
   "the host's LVM, with chroot": ['drivers.topolvm.enabled=true', 'agent.lvm=chroot'],

@@ -8,7 +8,7 @@ import type {
   DescribedEraVolume as EraVolume
 } from '../../src/agent/era/description.ts'
 import type { DescribedPool as Pool, DescribedThin as Volume } from '../../src/agent/owned-pools/description.ts'
-import type { AdminBackend, AdminMethod } from '../../src/grpc/admin.ts'
+import type { AdminBackend, AdminMethod, AdminResponse } from '../../src/grpc/admin.ts'
 
 export const fullPool: Pool = {
   name: 'tank',
@@ -77,7 +77,20 @@ export const inactiveEraVolume: EraVolume = {
 export const eraSnapshot: EraSnapshot = {
   ...{ volume: 'srv', name: 'monday', id: 'era-snapshot:1', line: 'b5c2', boundaryEra: 2 ** 32 - 1 },
   ...{ sizeBytes: 2 ** 53 - 512, lower: "LVM's vg0/monday", exact: true, suspendedMs: 812 },
-  ...{ takenAtMs: 1_800_000_000_000, warning: 'nobody has /dev/mapper/srv open' }
+  ...{ takenAtMs: 1_800_000_000_000, warning: 'nobody has /dev/mapper/srv open', lowerTag: 'deltamapper_1' }
+}
+
+export const standingBase: AdminResponse<'getBase'> = {
+  ...{ handle: 'vg/monday', pool: 'pool-uuid', identity: 'lv-uuid', volume: 'origin-uuid', state: 'stands' },
+  ...{ because: 'its record stands for it', record: 'lv-uuid.0badcafe.base', recordBytes: Number.MAX_SAFE_INTEGER },
+  ...{ recordedAtMs: 1_800_000_000_000, firstServedAtMs: 1_799_999_999_000, goneAtMs: 1_800_000_001_000, answers: 2 },
+  ...{ mappedBlocks: 2 ** 40, sizeBytes: 2 ** 53 - 512 }
+}
+
+export const lostBase: AdminResponse<'getBase'> = {
+  ...{ handle: 'vg/tuesday', pool: 'pool-uuid', identity: 'lv-other', volume: 'origin-uuid', state: 'must-stay' },
+  ...{ because: 'it was not made read-only', record: '', firstServedAtMs: 1_800_000_000_000, answers: 0 },
+  ...{ mappedBlocks: 0, sizeBytes: 65536 }
 }
 
 /** What `calls` has of each call. */
@@ -94,6 +107,8 @@ export function recordingBackend(): { backend: AdminBackend; calls: RecordedCall
     ...{ listSnapshots: { snapshots: [] }, adoptThin: volume, forgetThin: {} },
     ...{ attachEra: eraVolume, detachEra: {}, activateEra: eraVolume, deactivateEra: inactiveEraVolume },
     ...{ growEra: eraVolume, listEra: { volumes: [eraVolume, inactiveEraVolume] }, createEraSnapshot: eraSnapshot },
+    ...{ listBases: { bases: [standingBase, lostBase], folder: '/var/lib/deltamapper/bases' }, dropBase: {} },
+    getBase: standingBase,
     beginSnapshot: { token: 'b5c2', boundaryEra: 7, deadlineMs: 30_000 },
     endSnapshot: { snapshot: { ...eraSnapshot, removedAtMs: 1_800_000_000_001, exact: false } },
     listEraSnapshots: { snapshots: [eraSnapshot] },

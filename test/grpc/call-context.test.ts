@@ -69,7 +69,17 @@ test('nothing but the id and the client goes on', (t) => {
 
 test('that handles are ours is said by our own client alone, and goes no further', (t) => {
   t.false(callContext(call(undefined)).anyVolume)
-  const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata() })
+  const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata({ anyVolume: true }) })
   t.true(context.anyVolume)
   t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id', 'deltamapper-on-behalf-of'])
+})
+
+test('what a client has the data of is said to the agent, as it is, and goes no further', (t) => {
+  t.is(callContext(call(undefined)).device, undefined)
+  for (const device of ['thin:253:2:7', '']) {
+    const context = callContext({ ...call(undefined), metadata: ownHandlesMetadata({ device }) })
+    t.is(context.device, device)
+    t.false(context.anyVolume)
+    t.deepEqual(Object.keys(onwardMetadata(context).getMap()), ['x-request-id', 'deltamapper-on-behalf-of'])
+  }
 })

@@ -7,7 +7,9 @@ import { loadSync } from '@grpc/proto-loader'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError, type ErrorCode } from '../../src/errors.ts'
 import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
+import type { CallContext } from '../../src/grpc/call-context.ts'
 import { connect, type ConnectOptions } from '../../src/grpc/client.ts'
+import type { AllocatedRequest } from '../../src/grpc/snapshot-metadata-methods.ts'
 import { capacityBytes, eventually, some, temporaryFolder, testServer, type Extent } from './extent-backend.ts'
 import { reachableHere } from '../support/reachable-memory.ts'
 
@@ -55,6 +57,26 @@ test('allocated and delta bring capacity and extents', async (t) => {
     startingOffset: 1310720n,
     maxResults: 7
   })
+})
+
+test('who has the data of a device is answered about that device, or not at all', async (t) => {
+  const { address, backend } = await testServer(t)
+  const agent = client(t, address)
+  const device = 'thin:253:2:7'
+  // A server that does not know what is meant.
+  for (const snapshotId of ['some', 'silent']) {
+    await fails(t, agent.allocated({ snapshotId, device }), 'DM_ANSWER_INVALID', /about the device/)
+  }
+  await fails(t, agent.delta({ baseSnapshotId: 'empty', targetSnapshotId: 'some', device }), 'DM_ANSWER_INVALID')
+  const answer = backend.allocated.bind(backend)
+  const asked: unknown[] = []
+  backend.allocated = async (request: AllocatedRequest, signal: AbortSignal, call?: CallContext) => {
+    asked.push(call?.device)
+    return { ...(await answer(request, signal)), device }
+  }
+  t.deepEqual(await extentsOf(await agent.allocated({ snapshotId: 'some', device })), some)
+  await fails(t, agent.allocated({ snapshotId: 'some', device: 'thin:253:2:8' }), 'DM_ANSWER_INVALID')
+  t.deepEqual(asked, [device, 'thin:253:2:8'])
 })
 
 test('an empty answer has a capacity and no batch', async (t) => {

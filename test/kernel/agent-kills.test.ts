@@ -144,7 +144,12 @@ async function keepAsking(own: Random, client: SnapshotMetadataClient, isOver: (
       if (isOver()) return answered
       // What was removed while it was asked about.
       const gone = ['DM_SNAPSHOT_NOT_FOUND', 'DM_BASE_LOST', 'DM_SNAPSHOT_CHANGED', 'DM_READ_FAILED']
-      if (error instanceof DeltamapperError && gone.includes(error.code) && !exists(base, target)) continue
+      if (
+        error instanceof DeltamapperError &&
+        (gone.includes(error.code) || error.code.startsWith('DM_BASE_RECORD_')) &&
+        !exists(base, target)
+      )
+        continue
       throw new Error(`${base ?? 'all'} to ${target}`, { cause: error })
     }
   }

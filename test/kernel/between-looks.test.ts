@@ -104,8 +104,9 @@ async function walkWith(meanwhile: () => void, base: Snapshot | undefined, targe
   const request = { base, target, startingOffset: 0, maxResults: 0, direct: false }
   const onSeen = async () => {
     meanwhile()
+    return undefined
   }
-  return Array.fromAsync(walkMessages(request, statistics, new AbortController().signal, onSeen))
+  return Array.fromAsync(walkMessages(request, statistics, new AbortController().signal, { onSeen }))
 }
 
 test.serial('a base that is trimmed while the catalog is asked about it', async (t) => {

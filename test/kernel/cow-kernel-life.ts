@@ -12,8 +12,9 @@
 import { existsSync, mkdirSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { answerTo, failure } from './ask.ts'
+import { askAgent } from './classic-agent.ts'
 import { CowKernelJournal } from './cow-kernel-journal.ts'
-import { type AskPair, CowLife, type LifeSnapshot } from './cow-life.ts'
+import { CowLife, type LifeSnapshot } from './cow-life.ts'
 import { createLinear, run } from './dmsetup.ts'
 import { lifeArguments } from './life-arguments.ts'
 import { LiveAgent } from './live-agent.ts'
@@ -65,15 +66,6 @@ function settle(): LifeSnapshot | undefined {
   return merging
 }
 
-const served = new Map<string, Promise<unknown>>()
-const ask: AskPair = async (base, target) => {
-  for (const { name, lost } of [base, target]) {
-    if (lost === undefined && !served.has(name)) served.set(name, answerTo(client, { target: handle(name) }))
-    await served.get(name)
-  }
-  return answerTo(client, { base: handle(base.name), target: handle(target.name) })
-}
-
 /** While a merge goes on, its origin's snapshots are refused; then it comes to its end. */
 async function checkMerge(merging: LifeSnapshot): Promise<void> {
   const { code } = await failure(answerTo(client, { target: handle(merging.name) }))
@@ -122,7 +114,9 @@ function step(): void {
 
 const merging = settle()
 console.log('up')
-const agent = await LiveAgent.start({ config: { catalog: `${folder}/catalog.sqlite`, logLevel: 'info' } })
+// (One walker: most of what a life costs is the agent's start.)
+const config = { catalog: `${folder}/catalog.sqlite`, logLevel: 'info', walkers: 1 }
+const agent = await LiveAgent.start({ config })
 const client = agent.client()
 if (merging) await checkMerge(merging)
 // (However short a life is, the next one has something to ask about.)
@@ -131,7 +125,7 @@ for (let missing = FEWEST_SNAPSHOTS - life.snapshots.length; missing > 0; missin
   take()
 }
 life.write()
-await life.check(ask)
+await life.check(askAgent(client, group))
 const { pairs, refused } = life.counts
 journal.say({ kind: 'checked', pairs, refused, merging: merging !== undefined })
 if (isLast) {
@@ -142,6 +136,5 @@ if (isLast) {
 console.log('busy')
 for (;;) {
   for (let i = random.integer(1, 8); i > 0; i--) step()
-  served.clear()
-  await life.check(ask)
+  await life.check(askAgent(client, group))
 }

@@ -3,6 +3,7 @@
  * is held against:
  *
  *   a handle that names nothing                                           must be  DM_SNAPSHOT_NOT_FOUND
+ *   … the base's, which was served as a writable snapshot of LVM's        may be   DM_BASE_RECORD_WRITABLE …
  *   a device id where a name should be, and no such device (dmsetup)      must be  DM_NOT_TRACKED
  *   a snapshot that waits to be merged (LVM)                              must be  DM_NOT_TRACKED
  *   a volume as target: its device may be in use                         may be   DM_VOLUME_IN_USE
@@ -83,7 +84,7 @@ export function expectedRefusals(question: Question, records: readonly ServedRec
   const strangers = [base, target].filter((each) => typeof each === 'string')
   // What is in another pool can be found; to compare it with something of this pool is what is wrong.
   const refused = strangers.filter((each) => base === undefined || each !== 'in another pool')
-  if (refused.length > 0) return refused.map(strangerRefusal)
+  if (refused.length > 0) return [...refused.map(strangerRefusal), ...(base === 'nothing' ? goneRefusals : [])]
   if (strangers.length === 1) return [{ code: 'DM_POOLS_DIFFER', certain: true, why: 'one is in another pool' }]
   if (typeof target === 'string' || typeof base === 'string') return []
 
@@ -136,6 +137,11 @@ export function expectedRefusals(question: Question, records: readonly ServedRec
   }
   return refusals
 }
+
+/** A base that was served and is gone: these snapshots are writable, so that no record can stand for them. */
+const goneRefusals: readonly Refusal[] = (
+  ['DM_BASE_RECORD_WRITABLE', 'DM_BASE_RECORD_AMBIGUOUS', 'DM_BASE_RECORD_UNWATCHED', 'DM_POOLS_DIFFER'] as const
+).map((code) => ({ code, certain: true, why: 'the base was served, and is gone' }))
 
 function strangerRefusal(stranger: Stranger): Refusal {
   return stranger === 'bare device id'

@@ -245,7 +245,7 @@ test('a handle, a device and a thin id that now are of another snapshot', async 
   createSnapshot('hostile', 'data', 'wed')
   t.deepEqual(await answered('hostile/tue', 'hostile/wed'), [])
   lvm('lvremove', 'hostile/wed')
-  t.is((await failure(answered('hostile/wed', 'hostile/tue'))).code, 'DM_SNAPSHOT_NOT_FOUND')
+  t.is((await failure(answered('hostile/wed', 'hostile/tue'))).code, 'DM_BASE_RECORD_WRITABLE')
   writeBlocks('/dev/hostile/data', 30, 1, 'c')
   createSnapshot('hostile', 'data', 'wed')
   writeBlocks('/dev/hostile/data', 40, 1, 'd')

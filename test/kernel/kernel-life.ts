@@ -276,7 +276,8 @@ async function keepAsking(own: Random): Promise<never> {
         handle === undefined || [...settled('raw'), ...settled('own')].some((each) => each.handle === handle)
       // What was removed while it was asked about.
       const gone = ['DM_SNAPSHOT_NOT_FOUND', 'DM_BASE_LOST', 'DM_SNAPSHOT_CHANGED', 'DM_READ_FAILED']
-      const due = error instanceof DeltamapperError && gone.includes(error.code)
+      const due =
+        error instanceof DeltamapperError && (gone.includes(error.code) || error.code.startsWith('DM_BASE_RECORD_'))
       if (due && !(there(question.base) && there(question.target))) continue
       throw new Error(`${question.base ?? 'all'} to ${question.target}`, { cause: error })
     }

@@ -14,7 +14,7 @@ import { dirname, join } from 'node:path'
  */
 export async function completeFolder(
   folder: string,
-  fill: (root: string, work: string) => Promise<void>
+  fill: (root: string, work: string) => Promise<unknown>
 ): Promise<void> {
   if (existsSync(folder)) return
   await mkdir(dirname(folder), { recursive: true })

@@ -13,12 +13,27 @@ import { LabUnavailable } from './packages.ts'
  * Unpacks into `root`; `work` is a folder for what is needed meanwhile. Throws LabUnavailable where the packages cannot be had.
  *
  * @param whole bring everything that they depend on as well, libc included, as on a system without a single package
+ * @param architecture Debian's name of another processor than this machine's
+ * @param without with `whole`: what is left out all the same
+ * @returns the files of the packages, in `work`
  */
 export async function unpackRelease(
   release: string,
   packages: readonly string[],
-  { work, root, whole = false }: { work: string; root: string; whole?: boolean }
-): Promise<void> {
+  {
+    work,
+    root,
+    whole = false,
+    architecture,
+    without = []
+  }: {
+    work: string
+    root: string
+    whole?: boolean
+    architecture?: string
+    without?: readonly string[]
+  }
+): Promise<string[]> {
   if (platform() !== 'linux' || arch() !== 'x64') {
     throw new LabUnavailable(`Debian's tools need x86-64 Linux; this is ${platform()} on ${arch()}`)
   }
@@ -34,19 +49,44 @@ export async function unpackRelease(
   const options = [
     ...['APT::Sandbox::User=root', `Dir::Etc::sourcelist=${own}/sources.list`, 'Dir::Etc::sourceparts=/dev/null'],
     ...[`Dir::State::Lists=${own}/lists`, `Dir::Cache=${own}`, 'APT::Update::Error-Mode=any'],
-    ...(whole ? [`Dir::State::status=${own}/status`] : [])
+    ...(whole ? [`Dir::State::status=${own}/status`] : []),
+    ...(architecture === undefined ? [] : [`APT::Architecture=${architecture}`, `APT::Architectures=${architecture}`])
   ].flatMap((each) => ['-o', each])
   try {
     if (whole) await writeFile(join(own, 'status'), '')
     await runQuietly('apt-get', [...options, 'update', '-q'], own)
-    const names = whole ? await withDependencies(packages, options, own) : packages
+    const all = whole ? await withDependencies(packages, options, own) : packages
+    const names = all.filter((each) => !without.includes(each.replace(/:.*/, '')))
     await runQuietly('apt-get', [...options, 'download', '-q', ...names], own)
   } catch (error) {
     if (error instanceof LabUnavailable) throw error
     throw new LabUnavailable(`Debian ${release}'s packages could not be fetched: ${(error as Error).message}`)
   }
-  for (const file of await readdir(own)) {
-    if (file.endsWith('.deb')) await runQuietly('dpkg', ['-x', join(own, file), root], own)
+  const files = (await readdir(own)).filter((file) => file.endsWith('.deb')).map((file) => join(own, file))
+  for (const file of files) await runQuietly('dpkg', ['-x', file, root], own)
+  return files
+}
+
+/**
+ * Installs a minimal system of a release into `root`, as on a machine of its own: packages are configured, which wants the rights of root.
+ *
+ * @param packages names joined by commas; none for what every Debian has
+ */
+export async function installRelease(
+  release: string,
+  packages: string,
+  { work, root }: { work: string; root: string }
+): Promise<void> {
+  try {
+    // (A script for perl and apt. It is unpacked like all else, so that nothing need be installed.)
+    const tools = join(work, 'tools')
+    await mkdir(tools)
+    await unpackRelease('bookworm', ['mmdebstrap'], { work, root: tools })
+    const include = packages === '' ? [] : [`--include=${packages}`]
+    await runQuietly(join(tools, 'usr/bin/mmdebstrap'), ['--variant=minbase', ...include, release, root], work)
+  } catch (error) {
+    if (error instanceof LabUnavailable) throw error
+    throw new LabUnavailable(`a root of Debian ${release} could not be made: ${(error as Error).message}`)
   }
 }
 

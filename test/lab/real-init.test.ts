@@ -1,8 +1,11 @@
 /**
- * The units on a machine with a real systemd, udev and LVM: what an agent in its sandbox can do, what is mounted through its death and its
- * restarts, and what the next boot finds.
+ * The units on a machine with a real systemd, udev and LVM: what agent and router can do in their sandboxes, what is mounted through the agent's
+ * death and its restarts, and what the next boot finds.
  */
+import { join } from 'node:path'
 import test from 'ava'
+import { Authority } from '../support/certificates.ts'
+import { testFolder } from '../support/test-folder.ts'
 import { LabUnavailable } from './packages.ts'
 import { ensureRelease } from './releases.ts'
 import { ensureSystemdRoot, SystemdMachine } from './systemd.ts'
@@ -14,12 +17,14 @@ const unavailable = await Promise.all([ensureRelease('trixie'), ensureSystemdRoo
     throw error
   }
 )
+const folder = testFolder(test)
 const machineTest = unavailable === undefined ? test.serial : test.skip
 
 /** Each step is named before it runs, and the first one that fails ends the script. */
 const begin = `set -euo pipefail; trap 'echo "ended with $?"' EXIT; step() { echo "== $*"; }`
 
-const firstBoot = `${begin}
+const tls = '/etc/deltamapper/tls'
+const firstBoot = (certificates: string) => `${begin}
 step volumes
 pvcreate -q /dev/ubdb; vgcreate -q vg0 /dev/ubdb
 lvcreate -q -Wn -n srv -L 64m vg0 >/dev/null; lvcreate -q -Wn -n srv_era -L 8m vg0 >/dev/null
@@ -51,6 +56,24 @@ deltamapper doctor || true
 deltamapper snapshot create srv wednesday --deadline 600
 systemctl start /srv/data
 echo three >/srv/data/three; sync
+step 'the router, from within its sandbox'
+install -D -m 0644 /opt/deltamapper/deploy/systemd/deltamapper.sysusers /usr/lib/sysusers.d/deltamapper.conf; systemd-sysusers 2>/dev/null
+install -d -m 0750 -g deltamapper /etc/deltamapper/tls; install -m 0640 -g deltamapper -t /etc/deltamapper/tls ${certificates}/*
+cat >/etc/deltamapper/agent.yaml <<END
+listen: [unix:///run/deltamapper/agent.sock, tcp://127.0.0.1:50051]
+tls: { certificate: ${tls}/issued-1.crt, key: ${tls}/issued-1.key, ca: ${tls}/ca.crt, clientName: router.test }
+END
+cat >/etc/deltamapper/router.yaml <<END
+driverName: lvm.example.org
+listen: [unix:///run/deltamapper-router/csi.sock]
+tls: { certificate: ${tls}/issued-2.crt, key: ${tls}/issued-2.key, ca: ${tls}/ca.crt, agentName: agent.test }
+static: { nodes: { node-1: tcp://127.0.0.1:50051 }, handles: [{ pattern: "(?<node>[^:]+):(?<vg>[^/]+)/(?<lv>.+)" }] }
+END
+systemctl restart deltamapper-agent; systemctl start deltamapper-router
+stat -c %U /run/deltamapper-router/csi.sock
+deltamapper delta node-1:srv/monday node-1:srv/tuesday --endpoint unix:///run/deltamapper-router/csi.sock -o ndjson | tail -n 1
+systemctl restart deltamapper-router; systemctl stop deltamapper-router
+systemctl show -P Result deltamapper-router
 step 'power off'
 trap - EXIT
 `
@@ -59,28 +82,42 @@ const secondBoot = `${begin}
 step 'after the boot'
 until findmnt -n -o SOURCE /srv/data; do sleep 0.5; done
 cat /srv/data/one /srv/data/three
+step 'what was written across the boot'
+deltamapper snapshot create srv thursday --deadline 600
+deltamapper delta srv/tuesday srv/thursday -o ndjson | tail -n 1
 trap - EXIT
 `
 
 machineTest('a tracked volume is snapshotted, stays mounted, and is there again after a boot', async (t) => {
   t.timeout(29 * 60_000)
   await using machine = await SystemdMachine.create()
-  const first = await machine.boot(firstBoot, { timeoutSeconds: 14 * 60 })
+  const first = await machine.boot(firstBoot(await certificates()), { timeoutSeconds: 14 * 60 })
   const said = sections(first.said)
   t.notRegex(first.said ?? first.console, /^ended with/m, first.said)
   t.is(said.get('the agent dies'), '/dev/mapper/srv\n/dev/mapper/srv\n')
   t.regex(said.get('the agent is restarted') ?? '', /^\/dev\/mapper\/srv\n/)
   t.regex(said.get('what was written') ?? '', /^{"complete":true/m)
+  t.regex(said.get('the router, from within its sandbox') ?? '', /^deltamapper\n{"complete":true.*\nsuccess\n$/)
   const unmounted = said.get('not mounted') ?? ''
   const says = /nobody has \/dev\/mapper\/srv open: it was mounted\s+at \/srv\/data when\s+snapshot tuesday/g
   t.is(unmounted.match(says)?.length, 2, `doctor and snapshot create say so: ${unmounted}`)
 
   const second = await machine.boot(secondBoot, { timeoutSeconds: 14 * 60 })
-  const after = sections(second.said).get('after the boot') ?? ''
+  const later = sections(second.said)
   t.notRegex(second.said ?? second.console, /^ended with/m, second.said)
-  t.is(after, '/dev/mapper/srv\none\nthree\n')
+  t.is(later.get('after the boot'), '/dev/mapper/srv\none\nthree\n')
+  // (The script powers the machine off before its boot has finished, because it is a part of that itself.)
+  t.regex(later.get('what was written across the boot') ?? '', /^{"complete":true/m)
   t.log(`${first.seconds} s and ${second.seconds} s`)
 })
+
+/** A folder with certificates of an agent (1) and a router (2), which the machine sees as well. */
+async function certificates(): Promise<string> {
+  const authority = await Authority.create(join(folder, 'certificates'))
+  await authority.issue('agent.test')
+  await authority.issue('router.test')
+  return authority.folder
+}
 
 /** What was printed after each step's name. */
 function sections(said = ''): Map<string, string> {

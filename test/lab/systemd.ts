@@ -7,13 +7,13 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, open, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises'
 import { arch, platform, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { completeFolder } from './complete-folder.ts'
 import { placeForMemory } from './boot.ts'
-import { runQuietly, unpackRelease } from './debian-release.ts'
+import { installRelease, runQuietly } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 import { ensureRelease } from './releases.ts'
 
@@ -24,19 +24,7 @@ const folder = join(projectFolder, '.cache', 'lab', 'trixie-systemd-1')
 /** Makes the root unless it is there. Throws LabUnavailable where it cannot be had. */
 export async function ensureSystemdRoot(): Promise<string> {
   if (platform() !== 'linux' || arch() !== 'x64') throw new LabUnavailable('a machine with systemd needs x86-64 Linux')
-  await completeFolder(folder, async (root, work) => {
-    try {
-      // (A script for perl and apt. It is unpacked like all else, so that nothing need be installed.)
-      const tools = join(work, 'tools')
-      await mkdir(tools)
-      await unpackRelease('bookworm', ['mmdebstrap'], { work, root: tools })
-      const words = ['--variant=minbase', `--include=${packages}`, 'trixie', root]
-      await runQuietly(join(tools, 'usr/bin/mmdebstrap'), words, work)
-    } catch (error) {
-      if (error instanceof LabUnavailable) throw error
-      throw new LabUnavailable(`a root with systemd could not be made: ${(error as Error).message}`)
-    }
-  })
+  await completeFolder(folder, (root, work) => installRelease('trixie', packages, { root, work }))
   return folder
 }
 
@@ -57,13 +45,17 @@ export class SystemdMachine implements AsyncDisposable {
     this.#lab = lab
   }
 
-  /** @param diskBytes of its second disk, /dev/ubdb, which is blank */
-  static async create({ diskBytes = 1024 * mebibyte } = {}): Promise<SystemdMachine> {
+  /**
+   * @param diskBytes of its second disk, /dev/ubdb, which is blank
+   * @param withProgram whether `deltamapper` and its units are there, those of the checkout; a package brings its own
+   */
+  static async create({ diskBytes = 1024 * mebibyte, withProgram = true } = {}): Promise<SystemdMachine> {
     const [lab, root] = await Promise.all([ensureRelease('trixie'), ensureSystemdRoot()])
     const job = await mkdtemp(join(tmpdir(), 'deltamapper-systemd-'))
     const own = join(job, 'root')
     await cp(root, own, { recursive: true, verbatimSymlinks: true, filter: (from) => !from.startsWith(`${root}/dev/`) })
     await furnish(own, lab)
+    if (withProgram) await putProgram(own)
     for (const [name, bytes] of [['root.img', 3072 * mebibyte] as const, ['data.img', diskBytes] as const]) {
       await writeFile(join(job, name), '')
       await truncate(join(job, name), bytes)
@@ -73,11 +65,20 @@ export class SystemdMachine implements AsyncDisposable {
     return new SystemdMachine(job, lab)
   }
 
-  /** Boots, runs a bash script when the machine is up, and ends when the machine does. The script powers it off, one way or another. */
-  async boot(script: string, { timeoutSeconds = 300 } = {}): Promise<Boot> {
+  /** For files that the machine is to see: it does under the same path. */
+  get folder(): string {
+    return this.#job
+  }
+
+  /**
+   * Boots, runs a bash script when the machine is up, and ends when the machine does: it is powered off in order after the script.
+   *
+   * @param cutAt a line of the script's output: then the power is cut instead, whatever the machine is at
+   */
+  async boot(script: string, { timeoutSeconds = 300, cutAt = '' } = {}): Promise<Boot> {
     const result = join(this.#job, 'result')
     await writeFile(join(this.#job, 'script'), script)
-    await rm(result, { force: true })
+    for (const each of [result, join(this.#job, 'said')]) await rm(each, { force: true })
     const log = await open(join(this.#job, 'console'), 'w')
     const began = performance.now()
     const kernel = spawn(
@@ -95,12 +96,18 @@ export class SystemdMachine implements AsyncDisposable {
         env: { PATH: process.env['PATH'], HOME: this.#job, TMPDIR: placeForMemory(1024) }
       }
     )
-    const timer = setTimeout(() => process.kill(-(kernel.pid ?? 0), 'SIGKILL'), timeoutSeconds * 1000)
-    await once(kernel, 'exit')
+    const ended = once(kernel, 'exit')
+    const end = () => process.kill(-(kernel.pid ?? 0), 'SIGKILL')
+    const timer = setTimeout(end, timeoutSeconds * 1000)
+    const printed = join(this.#job, 'said')
+    const cut = cutAt === '' ? undefined : setInterval(() => saysLine(printed, cutAt) && end(), 100)
+    await ended
     clearTimeout(timer)
+    clearInterval(cut)
     await log.close()
+    const said = [result, printed].find((each) => existsSync(each))
     return {
-      said: existsSync(result) ? await readFile(result, 'utf8') : undefined,
+      said: said === undefined ? undefined : await readFile(said, 'utf8'),
       seconds: Math.round((performance.now() - began) / 1000),
       console: await readFile(join(this.#job, 'console'), 'utf8')
     }
@@ -111,27 +118,32 @@ export class SystemdMachine implements AsyncDisposable {
   }
 }
 
+function saysLine(file: string, line: string): boolean {
+  return existsSync(file) && readFileSync(file, 'utf8').split('\n').includes(line)
+}
+
 /** Where the checkout is inside: units see nothing of /tmp and /home, where it may be on the machine. */
 const CHECKOUT = '/opt/deltamapper'
 
-/** What makes the root a machine of ours: kernel modules, `deltamapper`, its units, and what runs the script. */
-async function furnish(root: string, lab: string): Promise<void> {
-  const put = async (path: string, text: string, mode = 0o644) => {
-    await mkdir(dirname(join(root, path)), { recursive: true })
-    await writeFile(join(root, path), text, { mode })
-  }
-  await cp(join(lab, 'usr/lib/uml/modules'), join(root, 'usr/lib/modules'), { recursive: true })
+/** `deltamapper` as the checkout has it, and its units. */
+async function putProgram(root: string): Promise<void> {
   const units = join(projectFolder, 'deploy/systemd')
   await cp(units, join(root, 'etc/systemd/system'), {
     recursive: true,
     filter: (from) => from === units || /\.service(\.d)?($|\/)/.test(from)
   })
   await cp(join(units, 'agent.yaml'), join(root, 'etc/deltamapper/agent.yaml'), { recursive: true })
-  await put(
-    'usr/bin/deltamapper',
-    `#!/bin/sh\nexec ${CHECKOUT}/node_modules/.bin/node ${CHECKOUT}/bin/deltamapper.js "$@"\n`,
-    0o755
-  )
+  const command = `#!/bin/sh\nexec ${CHECKOUT}/node_modules/.bin/node ${CHECKOUT}/bin/deltamapper.js "$@"\n`
+  await writeFile(join(root, 'usr/bin/deltamapper'), command, { mode: 0o755 })
+}
+
+/** What makes the root a machine of ours: kernel modules, and what runs the script. */
+async function furnish(root: string, lab: string): Promise<void> {
+  const put = async (path: string, text: string, mode = 0o644) => {
+    await mkdir(dirname(join(root, path)), { recursive: true })
+    await writeFile(join(root, path), text, { mode })
+  }
+  await cp(join(lab, 'usr/lib/uml/modules'), join(root, 'usr/lib/modules'), { recursive: true })
   await put('etc/fstab', '')
   await put('etc/hostname', 'lab\n')
   // (How long a busy machine takes says nothing.)

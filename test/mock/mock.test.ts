@@ -131,7 +131,9 @@ test("a scenario of one's own is a file, and says what is wrong with it", async 
   t.teardown(() => mock.stop())
   t.is(mock.scenario.tuplesPerMessage, 2)
   await writeFile(own, 'summary: mine\nkind: honest\ntuplesPerMesage: 2\n')
-  await t.throwsAsync(startMock({ scenario: own }), { message: /own is no scenario: .*tuplesPerMesage/ })
+  await t.throwsAsync(startMock({ scenario: own }), {
+    message: /own\.yaml cannot be used: .*"tuplesPerMesage", is tuplesPerMessage meant\? \(line 3\)/
+  })
 })
 
 test('a seed makes the same history again, another one another, and picks a scenario', async (t) => {

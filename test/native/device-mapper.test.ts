@@ -3,13 +3,14 @@
  * not, and one that ends. A call that hangs is one whose library is a FIFO: the helper blocks in the open(2) or read(2) of it. One
  * that hangs in device-mapper itself, uninterruptibly, is tested in the kernel lab (test/kernel/device-mapper.test.ts).
  */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, constants, existsSync, mkdtempSync, openSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import test, { type ExecutionContext } from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'
 import { DeviceMapper, DeviceMapperError, type DeviceMapperOptions } from '../../native/device-mapper.ts'
@@ -119,7 +120,7 @@ test('a helper that was killed is replaced; the call it was at says so', async (
   const [pid = 0] = deviceMapper.helpers.pids
   process.kill(pid, 'SIGKILL')
   const error = await call
-  t.is(error.code, 'DM_CALL_FAILED')
+  t.is(error.code, 'DM_CALL_STUCK')
   t.regex(error.message, /helper process ended during status of pool: SIGKILL/)
   t.is((await failureOf(deviceMapper.status('pool'))).code, 'DM_LIBDEVMAPPER_MISSING')
   t.false(deviceMapper.helpers.pids.includes(pid))
@@ -220,4 +221,27 @@ test('an idle helper does not keep its parent from ending', async (t) => {
   const [status] = (await once(parent, 'exit')) as [number]
   t.is(status, 0)
   t.regex(output, /^\d+\nDM_CONTROL_MISSING\n$/)
+})
+
+test('where descriptors have run out, no call hangs and no process dies of it', async (t) => {
+  const module = JSON.stringify(new URL('../../native/device-mapper.ts', import.meta.url).href)
+  const script = `
+    import { closeSync, openSync } from 'node:fs'
+    const { DeviceMapper } = await import(${module})
+    const deviceMapper = new DeviceMapper({ devDirectory: ${JSON.stringify(devDirectory)} })
+    const opened = []
+    try { for (;;) opened.push(openSync('/dev/null')) } catch {}
+    const errors = await Promise.all([deviceMapper.status('a'), deviceMapper.list()].map((each) => each.catch((error) => error)))
+    for (const descriptor of opened) closeSync(descriptor)
+    for (const { line, status } of errors) console.log(status + ' ' + line)
+    console.log((await deviceMapper.list().catch((error) => error)).code)
+    await deviceMapper.close()`
+  const node = [process.execPath, '--input-type=module', '--eval', script]
+  const { stdout } = await promisify(execFile)('bash', ['-c', 'ulimit -n 64; exec "$@"', 'bash', ...node])
+  const [one = '', other = '', later] = stdout.split('\n')
+  for (const line of [one, other]) {
+    t.regex(line, /^UNAVAILABLE DM_SYSTEM_REFUSED: the helper process for .* could not be started .*EMFILE/)
+    t.regex(line, /raise how many files this process may open/)
+  }
+  t.is(later, 'DM_CONTROL_MISSING')
 })

@@ -243,6 +243,27 @@ test('many requests at once are all answered, each whole', async (t) => {
   }
 })
 
+test('--rate holds reading back', async (t) => {
+  const bytesPerSecond = 4 * 2 ** 20
+  const slow = await serveNbd(`x/${target}`, { ...options, rate: bytesPerSecond })
+  const client = new RawClient(slow.path)
+  await client.greet()
+  await client.option(8)
+  await client.option(7, goBytes(''))
+  const part = 65536
+  const begin = performance.now()
+  let read = 0
+  for (let offset = 0; offset + part <= size && read < 2 ** 20; offset += part) {
+    client.send(requestBytes({ type: 0, offset: BigInt(offset), length: part }))
+    for (const { type, payload } of await client.chunks()) if (type === 1) read += payload.length - 8
+  }
+  t.true(read >= 2 ** 20)
+  // What was read last is paid for by who comes next.
+  t.true(performance.now() - begin >= ((read - part) / bytesPerSecond) * 1000 - 5)
+  await client.close()
+  await slow.close()
+})
+
 test('what cannot be asked gets its error, and the next request is answered', async (t) => {
   const [EPERM, EINVAL] = [1, 22]
   const wrong: [RawRequest, number][] = [
@@ -295,6 +316,24 @@ test('states of both contexts come together, and one run where one is asked for'
   client.send(requestBytes({ type: 7, flags: 8, offset: 1000n, length: size - 1000 }))
   for (const { type, payload } of await client.chunks()) if (type === 5) t.is(payload.length, 12)
   await client.close()
+})
+
+test('no more than 32 clients at once; who comes then is turned away, and served once one has gone', async (t) => {
+  const own = await serveNbd(`x/${target}`, options)
+  const greeted = async () => {
+    const client = new RawClient(own.path)
+    return { client, isIn: (await client.greet()) !== undefined }
+  }
+  const clients = []
+  for (let i = 0; i < 32; i++) clients.push(await greeted())
+  t.true(clients.every(({ isIn }) => isIn))
+  t.false((await greeted()).isIn)
+  await clients[0].client.close()
+  let last = await greeted()
+  // (The server hears of the end in a turn of its own.)
+  for (; !last.isIn; last = await greeted()) await sleep(10)
+  for (const { client } of [...clients, last]) await client.close()
+  await own.close()
 })
 
 test('a client that takes nothing is ended with its handshake, and its answers take no more than their share', async (t) => {

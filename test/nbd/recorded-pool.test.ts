@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
+import { DeltamapperError } from '../../src/errors.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { command, complaint, runCommand } from '../cli/run-command.ts'
 import { readPoolDescription, type RecordedSnapshot, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
@@ -326,6 +327,7 @@ test('what does not go together is said in a line', async (t) => {
     [['1', '--metadata', metadataPath, '--data', dataPath, '--list'], /--size/],
     [['2', '--base', '1', '--metadata', metadataPath, '--data', dataPath, '--size', '1MiB', '--list'], /--base-size/],
     [['1', '--metadata', dataPath, '--data', metadataPath, '--size', '1MiB', '--list'], /DM_METADATA_FOREIGN/],
+    [['x/monday', '--base-record', 'x', ...recordedPool, '--list'], /goes with --metadata only/],
     [['x/monday', '--activate', ...recordedPool, '--list'], /goes with the agent only/]
   ] as const) {
     const result = await runCommand(['nbd', ...words])
@@ -334,6 +336,53 @@ test('what does not go together is said in a line', async (t) => {
     t.regex(complaint(result), wanted)
   }
 })
+
+clientTest('bases that are gone, by their records', async (t, tool) => {
+  const images = { metadata: metadataPath, data: dataPath }
+  for (const [baseName, targetName] of [
+    ['monday', 'second-tuesday'],
+    ['tides-shrunk', 'tides-grown']
+  ]) {
+    const [base, target] = [baseName, targetName].map((name) => pool.snapshots.find((each) => each.name === name)!)
+    const record = newFile('record.base')
+    const saving = ['base', 'save', String(base.thin_id), '--metadata', metadataPath, '--to', record]
+    t.is((await runCommand([...saving, '--size', String(base.size_bytes)])).status, 0)
+    const options = { ...images, size: target.size_bytes, baseRecord: [record] }
+    const server = await serveNbd(String(target.thin_id), options)
+    const map = await mapOf(tool, `qemu:dirty-bitmap:${base.thin_id}`, server.uri())
+    t.deepEqual(extentsOf(map, 1), await changed(base, target))
+    const [full, layer] = [newFile('full.qcow2'), newFile('layer.qcow2')]
+    const bases = await serveRecorded(base)
+    await tool('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', bases.uri(), full])
+    const view = server.uri(`${base.thin_id}..${target.thin_id}`)
+    await tool('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', '-B', full, '-F', 'qcow2', view, layer])
+    const restored = newFile('restored')
+    await tool('qemu-img', ['convert', '-O', 'raw', layer, restored])
+    t.is(await sha256(restored), target.sha256)
+    t.deepEqual(server.failures, [])
+    // Another record under its name, while it is served.
+    await writeFile(record, (await readFile(record)).subarray(0, -1))
+    t.not((await tool('nbdinfo', [`--map=qemu:dirty-bitmap:${base.thin_id}`, server.uri()])).status, 0)
+    for (const each of [server, bases]) await each.close()
+    const error = await t.throwsAsync(serveNbd(String(target.thin_id), options), { instanceOf: DeltamapperError })
+    t.is(error.code, 'DM_BASE_RECORD_DAMAGED')
+  }
+})
+
+clientTest(
+  'a command that says all is well where something could not be served is not believed',
+  async (t) => {
+    const [monday] = volumes.get('harbour') ?? []
+    const cut = newFile('data.img')
+    await writeFile(cut, (await readFile(dataPath)).subarray(0, 4 * 2 ** 20))
+    const images = ['--metadata', metadataPath, '--data', cut, '--size', String(monday.size_bytes)]
+    const hides = `'${join(toolFolder('bookworm'), 'nbdcopy')}' "$uri" null: || true`
+    const { status, stderr } = await runCommand(['nbd', '1', ...images, '--run', hides])
+    t.is(status, 1)
+    t.regex(stderr, /DM_READ_FAILED/)
+  },
+  ['bookworm']
+)
 
 clientTest('images that change or end too early fail the client, and the command', async (t, tool) => {
   const [monday] = volumes.get('harbour') ?? []

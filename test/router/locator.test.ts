@@ -66,6 +66,31 @@ test('a base that has to be asked for is looked for where the target is', async 
   t.is((await made.pair('vg/gone', 'vg/target', signal)).target.node, 'b', 'its agent says what became of it')
 })
 
+test('a base that the cluster knows nothing of any more is asked for of the target’s agent, by the name it had', async (t) => {
+  const gone = new DeltamapperError('DM_SNAPSHOT_NOT_FOUND', 'there is no LogicalVolume', 'check the handle')
+  const asked: string[] = []
+  const parts = (whenGone: ConstructorParameters<typeof Locator>[0]['whenGone']) =>
+    new Locator({
+      locate: async (id) => {
+        if (id === 'base') throw gone
+        return id === 'bare' ? { handle: '*/bare' } : { node: 'b', handle: 'vg/target', origin: 'data' }
+      },
+      whenGone,
+      agents: fixedAgents(nodes),
+      ask: async ({ node, handle }) => {
+        asked.push(`${node} ${handle}`)
+        return false
+      }
+    })
+  const made = parts((id, { handle }) => `${handle.split('/')[0]}/${id}`)
+  const { target, baseHandle } = await made.pair('base', 'target', signal)
+  t.deepEqual([target.node, target.handle, baseHandle], ['b', 'vg/target', 'vg/base'])
+  t.deepEqual(asked, [], 'no other agent can tell more')
+  t.is((await made.pair('bare', 'target', signal)).baseHandle, 'vg/bare', 'no agent has it by the name without a group')
+  t.is(await t.throwsAsync(parts(() => undefined).pair('base', 'target', signal)), gone)
+  t.is(await t.throwsAsync(made.target('base', signal)), gone)
+})
+
 const [early, late] = [Date.parse('2026-05-04T21:00:00Z'), Date.parse('2026-05-05T21:00:00Z')]
 const known: Record<string, Located> = {
   monday: { node: 'a', handle: 'vg/mon', origin: 'data', createdAt: early },

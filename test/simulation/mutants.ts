@@ -88,7 +88,7 @@ export const mutants: readonly Mutant[] = [
     guard: 'the answer is about the devices that were looked at before',
     file: metadata,
     from: 'const expected = pinned.map(({ fingerprint }, i) => fingerprint ?? found[i])',
-    to: 'const expected = found'
+    to: 'const expected = await this.#fingerprints(devices)'
   },
   {
     name: 'damage-or-change',

@@ -13,6 +13,7 @@ export function thinOf(changes: Partial<ThinFacts> = {}): ThinFacts {
     mappedBytes: 2 ** 20,
     asBase: 'unchanged',
     because: 'it is unchanged since it was served',
+    needed: 'record',
     ...changes
   }
 }

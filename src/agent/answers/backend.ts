@@ -6,8 +6,10 @@ import { defect, DeltamapperError } from '../../errors.ts'
 import type { CallContext } from '../../grpc/call-context.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
 import { parseHandle } from '../../handle.ts'
+import type { Plan } from '../walks/plan.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
 import type { Walkers } from '../walks/walkers.ts'
+import { checkIsMeant } from '../../devicemapper/device-named.ts'
 import type { Sources } from './sources.ts'
 import type { AnswersOf, LookUp, Question, TargetAnswers } from './target.ts'
 
@@ -22,20 +24,43 @@ export function snapshotMetadataBackend(
       const lookUp = lookUpFor(call)
       const [target] = await lookUp([snapshotId])
       const question = { base: undefined, target, startingOffset, maxResults, anyVolume: false, lookUp }
-      return answer(question, signal, call?.party)
+      return answer(question, signal, call)
     },
 
     async delta({ baseSnapshotId, targetSnapshotId, startingOffset, maxResults }, signal, call) {
       const lookUp = lookUpFor(call)
-      const [base, target] = await lookUp([baseSnapshotId, targetSnapshotId])
-      const { anyVolume = false } = call ?? {}
-      return answer({ base, target, startingOffset, maxResults, anyVolume, lookUp }, signal, call?.party)
+      const rest = { startingOffset, maxResults, anyVolume: call?.anyVolume ?? false, lookUp }
+      const look = sources.look(call?.party)
+      const [base, target] = await Promise.all([
+        resolve(baseSnapshotId, look).catch((error: unknown) => {
+          if (isNotFound(error)) return error
+          throw error
+        }),
+        resolve(targetSnapshotId, look)
+      ])
+      if (!(base instanceof DeltamapperError)) return answer({ base, target, ...rest }, signal, call)
+      checkDevice(target, call)
+      const plan = await kindOf(target).planWithoutBase?.({ baseHandle: baseSnapshotId, target, ...rest })
+      if (plan === undefined) throw base
+      return streamed(plan, signal, call)
     }
   }
 
-  async function answer(question: Question, signal: AbortSignal, party?: string): Promise<EncodedStream> {
+  async function answer(question: Question, signal: AbortSignal, call?: CallContext): Promise<EncodedStream> {
     const answers = whoAnswers(question)
-    return walkers.stream(await answers.plan(question), signal, party)
+    checkDevice(question.target, call)
+    return streamed(await answers.plan(question), signal, call)
+  }
+
+  /** @throws DM_NO_SUCH_DEVICE where the caller has the data of something else */
+  function checkDevice(target: FoundSnapshot, call: CallContext | undefined): void {
+    checkIsMeant(target.handle, call?.device, kindOf(target).named(target))
+  }
+
+  function streamed(plan: Plan, signal: AbortSignal, call: CallContext | undefined): EncodedStream {
+    const { device, party } = call ?? {}
+    const stream = walkers.stream(plan, signal, party)
+    return device === undefined ? stream : { ...stream, device }
   }
 
   /** @throws DM_POOLS_DIFFER where base and target are of two kinds */
@@ -77,4 +102,8 @@ export function snapshotMetadataBackend(
     // The client will ask again by the name that it used.
     return { ...snapshot, handle }
   }
+}
+
+function isNotFound(error: unknown): error is DeltamapperError {
+  return error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_NOT_FOUND'
 }

@@ -10,8 +10,8 @@
  * whose it is nor since when.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { DeltamapperError } from '../../errors.ts'
-import { LEAST_DELTA_BYTES, MOST_DELTA_BYTES } from '../../devicemapper/cow/delta.ts'
+import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { LEAST_DELTA_BYTES, wantedDeltaBytes } from '../../devicemapper/cow/delta.ts'
 import type { ClassicServices } from './classic-services.ts'
 import {
   checkClassicBase,
@@ -35,6 +35,7 @@ import {
 import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
 import type { WalkUnderWay } from '../walks/plan.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
+import { namedClassic } from '../../devicemapper/device-named.ts'
 import type { LvmPort } from './one-look.ts'
 import { changedMeanwhile, lookAgain } from './second-look.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
@@ -46,9 +47,14 @@ import { volumeUuid } from './volume-group.ts'
  */
 const ONE_COMMAND = 60
 
+/** What the kernel says of a snapshot that it keeps no more. */
+const givenUp: readonly string[] = ['DM_COW_INVALID', 'DM_COW_OVERFLOWED'] satisfies ErrorCode[]
+
 /** A classic snapshot as its source knows it. */
 export interface ClassicSnapshot extends FoundSnapshot {
   readonly kind: 'classic'
+  /** `VG/LV`, whatever it was asked for by: names rotate, and all ways to ask by one are on record as one. */
+  readonly ownHandle: string
   /** The LV's UUID, and the origin's. */
   readonly identity: string
   readonly volume: string
@@ -95,7 +101,8 @@ export function classicSource(
       const [uuid, originUuid] = [volumeUuid(lv), volumeUuid(origin)]
       const devices = await classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid })
       return {
-        ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link, uuid, originUuid, devices } as const),
+        ...({ kind: 'classic', handle: fullName(lv), ownHandle: fullName(lv), identity: lv.uuid, link } as const),
+        ...{ uuid, originUuid, devices },
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
         readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly
       }
@@ -106,6 +113,7 @@ export function classicSource(
 export function classicAnswers({ classic }: AnswerServices): TargetAnswers<ClassicSnapshot> {
   return {
     where: 'is a classic snapshot',
+    named: ({ uuid }) => namedClassic(uuid),
     async plan({ base, target, startingOffset, maxResults, lookUp }) {
       if (classic === undefined) throw new Error('nothing is lent for classic snapshots')
       checkOffset(startingOffset, target.handle, target.devices.sizeBytes)
@@ -171,7 +179,6 @@ class ClassicAnswer {
    *   DM_TOO_MANY_STREAMS; what the catalog throws
    */
   async begin(signal: AbortSignal): Promise<BegunStores> {
-    const { deviceMapper } = this.#services
     await this.#checkResumed()
     if (this.#base) this.#record = await this.#checkBase(this.#base)
     const [target, base] = [this.#target, this.#base]
@@ -180,12 +187,12 @@ class ClassicAnswer {
     if (base) known.base = await this.#longestList(base)
     return {
       target: {
-        counted: await entriesCounted(deviceMapper, target.handle, target.devices),
+        counted: await this.#counted(target),
         ...(known.target && { prefix: known.target.entries })
       },
       ...(base && {
         base: {
-          counted: await entriesCounted(deviceMapper, base.handle, base.devices),
+          counted: await this.#counted(base),
           ...(known.base && { prefix: known.base.entries })
         }
       }),
@@ -211,7 +218,7 @@ class ClassicAnswer {
     for (const snapshot of this.#snapshots) {
       const now = await classicDevices(deviceMapper, snapshot)
       if (!isDeepStrictEqual(now, snapshot.devices)) throw changedMeanwhile(snapshot.handle)
-      await entriesCounted(deviceMapper, snapshot.handle, now)
+      await this.#counted(snapshot)
     }
   }
 
@@ -228,14 +235,30 @@ class ClassicAnswer {
     )
   }
 
+  /** The entries that the kernel has counted. That it has given a snapshot up is remembered. */
+  async #counted(snapshot: ClassicSnapshot): Promise<number> {
+    const { catalog, deviceMapper } = this.#services
+    try {
+      return await entriesCounted(deviceMapper, snapshot.handle, snapshot.devices)
+    } catch (error) {
+      if (error instanceof DeltamapperError && givenUp.includes(error.code)) {
+        await catalog.classicSnapshots.giveUp(factsOf(snapshot))
+      }
+      throw error
+    }
+  }
+
   async #longestList(snapshot: ClassicSnapshot): Promise<ClassicRow | undefined> {
-    return longestList(await this.#services.catalog.classicSnapshots.find(snapshot), factsOf(snapshot))
+    const facts = factsOf(snapshot)
+    return longestList(await this.#services.catalog.classicSnapshots.find(facts), facts)
   }
 
   async #checkBase(base: ClassicSnapshot): Promise<ClassicRow | undefined> {
     const { catalog, logger, strictBases } = this.#services
-    const records = await catalog.classicSnapshots.find(base)
-    const record = checkClassicBase(records, factsOf(base))
+    const facts = factsOf(base)
+    await catalog.classicSnapshots.refuseServedAsThin(facts.handle)
+    const records = await catalog.classicSnapshots.find(facts)
+    const record = checkClassicBase(records, facts)
     if (record) return record
     if (strictBases) {
       throw new DeltamapperError(
@@ -255,8 +278,9 @@ class ClassicAnswer {
   /** @throws DM_RESUME_REFUSED */
   async #checkResumed(): Promise<void> {
     if (this.#startingOffset === 0) return
-    const { handle, identity, link, readOnly } = this.#target
-    const all = await this.#services.catalog.classicSnapshots.find(this.#target)
+    const { link } = this.#target
+    const { handle, identity, readOnly } = factsOf(this.#target)
+    const all = await this.#services.catalog.classicSnapshots.find({ handle, identity })
     const records = all.filter(({ role }) => role === 'target')
     const isOnRecord = records.some((each) => each.handle === handle && each.identity === identity)
     const wasWritable = all.some((each) => each.identity === identity && each.readOnly === 0)
@@ -274,9 +298,8 @@ class ClassicAnswer {
 
   /** For all of the volume at once where there is enough. @throws DM_TOO_MANY_STREAMS */
   #takeMemory(signal: AbortSignal): number {
-    const bitmapBytes = this.#snapshots.map(({ devices }) => devices.sizeBytes / devices.chunkBytes / 8)
-    const most = this.#compareBytes() > 0 ? MOST_DELTA_BYTES : 4 * Math.ceil(Math.max(...bitmapBytes))
-    const wanted = Math.min(Math.max(most, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
+    const chunks = this.#snapshots.map(({ devices }) => Math.ceil(devices.sizeBytes / devices.chunkBytes))
+    const wanted = wantedDeltaBytes(Math.max(...chunks), this.#compareBytes() > 0)
     return this.#services.memory.take(LEAST_DELTA_BYTES, wanted, signal)
   }
 
@@ -315,9 +338,9 @@ function withoutPlace(snapshot: FoundSnapshot): FoundSnapshot {
   return { ...rest, link: { ...link, place: 0 } } as FoundSnapshot
 }
 
-function factsOf({ handle, identity, link, volume, devices, readOnly }: ClassicSnapshot): ClassicFacts {
+function factsOf({ ownHandle, identity, link, volume, devices, readOnly }: ClassicSnapshot): ClassicFacts {
   const { sizeBytes, chunkBytes } = devices
-  return { handle, identity, link: link.id, origin: volume, sizeBytes, chunkBytes, readOnly }
+  return { handle: ownHandle, identity, link: link.id, origin: volume, sizeBytes, chunkBytes, readOnly }
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */

@@ -40,6 +40,8 @@ export function ownedPoolSource(
         handle: `${pool}/${name}`,
         identity: thin.id,
         writable,
+        // Its snapshots are active read-only, unless somebody asks for a writable one.
+        madeReadOnly: thin.kind === 'snapshot' && !writable,
         // A volume is not a snapshot of itself.
         ...(thin.kind === 'snapshot' && { volume: thin.volume, volumeName: await volumeName(thin.volume) }),
         ...{ thinId, sizeBytes, transactionId },
@@ -47,7 +49,8 @@ export function ownedPoolSource(
         metadataDevice: device.metadataDevice,
         poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
-        pool: { uuid: poolUuid({ name: pool }) }
+        pool: { uuid: poolUuid({ name: pool }) },
+        poolDevice: { major: device.major, minor: device.minor }
       } satisfies Snapshot
     }
   }

@@ -5,9 +5,11 @@
 import { access, constants } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { fieldsOf, misspeltFields } from '../../config-issues.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
-import { readOrdinaryFile, remedyForMissingRight } from '../../ordinary-file.ts'
+import { readOrdinaryFile } from '../../ordinary-file.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { isHandleName } from '../../handle.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 
@@ -39,18 +41,10 @@ export const poolDescription = z.object({
  */
 export async function loadRecordedPool(source: string, folder: string): Promise<SnapshotSource> {
   const [file, metadataPath] = [join(folder, 'pool.json'), join(folder, 'metadata.img')]
-  let content: unknown
-  try {
-    content = JSON.parse((await readOrdinaryFile(file)).toString('utf8'))
-  } catch (cause) {
-    throw invalid(file, (cause as Error).message, cause)
-  }
-  const description = poolDescription.safeParse(content)
-  if (!description.success) throw invalid(file, z.prettifyError(description.error).replaceAll(/\s+/g, ' '))
-
-  const volumes = new Set(description.data.volumes.map((volume) => volume.name))
+  const description = await describedIn(file)
+  const volumes = new Set(description.volumes.map((volume) => volume.name))
   const snapshots = new Map<string, Snapshot>()
-  for (const { name, volume, thin_id, size_bytes } of description.data.snapshots) {
+  for (const { name, volume, thin_id, size_bytes } of description.snapshots) {
     if (snapshots.has(name)) throw invalid(file, `two snapshots are called ${name}`)
     if (!volumes.has(volume)) throw invalid(file, `snapshot ${name} is of volume ${volume}, which is not listed`)
     snapshots.set(name, {
@@ -58,8 +52,8 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       handle: `${source}/${name}`,
       volume: `${source}/${volume}`,
       thinId: thin_id,
-      blockBytes: description.data.data_block_size_bytes,
-      ...(description.data.live_root === true && { liveRoot: true }),
+      blockBytes: description.data_block_size_bytes,
+      ...(description.live_root === true && { liveRoot: true }),
       sizeBytes: size_bytes,
       metadataPath
     })
@@ -71,11 +65,27 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
   return { snapshot: async (name) => snapshots.get(name) }
 }
 
+async function describedIn(file: string): Promise<z.output<typeof poolDescription>> {
+  let text
+  let description
+  try {
+    text = (await readOrdinaryFile(file)).toString('utf8')
+    JSON.parse(text)
+    description = fieldsOf(text, poolDescription)
+  } catch (cause) {
+    throw invalid(file, (cause as Error).message.replaceAll(/\s+/g, ' '), cause)
+  }
+  // Other fields are for people, and a misspelt one of ours would have no effect.
+  const [misspelt] = misspeltFields(text, poolDescription)
+  if (misspelt !== undefined) throw invalid(file, misspelt)
+  return description
+}
+
 function invalid(file: string, what: string, cause?: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_RECORDED_POOL_INVALID',
     `${file} does not describe a recorded pool: ${what}`,
-    remedyForMissingRight(cause) ?? 'see "Recorded pools" in docs/reference.md for its form',
+    systemRemedy(cause) ?? 'see "Recorded pools" in docs/reference.md for its form',
     { cause }
   )
 }

@@ -24,10 +24,19 @@ export async function lookAgain(
   }
 }
 
+/** A base that was not found is still not there. @throws DM_SNAPSHOT_CHANGED, and what looking up throws */
+export async function checkStillGone(handle: string, lookUp: LookUp): Promise<void> {
+  const found = await lookUp([handle]).catch((error: unknown) => {
+    if (error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_NOT_FOUND') return undefined
+    throw error
+  })
+  if (found) throw changedMeanwhile(handle)
+}
+
 export function changedMeanwhile(handle: string): DeltamapperError {
   return new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `${handle} was renamed, replaced, resized, moved or merged while it was looked at`,
-    'ask again'
+    'ask again from the beginning'
   )
 }

@@ -1,6 +1,7 @@
 /** The interface of a kind of storage whose snapshots the agent answers for. The registry is targets.ts. */
 import type { Logger } from 'pino'
 import { DeltamapperError } from '../../errors.ts'
+import type { BaseRecords } from './base-records.ts'
 import type { ClassicServices } from './classic-services.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
@@ -21,6 +22,11 @@ export interface Question<S extends FoundSnapshot = FoundSnapshot> {
   readonly lookUp: LookUp
 }
 
+/** A question about a base that is not found. */
+export interface QuestionWithoutBase<S extends FoundSnapshot = FoundSnapshot> extends Omit<Question<S>, 'base'> {
+  readonly baseHandle: string
+}
+
 /**
  * Finds the snapshots with these handles, all at one look, which begins when it is called. @throws
  * DM_SNAPSHOT_NOT_FOUND …
@@ -31,14 +37,24 @@ export type LookUp = (handles: readonly string[]) => Promise<FoundSnapshot[]>
 export interface TargetAnswers<S extends FoundSnapshot = FoundSnapshot> {
   /** Ends a sentence that begins with a handle: `is in a thin pool`. */
   readonly where: string
+  /** What a snapshot is to this node (device-named.ts); undefined where it has no device here. */
+  named(snapshot: S): string | undefined
   /** Refuses what cannot be compared, before any metadata is read. @throws the refusal */
   plan(question: Question<S>): Plan | Promise<Plan>
+  /**
+   * The same for a base that does not exist; undefined if nothing is known of it.
+   *
+   * @throws the refusal
+   */
+  planWithoutBase?(question: QuestionWithoutBase<S>): Promise<Plan | undefined>
 }
 
 /** What the agent provides for answering. */
 export interface AnswerServices {
   /** What is known of the devices of live pools. */
   readonly knowledge?: DeviceKnowledge | undefined
+  /** The records of bases that are gone. */
+  readonly bases?: BaseRecords | undefined
   /** The tools, if they have a part in answers. */
   readonly tools?: ToolEngine | undefined
   /** Told of what is answered all the same. */

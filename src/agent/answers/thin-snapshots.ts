@@ -10,24 +10,36 @@
 import { isDeepStrictEqual } from 'node:util'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Aside, Plan } from '../walks/plan.ts'
+import type { RecordOutcome } from '../walks/record-keeping.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
 import {
   fromPortableReport,
   type HeldForTools,
   type PortableReport,
-  type SeenDevices,
   type ThinAsides,
   type ThinQuestion
 } from '../walks/thin-walk.ts'
+import type { SeenDevices } from '../walks/seen-devices.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
-import { lookAgain } from './second-look.ts'
-import type { DeviceKnowledge } from './served-target.ts'
+import { namedThin } from '../../devicemapper/device-named.ts'
+import { sparingly } from '../../sparing-log.ts'
+import { checkStillGone, lookAgain } from './second-look.ts'
+import type { DeviceKnowledge, FoundRecord, KeptTarget } from './served-target.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { toPortable } from '../../portable-error.ts'
 
-export function thinAnswers({ knowledge, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
+export function thinAnswers({ knowledge, bases, tools, logger }: AnswerServices): TargetAnswers<Snapshot> {
+  const warn = sparingly((fields) => logger?.warn(fields, 'a snapshot that can be written to is asked about'))
+  const remarked = (target: Snapshot): Pick<Plan, 'remark'> => {
+    const remark = remarkOnWritable(target)
+    if (remark === undefined) return {}
+    warn({ handle: target.handle, remark })
+    return { remark }
+  }
   return {
     where: 'is in a thin pool',
+    named: ({ live, metadataDevice, thinId }) =>
+      live && metadataDevice ? namedThin(metadataDevice, thinId) : undefined,
     plan({ base, target, startingOffset, maxResults, anyVolume, lookUp }) {
       if (base) checkRelated(base, target, anyVolume, logger)
       checkExternalOrigin(base, target)
@@ -35,9 +47,33 @@ export function thinAnswers({ knowledge, tools, logger }: AnswerServices): Targe
       const question = { base, target, startingOffset: Number(startingOffset), maxResults }
       if (!target.live || !knowledge) return thinPlan(question, undefined, tools)
       const second = new SecondLook(base ? [base, target] : [target], knowledge, lookUp, anyVolume)
-      return { ...thinPlan(question, second, tools), explained: (error) => second.explained(error) }
+      const plan = { ...thinPlan(question, second, tools), ...remarked(target) }
+      return { ...plan, explained: (error) => second.explained(error) }
+    },
+
+    async planWithoutBase({ baseHandle, target, startingOffset, maxResults, anyVolume, lookUp }) {
+      if (!target.live || !knowledge || !bases || target.poolIdentity === undefined) return undefined
+      checkOffset(startingOffset, target.handle, target.sizeBytes)
+      const recorded = await bases.find(baseHandle, target.poolIdentity)
+      if (recorded === undefined) return undefined
+      const question = { recorded, target, startingOffset: Number(startingOffset), maxResults }
+      const second = new SecondLook([target], knowledge, lookUp, anyVolume, recorded)
+      // The tools know nothing of records.
+      return { ...thinPlan(question, second), ...remarked(target), explained: (error) => second.explained(error) }
     }
   }
+}
+
+/**
+ * A write to a snapshot is noticed only when it is the base of the next backup, which then has to be a full one. So it
+ * is said while it can be prevented.
+ */
+function remarkOnWritable({ handle, writable }: Snapshot): string | undefined {
+  if (writable !== true) return undefined
+  return (
+    `${handle} is active and can be written to: a write makes it useless as a base, and what was copied of it a mixture; ` +
+    `make it read-only (LVM: lvchange -pr ${handle}), or deactivate it`
+  )
 }
 
 /**
@@ -47,8 +83,13 @@ export function thinAnswers({ knowledge, tools, logger }: AnswerServices): Targe
  * @param tools the tools, if they have a part in the answer
  */
 export function thinPlan(question: ThinQuestion, knowledge?: DeviceKnowledge, tools?: ToolEngine): Plan {
+  let keeping: KeptTarget | undefined
   const asides: Record<keyof ThinAsides, Aside> = {
-    seen: (devices: SeenDevices) => knowledge?.check(devices),
+    seen: async (devices: SeenDevices) => {
+      keeping = await knowledge?.check(devices)
+      return keeping?.wanted
+    },
+    kept: (outcome: RecordOutcome) => keeping?.kept(outcome),
     hold: async (devices: SeenDevices, { signal, withdraw }): Promise<HeldForTools> => {
       try {
         if (tools === undefined) throw new Error('the tools have no part in this answer')
@@ -64,7 +105,7 @@ export function thinPlan(question: ThinQuestion, knowledge?: DeviceKnowledge, to
     report: (report: PortableReport) => tools?.report(question, fromPortableReport(report))
   }
   return {
-    kind: question.base ? 'delta' : 'allocated',
+    kind: question.base || question.recorded ? 'delta' : 'allocated',
     capacityBytes: question.target.sizeBytes,
     task: { target: 'thin', request: { ...question, tools: tools?.requested } satisfies ThinQuestion },
     asides
@@ -77,19 +118,28 @@ class SecondLook implements DeviceKnowledge {
   readonly #known: DeviceKnowledge
   readonly #lookUp: LookUp
   readonly #anyVolume: boolean
+  readonly #recorded: FoundRecord | undefined
   #isTaken = false
 
-  constructor(snapshots: readonly Snapshot[], known: DeviceKnowledge, lookUp: LookUp, anyVolume: boolean) {
+  /** @param recorded the record of a base that is gone, which must still be so */
+  constructor(
+    snapshots: readonly Snapshot[],
+    known: DeviceKnowledge,
+    lookUp: LookUp,
+    anyVolume: boolean,
+    recorded?: FoundRecord
+  ) {
     this.#snapshots = snapshots
     this.#known = known
     this.#lookUp = lookUp
     this.#anyVolume = anyVolume
+    this.#recorded = recorded
   }
 
-  async check(seen: SeenDevices): Promise<void> {
+  async check(seen: SeenDevices): Promise<KeptTarget | undefined> {
     await this.#take()
     this.#isTaken = true
-    await this.#known.check(seen, this.#anyVolume)
+    return this.#known.check(seen, this.#anyVolume, this.#recorded)
   }
 
   /** An error from the metadata may be about another pool's metadata: then the client should ask again. */
@@ -102,6 +152,7 @@ class SecondLook implements DeviceKnowledge {
   /** @throws DM_SNAPSHOT_CHANGED, and what looking up throws */
   async #take(): Promise<void> {
     await lookAgain(this.#snapshots, this.#lookUp)
+    if (this.#recorded) await checkStillGone(this.#recorded.handle, this.#lookUp)
   }
 }
 
@@ -122,7 +173,7 @@ function checkRelated(base: Snapshot, target: Snapshot, anyVolume: boolean, logg
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `the pool of ${base.handle} and ${target.handle} was activated anew while they were looked up`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
   if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return

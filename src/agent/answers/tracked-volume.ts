@@ -9,6 +9,7 @@ import { checkBase, checkResumed, type ServedTarget } from '../catalog/fingerpri
 import type { HistoryQuestion } from '../walks/history-extents.ts'
 import type { HistoryWalkRequest, NextPage } from '../walks/history-walk.ts'
 import type { SnapshotSource } from '../walks/snapshot.ts'
+import { namedTracked } from '../../devicemapper/device-named.ts'
 import { checkOffset, type TargetAnswers } from './target.ts'
 import { SECTOR_BYTES } from '../../units.ts'
 
@@ -31,6 +32,7 @@ export interface TrackedSnapshot {
 export function trackedAnswers(): TargetAnswers<TrackedSnapshot> {
   return {
     where: 'is a snapshot of a tracked volume',
+    named: ({ record }) => namedTracked(record.id),
     async plan({ base, target, startingOffset, maxResults }) {
       checkOffset(startingOffset, target.handle, target.record.sizeBytes)
       const from = Number(startingOffset)

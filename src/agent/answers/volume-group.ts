@@ -54,6 +54,7 @@ export function volumeGroupSource(
         handle: fullName(lv),
         identity: lv.uuid,
         writable,
+        madeReadOnly: lv.attributes.permissions === 'read-only',
         ...(origin && { volume: origin.uuid, volumeName: fullName(origin) }),
         thinId,
         sizeBytes: lv.sizeBytes,
@@ -63,6 +64,7 @@ export function volumeGroupSource(
         poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: thinPoolUuid(pool) },
+        poolDevice: { major: device.major, minor: device.minor },
         ...(externalOrigin && {
           externalOrigin: { identity: externalOrigin.uuid, sizeBytes: externalOrigin.sizeBytes }
         })

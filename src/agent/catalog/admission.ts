@@ -6,6 +6,20 @@
  * be about the same snapshot as its beginning. Base and target must not be known to be unrelated, or reversed in time.
  */
 import { DeltamapperError } from '../../errors.ts'
+import {
+  baseByHandle,
+  type BaseLook,
+  checkUsable,
+  countAnswer,
+  enterGone,
+  enterReused,
+  enterSpoiling,
+  type KnownBase,
+  type PoolLook,
+  refuse,
+  sawServedBase
+} from './bases.ts'
+import { refuseServedAsClassic } from './classic-served.ts'
 import { checkBase, checkResumed, resumeRefused, type ServedTarget } from './fingerprint.ts'
 import { compareLineage, type Lineage, type LineageFacts, type LineageMember } from './lineage.ts'
 import { findThin } from './owned-pools.ts'
@@ -26,6 +40,18 @@ export interface Admission {
   readonly anyVolume?: boolean
   /** When the pool was last found in an earlier state, by a look of just now. */
   readonly wentBack: WentBack | undefined
+  /** What a record would depend on; left out for snapshots that none can stand for. */
+  readonly looks?: { readonly base?: BaseLook | undefined; readonly target: BaseLook | undefined } | undefined
+}
+
+/** An answer about what changed since a base that is gone. */
+export interface RecordAdmission extends Pick<Admission, 'target' | 'resumed' | 'anyVolume' | 'wentBack'> {
+  /** The base's handle, as the client has it. */
+  readonly handle: string
+  /** What the record says that it stands for. */
+  readonly recorded: Pick<KnownBase, 'record' | 'identity'>
+  readonly pool: PoolLook
+  readonly looks?: { readonly target: BaseLook | undefined } | undefined
 }
 
 /** The verdict on the base; `unchanged` if there is none. */
@@ -38,12 +64,17 @@ export type Admitted = 'unchanged' | 'unrecorded'
  */
 export function admit(
   database: Writable,
-  { base, target, resumed, strictBases, wentBack, anyVolume = false }: Admission,
+  { base, target, resumed, strictBases, wentBack, looks, anyVolume = false }: Admission,
   at: number
 ): Admitted {
+  if (base && looks?.base) enterSpoiling(database, base, looks.base)
+  if (base) enterReused(database, base)
+  if (looks?.target) enterSpoiling(database, target, looks.target)
+  const before = { base: base && findServed(database, base), target: findServed(database, target) }
   if (resumed) checkGoesOn(findServed(database, target), target, wentBack)
   let known: Admitted = 'unchanged'
   if (base) {
+    refuseServedAsClassic(database, base.handle)
     const records = findServed(database, base)
     checkSinceWentBack(base.handle, records, wentBack)
     known = checkBase(records, base)
@@ -55,6 +86,46 @@ export function admit(
   database.write(() => {
     if (base) rememberWithin(database, base, now, 'base')
     rememberWithin(database, target, now, 'target')
+    if (base && looks?.base) sawServedBase(database, base, looks.base, before.base ?? [], 'base', now)
+    if (looks?.target) sawServedBase(database, target, looks.target, before.target, 'target', now)
+  })
+  return known
+}
+
+/**
+ * Whether an answer may begin that compares with a record. Its base has been found neither by its handle nor in the
+ * pool's metadata.
+ *
+ * @param at milliseconds since 1970
+ * @returns the base
+ * @throws DM_BASE_RECORD_…, DM_RESUME_REFUSED, DM_VOLUMES_DIFFER, DM_POOLS_DIFFER
+ */
+export function admitFromRecord(
+  database: Writable,
+  { handle, recorded, pool, target, resumed, wentBack, looks, anyVolume = false }: RecordAdmission,
+  at: number
+): KnownBase {
+  if (looks?.target) enterSpoiling(database, target, looks.target)
+  const served = findServed(database, target)
+  if (resumed) checkGoesOn(served, target, wentBack)
+  const found = baseByHandle(database, handle, target.pool)
+  if (found?.identity !== recorded.identity || found.record !== recorded.record) {
+    throw refuse('DM_BASE_RECORD_NONE', handle, 'its record was removed or replaced while it was looked up')
+  }
+  if (wentBack !== undefined && found.firstServedAt <= wentBack.at) {
+    throw refuse('DM_BASE_RECORD_ROLLED_BACK', handle, `its pool was restored to an earlier state: ${wentBack.how}`)
+  }
+  const known = enterGone(database, found, pool, at)
+  checkUsable(known, handle)
+  const base: ServedTarget = { ...known, handle }
+  if (!anyVolume) checkVolumes(base, target)
+  checkLineage(database, base, target, anyVolume)
+  const now = Math.max(at, (wentBack?.at ?? 0) + 1)
+  database.write(() => {
+    rememberWithin(database, base, now, 'base')
+    rememberWithin(database, target, now, 'target')
+    countAnswer(database, known)
+    if (looks?.target) sawServedBase(database, target, looks.target, served, 'target', now)
   })
   return known
 }
@@ -80,6 +151,17 @@ function checkUnrecorded(
     )
   }
   if (resumed && records.length === 0) throw resumeRefused(handle, 'no answer was begun with it as base')
+}
+
+/** Of a base that is gone, only its row tells the volume. @throws DM_VOLUMES_DIFFER */
+function checkVolumes(base: ServedTarget, target: ServedTarget): void {
+  if (base.volume === undefined || target.volume === undefined || base.volume === target.volume) return
+  if (base.volume === target.identity || target.volume === base.identity) return
+  throw new DeltamapperError(
+    'DM_VOLUMES_DIFFER',
+    `${base.handle}, which is gone, was taken of another volume than ${target.handle}`,
+    'compare snapshots of one volume'
+  )
 }
 
 /** @throws DM_VOLUMES_DIFFER, DM_ORDER_REVERSED */

@@ -1,5 +1,6 @@
 /** The calls that the catalog takes, by concern and name: the catalog's thread's side of `concerns.ts`. */
-import { admit } from './admission.ts'
+import { admit, admitFromRecord } from './admission.ts'
+import * as bases from './bases.ts'
 import * as classic from './classic-served.ts'
 import type { CatalogDatabase } from './database.ts'
 import * as eraHistory from './era-snapshots.ts'
@@ -18,14 +19,31 @@ export function catalogCalls(database: CatalogDatabase) {
   return {
     served: {
       admit: on(admit),
+      admitFromRecord: on(admitFromRecord),
       remember: on(served.remember),
       find: on(served.findServed),
       forget: on(served.forgetServed)
     },
     classicSnapshots: {
       remember: on(classic.rememberClassic),
+      giveUp: on(classic.giveUpClassic),
       find: on(classic.findClassic),
+      refuseServedAsThin: on(classic.refuseServedAsThin),
       forget: on(classic.forgetClassic)
+    },
+    bases: {
+      byHandle: on(bases.baseByHandle),
+      find: on(bases.findBase),
+      list: on(bases.listBases),
+      watched: on(bases.watchedBases),
+      saw: on(bases.sawBase),
+      sawGone: on(bases.sawBaseGone),
+      spoil: on(bases.spoilBase),
+      spoilPool: on(bases.spoilPool),
+      kept: on(bases.keptRecord),
+      notKept: on(bases.notKeptRecord),
+      lost: on(bases.lostRecord),
+      forget: on(bases.forgetBases)
     },
     poolClocks: {
       saw: on(clocks.sawPoolClock),

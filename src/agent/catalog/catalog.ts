@@ -5,6 +5,7 @@
  * - Which snapshots were served as target or used as base (fingerprint.ts, served-targets.ts). So a base that has
  *   changed is refused, and an answer is resumed only for the same snapshot.
  * - Classic snapshots that were answered about, and their stores' lists then (classic-served.ts).
+ * - Snapshots that a record may stand for once they are gone, and what was seen of them (bases.ts).
  * - How far each pool's clock had come, to notice a pool that was restored to an earlier state (pool-clocks.ts).
  * - The pools, volumes and snapshots that the agent made on plain device-mapper (owned-pools.ts), and the changes that
  *   were interrupted when it was killed (reconcile.ts).
@@ -20,6 +21,7 @@ import { DeltamapperError, shuttingDown } from '../../errors.ts'
 import type { CallName, Concern } from './calls.ts'
 import { type CatalogRun, CatalogThread } from './catalog-thread.ts'
 import {
+  basesCalls,
   classicSnapshotsCalls,
   eraSnapshotsCalls,
   eraVolumesCalls,
@@ -60,6 +62,7 @@ function startThread(start: Start, deadlineMs: number): CatalogRun {
 export class Catalog {
   readonly path: string
   readonly served = servedCalls(this.#send('served'))
+  readonly bases = basesCalls(this.#send('bases'))
   readonly classicSnapshots = classicSnapshotsCalls(this.#send('classicSnapshots'))
   readonly poolClocks = poolClocksCalls(this.#send('poolClocks'))
   readonly ownedPools = ownedPoolsCalls(this.#send('ownedPools'))

@@ -8,6 +8,7 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Role } from './fingerprint.ts'
+import { servedTable } from './served-targets.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const classicTable = new Table(
@@ -45,6 +46,8 @@ export interface ClassicFacts {
 
 /** Serving the same again writes only this often. Milliseconds. */
 const RESOLUTION = 3_600_000
+/** In place of a digest, which no list has: the kernel had given the snapshot up. */
+const GIVEN_UP = 'given up'
 const MOST_FORGOTTEN = 10_000
 
 /** Records that a snapshot is about to be answered about. @param list how many entries it had, and their digest */
@@ -74,6 +77,28 @@ export function rememberClassic(
   })
 }
 
+/**
+ * Records that the kernel has given a snapshot up. It can be neither base nor target any more, whatever its store looks
+ * like later: where the store's disk has failed, nothing marks it.
+ */
+export function giveUpClassic(database: Writable, { readOnly, ...facts }: ClassicFacts, at: number): void {
+  database.write(() => {
+    const { identity, link } = facts
+    const known = classicTable.find(database, { identity, link })
+    const list = { entries: 0, digest: GIVEN_UP }
+    for (const each of known) classicTable.update(database, each, list)
+    if (known.length > 0) return
+    classicTable.insert(database, {
+      ...{ ...facts, ...list, role: 'base', readOnly: Number(readOnly), firstServedAt: at, lastServedAt: at }
+    })
+  })
+}
+
+/** Whether the kernel had given it up when it was asked about. */
+export function isGivenUp({ digest }: Pick<ClassicRow, 'digest'>): boolean {
+  return digest === GIVEN_UP
+}
+
 /** Everything on record under this handle, or with this identity under another. */
 export function findClassic(
   database: Writable,
@@ -81,6 +106,20 @@ export function findClassic(
 ): ClassicRow[] {
   const byIdentity = classicTable.find(database, { identity })
   return [...classicTable.find(database, { handle }), ...byIdentity.filter((each) => each.handle !== handle)]
+}
+
+/**
+ * Names rotate, also from one kind of snapshot to the other: by this one, a thin snapshot was answered about.
+ *
+ * @throws DM_BASE_CHANGED
+ */
+export function refuseServedAsThin(database: Writable, handle: string): void {
+  if (servedTable.find(database, { handle }).length > 0) throw changed(handle, 'it was a thin snapshot')
+}
+
+/** The other way round. @throws DM_BASE_CHANGED */
+export function refuseServedAsClassic(database: Writable, handle: string): void {
+  if (classicTable.find(database, { handle }).length > 0) throw changed(handle, 'it was a classic snapshot')
 }
 
 /** Forgets the oldest beyond a number, 10,000 at most a call. @returns how many; call again while it is not 0 */
@@ -115,12 +154,23 @@ export function checkClassicBase(records: readonly ClassicRow[], now: ClassicFac
   return served && { ...served, readOnly }
 }
 
-/** The longest list on record of a snapshot that is tied as it is now; undefined where there is none. */
+/**
+ * The longest list on record of a snapshot that is tied as it is now; undefined where there is none.
+ *
+ * @throws DM_COW_INVALID where the kernel had given it up
+ */
 export function longestList(
   records: readonly ClassicRow[],
-  { identity, link }: Pick<ClassicFacts, 'identity' | 'link'>
+  { handle, identity, link }: Pick<ClassicFacts, 'handle' | 'identity' | 'link'>
 ): ClassicRow | undefined {
   const own = records.filter((each) => each.identity === identity && each.link === link)
+  if (own.some(isGivenUp)) {
+    throw new DeltamapperError(
+      'DM_COW_INVALID',
+      `the kernel had given ${handle} up when it was asked about before: its store lacks what was written after that`,
+      'take a full backup of a new snapshot'
+    )
+  }
   return own.sort((one, other) => other.entries - one.entries).at(0)
 }
 

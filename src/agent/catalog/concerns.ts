@@ -2,7 +2,8 @@
  * What the catalog is asked, by concern: the main thread's side of `catalogCalls`. `catalog.leases.begin(…)` here is
  * `leases.begin` in the catalog's thread. Times are milliseconds since 1970, and by default now.
  */
-import type { Admission, Admitted } from './admission.ts'
+import type { Admission, Admitted, RecordAdmission } from './admission.ts'
+import type { BaseKey, BaseLook, KeptRecord, KnownBase, PoolLook } from './bases.ts'
 import type { CatalogCalls, Concern } from './calls.ts'
 import type { ClassicFacts, ClassicRow } from './classic-served.ts'
 import type {
@@ -14,6 +15,7 @@ import type {
   TakenSnapshot
 } from './era-snapshots.ts'
 import type { EraIntent, EraVolume, EraVolumeLook, NewEraIntent } from './era-volumes.ts'
+import type { ErrorCode } from '../../errors.ts'
 import type { Role, ServedTarget } from './fingerprint.ts'
 import type { LeaseRecord } from './lease.ts'
 import type { CatalogView, Intent, NewIntent, OwnedThin } from './owned-pools.ts'
@@ -42,6 +44,11 @@ export function servedCalls(send: Send<'served'>) {
       return send('admit', admission, at)
     },
 
+    /** The same for an answer that compares with the record of a base that is gone. @throws what `admitFromRecord` throws */
+    async admitFromRecord(admission: RecordAdmission, at = Date.now()): Promise<KnownBase> {
+      return send('admitFromRecord', admission, at)
+    },
+
     /**
      * Records that an answer about a snapshot is about to begin. Await it before the first message leaves. See
      * served-targets.ts.
@@ -68,6 +75,68 @@ export function servedCalls(send: Send<'served'>) {
   }
 }
 
+/** Snapshots that a record may stand for once they are gone (bases.ts). */
+export function basesCalls(send: Send<'bases'>) {
+  return {
+    /** What a handle meant that means nothing now. @throws what `baseByHandle` throws */
+    async byHandle(handle: string, pool: string): Promise<KnownBase | undefined> {
+      return send('byHandle', handle, pool)
+    },
+
+    async find(key: BaseKey): Promise<KnownBase | undefined> {
+      return send('find', key)
+    },
+
+    async list(): Promise<KnownBase[]> {
+      return send('list')
+    },
+
+    /** Those that are looked at: there as far as is known, and not spoilt. */
+    async watched(): Promise<KnownBase[]> {
+      return send('watched')
+    },
+
+    /** A snapshot that was found at a look. */
+    async saw(now: ServedTarget, look: BaseLook): Promise<void> {
+      await send('saw', now, look)
+    },
+
+    /** A snapshot that is no longer in its pool. */
+    async sawGone(key: BaseKey, look: PoolLook, at = Date.now()): Promise<void> {
+      await send('sawGone', key, look, at)
+    },
+
+    /** A snapshot that is about to be made writable. */
+    async spoil(identity: string, why: string): Promise<void> {
+      await send('spoil', identity, why)
+    },
+
+    async spoilPool(pool: string, by: ErrorCode, why: string): Promise<void> {
+      await send('spoilPool', pool, by, why)
+    },
+
+    /** A record that is on disk. @returns false when it is of no use */
+    async kept(record: KeptRecord, at = Date.now()): Promise<boolean> {
+      return send('kept', record, at)
+    },
+
+    /** A record that could not be made, and why. */
+    async notKept(key: BaseKey, why: string): Promise<void> {
+      await send('notKept', key, why)
+    },
+
+    /** A record that is there no longer, and why. */
+    async lost(key: BaseKey, why: string): Promise<void> {
+      await send('lost', key, why)
+    },
+
+    /** Forgets snapshots that are gone, without a record. */
+    async forget(keys: readonly BaseKey[]): Promise<void> {
+      await send('forget', keys)
+    }
+  }
+}
+
 /** Classic snapshots that were answered about. */
 export function classicSnapshotsCalls(send: Send<'classicSnapshots'>) {
   return {
@@ -84,9 +153,19 @@ export function classicSnapshotsCalls(send: Send<'classicSnapshots'>) {
       await send('remember', facts, list, role, at)
     },
 
+    /** Records that the kernel has given a classic snapshot up. See classic-served.ts. */
+    async giveUp(facts: ClassicFacts, at = Date.now()): Promise<void> {
+      await send('giveUp', facts, at)
+    },
+
     /** Everything on record of a classic snapshot, by its handle or its identity. */
     async find(snapshot: Pick<ClassicFacts, 'handle' | 'identity'>): Promise<ClassicRow[]> {
       return send('find', snapshot)
+    },
+
+    /** @throws DM_BASE_CHANGED where a thin snapshot was answered about by this name */
+    async refuseServedAsThin(handle: string): Promise<void> {
+      await send('refuseServedAsThin', handle)
     },
 
     /** Forgets the oldest classic snapshots on record, beyond a number. Returns how many; to be repeated until 0. */

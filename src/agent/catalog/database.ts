@@ -42,6 +42,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
 import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import {
   eraIntentsTable,
   eraNamesTable,
@@ -61,6 +62,7 @@ import {
   migrations
 } from './store/migrations.ts'
 import { intentsTable, poolsTable, thinsTable } from './owned-pools.ts'
+import { basesTable } from './bases.ts'
 import { classicTable } from './classic-served.ts'
 import { poolClocksTable } from './pool-clocks.ts'
 import { servedTable } from './served-targets.ts'
@@ -89,7 +91,7 @@ export interface Opening {
 const keptTables = [
   ...[servedTable, poolsTable, thinsTable, intentsTable, leasesTable],
   ...[eraVolumesTable, eraIntentsTable, eraSnapshotsTable, eraNamesTable, poolClocksTable],
-  classicTable
+  ...[classicTable, basesTable]
 ]
 /** Pages of 4 KiB, which makes 64 MiB. */
 const HISTORY_PAGES = 16_384
@@ -437,7 +439,13 @@ export function catalogError(path: string, error: unknown): DeltamapperError {
     // A number beyond 2^53, which no catalog of ours contains.
     if (code === 'ERR_OUT_OF_RANGE') return damagedCatalog(path, message, error)
     if (syscall === undefined) return asDeltamapperError(error)
-    return unavailable(path, message, 'see that its folder is on a local file system that is writable', error)
+    return unavailable(
+      path,
+      message,
+      systemRemedy(error, 'the right to write into its folder') ??
+        'see that its folder exists, on a local file system that can be written to',
+      error
+    )
   }
   switch (errcode & 0xff) {
     case sqliteCode.busy: {
@@ -472,9 +480,7 @@ function unavailable(path: string, what: string, remedy: string, cause?: unknown
     'DM_CATALOG_UNAVAILABLE',
     `the catalog ${path} cannot be read or written: ${what}`,
     remedy,
-    {
-      cause
-    }
+    { cause }
   )
 }
 

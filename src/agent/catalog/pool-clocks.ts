@@ -4,6 +4,7 @@
  */
 import { howWentBack, type PoolMoment } from '../../devicemapper/thin/base-record/pool-moment.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { spoilPoolWithin } from './bases.ts'
 import { type ServedRecord, servedTable } from './served-targets.ts'
 import { Table, type Writable } from './store/table.ts'
 
@@ -55,7 +56,11 @@ export function sawPoolClock(database: Writable, now: PoolClock, at: number): We
     // Everything on record was served before, even if the wall clock was set back since.
     const [newest] = servedTable.select(database, 'ORDER BY first_served_at DESC LIMIT 1')
     const wentBackAt = Math.max(at, before.lookedAt, newest?.firstServedAt ?? 0)
-    database.write(() => poolClocksTable.update(database, before, { ...seen, wentBackAt, wentBack: how }))
+    database.write(() => {
+      poolClocksTable.update(database, before, { ...seen, wentBackAt, wentBack: how })
+      const why = `its pool was restored to an earlier state: ${how}`
+      spoilPoolWithin(database, pool, 'DM_BASE_RECORD_ROLLED_BACK', why)
+    })
     return { at: wentBackAt, how }
   }
   if (!isSame) database.write(() => poolClocksTable.update(database, before, seen))

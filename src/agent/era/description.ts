@@ -6,7 +6,7 @@ import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError } from '../../errors.ts'
 import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
-import type { LowerSnapshotRecord } from './boundary/lower-snapshot.ts'
+import { type LowerSnapshotRecord, tagOf } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
 import type { StatusGate } from './device/status-gate.ts'
 import { dataBytes, parseLastLook, TrackedDevice } from './device/tracked-device.ts'
@@ -69,6 +69,8 @@ export interface DescribedEraSnapshot {
   readonly removedAtMs?: number
   /** What whoever takes it should know; empty for nothing. */
   readonly warning: string
+  /** The tag of LVM's snapshot below; empty where LVM did not take it. */
+  readonly lowerTag: string
 }
 
 /**
@@ -130,9 +132,11 @@ export async function describeEraVolume(
 /** @param warning for the one who takes the snapshot */
 export function describeEraSnapshot(volume: string, snapshot: EraSnapshot, warning = ''): DescribedEraSnapshot {
   const { name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, takenAt, removedAt } = snapshot
+  const lower = JSON.parse(snapshot.lower) as LowerSnapshotRecord
   return {
     ...{ volume, name, id, line, boundaryEra, sizeBytes, exact, suspendedMs, warning },
-    lower: lowerInWords(JSON.parse(snapshot.lower) as LowerSnapshotRecord),
+    lower: lowerInWords(lower),
+    lowerTag: lower.kind === 'lvm' ? tagOf(lower.token) : '',
     takenAtMs: takenAt,
     ...(removedAt === undefined ? {} : { removedAtMs: removedAt })
   }

@@ -8,6 +8,7 @@ import type { ServedRecord } from '../catalog/served-targets.ts'
 export interface BaseVerdict {
   readonly asBase: AsBase
   readonly because: string
+  readonly needed?: 'record' | 'itself'
 }
 
 /**

@@ -132,6 +132,8 @@ export interface ThinFacts {
   mappedBytes?: number
   asBase: AsBase
   because: string
+  /** Of one that is unchanged: what it takes for the next delta. With its record, it may go; otherwise it must stay. */
+  needed?: 'record' | 'itself'
 }
 
 export interface MetadataSnapshotFacts {

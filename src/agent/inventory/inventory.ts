@@ -16,6 +16,7 @@ import type {
   LvmFacts,
   TrackedVolumeFacts
 } from './examination.ts'
+import type { ErrorCode } from '../../errors.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { EraHistoryFacts as EraHistory } from '../catalog/era-snapshots.ts'
@@ -30,7 +31,8 @@ import { type ExaminationFacts, findings, inOrder } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
 import { NodeInventory } from './node-facts.ts'
 import { lookAtStores } from '../node/store-fullness.ts'
-import { storeFindings } from './store-findings.ts'
+import { storeFindings, storesUnknown } from './store-findings.ts'
+import { writableSnapshots } from './writable-snapshots.ts'
 import { type AgentKnowledge, lookAtPools } from './pool-facts.ts'
 import { probe, SingleLook } from './probe.ts'
 import { isTracked, lookAtTrackedVolumes, type TrackedPort } from './tracked-volumes.ts'
@@ -113,11 +115,14 @@ interface LiveFacts extends Pick<Examination, 'deviceMapper' | 'lvm' | 'catalog'
   readonly storeFindings: readonly Finding[]
 }
 
+/** Device-mapper itself was not asked, or has not answered. */
+const unanswered: readonly string[] = ['DM_CALL_STUCK', 'DM_SYSTEM_REFUSED'] satisfies ErrorCode[]
+
 async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<LiveFacts> {
   const { deviceMapper, lvm, lvmCommand } = live
   const { value: survey, problem } = await probe('device-mapper', deadlineMs, () => surveyDevices(deviceMapper))
   // A device-mapper that does not answer may well have an active volume of LVM's.
-  const inUse = survey?.some(({ info }) => isLvm(info)) ?? problem?.code === 'DM_CALL_STUCK'
+  const inUse = survey?.some(({ info }) => isLvm(info)) ?? unanswered.includes(problem?.code ?? '')
   const [facts, lvmNode, catalog] = await Promise.all([
     lookAtDeviceMapper(live, survey ?? [], problem, deadlineMs),
     lookAtLvm(lvm, lvmCommand, inUse, deadlineMs),
@@ -135,7 +140,10 @@ async function lookAtLive(live: LiveInventory, deadlineMs: number): Promise<Live
   )
   return {
     ...{ deviceMapper: facts, lvm: lvmFacts, catalog: catalog.facts, pools, trackedVolumes },
-    storeFindings: stores.value ?? []
+    storeFindings: [
+      ...(stores.problem ? [storesUnknown(stores.problem)] : (stores.value ?? [])),
+      ...writableSnapshots(survey, pools)
+    ]
   }
 }
 

@@ -26,6 +26,8 @@ import { poolIdentity } from '../node/pool-identity.ts'
 import { poolKey, readSlot } from '../leases/pool-slot.ts'
 import { servedTarget } from '../answers/served-target.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
+import { stateOf } from '../bases/base-administration.ts'
+import type { KnownBase } from '../catalog/bases.ts'
 import { type BaseVerdict, judgeBase, unknownBase, written } from './base-verdict.ts'
 import { splitLvmName } from './lvm-facts.ts'
 import { probe, toProblem } from './probe.ts'
@@ -39,6 +41,7 @@ export interface AgentKnowledge {
     readonly path: string
     readonly served: Pick<Catalog['served'], 'find'>
     readonly poolClocks: Pick<Catalog['poolClocks'], 'wentBack'>
+    readonly bases: Pick<Catalog['bases'], 'find'>
   }
   readonly view: CatalogView
   readonly records: readonly LeaseRecord[]
@@ -282,13 +285,13 @@ function thinFacts(
   { handle, kind, thinId, active, sizeBytes }: NamedThin,
   device: ThinDevice | undefined,
   blockBytes: number,
-  { asBase, because }: BaseVerdict
+  { asBase, because, needed }: BaseVerdict
 ): ThinFacts {
   const mappedBytes = device === undefined ? NaN : device.details.mappedBlocks * blockBytes
   return {
     ...{ handle, kind, thinId, active, sizeBytes },
     ...(Number.isSafeInteger(mappedBytes) && { mappedBytes }),
-    ...{ asBase, because }
+    ...{ asBase, because, ...(needed && { needed }) }
   }
 }
 
@@ -323,8 +326,19 @@ async function judge(
   const { catalog } = knowledge
   const verdict = judgeBase(await catalog.served.find(now), now, await catalog.poolClocks.wentBack(pool.identity))
   if (verdict.asBase !== 'unchanged') return verdict
-  return (await isUnwritten(metadata, device, until)) ?? verdict
+  const written = await isUnwritten(metadata, device, until)
+  return written ?? whatIsNeeded(verdict, await catalog.bases.find(now))
 }
+
+/** Whether a record stands for an unchanged snapshot once it is gone. @param known the catalog's row of it */
+function whatIsNeeded({ asBase, because }: BaseVerdict, known: KnownBase | undefined): BaseVerdict {
+  const { state, because: why } = known ? stateOf(known) : unwatched
+  return state === 'may-go'
+    ? { asBase, because: `${because}; it may go: its record stands for it`, needed: 'record' }
+    : { asBase, because: `${because}; it must stay: ${why}`, needed: 'itself' }
+}
+
+const unwatched = { state: 'must-stay', because: 'no record can stand for it, or it was served by an earlier version' }
 
 /** What makes a base unusable that its records do not rule out: its mappings, all of them. */
 async function isUnwritten(

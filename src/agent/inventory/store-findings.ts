@@ -2,8 +2,10 @@
  * What is worth knowing of the classic snapshots on a node: how full their stores are, how long they will last at the
  * rate at which they have filled so far, and which of them can be a base.
  */
-import type { Finding } from './examination.ts'
-import { type Catalog } from '../catalog/catalog.ts'
+import type { Finding, Problem } from './examination.ts'
+import type { Catalog } from '../catalog/catalog.ts'
+import { type ClassicRow, isGivenUp } from '../catalog/classic-served.ts'
+import type { LogicalVolume } from '../lvm/parse.ts'
 import type { LvmReporter } from '../lvm/report.ts'
 import { fullName, volumeKind, type VolumesByName } from '../lvm/volume.ts'
 import type { StoreFullness } from '../node/store-fullness.ts'
@@ -23,25 +25,57 @@ export interface StoresLook {
   readonly now: number
 }
 
+/** What a snapshot can be to the next backup. */
+type AsBase = 'served' | 'never served' | 'changed' | 'merging'
+
+const inWords: Readonly<Record<AsBase, string>> = {
+  served: 'it was served, and can be a base',
+  'never served': 'it was never served: a full backup of it makes it a base',
+  changed: 'it is not what it was when it was served, and can be no base',
+  merging: 'its origin is being put back to a snapshot, and it can be no base'
+}
+
 /** One finding for each classic snapshot. What LVM or the catalog does not say is left out. */
 export async function storeFindings({ stores, volumes, lvm, catalog, now }: StoresLook): Promise<Finding[]> {
   const found: Finding[] = []
   for (const group of volumes) {
     const snapshots = [...group.values()].filter((lv) => volumeKind(lv, group) === 'copy-on-write snapshot')
     if (snapshots.length === 0) continue
-    const links = await lvm.snapshotLinks(snapshots[0].vgName).catch(() => undefined)
+    const links = (await lvm.snapshotLinks(snapshots[0].vgName).catch(() => undefined))?.links ?? []
     for (const lv of snapshots) {
       const store = stores.find(({ uuid }) => uuid === volumeUuid(lv))
-      if (store === undefined) continue
-      const link = links?.links.find(({ snapshot }) => snapshot === lv.name)
+      const link = links.find(({ snapshot }) => snapshot === lv.name)
+      const isMerging = lv.merging || links.some(({ merging, origin }) => merging && origin === link?.origin)
       const records = (await catalog?.classicSnapshots.find({ handle: fullName(lv), identity: lv.uuid })) ?? []
-      const isBase =
-        records.some(({ role }) => role === 'target') &&
-        records.every((each) => each.identity === lv.uuid && (!link || each.link === link.id))
-      found.push(aboutStore(fullName(lv), store, link && now - link.linkedAt * 1000, isBase))
+      const use = isMerging ? 'merging' : asBase(records, lv.uuid, link?.id)
+      found.push(store ? aboutStore(fullName(lv), store, link && now - link.linkedAt * 1000, use) : inactive(lv, use))
     }
   }
   return found
+}
+
+/** Where none of that could be found out. */
+export function storesUnknown({ message, remedy }: Problem): Finding {
+  return {
+    ...{ severity: 'warning', kind: 'classic-snapshots-unknown', about: 'classic snapshots', command: '' },
+    ...{ what: message, remedy }
+  }
+}
+
+/** As the catalog and LVM have it (classic-served.ts holds a base against more). */
+function asBase(records: readonly ClassicRow[], identity: string, link: string | undefined): AsBase {
+  const isAnother = (each: ClassicRow) => each.identity !== identity || (link !== undefined && each.link !== link)
+  if (records.some((each) => isAnother(each) || isGivenUp(each))) return 'changed'
+  return records.some(({ role }) => role === 'target') ? 'served' : 'never served'
+}
+
+function inactive(lv: LogicalVolume, use: AsBase): Finding {
+  const name = fullName(lv)
+  return {
+    ...{ severity: 'note', kind: 'classic-snapshot', about: name, command: `lvchange -ay ${name}` },
+    what: `classic snapshot ${name} is not active, so that nothing tells whether its store is whole; ${inWords[use]}`,
+    remedy: 'activate it, and with it its origin, before the next backup'
+  }
 }
 
 /** @param ageMs since the snapshot was taken */
@@ -49,7 +83,7 @@ function aboutStore(
   name: string,
   { isLost, usage }: StoreFullness,
   ageMs: number | undefined,
-  isBase: boolean
+  asBase: AsBase
 ): Finding {
   const rest = { about: name, command: `lvextend -L +1G ${name}` }
   if (isLost) {
@@ -59,7 +93,7 @@ function aboutStore(
       remedy: `take a full backup of a new snapshot, and remove this one; ${advice}`
     }
   }
-  const use = isBase ? 'it was served, and can be a base' : 'it was never served, or is not what it was then'
+  const use = inWords[asBase]
   if (usage === undefined) {
     return {
       ...{ ...rest, severity: 'note', kind: 'classic-snapshot', command: '' },

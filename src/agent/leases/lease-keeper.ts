@@ -5,6 +5,7 @@ import { type DeviceNumber, type DeviceReference, describeDevice } from '../../.
 import { HelperDialogue } from '../../../native/helper-dialogue.ts'
 import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { defect, DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import type { LeaseRecord } from '../catalog/lease.ts'
 import { notePath, removeNote, withNote } from './release-note.ts'
 import { isAnswered, keeperSocket } from './keeper-socket.ts'
@@ -71,9 +72,8 @@ interface Portable {
 /** Thrown when a keeper ended or did not answer: it is unknown whether its message was carried out. */
 export class KeeperLost extends DeltamapperError {
   constructor(what: string, cause?: unknown) {
-    super('DM_CALL_STUCK', what, 'see what the pool waits for (a suspended device? a dead disk?); ask again later', {
-      cause
-    })
+    const waits = 'see what the pool waits for (a suspended device? a dead disk?); ask again later'
+    super('DM_CALL_STUCK', what, systemRemedy(cause) ?? waits, { cause })
   }
 }
 

@@ -8,7 +8,8 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { constants } from 'node:os'
-import { DeltamapperError } from '../../errors.ts'
+import { DeltamapperError, notStarted } from '../../errors.ts'
+import { isExhausted } from '../../system-errors.ts'
 import { childEnvironment } from '../../search-path.ts'
 
 /** How much of stderr is kept, in bytes: the end, because a talkative program names the error last. */
@@ -150,18 +151,8 @@ function collect(
   })
 }
 
-/** What the kernel says where it has no more processes, memory or descriptors to give (fork(2), pipe(2)). */
-const EXHAUSTED = ['ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE']
-
 function startError(described: string, cause: Error): DeltamapperError {
-  if (EXHAUSTED.includes((cause as NodeJS.ErrnoException).code ?? '')) {
-    return new DeltamapperError(
-      'DM_LVM_FAILED',
-      `\`${described}\` could not be started: memory, processes or descriptors have run out (${cause.message})`,
-      'see what uses them (the unit or pod may have a limit of its own), and ask again',
-      { cause }
-    )
-  }
+  if (isExhausted(cause)) return notStarted(`\`${described}\``, cause)
   return new DeltamapperError(
     'DM_LVM_FAILED',
     `\`${described}\` could not be started (${cause.message})`,

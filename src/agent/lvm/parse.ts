@@ -125,9 +125,20 @@ export function parseVolumeGroups(text: string): VolumeGroup[] {
   }))
 }
 
-/** The disks of a `vgs` report that was asked for `pv_name`, which has a row for each. @throws DM_LVM_FAILED */
-export function parsePhysicalVolumes(text: string): string[] {
-  return rows(text, 'vg').map((row) => row.text('pv_name'))
+/** Asked of `vgs`, they make a row for each disk. */
+export const physicalVolumeFields = ['pv_name', 'pv_mda_used_count'] as const
+
+/**
+ * The disks of such a report that have a copy of the group's metadata: some may be without (`--metadataignore`,
+ * `--pvmetadatacopies 0`), or missing.
+ *
+ * @throws DM_LVM_FAILED
+ */
+export function parseMetadataDisks(text: string): string[] {
+  return rows(text, 'vg').flatMap((row) => {
+    const [name, copies] = [row.text('pv_name'), row.whole('pv_mda_used_count')]
+    return name.startsWith('/') && copies !== undefined && copies > 0n ? [name] : []
+  })
 }
 
 function logicalVolume(row: Row): LogicalVolume {

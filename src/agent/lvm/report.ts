@@ -20,8 +20,9 @@ import {
   type LogicalVolume,
   logicalVolumeFields,
   parseLogicalVolumes,
-  parsePhysicalVolumes,
+  parseMetadataDisks,
   parseVolumeGroups,
+  physicalVolumeFields,
   type VolumeGroup,
   volumeGroupFields
 } from './parse.ts'
@@ -109,11 +110,18 @@ export class LvmReporter {
    */
   async snapshotLinks(volumeGroup: string): Promise<SnapshotLinks | undefined> {
     checkVolumeGroupName(volumeGroup)
-    const report = await this.#ask('vgs', this.#options([...volumeGroupFields, 'pv_name']), [volumeGroup])
+    const report = await this.#ask('vgs', this.#options([...volumeGroupFields, ...physicalVolumeFields]), [volumeGroup])
     if (report === undefined) return undefined
     const [group] = parseVolumeGroups(report)
-    const disk = parsePhysicalVolumes(report).find((name) => name.startsWith('/'))
-    if (group === undefined || disk === undefined) return undefined
+    const [disk] = parseMetadataDisks(report)
+    if (group === undefined) return undefined
+    if (disk === undefined) {
+      throw new DeltamapperError(
+        'DM_LVM_FAILED',
+        `no disk of volume group ${volumeGroup} that is here has a copy of its metadata`,
+        'find the disks that are missing, or let one of those here have a copy (pvchange --metadataignore n)'
+      )
+    }
     const text = await this.#ask('pvck', ['--dump', 'metadata'], [disk])
     const found = parseSnapshotLinks(text ?? '', volumeGroup)
     if (found.vgUuid === group.uuid && found.sequenceNumber === group.sequenceNumber) return found

@@ -102,7 +102,7 @@ function refusal(kind: VolumeKind, lv: LogicalVolume): [why: string, remedy: str
   }
 }
 
-function isThin({ segmentTypes }: LogicalVolume): boolean {
+export function isThin({ segmentTypes }: Pick<LogicalVolume, 'segmentTypes'>): boolean {
   return segmentTypes.length === 1 && segmentTypes[0] === 'thin'
 }
 

@@ -10,8 +10,8 @@
  * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
  * and nobody else may stand on `-real`.
  */
-import { readdir, readFile } from 'node:fs/promises'
-import type { DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
+import { readdir } from 'node:fs/promises'
+import type { DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
 import { countedEntries, parseCowStatus } from '../../devicemapper/cow/status.ts'
@@ -95,7 +95,8 @@ export async function entriesCounted(
   if (row?.targetType === 'snapshot-merge') throw merging(handle)
   if (row?.targetType !== 'snapshot') throw inactive(handle)
   const status = parseCowStatus(row.params)
-  if (status.state === 'working') return countedEntries(status, chunkBytes / SECTOR_BYTES)
+  const chunkSectors = chunkBytes / SECTOR_BYTES
+  if (status.state === 'working') return countedEntries(status, { chunkBytes, chunkSectors })
   if (status.state === 'overflow') {
     throw new DeltamapperError('DM_COW_OVERFLOWED', `the store of ${handle} is full, and what it held is lost`, larger)
   }
@@ -110,23 +111,30 @@ export async function entriesCounted(
 const larger =
   'take a full backup of a new snapshot, with a larger store (lvcreate -s -L) or snapshot_autoextend_threshold below 100'
 
-/** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot. */
+/** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot of it. */
 async function refuseOthers(
   deviceMapper: ClassicPort,
   handle: string,
   real: DeviceNumber,
   origin: DeviceNumber
 ): Promise<void> {
-  for (const name of await readdir(`/sys/dev/block/${real.major}:${real.minor}/holders`)) {
-    const [major = NaN, minor = NaN] = (await readFile(`/sys/class/block/${name}/dev`, 'utf8'))
-      .trim()
-      .split(':')
-      .map(Number)
-    if (major === origin.major && minor === origin.minor) continue
-    const rows = await deviceMapper.table({ major, minor })
-    if (rows.length === 1 && rows[0].targetType === 'snapshot') continue
+  const { major } = real
+  for (const name of await readdir(`/sys/dev/block/${major}:${real.minor}/holders`)) {
+    // (The kernel names device-mapper's devices after their minor numbers: alloc_dev in drivers/md/dm.c.)
+    const minor = Number(/^dm-(\d+)$/.exec(name)?.[1] ?? NaN)
+    if (minor === origin.minor) continue
+    const rows = Number.isNaN(minor) ? [] : await deviceMapper.table({ major, minor })
+    if (rows.length === 1 && isSnapshotOf(rows[0], real)) continue
     throw detached(handle, `${name} stands on its origin beside it, so that writes can be missing from its store`)
   }
+}
+
+/** One may also have it as its store, or pass discards down to it: those are in no other snapshot's store. */
+function isSnapshotOf({ targetType, params }: TableRow, real: DeviceNumber): boolean {
+  if (targetType !== 'snapshot') return false
+  const { originDevice, storeDevice, features } = parseCowTable(params)
+  const isReal = ({ major, minor }: DeviceNumber) => major === real.major && minor === real.minor
+  return isReal(originDevice) && !isReal(storeDevice) && features.length === 0
 }
 
 function inactive(handle: string): DeltamapperError {

@@ -92,7 +92,7 @@ async function checkIsStill(deviceMapper: DeviceMapperPort, { name, uuid, major,
   throw new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `the thin pool ${name} was deactivated, or activated anew, while it was looked up`,
-    'ask again'
+    'ask again from the beginning'
   )
 }
 

@@ -252,6 +252,7 @@ export class OwnedPools {
       const { pool } = await this.#intents.triedEntry(poolName)
       const thin = await this.#intents.thin(poolName, name)
       await this.#active(pool).refuseInactive()
+      if (thin.kind === 'snapshot' && writable) await this.#catalog.bases.spoil(thin.id, 'it was activated writable')
       await this.#thins.activate(pool, thin, thin.kind === 'snapshot' && !writable)
       return { pool, thin }
     })

@@ -71,7 +71,8 @@ export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, c
     await ask('state')
     yield message
   }
-  await ask('doubtful', budget.left * (base?.store.header.chunkBytes ?? 0))
+  const chunkBytes = [base, target].map((each) => each?.store.header.chunkBytes ?? Infinity)
+  await ask('doubtful', budget.left * Math.min(...chunkBytes))
 }
 
 /**
@@ -114,7 +115,7 @@ class OpenStores implements AsyncDisposable {
   async open(devices: ClassicDevices, { counted, prefix }: BegunStore): Promise<SnapshotStore> {
     const { reading } = this.#context
     const { storePath, storeDevice, sizeBytes, chunkBytes } = devices
-    const terms = { deadlineMs: reading.readDeadlineMs, device: storeDevice }
+    const terms = { reads: reading.reads, deadlineMs: reading.readDeadlineMs, device: storeDevice }
     const store = await openCowStore(storePath, { ...terms, bytesPerSecond: reading.readBytesPerSecond })
     this.#opened.push(store)
     if (store.header.chunkBytes !== chunkBytes) {

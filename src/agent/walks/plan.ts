@@ -8,6 +8,7 @@
  * A task goes to another thread, so it is plain data. During the walk, it asks the main thread for what it needs (the
  * catalog, a lease).
  */
+import type { WayToRead } from '../../devicemapper/metadata-medium.ts'
 import type { WalkStatistics } from './encoded-messages.ts'
 
 /** The question: everything that is allocated, or what changed. */
@@ -19,6 +20,8 @@ export interface Plan {
   /** Size of the target in bytes. */
   readonly capacityBytes: number
   readonly task: WalkTask
+  /** What whoever asks should know of the target, though there is an answer. */
+  readonly remark?: string
   /** The main thread's answers during the walk, by the name that the walk asks by. */
   readonly asides?: Readonly<Record<string, Aside>>
   /** Maps a failure to the error for the client. By default, the failure itself. */
@@ -53,6 +56,8 @@ export interface WalkUnderWay {
 export interface Reading {
   /** Read images without the page cache, as devices are read. */
   readonly direct: boolean
+  /** How devices, and images without the page cache, are read. */
+  readonly reads?: WayToRead | undefined
   /** How long one request to a metadata device may take, in milliseconds. */
   readonly readDeadlineMs?: number | undefined
   /** The most bytes a second that one walker thread may read of a metadata device; undefined for no limit. */

@@ -1,6 +1,6 @@
 /** What the agent must know of a snapshot before its metadata is opened, and the interface of its sources. */
 
-import type { DeviceReference } from '../../../native/device.ts'
+import type { DeviceNumber, DeviceReference } from '../../../native/device.ts'
 import type { MetadataDevice } from '../node/pool-device.ts'
 
 /** A snapshot of whichever kind. */
@@ -46,8 +46,15 @@ export interface Snapshot {
   liveRoot?: boolean
   /** It has an active device that can be written to. */
   writable?: boolean
+  /**
+   * Its maker has made it read-only: LVM's permission, a snapshot in a pool of ours. Left out if there is no such word
+   * of a maker's.
+   */
+  madeReadOnly?: boolean
   /** For a pool in use, the device with the thin-pool target. */
   pool?: DeviceReference
+  /** The number of that device, for as long as the pool is active. */
+  poolDevice?: DeviceNumber
   /**
    * What the pool's metadata must say of the device (DeviceDetails.transactionId); otherwise it is another device under
    * a reused id.

@@ -3,8 +3,11 @@
  * extents as messages. Runs in a walker thread, and does not know of threads.
  */
 import { DeltamapperError } from '../../errors.ts'
+import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
+import { checkExternalOrigin, checkRecordBlocks, checkWentOn } from '../../devicemapper/thin/base-record/trust.ts'
+import type { MappingSink } from '../../devicemapper/thin/delta.ts'
+import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import {
-  type Fingerprint,
   type MappingStream,
   openPoolMetadata,
   type PoolMetadata,
@@ -22,13 +25,17 @@ import {
 } from '../../devicemapper/tools/engine-answer.ts'
 import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
 import type { Reading, Walk } from './plan.ts'
+import { type RecordedAnswer, RecordKeeping, type RecordOutcome, type RecordWanted } from './record-keeping.ts'
+import type { SeenDevice, SeenDevices } from './seen-devices.ts'
 import type { Snapshot } from './snapshot.ts'
 import { fromPortable, type PortableError, toPortable } from '../../portable-error.ts'
 
 /** A question about thin snapshots. */
 export interface ThinQuestion {
-  /** Undefined: everything the target has allocated. */
+  /** Undefined, without a record too: everything the target has allocated. */
   base?: Snapshot | undefined
+  /** The record of a base that is gone, in place of one that is there. */
+  recorded?: RecordedBase | undefined
   target: Snapshot
   /** Bytes; 0 to the target's size. */
   startingOffset: number
@@ -38,28 +45,30 @@ export interface ThinQuestion {
   tools?: ToolsRequested | undefined
 }
 
+/** A base that is gone, and the file that stands for it. */
+export interface RecordedBase {
+  readonly handle: string
+  readonly path: string
+  /** What must be in the record: the base as it was on record when it was served. */
+  readonly pool: string
+  readonly thinId: number
+  readonly creationTime: number
+  readonly transactionId: bigint
+  readonly mappedBlocks: number
+  readonly sizeBytes: number
+}
+
 export interface WalkRequest extends ThinQuestion, Reading {}
-
-/** A device as the pool's metadata has it when a walk begins, to compare with earlier observations. */
-export interface SeenDevice {
-  snapshot: Snapshot
-  /** The pool's transaction id when the device was created. */
-  transactionId: bigint
-  fingerprint: Fingerprint
-}
-
-/** The devices of a walk, reported before its first message. */
-export interface SeenDevices {
-  base?: SeenDevice | undefined
-  target: SeenDevice
-  /** The answer is resumed at an offset, where an earlier one ended. */
-  resumed: boolean
-}
 
 /** What the main thread does for this walk, by name. */
 export interface ThinAsides {
-  /** Told of a live pool's devices; no message is made before it has agreed. */
-  seen(devices: SeenDevices): Promise<void>
+  /**
+   * Told of a live pool's devices; no message is made before it has agreed. It may want a record of the target to be
+   * kept.
+   */
+  seen(devices: SeenDevices): Promise<RecordWanted | undefined>
+  /** Told what became of that, before the answer ends. */
+  kept(outcome: RecordOutcome): Promise<void>
   /** Holds a metadata snapshot for the tools in which the devices are as they were seen, until the walk is over. */
   hold(devices: SeenDevices): Promise<HeldForTools>
   /** Told what became of a check with the tools. */
@@ -89,12 +98,17 @@ function toPortableReport({ outcome, beyondBase }: EngineReport): PortableReport
 /** The walk of thin snapshots. @throws what `walkMessages` throws */
 export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, signal, withdrawn, ask }) => {
   let held: Promise<HeldForTools> | undefined
-  const onSeen = async (devices: SeenDevices): Promise<void> => {
-    await ask('seen', devices)
-    if (question.tools === undefined) return
-    held = ask('hold', devices) as Promise<HeldForTools>
-    // The tools may never come to it.
-    held.catch(() => undefined)
+  const onSeen = async (devices: SeenDevices): Promise<RecordWanted | undefined> => {
+    const wanted = (await ask('seen', devices)) as RecordWanted | undefined
+    if (question.tools !== undefined) {
+      held = ask('hold', devices) as Promise<HeldForTools>
+      // The tools may never come to it.
+      held.catch(() => undefined)
+    }
+    return wanted
+  }
+  const onKept = async (outcome: RecordOutcome): Promise<void> => {
+    await ask('kept', outcome)
   }
   const support: ToolSupport = {
     heldRoot: async () => {
@@ -109,56 +123,122 @@ export const thinWalk: Walk<ThinQuestion> = (question, { reading, statistics, si
       if (!signal.aborted) void ask('report', toPortableReport(report))
     }
   }
-  return walkMessages({ ...question, ...reading }, statistics, signal, onSeen, support)
+  return walkMessages({ ...question, ...reading }, statistics, signal, { onSeen, onKept, support })
+}
+
+/** What a walk tells others, and is given by them. */
+export interface WalkSurroundings {
+  /** Gets a live pool's devices before the first message, which waits for it. */
+  readonly onSeen?: ((seen: SeenDevices) => Promise<RecordWanted | undefined>) | undefined
+  /** Gets what became of a record that was wanted, before the answer ends. */
+  readonly onKept?: ((outcome: RecordOutcome) => Promise<void>) | undefined
+  /** Required if the tools have a part in it. */
+  readonly support?: ToolSupport | undefined
+  /** What opens the metadata; by default, files and devices of this machine. */
+  readonly open?: OpenMedium | undefined
 }
 
 /**
  * The encoded messages of an answer: at least one, because an empty list still tells the capacity.
  *
  * @param statistics updated during the walk
- * @param onSeen gets a live pool's devices before the first message, which waits for it
- * @param support required if the tools have a part in it
- * @param open what opens the metadata; by default, files and devices of this machine
  * @throws what reading metadata throws; DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_BASE_CHANGED, DM_ORDER_REVERSED,
- *   DM_VOLUME_IN_USE, DM_RESUME_REFUSED; what the tools and `onSeen` throw
+ *   DM_VOLUME_IN_USE, DM_RESUME_REFUSED, DM_BASE_RECORD_…; what the tools and `onSeen` throw
  */
 export async function* walkMessages(
-  { base, target, startingOffset, maxResults, direct, readDeadlineMs, readBytesPerSecond, tools }: WalkRequest,
+  request: WalkRequest,
   statistics: WalkStatistics,
   signal: AbortSignal,
-  onSeen: (seen: SeenDevices) => Promise<void> = async () => undefined,
-  support?: ToolSupport,
-  open?: OpenMedium
+  { onSeen, onKept, support, open }: WalkSurroundings = {}
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  const liveRoot = (target.live || target.liveRoot) ?? false
+  const { target, direct, reads, readDeadlineMs, readBytesPerSecond } = request
+  await using used = new AsyncDisposableStack()
   const metadata = await openPoolMetadata(target.metadataPath, {
-    ...{ liveRoot, direct, device: target.metadataDevice, open },
+    ...{ liveRoot: isLiveRoot(target), direct, reads, device: target.metadataDevice, open },
     ...{ deadlineMs: readDeadlineMs, bytesPerSecond: readBytesPerSecond }
   })
-  try {
-    checkBlockSize(metadata, target)
-    const devices = await find(metadata, base, target, signal)
-    // An image in a file does not change, so there is nothing to check.
-    const seen = target.live ? await see(metadata, devices, startingOffset > 0) : undefined
-    if (seen) {
-      await refuseVolumeInUse(metadata, devices.target, signal)
-      await onSeen(seen)
-      if (seen.resumed) await checkResumable(metadata, seen.target, signal)
-      const isMet = tools?.engine !== 'tools' && (await isMetByWalk(metadata, devices, startingOffset, signal))
-      if (seen.base && !isMet) await checkUnwritten(metadata, seen.base, signal)
-    }
-    const native = () => answer(metadata, base, target, seen, startingOffset, signal)
-    const batches =
-      tools && support
-        ? await engineAnswer(tools, metadata, liveRoot, asked(devices, seen, startingOffset), support, native)
-        : (await native()).batches
-    yield* encodedMessages(batches, { capacityBytes: target.sizeBytes, maxResults }, statistics, () => {
-      Object.assign(statistics, metadata.statistics)
-    })
-  } finally {
+  used.defer(async () => {
     Object.assign(statistics, metadata.statistics)
     await metadata.close()
+  })
+  checkBlockSize(metadata, target)
+  const record = request.recorded && (await openRecord(request.recorded, metadata, target, signal))
+  if (record) used.defer(() => record.close())
+  const devices = await find(metadata, request, record, signal)
+  // An image in a file does not change, so there is nothing to check.
+  const seen = target.live ? await see(metadata, devices, request.startingOffset > 0) : undefined
+  const wanted = seen && (await agreed(metadata, request, devices, seen, onSeen, signal))
+  const keeping = wanted && (await RecordKeeping.begin(wanted, recordedAnswer(metadata, request, seen), signal))
+  if (keeping) used.defer(() => keeping.abandon())
+  yield* encodedMessages(
+    await batchesOf(metadata, request, { devices, seen, record, sink: keeping?.sink }, support, signal),
+    { capacityBytes: target.sizeBytes, maxResults: request.maxResults },
+    statistics,
+    () => {
+      Object.assign(statistics, metadata.statistics)
+    }
+  )
+  // The client may delete the target once the answer has ended OK.
+  if (keeping) await onKept?.(await keeping.finish(signal))
+}
+
+function isLiveRoot({ live, liveRoot }: Snapshot): boolean {
+  return (live || liveRoot) ?? false
+}
+
+/** Waits until the main thread has agreed to an answer about these devices, and checks what only the trees tell. */
+async function agreed(
+  metadata: PoolMetadata,
+  { startingOffset, tools }: WalkRequest,
+  devices: FoundDevices,
+  seen: SeenDevices,
+  onSeen: WalkSurroundings['onSeen'],
+  signal: AbortSignal
+): Promise<RecordWanted | undefined> {
+  await refuseVolumeInUse(metadata, devices.target, signal)
+  const wanted = await onSeen?.(seen)
+  if (seen.resumed) await checkResumable(metadata, seen.target, signal)
+  const isMet = tools?.engine !== 'tools' && (await isMetByWalk(metadata, devices, startingOffset, signal))
+  if (seen.base && !isMet) await checkUnwritten(metadata, seen.base, signal)
+  return wanted
+}
+
+/** How much of what a record takes the answer meets. (The tools walk in programs of their own.) */
+function recordedAnswer(
+  metadata: PoolMetadata,
+  { recorded, startingOffset, tools }: WalkRequest,
+  { base, target }: SeenDevices
+): RecordedAnswer {
+  const fromBeginning = startingOffset === 0 && tools === undefined
+  return {
+    ...{ metadata, base, target },
+    isWhole: fromBeginning && base === undefined,
+    isDelta: fromBeginning && recorded === undefined && base !== undefined
   }
+}
+
+/** What the answer is made from. */
+interface AnswerParts {
+  readonly devices: FoundDevices
+  /** The devices when they were checked; the answer must be about these. */
+  readonly seen: SeenDevices | undefined
+  readonly record: BaseRecordReader | undefined
+  /** Who keeps what the walk finds. */
+  readonly sink: MappingSink | undefined
+}
+
+async function batchesOf(
+  metadata: PoolMetadata,
+  request: WalkRequest,
+  parts: AnswerParts,
+  support: ToolSupport | undefined,
+  signal: AbortSignal
+): Promise<AsyncGenerator<ExtentBatch, unknown>> {
+  const { startingOffset, tools, target } = request
+  const native = () => answer(metadata, request, parts, signal)
+  if (!tools || !support) return (await native()).batches
+  const question = asked(parts.devices, parts.seen, startingOffset)
+  return engineAnswer(tools, metadata, isLiveRoot(target), question, support, native)
 }
 
 /** A snapshot and its device. */
@@ -188,11 +268,18 @@ function checkBlockSize(
 /** @throws DM_SNAPSHOT_NOT_FOUND, DM_BASE_LOST, DM_ORDER_REVERSED */
 async function find(
   metadata: PoolMetadata,
-  base: Snapshot | undefined,
-  target: Snapshot,
+  { base, target, recorded }: WalkRequest,
+  record: BaseRecordReader | undefined,
   signal: AbortSignal
 ): Promise<FoundDevices> {
   const targetDevice = await findDevice(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
+  if (recorded && record && recorded.creationTime > targetDevice.details.creationTime) {
+    throw new DeltamapperError(
+      'DM_ORDER_REVERSED',
+      `base ${recorded.handle}, which is gone, was taken after target ${target.handle}`,
+      'ask the other way round'
+    )
+  }
   const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
   if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
@@ -304,17 +391,15 @@ async function checkResumable(
   throw resumeRefused(snapshot.handle, 'it was written to after it was taken, and maybe since the answer was begun')
 }
 
-/** @param seen the devices when they were checked; the answer must be about these */
 async function answer(
   metadata: PoolMetadata,
-  base: Snapshot | undefined,
-  target: Snapshot,
-  seen: SeenDevices | undefined,
-  startingOffset: number,
+  { base, target, startingOffset }: WalkRequest,
+  { seen, record, sink }: AnswerParts,
   signal: AbortSignal
 ): Promise<MappingStream> {
   const { fingerprint } = seen?.target ?? {}
-  const question = { sizeBytes: target.sizeBytes, startingOffset, fingerprint, signal }
+  const question = { sizeBytes: target.sizeBytes, startingOffset, fingerprint, sink, signal }
+  if (record) return metadata.deltaFromRecord({ deviceId: target.thinId, record, ...question })
   if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
   return metadata.delta({
     baseId: base.thinId,
@@ -324,6 +409,65 @@ async function answer(
     baseFingerprint: seen?.base?.fingerprint,
     ...question
   })
+}
+
+/**
+ * The record of a base that is gone, if it is the one that is meant, and pool and metadata continued from it. Which base
+ * that is, and whether nobody wrote to it, the main thread knows.
+ *
+ * @throws DM_BASE_RECORD_DAMAGED, DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_STILL_THERE, and what `checkWentOn` and
+ *   `checkExternalOrigin` throw
+ */
+async function openRecord(
+  recorded: RecordedBase,
+  metadata: PoolMetadata,
+  target: Snapshot,
+  signal: AbortSignal
+): Promise<BaseRecordReader> {
+  const record = await BaseRecordReader.open(recorded.path)
+  try {
+    const { pool, device } = record.header
+    const isMeant =
+      pool.identity === recorded.pool &&
+      device.id === recorded.thinId &&
+      device.creationTime === recorded.creationTime &&
+      device.transactionId === recorded.transactionId &&
+      device.mappedBlocks === recorded.mappedBlocks &&
+      device.sizeBytes === recorded.sizeBytes
+    if (!isMeant) {
+      throw new DeltamapperError(
+        'DM_BASE_RECORD_FOREIGN',
+        `${recorded.handle} is gone, and ${recorded.path} is the record of another snapshot`,
+        FULL
+      )
+    }
+    // The agent makes no record where an origin shows, and whether one could be written to since is not on record.
+    checkExternalOrigin(record.header, target.externalOrigin && { ...target.externalOrigin, readOnly: false })
+    checkRecordBlocks(record, metadata.superblock.dataBlockBytes)
+    checkWentOn(record.header, await metadata.moment(signal), metadata.superblock)
+    await checkIsGone(recorded, metadata, signal)
+    return record
+  } catch (error) {
+    await record.close()
+    throw error
+  }
+}
+
+const FULL = 'take a full backup; what is served from then on is a base again'
+
+/** A base that is there under another name, or is just being removed, can be written to. @throws DM_BASE_RECORD_STILL_THERE */
+async function checkIsGone(recorded: RecordedBase, metadata: PoolMetadata, signal: AbortSignal): Promise<void> {
+  const { thinId, creationTime, transactionId } = recorded
+  const there = await metadata.device(thinId, signal).catch((error: unknown) => {
+    if (error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND') return undefined
+    throw error
+  })
+  if (there?.details.creationTime !== creationTime || there.details.transactionId !== transactionId) return
+  throw new DeltamapperError(
+    'DM_BASE_RECORD_STILL_THERE',
+    `${recorded.handle} is not found by its name, and still is in its pool, as thin device ${thinId}`,
+    'ask by the name that it has now; if it is being removed, take a full backup'
+  )
 }
 
 /** The same question in the form for the tools. */

@@ -11,7 +11,8 @@ import { describeVersion } from '../../devicemapper/tools/tool-version.ts'
 import { defect, DeltamapperError } from '../../errors.ts'
 import type { EngineReport, ToolsRequested } from '../../devicemapper/tools/engine-answer.ts'
 import type { MetadataSnapshotLease, MetadataSnapshotLeases } from '../leases/metadata-snapshot-lease.ts'
-import type { SeenDevices, WalkRequest } from './thin-walk.ts'
+import type { SeenDevices } from './seen-devices.ts'
+import type { WalkRequest } from './thin-walk.ts'
 
 /**
  * The longest that a check waits for another process's metadata snapshot: the answer's end waits for the check.
@@ -87,7 +88,7 @@ export class ToolEngine {
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `${names.join(' or ')} was written to, trimmed or replaced while it was looked at`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
 

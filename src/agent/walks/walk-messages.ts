@@ -1,9 +1,16 @@
 /**
  * What the main thread and a walker thread say to each other. Each walk goes by an id of the main thread's choice.
  */
+import type { WayToRead } from '../../devicemapper/metadata-medium.ts'
 import type { WalkStatistics } from './encoded-messages.ts'
 import type { Reading, WalkTask } from './plan.ts'
 import type { PortableError } from '../../portable-error.ts'
+
+/** What a walker thread knows from its start. */
+export interface WalkerData {
+  /** How devices will be read. */
+  readonly reads: WayToRead
+}
 
 /** What the main thread says. */
 export type ToWalker =

@@ -8,14 +8,21 @@
  */
 import type { MessagePort } from 'node:worker_threads'
 import { forgetSpareWindows } from '../../devicemapper/block-reader.ts'
+import { ReadQueue } from '../../devicemapper/read-queue.ts'
 import { asDeltamapperError, type DeltamapperError } from '../../errors.ts'
 import { collectGarbage } from '../../memory-after-bursts.ts'
 import type { Walk, WalkContext } from './plan.ts'
-import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker } from './walk-messages.ts'
+import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker, type WalkerData } from './walk-messages.ts'
 import { WalkTurns } from './walk-turns.ts'
 import { fromPortable, toPortable } from '../../portable-error.ts'
 
 type Start = Extract<ToWalker, { kind: 'start' }>
+
+/** Makes ready what the first walk would have to wait for. */
+export function warmUp({ reads }: WalkerData): void {
+  // Where there is no queue, the walks say so.
+  if (reads !== 'preadv') ReadQueue.ofThread().catch(() => undefined)
+}
 
 /** @param walkOf the walk of the target that has this name */
 export function serveWalks(port: MessagePort, walkOf: (target: string) => Walk<unknown>): void {

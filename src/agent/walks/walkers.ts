@@ -6,9 +6,10 @@ import { extname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { asDeltamapperError, DeltamapperError, shuttingDown } from '../../errors.ts'
+import type { WayToRead } from '../../devicemapper/metadata-medium.ts'
 import type { EncodedStream } from '../../grpc/snapshot-metadata.ts'
 import type { Plan, Reading, WalkKind, WalkUnderWay } from './plan.ts'
-import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker } from './walk-messages.ts'
+import { type FromWalker, noStatistics, type TimedStatistics, type ToWalker, type WalkerData } from './walk-messages.ts'
 import { WalkTurns } from './walk-turns.ts'
 import { fromPortable, toPortable } from '../../portable-error.ts'
 
@@ -43,6 +44,8 @@ interface Walk {
 export interface WalkersOptions {
   /** Read images without the page cache, as devices are read. */
   direct?: boolean
+  /** How devices, and images without the page cache, are read. */
+  reads?: WayToRead
   /** How long one request to a metadata device may take, in milliseconds. */
   readDeadlineMs?: number
   /** What all threads together may read of one metadata device, in bytes a second. */
@@ -74,9 +77,9 @@ export class Walkers {
 
   /** @param count threads to run; walks take turns in each */
   constructor(count: number, options: WalkersOptions = {}) {
-    const { direct = false, readDeadlineMs, readBytesPerSecond, onEnd = () => undefined } = options
+    const { direct = false, reads = 'auto', readDeadlineMs, readBytesPerSecond, onEnd = () => undefined } = options
     this.#reading = {
-      ...{ direct, readDeadlineMs },
+      ...{ direct, reads, readDeadlineMs },
       // Threads do not know of each other, so each has an equal share.
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
@@ -122,6 +125,7 @@ export class Walkers {
     const began = (walk: Walk) => (statistics = () => walk.statistics)
     return {
       capacityBytes: plan.capacityBytes,
+      ...(plan.remark !== undefined && { remark: plan.remark }),
       messages: explained(this.#messages(plan, signal, client, began), plan, signal),
       statistics() {
         const { walkMs, ...rest } = statistics()
@@ -216,7 +220,10 @@ export class Walkers {
   #startThread(index: number): Thread {
     // The sources run as .ts, the published package as .js.
     const file = new URL(`../walker-thread${extname(import.meta.filename)}`, import.meta.url)
-    const worker = new Worker(file, { name: `walker-${index}` })
+    const worker = new Worker(file, {
+      name: `walker-${index}`,
+      workerData: { reads: this.#reading.reads ?? 'auto' } satisfies WalkerData
+    })
     const thread: Thread = { index, worker, walks: new Map(), diedAt: undefined }
     worker.on('message', (message: FromWalker) => {
       const walk = thread.walks.get(message.id)

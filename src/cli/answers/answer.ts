@@ -5,7 +5,7 @@
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
-import { UsageError } from '../command-line/failure.ts'
+import { oneLine, UsageError } from '../command-line/failure.ts'
 import type { AnswerOptions, NamedQuestion, Question, Remark } from './question.ts'
 
 /**
@@ -53,7 +53,7 @@ export async function withAnswer(
     const { answerFromPool } = await import('./pool-answer.ts')
     return answerFromPool(options.metadata, named, options, signal, remark, use)
   }
-  return fromEndpoint(named, options, signal, use)
+  return fromEndpoint(named, options, signal, remark, use)
 }
 
 function namedQuestion({ ask, base, target }: Question, { metadata }: AnswerOptions): NamedQuestion {
@@ -72,6 +72,7 @@ async function fromEndpoint(
   { base, target }: NamedQuestion,
   { endpoint, size, baseSize, liveRoot, engine, startingOffset = 0, maxResults = 0, ...rest }: AnswerOptions,
   signal: AbortSignal,
+  remark: Remark,
   use: (answer: ExtentAnswer) => Promise<void>
 ): Promise<void> {
   const stray = Object.entries({
@@ -100,11 +101,12 @@ async function fromEndpoint(
   const client = connect(address, { tls })
   try {
     const request = { startingOffset, maxResults, signal }
-    await use(
+    const answer =
       base === undefined
         ? await client.allocated({ snapshotId: target, ...request })
         : await client.delta({ baseSnapshotId: base, targetSnapshotId: target, anyVolume: true, ...request })
-    )
+    if (answer.remark !== undefined) remark(oneLine(answer.remark))
+    await use(answer)
   } finally {
     client.close()
   }

@@ -10,6 +10,7 @@ export interface NbdOptions extends TlsOptions {
   data?: string
   size?: number
   baseSize?: number
+  baseRecord?: string[]
   liveRoot?: boolean
   recorded?: Record<string, string>
   socket?: string

@@ -6,13 +6,14 @@ import { join } from 'node:path'
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { openPoolImage } from '../../nbd/pool-image-source.ts'
-import type { NbdSource } from '../../nbd/source.ts'
+import type { NbdBase, NbdSource } from '../../nbd/source.ts'
 import type { ExtentQuestion } from '../../nbd/status-map.ts'
 import type { Remark } from './question.ts'
 import { UsageError } from '../command-line/failure.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { humanSize } from '../command-line/quantities.ts'
 import type { NbdOptions } from './nbd-options.ts'
+import { recordBases } from './nbd-record-bases.ts'
 
 /** @throws UsageError where the options do not go together; what opening throws */
 export async function openSource(target: string, options: NbdOptions, remark: Remark): Promise<NbdSource> {
@@ -26,8 +27,13 @@ export async function openSource(target: string, options: NbdOptions, remark: Re
   return openAgentSource(target, bases, options, remark)
 }
 
-function checkStray({ metadata, recorded, data, size, baseSize, liveRoot, device, activate }: NbdOptions): void {
-  const ofMetadata = { '--data': data, '--size': size, '--base-size': baseSize, '--live-root': liveRoot }
+function checkStray(options: NbdOptions): void {
+  const { metadata, recorded, device, activate } = options
+  const { data, size, baseSize, baseRecord, liveRoot } = options
+  const ofMetadata = {
+    ...{ '--data': data, '--size': size, '--base-size': baseSize, '--base-record': baseRecord },
+    '--live-root': liveRoot
+  }
   for (const [option, value] of Object.entries(ofMetadata)) {
     if (value !== undefined && metadata === undefined) {
       throw new UsageError(
@@ -47,7 +53,7 @@ async function fromImages(
   target: string,
   bases: readonly string[],
   metadataPath: string,
-  { data, size, baseSize, liveRoot = false, rate }: NbdOptions,
+  { data, size, baseSize, baseRecord = [], liveRoot = false, rate }: NbdOptions,
   remark: Remark
 ): Promise<NbdSource> {
   if (data === undefined) {
@@ -71,20 +77,23 @@ async function fromImages(
   }
   const image = { metadataPath, dataPath: data, liveRoot, bytesPerSecond: rate }
   return openPoolImage(image, async (metadata) => {
-    const question = { sizeBytes: size }
+    const sized = { sizeBytes: size }
     const beyond = (await metadata.mappedEnd(await metadata.device(thinId))) - size
     if (beyond >= metadata.superblock.dataBlockBytes) {
       remark(`--size leaves out ${humanSize(beyond)} that lie beyond it, up to the highest mapping`)
     }
+    const question = { metadata, metadataPath, liveRoot, deviceId: thinId, sizeBytes: size }
+    const gone = await recordBases(baseRecord, bases, question, remark)
     return {
       ...{ target, thinId, sizeBytes: size },
-      allocated: (startingOffset, signal) =>
-        metadata.allocated({ deviceId: thinId, startingOffset, signal, ...question }),
-      bases: baseIds.map(({ name, baseId }) => {
-        const pair = { baseId, targetId: thinId, baseSizeBytes: baseSize, ...question }
-        const delta: ExtentQuestion = (startingOffset, signal) => metadata.delta({ startingOffset, signal, ...pair })
-        return { name, sizeBytes: baseSize, delta }
-      })
+      allocated: (startingOffset, signal) => metadata.allocated({ deviceId: thinId, startingOffset, signal, ...sized }),
+      bases: baseIds
+        .map(({ name, baseId }): NbdBase => {
+          const pair = { baseId, targetId: thinId, baseSizeBytes: baseSize, ...sized }
+          const delta: ExtentQuestion = (startingOffset, signal) => metadata.delta({ startingOffset, signal, ...pair })
+          return { name, sizeBytes: baseSize, delta }
+        })
+        .concat(gone)
     }
   })
 }

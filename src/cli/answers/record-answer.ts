@@ -54,7 +54,7 @@ export async function answerFromRecord(
 }
 
 /** Prints what metadata does not show. @throws DM_BASE_RECORD_ORIGIN */
-function remarkUnseen({ header }: BaseRecordReader, remark: Remark): void {
+export function remarkUnseen({ header }: Pick<BaseRecordReader, 'header'>, remark: Remark): void {
   const { externalOrigin } = header.device
   // Which one the target has, metadata does not say.
   checkExternalOrigin(header, externalOrigin)
@@ -82,7 +82,7 @@ function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: 
  *
  * @throws what `checkWentOn` throws, DM_BASE_RECORD_WRITABLE
  */
-async function checkRecord(
+export async function checkRecord(
   record: BaseRecordReader,
   { metadata, live }: PoolViews,
   signal: AbortSignal

@@ -2,7 +2,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { addAbortSignal, type Readable } from 'node:stream'
-import { remedyForMissingRight } from '../../ordinary-file.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { DeltamapperError } from '../../errors.ts'
 
 const READ_BYTES = 256 * 1024
@@ -71,7 +71,7 @@ function readFailed(name: string, cause: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_READ_FAILED',
     `cannot read ${name}: ${(cause as Error).message}`,
-    remedyForMissingRight(cause) ?? 'name a file with the XML in it, or - for standard input',
+    systemRemedy(cause) ?? 'name a file with the XML in it, or - for standard input',
     { cause }
   )
 }

@@ -1,5 +1,8 @@
 /** `deltamapper base …`: records of base snapshots, which replace them once they are removed. */
 import type { Command } from 'commander'
+import { baseFacts, basesTable } from '../output/base-tables.ts'
+import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
+import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { byteCount } from '../command-line/option-values.ts'
 import type { SaveOptions } from './save-base.ts'
 
@@ -40,5 +43,62 @@ Examples:
     .action(async (id: string, options: SaveOptions) => {
       const { saveBase } = await import('./save-base.ts')
       await saveBase(id, options)
+    })
+  addAgentCommands(base)
+}
+
+/** What an agent has. */
+function addAgentCommands(base: Command): void {
+  addAdminOptions(
+    base
+      .command('list')
+      .summary('which snapshots an agent has served, and whether they may go')
+      .description(
+        'Lists the snapshots of thin pools that an agent has served. may-go: it may be removed, its record stands for it then. ' +
+          'stands: it is gone, and its record stands for it. must-stay: without it, the next backup is a full one. ' +
+          'lost: it is gone, and so is what it was a base for.'
+      )
+  )
+    .addHelpText('after', `${adminHelp}\n\nExamples:\n  deltamapper base list\n  deltamapper base list -o json`)
+    .action(async (options: AdminOptions) => {
+      await order(options, (agent) => agent.listBases({}), basesTable)
+    })
+  addAdminOptions(
+    base
+      .command('show')
+      .summary('one of them')
+      .description('Shows what an agent knows of a snapshot that it has served, and of its record.')
+      .argument('<VG/LV>', 'the handle by which it was first served')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  deltamapper base show vg0/monday\n  deltamapper base show '*/6b2d1e90-3c55-4f62-a4d5-8a61c9d3b001'`
+    )
+    .action(async (handle: string, options: AdminOptions) => {
+      await order(options, (agent) => agent.getBase({ handle }), baseFacts)
+    })
+  addDestructiveOptions(
+    base
+      .command('drop')
+      .summary('remove a record')
+      .description(
+        'Removes the record of a snapshot. If the snapshot is gone, what is backed up next has to be backed up in full.'
+      )
+      .argument('<VG/LV>', 'the handle by which it was first served')
+  )
+    .addHelpText(
+      'after',
+      `${adminHelp}\n\nExamples:\n  deltamapper base drop vg0/monday\n  deltamapper base drop vg0/monday --yes`
+    )
+    .action(async (handle: string, { yes, ...options }: AdminOptions & Confirmed) => {
+      await confirmed(`the record of ${handle} is removed`, yes)
+      await order(
+        options,
+        async (agent) => {
+          await agent.dropBase({ handle })
+          return { dropped: handle }
+        },
+        () => `the record of ${handle} is removed\n`
+      )
     })
 }

@@ -26,7 +26,10 @@ export function addNbdCommand(program: Command): void {
       ).conflicts(['metadata', 'recorded'])
     )
   addTlsOptions(command)
-    .option('--device <path>', "the snapshot's block device (default: /dev/SOURCE/NAME)")
+    .option(
+      '--device <path>',
+      "the snapshot's block device (default: /dev/SOURCE/NAME; of a tracked volume, what LVM took below)"
+    )
     .option('--activate', "activate the snapshot's logical volume, and deactivate it at the end")
     .addOption(
       new Option(
@@ -37,6 +40,11 @@ export function addNbdCommand(program: Command): void {
     .option('--data <file>', "with --metadata: the pool's data, a copy or a device")
     .option('--size <bytes>', 'with --metadata: size of TARGET, which metadata does not hold', byteCount)
     .option('--base-size <bytes>', 'with --metadata: size of each BASE', byteCount)
+    .option(
+      '--base-record <file>',
+      'with --metadata: the record of a base that is gone (`deltamapper base save`), which is called by its thin device id; may be given several times',
+      collected
+    )
     .option('--live-root', 'with --metadata: read the live pool even where a metadata snapshot is held')
     .option('--recorded <name=dir>', 'a recorded pool instead: a folder with images and a description', recordedPool)
     .addOption(

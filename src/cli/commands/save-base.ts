@@ -5,6 +5,7 @@ import { WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { BaseRecordWriter } from '../../devicemapper/thin/base-record/writer.ts'
 import { checkRecordable } from '../../devicemapper/thin/base-record/trust.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { deviceId } from '../command-line/option-values.ts'
 import { interruptible } from '../command-line/interruption.ts'
 import { describeView, openViews, type PoolViews } from '../inspection/pool-views.ts'
@@ -75,10 +76,8 @@ function refused(path: string): (error: unknown) => never {
     throw new DeltamapperError(
       'DM_OUTPUT_FAILED',
       `${path} cannot be written: ${what}`,
-      'name a file that can be made',
-      {
-        cause
-      }
+      systemRemedy(cause, 'the right to write into its folder') ?? 'name a new file, in a folder that exists',
+      { cause }
     )
   }
 }

@@ -97,7 +97,11 @@ function sameCapacity(one: ExtentAnswer, other: ExtentAnswer): number {
   const capacityBytes = one.capacityBytes ?? other.capacityBytes
   if (capacityBytes === undefined) throw sizeUnknown()
   if ((other.capacityBytes ?? capacityBytes) === capacityBytes) return capacityBytes
-  throw new DeltamapperError('DM_SNAPSHOT_CHANGED', 'the snapshot was resized while it was asked about', 'ask again')
+  throw new DeltamapperError(
+    'DM_SNAPSHOT_CHANGED',
+    'the snapshot was resized while it was asked about',
+    'ask again from the beginning'
+  )
 }
 
 async function writeMap(

@@ -17,10 +17,10 @@ export interface PoolViews {
 
 /** @param liveRoot the metadata snapshot is not even examined then. @throws what `openPoolMetadata` throws */
 export async function openViews(path: string, liveRoot: boolean): Promise<PoolViews> {
-  const live = await openPoolMetadata(path, { liveRoot: true })
+  const live = await openPoolMetadata(path, { liveRoot: true, reads: 'auto' })
   let held: PoolMetadata | undefined
   try {
-    if (live.heldRoot !== 0 && !liveRoot) held = await openPoolMetadata(path)
+    if (live.heldRoot !== 0 && !liveRoot) held = await openPoolMetadata(path, { reads: 'auto' })
   } catch (error) {
     await live.close()
     throw error

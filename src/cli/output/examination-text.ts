@@ -150,11 +150,11 @@ function snapshots(pools: readonly PoolFacts[]): string {
   if (bases.length === 0) return ''
   const rows = bases
     .slice(0, MOST_ROWS)
-    .map(({ handle, sizeBytes, mappedBytes, asBase }) => [
+    .map(({ handle, sizeBytes, mappedBytes, asBase, needed }) => [
       handle,
       humanSize(sizeBytes),
       mappedBytes === undefined ? '-' : humanSize(mappedBytes),
-      words[asBase]
+      words[asBase] + (needed === undefined ? '' : needed === 'record' ? '; it may go' : '; it must stay')
     ])
   const heads = [['SNAPSHOT'], ['SIZE', 'right'], ['MAPPED', 'right'], ['AS BASE']] as const
   return columns(heads, rows) + andMore(bases.length)

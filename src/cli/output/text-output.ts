@@ -8,6 +8,7 @@
  */
 import type { Writable } from 'node:stream'
 import { DeltamapperError } from '../../errors.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { OutputClosed } from '../command-line/failure.ts'
 
 const CHUNK_BYTES = 256 * 1024
@@ -144,7 +145,7 @@ function outputError(error: NodeJS.ErrnoException): Error {
   return new DeltamapperError(
     'DM_OUTPUT_FAILED',
     `the output cannot be written: ${error.message}`,
-    'make room for it, or send it elsewhere',
+    systemRemedy(error, 'write access to it') ?? 'send it elsewhere',
     { cause: error }
   )
 }

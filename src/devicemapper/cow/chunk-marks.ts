@@ -13,14 +13,21 @@ import type { AreaEntries } from './areas.ts'
  * Chunks of a stretch at most: a bitmap of 8 MiB for each of two stores. 256 GiB of 4 KiB chunks, 4 TiB of 64 KiB ones.
  */
 export const STRETCH_CHUNKS = 2 ** 26
+/** A stretch begins at a multiple of so many: no word of a bitmap, and no large chunk, is of two. */
+export const STRETCH_UNIT = 4096
 
-/** Chunks `[begin, end)` of the volume, in the smaller chunks of the two stores; `begin` is a multiple of 4096. */
+/** Chunks `[begin, end)` of the volume, in the smaller chunks of the two stores; `begin` is a multiple of
+ * STRETCH_UNIT. */
 export interface Stretch {
   readonly begin: number
   readonly end: number
 }
 
-/** The stretches of a volume, in ascending order. @param chunks of the smaller size; `most`: a multiple of 4096 */
+/**
+ * The stretches of a volume, in ascending order.
+ *
+ * @param chunks of the smaller size; `most`: a multiple of STRETCH_UNIT
+ */
 export function stretchesOf(chunks: number, most = STRETCH_CHUNKS): Stretch[] {
   const stretches: Stretch[] = []
   for (let begin = 0; begin < chunks; begin += most) stretches.push({ begin, end: Math.min(begin + most, chunks) })

@@ -17,10 +17,10 @@
 import { DeltamapperError } from '../../errors.ts'
 import { addRuns } from '../bitmap-runs.ts'
 import { type ExtentBatch, ExtentBuilder, type ExtentStream } from '../extents.ts'
-import { ChunkMarks, type Stretch, STRETCH_CHUNKS, stretchesOf, wordsFor } from './chunk-marks.ts'
+import { ChunkMarks, type Stretch, STRETCH_CHUNKS, STRETCH_UNIT, stretchesOf, wordsFor } from './chunk-marks.ts'
 import { type CowStore, ListDigest, type StoreList } from './cow-store.ts'
 import { damagedStore } from './damaged-store.ts'
-import { clearEqual, type CompareBudget } from './old-contents.ts'
+import { CHUNK_BYTES, clearEqual, type CompareBudget, countBoth } from './old-contents.ts'
 
 /** Words of a bitmap that are turned into extents at a time. */
 const SLICE_WORDS = 2 ** 15
@@ -30,10 +30,21 @@ export const MOST_DELTA_BYTES = 32 * 2 ** 20
 /** With less, the lists of a large volume would be read hundreds of times. Bytes. */
 export const LEAST_DELTA_BYTES = 2 ** 19
 
-/** Chunks of a stretch for which two bitmaps fit half of the memory: a multiple of 4096. */
+/**
+ * What a delta makes use of, in bytes: LEAST_DELTA_BYTES to MOST_DELTA_BYTES.
+ *
+ * @param chunks of the volume, of the smaller size; `compares`: whether old contents are
+ */
+export function wantedDeltaBytes(chunks: number, compares: boolean): number {
+  const bitmapBytes = (Math.ceil(chunks / STRETCH_UNIT) * STRETCH_UNIT) / 8
+  const each = compares ? Math.max(2 * bitmapBytes, CHUNK_BYTES * chunks) : 2 * bitmapBytes
+  return Math.min(Math.max(2 * each, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
+}
+
+/** Chunks of a stretch for which two bitmaps fit half of the memory: a multiple of STRETCH_UNIT. */
 function chunksFor(memoryBytes: number): number {
   const bitmapBytes = Math.max(memoryBytes, LEAST_DELTA_BYTES) / 4
-  return Math.min(Math.floor((8 * bitmapBytes) / 4096) * 4096, STRETCH_CHUNKS)
+  return Math.min(Math.floor((8 * bitmapBytes) / STRETCH_UNIT) * STRETCH_UNIT, STRETCH_CHUNKS)
 }
 
 /** A store, and what its snapshot's owner knows of it. */
@@ -223,7 +234,12 @@ class Delta {
     high: number
   ): Promise<void> {
     const { base, target, compare, signal } = this.#question
-    if (!compare || !target || base.store.header.chunkBytes !== target.store.header.chunkBytes) return
+    if (!compare || !target || low >= high) return
+    const both = { base: marks[0], target: marks[1] }
+    if (base.store.header.chunkBytes !== target.store.header.chunkBytes) {
+      compare.left += countBoth(both, low, high)
+      return
+    }
     const comparison = {
       base: base.contents ?? base.store,
       target: target.contents ?? target.store,
@@ -233,7 +249,7 @@ class Delta {
       memoryBytes: this.#memoryBytes / 2,
       signal
     }
-    if (low < high) await clearEqual(comparison, { base: marks[0], target: marks[1] }, low, high, compare)
+    await clearEqual(comparison, both, low, high, compare)
   }
 }
 

@@ -17,7 +17,7 @@ import { damagedStore } from './damaged-store.ts'
 import { METADATA_BLOCK_BYTES } from '../../units.ts'
 
 /** What a chunk of a batch takes: itself, twice while chunks are gathered, two places, and its turn. Bytes. */
-const CHUNK_BYTES = 40
+export const CHUNK_BYTES = 40
 
 export interface Comparison {
   readonly base: CowStore
@@ -36,7 +36,10 @@ export interface Comparison {
 export interface CompareBudget {
   /** Bytes that may still be read; it goes down. */
   bytes: number
-  /** Chunks found equal, found different, and left alone because there was no budget for them. */
+  /**
+   * Chunks found equal, found different, and left alone: because there was no budget for them, or nothing to compare
+   * them by. Of the smaller size, where the two stores have chunks of different sizes.
+   */
   equal: number
   different: number
   left: number
@@ -99,11 +102,12 @@ function doubtful(
   return { chunks: Float64Array.from(found), next: high }
 }
 
-function countBoth(
+/** How many chunks of `[from, high)` both have, looked for some at a time. */
+export function countBoth(
   marks: { base: ChunkMarks; target: ChunkMarks },
   from: number,
   high: number,
-  batchChunks: number
+  batchChunks = WINDOW_BLOCKS
 ): number {
   let count = 0
   for (let chunk = from; chunk < high;) {

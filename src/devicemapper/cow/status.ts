@@ -7,6 +7,8 @@
  * and header alone.
  */
 import { TargetWords } from '../target-words.ts'
+import { ENTRY_BYTES } from './areas.ts'
+import type { CowHeader } from './header.ts'
 
 export interface CowNumbers {
   readonly state: 'working'
@@ -40,9 +42,13 @@ export function parseCowStatus(line: string): CowStatus {
 }
 
 /**
- * How many entries have been given a chunk, those not yet written included (persistent_usage in
- * drivers/md/dm-snap-persistent.c counts the same two).
+ * How many entries have been given a chunk, those not yet written included. Chunks are given out in turn, and areas lie
+ * among them at known places (areas.ts), so the next free one says how many. The kernel's own count of areas
+ * (persistent_usage in drivers/md/dm-snap-persistent.c) is one less while an area's last entry waits to be written.
  */
-export function countedEntries({ allocatedSectors, metadataSectors }: CowNumbers, chunkSectors: number): number {
-  return (allocatedSectors - metadataSectors) / chunkSectors
+export function countedEntries({ allocatedSectors }: CowNumbers, { chunkBytes, chunkSectors }: CowHeader): number {
+  const nextFree = Math.floor(allocatedSectors / chunkSectors)
+  const perArea = chunkBytes / ENTRY_BYTES
+  const areas = Math.floor((nextFree - 2) / (perArea + 1)) + 1
+  return Math.max(nextFree - 1 - areas, 0)
 }

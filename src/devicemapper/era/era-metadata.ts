@@ -308,7 +308,7 @@ export class EraMetadata {
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `the metadata snapshot in ${this.path} was dropped while it was read`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
 
@@ -331,7 +331,11 @@ export class EraMetadata {
 
   async #checkUnchanged(): Promise<void> {
     if ((await this.#reader.readRaw(0)).equals(this.#block)) return
-    throw new DeltamapperError('DM_SNAPSHOT_CHANGED', `${this.path} has changed since it was opened`, 'ask again')
+    throw new DeltamapperError(
+      'DM_SNAPSHOT_CHANGED',
+      `${this.path} has changed since it was opened`,
+      'ask again from the beginning'
+    )
   }
 
   #notReached(sinceEra: number): DeltamapperError {

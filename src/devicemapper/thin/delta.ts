@@ -33,13 +33,19 @@ import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
 const FIRST_WINDOW = SMALL_WINDOW_BLOCKS
 /**
  * Windows of leaves being read while another is compared, if reading takes time: this keeps device and processor busy.
+ * A walk with a slow client holds those that it has read. So this is for a few walks in a thread; more keep the device
+ * busy with a window each, and hold none while their clients are slow.
  */
 const WINDOWS_AHEAD = 3
+const WALKS_WITH_WINDOWS_AHEAD = 2
+/** Leaves that all walks of a thread together may read at once. */
+const LEAVES_AT_ONCE = 4096
 /**
- * Leaves that all walks of a thread together may read at once. A walk with a slow client holds the leaves that it has
- * read. So many walks read little each, and keep the device as busy as a few that read much.
+ * Extents that are worth leaving: each batch of a device in use has a check of its own (pool-metadata.ts). A batch that
+ * is smaller leaves after so long (milliseconds), and the first one at once.
  */
-const LEAVES_AT_ONCE = 256
+const EXTENTS_IN_BATCH = 8192
+const LEAVES_AFTER_MS = 100
 /** Of this thread. */
 let walksUnderWay = 0
 /**
@@ -120,14 +126,23 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   walksUnderWay++
   try {
     await walk.openRoots()
+    let more: boolean
     do {
       do {
         walk.compare()
         if (delta.sink) await delta.sink.settle()
-        const batch = walk.extents.take()
+        const batch = walk.takeBatch()
         if (batch) yield batch
       } while (delta.baseRecord && (await walk.advanceRecord()))
-    } while (await walk.advance())
+      try {
+        more = await walk.advance()
+      } catch (error) {
+        // Damage further on does not spoil what came before.
+        const batch = delta.signal?.aborted ? undefined : walk.extents.take()
+        if (batch) yield batch
+        throw error
+      }
+    } while (more)
     walk.compare()
     if (delta.sink) await delta.sink.settle()
     walk.checkMapped()
@@ -166,8 +181,12 @@ class CoWalk {
   /** Windows of leaves being read, the next one first. */
   readonly #ahead: Reading[] = []
   #leavesAtOnce = FIRST_WINDOW
+  /** When a batch left, by performance.now(). */
+  #lastLeft = -Infinity
   /** Both trees are level: equal depth means equal height. */
   #level = false
+  /** All that the target maps is in the answer, and nobody else wants to know: nothing has to wait for a base. */
+  readonly #isAlone: boolean
   /** The roots were read, and all subtrees below them that the rules want. */
   #walked = false
 
@@ -180,6 +199,7 @@ class CoWalk {
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
     this.#record = delta.baseRecord && new RecordedMappings(delta.baseRecord, range)
     this.#pairsUntil = delta.baseRecord?.header.device.creationTime ?? Infinity
+    this.#isAlone = delta.baseRoot === undefined && !delta.baseRecord && !delta.sink
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
@@ -205,6 +225,15 @@ class CoWalk {
     const taller = (await this.#heightOfFirst(targetQueue)) - (await this.#heightOfFirst(baseQueue))
     if (taller > 0) base.lower(taller)
     else target.lower(-taller)
+  }
+
+  /** What is to leave by now. */
+  takeBatch(): ExtentBatch | undefined {
+    const { count } = this.extents
+    if (count === 0) return undefined
+    if (count < EXTENTS_IN_BATCH && performance.now() - this.#lastLeft < LEAVES_AFTER_MS) return undefined
+    this.#lastLeft = performance.now()
+    return this.extents.take()
   }
 
   get targetIsPristine(): boolean {
@@ -325,8 +354,8 @@ class CoWalk {
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
     const most = share()
-    const isAlone = most > FIRST_WINDOW
-    while (this.#ahead.length < (atLeaves && isAlone && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
+    const areFew = walksUnderWay <= WALKS_WITH_WINDOWS_AHEAD
+    while (this.#ahead.length < (atLeaves && areFew && this.#delta.reader.isDirect ? WINDOWS_AHEAD : 1)) {
       const reading = await this.#read(depth, Math.min(this.#leavesAtOnce, most))
       if (!reading) break
       this.#ahead.push(reading)
@@ -413,6 +442,10 @@ class CoWalk {
         const side = sides[i]
         const leaf = side.take(window, i, depth)
         if (!leaf) continue
+        if (this.#isAlone) {
+          side.addExtents(window.words, leaf, this.extents)
+          continue
+        }
         // In order of keys, a leaf of one tree is mostly followed by the other tree's leaf of the same range.
         const other = sides[i + 1] === side ? undefined : sides[i + 1]
         const twin = other?.take(window, ++i, depth)
@@ -440,7 +473,8 @@ class CoWalk {
 
   /**
    * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves differ in an entry or two,
-   * and comparing words in place costs a fraction of adding all of them.
+   * and comparing words in place costs a fraction of adding all of them. Where both have a block in different places,
+   * the target's mapping alone says all there is to say.
    */
   #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
     const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
@@ -464,10 +498,19 @@ class CoWalk {
       let v = oneValues + 2 * i
       while (v < end && words[v] === words[v + valuesApart] && words[v + 1] === words[v + 1 + valuesApart]) v += 2
       const same = (v - oneValues) / 2 - i
-      while (v < end && (words[v] !== words[v + valuesApart] || words[v + 1] !== words[v + 1 + valuesApart])) v += 2
+      while (v < end && isMoved(words, v, v + valuesApart)) v += 2
+      const moved = (v - oneValues) / 2 - i
+      while (v < end && !isMoved(words, v, v + valuesApart) && words[v] !== words[v + valuesApart]) v += 2
       const n = (v - oneValues) / 2 - i
-      one.addMappings(words, oneLeaf, i + same, i + n)
-      other.addMappings(words, otherLeaf, j + same, j + n)
+      if (one === this.#target) {
+        one.addMappings(words, oneLeaf, i + same, i + n)
+        other.countMappings(words, otherLeaf, j + same, j + moved)
+        other.addMappings(words, otherLeaf, j + moved, j + n)
+      } else {
+        other.addMappings(words, otherLeaf, j + same, j + n)
+        one.countMappings(words, oneLeaf, i + same, i + moved)
+        one.addMappings(words, oneLeaf, i + moved, i + n)
+      }
       i += n
       j += n
       if (n > 0) continue
@@ -488,6 +531,12 @@ class CoWalk {
     const { reader, signal } = this.#delta
     return heightBelow(reader, blocks[head], { low: lows[head], high: highs[head] }, U64_SIZE, signal)
   }
+}
+
+/** Whether two mappings, which begin at these words, have different data blocks, whatever their times. */
+function isMoved(words: Uint32Array, one: number, other: number): boolean {
+  // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
+  return words[one] >>> 24 !== words[other] >>> 24 || words[one + 1] !== words[other + 1]
 }
 
 /** Whether a leaf, whose keys ascend, has every key from its first to its last. */

@@ -13,6 +13,7 @@
  * together. So a shared subtree has the same depth in both.
  */
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
+import type { ExtentBuilder } from '../extents.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
 /**
@@ -38,15 +39,11 @@ export class SubtreeQueue {
   }
 
   #makeRoom(): void {
-    const room = 2 * (this.tail - this.head) > this.blocks.length ? 2 * this.blocks.length : this.blocks.length
-    const moved = (from: Float64Array) => {
-      const to = new Float64Array(room)
-      to.set(from.subarray(this.head, this.tail))
-      return to
-    }
-    this.blocks = moved(this.blocks)
-    this.lows = moved(this.lows)
-    this.highs = moved(this.highs)
+    const { head, tail } = this
+    const room = 2 * (tail - head) > this.blocks.length ? 2 * this.blocks.length : this.blocks.length
+    this.blocks = movedToStart(this.blocks, head, tail, room)
+    this.lows = movedToStart(this.lows, head, tail, room)
+    this.highs = movedToStart(this.highs, head, tail, room)
     this.tail -= this.head
     this.asked -= this.head
     this.compared = Math.max(0, this.compared - this.head)
@@ -72,13 +69,9 @@ export class MappingQueue {
     const used = this.tail - this.head
     const room = Math.max(2 * (used + count), this.keys.length)
     const { head, tail } = this
-    const moved = <T extends Float64Array | Uint32Array>(from: T, to: T): T => {
-      to.set(from.subarray(head, tail))
-      return to
-    }
-    this.keys = moved(this.keys, new Float64Array(room))
-    this.data = moved(this.data, new Float64Array(room))
-    this.times = moved(this.times, new Uint32Array(room))
+    this.keys = movedToStart(this.keys, head, tail, room)
+    this.data = movedToStart(this.data, head, tail, room)
+    this.times = movedToStart(this.times, head, tail, room)
     this.head = 0
     this.tail = used
   }
@@ -95,6 +88,22 @@ export class MappingQueue {
     }
     return below
   }
+}
+
+/** Elements `[head, tail)` at the beginning: of the same array, unless there has to be more room. */
+function movedToStart<T extends Float64Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(
+  from: T,
+  head: number,
+  tail: number,
+  room: number
+): T {
+  if (room === from.length) {
+    from.copyWithin(0, head, tail)
+    return from
+  }
+  const to = (from instanceof Float64Array ? new Float64Array(room) : new Uint32Array(room)) as T
+  to.set(from.subarray(head, tail))
+  return to
 }
 
 export class Frontier {
@@ -215,6 +224,39 @@ export class Frontier {
       data[tail++] = words[v + 1] * 256 + (words[v] >>> 24)
     }
     mappings.tail = tail
+  }
+
+  /** Adds a leaf's blocks to the answer at once: there is nothing to compare them with, and leaves come in order. */
+  addExtents(words: Uint32Array, leaf: NodeShape, extents: ExtentBuilder): void {
+    const { entries, keys } = leaf
+    const { low, high } = this.#range
+    this.countMappings(words, leaf, 0, entries)
+    if (entries === 0) return
+    const [first, last] = [keyAt(words, leaf, 0), keyAt(words, leaf, entries - 1)]
+    if (last - first === entries - 1) {
+      extents.addRun(Math.max(first, low), Math.min(last + 1, high))
+      return
+    }
+    for (let i = 0, k = keys; i < entries; i++, k += 2) {
+      const key = words[k] + words[k + 1] * 2 ** 32
+      if (key < low) continue
+      if (key >= high) break
+      extents.add(key)
+    }
+  }
+
+  /** Counts entries that need not be known as mappings, and looks at them for writes. */
+  countMappings(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
+    this.entriesAdded += to - from
+    if (this.#takenAt === Infinity || this.writtenBlock !== undefined) return
+    const { low, high } = this.#range
+    for (let i = from, v = leaf.values + 2 * from; i < to; i++, v += 2) {
+      if ((words[v] & 0xffffff) < this.#takenAt) continue
+      const key = keyAt(words, leaf, i)
+      if (key < low || key >= high) continue
+      this.writtenBlock = key
+      return
+    }
   }
 
   #uneven(block: number) {

@@ -271,7 +271,7 @@ export class PoolMetadata {
    *   reading metadata throws
    */
   async allocated(question: AllocatedQuestion): Promise<MappingStream> {
-    return this.#answer(undefined, question)
+    return this.#answer(undefined, await this.#targetOf(question), question)
   }
 
   /**
@@ -286,10 +286,13 @@ export class PoolMetadata {
     baseFingerprint,
     ...rest
   }: DeltaQuestion): Promise<MappingStream> {
-    const device = await this.#deviceAsSeen(baseId, baseFingerprint, rest.signal)
+    const [device, target] = await bothOf(
+      this.#deviceAsSeen(baseId, baseFingerprint, rest.signal),
+      this.#deviceAsSeen(targetId, rest.fingerprint, rest.signal)
+    )
     const takenAt = baseIsSnapshot ? device.details.creationTime : Infinity
     const base = { device, sizeBytes: baseSizeBytes, takenAt, fingerprint: baseFingerprint }
-    return this.#answer(base, { deviceId: targetId, ...rest })
+    return this.#answer(base, target, rest)
   }
 
   /**
@@ -304,14 +307,26 @@ export class PoolMetadata {
    */
   async deltaFromRecord({ record, ...question }: RecordedDeltaQuestion): Promise<MappingStream> {
     checkRecordBlocks(record, this.superblock.dataBlockBytes)
-    return this.#answer({ record, sizeBytes: record.header.device.sizeBytes }, question)
+    const base = { record, sizeBytes: record.header.device.sizeBytes }
+    return this.#answer(base, await this.#targetOf(question), question)
+  }
+
+  async #targetOf({ deviceId, fingerprint, signal }: AllocatedQuestion): Promise<ThinDevice> {
+    return this.#deviceAsSeen(deviceId, fingerprint, signal)
   }
 
   async #answer(
     base: Base | undefined,
-    { deviceId, sizeBytes, startingOffset = 0, externalOriginBytes = 0, fingerprint, sink, signal }: AllocatedQuestion
+    target: ThinDevice,
+    {
+      sizeBytes,
+      startingOffset = 0,
+      externalOriginBytes = 0,
+      fingerprint,
+      sink,
+      signal
+    }: Omit<AllocatedQuestion, 'deviceId'>
   ): Promise<MappingStream> {
-    const target = await this.#deviceAsSeen(deviceId, fingerprint, signal)
     for (const size of [sizeBytes, base?.sizeBytes, externalOriginBytes]) checkSize(size)
     const capacityBytes = sizeBytes ?? (await this.mappedEnd(target, signal))
     checkStartingOffset(startingOffset, capacityBytes)
@@ -457,7 +472,9 @@ export class PoolMetadata {
     signal: AbortSignal | undefined
   ): AsyncGenerator<ExtentBatch, boolean> {
     const devices = pinned.map(({ device }) => device)
-    const found = await this.#fingerprints(devices)
+    // What was seen earlier is held against what is there with the first batch, and with each after it.
+    const areKnown = pinned.every(({ fingerprint }) => fingerprint !== undefined)
+    const found = areKnown ? [] : await this.#fingerprints(devices)
     const expected = pinned.map(({ fingerprint }, i) => fingerprint ?? found[i])
     const checkUnchanged = async () => {
       signal?.throwIfAborted()
@@ -487,26 +504,23 @@ export class PoolMetadata {
    * handed out
    */
   async #fingerprints(devices: ThinDevice[]): Promise<Fingerprint[]> {
-    return this.#settled(async (superblock) => {
-      const fingerprints: Fingerprint[] = []
-      for (const device of devices) {
-        const found = await findDevice(this.#reader, superblock, device.id)
-        if (found?.root !== device.root) throw this.#changed(device)
-        // A root may come back to its block; so its mappings are checked against the details at the time when it was
-        // handed out.
-        const { creationTime: createdAt, mappedBlocks: mapped } = device.details
-        if (found.details.mappedBlocks !== mapped || found.details.creationTime !== createdAt)
-          throw this.#changed(device)
-        const rootChecksum = await this.#reader.read(
-          found.root,
-          checksumSalt.btreeNode,
-          (window) => window.words[window.firstWord(0)]
-        )
-        const { creationTime, mappedBlocks } = found.details
-        fingerprints.push({ creationTime, mappedBlocks, root: found.root, rootChecksum })
-      }
-      return fingerprints
-    })
+    return this.#settled(async (superblock) => allOf(devices.map((device) => this.#fingerprintIn(superblock, device))))
+  }
+
+  async #fingerprintIn(superblock: ThinSuperblock, device: ThinDevice): Promise<Fingerprint> {
+    const found = await findDevice(this.#reader, superblock, device.id)
+    if (found?.root !== device.root) throw this.#changed(device)
+    // A root may come back to its block; so its mappings are checked against the details at the time when it was handed
+    // out.
+    const { creationTime, mappedBlocks } = found.details
+    if (mappedBlocks !== device.details.mappedBlocks || creationTime !== device.details.creationTime)
+      throw this.#changed(device)
+    const rootChecksum = await this.#reader.read(
+      found.root,
+      checksumSalt.btreeNode,
+      (window) => window.words[window.firstWord(0)]
+    )
+    return { creationTime, mappedBlocks, root: found.root, rootChecksum }
   }
 
   /**
@@ -547,7 +561,7 @@ export class PoolMetadata {
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `the metadata snapshot in ${this.path} was released while it was read`,
-      'ask again'
+      'ask again from the beginning'
     )
   }
 
@@ -565,7 +579,7 @@ export class PoolMetadata {
     return new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
       `thin device ${id} of ${this.path} was written to, trimmed or removed while it was read`,
-      'ask again; if it happens again, take the snapshot read-only'
+      'ask again from the beginning; if it happens again, take the snapshot read-only'
     )
   }
 
@@ -608,16 +622,29 @@ const poolFormat: MetadataFormat<ThinSuperblock> = {
   }
 }
 
+/** Waits for all of them, also where one fails: none may go on reading then. @throws what the first of them throws */
+async function allOf<T>(tasks: readonly Promise<T>[]): Promise<T[]> {
+  const settled = await Promise.allSettled(tasks)
+  return settled.map((each) => {
+    if (each.status === 'rejected') throw each.reason
+    return each.value
+  })
+}
+
+async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
+  return (await allOf<A | B>([one, other])) as [A, B]
+}
+
 async function findDevice(
   reader: BlockReader,
   { mappingRoot, detailsRoot }: ThinSuperblock,
   id: number,
   signal?: AbortSignal
 ): Promise<ThinDevice | undefined> {
-  const [details, root] = await Promise.all([
+  const [details, root] = await bothOf(
     lookup(reader, detailsRoot, id, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal),
     lookup(reader, mappingRoot, id, U64_SIZE, u64, signal)
-  ])
+  )
   if (!details && root === undefined) return undefined
   if (!details) {
     throw damaged(

@@ -98,6 +98,6 @@ async function openHeld({ path, openDevice }: PoolMetadata, heldRoot: number): P
   throw new DeltamapperError(
     'DM_LEASE_LOST',
     `the metadata snapshot in ${path} was released before the tools had read it`,
-    'ask again'
+    'ask again from the beginning'
   )
 }

@@ -134,7 +134,7 @@ function checkHeader(tool: ToolName, header: PoolXmlHeader, { superblock, path }
   throw new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `${tool} has read another state of ${path} (pool time ${header.time}, transaction ${header.transactionId}) than was meant (${time}, ${transactionId})`,
-    'ask again'
+    'ask again from the beginning'
   )
 }
 

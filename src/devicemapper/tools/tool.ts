@@ -6,7 +6,8 @@
  * for arguments that it does not understand.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { DeltamapperError, type ErrorCode } from '../../errors.ts'
+import { DeltamapperError, type ErrorCode, notStarted } from '../../errors.ts'
+import { isExhausted } from '../../system-errors.ts'
 import { childEnvironment } from '../../search-path.ts'
 import { describeVersion, faultOf, parseToolVersion, type ToolVersion } from './tool-version.ts'
 
@@ -37,8 +38,6 @@ const VERSION_DEADLINE_MS = 20_000
 const USAGE_STATUS = 2
 /** Exit statuses of `env`, `nsenter` and the like for a program that cannot be started. */
 const NOT_STARTED_STATUS = [126, 127]
-/** Reasons why a process cannot be started although the program may exist: no descriptors, processes or memory left. */
-const EXHAUSTED = ['EMFILE', 'ENFILE', 'EAGAIN', 'ENOMEM']
 
 /** Messages of the tools, and what they mean here. Everything else is DM_TOOL_FAILED. */
 const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] = [
@@ -47,7 +46,7 @@ const understood: readonly { says: RegExp; code: ErrorCode; remedy: string }[] =
     code: 'DM_DEVICE_BUSY',
     remedy: 'ask the agent, which holds a metadata snapshot for the tools, or ask without them (--engine native)'
   },
-  { says: /no current metadata snap/i, code: 'DM_LEASE_LOST', remedy: 'ask again' },
+  { says: /no current metadata snap/i, code: 'DM_LEASE_LOST', remedy: 'ask again from the beginning' },
   {
     says: /checksum|damage/i,
     code: 'DM_METADATA_DAMAGED',
@@ -155,18 +154,12 @@ function start(name: ToolName, [program, ...words]: readonly string[], descripto
       env: childEnvironment({ LC_ALL: 'C' })
     })
   } catch (error) {
-    throw notStarted(name, error as NodeJS.ErrnoException)
+    throw cannotStart(name, error as NodeJS.ErrnoException)
   }
 }
 
-function notStarted(name: ToolName, cause: NodeJS.ErrnoException): DeltamapperError {
-  if (!EXHAUSTED.includes(cause.code ?? '')) return missing(name, cause.message, cause)
-  return new DeltamapperError(
-    'DM_TOOL_FAILED',
-    `${name} could not be started (${cause.message})`,
-    'ask again; raise the limit of open files, processes or memory that this process runs under',
-    { cause }
-  )
+function cannotStart(name: ToolName, cause: NodeJS.ErrnoException): DeltamapperError {
+  return isExhausted(cause) ? notStarted(name, cause) : missing(name, cause.message, cause)
 }
 
 function missing(name: ToolName, why: string, cause?: unknown): DeltamapperError {
@@ -208,7 +201,7 @@ function endOf(
       resolve({ status: status ?? undefined, killedBy: killedBy ?? undefined })
     })
     child.once('error', (cause) => {
-      reject(notStarted(name, cause))
+      reject(cannotStart(name, cause))
     })
   })
   ended.catch(() => undefined)

@@ -2,10 +2,13 @@
  * The data of the mock's snapshots as sparse files, so that a client can copy, restore and compare:
  * `DIR/snapshots.json` lists them, oldest first, and each image is exactly as long as its snapshot's capacity.
  */
-import { type FileHandle, mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { type FileHandle, mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
+import { fieldsOf } from '../../config-issues.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { readOrdinaryFile } from '../../ordinary-file.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { BLOCK_BYTES, contentOf, type Snapshot, type Tuple } from './history.ts'
 
 /** One line of snapshots.json. */
@@ -142,12 +145,12 @@ async function differences(
 export async function readIndex(folder: string): Promise<SnapshotImage[]> {
   const path = join(folder, 'snapshots.json')
   try {
-    return index.parse(JSON.parse(await readFile(path, 'utf8')))
+    return fieldsOf((await readOrdinaryFile(path)).toString('utf8'), index)
   } catch (cause) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
       `${path} cannot be used: ${(cause as Error).message.split('\n', 1)[0]}`,
-      'name a folder that `deltamapper mock --data` has filled',
+      systemRemedy(cause) ?? 'name a folder that `deltamapper mock --data` has filled',
       { cause }
     )
   }
@@ -160,7 +163,7 @@ async function opened(path: string): Promise<FileHandle> {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
       `${path} cannot be read (${(cause as NodeJS.ErrnoException).code})`,
-      'name the image that was restored',
+      systemRemedy(cause) ?? 'name the image that was restored',
       { cause }
     )
   }

@@ -3,14 +3,18 @@
  * writes a client) and mutants/ (drivers that break one rule, for whoever tests a conformance suite); any other file
  * may be named by its path.
  */
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { status as grpcStatus } from '@grpc/grpc-js'
-import { parse } from 'yaml'
 import { z } from 'zod'
+import { fieldsOf } from '../../config-issues.ts'
 import { DeltamapperError } from '../../errors.ts'
+import { readOrdinaryFileSync } from '../../ordinary-file.ts'
+import { systemRemedy } from '../../system-errors.ts'
 import { Random } from '../../random.ts'
 import { faultNames } from './faults.ts'
+
+const COPY_ONE = 'copy one that `deltamapper mock --list` names, and change it; docs/conformance.md has every field'
 
 /** Every status but OK, by gRPC's name. */
 const statusName = z.enum(Object.keys(grpcStatus).filter((name) => /^[A-Z_]+$/.test(name) && name !== 'OK'))
@@ -107,21 +111,20 @@ export function scenarioOf(name: string, fields: unknown): Scenario {
   throw new DeltamapperError(
     'DM_CONFIG_INVALID',
     `${name} is no scenario: ${path.length > 0 ? `${path.join('.')}: ` : ''}${message}`,
-    'copy one that `deltamapper mock --list` names, and change it; docs/conformance.md has every field'
+    COPY_ONE
   )
 }
 
 function readScenario(path: string): Scenario {
-  let fields: unknown
   try {
-    fields = parse(readFileSync(path, 'utf8'))
+    const fields = fieldsOf(readOrdinaryFileSync(path).toString('utf8'), scenarioSchema)
+    return { ...fields, name: basename(path).replace(/\.ya?ml$/, '') }
   } catch (cause) {
     throw new DeltamapperError(
       'DM_CONFIG_INVALID',
-      `the scenario ${path} cannot be read: ${(cause as Error).message.split('\n', 1)[0]}`,
-      'name a YAML file, or one that deltamapper mock --list names',
+      `the scenario ${path} cannot be used: ${(cause as Error).message.replaceAll(/\s+/g, ' ').trim()}`,
+      systemRemedy(cause) ?? COPY_ONE,
       { cause }
     )
   }
-  return scenarioOf(basename(path).replace(/\.ya?ml$/, ''), fields)
 }

@@ -4,7 +4,7 @@
  * tests)
  */
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, byName, creation, type Driver, notReady, single } from './driver.ts'
+import { agentHandle, byName, creation, type Driver, groupIn, notReady, single } from './driver.ts'
 
 export function deckhouse(): Driver {
   return {
@@ -35,6 +35,10 @@ export function deckhouse(): Driver {
         origin: textOf(object, 'spec', 'lvmLogicalVolumeName'),
         createdAt: createdAt(object)
       }
+    },
+    // The driver's own default; a snapshot of another name on its node is not found, and its base refused.
+    whenGone(handle, target, find) {
+      return find('snapshots', handle).length === 0 ? agentHandle(groupIn(target), handle, handle) : undefined
     }
   }
 }

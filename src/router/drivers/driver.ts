@@ -39,6 +39,16 @@ export interface Driver {
    *   DM_NODE_AMBIGUOUS; DM_NOT_TRACKED when the objects already say that it is not thin
    */
   locate(handle: string, find: Find): Located
+  /**
+   * The agent's name of a snapshot whose objects are gone, for the agent that has a later snapshot of its volume:
+   * exactly as `locate` told it before. Undefined if that cannot be told, or it has objects.
+   */
+  whenGone(handle: string, target: Located, find: Find): string | undefined
+}
+
+/** The volume group in an agent's handle. */
+export function groupIn({ handle }: Located): string {
+  return handle.slice(0, handle.indexOf('/'))
 }
 
 /** When it was made, for `createdAt`. */

@@ -16,6 +16,7 @@ export function generic(driverName: string, patterns: readonly HandlePattern[]):
         throw ambiguous(handle, `node ${read.node} (its handle) and node ${node} (its volume)`)
       }
       return { node: read.node ?? node, handle: read.handle, origin: volume, createdAt }
-    }
+    },
+    whenGone: (handle) => readHandle(handle, patterns).handle
   }
 }

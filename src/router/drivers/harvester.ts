@@ -5,7 +5,7 @@
  * (harvester/csi-driver-lvm: pkg/lvm/controllerserver.go, pkg/lvm/lvm.go)
  */
 import { commonResources, snapshotFacts } from './common-objects.ts'
-import { agentHandle, anyGroup, type Driver } from './driver.ts'
+import { agentHandle, anyGroup, type Driver, groupIn } from './driver.ts'
 
 export function harvester(driverName: string): Driver {
   return {
@@ -14,6 +14,8 @@ export function harvester(driverName: string): Driver {
       const { volume, node, attributes, createdAt } = snapshotFacts(handle, find)
       const { vgName = anyGroup } = attributes
       return { node, handle: agentHandle(vgName, `lvm-${handle}`, handle), origin: volume, createdAt }
-    }
+    },
+    // Without its content nothing names its volume, which is in the target's group.
+    whenGone: (handle, target) => agentHandle(groupIn(target), `lvm-${handle}`, handle)
   }
 }

@@ -6,7 +6,7 @@
  */
 import { printable } from '../../handle.ts'
 import { createdAt, textOf } from '../../kubernetes/object.ts'
-import { agentHandle, byName, creation, type Driver, malformed, notFound, notReady, single } from './driver.ts'
+import { agentHandle, byName, creation, type Driver, groupIn, malformed, notFound, notReady, single } from './driver.ts'
 
 /** @param namespace where the driver keeps its objects; all namespaces unless given */
 export function openebsLvm(namespace?: string): Driver {
@@ -23,8 +23,7 @@ export function openebsLvm(namespace?: string): Driver {
       }
     },
     locate(handle, find) {
-      const [volume, snapshot, ...rest] = handle.split('@')
-      if (!volume || !snapshot || rest.length > 0) throw malformed(handle, 'it is not of the form VOLUME@SNAPSHOT')
+      const { volume, snapshot } = parts(handle)
       const object = single(find('lvmSnapshots', snapshot), 'LVMSnapshot', handle)
       const of = object.metadata.labels?.['openebs.io/persistent-volume']
       if (of !== undefined && of !== volume) {
@@ -36,10 +35,28 @@ export function openebsLvm(namespace?: string): Driver {
       if (group === undefined) throw notReady(handle, 'its LVMSnapshot names no volume group')
       return {
         node: textOf(object, 'spec', 'ownerNodeID'),
-        handle: agentHandle(group, snapshot.replace(/^snapshot-/, ''), handle),
+        handle: agentHandle(group, volumeName(snapshot), handle),
         origin: volume,
         createdAt: createdAt(object)
       }
+    },
+    whenGone(handle, target, find) {
+      const { volume, snapshot } = parts(handle)
+      if (find('lvmSnapshots', snapshot).length > 0) return undefined
+      // Snapshots of one volume are in its group.
+      return volume === target.origin ? agentHandle(groupIn(target), volumeName(snapshot), handle) : undefined
     }
   }
+}
+
+/** @throws DM_HANDLE_INVALID */
+function parts(handle: string): { volume: string; snapshot: string } {
+  const [volume, snapshot, ...rest] = handle.split('@')
+  if (volume && snapshot && rest.length === 0) return { volume, snapshot }
+  throw malformed(handle, 'it is not of the form VOLUME@SNAPSHOT')
+}
+
+/** The logical volume of an LVMSnapshot. */
+function volumeName(snapshot: string): string {
+  return snapshot.replace(/^snapshot-/, '')
 }

@@ -42,6 +42,9 @@ export function topolvm(driverName: string): Driver {
         origin: source,
         createdAt: createdAt(object)
       }
+    },
+    whenGone(handle, _target, find) {
+      return find('logicalVolumes', handle).length === 0 ? agentHandle(anyGroup, handle, handle) : undefined
     }
   }
 }

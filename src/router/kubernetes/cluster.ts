@@ -91,6 +91,11 @@ export class Cluster {
     return this.#driver.locate(handle, this.#find)
   }
 
+  /** The agent's name of a snapshot of which the cluster knows nothing any more (Driver.whenGone). */
+  whenGone(handle: string, target: Located): string | undefined {
+    return this.#driver.whenGone(handle, target, this.#find)
+  }
+
   /**
    * Lists everything anew. Who asks while a list is under way shares it, if that has what is asked for: that it has not
    * may be because the snapshot is younger.

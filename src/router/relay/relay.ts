@@ -22,9 +22,15 @@ import { asDeltamapperError, DeltamapperError, type ErrorCode } from '../../erro
 import type { AgentChannels } from './agent-channels.ts'
 import { type CallContext, onwardMetadata } from '../../grpc/call-context.ts'
 import { MessagesAhead } from './messages-ahead.ts'
-import { type AllocatedRequest, type DeltaRequest, getMetadataAllocated, getMetadataDelta } from '../../grpc/snapshot-metadata-methods.ts'
+import {
+  type AllocatedRequest,
+  type DeltaRequest,
+  getMetadataAllocated,
+  getMetadataDelta
+} from '../../grpc/snapshot-metadata-methods.ts'
 import type { EncodedStream, SnapshotMetadataBackend } from '../../grpc/snapshot-metadata.ts'
-import { isServiceError, plainly, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
+import { connectionFailure } from '../../grpc/connection-failure.ts'
+import { isServiceError, RelayedStatus, type WireStatus } from '../../grpc/status.ts'
 
 /** The agent to ask, and the handle for it. */
 export interface Place {
@@ -230,10 +236,11 @@ function notOk(status: WireStatus, { node, address }: Place, begun: boolean): De
     for (const own of ['content-type', 'date']) metadata?.remove(own)
     return new RelayedStatus({ code, details, ...(metadata && { metadata }) }, address)
   }
+  const { why, remedy = 'see whether it runs, and what it logs' } = connectionFailure(details)
   return new DeltamapperError(
     'DM_AGENT_UNREACHABLE',
-    `the agent of node ${node} at ${address} ${begun ? 'was lost in the middle of its answer' : 'does not answer'} (${plainly(details)})`,
-    begun ? 'resume from the end of the last extent received' : 'see whether it runs, and what it logs'
+    `the agent of node ${node} at ${address} ${begun ? 'was lost in the middle of its answer' : 'does not answer'} (${why})`,
+    begun ? 'resume from the end of the last extent received' : remedy
   )
 }
 

@@ -6,7 +6,7 @@ import type { Logger } from 'pino'
 
 import { snapshotMetadataBackend } from '../../../src/agent/answers/backend.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
-import type { SeenDevices } from '../../../src/agent/walks/thin-walk.ts'
+import type { SeenDevices } from '../../../src/agent/walks/seen-devices.ts'
 import { loadRecordedPool } from '../../../src/agent/answers/recorded-pool.ts'
 import type { Snapshot, SnapshotSource } from '../../../src/agent/walks/snapshot.ts'
 import { answersWith } from '../../../src/agent/targets.ts'
@@ -14,6 +14,8 @@ import type { DeviceKnowledge } from '../../../src/agent/answers/served-target.t
 import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { EncodedStream } from '../../../src/grpc/snapshot-metadata.ts'
+import { runCommand } from '../../cli/run-command.ts'
+import { testServer } from '../../grpc/extent-backend.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, writeSamplePool } from '../sample-pool.ts'
 
@@ -224,6 +226,40 @@ test('by handles of our own, snapshots of two volumes are compared, and the log 
   t.is(error.code, 'DM_VOLUMES_DIFFER')
 })
 
+test('a caller that has the data of a device gets no answer about anything else', async (t) => {
+  const pool = await sample
+  const metadataDevice = { major: 253, minor: 2, uuid: '' }
+  const live = { ...pool.snapshot('wed'), live: true, metadataDevice }
+  const source: SnapshotSource = {
+    snapshot: async (name) => ({ live, copy: pool.snapshot('wed'), mon: { ...live, ...pool.snapshot('mon') } })[name]
+  }
+  const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, answersWith({}))
+  const { signal } = new AbortController()
+  const request = { startingOffset: 0n, maxResults: 0 }
+  const asked = (snapshotId: string, device?: string) => {
+    const call = { deadline: Infinity, requestId: 'x', client: 'c', party: 'c', anyVolume: false }
+    return backend.allocated({ snapshotId, ...request }, signal, { ...call, ...(device !== undefined && { device }) })
+  }
+  const named = `thin:253:2:${live.thinId}`
+  t.true((await extentsOf(await asked('s/copy'))).length > 0, 'who does not say is answered')
+  // The walk begins, and finds an image where a device should be.
+  const begun = await t.throwsAsync(asked('s/live', named).then(extentsOf), { instanceOf: DeltamapperError })
+  t.is(begun.code, 'DM_SNAPSHOT_CHANGED')
+  for (const [handle, device] of [
+    ['s/live', `thin:253:3:${live.thinId}`],
+    ['s/live', `thin:253:2:${live.thinId + 1}`],
+    ['s/live', 'classic:LVM-x'],
+    ['s/live', ''],
+    // An image has no device, whatever is in it.
+    ['s/copy', named],
+    ['s/mon', named]
+  ]) {
+    const error = await t.throwsAsync(asked(handle, device), { instanceOf: DeltamapperError }, `${handle} ${device}`)
+    t.is(error.code, 'DM_NO_SUCH_DEVICE')
+    t.true(error.message.includes(handle))
+  }
+})
+
 test('what an external origin shows is never left out: such answers are refused', async (t) => {
   const pool = await sample
   const right = await pool.extents('mon', 'wed')
@@ -278,4 +314,34 @@ test('what a source throws passes through', async (t) => {
   const backend = snapshotMetadataBackend(new Sources(new Map([['s', source]])), walkers, answersWith({}))
   await t.throwsAsync(ask(backend, { target: 's/target' }), { is: failure })
   await t.throwsAsync(ask(backend, compare), { is: failure })
+})
+
+test('a snapshot that can be written to is answered, and said in the log and on the command line', async (t) => {
+  const log: { handle?: string }[] = []
+  const logger = { warn: (fields: object) => void log.push(fields) } as unknown as Logger
+  const pool = await sample
+  const snapshots = new Map<string, Snapshot>([
+    ['read-only', { ...pool.snapshot('mon'), volume: 'v', live: true, writable: false }],
+    ['writable', { ...pool.snapshot('wed'), handle: 's/writable', volume: 'v', live: true, writable: true }]
+  ])
+  const source: SnapshotSource = { snapshot: async (name) => snapshots.get(name) }
+  const knowledge: DeviceKnowledge = { check: async () => undefined }
+  const sources = new Sources(new Map([['s', source]]))
+  const backend = snapshotMetadataBackend(sources, walkers, answersWith({ knowledge, logger }))
+  const { address } = await testServer(t, { backend })
+
+  const quiet = await runCommand(['allocated', 's/read-only', '--endpoint', address, '-o', 'ndjson'])
+  t.is(quiet.stderr, '')
+  t.deepEqual(log, [])
+  const said = await runCommand(['delta', 's/read-only', 's/writable', '--endpoint', address, '-o', 'ndjson'])
+  t.is(said.status, 0)
+  t.regex(
+    said.stderr,
+    /^deltamapper: s\/writable is active and can be written to: .*make it read-only \(LVM: lvchange -pr s\/writable\)/
+  )
+  t.regex(said.stdout, /"complete":true/)
+  t.deepEqual(
+    log.map(({ handle }) => handle),
+    ['s/writable']
+  )
 })

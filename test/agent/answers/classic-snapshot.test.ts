@@ -1,9 +1,19 @@
 import test from 'ava'
 import type { ClassicServices } from '../../../src/agent/answers/classic-services.ts'
+import type { ClassicRow } from '../../../src/agent/catalog/classic-served.ts'
+import type { BegunStores } from '../../../src/agent/walks/classic-walk.ts'
 import { classicAnswers, type ClassicSnapshot } from '../../../src/agent/answers/classic-snapshot.ts'
 
 const snapshot = (changes: Partial<ClassicSnapshot> = {}): ClassicSnapshot => ({
-  ...{ kind: 'classic', handle: 'vg/s1', identity: 'lv-1', volume: 'lv-0', volumeName: 'vg/o', readOnly: true },
+  ...{
+    kind: 'classic',
+    handle: 'vg/s1',
+    ownHandle: 'vg/s1',
+    identity: 'lv-1',
+    volume: 'lv-0',
+    volumeName: 'vg/o',
+    readOnly: true
+  },
   ...{ uuid: 'LVM-group1lv1', originUuid: 'LVM-group1lv0' },
   link: { id: 'l', linkedAt: 1, createdAt: 1, origin: 'o', snapshot: 's1', merging: false, place: 1 },
   devices: {
@@ -33,6 +43,82 @@ test('which pairs are no pairs', async (t) => {
   t.is(await refusal(snapshot({ volume: 'lv-9', originUuid: 'LVM-group1lv9' }), target), 'DM_VOLUMES_DIFFER')
   // Of a clone of the group: vgimportclone leaves the volumes' UUIDs as they are.
   t.is(await refusal(snapshot({ handle: 'clone/s1', originUuid: 'LVM-group2lv0' }), target), 'DM_VOLUMES_DIFFER')
+})
+
+interface Begun {
+  readonly base?: Partial<ClassicSnapshot>
+  readonly target?: Partial<ClassicSnapshot>
+  /** What is on record of the base. */
+  readonly records?: readonly Partial<ClassicRow>[]
+  readonly services?: Partial<ClassicServices>
+}
+
+/** What is said before the stores are read, and what the log says. @throws what the pair is refused with */
+async function begun({ base, target, records = [], services = {} }: Begun) {
+  const lines: unknown[] = []
+  const find = async ({ identity }: { identity: string }) => (identity === 'lv-1' ? records : [])
+  const all = {
+    ...{ strictBases: false, compare: 'auto', compareBytes: 1000, compareBytesPerSecond: 1 },
+    catalog: { classicSnapshots: { find, refuseServedAsThin: async () => undefined } },
+    logger: { warn: (line: unknown) => lines.push(line) },
+    deviceMapper: { status: async () => [{ targetType: 'snapshot', params: '16/64 16' }] },
+    memory: { take: (least: number) => least },
+    ...services
+  } as unknown as ClassicServices
+  const second = { handle: 'vg/s2', ownHandle: 'vg/s2', identity: 'lv-2', link: at(9e9, 9) }
+  const pair = { base: snapshot(base), target: snapshot({ ...second, ...target }) }
+  const question = { ...pair, startingOffset: 0n, maxResults: 0, anyVolume: false, lookUp: async () => [] }
+  const { asides } = await classicAnswers({ classic: all }).plan(question)
+  const walk = { signal: new AbortController().signal, withdraw: () => undefined }
+  return { said: (await asides?.['begin'](undefined as never, walk)) as BegunStores, lines }
+}
+
+const codeOf = (answer: Promise<unknown>) =>
+  answer.then(
+    () => undefined,
+    (error: unknown) => (error as { code?: string }).code
+  )
+
+test('contents are compared only where nobody can write into either, or could, as far as is known', async (t) => {
+  const facts = { handle: 'vg/s1', identity: 'lv-1', link: 'l', origin: 'lv-0', sizeBytes: 4096, chunkBytes: 4096 }
+  const served = { ...facts, role: 'target', readOnly: 1, entries: 0, digest: '' } as const
+  const compared = async (question: Begun) => (await begun({ records: [served], ...question })).said.compareBytes
+  t.is(await compared({}), 1000)
+  t.is(await compared({ services: { compare: 'never' } }), 0)
+  t.is(await compared({ services: { compare: 'always' } }), Number.MAX_SAFE_INTEGER)
+  t.is(await compared({ services: { compare: 'always' }, records: [] }), Number.MAX_SAFE_INTEGER)
+  for (const compare of ['auto', 'always'] as const) {
+    const services = { compare }
+    t.is(await compared({ services, base: { readOnly: false } }), 0)
+    t.is(await compared({ services, target: { readOnly: false } }), 0)
+    t.is(await compared({ services, records: [{ ...served, readOnly: 0 }] }), 0)
+    t.is(await compared({ services, records: [served, { ...served, role: 'base', readOnly: 0 }] }), 0)
+  }
+  // Nobody knows what was backed up.
+  t.is(await compared({ records: [] }), 0)
+  t.is(await compared({ records: [{ ...served, role: 'base' }] }), 0)
+})
+
+test("a base that was never served rests on LVM's times, which the log says, or is refused", async (t) => {
+  const tied = (link: Partial<ClassicSnapshot['link']>) => ({ base: { link: { ...snapshot().link, ...link } } })
+  t.like((await begun({})).lines, [{ base: 'vg/s1', code: 'DM_BASE_UNRECORDED' }])
+  t.is((await begun(tied({ linkedAt: 61 }))).lines.length, 1)
+  t.is(await codeOf(begun(tied({ linkedAt: 62 }))), 'DM_COW_REJOINED')
+  t.is(await codeOf(begun(tied({ linkedAt: 0 }))), 'DM_BASE_UNRECORDED')
+  t.is(await codeOf(begun(tied({ createdAt: 0 }))), 'DM_BASE_UNRECORDED')
+  t.is(await codeOf(begun({ services: { strictBases: true } })), 'DM_BASE_UNRECORDED')
+})
+
+test('that the kernel has given a snapshot up is remembered', async (t) => {
+  const gone: string[] = []
+  const giveUp = async ({ handle }: { handle: string }) => void gone.push(handle)
+  for (const params of ['Invalid', 'Overflow']) {
+    const deviceMapper = { status: async () => [{ targetType: 'snapshot', params }] }
+    const catalog = { classicSnapshots: { find: async () => [], refuseServedAsThin: async () => undefined, giveUp } }
+    const services = { catalog, deviceMapper } as unknown as ClassicServices
+    t.regex((await codeOf(begun({ services }))) ?? '', /^DM_COW_(INVALID|OVERFLOWED)$/)
+  }
+  t.deepEqual(gone, ['vg/s2', 'vg/s2'])
 })
 
 test('an order is reversed only where times and places say so together', async (t) => {

@@ -6,7 +6,7 @@ import test, { type ExecutionContext } from 'ava'
 import { pino } from 'pino'
 import { type Catalog, openCatalog } from '../../../src/agent/catalog/catalog.ts'
 import { catalogKnowledge } from '../../../src/agent/answers/served-target.ts'
-import type { SeenDevice } from '../../../src/agent/walks/thin-walk.ts'
+import type { SeenDevice } from '../../../src/agent/walks/seen-devices.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 

@@ -51,6 +51,19 @@ test('a base that was never served is said to be so, however often it was a base
   }
 })
 
+test('a name that goes from a classic snapshot to a thin one, or back, is of another snapshot', async (t) => {
+  const catalog = await newCatalog(t)
+  const classic = { ...{ handle: monday.handle, identity: 'lv-1', link: 'link-1', origin: 'lv-0' } }
+  const facts = { ...classic, sizeBytes: 1 << 20, chunkBytes: 4096, readOnly: true }
+  await catalog.classicSnapshots.remember(facts, { entries: 0, digest: '' }, 'target')
+  const was = { code: 'DM_BASE_CHANGED' }
+  await t.throwsAsync(catalog.served.admit(asked(tuesday, { base: monday })), { ...was, message: /a classic snapshot/ })
+  await catalog.classicSnapshots.refuseServedAsThin(tuesday.handle)
+  await catalog.served.admit(asked(tuesday))
+  const back = catalog.classicSnapshots.refuseServedAsThin(tuesday.handle)
+  await t.throwsAsync(back, { ...was, message: /a thin snapshot/ })
+})
+
 test('snapshots of different volumes are admitted where that is meant, in their order', async (t) => {
   const catalog = await newCatalog(t)
   const other = snapshot('other', 2, 'other')

@@ -7,6 +7,7 @@ import {
   findClassic,
   longestList,
   forgetClassic,
+  giveUpClassic,
   rememberClassic
 } from '../../../src/agent/catalog/classic-served.ts'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
@@ -67,6 +68,20 @@ test('nor is it told by its target record alone: it was writable when it was a b
   rememberClassic(database, { ...monday, readOnly: false }, list, 'base', HOUR + 1)
   rememberClassic(database, monday, list, 'base', HOUR + 2)
   t.is(checkClassicBase(findClassic(database, monday), monday)?.readOnly, 0)
+})
+
+test('what the kernel had given up is neither base nor target any more, whether it was served before or not', (t) => {
+  const database = openDatabase(join(folder, 'given-up.sqlite'))
+  t.teardown(() => database.close())
+  const never: ClassicFacts = { ...monday, handle: 'vg/never', identity: 'lv-2', link: 'link-2' }
+  rememberClassic(database, monday, list, 'target', HOUR)
+  for (const each of [monday, never]) {
+    giveUpClassic(database, each, 2 * HOUR)
+    t.throws(() => longestList(findClassic(database, each), each), { code: 'DM_COW_INVALID' })
+  }
+  // Joined again, it has another link, and is refused for that.
+  const joined = { ...monday, link: 'link-9' }
+  t.throws(() => checkClassicBase(findClassic(database, joined), joined), { code: 'DM_COW_REJOINED' })
 })
 
 test('the oldest are forgotten', (t) => {

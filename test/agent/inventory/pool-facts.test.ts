@@ -140,7 +140,8 @@ test('pools of the agent, by its catalog or without; and those of others', async
     catalog: {
       path: '/nowhere',
       served: { find: async () => [] },
-      poolClocks: { wentBack: async () => undefined }
+      poolClocks: { wentBack: async () => undefined },
+      bases: { find: async () => undefined }
     },
     view: {
       pools: [

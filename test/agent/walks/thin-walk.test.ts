@@ -6,7 +6,8 @@ import type { ExecutionContext } from 'ava'
 import fc from 'fast-check'
 
 import type { Snapshot } from '../../../src/agent/walks/snapshot.ts'
-import { type SeenDevices, walkMessages, type WalkRequest } from '../../../src/agent/walks/thin-walk.ts'
+import { walkMessages, type WalkRequest } from '../../../src/agent/walks/thin-walk.ts'
+import type { SeenDevices } from '../../../src/agent/walks/seen-devices.ts'
 import type { WalkStatistics } from '../../../src/agent/walks/encoded-messages.ts'
 import { openPoolMetadata } from '../../../src/devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
@@ -34,8 +35,11 @@ function start(request: Asked, more: { signal?: AbortSignal; onSeen?: (seen: See
     { base: undefined, startingOffset: 0, maxResults: 0, direct: false, ...request },
     statistics,
     more.signal ?? new AbortController().signal,
-    async (devices) => {
-      more.onSeen?.(devices)
+    {
+      onSeen: async (devices) => {
+        more.onSeen?.(devices)
+        return undefined
+      }
     }
   )
   return { messages, statistics }

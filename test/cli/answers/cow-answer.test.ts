@@ -24,9 +24,29 @@ writeCowStore(file('tuesday'), {
 })
 writeCowStore(file('coarse'), { chunkBytes: 2 * CHUNK, chunks: [3] })
 writeCowStore(file('given-up'), { chunkBytes: CHUNK, chunks: [5] })
-const header = openSync(file('given-up'), 'r+')
-writeSync(header, Buffer.alloc(4), 0, 4, 4)
-closeSync(header)
+/** A number of 4 bytes, somewhere in a store. */
+function spoil(name: string, at: number, value: number): void {
+  const store = openSync(file(name), 'r+')
+  writeSync(store, Buffer.from(Uint32Array.of(value).buffer), 0, 4, at)
+  closeSync(store)
+}
+spoil('given-up', 4, 0)
+// Where the area's second entry says that its old content is: it is in chunk 3.
+for (const [name, place] of Object.entries({ 'same-place': 2, 'in-an-area': 1, elsewhere: 4, nowhere: 0 })) {
+  writeCowStore(file(name), { chunkBytes: CHUNK, chunks: [5, 7] })
+  spoil(name, CHUNK + 24, place)
+}
+for (const [name, at, value] of [
+  ['version', 8, 2],
+  ['odd-chunks', 12, 24],
+  ['odd-state', 4, 7],
+  ['behind-header', 100, 1]
+] as const) {
+  writeCowStore(file(name), { chunkBytes: CHUNK, chunks: [5] })
+  spoil(name, at, value)
+}
+writeCowStore(file('no-area'), { chunkBytes: CHUNK, chunks: Array.from({ length: CHUNK / 16 }, (_, i) => i) })
+truncateSync(file('no-area'), (2 + CHUNK / 16) * CHUNK)
 writeCowStore(file('twice'), { chunkBytes: CHUNK, chunks: [5, 5] })
 writeCowStore(file('beyond'), { chunkBytes: CHUNK, chunks: [5, 12] })
 writeCowStore(file('cut'), { chunkBytes: CHUNK, chunks: [5, 7] })
@@ -89,6 +109,15 @@ test('what cannot be asked, or not of these stores, is said with what to do, and
     [cow('monday', 'twice'), 1, /DM_METADATA_DAMAGED/],
     [cow('beyond'), 1, /ends after 12 chunks.*DM_METADATA_DAMAGED/],
     [cow('cut'), 1, /points beyond its end.*DM_METADATA_DAMAGED/],
+    [cow('same-place'), 1, /says that its chunk is 2, and 3 is its place.*DM_METADATA_DAMAGED/],
+    [cow('in-an-area'), 1, /says that its chunk is 1, and 3 is its place.*DM_METADATA_DAMAGED/],
+    [cow('elsewhere'), 1, /says that its chunk is 4, and 3 is its place.*DM_METADATA_DAMAGED/],
+    [cow('nowhere'), 1, /is at no place of the store.*DM_METADATA_DAMAGED/],
+    [cow('version'), 1, /of version 2.*DM_METADATA_UNSUPPORTED/],
+    [cow('odd-chunks'), 1, /chunks of 24 sectors are impossible.*DM_METADATA_DAMAGED/],
+    [cow('odd-state'), 1, /its header has 7.*DM_METADATA_DAMAGED/],
+    [cow('behind-header'), 1, /behind its header is something.*DM_METADATA_DAMAGED/],
+    [cow('no-area', undefined, '--size', '8MiB'), 1, /ends where area 1 of its entries is due.*DM_METADATA_DAMAGED/],
     [cow('nothing'), 1, /smaller than a header.*DM_METADATA_DAMAGED/],
     [['delta', '--cow', thin, '--size', '1GiB'], 1, /dm-thin metadata, not a classic.*DM_METADATA_FOREIGN/],
     [['delta', '--metadata', file('monday'), '1', '2'], 1, /dm-snapshot metadata.*--cow STORE.*DM_METADATA_FOREIGN/],

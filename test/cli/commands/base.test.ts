@@ -12,9 +12,11 @@ import { seal, superblockField, writeMetadataImage } from '../../support/metadat
 import { PoolModel } from '../../support/pool-model.ts'
 import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
+import { adminAgents, helpLacks } from '../admin-agent.ts'
 import { runCommand } from '../run-command.ts'
 
 const folder = testFolder(test)
+const { order } = adminAgents(test)
 let metadata = ''
 let snapshots: RecordedSnapshot[] = []
 let volumes: RecordedVolume[] = []
@@ -136,6 +138,28 @@ test('a pool that went back, another one, a base that was changed and mistaken o
   const noRecord = await runCommand(['delta', '--base-record', later, '1', '--metadata', later])
   t.regex(noRecord.stderr, /DM_BASE_RECORD_FOREIGN/)
   t.true((await readFile(to)).length > 0)
+})
+
+test('an agent is asked which snapshots may go, and told to drop a record', async (t) => {
+  for (const each of ['list', 'show', 'drop']) t.deepEqual(await helpLacks('base', each), [], each)
+  const listed = await order('base', 'list')
+  t.is(listed.status, 0, listed.stderr)
+  t.deepEqual(listed.calls, [['listBases', {}]])
+  t.regex(listed.stdout, /^SNAPSHOT +STATE/)
+  t.regex(listed.stdout, /vg\/monday +stands .* 2 +its record stands for it\n/)
+  t.regex(listed.stdout, /vg\/tuesday +must-stay +- .* it was not made read-only\n/)
+  t.regex(listed.stdout, /the next backup after vg\/tuesday has to be a full one, unless it stays\n/)
+  t.notRegex(listed.stdout, /after vg\/monday/, 'a later snapshot of its volume is the next base')
+  t.regex(listed.stdout, /2 snapshots; records in \/var\/lib\/deltamapper\/bases; complete\n$/)
+  const shown = await order('base', 'show', 'vg/monday', '-o', 'json')
+  t.like(JSON.parse(shown.stdout), { handle: 'vg/monday', state: 'stands', gone_at_ms: 1_800_000_001_000 })
+  t.deepEqual(shown.calls, [['getBase', { handle: 'vg/monday' }]])
+  t.regex((await order('base', 'show', 'vg/monday')).stdout, /state +stands: its record stands for it\n/)
+  const dropped = await order('base', 'drop', 'vg/monday', '--yes')
+  t.deepEqual(dropped.calls, [['dropBase', { handle: 'vg/monday' }]])
+  t.is(dropped.stdout, 'the record of vg/monday is removed\n')
+  const unasked = await order('base', 'drop', 'vg/monday')
+  t.deepEqual([unasked.status, unasked.calls], [2, []])
 })
 
 test('a snapshot taken a second time after the pool went back is found by its time, where there are no transactions', async (t) => {

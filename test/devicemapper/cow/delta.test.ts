@@ -151,6 +151,19 @@ test('comparing ends where its budget does: the rest counts as changed', async (
   })
 })
 
+test('chunks of different sizes are not compared: what both have is counted, in the smaller ones', async (t) => {
+  const [base, target] = ['sizes-1', 'sizes-2'].map((name) => ({ path: join(folder, name), sizeBytes: 40 * 4096 }))
+  writeCowStore(base.path, { chunkBytes: 8192, chunks: [1, 4] })
+  writeCowStore(target.path, { chunkBytes: 4096, chunks: [3, 30] })
+  const budget = unlimited()
+  t.deepEqual(await ask(base, target, { compare: budget }), [
+    [8192, 8192],
+    [32768, 8192],
+    [30 * 4096, 4096]
+  ])
+  t.deepEqual(budget, { ...unlimited(), left: 1 })
+})
+
 test('offsets round down to a chunk, and the last chunk ends with the volume', async (t) => {
   const base = { path: join(folder, 'offsets'), sizeBytes: 10 * 8192 + 512 }
   writeCowStore(base.path, { chunkBytes: 8192, chunks: [10, 0, 3] })

@@ -97,7 +97,7 @@ test('no descriptors are left for it: it is not the tool that is missing', async
     console.log(code + '; ' + message)`
   const limited = ['-c', 'ulimit -n 80; exec "$0" "$@"', process.execPath, '--input-type=module', '-e', script]
   const { stdout } = await promisify(execFile)('/bin/sh', limited)
-  t.regex(stdout, /^DM_TOOL_UNFIT\nDM_TOOL_FAILED; thin_delta could not be started \(.*EMFILE\)\n$/)
+  t.regex(stdout, /^DM_TOOL_UNFIT\nDM_SYSTEM_REFUSED; thin_delta could not be started \(.*EMFILE\)\n$/)
 })
 
 test('versions that answer wrongly, or say nothing that is understood, are refused', async (t) => {

@@ -273,3 +273,34 @@ test('without its volume, a snapshot of Harvester is looked for on all nodes', (
   ])
   t.deepEqual([node, handle], [undefined, `*/lvm-${harvested(1)}`])
 })
+
+for (const [driverName, base, target, agents] of [
+  ['topolvm.io', lvm(1), lvm(2), `*/${lvm(1)}`],
+  ['local.csi.openebs.io', openebs(1), openebs(2), 'lvmvg/b3b2c7b1-0b0c-4d8c-9d63-2f0d6a1c0001'],
+  ['lvm.driver.harvesterhci.io', harvested(1), harvested(1), `vg01/lvm-${harvested(1)}`],
+  ['local.csi.storage.deckhouse.io', llvs(1), llvs(2), undefined],
+  ['any.csi.example.com', 'worker-1:vg0:monday', 'worker-1:vg0:tuesday', 'vg0/monday']
+] as const) {
+  test(`${driverName}: a base whose objects are gone is known to the target's agent by the same name`, (t) => {
+    const kind = kindsByName[driverName] ?? 'generic'
+    const driver = makeDriver(kind, { driverName, namespace: undefined, patterns })
+    const found = kind === 'generic' ? undefined : locate(driverName, target)
+    const there = kind === 'generic' ? undefined : locate(driverName, base).handle
+    const objects = kind === 'generic' ? [] : recordedObjects(kind)
+    const gone = driver.whenGone(base, found ?? { handle: 'vg0/tuesday' }, () => [])
+    t.is(gone, agents ?? there)
+    if (there !== undefined) t.is(gone, there, 'as it was known while it had objects')
+    if (kind === 'harvester' || kind === 'generic') return
+    t.is(driver.whenGone(base, found!, findAmong(objects, driver)), undefined, 'it has objects')
+  })
+}
+
+test('OpenEBS: a base of another volume than the target is not asked for', (t) => {
+  const driver = makeDriver('openebs-lvm', { driverName: 'local.csi.openebs.io', namespace: undefined, patterns })
+  const target = locate('local.csi.openebs.io', openebs(2))
+  t.is(
+    driver.whenGone('pvc-other@snapshot-1', target, () => []),
+    undefined
+  )
+  t.throws(() => driver.whenGone('nonsense', target, () => []), { code: 'DM_HANDLE_INVALID' })
+})

@@ -13,7 +13,9 @@ import { catalogKnowledge } from '../../../src/agent/answers/served-target.ts'
 import { Sources } from '../../../src/agent/answers/sources.ts'
 import { answersWith } from '../../../src/agent/targets.ts'
 import type { Plan } from '../../../src/agent/walks/plan.ts'
-import { type SeenDevices, type ThinQuestion, walkMessages } from '../../../src/agent/walks/thin-walk.ts'
+import { type ThinQuestion, walkMessages } from '../../../src/agent/walks/thin-walk.ts'
+import type { RecordWanted } from '../../../src/agent/walks/record-keeping.ts'
+import type { SeenDevices } from '../../../src/agent/walks/seen-devices.ts'
 import type { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { noStatistics } from '../../../src/agent/walks/walk-messages.ts'
 import type { OpenMedium } from '../../../src/devicemapper/metadata-medium.ts'
@@ -40,9 +42,10 @@ function walkersOf(open: OpenMedium): Pick<Walkers, 'stream'> {
   async function* messages({ task, asides, explained }: Plan, signal: AbortSignal): AsyncGenerator<Uint8Array> {
     const request = { ...(task.request as ThinQuestion), direct: false }
     const aside = { signal, withdraw: () => undefined }
-    const onSeen = async (seen: SeenDevices) => void (await asides?.['seen'](seen as never, aside))
+    const onSeen = async (seen: SeenDevices) =>
+      (await asides?.['seen'](seen as never, aside)) as RecordWanted | undefined
     try {
-      yield* walkMessages(request, noStatistics(), signal, onSeen, undefined, open)
+      yield* walkMessages(request, noStatistics(), signal, { onSeen, open })
     } catch (error) {
       throw explained ? await explained(error) : error
     }

@@ -6,6 +6,7 @@ import type { DeviceInfo, DeviceNumber, DeviceReference, TableRow } from '../../
 import { nodeName } from '../../../native/device.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import type { MetadataMedium, OpenMedium } from '../../../src/devicemapper/metadata-medium.ts'
+import type { ReadRuns } from '../../../src/devicemapper/read-runs.ts'
 import { BLOCK_BYTES } from '../metadata/blocks.ts'
 import type { MetadataDisk } from '../metadata/disk.ts'
 import type { ThinPool } from '../kernel/thin-pool.ts'
@@ -122,8 +123,11 @@ class DeviceMedium implements MetadataMedium {
     this.sizeBytes = disk.blocks * BLOCK_BYTES
   }
 
-  async read(into: Uint8Array, start: number, bytes: number, position: number): Promise<number> {
-    return this.#scheduler.io(this.#owner, () => this.readNow(into, start, bytes, position))
+  /** The runs of a window are read in any order, and not at the same moment. */
+  async readRuns(into: Uint8Array, { count, starts, lengths, positions }: ReadRuns): Promise<undefined> {
+    const read = async (run: number) =>
+      this.#scheduler.io(this.#owner, () => this.readNow(into, starts[run], lengths[run], positions[run]))
+    await Promise.all(Array.from({ length: count }, (_, run) => read(run)))
   }
 
   readNow(into: Uint8Array, start: number, bytes: number, position: number): number {

@@ -361,10 +361,44 @@ const classicSnapshots: Migration = {
   `
 }
 
+/** Snapshots that a record may stand for once they are gone. */
+const basesOnRecord: Migration = {
+  adds: ['bases'],
+  sql: `
+    CREATE TABLE bases (
+      pool TEXT NOT NULL,
+      identity TEXT NOT NULL,
+      handle TEXT NOT NULL,
+      volume TEXT,
+      thin_id INTEGER NOT NULL,
+      creation_time INTEGER NOT NULL,
+      transaction_id TEXT NOT NULL,
+      mapped_blocks INTEGER NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      root INTEGER NOT NULL,
+      root_checksum INTEGER NOT NULL,
+      instance TEXT NOT NULL,
+      first_served_at INTEGER NOT NULL,
+      seen_at INTEGER NOT NULL,
+      gone_at INTEGER,
+      spoilt_by TEXT,
+      spoilt TEXT,
+      record TEXT,
+      record_bytes INTEGER,
+      recorded_at INTEGER,
+      not_kept TEXT,
+      answers INTEGER NOT NULL,
+      checksum INTEGER NOT NULL,
+      PRIMARY KEY (pool, identity)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX bases_by_identity ON bases (identity);
+  `
+}
+
 /** Step n leads from schema n to schema n + 1. */
 export const migrations: readonly Migration[] = [
   ...[first, second, eraNames, poolClocks, seenBlocks, basesBeside],
-  classicSnapshots
+  ...[classicSnapshots, basesOnRecord]
 ]
 
 /** The tables whose rows are counted after these steps. */

@@ -186,7 +186,8 @@ export function lvmNames({ name, uuid }: Pick<DeviceInfo, 'name' | 'uuid'>): { v
   return { vg: vg.replaceAll('--', '-'), lv: lv.replaceAll('--', '-') }
 }
 
-function tagOf(token: string): string {
+/** The tag of what LVM makes for a snapshot. */
+export function tagOf(token: string): string {
   return `deltamapper_${token}`
 }
 

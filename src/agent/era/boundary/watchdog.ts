@@ -4,6 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { HelperDialogue } from '../../../../native/helper-dialogue.ts'
 import { defect, DeltamapperError, type ErrorCode } from '../../../errors.ts'
+import { systemRemedy } from '../../../system-errors.ts'
 import { groupRuns } from '../device/processes.ts'
 
 /**
@@ -42,11 +43,13 @@ export class Watchdog {
   private constructor(start: WatchdogStart) {
     this.#deadlineMs = start.deadlineMs + ANSWER_MARGIN_MS
     this.#dialogue = new HelperDialogue('./watchdog-process', import.meta.url, start, {
-      lost: (what) =>
+      lost: (what, cause) =>
         new DeltamapperError(
           'DM_CALL_STUCK',
           `the process that watches over the suspension ${what}`,
-          'find out why (the kernel log names processes that it killed when memory ran out), then ask again'
+          systemRemedy(cause) ??
+            'find out why (the kernel log names processes that it killed when memory ran out), then ask again',
+          { cause }
         ),
       late: () =>
         new DeltamapperError(

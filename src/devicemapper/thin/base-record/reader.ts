@@ -6,6 +6,7 @@ import { open, type FileHandle } from 'node:fs/promises'
 import { zstdDecompressSync } from 'node:zlib'
 import { z } from 'zod'
 import { DeltamapperError } from '../../../errors.ts'
+import { systemRemedy } from '../../../system-errors.ts'
 import {
   type BaseRecordHeader,
   damagedRecord,
@@ -246,7 +247,7 @@ function unreadable(path: string, cause: unknown): DeltamapperError {
   return new DeltamapperError(
     'DM_READ_FAILED',
     `the base record ${path} cannot be read: ${what}`,
-    'check path and rights',
+    systemRemedy(cause) ?? 'name a file that `deltamapper base save` has written',
     {
       cause
     }

@@ -4,11 +4,14 @@
  */
 import { DeltamapperError } from '../../../errors.ts'
 import { howWentBack, type PoolMoment } from './pool-moment.ts'
-import type { ThinSuperblock } from '../superblock.ts'
 import { type BaseRecordHeader, type ExternalOrigin, MAX_TIME } from './format.ts'
 
-/** What a superblock says of the state of a pool. */
-type PoolFlags = Pick<ThinSuperblock, 'needsCheck' | 'time' | 'dataBlocks'>
+/** What a superblock says of the state of a pool (superblock.ts). */
+interface PoolFlags {
+  readonly needsCheck: boolean
+  readonly time: number
+  readonly dataBlocks: number | undefined
+}
 
 /** @throws DM_BASE_RECORD_REBUILT for a pool of another block size: block numbers cannot be compared */
 export function checkRecordBlocks(
@@ -104,8 +107,7 @@ function isExhausted(time: number): boolean {
 }
 
 /** What ends a record. */
-export type RecordEnd =
-  'ROLLED_BACK' | 'REBUILT' | 'NEEDS_CHECK' | 'UNCLEAN_STOP' | 'WRITABLE' | 'ORIGIN' | 'TIME_EXHAUSTED'
+export type RecordEnd = 'ROLLED_BACK' | 'REBUILT' | 'NEEDS_CHECK' | 'WRITABLE' | 'ORIGIN' | 'TIME_EXHAUSTED'
 
 /** The error for a record that proves nothing any more. */
 export function voidRecord(end: RecordEnd, why: string): DeltamapperError {

@@ -2,11 +2,50 @@
  * What is wrong with a configuration, told to whoever wrote the file: the field, its line, the field that was probably
  * meant, and how a value is written. The schema knows what is allowed; only the text knows where it stands.
  */
-import { isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml'
+import { isMap, isNode, isScalar, LineCounter, parse, parseDocument, type Document } from 'yaml'
 import { z } from 'zod'
 
 type Issue = z.core.$ZodIssue
 type Path = readonly PropertyKey[]
+
+/**
+ * The fields of a text, YAML or JSON, as a schema has them.
+ *
+ * @throws Error that says in one line what is wrong, and where
+ */
+export function fieldsOf<T extends z.ZodType>(text: string, schema: T): z.output<T> {
+  const result = schema.safeParse(parse(text) ?? {})
+  if (result.success) return result.data
+  throw new Error(describeIssues(result.error.issues, schema, text))
+}
+
+/**
+ * Fields that the schema does not know, where others than its own are allowed, and that are most likely meant to be one
+ * of its own. One sentence for each.
+ */
+export function misspeltFields(text: string, schema: z.ZodType): string[] {
+  const lines = new LineCounter()
+  const document = parseDocument(text, { lineCounter: lines })
+  const look = (node: unknown, path: Path): string[] => {
+    const items = (node as { items?: readonly { key?: unknown; value?: unknown }[] } | undefined)?.items
+    if (items === undefined) return []
+    if (!isMap(node)) return items.flatMap((each, i) => look(each, [...path, i]))
+    const known = fieldsAt(schema, path)
+    const written = items.flatMap(({ key }) => (isScalar(key) ? [String(key.value)] : []))
+    return items.flatMap(({ key, value }) => {
+      if (!isScalar(key)) return []
+      const name = String(key.value)
+      if (known.includes(name)) return look(value, [...path, name])
+      const meant = nearest(
+        name,
+        known.filter((each) => !written.includes(each))
+      )
+      const line = lines.linePos(key.range?.[0] ?? 0).line
+      return meant === undefined ? [] : [`Unrecognized key: "${name}", is ${meant} meant? (line ${line})`]
+    })
+  }
+  return look(document.contents, [])
+}
 
 /** One sentence for each mistake. @param text the file's; empty without one */
 export function describeIssues(issues: readonly Issue[], schema: z.ZodType, text: string): string {
@@ -28,7 +67,7 @@ export function describeIssues(issues: readonly Issue[], schema: z.ZodType, text
     .flatMap((issue) =>
       issue.code === 'unrecognized_keys'
         ? issue.keys.map((key) => sayUnknown(issue.path, key))
-        : [`${say(issue.message, issue.path, issue.path)}${formOf(issue, document)}`]
+        : [`${say(issue.message, issue.path, issue.path)}${formOf(issue, document)}${writtenAs(issue.path, document)}`]
     )
     .join('; ')
 }
@@ -50,7 +89,17 @@ function formOf(issue: Issue, document: Document): string {
   return ''
 }
 
-/** Where a field's name begins in the text; a value's, in a list. */
+/** How a field that is missing was probably written. */
+function writtenAs(path: Path, document: Document): string {
+  const name = path.at(-1)
+  const beside = document.getIn(path.slice(0, -1), true)
+  if (typeof name !== 'string' || !isMap(beside) || beside.has(name)) return ''
+  const names = beside.items.flatMap(({ key }) => (isScalar(key) ? [String(key.value)] : []))
+  const written = nearest(name, names)
+  return written === undefined ? '' : `: is "${written}" meant to be it?`
+}
+
+/** Where a field's name begins in the text; a value's, in a list. Of a field that is missing: what it is missing in. */
 function keyStart(document: Document, path: Path): number | undefined {
   const parent = document.getIn(path.slice(0, -1), true)
   const name = path.at(-1)
@@ -60,7 +109,8 @@ function keyStart(document: Document, path: Path): number | undefined {
     }
   }
   const node = document.getIn(path, true)
-  return isNode(node) ? node.range?.[0] : undefined
+  if (isNode(node)) return node.range?.[0]
+  return path.length < 2 ? undefined : keyStart(document, path.slice(0, -1))
 }
 
 /** The names of the fields that the schema knows at a path. */
