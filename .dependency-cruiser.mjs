@@ -12,6 +12,7 @@ const below = ['conformance', 'devicemapper']
 
 const rooms = [
   'agent',
+  'backup',
   'cli',
   'conformance',
   'devicemapper',
@@ -27,6 +28,7 @@ const rooms = [
 /** What each room may import from, beside itself, the files of src/ and native/. */
 const knows = {
   agent: ['devicemapper', 'grpc', 'monitoring', 'process'],
+  backup: ['grpc', 'nbd'],
   cli: rooms,
   conformance: ['grpc'],
   devicemapper: [],

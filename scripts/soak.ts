@@ -112,6 +112,9 @@ const ERA_TABLE_ROUNDS = 200
 /** Options and requests that a server of ours gets from hostile clients, and increments that qemu-img makes of a live volume. */
 const NBD_MESSAGES = 1_000_000
 const NBD_INCREMENTS = 20
+/** Kills of backups; and volumes that shrink and grow, each pruned to its last point. */
+const BACKUP_KILLS = 300
+const BACKUP_HISTORIES = 200
 /** Of an agent around the last message of an answer, after which its base is removed. */
 const VANISHED_BASE_KILLS = 1000
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
@@ -610,7 +613,21 @@ const sections: readonly Section[] = [
     'vanished-bases-kills',
     VANISHED_BASE_KILLS,
     `${figure(VANISHED_BASE_KILLS)} kills of the agent around the end of an answer whose base goes then`
-  )
+  ),
+  {
+    name: 'backup',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const seed = String(seedOf(number))
+      const kills = { LAB_SEED: seed, LAB_COUNT: String(BACKUP_KILLS) }
+      console.log(`backup: ${BACKUP_KILLS} kills`)
+      await testHere([...avaForLong, 'test/backup/kills.test.ts'], kills)
+      console.log(`backup: ${BACKUP_HISTORIES} volumes that shrink and grow, pruned to the end`)
+      await testHere([...avaForLong, 'test/backup/prune.test.ts'], { ...kills, LAB_COUNT: String(BACKUP_HISTORIES) })
+      const done = `${BACKUP_KILLS} kills of backups, prunes and restores, ${BACKUP_HISTORIES} volumes pruned to the end`
+      yield [`seed ${seed}`, { ...nothing, done }]
+    }
+  }
 ]
 
 /** Runs a kernel test with a full count. @returns what it logged */

@@ -259,6 +259,26 @@ export const errorRegistry = {
     summary: 'the operating system refuses what is needed: memory, processes, open files, room or a right'
   },
   DM_OUTPUT_FAILED: { status: 'INTERNAL', summary: 'the answer could not be written out' },
+  DM_CHAIN_IN_USE: { status: 'UNAVAILABLE', summary: 'another process is working on the chain of backups' },
+  DM_CHAIN_NO_SPACE: { status: 'UNAVAILABLE', summary: 'the disk that backups go to has not enough room' },
+  DM_CHAIN_READ_ONLY: { status: 'UNAVAILABLE', summary: 'the folder that backups go to cannot be written to' },
+  DM_CHAIN_GONE: { status: 'UNAVAILABLE', summary: 'the folder that backups go to is not there, or not any more' },
+  DM_CHAIN_INVALID: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the manifest of a chain of backups cannot be understood'
+  },
+  DM_CHAIN_FOREIGN: { status: 'FAILED_PRECONDITION', summary: "the chain of backups is another volume's" },
+  DM_CHAIN_SWAPPED: {
+    status: 'DATA_LOSS',
+    summary: 'a file of a chain of backups is gone, or another was put in its place'
+  },
+  DM_CHAIN_DAMAGED: { status: 'DATA_LOSS', summary: 'a file of a chain of backups does not hold what was written' },
+  DM_POINT_NOT_FOUND: { status: 'NOT_FOUND', summary: 'there is no such point of a volume' },
+  DM_RESTORE_SIZE_DIFFERS: {
+    status: 'FAILED_PRECONDITION',
+    summary: 'the device to restore to has not the size of the point'
+  },
+  DM_RESTORE_FAILED: { status: 'UNAVAILABLE', summary: 'the place to restore to could not be written' },
   DM_INTERNAL: { status: 'INTERNAL', summary: 'a defect in deltamapper' }
 } as const satisfies Record<string, { status: StatusName; summary: string }>
 

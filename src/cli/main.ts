@@ -22,6 +22,7 @@ const commands: Record<string, () => Promise<(program: Command) => void>> = {
   snapshot: async () => (await import('./commands/snapshot.ts')).addSnapshotCommand,
   era: async () => (await import('./commands/era.ts')).addEraCommand,
   nbd: async () => (await import('./commands/nbd.ts')).addNbdCommand,
+  backup: async () => (await import('./commands/backup.ts')).addBackupCommand,
   conformance: async () => (await import('./commands/conformance.ts')).addConformanceCommand,
   mock: async () => (await import('./commands/mock.ts')).addMockCommand
 }

@@ -8,8 +8,18 @@ import type { Export, ExportData } from './export.ts'
 import { DIRTY, HOLE, MAX_STRING_BYTES, ZERO } from './protocol.ts'
 import { type ExtentQuestion, StatusMap } from './status-map.ts'
 
+/** What tells a snapshot from another of its name, and from what becomes of it. */
+export interface SnapshotIdentity {
+  /** LVM's. */
+  readonly uuid?: string
+  /** Of its mappings: whoever writes to it or trims it gives it another. */
+  readonly fingerprint?: string
+}
+
 export interface NbdBase {
   readonly name: string
+  /** Left out where nothing is known of it. */
+  readonly identity?: SnapshotIdentity | undefined
   /** In bytes; undefined where nobody knows any more. */
   readonly sizeBytes: number | undefined
   readonly delta: ExtentQuestion
@@ -17,6 +27,8 @@ export interface NbdBase {
 
 export interface NbdSource {
   readonly target: string
+  /** Left out where nothing is known of it. */
+  readonly identity?: SnapshotIdentity | undefined
   readonly sizeBytes: number
   /** Of a data block; undefined where it is not known. */
   readonly blockBytes: number | undefined

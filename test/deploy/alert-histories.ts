@@ -48,11 +48,17 @@ export const quiet: Readonly<Record<string, string>> = {
   [checks('unchecked')]: '0+1x120',
   [`deltamapper_refused_clients_total{${agent}}`]: '0x120',
   [`deltamapper_catalog_bytes{${agent}}`]: '1000000x120',
+  'deltamapper_backup_newest_point_timestamp_seconds{volume="v",instance="h"}': '0x120',
   [`deltamapper_base_records_not_kept_total{${agent}}`]: '0x120',
   [`deltamapper_certificate_expiry_timestamp_seconds{${agent}}`]: '7776000x120'
 }
 
 export const histories: readonly History[] = [
+  {
+    name: 'a volume whose newest backup is two days old',
+    series: { 'deltamapper_backup_newest_point_timestamp_seconds{volume="vg0/mail",instance="h"}': '-172800x60' },
+    fires: { DeltamapperBackupOld: { at: '30m', labels: 'instance="h",severity="warning",volume="vg0/mail"' } }
+  },
   {
     name: 'agents and routers that are not there, or not ready, or not reached',
     series: {

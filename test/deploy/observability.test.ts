@@ -14,6 +14,7 @@ import { processMetrics } from '../../src/monitoring/metrics.ts'
 import { Readiness } from '../../src/monitoring/readiness.ts'
 import { routerMetrics } from '../../src/router/metrics.ts'
 import { promtool } from '../lab/deploy-tools.ts'
+import { families } from '../../src/backup/metric-file.ts'
 import { histories, quiet } from './alert-histories.ts'
 import { project, runTool, toolTest } from './tools.ts'
 
@@ -61,6 +62,8 @@ function registered(): Map<string, Set<string>> {
       addLabels(found, `${name}_bucket`, [...labelNames, 'le'])
     }
   }
+  // Those of `backup --metric-file`, which node_exporter serves.
+  for (const [name] of families) addLabels(found, name, ['volume'])
   return found
 }
 
@@ -139,6 +142,10 @@ test('every metric of ours is on the dashboard or in an alert, or left out on pu
   const families = [...known.keys()].filter((name) => !/_(count|sum|bucket)$/.test(name))
   const left = families.filter((name) => !new RegExp(`\\b${name}(_bucket|_count)?\\b`).test(asked))
   t.deepEqual(left.sort(), [
+    'deltamapper_backup_increments',
+    'deltamapper_backup_points',
+    'deltamapper_backup_size_bytes',
+    'deltamapper_backup_stored_bytes',
     'deltamapper_cow_doubtful_bytes_total',
     'deltamapper_messages_total',
     'deltamapper_metadata_reads_total',

@@ -142,17 +142,20 @@ async function fromRecorded(
     liveRoot: snapshot.liveRoot ?? false,
     bytesPerSecond: rate
   }
-  return openPoolImage(image, async () => {
+  return openPoolImage(image, async (metadata) => {
+    const identityOf = async (thinId: number) => ({ fingerprint: await metadata.fingerprintText(thinId) })
+    const identities = await Promise.all(known.map(({ thinId }) => identityOf(thinId)))
     // As the agent answers, with all that it checks.
     const walkers = new Walkers(1)
     const backend = snapshotMetadataBackend(new Sources(pools), walkers, answersWith({}))
     const request = (startingOffset: number) => ({ startingOffset: BigInt(startingOffset), maxResults: 0 })
     return {
       ...{ target, thinId: snapshot.thinId, sizeBytes: snapshot.sizeBytes },
+      identity: await identityOf(snapshot.thinId),
       allocated: async (startingOffset, signal) =>
         answerOf(await backend.allocated({ snapshotId: target, ...request(startingOffset) }, signal)),
-      bases: known.map(({ handle, sizeBytes }) => ({
-        ...{ name: handle, sizeBytes },
+      bases: known.map(({ handle, sizeBytes }, i) => ({
+        ...{ name: handle, sizeBytes, identity: identities[i] },
         delta: async (startingOffset: number, signal: AbortSignal) => {
           const pair = { baseSnapshotId: handle, targetSnapshotId: target }
           return answerOf(await backend.delta({ ...pair, ...request(startingOffset) }, signal))

@@ -13,6 +13,7 @@ import { dirtyBitmap } from '../../nbd/contexts.ts'
 import { DIRTY } from '../../nbd/protocol.ts'
 import { NbdServer } from '../../nbd/server.ts'
 import { type NbdSource, type Offer, offers } from '../../nbd/source.ts'
+import { nbdUri } from '../../nbd/uri.ts'
 import { Validity } from '../../nbd/validity.ts'
 import { childEnvironment } from '../../search-path.ts'
 import { sayReady } from '../../process/service-manager.ts'
@@ -160,7 +161,7 @@ async function serveCommand(
   try {
     listener = await listenOnUnixSocket(server.listener, join(folder, 'socket'))
     const { path } = listener
-    const [uri, increment] = offered.map((each) => uriOf(each.export.name, path))
+    const [uri, increment] = offered.map((each) => nbdUri(each.export.name, path))
     const child = spawn('/bin/sh', ['-c', command], {
       stdio: 'inherit',
       env: childEnvironment({ uri, socket: path, ...(increment === undefined ? {} : { increment }) })
@@ -177,9 +178,4 @@ async function serveCommand(
 async function ended(child: ChildProcess): Promise<number> {
   const [status, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
   return status ?? 128 + (signal === null ? 0 : constants.signals[signal])
-}
-
-/** As the NBD URI specification has it. A slash of a name may stay. */
-function uriOf(name: string, socket: string): string {
-  return `nbd+unix:///${name.split('/').map(encodeURIComponent).join('/')}?socket=${encodeURIComponent(socket)}`
 }

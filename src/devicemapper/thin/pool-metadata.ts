@@ -211,6 +211,16 @@ export class PoolMetadata {
     return (await this.#fingerprints([device]))[0]
   }
 
+  /**
+   * A device's id and fingerprint in words that can be kept and compared.
+   *
+   * @throws DM_DEVICE_NOT_FOUND
+   */
+  async fingerprintText(id: number): Promise<string> {
+    const { creationTime, mappedBlocks, root, rootChecksum } = await this.fingerprint(await this.device(id))
+    return `thin ${id}, time ${creationTime}, ${mappedBlocks} blocks, root ${root}, checksum ${rootChecksum}`
+  }
+
   async deviceDetails(id: number): Promise<DeviceDetails> {
     return (await this.device(id)).details
   }

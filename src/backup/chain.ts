@@ -1,0 +1,318 @@
+/**
+ * The folder of a volume's chain: its lock, its manifest, and how files get in and out of it.
+ *
+ *   DIR/VG/LV/lock         flock(2): alone to change, shared to read
+ *   DIR/VG/LV/chain.json   manifest.ts
+ *   DIR/VG/LV/POINT.qcow2
+ *
+ * A file is written as NAME.part, put on disk, and then listed in the manifest: that is the moment when it counts. Only
+ * after that it gets its name. So a `.part` that is not listed is what an interrupted run left, and one that is listed
+ * just lacks its last rename.
+ */
+import { randomUUID } from 'node:crypto'
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { lockFile } from '../../native/file-lock.ts'
+import { DeltamapperError, invalid } from '../errors.ts'
+import { isHandleName } from '../handle.ts'
+import { type Manifest, MANIFEST_NAME, parseManifest, type Point } from './manifest.ts'
+import { runTool, type Tool, type ToolResult, type ToolRun } from './qemu.ts'
+import { atTarget } from './target-failure.ts'
+
+const LOCK_NAME = 'lock'
+const PART = '.part'
+/** How long what a killed run had started may take to end, and how often to look, in milliseconds. */
+const LOCK_WAIT_MS = 5000
+const LOCK_LOOK_MS = 50
+
+export type Access = 'exclusive' | 'shared'
+
+export class Chain {
+  readonly volume: string
+  readonly folder: string
+  #manifest: Manifest
+  readonly #lock: FileHandle | undefined
+  /** Of the folder, to notice that another is there by its name. */
+  readonly #inode: string
+
+  private constructor(volume: string, folder: string, manifest: Manifest, lock: FileHandle | undefined, inode: string) {
+    this.volume = volume
+    this.folder = folder
+    this.#manifest = manifest
+    this.#lock = lock
+    this.#inode = inode
+  }
+
+  /**
+   * Opens a volume's chain, for as long as nobody else may change it.
+   *
+   * @param root the folder of all chains, which has to exist
+   * @param access `exclusive` makes the chain where there is none, and finishes or undoes what an interrupted run left;
+   *   a merge is prune.ts's to finish
+   * @throws DM_CHAIN_IN_USE, DM_CHAIN_GONE, DM_CHAIN_READ_ONLY, DM_CHAIN_NO_SPACE, DM_CHAIN_INVALID, DM_CHAIN_FOREIGN,
+   *   DM_POINT_NOT_FOUND where there is no chain to read
+   */
+  static async open(root: string, volume: string, access: Access): Promise<Chain> {
+    const folder = chainFolder(resolve(root), volume)
+    return atTarget(folder, async () => {
+      // It is not made: where a disk is not mounted, the backup would go to the disk below.
+      await stat(root)
+      if (access === 'exclusive') await makeFolders(resolve(root), volume)
+      else if (!(await exists(join(folder, MANIFEST_NAME)))) throw noChain(root, volume)
+      const lock = await locked(folder, access)
+      try {
+        const { dev, ino } = await stat(folder)
+        const manifest = (await readManifest(folder, volume)) ?? (await newManifest(folder, volume))
+        const chain = new Chain(volume, folder, manifest, lock, `${dev} ${ino}`)
+        if (access === 'exclusive') await chain.#recover()
+        return chain
+      } catch (error) {
+        await lock?.close()
+        throw error
+      }
+    })
+  }
+
+  get manifest(): Manifest {
+    return this.#manifest
+  }
+
+  get points(): readonly Point[] {
+    return this.#manifest.points
+  }
+
+  get newest(): Point | undefined {
+    return this.#manifest.points.at(-1)
+  }
+
+  path(name: string): string {
+    return join(this.folder, name)
+  }
+
+  /** Where a new file is written. */
+  partOf(name: string): string {
+    return `${name}${PART}`
+  }
+
+  /** Under which name a file of the manifest is there: it may lack its last rename. */
+  async nameOf(file: string): Promise<string> {
+    if (!(await exists(this.path(file))) && (await exists(this.path(this.partOf(file))))) return this.partOf(file)
+    return file
+  }
+
+  /** Runs a tool in the folder; it holds the chain's lock as well. @throws what runTool throws, DM_CHAIN_GONE */
+  async run(tool: Tool, words: readonly string[], run: Omit<ToolRun, 'folder' | 'inherits'> = {}): Promise<ToolResult> {
+    const inherits = this.#lock ? [this.#lock.fd] : []
+    try {
+      return await runTool(tool, words, { ...run, folder: this.folder, inherits })
+    } catch (error) {
+      await this.checkThere()
+      throw error
+    }
+  }
+
+  /** @throws DM_CHAIN_GONE where the folder is not the one that was opened */
+  async checkThere(): Promise<void> {
+    await atTarget(this.folder, async () => {
+      const { dev, ino } = await stat(this.folder)
+      if (`${dev} ${ino}` === this.#inode) return
+      throw new DeltamapperError(
+        'DM_CHAIN_GONE',
+        `${this.folder} is another folder than before`,
+        'mount it again, and run it again: what was finished is as it was'
+      )
+    })
+  }
+
+  /** In bytes, for this process. */
+  async freeBytes(): Promise<number> {
+    return atTarget(this.folder, async () => {
+      const { bavail, bsize } = await statfs(this.folder)
+      return bavail * bsize
+    })
+  }
+
+  /** Replaces the manifest: on disk when this resolves. */
+  async save(change: Partial<Pick<Manifest, 'points' | 'merging' | 'dropped'>>): Promise<void> {
+    const next = { ...this.#manifest, ...change }
+    await this.checkThere()
+    await atTarget(this.folder, async () => {
+      const part = this.path(this.partOf(MANIFEST_NAME))
+      const file = await open(part, 'w', 0o600)
+      try {
+        await file.writeFile(`${JSON.stringify(next, undefined, 2)}\n`)
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      await rename(part, this.path(MANIFEST_NAME))
+      await this.#syncFolder()
+    })
+    this.#manifest = next
+  }
+
+  /** Adds a point whose file is written as a part: on disk and by its name when this resolves. */
+  async add(point: Point): Promise<void> {
+    await this.syncFile(this.partOf(point.file))
+    await this.save({ points: [...this.points, point] })
+    await this.rename(this.partOf(point.file), point.file)
+  }
+
+  async syncFile(name: string): Promise<void> {
+    await atTarget(this.folder, async () => {
+      const file = await open(this.path(name), 'r+')
+      try {
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+    })
+  }
+
+  async rename(from: string, to: string): Promise<void> {
+    await atTarget(this.folder, async () => {
+      await rename(this.path(from), this.path(to))
+      await this.#syncFolder()
+    })
+  }
+
+  async remove(name: string): Promise<void> {
+    await atTarget(this.folder, () => rm(this.path(name), { force: true }))
+  }
+
+  async has(name: string): Promise<boolean> {
+    return exists(this.path(name))
+  }
+
+  async close(): Promise<void> {
+    await this.#lock?.close()
+  }
+
+  async #syncFolder(): Promise<void> {
+    const folder = await open(this.folder, 'r')
+    try {
+      await folder.sync()
+    } finally {
+      await folder.close()
+    }
+  }
+
+  /** Finishes renames, and removes what was never listed. */
+  async #recover(): Promise<void> {
+    const parts = (await readdir(this.folder)).filter((name) => name.endsWith(PART))
+    for (const part of parts) {
+      const file = part.slice(0, -PART.length)
+      const isListed = this.points.some((point) => point.file === file)
+      if (isListed && !(await exists(this.path(file)))) await this.rename(part, file)
+      else await this.remove(part)
+    }
+  }
+}
+
+/** The chains that there are below a folder, by their volumes' names, in alphabetical order. @throws DM_CHAIN_GONE */
+export async function chainsBelow(root: string): Promise<string[]> {
+  return atTarget(root, async () => {
+    const found: string[] = []
+    const look = async (path: string[]): Promise<void> => {
+      for (const entry of await readdir(join(root, ...path), { withFileTypes: true })) {
+        if (entry.isFile() && entry.name === MANIFEST_NAME && path.length > 0) found.push(path.join('/'))
+        else if (entry.isDirectory() && path.length < 2 && isHandleName(entry.name)) await look([...path, entry.name])
+      }
+    }
+    await look([])
+    return found.sort()
+  })
+}
+
+/** A chain's points as they are now, also while somebody works on it. @throws DM_CHAIN_… */
+export async function readPoints(root: string, volume: string): Promise<readonly Point[]> {
+  const folder = chainFolder(resolve(root), volume)
+  return atTarget(folder, async () => (await readManifest(folder, volume))?.points ?? [])
+}
+
+function chainFolder(root: string, volume: string): string {
+  const names = volume.split('/')
+  if (names.length > 2 || !names.every(isHandleName)) {
+    throw invalid(`${JSON.stringify(volume)} is no volume`, 'name it as SOURCE/NAME, a tracked volume by its name')
+  }
+  return join(root, ...names)
+}
+
+/** One by one: below /proc, `recursive` never ends. */
+async function makeFolders(root: string, volume: string): Promise<void> {
+  let path = root
+  for (const name of volume.split('/')) {
+    path = join(path, name)
+    await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EEXIST') throw error
+    })
+  }
+}
+
+function noChain(root: string, volume: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_POINT_NOT_FOUND',
+    `there are no backups of ${volume} below ${root}`,
+    '`deltamapper backup list DIR` says what there is'
+  )
+}
+
+async function readManifest(folder: string, volume: string): Promise<Manifest | undefined> {
+  const path = join(folder, MANIFEST_NAME)
+  try {
+    return parseManifest(await readFile(path, 'utf8'), path, volume)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+/** @throws DM_CHAIN_INVALID where there are files of a chain already */
+async function newManifest(folder: string, volume: string): Promise<Manifest> {
+  const left = (await readdir(folder)).find((name) => name.endsWith('.qcow2'))
+  if (left === undefined) return { format: 1, volume, chain: randomUUID(), points: [] }
+  throw new DeltamapperError(
+    'DM_CHAIN_INVALID',
+    `${folder} has ${left}, and no ${MANIFEST_NAME} that would say what it is`,
+    'put the manifest back, or move the files elsewhere: they can be restored with `qemu-img convert`'
+  )
+}
+
+/** Undefined on read-only media that were copied without the lock: nobody can change them. */
+async function locked(folder: string, access: Access): Promise<FileHandle | undefined> {
+  const path = join(folder, LOCK_NAME)
+  const file = await open(path, access === 'exclusive' ? 'a' : 'r', 0o600).catch((error: NodeJS.ErrnoException) => {
+    if (access === 'shared' && error.code === 'ENOENT') return undefined
+    throw error
+  })
+  if (!file) return undefined
+  try {
+    for (let waited = 0; !lockFile(file.fd, access); waited += LOCK_LOOK_MS) {
+      if (waited >= LOCK_WAIT_MS) throw inUse(folder)
+      await sleep(LOCK_LOOK_MS)
+    }
+    return file
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+function inUse(folder: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_CHAIN_IN_USE',
+    `another process is working on ${folder}`,
+    `run it again once that one has ended (\`fuser ${join(folder, LOCK_NAME)}\` names it)`
+  )
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return false
+      throw error
+    }
+  )
+}

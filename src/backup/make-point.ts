@@ -1,0 +1,219 @@
+/**
+ * Stores a snapshot as the chain's next point.
+ *
+ *   look for the base ─▶ plan ─▶ room? ─▶ qemu-img convert ─▶ layer as planned? ─▶ digest ─▶ listed
+ *        │ not proven                                              │ no
+ *        └───────────▶ a full one, and why ◀───────────────────────┘
+ *
+ * An increment is right only onto a backup of the very base that its delta is from. So it is made only where the
+ * chain's newest point is of a snapshot that still is there, unchanged.
+ */
+import { DeltamapperError } from '../errors.ts'
+import type { SnapshotIdentity } from '../nbd/source.ts'
+import type { Chain } from './chain.ts'
+import { CLUSTER_BYTES } from './cluster-map.ts'
+import { digestOf } from './digest.ts'
+import { forEachStored, readLayer, swapped } from './layer.ts'
+import type { Point } from './manifest.ts'
+import { type CopyPlan, type OpenSnapshot, removeSocketsOf, ServedSnapshot } from './served-snapshot.ts'
+import { atTarget } from './target-failure.ts'
+
+export interface PointOptions {
+  readonly chain: Chain
+  /** The snapshot. */
+  readonly handle: string
+  readonly open: OpenSnapshot
+  /** When it was taken. */
+  readonly created: Date
+  readonly tools: Point['tools']
+  /** A full one, whatever there is. */
+  readonly full?: boolean | undefined
+  readonly compress?: boolean | undefined
+  readonly signal?: AbortSignal | undefined
+  /** Told how far the copy is, in bytes. */
+  readonly onProgress?: (done: number, total: number) => void
+}
+
+export interface MadePoint {
+  readonly point: Point
+  /** Bytes of data that were read from the snapshot, and that it takes to hold what changed. */
+  readonly readBytes: number
+  readonly plannedBytes: number
+}
+
+/** @throws what opening and reading the snapshot throw, DM_CHAIN_…, DM_TOOL_… */
+export async function makePoint(options: PointOptions): Promise<MadePoint> {
+  const { chain, full = false } = options
+  await removeSocketsOf(chain.manifest.chain)
+  const newest = chain.newest
+  if (newest !== undefined) await checkInPlace(chain, newest)
+  let because = full ? 'a full one was asked for' : newest === undefined ? 'it is the first' : undefined
+  if (newest !== undefined && because === undefined) {
+    const made = await makeIncrement(newest, options)
+    if (typeof made !== 'string') return made
+    because = made
+  }
+  return makeFull(because ?? 'it is the first', options)
+}
+
+/** The file that the next one is put onto has to be the one that was written. */
+async function checkInPlace(chain: Chain, point: Point): Promise<void> {
+  if (!(await chain.has(point.file))) throw swapped(chain, point.file, 'it is gone')
+  const { sizeBytes, backing } = await readLayer(chain, point.file)
+  if (sizeBytes !== point.size_bytes) throw swapped(chain, point.file, `it is of a volume of ${sizeBytes} bytes`)
+  if (backing !== point.backing) throw swapped(chain, point.file, `it is onto ${backing ?? 'nothing'}`)
+}
+
+/** @returns why there can be none */
+async function makeIncrement(newest: Point, options: PointOptions): Promise<MadePoint | string> {
+  const base = newest.snapshot.handle
+  let opened: ServedSnapshot | undefined
+  try {
+    opened = new ServedSnapshot(await options.open(options.handle, [base]), options.chain.manifest.chain)
+    const unproven = pairingFault(newest, opened.source.bases[0]?.identity)
+    if (unproven !== undefined) return unproven
+    const plan = await opened.plan(base, newest.size_bytes)
+    const made = await copy(opened, plan, newest, options)
+    return typeof made === 'string' ? `the increment ${made}: qemu-img did not store exactly what changed` : made
+  } catch (error) {
+    if (isAboutBase(error)) return `${error.message} (${error.code})`
+    throw error
+  } finally {
+    await opened?.close()
+  }
+}
+
+/** What says that there is no increment, and not that there is no backup. (A full one hears of it again.) */
+function isAboutBase(error: unknown): error is DeltamapperError {
+  if (!(error instanceof DeltamapperError) || /^DM_(CHAIN|TOOL)_/.test(error.code)) return false
+  return ['FAILED_PRECONDITION', 'NOT_FOUND', 'INVALID_ARGUMENT', 'DATA_LOSS'].includes(error.status)
+}
+
+/**
+ * Undefined where nothing says that the base is not the snapshot that the newest point was made of. Of one that is gone
+ * nothing is known here: then it is for the answer to say whether what changed is known still.
+ */
+function pairingFault({ point, snapshot }: Point, now: SnapshotIdentity | undefined): string | undefined {
+  if (now === undefined) return undefined
+  for (const [what, before, after] of [
+    ['another snapshot', snapshot.uuid, now.uuid],
+    ['not what it was', snapshot.fingerprint, now.fingerprint]
+  ] as const) {
+    if (before !== undefined && before !== after) {
+      return `${snapshot.handle}, which point ${point} was made of, is ${after === undefined ? 'gone' : what}`
+    }
+  }
+  return undefined
+}
+
+async function makeFull(because: string, options: PointOptions): Promise<MadePoint> {
+  const opened = new ServedSnapshot(await options.open(options.handle, []), options.chain.manifest.chain)
+  try {
+    const made = await copy(opened, await opened.plan(undefined), undefined, options, because)
+    if (typeof made !== 'string') return made
+    throw new TypeError('a full backup is held against nothing')
+  } finally {
+    await opened.close()
+  }
+}
+
+/** @returns what is wrong with the layer where it is not what was planned: then it is thrown away */
+async function copy(
+  opened: ServedSnapshot,
+  plan: CopyPlan,
+  onto: Point | undefined,
+  options: PointOptions,
+  because?: string
+): Promise<MadePoint | string> {
+  const { chain, handle, created, tools } = options
+  await checkRoom(chain, plan, options)
+  const name = pointName(chain, created)
+  const file = `${name}.qcow2`
+  const part = chain.partOf(file)
+  try {
+    await convert(opened, plan, onto, part, options)
+    const complaint = onto && (await complaintOf(chain, part, plan))
+    if (complaint !== undefined) {
+      await chain.remove(part)
+      return complaint
+    }
+    const { sizeBytes, identity } = opened.source
+    const layer = await readLayer(chain, part)
+    if (layer.sizeBytes !== sizeBytes || layer.backing !== onto?.file) {
+      throw swapped(chain, part, 'qemu-img wrote something else')
+    }
+    const { sha256, bytes } = await atTarget(chain.folder, () => digestOf(chain.path(part), options))
+    const point: Point = {
+      ...{ point: name, created: created.toISOString(), kind: onto ? 'increment' : 'full', size_bytes: sizeBytes },
+      ...{ file, stored_bytes: bytes, sha256, ...(onto && { backing: onto.file }) },
+      snapshot: { handle, ...identity },
+      ...(because !== undefined && { full_because: because }),
+      tools
+    }
+    await chain.add(point)
+    return { point, readBytes: opened.servedBytes, plannedBytes: plan.dataBytes }
+  } catch (error) {
+    // Where the folder is gone, there is nothing to remove; and what is listed by now stays.
+    if (!chain.points.some((each) => each.file === file)) await chain.remove(part).catch(() => undefined)
+    throw error
+  }
+}
+
+async function convert(
+  opened: ServedSnapshot,
+  plan: CopyPlan,
+  onto: Point | undefined,
+  part: string,
+  { chain, compress = false, signal, onProgress }: PointOptions
+): Promise<void> {
+  const uri = await opened.uri(onto && opened.source.bases[0].name)
+  const words = ['convert', '-f', 'raw', '-O', 'qcow2', '-o', `compat=1.1,cluster_size=${CLUSTER_BYTES}`]
+  if (compress) {
+    words.push('-c')
+    plan.clusters.allowLast()
+  }
+  if (onto) words.push('-B', onto.file, '-F', 'qcow2')
+  const timer = setInterval(() => onProgress?.(opened.servedBytes, plan.dataBytes), 200)
+  try {
+    await chain.run('qemu-img', [...words, uri, part], { signal })
+  } catch (error) {
+    opened.checkServed()
+    throw error
+  } finally {
+    clearInterval(timer)
+  }
+  opened.checkServed()
+}
+
+async function complaintOf(chain: Chain, part: string, { clusters }: CopyPlan): Promise<string | undefined> {
+  await forEachStored(chain, part, (begin, end) => clusters.found(begin, end))
+  return clusters.complaint()
+}
+
+/** Header, first tables, and the manifest. */
+const SPARE_CLUSTERS = 8
+
+/** What qcow2 takes beside the data: tables, and a count of 2 bytes for each cluster. */
+async function checkRoom(chain: Chain, plan: CopyPlan, { compress }: PointOptions): Promise<void> {
+  const { mayCount, mustCount, tableCount } = plan.clusters
+  const tables = Math.ceil((mayCount * 2) / CLUSTER_BYTES) + tableCount + SPARE_CLUSTERS
+  // How small compression makes them is known only afterwards.
+  const needed = (tables + (compress ? 0 : mustCount)) * CLUSTER_BYTES
+  const free = await chain.freeBytes()
+  if (needed <= free) return
+  throw new DeltamapperError(
+    'DM_CHAIN_NO_SPACE',
+    `${chain.folder} has ${free} bytes free, and this backup needs up to ${needed}`,
+    'make room there, keep fewer points (backup prune), or say --compress; the chain is as it was'
+  )
+}
+
+/** By the second, in Coordinated Universal Time; qemu-img would take a colon for the end of a protocol's name. */
+function pointName(chain: Chain, created: Date): string {
+  const name = `${created.toISOString().slice(0, 19).replaceAll(/[-:]/g, '')}Z`
+  const taken = new Set(chain.points.map(({ point }) => point))
+  for (let i = 1; ; i++) {
+    const candidate = i === 1 ? name : `${name}-${i}`
+    if (!taken.has(candidate)) return candidate
+  }
+}
