@@ -86,13 +86,23 @@ test.serial(`an answer that has ended OK has left a record, whenever the agent d
 })
 
 function snapshot(handle: string): void {
-  lvm('lvcreate', '--snapshot', '--setactivationskip', 'y', '--permission', 'r', '--name', handle.split('/')[1], 'kills/data')
+  lvm(
+    'lvcreate',
+    '--snapshot',
+    '--setactivationskip',
+    'y',
+    '--permission',
+    'r',
+    '--name',
+    handle.split('/')[1],
+    'kills/data'
+  )
 }
 
 /** Whether an answer has come to its end. */
 async function endsOk(client: SnapshotMetadataClient, question: { base?: string; target: string }): Promise<boolean> {
   try {
-    for await (const _ of (await ask(client, question, { maxResults: 2 })).batches);
+    await Array.fromAsync((await ask(client, question, { maxResults: 2 })).batches)
     return true
   } catch {
     return false

@@ -44,7 +44,7 @@ export function servedCalls(send: Send<'served'>) {
       return send('admit', admission, at)
     },
 
-    /** The same for an answer that compares with the record of a base that is gone. @throws what `admitFromRecord` throws */
+    /** The same for an answer from the record of a base that is gone. @throws what `admitFromRecord` throws */
     async admitFromRecord(admission: RecordAdmission, at = Date.now()): Promise<KnownBase> {
       return send('admitFromRecord', admission, at)
     },

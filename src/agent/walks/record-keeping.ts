@@ -212,7 +212,7 @@ class GuardedSink implements MappingSink {
   readonly #sink: MappingSink
   readonly #writer: Pick<BaseRecordWriter, 'bytes'>
   readonly #maxBytes: number
-  failure: unknown
+  failure: Error | undefined
   isTooLarge = false
 
   constructor(sink: MappingSink, writer: Pick<BaseRecordWriter, 'bytes'>, maxBytes: number) {
@@ -242,7 +242,7 @@ class GuardedSink implements MappingSink {
       await this.#sink.settle(...told)
       this.isTooLarge = this.#writer.bytes > this.#maxBytes
     } catch (error) {
-      this.failure = error ?? new Error('the record could not be written')
+      this.failure = asDeltamapperError(error)
     }
   }
 
