@@ -1,6 +1,6 @@
 /**
- * Dispatches the calls of the Admin service to owned pools, tracked volumes or records of bases. Here the agent's types meet those of
- * admin.proto, and the compiler checks one against the other.
+ * Dispatches the calls of the Admin service to owned pools, tracked volumes or records of bases. Here the agent's types
+ * meet those of admin.proto, and the compiler checks one against the other.
  */
 import type { AdminBackend, AdminMethod } from '../grpc/admin.ts'
 

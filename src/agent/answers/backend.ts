@@ -96,7 +96,7 @@ async function resolve(handle: string, look: Sources): Promise<FoundSnapshot> {
     )
   }
   // The client will ask again by the name that it used.
-  return { ...snapshot, handle }
+  return { ...snapshot, handle, ownHandle: snapshot.handle }
 }
 
 /** The error, where there is no such snapshot. @throws any other */

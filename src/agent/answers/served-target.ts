@@ -118,11 +118,13 @@ export function servedTarget({
 }: Pick<SeenDevice, 'snapshot' | 'transactionId'> & {
   fingerprint: Pick<SeenDevice['fingerprint'], 'creationTime' | 'mappedBlocks'>
 }): ServedTarget {
-  const { handle, identity, metadataPath, poolIdentity: pool = metadataPath, thinId, volume, sizeBytes } = snapshot
+  const { handle, ownHandle, identity, metadataPath, thinId, volume, sizeBytes } = snapshot
+  const pool = snapshot.poolIdentity ?? metadataPath
   const { creationTime, mappedBlocks } = fingerprint
   const placeIn = (where: string) => `${where} thin ${thinId} created at ${creationTime}`
   return {
     handle,
+    ownHandle,
     identity: identity ?? placeIn(pool),
     formerIdentity: identity === undefined ? undefined : placeIn(metadataPath),
     formerPlace: identity === undefined && pool !== metadataPath ? placeIn(metadataPath) : undefined,

@@ -12,11 +12,14 @@
  * again, and both can recur.
  */
 import { DeltamapperError } from '../../errors.ts'
+import { ANY_SOURCE } from '../../handle.ts'
 
 /** What was served, under which name, and how it is recognised. */
 export interface ServedTarget {
   /** As the client asked for it. */
   readonly handle: string
+  /** The same by the source's own spelling, where the client has another. Not recorded. */
+  readonly ownHandle?: string | undefined
   /**
    * Made by the source; the same for as long as the source takes it for the same snapshot, under any name. Opaque here.
    */
@@ -147,11 +150,20 @@ export function checkBase(recorded: readonly KnownSnapshot[], now: ServedTarget)
 
 /** Whether a record is about another snapshot, by its name and by its place. */
 function isElsewhere(recorded: KnownSnapshot, now: ServedTarget): boolean {
-  return recorded.handle !== now.handle && recorded.identity !== now.formerPlace
+  return !spellings(now).includes(recorded.handle) && recorded.identity !== now.formerPlace
+}
+
+/**
+ * All handles that a client may have for what this one names: `VG/LV` as LVM has it, and LV with `*` for its group. Names
+ * rotate, whichever way they are spelt.
+ */
+export function spellings({ handle, ownHandle = handle }: Pick<ServedTarget, 'handle' | 'ownHandle'>): string[] {
+  const name = ownHandle.slice(ownHandle.indexOf('/') + 1)
+  return [...new Set([handle, ownHandle, `${ANY_SOURCE}/${name}`])]
 }
 
 function by(recorded: KnownSnapshot, now: ServedTarget): string {
-  return recorded.handle === now.handle
+  return spellings(now).includes(recorded.handle)
     ? 'by this name'
     : `as ${recorded.handle} by an earlier version, or cannot be told from it`
 }

@@ -10,7 +10,7 @@
  * base again. Bases are recorded too, in records of their own: the client holds a backup of the base, made through us
  * or not, and a later snapshot of that name is another one. That it was a base proves nothing of its state before.
  */
-import { compareFingerprints, type KnownSnapshot, type Role, type ServedTarget } from './fingerprint.ts'
+import { compareFingerprints, type KnownSnapshot, type Role, type ServedTarget, spellings } from './fingerprint.ts'
 import { type RowOf, Table, type Writable } from './store/table.ts'
 
 export const servedTable = new Table(
@@ -101,20 +101,30 @@ export function rememberWithin(
   return records.length === 0 ? 'new' : known && records.length === 1 ? 'known' : 'changed'
 }
 
-/** All records with this handle, or with this identity under another handle. */
+/**
+ * All records with this handle, however it is spelt, or with this identity under another. In another pool, `*` meant
+ * another group's.
+ */
 export function findServed(
   database: Writable,
   {
     handle,
+    ownHandle,
+    pool,
     identity,
     formerIdentity,
     formerPlace
-  }: Pick<ServedTarget, 'handle' | 'identity' | 'formerIdentity' | 'formerPlace'>
+  }: Pick<ServedTarget, 'handle' | 'ownHandle' | 'identity' | 'formerIdentity' | 'formerPlace'> & { pool?: string }
 ): ServedRecord[] {
-  const byHandle = servedTable.find(database, { handle })
+  const handles = spellings({ handle, ownHandle })
+  const byHandle = handles.flatMap((each) =>
+    servedTable
+      .find(database, { handle: each })
+      .filter((row) => each === handle || each === ownHandle || row.pool === pool)
+  )
   const identities = [identity, formerIdentity, formerPlace].filter((each) => each !== undefined)
   const byIdentity = identities.flatMap((each) => servedTable.find(database, { identity: each }))
-  return [...byHandle, ...byIdentity.filter((each) => each.handle !== handle)].map(record)
+  return [...byHandle, ...byIdentity.filter((each) => !handles.includes(each.handle))].map(record)
 }
 
 /**

@@ -40,6 +40,8 @@ export interface Snapshot {
   metadataDevice?: MetadataDevice
   /** For a pool in use, which pool it is, under any name (pool-identity.ts). */
   poolIdentity?: string
+  /** `SOURCE/NAME` as its source has it, by whichever spelling a client asked. */
+  ownHandle?: string
   /** The pool is in use: read its live root, even if a metadata snapshot is held. */
   live?: boolean
   /** Read the live root, although nobody uses this metadata. */

@@ -111,7 +111,7 @@ function checkHolds(path: string, bytes: number, target: string, sizeBytes: numb
   throw new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `${path} has ${bytes} bytes, and ${target} had ${sizeBytes}`,
-    'take a new snapshot'
+    'take another snapshot, and begin again'
   )
 }
 

@@ -64,6 +64,35 @@ test('a handle that named one snapshot and then another names no base', (t) => {
   })
 })
 
+test('a name that went to another snapshot is met by whichever spelling it is asked for', (t) => {
+  const [own, any, third] = ['vg0/last', '*/last', 'pool/vg0-last']
+  const spelt = (handle: string, identity: string) => servedTarget({ handle, ownHandle: own, identity })
+  for (const [first, then] of [
+    [own, any],
+    [any, own],
+    [own, third],
+    [any, third]
+  ]) {
+    const database = openIn(t)
+    remember(database, spelt(first, 'lvm:old'), 0)
+    const [old, young] = [spelt(then, 'lvm:old'), spelt(then, 'lvm:young')]
+    t.is(checkBase(findServed(database, old), old), 'unchanged', `${first}, then ${then}`)
+    t.throws(() => checkBase(findServed(database, young), young), { code: 'DM_BASE_CHANGED' }, `${first}, then ${then}`)
+  }
+})
+
+test('in another pool, `*` meant another group', (t) => {
+  const database = openIn(t)
+  remember(database, servedTarget({ handle: '*/last', ownHandle: 'vg0/last', identity: 'lvm:old' }), 0)
+  const other = servedTarget({
+    handle: 'vg1/last',
+    ownHandle: 'vg1/last',
+    identity: 'lvm:other',
+    pool: 'lvm:other pool'
+  })
+  t.is(checkBase(findServed(database, other), other), 'unrecorded')
+})
+
 test('a base is remembered beside the target of the same name, and as nothing more than a base', (t) => {
   const database = openIn(t)
   const snapshot = servedTarget()

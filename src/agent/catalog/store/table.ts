@@ -15,7 +15,7 @@
  */
 import { crc32 } from 'node:zlib'
 import type { SQLInputValue, SQLOutputValue, StatementSync } from 'node:sqlite'
-import { defect, DeltamapperError } from '../../../errors.ts'
+import { defect, DeltamapperError, invalid } from '../../../errors.ts'
 
 /**
  * What a column holds. `count`: a whole number of at least 0 that a double holds exactly. `u64`: 64 bits unsigned, a
@@ -190,7 +190,10 @@ export class Table<C extends Columns> {
   #write(row: Row<C>): SQLInputValue[] {
     const values = this.#columns.map(({ name, kind }) => {
       if (!fits(kind, row[name])) {
-        throw defect(`the catalog cannot keep ${show(row[name])} as ${name} of ${this.name}`)
+        throw invalid(
+          `the catalog cannot keep ${show(row[name])} as ${name} of ${this.name}`,
+          'give a value that it can keep: whole numbers below 2^53, text without control characters'
+        )
       }
       return stored(row[name])
     })
