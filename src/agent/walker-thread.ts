@@ -6,5 +6,5 @@ import type { WalkerData } from './walks/walk-messages.ts'
 
 if (parentPort) {
   serveWalks(parentPort, walkOf)
-  warmUp((workerData as WalkerData | null) ?? undefined)
+  void warmUp(parentPort, (workerData as WalkerData | null) ?? undefined)
 }

@@ -1,6 +1,6 @@
 /**
- * What the agent's threads load as they start. A thread that is ended while it loads koffi aborts the process (its `napi_throw` fails then),
- * and an agent can be stopped as soon as it listens.
+ * What the agent's threads load as they start. A thread that is ended while it loads koffi aborts the process (its
+ * `napi_throw` fails then), and an agent can be stopped as soon as it listens.
  */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
@@ -27,3 +27,18 @@ for (const program of [
     t.deepEqual(loaded, [])
   })
 }
+
+test('walkers may be closed at any moment of their start', async (t) => {
+  const file = new URL('../../src/agent/walks/walkers.ts', import.meta.url).href
+  const script = `
+    const { Walkers } = await import(${JSON.stringify(file)})
+    const { setTimeout: sleep } = await import('node:timers/promises')
+    for (let i = 0; i < 40; i++) {
+      const walkers = new Walkers(2, { reads: 'auto' })
+      await sleep(i * 4)
+      await walkers.close()
+    }
+    console.log('closed')`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', script])
+  t.is(stdout, 'closed\n')
+})

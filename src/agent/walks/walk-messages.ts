@@ -27,6 +27,8 @@ export type ToWalker =
 
 /** What the walker says. `end` and `error` are the last word on a walk. */
 export type FromWalker =
+  /** Its thread may be ended from now on. Not about one walk. */
+  | { kind: 'ready'; id: number }
   /** Wants an aside of its plan. */
   | { kind: 'ask'; id: number; ask: number; aside: string; value: unknown }
   | { kind: 'message'; id: number; message: Uint8Array<ArrayBuffer>; statistics: TimedStatistics }

@@ -18,10 +18,14 @@ import { fromPortable, toPortable } from '../../portable-error.ts'
 
 type Start = Extract<ToWalker, { kind: 'start' }>
 
-/** Makes ready what the first walk would have to wait for. */
-export function warmUp(data: WalkerData | undefined): void {
+/**
+ * Makes ready what the first walk would have to wait for, and says so: koffi aborts the process if a thread is ended
+ * while it loads it.
+ */
+export async function warmUp(port: MessagePort, data: WalkerData | undefined): Promise<void> {
   // Where there is no queue, the walks say so.
-  if (data && data.reads !== 'preadv') ReadQueue.ofThread().catch(() => undefined)
+  if (data && data.reads !== 'preadv') await ReadQueue.ofThread().catch(() => undefined)
+  port.postMessage({ kind: 'ready', id: NaN } satisfies FromWalker)
 }
 
 /** @param walkOf the walk of the target that has this name */

@@ -60,6 +60,8 @@ interface Thread {
   index: number
   worker: Worker
   walks: Map<number, Walk>
+  /** Resolves when it may be ended, or has ended: it says 'ready'. */
+  ready: Promise<undefined>
   /** When it ended, by performance.now(). */
   diedAt: number | undefined
 }
@@ -194,7 +196,8 @@ export class Walkers {
   async close(): Promise<void> {
     this.#closed = true
     if (this.#startPrograms) await this.#endWalks()
-    await Promise.all(this.#threads.map(({ worker }) => worker.terminate()))
+    for (const { worker } of this.#threads) worker.ref()
+    await Promise.all(this.#threads.map(({ worker, ready }) => ready.then(() => worker.terminate())))
   }
 
   /** A thread ends the programs that it has started: it is to hear that it should before it is gone itself. */
@@ -224,8 +227,10 @@ export class Walkers {
       name: `walker-${index}`,
       workerData: { reads: this.#reading.reads ?? 'auto' } satisfies WalkerData
     })
-    const thread: Thread = { index, worker, walks: new Map(), diedAt: undefined }
+    const ready = Promise.withResolvers<undefined>()
+    const thread: Thread = { index, worker, walks: new Map(), ready: ready.promise, diedAt: undefined }
     worker.on('message', (message: FromWalker) => {
+      if (message.kind === 'ready') return ready.resolve(undefined)
       const walk = thread.walks.get(message.id)
       if (!walk) return
       if (message.kind === 'ask') void answer(thread, walk, message)
@@ -240,6 +245,7 @@ export class Walkers {
       failure = error
     })
     worker.on('exit', () => {
+      ready.resolve(undefined)
       thread.diedAt = performance.now()
       const error = this.#closed ? shuttingDown() : asDeltamapperError(failure ?? new Error('a walker thread ended'))
       for (const id of [...thread.walks.keys()]) this.#end(thread, id, error)

@@ -146,7 +146,7 @@ async function fromRecorded(
     const identityOf = async (thinId: number) => ({ fingerprint: await metadata.fingerprintText(thinId) })
     const identities = await Promise.all(known.map(({ thinId }) => identityOf(thinId)))
     // As the agent answers, with all that it checks.
-    const walkers = new Walkers(1)
+    const walkers = new Walkers(1, { reads: 'preadv' })
     const backend = snapshotMetadataBackend(new Sources(pools), walkers, answersWith({}))
     const request = (startingOffset: number) => ({ startingOffset: BigInt(startingOffset), maxResults: 0 })
     return {

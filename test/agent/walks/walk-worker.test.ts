@@ -37,7 +37,9 @@ class Thread {
   readonly said: FromWalker[] = []
 
   constructor(t: ExecutionContext) {
-    this.worker.on('message', (message: FromWalker) => this.said.push(message))
+    this.worker.on('message', (message: FromWalker) => {
+      if (message.kind !== 'ready') this.said.push(message)
+    })
     t.teardown(() => this.worker.terminate())
   }
 

@@ -305,7 +305,7 @@ test('batches stay small, however many extents there are', async (t) => {
 async function longWalk(t: ExecutionContext, damage?: (image: MetadataImage) => void) {
   const model = newModel()
   model.createThin(1)
-  for (let key = 0; key < 4000; key++) model.write(1, 2 * key)
+  for (let key = 0; key < 40_000; key++) model.write(1, 2 * key)
   return Pool.write(t, model, damage)
 }
 
