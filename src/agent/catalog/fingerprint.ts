@@ -154,8 +154,8 @@ function isElsewhere(recorded: KnownSnapshot, now: ServedTarget): boolean {
 }
 
 /**
- * All handles that a client may have for what this one names: `VG/LV` as LVM has it, and LV with `*` for its group. Names
- * rotate, whichever way they are spelt.
+ * All handles that a client may have for what this one names: `VG/LV` as LVM has it, and LV with `*` for its group.
+ * Names rotate, whichever way they are spelt.
  */
 export function spellings({ handle, ownHandle = handle }: Pick<ServedTarget, 'handle' | 'ownHandle'>): string[] {
   const name = ownHandle.slice(ownHandle.indexOf('/') + 1)

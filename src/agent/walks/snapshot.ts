@@ -9,6 +9,8 @@ export interface FoundSnapshot {
   readonly kind: string
   /** `SOURCE/NAME`; in an answer, as the client asked for it. */
   readonly handle: string
+  /** The same as its source has it, by whichever spelling a client asked. */
+  readonly ownHandle?: string
 }
 
 /** A thin snapshot as a source knows it. */
