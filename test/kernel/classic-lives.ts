@@ -32,7 +32,8 @@ const snapshots = Number(values.snapshots)
 
 prepareLvm()
 createGroup(group, '/dev/ubda')
-const agent = await LiveAgent.start({ config: { logLevel: 'info' } })
+// All pairs of two lives are asked at once.
+const agent = await LiveAgent.start({ config: { logLevel: 'info', maxStreams: 1000, maxStreamsPerClient: 1000 } })
 const client = agent.client()
 
 async function live(seed: number, ext4: boolean, inStep: InStep): Promise<LifeCounts> {
