@@ -74,7 +74,7 @@ export function admit(
   if (resumed) checkGoesOn(findServed(database, target), target, wentBack)
   let known: Admitted = 'unchanged'
   if (base) {
-    refuseServedAsClassic(database, base.handle)
+    refuseServedAsClassic(database, base.ownHandle ?? base.handle)
     const records = findServed(database, base)
     checkSinceWentBack(base.handle, records, wentBack)
     known = checkBase(records, base)
