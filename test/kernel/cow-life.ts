@@ -122,8 +122,14 @@ export class CowLife {
     const writable = this.snapshots.filter(({ readOnly, lost }) => !readOnly && lost === undefined)
     if (writable.length === 0 || !this.#random.chance(0.4)) return
     const snapshot = this.#random.pick(writable)
-    writeSomewhere(this.device(snapshot.name), this.#random)
     snapshot.isWritten = true
+    try {
+      writeSomewhere(this.device(snapshot.name), this.#random)
+    } catch (error) {
+      // Its store is full by now, or was before the kernel was killed.
+      this.#lookForOverflow()
+      if (snapshot.lost === undefined) throw error
+    }
     this.#step('written into')
     this.#lookForOverflow()
   }
