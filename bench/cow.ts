@@ -23,7 +23,7 @@ An LVM volume with two classic snapshots of 4 KiB chunks; the older one's store 
 order that would be of help. *Delta*: the whole gRPC call, of a live agent that asks LVM, the kernel and its catalog as
 always, until the last extent is decoded; processor time is the agent's. *dd*: as many areas, read from that store with
 the same requests (O_DIRECT, 4 KiB). *Both snapshots*: what a backup would read that has no delta, computed from ${mib(figures[0].sampleBytes)}
-MiB of one (O_DIRECT, 1 MiB). ${rounds} turns of each, by turns, medians. Made by \`npm run bench -- --cow\` in the kernel
+MiB of one (O_DIRECT, 1 MiB). Turns of each: ${rounds}; medians. Made by \`npm run bench -- --cow\` in the kernel
 lab, whose one processor kernel, agent, client and dd share, and whose system calls are dear.
 
 | entries | extents | delta | its processor time | dd of the areas | its processor time | both snapshots | agent's peak memory |
