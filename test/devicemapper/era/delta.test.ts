@@ -147,7 +147,8 @@ test('whatever stands side by side, the answer is what it is block by block', as
           for (const range of [{ sizeBytes: blocks * KIB_64 }, { sizeBytes, startingOffset }]) {
             const answer = await metadata.written({ sinceEra, untilEra, ...range })
             t.deepEqual(await collectExtents(answer), extentsOfBlocks(written, { blockBytes: KIB_64, ...range }))
-            if (range.sizeBytes !== blocks * KIB_64) continue
+            // What lies before the offset is not looked at.
+            if ('startingOffset' in range) continue
             const isExact = eras.every((era) => era <= untilEra)
             t.is(answer.isExact(), isExact)
             verdicts[isExact ? 'exact' : 'superset']++
