@@ -112,7 +112,8 @@ async function hostTests(chosen) {
 
 async function check() {
   const lines = []
-  const status = await run('npm', ['run', '--silent', 'check'], (line) => lines.push(line))
+  // (What is wrong with a file's format is said on stderr.)
+  const status = await run('sh', ['-c', 'npm run --silent check 2>&1'], (line) => lines.push(line))
   console.log('# types, lint, format')
   for (const line of lines) console.log(line)
   count(status === 0, 'npm run check', lines)

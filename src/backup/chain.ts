@@ -86,6 +86,11 @@ export class Chain {
     return this.#manifest.points.at(-1)
   }
 
+  /** Names the folder that is locked: a copy of a chain has the same manifest, and a lock of its own. */
+  get lockName(): string {
+    return this.#inode.replace(' ', '-')
+  }
+
   path(name: string): string {
     return join(this.folder, name)
   }

@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Chain } from '../../src/backup/chain.ts'
@@ -250,6 +251,17 @@ test('a manifest of another volume, one that is changed, and one that is gone', 
   failsWith(t, await backUp(changed.root, 'thursday'), 'DM_CHAIN_INVALID')
   await writeFile(manifest, text)
   t.is((await backedUp(changed.root, harbour[2].name)).kind, 'increment')
+})
+
+test("what a killed run left of its sockets goes with the chain's next one, and not with a copy's", async (t) => {
+  const [original, copy] = [await copied(), await copied()]
+  const chain = await Chain.open(original.root, 'demo/harbour', 'exclusive')
+  const socket = await mkdtemp(join(tmpdir(), `deltamapper-${chain.lockName}-`))
+  await backedUp(copy.root, harbour[2].name)
+  t.true(existsSync(socket))
+  await chain.close()
+  await backedUp(original.root, harbour[2].name)
+  t.false(existsSync(socket))
 })
 
 test('a bit that has changed is found by verify, restore and prune, which change nothing', async (t) => {
