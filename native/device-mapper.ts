@@ -364,11 +364,7 @@ export class DeviceMapper {
     if ([...this.#helpers.keys()].every((each) => each.idle)) for (const done of this.#whenIdle.splice(0)) done()
   }
 
-  #deliver(
-    helper: HelperProcess,
-    { call, resolve, reject }: Waiting,
-    { result, failure, notices }: CallOutcome
-  ): void {
+  #deliver(helper: HelperProcess, { call, resolve, reject }: Waiting, { result, failure, notices }: CallOutcome): void {
     if (failure === undefined) {
       if (notices.length > 0) this.#options.onNotice?.({ call: call.call, device: deviceOf(call), lines: notices })
       resolve(result)

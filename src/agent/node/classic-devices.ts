@@ -67,10 +67,7 @@ export async function classicDevices(
   const table = parseCowTable(row.params)
   if (!table.persistent) throw transient(handle)
   if (table.features.length > 0) throw detached(handle, `its table has ${table.features.join(' and ')}`)
-  const [real, store] = await Promise.all([
-    deviceMapper.info(table.originDevice),
-    deviceMapper.info(table.storeDevice)
-  ])
+  const [real, store] = await Promise.all([deviceMapper.info(table.originDevice), deviceMapper.info(table.storeDevice)])
   if (real?.uuid !== `${originUuid}-real`) throw detached(handle, `it stands on ${real?.name ?? 'another device'}`)
   if (store?.uuid !== `${uuid}-cow`) throw detached(handle, `its store is ${store?.name ?? 'another device'}`)
   const below = `${real.major}:${real.minor}`
