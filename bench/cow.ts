@@ -55,7 +55,7 @@ ${why}
 `
 }
 
-const why = `Reading takes no more than dd, because many requests are under way at once. What a call adds is of two kinds. Once, LVM is
+const why = `Reading takes no longer than dd, because many requests are under way at once. What a call adds is of two kinds. Once, LVM is
 asked twice over, and lists go on record. And before each message, the kernel is asked about the devices and the state
 of both snapshots, and both headers are read: where a switch between processes is as dear as in the lab, that is most of
 the time of scattered extents, of which ten million are 1,221 messages. dd sends none, so within twice its time they
