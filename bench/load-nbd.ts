@@ -17,13 +17,13 @@ import { createGroup, createThin, lvm, prepareLvm } from '../test/kernel/lvm-set
 import { ensureNbdTools } from '../test/lab/nbd-tools.ts'
 import { loadArguments } from './fio-job.ts'
 import { cpuSeconds, timeProcess } from './measure.ts'
+import { startNbdkit } from './nbdkit.ts'
 
 /** What reading all of the snapshot takes. */
 export interface NbdFigures {
   readonly bytes: number
   /** Milliseconds, turn by turn. */
   readonly dd: number[]
-  /** Empty where it was not asked. */
   readonly nbdkit: number[]
   readonly nbdcopy: number[]
   /** Processor seconds of the server, turn by turn. */
@@ -49,9 +49,7 @@ const socket = join(folder, 's')
 const words = ['nbd', 'vg/tuesday', '--endpoint', agent.address, '--socket', socket]
 const server = spawn(process.execPath, [command, ...words], { stdio: ['ignore', 'ignore', 'inherit'] })
 const kitSocket = join(folder, 'k')
-const plugin = join(tools, '../usr/lib/x86_64-linux-gnu/nbdkit/plugins/nbdkit-file-plugin.so')
-const kitWords = ['-f', '-r', '-U', kitSocket, plugin, '/dev/vg/tuesday', 'cache=none']
-const kit = spawn(join(tools, 'nbdkit'), kitWords, { stdio: ['ignore', 'ignore', 'inherit'] })
+const kit = startNbdkit(tools, kitSocket, '/dev/vg/tuesday')
 while (!existsSync(socket) || !existsSync(kitSocket)) await sleep(50)
 
 const figures: NbdFigures = { bytes: mebibytes * 2 ** 20, dd: [], nbdkit: [], nbdcopy: [], serverCpu: [] }

@@ -9,12 +9,14 @@ import { mkdtemp, rename, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { ensureNbdTools } from '../test/lab/nbd-tools.ts'
 import { mappedPool } from './fragmented-pool.ts'
 import { measureInLab } from './lab-load.ts'
 import type { NbdFigures } from './load-nbd.ts'
 import { cpuSeconds, median, timeProcess } from './measure.ts'
+import { startNbdkit } from './nbdkit.ts'
 
 /** The heading of its section in docs/benchmarks.md. */
 export const nbdHeading = '## Reading over NBD'
@@ -26,20 +28,21 @@ const BYTES = 2 ** 30
 export async function measureNbd(rounds: number): Promise<string> {
   // The lab has no network.
   const tools = await ensureNbdTools('bookworm')
-  const images = await measureImages(join(tools, 'nbdcopy'), rounds)
+  const images = await measureImages(tools, rounds)
   const lab = await measureInLab<NbdFigures>('load-nbd.ts', rounds, 1, 2 * 2 ** 30)
   return `${nbdHeading}
 
 A thin snapshot of ${BYTES / 2 ** 20} MiB, all of it mapped, is read whole: with dd (O_DIRECT, 2 MiB at once), and with nbdcopy from
 \`deltamapper nbd\`. ${rounds} turns of each, by turns, medians. Made by \`npm run bench -- --nbd\`.
 
-Out of a pool's images, without a kernel; dd reads the file with the pool's data, on the same disk:
+nbdkit's file plugin, which is written in C and checks nothing, serves the same data to the same nbdcopy for comparison.
+
+Out of a pool's images, without a kernel; dd and nbdkit read the file with the pool's data, on the same disk:
 
 ${table(images)}
 
 A live LVM snapshot in the kernel lab. Its disk is memory, so dd shows what a system call costs there, and no disk. One processor
-is shared by the kernel, the server, the agent and nbdcopy, and a switch between processes costs much more than on a machine. nbdkit's
-file plugin, which is written in C and checks nothing, serves the same device to the same nbdcopy for comparison:
+is shared by the kernel, the server, the agent and nbdcopy, and a switch between processes costs much more than on a machine:
 
 ${table(lab)}
 `
@@ -53,12 +56,13 @@ function table({ bytes, dd, nbdkit, nbdcopy, serverCpu }: NbdFigures): string {
     "| | speed | of dd's | CPU of the server |",
     '|---|--:|--:|--:|',
     row('dd', dd, ''),
-    ...(nbdkit.length > 0 ? [row('nbdcopy from nbdkit', nbdkit, '')] : []),
+    row('nbdcopy from nbdkit', nbdkit, ''),
     row('nbdcopy from deltamapper nbd', nbdcopy, `${median(serverCpu).toFixed(2)} s`)
   ].join('\n')
 }
 
-async function measureImages(nbdcopy: string, rounds: number): Promise<NbdFigures> {
+async function measureImages(tools: string, rounds: number): Promise<NbdFigures> {
+  const nbdcopy = join(tools, 'nbdcopy')
   const folder = await mappedPool(BYTES / 65536)
   const data = join(folder, 'data.img')
   if (!existsSync(data)) await writeRandom(data)
@@ -67,19 +71,26 @@ async function measureImages(nbdcopy: string, rounds: number): Promise<NbdFigure
   const words = ['nbd', 'x/volume', '--recorded', `x=${folder}`, '--socket', socket]
   const server = spawn(process.execPath, [command, ...words], { stdio: ['ignore', 'pipe', 'inherit'] })
   await once(server.stdout, 'data')
-  const figures = { bytes: BYTES, dd: [] as number[], nbdkit: [], nbdcopy: [] as number[], serverCpu: [] as number[] }
+  const kitSocket = join(work, 'k')
+  const kit = startNbdkit(tools, kitSocket, data)
+  while (!existsSync(kitSocket)) await sleep(20)
+  const figures: NbdFigures = { bytes: BYTES, dd: [], nbdkit: [], nbdcopy: [], serverCpu: [] }
   for (let round = 0; round <= rounds; round++) {
     const dd = await timed('dd', [`if=${data}`, 'of=/dev/null', 'iflag=direct', 'bs=2M'])
+    const kitCopied = await timed(nbdcopy, [`nbd+unix:///?socket=${kitSocket}`, 'null:'])
     const before = cpuSeconds(server.pid ?? 0)
     const copied = await timed(nbdcopy, [`nbd+unix:///?socket=${socket}`, 'null:'])
     // What is done only once is not what is measured.
     if (round === 0) continue
     figures.dd.push(dd)
+    figures.nbdkit.push(kitCopied)
     figures.nbdcopy.push(copied)
     figures.serverCpu.push(cpuSeconds(server.pid ?? 0) - before)
   }
-  server.kill()
-  await once(server, 'exit')
+  for (const each of [server, kit]) {
+    each.kill()
+    await once(each, 'exit')
+  }
   await rm(work, { recursive: true, force: true })
   return figures
 }

@@ -14,7 +14,6 @@ import type { ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
 import { type Attributes, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
-import type { Part } from './export.ts'
 import { everything, type WatchedDevice } from './watched-device.ts'
 
 /** What a classic snapshot stands on, as long as the kernel keeps it. */
@@ -47,13 +46,13 @@ export class ClassicDeviceData implements WatchedDevice {
   readonly isCostly = false
   readonly named: string
   readonly allocated: () => Promise<ExtentStream>
-  readonly #file: DataFile
+  readonly data: DataFile
   readonly #attributes: DeviceAttributes
   readonly #seen: Seen
   readonly #options: ClassicDeviceOptions
 
   private constructor(file: DataFile, attributes: DeviceAttributes, seen: Seen, options: ClassicDeviceOptions) {
-    this.#file = file
+    this.data = file
     this.#attributes = attributes
     this.#seen = seen
     this.#options = options
@@ -98,14 +97,6 @@ export class ClassicDeviceData implements WatchedDevice {
     }
   }
 
-  async parts(offset: number, size: number): Promise<Part[]> {
-    return [{ offset, size, position: offset }]
-  }
-
-  async read({ position = 0, size }: Part, into: Buffer): Promise<Buffer> {
-    return this.#file.read(position, size, into)
-  }
-
   async look(): Promise<void> {
     const { attributes, originUuid, state } = this.#seen
     const now = await this.#options.state(attributes.uuid, originUuid)
@@ -113,14 +104,14 @@ export class ClassicDeviceData implements WatchedDevice {
     if (isDeepStrictEqual(now, state) && isDeepStrictEqual(await this.#attributes.settled(), attributes)) return
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
-      `${this.#file.path} was written to, renamed, resized, given another table or made writable while it was served`,
+      `${this.data.path} was written to, renamed, resized, given another table or made writable while it was served`,
       'throw away what was copied; keep snapshots read-only'
     )
   }
 
   async close(): Promise<void> {
     this.#attributes.close()
-    await this.#file.close()
+    await this.data.close()
   }
 }
 

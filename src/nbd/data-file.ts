@@ -9,6 +9,7 @@ import { decodeDeviceNumber, type DeviceNumber } from '../../native/device.ts'
 import { DeviceReads, type ReadTerms } from '../devicemapper/device-reads.ts'
 import { DeltamapperError } from '../errors.ts'
 import { SECTOR_BYTES } from '../units.ts'
+import type { ExportData, Part } from './export.ts'
 import { JoinedReads } from './joined-reads.ts'
 import { readBuffers } from './read-buffers.ts'
 
@@ -21,7 +22,8 @@ export interface DataFileOptions {
   readonly bytesPerSecond?: number | undefined
 }
 
-export class DataFile {
+/** What it holds is also what a volume holds, byte for byte, where it is the volume's own device. */
+export class DataFile implements ExportData {
   readonly path: string
   /** Undefined for a file. */
   readonly device: DeviceNumber | undefined
@@ -74,7 +76,7 @@ export class DataFile {
    * @returns the bytes, somewhere in `into`
    * @throws DM_READ_FAILED, also where it ends before
    */
-  async read(position: number, size: number, into: Buffer): Promise<Buffer> {
+  async readAt(position: number, size: number, into: Buffer): Promise<Buffer> {
     const unit = this.#unitBytes
     const start = Math.floor(position / unit) * unit
     const end = Math.ceil((position + size) / unit) * unit
@@ -101,11 +103,21 @@ export class DataFile {
     return into.subarray(skipped, skipped + size)
   }
 
+  /** One part: every byte is at its own offset. */
+  async parts(offset: number, size: number): Promise<Part[]> {
+    return [{ offset, size, position: offset }]
+  }
+
+  /** @throws what `readAt` throws */
+  async read({ offset, size, position = offset }: Part, into: Buffer): Promise<Buffer> {
+    return this.readAt(position, size, into)
+  }
+
   /** Reads the first page, or what there is of it. @throws DM_READ_FAILED */
   async readPage(): Promise<void> {
     const buffer = readBuffers.take()
     // One that the kernel may still write to is not used again.
-    await this.read(0, Math.min(PAGE_BYTES, this.sizeBytes), buffer)
+    await this.readAt(0, Math.min(PAGE_BYTES, this.sizeBytes), buffer)
     readBuffers.giveBack(buffer)
   }
 

@@ -47,8 +47,8 @@ export class PoolImageData implements ExportData {
     return parts
   }
 
-  async read({ position = 0, size }: Part, into: Buffer): Promise<Buffer> {
-    return this.#file.read(position, size, into)
+  async read(part: Part, into: Buffer): Promise<Buffer> {
+    return this.#file.read(part, into)
   }
 
   async #leafOf(block: number): Promise<MappedLeaf> {

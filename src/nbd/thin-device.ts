@@ -25,7 +25,6 @@ import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import { type Attributes, DeviceAttributes } from './device-attributes.ts'
-import type { Part } from './export.ts'
 import type { WatchedDevice } from './watched-device.ts'
 
 /** What there is to know of a pool that is active. */
@@ -60,7 +59,7 @@ export class ThinDeviceData implements WatchedDevice {
    * origin: that shows where nothing is mapped.
    */
   readonly allocated: (() => Promise<ExtentStream>) | undefined
-  readonly #file: DataFile
+  readonly data: DataFile
   readonly #metadata: PoolMetadata
   readonly #device: ThinDevice
   readonly #seen: Fingerprint
@@ -77,7 +76,7 @@ export class ThinDeviceData implements WatchedDevice {
     attributes: DeviceAttributes,
     deviceMapper: ThinDeviceOptions['deviceMapper']
   ) {
-    this.#file = file
+    this.data = file
     this.#metadata = metadata
     this.#device = device
     this.#seen = seen
@@ -128,14 +127,6 @@ export class ThinDeviceData implements WatchedDevice {
     }
   }
 
-  async parts(offset: number, size: number): Promise<Part[]> {
-    return [{ offset, size, position: offset }]
-  }
-
-  async read({ position = 0, size }: Part, into: Buffer): Promise<Buffer> {
-    return this.#file.read(position, size, into)
-  }
-
   async look(): Promise<void> {
     const { pool, poolTable, table, name, uuid, readOnly, size, writes } = this.#opened
     const now = {
@@ -158,13 +149,13 @@ export class ThinDeviceData implements WatchedDevice {
   async close(): Promise<void> {
     this.#attributes.close()
     await this.#metadata.close()
-    await this.#file.close()
+    await this.data.close()
   }
 
   #changed(how: string): DeltamapperError {
     return new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
-      `${this.#file.path} ${how} while it was served`,
+      `${this.data.path} ${how} while it was served`,
       'throw away what was copied; keep snapshots read-only'
     )
   }

@@ -2,7 +2,8 @@
 import type { ExtentStream } from '../devicemapper/extents.ts'
 import type { ExportData } from './export.ts'
 
-export interface WatchedDevice extends ExportData {
+export interface WatchedDevice {
+  readonly data: ExportData
   readonly sizeBytes: number
   /** Of what changes are kept in: the pool's data blocks, the store's chunks. */
   readonly blockBytes: number

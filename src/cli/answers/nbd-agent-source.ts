@@ -55,22 +55,22 @@ export async function openAgentSource(
     const deviceMapper = new DeviceMapper()
     closing.push(() => deviceMapper.close())
     const opening = { bytesPerSecond: options.rate, untouched: tracked !== undefined }
-    const data = await openDevice(place, deviceMapper, opening)
-    closing.push(() => data.close())
-    if (data.isCostly) {
+    const device = await openDevice(place, deviceMapper, opening)
+    closing.push(() => device.close())
+    if (device.isCostly) {
       remark(
         `${place.path} can be written to: its pool commits before each answer; read-only (lvchange -pr) it is faster`
       )
     }
     const client = connect(address, { tls })
     closing.push(() => client.close())
-    const common = { target, data, look: () => data.look(), close, blockBytes: data.blockBytes }
+    const common = { target, data: device.data, look: () => device.look(), close, blockBytes: device.blockBytes }
     if (tracked) {
       const { id, sizeBytes } = tracked
-      checkHolds(place.path, data.sizeBytes, target, sizeBytes)
+      checkHolds(place.path, device.sizeBytes, target, sizeBytes)
       return { ...common, ...questions(client, target, namedTracked(id), bases, sizes), sizeBytes }
     }
-    const { allocated, named, sizeBytes } = data
+    const { allocated, named, sizeBytes } = device
     const asked = questions(client, target, named, bases, await sizesOf(bases))
     if (!allocated) return { ...common, ...asked, allocated: async () => everything(sizeBytes), sizeBytes }
     await checkSameSnapshot(target, await asked.allocated(0, new AbortController().signal), await allocated())
