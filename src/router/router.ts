@@ -59,7 +59,7 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     locate,
     whenGone,
     agents,
-    ask: (place, signal, call) => hasSnapshot(channels.to(place.address), place, signal, connectMs, call)
+    ask: (place, signal, call) => hasSnapshot(channels.to(place.address, call?.party), place, signal, connectMs, call)
   })
   const server = await startServer({
     listen: config.listen,

@@ -4,7 +4,7 @@
  */
 import { cp, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import test from 'ava'
 import { parse } from 'yaml'
 import { agentConfig } from '../../src/agent/config.ts'
@@ -104,6 +104,86 @@ test('what the agent has started finds its modules loaded, because its sandbox h
   const units = era.get('Wants')?.[0]?.split(' ') ?? []
   t.true(units.includes('modprobe@dm_snapshot.service'))
   t.deepEqual(era.get('After')?.[0]?.split(' '), units)
+})
+
+/** The sources that a command's process may load: what its file imports, at once or later, and what that does. */
+async function loadedBy(entry: string): Promise<string[]> {
+  const found = new Set<string>()
+  const waiting = [entry]
+  for (let file; (file = waiting.pop()) !== undefined;) {
+    if (found.has(file)) continue
+    found.add(file)
+    const text = await readFile(join(project, file), 'utf8')
+    const imports = /(?:^(?:import|export) (?!type)[^;]*?from |^import |import\()'(\.[^']+\.ts)'/gm
+    for (const [, path = ''] of text.matchAll(imports)) waiting.push(join(dirname(file), path))
+  }
+  return [...found]
+}
+
+/** What the sources of a unit's process start, and what that needs of the unit beside files that may be read. */
+const lvmReports = {
+  // A lock even for reports; udev's cookies are semaphores, its events come over netlink.
+  ReadWritePaths: ['/run/lock'],
+  RestrictAddressFamilies: ['AF_UNIX', 'AF_NETLINK'],
+  CapabilityBoundingSet: ['CAP_SYS_ADMIN', 'CAP_DAC_OVERRIDE', 'CAP_SYS_NICE', 'CAP_IPC_OWNER']
+}
+const readsDevices = { CapabilityBoundingSet: ['CAP_SYS_ADMIN', 'CAP_DAC_OVERRIDE'] }
+const startedBy: Record<string, { programs: string; needs: Record<string, string[]> }> = {
+  'src/agent/lvm/report.ts': { programs: 'lvs, vgs', needs: lvmReports },
+  'src/agent/lvm/filter.ts': { programs: 'lvmconfig', needs: lvmReports },
+  'src/agent/era/boundary/lower-snapshot.ts': {
+    programs: "lvs, lvcreate, lvremove, the operator's own command, and modprobe, which LVM starts",
+    needs: {
+      ...lvmReports,
+      ReadWritePaths: ['/run/lock', '-/etc/lvm', '-/run/lvm'],
+      CapabilityBoundingSet: [...lvmReports.CapabilityBoundingSet, 'CAP_MKNOD'],
+      // (modprobe finds nothing to do: ProtectKernelModules hides the modules.)
+      Wants: ['modprobe@dm_snapshot.service', 'modprobe@dm_era.service']
+    }
+  },
+  'src/devicemapper/tools/tool.ts': { programs: 'thin_delta, thin_dump', needs: readsDevices },
+  'native/helper-program.ts': { programs: 'node, for calls to device-mapper', needs: readsDevices },
+  'native/helper-process.ts': { programs: 'node, for calls to device-mapper', needs: {} },
+  'native/helper-dialogue.ts': { programs: 'node, for leases', needs: {} },
+  'src/agent/lvm/command.ts': { programs: 'what those above have it start', needs: {} }
+}
+/** What would keep from an agent's programs what they are for, or would end them. */
+const keptFromDevices = ['PrivateDevices', 'DevicePolicy', 'MemoryDenyWriteExecute', 'PrivateUsers', 'SystemCallFilter']
+
+test("everything that a unit's process starts can do its work within the unit's sandbox", async (t) => {
+  const starts = /from 'node:child_process'|\bstartCommand\(/
+  const starters = async (command: string) => {
+    const loaded = await loadedBy(`src/cli/commands/${command}.ts`)
+    t.true(loaded.length > 20, `${command}: what it loads was found`)
+    const texts = await Promise.all(loaded.map((file) => readFile(join(project, file), 'utf8')))
+    return loaded.filter((_, i) => starts.test(texts[i] ?? '')).sort()
+  }
+  // A router and a client of the agent start nothing: their sandboxes allow for nothing.
+  t.deepEqual(await starters('router'), [])
+  t.deepEqual(await starters('era'), [])
+  // A new one has to be thought about.
+  t.deepEqual(await starters('agent'), Object.keys(startedBy).sort())
+
+  const [agent, era] = [
+    await settings('deltamapper-agent.service'),
+    await settings('deltamapper-agent.service.d/era.conf')
+  ]
+  const words = (name: string) =>
+    [agent, era].flatMap((each) => each.get(name) ?? []).flatMap((each) => each.split(' '))
+  for (const [file, { programs, needs }] of Object.entries(startedBy)) {
+    for (const [name, wanted] of Object.entries(needs)) {
+      t.deepEqual(
+        wanted.filter((each) => !words(name).includes(each)),
+        [],
+        `${file} (${programs}): ${name}`
+      )
+    }
+  }
+  for (const name of keptFromDevices) t.deepEqual(words(name), [], name)
+  // What the era unit's stop asks systemd over its socket.
+  const [stop = ''] = (await settings('deltamapper-era.service')).get('ExecStop') ?? []
+  t.true(stop.includes('systemctl list-jobs'))
+  t.deepEqual((await settings('deltamapper-era.service')).get('RestrictAddressFamilies'), ['AF_UNIX'])
 })
 
 test('agent and router are started with a configuration that they take', async (t) => {

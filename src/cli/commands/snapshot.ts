@@ -77,13 +77,17 @@ Examples:
     })
 }
 
+/** What the agent serves as well, and does not manage. */
+const others = "(Of the agent's own pools. `deltamapper doctor` lists LVM's snapshots, and those of all other pools.)\n"
+
 function addList(snapshot: Command): void {
   addAdminOptions(
     snapshot
       .command('list')
       .summary('the snapshots of a pool or tracked volume, or of all')
       .description(
-        'Lists the snapshots of a pool or of a tracked volume; without one, those of all pools, or of all tracked volumes.'
+        'Lists the snapshots of a pool or of a tracked volume; without one, those of all pools that the agent manages, or ' +
+          'of all tracked volumes. What else it serves, such as the snapshots of LVM, `deltamapper doctor` lists.'
       )
       .argument('[POOL|VOLUME]', 'one pool or tracked volume')
       .option('--tracked', 'list those of tracked volumes instead of pools')
@@ -104,7 +108,7 @@ function addList(snapshot: Command): void {
       await order(
         options,
         (agent) => agent.listSnapshots({ pool: of ?? '' }),
-        ({ snapshots }) => volumesTable(snapshots, 'snapshot')
+        ({ snapshots }) => volumesTable(snapshots, 'snapshot') + (of === undefined ? others : '')
       )
     })
 }

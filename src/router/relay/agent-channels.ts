@@ -1,7 +1,11 @@
 /**
- * The router's connections to agents: one to each address, opened with the first call and again after a loss, shared by
- * all calls.
+ * The router's connections to agents: a few to each address, opened with the first call and again after a loss, shared
+ * by all calls.
+ *
+ * What a connection carries comes in order. So a client that reads a hundred large answers would have everybody else's
+ * wait behind them: the clients of a router are spread over the connections.
  */
+import { createHash } from 'node:crypto'
 import type { Client } from '@grpc/grpc-js'
 import { parseConnectAddress } from '../../grpc/address.ts'
 import { openChannel } from '../../grpc/client.ts'
@@ -28,8 +32,12 @@ const flowControlWindowBytes = 256 * 1024
  */
 const idleMs = 60_000
 
+/** Connections to one address, at the most. Those of one client share one. */
+const lanes = 4
+
 export class AgentChannels {
   readonly #tls: { readonly certificates: Certificates; readonly agentName: string } | undefined
+  /** By lane and address, with a space between. */
   readonly #channels = new Map<string, Client>()
   /**
    * Not for new calls, because their certificates or addresses are old. Running calls hold them; once idle, they are
@@ -49,25 +57,29 @@ export class AgentChannels {
 
   /** Leaves the connections to all other addresses to their running calls. */
   retain(addresses: ReadonlySet<string>): void {
-    for (const [address, channel] of this.#channels) {
-      if (addresses.has(address)) continue
-      this.#channels.delete(address)
+    for (const [place, channel] of this.#channels) {
+      if (addresses.has(place.slice(place.indexOf(' ') + 1))) continue
+      this.#channels.delete(place)
       this.#retired.add(new WeakRef(channel))
     }
     for (const retired of this.#retired) if (retired.deref() === undefined) this.#retired.delete(retired)
   }
 
-  to(address: string): Client {
-    let channel = this.#channels.get(address)
+  /** @param party whose call it is (CallContext.party) */
+  to(address: string, party = ''): Client {
+    const place = `${laneOf(party)} ${address}`
+    let channel = this.#channels.get(place)
     if (channel === undefined) {
       const tls = this.#tls && { material: this.#tls.certificates.material, serverName: this.#tls.agentName }
       channel = openChannel(parseConnectAddress(address, { tls: tls !== undefined }), tls, {
         ...keepalive,
+        // Else grpc-js has all channels to an address share one connection.
+        'grpc.use_local_subchannel_pool': 1,
         'grpc-node.flow_control_window': flowControlWindowBytes,
         'grpc.client_idle_timeout_ms': idleMs,
         'grpc.max_receive_message_length': maximumMessageBytes
       })
-      this.#channels.set(address, channel)
+      this.#channels.set(place, channel)
     }
     return channel
   }
@@ -80,4 +92,9 @@ export class AgentChannels {
     this.#channels.clear()
     this.#retired.clear()
   }
+}
+
+/** 0 to `lanes` - 1: the same for a client each time, whatever its name looks like. */
+function laneOf(party: string): number {
+  return (createHash('sha256').update(party).digest()[0] ?? 0) % lanes
 }

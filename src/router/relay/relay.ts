@@ -107,7 +107,7 @@ export function routerBackend(
         onTry?.(place.node)
         let begun = false
         try {
-          const client = channels.to(place.address)
+          const client = channels.to(place.address, call?.party)
           for await (const message of answer(client, method, request, place, { signal, deadline, giveUp, call })) {
             begun = true
             yield message

@@ -63,6 +63,11 @@ test('answers as tables', async (t) => {
     (await order('snapshot', 'list', 'tank')).stdout,
     'SNAPSHOT  SIZE  MAPPED  SNAPSHOT OF  CREATED  DEVICE\n0 snapshots; complete\n'
   )
+  // Whoever asks for all is told where the rest is.
+  t.regex(
+    (await order('snapshot', 'list')).stdout,
+    /\n0 snapshots; complete\n\(.*`deltamapper doctor` lists LVM's snapshots, and those of all other pools\.\)\n$/
+  )
   const taken = (await order('snapshot', 'create', 'srv', 'monday')).stdout
   t.regex(taken, /^snapshot +srv\/monday$/m)
   t.regex(taken, /^is +LVM's vg0\/monday$/m)

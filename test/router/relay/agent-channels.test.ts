@@ -1,4 +1,4 @@
-import { copyFile } from 'node:fs/promises'
+import { copyFile, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import { pino } from 'pino'
@@ -68,4 +68,36 @@ test('an address that is left is left to the calls under way', async (t) => {
   let more = 0
   while (!(await messages.next()).done) more++
   t.true(more > 0)
+})
+
+/** Connections to a port of 127.0.0.1, as its server sees them: proc_net_tcp(5). */
+async function established(port: number): Promise<number> {
+  const ours = `0100007F:${port.toString(16).toUpperCase().padStart(4, '0')}`
+  const rows = (await readFile('/proc/net/tcp', 'utf8')).split('\n').map((line) => line.trim().split(/\s+/))
+  return rows.filter(([, local, , state]) => local === ours && state === '01').length
+}
+
+test('clients are spread over a few connections to an agent, and each stays on its own', async (t) => {
+  const agent = await testServer(t, { listen: ['tcp://127.0.0.1:0'], allowLoopbackTcp: true })
+  const [address = ''] = agent.server.addresses
+  const channels = new AgentChannels()
+  t.teardown(() => channels.close())
+  const parties = Array.from({ length: 100 }, (_, i) => `unix:pid ${i}`)
+  const first = parties.map((party) => channels.to(address, party))
+  t.is(new Set(first).size, 4)
+  for (const [i, party] of parties.entries()) t.is(channels.to(address, party), first[i])
+
+  // (grpc-js has channels of the same kind share a connection unless it is told not to.)
+  const { path, requestSerialize } = getMetadataAllocated
+  const request = { snapshotId: 'some', startingOffset: 0n, maxResults: 100 }
+  for (const channel of [...new Set(first), ...new Set(first)]) {
+    const stream = channel.makeServerStreamRequest(path, requestSerialize, (bytes: Buffer) => bytes, request)
+    for await (const message of stream) t.true((message as Buffer).length > 0)
+  }
+  t.is(await established(Number(address.slice(address.lastIndexOf(':') + 1))), 4)
+  const kept = channels.to(address, parties[1])
+  channels.retain(new Set([address]))
+  t.is(channels.to(address, parties[1]), kept)
+  channels.retain(new Set())
+  for (const [i, party] of parties.entries()) t.not(channels.to(address, party), first[i])
 })
