@@ -76,10 +76,13 @@ export class Chain {
       const lock = await locked(folder, access)
       try {
         const { dev, ino } = await stat(folder)
-        const manifest = (await readManifest(folder, volume)) ?? (await newManifest(folder, volume))
+        const found = await readManifest(folder, volume)
+        const manifest = found ?? (await newManifest(folder, volume))
         const place = { folder, realFolder: await realpath(folder), inode: `${dev} ${ino}` }
         const chain = new Chain(volume, manifest, lock, place)
         if (access === 'exclusive') await chain.#recover()
+        // On disk before anything is marked with it: the next run would not know what a killed one has left.
+        if (!found) await chain.save({})
         return chain
       } catch (error) {
         await lock?.close()

@@ -56,17 +56,17 @@ with a tag by which the next run finds what a killed one has left. Those of owne
 pools and tracked volumes are made by the agent.
 
 An increment is made only onto a backup of the very base that it changed from. Where
-that is not certain, a full backup is made, and said why. So the next run needs the
-snapshot of this one as its base: --keep-snapshot keeps it in the pool. Without it the
-snapshot is removed, and the next backup is a full one, unless the agent can still
-tell what changed: of tracked volumes, and where it has a record of the base.
+that is not certain, a full backup is made, and said why. No snapshot stays in the
+pool: the agent has a record of the last one, which counts until the machine is
+restarted. --keep-snapshot keeps the newest snapshot itself, and classic snapshots
+(--cow-size) need that: they leave no record.
 
 Needs qemu-img and qemu-io (Debian: qemu-utils).
 ${endHelp}
 
 Examples:
-  deltamapper backup vg0/home --to /srv/backup --keep-snapshot --keep 14
-  deltamapper backup vg0/db vg0/wal --to /srv/backup --keep-snapshot \\
+  deltamapper backup vg0/home --to /srv/backup --keep 14
+  deltamapper backup vg0/db vg0/wal --to /srv/backup \\
     --before 'systemctl stop db' --after 'systemctl start db'
   deltamapper backup vg0/root --to /srv/backup --keep-snapshot --cow-size 2GiB
   deltamapper backup demo/harbour --snapshot monday --recorded demo=/srv/recorded-pool --to /srv/backup
