@@ -43,8 +43,8 @@ export class Chain {
   /** Of the folder, to notice that another is there by its name. */
   readonly #inode: string
   /**
-   * Marks the snapshots that are taken for it: 12 hexadecimal digits. A copy of a chain that lies elsewhere has another,
-   * so the two do not take each other's snapshots away.
+   * Marks the snapshots that are taken for it: 12 hexadecimal digits. A copy of a chain has another where it lies, so
+   * the two do not take each other's snapshots away.
    */
   readonly mark: string
 

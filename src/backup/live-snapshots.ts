@@ -141,7 +141,7 @@ export class LiveSnapshots implements Snapshots {
   }
 }
 
-/** Whether the kernel takes a device that `fsfreeze` has frozen for one that may be suspended as well (super.c, 6.8). */
+/** Whether the kernel suspends a device whose file system `fsfreeze` has frozen (fs/super.c, FREEZE_MAY_NEST: 6.8). */
 function canSuspendFrozen(): boolean {
   const [major = 0, minor = 0] = release().split('.').map(Number.parseFloat)
   return major > 6 || (major === 6 && minor >= 8)

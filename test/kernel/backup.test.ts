@@ -244,10 +244,10 @@ kernelTest("a tracked volume, and one in a pool of the agent's own", async (t) =
     ...{ name: 'tank', metadataDevice: ownMetadata, dataDevice: ownData },
     ...{ blockBytes: 65536, whenFull: 'error' }
   })
-  const { device } = await admin.createVolume({ pool: 'tank', name: 'mail', sizeBytes: 8 * 2 ** 20, inactive: false })
+  const made = await admin.createVolume({ pool: 'tank', name: 'mail', sizeBytes: 8 * 2 ** 20, inactive: false })
   for (const [volume, path, ...more] of [
     ['srv', '/dev/mapper/srv'],
-    ['tank/mail', device, '--keep-snapshot']
+    ['tank/mail', made.device?.path ?? '', '--keep-snapshot']
   ]) {
     writeBlocks(path, 0, 60, 'a')
     for (const kind of ['full', 'increment']) {
