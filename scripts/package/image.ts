@@ -5,8 +5,8 @@
  *
  *   npm run image -- [--architecture amd64|arm64|all] [--base IMAGE] [--output FOLDER] [--no-run]
  *
- * The image of this machine's processor is run: `--version`, a delta by both engines, and an agent that is asked for
- * it.
+ * The image of this machine's processor is run: `--version`, a delta by both engines, and an agent and a router with
+ * what their pods may do. That of the other one is emulated.
  */
 import { createHash } from 'node:crypto'
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
@@ -18,8 +18,10 @@ import { gunzipSync } from 'node:zlib'
 import { completeFolder } from '../../test/lab/complete-folder.ts'
 import { runQuietly, unpackRelease } from '../../test/lab/debian-release.ts'
 import { type Architecture, architectures, ownArchitecture } from './architecture.ts'
+import { tryAsPods } from './as-pod.ts'
 import { makeDeb, sourceDate } from './deb.ts'
 import { debianComponents, withDebian } from './debian-components.ts'
+import { runEmulated } from './emulated.ts'
 
 const project = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 const cache = join(project, '.cache/packages')
@@ -29,7 +31,9 @@ const cache = join(project, '.cache/packages')
  */
 const packages = [
   ...['lvm2', 'thin-provisioning-tools', 'util-linux', 'libstdc++6', 'libgcc-s1'],
-  ...['base-files', 'base-passwd', 'dash', 'netbase']
+  ...['base-files', 'base-passwd', 'dash', 'netbase'],
+  // What the agent's report of the node starts by a shell.
+  ...['coreutils', 'grep']
 ]
 /** They are needed to install packages, and to serve events: neither happens in a container. */
 const without = ['dmeventd', 'debianutils', 'mawk', 'libdebconfclient0', 'sysvinit-utils', 'init-system-helpers']
@@ -55,6 +59,7 @@ export interface ImageOptions {
 
 export interface Image {
   readonly name: string
+  readonly architecture: Architecture
   readonly archive: string
   /** Of the manifest: `sha256:…` */
   readonly digest: string
@@ -93,7 +98,7 @@ export async function makeImage({ architecture, output, base }: ImageOptions): P
     const digest = join(work, 'digest')
     await buildah(['push', '--digestfile', digest, name, `oci-archive:${archive}:deltamapper:${version}`], work)
     await cp(join(root, 'usr/share/doc/deltamapper/sbom.cdx.json'), archive.replace(/\.oci\.tar$/, '.sbom.cdx.json'))
-    return { name, archive, digest: (await readFile(digest, 'utf8')).trim() }
+    return { name, architecture, archive, digest: (await readFile(digest, 'utf8')).trim() }
   } finally {
     await rm(work, { recursive: true })
   }
@@ -118,7 +123,7 @@ async function imageLabels(version: string, epoch: number): Promise<Record<strin
   return Object.fromEntries(Object.entries(known).map(([name, value]) => [`org.opencontainers.image.${name}`, value]))
 }
 
-const baseFolder = (architecture: Architecture) => join(cache, `image-base-${architecture}-1`)
+const baseFolder = (architecture: Architecture) => join(cache, `image-base-${architecture}-2`)
 
 /**
  * The packages are unpacked, not installed: no script of theirs runs, above all not lvm2's, which looks at all
@@ -188,53 +193,76 @@ async function layProgram(root: string, architecture: Architecture, work: string
   await writeFile(bill, withDebian(await readFile(bill, 'utf8'), debian))
 }
 
-/** Runs the image: the command, both engines, and an agent that answers. @returns what was tried, a line each */
-export async function tryImage({ name }: Image): Promise<string[]> {
+/**
+ * Runs the image of this machine's processor: the command, both engines, an agent that answers, and agent and router
+ * with what their pods may do. That of another processor is emulated, without the tools that it would start.
+ *
+ * @returns what was tried, a line each
+ */
+export async function tryImage({ name, architecture }: Image): Promise<string[]> {
   const work = await mkdtemp(join(tmpdir(), 'deltamapper-try-'))
-  const container = (await buildah(['from', '--pull-never', name], work)).trim()
+  const container = (await buildah(['from', '--pull-never', '--arch', architecture, name], work)).trim()
   try {
     const fixture = join(project, 'test/fixtures/recorded-pool')
     const pool = join(work, 'pool')
     await mkdir(pool)
     await writeFile(join(pool, 'metadata.img'), gunzipSync(await readFile(join(fixture, 'metadata.img.gz'))))
     await cp(join(fixture, 'pool.json'), join(pool, 'pool.json'))
-    const run = async (words: string[], user = USER) => {
-      const options = ['--isolation', 'chroot', '--user', user, '--volume', `${pool}:/pool:ro`]
-      return (await buildah(['run', ...options, container, '--', ...words], work)).trim()
+    const root = (await buildah(['mount', container], work)).trim()
+    if (architecture !== ownArchitecture()) return await tryEmulated(root, architecture, pool)
+    const { answer, seen } = await tryCommands(container, pool, work)
+    const ask = async (endpoint: string) => {
+      const asked = await run(command, ['delta', ...asAgentHasIt, '--endpoint', endpoint], work)
+      if (asked.trim() !== answer) throw new Error(`by the router the answer is ${asked}`)
     }
-    const version = await run(['deltamapper', '--version'])
-    const question = [
-      'deltamapper',
-      'delta',
-      '2',
-      '4',
-      '--metadata',
-      '/pool/metadata.img',
-      '--size',
-      '50360320',
-      '-o',
-      'ndjson'
-    ]
-    const both = await run([...question, '--engine', 'both'])
-    if (both !== (await run(question)) || !both.includes('"complete":true'))
-      throw new Error(`engines disagree: ${both}`)
-    const lvm = await run(['lvm', 'version'], '0')
-    const script = `cd /run/deltamapper
-      deltamapper agent --listen unix:///run/deltamapper/agent.sock --recorded demo=/pool >/dev/null 2>log & agent=$!
-      until deltamapper delta demo/tuesday demo/thursday -o ndjson 2>/dev/null; do kill -0 $agent || exit 1; done
-      kill $agent; wait $agent`
-    const asked = await run(['sh', '-c', script], '0')
-    if (asked !== both) throw new Error(`its agent says ${asked}`)
-    const lines = both.split('\n').length
-    return [
-      `--version: ${version}`,
-      `delta --engine both: ${lines} lines, the same from its agent`,
-      lvm.split('\n')[0]?.trim() ?? ''
-    ]
+    return [...seen, ...(await tryAsPods({ root, project, pool, work, ask }))]
   } finally {
     await buildah(['rm', container], work)
     await rm(work, { recursive: true })
   }
+}
+
+const command = join(project, 'bin/deltamapper.js')
+/** One question, of metadata and of an agent. */
+const ofMetadata = (file: string) => ['2', '4', '--metadata', file, '--size', '50360320', '-o', 'ndjson']
+const asAgentHasIt = ['demo/tuesday', 'demo/thursday', '-o', 'ndjson']
+
+async function tryEmulated(root: string, architecture: Architecture, pool: string): Promise<string[]> {
+  const question = ['delta', ...ofMetadata(join(pool, 'metadata.img'))]
+  const version = await runEmulated(root, architecture, cache, ['--version'])
+  const answer = await runEmulated(root, architecture, cache, question)
+  if (answer !== (await run(command, question, pool)).trim()) throw new Error(`emulated, the answer is ${answer}`)
+  return [`emulated, --version: ${version}`, `emulated, delta: ${answer.split('\n').length} lines, the same as here`]
+}
+
+/** @returns what was tried, and the answer */
+async function tryCommands(container: string, pool: string, work: string): Promise<{ answer: string; seen: string[] }> {
+  const inside = async (words: string[], user = USER) => {
+    const options = ['--isolation', 'chroot', '--user', user, '--volume', `${pool}:/pool:ro`]
+    return (await buildah(['run', ...options, container, '--', ...words], work)).trim()
+  }
+  const version = await inside(['deltamapper', '--version'])
+  const question = ['deltamapper', 'delta', ...ofMetadata('/pool/metadata.img')]
+  const both = await inside([...question, '--engine', 'both'])
+  if (both !== (await inside(question)) || !both.includes('"complete":true'))
+    throw new Error(`engines disagree: ${both}`)
+  const lvm = await inside(['lvm', 'version'], '0')
+  const script = `cd /run/deltamapper
+      deltamapper agent --listen unix:///run/deltamapper/agent.sock --recorded demo=/pool >/dev/null 2>log & agent=$!
+      until deltamapper delta ${asAgentHasIt.join(' ')} 2>/dev/null; do kill -0 $agent || exit 1; done
+      kill $agent; wait $agent`
+  const asked = await inside(['sh', '-c', script], '0')
+  if (asked !== both) throw new Error(`its agent says ${asked}`)
+  const seen = [
+    `--version: ${version}`,
+    `delta --engine both: ${both.split('\n').length} lines, the same from its agent`,
+    lvm.split('\n')[0]?.trim() ?? ''
+  ]
+  return { answer: both, seen }
+}
+
+async function run(program: string, words: readonly string[], cwd: string): Promise<string> {
+  return runQuietly(process.execPath, [program, ...words], cwd)
 }
 
 async function buildah(words: readonly string[], cwd: string): Promise<string> {
@@ -264,7 +292,7 @@ if (import.meta.main) {
       .update(await readFile(image.archive))
       .digest('hex')
     console.log(`${image.digest}  ${image.name}\n${bytes}  ${image.archive}`)
-    if (values['no-run'] || architecture !== ownArchitecture()) continue
+    if (values['no-run']) continue
     for (const each of await tryImage(image)) console.log(`  tried: ${each}`)
   }
 }

@@ -15,7 +15,7 @@ import { lookAtPoolsAndStores, type PoolFullness } from './node/pool-fullness.ts
 import type { StoreFullness } from './node/store-fullness.ts'
 import type { CheckCounts } from './walks/tool-engine.ts'
 import type { TimedStatistics } from './walks/walk-messages.ts'
-import type { WalkKind } from './walks/plan.ts'
+import type { Plan, WalkKind } from './walks/plan.ts'
 import type { Walkers } from './walks/walkers.ts'
 
 /** A small walk takes milliseconds, a whole large pool minutes. */
@@ -24,6 +24,8 @@ const WALK_SECONDS = [0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300]
 const LEASE_SECONDS = [0.1, 1, 10, 60, 300, 600, 1800]
 /** The most pools that are shown, each with six time series; and of stores and tracked volumes. */
 const MAXIMUM_POOLS = 64
+/** The most volumes whose newest delta is shown, each with two. */
+const MAXIMUM_VOLUMES = 64
 
 const methods: Record<WalkKind, string> = { allocated: 'GetMetadataAllocated', delta: 'GetMetadataDelta' }
 
@@ -31,6 +33,7 @@ export class AgentMetrics {
   readonly #registers: [Registry]
   readonly #walkSeconds: Histogram<'method'>
   readonly #doubtful: Counter
+  readonly #newestDeltas = new Map<string, TimedStatistics>()
 
   constructor(registry: Registry) {
     this.#registers = [registry]
@@ -46,11 +49,36 @@ export class AgentMetrics {
       help: 'What answers about classic snapshots reported as changed because nothing told whether it was',
       registers: this.#registers
     })
+    this.#showNewestDeltas()
   }
 
   /** Call for each walk that has ended. */
-  readonly walkEnded = (kind: WalkKind, { walkMs }: TimedStatistics): void => {
-    this.#walkSeconds.observe({ method: methods[kind] }, walkMs / 1000)
+  readonly walkEnded = ({ kind, volume }: Plan, statistics: TimedStatistics, isComplete: boolean): void => {
+    this.#walkSeconds.observe({ method: methods[kind] }, statistics.walkMs / 1000)
+    if (!isComplete || volume === undefined) return
+    // (The newest last, so that the first is the one to go.)
+    this.#newestDeltas.delete(volume)
+    this.#newestDeltas.set(volume, statistics)
+    const [oldest] = this.#newestDeltas.keys()
+    if (this.#newestDeltas.size > MAXIMUM_VOLUMES && oldest !== undefined) this.#newestDeltas.delete(oldest)
+  }
+
+  #showNewestDeltas(): void {
+    const newest = this.#newestDeltas
+    const gauge = (name: string, help: string, of: (delta: TimedStatistics) => number) =>
+      new Gauge({
+        ...{ name, help, labelNames: ['volume'], registers: this.#registers },
+        collect() {
+          this.reset()
+          for (const [volume, delta] of newest) this.set({ volume }, of(delta))
+        }
+      })
+    gauge(
+      'deltamapper_volume_changed_bytes',
+      'Bytes of the newest complete delta of each volume',
+      (delta) => delta.extentBytes
+    )
+    gauge('deltamapper_volume_size_bytes', 'Size of the volume then', (delta) => delta.volumeBytes)
   }
 
   /** To be told of each answer about classic snapshots. */

@@ -1,8 +1,8 @@
 /**
  * The common metrics of agent and router: calls, and messages sent. Each has a registry of its own, never a global one.
  *
- * Labels have few values by construction: methods, status codes, error codes, nodes, pools, tracked volumes. Never a
- * handle, a client.
+ * Labels have few values by construction: methods, status codes, error codes, nodes, pools, and a limited number of
+ * volumes. Never a snapshot's handle, a client.
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { ServerObserver } from '../grpc/server.ts'

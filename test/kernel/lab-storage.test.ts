@@ -2,7 +2,7 @@
  * The storage of the Vagrant lab's nodes (deploy/lab/storage.sh), and an agent on it with no more rights than a pod needs.
  * Runs inside the kernel lab: node test/lab/run.ts test/kernel/lab-storage.test.ts
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import test from 'ava'
 import { runCommand } from '../cli/run-command.ts'
@@ -99,9 +99,47 @@ function writableInPod(folders: readonly string[]): string[] {
   return folders.filter((each) => new RegExp(`mountPath: ${each}\\b(?!.*readOnly: true)`).test(manifest))
 }
 
+/** Devices that container engines let everybody have (runc's list): null, zero, full, random, urandom, tty, terminals. */
+const usualDevices = [
+  'c 1:3 rwm',
+  'c 1:5 rwm',
+  'c 1:7 rwm',
+  'c 1:8 rwm',
+  'c 1:9 rwm',
+  'c 5:0 rwm',
+  'c 5:2 rwm',
+  'c 136:* rwm'
+]
+
+/** What docs/kubernetes.md wants of a device plugin. */
+function devicesOfPlugin(): string[] {
+  const block = (path: string) => {
+    const { rdev } = statSync(path)
+    return `b ${rdev >> 8}:${rdev & 255} r`
+  }
+  return ['c 10:236 rw', block('/dev/mapper/lab-pool0_tmeta'), block('/dev/ubda')]
+}
+
+/** Lines of a shell that put it, and what it starts, below device rules, as a container engine does. */
+function belowDeviceRules(rules: readonly string[]): string[] {
+  const folder = `${process.env.TMPDIR}/devices`
+  const other = '/dev/mapper/lab-pool0_tdata'
+  return [
+    `head --bytes 1 ${other} >/dev/null`,
+    `mkdir --parents ${folder}`,
+    `busybox mount -t cgroup -o devices none ${folder}`,
+    `mkdir ${folder}/pod`,
+    `echo a >${folder}/pod/devices.deny`,
+    ...rules.map((each) => `echo '${each}' >${folder}/pod/devices.allow`),
+    `echo $$ >${folder}/pod/cgroup.procs`,
+    // (One whose rules do not count would show nothing.)
+    `! head --bytes 1 ${other} >/dev/null 2>&1`
+  ]
+}
+
 // What the comments in daemonset.yaml say is enough, and no more than is mounted there.
 test.serial(
-  'an agent serves the pool with CAP_SYS_ADMIN alone, and nothing writable but what its pod has',
+  'an agent serves the pool with CAP_SYS_ADMIN alone, the devices of a plugin, and nothing writable but what its pod has',
   async (t) => {
     const folders = ['/dev', '/run/lock', '/run/lvm', '/etc/lvm']
     const writable = writableInPod(folders)
@@ -113,6 +151,7 @@ test.serial(
     writeFileSync(`${configuration}/lvm.conf`, usual)
     const closed = folders.filter((each) => each !== '/dev' && !writable.includes(each))
     const confined = [
+      ...belowDeviceRules([...usualDevices, 'b *:* m', 'c *:* m', ...devicesOfPlugin()]),
       'busybox mount -o bind /dev /dev',
       'busybox mount -o remount,ro,bind /dev',
       '! mknod /dev/deltamapper-test b 1 1 2>/dev/null',

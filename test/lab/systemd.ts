@@ -73,11 +73,12 @@ export class SystemdMachine implements AsyncDisposable {
   /**
    * Boots, runs a bash script when the machine is up, and ends when the machine does: it is powered off in order after the script.
    *
-   * @param cutAt a line of the script's output: then the power is cut instead, whatever the machine is at
+   * @param cutAt the last line of the script's output: then the power is cut instead, and nothing is done in order
    */
   async boot(script: string, { timeoutSeconds = 300, cutAt = '' } = {}): Promise<Boot> {
     const result = join(this.#job, 'result')
-    await writeFile(join(this.#job, 'script'), script)
+    // (What is printed reaches the host with a sync. A machine that goes on would be powered off in order.)
+    await writeFile(join(this.#job, 'script'), cutAt === '' ? script : `${script}\nsync; sleep infinity\n`)
     for (const each of [result, join(this.#job, 'said')]) await rm(each, { force: true })
     const log = await open(join(this.#job, 'console'), 'w')
     const began = performance.now()

@@ -133,11 +133,16 @@ test.serial('to the sidecar it is one driver, whatever node a snapshot is on', a
     t.is(await metric(router, `deltamapper_router_calls_total{node="${node}",grpc_code="OK"}`), 2)
     t.is(await metric(agents[node], 'deltamapper_extents_total{method="GetMetadataDelta"}'), expected.length)
     t.true((await metric(agents[node], 'deltamapper_metadata_nodes_read_total')) > 0)
+    const volume = `{volume="sample/${sample.listed('thu').volume}"}`
+    const changed = expected.reduce((sum, [, length]) => sum + length, 0)
+    t.is(await metric(agents[node], `deltamapper_volume_changed_bytes${volume}`), changed)
+    t.is(await metric(agents[node], `deltamapper_volume_size_bytes${volume}`), sample.listed('thu').size_bytes)
   }
   t.is(await page(router, '/readyz'), 'ready\n')
-  // Who asks is nobody's business there, nor what about.
+  // Who asks is nobody's business there, nor which snapshots are asked about.
   for (const text of await Promise.all([router, ...Object.values(agents)].map((each) => page(each)))) {
-    t.notRegex(text, /sample|unix-|127\.0\.0\.1/)
+    t.notRegex(text.replaceAll(/^deltamapper_volume_.*/gm, ''), /sample|unix-|127\.0\.0\.1/)
+    t.notRegex(text, /sample\/thu/)
   }
 })
 

@@ -32,18 +32,19 @@ export function snapshotMetadataBackend(
       const rest = { startingOffset, maxResults, anyVolume: call?.anyVolume ?? false, lookUp }
       const look = sources.look(call?.party)
       const [base, target] = await Promise.all([ifThere(baseSnapshotId, look), resolve(targetSnapshotId, look)])
-      if (!(base instanceof DeltamapperError)) return answer({ base, target, ...rest }, signal, call)
+      const volume = startingOffset === 0n ? target.volumeName : undefined
+      if (!(base instanceof DeltamapperError)) return answer({ base, target, ...rest }, signal, call, volume)
       checkDevice(target, call)
       const plan = await kindOf(target).planWithoutBase?.({ baseHandle: baseSnapshotId, target, ...rest })
       if (plan === undefined) throw base
-      return streamed(plan, signal, call)
+      return streamed(plan, signal, call, volume)
     }
   }
 
-  async function answer(question: Question, signal: AbortSignal, call?: CallContext): Promise<EncodedStream> {
+  async function answer(question: Question, signal: AbortSignal, call?: CallContext, volume?: string) {
     const answers = whoAnswers(question)
     checkDevice(question.target, call)
-    return streamed(await answers.plan(question), signal, call)
+    return streamed(await answers.plan(question), signal, call, volume)
   }
 
   /** @throws DM_NO_SUCH_DEVICE where the caller has the data of something else */
@@ -51,9 +52,10 @@ export function snapshotMetadataBackend(
     checkIsMeant(target.handle, call?.device, kindOf(target).named(target))
   }
 
-  function streamed(plan: Plan, signal: AbortSignal, call: CallContext | undefined): EncodedStream {
+  /** @param volume as in a plan */
+  function streamed(plan: Plan, signal: AbortSignal, call?: CallContext, volume?: string): EncodedStream {
     const { device, party } = call ?? {}
-    const stream = walkers.stream(plan, signal, party)
+    const stream = walkers.stream(volume === undefined ? plan : { ...plan, volume }, signal, party)
     return device === undefined ? stream : { ...stream, device }
   }
 

@@ -51,6 +51,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
       kind: 'thin',
       handle: `${source}/${name}`,
       volume: `${source}/${volume}`,
+      volumeName: `${source}/${volume}`,
       thinId: thin_id,
       blockBytes: description.data_block_size_bytes,
       ...(description.live_root === true && { liveRoot: true }),

@@ -22,6 +22,8 @@ export interface Plan {
   readonly task: WalkTask
   /** What whoever asks should know of the target, though there is an answer. */
   readonly remark?: string
+  /** The volume that a delta of all of it is about, for metrics. */
+  readonly volume?: string
   /** The main thread's answers during the walk, by the name that the walk asks by. */
   readonly asides?: Readonly<Record<string, Aside>>
   /** Maps a failure to the error for the client. By default, the failure itself. */

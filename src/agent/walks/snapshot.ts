@@ -11,6 +11,8 @@ export interface FoundSnapshot {
   readonly handle: string
   /** The same as its source has it, by whichever spelling a client asked. */
   readonly ownHandle?: string
+  /** The name of its volume in messages and metrics, if it is known. */
+  readonly volumeName?: string
 }
 
 /** A thin snapshot as a source knows it. */

@@ -53,7 +53,7 @@ export interface WalkersOptions {
   /** Walks may start programs, which their thread has to end before it ends itself. */
   startPrograms?: boolean
   /** Called for each walk that has ended, however it did. */
-  onEnd?: (kind: WalkKind, statistics: TimedStatistics) => void
+  onEnd?: (plan: Plan, statistics: TimedStatistics, isComplete: boolean) => void
 }
 
 interface Thread {
@@ -261,7 +261,7 @@ export class Walkers {
     thread.walks.delete(id)
     walk.outcome = outcome
     add(this.#ended[walk.plan.kind], walk.statistics)
-    this.#onEnd(walk.plan.kind, walk.statistics)
+    this.#onEnd(walk.plan, walk.statistics, outcome === 'complete')
     walk.wake()
   }
 }
