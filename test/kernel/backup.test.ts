@@ -208,7 +208,7 @@ kernelTest('without a kept snapshot nothing stays in the pool, and a backup that
   await checkRestores(t, `${group}/lone`)
 })
 
-kernelTest('classic snapshots: full and increments', async (t) => {
+longTest('classic snapshots: full and increments', async (t) => {
   createThick(group, 'thick', 24)
   const device = `/dev/${group}/thick`
   run('bash', ['-c', `head -c 24M /dev/urandom > ${device}`])
@@ -225,7 +225,7 @@ kernelTest('classic snapshots: full and increments', async (t) => {
   t.regex(refused.stderr, /--cow-size/)
 })
 
-kernelTest("a tracked volume, and one in a pool of the agent's own", async (t) => {
+longTest("a tracked volume, and one in a pool of the agent's own", async (t) => {
   run('/run/modprobe', ['dm-era'])
   const admin = connectAdmin(agent.address)
   createThin(group, 'pool64', 'below', 12)
@@ -274,7 +274,7 @@ kernelTest("a tracked volume, and one in a pool of the agent's own", async (t) =
   run('dmsetup', ['remove', 'srv'])
 })
 
-kernelTest("several volumes: frozen together and thawed; hooks; one that fails is no other's problem", async (t) => {
+longTest("several volumes: frozen together and thawed; hooks; one that fails is no other's problem", async (t) => {
   const names = ['one', 'two']
   const mounts = names.map((name) => {
     const device = createThin(group, 'pool64', name, 32)
@@ -335,7 +335,7 @@ longTest('a target that is read-only, or full, or fills up in the middle: nothin
   run('umount', [place])
 })
 
-kernelTest('runs that are killed leave nothing once the next one is over', async (t) => {
+longTest('runs that are killed leave nothing once the next one is over', async (t) => {
   const device = createThin(group, 'pool64', 'killed', 32)
   for (let i = 0; i < Math.max(2, increments); i++) {
     writeBlocks(device, (30 * i) % 400, 60, 'pqrs'[i % 4])
