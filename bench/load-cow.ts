@@ -5,27 +5,28 @@
  *
  *   node bench/load-cow.ts --fio FILE --libraries FOLDERS --rounds N --seconds S
  *
- * The list is written as the kernel would have written it (drivers/md/dm-snap-persistent.c), and activated: it would
- * take days to make it by writing to the volume.
+ * The list is written while the snapshot is inactive (cow-list.ts).
  */
-import { closeSync, constants, openSync, writeSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { connect } from '../src/grpc/client.ts'
-import { alignedBuffer, createDevice, removeDevice, run } from '../test/kernel/dmsetup.ts'
+import { createDevice, removeDevice, run } from '../test/kernel/dmsetup.ts'
 import { LiveAgent } from '../test/kernel/live-agent.ts'
 import { createGroup, lvm, prepareLvm } from '../test/kernel/lvm-setup.ts'
+import { areasFor, CHUNK_BYTES, type Order, storeBytesFor, volumeBytesFor, writeList } from './cow-list.ts'
+import type { Stages } from './cow-stages.ts'
 import { loadArguments } from './fio-job.ts'
 import { cpuSeconds, peakMemoryMiB } from './measure.ts'
 
 /** Of one number of entries. */
 export interface CowFigures {
   readonly entries: number
-  /** Of the areas that the entries are in. */
-  readonly areas: number
+  readonly order: Order
   readonly extents: number
   readonly volumeBytes: number
   /** Turn by turn: seconds, and seconds of the processor. */
   readonly delta: Cost[]
   readonly dd: Cost[]
+  readonly stages: Stages[]
   /** Of reading SAMPLE_MEBIBYTES of the snapshot. */
   readonly sample: Cost[]
   readonly sampleBytes: number
@@ -38,50 +39,29 @@ export interface Cost {
   readonly cpu: number
 }
 
-const CHUNK_BYTES = 4096
-const ENTRIES_PER_AREA = CHUNK_BYTES / 16
 const SAMPLE_MEBIBYTES = 512
-const { rounds } = loadArguments()
 const group = 'bench'
 
 /** A volume with snapshots `NAME-1`, which has a list of so many entries, and `NAME-2`. @returns bytes of the volume */
-function makeSnapshots(name: string, entries: number): number {
-  const areas = Math.floor(entries / ENTRIES_PER_AREA) + 1
-  const mebibytes = Math.ceil((2 * entries * CHUNK_BYTES) / 2 ** 20)
-  const storeMebibytes = Math.ceil(((1 + areas * (ENTRIES_PER_AREA + 1)) * CHUNK_BYTES) / 2 ** 20) + 1
+function makeSnapshots(name: string, entries: number, order: Order): number {
+  const mebibytes = volumeBytesFor(entries) / 2 ** 20
   lvm('lvcreate', '--size', `${mebibytes}m`, '--wipesignatures', 'n', '--name', name, group)
   const snapshot = (number: number, size: number) => {
     const options = ['--size', `${size}m`, '--chunksize', '4k', '--permission', 'r', '--name', `${name}-${number}`]
     lvm('lvcreate', '--snapshot', ...options, `${group}/${name}`)
   }
-  snapshot(1, storeMebibytes)
+  snapshot(1, Math.ceil(storeBytesFor(entries) / 2 ** 20) + 1)
   const table = run('dmsetup', ['table', `${group}-${name}--1-cow`]).trim()
   lvm('lvchange', '--activate', 'n', `${group}/${name}`)
-  writeList(createDevice('store', table), entries, areas)
+  writeList(createDevice('store', table), entries, order)
   removeDevice('store')
   lvm('lvchange', '--activate', 'y', `${group}/${name}`)
   snapshot(2, 16)
   return mebibytes * 2 ** 20
 }
 
-/** Every other chunk of the volume, at no order that would be of help. */
-function writeList(device: string, entries: number, areas: number): void {
-  const bytes = alignedBuffer(CHUNK_BYTES)
-  const numbers = new BigUint64Array(bytes.buffer, bytes.byteOffset, CHUNK_BYTES / 8)
-  const file = openSync(device, constants.O_WRONLY | constants.O_DIRECT)
-  for (let area = 0; area < areas; area++) {
-    numbers.fill(0n)
-    for (let i = 0, index = area * ENTRIES_PER_AREA; i < ENTRIES_PER_AREA && index < entries; i++, index++) {
-      numbers[2 * i] = BigInt(2 * ((index * 7919) % entries))
-      numbers[2 * i + 1] = BigInt(2 + index + area)
-    }
-    writeSync(file, bytes, 0, CHUNK_BYTES, (1 + area * (ENTRIES_PER_AREA + 1)) * CHUNK_BYTES)
-  }
-  closeSync(file)
-}
-
 /** Reads with O_DIRECT, as the agent does. */
-function readWithDd(device: string, blockBytes: number, count: number): Cost {
+export function readWithDd(device: string, blockBytes: number, count: number): Cost {
   const dd = `dd if=${device} of=/dev/null iflag=direct bs=${blockBytes} count=${count} status=none`
   const said = run('bash', ['-c', `TIMEFORMAT='%R %U %S'; { time ${dd}; } 2>&1`])
   const [seconds, user, system] = said.trim().split(' ').map(Number)
@@ -98,35 +78,51 @@ async function askDelta(agent: LiveAgent, name: string): Promise<Cost & { extent
   return { extents, seconds: (performance.now() - began) / 1000, cpu: cpuSeconds(agent.pid) - cpu }
 }
 
-async function measure(entries: number): Promise<CowFigures> {
-  const name = `v${entries}`
-  const volumeBytes = makeSnapshots(name, entries)
-  const areas = Math.ceil(entries / ENTRIES_PER_AREA)
+/** In a process of their own, which has nothing else to do. */
+function askStages(name: string, volumeBytes: number, entries: number): Stages {
+  const script = fileURLToPath(new URL('cow-stages.ts', import.meta.url))
+  const store = `/dev/mapper/${group}-${name}--1-cow`
+  return JSON.parse(run(process.execPath, [script, store, String(volumeBytes), String(entries)])) as Stages
+}
+
+async function measure(entries: number, order: Order, rounds: number): Promise<CowFigures> {
+  const name = `v${entries}${order.slice(0, 2)}`
+  const volumeBytes = makeSnapshots(name, entries, order)
   // (What is to be compared is the reading of lists: nothing was written after the target.)
   const agent = await LiveAgent.start()
   const [delta, dd, sample]: Cost[][] = [[], [], []]
+  const stages: Stages[] = []
   let extents = 0
   for (let round = 0; round <= rounds; round++) {
     const { extents: found, ...cost } = await askDelta(agent, name)
-    const beside = readWithDd(`/dev/mapper/${group}-${name}--1-cow`, CHUNK_BYTES, areas)
-    const some = readWithDd(`/dev/mapper/${group}-${name}--1`, 2 ** 20, SAMPLE_MEBIBYTES)
+    const beside = readWithDd(`/dev/mapper/${group}-${name}--1-cow`, CHUNK_BYTES, areasFor(entries))
     // What is done only once is not what is measured.
     if (round === 0) continue
     extents = found
     delta.push(cost)
     dd.push(beside)
-    sample.push(some)
+    stages.push(askStages(name, volumeBytes, entries))
+    sample.push(readWithDd(`/dev/mapper/${group}-${name}--1`, 2 ** 20, SAMPLE_MEBIBYTES))
   }
   const peakMiB = peakMemoryMiB(agent.pid)
   await agent.stop()
   lvm('lvremove', '--force', `${group}/${name}`)
   const sampleBytes = SAMPLE_MEBIBYTES * 2 ** 20
-  return { entries, areas, extents, volumeBytes, delta, dd, sample, sampleBytes, peakMiB }
+  return { entries, order, extents, volumeBytes, delta, dd, stages, sample, sampleBytes, peakMiB }
 }
 
-prepareLvm()
-createGroup(group, '/dev/ubda')
-const figures: CowFigures[] = []
-for (const entries of [1_000_000, 10_000_000]) figures.push(await measure(entries))
-console.log(JSON.stringify(figures))
-process.exit(0)
+if (import.meta.main) {
+  const { rounds } = loadArguments()
+  prepareLvm()
+  createGroup(group, '/dev/ubda')
+  const figures: CowFigures[] = []
+  for (const [entries, order] of [
+    [1_000_000, 'scattered'],
+    [10_000_000, 'scattered'],
+    [10_000_000, 'in order']
+  ] as const) {
+    figures.push(await measure(entries, order, rounds))
+  }
+  console.log(JSON.stringify(figures))
+  process.exit(0)
+}

@@ -89,11 +89,17 @@ export interface CallFailure {
 
 export interface Request {
   readonly id: number
-  readonly call: Call
+  /** One, or several queries: they are made one after the other. */
+  readonly calls: readonly Call[]
 }
 
 export interface Reply {
   readonly id: number
+  /** Of each call, in their order. */
+  readonly outcomes: readonly CallOutcome[]
+}
+
+export interface CallOutcome {
   readonly result?: unknown
   readonly failure?: CallFailure
   /** Messages of the library or udev about a call that succeeded. */

@@ -7,14 +7,14 @@
  * device. A call that takes longer than its deadline fails with DM_CALL_STUCK, and its helper is given up. So to order
  * two calls, wait for the first before making the second.
  *
- *   calls ──▶ queue ──▶ helper            one call at a time
+ *   calls ──▶ queue ──▶ helper            one call at a time; queries that wait side by side go as one message
  *                  └──▶ second helper     only while the first is slow
  *                       given up …        killed, but the kernel has not let them go: no further call that could hang
  *                                         goes to a device that one of them hangs at, and none at all once there
  *                                         are `mostStuck`
  */
 import { type DeltamapperError, invalid, shuttingDown } from '../src/errors.ts'
-import type { Call, CallName, CallResults, Reply, SuspendOptions } from './call.ts'
+import type { Call, CallName, CallOutcome, CallResults, SuspendOptions } from './call.ts'
 import { checkName, checkReference, checkTable, checkUuid } from './device.ts'
 import type { DeviceInfo, DeviceNumber, DeviceReference, ListedDevice, TableRow, TargetVersion } from './device.ts'
 import {
@@ -26,7 +26,7 @@ import {
   refusedBehindStuckError,
   stuckError
 } from './device-mapper-error.ts'
-import { HelperProcess } from './helper-process.ts'
+import { type Ending, HelperProcess } from './helper-process.ts'
 import type { NodeKeeper } from './udev.ts'
 
 export type { DeviceInfo, DeviceNumber, DeviceReference, ListedDevice, TableRow, TargetVersion } from './device.ts'
@@ -72,6 +72,14 @@ const alwaysAllowed: ReadonlySet<CallName> = new Set<CallName>([
   ...(['resume', 'remove', 'clear', 'nodes'] as const)
 ])
 
+/**
+ * Of those, what is asked of one device after the other for a look at how they stand. A message between two processes
+ * costs more than such a query, and a look is taken before each message of an answer.
+ */
+const queries: ReadonlySet<CallName> = new Set<CallName>(['info', 'deps', 'table'])
+/** So that a call behind them does not wait for long. */
+const MOST_TOGETHER = 32
+
 interface Waiting {
   readonly call: Call
   readonly deadlineMs: number
@@ -82,9 +90,9 @@ interface Waiting {
 export class DeviceMapper {
   readonly #options: DeviceMapperOptions
   readonly #waiting: Waiting[] = []
-  /** Each helper with its running call. */
-  readonly #helpers = new Map<HelperProcess, Call | undefined>()
-  readonly #givenUp = new Map<HelperProcess, Call>()
+  /** Each helper with its running call, or queries; none while it is idle. */
+  readonly #helpers = new Map<HelperProcess, readonly Call[]>()
+  readonly #givenUp = new Map<HelperProcess, readonly Call[]>()
   #nextId = 1
   #closed = false
   #whenIdle: (() => void)[] = []
@@ -239,8 +247,8 @@ export class DeviceMapper {
   } {
     return {
       pids: [...this.#helpers.keys()].flatMap(({ pid }) => pid ?? []),
-      givenUp: [...this.#givenUp].flatMap(([{ pid }, call]) =>
-        pid === undefined ? [] : { pid, call: describeCall(call) }
+      givenUp: [...this.#givenUp].flatMap(([{ pid }, calls]) =>
+        pid === undefined ? [] : { pid, call: calls.map(describeCall).join(', ') }
       )
     }
   }
@@ -259,7 +267,9 @@ export class DeviceMapper {
     const deadlineMs = options?.deadlineMs ?? this.#options.deadlineMs ?? 10_000
     const result = await new Promise<unknown>((resolve, reject) => {
       this.#waiting.push({ call, deadlineMs, resolve, reject })
-      this.#dispatch()
+      // What is asked in the same turn goes along.
+      if (queries.has(call.call)) process.nextTick(() => this.#dispatch())
+      else this.#dispatch()
     })
     return result as CallResults[C['call']]
   }
@@ -270,7 +280,8 @@ export class DeviceMapper {
       const helpers = [...this.#helpers.keys()]
       if (helpers.some((each) => !each.idle && !each.slow)) return
       const next = this.#waiting.findIndex(({ call }) => !this.#isHeldBack(call))
-      const [waiting] = next < 0 ? [] : this.#waiting.splice(next, 1)
+      const together = next < 0 ? [] : this.#waiting.splice(next, this.#togetherFrom(next))
+      const [waiting] = together
       if (waiting === undefined) return
       const stuck = this.#stuckBefore(waiting.call)
       if (stuck !== undefined) {
@@ -282,25 +293,33 @@ export class DeviceMapper {
         helper = helpers.find((each) => each.idle) ?? this.#start()
       } catch (error) {
         // Node throws some reasons why a process cannot be started, such as no memory; others are an event.
-        waiting.reject(helperNotStarted(waiting.call, error as Error))
+        for (const { call, reject } of together) reject(helperNotStarted(call, error as Error))
         continue
       }
-      void this.#run(helper, waiting)
+      void this.#run(helper, together)
     }
+  }
+
+  /** How many of the waiting calls go as one: queries that stand side by side, and may take equally long. */
+  #togetherFrom(first: number): number {
+    const [{ call, deadlineMs }, ...behind] = this.#waiting.slice(first, first + MOST_TOGETHER)
+    if (!queries.has(call.call)) return 1
+    const end = behind.findIndex((each) => !queries.has(each.call.call) || each.deadlineMs !== deadlineMs)
+    return end < 0 ? behind.length + 1 : end + 1
   }
 
   /** A call that could hang waits as long as one at the same device is slow: that one will return, or be given up. */
   #isHeldBack(call: Call): boolean {
     if (alwaysAllowed.has(call.call)) return false
     const device = deviceOf(call)
-    return [...this.#helpers.values()].some((atWork) => atWork !== undefined && deviceOf(atWork) === device)
+    return [...this.#helpers.values()].flat().some((atWork) => deviceOf(atWork) === device)
   }
 
   /** The reason not to try a call that could hang; undefined when there is none. */
   #stuckBefore(call: Call): string | undefined {
     if (alwaysAllowed.has(call.call)) return undefined
     const device = deviceOf(call)
-    const same = [...this.#givenUp.values()].find((each) => deviceOf(each) === device)
+    const same = [...this.#givenUp.values()].flat().find((each) => deviceOf(each) === device)
     if (same !== undefined) return `${describeCall(same)} is still stuck in the kernel`
     const slow = [...this.#helpers.keys()].filter((each) => each.slow).length + this.#givenUp.size
     return slow < (this.#options.mostStuck ?? 16) ? undefined : `${slow} other calls are slow or stuck in the kernel`
@@ -321,29 +340,22 @@ export class DeviceMapper {
         this.#givenUp.delete(helper)
       }
     })
-    this.#helpers.set(helper, undefined)
+    this.#helpers.set(helper, [])
     return helper
   }
 
-  async #run(helper: HelperProcess, { call, deadlineMs, resolve, reject }: Waiting): Promise<void> {
-    this.#helpers.set(helper, call)
-    const ending = await helper.run({ id: this.#nextId++, call }, deadlineMs)
-    if (this.#helpers.has(helper)) this.#helpers.set(helper, undefined)
-    switch (ending.how) {
-      case 'answered':
-        this.#deliver(helper, call, ending.reply, resolve, reject)
-        break
-      case 'stuck':
-        this.#helpers.delete(helper)
-        this.#givenUp.set(helper, call)
-        reject(stuckError(call, ending.afterMs, helper.pid))
-        break
-      case 'died':
-        reject(diedError(call, ending.why))
-        break
-      case 'not started':
-        reject(helperNotStarted(call, ending.cause))
-        break
+  async #run(helper: HelperProcess, together: readonly Waiting[]): Promise<void> {
+    const calls = together.map(({ call }) => call)
+    this.#helpers.set(helper, calls)
+    const ending = await helper.run({ id: this.#nextId++, calls }, together[0].deadlineMs)
+    if (this.#helpers.has(helper)) this.#helpers.set(helper, [])
+    if (ending.how === 'stuck') {
+      this.#helpers.delete(helper)
+      this.#givenUp.set(helper, calls)
+    }
+    for (const [i, waiting] of together.entries()) {
+      if (ending.how === 'answered') this.#deliver(helper, waiting, ending.reply.outcomes[i])
+      else waiting.reject(endedError(waiting.call, ending, helper.pid))
     }
     // An extra helper is not kept.
     const idle = [...this.#helpers.keys()].filter((each) => each.idle)
@@ -352,13 +364,7 @@ export class DeviceMapper {
     if ([...this.#helpers.keys()].every((each) => each.idle)) for (const done of this.#whenIdle.splice(0)) done()
   }
 
-  #deliver(
-    helper: HelperProcess,
-    call: Call,
-    { result, failure, notices }: Reply,
-    resolve: Waiting['resolve'],
-    reject: Waiting['reject']
-  ): void {
+  #deliver(helper: HelperProcess, { call, resolve, reject }: Waiting, { result, failure, notices }: CallOutcome): void {
     if (failure === undefined) {
       if (notices.length > 0) this.#options.onNotice?.({ call: call.call, device: deviceOf(call), lines: notices })
       resolve(result)
@@ -373,6 +379,18 @@ export class DeviceMapper {
   #dismiss(helper: HelperProcess): void {
     this.#helpers.delete(helper)
     helper.dismiss()
+  }
+}
+
+/** Why a call has no outcome. */
+function endedError(call: Call, ending: Exclude<Ending, { how: 'answered' }>, pid: number | undefined): Error {
+  switch (ending.how) {
+    case 'stuck':
+      return stuckError(call, ending.afterMs, pid)
+    case 'died':
+      return diedError(call, ending.why)
+    case 'not started':
+      return helperNotStarted(call, ending.cause)
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * One helper process, seen from its parent: it gets one question at a time, and is given up when its time is up.
+ * One helper process, seen from its parent: it gets one request at a time, and is given up when its time is up.
  *
  * A process that waits uninterruptibly in the kernel does not die of SIGKILL until the kernel lets it go. Giving it up
  * means: kill it, expect nothing of it any more, and learn later (`onGone`) that it has really ended.
@@ -77,7 +77,7 @@ export class HelperProcess {
     return this.#slow
   }
 
-  /** Asks for one call. Never rejects. The deadline, in milliseconds, counts from when the process can begin. */
+  /** Sends one request. Never rejects. The deadline, in milliseconds, counts from when the process can begin. */
   run(request: Request, deadlineMs: number): Promise<Ending> {
     return new Promise((settle) => {
       this.#current = { request, deadlineMs, settle }

@@ -144,6 +144,26 @@ test('a call that does not come back is reported when its time is up, and its he
   t.is((await failureOf(deviceMapper.status('pool'))).code, 'DM_LIBDEVMAPPER_MISSING')
 })
 
+test('queries that are asked side by side go to one helper together, and each is answered for itself', async (t) => {
+  const library = new HangingLibrary()
+  const deviceMapper = open(t, { libraryPath: library.path, deadlineMs: 400 })
+  const { major, minor } = { major: 253, minor: 7 }
+  const asked = [deviceMapper.info('a'), deviceMapper.table({ uuid: 'b' }), deviceMapper.deps({ major, minor })]
+  const queries = asked.map(async (each) => failureOf(each))
+  await library.held()
+  const [pid = 0] = deviceMapper.helpers.pids
+  const errors = await Promise.all(queries)
+  t.deepEqual(
+    errors.map(({ code, call, device }) => [code, call, device]),
+    [
+      ['DM_CALL_STUCK', 'info', 'a'],
+      ['DM_CALL_STUCK', 'table', 'UUID b'],
+      ['DM_CALL_STUCK', 'deps', '253:7']
+    ]
+  )
+  for (const { message } of errors) t.regex(message, new RegExp(`process \\(${pid}\\)`))
+})
+
 test('a slow call holds nobody up: those behind it go on in a second helper, in order', async (t) => {
   const library = new HangingLibrary()
   const deviceMapper = open(t, { libraryPath: library.path, deadlineMs: 60_000, patienceMs: 50 })

@@ -36,7 +36,7 @@ import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/class
 import type { WalkUnderWay } from '../walks/plan.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
 import { namedClassic } from '../../devicemapper/device-named.ts'
-import type { LvmPort } from './one-look.ts'
+import { DeviceMapperLook, type LvmPort } from './one-look.ts'
 import { changedMeanwhile, lookAgain } from './second-look.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { volumeUuid } from './volume-group.ts'
@@ -53,8 +53,6 @@ const givenUp: readonly string[] = ['DM_COW_INVALID', 'DM_COW_OVERFLOWED'] satis
 /** A classic snapshot as its source knows it. */
 export interface ClassicSnapshot extends FoundSnapshot {
   readonly kind: 'classic'
-  /** `VG/LV`, whatever it was asked for by: names rotate, and all ways to ask by one are on record as one. */
-  readonly ownHandle: string
   /** The LV's UUID, and the origin's. */
   readonly identity: string
   readonly volume: string
@@ -101,7 +99,7 @@ export function classicSource(
       const [uuid, originUuid] = [volumeUuid(lv), volumeUuid(origin)]
       const devices = await classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid })
       return {
-        ...({ kind: 'classic', handle: fullName(lv), ownHandle: fullName(lv), identity: lv.uuid, link } as const),
+        ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link } as const),
         ...{ uuid, originUuid, devices },
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
         readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly
@@ -214,10 +212,11 @@ class ClassicAnswer {
 
   /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
   async checkState(): Promise<void> {
-    const { deviceMapper } = this.#services
-    for (const snapshot of this.#snapshots) {
-      const now = await classicDevices(deviceMapper, snapshot)
-      if (!isDeepStrictEqual(now, snapshot.devices)) throw changedMeanwhile(snapshot.handle)
+    // At one look, because they have one origin.
+    const look = new DeviceMapperLook(this.#services.deviceMapper)
+    const found = await Promise.all(this.#snapshots.map(async (snapshot) => classicDevices(look, snapshot)))
+    for (const [i, snapshot] of this.#snapshots.entries()) {
+      if (!isDeepStrictEqual(found[i], snapshot.devices)) throw changedMeanwhile(snapshot.handle)
       await this.#counted(snapshot)
     }
   }
@@ -338,7 +337,9 @@ function withoutPlace(snapshot: FoundSnapshot): FoundSnapshot {
   return { ...rest, link: { ...link, place: 0 } } as FoundSnapshot
 }
 
-function factsOf({ ownHandle, identity, link, volume, devices, readOnly }: ClassicSnapshot): ClassicFacts {
+/** By one name, whatever it was asked for by: names rotate. */
+function factsOf(snapshot: ClassicSnapshot): ClassicFacts {
+  const { handle, ownHandle = handle, identity, link, volume, devices, readOnly } = snapshot
   const { sizeBytes, chunkBytes } = devices
   return { handle: ownHandle, identity, link: link.id, origin: volume, sizeBytes, chunkBytes, readOnly }
 }

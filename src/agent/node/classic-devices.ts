@@ -49,12 +49,14 @@ export async function classicDevices(
   deviceMapper: ClassicPort,
   { handle, uuid, originUuid }: ClassicReference
 ): Promise<ClassicDevices> {
-  const info = await deviceMapper.info({ uuid })
-  const origin = await deviceMapper.info({ uuid: originUuid })
-  if (!info?.hasLiveTable || !origin?.hasLiveTable) throw inactive(handle)
-  const [row, ...more] = await liveTable(deviceMapper, info)
-  const [top, ...others] = await liveTable(deviceMapper, origin)
-  if (!row || !top) throw inactive(handle)
+  // What can be asked at once is: a message to the helper process costs more than a query.
+  const [info, origin, [row, ...more], [top, ...others]] = await Promise.all([
+    deviceMapper.info({ uuid }),
+    deviceMapper.info({ uuid: originUuid }),
+    liveTable(deviceMapper, { uuid, name: '' }),
+    liveTable(deviceMapper, { uuid: originUuid, name: '' })
+  ])
+  if (!info?.hasLiveTable || !origin?.hasLiveTable || !row || !top) throw inactive(handle)
   if (row.targetType === 'snapshot-merge' || top.targetType === 'snapshot-merge') throw merging(handle)
   if (row.targetType !== 'snapshot' || more.length > 0) {
     throw detached(handle, `its device has the target ${row.targetType}, not snapshot`)
@@ -65,7 +67,7 @@ export async function classicDevices(
   const table = parseCowTable(row.params)
   if (!table.persistent) throw transient(handle)
   if (table.features.length > 0) throw detached(handle, `its table has ${table.features.join(' and ')}`)
-  const [real, store] = [await deviceMapper.info(table.originDevice), await deviceMapper.info(table.storeDevice)]
+  const [real, store] = await Promise.all([deviceMapper.info(table.originDevice), deviceMapper.info(table.storeDevice)])
   if (real?.uuid !== `${originUuid}-real`) throw detached(handle, `it stands on ${real?.name ?? 'another device'}`)
   if (store?.uuid !== `${uuid}-cow`) throw detached(handle, `its store is ${store?.name ?? 'another device'}`)
   const below = `${real.major}:${real.minor}`
@@ -119,12 +121,18 @@ async function refuseOthers(
   origin: DeviceNumber
 ): Promise<void> {
   const { major } = real
-  for (const name of await readdir(`/sys/dev/block/${major}:${real.minor}/holders`)) {
-    // (The kernel names device-mapper's devices after their minor numbers: alloc_dev in drivers/md/dm.c.)
-    const minor = Number(/^dm-(\d+)$/.exec(name)?.[1] ?? NaN)
-    if (minor === origin.minor) continue
-    const rows = Number.isNaN(minor) ? [] : await deviceMapper.table({ major, minor })
-    if (rows.length === 1 && isSnapshotOf(rows[0], real)) continue
+  const names = await readdir(`/sys/dev/block/${major}:${real.minor}/holders`)
+  const tables = await Promise.all(
+    names.map(async (name) => {
+      // (The kernel names device-mapper's devices after their minor numbers: alloc_dev in drivers/md/dm.c.)
+      const minor = Number(/^dm-(\d+)$/.exec(name)?.[1] ?? NaN)
+      if (minor === origin.minor) return undefined
+      return Number.isNaN(minor) ? [] : deviceMapper.table({ major, minor })
+    })
+  )
+  for (const [i, rows] of tables.entries()) {
+    if (rows === undefined || (rows.length === 1 && isSnapshotOf(rows[0], real))) continue
+    const name = names[i]
     throw detached(handle, `${name} stands on its origin beside it, so that writes can be missing from its store`)
   }
 }

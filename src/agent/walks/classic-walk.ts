@@ -67,8 +67,10 @@ export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, c
       : alone(request, target, base, memoryBytes, context)
   const shape = { capacityBytes: target.sizeBytes, maxResults: request.maxResults }
   for await (const message of encodedMessages(batches, shape, statistics)) {
-    stores.count()
+    // What the kernel says of both, which goes on record, and then what their stores say.
     await ask('state')
+    await stores.checkValid()
+    stores.count()
     yield message
   }
   const chunkBytes = [base, target].map((each) => each?.store.header.chunkBytes ?? Infinity)
@@ -106,6 +108,8 @@ class OpenStores implements AsyncDisposable {
   readonly #request: ClassicWalkRequest
   readonly #context: WalkContext
   readonly #opened: CowStore[] = []
+  /** Of those, the ones that lists are read of: one for each snapshot. */
+  readonly #lists: CowStore[] = []
 
   constructor(request: ClassicWalkRequest, context: WalkContext) {
     this.#request = request
@@ -118,6 +122,7 @@ class OpenStores implements AsyncDisposable {
     const terms = { reads: reading.reads, deadlineMs: reading.readDeadlineMs, device: storeDevice }
     const store = await openCowStore(storePath, { ...terms, bytesPerSecond: reading.readBytesPerSecond })
     this.#opened.push(store)
+    this.#lists.push(store)
     if (store.header.chunkBytes !== chunkBytes) {
       throw damagedStore(storePath, `its chunks are of ${store.header.chunkBytes} bytes, the kernel's of ${chunkBytes}`)
     }
@@ -125,6 +130,11 @@ class OpenStores implements AsyncDisposable {
     const contents = await openCowStore(storePath, { ...terms, bytesPerSecond: pace })
     this.#opened.push(contents)
     return { store, contents, sizeBytes, counted, prefix }
+  }
+
+  /** Whether the kernel still keeps them. @throws DM_COW_INVALID, DM_METADATA_DAMAGED, DM_READ_FAILED */
+  async checkValid(): Promise<void> {
+    await Promise.all(this.#lists.map(async (store) => store.checkValid()))
   }
 
   /** Brings the walk's statistics up to date. */
