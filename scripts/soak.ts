@@ -115,6 +115,8 @@ const NBD_INCREMENTS = 20
 /** Kills of backups; and volumes that shrink and grow, each pruned to its last point. */
 const BACKUP_KILLS = 300
 const BACKUP_HISTORIES = 200
+/** Live, of a file system in use. */
+const BACKUP_INCREMENTS = 20
 /** Of an agent around the last message of an answer, after which its base is removed. */
 const VANISHED_BASE_KILLS = 1000
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
@@ -627,7 +629,13 @@ const sections: readonly Section[] = [
       const done = `${BACKUP_KILLS} kills of backups, prunes and restores, ${BACKUP_HISTORIES} volumes pruned to the end`
       yield [`seed ${seed}`, { ...nothing, done }]
     }
-  }
+  },
+  kernelTest(
+    'backup-live',
+    'backup',
+    BACKUP_INCREMENTS,
+    `${figure(BACKUP_INCREMENTS)} increments of a file system in use, and as many kills of backups that take snapshots`
+  )
 ]
 
 /** Runs a kernel test with a full count. @returns what it logged */

@@ -273,6 +273,9 @@ export const errorRegistry = {
     summary: 'a file of a chain of backups is gone, or another was put in its place'
   },
   DM_CHAIN_DAMAGED: { status: 'DATA_LOSS', summary: 'a file of a chain of backups does not hold what was written' },
+  DM_HOOK_FAILED: { status: 'FAILED_PRECONDITION', summary: 'a command that --before or --after names has failed' },
+  DM_FREEZE_FAILED: { status: 'UNAVAILABLE', summary: 'a file system could not be frozen for the snapshots' },
+  DM_BACKUP_INCOMPLETE: { status: 'UNAVAILABLE', summary: 'some of several volumes were not backed up' },
   DM_POINT_NOT_FOUND: { status: 'NOT_FOUND', summary: 'there is no such point of a volume' },
   DM_RESTORE_SIZE_DIFFERS: {
     status: 'FAILED_PRECONDITION',

@@ -152,6 +152,9 @@ async function layService(root: string): Promise<void> {
   const own = join(project, 'deploy/systemd')
   const places: readonly [string, string][] = [
     ['deltamapper-agent.service', 'usr/lib/systemd/system/deltamapper-agent.service'],
+    ['deltamapper-backup.service', 'usr/lib/systemd/system/deltamapper-backup.service'],
+    ['deltamapper-backup.timer', 'usr/lib/systemd/system/deltamapper-backup.timer'],
+    ['backup.conf', 'usr/share/deltamapper/backup.conf'],
     ['deltamapper-era.service', 'usr/lib/systemd/system/deltamapper-era.service'],
     ['deltamapper-router.service', 'usr/lib/systemd/system/deltamapper-router.service'],
     ['deltamapper.sysusers', 'usr/lib/sysusers.d/deltamapper.conf'],

@@ -9,8 +9,8 @@
  * after that it gets its name. So a `.part` that is not listed is what an interrupted run left, and one that is listed
  * just lacks its last rename.
  */
-import { randomUUID } from 'node:crypto'
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, statfs } from 'node:fs/promises'
+import { createHash, randomUUID } from 'node:crypto'
+import { type FileHandle, mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lockFile } from '../../native/file-lock.ts'
@@ -26,6 +26,13 @@ const PART = '.part'
 const LOCK_WAIT_MS = 5000
 const LOCK_LOOK_MS = 50
 
+/** Where a chain lies, as it was named and as it is. */
+interface Place {
+  readonly folder: string
+  readonly realFolder: string
+  readonly inode: string
+}
+
 export type Access = 'exclusive' | 'shared'
 
 export class Chain {
@@ -35,13 +42,19 @@ export class Chain {
   readonly #lock: FileHandle | undefined
   /** Of the folder, to notice that another is there by its name. */
   readonly #inode: string
+  /**
+   * Marks the snapshots that are taken for it: 12 hexadecimal digits. A copy of a chain has another where it lies, so
+   * the two do not take each other's snapshots away.
+   */
+  readonly mark: string
 
-  private constructor(volume: string, folder: string, manifest: Manifest, lock: FileHandle | undefined, inode: string) {
+  private constructor(volume: string, manifest: Manifest, lock: FileHandle | undefined, place: Place) {
     this.volume = volume
-    this.folder = folder
+    this.folder = place.folder
     this.#manifest = manifest
     this.#lock = lock
-    this.#inode = inode
+    this.#inode = place.inode
+    this.mark = createHash('sha256').update(`${manifest.chain} ${place.realFolder}`).digest('hex').slice(0, 12)
   }
 
   /**
@@ -63,9 +76,13 @@ export class Chain {
       const lock = await locked(folder, access)
       try {
         const { dev, ino } = await stat(folder)
-        const manifest = (await readManifest(folder, volume)) ?? (await newManifest(folder, volume))
-        const chain = new Chain(volume, folder, manifest, lock, `${dev} ${ino}`)
+        const found = await readManifest(folder, volume)
+        const manifest = found ?? (await newManifest(folder, volume))
+        const place = { folder, realFolder: await realpath(folder), inode: `${dev} ${ino}` }
+        const chain = new Chain(volume, manifest, lock, place)
         if (access === 'exclusive') await chain.#recover()
+        // On disk before anything is marked with it: the next run would not know what a killed one has left.
+        if (!found) await chain.save({})
         return chain
       } catch (error) {
         await lock?.close()

@@ -45,7 +45,7 @@ const pointFields = z.strictObject({
 export const manifestFields = z.strictObject({
   format: z.literal(1),
   volume: z.string(),
-  /** Of this chain only: snapshots that are taken for it carry it as a tag. */
+  /** Of this chain and of its copies. */
   chain: z.uuid(),
   /** Oldest first. */
   points: z.array(pointFields),

@@ -357,7 +357,10 @@ test('a folder that goes away in the middle', async (t) => {
 for (const [what, words, wanted] of [
   ['no volume', ['--to', '/tmp'], /no volume was named/],
   ['nowhere to go', ['demo/harbour'], /give --to DIR/],
-  ['no snapshot', ['a/b', '--to', '/tmp'], /give --snapshot NAME/]
+  ['a volume twice', ['a/b', 'a/b', '--to', '/tmp'], /named twice/],
+  ['snapshots of a recorded pool', ['a/b', '--to', '/tmp', '--recorded', 'a=/tmp'], /--snapshot/],
+  ['one snapshot of two volumes', ['a/b', 'a/c', '--to', '/tmp', '--snapshot', 'x'], /of one volume/],
+  ['hooks around no snapshot', ['a/b', '--to', '/tmp', '--snapshot', 'x', '--before', 'true'], /--before is for/]
 ] as const) {
   test(`usage: ${what}`, async (t) => {
     const result = await runCommand(['backup', ...words])

@@ -14,7 +14,7 @@ import { systemdAnalyze, systemUnits } from '../lab/deploy-tools.ts'
 import { project, runTool, toolTest } from './tools.ts'
 
 const folder = join(project, 'deploy/systemd')
-const units = (await readdir(folder)).filter((name) => name.endsWith('.service'))
+const units = (await readdir(folder)).filter((name) => /\.(service|timer)$/.test(name))
 
 /** The settings of a unit; of one that is given more than once, all. */
 async function settings(unit: string): Promise<Map<string, string[]>> {
@@ -27,7 +27,9 @@ async function settings(unit: string): Promise<Map<string, string[]>> {
 }
 
 toolTest('systemd finds nothing wrong with the units', async (t) => {
-  t.true(units.includes('deltamapper-agent.service') && units.includes('deltamapper-router.service'))
+  for (const each of ['agent.service', 'router.service', 'backup.service', 'backup.timer']) {
+    t.true(units.includes(`deltamapper-${each}`))
+  }
   // A root of their own, where what they start is installed.
   const root = await mkdtemp(join(tmpdir(), 'units-'))
   t.teardown(() => rm(root, { recursive: true }))

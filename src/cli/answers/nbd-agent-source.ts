@@ -3,6 +3,7 @@
  * the data.
  */
 import { DeviceMapper } from '../../../native/device-mapper.ts'
+import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { isThin } from '../../agent/lvm/volume.ts'
 import { namedTracked } from '../../devicemapper/device-named.ts'
@@ -11,7 +12,7 @@ import { DeltamapperError } from '../../errors.ts'
 import { connectAdmin } from '../../grpc/admin-client.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
 import { parseHandle } from '../../handle.ts'
-import type { NbdSource } from '../../nbd/source.ts'
+import type { NbdBase, NbdSource } from '../../nbd/source.ts'
 import { everything } from '../../nbd/watched-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
@@ -71,10 +72,12 @@ export async function openAgentSource(
       return { ...common, ...questions(client, target, namedTracked(id), bases, sizes), sizeBytes }
     }
     const { allocated, named, sizeBytes } = device
-    const asked = questions(client, target, named, bases, await sizesOf(bases))
-    if (!allocated) return { ...common, ...asked, allocated: async () => everything(sizeBytes), sizeBytes }
+    const known = await volumesOf([target, ...bases])
+    const asked = questions(client, target, named, bases, known)
+    const identity = known.get(target)?.identity
+    if (!allocated) return { ...common, ...asked, identity, allocated: async () => everything(sizeBytes), sizeBytes }
     await checkSameSnapshot(target, await asked.allocated(0, new AbortController().signal), await allocated())
-    return { ...common, ...asked, sizeBytes }
+    return { ...common, ...asked, identity, sizeBytes }
   } catch (error) {
     await close()
     throw error
@@ -92,7 +95,7 @@ async function findTracked(address: string, target: string) {
   const admin = connectAdmin(address)
   try {
     const snapshots = await trackedSnapshots(admin, source)
-    const sizes = new Map(snapshots?.map((each) => [`${source}/${each.name}`, each.sizeBytes]))
+    const sizes = new Map(snapshots?.map(({ name, sizeBytes }) => [`${source}/${name}`, { sizeBytes }]))
     const tracked = snapshots?.find((each) => each.name === name)
     if (tracked || !snapshots) return { tracked, sizes }
     throw new DeltamapperError(
@@ -161,13 +164,14 @@ function questions(
   target: string,
   device: string,
   bases: readonly string[],
-  sizes: ReadonlyMap<string, number>
+  known: ReadonlyMap<string, Pick<NbdBase, 'sizeBytes' | 'identity'>>
 ): Pick<NbdSource, 'allocated' | 'bases'> {
   return {
     allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal, device }),
     bases: bases.map((name) => ({
       name,
-      sizeBytes: sizes.get(name),
+      identity: known.get(name)?.identity,
+      sizeBytes: known.get(name)?.sizeBytes,
       delta: (startingOffset, signal) =>
         client.delta({ baseSnapshotId: name, targetSnapshotId: target, startingOffset, signal, device })
     }))
@@ -175,18 +179,24 @@ function questions(
 }
 
 /**
- * Sizes of bases, in bytes, as far as LVM knows them: of a classic snapshot it has the size of the store. (The agent
- * would say, to a question that it then has on record as an answer about the base, which nobody was given.) Where one
- * is not known, an increment zeroes what it could have left alone, and is right all the same.
+ * What LVM knows of snapshots: what tells each from another of its name, and its size in bytes, but of a classic one,
+ * where it has the size of the store. (The agent would say, to a question that it then has on record as an answer about
+ * the base, which nobody was given.) Where the size is not known, an increment zeroes what it could have left alone,
+ * and is right all the same.
  */
-async function sizesOf(bases: readonly string[]): Promise<Map<string, number>> {
-  const sizes = new Map<string, number>()
+async function volumesOf(handles: readonly string[]): Promise<Map<string, Pick<NbdBase, 'sizeBytes' | 'identity'>>> {
+  const known = new Map<string, Pick<NbdBase, 'sizeBytes' | 'identity'>>()
+  const groups = new Map<string, LogicalVolume[] | undefined>()
   const lvm = new LvmReporter()
-  for (const base of bases) {
-    const { source, name } = parseHandle(base)
-    const volumes = await lvm.logicalVolumes(source).catch(() => undefined)
-    const volume = volumes?.find((each) => each.name === name)
-    if (volume && isThin(volume)) sizes.set(base, volume.sizeBytes)
+  for (const handle of handles) {
+    const { source, name } = parseHandle(handle)
+    if (!groups.has(source)) groups.set(source, await lvm.logicalVolumes(source).catch(() => undefined))
+    const volume = groups.get(source)?.find((each) => each.name === name)
+    if (!volume) continue
+    known.set(handle, {
+      identity: { uuid: volume.uuid },
+      sizeBytes: isThin(volume) ? volume.sizeBytes : undefined
+    })
   }
-  return sizes
+  return known
 }

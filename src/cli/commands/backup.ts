@@ -1,7 +1,7 @@
 /** `deltamapper backup …`: snapshots into chains of qcow2 files, which any qemu-img restores. */
 import { type Command, Option } from 'commander'
 import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
-import { atLeastOne, byteCount, recordedPool } from '../command-line/option-values.ts'
+import { atLeastOne, byteCount, recordedPool, seconds } from '../command-line/option-values.ts'
 import type { BackupOptions, PruneCommandOptions, RestoreCommandOptions, VerifyCommandOptions } from './run-backup.ts'
 
 const outputOption = () =>
@@ -19,7 +19,7 @@ export function addBackupCommand(program: Command): void {
   const backup = program
     .enablePositionalOptions()
     .command('backup')
-    .summary('store snapshots, changed blocks only, in qcow2 files that any qemu-img restores')
+    .summary('back up volumes: changed blocks only, into qcow2 files that any qemu-img restores')
     .enablePositionalOptions()
   addMake(backup)
   for (const add of [addList, addRestore, addVerify, addPrune]) add(backup)
@@ -29,39 +29,53 @@ function addMake(backup: Command): void {
   addSourceOptions(
     backup
       .description(
-        'Stores a snapshot of VOLUME in DIR/VOLUME: a full backup first, then what changed. `list`, `restore`, `verify` ' +
-          'and `prune` work on what is there.'
+        'Takes a snapshot of each VOLUME and stores it in DIR/VOLUME: a full backup first, then what changed. `list`, ' +
+          '`restore`, `verify` and `prune` work on what is there.'
       )
-      .argument('[VOLUME]', 'VG/LV or POOL/VOLUME; a tracked volume by its name')
+      .argument('[VOLUME...]', 'VG/LV or POOL/VOLUME; a tracked volume by its name')
       .option('--to <dir>', 'the folder of all backups, which has to exist')
-      .option('--snapshot <name>', 'which snapshot of it; take it before, and leave it alone until the next backup')
+      .option('--snapshot <name>', 'store this snapshot, which is there already, and leave it alone')
+      .option('--keep-snapshot', 'keep the newest snapshot in the pool, as the base of the next backup')
+      .option('--cow-size <bytes>', 'space for the snapshot of a volume that is not thin (lvcreate --size)', byteCount)
   )
     .option('--full', 'a full backup, also where an increment would do')
     .option('--keep <points>', 'prune to so many points afterwards', atLeastOne)
     .option('--compress', 'compress what is stored')
     .option('--rate <bytes>', 'read no more than so many bytes a second', byteCount)
+    .option('--no-freeze', 'do not freeze the file systems of several volumes for their snapshots')
+    .option('--before <command>', 'run this shell command before the snapshots; where it fails, none is taken')
+    .option('--after <command>', 'run this shell command after the snapshots, before they are copied')
+    .option('--hook-deadline <seconds>', 'how long each of them may take', seconds, 60)
     .option('--metric-file <file>', "write figures for node_exporter's textfile collector")
     .addOption(outputOption())
     .addHelpText(
       'after',
       `
+Snapshots of LVM are made and removed here, by lvcreate and lvremove: read-only, and
+with a tag by which the next run finds what a killed one has left. Those of owned
+pools and tracked volumes are made by the agent.
+
 An increment is made only onto a backup of the very base that it changed from. Where
-that is not certain, a full backup is made, and said why. So keep a snapshot that was
-backed up, read-only, until the next one is.
+that is not certain, a full backup is made, and said why. No snapshot stays in the
+pool: the agent has a record of the last one, which counts until the machine is
+restarted. --keep-snapshot keeps the newest snapshot itself, and classic snapshots
+(--cow-size) need that: they leave no record.
 
 Needs qemu-img and qemu-io (Debian: qemu-utils).
 ${endHelp}
 
 Examples:
-  lvcreate --snapshot --permission r --setactivationskip n --name home-monday vg0/home
-  deltamapper backup vg0/home --snapshot home-monday --to /srv/backup --keep 14
+  deltamapper backup vg0/home --to /srv/backup --keep 14
+  deltamapper backup vg0/db vg0/wal --to /srv/backup \\
+    --before 'systemctl stop db' --after 'systemctl start db'
+  deltamapper backup vg0/root --to /srv/backup --keep-snapshot --cow-size 2GiB
   deltamapper backup demo/harbour --snapshot monday --recorded demo=/srv/recorded-pool --to /srv/backup
   deltamapper backup list /srv/backup
   deltamapper backup restore /srv/backup --volume vg0/home --point 20261130T020000Z --to home.img`
     )
-    .action(async (volume: string | undefined, options: BackupOptions) => {
+    .action(async (volumes: string[], options: BackupOptions) => {
       const { runBackup } = await import('./run-backup.ts')
-      await runBackup(volume, options)
+      await runBackup(volumes, options)
     })
 }
 
@@ -127,8 +141,8 @@ function addVerify(backup: Command): void {
       .command('verify')
       .summary('read all backups, and hold them against their digests')
       .description(
-        'Reads every file in DIR and holds it against its digest. Of a recorded pool, the newest point of each ' +
-          'volume is compared with its snapshot.'
+        'Reads every file in DIR and holds it against its digest. The newest point of each volume is compared with ' +
+          'its snapshot, while that is there.'
       )
       .argument('<DIR>', 'the folder of all backups')
       .option('--volume <volume>', 'this one only')

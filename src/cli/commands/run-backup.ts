@@ -1,5 +1,5 @@
 /** What `deltamapper backup …` does once its command lines are understood. */
-import { type BackedUp, backUp } from '../../backup/backup.ts'
+import { type BackedUp, backUp, existingSnapshot, type Snapshots } from '../../backup/backup.ts'
 import { Chain, chainsBelow, readPoints } from '../../backup/chain.ts'
 import type { Point } from '../../backup/manifest.ts'
 import { writeMetricFile } from '../../backup/metric-file.ts'
@@ -7,6 +7,7 @@ import { finishPrune, prune } from '../../backup/prune.ts'
 import { restore } from '../../backup/restore.ts'
 import type { OpenSnapshot } from '../../backup/served-snapshot.ts'
 import { type Verified, verifyChain } from '../../backup/verify.ts'
+import { DeltamapperError } from '../../errors.ts'
 import { packageVersion } from '../../grpc/identity.ts'
 import { stopSignal } from '../../process/stop-signal.ts'
 import { openSource } from '../answers/nbd-sources.ts'
@@ -26,10 +27,16 @@ export interface SourceOptions {
 export interface BackupOptions extends SourceOptions {
   to?: string
   snapshot?: string
+  keepSnapshot?: boolean
+  cowSize?: number
   full?: boolean
   keep?: number
   compress?: boolean
   rate?: number
+  freeze: boolean
+  before?: string
+  after?: string
+  hookDeadline: number
   metricFile?: string
   output: Output
 }
@@ -56,30 +63,53 @@ export interface PruneCommandOptions {
 
 const remark = (text: string) => void process.stderr.write(`deltamapper: ${text}\n`)
 
-/** @throws UsageError; what backing up throws */
-export async function runBackup(volume: string | undefined, options: BackupOptions): Promise<void> {
-  const { to: root, snapshot, full = false, compress = false, keep, metricFile, output } = options
-  if (volume === undefined) throw missing('no volume was named', 'name one, as VG/LV; see --help')
-  if (root === undefined) throw missing('it was not said where to', 'give --to DIR')
-  if (snapshot === undefined) throw missing(`it was not said which snapshot of ${volume}`, 'give --snapshot NAME')
-  const handle = `${volume.split('/', 1)[0]}/${snapshot}`
+/** @throws UsageError; what concerns all volumes; DM_BACKUP_INCOMPLETE where some of several failed */
+export async function runBackup(volumes: readonly string[], options: BackupOptions): Promise<void> {
+  const { to: root, full = false, compress = false, keep, metricFile, output } = options
+  if (volumes.length === 0) {
+    throw new UsageError('no volume was named', 'name one, as VG/LV; see --help', 'DM_ARGUMENT_MISSING')
+  }
+  if (root === undefined) throw new UsageError('it was not said where to', 'give --to DIR', 'DM_ARGUMENT_MISSING')
+  const twice = volumes.find((each, i) => volumes.indexOf(each) !== i)
+  if (twice !== undefined) throw new UsageError(`${twice} is named twice`, 'name each volume once')
+  const snapshots = await snapshotsFor(volumes, options)
   const progress = new TransferProgress(process.stderr)
-  progress.begin(volume)
-  const result = await whileAsked((signal) =>
+  let current = ''
+  const results = await whileAsked((signal) =>
     backUp({
-      ...{ root, volume, handle, full, compress, keep, signal, remark, version: packageVersion() },
+      ...{ root, volumes, snapshots, full, compress, keep, signal, remark, version: packageVersion() },
       open: opener(options),
-      onProgress: (done, total) => progress.update(done, total)
+      onProgress: (volume, done, total) => {
+        if (volume !== current) progress.begin((current = volume))
+        progress.update(done, total)
+      }
     })
   ).finally(async () => {
     progress.end()
     if (metricFile !== undefined) await writeMetricFile(root, metricFile)
   })
-  await written(process.stdout, output === 'json' ? backupJson(result) : backupTable(result))
+  await written(process.stdout, output === 'json' ? backupJson(results) : backupTable(results))
+  failTogether(results)
+  if (snapshots.failure) throw snapshots.failure
 }
 
-function missing(what: string, remedy: string): UsageError {
-  return new UsageError(what, remedy, 'DM_ARGUMENT_MISSING')
+async function snapshotsFor(volumes: readonly string[], options: BackupOptions): Promise<Snapshots> {
+  const { snapshot, recorded } = options
+  if (snapshot === undefined) {
+    if (recorded !== undefined) {
+      throw new UsageError('a recorded pool takes no snapshots', 'name one with --snapshot', 'DM_ARGUMENT_MISSING')
+    }
+    const { liveSnapshots } = await import('../answers/live-snapshots.ts')
+    return liveSnapshots(volumes, options, remark)
+  }
+  const stray = { '--keep-snapshot': options.keepSnapshot, '--cow-size': options.cowSize }
+  for (const [option, value] of Object.entries({ ...stray, '--before': options.before, '--after': options.after })) {
+    if (value !== undefined) throw new UsageError(`${option} is for snapshots that are taken`, 'leave out one of them')
+  }
+  const [volume] = volumes
+  if (volumes.length > 1) throw new UsageError('--snapshot is of one volume', 'back up each volume by itself')
+  const source = volume.split('/', 1)[0]
+  return existingSnapshot(`${source}/${snapshot}`, new Date())
 }
 
 function opener({ endpoint, recorded, rate }: SourceOptions & { rate?: number }): OpenSnapshot {
@@ -225,18 +255,40 @@ function pointsTable(points: readonly (Point & { volume: string })[]): string {
   )
 }
 
-function backupJson({ volume, made, pruned }: BackedUp): string {
-  const { point, created, kind, size_bytes, stored_bytes, full_because } = made.point
-  const more = { read_bytes: made.readBytes, ...(full_because !== undefined && { full_because }) }
-  const points = [{ volume, point, created, kind, size_bytes, stored_bytes, ...more }]
-  return `${JSON.stringify({ points, pruned: pruned.map((each) => ({ volume, point: each.point })) })}\n`
+function backupJson(results: readonly BackedUp[]): string {
+  const points = results.flatMap(({ volume, made }) => {
+    if (!made) return []
+    const { point, created, kind, size_bytes, stored_bytes, full_because } = made.point
+    const more = { read_bytes: made.readBytes, ...(full_because !== undefined && { full_because }) }
+    return [{ volume, point, created, kind, size_bytes, stored_bytes, ...more }]
+  })
+  const pruned = results.flatMap(({ volume, pruned }) => pruned.map(({ point }) => ({ volume, point })))
+  return `${JSON.stringify({ points, pruned })}\n`
 }
 
-function backupTable({ volume, made, pruned }: BackedUp): string {
-  const { point, kind, stored_bytes } = made.point
-  const gone = pruned.map((each) => each.point).join(' ')
+function backupTable(results: readonly BackedUp[]): string {
   return columns(
     [['VOLUME'], ['POINT'], ['KIND'], ['READ', 'right'], ['STORED', 'right'], ['PRUNED']],
-    [[volume, point, kind, humanSize(made.readBytes), humanSize(stored_bytes), gone]]
+    results.flatMap(({ volume, made, pruned }) => {
+      if (!made) return []
+      const { point, kind, stored_bytes } = made.point
+      const gone = pruned.map((each) => each.point).join(' ')
+      return [[volume, point, kind, humanSize(made.readBytes), humanSize(stored_bytes), gone]]
+    })
+  )
+}
+
+/** The one error, or each on a line of its own and one about all. */
+function failTogether(results: readonly BackedUp[]): void {
+  const failures = results.flatMap(({ volume, failure }) => (failure ? [{ volume, failure }] : []))
+  if (failures.length === 0) return
+  if (results.length === 1) throw failures[0].failure
+  for (const { volume, failure } of failures) {
+    process.stderr.write(`${describeFailure(failure).line?.replace('deltamapper: ', `deltamapper: ${volume}: `)}\n`)
+  }
+  throw new DeltamapperError(
+    'DM_BACKUP_INCOMPLETE',
+    `${failures.map(({ volume }) => volume).join(', ')} could not be backed up`,
+    'see the lines before'
   )
 }

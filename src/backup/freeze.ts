@@ -1,0 +1,119 @@
+/**
+ * Keeps file systems frozen for as long as the snapshots of several volumes take, so that they are of one moment.
+ *
+ * A shell does it, by `fsfreeze`, and thaws as soon as this process lets go of it, or ends (however it ends), or hangs:
+ * nothing stays frozen.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile, stat } from 'node:fs/promises'
+import { decodeDeviceNumber } from '../../native/device.ts'
+import { DeltamapperError } from '../errors.ts'
+import { childEnvironment } from '../search-path.ts'
+
+/** Within which the snapshots have to be taken, in seconds: whoever writes to the file systems waits for as long. */
+const DEADLINE_SECONDS = 30
+/**
+ * Freezes its arguments in order, says so, waits for the end of its input or the deadline, and thaws those that it has
+ * frozen. (`timeout` sends KILL, because what a shell ignores its children ignore.) Status 9: not in time.
+ */
+const SCRIPT = `
+trap '' INT TERM HUP
+deadline=$1
+shift
+count=0
+for each; do fsfreeze --freeze "$each" || break; count=$((count + 1)); done
+[ "$count" = $# ] && echo frozen || echo failed
+late=0
+timeout --signal=KILL "$deadline" cat >/dev/null || late=9
+for each; do
+  [ "$count" -gt 0 ] || break
+  count=$((count - 1))
+  fsfreeze --unfreeze "$each" || late=9
+done
+exit "$late"
+`
+/** Folders that LVM and this program write to: a file system that has one of them cannot wait for itself. */
+const OURS = ['/', '/dev', '/etc', '/run', '/tmp', '/var', '/var/lib', '/var/lib/deltamapper', '/var/log']
+
+export class Frozen {
+  readonly #shell: ChildProcess
+
+  private constructor(shell: ChildProcess) {
+    this.#shell = shell
+  }
+
+  /** @throws DM_FREEZE_FAILED; then nothing is frozen */
+  static async freeze(mountPoints: readonly string[]): Promise<Frozen> {
+    const shell = spawn('/bin/sh', ['-c', SCRIPT, 'sh', String(DEADLINE_SECONDS), ...mountPoints], {
+      detached: true,
+      stdio: ['pipe', 'pipe', 'pipe'],
+      env: childEnvironment({ LC_ALL: 'C' })
+    })
+    const frozen = new Frozen(shell)
+    let said = ''
+    shell.stderr?.setEncoding('utf8').on('data', (text: string) => (said += text))
+    const [answer] = (await Promise.race([once(shell.stdout, 'data'), once(shell, 'exit')])) as [unknown]
+    if (String(answer).trim() === 'frozen') return frozen
+    await frozen.thaw()
+    throw new DeltamapperError(
+      'DM_FREEZE_FAILED',
+      `${mountPoints.join(', ')} could not be frozen: ${said.trim().replaceAll(/\s+/g, ' ')}`,
+      'thaw what is frozen already (fsfreeze -u), or say --no-freeze'
+    )
+  }
+
+  /** Once it is thawed: whether a file system was so before it was asked for. */
+  get hasThawedEarly(): boolean {
+    return this.#shell.exitCode !== 0
+  }
+
+  /** Resolves when all of them are thawed. */
+  async thaw(): Promise<void> {
+    if (this.#shell.exitCode !== null || this.#shell.signalCode !== null) return
+    const ended = once(this.#shell, 'exit')
+    this.#shell.stdin?.end()
+    await ended
+  }
+}
+
+/**
+ * Where devices are mounted, each once, but for file systems that LVM writes to.
+ *
+ * @param devices paths
+ */
+export async function mountPointsOf(devices: readonly string[]): Promise<string[]> {
+  const numbers = new Set<string>()
+  for (const device of devices) {
+    const status = await stat(device).catch(() => undefined)
+    if (!status?.isBlockDevice()) continue
+    const { major, minor } = decodeDeviceNumber(status.rdev)
+    numbers.add(`${major}:${minor}`)
+  }
+  const ours = new Set(
+    await Promise.all(
+      OURS.map((path) =>
+        stat(path).then(
+          ({ dev }) => dev,
+          () => undefined
+        )
+      )
+    )
+  )
+  const found = new Map<string, string>()
+  for (const line of (await readFile('/proc/self/mountinfo', 'utf8')).split('\n')) {
+    const [, , number = '', , mountPoint = ''] = line.split(' ')
+    // Spaces and the like are in octal (proc(5)).
+    const path = mountPoint.replaceAll(/\\(\d{3})/g, (_, octal: string) =>
+      String.fromCharCode(Number.parseInt(octal, 8))
+    )
+    if (!numbers.has(number) || found.has(number)) continue
+    // What another mount hides cannot be reached by its path.
+    const dev = await stat(path).then(
+      (status) => status.dev,
+      () => undefined
+    )
+    if (dev !== undefined && !ours.has(dev)) found.set(number, path)
+  }
+  return [...found.values()]
+}

@@ -1,0 +1,68 @@
+/**
+ * LVM's snapshots, made and removed by its own commands, never by the agent: read-only, and with the chain as a tag.
+ * Thin ones of thin volumes; classic ones of all others, with a store of their own.
+ */
+import { describeCommand, oneLine, startCommand } from '../agent/lvm/command.ts'
+import type { LogicalVolume } from '../agent/lvm/parse.ts'
+import { LvmReporter } from '../agent/lvm/report.ts'
+import { settingOptions } from '../agent/lvm/settings.ts'
+import { DeltamapperError } from '../errors.ts'
+import { parseHandle } from '../handle.ts'
+import type { Chain } from './chain.ts'
+import { markOf, type SnapshotMaker } from './live-snapshots.ts'
+
+/** How long LVM may take for one change, in milliseconds. */
+const CHANGE_MS = 60_000
+
+/** A volume of LVM's; undefined where there is no such one. @throws DM_LVM_FAILED */
+export async function findLvmVolume(volume: string): Promise<LogicalVolume | undefined> {
+  const { source, name } = parseHandle(volume)
+  const all = await new LvmReporter().logicalVolumes(source)
+  return all?.find((each) => each.name === name && !each.hidden)
+}
+
+/** @param cowSizeBytes of the store of a classic snapshot; undefined for thin volumes */
+export function lvmSnapshots(volume: string, cowSizeBytes: number | undefined): SnapshotMaker {
+  const { source: group } = parseHandle(volume)
+  const kind =
+    cowSizeBytes === undefined ? ['--setactivationskip', 'n'] : ['--size', `${Math.ceil(cowSizeBytes / 512) * 512}b`]
+  return {
+    needsBase: true,
+    device: `/dev/${volume}`,
+    async take(chain, name) {
+      const tag = ['--addtag', tagOf(chain)]
+      await lvm('lvcreate', ['--yes', '--snapshot', '--permission', 'r', ...kind, ...tag, '--name', name, '--', volume])
+      return `${group}/${name}`
+    },
+    async marked(chain) {
+      const all = (await new LvmReporter().logicalVolumes(group)) ?? []
+      return all.filter((each) => isMarked(each, chain)).map(({ name }) => `${group}/${name}`)
+    },
+    async remove(handle) {
+      await lvm('lvremove', ['--yes', '--', handle])
+    }
+  }
+}
+
+function tagOf(chain: Chain): string {
+  return `deltamapper.backup=${chain.mark}`
+}
+
+/** The tag alone does not do: a person may give it to a volume. Whoever renames a snapshot has made it theirs. */
+function isMarked({ name, tags, hidden }: LogicalVolume, chain: Chain): boolean {
+  const volume = parseHandle(chain.volume).name
+  return !hidden && tags.includes(tagOf(chain)) && name.startsWith(markOf(chain, volume))
+}
+
+async function lvm(subcommand: string, words: readonly string[]): Promise<void> {
+  const command = ['lvm', subcommand, ...(await settingOptions(['lvm'])), ...words]
+  const described = describeCommand(['lvm', subcommand, ...words])
+  const { result } = startCommand(command, { deadlineMs: CHANGE_MS, maxOutputBytes: 2 ** 20 }, described)
+  const { exitCode, stderr } = await result
+  if (exitCode === 0) return
+  throw new DeltamapperError(
+    'DM_LVM_FAILED',
+    `\`${described}\` failed: ${oneLine(stderr)}`,
+    'see what LVM says of the volume and its pool (lvs -a)'
+  )
+}
