@@ -28,7 +28,8 @@ const rooms = [
 /** What each room may import from, beside itself, the files of src/ and native/. */
 const knows = {
   agent: ['devicemapper', 'grpc', 'monitoring', 'process'],
-  backup: ['grpc', 'nbd'],
+  // (Of the agent: how LVM is asked.)
+  backup: ['agent', 'grpc', 'nbd'],
   cli: rooms,
   conformance: ['grpc'],
   devicemapper: [],

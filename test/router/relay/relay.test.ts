@@ -199,7 +199,7 @@ test('a call that is cancelled or runs out of time ends at the agent, before and
   }
 })
 
-test('clients that cancel calls by the thousand end nobody else’s, although all share a connection to the agent', async (t) => {
+test('clients that cancel calls by the thousand end nobody else’s, although they share connections to the agent', async (t) => {
   const agent = await testServer(t, { listen: ['tcp://127.0.0.1:0'], allowLoopbackTcp: true })
   let connections = 0
   const router = await routerTo(t, agent.server.addresses[0], {}, { nameUnixClient: () => `client-${++connections}` })
