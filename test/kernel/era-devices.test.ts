@@ -94,20 +94,17 @@ test.serial(
     const [data, metadata] = [loopDisk(64), loopDisk(4)]
     const catalog = await labCatalog(t)
     let had = 0
-    let claim: number | undefined
-    /** Just when the era device is made, as a process that is being started has what its parent had claimed. */
+    /** While the era device is made, as a process that is being started has what its parent had claimed. */
     const meddled = new Proxy(deviceMapper, {
       get(target, name) {
         const method: unknown = Reflect.get(target, name, target)
         if (typeof method !== 'function') return method
         return (...args: unknown[]) => {
-          if (name === 'create' && args[0] === 'moment') {
-            had++
-            // Until it is tried again, however soon or late that is.
-            if (had === 1) claim = openSync(metadata.path, constants.O_RDONLY | constants.O_EXCL)
-            else if (had === 2 && claim !== undefined) closeSync(claim)
-          }
-          return Reflect.apply(method, target, args) as unknown
+          if (name !== 'create' || args[0] !== 'moment') return Reflect.apply(method, target, args) as unknown
+          had++
+          const claim = had === 1 ? openSync(metadata.path, constants.O_RDONLY | constants.O_EXCL) : undefined
+          const made = Reflect.apply(method, target, args) as Promise<unknown>
+          return claim === undefined ? made : made.finally(() => closeSync(claim))
         }
       }
     })
