@@ -132,6 +132,30 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     t.deepEqual(await inStep(() => delta('l1', 'l2')), [[changed[0], changed[1] + last[1]]])
   },
 
+  async 'a base is made read-only, and what stands on it since before goes on writing'(t, inStep) {
+    const device = volume('above')
+    snapshot('above', 'b1', { permission: 'rw' })
+    createDevice('on-b1', `0 8192 linear /dev/${group}/b1 0`)
+    lvm('lvchange', '--permission', 'r', handle('b1'))
+    await inStep(() => serve('b1'))
+    const fill = filler
+    const changed = write(device, 10)
+    snapshot('above', 'b2')
+    write(device, 10)
+    t.deepEqual(await inStep(() => delta('b1', 'b2')), [changed])
+    // The target's own content.
+    const next = filler
+    filler = fill
+    write('/dev/mapper/on-b1', 10)
+    filler = next
+    t.deepEqual(await inStep(() => Promise.all([delta('b1', 'b2'), delta('b1', 'b1')])), [[changed], [changed]])
+    // The kernel has counted it since the device is there; what was seen stands.
+    removeDevice('on-b1')
+    activate('above', 'n')
+    activate('above', 'y')
+    t.deepEqual(await inStep(() => Promise.all([delta('b1', 'b2'), delta('b1', 'b1')])), [[changed], [changed]])
+  },
+
   async 'a read-only snapshot that was never served may have been written to when it was backed up'(t, inStep) {
     const device = volume('unserved')
     snapshot('unserved', 'u1', { permission: 'rw' })

@@ -59,7 +59,7 @@ export interface ClassicSnapshot extends FoundSnapshot {
   readonly volumeName: string
   /** How it is tied to its origin. */
   readonly link: SnapshotLink
-  /** To LVM and the kernel: nobody may write into it. */
+  /** To LVM and the kernel: nobody may write into it, and nobody has since it was activated. */
   readonly readOnly: boolean
   /** Their UUIDs, as device-mapper has them. */
   readonly uuid: string
@@ -102,7 +102,7 @@ export function classicSource(
         ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link } as const),
         ...{ uuid, originUuid, devices },
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
-        readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly
+        readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly && devices.untouched
       }
     }
   }
@@ -114,6 +114,10 @@ export function classicAnswers({ classic }: AnswerServices): TargetAnswers<Class
     named: ({ uuid }) => namedClassic(uuid),
     async plan({ base, target, startingOffset, maxResults, lookUp }) {
       if (classic === undefined) throw new Error('nothing is lent for classic snapshots')
+      // An answer may be refused, or end early: what was seen stands all the same.
+      for (const each of base ? [base, target] : [target]) {
+        if (!each.readOnly) await classic.catalog.classicSnapshots.sawWritable(factsOf(each))
+      }
       checkOffset(startingOffset, target.handle, target.devices.sizeBytes)
       if (base) checkRelated(base, target)
       const answer = new ClassicAnswer(base, target, Number(startingOffset), lookUp, classic)
@@ -238,7 +242,7 @@ class ClassicAnswer {
   async #counted(snapshot: ClassicSnapshot): Promise<number> {
     const { catalog, deviceMapper } = this.#services
     try {
-      return await entriesCounted(deviceMapper, snapshot.handle, snapshot.devices)
+      return await entriesCounted(deviceMapper, snapshot, snapshot.devices)
     } catch (error) {
       if (error instanceof DeltamapperError && givenUp.includes(error.code)) {
         await catalog.classicSnapshots.giveUp(factsOf(snapshot))
@@ -303,8 +307,8 @@ class ClassicAnswer {
   }
 
   /**
-   * How much may be compared. Only where nobody can write into either: who wrote the target's content into the base
-   * would hide a change from what was backed up.
+   * How much may be compared. Only where nobody can write into either, or did: who wrote the target's content into the
+   * base would hide a change from what was backed up.
    */
   #compareBytes(): number {
     const { compare, compareBytes } = this.#services

@@ -28,6 +28,7 @@ export function catalogCalls(database: CatalogDatabase) {
     classicSnapshots: {
       remember: on(classic.rememberClassic),
       giveUp: on(classic.giveUpClassic),
+      sawWritable: on(classic.sawWritableClassic),
       find: on(classic.findClassic),
       refuseServedAsThin: on(classic.refuseServedAsThin),
       forget: on(classic.forgetClassic)

@@ -94,6 +94,18 @@ export function giveUpClassic(database: Writable, { readOnly, ...facts }: Classi
   })
 }
 
+/**
+ * Records that a snapshot could be written to when it was asked about, whatever becomes of the answer. One that is not
+ * on record has nothing to be held against.
+ */
+export function sawWritableClassic(database: Writable, { identity }: Pick<ClassicFacts, 'identity'>): void {
+  database.write(() => {
+    for (const each of classicTable.find(database, { identity })) {
+      if (each.readOnly === 1) classicTable.update(database, each, { readOnly: 0 })
+    }
+  })
+}
+
 /** Whether the kernel had given it up when it was asked about. */
 export function isGivenUp({ digest }: Pick<ClassicRow, 'digest'>): boolean {
   return digest === GIVEN_UP

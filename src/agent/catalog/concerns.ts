@@ -153,6 +153,11 @@ export function classicSnapshotsCalls(send: Send<'classicSnapshots'>) {
       await send('remember', facts, list, role, at)
     },
 
+    /** Records that a classic snapshot could be written to. See classic-served.ts. */
+    async sawWritable(facts: Pick<ClassicFacts, 'identity'>): Promise<void> {
+      await send('sawWritable', facts)
+    },
+
     /** Records that the kernel has given a classic snapshot up. See classic-served.ts. */
     async giveUp(facts: ClassicFacts, at = Date.now()): Promise<void> {
       await send('giveUp', facts, at)

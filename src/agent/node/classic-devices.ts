@@ -10,7 +10,8 @@
  * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
  * and nobody else may stand on `-real`.
  */
-import { readdir } from 'node:fs/promises'
+import { readdir, readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
@@ -39,6 +40,11 @@ export interface ClassicDevices {
   readonly chunkBytes: number
   /** To the kernel: whatever LVM says, a table can be loaded that is not. */
   readonly readOnly: boolean
+  /**
+   * It is, and the kernel has counted no write since it was activated. Who had it open before it was made read-only (a
+   * file system, a device above it) may go on writing.
+   */
+  readonly untouched: boolean
 }
 
 /**
@@ -79,21 +85,42 @@ export async function classicDevices(
     storeDevice: { major: store.major, minor: store.minor },
     sizeBytes: row.lengthSectors * SECTOR_BYTES,
     chunkBytes: table.chunkSectors * SECTOR_BYTES,
-    readOnly: info.readOnly
+    readOnly: info.readOnly,
+    untouched: info.readOnly && (await isUnwritten(info))
   }
 }
 
+/** How often to look while a write is under way, which may be a flush of none, and after how many milliseconds. */
+const [MOST_LOOKS, LOOK_AGAIN_MS] = [10, 5]
+
 /**
- * How many entries of a snapshot have been given a chunk.
+ * As far as the kernel counts (Documentation/block/stat.rst: sectors written and discarded). A write is counted once it
+ * is done, so those under way are looked at first.
+ */
+async function isUnwritten({ major, minor }: DeviceNumber): Promise<boolean> {
+  const words = async (file: string) =>
+    (await readFile(`/sys/dev/block/${major}:${minor}/${file}`, 'utf8')).trim().split(/\s+/)
+  for (let look = 1; (await words('inflight'))[1] !== '0'; look++) {
+    if (look === MOST_LOOKS) return false
+    await sleep(LOOK_AGAIN_MS)
+  }
+  const counts = await words('stat')
+  const [isCounted] = await words('queue/iostats')
+  return counts[6] === '0' && (counts[13] ?? '0') === '0' && isCounted === '1'
+}
+
+/**
+ * How many entries of a snapshot have been given a chunk. It is asked by UUID: its number may be another snapshot's by
+ * now, which may have fewer.
  *
  * @throws DM_COW_INVALID, DM_COW_OVERFLOWED, DM_COW_MERGING; what device-mapper calls throw
  */
 export async function entriesCounted(
   deviceMapper: Pick<DeviceMapper, 'status'>,
-  handle: string,
-  { snapshot, chunkBytes }: ClassicDevices
+  { handle, uuid }: Pick<ClassicReference, 'handle' | 'uuid'>,
+  { chunkBytes }: Pick<ClassicDevices, 'chunkBytes'>
 ): Promise<number> {
-  const [row] = await deviceMapper.status(snapshot)
+  const [row] = await deviceMapper.status({ uuid })
   if (row?.targetType === 'snapshot-merge') throw merging(handle)
   if (row?.targetType !== 'snapshot') throw inactive(handle)
   const status = parseCowStatus(row.params)

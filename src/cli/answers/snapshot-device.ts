@@ -119,7 +119,7 @@ export async function openDevice(
     const state = async (uuid: string, originUuid: string) => {
       const reference = { handle: `${handle.source}/${handle.name}`, uuid, originUuid }
       const devices = await classicDevices(deviceMapper, reference)
-      await entriesCounted(deviceMapper, reference.handle, devices)
+      await entriesCounted(deviceMapper, reference, devices)
       return devices
     }
     return ClassicDeviceData.open(path, handle, { deviceMapper, state, bytesPerSecond, untouched })

@@ -18,7 +18,7 @@ const snapshot = (changes: Partial<ClassicSnapshot> = {}): ClassicSnapshot => ({
   link: { id: 'l', linkedAt: 1, createdAt: 1, origin: 'o', snapshot: 's1', merging: false, place: 1 },
   devices: {
     ...{ snapshot: { major: 253, minor: 3 }, storePath: '/dev/mapper/vg-s1-cow', sizeBytes: 4096, chunkBytes: 4096 },
-    ...{ storeDevice: { major: 253, minor: 2 }, readOnly: true }
+    ...{ storeDevice: { major: 253, minor: 2 }, readOnly: true, untouched: true }
   },
   ...changes
 })
@@ -59,7 +59,9 @@ async function begun({ base, target, records = [], services = {} }: Begun) {
   const find = async ({ identity }: { identity: string }) => (identity === 'lv-1' ? records : [])
   const all = {
     ...{ strictBases: false, compare: 'auto', compareBytes: 1000, compareBytesPerSecond: 1 },
-    catalog: { classicSnapshots: { find, refuseServedAsThin: async () => undefined } },
+    catalog: {
+      classicSnapshots: { find, refuseServedAsThin: async () => undefined, sawWritable: async () => undefined }
+    },
     logger: { warn: (line: unknown) => lines.push(line) },
     deviceMapper: { status: async () => [{ targetType: 'snapshot', params: '16/64 16' }] },
     memory: { take: (least: number) => least },
@@ -99,6 +101,19 @@ test('contents are compared only where nobody can write into either, or could, a
   t.is(await compared({ records: [{ ...served, role: 'base' }] }), 0)
 })
 
+test('that a snapshot could be written to is remembered, also where nothing is answered', async (t) => {
+  const seen: string[] = []
+  const sawWritable = async ({ identity }: { identity: string }) => void seen.push(identity)
+  const find = async () => []
+  const classicSnapshots = { find, refuseServedAsThin: async () => undefined, sawWritable }
+  const services = { strictBases: true, catalog: { classicSnapshots } } as unknown as ClassicServices
+  t.is(await codeOf(begun({ services })), 'DM_BASE_UNRECORDED')
+  t.deepEqual(seen, [])
+  t.is(await codeOf(begun({ services, base: { readOnly: false } })), 'DM_BASE_UNRECORDED')
+  t.is(await codeOf(begun({ services, target: { readOnly: false, originUuid: 'another' } })), 'DM_VOLUMES_DIFFER')
+  t.deepEqual(seen, ['lv-1', 'lv-2'])
+})
+
 test("a base that was never served rests on LVM's times, which the log says, or is refused", async (t) => {
   const tied = (link: Partial<ClassicSnapshot['link']>) => ({ base: { link: { ...snapshot().link, ...link } } })
   t.like((await begun({})).lines, [{ base: 'vg/s1', code: 'DM_BASE_UNRECORDED' }])
@@ -116,6 +131,18 @@ test('a snapshot is on record by one name, by whichever way it is asked for', as
   const services = { catalog: { classicSnapshots: { find, refuseServedAsThin } } } as unknown as ClassicServices
   await begun({ base: { handle: '*/s1' }, target: { handle: '*/s2' }, services })
   t.deepEqual([...new Set(asked)].sort(), ['vg/s1', 'vg/s2'])
+})
+
+test("a snapshot's number goes to the other one: each is asked how many entries it has by what it is", async (t) => {
+  const params: Record<string, string> = { 'LVM-group1lv1': '48/64 16', 'LVM-group1lv2': '24/64 16' }
+  // What the number stands for has none.
+  const status = async (device: { uuid?: string }) => [
+    { targetType: 'snapshot', params: params[device.uuid ?? ''] ?? '16/64 16' }
+  ]
+  const services = { deviceMapper: { status } } as unknown as ClassicServices
+  const { said } = await begun({ target: { uuid: 'LVM-group1lv2' }, services })
+  t.is(said.base?.counted, 4)
+  t.is(said.target.counted, 1)
 })
 
 test('that the kernel has given a snapshot up is remembered', async (t) => {

@@ -8,7 +8,8 @@ import {
   longestList,
   forgetClassic,
   giveUpClassic,
-  rememberClassic
+  rememberClassic,
+  sawWritableClassic
 } from '../../../src/agent/catalog/classic-served.ts'
 import { openDatabase } from '../../../src/agent/catalog/database.ts'
 import { testFolder } from '../../support/test-folder.ts'
@@ -50,6 +51,21 @@ test('the first record stays, and a base has to match it', (t) => {
     const other = { ...monday, ...now }
     t.throws(() => checkClassicBase(findClassic(database, other), other), { code }, JSON.stringify(now))
   }
+})
+
+test('once it was seen to be writable, it counts as such, by whichever name and in whichever part', (t) => {
+  const database = openDatabase(join(folder, 'seen.sqlite'))
+  t.teardown(() => database.close())
+  sawWritableClassic(database, monday)
+  t.deepEqual(findClassic(database, monday), [])
+  rememberClassic(database, monday, list, 'target', HOUR)
+  rememberClassic(database, { ...monday, handle: 'vg/renamed' }, list, 'base', HOUR)
+  const other = { ...monday, handle: 'vg/other', identity: 'lv-2' }
+  rememberClassic(database, other, list, 'target', HOUR)
+  sawWritableClassic(database, monday)
+  rememberClassic(database, monday, list, 'target', 3 * HOUR)
+  t.is(checkClassicBase(findClassic(database, monday), monday)?.readOnly, 0)
+  t.is(checkClassicBase(findClassic(database, other), other)?.readOnly, 1)
 })
 
 test('once it could be written to, it counts as such', (t) => {
