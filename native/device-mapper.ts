@@ -285,7 +285,7 @@ export class DeviceMapper {
       if (waiting === undefined) return
       const stuck = this.#stuckBefore(waiting.call)
       if (stuck !== undefined) {
-        waiting.reject(refusedBehindStuckError(waiting.call, stuck))
+        for (const { call, reject } of together) reject(refusedBehindStuckError(call, stuck))
         continue
       }
       let helper: HelperProcess
