@@ -43,8 +43,8 @@ export class Chain {
   /** Of the folder, to notice that another is there by its name. */
   readonly #inode: string
   /**
-   * Marks the snapshots that are taken for it: 12 hexadecimal digits. A copy of a chain has another where it lies, so
-   * the two do not take each other's snapshots away.
+   * Marks the snapshots that are taken for it, and its sockets: 12 hexadecimal digits. A copy of a chain has another
+   * where it lies, so the two do not take each other's away.
    */
   readonly mark: string
 
@@ -101,11 +101,6 @@ export class Chain {
 
   get newest(): Point | undefined {
     return this.#manifest.points.at(-1)
-  }
-
-  /** Names the folder that is locked: a copy of a chain has the same manifest, and a lock of its own. */
-  get lockName(): string {
-    return this.#inode.replace(' ', '-')
   }
 
   path(name: string): string {

@@ -44,7 +44,7 @@ export interface MadePoint {
 /** @throws what opening and reading the snapshot throw, DM_CHAIN_…, DM_TOOL_… */
 export async function makePoint(options: PointOptions): Promise<MadePoint> {
   const { chain, full = false } = options
-  await removeSocketsOf(chain.lockName)
+  await removeSocketsOf(chain.mark)
   const newest = chain.newest
   if (newest !== undefined) await checkInPlace(chain, newest)
   let because = full ? 'a full one was asked for' : newest === undefined ? 'it is the first' : undefined
@@ -69,7 +69,7 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
   const base = newest.snapshot.handle
   let opened: ServedSnapshot | undefined
   try {
-    opened = new ServedSnapshot(await options.open(options.handle, [base]), options.chain.lockName)
+    opened = new ServedSnapshot(await options.open(options.handle, [base]), options.chain.mark)
     const unproven = pairingFault(newest, opened.source.bases[0]?.identity)
     if (unproven !== undefined) return unproven
     const plan = await opened.plan(base, newest.size_bytes)
@@ -107,7 +107,7 @@ function pairingFault({ point, snapshot }: Point, now: SnapshotIdentity | undefi
 }
 
 async function makeFull(because: string, options: PointOptions): Promise<MadePoint> {
-  const opened = new ServedSnapshot(await options.open(options.handle, []), options.chain.lockName)
+  const opened = new ServedSnapshot(await options.open(options.handle, []), options.chain.mark)
   try {
     const made = await copy(opened, await opened.plan(undefined), undefined, options, because)
     if (typeof made !== 'string') return made

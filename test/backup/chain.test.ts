@@ -256,7 +256,7 @@ test('a manifest of another volume, one that is changed, and one that is gone', 
 test("what a killed run left of its sockets goes with the chain's next one, and not with a copy's", async (t) => {
   const [original, copy] = [await copied(), await copied()]
   const chain = await Chain.open(original.root, 'demo/harbour', 'exclusive')
-  const socket = await mkdtemp(join(tmpdir(), `deltamapper-${chain.lockName}-`))
+  const socket = await mkdtemp(join(tmpdir(), `deltamapper-${chain.mark}-`))
   await backedUp(copy.root, harbour[2].name)
   t.true(existsSync(socket))
   await chain.close()

@@ -68,7 +68,7 @@ test.serial('kills at random moments', async (t) => {
     if (chain.points.length > 0) finished++
     await store(chain, history, (last + 1) % history.count)
     t.deepEqual(await unnamedFiles(chain), [], again)
-    const sockets = readdirSync(tmpdir()).filter((name) => name.startsWith(`deltamapper-${chain.lockName}-`))
+    const sockets = readdirSync(tmpdir()).filter((name) => name.startsWith(`deltamapper-${chain.mark}-`))
     t.deepEqual(sockets, [], again)
     await chain.close()
     t.deepEqual(toolsIn(root), [], again)
