@@ -2,6 +2,7 @@
  * Reads a base record: frame after frame, each checked before it is used.
  */
 import { crc32c } from '@node-rs/crc32'
+import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { zstdDecompressSync } from 'node:zlib'
 import { z } from 'zod'
@@ -101,11 +102,14 @@ export class BaseRecordReader {
 
   /** @throws DM_BASE_RECORD_FOREIGN for any other file, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
   static async open(path: string): Promise<BaseRecordReader> {
-    const file = await open(path, 'r').catch((error: unknown) => {
+    // O_NONBLOCK: nobody waits for the writer of a FIFO.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: unknown) => {
       throw unreadable(path, error)
     })
     try {
-      const { size } = await file.stat()
+      const status = await file.stat()
+      if (!status.isFile()) throw foreign(path)
+      const { size } = status
       const preamble = decodePreamble(await readAt(file, path, 0, PREAMBLE_BYTES))
       if (!preamble) throw foreign(path)
       const { version, headerBytes, checksum } = preamble
