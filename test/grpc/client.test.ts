@@ -347,6 +347,7 @@ test('answers of other servers are understood', async (t) => {
   })
   const answer = await client(t, path).delta({ baseSnapshotId: 'a', targetSnapshotId: 'b' })
   t.is(answer.capacityBytes, 1000)
+  t.is(answer.blockMetadataType, 'FIXED_LENGTH')
   t.deepEqual(await extentsOf(answer), [
     [0, 300],
     [300, 300],
