@@ -87,7 +87,7 @@ const seen = examinationOf({
   pools: [
     poolOf({ name: 'tank', kind: 'own', thins: [thinOf({ handle: 'tank/own' })] }),
     poolOf({ thins: [thinOf({ kind: 'volume', handle: 'vg0/home' }), thinOf({ handle: 'vg0/monday' })] }),
-    poolOf({ name: 'vg1/pool', state: 'inactive', thins: [thinOf({ handle: 'vg1/sunday' })] })
+    poolOf({ name: 'vg1/pool', state: 'inactive', thins: [thinOf({ kind: 'unknown', handle: 'vg1/sunday' })] })
   ],
   findings: (['classic-snapshot', 'store-nearly-full', 'store-lost', 'pool-full'] as const).map((kind, i) => ({
     ...{ severity: 'note', kind, about: `vg2/classic-${i}`, what: 'a', remedy: 'b', command: '' }
@@ -108,10 +108,10 @@ test('without a pool, all that an agent serves is listed, whether or not it take
     const { status, stdout, stderr } = await list()
     t.is(status, 0, stderr)
     t.is(stderr, '')
-    t.regex(stdout, /^demo\/friday +recorded +-/m)
-    t.regex(stdout, /^vg0\/monday +thin +64 MiB/m)
-    t.regex(stdout, /^vg1\/sunday +thin +64 MiB +its pool is not active$/m)
-    t.regex(stdout, /^vg2\/classic-2 +classic +- +the kernel has given it up$/m)
+    t.regex(stdout, /^demo\/friday +recorded snapshot +-/m)
+    t.regex(stdout, /^vg0\/monday +thin snapshot +64 MiB/m)
+    t.regex(stdout, /^vg1\/sunday +thin device +64 MiB +its pool is not active$/m)
+    t.regex(stdout, /^vg2\/classic-2 +classic snapshot +- +the kernel has given it up$/m)
     const { served } = JSON.parse((await list('-o', 'json')).stdout) as { served: { handle: string }[] }
     // Those of its own pools it lists itself, where it takes orders.
     t.deepEqual(
