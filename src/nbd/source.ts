@@ -115,6 +115,8 @@ function incrementView({ sizeBytes, allocated }: NbdSource, { sizeBytes: baseByt
   return new StatusMap({
     sizeBytes,
     questions: [delta, allocated],
+    // What did not change below the base's end is left alone, whether it is allocated or not.
+    needsNext: ([changed], offset) => changed || offset >= (baseBytes ?? 0),
     boundary: baseBytes,
     state: ([changed, has], offset) => {
       if (!has) return changed || offset >= (baseBytes ?? 0) ? HOLE | ZERO : HOLE

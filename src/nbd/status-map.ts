@@ -21,7 +21,14 @@ export interface StatusMapOptions {
   readonly sizeBytes: number
   /** The answers that the state depends on. */
   readonly questions: readonly ExtentQuestion[]
-  /** The flags where the answers cover a byte or do not, in the order of the questions. */
+  /**
+   * Whether the state at an offset depends on the next answer, too, by those before it; by default it does. An answer
+   * that is needed nowhere is not asked for.
+   */
+  readonly needsNext?: ((covered: readonly boolean[], offset: number) => boolean) | undefined
+  /**
+   * The flags where the answers cover a byte or do not, in the order of the questions. (What is not needed is left out.)
+   */
   readonly state: (covered: readonly boolean[], offset: number) => number
   /** An offset in bytes at which the state may change though no answer does. */
   readonly boundary?: number | undefined
@@ -169,10 +176,11 @@ class Walk {
 
   /** The run that an offset lies in, from there on. */
   async runAt(offset: number): Promise<{ end: number; flags: number }> {
-    const { sizeBytes, state, boundary = sizeBytes } = this.#options
+    const { sizeBytes, state, needsNext, boundary = sizeBytes } = this.#options
     let end = offset < boundary ? Math.min(boundary, sizeBytes) : sizeBytes
     const covered: boolean[] = []
     for (const cursor of this.#cursors) {
+      if (covered.length > 0 && needsNext?.(covered, offset) === false) break
       const extent = await cursor.reach(offset)
       const isInside = extent !== undefined && extent.begin <= offset
       covered.push(isInside)
@@ -182,10 +190,10 @@ class Walk {
     return { end, flags: state(covered, offset) }
   }
 
-  /** Reads what is left of the answers: only then are they complete. */
+  /** Reads what is left of the answers that were asked for: only then are they complete. */
   async finish(): Promise<void> {
     this.position = Infinity
-    for (const cursor of this.#cursors) await cursor.reach(Infinity)
+    for (const cursor of this.#cursors) if (cursor.isAsked) await cursor.reach(Infinity)
   }
 
   async close(): Promise<void> {
@@ -209,6 +217,10 @@ class ExtentCursor {
     this.#ask = ask
     this.#sizeBytes = sizeBytes
     this.#signal = signal
+  }
+
+  get isAsked(): boolean {
+    return this.#batches !== undefined
   }
 
   /**

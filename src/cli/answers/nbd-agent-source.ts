@@ -7,7 +7,6 @@ import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { isThin } from '../../agent/lvm/volume.ts'
 import { namedTracked } from '../../devicemapper/device-named.ts'
-import type { ExtentAnswer, ExtentStream } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { connectAdmin } from '../../grpc/admin-client.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
@@ -76,7 +75,6 @@ export async function openAgentSource(
     const asked = questions(client, target, named, bases, known)
     const identity = known.get(target)?.identity
     if (!allocated) return { ...common, ...asked, identity, allocated: async () => everything(sizeBytes), sizeBytes }
-    await checkSameSnapshot(target, await asked.allocated(0, new AbortController().signal), await allocated())
     return { ...common, ...asked, identity, sizeBytes }
   } catch (error) {
     await close()
@@ -119,46 +117,11 @@ function checkHolds(path: string, bytes: number, target: string, sizeBytes: numb
 }
 
 /**
- * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So
- * what the agent says is held against what the pool of the device has.
+ * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So each
+ * question names the device, and an answer about anything else is refused.
  *
- * @throws DM_NO_SUCH_DEVICE where they are not of one snapshot; DM_SNAPSHOT_CHANGED
+ * @param device what the data are of
  */
-async function checkSameSnapshot(target: string, told: ExtentAnswer, found: ExtentStream): Promise<void> {
-  const [ofAgent, ofDevice] = [ranges(told), ranges(found)]
-  try {
-    for (;;) {
-      const [one, other] = [await ofAgent.next(), await ofDevice.next()]
-      const isOther = one.done !== other.done || (!one.done && !other.done && String(one.value) !== String(other.value))
-      if (isOther || (told.capacityBytes ?? found.capacityBytes) !== found.capacityBytes) {
-        throw new DeltamapperError(
-          'DM_NO_SUCH_DEVICE',
-          `what the agent calls ${target} is not what its device has: another source of the agent has that name, or it has just changed`,
-          "name the snapshot's own block device with --device, or ask again"
-        )
-      }
-      if (one.done) return
-    }
-  } finally {
-    await ofAgent.return()
-    await ofDevice.return()
-  }
-}
-
-/** `[offset, end)` of each extent; those that touch, as one. */
-async function* ranges({ batches }: ExtentAnswer): AsyncGenerator<[number, number], void, void> {
-  let [begin, end] = [0, 0]
-  for await (const { count, offsets, sizes } of batches) {
-    for (let i = 0; i < count; i++) {
-      if (offsets[i] !== end && end > begin) yield [begin, end]
-      if (offsets[i] !== end || end === begin) begin = offsets[i]
-      end = offsets[i] + sizes[i]
-    }
-  }
-  if (end > begin) yield [begin, end]
-}
-
-/** @param device what the data are of: nothing else is answered about */
 function questions(
   client: SnapshotMetadataClient,
   target: string,
