@@ -23,7 +23,7 @@ export function ownedSnapshots(volume: string, agent: AdminClient): SnapshotMake
       const ours = snapshots.filter(({ name }) => name.startsWith(mark))
       return ours.map(({ name }) => `${pool}/${name}`)
     },
-    async remove(handle) {
+    async remove(_, handle) {
       const { name } = parseHandle(handle)
       await agent.deactivateVolume({ pool, name }).catch(unlessGone)
       await agent.deleteSnapshot({ pool, name }).catch(unlessGone)
@@ -46,7 +46,7 @@ export function trackedSnapshots(volume: string, agent: AdminClient): SnapshotMa
       const there = snapshots.filter(({ name, removedAtMs }) => name.startsWith(mark) && removedAtMs === undefined)
       return there.map(({ name }) => `${volume}/${name}`)
     },
-    async remove(handle) {
+    async remove(_, handle) {
       const { name } = parseHandle(handle)
       await agent.deleteSnapshot({ pool: volume, name }).catch(unlessGone)
     }

@@ -63,3 +63,13 @@ test('where nothing changed, nobody asks what is allocated', async (t) => {
   t.deepEqual([...(sums ?? [])], [[hole, SIZE]])
   await t.throwsAsync(async () => incrementMap(SIZE, refused, covering(7))?.survey(), { message: 'it is asked' })
 })
+
+test('what is allocated is asked from the beginning, also where it is needed only later: not each answer can go on from an offset', async (t) => {
+  const asked: number[] = []
+  const allocated: ExtentQuestion = (startingOffset, signal) => {
+    asked.push(startingOffset)
+    return covering(0, 7)(startingOffset, signal)
+  }
+  await incrementMap(SIZE, allocated, covering(3, 7))?.survey()
+  t.deepEqual(asked, [0])
+})
