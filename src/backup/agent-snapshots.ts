@@ -3,7 +3,8 @@ import { DeltamapperError } from '../errors.ts'
 import type { AdminClient } from '../grpc/admin-client.ts'
 import { parseHandle } from '../handle.ts'
 import type { Chain } from './chain.ts'
-import { markOf, type SnapshotMaker } from './live-snapshots.ts'
+import type { SnapshotMaker } from './live-snapshots.ts'
+import { markOf } from './snapshot-names.ts'
 
 /** @param volume POOL/VOLUME */
 export function ownedSnapshots(volume: string, agent: AdminClient): SnapshotMaker {

@@ -93,7 +93,7 @@ export class Frozen {
   }
 }
 
-/** Thaws what a run that was killed with all its processes has left frozen. Does nothing where there was no such run. */
+/** Thaws what a run that was killed with all its processes has left frozen. Nothing where there was no such run. */
 export async function thawLeft(chain: Chain): Promise<void> {
   const text = await chain.readNote(NOTE)
   if (text === undefined) return

@@ -12,6 +12,7 @@ import type { Snapshots, TakenSnapshot } from './backup.ts'
 import type { Chain } from './chain.ts'
 import { Frozen, mountPointsOf, thawLeft } from './freeze.ts'
 import { runHook } from './hooks.ts'
+import { snapshotName } from './snapshot-names.ts'
 
 /** How snapshots of one kind of volume are made and removed. */
 export interface SnapshotMaker {
@@ -118,10 +119,7 @@ export class LiveSnapshots implements Snapshots {
     try {
       for (const chain of chains) {
         const takenAt = new Date()
-        const volume = chain.volume.split('/').at(-1) ?? ''
-        const stamp = takenAt.toISOString().replaceAll(/[-:.]/g, '')
-        const name = `${markOf(chain, volume)}${stamp}`
-        const handle = await this.#maker(chain).take(chain, name)
+        const handle = await this.#maker(chain).take(chain, snapshotName(chain, takenAt))
         this.#marked.get(chain)?.add(handle)
         taken.push({ handle, takenAt })
       }
@@ -158,9 +156,4 @@ export class LiveSnapshots implements Snapshots {
 function canSuspendFrozen(): boolean {
   const [major = 0, minor = 0] = release().split('.').map(Number.parseFloat)
   return major > 6 || (major === 6 && minor >= 8)
-}
-
-/** How names of a chain's snapshots begin. (LVM's names have at most 127 characters, handles 128.) */
-export function markOf(chain: Chain, volume: string): string {
-  return `${volume.slice(0, 40)}-backup-${chain.mark}-`
 }

@@ -9,7 +9,8 @@ import { settingOptions } from '../agent/lvm/settings.ts'
 import { DeltamapperError } from '../errors.ts'
 import { parseHandle } from '../handle.ts'
 import type { Chain } from './chain.ts'
-import { markOf, type SnapshotMaker } from './live-snapshots.ts'
+import type { SnapshotMaker } from './live-snapshots.ts'
+import { markOf } from './snapshot-names.ts'
 
 /** How long LVM may take for one change, in milliseconds. */
 const CHANGE_MS = 60_000

@@ -15,6 +15,7 @@ import { CLUSTER_BYTES } from './cluster-map.ts'
 import { digestOf } from './digest.ts'
 import { forEachStored, readLayer, swapped } from './layer.ts'
 import type { Point } from './manifest.ts'
+import { isOurName } from './snapshot-names.ts'
 import { type CopyPlan, type OpenSnapshot, removeSocketsOf, ServedSnapshot } from './served-snapshot.ts'
 import { atTarget } from './target-failure.ts'
 
@@ -71,6 +72,7 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
   try {
     const source = await options.open(options.handle, [base])
     opened = new ServedSnapshot(ontoPoint(source, newest), options.chain.mark)
+    if (source.hasExternalOrigin) return 'it has an external origin, and nothing tells whether that was written to'
     const unproven = pairingFault(newest, source.bases[0])
     if (unproven !== undefined) return unproven
     const plan = await opened.plan(base, newest.size_bytes)
@@ -96,20 +98,22 @@ function ontoPoint(source: NbdSource, { size_bytes: pointBytes }: Point): NbdSou
 }
 
 /**
- * Undefined where nothing says that the base is not the snapshot that the newest point was made of. Of one that is gone
- * nothing is known here: then it is for the answer to say whether what changed is known still.
+ * What speaks against an increment from the base as it is now, or does not speak for it.
+ *
+ * Of one that is gone, the answer says whether what changed since is known still. It goes by the name, and a name of
+ * ours was never another snapshot's; a person uses a name twice.
  */
 function pairingFault({ point, snapshot, size_bytes: bytes }: Point, base: NbdBase): string | undefined {
   const { identity: now, sizeBytes } = base
-  const made = `${snapshot.handle}, which point ${point} was made of, is`
-  if (sizeBytes !== undefined && sizeBytes !== bytes) return `${made} of ${sizeBytes} bytes now, where it had ${bytes}`
-  if (now === undefined) return undefined
-  for (const [what, before, after] of [
-    ['another snapshot', snapshot.uuid, now.uuid],
-    ['not what it was', snapshot.fingerprint, now.fingerprint]
-  ] as const) {
-    if (before !== undefined && before !== after) return `${made} ${after === undefined ? 'gone' : what}`
+  const { uuid, fingerprint } = snapshot
+  const made = `${snapshot.handle}, which point ${point} was made of,`
+  if (now === 'gone') {
+    return isOurName(snapshot.handle) ? undefined : `${made} is gone, and its name may have been used twice`
   }
+  if (sizeBytes !== undefined && sizeBytes !== bytes) return `${made} has ${sizeBytes} bytes now, and had ${bytes}`
+  if (!now || (uuid === undefined && fingerprint === undefined)) return `nothing proves that ${made} is what it was`
+  if (uuid !== undefined && uuid !== now.uuid) return `${made} is another snapshot`
+  if (fingerprint !== undefined && fingerprint !== now.fingerprint) return `${made} is not what it was`
   return undefined
 }
 

@@ -27,7 +27,7 @@ export interface StatusMapOptions {
    */
   readonly needsNext?: ((covered: readonly boolean[], offset: number) => boolean) | undefined
   /**
-   * The flags where the answers cover a byte or do not, in the order of the questions. (What is not needed is left out.)
+   * The flags where the answers cover a byte or do not, in the order of the questions. What is not needed is left out.
    */
   readonly state: (covered: readonly boolean[], offset: number) => number
   /** An offset in bytes at which the state may change though no answer does. */

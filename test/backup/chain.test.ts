@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Chain } from '../../src/backup/chain.ts'
 import { ClusterMap } from '../../src/backup/cluster-map.ts'
+import type { NbdBase } from '../../src/nbd/source.ts'
 import { type ErrorCode } from '../../src/errors.ts'
 import { complaint, outcome, runCommand, startCommand } from '../cli/run-command.ts'
 import { readPoolDescription, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
@@ -145,6 +146,30 @@ test('a base that is not the snapshot that the newest point was made of is not b
   t.is(made.kind, 'full')
   t.regex(made.full_because ?? '', /demo\/tuesday.*is not what it was/)
   t.is(await restored(root, made.point), harbour[2].sha256)
+})
+
+test('a base of which nothing proves what it is, or that a person may have named twice, makes a full backup that says so', async (t) => {
+  const sizes = [10 * 65536, 10 * 65536, 10 * 65536, 12 * 65536]
+  const history = new VolumeHistory({ seed: 5, sizes, blockBytes: 65536 })
+  const chain = await Chain.open(await newRoot(), VOLUME, 'exclusive')
+  const stored = (at: number, change: Partial<NbdBase>) =>
+    store(chain, history, at, {
+      open: async (handle, bases) => {
+        const source = history.source(handle, bases)
+        return { ...source, bases: source.bases.map((base) => ({ ...base, ...change })) }
+      }
+    })
+  await store(chain, history, 0)
+  for (const [at, change, reason] of [
+    [1, { identity: undefined }, /nothing proves that m\/0/],
+    [2, { identity: 'gone' }, /m\/1, .* is gone, and its name may have been used twice/],
+    [3, { sizeBytes: 5 * 65536 }, /m\/2, .* has 327680 bytes now, and had 655360/]
+  ] as const) {
+    const { point } = await stored(at, change)
+    t.is(point.kind, 'full')
+    t.regex(point.full_because ?? '', reason)
+  }
+  await chain.close()
 })
 
 test('a base that is gone, or younger, makes a full backup that says so', async (t) => {

@@ -8,7 +8,7 @@ import { UsageError } from '../command-line/failure.ts'
 
 export interface SnapshotMakers {
   readonly byVolume: ReadonlyMap<string, SnapshotMaker>
-  close(): void
+  readonly close: () => void
 }
 
 /**

@@ -97,7 +97,7 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
 /** Where they come from, and what lets go of that. */
 interface SnapshotSource {
   readonly snapshots: Snapshots
-  close(): void
+  readonly close: () => void
 }
 
 async function snapshotsFor(volumes: readonly string[], options: BackupOptions): Promise<SnapshotSource> {
