@@ -233,7 +233,7 @@ function checkNothingIsLeft(t: ExecutionContext, kept: boolean, what: string): v
   t.is(active.filter((each) => each.includes('--backup--')).length, snapshots.length, what)
   t.is(readFileSync('/proc/self/mountinfo', 'utf8'), mountsBefore, what)
   const running = processes().filter(
-    ({ pid, words }) => pid !== process.pid && /qemu-|fsfreeze|lvm lv| backup /.test(words)
+    ({ pid, words }) => pid !== process.pid && /qemu-|fsfreeze|lvm lv(create|remove)| backup /.test(words)
   )
   t.deepEqual(running, [], what)
   for (const volume of volumes) {
