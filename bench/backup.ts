@@ -49,6 +49,8 @@ export async function measureBackup(rounds: number): Promise<string> {
 interface ChangedFigures {
   readonly backup: number[]
   readonly dd: number[]
+  /** Of dd, onto the same disk. */
+  readonly copy: number[]
   readonly start: number[]
 }
 
@@ -125,17 +127,21 @@ async function measureChanged(work: string, data: string, env: NodeJS.ProcessEnv
   const first = join(work, 'first')
   await mkdir(first)
   await backedUp(first, folder, 's1', env)
-  const figures: ChangedFigures = { backup: [], dd: [], start: [] }
+  const figures: ChangedFigures = { backup: [], dd: [], copy: [], start: [] }
   for (let round = 0; round <= rounds; round++) {
     const root = join(work, `changed-${round}`)
     await cp(first, root, { recursive: true })
     const words = [`if=${data}`, 'of=/dev/null', 'iflag=direct', 'bs=2M']
     const dd = (await timeProcess('dd', words, env, 'ignore')).milliseconds
+    const ontoDisk = [`if=${data}`, `of=${join(work, 'copy')}`, 'iflag=direct', 'bs=2M', 'conv=fsync']
+    const copy = (await timeProcess('dd', ontoDisk, env, 'ignore')).milliseconds
+    await rm(join(work, 'copy'))
     const backup = await backedUp(root, folder, 's2', env)
     const start = (await timeProcess(process.execPath, [command, '--version'], env)).milliseconds
     await rm(root, { recursive: true })
     if (round === 0) continue
     figures.dd.push(dd)
+    figures.copy.push(copy)
     figures.backup.push(backup)
     figures.start.push(start)
   }
@@ -152,6 +158,8 @@ function section(rounds: number, unchanged: readonly number[], changed: ChangedF
   const seconds = (ms: readonly number[]) => `${(median(ms) / 1000).toFixed(2)} s`
   const speed = (ms: readonly number[]) => GIB / 2 ** 20 / (median(ms) / 1000)
   const reading = (ms: readonly number[]) => `${Math.round((340 * 1024) / speed(ms)).toLocaleString('en-US')} s`
+  const row = (what: string, ms: readonly number[]) =>
+    `| ${what} | ${seconds(ms)} | ${speed(ms).toFixed(0)} MiB/s | ${((speed(ms) / speed(changed.dd)) * 100).toFixed(0)} % |`
   return `${backupHeading}
 
 \`deltamapper backup\` from the start of its process to its end: ${rounds} turns of each, medians. Made by \`npm run bench -- --backup\`.
@@ -170,9 +178,10 @@ speed of a GiB (O_DIRECT, 2 MiB at once). The images are on this machine's disk.
 An increment of a GiB, all of which changed, out of images on this machine's disk, onto the same disk. It reads what changed, writes it, and
 reads what it wrote, for its digest:
 
-| | time | speed | of dd's |
+| | time | speed | of dd's reading |
 |---|--:|--:|--:|
-| dd | ${seconds(changed.dd)} | ${speed(changed.dd).toFixed(0)} MiB/s | |
-| an increment, from start to end | ${seconds(changed.backup)} | ${speed(changed.backup).toFixed(0)} MiB/s | ${((median(changed.dd) / median(changed.backup)) * 100).toFixed(0)} % |
+${row('dd, reading', changed.dd)}
+${row('dd, copying onto the same disk, with fsync', changed.copy)}
+${row('an increment, from start to end', changed.backup)}
 `
 }
