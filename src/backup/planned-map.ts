@@ -2,7 +2,6 @@
  * What a copy will be, remembered: the tool that copies asks for the very map that was just walked, and is told without
  * asking whoever knows it again.
  */
-import type { ExtentAnswer } from '../devicemapper/extents.ts'
 import { HOLE, ZERO } from '../nbd/protocol.ts'
 import { type ExtentQuestion, StatusMap } from '../nbd/status-map.ts'
 
@@ -54,7 +53,7 @@ class Runs {
     }
   }
 
-  question: ExtentQuestion = async (startingOffset): Promise<ExtentAnswer> => {
+  question: ExtentQuestion = async (startingOffset) => {
     const [begins, ends] = [this.#begins, this.#ends]
     const first = ends.findIndex((end) => end > startingOffset)
     return {
