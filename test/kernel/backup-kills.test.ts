@@ -30,7 +30,7 @@ import { createGroup, createThin, lvm, prepareLvm } from './lvm-setup.ts'
 const group = 'vg'
 const names = ['one', 'two']
 const volumes = names.map((name) => `${group}/${name}`)
-const { random, count: kills, again } = labRun(3)
+const { random, count: kills, again } = labRun(2)
 const folder = mkdtempSync(join(tmpdir(), 'backup-'))
 const [root, notes, tripping] = ['to', 'notes', 'tripping'].map((each) => join(folder, each))
 const env: Record<string, string> = {}
