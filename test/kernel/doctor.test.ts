@@ -355,13 +355,6 @@ test.serial('for people', async (t) => {
   t.regex(stdout, /^ +\$ lvchange -ay -K vg-0\/cold$/m)
   t.regex(stdout, /\nthere are problems: \d+ problems, \d+ warnings?, \d+ notes?\n$/)
   for (const line of stdout.split('\n')) t.log(line)
-
-  const listed = await runCommand(['snapshot', 'list', '--endpoint', agent.address], { env: process.env })
-  t.is(listed.status, 0, listed.stderr)
-  for (const handle of ['vg-0/monday', 'vg-0/never', 'plain/snap-1']) {
-    t.regex(listed.stdout, new RegExp(`^${handle} +thin (?:snapshot|device) +\\d+`, 'm'))
-  }
-  t.regex(listed.stdout, /^vg-0\/asleep .* its pool is not active$/m)
 })
 
 /** The agent's metrics page, and the value of a series on it. */
