@@ -309,6 +309,7 @@ function noChain(root: string, volume: string): DeltamapperError {
 
 async function readManifest(folder: string, volume: string): Promise<Manifest | undefined> {
   const path = join(folder, MANIFEST_NAME)
+  await checkOrdinary(path)
   try {
     return parseManifest(await readFile(path, 'utf8'), path, volume)
   } catch (error) {
@@ -331,6 +332,7 @@ async function newManifest(folder: string, volume: string): Promise<Manifest> {
 /** Undefined on read-only media that were copied without the lock: nobody can change them. */
 async function locked(folder: string, access: Access): Promise<FileHandle | undefined> {
   const path = join(folder, LOCK_NAME)
+  await checkOrdinary(path)
   const file = await open(path, access === 'exclusive' ? 'a' : 'r', 0o600).catch((error: NodeJS.ErrnoException) => {
     if (access === 'shared' && error.code === 'ENOENT') return undefined
     throw error
@@ -346,6 +348,16 @@ async function locked(folder: string, access: Access): Promise<FileHandle | unde
     await file.close()
     throw error
   }
+}
+
+/** Opening a FIFO would wait for ever. What is not there is no matter here. @throws DM_CHAIN_INVALID */
+async function checkOrdinary(path: string): Promise<void> {
+  if (!(await exists(path)) || (await stat(path)).isFile()) return
+  throw new DeltamapperError(
+    'DM_CHAIN_INVALID',
+    `${path} is no file`,
+    'see who put it there, and move it elsewhere; the chain has files of that name'
+  )
 }
 
 function inUse(folder: string): DeltamapperError {

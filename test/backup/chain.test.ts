@@ -2,6 +2,7 @@
  * `deltamapper backup` as a person runs it, on the recorded pool: points restored byte for byte, pairing that is proven or not believed, and
  * everything that can become of a chain, each with its own error and nothing lost.
  */
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
@@ -269,6 +270,18 @@ test('a manifest of another volume, one that is changed, and one that is gone', 
   failsWith(t, await backUp(changed.root, 'thursday'), 'DM_CHAIN_INVALID')
   await writeFile(manifest, text)
   t.is((await backedUp(changed.root, harbour[2].name)).kind, 'increment')
+})
+
+test('a FIFO in place of a file of the chain is refused, and nobody waits for it', async (t) => {
+  for (const name of ['lock', 'chain.json']) {
+    const { root, chain } = await copied()
+    await rm(join(chain, name), { force: true })
+    execFileSync('mkfifo', [join(chain, name)])
+    failsWith(t, await backUp(root, 'thursday'), 'DM_CHAIN_INVALID')
+    // Without a manifest, no chain is found.
+    const verified = name === 'lock' ? 'DM_CHAIN_INVALID' : 'DM_POINT_NOT_FOUND'
+    failsWith(t, await runCommand(['backup', 'verify', root]), verified)
+  }
 })
 
 test("what a killed run left of its sockets goes with the chain's next one, and not with a copy's", async (t) => {

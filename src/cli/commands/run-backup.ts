@@ -195,6 +195,8 @@ export async function runVerify(root: string, options: VerifyCommandOptions): Pr
       }
     }
   }).finally(() => progress.end())
+  // Whoever runs this each week must not believe a folder that is the wrong one.
+  if (found.length === 0) throw nothingToVerify(root)
   const rows = found.map(({ volume, point, fault, compared }) => {
     return { volume, point: point.point, state: fault ? fault.code : 'ok', compared }
   })
@@ -240,6 +242,14 @@ async function whileAsked<T>(work: (signal: AbortSignal) => Promise<T>): Promise
   } finally {
     clearInterval(alive)
   }
+}
+
+function nothingToVerify(root: string): DeltamapperError {
+  return new DeltamapperError(
+    'DM_POINT_NOT_FOUND',
+    `there are no backups below ${root}`,
+    'name the folder that `deltamapper backup --to` was given; or put the chain.json of a chain back'
+  )
 }
 
 async function volumesOf(root: string, volume: string | undefined): Promise<string[]> {
