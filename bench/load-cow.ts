@@ -43,7 +43,7 @@ const SAMPLE_MEBIBYTES = 512
 const group = 'bench'
 
 /** A volume with snapshots `NAME-1`, which has a list of so many entries, and `NAME-2`. @returns bytes of the volume */
-function makeSnapshots(name: string, entries: number, order: Order): number {
+export function makeSnapshots(name: string, entries: number, order: Order): number {
   const mebibytes = volumeBytesFor(entries) / 2 ** 20
   lvm('lvcreate', '--size', `${mebibytes}m`, '--wipesignatures', 'n', '--name', name, group)
   const snapshot = (number: number, size: number) => {

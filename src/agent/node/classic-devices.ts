@@ -90,6 +90,24 @@ export async function classicDevices(
   }
 }
 
+/** The tables of what lies below a snapshot, which LVM changes when it moves data (pvmove) or mirrors them. */
+export interface TablesBelow {
+  /** Of the untouched origin, and of the store. */
+  readonly origin: readonly TableRow[]
+  readonly store: readonly TableRow[]
+}
+
+/** Empty where a device is not there. @throws what device-mapper calls throw */
+export async function tablesBelow(
+  deviceMapper: ClassicPort,
+  { uuid, originUuid }: Pick<ClassicReference, 'uuid' | 'originUuid'>
+): Promise<TablesBelow> {
+  const [origin, store] = await Promise.all(
+    [`${originUuid}-real`, `${uuid}-cow`].map((below) => liveTable(deviceMapper, { uuid: below, name: '' }))
+  )
+  return { origin, store }
+}
+
 /** How often to look while a write is under way, which may be a flush of none, and after how many milliseconds. */
 const [MOST_LOOKS, LOOK_AGAIN_MS] = [10, 5]
 
@@ -196,7 +214,7 @@ function transient(handle: string): DeltamapperError {
   )
 }
 
-function detached(handle: string, why: string): DeltamapperError {
+export function detached(handle: string, why: string): DeltamapperError {
   return new DeltamapperError(
     'DM_COW_DETACHED',
     `the devices of ${handle} do not stand as LVM puts them: ${why}`,
