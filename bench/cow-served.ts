@@ -18,7 +18,10 @@ import type { EncodedStream } from '../src/grpc/snapshot-metadata.ts'
 import type { Cost } from './load-cow.ts'
 import { cpuSeconds } from './measure.ts'
 
-export type Served = 'read' | 'ready-made'
+export const servings = ['ready-made', 'read'] as const
+export type Served = (typeof servings)[number]
+/** Turn by turn. */
+export type ServedFigures = Record<Served, Cost[]>
 
 /** A store on an image or a device, and how many entries it has. */
 export interface StoreOf {

@@ -315,7 +315,7 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
       run('losetup', [`/dev/loop${each}`, disk])
     }
     createGroup('below', '/dev/loop2', '/dev/loop3')
-    const make = (...words: string[]) => lvm('lvcreate', '--wipesignatures', 'n', ...words, 'below')
+    const make = (...words: string[]) => lvm('lvcreate', ...words, 'below')
     const take = (origin: string, name: string) => {
       const options = ['--size', '5m', '--chunksize', '4k', '--permission', 'r', '--name', name]
       lvm('lvcreate', '--snapshot', ...options, `below/${origin}`)
