@@ -255,11 +255,7 @@ class ClassicAnswer {
 
   /** @throws DM_SNAPSHOT_CHANGED, DM_COW_DETACHED; what looking up throws */
   async #lookAgain(): Promise<void> {
-    const now = (await lookAgain(
-      this.#snapshots,
-      this.#lookUp,
-      steady
-    )) as readonly FoundSnapshot[] as ClassicSnapshot[]
+    const now = await lookAgain(this.#snapshots, this.#lookUp, steady)
     this.#tables = await checkTables(now, this.#lookUp)
   }
 
@@ -378,9 +374,8 @@ function checkTimes({ handle, link: { linkedAt, createdAt } }: ClassicSnapshot):
  */
 function steady(snapshot: FoundSnapshot): FoundSnapshot {
   if (snapshot.kind !== 'classic') return snapshot
-  const { link, tables, unlike, ...rest } = snapshot as ClassicSnapshot
-  void [tables, unlike]
-  return { ...rest, link: { ...link, place: 0 } } as FoundSnapshot
+  const { link } = snapshot as ClassicSnapshot
+  return { ...snapshot, link: { ...link, place: 0 }, tables: undefined, unlike: undefined } as FoundSnapshot
 }
 
 /**
@@ -395,7 +390,7 @@ async function checkTables(snapshots: readonly ClassicSnapshot[], lookUp: LookUp
     if (!wrong) return snapshots.map(({ tables }) => tables)
     if (look === TABLE_LOOKS) throw detached(wrong.handle, `of what lies below it, ${wrong.unlike}`)
     await sleep(TABLE_LOOK_MS)
-    snapshots = (await lookUp(snapshots.map(({ handle }) => handle))) as readonly FoundSnapshot[] as ClassicSnapshot[]
+    snapshots = await lookAgain(snapshots, lookUp, steady)
   }
 }
 

@@ -14,12 +14,12 @@ import type { LookUp } from './target.ts'
  * @returns them as they are now
  * @throws DM_SNAPSHOT_CHANGED when anything of that differs; what looking up throws
  */
-export async function lookAgain(
-  snapshots: readonly FoundSnapshot[],
+export async function lookAgain<Snapshot extends FoundSnapshot>(
+  snapshots: readonly Snapshot[],
   lookUp: LookUp,
   compared: (snapshot: FoundSnapshot) => unknown = (snapshot) => snapshot
-): Promise<readonly FoundSnapshot[]> {
-  const now = await lookUp(snapshots.map(({ handle }) => handle))
+): Promise<readonly Snapshot[]> {
+  const now = (await lookUp(snapshots.map(({ handle }) => handle))) as Snapshot[]
   for (const [i, snapshot] of snapshots.entries()) {
     if (!isDeepStrictEqual(compared(snapshot), compared(now[i]))) throw changedMeanwhile(snapshot.handle)
   }

@@ -1,6 +1,6 @@
 /**
- * LVM's metadata as text, as `pvck --dump metadata` prints it (format: lib/format_text in LVM's sources): sections of names
- * with numbers, strings and lists. No report has all that it says.
+ * LVM's metadata as text, as `pvck --dump metadata` prints it (format: lib/format_text in LVM's sources): sections of
+ * names with numbers, strings and lists. No report has all that it says.
  */
 import { DeltamapperError } from '../../errors.ts'
 

@@ -1,12 +1,12 @@
 /**
- * Whether a volume's table is what LVM's metadata says of it: somebody may have given it another with dmsetup, and what was
- * written by way of that is in nobody's store.
+ * Whether a volume's table is what LVM's metadata says of it: somebody may have given it another with dmsetup, and what
+ * was written by way of that is in nobody's store.
  *
  *     LVM     segment  0 … 8192  striped  on disk X at sector 2048
  *     kernel  0 8192 linear 8:16 2048
  *
- * Linear and striped segments are held against it place by place, thin ones by pool and number. Of the others (raid, cache,
- * VDO) LVM's words are not the kernel's: whatever they stand on has to be of the group.
+ * Linear and striped segments are held against it place by place, thin ones by pool and number. Of the others (raid,
+ * cache, VDO) LVM's words are not the kernel's: whatever they stand on has to be of the group.
  */
 import { stat } from 'node:fs/promises'
 import { decodeDeviceNumber } from '../../../native/device.ts'

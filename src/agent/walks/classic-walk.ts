@@ -12,8 +12,8 @@ import { encodedMessages } from './encoded-messages.ts'
 import type { Walk, WalkContext } from './plan.ts'
 
 /**
- * One look at the state of both snapshots is for every message that leaves within so many milliseconds of its beginning.
- * It costs as much as making several messages.
+ * One look at the state of both snapshots is for every message that leaves within so many milliseconds of its
+ * beginning. It costs as much as making several messages.
  */
 const LOOK_LASTS_MS = 50
 
