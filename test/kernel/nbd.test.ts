@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import type { NbdOptions } from '../../src/cli/answers/nbd-options.ts'
+import { openSource } from '../../src/cli/answers/nbd-sources.ts'
 import { type ErrorCode, DeltamapperError } from '../../src/errors.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { clientTest, type RunTool, serveNbd, type TestServer } from '../support/nbd-clients.ts'
@@ -436,7 +437,10 @@ kernelTest("a name that is another's to the agent is refused", async (t) => {
   snapshot('small', 'twin')
   const table = run('dmsetup', ['table', mapped('twin')]).trim()
   run('dmsetup', ['create', `${elsewhere}-monday`, '--uuid', `LVM-${'x'.repeat(64)}`, '--readonly', '--table', table])
-  const error = await refused(serve(`${elsewhere}/monday`))
+  const source = await openSource(`${elsewhere}/monday`, { endpoint: agent.address }, () => undefined)
+  const asked = source.allocated(0, new AbortController().signal)
+  const error = await t.throwsAsync<DeltamapperError>(asked, { instanceOf: DeltamapperError })
+  await source.close()
   t.is(error.code, 'DM_NO_SUCH_DEVICE')
   t.regex(error.message, /what the agent calls elsewhere\/monday is not what its device has/)
 })
