@@ -36,7 +36,7 @@ import {
   type TablesBelow,
   tablesBelow
 } from '../node/classic-devices.ts'
-import { unlikeLvm } from '../node/lvm-tables.ts'
+import { unlikeLvm } from '../lvm/lvm-tables.ts'
 import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
 import type { WalkUnderWay } from '../walks/plan.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'

@@ -10,9 +10,8 @@
  */
 import { stat } from 'node:fs/promises'
 import { decodeDeviceNumber } from '../../../native/device.ts'
-import type { DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
-import type { Place, Segment } from '../lvm/segments.ts'
-import type { ClassicPort } from './classic-devices.ts'
+import type { DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
+import type { Place, Segment } from './segments.ts'
 
 /** What is known of the group that the volume is of. */
 export interface GroupParts {
@@ -24,7 +23,7 @@ export interface GroupParts {
 
 /** @returns what is unlike, as a clause; undefined where nothing is */
 export async function unlikeLvm(
-  deviceMapper: Pick<ClassicPort, 'info'>,
+  deviceMapper: Pick<DeviceMapper, 'info'>,
   table: readonly TableRow[],
   segments: readonly Segment[],
   group: GroupParts
@@ -42,10 +41,10 @@ export async function unlikeLvm(
 }
 
 class Parts {
-  readonly #deviceMapper: Pick<ClassicPort, 'info'>
+  readonly #deviceMapper: Pick<DeviceMapper, 'info'>
   readonly #group: GroupParts
 
-  constructor(deviceMapper: Pick<ClassicPort, 'info'>, group: GroupParts) {
+  constructor(deviceMapper: Pick<DeviceMapper, 'info'>, group: GroupParts) {
     this.#deviceMapper = deviceMapper
     this.#group = group
   }

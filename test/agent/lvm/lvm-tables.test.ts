@@ -2,7 +2,7 @@ import { statSync } from 'node:fs'
 import test from 'ava'
 import { groupSection } from '../../../src/agent/lvm/metadata-text.ts'
 import { segmentsOf } from '../../../src/agent/lvm/segments.ts'
-import { unlikeLvm } from '../../../src/agent/node/lvm-tables.ts'
+import { unlikeLvm } from '../../../src/agent/lvm/lvm-tables.ts'
 import { decodeDeviceNumber } from '../../../native/device.ts'
 
 const ids = { group: 'GGGGGG-GGGG', mirror: 'MMMMMM-MMMM', pool: 'PPPPPP-PPPP' }
