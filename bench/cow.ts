@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { areasFor, CHUNK_BYTES, type Order, storeBytesFor, volumeBytesFor, writeHeader, writeList } from './cow-list.ts'
+import { askServed, type ServedFigures, servings } from './cow-served.ts'
 import type { Stages } from './cow-stages.ts'
 import { measureInLab } from './lab-load.ts'
 import { type Cost, type CowFigures, readWithDd } from './load-cow.ts'
@@ -26,7 +27,8 @@ const HOST_ENTRIES = 10_000_000
 
 /** @returns its section */
 export async function measureCow(rounds: number): Promise<string> {
-  const host = orders.map((order) => measureImage(order, rounds))
+  const host: HostFigures[] = []
+  for (const order of orders) host.push(await measureImage(order, rounds))
   const figures = await measureInLab<CowFigures[]>('load-cow.ts', rounds, 1, DISK_BYTES, MEMORY_MIB)
   const inLab = figures.map(({ entries, order, dd, stages }) => stageRow('the lab', { entries, order, dd, stages }))
   return `${cowHeading}
@@ -42,6 +44,15 @@ all share, and whose system calls are dear. Turns of each: ${rounds}; medians. M
 |---|--:|--:|--:|--:|--:|--:|
 ${[...host.map((each) => stageRow('this machine', each)), ...inLab].join('\n')}
 
+The same over gRPC, until a client has decoded the last extent, from a process that asks neither LVM nor the kernel nor a
+catalog. *Ready-made*: its messages have lain in memory all along, so that this is gRPC and its client. *Read and
+served*: the list is read, encoded and sent. *By hand*: \`deltamapper delta --cow STORE -o ranges >/dev/null\`, from its
+start to its end.
+
+| where | entries | dd of the areas | ready-made | times dd | read and served | times dd | by hand | times dd |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|
+${[...host.map((each) => servedRow('this machine', each, each.byHand)), ...figures.map((each) => servedRow('the lab', each))].join('\n')}
+
 *Delta*: the whole gRPC call between two snapshots, the older of which has that store, of a live agent in the lab that
 asks LVM, the kernel and its catalog as always, until the last extent is decoded; processor time is the agent's. Messages
 have 8,192 extents, which is both the default and the most. *Both snapshots*: what a backup would read that has no
@@ -55,19 +66,24 @@ ${why}
 `
 }
 
-const why = `Reading takes no longer than dd, because many requests are under way at once. What a call adds is of two kinds. Once, LVM is
-asked twice over, and lists go on record. And before each message, the kernel is asked about the devices and the state
-of both snapshots, and both headers are read: where a switch between processes is as dear as in the lab, that is most of
-the time of scattered extents, of which ten million are 1,221 messages. dd sends none, so within twice its time they
-cannot be had there; read and encoded without those looks they can. A list in order is one extent, and the whole call is
-what reading it takes, and LVM.`
+const why = `Reading takes no longer than dd, because many requests are under way at once. dd sends nothing. Ten million scattered
+extents are 1,221 messages, 116 MB: that gRPC alone takes as long as dd (*ready-made*), and read and served they are
+within twice its time. In the lab the live call is not: before its first message, LVM is asked twice over (six commands of
+0.15 s and what starting each costs there), both lists go on record, and every 50 ms the kernel is asked about the devices
+and the state of both snapshots, on the one processor that agent, client and kernel share. A list in order is one extent,
+and the whole call is what reading it takes, and LVM. By hand, \`-o ranges\` writes a line for each extent, which is nearly
+all of its time.`
 
 const orders = ['scattered', 'in order'] as const
 
 type StageFigures = Pick<CowFigures, 'entries' | 'order' | 'dd' | 'stages'>
+interface HostFigures extends StageFigures {
+  readonly served: ServedFigures
+  readonly byHand: Cost[]
+}
 
 /** The same without a kernel that knows it: of an image. */
-function measureImage(order: Order, rounds: number): StageFigures {
+async function measureImage(order: Order, rounds: number): Promise<HostFigures> {
   const folder = mkdtempSync(join(tmpdir(), 'cow-'))
   const [store, areas] = [join(folder, 'store'), join(folder, 'areas')]
   writeHeader(store)
@@ -76,13 +92,39 @@ function measureImage(order: Order, rounds: number): StageFigures {
   writeList(areas, HOST_ENTRIES, order, (area) => area * CHUNK_BYTES)
   const script = fileURLToPath(new URL('cow-stages.ts', import.meta.url))
   const words = [script, store, String(volumeBytesFor(HOST_ENTRIES)), String(HOST_ENTRIES)]
-  const [dd, stages]: [Cost[], Stages[]] = [[], []]
+  const [dd, stages, byHand]: [Cost[], Stages[], Cost[]] = [[], [], []]
+  const sizeBytes = volumeBytesFor(HOST_ENTRIES)
   for (let round = 0; round < rounds; round++) {
     dd.push(readWithDd(areas, CHUNK_BYTES, areasFor(HOST_ENTRIES)))
     stages.push(JSON.parse(execFileSync(process.execPath, words, { encoding: 'utf8' })) as Stages)
+    byHand.push(timeByHand(store, sizeBytes))
+  }
+  const served: ServedFigures = { 'ready-made': [], read: [] }
+  for (const how of servings) {
+    served[how].push(...(await askServed(folder, how, rounds, { path: store, sizeBytes, entries: HOST_ENTRIES })))
   }
   rmSync(folder, { recursive: true })
-  return { entries: HOST_ENTRIES, order, dd, stages }
+  return { entries: HOST_ENTRIES, order, dd, stages, served, byHand }
+}
+
+function timeByHand(store: string, sizeBytes: number): Cost {
+  const command = join(import.meta.dirname, '../bin/deltamapper.js')
+  const ask = `${process.execPath} ${command} delta --cow ${store} --size ${sizeBytes} -o ranges >/dev/null 2>&1`
+  const said = execFileSync('bash', ['-c', `TIMEFORMAT='%R %U %S'; { time ${ask}; } 2>&1`], { encoding: 'utf8' })
+  const [seconds, user, system] = said.trim().split(' ').map(Number)
+  return { seconds, cpu: user + system }
+}
+
+function servedRow(
+  where: string,
+  { entries, order, dd, served }: StageFigures & { readonly served: ServedFigures },
+  byHand?: readonly Cost[]
+): string {
+  const theirs = middle(dd)
+  const each = [served['ready-made'], served.read, byHand].flatMap((costs) =>
+    costs ? [cost(middle(costs)), times(middle(costs), theirs)] : ['', '']
+  )
+  return `| ${[where, `${entries.toLocaleString('en-US')} ${order}`, cost(theirs), ...each].join(' | ')} |`
 }
 
 function stageRow(where: string, { entries, order, dd, stages }: StageFigures): string {

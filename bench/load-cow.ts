@@ -7,12 +7,16 @@
  *
  * The list is written while the snapshot is inactive (cow-list.ts).
  */
+import { mkdtempSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { connect } from '../src/grpc/client.ts'
 import { createDevice, removeDevice, run } from '../test/kernel/dmsetup.ts'
 import { LiveAgent } from '../test/kernel/live-agent.ts'
 import { createGroup, lvm, prepareLvm } from '../test/kernel/lvm-setup.ts'
 import { areasFor, CHUNK_BYTES, type Order, storeBytesFor, volumeBytesFor, writeList } from './cow-list.ts'
+import { askServed, type ServedFigures, servings } from './cow-served.ts'
 import type { Stages } from './cow-stages.ts'
 import { loadArguments } from './fio-job.ts'
 import { cpuSeconds, peakMemoryMiB } from './measure.ts'
@@ -27,6 +31,7 @@ export interface CowFigures {
   readonly delta: Cost[]
   readonly dd: Cost[]
   readonly stages: Stages[]
+  readonly served: ServedFigures
   /** Of reading SAMPLE_MEBIBYTES of the snapshot. */
   readonly sample: Cost[]
   readonly sampleBytes: number
@@ -106,9 +111,13 @@ async function measure(entries: number, order: Order, rounds: number): Promise<C
   }
   const peakMiB = peakMemoryMiB(agent.pid)
   await agent.stop()
+  const store = { path: `/dev/mapper/${group}-${name}--1-cow`, sizeBytes: volumeBytes, entries }
+  const folder = mkdtempSync(join(tmpdir(), 'served-'))
+  const served: ServedFigures = { 'ready-made': [], read: [] }
+  for (const how of servings) served[how].push(...(await askServed(folder, how, rounds, store)))
   lvm('lvremove', '--force', `${group}/${name}`)
   const sampleBytes = SAMPLE_MEBIBYTES * 2 ** 20
-  return { entries, order, extents, volumeBytes, delta, dd, stages, sample, sampleBytes, peakMiB }
+  return { entries, order, extents, volumeBytes, delta, dd, stages, served, sample, sampleBytes, peakMiB }
 }
 
 if (import.meta.main) {

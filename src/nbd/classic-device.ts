@@ -9,10 +9,10 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { DeviceMapper, DeviceNumber } from '../../native/device-mapper.ts'
 import { parseCowTable } from '../devicemapper/cow/table.ts'
+import { type Attributes, DeviceAttributes, UNWRITTEN } from '../devicemapper/device-attributes.ts'
 import { namedClassic } from '../devicemapper/device-named.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
-import { type Attributes, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
 import type { WatchedDevice } from './watched-device.ts'
 
 /** What a classic snapshot stands on, as long as the kernel keeps it. */

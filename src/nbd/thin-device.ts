@@ -12,6 +12,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import type { DeviceMapper, DeviceNumber, TableRow } from '../../native/device-mapper.ts'
+import { type Attributes, DeviceAttributes } from '../devicemapper/device-attributes.ts'
 import { namedThin } from '../devicemapper/device-named.ts'
 import {
   type Fingerprint,
@@ -23,7 +24,6 @@ import {
 import { parsePoolTable, parseThinTable, type PoolTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
-import { type Attributes, DeviceAttributes } from './device-attributes.ts'
 import type { WatchedDevice } from './watched-device.ts'
 
 /** What there is to know of a pool that is active. */

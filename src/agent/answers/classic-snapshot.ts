@@ -9,6 +9,7 @@
  * its devices stand as LVM puts them (classic-devices.ts), and whether its store is whole. A store itself says neither
  * whose it is nor since when.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import { LEAST_DELTA_BYTES, wantedDeltaBytes } from '../../devicemapper/cow/delta.ts'
@@ -29,9 +30,13 @@ import {
   type ClassicDevices,
   classicDevices,
   type ClassicPort,
+  detached,
   entriesCounted,
-  merging
+  merging,
+  type TablesBelow,
+  tablesBelow
 } from '../node/classic-devices.ts'
+import { unlikeLvm } from '../lvm/lvm-tables.ts'
 import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
 import type { WalkUnderWay } from '../walks/plan.ts'
 import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
@@ -46,6 +51,10 @@ import { volumeUuid } from './volume-group.ts'
  * that may have gone back meanwhile. Seconds.
  */
 const ONE_COMMAND = 60
+
+/** LVM writes its metadata first, and changes tables then: so often they are looked at before they count as unlike. */
+const TABLE_LOOKS = 3
+const TABLE_LOOK_MS = 1000
 
 /** What the kernel says of a snapshot that it keeps no more. */
 const givenUp: readonly string[] = ['DM_COW_INVALID', 'DM_COW_OVERFLOWED'] satisfies ErrorCode[]
@@ -65,6 +74,9 @@ export interface ClassicSnapshot extends FoundSnapshot {
   readonly uuid: string
   readonly originUuid: string
   readonly devices: ClassicDevices
+  readonly tables: TablesBelow
+  /** What of them is not as LVM has it, as a clause; undefined where all is. */
+  readonly unlike: string | undefined
 }
 
 /**
@@ -97,10 +109,16 @@ export function classicSource(
         throw merging(fullName(lv))
       }
       const [uuid, originUuid] = [volumeUuid(lv), volumeUuid(origin)]
-      const devices = await classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid })
+      const [devices, tables] = await Promise.all([
+        classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid }),
+        tablesBelow(deviceMapper, { uuid, originUuid })
+      ])
+      const unlike = (table: TablesBelow['store'], volume: string) =>
+        unlikeLvm(deviceMapper, table, found.segments(volume), found)
       return {
         ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link } as const),
-        ...{ uuid, originUuid, devices },
+        ...{ uuid, originUuid, devices, tables },
+        unlike: (await unlike(tables.origin, origin.name)) ?? (await unlike(tables.store, name)),
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
         readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly && devices.untouched
       }
@@ -120,6 +138,7 @@ export function classicAnswers({ classic }: AnswerServices): TargetAnswers<Class
       }
       checkOffset(startingOffset, target.handle, target.devices.sizeBytes)
       if (base) checkRelated(base, target)
+      await checkTables(base ? [base, target] : [target], lookUp)
       const answer = new ClassicAnswer(base, target, Number(startingOffset), lookUp, classic)
       const request: ClassicWalkRequest = {
         ...(base && { base: base.devices }),
@@ -151,6 +170,8 @@ class ClassicAnswer {
   readonly #services: ClassicServices
   /** What is on record of the base as target. */
   #record: ClassicRow | undefined
+  /** As they were at the last look at LVM. */
+  #tables: readonly TablesBelow[]
   /** What each list has to begin with. */
   readonly #known: { base?: ClassicRow | undefined; target?: ClassicRow | undefined } = {}
 
@@ -166,6 +187,7 @@ class ClassicAnswer {
     this.#startingOffset = startingOffset
     this.#lookUp = lookUp
     this.#services = services
+    this.#tables = this.#snapshots.map(({ tables }) => tables)
   }
 
   get #snapshots(): readonly ClassicSnapshot[] {
@@ -206,7 +228,7 @@ class ClassicAnswer {
 
   /** Both lists are read, and in order. @throws DM_SNAPSHOT_CHANGED, DM_BASE_CHANGED; what the catalog throws */
   async read({ base, target }: ReadStores): Promise<void> {
-    await lookAgain(this.#snapshots, this.#lookUp, withoutPlace)
+    await this.#lookAgain()
     const { catalog } = this.#services
     if (this.#known.base && base) checkClassicList(this.#known.base, base)
     if (this.#known.target) checkClassicList(this.#known.target, target)
@@ -218,11 +240,23 @@ class ClassicAnswer {
   async checkState(): Promise<void> {
     // At one look, because they have one origin.
     const look = new DeviceMapperLook(this.#services.deviceMapper)
-    const found = await Promise.all(this.#snapshots.map(async (snapshot) => classicDevices(look, snapshot)))
+    const snapshots = this.#snapshots
+    const [found, tables] = await Promise.all([
+      Promise.all(snapshots.map(async (snapshot) => classicDevices(look, snapshot))),
+      Promise.all(snapshots.map(async (snapshot) => tablesBelow(look, snapshot)))
+    ])
     for (const [i, snapshot] of this.#snapshots.entries()) {
       if (!isDeepStrictEqual(found[i], snapshot.devices)) throw changedMeanwhile(snapshot.handle)
       await this.#counted(snapshot)
     }
+    // Perhaps by LVM, which may move data at any time.
+    if (!isDeepStrictEqual(tables, this.#tables)) await this.#lookAgain()
+  }
+
+  /** @throws DM_SNAPSHOT_CHANGED, DM_COW_DETACHED; what looking up throws */
+  async #lookAgain(): Promise<void> {
+    const now = await lookAgain(this.#snapshots, this.#lookUp, steady)
+    this.#tables = await checkTables(now, this.#lookUp)
   }
 
   /**
@@ -334,11 +368,30 @@ function checkTimes({ handle, link: { linkedAt, createdAt } }: ClassicSnapshot):
   if (Math.abs(linkedAt - createdAt) > ONE_COMMAND) throw rejoined(handle)
 }
 
-/** Its place is another one as soon as somebody else's volume is removed. */
-function withoutPlace(snapshot: FoundSnapshot): FoundSnapshot {
+/**
+ * What of a snapshot stays as it is: its place is another one as soon as somebody else's volume is removed, and LVM may
+ * move data.
+ */
+function steady(snapshot: FoundSnapshot): FoundSnapshot {
   if (snapshot.kind !== 'classic') return snapshot
-  const { link, ...rest } = snapshot as ClassicSnapshot
-  return { ...rest, link: { ...link, place: 0 } } as FoundSnapshot
+  const { link } = snapshot as ClassicSnapshot
+  return { ...snapshot, link: { ...link, place: 0 }, tables: undefined, unlike: undefined } as FoundSnapshot
+}
+
+/**
+ * Whether the tables below are as LVM has them, or become so soon.
+ *
+ * @returns those tables
+ * @throws DM_COW_DETACHED; what looking up throws
+ */
+async function checkTables(snapshots: readonly ClassicSnapshot[], lookUp: LookUp): Promise<readonly TablesBelow[]> {
+  for (let look = 1; ; look++) {
+    const wrong = snapshots.find(({ unlike }) => unlike !== undefined)
+    if (!wrong) return snapshots.map(({ tables }) => tables)
+    if (look === TABLE_LOOKS) throw detached(wrong.handle, `of what lies below it, ${wrong.unlike}`)
+    await sleep(TABLE_LOOK_MS)
+    snapshots = await lookAgain(snapshots, lookUp, steady)
+  }
 }
 
 /** By one name, whatever it was asked for by: names rotate. */

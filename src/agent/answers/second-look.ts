@@ -11,17 +11,19 @@ import type { LookUp } from './target.ts'
  * Looks them up again by their handles.
  *
  * @param compared what of a snapshot has to be as it was; all of it by default
+ * @returns them as they are now
  * @throws DM_SNAPSHOT_CHANGED when anything of that differs; what looking up throws
  */
-export async function lookAgain(
-  snapshots: readonly FoundSnapshot[],
+export async function lookAgain<Snapshot extends FoundSnapshot>(
+  snapshots: readonly Snapshot[],
   lookUp: LookUp,
   compared: (snapshot: FoundSnapshot) => unknown = (snapshot) => snapshot
-): Promise<void> {
-  const now = await lookUp(snapshots.map(({ handle }) => handle))
+): Promise<readonly Snapshot[]> {
+  const now = (await lookUp(snapshots.map(({ handle }) => handle))) as Snapshot[]
   for (const [i, snapshot] of snapshots.entries()) {
     if (!isDeepStrictEqual(compared(snapshot), compared(now[i]))) throw changedMeanwhile(snapshot.handle)
   }
+  return now
 }
 
 /** A base that was not found is still not there. @throws DM_SNAPSHOT_CHANGED, and what looking up throws */

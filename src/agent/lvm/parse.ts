@@ -126,18 +126,23 @@ export function parseVolumeGroups(text: string): VolumeGroup[] {
 }
 
 /** Asked of `vgs`, they make a row for each disk. */
-export const physicalVolumeFields = ['pv_name', 'pv_mda_used_count'] as const
+export const physicalVolumeFields = ['pv_name', 'pv_uuid', 'pv_mda_used_count'] as const
 
-/**
- * The disks of such a report that have a copy of the group's metadata: some may be without (`--metadataignore`,
- * `--pvmetadatacopies 0`), or missing.
- *
- * @throws DM_LVM_FAILED
- */
-export function parseMetadataDisks(text: string): string[] {
+/** A disk of a group that is not missing. */
+export interface Disk {
+  readonly id: string
+  /** Its device node, as LVM calls it. */
+  readonly path: string
+  /** Some are without: `--metadataignore`, `--pvmetadatacopies 0`. */
+  readonly hasMetadata: boolean
+}
+
+/** The disks of such a report. @throws DM_LVM_FAILED */
+export function parseDisks(text: string): Disk[] {
   return rows(text, 'vg').flatMap((row) => {
-    const [name, copies] = [row.text('pv_name'), row.whole('pv_mda_used_count')]
-    return name.startsWith('/') && copies !== undefined && copies > 0n ? [name] : []
+    const [path, copies] = [row.text('pv_name'), row.whole('pv_mda_used_count')]
+    if (!path.startsWith('/')) return []
+    return [{ id: row.text('pv_uuid'), path, hasMetadata: copies !== undefined && copies > 0n }]
   })
 }
 

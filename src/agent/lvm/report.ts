@@ -19,8 +19,8 @@ import { type CommandResult, describeCommand, oneLine, startCommand } from './co
 import {
   type LogicalVolume,
   logicalVolumeFields,
+  parseDisks,
   parseLogicalVolumes,
-  parseMetadataDisks,
   parseVolumeGroups,
   physicalVolumeFields,
   type VolumeGroup,
@@ -113,7 +113,8 @@ export class LvmReporter {
     const report = await this.#ask('vgs', this.#options([...volumeGroupFields, ...physicalVolumeFields]), [volumeGroup])
     if (report === undefined) return undefined
     const [group] = parseVolumeGroups(report)
-    const [disk] = parseMetadataDisks(report)
+    const disks = parseDisks(report)
+    const disk = disks.find(({ hasMetadata }) => hasMetadata)?.path
     if (group === undefined) return undefined
     if (disk === undefined) {
       throw new DeltamapperError(
@@ -123,7 +124,7 @@ export class LvmReporter {
       )
     }
     const text = await this.#ask('pvck', ['--dump', 'metadata'], [disk])
-    const found = parseSnapshotLinks(text ?? '', volumeGroup)
+    const found = parseSnapshotLinks(text ?? '', volumeGroup, new Map(disks.map(({ id, path }) => [id, path])))
     if (found.vgUuid === group.uuid && found.sequenceNumber === group.sequenceNumber) return found
     throw new DeltamapperError(
       'DM_LVM_FAILED',

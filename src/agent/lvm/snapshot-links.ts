@@ -10,7 +10,8 @@
  * is read (pvck --dump metadata; format: lib/format_text in LVM's sources). A snapshot that is being merged has
  * `merging_store` in place of `cow_store`.
  */
-import { DeltamapperError } from '../../errors.ts'
+import { groupSection, isSection, notUnderstood, numberOf, sectionOf, textOf } from './metadata-text.ts'
+import { type Segment, segmentsOf } from './segments.ts'
 
 export interface SnapshotLink {
   /** The hidden volume's UUID. */
@@ -33,28 +34,26 @@ export interface SnapshotLinks {
   readonly vgUuid: string
   readonly sequenceNumber: bigint
   readonly links: readonly SnapshotLink[]
-}
-
-type Value = string | readonly string[] | Section
-interface Section {
-  readonly [name: string]: Value
+  /** What each of the group's volumes consists of, by its name. */
+  readonly segments: (volume: string) => readonly Segment[]
+  /** Device nodes of its disks that are here, by LVM's id. */
+  readonly disks: ReadonlyMap<string, string>
 }
 
 /**
  * Reads a group's metadata.
  *
  * @param text with the group's section somewhere in it; what stands before and behind is of no interest
+ * @param disks those of the group's that are here, by LVM's id
  * @throws DM_LVM_FAILED when it is not understood
  */
-export function parseSnapshotLinks(text: string, volumeGroup: string): SnapshotLinks {
-  const start = text.search(new RegExp(`^\\s*${volumeGroup.replaceAll(/[.+]/g, '\\$&')} \\{`, 'm'))
-  if (start < 0) throw notUnderstood(`there is no section ${volumeGroup}`)
-  const words = new Words(text.slice(start))
-  words.next()
-  words.expect('{')
-  const group = words.section()
-  const volumes = group['logical_volumes'] ?? {}
-  if (!isSection(volumes)) throw notUnderstood('its logical volumes are no section')
+export function parseSnapshotLinks(
+  text: string,
+  volumeGroup: string,
+  disks: ReadonlyMap<string, string> = new Map()
+): SnapshotLinks {
+  const group = groupSection(text, volumeGroup)
+  const volumes = sectionOf(group, 'logical_volumes')
   const named = Object.entries(volumes)
   const links = named.flatMap(([name, volume], place): SnapshotLink[] => {
     if (!isSection(volume)) throw notUnderstood(`${name} is no section`)
@@ -75,79 +74,6 @@ export function parseSnapshotLinks(text: string, volumeGroup: string): SnapshotL
     ]
   })
   const sequenceNumber = BigInt(numberOf(group['seqno']))
-  return { vgUuid: textOf(group['id'], 'its id'), sequenceNumber, links }
-}
-
-/** Names, numbers, strings with their quotes, and single signs. Comments are left out. */
-class Words {
-  readonly #words: readonly string[]
-  #at = 0
-
-  constructor(text: string) {
-    const found = text.match(/"(?:[^"\\]|\\.)*"|#[^\n]*|[{}[\]=,]|[^\s{}[\]=,#"]+/g) ?? []
-    this.#words = found.filter((word) => !word.startsWith('#'))
-  }
-
-  next(): string {
-    const word = this.#words[this.#at++]
-    if (word === undefined) throw notUnderstood('it ends too early')
-    return word
-  }
-
-  expect(sign: string): void {
-    const word = this.next()
-    if (word !== sign) throw notUnderstood(`${JSON.stringify(word.slice(0, 50))} stands where ${sign} is due`)
-  }
-
-  /** What is between braces, the first of which is read already. */
-  section(): Section {
-    const values: Record<string, Value> = Object.create(null) as Record<string, Value>
-    for (;;) {
-      const name = this.next()
-      if (name === '}') return values
-      const sign = this.next()
-      if (sign === '{') values[name] = this.section()
-      else if (sign === '=') values[name] = this.#value()
-      else throw notUnderstood(`${JSON.stringify(sign.slice(0, 50))} follows ${JSON.stringify(name.slice(0, 50))}`)
-    }
-  }
-
-  #value(): Value {
-    const word = this.next()
-    if (word !== '[') return unquoted(word)
-    const list: string[] = []
-    for (;;) {
-      const each = this.next()
-      if (each === ']') return list
-      if (each !== ',') list.push(unquoted(each))
-    }
-  }
-}
-
-function unquoted(word: string): string {
-  return word.startsWith('"') ? word.slice(1, -1).replaceAll(/\\(.)/g, '$1') : word
-}
-
-function isSection(value: Value): value is Section {
-  return typeof value === 'object' && !Array.isArray(value)
-}
-
-function textOf(value: Value | undefined, what: string): string {
-  if (typeof value === 'string' && value !== '') return value
-  throw notUnderstood(`it does not say ${what}`)
-}
-
-/** Of a time that LVM did not note, 0. */
-function numberOf(value: Value | undefined): number {
-  if (value === undefined) return 0
-  if (typeof value === 'string' && /^\d{1,15}$/.test(value)) return Number(value)
-  throw notUnderstood('a number in it is none')
-}
-
-function notUnderstood(what: string): DeltamapperError {
-  return new DeltamapperError(
-    'DM_LVM_FAILED',
-    `LVM's metadata is not understood: ${what}`,
-    'run `pvck --dump metadata PV` by hand, and report what it says'
-  )
+  const segments = (volume: string) => segmentsOf(group, volume)
+  return { vgUuid: textOf(group['id'], 'its id'), sequenceNumber, links, segments, disks }
 }

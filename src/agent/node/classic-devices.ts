@@ -10,13 +10,14 @@
  * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
  * and nobody else may stand on `-real`.
  */
-import { readdir, readFile } from 'node:fs/promises'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { readdir } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
+import { BlockReader } from '../../devicemapper/block-reader.ts'
 import { countedEntries, parseCowStatus } from '../../devicemapper/cow/status.ts'
 import { parseCowTable } from '../../devicemapper/cow/table.ts'
+import { DeviceAttributes, UNWRITTEN } from '../../devicemapper/device-attributes.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { SECTOR_BYTES } from '../../units.ts'
 
@@ -79,34 +80,84 @@ export async function classicDevices(
   const below = `${real.major}:${real.minor}`
   if (top.params.trim() !== below) throw detached(handle, `its origin stands on ${top.params.trim()}, it on ${below}`)
   await refuseOthers(deviceMapper, handle, real, origin)
+  const ofStore = {
+    storePath: `/dev/mapper/${nodeName(store.name)}`,
+    storeDevice: { major: store.major, minor: store.minor }
+  }
   return {
     snapshot: { major: info.major, minor: info.minor },
-    storePath: `/dev/mapper/${nodeName(store.name)}`,
-    storeDevice: { major: store.major, minor: store.minor },
+    ...ofStore,
     sizeBytes: row.lengthSectors * SECTOR_BYTES,
     chunkBytes: table.chunkSectors * SECTOR_BYTES,
     readOnly: info.readOnly,
-    untouched: info.readOnly && (await isUnwritten(info))
+    untouched: info.readOnly && (await isUnwritten(info, ofStore))
   }
 }
 
-/** How often to look while a write is under way, which may be a flush of none, and after how many milliseconds. */
-const [MOST_LOOKS, LOOK_AGAIN_MS] = [10, 5]
+/** The tables of what lies below a snapshot, which LVM changes when it moves data (pvmove) or mirrors them. */
+export interface TablesBelow {
+  /** Of the untouched origin, and of the store. */
+  readonly origin: readonly TableRow[]
+  readonly store: readonly TableRow[]
+}
 
-/**
- * As far as the kernel counts (Documentation/block/stat.rst: sectors written and discarded). A write is counted once it
- * is done, so those under way are looked at first.
- */
-async function isUnwritten({ major, minor }: DeviceNumber): Promise<boolean> {
-  const words = async (file: string) =>
-    (await readFile(`/sys/dev/block/${major}:${minor}/${file}`, 'utf8')).trim().split(/\s+/)
-  for (let look = 1; (await words('inflight'))[1] !== '0'; look++) {
-    if (look === MOST_LOOKS) return false
-    await sleep(LOOK_AGAIN_MS)
+/** Empty where a device is not there. @throws what device-mapper calls throw */
+export async function tablesBelow(
+  deviceMapper: ClassicPort,
+  { uuid, originUuid }: Pick<ClassicReference, 'uuid' | 'originUuid'>
+): Promise<TablesBelow> {
+  const [origin, store] = await Promise.all(
+    [`${originUuid}-real`, `${uuid}-cow`].map((below) => liveTable(deviceMapper, { uuid: below, name: '' }))
+  )
+  return { origin, store }
+}
+
+/** How often to look whether a write is under way, which may be a flush of none. */
+const MOST_LOOKS = 10
+
+/** As far as the kernel counts. @throws DM_READ_FAILED, DM_SNAPSHOT_CHANGED from reading the store */
+async function isUnwritten(device: DeviceNumber, store: Store): Promise<boolean> {
+  const attributes = new DeviceAttributes(device)
+  try {
+    const now = await attributes.settledAfter(MOST_LOOKS)
+    return now?.writes === UNWRITTEN && (attributes.isCounted || (await isCountedUnasked(store)))
+  } finally {
+    attributes.close()
   }
-  const counts = await words('stat')
-  const [isCounted] = await words('queue/iostats')
-  return counts[6] === '0' && (counts[13] ?? '0') === '0' && isCounted === '1'
+}
+
+type Store = Pick<ClassicDevices, 'storePath' | 'storeDevice'>
+
+/** Whether this kernel counts where queue/iostats is 0; undefined until it was found out. */
+let countsUnasked: Promise<boolean> | undefined
+
+/** Older kernels do, whose devices of device-mapper have a 0 there (seen on 6.1): reading a store shows it. */
+async function isCountedUnasked({ storePath, storeDevice }: Store): Promise<boolean> {
+  const attributes = new DeviceAttributes(storeDevice)
+  try {
+    // (It says nothing of devices with a 0.)
+    if (attributes.isCounted) return false
+    countsUnasked ??= countsReads(attributes, storePath).catch((error: unknown) => {
+      countsUnasked = undefined
+      throw error
+    })
+    return await countsUnasked
+  } finally {
+    attributes.close()
+  }
+}
+
+async function countsReads(attributes: DeviceAttributes, path: string): Promise<boolean> {
+  const reader = await BlockReader.open(path, { device: attributes.device })
+  try {
+    await attributes.checkCounted(() => reader.readRaw(0))
+    return true
+  } catch (error) {
+    if (error instanceof DeltamapperError && error.code === 'DM_NOT_TRACKED') return false
+    throw error
+  } finally {
+    await reader.close()
+  }
 }
 
 /**
@@ -196,7 +247,7 @@ function transient(handle: string): DeltamapperError {
   )
 }
 
-function detached(handle: string, why: string): DeltamapperError {
+export function detached(handle: string, why: string): DeltamapperError {
   return new DeltamapperError(
     'DM_COW_DETACHED',
     `the devices of ${handle} do not stand as LVM puts them: ${why}`,

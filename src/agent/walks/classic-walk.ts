@@ -11,6 +11,12 @@ import type { ClassicDevices } from '../node/classic-devices.ts'
 import { encodedMessages } from './encoded-messages.ts'
 import type { Walk, WalkContext } from './plan.ts'
 
+/**
+ * One look at the state of both snapshots is for every message that leaves within so many milliseconds of its
+ * beginning. It costs as much as making several messages.
+ */
+const LOOK_LASTS_MS = 50
+
 export interface ClassicWalkRequest {
   /** Undefined: everything the target has, which is all of it. */
   readonly base?: ClassicDevices
@@ -67,12 +73,12 @@ export const classicWalk: Walk<ClassicWalkRequest> = async function* (request, c
       : alone(request, target, base, memoryBytes, context)
   const shape = { capacityBytes: target.sizeBytes, maxResults: request.maxResults }
   for await (const message of encodedMessages(batches, shape, statistics)) {
-    // What the kernel says of both, which goes on record, and then what their stores say.
-    await ask('state')
-    await stores.checkValid()
+    await stores.look()
     stores.count()
     yield message
   }
+  // The client may have left the last message waiting.
+  await stores.look()
   const chunkBytes = [base, target].map((each) => each?.store.header.chunkBytes ?? Infinity)
   await ask('doubtful', budget.left * Math.min(...chunkBytes))
 }
@@ -110,6 +116,9 @@ class OpenStores implements AsyncDisposable {
   readonly #opened: CowStore[] = []
   /** Of those, the ones that lists are read of: one for each snapshot. */
   readonly #lists: CowStore[] = []
+  /** When the last look began, and how many reads there were when it was over. */
+  #lookedAt = -Infinity
+  #readsByThen = 0
 
   constructor(request: ClassicWalkRequest, context: WalkContext) {
     this.#request = request
@@ -132,9 +141,23 @@ class OpenStores implements AsyncDisposable {
     return { store, contents, sizeBytes, counted, prefix }
   }
 
-  /** Whether the kernel still keeps them. @throws DM_COW_INVALID, DM_METADATA_DAMAGED, DM_READ_FAILED */
-  async checkValid(): Promise<void> {
+  /**
+   * Whether both snapshots are still kept, before a message leaves: what the kernel says of them, which goes on record,
+   * and then what their stores say. A look from before something was read does not vouch for it.
+   *
+   * @throws the main thread's refusals; DM_COW_INVALID, DM_METADATA_DAMAGED, DM_READ_FAILED
+   */
+  async look(): Promise<void> {
+    const isRecent = performance.now() - this.#lookedAt < LOOK_LASTS_MS
+    if (isRecent && this.#reads === this.#readsByThen) return
+    this.#lookedAt = performance.now()
+    await this.#context.ask('state')
     await Promise.all(this.#lists.map(async (store) => store.checkValid()))
+    this.#readsByThen = this.#reads
+  }
+
+  get #reads(): number {
+    return this.#opened.reduce((sum, { statistics }) => sum + statistics.readCalls, 0)
   }
 
   /** Brings the walk's statistics up to date. */

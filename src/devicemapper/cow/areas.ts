@@ -122,12 +122,13 @@ class AreaReading {
   /** The entries of an area; areas are asked for in turn. */
   async next(area: number): Promise<AreaEntries> {
     const due = Math.min(this.#limit - area * this.#perArea, this.#perArea)
-    const deadline = performance.now() + COMMIT_MS
+    let deadline: number | undefined
     for (let look = 1; ; look++) {
       this.#signal?.throwIfAborted()
       const found = await this.#decode(area)
       const isShort = typeof found !== 'string' && this.#limit !== Infinity && found.count < due
       if (typeof found !== 'string' && !isShort) return this.#limited(found)
+      deadline ??= performance.now() + COMMIT_MS
       const gaveUp = isShort ? performance.now() > deadline : look === MOST_LOOKS
       if (!this.#reader.isDevice || gaveUp) {
         throw damagedStore(this.#reader.path, typeof found === 'string' ? found : this.#fewer(found))

@@ -25,7 +25,7 @@ import { CHUNK_BYTES, clearEqual, type CompareBudget, countBoth } from './old-co
 /** Words of a bitmap that are turned into extents at a time. */
 const SLICE_WORDS = 2 ** 15
 
-/** Half of it is for the two bitmaps, half for comparing. Bytes; more is of no use. */
+/** Bytes; more is of no use. */
 export const MOST_DELTA_BYTES = 32 * 2 ** 20
 /** With less, the lists of a large volume would be read hundreds of times. Bytes. */
 export const LEAST_DELTA_BYTES = 2 ** 19
@@ -36,14 +36,14 @@ export const LEAST_DELTA_BYTES = 2 ** 19
  * @param chunks of the volume, of the smaller size; `compares`: whether old contents are
  */
 export function wantedDeltaBytes(chunks: number, compares: boolean): number {
-  const bitmapBytes = (Math.ceil(chunks / STRETCH_UNIT) * STRETCH_UNIT) / 8
-  const each = compares ? Math.max(2 * bitmapBytes, CHUNK_BYTES * chunks) : 2 * bitmapBytes
-  return Math.min(Math.max(2 * each, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
+  const bitmapsBytes = (2 * Math.ceil(chunks / STRETCH_UNIT) * STRETCH_UNIT) / 8
+  const wanted = compares ? 2 * Math.max(bitmapsBytes, CHUNK_BYTES * chunks) : bitmapsBytes
+  return Math.min(Math.max(wanted, LEAST_DELTA_BYTES), MOST_DELTA_BYTES)
 }
 
-/** Chunks of a stretch for which two bitmaps fit half of the memory: a multiple of STRETCH_UNIT. */
-function chunksFor(memoryBytes: number): number {
-  const bitmapBytes = Math.max(memoryBytes, LEAST_DELTA_BYTES) / 4
+/** Chunks of a stretch, a multiple of STRETCH_UNIT: two bitmaps have all of the memory, or half beside comparing. */
+function chunksFor(memoryBytes: number, compares: boolean): number {
+  const bitmapBytes = Math.max(memoryBytes, LEAST_DELTA_BYTES) / (compares ? 4 : 2)
   return Math.min(Math.floor((8 * bitmapBytes) / STRETCH_UNIT) * STRETCH_UNIT, STRETCH_CHUNKS)
 }
 
@@ -150,12 +150,16 @@ class Delta {
     this.#question.signal?.throwIfAborted()
     // (All of both lists is held to be in order, also what is of a part of the base that the target does not have.)
     const largest = Math.max(...this.#sides.map(({ chunks, ratio }) => chunks * ratio))
-    this.#stretches = stretchesOf(largest, this.#question.stretchChunks ?? chunksFor(this.#memoryBytes))
+    this.#stretches = stretchesOf(largest, this.#question.stretchChunks ?? chunksFor(this.#memoryBytes, this.#compares))
     for await (const batch of this.#extents()) {
       await this.#checkValid()
       yield batch
     }
     await this.#checkValid()
+  }
+
+  get #compares(): boolean {
+    return (this.#question.compare?.bytes ?? 0) > 0
   }
 
   get #memoryBytes(): number {

@@ -20,6 +20,8 @@ const snapshot = (changes: Partial<ClassicSnapshot> = {}): ClassicSnapshot => ({
     ...{ snapshot: { major: 253, minor: 3 }, storePath: '/dev/mapper/vg-s1-cow', sizeBytes: 4096, chunkBytes: 4096 },
     ...{ storeDevice: { major: 253, minor: 2 }, readOnly: true, untouched: true }
   },
+  tables: { origin: [], store: [] },
+  unlike: undefined,
   ...changes
 })
 

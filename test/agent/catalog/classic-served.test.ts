@@ -1,3 +1,4 @@
+import { copyFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'ava'
 import {
@@ -98,6 +99,32 @@ test('what the kernel had given up is neither base nor target any more, whether 
   // Joined again, it has another link, and is refused for that.
   const joined = { ...monday, link: 'link-9' }
   t.throws(() => checkClassicBase(findClassic(database, joined), joined), { code: 'DM_COW_REJOINED' })
+})
+
+test('an earlier copy of the catalog is put back: what it has still holds, and what it lacks is as if never served', (t) => {
+  const path = join(folder, 'copied.sqlite')
+  const earlier = openDatabase(path)
+  rememberClassic(earlier, monday, list, 'target', HOUR)
+  earlier.close()
+  const copy = join(folder, 'copy.sqlite')
+  copyFileSync(path, copy)
+  const later = openDatabase(path)
+  // The name goes to another, which is served; the first gets another name.
+  const next = { ...monday, identity: 'lv-2', link: 'link-2' }
+  const renamed = { ...monday, handle: 'vg/renamed' }
+  rememberClassic(later, next, list, 'target', 2 * HOUR)
+  rememberClassic(later, renamed, { entries: 5, digest: 'def' }, 'target', 2 * HOUR)
+  later.close()
+  const database = openDatabase(copy)
+  t.teardown(() => database.close())
+  t.throws(() => checkClassicBase(findClassic(database, next), next), { code: 'DM_BASE_CHANGED' })
+  t.like(checkClassicBase(findClassic(database, renamed), renamed), { entries: 3 })
+  t.like(longestList(findClassic(database, renamed), renamed), { entries: 3 })
+  const rejoined = { ...renamed, link: 'link-3' }
+  t.throws(() => checkClassicBase(findClassic(database, rejoined), rejoined), { code: 'DM_COW_REJOINED' })
+  // Answers through it go on record again.
+  rememberClassic(database, renamed, { entries: 6, digest: 'ghi' }, 'target', 3 * HOUR)
+  t.like(checkClassicBase(findClassic(database, renamed), renamed), { entries: 6 })
 })
 
 test('the oldest are forgotten', (t) => {

@@ -18,7 +18,7 @@ const HOUR_MS = 3_600_000
 const TAKEN = 1_700_000_000
 let databases = 0
 const links = {
-  ...{ vgUuid: lv.vgUuid, sequenceNumber: 1n },
+  ...{ vgUuid: lv.vgUuid, sequenceNumber: 1n, segments: () => [], disks: new Map<string, string>() },
   links: [
     {
       ...{ id: 'link-1', linkedAt: TAKEN, createdAt: TAKEN, origin: lv.origin!, snapshot: 'thick-cow' },

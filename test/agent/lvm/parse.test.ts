@@ -1,12 +1,7 @@
 import test from 'ava'
 import fc from 'fast-check'
 import { DeltamapperError } from '../../../src/errors.ts'
-import {
-  type LogicalVolume,
-  parseLogicalVolumes,
-  parseMetadataDisks,
-  parseVolumeGroups
-} from '../../../src/agent/lvm/parse.ts'
+import { type LogicalVolume, parseLogicalVolumes, parseDisks, parseVolumeGroups } from '../../../src/agent/lvm/parse.ts'
 import { recordedReports, type Scene } from '../../support/recorded-lvm.ts'
 
 const mebibyte = 2 ** 20
@@ -227,15 +222,19 @@ test('a report of nothing is empty; what is no report is refused', (t) => {
   t.regex(refusal(text.replaceAll('", "', ', "')).line, /lvm\.conf/)
 })
 
-test('disks that have a copy of the metadata: not those without, nor missing ones', (t) => {
+test('disks, and which have a copy of the metadata; not those that are missing', (t) => {
   const disks = [
-    { pv_name: '/dev/sda', pv_mda_used_count: '0' },
-    { pv_name: '[unknown]', pv_mda_used_count: '1' },
-    { pv_name: '/dev/sdb', pv_mda_used_count: '2' }
+    { pv_name: '/dev/sda', pv_uuid: 'a', pv_mda_used_count: '0' },
+    { pv_name: '[unknown]', pv_uuid: 'u', pv_mda_used_count: '1' },
+    { pv_name: '/dev/sdb', pv_uuid: 'b', pv_mda_used_count: '2' }
   ]
   // As json, and as json_std has numbers.
   const numbers = disks.map((each) => ({ ...each, pv_mda_used_count: Number(each.pv_mda_used_count) }))
-  for (const vg of [disks, numbers]) t.deepEqual(parseMetadataDisks(JSON.stringify({ report: [{ vg }] })), ['/dev/sdb'])
+  const found = [
+    { id: 'a', path: '/dev/sda', hasMetadata: false },
+    { id: 'b', path: '/dev/sdb', hasMetadata: true }
+  ]
+  for (const vg of [disks, numbers]) t.deepEqual(parseDisks(JSON.stringify({ report: [{ vg }] })), found)
 })
 
 test('whatever it is fed, it answers or refuses', (t) => {

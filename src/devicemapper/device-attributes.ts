@@ -5,8 +5,8 @@
 import { closeSync, openSync, readSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceNumber } from '../../native/device-mapper.ts'
-import { SECTOR_BYTES } from '../units.ts'
 import { DeltamapperError } from '../errors.ts'
+import { SECTOR_BYTES } from '../units.ts'
 
 export interface Attributes {
   readonly name: string
@@ -23,13 +23,16 @@ export interface Attributes {
 export const UNWRITTEN = '0 0'
 
 const files = ['dm/name', 'dm/uuid', 'ro', 'size', 'stat']
+/** What is under way, and whether the kernel counts. */
+const [INFLIGHT, IOSTATS] = ['inflight', 'queue/iostats']
+const opened = [...files, INFLIGHT, IOSTATS]
 
-/** How long a write may be under way, and how often to look, in milliseconds. */
+/** How long a write may at least be under way, and how often to look, in milliseconds. */
 const [WRITE_MS, LOOK_MS] = [30_000, 5]
 
 export class DeviceAttributes {
   readonly device: DeviceNumber
-  /** `files`, and behind them the one that says what is under way. */
+  /** Of `opened`. */
   readonly #descriptors: number[] = []
   readonly #buffer = Buffer.alloc(4096)
 
@@ -38,8 +41,7 @@ export class DeviceAttributes {
     this.device = device
     const { major, minor } = device
     try {
-      for (const file of [...files, 'inflight'])
-        this.#descriptors.push(openSync(`/sys/dev/block/${major}:${minor}/${file}`, 'r'))
+      for (const file of opened) this.#descriptors.push(openSync(`/sys/dev/block/${major}:${minor}/${file}`, 'r'))
     } catch (cause) {
       this.close()
       throw new DeltamapperError(
@@ -52,17 +54,23 @@ export class DeviceAttributes {
   }
 
   /**
-   * What it says once nobody is writing. Since Linux 6.4 a write is counted when all of it is done; parts of it can be
-   * read before.
-   *
-   * @throws DM_SNAPSHOT_CHANGED where a write takes longer than anybody waits for
+   * What it says once nobody is writing; undefined where somebody was at each of so many looks. Since Linux 6.4 a write
+   * is counted when all of it is done; parts of it can be read before.
    */
-  async settled(): Promise<Attributes> {
-    for (const deadline = performance.now() + WRITE_MS; performance.now() < deadline; await sleep(LOOK_MS)) {
+  async settledAfter(mostLooks: number): Promise<Attributes | undefined> {
+    for (let look = 0; look < mostLooks; look++) {
+      if (look > 0) await sleep(LOOK_MS)
       // First: what ends after this is still to be counted, and what has ended before is.
-      const [, writes] = this.#text(this.#descriptors[files.length]).split(/\s+/)
+      const [, writes] = this.#text(INFLIGHT).split(/\s+/)
       if (writes === '0') return this.#read()
     }
+    return undefined
+  }
+
+  /** @throws DM_SNAPSHOT_CHANGED where a write takes longer than anybody waits for */
+  async settled(): Promise<Attributes> {
+    const found = await this.settledAfter(WRITE_MS / LOOK_MS)
+    if (found) return found
     const { major, minor } = this.device
     throw new DeltamapperError(
       'DM_SNAPSHOT_CHANGED',
@@ -71,8 +79,13 @@ export class DeviceAttributes {
     )
   }
 
+  /** Whether the kernel is told to count. */
+  get isCounted(): boolean {
+    return this.#text(IOSTATS) === '1'
+  }
+
   #read(): Attributes {
-    const [name, uuid, readOnly, sectors, stat] = files.map((_, i) => this.#text(this.#descriptors[i]))
+    const [name, uuid, readOnly, sectors, stat] = files.map((file) => this.#text(file))
     return {
       name,
       uuid,
@@ -82,8 +95,8 @@ export class DeviceAttributes {
     }
   }
 
-  #text(descriptor: number): string {
-    const bytes = readSync(descriptor, this.#buffer, 0, this.#buffer.length, 0)
+  #text(file: string): string {
+    const bytes = readSync(this.#descriptors[opened.indexOf(file)], this.#buffer, 0, this.#buffer.length, 0)
     return this.#buffer.toString('utf8', 0, bytes).trim()
   }
 
@@ -94,7 +107,7 @@ export class DeviceAttributes {
    * @throws DM_NOT_TRACKED where it is not counted, so that writes would show nowhere; what reading throws
    */
   async checkCounted(read: () => Promise<unknown>): Promise<void> {
-    const readSectors = () => countIn(this.#text(this.#descriptors[files.indexOf('stat')]), 2)
+    const readSectors = () => countIn(this.#text('stat'), 2)
     const before = readSectors()
     await read()
     if (readSectors() === before) throw notCounted(this.device)
