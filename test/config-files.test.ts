@@ -1,4 +1,5 @@
 /** Every file that somebody writes for us by hand: what is wrong in it is told by its line, and by the field that was probably meant. */
+import { execFileSync } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
@@ -100,5 +101,15 @@ for (const [i, [name, what, text, says]] of cases.entries()) {
     t.regex(error?.message ?? '', says)
     t.true(error?.message.includes(join(at, name)), error?.message)
     t.notRegex(error?.message ?? '', /\n|✖/)
+  })
+}
+
+for (const name of Object.keys(readers)) {
+  test(`${name}: a FIFO is refused, and nobody waits for its writer`, async (t) => {
+    const at = join(folder, `fifo-${name}`)
+    await mkdir(at)
+    execFileSync('mkfifo', [join(at, name)])
+    const error = await t.throwsAsync(readers[name](at, name), { instanceOf: DeltamapperError })
+    t.regex(error?.message ?? '', /is no file \(but a FIFO\)/)
   })
 }

@@ -51,6 +51,13 @@ test('a configured command names its program by an absolute path, or only by its
   }
 })
 
+const kubeconfig = {
+  clusters: [{ name: 'a', cluster: { server: 'https://127.0.0.1:1' } }],
+  users: [{ name: 'a', user: { exec: { apiVersion: 'client.authentication.k8s.io/v1', command: 'kube-login' } } }],
+  contexts: [{ name: 'a', context: { cluster: 'a', user: 'a' } }],
+  'current-context': 'a'
+}
+
 // (chdir is a process's: so another one.)
 const starters: Readonly<Record<string, { program: string; script: string }>> = {
   'the tools engine': {
@@ -62,6 +69,11 @@ const starters: Readonly<Record<string, { program: string; script: string }>> = 
     program: 'lvm',
     script: `import { LvmReporter } from '${new URL('../src/agent/lvm/report.ts', import.meta.url).href}'
       await new LvmReporter().volumeGroups().catch(() => undefined)`
+  },
+  'a kubeconfig': {
+    program: 'kube-login',
+    script: `import { KubernetesApi } from '${new URL('../src/kubernetes/api.ts', import.meta.url).href}'
+      await new KubernetesApi({ kubeconfig: import.meta.dirname + '/kubeconfig' }).get('/x').catch(() => undefined)`
   },
   'the command line': {
     program: 'id',
@@ -75,15 +87,12 @@ for (const [name, { program, script }] of Object.entries(starters)) {
   test(`${name} starts nothing from the current directory`, async (t) => {
     const here = join(folder, program)
     await writeFile(`${here}.mjs`, script)
+    await writeFile(join(folder, 'kubeconfig'), JSON.stringify(kubeconfig))
     await writeFile(here, `#!/bin/sh\n: >${here}.started\n`, { mode: 0o755 })
-    for (const env of [
-      {},
-      { PATH: '' },
-      { PATH: ':' },
-      { PATH: '.' },
-      { PATH: ':/usr/bin' },
-      { PATH: '/nonexistent:' }
-    ]) {
+    const paths = [undefined, '', ':', '.', ':/usr/bin', '/nonexistent:']
+    // Kubernetes' library takes seconds to load.
+    for (const path of name === 'a kubeconfig' ? paths.slice(3, 5) : paths) {
+      const env = path === undefined ? {} : { PATH: path }
       await promisify(execFile)(process.execPath, [`${here}.mjs`], { cwd: folder, env })
       t.false(existsSync(`${here}.started`), JSON.stringify(env))
     }

@@ -106,7 +106,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
     'listening'
   )
   const stopping = new AbortController()
-  void inventory.examine().then((examination) => {
+  void inventory.examineServed().then((examination) => {
     if (!stopping.signal.aborted) logInventory(examination, logger)
   })
   const running = started.move()

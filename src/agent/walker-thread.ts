@@ -1,6 +1,6 @@
-/** The program of a walker thread (walks/walkers.ts starts it): its function and its targets. */
+/** The program of a walker thread (walks/walkers.ts starts it): its function and the targets' walks. */
 import { parentPort, workerData } from 'node:worker_threads'
-import { walkOf } from './targets.ts'
+import { walkOf } from './walks/registry.ts'
 import { serveWalks, warmUp } from './walks/walk-worker.ts'
 import type { WalkerData } from './walks/walk-messages.ts'
 

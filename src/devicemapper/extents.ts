@@ -26,6 +26,11 @@ export interface ExtentAnswer {
    */
   readonly capacityBytes: number | undefined
   /**
+   * What a server said of the sizes (csi.v1 BlockMetadataType); undefined: they differ. Of fixed ones the last may end
+   * early, with the volume.
+   */
+  readonly blockMetadataType?: 'FIXED_LENGTH' | 'VARIABLE_LENGTH'
+  /**
    * Ascending, never overlapping, none empty. Our own walks merge touching ones. Ends only when complete; throws
    * DeltamapperError otherwise.
    */

@@ -18,7 +18,7 @@ import type { ExtentAnswer, ExtentBatch } from '../devicemapper/extents.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
 import { parseConnectAddress, type Address } from './address.ts'
 import { deviceIn, ownHandlesMetadata } from './call-context.ts'
-import { BlockMetadataMessage, decodeBlockMetadata } from './block-metadata.ts'
+import { BlockMetadataMessage, BlockMetadataType, decodeBlockMetadata } from './block-metadata.ts'
 import { getMetadataAllocated, getMetadataDelta } from './snapshot-metadata-methods.ts'
 import { fromStatus, isServiceError, remarkKey, type WireStatus } from './status.ts'
 import { StreamRules } from './stream-rules.ts'
@@ -220,6 +220,7 @@ export async function askForExtents<Request extends { readonly startingOffset: b
   let iterated = false
   return {
     capacityBytes: message?.capacityBytes,
+    ...(message?.type === BlockMetadataType.FIXED_LENGTH && { blockMetadataType: 'FIXED_LENGTH' }),
     ...(remark !== undefined && { remark }),
     batches: {
       [Symbol.asyncIterator]() {

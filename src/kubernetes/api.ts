@@ -5,18 +5,11 @@
  * Requests are by path, not by the library's typed methods: those turn objects into classes of their own in lists, and
  * leave them as they are in watches.
  */
-import {
-  type Cluster,
-  HttpMethod,
-  IsomorphicFetchHttpLibrary,
-  type KubeConfig,
-  RequestContext,
-  Watch
-} from '@kubernetes/client-node'
+import { type Cluster, HttpMethod, IsomorphicFetchHttpLibrary, RequestContext, Watch } from '@kubernetes/client-node'
 import { connectionFailure } from '../grpc/connection-failure.ts'
 import { systemRemedy } from '../system-errors.ts'
 import { DeltamapperError } from '../errors.ts'
-import { loadKubeConfig } from './kubeconfig.ts'
+import { loadKubeConfig, type NamedConfig } from './kubeconfig.ts'
 import { fieldOf, type KubernetesObject, textOf } from './object.ts'
 
 /** How long a request may take, in milliseconds. A watch runs for as long as something arrives. */
@@ -49,7 +42,7 @@ export type WatchEvent =
 export class TooOld extends Error {}
 
 export class KubernetesApi {
-  readonly #config: KubeConfig
+  readonly #config: NamedConfig
   readonly #server: string
 
   /**
@@ -166,6 +159,7 @@ export class KubernetesApi {
           ? this.#unreachable(error)
           : refusal(status, { message: (error as Error).message }, 'watch', path)
       )
+      if (status === 401) this.#config.forgetCredentials()
     }
     try {
       const left = aborted(controller.signal)
@@ -200,22 +194,48 @@ export class KubernetesApi {
     const { signal, query = {}, object } = options
     const url = new URL(this.#server + path)
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value)
-    const timeout = AbortSignal.timeout(REQUEST_MS)
     const request = new RequestContext(url.toString(), method)
     request.setHeaderParam('Accept', 'application/json')
     if (object !== undefined) {
       request.setHeaderParam('Content-Type', 'application/json')
       request.setBody(JSON.stringify(object))
     }
+    await this.#authenticated(request, signal)
+    // A program that makes credentials has a time of its own.
+    const timeout = AbortSignal.timeout(REQUEST_MS)
     request.setSignal(signal === undefined ? timeout : AbortSignal.any([signal, timeout]))
     try {
-      await this.#config.applySecurityAuthentication(request)
       const response = await new IsomorphicFetchHttpLibrary().send(request).toPromise()
-      return { status: response.httpStatusCode, body: parsed(await response.body.text()) }
+      const status = response.httpStatusCode
+      if (status === 401) this.#config.forgetCredentials()
+      return { status, body: parsed(await response.body.text()) }
     } catch (error) {
       signal?.throwIfAborted()
       throw this.#unreachable(timeout.aborted ? new Error(`no answer within ${REQUEST_MS / 1000} seconds`) : error)
     }
+  }
+
+  /** @throws DM_ACCESS_DENIED when there are no credentials; the signal's reason */
+  async #authenticated(request: RequestContext, signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted()
+    const done = this.#config.applySecurityAuthentication(request)
+    try {
+      await (signal === undefined ? done : Promise.race([done, aborted(signal)]))
+    } catch (error) {
+      throw this.#noCredentials(error)
+    }
+    signal?.throwIfAborted()
+  }
+
+  /** Reading them failed: a file that is gone, mostly. */
+  #noCredentials(error: unknown): DeltamapperError {
+    if (error instanceof DeltamapperError) return error
+    return new DeltamapperError(
+      'DM_ACCESS_DENIED',
+      `the credentials for the Kubernetes API at ${this.#server} cannot be had: ${(error as Error).message}`,
+      systemRemedy(error) ?? 'put back the file that is named, or correct the kubeconfig',
+      { cause: error }
+    )
   }
 
   #unreachable(error: unknown): DeltamapperError {

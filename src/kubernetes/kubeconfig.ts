@@ -13,10 +13,12 @@ import { KubeConfig, type RequestContext } from '@kubernetes/client-node'
 import { parse, YAMLParseError } from 'yaml'
 import { packageVersion } from '../grpc/identity.ts'
 import { readOrdinaryFile, readOrdinaryFileSync } from '../ordinary-file.ts'
+import { EXEC, ExecCredentials } from './exec-credentials.ts'
 import { fieldOf, listOf, textOf } from './object.ts'
 
 type Fields = Record<string, unknown>
 type Authenticator = Parameters<KubeConfig['addAuthenticator']>[0]
+type User = Parameters<Authenticator['applyAuthentication']>[0]
 
 /**
  * The lists of a kubeconfig: what their entries hold, and which fields of that are paths, from the file's folder on.
@@ -39,12 +41,21 @@ const TOKEN_AGE_MS = 60_000
 const EXEC_INFO = 'KUBERNETES_EXEC_INFO'
 
 /** What the library asks the API server with, as somebody that its log can name. */
-class NamedConfig extends KubeConfig {
+export class NamedConfig extends KubeConfig {
   readonly #userAgent = `deltamapper/${packageVersion()}`
+  readonly #fromFile = new TokenFromFile()
+  readonly #fromProgram = new ExecCredentials()
 
   constructor() {
     super()
-    this.addAuthenticator(tokenFromFile())
+    this.addAuthenticator(this.#fromFile)
+    this.addAuthenticator(this.#fromProgram)
+  }
+
+  /** The server does not take who we say we are: credentials that can be had anew are, for the next request. */
+  forgetCredentials(): void {
+    this.#fromFile.forget()
+    this.#fromProgram.forget()
   }
 
   override async applySecurityAuthentication(request: RequestContext): Promise<void> {
@@ -61,7 +72,7 @@ class NamedConfig extends KubeConfig {
  * @returns undefined where nothing says which cluster
  * @throws Error, of which the first line says what is wrong; what follows may quote secrets
  */
-export function loadKubeConfig(file?: string, context?: string): KubeConfig | undefined {
+export function loadKubeConfig(file?: string, context?: string): NamedConfig | undefined {
   const config = new NamedConfig()
   const files = file === undefined ? filesOfSurroundings() : [file]
   if (files.length === 0) {
@@ -132,6 +143,8 @@ function kept(held: unknown, paths: readonly string[], folder: string): unknown 
   if (typeof held !== 'object' || held === null) return held
   const fields: Fields = { ...held }
   for (const path of paths) {
+    // What stands in the kubeconfig itself counts before a file; to the library it is the other way round.
+    if (textOf(fields, `${path}-data`)) delete fields[path]
     const named = fields[path]
     if (typeof named !== 'string' || named === '') continue
     const whole = isAbsolute(named) ? named : join(folder, named)
@@ -146,7 +159,10 @@ function kept(held: unknown, paths: readonly string[], folder: string): unknown 
     // Which counts where there are both.
     delete fields['token']
   }
-  if (typeof fields['exec'] === 'object' && fields['exec'] !== null) fields['exec'] = execKept(fields['exec'], folder)
+  if (typeof fields['exec'] === 'object' && fields['exec'] !== null) {
+    fields['auth-provider'] = { name: EXEC, config: { plugin: execKept(fields['exec'], folder) } }
+    delete fields['exec']
+  }
   return fields
 }
 
@@ -170,12 +186,13 @@ function checkCurrent(config: KubeConfig, merged: Fields): void {
   if (config.getCurrentUser() === null) throw new Error(`its context ${name} names a user that it has not`)
   const cluster = listOf(merged, 'clusters').find((each) => fieldOf(each, 'name') === context.cluster)
   const user = listOf(merged, 'users').find((each) => fieldOf(each, 'name') === context.user)
-  if (fieldOf(user, 'user', 'exec', 'provideClusterInfo') === true) tellCluster(config, fieldOf(cluster, 'cluster'))
+  const plugin = fieldOf(user, 'user', 'auth-provider', 'config', 'plugin')
+  if (fieldOf(plugin, 'provideClusterInfo') === true) tellCluster(config, fieldOf(cluster, 'cluster'))
 }
 
 /** Tells the plugin of the current user which cluster it is for. */
 function tellCluster(config: KubeConfig, cluster: unknown): void {
-  const env = listOf(config.getCurrentUser(), 'exec', 'env')
+  const env = listOf(config.getCurrentUser(), 'authProvider', 'config', 'plugin', 'env')
   const info = env.find((each) => fieldOf(each, 'name') === EXEC_INFO) as { value: string } | undefined
   if (info === undefined) return
   const told = JSON.parse(info.value) as { spec: Fields }
@@ -188,20 +205,27 @@ function tellCluster(config: KubeConfig, cluster: unknown): void {
 }
 
 /** Reads the token anew now and then: whoever puts it there replaces it before it expires. */
-function tokenFromFile(): Authenticator {
-  let token = ''
-  let readAt = -Infinity
-  return {
-    isAuthProvider: (user) => fieldOf(user, 'authProvider', 'name') === TOKEN_FILE,
-    async applyAuthentication(user, options) {
-      if (performance.now() - readAt > TOKEN_AGE_MS) {
-        token = (await readOrdinaryFile(textOf(user, 'authProvider', 'config', 'path') ?? '')).toString('utf8').trim()
-        readAt = performance.now()
-      }
-      // (Its type is of a package that is not here.)
-      const { headers = {} } = options as { headers?: Record<string, string> }
-      Object.assign(options, { headers: { ...headers, Authorization: `Bearer ${token}` } })
+class TokenFromFile implements Authenticator {
+  #token = ''
+  #readAt = -Infinity
+
+  isAuthProvider(user: User): boolean {
+    return fieldOf(user, 'authProvider', 'name') === TOKEN_FILE
+  }
+
+  async applyAuthentication(user: User, options: object): Promise<void> {
+    if (performance.now() - this.#readAt > TOKEN_AGE_MS) {
+      const path = textOf(user, 'authProvider', 'config', 'path') ?? ''
+      this.#token = (await readOrdinaryFile(path)).toString('utf8').trim()
+      this.#readAt = performance.now()
     }
+    // (Its type is of a package that is not here.)
+    const { headers = {} } = options as { headers?: Record<string, string> }
+    Object.assign(options, { headers: { ...headers, Authorization: `Bearer ${this.#token}` } })
+  }
+
+  forget(): void {
+    this.#readAt = -Infinity
   }
 }
 

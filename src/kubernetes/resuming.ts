@@ -51,6 +51,7 @@ export async function resuming(ask: Ask, options: ResumingOptions): Promise<Exte
   const answer = asked.batches(first)
   return {
     capacityBytes: first.capacityBytes,
+    ...(first.blockMetadataType !== undefined && { blockMetadataType: first.blockMetadataType }),
     batches: {
       [Symbol.asyncIterator]: () => ({
         next: () => answer.next(),

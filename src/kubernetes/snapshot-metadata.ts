@@ -239,7 +239,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       if (resumed) await this.#stillThere(target, signal)
       return stream
     }
-    const { capacityBytes = target.restoreBytes, batches } = await resuming(ask, {
+    const { capacityBytes = target.restoreBytes, ...answer } = await resuming(ask, {
       startingOffset: options.startingOffset ?? 0,
       tries,
       pauseMs,
@@ -249,7 +249,7 @@ class ConnectedCluster implements ClusterSnapshotMetadata {
       mayResume: ({ status, code }) =>
         status === 'UNAVAILABLE' || code === 'DM_DEADLINE_EXCEEDED' || (code === 'DM_ACCESS_DENIED' && maybeExpired)
     })
-    return { capacityBytes, batches }
+    return { capacityBytes, ...answer }
   }
 
   /**

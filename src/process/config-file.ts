@@ -1,11 +1,11 @@
 /** A configuration file of agent or router: YAML or JSON, a mapping of fields. Errors name the file and the field. */
-import { readFile } from 'node:fs/promises'
 import { parse } from 'yaml'
 import { z } from 'zod'
 import { DeltamapperError } from '../errors.ts'
 import { parseListenAddress } from '../grpc/address.ts'
 import { checkDriverName } from '../grpc/identity.ts'
 import { groupIdOf } from '../grpc/unix-socket.ts'
+import { readOrdinaryFile } from '../ordinary-file.ts'
 import { systemRemedy } from '../system-errors.ts'
 
 /** How a unix socket is made, for agent and router alike. */
@@ -36,7 +36,7 @@ export async function readConfigFile(file: string | undefined): Promise<ConfigFi
   let text: string
   let content: unknown
   try {
-    text = await readFile(file, 'utf8')
+    text = (await readOrdinaryFile(file)).toString('utf8')
     content = parse(text) ?? {}
   } catch (cause) {
     throw invalidConfig(file, (cause as Error).message, cause)

@@ -59,7 +59,10 @@ export async function startRouter(config: RouterConfig, logger: Logger): Promise
     locate,
     whenGone,
     agents,
-    ask: (place, signal, call) => hasSnapshot(channels.to(place.address, call?.party), place, signal, connectMs, call)
+    async ask(place, signal, call) {
+      using taken = channels.take(place.address, call?.party)
+      return await hasSnapshot(taken.client, place, signal, connectMs, call)
+    }
   })
   const server = await startServer({
     listen: config.listen,

@@ -378,10 +378,9 @@ test('SIGTERM does not wait for ever: what has not ended in time is told so, and
   const stream = await ask(agent.client(), { target: 'big/big', maxResults: 10 })
   const batches = stream.batches[Symbol.asyncIterator]()
   t.false((await batches.next()).done)
-  const begin = performance.now()
+  // (Without a limit it would wait for whoever reads the stream.)
   agent.child.kill('SIGTERM')
   t.deepEqual(await agent.exit, [0, null])
-  t.true(performance.now() - begin < 100_000)
   const error = await t.throwsAsync<DeltamapperError>(
     async () => {
       while (!(await batches.next()).done);

@@ -62,7 +62,6 @@ for (const [what, expected] of [
     const failed = report.rules.filter(({ outcome }) => outcome === 'fail')
     t.true(failed.length > 0)
     t.regex(failed.map(({ seen }) => seen).join('\n'), expected)
-    t.true(seconds < 300, `${seconds} s`)
     t.true(bytes < MOST_MEMORY, `${Math.round(bytes / 1024 / 1024)} MiB`)
     t.log(
       `${Math.round(bytes / 1024 / 1024)} MiB, ${seconds.toFixed(1)} s, failed ${failed.map(({ number }) => number).join(' ')}`

@@ -225,26 +225,23 @@ test('a signal ends a call at any time', async (t) => {
 test('a deadline ends a call', async (t) => {
   const { address, backend } = await testServer(t)
   const agent = client(t, address)
-  const begin = performance.now()
+  // (Nothing else ends it.)
   await fails(t, agent.allocated({ snapshotId: 'hanging', deadlineMs: 150 }), 'DM_DEADLINE_EXCEEDED')
-  t.true(performance.now() - begin < 100_000)
   const endless = agent.allocated({ snapshotId: 'endless', deadlineMs: 300 })
   await fails(t, endless.then(readOn), 'DM_DEADLINE_EXCEEDED')
   t.true(await eventually(() => backend.open === 0))
 })
 
-test('where nothing answers, a call says so at once', async (t) => {
+test('where nothing answers, a call says so', async (t) => {
   const folder = temporaryFolder(t)
   writeFileSync(join(folder, 'file'), '')
   for (const address of [`unix://${folder}/none.sock`, `unix://${folder}/file`, 'tcp://127.0.0.1:1', 'tcp://[::1]:1']) {
-    const begin = performance.now()
     const error = await fails(
       t,
       client(t, address).allocated({ snapshotId: 'some' }),
       'DM_UNREACHABLE',
       /does not answer/
     )
-    t.true(performance.now() - begin < 100_000)
     t.true(error?.message.includes(address))
     t.regex(
       error?.remedy ?? '',
@@ -347,6 +344,7 @@ test('answers of other servers are understood', async (t) => {
   })
   const answer = await client(t, path).delta({ baseSnapshotId: 'a', targetSnapshotId: 'b' })
   t.is(answer.capacityBytes, 1000)
+  t.is(answer.blockMetadataType, 'FIXED_LENGTH')
   t.deepEqual(await extentsOf(answer), [
     [0, 300],
     [300, 300],

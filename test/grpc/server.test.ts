@@ -17,6 +17,9 @@ import { DeltamapperError } from '../../src/errors.ts'
 import { eventually, some, temporaryFolder, testServer } from './extent-backend.ts'
 import { allocatedRequest, outcome, PlainClient, rawCall } from './plain-client.ts'
 
+/** A grace that is not waited for: who does runs out of the test's time. */
+const A_DAY_MS = 24 * 3_600_000
+
 test('the socket has mode 0600, or as configured', async (t) => {
   const { path } = await testServer(t)
   t.is(lstatSync(path).mode & 0o777, 0o600)
@@ -158,10 +161,9 @@ test('a drain removes the socket at once, says NOT_SERVING, refuses new streams 
   const running = outcome(client.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'gated' }))
   await eventually(() => health.length === 1)
 
-  const begin = performance.now()
-  const drained = server.drain(60_000)
+  const drained = server.drain(A_DAY_MS)
   t.false(existsSync(path))
-  t.is(server.drain(0), drained, 'a second drain is the first')
+  t.is(server.drain(A_DAY_MS), drained, 'a second drain is the first')
   t.true(await eventually(() => health.length === 2))
   t.deepEqual(health, ['SERVING', 'NOT_SERVING'])
   const late = await client.allocated({ snapshot_id: 'some' })
@@ -174,7 +176,6 @@ test('a drain removes the socket at once, says NOT_SERVING, refuses new streams 
   t.is(code, status.OK)
   t.is(messages.flatMap(({ block_metadata: list }) => list).length, some.length)
   await drained
-  t.true(performance.now() - begin < 40_000, 'it does not wait for the whole grace')
 })
 
 test('a successor may listen while the predecessor drains', async (t) => {
@@ -182,7 +183,7 @@ test('a successor may listen while the predecessor drains', async (t) => {
   const old = new PlainClient(t, path)
   const running = outcome(old.stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'gated' }))
   await old.unary('Identity', 'Probe')
-  const drained = server.drain(60_000)
+  const drained = server.drain(A_DAY_MS)
   await testServer(t, { listen: [path] })
   t.is(
     (await new PlainClient(t, path, { 'grpc.use_local_subchannel_pool': 1 }).allocated({ snapshot_id: 'some' })).code,
@@ -204,7 +205,7 @@ test('what outlasts the grace ends with UNAVAILABLE', async (t) => {
   const begin = performance.now()
   await server.drain(200)
   const elapsed = performance.now() - begin
-  t.true(elapsed >= 195 && elapsed < 20_000, `${elapsed} ms`)
+  t.true(elapsed >= 195, `${elapsed} ms`)
   for (const { code, details } of await Promise.all(endings)) {
     t.is(code, status.UNAVAILABLE)
     t.regex(details, /^DM_SHUTTING_DOWN: the server is stopping; /)
@@ -220,9 +221,7 @@ test('neither a client that does not read nor a backend that does not listen hol
     new PlainClient(t, path).stream('SnapshotMetadata', 'GetMetadataAllocated', { snapshot_id: 'stubborn' })
   )
   await eventually(() => backend.open === 2)
-  const begin = performance.now()
   await server.drain(0)
-  t.true(performance.now() - begin < 20_000)
   t.is((await stubborn).code, status.UNAVAILABLE)
   await closed
   t.pass()
@@ -231,7 +230,6 @@ test('neither a client that does not read nor a backend that does not listen hol
 test('an idle server drains at once', async (t) => {
   const { server, path } = await testServer(t)
   await new PlainClient(t, path).unary('Identity', 'Probe')
-  const begin = performance.now()
-  await server.drain(60_000)
-  t.true(performance.now() - begin < 40_000)
+  await server.drain(A_DAY_MS)
+  t.pass()
 })

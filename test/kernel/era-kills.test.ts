@@ -326,9 +326,8 @@ test.serial(
       if (await isSuspended()) seen.suspended++
       client.close()
       await agent.kill()
-      const begun = performance.now()
+      // The watchdog resumes it: nobody else does.
       await until(isSuspended, (is) => !is)
-      t.true(performance.now() - begun < 8 * DEADLINE_MS, context)
 
       agent = await LiveAgent.start({ config })
       client = connectAdmin(agent.address)

@@ -12,6 +12,8 @@ import { fileURLToPath } from 'node:url'
 import { connect, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
 
 const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
+// As the command's first line has it: an agent of 16 MiB less costs the lab a tenth of its start.
+const flags = ['--max-semi-space-size=1']
 /** Busy as the lab may be, an agent that has not listened by then never will. Milliseconds. */
 const START_WITHIN_MS = 180_000
 
@@ -55,7 +57,7 @@ export class LiveAgent {
     const file = join(this.#folder, 'config.json')
     const catalog = join(this.#folder, 'catalog')
     writeFileSync(file, JSON.stringify({ live: true, walkers: 2, catalog, ...config, listen: [this.address] }))
-    const [program, ...args] = [...prefix, process.execPath, command, 'agent', '--config', file]
+    const [program, ...args] = [...prefix, process.execPath, ...flags, command, 'agent', '--config', file]
     this.child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
     this.exit = once(this.child, 'close').then(([status, signal]) => ({
       status: status as number | null,

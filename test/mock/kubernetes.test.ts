@@ -104,3 +104,14 @@ test('the command, with the kubeconfig that the mock prints', async (t) => {
   const unready = await runCommand(['kube', 'allocated', namespace, mock.unready, '--kubeconfig', kubeconfig])
   t.regex(unready.stderr, /DM_SNAPSHOT_NOT_READY/)
 })
+
+test('the command says of the sizes what the driver says', async (t) => {
+  const mock = await mockOf(t, 'fixed-length')
+  const { kubeconfig, namespace } = mock.kubernetes!
+  const [first] = snapshotsOf(mock)
+  for (const format of ['json', 'ndjson']) {
+    const flags = ['--kubeconfig', kubeconfig, '-o', format]
+    const { stdout, stderr } = await runCommand(['kube', 'allocated', namespace, first.id, ...flags])
+    t.regex(stdout, /^{"block_metadata_type":"FIXED_LENGTH",/, stderr)
+  }
+})

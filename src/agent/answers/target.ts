@@ -5,7 +5,7 @@ import type { BaseRecords } from './base-records.ts'
 import type { ClassicServices } from './classic-services.ts'
 import type { DeviceKnowledge } from './served-target.ts'
 import type { FoundSnapshot } from '../walks/snapshot.ts'
-import type { Plan, Walk } from '../walks/plan.ts'
+import type { Plan } from '../walks/plan.ts'
 import type { ToolEngine } from '../walks/tool-engine.ts'
 
 /** Base and target have been found, and are of one kind. */
@@ -63,10 +63,8 @@ export interface AnswerServices {
   readonly classic?: ClassicServices | undefined
 }
 
-export interface Target<S extends FoundSnapshot, Request> {
-  readonly answers: (services: AnswerServices) => TargetAnswers<S>
-  readonly walk: Walk<Request>
-}
+/** A target as the registry has it. */
+export type Target<S extends FoundSnapshot> = (services: AnswerServices) => TargetAnswers<S>
 
 /** The target for snapshots of a kind; undefined if there is none. */
 export type AnswersOf = (kind: string) => TargetAnswers | undefined

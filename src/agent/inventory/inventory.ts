@@ -29,7 +29,7 @@ import { readKernelView } from '../owned-pools/kernel-view.ts'
 import { isLvm, type SurveyedDevice, surveyDevices } from '../node/survey.ts'
 import { type ExaminationFacts, findings, inOrder } from './findings.ts'
 import { type LvmNode, type LvmPort, lookAtLvm } from './lvm-facts.ts'
-import { NodeInventory } from './node-facts.ts'
+import { NodeInventory, nodeItself } from './node-facts.ts'
 import { lookAtStores } from '../node/store-fullness.ts'
 import { storeFindings, storesUnknown } from './store-findings.ts'
 import { writableSnapshots } from './writable-snapshots.ts'
@@ -79,15 +79,23 @@ export class Inventory {
     return this.#look.take()
   }
 
+  /**
+   * What the agent's log tells at its start: all that is served, without the operating system's name and the list of
+   * block devices. A dozen programs are run for those, while the first questions come.
+   */
+  async examineServed(): Promise<Examination> {
+    return this.#examine({ described: false })
+  }
+
   /** Ends a running look, as far as possible; device-mapper's calls end with device-mapper. */
   async close(): Promise<void> {
     await this.#node.close()
   }
 
-  async #examine(): Promise<Examination> {
+  async #examine({ described = true } = {}): Promise<Examination> {
     const { live, recordedPools, deadlineMs = 8000 } = this.#options
     const [takenAtMs, begin] = [Date.now(), performance.now()]
-    const node = this.#node.node(deadlineMs)
+    const node = described ? this.#node.node(deadlineMs) : nodeItself()
     const looked = live === undefined ? undefined : await lookAtLive(live, deadlineMs)
     const suspended = looked?.deviceMapper.suspended ?? []
     const facts: ExaminationFacts = {
@@ -99,7 +107,7 @@ export class Inventory {
       live: live !== undefined,
       node: await node,
       deviceMapper: looked?.deviceMapper ?? noDeviceMapper,
-      blockDevices: await this.#node.blockDevices(deadlineMs, suspended),
+      blockDevices: described ? await this.#node.blockDevices(deadlineMs, suspended) : { devices: [] },
       lvm: looked?.lvm ?? nothingInUse.facts,
       catalog: looked?.catalog ?? noCatalog,
       recordedPools: recordedPools.map(({ name, folder }) => ({ name, folder })),

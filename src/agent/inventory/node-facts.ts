@@ -10,6 +10,19 @@ import { probe, SingleLook } from './probe.ts'
 
 const FAREWELL_MS = 1000
 
+/** What Node knows without asking anybody; the rest is empty. */
+export function nodeItself(): NodeFacts {
+  return {
+    hostname: hostname(),
+    operatingSystem: '',
+    kernel: release(),
+    architecture: machine(),
+    virtualization: '',
+    memoryBytes: totalmem(),
+    processors: availableParallelism()
+  }
+}
+
 export class NodeInventory {
   readonly #system = new SingleLook(async () => (await this.#ask('system')).system)
   readonly #devices = new SingleLook(async () => (await this.#ask('devices')).devices)
@@ -22,16 +35,7 @@ export class NodeInventory {
     const { value, problem } = await probe('the operating system', deadlineMs, async () => {
       return (this.#known ??= await this.#system.take())
     })
-    return {
-      hostname: hostname(),
-      operatingSystem: value?.operatingSystem ?? '',
-      kernel: release(),
-      architecture: machine(),
-      virtualization: value?.virtualization ?? '',
-      memoryBytes: totalmem(),
-      processors: availableParallelism(),
-      ...(problem && { problem })
-    }
+    return { ...nodeItself(), ...value, ...(problem && { problem }) }
   }
 
   /** @param suspended suspended devices: opening one waits, so all devices are left out then */

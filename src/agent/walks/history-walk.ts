@@ -5,7 +5,7 @@
 import type { HistoryPage, HistoryPlace } from '../catalog/era-snapshots.ts'
 import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
 import type { Walk } from './plan.ts'
-import { firstChunk, historyExtents, type HistoryQuestion } from './history-extents.ts'
+import type { HistoryQuestion } from './history-extents.ts'
 import type { WrittenChunk } from '../catalog/store/written-chunks.ts'
 
 export interface HistoryWalkRequest {
@@ -27,11 +27,13 @@ export const historyWalk: Walk<HistoryWalkRequest> = (request, { statistics, ask
  * @param statistics updated during the walk: pages of bitmaps count as read calls
  * @throws DM_CATALOG_DAMAGED, and what `nextPage` throws
  */
-export function historyMessages(
+export async function* historyMessages(
   { question, isOnRecord, maxResults }: HistoryWalkRequest,
   statistics: WalkStatistics,
   nextPage: NextPage
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  // Every walker thread loads this file, and most nodes have no tracked volume: the bitmaps' library is not small.
+  const { firstChunk, historyExtents } = await import('./history-extents.ts')
   async function* chunks(): AsyncGenerator<WrittenChunk> {
     let after: HistoryPlace = { chunk: firstChunk(question), seq: 0 }
     for (let last = !isOnRecord; !last;) {
@@ -47,5 +49,5 @@ export function historyMessages(
     }
   }
   const shape = { capacityBytes: question.sizeBytes, maxResults }
-  return encodedMessages(historyExtents(question, chunks()), shape, statistics)
+  yield* encodedMessages(historyExtents(question, chunks()), shape, statistics)
 }

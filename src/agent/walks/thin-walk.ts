@@ -16,12 +16,11 @@ import {
 import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { CheckOutcome } from '../../devicemapper/tools/cross-check.ts'
 import { resumeRefused } from '../catalog/fingerprint.ts'
-import {
-  engineAnswer,
-  type EngineQuestion,
-  type EngineReport,
-  type ToolsRequested,
-  type ToolSupport
+import type {
+  EngineQuestion,
+  EngineReport,
+  ToolsRequested,
+  ToolSupport
 } from '../../devicemapper/tools/engine-answer.ts'
 import { encodedMessages, type WalkStatistics } from './encoded-messages.ts'
 import type { Reading, Walk } from './plan.ts'
@@ -238,6 +237,8 @@ async function batchesOf(
   const native = () => answer(metadata, request, parts, signal)
   if (!tools || !support) return (await native()).batches
   const question = asked(parts.devices, parts.seen, startingOffset)
+  // Few agents ask the tools, and what reads their XML is large.
+  const { engineAnswer } = await import('../../devicemapper/tools/engine-answer.ts')
   return engineAnswer(tools, metadata, isLiveRoot(target), question, support, native)
 }
 

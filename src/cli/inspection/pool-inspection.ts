@@ -6,7 +6,7 @@ import type { ThinSuperblock } from '../../devicemapper/thin/superblock.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type Origin, Origins } from './origins.ts'
 import { openViews, type PoolViews } from './pool-views.ts'
-import { sharesBlocks } from './shared-blocks.ts'
+import { checkTwin, sharesBlocks } from './shared-blocks.ts'
 
 /**
  * After so much reading (a few seconds), further devices are no longer compared: their origins rest on the clock alone.
@@ -56,19 +56,22 @@ async function* inspectedDevices({ metadata }: PoolViews, signal: AbortSignal): 
   for await (const device of metadata.devices(signal)) origins.add(device)
   origins.complete()
   let damage: DeltamapperError | undefined
+  const keep = (error: unknown) => {
+    if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') throw error
+    damage ??= error
+  }
   for await (const device of metadata.devices(signal)) {
     const origin = origins.of(device)
     const sharing: number[] = []
     if (metadata.statistics.nodesRead < MAX_NODES_READ) {
       for (const candidate of origin.devices) {
-        const shares = await sharesBlocks(metadata, device, candidate, signal).catch((error: unknown) => {
-          if (!(error instanceof DeltamapperError) || error.code !== 'DM_METADATA_DAMAGED') throw error
-          damage ??= error
-        })
+        const shares = await sharesBlocks(metadata, device, candidate, signal).catch(keep)
         if (shares) sharing.push(candidate)
       }
     }
-    yield { ...device, origin: origins.refined(origin, sharing), twin: origins.twinOf(device) }
+    const twin = origins.twinOf(device)
+    if (twin !== undefined) await checkTwin(metadata, device, twin, signal).catch(keep)
+    yield { ...device, origin: origins.refined(origin, sharing), twin }
   }
   if (damage !== undefined) throw damage
 }

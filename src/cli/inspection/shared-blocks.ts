@@ -44,6 +44,29 @@ export async function sharesBlocks(
   }
 }
 
+/**
+ * Two devices with one root map the same, so that their details say the same of it.
+ *
+ * @throws DM_METADATA_DAMAGED when they do not
+ */
+export async function checkTwin(
+  metadata: PoolMetadata,
+  device: ThinDevice,
+  twinId: number,
+  signal: AbortSignal
+): Promise<void> {
+  const twin = await metadata.device(twinId, signal)
+  if (twin.root !== device.root || twin.details.mappedBlocks === device.details.mappedBlocks) return
+  // In a pool in use they may be of two moments: a comparison finds that out.
+  try {
+    const none = await metadata.delta({ baseId: twinId, targetId: device.id, sizeBytes: 0, signal })
+    await Array.fromAsync(none.batches)
+  } catch (error) {
+    if (error instanceof DeltamapperError && error.code === 'DM_SNAPSHOT_CHANGED') return
+    throw error
+  }
+}
+
 /** Whether every byte of `inner` is in `outer`; neither has extents that touch. */
 async function covers(outer: AsyncIterable<ExtentBatch>, inner: AsyncIterable<ExtentBatch>): Promise<boolean> {
   const outerExtents = extents(outer)

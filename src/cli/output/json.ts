@@ -10,8 +10,11 @@ const NEXT_OFFSET = new Phrase(',{"byte_offset":')
 const SIZE = new Phrase(',"size_bytes":')
 const END = new Phrase('}')
 
-export async function writeJson({ capacityBytes, batches }: ExtentAnswer, output: TextOutput): Promise<void> {
-  output.text(`{"block_metadata_type":"VARIABLE_LENGTH",${capacityField(capacityBytes)}"block_metadata":[`)
+export async function writeJson(
+  { capacityBytes, blockMetadataType = 'VARIABLE_LENGTH', batches }: ExtentAnswer,
+  output: TextOutput
+): Promise<void> {
+  output.text(`{"block_metadata_type":"${blockMetadataType}",${capacityField(capacityBytes)}"block_metadata":[`)
   let before = FIRST_OFFSET
   for await (const { count, offsets, sizes } of batches) {
     for (let i = 0; i < count; i++) {

@@ -9,9 +9,12 @@ const OFFSET = new Phrase('{"byte_offset":')
 const SIZE = new Phrase(',"size_bytes":')
 const END = new Phrase('}\n')
 
-export async function writeNdjson({ capacityBytes, batches }: ExtentAnswer, output: TextOutput): Promise<void> {
+export async function writeNdjson(
+  { capacityBytes, blockMetadataType = 'VARIABLE_LENGTH', batches }: ExtentAnswer,
+  output: TextOutput
+): Promise<void> {
   // JSON leaves out undefined values: an unknown capacity (see json.ts).
-  const volume = { block_metadata_type: 'VARIABLE_LENGTH', volume_capacity_bytes: capacityBytes }
+  const volume = { block_metadata_type: blockMetadataType, volume_capacity_bytes: capacityBytes }
   output.text(`${JSON.stringify(volume)}\n`)
   let extents = 0
   let bytes = 0

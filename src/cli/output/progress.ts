@@ -18,7 +18,7 @@ export interface Terminal {
 export function withProgress(answer: ExtentAnswer, terminal: Terminal): ExtentAnswer {
   const { capacityBytes, batches } = answer
   if (!terminal.isTTY || capacityBytes === undefined) return answer
-  return { capacityBytes, batches: watched({ capacityBytes, batches }, terminal) }
+  return { ...answer, batches: watched({ capacityBytes, batches }, terminal) }
 }
 
 async function* watched({ capacityBytes, batches }: ExtentStream, terminal: Terminal): AsyncGenerator<ExtentBatch> {

@@ -3,9 +3,9 @@
  * by all calls.
  *
  * What a connection carries comes in order. So a client that reads a hundred large answers would have everybody else's
- * wait behind them: the clients of a router are spread over the connections.
+ * wait behind them: the clients of a router are spread over the connections, each newcomer to the one with the fewest
+ * calls.
  */
-import { createHash } from 'node:crypto'
 import type { Client } from '@grpc/grpc-js'
 import { parseConnectAddress } from '../../grpc/address.ts'
 import { openChannel } from '../../grpc/client.ts'
@@ -32,13 +32,26 @@ const flowControlWindowBytes = 256 * 1024
  */
 const idleMs = 60_000
 
-/** Connections to one address, at the most. Those of one client share one. */
+/** Connections to one address, at the most. Calls of one client that run at the same time share one. */
 const lanes = 4
+
+/** A connection for one call. Disposed of when the call is over. */
+export interface TakenChannel extends Disposable {
+  readonly client: Client
+}
+
+/** The calls of one client to one address that are running. */
+interface PartyCalls {
+  readonly lane: number
+  calls: number
+}
 
 export class AgentChannels {
   readonly #tls: { readonly certificates: Certificates; readonly agentName: string } | undefined
   /** By lane and address, with a space between. */
   readonly #channels = new Map<string, Client>()
+  /** By address and party. */
+  readonly #running = new Map<string, Map<string, PartyCalls>>()
   /**
    * Not for new calls, because their certificates or addresses are old. Running calls hold them; once idle, they are
    * closed.
@@ -66,8 +79,27 @@ export class AgentChannels {
   }
 
   /** @param party whose call it is (CallContext.party) */
-  to(address: string, party = ''): Client {
-    const place = `${laneOf(party)} ${address}`
+  take(address: string, party = ''): TakenChannel {
+    const running = this.#running.get(address) ?? new Map<string, PartyCalls>()
+    this.#running.set(address, running)
+    const own = running.get(party) ?? { lane: freestLane(running.values()), calls: 0 }
+    running.set(party, own)
+    own.calls++
+    let isOver = false
+    return {
+      client: this.#channel(own.lane, address),
+      [Symbol.dispose]: () => {
+        if (isOver) return
+        isOver = true
+        if (--own.calls > 0) return
+        running.delete(party)
+        if (running.size === 0) this.#running.delete(address)
+      }
+    }
+  }
+
+  #channel(lane: number, address: string): Client {
+    const place = `${lane} ${address}`
     let channel = this.#channels.get(place)
     if (channel === undefined) {
       const tls = this.#tls && { material: this.#tls.certificates.material, serverName: this.#tls.agentName }
@@ -94,7 +126,9 @@ export class AgentChannels {
   }
 }
 
-/** 0 to `lanes` - 1: the same for a client each time, whatever its name looks like. */
-function laneOf(party: string): number {
-  return (createHash('sha256').update(party).digest()[0] ?? 0) % lanes
+/** 0 to `lanes` - 1: the first of those with the fewest calls, so that a lone client keeps to one connection. */
+function freestLane(running: Iterable<PartyCalls>): number {
+  const calls = new Array<number>(lanes).fill(0)
+  for (const each of running) calls[each.lane] = (calls[each.lane] ?? 0) + each.calls
+  return calls.indexOf(Math.min(...calls))
 }

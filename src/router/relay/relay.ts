@@ -107,8 +107,13 @@ export function routerBackend(
         onTry?.(place.node)
         let begun = false
         try {
-          const client = channels.to(place.address, call?.party)
-          for await (const message of answer(client, method, request, place, { signal, deadline, giveUp, call })) {
+          using taken = channels.take(place.address, call?.party)
+          for await (const message of answer(taken.client, method, request, place, {
+            signal,
+            deadline,
+            giveUp,
+            call
+          })) {
             begun = true
             yield message
           }

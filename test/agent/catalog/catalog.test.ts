@@ -200,22 +200,22 @@ test.serial('a thread that does not answer fails the call in time, blocks nobody
   const path = join(testFolder(t), 'catalog.db')
   const watched = watchThreads()
   t.teardown(watched.stop)
-  // Opening waits for the lock: a call that does not come back for a second.
+  // Opening waits for the lock: a call that does not come back until it is let go.
   const holder = openDatabase(path)
   fill(holder)
   let ticks = 0
   const timer = setInterval(() => ticks++, 10)
-  const started = performance.now()
-  const opening = openCatalog(path, { lockWaitMs: 8000, deadlineMs: 400 })
+  const opening = openCatalog(path, { lockWaitMs: 24 * 3_600_000, deadlineMs: 400 })
   await t.throwsAsync(opening, { code: 'DM_CATALOG_UNAVAILABLE', message: /has not answered for 0.4 seconds/ })
-  t.true(performance.now() - started < 7500)
-  t.true(ticks > 10, 'the main thread went on meanwhile')
+  t.true(ticks > 0, 'the main thread went on meanwhile')
   // Given up, it does not keep the process alive; the timer does until it has ended.
-  await once(watched.threads[0], 'exit')
+  t.not(watched.threads[0].threadId, -1, 'it waits for the lock still')
+  const exited = once(watched.threads[0], 'exit')
+  holder.close()
+  await exited
   clearInterval(timer)
 
-  holder.close()
-  const catalog = await openCatalog(path, { deadlineMs: 10_000 })
+  const catalog = await openCatalog(path, { deadlineMs: 300_000 })
   t.is((await catalog.ownedPools.view()).thins.length, 3)
   const blocker = watched.threads[1]
   await catalog.close()

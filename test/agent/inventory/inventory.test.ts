@@ -43,6 +43,7 @@ function inventory(
 test('a machine without device-mapper and LVM: what is missing, and the way out', async (t) => {
   const live = withoutDeviceMapper(t)
   writeFileSync(live.catalogPath, 'not opened')
+  const before = Date.now()
   const seen = await inventory(t, live).examine()
   t.is(seen.seenBy, 'command')
   t.true(seen.live)
@@ -58,7 +59,7 @@ test('a machine without device-mapper and LVM: what is missing, and the way out'
       ['note', 'catalog-not-consulted']
     ]
   )
-  t.true(Date.now() - seen.takenAtMs < 60_000 && seen.tookMs >= 0)
+  t.true(seen.takenAtMs >= before && seen.takenAtMs <= Date.now() && seen.tookMs >= 0)
 })
 
 /** Of volumes that are there, a kernel has to tell: test/kernel/doctor.test.ts. */

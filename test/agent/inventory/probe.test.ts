@@ -3,7 +3,7 @@ import test from 'ava'
 import { probe, SingleLook } from '../../../src/agent/inventory/probe.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 
-test('an answer, an error and no answer at all: there is always a result, and in time', async (t) => {
+test('an answer, an error and no answer at all: there is always a result', async (t) => {
   t.deepEqual(await probe('it', 1000, async () => 5), { value: 5 })
   t.deepEqual(await probe('it', 1000, async () => undefined), { value: undefined })
   const error = new DeltamapperError('DM_LVM_FAILED', 'LVM said no', 'ask it')
@@ -14,10 +14,8 @@ test('an answer, an error and no answer at all: there is always a result, and in
     code: 'DM_INTERNAL',
     message: 'x is undefined'
   })
-  const begin = performance.now()
   const never = await probe('the disk', 50, () => new Promise(() => undefined))
   t.like(never.problem, { code: 'DM_CALL_STUCK', message: 'the disk has not answered for 0.05 s' })
-  t.true(performance.now() - begin < 100_000)
 })
 
 test('what throws at once is a result as well', async (t) => {

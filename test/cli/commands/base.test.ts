@@ -1,4 +1,5 @@
 /** `base save`, `delta --base-record` and `inspect` of a record, as a person runs them, on a pool that a kernel wrote. */
+import { execFileSync } from 'node:child_process'
 import { readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
@@ -101,6 +102,15 @@ test('what --size leaves out of a delta from a record is said', async (t) => {
     t.is(whole.status, 0, whole.stderr)
     t.notRegex(whole.stderr, /leaves out/)
   }
+})
+
+test('a FIFO is no record, and nobody waits for its writer', async (t) => {
+  const fifo = join(folder, 'fifo.base')
+  execFileSync('mkfifo', [fifo])
+  const image = await imageOf('fifo.img', () => undefined)
+  const asked = await runCommand(['delta', '1', '--base-record', fifo, '--metadata', image])
+  t.is(asked.status, 1)
+  t.regex(asked.stderr, /DM_BASE_RECORD_FOREIGN/)
 })
 
 test('a pool that went back, another one, a base that was changed and mistaken options are refused', async (t) => {

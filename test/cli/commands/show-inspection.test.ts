@@ -234,3 +234,24 @@ test('a mapping beyond 2^53 bytes, and a count that the tree does not bear out, 
     /maps as many data blocks as .*, and the details of their devices say 3 and 2.*\(DM_METADATA_DAMAGED\)/
   )
 })
+
+test('two devices with one root and two counts are damage, said once all are listed', async (t) => {
+  const random = new Random(32)
+  const model = new PoolModel({ random, shape: { leafEntries: 252, internalEntries: 252, split: 'middle' } })
+  model.createThin(1)
+  for (const block of [5, 6]) model.write(1, block)
+  model.createSnapshot(2, 1)
+  const path = join(folder, 'one-root.img')
+  await writeFile(path, writeMetadataImage(model, { random }).bytes)
+  t.is((await runCommand(['inspect', path])).status, 0)
+  model.device(2).mappedBlocks = 400
+  await writeFile(path, writeMetadataImage(model, { random }).bytes)
+  const { status, stdout, stderr } = await runCommand(['inspect', path])
+  t.is(status, 1)
+  t.regex(stdout, /^ +1 +2 [^]*^ +2 +400 /m)
+  t.notRegex(stdout, /complete/)
+  t.regex(
+    stderr,
+    /the two devices whose tree begins there say that it maps (?:2 and 400|400 and 2) .*\(DM_METADATA_DAMAGED\)/
+  )
+})

@@ -7,6 +7,7 @@ import type { ExtentAnswer, ExtentBatch } from '../../../src/devicemapper/extent
 import { writeJson } from '../../../src/cli/output/json.ts'
 import { writeMap } from '../../../src/cli/output/map.ts'
 import { writeNdjson } from '../../../src/cli/output/ndjson.ts'
+import { withProgress } from '../../../src/cli/output/progress.ts'
 import { writeTable } from '../../../src/cli/output/table.ts'
 import { TextOutput } from '../../../src/cli/output/text-output.ts'
 
@@ -49,6 +50,19 @@ test('a capacity that nobody said is left out or said in words: never 0, nor nul
   t.is(shown['ndjson'], '{"block_metadata_type":"VARIABLE_LENGTH"}\n{"complete":true,"extents":0,"bytes":0}\n')
   const summary = /^0 extents, 0 bytes \(0 B\) changed of a volume whose size the driver did not say; complete\n$/m
   for (const name of ['table', 'map']) t.regex(shown[name], summary)
+})
+
+test('what a server said of the sizes is passed on', async (t) => {
+  for (const [name, write] of formats.filter(([each]) => each.endsWith('json'))) {
+    for (const blockMetadataType of ['FIXED_LENGTH', 'VARIABLE_LENGTH'] as const) {
+      async function* nothing(): AsyncGenerator<ExtentBatch> {}
+      let text = ''
+      const sink = new Writable({ write: (chunk: Buffer, _encoding, done) => ((text += String(chunk)), done()) })
+      const answer = { capacityBytes: 1000, blockMetadataType, batches: nothing() }
+      await write(withProgress(answer, { isTTY: true } as never), new TextOutput(sink, new AbortController().signal))
+      t.regex(text, new RegExp(`^{"block_metadata_type":"${blockMetadataType}","volume_capacity_bytes":1000`), name)
+    }
+  }
 })
 
 /** A reader that takes one chunk each few turns of the event loop, and sees whether it ever gets two at once. */

@@ -373,3 +373,27 @@ test('a block that stands in two places of a bitset, or of two, is damage', asyn
     }
   }
 })
+
+test('swapped blocks of a bitset: the last one is told by its length, of full ones nothing tells, era_check neither', async (t) => {
+  for (const other of [0, 1]) {
+    for (const [from, to] of [
+      [0, 2],
+      [1, 2],
+      [0, 1]
+    ]) {
+      const metadata = await changed(t, threeErasOf(90_000), (image) => {
+        const bitsets = nodesOf(image, 8).filter(({ fields }) => fields.entries === 3)
+        const swapped = [bitsets[0].fields.value(from), bitsets[other].fields.value(to)]
+        reseal(image, bitsets[0].block, (content) => new NodeFields(content).setValue(from, swapped[1]))
+        reseal(image, bitsets[other].block, (content) => new NodeFields(content).setValue(to, swapped[0]))
+      })
+      const asked = async () => collectExtents(await metadata.written({ sinceEra: 1 }))
+      if (to === 1) {
+        t.true((await asked()).length > 0)
+        continue
+      }
+      const error = await t.throwsAsync(asked, { instanceOf: DeltamapperError })
+      t.regex(error?.message ?? '', /^metadata block \d+ .*it holds 389 elements where 509 are due$/)
+    }
+  }
+})

@@ -12,6 +12,12 @@ import { eventually, testServer } from '../../grpc/extent-backend.ts'
 const folder = testFolder(test)
 const quiet = pino({ level: 'silent' })
 
+/** For a call that is over at once. */
+function clientFor(channels: AgentChannels, address: string, party?: string) {
+  using taken = channels.take(address, party)
+  return taken.client
+}
+
 test('calls share a channel; new certificates make a new one, and calls under way go on over the old', async (t) => {
   const authority = await Authority.create(join(folder, 'authority'))
   const router = await authority.issue('router.test')
@@ -30,10 +36,12 @@ test('calls share a channel; new certificates make a new one, and calls under wa
   const ask = (snapshotId: string) => {
     const { path, requestSerialize } = getMetadataAllocated
     const request = { snapshotId, startingOffset: 0n, maxResults: 100 }
-    return channels.to(address).makeServerStreamRequest(path, requestSerialize, (bytes: Buffer) => bytes, request)
+    return channels
+      .take(address)
+      .client.makeServerStreamRequest(path, requestSerialize, (bytes: Buffer) => bytes, request)
   }
-  const before = channels.to(address)
-  t.is(channels.to(address), before)
+  const before = clientFor(channels, address)
+  t.is(clientFor(channels, address), before)
   const underWay = ask('gated')
   const messages = underWay[Symbol.asyncIterator]()
   t.false((await messages.next()).done)
@@ -41,7 +49,7 @@ test('calls share a channel; new certificates make a new one, and calls under wa
   const renewed = await authority.issue('router.test')
   await copyFile(renewed.key, router.key)
   await copyFile(renewed.certificate, router.certificate)
-  t.true(await eventually(() => channels.to(address) !== before))
+  t.true(await eventually(() => clientFor(channels, address) !== before))
   let answered = 0
   for await (const message of ask('some')) answered += (message as Buffer).length
   t.true(answered > 0)
@@ -55,15 +63,15 @@ test('an address that is left is left to the calls under way', async (t) => {
   const [one, other] = [await testServer(t), await testServer(t)]
   const channels = new AgentChannels()
   t.teardown(() => channels.close())
-  const [left, kept] = [channels.to(one.address), channels.to(other.address)]
+  const [left, kept] = [clientFor(channels, one.address), clientFor(channels, other.address)]
   const { path, requestSerialize } = getMetadataAllocated
   const request = { snapshotId: 'gated', startingOffset: 0n, maxResults: 100 }
   const stream = left.makeServerStreamRequest(path, requestSerialize, (bytes: Buffer) => bytes, request)
   const messages = stream[Symbol.asyncIterator]()
   t.false((await messages.next()).done)
   channels.retain(new Set([other.address]))
-  t.is(channels.to(other.address), kept)
-  t.not(channels.to(one.address), left, 'it may come back')
+  t.is(clientFor(channels, other.address), kept)
+  t.not(clientFor(channels, one.address), left, 'it may come back')
   one.backend.letGo()
   let more = 0
   while (!(await messages.next()).done) more++
@@ -77,27 +85,42 @@ async function established(port: number): Promise<number> {
   return rows.filter(([, local, , state]) => local === ours && state === '01').length
 }
 
-test('clients are spread over a few connections to an agent, and each stays on its own', async (t) => {
+test('who comes takes the connection with the fewest calls, and stays there while it has any', async (t) => {
   const agent = await testServer(t, { listen: ['tcp://127.0.0.1:0'], allowLoopbackTcp: true })
   const [address = ''] = agent.server.addresses
   const channels = new AgentChannels()
   t.teardown(() => channels.close())
-  const parties = Array.from({ length: 100 }, (_, i) => `unix:pid ${i}`)
-  const first = parties.map((party) => channels.to(address, party))
-  t.is(new Set(first).size, 4)
-  for (const [i, party] of parties.entries()) t.is(channels.to(address, party), first[i])
+  const many = Array.from({ length: 100 }, () => channels.take(address, 'greedy'))
+  t.is(new Set(many.map(({ client }) => client)).size, 1)
+  // However many others there are, and whatever they are called, none comes behind the hundred calls.
+  const others = Array.from({ length: 60 }, (_, i) => channels.take(address, `unix:pid ${i}`))
+  const clients = new Set(others.map(({ client }) => client))
+  t.is(clients.size, 3)
+  t.false(clients.has(many[0].client))
+  for (const [i, { client }] of others.entries()) {
+    using again = channels.take(address, `unix:pid ${i}`)
+    t.is(again.client, client)
+  }
+  // A client whose calls are over is a newcomer; disposing of one twice counts once.
+  for (const taken of many) taken[Symbol.dispose]()
+  for (const taken of many) taken[Symbol.dispose]()
+  using newcomer = channels.take(address, 'newcomer')
+  t.is(newcomer.client, many[0].client)
+  for (const taken of others) taken[Symbol.dispose]()
+  using lone = channels.take(address, 'lone')
+  t.true(clients.has(lone.client))
 
   // (grpc-js has channels of the same kind share a connection unless it is told not to.)
   const { path, requestSerialize } = getMetadataAllocated
   const request = { snapshotId: 'some', startingOffset: 0n, maxResults: 100 }
-  for (const channel of [...new Set(first), ...new Set(first)]) {
+  for (const channel of [...clients, many[0].client, ...clients]) {
     const stream = channel.makeServerStreamRequest(path, requestSerialize, (bytes: Buffer) => bytes, request)
     for await (const message of stream) t.true((message as Buffer).length > 0)
   }
-  t.is(await established(Number(address.slice(address.lastIndexOf(':') + 1))), 4)
-  const kept = channels.to(address, parties[1])
+  // One that failed on a busy machine may be there beside its successor.
+  t.true((await established(Number(address.slice(address.lastIndexOf(':') + 1)))) >= 4)
   channels.retain(new Set([address]))
-  t.is(channels.to(address, parties[1]), kept)
+  t.is(clientFor(channels, address, 'newcomer'), newcomer.client)
   channels.retain(new Set())
-  for (const [i, party] of parties.entries()) t.not(channels.to(address, party), first[i])
+  t.not(clientFor(channels, address, 'newcomer'), newcomer.client)
 })

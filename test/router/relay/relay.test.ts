@@ -307,7 +307,12 @@ test('whether an agent has a snapshot is told without any of it being read', asy
   const { signal } = new AbortController()
   const nowhere = 'unix:///nowhere/agent.sock'
   const has = (handle: string, address = agent.address) =>
-    hasSnapshot(channels.to(address), { node: 'n1', address, handle }, signal, address === nowhere ? 300 : 30_000)
+    hasSnapshot(
+      channels.take(address).client,
+      { node: 'n1', address, handle },
+      signal,
+      address === nowhere ? 300 : 30_000
+    )
   t.true(await has('some'))
   t.false(await has('nobody'))
   t.false(await has('x'.repeat(200)))

@@ -2,9 +2,9 @@
  * Reads a base record: frame after frame, each checked before it is used.
  */
 import { crc32c } from '@node-rs/crc32'
+import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
 import { zstdDecompressSync } from 'node:zlib'
-import { z } from 'zod'
 import { DeltamapperError } from '../../../errors.ts'
 import { systemRemedy } from '../../../system-errors.ts'
 import {
@@ -16,43 +16,10 @@ import {
   MAX_BLOCK,
   MAX_FRAME_RUNS_BYTES,
   MAX_HEADER_BYTES,
-  MAX_TIME,
   PREAMBLE_BYTES,
   VERSION
 } from './format.ts'
 import { RunDecoder, type Runs } from './runs.ts'
-
-const count = z.number().int().nonnegative()
-const bigCount = z
-  .string()
-  .regex(/^\d{1,20}$/)
-  .transform(BigInt)
-const headerSchema = z.object({
-  pool: z.object({
-    identity: z.string().optional(),
-    dataBlockBytes: count.positive(),
-    dataBlocks: count.optional(),
-    metadataUuid: z.string().optional(),
-    dataUuid: z.string().optional(),
-    moment: z.object({
-      time: count.max(MAX_TIME),
-      transactionId: bigCount,
-      devices: z.base64().transform((text) => new Uint8Array(Buffer.from(text, 'base64')))
-    })
-  }),
-  device: z.object({
-    id: count,
-    creationTime: count,
-    transactionId: bigCount,
-    mappedBlocks: count,
-    sizeBytes: count,
-    identity: z.string().optional(),
-    volume: z.string().optional(),
-    externalOrigin: z.object({ identity: z.string(), readOnly: z.boolean() }).optional()
-  }),
-  handles: z.array(z.string()),
-  madeAt: count
-})
 
 /** The header of a frame. */
 interface FrameHead {
@@ -101,11 +68,14 @@ export class BaseRecordReader {
 
   /** @throws DM_BASE_RECORD_FOREIGN for any other file, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
   static async open(path: string): Promise<BaseRecordReader> {
-    const file = await open(path, 'r').catch((error: unknown) => {
+    // O_NONBLOCK: nobody waits for the writer of a FIFO.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: unknown) => {
       throw unreadable(path, error)
     })
     try {
-      const { size } = await file.stat()
+      const status = await file.stat()
+      if (!status.isFile()) throw foreign(path)
+      const { size } = status
       const preamble = decodePreamble(await readAt(file, path, 0, PREAMBLE_BYTES))
       if (!preamble) throw foreign(path)
       const { version, headerBytes, checksum } = preamble
@@ -115,6 +85,8 @@ export class BaseRecordReader {
       if (json.length < headerBytes) throw damagedRecord(path, 'it ends within its header')
       if (crc32c(json) !== checksum) throw damagedRecord(path, 'the checksum of its header is wrong')
       const begin = PREAMBLE_BYTES + headerBytes
+      // Walker threads load this file, and need the schema's library only for records.
+      const { parseHeader } = await import('./header.ts')
       return new BaseRecordReader(path, file, size, { header: parseHeader(path, json), seed: checksum, begin })
     } catch (error) {
       await file.close()
@@ -214,23 +186,6 @@ export class BaseRecordReader {
       head.first <= MAX_BLOCK
     if (!isPossible) throw damagedRecord(this.path, `frame ${frame} is none`)
     return head
-  }
-}
-
-function parseHeader(path: string, json: Buffer): BaseRecordHeader {
-  let header: unknown
-  try {
-    header = JSON.parse(json.toString())
-  } catch (error) {
-    throw damagedRecord(path, 'its header is no JSON', error)
-  }
-  const { data, error } = headerSchema.safeParse(header)
-  if (!data) throw damagedRecord(path, 'its header lacks something', error)
-  const { pool, device, ...rest } = data
-  return {
-    ...rest,
-    pool: { ...pool, identity: pool.identity },
-    device: { ...device, identity: device.identity, volume: device.volume }
   }
 }
 
