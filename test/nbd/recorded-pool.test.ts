@@ -315,8 +315,8 @@ test('what is no unix socket that listens is not served', async (t) => {
       stdio: ['ignore', 'ignore', 'pipe', descriptor],
       env: { ...process.env, LISTEN_FDS: String(count) }
     })
-    const [said, [status]] = await Promise.all([text(child.stderr!), once(child, 'close')])
-    t.is(status, 2)
+    const [said, closed] = await Promise.all([text(child.stderr!), once(child, 'close')])
+    t.is(closed[0], 2)
     return said
   }
   const file = await open(dataPath)
