@@ -23,6 +23,11 @@ export async function mappedPool(blocks: number): Promise<string> {
   return writtenPool(`mapped-${blocks}`, blocks, 1)
 }
 
+/** The same, with snapshots `s1`, `s2` and so on between which nothing changed: they have one tree. */
+export async function unchangedPool(blocks: number, snapshots: number): Promise<string> {
+  return writtenPool(`unchanged-${blocks}-${snapshots}`, blocks, 1, undefined, snapshots)
+}
+
 /**
  * A snapshot all of whose `blocks` blocks are mapped, but in no order: what a volume looks like that was written at random
  * from the beginning. The worst that a base record can be made of.
@@ -59,26 +64,40 @@ type Place = (i: number) => { data: number; time: number }
 const TAKEN_AT = 100
 
 /** @param spacing every so many blocks, one is mapped */
-async function writtenPool(name: string, extents: number, spacing: number, place?: Place): Promise<string> {
+async function writtenPool(name: string, extents: number, spacing: number, place?: Place, count = 1): Promise<string> {
   const folder = join(projectFolder, '.cache/bench', name)
   if (await stat(join(folder, 'pool.json')).catch(() => undefined)) return folder
   const unfinished = `${folder}.unfinished`
   await rm(unfinished, { recursive: true, force: true })
   await mkdir(unfinished, { recursive: true })
-  await writeMetadata(join(unfinished, 'metadata.img'), extents, spacing, place)
-  const snapshot = { name: 'volume', volume: 'volume', thin_id: 1, size_bytes: spacing * extents * BLOCK_BYTES }
+  await writeMetadata(join(unfinished, 'metadata.img'), extents, spacing, place, count)
+  const size_bytes = spacing * extents * BLOCK_BYTES
+  const snapshots = devicesUpTo(count).map((id) => {
+    return { name: count === 1 ? 'volume' : `s${id}`, volume: 'volume', thin_id: id, size_bytes }
+  })
   const description = {
     format: 1,
     data_block_size_bytes: BLOCK_BYTES,
     volumes: [{ name: 'volume' }],
-    snapshots: [snapshot]
+    snapshots
   }
   await writeFile(join(unfinished, 'pool.json'), JSON.stringify(description))
   await rename(unfinished, folder)
   return folder
 }
 
-async function writeMetadata(path: string, extents: number, spacing: number, place?: Place): Promise<void> {
+/** Ids of as many devices. */
+function devicesUpTo(count: number): number[] {
+  return Array.from({ length: count }, (_, i) => i + 1)
+}
+
+async function writeMetadata(
+  path: string,
+  extents: number,
+  spacing: number,
+  place: Place | undefined,
+  snapshots: number
+): Promise<void> {
   const file = await open(path, 'w')
   const buffer = Buffer.alloc(256 * BLOCK)
   let next = 1
@@ -129,16 +148,21 @@ async function writeMetadata(path: string, extents: number, spacing: number, pla
     }
     level = above
   }
-  const device = 1
-  const mappingRoot = await node(true, 8, 1, (bytes) => {
-    writeU64(bytes, 32, device)
-    writeU64(bytes, 32 + 8 * ENTRIES, level[0].block)
+  const devices = devicesUpTo(snapshots)
+  const mappingRoot = await node(true, 8, snapshots, (bytes) => {
+    for (const [i, device] of devices.entries()) {
+      writeU64(bytes, 32 + 8 * i, device)
+      writeU64(bytes, 32 + 8 * ENTRIES + 8 * i, level[0].block)
+    }
   })
-  const detailsRoot = await node(true, 24, 1, (bytes) => {
-    writeU64(bytes, 32, device)
-    writeU64(bytes, 32 + 8 * 126, extents)
-    if (place) bytes.writeUInt32LE(TAKEN_AT, 32 + 8 * 126 + 16)
-    if (place) bytes.writeUInt32LE(TAKEN_AT, 32 + 8 * 126 + 20)
+  const detailsRoot = await node(true, 24, snapshots, (bytes) => {
+    for (const [i, device] of devices.entries()) {
+      const at = 32 + 8 * 126 + 24 * i
+      writeU64(bytes, 32 + 8 * i, device)
+      writeU64(bytes, at, extents)
+      if (place) bytes.writeUInt32LE(TAKEN_AT, at + 16)
+      if (place) bytes.writeUInt32LE(TAKEN_AT, at + 20)
+    }
   })
   await flush()
   const superblock = Buffer.alloc(BLOCK)

@@ -69,7 +69,7 @@ async function measureImages(tools: string, rounds: number): Promise<NbdFigures>
   return figures
 }
 
-async function writeRandom(path: string): Promise<void> {
+export async function writeRandom(path: string): Promise<void> {
   const source = spawn('head', ['-c', String(BYTES), '/dev/urandom'], { stdio: ['ignore', 'pipe', 'inherit'] })
   await pipeline(source.stdout, createWriteStream(`${path}.unfinished`))
   await rename(`${path}.unfinished`, path)

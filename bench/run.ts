@@ -2,12 +2,12 @@
  * `npm run bench`: measures, prints, and writes docs/benchmarks.md. What is compared is measured in one run, in turn; what counts are the
  * ratios. Absolute times are of the machine that ran it, which the table names.
  *
- *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow | --device | --records]
+ *   node bench/run.ts [--runs N] [--extents N] [--pool-load | --era | --era-load | --router | --nbd | --cow | --device | --records | --backup]
  *                     [--era-blocks N] [--no-write]
  *
  * --pool-load: only what a pool feels, which takes the place of that section. --era: only era metadata, --era-load: only what tracking costs,
  * --router: only what a router costs, --nbd: only what reading over NBD costs, --cow: only classic snapshots, --device: only block devices,
- * --records: only base records, likewise.
+ * --records: only base records, --backup: only backups, likewise.
  */
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
@@ -15,6 +15,7 @@ import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensureLab, projectFolder } from '../scripts/setup.mjs'
+import { backupHeading, measureBackup } from './backup.ts'
 import { cowHeading, measureCow } from './cow.ts'
 import { measureRecords, recordsHeading } from './base-records.ts'
 import { type DeltaFigures, measureDeltas, type OurFigures } from './delta.ts'
@@ -40,6 +41,7 @@ const { values } = parseArgs({
     cow: { type: 'boolean', default: false },
     device: { type: 'boolean', default: false },
     records: { type: 'boolean', default: false },
+    backup: { type: 'boolean', default: false },
     'era-blocks': { type: 'string', default: String(2 ** 21) },
     'no-write': { type: 'boolean', default: false }
   }
@@ -55,7 +57,8 @@ const sections = {
   nbd: [nbdHeading, () => measureNbd(runs)],
   cow: [cowHeading, () => measureCow(Math.min(runs, 3))],
   device: [deviceHeading, device],
-  records: [recordsHeading, () => measureRecords(runs)]
+  records: [recordsHeading, () => measureRecords(runs)],
+  backup: [backupHeading, () => measureBackup(Math.min(runs, 3))]
 } as const
 
 if (!values.router && !values.records) {
@@ -64,7 +67,7 @@ if (!values.router && !values.records) {
     throw new Error(`the kernel lab is needed: ${lab.unavailable}`)
 }
 const file = join(projectFolder, 'docs/benchmarks.md')
-const flags = ['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow', 'device', 'records'] as const
+const flags = ['pool-load', 'era', 'era-load', 'router', 'nbd', 'cow', 'device', 'records', 'backup'] as const
 const only = flags.find((name) => values[name])
 if (only === undefined) {
   const page = await measureAll()
@@ -124,7 +127,7 @@ async function measureAll(): Promise<string> {
   const xml = renderXml(await measureXml(runs))
   const cow = await measureCow(Math.min(runs, 3))
   const records = await measureRecords(runs)
-  const load = `${records}\n${await measureNbd(runs)}\n${cow}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
+  const load = `${records}\n${await measureNbd(runs)}\n${await measureBackup(Math.min(runs, 3))}\n${cow}\n${await measureEraLoad(runs)}\n${await measurePoolLoad(runs)}`
   return `${render(deltas, stream)}\n${routing}\n${xml}\n${await era()}\n${load}`
 }
 

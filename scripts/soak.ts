@@ -18,7 +18,7 @@ import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
 import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
 import { faults, liveInstalled } from '../test/lab/installed-init.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
-import { type LabRelease, labReleases } from '../test/lab/releases.ts'
+import { type LabRelease, labReleases, releaseOf } from '../test/lab/releases.ts'
 import { commandFor, labVariables } from '../test/lab/run.ts'
 import { added, comparePool } from '../test/support/compare-pool.ts'
 import type { Comparison } from '../test/support/compare-pool.ts'
@@ -115,8 +115,9 @@ const NBD_INCREMENTS = 20
 /** Kills of backups; and volumes that shrink and grow, each pruned to its last point. */
 const BACKUP_KILLS = 300
 const BACKUP_HISTORIES = 200
-/** Live, of a file system in use. */
+/** Live, of a file system in use; and kills of live backups, where file systems can be frozen (Linux 6.8 and later). */
 const BACKUP_INCREMENTS = 20
+const BACKUP_LIVE_KILLS = 100
 /** Of an agent around the last message of an answer, after which its base is removed. */
 const VANISHED_BASE_KILLS = 1000
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
@@ -164,12 +165,12 @@ function comparing(make: (seed: number, folder: string, number: number) => Promi
 }
 
 /** A kernel test with its full count, by its file's name in test/kernel/. */
-function kernelTest(name: string, file: string, count: number, done: string): Section {
+function kernelTest(name: string, file: string, count: number, done: string, release?: LabRelease): Section {
   return {
     name,
     share: 0,
     run: async function* ([number = 0], seedOf) {
-      yield [await testInLab(file, count, seedOf(number)), { ...nothing, done }]
+      yield [await testInLab(file, count, seedOf(number), release), { ...nothing, done }]
     }
   }
 }
@@ -634,15 +635,23 @@ const sections: readonly Section[] = [
     'backup-live',
     'backup',
     BACKUP_INCREMENTS,
-    `${figure(BACKUP_INCREMENTS)} increments of a file system in use, and as many kills of backups that take snapshots`
+    `${figure(BACKUP_INCREMENTS)} increments of a file system in use, with the newest snapshot kept and with nothing kept`,
+    'trixie'
+  ),
+  kernelTest(
+    'backup-kills',
+    'backup-kills',
+    BACKUP_LIVE_KILLS,
+    `${figure(BACKUP_LIVE_KILLS)} kills of backups, prunes and restores of live volumes, by themselves or with all that they started`,
+    'trixie'
   )
 ]
 
 /** Runs a kernel test with a full count. @returns what it logged */
-async function testInLab(name: string, count: number, seed: number): Promise<string> {
+async function testInLab(name: string, count: number, seed: number, release?: LabRelease): Promise<string> {
   const file = join(projectFolder, `test/kernel/${name}.test.ts`)
   const environment = { LAB_SEED: String(seed), LAB_COUNT: String(count) }
-  const output = await showLab(commandFor(file, []), environment)
+  const output = await showLab(commandFor(file, []), environment, releaseOf(process.env['LAB_RELEASE']) ?? release)
   return `seed ${seed}: ${logged(output)}`
 }
 
@@ -678,7 +687,7 @@ async function inLab<Report>(script: string, words: readonly string[], release?:
 async function showLab(
   command: readonly string[],
   environment: Readonly<Record<string, string>> = {},
-  release?: LabRelease
+  release: LabRelease | undefined = releaseOf(process.env['LAB_RELEASE'])
 ) {
   let output = ''
   const { status } = await runInLab({

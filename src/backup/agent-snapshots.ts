@@ -3,7 +3,8 @@ import { DeltamapperError } from '../errors.ts'
 import type { AdminClient } from '../grpc/admin-client.ts'
 import { parseHandle } from '../handle.ts'
 import type { Chain } from './chain.ts'
-import { markOf, type SnapshotMaker } from './live-snapshots.ts'
+import type { SnapshotMaker } from './live-snapshots.ts'
+import { markOf } from './snapshot-names.ts'
 
 /** @param volume POOL/VOLUME */
 export function ownedSnapshots(volume: string, agent: AdminClient): SnapshotMaker {
@@ -23,7 +24,7 @@ export function ownedSnapshots(volume: string, agent: AdminClient): SnapshotMake
       const ours = snapshots.filter(({ name }) => name.startsWith(mark))
       return ours.map(({ name }) => `${pool}/${name}`)
     },
-    async remove(handle) {
+    async remove(_, handle) {
       const { name } = parseHandle(handle)
       await agent.deactivateVolume({ pool, name }).catch(unlessGone)
       await agent.deleteSnapshot({ pool, name }).catch(unlessGone)
@@ -46,7 +47,7 @@ export function trackedSnapshots(volume: string, agent: AdminClient): SnapshotMa
       const there = snapshots.filter(({ name, removedAtMs }) => name.startsWith(mark) && removedAtMs === undefined)
       return there.map(({ name }) => `${volume}/${name}`)
     },
-    async remove(handle) {
+    async remove(_, handle) {
       const { name } = parseHandle(handle)
       await agent.deleteSnapshot({ pool: volume, name }).catch(unlessGone)
     }

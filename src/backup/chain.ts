@@ -4,13 +4,26 @@
  *   DIR/VG/LV/lock         flock(2): alone to change, shared to read
  *   DIR/VG/LV/chain.json   manifest.ts
  *   DIR/VG/LV/POINT.qcow2
+ *   DIR/VG/LV/frozen.json  freeze.ts, while file systems are frozen
  *
  * A file is written as NAME.part, put on disk, and then listed in the manifest: that is the moment when it counts. Only
  * after that it gets its name. So a `.part` that is not listed is what an interrupted run left, and one that is listed
  * just lacks its last rename.
  */
 import { createHash, randomUUID } from 'node:crypto'
-import { type FileHandle, mkdir, open, readdir, readFile, realpath, rename, rm, stat, statfs } from 'node:fs/promises'
+import {
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  statfs,
+  writeFile
+} from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lockFile } from '../../native/file-lock.ts'
@@ -118,11 +131,15 @@ export class Chain {
     return file
   }
 
+  /** For processes that go on when this one is killed: whoever has them open holds the lock as well. */
+  get lockDescriptors(): number[] {
+    return this.#lock ? [this.#lock.fd] : []
+  }
+
   /** Runs a tool in the folder; it holds the chain's lock as well. @throws what runTool throws, DM_CHAIN_GONE */
   async run(tool: Tool, words: readonly string[], run: Omit<ToolRun, 'folder' | 'inherits'> = {}): Promise<ToolResult> {
-    const inherits = this.#lock ? [this.#lock.fd] : []
     try {
-      return await runTool(tool, words, { ...run, folder: this.folder, inherits })
+      return await runTool(tool, words, { ...run, folder: this.folder, inherits: this.lockDescriptors })
     } catch (error) {
       await this.checkThere()
       throw error
@@ -200,6 +217,21 @@ export class Chain {
 
   async has(name: string): Promise<boolean> {
     return exists(this.path(name))
+  }
+
+  /** Leaves word for the next run: on disk when this resolves. */
+  async note(name: string, text: string): Promise<void> {
+    await atTarget(this.folder, async () => {
+      const part = this.path(this.partOf(name))
+      await writeFile(part, text, { mode: 0o600, flush: true })
+      await rename(part, this.path(name))
+      await this.#syncFolder()
+    })
+  }
+
+  /** Undefined where there is none. */
+  async readNote(name: string): Promise<string | undefined> {
+    return atTarget(this.folder, async () => ((await this.has(name)) ? readFile(this.path(name), 'utf8') : undefined))
   }
 
   async close(): Promise<void> {

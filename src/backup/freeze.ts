@@ -1,15 +1,17 @@
 /**
  * Keeps file systems frozen for as long as the snapshots of several volumes take, so that they are of one moment.
  *
- * A shell does it, by `fsfreeze`, and thaws as soon as this process lets go of it, or ends (however it ends), or hangs:
- * nothing stays frozen.
+ * A shell does it, by `fsfreeze`, and thaws as soon as this process lets go of it, or ends (however it ends), or hangs.
+ * Whoever kills the shell too leaves them frozen. So it is noted in the chain before, and the next run thaws them.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile, stat } from 'node:fs/promises'
+import { z } from 'zod'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { DeltamapperError } from '../errors.ts'
 import { childEnvironment } from '../search-path.ts'
+import type { Chain } from './chain.ts'
 
 /** Within which the snapshots have to be taken, in seconds: whoever writes to the file systems waits for as long. */
 const DEADLINE_SECONDS = 30
@@ -36,24 +38,35 @@ exit "$late"
 /** Folders that LVM and this program write to: a file system that has one of them cannot wait for itself. */
 const OURS = ['/', '/dev', '/etc', '/run', '/tmp', '/var', '/var/lib', '/var/lib/deltamapper', '/var/log']
 
+/** What is frozen now, in a chain's folder. */
+const NOTE = 'frozen.json'
+const frozenNote = z.object({ boot: z.string(), mountPoints: z.array(z.string()).readonly() })
+
 export class Frozen {
   readonly #shell: ChildProcess
+  readonly #chains: readonly Chain[]
 
-  private constructor(shell: ChildProcess) {
+  private constructor(shell: ChildProcess, chains: readonly Chain[]) {
     this.#shell = shell
+    this.#chains = chains
   }
 
-  /** @throws DM_FREEZE_FAILED; then nothing is frozen */
-  static async freeze(mountPoints: readonly string[]): Promise<Frozen> {
+  /**
+   * @param chains are locked until all is thawed, also where this process has ended
+   * @throws DM_FREEZE_FAILED; then nothing is frozen
+   */
+  static async freeze(mountPoints: readonly string[], chains: readonly Chain[]): Promise<Frozen> {
+    const noted = JSON.stringify({ boot: await bootId(), mountPoints } satisfies z.infer<typeof frozenNote>)
+    for (const chain of chains) await chain.note(NOTE, noted)
     const shell = spawn('/bin/sh', ['-c', SCRIPT, 'sh', String(DEADLINE_SECONDS), ...mountPoints], {
       detached: true,
-      stdio: ['pipe', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'pipe', ...chains.flatMap((chain) => chain.lockDescriptors)],
       env: childEnvironment({ LC_ALL: 'C' })
     })
-    const frozen = new Frozen(shell)
+    const frozen = new Frozen(shell, chains)
     let said = ''
     shell.stderr?.setEncoding('utf8').on('data', (text: string) => (said += text))
-    const [answer] = (await Promise.race([once(shell.stdout, 'data'), once(shell, 'exit')])) as [unknown]
+    const [answer] = (await Promise.race([once(shell.stdout ?? shell, 'data'), once(shell, 'exit')])) as [unknown]
     if (String(answer).trim() === 'frozen') return frozen
     await frozen.thaw()
     throw new DeltamapperError(
@@ -70,19 +83,50 @@ export class Frozen {
 
   /** Resolves when all of them are thawed. */
   async thaw(): Promise<void> {
-    if (this.#shell.exitCode !== null || this.#shell.signalCode !== null) return
-    const ended = once(this.#shell, 'exit')
-    this.#shell.stdin?.end()
-    await ended
+    if (this.#shell.exitCode === null && this.#shell.signalCode === null) {
+      const ended = once(this.#shell, 'exit')
+      this.#shell.stdin?.end()
+      await ended
+    }
+    // (A shell that was killed has thawed nothing: then the note stays for the next run.)
+    if (this.#shell.exitCode !== null) for (const chain of this.#chains) await chain.remove(NOTE)
   }
 }
 
+/** Thaws what a run that was killed with all its processes has left frozen. Nothing where there was no such run. */
+export async function thawLeft(chain: Chain): Promise<void> {
+  const text = await chain.readNote(NOTE)
+  if (text === undefined) return
+  const note = frozenNote.safeParse(parsed(text))
+  // (After a restart of the machine nothing is frozen; and what never was frozen says so, which does not matter.)
+  if (note.success && note.data.boot === (await bootId())) {
+    for (const each of note.data.mountPoints.toReversed()) {
+      const thaw = spawn('fsfreeze', ['--unfreeze', each], { stdio: 'ignore', env: childEnvironment({}) })
+      await Promise.race([once(thaw, 'exit'), once(thaw, 'error')]).catch(() => undefined)
+    }
+  }
+  await chain.remove(NOTE)
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+async function bootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
+}
+
 /**
- * Where devices are mounted, each once, but for file systems that LVM writes to.
+ * Where devices are mounted, each once, but for file systems that LVM or this program writes to.
  *
  * @param devices paths
+ * @param written folders on file systems that are written to meanwhile
  */
-export async function mountPointsOf(devices: readonly string[]): Promise<string[]> {
+export async function mountPointsOf(devices: readonly string[], written: readonly string[]): Promise<string[]> {
   const numbers = new Set<string>()
   for (const device of devices) {
     const status = await stat(device).catch(() => undefined)
@@ -92,7 +136,7 @@ export async function mountPointsOf(devices: readonly string[]): Promise<string[
   }
   const ours = new Set(
     await Promise.all(
-      OURS.map((path) =>
+      [...OURS, ...written].map((path) =>
         stat(path).then(
           ({ dev }) => dev,
           () => undefined

@@ -10,8 +10,9 @@ import { release } from 'node:os'
 import { asDeltamapperError, DeltamapperError } from '../errors.ts'
 import type { Snapshots, TakenSnapshot } from './backup.ts'
 import type { Chain } from './chain.ts'
-import { Frozen, mountPointsOf } from './freeze.ts'
+import { Frozen, mountPointsOf, thawLeft } from './freeze.ts'
 import { runHook } from './hooks.ts'
+import { snapshotName } from './snapshot-names.ts'
 
 /** How snapshots of one kind of volume are made and removed. */
 export interface SnapshotMaker {
@@ -24,7 +25,7 @@ export interface SnapshotMaker {
   /** Handles of all that are marked with the chain. */
   marked(chain: Chain): Promise<string[]>
   /** Nothing where it is gone already. */
-  remove(handle: string): Promise<void>
+  remove(chain: Chain, handle: string): Promise<void>
 }
 
 export interface LiveSnapshotOptions {
@@ -41,6 +42,8 @@ export interface LiveSnapshotOptions {
 
 export class LiveSnapshots implements Snapshots {
   readonly #options: LiveSnapshotOptions
+  /** Handles of what is marked with each chain: nobody else makes any while it is locked. */
+  readonly #marked = new Map<Chain, Set<string>>()
   #failure: DeltamapperError | undefined
 
   constructor(options: LiveSnapshotOptions) {
@@ -53,7 +56,9 @@ export class LiveSnapshots implements Snapshots {
 
   async clear(chains: readonly Chain[]): Promise<void> {
     for (const chain of chains) {
+      await thawLeft(chain)
       // One that cannot be removed (somebody has mounted it, say) is no reason to have no backup.
+      this.#marked.set(chain, new Set(await this.#maker(chain).marked(chain)))
       await this.#removeAllBut(chain, chain.newest?.snapshot.handle).catch((error: unknown) => {
         this.#options.remark(`${chain.volume}: ${asDeltamapperError(error).message}`)
       })
@@ -88,19 +93,20 @@ export class LiveSnapshots implements Snapshots {
   async #takeTogether(chains: readonly Chain[]): Promise<TakenSnapshot[]> {
     const { freezes, remark } = this.#options
     const devices = chains.map((chain) => this.#maker(chain).device)
+    const folders = chains.map(({ folder }) => folder)
     // (LVM and the agent freeze a single one by themselves.)
-    const mounted = freezes && chains.length > 1 ? await mountPointsOf(devices) : []
+    const mounted = freezes && chains.length > 1 ? await mountPointsOf(devices, folders) : []
     if (mounted.length === 0) return this.#takeEach(chains)
     if (!canSuspendFrozen()) {
       remark('the snapshots are taken one after the other: kernels before 6.8 take none of a frozen file system')
       return this.#takeEach(chains)
     }
-    const frozen = await Frozen.freeze(mounted)
+    const frozen = await Frozen.freeze(mounted, chains)
     const taken = await this.#takeEach(chains).finally(async () => {
       await frozen.thaw()
     })
     if (!frozen.hasThawedEarly) return taken
-    for (const chain of chains) await this.#removeAllBut(chain, chain.newest?.snapshot.handle)
+    await this.clear(chains)
     throw new DeltamapperError(
       'DM_FREEZE_FAILED',
       `the snapshots took longer than ${mounted.join(', ')} may be frozen: they are not of one moment`,
@@ -113,23 +119,28 @@ export class LiveSnapshots implements Snapshots {
     try {
       for (const chain of chains) {
         const takenAt = new Date()
-        const volume = chain.volume.split('/').at(-1) ?? ''
-        const stamp = takenAt.toISOString().replaceAll(/[-:.]/g, '')
-        const name = `${markOf(chain, volume)}${stamp}`
-        taken.push({ handle: await this.#maker(chain).take(chain, name), takenAt })
+        const handle = await this.#maker(chain).take(chain, snapshotName(chain, takenAt))
+        this.#marked.get(chain)?.add(handle)
+        taken.push({ handle, takenAt })
       }
       return taken
     } catch (error) {
-      for (const chain of chains) await this.#removeAllBut(chain, chain.newest?.snapshot.handle).catch(() => undefined)
+      // What failed may have left one all the same.
+      await this.clear(chains).catch(() => undefined)
       throw error
     }
   }
 
   async #removeAllBut(chain: Chain, kept: string | undefined): Promise<void> {
-    const maker = this.#maker(chain)
+    const marked = this.#marked.get(chain) ?? new Set()
     const failures: unknown[] = []
-    for (const handle of await maker.marked(chain)) {
-      if (handle !== kept) await maker.remove(handle).catch((error: unknown) => failures.push(error))
+    for (const handle of marked) {
+      if (handle === kept) continue
+      const removed = this.#maker(chain).remove(chain, handle)
+      await removed.then(
+        () => marked.delete(handle),
+        (error: unknown) => failures.push(error)
+      )
     }
     if (failures.length > 0) throw failures[0]
   }
@@ -145,9 +156,4 @@ export class LiveSnapshots implements Snapshots {
 function canSuspendFrozen(): boolean {
   const [major = 0, minor = 0] = release().split('.').map(Number.parseFloat)
   return major > 6 || (major === 6 && minor >= 8)
-}
-
-/** How names of a chain's snapshots begin. (LVM's names have at most 127 characters, handles 128.) */
-export function markOf(chain: Chain, volume: string): string {
-  return `${volume.slice(0, 40)}-backup-${chain.mark}-`
 }

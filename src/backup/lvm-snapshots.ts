@@ -9,7 +9,8 @@ import { settingOptions } from '../agent/lvm/settings.ts'
 import { DeltamapperError } from '../errors.ts'
 import { parseHandle } from '../handle.ts'
 import type { Chain } from './chain.ts'
-import { markOf, type SnapshotMaker } from './live-snapshots.ts'
+import type { SnapshotMaker } from './live-snapshots.ts'
+import { markOf } from './snapshot-names.ts'
 
 /** How long LVM may take for one change, in milliseconds. */
 const CHANGE_MS = 60_000
@@ -31,15 +32,30 @@ export function lvmSnapshots(volume: string, cowSizeBytes: number | undefined): 
     device: `/dev/${volume}`,
     async take(chain, name) {
       const tag = ['--addtag', tagOf(chain)]
-      await lvm('lvcreate', ['--yes', '--snapshot', '--permission', 'r', ...kind, ...tag, '--name', name, '--', volume])
+      await lvm(chain, 'lvcreate', [
+        '--yes',
+        '--snapshot',
+        '--permission',
+        'r',
+        ...kind,
+        ...tag,
+        '--name',
+        name,
+        '--',
+        volume
+      ])
       return `${group}/${name}`
     },
     async marked(chain) {
       const all = (await new LvmReporter().logicalVolumes(group)) ?? []
       return all.filter((each) => isMarked(each, chain)).map(({ name }) => `${group}/${name}`)
     },
-    async remove(handle) {
-      await lvm('lvremove', ['--yes', '--', handle])
+    async remove(chain, handle) {
+      try {
+        await lvm(chain, 'lvremove', ['--yes', '--', handle])
+      } catch (error) {
+        if (await findLvmVolume(handle)) throw error
+      }
     }
   }
 }
@@ -54,10 +70,15 @@ function isMarked({ name, tags, hidden }: LogicalVolume, chain: Chain): boolean 
   return !hidden && tags.includes(tagOf(chain)) && name.startsWith(markOf(chain, volume))
 }
 
-async function lvm(subcommand: string, words: readonly string[]): Promise<void> {
+/**
+ * LVM finishes what it has begun, also where this process is killed. Until then the chain stays locked, by a shell that
+ * waits for it: the next run would not see a snapshot that is not there yet.
+ */
+async function lvm(chain: Chain, subcommand: string, words: readonly string[]): Promise<void> {
   const command = ['lvm', subcommand, ...(await settingOptions(['lvm'])), ...words]
   const described = describeCommand(['lvm', subcommand, ...words])
-  const { result } = startCommand(command, { deadlineMs: CHANGE_MS, maxOutputBytes: 2 ** 20 }, described)
+  const limits = { deadlineMs: CHANGE_MS, maxOutputBytes: 2 ** 20, inherits: chain.lockDescriptors }
+  const { result } = startCommand(['sh', '-c', '"$@"; exit $?', 'sh', ...command], limits, described)
   const { exitCode, stderr } = await result
   if (exitCode === 0) return
   throw new DeltamapperError(

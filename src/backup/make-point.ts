@@ -9,12 +9,13 @@
  * chain's newest point is of a snapshot that still is there, unchanged.
  */
 import { DeltamapperError } from '../errors.ts'
-import type { SnapshotIdentity } from '../nbd/source.ts'
+import type { NbdBase, NbdSource } from '../nbd/source.ts'
 import type { Chain } from './chain.ts'
 import { CLUSTER_BYTES } from './cluster-map.ts'
 import { digestOf } from './digest.ts'
 import { forEachStored, readLayer, swapped } from './layer.ts'
 import type { Point } from './manifest.ts'
+import { isOurName } from './snapshot-names.ts'
 import { type CopyPlan, type OpenSnapshot, removeSocketsOf, ServedSnapshot } from './served-snapshot.ts'
 import { atTarget } from './target-failure.ts'
 
@@ -69,8 +70,10 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
   const base = newest.snapshot.handle
   let opened: ServedSnapshot | undefined
   try {
-    opened = new ServedSnapshot(await options.open(options.handle, [base]), options.chain.mark)
-    const unproven = pairingFault(newest, opened.source.bases[0]?.identity)
+    const source = await options.open(options.handle, [base])
+    opened = new ServedSnapshot(ontoPoint(source, newest), options.chain.mark)
+    if (source.hasExternalOrigin) return 'it has an external origin, and nothing tells whether that was written to'
+    const unproven = pairingFault(newest, source.bases[0])
     if (unproven !== undefined) return unproven
     const plan = await opened.plan(base, newest.size_bytes)
     const made = await copy(opened, plan, newest, options)
@@ -89,20 +92,28 @@ function isAboutBase(error: unknown): error is DeltamapperError {
   return ['FAILED_PRECONDITION', 'NOT_FOUND', 'INVALID_ARGUMENT', 'DATA_LOSS'].includes(error.status)
 }
 
+/** Of a base that is gone nobody knows the size any more, but for the point that was made of it. */
+function ontoPoint(source: NbdSource, { size_bytes: pointBytes }: Point): NbdSource {
+  return { ...source, bases: source.bases.map((base) => ({ ...base, sizeBytes: base.sizeBytes ?? pointBytes })) }
+}
+
 /**
- * Undefined where nothing says that the base is not the snapshot that the newest point was made of. Of one that is gone
- * nothing is known here: then it is for the answer to say whether what changed is known still.
+ * What speaks against an increment from the base as it is now, or does not speak for it.
+ *
+ * Of one that is gone, the answer says whether what changed since is known still. It goes by the name, and a name of
+ * ours was never another snapshot's; a person uses a name twice.
  */
-function pairingFault({ point, snapshot }: Point, now: SnapshotIdentity | undefined): string | undefined {
-  if (now === undefined) return undefined
-  for (const [what, before, after] of [
-    ['another snapshot', snapshot.uuid, now.uuid],
-    ['not what it was', snapshot.fingerprint, now.fingerprint]
-  ] as const) {
-    if (before !== undefined && before !== after) {
-      return `${snapshot.handle}, which point ${point} was made of, is ${after === undefined ? 'gone' : what}`
-    }
+function pairingFault({ point, snapshot, size_bytes: bytes }: Point, base: NbdBase): string | undefined {
+  const { identity: now, sizeBytes } = base
+  const { uuid, fingerprint } = snapshot
+  const made = `${snapshot.handle}, which point ${point} was made of,`
+  if (now === 'gone') {
+    return isOurName(snapshot.handle) ? undefined : `${made} is gone, and its name may have been used twice`
   }
+  if (sizeBytes !== undefined && sizeBytes !== bytes) return `${made} has ${sizeBytes} bytes now, and had ${bytes}`
+  if (!now || (uuid === undefined && fingerprint === undefined)) return `nothing proves that ${made} is what it was`
+  if (uuid !== undefined && uuid !== now.uuid) return `${made} is another snapshot`
+  if (fingerprint !== undefined && fingerprint !== now.fingerprint) return `${made} is not what it was`
   return undefined
 }
 
@@ -131,7 +142,8 @@ async function copy(
   const file = `${name}.qcow2`
   const part = chain.partOf(file)
   try {
-    await convert(opened, plan, onto, part, options)
+    if (onto && plan.clusters.mayCount === 0) await createEmpty(opened, onto, part, options)
+    else await convert(opened, plan, onto, part, options)
     const complaint = onto && (await complaintOf(chain, part, plan))
     if (complaint !== undefined) {
       await chain.remove(part)
@@ -159,6 +171,16 @@ async function copy(
   }
 }
 
+const LAYER_OPTIONS = ['-o', `compat=1.1,cluster_size=${CLUSTER_BYTES}`]
+
+/** Nothing changed, so there is nothing to be served: the file only says what it is onto. */
+async function createEmpty(opened: ServedSnapshot, onto: Point, part: string, { chain, signal }: PointOptions) {
+  const { sizeBytes } = opened.source
+  const words = ['create', '-q', '-f', 'qcow2', ...LAYER_OPTIONS, '-b', onto.file, '-F', 'qcow2', part]
+  await chain.run('qemu-img', [...words, String(sizeBytes)], { signal })
+  await opened.source.look()
+}
+
 async function convert(
   opened: ServedSnapshot,
   plan: CopyPlan,
@@ -167,7 +189,7 @@ async function convert(
   { chain, compress = false, signal, onProgress }: PointOptions
 ): Promise<void> {
   const uri = await opened.uri(onto && opened.source.bases[0].name)
-  const words = ['convert', '-f', 'raw', '-O', 'qcow2', '-o', `compat=1.1,cluster_size=${CLUSTER_BYTES}`]
+  const words = ['convert', '-f', 'raw', '-O', 'qcow2', ...LAYER_OPTIONS]
   if (compress) {
     words.push('-c')
     plan.clusters.allowLast()

@@ -15,6 +15,7 @@ import { type NbdSource, type Offer, offers } from '../nbd/source.ts'
 import { nbdUri } from '../nbd/uri.ts'
 import { Validity } from '../nbd/validity.ts'
 import { ClusterMap } from './cluster-map.ts'
+import { PlannedMap } from './planned-map.ts'
 
 const PREFIX = 'deltamapper-'
 
@@ -32,8 +33,8 @@ export interface CopyPlan {
 
 export class ServedSnapshot {
   readonly source: NbdSource
-  readonly #offers: readonly Offer[]
-  readonly #server: NbdServer
+  readonly #offers: Offer[]
+  #server: NbdServer | undefined
   readonly #counted: CountedData
   readonly #failures: DeltamapperError[] = []
   #folder: string | undefined
@@ -50,11 +51,6 @@ export class ServedSnapshot {
     this.#label = label
     this.#counted = new CountedData(source.data)
     this.#offers = offers({ ...source, data: this.#counted })
-    this.#server = new NbdServer({
-      exports: this.#offers.map((each) => each.export),
-      validity: new Validity(() => source.look()),
-      onFailure: (error) => void this.#failures.push(error)
-    })
   }
 
   /** Bytes of data that left for a client so far. */
@@ -63,7 +59,8 @@ export class ServedSnapshot {
   }
 
   /**
-   * Walks an export's map to its end: what is wrong with it shows before anything is written.
+   * Walks an export's map to its end: what is wrong with it shows before anything is written. It is served as it was
+   * found: that the snapshot still is what it was, is looked at with each request.
    *
    * @param base the base's name; undefined for the whole snapshot
    * @param backingBytes size of the backup that the copy is put onto
@@ -72,20 +69,32 @@ export class ServedSnapshot {
   async plan(base: string | undefined, backingBytes = 0): Promise<CopyPlan> {
     const { sizeBytes } = this.source
     const clusters = new ClusterMap(sizeBytes, backingBytes)
+    const planned = new PlannedMap(sizeBytes)
     let [dataBytes, zeroBytes] = [0, 0]
-    await this.#offer(base)
-      .export.contexts.get(ALLOCATION)
-      ?.forEachRun((begin, end, flags) => {
-        clusters.add(begin, end, flags)
-        if (flags === 0) dataBytes += end - begin
-        else if (flags !== HOLE) zeroBytes += end - begin
-      })
+    const offer = this.#offer(base)
+    await offer.export.contexts.get(ALLOCATION)?.forEachRun((begin, end, flags) => {
+      clusters.add(begin, end, flags)
+      planned.add(begin, end, flags)
+      if (flags === 0) dataBytes += end - begin
+      else if (flags !== HOLE) zeroBytes += end - begin
+    })
+    const map = planned.map()
+    if (map) {
+      const contexts = new Map([...offer.export.contexts, [ALLOCATION, map]])
+      await offer.export.contexts.get(ALLOCATION)?.close()
+      this.#offers[this.#offers.indexOf(offer)] = { ...offer, export: { ...offer.export, contexts } }
+    }
     return { dataBytes, zeroBytes, clusters }
   }
 
   /** Where a tool finds an export. Listens from the first call on. */
   async uri(base: string | undefined): Promise<string> {
     this.#folder ??= await mkdtemp(join(tmpdir(), `${PREFIX}${this.#label}-`))
+    this.#server ??= new NbdServer({
+      exports: this.#offers.map((each) => each.export),
+      validity: new Validity(() => this.source.look()),
+      onFailure: (error) => void this.#failures.push(error)
+    })
     this.#listener ??= await listenOnUnixSocket(this.#server.listener, join(this.#folder, 'socket'))
     return nbdUri(this.#offer(base).export.name, this.#listener.path)
   }
@@ -98,7 +107,7 @@ export class ServedSnapshot {
 
   async close(): Promise<void> {
     this.#listener?.close()
-    await this.#server.close()
+    await this.#server?.close()
     await this.source.close()
     if (this.#folder !== undefined) await rm(this.#folder, { recursive: true, force: true })
   }

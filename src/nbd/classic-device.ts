@@ -10,11 +10,10 @@ import { isDeepStrictEqual } from 'node:util'
 import type { DeviceMapper, DeviceNumber } from '../../native/device-mapper.ts'
 import { parseCowTable } from '../devicemapper/cow/table.ts'
 import { namedClassic } from '../devicemapper/device-named.ts'
-import type { ExtentStream } from '../devicemapper/extents.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
 import { type Attributes, DeviceAttributes, UNWRITTEN } from './device-attributes.ts'
-import { everything, type WatchedDevice } from './watched-device.ts'
+import type { WatchedDevice } from './watched-device.ts'
 
 /** What a classic snapshot stands on, as long as the kernel keeps it. */
 export interface ClassicState {
@@ -45,7 +44,7 @@ export class ClassicDeviceData implements WatchedDevice {
   readonly blockBytes: number
   readonly isCostly = false
   readonly named: string
-  readonly allocated: () => Promise<ExtentStream>
+  readonly hasExternalOrigin = false
   readonly data: DataFile
   readonly #attributes: DeviceAttributes
   readonly #seen: Seen
@@ -56,9 +55,8 @@ export class ClassicDeviceData implements WatchedDevice {
     this.#attributes = attributes
     this.#seen = seen
     this.#options = options
-    const sizeBytes = (this.sizeBytes = file.sizeBytes)
+    this.sizeBytes = file.sizeBytes
     this.named = namedClassic(seen.attributes.uuid)
-    this.allocated = async () => everything(sizeBytes)
     this.blockBytes = seen.state.chunkBytes
   }
 

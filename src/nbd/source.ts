@@ -10,7 +10,7 @@ import { type ExtentQuestion, StatusMap } from './status-map.ts'
 
 /** What tells a snapshot from another of its name, and from what becomes of it. */
 export interface SnapshotIdentity {
-  /** LVM's. */
+  /** LVM's, or the id in the agent's catalog, which is never used again. */
   readonly uuid?: string
   /** Of its mappings: whoever writes to it or trims it gives it another. */
   readonly fingerprint?: string
@@ -18,8 +18,8 @@ export interface SnapshotIdentity {
 
 export interface NbdBase {
   readonly name: string
-  /** Left out where nothing is known of it. */
-  readonly identity?: SnapshotIdentity | undefined
+  /** `gone` where it is certain that nothing has its name; left out where nothing is known of it. */
+  readonly identity?: SnapshotIdentity | 'gone' | undefined
   /** In bytes; undefined where nobody knows any more. */
   readonly sizeBytes: number | undefined
   readonly delta: ExtentQuestion
@@ -30,6 +30,8 @@ export interface NbdSource {
   /** Left out where nothing is known of it. */
   readonly identity?: SnapshotIdentity | undefined
   readonly sizeBytes: number
+  /** An external origin shows wherever nothing is mapped, and nothing tells whether that was written to. */
+  readonly hasExternalOrigin?: boolean | undefined
   /** Of a data block; undefined where it is not known. */
   readonly blockBytes: number | undefined
   readonly allocated: ExtentQuestion
@@ -115,6 +117,8 @@ function incrementView({ sizeBytes, allocated }: NbdSource, { sizeBytes: baseByt
   return new StatusMap({
     sizeBytes,
     questions: [delta, allocated],
+    // What did not change below the base's end is left alone, whether it is allocated or not.
+    needsNext: ([changed], offset) => changed || offset >= (baseBytes ?? 0),
     boundary: baseBytes,
     state: ([changed, has], offset) => {
       if (!has) return changed || offset >= (baseBytes ?? 0) ? HOLE | ZERO : HOLE

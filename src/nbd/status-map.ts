@@ -21,7 +21,14 @@ export interface StatusMapOptions {
   readonly sizeBytes: number
   /** The answers that the state depends on. */
   readonly questions: readonly ExtentQuestion[]
-  /** The flags where the answers cover a byte or do not, in the order of the questions. */
+  /**
+   * Whether the state at an offset depends on the next answer, too, by those before it; by default it does. An answer
+   * that is needed nowhere is not asked for.
+   */
+  readonly needsNext?: ((covered: readonly boolean[], offset: number) => boolean) | undefined
+  /**
+   * The flags where the answers cover a byte or do not, in the order of the questions. What is not needed is left out.
+   */
   readonly state: (covered: readonly boolean[], offset: number) => number
   /** An offset in bytes at which the state may change though no answer does. */
   readonly boundary?: number | undefined
@@ -159,6 +166,8 @@ function cut(descriptors: Descriptor[], onlyFirst: boolean): Descriptor[] {
 class Walk {
   /** Nothing before this byte can be asked for any more. */
   position = 0
+  /** Where it began: who is asked only later is asked from there, because not each answer can begin in its middle. */
+  #begin: number | undefined
   readonly #options: StatusMapOptions
   readonly #cursors: ExtentCursor[]
 
@@ -169,11 +178,13 @@ class Walk {
 
   /** The run that an offset lies in, from there on. */
   async runAt(offset: number): Promise<{ end: number; flags: number }> {
-    const { sizeBytes, state, boundary = sizeBytes } = this.#options
+    const { sizeBytes, state, needsNext, boundary = sizeBytes } = this.#options
+    this.#begin ??= offset
     let end = offset < boundary ? Math.min(boundary, sizeBytes) : sizeBytes
     const covered: boolean[] = []
     for (const cursor of this.#cursors) {
-      const extent = await cursor.reach(offset)
+      if (covered.length > 0 && needsNext?.(covered, offset) === false) break
+      const extent = await cursor.reach(offset, this.#begin)
       const isInside = extent !== undefined && extent.begin <= offset
       covered.push(isInside)
       if (extent) end = Math.min(end, isInside ? extent.end : extent.begin)
@@ -182,10 +193,10 @@ class Walk {
     return { end, flags: state(covered, offset) }
   }
 
-  /** Reads what is left of the answers: only then are they complete. */
+  /** Reads what is left of the answers that were asked for: only then are they complete. */
   async finish(): Promise<void> {
     this.position = Infinity
-    for (const cursor of this.#cursors) await cursor.reach(Infinity)
+    for (const cursor of this.#cursors) if (cursor.isAsked) await cursor.reach(Infinity, Infinity)
   }
 
   async close(): Promise<void> {
@@ -211,13 +222,19 @@ class ExtentCursor {
     this.#signal = signal
   }
 
+  get isAsked(): boolean {
+    return this.#batches !== undefined
+  }
+
   /**
    * The first extent that ends beyond an offset, which is not below the last one asked for; undefined when the answer
    * has no more.
+   *
+   * @param begin from where on it is asked, the first time
    */
-  async reach(offset: number): Promise<{ readonly begin: number; readonly end: number } | undefined> {
+  async reach(offset: number, begin: number): Promise<{ readonly begin: number; readonly end: number } | undefined> {
     while (this.#extent.end <= offset) {
-      if (!(await this.#advance(offset))) return undefined
+      if (!(await this.#advance(offset, begin))) return undefined
     }
     return this.#extent
   }
@@ -226,10 +243,10 @@ class ExtentCursor {
     await this.#batches?.return?.()
   }
 
-  async #advance(offset: number): Promise<boolean> {
+  async #advance(offset: number, begin: number): Promise<boolean> {
     while (this.#batch === undefined || this.#next === this.#batch.count) {
       if (this.#isComplete) return false
-      const next = await this.#nextBatch(offset)
+      const next = await this.#nextBatch(offset, begin)
       if (next.done) {
         this.#isComplete = true
         return false
@@ -244,9 +261,9 @@ class ExtentCursor {
   }
 
   /** A server may give up an answer that nobody reads on for a while: then it is asked again from where it was left. */
-  async #nextBatch(offset: number) {
+  async #nextBatch(offset: number, begin: number) {
     try {
-      this.#batches ??= await this.#open(offset)
+      this.#batches ??= await this.#open(begin)
       return await this.#batches.next()
     } catch (error) {
       const mayGoOn = !this.#isFresh && error instanceof DeltamapperError && error.status === 'UNAVAILABLE'

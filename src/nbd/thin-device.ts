@@ -23,7 +23,6 @@ import {
 import { parsePoolTable, parseThinTable, type PoolTable } from '../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../errors.ts'
 import { DataFile } from './data-file.ts'
-import type { ExtentStream } from '../devicemapper/extents.ts'
 import { type Attributes, DeviceAttributes } from './device-attributes.ts'
 import type { WatchedDevice } from './watched-device.ts'
 
@@ -54,11 +53,7 @@ export class ThinDeviceData implements WatchedDevice {
   readonly named: string
   /** The pool is made to commit before each look. */
   readonly isCostly: boolean
-  /**
-   * What the snapshot maps, by the metadata of the pool that its device is in. Undefined where it has an external
-   * origin: that shows where nothing is mapped.
-   */
-  readonly allocated: (() => Promise<ExtentStream>) | undefined
+  readonly hasExternalOrigin: boolean
   readonly data: DataFile
   readonly #metadata: PoolMetadata
   readonly #device: ThinDevice
@@ -87,8 +82,7 @@ export class ThinDeviceData implements WatchedDevice {
     this.blockBytes = metadata.superblock.dataBlockBytes
     this.named = namedThin(opened.metadataDevice, opened.thinId)
     this.isCostly = !opened.readOnly
-    const question = { deviceId: device.id, sizeBytes: this.sizeBytes, fingerprint: seen }
-    this.allocated = opened.hasExternalOrigin ? undefined : async () => metadata.allocated(question)
+    this.hasExternalOrigin = opened.hasExternalOrigin
   }
 
   /**

@@ -11,8 +11,8 @@ export interface WatchedDevice {
   readonly named: string
   /** Somebody can write through it, so that each look costs more. */
   readonly isCostly: boolean
-  /** What the agent has to say as well. Undefined where data may show though nothing is mapped. */
-  readonly allocated: (() => Promise<ExtentStream>) | undefined
+  /** One that shows where it maps nothing, and that may be written to unseen. */
+  readonly hasExternalOrigin: boolean
   /** @throws DM_SNAPSHOT_CHANGED where it is not what it was when it was opened, and what looking throws */
   look(): Promise<void>
   close(): Promise<void>

@@ -10,8 +10,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Chain } from '../../src/backup/chain.ts'
-import { makePoint } from '../../src/backup/make-point.ts'
 import { ClusterMap } from '../../src/backup/cluster-map.ts'
+import type { NbdBase } from '../../src/nbd/source.ts'
 import { type ErrorCode } from '../../src/errors.ts'
 import { complaint, outcome, runCommand, startCommand } from '../cli/run-command.ts'
 import { readPoolDescription, unpackRecordedPool } from '../fixtures/recorded-pool.ts'
@@ -148,6 +148,30 @@ test('a base that is not the snapshot that the newest point was made of is not b
   t.is(await restored(root, made.point), harbour[2].sha256)
 })
 
+test('a base of which nothing proves what it is, or that a person may have named twice, makes a full backup that says so', async (t) => {
+  const sizes = [10 * 65536, 10 * 65536, 10 * 65536, 12 * 65536]
+  const history = new VolumeHistory({ seed: 5, sizes, blockBytes: 65536 })
+  const chain = await Chain.open(await newRoot(), VOLUME, 'exclusive')
+  const stored = (at: number, change: Partial<NbdBase>) =>
+    store(chain, history, at, {
+      open: async (handle, bases) => {
+        const source = history.source(handle, bases)
+        return { ...source, bases: source.bases.map((base) => ({ ...base, ...change })) }
+      }
+    })
+  await store(chain, history, 0)
+  for (const [at, change, reason] of [
+    [1, { identity: undefined }, /nothing proves that m\/0/],
+    [2, { identity: 'gone' }, /m\/1, .* is gone, and its name may have been used twice/],
+    [3, { sizeBytes: 5 * 65536 }, /m\/2, .* has 327680 bytes now, and had 655360/]
+  ] as const) {
+    const { point } = await stored(at, change)
+    t.is(point.kind, 'full')
+    t.regex(point.full_because ?? '', reason)
+  }
+  await chain.close()
+})
+
 test('a base that is gone, or younger, makes a full backup that says so', async (t) => {
   const { root } = await copied()
   const made = await backedUp(root, harbour[0].name)
@@ -178,41 +202,35 @@ test('a layer with a cluster too few or too many is noticed', (t) => {
 })
 
 test('a qemu-img that stores less than what changed is not believed: a full backup, and it says why', async (t) => {
-  const root = await newRoot()
-  const history = new VolumeHistory({ seed: 5, sizes: [40 * 65536, 40 * 65536], blockBytes: 65536 })
-  const chain = await Chain.open(root, VOLUME, 'exclusive')
-  await store(chain, history, 0)
-  const { point } = await makePoint({
-    ...{ chain, handle: 'm/1', created: new Date(), tools: { deltamapper: 'test', qemu_img: 'test' } },
-    // The export leaves the first changed block to the file below, as a tool that goes wrong would.
-    open: async (handle, bases) => {
-      const source = history.source(handle, bases)
-      let asked = 0
-      return {
-        ...source,
-        bases: source.bases.map((base) => ({
-          ...base,
-          delta: async (offset, signal) => {
-            const answer = await base.delta(offset, signal)
-            if (asked++ === 0) return answer
-            const [first] = await Array.fromAsync(
-              answer.batches as AsyncIterable<{ count: number; offsets: Float64Array; sizes: Float64Array }>
-            )
-            const rest = { count: first.count - 1, offsets: first.offsets.subarray(1), sizes: first.sizes.subarray(1) }
-            return {
-              ...answer,
-              batches: (async function* () {
-                yield rest
-              })()
-            }
-          }
-        }))
-      }
-    }
-  })
-  t.is(point.kind, 'full')
-  t.regex(point.full_because ?? '', /did not store exactly what changed/)
-  await chain.close()
+  const { root } = await copied()
+  const bin = await newRoot()
+  // Instead of an increment, it makes a file that has nothing of its own, and says that all is well.
+  const script = [
+    '#!/bin/bash',
+    `PATH=${process.env['PATH']}`,
+    'if [[ "$1" == convert && " $* " =~ " -B "([^ ]+)" " ]]',
+    'then exec qemu-img create -q -f qcow2 -o cluster_size=65536 -b "${BASH_REMATCH[1]}" -F qcow2 "${@: -1}"',
+    'else exec qemu-img "$@"',
+    'fi'
+  ]
+  await writeFile(join(bin, 'qemu-img'), script.join('\n'), { mode: 0o755 })
+  const words = [
+    'backup',
+    'demo/harbour',
+    '--snapshot',
+    harbour[2].name,
+    '--recorded',
+    `demo=${recorded}`,
+    '--to',
+    root
+  ]
+  const env = { PATH: `${bin}:${process.env['PATH']}` }
+  const { status, stdout, stderr } = await runCommand([...words, '-o', 'json'], { env })
+  t.is(status, 0, stderr)
+  const [made] = (JSON.parse(stdout) as { points: Listed[] }).points
+  t.is(made.kind, 'full')
+  t.regex(made.full_because ?? '', /did not store exactly what changed/)
+  t.is(await restored(root, made.point), harbour[2].sha256)
 })
 
 test('two backups of one volume at once: the second one is refused, and the first is whole', async (t) => {

@@ -11,6 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import type { NbdOptions } from '../../src/cli/answers/nbd-options.ts'
+import { openSource } from '../../src/cli/answers/nbd-sources.ts'
 import { openDevice, placeOf } from '../../src/cli/answers/snapshot-device.ts'
 import { type ErrorCode, DeltamapperError } from '../../src/errors.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
@@ -456,7 +457,10 @@ kernelTest("a name that is another's to the agent is refused", async (t) => {
   snapshot('small', 'twin')
   const table = run('dmsetup', ['table', mapped('twin')]).trim()
   run('dmsetup', ['create', `${elsewhere}-monday`, '--uuid', `LVM-${'x'.repeat(64)}`, '--readonly', '--table', table])
-  const error = await refused(serve(`${elsewhere}/monday`))
+  const source = await openSource(`${elsewhere}/monday`, { endpoint: agent.address }, () => undefined)
+  const asked = source.allocated(0, new AbortController().signal)
+  const error = await t.throwsAsync<DeltamapperError>(asked, { instanceOf: DeltamapperError })
+  await source.close()
   t.is(error.code, 'DM_NO_SUCH_DEVICE')
   t.regex(error.message, /what the agent calls elsewhere\/monday is not what its device has/)
 })

@@ -22,6 +22,8 @@ export interface CommandLimits {
   maxOutputBytes: number
   /** The command is killed when this is aborted, and `result` rejects with its reason, a DeltamapperError. */
   signal?: AbortSignal | undefined
+  /** Descriptors that it inherits. (LVM itself closes what it does not know.) */
+  inherits?: readonly number[]
 }
 
 export interface CommandResult {
@@ -73,7 +75,7 @@ export function startCommand(
   try {
     child = spawn(program, args, {
       detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...(limits.inherits ?? [])],
       // LVM's messages are in the language of the locale, and some versions format numbers by it.
       env: childEnvironment({ LC_ALL: 'C', LVM_SUPPRESS_FD_WARNINGS: '1' })
     })

@@ -3,16 +3,14 @@
  * the data.
  */
 import { DeviceMapper } from '../../../native/device-mapper.ts'
-import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import { LvmReporter } from '../../agent/lvm/report.ts'
 import { isThin } from '../../agent/lvm/volume.ts'
 import { namedTracked } from '../../devicemapper/device-named.ts'
-import type { ExtentAnswer, ExtentStream } from '../../devicemapper/extents.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { connectAdmin } from '../../grpc/admin-client.ts'
 import { connect, type SnapshotMetadataClient } from '../../grpc/client.ts'
 import { parseHandle } from '../../handle.ts'
-import type { NbdBase, NbdSource } from '../../nbd/source.ts'
+import type { NbdBase, NbdSource, SnapshotIdentity } from '../../nbd/source.ts'
 import { everything } from '../../nbd/watched-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
@@ -20,6 +18,8 @@ import { UsageError } from '../command-line/failure.ts'
 import type { NbdOptions } from './nbd-options.ts'
 import type { Remark } from './question.ts'
 import { activated, openDevice, placeBelow, placeOf, trackedSnapshots } from './snapshot-device.ts'
+
+type KnownSnapshot = Pick<NbdBase, 'sizeBytes' | 'identity'>
 
 /** @throws UsageError; the agent's errors; what opening the device throws; DM_LVM_FAILED */
 export async function openAgentSource(
@@ -48,7 +48,7 @@ export async function openAgentSource(
   }
   try {
     await socketAwaited(address)
-    const { tracked, sizes } = await findTracked(address, target)
+    const { tracked, known } = await findTracked(address, target)
     const below = tracked && (await placeBelow(tracked))
     const place = await placeOf(below ?? parseHandle(target), options.device)
     const deactivate = await activated(place, options.activate ?? false)
@@ -69,15 +69,17 @@ export async function openAgentSource(
     if (tracked) {
       const { id, sizeBytes } = tracked
       checkHolds(place.path, device.sizeBytes, target, sizeBytes)
-      return { ...common, ...questions(client, target, namedTracked(id), bases, sizes), sizeBytes }
+      for (const base of bases) if (!known.has(base)) known.set(base, { identity: 'gone', sizeBytes: undefined })
+      const identity = { uuid: id }
+      return { ...common, ...questions(client, target, namedTracked(id), bases, known), identity, sizeBytes }
     }
-    const { allocated, named, sizeBytes } = device
-    const known = await volumesOf([target, ...bases])
-    const asked = questions(client, target, named, bases, known)
-    const identity = known.get(target)?.identity
-    if (!allocated) return { ...common, ...asked, identity, allocated: async () => everything(sizeBytes), sizeBytes }
-    await checkSameSnapshot(target, await asked.allocated(0, new AbortController().signal), await allocated())
-    return { ...common, ...asked, identity, sizeBytes }
+    const { hasExternalOrigin, named, sizeBytes } = device
+    const found = await snapshotsNamed(address, [target, ...bases])
+    const asked = questions(client, target, named, bases, found)
+    const identity = presentIdentity(found.get(target))
+    if (!hasExternalOrigin) return { ...common, ...asked, identity, sizeBytes }
+    const allOfIt = async () => everything(sizeBytes)
+    return { ...common, ...asked, identity, allocated: allOfIt, sizeBytes, hasExternalOrigin }
   } catch (error) {
     await close()
     throw error
@@ -85,8 +87,8 @@ export async function openAgentSource(
 }
 
 /**
- * What the agent has on record of a target that is a snapshot of a tracked volume, and the sizes in bytes of all of
- * that volume whose data are there, by their handles.
+ * What the agent has on record of a target that is a snapshot of a tracked volume, and of all of that
+ * volume whose data are there what tells them apart, and their sizes in bytes, by their handles.
  *
  * @throws DM_SNAPSHOT_NOT_FOUND where the volume is tracked, and has no such snapshot with data
  */
@@ -95,9 +97,11 @@ async function findTracked(address: string, target: string) {
   const admin = connectAdmin(address)
   try {
     const snapshots = await trackedSnapshots(admin, source)
-    const sizes = new Map(snapshots?.map(({ name, sizeBytes }) => [`${source}/${name}`, { sizeBytes }]))
+    const known = new Map<string, KnownSnapshot>(
+      snapshots?.map(({ name, sizeBytes, id }) => [`${source}/${name}`, { sizeBytes, identity: { uuid: id } }])
+    )
     const tracked = snapshots?.find((each) => each.name === name)
-    if (tracked || !snapshots) return { tracked, sizes }
+    if (tracked || !snapshots) return { tracked, known }
     throw new DeltamapperError(
       'DM_SNAPSHOT_NOT_FOUND',
       `tracked volume ${source} has no snapshot ${name}, or its data were deleted`,
@@ -120,51 +124,16 @@ function checkHolds(path: string, bytes: number, target: string, sizeBytes: numb
 
 /**
  * A name can stand for one thing to the agent (a recorded pool, a pool of dmsetup's) and for another below /dev. So
- * what the agent says is held against what the pool of the device has.
+ * each question names the device, and an answer about anything else is refused.
  *
- * @throws DM_NO_SUCH_DEVICE where they are not of one snapshot; DM_SNAPSHOT_CHANGED
+ * @param device what the data are of
  */
-async function checkSameSnapshot(target: string, told: ExtentAnswer, found: ExtentStream): Promise<void> {
-  const [ofAgent, ofDevice] = [ranges(told), ranges(found)]
-  try {
-    for (;;) {
-      const [one, other] = [await ofAgent.next(), await ofDevice.next()]
-      const isOther = one.done !== other.done || (!one.done && !other.done && String(one.value) !== String(other.value))
-      if (isOther || (told.capacityBytes ?? found.capacityBytes) !== found.capacityBytes) {
-        throw new DeltamapperError(
-          'DM_NO_SUCH_DEVICE',
-          `what the agent calls ${target} is not what its device has: another source of the agent has that name, or it has just changed`,
-          "name the snapshot's own block device with --device, or ask again"
-        )
-      }
-      if (one.done) return
-    }
-  } finally {
-    await ofAgent.return()
-    await ofDevice.return()
-  }
-}
-
-/** `[offset, end)` of each extent; those that touch, as one. */
-async function* ranges({ batches }: ExtentAnswer): AsyncGenerator<[number, number], void, void> {
-  let [begin, end] = [0, 0]
-  for await (const { count, offsets, sizes } of batches) {
-    for (let i = 0; i < count; i++) {
-      if (offsets[i] !== end && end > begin) yield [begin, end]
-      if (offsets[i] !== end || end === begin) begin = offsets[i]
-      end = offsets[i] + sizes[i]
-    }
-  }
-  if (end > begin) yield [begin, end]
-}
-
-/** @param device what the data are of: nothing else is answered about */
 function questions(
   client: SnapshotMetadataClient,
   target: string,
   device: string,
   bases: readonly string[],
-  known: ReadonlyMap<string, Pick<NbdBase, 'sizeBytes' | 'identity'>>
+  known: ReadonlyMap<string, KnownSnapshot>
 ): Pick<NbdSource, 'allocated' | 'bases'> {
   return {
     allocated: (startingOffset, signal) => client.allocated({ snapshotId: target, startingOffset, signal, device }),
@@ -179,24 +148,49 @@ function questions(
 }
 
 /**
- * What LVM knows of snapshots: what tells each from another of its name, and its size in bytes, but of a classic one,
- * where it has the size of the store. (The agent would say, to a question that it then has on record as an answer about
- * the base, which nobody was given.) Where the size is not known, an increment zeroes what it could have left alone,
- * and is right all the same.
+ * What LVM knows of snapshots, or the agent of those in its own pools: what tells each from another of its name, and
+ * its size in bytes, but of a classic one, where LVM has the size of the store. (The agent would say the size, to a
+ * question that it then has on record as an answer about the base, which nobody was given.)
  */
-async function volumesOf(handles: readonly string[]): Promise<Map<string, Pick<NbdBase, 'sizeBytes' | 'identity'>>> {
-  const known = new Map<string, Pick<NbdBase, 'sizeBytes' | 'identity'>>()
-  const groups = new Map<string, LogicalVolume[] | undefined>()
-  const lvm = new LvmReporter()
+async function snapshotsNamed(address: string, handles: readonly string[]): Promise<Map<string, KnownSnapshot>> {
+  const known = new Map<string, KnownSnapshot>()
+  const sources = new Map<string, Map<string, KnownSnapshot> | undefined>()
   for (const handle of handles) {
     const { source, name } = parseHandle(handle)
-    if (!groups.has(source)) groups.set(source, await lvm.logicalVolumes(source).catch(() => undefined))
-    const volume = groups.get(source)?.find((each) => each.name === name)
-    if (!volume) continue
-    known.set(handle, {
-      identity: { uuid: volume.uuid },
-      sizeBytes: isThin(volume) ? volume.sizeBytes : undefined
-    })
+    if (!sources.has(source)) sources.set(source, (await inGroup(source)) ?? (await inOwnedPool(address, source)))
+    const all = sources.get(source)
+    if (all) known.set(handle, all.get(name) ?? { identity: 'gone', sizeBytes: undefined })
   }
   return known
+}
+
+/** By name. Undefined where LVM has no such group, or does not say. */
+async function inGroup(group: string): Promise<Map<string, KnownSnapshot> | undefined> {
+  const volumes = await new LvmReporter().logicalVolumes(group).catch(() => undefined)
+  return (
+    volumes &&
+    new Map(
+      volumes.map((each) => {
+        const sizeBytes = isThin(each) ? each.sizeBytes : undefined
+        return [each.name, { identity: { uuid: each.uuid }, sizeBytes }]
+      })
+    )
+  )
+}
+
+/** By name. Undefined where the agent has no such pool of its own, or does not say. */
+async function inOwnedPool(address: string, pool: string): Promise<Map<string, KnownSnapshot> | undefined> {
+  const admin = connectAdmin(address)
+  try {
+    const { snapshots } = await admin.listSnapshots({ pool })
+    return new Map(snapshots.map(({ name, id, sizeBytes }) => [name, { identity: { uuid: id }, sizeBytes }]))
+  } catch {
+    return undefined
+  } finally {
+    admin.close()
+  }
+}
+
+function presentIdentity(known: KnownSnapshot | undefined): SnapshotIdentity | undefined {
+  return known?.identity === 'gone' ? undefined : known?.identity
 }

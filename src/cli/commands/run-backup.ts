@@ -72,7 +72,7 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
   if (root === undefined) throw new UsageError('it was not said where to', 'give --to DIR', 'DM_ARGUMENT_MISSING')
   const twice = volumes.find((each, i) => volumes.indexOf(each) !== i)
   if (twice !== undefined) throw new UsageError(`${twice} is named twice`, 'name each volume once')
-  const snapshots = await snapshotsFor(volumes, options)
+  const { snapshots, close } = await snapshotsFor(volumes, options)
   const progress = new TransferProgress(process.stderr)
   let current = ''
   const results = await whileAsked((signal) =>
@@ -86,6 +86,7 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
     })
   ).finally(async () => {
     progress.end()
+    close()
     if (metricFile !== undefined) await writeMetricFile(root, metricFile)
   })
   await written(process.stdout, output === 'json' ? backupJson(results) : backupTable(results))
@@ -93,23 +94,35 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
   if (snapshots.failure) throw snapshots.failure
 }
 
-async function snapshotsFor(volumes: readonly string[], options: BackupOptions): Promise<Snapshots> {
-  const { snapshot, recorded } = options
+/** Where they come from, and what lets go of that. */
+interface SnapshotSource {
+  readonly snapshots: Snapshots
+  readonly close: () => void
+}
+
+async function snapshotsFor(volumes: readonly string[], options: BackupOptions): Promise<SnapshotSource> {
+  const { snapshot, recorded, before, after, keepSnapshot: keeps, cowSize } = options
   if (snapshot === undefined) {
     if (recorded !== undefined) {
       throw new UsageError('a recorded pool takes no snapshots', 'name one with --snapshot', 'DM_ARGUMENT_MISSING')
     }
-    const { liveSnapshots } = await import('../answers/live-snapshots.ts')
-    return liveSnapshots(volumes, options, remark)
+    const [{ snapshotMakers }, { LiveSnapshots }] = await Promise.all([
+      import('../answers/snapshot-makers.ts'),
+      import('../../backup/live-snapshots.ts')
+    ])
+    const { byVolume: makers, close } = await snapshotMakers(volumes, options)
+    const hookDeadlineMs = options.hookDeadline * 1000
+    const how = { keeps: keeps ?? false, freezes: options.freeze, before, after, hookDeadlineMs }
+    return { snapshots: new LiveSnapshots({ makers, ...how, remark }), close }
   }
-  const stray = { '--keep-snapshot': options.keepSnapshot, '--cow-size': options.cowSize }
-  for (const [option, value] of Object.entries({ ...stray, '--before': options.before, '--after': options.after })) {
+  const stray = { '--keep-snapshot': keeps, '--cow-size': cowSize, '--before': before, '--after': after }
+  for (const [option, value] of Object.entries(stray)) {
     if (value !== undefined) throw new UsageError(`${option} is for snapshots that are taken`, 'leave out one of them')
   }
   const [volume] = volumes
   if (volumes.length > 1) throw new UsageError('--snapshot is of one volume', 'back up each volume by itself')
   const source = volume.split('/', 1)[0]
-  return existingSnapshot(`${source}/${snapshot}`, new Date())
+  return { snapshots: existingSnapshot(`${source}/${snapshot}`, new Date()), close: () => undefined }
 }
 
 function opener({ endpoint, recorded, rate }: SourceOptions & { rate?: number }): OpenSnapshot {

@@ -1,37 +1,37 @@
 /** Who takes the snapshots of each volume that `deltamapper backup` names: LVM, or the agent. */
 import { ownedSnapshots, trackedSnapshots } from '../../backup/agent-snapshots.ts'
-import { LiveSnapshots, type SnapshotMaker } from '../../backup/live-snapshots.ts'
+import type { SnapshotMaker } from '../../backup/live-snapshots.ts'
 import { findLvmVolume, lvmSnapshots } from '../../backup/lvm-snapshots.ts'
 import { connectAdmin } from '../../grpc/admin-client.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
-import type { Remark } from './question.ts'
 
-export interface LiveOptions {
-  endpoint?: string
-  keepSnapshot?: boolean
-  cowSize?: number
-  freeze: boolean
-  before?: string
-  after?: string
-  hookDeadline: number
+export interface SnapshotMakers {
+  readonly byVolume: ReadonlyMap<string, SnapshotMaker>
+  readonly close: () => void
 }
 
-/** @throws UsageError; DM_LVM_FAILED; DM_SNAPSHOT_NOT_FOUND where nobody has such a volume */
-export async function liveSnapshots(
+/**
+ * @param options.cowSize bytes for the snapshot of a volume that is not thin
+ * @throws UsageError; DM_LVM_FAILED; DM_SNAPSHOT_NOT_FOUND where nobody has such a volume
+ */
+export async function snapshotMakers(
   volumes: readonly string[],
-  options: LiveOptions,
-  remark: Remark
-): Promise<LiveSnapshots> {
-  const { endpoint, keepSnapshot = false, cowSize, freeze, before, after, hookDeadline } = options
+  { endpoint, cowSize }: { readonly endpoint?: string; readonly cowSize?: number }
+): Promise<SnapshotMakers> {
   const agent = connectAdmin(endpointAddress(endpoint))
-  const makers = new Map<string, SnapshotMaker>()
-  for (const volume of volumes) {
-    if (!volume.includes('/')) makers.set(volume, trackedSnapshots(volume, agent))
-    else makers.set(volume, (await lvmMaker(volume, cowSize)) ?? ownedSnapshots(volume, agent))
+  const close = () => agent.close()
+  const byVolume = new Map<string, SnapshotMaker>()
+  try {
+    for (const volume of volumes) {
+      if (!volume.includes('/')) byVolume.set(volume, trackedSnapshots(volume, agent))
+      else byVolume.set(volume, (await lvmMaker(volume, cowSize)) ?? ownedSnapshots(volume, agent))
+    }
+    return { byVolume, close }
+  } catch (error) {
+    close()
+    throw error
   }
-  const hookDeadlineMs = hookDeadline * 1000
-  return new LiveSnapshots({ makers, keeps: keepSnapshot, freezes: freeze, before, after, hookDeadlineMs, remark })
 }
 
 async function lvmMaker(volume: string, cowSize: number | undefined): Promise<SnapshotMaker | undefined> {
