@@ -80,7 +80,7 @@ async function watch(name: string, bytesPerSecond?: number): Promise<TestServer>
   const { data, sizeBytes, blockBytes } = device
   return serveSource({
     ...{ target, data, sizeBytes, blockBytes, bases: [] },
-    allocated: device.allocated ?? (async () => everything(sizeBytes)),
+    allocated: async () => everything(sizeBytes),
     look: () => device.look(),
     close: () => device.close()
   })
