@@ -43,7 +43,8 @@ const [bold, dim, green, red, plain] = style.colour
   ? ['\u001b[1m', '\u001b[2m', '\u001b[32m', '\u001b[31m', '\u001b[0m']
   : ['', '', '', '', '']
 
-const columnWidths = [8, 11, 11, 9, 7, 9, 11, 8]
+/** A line of the table is 99 columns wide. */
+const columnWidths = [8, 10, 10, 8, 6, 8, 10, 7]
 
 /** What was not as it should be. */
 const problems: string[] = []

@@ -15,8 +15,7 @@ import { logInventory } from './inventory/log.ts'
 import { startLiveNode } from './live-node.ts'
 import { AgentMetrics } from './metrics.ts'
 import type { MetadataSnapshotLeases } from './leases/metadata-snapshot-lease.ts'
-import { loadRecordedPool } from './answers/recorded-pool.ts'
-import type { SnapshotSource } from './walks/snapshot.ts'
+import { loadRecordedPool, type RecordedPool } from './answers/recorded-pool.ts'
 import { Sources } from './answers/sources.ts'
 import { ToolEngine } from './walks/tool-engine.ts'
 import { answersWith } from './targets.ts'
@@ -52,7 +51,7 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   started.defer(() => monitoring.close())
   const metrics = new AgentMetrics(monitoring.registry)
 
-  const recorded = new Map<string, SnapshotSource>()
+  const recorded = new Map<string, RecordedPool>()
   for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
 
   const live =
@@ -74,7 +73,9 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   })
   last.defer(() => walkers.close())
 
-  const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({ name, folder }))
+  const recordedPools = Object.entries(config.recorded).map(([name, folder]) => ({
+    ...{ name, folder, snapshots: [...(recorded.get(name)?.names ?? [])] }
+  }))
   const inventory = new Inventory({
     ...{ live: live?.inventory, recordedPools, deadlineMs: config.examinationDeadlineSeconds * 1000 }
   })

@@ -315,7 +315,7 @@ export class AgentMetrics {
     perVolume('deltamapper_era_suspended', '1: it is suspended, and whoever writes to it waits', ({ suspended }) =>
       Number(suspended)
     )
-    perVolume('deltamapper_era_problem', '1: era list says what is wrong with it', ({ hasProblem }) =>
+    perVolume('deltamapper_era_problem', '1: era status says what is wrong with it', ({ hasProblem }) =>
       Number(hasProblem)
     )
     perVolume(

@@ -33,7 +33,7 @@ export function pointOf(chain: Chain, name: string): Point {
   throw new DeltamapperError(
     'DM_POINT_NOT_FOUND',
     `there is no point ${name} of ${chain.volume}`,
-    `name one of ${names.length === 0 ? 'none: there is no backup yet' : names.join(', ')}`
+    names.length === 0 ? 'make a backup first: there is none yet' : `name one of ${names.join(', ')}`
   )
 }
 

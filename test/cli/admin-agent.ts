@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestFn } from 'ava'
 import { pino } from 'pino'
+import type { InventoryBackend } from '../../src/grpc/inventory.ts'
 import { startServer } from '../../src/grpc/server.ts'
 import { recordingBackend, type RecordedCall } from '../grpc/admin-backend.ts'
 import { ExtentBackend } from '../grpc/extent-backend.ts'
@@ -21,12 +22,14 @@ export interface AdminAgent {
 export async function adminAgent(
   folder = mkdtempSync(join(tmpdir(), 'dm-cli-')),
   name = 'agent',
-  endpoint = `unix://${folder}/${name}.sock`
+  endpoint = `unix://${folder}/${name}.sock`,
+  more: { admin?: undefined; inventory?: InventoryBackend } = {}
 ) {
   const { backend, calls } = recordingBackend()
   const server = await startServer({
     ...{ listen: [endpoint], backend: new ExtentBackend(), admin: backend },
-    ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) }
+    ...{ identity: { driverName: 'test.deltamapper.dev' }, logger: pino({ level: 'silent' }) },
+    ...more
   })
   return { endpoint, calls, stop: () => server.drain(0) }
 }

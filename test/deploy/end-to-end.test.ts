@@ -109,12 +109,26 @@ toolTest('agent and router run with what is rendered for them, and ask for nothi
   const { cluster, namespace } = rightsOf(routerPods, objects)
   const verbs: Record<string, string> = { GET: 'list', WATCH: 'watch' }
   t.true(server.requests.length >= 4)
+  const asked = new Set<string>()
   for (const request of new Set(server.requests)) {
     const [, method = '', group = '', where, resource = ''] =
       /^(\w+) \/apis?\/(?:([^/]+)\/)?v[^/]+\/(?:namespaces\/([^/]+)\/)?([^/]+)$/.exec(request) ?? []
     const rights = where === routerPods.manifest.metadata.namespace ? [...cluster, ...namespace] : cluster
     t.true(may(rights, group, resource, verbs[method] ?? ''), request)
+    asked.add(`${verbs[method]} ${resource}`)
   }
+  // What the router does not ask for is the sidecar's, which shares its account: no right is left over.
+  const unasked = [...cluster, ...namespace].map(({ verb, resource }) => `${verb} ${resource}`)
+  t.deepEqual(unasked.filter((each) => !asked.has(each)).toSorted(), [
+    'create subjectaccessreviews',
+    'create tokenreviews',
+    'get snapshotmetadataservices',
+    'get volumesnapshotclasses',
+    'get volumesnapshotcontents',
+    'get volumesnapshots',
+    'list snapshotmetadataservices',
+    'list volumesnapshotclasses'
+  ])
 })
 
 toolTest("the sidecar's certificate does not open an agent", async (t) => {

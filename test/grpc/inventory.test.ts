@@ -41,7 +41,7 @@ const everything: Examination = examinationOf({
       }
     ]
   },
-  recordedPools: [{ name: 'demo', folder: '/srv' }],
+  recordedPools: [{ name: 'demo', folder: '/srv', snapshots: ['monday', 'friday'] }],
   trackedVolumes: [
     {
       ...{ name: 'vol', deviceName: 'vol', dataDevice: '/dev/sdb', active: true, problem: 'so', underWay: 'grow' },

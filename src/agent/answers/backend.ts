@@ -93,7 +93,7 @@ async function resolve(handle: string, look: Sources): Promise<FoundSnapshot> {
     throw new DeltamapperError(
       'DM_SNAPSHOT_NOT_FOUND',
       found ? `${source} has no snapshot ${name}` : `this agent has no source ${source}`,
-      `check the handle; ${look.description}; \`deltamapper doctor\` lists its snapshots`,
+      `check the handle; ${look.description}; \`deltamapper snapshot list\` lists its snapshots`,
       { forOthers: { remedy: 'check the handle; the log of the agent says what it serves' } }
     )
   }

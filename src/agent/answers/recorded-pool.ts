@@ -33,13 +33,18 @@ export const poolDescription = z.object({
   snapshots: z.array(z.object({ name, volume: name, thin_id: thinId, size_bytes: sizeBytes }))
 })
 
+export interface RecordedPool extends SnapshotSource {
+  /** Of its snapshots, without the pool's. */
+  readonly names: readonly string[]
+}
+
 /**
  * Loads a recorded pool's description. Its metadata image is opened anew for every question.
  *
  * @param source the first part of its snapshots' handles
  * @throws DM_RECORDED_POOL_INVALID
  */
-export async function loadRecordedPool(source: string, folder: string): Promise<SnapshotSource> {
+export async function loadRecordedPool(source: string, folder: string): Promise<RecordedPool> {
   const [file, metadataPath] = [join(folder, 'pool.json'), join(folder, 'metadata.img')]
   const description = await describedIn(file)
   const volumes = new Set(description.volumes.map((volume) => volume.name))
@@ -63,7 +68,7 @@ export async function loadRecordedPool(source: string, folder: string): Promise<
   await access(metadataPath, constants.R_OK).catch((cause: Error) => {
     throw invalid(file, `beside it there is no metadata image that can be read: ${cause.message}`, cause)
   })
-  return { snapshot: async (name) => snapshots.get(name) }
+  return { snapshot: async (name) => snapshots.get(name), names: [...snapshots.keys()] }
 }
 
 async function describedIn(file: string): Promise<z.output<typeof poolDescription>> {

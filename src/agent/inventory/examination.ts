@@ -164,6 +164,13 @@ export interface PoolFacts {
   problem?: Problem
 }
 
+export interface RecordedPoolFacts {
+  name: string
+  folder: string
+  /** Their names, without the pool's. */
+  snapshots: string[]
+}
+
 /** Everything that was found out about a node. */
 export interface Examination {
   version: string
@@ -176,7 +183,7 @@ export interface Examination {
   blockDevices: { devices: BlockDevice[]; problem?: Problem }
   lvm: LvmFacts
   catalog: CatalogFacts
-  recordedPools: { name: string; folder: string }[]
+  recordedPools: RecordedPoolFacts[]
   pools: PoolFacts[]
   trackedVolumes: TrackedVolumeFacts[]
   findings: Finding[]

@@ -14,6 +14,7 @@ import type {
   Examination,
   Finding,
   LvmFacts,
+  RecordedPoolFacts,
   TrackedVolumeFacts
 } from './examination.ts'
 import type { ErrorCode } from '../../errors.ts'
@@ -40,7 +41,7 @@ import { isTracked, lookAtTrackedVolumes, type TrackedPort } from './tracked-vol
 export interface InventoryOptions {
   /** Left out: only recorded pools are served, and the node's own are not looked at. */
   readonly live?: LiveInventory | undefined
-  readonly recordedPools: readonly { readonly name: string; readonly folder: string }[]
+  readonly recordedPools: readonly RecordedPoolFacts[]
   /** How long each part may take, in milliseconds; 8,000 by default. Some parts follow each other. */
   readonly deadlineMs?: number
 }
@@ -110,7 +111,7 @@ export class Inventory {
       blockDevices: described ? await this.#node.blockDevices(deadlineMs, suspended) : { devices: [] },
       lvm: looked?.lvm ?? nothingInUse.facts,
       catalog: looked?.catalog ?? noCatalog,
-      recordedPools: recordedPools.map(({ name, folder }) => ({ name, folder })),
+      recordedPools: [...recordedPools],
       pools: looked?.pools ?? [],
       trackedVolumes: looked?.trackedVolumes ?? []
     }

@@ -1,12 +1,16 @@
 /** `deltamapper snapshot …`: snapshots in owned pools, and of tracked volumes. */
 import type { Command } from 'commander'
+import type { AdminResponse } from '../../grpc/admin.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
+import { asDeltamapperError } from '../../errors.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, handle, type HandleArgument, order } from './admin-command.ts'
 import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
-import { UsageError } from '../command-line/failure.ts'
+import { endpointAddress } from '../command-line/endpoint.ts'
+import { oneLine, UsageError } from '../command-line/failure.ts'
 import { seconds } from '../command-line/option-values.ts'
 import { eraSnapshotFacts, eraSnapshotsTable } from '../output/era-tables.ts'
 import { volumeFacts, volumesTable } from '../output/pool-tables.ts'
+import type { ServedSnapshot } from '../output/served-table.ts'
 
 export function addSnapshotCommand(program: Command): void {
   const snapshot = program
@@ -77,8 +81,36 @@ Examples:
     })
 }
 
-/** What the agent serves as well, and does not manage. */
-const others = "(Of the agent's own pools. `deltamapper doctor` lists LVM's snapshots, and those of all other pools.)\n"
+/** The snapshots of the agent's own pools, and what it serves as well. */
+interface Listed {
+  readonly snapshots: AdminResponse<'listSnapshots'>['snapshots']
+  /** Undefined where the agent does not say. */
+  readonly served?: readonly ServedSnapshot[]
+}
+
+/** How long the agent may look at its node, in milliseconds. */
+const LOOK_MS = 300_000
+
+/** All that there is. An agent that takes no orders serves snapshots all the same. @throws what the agent answers */
+async function listed(agent: AdminClient, address: string): Promise<Listed> {
+  const [{ askForExamination }, { servedSnapshots }] = await Promise.all([
+    import('../../agent/inventory/ask.ts'),
+    import('../output/served-table.ts')
+  ])
+  const [own, seen] = await Promise.allSettled([
+    agent.listSnapshots({ pool: '' }),
+    askForExamination(address, { deadlineMs: LOOK_MS })
+  ])
+  if (seen.status === 'rejected') {
+    if (own.status === 'rejected') throw own.reason
+    const { message } = asDeltamapperError(seen.reason)
+    process.stderr.write(`deltamapper: what else this agent serves is not known: ${oneLine(message)}\n`)
+    return own.value
+  }
+  if (own.status === 'fulfilled') return { ...own.value, served: servedSnapshots(seen.value, false) }
+  if (asDeltamapperError(own.reason).code !== 'DM_SERVER_FAILED') throw own.reason
+  return { snapshots: [], served: servedSnapshots(seen.value, true) }
+}
 
 function addList(snapshot: Command): void {
   addAdminOptions(
@@ -87,7 +119,7 @@ function addList(snapshot: Command): void {
       .summary('the snapshots of a pool or tracked volume, or of all')
       .description(
         'Lists the snapshots of a pool or of a tracked volume; without one, those of all pools that the agent manages, or ' +
-          'of all tracked volumes. What else it serves, such as the snapshots of LVM, `deltamapper doctor` lists.'
+          'of all tracked volumes; and then what else it serves: the snapshots of LVM, of other pools, and recorded ones.'
       )
       .argument('[POOL|VOLUME]', 'one pool or tracked volume')
       .option('--tracked', 'list those of tracked volumes instead of pools')
@@ -105,10 +137,20 @@ function addList(snapshot: Command): void {
         )
         return
       }
+      if (of === undefined) {
+        const { servedTable } = await import('../output/served-table.ts')
+        await order(
+          options,
+          (agent) => listed(agent, endpointAddress(options.endpoint)),
+          ({ snapshots, served = [] }) =>
+            volumesTable(snapshots, 'snapshot') + (served.length === 0 ? '' : `\n${servedTable(served)}`)
+        )
+        return
+      }
       await order(
         options,
-        (agent) => agent.listSnapshots({ pool: of ?? '' }),
-        ({ snapshots }) => volumesTable(snapshots, 'snapshot') + (of === undefined ? others : '')
+        (agent) => agent.listSnapshots({ pool: of }),
+        ({ snapshots }) => volumesTable(snapshots, 'snapshot')
       )
     })
 }

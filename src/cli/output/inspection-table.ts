@@ -14,15 +14,18 @@ import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
 /** Possible origins that are named; JSON has more of them. */
 const NAMED_ORIGINS = 4
 
-/** Heading and width of each column; the last one is as wide as it needs to be. */
+/**
+ * Heading and width of each column; the last one is as wide as it needs to be. Lines fit a terminal of 80 columns, but
+ * for ids and counts beyond seven digits and several possible origins.
+ */
 const columns: [string, number][] = [
-  ['ID', 8],
-  ['MAPPED BLOCKS', 15],
-  ['MAPPED', 12],
-  ['TRANSACTION', 13],
-  ['CREATED', 9],
-  ['SNAPSHOTTED', 13],
-  ['SAME AS', 10]
+  ['ID', 7],
+  ['BLOCKS', 9],
+  ['MAPPED', 11],
+  ['TRANSACTION', 12],
+  ['CREATED', 8],
+  ['SNAPSHOTTED', 12],
+  ['SAME AS', 8]
 ]
 
 export async function writeInspectionTable({ views, held, devices }: Inspection, output: TextOutput): Promise<void> {
@@ -79,12 +82,12 @@ function describeOrigin({ certainty, devices, more }: Origin): string {
     devices.slice(0, NAMED_ORIGINS).join(', ') + (more || devices.length > NAMED_ORIGINS ? ' or others' : '')
   switch (certainty) {
     case 'certain':
-      return devices.length === 0 ? 'none: created empty' : names
+      return devices.length === 0 ? 'none' : names
     case 'likely':
       return `${names} (likely)`
     case 'possible':
       return `${devices.length > 1 ? 'one of ' : ''}${names} (possibly)`
     case 'unknown':
-      return 'unknown: created empty, or its origin is gone'
+      return 'unknown'
   }
 }

@@ -288,7 +288,11 @@ export class ThinPool {
   async #thinRow(deviceId: number, sizeBytes: number): Promise<TableRow> {
     const poolDevice = await this.#deviceMapper.info(this.#reference)
     if (!poolDevice) {
-      throw new DeltamapperError('DM_POOL_INACTIVE', 'the pool is not active', 'activate it first')
+      throw new DeltamapperError(
+        'DM_POOL_INACTIVE',
+        'the pool is not active any more',
+        '`deltamapper pool activate POOL`, and ask again'
+      )
     }
     const params = formatThinTable({ poolDevice, deviceId, externalOrigin: undefined })
     return { startSector: 0, lengthSectors: sizeBytes / SECTOR_BYTES, targetType: 'thin', params }

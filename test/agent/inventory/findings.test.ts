@@ -268,7 +268,7 @@ const table: [name: string, facts: ExaminationFacts, found: [Severity, kind: str
     ['no pools', facts({ pools: [] }), [['note', 'no-pools', 'pools', /no thin pool/]]],
     [
       'recorded pools only',
-      facts({ live: false, pools: [], recordedPools: [{ name: 'demo', folder: '/srv' }] }),
+      facts({ live: false, pools: [], recordedPools: [{ name: 'demo', folder: '/srv', snapshots: [] }] }),
       [['note', 'recorded-only', 'agent', /demo.*live: true/]]
     ],
     [

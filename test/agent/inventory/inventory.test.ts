@@ -8,6 +8,7 @@ import test, { type ExecutionContext } from 'ava'
 import pino from 'pino'
 import { DeviceMapper } from '../../../native/device-mapper.ts'
 import { openCatalog } from '../../../src/agent/catalog/catalog.ts'
+import type { RecordedPoolFacts } from '../../../src/agent/inventory/examination.ts'
 import { Inventory, type LiveInventory } from '../../../src/agent/inventory/inventory.ts'
 import { LvmReporter } from '../../../src/agent/lvm/report.ts'
 import { MetadataSnapshotLeases } from '../../../src/agent/leases/metadata-snapshot-lease.ts'
@@ -30,11 +31,7 @@ function withoutDeviceMapper(t: ExecutionContext, changes: Partial<LiveInventory
   return { deviceMapper, lvm, lvmCommand, catalogPath: join(devDirectory, 'catalog'), ...changes }
 }
 
-function inventory(
-  t: ExecutionContext,
-  live: LiveInventory | undefined,
-  recordedPools: { name: string; folder: string }[] = []
-) {
+function inventory(t: ExecutionContext, live: LiveInventory | undefined, recordedPools: RecordedPoolFacts[] = []) {
   const made = new Inventory({ live, recordedPools, deadlineMs: 30_000 })
   t.teardown(() => made.close())
   return made
@@ -97,7 +94,7 @@ test('a catalog that cannot be used is a problem, and the rest is there', async 
 })
 
 test('an agent of recorded pools looks at nothing but the node itself', async (t) => {
-  const recorded = [{ name: 'demo', folder: '/srv/demo' }]
+  const recorded = [{ name: 'demo', folder: '/srv/demo', snapshots: ['monday'] }]
   const seen = await inventory(t, undefined, recorded).examine()
   t.like(seen, { seenBy: 'agent', live: false, recordedPools: recorded, pools: [] })
   t.is(seen.deviceMapper.problem, undefined)

@@ -11,6 +11,7 @@ import type { SeenDevices } from '../../../src/agent/walks/seen-devices.ts'
 import type { WalkStatistics } from '../../../src/agent/walks/encoded-messages.ts'
 import { openPoolMetadata } from '../../../src/devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
+import { BLOCK_BYTES, seal, superblockField } from '../../support/metadata-image.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, KIB_64, writeBigPool, writeSamplePool } from '../sample-pool.ts'
 
@@ -241,4 +242,17 @@ test('of a smaller base nothing beyond it counts as known', async (t) => {
 test('a description and an image of two pools are found out', async (t) => {
   const target = { ...(await sample).snapshot('wed'), blockBytes: 2 * KIB_64 }
   await refused(t, { target }, 'DM_RECORDED_POOL_INVALID', /has data blocks of 65536 bytes, where .* says 131072/)
+})
+
+test('where the live root is to be read, a damaged metadata snapshot is not looked at', async (t) => {
+  const target = (await sample).snapshot('mon')
+  const image = await readFile(target.metadataPath)
+  const superblock = image.subarray(0, BLOCK_BYTES)
+  superblock.writeBigUInt64LE(1n, superblockField.heldRoot)
+  seal(superblock, 'superblock')
+  const metadataPath = join(folder, 'held-damaged.img')
+  await writeFile(metadataPath, image)
+  await refused(t, { target: { ...target, metadataPath } }, 'DM_METADATA_DAMAGED', /^metadata block 1 /)
+  const live = start({ target: { ...target, metadataPath, liveRoot: true } })
+  t.deepEqual(await Array.fromAsync(live.messages), await Array.fromAsync(start({ target }).messages))
 })

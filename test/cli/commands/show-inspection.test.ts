@@ -100,6 +100,7 @@ test('the table says the same, and how old the metadata snapshot is', async (t) 
     devices.map(({ id, mapped_blocks }) => [id, mapped_blocks])
   )
   t.true(stdout.endsWith(`${devices.length} devices; complete\n`))
+  for (const line of rows) t.true(line.length <= 80 || /possibly/.test(line), line)
 })
 
 /** A volume, and so many snapshots of it. */
