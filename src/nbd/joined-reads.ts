@@ -13,8 +13,8 @@ export type ReadTogether = (into: readonly Uint8Array[], position: number) => Pr
 
 /** The most that one read brings, in bytes: what dd and backup tools ask for at once. */
 const LONGEST_READ = 2 * 2 ** 20
-/** Reads under way at once. Node has 4 threads for them, and one has to be left to look at the metadata meanwhile. */
-const READS_AT_ONCE = 3
+/** Reads under way at once. A device may take 16 threads (device-reads.ts), and the metadata want some meanwhile. */
+const READS_AT_ONCE = 8
 
 interface Waiting {
   readonly into: Uint8Array

@@ -2,13 +2,14 @@
  * Memory that data passes through: page-aligned, because O_DIRECT wants that, and used again. Each client has a share,
  * so that one that does not take what it asked for holds up nobody else. Who finds its share used up waits.
  */
+import { HUGE_PAGE_BYTES, inHugePages } from '../../native/huge-pages.ts'
 import { pageAligned } from '../devicemapper/page-aligned.ts'
 
 /** What is read and sent in one piece, in bytes: nbdcopy asks for as much. */
 export const PIECE_BYTES = 256 * 1024
 /** Room for what a read has to take with it at both ends, to begin and to end at a page. */
 const EDGE_BYTES = 8192
-const SLAB_BYTES = 8 * 2 ** 20
+const SLAB_BYTES = 4 * HUGE_PAGE_BYTES
 
 /** Buffers that nobody uses. */
 export class ReadBuffers {
@@ -26,7 +27,7 @@ export class ReadBuffers {
   }
 
   #makeSlab(): void {
-    const slab = pageAligned(SLAB_BYTES)
+    const slab = inHugePages(pageAligned(SLAB_BYTES + HUGE_PAGE_BYTES), SLAB_BYTES)
     const each = PIECE_BYTES + EDGE_BYTES
     // The one at the front is taken first: neighbours in memory are neighbours on the disk, mostly.
     for (let at = SLAB_BYTES - (SLAB_BYTES % each) - each; at >= 0; at -= each) {

@@ -2,9 +2,13 @@
  * Snapshots of the recorded pool, out of its images alone, as stock tools see them: every map is what `delta` says, every copy what the kernel
  * read.
  */
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { once } from 'node:events'
+import { open, readFile, stat, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import test from 'ava'
 import { DeltamapperError } from '../../src/errors.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
@@ -301,6 +305,29 @@ clientTest('a socket that was opened by who started it is served, as systemd and
   const { status, stdout, stderr } = await tool('nbdinfo', ['--size', '--', '[', ...words, ']'])
   t.is(status, 0, stderr)
   t.is(Number(stdout), pool.snapshots[0].size_bytes)
+})
+
+test('what is no unix socket that listens is not served', async (t) => {
+  const words = [command, 'nbd', 'x/monday', '--recorded', `x=${recorded}`]
+  const handedOver = async (descriptor: number, count = 1) => {
+    const script = 'LISTEN_PID=$$ exec "$0" "$@"'
+    const child = spawn('/bin/sh', ['-c', script, process.execPath, ...words], {
+      stdio: ['ignore', 'ignore', 'pipe', descriptor],
+      env: { ...process.env, LISTEN_FDS: String(count) }
+    })
+    const [said, closed] = await Promise.all([text(child.stderr!), once(child, 'close')])
+    t.is(closed[0], 2)
+    return said
+  }
+  const file = await open(dataPath)
+  t.regex(await handedOver(file.fd), /is no socket that listens; have a socket unit .*DM_ARGUMENT_INVALID/)
+  t.regex(await handedOver(file.fd, 2), /more than one socket/)
+  await file.close()
+  const network = createServer().listen(0, '127.0.0.1')
+  await once(network, 'listening')
+  const { fd } = (network as unknown as { _handle: { fd: number } })._handle
+  t.regex(await handedOver(fd), /no unix socket: a network could read it/)
+  network.close()
 })
 
 test('--run ends with the command, and with its status', async (t) => {

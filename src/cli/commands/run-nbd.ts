@@ -138,14 +138,30 @@ async function serveSocket(
 }
 
 async function serveHandedOver(server: NbdServer, stopped: Promise<NodeJS.Signals>): Promise<void> {
-  server.listener.listen({ fd: FIRST_LISTENING_FD })
   try {
-    await once(server.listener, 'listening')
+    await listenToHandedOver(server)
     await sayReady()
     await stopped
   } finally {
     server.listener.close()
   }
+}
+
+/** @throws UsageError where it is not one unix socket that listens: nobody else may read the volume */
+async function listenToHandedOver({ listener }: NbdServer): Promise<void> {
+  const remedy = 'have a socket unit open one: ListenStream= with a path, and Accept=no'
+  if (process.env['LISTEN_FDS'] !== '1') throw new UsageError('more than one socket was handed over', remedy)
+  const listening = once(listener, 'listening').catch(() => {
+    throw new UsageError('what was handed over as descriptor 3 is no socket that listens', remedy)
+  })
+  listener.listen({ fd: FIRST_LISTENING_FD })
+  // Before anybody is let in.
+  const address = listener.address()
+  if (address !== null && typeof address !== 'string') {
+    listening.catch(() => undefined)
+    throw new UsageError('what was handed over as descriptor 3 is no unix socket: a network could read it', remedy)
+  }
+  await listening
 }
 
 /** Ends with the command's status: 128 and its number for a signal, as in a shell. */
