@@ -116,7 +116,7 @@ const askForReports = [
   'src/devicemapper/tools/cross-check.ts',
   'src/devicemapper/tools/tool-answer.ts',
   'src/grpc/stream-rules.ts',
-  'src/agent/lvm/snapshot-links.ts'
+  'src/agent/lvm/metadata-text.ts'
 ]
 
 test('only a defect of ours is to be reported to us', (t) => {

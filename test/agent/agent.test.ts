@@ -23,6 +23,7 @@ import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError, type ErrorCode, type StatusName } from '../../src/errors.ts'
 import { connect, type CallOptions, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { command, nodeFlags } from '../cli/run-command.ts'
+import { scriptedTools } from '../support/tool-commands.ts'
 import { testFolder } from '../support/test-folder.ts'
 import { type Extent, KIB_64, type SamplePool, writeBigPool, writeSamplePool } from './sample-pool.ts'
 
@@ -394,15 +395,20 @@ test('SIGTERM does not wait for ever: what has not ended in time is told so, and
 
 test('asked to stop while it starts, it does so once it has started, and ends 0', async (t) => {
   const config = join(folder, 'slow.json')
-  await promisify(execFile)('mkfifo', [config])
+  const gate = join(folder, 'gate')
+  await promisify(execFile)('mkfifo', [gate])
+  // It asks its tools for their versions; one of them waits.
+  const toolCommand = await scriptedTools(folder, { thin_delta: `cat '${gate}'`, thin_dump: 'echo 0.9.0' })
+  const listen = [`unix://${join(folder, 'slow.sock')}`]
+  await writeFile(config, JSON.stringify({ engine: 'both', toolCommand, listen }))
   const args = [...nodeFlags, command, 'agent', '--config', config, '--recorded', `sample=${(await sample).folder}`]
   const child = spawn(process.execPath, args, { stdio: 'ignore' })
   t.teardown(() => child.kill('SIGKILL'))
   const exit = once(child, 'exit')
-  // It can be opened once the agent has opened it.
-  const file = await open(config, 'w')
+  // It can be opened once the tool has opened it.
+  const file = await open(gate, 'w')
   child.kill('SIGTERM')
-  await file.writeFile(JSON.stringify({ listen: [`unix://${join(folder, 'slow.sock')}`] }))
+  await file.writeFile('0.9.0\n')
   await file.close()
   t.deepEqual(await exit, [0, null])
 })

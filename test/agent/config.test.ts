@@ -293,7 +293,7 @@ test('a file that cannot be read is said', async (t) => {
   await refused(t, { configFile: missing }, /ENOENT/, new RegExp(missing))
   const directory = join(folder, 'directory.yaml')
   await mkdir(directory)
-  await refused(t, { configFile: directory }, /EISDIR/)
+  await refused(t, { configFile: directory }, /is no file \(but a folder\)/)
 })
 
 test('options on the command line are held to the same rules', async (t) => {
