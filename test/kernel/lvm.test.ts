@@ -347,6 +347,11 @@ test('external origins', async (t) => {
   lvm('lvremove', ...left.map((name) => `${group}/${name}`))
 })
 
+/** The command that activates a volume leaves the end of its merge to a process in the background. */
+async function mergeIsOver(snapshot: string): Promise<void> {
+  while (lvm('lvs', '--noheadings', '--options', 'lv_name', group).split(/\s+/).includes(snapshot)) await sleep(100)
+}
+
 test('a merge: until it is done the snapshot is refused, then its device is the volume', async (t) => {
   const [data, tuesday] = [await find('data'), await find('tuesday')]
   const open = openSync('/dev/my-vg/data', 'r')
@@ -358,6 +363,7 @@ test('a merge: until it is done the snapshot is refused, then its device is the 
   closeSync(open)
   lvm('lvchange', '--activate', 'n', `${group}/data`)
   lvm('lvchange', '--activate', 'y', `${group}/data`)
+  await mergeIsOver('tuesday')
 
   const merged = await find('data')
   t.like(merged, { identity: data.identity, thinId: tuesday.thinId, transactionId: tuesday.transactionId })
@@ -386,6 +392,7 @@ test('a merge leaves the volume with a device of another size: it is refused unt
     for (const active of ['n', 'y']) lvm('lvchange', '--activate', active, `${group}/shrunk`)
   }
   activate()
+  await mergeIsOver('shrunk-monday')
   // Otherwise LVM has learned better, and there is nothing to refuse.
   t.is(run('blockdev', ['--getsize64', `/dev/${group}/shrunk`]).trim(), String(10 * mebibyte))
   const error = await failure(allocated(`${group}/shrunk`))
