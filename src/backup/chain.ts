@@ -11,6 +11,7 @@
  * just lacks its last rename.
  */
 import { createHash, randomUUID } from 'node:crypto'
+import type { Stats } from 'node:fs'
 import {
   type FileHandle,
   mkdir,
@@ -352,7 +353,8 @@ async function locked(folder: string, access: Access): Promise<FileHandle | unde
 
 /** Opening a FIFO would wait for ever. What is not there is no matter here. @throws DM_CHAIN_INVALID */
 async function checkOrdinary(path: string): Promise<void> {
-  if (!(await exists(path)) || (await stat(path)).isFile()) return
+  const status = await statusOf(path)
+  if (status?.isFile() ?? true) return
   throw new DeltamapperError(
     'DM_CHAIN_INVALID',
     `${path} is no file`,
@@ -369,11 +371,13 @@ function inUse(folder: string): DeltamapperError {
 }
 
 async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return false
-      throw error
-    }
-  )
+  return (await statusOf(path)) !== undefined
+}
+
+/** Undefined where there is nothing. */
+async function statusOf(path: string): Promise<Stats | undefined> {
+  return stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined
+    throw error
+  })
 }
