@@ -16,8 +16,8 @@ export interface Segment {
   /** Of a striped one: sectors of a stripe, 0 where there is only one, and where each begins. */
   readonly stripeSectors: number
   readonly stripes: readonly Place[]
-  /** Of a thin one: the id of its pool's volume, and its number in there. */
-  readonly thin: { readonly pool: string; readonly deviceId: number } | undefined
+  /** Of a thin one: the id of its pool's volume, its number in there, and the id of what shows through, if anything. */
+  readonly thin: { readonly pool: string; readonly deviceId: number; readonly externalOrigin?: string } | undefined
 }
 
 /** On a disk or in another volume, by LVM's id. */
@@ -65,6 +65,9 @@ function placesOf(group: Section, list: Value | undefined, extent: number): Plac
 
 function thinOf(group: Section, segment: Section): Segment['thin'] {
   const name = textOf(segment['thin_pool'], 'the pool of a thin volume')
-  const pool = sectionOf(sectionOf(group, 'logical_volumes'), name)
-  return { pool: textOf(pool['id'], `the id of ${name}`), deviceId: numberOf(segment['device_id']) }
+  const volumes = sectionOf(group, 'logical_volumes')
+  const idOf = (each: string) => textOf(sectionOf(volumes, each)['id'], `the id of ${each}`)
+  const thin = { pool: idOf(name), deviceId: numberOf(segment['device_id']) }
+  const external = segment['external_origin']
+  return external === undefined ? thin : { ...thin, externalOrigin: idOf(textOf(external, 'an external origin')) }
 }
