@@ -417,8 +417,9 @@ function checkTimes({ handle, link: { linkedAt, createdAt } }: ClassicSnapshot):
  */
 function steady(snapshot: FoundSnapshot): unknown {
   if (snapshot.kind !== 'classic') return snapshot
-  const { link, tables: _, unlike: __, sequenceNumber: ___, readOnly: ____, ...rest } = snapshot as ClassicSnapshot
-  return { ...rest, link: { ...link, place: 0 } }
+  const { link } = snapshot as ClassicSnapshot
+  const varying = { tables: undefined, unlike: undefined, sequenceNumber: undefined, readOnly: undefined }
+  return { ...snapshot, ...varying, link: { ...link, place: 0 } }
 }
 
 /** A read-only one that somebody may write into all the same is not. @throws what device-mapper calls throw */

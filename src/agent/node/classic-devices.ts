@@ -298,7 +298,7 @@ async function refuseBeside(
 /** In a UUID by LVM: `LVM-` and the id of the group. The volume's follows, and what the device is to it. */
 const LVM_GROUP_LENGTH = 4 + 32
 
-/** Of a device of device-mapper, which the kernel names after it (alloc_dev in drivers/md/dm.c); undefined of others. */
+/** Of device-mapper's devices, which the kernel names after it (alloc_dev in drivers/md/dm.c); undefined of others. */
 function minorOf(name: string): number | undefined {
   const [, minor] = /^dm-(\d+)$/.exec(name) ?? []
   return minor === undefined ? undefined : Number(minor)
