@@ -175,7 +175,7 @@ export const scenesBelow: Scenes = {
     write(device, 700)
     snapshot('short', 'h2')
     await inStep(() => serve('h1'))
-    for (const name of ['h1', 'h2']) {
+    for (const name of ['h2', 'h1']) {
       const own = `${group}-${name}`
       const table = tableOf(own)
       reloadDevice(own, table.replace(/^0 8192 /, '0 4096 '))
