@@ -5,9 +5,9 @@
  *     LVM     segment  0 … 8192  striped  on disk X at sector 2048
  *     kernel  0 8192 linear 8:16 2048
  *
- * Linear and striped segments are held against it place by place, thin ones by pool and number. Of the others (raid,
- * cache, VDO) LVM's words are not the kernel's: the target has to be that of the type, and whatever it stands on of the
- * group.
+ * Linear and striped segments are held against it place by place, and those of VDO, which are linear to the kernel; thin
+ * ones by pool and number. Of the others (raid, mirror, cache) LVM's words are not the kernel's: the target has to be
+ * that of the type, and whatever it stands on of the group.
  */
 import type { DeviceMapper, TableRow } from '../../../native/device-mapper.ts'
 import { GroupDisks, type KnownDisks } from './group-disks.ts'
@@ -21,9 +21,9 @@ export interface GroupParts extends KnownDisks {
 
 /**
  * Types of segments that stand on other volumes, and in them the name of the kernel's target (`add_target_line` of
- * LVM's lib/raid, lib/mirror, lib/cache_segtype, lib/writecache, lib/vdo, lib/integrity).
+ * LVM's lib/raid, lib/mirror, lib/cache_segtype, lib/writecache, lib/integrity).
  */
-const standingOnParts = /^(raid(?=\d)|(?:mirror|cache|writecache|vdo|integrity)$)/
+const standingOnParts = /^(raid(?=\d)|(?:mirror|cache|writecache|integrity)$)/
 /** Types that stand on nothing (lib/zero, lib/error); their target has the same name. */
 const standingOnNothing: readonly string[] = ['zero', 'error']
 
@@ -61,16 +61,7 @@ class Parts {
 
   async matches({ targetType, params }: TableRow, { type, stripes, stripeSectors, thin }: Segment): Promise<boolean> {
     const words = params.trim().split(/\s+/).filter(Boolean)
-    if (type === 'striped') {
-      const head = stripes.length === 1 ? [] : [stripes.length, stripeSectors].map(String)
-      if (targetType !== (stripes.length === 1 ? 'linear' : 'striped')) return false
-      if (words.length !== head.length + 2 * stripes.length || head.some((word, i) => words[i] !== word)) return false
-      const places = words.slice(head.length)
-      for (const [i, place] of stripes.entries()) {
-        if (!(await this.#isAt(place, places[2 * i], places[2 * i + 1]))) return false
-      }
-      return true
-    }
+    if (stripes.length > 0) return this.#areAt(targetType, words, { stripes, stripeSectors })
     if (thin) {
       const { pool, deviceId, externalOrigin } = thin
       if (targetType !== 'thin' || words[1] !== String(deviceId)) return false
@@ -82,6 +73,24 @@ class Parts {
     const devices = words.filter((word) => /^\d+:\d+$/.test(word))
     for (const device of devices) if (!(await this.#isOfGroup(device))) return false
     return devices.length > 0
+  }
+
+  /** One place is a linear target, or a striped one with a single stripe (`use_linear_target` in lvm.conf). */
+  async #areAt(
+    targetType: string,
+    words: readonly string[],
+    { stripes, stripeSectors }: Pick<Segment, 'stripes' | 'stripeSectors'>
+  ): Promise<boolean> {
+    const head = targetType === 'linear' ? [] : words.slice(0, 2)
+    if (targetType === 'linear' ? stripes.length > 1 : targetType !== 'striped') return false
+    if (head.length > 0 && head[0] !== String(stripes.length)) return false
+    if (stripes.length > 1 && head[1] !== String(stripeSectors)) return false
+    const places = words.slice(head.length)
+    if (places.length !== 2 * stripes.length) return false
+    for (const [i, place] of stripes.entries()) {
+      if (!(await this.#isAt(place, places[2 * i], places[2 * i + 1]))) return false
+    }
+    return true
   }
 
   /** Where LVM misses the disk, it has made an error target in its place, or left the device that the disk was. */

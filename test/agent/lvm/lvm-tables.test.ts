@@ -71,6 +71,33 @@ thin_pool = "pool"
 device_id = 7
 }
 }
+deduplicated {
+segment1 {
+start_extent = 0
+extent_count = 4
+type = "vdo"
+vdo_pool = "vdopool"
+vdo_offset = 2
+}
+}
+vdopool {
+id = "VVVVVV-VVVV"
+segment1 {
+type = "vdo-pool"
+header_size = 1024
+}
+}
+leg {
+segment1 {
+start_extent = 0
+extent_count = 4
+type = "mirror"
+mirror_count = 1
+mirrors = [
+"below", 1
+]
+}
+}
 overlaid {
 segment1 {
 start_extent = 0
@@ -120,7 +147,8 @@ const uuids: Readonly<Record<number, string>> = {
   3: 'LVM-GGGGGGGGGGRRRRRRRRRR',
   4: 'CRYPT-other',
   5: 'LVM-GGGGGGGGGGBBBBBBBBBB-real',
-  6: 'LVM-GGGGGGGGGGSSSSSSSSSS-missing_1_0'
+  6: 'LVM-GGGGGGGGGGSSSSSSSSSS-missing_1_0',
+  7: 'LVM-GGGGGGGGGGVVVVVVVVVV-vpool'
 }
 const deviceMapper = {
   info: async (device: unknown) => ({ uuid: uuids[(device as { minor: number }).minor] }) as never
@@ -163,6 +191,9 @@ test('a table as LVM makes it: thin, raid, mirror, cache, and what stands on not
   t.true(await isLike('cache', '0 32 cache 253:3 253:3 253:3 128 1 writethrough smq 0'))
   t.true(await isLike('writecache', '0 32 writecache s 253:3 253:3 4096 0'))
   t.true(await isLike('nothing', '0 32 zero '))
+  t.true(await isLike('deduplicated', '0 32 linear 253:7 1040'))
+  t.true(await isLike('deduplicated', '0 32 striped 1 8 253:7 1040'))
+  t.true(await isLike('leg', '0 32 linear 253:5 8'))
 })
 
 const first = known.slice(0, 1)
@@ -212,6 +243,11 @@ for (const [what, volume, table] of [
   ['a mirror as raid', 'mirror', '0 32 raid raid1 1 0 2 253:3 253:3'],
   ['a cache that is taken away', 'cache', '0 32 linear 253:3 0'],
   ['a volume of zeros that is one', 'nothing', '0 32 linear 253:3 0'],
+  ['another place in a VDO pool', 'deduplicated', '0 32 linear 253:7 1024'],
+  ['a VDO volume on its own', 'deduplicated', '0 32 vdo V4 253:7'],
+  ['two stripes for one', 'deduplicated', '0 32 striped 2 8 253:7 1040 253:7 1040'],
+  ['stripes of nothing', 'deduplicated', '0 32 striped '],
+  ['a mirror of one leg on another volume', 'leg', '0 32 linear 253:3 8'],
   ['a type that LVM does not have yet', 'unknown', '0 32 linear 253:3 0']
 ] as const) {
   test(`a table that is unlike: ${what}`, async (t) => {
