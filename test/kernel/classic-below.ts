@@ -170,16 +170,16 @@ export const scenesBelow: Scenes = {
 
   async "a snapshot's own table is made shorter"(t, inStep) {
     const device = volume('short')
-    snapshot('short', 'h1')
+    snapshot('short', 'j1')
     write(device, 10)
     write(device, 700)
-    snapshot('short', 'h2')
-    await inStep(() => serve('h1'))
-    for (const name of ['h2', 'h1']) {
+    snapshot('short', 'j2')
+    await inStep(() => serve('j1'))
+    for (const name of ['j2', 'j1']) {
       const own = `${group}-${name}`
       const table = tableOf(own)
       reloadDevice(own, table.replace(/^0 8192 /, '0 4096 '))
-      t.is(await inStep(() => refusal('h1', 'h2')), 'DM_COW_DETACHED', name)
+      t.is(await inStep(() => refusal('j1', 'j2')), 'DM_COW_DETACHED', name)
       reloadDevice(own, table)
     }
   }

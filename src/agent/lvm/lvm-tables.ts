@@ -5,9 +5,9 @@
  *     LVM     segment  0 … 8192  striped  on disk X at sector 2048
  *     kernel  0 8192 linear 8:16 2048
  *
- * Linear and striped segments are held against it place by place, and those of VDO, which are linear to the kernel; thin
- * ones by pool and number. Of the others (raid, mirror, cache) LVM's words are not the kernel's: the target has to be
- * that of the type, and whatever it stands on of the group.
+ * Linear and striped segments are held against it place by place, and those of VDO, which are linear to the kernel;
+ * thin ones by pool and number. Of the others (raid, mirror, cache) LVM's words are not the kernel's: the target has to
+ * be that of the type, and whatever it stands on of the group.
  */
 import type { DeviceMapper, TableRow } from '../../../native/device-mapper.ts'
 import { GroupDisks, type KnownDisks } from './group-disks.ts'

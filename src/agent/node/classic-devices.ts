@@ -266,9 +266,12 @@ async function refuseOthers(
       const minor = minorOf(name)
       if (minor === origin.minor) return undefined
       if (minor === undefined) return { rows: [] }
-      const info = await deviceMapper.info({ major, minor })
+      const [info, rows] = await Promise.all([
+        deviceMapper.info({ major, minor }),
+        tableAt(deviceMapper, { major, minor })
+      ])
       // (One that is just being made, or was just removed, passes nothing on.)
-      return info?.hasLiveTable ? { info, rows: await liveTable(deviceMapper, info) } : undefined
+      return info?.hasLiveTable ? { info, rows } : undefined
     })
   )
   for (const [i, each] of found.entries()) {
@@ -279,6 +282,14 @@ async function refuseOthers(
     const name = info?.name ?? names[i]
     throw detached(handle, `${name} stands on its origin beside it, so that writes can be missing from its store`)
   }
+}
+
+/** Empty where the device is gone. */
+async function tableAt(deviceMapper: ClassicPort, device: DeviceNumber): Promise<readonly TableRow[]> {
+  return deviceMapper.table(device).catch((error: unknown) => {
+    if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
+    throw error
+  })
 }
 
 /** Nothing but its snapshot may stand on a store: what somebody else puts there, the kernel does not know. */
