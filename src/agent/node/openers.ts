@@ -5,8 +5,8 @@
  *     open count (DM_DEV_STATUS) = holders (sysfs) + processes, mounts, loop devices, targets of other subsystems
  *
  * So what the count has beyond the holders has to be explained by somebody who only reads: this process, another one
- * whose descriptor is for reading, a file system that is read-only. udev and LVM open devices for a moment, so that it
- * is looked several times before somebody else is in it.
+ * whose descriptor is for reading, a file system or a loop device that is read-only. udev and LVM open devices for a
+ * moment, so that several looks are taken before somebody counts as a writer.
  */
 import { fstatSync, readdirSync } from 'node:fs'
 import { readdir, readFile, readlink, stat } from 'node:fs/promises'
@@ -44,14 +44,12 @@ export async function writersOf(
     const own = openHere(device, places)
     if (beyond <= own) return undefined
     const others = await processesWith(device, places)
-    const mounted = await mountOf(device, places)
-    const readers = own + others.readers + (mounted?.readOnly === true ? 1 : 0)
-    if (beyond <= readers) return undefined
-    if (look === MOST_LOOKS) {
-      const found = [...others.writers, ...(mounted?.readOnly === false ? [`the file system at ${mounted.at}`] : [])]
-      found.push(...(await loopsOn(device, places)))
-      return found.length > 0 ? found.join(', ') : `something that cannot be seen from here (${openTimes(info)})`
-    }
+    const [mounted, loops] = await Promise.all([mountOf(device, places), loopsOn(device, places)])
+    const kernels = [...loops, ...(mounted ? [mounted] : [])]
+    const writers = [...others.writers, ...kernels.filter(({ readOnly }) => !readOnly).map(({ path }) => path)]
+    const readers = own + others.readers + kernels.filter(({ readOnly }) => readOnly).length
+    if (writers.length === 0 && beyond <= readers) return undefined
+    if (look === MOST_LOOKS) return writers.join(', ') || `something that cannot be seen from here (${openTimes(info)})`
     await sleep(LOOK_MS)
   }
 }
@@ -144,25 +142,29 @@ async function processNamed(folder: string): Promise<{ name: string; session: st
 async function mountOf(
   { major, minor }: DeviceNumber,
   { proc }: OpenerPlaces
-): Promise<{ at: string; readOnly: boolean } | undefined> {
+): Promise<{ path: string; readOnly: boolean } | undefined> {
   const text = await readFile(`${proc}/1/mountinfo`, 'utf8').catch(() => readFile(`${proc}/self/mountinfo`, 'utf8'))
   const found = text.split('\n').flatMap((line) => {
     const [left = '', right = ''] = line.split(' - ')
-    const [, , number, , at = ''] = left.split(' ')
+    const [, , number, , path = ''] = left.split(' ')
     // Of the file system, not of the mount: proc_pid_mountinfo(5).
     const options = right.split(' ').at(-1)?.split(',')
-    return number === `${major}:${minor}` ? [{ at, readOnly: options?.includes('ro') ?? false }] : []
+    return number === `${major}:${minor}` ? [{ path, readOnly: options?.includes('ro') ?? false }] : []
   })
   return found.find(({ readOnly }) => !readOnly) ?? found.at(0)
 }
 
-async function loopsOn(device: DeviceNumber, { sysfs }: OpenerPlaces): Promise<string[]> {
+/** Loop devices on it. (Kubernetes has one on each block volume that is in a pod, to keep it open.) */
+async function loopsOn(device: DeviceNumber, { sysfs }: OpenerPlaces): Promise<{ path: string; readOnly: boolean }[]> {
   const names = (await readdir(`${sysfs}/block`)).filter((name) => name.startsWith('loop'))
   const found = await Promise.all(
     names.map(async (name) => {
-      const file = await readFile(`${sysfs}/block/${name}/loop/backing_file`, 'utf8').catch(() => '')
+      const folder = `${sysfs}/block/${name}`
+      const file = await readFile(`${folder}/loop/backing_file`, 'utf8').catch(() => '')
       const facts = file === '' ? undefined : await stat(file.trim()).catch(() => undefined)
-      return facts !== undefined && isDevice(facts, device) ? [`/dev/${name}`] : []
+      if (facts === undefined || !isDevice(facts, device)) return []
+      const readOnly = await readFile(`${folder}/ro`, 'utf8').catch(() => '')
+      return [{ path: `/dev/${name}`, readOnly: readOnly.trim() === '1' }]
     })
   )
   return found.flat()
