@@ -25,17 +25,23 @@ export interface OpenerPlaces {
   readonly sysfs: string
 }
 
+const HERE: OpenerPlaces = { proc: '/proc', sysfs: '/sys' }
+
 type Port = Pick<DeviceMapper, 'info'>
 
-/**
- * @param seen what the first look is taken at; further ones are at device-mapper as it is then
- * @returns who might write, in words; undefined where nobody might
- * @throws what device-mapper calls throw
- */
+export interface OpenerOptions {
+  /** What the first look is taken at; further ones are at device-mapper as it is then. */
+  readonly seen?: Port
+  readonly places?: OpenerPlaces
+  /** Between looks, in milliseconds; 100 by default. */
+  readonly pauseMs?: number
+}
+
+/** @returns who might write, in words; undefined where nobody might @throws what device-mapper calls throw */
 export async function writersOf(
   deviceMapper: Port,
   device: DeviceNumber,
-  { seen = deviceMapper, places = { proc: '/proc', sysfs: '/sys' } }: { seen?: Port; places?: OpenerPlaces } = {}
+  { seen = deviceMapper, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
 ): Promise<string | undefined> {
   for (let look = 1; ; look++) {
     const info = await (look === 1 ? seen : deviceMapper).info(device)
@@ -50,14 +56,14 @@ export async function writersOf(
     const readers = own + others.readers + kernels.filter(({ readOnly }) => readOnly).length
     if (writers.length === 0 && beyond <= readers) return undefined
     if (look === MOST_LOOKS) return writers.join(', ') || `something that cannot be seen from here (${openTimes(info)})`
-    await sleep(LOOK_MS)
+    await sleep(pauseMs)
   }
 }
 
 /** The devices that stand on one, as the kernel calls them; none on one that is gone. @throws DM_READ_FAILED */
 export async function holdersOf(
   { major, minor }: DeviceNumber,
-  { sysfs }: Pick<OpenerPlaces, 'sysfs'> = { sysfs: '/sys' }
+  { sysfs }: Pick<OpenerPlaces, 'sysfs'> = HERE
 ): Promise<string[]> {
   const blockDevices = `${sysfs}/dev/block`
   const found = await readdir(`${blockDevices}/${major}:${minor}/holders`).catch(() => undefined)
