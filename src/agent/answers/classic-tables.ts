@@ -16,7 +16,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { detached, type TablesBelow } from '../node/classic-devices.ts'
 import { changedMeanwhile } from './second-look.ts'
 
-/** So often tables are looked at before they count as unlike, and with what pause, in milliseconds. */
+/** So often tables are looked at while LVM is at work on them, and with what pause, in milliseconds. */
 const TABLE_LOOKS = 3
 const TABLE_LOOK_MS = 1000
 
@@ -65,7 +65,7 @@ export async function rightBelow<Looked extends LookedBelow>(
   for (let look = 1; ; look++) {
     const wrong = snapshots.find(({ unlike }) => unlike.length > 0)
     if (!wrong) return snapshots
-    if (look === TABLE_LOOKS) throw notLvms(wrong)
+    if (look === TABLE_LOOKS) throw isLeaving(wrong) ? changedMeanwhile(wrong.handle) : notLvms(wrong)
     onUnlike?.(wrong)
     await sleep(pauseMs)
     const now = await again()
@@ -76,11 +76,13 @@ export async function rightBelow<Looked extends LookedBelow>(
 
 /** Whether tables that were unlike are LVM's, by what they have become. */
 function checkStep(before: LookedBelow, now: LookedBelow, good: LookedBelow | undefined): void {
-  for (const { below, isLeaving } of before.unlike) {
+  const isSameState = before.sequenceNumber === now.sequenceNumber && isDeepStrictEqual(before.tables, now.tables)
+  if (isSameState && !isLeaving(now)) throw notLvms(now)
+  for (const { below, isLeaving: isOnItsWay } of before.unlike) {
     const was = before.tables[below]
     if (isDeepStrictEqual(was, now.tables[below]) || isDeepStrictEqual(was, good?.tables[below])) continue
-    if (isLeaving && !good) continue
-    const isOfLvm = isLeaving || now.sequenceNumber !== (good ?? before).sequenceNumber
+    if (isOnItsWay && !good) continue
+    const isOfLvm = isOnItsWay || now.sequenceNumber !== (good ?? before).sequenceNumber
     throw isOfLvm ? changedMeanwhile(before.handle) : notLvms(before)
   }
 }
@@ -93,6 +95,11 @@ function checkSeen(seen: TablesBelow, now: LookedBelow, good: LookedBelow | unde
     if (now.sequenceNumber !== good?.sequenceNumber) throw changedMeanwhile(now.handle)
     throw detached(now.handle, "what lies below it had another table for a moment, which is none of LVM's")
   }
+}
+
+/** All that is unlike. */
+function isLeaving({ unlike }: Pick<LookedBelow, 'unlike'>): boolean {
+  return unlike.every((each) => each.isLeaving)
 }
 
 function notLvms(snapshot: LookedBelow): Error {
