@@ -125,7 +125,9 @@ export const scenesBelow: Scenes = {
     // Who reads does no harm, wherever it is: contents are compared.
     const both = ['o1', 'o2'].map((name) => `/dev/${group}/${name}`)
     const readers = [real, store, ...both].map((path) => openSync(path, 'r'))
+    // (As Kubernetes does with block volumes; it could write if the snapshot were not read-only.)
     run('losetup', ['/dev/loop5', both[0]])
+    t.throws(() => write('/dev/loop5', 10))
     t.deepEqual(await inStep(() => delta('o1', 'o2')), [changed])
     run('losetup', ['--detach', '/dev/loop5'])
     for (const reader of readers) closeSync(reader)

@@ -242,14 +242,15 @@ export async function refuseWriters(
 }
 
 /**
- * Whether somebody might write into the snapshot itself who has it open since it was writable, or whose device stands
- * on it. (Opened for writing later, a read-only device takes no writes of processes.)
+ * Whether somebody might write into a read-only snapshot all the same: a device that stands on it, or who has had it
+ * open since it was writable (a file system, a process that has mapped it).
  */
 export async function isOpenToWriters(
   deviceMapper: ClassicPort,
   { snapshot }: Pick<ClassicDevices, 'snapshot'>
 ): Promise<boolean> {
-  return (await holdersOf(snapshot)).length > 0 || (await writersOf(deviceMapper, snapshot)) !== undefined
+  if ((await holdersOf(snapshot)).length > 0) return true
+  return (await writersOf(deviceMapper, snapshot, { isReadOnly: true })) !== undefined
 }
 
 /** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot of it by LVM. */

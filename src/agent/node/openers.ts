@@ -32,6 +32,8 @@ type Port = Pick<DeviceMapper, 'info'>
 export interface OpenerOptions {
   /** What the first look is taken at; further ones are at device-mapper as it is then. */
   readonly seen?: Port
+  /** To the kernel, which then refuses what a loop device writes (blkdev_write_iter in block/fops.c). */
+  readonly isReadOnly?: boolean
   readonly places?: OpenerPlaces
   /** Between looks, in milliseconds; 100 by default. */
   readonly pauseMs?: number
@@ -41,7 +43,7 @@ export interface OpenerOptions {
 export async function writersOf(
   deviceMapper: Port,
   device: DeviceNumber,
-  { seen = deviceMapper, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
+  { seen = deviceMapper, isReadOnly = false, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
 ): Promise<string | undefined> {
   for (let look = 1; ; look++) {
     const info = await (look === 1 ? seen : deviceMapper).info(device)
@@ -51,7 +53,10 @@ export async function writersOf(
     if (beyond <= own) return undefined
     const others = await processesWith(device, places)
     const [mounted, loops] = await Promise.all([mountOf(device, places), loopsOn(device, places)])
-    const kernels = [...loops, ...(mounted ? [mounted] : [])]
+    const kernels = [
+      ...loops.map((loop) => ({ ...loop, readOnly: isReadOnly || loop.readOnly })),
+      ...(mounted ? [mounted] : [])
+    ]
     const writers = [...others.writers, ...kernels.filter(({ readOnly }) => !readOnly).map(({ path }) => path)]
     const readers = own + others.readers + kernels.filter(({ readOnly }) => readOnly).length
     if (writers.length === 0 && beyond <= readers) return undefined

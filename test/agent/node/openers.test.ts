@@ -52,9 +52,9 @@ function places({ holders = [], descriptors = [], mounts = '', loops = {} }: Des
   return { proc, sysfs }
 }
 
-async function writers(described: Described): Promise<string | undefined> {
+async function writers(described: Described, isReadOnly = false): Promise<string | undefined> {
   const info = async () => ({ name: 'vg-o-real', openCount: described.open }) as never
-  return writersOf({ info }, device, { places: places(described), pauseMs: 0 })
+  return writersOf({ info }, device, { isReadOnly, places: places(described), pauseMs: 0 })
 }
 
 const READS = '0140000'
@@ -73,6 +73,11 @@ withDevice('who may write is named', async (t) => {
   t.is(await writers({ open: 1, mounts: `30 1 ${number} / /mnt ro - ext4 /dev/x rw` }), '/mnt')
   const both = [`7 7 5 ${READS}`, `8 8 5 ${WRITES}`]
   t.is(await writers({ open: 2, descriptors: both, loops: { loop1: '0' } }), 'process 8 (a (program)), /dev/loop1')
+})
+
+withDevice('a loop device on what is read-only cannot write', async (t) => {
+  t.is(await writers({ open: 1, loops: { loop1: '0' } }, true), undefined)
+  t.is(await writers({ open: 1, descriptors: [`7 7 5 ${WRITES}`] }, true), 'process 7 (a (program))')
 })
 
 withDevice('what nobody explains is a writer', async (t) => {
