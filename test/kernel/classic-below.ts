@@ -117,6 +117,8 @@ export const scenesBelow: Scenes = {
       return `${code} ${message}`
     }
     run('losetup', ['/dev/loop5', real])
+    // What stands on the loop device by then goes on writing.
+    run('blockdev', ['--setro', '/dev/loop5'])
     t.regex(await inStep(refused), /^DM_COW_DETACHED .* its untouched origin may be written to by \/dev\/loop5;/)
     run('losetup', ['--detach', '/dev/loop5'])
     const writer = openSync(store, 'r+')

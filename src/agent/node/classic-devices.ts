@@ -225,17 +225,15 @@ const larger =
  * Whether somebody might write to what lies below a snapshot: to the untouched origin, beside the origin; or to the
  * store, whose list the kernel has in memory.
  *
- * @param seen what the first look is taken at
  * @throws DM_COW_DETACHED; what device-mapper calls throw
  */
 export async function refuseWriters(
   deviceMapper: ClassicPort,
   { handle }: Pick<ClassicReference, 'handle'>,
-  { originDevice, storeDevice }: Pick<ClassicDevices, 'originDevice' | 'storeDevice'>,
-  seen: ClassicPort = deviceMapper
+  { originDevice, storeDevice }: Pick<ClassicDevices, 'originDevice' | 'storeDevice'>
 ): Promise<void> {
   const [ofOrigin, ofStore] = await Promise.all(
-    [originDevice, storeDevice].map((device) => writersOf(deviceMapper, device, { seen }))
+    [originDevice, storeDevice].map((device) => writersOf(deviceMapper, device))
   )
   if (ofOrigin !== undefined) throw detached(handle, `its untouched origin may be written to by ${ofOrigin}`)
   if (ofStore !== undefined) throw detached(handle, `its store may be written to by ${ofStore}`)

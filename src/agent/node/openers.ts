@@ -5,8 +5,9 @@
  *     open count (DM_DEV_STATUS) = holders (sysfs) + processes, mounts, loop devices, targets of other subsystems
  *
  * So what the count has beyond the holders has to be explained by somebody who only reads: this process, another one
- * whose descriptor is for reading, a file system or a loop device that is read-only. udev and LVM open devices for a
- * moment, so that several looks are taken before somebody counts as a writer.
+ * whose descriptor is for reading, a file system that is read-only. A loop device counts as a writer: it can be set
+ * read-only (`blockdev --setro`) after something that stands on it was opened, which goes on writing. udev and LVM open
+ * devices for a moment, so that several looks are taken before somebody counts as a writer.
  */
 import { fstatSync, readdirSync } from 'node:fs'
 import { readdir, readFile, readlink, stat } from 'node:fs/promises'
@@ -30,8 +31,6 @@ const HERE: OpenerPlaces = { proc: '/proc', sysfs: '/sys' }
 type Port = Pick<DeviceMapper, 'info'>
 
 export interface OpenerOptions {
-  /** What the first look is taken at; further ones are at device-mapper as it is then. */
-  readonly seen?: Port
   /** To the kernel, which then refuses what a loop device writes (blkdev_write_iter in block/fops.c). */
   readonly isReadOnly?: boolean
   readonly places?: OpenerPlaces
@@ -43,26 +42,52 @@ export interface OpenerOptions {
 export async function writersOf(
   deviceMapper: Port,
   device: DeviceNumber,
-  { seen = deviceMapper, isReadOnly = false, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
+  { isReadOnly = false, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
 ): Promise<string | undefined> {
+  // Whoever comes or goes while it is counted explains nothing: only those do that are there before and after.
   for (let look = 1; ; look++) {
-    const info = await (look === 1 ? seen : deviceMapper).info(device)
-    const beyond = (info?.openCount ?? 0) - (await holdersOf(device, places)).length
+    const few = await counted(deviceMapper, device, places, async () => nobody)
+    if (few.beyond <= 0) return undefined
+    const { beyond, info, others } = await counted(deviceMapper, device, places, () => processesWith(device, places))
     if (beyond <= 0) return undefined
-    const own = openHere(device, places)
-    if (beyond <= own) return undefined
-    const others = await processesWith(device, places)
     const [mounted, loops] = await Promise.all([mountOf(device, places), loopsOn(device, places)])
-    const kernels = [
-      ...loops.map((loop) => ({ ...loop, readOnly: isReadOnly || loop.readOnly })),
-      ...(mounted ? [mounted] : [])
-    ]
+    const kernels = [...loops.map((path) => ({ path, readOnly: isReadOnly })), ...(mounted ? [mounted] : [])]
     const writers = [...others.writers, ...kernels.filter(({ readOnly }) => !readOnly).map(({ path }) => path)]
-    const readers = own + others.readers + kernels.filter(({ readOnly }) => readOnly).length
+    const readers = new Set(others.readers.values()).size + kernels.filter(({ readOnly }) => readOnly).length
     if (writers.length === 0 && beyond <= readers) return undefined
     if (look === MOST_LOOKS) return writers.join(', ') || `something that cannot be seen from here (${openTimes(info)})`
     await sleep(pauseMs)
   }
+}
+
+interface Counted {
+  readonly info: DeviceInfo | undefined
+  /** How often it is open beyond what stands on it, and this process. */
+  readonly beyond: number
+  readonly others: Processes
+}
+
+/** How often it is open, and who was there all the while. @param look at other processes */
+async function counted(
+  deviceMapper: Port,
+  device: DeviceNumber,
+  places: OpenerPlaces,
+  look: () => Promise<Processes>
+): Promise<Counted> {
+  const before = {
+    others: await look(),
+    holders: new Set(await holdersOf(device, places)),
+    own: openHere(device, places)
+  }
+  const info = await deviceMapper.info(device)
+  const own = openHere(device, places).intersection(before.own)
+  const holders = new Set(await holdersOf(device, places)).intersection(before.holders)
+  const { readers, writers } = await look()
+  const others = {
+    readers: new Map([...readers].filter(([descriptor]) => before.others.readers.has(descriptor))),
+    writers: writers.union(before.others.writers)
+  }
+  return { info, beyond: (info?.openCount ?? 0) - holders.size - own.size, others }
 }
 
 /** The devices that stand on one, as the kernel calls them; none on one that is gone. @throws DM_READ_FAILED */
@@ -84,29 +109,33 @@ function openTimes(info: DeviceInfo | undefined): string {
   return info ? `${info.name} is open ${info.openCount} times` : 'it is gone'
 }
 
-/** How often this process has it open, for reading. */
-function openHere(device: DeviceNumber, { proc }: OpenerPlaces): number {
-  return readdirSync(`${proc}/self/fd`).filter((descriptor) => {
-    try {
-      return isDevice(fstatSync(Number(descriptor)), device)
-    } catch {
-      // Closed meanwhile.
-      return false
-    }
-  }).length
+/** The descriptors by which this process has it open, for reading. */
+function openHere(device: DeviceNumber, { proc }: OpenerPlaces): Set<string> {
+  return new Set(
+    readdirSync(`${proc}/self/fd`).filter((descriptor) => {
+      try {
+        return isDevice(fstatSync(Number(descriptor)), device)
+      } catch {
+        // Closed meanwhile.
+        return false
+      }
+    })
+  )
 }
 
 interface Processes {
-  /** Openings for reading. */
-  readonly readers: number
+  /** Openings for reading, by the descriptors that lead to them. */
+  readonly readers: ReadonlyMap<string, string>
   /** In words. */
-  readonly writers: readonly string[]
+  readonly writers: ReadonlySet<string>
 }
+
+const nobody: Processes = { readers: new Map(), writers: new Set() }
 
 /** Other processes that have it open, as far as they can be seen from here (`hostPID`). */
 async function processesWith(device: DeviceNumber, { proc }: OpenerPlaces): Promise<Processes> {
   // A descriptor that a process has from another one is the same opening: it has the same number and position there.
-  const readers = new Set<string>()
+  const readers = new Map<string, string>()
   const writers = new Set<string>()
   for (const pid of await readdir(proc)) {
     if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue
@@ -116,16 +145,20 @@ async function processesWith(device: DeviceNumber, { proc }: OpenerPlaces): Prom
       const about = await readFile(`${folder}/fdinfo/${descriptor}`, 'utf8').catch(() => '')
       const flags = /^flags:\s*([0-7]+)$/m.exec(about)?.[1]
       if (flags === undefined) continue
+      const mode = parseInt(flags, 8)
+      // (It opens nothing, and so explains nothing.)
+      if ((mode & PATH_ONLY) !== 0) continue
       const { name, session } = await processNamed(folder)
-      if ((parseInt(flags, 8) & ACCESS_MODE) === READ_ONLY) readers.add([session, descriptor, about].join(' '))
+      if ((mode & ACCESS_MODE) === READ_ONLY)
+        readers.set(`${pid} ${descriptor}`, [session, descriptor, about].join(' '))
       else writers.add(`process ${pid} (${name})`)
     }
   }
-  return { readers: readers.size, writers: [...writers] }
+  return { readers, writers }
 }
 
-/** O_ACCMODE and O_RDONLY of open(2). */
-const [ACCESS_MODE, READ_ONLY] = [3, 0]
+/** O_ACCMODE, O_RDONLY and O_PATH of open(2). */
+const [ACCESS_MODE, READ_ONLY, PATH_ONLY] = [3, 0, 0o10000000]
 
 /** (What is no device node is left alone: looking at a file may take for ever, as on a network's file system.) */
 async function isOpenOn(descriptor: string, device: DeviceNumber): Promise<boolean> {
@@ -166,16 +199,14 @@ async function mountOf(
 }
 
 /** Loop devices on it. (Kubernetes has one on each block volume that is in a pod, to keep it open.) */
-async function loopsOn(device: DeviceNumber, { sysfs }: OpenerPlaces): Promise<{ path: string; readOnly: boolean }[]> {
+async function loopsOn(device: DeviceNumber, { sysfs }: OpenerPlaces): Promise<string[]> {
   const names = (await readdir(`${sysfs}/block`)).filter((name) => name.startsWith('loop'))
   const found = await Promise.all(
     names.map(async (name) => {
       const folder = `${sysfs}/block/${name}`
       const file = await readFile(`${folder}/loop/backing_file`, 'utf8').catch(() => '')
       const facts = file === '' ? undefined : await stat(file.trim()).catch(() => undefined)
-      if (facts === undefined || !isDevice(facts, device)) return []
-      const readOnly = await readFile(`${folder}/ro`, 'utf8').catch(() => '')
-      return [{ path: `/dev/${name}`, readOnly: readOnly.trim() === '1' }]
+      return facts !== undefined && isDevice(facts, device) ? [`/dev/${name}`] : []
     })
   )
   return found.flat()

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import test from 'ava'
@@ -64,12 +64,13 @@ withDevice('holders, and whoever only reads', async (t) => {
   t.is(await writers({ open: 2, holders: ['dm-3', 'dm-4'] }), undefined)
   t.is(await writers({ open: 3, holders: ['dm-3'], descriptors: [`7 7 5 ${READS}`, `8 8 5 ${READS}`] }), undefined)
   t.is(await writers({ open: 1, mounts: `30 1 ${number} / /mnt rw - ext4 /dev/x ro,norecovery` }), undefined)
-  t.is(await writers({ open: 1, loops: { loop1: '1' } }), undefined)
 })
 
 withDevice('who may write is named', async (t) => {
   t.is(await writers({ open: 2, holders: ['dm-3'], descriptors: [`7 7 5 ${WRITES}`] }), 'process 7 (a (program))')
   t.is(await writers({ open: 1, loops: { loop1: '0' } }), '/dev/loop1')
+  // Set read-only under something that writes.
+  t.is(await writers({ open: 1, loops: { loop1: '1' } }), '/dev/loop1')
   t.is(await writers({ open: 1, mounts: `30 1 ${number} / /mnt ro - ext4 /dev/x rw` }), '/mnt')
   const both = [`7 7 5 ${READS}`, `8 8 5 ${WRITES}`]
   t.is(await writers({ open: 2, descriptors: both, loops: { loop1: '0' } }), 'process 8 (a (program)), /dev/loop1')
@@ -86,6 +87,8 @@ withDevice('what nobody explains is a writer', async (t) => {
     /cannot be seen from here \(vg-o-real is open 2 times\)/
   )
   t.regex((await writers({ open: 2, descriptors: [`7 7 5 ${READS}`] })) ?? '', /cannot be seen/)
+  // With O_PATH, nothing is opened.
+  t.regex((await writers({ open: 1, descriptors: ['7 7 5 012000000'] })) ?? '', /cannot be seen/)
   // A process and its child have one descriptor together.
   t.regex((await writers({ open: 2, descriptors: [`7 7 5 ${READS}`, `8 7 5 ${READS}`] })) ?? '', /cannot be seen/)
 })
@@ -95,4 +98,36 @@ withDevice('who opens it for a moment is no writer, and a look ends early', asyn
   const info = async () => ({ name: 'vg-o-real', openCount: ++looks < 3 ? 1 : 0 }) as never
   t.is(await writersOf({ info }, device, { places: places({ open: 0 }), pauseMs: 0 }), undefined)
   t.is(looks, 3)
+})
+
+withDevice('who comes while it is counted explains nothing, and who goes on reading does', async (t) => {
+  const about = `${READS}\nmnt_id:\t24`
+  const reader = (at: OpenerPlaces, pid: number, position: number) => {
+    put(`${at.proc}/${pid}/fdinfo/5`, `pos:\t${position}\nflags:\t${about}\n`)
+    mkdirSync(`${at.proc}/${pid}/fd`, { recursive: true })
+    rmSync(`${at.proc}/${pid}/fd/5`, { force: true })
+    symlinkSync(node ?? '', `${at.proc}/${pid}/fd/5`)
+  }
+  const whileCounted = async (during: (at: OpenerPlaces, count: number) => number, described: Described) => {
+    const at = places(described)
+    let count = 0
+    const info = async () => ({ name: 'vg-o-real', openCount: during(at, ++count) }) as never
+    return writersOf({ info }, device, { places: at, pauseMs: 0 })
+  }
+  const processes = (at: OpenerPlaces, count: number) => {
+    rmSync(`${at.proc}/${count + 99}`, { recursive: true, force: true })
+    reader(at, count + 100, 0)
+    return 1
+  }
+  t.regex((await whileCounted(processes, { open: 1 })) ?? '', /cannot be seen/)
+  const holders = (at: OpenerPlaces, count: number) => {
+    put(`${at.sysfs}/dev/block/${number}/holders/dm-${count + 100}`, '')
+    return count
+  }
+  t.regex((await whileCounted(holders, { open: 1 })) ?? '', /cannot be seen/)
+  const onItsWay = (at: OpenerPlaces, count: number) => {
+    reader(at, 7, 4096 * count)
+    return 1
+  }
+  t.is(await whileCounted(onItsWay, { open: 1, descriptors: [`7 7 5 ${READS}`] }), undefined)
 })
