@@ -271,8 +271,12 @@ class ClassicAnswer {
       Promise.all(snapshots.map(async (snapshot) => tablesBelow(look, snapshot)))
     ])
     for (const [i, snapshot] of snapshots.entries()) {
-      if (!isDeepStrictEqual(found[i], snapshot.devices)) throw changedMeanwhile(snapshot.handle)
-      await refuseWriters(deviceMapper, snapshot, snapshot.devices, look)
+      if (!isDeepStrictEqual(found[i], snapshot.devices)) {
+        // What was seen stands, whatever becomes of this answer.
+        if (!found[i].untouched) await this.#services.catalog.classicSnapshots.sawWritable(factsOf(snapshot))
+        throw changedMeanwhile(snapshot.handle)
+      }
+      await refuseWriters(deviceMapper, snapshot, snapshot.devices)
       await this.#counted(snapshot)
     }
     // Perhaps by LVM, which may move data at any time.
@@ -286,7 +290,13 @@ class ClassicAnswer {
   }
 
   async #lookedUp(): Promise<readonly ClassicSnapshot[]> {
-    return lookAgain(this.#snapshots, this.#lookUp, steady)
+    const { classicSnapshots } = this.#services.catalog
+    const lookUp: LookUp = async (handles) => {
+      const now = await this.#lookUp(handles)
+      for (const each of now) if (isWritable(each)) await classicSnapshots.sawWritable(factsOf(each))
+      return now
+    }
+    return lookAgain(this.#snapshots, lookUp, steady)
   }
 
   async #rightBelow(
@@ -420,6 +430,10 @@ function steady(snapshot: FoundSnapshot): unknown {
   const { link } = snapshot as ClassicSnapshot
   const varying = { tables: undefined, unlike: undefined, sequenceNumber: undefined, readOnly: undefined }
   return { ...snapshot, ...varying, link: { ...link, place: 0 } }
+}
+
+function isWritable(snapshot: FoundSnapshot): snapshot is ClassicSnapshot {
+  return snapshot.kind === 'classic' && !(snapshot as ClassicSnapshot).readOnly
 }
 
 /** A read-only one that somebody may write into all the same is not. @throws what device-mapper calls throw */

@@ -62,10 +62,12 @@ interface Begun {
   /** What is on record of the base. */
   readonly records?: readonly Partial<ClassicRow>[]
   readonly services?: Partial<ClassicServices>
+  /** What the second look finds. */
+  readonly lookUp?: () => Promise<ClassicSnapshot[]>
 }
 
 /** What is said before the stores are read, and what the log says. @throws what the pair is refused with */
-async function begun({ base, target, records = [], services = {} }: Begun) {
+async function begun({ base, target, records = [], services = {}, lookUp = async () => [] }: Begun) {
   const lines: unknown[] = []
   const find = async ({ identity }: { identity: string }) => (identity === 'lv-1' ? records : [])
   const all = {
@@ -80,10 +82,10 @@ async function begun({ base, target, records = [], services = {} }: Begun) {
   } as unknown as ClassicServices
   const second = { handle: 'vg/s2', ownHandle: 'vg/s2', identity: 'lv-2', link: at(9e9, 9) }
   const pair = { base: snapshot(base), target: snapshot({ ...second, ...target }) }
-  const question = { ...pair, startingOffset: 0n, maxResults: 0, anyVolume: false, lookUp: async () => [] }
+  const question = { ...pair, startingOffset: 0n, maxResults: 0, anyVolume: false, lookUp }
   const { asides } = await classicAnswers({ classic: all }).plan(question)
   const walk = { signal: new AbortController().signal, withdraw: () => undefined }
-  return { said: (await asides?.['begin'](undefined as never, walk)) as BegunStores, lines }
+  return { said: (await asides?.['begin'](undefined as never, walk)) as BegunStores, lines, asides }
 }
 
 const codeOf = (answer: Promise<unknown>) =>
@@ -123,6 +125,32 @@ test('that a snapshot could be written to is remembered, also where nothing is a
   t.is(await codeOf(begun({ services, base: { readOnly: false } })), 'DM_BASE_UNRECORDED')
   t.is(await codeOf(begun({ services, target: { readOnly: false, originUuid: 'another' } })), 'DM_VOLUMES_DIFFER')
   t.deepEqual(seen, ['lv-1', 'lv-2'])
+})
+
+test('that a snapshot could be written to is remembered when it is seen in the middle of an answer', async (t) => {
+  const seen: string[] = []
+  const classicSnapshots = {
+    ...{ find: async () => [], refuseServedAsThin: async () => undefined },
+    sawWritable: async ({ identity }: { identity: string }) => void seen.push(identity)
+  }
+  const devices: Record<string, ClassicSnapshot['devices']> = {
+    touched: { ...snapshot().devices, untouched: false },
+    writable: { ...snapshot().devices, readOnly: false, untouched: false }
+  }
+  for (const [what, now] of Object.entries(devices)) {
+    const base = snapshot({ devices: now, readOnly: false })
+    const lookUp = async () => [
+      base,
+      snapshot({ handle: 'vg/s2', ownHandle: 'vg/s2', identity: 'lv-2', link: at(9e9, 9) })
+    ]
+    const services = { catalog: { classicSnapshots } } as unknown as ClassicServices
+    const { asides } = await begun({ services, lookUp })
+    const none = { entries: 0, digest: '', prefixDigest: undefined }
+    const walk = { signal: new AbortController().signal, withdraw: () => undefined }
+    const read = Promise.resolve(asides?.['read']({ base: none, target: none } as never, walk))
+    t.is(await codeOf(read), 'DM_SNAPSHOT_CHANGED', what)
+    t.deepEqual(seen.splice(0), ['lv-1'], what)
+  }
 })
 
 test("a base that was never served rests on LVM's times, which the log says, or is refused", async (t) => {
