@@ -106,7 +106,9 @@ export class LvmReporter {
    * How the classic snapshots of a group are tied to their origins; undefined when LVM sees no such group. No report
    * has it, so that the group's metadata is read from one of its disks.
    *
-   * @throws DM_LVM_FAILED; also when the group changes meanwhile, or a disk has an older state of it
+   * What others do to the group meanwhile is no reason to refuse: the disk may have a newer state than the report.
+   *
+   * @throws DM_LVM_FAILED; also when a disk has an older state of it
    */
   async snapshotLinks(volumeGroup: string): Promise<SnapshotLinks | undefined> {
     checkVolumeGroupName(volumeGroup)
@@ -125,7 +127,7 @@ export class LvmReporter {
     }
     const text = await this.#ask('pvck', ['--dump', 'metadata'], [disk])
     const found = parseSnapshotLinks(text ?? '', volumeGroup, new Map(disks.map(({ id, path }) => [id, path])))
-    if (found.vgUuid === group.uuid && found.sequenceNumber === group.sequenceNumber) return found
+    if (found.vgUuid === group.uuid && found.sequenceNumber >= group.sequenceNumber) return found
     throw new DeltamapperError(
       'DM_LVM_FAILED',
       `${disk} has state ${found.sequenceNumber} of volume group ${volumeGroup}, and LVM reports state ${group.sequenceNumber}`,

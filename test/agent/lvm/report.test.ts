@@ -219,3 +219,22 @@ test('where descriptors have run out, nobody is told to install LVM', async (t) 
   )
   t.notRegex(said, /install/)
 })
+
+const groupId = '5sISpc-X6u6-DK1j-tfSU-37qZ-V0jE-80uScK'
+
+test("a disk's metadata may be newer than the report, and not older", async (t) => {
+  const report = {
+    ...{ vg_uuid: groupId, vg_name: 'my-vg', vg_attr: 'wz--n-', vg_size: '1', vg_free: '0', vg_extent_size: '4096' },
+    ...{ vg_seqno: '7', lv_count: '0', vg_missing_pv_count: '0', vg_exported: '', vg_partial: '', vg_shared: '' },
+    ...{ vg_systemid: '', vg_tags: '', pv_name: '/dev/sda', pv_uuid: 'disk-id', pv_mda_used_count: '1' }
+  }
+  const text = JSON.stringify({ report: [{ vg: [report] }] })
+  const linksOf = async (state: number, id = groupId) => {
+    const metadata = `my-vg {\nid = "${id}"\nseqno = ${state}\nextent_size = 8\n}`
+    const { path } = program(`if [ $1 = vgs ]; then cat "$report"; else echo '${metadata}'; fi`, text)
+    return new LvmReporter({ command: [path] }).snapshotLinks('my-vg')
+  }
+  for (const state of [7, 8]) t.is((await linksOf(state))?.sequenceNumber, BigInt(state))
+  t.is((await failure(linksOf(6))).code, 'DM_LVM_FAILED')
+  t.is((await failure(linksOf(8, groupId.replace('5', '6')))).code, 'DM_LVM_FAILED')
+})
