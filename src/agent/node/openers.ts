@@ -39,12 +39,20 @@ export interface OpenerOptions {
   readonly pauseMs?: number
 }
 
-/** @returns who might write, in words; undefined where nobody might @throws what device-mapper calls throw */
+/** Who might write. */
+export interface Writers {
+  /** In words. */
+  readonly who: string
+  /** False where it cannot be seen from here who it is, and so not whether they only read. */
+  readonly areKnown: boolean
+}
+
+/** @returns undefined where nobody might write @throws what device-mapper calls throw */
 export async function writersOf(
   deviceMapper: Port,
   device: DeviceNumber,
   { seen = deviceMapper, isReadOnly = false, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
-): Promise<string | undefined> {
+): Promise<Writers | undefined> {
   for (let look = 1; ; look++) {
     const info = await (look === 1 ? seen : deviceMapper).info(device)
     const beyond = (info?.openCount ?? 0) - (await holdersOf(device, places)).length
@@ -60,7 +68,10 @@ export async function writersOf(
     const writers = [...others.writers, ...kernels.filter(({ readOnly }) => !readOnly).map(({ path }) => path)]
     const readers = own + others.readers + kernels.filter(({ readOnly }) => readOnly).length
     if (writers.length === 0 && beyond <= readers) return undefined
-    if (look === MOST_LOOKS) return writers.join(', ') || `something that cannot be seen from here (${openTimes(info)})`
+    if (look === MOST_LOOKS) {
+      if (writers.length > 0) return { who: writers.join(', '), areKnown: true }
+      return { who: `something that cannot be seen from here (${openTimes(info)})`, areKnown: false }
+    }
     await sleep(pauseMs)
   }
 }
