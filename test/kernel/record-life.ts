@@ -337,11 +337,13 @@ export class RecordLife {
       handles: [`records/${this.#recorded.length}`],
       madeAt: 0
     }
-    const writer = await BaseRecordWriter.begin(path, header)
+    // Small frames, so that there are several, of either kind.
+    const most = this.#random.chance(0.5) ? this.#random.integer(8, 60) : undefined
+    const writer = await BaseRecordWriter.begin(path, header, most)
     await collectExtents(await metadata.allocated({ deviceId: thinId, sizeBytes, sink: new WholeRecordSink(writer) }))
     if (!(await writer.finish())) throw new Error(`the record of target ${this.#recorded.length} is not whole`)
     if (base?.thinId !== undefined) {
-      const patched = await BaseRecordWriter.begin(`${path}.patched`, header)
+      const patched = await BaseRecordWriter.begin(`${path}.patched`, header, most)
       const sink = new PatchedRecordSink(patched, base.record)
       const question = { baseId: base.thinId, targetId: thinId, baseSizeBytes: base.sizeBytes, sizeBytes }
       await collectExtents(await metadata.delta({ ...question, sink }))
