@@ -21,8 +21,8 @@ test.serial('random lives: with the base gone, every block that differs is repor
   // Every snapshot is compared with all before it: so many pairs in all.
   const { random: seeds, count: pairs, again } = labRun(240)
   const tally = noRecordTally()
-  // Up to 150 snapshots a life, which are 11,000 pairs: records take files that are open.
-  const snapshots = Math.min(150, Math.ceil(Math.sqrt((2 * pairs) / 3)))
+  // Up to 250 snapshots a life, which are 31,000 pairs: records take files that are open.
+  const snapshots = Math.min(250, Math.ceil(Math.sqrt((2 * pairs) / 3)))
   for (let life = 0; tally.pairs < pairs; life++) {
     const random = seeds.fork()
     const lived = new RecordLife({ random, ...shapes[life % shapes.length] }, tally)

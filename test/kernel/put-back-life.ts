@@ -45,7 +45,7 @@ export function noPutBackTally(): PutBackTally {
 }
 
 /** A snapshot that was served. */
-interface Served {
+export interface Served {
   readonly name: string
   /** What it held then: a checksum of each block. */
   readonly content: Uint32Array
@@ -65,9 +65,13 @@ export interface PutBackOptions {
   readonly pool: string
   /** Whether the pool passes discards on to its data device. */
   readonly passdown: boolean
-  /** Where the agent keeps its records, and a folder for copies of them. */
+  /** Where the agent keeps its records, and a folder for copies of them; without it, records are asked nothing. */
   readonly records: string
-  readonly copies: string
+  readonly copies?: string
+  /** The pool is there already, and these were served. */
+  readonly before?: readonly Served[]
+  /** Names of snapshots begin so; the pool's name by default. */
+  readonly prefix?: string
 }
 
 export class PutBackLife {
@@ -76,8 +80,9 @@ export class PutBackLife {
   readonly #tally: PutBackTally
   readonly #volume: string
   readonly #buffer = alignedBuffer(BLOCK)
-  readonly #served: Served[] = []
+  readonly served: Served[] = []
   readonly #seen = new Set<string>()
+  readonly #prefix: string
   #snapshots = 0
   #writes = 1
 
@@ -85,7 +90,13 @@ export class PutBackLife {
     this.#options = options
     this.#random = random
     this.#tally = tally
-    const { group, pool, passdown } = options
+    const { group, pool, passdown, before, prefix = pool } = options
+    this.#prefix = prefix
+    this.#volume = `/dev/${group}/${pool}-data`
+    if (before) {
+      this.served.push(...before)
+      return
+    }
     const discards = passdown ? 'passdown' : 'nopassdown'
     lvm(
       'lvcreate',
@@ -101,56 +112,56 @@ export class PutBackLife {
       pool,
       group
     )
-    this.#volume = createThin(group, pool, `${pool}-data`, SIZE / 2 ** 20)
+    createThin(group, pool, `${pool}-data`, SIZE / 2 ** 20)
   }
 
   /** One base that goes, one cut or rollback, and all that is asked afterwards. @throws Error that says what was missed */
   async round(client: SnapshotMetadataClient, kind: 'cut' | 'rollback'): Promise<void> {
     const random = this.#random
-    this.#write(random.integer(4, 24))
-    const base = this.#served.findLast(({ isThere }) => isThere) ?? (await this.#snapshot(client))
-    this.#write(random.integer(1, 12))
-    const target = await this.#snapshot(client, base)
+    this.write(random.integer(4, 24))
+    const base = this.served.findLast(({ isThere }) => isThere) ?? (await this.snapshot(client))
+    this.write(random.integer(1, 12))
+    const target = await this.snapshot(client, base)
     let copy: Copy | undefined
     const copyNow = () => (copy ??= this.#copy(true))
     if (kind === 'rollback' && random.chance(0.3)) copyNow()
-    this.#remove(base)
+    this.remove(base)
     if (kind === 'cut') {
-      this.#discard(random.integer(1, 40))
+      this.discard(random.integer(1, 40))
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, random.chance(0.3) ? 0 : random.integer(0, 1000))
       copy = this.#copy(false)
       this.#tally.cuts++
     } else {
       if (random.chance(0.5)) copyNow()
-      this.#write(random.integer(1, 24))
-      if (random.chance(0.3)) this.#discard(random.integer(1, 10))
-      if (random.chance(0.3)) this.#remove(await this.#snapshot(client, target))
+      this.write(random.integer(1, 24))
+      if (random.chance(0.3)) this.discard(random.integer(1, 10))
+      if (random.chance(0.3)) this.remove(await this.snapshot(client, target))
       copyNow()
-      this.#write(random.integer(1, 24))
+      this.write(random.integer(1, 24))
       this.#tally.rollbacks++
     }
     if (!this.#putBack(copy!)) return
-    if (random.chance(0.5)) this.#write(random.integer(1, 6))
-    await this.#askAll(client, copy!)
-    const [last, ...others] = this.#served.filter(({ isThere }) => isThere).toReversed()
+    if (random.chance(0.5)) this.write(random.integer(1, 6))
+    await this.askAll(client, copy!.group !== undefined)
+    const [last, ...others] = this.served.filter(({ isThere }) => isThere).toReversed()
     if (others.length > 0) lvm('lvremove', '--force', ...others.map((each) => this.#handle(each)))
-    for (const each of this.#served) each.isThere = each === last
+    for (const each of this.served) each.isThere = each === last
   }
 
   /** A snapshot that was read and served. */
-  async #snapshot(client: SnapshotMetadataClient, base?: Served): Promise<Served> {
+  async snapshot(client: SnapshotMetadataClient, base?: Served): Promise<Served> {
     const { name, content } = await this.#take()
     const question = { ...(base && { base: this.#handle(base) }), target: `${this.#options.group}/${name}` }
     // After a rollback its base may not count any more.
     await answerTo(client, question).catch(() => answerTo(client, { target: question.target }))
     const served = { name, content, record: this.#newRecord(name), isThere: true }
-    this.#served.push(served)
+    this.served.push(served)
     return served
   }
 
   async #take(): Promise<{ name: string; content: Uint32Array }> {
-    const { group, pool } = this.#options
-    const name = `${pool}-s${this.#snapshots++}`
+    const { group } = this.#options
+    const name = `${this.#prefix}-s${this.#snapshots++}`
     lvm(
       'lvcreate',
       '--snapshot',
@@ -178,6 +189,7 @@ export class PutBackLife {
   /** A copy of the record that the agent has made last. */
   #newRecord(name: string): string | undefined {
     const { records, copies } = this.#options
+    if (copies === undefined) return undefined
     const made = readdirSync(records).filter((each) => each.endsWith('.base') && !this.#seen.has(each))
     for (const each of made) this.#seen.add(each)
     const record = made.at(-1)
@@ -187,12 +199,12 @@ export class PutBackLife {
     return copy
   }
 
-  #remove(snapshot: Served): void {
+  remove(snapshot: Served): void {
     lvm('lvremove', '--force', this.#handle(snapshot))
     snapshot.isThere = false
   }
 
-  #write(count: number): void {
+  write(count: number): void {
     const file = openSync(this.#volume, constants.O_RDWR | constants.O_DIRECT)
     for (let i = 0; i < count; i++) {
       const isWhole = this.#random.chance(0.5)
@@ -203,7 +215,7 @@ export class PutBackLife {
     closeSync(file)
   }
 
-  #discard(count: number): void {
+  discard(count: number): void {
     const file = openSync(this.#volume, constants.O_RDWR | constants.O_DIRECT)
     for (let i = 0; i < count; i++) discard(file, this.#random.integer(0, BLOCKS - 1) * BLOCK, BLOCK)
     closeSync(file)
@@ -229,7 +241,7 @@ export class PutBackLife {
 
   /** The pool's metadata as they are on disk. */
   #copy(withGroup: boolean): Copy {
-    const { group, copies } = this.#options
+    const { group, copies = '' } = this.#options
     const file = withGroup ? join(copies, 'group') : undefined
     if (file !== undefined) lvm('vgcfgbackup', '--file', file, group)
     return { metadata: this.#onDisk(), group: file }
@@ -272,15 +284,15 @@ export class PutBackLife {
     return true
   }
 
-  async #askAll(client: SnapshotMetadataClient, copy: Copy): Promise<void> {
+  async askAll(client: SnapshotMetadataClient, isLvmBack: boolean): Promise<void> {
     const { name, content } = await this.#take()
     const target = `${this.#options.group}/${name}`
-    // Of LVM's, a rollback brings some back.
-    if (copy.group !== undefined) {
+    // Of LVM's volumes, a rollback brings some back.
+    if (isLvmBack) {
       const there = new Set(lvm('lvs', '--noheadings', '--options', 'lv_name', this.#options.group).split(/\s+/))
-      for (const base of this.#served) base.isThere = there.has(base.name)
+      for (const base of this.served) base.isThere = there.has(base.name)
     }
-    for (const base of this.#served.slice(-MOST_ASKED)) {
+    for (const base of this.served.slice(-MOST_ASKED)) {
       try {
         const missed = missedBlocks(await answerTo(client, { base: this.#handle(base), target }), base.content, content)
         if (missed.length > 0) throw new Error(`${base.name} and ${name}: the agent misses blocks ${missed.join(', ')}`)
@@ -293,7 +305,7 @@ export class PutBackLife {
       if (!base.isThere && base.record !== undefined) await this.#alone(base, base.record, content)
     }
     await answerTo(client, { target })
-    this.#served.push({ name, content, record: this.#newRecord(name), isThere: true })
+    this.served.push({ name, content, record: this.#newRecord(name), isThere: true })
   }
 
   /** What the record by itself would have said, if nobody knew that the pool was activated anew. */

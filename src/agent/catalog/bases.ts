@@ -71,8 +71,8 @@ export interface BaseLook {
 export type PoolLook = Pick<BaseLook, 'instance' | 'uptimeMs'>
 
 /**
- * The longest time between the last look at a snapshot and the first that finds it gone, in milliseconds. Looks are made
- * every 10 seconds, so that one may fail.
+ * The longest time between the last look at a snapshot and the first that finds it gone, in milliseconds. Looks are
+ * made every 10 seconds, so that one may fail.
  */
 export const LONGEST_UNWATCHED_MS = 30_000
 

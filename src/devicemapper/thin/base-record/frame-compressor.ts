@@ -16,7 +16,7 @@ export class FrameCompressor {
     this.#stream.on('data', (part: Buffer) => this.#parts.push(part))
   }
 
-  /** Compresses `raw` to a frame of Zstandard by itself, once those before are done. `raw` may change afterwards only. */
+  /** Compresses to a frame of Zstandard by itself, once those before are done; `raw` must not change until then. */
   async compress(raw: Buffer): Promise<Buffer> {
     const frame = this.#last.then(() => this.#compress(raw))
     this.#last = frame.catch(() => undefined)
@@ -28,6 +28,7 @@ export class FrameCompressor {
   }
 
   async #compress(raw: Buffer): Promise<Buffer> {
+    if (this.#stream.destroyed) throw new Error('its compressor has failed')
     await new Promise<void>((resolve, reject) => {
       this.#stream.once('error', reject)
       this.#stream.write(raw)

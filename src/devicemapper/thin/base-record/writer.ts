@@ -243,9 +243,10 @@ export class BaseRecordWriter {
       } catch (error) {
         this.#failure ??= error
       } finally {
-        this.#underWay.shift()
+        void this.#underWay.shift()
       }
     }
+    // Whoever comes to it takes note of the failure.
     made.catch(() => undefined)
     this.#underWay.push(run())
   }
