@@ -13,7 +13,7 @@ import { projectFolder } from '../scripts/setup.mjs'
 import type { Snapshot } from '../src/agent/walks/snapshot.ts'
 import { walkMessages } from '../src/agent/walks/thin-walk.ts'
 import { noStatistics } from '../src/agent/walks/walk-messages.ts'
-import { agedPool, shuffledPool } from './fragmented-pool.ts'
+import { agedPool, mappedPool, shuffledPool } from './fragmented-pool.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
 import { median, timeProcess } from './measure.ts'
 
@@ -35,7 +35,7 @@ export async function measureRecords(runs: number): Promise<string> {
   try {
     const grown = await kernelGrownPool()
     const pools = [
-      ['written in order', grown, 'base'],
+      ['written in order', await mappedPool(BLOCKS), 'volume'],
       ['in order, then 1 % of it written at random, 20 times', await agedPool(BLOCKS), 'volume'],
       ['written at random from the beginning', await shuffledPool(BLOCKS), 'volume']
     ] as const
@@ -45,7 +45,7 @@ export async function measureRecords(runs: number): Promise<string> {
     for (const target of ['identical', 'clustered', 'scattered', 'rewritten']) {
       deltas.push(said(await deltaRow(grown, 'base', target, folder, runs)))
     }
-    for (const [title, pool] of pools.slice(1)) {
+    for (const [title, pool] of pools) {
       deltas.push(said(await deltaRow(pool, 'volume', 'volume', folder, runs, `${title}; identical`)))
     }
     return `${recordsHeading}

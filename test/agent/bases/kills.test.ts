@@ -108,6 +108,7 @@ test(`what an answer's end has promised holds, whenever the process dies (LAB_SE
       next += next % 2
     }
     for (const [what, count] of Object.entries(await asked(begun))) outcomes[what] = (outcomes[what] ?? 0) + count
+    if (kills > KILLS_AT_ONCE) console.error(`${done} kills: ${JSON.stringify(outcomes)}`)
   }
   t.log(`${kills} kills: ${JSON.stringify(outcomes)}`)
   t.true(outcomes['promised, right'] > 0)

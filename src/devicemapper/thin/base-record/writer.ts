@@ -122,25 +122,44 @@ export class BaseRecordWriter {
 
   /** @returns the index of the first entry that is not added yet: the frame of runs is full */
   #addRuns(words: Uint32Array, { keys, values }: NodeShape, from: number, to: number): number {
-    let next = this.#start + this.#length
-    let nextData = this.#data + this.#length
-    for (let i = from; i < to; i++) {
-      const k = keys + 2 * i
-      const v = values + 2 * i
+    let i = from
+    while (i < to) {
+      let k = keys + 2 * i
+      let v = values + 2 * i
       // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
       const block = words[k] + words[k + 1] * 2 ** 32
       const data = words[v + 1] * 256 + (words[v] >>> 24)
       const time = words[v] & 0xffffff
-      if (block !== next || data !== nextData || time !== this.#time || this.#length === 0) {
+      const end = this.#start + this.#length
+      if (this.#length === 0 || block !== end || data !== this.#data + this.#length || time !== this.#time) {
         this.#closeRun()
         if (this.#isScattered) return i
         this.#start = block
         this.#data = data
         this.#time = time
       }
-      this.#length++
-      next = block + 1
-      nextData = data + 1
+      // How far it goes: words are compared with those that would follow, as integers of 32 bits.
+      let low = words[v] | 0
+      let high = words[v + 1] | 0
+      let keyLow = words[k] | 0
+      let keyHigh = words[k + 1] | 0
+      const first = i
+      do {
+        i++
+        k += 2
+        v += 2
+        low = (low + 0x1000000) | 0
+        if (low >>> 24 === 0) high = (high + 1) | 0
+        keyLow = (keyLow + 1) | 0
+        if (keyLow === 0) keyHigh = (keyHigh + 1) | 0
+      } while (
+        i < to &&
+        (words[v] | 0) === low &&
+        (words[v + 1] | 0) === high &&
+        (words[k] | 0) === keyLow &&
+        (words[k + 1] | 0) === keyHigh
+      )
+      this.#length += i - first
     }
     return to
   }
