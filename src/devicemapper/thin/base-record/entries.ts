@@ -9,7 +9,8 @@
  * times 2^24, and time.
  */
 import type { NodeShape } from '../../btree.ts'
-import { encodeColumn, readColumn, type Runs } from './runs.ts'
+import { encodeColumn, readColumn } from './columns.ts'
+import type { Runs } from './runs.ts'
 import { MAX_BLOCK, MAX_FRAME_RUNS } from './format.ts'
 
 /** What a frame of entries begins with. */
