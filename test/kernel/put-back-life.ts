@@ -126,6 +126,8 @@ export class PutBackLife {
     const copyNow = () => (copy ??= this.#copy(true))
     if (kind === 'rollback' && random.chance(0.3)) copyNow()
     this.remove(base)
+    // Only what no snapshot shares is discarded below as well, and given out anew.
+    if (random.chance(0.7)) this.remove(target)
     if (kind === 'cut') {
       this.discard(random.integer(1, 40))
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, random.chance(0.3) ? 0 : random.integer(0, 1000))
@@ -135,9 +137,14 @@ export class PutBackLife {
       if (random.chance(0.5)) copyNow()
       this.write(random.integer(1, 24))
       if (random.chance(0.3)) this.discard(random.integer(1, 10))
-      if (random.chance(0.3)) this.remove(await this.snapshot(client, target))
+      if (random.chance(0.3)) this.remove(await this.snapshot(client, target.isThere ? target : undefined))
       copyNow()
       this.write(random.integer(1, 24))
+      // A pool that is loaded anew gives out the lowest blocks first: those that were freed.
+      if (random.chance(0.5)) {
+        for (const state of ['n', 'y']) lvm('vgchange', '--activate', state, this.#options.group)
+        this.write(random.integer(12, 48))
+      }
       this.#tally.rollbacks++
     }
     if (!this.#putBack(copy!)) return
