@@ -169,15 +169,20 @@ function work(mountPoint: string, round: number, trims: boolean): void {
   if (trims && random.chance(0.5)) run('fstrim', [mountPoint])
 }
 
-/** Somebody who goes on writing to it. */
+/**
+ * Somebody who goes on writing to it, until told by a file: a kernel of the lab's panics where a process is killed within its fork (seen with 6.12,
+ * in exit_mmap below copy_process).
+ */
 function busy(mountPoint: string): { stop(): Promise<void> } {
-  const script =
-    'while :; do dd if=/dev/urandom of=busy bs=16k count=4 seek=$((RANDOM % 60)) conv=fsync,notrunc status=none; done'
+  const enough = join(folder, 'enough')
+  rmSync(enough, { force: true })
+  const write = 'dd if=/dev/urandom of=busy bs=16k count=4 seek=$((RANDOM % 60)) conv=fsync,notrunc status=none'
+  const script = `until [ -e ${enough} ]; do ${write}; done`
   const child = spawn('bash', ['-c', script], { cwd: mountPoint, stdio: 'ignore' })
   const ended = once(child, 'exit')
   return {
     async stop() {
-      child.kill('SIGKILL')
+      writeFileSync(enough, '')
       await ended
       run('sync', ['-f', mountPoint])
     }
