@@ -3,7 +3,6 @@
  * the data.
  */
 import { DeviceMapper } from '../../../native/device-mapper.ts'
-import { LvmReporter } from '../../agent/lvm/report.ts'
 import { isThin } from '../../agent/lvm/volume.ts'
 import { namedTracked } from '../../devicemapper/device-named.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -15,6 +14,7 @@ import { everything } from '../../nbd/watched-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
+import { volumesOf } from '../lvm/group-report.ts'
 import type { NbdOptions } from './nbd-options.ts'
 import type { Remark } from './question.ts'
 import { activated, openDevice, placeBelow, placeOf, trackedSnapshots } from './snapshot-device.ts'
@@ -166,7 +166,7 @@ async function snapshotsNamed(address: string, handles: readonly string[]): Prom
 
 /** By name. Undefined where LVM has no such group, or does not say. */
 async function inGroup(group: string): Promise<Map<string, KnownSnapshot> | undefined> {
-  const volumes = await new LvmReporter().logicalVolumes(group).catch(() => undefined)
+  const volumes = await volumesOf(group).catch(() => undefined)
   return (
     volumes &&
     new Map(

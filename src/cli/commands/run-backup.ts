@@ -15,7 +15,7 @@ import { humanSize } from '../command-line/quantities.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'
 import { TransferProgress } from '../output/transfer-progress.ts'
-import { packageVersion } from '../version.ts'
+import { packageVersion } from '../command-line/version.ts'
 
 type Output = 'table' | 'json'
 
@@ -110,10 +110,13 @@ async function snapshotsFor(volumes: readonly string[], options: BackupOptions):
       import('../answers/snapshot-makers.ts'),
       import('../../backup/live-snapshots.ts')
     ])
-    const { byVolume: makers, close } = await snapshotMakers(volumes, options)
+    const makers = snapshotMakers(volumes, options)
     const hookDeadlineMs = options.hookDeadline * 1000
     const how = { keeps: keeps ?? false, freezes: options.freeze, before, after, hookDeadlineMs }
-    return { snapshots: new LiveSnapshots({ makers, ...how, remark }), close }
+    const snapshots = new LiveSnapshots({ findMakers: () => makers.find(), ...how, remark })
+    // What is needed once they are there is loaded while LVM takes them.
+    void import('../answers/nbd-agent-source.ts')
+    return { snapshots, close: () => makers.close() }
   }
   const stray = { '--keep-snapshot': keeps, '--cow-size': cowSize, '--before': before, '--after': after }
   for (const [option, value] of Object.entries(stray)) {
