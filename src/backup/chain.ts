@@ -182,7 +182,7 @@ export class Chain {
         await file.close()
       }
       await rename(part, this.path(MANIFEST_NAME))
-      await this.#syncFolder()
+      await syncFolder(this.folder)
     })
     this.#manifest = next
   }
@@ -208,7 +208,7 @@ export class Chain {
   async rename(from: string, to: string): Promise<void> {
     await atTarget(this.folder, async () => {
       await rename(this.path(from), this.path(to))
-      await this.#syncFolder()
+      await syncFolder(this.folder)
     })
   }
 
@@ -226,7 +226,7 @@ export class Chain {
       const part = this.path(this.partOf(name))
       await writeFile(part, text, { mode: 0o600, flush: true })
       await rename(part, this.path(name))
-      await this.#syncFolder()
+      await syncFolder(this.folder)
     })
   }
 
@@ -237,15 +237,6 @@ export class Chain {
 
   async close(): Promise<void> {
     await this.#lock?.close()
-  }
-
-  async #syncFolder(): Promise<void> {
-    const folder = await open(this.folder, 'r')
-    try {
-      await folder.sync()
-    } finally {
-      await folder.close()
-    }
   }
 
   /** Finishes renames, and removes what was never listed. */
@@ -289,14 +280,29 @@ function chainFolder(root: string, volume: string): string {
   return join(root, ...names)
 }
 
-/** One by one: below /proc, `recursive` never ends. */
+/** One by one: below /proc, `recursive` never ends. On disk when this resolves. */
 async function makeFolders(root: string, volume: string): Promise<void> {
   let path = root
   for (const name of volume.split('/')) {
+    const above = path
     path = join(path, name)
-    await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EEXIST') throw error
-    })
+    const isNew = await mkdir(path, { mode: 0o700 }).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EEXIST') throw error
+        return false
+      }
+    )
+    if (isNew) await syncFolder(above)
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
   }
 }
 

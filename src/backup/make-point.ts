@@ -87,9 +87,23 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
   }
 }
 
+/** @throws DM_CHAIN_FOREIGN where it is known to be a snapshot of something else: a person may name any */
+async function openTarget(bases: readonly string[], { chain, handle, open }: PointOptions): Promise<NbdSource> {
+  const source = await open(handle, bases)
+  const { origins = [] } = source
+  if (origins.length === 0 || origins.includes(chain.volume)) return source
+  await source.close()
+  throw new DeltamapperError(
+    'DM_CHAIN_FOREIGN',
+    `${handle} is a snapshot of ${origins.join(', of ')}, and not of ${chain.volume}`,
+    `back up ${origins.at(-1)}, or name a snapshot of ${chain.volume}`
+  )
+}
+
 /** Opens the snapshot while it is looked whether the point that it is to be put onto is in place. */
-async function openOnto(newest: Point, { chain, handle, open }: PointOptions): Promise<NbdSource> {
-  const opening = open(handle, [newest.snapshot.handle])
+async function openOnto(newest: Point, options: PointOptions): Promise<NbdSource> {
+  const { chain } = options
+  const opening = openTarget([newest.snapshot.handle], options)
   try {
     const [source] = await allOf([opening, checkInPlace(chain, newest)])
     return source
@@ -134,7 +148,7 @@ function pairingFault({ point, snapshot, size_bytes: bytes }: Point, base: NbdBa
 }
 
 async function makeFull(because: string, options: PointOptions): Promise<MadePoint> {
-  const opened = new ServedSnapshot(await options.open(options.handle, []), options.chain.mark)
+  const opened = new ServedSnapshot(await openTarget([], options), options.chain.mark)
   try {
     const made = await copy(opened, await opened.plan(undefined), undefined, options, because)
     if (typeof made !== 'string') return made
