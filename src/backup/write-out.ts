@@ -1,6 +1,6 @@
 /**
- * Puts a file onto the disk while somebody writes it. Otherwise the disk would rest during a copy, and have all of it to
- * do at its end; and whoever else writes to that disk would wait for as long.
+ * Puts a file onto the disk while somebody writes it. Otherwise the disk would rest during a copy, and have all of it
+ * to do at its end; and whoever else writes to that disk would wait for as long.
  */
 import { type FileHandle, open } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -22,7 +22,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import test, { type ExecutionContext } from 'ava'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import { outcome, runCommand, startCommand } from '../cli/run-command.ts'
+import type { Manifest } from '../../src/backup/manifest.ts'
 import { clientTest, type RunTool, toolFolder } from '../support/nbd-clients.ts'
+import { newPlace, renamings } from './backup-names.ts'
 import { run } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
 import { LiveAgent } from './live-agent.ts'
@@ -442,6 +444,35 @@ async function checkReused(t: ExecutionContext, admin: ReturnType<typeof connect
     await admin.deleteSnapshot({ pool: 'tank', name })
   }
 }
+
+longTest(
+  'names that mean something else by the next backup: no point holds anything but what the volume held',
+  async (t) => {
+    const clock = Date.now()
+    for (const { what, isClassic = false, act } of renamings) {
+      for (const isKept of isClassic ? [true] : [true, false]) {
+        const place = newPlace(folder, isClassic)
+        const [volume, device] = [`${place.group}/${place.name}`, `/dev/${place.group}/${place.name}`]
+        const more = [...(isKept ? ['--keep-snapshot'] : []), ...(isClassic ? ['--cow-size', '8MiB'] : [])]
+        const backedUp = async () => {
+          const result = await runCommand(['backup', volume, '--to', root, '-o', 'json', ...more], { env })
+          // An error would be no wrong point, but none is needed here.
+          t.is(result.status, 0, `${what}: ${result.stderr}`)
+          const [made] = (JSON.parse(result.stdout) as { points: Made[] }).points
+          expected.set(`${volume} ${made.point}`, run('sha256sum', [device]).split(' ')[0])
+          return made
+        }
+        await backedUp()
+        const { points } = JSON.parse(readFileSync(join(root, volume, 'chain.json'), 'utf8')) as Manifest
+        act({ ...place, snapshot: points[0].snapshot.handle.split('/')[1], isKept }, folder)
+        const { kind, full_because: because = '' } = await backedUp()
+        t.log(`${what}, ${isKept ? 'kept' : 'nothing kept'}: ${kind} ${because}`)
+        await checkRestores(t, volume)
+      }
+    }
+    run('date', ['--set', `@${Math.ceil(clock / 1000)}`])
+  }
+)
 
 longTest("several volumes: frozen together and thawed; hooks; one that fails is no other's problem", async (t) => {
   const names = ['one', 'two']
