@@ -126,6 +126,11 @@ export class Chain {
     return `${name}${PART}`
   }
 
+  /** Makes an empty one that nobody else may read: tools, which would let others, leave that as it is. */
+  async makePart(name: string): Promise<void> {
+    await atTarget(this.folder, () => writeFile(this.path(this.partOf(name)), '', { mode: 0o600 }))
+  }
+
   /** Under which name a file of the manifest is there: it may lack its last rename. */
   async nameOf(file: string): Promise<string> {
     if (!(await exists(this.path(file))) && (await exists(this.path(this.partOf(file))))) return this.partOf(file)

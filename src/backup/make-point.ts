@@ -173,6 +173,7 @@ async function copy(
   const file = `${name}.qcow2`
   const part = chain.partOf(file)
   try {
+    await chain.makePart(file)
     if (onto && counts.may === 0) await createEmpty(opened, onto, part, options)
     else await convert(opened, plan, onto, part, options)
     // The disk is what the end of a backup waits for, so the rest is done meanwhile: most of the file is in memory yet.

@@ -96,6 +96,8 @@ test('a full backup and increments: list, restore and verify, as the manual has 
   )
   t.deepEqual(Object.keys(prepared.points[0]), ['volume', 'point', 'created', 'kind', 'size_bytes', 'stored_bytes'])
   for (const [i, { point, volume, size_bytes }] of prepared.points.entries()) {
+    const { mode } = await stat(join(prepared.root, volume, `${point}.qcow2`))
+    t.is(mode & 0o077, 0, 'nobody else may read what is in a volume, also where the folder is copied')
     t.is(volume, 'demo/harbour')
     t.is(size_bytes, harbour[i].size_bytes)
     t.is(await restored(prepared.root, point), harbour[i].sha256)

@@ -506,6 +506,9 @@ longTest("several volumes: frozen together and thawed; hooks; one that fails is 
     names.map((name) => left(name).length),
     [1, 1]
   )
+  const misspelt = await runCommand(['backup', `${group}/oen`, '--to', root], { env })
+  t.is(misspelt.stdout, '')
+  t.regex(misspelt.stderr, /volume group vg has no volume oen.*DM_NO_SUCH_DEVICE/)
   for (const each of mounts) run('umount', [each])
 })
 

@@ -2,6 +2,7 @@
 import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import type { SnapshotMaker } from '../../backup/live-snapshots.ts'
 import { lvmSnapshots, volumeIn } from '../../backup/lvm-snapshots.ts'
+import { DeltamapperError } from '../../errors.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { parseHandle } from '../../handle.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
@@ -12,7 +13,7 @@ export interface SnapshotMakers {
   /**
    * By volume. LVM is asked about each group once: what is marked with a chain is of that moment.
    *
-   * @throws UsageError; DM_LVM_FAILED
+   * @throws UsageError; DM_LVM_FAILED; DM_NO_SUCH_DEVICE
    */
   find(): Promise<ReadonlyMap<string, SnapshotMaker>>
   close(): void
@@ -24,25 +25,33 @@ export function snapshotMakers(
   { endpoint, cowSize }: { readonly endpoint?: string; readonly cowSize?: number }
 ): SnapshotMakers {
   let admin: AdminClient | undefined
-  /** Only those that need it wait for an agent's client to be loaded. */
-  const ofAgent = async (volume: string): Promise<SnapshotMaker> => {
-    const [{ connectAdmin }, { ownedSnapshots, trackedSnapshots }] = await Promise.all([
-      import('../../grpc/admin-client.ts'),
-      import('../../backup/agent-snapshots.ts')
-    ])
-    admin ??= connectAdmin(endpointAddress(endpoint))
-    return volume.includes('/') ? ownedSnapshots(volume, admin) : trackedSnapshots(volume, admin)
+  /** Only those that need it wait for its client to be loaded. */
+  const agent = async (): Promise<AdminClient> => {
+    const { connectAdmin } = await import('../../grpc/admin-client.ts')
+    return (admin ??= connectAdmin(endpointAddress(endpoint)))
   }
+  const ofAgent = async (volume: string): Promise<SnapshotMaker> => {
+    const { ownedSnapshots, trackedSnapshots } = await import('../../backup/agent-snapshots.ts')
+    return (volume.includes('/') ? ownedSnapshots : trackedSnapshots)(volume, await agent())
+  }
+  /** Whether the agent has a pool that is called like a group of LVM's. */
+  const hasPool = async (pool = ''): Promise<boolean> =>
+    (await agent()).listSnapshots({ pool }).then(
+      () => true,
+      () => false
+    )
   return {
     async find() {
-      const reports = new Map<string, readonly LogicalVolume[]>()
+      const reports = new Map<string, readonly LogicalVolume[] | undefined>()
       const byVolume = new Map<string, SnapshotMaker>()
       for (const volume of volumes) {
         const { source: group, name } = parseVolume(volume)
-        if (group !== undefined && !reports.has(group)) reports.set(group, (await volumesOf(group)) ?? [])
-        const report = group === undefined ? [] : (reports.get(group) ?? [])
-        const found = volumeIn(report, name)
-        byVolume.set(volume, found ? ofLvm(volume, found, cowSize, report) : await ofAgent(volume))
+        if (group !== undefined && !reports.has(group)) reports.set(group, await volumesOf(group))
+        const report = group === undefined ? undefined : reports.get(group)
+        const found = report && volumeIn(report, name)
+        if (report && found) byVolume.set(volume, ofLvm(volume, found, cowSize, report))
+        else if (report && !(await hasPool(group))) throw noVolume(volume)
+        else byVolume.set(volume, await ofAgent(volume))
       }
       return byVolume
     },
@@ -53,6 +62,15 @@ export function snapshotMakers(
 /** A tracked volume's name is in no group. */
 function parseVolume(volume: string): { source: string | undefined; name: string } {
   return volume.includes('/') ? parseHandle(volume) : { source: undefined, name: volume }
+}
+
+function noVolume(volume: string): DeltamapperError {
+  const { source: group, name } = parseHandle(volume)
+  return new DeltamapperError(
+    'DM_NO_SUCH_DEVICE',
+    `volume group ${group} has no volume ${name}`,
+    `\`lvs ${group}\` lists those that it has`
+  )
 }
 
 function ofLvm(

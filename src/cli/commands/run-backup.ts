@@ -89,7 +89,8 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
     close()
     if (metricFile !== undefined) await writeMetricFile(root, metricFile)
   })
-  await written(process.stdout, output === 'json' ? backupJson(results) : backupTable(results))
+  const isTable = output === 'table' && results.some(({ made }) => made)
+  if (output === 'json' || isTable) await written(process.stdout, isTable ? backupTable(results) : backupJson(results))
   failTogether(results)
   if (snapshots.failure) throw snapshots.failure
 }
