@@ -67,7 +67,10 @@ export async function backUp(options: BackupOptions): Promise<BackedUp[]> {
     await snapshots.clear(chains)
   }
   try {
-    const [qemu] = await allOf([qemuVersion(), prepare()])
+    const [qemu] = await allOf([qemuVersion(), prepare()]).catch(async (error: unknown) => {
+      for (const chain of chains) await chain.abandon().catch(() => undefined)
+      throw error
+    })
     const tools = { deltamapper: version, qemu_img: qemu }
     const taken = await snapshots.take(chains, signal)
     const results: BackedUp[] = []

@@ -21,11 +21,12 @@ import {
   realpath,
   rename,
   rm,
+  rmdir,
   stat,
   statfs,
   writeFile
 } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lockFile } from '../../native/file-lock.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
@@ -45,6 +46,8 @@ interface Place {
   readonly folder: string
   readonly realFolder: string
   readonly inode: string
+  /** There was no manifest. */
+  readonly isNew: boolean
 }
 
 export type Access = 'exclusive' | 'shared'
@@ -54,6 +57,7 @@ export class Chain {
   readonly folder: string
   #manifest: Manifest
   readonly #lock: FileHandle | undefined
+  readonly #isNew: boolean
   /** Of the folder, to notice that another is there by its name. */
   readonly #inode: string
   /**
@@ -64,6 +68,7 @@ export class Chain {
 
   private constructor(volume: string, manifest: Manifest, lock: FileHandle | undefined, place: Place) {
     this.volume = volume
+    this.#isNew = place.isNew
     this.folder = place.folder
     this.#manifest = manifest
     this.#lock = lock
@@ -92,7 +97,7 @@ export class Chain {
         const { dev, ino } = await stat(folder)
         const found = await readManifest(folder, volume)
         const manifest = found ?? (await newManifest(folder, volume))
-        const place = { folder, realFolder: await realpath(folder), inode: `${dev} ${ino}` }
+        const place = { folder, realFolder: await realpath(folder), inode: `${dev} ${ino}`, isNew: !found }
         const chain = new Chain(volume, manifest, lock, place)
         if (access === 'exclusive') await chain.#recover()
         // On disk before anything is marked with it: the next run would not know what a killed one has left.
@@ -244,6 +249,18 @@ export class Chain {
     await this.#lock?.close()
   }
 
+  /**
+   * Takes a chain away that was made when this was opened, and that nothing has been marked with: a misspelt volume
+   * leaves nothing behind. Any other one stays.
+   */
+  async abandon(): Promise<void> {
+    if (!this.#isNew || this.points.length > 0) return
+    for (const name of [MANIFEST_NAME, LOCK_NAME]) await this.remove(name)
+    // (Of a group, others may have chains.)
+    await rmdir(this.folder).catch(() => undefined)
+    if (this.volume.includes('/')) await rmdir(dirname(this.folder)).catch(() => undefined)
+  }
+
   /** Finishes renames, and removes what was never listed. */
   async #recover(): Promise<void> {
     const parts = (await readdir(this.folder)).filter((name) => name.endsWith(PART))
@@ -355,11 +372,15 @@ async function locked(folder: string, access: Access): Promise<FileHandle | unde
       if (waited >= LOCK_WAIT_MS) throw inUse(folder)
       await sleep(LOCK_LOOK_MS)
     }
-    return file
+    const [own, there] = await Promise.all([file.stat(), statusOf(path)])
+    if (own.ino === there?.ino && own.dev === there.dev) return file
   } catch (error) {
     await file.close()
     throw error
   }
+  // It was abandoned meanwhile, and may be there again.
+  await file.close()
+  return locked(folder, access)
 }
 
 /** Opening a FIFO would wait for ever. What is not there is no matter here. @throws DM_CHAIN_INVALID */

@@ -362,6 +362,20 @@ test('no two snapshots get one name, also where the clock was set back', async (
   await chain.close()
 })
 
+test('a backup that cannot begin leaves no folder of a chain, and one that is there alone', async (t) => {
+  const { root, chain } = await copied()
+  const before = await readFile(join(chain, 'chain.json'), 'utf8')
+  const bin = await newRoot()
+  await writeFile(join(bin, 'lvm'), '#!/bin/sh\necho "  cannot" >&2; exit 5\n', { mode: 0o755 })
+  const env = { PATH: `${bin}:${process.env['PATH']}` }
+  for (const volumes of [['misspelt/one'], ['misspelt/one', 'demo/two'], ['demo/harbour']]) {
+    failsWith(t, await runCommand(['backup', ...volumes, '--to', root], { env }), 'DM_LVM_FAILED')
+  }
+  t.deepEqual(await readdir(root), ['demo'])
+  t.deepEqual(await readdir(join(root, 'demo')), ['harbour'])
+  t.is(await readFile(join(chain, 'chain.json'), 'utf8'), before)
+})
+
 test('restore leaves alone what is there, and says what is missing', async (t) => {
   const { root, chain } = await copied()
   const to = join(await newRoot(), 'image')
