@@ -147,6 +147,8 @@ interface Section {
 
 /** Lives of each simulated world. */
 const SIMULATED_LIVES = 500_000
+/** Of a pool without faults, in the simulation and in each kernel. */
+const SIMULATED_POOLS = 1000
 
 /** ava, for tests that take hours. */
 const avaForLong = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=4h']
@@ -608,6 +610,17 @@ const sections: readonly Section[] = [
         const { failed, turns } = await liveOn(world, seed, SIMULATED_LIVES, catalogs)
         if (failed) throw new Error(`world ${world}, seed ${failed.life.seed}: ${failed.result.violation}`)
         yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
+      }
+    }
+  },
+  {
+    name: 'simulated-pools',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      for (const release of ['sid', 'trixie', undefined] as const) {
+        const said = await testInLab('simulated-pools', SIMULATED_POOLS, seedOf(number), release)
+        const done = `${figure(SIMULATED_POOLS)} lives that a simulated pool and a kernel's went through alike`
+        yield [`${release ?? 'own'} kernel, ${said}`, { ...nothing, done }]
       }
     }
   },

@@ -1,7 +1,7 @@
 /** Many lives in one process, what came of them, and the story of one that failed. */
 import { execFile } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -98,7 +98,12 @@ export interface RunOptions {
   story: boolean
 }
 
-/** @returns the exit status */
+/** Lives that one process goes through before it says how it went. */
+const LIVES_A_PROCESS = 1000
+/** How often progress is told, at most. Milliseconds. */
+const TELL_MS = 10_000
+
+/** Lives on all processors. @returns the exit status */
 export async function runLives({ world, seed, lives, story }: RunOptions): Promise<number> {
   using catalogs = new Catalogs()
   if (story) {
@@ -107,29 +112,66 @@ export async function runLives({ world, seed, lives, story }: RunOptions): Promi
     return violation === undefined ? 0 : 1
   }
   const began = performance.now()
-  const cpu = process.cpuUsage()
-  const { failed, ...totals } = await liveOn(world, seed, lives, catalogs)
+  const { failed, ...totals } = await liveOnAll(world, seed, lives)
   const seconds = (performance.now() - began) / 1000
-  const { user, system } = process.cpuUsage(cpu)
-  const worked = (user + system) / 1e6
   const outcomes = [...totals.outcomes].sort(([, a], [, b]) => b - a).map(([what, count]) => `${what} ${count}`)
   console.log(
     `${world}: ${totals.lives} lives from seed ${seed} on, ${totals.turns} turns, ${seconds.toFixed(1)} s, ` +
-      `${(totals.lives / seconds).toFixed(0)} lives a second (${(totals.lives / worked).toFixed(0)} of processor time); answers: ${outcomes.join(', ')}`
+      `${(totals.lives / seconds).toFixed(0)} lives a second (${(totals.lives / totals.cpuSeconds).toFixed(0)} of processor time); ` +
+      `answers: ${outcomes.join(', ')}`
   )
-  if (!failed) return 0
-  console.log(`seed ${failed.life.seed} failed: ${failed.result.violation}`)
-  const small = await shrink(failed.life, catalogs)
+  if (failed === undefined) return 0
+  const { violation } = await live(worlds[world].lifeOf(failed), catalogs.next())
+  console.log(`seed ${failed} failed: ${violation}`)
+  const small = await shrink(worlds[world].lifeOf(failed), catalogs)
   const told = await live(small, catalogs.fresh(), true)
   console.log(['', ...told.story, `        ${told.violation}`, '', JSON.stringify(small)].join('\n'))
   return 1
 }
 
-/** What a process that has lived for a mutant prints. */
-interface MutantRun {
+/** The same by processes, one for each processor. `failed` is the lowest seed that did, of those that were lived. */
+async function liveOnAll(world: World, seed: number, lives: number) {
+  const all = { lives: 0, turns: 0, cpuSeconds: 0, outcomes: new Map<string, number>() }
+  let failed: number | undefined
+  let next = seed
+  let toldAt = performance.now()
+  const work = async () => {
+    while (next < seed + lives && failed === undefined) {
+      const from = next
+      next = Math.min(seed + lives, next + LIVES_A_PROCESS)
+      const part = await liveApart(world, from, next - from)
+      for (const count of ['lives', 'turns', 'cpuSeconds'] as const) all[count] += part[count]
+      for (const [what, count] of part.outcomes) all.outcomes.set(what, (all.outcomes.get(what) ?? 0) + count)
+      if (part.seed !== undefined) failed = Math.min(failed ?? Infinity, part.seed)
+      if (performance.now() - toldAt < TELL_MS) continue
+      toldAt = performance.now()
+      console.error(`${world}: ${all.lives} of ${lives} lives`)
+    }
+  }
+  await Promise.all(Array.from({ length: availableParallelism() }, work))
+  return { ...all, failed }
+}
+
+/** What a process that has lived (lives-process.ts) prints. */
+export interface ProcessTotals {
   readonly lives: number
+  readonly turns: number
+  readonly cpuSeconds: number
+  readonly outcomes: readonly (readonly [what: string, count: number])[]
+  /** Of the life that failed. */
   readonly seed?: number
-  readonly violation?: string
+  readonly violation?: string | undefined
+}
+
+/** Lives from a seed on in a process of their own, up to the first that fails. @param mutant a guard that is taken away */
+async function liveApart(world: World, seed: number, lives: number, mutant?: string): Promise<ProcessTotals> {
+  const here = (file: string) => fileURLToPath(new URL(file, import.meta.url))
+  const { stdout } = await promisify(execFile)(
+    process.execPath,
+    ['--import', here('mutate.ts'), here('lives-process.ts'), world, String(seed), String(lives)],
+    { env: { ...process.env, ...(mutant !== undefined && { DELTAMAPPER_MUTANT: mutant }) } }
+  )
+  return JSON.parse(stdout) as ProcessTotals
 }
 
 /** @returns the exit status: whether each guard was found to be needed, or is known not to be seen here */
@@ -143,10 +185,10 @@ export async function runMutants({
   only: string | undefined
 }): Promise<number> {
   const waiting = mutants.filter(({ name }) => only === undefined || only.split(',').includes(name))
-  const rows = new Map<string, MutantRun>()
+  const rows = new Map<string, ProcessTotals>()
   const work = async () => {
     for (let mutant = waiting.shift(); mutant; mutant = waiting.shift()) {
-      const run = await liveWithout(mutant, seed, lives)
+      const run = await liveApart(mutant.world ?? 'thin', seed, lives, mutant.name)
       rows.set(mutant.name, run)
       const found =
         run.violation === undefined ? 'NOT FOUND' : `found by seed ${run.seed}: ${run.violation.split('\n')[0]}`
@@ -164,21 +206,10 @@ export async function runMutants({
   return missed.length === 0 ? 0 : 1
 }
 
-/** Lives from a seed on with a guard taken away, in a process of their own, up to the first that fails. */
-async function liveWithout({ name, world = 'thin' }: Mutant, seed: number, lives: number): Promise<MutantRun> {
-  const here = (file: string) => fileURLToPath(new URL(file, import.meta.url))
-  const { stdout } = await promisify(execFile)(
-    process.execPath,
-    ['--import', here('mutate.ts'), here('mutant-lives.ts'), world, String(seed), String(lives)],
-    { env: { ...process.env, DELTAMAPPER_MUTANT: name } }
-  )
-  return JSON.parse(stdout) as MutantRun
-}
-
 const PAGE = fileURLToPath(new URL('../../docs/simulation.md', import.meta.url))
 
 /** Puts what came of a mutant into the table of docs/simulation.md, in the order in which mutants are listed. */
-function writeRow(mutant: Mutant, { lives, violation }: MutantRun): void {
+function writeRow(mutant: Mutant, { lives, violation }: ProcessTotals): void {
   const page = readFileSync(PAGE, 'utf8')
   const [before, table, after] = page.split(/<!-- guards(?: end)? -->\n/)
   const rows = new Map(table.split('\n').map((row) => [row.split('`')[1], row]))

@@ -20,6 +20,7 @@ import {
   noReferences,
   releaseTree,
   remove,
+  removeRange,
   type TreeType
 } from '../metadata/btree.ts'
 import type { MetadataDisk } from '../metadata/disk.ts'
@@ -50,11 +51,14 @@ const devices: TreeType = {
 
 /** The pool's data device: a version in each block, and a volatile cache. */
 export class DataDevice {
+  /** Where it does not, a pool passes none down. */
+  readonly takesDiscards: boolean
   readonly #versions: Int32Array
   readonly #durable = new Map<number, number>()
 
-  constructor(blocks: number) {
+  constructor(blocks: number, { takesDiscards = true } = {}) {
     this.#versions = new Int32Array(blocks)
+    this.takesDiscards = takesDiscards
   }
 
   get blocks(): number {
@@ -122,6 +126,9 @@ export class ThinPool {
     pool.#detailsRoot = emptyTree(store, details)
     pool.#isDirty = true
     pool.commitNow()
+    store.extendData()
+    pool.#isDirty = true
+    pool.commitNow()
     return pool
   }
 
@@ -180,14 +187,16 @@ export class ThinPool {
     this.#isDirty = true
   }
 
-  /** The first half commits; the copy refers to what that has left. */
+  /** The first half commits; the copy refers to what that has left (__reserve_metadata_snap). */
   reserve(): void {
     if (this.heldRoot !== 0) throw new Refused('EBUSY', 'Pool metadata snapshot already exists')
     this.commitNow()
     const store = this.#store
+    store.metadata.add(0, 1)
     const none = { blocks: 0, allocated: 0, bitmapRoot: 0, referenceCountRoot: 0 }
     const fields = { ...this.#superblock(), dataSpaceMap: none, metadataSpaceMap: none, heldRoot: 0 }
     this.heldRoot = store.allocate({ kind: 'held', fields })
+    store.metadata.add(0, -1)
     store.metadata.add(this.#mappingRoot, 1)
     store.metadata.add(this.#detailsRoot, 1)
     this.#isDirty = true
@@ -196,10 +205,10 @@ export class ThinPool {
   release(): void {
     if (this.heldRoot === 0) throw new Refused('EINVAL', 'No pool metadata snapshot found')
     const { mappingRoot, detailsRoot } = this.#store.held(this.heldRoot)
-    this.#store.release(this.heldRoot)
-    this.heldRoot = 0
     releaseTree(this.#store, mappingRoot, devices)
     releaseTree(this.#store, detailsRoot, details)
+    this.#store.release(this.heldRoot)
+    this.heldRoot = 0
     this.#isDirty = true
   }
 
@@ -241,17 +250,46 @@ export class ThinPool {
     return 'written'
   }
 
-  discard(id: number, block: number): void {
-    const mapping = this.#mapping(id, block)
-    if (mapping === undefined) return
-    const device = this.#details(id)
-    this.#changeTree(id, (root) => {
-      const changed = remove(this.#store, root, block, mappings)
+  /**
+   * Blocks from `first` on. Where discards are passed down, what lies together, there and on the data device, goes at once
+   * (break_up_discard_bio); else all of it does, mapped or not (process_discard_cell_no_passdown).
+   */
+  discard(id: number, first: number, count = 1): void {
+    const end = first + count
+    if (!this.data.takesDiscards) return void this.#unmap(id, first, end)
+    for (let from = first; from < end;) {
+      const run = this.#mappedRun(id, from, end)
+      if (run.length > 0) this.#unmap(id, from, from + run.length)
       // Only what nobody else maps is passed down. (A leaf that was shared until now has counted its blocks meanwhile.)
-      if (this.#store.data.counts[mapping.block] === 0) this.data.write(mapping.block, 0)
-      return changed
-    })
-    this.#changed.set(id, { ...device, mappedBlocks: device.mappedBlocks - 1 })
+      for (const block of run) if (this.#store.data.counts[block] === 0) this.data.write(block, 0)
+      from += Math.max(run.length, 1)
+    }
+  }
+
+  /** The data blocks of a run of mappings. */
+  #mappedRun(id: number, from: number, end: number): number[] {
+    const found: number[] = []
+    let isShared: boolean | undefined
+    for (let block = from; block < end; block++) {
+      const mapping = this.#mapping(id, block)
+      if (mapping === undefined || (found.length > 0 && mapping.block !== found[found.length - 1] + 1)) break
+      const shared = mapping.time < this.#details(id).snapshottedTime
+      if (shared !== (isShared ??= shared)) break
+      found.push(mapping.block)
+    }
+    return found
+  }
+
+  /** The device's tree is taken out of the tree of devices while it changes (__remove_range). */
+  #unmap(id: number, from: number, end: number): void {
+    const store = this.#store
+    const device = this.#details(id)
+    const root = lookup(store, this.#mappingRoot, id) as number
+    store.metadata.add(root, 1)
+    this.#mappingRoot = remove(store, this.#mappingRoot, id, devices)
+    const changed = removeRange(store, root, from, end, mappings)
+    this.#mappingRoot = insert(store, this.#mappingRoot, id, changed.root, devices)
+    this.#changed.set(id, { ...device, mappedBlocks: device.mappedBlocks - changed.removed })
     this.#isDirty = true
   }
 
@@ -319,9 +357,14 @@ export class ThinPool {
 
   get status(): string {
     const { metadata, data } = this.#store
-    const used = `${metadata.allocated}/${metadata.counts.length} ${data.allocated}/${data.counts.length}`
+    const total = metadata.counts.length
+    // The kernel keeps some for itself (__set_metadata_reserve), and says that they are used.
+    const usedMetadata = Math.min(metadata.allocated + Math.min(4096, Math.floor(total / 10)), total)
+    const used = `${usedMetadata}/${total} ${data.allocated}/${data.counts.length}`
     const held = this.heldRoot === 0 ? '-' : this.heldRoot
-    return `${this.transactionId} ${used} ${held} rw discard_passdown queue_if_no_space - 1024 `
+    // (calc_metadata_threshold, dm-thin.c)
+    const lowWater = Math.min(1024, Math.ceil(total / 4))
+    return `${this.transactionId} ${used} ${held} rw ${this.data.takesDiscards ? '' : 'no_'}discard_passdown queue_if_no_space - ${lowWater} `
   }
 
   get freeMetadata(): number {

@@ -231,3 +231,7 @@ function checked(bytes: Buffer, block: number, salt: number, ownNumber: number):
   if (!isIntact || words[ownNumber] !== block) throw new Error(`metadata block ${block} is damaged`)
   return words
 }
+
+export function cloned<T>(value: T): T {
+  return typeof value === 'object' ? { ...value } : value
+}

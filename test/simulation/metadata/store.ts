@@ -5,8 +5,13 @@
  *   shadow(b)   shared, or of an earlier transaction ─▶ another block, b is given back; of this one ─▶ b itself     (dm_tm_shadow_block)
  *   allocate    the first block from the cursor on that is free now *and* was free at the last commit; the cursor starts at 0 when the
  *               metadata is loaded, and goes round                                             (sm_metadata_new_block_)
+ *   count       the bitmap that an entry is in is shadowed before the entry changes, and counts of three and more go into a tree at once
+ *               (sm_ll_inc, sm_ll_dec). Where that itself counts metadata blocks, it waits until the first is done (struct bop_ring_buffer).
+ *
+ * So blocks get the very numbers that the kernel gives them (test/kernel/simulated-pools.test.ts).
  */
 import {
+  cloned,
   type Content,
   decodeBitmap,
   decodeIndex,
@@ -43,6 +48,8 @@ export class SpaceMap {
   referenceCountRoot = 0
   /** Of data: the index's tree. Of metadata: the one index block. */
   indexRoot = 0
+  /** Told of each change: what is on disk of it is to be changed. */
+  onChange: (entry: number, before: number, after: number) => void = () => undefined
   #cursor = 0
 
   constructor(of: 'data' | 'metadata', entries: number) {
@@ -59,6 +66,7 @@ export class SpaceMap {
     if (before === 0) this.allocated++
     if (after === 0) this.allocated--
     this.changed.add(entry)
+    this.onChange(entry, before, after)
   }
 
   /** Neither now nor at the last commit in use, from the cursor on and then from the start. @throws NoSpace */
@@ -94,6 +102,8 @@ export class MetadataStore {
   readonly #blocks = new Map<number, Content>()
   /** Of this transaction: may be changed where they are, as long as they are used once. */
   readonly #fresh = new Set<number>()
+  /** What is to be counted on disk of metadata blocks, once the one under way is done. */
+  #waiting: (() => void)[] | undefined
 
   private constructor(disk: MetadataDisk, dataBlocks: number) {
     this.disk = disk
@@ -101,20 +111,38 @@ export class MetadataStore {
     this.data = new SpaceMap('data', dataBlocks)
   }
 
-  /** Empty space maps, before the first commit. */
+  /** Empty space maps, before the first commit. What describes a map's own blocks is counted when all of it is there. */
   static format(disk: MetadataDisk, dataBlocks: number): MetadataStore {
     const store = new MetadataStore(disk, dataBlocks)
-    store.metadata.add(0, 1)
-    for (const map of [store.metadata, store.data]) {
-      for (let first = 0; first < map.counts.length; first += ENTRIES_PER_BITMAP) {
-        map.bitmaps.push(store.allocate({ kind: 'bitmap', of: map.of, index: map.bitmaps.length }))
-        map.changed.add(first)
-      }
-      map.referenceCountRoot = emptyTree(store, referenceCounts)
-    }
-    store.metadata.indexRoot = store.allocate({ kind: 'index' })
-    store.data.indexRoot = emptyTree(store, indexEntries)
+    const { metadata, data } = store
+    metadata.add(0, 1)
+    metadata.indexRoot = store.allocate({ kind: 'index' })
+    metadata.referenceCountRoot = emptyTree(store, referenceCounts)
+    store.#addBitmaps(metadata)
+    store.#listen()
+    data.indexRoot = emptyTree(store, indexEntries)
+    data.referenceCountRoot = emptyTree(store, referenceCounts)
     return store
+  }
+
+  /** A pool is formatted before the size of its data is known: what counts its blocks comes later. */
+  extendData(): void {
+    this.#addBitmaps(this.data)
+  }
+
+  #addBitmaps(map: SpaceMap): void {
+    for (let first = 0; first < map.counts.length; first += ENTRIES_PER_BITMAP) {
+      map.bitmaps.push(this.allocate({ kind: 'bitmap', of: map.of, index: map.bitmaps.length }))
+      map.changed.add(first)
+    }
+  }
+
+  #listen(): void {
+    for (const map of [this.metadata, this.data]) {
+      map.onChange = (entry, before, after) => {
+        this.#count(map, entry, before, after)
+      }
+    }
   }
 
   /** Everything from disk: what the superblock leads to, and nothing of what was lost. @throws where that is damaged */
@@ -143,6 +171,7 @@ export class MetadataStore {
       store.#readTree(fields.detailsRoot)
       store.#readTree(fields.mappingRoot, true)
     }
+    store.#listen()
     return { store, superblock }
   }
 
@@ -168,9 +197,14 @@ export class MetadataStore {
     const copy = this.allocate({ kind: 'node', leaf, valueBytes, keys: [...keys], values: values.map(cloned) })
     this.metadata.add(block, -1)
     if (!isShared) this.#forget(block)
-    else if (leaf) for (const value of values) type.increment(this, value)
-    else for (const child of values) this.metadata.add(child as number, 1)
+    else this.countChildren({ leaf, values }, type)
     return copy
+  }
+
+  /** What a node that was copied leads to has one user more. */
+  countChildren({ leaf, values }: Pick<BTreeNode, 'leaf' | 'values'>, type: TreeType): void {
+    if (leaf) for (const value of values) type.increment(this, value)
+    else for (const child of values) this.metadata.add(child as number, 1)
   }
 
   /** The same for a block that is not in a tree, and never shared. */
@@ -219,16 +253,13 @@ export class MetadataStore {
     }
   }
 
-  /** Brings the space maps' own blocks up to date; afterwards nothing is to be changed before `committed`. @throws NoSpace */
+  /** Brings the space maps' roots up to date; afterwards nothing is to be changed before `committed`. @throws NoSpace */
   flushSpaceMaps(): void {
-    this.#countReferences(this.data)
-    this.#moveBitmaps(this.data)
-    for (const [i, entry] of this.data.changed.size > 0 ? this.#index(this.data).entries() : []) {
-      this.data.indexRoot = insert(this, this.data.indexRoot, i, entry, indexEntries)
-    }
-    this.#countReferences(this.metadata)
-    this.metadata.indexRoot = this.#move(this.metadata.indexRoot)
-    this.#moveBitmaps(this.metadata)
+    const { data, metadata } = this
+    const bitmaps = new Set([...data.changed].map((entry) => Math.floor(entry / ENTRIES_PER_BITMAP)))
+    for (const i of bitmaps) data.indexRoot = insert(this, data.indexRoot, i, this.#indexEntry(data, i), indexEntries)
+    // (Neither map's own roots change with a transaction that counted nothing: bitmap_index_changed.)
+    if (metadata.changed.size > 0) metadata.indexRoot = this.#move(metadata.indexRoot)
   }
 
   /** The superblock is written: what was freed may be used from now on. */
@@ -238,32 +269,30 @@ export class MetadataStore {
     this.#fresh.clear()
   }
 
-  /** To move a bitmap changes counts, which may be in another of the metadata's. */
-  #moveBitmaps(map: SpaceMap): void {
-    for (let isSettled = false; !isSettled;) {
-      isSettled = true
-      for (const i of new Set([...map.changed].map((entry) => Math.floor(entry / ENTRIES_PER_BITMAP)))) {
-        const moved = this.#move(map.bitmaps[i])
-        if (moved !== map.bitmaps[i]) isSettled = false
-        map.bitmaps[i] = moved
-      }
+  #count(map: SpaceMap, entry: number, before: number, after: number): void {
+    const change = () => {
+      const i = Math.floor(entry / ENTRIES_PER_BITMAP)
+      map.bitmaps[i] = this.#move(map.bitmaps[i])
+      const root = map.referenceCountRoot
+      if (after > 2) map.referenceCountRoot = insert(this, root, entry, after, referenceCounts)
+      else if (before > 2) map.referenceCountRoot = remove(this, root, entry, referenceCounts)
     }
+    if (map === this.data) return change()
+    if (this.#waiting) {
+      this.#waiting.push(change)
+      return
+    }
+    this.#waiting = [change]
+    for (const each of this.#waiting) each()
+    this.#waiting = undefined
+  }
+
+  #indexEntry(map: SpaceMap, i: number): IndexEntry {
+    return encodeBitmap(map.bitmaps[i], map.counts, i * ENTRIES_PER_BITMAP)[1]
   }
 
   #index(map: SpaceMap): IndexEntry[] {
-    return map.bitmaps.map((block, i) => encodeBitmap(block, map.counts, i * ENTRIES_PER_BITMAP)[1])
-  }
-
-  /** Counts of three and more stand in a tree. */
-  #countReferences(map: SpaceMap): void {
-    for (const entry of [...map.changed].sort((a, b) => a - b)) {
-      const [before, now] = [map.committed[entry], map.counts[entry]]
-      if (now > 2) {
-        if (now !== before) map.referenceCountRoot = insert(this, map.referenceCountRoot, entry, now, referenceCounts)
-      } else if (before > 2) {
-        map.referenceCountRoot = remove(this, map.referenceCountRoot, entry, referenceCounts)
-      }
-    }
+    return map.bitmaps.map((_, i) => this.#indexEntry(map, i))
   }
 
   #readTree(root: number, isTop = false): void {
@@ -291,8 +320,4 @@ export class MetadataStore {
     this.#blocks.delete(block)
     this.#fresh.delete(block)
   }
-}
-
-function cloned<T>(value: T): T {
-  return typeof value === 'object' ? { ...value } : value
 }

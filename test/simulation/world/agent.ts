@@ -88,7 +88,14 @@ export function startAgent(
       }
     }
   })
-  const report = () => scheduler.io(owner, () => parseLogicalVolumes(machine.report))
+  // LVM says the same most of the time, and reading it is a tenth of a life.
+  let said = { text: '', volumes: [] as ReturnType<typeof parseLogicalVolumes> }
+  const report = () =>
+    scheduler.io(owner, () => {
+      const text = machine.report
+      if (text !== said.text) said = { text, volumes: parseLogicalVolumes(text) }
+      return said.volumes
+    })
   const lvm = {
     allLogicalVolumes: report,
     logicalVolumes: async (group: string) => {

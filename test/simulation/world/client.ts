@@ -16,6 +16,8 @@ export interface Backup {
   readonly sizeBytes: number
   /** What it was read from. */
   readonly content: DeviceContent
+  /** Nothing of it was being written to. */
+  readonly isCommitted: boolean
 }
 
 /** An answer that ended early, and may be gone on with. */
@@ -145,6 +147,7 @@ export class Client {
   /** The answer says that it is complete: with it and the base, the target can be had. */
   #hold({ handle, base }: Question, named: Named, copiedAt: Int32Array, sizeBytes: number, since: number): void {
     const missing: string[] = []
+    const fitting: Backup[] = []
     for (const content of named.contents) {
       const versions = new Int32Array(content.blocks)
       const blocks = Math.ceil(sizeBytes / BLOCK_BYTES)
@@ -155,17 +158,21 @@ export class Client {
           at > 0 ? content.at(block, at) : base && inBackup(base, block, sizeBytes) ? base.versions[block] : 0
         if (!content.heldSince(block, versions[block], since)) wrong ??= block
       }
-      if (wrong === undefined) {
+      if (wrong !== undefined) {
+        missing.push(`block ${wrong} holds ${content.now(wrong)}, the backup ${versions[wrong]}`)
+      } else {
         const visibleSince = named.volume?.pool.visibleSince ?? 0
         const isCommitted = versions.every(
           (version, block) => block >= blocks || version === content.at(block, visibleSince)
         )
         // What was being written to is no base: docs/guarantees.md, writable snapshots that are in use.
-        if (isCommitted) this.backups.set(handle, { handle, versions, sizeBytes, content })
-        return
+        fitting.push({ handle, versions, sizeBytes, content, isCommitted })
       }
-      missing.push(`block ${wrong} holds ${content.now(wrong)}, the backup ${versions[wrong]}`)
     }
+    // Where the name went to another one meanwhile and both fit, nobody knows of which it is a backup.
+    const [backup] = fitting
+    if (backup?.isCommitted && fitting.length === 1) this.backups.set(handle, backup)
+    if (backup) return
     const of = base ? ` since ${base.handle}` : ''
     throw new Violation(`a missed block: the answer about ${handle}${of} was complete, but ${missing.join('; or ')}`)
   }
