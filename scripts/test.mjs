@@ -10,7 +10,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -139,6 +139,12 @@ async function kernelTests() {
   console.log(
     `# kernel of the lab: ${hasRelease ? `that of Debian ${RELEASE}` : `the machine's own, because ${RELEASE} cannot be had`}`
   )
+  const program = mkdtempSync(join(projectFolder, '.cache/program-'))
+  process.once('exit', () => rmSync(program, { recursive: true, force: true }))
+  // As it is installed: an agent of one file starts in a third less time, and nothing else is said of its sources.
+  const isBundled = (await run(projectNode, ['scripts/package/bundle.ts', program], () => undefined)) === 0
+  if (!isBundled) count(false, 'the program could not be put together')
+  const inside = { LAB_PROGRAM: join(program, 'bin/deltamapper.js') }
   const known = JSON.parse(readFileSync(secondsFile, 'utf8'))
   const waiting = shared(kernel, known)
   console.log(
@@ -146,7 +152,8 @@ async function kernelTests() {
   )
   const seconds = {}
   const oneAfterTheOther = async () => {
-    for (let some; (some = waiting.shift()) !== undefined;) Object.assign(seconds, await inKernel(some, release))
+    for (let some; (some = waiting.shift()) !== undefined;)
+      Object.assign(seconds, await inKernel(some, release, isBundled ? inside : {}))
   }
   await Promise.all(Array.from({ length: labsAtOnce }, oneAfterTheOther))
   if (remember) rememberSeconds(known, seconds)
@@ -190,7 +197,7 @@ function shared(kernel, known) {
 }
 
 /** Runs files in one kernel, one after the other. @returns the seconds of each */
-async function inKernel(some, release) {
+async function inKernel(some, release, inside) {
   const lines = []
   const seconds = {}
   const began = Date.now()
@@ -203,14 +210,19 @@ async function inKernel(some, release) {
   const words = runsInside(some[0])
     ? ['test/lab/run.ts', ...release, '--timeout', '3600', ...some]
     : [ava, '--tap', ...some]
-  await tap(some.join(', '), words, (line) => {
-    lines.push(line)
-    // Where there are several files, a title begins with its file's name.
-    const [, name] = /^(?:not )?ok \d+ - ([^ ]+) › /.exec(line) ?? []
-    const next = some.find((each) => each.endsWith(`/${name}.test.ts`))
-    close()
-    current = next ?? current
-  })
+  await tap(
+    some.join(', '),
+    words,
+    (line) => {
+      lines.push(line)
+      // Where there are several files, a title begins with its file's name.
+      const [, name] = /^(?:not )?ok \d+ - ([^ ]+) › /.exec(line) ?? []
+      const next = some.find((each) => each.endsWith(`/${name}.test.ts`))
+      close()
+      current = next ?? current
+    },
+    runsInside(some[0]) ? inside : {}
+  )
   close()
   for (const file of some) {
     if (seconds[file] === undefined) count(false, `${file}: no test ran`)
@@ -231,23 +243,28 @@ function rememberSeconds(known, seconds) {
 }
 
 /** Runs something that prints TAP, shows it, and counts its results. */
-async function tap(name, args, show = (line) => console.log(line)) {
+async function tap(name, args, show = (line) => console.log(line), variables = {}) {
   const seen = { passed: 0, failed: 0, skipped: 0 }
   let ended = false
   let failure
-  const status = await run(projectNode, args, (line) => {
-    show(line)
-    if (/^not ok /.test(line)) failures.push((failure = [`${name}: ${line}`]))
-    else if (/^ /.test(line)) failure?.length < FAILURE_LINES && failure.push(line)
-    else failure = undefined
-    ended ||= /^1\.\.\d+$/.test(line)
-    // Indented lines belong to a result that has been counted.
-    const result = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
-    if (!result) return
-    if (/# (SKIP|TODO)\b/i.test(result[2] ?? '')) seen.skipped++
-    else if (result[1]) seen.failed++
-    else seen.passed++
-  })
+  const status = await run(
+    projectNode,
+    args,
+    (line) => {
+      show(line)
+      if (/^not ok /.test(line)) failures.push((failure = [`${name}: ${line}`]))
+      else if (/^ /.test(line)) failure?.length < FAILURE_LINES && failure.push(line)
+      else failure = undefined
+      ended ||= /^1\.\.\d+$/.test(line)
+      // Indented lines belong to a result that has been counted.
+      const result = /^(not )?ok \d+(?: - (.*))?$/.exec(line)
+      if (!result) return
+      if (/# (SKIP|TODO)\b/i.test(result[2] ?? '')) seen.skipped++
+      else if (result[1]) seen.failed++
+      else seen.passed++
+    },
+    variables
+  )
   total.passed += seen.passed
   total.failed += seen.failed
   total.skipped += seen.skipped
@@ -261,9 +278,9 @@ function count(ok, name, lines = []) {
   total[ok ? 'passed' : 'failed']++
 }
 
-function run(program, args, onLine) {
+function run(program, args, onLine, variables = {}) {
   return new Promise((resolve, reject) => {
-    const env = { NODE_COMPILE_CACHE: compiled, ...process.env, PATH: `${bin}:${process.env.PATH}` }
+    const env = { NODE_COMPILE_CACHE: compiled, ...process.env, ...variables, PATH: `${bin}:${process.env.PATH}` }
     const child = spawn(program, args, { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'inherit'] })
     const hung = setTimeout(() => {
       console.log(`# nothing for ${QUIET_MS / 60_000} minutes, and so ended: ${program} ${args.join(' ')}`)

@@ -10,7 +10,7 @@ import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build, type Plugin } from 'esbuild'
-import type { Architecture } from './architecture.ts'
+import { type Architecture, ownArchitecture } from './architecture.ts'
 import { copyLocked } from './locked-packages.ts'
 
 const project = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
@@ -157,4 +157,11 @@ async function copyPackage(name: string, wanted: RegExp, folder: string): Promis
     await mkdir(dirname(join(folder, 'node_modules', name, file)), { recursive: true })
     await cp(join(from, file), join(folder, 'node_modules', name, file))
   }
+}
+
+// `node scripts/package/bundle.ts FOLDER`: for this machine's processor; how scripts/test.mjs makes what the kernel tests start.
+if (import.meta.main) {
+  const [folder] = process.argv.slice(2)
+  if (folder === undefined) throw new Error('usage: bundle.ts FOLDER')
+  await bundle(folder, ownArchitecture())
 }

@@ -6,7 +6,8 @@ import { once } from 'node:events'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 
-export const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
+/** LAB_PROGRAM is the same one put together as it is installed: in the lab it starts in a third less time (scripts/test.mjs). */
+export const command = process.env['LAB_PROGRAM'] ?? fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
 /** What the first line of the command gives to node: for processes whose memory counts. */
 export const nodeFlags = ['--max-semi-space-size=1']
 

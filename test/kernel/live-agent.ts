@@ -8,10 +8,9 @@ import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFile
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { connect, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
+import { command } from '../cli/run-command.ts'
 
-const command = fileURLToPath(new URL('../../bin/deltamapper.js', import.meta.url))
 // As the command's first line has it: an agent of 16 MiB less costs the lab a tenth of its start.
 const flags = ['--max-semi-space-size=1']
 /** Busy as the lab may be, an agent that has not listened by then never will. Milliseconds. */
