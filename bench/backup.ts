@@ -173,8 +173,8 @@ function section(
   const row = (where: string, what: string, runs: readonly TreeRun[], read: string) =>
     `| ${where} | ${what} | ${of(runs).join(' | ')} | ${read} |`
   const share = (ms: readonly number[]) => median(changed.copy.map((each, i) => (each / ms[i]) * 100)).toFixed(0)
-  const line = (what: string, ms: readonly number[]) =>
-    `| ${what} | ${seconds(ms)} | ${speed(ms).toFixed(0)} MiB/s | ${share(ms)} % |`
+  const line = (what: string, ms: readonly number[], of = '') =>
+    `| ${what} | ${seconds(ms)} | ${speed(ms).toFixed(0)} MiB/s | ${of} |`
   return `${backupHeading}
 
 \`deltamapper backup\` from the start of its process to its end: ${rounds} turns of each, medians. Made by \`npm run bench -- --backup\`.
@@ -199,7 +199,7 @@ ends, and so is dd's copy (\`conv=fsync\`). *Of dd's copy*: turn by turn, agains
 | | time | speed | of dd's copy |
 |---|--:|--:|--:|
 ${line('dd, reading', changed.dd)}
-${line('dd, copying onto the same disk', changed.copy)}
-${line('an increment, from start to end', changed.backup)}
+${line('dd, copying onto the same disk', changed.copy, '100 %')}
+${line('an increment, from start to end', changed.backup, `${share(changed.backup)} %`)}
 `
 }
