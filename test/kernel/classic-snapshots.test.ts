@@ -5,71 +5,42 @@
  *
  * A question costs six LVM commands, and a lab's are slow. So lives are lived in step (rounds.ts), and ask together.
  */
-import { closeSync, constants, openSync, writeSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { closeSync, openSync } from 'node:fs'
 import test, { type ExecutionContext } from 'ava'
 import { askForExamination } from '../../src/agent/inventory/ask.ts'
 import type { Extent } from '../support/expected.ts'
 import { answerTo, beginSlowly, failure } from './ask.ts'
 import { askAgent, serve as serveClassic } from './classic-agent.ts'
+import { scenesBelow } from './classic-below.ts'
+import {
+  activate,
+  agent,
+  client,
+  delta,
+  everyOther,
+  fresh,
+  group,
+  handle,
+  loopDevice,
+  monitoring,
+  refusal,
+  refusalOf,
+  type Scenes,
+  serve,
+  snapshot,
+  tableOf,
+  volume,
+  write,
+  writeEach
+} from './classic-lab.ts'
 import { contentOf, CowLife, MEBIBYTE } from './cow-life.ts'
-import { alignedBuffer, createDevice, reloadDevice, removeDevice, run } from './dmsetup.ts'
+import { createDevice, reloadDevice, removeDevice, run } from './dmsetup.ts'
 import { labRun } from './lab-run.ts'
-import { LiveAgent } from './live-agent.ts'
-import { createGroup, lvm, prepareLvm } from './lvm-setup.ts'
+import { createGroup, lvm } from './lvm-setup.ts'
 import { type InStep, liveInStep } from './rounds.ts'
-
-prepareLvm()
-const group = 'classic'
-createGroup(group, '/dev/ubda')
-const monitoring = '127.0.0.1:8083'
-// (One walker: its start is dear in the lab.)
-const agent = await LiveAgent.start({
-  config: { logLevel: 'info', walkers: 1, monitoring: `tcp://${monitoring}`, examinationDeadlineSeconds: 60 }
-})
-const client = agent.client()
-test.after.always(async () => agent.stop())
-
-const handle = (name: string) => `${group}/${name}`
-
-const serve = (name: string) => serveClassic(client, group, name)
-const delta = (base: string, target: string) => answerTo(client, { base: handle(base), target: handle(target) })
-const refusal = async (base: string, target: string) => (await failure(delta(base, target))).code
-const refusalOf = async (target: string) => (await failure(answerTo(client, { target: handle(target) }))).code
-
-const buffer = alignedBuffer(MEBIBYTE)
-let filler = 1
-
-/** Writes what was nowhere before. @returns the chunks of 4 KiB */
-function write(device: string, chunk: number, chunks = 1): Extent {
-  writeEach(device, [chunk], chunks)
-  return [chunk * 4096, chunks * 4096]
-}
-
-function writeEach(device: string, places: readonly number[], chunks = 1): void {
-  buffer.fill(filler++ % 251)
-  const file = openSync(device, constants.O_WRONLY | constants.O_DIRECT)
-  for (const chunk of places) writeSync(file, buffer, 0, chunks * 4096, chunk * 4096)
-  closeSync(file)
-}
-
-/** So many chunks that do not touch: each is an extent of its own. */
-const everyOther = (chunks: number) => Array.from({ length: chunks }, (_, i) => 2 * i)
-
-function volume(name: string, size = '4m'): string {
-  lvm('lvcreate', '--size', size, '--wipesignatures', 'n', '--name', name, group)
-  return `/dev/${group}/${name}`
-}
-
-function snapshot(origin: string, name: string, { size = '5m', permission = 'r' } = {}): void {
-  const options = ['--size', size, '--chunksize', '4k', '--permission', permission]
-  lvm('lvcreate', '--snapshot', ...options, '--name', name, handle(origin))
-}
 
 /** Seconds. */
 const DAY = 86_400
-
-const activate = (name: string, yes: 'y' | 'n') => lvm('lvchange', '--activate', yes, handle(name))
 
 /** A raw life; classic-lives.ts has many more. */
 async function randomLife(t: ExecutionContext, inStep: InStep): Promise<void> {
@@ -91,7 +62,7 @@ async function randomLife(t: ExecutionContext, inStep: InStep): Promise<void> {
 }
 
 /** What a snapshot can meet with, each on a volume of its own. */
-const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => Promise<void>>> = {
+const scenes: Scenes = {
   async 'what was written after the target is told apart by its old content, where nobody could write into the base'(
     t,
     inStep
@@ -141,16 +112,13 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     createDevice('on-b1', `0 8192 linear /dev/${group}/b1 0`)
     lvm('lvchange', '--permission', 'r', handle('b1'))
     await inStep(() => serve('b1'))
-    const fill = filler
-    const changed = write(device, 10)
+    const fill = fresh()
+    const changed = write(device, 10, 1, fill)
     snapshot('above', 'b2')
     write(device, 10)
     t.deepEqual(await inStep(() => delta('b1', 'b2')), [changed])
     // The target's own content.
-    const next = filler
-    filler = fill
-    write('/dev/mapper/on-b1', 10)
-    filler = next
+    write('/dev/mapper/on-b1', 10, 1, fill)
     t.deepEqual(await inStep(() => Promise.all([delta('b1', 'b2'), delta('b1', 'b1')])), [[changed], [changed]])
     // The kernel has counted it since the device is there; what was seen stands.
     removeDevice('on-b1')
@@ -289,63 +257,6 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     t.deepEqual(answers, [[changed], [changed]])
   },
 
-  async 'what lies below the origin gets another table, before an answer and in the middle of one'(t, inStep) {
-    const device = volume('real')
-    snapshot('real', 'q1')
-    writeEach(device, everyOther(500))
-    await inStep(() => serve('q1'))
-    snapshot('real', 'q2')
-    const rest = await inStep(() => beginSlowly(agent.address, handle('q1'), handle('q2')))
-    const table = run('dmsetup', ['table', `${group}-real-real`]).trim()
-    reloadDevice(
-      `${group}-real-real`,
-      table.replace(/\d+$/, (sector) => String(Number(sector) + 8))
-    )
-    const codes = await inStep(() => Promise.all([failure(rest()).then(({ code }) => code), refusal('q1', 'q2')]))
-    t.deepEqual(codes, ['DM_COW_DETACHED', 'DM_COW_DETACHED'])
-    reloadDevice(`${group}-real-real`, table)
-    t.is((await inStep(() => delta('q1', 'q2'))).length, 500)
-  },
-
-  async 'what lies below is moved by LVM in the middle of an answer, or is mirrored or cached'(t, inStep) {
-    for (const module of ['dm-mirror', 'dm-raid', 'dm-cache-smq']) run('/run/modprobe', [module])
-    for (const each of [2, 3]) {
-      const disk = `${tmpdir()}/disk-${each}`
-      run('truncate', ['--size', '80M', disk])
-      run('losetup', [`/dev/loop${each}`, disk])
-    }
-    createGroup('below', '/dev/loop2', '/dev/loop3')
-    const make = (...words: string[]) => lvm('lvcreate', ...words, 'below')
-    const take = (origin: string, name: string) => {
-      const options = ['--size', '5m', '--chunksize', '4k', '--permission', 'r', '--name', name]
-      lvm('lvcreate', '--snapshot', ...options, `below/${origin}`)
-    }
-    make('--size', '4m', '--name', 'moved')
-    make('--type', 'raid1', '--mirrors', '1', '--nosync', '--size', '4m', '--name', 'mirror')
-    make('--size', '4m', '--name', 'cached')
-    make('--type', 'cache-pool', '--size', '8m', '--name', 'fast')
-    const unchecked = 'global { cache_check_executable = "" }'
-    lvm('lvconvert', '--config', unchecked, '--type', 'cache', '--cachepool', 'below/fast', 'below/cached')
-    const all = ['moved', 'mirror', 'cached']
-    for (const origin of all) {
-      take(origin, `${origin}-1`)
-      writeEach(`/dev/below/${origin}`, everyOther(origin === 'moved' ? 500 : 2))
-      take(origin, `${origin}-2`)
-    }
-    const pairOf = (origin: string) => answerTo(client, { base: `below/${origin}-1`, target: `below/${origin}-2` })
-    await inStep(() => Promise.all(all.map((origin) => serveClassic(client, 'below', `${origin}-1`))))
-    const rest = await inStep(() => beginSlowly(agent.address, 'below/moved-1', 'below/moved-2'))
-    const before = run('dmsetup', ['table', 'below-moved-real'])
-    lvm('pvmove', '--interval', '1', '--name', 'moved', '/dev/loop2', '/dev/loop3')
-    t.not(run('dmsetup', ['table', 'below-moved-real']), before)
-    await inStep(() => rest())
-    const answers = await inStep(() => Promise.all(all.map(pairOf)))
-    t.deepEqual(
-      answers.map(({ length }) => length),
-      [500, 2, 2]
-    )
-  },
-
   async "extended while inactive: from the base's end on everything is changed, before it what differs"(t, inStep) {
     const device = volume('grown')
     snapshot('grown', 'x1')
@@ -361,12 +272,7 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
   },
 
   async 'a group on two disks: the first without metadata, then the second is missing'(t, inStep) {
-    for (const each of [0, 1]) {
-      const disk = `${tmpdir()}/disk-${each}`
-      run('truncate', ['--size', '40M', disk])
-      run('losetup', [`/dev/loop${each}`, disk])
-    }
-    createGroup('two', '/dev/loop0', '/dev/loop1')
+    createGroup('two', ...[0, 1].map((number) => loopDevice(number, '40M')))
     lvm('pvchange', '--metadataignore', 'y', '/dev/loop0')
     const take = (origin: string, name: string, disk: string) => {
       const options = ['--size', '5m', '--chunksize', '4k', '--permission', 'r', '--name', name]
@@ -395,6 +301,12 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     const [extents, { code }] = await inStep(() => Promise.all([pairOf('p1', 'p2'), failure(pairOf('p3', 'p4'))]))
     t.deepEqual(extents, [changed])
     t.is(code, 'DM_COW_INACTIVE')
+    // Something else in the place of the missing disk.
+    createDevice('instead', '0 8192 zero')
+    reloadDevice('two-striped-real', tableOf('two-striped-real').replace(/\S+ 0$/, '/dev/mapper/instead 0'))
+    const { code: instead, message } = await inStep(() => failure(pairOf('p1', 'p2')))
+    t.is(instead, 'DM_COW_DETACHED')
+    t.regex(message, /a disk that LVM misses/)
   },
 
   async 'activated apart from its origin with dmsetup: refused'(t, inStep) {
@@ -457,6 +369,15 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
     const [extents, code] = await inStep(() => Promise.all([delta('t1', 't2'), refusal('t1', 't3')]))
     t.deepEqual(extents, [changed])
     t.is(code, 'DM_POOLS_DIFFER')
+    // What shows through where the thin volume has nothing is none of LVM's.
+    createDevice('external', '0 8192 zero')
+    const real = `${group}-thin-real`
+    const table = tableOf(real)
+    reloadDevice(real, `${table} /dev/mapper/external`)
+    t.is(await inStep(() => refusal('t1', 't2')), 'DM_COW_DETACHED')
+    reloadDevice(real, table)
+    removeDevice('external')
+    t.deepEqual(await inStep(() => delta('t1', 't2')), [changed])
   },
 
   async 'a store that overflows, before and in the middle of an answer'(t, inStep) {
@@ -489,7 +410,7 @@ const scenes: Readonly<Record<string, (t: ExecutionContext, inStep: InStep) => P
 }
 
 test.serial('a random life, and whatever a snapshot can meet with', async (t) => {
-  const lives = Object.entries(scenes).map(
+  const lives = Object.entries({ ...scenes, ...scenesBelow }).map(
     ([name, live]) =>
       (inStep: InStep) =>
         live(t, inStep).catch((error: unknown) => {

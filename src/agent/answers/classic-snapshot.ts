@@ -9,7 +9,6 @@
  * its devices stand as LVM puts them (classic-devices.ts), and whether its store is whole. A store itself says neither
  * whose it is nor since when.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { DeltamapperError, type ErrorCode } from '../../errors.ts'
 import { LEAST_DELTA_BYTES, wantedDeltaBytes } from '../../devicemapper/cow/delta.ts'
@@ -24,17 +23,21 @@ import {
 } from '../catalog/classic-served.ts'
 import { resumeRefused } from '../catalog/fingerprint.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
-import type { SnapshotLink } from '../lvm/snapshot-links.ts'
+import type { SnapshotLink, SnapshotLinks } from '../lvm/snapshot-links.ts'
 import { byName, fullName, volumeKind } from '../lvm/volume.ts'
 import {
   type ClassicDevices,
   classicDevices,
   type ClassicPort,
+  type ClassicReference,
   detached,
   entriesCounted,
+  isOpenToWriters,
   merging,
+  refuseWriters,
   type TablesBelow,
-  tablesBelow
+  tablesBelow,
+  tableToCome
 } from '../node/classic-devices.ts'
 import { unlikeLvm } from '../lvm/lvm-tables.ts'
 import type { BegunStores, ClassicWalkRequest, ReadStores } from '../walks/classic-walk.ts'
@@ -43,6 +46,7 @@ import type { FoundSnapshot, SnapshotSource } from '../walks/snapshot.ts'
 import { namedClassic } from '../../devicemapper/device-named.ts'
 import { DeviceMapperLook, type LvmPort } from './one-look.ts'
 import { changedMeanwhile, lookAgain } from './second-look.ts'
+import { type LookedBelow, rightBelow, type UnlikeTable, whatIsUnlike } from './classic-tables.ts'
 import { type AnswerServices, checkOffset, type LookUp, type TargetAnswers } from './target.ts'
 import { volumeUuid } from './volume-group.ts'
 
@@ -52,15 +56,11 @@ import { volumeUuid } from './volume-group.ts'
  */
 const ONE_COMMAND = 60
 
-/** LVM writes its metadata first, and changes tables then: so often they are looked at before they count as unlike. */
-const TABLE_LOOKS = 3
-const TABLE_LOOK_MS = 1000
-
 /** What the kernel says of a snapshot that it keeps no more. */
 const givenUp: readonly string[] = ['DM_COW_INVALID', 'DM_COW_OVERFLOWED'] satisfies ErrorCode[]
 
 /** A classic snapshot as its source knows it. */
-export interface ClassicSnapshot extends FoundSnapshot {
+export interface ClassicSnapshot extends FoundSnapshot, LookedBelow {
   readonly kind: 'classic'
   /** The LV's UUID, and the origin's. */
   readonly identity: string
@@ -74,9 +74,6 @@ export interface ClassicSnapshot extends FoundSnapshot {
   readonly uuid: string
   readonly originUuid: string
   readonly devices: ClassicDevices
-  readonly tables: TablesBelow
-  /** What of them is not as LVM has it, as a clause; undefined where all is. */
-  readonly unlike: string | undefined
 }
 
 /**
@@ -108,17 +105,15 @@ export function classicSource(
       if (link.merging || found.links.some((each) => each.merging && each.origin === origin.name)) {
         throw merging(fullName(lv))
       }
-      const [uuid, originUuid] = [volumeUuid(lv), volumeUuid(origin)]
-      const [devices, tables] = await Promise.all([
-        classicDevices(deviceMapper, { handle: fullName(lv), uuid, originUuid }),
-        tablesBelow(deviceMapper, { uuid, originUuid })
-      ])
-      const unlike = (table: TablesBelow['store'], volume: string) =>
-        unlikeLvm(deviceMapper, table, found.segments(volume), found)
+      const reference = { handle: fullName(lv), uuid: volumeUuid(lv), originUuid: volumeUuid(origin) }
+      const below = await lookBelow(deviceMapper, reference, { origin: origin.name, store: name }, found)
+      const devices = await classicDevices(deviceMapper, reference)
+      if (devices.sizeBytes !== link.sizeBytes) {
+        throw detached(fullName(lv), `its device has ${devices.sizeBytes} bytes, and ${link.sizeBytes} to LVM`)
+      }
       return {
-        ...({ kind: 'classic', handle: fullName(lv), identity: lv.uuid, link } as const),
-        ...{ uuid, originUuid, devices, tables },
-        unlike: (await unlike(tables.origin, origin.name)) ?? (await unlike(tables.store, name)),
+        ...({ kind: 'classic', identity: lv.uuid, link } as const),
+        ...{ ...reference, ...below, devices },
         ...{ volume: origin.uuid, volumeName: fullName(origin) },
         readOnly: lv.attributes.permissions === 'read-only' && devices.readOnly && devices.untouched
       }
@@ -126,20 +121,42 @@ export function classicSource(
   }
 }
 
+/** @param volumes what LVM calls the untouched origin, and the store */
+async function lookBelow(
+  deviceMapper: ClassicPort,
+  reference: ClassicReference,
+  volumes: Readonly<Record<keyof TablesBelow, string>>,
+  found: SnapshotLinks
+): Promise<LookedBelow> {
+  const both = ['origin', 'store'] as const
+  const toCome = await Promise.all(both.map((below) => tableToCome(deviceMapper, reference, below)))
+  const tables = await tablesBelow(deviceMapper, reference)
+  const unlike: UnlikeTable[] = []
+  for (const [i, below] of both.entries()) {
+    const why = (table: TablesBelow['store']) => unlikeLvm(deviceMapper, table, found.segments(volumes[below]), found)
+    const next = toCome[i]
+    const now = await why(tables[below])
+    if (now !== undefined) unlike.push({ below, why: now, isLeaving: next !== undefined && !(await why(next)) })
+  }
+  return { handle: reference.handle, tables, unlike, sequenceNumber: found.sequenceNumber }
+}
+
 export function classicAnswers({ classic }: AnswerServices): TargetAnswers<ClassicSnapshot> {
   return {
     where: 'is a classic snapshot',
     named: ({ uuid }) => namedClassic(uuid),
-    async plan({ base, target, startingOffset, maxResults, lookUp }) {
+    async plan({ base: foundBase, target: foundTarget, startingOffset, maxResults, lookUp }) {
       if (classic === undefined) throw new Error('nothing is lent for classic snapshots')
+      const base = foundBase && (await withWriters(foundBase, classic))
+      const target = await withWriters(foundTarget, classic)
       // An answer may be refused, or end early: what was seen stands all the same.
       for (const each of base ? [base, target] : [target]) {
         if (!each.readOnly) await classic.catalog.classicSnapshots.sawWritable(factsOf(each))
       }
       checkOffset(startingOffset, target.handle, target.devices.sizeBytes)
       if (base) checkRelated(base, target)
-      await checkTables(base ? [base, target] : [target], lookUp)
       const answer = new ClassicAnswer(base, target, Number(startingOffset), lookUp, classic)
+      await answer.checkBelow()
       const request: ClassicWalkRequest = {
         ...(base && { base: base.devices }),
         ...{ target: target.devices, startingOffset: Number(startingOffset), maxResults },
@@ -170,8 +187,8 @@ class ClassicAnswer {
   readonly #services: ClassicServices
   /** What is on record of the base as target. */
   #record: ClassicRow | undefined
-  /** As they were at the last look at LVM. */
-  #tables: readonly TablesBelow[]
+  /** What lies below them at the last look at LVM; undefined before the first. */
+  #below: readonly LookedBelow[] | undefined
   /** What each list has to begin with. */
   readonly #known: { base?: ClassicRow | undefined; target?: ClassicRow | undefined } = {}
 
@@ -187,7 +204,6 @@ class ClassicAnswer {
     this.#startingOffset = startingOffset
     this.#lookUp = lookUp
     this.#services = services
-    this.#tables = this.#snapshots.map(({ tables }) => tables)
   }
 
   get #snapshots(): readonly ClassicSnapshot[] {
@@ -236,27 +252,54 @@ class ClassicAnswer {
     await catalog.classicSnapshots.remember(factsOf(this.#target), target, 'target')
   }
 
+  /** Whether what lies below them is LVM's, and nobody else writes there. @throws what says that it is not */
+  async checkBelow(): Promise<void> {
+    this.#below = await this.#rightBelow(this.#snapshots)
+    for (const snapshot of this.#snapshots) {
+      await refuseWriters(this.#services.deviceMapper, snapshot, snapshot.devices)
+    }
+  }
+
   /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
   async checkState(): Promise<void> {
     // At one look, because they have one origin.
-    const look = new DeviceMapperLook(this.#services.deviceMapper)
+    const { deviceMapper } = this.#services
+    const look = new DeviceMapperLook(deviceMapper)
     const snapshots = this.#snapshots
     const [found, tables] = await Promise.all([
       Promise.all(snapshots.map(async (snapshot) => classicDevices(look, snapshot))),
       Promise.all(snapshots.map(async (snapshot) => tablesBelow(look, snapshot)))
     ])
-    for (const [i, snapshot] of this.#snapshots.entries()) {
+    for (const [i, snapshot] of snapshots.entries()) {
       if (!isDeepStrictEqual(found[i], snapshot.devices)) throw changedMeanwhile(snapshot.handle)
+      await refuseWriters(deviceMapper, snapshot, snapshot.devices, look)
       await this.#counted(snapshot)
     }
     // Perhaps by LVM, which may move data at any time.
-    if (!isDeepStrictEqual(tables, this.#tables)) await this.#lookAgain()
+    const known = this.#below?.map((each) => each.tables)
+    if (!isDeepStrictEqual(tables, known)) await this.#lookAgain(tables)
   }
 
-  /** @throws DM_SNAPSHOT_CHANGED, DM_COW_DETACHED; what looking up throws */
-  async #lookAgain(): Promise<void> {
-    const now = await lookAgain(this.#snapshots, this.#lookUp, steady)
-    this.#tables = await checkTables(now, this.#lookUp)
+  /** @param seen tables below that were seen since the last look @throws DM_SNAPSHOT_CHANGED, DM_COW_DETACHED … */
+  async #lookAgain(seen?: readonly TablesBelow[]): Promise<void> {
+    this.#below = await this.#rightBelow(await this.#lookedUp(), seen)
+  }
+
+  async #lookedUp(): Promise<readonly ClassicSnapshot[]> {
+    return lookAgain(this.#snapshots, this.#lookUp, steady)
+  }
+
+  async #rightBelow(
+    snapshots: readonly ClassicSnapshot[],
+    seen?: readonly TablesBelow[]
+  ): Promise<readonly LookedBelow[]> {
+    const { logger } = this.#services
+    const onUnlike = (each: LookedBelow) =>
+      logger.warn(
+        { handle: each.handle, why: whatIsUnlike(each) },
+        "a table is not as LVM's metadata says; looking again"
+      )
+    return rightBelow(snapshots, () => this.#lookedUp(), { good: this.#below, seen, onUnlike })
   }
 
   /**
@@ -370,28 +413,22 @@ function checkTimes({ handle, link: { linkedAt, createdAt } }: ClassicSnapshot):
 
 /**
  * What of a snapshot stays as it is: its place is another one as soon as somebody else's volume is removed, and LVM may
- * move data.
+ * move data. (Whether it is read-only, its devices say.)
  */
-function steady(snapshot: FoundSnapshot): FoundSnapshot {
+function steady(snapshot: FoundSnapshot): unknown {
   if (snapshot.kind !== 'classic') return snapshot
   const { link } = snapshot as ClassicSnapshot
-  return { ...snapshot, link: { ...link, place: 0 }, tables: undefined, unlike: undefined } as FoundSnapshot
+  const varying = { tables: undefined, unlike: undefined, sequenceNumber: undefined, readOnly: undefined }
+  return { ...snapshot, ...varying, link: { ...link, place: 0 } }
 }
 
-/**
- * Whether the tables below are as LVM has them, or become so soon.
- *
- * @returns those tables
- * @throws DM_COW_DETACHED; what looking up throws
- */
-async function checkTables(snapshots: readonly ClassicSnapshot[], lookUp: LookUp): Promise<readonly TablesBelow[]> {
-  for (let look = 1; ; look++) {
-    const wrong = snapshots.find(({ unlike }) => unlike !== undefined)
-    if (!wrong) return snapshots.map(({ tables }) => tables)
-    if (look === TABLE_LOOKS) throw detached(wrong.handle, `of what lies below it, ${wrong.unlike}`)
-    await sleep(TABLE_LOOK_MS)
-    snapshots = await lookAgain(snapshots, lookUp, steady)
-  }
+/** A read-only one that somebody may write into all the same is not. @throws what device-mapper calls throw */
+async function withWriters(
+  snapshot: ClassicSnapshot,
+  { deviceMapper }: Pick<ClassicServices, 'deviceMapper'>
+): Promise<ClassicSnapshot> {
+  const readOnly = snapshot.readOnly && !(await isOpenToWriters(deviceMapper, snapshot.devices))
+  return { ...snapshot, readOnly }
 }
 
 /** By one name, whatever it was asked for by: names rotate. */

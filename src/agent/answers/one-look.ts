@@ -80,7 +80,9 @@ export class DeviceMapperLook implements DeviceMapperPort {
     return once(this.#infos, device, () => this.#deviceMapper.info(device))
   }
 
-  async table(device: DeviceReference): Promise<readonly TableRow[]> {
+  /** One that is loaded beside the live one is asked for each time: few want it. */
+  async table(device: DeviceReference, options?: { inactive?: boolean }): Promise<readonly TableRow[]> {
+    if (options?.inactive) return this.#deviceMapper.table(device, options)
     return once(this.#tables, device, () => this.#deviceMapper.table(device))
   }
 }

@@ -5,21 +5,27 @@
  *     LVM     segment  0 … 8192  striped  on disk X at sector 2048
  *     kernel  0 8192 linear 8:16 2048
  *
- * Linear and striped segments are held against it place by place, thin ones by pool and number. Of the others (raid,
- * cache, VDO) LVM's words are not the kernel's: whatever they stand on has to be of the group.
+ * Linear and striped segments are held against it place by place, and those of VDO, which are linear to the kernel;
+ * thin ones by pool and number. Of the others (raid, mirror, cache) LVM's words are not the kernel's: the target has to
+ * be that of the type, and whatever it stands on of the group.
  */
-import { stat } from 'node:fs/promises'
-import { decodeDeviceNumber } from '../../../native/device.ts'
-import type { DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
+import type { DeviceMapper, TableRow } from '../../../native/device-mapper.ts'
+import { GroupDisks, type KnownDisks } from './group-disks.ts'
 import type { Place, Segment } from './segments.ts'
 
 /** What is known of the group that the volume is of. */
-export interface GroupParts {
+export interface GroupParts extends KnownDisks {
   /** LVM's id. */
   readonly vgUuid: string
-  /** Device nodes of its disks, by LVM's id; some may be missing, and some not be seen from here. */
-  readonly disks: ReadonlyMap<string, string>
 }
+
+/**
+ * Types of segments that stand on other volumes, and in them the name of the kernel's target (`add_target_line` of
+ * LVM's lib/raid, lib/mirror, lib/cache_segtype, lib/writecache, lib/integrity).
+ */
+const standingOnParts = /^(raid(?=\d)|(?:mirror|cache|writecache|integrity)$)/
+/** Types that stand on nothing (lib/zero, lib/error); their target has the same name. */
+const standingOnNothing: readonly string[] = ['zero', 'error']
 
 /** @returns what is unlike, as a clause; undefined where nothing is */
 export async function unlikeLvm(
@@ -35,7 +41,9 @@ export async function unlikeLvm(
     const row = table[i]
     const isPlaced = row.startSector === segment.startSector && row.lengthSectors === segment.lengthSectors
     if (isPlaced && (await parts.matches(row, segment))) continue
-    return `it has ${row.startSector} ${row.lengthSectors} ${row.targetType} ${row.params} where LVM's segment is another`
+    const said = `it has ${row.startSector} ${row.lengthSectors} ${row.targetType} ${row.params}`
+    const missing = segment.stripes.some(({ disk }) => disk !== undefined && !group.disks.has(disk))
+    return `${said} where LVM's segment is another${missing ? ', or is on a disk that LVM misses: bring it back' : ''}`
   }
   return undefined
 }
@@ -43,56 +51,70 @@ export async function unlikeLvm(
 class Parts {
   readonly #deviceMapper: Pick<DeviceMapper, 'info'>
   readonly #group: GroupParts
+  readonly #disks: GroupDisks
 
   constructor(deviceMapper: Pick<DeviceMapper, 'info'>, group: GroupParts) {
     this.#deviceMapper = deviceMapper
     this.#group = group
+    this.#disks = GroupDisks.of(group)
   }
 
-  async matches({ targetType, params }: TableRow, segment: Segment): Promise<boolean> {
-    const words = params.trim().split(/\s+/)
-    const { type, stripes, stripeSectors, thin } = segment
-    if (type === 'striped') {
-      const head = stripes.length === 1 ? [] : [stripes.length, stripeSectors].map(String)
-      if (targetType !== (stripes.length === 1 ? 'linear' : 'striped')) return false
-      if (words.length !== head.length + 2 * stripes.length || head.some((word, i) => words[i] !== word)) return false
-      const places = words.slice(head.length)
-      for (const [i, place] of stripes.entries()) {
-        if (!(await this.#isAt(place, places[2 * i], places[2 * i + 1]))) return false
-      }
-      return true
+  async matches({ targetType, params }: TableRow, { type, stripes, stripeSectors, thin }: Segment): Promise<boolean> {
+    const words = params.trim().split(/\s+/).filter(Boolean)
+    if (stripes.length > 0) return this.#areAt(targetType, words, { stripes, stripeSectors })
+    if (thin) {
+      const { pool, deviceId, externalOrigin } = thin
+      if (targetType !== 'thin' || words[1] !== String(deviceId)) return false
+      if (words.length !== (externalOrigin === undefined ? 2 : 3)) return false
+      return (await this.#isOf(words[0], pool)) && (words.length === 2 || (await this.#isOf(words[2], externalOrigin)))
     }
-    if (thin) return targetType === 'thin' && words[1] === String(thin.deviceId) && this.#isOf(words[0], thin.pool)
-    for (const word of words) if (/^\d+:\d+$/.test(word) && !(await this.#isOfGroup(word))) return false
+    if (standingOnNothing.includes(type)) return targetType === type && words.length === 0
+    if (targetType !== standingOnParts.exec(type)?.[1]) return false
+    const devices = words.filter((word) => /^\d+:\d+$/.test(word))
+    for (const device of devices) if (!(await this.#isOfGroup(device))) return false
+    return devices.length > 0
+  }
+
+  /** One place is a linear target, or a striped one with a single stripe (`use_linear_target` in lvm.conf). */
+  async #areAt(
+    targetType: string,
+    words: readonly string[],
+    { stripes, stripeSectors }: Pick<Segment, 'stripes' | 'stripeSectors'>
+  ): Promise<boolean> {
+    const head = targetType === 'linear' ? [] : words.slice(0, 2)
+    if (targetType === 'linear' ? stripes.length > 1 : targetType !== 'striped') return false
+    if (head.length > 0 && head[0] !== String(stripes.length)) return false
+    if (stripes.length > 1 && head[1] !== String(stripeSectors)) return false
+    const places = words.slice(head.length)
+    if (places.length !== 2 * stripes.length) return false
+    for (const [i, place] of stripes.entries()) {
+      if (!(await this.#isAt(place, places[2 * i], places[2 * i + 1]))) return false
+    }
     return true
   }
 
-  /** A disk that is missing has something else in its place: nothing is kept there. */
-  async #isAt({ disk, volume, sector }: Place, device: string, offset: string): Promise<boolean> {
+  /** Where LVM misses the disk, it has made an error target in its place, or left the device that the disk was. */
+  async #isAt({ disk = '', volume, sector }: Place, device: string, offset: string): Promise<boolean> {
     if (volume !== undefined) return offset === String(sector) && this.#isOf(device, volume)
-    const path = this.#group.disks.get(disk ?? '')
-    const known = path === undefined ? undefined : await numberOf(path)
-    if (known === undefined) return path === undefined || offset === String(sector)
-    return device === known && offset === String(sector)
+    if (offset === String(sector) && (await this.#disks.isAt(disk, device))) return true
+    return !this.#group.disks.has(disk) && /-missing_\d+_\d+$/.test(await this.#uuidInGroup(device))
   }
 
   /** Of a volume of the group by its id, or one that LVM has made for it. */
   async #isOf(device: string, volume = ''): Promise<boolean> {
-    const [major, minor] = device.split(':').map(Number)
-    const uuid = `LVM-${(this.#group.vgUuid + volume).replaceAll('-', '')}`
-    return (await this.#deviceMapper.info({ major, minor }))?.uuid.startsWith(uuid) ?? false
+    return volume !== '' && (await this.#uuidInGroup(device)).startsWith(volume.replaceAll('-', ''))
   }
 
   async #isOfGroup(device: string): Promise<boolean> {
-    const disks = await Promise.all([...this.#group.disks.values()].map(numberOf))
-    return disks.some((disk) => disk === device || disk === undefined) || (await this.#isOf(device))
+    return (await this.#disks.has(device)) || (await this.#uuidInGroup(device)) !== ''
   }
-}
 
-/** Of a device node, as tables have it; undefined where it cannot be seen from here. */
-async function numberOf(path: string): Promise<string | undefined> {
-  const facts = await stat(path).catch(() => undefined)
-  if (!facts?.isBlockDevice()) return undefined
-  const { major, minor }: DeviceNumber = decodeDeviceNumber(facts.rdev)
-  return `${major}:${minor}`
+  /** A device's UUID without that of the group; empty where it is of no volume of the group. */
+  async #uuidInGroup(device: string): Promise<string> {
+    if (!/^\d+:\d+$/.test(device)) return ''
+    const [major, minor] = device.split(':').map(Number)
+    const group = `LVM-${this.#group.vgUuid.replaceAll('-', '')}`
+    const uuid = (await this.#deviceMapper.info({ major, minor }))?.uuid ?? ''
+    return uuid.startsWith(group) ? uuid.slice(group.length) : ''
+  }
 }

@@ -13,11 +13,13 @@ export interface Segment {
   readonly lengthSectors: number
   /** LVM's word: striped (which linear ones are, too), raid1, thin, cache, … */
   readonly type: string
-  /** Of a striped one: sectors of a stripe, 0 where there is only one, and where each begins. */
+  /**
+   * Of what the kernel has as linear or striped: sectors of a stripe, 0 where there is only one, and where each begins.
+   */
   readonly stripeSectors: number
   readonly stripes: readonly Place[]
-  /** Of a thin one: the id of its pool's volume, and its number in there. */
-  readonly thin: { readonly pool: string; readonly deviceId: number } | undefined
+  /** Of a thin one: the id of its pool's volume, its number in there, and the id of what shows through, if anything. */
+  readonly thin: { readonly pool: string; readonly deviceId: number; readonly externalOrigin?: string } | undefined
 }
 
 /** On a disk or in another volume, by LVM's id. */
@@ -34,7 +36,7 @@ export function segmentsOf(group: Section, volume: string): Segment[] {
   return Object.entries(section).flatMap(([name, segment]): Segment[] => {
     if (!/^segment\d+$/.test(name) || !isSection(segment)) return []
     const type = textOf(segment['type'], `the type of ${volume}`)
-    const stripes = type === 'striped' ? placesOf(group, segment['stripes'], extent) : []
+    const stripes = stripesOf(group, type, segment)
     return [
       {
         startSector: numberOf(segment['start_extent']) * extent,
@@ -44,6 +46,21 @@ export function segmentsOf(group: Section, volume: string): Segment[] {
       }
     ]
   })
+}
+
+/**
+ * Striped ones; a volume of a VDO pool, which begins behind the pool's header; and a mirror that is being made or
+ * taken apart, while it has one leg.
+ */
+function stripesOf(group: Section, type: string, segment: Section): Place[] {
+  const extent = numberOf(group['extent_size'])
+  if (type === 'striped') return placesOf(group, segment['stripes'], extent)
+  if (type === 'mirror' && numberOf(segment['mirror_count']) === 1) return placesOf(group, segment['mirrors'], extent)
+  if (type !== 'vdo') return []
+  const name = textOf(segment['vdo_pool'], 'the pool of a VDO volume')
+  const pool = sectionOf(sectionOf(group, 'logical_volumes'), name)
+  const sector = numberOf(sectionOf(pool, 'segment1')['header_size']) + numberOf(segment['vdo_offset']) * extent
+  return [{ volume: textOf(pool['id'], `the id of ${name}`), sector }]
 }
 
 /** A list of names, each with the extent at which its part begins. */
@@ -65,6 +82,9 @@ function placesOf(group: Section, list: Value | undefined, extent: number): Plac
 
 function thinOf(group: Section, segment: Section): Segment['thin'] {
   const name = textOf(segment['thin_pool'], 'the pool of a thin volume')
-  const pool = sectionOf(sectionOf(group, 'logical_volumes'), name)
-  return { pool: textOf(pool['id'], `the id of ${name}`), deviceId: numberOf(segment['device_id']) }
+  const volumes = sectionOf(group, 'logical_volumes')
+  const idOf = (each: string) => textOf(sectionOf(volumes, each)['id'], `the id of ${each}`)
+  const thin = { pool: idOf(name), deviceId: numberOf(segment['device_id']) }
+  const external = segment['external_origin']
+  return external === undefined ? thin : { ...thin, externalOrigin: idOf(textOf(external, 'an external origin')) }
 }

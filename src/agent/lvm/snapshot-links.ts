@@ -10,7 +10,9 @@
  * is read (pvck --dump metadata; format: lib/format_text in LVM's sources). A snapshot that is being merged has
  * `merging_store` in place of `cow_store`.
  */
-import { groupSection, isSection, notUnderstood, numberOf, sectionOf, textOf } from './metadata-text.ts'
+import { SECTOR_BYTES } from '../../units.ts'
+import type { KnownDisks } from './group-disks.ts'
+import { groupSection, isSection, notUnderstood, numberOf, type Section, sectionOf, textOf } from './metadata-text.ts'
 import { type Segment, segmentsOf } from './segments.ts'
 
 export interface SnapshotLink {
@@ -21,6 +23,8 @@ export interface SnapshotLink {
    */
   readonly linkedAt: number
   readonly createdAt: number
+  /** How much of the origin it is of. */
+  readonly sizeBytes: number
   /** Names of the origin and of the snapshot. */
   readonly origin: string
   readonly snapshot: string
@@ -30,14 +34,12 @@ export interface SnapshotLink {
 }
 
 /** The links of a group, and which state of it they are of. */
-export interface SnapshotLinks {
+export interface SnapshotLinks extends KnownDisks {
   readonly vgUuid: string
   readonly sequenceNumber: bigint
   readonly links: readonly SnapshotLink[]
   /** What each of the group's volumes consists of, by its name. */
   readonly segments: (volume: string) => readonly Segment[]
-  /** Device nodes of its disks that are here, by LVM's id. */
-  readonly disks: ReadonlyMap<string, string>
 }
 
 /**
@@ -55,6 +57,7 @@ export function parseSnapshotLinks(
   const group = groupSection(text, volumeGroup)
   const volumes = sectionOf(group, 'logical_volumes')
   const named = Object.entries(volumes)
+  const extentBytes = numberOf(group['extent_size']) * SECTOR_BYTES
   const links = named.flatMap(([name, volume], place): SnapshotLink[] => {
     if (!isSection(volume)) throw notUnderstood(`${name} is no section`)
     const segment = volume['segment1']
@@ -69,11 +72,21 @@ export function parseSnapshotLinks(
         id: textOf(volume['id'], `the id of ${name}`),
         linkedAt: numberOf(volume['creation_time']),
         createdAt: numberOf(own['creation_time']),
+        sizeBytes: numberOf(segment['extent_count']) * extentBytes,
         ...{ origin, snapshot, merging: segment['merging_store'] !== undefined, place }
       }
     ]
   })
   const sequenceNumber = BigInt(numberOf(group['seqno']))
   const segments = (volume: string) => segmentsOf(group, volume)
-  return { vgUuid: textOf(group['id'], 'its id'), sequenceNumber, links, segments, disks }
+  const vgUuid = textOf(group['id'], 'its id')
+  return { vgUuid, sequenceNumber, links, segments, disks, lastSeen: lastSeen(sectionOf(group, 'physical_volumes')) }
+}
+
+/** Device nodes by LVM's id. (Its metadata call them hints.) */
+function lastSeen(disks: Section): Map<string, string> {
+  const all = Object.values(disks).filter(isSection)
+  return new Map(
+    all.flatMap(({ id, device }) => (typeof id === 'string' && typeof device === 'string' ? [[id, device]] : []))
+  )
 }

@@ -8,10 +8,10 @@
  *
  * Everything that is written to the origin has to come through its snapshot-origin target: what is written to `-real`
  * beside it is in no store. So each device is found by the UUID that LVM gives it, each table has to lead to the next,
- * and nobody else may stand on `-real`.
+ * nobody but LVM's snapshots may stand on `-real`, nobody else on a store, and nobody may have either open for writing.
  */
-import { readdir } from 'node:fs/promises'
-import type { DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
+import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
+import { holdersOf, writersOf } from './openers.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
 import { BlockReader } from '../../devicemapper/block-reader.ts'
@@ -34,6 +34,8 @@ export interface ClassicReference {
 
 export interface ClassicDevices {
   readonly snapshot: DeviceNumber
+  /** The untouched one, `-real`. */
+  readonly originDevice: DeviceNumber
   readonly storePath: string
   readonly storeDevice: DeviceNumber
   /** Size of the snapshot in bytes. */
@@ -80,12 +82,14 @@ export async function classicDevices(
   const below = `${real.major}:${real.minor}`
   if (top.params.trim() !== below) throw detached(handle, `its origin stands on ${top.params.trim()}, it on ${below}`)
   await refuseOthers(deviceMapper, handle, real, origin)
+  await refuseBeside(deviceMapper, handle, store, info)
   const ofStore = {
     storePath: `/dev/mapper/${nodeName(store.name)}`,
     storeDevice: { major: store.major, minor: store.minor }
   }
   return {
     snapshot: { major: info.major, minor: info.minor },
+    originDevice: { major: real.major, minor: real.minor },
     ...ofStore,
     sizeBytes: row.lengthSectors * SECTOR_BYTES,
     chunkBytes: table.chunkSectors * SECTOR_BYTES,
@@ -101,15 +105,41 @@ export interface TablesBelow {
   readonly store: readonly TableRow[]
 }
 
+type Below = keyof TablesBelow
+
 /** Empty where a device is not there. @throws what device-mapper calls throw */
 export async function tablesBelow(
   deviceMapper: ClassicPort,
-  { uuid, originUuid }: Pick<ClassicReference, 'uuid' | 'originUuid'>
+  snapshot: Pick<ClassicReference, 'uuid' | 'originUuid'>
 ): Promise<TablesBelow> {
   const [origin, store] = await Promise.all(
-    [`${originUuid}-real`, `${uuid}-cow`].map((below) => liveTable(deviceMapper, { uuid: below, name: '' }))
+    (['origin', 'store'] as const).map((below) =>
+      liveTable(deviceMapper, { uuid: uuidBelow(snapshot, below), name: '' })
+    )
   )
   return { origin, store }
+}
+
+/**
+ * The table that LVM is about to put in place: it suspends a device, commits its metadata, and resumes it with the
+ * table that it has loaded. Undefined where nothing of that kind is under way. To be asked before the live table: what
+ * is put in place in between is in that.
+ *
+ * @throws what device-mapper calls throw
+ */
+export async function tableToCome(
+  deviceMapper: ClassicPort,
+  snapshot: Pick<ClassicReference, 'uuid' | 'originUuid'>,
+  below: Below
+): Promise<readonly TableRow[] | undefined> {
+  const uuid = uuidBelow(snapshot, below)
+  const info = await deviceMapper.info({ uuid })
+  if (!info?.suspended || !info.hasInactiveTable) return undefined
+  return deviceMapper.table({ uuid }, { inactive: true })
+}
+
+function uuidBelow({ uuid, originUuid }: Pick<ClassicReference, 'uuid' | 'originUuid'>, below: Below): string {
+  return below === 'origin' ? `${originUuid}-real` : `${uuid}-cow`
 }
 
 /** How often to look whether a write is under way, which may be a flush of none. */
@@ -191,28 +221,99 @@ export async function entriesCounted(
 const larger =
   'take a full backup of a new snapshot, with a larger store (lvcreate -s -L) or snapshot_autoextend_threshold below 100'
 
-/** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot of it. */
+/**
+ * Whether somebody might write to what lies below a snapshot: to the untouched origin, beside the origin; or to the
+ * store, whose list the kernel has in memory.
+ *
+ * @param seen what the first look is taken at
+ * @throws DM_COW_DETACHED; what device-mapper calls throw
+ */
+export async function refuseWriters(
+  deviceMapper: ClassicPort,
+  { handle }: Pick<ClassicReference, 'handle'>,
+  { originDevice, storeDevice }: Pick<ClassicDevices, 'originDevice' | 'storeDevice'>,
+  seen: ClassicPort = deviceMapper
+): Promise<void> {
+  const [ofOrigin, ofStore] = await Promise.all(
+    [originDevice, storeDevice].map((device) => writersOf(deviceMapper, device, { seen }))
+  )
+  if (ofOrigin !== undefined) throw detached(handle, `its untouched origin may be written to by ${ofOrigin}`)
+  if (ofStore !== undefined) throw detached(handle, `its store may be written to by ${ofStore}`)
+}
+
+/**
+ * Whether somebody might write into a read-only snapshot all the same: a device that stands on it, or who has had it
+ * open since it was writable (a file system, a process that has mapped it).
+ */
+export async function isOpenToWriters(
+  deviceMapper: ClassicPort,
+  { snapshot }: Pick<ClassicDevices, 'snapshot'>
+): Promise<boolean> {
+  if ((await holdersOf(snapshot)).length > 0) return true
+  return (await writersOf(deviceMapper, snapshot, { isReadOnly: true })) !== undefined
+}
+
+/** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot of it by LVM. */
 async function refuseOthers(
   deviceMapper: ClassicPort,
   handle: string,
   real: DeviceNumber,
-  origin: DeviceNumber
+  origin: DeviceInfo
 ): Promise<void> {
   const { major } = real
-  const names = await readdir(`/sys/dev/block/${major}:${real.minor}/holders`)
-  const tables = await Promise.all(
+  const names = await holdersOf(real)
+  const found = await Promise.all(
     names.map(async (name) => {
-      // (The kernel names device-mapper's devices after their minor numbers: alloc_dev in drivers/md/dm.c.)
-      const minor = Number(/^dm-(\d+)$/.exec(name)?.[1] ?? NaN)
+      const minor = minorOf(name)
       if (minor === origin.minor) return undefined
-      return Number.isNaN(minor) ? [] : deviceMapper.table({ major, minor })
+      if (minor === undefined) return { rows: [] }
+      const [info, rows] = await Promise.all([
+        deviceMapper.info({ major, minor }),
+        tableAt(deviceMapper, { major, minor })
+      ])
+      // (One that is just being made, or was just removed, passes nothing on.)
+      return info?.hasLiveTable ? { info, rows } : undefined
     })
   )
-  for (const [i, rows] of tables.entries()) {
-    if (rows === undefined || (rows.length === 1 && isSnapshotOf(rows[0], real))) continue
-    const name = names[i]
+  for (const [i, each] of found.entries()) {
+    if (each === undefined) continue
+    const { info, rows } = each
+    const isOfLvm = info?.uuid.startsWith(origin.uuid.slice(0, LVM_GROUP_LENGTH)) ?? false
+    if (isOfLvm && rows.length === 1 && isSnapshotOf(rows[0], real)) continue
+    const name = info?.name ?? names[i]
     throw detached(handle, `${name} stands on its origin beside it, so that writes can be missing from its store`)
   }
+}
+
+/** Empty where the device is gone. */
+async function tableAt(deviceMapper: ClassicPort, device: DeviceNumber): Promise<readonly TableRow[]> {
+  return deviceMapper.table(device).catch((error: unknown) => {
+    if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
+    throw error
+  })
+}
+
+/** Nothing but its snapshot may stand on a store: what somebody else puts there, the kernel does not know. */
+async function refuseBeside(
+  deviceMapper: ClassicPort,
+  handle: string,
+  store: DeviceNumber,
+  { major, minor }: DeviceNumber
+): Promise<void> {
+  const other = (await holdersOf(store)).find((name) => minorOf(name) !== minor)
+  if (other === undefined) return
+  const found = minorOf(other)
+  const info = found === undefined ? undefined : await deviceMapper.info({ major, minor: found })
+  throw detached(handle, `${info?.name ?? other} stands on its store beside it`)
+}
+
+/** In a UUID by LVM: `LVM-` and the id of the group. The volume's follows, and what the device is to it. */
+const LVM_GROUP_LENGTH = 4 + 32
+
+/** Of device-mapper's devices, which the kernel names after it (alloc_dev in drivers/md/dm.c); undefined of others. */
+function minorOf(name: string): number | undefined {
+  const [, minor] = /^dm-(\d+)$/.exec(name) ?? []
+  return minor === undefined ? undefined : Number(minor)
 }
 
 /** One may also have it as its store, or pass discards down to it: those are in no other snapshot's store. */

@@ -10,12 +10,7 @@ import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import type { ClassicDevices } from '../node/classic-devices.ts'
 import { encodedMessages } from './encoded-messages.ts'
 import type { Walk, WalkContext } from './plan.ts'
-
-/**
- * One look at the state of both snapshots is for every message that leaves within so many milliseconds of its
- * beginning. It costs as much as making several messages.
- */
-const LOOK_LASTS_MS = 50
+import { VouchingLooks } from './vouching-looks.ts'
 
 export interface ClassicWalkRequest {
   /** Undefined: everything the target has, which is all of it. */
@@ -116,13 +111,13 @@ class OpenStores implements AsyncDisposable {
   readonly #opened: CowStore[] = []
   /** Of those, the ones that lists are read of: one for each snapshot. */
   readonly #lists: CowStore[] = []
-  /** When the last look began, and how many reads there were when it was over. */
-  #lookedAt = -Infinity
-  #readsByThen = 0
+  readonly #looks: VouchingLooks
 
   constructor(request: ClassicWalkRequest, context: WalkContext) {
     this.#request = request
     this.#context = context
+    const reads = () => this.#opened.reduce((sum, { statistics }) => sum + statistics.readCalls, 0)
+    this.#looks = new VouchingLooks(async () => this.#takeLook(), reads)
   }
 
   async open(devices: ClassicDevices, { counted, prefix }: BegunStore): Promise<SnapshotStore> {
@@ -142,22 +137,18 @@ class OpenStores implements AsyncDisposable {
   }
 
   /**
-   * Whether both snapshots are still kept, before a message leaves: what the kernel says of them, which goes on record,
-   * and then what their stores say. A look from before something was read does not vouch for it.
+   * Whether both snapshots are still kept, before a message leaves.
    *
    * @throws the main thread's refusals; DM_COW_INVALID, DM_METADATA_DAMAGED, DM_READ_FAILED
    */
   async look(): Promise<void> {
-    const isRecent = performance.now() - this.#lookedAt < LOOK_LASTS_MS
-    if (isRecent && this.#reads === this.#readsByThen) return
-    this.#lookedAt = performance.now()
-    await this.#context.ask('state')
-    await Promise.all(this.#lists.map(async (store) => store.checkValid()))
-    this.#readsByThen = this.#reads
+    await this.#looks.vouch()
   }
 
-  get #reads(): number {
-    return this.#opened.reduce((sum, { statistics }) => sum + statistics.readCalls, 0)
+  /** What the kernel says of them, which goes on record, and then what their stores say. */
+  async #takeLook(): Promise<void> {
+    await this.#context.ask('state')
+    await Promise.all(this.#lists.map(async (store) => store.checkValid()))
   }
 
   /** Brings the walk's statistics up to date. */

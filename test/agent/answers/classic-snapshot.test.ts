@@ -15,19 +15,28 @@ const snapshot = (changes: Partial<ClassicSnapshot> = {}): ClassicSnapshot => ({
     readOnly: true
   },
   ...{ uuid: 'LVM-group1lv1', originUuid: 'LVM-group1lv0' },
-  link: { id: 'l', linkedAt: 1, createdAt: 1, origin: 'o', snapshot: 's1', merging: false, place: 1 },
+  link: { id: 'l', linkedAt: 1, createdAt: 1, sizeBytes: 4096, origin: 'o', snapshot: 's1', merging: false, place: 1 },
   devices: {
-    ...{ snapshot: { major: 253, minor: 3 }, storePath: '/dev/mapper/vg-s1-cow', sizeBytes: 4096, chunkBytes: 4096 },
+    ...{
+      snapshot: { major: 253, minor: 3 },
+      originDevice: { major: 253, minor: 1 },
+      storePath: '/dev/mapper/vg-s1-cow',
+      sizeBytes: 4096,
+      chunkBytes: 4096
+    },
     ...{ storeDevice: { major: 253, minor: 2 }, readOnly: true, untouched: true }
   },
   tables: { origin: [], store: [] },
-  unlike: undefined,
+  ...{ unlike: [], sequenceNumber: 1n },
   ...changes
 })
 
+/** Devices that nobody has open: there are none. */
+const nobody = { info: async () => undefined }
+
 /** What a pair is refused with before anything is read; undefined where it is not. */
 async function refusal(base: ClassicSnapshot, target: ClassicSnapshot): Promise<string | undefined> {
-  const answers = classicAnswers({ classic: {} as ClassicServices })
+  const answers = classicAnswers({ classic: { deviceMapper: nobody } as unknown as ClassicServices })
   const question = { base, target, startingOffset: 0n, maxResults: 0, anyVolume: false, lookUp: async () => [] }
   try {
     await answers.plan(question)
@@ -65,7 +74,7 @@ async function begun({ base, target, records = [], services = {} }: Begun) {
       classicSnapshots: { find, refuseServedAsThin: async () => undefined, sawWritable: async () => undefined }
     },
     logger: { warn: (line: unknown) => lines.push(line) },
-    deviceMapper: { status: async () => [{ targetType: 'snapshot', params: '16/64 16' }] },
+    deviceMapper: { ...nobody, status: async () => [{ targetType: 'snapshot', params: '16/64 16' }] },
     memory: { take: (least: number) => least },
     ...services
   } as unknown as ClassicServices
@@ -141,7 +150,7 @@ test("a snapshot's number goes to the other one: each is asked how many entries 
   const status = async (device: { uuid?: string }) => [
     { targetType: 'snapshot', params: params[device.uuid ?? ''] ?? '16/64 16' }
   ]
-  const services = { deviceMapper: { status } } as unknown as ClassicServices
+  const services = { deviceMapper: { ...nobody, status } } as unknown as ClassicServices
   const { said } = await begun({ target: { uuid: 'LVM-group1lv2' }, services })
   t.is(said.base?.counted, 4)
   t.is(said.target.counted, 1)
@@ -151,7 +160,7 @@ test('that the kernel has given a snapshot up is remembered', async (t) => {
   const gone: string[] = []
   const giveUp = async ({ handle }: { handle: string }) => void gone.push(handle)
   for (const params of ['Invalid', 'Overflow']) {
-    const deviceMapper = { status: async () => [{ targetType: 'snapshot', params }] }
+    const deviceMapper = { ...nobody, status: async () => [{ targetType: 'snapshot', params }] }
     const catalog = { classicSnapshots: { find: async () => [], refuseServedAsThin: async () => undefined, giveUp } }
     const services = { catalog, deviceMapper } as unknown as ClassicServices
     t.regex((await codeOf(begun({ services }))) ?? '', /^DM_COW_(INVALID|OVERFLOWED)$/)

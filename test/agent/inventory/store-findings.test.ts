@@ -19,10 +19,11 @@ const TAKEN = 1_700_000_000
 let databases = 0
 const links = {
   ...{ vgUuid: lv.vgUuid, sequenceNumber: 1n, segments: () => [], disks: new Map<string, string>() },
+  lastSeen: new Map<string, string>(),
   links: [
     {
       ...{ id: 'link-1', linkedAt: TAKEN, createdAt: TAKEN, origin: lv.origin!, snapshot: 'thick-cow' },
-      ...{ merging: false, place: 3 }
+      ...{ sizeBytes: 1 << 20, merging: false, place: 3 }
     }
   ]
 }

@@ -7,12 +7,14 @@ const metadata = (segment: string) => `  metadata text at 5632 crc Oxabc #
 vg.1 {
 id = "5sISpc-X6u6-DK1j-tfSU-37qZ-V0jE-80uScK"
 seqno = 13
+extent_size = 8
 status = ["RESIZEABLE", "READ", "WRITE"]
 flags = []
 
 physical_volumes {
 
 pv0 {
+id = "PVPVPV-id"
 device = "/dev/ubda"	# Hint only
 }
 }
@@ -43,6 +45,7 @@ snapshot0 {
 id = "BDkLfR-1wQZ-58bI-4xRQ-Macd-C5To-RXjSX3"
 creation_time = 1795981566
 segment1 {
+extent_count = 3
 type = "snapshot"
 chunk_size = 16
 ${segment}
@@ -62,9 +65,11 @@ test('how a snapshot is tied to its origin, and since when', (t) => {
     links: [
       {
         id: 'BDkLfR-1wQZ-58bI-4xRQ-Macd-C5To-RXjSX3',
-        ...{ linkedAt: 1795981566, createdAt: 1795981557, origin: 'o', snapshot: 's1', merging: false, place: 2 }
+        ...{ linkedAt: 1795981566, createdAt: 1795981557, origin: 'o', snapshot: 's1', merging: false, place: 2 },
+        sizeBytes: 3 * 8 * 512
       }
-    ]
+    ],
+    lastSeen: new Map([['PVPVPV-id', '/dev/ubda']])
   })
 })
 
