@@ -47,7 +47,7 @@ test.serial(`a base that is gone is never trusted across what its pool has lost 
       // (A rollback has the whole group's description put back: the other pool goes on as it is.)
       await pools[Math.floor(i / 2) % 2].round(client, kind)
     } catch (error) {
-      throw new Error(`round ${i}, a ${kind}, ${again}`, { cause: error })
+      throw new Error(`round ${i}, a ${kind}, ${again}: ${(error as Error).message}`, { cause: error })
     }
     if (i % 10 === 9) console.error(`${i + 1} rounds: ${JSON.stringify(tally)}`)
   }
