@@ -36,11 +36,11 @@ export interface PutBackTally {
   right: number
   readonly refused: Record<string, number>
   /** What the records alone would have said of the same: refused by them, right, or too little, of that with a witness. */
-  readonly alone: { noticed: number; right: number; wrong: number; wrongWithWitness: number }
+  readonly alone: { noticed: number; right: number; wrong: number; wrongWithWitness: { cut: number; rollback: number } }
 }
 
 export function noPutBackTally(): PutBackTally {
-  const alone = { noticed: 0, right: 0, wrong: 0, wrongWithWitness: 0 }
+  const alone = { noticed: 0, right: 0, wrong: 0, wrongWithWitness: { cut: 0, rollback: 0 } }
   return { cuts: 0, rollbacks: 0, right: 0, refused: {}, alone }
 }
 
@@ -85,6 +85,7 @@ export class PutBackLife {
   readonly #prefix: string
   #snapshots = 0
   #writes = 1
+  #kind: 'cut' | 'rollback' = 'cut'
 
   constructor(options: PutBackOptions, random: Random, tally: PutBackTally) {
     this.#options = options
@@ -118,6 +119,7 @@ export class PutBackLife {
   /** One base that goes, one cut or rollback, and all that is asked afterwards. @throws Error that says what was missed */
   async round(client: SnapshotMetadataClient, kind: 'cut' | 'rollback'): Promise<void> {
     const random = this.#random
+    this.#kind = kind
     this.write(random.integer(4, 24))
     const base = this.served.findLast(({ isThere }) => isThere) ?? (await this.snapshot(client))
     this.write(random.integer(1, 12))
@@ -335,7 +337,7 @@ export class PutBackLife {
         const { devices } = record.header.pool.moment
         const all = devices.length / 16
         const lost = [...newcomers(now, { ...now, devices })].length
-        if (lost < all) alone.wrongWithWitness++
+        if (lost < all) alone.wrongWithWitness[this.#kind]++
       }
     } catch (error) {
       if (!(error instanceof DeltamapperError) || !error.code.startsWith('DM_BASE_RECORD_')) throw error
