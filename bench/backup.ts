@@ -17,7 +17,7 @@ import { thinRestore } from '../test/support/thin-tools.ts'
 import { mappedPool, unchangedPool } from './fragmented-pool.ts'
 import { measureInLab } from './lab-load.ts'
 import type { UnchangedFigures } from './load-backup.ts'
-import { median, timeProcess } from './measure.ts'
+import { median, timeProcess, timeTree, type TreeRun } from './measure.ts'
 import { writeRandom } from './nbd.ts'
 
 /** The heading of its section in docs/benchmarks.md. */
@@ -51,7 +51,12 @@ interface ChangedFigures {
   readonly dd: number[]
   /** Of dd, onto the same disk. */
   readonly copy: number[]
-  readonly start: number[]
+}
+
+interface HereFigures {
+  readonly backup: TreeRun[]
+  /** `deltamapper --version`. */
+  readonly start: TreeRun[]
 }
 
 /** A GiB of random bytes on this machine's disk. */
@@ -83,7 +88,7 @@ async function writtenBetween(blocks: number): Promise<string> {
 }
 
 /** All 340 GiB are mapped, and nothing changed: the data are never read, and are a hole on the disk. */
-async function measureUnchanged(work: string, env: NodeJS.ProcessEnv, rounds: number): Promise<number[]> {
+async function measureUnchanged(work: string, env: NodeJS.ProcessEnv, rounds: number): Promise<HereFigures> {
   const sizeBytes = LARGE_BLOCKS * BLOCK
   const folder = await unchangedPool(LARGE_BLOCKS, rounds + 2)
   const data = join(folder, 'data.img')
@@ -94,10 +99,13 @@ async function measureUnchanged(work: string, env: NodeJS.ProcessEnv, rounds: nu
   const root = join(work, 'unchanged')
   await mkdir(root)
   await firstPoint(root, folder, sizeBytes, env)
-  const figures: number[] = []
+  const figures: HereFigures = { backup: [], start: [] }
   for (let round = 0; round <= rounds; round++) {
-    const took = await backedUp(root, folder, `s${round + 2}`, env)
-    if (round > 0) figures.push(took)
+    const backup = await timeTree(process.execPath, backupWords(root, folder, `s${round + 2}`), env)
+    const start = await timeTree(process.execPath, [command, '--version'], env)
+    if (round === 0) continue
+    figures.backup.push(backup)
+    figures.start.push(start)
   }
   return figures
 }
@@ -126,8 +134,8 @@ async function measureChanged(work: string, data: string, env: NodeJS.ProcessEnv
   if (!existsSync(join(folder, 'data.img'))) await symlink(data, join(folder, 'data.img'))
   const first = join(work, 'first')
   await mkdir(first)
-  await backedUp(first, folder, 's1', env)
-  const figures: ChangedFigures = { backup: [], dd: [], copy: [], start: [] }
+  await timeProcess(process.execPath, backupWords(first, folder, 's1'), env)
+  const figures: ChangedFigures = { backup: [], dd: [], copy: [] }
   for (let round = 0; round <= rounds; round++) {
     const root = join(work, `changed-${round}`)
     await cp(first, root, { recursive: true })
@@ -136,52 +144,62 @@ async function measureChanged(work: string, data: string, env: NodeJS.ProcessEnv
     const ontoDisk = [`if=${data}`, `of=${join(work, 'copy')}`, 'iflag=direct', 'bs=2M', 'conv=fsync']
     const copy = (await timeProcess('dd', ontoDisk, env, 'ignore')).milliseconds
     await rm(join(work, 'copy'))
-    const backup = await backedUp(root, folder, 's2', env)
-    const start = (await timeProcess(process.execPath, [command, '--version'], env)).milliseconds
+    const backup = (await timeProcess(process.execPath, backupWords(root, folder, 's2'), env)).milliseconds
     await rm(root, { recursive: true })
     if (round === 0) continue
     figures.dd.push(dd)
     figures.copy.push(copy)
     figures.backup.push(backup)
-    figures.start.push(start)
   }
   return figures
 }
 
-/** @returns milliseconds, from the start of the process to its end */
-async function backedUp(root: string, folder: string, snapshot: string, env: NodeJS.ProcessEnv): Promise<number> {
-  const words = ['backup', 'x/volume', '--snapshot', snapshot, '--recorded', `x=${folder}`, '--to', root]
-  return (await timeProcess(process.execPath, [command, ...words], env)).milliseconds
+function backupWords(root: string, folder: string, snapshot: string): string[] {
+  return [command, 'backup', 'x/volume', '--snapshot', snapshot, '--recorded', `x=${folder}`, '--to', root]
 }
 
-function section(rounds: number, unchanged: readonly number[], changed: ChangedFigures, lab: UnchangedFigures): string {
+function section(
+  rounds: number,
+  unchanged: HereFigures,
+  changed: ChangedFigures,
+  { blocks, dd, start, report, kept, record, processes }: UnchangedFigures
+): string {
   const seconds = (ms: readonly number[]) => `${(median(ms) / 1000).toFixed(2)} s`
+  const of = (runs: readonly TreeRun[]) => {
+    return [seconds(runs.map((each) => each.milliseconds)), seconds(runs.map((each) => each.cpuMilliseconds))] as const
+  }
   const speed = (ms: readonly number[]) => GIB / 2 ** 20 / (median(ms) / 1000)
   const reading = (ms: readonly number[]) => `${Math.round((340 * 1024) / speed(ms)).toLocaleString('en-US')} s`
-  const row = (what: string, ms: readonly number[]) =>
-    `| ${what} | ${seconds(ms)} | ${speed(ms).toFixed(0)} MiB/s | ${((speed(ms) / speed(changed.dd)) * 100).toFixed(0)} % |`
+  const row = (where: string, what: string, runs: readonly TreeRun[], read: string) =>
+    `| ${where} | ${what} | ${of(runs).join(' | ')} | ${read} |`
+  const share = (ms: readonly number[]) => median(changed.copy.map((each, i) => (each / ms[i]) * 100)).toFixed(0)
+  const line = (what: string, ms: readonly number[], of = '') =>
+    `| ${what} | ${seconds(ms)} | ${speed(ms).toFixed(0)} MiB/s | ${of} |`
   return `${backupHeading}
 
 \`deltamapper backup\` from the start of its process to its end: ${rounds} turns of each, medians. Made by \`npm run bench -- --backup\`.
 
-Nothing changed in a volume of 340 GiB, all of it mapped (64 KiB blocks: ${lab.blocks.toLocaleString('en-US')} mappings). *Reading it*: at dd's
-speed of a GiB (O_DIRECT, 2 MiB at once). The images are on this machine's disk. In the lab are a live LVM volume and an agent: \`lvcreate\`,
-\`lvremove\` and what the agent asks LVM are in the figures, in a kernel whose one processor all share, and whose system calls are dear. There,
-\`deltamapper --version\` takes ${seconds(lab.start)}, and one \`lvs\` ${seconds(lab.report)}; here the first takes ${seconds(changed.start)}.
+Nothing changed in a volume of 340 GiB, all of it mapped (64 KiB blocks: ${blocks.toLocaleString('en-US')} mappings). *CPU*: of the command and
+all that it starts; on a busy machine, that is what holds. *Reading it*: at dd's speed of a GiB (O_DIRECT, 2 MiB at once). The images are on
+this machine's disk. In the lab are a live LVM volume and an agent, in a kernel whose one processor all share, and whose system calls are
+dear: a backup with the newest snapshot kept starts ${processes.own} processes there, and the agent another ${processes.agent}.
 
-| where | what is kept | a backup | reading it |
-|---|---|--:|--:|
-| images, this machine | the newest snapshot | ${seconds(unchanged)} | ${reading(changed.dd)} |
-| LVM and agent, the lab | the newest snapshot | ${seconds(lab.kept)} | ${reading(lab.dd)} |
-| LVM and agent, the lab | nothing | ${seconds(lab.record)} | ${reading(lab.dd)} |
+| where | what | time | CPU | reading it |
+|---|---|--:|--:|--:|
+${row('images, this machine', 'a backup, the newest snapshot kept', unchanged.backup, reading(changed.dd))}
+${row('', '`deltamapper --version`', unchanged.start, '')}
+${row('LVM and agent, the lab', 'a backup, the newest snapshot kept', kept, reading(dd))}
+${row('', 'a backup, nothing kept', record, reading(dd))}
+${row('', '`deltamapper --version`', start, '')}
+${row('', '`lvs`', report, '')}
 
-An increment of a GiB, all of which changed, out of images on this machine's disk, onto the same disk. It reads what changed, writes it, and
-reads what it wrote, for its digest:
+An increment of a GiB, all of which changed, out of images on this machine's disk, onto the same disk. It is on the disk when the command
+ends, and so is dd's copy (\`conv=fsync\`). *Of dd's copy*: turn by turn, against the dd just before it.
 
-| | time | speed | of dd's reading |
+| | time | speed | of dd's copy |
 |---|--:|--:|--:|
-${row('dd, reading', changed.dd)}
-${row('dd, copying onto the same disk, with fsync', changed.copy)}
-${row('an increment, from start to end', changed.backup)}
+${line('dd, reading', changed.dd)}
+${line('dd, copying onto the same disk', changed.copy, '100 %')}
+${line('an increment, from start to end', changed.backup, `${share(changed.backup)} %`)}
 `
 }

@@ -10,7 +10,10 @@ import { BaseRecordWriter } from '../src/devicemapper/thin/base-record/writer.ts
 import { type MappingStream, openPoolMetadata, type PoolMetadata } from '../src/devicemapper/thin/pool-metadata.ts'
 import { WholeRecordSink } from '../src/devicemapper/thin/record-sinks.ts'
 import { projectFolder } from '../scripts/setup.mjs'
-import { agedPool, shuffledPool } from './fragmented-pool.ts'
+import type { Snapshot } from '../src/agent/walks/snapshot.ts'
+import { walkMessages } from '../src/agent/walks/thin-walk.ts'
+import { noStatistics } from '../src/agent/walks/walk-messages.ts'
+import { agedPool, mappedPool, shuffledPool } from './fragmented-pool.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
 import { median, timeProcess } from './measure.ts'
 
@@ -32,7 +35,7 @@ export async function measureRecords(runs: number): Promise<string> {
   try {
     const grown = await kernelGrownPool()
     const pools = [
-      ['written in order', grown, 'base'],
+      ['written in order', await mappedPool(BLOCKS), 'volume'],
       ['in order, then 1 % of it written at random, 20 times', await agedPool(BLOCKS), 'volume'],
       ['written at random from the beginning', await shuffledPool(BLOCKS), 'volume']
     ] as const
@@ -40,19 +43,23 @@ export async function measureRecords(runs: number): Promise<string> {
     for (const [title, pool, snapshot] of pools) sizes.push(said(await sizeRow(title, pool, snapshot, folder, runs)))
     const deltas: string[] = []
     for (const target of ['identical', 'clustered', 'scattered', 'rewritten']) {
-      deltas.push(said(await deltaRow(grown, target, folder, runs)))
+      deltas.push(said(await deltaRow(grown, 'base', target, folder, runs)))
+    }
+    for (const [title, pool] of pools.slice(1)) {
+      deltas.push(said(await deltaRow(pool, 'volume', 'volume', folder, runs, `${title}; identical`)))
     }
     return `${recordsHeading}
 
-Pools of 4.2 million mappings (64 KiB blocks). *Allocated* and *with its record* are our own reading of a warm image, in
-one process: processor time of all of its threads; ${runs} runs by turns, medians. Made by \`npm run bench -- --records\`.
+Pools of 4.2 million mappings (64 KiB blocks). *Answer* is what a walker thread does for \`GetMetadataAllocated\`, read
+with O_DIRECT as devices are, without and with the target's record: processor time of all threads, and time on the wall.
+${runs} runs by turns, medians. Made by \`npm run bench -- --records\`.
 
-| a snapshot that was | mappings | its record | bytes a mapping | of its data | allocated | with its record | times | delta from its record | times |
-|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| a snapshot that was | mappings | its record | bytes a mapping | of its data | answer | with its record | times |
+|---|--:|--:|--:|--:|--:|--:|--:|
 ${sizes.join('\n')}
 
-A delta whose base is gone reads all of the target's tree; one whose base lives, what differs. Read with O_DIRECT, as
-devices are:
+A delta whose base is gone reads all of the target's tree; one whose base lives, what differs. Processor time, and time
+on the wall:
 
 | change since the base | blocks changed | allocated of the target | delta from the record | times allocated | delta from the living base |
 |---|--:|--:|--:|--:|--:|
@@ -78,30 +85,26 @@ async function snapshotsOf(pool: string): Promise<Map<string, { id: number; size
 
 async function sizeRow(title: string, pool: string, snapshot: string, folder: string, runs: number): Promise<string> {
   const { id, sizeBytes } = (await snapshotsOf(pool)).get(snapshot) ?? { id: 0, sizeBytes: 0 }
-  const metadata = await openPoolMetadata(join(pool, 'metadata.img'))
+  const image = join(pool, 'metadata.img')
+  const metadata = await openPoolMetadata(image)
   try {
     const path = join(folder, 'size.base')
     await record(metadata, id, sizeBytes, path)
-    const reader = await BaseRecordReader.open(path)
-    const [plain, recorded, gone] = await byTurns(runs, [
-      async () => drained(await metadata.allocated({ deviceId: id, sizeBytes })),
-      () => record(metadata, id, sizeBytes, `${path}.again`),
-      async () => drained(await metadata.deltaFromRecord({ record: reader, deviceId: id, sizeBytes }))
-    ])
-    await reader.close()
-    const { mappedBlocks } = await metadata.deviceDetails(id)
     const { size } = await stat(path)
+    const { mappedBlocks } = await metadata.deviceDetails(id)
+    const target: Snapshot = {
+      ...{ kind: 'thin', handle: 'vg/snapshot', identity: 'uuid', volume: 'volume', thinId: id, sizeBytes },
+      ...{ metadataPath: image, poolIdentity: 'pool', live: true }
+    }
+    const [plain, recorded] = await byTurns(runs, [() => answered(target), () => answered(target, folder)])
     const cells = [
       title,
       count(mappedBlocks),
       size < 2 ** 20 ? `${(size / 1024).toFixed(1)} KiB` : `${(size / 2 ** 20).toFixed(1)} MiB`,
       (size / mappedBlocks).toFixed(2),
       `${((100 * size) / (mappedBlocks * BLOCK_BYTES)).toFixed(5)} %`,
-      `${plain.toFixed(0)} ms`,
-      `${recorded.toFixed(0)} ms`,
-      (recorded / plain).toFixed(2),
-      `${gone.toFixed(0)} ms`,
-      (gone / plain).toFixed(2)
+      ...[plain, recorded].map(({ cpu, wall }) => `${cpu.toFixed(0)} / ${wall.toFixed(0)} ms`),
+      `${(recorded.cpu / plain.cpu).toFixed(2)} / ${(recorded.wall / plain.wall).toFixed(2)}`
     ]
     return `| ${cells.join(' | ')} |`
   } finally {
@@ -109,9 +112,33 @@ async function sizeRow(title: string, pool: string, snapshot: string, folder: st
   }
 }
 
-async function deltaRow(pool: string, target: string, folder: string, runs: number): Promise<string> {
+/** The answer of a walker thread about all that a snapshot has allocated. @param folder where its record goes, if one is kept */
+async function answered(target: Snapshot, folder?: string): Promise<number> {
+  const wanted = folder && {
+    ...{ folder, name: 'answer.base', maxBytes: 2 ** 30, poolIdentity: 'pool', baseRecord: undefined }
+  }
+  const question = { target, startingOffset: 0, maxResults: 0, direct: true }
+  const messages = walkMessages(question, noStatistics(), new AbortController().signal, {
+    onSeen: async () => wanted || undefined,
+    onKept: async (outcome) => {
+      if (!('bytes' in outcome)) throw new Error(outcome.notKept)
+    }
+  })
+  let bytes = 0
+  for await (const message of messages) bytes += message.length
+  return bytes
+}
+
+async function deltaRow(
+  pool: string,
+  baseName: string,
+  target: string,
+  folder: string,
+  runs: number,
+  title = target
+): Promise<string> {
   const snapshots = await snapshotsOf(pool)
-  const [base, changed] = [snapshots.get('base'), snapshots.get(target)]
+  const [base, changed] = [snapshots.get(baseName), snapshots.get(target)]
   if (!base || !changed) throw new Error(`${pool} has no ${target}`)
   // As devices are read.
   const metadata = await openPoolMetadata(join(pool, 'metadata.img'), { direct: true })
@@ -128,12 +155,11 @@ async function deltaRow(pool: string, target: string, folder: string, runs: numb
     ])
     await reader.close()
     const cells = [
-      target,
+      title,
       count(blocks / BLOCK_BYTES),
-      `${allocated.toFixed(0)} ms`,
-      `${gone.toFixed(0)} ms`,
-      `**${(gone / allocated).toFixed(2)}**`,
-      `${living.toFixed(1)} ms`
+      ...[allocated, gone].map(({ cpu, wall }) => `${cpu.toFixed(0)} / ${wall.toFixed(0)} ms`),
+      `**${(gone.cpu / allocated.cpu).toFixed(2)}** / ${(gone.wall / allocated.wall).toFixed(2)}`,
+      `${living.cpu.toFixed(1)} ms`
     ]
     return `| ${cells.join(' | ')} |`
   } finally {
@@ -187,18 +213,27 @@ async function drained({ batches }: MappingStream): Promise<number> {
   return bytes
 }
 
-/** Medians of processor time in milliseconds; one run before, which does not count. */
-async function byTurns(runs: number, turns: readonly (() => Promise<number>)[]): Promise<number[]> {
-  const times: number[][] = turns.map(() => [])
+/** Milliseconds: processor time of all threads, and what a clock on the wall shows. */
+interface Time {
+  readonly cpu: number
+  readonly wall: number
+}
+
+/** Medians; one run before, which does not count. */
+async function byTurns(runs: number, turns: readonly (() => Promise<number>)[]): Promise<Time[]> {
+  const times = turns.map(() => ({ cpu: [] as number[], wall: [] as number[] }))
   for (let run = -1; run < runs; run++) {
     for (const [i, turn] of turns.entries()) {
       const began = process.cpuUsage()
+      const beganAt = performance.now()
       await turn()
       const { user, system } = process.cpuUsage(began)
-      if (run >= 0) times[i].push((user + system) / 1000)
+      if (run < 0) continue
+      times[i].cpu.push((user + system) / 1000)
+      times[i].wall.push(performance.now() - beganAt)
     }
   }
-  return times.map(median)
+  return times.map(({ cpu, wall }) => ({ cpu: median(cpu), wall: median(wall) }))
 }
 
 function count(value: number): string {

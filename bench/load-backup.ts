@@ -7,30 +7,32 @@
  * The data of the large volume are on dm-zero, so only its metadata cost anything. They are made by thin_restore, and put into the pool as LVM
  * has it done after a repair. A first backup would read all of it; it is made of an empty image, which is what dm-zero holds.
  */
-import { spawnSync } from 'node:child_process'
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Chain } from '../src/backup/chain.ts'
+import { Chain, readPoints } from '../src/backup/chain.ts'
 import { digestOf } from '../src/backup/digest.ts'
 import { run } from '../test/kernel/dmsetup.ts'
 import { LiveAgent } from '../test/kernel/live-agent.ts'
 import { createGroup, lvm, prepareLvm } from '../test/kernel/lvm-setup.ts'
 import { ensureNbdTools } from '../test/lab/nbd-tools.ts'
 import { loadArguments } from './fio-job.ts'
+import { timeTree, type TreeRun } from './measure.ts'
 
-/** Milliseconds, turn by turn. */
+/** Turn by turn. */
 export interface UnchangedFigures {
   readonly blocks: number
   /** A backup, with the newest snapshot kept and with nothing kept. */
-  readonly kept: number[]
-  readonly record: number[]
+  readonly kept: TreeRun[]
+  readonly record: TreeRun[]
   /** What is in each of them whatever is backed up: `deltamapper --version`; and a report of LVM's. */
-  readonly start: number[]
-  readonly report: number[]
-  /** Reading a GiB of the volume with dd, O_DIRECT, 2 MiB at once. */
+  readonly start: TreeRun[]
+  readonly report: TreeRun[]
+  /** Reading a GiB of the volume with dd, O_DIRECT, 2 MiB at once, in milliseconds. */
   readonly dd: number[]
+  /** How often a backup, with the newest snapshot kept, has LVM or qemu-img started: by itself, and by the agent. */
+  readonly processes: { own: number; agent: number }
 }
 
 const [BLOCK, GIB, SECTOR] = [65536, 2 ** 30, 512]
@@ -43,27 +45,45 @@ const folder = mkdtempSync(join(tmpdir(), 'backup-'))
 
 makeVolume()
 const env = { ...process.env, PATH: `${tools}:${process.env['PATH'] ?? ''}` }
-const agent = await LiveAgent.start()
+const [log, wires] = ['log', 'wires'].map((each) => join(folder, each))
+const agent = await LiveAgent.start({ prefix: ['env', `PATH=${wired('agent')}`] })
 const endpoint = { ...env, DELTAMAPPER_ENDPOINT: agent.address }
-const figures: UnchangedFigures = { blocks: BLOCKS, kept: [], record: [], start: [], report: [], dd: [] }
+const processes = { own: 0, agent: 0 }
+const figures: UnchangedFigures = { blocks: BLOCKS, kept: [], record: [], start: [], report: [], dd: [], processes }
 await firstPoint()
 for (let round = 0; round <= rounds; round++) {
-  const kept = backedUp('--keep-snapshot')
-  const dd = timed('dd', [`if=/dev/${volume}`, 'of=/dev/null', 'iflag=direct', 'bs=2M', `count=${GIB / 2 ** 21}`])
-  const start = timed(process.execPath, [command, '--version'])
-  const report = timed('lvm', ['lvs', 'vg'])
+  const kept = await backedUp(endpoint, '--keep-snapshot')
+  const dd = ['if=/dev/vg/large', 'of=/dev/null', 'iflag=direct', 'bs=2M', `count=${GIB / 2 ** 21}`]
+  const { milliseconds } = await timeTree('dd', [...dd, 'status=none'], env)
+  const start = await timeTree(process.execPath, [command, '--version'], env)
+  const report = await timeTree('lvm', ['lvs', 'vg'], env)
   // What is done only once is not what is measured.
   if (round === 0) continue
-  for (const [name, ms] of Object.entries({ kept, dd, start, report })) figures[name as 'kept'].push(ms)
+  for (const [name, run] of Object.entries({ kept, start, report })) figures[name as 'kept'].push(run)
+  figures.dd.push(milliseconds)
 }
+rmSync(log)
+await backedUp({ ...endpoint, PATH: wired('own') }, '--keep-snapshot')
+for (const each of readFileSync(log, 'utf8').trim().split('\n')) processes[each as 'own']++
 // (The first one of these has a base still.)
 for (let round = 0; round <= rounds; round++) {
-  const record = backedUp()
+  const record = await backedUp(endpoint)
   if (round > 0) figures.record.push(record)
 }
 await agent.stop()
 console.log(JSON.stringify(figures))
 process.exit(0)
+
+/** A PATH on which LVM and qemu-img note that they were started, and by whom. */
+function wired(by: string): string {
+  const bin = join(wires, by)
+  mkdirSync(bin, { recursive: true })
+  for (const program of ['lvm', 'qemu-img']) {
+    const script = `#!/bin/sh\necho ${by} >> ${log}\nPATH=${env.PATH} exec ${program} "$@"\n`
+    writeFileSync(join(bin, program), script, { mode: 0o755 })
+  }
+  return `${bin}:${env.PATH}`
+}
 
 function makeVolume(): void {
   prepareLvm({ mapped: true })
@@ -119,21 +139,11 @@ async function firstPoint(): Promise<void> {
   await chain.close()
 }
 
-/** @returns milliseconds @throws where it is not an increment of nothing */
-function backedUp(...more: string[]): number {
-  const began = performance.now()
-  const words = [command, 'backup', volume, '--to', folder, '-o', 'json', ...more]
-  const { status, stdout, stderr } = spawnSync(process.execPath, words, { env: endpoint, encoding: 'utf8' })
-  const took = performance.now() - began
-  if (status !== 0) throw new Error(stderr)
-  const { points } = JSON.parse(stdout) as { points: { kind: string; read_bytes: number }[] }
-  if (points[0]?.kind !== 'increment' || points[0].read_bytes !== 0) throw new Error(`${stdout} ${stderr}`)
+/** @throws where it is not an increment */
+async function backedUp(environment: NodeJS.ProcessEnv, ...more: string[]): Promise<TreeRun> {
+  const words = [command, 'backup', volume, '--to', folder, ...more]
+  const took = await timeTree(process.execPath, words, environment)
+  const newest = (await readPoints(folder, volume)).at(-1)
+  if (newest?.kind !== 'increment') throw new Error(JSON.stringify(newest))
   return took
-}
-
-function timed(program: string, args: readonly string[]): number {
-  const began = performance.now()
-  const { status, stderr } = spawnSync(program, args, { env, encoding: 'utf8' })
-  if (status !== 0) throw new Error(`${program}: ${stderr}`)
-  return performance.now() - began
 }

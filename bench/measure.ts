@@ -43,6 +43,26 @@ export async function timeProcess(
   return run
 }
 
+/** One run of a program and of all that it has started and waited for. */
+export interface TreeRun {
+  milliseconds: number
+  /** Processor time, user and system. */
+  cpuMilliseconds: number
+}
+
+/** As bash's `time` has it. Throws unless the program ends with status 0. */
+export async function timeTree(program: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<TreeRun> {
+  const script = 'TIMEFORMAT="%3R %3U %3S"; time "$@" 2>&3'
+  const stdio = ['ignore', 'ignore', 'pipe', 2] as const
+  const child = spawn('bash', ['-c', script, 'bash', program, ...args], { env, stdio: [...stdio] })
+  let text = ''
+  child.stderr?.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
+  const [status] = (await once(child, 'close')) as [number | null]
+  if (status !== 0) throw new Error(`${program} ended with status ${status}: ${text}`)
+  const [real = 0, user = 0, system = 0] = text.trim().split(' ').map(Number)
+  return { milliseconds: real * 1000, cpuMilliseconds: (user + system) * 1000 }
+}
+
 /** Peak resident memory of a process in MiB (proc(5), VmHWM); 0 when it is gone. */
 export function peakMemoryMiB(pid: number): number {
   return Number(/^VmHWM:\s+([0-9]+) kB$/m.exec(readProc(pid, 'status'))?.[1] ?? 0) / 1024

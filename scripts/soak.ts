@@ -15,7 +15,12 @@ import type { ClassicLivesReport } from '../test/kernel/classic-lives.ts'
 import type { StormReport } from '../test/kernel/storm.ts'
 import type { WorkloadReport } from '../test/kernel/live-workload.ts'
 import { LabFailure, projectFolder, runInLab } from '../test/lab/boot.ts'
-import { killKernels, killKernelsThatTrack, killKernelsWithClassicSnapshots } from '../test/lab/kernel-kills.ts'
+import {
+  killKernels,
+  killKernelsThatTrack,
+  killKernelsWithBasesThatGo,
+  killKernelsWithClassicSnapshots
+} from '../test/lab/kernel-kills.ts'
 import { faults, liveInstalled } from '../test/lab/installed-init.ts'
 import { LabUnavailable } from '../test/lab/packages.ts'
 import { type LabRelease, labReleases, releaseOf } from '../test/lab/releases.ts'
@@ -118,8 +123,14 @@ const BACKUP_HISTORIES = 200
 /** Live, of a file system in use; and kills of live backups, where file systems can be frozen (Linux 6.8 and later). */
 const BACKUP_INCREMENTS = 20
 const BACKUP_LIVE_KILLS = 100
-/** Of an agent around the last message of an answer, after which its base is removed. */
-const VANISHED_BASE_KILLS = 1000
+/**
+ * Of what an agent does around the last message of an answer, after which its base is removed; of agents; of kernels;
+ * and of pools that lose their last transaction, or are put back to a copy, half and half.
+ */
+const RECORD_KILLS = 1000
+const VANISHED_BASE_KILLS = 30
+const RECORD_KERNEL_KILLS = 30
+const PUT_BACK_ROUNDS = 400
 /** Pairs of a base and a target, with the base gone but for a few; and bytes flipped in base records, and ends cut off. */
 const RECORD_PAIRS = 100_000
 const RECORD_DAMAGES = 20_000
@@ -629,6 +640,35 @@ const sections: readonly Section[] = [
     'vanished-bases-kills',
     VANISHED_BASE_KILLS,
     `${figure(VANISHED_BASE_KILLS)} kills of the agent around the end of an answer whose base goes then`
+  ),
+  {
+    name: 'record-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const environment = { LAB_SEED: String(seedOf(number)), LAB_COUNT: String(RECORD_KILLS) }
+      const said = await testHere([...avaForLong, 'test/agent/bases/kills.test.ts'], environment)
+      yield [said, { ...nothing, done: `${figure(RECORD_KILLS)} kills around the end of an answer and its record` }]
+    }
+  },
+  {
+    name: 'record-kernel-kills',
+    share: 0,
+    run: async function* ([number = 0], seedOf) {
+      const report = await killKernelsWithBasesThatGo(seedOf(number), RECORD_KERNEL_KILLS, (line) => {
+        console.log(line)
+      })
+      const { kills, right, refused } = report
+      yield [
+        `seed ${seedOf(number)}: ${right} right afterwards, refused ${JSON.stringify(refused)}`,
+        { ...nothing, done: `${kills} kills of a kernel whose bases go` }
+      ]
+    }
+  },
+  kernelTest(
+    'put-back-pools',
+    'put-back-pools',
+    PUT_BACK_ROUNDS,
+    `${figure(PUT_BACK_ROUNDS)} power cuts and rollbacks of a pool whose base is gone`
   ),
   {
     name: 'backup',

@@ -6,6 +6,7 @@
  * What one volume fails by is no other's problem. Snapshots that were taken here are given up on every way out; what a
  * killed run left is found by the next one, before it takes its own.
  */
+import { allOf } from '../all-of.ts'
 import { asDeltamapperError, type DeltamapperError } from '../errors.ts'
 import { Chain } from './chain.ts'
 import { makePoint, type MadePoint } from './make-point.ts'
@@ -59,12 +60,18 @@ export interface BackedUp {
 /** @throws what concerns all of them: a chain that is in use, a snapshot that cannot be taken; the signal's reason */
 export async function backUp(options: BackupOptions): Promise<BackedUp[]> {
   const { root, volumes, snapshots, signal, version } = options
-  const tools = { deltamapper: version, qemu_img: await qemuVersion() }
   const chains: Chain[] = []
-  try {
+  const prepare = async () => {
     for (const volume of volumes) chains.push(await Chain.open(root, volume, 'exclusive'))
     for (const chain of chains) await finishPrune(chain, { signal })
     await snapshots.clear(chains)
+  }
+  try {
+    const [qemu] = await allOf([qemuVersion(), prepare()]).catch(async (error: unknown) => {
+      for (const chain of chains) await chain.abandon().catch(() => undefined)
+      throw error
+    })
+    const tools = { deltamapper: version, qemu_img: qemu }
     const taken = await snapshots.take(chains, signal)
     const results: BackedUp[] = []
     for (const [i, chain] of chains.entries()) results.push(await storeOne(chain, taken[i], tools, options))

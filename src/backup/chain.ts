@@ -21,11 +21,12 @@ import {
   realpath,
   rename,
   rm,
+  rmdir,
   stat,
   statfs,
   writeFile
 } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lockFile } from '../../native/file-lock.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
@@ -45,6 +46,8 @@ interface Place {
   readonly folder: string
   readonly realFolder: string
   readonly inode: string
+  /** There was no manifest. */
+  readonly isNew: boolean
 }
 
 export type Access = 'exclusive' | 'shared'
@@ -54,6 +57,7 @@ export class Chain {
   readonly folder: string
   #manifest: Manifest
   readonly #lock: FileHandle | undefined
+  readonly #isNew: boolean
   /** Of the folder, to notice that another is there by its name. */
   readonly #inode: string
   /**
@@ -64,6 +68,7 @@ export class Chain {
 
   private constructor(volume: string, manifest: Manifest, lock: FileHandle | undefined, place: Place) {
     this.volume = volume
+    this.#isNew = place.isNew
     this.folder = place.folder
     this.#manifest = manifest
     this.#lock = lock
@@ -92,7 +97,7 @@ export class Chain {
         const { dev, ino } = await stat(folder)
         const found = await readManifest(folder, volume)
         const manifest = found ?? (await newManifest(folder, volume))
-        const place = { folder, realFolder: await realpath(folder), inode: `${dev} ${ino}` }
+        const place = { folder, realFolder: await realpath(folder), inode: `${dev} ${ino}`, isNew: !found }
         const chain = new Chain(volume, manifest, lock, place)
         if (access === 'exclusive') await chain.#recover()
         // On disk before anything is marked with it: the next run would not know what a killed one has left.
@@ -124,6 +129,11 @@ export class Chain {
   /** Where a new file is written. */
   partOf(name: string): string {
     return `${name}${PART}`
+  }
+
+  /** Makes an empty one that nobody else may read: tools, which would let others, leave that as it is. */
+  async makePart(name: string): Promise<void> {
+    await atTarget(this.folder, () => writeFile(this.path(this.partOf(name)), '', { mode: 0o600 }))
   }
 
   /** Under which name a file of the manifest is there: it may lack its last rename. */
@@ -182,7 +192,7 @@ export class Chain {
         await file.close()
       }
       await rename(part, this.path(MANIFEST_NAME))
-      await this.#syncFolder()
+      await syncFolder(this.folder)
     })
     this.#manifest = next
   }
@@ -208,7 +218,7 @@ export class Chain {
   async rename(from: string, to: string): Promise<void> {
     await atTarget(this.folder, async () => {
       await rename(this.path(from), this.path(to))
-      await this.#syncFolder()
+      await syncFolder(this.folder)
     })
   }
 
@@ -226,7 +236,7 @@ export class Chain {
       const part = this.path(this.partOf(name))
       await writeFile(part, text, { mode: 0o600, flush: true })
       await rename(part, this.path(name))
-      await this.#syncFolder()
+      await syncFolder(this.folder)
     })
   }
 
@@ -239,13 +249,16 @@ export class Chain {
     await this.#lock?.close()
   }
 
-  async #syncFolder(): Promise<void> {
-    const folder = await open(this.folder, 'r')
-    try {
-      await folder.sync()
-    } finally {
-      await folder.close()
-    }
+  /**
+   * Takes a chain away that was made when this was opened, and that nothing has been marked with: a misspelt volume
+   * leaves nothing behind. Any other one stays.
+   */
+  async abandon(): Promise<void> {
+    if (!this.#isNew || this.points.length > 0) return
+    for (const name of [MANIFEST_NAME, LOCK_NAME]) await this.remove(name)
+    // (Of a group, others may have chains.)
+    await rmdir(this.folder).catch(() => undefined)
+    if (this.volume.includes('/')) await rmdir(dirname(this.folder)).catch(() => undefined)
   }
 
   /** Finishes renames, and removes what was never listed. */
@@ -289,14 +302,29 @@ function chainFolder(root: string, volume: string): string {
   return join(root, ...names)
 }
 
-/** One by one: below /proc, `recursive` never ends. */
+/** One by one: below /proc, `recursive` never ends. On disk when this resolves. */
 async function makeFolders(root: string, volume: string): Promise<void> {
   let path = root
   for (const name of volume.split('/')) {
+    const above = path
     path = join(path, name)
-    await mkdir(path, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EEXIST') throw error
-    })
+    const isNew = await mkdir(path, { mode: 0o700 }).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => {
+        if (error.code !== 'EEXIST') throw error
+        return false
+      }
+    )
+    if (isNew) await syncFolder(above)
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
   }
 }
 
@@ -344,11 +372,15 @@ async function locked(folder: string, access: Access): Promise<FileHandle | unde
       if (waited >= LOCK_WAIT_MS) throw inUse(folder)
       await sleep(LOCK_LOOK_MS)
     }
-    return file
+    const [own, there] = await Promise.all([file.stat(), statusOf(path)])
+    if (own.ino === there?.ino && own.dev === there.dev) return file
   } catch (error) {
     await file.close()
     throw error
   }
+  // It was abandoned meanwhile, and may be there again.
+  await file.close()
+  return locked(folder, access)
 }
 
 /** Opening a FIFO would wait for ever. What is not there is no matter here. @throws DM_CHAIN_INVALID */

@@ -22,15 +22,15 @@ export interface SnapshotMaker {
   readonly device: string
   /** @param name of the snapshot, which nothing has yet @returns its handle @throws where there is none after it */
   take(chain: Chain, name: string): Promise<string>
-  /** Handles of all that are marked with the chain. */
+  /** Handles of all that are marked with the chain, as of when the maker was found. */
   marked(chain: Chain): Promise<string[]>
   /** Nothing where it is gone already. */
   remove(chain: Chain, handle: string): Promise<void>
 }
 
 export interface LiveSnapshotOptions {
-  /** By volume. */
-  readonly makers: ReadonlyMap<string, SnapshotMaker>
+  /** Says who takes them, by volume, and what there is of them now. Asked once all chains are locked. */
+  readonly findMakers: () => Promise<ReadonlyMap<string, SnapshotMaker>>
   /** The newest one stays in its pool. */
   readonly keeps: boolean
   readonly freezes: boolean
@@ -44,6 +44,7 @@ export class LiveSnapshots implements Snapshots {
   readonly #options: LiveSnapshotOptions
   /** Handles of what is marked with each chain: nobody else makes any while it is locked. */
   readonly #marked = new Map<Chain, Set<string>>()
+  #makers: ReadonlyMap<string, SnapshotMaker> = new Map()
   #failure: DeltamapperError | undefined
 
   constructor(options: LiveSnapshotOptions) {
@@ -55,8 +56,10 @@ export class LiveSnapshots implements Snapshots {
   }
 
   async clear(chains: readonly Chain[]): Promise<void> {
+    // (LVM would wait for what is frozen still.)
+    for (const chain of chains) await thawLeft(chain)
+    this.#makers = await this.#options.findMakers()
     for (const chain of chains) {
-      await thawLeft(chain)
       // One that cannot be removed (somebody has mounted it, say) is no reason to have no backup.
       this.#marked.set(chain, new Set(await this.#maker(chain).marked(chain)))
       await this.#removeAllBut(chain, chain.newest?.snapshot.handle).catch((error: unknown) => {
@@ -146,7 +149,7 @@ export class LiveSnapshots implements Snapshots {
   }
 
   #maker({ volume }: Chain): SnapshotMaker {
-    const maker = this.#options.makers.get(volume)
+    const maker = this.#makers.get(volume)
     if (!maker) throw new TypeError(`nothing takes snapshots of ${volume}`)
     return maker
   }

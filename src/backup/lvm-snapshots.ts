@@ -4,7 +4,6 @@
  */
 import { describeCommand, oneLine, startCommand } from '../agent/lvm/command.ts'
 import type { LogicalVolume } from '../agent/lvm/parse.ts'
-import { LvmReporter } from '../agent/lvm/report.ts'
 import { settingOptions } from '../agent/lvm/settings.ts'
 import { DeltamapperError } from '../errors.ts'
 import { parseHandle } from '../handle.ts'
@@ -15,15 +14,24 @@ import { markOf } from './snapshot-names.ts'
 /** How long LVM may take for one change, in milliseconds. */
 const CHANGE_MS = 60_000
 
-/** A volume of LVM's; undefined where there is no such one. @throws DM_LVM_FAILED */
-export async function findLvmVolume(volume: string): Promise<LogicalVolume | undefined> {
-  const { source, name } = parseHandle(volume)
-  const all = await new LvmReporter().logicalVolumes(source)
-  return all?.find((each) => each.name === name && !each.hidden)
+/** What LVM has in a group, hidden volumes included; undefined where there is no such group. @throws DM_LVM_FAILED */
+export type GroupReport = (group: string) => Promise<readonly LogicalVolume[] | undefined>
+
+export interface LvmSnapshotOptions {
+  /** Of the store of a classic snapshot, in bytes; undefined for thin volumes. */
+  readonly cowSizeBytes: number | undefined
+  /** Of the group, since the chain was locked. */
+  readonly report: readonly LogicalVolume[]
+  /** Of a group as it is at the call. */
+  readonly askAgain: GroupReport
 }
 
-/** @param cowSizeBytes of the store of a classic snapshot; undefined for thin volumes */
-export function lvmSnapshots(volume: string, cowSizeBytes: number | undefined): SnapshotMaker {
+/** A volume of a report. */
+export function volumeIn(report: readonly LogicalVolume[], name: string): LogicalVolume | undefined {
+  return report.find((each) => each.name === name && !each.hidden)
+}
+
+export function lvmSnapshots(volume: string, { cowSizeBytes, report, askAgain }: LvmSnapshotOptions): SnapshotMaker {
   const { source: group } = parseHandle(volume)
   const kind =
     cowSizeBytes === undefined ? ['--setactivationskip', 'n'] : ['--size', `${Math.ceil(cowSizeBytes / 512) * 512}b`]
@@ -47,14 +55,13 @@ export function lvmSnapshots(volume: string, cowSizeBytes: number | undefined): 
       return `${group}/${name}`
     },
     async marked(chain) {
-      const all = (await new LvmReporter().logicalVolumes(group)) ?? []
-      return all.filter((each) => isMarked(each, chain)).map(({ name }) => `${group}/${name}`)
+      return report.filter((each) => isMarked(each, chain)).map(({ name }) => `${group}/${name}`)
     },
     async remove(chain, handle) {
       try {
         await lvm(chain, 'lvremove', ['--yes', '--', handle])
       } catch (error) {
-        if (await findLvmVolume(handle)) throw error
+        if (volumeIn((await askAgain(group)) ?? [], parseHandle(handle).name)) throw error
       }
     }
   }

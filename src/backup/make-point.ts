@@ -1,23 +1,25 @@
 /**
  * Stores a snapshot as the chain's next point.
  *
- *   look for the base ─▶ plan ─▶ room? ─▶ qemu-img convert ─▶ layer as planned? ─▶ digest ─▶ listed
+ *   look for the base ─▶ plan ─▶ room? ─▶ qemu-img convert ─▶ layer as planned? digest, fsync ─▶ listed
  *        │ not proven                                              │ no
  *        └───────────▶ a full one, and why ◀───────────────────────┘
  *
  * An increment is right only onto a backup of the very base that its delta is from. So it is made only where the
  * chain's newest point is of a snapshot that still is there, unchanged.
  */
+import { allOf } from '../all-of.ts'
 import { DeltamapperError } from '../errors.ts'
 import type { NbdBase, NbdSource } from '../nbd/source.ts'
 import type { Chain } from './chain.ts'
-import { CLUSTER_BYTES } from './cluster-map.ts'
+import { CLUSTER_BYTES, type ClusterCounts } from './cluster-map.ts'
 import { digestOf } from './digest.ts'
 import { forEachStored, readLayer, swapped } from './layer.ts'
 import type { Point } from './manifest.ts'
 import { isOurName } from './snapshot-names.ts'
 import { type CopyPlan, type OpenSnapshot, removeSocketsOf, ServedSnapshot } from './served-snapshot.ts'
 import { atTarget } from './target-failure.ts'
+import { WriteOut } from './write-out.ts'
 
 export interface PointOptions {
   readonly chain: Chain
@@ -47,13 +49,12 @@ export async function makePoint(options: PointOptions): Promise<MadePoint> {
   const { chain, full = false } = options
   await removeSocketsOf(chain.mark)
   const newest = chain.newest
-  if (newest !== undefined) await checkInPlace(chain, newest)
   let because = full ? 'a full one was asked for' : newest === undefined ? 'it is the first' : undefined
   if (newest !== undefined && because === undefined) {
     const made = await makeIncrement(newest, options)
     if (typeof made !== 'string') return made
     because = made
-  }
+  } else if (newest !== undefined) await checkInPlace(chain, newest)
   return makeFull(because ?? 'it is the first', options)
 }
 
@@ -70,7 +71,7 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
   const base = newest.snapshot.handle
   let opened: ServedSnapshot | undefined
   try {
-    const source = await options.open(options.handle, [base])
+    const source = await openOnto(newest, options)
     opened = new ServedSnapshot(ontoPoint(source, newest), options.chain.mark)
     if (source.hasExternalOrigin) return 'it has an external origin, and nothing tells whether that was written to'
     const unproven = pairingFault(newest, source.bases[0])
@@ -83,6 +84,35 @@ async function makeIncrement(newest: Point, options: PointOptions): Promise<Made
     throw error
   } finally {
     await opened?.close()
+  }
+}
+
+/** @throws DM_CHAIN_FOREIGN where it is known to be a snapshot of something else: a person may name any */
+async function openTarget(bases: readonly string[], { chain, handle, open }: PointOptions): Promise<NbdSource> {
+  const source = await open(handle, bases)
+  const { origins = [] } = source
+  if (origins.length === 0 || origins.includes(chain.volume)) return source
+  await source.close()
+  throw new DeltamapperError(
+    'DM_CHAIN_FOREIGN',
+    `${handle} is a snapshot of ${origins.join(', of ')}, and not of ${chain.volume}`,
+    `back up ${origins.at(-1)}, or name a snapshot of ${chain.volume}`
+  )
+}
+
+/** Opens the snapshot while it is looked whether the point that it is to be put onto is in place. */
+async function openOnto(newest: Point, options: PointOptions): Promise<NbdSource> {
+  const { chain } = options
+  const opening = openTarget([newest.snapshot.handle], options)
+  try {
+    const [source] = await allOf([opening, checkInPlace(chain, newest)])
+    return source
+  } catch (error) {
+    await opening.then(
+      (source) => source.close(),
+      () => undefined
+    )
+    throw error
   }
 }
 
@@ -118,7 +148,7 @@ function pairingFault({ point, snapshot, size_bytes: bytes }: Point, base: NbdBa
 }
 
 async function makeFull(because: string, options: PointOptions): Promise<MadePoint> {
-  const opened = new ServedSnapshot(await options.open(options.handle, []), options.chain.mark)
+  const opened = new ServedSnapshot(await openTarget([], options), options.chain.mark)
   try {
     const made = await copy(opened, await opened.plan(undefined), undefined, options, because)
     if (typeof made !== 'string') return made
@@ -137,24 +167,30 @@ async function copy(
   because?: string
 ): Promise<MadePoint | string> {
   const { chain, handle, created, tools } = options
-  await checkRoom(chain, plan, options)
+  const counts = plan.clusters.counts()
+  await checkRoom(chain, counts, options)
   const name = pointName(chain, created)
   const file = `${name}.qcow2`
   const part = chain.partOf(file)
   try {
-    if (onto && plan.clusters.mayCount === 0) await createEmpty(opened, onto, part, options)
+    await chain.makePart(file)
+    if (onto && counts.may === 0) await createEmpty(opened, onto, part, options)
     else await convert(opened, plan, onto, part, options)
-    const complaint = onto && (await complaintOf(chain, part, plan))
+    // The disk is what the end of a backup waits for, so the rest is done meanwhile: most of the file is in memory yet.
+    const [complaint, layer, { sha256, bytes }] = await allOf([
+      onto ? complaintOf(chain, part, plan) : Promise.resolve(undefined),
+      readLayer(chain, part),
+      atTarget(chain.folder, () => digestOf(chain.path(part), options)),
+      chain.syncFile(part)
+    ])
     if (complaint !== undefined) {
       await chain.remove(part)
       return complaint
     }
     const { sizeBytes, identity } = opened.source
-    const layer = await readLayer(chain, part)
     if (layer.sizeBytes !== sizeBytes || layer.backing !== onto?.file) {
       throw swapped(chain, part, 'qemu-img wrote something else')
     }
-    const { sha256, bytes } = await atTarget(chain.folder, () => digestOf(chain.path(part), options))
     const point: Point = {
       ...{ point: name, created: created.toISOString(), kind: onto ? 'increment' : 'full', size_bytes: sizeBytes },
       ...{ file, stored_bytes: bytes, sha256, ...(onto && { backing: onto.file }) },
@@ -196,8 +232,12 @@ async function convert(
   }
   if (onto) words.push('-B', onto.file, '-F', 'qcow2')
   const timer = setInterval(() => onProgress?.(opened.servedBytes, plan.dataBytes), 200)
+  const writeOut = new WriteOut(chain.path(part))
   try {
-    await chain.run('qemu-img', [...words, uri, part], { signal })
+    await allOf([
+      chain.run('qemu-img', [...words, uri, part], { signal }).finally(() => writeOut.stop()),
+      atTarget(chain.folder, () => writeOut.ended)
+    ])
   } catch (error) {
     opened.checkServed()
     throw error
@@ -216,11 +256,10 @@ async function complaintOf(chain: Chain, part: string, { clusters }: CopyPlan): 
 const SPARE_CLUSTERS = 8
 
 /** What qcow2 takes beside the data: tables, and a count of 2 bytes for each cluster. */
-async function checkRoom(chain: Chain, plan: CopyPlan, { compress }: PointOptions): Promise<void> {
-  const { mayCount, mustCount, tableCount } = plan.clusters
-  const tables = Math.ceil((mayCount * 2) / CLUSTER_BYTES) + tableCount + SPARE_CLUSTERS
+async function checkRoom(chain: Chain, counts: ClusterCounts, { compress }: PointOptions): Promise<void> {
+  const tables = Math.ceil((counts.may * 2) / CLUSTER_BYTES) + counts.tables + SPARE_CLUSTERS
   // How small compression makes them is known only afterwards.
-  const needed = (tables + (compress ? 0 : mustCount)) * CLUSTER_BYTES
+  const needed = (tables + (compress ? 0 : counts.must)) * CLUSTER_BYTES
   const free = await chain.freeBytes()
   if (needed <= free) return
   throw new DeltamapperError(

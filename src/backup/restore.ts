@@ -4,8 +4,8 @@
  * A file appears whole, by a rename. A device must be nobody's: not mounted, not below anything else (O_EXCL).
  */
 import { constants } from 'node:fs'
-import { type FileHandle, open, readFile, rename, rm, stat } from 'node:fs/promises'
-import { resolve } from 'node:path'
+import { type FileHandle, open, readFile, realpath, rename, rm, stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
 import { decodeDeviceNumber } from '../../native/device.ts'
 import { lockFile } from '../../native/file-lock.ts'
 import { DeltamapperError } from '../errors.ts'
@@ -41,6 +41,7 @@ export function pointOf(chain: Chain, name: string): Point {
 export async function restore(chain: Chain, name: string, to: string, options: RestoreOptions = {}): Promise<Point> {
   const point = pointOf(chain, name)
   const path = resolve(to)
+  await checkOutside(chain, path)
   const there = await atPath(path, () => stat(path).catch(orNothing))
   if (there && !there.isFile() && !there.isBlockDevice()) throw refused(path, 'is neither a file nor a block device')
   if (there?.isFile() && !options.force) throw taken(path)
@@ -54,6 +55,12 @@ export async function restore(chain: Chain, name: string, to: string, options: R
     await device?.close()
   }
   return point
+}
+
+/** What is not the chain's own does not stay in its folder, and its own would be overwritten. */
+async function checkOutside(chain: Chain, path: string): Promise<void> {
+  const [folder, own] = await Promise.all([realpath(dirname(path)).catch(() => ''), realpath(chain.folder)])
+  if (folder === own) throw refused(path, 'is in the folder of the backups that it is restored from')
 }
 
 /** Those that the point is read through: of each, that it is the one that was written. */

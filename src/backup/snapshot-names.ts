@@ -11,9 +11,12 @@ export function markOf(chain: Chain, volume: string): string {
   return `${volume.slice(0, 40)}-backup-${chain.mark}-`
 }
 
+/** Where the clock was set back, it can be the same moment again: then the next millisecond that no point has. */
 export function snapshotName(chain: Chain, takenAt: Date): string {
   const volume = chain.volume.split('/').at(-1) ?? ''
-  return `${markOf(chain, volume)}${takenAt.toISOString().replaceAll(/[-:.]/g, '')}`
+  const name = `${markOf(chain, volume)}${takenAt.toISOString().replaceAll(/[-:.]/g, '')}`
+  const isTaken = chain.points.some(({ snapshot }) => parseHandle(snapshot.handle).name === name)
+  return isTaken ? snapshotName(chain, new Date(takenAt.getTime() + 1)) : name
 }
 
 /** Whether a handle is of such a snapshot, of whichever chain. */

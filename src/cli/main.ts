@@ -5,7 +5,7 @@
 import { Command, CommanderError } from 'commander'
 import { searchPath } from '../search-path.ts'
 import { describeFailure, UsageError } from './command-line/failure.ts'
-import { packageVersion } from './version.ts'
+import { packageVersion } from './command-line/version.ts'
 
 /** The commands, in the order in which help lists them. */
 const commands: Record<string, () => Promise<(program: Command) => void>> = {

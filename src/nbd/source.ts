@@ -29,6 +29,8 @@ export interface NbdSource {
   readonly target: string
   /** Left out where nothing is known of it. */
   readonly identity?: SnapshotIdentity | undefined
+  /** Handles of what it is a snapshot of, directly and indirectly. Left out where nothing is known of that. */
+  readonly origins?: readonly string[] | undefined
   readonly sizeBytes: number
   /** An external origin shows wherever nothing is mapped, and nothing tells whether that was written to. */
   readonly hasExternalOrigin?: boolean | undefined

@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Chain } from '../../src/backup/chain.ts'
 import { ClusterMap } from '../../src/backup/cluster-map.ts'
+import { isOurName, snapshotName } from '../../src/backup/snapshot-names.ts'
 import type { NbdBase } from '../../src/nbd/source.ts'
 import { type ErrorCode } from '../../src/errors.ts'
 import { complaint, outcome, runCommand, startCommand } from '../cli/run-command.ts'
@@ -95,6 +96,8 @@ test('a full backup and increments: list, restore and verify, as the manual has 
   )
   t.deepEqual(Object.keys(prepared.points[0]), ['volume', 'point', 'created', 'kind', 'size_bytes', 'stored_bytes'])
   for (const [i, { point, volume, size_bytes }] of prepared.points.entries()) {
+    const { mode } = await stat(join(prepared.root, volume, `${point}.qcow2`))
+    t.is(mode & 0o077, 0, 'nobody else may read what is in a volume, also where the folder is copied')
     t.is(volume, 'demo/harbour')
     t.is(size_bytes, harbour[i].size_bytes)
     t.is(await restored(prepared.root, point), harbour[i].sha256)
@@ -337,8 +340,44 @@ test('no room: refused before it begins, and the chain is as it was', async (t) 
   await chain.close()
 })
 
+test('a snapshot of another volume, which a person has named, becomes no point', async (t) => {
+  const { root, chain } = await copied()
+  const before = (await readdir(chain)).sort()
+  failsWith(t, await backUp(root, 'tides-shrunk'), 'DM_CHAIN_FOREIGN')
+  failsWith(t, await backUp(root, 'tides-shrunk', '--full'), 'DM_CHAIN_FOREIGN')
+  t.deepEqual((await readdir(chain)).sort(), before)
+})
+
+test('no two snapshots get one name, also where the clock was set back', async (t) => {
+  const root = await newRoot()
+  const history = new VolumeHistory({ seed: 1, sizes: [65536], blockBytes: 65536 })
+  const chain = await Chain.open(root, VOLUME, 'exclusive')
+  const at = new Date(Date.UTC(2026, 0, 1))
+  for (const moment of ['000', '001']) {
+    const name = snapshotName(chain, at)
+    t.true(name.endsWith(`-20260101T000000${moment}Z`), name)
+    t.true(isOurName(`m/${name}`))
+    await store(chain, history, 0, { handle: `m/${name}`, full: true, open: async () => history.source('m/0', []) })
+  }
+  await chain.close()
+})
+
+test('a backup that cannot begin leaves no folder of a chain, and one that is there alone', async (t) => {
+  const { root, chain } = await copied()
+  const before = await readFile(join(chain, 'chain.json'), 'utf8')
+  const bin = await newRoot()
+  await writeFile(join(bin, 'lvm'), '#!/bin/sh\necho "  cannot" >&2; exit 5\n', { mode: 0o755 })
+  const env = { PATH: `${bin}:${process.env['PATH']}` }
+  for (const volumes of [['misspelt/one'], ['misspelt/one', 'demo/two'], ['demo/harbour']]) {
+    failsWith(t, await runCommand(['backup', ...volumes, '--to', root], { env }), 'DM_LVM_FAILED')
+  }
+  t.deepEqual(await readdir(root), ['demo'])
+  t.deepEqual(await readdir(join(root, 'demo')), ['harbour'])
+  t.is(await readFile(join(chain, 'chain.json'), 'utf8'), before)
+})
+
 test('restore leaves alone what is there, and says what is missing', async (t) => {
-  const { root } = await copied()
+  const { root, chain } = await copied()
   const to = join(await newRoot(), 'image')
   await writeFile(to, 'mine')
   const words = ['backup', 'restore', root, '--to', to, '--volume', 'demo/harbour', '--point']
@@ -347,6 +386,9 @@ test('restore leaves alone what is there, and says what is missing', async (t) =
   failsWith(t, await runCommand([...words, 'yesterday']), 'DM_POINT_NOT_FOUND')
   t.is((await runCommand([...words, prepared.points[0].point, '--force'])).status, 0)
   t.is((await stat(to)).size, harbour[0].size_bytes)
+  words[words.indexOf('--to') + 1] = join(chain, `${prepared.points[1].point}.qcow2`)
+  failsWith(t, await runCommand([...words, prepared.points[0].point, '--force']), 'DM_RESTORE_FAILED')
+  t.is((await runCommand(['backup', 'verify', root])).status, 0)
 })
 
 test('an interrupted backup leaves the chain as it was, and the next one tidies up', async (t) => {

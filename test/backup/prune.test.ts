@@ -2,11 +2,12 @@
  * Pruning keeps every point that it is to keep, byte for byte, whatever the order in which a volume shrank and grew: with the qemu-img of two
  * releases.
  */
-import { mkdtemp } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { mkdtemp, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { Chain } from '../../src/backup/chain.ts'
-import { prune } from '../../src/backup/prune.ts'
+import { finishPrune, prune } from '../../src/backup/prune.ts'
 import { toolFolder } from '../support/nbd-clients.ts'
 import { Random } from '../support/random.ts'
 import { testFolder } from '../support/test-folder.ts'
@@ -88,3 +89,39 @@ test.serial(
     t.deepEqual(await wrongPoints(root, folder, history), [])
   }
 )
+
+/** The first time that it makes a file smaller, it is killed once the file is shorter, and before its tables are written. */
+const killedWhileItCuts = (tools: string, mark: string) => `#!/bin/bash
+if [ "$1" = resize ] && [ ! -e ${mark} ]; then
+  file=${'$'}{@: -2:1}
+  cp "$file" ${mark}
+  ${tools}/qemu-img "$@"
+  truncate --size "$(stat --format %s "$file")" ${mark}
+  cat ${mark} >"$file"
+  kill -KILL $$
+fi
+exec ${tools}/qemu-img "$@"
+`
+
+for (const release of releases) {
+  test.serial(
+    `a prune that is killed while qemu-img makes a file smaller is finished later (${release})`,
+    async (t) => {
+      const bin = await mkdtemp(join(folder, 'bin-'))
+      const mark = join(bin, 'killed')
+      await writeFile(join(bin, 'qemu-img'), killedWhileItCuts(toolFolder(release), mark), { mode: 0o755 })
+      process.env['PATH'] = `${bin}:${toolFolder(release)}:${path}`
+      // (Many clusters behind the cut: they are what the tables still lead to.)
+      const history = new VolumeHistory({ seed: 3, sizes: [40 * 65536, small, large], blockBytes: 65536 })
+      const root = await mkdtemp(join(folder, 'root-'))
+      const chain = await Chain.open(root, VOLUME, 'exclusive')
+      for (let at = 0; at < history.count; at++) await store(chain, history, at)
+      await t.throwsAsync(prune(chain, 1), { code: 'DM_TOOL_FAILED', message: /status 137/ })
+      t.true(existsSync(mark))
+      await finishPrune(chain)
+      t.deepEqual(await unnamedFiles(chain), [])
+      await chain.close()
+      t.deepEqual(await wrongPoints(root, folder, history), [])
+    }
+  )
+}

@@ -50,7 +50,7 @@ async function refusal(base: string, target: string): Promise<string> {
   return (await failure(ask(client, { base: `${GROUP}/${base}`, target: `${GROUP}/${target}` }))).code
 }
 
-/** Until a look of the agent's own, every 20 seconds, has found that a snapshot is not what a record can stand for. */
+/** Until a look of the agent's own, every 10 seconds, has found that a snapshot is not what a record can stand for. */
 async function untilMustStay(handle: string): Promise<void> {
   const admin = connectAdmin(agent.address)
   try {

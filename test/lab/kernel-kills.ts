@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { CowKernelJournal } from '../kernel/cow-kernel-journal.ts'
 import { EraLifeJournal } from '../kernel/era-life-journal.ts'
 import { type LifeChecked, readJournal } from '../kernel/kernel-life-journal.ts'
+import type { RecordLifeEntry } from '../kernel/record-kernel-life.ts'
 import { Random } from '../support/random.ts'
 import { projectFolder, startLab } from './boot.ts'
 import { labVariables } from './run.ts'
@@ -107,6 +108,28 @@ export function killKernelsWithClassicSnapshots(
       refused,
       merging: checked.filter(({ merging }) => merging).length
     }
+  })
+}
+
+export interface RecordKernelKillsReport extends Kills {
+  /** Deltas after a start whose base was served before: right, or refused by code. */
+  right: number
+  refused: Record<string, number>
+}
+
+/** The same with a volume whose snapshots are removed as soon as their answer has ended. @throws the same */
+export function killKernelsWithBasesThatGo(
+  seed: number,
+  kills: number,
+  onProgress?: OnProgress
+): Promise<RecordKernelKillsReport> {
+  return killAgainAndAgain('record-kernel-life.ts', seed, kills, onProgress, (journal) => {
+    const checked = readJournal<RecordLifeEntry>(journal).filter((entry) => entry.kind === 'checked')
+    const refused: Record<string, number> = {}
+    for (const each of checked) {
+      for (const [code, count] of Object.entries(each.refused)) refused[code] = (refused[code] ?? 0) + count
+    }
+    return { right: checked.reduce((sum, { right }) => sum + right, 0), refused }
   })
 }
 

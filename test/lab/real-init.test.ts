@@ -2,15 +2,18 @@
  * The units on a machine with a real systemd, udev and LVM: what agent and router can do in their sandboxes, what is mounted through the agent's
  * death and its restarts, and what the next boot finds.
  */
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import test from 'ava'
 import { Authority } from '../support/certificates.ts'
 import { testFolder } from '../support/test-folder.ts'
+import { ensureNbdTools } from './nbd-tools.ts'
 import { LabUnavailable } from './packages.ts'
 import { ensureRelease } from './releases.ts'
 import { ensureSystemdRoot, SystemdMachine } from './systemd.ts'
 
-const unavailable = await Promise.all([ensureRelease('trixie'), ensureSystemdRoot()]).then(
+let nbdTools = ''
+const tools = ensureNbdTools('trixie').then((bin) => (nbdTools = bin))
+const unavailable = await Promise.all([ensureRelease('trixie'), ensureSystemdRoot(), tools]).then(
   () => undefined,
   (error: unknown) => {
     if (error instanceof LabUnavailable) return error.message
@@ -24,6 +27,8 @@ const machineTest = unavailable === undefined ? test.serial : test.skip
 const begin = `set -euo pipefail; trap 'echo "ended with $?"' EXIT; step() { echo "== $*"; }`
 
 const tls = '/etc/deltamapper/tls'
+/** `npm run soak` also looks at a backup of which nothing is kept. */
+const isLong = process.env['LAB_COUNT'] !== undefined
 const firstBoot = (certificates: string) => `${begin}
 step volumes
 pvcreate -q /dev/ubdb; vgcreate -q vg0 /dev/ubdb
@@ -74,11 +79,44 @@ stat -c %U /run/deltamapper-router/csi.sock
 deltamapper delta node-1:srv/monday node-1:srv/tuesday --endpoint unix:///run/deltamapper-router/csi.sock -o ndjson | tail -n 1
 systemctl restart deltamapper-router; systemctl stop deltamapper-router
 systemctl show -P Result deltamapper-router
+${firstBackups}
 step 'power off'
 trap - EXIT
 `
 
+/** What a unit starts has no PATH of the test's. */
+const qemuImg = `#!/bin/sh\nexec /opt/deltamapper/.cache/lab/${basename(dirname(nbdTools))}/bin-for-tests/qemu-img "$@"\n`
+
+/** docs/backup.md: a nightly backup, of which the first is made now. The timer thinks that the last night was missed. */
+const firstBackups = `
+step 'a backup, from within the sandbox'
+printf '${qemuImg.replaceAll('\n', '\\n')}' >/usr/local/bin/qemu-img; chmod +x /usr/local/bin/qemu-img
+lvcreate -q -L 100m --thinpool pool vg0 >/dev/null 2>&1; mkdir /srv/backup
+for each in mail ${isLong ? 'news' : ''}; do
+  lvcreate -q -V 16m --thin -n $each vg0/pool >/dev/null 2>&1
+  dd if=/dev/urandom of=/dev/vg0/$each bs=64k count=20 oflag=direct status=none
+done
+sed 's/--keep 14/& --keep-snapshot -o json/' /opt/deltamapper/deploy/systemd/backup.conf >/etc/deltamapper/backup.conf
+systemctl start deltamapper-backup || journalctl -u deltamapper-backup -o cat
+journalctl --sync; journalctl -u deltamapper-backup -o cat | grep '^{'
+${isLong ? 'deltamapper backup vg0/news --to /srv/backup -o json' : ''}
+mkdir -p /etc/systemd/system/deltamapper-backup.timer.d
+printf '[Timer]\\nRandomizedDelaySec=0\\n' >/etc/systemd/system/deltamapper-backup.timer.d/at-once.conf
+systemctl daemon-reload; systemctl enable deltamapper-backup.timer
+touch -d '2 days ago' /var/lib/systemd/timers/stamp-deltamapper-backup.timer
+dd if=/dev/urandom of=/dev/vg0/mail bs=64k count=3 seek=9 oflag=direct conv=notrunc status=none
+`
+
 const secondBoot = `${begin}
+step 'the timer makes up for the night'
+until [ "$(systemctl show -P ExecMainExitTimestampMonotonic deltamapper-backup)" != 0 ]; do sleep 0.5; done
+journalctl --sync; journalctl -b -u deltamapper-backup -o cat
+systemctl is-active deltamapper-backup.timer
+${isLong ? "step 'nothing was kept'\ndeltamapper backup vg0/news --to /srv/backup -o json" : ''}
+step restored
+deltamapper backup restore /srv/backup --volume vg0/mail \
+  --point "$(ls /srv/backup/vg0/mail | sed -n 's/.qcow2$//p' | tail -n 1)" --to /root/mail
+cmp /root/mail /dev/vg0/mail && echo same
 step 'after the boot'
 until findmnt -n -o SOURCE /srv/data; do sleep 0.5; done
 cat /srv/data/one /srv/data/three
@@ -105,6 +143,19 @@ machineTest('a tracked volume is snapshotted, stays mounted, and is there again 
   const second = await machine.boot(secondBoot, { timeoutSeconds: 14 * 60 })
   const later = sections(second.said)
   t.notRegex(second.said ?? second.console, /^ended with/m, second.said)
+  const made = (boot: Map<string, string>, step: string) => {
+    const [, line = '{"points":[]}'] = /^({"points".*)$/m.exec(boot.get(step) ?? '') ?? []
+    return (JSON.parse(line) as { points: { volume: string; kind: string; read_bytes: number }[] }).points[0]
+  }
+  t.like(made(said, 'a backup, from within the sandbox'), { volume: 'vg0/mail', kind: 'full', read_bytes: 20 * 65536 })
+  const madeUp = made(later, 'the timer makes up for the night')
+  t.like(madeUp, { volume: 'vg0/mail', kind: 'increment', read_bytes: 3 * 65536 }, 'the snapshot was kept')
+  t.regex(later.get('the timer makes up for the night') ?? '', /^active$/m)
+  if (isLong) {
+    t.is(made(later, 'nothing was kept').kind, 'full')
+    t.regex(later.get('nothing was kept') ?? '', /a full backup, because .*DM_BASE_RECORD_INTERRUPTED/)
+  }
+  t.regex(later.get('restored') ?? '', /^same$/m)
   t.is(later.get('after the boot'), '/dev/mapper/srv\none\nthree\n')
   // (The script powers the machine off before its boot has finished, because it is a part of that itself.)
   t.regex(later.get('what was written across the boot') ?? '', /^{"complete":true/m)

@@ -131,7 +131,7 @@ async function putProgram(root: string): Promise<void> {
   const units = join(projectFolder, 'deploy/systemd')
   await cp(units, join(root, 'etc/systemd/system'), {
     recursive: true,
-    filter: (from) => from === units || /\.service(\.d)?($|\/)/.test(from)
+    filter: (from) => from === units || /\.(service|timer)(\.d)?($|\/)/.test(from)
   })
   await cp(join(units, 'agent.yaml'), join(root, 'etc/deltamapper/agent.yaml'), { recursive: true })
   const command = `#!/bin/sh\nexec ${CHECKOUT}/node_modules/.bin/node ${CHECKOUT}/bin/deltamapper.js "$@"\n`

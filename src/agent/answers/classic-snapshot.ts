@@ -32,8 +32,8 @@ import {
   type ClassicReference,
   detached,
   entriesCounted,
-  isOpenToWriters,
   merging,
+  openToWriters,
   refuseWriters,
   type TablesBelow,
   tablesBelow,
@@ -147,8 +147,8 @@ export function classicAnswers({ classic }: AnswerServices): TargetAnswers<Class
     named: ({ uuid }) => namedClassic(uuid),
     async plan({ base: foundBase, target: foundTarget, startingOffset, maxResults, lookUp }) {
       if (classic === undefined) throw new Error('nothing is lent for classic snapshots')
-      const base = foundBase && (await withWriters(foundBase, classic))
-      const target = await withWriters(foundTarget, classic)
+      const base = foundBase && (await asked(foundBase, classic))
+      const target = await asked(foundTarget, classic)
       // An answer may be refused, or end early: what was seen stands all the same.
       for (const each of base ? [base, target] : [target]) {
         if (!each.readOnly) await classic.catalog.classicSnapshots.sawWritable(factsOf(each))
@@ -180,8 +180,8 @@ export function classicAnswers({ classic }: AnswerServices): TargetAnswers<Class
 
 /** One answer, in the main thread. */
 class ClassicAnswer {
-  readonly #base: ClassicSnapshot | undefined
-  readonly #target: ClassicSnapshot
+  readonly #base: AskedSnapshot | undefined
+  readonly #target: AskedSnapshot
   readonly #startingOffset: number
   readonly #lookUp: LookUp
   readonly #services: ClassicServices
@@ -193,8 +193,8 @@ class ClassicAnswer {
   readonly #known: { base?: ClassicRow | undefined; target?: ClassicRow | undefined } = {}
 
   constructor(
-    base: ClassicSnapshot | undefined,
-    target: ClassicSnapshot,
+    base: AskedSnapshot | undefined,
+    target: AskedSnapshot,
     startingOffset: number,
     lookUp: LookUp,
     services: ClassicServices
@@ -236,7 +236,7 @@ class ClassicAnswer {
           ...(known.base && { prefix: known.base.entries })
         }
       }),
-      isSame: base?.identity === target.identity && base.readOnly && this.#record !== undefined && this.#wasReadOnly(),
+      isSame: base?.identity === target.identity && this.#isContentKnown() && this.#record !== undefined,
       compareBytes: this.#compareBytes(),
       memoryBytes: this.#takeMemory(signal)
     }
@@ -381,9 +381,10 @@ class ClassicAnswer {
       throw resumeRefused(handle, 'it can be written to, or could, and what was written since is not known')
   }
 
-  /** As far as is known. */
-  #wasReadOnly(): boolean {
-    return this.#record === undefined || this.#record.readOnly === 1
+  /** Nobody can write into either, or could, as far as is known. */
+  #isContentKnown(): boolean {
+    const isKnown = (snapshot: AskedSnapshot | undefined) => snapshot?.readOnly === true && !snapshot.isOpen
+    return isKnown(this.#base) && isKnown(this.#target) && (this.#record === undefined || this.#record.readOnly === 1)
   }
 
   /** For all of the volume at once where there is enough. @throws DM_TOO_MANY_STREAMS */
@@ -399,7 +400,7 @@ class ClassicAnswer {
    */
   #compareBytes(): number {
     const { compare, compareBytes } = this.#services
-    if (compare === 'never' || !this.#base?.readOnly || !this.#target.readOnly || !this.#wasReadOnly()) return 0
+    if (compare === 'never' || !this.#isContentKnown()) return 0
     if (compare === 'always') return Number.MAX_SAFE_INTEGER
     return this.#record ? compareBytes : 0
   }
@@ -428,8 +429,15 @@ function checkTimes({ handle, link: { linkedAt, createdAt } }: ClassicSnapshot):
 function steady(snapshot: FoundSnapshot): unknown {
   if (snapshot.kind !== 'classic') return snapshot
   const { link } = snapshot as ClassicSnapshot
-  const varying = { tables: undefined, unlike: undefined, sequenceNumber: undefined, readOnly: undefined }
-  return { ...snapshot, ...varying, link: { ...link, place: 0 } }
+  const below = { tables: undefined, unlike: undefined, sequenceNumber: undefined }
+  const opened = { readOnly: undefined, isOpen: undefined }
+  return { ...snapshot, ...below, ...opened, link: { ...link, place: 0 } }
+}
+
+/** A snapshot of a question, and who has it open. */
+interface AskedSnapshot extends ClassicSnapshot {
+  /** By somebody of whom nothing tells whether they only read: nothing is to rest on its content. */
+  readonly isOpen: boolean
 }
 
 function isWritable(snapshot: FoundSnapshot): snapshot is ClassicSnapshot {
@@ -437,12 +445,12 @@ function isWritable(snapshot: FoundSnapshot): snapshot is ClassicSnapshot {
 }
 
 /** A read-only one that somebody may write into all the same is not. @throws what device-mapper calls throw */
-async function withWriters(
+async function asked(
   snapshot: ClassicSnapshot,
   { deviceMapper }: Pick<ClassicServices, 'deviceMapper'>
-): Promise<ClassicSnapshot> {
-  const readOnly = snapshot.readOnly && !(await isOpenToWriters(deviceMapper, snapshot.devices))
-  return { ...snapshot, readOnly }
+): Promise<AskedSnapshot> {
+  const writers = snapshot.readOnly ? await openToWriters(deviceMapper, snapshot.devices) : undefined
+  return { ...snapshot, readOnly: snapshot.readOnly && !writers?.areKnown, isOpen: writers !== undefined }
 }
 
 /** By one name, whatever it was asked for by: names rotate. */

@@ -21,9 +21,9 @@ import { type DeviceMapperPort, findPoolDevice, type PoolDevice } from '../node/
 import type { Snapshot } from '../walks/snapshot.ts'
 
 /** Every so many looks are at all. */
-const LOOKS_AT_ALL = 30
-/** Milliseconds; LONGEST_UNWATCHED_MS (catalog/bases.ts) allows for a few that fail. */
-const INTERVAL_MS = 20_000
+const LOOKS_AT_ALL = 60
+/** Milliseconds; LONGEST_UNWATCHED_MS (catalog/bases.ts) allows for one that fails. */
+const INTERVAL_MS = 10_000
 
 export interface BaseLooksOptions {
   readonly catalog: Pick<Catalog, 'bases' | 'ownedPools'>
@@ -33,7 +33,7 @@ export interface BaseLooksOptions {
   readonly logger: Pick<Logger, 'warn'>
   /** How long one request to a metadata device may take, in milliseconds. */
   readonly readDeadlineMs?: number
-  /** Milliseconds; 20,000 by default. */
+  /** Milliseconds; 10,000 by default. */
   readonly intervalMs?: number
 }
 

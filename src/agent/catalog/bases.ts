@@ -71,10 +71,10 @@ export interface BaseLook {
 export type PoolLook = Pick<BaseLook, 'instance' | 'uptimeMs'>
 
 /**
- * The longest time between the last look at a snapshot and the first that finds it gone, in milliseconds: looks are
- * made every 20 seconds, and an agent that is replaced misses some.
+ * The longest time between the last look at a snapshot and the first that finds it gone, in milliseconds. Looks are
+ * made every 10 seconds, so that one may fail.
  */
-export const LONGEST_UNWATCHED_MS = 90_000
+export const LONGEST_UNWATCHED_MS = 30_000
 
 /**
  * Enters a look at a snapshot that is being served, within a transaction of the caller.

@@ -11,7 +11,7 @@
  * nobody but LVM's snapshots may stand on `-real`, nobody else on a store, and nobody may have either open for writing.
  */
 import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
-import { holdersOf, writersOf } from './openers.ts'
+import { holdersOf, type Writers, writersOf } from './openers.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
 import { BlockReader } from '../../devicemapper/block-reader.ts'
@@ -235,20 +235,21 @@ export async function refuseWriters(
   const [ofOrigin, ofStore] = await Promise.all(
     [originDevice, storeDevice].map((device) => writersOf(deviceMapper, device))
   )
-  if (ofOrigin !== undefined) throw detached(handle, `its untouched origin may be written to by ${ofOrigin}`)
-  if (ofStore !== undefined) throw detached(handle, `its store may be written to by ${ofStore}`)
+  if (ofOrigin !== undefined) throw detached(handle, `its untouched origin may be written to by ${ofOrigin.who}`)
+  if (ofStore !== undefined) throw detached(handle, `its store may be written to by ${ofStore.who}`)
 }
 
 /**
  * Whether somebody might write into a read-only snapshot all the same: a device that stands on it, or who has had it
  * open since it was writable (a file system, a process that has mapped it).
  */
-export async function isOpenToWriters(
+export async function openToWriters(
   deviceMapper: ClassicPort,
   { snapshot }: Pick<ClassicDevices, 'snapshot'>
-): Promise<boolean> {
-  if ((await holdersOf(snapshot)).length > 0) return true
-  return (await writersOf(deviceMapper, snapshot, { isReadOnly: true })) !== undefined
+): Promise<Writers | undefined> {
+  const holders = await holdersOf(snapshot)
+  if (holders.length > 0) return { who: holders.join(', '), areKnown: true }
+  return writersOf(deviceMapper, snapshot, { isReadOnly: true })
 }
 
 /** Everything that stands on the untouched origin, other than the origin itself, has to be a snapshot of it by LVM. */

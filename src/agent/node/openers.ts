@@ -38,12 +38,20 @@ export interface OpenerOptions {
   readonly pauseMs?: number
 }
 
-/** @returns who might write, in words; undefined where nobody might @throws what device-mapper calls throw */
+/** Who might write. */
+export interface Writers {
+  /** In words. */
+  readonly who: string
+  /** False where it cannot be seen from here who it is, and so not whether they only read. */
+  readonly areKnown: boolean
+}
+
+/** @returns undefined where nobody might write @throws what device-mapper calls throw */
 export async function writersOf(
   deviceMapper: Port,
   device: DeviceNumber,
   { isReadOnly = false, places = HERE, pauseMs = LOOK_MS }: OpenerOptions = {}
-): Promise<string | undefined> {
+): Promise<Writers | undefined> {
   // Whoever comes or goes while it is counted explains nothing: only those do that are there before and after.
   for (let look = 1; ; look++) {
     const few = await counted(deviceMapper, device, places, async () => nobody)
@@ -55,7 +63,10 @@ export async function writersOf(
     const writers = [...others.writers, ...kernels.filter(({ readOnly }) => !readOnly).map(({ path }) => path)]
     const readers = new Set(others.readers.values()).size + kernels.filter(({ readOnly }) => readOnly).length
     if (writers.length === 0 && beyond <= readers) return undefined
-    if (look === MOST_LOOKS) return writers.join(', ') || `something that cannot be seen from here (${openTimes(info)})`
+    if (look === MOST_LOOKS) {
+      if (writers.length > 0) return { who: writers.join(', '), areKnown: true }
+      return { who: `something that cannot be seen from here (${openTimes(info)})`, areKnown: false }
+    }
     await sleep(pauseMs)
   }
 }

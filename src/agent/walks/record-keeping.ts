@@ -161,6 +161,7 @@ export class RecordKeeping {
     try {
       if (sink.failure !== undefined) throw sink.failure
       await patched?.sink.finish()
+      await checkBytes(writer, this.#wanted)
       if (await writer.finish()) return writer.bytes
     } catch (error) {
       // Where the base's record was at fault, the tree is not.
@@ -193,6 +194,7 @@ export class RecordKeeping {
     }
     if (sink.isTooLarge) throw tooLarge(this.#wanted.maxBytes)
     if (sink.failure !== undefined) throw sink.failure
+    await checkBytes(writer, this.#wanted)
     const isComplete = await writer.finish()
     this.#writer = undefined
     return isComplete ? writer.bytes : undefined
@@ -201,6 +203,12 @@ export class RecordKeeping {
   async #begin(): Promise<BaseRecordWriter> {
     return BaseRecordWriter.begin(join(this.#wanted.folder, this.#wanted.name), this.#header)
   }
+}
+
+/** Once all but the last frames are written. @throws Error where they are too many bytes; what writing them throws */
+async function checkBytes(writer: BaseRecordWriter, { maxBytes }: RecordWanted): Promise<void> {
+  await writer.drain(0)
+  if (writer.bytes > maxBytes) throw tooLarge(maxBytes)
 }
 
 function tooLarge(maxBytes: number): Error {
@@ -224,6 +232,10 @@ class GuardedSink implements MappingSink {
   put(block: number, data: number, time: number): void {
     if (this.#isOver) return
     this.#sink.put(block, data, time)
+  }
+
+  putEntries(...entries: Parameters<MappingSink['putEntries']>): void {
+    if (!this.#isOver) this.#sink.putEntries(...entries)
   }
 
   keep(block: number, data: number, time: number): void {

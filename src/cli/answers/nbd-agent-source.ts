@@ -3,7 +3,7 @@
  * the data.
  */
 import { DeviceMapper } from '../../../native/device-mapper.ts'
-import { LvmReporter } from '../../agent/lvm/report.ts'
+import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import { isThin } from '../../agent/lvm/volume.ts'
 import { namedTracked } from '../../devicemapper/device-named.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -15,11 +15,12 @@ import { everything } from '../../nbd/watched-device.ts'
 import { socketAwaited } from '../command-line/awaited-socket.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
+import { volumesOf } from '../lvm/group-report.ts'
 import type { NbdOptions } from './nbd-options.ts'
 import type { Remark } from './question.ts'
 import { activated, openDevice, placeBelow, placeOf, trackedSnapshots } from './snapshot-device.ts'
 
-type KnownSnapshot = Pick<NbdBase, 'sizeBytes' | 'identity'>
+type KnownSnapshot = Pick<NbdBase, 'sizeBytes' | 'identity'> & Pick<NbdSource, 'origins'>
 
 /** @throws UsageError; the agent's errors; what opening the device throws; DM_LVM_FAILED */
 export async function openAgentSource(
@@ -77,9 +78,9 @@ export async function openAgentSource(
     const found = await snapshotsNamed(address, [target, ...bases])
     const asked = questions(client, target, named, bases, found)
     const identity = presentIdentity(found.get(target))
-    if (!hasExternalOrigin) return { ...common, ...asked, identity, sizeBytes }
-    const allOfIt = async () => everything(sizeBytes)
-    return { ...common, ...asked, identity, allocated: allOfIt, sizeBytes, hasExternalOrigin }
+    const whole = { ...common, ...asked, identity, origins: found.get(target)?.origins, sizeBytes }
+    if (!hasExternalOrigin) return whole
+    return { ...whole, allocated: async () => everything(sizeBytes), hasExternalOrigin }
   } catch (error) {
     await close()
     throw error
@@ -166,16 +167,23 @@ async function snapshotsNamed(address: string, handles: readonly string[]): Prom
 
 /** By name. Undefined where LVM has no such group, or does not say. */
 async function inGroup(group: string): Promise<Map<string, KnownSnapshot> | undefined> {
-  const volumes = await new LvmReporter().logicalVolumes(group).catch(() => undefined)
+  const volumes = await volumesOf(group).catch(() => undefined)
   return (
     volumes &&
     new Map(
       volumes.map((each) => {
         const sizeBytes = isThin(each) ? each.sizeBytes : undefined
-        return [each.name, { identity: { uuid: each.uuid }, sizeBytes }]
+        const origins = originsOf(each.name, volumes).map((name) => `${group}/${name}`)
+        return [each.name, { identity: { uuid: each.uuid }, sizeBytes, origins }]
       })
     )
   )
+}
+
+/** Names of what a volume is a snapshot of, nearest first; empty where LVM does not know, or the origin is gone. */
+function originsOf(name: string, volumes: readonly LogicalVolume[]): string[] {
+  const origin = volumes.find((each) => each.name === name)?.origin
+  return origin === undefined ? [] : [origin, ...originsOf(origin, volumes)]
 }
 
 /** By name. Undefined where the agent has no such pool of its own, or does not say. */
@@ -183,7 +191,13 @@ async function inOwnedPool(address: string, pool: string): Promise<Map<string, K
   const admin = connectAdmin(address)
   try {
     const { snapshots } = await admin.listSnapshots({ pool })
-    return new Map(snapshots.map(({ name, id, sizeBytes }) => [name, { identity: { uuid: id }, sizeBytes }]))
+    return new Map(
+      snapshots.map(({ name, id, sizeBytes, volume, origin }) => {
+        // (Of those that are deleted it does not know the names any more.)
+        const origins = [origin, volume].filter((each) => each !== '').map((each) => `${pool}/${each}`)
+        return [name, { identity: { uuid: id }, sizeBytes, origins }]
+      })
+    )
   } catch {
     return undefined
   } finally {

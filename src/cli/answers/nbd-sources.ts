@@ -152,6 +152,7 @@ async function fromRecorded(
     return {
       ...{ target, thinId: snapshot.thinId, sizeBytes: snapshot.sizeBytes },
       identity: await identityOf(snapshot.thinId),
+      origins: snapshot.volume === undefined ? [] : [snapshot.volume],
       allocated: async (startingOffset, signal) =>
         answerOf(await backend.allocated({ snapshotId: target, ...request(startingOffset) }, signal)),
       bases: known.map(({ handle, sizeBytes }, i) => ({

@@ -7,8 +7,6 @@
 import { access, stat } from 'node:fs/promises'
 import type { DeviceMapper, DeviceNumber } from '../../../native/device-mapper.ts'
 import { decodeDeviceNumber } from '../../../native/device.ts'
-import { oneLine, startCommand } from '../../agent/lvm/command.ts'
-import { settingOptions } from '../../agent/lvm/settings.ts'
 import { classicDevices, entriesCounted } from '../../agent/node/classic-devices.ts'
 import { findPoolDevice } from '../../agent/node/pool-device.ts'
 import { DeltamapperError } from '../../errors.ts'
@@ -18,9 +16,7 @@ import { ClassicDeviceData } from '../../nbd/classic-device.ts'
 import { ThinDeviceData } from '../../nbd/thin-device.ts'
 import type { WatchedDevice } from '../../nbd/watched-device.ts'
 import { UsageError } from '../command-line/failure.ts'
-
-/** How long LVM may take to activate a volume, in milliseconds. */
-const LVM_MS = 60_000
+import { runLvm } from '../lvm/run-lvm.ts'
 
 type TrackedSnapshot = Awaited<ReturnType<AdminClient['listEraSnapshots']>>['snapshots'][number]
 
@@ -133,20 +129,5 @@ async function isMissing(path: string): Promise<boolean> {
   return access(path).then(
     () => false,
     (error: NodeJS.ErrnoException) => error.code === 'ENOENT'
-  )
-}
-
-/** @returns what it prints @throws DM_LVM_FAILED */
-async function runLvm([subcommand, ...words]: readonly string[]): Promise<string> {
-  const described = ['lvm', subcommand, ...words].join(' ')
-  // LVM must not look at what hangs while it is suspended.
-  const settings = await settingOptions(['lvm'], { holders: true })
-  const limits = { deadlineMs: LVM_MS, maxOutputBytes: 2 ** 20 }
-  const { exitCode, stdout, stderr } = await startCommand(['lvm', subcommand, ...settings, ...words], limits).result
-  if (exitCode === 0) return stdout
-  throw new DeltamapperError(
-    'DM_LVM_FAILED',
-    `\`${described}\` failed: ${oneLine(stderr)}`,
-    'see what LVM says of the volume (lvs -a)'
   )
 }

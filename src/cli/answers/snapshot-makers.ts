@@ -1,47 +1,91 @@
 /** Who takes the snapshots of each volume that `deltamapper backup` names: LVM, or the agent. */
-import { ownedSnapshots, trackedSnapshots } from '../../backup/agent-snapshots.ts'
+import type { LogicalVolume } from '../../agent/lvm/parse.ts'
 import type { SnapshotMaker } from '../../backup/live-snapshots.ts'
-import { findLvmVolume, lvmSnapshots } from '../../backup/lvm-snapshots.ts'
-import { connectAdmin } from '../../grpc/admin-client.ts'
+import { lvmSnapshots, volumeIn } from '../../backup/lvm-snapshots.ts'
+import { DeltamapperError } from '../../errors.ts'
+import type { AdminClient } from '../../grpc/admin-client.ts'
+import { parseHandle } from '../../handle.ts'
 import { endpointAddress } from '../command-line/endpoint.ts'
 import { UsageError } from '../command-line/failure.ts'
+import { volumesOf } from '../lvm/group-report.ts'
 
 export interface SnapshotMakers {
-  readonly byVolume: ReadonlyMap<string, SnapshotMaker>
-  readonly close: () => void
+  /**
+   * By volume. LVM is asked about each group once: what is marked with a chain is of that moment.
+   *
+   * @throws UsageError; DM_LVM_FAILED; DM_NO_SUCH_DEVICE
+   */
+  find(): Promise<ReadonlyMap<string, SnapshotMaker>>
+  close(): void
 }
 
-/**
- * @param options.cowSize bytes for the snapshot of a volume that is not thin
- * @throws UsageError; DM_LVM_FAILED; DM_SNAPSHOT_NOT_FOUND where nobody has such a volume
- */
-export async function snapshotMakers(
+/** @param options.cowSize bytes for the snapshot of a volume that is not thin */
+export function snapshotMakers(
   volumes: readonly string[],
   { endpoint, cowSize }: { readonly endpoint?: string; readonly cowSize?: number }
-): Promise<SnapshotMakers> {
-  const agent = connectAdmin(endpointAddress(endpoint))
-  const close = () => agent.close()
-  const byVolume = new Map<string, SnapshotMaker>()
-  try {
-    for (const volume of volumes) {
-      if (!volume.includes('/')) byVolume.set(volume, trackedSnapshots(volume, agent))
-      else byVolume.set(volume, (await lvmMaker(volume, cowSize)) ?? ownedSnapshots(volume, agent))
-    }
-    return { byVolume, close }
-  } catch (error) {
-    close()
-    throw error
+): SnapshotMakers {
+  let admin: AdminClient | undefined
+  /** Only those that need it wait for its client to be loaded. */
+  const agent = async (): Promise<AdminClient> => {
+    const { connectAdmin } = await import('../../grpc/admin-client.ts')
+    return (admin ??= connectAdmin(endpointAddress(endpoint)))
+  }
+  const ofAgent = async (volume: string): Promise<SnapshotMaker> => {
+    const { ownedSnapshots, trackedSnapshots } = await import('../../backup/agent-snapshots.ts')
+    return (volume.includes('/') ? ownedSnapshots : trackedSnapshots)(volume, await agent())
+  }
+  /** Whether the agent has a pool that is called like a group of LVM's. */
+  const hasPool = async (pool = ''): Promise<boolean> =>
+    (await agent()).listSnapshots({ pool }).then(
+      () => true,
+      () => false
+    )
+  return {
+    async find() {
+      const reports = new Map<string, readonly LogicalVolume[] | undefined>()
+      const byVolume = new Map<string, SnapshotMaker>()
+      for (const volume of volumes) {
+        const { source: group, name } = parseVolume(volume)
+        if (group !== undefined && !reports.has(group)) reports.set(group, await volumesOf(group))
+        const report = group === undefined ? undefined : reports.get(group)
+        const found = report && volumeIn(report, name)
+        if (report && found) byVolume.set(volume, ofLvm(volume, found, cowSize, report))
+        else if (report && !(await hasPool(group))) throw noVolume(volume)
+        else byVolume.set(volume, await ofAgent(volume))
+      }
+      return byVolume
+    },
+    close: () => admin?.close()
   }
 }
 
-async function lvmMaker(volume: string, cowSize: number | undefined): Promise<SnapshotMaker | undefined> {
-  const found = await findLvmVolume(volume)
-  if (!found) return undefined
-  if (found.thinId !== undefined) return lvmSnapshots(volume, undefined)
-  if (cowSize !== undefined) return lvmSnapshots(volume, cowSize)
-  throw new UsageError(
-    `${volume} is not thin, and a snapshot of it needs space of its own`,
-    'say how much with --cow-size: what is written to the volume until the next backup has to fit',
-    'DM_ARGUMENT_MISSING'
+/** A tracked volume's name is in no group. */
+function parseVolume(volume: string): { source: string | undefined; name: string } {
+  return volume.includes('/') ? parseHandle(volume) : { source: undefined, name: volume }
+}
+
+function noVolume(volume: string): DeltamapperError {
+  const { source: group, name } = parseHandle(volume)
+  return new DeltamapperError(
+    'DM_NO_SUCH_DEVICE',
+    `volume group ${group} has no volume ${name}`,
+    `\`lvs ${group}\` lists those that it has`
   )
+}
+
+function ofLvm(
+  volume: string,
+  { thinId }: LogicalVolume,
+  cowSize: number | undefined,
+  report: readonly LogicalVolume[]
+): SnapshotMaker {
+  if (thinId === undefined && cowSize === undefined) {
+    throw new UsageError(
+      `${volume} is not thin, and a snapshot of it needs space of its own`,
+      'say how much with --cow-size: what is written to the volume until the next backup has to fit',
+      'DM_ARGUMENT_MISSING'
+    )
+  }
+  const cowSizeBytes = thinId === undefined ? cowSize : undefined
+  return lvmSnapshots(volume, { cowSizeBytes, report, askAgain: volumesOf })
 }

@@ -8,7 +8,6 @@ import { restore } from '../../backup/restore.ts'
 import type { OpenSnapshot } from '../../backup/served-snapshot.ts'
 import { type Verified, verifyChain } from '../../backup/verify.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { packageVersion } from '../../grpc/identity.ts'
 import { stopSignal } from '../../process/stop-signal.ts'
 import { openSource } from '../answers/nbd-sources.ts'
 import { describeFailure, Interrupted, UsageError } from '../command-line/failure.ts'
@@ -16,6 +15,7 @@ import { humanSize } from '../command-line/quantities.ts'
 import { columns } from '../output/columns.ts'
 import { written } from '../output/text-output.ts'
 import { TransferProgress } from '../output/transfer-progress.ts'
+import { packageVersion } from '../command-line/version.ts'
 
 type Output = 'table' | 'json'
 
@@ -89,7 +89,8 @@ export async function runBackup(volumes: readonly string[], options: BackupOptio
     close()
     if (metricFile !== undefined) await writeMetricFile(root, metricFile)
   })
-  await written(process.stdout, output === 'json' ? backupJson(results) : backupTable(results))
+  const isTable = output === 'table' && results.some(({ made }) => made)
+  if (output === 'json' || isTable) await written(process.stdout, isTable ? backupTable(results) : backupJson(results))
   failTogether(results)
   if (snapshots.failure) throw snapshots.failure
 }
@@ -110,10 +111,13 @@ async function snapshotsFor(volumes: readonly string[], options: BackupOptions):
       import('../answers/snapshot-makers.ts'),
       import('../../backup/live-snapshots.ts')
     ])
-    const { byVolume: makers, close } = await snapshotMakers(volumes, options)
+    const makers = snapshotMakers(volumes, options)
     const hookDeadlineMs = options.hookDeadline * 1000
     const how = { keeps: keeps ?? false, freezes: options.freeze, before, after, hookDeadlineMs }
-    return { snapshots: new LiveSnapshots({ makers, ...how, remark }), close }
+    const snapshots = new LiveSnapshots({ findMakers: () => makers.find(), ...how, remark })
+    // What is needed once they are there is loaded while LVM takes them.
+    void import('../answers/nbd-agent-source.ts')
+    return { snapshots, close: () => makers.close() }
   }
   const stray = { '--keep-snapshot': keeps, '--cow-size': cowSize, '--before': before, '--after': after }
   for (const [option, value] of Object.entries(stray)) {

@@ -108,6 +108,8 @@ export interface MappingDelta {
 export interface MappingSink {
   /** The target has this mapping, and the base has not. */
   put(block: number, data: number, time: number): void
+  /** The same of entries `[from, to)` of a leaf, whose words are valid during the call. */
+  putEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void
   /** Both have this one. What the trees share is not read, and so not told. */
   keep(block: number, data: number, time: number): void
   /** The base maps this block, the target does not. */
@@ -185,7 +187,7 @@ class CoWalk {
   #lastLeft = -Infinity
   /** Both trees are level: equal depth means equal height. */
   #level = false
-  /** All that the target maps is in the answer, and nobody else wants to know: nothing has to wait for a base. */
+  /** All that the target maps is in the answer: nothing has to wait for a base. */
   readonly #isAlone: boolean
   /** The roots were read, and all subtrees below them that the rules want. */
   #walked = false
@@ -199,7 +201,7 @@ class CoWalk {
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
     this.#record = delta.baseRecord && new RecordedRuns(delta.baseRecord, range)
     this.#pairsUntil = delta.baseRecord?.header.device.creationTime ?? Infinity
-    this.#isAlone = delta.baseRoot === undefined && !delta.baseRecord && !delta.sink
+    this.#isAlone = delta.baseRoot === undefined && !delta.baseRecord
     this.extents = new ExtentBuilder(delta.blockBytes, delta.sizeBytes)
     this.extents.addRun(delta.firstBlock, originEnd)
   }
@@ -322,6 +324,11 @@ class CoWalk {
         t++
         continue
       }
+      const compared = this.#compareSingles(record, target, t, targetEnd)
+      if (compared > t) {
+        t = compared
+        continue
+      }
       const { end, shift, time } = record
       const isYoung = time >= this.#pairsUntil
       let block = key
@@ -336,6 +343,31 @@ class CoWalk {
       if (block === end) record.nextRun()
     }
     target.head = t
+  }
+
+  /**
+   * The same where runs of one block each are in step with the target, as those of what was written in no order are.
+   *
+   * @param t where in the target the present run begins
+   * @returns where it differs from that, or the runs or the target are at an end
+   */
+  #compareSingles(record: RecordedRuns, { keys, data, times }: MappingQueue, t: number, targetEnd: number): number {
+    const { runs, run } = record
+    if (runs?.lengths[run] !== 1) return t
+    const { extents } = this
+    const { baseEndBlock, sink } = this.#delta
+    const { count, starts, lengths, data: baseData, times: baseTimes } = runs
+    const until = this.#pairsUntil
+    let r = run
+    for (; t < targetEnd && r < count && lengths[r] === 1 && starts[r] === keys[t]; r++, t++) {
+      const isOther = data[t] !== baseData[r] || times[t] !== baseTimes[r]
+      if (isOther || baseTimes[r] >= until || keys[t] >= baseEndBlock) extents.add(keys[t])
+      if (!sink) continue
+      if (isOther) sink.put(keys[t], data[t], times[t])
+      else sink.keep(keys[t], data[t], times[t])
+    }
+    if (r > run) record.goTo(r)
+    return t
   }
 
   /** Takes in more of the record, as far as the target is known. False when there is no more to be had of it by now. */
@@ -471,7 +503,7 @@ class CoWalk {
   }
 
   async #accept({ sides, depth, window: loading }: Reading): Promise<void> {
-    const { reader, signal } = this.#delta
+    const { reader, signal, sink } = this.#delta
     const window = await loading
     try {
       signal?.throwIfAborted()
@@ -481,6 +513,7 @@ class CoWalk {
         if (!leaf) continue
         if (this.#isAlone) {
           side.addExtents(window.words, leaf, this.extents)
+          if (sink) side.tell(window.words, leaf, sink)
           continue
         }
         // In order of keys, a leaf of one tree is mostly followed by the other tree's leaf of the same range.

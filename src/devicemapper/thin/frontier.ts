@@ -14,6 +14,7 @@
  */
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
 import type { ExtentBuilder } from '../extents.ts'
+import type { MappingSink } from './delta.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
 /**
@@ -243,6 +244,15 @@ export class Frontier {
       if (key >= high) break
       extents.add(key)
     }
+  }
+
+  /** Tells a leaf's mappings that are in the range. */
+  tell(words: Uint32Array, leaf: NodeShape, sink: MappingSink): void {
+    const { low, high } = this.#range
+    let [from, to] = [0, leaf.entries]
+    while (from < to && keyAt(words, leaf, from) < low) from++
+    while (from < to && keyAt(words, leaf, to - 1) >= high) to--
+    if (from < to) sink.putEntries(words, leaf, from, to)
   }
 
   /** Counts entries that need not be known as mappings, and looks at them for writes. */

@@ -7,6 +7,7 @@
  * changes, and its nodes cannot be reused before a commit that no longer refers to it. So what was read until then was
  * right.
  */
+import { allOf } from '../../all-of.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
 import { type BlockReader, damaged, type ReadOptions, type ReadStatistics } from '../block-reader.ts'
 import { entries, highestKey, lookup, U64_SIZE } from '../btree.ts'
@@ -286,10 +287,10 @@ export class PoolMetadata {
     baseFingerprint,
     ...rest
   }: DeltaQuestion): Promise<MappingStream> {
-    const [device, target] = await bothOf(
+    const [device, target] = await allOf([
       this.#deviceAsSeen(baseId, baseFingerprint, rest.signal),
       this.#deviceAsSeen(targetId, rest.fingerprint, rest.signal)
-    )
+    ])
     const takenAt = baseIsSnapshot ? device.details.creationTime : Infinity
     const base = { device, sizeBytes: baseSizeBytes, takenAt, fingerprint: baseFingerprint }
     return this.#answer(base, target, rest)
@@ -622,29 +623,16 @@ const poolFormat: MetadataFormat<ThinSuperblock> = {
   }
 }
 
-/** Waits for all of them, also where one fails: none may go on reading then. @throws what the first of them throws */
-async function allOf<T>(tasks: readonly Promise<T>[]): Promise<T[]> {
-  const settled = await Promise.allSettled(tasks)
-  return settled.map((each) => {
-    if (each.status === 'rejected') throw each.reason
-    return each.value
-  })
-}
-
-async function bothOf<A, B>(one: Promise<A>, other: Promise<B>): Promise<[A, B]> {
-  return (await allOf<A | B>([one, other])) as [A, B]
-}
-
 async function findDevice(
   reader: BlockReader,
   { mappingRoot, detailsRoot }: ThinSuperblock,
   id: number,
   signal?: AbortSignal
 ): Promise<ThinDevice | undefined> {
-  const [details, root] = await bothOf(
+  const [details, root] = await allOf([
     lookup(reader, detailsRoot, id, DEVICE_DETAILS_SIZE, parseDeviceDetails, signal),
     lookup(reader, mappingRoot, id, U64_SIZE, u64, signal)
-  )
+  ])
   if (!details && root === undefined) return undefined
   if (!details) {
     throw damaged(

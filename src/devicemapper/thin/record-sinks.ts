@@ -1,12 +1,13 @@
 /**
  * Makes a record of the target while an answer about it is streamed: no second walk.
  */
+import { keyAt, type NodeShape } from '../btree.ts'
 import type { MappingSink } from './delta.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
 import type { Runs } from './base-record/runs.ts'
 import type { BaseRecordWriter } from './base-record/writer.ts'
 
-type Writer = Pick<BaseRecordWriter, 'add' | 'drain'>
+type Writer = Pick<BaseRecordWriter, 'add' | 'addEntries' | 'drain'>
 
 /** From a walk that meets all mappings of the target: `allocated`, or a delta from a record. */
 export class WholeRecordSink implements MappingSink {
@@ -18,6 +19,10 @@ export class WholeRecordSink implements MappingSink {
 
   put(block: number, data: number, time: number): void {
     this.#writer.add(block, 1, data, time)
+  }
+
+  putEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
+    this.#writer.addEntries(words, leaf, from, to)
   }
 
   keep(block: number, data: number, time: number): void {
@@ -58,6 +63,13 @@ export class PatchedRecordSink implements MappingSink {
     this.#blocks.push(block)
     this.#data.push(data)
     this.#times.push(time)
+  }
+
+  putEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
+    for (let i = from; i < to; i++) {
+      const v = leaf.values + 2 * i
+      this.put(keyAt(words, leaf, i), words[v + 1] * 256 + (words[v] >>> 24), words[v] & 0xffffff)
+    }
   }
 
   keep(): void {}

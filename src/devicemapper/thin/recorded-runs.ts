@@ -17,8 +17,9 @@ export class RecordedRuns {
   horizon = 0
   readonly #reader: Pick<BaseRecordReader, 'startAt' | 'next'>
   readonly #range: KeyRange
-  #runs: Runs | undefined
-  #run = 0
+  /** Those that are known, and the index of the present one. */
+  runs: Runs | undefined
+  run = 0
   #begun = false
 
   /** @param range virtual blocks that matter: `low` inclusive, `high` exclusive */
@@ -35,18 +36,24 @@ export class RecordedRuns {
     }
     // Read on beyond the range as well: only the end of a record shows that it is complete.
     const runs = await this.#reader.next()
-    this.#runs = runs
-    this.#run = -1
+    this.runs = runs
+    this.run = -1
     this.nextRun()
     this.horizon = runs ? runs.starts[runs.count - 1] + runs.lengths[runs.count - 1] : Infinity
+  }
+
+  /** Goes to a run that is known, or the next one that is wanted. */
+  goTo(run: number): void {
+    this.run = run - 1
+    this.nextRun()
   }
 
   /** Goes to the next run that is known and wanted. */
   nextRun(): void {
     const { low, high } = this.#range
-    const runs = this.#runs
-    while (runs && ++this.#run < runs.count) {
-      const i = this.#run
+    const runs = this.runs
+    while (runs && ++this.run < runs.count) {
+      const i = this.run
       const start = runs.starts[i]
       this.begin = Math.max(start, low)
       this.end = Math.min(start + runs.lengths[i], high)

@@ -114,6 +114,24 @@ test('contents are compared only where nobody can write into either, or could, a
   t.is(await compared({ records: [{ ...served, role: 'base' }] }), 0)
 })
 
+test('a snapshot that somebody has open who cannot be seen is not compared, and remains read-only', async (t) => {
+  const facts = { handle: 'vg/s1', identity: 'lv-1', link: 'l', origin: 'lv-0', sizeBytes: 4096, chunkBytes: 4096 }
+  const served = { ...facts, role: 'target', readOnly: 1, entries: 0, digest: '' } as const
+  const status = async () => [{ targetType: 'snapshot', params: '16/64 16' }]
+  const opened = {
+    status,
+    info: async ({ minor }: { minor: number }) => ({ name: 'd', openCount: minor === 3 ? 1 : 0 })
+  }
+  let seen = 0
+  const classicSnapshots = {
+    ...{ find: async () => [served], refuseServedAsThin: async () => undefined },
+    sawWritable: async () => void seen++
+  }
+  const services = { deviceMapper: opened, catalog: { classicSnapshots } } as unknown as ClassicServices
+  t.is((await begun({ services })).said.compareBytes, 0)
+  t.is(seen, 0)
+})
+
 test('that a snapshot could be written to is remembered, also where nothing is answered', async (t) => {
   const seen: string[] = []
   const sawWritable = async ({ identity }: { identity: string }) => void seen.push(identity)

@@ -45,9 +45,10 @@ async function headerOf(metadata: PoolMetadata, id: number, sizeBytes: number): 
   }
 }
 
-async function save(metadata: PoolMetadata, id: number, sizeBytes: number): Promise<string> {
+/** @param most runs or mappings in a frame: few make several frames of either kind */
+async function save(metadata: PoolMetadata, id: number, sizeBytes: number, most?: number): Promise<string> {
   const path = join(folder, `${files++}.base`)
-  const writer = await BaseRecordWriter.begin(path, await headerOf(metadata, id, sizeBytes))
+  const writer = await BaseRecordWriter.begin(path, await headerOf(metadata, id, sizeBytes), most)
   const answer = await metadata.allocated({ deviceId: id, sizeBytes, sink: new WholeRecordSink(writer) })
   await collectExtents(answer)
   return (await writer.finish()) ? path : ''
@@ -74,10 +75,11 @@ test('before and after the base is removed, the answer is the same; patched in, 
     flavour: fc.constantFrom(...modelled),
     base: fc.nat(),
     target: fc.nat(),
-    offset: fc.option(fc.double({ min: 0, max: 1, noNaN: true }))
+    offset: fc.option(fc.double({ min: 0, max: 1, noNaN: true })),
+    most: fc.constantFrom(undefined, 1, 3, 7, 20, 100)
   })
   await fc.assert(
-    fc.asyncProperty(history, async ({ seed, flavour, base, target, offset }) => {
+    fc.asyncProperty(history, async ({ seed, flavour, base, target, offset, most }) => {
       const model = randomModel(new Random(seed), flavour)
       const ids = [...model.devices.keys()]
       const origin = ids[base % ids.length]
@@ -91,18 +93,18 @@ test('before and after the base is removed, the answer is the same; patched in, 
       }
       const targetId = ids[target % ids.length]
       const before = await opened(model)
-      const path = await save(before, baseId, whole)
+      const path = await save(before, baseId, whole, most)
       const startingOffset = Math.floor((offset ?? 0) * 600) * model.blockSizeBytes
 
       const patched = join(folder, `${files++}.base`)
-      const writer = await BaseRecordWriter.begin(patched, await headerOf(before, targetId, whole))
+      const writer = await BaseRecordWriter.begin(patched, await headerOf(before, targetId, whole), most)
       const record = await BaseRecordReader.open(path)
       const sink = new PatchedRecordSink(writer, record)
       await collectExtents(await before.delta({ baseId, targetId, sizeBytes: whole, sink }))
       await sink.finish()
       await record.close()
       t.true(await writer.finish())
-      t.deepEqual(await readFile(patched), await readFile(await save(before, targetId, whole)))
+      t.deepEqual(await readFile(patched), await readFile(await save(before, targetId, whole, most)))
 
       const living = await collectExtents(await before.delta({ baseId, targetId, sizeBytes: whole, startingOffset }))
       model.delete(baseId)
@@ -144,6 +146,81 @@ test('beyond the end of the base everything mapped counts as changed', async (t)
   t.is(first[0], 10 * model.blockSizeBytes)
   await metadata.close()
 })
+
+test('whatever order blocks have, in small frames and large ones, what was written is read, by either way in', async (t) => {
+  const random = new Random(31)
+  for (const most of [5, 400, undefined]) {
+    const entries = someMappings(random, most === undefined ? 33_000 : 3 * most + 17)
+    const words = new Uint32Array(entries.flatMap(([block]) => [block % 2 ** 32, Math.floor(block / 2 ** 32)]))
+    const values = entries.flatMap(([, data, time]) => [
+      ((data % 256) * 2 ** 24 + time) % 2 ** 32,
+      Math.floor(data / 256)
+    ])
+    const leaf = { isLeaf: true, entries: entries.length, keys: 0, values: words.length }
+    const all = new Uint32Array([...words, ...values])
+    const ways: ((writer: BaseRecordWriter) => void)[] = [
+      (writer) => entries.forEach(([block, data, time]) => writer.add(block, 1, data, time)),
+      (writer) => {
+        for (let from = 0; from < entries.length; from += 126) {
+          writer.addEntries(all, leaf, from, Math.min(from + 126, entries.length))
+        }
+      }
+    ]
+    const files = await Promise.all(ways.map((way) => written(entries.length, most, way)))
+    t.deepEqual(files[0], files[1])
+    const path = join(folder, 'mixed.base')
+    await writeFile(path, files[0])
+    t.deepEqual(await readMappings(path, 0), entries)
+    const middle = entries[Math.floor(entries.length / 2)][0]
+    t.deepEqual(
+      (await readMappings(path, middle)).filter(([block]) => block >= middle),
+      entries.filter(([block]) => block >= middle)
+    )
+    // Records of the version before have no frames of entries, and are read.
+    t.is(files[0].readUInt32LE(16), 2)
+  }
+})
+
+/** Stretches in order and in none, with gaps, large numbers and times of all sizes. */
+function someMappings(random: Random, count: number): [block: number, data: number, time: number][] {
+  const mappings: [number, number, number][] = []
+  let [block, data, time, isInOrder] = [0, 0, 1, true]
+  while (mappings.length < count) {
+    if (random.chance(0.002)) isInOrder = !isInOrder
+    if (random.chance(isInOrder ? 0.01 : 0.7)) data = random.integer(0, random.chance(0.01) ? 2 ** 40 - 2 : 5_000_000)
+    if (random.chance(0.01)) time = random.integer(0, random.chance(0.1) ? 2 ** 24 - 1 : 300)
+    if (random.chance(0.05)) block += random.integer(1, random.chance(0.01) ? 2 ** 33 : 50)
+    mappings.push([block++, data++, time])
+  }
+  return mappings
+}
+
+/** The file that comes of it. */
+async function written(mappedBlocks: number, most: number | undefined, add: (writer: BaseRecordWriter) => void) {
+  const path = join(folder, `${files++}.base`)
+  const model = randomModel(new Random(5), 'dense')
+  const metadata = await opened(model)
+  const header = await headerOf(metadata, [...model.devices.keys()][0], whole)
+  await metadata.close()
+  const writer = await BaseRecordWriter.begin(path, { ...header, device: { ...header.device, mappedBlocks } }, most)
+  add(writer)
+  await writer.drain()
+  if (!(await writer.finish())) throw new Error('it is not whole')
+  return readFile(path)
+}
+
+async function readMappings(path: string, from: number): Promise<[number, number, number][]> {
+  const reader = await BaseRecordReader.open(path)
+  const found: [number, number, number][] = []
+  await reader.startAt(from)
+  for (let runs; (runs = await reader.next());) {
+    for (let i = 0; i < runs.count; i++) {
+      for (let k = 0; k < runs.lengths[i]; k++) found.push([runs.starts[i] + k, runs.data[i] + k, runs.times[i]])
+    }
+  }
+  await reader.close()
+  return found
+}
 
 test('a record that lacks a block is not kept', async (t) => {
   const model = randomModel(new Random(7), 'dense')
@@ -228,7 +305,7 @@ test('flipped bytes and cut-off ends are refused, or change nothing', async (t) 
   model.createSnapshot(1000, id)
   for (let block = 0; block < 30; block++) model.write(id, 3 * block)
   const metadata = await opened(model)
-  const path = await save(metadata, 1000, whole)
+  const path = await save(metadata, 1000, whole, 20)
   const offset = 45 * model.blockSizeBytes
   const right = await deltaFrom(path, metadata, id)
   const rightFrom = await deltaFrom(path, metadata, id, offset)

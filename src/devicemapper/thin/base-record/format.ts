@@ -24,7 +24,7 @@
  *            file only
  *     28   …  runs, compressed with Zstandard
  *
- *   The runs, in columns: see runs.ts.
+ *   The runs, in columns: see runs.ts. Where none is longer than a block, their pairs as they are: see entries.ts.
  *
  * All numbers little-endian, all checksums CRC-32C.
  */
@@ -35,13 +35,20 @@ import { DeltamapperError } from '../../../errors.ts'
 import type { PoolMoment } from './pool-moment.ts'
 
 export const MAGIC = Buffer.from('deltamapper base')
-export const VERSION = 1
+/** Version 1 had no frames of entries. */
+export const VERSION = 2
 export const PREAMBLE_BYTES = 28
 export const FRAME_BYTES = 28
 /** Runs in a frame. */
-export const MAX_FRAME_RUNS = 8192
-/** A frame's runs, before they are compressed: four columns, each of up to six bytes a value and one more. */
-export const MAX_FRAME_RUNS_BYTES = 4 * (6 * MAX_FRAME_RUNS + 1)
+export const MAX_FRAME_RUNS = 2 ** 15
+/**
+ * The most bytes of a frame before it is compressed: four columns, each of up to six bytes a value and one more, are
+ * more than two columns and eight planes.
+ */
+export function frameBytes(runs: number): number {
+  return 4 * (6 * runs + 1) + 16
+}
+export const MAX_FRAME_RUNS_BYTES = frameBytes(MAX_FRAME_RUNS)
 /** The list of a pool's devices is most of it. */
 export const MAX_HEADER_BYTES = 4 * 2 ** 20
 /**

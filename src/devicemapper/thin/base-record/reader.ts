@@ -79,7 +79,7 @@ export class BaseRecordReader {
       const preamble = decodePreamble(await readAt(file, path, 0, PREAMBLE_BYTES))
       if (!preamble) throw foreign(path)
       const { version, headerBytes, checksum } = preamble
-      if (version !== VERSION) throw newer(path, version)
+      if (version < 1 || version > VERSION) throw newer(path, version)
       if (headerBytes > MAX_HEADER_BYTES) throw damagedRecord(path, `its header is of ${headerBytes} bytes`)
       const json = await readAt(file, path, PREAMBLE_BYTES, headerBytes)
       if (json.length < headerBytes) throw damagedRecord(path, 'it ends within its header')

@@ -5,15 +5,10 @@
  * Four columns of non-negative integers, one value for each run: blocks since the end of the last run; length in
  * blocks; data block since the end of the last run, and time since the last run, both signed (zigzag). Each frame
  * begins at virtual block, data block and time 0, so that it can be read alone.
- *
- * A column is a byte with the number of its planes, 0 to 6; then the planes: the lowest byte of all values, the next
- * byte of all values, and so on. High bytes are mostly zero then, one after another, and compress to nothing. They are
- * also read faster than numbers that differ in length.
  */
-import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_FRAME_RUNS_BYTES, MAX_TIME } from './format.ts'
-
-/** Of a value below 2^48. */
-const MOST_PLANES = 6
+import { encodeColumn, readColumn } from './columns.ts'
+import { decodeEntries, ENTRIES_MARK } from './entries.ts'
+import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME } from './format.ts'
 
 /**
  * Run `i` maps virtual blocks `[starts[i], starts[i] + lengths[i])` to the data blocks from `data[i]` on, for `0 <= i <
@@ -32,14 +27,20 @@ export class RunEncoder {
   count = 0
   /** The first virtual block of the frame. */
   first = 0
-  readonly #columns = Array.from({ length: 4 }, () => new Float64Array(MAX_FRAME_RUNS))
-  readonly #bytes = Buffer.alloc(MAX_FRAME_RUNS_BYTES)
+  readonly #most: number
+  readonly #columns: Float64Array[]
   #block = 0
   #data = 0
   #time = 0
 
+  /** @param most how many runs a frame takes, up to MAX_FRAME_RUNS */
+  constructor(most: number) {
+    this.#most = most
+    this.#columns = Array.from({ length: 4 }, () => new Float64Array(most))
+  }
+
   get isFull(): boolean {
-    return this.count === MAX_FRAME_RUNS
+    return this.count === this.#most
   }
 
   add(start: number, length: number, data: number, time: number): void {
@@ -55,29 +56,15 @@ export class RunEncoder {
     this.#time = time
   }
 
-  /** The frame's runs; valid until more are added. */
-  encoded(): Buffer {
+  /** Writes the frame's runs. @param bytes with room for `frameBytes` @returns those that were written */
+  encode(bytes: Buffer): Buffer {
     let at = 0
-    for (const column of this.#columns) at = this.#encode(column, at)
-    return this.#bytes.subarray(0, at)
+    for (const column of this.#columns) at = encodeColumn(column, this.count, bytes, at)
+    return bytes.subarray(0, at)
   }
 
   clear(): void {
     this.count = this.first = this.#block = this.#data = this.#time = 0
-  }
-
-  #encode(column: Float64Array, at: number): number {
-    const { count } = this
-    const bytes = this.#bytes
-    let most = 0
-    for (let i = 0; i < count; i++) most = Math.max(most, column[i])
-    const planesAt = at++
-    let planes = 0
-    for (let scale = 1; scale <= most; scale *= 256, planes++) {
-      for (let i = 0; i < count; i++) bytes[at++] = Math.floor(column[i] / scale) % 256
-    }
-    bytes[planesAt] = planes
-    return at
   }
 }
 
@@ -91,6 +78,10 @@ export class RunDecoder {
 
   /** The runs, until the next are decoded. @throws Error for bytes that no encoder of ours writes */
   decode(bytes: Uint8Array, count: number): Runs {
+    if (bytes[0] === ENTRIES_MARK) {
+      const into = { starts: this.#starts, lengths: this.#lengths, data: this.#data, times: this.#times }
+      return decodeEntries(bytes, count, into)
+    }
     // Four bytes is the least that a frame takes.
     if (count > MAX_FRAME_RUNS || bytes.length < 4) throw new Error(`${bytes.length} bytes cannot hold ${count} runs`)
     const [starts, lengths, data, ticks, times] = [this.#starts, this.#lengths, this.#data, this.#ticks, this.#times]
@@ -116,33 +107,13 @@ export class RunDecoder {
   }
 }
 
-/** Adds up the planes of a column. @returns where the next one begins */
-function readColumn(bytes: Uint8Array, at: number, count: number, values: Float64Array): number {
-  const planes = bytes[at] ?? Infinity
-  const end = at + 1 + planes * count
-  if (planes > MOST_PLANES || end > bytes.length) throw new Error('a column is cut off')
-  const [low, middle, high] = [at + 1, at + 1 + count, at + 1 + 2 * count]
-  // Three planes at once, in integers: most columns have no more.
-  if (planes === 0) values.fill(0, 0, count)
-  else if (planes === 1) for (let i = 0; i < count; i++) values[i] = bytes[low + i]
-  else if (planes === 2) for (let i = 0; i < count; i++) values[i] = bytes[low + i] | (bytes[middle + i] << 8)
-  else {
-    for (let i = 0; i < count; i++) {
-      values[i] = bytes[low + i] | (bytes[middle + i] << 8) | (bytes[high + i] << 16)
-    }
-  }
-  for (let plane = 3, from = high + count, scale = 2 ** 24; plane < planes; plane++, from += count, scale *= 256) {
-    for (let i = 0; i < count; i++) values[i] += bytes[from + i] * scale
-  }
-  return end
-}
-
 /** Integers of both signs as non-negative ones, small ones small. */
 function zigzag(value: number): number {
   return value < 0 ? -2 * value - 1 : 2 * value
 }
 
 function unzigzag(value: number): number {
+  if (value < 2 ** 31) return (value >> 1) ^ -(value & 1)
   // (The remainder of a double costs ten times as much.)
   const half = Math.floor(value / 2)
   return value === 2 * half ? half : -half - 1

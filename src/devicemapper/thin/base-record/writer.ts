@@ -6,12 +6,32 @@
 import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { constants, zstdCompressSync } from 'node:zlib'
-import { type BaseRecordHeader, encodePreamble, FRAME_BYTES, frameChecksum } from './format.ts'
+import type { NodeShape } from '../../btree.ts'
+import {
+  type BaseRecordHeader,
+  encodePreamble,
+  FRAME_BYTES,
+  frameBytes,
+  frameChecksum,
+  MAX_FRAME_RUNS
+} from './format.ts'
+import { EntryEncoder } from './entries.ts'
+import { FrameCompressor } from './frame-compressor.ts'
 import { RunEncoder } from './runs.ts'
 
-/** Faster than the walk; a slower level would find little more in runs. */
-const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 } }
+/** Frames that are compressed or written beside the walk; more make it wait. */
+const MOST_UNDER_WAY = 4
+
+const NOTHING = Buffer.alloc(0)
+
+/** A frame's runs, before they are compressed. */
+interface Frame {
+  /** Its number in the file, from 0. */
+  readonly number: number
+  readonly raw: Buffer
+  readonly count: number
+  readonly first: number
+}
 
 export class BaseRecordWriter {
   readonly #path: string
@@ -19,9 +39,19 @@ export class BaseRecordWriter {
   readonly #file: FileHandle
   readonly #expected: number
   readonly #seed: number
-  readonly #encoder = new RunEncoder()
-  /** Finished frames that are still to be written. */
-  #waiting: Buffer[] = []
+  readonly #compressor = new FrameCompressor()
+  readonly #most: number
+  readonly #runs: RunEncoder
+  readonly #entries: EntryEncoder
+  /** Whether the frame that is being filled is of entries. */
+  #isScattered = false
+  /** Blocks in the frame of runs that is being filled. */
+  #frameBlocks = 0
+  /** Frames under way, in the order of the file: each is done once those before it are. */
+  readonly #underWay: Promise<void>[] = []
+  /** Buffers for frames that are compressed. */
+  readonly #free: Buffer[] = []
+  #failure: unknown
   #frames = 0
   #mappedBlocks = 0
   #bytes = 0
@@ -31,23 +61,28 @@ export class BaseRecordWriter {
   #data = 0
   #time = 0
 
-  private constructor(path: string, partPath: string, file: FileHandle, header: BaseRecordHeader) {
+  private constructor(path: string, partPath: string, file: FileHandle, header: BaseRecordHeader, most: number) {
+    this.#most = most
+    this.#runs = new RunEncoder(most)
+    this.#entries = new EntryEncoder(most)
     this.#path = path
     this.#partPath = partPath
     this.#file = file
     this.#expected = header.device.mappedBlocks
     const preamble = encodePreamble(header)
     this.#seed = preamble.readUInt32LE(24)
-    this.#waiting.push(preamble)
+    this.#begin(Promise.resolve(preamble))
   }
 
   /**
-   * Begins a record beside `path`, under a name of its own that ends in `.part` until it is finished. @throws what open
-   * throws
+   * Begins a record beside `path`, under a name of its own that ends in `.part` until it is finished.
+   *
+   * @param most runs, or mappings, in a frame: 1 to MAX_FRAME_RUNS
+   * @throws what open throws
    */
-  static async begin(path: string, header: BaseRecordHeader): Promise<BaseRecordWriter> {
+  static async begin(path: string, header: BaseRecordHeader, most = MAX_FRAME_RUNS): Promise<BaseRecordWriter> {
     const partPath = `${path}.${randomUUID()}.part`
-    return new BaseRecordWriter(path, partPath, await open(partPath, 'wx', 0o600), header)
+    return new BaseRecordWriter(path, partPath, await open(partPath, 'wx', 0o600), header, most)
   }
 
   /** Bytes of the file so far. */
@@ -69,13 +104,75 @@ export class BaseRecordWriter {
     this.#time = time
   }
 
-  /** Writes the full frames. Await it now and then: until then, mappings are held in memory. */
-  async drain(): Promise<void> {
-    const waiting = this.#waiting
-    if (waiting.length === 0) return
-    this.#waiting = []
-    for (const each of waiting) this.#bytes += each.length
-    await this.#file.appendFile(Buffer.concat(waiting))
+  /** Adds entries `[from, to)` of a leaf of the mapping tree, the same way. */
+  addEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
+    for (let i = from; i < to;) {
+      if (!this.#isScattered) {
+        i = this.#addRuns(words, leaf, i, to)
+        continue
+      }
+      this.#closeRun()
+      const end = Math.min(to, i + this.#entries.room)
+      this.#entries.addEntries(words, leaf, i, end)
+      this.#mappedBlocks += end - i
+      i = end
+      if (this.#entries.room === 0) this.#closeFrame()
+    }
+  }
+
+  /** @returns the index of the first entry that is not added yet: the frame of runs is full */
+  #addRuns(words: Uint32Array, { keys, values }: NodeShape, from: number, to: number): number {
+    let i = from
+    while (i < to) {
+      let k = keys + 2 * i
+      let v = values + 2 * i
+      // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
+      const block = words[k] + words[k + 1] * 2 ** 32
+      const data = words[v + 1] * 256 + (words[v] >>> 24)
+      const time = words[v] & 0xffffff
+      const end = this.#start + this.#length
+      if (this.#length === 0 || block !== end || data !== this.#data + this.#length || time !== this.#time) {
+        this.#closeRun()
+        if (this.#isScattered) return i
+        this.#start = block
+        this.#data = data
+        this.#time = time
+      }
+      // How far it goes: words are compared with those that would follow, as integers of 32 bits.
+      let low = words[v] | 0
+      let high = words[v + 1] | 0
+      let keyLow = words[k] | 0
+      let keyHigh = words[k + 1] | 0
+      const first = i
+      do {
+        i++
+        k += 2
+        v += 2
+        low = (low + 0x1000000) | 0
+        if (low >>> 24 === 0) high = (high + 1) | 0
+        keyLow = (keyLow + 1) | 0
+        if (keyLow === 0) keyHigh = (keyHigh + 1) | 0
+      } while (
+        i < to &&
+        (words[v] | 0) === low &&
+        (words[v + 1] | 0) === high &&
+        (words[k] | 0) === keyLow &&
+        (words[k + 1] | 0) === keyHigh
+      )
+      this.#length += i - first
+    }
+    return to
+  }
+
+  /**
+   * Waits until few frames are under way: they are compressed and written beside the walk. Await it now and then: until
+   * then, mappings are held in memory.
+   *
+   * @throws what writing an earlier frame has thrown
+   */
+  async drain(most = MOST_UNDER_WAY): Promise<void> {
+    while (this.#underWay.length > most) await this.#underWay[0]
+    if (this.#failure !== undefined) throw this.#failure as Error
   }
 
   /**
@@ -90,9 +187,12 @@ export class BaseRecordWriter {
       await this.abandon()
       return false
     }
-    this.#waiting.push(this.#frame(Buffer.alloc(0), 0, 0, this.#mappedBlocks))
+    this.#begin(
+      Promise.resolve(this.#frame(NOTHING, { number: this.#frames, raw: NOTHING, count: 0, first: this.#mappedBlocks }))
+    )
     try {
-      await this.drain()
+      await this.drain(0)
+      this.#compressor.close()
       await this.#file.sync()
       await this.#file.close()
       await rename(this.#partPath, this.#path)
@@ -106,32 +206,76 @@ export class BaseRecordWriter {
 
   /** Leaves nothing behind. */
   async abandon(): Promise<void> {
+    while (this.#underWay.length > 0) await this.#underWay[0]
+    this.#compressor.close()
     await this.#file.close().catch(() => undefined)
     await rm(this.#partPath, { force: true })
   }
 
   #closeRun(): void {
-    if (this.#length === 0) return
-    if (this.#encoder.isFull) this.#closeFrame()
-    this.#encoder.add(this.#start, this.#length, this.#data, this.#time)
+    for (let taken = 0; taken < this.#length;) {
+      const [start, length, data] = [this.#start + taken, this.#length - taken, this.#data + taken]
+      if (this.#isScattered) {
+        const part = Math.min(length, this.#entries.room)
+        this.#entries.add(start, part, data, this.#time)
+        taken += part
+        if (this.#entries.room === 0) this.#closeFrame()
+      } else {
+        this.#runs.add(start, length, data, this.#time)
+        this.#frameBlocks += length
+        taken += length
+        if (this.#runs.isFull) this.#closeFrame()
+      }
+    }
     this.#mappedBlocks += this.#length
     this.#length = 0
   }
 
   #closeFrame(): void {
-    const { count, first } = this.#encoder
+    const encoder = this.#isScattered ? this.#entries : this.#runs
+    const { count, first } = encoder
     if (count === 0) return
-    const raw = this.#encoder.encoded()
-    this.#waiting.push(this.#frame(zstdCompressSync(raw, COMPRESSION), raw.length, count, first))
-    this.#encoder.clear()
+    // Buffers are used again: new ones would keep the garbage collector busy.
+    const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(frameBytes(this.#most))
+    const frame: Frame = { number: this.#frames++, raw: encoder.encode(buffer), count, first }
+    // The next frame is mostly like this one.
+    this.#isScattered = this.#isScattered ? 3 * this.#entries.jumps > count : this.#frameBlocks < 2 * count
+    this.#frameBlocks = 0
+    encoder.clear()
+    const made = async () => {
+      const runs = await this.#compressor.compress(frame.raw)
+      this.#free.push(buffer)
+      return this.#frame(runs, frame)
+    }
+    this.#begin(made())
   }
 
-  #frame(runs: Buffer, rawBytes: number, count: number, first: number): Buffer {
+  /** Writes what is being made, behind all that was begun before. */
+  #begin(made: Promise<Buffer>): void {
+    const before = this.#underWay.at(-1)
+    const run = async () => {
+      await before
+      try {
+        const bytes = await made
+        if (this.#failure === undefined) await this.#file.appendFile(bytes)
+        this.#bytes += bytes.length
+      } catch (error) {
+        this.#failure ??= error
+      } finally {
+        void this.#underWay.shift()
+      }
+    }
+    // Whoever comes to it takes note of the failure.
+    made.catch(() => undefined)
+    this.#underWay.push(run())
+  }
+
+  #frame(runs: Buffer, { number, raw, count, first }: Frame): Buffer {
     const head = Buffer.alloc(FRAME_BYTES)
     head.writeUInt32LE(runs.length, 0)
-    head.writeUInt32LE(rawBytes, 4)
+    head.writeUInt32LE(raw.length, 4)
     head.writeUInt32LE(count, 8)
-    head.writeUInt32LE(this.#frames++, 12)
+    head.writeUInt32LE(number, 12)
     head.writeBigUInt64LE(BigInt(first), 16)
     head.writeUInt32LE(frameChecksum(head, runs, this.#seed), FRAME_BYTES - 4)
     return Buffer.concat([head, runs])
