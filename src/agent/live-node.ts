@@ -10,6 +10,7 @@ import type { AdminBackend } from '../grpc/admin.ts'
 import { administration } from './administration.ts'
 import { BaseRecords } from './answers/base-records.ts'
 import type { ClassicServices } from './answers/classic-services.ts'
+import { PoolClockLooks } from './answers/pool-clock-looks.ts'
 import { catalogKnowledge, type DeviceKnowledge } from './answers/served-target.ts'
 import { Sources } from './answers/sources.ts'
 import { BaseAdministration } from './bases/base-administration.ts'
@@ -55,6 +56,7 @@ interface Node {
   readonly catalog: Catalog
   readonly deviceMapper: DeviceMapper
   readonly lvm: LvmReporter
+  readonly clocks: PoolClockLooks
 }
 
 /** @throws what opening the catalog throws */
@@ -69,7 +71,8 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
   })
   started.defer(() => deviceMapper.close())
   const lvm = new LvmReporter({ command: config.lvmCommand })
-  const node = { catalog, deviceMapper, lvm }
+  const clocks = new PoolClockLooks(catalog, { deadlineMs: config.readDeadlineSeconds * 1000 })
+  const node = { catalog, deviceMapper, lvm, clocks }
   const leases = await startLeases(config, context, node)
   const { owned, tracked } = await startVolumes(config, context, node)
   const bases = await startBases(config, context, node)
@@ -85,7 +88,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
     knowledge: catalogKnowledge(catalog, logger, {
       readDeadlineMs: config.readDeadlineSeconds * 1000,
       strictBases: config.strictBases,
-      bases
+      ...{ bases, clocks }
     }),
     bases,
     classic: {
@@ -107,7 +110,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
 async function startBases(
   { bases: { keep, days, maxBytes, folder }, catalog: path, readDeadlineSeconds }: AgentConfig,
   { started, metrics, logger }: LiveNodeContext,
-  { catalog, deviceMapper, lvm }: Node
+  { catalog, deviceMapper, lvm, clocks }: Node
 ): Promise<BaseRecords> {
   const records = new BaseRecords({
     ...{ catalog, deviceMapper, logger, folder: folder ?? join(dirname(path), 'bases') },
@@ -115,7 +118,7 @@ async function startBases(
   })
   if (keep > 0) await records.start()
   const looks = new BaseLooks({
-    ...{ catalog, deviceMapper, lvm, records, logger, readDeadlineMs: readDeadlineSeconds * 1000 }
+    ...{ catalog, deviceMapper, lvm, records, clocks, logger, readDeadlineMs: readDeadlineSeconds * 1000 }
   })
   looks.start()
   started.defer(() => looks.close())

@@ -125,6 +125,7 @@ export class PutBackLife {
     this.write(random.integer(1, 12))
     const target = await this.snapshot(client, base)
     let copy: Copy | undefined
+    let isSeen = false
     const copyNow = () => (copy ??= this.#copy(true))
     if (kind === 'rollback' && random.chance(0.3)) copyNow()
     this.remove(base)
@@ -141,6 +142,9 @@ export class PutBackLife {
       if (random.chance(0.3)) this.discard(random.integer(1, 10))
       if (random.chance(0.3)) this.remove(await this.snapshot(client, target.isThere ? target : undefined))
       copyNow()
+      // Whether the agent looks at the pool before it goes back: it does every 10 seconds, and for each question.
+      isSeen = random.chance(0.5)
+      if (isSeen) this.remove(await this.snapshot(client))
       this.write(random.integer(1, 24))
       // A pool that is loaded anew gives out the lowest blocks first: those that were freed.
       if (random.chance(0.5)) {
@@ -151,7 +155,7 @@ export class PutBackLife {
     }
     if (!this.#putBack(copy!)) return
     if (random.chance(0.5)) this.write(random.integer(1, 6))
-    await this.askAll(client, copy!.group !== undefined)
+    await this.askAll(client, { isLvmBack: copy!.group !== undefined, isSeen })
     const [last, ...others] = this.served.filter(({ isThere }) => isThere).toReversed()
     if (others.length > 0) lvm('lvremove', '--force', ...others.map((each) => this.#handle(each)))
     for (const each of this.served) each.isThere = each === last
@@ -293,15 +297,22 @@ export class PutBackLife {
     return true
   }
 
-  async askAll(client: SnapshotMetadataClient, isLvmBack: boolean): Promise<void> {
+  /** @param at whether LVM's volumes are those of the copy, and the agent had seen the pool since it was made */
+  async askAll(client: SnapshotMetadataClient, at: { isLvmBack: boolean; isSeen: boolean }): Promise<void> {
     const { name, content } = await this.#take()
     const target = `${this.#options.group}/${name}`
     // Of LVM's volumes, a rollback brings some back.
-    if (isLvmBack) {
+    const unnoticed = new Set<Served>()
+    if (at.isLvmBack) {
       const there = new Set(lvm('lvs', '--noheadings', '--options', 'lv_name', this.#options.group).split(/\s+/))
-      for (const base of this.served) base.isThere = there.has(base.name)
+      for (const base of this.served) {
+        // Its blocks were given out anew, and nothing tells so (docs/guarantees.md).
+        if (!at.isSeen && !base.isThere && there.has(base.name)) unnoticed.add(base)
+        base.isThere = there.has(base.name)
+      }
     }
     for (const base of this.served.slice(-MOST_ASKED)) {
+      if (unnoticed.has(base)) continue
       try {
         const missed = missedBlocks(await answerTo(client, { base: this.#handle(base), target }), base.content, content)
         if (missed.length > 0) throw new Error(`${base.name} and ${name}: the agent misses blocks ${missed.join(', ')}`)

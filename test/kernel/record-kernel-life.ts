@@ -81,14 +81,14 @@ async function served(base?: Served): Promise<Served> {
 /** @throws Error for what was refused although nothing has ended it */
 async function askSameKernel(): Promise<void> {
   const refused = { ...tally.refused }
-  await pool.askAll(client, false)
+  await pool.askAll(client, { isLvmBack: false, isSeen: false })
   const codes = Object.keys(tally.refused).filter((code) => tally.refused[code] !== (refused[code] ?? 0))
   // (In a lab that has to wait, looks come late.)
   const wrong = codes.filter((code) => !['DM_BASE_RECORD_INTERRUPTED', 'DM_BASE_RECORD_UNWATCHED'].includes(code))
   if (wrong.length > 0) throw new Error(`refused with ${wrong.join(', ')}`)
 }
 
-if (!isFirst) await pool.askAll(client, false)
+if (!isFirst) await pool.askAll(client, { isLvmBack: false, isSeen: false })
 say({ kind: 'checked', right: tally.right, refused: tally.refused })
 if (isLast) {
   const status = await agent.stop()

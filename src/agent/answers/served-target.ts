@@ -43,6 +43,8 @@ export interface KnowledgeOptions {
   strictBases?: boolean
   /** Records of bases; without them, none are made or used. */
   bases?: BaseRecords | undefined
+  /** Who looks at the clocks of pools; by default nobody else does. */
+  clocks?: PoolClockLooks
   /** What opens metadata; by default, files and devices of this machine. */
   open?: OpenMedium
   /** Milliseconds since 1970. */
@@ -53,9 +55,9 @@ export interface KnowledgeOptions {
 export function catalogKnowledge(
   catalog: Catalog,
   logger: Logger,
-  { readDeadlineMs, strictBases = false, bases, open, now = Date.now }: KnowledgeOptions = {}
+  { readDeadlineMs, strictBases = false, bases, clocks: shared, open, now = Date.now }: KnowledgeOptions = {}
 ): DeviceKnowledge {
-  const clocks = new PoolClockLooks(catalog, { deadlineMs: readDeadlineMs, open }, now)
+  const clocks = shared ?? new PoolClockLooks(catalog, { deadlineMs: readDeadlineMs, open }, now)
   return {
     /**
      * @throws DM_POOL_WENT_BACK, DM_BASE_CHANGED, DM_BASE_UNRECORDED, DM_BASE_RECORD_…, DM_RESUME_REFUSED,

@@ -1,6 +1,6 @@
 /**
  * Looks at every snapshot that a record may stand for, from its first answer to its end: whether it is still read-only,
- * and what it was. What happens wholly between two looks is not seen (docs/guarantees.md).
+ * what it was, and how far its pool has come. What happens wholly between two looks is not seen (docs/guarantees.md).
  *
  *     catalog: which ones ─▶ one LVM report ─▶ each pool's metadata ─▶ catalog: as it was, changed, or gone
  */
@@ -12,12 +12,14 @@ import { DeltamapperError } from '../../errors.ts'
 import { type BaseRecords, uptimeNow } from '../answers/base-records.ts'
 import { DeviceMapperLook, LvmLook, type LvmPort } from '../answers/one-look.ts'
 import { ownedPoolSource } from '../answers/owned-pool.ts'
+import type { PoolClockLooks } from '../answers/pool-clock-looks.ts'
 import { servedTarget } from '../answers/served-target.ts'
 import { thinPoolUuid, volumeGroupSource } from '../answers/volume-group.ts'
 import type { KnownBase } from '../catalog/bases.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { isOwnPoolUuid, poolNameOf } from '../node/naming.ts'
 import { type DeviceMapperPort, findPoolDevice, type PoolDevice } from '../node/pool-device.ts'
+import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
 
 /** Every so many looks are at all. */
@@ -30,6 +32,8 @@ export interface BaseLooksOptions {
   readonly deviceMapper: DeviceMapperPort
   readonly lvm: LvmPort
   readonly records: BaseRecords
+  /** Questions look at the same clocks, in one order. */
+  readonly clocks: Pick<PoolClockLooks, 'look'>
   readonly logger: Pick<Logger, 'warn'>
   /** How long one request to a metadata device may take, in milliseconds. */
   readonly readDeadlineMs?: number
@@ -105,7 +109,7 @@ export class BaseLooks {
     bases: readonly KnownBase[],
     look: { deviceMapper: DeviceMapperPort; lvm: LvmPort }
   ): Promise<void> {
-    const { catalog, readDeadlineMs } = this.#options
+    const { catalog, clocks, deviceMapper, readDeadlineMs } = this.#options
     // Older than anything that is seen.
     const uptimeMs = uptimeNow()
     const found = await this.#findPool(pool, look)
@@ -115,6 +119,9 @@ export class BaseLooks {
       await catalog.bases.spoilPool(pool, 'DM_BASE_RECORD_INTERRUPTED', 'its pool was found not to be active')
       return
     }
+    // A copy of the pool from before is noticed from now on, also where a base comes back with it.
+    const { metadataPath, metadataDevice } = device
+    await clocks.look({ metadataPath, metadataDevice, poolIdentity: await poolIdentity(deviceMapper, device) })
     const instance = await deviceInstance(device)
     const metadata = await openPoolMetadata(device.metadataPath, {
       ...{ liveRoot: true, device: device.metadataDevice, deadlineMs: readDeadlineMs }

@@ -5,7 +5,7 @@
 import { DeltamapperError } from '../../errors.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { checkExternalOrigin, checkRecordBlocks, checkWentOn } from '../../devicemapper/thin/base-record/trust.ts'
-import type { MappingSink } from '../../devicemapper/thin/delta.ts'
+import type { MappingSink } from '../../devicemapper/thin/mapping-sink.ts'
 import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import {
   type MappingStream,

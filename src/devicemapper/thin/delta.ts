@@ -25,6 +25,7 @@ import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
 import { RecordedRuns } from './recorded-runs.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
+import type { MappingSink } from './mapping-sink.ts'
 
 /**
  * Leaves read at once at the beginning, so that the first answer leaves soon. It doubles with each window, up to the
@@ -102,19 +103,6 @@ export interface MappingDelta {
   /** Is told the target's mappings, as far as the walk meets them. */
   sink?: MappingSink | undefined
   signal?: AbortSignal | undefined
-}
-
-/** Who keeps what a walk finds, in ascending order of virtual blocks. Between windows the walk waits for it. */
-export interface MappingSink {
-  /** The target has this mapping, and the base has not. */
-  put(block: number, data: number, time: number): void
-  /** The same of entries `[from, to)` of a leaf, whose words are valid during the call. */
-  putEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void
-  /** Both have this one. What the trees share is not read, and so not told. */
-  keep(block: number, data: number, time: number): void
-  /** The base maps this block, the target does not. */
-  drop(block: number): void
-  settle(): Promise<void>
 }
 
 /**

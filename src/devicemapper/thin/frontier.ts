@@ -14,7 +14,7 @@
  */
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
 import type { ExtentBuilder } from '../extents.ts'
-import type { MappingSink } from './delta.ts'
+import type { MappingSink } from './mapping-sink.ts'
 import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
 /**

@@ -2,9 +2,9 @@
  * Makes a record of the target while an answer about it is streamed: no second walk.
  */
 import { keyAt, type NodeShape } from '../btree.ts'
-import type { MappingSink } from './delta.ts'
+import type { MappingSink } from './mapping-sink.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import type { Runs } from './base-record/runs.ts'
+import type { Runs } from './base-record/format.ts'
 import type { BaseRecordWriter } from './base-record/writer.ts'
 
 type Writer = Pick<BaseRecordWriter, 'add' | 'addEntries' | 'drain'>

@@ -4,7 +4,7 @@
  */
 import type { KeyRange } from '../btree.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import type { Runs } from './base-record/runs.ts'
+import type { Runs } from './base-record/format.ts'
 
 export class RecordedRuns {
   /** The rest of the present run, virtual blocks `[begin, end)`. Infinity where no run is known that is wanted. */

@@ -5,7 +5,7 @@ import test from 'ava'
 import fc from 'fast-check'
 import type { BaseRecordHeader } from '../../../src/devicemapper/thin/base-record/format.ts'
 import { BaseRecordReader } from '../../../src/devicemapper/thin/base-record/reader.ts'
-import type { MappingSink } from '../../../src/devicemapper/thin/delta.ts'
+import type { MappingSink } from '../../../src/devicemapper/thin/mapping-sink.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../../src/devicemapper/thin/record-sinks.ts'
 import { BaseRecordWriter } from '../../../src/devicemapper/thin/base-record/writer.ts'
 import {

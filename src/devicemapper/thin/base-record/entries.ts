@@ -10,8 +10,7 @@
  */
 import type { NodeShape } from '../../btree.ts'
 import { encodeColumn, readColumn } from './columns.ts'
-import type { Runs } from './runs.ts'
-import { MAX_BLOCK, MAX_FRAME_RUNS } from './format.ts'
+import { MAX_BLOCK, MAX_FRAME_RUNS, type Runs } from './format.ts'
 
 /** What a frame of entries begins with. */
 export const ENTRIES_MARK = 255

@@ -158,3 +158,15 @@ export function damagedRecord(path: string, what: string, cause?: unknown): Delt
     { cause }
   )
 }
+
+/**
+ * Run `i` maps virtual blocks `[starts[i], starts[i] + lengths[i])` to the data blocks from `data[i]` on, for `0 <= i <
+ * count`.
+ */
+export interface Runs {
+  count: number
+  readonly starts: Float64Array
+  readonly lengths: Float64Array
+  readonly data: Float64Array
+  readonly times: Uint32Array
+}

@@ -17,9 +17,10 @@ import {
   MAX_FRAME_RUNS_BYTES,
   MAX_HEADER_BYTES,
   PREAMBLE_BYTES,
+  type Runs,
   VERSION
 } from './format.ts'
-import { RunDecoder, type Runs } from './runs.ts'
+import { RunDecoder } from './runs.ts'
 
 /** The header of a frame. */
 interface FrameHead {

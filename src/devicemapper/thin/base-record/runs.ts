@@ -8,19 +8,7 @@
  */
 import { encodeColumn, readColumn } from './columns.ts'
 import { decodeEntries, ENTRIES_MARK } from './entries.ts'
-import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME } from './format.ts'
-
-/**
- * Run `i` maps virtual blocks `[starts[i], starts[i] + lengths[i])` to the data blocks from `data[i]` on, for `0 <= i <
- * count`.
- */
-export interface Runs {
-  count: number
-  readonly starts: Float64Array
-  readonly lengths: Float64Array
-  readonly data: Float64Array
-  readonly times: Uint32Array
-}
+import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME, type Runs } from './format.ts'
 
 /** Collects the runs of one frame. */
 export class RunEncoder {
