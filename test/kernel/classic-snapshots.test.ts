@@ -23,6 +23,7 @@ import {
   handle,
   loopDevice,
   monitoring,
+  MORE_THAN_WAIT,
   refusal,
   refusalOf,
   type Scenes,
@@ -383,7 +384,7 @@ const scenes: Scenes = {
   async 'a store that overflows, before and in the middle of an answer'(t, inStep) {
     const device = volume('full', '24m')
     snapshot('full', 'f1', { size: '12m' })
-    writeEach(device, everyOther(600))
+    writeEach(device, everyOther(MORE_THAN_WAIT))
     await inStep(() => serve('f1'))
     snapshot('full', 'f2', { size: '30m' })
     const rest = await inStep(() => beginSlowly(agent.address, handle('f1'), handle('f2')))
