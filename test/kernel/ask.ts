@@ -37,8 +37,8 @@ export async function answerTo(client: SnapshotMetadataClient, question: Questio
 }
 
 /**
- * Begins a delta of which the server can send but little before it is read: a message has one extent, and client and
- * connection take some hundreds of those (18 KB). @param address of a unix socket
+ * Begins a delta of which the server can send but little before it is read: a message has one extent, and the connection
+ * has room for some dozens. @param address of a unix socket
  *
  * @returns the rest of the answer, read to its end
  */

@@ -64,9 +64,6 @@ export function loopDevice(number: number, size: string): string {
 /** A device's table as it is. */
 export const tableOf = (name: string) => run('dmsetup', ['table', name]).trim()
 
-/** More extents than client and connection take before the first is read, where each is a message (some 850). */
-export const MORE_THAN_WAIT = 1400
-
 /** So many chunks that do not touch: each is an extent of its own. */
 export const everyOther = (chunks: number) => Array.from({ length: chunks }, (_, i) => 2 * i)
 

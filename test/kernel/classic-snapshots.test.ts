@@ -23,7 +23,6 @@ import {
   handle,
   loopDevice,
   monitoring,
-  MORE_THAN_WAIT,
   refusal,
   refusalOf,
   type Scenes,
@@ -384,7 +383,7 @@ const scenes: Scenes = {
   async 'a store that overflows, before and in the middle of an answer'(t, inStep) {
     const device = volume('full', '24m')
     snapshot('full', 'f1', { size: '12m' })
-    writeEach(device, everyOther(MORE_THAN_WAIT))
+    writeEach(device, everyOther(600))
     await inStep(() => serve('f1'))
     snapshot('full', 'f2', { size: '30m' })
     const rest = await inStep(() => beginSlowly(agent.address, handle('f1'), handle('f2')))
