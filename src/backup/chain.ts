@@ -30,6 +30,7 @@ import { dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { lockFile } from '../../native/file-lock.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
+import { syncFolder } from '../sync-folder.ts'
 import { isHandleName } from '../handle.ts'
 import { type Manifest, MANIFEST_NAME, parseManifest, type Point } from './manifest.ts'
 import { runTool, type Tool, type ToolResult, type ToolRun } from './qemu.ts'
@@ -316,15 +317,6 @@ async function makeFolders(root: string, volume: string): Promise<void> {
       }
     )
     if (isNew) await syncFolder(above)
-  }
-}
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
   }
 }
 

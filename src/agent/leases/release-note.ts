@@ -11,6 +11,7 @@ import { createHash } from 'node:crypto'
 import { open, readFile, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { LeaseRecord } from '../catalog/lease.ts'
+import { syncFolder } from '../../sync-folder.ts'
 
 /** The path of the note about a device. */
 export function notePath(catalogPath: string, device: string): string {
@@ -28,12 +29,7 @@ export async function writeNote(path: string, takenAt: number): Promise<void> {
     await file.close()
   }
   await rename(draft, path)
-  const folder = await open(dirname(path), 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
+  await syncFolder(dirname(path))
 }
 
 /** Removes a note: the release was refused, or its record is gone. */

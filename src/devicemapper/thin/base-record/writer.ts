@@ -18,6 +18,7 @@ import {
 import { EntryEncoder } from './entries.ts'
 import { FrameCompressor } from './frame-compressor.ts'
 import { RunEncoder } from './runs.ts'
+import { syncFolder } from '../../../sync-folder.ts'
 
 /** Frames that are compressed or written beside the walk; more make it wait. */
 const MOST_UNDER_WAY = 4
@@ -279,15 +280,5 @@ export class BaseRecordWriter {
     head.writeBigUInt64LE(BigInt(first), 16)
     head.writeUInt32LE(frameChecksum(head, runs, this.#seed), FRAME_BYTES - 4)
     return Buffer.concat([head, runs])
-  }
-}
-
-/** Makes a name in a folder durable. */
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
   }
 }
