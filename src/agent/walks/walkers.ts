@@ -52,8 +52,6 @@ export interface WalkersOptions {
   readBytesPerSecond?: number | undefined
   /** Walks may start programs, which their thread has to end before it ends itself. */
   startPrograms?: boolean
-  /** After so long, a turn no longer counts, in milliseconds. */
-  overdueTurnMs?: number
   /** Called for each walk that has ended, however it did. */
   onEnd?: (plan: Plan, statistics: TimedStatistics, isComplete: boolean) => void
 }
@@ -76,8 +74,7 @@ export class Walkers {
   readonly #reading: Reading
   readonly #startPrograms: boolean
   readonly #onEnd: NonNullable<WalkersOptions['onEnd']>
-  readonly #overdueMs: number | undefined
-  readonly #turns: WalkTurns
+  readonly #turns = new WalkTurns({ atOnce: PASSED_AT_ONCE })
   readonly #ended: Record<WalkKind, TimedStatistics> = { allocated: noStatistics(), delta: noStatistics() }
 
   /** @param count threads to run; walks take turns in each */
@@ -89,8 +86,6 @@ export class Walkers {
       readBytesPerSecond: readBytesPerSecond && readBytesPerSecond / count
     }
     this.#startPrograms = options.startPrograms ?? false
-    this.#overdueMs = options.overdueTurnMs
-    this.#turns = new WalkTurns({ atOnce: PASSED_AT_ONCE, overdueMs: this.#overdueMs })
     this.#onEnd = onEnd
     for (let i = 0; i < count; i++) this.#threads.push(this.#startThread(i))
   }
@@ -230,7 +225,7 @@ export class Walkers {
     const file = new URL(`../walker-thread${extname(import.meta.filename)}`, import.meta.url)
     const worker = new Worker(file, {
       name: `walker-${index}`,
-      workerData: { reads: this.#reading.reads ?? 'auto', overdueMs: this.#overdueMs } satisfies WalkerData
+      workerData: { reads: this.#reading.reads ?? 'auto' } satisfies WalkerData
     })
     const ready = Promise.withResolvers<undefined>()
     const thread: Thread = { index, worker, walks: new Map(), ready: ready.promise, diedAt: undefined }

@@ -11,7 +11,7 @@ import type { DeviceKnowledge } from '../../../src/agent/answers/served-target.t
 import { thinPlan } from '../../../src/agent/answers/thin-snapshots.ts'
 import type { WalkRequest } from '../../../src/agent/walks/thin-walk.ts'
 import type { FromWalker } from '../../../src/agent/walks/walk-messages.ts'
-import { Walkers, type WalkersOptions } from '../../../src/agent/walks/walkers.ts'
+import { Walkers } from '../../../src/agent/walks/walkers.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, type Extent, writeBigPool, writeSamplePool } from '../sample-pool.ts'
@@ -32,8 +32,8 @@ class Watched {
     this.walkers = walkers
   }
 
-  static async start(t: ExecutionContext, count: number, options?: WalkersOptions): Promise<Watched> {
-    const watched = new Watched(new Walkers(count, options))
+  static async start(t: ExecutionContext, count: number): Promise<Watched> {
+    const watched = new Watched(new Walkers(count))
     const started = (worker: Worker) => watched.threads.push(worker)
     process.on('worker', started)
     // Walkers do not keep a process alive; in an agent the server does.
@@ -160,9 +160,8 @@ test.serial('a walk runs no further ahead of who takes its messages than two, an
   await watched.idle(t)
 })
 
-test.serial('a client with many walks leaves their share to others', async (t) => {
-  // On a machine with much to do a turn would be overdue before its message is made, and the next walk begin beside it.
-  const watched = await Watched.start(t, 1, { overdueTurnMs: 1e9 })
+test.serial('beside many walks of another client, an answer comes to its end', async (t) => {
+  const watched = await Watched.start(t, 1)
   const pool = await big
   const request = { target: pool.snapshot('big'), maxResults: 100 }
   const controller = new AbortController()
@@ -180,16 +179,12 @@ test.serial('a client with many walks leaves their share to others', async (t) =
     }
   })
   while (taken < 1000) await setTimeout(5)
-  taken = 0
   const { messages } = watched.walk(request, undefined, undefined, 'modest')
   let own = 0
   while (!(await messages.next()).done) own++
-  const takenMeanwhile = taken
   controller.abort(new DeltamapperError('DM_CANCELLED', 'enough', 'nothing'))
   await Promise.allSettled(all)
   t.is(own, EXTENTS / 100)
-  // Were all walks alike, it would be 150 times as many.
-  t.true(takenMeanwhile < 50 * own, `${takenMeanwhile} messages of others, ${own} of its own`)
   await watched.idle(t)
 })
 
