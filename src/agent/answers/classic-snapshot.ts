@@ -255,9 +255,7 @@ class ClassicAnswer {
   /** Whether what lies below them is LVM's, and nobody else writes there. @throws what says that it is not */
   async checkBelow(): Promise<void> {
     this.#below = await this.#rightBelow(this.#snapshots)
-    for (const snapshot of this.#snapshots) {
-      await refuseWriters(this.#services.deviceMapper, snapshot, snapshot.devices)
-    }
+    await refuseWriters(this.#services.deviceMapper, this.#snapshots)
   }
 
   /** Whether the kernel still keeps both, and their devices stand as they did. @throws what says that they do not */
@@ -276,9 +274,9 @@ class ClassicAnswer {
         if (!found[i].untouched) await this.#services.catalog.classicSnapshots.sawWritable(factsOf(snapshot))
         throw changedMeanwhile(snapshot.handle)
       }
-      await refuseWriters(deviceMapper, snapshot, snapshot.devices)
       await this.#counted(snapshot)
     }
+    await refuseWriters(deviceMapper, snapshots)
     // Perhaps by LVM, which may move data at any time.
     const known = this.#below?.map((each) => each.tables)
     if (!isDeepStrictEqual(tables, known)) await this.#lookAgain(tables)

@@ -11,7 +11,7 @@
  * nobody but LVM's snapshots may stand on `-real`, nobody else on a store, and nobody may have either open for writing.
  */
 import type { DeviceInfo, DeviceMapper, DeviceNumber, TableRow } from '../../../native/device-mapper.ts'
-import { holdersOf, type Writers, writersOf } from './openers.ts'
+import { holdersOf, openToOthers, type Writers, writersOf } from './openers.ts'
 import { liveTable } from './pool-device.ts'
 import { nodeName } from '../../../native/device.ts'
 import { BlockReader } from '../../devicemapper/block-reader.ts'
@@ -222,21 +222,29 @@ const larger =
   'take a full backup of a new snapshot, with a larger store (lvcreate -s -L) or snapshot_autoextend_threshold below 100'
 
 /**
- * Whether somebody might write to what lies below a snapshot: to the untouched origin, beside the origin; or to the
- * store, whose list the kernel has in memory.
+ * Whether somebody might write to what lies below snapshots of one origin: to the untouched origin, beside the origin;
+ * or to a store, whose list the kernel has in memory.
  *
  * @throws DM_COW_DETACHED; what device-mapper calls throw
  */
 export async function refuseWriters(
   deviceMapper: ClassicPort,
-  { handle }: Pick<ClassicReference, 'handle'>,
-  { originDevice, storeDevice }: Pick<ClassicDevices, 'originDevice' | 'storeDevice'>
+  snapshots: readonly {
+    readonly handle: string
+    readonly devices: Pick<ClassicDevices, 'originDevice' | 'storeDevice'>
+  }[]
 ): Promise<void> {
-  const [ofOrigin, ofStore] = await Promise.all(
-    [originDevice, storeDevice].map((device) => writersOf(deviceMapper, device))
-  )
-  if (ofOrigin !== undefined) throw detached(handle, `its untouched origin may be written to by ${ofOrigin.who}`)
-  if (ofStore !== undefined) throw detached(handle, `its store may be written to by ${ofStore.who}`)
+  const below = snapshots.flatMap(({ handle, devices: { originDevice, storeDevice } }) => [
+    { handle, what: 'its untouched origin', device: originDevice },
+    { handle, what: 'its store', device: storeDevice }
+  ])
+  const each = [...new Map(below.map((one) => [`${one.device.major}:${one.device.minor}`, one])).values()]
+  const devices = each.map(({ device }) => device)
+  const open = new Set(await openToOthers(deviceMapper, devices))
+  for (const { handle, what, device } of each) {
+    const writers = open.has(device) ? await writersOf(deviceMapper, device) : undefined
+    if (writers !== undefined) throw detached(handle, `${what} may be written to by ${writers.who}`)
+  }
 }
 
 /**
@@ -247,7 +255,7 @@ export async function openToWriters(
   deviceMapper: ClassicPort,
   { snapshot }: Pick<ClassicDevices, 'snapshot'>
 ): Promise<Writers | undefined> {
-  const holders = await holdersOf(snapshot)
+  const holders = holdersOf(snapshot)
   if (holders.length > 0) return { who: holders.join(', '), areKnown: true }
   return writersOf(deviceMapper, snapshot, { isReadOnly: true })
 }
@@ -260,7 +268,7 @@ async function refuseOthers(
   origin: DeviceInfo
 ): Promise<void> {
   const { major } = real
-  const names = await holdersOf(real)
+  const names = holdersOf(real)
   const found = await Promise.all(
     names.map(async (name) => {
       const minor = minorOf(name)
@@ -299,7 +307,7 @@ async function refuseBeside(
   store: DeviceNumber,
   { major, minor }: DeviceNumber
 ): Promise<void> {
-  const other = (await holdersOf(store)).find((name) => minorOf(name) !== minor)
+  const other = holdersOf(store).find((name) => minorOf(name) !== minor)
   if (other === undefined) return
   const found = minorOf(other)
   const info = found === undefined ? undefined : await deviceMapper.info({ major, minor: found })

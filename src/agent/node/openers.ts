@@ -46,6 +46,30 @@ export interface Writers {
   readonly areKnown: boolean
 }
 
+/**
+ * Those of some devices that may be open to others than this process and what stands on them. It costs little, for it
+ * is done often: nobody else's processes are looked at.
+ *
+ * @throws DM_READ_FAILED; what device-mapper calls throw
+ */
+export async function openToOthers(
+  deviceMapper: Port,
+  devices: readonly DeviceNumber[],
+  places: OpenerPlaces = HERE
+): Promise<DeviceNumber[]> {
+  const listed = () => ({
+    own: openHere(devices, places),
+    holders: devices.map((device) => new Set(holdersOf(device, places)))
+  })
+  const before = listed()
+  const counts = await Promise.all(devices.map(async (device) => (await deviceMapper.info(device))?.openCount ?? 0))
+  const after = listed()
+  return devices.filter((_, i) => {
+    const known = (of: 'own' | 'holders') => before[of][i].intersection(after[of][i]).size
+    return counts[i] > known('own') + known('holders')
+  })
+}
+
 /** @returns undefined where nobody might write @throws what device-mapper calls throw */
 export async function writersOf(
   deviceMapper: Port,
@@ -54,9 +78,8 @@ export async function writersOf(
 ): Promise<Writers | undefined> {
   // Whoever comes or goes while it is counted explains nothing: only those do that are there before and after.
   for (let look = 1; ; look++) {
-    const few = await counted(deviceMapper, device, places, async () => nobody)
-    if (few.beyond <= 0) return undefined
-    const { beyond, info, others } = await counted(deviceMapper, device, places, () => processesWith(device, places))
+    if ((await openToOthers(deviceMapper, [device], places)).length === 0) return undefined
+    const { beyond, info, others } = await counted(deviceMapper, device, places)
     if (beyond <= 0) return undefined
     const [mounted, loops] = await Promise.all([mountOf(device, places), loopsOn(device, places)])
     const kernels = [...loops.map((path) => ({ path, readOnly: isReadOnly })), ...(mounted ? [mounted] : [])]
@@ -78,22 +101,19 @@ interface Counted {
   readonly others: Processes
 }
 
-/** How often it is open, and who was there all the while. @param look at other processes */
-async function counted(
-  deviceMapper: Port,
-  device: DeviceNumber,
-  places: OpenerPlaces,
-  look: () => Promise<Processes>
-): Promise<Counted> {
+/** How often it is open, and who was there all the while. */
+async function counted(deviceMapper: Port, device: DeviceNumber, places: OpenerPlaces): Promise<Counted> {
+  const [ownBefore] = openHere([device], places)
   const before = {
-    others: await look(),
-    holders: new Set(await holdersOf(device, places)),
-    own: openHere(device, places)
+    others: await processesWith(device, places),
+    holders: new Set(holdersOf(device, places)),
+    own: ownBefore
   }
   const info = await deviceMapper.info(device)
-  const own = openHere(device, places).intersection(before.own)
-  const holders = new Set(await holdersOf(device, places)).intersection(before.holders)
-  const { readers, writers } = await look()
+  const [ownAfter] = openHere([device], places)
+  const own = ownAfter.intersection(before.own)
+  const holders = new Set(holdersOf(device, places)).intersection(before.holders)
+  const { readers, writers } = await processesWith(device, places)
   const others = {
     readers: new Map([...readers].filter(([descriptor]) => before.others.readers.has(descriptor))),
     writers: writers.union(before.others.writers)
@@ -102,36 +122,40 @@ async function counted(
 }
 
 /** The devices that stand on one, as the kernel calls them; none on one that is gone. @throws DM_READ_FAILED */
-export async function holdersOf(
-  { major, minor }: DeviceNumber,
-  { sysfs }: Pick<OpenerPlaces, 'sysfs'> = HERE
-): Promise<string[]> {
+export function holdersOf({ major, minor }: DeviceNumber, { sysfs }: Pick<OpenerPlaces, 'sysfs'> = HERE): string[] {
   const blockDevices = `${sysfs}/dev/block`
-  const found = await readdir(`${blockDevices}/${major}:${minor}/holders`).catch(() => undefined)
+  const found = listOf(`${blockDevices}/${major}:${minor}/holders`)
   if (found) return found
-  await readdir(blockDevices).catch((cause: unknown) => {
-    const what = `what stands on block device ${major}:${minor} is not to be seen: ${blockDevices} is not there`
-    throw new DeltamapperError('DM_READ_FAILED', what, 'mount sysfs', { cause })
-  })
-  return []
+  if (listOf(blockDevices)) return []
+  const what = `what stands on block device ${major}:${minor} is not to be seen: ${blockDevices} is not there`
+  throw new DeltamapperError('DM_READ_FAILED', what, 'mount sysfs')
+}
+
+/** (Of folders in the kernel's memory, which are read faster than a thread can be asked to.) */
+function listOf(folder: string): string[] | undefined {
+  try {
+    return readdirSync(folder)
+  } catch {
+    return undefined
+  }
 }
 
 function openTimes(info: DeviceInfo | undefined): string {
   return info ? `${info.name} is open ${info.openCount} times` : 'it is gone'
 }
 
-/** The descriptors by which this process has it open, for reading. */
-function openHere(device: DeviceNumber, { proc }: OpenerPlaces): Set<string> {
-  return new Set(
-    readdirSync(`${proc}/self/fd`).filter((descriptor) => {
-      try {
-        return isDevice(fstatSync(Number(descriptor)), device)
-      } catch {
-        // Closed meanwhile.
-        return false
-      }
-    })
-  )
+/** The descriptors by which this process has each of some devices open, for reading. */
+function openHere(devices: readonly DeviceNumber[], { proc }: OpenerPlaces): Set<string>[] {
+  const found = devices.map(() => new Set<string>())
+  for (const descriptor of readdirSync(`${proc}/self/fd`)) {
+    try {
+      const facts = fstatSync(Number(descriptor))
+      for (const [i, device] of devices.entries()) if (isDevice(facts, device)) found[i].add(descriptor)
+    } catch {
+      // Closed meanwhile.
+    }
+  }
+  return found
 }
 
 interface Processes {
@@ -140,8 +164,6 @@ interface Processes {
   /** In words. */
   readonly writers: ReadonlySet<string>
 }
-
-const nobody: Processes = { readers: new Map(), writers: new Set() }
 
 /** Other processes that have it open, as far as they can be seen from here (`hostPID`). */
 async function processesWith(device: DeviceNumber, { proc }: OpenerPlaces): Promise<Processes> {
