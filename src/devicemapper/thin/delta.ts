@@ -47,8 +47,9 @@ const LEAVES_AT_ONCE = 4096
  */
 const EXTENTS_IN_BATCH = 8192
 const LEAVES_AFTER_MS = 100
-/** Of this thread. */
+/** Of this thread: walks that have begun, and those of them that are at a window right now. */
 let walksUnderWay = 0
+let walksReading = 0
 /**
  * Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least.
  */
@@ -145,9 +146,9 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   }
 }
 
-/** Leaves that a walk may read at once: a whole window, while there are few walks. */
+/** Leaves that a walk may read at once: a whole window, while few walks do. Those that wait for clients have none. */
 function share(): number {
-  return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksUnderWay), WINDOW_BLOCKS))
+  return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksReading), WINDOW_BLOCKS))
 }
 
 /**
@@ -411,6 +412,15 @@ class CoWalk {
    * their end.
    */
   async advance(): Promise<boolean> {
+    walksReading++
+    try {
+      return await this.#advance()
+    } finally {
+      walksReading--
+    }
+  }
+
+  async #advance(): Promise<boolean> {
     // The leaves of the taller tree. Leaves of a shorter tree that could not be levelled are read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
