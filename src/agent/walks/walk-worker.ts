@@ -43,7 +43,7 @@ export function serveWalks(
   { overdueMs }: Pick<WalkerData, 'overdueMs'> = {}
 ): void {
   const walks = new Map<number, WalkInThread>()
-  const turns: Turns = { first: new WalkTurns({ atOnce: 1, overdueMs }), later: new WalkTurns({ overdueMs }) }
+  const turns: Turns = { first: new WalkTurns({ overdueMs }), later: new WalkTurns({ overdueMs }) }
   const say = (message: FromWalker, transfer: ArrayBuffer[] = []) => {
     port.postMessage(message, transfer)
   }
@@ -142,8 +142,8 @@ class WalkInThread {
 }
 
 /**
- * First messages have turns of their own, one at a time for each client: so an answer that is short does not wait until
- * it is its turn among the long ones of its client, and many that begin leave the others their shares.
+ * First messages have turns of their own: so an answer that is short does not wait until it is its turn among the long
+ * ones of its client. Many that begin leave the others their shares all the same.
  */
 interface Turns {
   readonly first: WalkTurns
