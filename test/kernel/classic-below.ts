@@ -74,7 +74,7 @@ export const scenesBelow: Scenes = {
     lvm('lvconvert', '--config', unchecked, '--type', 'cache', '--cachepool', 'below/fast', 'below/cached')
     make('--size', '4m', '--name', 'voled')
     make('--size', '8m', '--name', 'vol')
-    lvm('lvconvert', '--config', unchecked, '--yes', '--type', 'cache', '--cachevol', 'below/vol', 'below/voled')
+    lvm('lvconvert', '--config', unchecked, '--type', 'cache', '--cachevol', 'below/vol', 'below/voled')
     const all = ['moved', 'mirror', 'cached', 'voled']
     for (const origin of all) {
       take(origin, `${origin}-1`)
