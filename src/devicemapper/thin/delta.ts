@@ -577,9 +577,10 @@ class CoWalk {
     }
     let b = 0
     let t = 0
+    let alike = 0
     while (b < baseLeaf.entries && t < targetLeaf.entries) {
       // Entries under the same keys: first the equal ones, which are dropped, then those with other values.
-      const alike = sameKeys(window, baseLeaf, b, targetLeaf, t)
+      if (alike === 0) alike = sameKeys(window, baseLeaf, b, targetLeaf, t)
       const { same, moved, renewed } = compareValues(window, baseLeaf.values / 2 + b, targetLeaf.values / 2 + t, alike)
       add(target, targetLeaf, t + same, t + moved)
       base.countMappings(words, baseLeaf, b + same, b + moved)
@@ -590,7 +591,8 @@ class CoWalk {
       }
       b += renewed
       t += renewed
-      if (alike > 0) continue
+      alike -= renewed
+      if (renewed > 0) continue
 
       // Entries that only one of them has.
       const [baseKey, targetKey] = [keyAt(words, baseLeaf, b), keyAt(words, targetLeaf, t)]
