@@ -7,7 +7,7 @@
  */
 import { execFile, execFileSync } from 'node:child_process'
 import { copyFile, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { type MetadataMedium, openMedium } from '../src/devicemapper/metadata-medium.ts'
@@ -273,7 +273,7 @@ reads the same nodes and checks of each the checksum, its number and its keys, a
 after the other, and with libaio and io_uring, ${DEPTH} requests at once. Wall time, and in parentheses processor time, in
 milliseconds; of the agent its whole process, of a call over an open connection until the last extent was decoded by the
 client. \`thin_delta\` (for *allocated* \`thin_dump\`) is the whole process. Medians of ${runs} runs. Made by \`npm run bench
--- --device\`.
+-- --device\`; the machine had a load of ${loadavg()[2].toFixed(0)} on ${cpus().length} processors.
 
 | | delta | extents | nodes | agent | C, pread | C, libaio | C, io_uring | tool 0.9.0 | tool 1.1.0 | CPU of C's | of the tool's |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
