@@ -622,7 +622,8 @@ function sameKeys({ doubles, words }: BlockWindow, one: NodeShape, i: number, ot
   if (last === lastOther && last - first === most - 1) return most
   const [at, otherAt] = [one.keys / 2 + i, other.keys / 2 + j]
   let same = 1
-  while (same < most && doubles[at + same] === doubles[otherAt + same]) same++
+  // (None but the first key is 0. Where a library has denormal numbers taken for 0, nothing is the same.)
+  while (same < most && doubles[at + same] === doubles[otherAt + same] && doubles[at + same] !== 0) same++
   return same
 }
 
