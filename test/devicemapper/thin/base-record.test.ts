@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import fc from 'fast-check'
 import type { BaseRecordHeader } from '../../../src/devicemapper/thin/base-record/format.ts'
+import { dataBlockAt, timeAt } from '../../../src/devicemapper/thin/base-record/entries.ts'
 import { BaseRecordReader } from '../../../src/devicemapper/thin/base-record/reader.ts'
 import type { MappingSink } from '../../../src/devicemapper/thin/mapping-sink.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../../src/devicemapper/thin/record-sinks.ts'
@@ -177,7 +178,7 @@ test('whatever order blocks have, in small frames and large ones, what was writt
       entries.filter(([block]) => block >= middle)
     )
     // Records of the version before have no frames of entries, and are read.
-    t.is(files[0].readUInt32LE(16), 2)
+    t.is(files[0].readUInt32LE(16), 3)
   }
 })
 
@@ -213,9 +214,14 @@ async function readMappings(path: string, from: number): Promise<[number, number
   const reader = await BaseRecordReader.open(path)
   const found: [number, number, number][] = []
   await reader.startAt(from)
-  for (let runs; (runs = await reader.next());) {
-    for (let i = 0; i < runs.count; i++) {
-      for (let k = 0; k < runs.lengths[i]; k++) found.push([runs.starts[i] + k, runs.data[i] + k, runs.times[i]])
+  for (let frame; (frame = await reader.next());) {
+    const { starts, lengths, data, times, pairs } = frame
+    for (let i = 0; i < frame.count; i++) {
+      for (let k = 0; k < lengths[i]; k++) {
+        const at = data[i] + k
+        const [block, time] = pairs ? [dataBlockAt(pairs.words, at), timeAt(pairs.words, at)] : [at, times[i]]
+        found.push([starts[i] + k, block, time])
+      }
     }
   }
   await reader.close()

@@ -7,8 +7,7 @@
  * begins at virtual block, data block and time 0, so that it can be read alone.
  */
 import { encodeColumn, readColumn } from './columns.ts'
-import { decodeEntries, ENTRIES_MARK } from './entries.ts'
-import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME, type Runs } from './format.ts'
+import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME, type RecordedFrame } from './format.ts'
 
 /** Collects the runs of one frame. */
 export class RunEncoder {
@@ -44,11 +43,11 @@ export class RunEncoder {
     this.#time = time
   }
 
-  /** Writes the frame's runs. @param bytes with room for `frameBytes` @returns those that were written */
-  encode(bytes: Buffer): Buffer {
-    let at = 0
+  /** Writes the frame's runs, from `begin` on. @param bytes with room for `frameBytes` @returns where they end */
+  encode(bytes: Buffer, begin: number): number {
+    let at = begin
     for (const column of this.#columns) at = encodeColumn(column, this.count, bytes, at)
-    return bytes.subarray(0, at)
+    return at
   }
 
   clear(): void {
@@ -65,11 +64,7 @@ export class RunDecoder {
   readonly #times = new Uint32Array(MAX_FRAME_RUNS)
 
   /** The runs, until the next are decoded. @throws Error for bytes that no encoder of ours writes */
-  decode(bytes: Uint8Array, count: number): Runs {
-    if (bytes[0] === ENTRIES_MARK) {
-      const into = { starts: this.#starts, lengths: this.#lengths, data: this.#data, times: this.#times }
-      return decodeEntries(bytes, count, into)
-    }
+  decode(bytes: Uint8Array, count: number): RecordedFrame {
     // Four bytes is the least that a frame takes.
     if (count > MAX_FRAME_RUNS || bytes.length < 4) throw new Error(`${bytes.length} bytes cannot hold ${count} runs`)
     const [starts, lengths, data, ticks, times] = [this.#starts, this.#lengths, this.#data, this.#ticks, this.#times]
@@ -91,7 +86,7 @@ export class RunDecoder {
       data[i] = first
       times[i] = time
     }
-    return { count, starts, lengths, data, times }
+    return { count, runs: count, starts, lengths, data, times }
   }
 }
 
