@@ -337,8 +337,8 @@ class CoWalk {
   }
 
   /**
-   * Compares a leaf of the target with the record, as far as that has pairs as leaves have them: then both are compared
-   * in place, bytes with bytes. The rest is added to the target's mappings.
+   * Compares a leaf of the target with the record in place, as far as that is known. The rest is added to the target's
+   * mappings.
    */
   async #takeRecorded(record: RecordedRuns, window: BlockWindow, leaf: NodeShape): Promise<void> {
     const target = this.#target
@@ -351,20 +351,16 @@ class CoWalk {
       this.#delta.signal?.throwIfAborted()
       await record.advance()
     }
-    const compared = mappings.head === mappings.tail ? this.#comparePairs(record, window, leaf) : 0
+    const compared = mappings.head === mappings.tail ? this.#compareLeaf(record, window, leaf) : 0
     target.addMappings(window.words, leaf, compared, leaf.entries)
   }
 
-  /** @returns how many entries of the leaf were compared */
-  #comparePairs(record: RecordedRuns, { bytes, words }: BlockWindow, leaf: NodeShape): number {
-    const { pairs } = record
-    const { baseEndBlock, sink } = this.#delta
+  /** @returns how many entries of the leaf were compared: all that the record is known for, and that are wanted */
+  #compareLeaf(record: RecordedRuns, { bytes, words }: BlockWindow, leaf: NodeShape): number {
     const { low, high } = this.#range
     const { entries, values } = leaf
-    if (!pairs || entries === 0 || keyAt(words, leaf, 0) < low) return 0
-    const recorded = Buffer.from(pairs.words.buffer)
-    const mayBeEqual = pairs.youngest < this.#pairsUntil
-    const known = Math.min(record.horizon, high, baseEndBlock)
+    if (entries === 0 || keyAt(words, leaf, 0) < low) return 0
+    const known = Math.min(record.horizon, high, this.#delta.baseEndBlock)
     let i = 0
     while (i < entries) {
       const block = keyAt(words, leaf, i)
@@ -378,30 +374,27 @@ class CoWalk {
         continue
       }
       const length = Math.min(most, record.end - block)
-      const [pair, word] = [block + record.shift, values + 2 * i]
-      const areEqual = bytes.compare(recorded, 8 * pair, 8 * (pair + length), 4 * word, 4 * word + 8 * length) === 0
-      if (!areEqual || !mayBeEqual) this.#addOtherPairs(block, length, pairs.words, 2 * pair, words, word)
-      record.compared(block + length)
+      const word = values + 2 * i
+      if (record.mayProve(this.#pairsUntil) && record.isSame(block, length, bytes, words, word)) {
+        record.compared(block + length)
+      } else this.#addOthers(record, block, length, words, word)
       i += length
     }
     this.#target.countMappings(words, leaf, 0, i)
-    if (i > 0) sink?.putEntries(words, leaf, 0, i)
+    if (i > 0) this.#delta.sink?.putEntries(words, leaf, 0, i)
     return i
   }
 
-  /** Adds blocks whose two pairs differ, or prove nothing. The pairs begin at these words. */
-  #addOtherPairs(
-    block: number,
-    length: number,
-    base: Uint32Array,
-    baseWord: number,
-    target: Uint32Array,
-    targetWord: number
-  ): void {
-    for (let i = 0, b = baseWord, t = targetWord; i < length; i++, b += 2, t += 2) {
-      const isEqual = base[b] === target[t] && base[b + 1] === target[t + 1]
-      if (!isEqual || (base[b] & 0xffffff) >= this.#pairsUntil) this.extents.add(block + i)
+  /** Adds blocks whose pairs, which begin at a word, are others than the record's, or prove nothing. */
+  #addOthers(record: RecordedRuns, begin: number, length: number, words: Uint32Array, word: number): void {
+    for (let i = 0, w = word; i < length; i++, w += 2) {
+      const block = begin + i
+      const time = record.timeOf(block)
+      const isEqual =
+        (words[w] & 0xffffff) === time && words[w + 1] * 256 + (words[w] >>> 24) === record.dataOf(block)
+      if (!isEqual || time >= this.#pairsUntil) this.extents.add(block)
     }
+    record.compared(begin + length)
   }
 
   /** Takes in more of the record, as far as the target is known. False when there is no more to be had of it by now. */

@@ -14,9 +14,11 @@ export class RecordedRuns {
   /** The lowest virtual block whose mapping is not known yet; Infinity at the end. */
   horizon = 0
   /** The pairs of what is known; undefined where it is runs. */
-  pairs: RecordedPairs | undefined
+  #pairs: RecordedPairs | undefined
+  /** The same, as bytes. */
+  #bytes: Buffer | undefined
   /** What to add to a block of the present stretch for its pair's index; or, in a run, for its data block. */
-  shift = 0
+  #shift = 0
   readonly #reader: Pick<BaseRecordReader, 'startAt' | 'next'>
   readonly #range: KeyRange
   #frame: RecordedFrame | undefined
@@ -39,7 +41,8 @@ export class RecordedRuns {
     // Read on beyond the range as well: only the end of a record shows that it is complete.
     const frame = await this.#reader.next()
     this.#frame = frame
-    this.pairs = frame?.pairs
+    this.#pairs = frame?.pairs
+    this.#bytes = frame?.pairs && Buffer.from(frame.pairs.words.buffer)
     this.#stretch = -1
     this.#nextStretch()
     this.horizon = frame ? frame.starts[frame.count - 1] + frame.lengths[frame.count - 1] : Infinity
@@ -53,12 +56,40 @@ export class RecordedRuns {
 
   /** The data block of a block of the present stretch. */
   dataOf(block: number): number {
-    return this.pairs ? dataBlockAt(this.pairs.words, block + this.shift) : block + this.shift
+    return this.#pairs ? dataBlockAt(this.#pairs.words, block + this.#shift) : block + this.#shift
   }
 
   /** The time of a block of the present stretch. */
   timeOf(block: number): number {
-    return this.pairs ? timeAt(this.pairs.words, block + this.shift) : this.#frame!.times[this.#stretch]
+    return this.#pairs ? timeAt(this.#pairs.words, block + this.#shift) : this.#frame!.times[this.#stretch]
+  }
+
+  /** Whether all of the present stretch is older than this. */
+  mayProve(until: number): boolean {
+    return (this.#pairs ? this.#pairs.youngest : this.#frame!.times[this.#stretch]) < until
+  }
+
+  /**
+   * Whether blocks of the present stretch have the pairs that a leaf has.
+   *
+   * @param bytes memory of the leaf, and the same in words of 4 bytes
+   * @param word where the first block's pair begins
+   */
+  isSame(block: number, length: number, bytes: Buffer, words: Uint32Array, word: number): boolean {
+    if (this.#bytes) {
+      const pair = 8 * (block + this.#shift)
+      return bytes.compare(this.#bytes, pair, pair + 8 * length, 4 * word, 4 * word + 8 * length) === 0
+    }
+    // data block << 24 | time (dm-thin-metadata.c, pack_block_time), in a run: with integers of 32 bits.
+    const data = this.dataOf(block)
+    let low = ((data & 255) << 24) | this.timeOf(block)
+    let high = Math.floor(data / 256) | 0
+    for (let w = word, end = word + 2 * length; w < end; w += 2) {
+      if ((words[w] | 0) !== low || (words[w + 1] | 0) !== high) return false
+      low = (low + 0x1000000) | 0
+      if (low >>> 24 === 0) high = (high + 1) | 0
+    }
+    return true
   }
 
   /** Goes to the next stretch that is known and wanted. */
@@ -70,7 +101,7 @@ export class RecordedRuns {
       this.begin = Math.max(start, low)
       this.end = Math.min(start + frame.lengths[this.#stretch], high)
       if (this.begin >= this.end) continue
-      this.shift = frame.data[this.#stretch] - start
+      this.#shift = frame.data[this.#stretch] - start
       return
     }
     this.begin = this.end = Infinity

@@ -23,7 +23,7 @@ const PLANES = 8
 /** Pairs that are taken apart at once. */
 const SQUARE = 4
 /** Of so many mappings one is asked whether the next one follows it. */
-const SAMPLED = 8
+const SAMPLED = 32
 
 /** Collects the mappings of one frame. */
 export class EntryEncoder {
@@ -34,6 +34,11 @@ export class EntryEncoder {
   readonly #most: number
   /** Two words each, as in a leaf. */
   readonly #pairs: Uint32Array
+  /** The same memory. */
+  readonly #bytes: Buffer
+  /** What a leaf was in last, and the same memory: a view for each leaf would keep the garbage collector busy. */
+  #lastWords: Uint32Array = new Uint32Array(0)
+  #lastBytes: Buffer = Buffer.alloc(0)
   readonly #planes: Planes
   readonly #gaps: Float64Array
   readonly #lengths: Float64Array
@@ -44,6 +49,7 @@ export class EntryEncoder {
   constructor(most: number) {
     this.#most = most
     this.#pairs = new Uint32Array(2 * (most + SQUARE))
+    this.#bytes = Buffer.from(this.#pairs.buffer)
     this.#planes = new Planes(most)
     this.#gaps = new Float64Array(most)
     this.#lengths = new Float64Array(most)
@@ -84,7 +90,11 @@ export class EntryEncoder {
       this.#extend(start, length)
       i += length
     }
-    this.#pairs.set(words.subarray(leaf.values + 2 * from, leaf.values + 2 * to), 2 * this.count)
+    if (words !== this.#lastWords) {
+      this.#lastWords = words
+      this.#lastBytes = Buffer.from(words.buffer, words.byteOffset, words.byteLength)
+    }
+    this.#lastBytes.copy(this.#bytes, 8 * this.count, 4 * (leaf.values + 2 * from), 4 * (leaf.values + 2 * to))
     this.count += to - from
   }
 

@@ -42,7 +42,7 @@ export const STORED_SINCE = 3
 export const PREAMBLE_BYTES = 28
 export const FRAME_BYTES = 28
 /** Runs in a frame. */
-export const MAX_FRAME_RUNS = 2 ** 15
+export const MAX_FRAME_RUNS = 2 ** 16
 /**
  * The most bytes of a frame before it is compressed: four columns, each of up to six bytes a value and one more, are
  * more than two columns and eight planes.

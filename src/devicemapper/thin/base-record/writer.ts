@@ -143,7 +143,7 @@ export class BaseRecordWriter {
   /** Whether the frame that is being filled takes pairs as they are. */
   #takesPairs(): boolean {
     // The run before them may be what fills it.
-    if (this.#isScattered) this.#closeRun()
+    this.#addScattered()
     return this.#isScattered
   }
 
@@ -247,23 +247,27 @@ export class BaseRecordWriter {
     await rm(this.#partPath, { force: true })
   }
 
+  /** The run does not grow any more. */
   #closeRun(): void {
-    for (let taken = 0; taken < this.#length;) {
-      const [start, length, data] = [this.#start + taken, this.#length - taken, this.#data + taken]
-      if (this.#isScattered) {
-        const part = Math.min(length, this.#entries.room)
-        this.#entries.add(start, part, data, this.#time)
-        taken += part
-        if (this.#entries.room === 0) this.#closeFrame()
-      } else {
-        this.#runs.add(start, length, data, this.#time)
-        this.#frameBlocks += length
-        taken += length
-        if (this.#runs.isFull) this.#closeFrame()
-      }
-    }
+    this.#addScattered()
+    if (this.#length === 0) return
+    this.#runs.add(this.#start, this.#length, this.#data, this.#time)
     this.#mappedBlocks += this.#length
+    this.#frameBlocks += this.#length
     this.#length = 0
+    if (this.#runs.isFull) this.#closeFrame()
+  }
+
+  /** Adds the run to the frame of pairs. What does not go into that may become a run of the next frame, and still grow. */
+  #addScattered(): void {
+    while (this.#isScattered && this.#length > 0) {
+      const taken = Math.min(this.#length, this.#entries.room)
+      this.#entries.add(this.#start, taken, this.#data, this.#time)
+      this.#start += taken
+      this.#data += taken
+      this.#length -= taken
+      this.#addedPairs(taken)
+    }
   }
 
   #closeFrame(): void {
