@@ -390,8 +390,7 @@ class CoWalk {
     for (let i = 0, w = word; i < length; i++, w += 2) {
       const block = begin + i
       const time = record.timeOf(block)
-      const isEqual =
-        (words[w] & 0xffffff) === time && words[w + 1] * 256 + (words[w] >>> 24) === record.dataOf(block)
+      const isEqual = (words[w] & 0xffffff) === time && words[w + 1] * 256 + (words[w] >>> 24) === record.dataOf(block)
       if (!isEqual || time >= this.#pairsUntil) this.extents.add(block)
     }
     record.compared(begin + length)

@@ -182,7 +182,8 @@ export class BaseRecordReader {
       this.#checkSum(head, Buffer.alloc(0), frame)
       return { head, raw: undefined }
     }
-    const room = head.compressedBytes <= this.#memory.length ? this.#memory : Buffer.allocUnsafeSlow(head.compressedBytes)
+    const room =
+      head.compressedBytes <= this.#memory.length ? this.#memory : Buffer.allocUnsafeSlow(head.compressedBytes)
     this.#memory = room
     const compressed = await readAt(this.#file, this.path, head.at, head.compressedBytes, room)
     if (compressed.length < head.compressedBytes) throw damagedRecord(this.path, 'it ends within a frame')
