@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
+import { BaseRecordReader } from '../../src/devicemapper/thin/base-record/reader.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import type { Extent } from '../support/expected.ts'
@@ -41,6 +42,7 @@ function snapshot(name: string): void {
   lvm('lvchange', '--permission', 'r', `${GROUP}/${name}`)
 }
 
+const uuidOf = (name: string) => lvm('lvs', '--noheadings', '--options', 'uuid', `${GROUP}/${name}`).trim()
 const remove = (name: string) => lvm('lvremove', '--force', `${GROUP}/${name}`)
 const full = (name: string) => answerTo(client, { target: `${GROUP}/${name}` })
 const delta = (base: string, target: string) =>
@@ -74,7 +76,14 @@ test.serial('a base may go once its answer has ended: the same answer comes from
   snapshot('tue')
   const monTue = [extent(10, 5), extent(300, 2)]
   t.deepEqual(await delta('mon', 'tue'), monTue)
-  t.is(readdirSync(join(folder, 'bases')).length, 2, 'a full record, and one patched with the delta')
+  const records = readdirSync(join(folder, 'bases'))
+  t.is(records.length, 2, 'a full record, and one patched with the delta')
+  for (const each of records) {
+    const record = await BaseRecordReader.open(join(folder, 'bases', each))
+    const { metadataUuid, dataUuid } = record.header.pool
+    t.deepEqual([metadataUuid, dataUuid], [uuidOf('pool_tmeta'), uuidOf('pool_tdata')])
+    await record.close()
+  }
   remove('mon')
   t.deepEqual(await delta('mon', 'tue'), monTue)
 

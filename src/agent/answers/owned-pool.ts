@@ -47,6 +47,7 @@ export function ownedPoolSource(
         ...{ thinId, sizeBytes, transactionId },
         metadataPath: device.metadataPath,
         metadataDevice: device.metadataDevice,
+        dataUuid: device.dataUuid,
         poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: poolUuid({ name: pool }) },

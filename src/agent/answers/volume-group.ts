@@ -61,6 +61,7 @@ export function volumeGroupSource(
         transactionId,
         metadataPath: device.metadataPath,
         metadataDevice: device.metadataDevice,
+        dataUuid: device.dataUuid,
         poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: thinPoolUuid(pool) },

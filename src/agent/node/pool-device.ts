@@ -26,6 +26,8 @@ export interface PoolDevice extends DeviceNumber {
   metadataPath: string
   metadataDevice: MetadataDevice
   dataDevice: DeviceNumber
+  /** The device-mapper UUID of the data device; empty when it has none. */
+  dataUuid: string
 }
 
 /**
@@ -62,8 +64,9 @@ export async function findPoolDevice(
   }
   const { metadataDevice, dataDevice } = parsePoolTable(row.params)
   const metadata = await deviceMapper.info(metadataDevice)
+  const data = await deviceMapper.info(dataDevice)
   return {
-    ...{ ...number, name: info.name, uuid: info.uuid, dataDevice },
+    ...{ ...number, name: info.name, uuid: info.uuid, dataDevice, dataUuid: data?.uuid ?? '' },
     metadataDevice: { ...metadataDevice, uuid: metadata?.uuid ?? '' },
     metadataPath: metadata ? `/dev/mapper/${nodeName(metadata.name)}` : await nodePath(metadataDevice)
   }

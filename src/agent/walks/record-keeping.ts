@@ -16,6 +16,7 @@ import type { MappingSink } from '../../devicemapper/thin/mapping-sink.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { asDeltamapperError } from '../../errors.ts'
+import { poolVolumes } from '../node/pool-identity.ts'
 import type { SeenDevice } from './seen-devices.ts'
 
 /** A record that is to be written. */
@@ -70,6 +71,7 @@ export class RecordKeeping {
         identity: wanted.poolIdentity,
         dataBlockBytes: metadata.superblock.dataBlockBytes,
         dataBlocks: metadata.superblock.dataBlocks,
+        ...poolVolumes(target.snapshot),
         moment: await metadata.moment(signal)
       },
       device: {
