@@ -29,6 +29,8 @@ export interface RecordWanted {
   readonly maxBytes: number
   /** Which pool it is of (pool-identity.ts). */
   readonly poolIdentity: string
+  /** Since when nobody can have written to the target unseen, in milliseconds since 1970. */
+  readonly watchedSince?: number
   /** The file of the base's record; undefined without one. */
   readonly baseRecord: string | undefined
 }
@@ -75,7 +77,8 @@ export class RecordKeeping {
         moment: await metadata.moment(signal)
       },
       device: {
-        ...{ id: thinId, creationTime, transactionId: target.transactionId, mappedBlocks, sizeBytes, identity, volume }
+        ...{ id: thinId, creationTime, transactionId: target.transactionId, mappedBlocks, sizeBytes, identity, volume },
+        watchedSince: wanted.watchedSince
       },
       handles: [handle],
       madeAt: Date.now()

@@ -87,6 +87,11 @@ export interface BaseRecordHeader {
     /** What identifies the snapshot beside its names, and the volume that it was taken of. */
     readonly identity: string | undefined
     readonly volume: string | undefined
+    /**
+     * Since when an agent has seen to it that nobody writes to it, in milliseconds since 1970; undefined if none has.
+     * Another agent's, or a catalog's from before, began at another moment.
+     */
+    readonly watchedSince?: number | undefined
     /** The device outside of the pool that shows through wherever this one maps nothing. */
     readonly externalOrigin?: ExternalOrigin | undefined
   }
