@@ -246,19 +246,22 @@ async function written(mappedBlocks: number, most: number | undefined, add: (wri
 async function readMappings(path: string, from: number): Promise<[number, number, number][]> {
   const reader = await BaseRecordReader.open(path)
   const found: [number, number, number][] = []
-  await reader.startAt(from)
-  for (let frame; (frame = await reader.next());) {
-    const { starts, lengths, data, times, pairs } = frame
-    for (let i = 0; i < frame.count; i++) {
-      for (let k = 0; k < lengths[i]; k++) {
-        const at = data[i] + k
-        const [block, time] = pairs ? [dataBlockAt(pairs.words, at), timeAt(pairs.words, at)] : [at, times[i]]
-        found.push([starts[i] + k, block, time])
+  try {
+    await reader.startAt(from)
+    for (let frame; (frame = await reader.next());) {
+      const { starts, lengths, data, times, pairs } = frame
+      for (let i = 0; i < frame.count; i++) {
+        for (let k = 0; k < lengths[i]; k++) {
+          const at = data[i] + k
+          const [block, time] = pairs ? [dataBlockAt(pairs.words, at), timeAt(pairs.words, at)] : [at, times[i]]
+          found.push([starts[i] + k, block, time])
+        }
       }
     }
+    return found
+  } finally {
+    await reader.close()
   }
-  await reader.close()
-  return found
 }
 
 test('a record that lacks a block is not kept', async (t) => {

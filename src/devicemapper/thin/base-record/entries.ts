@@ -15,6 +15,7 @@ import { keyAt, type NodeShape } from '../../btree.ts'
 import { fromPlanes, toPlanes } from './byte-planes.ts'
 import { encodeColumn, readColumn } from './columns.ts'
 import { MAX_BLOCK, MAX_FRAME_RUNS, type RecordedFrame } from './format.ts'
+import { grown } from './growing-room.ts'
 
 /** What a frame of entries begins with. */
 export const ENTRIES_MARK = 255
@@ -33,26 +34,21 @@ export class EntryEncoder {
   first = 0
   readonly #most: number
   /** Two words each, as in a leaf. */
-  readonly #pairs: Uint32Array
+  #pairs = new Uint32Array(0)
   /** The same memory. */
-  readonly #bytes: Buffer
+  #bytes = Buffer.alloc(0)
   /** What a leaf was in last, and the same memory: a view for each leaf would keep the garbage collector busy. */
   #lastWords: Uint32Array = new Uint32Array(0)
   #lastBytes: Buffer = Buffer.alloc(0)
-  readonly #planes: Planes
-  readonly #gaps: Float64Array
-  readonly #lengths: Float64Array
+  readonly #planes = new Planes()
+  #gaps = new Float64Array(0)
+  #lengths = new Float64Array(0)
   #stretches = 0
   #next = 0
 
   /** @param most how many mappings a frame takes, up to MAX_FRAME_RUNS */
   constructor(most: number) {
     this.#most = most
-    this.#pairs = new Uint32Array(2 * (most + SQUARE))
-    this.#bytes = Buffer.from(this.#pairs.buffer)
-    this.#planes = new Planes(most)
-    this.#gaps = new Float64Array(most)
-    this.#lengths = new Float64Array(most)
   }
 
   /** How many more mappings it takes. */
@@ -72,6 +68,7 @@ export class EntryEncoder {
 
   /** Adds up to `room` mappings in a row. */
   add(start: number, length: number, data: number, time: number): void {
+    this.#makeRoom(length)
     const pairs = this.#pairs
     this.#extend(start, length)
     for (let i = 0; i < length; i++) {
@@ -84,6 +81,7 @@ export class EntryEncoder {
 
   /** Adds entries `[from, to)` of a leaf, no more than there is room for. */
   addEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
+    this.#makeRoom(to - from)
     for (let i = from; i < to;) {
       const start = keyAt(words, leaf, i)
       const length = inARow(words, leaf, i, to)
@@ -100,6 +98,7 @@ export class EntryEncoder {
 
   /** Adds mappings of another frame: pairs `[from, from + length)`, of virtual blocks from `start` on. */
   addPairs(start: number, length: number, pairs: Uint32Array, from: number): void {
+    this.#makeRoom(length)
     this.#extend(start, length)
     this.#pairs.set(pairs.subarray(2 * from, 2 * (from + length)), 2 * this.count)
     this.count += length
@@ -113,6 +112,7 @@ export class EntryEncoder {
     let at = begin + HEAD_BYTES
     for (const column of [this.#gaps, this.#lengths]) at = encodeColumn(column, this.#stretches, bytes, at)
     this.#pairs.fill(0, 2 * count, 2 * (count + SQUARE))
+    this.#planes.makeRoom(count)
     for (const odd of [0, 1] as const) {
       const any = toPlanes(this.#pairs, odd, count, this.#planes.words)
       for (let plane = 0; plane < PLANES / 2; plane++) {
@@ -135,22 +135,31 @@ export class EntryEncoder {
     const isFirst = this.#stretches === 0
     if (isFirst) this.first = start
     if (isFirst || start !== this.#next) {
+      this.#gaps = grown(this.#gaps, this.#stretches + 1)
+      this.#lengths = grown(this.#lengths, this.#stretches + 1)
       this.#gaps[this.#stretches] = start - this.#next
       this.#lengths[this.#stretches++] = 0
     }
     this.#lengths[this.#stretches - 1] += length
     this.#next = start + length
   }
+
+  /** For `count` more mappings. */
+  #makeRoom(count: number): void {
+    const pairs = grown(this.#pairs, 2 * (this.count + count + SQUARE))
+    if (pairs === this.#pairs) return
+    this.#pairs = pairs
+    this.#bytes = Buffer.from(pairs.buffer)
+  }
 }
 
 /** Makes stretches of bytes, in memory of its own. */
 export class EntryDecoder {
-  readonly #starts = new Float64Array(MAX_FRAME_RUNS)
-  readonly #lengths = new Float64Array(MAX_FRAME_RUNS)
-  readonly #firsts = new Float64Array(MAX_FRAME_RUNS)
+  /** Starts, lengths and first pairs. */
+  #columns = Array.from({ length: 3 }, () => new Float64Array(0))
   readonly #times = new Uint32Array(0)
-  readonly #pairs = new Uint32Array(2 * (MAX_FRAME_RUNS + SQUARE))
-  readonly #planes = new Planes(MAX_FRAME_RUNS)
+  #pairs = new Uint32Array(0)
+  readonly #planes = new Planes()
 
   /** The stretches, until the next are decoded. @throws Error for bytes that no encoder of ours writes */
   decode(bytes: Uint8Array, count: number): RecordedFrame {
@@ -159,7 +168,8 @@ export class EntryDecoder {
     if (count > MAX_FRAME_RUNS || stretches > count) {
       throw new Error(`${bytes.length} bytes cannot hold ${count} mappings in ${stretches} stretches`)
     }
-    const [starts, lengths, firsts] = [this.#starts, this.#lengths, this.#firsts]
+    this.#columns = this.#columns.map((each) => grown(each, stretches))
+    const [starts, lengths, firsts] = this.#columns
     let at = readColumn(bytes, HEAD_BYTES, stretches, starts)
     at = readColumn(bytes, at, stretches, lengths)
     let [block, filled] = [0, 0]
@@ -184,6 +194,8 @@ export class EntryDecoder {
   #putTogether(bytes: Uint8Array, begin: number, count: number): number {
     let at = begin
     let anyLow = 0
+    this.#pairs = grown(this.#pairs, 2 * (count + SQUARE))
+    this.#planes.makeRoom(count)
     for (const odd of [0, 1] as const) {
       for (const plane of this.#planes.bytes) {
         const isThere = bytes[at++]
@@ -203,11 +215,12 @@ export class EntryDecoder {
 
 /** Room for the four planes of one word of each pair, in the order of bytes and four at a time. */
 class Planes {
-  readonly bytes: readonly Uint8Array[]
-  readonly words: readonly Uint32Array[]
+  words = Array.from({ length: PLANES / 2 }, () => new Uint32Array(0))
+  bytes: readonly Uint8Array[] = []
 
-  constructor(most: number) {
-    this.words = Array.from({ length: PLANES / 2 }, () => new Uint32Array(Math.ceil(most / SQUARE) + 1))
+  /** For `count` bytes in each. */
+  makeRoom(count: number): void {
+    this.words = this.words.map((each) => grown(each, Math.ceil(count / SQUARE) + 1))
     this.bytes = this.words.map(({ buffer }) => new Uint8Array(buffer))
   }
 }

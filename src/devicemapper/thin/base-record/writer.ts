@@ -44,7 +44,6 @@ export class BaseRecordWriter {
   readonly #expected: number
   readonly #seed: number
   readonly #compressor = new FrameCompressor()
-  readonly #most: number
   readonly #runs: RunEncoder
   readonly #entries: EntryEncoder
   /** Whether the frame that is being filled is of entries. */
@@ -69,7 +68,6 @@ export class BaseRecordWriter {
   #time = 0
 
   private constructor(path: string, partPath: string, file: FileHandle, header: BaseRecordHeader, most: number) {
-    this.#most = most
     this.#runs = new RunEncoder(most)
     this.#entries = new EntryEncoder(most)
     this.#path = path
@@ -275,7 +273,9 @@ export class BaseRecordWriter {
     const { count, first } = encoder
     if (count === 0) return
     // Buffers are used again: new ones would keep the garbage collector busy.
-    const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(FRAME_BYTES + frameBytes(this.#most))
+    const needed = FRAME_BYTES + frameBytes(count)
+    const free = this.#free.pop()
+    const buffer = free !== undefined && free.length >= needed ? free : Buffer.allocUnsafeSlow(needed)
     const bytes = buffer.subarray(0, encoder.encode(buffer, FRAME_BYTES))
     const facts: FrameFacts = { number: this.#frames++, rawBytes: bytes.length - FRAME_BYTES, count, first }
     this.#begin(this.#isScattered ? Promise.resolve(this.#seal(bytes, facts)) : this.#compressed(bytes, facts), buffer)
