@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import type { NodeShape } from '../../btree.ts'
+import { keyAt, type NodeShape } from '../../btree.ts'
 import {
   type BaseRecordHeader,
   encodePreamble,
@@ -15,7 +15,7 @@ import {
   frameChecksum,
   MAX_FRAME_RUNS
 } from './format.ts'
-import { dataBlockAt, EntryEncoder, timeAt } from './entries.ts'
+import { dataBlockAt, EntryEncoder, inARow, timeAt } from './entries.ts'
 import { FrameCompressor } from './frame-compressor.ts'
 import { RunEncoder } from './runs.ts'
 import { syncFolder } from '../../../sync-folder.ts'
@@ -151,13 +151,15 @@ export class BaseRecordWriter {
   }
 
   /** @returns the index of the first entry that is not added yet: the frame of runs is full */
-  #addRuns(words: Uint32Array, { keys, values }: NodeShape, from: number, to: number): number {
+  #addRuns(words: Uint32Array, leaf: NodeShape, from: number, to: number): number {
     let i = from
+    // Virtual blocks follow one another up to here, mostly in all of the leaf.
+    let row = from
     while (i < to) {
-      let k = keys + 2 * i
-      let v = values + 2 * i
+      if (i === row) row = i + inARow(words, leaf, i, to)
+      let v = leaf.values + 2 * i
+      const block = keyAt(words, leaf, i)
       // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
-      const block = words[k] + words[k + 1] * 2 ** 32
       const data = words[v + 1] * 256 + (words[v] >>> 24)
       const time = words[v] & 0xffffff
       const end = this.#start + this.#length
@@ -171,24 +173,13 @@ export class BaseRecordWriter {
       // How far it goes: words are compared with those that would follow, as integers of 32 bits.
       let low = words[v] | 0
       let high = words[v + 1] | 0
-      let keyLow = words[k] | 0
-      let keyHigh = words[k + 1] | 0
       const first = i
       do {
         i++
-        k += 2
         v += 2
         low = (low + 0x1000000) | 0
         if (low >>> 24 === 0) high = (high + 1) | 0
-        keyLow = (keyLow + 1) | 0
-        if (keyLow === 0) keyHigh = (keyHigh + 1) | 0
-      } while (
-        i < to &&
-        (words[v] | 0) === low &&
-        (words[v + 1] | 0) === high &&
-        (words[k] | 0) === keyLow &&
-        (words[k + 1] | 0) === keyHigh
-      )
+      } while (i < row && (words[v] | 0) === low && (words[v + 1] | 0) === high)
       this.#length += i - first
     }
     return to
