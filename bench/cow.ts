@@ -70,8 +70,8 @@ const why = `Reading takes no longer than dd, because many requests are under wa
 extents are 1,221 messages, 116 MB, and read and served they take no longer either. The live call has a fixed part, which
 shows with few entries: before its first message, LVM is asked twice over (six commands, and what starting each costs in
 the lab), and both lists go on record. And every 50 ms the kernel is asked about the devices and the state of both
-snapshots, on the one processor that agent, client and kernel share. (dd of these areas was seen to take 3.3 to 6.0 s in
-the lab, from run to run; the live call 10.1 to 13.1 s.) A list in order is one extent, and the whole call is what reading
+snapshots, on the one processor that agent, client and kernel share. (dd of these areas was seen to take 2.9 to 6.0 s in
+the lab, from run to run; the live call 6.2 to 13.1 s.) A list in order is one extent, and the whole call is what reading
 it takes, and LVM. By hand, \`-o ranges\` writes a line for each extent, which is nearly all of its time.`
 
 const orders = ['scattered', 'in order'] as const

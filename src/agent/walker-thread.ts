@@ -5,6 +5,7 @@ import { serveWalks, warmUp } from './walks/walk-worker.ts'
 import type { WalkerData } from './walks/walk-messages.ts'
 
 if (parentPort) {
-  serveWalks(parentPort, walkOf)
-  void warmUp(parentPort, (workerData as WalkerData | null) ?? undefined)
+  const data = (workerData as WalkerData | null) ?? undefined
+  serveWalks(parentPort, walkOf, data)
+  void warmUp(parentPort, data)
 }

@@ -274,18 +274,29 @@ export class Chain {
   }
 }
 
-/** The chains that there are below a folder, by their volumes' names, in alphabetical order. @throws DM_CHAIN_GONE */
+/**
+ * The chains that there are below a folder, by their volumes' names, in alphabetical order.
+ *
+ * @throws DM_CHAIN_GONE; DM_ARGUMENT_INVALID where the folder is itself that of one chain
+ */
 export async function chainsBelow(root: string): Promise<string[]> {
   return atTarget(root, async () => {
     const found: string[] = []
     const look = async (path: string[]): Promise<void> => {
       for (const entry of await readdir(join(root, ...path), { withFileTypes: true })) {
-        if (entry.isFile() && entry.name === MANIFEST_NAME && path.length > 0) found.push(path.join('/'))
+        if (entry.isFile() && entry.name === MANIFEST_NAME) found.push(path.join('/'))
         else if (entry.isDirectory() && path.length < 2 && isHandleName(entry.name)) await look([...path, entry.name])
       }
     }
     await look([])
-    return found.sort()
+    const below = found.filter((volume) => volume !== '')
+    if (below.length === 0 && found.length > 0) {
+      throw invalid(
+        `${root} is the folder of one volume`,
+        'name the one above it that `deltamapper backup --to` was given'
+      )
+    }
+    return below.sort()
   })
 }
 

@@ -95,9 +95,17 @@ export class DeviceAttributes {
     }
   }
 
+  /** @throws DM_NO_SUCH_DEVICE where the device was removed since (ENODEV: kernfs_get_active in fs/kernfs/file.c) */
   #text(file: string): string {
-    const bytes = readSync(this.#descriptors[opened.indexOf(file)], this.#buffer, 0, this.#buffer.length, 0)
-    return this.#buffer.toString('utf8', 0, bytes).trim()
+    try {
+      const bytes = readSync(this.#descriptors[opened.indexOf(file)], this.#buffer, 0, this.#buffer.length, 0)
+      return this.#buffer.toString('utf8', 0, bytes).trim()
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code !== 'ENODEV') throw cause
+      const { major, minor } = this.device
+      const gone = `block device ${major}:${minor} is gone`
+      throw new DeltamapperError('DM_NO_SUCH_DEVICE', gone, 'ask again once it is there', { cause })
+    }
   }
 
   /**

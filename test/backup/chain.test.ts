@@ -287,6 +287,15 @@ test('a FIFO in place of a file of the chain is refused, and nobody waits for it
   }
 })
 
+test("the folder of one volume's chain is not taken for one without backups", async (t) => {
+  const { chain } = await copied()
+  for (const words of [['list'], ['verify'], ['prune', '--keep', '1']]) {
+    const refused = await runCommand(['backup', words[0], chain, ...words.slice(1)])
+    failsWith(t, refused, 'DM_ARGUMENT_INVALID')
+    t.regex(refused.stderr, /is the folder of one volume; name the one above it/)
+  }
+})
+
 test("what a killed run left of its sockets goes with the chain's next one, and not with a copy's", async (t) => {
   const [original, copy] = [await copied(), await copied()]
   const chain = await Chain.open(original.root, 'demo/harbour', 'exclusive')

@@ -16,6 +16,7 @@ import type { ExecutionContext } from 'ava'
 import { connect as connectHttp2, type ClientHttp2Session, type IncomingHttpHeaders } from 'node:http2'
 import { connect as connectSocket } from 'node:net'
 import { protoPath as healthProtoPath } from 'grpc-health-check'
+import { framed } from '../support/grpc-frame.ts'
 
 const options = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true }
 const csi = loadPackageDefinition(
@@ -128,14 +129,6 @@ export function rawCall(
   if (body === undefined) stream.end()
   else stream.end(body)
   return { session, stream, received, closed }
-}
-
-/** A message as gRPC frames it: a flag, the length, the bytes. */
-export function framed(message: Buffer, flag = 0): Buffer {
-  const header = Buffer.alloc(5)
-  header[0] = flag
-  header.writeUInt32BE(message.length, 1)
-  return Buffer.concat([header, message])
 }
 
 /** An encoded request of GetMetadataAllocated for a snapshot with a short name. */

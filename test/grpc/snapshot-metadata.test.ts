@@ -2,7 +2,10 @@ import { status } from '@grpc/grpc-js'
 import test, { type ExecutionContext } from 'ava'
 import fc from 'fast-check'
 import { capacityBytes, eventually, some, testServer, type Extent, type TestServer } from './extent-backend.ts'
-import { allocatedRequest, framed, outcome, PlainClient, rawCall, type Outcome, type Response } from './plain-client.ts'
+import { allocatedRequest, outcome, PlainClient, rawCall, type Outcome, type Response } from './plain-client.ts'
+import { getMetadataAllocated } from '../../src/grpc/snapshot-metadata-methods.ts'
+import { framed } from '../support/grpc-frame.ts'
+import { beginHeld } from '../support/held-call.ts'
 import { reachableHere } from '../support/reachable-memory.ts'
 
 function extentsOf(messages: Response[]): Extent[] {
@@ -312,6 +315,18 @@ test.serial('a client that does not read is waited for: no message is made beyon
   t.true(backend.asked > asked + 5)
   for (const { stream } of calls) stream.close()
   t.true(await eventually(() => backend.open === 0))
+})
+
+test('a held call gets few messages of a stream until the rest is read', async (t) => {
+  const { path, backend } = await testServer(t)
+  const request = { snapshotId: 'some', startingOffset: 0n, maxResults: 1 }
+  const rest = await beginHeld(path, getMetadataAllocated, request)
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  t.true(backend.asked < 50, `${backend.asked} messages were asked for`)
+  await rest()
+  t.true(backend.asked >= some.length)
+  const damaged = await beginHeld(path, getMetadataAllocated, { ...request, snapshotId: 'damaged' })
+  await t.throwsAsync(damaged(), { message: /block 7 is damaged/ })
 })
 
 test('more streams than are allowed, of one client or of all, are refused until others have ended', async (t) => {

@@ -2,13 +2,12 @@
  * Questions to an agent, and answers held against what they have to be while they arrive: what a client has received is right, however the
  * stream ends.
  */
-import { credentials } from '@grpc/grpc-js'
 import type { ExtentAnswer } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError } from '../../src/errors.ts'
-import { askForExtents, type CallOptions, openChannelTo, type SnapshotMetadataClient } from '../../src/grpc/client.ts'
+import type { CallOptions, SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import { getMetadataDelta } from '../../src/grpc/snapshot-metadata-methods.ts'
-import { fromStatus } from '../../src/grpc/status.ts'
 import type { Extent } from '../support/expected.ts'
+import { beginHeld } from '../support/held-call.ts'
 import { blockBytes } from './raw-pool.ts'
 
 export interface Question {
@@ -37,23 +36,14 @@ export async function answerTo(client: SnapshotMetadataClient, question: Questio
 }
 
 /**
- * Begins a delta of which the server can send but little before it is read: a message has one extent, and the connection
- * has room for some dozens. @param address of a unix socket
+ * Begins a delta of which the server can send but a dozen messages of one extent before it is read. @param address of a
+ * unix socket
  *
- * @returns the rest of the answer, read to its end
+ * @returns reads the rest of the answer to its end
  */
-export async function beginSlowly(address: string, base: string, target: string): Promise<() => Promise<void>> {
-  const channel = openChannelTo(address.replace('unix://', 'unix:'), credentials.createInsecure(), {
-    'grpc-node.flow_control_window': 1024
-  })
+export function beginSlowly(address: string, base: string, target: string): Promise<() => Promise<void>> {
   const request = { baseSnapshotId: base, targetSnapshotId: target, startingOffset: 0n, maxResults: 1 }
-  const failed = (status: Parameters<typeof fromStatus>[0]) => fromStatus(status, address)
-  const { signal } = new AbortController()
-  const { batches } = await askForExtents(channel, getMetadataDelta, request, failed, signal, undefined)
-  return async () => {
-    for await (const batch of batches) void batch
-    channel.close()
-  }
+  return beginHeld(address.replace('unix://', ''), getMetadataDelta, request)
 }
 
 /** The error that an answer ends with. @throws when it does not */

@@ -72,7 +72,10 @@ export const scenesBelow: Scenes = {
     make('--type', 'cache-pool', '--size', '8m', '--name', 'fast')
     const unchecked = 'global { cache_check_executable = "" }'
     lvm('lvconvert', '--config', unchecked, '--type', 'cache', '--cachepool', 'below/fast', 'below/cached')
-    const all = ['moved', 'mirror', 'cached']
+    make('--size', '4m', '--name', 'voled')
+    make('--size', '8m', '--name', 'vol')
+    lvm('lvconvert', '--config', unchecked, '--type', 'cache', '--cachevol', 'below/vol', 'below/voled')
+    const all = ['moved', 'mirror', 'cached', 'voled']
     for (const origin of all) {
       take(origin, `${origin}-1`)
       writeEach(`/dev/below/${origin}`, everyOther(origin === 'moved' ? 500 : 2))
@@ -88,7 +91,7 @@ export const scenesBelow: Scenes = {
     const answers = await inStep(() => Promise.all(all.map(pairOf)))
     t.deepEqual(
       answers.map(({ length }) => length),
-      [500, 2, 2]
+      [500, 2, 2, 2]
     )
     // By hand, they become what LVM makes of other types.
     for (const [origin, table] of [

@@ -11,7 +11,7 @@ import { isSection, notUnderstood, numberOf, type Section, sectionOf, textOf, ty
 export interface Segment {
   readonly startSector: number
   readonly lengthSectors: number
-  /** LVM's word: striped (which linear ones are, too), raid1, thin, cache, … */
+  /** LVM's word, without flags: striped (which linear ones are, too), raid1, thin, cache, … */
   readonly type: string
   /**
    * Of what the kernel has as linear or striped: sectors of a stripe, 0 where there is only one, and where each begins.
@@ -35,7 +35,7 @@ export function segmentsOf(group: Section, volume: string): Segment[] {
   const extent = numberOf(group['extent_size'])
   return Object.entries(section).flatMap(([name, segment]): Segment[] => {
     if (!/^segment\d+$/.test(name) || !isSection(segment)) return []
-    const type = textOf(segment['type'], `the type of ${volume}`)
+    const type = withoutFlags(textOf(segment['type'], `the type of ${volume}`))
     const stripes = stripesOf(group, type, segment)
     return [
       {
@@ -46,6 +46,11 @@ export function segmentsOf(group: Section, volume: string): Segment[] {
       }
     ]
   })
+}
+
+/** LVM writes flags behind a type that older versions must not take for theirs: `cache+CACHE_USES_CACHEVOL`. */
+function withoutFlags(type: string): string {
+  return type.replace(/\+.*$/, '')
 }
 
 /**

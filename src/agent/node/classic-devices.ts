@@ -94,7 +94,7 @@ export async function classicDevices(
     sizeBytes: row.lengthSectors * SECTOR_BYTES,
     chunkBytes: table.chunkSectors * SECTOR_BYTES,
     readOnly: info.readOnly,
-    untouched: info.readOnly && (await isUnwritten(info, ofStore))
+    untouched: info.readOnly && (await isUnwritten(handle, info, ofStore))
   }
 }
 
@@ -135,7 +135,7 @@ export async function tableToCome(
   const uuid = uuidBelow(snapshot, below)
   const info = await deviceMapper.info({ uuid })
   if (!info?.suspended || !info.hasInactiveTable) return undefined
-  return deviceMapper.table({ uuid }, { inactive: true })
+  return unlessGone(deviceMapper.table({ uuid }, { inactive: true }))
 }
 
 function uuidBelow({ uuid, originUuid }: Pick<ClassicReference, 'uuid' | 'originUuid'>, below: Below): string {
@@ -145,14 +145,22 @@ function uuidBelow({ uuid, originUuid }: Pick<ClassicReference, 'uuid' | 'origin
 /** How often to look whether a write is under way, which may be a flush of none. */
 const MOST_LOOKS = 10
 
-/** As far as the kernel counts. @throws DM_READ_FAILED, DM_SNAPSHOT_CHANGED from reading the store */
-async function isUnwritten(device: DeviceNumber, store: Store): Promise<boolean> {
-  const attributes = new DeviceAttributes(device)
+/**
+ * As far as the kernel counts. What it counts is asked for by number, which may be another device's by now.
+ *
+ * @throws DM_COW_INACTIVE where the device is gone meanwhile; DM_READ_FAILED, DM_SNAPSHOT_CHANGED from reading a store
+ */
+async function isUnwritten(handle: string, device: DeviceInfo, store: Store): Promise<boolean> {
+  let attributes: DeviceAttributes | undefined
   try {
+    attributes = new DeviceAttributes(device)
     const now = await attributes.settledAfter(MOST_LOOKS)
+    if (now && now.uuid !== device.uuid) throw inactive(handle)
     return now?.writes === UNWRITTEN && (attributes.isCounted || (await isCountedUnasked(store)))
+  } catch (error) {
+    throw isGone(error) ? inactive(handle) : error
   } finally {
-    attributes.close()
+    attributes?.close()
   }
 }
 
@@ -194,14 +202,14 @@ async function countsReads(attributes: DeviceAttributes, path: string): Promise<
  * How many entries of a snapshot have been given a chunk. It is asked by UUID: its number may be another snapshot's by
  * now, which may have fewer.
  *
- * @throws DM_COW_INVALID, DM_COW_OVERFLOWED, DM_COW_MERGING; what device-mapper calls throw
+ * @throws DM_COW_INACTIVE, DM_COW_INVALID, DM_COW_OVERFLOWED, DM_COW_MERGING; what device-mapper calls throw
  */
 export async function entriesCounted(
   deviceMapper: Pick<DeviceMapper, 'status'>,
   { handle, uuid }: Pick<ClassicReference, 'handle' | 'uuid'>,
   { chunkBytes }: Pick<ClassicDevices, 'chunkBytes'>
 ): Promise<number> {
-  const [row] = await deviceMapper.status({ uuid })
+  const [row] = (await unlessGone(deviceMapper.status({ uuid }))) ?? []
   if (row?.targetType === 'snapshot-merge') throw merging(handle)
   if (row?.targetType !== 'snapshot') throw inactive(handle)
   const status = parseCowStatus(row.params)
@@ -294,10 +302,19 @@ async function refuseOthers(
 
 /** Empty where the device is gone. */
 async function tableAt(deviceMapper: ClassicPort, device: DeviceNumber): Promise<readonly TableRow[]> {
-  return deviceMapper.table(device).catch((error: unknown) => {
-    if (error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE') return []
+  return (await unlessGone(deviceMapper.table(device))) ?? []
+}
+
+/** What device-mapper says of a device; undefined where it was removed meanwhile. */
+async function unlessGone<T>(said: Promise<T>): Promise<T | undefined> {
+  return said.catch((error: unknown) => {
+    if (isGone(error)) return undefined
     throw error
   })
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof DeltamapperError && error.code === 'DM_NO_SUCH_DEVICE'
 }
 
 /** Nothing but its snapshot may stand on a store: what somebody else puts there, the kernel does not know. */

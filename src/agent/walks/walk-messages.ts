@@ -10,6 +10,8 @@ import type { PortableError } from '../../portable-error.ts'
 export interface WalkerData {
   /** How devices will be read. */
   readonly reads: WayToRead
+  /** After so long, a turn no longer counts, in milliseconds. */
+  readonly overdueMs?: number | undefined
 }
 
 /** What the main thread says. */

@@ -23,6 +23,13 @@ export interface Turn {
   end(): void
 }
 
+export interface TurnsOptions {
+  /** Turns at a time. */
+  readonly atOnce?: number | undefined
+  /** After so long, a turn no longer counts, in milliseconds. */
+  readonly overdueMs?: number | undefined
+}
+
 interface CountedTurn extends Turn {
   readonly client: string
   readonly since: number
@@ -43,7 +50,7 @@ export class WalkTurns {
   readonly #waiting = new Map<string, Waiting[]>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor({ atOnce = AT_ONCE, overdueMs = OVERDUE_MS } = {}) {
+  constructor({ atOnce = AT_ONCE, overdueMs = OVERDUE_MS }: TurnsOptions = {}) {
     this.#atOnce = atOnce
     this.#overdueMs = overdueMs
   }

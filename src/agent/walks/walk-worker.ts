@@ -29,9 +29,13 @@ export async function warmUp(port: MessagePort, data: WalkerData | undefined): P
 }
 
 /** @param walkOf the walk of the target that has this name */
-export function serveWalks(port: MessagePort, walkOf: (target: string) => Walk<unknown>): void {
+export function serveWalks(
+  port: MessagePort,
+  walkOf: (target: string) => Walk<unknown>,
+  { overdueMs }: Pick<WalkerData, 'overdueMs'> = {}
+): void {
   const walks = new Map<number, WalkInThread>()
-  const turns = new WalkTurns()
+  const turns = new WalkTurns({ overdueMs })
   const say = (message: FromWalker, transfer: ArrayBuffer[] = []) => {
     port.postMessage(message, transfer)
   }

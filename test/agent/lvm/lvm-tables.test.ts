@@ -121,9 +121,9 @@ raids = [
 ]
 }
 }
-${['mirror', 'cache', 'writecache', 'zero', 'future']
+${['mirror', 'cache', 'cache+CACHE_USES_CACHEVOL', 'writecache', 'zero', 'future']
   .map((type, i) => {
-    const name = ['mirror', 'cache', 'writecache', 'nothing', 'unknown'][i]
+    const name = ['mirror', 'cache', 'cachevol', 'writecache', 'nothing', 'unknown'][i]
     return `${name} {\nsegment1 {\nstart_extent = 0\nextent_count = 4\ntype = "${type}"\n}\n}`
   })
   .join('\n')}
@@ -148,7 +148,9 @@ const uuids: Readonly<Record<number, string>> = {
   4: 'CRYPT-other',
   5: 'LVM-GGGGGGGGGGBBBBBBBBBB-real',
   6: 'LVM-GGGGGGGGGGSSSSSSSSSS-missing_1_0',
-  7: 'LVM-GGGGGGGGGGVVVVVVVVVV-vpool'
+  7: 'LVM-GGGGGGGGGGVVVVVVVVVV-vpool',
+  8: 'LVM-GGGGGGGGGGRRRRRRRRRR-cmeta',
+  9: 'LVM-GGGGGGGGGGRRRRRRRRRR-cdata'
 }
 const deviceMapper = {
   info: async (device: unknown) => ({ uuid: uuids[(device as { minor: number }).minor] }) as never
@@ -189,6 +191,7 @@ test('a table as LVM makes it: thin, raid, mirror, cache, and what stands on not
   t.true(await isLike('raid', '0 32 raid raid1 3 0 region_size 4096 2 253:3 253:3 - -'))
   t.true(await isLike('mirror', '0 32 mirror core 2 1024 nosync 2 253:3 0 253:3 0'))
   t.true(await isLike('cache', '0 32 cache 253:3 253:3 253:3 128 1 writethrough smq 0'))
+  t.true(await isLike('cachevol', '0 32 cache 253:8 253:9 253:3 128 2 metadata2 writeback smq 0'))
   t.true(await isLike('writecache', '0 32 writecache s 253:3 253:3 4096 0'))
   t.true(await isLike('nothing', '0 32 zero '))
   t.true(await isLike('deduplicated', '0 32 linear 253:7 1040'))

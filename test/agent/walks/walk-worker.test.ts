@@ -7,7 +7,7 @@ import type { ExecutionContext } from 'ava'
 
 import type { ThinQuestion } from '../../../src/agent/walks/thin-walk.ts'
 import type { SeenDevices } from '../../../src/agent/walks/seen-devices.ts'
-import { type FromWalker, type ToWalker } from '../../../src/agent/walks/walk-messages.ts'
+import type { FromWalker, ToWalker, WalkerData } from '../../../src/agent/walks/walk-messages.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
 import { testFolder } from '../../support/test-folder.ts'
 import { decode, writeBigPool } from '../sample-pool.ts'
@@ -33,7 +33,10 @@ test('an error is the same on the other side of a thread', (t) => {
 
 /** A walker thread without its keeper. */
 class Thread {
-  readonly worker = new Worker(new URL('../../../src/agent/walker-thread.ts', import.meta.url))
+  // On a machine with much to do a turn would be overdue before its message is made, and the next walk begin beside it.
+  readonly worker = new Worker(new URL('../../../src/agent/walker-thread.ts', import.meta.url), {
+    workerData: { reads: 'auto', overdueMs: 1e9 } satisfies WalkerData
+  })
   readonly said: FromWalker[] = []
 
   constructor(t: ExecutionContext) {
@@ -56,8 +59,8 @@ class Thread {
     }
   }
 
-  start(id: number, request: ThinQuestion): void {
-    this.say({ kind: 'start', id, task: { target: 'thin', request }, reading: { direct: false } })
+  start(id: number, request: ThinQuestion, client = ''): void {
+    this.say({ kind: 'start', id, task: { target: 'thin', request }, reading: { direct: false }, client })
   }
 
   /** Says that nothing is known of the walk's devices, once it asks, and lets it send so many messages. */
@@ -111,6 +114,32 @@ test('a walk says what it is about, then a message for each credit, then that it
     new Array<number>(20).fill(1000)
   )
   t.is(end.kind === 'end' && end.statistics.extents, 20_000)
+})
+
+test('a client with many walks leaves their share to others', async (t) => {
+  const thread = new Thread(t)
+  const { target } = await request(100)
+  const asked = { target: { ...target, live: false }, startingOffset: 0, maxResults: 100 }
+  // All may send everything at once: who comes first is for the thread to decide, not for who takes the messages.
+  const modest = 1000
+  for (let id = 0; id < 150; id++) {
+    thread.start(id, asked, 'greedy')
+    thread.say({ kind: 'credit', id, messages: 1e6 })
+  }
+  await thread.hears('message', 149)
+  thread.start(modest, asked, 'modest')
+  thread.say({ kind: 'credit', id: modest, messages: 1e6 })
+  await thread.hears('end', modest)
+  const messages = thread.said.filter(({ kind }) => kind === 'message')
+  const [first, last] = [
+    messages.findIndex(({ id }) => id === modest),
+    messages.findLastIndex(({ id }) => id === modest)
+  ]
+  const own = thread.count('message', modest)
+  t.is(own, 200)
+  const others = last - first + 1 - own
+  // Were all walks alike, it would be 150 times as many.
+  t.true(others < 5 * own, `${others} messages of others, ${own} of its own`)
 })
 
 test('a walk that is cancelled ends with the reason, whenever that is', async (t) => {
