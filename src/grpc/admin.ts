@@ -94,8 +94,10 @@ export class AdminService {
 
 /** Of bytes only how many there are. */
 function loggable(request: object): object {
-  const logged = ([name, value]: [string, unknown]) => [name, value instanceof Uint8Array ? value.length : value]
-  return Object.fromEntries(Object.entries(request).map(logged))
+  const logged = Object.entries(request).map(([name, value]: [string, unknown]) => {
+    return [name, value instanceof Uint8Array ? value.length : value] as const
+  })
+  return Object.fromEntries(logged)
 }
 
 type Respond = sendUnaryData<Message>

@@ -1,11 +1,12 @@
 /** What a person can ask of records of bases, and have done to them. */
-import type { AdminRequest, AdminResponse } from '../../grpc/admin.ts'
+import type { AdminBackend, AdminRequest, AdminResponse } from '../../grpc/admin.ts'
 import { DeltamapperError } from '../../errors.ts'
-import type { BaseBackend } from '../administration.ts'
 import type { BaseRecords } from '../answers/base-records.ts'
 import type { KnownBase } from '../catalog/bases.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { RecordExchange } from './record-exchange.ts'
+
+type BaseCall = 'listBases' | 'getBase' | 'dropBase' | 'readBase' | 'lendBase'
 
 interface AdministeredCatalog {
   readonly bases: Pick<Catalog['bases'], 'list' | 'find' | 'kept'>
@@ -13,7 +14,7 @@ interface AdministeredCatalog {
 
 type Base = AdminResponse<'getBase'>
 
-export class BaseAdministration implements BaseBackend {
+export class BaseAdministration implements Pick<AdminBackend, BaseCall> {
   readonly #catalog: AdministeredCatalog
   readonly #records: BaseRecords
   readonly #exchange: RecordExchange

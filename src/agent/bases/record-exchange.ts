@@ -1,6 +1,6 @@
 /**
- * Records that travel with the backups that they belong to: handed out in parts, and taken back when the node's own file
- * is gone.
+ * Records that travel with the backups that they belong to: handed out in parts, and taken back when the node's own
+ * file is gone.
  *
  * What comes back replaces the *file* only. Whether a record may stand for its snapshot is what the catalog has seen of
  * that, as always. And it must be a record that this very row of the catalog led to: a snapshot can have been another
@@ -63,8 +63,8 @@ export class RecordExchange {
   /**
    * Takes a part of a record back.
    *
-   * @throws DM_ARGUMENT_INVALID for a part that is none; with the last one DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_DAMAGED,
-   *   or what has spoilt its snapshot; DM_BASE_RECORD_NONE where it cannot be kept
+   * @throws DM_ARGUMENT_INVALID for a part that is none; with the last one DM_BASE_RECORD_FOREIGN,
+   *   DM_BASE_RECORD_DAMAGED, or what has spoilt its snapshot; DM_BASE_RECORD_NONE where it cannot be kept
    */
   async lend({ lending, offset, part, isLast }: AdminRequest<'lendBase'>): Promise<AdminResponse<'lendBase'>> {
     if (!UUID.test(lending)) throw invalid(`lending is ${JSON.stringify(lending)}`, 'give a UUID')

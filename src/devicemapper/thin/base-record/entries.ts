@@ -8,8 +8,8 @@
  * and the bytes of the plane. A pair is what dm-thin has (pack_block_time in drivers/md/dm-thin-metadata.c): data block
  * times 2^24, and time.
  *
- * Such a frame is not compressed: what is left when the planes of zeros are gone has no order, and to look for one takes
- * longer than the walk.
+ * Such a frame is not compressed: what is left when the planes of zeros are gone has no order, and to look for one
+ * takes longer than the walk.
  */
 import { keyAt, type NodeShape } from '../../btree.ts'
 import { fromPlanes, toPlanes } from './byte-planes.ts'

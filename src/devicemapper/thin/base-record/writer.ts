@@ -247,7 +247,9 @@ export class BaseRecordWriter {
     if (this.#runs.isFull) this.#closeFrame()
   }
 
-  /** Adds the run to the frame of pairs. What does not go into that may become a run of the next frame, and still grow. */
+  /**
+   * Adds the run to the frame of pairs. What does not go into that may become a run of the next frame, and still grow.
+   */
   #addScattered(): void {
     while (this.#isScattered && this.#length > 0) {
       const taken = Math.min(this.#length, this.#entries.room)
