@@ -387,12 +387,15 @@ class CoWalk {
 
   /** Adds blocks whose pairs, which begin at a word, are others than the record's, or prove nothing. */
   #addOthers(record: RecordedRuns, begin: number, length: number, words: Uint32Array, word: number): void {
-    for (let i = 0, w = word; i < length; i++, w += 2) {
-      const block = begin + i
-      const time = record.timeOf(block)
-      const isEqual = (words[w] & 0xffffff) === time && words[w + 1] * 256 + (words[w] >>> 24) === record.dataOf(block)
-      if (!isEqual || time >= this.#pairsUntil) this.extents.add(block)
+    const until = this.#pairsUntil
+    // They come in runs, as they were written.
+    let other = begin
+    for (let block = begin, w = word; block < begin + length; block++, w += 2) {
+      if (!record.proves(block, words[w], words[w + 1], until)) continue
+      this.extents.addRun(other, block)
+      other = block + 1
     }
+    this.extents.addRun(other, begin + length)
     record.compared(begin + length)
   }
 

@@ -70,6 +70,17 @@ export class RecordedRuns {
   }
 
   /**
+   * Whether a block of the present stretch has the pair of these two words (dm-thin-metadata.c, pack_block_time), which
+   * is older than `until`.
+   */
+  proves(block: number, low: number, high: number, until: number): boolean {
+    if ((low & 0xffffff) >= until) return false
+    const at = block + this.#shift
+    if (!this.#pairs) return high * 256 + (low >>> 24) === at && (low & 0xffffff) === this.#frame!.times[this.#stretch]
+    return this.#pairs.words[2 * at] === low && this.#pairs.words[2 * at + 1] === high
+  }
+
+  /**
    * Whether blocks of the present stretch have the pairs that a leaf has.
    *
    * @param bytes memory of the leaf, and the same in words of 4 bytes
