@@ -40,6 +40,7 @@ export async function measureRecords(runs: number): Promise<string> {
   try {
     const grown = await kernelGrownPool()
     const pools = [
+      ['written in order, by a kernel', grown, 'base'],
       ['written in order', await mappedPool(BLOCKS), 'volume'],
       ['in order, then 1 % of it written at random, 20 times', await agedPool(BLOCKS), 'volume'],
       ['written at random from the beginning', await shuffledPool(BLOCKS), 'volume'],
@@ -51,7 +52,7 @@ export async function measureRecords(runs: number): Promise<string> {
     for (const target of ['identical', 'clustered', 'scattered', 'rewritten']) {
       deltas.push(said(await deltaRow(grown, 'base', target, folder, runs)))
     }
-    for (const [title, pool] of pools.slice(1, 3)) {
+    for (const [title, pool] of pools.slice(2, 4)) {
       deltas.push(said(await deltaRow(pool, 'volume', 'volume', folder, runs, `${title}; identical`)))
     }
     return `${recordsHeading}
