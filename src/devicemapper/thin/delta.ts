@@ -359,6 +359,7 @@ class CoWalk {
   #compareLeaf(record: RecordedRuns, { bytes, words }: BlockWindow, leaf: NodeShape): number {
     const { low, high } = this.#range
     const { entries, values } = leaf
+    const { sink } = this.#delta
     if (entries === 0 || keyAt(words, leaf, 0) < low) return 0
     const known = Math.min(record.horizon, high, this.#delta.baseEndBlock)
     let i = 0
@@ -370,6 +371,7 @@ class CoWalk {
       if (record.begin > block) {
         const length = Math.min(most, record.begin - block)
         this.extents.addRun(block, block + length)
+        sink?.putEntries(words, leaf, i, i + length)
         i += length
         continue
       }
@@ -378,10 +380,10 @@ class CoWalk {
       if (record.mayProve(this.#pairsUntil) && record.isSame(block, length, bytes, words, word)) {
         record.compared(block + length)
       } else this.#addOthers(record, block, length, words, word)
+      sink?.putEntries(words, leaf, i, i + length)
       i += length
     }
     this.#target.countMappings(words, leaf, 0, i)
-    if (i > 0) this.#delta.sink?.putEntries(words, leaf, 0, i)
     return i
   }
 
