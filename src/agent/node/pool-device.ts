@@ -26,8 +26,6 @@ export interface PoolDevice extends DeviceNumber {
   metadataPath: string
   metadataDevice: MetadataDevice
   dataDevice: DeviceNumber
-  /** The device-mapper UUID of the data device; empty when it has none. */
-  dataUuid: string
 }
 
 /**
@@ -64,12 +62,16 @@ export async function findPoolDevice(
   }
   const { metadataDevice, dataDevice } = parsePoolTable(row.params)
   const metadata = await deviceMapper.info(metadataDevice)
-  const data = await deviceMapper.info(dataDevice)
   return {
-    ...{ ...number, name: info.name, uuid: info.uuid, dataDevice, dataUuid: data?.uuid ?? '' },
+    ...{ ...number, name: info.name, uuid: info.uuid, dataDevice },
     metadataDevice: { ...metadataDevice, uuid: metadata?.uuid ?? '' },
     metadataPath: metadata ? `/dev/mapper/${nodeName(metadata.name)}` : await nodePath(metadataDevice)
   }
+}
+
+/** The device-mapper UUID of a pool's data device; empty when it has none. */
+export async function dataUuidOf(deviceMapper: DeviceMapperPort, { dataDevice }: PoolDevice): Promise<string> {
+  return (await deviceMapper.info(dataDevice))?.uuid ?? ''
 }
 
 /**
