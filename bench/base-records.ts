@@ -5,15 +5,20 @@
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import pino from 'pino'
+import type { ExtentAnswer } from '../src/devicemapper/extents.ts'
 import { BaseRecordReader } from '../src/devicemapper/thin/base-record/reader.ts'
 import { BaseRecordWriter } from '../src/devicemapper/thin/base-record/writer.ts'
-import { type MappingStream, openPoolMetadata, type PoolMetadata } from '../src/devicemapper/thin/pool-metadata.ts'
+import { openPoolMetadata, type PoolMetadata } from '../src/devicemapper/thin/pool-metadata.ts'
 import { WholeRecordSink } from '../src/devicemapper/thin/record-sinks.ts'
 import { projectFolder } from '../scripts/setup.mjs'
 import type { Snapshot } from '../src/agent/walks/snapshot.ts'
 import { walkMessages } from '../src/agent/walks/thin-walk.ts'
 import { noStatistics } from '../src/agent/walks/walk-messages.ts'
-import { agedPool, mappedPool, shuffledPool } from './fragmented-pool.ts'
+import { connect } from '../src/grpc/client.ts'
+import { startServer } from '../src/grpc/server.ts'
+import type { SnapshotMetadataBackend } from '../src/grpc/snapshot-metadata.ts'
+import { agedPool, fragmentedPool, mappedPool, shuffledPool } from './fragmented-pool.ts'
 import { kernelGrownPool } from './kernel-grown-pool.ts'
 import { median, timeProcess } from './measure.ts'
 
@@ -35,9 +40,11 @@ export async function measureRecords(runs: number): Promise<string> {
   try {
     const grown = await kernelGrownPool()
     const pools = [
+      ['written in order, by a kernel', grown, 'base'],
       ['written in order', await mappedPool(BLOCKS), 'volume'],
       ['in order, then 1 % of it written at random, 20 times', await agedPool(BLOCKS), 'volume'],
-      ['written at random from the beginning', await shuffledPool(BLOCKS), 'volume']
+      ['written at random from the beginning', await shuffledPool(BLOCKS), 'volume'],
+      ['every other block of it written', await fragmentedPool(BLOCKS), 'volume']
     ] as const
     const sizes: string[] = []
     for (const [title, pool, snapshot] of pools) sizes.push(said(await sizeRow(title, pool, snapshot, folder, runs)))
@@ -45,17 +52,18 @@ export async function measureRecords(runs: number): Promise<string> {
     for (const target of ['identical', 'clustered', 'scattered', 'rewritten']) {
       deltas.push(said(await deltaRow(grown, 'base', target, folder, runs)))
     }
-    for (const [title, pool] of pools.slice(1)) {
+    for (const [title, pool] of pools.slice(2, 4)) {
       deltas.push(said(await deltaRow(pool, 'volume', 'volume', folder, runs, `${title}; identical`)))
     }
     return `${recordsHeading}
 
-Pools of 4.2 million mappings (64 KiB blocks). *Answer* is what a walker thread does for \`GetMetadataAllocated\`, read
-with O_DIRECT as devices are, without and with the target's record: processor time of all threads, and time on the wall.
-${runs} runs by turns, medians. Made by \`npm run bench -- --records\`.
+Pools of 4.2 million mappings (64 KiB blocks). *Walk* is what a walker thread does for \`GetMetadataAllocated\`, read with
+O_DIRECT as devices are, until the record is on disk: without and with it. *Client* is the same until a client at a unix
+socket has the last extent and the end, server and client in one process. Processor time of all threads / time on the
+wall, in milliseconds. ${runs} runs by turns, medians. Made by \`npm run bench -- --records\`.
 
-| a snapshot that was | mappings | its record | bytes a mapping | of its data | answer | with its record | times |
-|---|--:|--:|--:|--:|--:|--:|--:|
+| a snapshot that was | its record | bytes a mapping | of its data | walk | with record | times | client | with record | times |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 ${sizes.join('\n')}
 
 A delta whose base is gone reads all of the target's tree; one whose base lives, what differs. Processor time, and time
@@ -96,15 +104,22 @@ async function sizeRow(title: string, pool: string, snapshot: string, folder: st
       ...{ kind: 'thin', handle: 'vg/snapshot', identity: 'uuid', volume: 'volume', thinId: id, sizeBytes },
       ...{ metadataPath: image, poolIdentity: 'pool', live: true }
     }
-    const [plain, recorded] = await byTurns(runs, [() => answered(target), () => answered(target, folder)])
+    const client = await startClient(target, folder)
+    const times = await byTurns(runs, [
+      () => answered(target),
+      () => answered(target, folder),
+      () => client.ask('plain'),
+      () => client.ask('recorded')
+    ]).finally(() => client.stop())
     const cells = [
       title,
-      count(mappedBlocks),
       size < 2 ** 20 ? `${(size / 1024).toFixed(1)} KiB` : `${(size / 2 ** 20).toFixed(1)} MiB`,
       (size / mappedBlocks).toFixed(2),
       `${((100 * size) / (mappedBlocks * BLOCK_BYTES)).toFixed(5)} %`,
-      ...[plain, recorded].map(({ cpu, wall }) => `${cpu.toFixed(0)} / ${wall.toFixed(0)} ms`),
-      `${(recorded.cpu / plain.cpu).toFixed(2)} / ${(recorded.wall / plain.wall).toFixed(2)}`
+      ...[times.slice(0, 2), times.slice(2)].flatMap(([plain, recorded]) => [
+        ...[plain, recorded].map(({ cpu, wall }) => `${cpu.toFixed(0)} / ${wall.toFixed(0)}`),
+        `${(recorded.cpu / plain.cpu).toFixed(2)} / **${(recorded.wall / plain.wall).toFixed(2)}**`
+      ])
     ]
     return `| ${cells.join(' | ')} |`
   } finally {
@@ -112,21 +127,54 @@ async function sizeRow(title: string, pool: string, snapshot: string, folder: st
   }
 }
 
-/** The answer of a walker thread about all that a snapshot has allocated. @param folder where its record goes, if one is kept */
+/** Asks over gRPC, as backup software does: for the snapshot, with its record or without. */
+async function startClient(target: Snapshot, folder: string) {
+  const address = `unix://${folder}/records.sock`
+  const backend: SnapshotMetadataBackend = {
+    allocated: async ({ snapshotId }) => ({
+      capacityBytes: target.sizeBytes,
+      messages: messagesOf(target, snapshotId === 'recorded' ? folder : undefined)
+    }),
+    delta: async () => Promise.reject(new Error('nobody asks for a delta'))
+  }
+  const server = await startServer({
+    ...{ listen: [address], backend, identity: { driverName: 'bench.deltamapper.dev' } },
+    logger: pino({ level: 'silent' })
+  })
+  const client = connect(address)
+  return {
+    async ask(snapshotId: string): Promise<number> {
+      return drained(await client.allocated({ snapshotId, startingOffset: 0, maxResults: 0 }))
+    },
+    async stop() {
+      client.close()
+      await server.drain(0)
+    }
+  }
+}
+
 async function answered(target: Snapshot, folder?: string): Promise<number> {
+  let bytes = 0
+  for await (const message of messagesOf(target, folder)) bytes += message.length
+  return bytes
+}
+
+/**
+ * The answer of a walker thread about all that a snapshot has allocated.
+ *
+ * @param folder where its record goes, if one is kept
+ */
+function messagesOf(target: Snapshot, folder?: string): AsyncGenerator<Uint8Array> {
   const wanted = folder && {
     ...{ folder, name: 'answer.base', maxBytes: 2 ** 30, poolIdentity: 'pool', baseRecord: undefined }
   }
   const question = { target, startingOffset: 0, maxResults: 0, direct: true }
-  const messages = walkMessages(question, noStatistics(), new AbortController().signal, {
+  return walkMessages(question, noStatistics(), new AbortController().signal, {
     onSeen: async () => wanted || undefined,
     onKept: async (outcome) => {
       if (!('bytes' in outcome)) throw new Error(outcome.notKept)
     }
   })
-  let bytes = 0
-  for await (const message of messages) bytes += message.length
-  return bytes
 }
 
 async function deltaRow(
@@ -158,7 +206,7 @@ async function deltaRow(
       title,
       count(blocks / BLOCK_BYTES),
       ...[allocated, gone].map(({ cpu, wall }) => `${cpu.toFixed(0)} / ${wall.toFixed(0)} ms`),
-      `**${(gone.cpu / allocated.cpu).toFixed(2)}** / ${(gone.wall / allocated.wall).toFixed(2)}`,
+      `**${(gone.cpu / allocated.cpu).toFixed(2)}** / **${(gone.wall / allocated.wall).toFixed(2)}**`,
       `${living.cpu.toFixed(1)} ms`
     ]
     return `| ${cells.join(' | ')} |`
@@ -207,7 +255,7 @@ async function record(metadata: PoolMetadata, id: number, sizeBytes: number, pat
 }
 
 /** @returns bytes in all */
-async function drained({ batches }: MappingStream): Promise<number> {
+async function drained({ batches }: Pick<ExtentAnswer, 'batches'>): Promise<number> {
   let bytes = 0
   for await (const { count, sizes } of batches) for (let i = 0; i < count; i++) bytes += sizes[i]
   return bytes

@@ -13,7 +13,7 @@ const ERA_CALLS = [
   ...(['attachEra', 'detachEra', 'activateEra', 'deactivateEra', 'growEra', 'listEra'] as const),
   ...(['createEraSnapshot', 'beginSnapshot', 'endSnapshot', 'listEraSnapshots'] as const)
 ]
-const BASE_CALLS = ['listBases', 'getBase', 'dropBase'] as const
+const BASE_CALLS = ['listBases', 'getBase', 'dropBase', 'readBase', 'lendBase'] as const
 
 /** Pools of our own. */
 export type PoolBackend = Pick<AdminBackend, (typeof POOL_CALLS)[number] | 'deleteSnapshot'>

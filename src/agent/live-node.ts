@@ -108,7 +108,7 @@ export async function startLiveNode(config: AgentConfig, context: LiveNodeContex
 
 /** Records of bases, and the looks that they depend on. */
 async function startBases(
-  { bases: { keep, days, maxBytes, folder }, catalog: path, readDeadlineSeconds }: AgentConfig,
+  { bases: { keep, days, maxBytes, folder }, catalog: path }: AgentConfig,
   { started, metrics, logger }: LiveNodeContext,
   { catalog, deviceMapper, lvm, clocks }: Node
 ): Promise<BaseRecords> {
@@ -117,9 +117,7 @@ async function startBases(
     retention: { keep, keptMs: days * 86_400_000, maxBytes }
   })
   if (keep > 0) await records.start()
-  const looks = new BaseLooks({
-    ...{ catalog, deviceMapper, lvm, records, clocks, logger, readDeadlineMs: readDeadlineSeconds * 1000 }
-  })
+  const looks = new BaseLooks({ catalog, deviceMapper, lvm, records, clocks, logger })
   looks.start()
   started.defer(() => looks.close())
   metrics.watchBases(catalog, records.counts)

@@ -81,7 +81,7 @@ export class AdminService {
     const failure = result instanceof DeltamapperError ? result : undefined
     const fields = {
       method: method.localName,
-      request,
+      request: request && loggable(request),
       status: failure?.status ?? 'OK',
       ...(failure && { code: failure.code, reason: failure.line }),
       durationMs: Math.round((performance.now() - begin) * 100) / 100
@@ -90,6 +90,14 @@ export class AdminService {
     else this.#logger.info(fields, 'admin call')
     return result
   }
+}
+
+/** Of bytes only how many there are. */
+function loggable(request: object): object {
+  const logged = Object.entries(request).map(([name, value]: [string, unknown]) => {
+    return [name, value instanceof Uint8Array ? value.length : value] as const
+  })
+  return Object.fromEntries(logged)
 }
 
 type Respond = sendUnaryData<Message>

@@ -109,6 +109,8 @@ export function recordingBackend(): { backend: AdminBackend; calls: RecordedCall
     ...{ growEra: eraVolume, listEra: { volumes: [eraVolume, inactiveEraVolume] }, createEraSnapshot: eraSnapshot },
     ...{ listBases: { bases: [standingBase, lostBase], folder: '/var/lib/deltamapper/bases' }, dropBase: {} },
     getBase: standingBase,
+    readBase: { record: 'a.base', recordBytes: 3, part: new Uint8Array([1, 2, 3]) },
+    lendBase: { handle: 'vg/monday' },
     beginSnapshot: { token: 'b5c2', boundaryEra: 7, deadlineMs: 30_000 },
     endSnapshot: { snapshot: { ...eraSnapshot, removedAtMs: 1_800_000_000_001, exact: false } },
     listEraSnapshots: { snapshots: [eraSnapshot] },

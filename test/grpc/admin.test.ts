@@ -41,7 +41,7 @@ test('every method of the service is answered by the backend method of its name'
   const { backend, calls } = recordingBackend()
   const { path } = await testServer(t, { admin: backend })
   const call = plainCall(t, `unix:${path}`)
-  t.is(adminMethods.length, 33)
+  t.is(adminMethods.length, 35)
   for (const [, { name }] of adminMethods) await call(name, {})
   t.deepEqual(
     calls.map(([method]) => method),

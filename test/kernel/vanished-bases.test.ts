@@ -7,6 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import test from 'ava'
+import { BaseRecordReader } from '../../src/devicemapper/thin/base-record/reader.ts'
+import { runCommand } from '../cli/run-command.ts'
 import { connectAdmin } from '../../src/grpc/admin-client.ts'
 import type { SnapshotMetadataClient } from '../../src/grpc/client.ts'
 import type { Extent } from '../support/expected.ts'
@@ -41,10 +43,16 @@ function snapshot(name: string): void {
   lvm('lvchange', '--permission', 'r', `${GROUP}/${name}`)
 }
 
+const uuidOf = (name: string) => lvm('lvs', '--noheadings', '--options', 'uuid', `${GROUP}/${name}`).trim()
 const remove = (name: string) => lvm('lvremove', '--force', `${GROUP}/${name}`)
 const full = (name: string) => answerTo(client, { target: `${GROUP}/${name}` })
 const delta = (base: string, target: string) =>
   answerTo(client, { base: `${GROUP}/${base}`, target: `${GROUP}/${target}` })
+
+/** A command of deltamapper's, at the agent. */
+async function command(...words: string[]) {
+  return runCommand([...words, '--endpoint', agent.address])
+}
 
 async function refusal(base: string, target: string): Promise<string> {
   return (await failure(ask(client, { base: `${GROUP}/${base}`, target: `${GROUP}/${target}` }))).code
@@ -74,7 +82,14 @@ test.serial('a base may go once its answer has ended: the same answer comes from
   snapshot('tue')
   const monTue = [extent(10, 5), extent(300, 2)]
   t.deepEqual(await delta('mon', 'tue'), monTue)
-  t.is(readdirSync(join(folder, 'bases')).length, 2, 'a full record, and one patched with the delta')
+  const records = readdirSync(join(folder, 'bases'))
+  t.is(records.length, 2, 'a full record, and one patched with the delta')
+  for (const each of records) {
+    const record = await BaseRecordReader.open(join(folder, 'bases', each))
+    const { metadataUuid, dataUuid } = record.header.pool
+    t.deepEqual([metadataUuid, dataUuid], [uuidOf('pool_tmeta'), uuidOf('pool_tdata')])
+    await record.close()
+  }
   remove('mon')
   t.deepEqual(await delta('mon', 'tue'), monTue)
 
@@ -103,6 +118,31 @@ test.serial('a base may go once its answer has ended: the same answer comes from
   ])
 })
 
+test.serial('a record that travelled with its backup is taken back, and no other', async (t) => {
+  t.timeout(600_000)
+  const file = (name: string) => join(folder, `${name}.base`)
+  const lent = (record: string, target: string) =>
+    command('delta', '--base-record', record, `${GROUP}/${target}`, '-o', 'ndjson')
+  const own = await command('delta', `${GROUP}/tue`, `${GROUP}/thu`, '-o', 'ndjson')
+  t.is(own.status, 0, own.stderr)
+  for (const name of ['tue', 'wed']) {
+    const saved = await command('base', 'save', `${GROUP}/${name}`, '--to', file(name))
+    t.regex(saved.stderr, /complete\n$/)
+  }
+  t.is((await command('base', 'drop', `${GROUP}/tue`, '--yes')).status, 0)
+  t.is(await refusal('tue', 'thu'), 'DM_BASE_RECORD_NONE')
+  t.deepEqual((await lent(file('tue'), 'thu')).stdout, own.stdout)
+  t.deepEqual(await delta('tue', 'thu'), [extent(0, 100)], 'the agent has it again')
+  // While a base lives, it answers for itself.
+  const living = await lent(file('wed'), 'thu')
+  t.deepEqual(living.stdout, (await command('delta', `${GROUP}/wed`, `${GROUP}/thu`, '-o', 'ndjson')).stdout)
+  const id = lvm('lvs', '--noheadings', '--options', 'thin_id', `${GROUP}/wed`).trim()
+  const byHand = ['--metadata', '/dev/mapper/bases-pool_tmeta', '--live-root', '--to', file('hand')]
+  const made = await runCommand(['base', 'save', id, ...byHand])
+  t.is(made.status, 0, made.stderr)
+  t.regex((await lent(file('hand'), 'thu')).stderr, /no agent has made it.*DM_BASE_RECORD_FOREIGN/)
+})
+
 test.serial('an agent that was killed answers from the records that it finds', async (t) => {
   t.timeout(600_000)
   await agent.kill()
@@ -122,6 +162,8 @@ test.serial(
     ] as const) {
       snapshot(name)
       await full(name)
+      const record = join(folder, `${name}.base`)
+      if (name === 'written') await command('base', 'save', `${GROUP}/${name}`, '--to', record)
       lvm('lvchange', '--permission', 'rw', `${GROUP}/${name}`)
       lvm('lvchange', '--activate', 'y', '--ignoreactivationskip', `${GROUP}/${name}`)
       await meanwhile()
@@ -133,6 +175,9 @@ test.serial(
       if (name === 'written') t.is(await refusal(name, `after-${name}`), 'DM_BASE_CHANGED')
       remove(name)
       t.is(await refusal(name, `after-${name}`), 'DM_BASE_RECORD_WRITABLE')
+      if (name !== 'written') continue
+      const lent = await command('delta', '--base-record', record, `${GROUP}/after-${name}`)
+      t.regex(lent.stderr, /DM_BASE_RECORD_WRITABLE/)
     }
     lvm('lvcreate', '--snapshot', '--name', 'own', `${GROUP}/data`)
     await full('own')
@@ -170,5 +215,7 @@ test.serial('a pool that was not active all the time ends its records', async (t
   lvm('vgchange', '--activate', 'n', GROUP)
   lvm('vgchange', '--activate', 'y', GROUP)
   t.is(await refusal('mon', 'wed'), 'DM_BASE_RECORD_INTERRUPTED')
+  const lent = await command('delta', '--base-record', join(folder, 'tue.base'), `${GROUP}/thu`)
+  t.regex(lent.stderr, /DM_BASE_RECORD_INTERRUPTED/)
   t.is(await refusal('wed', 'thu').catch(() => 'answered'), 'answered', 'while it lives, a base is a base')
 })

@@ -35,6 +35,10 @@ export interface BaseRecordsOptions {
 
 /** Names of records end so; what is being written ends in `.part`. */
 const RECORD_SUFFIX = '.base'
+/** What comes back in parts begins so, and ends in `.part`. */
+export const LENT_PREFIX = 'lent.'
+/** Milliseconds after which no further part is expected. */
+const LENT_MS = 3_600_000
 
 export class BaseRecords {
   readonly folder: string
@@ -55,6 +59,11 @@ export class BaseRecords {
     this.#retention = retention
     this.#logger = logger
     this.#instanceOf = instanceOf
+  }
+
+  /** The most bytes that all records may have together; 0 where none are kept. */
+  get maxBytes(): number {
+    return this.#retention.keep === 0 ? 0 : this.#retention.maxBytes
   }
 
   /** Makes the folder, and removes what an earlier agent left unfinished. @throws DM_CONFIG_INVALID */
@@ -142,12 +151,12 @@ export class BaseRecords {
     const known = await this.#catalog.bases.find(target)
     if (known === undefined || known.spoilt !== undefined || known.record !== undefined) return undefined
     const knownBase = base && (await this.#catalog.bases.find(base))
-    const name = known.identity.replaceAll(/[^A-Za-z0-9-]/g, '-').slice(0, 100)
     return {
       folder: this.folder,
-      name: `${name}.${randomBytes(4).toString('hex')}${RECORD_SUFFIX}`,
+      name: newRecordName(known),
       maxBytes: this.#retention.maxBytes,
       poolIdentity: target.pool,
+      watchedSince: known.firstServedAt,
       baseRecord: knownBase?.spoilt === undefined ? knownBase?.record : undefined
     }
   }
@@ -200,10 +209,12 @@ export class BaseRecords {
   /** Files of a catalog that was lost can still be used by hand, for as long as records are kept. */
   async #removeStrayFiles(known: ReadonlySet<string | undefined>, now: number): Promise<void> {
     for (const each of await readdir(this.folder)) {
-      if (!each.endsWith(RECORD_SUFFIX) || known.has(each)) continue
+      const isLent = each.startsWith(LENT_PREFIX) && each.endsWith('.part')
+      if (!isLent && (!each.endsWith(RECORD_SUFFIX) || known.has(each))) continue
       const path = join(this.folder, each)
       const status = await stat(path).catch(() => undefined)
-      if (status && now - status.mtimeMs > this.#retention.keptMs) await rm(path, { force: true })
+      const keptMs = isLent ? LENT_MS : this.#retention.keptMs
+      if (status && now - status.mtimeMs > keptMs) await rm(path, { force: true })
     }
   }
 
@@ -214,6 +225,12 @@ export class BaseRecords {
     this.#saidNotKept.add(handle)
     this.#logger.warn({ snapshot: handle, why }, 'its record could not be kept: the snapshot has to stay to be a base')
   }
+}
+
+/** Of the file of a record; no other has it. */
+export function newRecordName({ identity }: BaseKey): string {
+  const name = identity.replaceAll(/[^A-Za-z0-9-]/g, '-').slice(0, 100)
+  return `${name}.${randomBytes(4).toString('hex')}${RECORD_SUFFIX}`
 }
 
 /** Milliseconds since the machine was started. */

@@ -4,7 +4,7 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
-import { type DeviceMapperPort, findPoolDevice } from '../node/pool-device.ts'
+import { dataUuidOf, type DeviceMapperPort, findPoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 import { poolUuid, thinUuid } from '../node/naming.ts'
@@ -47,6 +47,7 @@ export function ownedPoolSource(
         ...{ thinId, sizeBytes, transactionId },
         metadataPath: device.metadataPath,
         metadataDevice: device.metadataDevice,
+        dataUuid: await dataUuidOf(deviceMapper, device),
         poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: poolUuid({ name: pool }) },

@@ -6,7 +6,7 @@
  * still waits for its turn. A running look is not shared, because it may be older than the question.
  */
 import type { ReadOptions } from '../../devicemapper/block-reader.ts'
-import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
+import { openPoolMetadata, type PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { WentBack } from '../catalog/pool-clocks.ts'
 import type { Snapshot } from '../walks/snapshot.ts'
@@ -25,6 +25,7 @@ interface Turn {
   /** Its subject. */
   readonly key: string
   readonly look: Promise<WentBack | undefined>
+  /** It may be shared: it has not begun, and nobody goes on with what it opens. */
   waits: boolean
 }
 
@@ -57,15 +58,50 @@ export class PoolClockLooks {
     const key = JSON.stringify([pool, metadataPath, metadataDevice])
     const last = this.#last.get(pool)
     if (last?.waits && last.key === key) return last.look
-    const before = last?.look ?? Promise.resolve(undefined)
+    return this.#takeTurn(pool, { key, waits: true }, async () => {
+      const { metadata, wentBack } = await this.#open(pool, place)
+      await metadata.close()
+      return wentBack
+    })
+  }
+
+  /**
+   * Looks at the clock of a pool, and lends its metadata as it was then. Whoever looks next does not wait until it is
+   * given back.
+   *
+   * @throws what `look` throws, and what `use` throws
+   */
+  async lend<T>(
+    place: PoolPlace & { readonly poolIdentity: string },
+    use: (metadata: PoolMetadata) => Promise<T>
+  ): Promise<T> {
+    let opened: PoolMetadata | undefined
+    try {
+      await this.#takeTurn(place.poolIdentity, { key: '', waits: false }, async () => {
+        const { metadata, wentBack } = await this.#open(place.poolIdentity, place)
+        opened = metadata
+        return wentBack
+      })
+      return await use(opened!)
+    } finally {
+      await opened?.close()
+    }
+  }
+
+  /** Waits for the looks at this pool before, whatever becomes of them. */
+  #takeTurn(
+    pool: string,
+    begun: Pick<Turn, 'key' | 'waits'>,
+    read: () => Promise<WentBack | undefined>
+  ): Promise<WentBack | undefined> {
+    const before = this.#last.get(pool)?.look ?? Promise.resolve(undefined)
     const turn: Turn = {
-      key,
-      waits: true,
+      ...begun,
       look: before
         .catch(() => undefined)
         .then(() => {
           turn.waits = false
-          return this.#read(pool, place)
+          return read()
         })
         .finally(() => {
           if (this.#last.get(pool) === turn) this.#last.delete(pool)
@@ -75,15 +111,19 @@ export class PoolClockLooks {
     return turn.look
   }
 
-  async #read(pool: string, { metadataPath, metadataDevice }: PoolPlace): Promise<WentBack | undefined> {
+  async #open(
+    pool: string,
+    { metadataPath, metadataDevice }: PoolPlace
+  ): Promise<{ metadata: PoolMetadata; wentBack: WentBack | undefined }> {
     const metadata = await openPoolMetadata(metadataPath, {
       ...{ liveRoot: true, device: metadataDevice, ...this.#reading }
     })
     try {
       const clock = { pool, ...(await metadata.moment()) }
-      return await this.#catalog.poolClocks.saw(clock, this.#now())
-    } finally {
+      return { metadata, wentBack: await this.#catalog.poolClocks.saw(clock, this.#now()) }
+    } catch (error) {
       await metadata.close()
+      throw error
     }
   }
 }

@@ -9,7 +9,7 @@
  */
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
 import { DeltamapperError } from '../../errors.ts'
-import { type DeviceMapperPort, findPoolDevice, liveTable, type PoolDevice } from '../node/pool-device.ts'
+import { dataUuidOf, type DeviceMapperPort, findPoolDevice, liveTable, type PoolDevice } from '../node/pool-device.ts'
 import { poolIdentity } from '../node/pool-identity.ts'
 import type { Snapshot, SnapshotSource } from '../walks/snapshot.ts'
 import type { LogicalVolume } from '../lvm/parse.ts'
@@ -61,6 +61,7 @@ export function volumeGroupSource(
         transactionId,
         metadataPath: device.metadataPath,
         metadataDevice: device.metadataDevice,
+        dataUuid: await dataUuidOf(deviceMapper, device),
         poolIdentity: await poolIdentity(deviceMapper, device),
         live: true,
         pool: { uuid: thinPoolUuid(pool) },

@@ -1,19 +1,28 @@
 /** What a person can ask of records of bases, and have done to them. */
-import type { AdminBackend, AdminResponse } from '../../grpc/admin.ts'
+import type { AdminBackend, AdminRequest, AdminResponse } from '../../grpc/admin.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { BaseRecords } from '../answers/base-records.ts'
 import type { KnownBase } from '../catalog/bases.ts'
 import type { Catalog } from '../catalog/catalog.ts'
+import { RecordExchange } from './record-exchange.ts'
+
+type BaseCall = 'listBases' | 'getBase' | 'dropBase' | 'readBase' | 'lendBase'
+
+interface AdministeredCatalog {
+  readonly bases: Pick<Catalog['bases'], 'list' | 'find' | 'kept'>
+}
 
 type Base = AdminResponse<'getBase'>
 
-export class BaseAdministration implements Pick<AdminBackend, 'listBases' | 'getBase' | 'dropBase'> {
-  readonly #catalog: { readonly bases: Pick<Catalog['bases'], 'list'> }
+export class BaseAdministration implements Pick<AdminBackend, BaseCall> {
+  readonly #catalog: AdministeredCatalog
   readonly #records: BaseRecords
+  readonly #exchange: RecordExchange
 
-  constructor(catalog: { readonly bases: Pick<Catalog['bases'], 'list'> }, records: BaseRecords) {
+  constructor(catalog: AdministeredCatalog, records: BaseRecords) {
     this.#catalog = catalog
     this.#records = records
+    this.#exchange = new RecordExchange(catalog.bases, records.folder, records.maxBytes)
   }
 
   async listBases(_request: object = {}): Promise<AdminResponse<'listBases'>> {
@@ -37,6 +46,16 @@ export class BaseAdministration implements Pick<AdminBackend, 'listBases' | 'get
       `there is no record of ${handle}`,
       '`deltamapper base list` shows which there are'
     )
+  }
+
+  /** @throws DM_SNAPSHOT_NOT_FOUND, and what RecordExchange throws */
+  async readBase(request: AdminRequest<'readBase'>): Promise<AdminResponse<'readBase'>> {
+    return this.#exchange.read(await this.#named(request.handle), request)
+  }
+
+  /** @throws what RecordExchange throws */
+  async lendBase(request: AdminRequest<'lendBase'>): Promise<AdminResponse<'lendBase'>> {
+    return this.#exchange.lend(request)
   }
 
   /** The snapshots that were first served by this handle, the newest first. */

@@ -7,7 +7,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { deviceInstance } from '../../devicemapper/block-queue.ts'
-import { openPoolMetadata, type PoolMetadata, type ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
+import type { PoolMetadata, ThinDevice } from '../../devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { type BaseRecords, uptimeNow } from '../answers/base-records.ts'
 import { DeviceMapperLook, LvmLook, type LvmPort } from '../answers/one-look.ts'
@@ -33,10 +33,8 @@ export interface BaseLooksOptions {
   readonly lvm: LvmPort
   readonly records: BaseRecords
   /** Questions look at the same clocks, in one order. */
-  readonly clocks: Pick<PoolClockLooks, 'look'>
+  readonly clocks: Pick<PoolClockLooks, 'lend'>
   readonly logger: Pick<Logger, 'warn'>
-  /** How long one request to a metadata device may take, in milliseconds. */
-  readonly readDeadlineMs?: number
   /** Milliseconds; 10,000 by default. */
   readonly intervalMs?: number
 }
@@ -109,7 +107,7 @@ export class BaseLooks {
     bases: readonly KnownBase[],
     look: { deviceMapper: DeviceMapperPort; lvm: LvmPort }
   ): Promise<void> {
-    const { catalog, clocks, deviceMapper, readDeadlineMs } = this.#options
+    const { catalog, clocks, deviceMapper } = this.#options
     // Older than anything that is seen.
     const uptimeMs = uptimeNow()
     const found = await this.#findPool(pool, look)
@@ -119,21 +117,16 @@ export class BaseLooks {
       await catalog.bases.spoilPool(pool, 'DM_BASE_RECORD_INTERRUPTED', 'its pool was found not to be active')
       return
     }
-    // A copy of the pool from before is noticed from now on, also where a base comes back with it.
     const { metadataPath, metadataDevice } = device
-    await clocks.look({ metadataPath, metadataDevice, poolIdentity: await poolIdentity(deviceMapper, device) })
+    const place = { metadataPath, metadataDevice, poolIdentity: await poolIdentity(deviceMapper, device) }
     const instance = await deviceInstance(device)
-    const metadata = await openPoolMetadata(device.metadataPath, {
-      ...{ liveRoot: true, device: device.metadataDevice, deadlineMs: readDeadlineMs }
-    })
-    try {
+    // A copy of the pool from before is noticed from now on, also where a base comes back with it.
+    await clocks.lend(place, async (metadata) => {
       for (const base of bases) {
         if (base.instance !== instance) await catalog.bases.sawGone(base, { instance, uptimeMs })
         else if (base.goneAt === undefined) await this.#lookAtBase(base, instance, uptimeMs, metadata, snapshot)
       }
-    } finally {
-      await metadata.close()
-    }
+    })
   }
 
   async #lookAtBase(

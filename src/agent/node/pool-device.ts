@@ -69,6 +69,11 @@ export async function findPoolDevice(
   }
 }
 
+/** The device-mapper UUID of a pool's data device; empty when it has none. */
+export async function dataUuidOf(deviceMapper: DeviceMapperPort, { dataDevice }: PoolDevice): Promise<string> {
+  return (await deviceMapper.info(dataDevice))?.uuid ?? ''
+}
+
 /**
  * The live table of a device that was found; empty when it is gone. It is asked by UUID, or by name where there is
  * none, because its number may be another device's by now.

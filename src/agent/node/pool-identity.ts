@@ -5,13 +5,14 @@
 import { createHash } from 'node:crypto'
 import type { DeviceNumber } from '../../../native/device.ts'
 import { deviceIdentity } from './device-identity.ts'
+import type { PoolVolumes } from '../../devicemapper/thin/base-record/trust.ts'
 import { type DeviceMapperPort, nodePath, type PoolDevice } from './pool-device.ts'
 
 /** Devices in the parameters of a table, as the kernel prints them. */
 const DEVICES = /(?<![^ ])(\d+):(\d+)(?![^ ])/g
 
-/** LVM's UUIDs of a group and of a pool in it, without their hyphens (answers/volume-group.ts). */
-const LVM_POOL = /^LVM-[0-9A-Za-z]{32}([0-9A-Za-z]{32})-tpool$/
+/** LVM's UUIDs of a group and of a volume in it, without their hyphens, and what the device is to the volume. */
+const LVM_DEVICE = /^LVM-[0-9A-Za-z]{32}([0-9A-Za-z]{32})(?:-([a-z]+))?$/
 /** Where LVM writes hyphens into a UUID. */
 const LVM_UUID = /^(.{6})(.{4})(.{4})(.{4})(.{4})(.{4})(.{6})$/
 
@@ -22,12 +23,35 @@ const LVM_UUID = /^(.{6})(.{4})(.{4})(.{4})(.{4})(.{4})(.{6})$/
  * @throws what device-mapper calls throw, DM_READ_FAILED
  */
 export async function poolIdentity(deviceMapper: DeviceMapperPort, pool: PoolDevice): Promise<string> {
-  const lvm = LVM_POOL.exec(pool.uuid)?.[1]
-  if (lvm !== undefined) return lvm.replace(LVM_UUID, '$1-$2-$3-$4-$5-$6-$7')
+  const lvm = lvmUuid(pool.uuid, 'tpool')
+  if (lvm !== undefined) return lvm
   if (pool.uuid !== '') return pool.uuid
   const below = [await onDisks(deviceMapper, pool.metadataDevice), await onDisks(deviceMapper, pool.dataDevice)]
   // A hash: its length does not depend on the number of disks, and parameters may hold a key.
   return `disks:${createHash('sha256').update(below.join('\n')).digest('hex')}`
+}
+
+/**
+ * LVM's UUID of the volume whose device this is; undefined if it is none of LVM's.
+ *
+ * @param uuid of device-mapper (build_dm_uuid, lib/misc/lvm-string.c)
+ * @param layer what the device has to be to its volume
+ */
+export function lvmUuid(uuid: string, layer?: string): string | undefined {
+  const [, volume, found] = LVM_DEVICE.exec(uuid) ?? []
+  if (volume === undefined || (layer !== undefined && found !== layer)) return undefined
+  return volume.replace(LVM_UUID, '$1-$2-$3-$4-$5-$6-$7')
+}
+
+/** LVM's UUIDs of the volumes that a pool in use has its metadata and its data on, where they are LVM's. */
+export function poolVolumes({
+  metadataDevice,
+  dataUuid
+}: {
+  readonly metadataDevice?: { readonly uuid: string }
+  readonly dataUuid?: string
+}): PoolVolumes {
+  return { metadataUuid: lvmUuid(metadataDevice?.uuid ?? ''), dataUuid: lvmUuid(dataUuid ?? '') }
 }
 
 /** The identity of a device; a device-mapper device without UUID is identified by where its first sectors are. */

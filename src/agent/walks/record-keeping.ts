@@ -16,6 +16,7 @@ import type { MappingSink } from '../../devicemapper/thin/mapping-sink.ts'
 import type { PoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../devicemapper/thin/record-sinks.ts'
 import { asDeltamapperError } from '../../errors.ts'
+import { poolVolumes } from '../node/pool-identity.ts'
 import type { SeenDevice } from './seen-devices.ts'
 
 /** A record that is to be written. */
@@ -28,6 +29,8 @@ export interface RecordWanted {
   readonly maxBytes: number
   /** Which pool it is of (pool-identity.ts). */
   readonly poolIdentity: string
+  /** Since when nobody can have written to the target unseen, in milliseconds since 1970. */
+  readonly watchedSince?: number
   /** The file of the base's record; undefined without one. */
   readonly baseRecord: string | undefined
 }
@@ -70,10 +73,12 @@ export class RecordKeeping {
         identity: wanted.poolIdentity,
         dataBlockBytes: metadata.superblock.dataBlockBytes,
         dataBlocks: metadata.superblock.dataBlocks,
+        ...poolVolumes(target.snapshot),
         moment: await metadata.moment(signal)
       },
       device: {
-        ...{ id: thinId, creationTime, transactionId: target.transactionId, mappedBlocks, sizeBytes, identity, volume }
+        ...{ id: thinId, creationTime, transactionId: target.transactionId, mappedBlocks, sizeBytes, identity, volume },
+        watchedSince: wanted.watchedSince
       },
       handles: [handle],
       madeAt: Date.now()

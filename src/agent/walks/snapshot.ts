@@ -61,6 +61,8 @@ export interface Snapshot {
   pool?: DeviceReference
   /** The number of that device, for as long as the pool is active. */
   poolDevice?: DeviceNumber
+  /** For a pool in use, the device-mapper UUID of the device with its data; empty when it has none. */
+  dataUuid?: string
   /**
    * What the pool's metadata must say of the device (DeviceDetails.transactionId); otherwise it is another device under
    * a reused id.

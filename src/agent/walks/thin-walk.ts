@@ -5,7 +5,12 @@
 import { allOf } from '../../all-of.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
-import { checkExternalOrigin, checkRecordBlocks, checkWentOn } from '../../devicemapper/thin/base-record/trust.ts'
+import {
+  checkExternalOrigin,
+  checkPoolVolumes,
+  checkRecordBlocks,
+  checkWentOn
+} from '../../devicemapper/thin/base-record/trust.ts'
 import type { MappingSink } from '../../devicemapper/thin/mapping-sink.ts'
 import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import {
@@ -15,6 +20,7 @@ import {
   type PoolMetadata
 } from '../../devicemapper/thin/pool-metadata.ts'
 import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
+import { poolVolumes } from '../node/pool-identity.ts'
 import type { CheckOutcome } from '../../devicemapper/tools/cross-check.ts'
 import { resumeRefused } from '../catalog/fingerprint.ts'
 import type {
@@ -443,6 +449,7 @@ async function openRecord(
     }
     // The agent makes no record where an origin shows, and whether one could be written to since is not on record.
     checkExternalOrigin(record.header, target.externalOrigin && { ...target.externalOrigin, readOnly: false })
+    checkPoolVolumes(record.header, poolVolumes(target))
     checkRecordBlocks(record, metadata.superblock.dataBlockBytes)
     checkWentOn(record.header, await metadata.moment(signal), metadata.superblock)
     await checkIsGone(recorded, metadata, signal)

@@ -44,9 +44,14 @@ export async function withAnswer(
     const { answerSince } = await import('./era-answer.ts')
     return answerSince(options.since, question, options, signal, remark, use)
   }
-  if (options.baseRecord !== undefined) {
+  if (options.baseRecord !== undefined && options.metadata !== undefined) {
     const { answerFromRecord } = await import('./record-answer.ts')
-    return answerFromRecord(options.baseRecord, question, options, signal, remark, use)
+    return answerFromRecord(options.baseRecord, options.metadata, question, options, signal, remark, use)
+  }
+  if (options.baseRecord !== undefined) {
+    const named = await lentQuestion(options.baseRecord, question, options)
+    remark(`the agent has the record for ${named.base}`)
+    return fromEndpoint(named, options, signal, remark, use)
   }
   const named = namedQuestion(question, options)
   if (options.metadata !== undefined) {
@@ -66,6 +71,28 @@ function namedQuestion({ ask, base, target }: Question, { metadata }: AnswerOpti
       : `see \`deltamapper ${ask} --help\`; only --xml goes without`,
     'DM_ARGUMENT_MISSING'
   )
+}
+
+/** Lends an agent the record of a base that is gone. @returns the question, with the handle that the base has there */
+async function lentQuestion(
+  record: string,
+  { base: target, target: more }: Question,
+  { endpoint }: AnswerOptions
+): Promise<NamedQuestion> {
+  if (target === undefined || more !== undefined) {
+    throw new UsageError('--base-record takes the place of BASE', 'name TARGET, as SOURCE/NAME, and nothing else')
+  }
+  if (!target.includes('/')) {
+    throw new UsageError(
+      `${target} is no SOURCE/NAME: a thin device id goes with --metadata`,
+      'name the snapshot as its agent knows it, or the metadata of its pool with --metadata FILE'
+    )
+  }
+  const [{ lendRecord }, { withAdmin }] = await Promise.all([
+    import('./lent-record.ts'),
+    import('../command-line/agent-orders.ts')
+  ])
+  return { base: await withAdmin(endpoint, async (agent) => lendRecord(agent, record)), target }
 }
 
 async function fromEndpoint(

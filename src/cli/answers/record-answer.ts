@@ -26,17 +26,18 @@ import { targetSize } from './target-size.ts'
  */
 export async function answerFromRecord(
   recordPath: string,
+  path: string,
   question: Question,
   options: AnswerOptions,
   signal: AbortSignal,
   remark: Remark,
   use: (answer: ExtentStream) => Promise<void>
 ): Promise<void> {
-  const { metadata: path, size, liveRoot = false, startingOffset = 0 } = options
+  const { size, liveRoot = false, startingOffset = 0 } = options
   const targetId = onlyTarget(question, options)
   const record = await BaseRecordReader.open(recordPath)
   try {
-    const views = await openViews(path ?? '', liveRoot)
+    const views = await openViews(path, liveRoot)
     try {
       const { metadata } = views
       remark(`reading ${describeView(views)}`)
@@ -66,10 +67,7 @@ export function remarkUnseen({ header }: Pick<BaseRecordReader, 'header'>, remar
 }
 
 /** @throws UsageError */
-function onlyTarget({ base, target }: Question, { metadata, baseSize, engine }: AnswerOptions): number {
-  if (metadata === undefined) {
-    throw new UsageError('--base-record goes with --metadata', 'name the metadata of its pool with --metadata FILE')
-  }
+function onlyTarget({ base, target }: Question, { baseSize, engine }: AnswerOptions): number {
   refuseStray({ '--base-size': baseSize, '--engine': engine }, '--base-record')
   if (base === undefined || target !== undefined) {
     throw new UsageError('--base-record takes the place of BASE', 'name TARGET, a thin device id, and nothing else')

@@ -4,7 +4,8 @@
  */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { AdminClient } from '../../grpc/admin-client.ts'
-import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, endpointAddress } from '../command-line/endpoint.ts'
+import { withAdmin } from '../command-line/agent-orders.ts'
+import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
 import { written } from '../output/text-output.ts'
 
 export interface AdminOptions {
@@ -55,20 +56,10 @@ export async function order<T>(
   give: (agent: AdminClient) => Promise<T>,
   table: (answer: T) => string
 ): Promise<void> {
-  const address = endpointAddress(endpoint)
-  // Loaded only now: help and usage errors need none of it.
-  const [{ connectAdmin }, { socketAwaited }] = await Promise.all([
-    import('../../grpc/admin-client.ts'),
-    import('../command-line/awaited-socket.ts')
-  ])
-  await socketAwaited(address)
-  const agent = connectAdmin(address)
-  try {
+  await withAdmin(endpoint, async (agent) => {
     const answer = await give(agent)
     await written(process.stdout, output === 'json' ? `${JSON.stringify(forJson(answer))}\n` : table(answer))
-  } finally {
-    agent.close()
-  }
+  })
 }
 
 /** Field names as in the protocol; 64-bit ids as strings, because most parsers round numbers beyond 2^53. */

@@ -1,10 +1,16 @@
 /** `deltamapper base …`: records of base snapshots, which replace them once they are removed. */
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import { baseFacts, basesTable } from '../output/base-tables.ts'
 import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-command.ts'
 import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
+import { refuseStray } from '../answers/stray-options.ts'
+import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
+import { UsageError } from '../command-line/failure.ts'
 import { byteCount } from '../command-line/option-values.ts'
 import type { SaveOptions } from './save-base.ts'
+
+/** With metadata, or from an agent. */
+type SaveAnyOptions = Omit<SaveOptions, 'metadata'> & { readonly metadata?: string; readonly endpoint?: string }
 
 export function addBaseCommand(program: Command): void {
   const base = program
@@ -16,16 +22,27 @@ export function addBaseCommand(program: Command): void {
     )
   base
     .command('save')
-    .summary("write a snapshot's record, from a pool's metadata")
+    .summary("write a snapshot's record to a file")
     .description(
-      'Writes the record of thin device THIN-ID to a file. Keep it with the backup of that snapshot: `delta --base-record` ' +
-        'tells what changed since, also when the snapshot is gone. The snapshot must not have been written to since it was backed up.'
+      'Writes the record of a snapshot to a file. Keep it with the backup of that snapshot: `delta --base-record` tells ' +
+        'what changed since, also when the snapshot is gone. An agent hands out the record that it made when it answered ' +
+        "about VG/LV. From a pool's metadata, the record of any thin device is made; it must not have been written to " +
+        'since it was backed up.'
     )
-    .argument('<THIN-ID>', 'the thin device id of the snapshot')
-    .requiredOption('--metadata <file>', "a thin pool's metadata device, or a copy of it")
+    .usage(
+      '[options] --to <file> <VG/LV>\n       deltamapper base save [options] --metadata <file> --to <file> <THIN-ID>'
+    )
+    .argument('<SNAPSHOT>', 'the handle by which an agent first served it; with --metadata, its thin device id')
+    .addOption(
+      new Option(
+        '--endpoint <address>',
+        `the unix socket of the agent that has served it (default: $${ENDPOINT_VARIABLE}, else ${DEFAULT_ENDPOINT})`
+      ).conflicts('metadata')
+    )
+    .option('--metadata <file>', "a thin pool's metadata device, or a copy of it, in place of an agent")
     .requiredOption('--to <file>', 'where the record goes; what is there before is replaced, once the record is whole')
-    .option('--size <bytes>', 'size of the snapshot (default: where its mappings end)', byteCount)
-    .option('--live-root', 'read the live pool even if a metadata snapshot is held')
+    .option('--size <bytes>', 'with --metadata: size of the snapshot (default: where its mappings end)', byteCount)
+    .option('--live-root', 'with --metadata: read the live pool even if a metadata snapshot is held')
     .addHelpText(
       'after',
       `
@@ -36,13 +53,27 @@ Exit status:
   130  interrupted (Ctrl-C)
 
 Examples:
+  deltamapper base save vg0/monday --to monday.base
+  deltamapper delta --base-record monday.base vg0/tuesday
   deltamapper base save 3 --metadata /dev/mapper/vg0-pool_tmeta --size 20GiB --to monday.base
   deltamapper inspect monday.base
   deltamapper delta --base-record monday.base 7 --metadata /dev/mapper/vg0-pool_tmeta`
     )
-    .action(async (id: string, options: SaveOptions) => {
-      const { saveBase } = await import('./save-base.ts')
-      await saveBase(id, options)
+    .action(async (snapshot: string, { metadata, endpoint, ...options }: SaveAnyOptions) => {
+      if (metadata !== undefined) {
+        const { saveBase } = await import('./save-base.ts')
+        await saveBase(snapshot, { metadata, ...options })
+        return
+      }
+      if (!snapshot.includes('/')) {
+        throw new UsageError(
+          `${snapshot} is no VG/LV: a thin device id goes with --metadata`,
+          'name the snapshot as its agent knows it, or the metadata of its pool with --metadata FILE'
+        )
+      }
+      refuseStray({ '--size': options.size, '--live-root': options.liveRoot }, 'an agent')
+      const { saveAgentBase } = await import('./save-agent-base.ts')
+      await saveAgentBase(snapshot, { to: options.to, ...(endpoint !== undefined && { endpoint }) })
     })
   addAgentCommands(base)
 }

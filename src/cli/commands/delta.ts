@@ -18,7 +18,7 @@ export function addDeltaCommand(program: Command): void {
         'snapshots (lvcreate -s -L) of one volume.'
     )
     .usage(
-      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --metadata <file> --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>\n       deltamapper delta [options] --cow <store> [--target-cow <store>] --size <bytes>'
+      '[options] <BASE> <TARGET>\n       deltamapper delta [options] --xml <file>\n       deltamapper delta [options] --metadata <file> --since <era>\n       deltamapper delta [options] --base-record <file> <TARGET>\n       deltamapper delta [options] --xml <file> --since <era> | --block-size <bytes>\n       deltamapper delta [options] --cow <store> [--target-cow <store>] --size <bytes>'
     )
     .argument('[BASE]', 'the older snapshot, as SOURCE/NAME; with --metadata a thin device id')
     .argument('[TARGET]', 'the newer snapshot')
@@ -32,8 +32,9 @@ export function addDeltaCommand(program: Command): void {
     .addOption(
       new Option(
         '--base-record <file>',
-        'with --metadata: the record of a base that is gone (`deltamapper base save`), in place of BASE'
-      ).conflicts(['xml', 'since', 'endpoint'])
+        'the record of a base that is gone (`deltamapper base save`), in place of BASE. It is lent to the agent that has ' +
+          'made it; with --metadata, it is compared with that'
+      ).conflicts(['xml', 'since'])
     )
     .option(
       '--block-size <bytes>',
@@ -54,6 +55,7 @@ Examples:
   deltamapper delta vg0/data-monday vg0/data-tuesday
   deltamapper delta demo/snap-1 demo/snap-2 --endpoint unix:///tmp/agent.sock -o ndjson
   deltamapper delta 3 7 --metadata /dev/mapper/vg0-pool_tmeta -o map
+  deltamapper delta --base-record monday.base vg0/data-tuesday
   deltamapper delta --base-record monday.base 7 --metadata /dev/mapper/vg0-pool_tmeta
   deltamapper delta --metadata /dev/vg0/era-metadata --since 17 --size 20GiB
   thin_delta --thin1 3 --thin2 7 tmeta.img | deltamapper delta --xml - --size 20GiB

@@ -70,7 +70,7 @@ async function save(
   return { mappedBlocks, bytes: writer.bytes, sizeBytes }
 }
 
-function refused(path: string): (error: unknown) => never {
+export function refused(path: string): (error: unknown) => never {
   return (cause) => {
     const what = cause instanceof Error ? cause.message : String(cause)
     throw new DeltamapperError(

@@ -18,7 +18,7 @@ export async function showBaseRecord(
   const record = await BaseRecordReader.open(path)
   try {
     let runs = 0
-    for (let each; (each = await record.next()) !== undefined; runs += each.count) signal.throwIfAborted()
+    for (let each; (each = await record.next()) !== undefined; runs += each.runs) signal.throwIfAborted()
     text.text(output === 'json' ? `${JSON.stringify(asJson(record, runs))}\n` : asText(record, runs))
     await text.flush()
   } finally {

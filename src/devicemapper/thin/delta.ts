@@ -19,9 +19,10 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
-import { ALL_KEYS, heightBelow, keyAt, type NodeShape, U64_SIZE } from '../btree.ts'
+import { ALL_KEYS, heightBelow, keyAt, type KeyRange, type NodeShape, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
+import { inARow } from './base-record/entries.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
 import { RecordedRuns } from './recorded-runs.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
@@ -167,6 +168,8 @@ class CoWalk {
   readonly #base: Frontier
   readonly #target: Frontier
   readonly #record: RecordedRuns | undefined
+  /** Virtual blocks that matter. */
+  readonly #range: KeyRange
   /** From this time on a pair that both have proves nothing. */
   readonly #pairsUntil: number
   /** Windows of leaves being read, the next one first. */
@@ -185,7 +188,7 @@ class CoWalk {
     this.#delta = delta
     const end = Math.ceil(delta.sizeBytes / delta.blockBytes)
     const originEnd = Math.min(delta.originBlocks, end)
-    const range = { low: Math.max(delta.firstBlock, originEnd), high: end }
+    const range = (this.#range = { low: Math.max(delta.firstBlock, originEnd), high: end })
     this.#base = new Frontier(delta.reader, range, delta.baseTakenAt, delta.sizeIsFromTree)
     this.#target = new Frontier(delta.reader, range, delta.targetTakenAt, delta.sizeIsFromTree)
     this.#record = delta.baseRecord && new RecordedRuns(delta.baseRecord, range)
@@ -303,13 +306,7 @@ class CoWalk {
     let t = target.head
     for (;;) {
       const key = t < targetEnd ? keys[t] : bound
-      while (record.begin < key) {
-        const end = Math.min(record.end, key)
-        extents.addRun(record.begin, end)
-        if (sink) for (let block = record.begin; block < end; block++) sink.drop(block)
-        record.begin = end
-        if (end === record.end) record.nextRun()
-      }
+      this.#dropBelow(key, record)
       if (t === targetEnd) break
       if (record.begin > key) {
         extents.add(key)
@@ -317,50 +314,96 @@ class CoWalk {
         t++
         continue
       }
-      const compared = this.#compareSingles(record, target, t, targetEnd)
-      if (compared > t) {
-        t = compared
-        continue
-      }
-      const { end, shift, time } = record
-      const isYoung = time >= this.#pairsUntil
+      const { end } = record
       let block = key
       for (; block < end && t < targetEnd && keys[t] === block; block++, t++) {
-        const isOther = data[t] !== block + shift || times[t] !== time
-        if (isOther || isYoung || block >= baseEndBlock) extents.add(block)
+        const time = record.timeOf(block)
+        const isOther = data[t] !== record.dataOf(block) || times[t] !== time
+        if (isOther || time >= this.#pairsUntil || block >= baseEndBlock) extents.add(block)
         if (!sink) continue
         if (isOther) sink.put(block, data[t], times[t])
         else sink.keep(block, data[t], times[t])
       }
-      record.begin = block
-      if (block === end) record.nextRun()
+      record.compared(block)
     }
     target.head = t
   }
 
-  /**
-   * The same where runs of one block each are in step with the target, as those of what was written in no order are.
-   *
-   * @param t where in the target the present run begins
-   * @returns where it differs from that, or the runs or the target are at an end
-   */
-  #compareSingles(record: RecordedRuns, { keys, data, times }: MappingQueue, t: number, targetEnd: number): number {
-    const { runs, run } = record
-    if (runs?.lengths[run] !== 1) return t
-    const { extents } = this
-    const { baseEndBlock, sink } = this.#delta
-    const { count, starts, lengths, data: baseData, times: baseTimes } = runs
-    const until = this.#pairsUntil
-    let r = run
-    for (; t < targetEnd && r < count && lengths[r] === 1 && starts[r] === keys[t]; r++, t++) {
-      const isOther = data[t] !== baseData[r] || times[t] !== baseTimes[r]
-      if (isOther || baseTimes[r] >= until || keys[t] >= baseEndBlock) extents.add(keys[t])
-      if (!sink) continue
-      if (isOther) sink.put(keys[t], data[t], times[t])
-      else sink.keep(keys[t], data[t], times[t])
+  /** What the record has below a block, and the target has not. */
+  #dropBelow(block: number, record: RecordedRuns): void {
+    const { sink } = this.#delta
+    while (record.begin < block) {
+      const { begin } = record
+      const end = Math.min(record.end, block)
+      this.extents.addRun(begin, end)
+      if (sink) for (let dropped = begin; dropped < end; dropped++) sink.drop(dropped)
+      record.compared(end)
     }
-    if (r > run) record.goTo(r)
-    return t
+  }
+
+  /**
+   * Compares a leaf of the target with the record in place, as far as that is known. The rest is added to the target's
+   * mappings.
+   */
+  async #takeRecorded(record: RecordedRuns, window: BlockWindow, leaf: NodeShape): Promise<void> {
+    const target = this.#target
+    const { mappings } = target
+    // All that lies before it comes first, unless that is so much that it has to leave before.
+    const first = leaf.entries > 0 ? keyAt(window.words, leaf, 0) : 0
+    while (leaf.entries > 0 && this.extents.count < EXTENTS_IN_BATCH) {
+      this.#compareRuns(Math.min(record.horizon, first), record, mappings)
+      if (record.horizon > first) break
+      this.#delta.signal?.throwIfAborted()
+      await record.advance()
+    }
+    const compared = mappings.head === mappings.tail ? this.#compareLeaf(record, window, leaf) : 0
+    target.addMappings(window.words, leaf, compared, leaf.entries)
+  }
+
+  /** @returns how many entries of the leaf were compared: all that the record is known for, and that are wanted */
+  #compareLeaf(record: RecordedRuns, { bytes, words }: BlockWindow, leaf: NodeShape): number {
+    const { low, high } = this.#range
+    const { entries, values } = leaf
+    const { sink } = this.#delta
+    if (entries === 0 || keyAt(words, leaf, 0) < low) return 0
+    const known = Math.min(record.horizon, high, this.#delta.baseEndBlock)
+    let i = 0
+    while (i < entries) {
+      const block = keyAt(words, leaf, i)
+      if (block >= known) break
+      this.#dropBelow(block, record)
+      const most = Math.min(inARow(words, leaf, i, entries), known - block)
+      if (record.begin > block) {
+        const length = Math.min(most, record.begin - block)
+        this.extents.addRun(block, block + length)
+        sink?.putEntries(words, leaf, i, i + length)
+        i += length
+        continue
+      }
+      const length = Math.min(most, record.end - block)
+      const word = values + 2 * i
+      if (record.mayProve(this.#pairsUntil) && record.isSame(block, length, bytes, words, word)) {
+        record.compared(block + length)
+      } else this.#addOthers(record, block, length, words, word)
+      sink?.putEntries(words, leaf, i, i + length)
+      i += length
+    }
+    this.#target.countMappings(words, leaf, 0, i)
+    return i
+  }
+
+  /** Adds blocks whose pairs, which begin at a word, are others than the record's, or prove nothing. */
+  #addOthers(record: RecordedRuns, begin: number, length: number, words: Uint32Array, word: number): void {
+    const until = this.#pairsUntil
+    // They come in runs, as they were written.
+    let other = begin
+    for (let block = begin, w = word; block < begin + length; block++, w += 2) {
+      if (!record.proves(block, words[w], words[w + 1], until)) continue
+      this.extents.addRun(other, block)
+      other = block + 1
+    }
+    this.extents.addRun(other, begin + length)
+    record.compared(begin + length)
   }
 
   /** Takes in more of the record, as far as the target is known. False when there is no more to be had of it by now. */
@@ -519,6 +562,10 @@ class CoWalk {
         if (this.#isAlone) {
           side.addExtents(window.words, leaf, 0, leaf.entries, this.extents)
           if (sink) side.tell(window.words, leaf, sink)
+          continue
+        }
+        if (this.#record) {
+          await this.#takeRecorded(this.#record, window, leaf)
           continue
         }
         const twin = other?.take(window, ++i, depth)

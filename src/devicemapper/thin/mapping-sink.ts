@@ -6,7 +6,7 @@ import type { NodeShape } from '../btree.ts'
 
 /** Who keeps what a walk finds, in ascending order of virtual blocks. Between windows the walk waits for it. */
 export interface MappingSink {
-  /** The target has this mapping, and the base has not. */
+  /** The target has this mapping, and the base has not; a base that is a record may have it as well. */
   put(block: number, data: number, time: number): void
   /** The same of entries `[from, to)` of a leaf, whose words are valid during the call. */
   putEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void

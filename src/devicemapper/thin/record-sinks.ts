@@ -4,10 +4,10 @@
 import { keyAt, type NodeShape } from '../btree.ts'
 import type { MappingSink } from './mapping-sink.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import type { Runs } from './base-record/format.ts'
+import type { RecordedFrame } from './base-record/format.ts'
 import type { BaseRecordWriter } from './base-record/writer.ts'
 
-type Writer = Pick<BaseRecordWriter, 'add' | 'addEntries' | 'drain'>
+type Writer = Pick<BaseRecordWriter, 'add' | 'addEntries' | 'addPairs' | 'drain'>
 
 /** From a walk that meets all mappings of the target: `allocated`, or a delta from a record. */
 export class WholeRecordSink implements MappingSink {
@@ -47,8 +47,9 @@ export class PatchedRecordSink implements MappingSink {
   readonly #blocks: number[] = []
   readonly #data: number[] = []
   readonly #times: number[] = []
-  #runs: Runs | undefined
-  #run = 0
+  #frame: RecordedFrame | undefined
+  /** The stretch of it that is being taken. */
+  #stretch = 0
   #taken = 0
   #begun = false
   #ended = false
@@ -99,40 +100,44 @@ export class PatchedRecordSink implements MappingSink {
   /** Copies what the base maps below `end`. */
   async #copyTo(end: number): Promise<void> {
     for (;;) {
-      const runs = await this.#current()
-      if (!runs) return
-      const i = this.#run
-      const from = runs.starts[i] + this.#taken
+      const frame = this.#known() ?? (await this.#next())
+      if (!frame) return
+      const i = this.#stretch
+      const from = frame.starts[i] + this.#taken
       if (from >= end) return
-      const length = Math.min(runs.lengths[i] - this.#taken, end - from)
-      this.#writer.add(from, length, runs.data[i] + this.#taken, runs.times[i])
+      const length = Math.min(frame.lengths[i] - this.#taken, end - from)
+      const data = frame.data[i] + this.#taken
+      if (frame.pairs) this.#writer.addPairs(from, length, frame.pairs.words, data)
+      else this.#writer.add(from, length, data, frame.times[i])
       this.#taken += length
-      await this.#writer.drain()
     }
   }
 
   async #skip(block: number): Promise<void> {
-    const runs = await this.#current()
-    if (runs && runs.starts[this.#run] + this.#taken === block) this.#taken++
+    const frame = this.#known() ?? (await this.#next())
+    if (frame && frame.starts[this.#stretch] + this.#taken === block) this.#taken++
   }
 
-  /** The runs that `#run` is an index of, with something left to take; undefined at the end. */
-  async #current(): Promise<Runs | undefined> {
-    while (!this.#ended) {
-      const runs = this.#runs
-      if (!runs) await this.#next()
-      else if (this.#taken < runs.lengths[this.#run]) return runs
-      else if (++this.#run < runs.count) this.#taken = 0
-      else await this.#next()
+  /** The frame that `#stretch` is an index of, with something left to take; undefined where none is known. */
+  #known(): RecordedFrame | undefined {
+    const frame = this.#frame
+    if (!frame) return undefined
+    if (this.#taken >= frame.lengths[this.#stretch]) {
+      this.#stretch++
+      this.#taken = 0
     }
-    return undefined
+    return this.#stretch < frame.count ? frame : undefined
   }
 
-  async #next(): Promise<void> {
+  /** @returns undefined at the end */
+  async #next(): Promise<RecordedFrame | undefined> {
+    if (this.#ended) return undefined
+    await this.#writer.drain()
     if (!this.#begun) await this.#base.startAt(0)
     this.#begun = true
-    this.#runs = await this.#base.next()
-    this.#run = this.#taken = 0
-    if (!this.#runs) this.#ended = true
+    this.#frame = await this.#base.next()
+    this.#stretch = this.#taken = 0
+    if (!this.#frame) this.#ended = true
+    return this.#frame
   }
 }

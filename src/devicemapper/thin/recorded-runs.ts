@@ -1,25 +1,29 @@
 /**
- * A record's side of a delta: its runs of mappings in ascending order, as far as they are wanted. One run at a time,
- * and never mapping by mapping: what was written in order is compared at the target's pace.
+ * A record's side of a delta: its stretches of mappings in ascending order, as far as they are wanted. One stretch at a
+ * time, and never mapping by mapping: a record is compared at the target's pace.
  */
 import type { KeyRange } from '../btree.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import type { Runs } from './base-record/format.ts'
+import { dataBlockAt, timeAt } from './base-record/entries.ts'
+import type { RecordedFrame, RecordedPairs } from './base-record/format.ts'
 
 export class RecordedRuns {
-  /** The rest of the present run, virtual blocks `[begin, end)`. Infinity where no run is known that is wanted. */
+  /** The rest of the present stretch, virtual blocks `[begin, end)`. Infinity where none is known that is wanted. */
   begin = Infinity
   end = Infinity
-  /** Its data blocks less its virtual blocks, and its time. */
-  shift = 0
-  time = 0
   /** The lowest virtual block whose mapping is not known yet; Infinity at the end. */
   horizon = 0
+  /** The pairs of what is known; undefined where it is runs. */
+  #pairs: RecordedPairs | undefined
+  /** The same, as bytes. */
+  #bytes: Buffer | undefined
+  /** What to add to a block of the present stretch for its pair's index; or, in a run, for its data block. */
+  #shift = 0
   readonly #reader: Pick<BaseRecordReader, 'startAt' | 'next'>
   readonly #range: KeyRange
-  /** Those that are known, and the index of the present one. */
-  runs: Runs | undefined
-  run = 0
+  #frame: RecordedFrame | undefined
+  /** The index of the present stretch. */
+  #stretch = 0
   #begun = false
 
   /** @param range virtual blocks that matter: `low` inclusive, `high` exclusive */
@@ -35,31 +39,80 @@ export class RecordedRuns {
       await this.#reader.startAt(this.#range.low)
     }
     // Read on beyond the range as well: only the end of a record shows that it is complete.
-    const runs = await this.#reader.next()
-    this.runs = runs
-    this.run = -1
-    this.nextRun()
-    this.horizon = runs ? runs.starts[runs.count - 1] + runs.lengths[runs.count - 1] : Infinity
+    const frame = await this.#reader.next()
+    this.#frame = frame
+    this.#pairs = frame?.pairs
+    this.#bytes = frame?.pairs && Buffer.from(frame.pairs.words.buffer)
+    this.#stretch = -1
+    this.#nextStretch()
+    this.horizon = frame ? frame.starts[frame.count - 1] + frame.lengths[frame.count - 1] : Infinity
   }
 
-  /** Goes to a run that is known, or the next one that is wanted. */
-  goTo(run: number): void {
-    this.run = run - 1
-    this.nextRun()
+  /** The present stretch was compared up to this block. */
+  compared(block: number): void {
+    this.begin = block
+    if (block === this.end) this.#nextStretch()
   }
 
-  /** Goes to the next run that is known and wanted. */
-  nextRun(): void {
+  /** The data block of a block of the present stretch. */
+  dataOf(block: number): number {
+    return this.#pairs ? dataBlockAt(this.#pairs.words, block + this.#shift) : block + this.#shift
+  }
+
+  /** The time of a block of the present stretch. */
+  timeOf(block: number): number {
+    return this.#pairs ? timeAt(this.#pairs.words, block + this.#shift) : this.#frame!.times[this.#stretch]
+  }
+
+  /** Whether all of the present stretch is older than this. */
+  mayProve(until: number): boolean {
+    return (this.#pairs ? this.#pairs.youngest : this.#frame!.times[this.#stretch]) < until
+  }
+
+  /**
+   * Whether a block of the present stretch has the pair of these two words (dm-thin-metadata.c, pack_block_time), which
+   * is older than `until`.
+   */
+  proves(block: number, low: number, high: number, until: number): boolean {
+    if ((low & 0xffffff) >= until) return false
+    const at = block + this.#shift
+    if (!this.#pairs) return high * 256 + (low >>> 24) === at && (low & 0xffffff) === this.#frame!.times[this.#stretch]
+    return this.#pairs.words[2 * at] === low && this.#pairs.words[2 * at + 1] === high
+  }
+
+  /**
+   * Whether blocks of the present stretch have the pairs that a leaf has.
+   *
+   * @param bytes memory of the leaf, and the same in words of 4 bytes
+   * @param word where the first block's pair begins
+   */
+  isSame(block: number, length: number, bytes: Buffer, words: Uint32Array, word: number): boolean {
+    if (this.#bytes) {
+      const pair = 8 * (block + this.#shift)
+      return bytes.compare(this.#bytes, pair, pair + 8 * length, 4 * word, 4 * word + 8 * length) === 0
+    }
+    // data block << 24 | time (dm-thin-metadata.c, pack_block_time), in a run: with integers of 32 bits.
+    const data = this.dataOf(block)
+    let low = ((data & 255) << 24) | this.timeOf(block)
+    let high = Math.floor(data / 256) | 0
+    for (let w = word, end = word + 2 * length; w < end; w += 2) {
+      if ((words[w] | 0) !== low || (words[w + 1] | 0) !== high) return false
+      low = (low + 0x1000000) | 0
+      if (low >>> 24 === 0) high = (high + 1) | 0
+    }
+    return true
+  }
+
+  /** Goes to the next stretch that is known and wanted. */
+  #nextStretch(): void {
     const { low, high } = this.#range
-    const runs = this.runs
-    while (runs && ++this.run < runs.count) {
-      const i = this.run
-      const start = runs.starts[i]
+    const frame = this.#frame
+    while (frame && ++this.#stretch < frame.count) {
+      const start = frame.starts[this.#stretch]
       this.begin = Math.max(start, low)
-      this.end = Math.min(start + runs.lengths[i], high)
+      this.end = Math.min(start + frame.lengths[this.#stretch], high)
       if (this.begin >= this.end) continue
-      this.shift = runs.data[i] - start
-      this.time = runs.times[i]
+      this.#shift = frame.data[this.#stretch] - start
       return
     }
     this.begin = this.end = Infinity

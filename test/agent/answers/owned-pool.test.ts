@@ -56,6 +56,7 @@ function source(devices: Record<string, TableRow>, thins = [volume, snapshot]) {
 test('a snapshot that is not active, with everything the catalog has of it', async (t) => {
   t.deepEqual(await source(active).snapshot('monday'), {
     metadataDevice: { major: 254, minor: 1, uuid: 'metadata' },
+    dataUuid: '',
     poolIdentity: 'DELTAMAPPER-pool-tank',
     ...{ kind: 'thin', handle: 'tank/monday', identity: 'thin:s', volume: 'thin:v', volumeName: 'tank/documents' },
     writable: false,

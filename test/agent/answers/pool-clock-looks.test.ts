@@ -64,6 +64,32 @@ test('one that fails holds up nobody, and a snapshot whose pool is not known has
   t.is(await looks.look({ metadataPath: '/nowhere' }), undefined)
 })
 
+test('it lends what it opened: noted once, open until it is given back, and nobody waits for that', async (t) => {
+  const place = await samplePlace()
+  const told: PoolClock[] = []
+  const looks = new PoolClockLooks({
+    poolClocks: {
+      saw: async (clock) => {
+        told.push(clock)
+        return undefined
+      }
+    }
+  })
+  const lent = await looks.lend(place, async (metadata) => {
+    t.is((await metadata.moment()).time, told[0].time)
+    t.is(told.length, 1)
+    await looks.look(place)
+    t.is(told.length, 2)
+    await metadata.moment()
+    return metadata
+  })
+  await t.throwsAsync(lent.device(1))
+  await t.throwsAsync(
+    looks.lend(place, async () => Promise.reject(new Error('the user has failed'))),
+    { message: /user has failed/ }
+  )
+})
+
 test('what is open has to be the device that was looked up', async (t) => {
   const place = await samplePlace()
   const looks = new PoolClockLooks({ poolClocks: { saw: async () => undefined } })

@@ -48,6 +48,7 @@ test('a snapshot, active or not', async (t) => {
       minor: 0,
       uuid: 'LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOZ4L4UK2aRB30gOqBEuFmmymZndJpJrDx-tmeta'
     },
+    dataUuid: 'LVM-gJd5mWme1uBQaVQAX6YffsM98VAW3czOGLXZOZl6qeT20QrfQp3DBruMjc3xjPpv-tdata',
     poolIdentity: 'YcF3il-VmZl-SEFf-lJN4-fVxd-wRxv-lwRMTw',
     identity: row('monday').uuid,
     volume: row('data').uuid,

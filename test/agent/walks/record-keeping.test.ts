@@ -196,6 +196,24 @@ test('what says that a record is not the base’s, or that the pool did not go o
   await refused('DM_BASE_RECORD_ROLLED_BACK', { recorded }, await image(young))
 })
 
+test('a record has the volumes with metadata and data of its pool, and a pool on others is another', async (t) => {
+  const model = history()
+  const uuid = (letter: string) => `LVM-${'g'.repeat(32)}${letter.repeat(32)}-tdata`
+  const { path } = await answer({ target: snapshot(await image(model), 2, { dataUuid: uuid('a') }) })
+  const recorded = await recordedBase(path)
+  const reader = await BaseRecordReader.open(path)
+  t.is(reader.header.pool.dataUuid, 'aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa')
+  t.is(reader.header.pool.metadataUuid, undefined)
+  await reader.close()
+  model.delete(2)
+  const after = await image(model)
+  t.true((await answer({ recorded, target: snapshot(after, 5, { dataUuid: uuid('a') }) })).extents.length > 0)
+  for (const dataUuid of [uuid('b'), '']) {
+    const error = await t.throwsAsync(answer({ recorded, target: snapshot(after, 5, { dataUuid }) }))
+    t.is((error as DeltamapperError).code, 'DM_BASE_RECORD_REBUILT', error.message)
+  }
+})
+
 test('a damaged record is an error, or the same answer', async (t) => {
   const model = history()
   const { path } = await answer({ target: snapshot(await image(model), 2) })

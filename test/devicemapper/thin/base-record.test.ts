@@ -3,7 +3,8 @@ import { mkdir, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'ava'
 import fc from 'fast-check'
-import type { BaseRecordHeader } from '../../../src/devicemapper/thin/base-record/format.ts'
+import { type BaseRecordHeader, frameChecksum } from '../../../src/devicemapper/thin/base-record/format.ts'
+import { dataBlockAt, timeAt } from '../../../src/devicemapper/thin/base-record/entries.ts'
 import { BaseRecordReader } from '../../../src/devicemapper/thin/base-record/reader.ts'
 import type { MappingSink } from '../../../src/devicemapper/thin/mapping-sink.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../../src/devicemapper/thin/record-sinks.ts'
@@ -22,6 +23,7 @@ import { Random } from '../../support/random.ts'
 import { testFolder } from '../../support/test-folder.ts'
 
 const folder = testFolder(test)
+const fixtures = join(import.meta.dirname, '../../fixtures')
 let files = 0
 
 async function opened(model: PoolModel): Promise<PoolMetadata> {
@@ -176,9 +178,41 @@ test('whatever order blocks have, in small frames and large ones, what was writt
       (await readMappings(path, middle)).filter(([block]) => block >= middle),
       entries.filter(([block]) => block >= middle)
     )
-    // Records of the version before have no frames of entries, and are read.
-    t.is(files[0].readUInt32LE(16), 2)
+    t.is(files[0].readUInt32LE(16), 3)
   }
+})
+
+test('records of version 2, which compressed all frames, are read as they were written', async (t) => {
+  const path = join(fixtures, 'base-record-2.base')
+  // By this rule it was made, in frames of 10.
+  const expected: [number, number, number][] = []
+  for (let i = 0, block = 0; i < 120; i++) {
+    const isScattered = Math.floor(i / 20) % 2 === 1
+    block += i % 17 === 3 ? 5 : 1
+    expected.push(isScattered ? [block, (i * 7919) % 100_003, (i * 31) % 9] : [block, 1000 + i, 4])
+  }
+  t.deepEqual(await readMappings(path, 0), expected)
+  const [middle] = expected[70]
+  t.deepEqual(
+    (await readMappings(path, middle)).filter(([block]) => block >= middle),
+    expected.slice(70)
+  )
+  // In such a record, a frame that is as long as its runs is a compressed one as well.
+  const bytes = await readFile(path)
+  const frames = 28 + bytes.readUInt32LE(20)
+  bytes.writeUInt32LE(bytes.readUInt32LE(frames), frames + 4)
+  bytes.writeUInt32LE(
+    frameChecksum(
+      bytes.subarray(frames, frames + 28),
+      bytes.subarray(frames + 28, frames + 28 + bytes.readUInt32LE(frames)),
+      bytes.readUInt32LE(24)
+    ),
+    frames + 24
+  )
+  const spoilt = join(folder, 'spoilt-2.base')
+  await writeFile(spoilt, bytes)
+  const error = await t.throwsAsync(readMappings(spoilt, 0), { instanceOf: DeltamapperError })
+  t.is(error.code, 'DM_BASE_RECORD_DAMAGED')
 })
 
 /** Stretches in order and in none, with gaps, large numbers and times of all sizes. */
@@ -212,14 +246,22 @@ async function written(mappedBlocks: number, most: number | undefined, add: (wri
 async function readMappings(path: string, from: number): Promise<[number, number, number][]> {
   const reader = await BaseRecordReader.open(path)
   const found: [number, number, number][] = []
-  await reader.startAt(from)
-  for (let runs; (runs = await reader.next());) {
-    for (let i = 0; i < runs.count; i++) {
-      for (let k = 0; k < runs.lengths[i]; k++) found.push([runs.starts[i] + k, runs.data[i] + k, runs.times[i]])
+  try {
+    await reader.startAt(from)
+    for (let frame; (frame = await reader.next());) {
+      const { starts, lengths, data, times, pairs } = frame
+      for (let i = 0; i < frame.count; i++) {
+        for (let k = 0; k < lengths[i]; k++) {
+          const at = data[i] + k
+          const [block, time] = pairs ? [dataBlockAt(pairs.words, at), timeAt(pairs.words, at)] : [at, times[i]]
+          found.push([starts[i] + k, block, time])
+        }
+      }
     }
+    return found
+  } finally {
+    await reader.close()
   }
-  await reader.close()
-  return found
 }
 
 test('a record that lacks a block is not kept', async (t) => {

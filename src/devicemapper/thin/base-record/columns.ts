@@ -5,12 +5,12 @@
  * byte of all values, and so on. High bytes are mostly zero then, one after another, and compress to nothing. They are
  * also read faster than numbers that differ in length.
  */
-import { MAX_FRAME_RUNS } from './format.ts'
+import { grown } from './growing-room.ts'
 
 /** Of a value below 2^48. */
 const MOST_PLANES = 6
 /** Of a column that is being written. */
-const integers = new Int32Array(MAX_FRAME_RUNS)
+let integers = new Uint32Array(0)
 
 /** Writes a column. @returns where the next one begins */
 export function encodeColumn(column: Float64Array, count: number, bytes: Uint8Array, begin: number): number {
@@ -19,6 +19,7 @@ export function encodeColumn(column: Float64Array, count: number, bytes: Uint8Ar
   let at = begin + 1
   let planes = 0
   if (most < 2 ** 31) {
+    integers = grown(integers, count)
     // Integers of 31 bits are taken apart much faster than others, and most are.
     for (let i = 0; i < count; i++) integers[i] = column[i]
     for (let rest = most; rest > 0; rest >>= 8, planes++) {

@@ -15,7 +15,7 @@
  *          …  frames, the last of them empty
  *
  *   a frame
- *      0   4  bytes of the compressed runs; 0 in the last frame
+ *      0   4  bytes of the compressed runs; 0 in the last frame. As many as of the runs: they are not compressed
  *      4   4  bytes of the runs
  *      8   4  number of runs; in the last frame 0
  *     12   4  number of this frame, from 0
@@ -24,7 +24,7 @@
  *            file only
  *     28   …  runs, compressed with Zstandard
  *
- *   The runs, in columns: see runs.ts. Where none is longer than a block, their pairs as they are: see entries.ts.
+ *   The runs, in columns: see runs.ts. Where they are short, pairs as they are: see entries.ts.
  *
  * All numbers little-endian, all checksums CRC-32C.
  */
@@ -35,12 +35,14 @@ import { DeltamapperError } from '../../../errors.ts'
 import type { PoolMoment } from './pool-moment.ts'
 
 export const MAGIC = Buffer.from('deltamapper base')
-/** Version 1 had no frames of entries. */
-export const VERSION = 2
+/** Version 1 had no frames of entries, and up to version 2 all frames are compressed. */
+export const VERSION = 3
+/** The first version with frames that are not compressed. */
+export const STORED_SINCE = 3
 export const PREAMBLE_BYTES = 28
 export const FRAME_BYTES = 28
 /** Runs in a frame. */
-export const MAX_FRAME_RUNS = 2 ** 15
+export const MAX_FRAME_RUNS = 2 ** 16
 /**
  * The most bytes of a frame before it is compressed: four columns, each of up to six bytes a value and one more, are
  * more than two columns and eight planes.
@@ -85,6 +87,11 @@ export interface BaseRecordHeader {
     /** What identifies the snapshot beside its names, and the volume that it was taken of. */
     readonly identity: string | undefined
     readonly volume: string | undefined
+    /**
+     * Since when an agent has seen to it that nobody writes to it, in milliseconds since 1970; undefined if none has.
+     * Another agent's, or a catalog's from before, began at another moment.
+     */
+    readonly watchedSince?: number | undefined
     /** The device outside of the pool that shows through wherever this one maps nothing. */
     readonly externalOrigin?: ExternalOrigin | undefined
   }
@@ -160,13 +167,26 @@ export function damagedRecord(path: string, what: string, cause?: unknown): Delt
 }
 
 /**
- * Run `i` maps virtual blocks `[starts[i], starts[i] + lengths[i])` to the data blocks from `data[i]` on, for `0 <= i <
- * count`.
+ * What a frame has, in stretches of virtual blocks: stretch `i` is `[starts[i], starts[i] + lengths[i])`, for `0 <= i <
+ * count`. They ascend.
+ *
+ * Without `pairs`, a stretch is a run: in the data blocks from `data[i]` on, all of time `times[i]`. With them, its
+ * first block has pair `data[i]`, the next block the next pair, and `times` is empty.
  */
-export interface Runs {
-  count: number
+export interface RecordedFrame {
+  readonly count: number
+  /** Runs in the file; with pairs, one for each block. */
+  readonly runs: number
   readonly starts: Float64Array
   readonly lengths: Float64Array
   readonly data: Float64Array
   readonly times: Uint32Array
+  readonly pairs?: RecordedPairs
+}
+
+export interface RecordedPairs {
+  /** Two words for each pair, as a leaf of the mapping tree has them. */
+  readonly words: Uint32Array
+  /** The highest time of them. */
+  readonly youngest: number
 }

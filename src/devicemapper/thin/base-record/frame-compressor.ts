@@ -5,7 +5,7 @@
 import { constants, createZstdCompress } from 'node:zlib'
 
 /** A slower level would find little more in runs. */
-const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 }, chunkSize: 2 ** 18 }
+const COMPRESSION = { params: { [constants.ZSTD_c_compressionLevel]: 1 }, chunkSize: 2 ** 16 }
 
 export class FrameCompressor {
   readonly #stream = createZstdCompress(COMPRESSION)

@@ -30,6 +30,7 @@ const headerSchema = z.object({
     sizeBytes: count,
     identity: z.string().optional(),
     volume: z.string().optional(),
+    watchedSince: count.optional(),
     externalOrigin: z.object({ identity: z.string(), readOnly: z.boolean() }).optional()
   }),
   handles: z.array(z.string()),

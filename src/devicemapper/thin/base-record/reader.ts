@@ -4,7 +4,8 @@
 import { crc32c } from '@node-rs/crc32'
 import { constants } from 'node:fs'
 import { open, type FileHandle } from 'node:fs/promises'
-import { zstdDecompressSync } from 'node:zlib'
+import { promisify } from 'node:util'
+import { zstdDecompress } from 'node:zlib'
 import { DeltamapperError } from '../../../errors.ts'
 import { systemRemedy } from '../../../system-errors.ts'
 import {
@@ -17,10 +18,14 @@ import {
   MAX_FRAME_RUNS_BYTES,
   MAX_HEADER_BYTES,
   PREAMBLE_BYTES,
-  type Runs,
+  type RecordedFrame,
+  STORED_SINCE,
   VERSION
 } from './format.ts'
+import { ENTRIES_MARK, EntryDecoder } from './entries.ts'
 import { RunDecoder } from './runs.ts'
+
+const decompress = promisify(zstdDecompress)
 
 /** The header of a frame. */
 interface FrameHead {
@@ -32,6 +37,13 @@ interface FrameHead {
   readonly first: number
   /** Where the compressed runs begin in the file. */
   readonly at: number
+}
+
+/** A frame as it was read. */
+interface FrameRead {
+  readonly head: FrameHead
+  /** Undefined in the last frame. */
+  readonly raw: Buffer | undefined
 }
 
 export class BaseRecordReader {
@@ -51,14 +63,22 @@ export class BaseRecordReader {
   /** Frames were skipped, so that blocks cannot be counted. */
   #skipped = false
   #ended = false
-  readonly #decoder = new RunDecoder()
+  readonly #runs = new RunDecoder()
+  readonly #entries = new EntryDecoder()
+  /** Some frames are not compressed. */
+  readonly #storesFrames: boolean
+  /** For the bytes of one frame: new memory for each would keep the garbage collector busy. */
+  #memory = Buffer.alloc(0)
+  /** The frame at `#offset`, which is read and decompressed beside whoever uses the one before. */
+  #ahead: Promise<FrameRead> | undefined
 
   private constructor(
     path: string,
     file: FileHandle,
     bytes: number,
-    { header, seed, begin }: { header: BaseRecordHeader; seed: number; begin: number }
+    { header, version, seed, begin }: { header: BaseRecordHeader; version: number; seed: number; begin: number }
   ) {
+    this.#storesFrames = version >= STORED_SINCE
     this.path = path
     this.header = header
     this.bytes = bytes
@@ -88,7 +108,8 @@ export class BaseRecordReader {
       const begin = PREAMBLE_BYTES + headerBytes
       // Walker threads load this file, and need the schema's library only for records.
       const { parseHeader } = await import('./header.ts')
-      return new BaseRecordReader(path, file, size, { header: parseHeader(path, json), seed: checksum, begin })
+      const header = parseHeader(path, json)
+      return new BaseRecordReader(path, file, size, { header, version, seed: checksum, begin })
     } catch (error) {
       await file.close()
       throw error
@@ -96,16 +117,18 @@ export class BaseRecordReader {
   }
 
   /**
-   * Begins (again) with the frame in which a virtual block would be. The runs of those before are not checked. @throws
-   * DM_BASE_RECORD_DAMAGED
+   * Begins (again) with the frame in which a virtual block would be. The runs of those before are not checked.
+   *
+   * @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED
    */
   async startAt(block: number): Promise<void> {
+    await this.#forgetAhead()
     this.#offset = this.#begin
     this.#frames = this.#end = this.#mappedBlocks = 0
     this.#skipped = this.#ended = false
     if (block === 0) return
     for (;;) {
-      const head = await this.#head(this.#offset)
+      const head = await this.#head(this.#offset, this.#frames)
       if (head.compressedBytes === 0) return
       const next = await this.#head(head.at + head.compressedBytes, this.#frames + 1)
       if (next.compressedBytes === 0 || next.first > block) return
@@ -116,46 +139,75 @@ export class BaseRecordReader {
   }
 
   /**
-   * The next runs, all behind those before; undefined at the end. They are valid until it is called again.
+   * The next frame, all of it behind those before; undefined at the end. It is valid until this is called again.
    *
    * @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED
    */
-  async next(): Promise<Runs | undefined> {
+  async next(): Promise<RecordedFrame | undefined> {
     if (this.#ended) return undefined
-    const head = await this.#head(this.#offset)
-    if (head.compressedBytes === 0) return this.#checkEnd(head)
-    const compressed = await readAt(this.#file, this.path, head.at, head.compressedBytes)
-    if (compressed.length < head.compressedBytes) throw damagedRecord(this.path, 'it ends within a frame')
-    this.#checkSum(head, compressed)
-    let runs: Runs
-    try {
-      const raw = zstdDecompressSync(compressed, {
-        maxOutputLength: MAX_FRAME_RUNS_BYTES,
-        chunkSize: Math.max(64, head.rawBytes)
-      })
-      if (raw.length !== head.rawBytes) throw new Error(`${raw.length} bytes of runs, where ${head.rawBytes} are due`)
-      runs = this.#decoder.decode(raw, head.count)
-    } catch (error) {
-      throw damagedRecord(this.path, error instanceof Error ? error.message : String(error), error)
-    }
-    const first = runs.starts[0]
-    if (runs.count === 0 || first !== head.first || first < this.#end) {
+    const { head, raw } = await (this.#ahead ?? this.#read(this.#offset, this.#frames))
+    this.#ahead = undefined
+    if (raw === undefined) return this.#checkEnd(head)
+    const frame = this.#decode(head, raw)
+    const { starts, lengths, count } = frame
+    const first = starts[0]
+    if (count === 0 || first !== head.first || first < this.#end) {
       throw damagedRecord(this.path, `frame ${this.#frames} begins at block ${first}`)
     }
-    this.#end = runs.starts[runs.count - 1] + runs.lengths[runs.count - 1]
-    for (let i = 0; i < runs.count; i++) this.#mappedBlocks += runs.lengths[i]
+    this.#end = starts[count - 1] + lengths[count - 1]
+    for (let i = 0; i < count; i++) this.#mappedBlocks += lengths[i]
     this.#offset = head.at + head.compressedBytes
     this.#frames++
-    return runs
+    this.#ahead = this.#read(this.#offset, this.#frames)
+    // Whoever asks for it gets the failure.
+    this.#ahead.catch(() => undefined)
+    return frame
   }
 
   async close(): Promise<void> {
+    await this.#forgetAhead()
     await this.#file.close()
+  }
+
+  async #forgetAhead(): Promise<void> {
+    const ahead = this.#ahead
+    this.#ahead = undefined
+    await ahead?.catch(() => undefined)
+  }
+
+  /** @throws DM_BASE_RECORD_DAMAGED, DM_READ_FAILED */
+  async #read(offset: number, frame: number): Promise<FrameRead> {
+    const head = await this.#head(offset, frame)
+    if (head.compressedBytes === 0) {
+      this.#checkSum(head, Buffer.alloc(0), frame)
+      return { head, raw: undefined }
+    }
+    const room =
+      head.compressedBytes <= this.#memory.length ? this.#memory : Buffer.allocUnsafeSlow(head.compressedBytes)
+    this.#memory = room
+    const compressed = await readAt(this.#file, this.path, head.at, head.compressedBytes, room)
+    if (compressed.length < head.compressedBytes) throw damagedRecord(this.path, 'it ends within a frame')
+    this.#checkSum(head, compressed, frame)
+    if (this.#storesFrames && head.compressedBytes === head.rawBytes) return { head, raw: compressed }
+    const size = { maxOutputLength: MAX_FRAME_RUNS_BYTES, chunkSize: Math.max(64, head.rawBytes) }
+    const raw = await decompress(compressed, size).catch((error: unknown) => {
+      throw damagedRecord(this.path, error instanceof Error ? error.message : String(error), error)
+    })
+    return { head, raw }
+  }
+
+  /** @throws DM_BASE_RECORD_DAMAGED */
+  #decode({ rawBytes, count }: FrameHead, raw: Buffer): RecordedFrame {
+    try {
+      if (raw.length !== rawBytes) throw new Error(`${raw.length} bytes of runs, where ${rawBytes} are due`)
+      return (raw[0] === ENTRIES_MARK ? this.#entries : this.#runs).decode(raw, count)
+    } catch (error) {
+      throw damagedRecord(this.path, error instanceof Error ? error.message : String(error), error)
+    }
   }
 
   /** @throws DM_BASE_RECORD_DAMAGED when something is missing, or follows */
   #checkEnd(head: FrameHead): undefined {
-    this.#checkSum(head, Buffer.alloc(0))
     if (head.at !== this.bytes) throw damagedRecord(this.path, 'something follows its end')
     const { mappedBlocks } = this.header.device
     const isWhole = head.first === mappedBlocks && (this.#skipped || this.#mappedBlocks === mappedBlocks)
@@ -164,12 +216,12 @@ export class BaseRecordReader {
     return undefined
   }
 
-  #checkSum({ bytes }: FrameHead, compressed: Buffer): void {
+  #checkSum({ bytes }: FrameHead, compressed: Buffer, frame: number): void {
     if (bytes.readUInt32LE(FRAME_BYTES - 4) === frameChecksum(bytes, compressed, this.#seed)) return
-    throw damagedRecord(this.path, `the checksum of frame ${this.#frames} is wrong`)
+    throw damagedRecord(this.path, `the checksum of frame ${frame} is wrong`)
   }
 
-  async #head(offset: number, frame = this.#frames): Promise<FrameHead> {
+  async #head(offset: number, frame: number): Promise<FrameHead> {
     const bytes = await readAt(this.#file, this.path, offset, FRAME_BYTES)
     if (bytes.length < FRAME_BYTES) throw damagedRecord(this.path, 'it ends before its last frame')
     const head = {
@@ -190,9 +242,14 @@ export class BaseRecordReader {
   }
 }
 
-/** Up to `length` bytes; less only where the file ends. @throws DM_READ_FAILED */
-async function readAt(file: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
-  const buffer = Buffer.allocUnsafe(length)
+/** Up to `length` bytes, in `buffer`; less only where the file ends. @throws DM_READ_FAILED */
+async function readAt(
+  file: FileHandle,
+  path: string,
+  position: number,
+  length: number,
+  buffer = Buffer.allocUnsafe(length)
+): Promise<Buffer> {
   let filled = 0
   while (filled < length) {
     const { bytesRead } = await file

@@ -7,8 +7,8 @@
  * begins at virtual block, data block and time 0, so that it can be read alone.
  */
 import { encodeColumn, readColumn } from './columns.ts'
-import { decodeEntries, ENTRIES_MARK } from './entries.ts'
-import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME, type Runs } from './format.ts'
+import { grown } from './growing-room.ts'
+import { MAX_BLOCK, MAX_FRAME_RUNS, MAX_TIME, type RecordedFrame } from './format.ts'
 
 /** Collects the runs of one frame. */
 export class RunEncoder {
@@ -16,7 +16,7 @@ export class RunEncoder {
   /** The first virtual block of the frame. */
   first = 0
   readonly #most: number
-  readonly #columns: Float64Array[]
+  #columns = Array.from({ length: 4 }, () => new Float64Array(0))
   #block = 0
   #data = 0
   #time = 0
@@ -24,7 +24,6 @@ export class RunEncoder {
   /** @param most how many runs a frame takes, up to MAX_FRAME_RUNS */
   constructor(most: number) {
     this.#most = most
-    this.#columns = Array.from({ length: 4 }, () => new Float64Array(most))
   }
 
   get isFull(): boolean {
@@ -32,8 +31,9 @@ export class RunEncoder {
   }
 
   add(start: number, length: number, data: number, time: number): void {
-    const [gaps, lengths, jumps, ticks] = this.#columns
     const i = this.count++
+    if (i === this.#columns[0].length) this.#columns = this.#columns.map((each) => grown(each, i + 1))
+    const [gaps, lengths, jumps, ticks] = this.#columns
     if (i === 0) this.first = start
     gaps[i] = start - this.#block
     lengths[i] = length
@@ -44,11 +44,11 @@ export class RunEncoder {
     this.#time = time
   }
 
-  /** Writes the frame's runs. @param bytes with room for `frameBytes` @returns those that were written */
-  encode(bytes: Buffer): Buffer {
-    let at = 0
+  /** Writes the frame's runs, from `begin` on. @param bytes with room for `frameBytes` @returns where they end */
+  encode(bytes: Buffer, begin: number): number {
+    let at = begin
     for (const column of this.#columns) at = encodeColumn(column, this.count, bytes, at)
-    return bytes.subarray(0, at)
+    return at
   }
 
   clear(): void {
@@ -58,21 +58,17 @@ export class RunEncoder {
 
 /** Makes runs of bytes, in memory of its own. */
 export class RunDecoder {
-  readonly #starts = new Float64Array(MAX_FRAME_RUNS)
-  readonly #lengths = new Float64Array(MAX_FRAME_RUNS)
-  readonly #data = new Float64Array(MAX_FRAME_RUNS)
-  readonly #ticks = new Float64Array(MAX_FRAME_RUNS)
-  readonly #times = new Uint32Array(MAX_FRAME_RUNS)
+  /** Starts, lengths, data blocks and ticks. */
+  #columns = Array.from({ length: 4 }, () => new Float64Array(0))
+  #times = new Uint32Array(0)
 
   /** The runs, until the next are decoded. @throws Error for bytes that no encoder of ours writes */
-  decode(bytes: Uint8Array, count: number): Runs {
-    if (bytes[0] === ENTRIES_MARK) {
-      const into = { starts: this.#starts, lengths: this.#lengths, data: this.#data, times: this.#times }
-      return decodeEntries(bytes, count, into)
-    }
+  decode(bytes: Uint8Array, count: number): RecordedFrame {
     // Four bytes is the least that a frame takes.
     if (count > MAX_FRAME_RUNS || bytes.length < 4) throw new Error(`${bytes.length} bytes cannot hold ${count} runs`)
-    const [starts, lengths, data, ticks, times] = [this.#starts, this.#lengths, this.#data, this.#ticks, this.#times]
+    this.#columns = this.#columns.map((each) => grown(each, count))
+    const [starts, lengths, data, ticks] = this.#columns
+    const times = (this.#times = grown(this.#times, count))
     let at = 0
     for (const column of [starts, lengths, data, ticks]) at = readColumn(bytes, at, count, column)
     if (at !== bytes.length) throw new Error(`${bytes.length - at} bytes are left behind the last run`)
@@ -91,7 +87,7 @@ export class RunDecoder {
       data[i] = first
       times[i] = time
     }
-    return { count, starts, lengths, data, times }
+    return { count, runs: count, starts, lengths, data, times }
   }
 }
 

@@ -13,6 +13,25 @@ interface PoolFlags {
   readonly dataBlocks: number | undefined
 }
 
+/** LVM's UUIDs of the volumes with a pool's metadata and data; undefined where they are not known, or not LVM's. */
+export type PoolVolumes = Pick<BaseRecordHeader['pool'], 'metadataUuid' | 'dataUuid'>
+
+/**
+ * A pool keeps its volumes, also when they grow or move to other disks.
+ *
+ * @throws DM_BASE_RECORD_REBUILT
+ */
+export function checkPoolVolumes({ pool }: BaseRecordHeader, now: PoolVolumes): void {
+  for (const [which, was, is] of [
+    ['metadata', pool.metadataUuid, now.metadataUuid],
+    ['data', pool.dataUuid, now.dataUuid]
+  ]) {
+    if (was === undefined || was === is) continue
+    const what = is === undefined ? 'on no logical volume' : `on the logical volume with UUID ${is}`
+    throw voidRecord('REBUILT', `the pool's ${which} was on the logical volume with UUID ${was}, and is ${what}`)
+  }
+}
+
 /** @throws DM_BASE_RECORD_REBUILT for a pool of another block size: block numbers cannot be compared */
 export function checkRecordBlocks(
   { path, header }: { readonly path: string; readonly header: BaseRecordHeader },

@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import type { NodeShape } from '../../btree.ts'
+import { keyAt, type NodeShape } from '../../btree.ts'
 import {
   type BaseRecordHeader,
   encodePreamble,
@@ -15,21 +15,24 @@ import {
   frameChecksum,
   MAX_FRAME_RUNS
 } from './format.ts'
-import { EntryEncoder } from './entries.ts'
+import { dataBlockAt, EntryEncoder, inARow, timeAt } from './entries.ts'
 import { FrameCompressor } from './frame-compressor.ts'
 import { RunEncoder } from './runs.ts'
 import { syncFolder } from '../../../sync-folder.ts'
 
 /** Frames that are compressed or written beside the walk; more make it wait. */
 const MOST_UNDER_WAY = 4
+/** A run takes as long as so many mappings that are taken as they are. */
+const RUN_COSTS = 8
+/** Bytes that are written before they are made durable, beside the walk: the end has less to wait for. */
+const SYNC_BYTES = 2 ** 21
 
-const NOTHING = Buffer.alloc(0)
-
-/** A frame's runs, before they are compressed. */
-interface Frame {
+/** What the header of a frame says. */
+interface FrameFacts {
   /** Its number in the file, from 0. */
   readonly number: number
-  readonly raw: Buffer
+  /** Bytes of the runs, and number of runs. */
+  readonly rawBytes: number
   readonly count: number
   readonly first: number
 }
@@ -41,7 +44,6 @@ export class BaseRecordWriter {
   readonly #expected: number
   readonly #seed: number
   readonly #compressor = new FrameCompressor()
-  readonly #most: number
   readonly #runs: RunEncoder
   readonly #entries: EntryEncoder
   /** Whether the frame that is being filled is of entries. */
@@ -50,9 +52,12 @@ export class BaseRecordWriter {
   #frameBlocks = 0
   /** Frames under way, in the order of the file: each is done once those before it are. */
   readonly #underWay: Promise<void>[] = []
-  /** Buffers for frames that are compressed. */
+  /** Buffers for frames that are under way. */
   readonly #free: Buffer[] = []
   #failure: unknown
+  /** What makes durable what was written some time ago. */
+  #syncing: Promise<void> | undefined
+  #unsynced = 0
   #frames = 0
   #mappedBlocks = 0
   #bytes = 0
@@ -63,7 +68,6 @@ export class BaseRecordWriter {
   #time = 0
 
   private constructor(path: string, partPath: string, file: FileHandle, header: BaseRecordHeader, most: number) {
-    this.#most = most
     this.#runs = new RunEncoder(most)
     this.#entries = new EntryEncoder(most)
     this.#path = path
@@ -108,27 +112,54 @@ export class BaseRecordWriter {
   /** Adds entries `[from, to)` of a leaf of the mapping tree, the same way. */
   addEntries(words: Uint32Array, leaf: NodeShape, from: number, to: number): void {
     for (let i = from; i < to;) {
-      if (!this.#isScattered) {
+      if (!this.#takesPairs()) {
         i = this.#addRuns(words, leaf, i, to)
         continue
       }
-      this.#closeRun()
       const end = Math.min(to, i + this.#entries.room)
       this.#entries.addEntries(words, leaf, i, end)
-      this.#mappedBlocks += end - i
+      this.#addedPairs(end - i)
       i = end
-      if (this.#entries.room === 0) this.#closeFrame()
     }
   }
 
+  /** Adds mappings of another record: virtual blocks from `start` on, with pairs from the given one on. */
+  addPairs(start: number, length: number, words: Uint32Array, pair: number): void {
+    for (let i = 0; i < length;) {
+      if (!this.#takesPairs()) {
+        this.add(start + i, 1, dataBlockAt(words, pair + i), timeAt(words, pair + i))
+        i++
+        continue
+      }
+      const taken = Math.min(length - i, this.#entries.room)
+      this.#entries.addPairs(start + i, taken, words, pair + i)
+      this.#addedPairs(taken)
+      i += taken
+    }
+  }
+
+  /** Whether the frame that is being filled takes pairs as they are. */
+  #takesPairs(): boolean {
+    // The run before them may be what fills it.
+    this.#addScattered()
+    return this.#isScattered
+  }
+
+  #addedPairs(count: number): void {
+    this.#mappedBlocks += count
+    if (this.#entries.room === 0) this.#closeFrame()
+  }
+
   /** @returns the index of the first entry that is not added yet: the frame of runs is full */
-  #addRuns(words: Uint32Array, { keys, values }: NodeShape, from: number, to: number): number {
+  #addRuns(words: Uint32Array, leaf: NodeShape, from: number, to: number): number {
     let i = from
+    // Virtual blocks follow one another up to here, mostly in all of the leaf.
+    let row = from
     while (i < to) {
-      let k = keys + 2 * i
-      let v = values + 2 * i
+      if (i === row) row = i + inARow(words, leaf, i, to)
+      let v = leaf.values + 2 * i
+      const block = keyAt(words, leaf, i)
       // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
-      const block = words[k] + words[k + 1] * 2 ** 32
       const data = words[v + 1] * 256 + (words[v] >>> 24)
       const time = words[v] & 0xffffff
       const end = this.#start + this.#length
@@ -142,24 +173,13 @@ export class BaseRecordWriter {
       // How far it goes: words are compared with those that would follow, as integers of 32 bits.
       let low = words[v] | 0
       let high = words[v + 1] | 0
-      let keyLow = words[k] | 0
-      let keyHigh = words[k + 1] | 0
       const first = i
       do {
         i++
-        k += 2
         v += 2
         low = (low + 0x1000000) | 0
         if (low >>> 24 === 0) high = (high + 1) | 0
-        keyLow = (keyLow + 1) | 0
-        if (keyLow === 0) keyHigh = (keyHigh + 1) | 0
-      } while (
-        i < to &&
-        (words[v] | 0) === low &&
-        (words[v + 1] | 0) === high &&
-        (words[k] | 0) === keyLow &&
-        (words[k + 1] | 0) === keyHigh
-      )
+      } while (i < row && (words[v] | 0) === low && (words[v + 1] | 0) === high)
       this.#length += i - first
     }
     return to
@@ -188,12 +208,14 @@ export class BaseRecordWriter {
       await this.abandon()
       return false
     }
-    this.#begin(
-      Promise.resolve(this.#frame(NOTHING, { number: this.#frames, raw: NOTHING, count: 0, first: this.#mappedBlocks }))
-    )
+    const last = Buffer.alloc(FRAME_BYTES)
+    this.#seal(last, { number: this.#frames, rawBytes: 0, count: 0, first: this.#mappedBlocks })
+    this.#begin(Promise.resolve(last))
     try {
       await this.drain(0)
       this.#compressor.close()
+      await this.#syncing
+      if (this.#failure !== undefined) throw this.#failure as Error
       await this.#file.sync()
       await this.#file.close()
       await rename(this.#partPath, this.#path)
@@ -208,28 +230,35 @@ export class BaseRecordWriter {
   /** Leaves nothing behind. */
   async abandon(): Promise<void> {
     while (this.#underWay.length > 0) await this.#underWay[0]
+    await this.#syncing
     this.#compressor.close()
     await this.#file.close().catch(() => undefined)
     await rm(this.#partPath, { force: true })
   }
 
+  /** The run does not grow any more. */
   #closeRun(): void {
-    for (let taken = 0; taken < this.#length;) {
-      const [start, length, data] = [this.#start + taken, this.#length - taken, this.#data + taken]
-      if (this.#isScattered) {
-        const part = Math.min(length, this.#entries.room)
-        this.#entries.add(start, part, data, this.#time)
-        taken += part
-        if (this.#entries.room === 0) this.#closeFrame()
-      } else {
-        this.#runs.add(start, length, data, this.#time)
-        this.#frameBlocks += length
-        taken += length
-        if (this.#runs.isFull) this.#closeFrame()
-      }
-    }
+    this.#addScattered()
+    if (this.#length === 0) return
+    this.#runs.add(this.#start, this.#length, this.#data, this.#time)
     this.#mappedBlocks += this.#length
+    this.#frameBlocks += this.#length
     this.#length = 0
+    if (this.#runs.isFull) this.#closeFrame()
+  }
+
+  /**
+   * Adds the run to the frame of pairs. What does not go into that may become a run of the next frame, and still grow.
+   */
+  #addScattered(): void {
+    while (this.#isScattered && this.#length > 0) {
+      const taken = Math.min(this.#length, this.#entries.room)
+      this.#entries.add(this.#start, taken, this.#data, this.#time)
+      this.#start += taken
+      this.#data += taken
+      this.#length -= taken
+      this.#addedPairs(taken)
+    }
   }
 
   #closeFrame(): void {
@@ -237,22 +266,33 @@ export class BaseRecordWriter {
     const { count, first } = encoder
     if (count === 0) return
     // Buffers are used again: new ones would keep the garbage collector busy.
-    const buffer = this.#free.pop() ?? Buffer.allocUnsafeSlow(frameBytes(this.#most))
-    const frame: Frame = { number: this.#frames++, raw: encoder.encode(buffer), count, first }
+    const needed = FRAME_BYTES + frameBytes(count)
+    const free = this.#free.pop()
+    const buffer = free !== undefined && free.length >= needed ? free : Buffer.allocUnsafeSlow(needed)
+    const bytes = buffer.subarray(0, encoder.encode(buffer, FRAME_BYTES))
+    const facts: FrameFacts = { number: this.#frames++, rawBytes: bytes.length - FRAME_BYTES, count, first }
+    this.#begin(this.#isScattered ? Promise.resolve(this.#seal(bytes, facts)) : this.#compressed(bytes, facts), buffer)
     // The next frame is mostly like this one.
-    this.#isScattered = this.#isScattered ? 3 * this.#entries.jumps > count : this.#frameBlocks < 2 * count
+    this.#isScattered = this.#isScattered
+      ? RUN_COSTS * this.#entries.jumps > count
+      : this.#frameBlocks < RUN_COSTS * count
     this.#frameBlocks = 0
     encoder.clear()
-    const made = async () => {
-      const runs = await this.#compressor.compress(frame.raw)
-      this.#free.push(buffer)
-      return this.#frame(runs, frame)
-    }
-    this.#begin(made())
   }
 
-  /** Writes what is being made, behind all that was begun before. */
-  #begin(made: Promise<Buffer>): void {
+  async #compressed(bytes: Buffer, facts: FrameFacts): Promise<Buffer> {
+    const runs = await this.#compressor.compress(bytes.subarray(FRAME_BYTES))
+    // What is as long as the runs would be taken for them.
+    if (runs.length >= facts.rawBytes) return this.#seal(bytes, facts)
+    return this.#seal(Buffer.concat([bytes.subarray(0, FRAME_BYTES), runs]), facts)
+  }
+
+  /**
+   * Writes what is being made, behind all that was begun before.
+   *
+   * @param buffer to be used again afterwards
+   */
+  #begin(made: Promise<Buffer>, buffer?: Buffer): void {
     const before = this.#underWay.at(-1)
     const run = async () => {
       await before
@@ -260,9 +300,11 @@ export class BaseRecordWriter {
         const bytes = await made
         if (this.#failure === undefined) await this.#file.appendFile(bytes)
         this.#bytes += bytes.length
+        this.#syncSome(bytes.length)
       } catch (error) {
         this.#failure ??= error
       } finally {
+        if (buffer) this.#free.push(buffer)
         void this.#underWay.shift()
       }
     }
@@ -271,14 +313,30 @@ export class BaseRecordWriter {
     this.#underWay.push(run())
   }
 
-  #frame(runs: Buffer, { number, raw, count, first }: Frame): Buffer {
-    const head = Buffer.alloc(FRAME_BYTES)
-    head.writeUInt32LE(runs.length, 0)
-    head.writeUInt32LE(raw.length, 4)
-    head.writeUInt32LE(count, 8)
-    head.writeUInt32LE(number, 12)
-    head.writeBigUInt64LE(BigInt(first), 16)
-    head.writeUInt32LE(frameChecksum(head, runs, this.#seed), FRAME_BYTES - 4)
-    return Buffer.concat([head, runs])
+  /** Notes that so many bytes were written. */
+  #syncSome(bytes: number): void {
+    this.#unsynced += bytes
+    if (this.#unsynced < SYNC_BYTES || this.#syncing) return
+    this.#unsynced = 0
+    this.#syncing = this.#file
+      .datasync()
+      .catch((error: unknown) => {
+        this.#failure ??= error
+      })
+      .finally(() => {
+        this.#syncing = undefined
+      })
+  }
+
+  /** Writes a frame's header before what it holds. */
+  #seal(frame: Buffer, { number, rawBytes, count, first }: FrameFacts): Buffer {
+    const runs = frame.subarray(FRAME_BYTES)
+    frame.writeUInt32LE(runs.length, 0)
+    frame.writeUInt32LE(rawBytes, 4)
+    frame.writeUInt32LE(count, 8)
+    frame.writeUInt32LE(number, 12)
+    frame.writeBigUInt64LE(BigInt(first), 16)
+    frame.writeUInt32LE(frameChecksum(frame, runs, this.#seed), FRAME_BYTES - 4)
+    return frame
   }
 }
