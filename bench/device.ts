@@ -7,7 +7,7 @@
  */
 import { execFile, execFileSync } from 'node:child_process'
 import { copyFile, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { type MetadataMedium, openMedium } from '../src/devicemapper/metadata-medium.ts'
@@ -17,7 +17,11 @@ import { METADATA_BLOCK_BYTES } from '../src/units.ts'
 import { type ThinTool, thinTool } from '../test/lab/tools.ts'
 import { ensureTrixieTools, trixieTool } from '../test/lab/trixie-tools.ts'
 import { startAgentProcess } from './agent-process.ts'
+import { deltaRows, streamRows } from './aims.ts'
+import { manyRows, measureMany } from './many-clients.ts'
 import { cpuMilliseconds, median } from './measure.ts'
+import { measureRouter } from './router.ts'
+import { measureStream } from './stream.ts'
 
 const run = promisify(execFile)
 
@@ -29,7 +33,7 @@ const DEPTH = 128
 /** Calls until V8 has compiled all that is hot. */
 const CALLS_BEFORE = 20
 const ways = ['pread', 'libaio', 'io_uring'] as const
-type Way = (typeof ways)[number]
+export type Way = (typeof ways)[number]
 
 export interface Question {
   readonly title: string
@@ -39,7 +43,7 @@ export interface Question {
 }
 
 /** Milliseconds, of wall time and of processors' time. */
-interface Cost {
+export interface Cost {
   readonly wall: number
   readonly cpu: number
 }
@@ -53,7 +57,7 @@ interface Medium {
   readonly ways: readonly Way[]
 }
 
-interface Figures {
+export interface Figures {
   readonly medium: string
   readonly question: string
   extents: number
@@ -63,17 +67,21 @@ interface Figures {
   tools: { readonly name: string; readonly cost: Cost }[]
 }
 
+/** Runs of what takes seconds: the tools, and streams of many extents. */
+const FEW = 3
+
 /**
  * @param folder a recorded pool
- * @param toolRuns of the tools, which take long
+ * @param streamed extents of the streams
  * @returns its section
  */
 export async function measureDevice(
   folder: string,
   questions: readonly Question[],
   runs: number,
-  toolRuns = Math.min(runs, 3)
+  streamed: number
 ): Promise<string> {
+  const few = Math.min(runs, FEW)
   const work = await mkdtemp(join(tmpdir(), 'deltamapper-bench-'))
   const memory = await mkdtemp('/dev/shm/deltamapper-bench-')
   const loops: string[] = []
@@ -99,8 +107,10 @@ export async function measureDevice(
     ]
     await ensureTrixieTools()
     const figures: Figures[] = []
-    for (const medium of media) figures.push(...(await measureMedium(medium, questions, program, work, runs, toolRuns)))
-    return render(figures, runs)
+    for (const medium of media) figures.push(...(await measureMedium(medium, questions, program, work, runs, few)))
+    const many = await measureMany(media.at(-1)!.folder)
+    const streams = streamRows(await measureStream(streamed, few), await measureRouter(streamed, few))
+    return render(figures, [...deltaRows(figures), ...streams, ...manyRows(many)], runs)
   } finally {
     for (const device of loops) execFileSync('losetup', ['-d', device])
     await rm(work, { recursive: true, force: true })
@@ -254,7 +264,7 @@ function middle(costs: readonly Cost[]): Cost {
   return { wall: median(costs.map(({ wall }) => wall)), cpu: median(costs.map(({ cpu }) => cpu)) }
 }
 
-function render(figures: readonly Figures[], runs: number): string {
+function render(figures: readonly Figures[], aims: readonly string[][], runs: number): string {
   return `${deviceHeading}
 
 The pool above. *Device*: a loop device with direct I/O, read with O_DIRECT and with the checks of live metadata, as
@@ -263,11 +273,18 @@ reads the same nodes and checks of each the checksum, its number and its keys, a
 after the other, and with libaio and io_uring, ${DEPTH} requests at once. Wall time, and in parentheses processor time, in
 milliseconds; of the agent its whole process, of a call over an open connection until the last extent was decoded by the
 client. \`thin_delta\` (for *allocated* \`thin_dump\`) is the whole process. Medians of ${runs} runs. Made by \`npm run bench
--- --device\`.
+-- --device\`; the machine had a load of ${loadavg()[2].toFixed(0)} on ${cpus().length} processors.
 
 | | delta | extents | nodes | agent | C, pread | C, libaio | C, io_uring | tool 0.9.0 | tool 1.1.0 | CPU of C's | of the tool's |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
 ${figures.map(row).join('\n')}
+
+What is aimed at, and what this run has measured. CPU is compared with CPU, of C with libaio (in the page cache: pread) and of the whole
+\`thin_delta\` or \`thin_dump\`, 0.9.0 and 1.1.0. The last rows are of the device in memory; streams, of an image in the page cache.
+
+| | aim | measured |
+|---|---|---|
+${aims.map((cells) => `| ${cells.join(' | ')} |`).join('\n')}
 `
 }
 

@@ -46,7 +46,7 @@ interface Run {
 const volumeBlocks = Math.ceil(mappings * 1.2)
 const sizeBytes = volumeBlocks * blockBytes
 // Every block is there twice (it is rewritten once), and a little of it once more.
-const dataBytes = Math.ceil(mappings * 2.2) * blockBytes
+const dataBytes = Math.ceil(mappings * 2.3) * blockBytes
 const metadataBytes = Math.ceil((mappings * 240) / mebibyte + 64) * mebibyte
 
 // dm-thin would otherwise re-read what it cannot keep: by default the cache is 2 % of the memory.
@@ -64,6 +64,7 @@ sendMessage('pool', 'create_snap 2 1')
 changed('clustered', 3, () => clusters(mappings / 100))
 changed('scattered', 4, () => scattered(mappings / 100))
 changed('rewritten', 5, () => runs)
+changed('scattered-10', 6, () => scattered(mappings / 10))
 sendMessage('pool', 'reserve_metadata_snap')
 // Life goes on after the metadata snapshot.
 writeRuns(0, scattered(1000))
@@ -77,7 +78,8 @@ const described: [string, number, string][] = [
   ['identical', 2, 'nothing changed'],
   ['clustered', 3, '1 % of the blocks changed, in 40 places'],
   ['scattered', 4, '1 % of the blocks changed, all over the volume'],
-  ['rewritten', 5, 'every block changed']
+  ['rewritten', 5, 'every block changed'],
+  ['scattered-10', 6, '10 % of the blocks changed, all over the volume']
 ]
 const pool = {
   format: 1,

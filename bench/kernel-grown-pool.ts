@@ -4,7 +4,7 @@
  *   node bench/kernel-grown-pool.ts [MAPPINGS]     makes it and prints its folder
  *
  * Snapshots of the one volume, `grown`, in order: base, identical, clustered (1 % changed in few places), scattered (1 % changed all
- * over), rewritten (everything changed).
+ * over), rewritten (everything changed), scattered-10 (10 % changed all over).
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'

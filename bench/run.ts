@@ -98,10 +98,12 @@ async function device(): Promise<string> {
       { title: 'identical', base: 'base', target: 'identical' },
       { title: '1 % clustered', base: 'base', target: 'clustered' },
       { title: '1 % scattered', base: 'base', target: 'scattered' },
+      { title: '10 % scattered', base: 'base', target: 'scattered-10' },
       { title: 'everything', base: 'base', target: 'rewritten' },
       { title: 'allocated', target: 'base' }
     ],
-    runs
+    runs,
+    Number(values.extents)
   )
 }
 

@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { BlockMetadataEncoder } from '../src/grpc/block-metadata.ts'
 import { startAgentProcess } from './agent-process.ts'
 import { fragmentedPool } from './fragmented-pool.ts'
-import { median, peakMemoryMiB } from './measure.ts'
+import { cpuMilliseconds, median, peakMemoryMiB } from './measure.ts'
 
 const method = '/csi.v1.SnapshotMetadata/GetMetadataAllocated'
 const identity = (bytes: Buffer) => bytes
@@ -25,6 +25,9 @@ export interface StreamFigures {
   /** Median of the ratios of neighbouring runs. */
   ratio: number
   agentPeakMiB: number
+  /** Processor time, in milliseconds: medians. */
+  agentCpuMs: number
+  readyMadeCpuMs: number
 }
 
 /** Runs in turn, so that both see the same machine: agent, ready-made, agent, … */
@@ -38,10 +41,14 @@ export async function measureStream(extents: number, runs: number): Promise<Stre
     await drain(readyMade.address, request)
     const agentMs: number[] = []
     const readyMadeMs: number[] = []
+    const cpu: { agent: number; readyMade: number }[] = []
     let bytes = 0
     for (let run = 0; run < runs; run++) {
+      const before = [agent.pid, readyMade.pid].map(cpuMilliseconds)
       const one = await drain(agent.address, request)
       const other = await drain(readyMade.address, request)
+      const [used, usedReadyMade] = [agent.pid, readyMade.pid].map((pid, i) => cpuMilliseconds(pid) - before[i])
+      cpu.push({ agent: used, readyMade: usedReadyMade })
       if (one.bytes !== other.bytes)
         throw new Error(`the agent sent ${one.bytes} bytes, ready-made were ${other.bytes}`)
       bytes = one.bytes
@@ -54,7 +61,9 @@ export async function measureStream(extents: number, runs: number): Promise<Stre
       agentMs: median(agentMs),
       readyMadeMs: median(readyMadeMs),
       ratio: median(agentMs.map((ms, i) => ms / readyMadeMs[i])),
-      agentPeakMiB: peakMemoryMiB(agent.pid)
+      agentPeakMiB: peakMemoryMiB(agent.pid),
+      agentCpuMs: median(cpu.map(({ agent }) => agent)),
+      readyMadeCpuMs: median(cpu.map(({ readyMade }) => readyMade))
     }
   } finally {
     await readyMade.stop()
@@ -81,7 +90,7 @@ async function drain(address: string, request: Buffer): Promise<{ milliseconds: 
 }
 
 /** A bare grpc-js server in a process of its own that streams messages it has had in memory all along. */
-async function startReadyMade(extents: number): Promise<{ address: string; stop(): Promise<void> }> {
+async function startReadyMade(extents: number): Promise<{ address: string; pid: number; stop(): Promise<void> }> {
   const folder = await mkdtemp(join(tmpdir(), 'deltamapper-bench-'))
   const path = join(folder, 'ready-made.sock')
   const child = spawn(process.execPath, [import.meta.filename, path, String(extents)], {
@@ -89,7 +98,7 @@ async function startReadyMade(extents: number): Promise<{ address: string; stop(
   })
   await once(child.stdout, 'data')
   return {
-    address: `unix://${path}`,
+    ...{ address: `unix://${path}`, pid: child.pid! },
     async stop() {
       const gone = once(child, 'exit')
       child.kill()

@@ -40,6 +40,9 @@ export interface NodeShape {
   values: number
 }
 
+/** Keys are below this. Beyond it they would no longer be exact; no device has so many blocks. */
+const MOST_KEY = 2 ** 53
+
 /** The range a node's keys must lie in: `low` inclusive, `high` exclusive. */
 export interface KeyRange {
   low: number
@@ -92,7 +95,7 @@ export function nodeShape(
     throw damaged(reader.path, block, 'it is empty, and no root of an empty tree')
 
   const node = { isLeaf, entries, keys: base + KEYS_WORD, values: base + KEYS_WORD + 2 * maxEntries }
-  if (entries > 0) checkKeys(words, node, range, reader, block)
+  if (entries > 0) checkKeys(window, node, range, reader, block)
   return node
 }
 
@@ -102,29 +105,63 @@ function mostEntries(valueSize: number): number {
 }
 
 function checkKeys(
-  words: Uint32Array,
+  { words, doubles }: BlockWindow,
   node: NodeShape,
   { low, high }: KeyRange,
   reader: BlockReader,
   block: number
 ): void {
+  const { entries } = node
+  const [first, last] = [keyAt(words, node, 0), keyAt(words, node, entries - 1)]
+  if (first >= low && ascend(doubles, node.keys / 2, entries) && first < MOST_KEY && last < high && last < MOST_KEY) {
+    return
+  }
   let previous = low - 1
-  for (let word = node.keys, end = word + 2 * node.entries; word < end; word += 2) {
-    const key = words[word] + words[word + 1] * 2 ** 32
+  for (let i = 0; i < entries; i++) {
+    const key = keyAt(words, node, i)
     if (key <= previous) {
       throw damaged(reader.path, block, `its key ${key} is out of order or below its parent's ${low}`)
     }
     previous = key
   }
-  // Beyond 2^53 a key is no longer exact; no device has that many blocks.
-  if (previous >= high || previous > Number.MAX_SAFE_INTEGER) {
-    throw damaged(reader.path, block, `its key ${previous} is beyond what its parent allows (${high})`)
+  throw damaged(reader.path, block, `its key ${last} is beyond what its parent allows (${high})`)
+}
+
+/** Whether so many doubles from `at` on ascend: their bits do, if the first is not negative (block-reader.ts). */
+function ascend(doubles: Float64Array, at: number, count: number): boolean {
+  let previous = doubles[at]
+  for (let i = at + 1, end = at + count; i < end; i++) {
+    const next = doubles[i]
+    if (!(next > previous)) return false
+    previous = next
   }
+  return true
 }
 
 /** The i-th key, exact. */
 export function keyAt(words: Uint32Array, node: NodeShape, i: number): number {
   return words[node.keys + 2 * i] + words[node.keys + 2 * i + 1] * 2 ** 32
+}
+
+/**
+ * The entry after the run of consecutive keys that begins at entry `from`; `to` at most. Keys ascend, so two that are
+ * as far apart as their places have all others between them: a long run takes few looks.
+ */
+export function runEnd(words: Uint32Array, node: NodeShape, from: number, to: number): number {
+  const shift = keyAt(words, node, from) - from
+  let last = from
+  let step = 1
+  while (last + step < to && keyAt(words, node, last + step) === last + step + shift) {
+    last += step
+    step *= 2
+  }
+  let end = Math.min(last + step, to)
+  while (end - last > 1) {
+    const middle = (last + end) >>> 1
+    if (keyAt(words, node, middle) === middle + shift) last = middle
+    else end = middle
+  }
+  return end
 }
 
 /** The i-th value of an 8-byte tree as a block number. A value that does not fit a double is refused. */

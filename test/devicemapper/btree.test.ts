@@ -207,6 +207,10 @@ const damages: [name: string, nodes: Node[], block: number, says: RegExp][] = [
   ['a key beyond 2^53', [leaf([2n ** 53n])], 1, /key 9007199254740992 is beyond/],
   ['the last key there is', [leaf([2n ** 64n - 1n])], 1, /is beyond/],
   ['keys that rounding makes equal', [leaf([2n ** 53n, 2n ** 53n + 1n])], 1, /damaged/],
+  ['a first key that is a negative double', [leaf([0xbff0_0000_0000_0000n, 5])], 1, /key 5 is out of order/],
+  ['a key that is a negative double', [leaf([1, 0xbff0_0000_0000_0000n, 5])], 1, /key 5 is out of order/],
+  ['a key that is no number as a double', [leaf([1, 0x7ff8_0000_0000_0000n, 5])], 1, /key 5 is out of order/],
+  ['a last key that is no number as a double', [leaf([1, 0x7ff8_0000_0000_0000n])], 1, /is beyond/],
   ['a key below what its parent says', [internal([5], [2]), leaf([4, 6])], 2, /below its parent's 5/],
   [
     'a key that is its right neighbour’s',

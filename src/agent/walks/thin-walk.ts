@@ -2,6 +2,7 @@
  * Answers one question: opens the metadata, finds the devices, checks the question against them, and encodes the walk's
  * extents as messages. Runs in a walker thread, and does not know of threads.
  */
+import { allOf } from '../../all-of.ts'
 import { DeltamapperError } from '../../errors.ts'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { checkExternalOrigin, checkRecordBlocks, checkWentOn } from '../../devicemapper/thin/base-record/trust.ts'
@@ -10,8 +11,8 @@ import type { ExtentBatch } from '../../devicemapper/extents.ts'
 import {
   type MappingStream,
   openPoolMetadata,
-  type PoolMetadata,
-  type ThinDevice
+  type PinnedNow,
+  type PoolMetadata
 } from '../../devicemapper/thin/pool-metadata.ts'
 import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { CheckOutcome } from '../../devicemapper/tools/cross-check.ts'
@@ -165,7 +166,7 @@ export async function* walkMessages(
   if (record) used.defer(() => record.close())
   const devices = await find(metadata, request, record, signal)
   // An image in a file does not change, so there is nothing to check.
-  const seen = target.live ? await see(metadata, devices, request.startingOffset > 0) : undefined
+  const seen = target.live ? see(devices, request.startingOffset > 0) : undefined
   const wanted = seen && (await agreed(metadata, request, devices, seen, onSeen, signal))
   const keeping = wanted && (await RecordKeeping.begin(wanted, recordedAnswer(metadata, request, seen), signal))
   if (keeping) used.defer(() => keeping.abandon())
@@ -195,9 +196,11 @@ async function agreed(
   signal: AbortSignal
 ): Promise<RecordWanted | undefined> {
   await refuseVolumeInUse(metadata, devices.target, signal)
-  const wanted = await onSeen?.(seen)
+  const [wanted, isMet] = await allOf([
+    onSeen?.(seen) ?? Promise.resolve(undefined),
+    tools?.engine === 'tools' ? Promise.resolve(false) : isMetByWalk(metadata, devices, startingOffset, signal)
+  ])
   if (seen.resumed) await checkResumable(metadata, seen.target, signal)
-  const isMet = tools?.engine !== 'tools' && (await isMetByWalk(metadata, devices, startingOffset, signal))
   if (seen.base && !isMet) await checkUnwritten(metadata, seen.base, signal)
   return wanted
 }
@@ -242,10 +245,9 @@ async function batchesOf(
   return engineAnswer(tools, metadata, isLiveRoot(target), question, support, native)
 }
 
-/** A snapshot and its device. */
-interface FoundDevice {
-  snapshot: Snapshot
-  device: ThinDevice
+/** A snapshot and its device, as one look has found it. */
+interface FoundDevice extends PinnedNow {
+  readonly snapshot: Snapshot
 }
 
 interface FoundDevices {
@@ -273,7 +275,11 @@ async function find(
   record: BaseRecordReader | undefined,
   signal: AbortSignal
 ): Promise<FoundDevices> {
-  const targetDevice = await findDevice(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal)
+  const [foundTarget, foundBase] = await allOf([
+    findDevice(metadata, target, 'DM_SNAPSHOT_NOT_FOUND', signal),
+    base ? findDevice(metadata, base, 'DM_BASE_LOST', signal) : Promise.resolve(undefined)
+  ])
+  const [targetDevice, baseDevice] = [foundTarget.device, foundBase?.device]
   if (recorded && record && recorded.creationTime > targetDevice.details.creationTime) {
     throw new DeltamapperError(
       'DM_ORDER_REVERSED',
@@ -281,7 +287,6 @@ async function find(
       'ask the other way round'
     )
   }
-  const baseDevice = base && (await findDevice(metadata, base, 'DM_BASE_LOST', signal))
   // The pool's clock ticks with every snapshot, so of two snapshots the older one has the lower creation time.
   if (base && baseDevice && baseDevice.details.creationTime > targetDevice.details.creationTime) {
     const [what, remedy] =
@@ -293,20 +298,14 @@ async function find(
         : [`base ${base.handle} was taken after target ${target.handle}`, 'ask the other way round']
     throw new DeltamapperError('DM_ORDER_REVERSED', what, remedy)
   }
-  return {
-    base: base && baseDevice && { snapshot: base, device: baseDevice },
-    target: { snapshot: target, device: targetDevice }
-  }
+  return { base: foundBase, target: foundTarget }
 }
 
-/** @throws DM_SNAPSHOT_CHANGED */
-async function see(metadata: PoolMetadata, { base, target }: FoundDevices, resumed: boolean): Promise<SeenDevices> {
-  const look = async ({ snapshot, device }: FoundDevice): Promise<SeenDevice> => ({
-    snapshot,
-    transactionId: device.details.transactionId,
-    fingerprint: await metadata.fingerprint(device)
-  })
-  return { base: base && (await look(base)), target: await look(target), resumed }
+function see({ base, target }: FoundDevices, resumed: boolean): SeenDevices {
+  const asSeen = ({ snapshot, device, fingerprint }: FoundDevice): SeenDevice => {
+    return { snapshot, transactionId: device.details.transactionId, fingerprint }
+  }
+  return { base: base && asSeen(base), target: asSeen(target), resumed }
 }
 
 /**
@@ -395,11 +394,11 @@ async function checkResumable(
 async function answer(
   metadata: PoolMetadata,
   { base, target, startingOffset }: WalkRequest,
-  { seen, record, sink }: AnswerParts,
+  { devices, record, sink }: AnswerParts,
   signal: AbortSignal
 ): Promise<MappingStream> {
-  const { fingerprint } = seen?.target ?? {}
-  const question = { sizeBytes: target.sizeBytes, startingOffset, fingerprint, sink, signal }
+  const { base: foundBase, target: foundTarget } = devices
+  const question = { sizeBytes: target.sizeBytes, startingOffset, fingerprint: foundTarget.fingerprint, sink, signal }
   if (record) return metadata.deltaFromRecord({ deviceId: target.thinId, record, ...question })
   if (!base) return metadata.allocated({ deviceId: target.thinId, ...question })
   return metadata.delta({
@@ -407,7 +406,7 @@ async function answer(
     targetId: target.thinId,
     baseSizeBytes: base.sizeBytes,
     baseIsSnapshot: base.live ?? false,
-    baseFingerprint: seen?.base?.fingerprint,
+    baseFingerprint: foundBase?.fingerprint,
     ...question
   })
 }
@@ -486,10 +485,11 @@ function asked({ base, target }: FoundDevices, seen: SeenDevices | undefined, st
 /** The snapshot's device. Its loss is an error with the code for the caller's role of the snapshot. */
 async function findDevice(
   metadata: PoolMetadata,
-  { handle, thinId, transactionId }: Snapshot,
+  snapshot: Snapshot,
   lost: 'DM_SNAPSHOT_NOT_FOUND' | 'DM_BASE_LOST',
   signal: AbortSignal
-): Promise<ThinDevice> {
+): Promise<FoundDevice> {
+  const { handle, thinId, transactionId } = snapshot
   const gone = (what: string, cause?: unknown) =>
     new DeltamapperError(
       lost,
@@ -497,18 +497,19 @@ async function findDevice(
       'take a full backup of a snapshot that exists',
       { cause }
     )
-  let device: ThinDevice
+  let found: PinnedNow
   try {
-    device = await metadata.device(thinId, signal)
+    found = await metadata.pinned(thinId, signal)
   } catch (error) {
     if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_NOT_FOUND') throw error
     throw gone(`no thin device ${thinId}`, error)
   }
   // LVM reuses the highest device id: the same id with another transaction id is another snapshot.
+  const { device } = found
   if (transactionId !== undefined && device.details.transactionId !== transactionId) {
     throw gone(
       `thin device ${thinId} is of transaction ${device.details.transactionId}, the snapshot of ${transactionId}`
     )
   }
-  return device
+  return { snapshot, ...found }
 }

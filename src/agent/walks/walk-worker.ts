@@ -9,6 +9,7 @@
 import type { MessagePort } from 'node:worker_threads'
 import { forgetSpareWindows } from '../../devicemapper/block-reader.ts'
 import { ReadQueue } from '../../devicemapper/read-queue.ts'
+import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { asDeltamapperError, type DeltamapperError } from '../../errors.ts'
 import { collectGarbage } from '../../memory-after-bursts.ts'
 import type { Walk, WalkContext } from './plan.ts'
@@ -25,7 +26,14 @@ type Start = Extract<ToWalker, { kind: 'start' }>
 export async function warmUp(port: MessagePort, data: WalkerData | undefined): Promise<void> {
   // Where there is no queue, the walks say so.
   if (data && data.reads !== 'preadv') await ReadQueue.ofThread().catch(() => undefined)
+  // A block of a file that is there for certain, and holds no metadata: what a first read takes is ready then.
+  if (data) await readAsWalksDo(process.execPath, data)
   port.postMessage({ kind: 'ready', id: NaN } satisfies FromWalker)
+}
+
+async function readAsWalksDo(path: string, { reads }: WalkerData): Promise<void> {
+  const opened = await openPoolMetadata(path, { direct: true, reads }).catch(() => undefined)
+  await opened?.close()
 }
 
 /** @param walkOf the walk of the target that has this name */
@@ -35,7 +43,7 @@ export function serveWalks(
   { overdueMs }: Pick<WalkerData, 'overdueMs'> = {}
 ): void {
   const walks = new Map<number, WalkInThread>()
-  const turns = new WalkTurns({ overdueMs })
+  const turns: Turns = { first: new WalkTurns({ overdueMs }), later: new WalkTurns({ overdueMs }) }
   const say = (message: FromWalker, transfer: ArrayBuffer[] = []) => {
     port.postMessage(message, transfer)
   }
@@ -84,7 +92,7 @@ class WalkInThread {
   async run(
     walkOf: (target: string) => Walk<unknown>,
     { task, reading, client = '' }: Start,
-    turns: WalkTurns
+    turns: Turns
   ): Promise<void> {
     const { signal } = this.#cancel
     const statistics = noStatistics()
@@ -133,17 +141,30 @@ class WalkInThread {
   }
 }
 
+/**
+ * First messages have turns of their own: so an answer that is short does not wait until it is its turn among the long
+ * ones of its client. Many that begin leave the others their shares all the same.
+ */
+interface Turns {
+  readonly first: WalkTurns
+  readonly later: WalkTurns
+}
+
+/** A walk that has read no more nodes than these with its first message is over, or nearly. */
+const SHORT_WALK_NODES = 64
+
 /** The messages, each made when it is the client's turn. */
 async function* inTurn(
   messages: AsyncGenerator<Uint8Array<ArrayBuffer>>,
-  turns: WalkTurns,
+  turns: Turns,
   client: string,
   statistics: TimedStatistics,
   signal: AbortSignal
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   try {
-    for (;;) {
-      const turn = await turns.take(client, signal)
+    for (let made = 0; ; made++) {
+      const isFirst = made === 0 || (made === 1 && statistics.nodesRead <= SHORT_WALK_NODES)
+      const turn = await (isFirst ? turns.first : turns.later).take(client, signal)
       const began = performance.now()
       let next: IteratorResult<Uint8Array<ArrayBuffer>>
       try {

@@ -47,8 +47,9 @@ const LEAVES_AT_ONCE = 4096
  */
 const EXTENTS_IN_BATCH = 8192
 const LEAVES_AFTER_MS = 100
-/** Of this thread. */
+/** Of this thread: walks that have begun, and those of them that are at a window right now. */
 let walksUnderWay = 0
+let walksReading = 0
 /**
  * Children to expect of an internal node when deciding how many to open: kernel-grown nodes are half full at the least.
  */
@@ -128,7 +129,7 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
         more = await walk.advance()
       } catch (error) {
         // Damage further on does not spoil what came before.
-        const batch = delta.signal?.aborted ? undefined : walk.extents.take()
+        const batch = delta.signal?.aborted || walk.baseIsWritten ? undefined : walk.extents.take()
         if (batch) yield batch
         throw error
       }
@@ -145,9 +146,9 @@ export async function* changedExtents(delta: MappingDelta): AsyncGenerator<Exten
   }
 }
 
-/** Leaves that a walk may read at once: a whole window, while there are few walks. */
+/** Leaves that a walk may read at once: a whole window, while few walks do. Those that wait for clients have none. */
 function share(): number {
-  return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksUnderWay), WINDOW_BLOCKS))
+  return Math.max(FIRST_WINDOW, Math.min(Math.floor(LEAVES_AT_ONCE / walksReading), WINDOW_BLOCKS))
 }
 
 /**
@@ -224,6 +225,10 @@ class CoWalk {
     if (count < EXTENTS_IN_BATCH && performance.now() - this.#lastLeft < LEAVES_AFTER_MS) return undefined
     this.#lastLeft = performance.now()
     return this.extents.take()
+  }
+
+  get baseIsWritten(): boolean {
+    return this.#base.writtenBlock !== undefined
   }
 
   get targetIsPristine(): boolean {
@@ -407,6 +412,15 @@ class CoWalk {
    * their end.
    */
   async advance(): Promise<boolean> {
+    walksReading++
+    try {
+      return await this.#advance()
+    } finally {
+      walksReading--
+    }
+  }
+
+  async #advance(): Promise<boolean> {
     // The leaves of the taller tree. Leaves of a shorter tree that could not be levelled are read on the way there.
     const depth = Math.max(this.#base.queues.length, this.#target.queues.length) - 1
     const atLeaves = this.#base.leafDepth === depth || this.#target.leafDepth === depth
@@ -497,18 +511,20 @@ class CoWalk {
       signal?.throwIfAborted()
       for (let i = 0; i < sides.length; i++) {
         const side = sides[i]
+        // In order of keys, a leaf of one tree is mostly followed by the other tree's leaf of the same range.
+        const other = sides[i + 1] === side ? undefined : sides[i + 1]
+        const areTwins = other !== undefined && this.#areOnlyOnes(depth)
         const leaf = side.take(window, i, depth)
         if (!leaf) continue
         if (this.#isAlone) {
-          side.addExtents(window.words, leaf, this.extents)
+          side.addExtents(window.words, leaf, 0, leaf.entries, this.extents)
           if (sink) side.tell(window.words, leaf, sink)
           continue
         }
-        // In order of keys, a leaf of one tree is mostly followed by the other tree's leaf of the same range.
-        const other = sides[i + 1] === side ? undefined : sides[i + 1]
         const twin = other?.take(window, ++i, depth)
-        if (other && twin && this.#mayDrop(window.words, leaf)) {
-          this.#addDifferences(window.words, side, leaf, other, twin)
+        if (twin && this.#mayDrop(window.words, leaf)) {
+          const [base, target] = side === this.#base ? [leaf, twin] : [twin, leaf]
+          this.#addDifferences(window, base, target, areTwins)
         } else {
           side.addMappings(window.words, leaf, 0, leaf.entries)
           if (other && twin) other.addMappings(window.words, twin, 0, twin.entries)
@@ -530,59 +546,64 @@ class CoWalk {
   }
 
   /**
-   * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves differ in an entry or two,
-   * and comparing words in place costs a fraction of adding all of them. Where both have a block in different places,
-   * the target's mapping alone says all there is to say.
+   * Whether the next subtrees of both trees have one range, and all before them has been compared. If they are leaves,
+   * what they say of that range is all there is to say.
    */
-  #addDifferences(words: Uint32Array, one: Frontier, oneLeaf: NodeShape, other: Frontier, otherLeaf: NodeShape): void {
-    const [oneKeys, oneValues, oneEntries] = [oneLeaf.keys, oneLeaf.values, oneLeaf.entries]
-    const [otherKeys, otherValues, otherEntries] = [otherLeaf.keys, otherLeaf.values, otherLeaf.entries]
-    // Without gaps, entries after the same key have the same keys.
-    const dense = isDense(words, oneLeaf) && isDense(words, otherLeaf)
-    let i = 0
-    let j = 0
-    while (i < oneEntries && j < otherEntries) {
+  #areOnlyOnes(depth: number): boolean {
+    const low = this.#base.mappingHorizon
+    if (this.#delta.sink || low !== this.#target.mappingHorizon) return false
+    const [base, target] = [this.#base.queue(depth), this.#target.queue(depth)]
+    if (base.lows[base.head] !== low || target.lows[target.head] !== low) return false
+    if (base.highs[base.head] !== target.highs[target.head]) return false
+    const [before, targetBefore] = [this.#base.mappings, this.#target.mappings]
+    this.#compareBelow(low, before, targetBefore)
+    return before.head === before.tail && targetBefore.head === targetBefore.tail
+  }
+
+  /**
+   * Adds two leaves' mappings without those that both have: rule 1 for mappings. Most leaves differ in an entry or two,
+   * and comparing them in place costs a fraction of adding all of them. Where both have a block in different places,
+   * the target's mapping alone says all there is to say.
+   *
+   * @param isAll what differs goes into the answer at once: see #areOnlyOnes
+   */
+  #addDifferences(window: BlockWindow, baseLeaf: NodeShape, targetLeaf: NodeShape, isAll: boolean): void {
+    const { words } = window
+    const [base, target] = [this.#base, this.#target]
+    const add = (side: Frontier, leaf: NodeShape, from: number, to: number) => {
+      if (from === to) return
+      if (isAll) side.addExtents(words, leaf, from, to, this.extents)
+      else side.addMappings(words, leaf, from, to)
+    }
+    let b = 0
+    let t = 0
+    let alike = 0
+    while (b < baseLeaf.entries && t < targetLeaf.entries) {
       // Entries under the same keys: first the equal ones, which are dropped, then those with other values.
-      const keysApart = otherKeys + 2 * j - (oneKeys + 2 * i)
-      const valuesApart = otherValues + 2 * j - (oneValues + 2 * i)
-      let alike = Math.min(oneEntries - i, otherEntries - j)
-      if (!dense || keyAt(words, oneLeaf, i) !== keyAt(words, otherLeaf, j)) {
-        const end = oneKeys + 2 * (i + alike)
-        let k = oneKeys + 2 * i
-        while (k < end && words[k] === words[k + keysApart] && words[k + 1] === words[k + 1 + keysApart]) k += 2
-        alike = (k - oneKeys) / 2 - i
+      if (alike === 0) alike = sameKeys(window, baseLeaf, b, targetLeaf, t)
+      const { same, moved, renewed } = compareValues(window, baseLeaf.values / 2 + b, targetLeaf.values / 2 + t, alike)
+      add(target, targetLeaf, t + same, t + moved)
+      base.countMappings(words, baseLeaf, b + same, b + moved)
+      for (const [side, leaf, at] of [[base, baseLeaf, b] as const, [target, targetLeaf, t] as const]) {
+        if (moved === renewed) break
+        if (isAll) side.countMappings(words, leaf, at + moved, at + renewed)
+        else side.addMappings(words, leaf, at + moved, at + renewed)
       }
-      const end = oneValues + 2 * (i + alike)
-      let v = oneValues + 2 * i
-      while (v < end && words[v] === words[v + valuesApart] && words[v + 1] === words[v + 1 + valuesApart]) v += 2
-      const same = (v - oneValues) / 2 - i
-      while (v < end && isMoved(words, v, v + valuesApart)) v += 2
-      const moved = (v - oneValues) / 2 - i
-      while (v < end && !isMoved(words, v, v + valuesApart) && words[v] !== words[v + valuesApart]) v += 2
-      const n = (v - oneValues) / 2 - i
-      if (one === this.#target) {
-        one.addMappings(words, oneLeaf, i + same, i + n)
-        other.countMappings(words, otherLeaf, j + same, j + moved)
-        other.addMappings(words, otherLeaf, j + moved, j + n)
-      } else {
-        other.addMappings(words, otherLeaf, j + same, j + n)
-        one.countMappings(words, oneLeaf, i + same, i + moved)
-        one.addMappings(words, oneLeaf, i + moved, i + n)
-      }
-      i += n
-      j += n
-      if (n > 0) continue
+      b += renewed
+      t += renewed
+      alike -= renewed
+      if (renewed > 0) continue
 
       // Entries that only one of them has.
-      const [oneKey, otherKey] = [keyAt(words, oneLeaf, i), keyAt(words, otherLeaf, j)]
-      const [from, fromOther] = [i, j]
-      while (i < oneEntries && keyAt(words, oneLeaf, i) < otherKey) i++
-      while (j < otherEntries && keyAt(words, otherLeaf, j) < oneKey) j++
-      one.addMappings(words, oneLeaf, from, i)
-      other.addMappings(words, otherLeaf, fromOther, j)
+      const [baseKey, targetKey] = [keyAt(words, baseLeaf, b), keyAt(words, targetLeaf, t)]
+      const [fromB, fromT] = [b, t]
+      while (b < baseLeaf.entries && keyAt(words, baseLeaf, b) < targetKey) b++
+      while (t < targetLeaf.entries && keyAt(words, targetLeaf, t) < baseKey) t++
+      add(base, baseLeaf, fromB, b)
+      add(target, targetLeaf, fromT, t)
     }
-    one.addMappings(words, oneLeaf, i, oneEntries)
-    other.addMappings(words, otherLeaf, j, otherEntries)
+    add(base, baseLeaf, b, baseLeaf.entries)
+    add(target, targetLeaf, t, targetLeaf.entries)
   }
 
   async #heightOfFirst({ head, blocks, lows, highs }: SubtreeQueue): Promise<number> {
@@ -591,16 +612,48 @@ class CoWalk {
   }
 }
 
+/** How many entries from `i` and `j` on have the same keys. */
+function sameKeys({ doubles, words }: BlockWindow, one: NodeShape, i: number, other: NodeShape, j: number): number {
+  const most = Math.min(one.entries - i, other.entries - j)
+  const [first, firstOther] = [keyAt(words, one, i), keyAt(words, other, j)]
+  if (first !== firstOther) return 0
+  // Keys ascend: without gaps, those after the same key are the same.
+  const [last, lastOther] = [keyAt(words, one, i + most - 1), keyAt(words, other, j + most - 1)]
+  if (last === lastOther && last - first === most - 1) return most
+  const [at, otherAt] = [one.keys / 2 + i, other.keys / 2 + j]
+  let same = 1
+  while (same < most && doubles[at + same] === doubles[otherAt + same]) same++
+  return same
+}
+
+/**
+ * Compares mappings of the same blocks: up to `same` they are equal, from there to `moved` they have other data blocks,
+ * from there to `renewed` other times only.
+ *
+ * @param at where the first one's value is in `doubles`; likewise `other`
+ */
+function compareValues({ doubles, words }: BlockWindow, at: number, other: number, count: number) {
+  const apart = other - at
+  const end = at + count
+  let i = at
+  for (; i < end; i++) {
+    const value = doubles[i]
+    if (value === doubles[i + apart] && value !== 0) continue
+    // A 0 may differ from another in its bits, and what is no number is not equal to itself.
+    const [word, otherWord] = [2 * i, 2 * (i + apart)]
+    if (words[word] !== words[otherWord] || words[word + 1] !== words[otherWord + 1]) break
+  }
+  const same = i - at
+  while (i < end && isMoved(words, 2 * i, 2 * (i + apart))) i++
+  const moved = i - at
+  while (i < end && !isMoved(words, 2 * i, 2 * (i + apart)) && words[2 * i] !== words[2 * (i + apart)]) i++
+  return { same, moved, renewed: i - at }
+}
+
 /** Whether two mappings, which begin at these words, have different data blocks, whatever their times. */
 function isMoved(words: Uint32Array, one: number, other: number): boolean {
   // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
   return words[one] >>> 24 !== words[other] >>> 24 || words[one + 1] !== words[other + 1]
-}
-
-/** Whether a leaf, whose keys ascend, has every key from its first to its last. */
-function isDense(words: Uint32Array, leaf: NodeShape): boolean {
-  const { entries } = leaf
-  return entries > 0 && keyAt(words, leaf, entries - 1) - keyAt(words, leaf, 0) === entries - 1
 }
 
 function queuedBlocks({ blocks, head, tail }: SubtreeQueue): Set<number> {

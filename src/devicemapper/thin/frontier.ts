@@ -15,7 +15,7 @@
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
 import type { ExtentBuilder } from '../extents.ts'
 import type { MappingSink } from './mapping-sink.ts'
-import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
+import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, runEnd, U64_SIZE } from '../btree.ts'
 
 /**
  * Waiting subtrees, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`. Those of `head <= i < asked`
@@ -227,22 +227,19 @@ export class Frontier {
     mappings.tail = tail
   }
 
-  /** Adds a leaf's blocks to the answer at once: there is nothing to compare them with, and leaves come in order. */
-  addExtents(words: Uint32Array, leaf: NodeShape, extents: ExtentBuilder): void {
-    const { entries, keys } = leaf
+  /**
+   * Adds entries' blocks to the answer at once: there is nothing to compare them with (any more), and leaves come in
+   * order.
+   */
+  addExtents(words: Uint32Array, leaf: NodeShape, from: number, to: number, extents: ExtentBuilder): void {
+    this.countMappings(words, leaf, from, to)
     const { low, high } = this.#range
-    this.countMappings(words, leaf, 0, entries)
-    if (entries === 0) return
-    const [first, last] = [keyAt(words, leaf, 0), keyAt(words, leaf, entries - 1)]
-    if (last - first === entries - 1) {
-      extents.addRun(Math.max(first, low), Math.min(last + 1, high))
-      return
-    }
-    for (let i = 0, k = keys; i < entries; i++, k += 2) {
-      const key = words[k] + words[k + 1] * 2 ** 32
-      if (key < low) continue
+    for (let i = from; i < to;) {
+      const key = keyAt(words, leaf, i)
       if (key >= high) break
-      extents.add(key)
+      const next = runEnd(words, leaf, i, to)
+      extents.addRun(Math.max(key, low), Math.min(key + next - i, high))
+      i = next
     }
   }
 

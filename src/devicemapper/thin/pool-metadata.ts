@@ -58,10 +58,21 @@ export interface Fingerprint {
   rootChecksum: number
 }
 
+/** What a walk needs of a device; a fingerprint tells as much. */
+export interface WalkedDevice extends Pick<ThinDevice, 'id' | 'root'> {
+  readonly details: Pick<DeviceDetails, 'mappedBlocks' | 'creationTime'>
+}
+
 /** A device, and its earlier fingerprint, if there is one. */
 export interface PinnedDevice {
-  readonly device: ThinDevice
+  readonly device: WalkedDevice
   readonly fingerprint?: Fingerprint | undefined
+}
+
+/** A device and its fingerprint, of one look. */
+export interface PinnedNow extends PinnedDevice {
+  readonly device: ThinDevice
+  readonly fingerprint: Fingerprint
 }
 
 /** An answer, and what was learned about its target on the way. */
@@ -122,7 +133,7 @@ export interface DeltaQuestion {
 
 /** What is compared with: a device of the pool, or the record of one that is gone. */
 interface Base {
-  readonly device?: ThinDevice
+  readonly device?: WalkedDevice
   readonly record?: BaseRecordReader
   readonly sizeBytes: number | undefined
   readonly takenAt?: number
@@ -191,21 +202,31 @@ export class PoolMetadata {
    * @throws DM_DEVICE_NOT_FOUND; DM_ARGUMENT_INVALID for an impossible device id
    */
   async device(id: number, signal?: AbortSignal): Promise<ThinDevice> {
+    return this.#lookedUp(id, (superblock) => findDevice(this.#reader, superblock, id, signal))
+  }
+
+  /** A device and its fingerprint, of one look. @throws what `device` throws */
+  async pinned(id: number, signal?: AbortSignal): Promise<PinnedNow> {
+    return this.#lookedUp(id, async (superblock) => {
+      const device = await findDevice(this.#reader, superblock, id, signal)
+      return device && { device, fingerprint: await this.#fingerprintOf(device) }
+    })
+  }
+
+  async #lookedUp<T>(id: number, look: (superblock: ThinSuperblock) => Promise<T | undefined>): Promise<T> {
     if (!Number.isInteger(id) || id < 0 || id >= MAX_DEVICES) {
       throw invalid(`${id} is no thin device id`, `ids are whole numbers from 0 to ${MAX_DEVICES - 1}`)
     }
-    const device = await this.#settled((superblock) => findDevice(this.#reader, superblock, id, signal))
-    if (!device) {
-      throw new DeltamapperError(
-        'DM_DEVICE_NOT_FOUND',
-        `the pool in ${this.path} has no thin device ${id}` +
-          (this.view === 'metadata-snapshot' ? ' in its metadata snapshot' : ''),
-        this.view === 'metadata-snapshot'
-          ? '`deltamapper inspect` lists the devices; what is newer than the metadata snapshot shows with --live-root'
-          : '`deltamapper inspect` lists the devices'
-      )
-    }
-    return device
+    const found = await this.#settled(look)
+    if (found !== undefined) return found
+    const isHeld = this.view === 'metadata-snapshot'
+    throw new DeltamapperError(
+      'DM_DEVICE_NOT_FOUND',
+      `the pool in ${this.path} has no thin device ${id}${isHeld ? ' in its metadata snapshot' : ''}`,
+      isHeld
+        ? '`deltamapper inspect` lists the devices; what is newer than the metadata snapshot shows with --live-root'
+        : '`deltamapper inspect` lists the devices'
+    )
   }
 
   /** The fingerprint of the device. @throws DM_SNAPSHOT_CHANGED when it has changed since it was handed out */
@@ -219,7 +240,7 @@ export class PoolMetadata {
    * @throws DM_DEVICE_NOT_FOUND
    */
   async fingerprintText(id: number): Promise<string> {
-    const { creationTime, mappedBlocks, root, rootChecksum } = await this.fingerprint(await this.device(id))
+    const { creationTime, mappedBlocks, root, rootChecksum } = (await this.pinned(id)).fingerprint
     return `thin ${id}, time ${creationTime}, ${mappedBlocks} blocks, root ${root}, checksum ${rootChecksum}`
   }
 
@@ -313,13 +334,13 @@ export class PoolMetadata {
     return this.#answer(base, await this.#targetOf(question), question)
   }
 
-  async #targetOf({ deviceId, fingerprint, signal }: AllocatedQuestion): Promise<ThinDevice> {
+  async #targetOf({ deviceId, fingerprint, signal }: AllocatedQuestion): Promise<WalkedDevice> {
     return this.#deviceAsSeen(deviceId, fingerprint, signal)
   }
 
   async #answer(
     base: Base | undefined,
-    target: ThinDevice,
+    target: WalkedDevice,
     {
       sizeBytes,
       startingOffset = 0,
@@ -378,7 +399,7 @@ export class PoolMetadata {
    * The walk of an answer, and for its sink the rest of the trees: what lies below the end of an external origin, where
    * the answer does not depend on it, and behind the size, where a volume that was larger once still has mappings.
    */
-  async *#toldWhole(delta: MappingDelta, devices: readonly ThinDevice[]): AsyncGenerator<ExtentBatch, boolean> {
+  async *#toldWhole(delta: MappingDelta, devices: readonly WalkedDevice[]): AsyncGenerator<ExtentBatch, boolean> {
     const { blockBytes, sizeBytes, firstBlock, originBlocks, signal } = delta
     const rest = { ...delta, originBlocks: 0, sizeIsFromTree: false }
     const endBlock = Math.ceil(sizeBytes / blockBytes)
@@ -441,7 +462,7 @@ export class PoolMetadata {
    *
    * @throws DM_METADATA_UNSUPPORTED when that is beyond 2^53, where byte offsets would no longer be exact
    */
-  async mappedEnd({ id, root }: ThinDevice, signal?: AbortSignal): Promise<number> {
+  async mappedEnd({ id, root }: WalkedDevice, signal?: AbortSignal): Promise<number> {
     const highest = await highestKey(this.#reader, root, U64_SIZE, signal)
     const end = highest === undefined ? 0 : (highest + 1) * this.superblock.dataBlockBytes
     if (end > Number.MAX_SAFE_INTEGER) {
@@ -505,11 +526,11 @@ export class PoolMetadata {
    * The devices as they are now. @throws DM_SNAPSHOT_CHANGED when one is gone, or has another root than when it was
    * handed out
    */
-  async #fingerprints(devices: ThinDevice[]): Promise<Fingerprint[]> {
+  async #fingerprints(devices: WalkedDevice[]): Promise<Fingerprint[]> {
     return this.#settled(async (superblock) => allOf(devices.map((device) => this.#fingerprintIn(superblock, device))))
   }
 
-  async #fingerprintIn(superblock: ThinSuperblock, device: ThinDevice): Promise<Fingerprint> {
+  async #fingerprintIn(superblock: ThinSuperblock, device: WalkedDevice): Promise<Fingerprint> {
     const found = await findDevice(this.#reader, superblock, device.id)
     if (found?.root !== device.root) throw this.#changed(device)
     // A root may come back to its block; so its mappings are checked against the details at the time when it was handed
@@ -517,12 +538,16 @@ export class PoolMetadata {
     const { creationTime, mappedBlocks } = found.details
     if (mappedBlocks !== device.details.mappedBlocks || creationTime !== device.details.creationTime)
       throw this.#changed(device)
+    return this.#fingerprintOf(found)
+  }
+
+  async #fingerprintOf({ root, details: { creationTime, mappedBlocks } }: ThinDevice): Promise<Fingerprint> {
     const rootChecksum = await this.#reader.read(
-      found.root,
+      root,
       checksumSalt.btreeNode,
       (window) => window.words[window.firstWord(0)]
     )
-    return { creationTime, mappedBlocks, root: found.root, rootChecksum }
+    return { creationTime, mappedBlocks, root, rootChecksum }
   }
 
   /**
@@ -567,13 +592,17 @@ export class PoolMetadata {
     )
   }
 
-  /** A device with an earlier fingerprint that is gone was removed meanwhile. */
-  async #deviceAsSeen(id: number, fingerprint: Fingerprint | undefined, signal?: AbortSignal): Promise<ThinDevice> {
+  /**
+   * What was seen of a device earlier says where its tree begins. Whether it still is as it was, the check of the first
+   * batch finds out; a file has no such check. One that was seen and is gone was removed meanwhile.
+   */
+  async #deviceAsSeen(id: number, seen: Fingerprint | undefined, signal?: AbortSignal): Promise<WalkedDevice> {
+    if (seen && this.#reader.isDevice) return { id, root: seen.root, details: seen }
     try {
       return await this.device(id, signal)
     } catch (error) {
       const isGone = error instanceof DeltamapperError && error.code === 'DM_DEVICE_NOT_FOUND'
-      throw isGone && fingerprint ? this.#changed({ id }) : error
+      throw isGone && seen ? this.#changed({ id }) : error
     }
   }
 

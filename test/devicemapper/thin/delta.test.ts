@@ -457,6 +457,55 @@ test('a base that was written to since it was taken is found out', async (t) => 
   ])
 })
 
+test('mappings are the same where their bits are, and not where they would be equal as doubles', async (t) => {
+  const model = newModel()
+  model.createThin(1)
+  for (let block = 0; block < 5; block++) model.write(1, block)
+  model.createSnapshot(2, 1)
+  model.write(2, 4)
+  const [zero, minusZero, noNumber] = [0n, 1n << 63n, 0x7ff8_0000_0000_0000n]
+  for (const [base, target, isMoved] of [
+    [zero, minusZero, true],
+    [minusZero, zero, true],
+    [noNumber, noNumber + (1n << 24n), true],
+    [noNumber, noNumber + 1n, false],
+    [noNumber, noNumber, false],
+    [minusZero, minusZero, false],
+    [zero, zero, false]
+  ] as const) {
+    const pool = await Pool.write(t, model, (image) => {
+      for (const [id, value] of [
+        [1, base],
+        [2, target]
+      ] as const) {
+        const root = image.mappingRoot(id)
+        rewrite(root, 'node', '', (bytes) => new NodeFields(bytes).setValue(1, value)).apply(image.bytes)
+      }
+    })
+    const expected: Extent[] = [...(isMoved ? [[KIB_64, KIB_64] as const] : []), [4 * KIB_64, KIB_64]]
+    t.deepEqual(await pool.ask(1, 2), expected, `${base} and ${target}`)
+  }
+})
+
+test('what rests on a base that was written to does not leave before the damage behind it', async (t) => {
+  const model = newModel(kernel)
+  model.createThin(1)
+  for (let block = 0; block < 800; block++) model.write(1, block)
+  const base = model.createSnapshot(2, 1)
+  for (let block = 0; block < 800; block += 3) model.write(1, block)
+  model.createSnapshot(3, 1)
+  model.write(2, 1)
+  const pool = await Pool.write(t, model, (image) => {
+    const leaves = [...image.mappingNodes(3)].filter((block) => !new NodeFields(blockOf(image.bytes, block)).internal)
+    rewrite(leaves.at(-1)!, 'node', 'no leaf', (bytes) => (new NodeFields(bytes).flags = 0)).apply(image.bytes)
+  })
+  const walk = changedExtents(pool.question(2, 3, { baseTakenAt: base.creationTime }))
+  await t.throwsAsync(walk.next())
+  const unaware = changedExtents(pool.question(2, 3))
+  t.false((await unaware.next()).done, 'otherwise something would')
+  await unaware.return(false)
+})
+
 test('what an external origin provides is there, mapped or not', async (t) => {
   const model = newModel()
   model.createThin(1)
