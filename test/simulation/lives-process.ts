@@ -3,12 +3,18 @@
  * came of them.
  */
 import { Catalogs, isWorld, liveOn, type ProcessTotals } from './run.ts'
+import { isTheme } from './world/themes.ts'
 
-const [world = '', seed, lives] = process.argv.slice(2)
+const [world = '', seed, lives, theme = ''] = process.argv.slice(2)
 if (!isWorld(world)) throw new Error(`there is no world ${world}`)
 using catalogs = new Catalogs()
 const cpu = process.cpuUsage()
-const { lives: lived, turns, outcomes, failed } = await liveOn(world, Number(seed), Number(lives), catalogs)
+const {
+  lives: lived,
+  turns,
+  outcomes,
+  failed
+} = await liveOn(world, Number(seed), Number(lives), catalogs, isTheme(theme) ? theme : undefined)
 const { user, system } = process.cpuUsage(cpu)
 const totals: ProcessTotals = {
   lives: lived,

@@ -1,14 +1,16 @@
 /** Many lives in one process, what came of them, and the story of one that failed. */
 import { execFile } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { availableParallelism, tmpdir } from 'node:os'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { type CatalogDatabase, openDatabase } from '../../src/agent/catalog/database.ts'
 import { type Mutant, mutants } from './mutants.ts'
+import { foundIn, lookedAtIn, readTable, writeRow } from './guard-table.ts'
 import { leaseLifeOf, liveLeases } from './world/lease-life.ts'
 import { type Life, type LifeResult, liveThin, thinLifeOf, type World } from './world/life.ts'
+import { seedsOf, type Theme } from './world/themes.ts'
 
 /** So many lives share a catalog, none of whose names another uses. */
 const LIVES_A_CATALOG = 500
@@ -63,11 +65,17 @@ export interface Totals {
   failed: { life: Life; result: LifeResult } | undefined
 }
 
-/** Lives from a seed on, up to the first that fails. */
-export async function liveOn(world: World, seed: number, lives: number, catalogs: Catalogs): Promise<Totals> {
+/** Lives from a seed on, up to the first that fails. @param theme only those that are about it */
+export async function liveOn(
+  world: World,
+  seed: number,
+  lives: number,
+  catalogs: Catalogs,
+  theme?: Theme
+): Promise<Totals> {
   const totals: Totals = { lives: 0, turns: 0, outcomes: new Map(), failed: undefined }
-  for (let i = 0; i < lives; i++) {
-    const life = worlds[world].lifeOf(seed + i)
+  for (const each of seedsOf(theme, seed, lives)) {
+    const life = worlds[world].lifeOf(each)
     const result = await live(life, catalogs.next())
     totals.lives++
     totals.turns += result.turns
@@ -96,6 +104,8 @@ export interface RunOptions {
   seed: number
   lives: number
   story: boolean
+  /** How many at once. */
+  processes: number
 }
 
 /** Lives that one process goes through before it says how it went. */
@@ -103,8 +113,8 @@ const LIVES_A_PROCESS = 1000
 /** How often progress is told, at most. Milliseconds. */
 const TELL_MS = 10_000
 
-/** Lives on all processors. @returns the exit status */
-export async function runLives({ world, seed, lives, story }: RunOptions): Promise<number> {
+/** Lives in processes of their own. @returns the exit status */
+export async function runLives({ world, seed, lives, story, processes }: RunOptions): Promise<number> {
   using catalogs = new Catalogs()
   if (story) {
     const { story: told, violation } = await live(worlds[world].lifeOf(seed), catalogs.next(), true)
@@ -112,7 +122,7 @@ export async function runLives({ world, seed, lives, story }: RunOptions): Promi
     return violation === undefined ? 0 : 1
   }
   const began = performance.now()
-  const { failed, ...totals } = await liveOnAll(world, seed, lives)
+  const { failed, ...totals } = await liveOnAll(world, seed, lives, processes)
   const seconds = (performance.now() - began) / 1000
   const outcomes = [...totals.outcomes].sort(([, a], [, b]) => b - a).map(([what, count]) => `${what} ${count}`)
   console.log(
@@ -129,8 +139,8 @@ export async function runLives({ world, seed, lives, story }: RunOptions): Promi
   return 1
 }
 
-/** The same by processes, one for each processor. `failed` is the lowest seed that did, of those that were lived. */
-async function liveOnAll(world: World, seed: number, lives: number) {
+/** The same by processes. `failed` is the lowest seed that did, of those that were lived. */
+async function liveOnAll(world: World, seed: number, lives: number, processes: number) {
   const all = { lives: 0, turns: 0, cpuSeconds: 0, outcomes: new Map<string, number>() }
   let failed: number | undefined
   let next = seed
@@ -139,7 +149,7 @@ async function liveOnAll(world: World, seed: number, lives: number) {
     while (next < seed + lives && failed === undefined) {
       const from = next
       next = Math.min(seed + lives, next + LIVES_A_PROCESS)
-      const part = await liveApart(world, from, next - from)
+      const part = await liveApart({ world, seed: from, lives: next - from })
       for (const count of ['lives', 'turns', 'cpuSeconds'] as const) all[count] += part[count]
       for (const [what, count] of part.outcomes) all.outcomes.set(what, (all.outcomes.get(what) ?? 0) + count)
       if (part.seed !== undefined) failed = Math.min(failed ?? Infinity, part.seed)
@@ -148,7 +158,7 @@ async function liveOnAll(world: World, seed: number, lives: number) {
       console.error(`${world}: ${all.lives} of ${lives} lives`)
     }
   }
-  await Promise.all(Array.from({ length: availableParallelism() }, work))
+  await Promise.all(Array.from({ length: processes }, work))
   return { ...all, failed }
 }
 
@@ -163,64 +173,88 @@ export interface ProcessTotals {
   readonly violation?: string | undefined
 }
 
-/** Lives from a seed on in a process of their own, up to the first that fails. @param mutant a guard that is taken away */
-async function liveApart(world: World, seed: number, lives: number, mutant?: string): Promise<ProcessTotals> {
+/** Lives of one process. */
+interface Share {
+  readonly world: World
+  readonly seed: number
+  readonly lives: number
+  readonly theme?: Theme | undefined
+  /** Guards that are taken away. */
+  readonly without?: readonly string[]
+}
+
+/** Lives from a seed on in a process of their own, up to the first that fails. */
+async function liveApart({ world, seed, lives, theme, without = [] }: Share): Promise<ProcessTotals> {
   const here = (file: string) => fileURLToPath(new URL(file, import.meta.url))
   const { stdout } = await promisify(execFile)(
     process.execPath,
-    ['--import', here('mutate.ts'), here('lives-process.ts'), world, String(seed), String(lives)],
-    { env: { ...process.env, ...(mutant !== undefined && { DELTAMAPPER_MUTANT: mutant }) } }
+    ['--import', here('mutate.ts'), here('lives-process.ts'), world, String(seed), String(lives), theme ?? ''],
+    { env: { ...process.env, DELTAMAPPER_MUTANTS: without.join(',') } }
   )
   return JSON.parse(stdout) as ProcessTotals
 }
 
-/** @returns the exit status: whether each guard was found to be needed, or is known not to be seen here */
-export async function runMutants({
-  seed,
-  lives,
-  only
-}: {
-  seed: number
-  lives: number
-  only: string | undefined
-}): Promise<number> {
-  const waiting = mutants.filter(({ name }) => only === undefined || only.split(',').includes(name))
-  const rows = new Map<string, ProcessTotals>()
+export interface MutantsOptions {
+  readonly seed: number
+  /** Lives at most for each. */
+  readonly lives: number
+  /** Names of guards; all where left out. */
+  readonly only: readonly string[] | undefined
+  /** Those of which the table knows already what comes of their absence are looked at once more. */
+  readonly again: boolean
+  readonly processes: number
+}
+
+/**
+ * Takes guards away, one after the other, and writes the table. A run that was ended goes on where it was: the table says what is known.
+ *
+ * @returns the exit status: whether each guard that was looked at was found to be needed
+ */
+export async function runMutants({ seed, lives, only, again, processes }: MutantsOptions): Promise<number> {
+  const chosen = mutants.filter(({ name }) => only?.includes(name) ?? true)
+  if (again) for (const { name } of chosen) writeRow(name, undefined)
+  const waiting = chosen.filter(({ name }) => foundIn(readTable().get(name)) === undefined)
+  const known = chosen.length - waiting.length
+  console.log(`${waiting.length} guards to be taken away; of ${known} more the table says what came of it`)
   const work = async () => {
     for (let mutant = waiting.shift(); mutant; mutant = waiting.shift()) {
-      const run = await liveApart(mutant.world ?? 'thin', seed, lives, mutant.name)
-      rows.set(mutant.name, run)
-      const found =
-        run.violation === undefined ? 'NOT FOUND' : `found by seed ${run.seed}: ${run.violation.split('\n')[0]}`
-      console.log(`${mutant.name}: ${run.lives} lives, ${found}`)
-      writeRow(mutant, run)
+      await lookFor(mutant, seed, lives)
+      console.log(`${readTable().get(mutant.name)}  (${waiting.length} wait)`)
     }
   }
-  await Promise.all([work(), work()])
-  const missed = mutants.filter(
-    ({ name, unseen }) => rows.get(name)?.violation === undefined && rows.has(name) && unseen === undefined
-  )
-  console.log(
-    `${rows.size} guards, ${[...rows.values()].filter(({ violation }) => violation !== undefined).length} found`
-  )
+  await Promise.all(Array.from({ length: processes }, work))
+  const table = readTable()
+  const missed = chosen.filter(({ name, unseen }) => foundIn(table.get(name)) === undefined && unseen === undefined)
+  const found = chosen.filter(({ name }) => foundIn(table.get(name)) !== undefined)
+  console.log(`${chosen.length} guards, ${found.length} missed; to be looked into: ${namesOf(missed)}`)
   return missed.length === 0 ? 0 : 1
 }
 
-const PAGE = fileURLToPath(new URL('../../docs/simulation.md', import.meta.url))
+function namesOf(guards: readonly Mutant[]): string {
+  return guards.map(({ name }) => name).join(', ') || 'none'
+}
 
-/** Puts what came of a mutant into the table of docs/simulation.md, in the order in which mutants are listed. */
-function writeRow(mutant: Mutant, { lives, violation }: ProcessTotals): void {
-  const page = readFileSync(PAGE, 'utf8')
-  const [before, table, after] = page.split(/<!-- guards(?: end)? -->\n/)
-  const rows = new Map(table.split('\n').map((row) => [row.split('`')[1], row]))
-  const [what] = (violation ?? '').replaceAll(/vg\d+/g, 'vg').split(/[\n:]/)
-  const outcome = violation === undefined ? `not found in ${lives} lives` : `found in life ${lives}: ${what}`
-  rows.set(
-    mutant.name,
-    `| \`${mutant.name}\` | ${mutant.guard} | ${mutant.world ?? 'thin'} | ${mutant.unseen ?? outcome} |`
-  )
-  const listed = mutants.flatMap(({ name }) => rows.get(name) ?? [])
-  const head = ['| Guard | What it is | World | What comes of its absence |', '|---|---|---|---|']
-  const written = [...head, ...listed, ''].join('\n')
-  writeFileSync(PAGE, `${before}<!-- guards -->\n${written}<!-- guards end -->\n${after}`)
+/** Lives without a guard, a process's share after the other, up to the first that fails or the last that is allowed. */
+async function lookFor(mutant: Mutant, seed: number, lives: number): Promise<void> {
+  const { name, world = 'thin', theme, coveredBy = [] } = mutant
+  const without = [name, ...coveredBy]
+  let lived = lookedAtIn(readTable().get(name))
+  while (lived < lives) {
+    // Most are found soon, and a process takes as long to start as fifty lives.
+    const next = Math.min(lives - lived, Math.max(250, Math.min(lived, LIVES_A_PROCESS)))
+    const from = seedsOf(theme, seed, lived + 1).at(-1)!
+    const part = await liveApart({ world, seed: from, lives: next, theme, without })
+    lived += part.lives
+    // What comes of it without the others alone says nothing of this one.
+    if (part.seed !== undefined && coveredBy.length > 0) {
+      const others = await liveApart({ world, seed: part.seed, lives: 1, without: coveredBy })
+      if (others.violation !== undefined) {
+        writeRow(name, { lives: lived })
+        continue
+      }
+    }
+    writeRow(name, { lives: lived, seed: part.seed, violation: part.violation })
+    if (part.violation !== undefined) return
+    console.error(`${name}: not found in ${lived} of ${lives} lives`)
+  }
 }

@@ -52,11 +52,13 @@ export async function findPoolDevice(
   if (!info?.hasLiveTable) return undefined
   const number = { major: info.major, minor: info.minor }
   const [row, ...more] = await liveTable(deviceMapper, info)
-  if (row?.targetType !== 'thin-pool' || more.length > 0) {
+  // It had a table at the look before; it may be back by now, with the number that it had.
+  if (row === undefined) throw activatedAnew(info)
+  if (row.targetType !== 'thin-pool' || more.length > 0) {
     await checkIsStill(deviceMapper, info)
     throw new DeltamapperError(
       'DM_NOT_TRACKED',
-      `device-mapper device ${info.name} is no thin pool (its table is of ${row?.targetType ?? 'no target'})`,
+      `device-mapper device ${info.name} is no thin pool (its table is of ${row.targetType})`,
       'name the device that has the thin-pool target (`dmsetup table --target thin-pool` lists them)'
     )
   }
@@ -94,7 +96,11 @@ export async function liveTable(
 async function checkIsStill(deviceMapper: DeviceMapperPort, { name, uuid, major, minor }: DeviceInfo): Promise<void> {
   const now = await deviceMapper.info({ major, minor })
   if (now?.name === name && now.uuid === uuid) return
-  throw new DeltamapperError(
+  throw activatedAnew({ name })
+}
+
+function activatedAnew({ name }: Pick<DeviceInfo, 'name'>): DeltamapperError {
+  return new DeltamapperError(
     'DM_SNAPSHOT_CHANGED',
     `the thin pool ${name} was deactivated, or activated anew, while it was looked up`,
     'ask again from the beginning'

@@ -13,6 +13,9 @@ export class MetadataDisk {
   /** What was there at the last flush, of blocks that were written since. */
   readonly #durable = new Map<number, Buffer>()
 
+  /** Blocks of which something else comes back to whoever reads around the kernel, until they are written again. */
+  readonly #faults = new Map<number, Buffer>()
+
   constructor(blocks: number) {
     this.blocks = blocks
   }
@@ -22,11 +25,27 @@ export class MetadataDisk {
     return this.#content.get(block) ?? ZEROS
   }
 
+  /** What comes back to whoever reads around the kernel, which has what it needs in memory. */
+  readAround(block: number): Buffer {
+    return this.#faults.get(block) ?? this.read(block)
+  }
+
+  /** From now on, something else comes back of a block. */
+  spoil(block: number, bytes: Buffer): void {
+    this.#faults.set(block, bytes)
+  }
+
+  /** The blocks that were ever written. */
+  get written(): readonly number[] {
+    return [...this.#content.keys()]
+  }
+
   /** @param bytes kept; not to be changed afterwards */
   write(block: number, bytes: Buffer): void {
     if (!(block >= 0 && block < this.blocks)) throw new Error(`a write to block ${block} of ${this.blocks}`)
     if (!this.#durable.has(block)) this.#durable.set(block, this.read(block))
     this.#content.set(block, bytes)
+    this.#faults.delete(block)
   }
 
   flush(): void {
@@ -46,6 +65,7 @@ export class MetadataDisk {
 
   restore(image: ReadonlyMap<number, Buffer>): void {
     this.#content = new Map(image)
+    this.#faults.clear()
     this.#durable.clear()
   }
 

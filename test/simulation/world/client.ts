@@ -69,6 +69,13 @@ export class Client {
     for (const [handle, { base }] of this.unfinished) if (base?.content === content) this.unfinished.delete(handle)
   }
 
+  /** All but what was copied under one name, if one is given. */
+  forgetAllBut(handle?: string): void {
+    for (const kept of [this.backups, this.unfinished]) {
+      for (const each of kept.keys()) if (each !== handle || kept === this.unfinished) kept.delete(each)
+    }
+  }
+
   /** Names may go to others at any moment: who goes by one meanwhile is what an answer may be about. */
   look(): void {
     for (const named of this.#asked) named.look()
@@ -86,6 +93,7 @@ export class Client {
     const request = { startingOffset: BigInt(unfinished?.offset ?? 0), maxResults }
     const copiedAt = unfinished ? unfinished.copiedAt.slice() : new Int32Array(this.#capacity)
     const since = named.volume?.pool.visibleSince ?? 0
+    const askedAt = this.#machine.scheduler.turn
     let offset = unfinished?.offset ?? 0
     let sizeBytes = 0
     const signal = new AbortController().signal
@@ -119,7 +127,8 @@ export class Client {
       this.#asked.delete(named)
     }
     named.look()
-    this.#hold(question, named, copiedAt, sizeBytes, since)
+    // Of a volume in use, what was written before it was asked about counts, committed or not.
+    this.#hold(question, named, copiedAt, sizeBytes, named.wasInUse ? askedAt : since)
     return { ended: 'well' }
   }
 
@@ -158,6 +167,8 @@ export class Client {
           at > 0 ? content.at(block, at) : base && inBackup(base, block, sizeBytes) ? base.versions[block] : 0
         if (!content.heldSince(block, versions[block], since)) wrong ??= block
       }
+      const behind = Math.min(Math.ceil(named.leastDeviceBytes / BLOCK_BYTES), content.blocks)
+      for (let block = blocks; block < behind; block++) if (content.now(block) !== 0) wrong ??= block
       if (wrong !== undefined) {
         missing.push(`block ${wrong} holds ${content.now(wrong)}, the backup ${versions[wrong]}`)
       } else {
@@ -189,6 +200,10 @@ class Named {
   readonly #machine: Machine
   readonly #name: string
   volume: Volume | undefined
+  /** Of the active device, at each look: how large it was at least; 0 where there was none once. */
+  leastDeviceBytes = Infinity
+  /** At each look, it was a volume that could be written to. */
+  wasInUse = true
   /** What has arrived so far is kept, to be gone on with. */
   keep: () => void = () => undefined
 
@@ -205,5 +220,8 @@ class Named {
   look(): void {
     this.volume = this.#machine.volumes.find(({ name }) => name === this.#name)
     if (this.volume?.content) this.contents.add(this.volume.content)
+    const { volume } = this
+    this.leastDeviceBytes = Math.min(this.leastDeviceBytes, volume ? this.#machine.deviceBytes(volume) : 0)
+    this.wasInUse &&= volume?.active === true && !volume.readOnly && volume.content?.isVolume === true
   }
 }

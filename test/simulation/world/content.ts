@@ -9,8 +9,12 @@ export class DeviceContent {
   /** Something was written to it or trimmed after it was created. */
   everWritten = false
 
-  constructor(initial: Int32Array) {
+  /** It was created as a volume, not as a snapshot. */
+  readonly isVolume: boolean
+
+  constructor(initial: Int32Array, isVolume = true) {
     this.#initial = initial
+    this.isVolume = isVolume
   }
 
   get blocks(): number {

@@ -46,7 +46,12 @@ export class Devices {
   add(device: Omit<Device, 'number' | 'openCount'>): Device {
     const used = new Set([...this.#devices].map(({ number }) => number.minor))
     const free = Array.from({ length: used.size + 2 }, (_, minor) => minor).filter((minor) => !used.has(minor))
-    const added = { ...device, openCount: 0, number: { major: 254, minor: this.#scheduler.random.pick(free) } }
+    const { random } = this.#scheduler
+    const added = {
+      ...device,
+      openCount: 0,
+      number: { major: 254, minor: random.chance(0.5) ? free[0] : random.pick(free) }
+    }
     this.#devices.add(added)
     return added
   }
@@ -126,12 +131,14 @@ class DeviceMedium implements MetadataMedium {
   /** The runs of a window are read in any order, and not at the same moment. */
   async readRuns(into: Uint8Array, { count, starts, lengths, positions }: ReadRuns): Promise<undefined> {
     const read = async (run: number) =>
-      this.#scheduler.io(this.#owner, () => this.readNow(into, starts[run], lengths[run], positions[run]))
+      this.#scheduler.io(this.#owner, () => this.readNow(into, starts[run], lengths[run], positions[run]), true)
     await Promise.all(Array.from({ length: count }, (_, run) => read(run)))
   }
 
   readNow(into: Uint8Array, start: number, bytes: number, position: number): number {
-    for (let at = 0; at < bytes; at += BLOCK_BYTES) into.set(this.#disk.read((position + at) / BLOCK_BYTES), start + at)
+    for (let at = 0; at < bytes; at += BLOCK_BYTES) {
+      into.set(this.#disk.readAround((position + at) / BLOCK_BYTES), start + at)
+    }
     return bytes
   }
 

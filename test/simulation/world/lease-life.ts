@@ -9,10 +9,12 @@ import {
 } from '../../../src/agent/leases/metadata-snapshot-lease.ts'
 import { wantedBlocks } from '../../../src/agent/leases/pool-slot.ts'
 import { Catalog } from '../../../src/agent/catalog/catalog.ts'
+import { poolFacts } from '../../../src/agent/catalog/lease.ts'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
 import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
 import type { Clock } from '../../../src/clock.ts'
 import { Random } from '../../support/random.ts'
+import { decodeSuperblock } from '../metadata/blocks.ts'
 import { runOn } from './agent.ts'
 import { SimulatedKeepers } from './keepers.ts'
 import type { Action, Life, LifeResult } from './life.ts'
@@ -28,15 +30,47 @@ const weights = {
   steal: 1,
   write: 4,
   wait: 6,
+  waitSome: 1,
   waitLong: 1.5,
   killAgent: 3,
   startAgent: 4,
   killKeeper: 1.5,
   killBoth: 1.5,
-  powerCut: 1.5
+  powerCut: 1.5,
+  powerOff: 0.5,
+  powerOn: 1,
+  fill: 1,
+  quiet: 0.5,
+  plot: 3
 } as const
 
-type LeaseActionKind = keyof typeof weights
+type LeaseActionKind = Exclude<keyof typeof weights, 'plot'>
+
+/** What has to happen in just this order for a guard to be missed: about as it would come about by itself, once in thousands of lives. */
+const plots: readonly ((random: Random) => readonly (LeaseActionKind | false)[])[] = [
+  () => ['startAgent', 'acquire', 'quiet', 'waitLong'],
+  () => ['startAgent', 'acquire', 'quiet', 'steal', 'waitSome'],
+  () => ['startAgent', 'fill', 'quiet', 'acquire', 'quiet'],
+  () => ['startAgent', 'acquire', 'quiet', 'killAgent', 'waitSome'],
+  // The next agent is there before the pool is.
+  () => ['startAgent', 'acquire', 'quiet', 'powerOff', 'startAgent', 'quiet', 'powerOn'],
+  // Somebody else's is in the place of ours.
+  (random) => [
+    ...(['startAgent', 'acquire', 'quiet', 'killBoth', 'steal'] as const),
+    ...([random.chance(0.5) && 'write', random.chance(0.5) && 'powerCut', 'foreignReserve'] as const),
+    ...(['startAgent', 'quiet', 'waitSome'] as const)
+  ],
+  // A release does not come to its end, and somebody else reserves, now and then just what ours was.
+  (random) => [
+    ...(['quiet', 'powerCut', 'startAgent', 'quiet', 'acquire', 'quiet'] as const),
+    ...([
+      random.pick<LeaseActionKind>(['release', 'killAgent']),
+      random.pick<LeaseActionKind>(['killBoth', 'powerCut'])
+    ] as const),
+    ...Array.from({ length: random.integer(0, 3) }, () => ['foreignReserve', 'foreignRelease'] as const).flat(),
+    ...([random.chance(0.7) && 'powerCut', 'foreignReserve', 'startAgent', 'quiet', 'waitSome'] as const)
+  ]
+]
 
 const HOLD_MS = 60_000
 const WATCH_MS = 1000
@@ -48,9 +82,21 @@ const headroom = { percent: 25, blocks: 1024 }
 
 export function leaseLifeOf(seed: number): Life {
   const random = new Random(seed)
-  const kinds = Object.entries(weights) as [LeaseActionKind, number][]
-  const actions = Array.from({ length: random.integer(6, 40) }, () => ({
-    kind: weighted(random, kinds),
+  const kinds = Object.entries(weights) as [keyof typeof weights, number][]
+  const length = random.integer(6, 40)
+  const set: LeaseActionKind[] = []
+  while (set.length < length) {
+    const kind = weighted(random, kinds)
+    if (kind !== 'plot') set.push(kind)
+    else
+      set.push(
+        ...random
+          .pick(plots)(random)
+          .filter((each) => each !== false)
+      )
+  }
+  const actions = set.map((kind) => ({
+    kind,
     numbers: [random.uint32(), random.uint32(), random.uint32(), random.uint32()] as const
   }))
   return { world: 'leases', seed, actions, isCalm: false }
@@ -85,6 +131,10 @@ class LeaseWorld {
   #holder: 'nobody' | 'ours' | 'foreign' = 'nobody'
   /** When somebody else released ours. */
   #stolenAt: number | undefined
+  /** Somebody else has put back what they took of us, as it was: nobody can tell. */
+  #isIndistinct = false
+  /** The keeper that has ours was killed. */
+  #isOrphaned = false
   #violation: string | undefined
 
   constructor(life: Life, catalog: CatalogDatabase, tells: boolean) {
@@ -93,7 +143,7 @@ class LeaseWorld {
     this.#catalog = catalog
     const random = new Random(life.seed ^ 0x1ea5e)
     this.#scheduler = new Scheduler(random)
-    const size = { life: life.seed, pools: 1, metadataBlocks: random.pick([64, 400]), dataBlocks: 3000 }
+    const size = { life: life.seed, pools: 1, metadataBlocks: random.pick([64, 160, 400]), dataBlocks: 3000 }
     this.#machine = new Machine(this.#scheduler, size, () => undefined)
     this.#space = this.#machine.pools[0]
     finish(this.#machine.createVolume('v0', 600, 600 * 65536, this.#space))
@@ -115,9 +165,9 @@ class LeaseWorld {
         if (this.#violation !== undefined) return this.#violation
         const action = this.#life.actions.at(next)
         if (!action && scheduler.isIdle) break
-        if (action && (scheduler.isIdle || random.chance(0.15))) {
+        if (action && (scheduler.isIdle || (action.kind !== 'quiet' && random.chance(0.15)))) {
           next++
-          this.#perform(action)
+          await this.#perform(action)
         } else scheduler.step()
       }
       return this.#violation ?? (await this.#end())
@@ -128,6 +178,13 @@ class LeaseWorld {
 
   /** Everybody is done: what is ours is given back, or on record as what nobody can tell. */
   async #end(): Promise<string | undefined> {
+    finish(this.#machine.activatePool(this.#space))
+    if (!this.#leases) {
+      await this.#pass(GRACE_MS)
+      const { alive } = this.#keepers
+      if (this.#holder === 'ours' && alive.length === 0 && !this.#isOrphaned)
+        return 'an agent is gone, and what it held is held by nobody'
+    }
     this.#startAgent()
     await this.#pass(0)
     for (const { lease } of this.#uses.splice(0)) void lease.release()
@@ -142,7 +199,8 @@ class LeaseWorld {
     return undefined
   }
 
-  #perform({ kind, numbers: [a] }: Action): void {
+  /** @returns what is to be waited for before anything else is done */
+  #perform({ kind, numbers: [a] }: Action): Promise<void> | undefined | void {
     const { scheduler } = this.#machine
     const told = (what: string) => {
       if (this.#tells) this.story.push(`${String(scheduler.turn).padStart(6)}  ${what}`)
@@ -155,25 +213,35 @@ class LeaseWorld {
         if (this.#uses.length > 0) told('a lease is given back')
         return void this.#uses.splice(a % Math.max(1, this.#uses.length), 1)[0]?.lease.release()
       case 'foreignReserve':
-        if (this.#holder !== 'nobody') return
+        if (this.#holder !== 'nobody' || !this.#space.pool) return
         told('somebody else reserves')
         return this.#message('reserve_metadata_snap', 'foreign')
       case 'foreignRelease':
-        if (this.#holder !== 'foreign') return
+        if (this.#holder !== 'foreign' || !this.#space.pool) return
         told('somebody else releases what is theirs')
         return this.#message('release_metadata_snap', 'foreign')
       case 'steal':
         // (No look is followed by its message so fast that nobody could come between: that race is the kernel's interface.)
-        if (this.#holder !== 'ours' || (this.#keepers.alive.length > 0 && !this.#scheduler.isIdle)) return
+        if (this.#holder !== 'ours' || !this.#space.pool || (this.#keepers.alive.length > 0 && !this.#scheduler.isIdle))
+          return
         told('somebody else releases ours')
         return this.#message('release_metadata_snap', 'foreign')
       case 'write':
         return finish(this.#write(a))
       case 'wait':
         return void this.#pass(1500)
+      case 'waitSome':
+        return this.#pass(GRACE_MS + 2 * WATCH_MS)
+      case 'quiet':
+        return
+      case 'fill':
+        // (Not between a look and the message that it is for: nobody can notice.)
+        if (!scheduler.isIdle) return
+        told('metadata gets scarce')
+        return finish(this.#fill(a))
       case 'waitLong':
         told('a minute goes by')
-        return void this.#pass(HOLD_MS + 1000)
+        return this.#pass(HOLD_MS + GRACE_MS + WATCH_MS)
       case 'killAgent':
         told('the agent is killed')
         return this.#killAgent()
@@ -182,19 +250,27 @@ class LeaseWorld {
         return this.#startAgent()
       case 'killKeeper': {
         const [keeper] = this.#keepers.alive
-        if (keeper) told('the keeper is killed')
-        return keeper && this.#keepers.kill(keeper)
+        if (!keeper) return
+        told('the keeper is killed')
+        this.#isOrphaned = true
+        return this.#keepers.kill(keeper)
       }
       case 'killBoth':
         told('agent and keeper are killed')
+        this.#isOrphaned = true
         this.#keepers.killAll()
         return this.#killAgent()
+      case 'powerOn':
+        return finish(this.#machine.activatePool(this.#space))
       case 'powerCut':
+      case 'powerOff':
         told('the power goes')
+        this.#isOrphaned = true
         this.#keepers.killAll()
         this.#killAgent()
         this.#keepers.notes.powerCut(() => this.#scheduler.random.chance(0.5))
         finish(this.#machine.powerCut())
+        if (kind === 'powerOff') finish(this.#machine.deactivatePool(this.#space))
         return
     }
   }
@@ -208,6 +284,22 @@ class LeaseWorld {
       false
     )
     yield* this.#machine.commit(this.#space)
+  }
+
+  /** Snapshots, each with something of its own, until few metadata blocks are free. */
+  *#fill(a: number): Steps {
+    const [volume] = this.#machine.volumes
+    const { pool } = this.#space
+    const total = pool?.disk.blocks ?? 0
+    const few = wantedBlocks({ totalMetadataBlocks: total }, headroom) / 2
+    // (In 64, LVM's own messages would not find room.)
+    if (total !== 160) return
+    this.#machine.activate(volume)
+    for (let i = 0; pool && pool.freeMetadata >= few - 1 && i < 100; i++) {
+      yield* this.#machine.snapshot(volume, `f${this.#scheduler.turn}-${i}`, true)
+      yield* this.#machine.write(volume, [(a + i * 7) % 600], false)
+      yield* this.#machine.commit(this.#space)
+    }
   }
 
   /** A message, which is committed before it is answered. */
@@ -224,16 +316,28 @@ class LeaseWorld {
     if (isRelease) pool.release()
     else pool.reserve()
     pool.commitNow()
-    if (isRelease && by === 'ours' && this.#holder === 'foreign') {
+    if (!isRelease && by === 'foreign') this.#isIndistinct = this.#stolenAt !== undefined && this.#looksLikeOurs()
+    if (isRelease && by === 'ours' && this.#holder === 'foreign' && !this.#isIndistinct) {
       this.#violation ??= "a metadata snapshot was released that is somebody else's"
     }
     if (isRelease && by === 'foreign' && this.#holder === 'ours') this.#stolenAt = this.#scheduler.now
     if (by === 'ours') this.#stolenAt = undefined
+    if (by === 'ours' && !isRelease) this.#isOrphaned = false
     this.#holder = isRelease ? 'nobody' : by
   }
 
+  /** Whether what is held is where the record says that ours is, and holds the same. */
+  #looksLikeOurs(): boolean {
+    const [record] = catalogCalls(this.#catalog).leases.list()
+    const { disk, heldRoot } = this.#space.pool!
+    const { time, transactionId, mappingRoot, detailsRoot } = decodeSuperblock(disk.read(heldRoot), heldRoot)
+    const facts = poolFacts({ time, transactionId: BigInt(transactionId), mappingRoot, detailsRoot })
+    return record?.heldRoot === heldRoot && record.factsHeld === facts
+  }
+
   #acquire(): void {
-    const { uuid } = this.#space.devices.at(-1)!
+    const uuid = this.#space.devices.at(-1)?.uuid
+    if (uuid === undefined) return
     const leases = this.#leases
     leases?.acquire({ uuid }, { purpose: 'a life', waitMs: 0 }).then(
       (lease) => {
@@ -241,6 +345,9 @@ class LeaseWorld {
         if (leases !== this.#leases) return
         if (this.#holder !== 'ours' && this.#stolenAt === undefined)
           this.#violation ??= 'a lease was given of what is not held'
+        const [record] = catalogCalls(this.#catalog).leases.list()
+        if (this.#holder === 'ours' && record?.state === 'reserving')
+          this.#violation ??= 'a lease was given that is not on record as held'
         this.#uses.push({ lease, since: this.#scheduler.now })
       },
       (error: unknown) => {

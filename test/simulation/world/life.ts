@@ -11,12 +11,14 @@ import { Client, Violation } from './client.ts'
 import type { DeviceContent } from './content.ts'
 import type { Volume } from './group.ts'
 import { BLOCK_BYTES, Machine, type SpaceOf, type Steps } from './machine.ts'
+import { type Manner, type Numbers, Plots, type Stage } from './plots.ts'
 import { Scheduler } from './scheduler.ts'
+import { type Theme, themeOf } from './themes.ts'
 
 /** What is set out to be done: which, and numbers that choose of what there is by then. */
 export interface Action {
   readonly kind: string
-  readonly numbers: readonly [number, number, number, number]
+  readonly numbers: Numbers
 }
 
 /** How often each is set out to be done, beside the others. */
@@ -46,11 +48,34 @@ const weights = {
   killAgent: 1,
   commit: 4,
   plot: 6,
+  storm: 1,
+  harmPlot: 1,
+  goOnPlot: 0.5,
+  sizesPlot: 0.5,
+  mergePlot: 0.3,
+  treesPlot: 0.3,
+  inUsePlot: 0.5,
+  reusePlot: 0.5,
+  twinsPlot: 0.5,
   wentBackPlot: 1,
-  storm: 1
+  lostCatalogPlot: 0.3,
+  spoiledPlot: 0
 } as const
 
 type ActionKind = keyof typeof weights
+
+/** What there is much of in a life that is about something; of the rest there is a tenth. */
+const much: Record<Theme, Partial<Record<ActionKind, number>>> = {
+  twins: { twinsPlot: 40, write: 1 },
+  reuse: { reusePlot: 30, storm: 2, slot: 2, write: 4 },
+  bases: { harmPlot: 30, goOnPlot: 20, plot: 10, write: 4 },
+  sizes: { sizesPlot: 40, mergePlot: 10, resize: 4 },
+  back: { wentBackPlot: 30, snapshot: 4, write: 4 },
+  volumes: { inUsePlot: 40, mergePlot: 10, write: 10, snapshot: 4, backup: 8 },
+  trees: { treesPlot: 40, trim: 6, write: 6 },
+  catalog: { lostCatalogPlot: 30, write: 6 },
+  disks: { spoiledPlot: 40, write: 4 }
+}
 type ThinAction = Action & { readonly kind: ActionKind }
 
 /** What harms no snapshot: then every answer about one has to be given. */
@@ -94,9 +119,12 @@ const neverSaid: ReadonlySet<string> = new Set([
 
 export function thinLifeOf(seed: number): Life {
   const random = new Random(seed)
-  const isCalm = random.chance(0.15)
-  const kinds = (isCalm ? calm : (Object.keys(weights) as ActionKind[])).map((kind) => [kind, weights[kind]] as const)
-  const length = random.integer(10, 60)
+  const theme = themeOf(seed)
+  const isCalm = theme === undefined && random.chance(0.3)
+  const weight = (kind: ActionKind) => (theme ? (much[theme][kind] ?? weights[kind] / 10) : weights[kind])
+  const kinds = (isCalm ? calm : (Object.keys(weights) as ActionKind[])).map((kind) => [kind, weight(kind)] as const)
+  // A plot is as long as many other things.
+  const length = theme ? random.integer(3, 14) : random.integer(10, 60)
   const actions = Array.from({ length }, (): Action => {
     const numbers = [random.uint32(), random.uint32(), random.uint32(), random.uint32()] as const
     return { kind: weighted(random, kinds), numbers }
@@ -123,12 +151,19 @@ class ThinWorld {
   readonly #catalog: CatalogDatabase
   readonly #tells: boolean
   readonly #strictBases: boolean
+  readonly #theme: Theme | undefined
   #agent: SimulatedAgent
   #agents = 0
+  #isAgentUp = false
   #command: Steps | undefined
   #questions = 0
-  /** What was put back, and the agent has not looked since. */
-  readonly #unnoticed = new Set<DeviceContent>()
+  readonly #plots: Plots
+  /** What was put back, and the agent has not looked at its pool since. */
+  readonly #unnoticed = new Map<DeviceContent, SpaceOf>()
+  /** Reads have gone wrong. */
+  #isSpoiled = false
+  /** What is on record began anew. */
+  #isCatalogLost = false
   /** What something was done to last. */
   #harmed: DeviceContent | undefined
   #violation: string | undefined
@@ -146,20 +181,58 @@ class ThinWorld {
     this.#scheduler = new Scheduler(random)
     this.#weather = { script: random.pick([0.02, 0.1, 0.3]), kernel: random.pick([0.05, 0.2, 0.5]) }
     this.#strictBases = random.chance(0.2)
-    const pools = random.pick([1, 1, 2])
+    const theme = themeOf(life.seed)
+    const pools = theme === 'twins' ? 2 : random.pick([1, 1, 2])
+    this.#theme = theme
+    if (theme === 'reuse') this.#scheduler.slowness = random.pick([0.01, 0.05])
     const say = (what: () => string) => {
       this.#say(what)
     }
     this.#machine = new Machine(
       this.#scheduler,
-      { life: life.seed, pools, metadataBlocks: random.pick([260, 512]), dataBlocks: 6000 },
+      { life: life.seed, pools, metadataBlocks: theme === 'reuse' ? 260 : random.pick([260, 512]), dataBlocks: 6000 },
       say
     )
     this.#machine.onLost = (content) => {
       this.#client.forget(content)
     }
     this.#client = new Client(this.#machine)
+    this.#plots = new Plots(this.#stage())
     this.#agent = this.#startAgent()
+  }
+
+  #stage(): Stage {
+    const waiting = () => this.#questions
+    return {
+      machine: this.#machine,
+      client: this.#client,
+      newName: (prefix) => this.#newName(prefix),
+      ask: ({ name }, base, manner = {}) => {
+        const handle = `${this.#machine.group.name}/${name}`
+        this.#ask({ handle, base, unfinished: manner.unfinished }, 0, { leavesAfter: Infinity, ...manner })
+      },
+      get waiting() {
+        return waiting()
+      },
+      loseCatalog: (but) => {
+        this.#killAgent()
+        this.#client.forgetAllBut(but)
+        this.#isCatalogLost = true
+        catalogCalls(this.#catalog).served.forget(0)
+        this.#agent = this.#startAgent()
+      },
+      catalogIsKnown: () => {
+        this.#client.forgetAllBut()
+        this.#isCatalogLost = false
+      },
+      readsGoWrong: () => {
+        this.#isSpoiled = true
+      },
+      putBack: (asksAtOnce) => this.#putBack(asksAtOnce),
+      forgetUnnoticed: () => {
+        this.#forgetUnnoticed()
+      }
+    }
   }
 
   get turns(): number {
@@ -183,7 +256,7 @@ class ThinWorld {
           const space = random.pick(busy)
           if (random.chance(0.5)) space.pool?.writeBack(random)
           else if (!space.pool?.isCommitting && !this.#command) this.#command = this.#machine.commit(space)
-        } else if (hasMore && (scheduler.isIdle || random.chance(this.#command ? kernel : script))) {
+        } else if (hasMore && (scheduler.isStalled || random.chance(this.#command ? kernel : script))) {
           const action = this.#life.actions.at(next)
           const isNow = action && (!this.#command || (atAnyTime.has(action.kind as ActionKind) && random.chance(0.3)))
           if (isNow) {
@@ -209,14 +282,17 @@ class ThinWorld {
 
   *#begin(): Steps {
     const { random } = this.#scheduler
+    const alikeVolumes = random.integer(1, 2)
     for (const space of this.#machine.pools) {
-      const volumes = random.integer(1, 2)
+      const volumes = this.#theme === 'twins' ? alikeVolumes : random.integer(1, 2)
+      const whole = CAPACITY_BLOCKS * BLOCK_BYTES
+      const size = this.#theme === undefined || random.chance(0.1) ? this.#size(random.uint32()) : whole
       for (let i = 0; i < volumes; i++) {
-        yield* this.#machine.createVolume(this.#newName('v'), CAPACITY_BLOCKS, this.#size(random.uint32()), space)
+        yield* this.#machine.createVolume(this.#newName('v'), CAPACITY_BLOCKS, size, space)
       }
     }
     // Pools that went the same way are easily mistaken for one another.
-    const alike = random.chance(0.5) ? [random.uint32(), random.uint32()] : undefined
+    const alike = this.#theme === 'twins' || random.chance(0.5) ? [random.uint32(), random.uint32()] : undefined
     for (const volume of this.#machine.volumes) {
       const [a, b] = alike ?? [random.uint32(), random.uint32()]
       yield* this.#writeTo(volume, a, b, false)
@@ -276,7 +352,10 @@ class ThinWorld {
         return other && told('the pools trade names', machine.trade(one, other))
       }
       case 'swapPools':
-        return told('the pools are deactivated, trade names, and are activated', this.#swap())
+        return told(
+          'the pools are deactivated, trade names, and are activated',
+          this.#plots.swap(this.#scheduler.random.shuffle(machine.pools))
+        )
       case 'resize':
         return any && told(`resize ${any.name}`, machine.resize(any, this.#size(b)))
       case 'merge':
@@ -305,8 +384,28 @@ class ThinWorld {
         return told('the disks are put back', this.#putBack())
       case 'plot':
         return told('a base is harmed, and asked for', this.#plot(a, b, c, d))
+      case 'harmPlot':
+        return told('a base is changed that has as many blocks as before', this.#plots.harm([a, b, c, d]))
+      case 'goOnPlot':
+        return told('an answer ends early, and is gone on with', this.#plots.goOn([a, b, c, d]))
+      case 'sizesPlot':
+        return told('a base is smaller', this.#plots.sizes([a, b, c, d]))
+      case 'mergePlot':
+        return told('a smaller snapshot is merged into a volume in use', this.#plots.merge([a, b, c, d]))
+      case 'treesPlot':
+        return told('a tree changes its height', this.#plots.trees([a, b, c, d]))
+      case 'inUsePlot':
+        return told('a volume in use is asked about', this.#plots.inUse([a, b, c, d]))
+      case 'reusePlot':
+        return told('metadata blocks are used again', this.#plots.reuse([a, b, c, d]))
+      case 'twinsPlot':
+        return told('two pools go alike', this.#plots.twins([a, b, c, d]))
       case 'wentBackPlot':
-        return told('a pool is put back after a base was backed up', this.#wentBackPlot(a, b, c))
+        return told('a pool is put back after a base was backed up', this.#plots.wentBack([a, b, c, d]))
+      case 'lostCatalogPlot':
+        return told('the catalog is lost', this.#plots.lostCatalog([a, b, c, d]))
+      case 'spoiledPlot':
+        return told('reads go wrong', this.#plots.spoiled([a, b, c, d]))
       case 'storm':
         return volume && told(`many small writes to ${volume.name}`, this.#storm(volume, b))
       case 'killAgent':
@@ -347,14 +446,6 @@ class ThinWorld {
     for (const volume of this.#machine.volumes) if (volume.name.startsWith('v')) this.#machine.activate(volume)
   }
 
-  /** Numbers and names may all have gone to the other. */
-  *#swap(): Steps {
-    const [one, other] = this.#machine.pools
-    for (const space of this.#machine.pools) if (!(yield* this.#machine.deactivatePool(space))) return
-    if (other) yield* this.#machine.trade(one, other)
-    for (const space of this.#scheduler.random.shuffle(this.#machine.pools)) yield* this.#machine.activatePool(space)
-  }
-
   *#afterwards(steps: Steps): Steps {
     yield* steps
     this.#agent = this.#startAgent()
@@ -370,13 +461,13 @@ class ThinWorld {
       const space = this.#machine.pools.find(({ contents }) => [...contents.values()].includes(content))
       const seen = space && this.#seenClocks.get(space.uuid)
       const canBeNoticed = seen && (seen.time > time || seen.transactionId > BigInt(transactionId))
-      if (asksAtOnce && canBeNoticed) this.#unnoticed.add(content)
+      if (asksAtOnce && canBeNoticed) this.#unnoticed.set(content, space)
       else this.#client.forget(content)
     })
   }
 
   #forgetUnnoticed(): void {
-    for (const content of this.#unnoticed) this.#client.forget(content)
+    for (const content of this.#unnoticed.keys()) this.#client.forget(content)
     this.#unnoticed.clear()
   }
 
@@ -419,39 +510,6 @@ class ThinWorld {
     if (unfinished && d % 2 === 0) return void this.#ask({ ...unfinished, unfinished }, b)
     const known = [...this.#client.backups.values()].find((each) => each.content === content)
     if (known) this.#ask({ handle: `${machine.group.name}/${name}`, base: known, unfinished: undefined }, b)
-  }
-
-  /** What is copied, changed, backed up and put back is there twice, under one clock. */
-  *#wentBackPlot(a: number, b: number, c: number): Steps {
-    const machine = this.#machine
-    yield* machine.copyDisks()
-    const snapshot = of(
-      machine.volumes.filter(({ name }) => name.startsWith('s')),
-      a
-    )
-    if (!snapshot?.content) return
-    yield* this.#writeTo(snapshot, b, 0, false, true)
-    yield* machine.commit(snapshot.pool)
-    const handle = `${machine.group.name}/${snapshot.name}`
-    this.#ask({ handle, base: undefined, unfinished: undefined }, 0)
-    while (this.#questions > 0) yield
-    const origin = of(
-      machine.volumes.filter(({ name, pool }) => name.startsWith('v') && pool === snapshot.pool),
-      c
-    )
-    if (!origin) return
-    const next = this.#newName('s')
-    yield* machine.snapshot(origin, next, true)
-    this.#ask({ handle: `${machine.group.name}/${next}`, base: undefined, unfinished: undefined }, 0)
-    while (this.#questions > 0) yield
-    yield* this.#putBack(true)
-    const known = this.#client.backups.get(handle)
-    const newest = machine.volumes.findLast((each) => each.name.startsWith('s') && each.pool === snapshot.pool)
-    if (known && newest) {
-      this.#ask({ handle: `${machine.group.name}/${newest.name}`, base: known, unfinished: undefined }, 0)
-      while (this.#questions > 0) yield
-    }
-    this.#forgetUnnoticed()
   }
 
   /** As many commits as use the metadata's blocks over and over. */
@@ -499,7 +557,13 @@ class ThinWorld {
     return base !== undefined && base.originUuid === target.originUuid && base.thinId < target.thinId
   }
 
-  #ask(what: Pick<Parameters<Client['ask']>[1], 'handle' | 'base' | 'unfinished'>, b: number): void {
+  #ask(
+    what: Pick<Parameters<Client['ask']>[1], 'handle' | 'base' | 'unfinished'>,
+    b: number,
+    manner: Omit<Manner, 'unfinished'> = {}
+  ): void {
+    // Nobody answers while the machine comes up.
+    if (!this.#isAgentUp) return
     const maxResults = [0, 1, 2, 3][(b >>> 4) % 4]
     const leavesAfter = (b >>> 8) % 3 === 0 && !this.#life.isCalm ? 1 + ((b >>> 12) % 3) : Infinity
     this.#questions++
@@ -507,7 +571,7 @@ class ThinWorld {
     const from = what.unfinished ? ` from ${what.unfinished.offset} on` : ''
     this.#say(() => `ask about ${about}${from}`)
     const agent = this.#agent
-    this.#client.ask(agent, { ...what, maxResults, leavesAfter }).then(
+    this.#client.ask(agent, { ...what, maxResults, leavesAfter, ...manner }).then(
       (outcome) => {
         this.#questions--
         if (outcome.ended === 'badly') this.#judge(about, outcome.error)
@@ -528,7 +592,7 @@ class ThinWorld {
       return
     }
     this.#count(error.code)
-    if (neverSaid.has(error.code))
+    if (neverSaid.has(error.code) && !(this.#isSpoiled && error.code.startsWith('DM_METADATA_')))
       this.#violation ??= `the answer about ${about} ended with ${error.code}: ${error.message}`
     if (!this.#life.isCalm) return
     // The pool may be away, or the agent's descriptor of it.
@@ -547,11 +611,12 @@ class ThinWorld {
   // The agent
 
   #startAgent(): SimulatedAgent {
+    this.#isAgentUp = true
     return startAgent(`agent ${++this.#agents}`, this.#machine, this.#catalog, {
       strictBases: this.#strictBases,
       onClock: ({ pool, time, transactionId }) => {
         this.#seenClocks.set(pool, { time, transactionId })
-        this.#unnoticed.clear()
+        for (const [content, { uuid }] of this.#unnoticed) if (uuid === pool) this.#unnoticed.delete(content)
       }
     })
   }
@@ -559,7 +624,11 @@ class ThinWorld {
   /** Whoever waits for it waits in vain; what it had open is closed. */
   #killAgent(): void {
     this.#forgetUnnoticed()
+    // Nothing is on record of what it has copied.
+    if (this.#isCatalogLost) this.#client.forgetAllBut()
+    this.#isCatalogLost = false
     this.#scheduler.kill(this.#agent.owner)
+    this.#isAgentUp = false
     this.#questions = 0
     for (const { devices } of this.#machine.pools) for (const device of devices) device.openCount = 0
     this.#client.abandon()

@@ -244,12 +244,17 @@ export class Machine {
     if (device) device.readOnly = readOnly
   }
 
-  /** lvconvert --merge of an inactive pair: the volume gets the snapshot's device, and keeps its own UUID. */
-  *merge(snapshot: Volume): Steps {
+  /**
+   * lvconvert --merge: the volume gets the snapshot's device, and keeps its own UUID.
+   *
+   * @param inUse the volume is active all along, and its device keeps its size until the next activation (seen with 2.03.16)
+   */
+  *merge(snapshot: Volume, inUse = false): Steps {
     const origin = this.volumes.find(({ uuid }) => uuid === snapshot.originUuid)
     const { pool: space } = snapshot
     if (!origin?.content || !snapshot.content || !space.pool || origin.pool !== space) return
-    this.deactivate(origin)
+    const device = inUse ? this.#device(origin) : undefined
+    if (!device) this.deactivate(origin)
     this.deactivate(snapshot)
     yield
     space.pending.push({ kind: 'delete', thinId: origin.thinId, originId: undefined, sizeBlocks: 0 })
@@ -258,8 +263,38 @@ export class Machine {
     Object.assign(origin, { thinId, transactionId, content, sizeBytes, originUuid: snapshot.originUuid })
     origin.originUuid = undefined
     this.volumes = this.volumes.filter((each) => each !== snapshot)
+    const target = space.devices.at(-1)
+    if (device && target) {
+      device.table = { ...this.#thinTable(origin, target), lengthSectors: device.table.lengthSectors }
+    }
     yield
     yield* this.#sendPending(space)
+  }
+
+  /** How large a volume's active device is; 0 where it has none. */
+  deviceBytes(volume: Volume): number {
+    return (this.#device(volume)?.table.lengthSectors ?? 0) * 512
+  }
+
+  /** A block that the volume's device has, and LVM knows nothing of. */
+  *writeBehind(volume: Volume, block: number): Steps {
+    const { pool: space, content, thinId } = volume
+    while (space.pool?.isCommitting) yield
+    if (!space.pool || !content || (block + 1) * BLOCK_BYTES > this.deviceBytes(volume)) return
+    content.everWritten = true
+    const version = this.newVersion()
+    if (space.pool.write(thinId, block, version) === 'written') content.set(block, version, this.scheduler.turn)
+  }
+
+  /** What LVM's metadata says of volumes, to be put back into it. */
+  archive(): readonly Volume[] {
+    return this.volumes.map((volume) => ({ ...volume }))
+  }
+
+  /** Somebody puts the old description of a volume back, which then stands for whatever device has its thin id. */
+  putBack(archived: Volume): void {
+    this.volumes = this.volumes.filter(({ pool, thinId }) => pool !== archived.pool || thinId !== archived.thinId)
+    this.volumes.push({ ...archived, active: false, content: archived.pool.contents.get(archived.thinId) })
   }
 
   /** All of a commit, write by write. */
@@ -411,7 +446,7 @@ export class Machine {
     const origin = originId === undefined ? undefined : space.contents.get(originId)
     if (originId === undefined || !origin) pool.createThin(id)
     else pool.createSnap(id, originId)
-    const content = new DeviceContent(origin ? origin.copy() : new Int32Array(blocks))
+    const content = new DeviceContent(origin ? origin.copy() : new Int32Array(blocks), !origin)
     space.contents.set(id, content)
     for (const volume of this.volumes) if (volume.pool === space && volume.thinId === id) volume.content = content
   }

@@ -25,16 +25,23 @@ export class Scheduler {
   turn = 1
   /** What clocks show, in milliseconds. */
   now = 1_700_000_000_000
+  /** How often a read takes long: 0 to 1. */
+  slowness = 0
   #ready: Ready[] = []
+  /** Reads that take long, and the turn at which they are done. */
+  #late: (Ready & { readonly at: number })[] = []
   #timers: Timer[] = []
+  readonly #dead = new Set<string>()
 
   constructor(random: Random) {
     this.random = random
   }
 
-  /** What is done at some turn, and heard of at that turn or a later one. */
-  io<T>(owner: string, act: () => T): Promise<T> {
+  /** What is done at some turn, and heard of at that turn or a later one. @param mayBeLate it is a read of a disk */
+  io<T>(owner: string, act: () => T, mayBeLate = false): Promise<T> {
     const { promise, resolve, reject } = Promise.withResolvers<T>()
+    // What another process tells a dead one, it does not hear.
+    if (this.#dead.has(owner)) return promise
     const run = () => {
       let hear: () => void
       try {
@@ -50,7 +57,9 @@ export class Scheduler {
       if (this.random.chance(0.25)) this.#ready.push({ owner, run: hear })
       else hear()
     }
-    this.#ready.push({ owner, run })
+    if (mayBeLate && this.slowness > 0 && this.random.chance(this.slowness)) {
+      this.#late.push({ owner, run, at: this.turn + this.random.integer(20, 400) })
+    } else this.#ready.push({ owner, run })
     return promise
   }
 
@@ -65,12 +74,19 @@ export class Scheduler {
 
   /** What a process was waiting for is nobody's any more. */
   kill(owner: string): void {
+    this.#dead.add(owner)
     this.#ready = this.#ready.filter((each) => each.owner !== owner)
+    this.#late = this.#late.filter((each) => each.owner !== owner)
     this.#timers = this.#timers.filter((each) => each.owner !== owner)
   }
 
-  get isIdle(): boolean {
+  /** Nothing can go on but what takes long. */
+  get isStalled(): boolean {
     return this.#ready.length === 0
+  }
+
+  get isIdle(): boolean {
+    return this.#ready.length === 0 && this.#late.length === 0
   }
 
   /** When the next timer is due; Infinity where there is none. */
@@ -80,9 +96,17 @@ export class Scheduler {
 
   /** Lets one of those that are ready go on. */
   step(): void {
+    if (this.#ready.length === 0) this.turn = Math.max(this.turn, Math.min(...this.#late.map(({ at }) => at)))
+    this.#takeDue()
     const i = this.random.integer(0, this.#ready.length - 1)
     const [{ run }] = this.#ready.splice(i, 1)
     run()
+  }
+
+  #takeDue(): void {
+    if (this.#late.length === 0) return
+    this.#ready.push(...this.#late.filter(({ at }) => at <= this.turn))
+    this.#late = this.#late.filter(({ at }) => at > this.turn)
   }
 
   /** Lets time go by until the next timer, which then runs. */
@@ -97,6 +121,7 @@ export class Scheduler {
   async settle(): Promise<void> {
     this.turn++
     this.now++
+    this.#takeDue()
     await new Promise<void>((resolve) => {
       setImmediate(resolve)
     })
