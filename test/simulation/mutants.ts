@@ -100,16 +100,28 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'before-each-message',
-    theme: 'bases',
+    theme: 'reuse',
     guard: 'the superblock is read again before each message',
+    unseen:
+      'a walk goes through the tree that was seen; it takes a node that is used again for as many mappings of the same range (commits-between-reads.test.ts fails without it)',
     file: metadata,
     from: '        await checkUnchanged()\n        if (next.done) return next.value',
     to: '        if (next.done) return next.value'
   },
   {
+    name: 'tree-as-seen',
+    theme: 'bases',
+    guard: 'the walk begins where the tree began when the devices were looked at',
+    coveredBy: ['fingerprint-of-the-catalog'],
+    file: metadata,
+    from: 'if (seen && this.#reader.isDevice) return { id, root: seen.root, details: seen }',
+    to: ''
+  },
+  {
     name: 'fingerprint-of-the-catalog',
     theme: 'bases',
     guard: 'the answer is about the devices that were looked at before',
+    coveredBy: ['tree-as-seen'],
     file: metadata,
     from: 'const expected = pinned.map(({ fingerprint }, i) => fingerprint ?? found[i])',
     to: 'const expected = await this.#fingerprints(devices)'
