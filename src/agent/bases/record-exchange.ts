@@ -12,14 +12,13 @@ import type { BaseRecordHeader } from '../../devicemapper/thin/base-record/forma
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
 import { type AdminRequest, type AdminResponse } from '../../grpc/admin.ts'
+import { PART_BYTES } from '../../grpc/record-part.ts'
 import { syncFolder } from '../../sync-folder.ts'
 import { systemRemedy } from '../../system-errors.ts'
 import { LENT_PREFIX, newRecordName } from '../answers/base-records.ts'
 import type { KnownBase } from '../catalog/bases.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 
-/** The most bytes of a part. */
-export const PART_BYTES = 2 ** 20
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 export class RecordExchange {

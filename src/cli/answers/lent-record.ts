@@ -6,9 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { open } from 'node:fs/promises'
 import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
-
-/** Bytes in one message, the most that an agent takes. */
-const PART_BYTES = 2 ** 20
+import { PART_BYTES } from '../../grpc/record-part.ts'
 
 /**
  * @returns the handle by which the agent knows the base
