@@ -1,4 +1,4 @@
-// The tests that run on any machine. Those under test/kernel/ need a real device-mapper: the lab runs them (npm run test:kernel).
+// The tests that run on any machine. Those under test/kernel/ need a real device-mapper: the lab runs them (ava.lab.config.js).
 export default {
   files: ['test/**/*.test.ts', '!test/kernel/**', '!test/lab/**/cache/**'],
   extensions: { ts: 'module' },
