@@ -16,7 +16,8 @@ export interface WalkerData {
 
 /** What the main thread says. */
 export type ToWalker =
-  | { kind: 'start'; id: number; task: WalkTask; reading: Reading; client?: string }
+  /** The walk may send so many messages. */
+  | { kind: 'start'; id: number; task: WalkTask; reading: Reading; messages: number; client?: string }
   /** The answer to `ask`, whose number it has. */
   | { kind: 'answer'; id: number; ask: number; value: unknown }
   /** What an answer had lent is no longer there. */

@@ -49,7 +49,7 @@ export function serveWalks(
   }
   port.on('message', (message: ToWalker) => {
     if (message.kind === 'start') {
-      const walk = new WalkInThread(message.id, say)
+      const walk = new WalkInThread(message, say)
       walks.set(message.id, walk)
       void walk.run(walkOf, message, turns).finally(() => walks.delete(message.id))
     } else if (message.kind === 'rest') {
@@ -70,12 +70,13 @@ class WalkInThread {
   readonly #withdrawn = new AbortController()
   readonly #asked = new Map<number, PromiseWithResolvers<unknown>>()
   #nextAsk = 0
-  #credit = 0
+  #credit: number
   /** Wakes the walk when it waits for credit. */
   #wake = (): void => undefined
 
-  constructor(id: number, say: (message: FromWalker, transfer?: ArrayBuffer[]) => void) {
+  constructor({ id, messages }: Start, say: (message: FromWalker, transfer?: ArrayBuffer[]) => void) {
     this.#id = id
+    this.#credit = messages
     this.#say = say
   }
 

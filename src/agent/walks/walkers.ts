@@ -161,8 +161,7 @@ export class Walkers {
     thread.walks.set(id, walk)
     signal.addEventListener('abort', cancel)
     try {
-      say(thread, { kind: 'start', id, task: plan.task, reading: this.#reading, client })
-      say(thread, { kind: 'credit', id, messages: MESSAGES_AHEAD })
+      say(thread, { kind: 'start', id, task: plan.task, reading: this.#reading, messages: MESSAGES_AHEAD, client })
       for (;;) {
         signal.throwIfAborted()
         if (walk.arrived.length > 0) {

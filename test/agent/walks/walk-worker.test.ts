@@ -60,7 +60,7 @@ class Thread {
   }
 
   start(id: number, request: ThinQuestion, client = ''): void {
-    this.say({ kind: 'start', id, task: { target: 'thin', request }, reading: { direct: false }, client })
+    this.say({ kind: 'start', id, task: { target: 'thin', request }, reading: { direct: false }, messages: 0, client })
   }
 
   /** Says that nothing is known of the walk's devices, once it asks, and lets it send so many messages. */
