@@ -3,6 +3,7 @@
  *
  * Extents travel in batches of two parallel arrays rather than one object each: a stream may hold 100 million of them.
  */
+import { keyAt, type NodeShape, runEnd } from './btree.ts'
 
 /**
  * Extents in ascending order: extent `i` covers bytes `[offsets[i], offsets[i] + sizes[i])`, for `0 <= i < count`.
@@ -82,6 +83,37 @@ export class ExtentBuilder {
     this.#end = end
   }
 
+  /**
+   * Adds the blocks that are the keys of a node's entries `[from, to)`, all above those added before.
+   *
+   * @param words where the node's content is
+   */
+  addKeys(words: Uint32Array, node: NodeShape, from: number, to: number): void {
+    this.#reserve(to - from)
+    const [blockBytes, sizeBytes] = [this.#blockBytes, this.#sizeBytes]
+    const [offsets, sizes] = [this.#offsets, this.#sizes]
+    let [count, begin, end] = [this.#count, this.#begin, this.#end]
+    for (let i = from; i < to;) {
+      const key = keyAt(words, node, i)
+      // A block by itself is met more often than a run, in an answer of very many.
+      const isRun = i + 1 < to && keyAt(words, node, i + 1) === key + 1
+      const next = isRun ? runEnd(words, node, i, to) : i + 1
+      if (key !== end || begin === end) {
+        if (begin !== end) {
+          offsets[count] = begin * blockBytes
+          sizes[count] = Math.min(end * blockBytes, sizeBytes) - begin * blockBytes
+          count++
+        }
+        begin = key
+      }
+      end = key + next - i
+      i = next
+    }
+    this.#count = count
+    this.#begin = begin
+    this.#end = end
+  }
+
   /** Extents that can no longer grow. */
   get count(): number {
     return this.#count
@@ -104,18 +136,20 @@ export class ExtentBuilder {
 
   #closeRun(): void {
     if (this.#begin === this.#end) return
+    this.#reserve(1)
     const i = this.#count++
-    if (i === this.#offsets.length) this.#grow()
     const offset = this.#begin * this.#blockBytes
     this.#offsets[i] = offset
     this.#sizes[i] = Math.min(this.#end * this.#blockBytes, this.#sizeBytes) - offset
   }
 
-  /** The caller bounds it: it takes what is there when it is enough. */
-  #grow(): void {
+  /** Makes room for so many more. The caller bounds it: it takes what is there when it is enough. */
+  #reserve(more: number): void {
     const [offsets, sizes] = [this.#offsets, this.#sizes]
-    this.#offsets = new Float64Array(2 * offsets.length)
-    this.#sizes = new Float64Array(2 * sizes.length)
+    if (this.#count + more <= offsets.length) return
+    const room = Math.max(2 * offsets.length, this.#count + more)
+    this.#offsets = new Float64Array(room)
+    this.#sizes = new Float64Array(room)
     this.#offsets.set(offsets)
     this.#sizes.set(sizes)
   }
