@@ -5,6 +5,9 @@
  */
 import { keyAt, type NodeShape, runEnd } from './btree.ts'
 
+/** Keys of a run that are looked at one after the other; the end of a longer one takes fewer looks otherwise. */
+const LOOKS_ONE_BY_ONE = 8
+
 /**
  * Extents in ascending order: extent `i` covers bytes `[offsets[i], offsets[i] + sizes[i])`, for `0 <= i < count`.
  * Values are exact integers (anything beyond 2^53 is refused earlier). The arrays belong to the producer and are
@@ -93,11 +96,17 @@ export class ExtentBuilder {
     const [blockBytes, sizeBytes] = [this.#blockBytes, this.#sizeBytes]
     const [offsets, sizes] = [this.#offsets, this.#sizes]
     let [count, begin, end] = [this.#count, this.#begin, this.#end]
-    for (let i = from; i < to;) {
-      const key = keyAt(words, node, i)
-      // A block by itself is met more often than a run, in an answer of very many.
-      const isRun = i + 1 < to && keyAt(words, node, i + 1) === key + 1
-      const next = isRun ? runEnd(words, node, i, to) : i + 1
+    for (let i = from, key = from < to ? keyAt(words, node, from) : 0; i < to;) {
+      let next = i + 1
+      let following = next < to ? keyAt(words, node, next) : Infinity
+      while (following === key + next - i && next - i < LOOKS_ONE_BY_ONE) {
+        next++
+        following = next < to ? keyAt(words, node, next) : Infinity
+      }
+      if (following === key + next - i) {
+        next = runEnd(words, node, next, to)
+        following = next < to ? keyAt(words, node, next) : Infinity
+      }
       if (key !== end || begin === end) {
         if (begin !== end) {
           offsets[count] = begin * blockBytes
@@ -107,6 +116,7 @@ export class ExtentBuilder {
         begin = key
       }
       end = key + next - i
+      key = following
       i = next
     }
     this.#count = count
