@@ -285,8 +285,19 @@ What is aimed at, and what this run has measured. CPU is compared with CPU, of C
 | | aim | measured |
 |---|---|---|
 ${aims.map((cells) => `| ${cells.join(' | ')} |`).join('\n')}
-`
+
+${outOfReach}`
 }
+
+/** Written by hand: it is not measured by each run. */
+const outOfReach = `What of this cannot be had, and why. One profile (perf, on a busy machine) of answers over the page cache with 1 %
+scattered changes: reading the nodes is a third of the agent's processor time, and their checksums are a seventh, and the
+C program pays for both as well. All of JavaScript is less than a fifth, of which comparing and checking keys are not
+half. Garbage collection, compiling and the main thread take as much again. So a faster comparison alone leads neither to
+1.5 times C nor to ten times less than \`thin_delta\`, which would be 1.3 times C. Of a stream, finding and encoding an
+extent costs 14 ns; the rest goes into messages and into waking threads for them ([decision
+20](decisions/0020-reads-and-checks.md#answers-of-very-many-extents)).
+`
 
 function row({ medium, question, extents, nodes, agent, limits, tools }: Figures): string {
   const limit = limits.libaio ?? limits.pread!

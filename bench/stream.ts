@@ -113,8 +113,11 @@ function readyMadeMessages(extents: number): Buffer[] {
   const blockBytes = 65536
   const encoder = new BlockMetadataEncoder(2 * extents * blockBytes, 0)
   const messages: Buffer[] = []
+  const one = { count: 1, offsets: new Float64Array(1), sizes: Float64Array.of(blockBytes) }
   for (let i = 0; i < extents; i++) {
-    if (encoder.add(2 * i * blockBytes, blockBytes)) messages.push(Buffer.from(encoder.finish().buffer))
+    one.offsets[0] = 2 * i * blockBytes
+    encoder.add(one, 0)
+    if (encoder.isFull) messages.push(Buffer.from(encoder.finish().buffer))
   }
   if (encoder.count > 0) messages.push(Buffer.from(encoder.finish().buffer))
   return messages

@@ -3,6 +3,10 @@
  *
  * Extents travel in batches of two parallel arrays rather than one object each: a stream may hold 100 million of them.
  */
+import { keyAt, type NodeShape, runEnd } from './btree.ts'
+
+/** Keys of a run that are looked at one after the other; the end of a longer one takes fewer looks otherwise. */
+const LOOKS_ONE_BY_ONE = 8
 
 /**
  * Extents in ascending order: extent `i` covers bytes `[offsets[i], offsets[i] + sizes[i])`, for `0 <= i < count`.
@@ -82,6 +86,44 @@ export class ExtentBuilder {
     this.#end = end
   }
 
+  /**
+   * Adds the blocks that are the keys of a node's entries `[from, to)`, all above those added before.
+   *
+   * @param words where the node's content is
+   */
+  addKeys(words: Uint32Array, node: NodeShape, from: number, to: number): void {
+    this.#reserve(to - from)
+    const [blockBytes, sizeBytes] = [this.#blockBytes, this.#sizeBytes]
+    const [offsets, sizes] = [this.#offsets, this.#sizes]
+    let [count, begin, end] = [this.#count, this.#begin, this.#end]
+    for (let i = from, key = from < to ? keyAt(words, node, from) : 0; i < to;) {
+      let next = i + 1
+      let following = next < to ? keyAt(words, node, next) : Infinity
+      while (following === key + next - i && next - i < LOOKS_ONE_BY_ONE) {
+        next++
+        following = next < to ? keyAt(words, node, next) : Infinity
+      }
+      if (following === key + next - i) {
+        next = runEnd(words, node, next, to)
+        following = next < to ? keyAt(words, node, next) : Infinity
+      }
+      if (key !== end || begin === end) {
+        if (begin !== end) {
+          offsets[count] = begin * blockBytes
+          sizes[count] = Math.min(end * blockBytes, sizeBytes) - begin * blockBytes
+          count++
+        }
+        begin = key
+      }
+      end = key + next - i
+      key = following
+      i = next
+    }
+    this.#count = count
+    this.#begin = begin
+    this.#end = end
+  }
+
   /** Extents that can no longer grow. */
   get count(): number {
     return this.#count
@@ -104,18 +146,20 @@ export class ExtentBuilder {
 
   #closeRun(): void {
     if (this.#begin === this.#end) return
+    this.#reserve(1)
     const i = this.#count++
-    if (i === this.#offsets.length) this.#grow()
     const offset = this.#begin * this.#blockBytes
     this.#offsets[i] = offset
     this.#sizes[i] = Math.min(this.#end * this.#blockBytes, this.#sizeBytes) - offset
   }
 
-  /** The caller bounds it: it takes what is there when it is enough. */
-  #grow(): void {
+  /** Makes room for so many more. The caller bounds it: it takes what is there when it is enough. */
+  #reserve(more: number): void {
     const [offsets, sizes] = [this.#offsets, this.#sizes]
-    this.#offsets = new Float64Array(2 * offsets.length)
-    this.#sizes = new Float64Array(2 * sizes.length)
+    if (this.#count + more <= offsets.length) return
+    const room = Math.max(2 * offsets.length, this.#count + more)
+    this.#offsets = new Float64Array(room)
+    this.#sizes = new Float64Array(room)
     this.#offsets.set(offsets)
     this.#sizes.set(sizes)
   }

@@ -36,18 +36,26 @@ const maximumHeaderBytes = 2 + 1 + 8
 const maximumTupleBytes = 2 + 1 + 8 + 1 + 8
 
 /**
- * Where messages are written before they are cut to size. An encoder has a buffer in the middle of a message, and none
- * while its last message waits to be sent. So many answers at a time need only a few buffers.
+ * Where messages are written before they are cut to size. An encoder has one in the middle of a message, and none while
+ * its last message waits to be sent. So many answers at a time need only a few.
  */
-const bufferBytes = maximumHeaderBytes + tuplesPerMessage * maximumTupleBytes
-const spareBuffers: Uint8Array[] = []
-const spareBuffersKept = 8
+class MessageMemory {
+  readonly bytes = new Uint8Array(maximumHeaderBytes + tuplesPerMessage * maximumTupleBytes)
+  readonly view = new DataView(this.bytes.buffer)
+}
+const spareMemory: MessageMemory[] = []
+const spareMemoryKept = 8
 
 const typeTag = 0x08
 const capacityTag = 0x10
 const tupleTag = 0x1a
 const offsetTag = 0x08
 const sizeTag = 0x10
+
+/** What a tuple begins with, without its length. */
+const tupleAndOffsetTags = tupleTag | (offsetTag << 16)
+/** Four varint bytes that all go on. */
+const allContinued = 0x80808080 | 0
 
 const twoTo28 = 2 ** 28
 
@@ -62,11 +70,13 @@ const twoTo28 = 2 ** 28
 export class BlockMetadataEncoder {
   /** Extents added since the last `finish`. */
   count = 0
+  /** Bytes of the volume that they cover. */
+  extentBytes = 0
 
   readonly #maximumCount: number
   readonly #capacityBytes: number
   /** Undefined between messages. */
-  #bytes: Uint8Array | undefined
+  #memory: MessageMemory | undefined
   #position = 0
   #previousEnd = 0
 
@@ -82,29 +92,65 @@ export class BlockMetadataEncoder {
     this.#maximumCount = Math.min(maxTuples > 0 ? maxTuples : tuplesPerMessage, tuplesPerMessage)
   }
 
+  /** No more extents fit: `finish` before the next `add`. */
+  get isFull(): boolean {
+    return this.count === this.#maximumCount
+  }
+
   /**
-   * Adds the bytes `[offset, offset + size)`; both are integers. Returns true when the message is full: `finish` before
-   * the next `add`.
+   * Adds a batch's extents from the one at `from` on, as many as fit. All offsets and sizes are integers.
+   *
+   * @returns the first that did not fit; the batch's count if all did
+   * @throws DM_INTERNAL; nothing of the message may be used then
    */
-  add(offset: number, size: number): boolean {
-    const end = offset + size
-    // Written so that NaN fails as well.
-    if (!(offset >= this.#previousEnd && size > 0 && end <= this.#capacityBytes)) this.#refuse(offset, size)
-    if (this.count === this.#maximumCount) throw defect('an extent was added to a message that is full')
-    this.#previousEnd = end
-    const bytes = this.#bytes ?? this.#begin()
-    const start = this.#position
-    bytes[start] = tupleTag
-    let position = start + 2
-    if (offset > 0) {
-      bytes[position++] = offsetTag
-      position = writeVarint(bytes, position, offset)
+  add({ count, offsets, sizes }: ExtentBatch, from: number): number {
+    if (this.isFull) throw defect('an extent was added to a message that is full')
+    const memory = (this.#memory ??= this.#begin())
+    const { view } = memory
+    const capacity = this.#capacityBytes
+    const to = Math.min(count, from + this.#maximumCount - this.count)
+    let [position, previousEnd, extentBytes] = [this.#position, this.#previousEnd, this.extentBytes]
+    // Neighbours mostly have these in common.
+    let [high, highLength] = [-1, 0]
+    let [highBytes, sizeBytes, sizeLength] = [0, 0, 0]
+    let lastSize = -1
+    for (let i = from; i < to; i++) {
+      const offset = offsets[i]
+      const size = sizes[i]
+      const end = offset + size
+      // Written so that NaN fails as well.
+      if (!(offset >= previousEnd && size > 0 && end <= capacity)) this.#refuse(offset, size, previousEnd)
+      previousEnd = end
+      extentBytes += size
+      if (offset < twoTo28 || size >= twoTo28) {
+        position = writeTuple(memory.bytes, position, offset, size)
+        continue
+      }
+      const rest = (offset / twoTo28) | 0
+      if (rest !== high) {
+        high = rest
+        highLength = varintLength(rest)
+        highBytes = fourVarintBytes(rest) | continued(highLength)
+      }
+      if (size !== lastSize) {
+        lastSize = size
+        sizeLength = varintLength(size)
+        sizeBytes = fourVarintBytes(size) | continued(sizeLength)
+      }
+      // Four bytes at a time; those beyond a varint's end are written over by what follows.
+      view.setInt32(position, tupleAndOffsetTags | ((6 + highLength + sizeLength) << 8), true)
+      view.setInt32(position + 3, fourVarintBytes(offset | 0) | allContinued, true)
+      view.setInt32(position + 7, highBytes, true)
+      position += 7 + highLength
+      view.setUint8(position, sizeTag)
+      view.setInt32(position + 1, sizeBytes, true)
+      position += 1 + sizeLength
     }
-    bytes[position++] = sizeTag
-    position = writeVarint(bytes, position, size)
-    bytes[start + 1] = position - start - 2
+    this.count += to - from
+    this.extentBytes = extentBytes
     this.#position = position
-    return ++this.count === this.#maximumCount
+    this.#previousEnd = previousEnd
+    return to
   }
 
   /**
@@ -112,16 +158,17 @@ export class BlockMetadataEncoder {
    * ArrayBuffer of its own size, so that it can be transferred to another thread. The next message begins.
    */
   finish(): Uint8Array<ArrayBuffer> {
-    const bytes = this.#bytes ?? this.#begin()
-    const message = bytes.slice(0, this.#position)
-    if (spareBuffers.length < spareBuffersKept) spareBuffers.push(bytes)
-    this.#bytes = undefined
-    this.count = 0
+    const memory = this.#memory ?? this.#begin()
+    const message = memory.bytes.slice(0, this.#position)
+    if (spareMemory.length < spareMemoryKept) spareMemory.push(memory)
+    this.#memory = undefined
+    this.count = this.extentBytes = 0
     return message
   }
 
-  #begin(): Uint8Array {
-    const bytes = (this.#bytes = spareBuffers.pop() ?? new Uint8Array(bufferBytes))
+  #begin(): MessageMemory {
+    const memory = spareMemory.pop() ?? new MessageMemory()
+    const { bytes } = memory
     bytes[0] = typeTag
     bytes[1] = BlockMetadataType.VARIABLE_LENGTH
     this.#position = 2
@@ -129,14 +176,43 @@ export class BlockMetadataEncoder {
       bytes[this.#position++] = capacityTag
       this.#position = writeVarint(bytes, this.#position, this.#capacityBytes)
     }
-    return bytes
+    return memory
   }
 
-  #refuse(offset: number, size: number): never {
+  #refuse(offset: number, size: number, previousEnd: number): never {
     throw defect(
-      `extent of ${size} bytes at ${offset} does not fit after ${this.#previousEnd} and before ${this.#capacityBytes} (capacity)`
+      `extent of ${size} bytes at ${offset} does not fit after ${previousEnd} and before ${this.#capacityBytes} (capacity)`
     )
   }
+}
+
+/** An extent of any place and size, a byte at a time. Returns the position after it. */
+function writeTuple(bytes: Uint8Array, start: number, offset: number, size: number): number {
+  bytes[start] = tupleTag
+  let position = start + 2
+  if (offset > 0) {
+    bytes[position++] = offsetTag
+    position = writeVarint(bytes, position, offset)
+  }
+  bytes[position++] = sizeTag
+  position = writeVarint(bytes, position, size)
+  bytes[start + 1] = position - start - 2
+  return position
+}
+
+/** Bytes that a varint of up to 28 bits takes: 1 to 4. */
+function varintLength(value: number): number {
+  return ((38 - Math.clz32(value | 1)) / 7) | 0
+}
+
+/** The lowest 28 bits, 7 to a byte, the lowest byte first. */
+function fourVarintBytes(value: number): number {
+  return (value & 0x7f) | ((value & 0x3f80) << 1) | ((value & 0x1fc000) << 2) | ((value & 0xfe00000) << 3)
+}
+
+/** The top bits of so many varint bytes (1 to 4): all but the last go on. */
+function continued(length: number): number {
+  return allContinued & ((1 << (8 * (length - 1))) - 1)
 }
 
 /**

@@ -64,6 +64,35 @@ test('blocks become extents: merged, ascending, cut at the end, whenever they ar
   )
 })
 
+test("a node's keys become the same extents, whatever part of it is added at once", (t) => {
+  const parts = fc.array(fc.nat({ max: 40 }), { minLength: 1 })
+  fc.assert(
+    fc.property(steps, parts, fc.nat({ max: 2 ** 12 }), fc.constantFrom(0, 2 ** 32 - 20), (steps, parts, word, low) => {
+      const blocks: number[] = []
+      let next = low
+      for (const { gap, run } of steps) {
+        for (let block = next + gap; block < next + gap + run; block++) blocks.push(block)
+        next += gap + run
+      }
+      const words = new Uint32Array(word + 2 * blocks.length)
+      blocks.forEach((block, i) => words.set([block % 2 ** 32, Math.floor(block / 2 ** 32)], word + 2 * i))
+      const node = { isLeaf: true, entries: blocks.length, keys: word, values: words.length }
+      const sizeBytes = next * 65536 - 1
+      const builder = new ExtentBuilder(65536, sizeBytes)
+      const taken: Extent[] = []
+      for (let from = 0, part = 0; from < blocks.length; part++) {
+        const to = Math.min(from + parts[part % parts.length] + (part % 2), blocks.length)
+        builder.addKeys(words, node, from, to)
+        if (part % 3 === 0) taken.push(...extentsOf(builder.take()))
+        from = to
+      }
+      taken.push(...extentsOf(builder.takeLast()))
+      t.deepEqual(taken, naive(blocks, 65536, sizeBytes))
+    }),
+    { numRuns: 500 }
+  )
+})
+
 test('what may still grow is kept back, so that extents of two batches never touch', (t) => {
   const builder = new ExtentBuilder(65536, 2 ** 40)
   builder.add(0)

@@ -2,6 +2,7 @@ import test from 'ava'
 import fc from 'fast-check'
 import type { MessageTypeDefinition } from '@grpc/proto-loader'
 import { loadSync } from '@grpc/proto-loader'
+import type { ExtentBatch } from '../../src/devicemapper/extents.ts'
 import { DeltamapperError } from '../../src/errors.ts'
 import {
   BlockMetadataEncoder,
@@ -37,10 +38,19 @@ function plain(capacity: number, extents: Extents, type = 2): Plain {
   }
 }
 
+function batchOf(...extents: Extents): ExtentBatch {
+  const column = (i: 0 | 1) => Float64Array.from(extents, (extent) => extent[i])
+  return { count: extents.length, offsets: column(0), sizes: column(1) }
+}
+
 function encode(capacity: number, extents: Extents, maxTuples = 0): Uint8Array[] {
   const encoder = new BlockMetadataEncoder(capacity, maxTuples)
   const messages: Uint8Array[] = []
-  for (const [offset, size] of extents) if (encoder.add(offset, size)) messages.push(encoder.finish())
+  const batch = batchOf(...extents)
+  for (let next = 0; next < batch.count;) {
+    next = encoder.add(batch, next)
+    if (encoder.isFull) messages.push(encoder.finish())
+  }
   if (encoder.count > 0 || messages.length === 0) messages.push(encoder.finish())
   return messages
 }
@@ -135,12 +145,12 @@ test('a message without extents still tells type and capacity', (t) => {
 
 test('a finished message has memory of its own, of its size, and can be transferred', (t) => {
   const encoder = new BlockMetadataEncoder(1000, 10)
-  encoder.add(0, 1)
+  encoder.add(batchOf([0, 1]), 0)
   const first = encoder.finish()
   t.is(first.byteOffset, 0)
   t.is(first.buffer.byteLength, first.byteLength)
   const moved = structuredClone(first, { transfer: [first.buffer] })
-  encoder.add(2, 3)
+  encoder.add(batchOf([2, 3]), 0)
   t.deepEqual(decode(moved).extents, [[0, 1]])
   t.deepEqual(decode(encoder.finish()).extents, [[2, 3]])
 })
@@ -148,8 +158,7 @@ test('a finished message has memory of its own, of its size, and can be transfer
 test('messages are bounded in extents and in bytes', (t) => {
   const fill = (maxTuples: number, start: number) => {
     const encoder = new BlockMetadataEncoder(Number.MAX_SAFE_INTEGER, maxTuples)
-    let offset = start
-    while (!encoder.add(offset, 2 ** 30)) offset += 2 ** 30
+    for (let offset = start; !encoder.isFull; offset += 2 ** 30) encoder.add(batchOf([offset, 2 ** 30]), 0)
     return { count: encoder.count, bytes: encoder.finish().length }
   }
   t.is(fill(0, 0).count, tuplesPerMessage)
@@ -202,8 +211,9 @@ test('the encoder refuses what no server may send', (t) => {
     t.throws(() => new BlockMetadataEncoder(capacity, 0), { instanceOf: DeltamapperError })
   }
   const full = new BlockMetadataEncoder(1000, 1)
-  t.true(full.add(0, 1))
-  t.throws(() => full.add(1, 1), { instanceOf: DeltamapperError })
+  t.is(full.add(batchOf([0, 1], [1, 1]), 0), 1)
+  t.true(full.isFull)
+  t.throws(() => full.add(batchOf([0, 1], [1, 1]), 1), { instanceOf: DeltamapperError })
 })
 
 test('fields that are unknown are skipped, wherever they stand and whatever their wire type', (t) => {

@@ -114,7 +114,8 @@ export class ExtentBackend implements SnapshotMetadataBackend {
       let sent = 0
       for (const [offset, size] of behaviours[name]()) {
         if (offset + size <= Number(startingOffset)) continue
-        if (!encoder.add(offset, size)) continue
+        encoder.add({ count: 1, offsets: Float64Array.of(offset), sizes: Float64Array.of(size) }, 0)
+        if (!encoder.isFull) continue
         if (name === 'gated' && sent > 0) await this.#gate.promise
         yield this.#made(encoder)
         sent++

@@ -40,22 +40,19 @@ export async function* encodedMessages(
 ): AsyncGenerator<Uint8Array<ArrayBuffer>> {
   const encoder = new BlockMetadataEncoder(capacityBytes, maxResults)
   let flushed = 0
-  let bytes = 0
   statistics.volumeBytes = capacityBytes
   const finish = () => {
     statistics.extents += encoder.count
-    statistics.extentBytes += bytes
-    bytes = 0
+    statistics.extentBytes += encoder.extentBytes
     beforeMessage()
     return encoder.finish()
   }
-  for await (const { count, offsets, sizes } of batches) {
-    for (let i = 0; i < count; i++) {
-      bytes += sizes[i]
-      if (encoder.add(offsets[i], sizes[i])) {
-        yield finish()
-        flushed = performance.now()
-      }
+  for await (const batch of batches) {
+    for (let next = 0; next < batch.count;) {
+      next = encoder.add(batch, next)
+      if (!encoder.isFull) continue
+      yield finish()
+      flushed = performance.now()
     }
     if (encoder.count > 0 && performance.now() - flushed > FLUSH_AFTER_MS) {
       yield finish()

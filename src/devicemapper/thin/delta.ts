@@ -631,10 +631,11 @@ class CoWalk {
       const { same, moved, renewed } = compareValues(window, baseLeaf.values / 2 + b, targetLeaf.values / 2 + t, alike)
       add(target, targetLeaf, t + same, t + moved)
       base.countMappings(words, baseLeaf, b + same, b + moved)
-      for (const [side, leaf, at] of [[base, baseLeaf, b] as const, [target, targetLeaf, t] as const]) {
-        if (moved === renewed) break
-        if (isAll) side.countMappings(words, leaf, at + moved, at + renewed)
-        else side.addMappings(words, leaf, at + moved, at + renewed)
+      if (moved < renewed) {
+        for (const [side, leaf, at] of [[base, baseLeaf, b] as const, [target, targetLeaf, t] as const]) {
+          if (isAll) side.countMappings(words, leaf, at + moved, at + renewed)
+          else side.addMappings(words, leaf, at + moved, at + renewed)
+        }
       }
       b += renewed
       t += renewed

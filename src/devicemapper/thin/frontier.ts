@@ -15,7 +15,7 @@
 import { damaged, type BlockReader, type BlockWindow } from '../block-reader.ts'
 import type { ExtentBuilder } from '../extents.ts'
 import type { MappingSink } from './mapping-sink.ts'
-import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, runEnd, U64_SIZE } from '../btree.ts'
+import { blockAt, keyAt, type KeyRange, MAX_DEPTH, type NodeShape, nodeShape, U64_SIZE } from '../btree.ts'
 
 /**
  * Waiting subtrees, in ascending order: `blocks[i]` holds the keys `[lows[i], highs[i])`. Those of `head <= i < asked`
@@ -233,23 +233,23 @@ export class Frontier {
    */
   addExtents(words: Uint32Array, leaf: NodeShape, from: number, to: number, extents: ExtentBuilder): void {
     this.countMappings(words, leaf, from, to)
-    const { low, high } = this.#range
-    for (let i = from; i < to;) {
-      const key = keyAt(words, leaf, i)
-      if (key >= high) break
-      const next = runEnd(words, leaf, i, to)
-      extents.addRun(Math.max(key, low), Math.min(key + next - i, high))
-      i = next
-    }
+    const [first, end] = this.#inRange(words, leaf, from, to)
+    extents.addKeys(words, leaf, first, end)
   }
 
   /** Tells a leaf's mappings that are in the range. */
   tell(words: Uint32Array, leaf: NodeShape, sink: MappingSink): void {
-    const { low, high } = this.#range
-    let [from, to] = [0, leaf.entries]
-    while (from < to && keyAt(words, leaf, from) < low) from++
-    while (from < to && keyAt(words, leaf, to - 1) >= high) to--
+    const [from, to] = this.#inRange(words, leaf, 0, leaf.entries)
     if (from < to) sink.putEntries(words, leaf, from, to)
+  }
+
+  /** Those of a leaf's entries `[from, to)` whose keys are in the range. */
+  #inRange(words: Uint32Array, leaf: NodeShape, from: number, to: number): [from: number, to: number] {
+    const { low, high } = this.#range
+    let [first, end] = [from, to]
+    while (first < end && keyAt(words, leaf, first) < low) first++
+    while (first < end && keyAt(words, leaf, end - 1) >= high) end--
+    return [first, end]
   }
 
   /** Counts entries that need not be known as mappings, and looks at them for writes. */
