@@ -45,6 +45,18 @@ function dataBitsOf(low: number, high: number): number {
   return top > 0 ? WORD_BITS + bitsOf(top) : Math.max(1, bitsOf((low >>> 24) | (high << 8)))
 }
 
+/** The highest of some words. */
+function highest(words: Uint32Array, count: number): number {
+  // Compared as integers with a sign, which have the order of the words once the highest bit is turned over.
+  const sign = 2 ** 31
+  let most = 0 ^ sign
+  for (let i = 0; i < count; i++) {
+    const word = words[i] ^ sign
+    if (word > most) most = word
+  }
+  return (most ^ sign) >>> 0
+}
+
 /** Pairs in as few bits as they need. */
 class PackedPairs implements RecordedPairs {
   /** The lowest 32 bits of each, and what is above them where there is more. */
@@ -322,8 +334,7 @@ export class PairDecoder {
     const pairs = this.#pairs
     const top = pairs.isNarrow ? pairs.low : pairs.high
     const topBits = pairs.isNarrow ? bits : bits - WORD_BITS
-    let most = 0
-    for (let i = 0; i < count; i++) if (top[i] > most) most = top[i]
+    const most = highest(top, count)
     if (bitsOf(most) > topBits) throw new Error(`a pair has more than ${bits} bits`)
     if (pairs.isNarrow) return pairs.timeBits === 0 ? 0 : most >>> pairs.dataBits
     if (pairs.dataBits >= WORD_BITS) return most >>> (pairs.dataBits - WORD_BITS)

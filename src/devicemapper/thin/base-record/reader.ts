@@ -248,6 +248,22 @@ export class BaseRecordReader {
   }
 }
 
+/**
+ * Reads a record to its end, which shows that it is whole.
+ *
+ * @returns what it stands for, and its size in bytes
+ * @throws DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED
+ */
+export async function readWholeRecord(path: string): Promise<Pick<BaseRecordReader, 'header' | 'bytes'>> {
+  const reader = await BaseRecordReader.open(path)
+  try {
+    while (await reader.next());
+    return { header: reader.header, bytes: reader.bytes }
+  } finally {
+    await reader.close()
+  }
+}
+
 /** Up to `length` bytes, in `buffer`; less only where the file ends. @throws DM_READ_FAILED */
 async function readAt(
   file: FileHandle,
