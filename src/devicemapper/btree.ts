@@ -150,6 +150,8 @@ export function keyAt(words: Uint32Array, node: NodeShape, i: number): number {
  */
 export function runEnd(words: Uint32Array, node: NodeShape, from: number, to: number): number {
   const shift = keyAt(words, node, from) - from
+  // Mostly all of them.
+  if (keyAt(words, node, to - 1) === to - 1 + shift) return to
   let last = from
   let step = 1
   while (last + step < to && keyAt(words, node, last + step) === last + step + shift) {

@@ -9,7 +9,7 @@
 import { open, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { BaseRecordHeader } from '../../devicemapper/thin/base-record/format.ts'
-import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
+import { readWholeRecord } from '../../devicemapper/thin/base-record/reader.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
 import { type AdminRequest, type AdminResponse } from '../../grpc/admin.ts'
 import { PART_BYTES } from '../../grpc/record-part.ts'
@@ -108,7 +108,7 @@ export class RecordExchange {
 
   /** All of it is there. @returns what it stands for */
   async #takeBack(path: string): Promise<KnownBase> {
-    const header = await readWhole(path)
+    const { header } = await readWholeRecord(path)
     const known = await this.#knownOf(header)
     checkFit(known)
     if (known.record !== undefined) return known
@@ -144,17 +144,6 @@ export class RecordExchange {
       device.sizeBytes === known.sizeBytes
     if (!isSame) throw foreign(handle, 'this agent has served another snapshot')
     return known
-  }
-}
-
-/** Reads a record to its end, which shows that it is whole. @throws DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_DAMAGED */
-async function readWhole(path: string): Promise<BaseRecordHeader> {
-  const reader = await BaseRecordReader.open(path)
-  try {
-    while (await reader.next());
-    return reader.header
-  } finally {
-    await reader.close()
   }
 }
 

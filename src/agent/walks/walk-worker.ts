@@ -8,6 +8,7 @@
  */
 import type { MessagePort } from 'node:worker_threads'
 import { forgetSpareWindows } from '../../devicemapper/block-reader.ts'
+import { forgetFrameRoom } from '../../devicemapper/thin/base-record/frame-room.ts'
 import { ReadQueue } from '../../devicemapper/read-queue.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { asDeltamapperError, type DeltamapperError } from '../../errors.ts'
@@ -54,6 +55,7 @@ export function serveWalks(
       void walk.run(walkOf, message, turns).finally(() => walks.delete(message.id))
     } else if (message.kind === 'rest') {
       forgetSpareWindows()
+      forgetFrameRoom()
       collectGarbage()
     } else {
       // Messages may still arrive for a walk that has just ended.

@@ -5,7 +5,7 @@
  */
 import type { ExtentAnswer } from '../../devicemapper/extents.ts'
 import { endpointAddress, endpointTls } from '../command-line/endpoint.ts'
-import { oneLine, UsageError } from '../command-line/failure.ts'
+import { oneLine, refuseThinId, UsageError } from '../command-line/failure.ts'
 import type { AnswerOptions, NamedQuestion, Question, Remark } from './question.ts'
 
 /**
@@ -82,12 +82,7 @@ async function lentQuestion(
   if (target === undefined || more !== undefined) {
     throw new UsageError('--base-record takes the place of BASE', 'name TARGET, as SOURCE/NAME, and nothing else')
   }
-  if (!target.includes('/')) {
-    throw new UsageError(
-      `${target} is no SOURCE/NAME: a thin device id goes with --metadata`,
-      'name the snapshot as its agent knows it, or the metadata of its pool with --metadata FILE'
-    )
-  }
+  refuseThinId(target, 'SOURCE/NAME')
   const [{ lendRecord }, { withAdmin }] = await Promise.all([
     import('./lent-record.ts'),
     import('../command-line/agent-orders.ts')

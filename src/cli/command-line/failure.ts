@@ -14,6 +14,20 @@ export class UsageError extends DeltamapperError {
   }
 }
 
+/**
+ * Agents know snapshots by their handles only.
+ *
+ * @param form of a handle, as the command's help has it
+ * @throws UsageError for a thin device id
+ */
+export function refuseThinId(snapshot: string, form: 'VG/LV' | 'SOURCE/NAME'): void {
+  if (snapshot.includes('/')) return
+  throw new UsageError(
+    `${snapshot} is no ${form}: a thin device id goes with --metadata`,
+    'name the snapshot as its agent knows it, or the metadata of its pool with --metadata FILE'
+  )
+}
+
 /** Ctrl-C. */
 export class Interrupted extends DeltamapperError {
   constructor() {

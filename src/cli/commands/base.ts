@@ -5,7 +5,7 @@ import { addAdminOptions, adminHelp, type AdminOptions, order } from './admin-co
 import { addDestructiveOptions, type Confirmed, confirmed } from './confirmation.ts'
 import { refuseStray } from '../answers/stray-options.ts'
 import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
-import { UsageError } from '../command-line/failure.ts'
+import { refuseThinId } from '../command-line/failure.ts'
 import { byteCount } from '../command-line/option-values.ts'
 import type { SaveOptions } from './save-base.ts'
 
@@ -65,12 +65,7 @@ Examples:
         await saveBase(snapshot, { metadata, ...options })
         return
       }
-      if (!snapshot.includes('/')) {
-        throw new UsageError(
-          `${snapshot} is no VG/LV: a thin device id goes with --metadata`,
-          'name the snapshot as its agent knows it, or the metadata of its pool with --metadata FILE'
-        )
-      }
+      refuseThinId(snapshot, 'VG/LV')
       refuseStray({ '--size': options.size, '--live-root': options.liveRoot }, 'an agent')
       const { saveAgentBase } = await import('./save-agent-base.ts')
       await saveAgentBase(snapshot, { to: options.to, ...(endpoint !== undefined && { endpoint }) })

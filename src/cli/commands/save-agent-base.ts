@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto'
 import { open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { damagedRecord } from '../../devicemapper/thin/base-record/format.ts'
-import { BaseRecordReader } from '../../devicemapper/thin/base-record/reader.ts'
+import { readWholeRecord } from '../../devicemapper/thin/base-record/reader.ts'
 import type { AdminClient } from '../../grpc/admin-client.ts'
 import { syncFolder } from '../../sync-folder.ts'
 import { withAdmin } from '../command-line/agent-orders.ts'
@@ -51,14 +51,9 @@ async function download(agent: AdminClient, handle: string, path: string, to: st
   }
 }
 
-/** Reads it to its end. @throws DM_BASE_RECORD_DAMAGED */
+/** @throws DM_BASE_RECORD_DAMAGED */
 async function describe(path: string): Promise<string> {
-  const reader = await BaseRecordReader.open(path)
-  try {
-    while (await reader.next());
-    const { mappedBlocks, sizeBytes } = reader.header.device
-    return `${counted(mappedBlocks, 'block')} of a device of ${humanSize(sizeBytes)}, in ${humanSize(reader.bytes)}`
-  } finally {
-    await reader.close()
-  }
+  const { header, bytes } = await readWholeRecord(path)
+  const { mappedBlocks, sizeBytes } = header.device
+  return `${counted(mappedBlocks, 'block')} of a device of ${humanSize(sizeBytes)}, in ${humanSize(bytes)}`
 }

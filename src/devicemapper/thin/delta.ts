@@ -19,10 +19,9 @@
  */
 import { DeltamapperError } from '../../errors.ts'
 import { type BlockReader, type BlockWindow, damaged, SMALL_WINDOW_BLOCKS, WINDOW_BLOCKS } from '../block-reader.ts'
-import { ALL_KEYS, heightBelow, keyAt, type KeyRange, type NodeShape, U64_SIZE } from '../btree.ts'
+import { ALL_KEYS, heightBelow, keyAt, type KeyRange, type NodeShape, runEnd, U64_SIZE } from '../btree.ts'
 import { checksumSalt } from '../checksum.ts'
 import { type ExtentBatch, ExtentBuilder } from '../extents.ts'
-import { inARow } from './base-record/entries.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
 import { RecordedRuns } from './recorded-runs.ts'
 import { Frontier, type MappingQueue, type SubtreeQueue } from './frontier.ts'
@@ -372,7 +371,7 @@ class CoWalk {
       const block = keyAt(words, leaf, i)
       if (block >= known) break
       this.#dropBelow(block, record)
-      const most = Math.min(inARow(words, leaf, i, entries), known - block)
+      const most = Math.min(runEnd(words, leaf, i, entries) - i, known - block)
       if (record.begin > block) {
         const length = Math.min(most, record.begin - block)
         this.extents.addRun(block, block + length)

@@ -107,7 +107,7 @@ export class PatchedRecordSink implements MappingSink {
       if (from >= end) return
       const length = Math.min(frame.lengths[i] - this.#taken, end - from)
       const data = frame.data[i] + this.#taken
-      if (frame.pairs) this.#writer.addPairs(from, length, frame.pairs.words, data)
+      if (frame.pairs) this.#writer.addPairs(from, length, frame.pairs, data)
       else this.#writer.add(from, length, data, frame.times[i])
       this.#taken += length
     }

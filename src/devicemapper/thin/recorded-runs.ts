@@ -4,8 +4,8 @@
  */
 import type { KeyRange } from '../btree.ts'
 import type { BaseRecordReader } from './base-record/reader.ts'
-import { dataBlockAt, timeAt } from './base-record/entries.ts'
-import type { RecordedFrame, RecordedPairs } from './base-record/format.ts'
+import type { RecordedFrame } from './base-record/format.ts'
+import { dataBlockAt, type RecordedPairs, timeAt } from './base-record/recorded-pairs.ts'
 
 export class RecordedRuns {
   /** The rest of the present stretch, virtual blocks `[begin, end)`. Infinity where none is known that is wanted. */
@@ -15,8 +15,6 @@ export class RecordedRuns {
   horizon = 0
   /** The pairs of what is known; undefined where it is runs. */
   #pairs: RecordedPairs | undefined
-  /** The same, as bytes. */
-  #bytes: Buffer | undefined
   /** What to add to a block of the present stretch for its pair's index; or, in a run, for its data block. */
   #shift = 0
   readonly #reader: Pick<BaseRecordReader, 'startAt' | 'next'>
@@ -42,7 +40,6 @@ export class RecordedRuns {
     const frame = await this.#reader.next()
     this.#frame = frame
     this.#pairs = frame?.pairs
-    this.#bytes = frame?.pairs && Buffer.from(frame.pairs.words.buffer)
     this.#stretch = -1
     this.#nextStretch()
     this.horizon = frame ? frame.starts[frame.count - 1] + frame.lengths[frame.count - 1] : Infinity
@@ -56,12 +53,12 @@ export class RecordedRuns {
 
   /** The data block of a block of the present stretch. */
   dataOf(block: number): number {
-    return this.#pairs ? dataBlockAt(this.#pairs.words, block + this.#shift) : block + this.#shift
+    return this.#pairs ? dataBlockAt(this.#pairs, block + this.#shift) : block + this.#shift
   }
 
   /** The time of a block of the present stretch. */
   timeOf(block: number): number {
-    return this.#pairs ? timeAt(this.#pairs.words, block + this.#shift) : this.#frame!.times[this.#stretch]
+    return this.#pairs ? timeAt(this.#pairs, block + this.#shift) : this.#frame!.times[this.#stretch]
   }
 
   /** Whether all of the present stretch is older than this. */
@@ -77,7 +74,7 @@ export class RecordedRuns {
     if ((low & 0xffffff) >= until) return false
     const at = block + this.#shift
     if (!this.#pairs) return high * 256 + (low >>> 24) === at && (low & 0xffffff) === this.#frame!.times[this.#stretch]
-    return this.#pairs.words[2 * at] === low && this.#pairs.words[2 * at + 1] === high
+    return this.#pairs.lowWord(at) === low && this.#pairs.highWord(at) === high
   }
 
   /**
@@ -87,10 +84,7 @@ export class RecordedRuns {
    * @param word where the first block's pair begins
    */
   isSame(block: number, length: number, bytes: Buffer, words: Uint32Array, word: number): boolean {
-    if (this.#bytes) {
-      const pair = 8 * (block + this.#shift)
-      return bytes.compare(this.#bytes, pair, pair + 8 * length, 4 * word, 4 * word + 8 * length) === 0
-    }
+    if (this.#pairs) return this.#pairs.isSame(block + this.#shift, length, bytes, words, word)
     // data block << 24 | time (dm-thin-metadata.c, pack_block_time), in a run: with integers of 32 bits.
     const data = this.dataOf(block)
     let low = ((data & 255) << 24) | this.timeOf(block)

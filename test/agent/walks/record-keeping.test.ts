@@ -4,6 +4,7 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { BaseRecordReader } from '../../../src/devicemapper/thin/base-record/reader.ts'
+import { openMedium, type OpenMedium } from '../../../src/devicemapper/metadata-medium.ts'
 import { DeltamapperError, type ErrorCode } from '../../../src/errors.ts'
 import type { RecordOutcome, RecordWanted } from '../../../src/agent/walks/record-keeping.ts'
 import type { Snapshot } from '../../../src/agent/walks/snapshot.ts'
@@ -56,7 +57,11 @@ interface Answer {
 }
 
 /** An answer that is to leave a record in a folder of its own. */
-async function answer(request: Partial<WalkRequest> & Pick<WalkRequest, 'target'>, more: Partial<RecordWanted> = {}) {
+async function answer(
+  request: Partial<WalkRequest> & Pick<WalkRequest, 'target'>,
+  more: Partial<RecordWanted> = {},
+  open?: OpenMedium
+) {
   const records = join(folder, `records-${files++}`)
   mkdirSync(records)
   const wanted = {
@@ -70,7 +75,8 @@ async function answer(request: Partial<WalkRequest> & Pick<WalkRequest, 'target'
     new AbortController().signal,
     {
       onSeen: async () => wanted,
-      onKept: async (outcome) => void outcomes.push(outcome)
+      onKept: async (outcome) => void outcomes.push(outcome),
+      open
     }
   )
   const extents = (await Array.fromAsync(messages)).flatMap((bytes) => decode(bytes).extents)
@@ -211,6 +217,47 @@ test('a record has the volumes with metadata and data of its pool, and a pool on
   for (const dataUuid of [uuid('b'), '']) {
     const error = await t.throwsAsync(answer({ recorded, target: snapshot(after, 5, { dataUuid }) }))
     t.is((error as DeltamapperError).code, 'DM_BASE_RECORD_REBUILT', error.message)
+  }
+})
+
+test('a pool whose metadata is on another volume is another', async (t) => {
+  const onDevice: OpenMedium = async (path, options) => {
+    const medium = await openMedium(path, options)
+    return {
+      ...{ sizeBytes: medium.sizeBytes, isDirect: medium.isDirect, descriptor: medium.descriptor },
+      device: { major: 253, minor: 7 },
+      readRuns: async (into, runs) => medium.readRuns(into, runs),
+      readNow: (...read) => medium.readNow(...read),
+      close: async () => medium.close()
+    }
+  }
+  const on = (letter?: string) => ({
+    metadataDevice: {
+      ...{ major: 253, minor: 7 },
+      uuid: letter === undefined ? '' : `LVM-${'g'.repeat(32)}${letter.repeat(32)}-tmeta`
+    }
+  })
+  const shape = { leafEntries: 252, internalEntries: 252, split: 'middle' as const }
+  const model = new PoolModel({ random: new Random(21), shape })
+  model.createThin(1)
+  for (let block = 0; block < 200; block++) model.write(1, block)
+  model.createSnapshot(2, 1)
+  model.createSnapshot(5, 1)
+  const { path } = await answer({ target: snapshot(await image(model), 2, on('a')) }, {}, onDevice)
+  const recorded = await recordedBase(path)
+  const reader = await BaseRecordReader.open(path)
+  t.is(reader.header.pool.metadataUuid, 'aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa')
+  await reader.close()
+  model.delete(2)
+  model.write(1, 3)
+  model.createSnapshot(6, 1)
+  const after = await image(model)
+  const { extents } = await answer({ recorded, target: snapshot(after, 6, on('a')) }, {}, onDevice)
+  t.deepEqual(extents, [[3 * KIB_64, KIB_64]])
+  for (const now of [on('b'), on()]) {
+    const error = await t.throwsAsync(answer({ recorded, target: snapshot(after, 6, now) }, {}, onDevice))
+    t.is((error as DeltamapperError).code, 'DM_BASE_RECORD_REBUILT', error.message)
+    t.regex(error.message, /the pool's metadata was on/)
   }
 })
 

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import test from 'ava'
 import fc from 'fast-check'
 import { type BaseRecordHeader, frameChecksum } from '../../../src/devicemapper/thin/base-record/format.ts'
-import { dataBlockAt, timeAt } from '../../../src/devicemapper/thin/base-record/entries.ts'
+import { dataBlockAt, timeAt } from '../../../src/devicemapper/thin/base-record/recorded-pairs.ts'
 import { BaseRecordReader } from '../../../src/devicemapper/thin/base-record/reader.ts'
 import type { MappingSink } from '../../../src/devicemapper/thin/mapping-sink.ts'
 import { PatchedRecordSink, WholeRecordSink } from '../../../src/devicemapper/thin/record-sinks.ts'
@@ -178,26 +178,32 @@ test('whatever order blocks have, in small frames and large ones, what was writt
       (await readMappings(path, middle)).filter(([block]) => block >= middle),
       entries.filter(([block]) => block >= middle)
     )
-    t.is(files[0].readUInt32LE(16), 3)
+    t.is(files[0].readUInt32LE(16), 4)
   }
 })
 
-test('records of version 2, which compressed all frames, are read as they were written', async (t) => {
+for (const version of [2, 3]) {
+  test(`records of version ${version} are read as they were written`, async (t) => {
+    const path = join(fixtures, `base-record-${version}.base`)
+    t.is((await readFile(path)).readUInt32LE(16), version)
+    // By this rule it was made, in frames of 10.
+    const expected: [number, number, number][] = []
+    for (let i = 0, block = 0; i < 120; i++) {
+      const isScattered = Math.floor(i / 20) % 2 === 1
+      block += i % 17 === 3 ? 5 : 1
+      expected.push(isScattered ? [block, (i * 7919) % 100_003, (i * 31) % 9] : [block, 1000 + i, 4])
+    }
+    t.deepEqual(await readMappings(path, 0), expected)
+    const [middle] = expected[70]
+    t.deepEqual(
+      (await readMappings(path, middle)).filter(([block]) => block >= middle),
+      expected.slice(70)
+    )
+  })
+}
+
+test('in a record of version 2, a frame that is as long as its runs is a compressed one as well', async (t) => {
   const path = join(fixtures, 'base-record-2.base')
-  // By this rule it was made, in frames of 10.
-  const expected: [number, number, number][] = []
-  for (let i = 0, block = 0; i < 120; i++) {
-    const isScattered = Math.floor(i / 20) % 2 === 1
-    block += i % 17 === 3 ? 5 : 1
-    expected.push(isScattered ? [block, (i * 7919) % 100_003, (i * 31) % 9] : [block, 1000 + i, 4])
-  }
-  t.deepEqual(await readMappings(path, 0), expected)
-  const [middle] = expected[70]
-  t.deepEqual(
-    (await readMappings(path, middle)).filter(([block]) => block >= middle),
-    expected.slice(70)
-  )
-  // In such a record, a frame that is as long as its runs is a compressed one as well.
   const bytes = await readFile(path)
   const frames = 28 + bytes.readUInt32LE(20)
   bytes.writeUInt32LE(bytes.readUInt32LE(frames), frames + 4)
@@ -253,7 +259,7 @@ async function readMappings(path: string, from: number): Promise<[number, number
       for (let i = 0; i < frame.count; i++) {
         for (let k = 0; k < lengths[i]; k++) {
           const at = data[i] + k
-          const [block, time] = pairs ? [dataBlockAt(pairs.words, at), timeAt(pairs.words, at)] : [at, times[i]]
+          const [block, time] = pairs ? [dataBlockAt(pairs, at), timeAt(pairs, at)] : [at, times[i]]
           found.push([starts[i] + k, block, time])
         }
       }

@@ -1,45 +1,16 @@
 /**
- * Words of 32 bits as planes of bytes, and back: the lowest byte of all words, the next byte of all words, and so on.
- * High bytes are mostly zero then, one after another, and compress to nothing; the rest is compressed faster.
+ * Words of 32 bits from planes of bytes: the lowest byte of all words, the next byte of all words, and so on.
  *
  * Four words are taken at once, as a square of four times four bytes that is turned over.
  */
 
 /**
- * Takes every other word of `pairs` apart.
- *
- * @param pairs from its start on, `count` pairs of words, and zeros up to the next four pairs
- * @param odd 0 for the first word of each pair, 1 for the second
- * @param planes four, the lowest bytes first, each with room for `count` bytes, up to the next four
- * @returns all of the words, one bit where any has one
- */
-export function toPlanes(pairs: Uint32Array, odd: 0 | 1, count: number, planes: readonly Uint32Array[]): number {
-  const [p0, p1, p2, p3] = planes
-  const even = 0x00ff00ff
-  let any = 0
-  for (let i = 0, w = odd; 4 * i < count; i++, w += 8) {
-    const a = pairs[w]
-    const b = pairs[w + 2]
-    const c = pairs[w + 4]
-    const d = pairs[w + 6]
-    any |= a | b | c | d
-    const ab = (a & even) | ((b & even) << 8)
-    const cd = (c & even) | ((d & even) << 8)
-    const abHigh = ((a >>> 8) & even) | (b & ~even)
-    const cdHigh = ((c >>> 8) & even) | (d & ~even)
-    p0[i] = (ab & 0xffff) | (cd << 16)
-    p1[i] = (abHigh & 0xffff) | (cdHigh << 16)
-    p2[i] = (ab >>> 16) | (cd & 0xffff0000)
-    p3[i] = (abHigh >>> 16) | (cdHigh & 0xffff0000)
-  }
-  return any >>> 0
-}
-
-/**
  * Puts every other word of `pairs` together again.
  *
- * @param planes as `toPlanes` makes them, with zeros up to the next four bytes
- * @returns as `toPlanes` does
+ * @param planes four, the lowest bytes first, each of `count` bytes, and zeros up to the next four
+ * @param pairs gets `count` pairs of words, and zeros up to the next four pairs
+ * @param odd 0 for the first word of each pair, 1 for the second
+ * @returns all of the words, one bit where any has one
  */
 export function fromPlanes(planes: readonly Uint32Array[], count: number, pairs: Uint32Array, odd: 0 | 1): number {
   const [p0, p1, p2, p3] = planes

@@ -24,7 +24,7 @@
  *            file only
  *     28   …  runs, compressed with Zstandard
  *
- *   The runs, in columns: see runs.ts. Where they are short, pairs as they are: see entries.ts.
+ *   The runs, in columns: see runs.ts. Where they are short, pairs: see packed-pairs.ts.
  *
  * All numbers little-endian, all checksums CRC-32C.
  */
@@ -33,10 +33,14 @@ import { constants } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { DeltamapperError } from '../../../errors.ts'
 import type { PoolMoment } from './pool-moment.ts'
+import type { RecordedPairs } from './recorded-pairs.ts'
 
 export const MAGIC = Buffer.from('deltamapper base')
-/** Version 1 had no frames of entries, and up to version 2 all frames are compressed. */
-export const VERSION = 3
+/**
+ * Version 1 had frames of runs only. Versions 2 and 3 had pairs in planes of bytes (entries.ts), which version 2
+ * compressed.
+ */
+export const VERSION = 4
 /** The first version with frames that are not compressed. */
 export const STORED_SINCE = 3
 export const PREAMBLE_BYTES = 28
@@ -45,7 +49,7 @@ export const FRAME_BYTES = 28
 export const MAX_FRAME_RUNS = 2 ** 16
 /**
  * The most bytes of a frame before it is compressed: four columns, each of up to six bytes a value and one more, are
- * more than two columns and eight planes.
+ * more than two columns and eight bytes for each pair.
  */
 export function frameBytes(runs: number): number {
   return 4 * (6 * runs + 1) + 16
@@ -182,11 +186,4 @@ export interface RecordedFrame {
   readonly data: Float64Array
   readonly times: Uint32Array
   readonly pairs?: RecordedPairs
-}
-
-export interface RecordedPairs {
-  /** Two words for each pair, as a leaf of the mapping tree has them. */
-  readonly words: Uint32Array
-  /** The highest time of them. */
-  readonly youngest: number
 }

@@ -23,6 +23,7 @@ import {
   VERSION
 } from './format.ts'
 import { ENTRIES_MARK, EntryDecoder } from './entries.ts'
+import { PACKED_MARK, PairDecoder } from './packed-pairs.ts'
 import { RunDecoder } from './runs.ts'
 
 const decompress = promisify(zstdDecompress)
@@ -65,10 +66,14 @@ export class BaseRecordReader {
   #ended = false
   readonly #runs = new RunDecoder()
   readonly #entries = new EntryDecoder()
+  readonly #pairs = new PairDecoder()
   /** Some frames are not compressed. */
   readonly #storesFrames: boolean
-  /** For the bytes of one frame: new memory for each would keep the garbage collector busy. */
-  #memory = Buffer.alloc(0)
+  /**
+   * For the bytes of a frame that is in use, and of the one that is read meanwhile: new memory for each would keep the
+   * garbage collector busy.
+   */
+  #memory: [Buffer<ArrayBuffer>, Buffer<ArrayBuffer>] = [Buffer.alloc(0), Buffer.alloc(0)]
   /** The frame at `#offset`, which is read and decompressed beside whoever uses the one before. */
   #ahead: Promise<FrameRead> | undefined
 
@@ -182,9 +187,9 @@ export class BaseRecordReader {
       this.#checkSum(head, Buffer.alloc(0), frame)
       return { head, raw: undefined }
     }
-    const room =
-      head.compressedBytes <= this.#memory.length ? this.#memory : Buffer.allocUnsafeSlow(head.compressedBytes)
-    this.#memory = room
+    const [used, unused] = this.#memory
+    const room = head.compressedBytes <= unused.length ? unused : Buffer.allocUnsafeSlow(head.compressedBytes)
+    this.#memory = [room, used]
     const compressed = await readAt(this.#file, this.path, head.at, head.compressedBytes, room)
     if (compressed.length < head.compressedBytes) throw damagedRecord(this.path, 'it ends within a frame')
     this.#checkSum(head, compressed, frame)
@@ -200,6 +205,7 @@ export class BaseRecordReader {
   #decode({ rawBytes, count }: FrameHead, raw: Buffer): RecordedFrame {
     try {
       if (raw.length !== rawBytes) throw new Error(`${raw.length} bytes of runs, where ${rawBytes} are due`)
+      if (raw[0] === PACKED_MARK) return this.#pairs.decode(raw, count)
       return (raw[0] === ENTRIES_MARK ? this.#entries : this.#runs).decode(raw, count)
     } catch (error) {
       throw damagedRecord(this.path, error instanceof Error ? error.message : String(error), error)
@@ -239,6 +245,22 @@ export class BaseRecordReader {
       head.first <= MAX_BLOCK
     if (!isPossible) throw damagedRecord(this.path, `frame ${frame} is none`)
     return head
+  }
+}
+
+/**
+ * Reads a record to its end, which shows that it is whole.
+ *
+ * @returns what it stands for, and its size in bytes
+ * @throws DM_BASE_RECORD_FOREIGN, DM_BASE_RECORD_DAMAGED, DM_READ_FAILED
+ */
+export async function readWholeRecord(path: string): Promise<Pick<BaseRecordReader, 'header' | 'bytes'>> {
+  const reader = await BaseRecordReader.open(path)
+  try {
+    while (await reader.next());
+    return { header: reader.header, bytes: reader.bytes }
+  } finally {
+    await reader.close()
   }
 }
 

@@ -15,15 +15,16 @@ export class RunEncoder {
   count = 0
   /** The first virtual block of the frame. */
   first = 0
-  readonly #most: number
+  #most = MAX_FRAME_RUNS
   #columns = Array.from({ length: 4 }, () => new Float64Array(0))
   #block = 0
   #data = 0
   #time = 0
 
-  /** @param most how many runs a frame takes, up to MAX_FRAME_RUNS */
-  constructor(most: number) {
+  /** Begins anew. @param most how many runs a frame takes, up to MAX_FRAME_RUNS */
+  begin(most: number): void {
     this.#most = most
+    this.clear()
   }
 
   get isFull(): boolean {

@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto'
 import { open, rename, rm, type FileHandle } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { keyAt, type NodeShape } from '../../btree.ts'
+import { keyAt, type NodeShape, runEnd } from '../../btree.ts'
 import {
   type BaseRecordHeader,
   encodePreamble,
@@ -15,14 +15,14 @@ import {
   frameChecksum,
   MAX_FRAME_RUNS
 } from './format.ts'
-import { dataBlockAt, EntryEncoder, inARow, timeAt } from './entries.ts'
 import { FrameCompressor } from './frame-compressor.ts'
-import { RunEncoder } from './runs.ts'
+import { type FrameRoom, giveBackFrameRoom, newFrameRoom, takeFrameRoom } from './frame-room.ts'
+import { dataBlockAt, type RecordedPairs, timeAt } from './recorded-pairs.ts'
 import { syncFolder } from '../../../sync-folder.ts'
 
 /** Frames that are compressed or written beside the walk; more make it wait. */
 const MOST_UNDER_WAY = 4
-/** A run takes as long as so many mappings that are taken as they are. */
+/** A run takes as long as so many pairs. */
 const RUN_COSTS = 8
 /** Bytes that are written before they are made durable, beside the walk: the end has less to wait for. */
 const SYNC_BYTES = 2 ** 21
@@ -44,16 +44,14 @@ export class BaseRecordWriter {
   readonly #expected: number
   readonly #seed: number
   readonly #compressor = new FrameCompressor()
-  readonly #runs: RunEncoder
-  readonly #entries: EntryEncoder
-  /** Whether the frame that is being filled is of entries. */
+  /** Its own until it is written. */
+  #room: FrameRoom
+  /** Whether the frame that is being filled is of pairs. */
   #isScattered = false
   /** Blocks in the frame of runs that is being filled. */
   #frameBlocks = 0
   /** Frames under way, in the order of the file: each is done once those before it are. */
   readonly #underWay: Promise<void>[] = []
-  /** Buffers for frames that are under way. */
-  readonly #free: Buffer[] = []
   #failure: unknown
   /** What makes durable what was written some time ago. */
   #syncing: Promise<void> | undefined
@@ -68,8 +66,7 @@ export class BaseRecordWriter {
   #time = 0
 
   private constructor(path: string, partPath: string, file: FileHandle, header: BaseRecordHeader, most: number) {
-    this.#runs = new RunEncoder(most)
-    this.#entries = new EntryEncoder(most)
+    this.#room = takeFrameRoom(most)
     this.#path = path
     this.#partPath = partPath
     this.#file = file
@@ -116,29 +113,31 @@ export class BaseRecordWriter {
         i = this.#addRuns(words, leaf, i, to)
         continue
       }
-      const end = Math.min(to, i + this.#entries.room)
-      this.#entries.addEntries(words, leaf, i, end)
+      const { pairs } = this.#room
+      const end = Math.min(to, i + pairs.room)
+      pairs.addEntries(words, leaf, i, end)
       this.#addedPairs(end - i)
       i = end
     }
   }
 
-  /** Adds mappings of another record: virtual blocks from `start` on, with pairs from the given one on. */
-  addPairs(start: number, length: number, words: Uint32Array, pair: number): void {
+  /** Adds mappings of another record: virtual blocks from `start` on, with its pairs from `first` on. */
+  addPairs(start: number, length: number, recorded: RecordedPairs, first: number): void {
     for (let i = 0; i < length;) {
       if (!this.#takesPairs()) {
-        this.add(start + i, 1, dataBlockAt(words, pair + i), timeAt(words, pair + i))
+        this.add(start + i, 1, dataBlockAt(recorded, first + i), timeAt(recorded, first + i))
         i++
         continue
       }
-      const taken = Math.min(length - i, this.#entries.room)
-      this.#entries.addPairs(start + i, taken, words, pair + i)
+      const { pairs } = this.#room
+      const taken = Math.min(length - i, pairs.room)
+      pairs.addPairs(start + i, taken, recorded, first + i)
       this.#addedPairs(taken)
       i += taken
     }
   }
 
-  /** Whether the frame that is being filled takes pairs as they are. */
+  /** Whether the frame that is being filled is of pairs. */
   #takesPairs(): boolean {
     // The run before them may be what fills it.
     this.#addScattered()
@@ -147,7 +146,7 @@ export class BaseRecordWriter {
 
   #addedPairs(count: number): void {
     this.#mappedBlocks += count
-    if (this.#entries.room === 0) this.#closeFrame()
+    if (this.#room.pairs.room === 0) this.#closeFrame()
   }
 
   /** @returns the index of the first entry that is not added yet: the frame of runs is full */
@@ -156,7 +155,7 @@ export class BaseRecordWriter {
     // Virtual blocks follow one another up to here, mostly in all of the leaf.
     let row = from
     while (i < to) {
-      if (i === row) row = i + inARow(words, leaf, i, to)
+      if (i === row) row = runEnd(words, leaf, i, to)
       let v = leaf.values + 2 * i
       const block = keyAt(words, leaf, i)
       // data block << 24 | time (dm-thin-metadata.c, pack_block_time)
@@ -220,6 +219,7 @@ export class BaseRecordWriter {
       await this.#file.close()
       await rename(this.#partPath, this.#path)
       await syncFolder(dirname(this.#path))
+      this.#leaveRoom()
     } catch (error) {
       await this.abandon()
       throw error
@@ -234,17 +234,25 @@ export class BaseRecordWriter {
     this.#compressor.close()
     await this.#file.close().catch(() => undefined)
     await rm(this.#partPath, { force: true })
+    this.#leaveRoom()
+  }
+
+  /** What is added from now on does no harm to the next record. */
+  #leaveRoom(): void {
+    giveBackFrameRoom(this.#room)
+    this.#room = newFrameRoom()
   }
 
   /** The run does not grow any more. */
   #closeRun(): void {
     this.#addScattered()
     if (this.#length === 0) return
-    this.#runs.add(this.#start, this.#length, this.#data, this.#time)
+    const { runs } = this.#room
+    runs.add(this.#start, this.#length, this.#data, this.#time)
     this.#mappedBlocks += this.#length
     this.#frameBlocks += this.#length
     this.#length = 0
-    if (this.#runs.isFull) this.#closeFrame()
+    if (runs.isFull) this.#closeFrame()
   }
 
   /**
@@ -252,8 +260,9 @@ export class BaseRecordWriter {
    */
   #addScattered(): void {
     while (this.#isScattered && this.#length > 0) {
-      const taken = Math.min(this.#length, this.#entries.room)
-      this.#entries.add(this.#start, taken, this.#data, this.#time)
+      const { pairs } = this.#room
+      const taken = Math.min(this.#length, pairs.room)
+      pairs.add(this.#start, taken, this.#data, this.#time)
       this.#start += taken
       this.#data += taken
       this.#length -= taken
@@ -262,20 +271,19 @@ export class BaseRecordWriter {
   }
 
   #closeFrame(): void {
-    const encoder = this.#isScattered ? this.#entries : this.#runs
+    const { runs, pairs, buffers } = this.#room
+    const encoder = this.#isScattered ? pairs : runs
     const { count, first } = encoder
     if (count === 0) return
     // Buffers are used again: new ones would keep the garbage collector busy.
     const needed = FRAME_BYTES + frameBytes(count)
-    const free = this.#free.pop()
+    const free = buffers.pop()
     const buffer = free !== undefined && free.length >= needed ? free : Buffer.allocUnsafeSlow(needed)
     const bytes = buffer.subarray(0, encoder.encode(buffer, FRAME_BYTES))
     const facts: FrameFacts = { number: this.#frames++, rawBytes: bytes.length - FRAME_BYTES, count, first }
     this.#begin(this.#isScattered ? Promise.resolve(this.#seal(bytes, facts)) : this.#compressed(bytes, facts), buffer)
     // The next frame is mostly like this one.
-    this.#isScattered = this.#isScattered
-      ? RUN_COSTS * this.#entries.jumps > count
-      : this.#frameBlocks < RUN_COSTS * count
+    this.#isScattered = this.#isScattered ? RUN_COSTS * pairs.jumps > count : this.#frameBlocks < RUN_COSTS * count
     this.#frameBlocks = 0
     encoder.clear()
   }
@@ -294,6 +302,7 @@ export class BaseRecordWriter {
    */
   #begin(made: Promise<Buffer>, buffer?: Buffer): void {
     const before = this.#underWay.at(-1)
+    const { buffers } = this.#room
     const run = async () => {
       await before
       try {
@@ -304,7 +313,7 @@ export class BaseRecordWriter {
       } catch (error) {
         this.#failure ??= error
       } finally {
-        if (buffer) this.#free.push(buffer)
+        if (buffer) buffers.push(buffer)
         void this.#underWay.shift()
       }
     }
