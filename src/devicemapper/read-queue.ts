@@ -11,9 +11,8 @@
  * looked after by a timer, after an eighth of the time that it has taken so far. (An eventfd would need one of libuv's
  * threads for each wait.)
  *
- * No call of this thread's waits for a device: reads are begun with RWF_NOWAIT. What cannot be begun so (a suspended
- * device, no place in its queue, a target that does not know the flag) is begun by one of libuv's threads, which may
- * wait. A device has one of those at a time, however much is asked of it: a device that hangs must leave some.
+ * No call waits for a device: reads are begun with RWF_NOWAIT. What cannot be begun so (a suspended device, no place in
+ * its queue, a target that does not know the flag) is left to threads.
  */
 import type { KernelAio } from '../../native/kernel-aio.ts'
 import { pageAligned } from './page-aligned.ts'
@@ -37,25 +36,25 @@ const EAGAIN = 11
 const EINVAL = 22
 const EOPNOTSUPP = 95
 
-/** What a device's reads that take waiting share. */
-export interface WaitingLine {
-  /** It does not know RWF_NOWAIT: no read is tried with it again. */
-  alwaysWaits: boolean
-  /** Places of reads that are to be begun by a thread. */
-  places: number[]
-  /** A thread is beginning some. */
-  hasThread: boolean
+/** How the end of a batch is told. */
+export interface Returned {
+  readonly failed: FailedRun | undefined
+  /** Runs that were not begun, because that would have taken waiting. */
+  readonly left: readonly number[]
+  /** The device does not know such reads: it is not to be asked again. */
+  readonly refused: boolean
 }
 
 interface Batch {
   /** Held, so that it is not freed. */
   readonly memory: Uint8Array
   readonly runs: ReadRuns
-  readonly line: WaitingLine
   readonly sentAt: number
+  readonly left: number[]
   failed: FailedRun | undefined
+  refused: boolean
   underWay: number
-  readonly done: (failed: FailedRun | undefined) => void
+  readonly done: (returned: Returned) => void
 }
 
 export class ReadQueue {
@@ -66,8 +65,6 @@ export class ReadQueue {
   #freeCount: number
   readonly #batchAt: (Batch | undefined)[] = []
   readonly #runAt: Uint16Array
-  /** Reads that were begun, or are to be, without RWF_NOWAIT. */
-  readonly #mayWait: Uint8Array
   /** Batches of which the kernel has reads, the oldest first. */
   readonly #underWay = new Set<Batch>()
   readonly #addresses = new WeakMap<ArrayBufferLike, number>()
@@ -81,7 +78,6 @@ export class ReadQueue {
     this.#free = Int32Array.from({ length: PLACES }, (_, place) => place)
     this.#freeCount = PLACES
     this.#runAt = new Uint16Array(PLACES)
-    this.#mayWait = new Uint8Array(PLACES)
   }
 
   /** This thread's. @throws where there is none to be had */
@@ -98,15 +94,14 @@ export class ReadQueue {
   /**
    * Begins to read into page-aligned memory, which with the runs belongs to the queue until `done` is called.
    *
-   * @param line the device's
-   * @param done is told of a run that was not read whole, if there is one
    * @returns false when there is no place for so many, and nothing was begun
    */
-  send(file: number, memory: Uint8Array, runs: ReadRuns, line: WaitingLine, done: Batch['done']): boolean {
+  send(file: number, memory: Uint8Array, runs: ReadRuns, done: (returned: Returned) => void): boolean {
     const { count } = runs
     if (count > this.#freeCount) return false
     const batch: Batch = {
-      ...{ memory, runs, line, sentAt: performance.now(), failed: undefined, underWay: count, done }
+      ...{ memory, runs, sentAt: performance.now(), left: [], failed: undefined, refused: false },
+      ...{ underWay: count, done }
     }
     const places = this.#free.slice(this.#freeCount - count, this.#freeCount)
     const address = this.#addressOfStart(memory)
@@ -114,33 +109,18 @@ export class ReadQueue {
       const place = places[run]
       this.#batchAt[place] = batch
       this.#runAt[place] = run
-      this.#mayWait[place] = 0
       this.#aio.prepare(place, file, address + runs.starts[run], runs.lengths[run], runs.positions[run])
     }
     this.#freeCount -= count
     this.#underWay.add(batch)
     for (let begun = 0; begun < count;) {
-      const outcome = line.alwaysWaits ? -EAGAIN : this.#aio.submit(places.subarray(begun), count - begun)
+      const outcome = this.#aio.submit(places.subarray(begun), count - begun)
       if (outcome > 0) begun += outcome
-      // The first of the rest cannot be begun.
+      // The first of the rest cannot be begun. Threads do the rest.
       else while (begun < count) this.#end(places[begun++], outcome < 0 ? outcome : -EAGAIN)
     }
     this.#lookSoon()
     return true
-  }
-
-  #beginInThread(line: WaitingLine): void {
-    if (line.hasThread || line.places.length === 0) return
-    const { places } = line
-    line.places = []
-    line.hasThread = true
-    this.#aio.submitInThread(places, places.length, (begun) => {
-      line.hasThread = false
-      if (begun < 0) this.#end(places[0], begun)
-      line.places.unshift(...places.slice(Math.max(begun, 1)))
-      this.#beginInThread(line)
-      this.#lookSoon()
-    })
   }
 
   #addressOfStart({ buffer, byteOffset }: Uint8Array): number {
@@ -183,24 +163,17 @@ export class ReadQueue {
   #end(place: number, result: number): void {
     const batch = this.#batchAt[place]
     if (!batch) throw new Error(`the kernel has returned read ${place}, which it does not have`)
-    const { line, runs } = batch
-    const isUnknown = result === -EOPNOTSUPP || result === -EINVAL
-    if (this.#mayWait[place] === 0 && (result === -EAGAIN || isUnknown)) {
-      line.alwaysWaits ||= isUnknown
-      this.#mayWait[place] = 1
-      line.places.push(place)
-      // What else comes back in this turn goes along.
-      if (line.places.length === 1) setImmediate(() => this.#beginInThread(line))
-      return
-    }
     this.#batchAt[place] = undefined
     this.#free[this.#freeCount++] = place
     const run = this.#runAt[place]
-    if (result < 0) batch.failed ??= { run, outcome: this.#failure('read', -result) }
-    else if (result !== runs.lengths[run]) batch.failed ??= { run, outcome: result }
+    if (result === -EAGAIN || result === -EOPNOTSUPP || result === -EINVAL) {
+      batch.left.push(run)
+      batch.refused ||= result !== -EAGAIN
+    } else if (result < 0) batch.failed ??= { run, outcome: this.#failure('read', -result) }
+    else if (result !== batch.runs.lengths[run]) batch.failed ??= { run, outcome: result }
     if (--batch.underWay > 0) return
     this.#underWay.delete(batch)
-    batch.done(batch.failed)
+    batch.done(batch)
   }
 }
 
