@@ -15,7 +15,7 @@ import {
 import { readSlot } from '../../../src/agent/leases/pool-slot.ts'
 import { SlotHolder } from '../../../src/agent/leases/slot-holder.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
-import { Refused } from '../kernel/thin-pool.ts'
+import { Refused } from '../kernel/refused.ts'
 import type { Machine } from './machine.ts'
 
 /** Sends the pool a message in somebody's name. @throws Refused */
