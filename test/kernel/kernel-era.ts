@@ -13,6 +13,8 @@ const ERA = 'lived-era'
 const METADATA_BLOCK_BYTES = 4096
 /** On the disk, behind the metadata; bytes. */
 const SPARE_AT = 16 * 2 ** 20
+/** (On a machine with much else to do.) */
+const DEADLINE_MS = 900_000
 const BLOCK_BYTES = BLOCK_SECTORS * sectorBytes
 /** How often in a row nothing else has to be running for the worker to be taken for idle, and how long to wait in between, in milliseconds. */
 const QUIET_LOOKS = 3
@@ -26,7 +28,7 @@ export class KernelEra {
   readonly metadata = `/dev/mapper/${ERA}-metadata`
   /** Of the same size, for metadata of another origin. */
   readonly spare = `/dev/mapper/${ERA}-spare`
-  readonly #deviceMapper = new DeviceMapper()
+  readonly #deviceMapper = new DeviceMapper({ deadlineMs: DEADLINE_MS })
   readonly #buffer = alignedBuffer(METADATA_BLOCK_BYTES)
   #file: number | undefined
   #blocks = 0
