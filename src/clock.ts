@@ -37,7 +37,7 @@ export type PlainClock = Pick<Clock, 'now' | 'monotonic'> & {
 }
 
 export const plainClock: PlainClock = {
-  now: systemClock.now,
-  monotonic: systemClock.monotonic,
+  now: () => systemClock.now(),
+  monotonic: () => systemClock.monotonic(),
   sleep: (ms, mayEnd = false) => sleepFor(ms, undefined, { ref: !mayEnd })
 }

@@ -156,7 +156,7 @@ export class Activation {
    */
   async #headExchanged({ name, dataDevice, metadataDevice, newestEra }: EraVolume, now: Inactive, before: LastLook) {
     if (!this.#parts.trustRestarts || before.state !== 'active' || before.head === now.head) return undefined
-    if (await headWritten(metadataDevice, newestEra, this.#parts.machine.open)) return undefined
+    if (await headWritten(this.#parts.machine, metadataDevice, newestEra)) return undefined
     return `the first bytes of ${dataDevice} are not what they were, and ${name} did not write to them`
   }
 

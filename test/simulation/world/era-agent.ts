@@ -205,6 +205,8 @@ export class Watchdogs {
         const lost = new Promise<never>((_, reject) => {
           signal.addEventListener('abort', () => reject(signal.reason as Error))
         })
+        // (When the question has been answered, nobody waits for this any more.)
+        lost.catch(() => undefined)
         return kernelCall(this.#machine, agent, () => Promise.race([question(), lost]))
       }
       return {
@@ -252,8 +254,7 @@ function surroundings(
       ask(() => {
         const device = at(machine, path)
         if (!device) throw new DeltamapperError('DM_NO_SUCH_DEVICE', `there is no ${path}`, 'check it')
-        if (machine.info(device).openCount > 0)
-          throw new DeltamapperError('DM_DEVICE_BUSY', `${path} is in use`, 'wait')
+        if (machine.isClaimed(device)) throw new DeltamapperError('DM_DEVICE_BUSY', `${path} is in use`, 'wait')
         const close = async () => undefined
         return {
           ...{ path, number: device.number, sizeBytes: device.live!.row.lengthSectors * 512, close },

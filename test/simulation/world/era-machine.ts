@@ -337,6 +337,11 @@ export class EraMachine {
     return this.#below(device)
   }
 
+  /** Something stands on it, and keeps others from claiming it; whoever just has it open does not. */
+  isClaimed(device: EraDevice): boolean {
+    return this.#above(device) > 0
+  }
+
   #above(device: EraDevice): number {
     const stands = (row: TableRow | undefined) =>
       devicesIn(row).some(({ major, minor }) => major === device.number.major && minor === device.number.minor)

@@ -11,9 +11,10 @@
 import { createHash } from 'node:crypto'
 import { LOOK_BYTES } from '../../../devicemapper/block-device.ts'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
-import type { OpenMedium } from '../../../devicemapper/metadata-medium.ts'
 import { DeltamapperError } from '../../../errors.ts'
 import type { TrackedMachine } from './machine.ts'
+
+type MetadataAccess = Pick<TrackedMachine, 'open' | 'claim'>
 
 /**
  * Fingerprint of a data device's first 128 KiB. The device may be in use.
@@ -31,9 +32,9 @@ export async function dataHead({ head }: Pick<TrackedMachine, 'head'>, path: str
  *
  * @throws DM_DEVICE_BUSY when the device is in use
  */
-export async function metadataState(path: string, open?: OpenMedium): Promise<string> {
+export async function metadataState({ open, claim }: MetadataAccess, path: string): Promise<string> {
   try {
-    const metadata = await openEraMetadata(path, { liveRoot: true, open })
+    const metadata = await openEraMetadata(path, { liveRoot: true, open, claim })
     try {
       const hash = createHash('sha256').update(JSON.stringify(metadata.live))
       const { batches } = await metadata.written({ sinceEra: metadata.live.currentEra })
@@ -57,8 +58,8 @@ export async function metadataState(path: string, open?: OpenMedium): Promise<st
  * @param path metadata of an inactive volume
  * @throws what reading metadata throws
  */
-export async function headWritten(path: string, sinceEra: number, open?: OpenMedium): Promise<boolean> {
-  const metadata = await openEraMetadata(path, { liveRoot: true, open })
+export async function headWritten({ open, claim }: MetadataAccess, path: string, sinceEra: number): Promise<boolean> {
+  const metadata = await openEraMetadata(path, { liveRoot: true, open, claim })
   try {
     const { batches } = await metadata.written({ sinceEra })
     // They ascend.

@@ -360,7 +360,7 @@ export class TrackedDevice {
       },
       head: await dataHead(this.#machine, dataDevice),
       mergeable: await this.#machine.mergeable(this.#deviceMapper, data),
-      metadataState: await metadataState(metadataDevice, this.#machine.open),
+      metadataState: await metadataState(this.#machine, metadataDevice),
       metadataMergeable: await this.#machine.mergeable(this.#deviceMapper, metadata),
       metadata: { instance: await this.#machine.instance(metadata), ...(await this.#machine.counters(metadata)) }
     }

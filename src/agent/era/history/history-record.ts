@@ -38,7 +38,10 @@ export interface EraHistoryParts {
   readonly read?: ReadHistory
 }
 
-/** @param handOver takes chunks, and resolves when there is room for more @returns whether they have only those eras' writes */
+/**
+ * @param handOver takes chunks, and resolves when there is room for more
+ * @returns whether they have only those eras' writes
+ */
 export type ReadHistory = (
   reading: HistoryReading,
   handOver: (chunks: readonly WrittenChunk[]) => Promise<void>
