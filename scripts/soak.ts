@@ -156,10 +156,11 @@ interface Section {
   ) => AsyncIterable<[what: string, outcome: Outcome]>
 }
 
-/** Lives of each simulated world. */
-const SIMULATED_LIVES = 500_000
-/** Of a pool without faults, in the simulation and in each kernel. */
+/** Lives of each simulated world; those of era take the longest. */
+const SIMULATED_LIVES = { thin: 500_000, leases: 500_000, era: 100_000 } as const
+/** Of a pool and of an era device without faults, in the simulation and in each kernel. */
 const SIMULATED_POOLS = 1000
+const SIMULATED_ERAS = 300
 
 /** ava, for tests that take hours. */
 const avaForLong = [join(projectFolder, 'node_modules/.bin/ava'), '--tap', '--timeout=4h']
@@ -618,9 +619,10 @@ const sections: readonly Section[] = [
       const seed = seedOf(first)
       for (const world of worldNames) {
         using catalogs = new Catalogs()
-        const { failed, turns } = await liveOn(world, seed, SIMULATED_LIVES, catalogs)
+        const lives = SIMULATED_LIVES[world]
+        const { failed, turns } = await liveOn(world, seed, lives, catalogs)
         if (failed) throw new Error(`world ${world}, seed ${failed.life.seed}: ${failed.result.violation}`)
-        yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${SIMULATED_LIVES} lives of the world ${world}` }]
+        yield [`world ${world}, ${turns} turns`, { ...nothing, done: `${lives} lives of the world ${world}` }]
       }
     }
   },
@@ -632,6 +634,9 @@ const sections: readonly Section[] = [
         const said = await testInLab('simulated-pools', SIMULATED_POOLS, seedOf(number), release)
         const done = `${figure(SIMULATED_POOLS)} lives that a simulated pool and a kernel's went through alike`
         yield [`${release ?? 'own'} kernel, ${said}`, { ...nothing, done }]
+        const saidOfEras = await testInLab('simulated-era', SIMULATED_ERAS, seedOf(number), release)
+        const doneOfEras = `${figure(SIMULATED_ERAS)} lives that a simulated era device and a kernel's went through alike`
+        yield [`${release ?? 'own'} kernel, ${saidOfEras}`, { ...nothing, done: doneOfEras }]
       }
     }
   },

@@ -29,3 +29,15 @@ export const systemClock: Clock = {
     }
   }
 }
+
+/** What is enough for waiting that nothing interrupts. */
+export type PlainClock = Pick<Clock, 'now' | 'monotonic'> & {
+  /** @param mayEnd the process need not stay for it */
+  readonly sleep: (ms: number, mayEnd?: boolean) => Promise<void>
+}
+
+export const plainClock: PlainClock = {
+  now: () => systemClock.now(),
+  monotonic: () => systemClock.monotonic(),
+  sleep: (ms, mayEnd = false) => sleepFor(ms, undefined, { ref: !mayEnd })
+}

@@ -8,8 +8,8 @@
  * Look and resume follow each other without a pause. A table that is loaded between them was loaded into a suspended
  * device. An era table loses nothing then, and the next look at the volume finds any other.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceInfo, DeviceMapper, DeviceReference } from '../../native/device-mapper.ts'
+import { type PlainClock, plainClock } from '../clock.ts'
 import { DeltamapperError } from '../errors.ts'
 
 /** How long to wait for another process that is giving a device a new table, and how often to look; milliseconds. */
@@ -27,12 +27,13 @@ const DROP_LOOK_MS = 5
 export async function refuseInactiveTables(
   deviceMapper: Pick<DeviceMapper, 'info' | 'deps'>,
   device: DeviceReference,
-  what: string
+  what: string,
+  clock: PlainClock = plainClock
 ): Promise<void> {
-  for (const until = performance.now() + WAIT_MS; ; await sleep(LOOK_MS)) {
+  for (const until = clock.monotonic() + WAIT_MS; ; await clock.sleep(LOOK_MS)) {
     const found = await inactiveTableIn(deviceMapper, device)
     if (!found) return
-    if (performance.now() > until) throw inactiveTableError(found, what)
+    if (clock.monotonic() > until) throw inactiveTableError(found, what)
   }
 }
 
@@ -53,7 +54,8 @@ export function inactiveTableError({ name }: Pick<DeviceInfo, 'name'>, what: str
  */
 export async function dropInactiveTable(
   deviceMapper: Pick<DeviceMapper, 'info' | 'clear'>,
-  device: DeviceReference
+  device: DeviceReference,
+  clock: PlainClock = plainClock
 ): Promise<{ over: Promise<unknown> } | undefined> {
   const loaded = async () => (await deviceMapper.info(device))?.hasInactiveTable === true
   if (!(await loaded())) return undefined
@@ -62,7 +64,7 @@ export async function dropInactiveTable(
   // (If it fails while nobody waits for it.)
   over.catch(() => undefined)
   // (A table that is there after clearing was loaded since.)
-  while (!cleared && (await loaded())) await Promise.race([over, sleep(DROP_LOOK_MS)])
+  while (!cleared && (await loaded())) await Promise.race([over, clock.sleep(DROP_LOOK_MS)])
   return { over }
 }
 

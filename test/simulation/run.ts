@@ -8,6 +8,7 @@ import { promisify } from 'node:util'
 import { type CatalogDatabase, openDatabase } from '../../src/agent/catalog/database.ts'
 import { type Mutant, mutants } from './mutants.ts'
 import { foundIn, lookedAtIn, readTable, writeRow } from './guard-table.ts'
+import { eraLifeOf, liveEra } from './world/era-life.ts'
 import { leaseLifeOf, liveLeases } from './world/lease-life.ts'
 import { type Life, type LifeResult, liveThin, thinLifeOf, type World } from './world/life.ts'
 import { seedsOf, type Theme } from './world/themes.ts'
@@ -17,7 +18,8 @@ const LIVES_A_CATALOG = 500
 
 const worlds = {
   thin: { lifeOf: thinLifeOf, live: liveThin },
-  leases: { lifeOf: leaseLifeOf, live: liveLeases }
+  leases: { lifeOf: leaseLifeOf, live: liveLeases },
+  era: { lifeOf: eraLifeOf, live: liveEra }
 } satisfies Record<World, unknown>
 
 export const worldNames = Object.keys(worlds) as readonly World[]

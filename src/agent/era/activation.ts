@@ -4,7 +4,6 @@
  *
  * The caller must hold the volume's lock.
  */
-import { blockCounters, bootId } from '../../devicemapper/block-queue.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { refuseInUse } from '../owned-pools/active-pool.ts'
@@ -35,7 +34,7 @@ export class Activation {
    */
   async activate(volume: EraVolume, startOver: boolean): Promise<void> {
     const { name, metadataDevice } = volume
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     if (await tracked.info()) {
       await this.#parts.historyCheck.check(name)
       return
@@ -48,7 +47,7 @@ export class Activation {
     const metadata = await tracked.checkMetadata()
     const below = await tracked.seenInactive(data.number, metadata)
     const before = parseLastLook(volume.lowerSeen)
-    const superblock = await superblockOf(metadataDevice).catch((error: unknown) => {
+    const superblock = await superblockOf(metadataDevice, this.#parts.machine.open).catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code !== 'DM_READ_FAILED') return error
       throw error
     })
@@ -95,7 +94,7 @@ export class Activation {
    * @throws DM_DEVICE_BUSY while the volume is in use
    */
   async deactivate(volume: EraVolume, atShutdown: boolean): Promise<void> {
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     const active = await tracked.info()
     // No write may be in flight: after this look, nothing may write to the data device.
     if (active) refuseInUse(active, volume.name)
@@ -106,9 +105,9 @@ export class Activation {
     if (!checked) return
     const { dataDevice, table } = checked.devices
     const seen = await tracked.seenInactive(dataDevice, table.metadataDevice, checked.counted)
-    const { currentEra, blocks } = await superblockOf(volume.metadataDevice)
+    const { currentEra, blocks } = await superblockOf(volume.metadataDevice, this.#parts.machine.open)
     // If something wrote beside the volume since the look, the counters show it in this boot only.
-    const { writtenSectors, discards } = await blockCounters(dataDevice)
+    const { writtenSectors, discards } = await this.#parts.machine.counters(dataDevice)
     const isLast = atShutdown && writtenSectors === seen.writtenSectors && discards === seen.discards
     await this.#parts.catalog.eraVolumes.saw(volume.name, {
       lowerSeen: JSON.stringify({ ...seen, atShutdown: isLast } satisfies LastLook),
@@ -142,9 +141,9 @@ export class Activation {
   async lookAtStart(name: string): Promise<void> {
     const volume = await this.#parts.catalog.eraVolumes.find(name)
     if (!volume) return
-    if (await new TrackedDevice(this.#parts.deviceMapper, volume).info())
+    if (await new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine).info())
       return this.#parts.historyCheck.lookAfter(name)
-    const [before, nextBoot] = [parseLastLook(volume.lowerSeen), await bootId()]
+    const [before, nextBoot] = [parseLastLook(volume.lowerSeen), await this.#parts.machine.bootId()]
     if (before.state !== 'inactive' || !before.atShutdown || before.nextBoot !== undefined) return
     if (before.boot === nextBoot) return
     const lowerSeen = JSON.stringify({ ...before, nextBoot } satisfies LastLook)
@@ -157,7 +156,7 @@ export class Activation {
    */
   async #headExchanged({ name, dataDevice, metadataDevice, newestEra }: EraVolume, now: Inactive, before: LastLook) {
     if (!this.#parts.trustRestarts || before.state !== 'active' || before.head === now.head) return undefined
-    if (await headWritten(metadataDevice, newestEra)) return undefined
+    if (await headWritten(this.#parts.machine, metadataDevice, newestEra)) return undefined
     return `the first bytes of ${dataDevice} are not what they were, and ${name} did not write to them`
   }
 

@@ -5,14 +5,13 @@
  * The caller must hold the volume's lock.
  */
 import { randomUUID } from 'node:crypto'
-import { ClaimedDevice } from '../../devicemapper/block-device.ts'
-import { refuseDiscards } from '../../devicemapper/block-queue.ts'
 import { formatEraTable } from '../../devicemapper/era/table.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
-import { deviceIdentity, isPathOnly } from '../node/device-identity.ts'
+import { isPathOnly } from '../node/device-identity.ts'
 import { superblockOf, TrackedDevice } from './device/tracked-device.ts'
 import { MAX_BLOCKS, metadataBytes } from './device/metadata-size.ts'
+import type { Claim } from './device/machine.ts'
 import { refuseLossyKernel, refuseTakenNames } from './device/may-be-made.ts'
 import type { VolumeParts } from './device/volume-parts.ts'
 import { SECTOR_BYTES } from '../../units.ts'
@@ -70,10 +69,10 @@ export class Attachment {
       ...{ id, name, dmName: name, dataDevice, dataIdentity: data.identity },
       ...{ metadataDevice, metadataIdentity: metadata.identity, blockSectors, sizeBytes: data.sizeBytes },
       ...{ line: randomUUID(), lineBecause: 'attached', newestEra: 0, seenBlocks: 0 },
-      ...{ guardCheckedAt: Date.now(), lowerSeen: '', allowLossyKernel, snapshotBy }
+      ...{ guardCheckedAt: this.#parts.machine.clock.now(), lowerSeen: '', allowLossyKernel, snapshotBy }
     }
     await this.#parts.catalog.eraVolumes.begin({ kind: 'attach', volume })
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, { ...volume, createdAt: 0 })
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, { ...volume, createdAt: 0 }, this.#parts.machine)
     try {
       await tracked.blankMetadata()
       await tracked.putUp(data.number, metadata.number)
@@ -91,7 +90,7 @@ export class Attachment {
     )
     if (complete) {
       const devices = await tracked.active()
-      await refuseDiscards(devices.guard)
+      await this.#parts.machine.refuseDiscards(devices.guard)
       await this.#parts.catalog.eraVolumes.complete(name)
       return `${name} was to be attached: it is`
     }
@@ -107,7 +106,7 @@ export class Attachment {
    * blank. @throws DM_DEVICE_BUSY while the volume is in use
    */
   async detach(volume: EraVolume): Promise<void> {
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     const info = await tracked.info()
     if (info && info.openCount > 0) await tracked.takeDown()
     await this.#parts.catalog.eraVolumes.begin({ kind: 'detach', volume: volume.name })
@@ -120,7 +119,7 @@ export class Attachment {
     // Makes the metadata device usable again. Anything that is not recognised as era metadata of this volume stays.
     await tracked
       .checkMetadata()
-      .then(() => superblockOf(metadataDevice))
+      .then(() => superblockOf(metadataDevice, this.#parts.machine.open))
       .then(() => tracked.blankMetadata())
       .catch((error: unknown) => {
         this.#parts.logger.warn({ volume: name, err: error }, 'the metadata device was not made blank')
@@ -131,8 +130,8 @@ export class Attachment {
 
   /** Both devices of a new volume. @throws DM_DEVICE_BUSY, DM_DEVICE_NOT_BLANK, DM_ARGUMENT_INVALID */
   async #claimFree(dataPath: string, metadataPath: string) {
-    await using data = await ClaimedDevice.open(dataPath)
-    await using metadata = await ClaimedDevice.open(metadataPath).catch((error: unknown) => {
+    await using data = await this.#parts.machine.claim(dataPath)
+    await using metadata = await this.#parts.machine.claim(metadataPath).catch((error: unknown) => {
       if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
       throw new DeltamapperError(error.code, error.message, `${error.remedy}; it cannot be the data device as well`)
     })
@@ -144,11 +143,11 @@ export class Attachment {
         `if nothing on it is needed any more, \`wipefs --all ${metadataPath}\` and \`dd if=/dev/zero of=${metadataPath} bs=4096 count=1 conv=fsync\``
       )
     }
-    const describe = async (device: ClaimedDevice) => ({
+    const describe = async (device: Claim) => ({
       path: device.path,
       number: device.number,
       sizeBytes: device.sizeBytes,
-      identity: await deviceIdentity(this.#parts.deviceMapper, device.path, device.number)
+      identity: await this.#parts.machine.identity(this.#parts.deviceMapper, device.path, device.number)
     })
     return { data: await describe(data), metadata: await describe(metadata) }
   }

@@ -8,6 +8,7 @@ import type { EraSnapshot } from '../catalog/era-snapshots.ts'
 import type { EraIntent, EraVolume } from '../catalog/era-volumes.ts'
 import { type LowerSnapshotRecord, tagOf } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
+import type { TrackedMachine } from './device/machine.ts'
 import type { StatusGate } from './device/status-gate.ts'
 import { dataBytes, parseLastLook, TrackedDevice } from './device/tracked-device.ts'
 import { METADATA_BLOCK_BYTES, SECTOR_BYTES } from '../../units.ts'
@@ -78,7 +79,7 @@ export interface DescribedEraSnapshot {
  * @param statusGate tells whether the kernel may be asked for status, beyond what it answers without waiting
  */
 export async function describeEraVolume(
-  deviceMapper: DeviceMapper,
+  { deviceMapper, machine }: { readonly deviceMapper: DeviceMapper; readonly machine: TrackedMachine },
   volume: EraVolume,
   intents: readonly EraIntent[],
   snapshots: readonly EraSnapshot[],
@@ -93,13 +94,13 @@ export async function describeEraVolume(
     underWay: intents.find((each) => each.volume === name)?.kind ?? '',
     createdAtMs: volume.createdAt
   }
-  const tracked = new TrackedDevice(deviceMapper, volume)
+  const tracked = new TrackedDevice(deviceMapper, volume, machine)
   try {
     const info = await tracked.info()
     if (!info) return described
     Object.assign(described, { active: true, suspended: info.suspended })
     const devices = await tracked.active()
-    described.dataBytes = await dataBytes(devices)
+    described.dataBytes = await dataBytes(devices, machine)
     const problem = tracked.unseen(await tracked.look(devices), parseLastLook(volume.lowerSeen))
     if (problem !== undefined) described.problem = problem
     const status = await statusGate.ask(name, async () => {

@@ -7,7 +7,6 @@
  * deadline at the latest. The agent activates nothing at its start: a person does, or the unit that runs `deltamapper
  * era activate`.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { asDeltamapperError, DeltamapperError, invalid, shuttingDown } from '../../errors.ts'
@@ -35,10 +34,11 @@ import {
   formatSnapshotBy,
   type LowerSnapshotRecord,
   LowerSnapshots,
+  type LowerSnapshotting,
   type SnapshotCommands
 } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import { neededPaths } from './device/self-hosting.ts'
+import { thisMachine, type TrackedMachine } from './device/machine.ts'
 import { StatusGate } from './device/status-gate.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
@@ -69,6 +69,10 @@ export interface EraVolumesOptions {
   readonly trustRestarts?: boolean
   /** How long a volume may be suspended, in milliseconds, unless a caller gives a deadline. */
   readonly deadlineMs: number
+  /** This one by default. */
+  readonly machine?: TrackedMachine
+  /** How lower snapshots are taken; by default, by LVM and the configured commands. */
+  readonly lower?: LowerSnapshotting
   /** What else answers to this source name, in words; undefined if nothing does. */
   readonly takenBy?: (name: string) => Promise<string | undefined>
 }
@@ -103,7 +107,7 @@ export class EraVolumes {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
-  readonly #lower: LowerSnapshots
+  readonly #lower: LowerSnapshotting
   readonly #attachment: Attachment
   readonly #activation: Activation
   readonly #growth: Growth
@@ -117,19 +121,26 @@ export class EraVolumes {
 
   constructor(options: EraVolumesOptions) {
     const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {}, trustRestarts = false } = options
+    const { machine = thisMachine } = options
     this.#options = options
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
-    const parts = { catalog, deviceMapper, historyCheck: new HistoryCheck(catalog, deviceMapper, logger), logger }
-    const lower = new LowerSnapshots(deviceMapper, lvmCommand, commands)
+    const parts = {
+      catalog,
+      deviceMapper,
+      historyCheck: new HistoryCheck(catalog, deviceMapper, logger, machine),
+      logger,
+      machine
+    }
+    const lower = options.lower ?? new LowerSnapshots(deviceMapper, lvmCommand, commands)
     this.#lower = lower
     this.#attachment = new Attachment(parts)
     this.#activation = new Activation({ ...parts, trustRestarts })
     this.#growth = new Growth(parts)
     this.#recovery = new Recovery({ ...parts, lower, attachment: this.#attachment, growth: this.#growth })
     this.#suspensions = new DriverSuspensions(logger)
-    this.#parts = { ...parts, recorder, places: () => neededPaths(catalog.path) }
+    this.#parts = { ...parts, recorder, places: () => machine.neededPaths(catalog.path) }
   }
 
   /**
@@ -142,7 +153,7 @@ export class EraVolumes {
   async start(): Promise<{ settled: Promise<void> }> {
     const { volumes } = await this.#catalog.eraVolumes.view()
     const settled = Promise.all(volumes.map(({ name }) => this.#settleAtStart(name))).then(() => undefined)
-    await Promise.race([settled, sleep(SETTLE_AT_START_MS, undefined, { ref: false })])
+    await Promise.race([settled, this.#parts.machine.clock.sleep(SETTLE_AT_START_MS, true)])
     return { settled }
   }
 
@@ -207,7 +218,7 @@ export class EraVolumes {
     const snapshots = await this.#catalog.eraSnapshots.list()
     return {
       volumes: await Promise.all(
-        wanted.map((each) => describeEraVolume(this.#deviceMapper, each, intents, snapshots, this.#statusGate))
+        wanted.map((each) => describeEraVolume(this.#parts, each, intents, snapshots, this.#statusGate))
       )
     }
   }
@@ -312,7 +323,7 @@ export class EraVolumes {
 
   /** A warning for a volume that is not mounted where it was. The snapshot is taken nevertheless. */
   async #unmounted(volume: EraVolume): Promise<string | undefined> {
-    const info = await new TrackedDevice(this.#deviceMapper, volume).info()
+    const info = await new TrackedDevice(this.#deviceMapper, volume, this.#parts.machine).info()
     const said = info && unmountedSince(info, await this.#catalog.eraSnapshots.list(volume.name))
     if (said !== undefined) this.#logger.warn({ volume: volume.name, what: said }, 'not mounted where it was')
     return said

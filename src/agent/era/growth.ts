@@ -3,8 +3,6 @@
  *
  * The caller must hold the volume's lock.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
-import { refuseDiscards } from '../../devicemapper/block-queue.ts'
 import { dropInactiveTable, refuseInactiveTables } from '../../devicemapper/inactive-table.ts'
 import { formatEraTable } from '../../devicemapper/era/table.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
@@ -45,7 +43,7 @@ export class Growth {
   async grow(volume: EraVolume): Promise<void> {
     const { name } = volume
     const { devices } = await this.#parts.historyCheck.check(name)
-    const sizeBytes = await dataBytes(devices)
+    const sizeBytes = await dataBytes(devices, this.#parts.machine)
     if (sizeBytes <= volume.sizeBytes) {
       throw invalid(
         `${volume.dataDevice} has ${sizeBytes} bytes, and ${name} has ${volume.sizeBytes}`,
@@ -55,7 +53,7 @@ export class Growth {
       )
     }
     const blocks = Math.ceil(sizeBytes / (volume.blockSectors * SECTOR_BYTES))
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     const status = await tracked.status()
     const metadataTotal = status.state === 'working' ? status.totalMetadataBlocks * 4096 : 0
     if (blocks >= MAX_BLOCKS || metadataTotal < metadataBytes(blocks)) {
@@ -64,7 +62,7 @@ export class Growth {
         'attach the volume anew, with a larger metadata device or larger blocks'
       )
     }
-    await onceNoKeeper(volume, this.#parts.catalog.path)
+    await onceNoKeeper(volume, this.#parts.catalog.path, this.#parts.machine)
     // (Before the intent is recorded: recovery treats a loaded table as a reason to end the history.)
     await refuseInactiveTables(this.#parts.deviceMapper, devices.era, `${name} does not grow`)
     await this.#parts.catalog.eraVolumes.begin({ kind: 'grow', volume: name, sizeBytes })
@@ -88,10 +86,10 @@ export class Growth {
       await this.#parts.historyCheck.endHistory(
         volume,
         because,
-        await superblockOf(await tracked.metadataPath(left.table))
+        await superblockOf(await tracked.metadataPath(left.table), this.#parts.machine.open)
       )
     }
-    await resumeTracked(this.#parts.deviceMapper, tracked)
+    await resumeTracked(this.#parts, tracked)
     const devices = await activeOrNone(tracked)
     if (devices?.sizeBytes === sizeBytes) {
       await this.#parts.catalog.eraVolumes.complete(name)
@@ -114,7 +112,7 @@ export class Growth {
       const asking = await this.#exchangeTables(volume, lengthSectors, before)
       if (!asking) return
       if (tries < MOST_TRIES) {
-        await sleep(Math.random() * LONGEST_PAUSE_MS)
+        await this.#parts.machine.clock.sleep(Math.random() * LONGEST_PAUSE_MS)
         continue
       }
       throw new DeltamapperError(
@@ -128,9 +126,9 @@ export class Growth {
 
   /** @returns the process in the way, if there is one: then no table was exchanged */
   async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     const devices = await tracked.active()
-    const suspension = await Suspension.prepare(this.#parts.deviceMapper, tracked, GROW_DEADLINE_MS)
+    const suspension = await Suspension.prepare(this.#parts, tracked, GROW_DEADLINE_MS)
     try {
       await suspension.suspend()
       const isFresh = await this.#load(tracked, devices, lengthSectors)
@@ -149,7 +147,7 @@ export class Growth {
           await this.#parts.historyCheck.endHistory(
             volume,
             because,
-            await superblockOf(await tracked.metadataPath(devices.table))
+            await superblockOf(await tracked.metadataPath(devices.table), this.#parts.machine.open)
           )
         }
         this.#parts.logger.info({ volume: volume.name, sizeBytes, suspendedMs }, 'grown')
@@ -182,7 +180,7 @@ export class Growth {
    */
   async #load(tracked: TrackedDevice, { table, dataDevice, guard }: ActiveDevices, lengthSectors: number) {
     const metadataPath = await tracked.metadataPath(table)
-    const archived = await superblockOf(metadataPath)
+    const archived = await superblockOf(metadataPath, this.#parts.machine.open)
     const row = { startSector: 0, lengthSectors }
     await this.#parts.deviceMapper.suspend(tracked.guard)
     const linear = { ...row, targetType: 'linear', params: `${dataDevice.major}:${dataDevice.minor} 0` }
@@ -190,10 +188,10 @@ export class Growth {
     await this.#parts.deviceMapper.resume(tracked.guard)
     // Its discard limit is open again now. But nothing gets through the era device above, which takes its own limit
     // from this one at its resume.
-    await refuseDiscards(guard)
+    await this.#parts.machine.refuseDiscards(guard)
     await this.#parts.deviceMapper.reload(tracked.era, [{ ...row, targetType: 'era', params: formatEraTable(table) }])
     // If it was resumed meanwhile, another era has begun, even if it is suspended again.
-    const { currentEra } = await superblockOf(metadataPath)
+    const { currentEra } = await superblockOf(metadataPath, this.#parts.machine.open)
     const isSuspended = (await tracked.info())?.suspended === true
     return isSuspended && archived.currentWriteset === undefined && currentEra === archived.currentEra
   }

@@ -4,7 +4,7 @@
  * The caller must hold the volume's lock.
  */
 import type { EraVolume } from '../catalog/era-volumes.ts'
-import type { LowerSnapshot, LowerSnapshots } from './boundary/lower-snapshot.ts'
+import type { LowerSnapshot, LowerSnapshotting } from './boundary/lower-snapshot.ts'
 import { resumeTracked } from './boundary/suspension.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 import type { VolumeParts } from './device/volume-parts.ts'
@@ -12,7 +12,7 @@ import type { Attachment } from './attachment.ts'
 import type { Growth } from './growth.ts'
 
 export interface RecoveryParts extends VolumeParts {
-  readonly lower: LowerSnapshots
+  readonly lower: LowerSnapshotting
   readonly attachment: Attachment
   readonly growth: Growth
 }
@@ -34,7 +34,7 @@ export class Recovery {
     const volume = volumes.find((each) => each.name === name)
     const intent = intents.find((each) => each.volume === name)
     if (!volume || !intent) return undefined
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     switch (intent.kind) {
       case 'attach':
         return this.#parts.attachment.settleAttach(name, tracked)
@@ -43,7 +43,7 @@ export class Recovery {
       case 'grow':
         return this.#parts.growth.settleGrow(volume, tracked, intent.sizeBytes)
       case 'snapshot': {
-        await resumeTracked(this.#parts.deviceMapper, tracked)
+        await resumeTracked(this.#parts, tracked)
         const left = await this.#parts.lower.unfinished(volume, intent.snapshot, intent.token)
         await this.removeLower(volume, left).catch((error: unknown) => {
           // No snapshot in the catalog refers to it, so leaving it only costs space.
@@ -62,7 +62,9 @@ export class Recovery {
   /** Removes the lower snapshot; does nothing if a driver is responsible for it. @throws what removing throws */
   async removeLower(volume: EraVolume, lower: Pick<LowerSnapshot, 'remove'> | undefined): Promise<void> {
     if (lower === undefined) return
-    const seen = await new TrackedDevice(this.#parts.deviceMapper, volume).removeLower(() => lower.remove())
+    const seen = await new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine).removeLower(() =>
+      lower.remove()
+    )
     if (seen) await this.#parts.catalog.eraVolumes.saw(volume.name, { lowerSeen: JSON.stringify(seen) })
   }
 }

@@ -4,6 +4,7 @@
  */
 import type { DeviceNumber } from '../../../native/device.ts'
 import { openEraMetadata } from '../../devicemapper/era/era-metadata.ts'
+import type { OpenMedium } from '../../devicemapper/metadata-medium.ts'
 import type { EraSuperblock } from '../../devicemapper/era/superblock.ts'
 import type { HeldSlot } from '../catalog/lease.ts'
 import { eraUuid } from '../node/era-devices.ts'
@@ -19,8 +20,8 @@ export function isEraSlot(key: string): boolean {
 }
 
 /** Reads the content of an era device's slot from its metadata device. @throws what opening metadata throws */
-export async function readEraSlot(metadataPath: string, device?: DeviceNumber): Promise<HeldSlot> {
-  const metadata = await openEraMetadata(metadataPath, { device })
+export async function readEraSlot(metadataPath: string, device?: DeviceNumber, open?: OpenMedium): Promise<HeldSlot> {
+  const metadata = await openEraMetadata(metadataPath, { device, open })
   await metadata.close()
   const heldRoot = metadata.live.metadataSnapshot
   return { heldRoot, facts: heldRoot === 0 ? undefined : eraFacts(metadata.superblock) }

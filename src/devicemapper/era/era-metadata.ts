@@ -61,10 +61,13 @@ export interface WrittenQuestion {
  */
 export async function openEraMetadata(
   path: string,
-  options: { liveRoot?: boolean } & ReadOptions = {}
+  { claim, ...options }: { liveRoot?: boolean; claim?: ClaimDevice } & ReadOptions = {}
 ): Promise<EraMetadata> {
-  return new EraMetadata(await openMetadata(path, eraFormat, options))
+  return new EraMetadata(await openMetadata(path, eraFormat, options), claim)
 }
+
+/** What claims a metadata device whose live root is to be read; by default, the kernel. */
+export type ClaimDevice = (path: string) => Promise<Pick<ClaimedDevice, 'close'>>
 
 /** The written blocks. */
 export interface WrittenStream extends ExtentStream {
@@ -84,8 +87,13 @@ export class EraMetadata {
   readonly #reader: BlockReader
   /** The view's superblock as it was read. */
   readonly #block: Buffer
+  readonly #claimDevice: ClaimDevice
 
-  constructor({ reader, live, seen, view }: OpenedMetadata<EraSuperblock>) {
+  constructor(
+    { reader, live, seen, view }: OpenedMetadata<EraSuperblock>,
+    claim: ClaimDevice = (path) => ClaimedDevice.open(path)
+  ) {
+    this.#claimDevice = claim
     this.#reader = reader
     this.#block = seen.block
     this.live = live.superblock
@@ -313,9 +321,9 @@ export class EraMetadata {
   }
 
   /** @throws DM_DEVICE_BUSY */
-  async #claim(): Promise<ClaimedDevice> {
+  async #claim(): Promise<Pick<ClaimedDevice, 'close'>> {
     try {
-      return await ClaimedDevice.open(resolve(this.path))
+      return await this.#claimDevice(resolve(this.path))
     } catch (error) {
       if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
       throw new DeltamapperError(

@@ -9,8 +9,8 @@
  * Data blocks hold a version, a number for each write ever made, in place of bytes: 0 stands for zeros.
  */
 import type { Random } from '../../support/random.ts'
-import type { Details, NodeValue, SuperblockFields } from '../metadata/blocks.ts'
-import { encodeSuperblock } from '../metadata/blocks.ts'
+import type { Details, HeldCopy, NodeValue, SuperblockFields } from '../metadata/blocks.ts'
+import { decodeSuperblock, encodeSuperblock } from '../metadata/blocks.ts'
 import {
   emptyTree,
   entriesOf,
@@ -25,16 +25,7 @@ import {
 } from '../metadata/btree.ts'
 import type { MetadataDisk } from '../metadata/disk.ts'
 import { MetadataStore, NoSpace } from '../metadata/store.ts'
-
-/** An errno by which the kernel refuses. */
-export class Refused extends Error {
-  readonly errno: 'EEXIST' | 'ENODATA' | 'EINVAL' | 'EBUSY' | 'EOPNOTSUPP' | 'ENOSPC'
-
-  constructor(errno: Refused['errno'], what: string) {
-    super(`${errno}: ${what}`)
-    this.errno = errno
-  }
-}
+import { Refused } from './refused.ts'
 
 const TIME = 2 ** 24
 const details: TreeType = { valueBytes: 24, ...noReferences }
@@ -47,6 +38,13 @@ const devices: TreeType = {
   valueBytes: 8,
   increment: (store, root) => store.metadata.add(root as number, 1),
   decrement: (store, root) => releaseTree(store, root as number, mappings)
+}
+
+function readDevices(store: MetadataStore, { detailsRoot, mappingRoot }: SuperblockFields): void {
+  store.readTree(detailsRoot)
+  store.readTree(mappingRoot, (root) => {
+    store.readTree(root as number)
+  })
 }
 
 /** The pool's data device: a version in each block, and a volatile cache. */
@@ -132,8 +130,16 @@ export class ThinPool {
     return pool
   }
 
+  /** What the superblock leads to, and nothing of what was lost. @throws where that is damaged */
   static load(disk: MetadataDisk, data: DataDevice): ThinPool {
-    const { store, superblock } = MetadataStore.load(disk)
+    const superblock = decodeSuperblock(disk.read(0), 0)
+    const store = MetadataStore.open(disk, superblock.metadataSpaceMap, superblock.dataSpaceMap)
+    readDevices(store, superblock)
+    if (superblock.heldRoot !== 0) {
+      const fields = decodeSuperblock(disk.read(superblock.heldRoot), superblock.heldRoot)
+      store.keepHeld(superblock.heldRoot, { kind: 'held', fields })
+      readDevices(store, fields)
+    }
     const pool = new ThinPool(disk, data, superblock.blockSectors, store)
     pool.time = superblock.time
     pool.transactionId = superblock.transactionId
@@ -204,7 +210,7 @@ export class ThinPool {
 
   release(): void {
     if (this.heldRoot === 0) throw new Refused('EINVAL', 'No pool metadata snapshot found')
-    const { mappingRoot, detailsRoot } = this.#store.held(this.heldRoot)
+    const { mappingRoot, detailsRoot } = this.#store.held<HeldCopy>(this.heldRoot, 'held')
     releaseTree(this.#store, mappingRoot, devices)
     releaseTree(this.#store, detailsRoot, details)
     this.#store.release(this.heldRoot)

@@ -1,18 +1,25 @@
 /**
- * Blocks of thin metadata as bytes, and back: the simulated kernel keeps nodes as objects and writes them as the real one would.
+ * Metadata blocks as bytes, and back: the simulated kernel keeps nodes as objects and writes them as the real one would. (An era
+ * device's superblock is in era-superblock.ts.)
  *
  *   node   0 csum u32 │ 4 flags u32 (1 internal, 2 leaf) │ 8 blocknr u64 │ 16 nr_entries u32 │ 20 max_entries u32 │ 24 value_size u32
  *          32 keys: max_entries × u64 │ values: max_entries × value_size       (struct btree_node, dm-btree-internal.h)
  *   bitmap 0 csum u32 │ 8 blocknr u64 │ 16 two bits an entry                     (struct disk_bitmap_header, dm-space-map-common.h)
  *   index  0 csum u32 │ 8 blocknr u64 │ 16 255 × index entry                     (struct disk_metadata_index)
+ *   array  0 csum u32 │ 4 max_entries u32 │ 8 nr_entries u32 │ 12 value_size u32 │ 16 blocknr u64 │ 24 values      (struct array_block)
  *
  * Shares no line with the reader that it is for, only the offsets and salts that test/support/ has of its own.
  */
 import { crc32c } from '@node-rs/crc32'
+import { eraSalts } from '../../support/era-image.ts'
 import { BLOCK_BYTES, checksumSalts, seal, superblockField, THIN_MAGIC } from '../../support/metadata-image.ts'
 import { ENTRIES_PER_BITMAP, type SpaceMapRoot, writeSpaceMapRoot } from '../../support/space-maps.ts'
+import type { EraSuperblockFields } from './era-superblock.ts'
 
 export { BLOCK_BYTES, ENTRIES_PER_BITMAP }
+
+const ARRAY_HEADER_BYTES = 24
+const ARRAY_SALT = eraSalts.array
 
 /** What a device's details say (struct disk_device_details). */
 export interface Details {
@@ -29,15 +36,23 @@ export interface IndexEntry {
   noneFreeBefore: number
 }
 
-/** By value size: reference counts 4, block numbers and mappings 8, index entries 16, details 24. */
-export type NodeValue = number | IndexEntry | Details
+/** The bitset of an era's writes (struct writeset_disk). */
+export interface Writeset {
+  /** How many blocks the device had. */
+  bits: number
+  /** Of its array of words; 0 where there is none. */
+  root: number
+}
+
+/** By value size: reference counts 4, block numbers and mappings 8, writesets 12, index entries 16, details 24. */
+export type NodeValue = number | IndexEntry | Details | Writeset
 
 /** A B-tree node. Mappings are `block * 2^24 + time`, exact for the small pools of a simulation. */
 export interface BTreeNode {
   kind: 'node'
   leaf: boolean
   /** Of the values in this node: 8 in every internal one. */
-  valueBytes: 4 | 8 | 16 | 24
+  valueBytes: 4 | 8 | 12 | 16 | 24
   keys: number[]
   values: NodeValue[]
 }
@@ -53,13 +68,29 @@ export interface IndexBlock {
   kind: 'index'
 }
 
+/** Elements of an array, packed: of 4 bytes, or words of 8. */
+export interface ArrayBlock {
+  kind: 'array'
+  valueBytes: 4 | 8
+  /** So many elements are there. */
+  count: number
+  /** Of 32 bits, the lower one of each word first; room for all elements. */
+  words: Uint32Array
+}
+
 /** The copy of the superblock that a metadata snapshot is. */
 export interface HeldCopy {
   kind: 'held'
   fields: SuperblockFields
 }
 
-export type Content = BTreeNode | BitmapBlock | IndexBlock | HeldCopy
+/** The same of an era device. */
+export interface HeldEraCopy {
+  kind: 'held era'
+  fields: EraSuperblockFields
+}
+
+export type Content = BTreeNode | ArrayBlock | BitmapBlock | IndexBlock | HeldCopy | HeldEraCopy
 
 export interface SuperblockFields {
   needsCheck: boolean
@@ -99,6 +130,8 @@ function writeValue(words: Uint32Array, at: number, valueBytes: number, value: N
     if (valueBytes === 8) words[at + 1] = Math.floor(value / 2 ** 32)
   } else if ('bitmapBlock' in value) {
     words.set([value.bitmapBlock, 0, value.free, value.noneFreeBefore], at)
+  } else if ('bits' in value) {
+    words.set([value.bits, value.root, 0], at)
   } else {
     words.set([value.mappedBlocks, 0, value.transactionId, 0, value.creationTime, value.snapshottedTime], at)
   }
@@ -120,6 +153,7 @@ export function decodeNode(bytes: Buffer, block: number): BTreeNode {
 function readValue(words: Uint32Array, at: number, valueBytes: number): NodeValue {
   if (valueBytes === 4) return words[at]
   if (valueBytes === 8) return words[at] + words[at + 1] * 2 ** 32
+  if (valueBytes === 12) return { bits: words[at], root: words[at + 1] }
   if (valueBytes === 16) return { bitmapBlock: words[at], free: words[at + 2], noneFreeBefore: words[at + 3] }
   return {
     mappedBlocks: words[at],
@@ -127,6 +161,25 @@ function readValue(words: Uint32Array, at: number, valueBytes: number): NodeValu
     creationTime: words[at + 4],
     snapshottedTime: words[at + 5]
   }
+}
+
+/** @returns how many elements an array block has room for (calc_max_entries, dm-array.c) */
+export function elementsOf(valueBytes: ArrayBlock['valueBytes']): number {
+  return Math.floor((BLOCK_BYTES - ARRAY_HEADER_BYTES) / valueBytes)
+}
+
+export function encodeArrayBlock(block: number, { valueBytes, count, words: elements }: ArrayBlock): Buffer {
+  const words = new Uint32Array(BLOCK_BYTES / 4)
+  words.set([0, elementsOf(valueBytes), count, valueBytes, block])
+  words.set(elements, ARRAY_HEADER_BYTES / 4)
+  return sealed(words, ARRAY_SALT)
+}
+
+/** @throws where the block is not what it should be */
+export function decodeArrayBlock(bytes: Buffer, block: number): ArrayBlock {
+  const words = checked(bytes, block, ARRAY_SALT, 4)
+  const [, , count, valueBytes] = words as unknown as [number, number, number, ArrayBlock['valueBytes']]
+  return { kind: 'array', valueBytes, count, words: words.slice(ARRAY_HEADER_BYTES / 4) }
 }
 
 /** A bitmap for counts from `first` on, with its entry in the index. */
@@ -225,7 +278,7 @@ function sealed(words: Uint32Array, salt: number): Buffer {
   return bytes
 }
 
-function checked(bytes: Buffer, block: number, salt: number, ownNumber: number): Uint32Array {
+export function checked(bytes: Buffer, block: number, salt: number, ownNumber: number): Uint32Array {
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, BLOCK_BYTES / 4)
   const isIntact = (crc32c(bytes.subarray(4)) ^ 0xffffffff ^ words[0]) >>> 0 === salt
   if (!isIntact || words[ownNumber] !== block) throw new Error(`metadata block ${block} is damaged`)

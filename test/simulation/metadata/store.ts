@@ -10,22 +10,28 @@
  *
  * So blocks get the very numbers that the kernel gives them (test/kernel/simulated-pools.test.ts).
  */
+import type { SpaceMapRoot } from '../../support/space-maps.ts'
 import {
+  type ArrayBlock,
   cloned,
   type Content,
+  decodeArrayBlock,
   decodeBitmap,
   decodeIndex,
   decodeNode,
-  decodeSuperblock,
+  encodeArrayBlock,
   encodeBitmap,
   encodeIndex,
   encodeNode,
   encodeSuperblock,
   ENTRIES_PER_BITMAP,
   type BTreeNode,
+  type HeldCopy,
+  type HeldEraCopy,
   type IndexEntry,
-  type SuperblockFields
+  type NodeValue
 } from './blocks.ts'
+import { encodeEraSuperblock } from './era-superblock.ts'
 import type { MetadataDisk } from './disk.ts'
 import { emptyTree, entriesOf, insert, noReferences, remove, type TreeType } from './btree.ts'
 
@@ -42,6 +48,10 @@ export class SpaceMap {
   /** As they were at the last commit. */
   readonly committed: Uint32Array
   allocated = 0
+  /** `allocated` at the last commit. */
+  committedAllocated = 0
+  /** How many were taken since the last commit, given back or not. */
+  taken = 0
   /** Entries whose count has changed since the last commit. */
   readonly changed = new Set<number>()
   readonly bitmaps: number[] = []
@@ -75,6 +85,7 @@ export class SpaceMap {
     if (found === undefined) throw new NoSpace(`no ${this.of} block is free`)
     this.#cursor = found + 1
     this.add(found, 1)
+    this.taken++
     return found
   }
 
@@ -92,6 +103,8 @@ export class SpaceMap {
   commit(): void {
     for (const entry of this.changed) this.committed[entry] = this.counts[entry]
     this.changed.clear()
+    this.taken = 0
+    this.committedAllocated = this.allocated
   }
 }
 
@@ -111,15 +124,21 @@ export class MetadataStore {
     this.data = new SpaceMap('data', dataBlocks)
   }
 
-  /** Empty space maps, before the first commit. What describes a map's own blocks is counted when all of it is there. */
-  static format(disk: MetadataDisk, dataBlocks: number): MetadataStore {
-    const store = new MetadataStore(disk, dataBlocks)
+  /**
+   * Empty space maps, before the first commit. What describes a map's own blocks is counted when all of it is there.
+   *
+   * @param dataBlocks undefined where metadata has no space map of data
+   */
+  static format(disk: MetadataDisk, dataBlocks?: number): MetadataStore {
+    const store = new MetadataStore(disk, dataBlocks ?? 0)
     const { metadata, data } = store
     metadata.add(0, 1)
     metadata.indexRoot = store.allocate({ kind: 'index' })
     metadata.referenceCountRoot = emptyTree(store, referenceCounts)
     store.#addBitmaps(metadata)
     store.#listen()
+    metadata.commit()
+    if (dataBlocks === undefined) return store
     data.indexRoot = emptyTree(store, indexEntries)
     data.referenceCountRoot = emptyTree(store, referenceCounts)
     return store
@@ -145,39 +164,62 @@ export class MetadataStore {
     }
   }
 
-  /** Everything from disk: what the superblock leads to, and nothing of what was lost. @throws where that is damaged */
-  static load(disk: MetadataDisk): { store: MetadataStore; superblock: SuperblockFields } {
-    const superblock = decodeSuperblock(disk.read(0), 0)
-    const { dataSpaceMap, metadataSpaceMap, mappingRoot, detailsRoot, heldRoot } = superblock
-    const store = new MetadataStore(disk, dataSpaceMap.blocks)
+  /** The space maps from disk; what is counted by them is read by `readTree` and the like. @throws where they are damaged */
+  static open(disk: MetadataDisk, metadataRoot: SpaceMapRoot, dataRoot?: SpaceMapRoot): MetadataStore {
+    const store = new MetadataStore(disk, dataRoot?.blocks ?? 0)
     const { data, metadata } = store
-    for (const [map, root] of [[data, dataSpaceMap] as const, [metadata, metadataSpaceMap] as const]) {
-      map.referenceCountRoot = root.referenceCountRoot
-      map.indexRoot = root.bitmapRoot
-      store.#readTree(root.referenceCountRoot)
+    if (dataRoot) {
+      store.#openMap(data, dataRoot)
+      store.readTree(data.indexRoot)
+      store.#readCounts(
+        data,
+        [...entriesOf(store, data.indexRoot)].map(([, entry]) => entry as IndexEntry)
+      )
     }
-    store.#readTree(data.indexRoot)
-    const dataIndex = [...entriesOf(store, data.indexRoot)].map(([, entry]) => entry as IndexEntry)
+    store.#openMap(metadata, metadataRoot)
     const bitmaps = Math.ceil(disk.blocks / ENTRIES_PER_BITMAP)
-    const metadataIndex = decodeIndex(disk.read(metadata.indexRoot), metadata.indexRoot, bitmaps)
+    const index = decodeIndex(disk.read(metadata.indexRoot), metadata.indexRoot, bitmaps)
     store.#blocks.set(metadata.indexRoot, { kind: 'index' })
-    store.#readCounts(data, dataIndex)
-    store.#readCounts(metadata, metadataIndex)
-    store.#readTree(detailsRoot)
-    store.#readTree(mappingRoot, true)
-    if (heldRoot !== 0) {
-      const fields = decodeSuperblock(disk.read(heldRoot), heldRoot)
-      store.#blocks.set(heldRoot, { kind: 'held', fields })
-      store.#readTree(fields.detailsRoot)
-      store.#readTree(fields.mappingRoot, true)
-    }
+    store.#readCounts(metadata, index)
     store.#listen()
-    return { store, superblock }
+    return store
+  }
+
+  #openMap(map: SpaceMap, { referenceCountRoot, bitmapRoot }: SpaceMapRoot): void {
+    map.referenceCountRoot = referenceCountRoot
+    map.indexRoot = bitmapRoot
+    this.readTree(referenceCountRoot)
+  }
+
+  /** A tree from disk, as far as it is not there yet. @param onValue told of each value in it @throws where it is damaged */
+  readTree(root: number, onValue: (value: NodeValue) => void = () => undefined): void {
+    if (this.#blocks.has(root)) return
+    const node = decodeNode(this.disk.read(root), root)
+    this.#blocks.set(root, node)
+    for (const value of node.values) {
+      if (node.leaf) onValue(value)
+      else this.readTree(value as number, onValue)
+    }
+  }
+
+  readArrayBlock(block: number): void {
+    if (!this.#blocks.has(block)) this.#blocks.set(block, decodeArrayBlock(this.disk.read(block), block))
+  }
+
+  /** A metadata snapshot's copy of the superblock, as it was read from disk. */
+  keepHeld(block: number, copy: HeldCopy | HeldEraCopy): void {
+    this.#blocks.set(block, copy)
   }
 
   node(block: number): BTreeNode {
     const content = this.#blocks.get(block)
     if (content?.kind !== 'node') throw new Error(`block ${block} is no node`)
+    return content
+  }
+
+  array(block: number): ArrayBlock {
+    const content = this.#blocks.get(block)
+    if (content?.kind !== 'array') throw new Error(`block ${block} is no block of an array`)
     return content
   }
 
@@ -198,6 +240,17 @@ export class MetadataStore {
     this.metadata.add(block, -1)
     if (!isShared) this.#forget(block)
     else this.countChildren({ leaf, values }, type)
+    return copy
+  }
+
+  /** The same of an array's block, whose elements count nothing. */
+  shadowArray(block: number): number {
+    const isShared = this.metadata.counts[block] > 1
+    if (this.#fresh.has(block) && !isShared) return block
+    const { valueBytes, count, words } = this.array(block)
+    const copy = this.allocate({ kind: 'array', valueBytes, count, words: words.slice() })
+    this.metadata.add(block, -1)
+    if (!isShared) this.#forget(block)
     return copy
   }
 
@@ -225,9 +278,9 @@ export class MetadataStore {
     return true
   }
 
-  held(block: number): SuperblockFields {
+  held<T extends HeldCopy | HeldEraCopy>(block: number, kind: T['kind']): T['fields'] {
     const content = this.#blocks.get(block)
-    if (content?.kind !== 'held') throw new Error(`block ${block} is no metadata snapshot`)
+    if (content?.kind !== kind) throw new Error(`block ${block} is no metadata snapshot`)
     return content.fields
   }
 
@@ -246,8 +299,12 @@ export class MetadataStore {
         return encodeBitmap(block, this[content.of].counts, content.index * ENTRIES_PER_BITMAP)[0]
       case 'index':
         return encodeIndex(block, this.#index(this.metadata))
+      case 'array':
+        return encodeArrayBlock(block, content)
       case 'held':
         return encodeSuperblock(block, content.fields)
+      case 'held era':
+        return encodeEraSuperblock(block, content.fields)
       case undefined:
         return undefined
     }
@@ -266,6 +323,11 @@ export class MetadataStore {
   committed(): void {
     this.metadata.commit()
     this.data.commit()
+    this.written()
+  }
+
+  /** The transaction is over, without a commit of its space maps. */
+  written(): void {
     this.#fresh.clear()
   }
 
@@ -295,16 +357,6 @@ export class MetadataStore {
     return map.bitmaps.map((_, i) => this.#indexEntry(map, i))
   }
 
-  #readTree(root: number, isTop = false): void {
-    if (this.#blocks.has(root)) return
-    const node = decodeNode(this.disk.read(root), root)
-    this.#blocks.set(root, node)
-    for (const value of node.values) {
-      if (!node.leaf) this.#readTree(value as number, isTop)
-      else if (isTop) this.#readTree(value as number)
-    }
-  }
-
   #readCounts(map: SpaceMap, index: readonly IndexEntry[]): void {
     index.forEach(({ bitmapBlock }, i) => {
       decodeBitmap(this.disk.read(bitmapBlock), bitmapBlock, map.counts, i * ENTRIES_PER_BITMAP)
@@ -314,6 +366,7 @@ export class MetadataStore {
     for (const [entry, count] of entriesOf(this, map.referenceCountRoot)) map.counts[entry] = count as number
     map.committed.set(map.counts)
     map.allocated = map.counts.reduce((sum, count) => sum + Math.min(count, 1), 0)
+    map.committedAllocated = map.allocated
   }
 
   #forget(block: number): void {

@@ -109,17 +109,19 @@ export class Devices {
   }
 }
 
-class DeviceMedium implements MetadataMedium {
+type OpenDevice = Pick<Device, 'number' | 'openCount'>
+
+export class DeviceMedium implements MetadataMedium {
   readonly sizeBytes: number
   readonly device: DeviceNumber
   readonly isDirect = true
   readonly descriptor = -1
   readonly #scheduler: Scheduler
   readonly #owner: string
-  readonly #open: Device
+  readonly #open: OpenDevice
   readonly #disk: MetadataDisk
 
-  constructor(scheduler: Scheduler, owner: string, device: Device, disk: MetadataDisk) {
+  constructor(scheduler: Scheduler, owner: string, device: OpenDevice, disk: MetadataDisk) {
     this.#scheduler = scheduler
     this.#owner = owner
     this.#open = device

@@ -12,14 +12,19 @@ import {
   type Keepers,
   type MetadataPlace
 } from '../../../src/agent/leases/lease-keeper.ts'
-import { readSlot } from '../../../src/agent/leases/pool-slot.ts'
-import { SlotHolder } from '../../../src/agent/leases/slot-holder.ts'
+import { SlotHolder, type SlotPlace } from '../../../src/agent/leases/slot-holder.ts'
 import { DeltamapperError } from '../../../src/errors.ts'
-import { Refused } from '../kernel/thin-pool.ts'
-import type { Machine } from './machine.ts'
+import { Refused } from '../kernel/refused.ts'
+import type { Scheduler } from './scheduler.ts'
 
-/** Sends the pool a message in somebody's name. @throws Refused */
-export type SendMessage = (text: string) => void
+/** The slot that is kept, as a keeper's process reaches it. */
+export interface KeptSlot {
+  readonly kind: SlotPlace['kind']
+  readonly scheduler: Scheduler
+  /** Sends its device a message in somebody's name. @throws Refused */
+  send(owner: string, text: string): Promise<void>
+  look(owner: string, metadata: MetadataPlace): ReturnType<SlotPlace['look']>
+}
 
 /** Notes by device. A note is synced when it is written; that it was removed is not. */
 export class Notes {
@@ -94,14 +99,12 @@ class Process {
 
 export class SimulatedKeepers {
   readonly notes = new Notes()
-  readonly #machine: Machine
-  readonly #send: SendMessage
+  readonly #slot: KeptSlot
   #processes: Process[] = []
   #started = 0
 
-  constructor(machine: Machine, send: SendMessage) {
-    this.#machine = machine
-    this.#send = send
+  constructor(slot: KeptSlot) {
+    this.#slot = slot
   }
 
   get alive(): readonly Process[] {
@@ -114,7 +117,7 @@ export class SimulatedKeepers {
   }
 
   kill(keeper: Process): void {
-    this.#machine.scheduler.kill(keeper.owner)
+    this.#slot.scheduler.kill(keeper.owner)
     keeper.die()
   }
 
@@ -124,7 +127,7 @@ export class SimulatedKeepers {
 
   /** As an agent sees them. */
   of(agent: string): Keepers {
-    const { scheduler } = this.#machine
+    const { scheduler } = this.#slot
     const { notes } = this
     return {
       start: async ({ device, takenAt }, metadata) => {
@@ -144,29 +147,27 @@ export class SimulatedKeepers {
     }
   }
 
-  #start(agent: string, device: string, takenAt: number, { path, device: number }: MetadataPlace): Process {
+  #start(agent: string, device: string, takenAt: number, metadata: MetadataPlace): Process {
     if (this.alive.some((each) => each.device === device)) {
       throw new DeltamapperError('DM_DEVICE_BUSY', `another process is dealing with ${device}`, 'ask again')
     }
-    const { scheduler, devices } = this.#machine
+    const { scheduler, kind } = this.#slot
     const owner = `keeper ${++this.#started}`
-    const open = devices.openFor(owner)
     const process: Process = new Process(
       owner,
       device,
       agent,
       new SlotHolder({
-        kind: 'thin',
-        send: (text) =>
-          scheduler.io(owner, () => {
-            try {
-              this.#send(text)
-            } catch (error) {
-              if (!(error instanceof Refused)) throw error
-              throw new CallFailed({ reason: 'refused', errno: error.errno === 'EBUSY' ? 16 : 22, said: [] })
-            }
-          }),
-        look: () => readSlot(path, number, open),
+        kind,
+        send: async (text) => {
+          try {
+            await this.#slot.send(owner, text)
+          } catch (error) {
+            if (!(error instanceof Refused)) throw error
+            throw new CallFailed({ reason: 'refused', errno: error.errno === 'EBUSY' ? 16 : 22, said: [] })
+          }
+        },
+        look: () => this.#slot.look(owner, metadata),
         writeNote: () =>
           scheduler.io(owner, () => {
             this.notes.write(device, takenAt)
@@ -186,7 +187,7 @@ export class SimulatedKeepers {
   }
 
   #handle(agent: string, process: Process): Keeper {
-    const { scheduler } = this.#machine
+    const { scheduler } = this.#slot
     let isLetGo = false
     const ask = async (question: KeeperQuestion): Promise<KeeperAnswer> => {
       if (isLetGo || !process.isAlive) throw new KeeperLost(`${process.owner} is gone`)

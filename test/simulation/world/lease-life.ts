@@ -7,7 +7,7 @@ import {
   MetadataSnapshotLeases,
   type MetadataSnapshotLease
 } from '../../../src/agent/leases/metadata-snapshot-lease.ts'
-import { wantedBlocks } from '../../../src/agent/leases/pool-slot.ts'
+import { readSlot, wantedBlocks } from '../../../src/agent/leases/pool-slot.ts'
 import { Catalog } from '../../../src/agent/catalog/catalog.ts'
 import { poolFacts } from '../../../src/agent/catalog/lease.ts'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
@@ -147,8 +147,14 @@ class LeaseWorld {
     this.#machine = new Machine(this.#scheduler, size, () => undefined)
     this.#space = this.#machine.pools[0]
     finish(this.#machine.createVolume('v0', 600, 600 * 65536, this.#space))
-    this.#keepers = new SimulatedKeepers(this.#machine, (text) => {
-      this.#message(text, 'ours')
+    this.#keepers = new SimulatedKeepers({
+      kind: 'thin',
+      scheduler: this.#scheduler,
+      send: (owner, text) =>
+        this.#scheduler.io(owner, () => {
+          this.#message(text, 'ours')
+        }),
+      look: (owner, { path, device }) => readSlot(path, device, this.#machine.devices.openFor(owner))
     })
   }
 

@@ -21,8 +21,8 @@ import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import type { HistoryCheck } from '../device/history-check.ts'
 import type { LowerSnapshotRecord } from './lower-snapshot.ts'
-import { mountPoints } from './mounted.ts'
-import { type NeededPath, refuseSelfHosting } from '../device/self-hosting.ts'
+import type { TrackedMachine } from '../device/machine.ts'
+import type { NeededPath } from '../device/self-hosting.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from '../device/tracked-device.ts'
 
@@ -60,6 +60,7 @@ export interface BoundaryParts {
   readonly catalog: Pick<Catalog, 'eraVolumes'>
   readonly deviceMapper: DeviceMapper
   readonly historyCheck: HistoryCheck
+  readonly machine: TrackedMachine
   readonly recorder: EraHistoryRecorder
   readonly logger: Logger
   /** Paths that must not be on a volume that is suspended. */
@@ -90,7 +91,7 @@ export class Boundary {
     this.boundaryEra = at.era + 1
     this.#metadataPath = at.metadataPath
     this.#sizeBytes = at.sizeBytes
-    this.#takenAt = Date.now()
+    this.#takenAt = parts.machine.clock.now()
     this.#mountedAt = at.mountedAt
   }
 
@@ -109,7 +110,7 @@ export class Boundary {
     deadlineMs: number,
     prepare: (checked: Awaited<ReturnType<HistoryCheck['check']>>, token: string) => Promise<T>
   ): Promise<{ boundary: Boundary; prepared: T }> {
-    const { catalog, deviceMapper, historyCheck, logger } = parts
+    const { catalog, deviceMapper, historyCheck, logger, machine } = parts
     const checked = await historyCheck.check(volumeName)
     const { volume, devices, metadataPath } = checked
     if (devices.era.suspended) {
@@ -119,17 +120,17 @@ export class Boundary {
         `find out by which; \`dmsetup resume ${devices.era.name}\` if that program is gone`
       )
     }
-    await refuseSelfHosting(devices.era, volumeName, await parts.places())
+    await machine.refuseSelfHosting(devices.era, volumeName, await parts.places())
     await parts.recorder.ready(volume)
     const token = randomUUID()
     const prepared = await prepare(checked, token)
-    const mountedAt = await mountPoints(devices.era)
-    await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`)
+    const mountedAt = await machine.mountPoints(devices.era)
+    await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`, machine.clock)
     await catalog.eraVolumes.begin({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
     try {
       await historyCheck.expectEras(volumeName, BOUNDARY_ERAS)
-      suspension = await Suspension.prepare(deviceMapper, new TrackedDevice(deviceMapper, volume), deadlineMs)
+      suspension = await Suspension.prepare(parts, new TrackedDevice(deviceMapper, volume, machine), deadlineMs)
       const ms = await suspension.suspend()
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
       // Again: until now, writes and discards went on, and tables could be loaded. (A loaded table is dropped before
@@ -174,7 +175,7 @@ export class Boundary {
     // Once more: the snapshot contains what was written beside the volume since the last look.
     await historyCheck.check(volume.name, { suspended: true })
     // If anything had resumed it, the next era would have begun.
-    const { currentEra } = await superblockOf(this.#metadataPath)
+    const { currentEra } = await superblockOf(this.#metadataPath, this.#parts.machine.open)
     const { ms, held } = await this.#suspension.resume()
     const suspendedMs = Math.round(ms)
     if (!held || currentEra + 1 !== boundaryEra) {

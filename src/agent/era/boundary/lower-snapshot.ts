@@ -50,6 +50,9 @@ export interface LowerSnapshot {
   remove(): Promise<void>
 }
 
+/** What takes and removes lower snapshots. */
+export type LowerSnapshotting = Pick<LowerSnapshots, 'prepare' | 'recorded' | 'unfinished'>
+
 export class LowerSnapshots {
   readonly #deviceMapper: DeviceMapper
   readonly #lvmCommand: readonly string[]

@@ -2,33 +2,36 @@
  * One suspension of a tracked volume. A watchdog owns it from beginning to end, so that the agent may die. If the
  * watchdog dies or does not answer, the agent itself ends the suspension.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { DeviceMapper } from '../../../../native/device-mapper.ts'
-import { refuseDiscards } from '../../../devicemapper/block-queue.ts'
 import { dropInactiveTable } from '../../../devicemapper/inactive-table.ts'
 import { DeltamapperError } from '../../../errors.ts'
 import type { TrackedDevice } from '../device/tracked-device.ts'
-import { Watchdog } from './watchdog.ts'
+import type { TrackedMachine, WatchdogOf } from '../device/machine.ts'
 
 /** How often the agent tries to resume, and how long it waits in between, in milliseconds. */
 const MOST_TRIES = 5
 const RETRY_MS = 500
 
-export class Suspension {
-  readonly #deviceMapper: DeviceMapper
-  readonly #tracked: TrackedDevice
-  readonly #watchdog: Watchdog
+export interface SuspensionParts {
+  readonly deviceMapper: DeviceMapper
+  readonly machine: TrackedMachine
+}
 
-  private constructor(deviceMapper: DeviceMapper, tracked: TrackedDevice, watchdog: Watchdog) {
-    this.#deviceMapper = deviceMapper
+export class Suspension {
+  readonly #parts: SuspensionParts
+  readonly #tracked: TrackedDevice
+  readonly #watchdog: WatchdogOf
+
+  private constructor(parts: SuspensionParts, tracked: TrackedDevice, watchdog: WatchdogOf) {
+    this.#parts = parts
     this.#tracked = tracked
     this.#watchdog = watchdog
   }
 
   /** Prepares one. Nothing is suspended yet. @param deadlineMs when it ends at the latest @throws DM_CALL_STUCK */
-  static async prepare(deviceMapper: DeviceMapper, tracked: TrackedDevice, deadlineMs: number): Promise<Suspension> {
+  static async prepare(parts: SuspensionParts, tracked: TrackedDevice, deadlineMs: number): Promise<Suspension> {
     const { era, guard } = tracked
-    return new Suspension(deviceMapper, tracked, await Watchdog.start({ device: era, guard, deadlineMs }))
+    return new Suspension(parts, tracked, await parts.machine.startWatchdog({ device: era, guard, deadlineMs }))
   }
 
   /** Aborted when the watchdog has died: from then on only the agent can end the suspension. */
@@ -76,12 +79,12 @@ export class Suspension {
   async #resume(): Promise<void> {
     for (let tries = 1; ; tries++) {
       try {
-        await resumeTracked(this.#deviceMapper, this.#tracked)
+        await resumeTracked(this.#parts, this.#tracked)
         return
       } catch (error) {
         if (tries === MOST_TRIES) throw error
       }
-      await sleep(RETRY_MS)
+      await this.#parts.machine.clock.sleep(RETRY_MS)
     }
   }
 }
@@ -91,14 +94,14 @@ export class Suspension {
  *
  * @throws DM_CALL_STUCK when they are still suspended
  */
-export async function resumeTracked(deviceMapper: DeviceMapper, tracked: TrackedDevice): Promise<void> {
+export async function resumeTracked({ deviceMapper, machine }: SuspensionParts, tracked: TrackedDevice): Promise<void> {
   const guard = await deviceMapper.info(tracked.guard)
-  await dropInactiveTable(deviceMapper, tracked.guard)
+  await dropInactiveTable(deviceMapper, tracked.guard, machine.clock)
   if (guard?.suspended) await deviceMapper.resume(tracked.guard)
-  if (guard?.hasLiveTable) await refuseDiscards(guard)
+  if (guard?.hasLiveTable) await machine.refuseDiscards(guard)
   const era = await deviceMapper.info(tracked.era)
   if (!era?.hasLiveTable) return
-  await dropInactiveTable(deviceMapper, tracked.era)
+  await dropInactiveTable(deviceMapper, tracked.era, machine.clock)
   // Even if it does not show as suspended: a call whose caller has died may be about to suspend it.
   await deviceMapper.resume(tracked.era)
   if (!(await tracked.info())?.suspended) return

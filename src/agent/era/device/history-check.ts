@@ -19,13 +19,14 @@
 import type { Logger } from 'pino'
 import type { DeviceInfo, DeviceMapper } from '../../../../native/device-mapper.ts'
 import { nodeName } from '../../../../native/device.ts'
-import { type BlockCounters, refuseDiscards } from '../../../devicemapper/block-queue.ts'
+import type { BlockCounters } from '../../../devicemapper/block-queue.ts'
 import { continuedHistory, type EraHistory } from '../../../devicemapper/era/history.ts'
 import type { EraSuperblock } from '../../../devicemapper/era/superblock.ts'
 import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import { dataHead } from './lasting-traces.ts'
+import { thisMachine, type TrackedMachine } from './machine.ts'
 import { type ActiveDevices, type LastLook, parseLastLook, superblockOf, TrackedDevice } from './tracked-device.ts'
 
 export type HistoryCheckCatalog = Pick<Catalog, 'eraVolumes'>
@@ -46,9 +47,16 @@ export class HistoryCheck {
   readonly #catalog: HistoryCheckCatalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
+  readonly #machine: TrackedMachine
 
-  constructor(catalog: HistoryCheckCatalog, deviceMapper: DeviceMapper, logger: Logger) {
+  constructor(
+    catalog: HistoryCheckCatalog,
+    deviceMapper: DeviceMapper,
+    logger: Logger,
+    machine: TrackedMachine = thisMachine
+  ) {
     this.#catalog = catalog
+    this.#machine = machine
     this.#deviceMapper = deviceMapper
     this.#logger = logger
   }
@@ -63,20 +71,20 @@ export class HistoryCheck {
    */
   async check(name: string, { suspended = false }: { suspended?: boolean } = {}): Promise<CheckedVolume> {
     const volume = await this.#volume(name)
-    const tracked = new TrackedDevice(this.#deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#deviceMapper, volume, this.#machine)
     const devices = await this.#devices(volume, tracked)
     const metadataPath = await tracked.metadataPath(devices.table)
-    const superblock = await superblockOf(metadataPath)
+    const superblock = await superblockOf(metadataPath, this.#machine.open)
     const [before, now] = [parseLastLook(volume.lowerSeen), await tracked.look(devices)]
     const because = tracked.unseen(now, before) ?? (await this.#merging(devices, volume))
     const ownEras = ownErasOf(before)
     const history = continued(volume, superblock, metadataPath, ownEras)
-    const [head, guardCheckedAt] = [await this.#head(devices, before), Date.now()]
+    const [head, guardCheckedAt] = [await this.#head(devices, before), this.#machine.clock.now()]
     if (because !== undefined || history instanceof DeltamapperError) {
       // (The limit first: until it is closed, the new history would be void as well.)
-      await refuseDiscards(devices.guard)
+      await this.#machine.refuseDiscards(devices.guard)
       // Its own limit is open if it got a table meanwhile, and each look would find it so.
-      if (!devices.era.suspended) await refuseDiscards(devices.era)
+      if (!devices.era.suspended) await this.#machine.refuseDiscards(devices.era)
       const why = because ?? (history as DeltamapperError).message
       await this.endHistory(volume, why, superblock)
       // The new history begins with its first snapshot, so earlier counts do not matter to it.
@@ -131,7 +139,7 @@ export class HistoryCheck {
   async #head({ dataDevice, guard }: ActiveDevices, before: LastLook): Promise<string> {
     const info = await this.#deviceMapper.info(dataDevice)
     if (info?.suspended) return before.state === 'never' ? '' : (before.head ?? '')
-    return dataHead(`/dev/mapper/${nodeName(guard.name)}`)
+    return dataHead(this.#machine, `/dev/mapper/${nodeName(guard.name)}`)
   }
 
   /**

@@ -10,26 +10,21 @@
  */
 import { createHash } from 'node:crypto'
 import { LOOK_BYTES } from '../../../devicemapper/block-device.ts'
-import { BlockReader } from '../../../devicemapper/block-reader.ts'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
 import { DeltamapperError } from '../../../errors.ts'
-import { METADATA_BLOCK_BYTES } from '../../../units.ts'
+import type { TrackedMachine } from './machine.ts'
+
+type MetadataAccess = Pick<TrackedMachine, 'open' | 'claim'>
 
 /**
  * Fingerprint of a data device's first 128 KiB. The device may be in use.
  *
  * @throws DM_READ_FAILED
  */
-export async function dataHead(path: string): Promise<string> {
-  const reader = await BlockReader.open(path)
-  try {
-    const blocks = Math.min(reader.blocks, LOOK_BYTES / METADATA_BLOCK_BYTES)
-    return createHash('sha256')
-      .update(await reader.readStart(blocks))
-      .digest('hex')
-  } finally {
-    await reader.close()
-  }
+export async function dataHead({ head }: Pick<TrackedMachine, 'head'>, path: string): Promise<string> {
+  return createHash('sha256')
+    .update(await head(path))
+    .digest('hex')
 }
 
 /**
@@ -37,9 +32,9 @@ export async function dataHead(path: string): Promise<string> {
  *
  * @throws DM_DEVICE_BUSY when the device is in use
  */
-export async function metadataState(path: string): Promise<string> {
+export async function metadataState({ open, claim }: MetadataAccess, path: string): Promise<string> {
   try {
-    const metadata = await openEraMetadata(path, { liveRoot: true })
+    const metadata = await openEraMetadata(path, { liveRoot: true, open, claim })
     try {
       const hash = createHash('sha256').update(JSON.stringify(metadata.live))
       const { batches } = await metadata.written({ sinceEra: metadata.live.currentEra })
@@ -63,8 +58,8 @@ export async function metadataState(path: string): Promise<string> {
  * @param path metadata of an inactive volume
  * @throws what reading metadata throws
  */
-export async function headWritten(path: string, sinceEra: number): Promise<boolean> {
-  const metadata = await openEraMetadata(path, { liveRoot: true })
+export async function headWritten({ open, claim }: MetadataAccess, path: string, sinceEra: number): Promise<boolean> {
+  const metadata = await openEraMetadata(path, { liveRoot: true, open, claim })
   try {
     const { batches } = await metadata.written({ sinceEra })
     // They ascend.

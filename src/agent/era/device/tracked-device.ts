@@ -15,31 +15,24 @@
  * what the kernel answers without waiting (info, table). Status and messages would wait for the resume, perhaps for
  * ever.
  */
-import { open, stat } from 'node:fs/promises'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
 import { DeviceMapperError } from '../../../../native/device-mapper-error.ts'
-import { decodeDeviceNumber, nodeName } from '../../../../native/device.ts'
-import { ClaimedDevice, LOOK_BYTES, onceFree, sizeOf } from '../../../devicemapper/block-device.ts'
-import {
-  type BlockCounters,
-  blockCounters,
-  bootId,
-  deviceInstance,
-  discardLimit,
-  refuseDiscards
-} from '../../../devicemapper/block-queue.ts'
+import { nodeName } from '../../../../native/device.ts'
+import { LOOK_BYTES, onceFree } from '../../../devicemapper/block-device.ts'
+import type { BlockCounters } from '../../../devicemapper/block-queue.ts'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
 import { type EraStatus, parseEraStatus } from '../../../devicemapper/era/status.ts'
+import type { OpenMedium } from '../../../devicemapper/metadata-medium.ts'
 import type { EraSuperblock } from '../../../devicemapper/era/superblock.ts'
 import { type EraTable, formatEraTable, parseEraTable } from '../../../devicemapper/era/table.ts'
 import { TargetWords } from '../../../devicemapper/target-words.ts'
 import { DeltamapperError } from '../../../errors.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import { refuseInUse } from '../../owned-pools/active-pool.ts'
-import { deviceIdentity, isKnownBy } from '../../node/device-identity.ts'
+import { isKnownBy } from '../../node/device-identity.ts'
 import { eraUuid, guardName, guardUuid } from '../../node/era-devices.ts'
 import { dataHead, metadataState } from './lasting-traces.ts'
-import { mergeable } from './mergeable.ts'
+import { thisMachine, type TrackedMachine } from './machine.ts'
 import { SECTOR_BYTES } from '../../../units.ts'
 
 /** Formatting the metadata of a large device takes long. */
@@ -60,10 +53,12 @@ export interface ActiveDevices {
 export class TrackedDevice {
   readonly volume: EraVolume
   readonly #deviceMapper: DeviceMapper
+  readonly #machine: TrackedMachine
 
-  constructor(deviceMapper: DeviceMapper, volume: EraVolume) {
+  constructor(deviceMapper: DeviceMapper, volume: EraVolume, machine: TrackedMachine = thisMachine) {
     this.#deviceMapper = deviceMapper
     this.volume = volume
+    this.#machine = machine
   }
 
   get era(): { readonly uuid: string } {
@@ -137,7 +132,7 @@ export class TrackedDevice {
       [dataPath, dataIdentity, dataDevice],
       [metadataPath, metadataIdentity, table.metadataDevice]
     ] as const) {
-      const identity = await deviceIdentity(this.#deviceMapper, path, device)
+      const identity = await this.#machine.identity(this.#deviceMapper, path, device)
       if (isKnownBy(recorded, identity, path)) continue
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
@@ -161,8 +156,8 @@ export class TrackedDevice {
    */
   async checkData(): Promise<{ identity: string; number: DeviceNumber; sizeBytes: number }> {
     const { dataDevice, dataIdentity, sizeBytes, name } = this.volume
-    await using device = await ClaimedDevice.open(dataDevice)
-    const identity = await deviceIdentity(this.#deviceMapper, dataDevice, device.number)
+    await using device = await this.#machine.claim(dataDevice)
+    const identity = await this.#machine.identity(this.#deviceMapper, dataDevice, device.number)
     if (!isKnownBy(dataIdentity, identity, dataDevice)) {
       throw new DeltamapperError(
         'DM_CATALOG_DISAGREES',
@@ -186,8 +181,8 @@ export class TrackedDevice {
    */
   async checkMetadata(): Promise<DeviceNumber> {
     const { metadataDevice, metadataIdentity, name } = this.volume
-    await using device = await ClaimedDevice.open(metadataDevice)
-    const identity = await deviceIdentity(this.#deviceMapper, metadataDevice, device.number)
+    await using device = await this.#machine.claim(metadataDevice)
+    const identity = await this.#machine.identity(this.#deviceMapper, metadataDevice, device.number)
     if (isKnownBy(metadataIdentity, identity, metadataDevice)) return device.number
     throw new DeltamapperError(
       'DM_CATALOG_DISAGREES',
@@ -203,9 +198,8 @@ export class TrackedDevice {
    */
   async removeLower(remove: () => Promise<void>): Promise<LastLook | undefined> {
     const seen = parseLastLook(this.volume.lowerSeen)
-    const facts = await stat(this.volume.dataDevice).catch(() => undefined)
-    const look = async (): Promise<string[]> =>
-      facts?.isBlockDevice() ? mergeable(this.#deviceMapper, decodeDeviceNumber(facts.rdev)) : []
+    const data = await this.#machine.deviceAt(this.volume.dataDevice)
+    const look = async (): Promise<string[]> => (data ? this.#machine.mergeable(this.#deviceMapper, data) : [])
     const were = await look()
     await remove()
     if (seen.state === 'never' || seen.mergeable === undefined) return undefined
@@ -216,7 +210,7 @@ export class TrackedDevice {
 
   /** Makes the start of the metadata device blank, so that the kernel formats it anew. */
   async blankMetadata(): Promise<void> {
-    await using device = await ClaimedDevice.open(this.volume.metadataDevice, { writable: true })
+    await using device = await this.#machine.claim(this.volume.metadataDevice, { writable: true })
     await device.zeroStart(4096)
   }
 
@@ -235,7 +229,7 @@ export class TrackedDevice {
       })
     )
     // Nothing stands on it yet, so no discard comes in before.
-    await refuseDiscards(guard)
+    await this.#machine.refuseDiscards(guard)
     const params = formatEraTable({ metadataDevice: metadata, originDevice: guard, blockSectors })
     const create = () =>
       this.#deviceMapper.create(dmName, {
@@ -254,7 +248,7 @@ export class TrackedDevice {
         if (why !== 'EINVAL' || tries === MOST_TRIES) throw error
       }
       // Waits until the device is free; throws DM_DEVICE_BUSY when that takes too long.
-      await (await ClaimedDevice.open(metadataDevice)).close()
+      await (await this.#machine.claim(metadataDevice)).close()
     }
   }
 
@@ -273,23 +267,25 @@ export class TrackedDevice {
    * remembering.
    */
   async look({ guard, dataDevice, era, table }: ActiveDevices): Promise<ActiveLook> {
-    const limits = await Promise.all([guard, era].map(async (each) => [each.name, await discardLimit(each)] as const))
+    const limits = await Promise.all(
+      [guard, era].map(async (each) => [each.name, await this.#machine.discardLimit(each)] as const)
+    )
     const [open] = limits.filter(([, limit]) => limit !== 0)
     const quietBefore = isQuiet(await this.info())
-    const counted = { era: await blockCounters(era), guard: await blockCounters(guard) }
-    const data = await blockCounters(dataDevice)
+    const counted = { era: await this.#machine.counters(era), guard: await this.#machine.counters(guard) }
+    const data = await this.#machine.counters(dataDevice)
     return {
       ...{
-        boot: await bootId(),
-        instance: await deviceInstance(guard),
-        dataInstance: await deviceInstance(dataDevice)
+        boot: await this.#machine.bootId(),
+        instance: await this.#machine.instance(guard),
+        dataInstance: await this.#machine.instance(dataDevice)
       },
       openLimit: open && `${open[0]} let discards through (discard_max_bytes was ${open[1]})`,
       discards: counted.guard.discards,
       data,
-      dataBytes: await sizeOf(dataDevice),
-      mergeable: await mergeable(this.#deviceMapper, dataDevice),
-      metadataMergeable: await mergeable(this.#deviceMapper, table.metadataDevice),
+      dataBytes: await this.#machine.sizeOf(dataDevice),
+      mergeable: await this.#machine.mergeable(this.#deviceMapper, dataDevice),
+      metadataMergeable: await this.#machine.mergeable(this.#deviceMapper, table.metadataDevice),
       pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
       pastGuard: data.writtenSectors - counted.guard.writtenSectors,
       settled: quietBefore && isQuiet(await this.info())
@@ -352,15 +348,21 @@ export class TrackedDevice {
    */
   async seenInactive(data: DeviceNumber, metadata: DeviceNumber, counted?: BlockCounters): Promise<Inactive> {
     const { dataDevice, metadataDevice } = this.volume
-    await writeBack(dataDevice)
-    const { writtenSectors, discards } = counted ?? (await blockCounters(data))
+    await this.#machine.writeBack(dataDevice)
+    const { writtenSectors, discards } = counted ?? (await this.#machine.counters(data))
     return {
-      ...{ state: 'inactive', boot: await bootId(), instance: await deviceInstance(data), writtenSectors, discards },
-      head: await dataHead(dataDevice),
-      mergeable: await mergeable(this.#deviceMapper, data),
-      metadataState: await metadataState(metadataDevice),
-      metadataMergeable: await mergeable(this.#deviceMapper, metadata),
-      metadata: { instance: await deviceInstance(metadata), ...(await blockCounters(metadata)) }
+      ...{
+        state: 'inactive',
+        boot: await this.#machine.bootId(),
+        instance: await this.#machine.instance(data),
+        writtenSectors,
+        discards
+      },
+      head: await dataHead(this.#machine, dataDevice),
+      mergeable: await this.#machine.mergeable(this.#deviceMapper, data),
+      metadataState: await metadataState(this.#machine, metadataDevice),
+      metadataMergeable: await this.#machine.mergeable(this.#deviceMapper, metadata),
+      metadata: { instance: await this.#machine.instance(metadata), ...(await this.#machine.counters(metadata)) }
     }
   }
 
@@ -553,27 +555,17 @@ export function parseLastLook(text: string): LastLook {
   return text === '' ? { state: 'never' } : (JSON.parse(text) as LastLook)
 }
 
-/** Writes the dirty pages of a block device's page cache to it. @throws DM_READ_FAILED */
-async function writeBack(path: string): Promise<void> {
-  try {
-    await using device = await open(path)
-    await device.sync()
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException
-    throw new DeltamapperError('DM_READ_FAILED', `${path} cannot be written back (${code})`, 'see the kernel log', {
-      cause
-    })
-  }
-}
-
 /** The live superblock in a metadata device. */
-export async function superblockOf(path: string): Promise<EraSuperblock> {
-  const metadata = await openEraMetadata(path, { liveRoot: true })
+export async function superblockOf(path: string, open?: OpenMedium): Promise<EraSuperblock> {
+  const metadata = await openEraMetadata(path, { liveRoot: true, open })
   await metadata.close()
   return metadata.live
 }
 
 /** Size of the data device below an active volume, in bytes. */
-export function dataBytes({ dataDevice }: ActiveDevices): Promise<number> {
+export function dataBytes(
+  { dataDevice }: ActiveDevices,
+  { sizeOf }: Pick<TrackedMachine, 'sizeOf'> = thisMachine
+): Promise<number> {
   return sizeOf(dataDevice)
 }

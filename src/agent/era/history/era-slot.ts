@@ -5,7 +5,6 @@
  * that it is released even if the agent dies (lease-keeper-process.ts). Foreign content stays. Unlike a pool's slot, it
  * has one user at a time: the one that holds the volume's lock.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceInfo, DeviceMapper } from '../../../../native/device-mapper.ts'
 import { openEraMetadata } from '../../../devicemapper/era/era-metadata.ts'
@@ -14,8 +13,8 @@ import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import { type LeaseRecord, leaseVerdict } from '../../catalog/lease.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
-import { notePath, removeNote, withNote } from '../../leases/release-note.ts'
-import { keeperAtWork, KeeperLost, LeaseKeeper, type MetadataPlace, slotMessages } from '../../leases/lease-keeper.ts'
+import { thisMachine, type TrackedMachine } from '../device/machine.ts'
+import { type Keeper, KeeperLost, type MetadataPlace, slotMessages } from '../../leases/lease-keeper.ts'
 import { KeyedLock } from '../../node/keyed-lock.ts'
 import { wantedBlocks } from '../../leases/pool-slot.ts'
 import { eraFacts, isEraSlot, readEraSlot, slotKey } from '../../leases/era-slot-content.ts'
@@ -33,6 +32,7 @@ export interface EraSlotParts {
   readonly catalog: Pick<Catalog, 'path' | 'leases' | 'eraVolumes'>
   readonly deviceMapper: DeviceMapper
   readonly logger: Logger
+  readonly machine?: TrackedMachine
 }
 
 /** A metadata snapshot that is held. */
@@ -62,20 +62,26 @@ function refuseSuspended({ name, suspended }: DeviceInfo): void {
  *
  * @throws DM_DEVICE_BUSY
  */
-export async function onceNoKeeper(volume: EraVolume, catalogPath: string): Promise<void> {
-  for (const until = performance.now() + WAIT_MS; await keeperAtWork(slotKey(volume), catalogPath);) {
-    if (performance.now() > until) throw atWorkError(volume.name)
-    await sleep(LOOK_MS)
+export async function onceNoKeeper(
+  volume: EraVolume,
+  catalogPath: string,
+  { keepers, clock }: Pick<TrackedMachine, 'keepers' | 'clock'> = thisMachine
+): Promise<void> {
+  for (const until = clock.monotonic() + WAIT_MS; await keepers.atWork(slotKey(volume), catalogPath);) {
+    if (clock.monotonic() > until) throw atWorkError(volume.name)
+    await clock.sleep(LOOK_MS)
   }
 }
 
 export class EraSlots {
   readonly #parts: EraSlotParts
+  readonly #machine: TrackedMachine
   /** One action at a time on a slot, including the recovery at start. */
   readonly #locks = new KeyedLock()
 
   constructor(parts: EraSlotParts) {
     this.#parts = parts
+    this.#machine = parts.machine ?? thisMachine
   }
 
   /**
@@ -95,16 +101,20 @@ export class EraSlots {
    * @throws DM_DEVICE_BUSY, DM_LEASE_REFUSED, DM_ERA_INACTIVE; what device-mapper and reading metadata throw
    */
   async ready(volume: EraVolume): Promise<void> {
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#machine)
     const { table, era } = await tracked.active()
     refuseSuspended(era)
     const { path, device } = await metadataOf(tracked, table)
     const isTaken = async () =>
-      (await readEraSlot(path, device)).heldRoot !== 0 &&
+      (await readEraSlot(path, device, this.#machine.open)).heldRoot !== 0 &&
       // Our own is recovered when the slot is needed.
       (await this.#parts.catalog.leases.find(slotKey(volume))) === undefined
-    for (const until = performance.now() + WAIT_MS; await isTaken(); await sleep(LOOK_MS)) {
-      if (performance.now() > until) throw takenError(era.name)
+    for (
+      const until = this.#machine.clock.monotonic() + WAIT_MS;
+      await isTaken();
+      await this.#machine.clock.sleep(LOOK_MS)
+    ) {
+      if (this.#machine.clock.monotonic() > until) throw takenError(era.name)
     }
     await this.#checkHeadroom(tracked)
   }
@@ -139,7 +149,7 @@ export class EraSlots {
   async #recover(volume: EraVolume, key: string): Promise<string | undefined> {
     const record = await this.#parts.catalog.leases.find(key)
     if (record === undefined) return undefined
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#machine)
     if ((await tracked.info()) === undefined) return undefined
     const { table, era } = await tracked.active()
     refuseSuspended(era)
@@ -149,15 +159,19 @@ export class EraSlots {
   async #hold<T>(volume: EraVolume, purpose: string, use: (held: HeldEraSnapshot) => Promise<T>): Promise<T> {
     const { catalog, logger } = this.#parts
     const key = slotKey(volume)
-    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume)
+    const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#machine)
     const { table, era } = await tracked.active()
     refuseSuspended(era)
     const metadata = await metadataOf(tracked, table)
     await this.#free(key, era.name, metadata)
     await this.#checkHeadroom(tracked)
-    const before = await openEraMetadata(metadata.path, { liveRoot: true, device: metadata.device })
+    const before = await openEraMetadata(metadata.path, {
+      liveRoot: true,
+      device: metadata.device,
+      open: this.#machine.open
+    })
     await before.close()
-    const takenAt = Date.now()
+    const takenAt = this.#machine.clock.now()
     const keeper = await this.#startKeeper(key, takenAt, metadata)
     try {
       await catalog.leases.begin({ device: key, purpose, factsBefore: eraFacts(before.live) }, takenAt)
@@ -185,24 +199,26 @@ export class EraSlots {
 
   /** Waits until the slot is empty. @throws DM_DEVICE_BUSY */
   async #free(key: string, device: string, metadata: MetadataPlace): Promise<void> {
-    for (const until = performance.now() + WAIT_MS; ;) {
+    for (const until = this.#machine.clock.monotonic() + WAIT_MS; ;) {
       const record = await this.#parts.catalog.leases.find(key)
       const why = record && (await this.#settle(record, metadata))
-      const { heldRoot } = await readEraSlot(metadata.path, metadata.device)
-      const atWork = await keeperAtWork(key, this.#parts.catalog.path)
+      const { heldRoot } = await readEraSlot(metadata.path, metadata.device, this.#machine.open)
+      const atWork = await this.#machine.keepers.atWork(key, this.#parts.catalog.path)
       if (why === undefined && heldRoot === 0 && !atWork) return
       // (If none is held, there is nothing to drop.)
-      if (performance.now() > until) throw heldRoot === 0 && atWork ? atWorkError(device) : takenError(device, why)
-      await sleep(LOOK_MS)
+      if (this.#machine.clock.monotonic() > until)
+        throw heldRoot === 0 && atWork ? atWorkError(device) : takenError(device, why)
+      await this.#machine.clock.sleep(LOOK_MS)
     }
   }
 
   /** @returns why a record cannot be recovered; undefined when there is none any more */
   async #settle(record: LeaseRecord, metadata: MetadataPlace): Promise<string | undefined> {
     const { device } = record
-    if (await keeperAtWork(device, this.#parts.catalog.path)) return 'another process is still at work on it'
-    const slot = await readEraSlot(metadata.path, metadata.device)
-    const verdict = leaseVerdict(await withNote(record, this.#parts.catalog.path), slot)
+    if (await this.#machine.keepers.atWork(device, this.#parts.catalog.path))
+      return 'another process is still at work on it'
+    const slot = await readEraSlot(metadata.path, metadata.device, this.#machine.open)
+    const verdict = leaseVerdict(await this.#machine.keepers.withNote(record, this.#parts.catalog.path), slot)
     if (verdict.whose === 'ours' && record.heldRoot !== undefined && record.factsHeld !== undefined) {
       const keeper = await this.#startKeeper(device, record.takenAt, metadata)
       try {
@@ -218,7 +234,7 @@ export class EraSlots {
     return undefined
   }
 
-  async #giveBack(key: string, keeper: LeaseKeeper): Promise<void> {
+  async #giveBack(key: string, keeper: Keeper): Promise<void> {
     const { catalog } = this.#parts
     await catalog.leases.beginRelease(key)
     try {
@@ -249,15 +265,15 @@ export class EraSlots {
     )
   }
 
-  #startKeeper(key: string, takenAt: number, metadata: MetadataPlace): Promise<LeaseKeeper> {
-    return LeaseKeeper.start({ device: key, takenAt }, metadata, this.#parts.catalog.path, DEADLINE_MS, 'era')
+  #startKeeper(key: string, takenAt: number, metadata: MetadataPlace): Promise<Keeper> {
+    return this.#machine.keepers.start({ device: key, takenAt }, metadata, this.#parts.catalog.path, DEADLINE_MS)
   }
 
   /** Forgets a lease, then the release note of its keeper. */
   async #clear(key: string): Promise<void> {
     const { catalog } = this.#parts
     await catalog.leases.clear(key)
-    await removeNote(notePath(catalog.path, key))
+    await this.#machine.keepers.removeNote(key, catalog.path)
   }
 }
 

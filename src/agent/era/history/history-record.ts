@@ -20,7 +20,10 @@ import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import type { EraHistoryRecorder, TakenEraSnapshot } from '../boundary/boundary.ts'
 import { EraSlots, type InVolumesTurn } from './era-slot.ts'
-import type { FromHistoryReader, HistoryReading } from './history-record-worker.ts'
+import type { HistoryReading } from './history-reading.ts'
+import type { FromHistoryReader } from './history-record-worker.ts'
+import type { TrackedMachine } from '../device/machine.ts'
+import type { WrittenChunk } from '../../catalog/store/written-chunks.ts'
 import { fromPortable } from '../../../portable-error.ts'
 
 export interface EraHistoryParts {
@@ -29,7 +32,20 @@ export interface EraHistoryParts {
   readonly logger: Logger
   /** How long one request to a metadata device may take, in milliseconds. */
   readonly readDeadlineMs?: number | undefined
+  /** Where metadata is read, and slots are held; this machine by default. */
+  readonly machine?: TrackedMachine
+  /** What reads the writes of some eras; by default, a thread for each reading. */
+  readonly read?: ReadHistory
 }
+
+/**
+ * @param handOver takes chunks, and resolves when there is room for more
+ * @returns whether they have only those eras' writes
+ */
+export type ReadHistory = (
+  reading: HistoryReading,
+  handOver: (chunks: readonly WrittenChunk[]) => Promise<void>
+) => Promise<boolean>
 
 /**
  * The reader needs little memory. A reader that needs more than this has a defect, and the limit ends the thread
@@ -40,10 +56,12 @@ const HEAP_MIB = 256
 export class EraHistoryRecords implements EraHistoryRecorder {
   readonly #parts: EraHistoryParts
   readonly #slots: EraSlots
+  readonly #read: ReadHistory
 
   constructor(parts: EraHistoryParts) {
     this.#parts = parts
     this.#slots = new EraSlots(parts)
+    this.#read = parts.read ?? readInThread
   }
 
   /** Recovers metadata snapshots that an earlier agent left, each under its volume's lock. Never rejects. */
@@ -96,31 +114,33 @@ export class EraHistoryRecords implements EraHistoryRecorder {
     const { readDeadlineMs } = this.#parts
     const { blockSectors } = volume
     return this.#slots.hold(volume, `snapshot ${volume.name}/${name}`, (held) =>
-      this.#read(volume.name, { ...held, sinceEra, untilEra: boundaryEra - 1, blockSectors, readDeadlineMs })
+      this.#read({ ...held, sinceEra, untilEra: boundaryEra - 1, blockSectors, readDeadlineMs }, (chunks) =>
+        this.#parts.catalog.eraSnapshots.stageWrites(volume.name, chunks)
+      )
     )
   }
+}
 
-  async #read(volume: string, reading: HistoryReading): Promise<boolean> {
-    // The sources run as .ts, the published package as .js.
-    const file = new URL(`./history-record-worker${extname(import.meta.filename)}`, import.meta.url)
-    const worker = new Worker(file, {
-      name: 'era-history',
-      workerData: reading,
-      // The process's own options (how to read its input, a test runner's hooks) are not for the thread.
-      execArgv: [],
-      resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
-    })
-    try {
-      for (;;) {
-        const message = await nextMessage(worker)
-        if (message.kind === 'end') return message.isExact
-        if (message.kind === 'error') throw fromPortable(message.error)
-        await this.#parts.catalog.eraSnapshots.stageWrites(volume, message.chunks)
-        worker.postMessage('more')
-      }
-    } finally {
-      await worker.terminate()
+const readInThread: ReadHistory = async (reading, handOver) => {
+  // The sources run as .ts, the published package as .js.
+  const file = new URL(`./history-record-worker${extname(import.meta.filename)}`, import.meta.url)
+  const worker = new Worker(file, {
+    name: 'era-history',
+    workerData: reading,
+    // The process's own options (how to read its input, a test runner's hooks) are not for the thread.
+    execArgv: [],
+    resourceLimits: { maxOldGenerationSizeMb: HEAP_MIB }
+  })
+  try {
+    for (;;) {
+      const message = await nextMessage(worker)
+      if (message.kind === 'end') return message.isExact
+      if (message.kind === 'error') throw fromPortable(message.error)
+      await handOver(message.chunks)
+      worker.postMessage('more')
     }
+  } finally {
+    await worker.terminate()
   }
 }
 
