@@ -45,8 +45,9 @@ class Truth {
   }
 }
 
-async function isAsItWas(t: ExecutionContext, disk: MetadataDisk, truth: Truth, name: string) {
+async function isAsItWas(t: ExecutionContext, { disk, target }: LivedEra, truth: Truth, name: string) {
   for (const tools of versions) {
+    if (tools.version === '0.9.0' && target.hasElementsLeft) continue
     const path = join(folder, `${name}-${tools.version}`)
     writeFileSync(path, disk.toBuffer())
     t.is(await eraCheck(tools, path), '', name)
@@ -82,11 +83,11 @@ for (let seed = 1; seed <= 4; seed++) {
       for (const block of [0, blocks >> 1]) {
         if (block < lived.target.blocks) t.is(lived.target.lastEra(block), truth.lastOf(block))
       }
-      if (i % 16 === 15) await isAsItWas(t, disk, truth, `era-${seed}-${i}`)
+      if (i % 16 === 15) await isAsItWas(t, lived, truth, `era-${seed}-${i}`)
     }
     lived.do({ kind: 'reactivate' })
     truth.era++
-    await isAsItWas(t, disk, truth, `era-${seed}`)
+    await isAsItWas(t, lived, truth, `era-${seed}`)
   })
 }
 

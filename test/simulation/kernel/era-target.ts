@@ -9,7 +9,15 @@
  * Loading a table reads the metadata; only `resume` has the target write. What a crash leaves is what was committed.
  */
 import type { Random } from '../../support/random.ts'
-import { elementAt, emptyArray, readArray, releaseArray, resizeArray, setElement } from '../metadata/array.ts'
+import {
+  arrayLength,
+  elementAt,
+  emptyArray,
+  readArray,
+  releaseArray,
+  resizeArray,
+  setElement
+} from '../metadata/array.ts'
 import type { HeldEraCopy, Writeset } from '../metadata/blocks.ts'
 import { emptyTree, entriesOf, insert, releaseTree, remove, type TreeType } from '../metadata/btree.ts'
 import type { MetadataDisk } from '../metadata/disk.ts'
@@ -130,6 +138,14 @@ export class EraTarget {
     disk.flush()
     store.written()
     return target
+  }
+
+  /**
+   * The kernel leaves elements behind where a shorter array ends with the block before theirs (shrink in dm-array.c).
+   * The tools of version 0.9.0 refuse those.
+   */
+  get hasElementsLeft(): boolean {
+    return arrayLength(this.#store, this.#eraArrayRoot) > this.#knownBlocks
   }
 
   // What is done to the device
