@@ -13,7 +13,7 @@ import { decodeEraSuperblock } from '../simulation/metadata/era-superblock.ts'
 import { run } from './dmsetup.ts'
 import { KernelEra } from './kernel-era.ts'
 
-const lives = Number(process.env['LAB_COUNT'] ?? 5)
+const lives = Number(process.env['LAB_COUNT'] ?? 2)
 const firstSeed = Number(process.env['LAB_SEED'] ?? 1)
 /** How often a life is lived that differs: the kernel's worker may have been at work when it was taken for idle. */
 const MOST_TRIES = 4
