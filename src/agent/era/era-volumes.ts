@@ -38,7 +38,7 @@ import {
   type SnapshotCommands
 } from './boundary/lower-snapshot.ts'
 import { unmountedSince } from './boundary/mounted.ts'
-import { thisMachine, type TrackedMachine } from './device/machine.ts'
+import { type BoundaryMachine, thisBoundaryMachine } from './boundary/boundary-machine.ts'
 import { StatusGate } from './device/status-gate.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
 
@@ -70,7 +70,7 @@ export interface EraVolumesOptions {
   /** How long a volume may be suspended, in milliseconds, unless a caller gives a deadline. */
   readonly deadlineMs: number
   /** This one by default. */
-  readonly machine?: TrackedMachine
+  readonly machine?: BoundaryMachine
   /** How lower snapshots are taken; by default, by LVM and the configured commands. */
   readonly lower?: LowerSnapshotting
   /** What else answers to this source name, in words; undefined if nothing does. */
@@ -121,7 +121,7 @@ export class EraVolumes {
 
   constructor(options: EraVolumesOptions) {
     const { catalog, deviceMapper, recorder, logger, lvmCommand, commands = {}, trustRestarts = false } = options
-    const { machine = thisMachine } = options
+    const { machine = thisBoundaryMachine } = options
     this.#options = options
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper

@@ -9,7 +9,7 @@ import { DeltamapperError, invalid } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { onceNoKeeper } from './history/era-slot.ts'
 import { waitingForDeviceMapper } from './device/processes.ts'
-import { resumeTracked, Suspension } from './boundary/suspension.ts'
+import { resumeTracked, Suspension, type SuspensionParts } from './boundary/suspension.ts'
 import { type ActiveDevices, dataBytes, superblockOf, TrackedDevice } from './device/tracked-device.ts'
 import { MAX_BLOCKS, metadataBytes } from './device/metadata-size.ts'
 import type { VolumeParts } from './device/volume-parts.ts'
@@ -29,9 +29,9 @@ const LONGEST_PAUSE_MS = 500
 const GROW_ERAS = MOST_TRIES + 1
 
 export class Growth {
-  readonly #parts: VolumeParts
+  readonly #parts: VolumeParts & SuspensionParts
 
-  constructor(parts: VolumeParts) {
+  constructor(parts: VolumeParts & SuspensionParts) {
     this.#parts = parts
   }
 

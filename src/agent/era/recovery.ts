@@ -7,11 +7,13 @@ import type { EraVolume } from '../catalog/era-volumes.ts'
 import type { LowerSnapshot, LowerSnapshotting } from './boundary/lower-snapshot.ts'
 import { resumeTracked } from './boundary/suspension.ts'
 import { TrackedDevice } from './device/tracked-device.ts'
+import type { BoundaryMachine } from './boundary/boundary-machine.ts'
 import type { VolumeParts } from './device/volume-parts.ts'
 import type { Attachment } from './attachment.ts'
 import type { Growth } from './growth.ts'
 
 export interface RecoveryParts extends VolumeParts {
+  readonly machine: BoundaryMachine
   readonly lower: LowerSnapshotting
   readonly attachment: Attachment
   readonly growth: Growth

@@ -7,7 +7,7 @@ import type { DeviceMapper, DeviceNumber, DeviceReference, TableRow } from '../.
 import { nodeName } from '../../../native/device.ts'
 import { Catalog } from '../../../src/agent/catalog/catalog.ts'
 import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
-import type { TrackedMachine, WatchdogOf } from '../../../src/agent/era/device/machine.ts'
+import type { BoundaryMachine, WatchdogOf } from '../../../src/agent/era/boundary/boundary-machine.ts'
 import type { WatchdogStart } from '../../../src/agent/era/boundary/watchdog.ts'
 import type { LowerSnapshotting } from '../../../src/agent/era/boundary/lower-snapshot.ts'
 import { EraVolumes } from '../../../src/agent/era/era-volumes.ts'
@@ -229,7 +229,7 @@ function surroundings(
   machine: EraMachine,
   owner: string,
   { keepers, watchdogs }: { keepers: SimulatedKeepers; watchdogs: Watchdogs }
-): TrackedMachine {
+): BoundaryMachine {
   const { scheduler } = machine
   const ask = <T>(act: () => T): Promise<T> => scheduler.io(owner, act)
   const of = (number: DeviceNumber) => machine.existing(number)

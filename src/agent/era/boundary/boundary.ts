@@ -21,7 +21,7 @@ import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
 import type { HistoryCheck } from '../device/history-check.ts'
 import type { LowerSnapshotRecord } from './lower-snapshot.ts'
-import type { TrackedMachine } from '../device/machine.ts'
+import type { BoundaryMachine } from './boundary-machine.ts'
 import type { NeededPath } from '../device/self-hosting.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from '../device/tracked-device.ts'
@@ -60,7 +60,7 @@ export interface BoundaryParts {
   readonly catalog: Pick<Catalog, 'eraVolumes'>
   readonly deviceMapper: DeviceMapper
   readonly historyCheck: HistoryCheck
-  readonly machine: TrackedMachine
+  readonly machine: BoundaryMachine
   readonly recorder: EraHistoryRecorder
   readonly logger: Logger
   /** Paths that must not be on a volume that is suspended. */

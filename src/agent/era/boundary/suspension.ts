@@ -6,7 +6,7 @@ import type { DeviceMapper } from '../../../../native/device-mapper.ts'
 import { dropInactiveTable } from '../../../devicemapper/inactive-table.ts'
 import { DeltamapperError } from '../../../errors.ts'
 import type { TrackedDevice } from '../device/tracked-device.ts'
-import type { TrackedMachine, WatchdogOf } from '../device/machine.ts'
+import type { BoundaryMachine, WatchdogOf } from './boundary-machine.ts'
 
 /** How often the agent tries to resume, and how long it waits in between, in milliseconds. */
 const MOST_TRIES = 5
@@ -14,7 +14,7 @@ const RETRY_MS = 500
 
 export interface SuspensionParts {
   readonly deviceMapper: DeviceMapper
-  readonly machine: TrackedMachine
+  readonly machine: BoundaryMachine
 }
 
 export class Suspension {

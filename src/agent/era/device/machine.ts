@@ -14,8 +14,6 @@ import { DeltamapperError } from '../../../errors.ts'
 import { METADATA_BLOCK_BYTES } from '../../../units.ts'
 import { LeaseKeeper, type Keepers, processKeepers } from '../../leases/lease-keeper.ts'
 import { deviceIdentity } from '../../node/device-identity.ts'
-import { mountPoints } from '../boundary/mounted.ts'
-import { Watchdog, type WatchdogStart } from '../boundary/watchdog.ts'
 import { mergeable } from './mergeable.ts'
 import { type NeededPath, neededPaths, refuseSelfHosting } from './self-hosting.ts'
 
@@ -24,8 +22,6 @@ export type Claim = Pick<
   ClaimedDevice,
   'path' | 'number' | 'sizeBytes' | 'content' | 'zeroStart' | 'close' | typeof Symbol.asyncDispose
 >
-
-export type WatchdogOf = Pick<Watchdog, 'lost' | 'suspend' | 'resume' | 'end' | 'kill'>
 
 /** The functions that it is made of say what each of them throws. */
 export interface TrackedMachine {
@@ -48,10 +44,8 @@ export interface TrackedMachine {
   readonly writeBack: (path: string) => Promise<void>
   readonly identity: (deviceMapper: DeviceMapper, path: string, device: DeviceNumber) => Promise<string>
   readonly mergeable: (deviceMapper: DeviceMapper, device: DeviceNumber) => Promise<string[]>
-  readonly mountPoints: (device: DeviceInfo) => Promise<string[]>
   readonly neededPaths: typeof neededPaths
   readonly refuseSelfHosting: (device: DeviceInfo, name: string, places: readonly NeededPath[]) => Promise<void>
-  readonly startWatchdog: (start: WatchdogStart) => Promise<WatchdogOf>
   readonly keepers: Keepers
 }
 
@@ -70,10 +64,8 @@ export const thisMachine: TrackedMachine = {
   writeBack,
   identity: deviceIdentity,
   mergeable,
-  mountPoints,
   neededPaths,
   refuseSelfHosting,
-  startWatchdog: (start) => Watchdog.start(start),
   keepers: {
     ...processKeepers,
     start: (lease, metadata, catalogPath, deadlineMs) =>
