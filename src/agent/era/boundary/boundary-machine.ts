@@ -1,6 +1,6 @@
 /**
- * What a boundary asks of its machine, besides what is asked about a tracked device: where it is mounted, and the process
- * that ends a suspension if the agent does not.
+ * What a boundary asks of its machine, besides what is asked about a tracked device: where it is mounted, and the
+ * process that ends a suspension if the agent does not.
  */
 import type { DeviceInfo } from '../../../../native/device-mapper.ts'
 import { thisMachine, type TrackedMachine } from '../device/machine.ts'
