@@ -5,8 +5,8 @@
  * The C library has no functions for these calls, only `syscall`, and containers have no libaio. io_uring would save
  * little, is forbidden by most containers' seccomp profiles, and corrupts memory in user-mode Linux from 6.12 on.
  */
-import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
 import koffi from 'koffi'
+import { systemCallError } from './system-call-error.ts'
 
 /** Numbers of the calls: x86-64 has its own, architectures that came later share theirs (asm-generic/unistd.h). */
 const numbers: Record<string, { setup: number; destroy: number; submit: number; getevents: number } | undefined> = {
@@ -70,7 +70,7 @@ export class KernelAio {
     this.places = new Int32Array(events)
     this.results = new Int32Array(events)
     const context = new BigUint64Array(1)
-    if (setup(known.setup, events, context) !== 0) throw failure('io_setup', koffi.errno())
+    if (setup(known.setup, events, context) !== 0) throw systemCallError('io_setup', koffi.errno())
     this.#context = context[0]
   }
 
@@ -118,7 +118,7 @@ export class KernelAio {
     )
     if (count < 0) {
       if (koffi.errno() === EINTR) return 0
-      throw failure('io_getevents', koffi.errno())
+      throw systemCallError('io_getevents', koffi.errno())
     }
     for (let i = 0; i < count; i++) {
       this.places[i] = this.#fetched[i * EVENT_WORDS]
@@ -131,15 +131,6 @@ export class KernelAio {
   destroy(): void {
     this.#destroy(this.#numbers.destroy, this.#context)
   }
-}
-
-/** As Node's own file functions say it. */
-export function failure(call: string, errno: number): NodeJS.ErrnoException {
-  const code = getSystemErrorName(-errno)
-  return Object.assign(new Error(`${code}: ${getSystemErrorMessage(-errno) ?? 'unknown error'}, ${call}`), {
-    code,
-    errno: -errno
-  })
 }
 
 function setU64(words: Uint32Array, at: number, value: number): void {

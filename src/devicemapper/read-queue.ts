@@ -14,6 +14,7 @@
  * No call waits for a device: reads are begun with RWF_NOWAIT. What cannot be begun so (a suspended device, no place in
  * its queue, a target that does not know the flag) is left to threads.
  */
+import { systemCallError } from '../../native/system-call-error.ts'
 import type { KernelAio } from '../../native/kernel-aio.ts'
 import { pageAligned } from './page-aligned.ts'
 import type { FailedRun, ReadRuns } from './read-runs.ts'
@@ -59,7 +60,6 @@ interface Batch {
 
 export class ReadQueue {
   readonly #aio: KernelAio
-  readonly #failure: (call: string, errno: number) => Error
   readonly #addressOf: (memory: Uint8Array) => number
   readonly #free: Int32Array
   #freeCount: number
@@ -71,9 +71,8 @@ export class ReadQueue {
   #looksNext = false
   #timer: NodeJS.Timeout | undefined
 
-  private constructor({ KernelAio, addressOf, failure }: typeof import('../../native/kernel-aio.ts')) {
+  private constructor({ KernelAio, addressOf }: typeof import('../../native/kernel-aio.ts')) {
     this.#aio = new KernelAio(PLACES, pageAligned(PLACES * IOCB_BYTES))
-    this.#failure = failure
     this.#addressOf = addressOf
     this.#free = Int32Array.from({ length: PLACES }, (_, place) => place)
     this.#freeCount = PLACES
@@ -169,7 +168,7 @@ export class ReadQueue {
     if (result === -EAGAIN || result === -EOPNOTSUPP || result === -EINVAL) {
       batch.left.push(run)
       batch.refused ||= result !== -EAGAIN
-    } else if (result < 0) batch.failed ??= { run, outcome: this.#failure('read', -result) }
+    } else if (result < 0) batch.failed ??= { run, outcome: systemCallError('read', -result) }
     else if (result !== batch.runs.lengths[run]) batch.failed ??= { run, outcome: result }
     if (--batch.underWay > 0) return
     this.#underWay.delete(batch)

@@ -2,13 +2,14 @@
  * Lives of tracked volumes whose tables, or whose rows in the catalog, were not what they were taken for. Each of these ended in an answer that
  * lacked blocks, or in an agent that did not start; now it ends in everything that differs, or in a refusal.
  */
-import { closeSync, constants, mkdtempSync, openSync, writeSync } from 'node:fs'
+import { closeSync, constants, mkdtempSync, openSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { DeviceMapper } from '../../native/device-mapper.ts'
 import { type Catalog, openCatalog } from '../../src/agent/catalog/catalog.ts'
 import { forgetHistory } from '../../src/agent/catalog/retention.ts'
+import { countResumes } from '../../src/agent/era/boundary/resumes.ts'
 import { eraUuid } from '../../src/agent/node/era-devices.ts'
 import { asDeltamapperError } from '../../src/errors.ts'
 import type { Random } from '../support/random.ts'
@@ -39,6 +40,8 @@ class Life implements AsyncDisposable {
   readonly name: string
   /** What is done when a snapshot's intent is on record, and nothing is suspended yet. */
   beforeSuspension: (() => unknown) | undefined
+  /** What is done once the agent has suspended the volume, and not looked at it yet; once. */
+  onceSuspended: (() => unknown) | undefined
   /** What is done once the catalog has done something, and before whoever asked goes on; once. */
   afterCall: [name: string, work: () => Promise<unknown>] | undefined
   /** What is done instead of loading another table into the era device. */
@@ -89,6 +92,11 @@ class Life implements AsyncDisposable {
       const result = await go()
       if (name === 'eraVolumes.begin' && (intent as { kind: string }).kind === 'snapshot')
         await this.beforeSuspension?.()
+      if (this.onceSuspended && (await deviceMapper.info(this.name))?.suspended) {
+        const work = this.onceSuspended
+        this.onceSuspended = undefined
+        work()
+      }
       const [awaited, work] = this.afterCall ?? []
       if (name !== awaited) return result
       this.afterCall = undefined
@@ -207,6 +215,66 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   )
 }
 
+test.serial('the kernel announces each resume of a device once, and nothing else as one', (t) => {
+  const disk = loopDisk(4)
+  const table = (sectors: number) => `0 ${sectors} linear ${disk.path} 0`
+  createDevice('announced', table(2048), '--uuid', 'TEST-announced')
+  const [major, minor] = run('dmsetup', ['info', '-c', '--noheadings', '-o', 'major,minor', 'announced'])
+    .trim()
+    .split(':')
+    .map(Number)
+  const resumes = countResumes()
+  const counted = (act: () => unknown) => {
+    const before = resumes.of({ major, minor })
+    act()
+    return resumes.of({ major, minor }) - before
+  }
+  const dmsetup = (...words: string[]) => run('dmsetup', words)
+  t.is(
+    counted(() => dmsetup('suspend', 'announced')),
+    0
+  )
+  t.is(
+    counted(() => dmsetup('resume', 'announced')),
+    1
+  )
+  t.is(
+    counted(() => dmsetup('resume', 'announced')),
+    0,
+    'it is not suspended'
+  )
+  t.is(
+    counted(() => dmsetup('load', 'announced', '--table', table(4096))),
+    0
+  )
+  t.is(
+    counted(() => dmsetup('resume', 'announced')),
+    1,
+    'with another size'
+  )
+  t.is(
+    counted(() => dmsetup('load', '--readonly', 'announced', '--table', table(4096))),
+    0
+  )
+  t.is(
+    counted(() => dmsetup('resume', 'announced')),
+    1,
+    'made read-only'
+  )
+  t.is(
+    counted(() => writeFileSync(`/sys/dev/block/${major}:${minor}/uevent`, 'change')),
+    0,
+    'udevadm trigger'
+  )
+  resumes.close()
+  t.is(
+    counted(() => dmsetup('suspend', 'announced') + dmsetup('resume', 'announced')),
+    0,
+    'nobody counts any more'
+  )
+  removeDevice('announced')
+})
+
 const grows = labRun(1)
 
 /** What becomes of a grow whose deadline passes before its table is loaded. */
@@ -260,15 +328,15 @@ test.serial(`a grow that passes its deadline loses nothing (${grows.again})`, as
       t.not(await life.line(), line, context)
     } else {
       refused = await codeOf(growing)
-      if (delay === 'goes on, resumed by somebody else') t.not(await life.line(), line, context)
-      else t.is(await life.line(), line, context)
+      if (delay === 'goes on') t.is(await life.line(), line, context)
+      else t.not(await life.line(), line, context)
     }
     t.like(await deviceMapper.info(life.name), { suspended: false, hasInactiveTable: false }, context)
     if ((await life.sizeBytes()) < life.belowBytes) await life.volumes.growEra({ volume: life.name })
     life.write()
     const after = await life.snapshot()
     let outcome = 'all that differs'
-    if (delay === 'is killed' || delay === 'goes on, resumed by somebody else') {
+    if (delay !== 'goes on') {
       outcome = (await failure(life.compare(t, before, after, context))).code
       t.is(outcome, 'DM_HISTORY_BROKEN', context)
     } else t.true((await life.compare(t, before, after, context)) > 0, context)
@@ -336,7 +404,9 @@ test.serial(`what another program has loaded is not put in place (${loads.again}
     if (device === life.below) run('dmsetup', ['clear', device])
     life.write()
     const after = await life.snapshot()
-    await life.compare(t, before, after, context)
+    if (moment === 'after the look' && device === life.name)
+      t.is((await failure(life.compare(t, before, after, context))).code, 'DM_HISTORY_BROKEN', context)
+    else await life.compare(t, before, after, context)
     for (const each of [life.name, guard]) {
       t.like(await deviceMapper.info(each), { suspended: false, hasInactiveTable: false }, context)
     }
@@ -422,6 +492,58 @@ test.serial(`eras that the agent begins itself hide no other's (${owns.again})`,
   }
   t.log(ended)
 })
+
+const exchanges = labRun(1)
+
+/** What somebody else does within the agent's own suspension; the device is suspended again in the end. */
+const disturbances: Record<string, (life: Life) => void> = {
+  'other tables, and back': (life) => {
+    const back = life.exchangeForLinear()
+    life.write()
+    back()
+    run('dmsetup', ['suspend', life.name])
+  },
+  'a table that was loaded before': (life) => {
+    run('dmsetup', ['resume', life.name])
+    life.write()
+    run('dmsetup', ['suspend', life.name])
+  }
+}
+
+test.serial(
+  `tables that are exchanged while the agent has it suspended hide no write (${exchanges.again})`,
+  async (t) => {
+    const { random, count, again } = exchanges
+    t.timeout(600_000 + count * 120_000)
+    await using life = await Life.begin('exchanged', random)
+    const ended: Record<string, number> = {}
+    for (let i = 0; i < 2 * count; i++) {
+      const what = Object.keys(disturbances)[i % 2] ?? ''
+      const context = `${what}, round ${i}, ${again}`
+      await life.snapshot()
+      const before = await life.snapshot()
+      life.write()
+      if (what === 'a table that was loaded before') {
+        life.beforeSuspension = () => {
+          life.beforeSuspension = undefined
+          run('dmsetup', ['load', life.name, '--table', run('dmsetup', ['table', life.name]).trim()])
+          life.write()
+        }
+      }
+      life.onceSuspended = () => disturbances[what]?.(life)
+      const taken = await codeOf(life.snapshot())
+      t.true(life.onceSuspended === undefined, context)
+      const after = await life.snapshot().catch(() => life.snapshot())
+      const outcome = await life.compare(t, before, after, context).then(
+        () => 'answered',
+        (error: unknown) => asDeltamapperError(error).code
+      )
+      t.is(outcome, 'DM_HISTORY_BROKEN', context)
+      ended[`${what}: ${taken}, ${outcome}`] = (ended[`${what}: ${taken}, ${outcome}`] ?? 0) + 1
+    }
+    t.log(ended)
+  }
+)
 
 const forgets = labRun(1)
 

@@ -5,6 +5,7 @@
  * whoever changes a guard brings its mutant along.
  */
 
+import { eraMutants } from './era-mutants.ts'
 import type { World } from './world/life.ts'
 import type { Theme } from './world/themes.ts'
 
@@ -516,5 +517,6 @@ export const mutants: readonly Mutant[] = [
     file: recovery,
     from: 'this.#retry = this.#parts.clock.after(this.#parts.retryMs, () => void this.recover(), true)',
     to: ''
-  }
+  },
+  ...eraMutants
 ]

@@ -9,6 +9,7 @@ import { DeltamapperError, invalid } from '../../errors.ts'
 import type { EraVolume } from '../catalog/era-volumes.ts'
 import { onceNoKeeper } from './history/era-slot.ts'
 import { waitingForDeviceMapper } from './device/processes.ts'
+import { RESUMED_BY_OTHERS, type Resumes } from './boundary/resumes.ts'
 import { resumeTracked, Suspension, type SuspensionParts } from './boundary/suspension.ts'
 import { type ActiveDevices, dataBytes, superblockOf, TrackedDevice } from './device/tracked-device.ts'
 import { MAX_BLOCKS, metadataBytes } from './device/metadata-size.ts'
@@ -28,6 +29,11 @@ const LONGEST_PAUSE_MS = 500
  */
 const GROW_ERAS = MOST_TRIES + 1
 
+/** How often a grow has suspended the volume, each time to be resumed once. */
+interface OwnSuspensions {
+  suspensions: number
+}
+
 export class Growth {
   readonly #parts: VolumeParts & SuspensionParts
 
@@ -41,6 +47,16 @@ export class Growth {
    * @throws DM_ARGUMENT_INVALID when it has not grown; DM_ERA_INACTIVE, and what device-mapper calls throw
    */
   async grow(volume: EraVolume): Promise<void> {
+    // Before the first look: the eras that are announced after it hide what is written under another table.
+    const resumes = this.#parts.machine.countResumes()
+    try {
+      await this.#grow(volume, resumes)
+    } finally {
+      resumes.close()
+    }
+  }
+
+  async #grow(volume: EraVolume, resumes: Resumes): Promise<void> {
     const { name } = volume
     const { devices } = await this.#parts.historyCheck.check(name)
     const sizeBytes = await dataBytes(devices, this.#parts.machine)
@@ -67,10 +83,12 @@ export class Growth {
     await refuseInactiveTables(this.#parts.deviceMapper, devices.era, `${name} does not grow`)
     await this.#parts.catalog.eraVolumes.begin({ kind: 'grow', volume: name, sizeBytes })
     await this.#parts.historyCheck.expectEras(name, GROW_ERAS)
+    const own = { suspensions: 0 }
     try {
-      await this.#enlarge(volume, sizeBytes / SECTOR_BYTES)
+      await this.#enlarge(volume, sizeBytes / SECTOR_BYTES, own)
     } finally {
       await this.settleGrow(volume, tracked, sizeBytes)
+      if (resumes.of(devices.era) > own.suspensions) await this.#parts.historyCheck.end(name, RESUMED_BY_OTHERS)
     }
     await this.#parts.historyCheck.check(name)
   }
@@ -105,11 +123,11 @@ export class Growth {
    * era device waits for its resume, and the resume that exchanges the table waits for that process. So if another
    * process queries it, the device is resumed with its old table, and the exchange is tried again.
    */
-  async #enlarge(volume: EraVolume, lengthSectors: number): Promise<void> {
+  async #enlarge(volume: EraVolume, lengthSectors: number, own: OwnSuspensions): Promise<void> {
     // A process that waited before the suspension does not wait for this volume.
     const before = new Set(waitingForDeviceMapper().map(({ wait }) => wait))
     for (let tries = 1; ; tries++) {
-      const asking = await this.#exchangeTables(volume, lengthSectors, before)
+      const asking = await this.#exchangeTables(volume, lengthSectors, before, own)
       if (!asking) return
       if (tries < MOST_TRIES) {
         await this.#parts.machine.clock.sleep(Math.random() * LONGEST_PAUSE_MS)
@@ -125,9 +143,10 @@ export class Growth {
   }
 
   /** @returns the process in the way, if there is one: then no table was exchanged */
-  async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>) {
+  async #exchangeTables(volume: EraVolume, lengthSectors: number, before: ReadonlySet<string>, own: OwnSuspensions) {
     const tracked = new TrackedDevice(this.#parts.deviceMapper, volume, this.#parts.machine)
     const devices = await tracked.active()
+    own.suspensions++
     const suspension = await Suspension.prepare(this.#parts, tracked, GROW_DEADLINE_MS)
     try {
       await suspension.suspend()

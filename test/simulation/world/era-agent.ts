@@ -272,6 +272,14 @@ function surroundings(
     identity: (_, __, number) => ask(() => `dm-uuid:${of(number).uuid}`),
     mergeable: () => ask(() => []),
     mountPoints: () => ask(() => []),
+    countResumes: () => {
+      const before = new Map([...machine.devices].map((device) => [device, device.resumes]))
+      const of = (number: DeviceNumber) => {
+        const device = machine.existing(number)
+        return device.resumes - (before.get(device) ?? 0)
+      }
+      return { of, close: () => undefined }
+    },
     neededPaths: () => ask(() => []),
     refuseSelfHosting: () => ask(() => undefined),
     startWatchdog: (start) => watchdogs.start(owner, start),

@@ -100,8 +100,8 @@ class EraWorld {
   #snapshots = 0
   /** Calls of the agent's users that are not answered yet. */
   #open = 0
-  /** Somebody exchanges tables: until that is over, nobody begins anything else. */
-  #isExchanging = false
+  /** The unit that deactivates it at shutdown is under way. */
+  #isShuttingDown = false
   #violation: string | undefined
 
   constructor(life: Life, catalog: CatalogDatabase, tells: boolean) {
@@ -155,7 +155,7 @@ class EraWorld {
         if (this.#violation !== undefined) return this.#violation
         const action = this.#life.actions.at(next)
         if (!action && scheduler.isIdle && this.#open === 0) break
-        const mayAct = action && !this.#isExchanging && (action.kind !== 'quiet' || this.#isQuiet)
+        const mayAct = action && (action.kind !== 'quiet' || this.#isQuiet)
         if (mayAct && (this.#isQuiet || random.chance(0.06))) {
           next++
           this.#perform(action)
@@ -299,14 +299,11 @@ class EraWorld {
           await machine.resume(volume)
         })
       case 'bypass':
-        // (Not in the midst of a snapshot: docs/simulation.md, what it leaves out.)
-        if (!this.#isQuiet) return
         told(`blocks ${blocks.join(', ')} are written under another table`)
-        return this.#exchange(() => this.#bypass(blocks))
+        return this.#foreign(() => this.#bypass(blocks))
       case 'staleTable':
-        if (!this.#isQuiet) return
         told(`a table is loaded, blocks ${blocks.join(', ')} are written, and the table is put in place`)
-        return this.#exchange(() => this.#staleTable(blocks))
+        return this.#foreign(() => this.#staleTable(blocks))
       case 'beneath':
         told(`blocks ${blocks.join(', ')} of the data device are written beneath the volume`)
         return blocks.forEach((block) => {
@@ -369,16 +366,6 @@ class EraWorld {
     await machine.resume(volume)
   }
 
-  /** Until it is over, nobody begins anything else. */
-  #exchange(act: () => Promise<void>): void {
-    this.#isExchanging = true
-    this.#foreign(() =>
-      act().finally(() => {
-        this.#isExchanging = false
-      })
-    )
-  }
-
   #foreign(act: () => Promise<void>): void {
     kernelCall(this.#machine, 'foreign', act).catch(() => undefined)
   }
@@ -403,17 +390,20 @@ class EraWorld {
   }
 
   async #reactivate(atShutdown: boolean): Promise<void> {
+    if (atShutdown) this.#isShuttingDown = true
     const isDone = await this.#deactivate(atShutdown)
     if (isDone && atShutdown) {
       this.#powerCut()
       this.#startAgent()
     }
+    if (atShutdown) this.#isShuttingDown = false
     await this.#activate()
   }
 
   async #whileInactive(act: () => void): Promise<void> {
     const isDone = await this.#deactivate(false)
-    if (isDone && !this.#machine.volume) act()
+    // (Nobody can notice what comes after the last look of a boot: docs/guarantees.md.)
+    if (isDone && !this.#machine.volume && !this.#isShuttingDown) act()
     await this.#activate()
   }
 
@@ -444,6 +434,7 @@ class EraWorld {
     if (!this.#agent) return
     const { owner } = this.#agent
     this.#agent = undefined
+    this.#isShuttingDown = false
     this.#scheduler.kill(owner)
     this.#keepers.agentDied(owner)
     this.#watchdogs.agentDied(owner)

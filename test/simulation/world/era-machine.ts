@@ -33,6 +33,8 @@ export interface EraDevice {
   discardLimit: number
   writtenSectors: number
   discards: number
+  /** How often it was resumed. */
+  resumes: number
   readonly disk?: MetadataDisk
   /** What waits for the resume. */
   waiting: (() => void)[]
@@ -215,6 +217,7 @@ export class EraMachine {
       if (!live || !device.isSuspended) return
       if (live.target) await this.#steps(live.target.resuming(this.scheduler.random))
       device.isSuspended = false
+      device.resumes++
       for (const each of device.waiting.splice(0)) each()
     })
   }
@@ -321,7 +324,7 @@ export class EraMachine {
     const minor = Array.from({ length: used.size + 1 }, (_, i) => i).find((each) => !used.has(each))!
     const device: EraDevice = {
       ...{ name, uuid, number: { major: 254, minor }, instance: `${++this.#instances}`, isSuspended: false },
-      ...{ openCount: 0, discardLimit: 2 ** 32, writtenSectors: 0, discards: 0, waiting: [] },
+      ...{ openCount: 0, discardLimit: 2 ** 32, writtenSectors: 0, discards: 0, resumes: 0, waiting: [] },
       ...(disk && { disk })
     }
     this.devices.add(device)

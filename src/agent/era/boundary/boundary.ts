@@ -2,7 +2,7 @@
  * The boundary between two eras at which a snapshot is taken. (dm-era's own message for ending an era is `checkpoint`.)
  *
  *     check ─▶ intent ─▶ watchdog suspends (file system frozen, era N archived)
- *                          ─▶ check ─▶ lower snapshot ─▶ resume (era N + 1 begins)
+ *                          ─▶ check ─▶ lower snapshot ─▶ resume (era N + 1 begins; nobody else resumed it)
  *                               ─▶ record: the intent is complete
  *
  * The snapshot contains the writes of era N and before, and none from era N + 1 on, because no write is in flight while
@@ -13,16 +13,17 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { DeviceMapper } from '../../../../native/device-mapper.ts'
+import type { DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
 import { inactiveTableError, refuseInactiveTables } from '../../../devicemapper/inactive-table.ts'
 import { asDeltamapperError, DeltamapperError } from '../../../errors.ts'
 import type { Catalog } from '../../catalog/catalog.ts'
 import type { EraSnapshot } from '../../catalog/era-snapshots.ts'
 import type { EraVolume } from '../../catalog/era-volumes.ts'
-import type { HistoryCheck } from '../device/history-check.ts'
+import type { CheckedVolume, HistoryCheck } from '../device/history-check.ts'
 import type { LowerSnapshotRecord } from './lower-snapshot.ts'
 import type { BoundaryMachine } from './boundary-machine.ts'
 import type { NeededPath } from '../device/self-hosting.ts'
+import { RESUMED_BY_OTHERS, type Resumes } from './resumes.ts'
 import { Suspension } from './suspension.ts'
 import { superblockOf, TrackedDevice } from '../device/tracked-device.ts'
 
@@ -80,10 +81,14 @@ export class Boundary {
   readonly #sizeBytes: number
   readonly #takenAt: number
   readonly #mountedAt: readonly string[]
+  readonly #device: DeviceNumber
+  readonly #resumes: Resumes
   #ended = false
 
   private constructor(parts: BoundaryParts, token: string, name: string, suspension: Suspension, at: SuspendedAt) {
     this.#parts = parts
+    this.#device = at.device
+    this.#resumes = at.resumes
     this.token = token
     this.name = name
     this.#suspension = suspension
@@ -100,15 +105,33 @@ export class Boundary {
    *
    * @param prepare collects what is needed before the suspension
    * @param deadlineMs after so many milliseconds the volume is resumed, whether or not the snapshot is complete
-   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, and what suspending throws. The volume is resumed and
-   *   the intent rolled back then; if resuming fails, the intent stays, and the next change recovers it
+   * @throws DM_DEVICE_BUSY, DM_ERA_HISTORY_LOST, DM_ERA_INACTIVE, DM_PERMISSION, and what suspending throws. The volume
+   *   is resumed and the intent rolled back then; if resuming fails, the intent stays, and the next change recovers it
    */
   static async begin<T>(
     parts: BoundaryParts,
     volumeName: string,
     name: string,
     deadlineMs: number,
-    prepare: (checked: Awaited<ReturnType<HistoryCheck['check']>>, token: string) => Promise<T>
+    prepare: (checked: CheckedVolume, token: string) => Promise<T>
+  ): Promise<{ boundary: Boundary; prepared: T }> {
+    // Before the first look: what happens after that look may be hidden by the eras that are announced.
+    const resumes = parts.machine.countResumes()
+    try {
+      return await Boundary.#begin(parts, volumeName, name, deadlineMs, prepare, resumes)
+    } catch (error) {
+      resumes.close()
+      throw error
+    }
+  }
+
+  static async #begin<T>(
+    parts: BoundaryParts,
+    volumeName: string,
+    name: string,
+    deadlineMs: number,
+    prepare: (checked: CheckedVolume, token: string) => Promise<T>,
+    resumes: Resumes
   ): Promise<{ boundary: Boundary; prepared: T }> {
     const { catalog, deviceMapper, historyCheck, logger, machine } = parts
     const checked = await historyCheck.check(volumeName)
@@ -128,28 +151,35 @@ export class Boundary {
     await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`, machine.clock)
     await catalog.eraVolumes.begin({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
+    let [isSuspended, isLoaded] = [false, false]
     try {
       await historyCheck.expectEras(volumeName, BOUNDARY_ERAS)
       suspension = await Suspension.prepare(parts, new TrackedDevice(deviceMapper, volume, machine), deadlineMs)
       const ms = await suspension.suspend()
+      isSuspended = true
       logger.debug({ volume: volumeName, snapshot: name, ms: rounded(ms) }, 'suspended')
       // Again: until now, writes and discards went on, and tables could be loaded. (A loaded table is dropped before
       // the resume.)
       const { superblock, devices: now } = await historyCheck.check(volumeName, { suspended: true })
+      isLoaded = now.era.hasInactiveTable
       const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
       if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
-      if (superblock.currentWriteset !== undefined) {
+      if (superblock.currentWriteset !== undefined || resumes.of(devices.era) > 0) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_TOO_SLOW',
           `${volumeName} was resumed by another program while a snapshot was to be taken`,
           'find out by whom, and take it again'
         )
       }
-      const at = { volume, era: superblock.currentEra, metadataPath, sizeBytes: devices.sizeBytes, mountedAt }
+      const { sizeBytes, era: device } = devices
+      const at = { volume, device, era: superblock.currentEra, metadataPath, sizeBytes, mountedAt, resumes }
       return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
+      // A table that was loaded before the suspension lacks what was marked since; a resume can put it in place.
+      const isDisturbed = isLoaded || (isSuspended && resumes.of(devices.era) > 0)
       if (await ended(suspension, volumeName, logger)) {
         await catalog.eraVolumes.rollBack(volumeName)
+        if (isDisturbed || resumes.of(devices.era) > 1) await historyCheck.end(volumeName, RESUMED_BY_OTHERS)
         await historyCheck.lookAfter(volumeName)
       }
       throw error
@@ -178,7 +208,7 @@ export class Boundary {
     const { currentEra } = await superblockOf(this.#metadataPath, this.#parts.machine.open)
     const { ms, held } = await this.#suspension.resume()
     const suspendedMs = Math.round(ms)
-    if (!held || currentEra + 1 !== boundaryEra) {
+    if (!held || currentEra + 1 !== boundaryEra || this.#wasDisturbed) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
         `${volume.name} was resumed after ${suspendedMs} ms, before snapshot ${name} was done: it may be of any moment`,
@@ -197,7 +227,7 @@ export class Boundary {
     })
     this.#ended = true
     await ended(this.#suspension, volume.name, logger)
-    await historyCheck.lookAfter(volume.name)
+    await this.#lastLook()
     return snapshot
   }
 
@@ -205,24 +235,44 @@ export class Boundary {
   async abandon(remove: () => Promise<void> = () => Promise.resolve()): Promise<void> {
     if (this.#ended) return
     this.#ended = true
-    const { catalog, historyCheck, logger } = this.#parts
+    const { catalog, logger } = this.#parts
     const { volume, name } = this
     const because = this.lost.aborted ? asDeltamapperError(this.lost.reason).message : undefined
     // The next change, or the next agent, recovers what is left.
-    if (!(await ended(this.#suspension, volume.name, logger))) return
+    if (!(await ended(this.#suspension, volume.name, logger))) return this.#resumes.close()
     await remove()
     await catalog.eraVolumes.rollBack(volume.name)
-    await historyCheck.lookAfter(volume.name)
+    await this.#lastLook()
     logger.warn({ volume: volume.name, snapshot: name, because }, 'snapshot given up')
+  }
+
+  /**
+   * Whether somebody else has resumed the volume as well, which the suspension does once. The eras that were announced
+   * would hide what was written meanwhile under another table. (One resume of somebody else's in place of ours hides
+   * nothing: no table was loaded when the suspension began, and one loaded since has read what was archived then.)
+   */
+  get #wasDisturbed(): boolean {
+    return this.#resumes.of(this.#device) > 1
+  }
+
+  async #lastLook(): Promise<void> {
+    const { historyCheck } = this.#parts
+    if (this.#wasDisturbed) await historyCheck.end(this.volume.name, RESUMED_BY_OTHERS)
+    this.#resumes.close()
+    await historyCheck.lookAfter(this.volume.name)
   }
 }
 
 interface SuspendedAt {
   readonly volume: EraVolume
+  /** The era device. */
+  readonly device: DeviceNumber
   readonly era: number
   readonly metadataPath: string
   readonly sizeBytes: number
   readonly mountedAt: readonly string[]
+  /** Counted since before the first look. */
+  readonly resumes: Resumes
 }
 
 /** Ends a suspension, if there is one. @returns whether the volume is known to be resumed; otherwise the log says so */

@@ -119,6 +119,12 @@ export class HistoryCheck {
     })
   }
 
+  /** Begins a new history for a reason that no look shows. */
+  async end(name: string, because: string): Promise<void> {
+    const volume = await this.#volume(name)
+    await this.endHistory(volume, because, { currentEra: volume.newestEra, blocks: volume.seenBlocks })
+  }
+
   /** Begins a new history: no snapshot recorded before can be the base of one recorded from now on. */
   async endHistory(
     volume: EraVolume,
