@@ -15,6 +15,7 @@
  * what the kernel answers without waiting (info, table). Status and messages would wait for the resume, perhaps for
  * ever.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/device-mapper.ts'
 import { DeviceMapperError } from '../../../../native/device-mapper-error.ts'
 import { nodeName } from '../../../../native/device.ts'
@@ -272,8 +273,11 @@ export class TrackedDevice {
     )
     const [open] = limits.filter(([, limit]) => limit !== 0)
     const quietBefore = isQuiet(await this.info())
-    const counted = { era: await this.#machine.counters(era), guard: await this.#machine.counters(guard) }
+    const count = async () => ({ era: await this.#machine.counters(era), guard: await this.#machine.counters(guard) })
+    const counted = await count()
     const data = await this.#machine.counters(dataDevice)
+    // Somebody may have opened it, written, and closed it again since.
+    const isStill = isDeepStrictEqual(await count(), counted)
     return {
       ...{
         boot: await this.#machine.bootId(),
@@ -288,7 +292,7 @@ export class TrackedDevice {
       metadataMergeable: await this.#machine.mergeable(this.#deviceMapper, table.metadataDevice),
       pastEra: counted.guard.writtenSectors - counted.era.writtenSectors,
       pastGuard: data.writtenSectors - counted.guard.writtenSectors,
-      settled: quietBefore && isQuiet(await this.info())
+      settled: quietBefore && isStill && isQuiet(await this.info())
     }
   }
 
