@@ -24,6 +24,9 @@ const HEAP_MIB = 256
 /** Opening reads and checks the whole file: allow a second more for each so many bytes. */
 const CHECKED_A_SECOND = 16 * 2 ** 20
 
+/** How many deadlines of a call opening may take besides: on a busy machine, a thread loads its program slowly. */
+const LOADING_DEADLINES = 4
+
 /** One run of the catalog, in whatever carries out its calls. */
 export interface CatalogRun {
   /** What opening found; rejects as opening failed. */
@@ -57,7 +60,7 @@ export class CatalogThread implements CatalogRun {
     this.#deadlineMs = deadlineMs
     // (`stat` only; opening the file here would lose the lock: see database.ts.)
     const bytes = statSync(start.path, { throwIfNoEntry: false })?.size ?? 0
-    this.#openingMs = Math.floor(bytes / CHECKED_A_SECOND) * 1000
+    this.#openingMs = LOADING_DEADLINES * deadlineMs + Math.floor(bytes / CHECKED_A_SECOND) * 1000
     // The sources run as .ts, the published package as .js.
     const file = new URL(`./catalog-worker${extname(import.meta.filename)}`, import.meta.url)
     this.#worker = new Worker(file, {

@@ -35,7 +35,10 @@ import type { Opening } from './database.ts'
 import type { Start } from './messages.ts'
 
 export interface CatalogOptions {
-  /** How long one call may take, in milliseconds; 30,000 by default. After that, it fails with all calls behind it. */
+  /**
+   * How long one call may take, in milliseconds; 30,000 by default. After that, it fails with all calls behind it.
+   * Opening may take five times as long.
+   */
   deadlineMs?: number
   /** How long to wait for another process to release the file, in milliseconds; 3,000 by default. */
   lockWaitMs?: number
