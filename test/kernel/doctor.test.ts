@@ -59,7 +59,7 @@ test.before(async () => {
   plain.write('origin', 4, 8)
   plain.snapshot('origin', 'snap-2', 2)
   plain.deactivate('snap-2')
-  agent = await LiveAgent.start({ config: { lease: { waitSeconds: 0 }, monitoring, examinationDeadlineSeconds: 20 } })
+  agent = await LiveAgent.start({ config: { lease: { waitSeconds: 0 }, monitoring, examinationDeadlineSeconds: 60 } })
 })
 test.after.always(async () => {
   if (agent.child.exitCode === null) await agent.kill()
@@ -184,7 +184,7 @@ test.serial('which snapshots can serve as base', async (t) => {
 })
 
 test.serial('without an agent it looks by itself, and says what it cannot know', async (t) => {
-  const own = await doctor(['--local'])
+  const own = await doctor(['--local', '--wait', '60'])
   t.deepEqual([own.endpoint, own.seenBy], [null, 'command'])
   t.deepEqual(
     own.pools.map(({ name }) => name),
@@ -211,7 +211,7 @@ test.serial('a held metadata snapshot, and whose', async (t) => {
     command: 'dmsetup message plain 0 release_metadata_snap'
   })
   // Whoever is not the agent cannot tell.
-  const silent = await doctor(['--endpoint', 'unix:///run/tmp/nobody.sock'])
+  const silent = await doctor(['--endpoint', 'unix:///run/tmp/nobody.sock', '--wait', '60'])
   t.is(pool(silent, 'plain').metadataSnapshot?.whose, 'unknown')
   t.like(finding(silent, 'agent-silent'), { severity: 'problem', about: 'unix:///run/tmp/nobody.sock' })
   t.is(silent.status, 1)
@@ -303,7 +303,7 @@ test.serial('a metadata device that hangs keeps nothing else away', async (t) =>
 test.serial('LVM that does not answer is one problem among others', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'silent-lvm-'))
   writeFileSync(join(folder, 'lvm'), '#!/bin/sh\nexit 5\n', { mode: 0o755 })
-  const seen = await doctor(['--local'], { PATH: `${folder}:${process.env['PATH']}` })
+  const seen = await doctor(['--local', '--wait', '60'], { PATH: `${folder}:${process.env['PATH']}` })
   t.like(finding(seen, 'lvm-silent'), { severity: 'problem' })
   t.like(pool(seen, 'vg-0/pool'), { kind: 'lvm', state: 'read-write' })
   t.is(pool(seen, 'plain').problem, undefined)

@@ -3,6 +3,7 @@
  */
 import { type Command, Option } from 'commander'
 import { DEFAULT_ENDPOINT, ENDPOINT_VARIABLE } from '../command-line/endpoint.ts'
+import { seconds } from '../command-line/option-values.ts'
 import type { DoctorOptions } from './show-examination.ts'
 
 export function addDoctorCommand(program: Command): void {
@@ -22,6 +23,11 @@ export function addDoctorCommand(program: Command): void {
       ).conflicts('local')
     )
     .option('--local', 'do not ask an agent')
+    .option(
+      '--wait <seconds>',
+      'without an agent: how long to wait for each thing it looks at, on a slow node (default: 8)',
+      seconds
+    )
     .addOption(new Option('-o, --output <format>', 'how to show it').choices(['table', 'json']).default('table'))
     .addHelpText(
       'after',

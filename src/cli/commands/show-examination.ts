@@ -16,6 +16,8 @@ const CLEAR_LINE = '\r\u001b[K'
 export interface DoctorOptions {
   endpoint?: string
   local?: boolean
+  /** For each thing that this command looks at by itself, in seconds. */
+  wait?: number
   output: 'table' | 'json'
 }
 
@@ -23,7 +25,7 @@ export interface DoctorOptions {
 export async function showExamination(options: DoctorOptions): Promise<void> {
   const address = options.local ? undefined : endpointAddress(options.endpoint)
   await interruptible(undefined, async (signal) => {
-    const seen = await whileWaiting('looking at the node …', () => examine(address, signal))
+    const seen = await whileWaiting('looking at the node …', () => examine(address, options.wait, signal))
     const { endpoint, examination } = seen
     const text =
       options.output === 'json'
@@ -34,8 +36,12 @@ export async function showExamination(options: DoctorOptions): Promise<void> {
   })
 }
 
-async function examine(address: string | undefined, signal: AbortSignal): Promise<SeenExamination> {
-  if (address === undefined) return { endpoint: undefined, examination: await examineHere(signal) }
+async function examine(
+  address: string | undefined,
+  wait: number | undefined,
+  signal: AbortSignal
+): Promise<SeenExamination> {
+  if (address === undefined) return { endpoint: undefined, examination: await examineHere(wait, signal) }
   // Loaded only now: help and usage errors need none of it.
   const { askForExamination } = await import('../../agent/inventory/ask.ts')
   try {
@@ -47,7 +53,7 @@ async function examine(address: string | undefined, signal: AbortSignal): Promis
     signal.throwIfAborted()
     const error = asDeltamapperError(thrown)
     if (error.code === 'DM_CONFIG_INVALID') throw new UsageError(error.message, error.remedy)
-    const examination = await examineHere(signal)
+    const examination = await examineHere(wait, signal)
     return {
       endpoint: undefined,
       examination: { ...examination, findings: [silent(address, error), ...examination.findings] }
@@ -63,17 +69,21 @@ function silent(about: string, { code, message, remedy }: DeltamapperError): Fin
 }
 
 /** Without an agent: its catalog stays closed, and LVM is the `lvm` of this machine. */
-async function examineHere(signal: AbortSignal): Promise<Examination> {
+async function examineHere(wait: number | undefined, signal: AbortSignal): Promise<Examination> {
   const [{ DeviceMapper }, { agentConfig }, { Inventory }, { LvmReporter }] = await Promise.all([
     import('../../../native/device-mapper.ts'),
     import('../../agent/config.ts'),
     import('../../agent/inventory/inventory.ts'),
     import('../../agent/lvm/report.ts')
   ])
-  const { lvmCommand, catalog: catalogPath } = agentConfig.parse({})
+  const { lvmCommand, catalog: catalogPath, examinationDeadlineSeconds } = agentConfig.parse({})
   const deviceMapper = new DeviceMapper()
   const lvm = new LvmReporter({ command: lvmCommand })
-  const inventory = new Inventory({ live: { deviceMapper, lvm, lvmCommand, catalogPath }, recordedPools: [] })
+  const inventory = new Inventory({
+    live: { deviceMapper, lvm, lvmCommand, catalogPath },
+    recordedPools: [],
+    deadlineMs: (wait ?? examinationDeadlineSeconds) * 1000
+  })
   const interrupted = new Promise<never>((_, reject) => {
     signal.addEventListener('abort', () => {
       reject(signal.reason as Error)
