@@ -60,12 +60,14 @@ export class KernelEvents {
     let isWhole = true
     for (;;) {
       const bytes = this.#recv(this.#socket, this.#buffer, EVENT_BYTES, 0)
-      const errno = bytes < 0 ? koffi.errno() : 0
-      if (errno === EINTR) continue
+      if (bytes >= 0) {
+        events.push(parsedEvent(this.#buffer.toString('utf8', 0, bytes)))
+        continue
+      }
+      const errno = koffi.errno()
       if (errno === EAGAIN) return isWhole ? events : undefined
       if (errno === ENOBUFS) isWhole = false
-      else if (errno !== 0) throw systemCallError('recv', errno)
-      else events.push(parsedEvent(this.#buffer.toString('utf8', 0, bytes)))
+      else if (errno !== EINTR) throw systemCallError('recv', errno)
     }
   }
 

@@ -28,11 +28,6 @@ const files = options.filter((each) => !each.startsWith('--')).map((each) => rel
 const GIBIBYTE = 2 ** 30
 /** A lab has one processor, which waits now and then; each takes 1 GiB of memory, and a node process as much again. */
 const labsAtOnce = Math.max(1, Math.min(availableParallelism() + 1, Math.floor(totalmem() / (2 * GIBIBYTE)), 5))
-/**
- * The kernel that most files run on: Debian 13's, where starting a process takes half of what it takes on 6.1. A slice runs on the machine's own
- * (test/lab/other-kernels.test.ts), and all of them on each kernel in `npm run soak` (docs/decisions/0019-kernels-of-the-tests.md).
- */
-const RELEASE = 'trixie'
 /** Whoever prints nothing for so long hangs: a process that something keeps from ending, say. */
 const QUIET_MS = 30 * 60_000
 /** Kernel files that take less share a kernel, until they take more together. Seconds. */
@@ -93,7 +88,7 @@ async function firstPart() {
     await Promise.all([
       check(),
       hostTests(hostFiles()),
-      ...(withLab ? [prepare('releases', 'systemd', 'debian-root')] : [])
+      ...(withLab ? [prepare('quick-release', 'systemd', 'debian-root')] : [])
     ])
   }
   parts.find(({ name }) => name === FIRST).seconds = secondsSince(began)
@@ -134,17 +129,18 @@ async function kernelTests() {
     else total.skipped += kernel.length
     return
   }
-  const hasRelease = (await run(projectNode, ['test/lab/releases.ts', RELEASE], () => undefined)) === 0
-  const release = hasRelease ? ['--release', RELEASE] : []
-  console.log(
-    `# kernel of the lab: ${hasRelease ? `that of Debian ${RELEASE}` : `the machine's own, because ${RELEASE} cannot be had`}`
-  )
+  // Where starting a process takes a third of what it takes on 6.1. A slice runs on the machine's own (test/lab/other-kernels.test.ts), and
+  // all of them on each kernel in `npm run soak` (docs/decisions/0023-kernel-of-the-tests-again.md).
+  let release
+  await run(projectNode, ['test/lab/quick-release.ts'], (line) => (release = line))
+  const onRelease = release === undefined ? {} : { LAB_RELEASE: release }
+  console.log(`# kernel of the lab: ${release === undefined ? "the machine's own" : `that of Debian ${release}`}`)
   const program = mkdtempSync(join(projectFolder, '.cache/program-'))
   process.once('exit', () => rmSync(program, { recursive: true, force: true }))
   // As it is installed: an agent of one file starts in a third less time, and nothing else is said of its sources.
   const isBundled = (await run(projectNode, ['scripts/package/bundle.ts', program], () => undefined)) === 0
   if (!isBundled) count(false, 'the program could not be put together')
-  const inside = { LAB_PROGRAM: join(program, 'bin/deltamapper.js') }
+  const variables = { ...onRelease, ...(isBundled && { LAB_PROGRAM: join(program, 'bin/deltamapper.js') }) }
   const known = JSON.parse(readFileSync(secondsFile, 'utf8'))
   const waiting = shared(kernel, known)
   console.log(
@@ -153,7 +149,7 @@ async function kernelTests() {
   const seconds = {}
   const oneAfterTheOther = async () => {
     for (let some; (some = waiting.shift()) !== undefined;)
-      Object.assign(seconds, await inKernel(some, release, isBundled ? inside : {}))
+      Object.assign(seconds, await inKernel(some, runsInside(some[0]) ? variables : onRelease))
   }
   await Promise.all(Array.from({ length: labsAtOnce }, oneAfterTheOther))
   if (remember) rememberSeconds(known, seconds)
@@ -197,7 +193,7 @@ function shared(kernel, known) {
 }
 
 /** Runs files in one kernel, one after the other. @returns the seconds of each */
-async function inKernel(some, release, inside) {
+async function inKernel(some, variables) {
   const lines = []
   const seconds = {}
   const began = Date.now()
@@ -207,9 +203,7 @@ async function inKernel(some, release, inside) {
     seconds[current] = (seconds[current] ?? 0) + (now - since) / 1000
     since = now
   }
-  const words = runsInside(some[0])
-    ? ['test/lab/run.ts', ...release, '--timeout', '3600', ...some]
-    : [ava, '--tap', ...some]
+  const words = runsInside(some[0]) ? ['test/lab/run.ts', '--timeout', '3600', ...some] : [ava, '--tap', ...some]
   await tap(
     some.join(', '),
     words,
@@ -221,7 +215,7 @@ async function inKernel(some, release, inside) {
       close()
       current = next ?? current
     },
-    runsInside(some[0]) ? inside : {}
+    variables
   )
   close()
   for (const file of some) {

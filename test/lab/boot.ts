@@ -144,7 +144,7 @@ async function releaseRoot(release: LabRelease, root: string, job: string): Prom
   for (const each of folders) await mkdir(join(root, each), { recursive: true })
   const words = [`rootflags=${root}`, 'init=/sbin/lab-init', `LAB_JOB=${job}`, `LAB_FOLDERS=${folders.join(':')}`]
   // Page faults and system calls inside cost a fraction of what they cost by ptrace. Kernels before 6.16 cannot.
-  return release === 'sid' ? [...words, 'seccomp=auto'] : words
+  return release === 'trixie' ? words : [...words, 'seccomp=auto']
 }
 
 async function spawnKernel(

@@ -13,7 +13,8 @@ const unavailable = await ensureLab().then(
     throw error
   }
 )
-const labTest = unavailable === undefined ? test : test.skip
+// One after the other: each has a kernel of its own.
+const labTest = unavailable === undefined ? test.serial : test.skip
 
 labTest(
   'whenever a kernel is killed, the next one finds no lease of ours, and the catalog as it has to be',

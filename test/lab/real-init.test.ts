@@ -9,11 +9,11 @@ import { testFolder } from '../support/test-folder.ts'
 import { ensureNbdTools } from './nbd-tools.ts'
 import { LabUnavailable } from './packages.ts'
 import { ensureRelease } from './releases.ts'
-import { ensureSystemdRoot, SystemdMachine } from './systemd.ts'
+import { ensureSystemdRoot, kernelRelease, SystemdMachine } from './systemd.ts'
 
 let nbdTools = ''
 const tools = ensureNbdTools('trixie').then((bin) => (nbdTools = bin))
-const unavailable = await Promise.all([ensureRelease('trixie'), ensureSystemdRoot(), tools]).then(
+const unavailable = await Promise.all([ensureRelease(kernelRelease()), ensureSystemdRoot(), tools]).then(
   () => undefined,
   (error: unknown) => {
     if (error instanceof LabUnavailable) return error.message

@@ -12,8 +12,10 @@ import { completeFolder } from './complete-folder.ts'
 import { runQuietly, unpackRelease } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
 
-/** `trixie` is Debian 13 (Linux 6.12); `sid` is whatever comes next (Linux 7.2 in November 2026). */
-export const labReleases = ['trixie', 'sid'] as const
+/**
+ * `trixie` is Debian 13 (Linux 6.12); `forky` is to become Debian 14, `sid` is whatever comes next (both Linux 7.2 in November 2026).
+ */
+export const labReleases = ['trixie', 'forky', 'sid'] as const
 export type LabRelease = (typeof labReleases)[number]
 
 const packages = [
@@ -48,7 +50,8 @@ const system = [
 export function releaseOf(text: string | undefined): LabRelease | undefined {
   if (text === undefined || text === '') return undefined
   const release = labReleases.find((each) => each === text)
-  if (release === undefined) throw new Error(`there is no release ${text} in the lab: give ${labReleases.join(' or ')}`)
+  if (release === undefined)
+    throw new Error(`there is no release ${text} in the lab: give one of ${labReleases.join(', ')}`)
   return release
 }
 

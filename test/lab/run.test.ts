@@ -39,7 +39,7 @@ for (const [words, message] of [
   [['/does/not/exist'], /does not exist/],
   [['--disk', 'huge', 'package.json'], /--disk wants a size/],
   [['--memory', '0', 'package.json'], /--memory wants a whole number/],
-  [['--release', 'potato', 'package.json'], /no release potato in the lab: give trixie or sid/],
+  [['--release', 'potato', 'package.json'], /no release potato in the lab: give one of trixie, forky, sid/],
   [['--colour', 'package.json'], /--colour/]
 ] as const) {
   test(`bad usage is said at once: ${words.join(' ') || 'nothing'}`, async (t) => {

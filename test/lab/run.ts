@@ -20,8 +20,8 @@ their seed and their number of rounds from. Exit status: that of FILE; 3 when th
 kernel died or its time was up (its messages are kept in .cache/lab-logs/).
 
 Options:
-  --release NAME  kernel, LVM and tools of this Debian release: trixie (Linux 6.12) or sid (7.2 and later), with its own root; by default
-                  of the machine's own (Debian 12 has 6.1). LAB_RELEASE says the same
+  --release NAME  kernel, LVM and tools of this Debian release: trixie (Linux 6.12), forky (7.2) or sid (7.2 and later), with its own root;
+                  by default of the machine's own (Debian 12 has 6.1). LAB_RELEASE says the same
   --disk SIZE     size of /dev/ubda, such as 512M or 8G (sparse; default 2G)
   --memory MB     memory of the kernel in MiB (default 1024)
   --timeout S     kill the kernel after S seconds (default 120)

@@ -15,7 +15,7 @@ import { completeFolder } from './complete-folder.ts'
 import { placeForMemory } from './boot.ts'
 import { installRelease, runQuietly } from './debian-release.ts'
 import { LabUnavailable, projectFolder } from './packages.ts'
-import { ensureRelease } from './releases.ts'
+import { ensureRelease, type LabRelease, releaseOf } from './releases.ts'
 
 const mebibyte = 2 ** 20
 const packages = 'systemd,systemd-sysv,udev,dbus,lvm2,thin-provisioning-tools,dmsetup,kmod,e2fsprogs,busybox-static'
@@ -26,6 +26,11 @@ export async function ensureSystemdRoot(): Promise<string> {
   if (platform() !== 'linux' || arch() !== 'x64') throw new LabUnavailable('a machine with systemd needs x86-64 Linux')
   await completeFolder(folder, (root, work) => installRelease('trixie', packages, { root, work }))
   return folder
+}
+
+/** Whose kernel it boots; all else is of Debian 13. */
+export function kernelRelease(): LabRelease {
+  return releaseOf(process.env['LAB_RELEASE']) ?? 'trixie'
 }
 
 export interface Boot {
@@ -50,7 +55,7 @@ export class SystemdMachine implements AsyncDisposable {
    * @param withProgram whether `deltamapper` and its units are there, those of the checkout; a package brings its own
    */
   static async create({ diskBytes = 1024 * mebibyte, withProgram = true } = {}): Promise<SystemdMachine> {
-    const [lab, root] = await Promise.all([ensureRelease('trixie'), ensureSystemdRoot()])
+    const [lab, root] = await Promise.all([ensureRelease(kernelRelease()), ensureSystemdRoot()])
     const job = await mkdtemp(join(tmpdir(), 'deltamapper-systemd-'))
     const own = join(job, 'root')
     await cp(root, own, { recursive: true, verbatimSymlinks: true, filter: (from) => !from.startsWith(`${root}/dev/`) })
@@ -89,6 +94,8 @@ export class SystemdMachine implements AsyncDisposable {
         // (Node's use of io_uring corrupts the memory of user-mode Linux.)
         'sysctl.kernel.io_uring_disabled=2',
         ...[`ubd0=${join(this.#job, 'root.img')}`, `ubd1=${join(this.#job, 'data.img')}`, `uml_dir=${this.#job}`],
+        // (Kernels before 6.16 take it for a word to the first program, which minds none.)
+        'seccomp=auto',
         ...['con=null', 'con0=null,fd:1', 'systemd.show_status=auto', `systemd.setenv=JOB=${this.#job}`]
       ],
       {
