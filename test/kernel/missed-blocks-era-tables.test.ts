@@ -40,6 +40,8 @@ class Life implements AsyncDisposable {
   readonly name: string
   /** What is done when a snapshot's intent is on record, and nothing is suspended yet. */
   beforeSuspension: (() => unknown) | undefined
+  /** Of the era device. */
+  eraNow = { uuid: '' }
   /** What is done once the agent has suspended the volume, and not looked at it yet; once. */
   onceSuspended: (() => unknown) | undefined
   /** What is done once the catalog has done something, and before whoever asked goes on; once. */
@@ -503,6 +505,18 @@ const disturbances: Record<string, (life: Life) => void> = {
     back()
     run('dmsetup', ['suspend', life.name])
   },
+  'another device in its place, and back by another number': (life) => {
+    const { uuid } = life.eraNow
+    const table = run('dmsetup', ['table', life.name]).trim()
+    run('dmsetup', ['remove', life.name])
+    createDevice(life.name, `0 ${table.split(' ')[1]} linear /dev/mapper/${life.name}-guard 0`, '--uuid', uuid)
+    life.write()
+    run('dmsetup', ['remove', life.name])
+    createDevice(`${life.name}-in-the-way`, `0 8 zero`)
+    createDevice(life.name, table, '--uuid', uuid)
+    run('dmsetup', ['suspend', life.name])
+    run('dmsetup', ['remove', `${life.name}-in-the-way`])
+  },
   'a table that was loaded before': (life) => {
     run('dmsetup', ['resume', life.name])
     life.write()
@@ -517,8 +531,10 @@ test.serial(
     t.timeout(600_000 + count * 120_000)
     await using life = await Life.begin('exchanged', random)
     const ended: Record<string, number> = {}
-    for (let i = 0; i < 2 * count; i++) {
-      const what = Object.keys(disturbances)[i % 2] ?? ''
+    const kinds = Object.keys(disturbances)
+    for (let i = 0; i < kinds.length * count; i++) {
+      const what = kinds[i % kinds.length] ?? ''
+      life.eraNow = await life.era()
       const context = `${what}, round ${i}, ${again}`
       await life.snapshot()
       const before = await life.snapshot()

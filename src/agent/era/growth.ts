@@ -88,7 +88,10 @@ export class Growth {
       await this.#enlarge(volume, sizeBytes / SECTOR_BYTES, own)
     } finally {
       await this.settleGrow(volume, tracked, sizeBytes)
-      if (resumes.of(devices.era) > own.suspensions) await this.#parts.historyCheck.end(name, RESUMED_BY_OTHERS)
+      const now = await tracked.info()
+      const isSame = now?.major === devices.era.major && now.minor === devices.era.minor
+      if (!isSame || resumes.of(devices.era) > own.suspensions)
+        await this.#parts.historyCheck.end(name, RESUMED_BY_OTHERS)
     }
     await this.#parts.historyCheck.check(name)
   }

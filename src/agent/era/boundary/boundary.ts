@@ -151,7 +151,7 @@ export class Boundary {
     await refuseInactiveTables(deviceMapper, devices.era, `no snapshot is taken of ${volumeName}`, machine.clock)
     await catalog.eraVolumes.begin({ kind: 'snapshot', volume: volumeName, snapshot: name, token })
     let suspension: Suspension | undefined
-    let [isSuspended, isLoaded] = [false, false]
+    let [isSuspended, isDisturbed] = [false, false]
     try {
       await historyCheck.expectEras(volumeName, BOUNDARY_ERAS)
       suspension = await Suspension.prepare(parts, new TrackedDevice(deviceMapper, volume, machine), deadlineMs)
@@ -161,10 +161,13 @@ export class Boundary {
       // Again: until now, writes and discards went on, and tables could be loaded. (A loaded table is dropped before
       // the resume.)
       const { superblock, devices: now } = await historyCheck.check(volumeName, { suspended: true })
-      isLoaded = now.era.hasInactiveTable
+      // A table that was loaded before the suspension lacks what was marked since; a resume can put it in place.
+      isDisturbed = now.era.hasInactiveTable
       const loaded = [now.era, now.guard].find(({ hasInactiveTable }) => hasInactiveTable)
       if (loaded) throw inactiveTableError(loaded, `no snapshot is taken of ${volumeName}`)
-      if (superblock.currentWriteset !== undefined || resumes.of(devices.era) > 0) {
+      const isSame = now.era.major === devices.era.major && now.era.minor === devices.era.minor
+      isDisturbed = !isSame || resumes.of(devices.era) > 0
+      if (superblock.currentWriteset !== undefined || isDisturbed) {
         throw new DeltamapperError(
           'DM_SNAPSHOT_TOO_SLOW',
           `${volumeName} was resumed by another program while a snapshot was to be taken`,
@@ -175,11 +178,11 @@ export class Boundary {
       const at = { volume, device, era: superblock.currentEra, metadataPath, sizeBytes, mountedAt, resumes }
       return { boundary: new Boundary(parts, token, name, suspension, at), prepared }
     } catch (error) {
-      // A table that was loaded before the suspension lacks what was marked since; a resume can put it in place.
-      const isDisturbed = isLoaded || (isSuspended && resumes.of(devices.era) > 0)
+      isDisturbed ||= isSuspended && resumes.of(devices.era) > 0
       if (await ended(suspension, volumeName, logger)) {
         await catalog.eraVolumes.rollBack(volumeName)
-        if (isDisturbed || resumes.of(devices.era) > 1) await historyCheck.end(volumeName, RESUMED_BY_OTHERS)
+        isDisturbed ||= isSuspended ? resumes.of(devices.era) !== 1 : resumes.of(devices.era) > 1
+        if (isDisturbed) await historyCheck.end(volumeName, RESUMED_BY_OTHERS)
         await historyCheck.lookAfter(volumeName)
       }
       throw error
@@ -208,6 +211,13 @@ export class Boundary {
     const { currentEra } = await superblockOf(this.#metadataPath, this.#parts.machine.open)
     const { ms, held } = await this.#suspension.resume()
     const suspendedMs = Math.round(ms)
+    if (held && this.#resumes.of(this.#device) === 0) {
+      throw new DeltamapperError(
+        'DM_PERMISSION',
+        `the kernel has not announced that ${volume.name} was resumed: it would not show if another program had changed it`,
+        'see whether the agent is in a user namespace of its own (the kernel sends its events to no other), or another device is in the place of the volume'
+      )
+    }
     if (!held || currentEra + 1 !== boundaryEra || this.#wasDisturbed) {
       throw new DeltamapperError(
         'DM_SNAPSHOT_TOO_SLOW',
@@ -247,12 +257,13 @@ export class Boundary {
   }
 
   /**
-   * Whether somebody else has resumed the volume as well, which the suspension does once. The eras that were announced
+   * Whether somebody else has resumed the volume as well, which the suspension does once, or has put another device in
+   * its place, which nobody has resumed by this number. The eras that were announced
    * would hide what was written meanwhile under another table. (One resume of somebody else's in place of ours hides
    * nothing: no table was loaded when the suspension began, and one loaded since has read what was archived then.)
    */
   get #wasDisturbed(): boolean {
-    return this.#resumes.of(this.#device) > 1
+    return this.#resumes.of(this.#device) !== 1
   }
 
   async #lastLook(): Promise<void> {
