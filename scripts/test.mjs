@@ -29,7 +29,7 @@ const GIBIBYTE = 2 ** 30
 /** A lab has one processor, which waits now and then; each takes 1 GiB of memory, and a node process as much again. */
 const labsAtOnce = Math.max(1, Math.min(availableParallelism() + 1, Math.floor(totalmem() / (2 * GIBIBYTE)), 5))
 /** Whoever prints nothing for so long hangs: a process that something keeps from ending, say. */
-const QUIET_MS = 30 * 60_000
+const QUIET_MS = 60 * 60_000
 /** Kernel files that take less share a kernel, until they take more together. Seconds. */
 const SHORT_SECONDS = 25
 const SHARED_SECONDS = 100

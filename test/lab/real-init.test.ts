@@ -127,9 +127,9 @@ trap - EXIT
 `
 
 machineTest('a tracked volume is snapshotted, stays mounted, and is there again after a boot', async (t) => {
-  t.timeout(29 * 60_000)
+  t.timeout(59 * 60_000)
   await using machine = await SystemdMachine.create()
-  const first = await machine.boot(firstBoot(await certificates()), { timeoutSeconds: 14 * 60 })
+  const first = await machine.boot(firstBoot(await certificates()), { timeoutSeconds: 29 * 60 })
   const said = sections(first.said)
   t.notRegex(first.said ?? first.console, /^ended with/m, first.said)
   t.is(said.get('the agent dies'), '/dev/mapper/srv\n/dev/mapper/srv\n')
@@ -140,7 +140,7 @@ machineTest('a tracked volume is snapshotted, stays mounted, and is there again 
   const says = /nobody has \/dev\/mapper\/srv open: it was mounted\s+at \/srv\/data when\s+snapshot tuesday/g
   t.is(unmounted.match(says)?.length, 2, `doctor and snapshot create say so: ${unmounted}`)
 
-  const second = await machine.boot(secondBoot, { timeoutSeconds: 14 * 60 })
+  const second = await machine.boot(secondBoot, { timeoutSeconds: 29 * 60 })
   const later = sections(second.said)
   t.notRegex(second.said ?? second.console, /^ended with/m, second.said)
   const made = (boot: Map<string, string>, step: string) => {

@@ -11,7 +11,7 @@ export const eraMutants: readonly Mutant[] = [
     world: 'era',
     guard: 'a history ends where somebody else resumed the volume while a snapshot was begun',
     file: boundary,
-    from: 'if (isDisturbed || resumes.of(devices.era) > 1) await historyCheck.end(volumeName, RESUMED_BY_OTHERS)',
+    from: 'if (isDisturbed) await historyCheck.end(volumeName, RESUMED_BY_OTHERS)',
     to: ''
   },
   {
