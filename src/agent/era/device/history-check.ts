@@ -121,15 +121,17 @@ export class HistoryCheck {
 
   /** Begins a new history for a reason that no look shows. */
   async end(name: string, because: string): Promise<void> {
-    const volume = await this.#volume(name)
-    await this.endHistory(volume, because, { currentEra: volume.newestEra, blocks: volume.seenBlocks })
+    await this.endHistory(await this.#volume(name), because)
   }
 
   /** Begins a new history: no snapshot recorded before can be the base of one recorded from now on. */
   async endHistory(
     volume: EraVolume,
     because: string,
-    superblock: Pick<EraSuperblock, 'currentEra' | 'blocks'>
+    superblock: Pick<EraSuperblock, 'currentEra' | 'blocks'> = {
+      currentEra: volume.newestEra,
+      blocks: volume.seenBlocks
+    }
   ): Promise<EraVolume> {
     this.#logger.warn({ volume: volume.name, because, line: volume.line }, 'the history of a tracked volume is void')
     return this.#catalog.eraVolumes.endHistory(volume.name, because, {
@@ -159,8 +161,7 @@ export class HistoryCheck {
       return devices
     } catch (error) {
       if (!(error instanceof DeltamapperError) || error.code !== 'DM_CATALOG_DISAGREES') throw error
-      const { newestEra: currentEra, seenBlocks: blocks } = volume
-      await this.endHistory(volume, error.message, { currentEra, blocks })
+      await this.endHistory(volume, error.message)
       throw error
     }
   }
