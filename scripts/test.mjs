@@ -39,6 +39,8 @@ const failures = []
 /** Lines kept of one failure: its message and where it was, not all of a long difference. */
 const FAILURE_LINES = 60
 const started = Date.now()
+/** What quickRelease() gives. */
+let chosenRelease
 const secondsFile = join(projectFolder, 'test/kernel/seconds.json')
 
 /** Seconds on a quiet machine of two processors. Parts that share the kernels that run at once have their share of the time. */
@@ -88,7 +90,7 @@ async function firstPart() {
     await Promise.all([
       check(),
       hostTests(hostFiles()),
-      ...(withLab ? [prepare('quick-release', 'systemd', 'debian-root')] : [])
+      ...(withLab ? [quickRelease(), prepare('systemd', 'debian-root')] : [])
     ])
   }
   parts.find(({ name }) => name === FIRST).seconds = secondsSince(began)
@@ -119,6 +121,14 @@ async function prepare(...what) {
   for (const each of what) await run(projectNode, [`test/lab/${each}.ts`], () => undefined)
 }
 
+/** The release whose kernel most files run on; undefined where none can be had. It is looked for once. */
+function quickRelease() {
+  let release
+  return (chosenRelease ??= run(projectNode, ['test/lab/quick-release.ts'], (line) => (release = line)).then(
+    () => release
+  ))
+}
+
 async function kernelTests() {
   const kernel = withLab ? (files.length === 0 ? kernelFiles() : files.filter(ownsKernels)) : []
   if (kernel.length === 0) return
@@ -131,8 +141,7 @@ async function kernelTests() {
   }
   // Where starting a process takes a third of what it takes on 6.1. A slice runs on the machine's own (test/lab/other-kernels.test.ts), and
   // all of them on each kernel in `npm run soak` (docs/decisions/0023-kernel-of-the-tests-again.md).
-  let release
-  await run(projectNode, ['test/lab/quick-release.ts'], (line) => (release = line))
+  const release = await quickRelease()
   const onRelease = release === undefined ? {} : { LAB_RELEASE: release }
   console.log(`# kernel of the lab: ${release === undefined ? "the machine's own" : `that of Debian ${release}`}`)
   const program = mkdtempSync(join(projectFolder, '.cache/program-'))
