@@ -11,7 +11,6 @@
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import module from 'node:module'
-import { totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
 
 const oldestNode = 24
@@ -20,13 +19,10 @@ const sources = new URL('../src/cli/main.ts', import.meta.url)
 const checkoutNode = fileURLToPath(new URL('../node_modules/node/bin/node', import.meta.url))
 const isCheckout = existsSync(sources)
 
-// Metadata is read through the thread pool, a window of requests at once, and a device that hangs keeps the threads that wait for it:
-// there have to be some left for other devices (src/devicemapper/device-reads.ts), of which only an agent reads more than one at a time. The
-// size is fixed by the first one who uses the pool, and all of the threads are started then. Their stacks of 8 MiB each are one mapping with
-// glibc 2.43, and the kernel starts no child of a process that has a mapping as large as the machine's memory: so they get half of that at most.
-process.env.UV_THREADPOOL_SIZE ??= String(
-  process.argv[2] === 'agent' ? Math.max(16, Math.min(128, Math.floor(totalmem() / 2 ** 24))) : 32
-)
+// All of these threads are started by the first use of one. Walks read through the kernel's queue, so that an agent needs them for little: files,
+// and devices that make a read wait, of which each may keep one thread for each walker (src/devicemapper/read-queue.ts). With `reads: preadv`
+// walks read through them, a window of requests at once: an agent that does so wants 128. A command reads one device at a time.
+process.env.UV_THREADPOOL_SIZE ??= process.argv[2] === 'agent' ? '12' : '32'
 
 if (Number.parseInt(process.versions.node, 10) >= oldestNode) {
   // Halves the time that a command takes to start: types need not be stripped again each time. Threads and child processes only

@@ -17,6 +17,8 @@ const numbers: Record<string, { setup: number; destroy: number; submit: number; 
 
 /** struct iocb, in words of 4 bytes. */
 const IOCB_WORDS = 16
+/** Where an iocb has its flags (aio_rw_flags). */
+const FLAGS_WORD = 3
 /** struct io_event: data, obj, res and res2, 64 bits each. */
 const EVENT_WORDS = 8
 const IOCB_CMD_PREAD = 0
@@ -26,6 +28,7 @@ const EINTR = 4
 const NANOSECONDS_PER_MILLISECOND = 1e6
 
 type Call = (...words: unknown[]) => number
+type CallInThread = (...words: unknown[]) => void
 
 /** An address, as a number: a process has 2^47 of them at most (2^56 with five levels of page tables are asked for). */
 export function addressOf(memory: Uint8Array): number {
@@ -46,6 +49,7 @@ export class KernelAio {
   readonly #fetched: Int32Array
   readonly #timeout = new BigInt64Array(2)
   readonly #submit: Call
+  readonly #submitInThread: CallInThread
   readonly #getevents: Call
   readonly #destroy: Call
 
@@ -60,7 +64,9 @@ export class KernelAio {
     this.events = events
     const library = koffi.load(null)
     const setup = library.func('syscall', 'long', ['long', 'ulong', 'void *']) as Call
-    this.#submit = library.func('syscall', 'long', ['long', 'ulong', 'long', 'void *']) as Call
+    const submit = library.func('syscall', 'long', ['long', 'ulong', 'long', 'void *'])
+    this.#submit = submit as Call
+    this.#submitInThread = submit.async as CallInThread
     this.#getevents = library.func('syscall', 'long', ['long', 'ulong', 'long', 'long', 'void *', 'void *']) as Call
     this.#destroy = library.func('syscall', 'long', ['long', 'ulong']) as Call
     this.#iocbs = new Uint32Array(memory.buffer, memory.byteOffset, events * IOCB_WORDS)
@@ -75,7 +81,7 @@ export class KernelAio {
   }
 
   /**
-   * Prepares the read at a free place.
+   * Prepares the read at a free place, to be begun by `submit`.
    *
    * @param address of the memory, which must stay where it is until the read has been fetched
    * @param position in the file, in bytes below 2^53
@@ -84,7 +90,7 @@ export class KernelAio {
     const [words, at] = [this.#iocbs, place * IOCB_WORDS]
     words[at] = place
     words[at + 1] = words[at + 2] = 0
-    words[at + 3] = RWF_NOWAIT
+    words[at + FLAGS_WORD] = RWF_NOWAIT
     words[at + 4] = IOCB_CMD_PREAD
     words[at + 5] = file
     setU64(words, at + 6, address)
@@ -95,9 +101,32 @@ export class KernelAio {
 
   /** Begins prepared reads. @returns how many of the first ones were begun, or -errno if none was */
   submit(places: ArrayLike<number>, count: number): number {
-    for (let i = 0; i < count; i++) this.#list[i] = BigInt(this.#iocbAt + places[i] * IOCB_WORDS * 4)
+    for (let i = 0; i < count; i++) this.#list[i] = this.#addressAt(places[i])
     const begun = this.#submit(this.#numbers.submit, this.#context, count, this.#list)
     return begun < 0 ? -koffi.errno() : begun
+  }
+
+  /**
+   * Begins prepared reads even where that takes waiting for the device: in one of libuv's threads, which it keeps
+   * meanwhile.
+   *
+   * @param done is told how many of the first ones were begun, or -errno if none was
+   */
+  submitInThread(places: ArrayLike<number>, count: number, done: (begun: number) => void): void {
+    const list = new BigUint64Array(count)
+    for (let i = 0; i < count; i++) {
+      this.#iocbs[places[i] * IOCB_WORDS + FLAGS_WORD] = 0
+      list[i] = this.#addressAt(places[i])
+    }
+    this.#submitInThread(this.#numbers.submit, this.#context, count, list, (error: Error | null, begun: number) => {
+      if (error) throw error
+      // (The list is the kernel's until here.)
+      done(begun < 0 ? -koffi.errno() : Math.min(begun, list.length))
+    })
+  }
+
+  #addressAt(place: number): bigint {
+    return BigInt(this.#iocbAt + place * IOCB_WORDS * 4)
   }
 
   /**

@@ -1,5 +1,6 @@
 /** The agent's life: read the configuration, load sources, start walkers, listen; on SIGTERM everything in reverse. */
 import { pino, type Logger } from 'pino'
+import { readWithoutWaiting } from '../devicemapper/metadata-medium.ts'
 import { letHeapGrow } from '../process/heap-growth.ts'
 import { giveMemoryBack } from '../memory-after-bursts.ts'
 import { sayReady } from '../process/service-manager.ts'
@@ -51,6 +52,8 @@ export async function startAgent(config: AgentConfig, logger: Logger): Promise<A
   started.defer(() => monitoring.close())
   const metrics = new AgentMetrics(monitoring.registry)
 
+  // This thread serves every client: it has looks of its own, and must not wait for them.
+  await readWithoutWaiting(config.reads)
   const recorded = new Map<string, RecordedPool>()
   for (const [name, folder] of Object.entries(config.recorded)) recorded.set(name, await loadRecordedPool(name, folder))
 

@@ -174,8 +174,8 @@ export const agentConfig = z.strictObject({
    */
   readMebibytesPerSecond: z.number().min(0.1).optional(),
   /**
-   * Threads that walk metadata. Each may have 16 requests at one device, of as many as bin/deltamapper.js has threads
-   * for by the machine's memory: a device that hangs must leave some.
+   * Threads that walk metadata. A device that hangs may keep two more for each of them, of those that
+   * bin/deltamapper.js provides.
    */
   walkers: z
     .int()

@@ -6,7 +6,7 @@
  * dead path) keeps its thread for as long as the device hangs; nothing takes the thread back, not even SIGKILL. Its
  * place in the queue likewise. Other devices must stay readable meanwhile. So, for each device:
  *
- * - at most THREADS_AT_ONCE and PLACES_AT_ONCE of this JavaScript thread's requests run at once;
+ * - at most threadsAtOnce and PLACES_AT_ONCE of this JavaScript thread's requests run at once;
  * - none is sent while one of them has been running for longer than PATIENCE_MS, so that asking again costs nothing;
  * - a request fails when its deadline passes, which includes the wait for its turn. Its place is free when the kernel
  *   returns it.
@@ -15,10 +15,14 @@
  */
 import { read, readv } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { ReadQueue, Returned } from './read-queue.ts'
+import type { ReadQueue, WaitingLine } from './read-queue.ts'
 import type { FailedRun, ReadRuns } from './read-runs.ts'
 
-const THREADS_AT_ONCE = 16
+/**
+ * An agent has few threads (bin/deltamapper.js), as its walks need none: a device that hangs may keep two of them for
+ * each JavaScript thread that reads it. Where there are more (for `reads: preadv`), more requests at once are faster.
+ */
+const threadsAtOnce = Number(process.env['UV_THREADPOOL_SIZE'] ?? 32) < 32 ? 2 : 16
 /** Of the queue's places. A window of blocks is never larger. */
 const PLACES_AT_ONCE = 128
 /** Requests for no more than so many runs go before larger ones, into places of their own: answers begin with them. */
@@ -78,8 +82,7 @@ export class DeviceReads {
   readonly #underWay = new Set<{ sentAt: number }>()
   #threads = 0
   #places = 0
-  /** The queue has said that it cannot read this device. */
-  #refusesQueue = false
+  readonly #line: WaitingLine = { alwaysWaits: false, places: [], hasThread: false }
   /** When the requests sent so far are paid for at the configured pace, by performance.now(). */
   #paidUntil = 0
   #users = 0
@@ -140,29 +143,27 @@ export class DeviceReads {
     terms: ReadTerms,
     queue?: ReadQueue
   ): Promise<FailedRun | undefined> {
-    if (!queue || this.#refusesQueue) return this.#readByThreads(file, memory, runs, all(runs), terms)
+    if (!queue) return this.#readByThreads(file, memory, runs, terms)
     const began = performance.now()
-    let returned: Returned
+    let returned: FailedRun | 'no place' | undefined
     try {
-      returned = await this.#inTurn(runs.count, runs.bytes, terms, (done: Done<Returned>) => {
-        const isSent = queue.send(file, memory, runs, (outcome) => done(null, outcome))
-        if (!isSent) done(null, { failed: undefined, left: all(runs), refused: false })
+      returned = await this.#inTurn(runs.count, runs.bytes, terms, (done: Done<typeof returned>) => {
+        const isSent = queue.send(file, memory, runs, this.#line, (failed) => done(null, failed))
+        if (!isSent) done(null, 'no place')
       })
     } catch (error) {
       return { run: 0, outcome: error as Error }
     }
-    this.#refusesQueue ||= returned.refused
-    if (returned.failed || returned.left.length === 0) return returned.failed
+    if (returned !== 'no place') return returned
     // The pace has been kept already, and the deadline goes on.
     const deadlineMs = Math.max(SHORTEST_PAUSE_MS, terms.deadlineMs - (performance.now() - began))
-    return this.#readByThreads(file, memory, runs, returned.left, { deadlineMs })
+    return this.#readByThreads(file, memory, runs, { deadlineMs })
   }
 
   async #readByThreads(
     file: number,
     memory: Uint8Array,
-    { starts, lengths, positions }: ReadRuns,
-    which: readonly number[],
+    { count, starts, lengths, positions }: ReadRuns,
     terms: ReadTerms
   ): Promise<FailedRun | undefined> {
     let failed: FailedRun | undefined
@@ -175,7 +176,7 @@ export class DeviceReads {
       if (outcome === lengths[run]) return
       if (failed === undefined || (!isSent(failed) && isSent({ run, outcome }))) failed = { run, outcome }
     }
-    await Promise.all(which.map(read))
+    await Promise.all(Array.from({ length: count }, (_, run) => read(run)))
     return failed
   }
 
@@ -239,7 +240,7 @@ export class DeviceReads {
 
   #mayBeSent({ places }: Request): boolean {
     const most = PLACES_AT_ONCE + (isSmall(places) ? PLACES_FOR_SMALL : 0)
-    const isRoom = places === 0 ? this.#threads < THREADS_AT_ONCE : this.#places === 0 || this.#places + places <= most
+    const isRoom = places === 0 ? this.#threads < threadsAtOnce : this.#places === 0 || this.#places + places <= most
     if (!isRoom) return false
     const [oldest] = this.#underWay
     return oldest === undefined || performance.now() - oldest.sentAt < PATIENCE_MS
@@ -249,10 +250,6 @@ export class DeviceReads {
   #forgetIfUnused(): void {
     if (this.#users === 0 && this.#underWay.size === 0) devices.delete(this.#key)
   }
-}
-
-function all({ count }: ReadRuns): number[] {
-  return Array.from({ length: count }, (_, run) => run)
 }
 
 /** @param places that a request takes in the queue */

@@ -51,16 +51,27 @@ export interface MetadataMedium {
  * How reads around the page cache are made: by threads that wait for them (`preadv`), or through the kernel's queue
  * (`aio`), which costs a fraction. `auto`: by threads where the kernel has no queue for us.
  *
- * Whoever uses the queue waits in it for a millisecond now and then. So that is for walker threads and commands.
+ * Whoever uses the queue waits in it for a millisecond now and then, unless `readWithoutWaiting` was called.
  */
 export const waysToRead = ['auto', 'aio', 'preadv'] as const
 export type WayToRead = (typeof waysToRead)[number]
+
+/** Of this JavaScript thread, where it is not said otherwise. */
+let wayByDefault: WayToRead = 'preadv'
+
+/** From now on this JavaScript thread reads so, where it is not said otherwise, and never waits in the queue. */
+export async function readWithoutWaiting(reads: WayToRead): Promise<void> {
+  wayByDefault = reads
+  if (reads === 'preadv') return
+  const queue = await ReadQueue.ofThread().catch(() => undefined)
+  queue?.neverWait()
+}
 
 /** How a medium is opened and read. */
 export interface MediumOptions {
   /** Read around the page cache; always so for devices, on request for files. */
   direct?: boolean | undefined
-  /** `preadv` by default. */
+  /** By default `preadv`, or what `readWithoutWaiting` was told. */
   reads?: WayToRead | undefined
   /** How long a request around the page cache may take, in milliseconds; 30,000 by default. */
   deadlineMs?: number | undefined
@@ -165,7 +176,7 @@ class FileMedium implements MetadataMedium {
 }
 
 /** @throws DM_READ_FAILED when there has to be one, and is none */
-async function queueFor(path: string, reads: WayToRead = 'preadv'): Promise<ReadQueue | undefined> {
+async function queueFor(path: string, reads = wayByDefault): Promise<ReadQueue | undefined> {
   if (reads === 'preadv') return undefined
   try {
     return await ReadQueue.ofThread()

@@ -1,15 +1,16 @@
 /**
- * Reads through the kernel's own queue, of files that are read around the page cache: the content, what is left to threads, and that
+ * Reads through the kernel's own queue, of files that are read around the page cache: the content, what a thread has to begin, and that
  * nothing stays behind.
  */
-import { readdir, writeFile } from 'node:fs/promises'
+import { readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test, { type ExecutionContext } from 'ava'
 import { BlockReader } from '../../src/devicemapper/block-reader.ts'
 import { checksumSalt } from '../../src/devicemapper/checksum.ts'
 import { DeviceReads, Unanswered } from '../../src/devicemapper/device-reads.ts'
+import { readWithoutWaiting } from '../../src/devicemapper/metadata-medium.ts'
 import { pageAligned } from '../../src/devicemapper/page-aligned.ts'
-import { ReadQueue, type Returned } from '../../src/devicemapper/read-queue.ts'
+import { ReadQueue } from '../../src/devicemapper/read-queue.ts'
 import { ReadRuns } from '../../src/devicemapper/read-runs.ts'
 import { openPoolMetadata } from '../../src/devicemapper/thin/pool-metadata.ts'
 import { DeltamapperError } from '../../src/errors.ts'
@@ -85,45 +86,59 @@ test.serial('reads that end early, and files that are not open, are told as they
   reads.leave()
 })
 
-test.serial(
-  'a file system that cannot begin a read without waiting is read by threads, and asked no more',
-  async (t) => {
-    const memory = pageAligned(4 * BLOCK_BYTES)
-    const asked: number[] = []
-    const sent = { count: 0 }
-    // What tmpfs answers to RWF_NOWAIT; and what a device answers whose queue is full.
-    const outcomes: Returned[] = [
-      { failed: undefined, left: [1], refused: false },
-      { failed: undefined, left: [0, 1], refused: true }
-    ]
-    const queue = {
-      send: (_file: number, _memory: Uint8Array, _runs: ReadRuns, done: (returned: Returned) => void) => {
-        done(outcomes[sent.count++])
-        return true
-      }
-    } as unknown as ReadQueue
-    const reads = DeviceReads.join('refuses', (_file, _into, _start, bytes, position, done) => {
-      asked.push(position)
-      done(null, bytes)
-    })
-    const runs = new ReadRuns(2)
-    runs.add(0, BLOCK_BYTES, 10)
-    runs.add(BLOCK_BYTES, BLOCK_BYTES, 20)
-    for (let i = 0; i < 3; i++) t.is(await reads.readRuns(3, memory, runs, { deadlineMs: 60_000 }, queue), undefined)
-    t.deepEqual(asked, [20, 10, 20, 10, 20])
-    t.is(sent.count, 2)
-    reads.leave()
+test.serial('a file system that cannot begin a read without waiting has its reads begun by a thread', async (t) => {
+  // Of tmpfs; where it takes no O_DIRECT, and where there is none, there is nothing to see.
+  const file = join('/dev/shm', `deltamapper-read-queue-${process.pid}`)
+  t.teardown(() => rm(file, { force: true }))
+  await writeFile(file, content)
+  const reader = await open(t, file)
+  if (!reader) return
+  const queue = await ReadQueue.ofThread()
+  const reads = DeviceReads.join('waits', () => t.fail('a thread was asked for a read'))
+  const memory = pageAligned(8 * BLOCK_BYTES)
+  for (let round = 0; round < 3; round++) {
+    const runs = new ReadRuns(8)
+    for (let i = 0; i < 8; i++) runs.add(i * BLOCK_BYTES, BLOCK_BYTES, (round * 100 + i * 7) * BLOCK_BYTES)
+    t.is(await reads.readRuns(reader.descriptor, memory, runs, { deadlineMs: 60_000 }, queue), undefined)
+    for (let i = 0; i < 8; i++) t.is(memory.readUInt32LE(i * BLOCK_BYTES + 100), round * 100 + i * 7)
   }
-)
+  // What it cannot do either way is an error of the read.
+  const runs = new ReadRuns(2)
+  runs.add(0, BLOCK_BYTES, 0)
+  runs.add(BLOCK_BYTES, 2 * BLOCK_BYTES, (BLOCKS - 1) * BLOCK_BYTES)
+  t.deepEqual(await reads.readRuns(reader.descriptor, memory, runs, { deadlineMs: 60_000 }, queue), {
+    run: 1,
+    outcome: BLOCK_BYTES
+  })
+  const none = await reads.readRuns(2 ** 30, memory, runs, { deadlineMs: 60_000 }, queue)
+  t.regex(String(none?.outcome), /EBADF/)
+  t.is(queue.placesUsed, 0)
+  reads.leave()
+})
+
+test.serial('with no place in the queue, threads read', async (t) => {
+  const asked: number[] = []
+  const queue = { send: () => false } as unknown as ReadQueue
+  const reads = DeviceReads.join('no place', (_file, _into, _start, bytes, position, done) => {
+    asked.push(position)
+    done(null, bytes)
+  })
+  const runs = new ReadRuns(2)
+  runs.add(0, BLOCK_BYTES, 10)
+  runs.add(BLOCK_BYTES, BLOCK_BYTES, 20)
+  const memory = pageAligned(4 * BLOCK_BYTES)
+  t.is(await reads.readRuns(3, memory, runs, { deadlineMs: 60_000 }, queue), undefined)
+  t.deepEqual(asked, [10, 20])
+  reads.leave()
+})
 
 test.serial(
   'a window that the kernel keeps fails in time, is said to be sent, and keeps others from that device',
   async (t) => {
     const memory = pageAligned(4 * BLOCK_BYTES)
-    const kept: ((returned: Returned) => void)[] = []
+    const kept: Parameters<ReadQueue['send']>[4][] = []
     const queue = {
-      send: (_file: number, _memory: Uint8Array, _runs: ReadRuns, done: (returned: Returned) => void) =>
-        kept.push(done) > 0
+      send: (...[, , , , done]: Parameters<ReadQueue['send']>) => kept.push(done) > 0
     } as unknown as ReadQueue
     const reads = DeviceReads.join('keeps', () => t.fail('a thread was asked'))
     const runs = new ReadRuns(100)
@@ -135,9 +150,9 @@ test.serial(
     t.true(second?.outcome instanceof Unanswered && !second.outcome.sent)
     t.is(kept.length, 1)
     const third = reads.readRuns(3, memory, runs, { deadlineMs: 60_000 }, queue)
-    kept[0]({ failed: undefined, left: [], refused: false })
+    kept[0](undefined)
     t.is(kept.length, 2)
-    kept[1]({ failed: undefined, left: [], refused: false })
+    kept[1](undefined)
     t.is(await third, undefined)
     reads.leave()
   }
@@ -180,3 +195,22 @@ test.serial(
     t.is((await readdir('/proc/self/fd')).length, files)
   }
 )
+
+// The last: it is for the rest of the thread's life.
+test.serial('a thread that never waits reads through the queue as well, also where nobody says how', async (t) => {
+  if (!(await open(t))) return
+  await readWithoutWaiting('auto')
+  const queue = await ReadQueue.ofThread()
+  const reader = await BlockReader.open(path, { direct: true })
+  t.teardown(() => reader.close())
+  for (let round = 0; round < 20; round++) {
+    const blocks = Array.from({ length: 60 }, (_, i) => (round * 31 + i * 7) % BLOCKS)
+    const loading = reader.load(blocks, blocks.length, checksumSalt.btreeNode)
+    t.true(queue.placesUsed > 0)
+    const window = await loading
+    for (const [i, block] of blocks.entries()) {
+      if (window.block(i).readUInt32LE(100) !== block) t.fail(`slot ${i} does not hold block ${block}`)
+    }
+    t.is(queue.placesUsed, 0)
+  }
+})
