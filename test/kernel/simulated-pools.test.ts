@@ -34,10 +34,13 @@ test('a simulated pool is what the kernel makes of the same life', async (t) => 
   let again = 0
   for (let seed = firstSeed; seed < firstSeed + lives; seed++) {
     const steps = poolLifeOf(seed)
-    let difference: string | undefined = 'interrupted'
-    for (let tries = 0; difference === 'interrupted' && tries < MOST_TRIES; tries++) {
+    let difference: string | undefined
+    for (let tries = 0; tries < MOST_TRIES; tries++) {
       if (tries > 0) again++
+      const before = difference
       difference = await liveBoth(steps, { takesDiscards: seed % 2 === 0 })
+      // What comes of a commit of the kernel's own that was not noticed is not there again.
+      if (difference === undefined || (difference === before && difference !== 'interrupted')) break
     }
     t.is(difference, undefined, `seed ${seed}`)
   }
@@ -50,10 +53,13 @@ async function liveBoth(steps: readonly PoolStep[], options: { takesDiscards: bo
   let pool = ThinPool.format(disk, new DataDevice(DATA_BLOCKS, options))
   await kernel.format(options)
   let version = 1
+  let last = kernel.superblock()
   for (const [i, step] of steps.entries()) {
-    const before = kernel.superblock()
+    if (!kernel.superblock().equals(last)) return 'interrupted'
     await kernel.do(step, version)
-    if (!commits(step) && !kernel.superblock().equals(before)) return 'interrupted'
+    const now = kernel.superblock()
+    if (!commits(step) && !now.equals(last)) return 'interrupted'
+    last = now
     doTo(pool, step, version)
     if (step.kind === 'reload') pool = ThinPool.load(disk, pool.data)
     if (step.kind === 'write') version += step.blocks.length

@@ -178,7 +178,7 @@ function rebalanceChildren(store: MetadataStore, node: BTreeNode, key: number, t
   return true
 }
 
-/** Puts two siblings together, or shares their entries out evenly. */
+/** Puts two siblings together, or shares their entries out evenly: each keeps more than a third (__rebalance2). */
 function rebalance2(store: MetadataStore, parent: BTreeNode, i: number, type: TreeType): void {
   const [left, right] = [i, i + 1].map((at) => store.node(shadowChild(store, parent, at, type)))
   mergeOrShare(store, parent, i, left, right)
@@ -186,7 +186,7 @@ function rebalance2(store: MetadataStore, parent: BTreeNode, i: number, type: Tr
 
 function mergeOrShare(store: MetadataStore, parent: BTreeNode, i: number, left: BTreeNode, right: BTreeNode): void {
   const total = left.keys.length + right.keys.length
-  if (total < 2 * third(left) + 1) {
+  if (total < 2 * (third(left) + 1)) {
     shareOut([left, right], [total])
     store.release(parent.values[i + 1] as number)
     parent.keys.splice(i + 1, 1)
