@@ -1,11 +1,15 @@
 /**
- * The events that the kernel announces about its devices (uevents), before udev has seen them: netlink(7),
+ * What the kernel announces about changes of device-mapper's devices (uevents), before udev has seen it: netlink(7),
  * NETLINK_KOBJECT_UEVENT; lib/kobject_uevent.c. Node has no such sockets.
  *
  * The kernel queues an event before the call that caused it returns. It sends them to every network namespace of the
  * initial user namespace, so a container gets them too.
+ *
+ * The queue has room for some hundred. So what other devices cause (`udevadm trigger` asks all of them for an event)
+ * does not get in: a filter of the socket looks at each event's first line.
  */
 import koffi from 'koffi'
+import { addressOf } from './kernel-aio.ts'
 import { systemCallError } from './system-call-error.ts'
 
 const AF_NETLINK = 16
@@ -20,6 +24,23 @@ const EVENT_BYTES = 8192
 const EAGAIN = 11
 const EINTR = 4
 const ENOBUFS = 105
+
+const SOL_SOCKET = 1
+const SO_ATTACH_FILTER = 26
+/** Whatever the host's limit is; it takes CAP_NET_ADMIN. */
+const SO_RCVBUFFORCE = 33
+const SO_RCVBUF = 8
+/** Bytes of events that may wait: each takes 1 to 2 KiB of them. */
+const QUEUE_BYTES = 8 * 2 ** 20
+/** Of `change@/devices/virtual/block/dm-3`: what has to be where. */
+const CHANGE_OF_DEVICE_MAPPER = [
+  [0, 'chan'],
+  [4, 'ge@/'],
+  [24, 'bloc'],
+  [28, 'k/dm']
+] as const
+/** Classic BPF (linux/filter.h): load a word, compare, return how many bytes to keep. */
+const [LOAD_WORD, JUMP_IF_EQUAL, RETURN] = [0x20, 0x15, 0x06]
 
 /** The variables of one event: ACTION, SUBSYSTEM, MAJOR, MINOR … */
 export type KernelEvent = ReadonlyMap<string, string>
@@ -44,6 +65,11 @@ export class KernelEvents {
     const address = Buffer.alloc(ADDRESS_BYTES)
     address.writeUInt16LE(AF_NETLINK, 0)
     address.writeUInt32LE(KERNEL_GROUP, 8)
+    const set = library.func('int setsockopt(int socket, int level, int name, void *value, uint32_t length)') as Call
+    const option = (name: number, value: Buffer) => set(this.#socket, SOL_SOCKET, name, value, value.length) === 0
+    // Where one of these is not allowed, there is less room, and no more is lost than that is said.
+    option(SO_ATTACH_FILTER, filterProgram(filter))
+    if (!option(SO_RCVBUFFORCE, word(QUEUE_BYTES))) option(SO_RCVBUF, word(QUEUE_BYTES))
     if (bind(this.#socket, address, ADDRESS_BYTES) === 0) return
     const errno = koffi.errno()
     this.close()
@@ -75,6 +101,40 @@ export class KernelEvents {
   close(): void {
     this.#close(this.#socket)
   }
+}
+
+/** The filter's instructions: 16 bits of code, 8 each of how many to skip if equal and if not, 32 bits of value. */
+const filter = Buffer.concat(
+  [
+    ...CHANGE_OF_DEVICE_MAPPER.flatMap(([at, text], i) => [
+      [LOAD_WORD, 0, 0, at],
+      // If not, to the last instruction of all.
+      [JUMP_IF_EQUAL, 0, 2 * (CHANGE_OF_DEVICE_MAPPER.length - i) - 1, Buffer.from(text).readUInt32BE()]
+    ]),
+    [RETURN, 0, 0, EVENT_BYTES],
+    [RETURN, 0, 0, 0]
+  ].map(([code, isEqual, isNot, value]) => {
+    const instruction = Buffer.alloc(8)
+    instruction.writeUInt16LE(code, 0)
+    instruction.writeUInt8(isEqual, 2)
+    instruction.writeUInt8(isNot, 3)
+    instruction.writeUInt32LE(value, 4)
+    return instruction
+  })
+)
+
+/** struct sock_fprog: how many instructions, and where they are. They have to stay there during the call only. */
+function filterProgram(instructions: Buffer): Buffer {
+  const program = Buffer.alloc(16)
+  program.writeUInt16LE(instructions.length / 8, 0)
+  program.writeBigUInt64LE(BigInt(addressOf(instructions)), 8)
+  return program
+}
+
+function word(value: number): Buffer {
+  const buffer = Buffer.alloc(4)
+  buffer.writeUInt32LE(value)
+  return buffer
 }
 
 /** `change@/devices/virtual/block/dm-3`, then variables, each ended by a zero byte. */

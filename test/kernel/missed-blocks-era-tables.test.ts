@@ -217,7 +217,7 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   )
 }
 
-test.serial('the kernel announces each resume of a device once, and nothing else as one', (t) => {
+test.serial('the kernel announces each resume of a device once, and nothing else but a rename as one', (t) => {
   const disk = loopDisk(4)
   const table = (sectors: number) => `0 ${sectors} linear ${disk.path} 0`
   createDevice('announced', table(2048), '--uuid', 'TEST-announced')
@@ -267,6 +267,22 @@ test.serial('the kernel announces each resume of a device once, and nothing else
     counted(() => writeFileSync(`/sys/dev/block/${major}:${minor}/uevent`, 'change')),
     0,
     'udevadm trigger'
+  )
+  t.is(
+    counted(() => {
+      // Nobody fetches meanwhile: the event loop has no turn.
+      for (let i = 0; i < 2000; i++) writeFileSync('/sys/block/ubda/uevent', 'change')
+      dmsetup('suspend', 'announced')
+      dmsetup('resume', 'announced')
+      for (let i = 0; i < 1000; i++) writeFileSync(`/sys/dev/block/${major}:${minor}/uevent`, 'change')
+    }),
+    1,
+    'among thousands of others'
+  )
+  t.is(
+    counted(() => dmsetup('rename', 'announced', 'announced-anew') + dmsetup('rename', 'announced-anew', 'announced')),
+    2,
+    'a rename looks like one'
   )
   resumes.close()
   t.is(

@@ -8,7 +8,7 @@ import { type KernelEvent, KernelEvents } from '../../../../native/kernel-events
 import { DeltamapperError } from '../../../errors.ts'
 import { systemRemedy } from '../../../system-errors.ts'
 
-/** The kernel keeps some hundred events for us, so they are fetched this often. Milliseconds. */
+/** The kernel keeps so many events and no more, so they are fetched this often. Milliseconds. */
 const FETCH_MS = 50
 
 /** Why a history ends, in words, where somebody else resumed the volume during the agent's own change. */
@@ -54,7 +54,7 @@ export function countResumes(): Resumes {
 
 /**
  * Whether an event announces that a device was resumed. `udevadm trigger` (SYNTH_UUID) and a table that makes a device
- * read-only or writable (DISK_RO) cause events of their own.
+ * read-only or writable (DISK_RO) cause events of their own. Renaming a device looks like a resume.
  */
 export function isResume(event: KernelEvent): boolean {
   return (

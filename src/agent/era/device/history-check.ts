@@ -111,11 +111,16 @@ export class HistoryCheck {
 
   /**
    * A look after our own action, so that any later change is another process's. Findings go to the catalog and the log;
-   * it never fails.
+   * it never fails. Where nothing could be seen, no era is allowed any more either: another process's would hide there,
+   * and if our own had begun, the history ends at the next look.
    */
   async lookAfter(name: string): Promise<void> {
-    await this.check(name).catch((error: unknown) => {
+    const log = (error: unknown) => {
       this.#logger.warn({ volume: name, what: asDeltamapperError(error).line }, 'looked at a tracked volume')
+    }
+    await this.check(name).catch(async (error: unknown) => {
+      log(error)
+      await this.expectEras(name, 0).catch(log)
     })
   }
 
