@@ -33,6 +33,9 @@ export class KernelPool {
   /** Open files of active devices, by id. */
   readonly #files = new Map<number, number>()
   readonly #buffer = alignedBuffer(BLOCK_BYTES)
+  /** The superblock before a step; undefined where nobody compares. */
+  #before: Buffer | undefined
+  #hasCommitted = false
   #isMade = false
   #isActive = false
   #memory = ''
@@ -66,6 +69,23 @@ export class KernelPool {
     // It is there as long as the device is.
     rmSync(file)
     this.#isMade = true
+  }
+
+  /**
+   * @param before the superblock that is expected on disk until the step itself commits
+   * @returns whether the kernel has committed before that, as it does once a second
+   */
+  async doAndCompare(step: PoolStep, version: number, before: Buffer): Promise<boolean> {
+    this.#hasCommitted = false
+    this.#before = before
+    await this.do(step, version)
+    this.#before = undefined
+    return this.#hasCommitted
+  }
+
+  #compare(): void {
+    if (this.#before && !this.superblock().equals(this.#before)) this.#hasCommitted = true
+    this.#before = undefined
   }
 
   async do(step: PoolStep, version: number): Promise<void> {
@@ -114,6 +134,7 @@ export class KernelPool {
 
   /** The pool's status after a commit. */
   async status(): Promise<string> {
+    this.#compare()
     const [status] = await this.#deviceMapper.status(POOL, { flush: true })
     return status?.params.trim() ?? ''
   }
@@ -142,6 +163,7 @@ export class KernelPool {
   async deactivate(): Promise<void> {
     if (!this.#isActive) return
     for (const id of [...this.#files.keys()]) await this.#close(id)
+    this.#compare()
     await this.#deviceMapper.remove(POOL, { retry: true })
     this.#isActive = false
   }
@@ -181,6 +203,7 @@ export class KernelPool {
   }
 
   async #message(text: string): Promise<void> {
+    this.#compare()
     await this.#deviceMapper.message(POOL, text)
   }
 }
