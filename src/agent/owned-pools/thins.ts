@@ -76,6 +76,8 @@ export class Thins {
       )
     }
     const active = this.#active(pool)
+    // What was begun in a pool that is not active would wait, and be done after the call was refused.
+    await active.refuseInactive()
     const device = await active.onlyDevice(thin)
     if (device && device.sizeBytes > sizeBytes) {
       throw invalid(
