@@ -564,6 +564,7 @@ class OwnedWorld {
   /** @param origin what a snapshot is to be of */
   async #create(ask: (agent: OwnedAgent) => Promise<DescribedThin>, origin?: OwnedThin): Promise<void> {
     let made: DescribedThin | undefined
+    const askedAt = this.#scheduler.turn
     if (!(await this.#call('create', async (agent) => (made = await ask(agent)))) || !made) return
     const { thinId, name } = made
     const born = this.#machine.born.get(thinId)
@@ -572,7 +573,8 @@ class OwnedWorld {
       this.#violation ??= `${name} was said to be thin device ${keyOf(made)}, which was not made`
       return
     }
-    if (origin && born.isTorn) this.#violation ??= `${origin.name} could be written to while ${name} was taken`
+    if (origin && born.writableSince < askedAt)
+      this.#violation ??= `${origin.name} could be written to while ${name} was taken`
     if (origin && born.origin !== keyOf(origin)) {
       this.#violation ??= `${name} was taken of thin device ${born.origin}, and ${origin.name} is ${keyOf(origin)}`
     }

@@ -40,6 +40,8 @@ export interface OwnedDevice {
   name: string
   readonly uuid: string
   readonly number: DeviceNumber
+  /** The turn at which it was made. */
+  readonly since: number
   live?: Table
   loaded?: Table
   isSuspended: boolean
@@ -59,11 +61,11 @@ export interface Born {
   readonly content: Int32Array
   /** What tells its origin from all others; undefined for a volume. */
   readonly origin: string | undefined
-  /** Somebody could write to what it was taken of, at that moment. */
-  readonly isTorn: boolean
+  /** Since which turn somebody could write to what it was taken of, at that moment; Infinity where nobody could. */
+  readonly writableSince: number
 }
 
-const notTaken = { origin: undefined, isTorn: false }
+const notTaken = { origin: undefined, writableSince: Infinity }
 
 export class OwnedMachine {
   readonly scheduler: Scheduler
@@ -270,7 +272,10 @@ export class OwnedMachine {
   }
 
   #snapshot(pool: ThinPool, id: number, origin: number): void {
-    const isTorn = this.thins.some(({ live, isSuspended }) => live.thin.id === origin && !live.readOnly && !isSuspended)
+    const writable = this.thins.filter(
+      ({ live, isSuspended }) => live.thin.id === origin && !live.readOnly && !isSuspended
+    )
+    const writableSince = Math.min(...writable.map(({ since }) => since))
     const { creationTime, transactionId } = pool.detailsOf(origin)
     pool.createSnap(id, origin)
     const content = Int32Array.from({ length: DATA_BLOCKS }, (_, block) => pool.read(id, block))
@@ -349,7 +354,7 @@ export class OwnedMachine {
   #add(name: string, uuid: string, parts: Pick<OwnedDevice, 'disk' | 'data'>): OwnedDevice {
     const device: OwnedDevice = {
       ...{ name, uuid, number: { major: 254, minor: this.#numbers++ }, isSuspended: false, openCount: 0 },
-      ...{ waiting: [], work: Promise.resolve(), ...parts }
+      ...{ waiting: [], work: Promise.resolve(), since: this.scheduler.turn, ...parts }
     }
     this.devices.add(device)
     return device
