@@ -61,6 +61,8 @@ type ForeignKind = Extract<Kind, `foreign${string}`>
 
 const isCalmKind = (kind: Kind): kind is CalmKind => kind in calm
 const isForeign = (kind: Kind): kind is ForeignKind => kind.startsWith('foreign')
+/** What leaves nothing to be told at the end. */
+const isOwnDoing = (kind: Kind): boolean => isCalmKind(kind) || ['killAgent', 'startAgent', 'powerCut'].includes(kind)
 const wild = (Object.keys(weights) as Kind[]).filter((kind) => !isCalmKind(kind))
 const faults: readonly CallFault[] = ['refused', 'helper dies before', 'helper dies after', 'hangs']
 
@@ -183,6 +185,11 @@ class OwnedWorld {
     const name = this.#onRecord.pools.length > 0 ? this.#pool : ''
     void this.#call('check', async ({ pools }) => ({ findings } = await pools.reconcile({ pool: name })))
     await this.#quiet()
+    const [finding] = findings
+    // Nobody but the agent had a hand in it: what it had begun is done, or undone.
+    if (finding && this.#life.actions.every(({ kind }) => isOwnDoing(kind as Kind))) {
+      this.#violation ??= `the agent cannot tell what became of what it had begun: ${finding.kind}`
+    }
     return this.#violation ?? this.#leftBehind() ?? this.#lost() ?? this.#disagreement(findings)
   }
 

@@ -283,7 +283,7 @@ export class OwnedMachine {
       details: pool.detailsOf(id),
       content,
       origin: `${origin}/${creationTime}/${transactionId}`,
-      isTorn
+      writableSince
     })
   }
 
