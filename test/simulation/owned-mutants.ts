@@ -24,6 +24,7 @@ export const ownedMutants: readonly Mutant[] = [
     name: 'owned-intent-contradicted',
     world: 'owned',
     guard: 'a thin device that was created at another transaction is not the one that was begun',
+    unseen: 'it would go on record with the transaction that was begun, and from then on be told to be another one',
     file: 'src/agent/catalog/reconcile.ts',
     from: 'const contradicted = device !== undefined && device.transactionId !== intent.transactionId',
     to: 'const contradicted = device !== undefined && device.transactionId === -1n'
@@ -91,6 +92,14 @@ export const ownedMutants: readonly Mutant[] = [
     file: 'src/agent/catalog/reconcile.ts',
     from: 'devices.find((each) => each.thinId === thin.thinId && each.sizeBytes !== thin.sizeBytes)\n  if (device === undefined) return []',
     to: 'devices.find((each) => each.thinId === thin.thinId)\n  if (device === undefined || device.sizeBytes === thin.sizeBytes) return []'
+  },
+  {
+    name: 'owned-grown-while-active',
+    world: 'owned',
+    guard: 'a volume of a pool that is not active is not grown',
+    file: `${pools}/thins.ts`,
+    from: 'await active.refuseInactive()\n    const device = await active.onlyDevice(thin)',
+    to: 'const device = await active.onlyDevice(thin)'
   },
   {
     name: 'owned-adopted-size',

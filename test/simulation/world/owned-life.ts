@@ -38,6 +38,7 @@ const weights = {
   commitFails: 0.7,
   foreignThin: 1,
   foreignDelete: 1,
+  foreignReplace: 1.5,
   foreignTransaction: 0.7,
   foreignDevice: 1,
   foreignTable: 1,
@@ -471,6 +472,17 @@ class OwnedWorld {
           if (pool?.has(id)) this.#deleted.add(keyOf({ thinId: id, ...pool.detailsOf(id) }))
           for (const [key, { thinId }] of this.#promised) if (thinId === id) this.#promised.delete(key)
           await send(`delete ${id}`)
+        })
+      }
+      case 'foreignReplace': {
+        // Its id is used again.
+        const id = pick(pool?.ids.filter((each) => !machine.thins.some(({ live }) => live.thin.id === each)) ?? [], a)
+        if (id === undefined || !pool) return
+        return foreign(async () => {
+          this.#deleted.add(keyOf({ thinId: id, ...pool.detailsOf(id) }))
+          for (const [key, { thinId }] of this.#promised) if (thinId === id) this.#promised.delete(key)
+          await send(`delete ${id}`)
+          await send(`create_thin ${id}`)
         })
       }
       case 'foreignTransaction': {
