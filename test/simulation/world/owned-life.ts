@@ -586,9 +586,9 @@ class OwnedWorld {
     const askedAt = this.#scheduler.turn
     if (!(await this.#call('create', async (agent) => (made = await ask(agent)))) || !made) return
     const { thinId, name } = made
-    const born = this.#machine.born.get(thinId)
+    const born = this.#machine.born.get(keyOf(made))
     this.#count('well')
-    if (!born || keyOf({ thinId, ...born.details }) !== keyOf(made)) {
+    if (!born) {
       this.#violation ??= `${name} was said to be thin device ${keyOf(made)}, which was not made`
       return
     }

@@ -7,7 +7,6 @@ import type { DeviceInfo, DeviceNumber, DeviceReference, TableRow } from '../../
 import { parsePoolTable, parseThinTable } from '../../../src/devicemapper/thin/table.ts'
 import { DataDevice, ThinPool } from '../kernel/thin-pool.ts'
 import { Refused } from '../kernel/refused.ts'
-import type { Details } from '../metadata/blocks.ts'
 import { MetadataDisk } from '../metadata/disk.ts'
 import type { Scheduler } from './scheduler.ts'
 
@@ -57,7 +56,6 @@ export interface OwnedDevice {
 
 /** A thin device as it was created. */
 export interface Born {
-  readonly details: Details
   readonly content: Int32Array
   /** What tells its origin from all others; undefined for a volume. */
   readonly origin: string | undefined
@@ -72,8 +70,8 @@ export class OwnedMachine {
   readonly devices = new Set<OwnedDevice>()
   readonly metadata = new MetadataDisk(METADATA_BLOCKS)
   readonly data = new DataDevice(DATA_BLOCKS)
-  /** What the last message of each thin id has created. */
-  readonly born = new Map<number, Born>()
+  /** What messages have created, by what tells thin devices apart. */
+  readonly born = new Map<string, Born>()
   boot = 1
   /** The next commit fails. */
   commitFails = false
@@ -250,7 +248,7 @@ export class OwnedMachine {
       } else if (word === 'set_transaction_id') pool.setTransactionId(a, b)
       else throw new Refused('EINVAL', text)
       if (word === 'create_thin') {
-        this.born.set(a, { details: pool.detailsOf(a), content: new Int32Array(DATA_BLOCKS), ...notTaken })
+        this.born.set(identityOf(pool, a), { content: new Int32Array(DATA_BLOCKS), ...notTaken })
       }
       await this.#commit(target)
     })
@@ -276,13 +274,12 @@ export class OwnedMachine {
       ({ live, isSuspended }) => live.thin.id === origin && !live.readOnly && !isSuspended
     )
     const writableSince = Math.min(...writable.map(({ since }) => since))
-    const { creationTime, transactionId } = pool.detailsOf(origin)
+    const of = identityOf(pool, origin)
     pool.createSnap(id, origin)
     const content = Int32Array.from({ length: DATA_BLOCKS }, (_, block) => pool.read(id, block))
-    this.born.set(id, {
-      details: pool.detailsOf(id),
+    this.born.set(identityOf(pool, id), {
       content,
-      origin: `${origin}/${creationTime}/${transactionId}`,
+      origin: of,
       writableSince
     })
   }
@@ -334,7 +331,9 @@ export class OwnedMachine {
       return { target: new PoolTarget(pool, !isBlank && this.needsCheck) }
     }
     if (targetType !== 'thin') return {}
-    const { poolDevice, deviceId: id } = parseThinTable(params)
+    const parsed = parseThinTable(params)
+    if (!parsed) throw new Refused('EINVAL', params)
+    const { poolDevice, deviceId: id } = parsed
     const pool = this.existing(poolDevice)
     if (!pool.live?.target?.pool.has(id)) throw new Refused('ENODATA', `no thin device ${id}`)
     return { thin: { pool, id } }
@@ -359,6 +358,12 @@ export class OwnedMachine {
     this.devices.add(device)
     return device
   }
+}
+
+/** What tells a thin device from all others. */
+function identityOf(pool: ThinPool, id: number): string {
+  const { creationTime, transactionId } = pool.detailsOf(id)
+  return `${id}/${creationTime}/${transactionId}`
 }
 
 export function row(lengthSectors: number, targetType: string, params: string): TableRow {
