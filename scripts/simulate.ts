@@ -1,7 +1,7 @@
 /**
  * Lives of a simulated machine, one after the other: test/simulation/ has the world, docs/simulation.md says how to read what this prints.
  *
- *     npm run simulate -- [--world thin|leases|era|all] [--seed S] [--lives N]     N lives from seed S on; the first that fails is made small, and told as a story
+ *     npm run simulate -- [--world thin|leases|era|owned|all] [--seed S] [--lives N]     N lives from seed S on; the first that fails is made small, and told as a story
  *     npm run simulate -- --story --world W --seed S     one life, told
  *     npm run simulate -- --mutants [--lives N] [--only NAME,…] [--again]     takes guards of the product away in turn: N lives at most to find that out
  *

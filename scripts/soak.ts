@@ -157,7 +157,7 @@ interface Section {
 }
 
 /** Lives of each simulated world; those of era take the longest. */
-const SIMULATED_LIVES = { thin: 500_000, leases: 500_000, era: 100_000 } as const
+const SIMULATED_LIVES = { thin: 500_000, leases: 500_000, era: 100_000, owned: 100_000 } as const
 /** Of a pool and of an era device without faults, in the simulation and in each kernel. */
 const SIMULATED_POOLS = 1000
 const SIMULATED_ERAS = 300

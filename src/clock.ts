@@ -30,14 +30,15 @@ export const systemClock: Clock = {
   }
 }
 
-/** What is enough for waiting that nothing interrupts. */
+/** What is enough for most waiting. */
 export type PlainClock = Pick<Clock, 'now' | 'monotonic'> & {
-  /** @param mayEnd the process need not stay for it */
-  readonly sleep: (ms: number, mayEnd?: boolean) => Promise<void>
+  /** @param mayEnd the process need not stay for it @param signal ends it when it is aborted */
+  readonly sleep: (ms: number, mayEnd?: boolean, signal?: AbortSignal) => Promise<void>
 }
 
 export const plainClock: PlainClock = {
   now: () => systemClock.now(),
   monotonic: () => systemClock.monotonic(),
-  sleep: (ms, mayEnd = false) => sleepFor(ms, undefined, { ref: !mayEnd })
+  sleep: (ms, mayEnd = false, signal) =>
+    sleepFor(ms, undefined, { ref: !mayEnd, ...(signal && { signal }) }).catch(() => undefined)
 }

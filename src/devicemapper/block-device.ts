@@ -8,8 +8,8 @@
  */
 import { constants } from 'node:fs'
 import { type FileHandle, open, readFile } from 'node:fs/promises'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { decodeDeviceNumber } from '../../native/device.ts'
+import { type PlainClock, plainClock } from '../clock.ts'
 import { DeltamapperError, invalid } from '../errors.ts'
 import { systemRemedy } from '../system-errors.ts'
 import { pageAligned } from './page-aligned.ts'
@@ -55,7 +55,13 @@ export function describeContent(start: Buffer): string | undefined {
   return start.subarray(0, BLANK_BYTES).every((byte) => byte === 0) ? undefined : 'something that is not known here'
 }
 
-/** A block device that nobody else can claim while it is open. */
+/** A block device that nobody else can claim while it is open, wherever it is. */
+export type Claim = Pick<
+  ClaimedDevice,
+  'path' | 'number' | 'sizeBytes' | 'content' | 'zeroStart' | 'close' | typeof Symbol.asyncDispose
+>
+
+/** One of this machine. */
 export class ClaimedDevice {
   readonly path: string
   readonly number: DeviceNumber
@@ -154,13 +160,13 @@ export class ClaimedDevice {
 }
 
 /** Runs an action that needs a free device, and tries again for a while if the device seems to be in use. */
-export async function onceFree<T>(take: () => Promise<T>): Promise<T> {
-  for (const deadline = performance.now() + SETTLE_MS; ; await sleep(SETTLE_INTERVAL_MS)) {
+export async function onceFree<T>(take: () => Promise<T>, clock: PlainClock = plainClock): Promise<T> {
+  for (const deadline = clock.monotonic() + SETTLE_MS; ; await clock.sleep(SETTLE_INTERVAL_MS)) {
     try {
       return await take()
     } catch (error) {
       const busy = error instanceof DeltamapperError && error.code === 'DM_DEVICE_BUSY'
-      if (!busy || performance.now() > deadline) throw error
+      if (!busy || clock.monotonic() > deadline) throw error
     }
   }
 }

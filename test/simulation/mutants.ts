@@ -6,6 +6,7 @@
  */
 
 import { eraMutants } from './era-mutants.ts'
+import { ownedMutants } from './owned-mutants.ts'
 import type { World } from './world/life.ts'
 import type { Theme } from './world/themes.ts'
 
@@ -518,5 +519,6 @@ export const mutants: readonly Mutant[] = [
     from: 'this.#retry = this.#parts.clock.after(this.#parts.retryMs, () => void this.recover(), true)',
     to: ''
   },
-  ...eraMutants
+  ...eraMutants,
+  ...ownedMutants
 ]

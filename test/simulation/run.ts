@@ -10,6 +10,7 @@ import { type Mutant, mutants } from './mutants.ts'
 import { foundIn, lookedAtIn, readTable, writeRow } from './guard-table.ts'
 import { eraLifeOf, liveEra } from './world/era-life.ts'
 import { leaseLifeOf, liveLeases } from './world/lease-life.ts'
+import { liveOwned, ownedLifeOf } from './world/owned-life.ts'
 import { type Life, type LifeResult, liveThin, thinLifeOf, type World } from './world/life.ts'
 import { seedsOf, type Theme } from './world/themes.ts'
 
@@ -19,7 +20,8 @@ const LIVES_A_CATALOG = 500
 const worlds = {
   thin: { lifeOf: thinLifeOf, live: liveThin },
   leases: { lifeOf: leaseLifeOf, live: liveLeases },
-  era: { lifeOf: eraLifeOf, live: liveEra }
+  era: { lifeOf: eraLifeOf, live: liveEra },
+  owned: { lifeOf: ownedLifeOf, live: liveOwned }
 } satisfies Record<World, unknown>
 
 export const worldNames = Object.keys(worlds) as readonly World[]

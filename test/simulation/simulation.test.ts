@@ -10,7 +10,8 @@ const FIRST_SEED = 421
 for (const [world, lives, outcome] of [
   ['thin', 300, 'well'],
   ['leases', 1500, 'held'],
-  ['era', 40, 'well']
+  ['era', 40, 'well'],
+  ['owned', 60, 'well']
 ] as const) {
   test(`${lives} lives of the world ${world}`, async (t) => {
     // (On a machine with much else to do.)
@@ -35,7 +36,7 @@ test('a life is the same each time', async (t) => {
   // (A catalog in which a life has been is another world for the same life.)
   using catalogs = new Catalogs()
   using others = new Catalogs()
-  for (const world of ['thin', 'leases', 'era'] as const) {
+  for (const world of ['thin', 'leases', 'era', 'owned'] as const) {
     const [first, second] = [await liveOn(world, 77, 5, catalogs), await liveOn(world, 77, 5, others)]
     t.deepEqual(first, second)
   }

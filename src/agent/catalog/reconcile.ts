@@ -325,8 +325,9 @@ function compareThin(
       }
     ]
   }
-  const device = devices.find((each) => each.thinId === thin.thinId)
-  if (device === undefined || device.sizeBytes === thin.sizeBytes) return []
+  // Others may have made a second device of it.
+  const device = devices.find((each) => each.thinId === thin.thinId && each.sizeBytes !== thin.sizeBytes)
+  if (device === undefined) return []
   return [
     {
       kind: 'size-differs',

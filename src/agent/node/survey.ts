@@ -15,13 +15,17 @@ export interface SurveyedDevice {
   readonly row: TableRow | undefined
 }
 
-/** Every device-mapper device of the node. Devices that disappear meanwhile are left out. */
+/**
+ * Every device-mapper device of the node. Devices that disappear meanwhile are left out. They are asked about by
+ * number: one that is renamed meanwhile keeps it, and is in use as before.
+ */
 export async function surveyDevices(deviceMapper: SurveyPort): Promise<SurveyedDevice[]> {
   const devices: SurveyedDevice[] = []
-  for (const { name } of await deviceMapper.list()) {
-    const info = await deviceMapper.info(name)
+  for (const { major, minor } of await deviceMapper.list()) {
+    const number = { major, minor }
+    const info = await deviceMapper.info(number)
     if (!info) continue
-    const rows = info.hasLiveTable ? await deviceMapper.table(name).catch(noneIfGone) : []
+    const rows = info.hasLiveTable ? await deviceMapper.table(number).catch(noneIfGone) : []
     devices.push({ info, row: rows.length === 1 ? rows[0] : undefined })
   }
   return devices

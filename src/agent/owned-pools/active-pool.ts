@@ -5,6 +5,7 @@
 import type { DeviceInfo, DeviceMapper } from '../../../native/device-mapper.ts'
 import type { DeviceDetails } from '../../devicemapper/thin/device-details.ts'
 import { type PoolPlan, ThinPool, wipePool } from '../../devicemapper/thin/pool.ts'
+import type { PoolMachine } from '../../devicemapper/thin/pool-machine.ts'
 import type { ReadOptions } from '../../devicemapper/block-reader.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import type { PoolNumbers } from '../../devicemapper/thin/status.ts'
@@ -42,11 +43,13 @@ export class ActivePool {
   /** Its interface to the kernel. */
   readonly target: ThinPool
   readonly #deviceMapper: DeviceMapper
+  readonly #machine: PoolMachine
 
-  constructor(deviceMapper: DeviceMapper, pool: OwnedPool) {
+  constructor(deviceMapper: DeviceMapper, pool: OwnedPool, machine: PoolMachine) {
     this.pool = pool
-    this.target = new ThinPool(deviceMapper, poolUuid(pool))
+    this.target = new ThinPool(deviceMapper, poolUuid(pool), machine)
     this.#deviceMapper = deviceMapper
+    this.#machine = machine
   }
 
   async isActive(): Promise<boolean> {
@@ -83,13 +86,14 @@ export class ActivePool {
    */
   async thins(options?: { deadlineMs: number }): Promise<ReadonlyMap<number, DeviceDetails>> {
     const { metadataPath, metadataDevice } = await this.#device()
-    return thinsOn(metadataPath, { device: metadataDevice, ...options })
+    return thinsOn(metadataPath, { device: metadataDevice, open: this.#machine.open, ...options })
   }
 
   /** One of them, and the byte at which its highest mapping ends. @throws DM_DEVICE_NOT_FOUND, and the same */
   async look(thinId: number): Promise<{ details: DeviceDetails; mappedEnd: number }> {
     const { metadataPath, metadataDevice } = await this.#device()
-    const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, device: metadataDevice })
+    const { open } = this.#machine
+    const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, device: metadataDevice, open })
     try {
       const found = await metadata.device(thinId)
       return { details: found.details, mappedEnd: await metadata.mappedEnd(found) }
@@ -165,7 +169,7 @@ export class ActivePool {
    */
   async wipe(): Promise<void> {
     const plan = planOf(this.pool)
-    const inside = await thinsOn(plan.metadataDevice).catch((error: unknown) => {
+    const inside = await thinsOn(plan.metadataDevice, { open: this.#machine.open }).catch((error: unknown) => {
       if (error instanceof DeltamapperError && error.code === 'DM_METADATA_FOREIGN') return undefined
       throw error
     })
@@ -176,7 +180,7 @@ export class ActivePool {
         'activate the pool, adopt and delete them, or remove it without --wipe'
       )
     }
-    await wipePool(this.#deviceMapper, plan)
+    await wipePool(this.#deviceMapper, plan, this.#machine)
   }
 
   async #device(): Promise<PoolDevice> {
@@ -197,7 +201,7 @@ export function refuseInUse(info: DeviceInfo, what: string): void {
   )
 }
 
-async function thinsOn(metadataPath: string, options?: ReadOptions): Promise<Map<number, DeviceDetails>> {
+async function thinsOn(metadataPath: string, options: ReadOptions): Promise<Map<number, DeviceDetails>> {
   const metadata = await openPoolMetadata(metadataPath, { liveRoot: true, ...options })
   try {
     const thins = new Map<number, DeviceDetails>()

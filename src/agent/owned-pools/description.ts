@@ -4,6 +4,7 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { nodeName } from '../../../native/device.ts'
+import type { PoolMachine } from '../../devicemapper/thin/pool-machine.ts'
 import type { PoolStatus } from '../../devicemapper/thin/status.ts'
 import { asDeltamapperError } from '../../errors.ts'
 import type { CatalogView, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
@@ -81,7 +82,8 @@ export interface DescribedThin {
 export async function describePool(
   deviceMapper: DeviceMapper,
   pool: OwnedPool,
-  { thins, intents }: CatalogView
+  { thins, intents }: CatalogView,
+  machine: PoolMachine
 ): Promise<DescribedPool> {
   const { name, dataBlockSectors, lowWaterBlocks, transactionId } = pool
   const blockBytes = dataBlockSectors * SECTOR_BYTES
@@ -99,7 +101,7 @@ export async function describePool(
     createdAtMs: pool.createdAt
   }
   try {
-    const active = new ActivePool(deviceMapper, pool)
+    const active = new ActivePool(deviceMapper, pool, machine)
     if (!(await active.isActive())) return { ...described, state: 'inactive' }
     return { ...described, ...stateOf(await active.target.status(), blockBytes) }
   } catch (error) {
@@ -112,9 +114,10 @@ export async function describeThins(
   deviceMapper: DeviceMapper,
   pool: OwnedPool,
   { thins }: CatalogView,
-  wanted: (thin: OwnedThin) => boolean
+  wanted: (thin: OwnedThin) => boolean,
+  machine: PoolMachine
 ): Promise<DescribedThin[]> {
-  const inKernel = await new ActivePool(deviceMapper, pool)
+  const inKernel = await new ActivePool(deviceMapper, pool, machine)
     .thins({ deadlineMs: LOOK_DEADLINE_MS })
     .catch(() => undefined)
   const described: DescribedThin[] = []

@@ -5,6 +5,7 @@
  * A device with the name of one of our pools and another UUID is foreign, and is left out.
  */
 import type { DeviceInfo } from '../../../native/device-mapper.ts'
+import { type PoolMachine, thisMachine } from '../../devicemapper/thin/pool-machine.ts'
 import { openPoolMetadata } from '../../devicemapper/thin/pool-metadata.ts'
 import { parsePoolStatus } from '../../devicemapper/thin/status.ts'
 import { parseThinTable } from '../../devicemapper/thin/table.ts'
@@ -20,12 +21,13 @@ import { SECTOR_BYTES } from '../../units.ts'
 export async function readKernelView(
   deviceMapper: SurveyPort,
   pools: readonly OwnedPool[],
-  survey: readonly SurveyedDevice[]
+  survey: readonly SurveyedDevice[],
+  machine: PoolMachine = thisMachine
 ): Promise<KernelView> {
   const active: KernelPool[] = []
   for (const pool of pools) {
     const device = survey.find(({ info }) => info.uuid === poolUuid(pool))
-    if (device?.row?.targetType === 'thin-pool') active.push(await readPool(deviceMapper, pool, device.info))
+    if (device?.row?.targetType === 'thin-pool') active.push(await readPool(deviceMapper, pool, device.info, machine))
   }
   const devices = thinDevices(survey).flatMap((device) => {
     const pool = pools.find((each) => poolUuid(each) === device.poolUuid)
@@ -69,18 +71,27 @@ export function otherPools(survey: readonly SurveyedDevice[], pools: readonly Ow
     .map(({ info }) => ({ dmName: info.name, transactionId: 0n, thins: undefined }))
 }
 
-async function readPool(deviceMapper: SurveyPort, { dmName }: OwnedPool, info: DeviceInfo): Promise<KernelPool> {
+async function readPool(
+  deviceMapper: SurveyPort,
+  { dmName }: OwnedPool,
+  info: DeviceInfo,
+  machine: PoolMachine
+): Promise<KernelPool> {
   const [row] = await deviceMapper.status({ uuid: info.uuid })
   const status = row && parsePoolStatus(row.params)
   if (status?.state !== 'working') return { dmName, transactionId: 0n, thins: undefined }
-  return { dmName, transactionId: status.transactionId, thins: await readThins(deviceMapper, info) }
+  return { dmName, transactionId: status.transactionId, thins: await readThins(deviceMapper, info, machine) }
 }
 
-async function readThins(deviceMapper: SurveyPort, { uuid }: DeviceInfo): Promise<KernelPool['thins']> {
+async function readThins(
+  deviceMapper: SurveyPort,
+  { uuid }: DeviceInfo,
+  { open }: PoolMachine
+): Promise<KernelPool['thins']> {
   try {
     const pool = await findPoolDevice(deviceMapper, { uuid })
     if (!pool) return undefined
-    const metadata = await openPoolMetadata(pool.metadataPath, { liveRoot: true, device: pool.metadataDevice })
+    const metadata = await openPoolMetadata(pool.metadataPath, { liveRoot: true, device: pool.metadataDevice, open })
     try {
       const thins = new Map<number, { creationTime: number; transactionId: bigint; mappedBlocks: number }>()
       for await (const { id, details } of metadata.devices()) thins.set(id, details)

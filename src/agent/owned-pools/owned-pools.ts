@@ -5,10 +5,10 @@
  *
  * The agent activates nothing at its start: a person does, or a unit that runs `deltamapper pool activate`.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { activatePool, checkNewPool, createPool } from '../../devicemapper/thin/pool.ts'
+import { type PoolMachine, thisMachine } from '../../devicemapper/thin/pool-machine.ts'
 import { asDeltamapperError, DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { nameTaken } from '../catalog/name-taken.ts'
@@ -49,6 +49,8 @@ export interface OwnedPoolsOptions {
   readonly catalog: Catalog
   readonly deviceMapper: DeviceMapper
   readonly logger: Logger
+  /** This one where left out. */
+  readonly machine?: PoolMachine
   /** What else answers to this source name, in words; undefined if nothing does. */
   readonly takenBy?: (name: string) => Promise<string | undefined>
   /** Milliseconds; 10,000 by default. */
@@ -77,6 +79,7 @@ export class OwnedPools {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
+  readonly #machine: PoolMachine
   readonly #takenBy: NonNullable<OwnedPoolsOptions['takenBy']>
   readonly #watchIntervalMs: number
   readonly #locks = new KeyedLock()
@@ -88,14 +91,17 @@ export class OwnedPools {
   #names = new Set<string>()
   #watching: Promise<void> | undefined
 
-  constructor({ catalog, deviceMapper, logger, takenBy, watchIntervalMs = WATCH_INTERVAL_MS }: OwnedPoolsOptions) {
+  constructor(options: OwnedPoolsOptions) {
+    const { catalog, deviceMapper, logger, machine = thisMachine } = options
+    const { takenBy, watchIntervalMs = WATCH_INTERVAL_MS } = options
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
+    this.#machine = machine
     this.#takenBy = takenBy ?? (() => Promise.resolve(undefined))
     this.#watchIntervalMs = watchIntervalMs
-    this.#intents = new PoolIntents(catalog, deviceMapper, logger)
-    this.#thins = new Thins(this.#intents, catalog, deviceMapper)
+    this.#intents = new PoolIntents(catalog, deviceMapper, logger, machine)
+    this.#thins = new Thins(this.#intents, catalog, deviceMapper, machine)
     this.#fullness = new FullnessLog(logger)
   }
 
@@ -108,7 +114,7 @@ export class OwnedPools {
   async start(): Promise<void> {
     this.#names = await this.#namesInCatalog()
     const settling = Promise.all([...this.#names].map((name) => this.#settleAtStart(name)))
-    await Promise.race([settling, sleep(SETTLE_AT_START_MS, undefined, { ref: false })])
+    await Promise.race([settling, this.#machine.clock.sleep(SETTLE_AT_START_MS, true)])
     this.#watching = this.#watch()
   }
 
@@ -144,12 +150,12 @@ export class OwnedPools {
         if (takenBy !== undefined) {
           throw nameTaken(`the name ${name} is taken: ${takenBy} answers to it`)
         }
-        const { dataBytes } = await checkNewPool(this.#deviceMapper, planOf(asked))
+        const { dataBytes } = await checkNewPool(this.#deviceMapper, planOf(asked), this.#machine)
         const lowWaterBlocks =
           lowWaterBytes === undefined ? Math.ceil(dataBytes / blockBytes / LOW_WATER_PART) : asked.lowWaterBlocks
         const pool = { ...asked, lowWaterBlocks }
         await this.#intents.change(name, { kind: 'create-pool', pool }, async () => {
-          await createPool(this.#deviceMapper, planOf(pool))
+          await createPool(this.#deviceMapper, planOf(pool), this.#machine)
         })
         this.#names.add(name)
       })
@@ -163,7 +169,8 @@ export class OwnedPools {
       if (!(await this.#active(pool).isActive())) {
         const [intent] = view.intents
         const unfinished = intent !== undefined && 'transactionId' in intent ? [pool.transactionId + 1n] : []
-        await activatePool(this.#deviceMapper, planOf(pool), [pool.transactionId, ...unfinished])
+        const ids = [pool.transactionId, ...unfinished]
+        await activatePool(this.#deviceMapper, planOf(pool), ids, this.#machine)
       }
       this.#intents.report(await this.#intents.recover(name))
       if (!withVolumes) return
@@ -220,12 +227,13 @@ export class OwnedPools {
 
   async getPool({ pool: name }: { pool: string }): Promise<DescribedPool> {
     const { pool, view } = await this.#intents.entry(name)
-    return describePool(this.#deviceMapper, pool, view)
+    return describePool(this.#deviceMapper, pool, view, this.#machine)
   }
 
   async listPools(_request: object = {}): Promise<{ pools: DescribedPool[] }> {
     const view = await this.#catalog.ownedPools.view()
-    return { pools: await Promise.all(view.pools.map((pool) => describePool(this.#deviceMapper, pool, view))) }
+    const described = view.pools.map((pool) => describePool(this.#deviceMapper, pool, view, this.#machine))
+    return { pools: await Promise.all(described) }
   }
 
   // Volumes and snapshots
@@ -339,7 +347,7 @@ export class OwnedPools {
   // Implementation
 
   #active(pool: OwnedPool): ActivePool {
-    return new ActivePool(this.#deviceMapper, pool)
+    return new ActivePool(this.#deviceMapper, pool, this.#machine)
   }
 
   /** Runs work on one thin under its pool's lock. @returns the thin as it is afterwards */
@@ -347,15 +355,17 @@ export class OwnedPools {
     return this.#locks.take(poolName, async () => {
       const { pool, thin } = await work()
       const { view } = await this.#intents.entry(poolName)
-      const [described] = await describeThins(this.#deviceMapper, pool, view, ({ id }) => id === thin.id)
+      const isIt = ({ id }: OwnedThin) => id === thin.id
+      const [described] = await describeThins(this.#deviceMapper, pool, view, isIt, this.#machine)
       return described
     })
   }
 
   async #list(pool: string, kind: OwnedThin['kind']): Promise<DescribedThin[]> {
     const view = pool === '' ? await this.#catalog.ownedPools.view() : (await this.#intents.entry(pool)).view
+    const ofKind = (thin: OwnedThin) => thin.kind === kind
     const listed = await Promise.all(
-      view.pools.map((each) => describeThins(this.#deviceMapper, each, view, (thin) => thin.kind === kind))
+      view.pools.map((each) => describeThins(this.#deviceMapper, each, view, ofKind, this.#machine))
     )
     return listed.flat()
   }
@@ -384,7 +394,7 @@ export class OwnedPools {
       // If the catalog fails, the next caller is told.
       const { pools } = await this.listPools().catch(() => ({ pools: [] }))
       if (!signal.aborted) for (const pool of pools) this.#fullness.look(pool)
-      await sleep(this.#watchIntervalMs, undefined, { signal, ref: false }).catch(() => undefined)
+      await this.#machine.clock.sleep(this.#watchIntervalMs, true, signal)
     }
   }
 }

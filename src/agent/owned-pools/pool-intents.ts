@@ -6,6 +6,7 @@
  */
 import type { Logger } from 'pino'
 import { DeviceMapperError, type DeviceMapper } from '../../../native/device-mapper.ts'
+import type { PoolMachine } from '../../devicemapper/thin/pool-machine.ts'
 import { asDeltamapperError, DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import type { CatalogView, NewIntent, OwnedPool, OwnedThin } from '../catalog/owned-pools.ts'
@@ -23,11 +24,13 @@ export class PoolIntents {
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
   readonly #logger: Logger
+  readonly #machine: PoolMachine
 
-  constructor(catalog: Catalog, deviceMapper: DeviceMapper, logger: Logger) {
+  constructor(catalog: Catalog, deviceMapper: DeviceMapper, logger: Logger, machine: PoolMachine) {
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
     this.#logger = logger
+    this.#machine = machine
   }
 
   /** @throws DM_NO_SUCH_DEVICE */
@@ -122,7 +125,7 @@ export class PoolIntents {
   /** Recovers a pool. What prevents it becomes a finding. */
   async recover(name: string): Promise<Recovery> {
     try {
-      return await recoverPool(this.#catalog, this.#deviceMapper, name)
+      return await recoverPool(this.#catalog, this.#deviceMapper, name, this.#machine)
     } catch (error) {
       const known = asDeltamapperError(error)
       if (known.code === 'DM_INTERNAL') this.#logger.error({ err: known.cause ?? known, pool: name }, 'not recovered')

@@ -6,6 +6,7 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { dropInactiveTable } from '../../devicemapper/inactive-table.ts'
+import type { PoolMachine } from '../../devicemapper/thin/pool-machine.ts'
 import { ThinPool } from '../../devicemapper/thin/pool.ts'
 import { DeltamapperError } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
@@ -28,16 +29,21 @@ export interface Recovery {
  *
  * @throws what the catalog and device-mapper calls throw: then it is not recovered, and can be tried again
  */
-export async function recoverPool(catalog: Catalog, deviceMapper: DeviceMapper, name: string): Promise<Recovery> {
+export async function recoverPool(
+  catalog: Catalog,
+  deviceMapper: DeviceMapper,
+  name: string,
+  machine: PoolMachine
+): Promise<Recovery> {
   const view = viewOf(await catalog.ownedPools.view(), name)
   const [pool] = view.pools
   if (pool === undefined) return { settled: [], undone: [], findings: [] }
 
-  const settled = await freeDevices(deviceMapper, view, await surveyDevices(deviceMapper))
+  const settled = await freeDevices(deviceMapper, view, await surveyDevices(deviceMapper), machine)
   const survey = await surveyDevices(deviceMapper)
-  const { steps, findings } = reconcile(view, await readKernelView(deviceMapper, view.pools, survey))
+  const { steps, findings } = reconcile(view, await readKernelView(deviceMapper, view.pools, survey, machine))
   for (const step of steps) {
-    await carryOut(catalog, deviceMapper, pool, step)
+    await carryOut(catalog, new ThinPool(deviceMapper, poolUuid(pool), machine), pool, step)
     settled.push(step.because)
   }
   const undone = steps.filter(({ step }) => step === 'roll-back').map(({ because }) => because)
@@ -61,7 +67,8 @@ function viewOf({ pools, thins, intents }: CatalogView, name: string): CatalogVi
 async function freeDevices(
   deviceMapper: DeviceMapper,
   { pools, thins, intents }: CatalogView,
-  survey: readonly SurveyedDevice[]
+  survey: readonly SurveyedDevice[],
+  { clock }: PoolMachine
 ): Promise<string[]> {
   const created = intents.flatMap((intent) => ('thin' in intent ? [{ id: intent.thin }] : []))
   const ours = new Set([...pools.map(poolUuid), ...[...thins, ...created].map(thinUuid)])
@@ -89,19 +96,19 @@ async function freeDevices(
     // and undoes it.
     const device = survey.find(({ info }) => ours.has(info.uuid) && info.name === intent.suspends)
     if (!device || device.info.suspended) continue
-    await dropInactiveTable(deviceMapper, { uuid: device.info.uuid })
+    await dropInactiveTable(deviceMapper, { uuid: device.info.uuid }, clock)
     await deviceMapper.resume({ uuid: device.info.uuid })
   }
   return done
 }
 
-async function carryOut(catalog: Catalog, deviceMapper: DeviceMapper, pool: OwnedPool, step: Step): Promise<void> {
+async function carryOut(catalog: Catalog, target: ThinPool, pool: OwnedPool, step: Step): Promise<void> {
   switch (step.step) {
     case 'resume':
       // freeDevices has done it, whatever the reason of the suspension.
       return
     case 'set-transaction-id':
-      return new ThinPool(deviceMapper, poolUuid(pool)).setTransactionId(step.from, step.to)
+      return target.setTransactionId(step.from, step.to)
     case 'complete':
       return catalog.ownedPools.complete(pool.name, { creationTime: step.creationTime })
     case 'roll-back':

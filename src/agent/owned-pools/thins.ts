@@ -6,6 +6,7 @@
  */
 import type { DeviceMapper } from '../../../native/device-mapper.ts'
 import { MAX_DEVICES } from '../../devicemapper/thin/device-details.ts'
+import type { PoolMachine } from '../../devicemapper/thin/pool-machine.ts'
 import { DeltamapperError, invalid } from '../../errors.ts'
 import type { Catalog } from '../catalog/catalog.ts'
 import { deviceNameTaken, thinNameTaken } from '../catalog/name-taken.ts'
@@ -26,11 +27,13 @@ export class Thins {
   readonly #intents: PoolIntents
   readonly #catalog: Catalog
   readonly #deviceMapper: DeviceMapper
+  readonly #machine: PoolMachine
 
-  constructor(intents: PoolIntents, catalog: Catalog, deviceMapper: DeviceMapper) {
+  constructor(intents: PoolIntents, catalog: Catalog, deviceMapper: DeviceMapper, machine: PoolMachine) {
     this.#intents = intents
     this.#catalog = catalog
     this.#deviceMapper = deviceMapper
+    this.#machine = machine
   }
 
   async createVolume(poolName: string, name: string, sizeBytes: number, inactive: boolean): Promise<Placed> {
@@ -73,6 +76,8 @@ export class Thins {
       )
     }
     const active = this.#active(pool)
+    // What was begun in a pool that is not active would wait, and be done after the call was refused.
+    await active.refuseInactive()
     const device = await active.onlyDevice(thin)
     if (device && device.sizeBytes > sizeBytes) {
       throw invalid(
@@ -189,7 +194,7 @@ export class Thins {
   }
 
   #active(pool: OwnedPool): ActivePool {
-    return new ActivePool(this.#deviceMapper, pool)
+    return new ActivePool(this.#deviceMapper, pool, this.#machine)
   }
 
   /** The common part of creating a volume and a snapshot. */

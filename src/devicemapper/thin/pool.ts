@@ -13,9 +13,10 @@
  */
 import type { DeviceInfo, DeviceMapper, DeviceReference, TableRow } from '../../../native/device-mapper.ts'
 import { defect, DeltamapperError, invalid } from '../../errors.ts'
-import { ClaimedDevice, onceFree, sizeOf } from '../block-device.ts'
+import { type Claim, onceFree } from '../block-device.ts'
 import { dropInactiveTable } from '../inactive-table.ts'
 import { parsePoolStatus, type PoolStatus } from './status.ts'
+import { type PoolMachine, thisMachine } from './pool-machine.ts'
 import { openPoolMetadata } from './pool-metadata.ts'
 import { formatPoolTable, formatThinTable, parsePoolTable, type PoolFeatures } from './table.ts'
 import { SECTOR_BYTES } from '../../units.ts'
@@ -67,10 +68,11 @@ export interface ThinPlan {
  */
 export async function checkNewPool(
   deviceMapper: PoolPort,
-  plan: PoolPlan
+  plan: PoolPlan,
+  machine: PoolMachine = thisMachine
 ): Promise<{ metadataBytes: number; dataBytes: number }> {
   for (const reference of [plan.name, { uuid: plan.uuid }]) await refuseExisting(deviceMapper, reference)
-  await using devices = await claimDevices(deviceMapper, plan)
+  await using devices = await claimDevices(deviceMapper, plan, machine)
   const { metadata, data } = devices
   if (metadata.sizeBytes < LEAST_METADATA_BYTES) {
     throw invalid(
@@ -80,7 +82,7 @@ export async function checkNewPool(
   }
   for (const device of [metadata, data]) {
     const content = await device.content()
-    if (content === undefined || (device === metadata && (await isFreshPool(device.path)))) continue
+    if (content === undefined || (device === metadata && (await isFreshPool(device.path, machine)))) continue
     throw new DeltamapperError(
       'DM_DEVICE_NOT_BLANK',
       `${device.path} holds ${content}, which the pool would overwrite`,
@@ -95,15 +97,19 @@ export async function checkNewPool(
  *
  * @throws what checkNewPool throws
  */
-export async function createPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<ThinPool> {
-  await checkNewPool(deviceMapper, plan)
-  const metadata = await ClaimedDevice.open(plan.metadataDevice, { writable: true })
+export async function createPool(
+  deviceMapper: PoolPort,
+  plan: PoolPlan,
+  machine: PoolMachine = thisMachine
+): Promise<ThinPool> {
+  await checkNewPool(deviceMapper, plan, machine)
+  const metadata = await machine.claim(plan.metadataDevice, { writable: true })
   try {
     await metadata.zeroStart(4096)
   } finally {
     await metadata.close()
   }
-  return startPool(deviceMapper, plan)
+  return startPool(deviceMapper, plan, machine)
 }
 
 /**
@@ -118,12 +124,13 @@ export async function createPool(deviceMapper: PoolPort, plan: PoolPlan): Promis
 export async function activatePool(
   deviceMapper: PoolPort,
   plan: PoolPlan,
-  transactionIds: readonly bigint[]
+  transactionIds: readonly bigint[],
+  machine: PoolMachine = thisMachine
 ): Promise<ThinPool> {
   for (const reference of [plan.name, { uuid: plan.uuid }]) await refuseExisting(deviceMapper, reference)
-  const devices = await claimDevices(deviceMapper, plan)
+  const devices = await claimDevices(deviceMapper, plan, machine)
   await devices[Symbol.asyncDispose]()
-  const metadata = await openPoolMetadata(plan.metadataDevice, { liveRoot: true })
+  const metadata = await openPoolMetadata(plan.metadataDevice, { liveRoot: true, open: machine.open })
   try {
     const { transactionId, dataBlockSectors } = metadata.superblock
     if (dataBlockSectors !== plan.blockSectors) {
@@ -143,7 +150,7 @@ export async function activatePool(
   } finally {
     await metadata.close()
   }
-  return startPool(deviceMapper, plan)
+  return startPool(deviceMapper, plan, machine)
 }
 
 /**
@@ -151,8 +158,12 @@ export async function activatePool(
  *
  * @throws DM_DEVICE_BUSY while the pool or something else uses them; DM_NO_SUCH_DEVICE, DM_PERMISSION, DM_READ_FAILED
  */
-export async function wipePool(deviceMapper: PoolPort, plan: PoolPlan): Promise<void> {
-  await using devices = await claimDevices(deviceMapper, plan, { writable: true })
+export async function wipePool(
+  deviceMapper: PoolPort,
+  plan: PoolPlan,
+  machine: PoolMachine = thisMachine
+): Promise<void> {
+  await using devices = await claimDevices(deviceMapper, plan, machine, { writable: true })
   await devices.metadata.zeroStart(2 ** 20)
   await devices.data.zeroStart(2 ** 20)
 }
@@ -161,9 +172,11 @@ export async function wipePool(deviceMapper: PoolPort, plan: PoolPlan): Promise<
 export class ThinPool {
   readonly #deviceMapper: PoolPort
   readonly #reference: { readonly uuid: string }
+  readonly #machine: PoolMachine
 
-  constructor(deviceMapper: PoolPort, uuid: string) {
+  constructor(deviceMapper: PoolPort, uuid: string, machine: PoolMachine = thisMachine) {
     this.#deviceMapper = deviceMapper
+    this.#machine = machine
     this.#reference = { uuid }
   }
 
@@ -264,7 +277,7 @@ export class ThinPool {
     const [row] = await this.#deviceMapper.table(this.#reference)
     if (row?.targetType !== 'thin-pool') throw defect('the pool has no table')
     const { metadataDevice, dataDevice, blockSectors } = parsePoolTable(row.params)
-    const lengthSectors = wholeBlocks((await sizeOf(dataDevice)) / SECTOR_BYTES, blockSectors)
+    const lengthSectors = wholeBlocks((await this.#machine.sizeOf(dataDevice)) / SECTOR_BYTES, blockSectors)
     if (lengthSectors < row.lengthSectors) {
       throw invalid(
         `the data device has become smaller: ${lengthSectors * SECTOR_BYTES} bytes, where the pool has ${row.lengthSectors * SECTOR_BYTES}`,
@@ -272,7 +285,7 @@ export class ThinPool {
       )
     }
     const status = await this.status()
-    const metadataBlocks = Math.floor((await sizeOf(metadataDevice)) / 4096)
+    const metadataBlocks = Math.floor((await this.#machine.sizeOf(metadataDevice)) / 4096)
     if (lengthSectors === row.lengthSectors && status.state === 'working') {
       if (metadataBlocks <= status.totalMetadataBlocks) return false
     }
@@ -318,7 +331,7 @@ export class ThinPool {
   /** Resumes a device with its live table: another one that is loaded is foreign, and dropped. */
   async #resumeAsItWas(device: DeviceReference): Promise<void> {
     // (Even if that fails: a suspended device would block everything that uses it.)
-    await dropInactiveTable(this.#deviceMapper, device).catch(() => undefined)
+    await dropInactiveTable(this.#deviceMapper, device, this.#machine.clock).catch(() => undefined)
     await this.#resume(device)
   }
 
@@ -342,8 +355,8 @@ export class ThinPool {
   }
 }
 
-async function startPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<ThinPool> {
-  const devices = await claimDevices(deviceMapper, plan)
+async function startPool(deviceMapper: PoolPort, plan: PoolPlan, machine: PoolMachine): Promise<ThinPool> {
+  const devices = await claimDevices(deviceMapper, plan, machine)
   const { metadata, data } = devices
   await devices[Symbol.asyncDispose]()
   const { blockSectors, lowWaterBlocks, features } = plan
@@ -356,25 +369,29 @@ async function startPool(deviceMapper: PoolPort, plan: PoolPlan): Promise<ThinPo
   })
   const lengthSectors = wholeBlocks(data.sizeBytes / SECTOR_BYTES, blockSectors)
   const table = [{ startSector: 0, lengthSectors, targetType: 'thin-pool', params }]
-  await onceFree(() => deviceMapper.create(plan.name, { uuid: plan.uuid, table, deadlineMs: CREATE_DEADLINE_MS }))
-  return new ThinPool(deviceMapper, plan.uuid)
+  await onceFree(
+    () => deviceMapper.create(plan.name, { uuid: plan.uuid, table, deadlineMs: CREATE_DEADLINE_MS }),
+    machine.clock
+  )
+  return new ThinPool(deviceMapper, plan.uuid, machine)
 }
 
 interface ClaimedDevices extends AsyncDisposable {
-  readonly metadata: ClaimedDevice
-  readonly data: ClaimedDevice
+  readonly metadata: Claim
+  readonly data: Claim
 }
 
 /** Both devices of a pool, after a check that they are free and fit for a pool. */
 async function claimDevices(
   deviceMapper: PoolPort,
   { metadataDevice, dataDevice, blockSectors, lowWaterBlocks, features }: PoolPlan,
+  machine: PoolMachine,
   options: { writable?: boolean } = {}
 ): Promise<ClaimedDevices> {
   await using claimed = new AsyncDisposableStack()
-  const metadata = claimed.use(await ClaimedDevice.open(metadataDevice, options))
+  const metadata = claimed.use(await machine.claim(metadataDevice, options))
   const data = claimed.use(
-    await ClaimedDevice.open(dataDevice, options).catch((error: unknown) => {
+    await machine.claim(dataDevice, options).catch((error: unknown) => {
       if (!(error instanceof DeltamapperError) || error.code !== 'DM_DEVICE_BUSY') throw error
       throw new DeltamapperError(error.code, error.message, `${error.remedy}; it cannot be the metadata device as well`)
     })
@@ -416,9 +433,9 @@ async function refuseExisting(deviceMapper: PoolPort, reference: DeviceReference
  * Whether a metadata device holds a pool that was only just formatted: it never held anything, and nothing is lost with
  * it.
  */
-async function isFreshPool(path: string): Promise<boolean> {
+async function isFreshPool(path: string, { open }: PoolMachine): Promise<boolean> {
   try {
-    const metadata = await openPoolMetadata(path, { liveRoot: true })
+    const metadata = await openPoolMetadata(path, { liveRoot: true, open })
     try {
       const { transactionId, time, heldRoot } = metadata.superblock
       if (transactionId !== 0n || time !== 0 || heldRoot !== 0) return false

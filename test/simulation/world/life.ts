@@ -90,7 +90,7 @@ const harmful: ReadonlySet<ActionKind> = new Set<ActionKind>([
 /** What does not wait for LVM to be done. */
 const atAnyTime: ReadonlySet<ActionKind> = new Set<ActionKind>(['backup', 'resume', 'killAgent', 'powerCut'])
 
-export type World = 'thin' | 'leases' | 'era'
+export type World = 'thin' | 'leases' | 'era' | 'owned'
 
 export interface Life {
   readonly world: World

@@ -7,7 +7,7 @@ import type { DeviceInfo, DeviceMapper, DeviceNumber } from '../../../../native/
 import { type PlainClock, plainClock } from '../../../clock.ts'
 import { decodeDeviceNumber } from '../../../../native/device.ts'
 import { BlockReader } from '../../../devicemapper/block-reader.ts'
-import { ClaimedDevice, LOOK_BYTES, sizeOf } from '../../../devicemapper/block-device.ts'
+import { type Claim, ClaimedDevice, LOOK_BYTES, sizeOf } from '../../../devicemapper/block-device.ts'
 import * as queue from '../../../devicemapper/block-queue.ts'
 import type { OpenMedium } from '../../../devicemapper/metadata-medium.ts'
 import { DeltamapperError } from '../../../errors.ts'
@@ -16,12 +16,6 @@ import { LeaseKeeper, type Keepers, processKeepers } from '../../leases/lease-ke
 import { deviceIdentity } from '../../node/device-identity.ts'
 import { mergeable } from './mergeable.ts'
 import { type NeededPath, neededPaths, refuseSelfHosting } from './self-hosting.ts'
-
-/** A device that nobody else can claim while it is open. */
-export type Claim = Pick<
-  ClaimedDevice,
-  'path' | 'number' | 'sizeBytes' | 'content' | 'zeroStart' | 'close' | typeof Symbol.asyncDispose
->
 
 /** The functions that it is made of say what each of them throws. */
 export interface TrackedMachine {
