@@ -49,7 +49,8 @@ export class Thins {
   async createSnapshot(poolName: string, originName: string, name: string): Promise<Placed> {
     const { active, common, thinId, moveOn } = await this.#beforeCreating(poolName, name)
     const origin = await this.#intents.thin(poolName, originName)
-    await this.#refuseReplaced(active, origin, `\`deltamapper pool check ${poolName}\` shows what disagrees`)
+    const remedy = `\`deltamapper pool check ${poolName}\` shows what disagrees`
+    await this.#refuseReplaced(active, origin, remedy)
     // An active origin is suspended meanwhile. A device that we do not know of would not be suspended, and could be
     // written to.
     const device = await active.onlyDevice(origin)
@@ -62,6 +63,11 @@ export class Thins {
     const reference = device && { uuid: device.info.uuid }
     const take = () => active.target.createSnapshot(thinId, origin.thinId, reference)
     await this.#intents.change(poolName, intent, take, moveOn)
+    // The kernel knows ids only: others may have put another device in the origin's place until it was asked.
+    await this.#refuseReplaced(active, origin, remedy).catch(async (error: unknown) => {
+      await this.delete(poolName, name, 'snapshot')
+      throw error
+    })
     return { pool: active.pool, thin: await this.#intents.thin(poolName, name) }
   }
 
