@@ -592,13 +592,14 @@ class OwnedWorld {
       this.#violation ??= `${name} was said to be thin device ${keyOf(made)}, which was not made`
       return
     }
+    // Others have deleted it since, and what has its id, time and transaction now may be theirs.
+    if (this.#deleted.has(keyOf(made))) return
     if (origin && born.writableSince < askedAt)
       this.#violation ??= `${origin.name} could be written to while ${name} was taken`
     if (origin && born.origin !== keyOf(origin)) {
       this.#violation ??= `${name} was taken of thin device ${born.origin}, and ${origin.name} is ${keyOf(origin)}`
     }
-    if (!this.#deleted.has(keyOf(made)))
-      this.#promised.set(keyOf(made), { name, thinId, content: origin && born.content })
+    this.#promised.set(keyOf(made), { name, thinId, content: origin && born.content })
     const beyond = born.content.findLastIndex((version) => version !== 0)
     if (beyond * BLOCK_BYTES >= made.sizeBytes) {
       this.#violation ??= `snapshot ${name} ends before block ${beyond}, which holds something`
