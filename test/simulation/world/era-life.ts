@@ -3,7 +3,6 @@
  * it, exchanges its tables, sends its device messages, brings back older metadata, or dies. After it, each pair of snapshots is held against
  * what they hold.
  */
-import { setImmediate as giveWay } from 'node:timers/promises'
 import { Random } from '../../support/random.ts'
 import { catalogCalls, runCall } from '../../../src/agent/catalog/calls.ts'
 import { Catalog } from '../../../src/agent/catalog/catalog.ts'
@@ -19,6 +18,7 @@ import { BLOCK_BYTES, EraMachine, row } from './era-machine.ts'
 import { SimulatedKeepers } from './keepers.ts'
 import type { Action, Life, LifeResult } from './life.ts'
 import { weighted } from './life.ts'
+import { goOn } from './going-on.ts'
 import { Scheduler } from './scheduler.ts'
 
 /** What anybody may do who minds the rules. */
@@ -56,8 +56,6 @@ const wild = (Object.keys(weights) as EraActionKind[]).filter((kind) => !isCalmK
 
 const BLOCKS = 100
 const MOST_TURNS = 30_000
-/** So often the product may give way before it is taken to wait. */
-const MOST_PAUSES = 50
 
 export function eraLifeOf(seed: number): Life {
   const random = new Random(seed)
@@ -190,19 +188,11 @@ class EraWorld {
     }
   }
 
-  /** What can go on does, or time goes by. @returns false where nobody waits for anything */
+  /** @returns false where the life does not go on */
   async #goOn(): Promise<boolean> {
-    const scheduler = this.#scheduler
-    // Code of the product gives way to others now and then, and does not wait for anything of the machine's then.
-    for (let i = 0; i < MOST_PAUSES && scheduler.isIdle && this.#open > 0; i++) await giveWay()
-    if (!scheduler.isIdle) scheduler.step()
-    else if (this.#open === 0) return false
-    else if (scheduler.nextTimerAt < Infinity) scheduler.nextTimer()
-    else {
-      this.#violation ??= 'somebody waits for ever'
-      return false
-    }
-    return true
+    const how = await goOn(this.#scheduler, () => this.#open)
+    if (how === 'stuck') this.#violation ??= 'somebody waits for ever'
+    return how === 'on'
   }
 
   #perform({ kind, numbers }: Action): void {

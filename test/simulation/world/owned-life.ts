@@ -3,7 +3,6 @@
  * the pool beside it, or brings back an earlier day. What the agent has said to be there has to be there, as it was; and where its catalog
  * and the kernel disagree at the end, it has to say so.
  */
-import { setImmediate as giveWay } from 'node:timers/promises'
 import { Random } from '../../support/random.ts'
 import { catalogCalls } from '../../../src/agent/catalog/calls.ts'
 import type { CatalogDatabase } from '../../../src/agent/catalog/database.ts'
@@ -21,6 +20,7 @@ import type { Action, Life, LifeResult } from './life.ts'
 import { weighted } from './life.ts'
 import { type CallFault, type Ill, type OwnedAgent, startOwnedAgent } from './owned-agent.ts'
 import { BLOCK_BYTES, BLOCK_SECTORS, OwnedMachine, row } from './owned-machine.ts'
+import { goOn } from './going-on.ts'
 import { Scheduler } from './scheduler.ts'
 
 /** What anybody may do who minds the rules. */
@@ -68,8 +68,6 @@ const wild = (Object.keys(weights) as Kind[]).filter((kind) => !isCalmKind(kind)
 const faults: readonly CallFault[] = ['refused', 'helper dies before', 'helper dies after', 'hangs']
 
 const MOST_TURNS = 20_000
-/** So often the product may give way before it is taken to wait. */
-const MOST_PAUSES = 50
 const LEAST_BLOCKS = 4
 
 export function ownedLifeOf(seed: number): Life {
@@ -281,18 +279,11 @@ class OwnedWorld {
     }
   }
 
-  /** What can go on does, or time goes by. @returns false where nobody waits for anything */
+  /** @returns false where the life does not go on */
   async #goOn(): Promise<boolean> {
-    const scheduler = this.#scheduler
-    for (let i = 0; i < MOST_PAUSES && scheduler.isIdle && this.#open > 0; i++) await giveWay()
-    if (!scheduler.isIdle) scheduler.step()
-    else if (this.#open === 0) return false
-    else if (scheduler.nextTimerAt < Infinity) scheduler.nextTimer()
-    else {
-      this.#violation ??= 'somebody waits for ever'
-      return false
-    }
-    return true
+    const how = await goOn(this.#scheduler, () => this.#open)
+    if (how === 'stuck') this.#violation ??= 'somebody waits for ever'
+    return how === 'on'
   }
 
   #tell(what: string): void {
