@@ -1,10 +1,10 @@
 /**
  * Reads around the page cache, and limits the cost of a device that does not answer.
  *
- * Walks read through the kernel's queue where they may (read-queue.ts). Everything else is read by Node, in threads
- * that the whole process shares (UV_THREADPOOL_SIZE of them). A request to a device that hangs (suspended, or behind a
- * dead path) keeps its thread for as long as the device hangs; nothing takes the thread back, not even SIGKILL. Its
- * place in the queue likewise. Other devices must stay readable meanwhile. So, for each device:
+ * Walks and an agent's looks read through the kernel's queue where they may (read-queue.ts). Everything else is read
+ * by Node, in threads that the whole process shares (UV_THREADPOOL_SIZE of them). A request to a device that hangs
+ * (suspended, or behind a dead path) keeps its thread for as long as the device hangs; nothing takes the thread back,
+ * not even SIGKILL. Its place in the queue likewise. Other devices must stay readable meanwhile. So, for each device:
  *
  * - at most threadsAtOnce and PLACES_AT_ONCE of this JavaScript thread's requests run at once;
  * - none is sent while one of them has been running for longer than PATIENCE_MS, so that asking again costs nothing;

@@ -23,6 +23,21 @@ export interface Device {
   readonly pool?: () => ThinPool
 }
 
+/** The one that a name, UUID or number means. */
+export function referredTo<T extends Pick<Device, 'name' | 'uuid' | 'number'>>(
+  devices: Iterable<T>,
+  reference: DeviceReference
+): T | undefined {
+  for (const device of devices) {
+    if (typeof reference === 'string') {
+      if (device.name === reference) return device
+    } else if ('uuid' in reference) {
+      if (device.uuid === reference.uuid) return device
+    } else if (device.number.minor === reference.minor && device.number.major === reference.major) return device
+  }
+  return undefined
+}
+
 export class Devices {
   readonly #devices = new Set<Device>()
   readonly #scheduler: Scheduler
@@ -32,14 +47,7 @@ export class Devices {
   }
 
   find(reference: DeviceReference): Device | undefined {
-    for (const device of this.#devices) {
-      if (typeof reference === 'string') {
-        if (device.name === reference) return device
-      } else if ('uuid' in reference) {
-        if (device.uuid === reference.uuid) return device
-      } else if (device.number.minor === reference.minor && device.number.major === reference.major) return device
-    }
-    return undefined
+    return referredTo(this.#devices, reference)
   }
 
   /** The lowest numbers are given out again, and not always in the same order. */

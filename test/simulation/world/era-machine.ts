@@ -7,6 +7,7 @@ import { DeltamapperError } from '../../../src/errors.ts'
 import { EraTarget, type EraMessage, type WorkerStep } from '../kernel/era-target.ts'
 import { Refused } from '../kernel/refused.ts'
 import { MetadataDisk } from '../metadata/disk.ts'
+import { referredTo } from './devices.ts'
 import type { Scheduler } from './scheduler.ts'
 
 export const BLOCK_SECTORS = 8
@@ -89,14 +90,7 @@ export class EraMachine {
   }
 
   find(reference: DeviceReference): EraDevice | undefined {
-    for (const device of this.devices) {
-      if (typeof reference === 'string') {
-        if (device.name === reference) return device
-      } else if ('uuid' in reference) {
-        if (device.uuid === reference.uuid) return device
-      } else if (device.number.minor === reference.minor && device.number.major === reference.major) return device
-    }
-    return undefined
+    return referredTo(this.devices, reference)
   }
 
   /** The era device that the volume's users see. */

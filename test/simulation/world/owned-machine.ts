@@ -8,6 +8,7 @@ import { parsePoolTable, parseThinTable } from '../../../src/devicemapper/thin/t
 import { DataDevice, ThinPool } from '../kernel/thin-pool.ts'
 import { Refused } from '../kernel/refused.ts'
 import { MetadataDisk } from '../metadata/disk.ts'
+import { referredTo } from './devices.ts'
 import type { Scheduler } from './scheduler.ts'
 
 export const BLOCK_SECTORS = 128
@@ -113,14 +114,7 @@ export class OwnedMachine {
   }
 
   find(reference: DeviceReference): OwnedDevice | undefined {
-    for (const device of this.devices) {
-      if (typeof reference === 'string') {
-        if (device.name === reference) return device
-      } else if ('uuid' in reference) {
-        if (device.uuid === reference.uuid) return device
-      } else if (device.number.minor === reference.minor && device.number.major === reference.major) return device
-    }
-    return undefined
+    return referredTo(this.devices, reference)
   }
 
   existing(reference: DeviceReference): OwnedDevice {
